@@ -1,0 +1,184 @@
+# Sourced by deploy/quickstart: signs events with openssl, independently of the code under demonstration, sends them, and
+# shows what became of each. Uses $ingress, $ops, $bin, $run, $theirs, the secrets and $ADMIN_TOKEN; ends the run through
+# fail() as soon as something is not as it should be.
+
+hmac() { openssl dgst -sha256 -hmac "$1" "${@:2}"; }
+hmac_hex() { hmac "$1" | sed 's/^.* //'; }
+base64url() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+
+mux_signature() { # BODY SECRET
+  local now
+  now=$(date +%s)
+  printf 't=%s,v1=%s' "$now" "$(printf '%s.%s' "$now" "$1" | hmac_hex "$2")"
+}
+
+livekit_token() { # BODY
+  local now hash token
+  now=$(date +%s)
+  hash=$(printf '%s' "$1" | openssl dgst -sha256 -binary | openssl base64 -A)
+  token=$(printf '{"alg":"HS256","typ":"JWT"}' | base64url).$(printf '{"iss":"%s","nbf":%s,"exp":%s,"sha256":"%s"}' \
+    "$LIVEKIT_API_KEY" "$now" "$((now + 300))" "$hash" | base64url)
+  printf '%s.%s' "$token" "$(printf '%s' "$token" | hmac "$LIVEKIT_API_SECRET" -binary | base64url)"
+}
+
+# send METHOD PATH BODY [HEADER]: sets $status and $answer.
+send() {
+  answer=$(printf '%s' "$3" | curl -sS --noproxy '*' --max-time 15 -X "$1" -H 'Content-Type: application/json' \
+    ${4:+-H "$4"} --data-binary @- -w '\n%{http_code}' "$ingress$2" 2>&1) || fail "no answer from ingress: $answer"
+  status=${answer##*$'\n'} answer=${answer%$'\n'*}
+}
+
+# text NAME: a string member of the JSON object on stdin.
+text() { sed -n "s/.*\"$1\" *: *\"\([^\"]*\)\".*/\1/p" | head -n 1; }
+
+session() { curl -sf --noproxy '*' --max-time 5 -H "Authorization: Bearer $ADMIN_TOKEN" "${ops##* }/api/v1/sessions/$1"; }
+session_is() { [ "$(session "$1" | text status)" = "$2" ]; }
+
+# processed PLATFORM COUNT: whether the workers have together processed so many of its events.
+processed() {
+  local one
+  [ "$(for one in $ops; do curl -sf --noproxy '*' "$one/metrics"; done |
+    awk -v p="platform=\"$1\"" '/^webhook_events_total\{/ && index($0, p) && /outcome="processed"/ { n += $2 }
+      END { print n + 0 }')" -ge "$2" ]
+}
+
+# change ROOM: how a worker logged the session's last change.
+change() { sed -n "s/.*Updated session \($1 status: [a-z]* -> [a-z]*\).*/\1/p" "$run"/worker-*.log | tail -n 1; }
+
+at_rest() {
+  "$bin/dlq-tool" stats --output json >"$run/stats" 2>/dev/null && [ -s "$run/stats" ] &&
+    ! grep -qv '"dead_letters":0,.*"backlog":0,"pending":0,"retrying":0}$' "$run/stats"
+}
+
+dead_letter() { "$bin/dlq-tool" list --event-id "$1" --output json >"$run/dead" 2>/dev/null; }
+
+row() { printf '  %-8s  %-36s  %-13s  %s\n' "$@"; }
+
+# expect STATUS WORD [MEMBER]: checks what send() got; leaves it in $shown.
+expect() {
+  shown="$status $(printf '%s' "$answer" | text "${3:-status}")"
+  [ "$shown" = "$1 $2" ] || fail "expected $1 $2, got $status: $answer"
+}
+
+announce() { # ROOM
+  send PUT "/api/v1/sessions/$1" "{\"live_stream_id\":\"ls-$1\",\"config\":{\"made_by\":\"quickstart\"}}" \
+    "Authorization: Bearer $ADMIN_TOKEN"
+  expect 202 accepted
+  await 30 "session $1 is there" session_is "$1" ready
+}
+
+# ------------------------------------------------------------------------------------------------------------- the demo
+
+hooks=/api/v1/webhooks
+
+mux_event() { # ID ROOM
+  printf '{"type":"video.live_stream.active","id":"%s","created_at":"%s","object":{"type":"live","id":"ls-%s"},' \
+    "$1" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$2"
+  printf '"data":{"id":"ls-%s","status":"active","passthrough":"%s"},"environment":{"name":"quickstart"}}' "$2" "$2"
+}
+
+send_mux() { # BODY [SECRET]
+  send POST $hooks/mux "$1" "Mux-Signature: $(mux_signature "$1" "${2:-$STREAMING_WEBHOOK_SIGNING_SECRET}")"
+}
+
+demo_mux() {
+  mux_body=$(mux_event "mux-$nonce-1" demo-mux)
+  send_mux "$mux_body"
+  expect 202 accepted
+  await 30 "demo-mux is live" session_is demo-mux live
+  row mux video.live_stream.active "$shown" "session $(change demo-mux)"
+}
+
+demo_livekit() {
+  local body
+  body=$(printf '{"event":"room_started","id":"EV_%s","createdAt":"%s","room":{"sid":"RM_%s","name":"demo-livekit"}}' \
+    "$nonce" "$(date +%s)" "$nonce")
+  send POST $hooks/livekit "$body" "Authorization: $(livekit_token "$body")"
+  expect 202 accepted
+  await 30 "demo-livekit is live" session_is demo-livekit live
+  row livekit room_started "$shown" "session $(change demo-livekit)"
+}
+
+demo_plain() { # PLATFORM SECRET TYPE PAYLOAD RESULT
+  local body
+  body="{\"event_type\":\"$3\",\"timestamp\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\",\"payload\":$4}"
+  send POST "$hooks/$1" "$body" "X-Webhook-Signature: sha256=$(printf '%s' "$body" | hmac_hex "$2")"
+  expect 202 accepted
+  await 30 "the $1 event is processed" processed "$1" 1
+  row "$1" "$3" "$shown" "$5"
+}
+
+demo_what_must_not_pass() {
+  local body
+  send_mux "$mux_body"
+  expect 200 duplicate
+  row mux "the first one, once more" "$shown" "nothing: it was processed already"
+
+  send_mux "$(mux_event "mux-$nonce-2" demo-mux)" "a forger's guess"
+  expect 401 E_WEBHOOK_INVALID_SIGNATURE errcode
+  row mux "one that is signed with another key" "401" "refused: invalid signature"
+
+  body=$(mux_event "$late" demo-late)
+  send_mux "$body"
+  expect 202 accepted
+  await 60 "the event of an unknown room becomes a dead letter" dead_letter "$late"
+  [ "$(text error_code <"$run/dead")" = session_not_found ] || fail "a dead letter, but not for the reason expected"
+  row mux "one of a room nobody announced" "$shown" "dead letter: session_not_found"
+}
+
+demo_replay() {
+  heading "The dead letter ($ dlq-tool list)"
+  "$bin/dlq-tool" list 2>/dev/null | sed 's/^/  /' || fail "dlq-tool list"
+  heading "The room is announced after all, and the event replayed ($ dlq-tool replay --event-id $late)"
+  announce demo-late
+  "$bin/dlq-tool" replay --event-id "$late" >"$run/replay.log" 2>&1 || fail "dlq-tool replay"
+  await 30 "the replayed event is processed" session_is demo-late live
+  row mux "the replayed one" "" "session $(change demo-late)"
+}
+
+session_rows() { # ROOM…
+  local room json
+  heading "Session rows (GET /api/v1/sessions/{room_id} at a worker)"
+  printf '  %-14s  %-8s  %-18s  %s\n' ROOM STATUS "LIVE STREAM" "UPDATED AT"
+  for room in "$@"; do
+    json=$(session "$room") || fail "session $room is gone"
+    printf '  %-14s  %-8s  %-18s  %s\n' "$room" "$(printf '%s' "$json" | text status)" \
+      "$(printf '%s' "$json" | text live_stream_id)" "$(printf '%s' "$json" | text updated_at)"
+  done
+}
+
+# ours PLATFORM: whether the demo knows its secret. One that stands in the operator's PLATFORMS_FILE has secrets of its own.
+ours() {
+  [ -n "$theirs" ] && grep -Eq "^[[:space:]]*\[platforms\.\"?$1\"?[].]" "$theirs" || return 0
+  row "$1" "left out: it is in PLATFORMS_FILE" "" ""
+  return 1
+}
+
+demo() {
+  local begun=$SECONDS rooms="" mux=""
+  nonce=$(random 4) late="mux-$nonce-3"
+  heading "Two rooms, announced by the application that opens them (PUT /api/v1/sessions/{room_id})"
+  for room in demo-mux demo-livekit; do
+    announce "$room"
+    rooms="$rooms $room"
+    row PUT "$room" "$shown" "session row, status ready"
+  done
+
+  heading "Events, signed with openssl as each provider signs them"
+  row FROM EVENT ANSWER "WHAT BECAME OF IT"
+  ours mux && mux=yes && demo_mux
+  ours livekit && demo_livekit
+  ours netflix && demo_plain netflix "$NETFLIX_WEBHOOK_SECRET" content_added \
+    '{"content_id":"film-1","title":"A film","content_type":"movie"}' "processed: a row in table contents"
+  ours generic && demo_plain generic "$GENERIC_WEBHOOK_SECRET" stock.counted '{"warehouse":7}' \
+    "processed: logged in table webhook_events"
+  if [ -n "$mux" ]; then
+    demo_what_must_not_pass
+    demo_replay
+    rooms="$rooms demo-late"
+  fi
+  # shellcheck disable=SC2086 # a list of names
+  session_rows $rooms
+  await 20 "nothing is left in any queue" at_rest
+  printf '\n%sEvery event ended where it should%s, after %s.\n' "$bold" "$reset" "$(span $((SECONDS - begun)))"
+}

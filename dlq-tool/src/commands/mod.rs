@@ -1,0 +1,128 @@
+//! The verbs, one file each, and what they share: a connection, a screen, and how a run ends.
+
+mod list;
+mod replay;
+mod show;
+mod stats;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use redis::IntoConnectionInfo;
+use secrecy::{ExposeSecret, SecretString};
+use shared::config::{Env, redis_url, report};
+use shared::platform::PlatformName;
+use shared::queue::{Layout, Queue, connect};
+
+use crate::cli::{Cli, Global, SelectionArgs, Verb};
+use crate::exit_code::{Failure, Outcome, code};
+use crate::output::{Screen, heard, say};
+use crate::scan::Scan;
+use crate::select::Selection;
+
+/// Parses, runs, reports.
+pub(crate) fn main() -> ExitCode {
+    let cli = parse(std::env::args_os().collect());
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("dlq-tool: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(cli));
+    let code = code(&result);
+    if let Err(failure) = &result
+        && code != 0
+    {
+        say(&format!("dlq-tool: {}", failure.chain()));
+    }
+    ExitCode::from(code)
+}
+
+fn parse(words: Vec<OsString>) -> Cli {
+    let plain = words.iter().any(|word| word == "--no-color");
+    let command = Cli::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
+    let matches = command.get_matches_from(words);
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+async fn run(cli: Cli) -> Result<Outcome, Failure> {
+    let mut session = Session::open(&cli.global)?;
+    let result = match cli.verb {
+        Verb::Stats(args) => stats::run(&mut session, args).await,
+        Verb::List(args) => list::run(&mut session, args).await,
+        Verb::Show(args) => show::run(&mut session, args).await,
+        Verb::Replay(args) => replay::run(&mut session, args).await,
+    };
+    heard(session.screen.flush())?;
+    result.map_err(|failure| failure.of(&session.address))
+}
+
+/// What a verb works with.
+struct Session {
+    queue: Queue,
+    screen: Screen,
+    /// Where Redis is, without the password.
+    address: String,
+    /// Entries that a stream may hold while dead letters are put back: half of `MAX_BACKLOG`, so that a replay never
+    /// makes ingress refuse.
+    replay_limit: u64,
+}
+
+impl Session {
+    /// Reads the configuration; Redis is reached with the first command.
+    fn open(global: &Global) -> Result<Self, Failure> {
+        let env = Env::from_process();
+        let url = match &global.redis_url {
+            Some(url) => SecretString::from(url.as_str()),
+            None => redis_url(&env),
+        };
+        let cluster = env.flag("REDIS_CLUSTER", false);
+        let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
+        env.finish().map_err(|problems| Failure::Usage(report(&problems).trim_end().to_owned()))?;
+        let address =
+            url.expose_secret().into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
+        let connection = connect(&url, cluster).map_err(|error| Failure::Usage(error.to_string()))?;
+        let layout = if cluster { Layout::Cluster } else { Layout::Single };
+        Ok(Self {
+            queue: Queue::new(layout, connection),
+            screen: Screen::new(global),
+            address,
+            replay_limit: (max_backlog / 2).max(1),
+        })
+    }
+
+    /// The platforms asked for, else all that ever got an event; sorted.
+    async fn platforms(&self, asked: &[PlatformName]) -> Result<Vec<PlatformName>, Failure> {
+        if asked.is_empty() {
+            return Ok(self.queue.platforms().await?);
+        }
+        let mut platforms = asked.to_vec();
+        platforms.sort();
+        platforms.dedup();
+        Ok(platforms)
+    }
+
+    /// A walk over what `args` select.
+    async fn scan(&self, args: &SelectionArgs) -> Result<Scan, Failure> {
+        // Dead letters carry Redis's times, so that is the clock that "24h ago" is counted on.
+        let selection = Selection::new(args, self.queue.now().await?);
+        Ok(Scan::new(self.queue.clone(), self.platforms(&args.platform).await?, selection))
+    }
+
+    /// Says that nothing matched, and why that may be.
+    async fn nothing_matched(&self, asked: &[PlatformName]) -> Result<Outcome, Failure> {
+        let known = self.queue.platforms().await?;
+        let strangers: Vec<_> =
+            asked.iter().filter(|name| !known.contains(name)).map(PlatformName::as_str).collect();
+        say("no dead letter matches");
+        if !strangers.is_empty() {
+            let known: Vec<_> = known.iter().map(PlatformName::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            say(&format!("no event ever came for {}; platforms with events: {known}", strangers.join(", ")));
+        }
+        Ok(Outcome::NothingMatched)
+    }
+}

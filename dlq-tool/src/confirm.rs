@@ -1,0 +1,91 @@
+//! The operator's word, as a value: what changes entries takes a [`Consent`], and only this file makes one.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use crate::exit_code::Failure;
+
+/// The operator agreed to change what was announced.
+#[derive(Debug)]
+pub(crate) struct Consent(());
+
+/// How the operator was asked.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Go ahead.
+    Yes(Consent),
+    /// Leave everything as it is.
+    No,
+}
+
+/// What decides without asking.
+#[derive(Clone, Copy, Debug)]
+struct Circumstances {
+    entries: u64,
+    yes: bool,
+    terminal: bool,
+}
+
+enum Decision {
+    Go,
+    Ask,
+    Refuse,
+}
+
+fn decide(circumstances: Circumstances) -> Decision {
+    match circumstances {
+        Circumstances { yes: true, .. } | Circumstances { entries: 0 | 1, .. } => Decision::Go,
+        Circumstances { terminal: true, .. } => Decision::Ask,
+        Circumstances { terminal: false, .. } => Decision::Refuse,
+    }
+}
+
+/// Asks whether to `act` (`"replay"`) on so many entries, where that needs an answer: one entry does not, `--yes` is one.
+///
+/// # Errors
+/// [`Failure::Usage`] where an answer is needed and nobody can give it; I/O errors of the terminal.
+pub(crate) fn ask(act: &str, entries: u64, yes: bool) -> Result<Answer, Failure> {
+    let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
+    match decide(Circumstances { entries, yes, terminal }) {
+        Decision::Go => Ok(Answer::Yes(Consent(()))),
+        Decision::Refuse => Err(Failure::Usage(format!(
+            "{entries} entries match: to {act} more than one without a terminal to ask on, add --yes \
+             (or look first, with --dry-run)"
+        ))),
+        Decision::Ask => {
+            let mut terminal = io::stderr().lock();
+            write!(terminal, "{} {entries} dead letters? [y/N] ", capitalised(act))?;
+            terminal.flush()?;
+            let mut answer = String::new();
+            io::stdin().lock().read_line(&mut answer)?;
+            let agreed = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+            Ok(if agreed { Answer::Yes(Consent(())) } else { Answer::No })
+        }
+    }
+}
+
+fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decision(entries: u64, yes: bool, terminal: bool) -> &'static str {
+        match decide(Circumstances { entries, yes, terminal }) {
+            Decision::Go => "go",
+            Decision::Ask => "ask",
+            Decision::Refuse => "refuse",
+        }
+    }
+
+    #[test]
+    fn only_more_than_one_entry_needs_an_answer() {
+        assert_eq!(decision(1, false, false), "go");
+        assert_eq!(decision(2, false, false), "refuse");
+        assert_eq!(decision(2, false, true), "ask");
+        assert_eq!(decision(2, true, false), "go");
+        assert_eq!(decision(2, true, true), "go");
+    }
+}

@@ -1,0 +1,122 @@
+//! How a run ends: the closed table of exit codes, and what leads to which.
+
+use std::io;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use shared::queue::Fault;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything that was asked for.
+    Done,
+    /// Some entries could not be done, or the run was stopped before the last one; stderr accounts for them.
+    Incomplete,
+    /// Nothing matched the selection.
+    NothingMatched,
+}
+
+/// Why a run could not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The command line or the configuration is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// Redis cannot be reached, or does not answer.
+    #[error("cannot reach Redis{}", at(.address.as_deref()))]
+    Unreachable {
+        /// Host and port; never the password.
+        address: Option<String>,
+        /// What the client saw.
+        source: RedisError,
+    },
+    /// Redis wants other credentials.
+    #[error("Redis does not accept these credentials")]
+    Credentials(#[source] RedisError),
+    /// Redis answered with an error.
+    #[error("Redis refused")]
+    Refused(#[source] RedisError),
+    /// The output could not be written.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+/// Sorted by what the operator can do about it.
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let error = fault.into_error();
+        match (error.kind(), error.code()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
+                Self::Credentials(error)
+            }
+            (ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown), _) => {
+                Self::Unreachable { address: None, source: error }
+            }
+            (ErrorKind::Server(_) | ErrorKind::Extension, _)
+            | (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => Self::Refused(error),
+            _ => Self::Unreachable { address: None, source: error },
+        }
+    }
+}
+
+impl Failure {
+    /// Says which Redis.
+    pub(crate) fn of(self, redis: &str) -> Self {
+        match self {
+            Self::Unreachable { source, .. } => Self::Unreachable { address: Some(redis.to_owned()), source },
+            other => other,
+        }
+    }
+
+    /// The error and what it came from, each once.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !text.ends_with(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+fn at(address: Option<&str>) -> String {
+    address.map(|address| format!(" at {address}")).unwrap_or_default()
+}
+
+/// The number a run ends with. A reader that closed the pipe has what it wanted: that is no error.
+pub(crate) fn code(result: &Result<Outcome, Failure>) -> u8 {
+    match result {
+        Ok(Outcome::Done) => 0,
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Ok(Outcome::Incomplete) | Err(Failure::Refused(_) | Failure::Output(_)) => 1,
+        Err(Failure::Usage(_) | Failure::Credentials(_)) => 2,
+        Ok(Outcome::NothingMatched) => 3,
+        Err(Failure::Unreachable { .. }) => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_not_an_error() {
+        assert_eq!(code(&Err(Failure::Output(io::ErrorKind::BrokenPipe.into()))), 0);
+        assert_eq!(code(&Err(Failure::Output(io::ErrorKind::StorageFull.into()))), 1);
+    }
+
+    #[test]
+    fn a_fault_ends_with_the_code_that_tells_what_to_mend() {
+        let of = |kind: ErrorKind| code(&Err(Fault::Unknown((kind, "").into()).into()));
+        assert_eq!(of(ErrorKind::Io), 4);
+        assert_eq!(of(ErrorKind::AuthenticationFailed), 2);
+        assert_eq!(of(ErrorKind::Server(ServerErrorKind::BusyLoading)), 4);
+        assert_eq!(of(ErrorKind::Server(ServerErrorKind::ResponseError)), 1);
+        assert_eq!(of(ErrorKind::Server(ServerErrorKind::NoPerm)), 2);
+    }
+}

@@ -1,0 +1,171 @@
+//! A body laid out for reading.
+//!
+//! Guarantee: JSON keeps the order of its keys and every digit of its numbers, because nothing is parsed into values and
+//! printed again: only the white space between tokens changes. What is not JSON is shown as the text it is, and what is
+//! not text as a hex dump.
+
+use std::fmt::Write as _;
+
+use serde::de::IgnoredAny;
+
+use super::{is_commanding, plain};
+
+/// Bytes of a binary body that are shown; `--output json` has all of them.
+const DUMPED: usize = 1024;
+
+/// Levels that are indented: without a bound, a body of opening brackets would square its size.
+const DEEPEST: usize = 64;
+
+/// `body` in lines, without a final line break.
+pub(crate) fn pretty(body: &[u8]) -> String {
+    match std::str::from_utf8(body) {
+        Ok("") => "(empty)".to_owned(),
+        Ok(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => indented(text),
+        Ok(text) => text.lines().map(plain).collect::<Vec<_>>().join("\n"),
+        Err(_) => dump(body),
+    }
+}
+
+/// Lays out `text`, which is valid JSON.
+fn indented(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    let mut depth = 0;
+    let mut tokens = Tokens { rest: text }.peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            "{" | "[" => {
+                out.push_str(token);
+                match tokens.next_if(|next| matches!(*next, "}" | "]")) {
+                    Some(close) => out.push_str(close),
+                    None => {
+                        depth += 1;
+                        break_line(&mut out, depth);
+                    }
+                }
+            }
+            "}" | "]" => {
+                depth -= 1;
+                break_line(&mut out, depth);
+                out.push_str(token);
+            }
+            "," => {
+                out.push(',');
+                break_line(&mut out, depth);
+            }
+            ":" => out.push_str(": "),
+            _ => push_harmless(&mut out, token),
+        }
+    }
+    out
+}
+
+fn break_line(out: &mut String, depth: usize) {
+    out.push('\n');
+    out.extend(std::iter::repeat_n("  ", depth.min(DEEPEST)));
+}
+
+/// A string or scalar; a raw character that a terminal would obey becomes the JSON escape that means the same.
+fn push_harmless(out: &mut String, token: &str) {
+    for letter in token.chars() {
+        match is_commanding(letter) {
+            true => out.push_str(&plain(letter.encode_utf8(&mut [0; 4]))),
+            false => out.push(letter),
+        }
+    }
+}
+
+/// The tokens of valid JSON.
+struct Tokens<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Tokens<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.rest = self.rest.trim_start_matches([' ', '\t', '\n', '\r']);
+        let first = self.rest.bytes().next()?;
+        let length = match first {
+            b'{' | b'}' | b'[' | b']' | b',' | b':' => 1,
+            b'"' => string_length(self.rest.as_bytes()),
+            _ => self.rest.find([',', '}', ']', ' ', '\t', '\n', '\r']).unwrap_or(self.rest.len()),
+        };
+        let (token, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(token)
+    }
+}
+
+/// Length of the string that `text` begins with, both quotes counted.
+fn string_length(text: &[u8]) -> usize {
+    let mut escaped = false;
+    let end = text.iter().skip(1).position(|byte| {
+        let closes = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        closes
+    });
+    end.map_or(text.len(), |position| position + 2)
+}
+
+fn dump(body: &[u8]) -> String {
+    let mut out = format!("({} bytes, not text)", body.len());
+    for (row, bytes) in body.chunks(16).take(DUMPED / 16).enumerate() {
+        let _ = write!(out, "\n{:06x} ", row * 16);
+        for byte in bytes {
+            let _ = write!(out, " {byte:02x}");
+        }
+        let gap = 3 * (16 - bytes.len()) + 2;
+        let shown = bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' });
+        out.extend(std::iter::repeat_n(' ', gap).chain(shown));
+    }
+    if body.len() > DUMPED {
+        let _ = write!(out, "\n… {} more bytes; --output json has them", body.len() - DUMPED);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn json_is_indented_and_nothing_else_changes() {
+        let body = r#" {"z":1.10e2,"a" : [ 18446744073709551616 , {} ,[ ]],"t":"a, {b}\\ \"c\"","n":null} "#;
+        let expected = r#"{
+  "z": 1.10e2,
+  "a": [
+    18446744073709551616,
+    {},
+    []
+  ],
+  "t": "a, {b}\\ \"c\"",
+  "n": null
+}"#;
+        assert_eq!(pretty(body.as_bytes()), expected);
+    }
+
+    #[test]
+    fn a_scalar_is_a_body_too() {
+        assert_eq!(pretty(b" 42 "), "42");
+        assert_eq!(pretty(br#""a b""#), r#""a b""#);
+        assert_eq!(pretty(b""), "(empty)");
+    }
+
+    #[test]
+    fn no_body_commands_the_terminal() {
+        assert_eq!(pretty("{\"a\":\"\u{9b}2J\"}".as_bytes()), "{\n  \"a\": \"\\u009b2J\"\n}");
+        assert_eq!(pretty(b"{\x1b[2J\nsecond"), "{\\u001b[2J\nsecond");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_dumped_up_to_a_bound() {
+        assert_eq!(
+            pretty(b"\xff\x00ab"),
+            "(4 bytes, not text)\n000000  ff 00 61 62                                      ..ab"
+        );
+        let long = pretty(&[0xff; DUMPED + 5]);
+        assert_eq!(long.lines().count(), 1 + DUMPED / 16 + 1);
+        assert!(long.ends_with("… 5 more bytes; --output json has them"));
+    }
+}

@@ -1,0 +1,14 @@
+//! One object per line.
+
+use std::io;
+
+use serde::Serialize;
+
+use super::Screen;
+
+/// Prints `record` as one line.
+pub(crate) fn line<T: Serialize>(screen: &mut Screen, record: &T) -> io::Result<()> {
+    let text = serde_json::to_string(record).map_err(io::Error::other)?;
+    screen.write(&text)?;
+    screen.write("\n")
+}

@@ -1,0 +1,133 @@
+//! Aligned columns, printed page by page: a table of a million rows needs the memory of one page.
+//!
+//! A page is laid out by its own longest values; a column never becomes narrower than it was on an earlier page, so that
+//! rows of one table move at most once or twice.
+
+use std::io;
+
+use super::{Screen, plain};
+
+/// On which side a column is flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A column's title, side, and the longest value it shows in full (characters).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Column {
+    title: &'static str,
+    align: Align,
+    longest: usize,
+}
+
+impl Column {
+    /// Text; a value longer than `longest` characters is cut, and ends in `…`.
+    pub(crate) const fn text(title: &'static str, longest: usize) -> Self {
+        Self { title, align: Align::Left, longest }
+    }
+
+    /// A number.
+    pub(crate) const fn number(title: &'static str) -> Self {
+        Self { title, align: Align::Right, longest: 24 }
+    }
+}
+
+/// A table in the making.
+#[derive(Debug)]
+pub(crate) struct Table<const N: usize> {
+    columns: [Column; N],
+    widths: [usize; N],
+    headed: bool,
+}
+
+impl<const N: usize> Table<N> {
+    /// An empty table; its head is printed with the first page.
+    pub(crate) fn new(columns: [Column; N]) -> Self {
+        let widths = columns.map(|column| column.title.chars().count());
+        Self { columns, widths, headed: false }
+    }
+
+    /// Prints a page of rows.
+    pub(crate) fn page(&mut self, screen: &mut Screen, rows: &[[String; N]]) -> io::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<[String; N]> = rows.iter().map(|row| self.fitted(row)).collect();
+        for row in &rows {
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        if !self.headed {
+            let head = self.line(&self.columns.map(|column| column.title.to_owned()));
+            screen.heading(&head)?;
+            screen.write("\n")?;
+            self.headed = true;
+        }
+        for row in &rows {
+            screen.write(&self.line(row))?;
+            screen.write("\n")?;
+        }
+        Ok(())
+    }
+
+    fn fitted(&self, row: &[String; N]) -> [String; N] {
+        std::array::from_fn(|index| match (row.get(index), self.columns.get(index)) {
+            (Some(cell), Some(column)) => cut(&plain(cell), column.longest),
+            _ => String::new(),
+        })
+    }
+
+    fn line(&self, cells: &[String; N]) -> String {
+        let mut line = String::new();
+        for ((cell, column), width) in cells.iter().zip(&self.columns).zip(&self.widths) {
+            if !line.is_empty() {
+                line.push_str("  ");
+            }
+            let gap = width.saturating_sub(cell.chars().count());
+            match column.align {
+                Align::Left => line.extend([cell.as_str(), &" ".repeat(gap)]),
+                Align::Right => line.extend([&" ".repeat(gap), cell.as_str()]),
+            }
+        }
+        line.truncate(line.trim_end().len());
+        line
+    }
+}
+
+/// The first `longest` characters, the last of them `…` where something was left out.
+fn cut(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    text.chars().take(longest.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest_value() {
+        let mut table = Table::new([Column::text("NAME", 8), Column::number("N")]);
+        let rows = [["a".to_owned(), "1".to_owned()], ["abcdefgh".to_owned(), "123".to_owned()]];
+        for row in &rows {
+            for (width, cell) in table.widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.len());
+            }
+        }
+        assert_eq!(table.line(&rows[0]), "a           1");
+        assert_eq!(table.line(&rows[1]), "abcdefgh  123");
+    }
+
+    #[test]
+    fn what_does_not_fit_says_so() {
+        assert_eq!(cut("12345", 5), "12345");
+        assert_eq!(cut("123456", 5), "1234…");
+        assert_eq!(cut("äöüäöü", 5), "äöüä…");
+    }
+}

@@ -1,0 +1,196 @@
+//! Which dead letters: the conditions of the command line against one entry. Pure.
+//!
+//! Guarantee: every condition holds for what is selected; a field that an entry does not have meets no condition on it,
+//! but for the time of death, which is then the time of its stream id.
+
+use shared::event::{Millis, StreamId};
+use shared::queue::DeadLetter;
+
+use crate::cli::SelectionArgs;
+
+/// The conditions, with "ago" resolved.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    ids: Vec<StreamId>,
+    event_ids: Vec<String>,
+    event_types: Vec<String>,
+    error_codes: Vec<&'static str>,
+    since: Option<Millis>,
+    until: Option<Millis>,
+    min_attempts: u32,
+    contains: Option<String>,
+    limit: Option<u64>,
+}
+
+impl Selection {
+    /// What `args` ask for, at the server's time `now`.
+    pub(crate) fn new(args: &SelectionArgs, now: Millis) -> Self {
+        let mut ids = args.id.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        Self {
+            ids,
+            event_ids: args.event_id.clone(),
+            event_types: args.event_type.clone(),
+            error_codes: args.error_code.iter().map(|code| code.as_str()).collect(),
+            since: args.since.map(|when| when.resolve(now)),
+            until: args.until.map(|when| when.resolve(now)),
+            min_attempts: args.min_attempts.unwrap_or(0),
+            contains: args.contains.clone(),
+            limit: args.limit,
+        }
+    }
+
+    /// The ids asked for, sorted; empty: any.
+    pub(crate) fn ids(&self) -> &[StreamId] {
+        &self.ids
+    }
+
+    /// How many at most.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// After which id a stream has to be looked at. An entry's id is never older than its death, so nothing is missed.
+    pub(crate) fn after(&self) -> Option<StreamId> {
+        let ms = u64::try_from(self.since?).ok()?.checked_sub(1)?;
+        Some(StreamId { ms, seq: u64::MAX })
+    }
+
+    /// Whether `letter` meets every condition (the limit is the caller's to count).
+    pub(crate) fn matches(&self, letter: &DeadLetter) -> bool {
+        let died = died_at(letter);
+        (self.ids.is_empty() || self.ids.binary_search(&letter.id).is_ok())
+            && any(&self.event_ids, letter.event_id.as_deref())
+            && any(&self.event_types, letter.event_type.as_deref())
+            && any(&self.error_codes, letter.error_code.as_deref())
+            && self.since.is_none_or(|since| died >= since)
+            && self.until.is_none_or(|until| died < until)
+            && letter.attempts.unwrap_or(0) >= self.min_attempts
+            && self.contains.as_deref().is_none_or(|text| contains(letter, text))
+    }
+}
+
+/// When it became a dead letter.
+pub(crate) fn died_at(letter: &DeadLetter) -> Millis {
+    letter.failed_at.unwrap_or_else(|| Millis::try_from(letter.id.ms).unwrap_or(Millis::MAX))
+}
+
+fn any<T: AsRef<str>>(wanted: &[T], value: Option<&str>) -> bool {
+    wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|one| one.as_ref() == value))
+}
+
+fn contains(letter: &DeadLetter, text: &str) -> bool {
+    let Some(body) = &letter.body else { return false };
+    match body.as_text() {
+        Some(body) => body.contains(text),
+        None => text.is_empty() || body.0.windows(text.len()).any(|window| window == text.as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use clap::Parser;
+    use shared::platform::PlatformName;
+    use shared::queue::Entry;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    const NOW: Millis = 1_000_000_000;
+
+    fn selection(flags: &str) -> Selection {
+        let words = ["dlq-tool", "list"].into_iter().chain(flags.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().verb {
+            Verb::List(list) => Selection::new(&list.selection, NOW),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn letter(fields: &[(&str, &[u8])]) -> DeadLetter {
+        let fields = fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
+        let entry = Entry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields) };
+        DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
+    }
+
+    fn full() -> DeadLetter {
+        letter(&[
+            ("event_id", b"evt-1"),
+            ("event_type", b"room_started"),
+            ("error_code", b"invalid_event"),
+            ("failed_at", b"999000000"),
+            ("attempts", b"3"),
+            ("body", br#"{"room":"r-42"}"#),
+        ])
+    }
+
+    #[track_caller]
+    fn check(flags: &str, matches: bool) {
+        assert_eq!(selection(flags).matches(&full()), matches, "{flags:?}");
+    }
+
+    #[test]
+    fn no_condition_selects_everything() {
+        check("", true);
+        assert!(selection("").matches(&letter(&[])));
+    }
+
+    #[test]
+    fn each_condition_decides() {
+        check("--id 999000000-7", true);
+        check("--id 999000000-8", false);
+        check("--event-id evt-1", true);
+        check("--event-id evt-", false);
+        check("--event-type room_started", true);
+        check("--event-type room_finished", false);
+        check("--error-code invalid_event", true);
+        check("--error-code crash_loop", false);
+        check("--min-attempts 3", true);
+        check("--min-attempts 4", false);
+        check("--contains r-42", true);
+        check("--contains r-43", false);
+    }
+
+    #[test]
+    fn values_of_one_kind_are_alternatives_and_kinds_add_up() {
+        check("--id 1-1 999000000-7", true);
+        check("--event-id x --event-id evt-1", true);
+        check("--error-code crash_loop --error-code invalid_event", true);
+        check("--event-id evt-1 --event-type room_finished", false);
+    }
+
+    #[test]
+    fn since_includes_its_instant_and_until_does_not() {
+        check("--since 1000s", true);
+        check("--since 999s", false);
+        check("--until 1000s", false);
+        check("--until 999s", true);
+        check("--since 1970-01-12T13:30:00Z --until 1970-01-12T13:30:00.001Z", true);
+    }
+
+    #[test]
+    fn the_scan_begins_no_later_than_the_first_match() {
+        assert_eq!(selection("").after(), None);
+        let after = selection("--since 1000s").after().unwrap();
+        assert!(after < StreamId { ms: 999_000_000, seq: 0 });
+        assert!(StreamId { ms: 998_999_999, seq: 5 } < after);
+    }
+
+    #[test]
+    fn an_absent_field_meets_no_condition_but_the_time_of_the_id() {
+        let bare = letter(&[]);
+        for flags in ["--event-id a", "--event-type a", "--error-code timeout", "--min-attempts 1", "--contains a"]
+        {
+            assert!(!selection(flags).matches(&bare), "{flags}");
+        }
+        assert!(selection("--since 1000s --until 999s").matches(&bare));
+    }
+
+    #[test]
+    fn bodies_that_are_no_text_are_searched_too() {
+        let binary = letter(&[("body", b"\xff\xfeabc\x00")]);
+        assert!(selection("--contains abc").matches(&binary));
+        assert!(!selection("--contains abd").matches(&binary));
+    }
+}

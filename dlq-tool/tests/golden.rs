@@ -1,0 +1,102 @@
+//! What the tool says when it needs no Redis: its help, its usage errors, and how it ends without one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::{Command, Output, Stdio};
+
+fn run(words: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_dlq-tool"))
+        .args(words)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn help() {
+    for (name, words) in [
+        ("help", &["--help"][..]),
+        ("help_stats", &["stats", "--help"]),
+        ("help_list", &["list", "--help"]),
+        ("help_show", &["show", "--help"]),
+        ("help_replay", &["replay", "--help"]),
+    ] {
+        let output = run(words, &[]);
+        assert_eq!(output.status.code(), Some(0), "{words:?}");
+        assert!(output.stderr.is_empty(), "help that was asked for is data");
+        insta::assert_snapshot!(name, text(&output.stdout));
+    }
+}
+
+/// Standard error of a run that must end with `code` and print no data.
+#[track_caller]
+fn refused(code: i32, words: &[&str], variables: &[(&str, &str)]) -> String {
+    let output = run(words, variables);
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "", "{words:?}");
+    text(&output.stderr)
+}
+
+#[test]
+fn wrong_usage_is_explained() {
+    insta::assert_snapshot!(refused(2, &["list", "--error-code", "session_not_fuond"], &[]), @"
+    error: invalid value 'session_not_fuond' for '--error-code <CODE>'
+      [possible values: session_not_found, session_conflict, invalid_event, undecodable, unsupported_version, store_rejected, already_processed, crash_loop, http_4xx, http_5xx, timeout, unreachable, blocked_address, gone, overflow, loop]
+
+      tip: a similar value exists: 'session_not_found'
+
+    For more information, try '--help'.
+    ");
+    insta::assert_snapshot!(refused(2, &["list", "--since", "yesterday"], &[]), @"
+    error: invalid value 'yesterday' for '--since <TIME>': neither a time (2026-01-31T12:00:00Z) nor how long ago (90s, 15m, 24h, 7d, 2w)
+
+    For more information, try '--help'.
+    ");
+    insta::assert_snapshot!(refused(2, &["show", "abc"], &[]), @"
+    error: invalid value 'abc' for '<ID>': not a stream id of the form <ms>-<seq>
+
+    For more information, try '--help'.
+    ");
+    for words in [
+        &[][..],
+        &["unheard-of"],
+        &["purge"],
+        &["list", "--limit", "0"],
+        &["list", "--platform", "Not A Name"],
+        &["list", "--min-attempts", "-1"],
+        &["replay", "--rate", "0"],
+        &["show", "1-0", "2-0"],
+    ] {
+        assert!(!refused(2, words, &[]).is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn wrong_configuration_is_named_and_never_quoted() {
+    let variables =
+        [("REDIS_URL", "nonsense://:hunter2@x"), ("MAX_BACKLOG", "many-hunter2"), ("REDIS_CLUSTER", "hunter2")];
+    insta::assert_snapshot!(refused(2, &["stats"], &variables), @"
+    dlq-tool: configuration problems:
+      MAX_BACKLOG: invalid digit found in string
+      REDIS_CLUSTER: must be true or false
+      REDIS_URL: must be of the form redis://[user:password@]host[:port][/database]
+    ");
+    let flagged = refused(2, &["stats", "--redis-url", "nonsense://:hunter2@x"], &[]);
+    assert!(!flagged.contains("hunter2"), "{flagged}");
+}
+
+#[test]
+fn a_redis_that_is_not_there_is_named_without_its_password() {
+    // Nothing listens on port 1.
+    for words in [&["stats"][..], &["list"], &["show", "1-0"], &["replay", "--yes"]] {
+        let said = refused(4, words, &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1")]);
+        assert!(said.starts_with("dlq-tool: cannot reach Redis at 127.0.0.1:1: "), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}

@@ -1,0 +1,219 @@
+//! Puts ingress together, runs it and takes it apart again.
+//!
+//! Guarantee: a stop loses nothing that was answered and cuts off nobody who can still be answered: not ready first,
+//! then no new connections, then the requests in progress get their answers, then the batcher is empty, all within
+//! `SHUTDOWN_GRACE_MS`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use actix_web::dev::ServerHandle;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use shared::config::AdminToken;
+use shared::metrics::DependencyMetrics;
+use shared::ops::{self, Readiness};
+use shared::queue::{self, InvalidTarget, Layout, Monitor, Queue};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::directory::{Defaults, Directory};
+use crate::gate::{self, Gate, Mismatch};
+use crate::pipeline::{Batcher, Bodies, Pipeline};
+use crate::routes;
+
+/// How long a start waits for Redis before it goes on without.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// How long the batcher may take once nobody waits for it any more, however short the grace is.
+const LAST_CALLS: Duration = Duration::from_millis(500);
+
+/// What handlers share.
+pub(crate) struct Ingress {
+    /// Who may send.
+    pub(crate) directory: Directory,
+    /// What happens to what they send.
+    pub(crate) pipeline: Pipeline,
+    /// What admin routes ask for.
+    pub(crate) admin_token: Option<AdminToken>,
+}
+
+/// Why ingress cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `REDIS_URL` can never connect.
+    #[error("REDIS_URL: {0}")]
+    Redis(#[from] InvalidTarget),
+    /// A Redis that must not be written to.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// An address that cannot be listened on.
+    #[error("{variable}: cannot listen on {address}")]
+    Bind {
+        /// Where it was configured.
+        variable: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Metrics are installed already, or cannot be.
+    #[error("metrics cannot be set up")]
+    Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The HTTP server ended by itself.
+    #[error("the HTTP server failed")]
+    Server(#[source] io::Error),
+    /// A part ended that should never end.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+impl RunError {
+    /// Whether another configuration is what it takes.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Redis(_) | Self::Mismatch(_))
+    }
+}
+
+/// Runs ingress until `stop` is cancelled; once per process, on the runtime that is to drive Redis. Redis need not be
+/// there.
+///
+/// # Errors
+/// Why it cannot run.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError> {
+    let prometheus = shared::metrics::install().map_err(|error| RunError::Metrics(error.into()))?;
+    // What the requests in progress still need is stopped after them.
+    let background = CancellationToken::new();
+    let _ends_with_this = background.clone().drop_guard();
+    shared::metrics::spawn_upkeep(prometheus.clone(), background.clone());
+
+    let queue = Queue::new(Layout::Single, queue::connect(&config.common.redis_url, config.common.redis_cluster)?);
+    let health = Monitor::new(queue.clone()).spawn(background.clone());
+    let gate = Gate::new(health, config.is_strict(), queue.connection().clone());
+    let mut watching = tokio::spawn(gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
+    let flush = CancellationToken::new();
+    let (batcher, batching) = Batcher::start(queue, flush.clone());
+
+    let listening = Arc::new(AtomicBool::new(false));
+    let readiness = readiness(gate.clone(), stop.clone(), listening.clone());
+    let ops = ops::serve(config.common.ops_bind, prometheus, readiness).map_err(|source| RunError::Bind {
+        variable: "OPS_BIND",
+        address: config.common.ops_bind,
+        source,
+    })?;
+    tokio::select! {
+        opened = gate.wait_open(FIRST_LOOK) => if let Err(reason) = opened {
+            tracing::warn!(reason, "starting all the same; webhooks are refused until this has changed");
+        },
+        ended = &mut watching => return Err(watch_ended(ended)),
+    }
+    let grace = config.common.shutdown_grace;
+    let (server, serving) = serve(config, gate, batcher)?;
+    listening.store(true, Ordering::Release);
+
+    let mut parts = Parts { server, serving, batching, watching };
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        failed = parts.failed() => Err(failed),
+    };
+    parts.stop(grace, flush).await;
+    ops.stop().await;
+    ended
+}
+
+type Serving = JoinHandle<io::Result<()>>;
+
+fn serve(config: Config, gate: Gate, batcher: Batcher) -> Result<(ServerHandle, Serving), RunError> {
+    let defaults =
+        Defaults { layout: Layout::Single, dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
+    let ingress = Data::new(Ingress {
+        directory: Directory::new(&config.registry, config.keys, &defaults),
+        pipeline: Pipeline {
+            bodies: Bodies::new(config.max_body, config.body_timeout, config.max_in_flight),
+            gate,
+            batcher,
+        },
+        admin_token: config.common.admin_token,
+    });
+    report(&ingress.directory);
+    // Head size, head timeout, keep-alive and message framing stay as actix has them: its defaults refuse what
+    // smuggling needs.
+    let server = HttpServer::new(move || App::new().app_data(ingress.clone()).configure(routes::configure))
+        .workers(config.workers)
+        .tcp_nodelay(true)
+        .disable_signals()
+        .shutdown_timeout(config.common.shutdown_grace.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
+        .bind(config.bind)
+        .map_err(|source| RunError::Bind { variable: "INGRESS_BIND", address: config.bind, source })?;
+    let address = server.addrs().first().copied().unwrap_or(config.bind);
+    let server = server.run();
+    tracing::info!(role = "ingress", %address, "listening");
+    Ok((server.handle(), tokio::spawn(server)))
+}
+
+fn report(directory: &Directory) {
+    let mut platforms: Vec<_> = directory.configured().map(|target| target.platform.name.as_str()).collect();
+    platforms.sort_unstable();
+    match platforms.as_slice() {
+        [] => tracing::warn!("no platform is configured: every webhook will be refused"),
+        platforms => tracing::info!(platforms = platforms.join(" "), "receiving webhooks"),
+    }
+}
+
+fn readiness(gate: Gate, stop: CancellationToken, listening: Arc<AtomicBool>) -> Readiness {
+    Arc::new(move || match gate.closed_because() {
+        _ if stop.is_cancelled() => Err("shutting down".to_owned()),
+        _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),
+        Some(reason) => Err(reason.to_owned()),
+        None => Ok(()),
+    })
+}
+
+fn watch_ended(ended: Result<Result<(), Mismatch>, JoinError>) -> RunError {
+    match ended {
+        Ok(Err(mismatch)) => RunError::Mismatch(mismatch),
+        Ok(Ok(())) | Err(_) => RunError::Ended("the watch over Redis"),
+    }
+}
+
+/// What runs.
+struct Parts {
+    server: ServerHandle,
+    serving: Serving,
+    batching: JoinHandle<()>,
+    watching: JoinHandle<Result<(), Mismatch>>,
+}
+
+impl Parts {
+    /// Waits for a part that ends although nobody asked.
+    async fn failed(&mut self) -> RunError {
+        tokio::select! {
+            ended = &mut self.serving => match ended {
+                Ok(Err(error)) => RunError::Server(error),
+                Ok(Ok(())) | Err(_) => RunError::Ended("the HTTP server"),
+            },
+            _ = &mut self.batching => RunError::Ended("the batcher"),
+            ended = &mut self.watching => watch_ended(ended),
+        }
+    }
+
+    async fn stop(self, grace: Duration, flush: CancellationToken) {
+        let until = Instant::now() + grace;
+        if timeout(grace, self.server.stop(true)).await.is_err() {
+            tracing::warn!("requests were still in progress when the grace was over");
+            drop(self.server.stop(false));
+        }
+        flush.cancel();
+        let rest = until.saturating_duration_since(Instant::now()).max(LAST_CALLS);
+        // The batcher may have ended already: it does so, too, when nobody is left who could ask it.
+        if !self.batching.is_finished() && timeout(rest, self.batching).await.is_err() {
+            tracing::warn!("events were still on their way to Redis when the grace was over");
+        }
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,45 @@
+//! The command line. Everything is configured by environment variables; `--help` lists them.
+
+use clap::Parser;
+
+const ENVIRONMENT: &str = "\
+Environment (a secret NAME may instead come from the file that NAME_FILE names):
+  INGRESS_BIND          where webhooks are received [default: 0.0.0.0:8000]
+  INGRESS_WORKERS       HTTP threads [default: one per core]
+  OPS_BIND              /metrics, /live and /ready [default: 0.0.0.0:9100]
+  REDIS_URL             redis://[user:password@]host[:port][/db] [default: redis://127.0.0.1:6379]
+  REDIS_CLUSTER         true for Redis Cluster; not available in this version [default: false]
+  DURABILITY            warn: report a Redis that may forget what it confirmed;
+                        strict: refuse anything but appendfsync always + noeviction [default: warn]
+  PLATFORMS_FILE        TOML: further platforms, changes to bundled ones [default: none]
+  ADMIN_TOKEN           bearer token of the admin routes; without it they answer 403 [default: none]
+  MAX_BODY_BYTES        largest body of a request [default: 1048576]
+  BODY_TIMEOUT_MS       how long a body may take to arrive [default: 10000]
+  MAX_IN_FLIGHT_BYTES   bodies of all unanswered requests together [default: 67108864]
+  DEDUP_TTL_HOURS       how long duplicates are remembered in Redis [default: 24]
+  MAX_BACKLOG           entries per platform stream, then 503 [default: 1000000]
+  SHUTDOWN_GRACE_MS     for requests in progress, on SIGTERM and SIGINT [default: 25000]
+  LOG_FORMAT, RUST_LOG  text or json; filter directives [default: text, info]
+
+Bundled platforms are switched on by their secrets:
+  mux (also: streaming)  STREAMING_WEBHOOK_SIGNING_SECRET
+  livekit                LIVEKIT_API_KEY and LIVEKIT_API_SECRET
+  netflix                NETFLIX_WEBHOOK_SECRET
+
+Routes:
+  POST /api/v1/webhooks/{platform}   also /webhooks/{platform}, /webhook/{platform}
+                                     and /api/v1/live/webhooks/{platform}
+  PUT  /api/v1/sessions/{room_id}    announces a session (admin token)
+
+Try it:
+  NETFLIX_WEBHOOK_SECRET=s3cret ingress &
+  body='{\"event_type\":\"content_added\",\"timestamp\":\"2026-01-01T00:00:00Z\",\"payload\":{\"content_id\":\"1\"}}'
+  signature=$(printf %s \"$body\" | openssl dgst -sha256 -hmac s3cret | sed 's/.* //')
+  curl -i localhost:8000/api/v1/webhooks/netflix -d \"$body\" -H \"X-Webhook-Signature: sha256=$signature\"
+
+Exit status: 0 stopped as asked, 1 failed, 2 usage or configuration (all problems are listed).";
+
+/// Receives webhooks: verifies, rate-limits and deduplicates them, and queues each one once in Redis.
+#[derive(Debug, Parser)]
+#[command(name = "ingress", version, about, after_help = ENVIRONMENT)]
+pub struct Cli {}

@@ -1,0 +1,141 @@
+//! What ingress is told by its environment.
+//!
+//! Guarantee: a [`Config`] exists only when everything in it can be used; otherwise all problems are named at once.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use shared::config::{CommonConfig, DurabilityMode, Env, Problem};
+use shared::platform::PlatformName;
+use shared::platform::registry::Registry;
+use shared::signature::Keys;
+
+/// Largest body that may be configured, in bytes: the length of a field in Redis has bounds too.
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
+
+/// Everything that ingress is told.
+#[derive(Debug)]
+pub struct Config {
+    /// What it has in common with workers.
+    pub common: CommonConfig,
+    /// `INGRESS_BIND`.
+    pub bind: SocketAddr,
+    /// `INGRESS_WORKERS`: HTTP threads.
+    pub workers: usize,
+    /// `MAX_BODY_BYTES` of one request.
+    pub max_body: usize,
+    /// `BODY_TIMEOUT_MS`, from the end of a request's head to the end of its body.
+    pub body_timeout: Duration,
+    /// `MAX_IN_FLIGHT_BYTES` of the bodies of all requests that are not answered yet.
+    pub max_in_flight: usize,
+    /// `DEDUP_TTL_HOURS`.
+    pub dedup_ttl: Duration,
+    /// `MAX_BACKLOG`: entries of one platform's stream.
+    pub max_backlog: u64,
+    /// All platforms.
+    pub registry: Registry,
+    /// What they are verified with.
+    pub keys: HashMap<PlatformName, Keys>,
+}
+
+impl Config {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// All problems, by the names of variables and of keys in `PLATFORMS_FILE`, never by value.
+    pub fn read(env: &Env) -> Result<Self, Vec<Problem>> {
+        let common = CommonConfig::read(env, (Ipv4Addr::UNSPECIFIED, 9100).into());
+        if common.redis_cluster {
+            env.problem("REDIS_CLUSTER", "Redis Cluster is not available in this version");
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let bind = env.parse("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
+        let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
+        let max_body = env.bounded("MAX_BODY_BYTES", 1024 * 1024, 1..=LARGEST_BODY);
+        let max_in_flight =
+            env.bounded("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
+        let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
+        let dedup_hours: u64 = env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366);
+        let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
+        let (registry, keys) = platforms(env, &common);
+        env.finish()?;
+        let (Some(registry), Some(keys)) = (registry, keys) else { return Err(Vec::new()) };
+        Ok(Self {
+            common,
+            bind,
+            workers,
+            max_body,
+            body_timeout,
+            max_in_flight,
+            dedup_ttl: Duration::from_secs(dedup_hours * 3600),
+            max_backlog,
+            registry,
+            keys,
+        })
+    }
+
+    /// Whether `DURABILITY` is `strict`.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.common.durability == DurabilityMode::Strict
+    }
+}
+
+/// The platforms and what they are verified with; `None` where `env` was told of a problem.
+fn platforms(env: &Env, common: &CommonConfig) -> (Option<Registry>, Option<HashMap<PlatformName, Keys>>) {
+    let tell = |problems: Vec<Problem>| problems.iter().for_each(|one| env.problem(&one.name, &one.reason));
+    // A file that cannot be opened is a problem that has been told already.
+    let file = common.platforms_file.as_deref().filter(|path| File::open(path).is_ok());
+    Registry::load_resolved(file, env).map_err(tell).ok().unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+        Config::read(&Env::from_pairs(pairs.iter().copied()))
+    }
+
+    #[test]
+    fn defaults_are_those_that_are_documented() {
+        let config = read(&[]).unwrap();
+        assert_eq!(config.bind.to_string(), "0.0.0.0:8000");
+        assert_eq!(config.common.ops_bind.to_string(), "0.0.0.0:9100");
+        assert_eq!((config.max_body, config.max_in_flight), (1_048_576, 67_108_864));
+        assert_eq!((config.body_timeout.as_secs(), config.dedup_ttl.as_secs()), (10, 86_400));
+        assert_eq!(config.max_backlog, 1_000_000);
+        assert!(!config.is_strict());
+        assert!(config.keys.is_empty());
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let problems = read(&[
+            ("INGRESS_BIND", "nowhere"),
+            ("MAX_BODY_BYTES", "0"),
+            ("BODY_TIMEOUT_MS", "soon"),
+            ("REDIS_CLUSTER", "true"),
+        ]);
+        let names: Vec<_> = problems.unwrap_err().into_iter().map(|problem| problem.name).collect();
+        assert_eq!(names, ["BODY_TIMEOUT_MS", "INGRESS_BIND", "MAX_BODY_BYTES", "REDIS_CLUSTER"]);
+    }
+
+    #[test]
+    fn one_body_always_fits_into_what_may_be_in_flight() {
+        let problems = read(&[("MAX_BODY_BYTES", "1000"), ("MAX_IN_FLIGHT_BYTES", "999")]).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].name, "MAX_IN_FLIGHT_BYTES");
+    }
+
+    #[test]
+    fn a_bundled_platform_is_switched_on_by_its_secret_alone() {
+        let config = read(&[("NETFLIX_WEBHOOK_SECRET", "s3cret")]).unwrap();
+        let names: Vec<_> = config.keys.keys().map(PlatformName::as_str).collect();
+        assert_eq!(names, ["netflix"]);
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,300 @@
+//! The one place that maps what can go wrong to HTTP: status, `errcode`, text, headers, metric outcome and log line.
+//!
+//! Guarantee: every refusal has one `erresid`, in its body and in its log line. No text holds a secret, a signature or
+//! a value from the body. A 4xx is answered only for what must not come again: what is our fault is a 5xx, so that the
+//! sender keeps the event.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::gate::Doubt;
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use bytes::Bytes;
+use serde::Serialize;
+use shared::config::AdminRefusal;
+use shared::metrics::RequestOutcome;
+use shared::queue::Fault;
+use shared::signature;
+
+use crate::directory::Target;
+use crate::pipeline::Lost;
+use crate::pipeline::identify::InvalidPayload;
+
+/// How long a sender should wait before it tries again when something of ours is not available, in seconds: short
+/// enough for senders that give an event up after half a minute, long enough to be no stampede.
+const RETRY_AFTER_S: u64 = 5;
+
+/// Why a request is refused. Its text is what the sender is told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The path names no defined platform.
+    #[error("Unsupported webhook platform")]
+    UnsupportedPlatform {
+        /// What it names, cut; for the log.
+        name: String,
+    },
+    /// `enabled = false`.
+    #[error("Webhook platform disabled")]
+    PlatformDisabled,
+    /// Defined, but there is nothing to verify with.
+    #[error("Webhook signing secret not configured")]
+    ConfigMissing,
+    /// Declared or real size.
+    #[error("Webhook body larger than {limit} bytes")]
+    PayloadTooLarge {
+        /// `MAX_BODY_BYTES`.
+        limit: usize,
+    },
+    /// A content coding that is not decoded here.
+    #[error("Webhook content encoding not supported")]
+    UnsupportedEncoding,
+    /// The body did not arrive within `BODY_TIMEOUT_MS`.
+    #[error("Webhook body did not arrive in time")]
+    BodyTimeout,
+    /// The body ended early, or is not framed as HTTP demands.
+    #[error("Request body could not be read")]
+    BodyBroken(#[source] actix_web::error::PayloadError),
+    /// More bytes or requests in flight than this replica holds.
+    #[error("Webhook receiver overloaded")]
+    Busy,
+    /// Not genuine.
+    #[error("{}", .0.message())]
+    Signature(signature::Refusal),
+    /// Genuine but for its time, and our clock is the one to doubt.
+    #[error("Webhook temporarily not accepted")]
+    ClockInDoubt(Doubt),
+    /// Genuine, but not an event.
+    #[error("Invalid webhook payload: {0}")]
+    InvalidPayload(InvalidPayload),
+    /// Over the platform's limit.
+    #[error("Webhook rate limit exceeded")]
+    RateLimited {
+        /// Seconds until one more may be accepted, at least 1.
+        retry_after_s: u64,
+    },
+    /// `MAX_BACKLOG` reached.
+    #[error("Webhook backlog full")]
+    BacklogFull,
+    /// Redis is away, or was not asked in time: certainly not queued.
+    #[error("Webhook queue not available")]
+    QueueAway(&'static str),
+    /// Redis refused: certainly not queued.
+    #[error("Webhook queue not available")]
+    QueueRefused(#[source] Fault),
+    /// Redis's answer was lost: it may be queued.
+    #[error("Webhook queue did not answer")]
+    ResultUnknown(Option<Fault>),
+    /// An admin route without the right token.
+    #[error("{0}")]
+    Admin(AdminRefusal),
+    /// A request to a route of our own that makes no sense.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// No such route.
+    #[error("Not found")]
+    NotFound,
+    /// The route exists, for other methods.
+    #[error("Method not allowed")]
+    MethodNotAllowed {
+        /// Those methods.
+        allow: &'static str,
+    },
+    /// A fault of this program.
+    #[error("Internal error")]
+    Internal,
+}
+
+/// What HTTP, metrics and log make of an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Facts {
+    status: u16,
+    errcode: &'static str,
+    outcome: Option<RequestOutcome>,
+    retry_after_s: Option<u64>,
+}
+
+const fn facts(status: u16, errcode: &'static str, outcome: Option<RequestOutcome>) -> Facts {
+    Facts { status, errcode, outcome, retry_after_s: None }
+}
+
+impl Facts {
+    const fn again_after(self, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    success: bool,
+    errcode: &'a str,
+    errmesg: &'a str,
+    erresid: &'a str,
+}
+
+impl Error {
+    /// The request names `name`, which is nobody.
+    pub(crate) fn unsupported_platform(name: &str) -> Self {
+        Self::UnsupportedPlatform { name: name.chars().take(64).collect() }
+    }
+
+    /// What the request counts as; `None` for what is no webhook.
+    pub(crate) fn outcome(&self) -> Option<RequestOutcome> {
+        self.facts().outcome
+    }
+
+    fn facts(&self) -> Facts {
+        use RequestOutcome as Outcome;
+        match self {
+            // The label `unknown` says which platform; as an outcome it is closest to one that is switched off.
+            Self::UnsupportedPlatform { .. } => {
+                facts(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM", Some(Outcome::NotConfigured))
+            }
+            Self::PlatformDisabled => facts(403, "E_WEBHOOK_PLATFORM_DISABLED", Some(Outcome::Disabled)),
+            Self::ConfigMissing => facts(500, "E_WEBHOOK_CONFIG_MISSING", Some(Outcome::NotConfigured)),
+            Self::PayloadTooLarge { .. } => facts(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge)),
+            Self::UnsupportedEncoding => {
+                facts(415, "E_WEBHOOK_UNSUPPORTED_ENCODING", Some(Outcome::UnsupportedEncoding))
+            }
+            Self::BodyTimeout => {
+                facts(408, "E_WEBHOOK_BODY_TIMEOUT", Some(Outcome::BodyTimeout)).again_after(RETRY_AFTER_S)
+            }
+            Self::BodyBroken(_) => facts(400, "E_INVALID_REQUEST", Some(Outcome::InvalidPayload)),
+            Self::Signature(refusal) if refusal.is_expiry() => {
+                facts(401, "E_WEBHOOK_SIGNATURE_ERROR", Some(Outcome::SignatureExpired))
+            }
+            Self::Signature(_) => facts(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature)),
+            Self::InvalidPayload(_) => facts(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload)),
+            Self::RateLimited { retry_after_s } => {
+                facts(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited)).again_after(*retry_after_s)
+            }
+            Self::Busy | Self::BacklogFull => {
+                facts(503, "E_WEBHOOK_OVERLOADED", Some(Outcome::Overloaded)).again_after(RETRY_AFTER_S)
+            }
+            Self::QueueAway(_) | Self::QueueRefused(_) | Self::ClockInDoubt(_) => {
+                facts(503, "E_WEBHOOK_QUEUE_ERROR", Some(Outcome::QueueError)).again_after(RETRY_AFTER_S)
+            }
+            Self::ResultUnknown(_) => {
+                facts(503, "E_WEBHOOK_DEDUPLICATION_ERROR", Some(Outcome::UnknownResult)).again_after(RETRY_AFTER_S)
+            }
+            Self::Admin(AdminRefusal::Missing) => facts(401, "E_ADMIN_FORBIDDEN", None),
+            Self::Admin(AdminRefusal::Forbidden) => facts(403, "E_ADMIN_FORBIDDEN", None),
+            Self::InvalidRequest(_) => facts(400, "E_INVALID_REQUEST", None),
+            Self::NotFound => facts(404, "E_NOT_FOUND", None),
+            Self::MethodNotAllowed { .. } => facts(405, "E_METHOD_NOT_ALLOWED", None),
+            Self::Internal => facts(500, "E_INTERNAL", None),
+        }
+    }
+
+    /// Answers and logs it. `target` is the platform that was asked for, if it is known; `unread` is what is left of
+    /// the request's body.
+    pub(crate) fn respond(&self, target: Option<&Target>, unread: Payload) -> HttpResponse {
+        let facts = self.facts();
+        let erresid = format!("{:012x}", rand::random::<u64>() >> 16);
+        self.log(&facts, target, &erresid);
+        let mut response = HttpResponse::build(self.status(&facts, target));
+        response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        if let Some(seconds) = facts.retry_after_s {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        self.more_headers(&mut response);
+        let body = Body { success: false, errcode: facts.errcode, errmesg: &self.to_string(), erresid: &erresid };
+        response.body(Text { left: serde_json::to_vec(&body).unwrap_or_default().into(), _unread: unread })
+    }
+
+    fn status(&self, facts: &Facts, target: Option<&Target>) -> StatusCode {
+        let busy = target.and_then(|target| target.busy_status);
+        match (self, busy) {
+            (Self::RateLimited { .. } | Self::BodyTimeout, Some(busy)) => busy,
+            _ => StatusCode::from_u16(facts.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+
+    fn more_headers(&self, response: &mut HttpResponseBuilder) {
+        match self {
+            Self::BodyTimeout | Self::BodyBroken(_) => {
+                response.force_close();
+            }
+            Self::Admin(AdminRefusal::Missing) => {
+                response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+            }
+            Self::MethodNotAllowed { allow } => {
+                response.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
+            }
+            _ => {}
+        }
+    }
+
+    fn log(&self, facts: &Facts, target: Option<&Target>, erresid: &str) {
+        let errcode = facts.errcode;
+        let platform = target.map_or("unknown", |target| target.platform.name.as_str());
+        match self {
+            Self::Signature(refusal) => {
+                let known_as = target.map_or("unknown", Target::known_as);
+                tracing::warn!(erresid, errcode, platform, reason = %refusal, "Invalid {known_as} webhook signature");
+            }
+            Self::ClockInDoubt(doubt) => tracing::error!(
+                erresid,
+                errcode,
+                platform,
+                ?doubt,
+                "a genuine request is outside its tolerance by this host's clock, which may be wrong; set the clock"
+            ),
+            Self::UnsupportedPlatform { name } => {
+                tracing::warn!(erresid, errcode, platform, asked = ?name, "{self}")
+            }
+            Self::BodyBroken(source) => tracing::warn!(erresid, errcode, platform, reason = %source, "{self}"),
+            Self::QueueAway(reason) => tracing::error!(erresid, errcode, platform, reason, "{self}"),
+            Self::QueueRefused(fault) | Self::ResultUnknown(Some(fault)) => {
+                tracing::error!(erresid, errcode, platform, reason = %fault.error(), "{self}");
+            }
+            _ if facts.status >= 500 => tracing::error!(erresid, errcode, platform, "{self}"),
+            _ => tracing::warn!(erresid, errcode, platform, "{self}"),
+        }
+    }
+}
+
+/// A refusal's text, which keeps hold of the rest of the request's body: actix reads on for ever through a chunked body
+/// that was dropped, but closes the connection over one that is still held when the answer has been written, after a
+/// moment in which the sender can read it.
+struct Text {
+    left: Bytes,
+    _unread: Payload,
+}
+
+impl MessageBody for Text {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.left.len() as u64)
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let left = std::mem::take(&mut self.get_mut().left);
+        Poll::Ready((!left.is_empty()).then_some(Ok(left)))
+    }
+}
+
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Full => Self::Busy,
+            Lost::Expired => Self::QueueAway("Redis could not be asked in time"),
+            Lost::NotRun(fault) => Self::QueueRefused(fault),
+            Lost::Unknown(fault) => Self::ResultUnknown(fault),
+        }
+    }
+}
+
+/// `wait` in whole seconds, rounded up, at least 1.
+pub(crate) fn retry_after(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests;

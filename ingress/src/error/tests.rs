@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use actix_web::body::to_bytes;
+use serde_json::Value;
+use shared::json::JsonError;
+use shared::signature::Refusal;
+
+use super::*;
+use crate::gate::Doubt;
+use crate::testing::directory;
+
+fn fault() -> Fault {
+    Fault::NotRun((redis::ErrorKind::Io, "refused").into())
+}
+
+fn outside_tolerance() -> Refusal {
+    Refusal::OutsideTolerance { received: 1_565_220_904, current: 1_565_221_504, diff: 600, signature_valid: true }
+}
+
+/// Every error: what HTTP and metrics make of it (status, code, outcome, `Retry-After`), and its text.
+fn table() -> Vec<(Error, &'static str, &'static str)> {
+    use Error as E;
+    let early = actix_web::error::PayloadError::Incomplete(None);
+    let invalid = InvalidPayload::Json(JsonError::NotUtf8);
+    let unsigned = "401 E_WEBHOOK_INVALID_SIGNATURE invalid_signature -";
+    let window = "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s";
+    vec![
+        (
+            E::unsupported_platform("x"),
+            "404 E_WEBHOOK_UNSUPPORTED_PLATFORM not_configured -",
+            "Unsupported webhook platform",
+        ),
+        (E::PlatformDisabled, "403 E_WEBHOOK_PLATFORM_DISABLED disabled -", "Webhook platform disabled"),
+        (
+            E::ConfigMissing,
+            "500 E_WEBHOOK_CONFIG_MISSING not_configured -",
+            "Webhook signing secret not configured",
+        ),
+        (
+            E::PayloadTooLarge { limit: 7 },
+            "413 E_WEBHOOK_PAYLOAD_TOO_LARGE too_large -",
+            "Webhook body larger than 7 bytes",
+        ),
+        (
+            E::UnsupportedEncoding,
+            "415 E_WEBHOOK_UNSUPPORTED_ENCODING unsupported_encoding -",
+            "Webhook content encoding not supported",
+        ),
+        (E::BodyTimeout, "408 E_WEBHOOK_BODY_TIMEOUT body_timeout 5", "Webhook body did not arrive in time"),
+        (E::BodyBroken(early), "400 E_INVALID_REQUEST invalid_payload -", "Request body could not be read"),
+        (E::Signature(Refusal::Missing), unsigned, "Invalid webhook signature"),
+        (E::Signature(Refusal::Malformed("x")), unsigned, "Invalid webhook signature"),
+        (E::Signature(Refusal::Mismatch), unsigned, "Invalid webhook signature"),
+        (E::Signature(Refusal::BodyHashMismatch), unsigned, "Webhook verification failed: hash mismatch"),
+        (E::Signature(outside_tolerance()), "401 E_WEBHOOK_SIGNATURE_ERROR signature_expired -", window),
+        (
+            E::ClockInDoubt(Doubt::Differs { skew_ms: 9000 }),
+            "503 E_WEBHOOK_QUEUE_ERROR queue_error 5",
+            "Webhook temporarily not accepted",
+        ),
+        (
+            E::InvalidPayload(invalid),
+            "400 E_WEBHOOK_INVALID_PAYLOAD invalid_payload -",
+            "Invalid webhook payload: not UTF-8",
+        ),
+        (
+            E::RateLimited { retry_after_s: 42 },
+            "429 E_WEBHOOK_RATE_LIMITED rate_limited 42",
+            "Webhook rate limit exceeded",
+        ),
+        (E::Busy, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook receiver overloaded"),
+        (E::BacklogFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook backlog full"),
+        (E::QueueAway("x"), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
+        (E::QueueRefused(fault()), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
+        (
+            E::ResultUnknown(None),
+            "503 E_WEBHOOK_DEDUPLICATION_ERROR unknown_result 5",
+            "Webhook queue did not answer",
+        ),
+        (E::Admin(AdminRefusal::Missing), "401 E_ADMIN_FORBIDDEN - -", "admin token required"),
+        (E::Admin(AdminRefusal::Forbidden), "403 E_ADMIN_FORBIDDEN - -", "admin token refused"),
+        (E::InvalidRequest("why".to_owned()), "400 E_INVALID_REQUEST - -", "why"),
+        (E::NotFound, "404 E_NOT_FOUND - -", "Not found"),
+        (E::MethodNotAllowed { allow: "POST" }, "405 E_METHOD_NOT_ALLOWED - -", "Method not allowed"),
+        (E::Internal, "500 E_INTERNAL - -", "Internal error"),
+    ]
+}
+
+async fn answered(response: HttpResponse) -> (u16, Option<String>, Value) {
+    let retry_after = response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(response.headers().get(header::CONTENT_TYPE).unwrap(), "application/json");
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body()).await.unwrap();
+    (status, retry_after, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test]
+async fn every_error_is_answered_as_the_contract_has_it() {
+    for (error, facts, errmesg) in table() {
+        let (status, again, body) = answered(error.respond(None, Payload::None)).await;
+        let errcode = body["errcode"].as_str().unwrap();
+        let outcome = error.outcome().map_or("-", RequestOutcome::as_str);
+        assert_eq!(format!("{status} {errcode} {outcome} {}", again.as_deref().unwrap_or("-")), facts);
+        assert_eq!((&body["success"], &body["errmesg"]), (&false.into(), &errmesg.into()));
+        assert!(body["erresid"].as_str().is_some_and(|id| id.len() == 12), "{body}");
+        assert_eq!(body.as_object().unwrap().len(), 4, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn only_429_and_408_become_busy_status() {
+    let directory = directory();
+    let busy = directory.find("busy").unwrap();
+    for (error, facts, _) in table() {
+        let (found, ..) = answered(error.respond(Some(busy), Payload::None)).await;
+        let status = facts.split(' ').next().unwrap();
+        let expected = if matches!(status, "429" | "408") { "503" } else { status };
+        assert_eq!(found.to_string(), expected, "{facts}");
+    }
+}
+
+#[test]
+fn a_platform_is_called_what_its_users_call_it() {
+    let directory = directory();
+    let known_as = |name| directory.find(name).unwrap().known_as().to_owned();
+    assert_eq!([known_as("mux"), known_as("livekit"), known_as("acme")], ["streaming", "livekit", "acme-live"]);
+}
+
+#[tokio::test]
+async fn two_refusals_have_two_ids() {
+    let (_, _, one) = answered(Error::NotFound.respond(None, Payload::None)).await;
+    let (_, _, other) = answered(Error::NotFound.respond(None, Payload::None)).await;
+    assert_ne!(one["erresid"], other["erresid"]);
+}
+
+#[test]
+fn waiting_is_rounded_up() {
+    let seconds = |millis| retry_after(Duration::from_millis(millis));
+    assert_eq!([seconds(0), seconds(1), seconds(1000), seconds(1001)], [1, 1, 1, 2]);
+}
+
+#[test]
+fn lost_outcomes_say_whether_the_event_may_be_queued() {
+    for (lost, errcode) in [
+        (Lost::Full, "E_WEBHOOK_OVERLOADED"),
+        (Lost::Expired, "E_WEBHOOK_QUEUE_ERROR"),
+        (Lost::NotRun(fault()), "E_WEBHOOK_QUEUE_ERROR"),
+        (Lost::Unknown(None), "E_WEBHOOK_DEDUPLICATION_ERROR"),
+    ] {
+        assert_eq!(Error::from(lost).facts().errcode, errcode);
+    }
+}

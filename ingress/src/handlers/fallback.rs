@@ -1,0 +1,21 @@
+//! Requests that meet no route, or a route with another method.
+
+use actix_web::HttpResponse;
+use actix_web::web::Payload;
+
+use crate::error::Error;
+
+/// No such route.
+pub(crate) async fn not_found(payload: Payload) -> HttpResponse {
+    Error::NotFound.respond(None, payload.into_inner())
+}
+
+/// A route that takes webhooks only.
+pub(crate) async fn only_post(payload: Payload) -> HttpResponse {
+    Error::MethodNotAllowed { allow: "POST" }.respond(None, payload.into_inner())
+}
+
+/// A route that takes announcements only.
+pub(crate) async fn only_put(payload: Payload) -> HttpResponse {
+    Error::MethodNotAllowed { allow: "PUT" }.respond(None, payload.into_inner())
+}

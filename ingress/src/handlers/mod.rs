@@ -1,0 +1,57 @@
+//! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
+
+pub(crate) mod fallback;
+pub(crate) mod sessions;
+pub(crate) mod webhook;
+
+use std::panic::AssertUnwindSafe;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use futures_util::FutureExt;
+use serde::Serialize;
+use shared::metrics::RequestOutcome;
+
+use crate::directory::Target;
+use crate::error::Error;
+use crate::pipeline::{Answer, Status};
+
+#[derive(Serialize)]
+struct Body<'a> {
+    event_id: &'a str,
+    status: &'static str,
+}
+
+/// Writes a good answer and counts it.
+fn respond(answer: &Answer, target: &Target) -> HttpResponse {
+    let (code, status, outcome) = match answer.status {
+        Status::Accepted => (target.ack_status, "accepted", RequestOutcome::Accepted),
+        Status::Duplicate => (StatusCode::OK, "duplicate", RequestOutcome::Duplicate),
+        Status::Ignored => (StatusCode::OK, "ignored", RequestOutcome::Ignored),
+    };
+    target.metrics.request(outcome);
+    if matches!(code, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+        return HttpResponse::new(code);
+    }
+    let body = serde_json::to_vec(&Body { event_id: &answer.event_id, status }).unwrap_or_default();
+    HttpResponse::build(code).insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json"))).body(body)
+}
+
+/// Turns a panic into an answer: it is logged by the panic hook, and costs its sender one try instead of a connection.
+async fn caught(work: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Internal))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::panic)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_too() {
+        let answer = caught(async { panic!("as in a test") }).await;
+        assert!(matches!(answer, Err(Error::Internal)));
+    }
+}

@@ -1,0 +1,198 @@
+//! `PUT /api/v1/sessions/{room_id}`: an application announces a session.
+//!
+//! Guarantee: an announcement goes the way of every event, through the queue, and what is queued is complete and
+//! checked: a worker never has to guess. `config` travels as written, number by number.
+
+use std::time::Instant;
+
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shared::config::AdminToken;
+use shared::event::{MAX_EVENT_ID_BYTES, NewEvent, marker_digest};
+use shared::json::{Document, Node, Value};
+use shared::platform::{PlatformName, SessionStatus};
+use uuid::Uuid;
+
+use super::{caught, respond};
+use crate::app::Ingress;
+use crate::error::Error;
+use crate::pipeline::{Answer, Body};
+
+/// The type of an announcement.
+const EVENT_TYPE: &str = "session.announced";
+/// Longest room id and live stream id, in bytes.
+const MAX_ID_BYTES: usize = 256;
+
+/// Receives one announcement.
+pub(crate) async fn announce(
+    request: HttpRequest,
+    room_id: Path<String>,
+    payload: Payload,
+    ingress: Data<Ingress>,
+) -> HttpResponse {
+    let begun = Instant::now();
+    let mut payload = payload.into_inner();
+    let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    if let Err(refusal) = AdminToken::authorize(ingress.admin_token.as_ref(), authorization) {
+        return Error::Admin(refusal).respond(Some(ingress.directory.sessions()), payload);
+    }
+    let target = ingress.directory.sessions();
+    let work = async {
+        let key = idempotency_key(&request)?;
+        let Body { bytes, held } = ingress.pipeline.bodies.read(request.headers(), &mut payload).await?;
+        let body = announcement(&room_id, &bytes)?;
+        let event = event(&target.platform.name, key, body);
+        ingress.pipeline.enqueue(target, event, held).await
+    };
+    let response = match caught(work).await {
+        Ok(Answer { event_id, status }) => respond(&Answer { event_id, status }, target),
+        Err(error) => {
+            error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
+            error.respond(Some(target), payload)
+        }
+    };
+    target.metrics.request_duration(begun.elapsed());
+    response
+}
+
+/// The event of an announcement. With a key it happens once; without, every request is an announcement of its own.
+fn event(platform: &PlatformName, key: Option<&str>, body: Bytes) -> NewEvent {
+    NewEvent {
+        event_id: key.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+        event_type: EVENT_TYPE.to_owned(),
+        occurred_at: None,
+        body,
+        marker: key.map(|key| marker_digest(platform.as_str(), key)),
+        delivery_id: None,
+        traceparent: None,
+    }
+}
+
+fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Error> {
+    let mut values = request.headers().get_all("idempotency-key");
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return match request.headers().contains_key("idempotency-key") {
+            true => Err(invalid("Idempotency-Key must be given once")),
+            false => Ok(None),
+        };
+    };
+    let key = value.to_str().ok().filter(|key| (1..=MAX_EVENT_ID_BYTES).contains(&key.len()));
+    key.map(Some).ok_or_else(|| invalid("Idempotency-Key must be 1 to 256 characters of ASCII"))
+}
+
+#[derive(Serialize)]
+struct Announcement<'a> {
+    room_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live_stream_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<SessionStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<&'a RawValue>,
+}
+
+/// The body that is queued for the announcement `body` of `room_id`.
+fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
+    if !is_id(room_id) {
+        return Err(invalid("room_id must be 1 to 256 bytes of text without control characters"));
+    }
+    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    let document = Document::parse(body).map_err(|error| invalid(&format!("body: {error}")))?;
+    let Value::Object(members) = document.root().value() else {
+        return Err(invalid("body: must be an object"));
+    };
+    let mut announced = Announcement { room_id, live_stream_id: None, status: None, config: None };
+    for (key, node) in members.iter().filter(|(_, node)| !node.is_null()) {
+        match &**key {
+            "live_stream_id" => announced.live_stream_id = Some(live_stream_id(node)?),
+            "status" => announced.status = Some(status(node)?),
+            "config" => announced.config = Some(config(node)?),
+            _ => return Err(invalid("body: may have live_stream_id, status and config only")),
+        }
+    }
+    serde_json::to_vec(&announced).map(Bytes::from).map_err(|_| Error::Internal)
+}
+
+fn live_stream_id<'a>(node: &'a Node<'_>) -> Result<&'a str, Error> {
+    let id = node.as_str().filter(|id| is_id(id));
+    id.ok_or_else(|| {
+        invalid("/live_stream_id: must be a string of 1 to 256 bytes of text without control characters")
+    })
+}
+
+fn status(node: &Node<'_>) -> Result<SessionStatus, Error> {
+    let status = node.as_str().and_then(|text| text.parse().ok());
+    status.ok_or_else(|| invalid("/status: must be one of ready, live, idle, ended, stopped, error"))
+}
+
+fn config<'a>(node: &Node<'a>) -> Result<&'a RawValue, Error> {
+    if !matches!(node.value(), Value::Object(_)) {
+        return Err(invalid("/config: must be an object"));
+    }
+    serde_json::from_str(node.raw()).map_err(|_| Error::Internal)
+}
+
+/// A path that was not UTF-8 holds replacement characters.
+fn is_id(text: &str) -> bool {
+    (1..=MAX_ID_BYTES).contains(&text.len())
+        && !text.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER)
+}
+
+fn invalid(what: &str) -> Error {
+    Error::InvalidRequest(what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn queued(room_id: &str, body: &str) -> String {
+        String::from_utf8(announcement(room_id, body.as_bytes()).unwrap().to_vec()).unwrap()
+    }
+
+    fn refused(room_id: &str, body: &str) -> String {
+        announcement(room_id, body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_given_is_queued_and_nothing_else() {
+        assert_eq!(queued("r", ""), r#"{"room_id":"r"}"#);
+        assert_eq!(queued("r", r#"{"config":null}"#), r#"{"room_id":"r"}"#);
+        assert_eq!(
+            queued("a \"b\"", r#"{"config":{"n":1.50,"x":[]},"status":"ready","live_stream_id":"l"}"#),
+            r#"{"room_id":"a \"b\"","live_stream_id":"l","status":"ready","config":{"n":1.50,"x":[]}}"#
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named_by_its_path() {
+        assert_eq!(
+            refused("r", r#"{"status":"on fire"}"#),
+            "/status: must be one of ready, live, idle, ended, stopped, error"
+        );
+        assert_eq!(refused("r", r#"{"config":[]}"#), "/config: must be an object");
+        assert!(refused("r", r#"{"live_stream_id":7}"#).starts_with("/live_stream_id: "));
+        assert_eq!(refused("r", "[]"), "body: must be an object");
+        assert!(refused("r", r#"{"room_id":"other"}"#).starts_with("body: may have"));
+        assert!(refused("r", r#"{"status":"live","status":"idle"}"#).starts_with("body: duplicate key"));
+        assert!(refused("r\0", "").starts_with("room_id"));
+        assert!(refused(&"r".repeat(257), "").starts_with("room_id"));
+    }
+
+    #[test]
+    fn a_key_makes_an_announcement_happen_once() {
+        let platform = PlatformName::new(PlatformName::SESSIONS).unwrap();
+        let once = event(&platform, Some("k"), Bytes::new());
+        assert_eq!(once.event_id, "k");
+        assert_eq!(once.marker, Some(marker_digest(platform.as_str(), "k")));
+        let (one, other) = (event(&platform, None, Bytes::new()), event(&platform, None, Bytes::new()));
+        assert_ne!(one.event_id, other.event_id);
+        assert_eq!(one.marker, None);
+    }
+}

@@ -1,0 +1,34 @@
+//! `POST /api/v1/webhooks/{platform}` and its other spellings.
+
+use std::time::Instant;
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::{caught, respond};
+use crate::app::Ingress;
+use crate::error::Error;
+
+/// Receives one webhook.
+pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    let begun = Instant::now();
+    let mut payload = payload.into_inner();
+    let name = request.match_info().get("platform").unwrap_or_default();
+    let Some(target) = ingress.directory.find(name) else {
+        let error = Error::unsupported_platform(name);
+        let unknown = ingress.directory.unknown();
+        error.outcome().into_iter().for_each(|outcome| unknown.request(outcome));
+        unknown.request_duration(begun.elapsed());
+        return error.respond(None, payload);
+    };
+    let answer = caught(ingress.pipeline.ingest(target, request.headers(), &mut payload)).await;
+    let response = match answer {
+        Ok(answer) => respond(&answer, target),
+        Err(error) => {
+            error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
+            error.respond(Some(target), payload)
+        }
+    };
+    target.metrics.request_duration(begun.elapsed());
+    response
+}

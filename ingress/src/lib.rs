@@ -1,0 +1,22 @@
+//! Ingress: takes webhooks, checks that they are genuine, and queues each one once.
+//!
+//! Guarantee: a 2xx is a promise. It is sent only after Redis confirmed the write (or that it had confirmed it before),
+//! and from then on the event cannot get lost. Ingress itself keeps no state: any number of replicas decide alike about
+//! duplicates and limits, because Redis does.
+
+mod app;
+pub mod cli;
+mod config;
+mod directory;
+mod error;
+mod gate;
+mod handlers;
+mod pipeline;
+mod routes;
+#[cfg(test)]
+mod testing;
+
+pub use app::{RunError, run};
+pub use config::Config;
+pub use gate::Mismatch;
+pub use pipeline::identify::{InvalidPayload, identify};

@@ -1,0 +1,176 @@
+//! The micro-batcher: whatever waits while one call to Redis is on its way goes into the next one.
+//!
+//! Guarantee: every event gets its own answer, and "accepted" only after Redis confirmed that very event. A platform's
+//! events go out in the order of their arrival. An event whose sender hung up or whose time ran out before its call was
+//! built is not sent. One platform's failing call harms no other's. Every wait has an end: [`WAIT_BOUND`] until the
+//! call, [`CALL_BOUND`] for the call.
+//!
+//! Nothing is sent twice from here: a call that certainly did not run is answered as such, at once, and the sender's
+//! own retry is the second try.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shared::event::NewEvent;
+use shared::queue::{Enqueued, Fault, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Queue};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::body::Held;
+use crate::directory::Target;
+
+/// How long an event may wait for its call.
+pub(crate) const WAIT_BOUND: Duration = Duration::from_secs(2);
+/// How long a call may take. Longer than the connection's own bound, which says more about what went wrong.
+pub(crate) const CALL_BOUND: Duration = Duration::from_secs(4);
+/// Events that may wait; beyond it this replica is overloaded.
+const MAX_WAITING: usize = 16_384;
+/// Most events that are taken at once, for all platforms together.
+const MAX_ROUND: usize = 1024;
+
+/// What puts one platform's events into the queue.
+pub(crate) trait Enqueue: Send + Sync + 'static {
+    /// Decides about `events` in their order; see [`Queue::enqueue`].
+    fn enqueue(
+        &self,
+        target: &Target,
+        events: &[&NewEvent],
+    ) -> impl Future<Output = Result<Vec<Enqueued>, Fault>> + Send;
+}
+
+impl Enqueue for Queue {
+    async fn enqueue(&self, target: &Target, events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+        self.enqueue(&target.queue, &target.policy, events).await
+    }
+}
+
+/// Why an event got no outcome.
+#[derive(Clone, Debug)]
+pub(crate) enum Lost {
+    /// Too many are waiting. Not queued.
+    Full,
+    /// Its time ran out before its call was built. Not queued.
+    Expired,
+    /// Redis did not run its call. Not queued.
+    NotRun(Fault),
+    /// It may be queued; the fault, if one was seen.
+    Unknown(Option<Fault>),
+}
+
+struct Job {
+    target: Arc<Target>,
+    event: NewEvent,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Enqueued, Lost>>,
+    /// The body's bytes stay counted as long as the event is here, whether or not its sender still waits.
+    _held: Held,
+}
+
+/// The way into the batcher; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Batcher {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Batcher {
+    /// Starts batching into `queue` on this runtime. Once `stop` is cancelled nothing more is taken; the task ends when
+    /// everything taken has been answered.
+    pub(crate) fn start(queue: impl Enqueue, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+        let (jobs, waiting) = mpsc::channel(MAX_WAITING);
+        (Self { jobs }, tokio::spawn(work(queue, waiting, stop)))
+    }
+
+    /// Queues `event` and waits for what became of it.
+    ///
+    /// # Errors
+    /// See [`Lost`].
+    pub(crate) async fn enqueue(
+        &self,
+        target: &Arc<Target>,
+        event: NewEvent,
+        held: Held,
+    ) -> Result<Enqueued, Lost> {
+        let (answer, outcome) = oneshot::channel();
+        let deadline = Instant::now() + WAIT_BOUND;
+        let job = Job { target: Arc::clone(target), event, deadline, answer, _held: held };
+        self.jobs.try_send(job).map_err(|_| Lost::Full)?;
+        outcome.await.unwrap_or(Err(Lost::Unknown(None)))
+    }
+}
+
+async fn work(queue: impl Enqueue, mut waiting: mpsc::Receiver<Job>, stop: CancellationToken) {
+    let mut round = Vec::new();
+    loop {
+        let taken = tokio::select! {
+            biased;
+            taken = waiting.recv_many(&mut round, MAX_ROUND) => taken,
+            () = stop.cancelled(), if !waiting.is_closed() => {
+                waiting.close();
+                continue;
+            }
+        };
+        if taken == 0 {
+            return;
+        }
+        join_all(group(round.drain(..), Instant::now()).into_iter().map(|call| run(&queue, call))).await;
+    }
+}
+
+/// One platform's share of a round.
+struct Call {
+    target: Arc<Target>,
+    jobs: Vec<Job>,
+    bytes: usize,
+}
+
+/// Sorts jobs into calls within the bounds, each platform's in their order; drops those that nobody waits for any more.
+fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    for job in jobs {
+        if job.answer.is_closed() {
+            continue;
+        }
+        if job.deadline <= now {
+            answer(job, Err(Lost::Expired));
+            continue;
+        }
+        let bytes = job.event.body.len();
+        let fits = |call: &&mut Call| call.jobs.len() < MAX_BATCH_EVENTS && call.bytes + bytes <= MAX_BATCH_BYTES;
+        // Only the platform's newest call may be filled up, or a later event would overtake an earlier one.
+        match calls.iter_mut().rfind(|call| Arc::ptr_eq(&call.target, &job.target)).filter(fits) {
+            Some(call) => {
+                call.bytes += bytes;
+                call.jobs.push(job);
+            }
+            None => calls.push(Call { target: Arc::clone(&job.target), bytes, jobs: vec![job] }),
+        }
+    }
+    calls
+}
+
+async fn run(queue: &impl Enqueue, call: Call) {
+    let Call { target, jobs, .. } = call;
+    let events: Vec<&NewEvent> = jobs.iter().map(|job| &job.event).collect();
+    let lost = match timeout(CALL_BOUND, queue.enqueue(&target, &events)).await {
+        Ok(Ok(outcomes)) if outcomes.len() == jobs.len() => {
+            jobs.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, Ok(outcome)));
+            return;
+        }
+        Ok(Err(fault)) if fault.certainly_not_run() => Lost::NotRun(fault),
+        Ok(Err(fault)) => Lost::Unknown(Some(fault)),
+        Ok(Ok(_)) | Err(_) => Lost::Unknown(None),
+    };
+    jobs.into_iter().for_each(|job| answer(job, Err(lost.clone())));
+}
+
+fn answer(job: Job, outcome: Result<Enqueued, Lost>) {
+    // A sender that hung up meanwhile comes again, and is told of a duplicate.
+    let _ = job.answer.send(outcome);
+}
+
+#[cfg(test)]
+mod tests;

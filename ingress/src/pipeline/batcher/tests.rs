@@ -1,0 +1,227 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::*;
+use crate::testing::{Memory, directory};
+
+fn target(name: &str) -> Arc<Target> {
+    Arc::clone(directory().find(name).unwrap())
+}
+
+fn event(id: &str, bytes: usize) -> NewEvent {
+    NewEvent {
+        event_id: id.to_owned(),
+        event_type: "t".to_owned(),
+        occurred_at: None,
+        body: Bytes::from(vec![b' '; bytes]),
+        marker: None,
+        delivery_id: None,
+        traceparent: None,
+    }
+}
+
+type Outcome = oneshot::Receiver<Result<Enqueued, Lost>>;
+
+fn job(target: &Arc<Target>, id: &str, bytes: usize, deadline: Instant) -> (Job, Outcome) {
+    let (answer, outcome) = oneshot::channel();
+    let event = event(id, bytes);
+    (Job { target: Arc::clone(target), event, deadline, answer, _held: Held::default() }, outcome)
+}
+
+fn ids(calls: &[Call]) -> Vec<(String, Vec<String>)> {
+    let one = |call: &Call| {
+        let events = call.jobs.iter().map(|job| job.event.event_id.clone()).collect();
+        (call.target.platform.name.to_string(), events)
+    };
+    calls.iter().map(one).collect()
+}
+
+fn fault() -> redis::RedisError {
+    (redis::ErrorKind::Io, "test").into()
+}
+
+/// Asks for all of `wanted` at once and waits for all answers, in order.
+async fn all(batcher: &Batcher, wanted: &[(&Arc<Target>, &str)]) -> Vec<Result<Enqueued, Lost>> {
+    join_all(wanted.iter().map(|(target, id)| batcher.enqueue(target, event(id, 1), Held::default()))).await
+}
+
+#[test]
+fn a_round_is_one_call_per_platform_in_the_order_of_arrival() {
+    let (mux, acme, later) = (target("mux"), target("acme"), Instant::now() + WAIT_BOUND);
+    let order = [(&mux, "1"), (&acme, "2"), (&mux, "3"), (&acme, "4"), (&mux, "5")];
+    let (jobs, _waiting): (Vec<_>, Vec<_>) = order.iter().map(|(target, id)| job(target, id, 1, later)).unzip();
+    let expected = [("mux", vec!["1", "3", "5"]), ("acme", vec!["2", "4"])];
+    let calls = ids(&group(jobs.into_iter(), Instant::now()));
+    assert_eq!(calls, expected.map(|(name, ids)| (name.to_owned(), ids.into_iter().map(str::to_owned).collect())));
+}
+
+#[test]
+fn a_call_is_bounded_in_events() {
+    let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
+    let (jobs, _waiting): (Vec<_>, Vec<_>) = (0..300).map(|n| job(&mux, &n.to_string(), 1, later)).unzip();
+    let calls = group(jobs.into_iter(), Instant::now());
+    assert_eq!(calls.iter().map(|call| call.jobs.len()).collect::<Vec<_>>(), [128, 128, 44]);
+    let sent: Vec<_> = ids(&calls).into_iter().flat_map(|(_, ids)| ids).collect();
+    assert_eq!(sent, (0..300).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_call_is_bounded_in_bytes_and_a_small_event_overtakes_no_large_one() {
+    let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
+    let sizes = [MAX_BATCH_BYTES - 10, 11, 10, MAX_BATCH_BYTES + 1, 1];
+    let jobs = sizes.iter().enumerate().map(|(n, bytes)| job(&mux, &n.to_string(), *bytes, later));
+    let (jobs, _waiting): (Vec<_>, Vec<_>) = jobs.unzip();
+    let calls: Vec<_> = ids(&group(jobs.into_iter(), Instant::now())).into_iter().map(|(_, ids)| ids).collect();
+    assert_eq!(calls, [vec!["0"], vec!["1", "2"], vec!["3"], vec!["4"]]);
+}
+
+#[test]
+fn nothing_is_sent_for_those_that_hung_up_or_waited_too_long() {
+    let (mux, now) = (target("mux"), Instant::now());
+    let (hung_up, gone) = job(&mux, "hung up", 1, now + WAIT_BOUND);
+    drop(gone);
+    let (expired, mut too_late) = job(&mux, "expired", 1, now);
+    let (good, _waiting) = job(&mux, "good", 1, now + WAIT_BOUND);
+    let calls = group([hung_up, expired, good].into_iter(), now);
+    assert_eq!(ids(&calls), [("mux".to_owned(), vec!["good".to_owned()])]);
+    assert!(matches!(too_late.try_recv(), Ok(Err(Lost::Expired))));
+}
+
+#[tokio::test]
+async fn what_waits_during_a_call_goes_into_the_next_one() {
+    #[derive(Clone, Default)]
+    struct Slow {
+        memory: Memory,
+        begun: Arc<Notify>,
+        go_on: Arc<Notify>,
+    }
+    impl Enqueue for Slow {
+        async fn enqueue(&self, target: &Target, events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+            self.begun.notify_one();
+            self.go_on.notified().await;
+            self.memory.enqueue(target, events).await
+        }
+    }
+    let slow = Slow::default();
+    let (batcher, _task) = Batcher::start(slow.clone(), CancellationToken::new());
+    let mux = target("mux");
+    let first = tokio::spawn({
+        let (batcher, mux) = (batcher.clone(), Arc::clone(&mux));
+        async move { batcher.enqueue(&mux, event("first", 1), Held::default()).await }
+    });
+    slow.begun.notified().await;
+    let rest = tokio::spawn({
+        let (batcher, mux) = (batcher.clone(), Arc::clone(&mux));
+        async move { all(&batcher, &[(&mux, "a"), (&mux, "b"), (&mux, "c")]).await }
+    });
+    while batcher.jobs.capacity() > MAX_WAITING - 3 {
+        tokio::task::yield_now().await;
+    }
+    slow.go_on.notify_one();
+    assert!(matches!(first.await.unwrap(), Ok(Enqueued::Accepted)));
+    slow.begun.notified().await;
+    slow.go_on.notify_one();
+    assert!(rest.await.unwrap().iter().all(|outcome| matches!(outcome, Ok(Enqueued::Accepted))));
+    let sizes: Vec<_> = slow.memory.calls.lock().unwrap().iter().map(|(_, events)| events.len()).collect();
+    assert_eq!(sizes, [1, 3]);
+}
+
+#[tokio::test]
+async fn every_event_gets_the_outcome_of_its_position() {
+    let memory = Memory::answering(|_, events| {
+        let outcome = |event: &&NewEvent| match event.event_id.as_str() {
+            "seen" => Enqueued::Duplicate,
+            "much" => Enqueued::RateLimited { retry_after_s: 7 },
+            "full" => Enqueued::Overloaded,
+            _ => Enqueued::Accepted,
+        };
+        Ok(events.iter().map(outcome).collect())
+    });
+    let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
+    let mux = target("mux");
+    let outcomes = all(&batcher, &[(&mux, "new"), (&mux, "seen"), (&mux, "much"), (&mux, "full")]).await;
+    let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
+    let much = Enqueued::RateLimited { retry_after_s: 7 };
+    assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Duplicate, much, Enqueued::Overloaded]);
+}
+
+#[tokio::test]
+async fn one_platforms_failing_call_harms_no_others() {
+    let memory = Memory::answering(|target, events| match target.platform.name.as_str() {
+        "mux" => Err(Fault::NotRun(fault())),
+        "busy" => Err(Fault::Unknown(fault())),
+        _ => Ok(vec![Enqueued::Accepted; events.len()]),
+    });
+    let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
+    let (mux, busy, acme) = (target("mux"), target("busy"), target("acme"));
+    let outcomes = all(&batcher, &[(&mux, "1"), (&busy, "2"), (&acme, "3"), (&mux, "4")]).await;
+    assert!(matches!(outcomes[0], Err(Lost::NotRun(_))));
+    assert!(matches!(outcomes[1], Err(Lost::Unknown(Some(_)))));
+    assert!(matches!(outcomes[2], Ok(Enqueued::Accepted)));
+    assert!(matches!(outcomes[3], Err(Lost::NotRun(_))));
+}
+
+#[tokio::test]
+async fn an_answer_of_another_length_is_no_answer_to_any() {
+    for surplus in [0, 2] {
+        let memory = Memory::answering(move |_, events| Ok(vec![Enqueued::Accepted; events.len() - 1 + surplus]));
+        let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
+        let mux = target("mux");
+        let outcomes = all(&batcher, &[(&mux, "1"), (&mux, "2")]).await;
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(Lost::Unknown(None)))), "{outcomes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_ends_is_an_unknown_outcome() {
+    struct Never;
+    impl Enqueue for Never {
+        async fn enqueue(&self, _: &Target, _: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+            std::future::pending().await
+        }
+    }
+    let (batcher, _task) = Batcher::start(Never, CancellationToken::new());
+    let (mux, begun) = (target("mux"), Instant::now());
+    let first = batcher.enqueue(&mux, event("1", 1), Held::default());
+    let second = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        batcher.enqueue(&mux, event("2", 1), Held::default()).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(matches!(first, Err(Lost::Unknown(None))));
+    assert!(matches!(second, Err(Lost::Expired)), "it waited for more than {WAIT_BOUND:?}");
+    assert_eq!(begun.elapsed().as_secs(), CALL_BOUND.as_secs());
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_was_taken_and_takes_no_more() {
+    let stop = CancellationToken::new();
+    let taken: Arc<Mutex<usize>> = Arc::default();
+    let memory = Memory::answering({
+        let taken = Arc::clone(&taken);
+        move |_, events| {
+            *taken.lock().unwrap() += events.len();
+            Ok(vec![Enqueued::Accepted; events.len()])
+        }
+    });
+    let (batcher, task) = Batcher::start(memory, stop.clone());
+    let mux = target("mux");
+    let ids: Vec<_> = (0..200).map(|n| n.to_string()).collect();
+    let wanted: Vec<_> = ids.iter().map(|id| (&mux, id.as_str())).collect();
+    let asked = all(&batcher, &wanted);
+    let stopped = async {
+        while batcher.jobs.capacity() == MAX_WAITING {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+    };
+    let (outcomes, ()) = tokio::join!(asked, stopped);
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Enqueued::Accepted))));
+    task.await.unwrap();
+    assert_eq!(*taken.lock().unwrap(), 200);
+    assert!(matches!(all(&batcher, &[(&mux, "late")]).await[0], Err(Lost::Full)));
+}

@@ -1,0 +1,194 @@
+//! Reads a request's body, once, as the bytes on the wire.
+//!
+//! Guarantee: never more than `MAX_BODY_BYTES` of one request and never more than `MAX_IN_FLIGHT_BYTES` of all of them
+//! are held, and no sender keeps a request open longer than `BODY_TIMEOUT_MS`. Bytes count as they arrive, not as they
+//! are announced, so nobody can use up the bound by announcing; what was read stays counted until its [`Held`] is
+//! dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+
+/// Space that is set aside for a body of several parts before they have arrived, in bytes.
+const FIRST_RESERVE: usize = 64 * 1024;
+
+/// The bounds.
+#[derive(Clone, Debug)]
+pub(crate) struct Bodies {
+    max: usize,
+    timeout: Duration,
+    in_flight: Arc<Semaphore>,
+}
+
+/// A body that was read.
+#[derive(Debug)]
+pub(crate) struct Body {
+    /// Its bytes.
+    pub(crate) bytes: Bytes,
+    /// Their share of what may be in flight.
+    pub(crate) held: Held,
+}
+
+/// A share of what may be in flight, given back when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Held(#[allow(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
+
+impl Bodies {
+    /// `max` bytes of one request within `timeout`, `in_flight` bytes of all.
+    pub(crate) fn new(max: usize, timeout: Duration, in_flight: usize) -> Self {
+        let in_flight = Arc::new(Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS)));
+        Self { max, timeout, in_flight }
+    }
+
+    /// Reads the whole body, or refuses as early as can be known.
+    ///
+    /// # Errors
+    /// Too large, encoded, too slow, broken, or too much in flight; in this order where several apply.
+    pub(crate) async fn read(&self, headers: &HeaderMap, payload: &mut Payload) -> Result<Body, Error> {
+        let announced = announced(headers);
+        if announced.is_some_and(|length| length > self.max as u64) {
+            return Err(Error::PayloadTooLarge { limit: self.max });
+        }
+        if is_encoded(headers) {
+            return Err(Error::UnsupportedEncoding);
+        }
+        let reserve = announced.map_or(0, |length| length as usize).clamp(1024, FIRST_RESERVE);
+        tokio::time::timeout(self.timeout, self.collect(payload, reserve)).await.unwrap_or(Err(Error::BodyTimeout))
+    }
+
+    async fn collect(&self, payload: &mut Payload, reserve: usize) -> Result<Body, Error> {
+        let mut held = None;
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        let mut length = 0;
+        while let Some(part) = payload.next().await {
+            let part = part.map_err(Error::BodyBroken)?;
+            length += part.len();
+            if length > self.max {
+                return Err(Error::PayloadTooLarge { limit: self.max });
+            }
+            self.hold(&mut held, part.len())?;
+            // Most bodies are one part, which needs no copy.
+            if first.is_empty() && rest.is_empty() {
+                first = part;
+                continue;
+            }
+            if rest.is_empty() {
+                rest.reserve(reserve.max(first.len() + part.len()));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&part);
+        }
+        let bytes = if rest.is_empty() { first } else { rest.freeze() };
+        Ok(Body { bytes, held: Held(held) })
+    }
+
+    fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
+        let bytes = u32::try_from(bytes).map_err(|_| Error::Busy)?;
+        let more = Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).map_err(|_| Error::Busy)?;
+        match held {
+            Some(permit) => permit.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
+    }
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).any(|value| {
+        let value = value.as_bytes().trim_ascii();
+        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use actix_web::error::PayloadError;
+    use actix_web::http::header::{HeaderName, HeaderValue};
+    use futures_util::stream;
+
+    use super::*;
+
+    fn payload(parts: &[&'static str]) -> Payload {
+        let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
+        Payload::Stream { payload: Box::pin(stream::iter(parts)) }
+    }
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    fn bodies(max: usize, in_flight: usize) -> Bodies {
+        Bodies::new(max, Duration::from_secs(5), in_flight)
+    }
+
+    #[tokio::test]
+    async fn parts_make_one_body() {
+        let parts: &[(&[&str], &str)] = &[(&[], ""), (&["ab"], "ab"), (&["", "a", "b", "", "cd"], "abcd")];
+        for (parts, whole) in parts {
+            let body = bodies(4, 100).read(&HeaderMap::new(), &mut payload(parts)).await.unwrap();
+            assert_eq!(body.bytes, whole.as_bytes());
+        }
+    }
+
+    #[tokio::test]
+    async fn too_much_is_refused_by_announcement_and_by_fact() {
+        let (bodies, limit) = (bodies(4, 100), 4);
+        let announced = headers(&[(CONTENT_LENGTH, "5"), (CONTENT_ENCODING, "gzip")]);
+        let refused = bodies.read(&announced, &mut payload(&[])).await;
+        assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
+        let refused = bodies.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await;
+        assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
+        assert!(bodies.read(&headers(&[(CONTENT_LENGTH, "4")]), &mut payload(&["abcd"])).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn only_identity_is_no_encoding() {
+        for (value, encoded) in
+            [("", false), ("identity", false), ("Identity", false), ("gzip", true), ("br, zstd", true)]
+        {
+            let read = bodies(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
+            assert_eq!(matches!(read, Err(Error::UnsupportedEncoding)), encoded, "{value}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_is_given_up() {
+        let begun = stream::iter([Ok(Bytes::from_static(b"a"))]);
+        let mut stalled = Payload::Stream { payload: Box::pin(begun.chain(stream::pending())) as _ };
+        let bodies = bodies(4, 100);
+        assert!(matches!(bodies.read(&HeaderMap::new(), &mut stalled).await, Err(Error::BodyTimeout)));
+        assert_eq!(bodies.in_flight.available_permits(), 100, "what had arrived must be given back");
+    }
+
+    #[tokio::test]
+    async fn a_broken_body_is_named_so() {
+        let broken = stream::iter([Err(PayloadError::Incomplete(None))]);
+        let mut broken = Payload::Stream { payload: Box::pin(broken) as _ };
+        assert!(matches!(bodies(4, 100).read(&HeaderMap::new(), &mut broken).await, Err(Error::BodyBroken(_))));
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_while_they_are_held() {
+        let bodies = bodies(8, 10);
+        let first = bodies.read(&HeaderMap::new(), &mut payload(&["1234", "5678"])).await.unwrap();
+        let second = bodies.read(&HeaderMap::new(), &mut payload(&["12", "3"])).await;
+        assert!(matches!(second, Err(Error::Busy)));
+        assert_eq!(bodies.in_flight.available_permits(), 2, "a refused body must hold nothing");
+        drop(first.held);
+        assert!(bodies.read(&HeaderMap::new(), &mut payload(&["123"])).await.is_ok());
+    }
+}

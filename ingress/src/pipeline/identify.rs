@@ -1,0 +1,157 @@
+//! Which event a genuine body is.
+//!
+//! Guarantee: identity, platform and time come from what the signature covers; only a type may be read from an unsigned
+//! header, where the definition says so. Two bodies are one event if, and only if, they carry the same provider id, or,
+//! without one, say the same: key order, white space and ignored fields do not count, numbers count as written.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use shared::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, marker_digest};
+use shared::json::{Document, JsonError, time};
+use shared::platform::{Locator, PayloadError, Platform, Pointer};
+use shared::signature::Verified;
+
+/// Longest provider's delivery id that is kept, in bytes.
+const MAX_DELIVERY_ID_BYTES: usize = 256;
+
+/// Why a genuine body is no event. Names places, never values.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPayload {
+    /// Not a JSON document as we take them.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// No type.
+    #[error("{0}: no event type of 1 to {MAX_EVENT_TYPE_BYTES} bytes")]
+    Type(String),
+    /// It says that it belongs to another platform.
+    #[error("{0}: names another platform")]
+    Platform(String),
+    /// The platform's schema is not met.
+    #[error(transparent)]
+    Schema(#[from] PayloadError),
+}
+
+/// Reads the event out of the decoded `body` of a genuine request.
+///
+/// # Errors
+/// When the body is no event of this platform.
+pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<NewEvent, InvalidPayload> {
+    let document = Document::parse(body)?;
+    let event_type = event_type(platform, verified, &document)?;
+    belongs(platform, &document)?;
+    platform.schemas.check(&event_type, body)?;
+
+    let spec = &platform.event;
+    let occurred_at = occurred_at(&spec.time, verified, &document);
+    let (event_id, unique) = match provider_id(&spec.id, verified, &document) {
+        Some(id) => (id, true),
+        None if spec.repeatable && occurred_at.is_none() => {
+            let occurrence: u64 = rand::random();
+            (format!("{}-{occurrence:016x}", content_hash(platform, &event_type, &document)), false)
+        }
+        None => (content_hash(platform, &event_type, &document), true),
+    };
+    Ok(NewEvent {
+        marker: unique.then(|| marker_digest(platform.name.as_str(), &event_id)),
+        event_id,
+        event_type,
+        occurred_at,
+        body: body.clone(),
+        delivery_id: delivery_id(&spec.delivery_id, verified, &document),
+        traceparent: verified.unsigned_header("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned),
+    })
+}
+
+/// The first of `locators` that is there and not null, as text. `None` in the inner place: it is there, but no text.
+fn first<'v>(
+    locators: &[Locator],
+    document: &'v Document<'_>,
+    header: impl Fn(&str) -> Option<&'v str>,
+) -> Option<Option<Cow<'v, str>>> {
+    locators.iter().find_map(|locator| match locator {
+        Locator::Body(pointer) => document.find(pointer).filter(|node| !node.is_null()).map(|node| node.as_text()),
+        Locator::Header(name) => header(name).map(|text| Some(Cow::Borrowed(text))),
+    })
+}
+
+fn event_type(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    document: &Document<'_>,
+) -> Result<String, InvalidPayload> {
+    let locators = &platform.event.kind;
+    // The definition has declared what it takes from unsigned headers.
+    let found = first(locators, document, |name| verified.unsigned_header(name)).flatten();
+    match found {
+        Some(text) if is_name(&text, MAX_EVENT_TYPE_BYTES) => Ok(text.into_owned()),
+        _ => Err(InvalidPayload::Type(places(locators))),
+    }
+}
+
+/// Checks that the body, if it names a platform, names this one.
+fn belongs(platform: &Platform, document: &Document<'_>) -> Result<(), InvalidPayload> {
+    for pointer in &platform.event.platform {
+        let Some(node) = document.find(pointer).filter(|node| !node.is_null()) else { continue };
+        let named = node.as_str();
+        let own = platform.aliases.iter().chain([&platform.name]).any(|name| Some(name.as_str()) == named);
+        if !own {
+            return Err(InvalidPayload::Platform(place(pointer)));
+        }
+    }
+    Ok(())
+}
+
+fn provider_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {
+    let id = first(locators, document, |name| verified.signed_header(name))??;
+    is_name(&id, MAX_EVENT_ID_BYTES).then(|| id.into_owned())
+}
+
+fn occurred_at(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<Millis> {
+    time::parse_text(&first(locators, document, |name| verified.signed_header(name))??)
+}
+
+fn delivery_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {
+    let id = first(locators, document, |name| verified.unsigned_header(name))??;
+    is_name(&id, MAX_DELIVERY_ID_BYTES).then(|| id.into_owned())
+}
+
+/// SHA-256 over platform, type and the canonical body, in hex.
+fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>) -> String {
+    let mut hash = Sha256::new();
+    for piece in [platform.name.as_str(), event_type] {
+        hash.update((piece.len() as u64).to_be_bytes());
+        hash.update(piece);
+    }
+    document.canonical_hash_into(&mut |piece| hash.update(piece), &platform.event.ignore);
+    hex::encode(hash.finalize())
+}
+
+/// Whether `text` can name something in keys, columns and logs: not empty, short, without control characters.
+fn is_name(text: &str, max_bytes: usize) -> bool {
+    !text.is_empty() && text.len() <= max_bytes && !text.chars().any(char::is_control)
+}
+
+/// Whether `text` is a W3C trace context of version 00.
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = text.split('-');
+    let mut next = |len| parts.next().is_some_and(|part| hex(part, len));
+    text.starts_with("00-") && next(2) && next(32) && next(16) && next(2) && parts.next().is_none()
+}
+
+fn place(pointer: &Pointer) -> String {
+    if pointer.segments.is_empty() { "/".to_owned() } else { pointer.to_string() }
+}
+
+fn places(locators: &[Locator]) -> String {
+    let one = |locator: &Locator| match locator {
+        Locator::Body(pointer) => place(pointer),
+        Locator::Header(name) => format!("header {name}"),
+    };
+    locators.iter().map(one).collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::platform::registry::Registry;
+use shared::signature::{Credential, Keys, Secret, verify};
+
+use super::*;
+
+/// See `generate.py` beside them.
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
+
+#[derive(Deserialize)]
+struct Fixture {
+    platform: String,
+    definition: Option<String>,
+    requests: Vec<Request>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    name: String,
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    #[serde(default)]
+    secrets: Vec<String>,
+    #[serde(default)]
+    credentials: Vec<(String, String)>,
+    now: Millis,
+    event: Option<Expected>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Expected {
+    event_id: String,
+    event_type: String,
+    occurred_at: Option<Millis>,
+    marker: Option<String>,
+    delivery_id: Option<String>,
+}
+
+impl From<NewEvent> for Expected {
+    fn from(event: NewEvent) -> Self {
+        let NewEvent { event_id, event_type, occurred_at, marker, delivery_id, .. } = event;
+        Self { event_id, event_type, occurred_at, marker, delivery_id }
+    }
+}
+
+#[test]
+fn every_known_event_is_identified() {
+    let mut identified = BTreeSet::new();
+    for entry in std::fs::read_dir(FIXTURES).unwrap() {
+        let path = entry.unwrap().path().join("requests.json");
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        let fixture: Fixture = serde_json::from_str(&text).unwrap();
+        let registry = Registry::from_text("fixture", fixture.definition.as_deref().unwrap_or_default()).unwrap();
+        let platform = registry.get(&fixture.platform).unwrap();
+        for request in fixture.requests {
+            let Some(expected) = request.event else { continue };
+            let place = format!("{}: {}", fixture.platform, request.name);
+            let secret = |text: &String| platform.scheme.secret(text).unwrap();
+            let keys = if request.credentials.is_empty() {
+                Keys::Secrets(request.secrets.iter().map(secret).collect())
+            } else {
+                let pairs = request.credentials.iter();
+                Keys::Credentials(pairs.map(|(key, text)| Credential::new(key, &secret(text))).collect())
+            };
+            let body = Bytes::from(request.body.unwrap());
+            let verified = verify(&platform.scheme, &keys, &request.headers, &body, request.now).unwrap();
+            let event = identify(platform, &verified, &body).unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert_eq!(event.body, body);
+            assert_eq!(Expected::from(event), expected, "{place}");
+            identified.insert(fixture.platform.clone());
+        }
+    }
+    for platform in ["mux", "livekit", "generic", "netflix"] {
+        assert!(identified.contains(platform), "{platform}");
+    }
+}
+
+/// A platform whose requests need no more than the secret in a header.
+struct Acme {
+    registry: Registry,
+}
+
+impl Acme {
+    fn new(event: &str) -> Self {
+        let text = format!(
+            "[platforms.acme]\nsecrets = ['env:S']\naliases = ['acme-live']\n\
+             signature = {{ scheme = 'shared-secret', header = 'x-secret' }}\n[platforms.acme.event]\n{event}"
+        );
+        Self { registry: Registry::from_text("p.toml", &text).unwrap_or_else(|problems| panic!("{problems:?}")) }
+    }
+
+    fn with(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<NewEvent, InvalidPayload> {
+        let platform = self.registry.get("acme").unwrap();
+        let headers = [headers, &[("x-secret", "s")]].concat();
+        let keys = Keys::Secrets(vec![Secret::new("s")]);
+        let verified = verify(&platform.scheme, &keys, &headers, body, 0).unwrap();
+        identify(platform, &verified, &Bytes::copy_from_slice(body))
+    }
+
+    fn event(&self, body: &Value) -> NewEvent {
+        self.with(body.to_string().as_bytes(), &[]).unwrap()
+    }
+
+    fn refusal(&self, body: &Value) -> String {
+        self.with(body.to_string().as_bytes(), &[]).unwrap_err().to_string()
+    }
+}
+
+fn acme() -> Acme {
+    Acme::new(
+        "id = ['/id', '/data/id']\ntype = ['/kind', '/event']\ntime = ['/at', '/data/at']\nignore = ['/retry']",
+    )
+}
+
+#[test]
+fn the_first_place_that_holds_a_value_counts() {
+    let acme = acme();
+    let event = acme.event(&json!({"id": null, "data": {"id": "a", "at": "2024-12-09T10:00:00Z"}, "event": 7}));
+    assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("a", "7"));
+    assert_eq!(event.occurred_at, Some(1_733_738_400_000));
+    let event = acme.event(&json!({"id": "b", "data": {"id": "a"}, "kind": "x", "event": "y"}));
+    assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("b", "x"));
+    // A value that is no time hides no other place, since only presence decides; it is no time.
+    assert_eq!(acme.event(&json!({"kind": "x", "at": "soon", "data": {"at": 1_733_738_400}})).occurred_at, None);
+}
+
+#[test]
+fn a_body_without_a_usable_type_is_refused_with_the_place() {
+    let acme = acme();
+    let long = "x".repeat(257);
+    for kind in
+        [json!(null), json!(""), json!(true), json!(["a"]), json!({}), json!(long), json!("a\0"), json!("a\nb")]
+    {
+        let reason = "/kind or /event: no event type of 1 to 256 bytes";
+        assert_eq!(acme.refusal(&json!({"kind": kind, "secret": "value"})), reason, "{kind}");
+    }
+    for body in [json!([]), json!("kind"), json!(7)] {
+        assert!(acme.refusal(&body).starts_with("/kind or /event"));
+    }
+    assert_eq!(acme.event(&json!({"kind": "ü".repeat(128)})).event_type.len(), 256);
+}
+
+#[test]
+fn what_is_not_json_is_refused() {
+    for (body, reason) in [
+        (b"".as_slice(), "not JSON at line 1, column 0"),
+        (b"\xff", "not UTF-8"),
+        (br#"{"kind":"a","kind":"b"}"#, "duplicate key in the object at byte 0"),
+        (br#"{"kind":"a"} x"#, "not JSON at line 1, column 14"),
+    ] {
+        assert_eq!(acme().with(body, &[]).unwrap_err().to_string(), reason);
+    }
+}
+
+#[test]
+fn an_unusable_id_falls_back_to_the_content() {
+    let acme = acme();
+    let by_content = |id: Value| {
+        let event = acme.event(&json!({"kind": "x", "id": id}));
+        assert_eq!(event.event_id.len(), 64, "{id}");
+        event.event_id
+    };
+    let ids = [
+        json!(null),
+        json!(""),
+        json!({}),
+        json!([]),
+        json!(true),
+        json!("a\0b"),
+        json!("\u{85}"),
+        json!("x".repeat(257)),
+    ];
+    let found: BTreeSet<String> = ids.into_iter().map(by_content).collect();
+    assert_eq!(found.len(), 8, "each is another content");
+    assert_eq!(acme.event(&json!({"kind": "x", "id": "x".repeat(256)})).event_id.len(), 256);
+    assert_eq!(acme.event(&json!({"kind": "x", "id": 12.50})).event_id, "12.5");
+}
+
+#[test]
+fn the_marker_names_platform_and_event() {
+    let event = acme().event(&json!({"kind": "x", "id": "1"}));
+    assert_eq!(event.marker, Some(marker_digest("acme", "1")));
+    assert_ne!(marker_digest("acme", "1"), marker_digest("acm", "e1"));
+    assert_eq!(event.marker.unwrap().len(), 32);
+}
+
+#[test]
+fn a_body_may_name_its_own_platform_only() {
+    let acme = Acme::new("platform = '/platform'");
+    let body = |platform: Value| json!({"event_type": "a", "payload": {}, "platform": platform});
+    for own in [json!("acme"), json!("acme-live")] {
+        acme.event(&body(own));
+    }
+    acme.event(&json!({"event_type": "a", "payload": {}}));
+    for other in [json!("netflix"), json!("Acme"), json!("")] {
+        assert_eq!(acme.refusal(&body(other)), "/platform: names another platform");
+    }
+    for other in [json!(1), json!(["acme"]), json!({})] {
+        assert!(acme.refusal(&body(other)).starts_with("/platform: "));
+    }
+}
+
+#[test]
+fn a_schema_is_met_or_the_place_is_named() {
+    let acme = Acme::new(
+        "type = '/kind'\ntime = '/at'\nschema = { required = ['n'], properties = { n = { type = 'integer' } } }",
+    );
+    acme.event(&json!({"kind": "a", "n": 1}));
+    let refusal = acme.refusal(&json!({"kind": "a", "n": "personal"}));
+    assert!(refusal.contains("/n") && !refusal.contains("personal"), "{refusal}");
+}
+
+#[test]
+fn repeatable_events_without_id_and_time_are_each_their_own() {
+    let acme = Acme::new("id = '/id'\ntype = '/kind'\ntime = '/at'\nrepeatable = true");
+    let body = json!({"kind": "tick"});
+    let (one, other) = (acme.event(&body), acme.event(&body));
+    assert_ne!(one.event_id, other.event_id);
+    assert_eq!(one.event_id[..65], other.event_id[..65]);
+    assert_eq!((one.event_id.len(), one.marker, other.marker), (81, None, None));
+    let timed = json!({"kind": "tick", "at": 1_733_738_400});
+    assert_eq!(acme.event(&timed).event_id, acme.event(&timed).event_id);
+    assert!(acme.event(&timed).marker.is_some());
+    let named = json!({"kind": "tick", "id": "1"});
+    assert_eq!((acme.event(&named).event_id, acme.event(&named).marker.is_some()), ("1".to_owned(), true));
+}
+
+#[test]
+fn unsigned_headers_decide_a_declared_type_and_nothing_else() {
+    let acme = Acme::new(
+        "type = 'header:x-type'\nunsigned = ['type']\ntime = '/at'\ndelivery_id = ['header:x-delivery', '/n']",
+    );
+    let body = br#"{"at":1733738400,"n":5}"#;
+    let event = acme.with(body, &[("X-Type", "push"), ("X-Delivery", "d-1")]).unwrap();
+    assert_eq!((event.event_type.as_str(), event.delivery_id.as_deref()), ("push", Some("d-1")));
+    let again = acme.with(body, &[("X-Type", "push")]).unwrap();
+    assert_eq!((again.event_id, again.delivery_id.as_deref()), (event.event_id.clone(), Some("5")));
+    assert_ne!(acme.with(body, &[("X-Type", "pull")]).unwrap().event_id, event.event_id);
+    let error = acme.with(body, &[]).unwrap_err().to_string();
+    assert_eq!(error, "header x-type: no event type of 1 to 256 bytes");
+    let long = "x".repeat(257);
+    for useless in ["", "a\u{7f}b", &long] {
+        let event = acme.with(body, &[("X-Type", "push"), ("X-Delivery", useless)]).unwrap();
+        assert_eq!(event.delivery_id, None);
+    }
+}
+
+#[test]
+fn a_trace_context_is_kept_if_it_is_one() {
+    let acme = acme();
+    let kept = |text: &str| acme.with(br#"{"kind":"x"}"#, &[("traceparent", text)]).unwrap().traceparent;
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    assert_eq!(kept(good).as_deref(), Some(good));
+    for bad in [
+        "",
+        "00-",
+        &good[1..],
+        &good.to_uppercase(),
+        &good.replace("00-", "01-"),
+        &format!("{good}-x"),
+        &good.replace('4', "g"),
+    ] {
+        assert_eq!(kept(bad), None, "{bad}");
+    }
+}
+
+fn tree() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "\\PC{0,6}".prop_map(Value::from)
+    ];
+    leaf.prop_recursive(4, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map("[a-e]{1,2}", inner, 0..5)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// The same value with the members in the opposite order and blanks between everything.
+fn respell(value: &Value) -> String {
+    match value {
+        Value::Array(items) => format!("[ {} ]", items.iter().map(respell).collect::<Vec<_>>().join("\t,")),
+        Value::Object(members) => {
+            let members = members.iter().rev().map(|(key, value)| format!("{}\n: {}", json!(key), respell(value)));
+            format!("{{ {} }}", members.collect::<Vec<_>>().join(" , "))
+        }
+        leaf => leaf.to_string(),
+    }
+}
+
+#[test]
+fn the_same_content_is_the_same_event_and_another_is_another() {
+    let acme = acme();
+    let body = |data: &Value, retry: u32| json!({"kind": "x", "payload": data, "retry": retry});
+    proptest!(|(data in tree(), other in tree(), retry in any::<u32>())| {
+        let id = acme.event(&body(&data, 0)).event_id;
+        let respelled = acme.with(respell(&body(&data, retry)).as_bytes(), &[]).unwrap();
+        prop_assert_eq!(&respelled.event_id, &id);
+        prop_assert_eq!(acme.event(&body(&other, 0)).event_id == id, data == other);
+        prop_assert_ne!(&acme.event(&body(&json!([data]), 0)).event_id, &id);
+    });
+}
+
+#[test]
+fn identify_never_panics() {
+    let acme = acme();
+    proptest!(|(body in prop_oneof![prop::collection::vec(any::<u8>(), 0..60), "[{}\\[\\]\":,kind0-9e.\\\\ ]{0,40}".prop_map(String::into_bytes)])| {
+        if let Ok(event) = acme.with(&body, &[]) {
+            prop_assert!(!event.event_id.is_empty() && event.event_id.len() <= MAX_EVENT_ID_BYTES);
+            prop_assert!(!event.event_type.is_empty() && event.event_type.len() <= MAX_EVENT_TYPE_BYTES);
+        }
+    });
+}

@@ -1,0 +1,262 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use actix_web::http::{Method, StatusCode};
+use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
+use actix_web::{App, HttpServer, http::header};
+use serde_json::{Value, json};
+use shared::clock;
+use shared::queue::{Enqueued, Fault};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::testing::{ADMIN_TOKEN, Fixture, MAX_BODY, Memory, sign};
+
+const GOOD: &str =
+    r#"{"event_type":"content_added","timestamp":"2026-01-01T00:00:00Z","payload":{"content_id":"1"}}"#;
+const UNSUBSCRIBED: &str = r#"{"event_type":"other","payload":{}}"#;
+
+fn signed(path: &str, body: &str) -> TestRequest {
+    let signature = format!("sha256={}", sign(body.as_bytes()));
+    TestRequest::post().uri(path).insert_header(("x-webhook-signature", signature)).set_payload(body.to_owned())
+}
+
+fn mux(body: &str, sent_s: i64) -> TestRequest {
+    let signature = format!("t={sent_s},v1={}", sign(format!("{sent_s}.{body}").as_bytes()));
+    TestRequest::post()
+        .uri("/api/v1/live/webhooks/streaming")
+        .insert_header(("mux-signature", signature))
+        .set_payload(body.to_owned())
+}
+
+fn announcement(room: &str, body: &str) -> TestRequest {
+    TestRequest::put()
+        .uri(&format!("/api/v1/sessions/{room}"))
+        .insert_header((header::AUTHORIZATION, format!("Bearer {ADMIN_TOKEN}")))
+        .set_payload(body.to_owned())
+}
+
+impl Fixture {
+    async fn answer(&self, request: TestRequest) -> (u16, Value) {
+        let app = App::new().app_data(self.ingress.clone()).configure(super::configure);
+        let response = call_service(&init_service(app).await, request.to_request()).await;
+        (response.status().as_u16(), read_body_json(response).await)
+    }
+
+    async fn refusal(&self, request: TestRequest) -> (u16, String) {
+        let (status, body) = self.answer(request).await;
+        (status, body["errcode"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+fn refused(status: u16, errcode: &str) -> (u16, String) {
+    (status, errcode.to_owned())
+}
+
+#[actix_web::test]
+async fn every_spelling_of_the_route_and_of_the_name_receives() {
+    let fixture = Fixture::new();
+    for (path, status) in [
+        ("/api/v1/webhooks/acme", "accepted"),
+        ("/webhooks/acme", "duplicate"),
+        ("/webhook/acme-live", "duplicate"),
+        ("/api/v1/live/webhooks/acme-live", "duplicate"),
+    ] {
+        let (code, body) = fixture.answer(signed(path, GOOD)).await;
+        assert_eq!(
+            (code, &body["status"]),
+            (if status == "accepted" { 202 } else { 200 }, &status.into()),
+            "{path}"
+        );
+    }
+}
+
+#[actix_web::test]
+async fn an_answer_holds_the_events_id_and_what_became_of_it() {
+    let fixture = Fixture::new();
+    let (_, body) = fixture.answer(signed("/webhooks/acme", GOOD)).await;
+    let event_id = fixture.memory.events()[0].event_id.clone();
+    assert_eq!(body, json!({"event_id": event_id, "status": "accepted"}));
+    let (_, body) = fixture.answer(signed("/webhooks/acme", GOOD)).await;
+    assert_eq!(body, json!({"event_id": event_id, "status": "duplicate"}));
+    let (code, body) = fixture.answer(signed("/webhooks/acme", UNSUBSCRIBED)).await;
+    assert_eq!((code, &body["status"]), (200, &"ignored".into()));
+    let (code, _) = fixture.answer(signed("/webhooks/busy", GOOD)).await;
+    assert_eq!(code, 201, "ack_status");
+}
+
+#[actix_web::test]
+async fn checks_come_in_the_contracts_order() {
+    let fixture = Fixture::new();
+    fixture.redis_away();
+    let large = "x".repeat(MAX_BODY + 1);
+    let wrong = |path: &str| {
+        // Too large, encoded, unsigned and no JSON.
+        let request = TestRequest::post().uri(path).insert_header((header::CONTENT_ENCODING, "gzip"));
+        request.insert_header((header::CONTENT_LENGTH, large.len())).set_payload(large.clone())
+    };
+    let gzip = |request: TestRequest| request.insert_header((header::CONTENT_ENCODING, "gzip"));
+    let unsigned = |body: &str| TestRequest::post().uri("/webhooks/acme").set_payload(body.to_owned());
+    for (request, expected) in [
+        (wrong("/webhooks/nobody"), refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM")),
+        (wrong("/webhooks/sessions"), refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM")),
+        (wrong("/webhooks/off"), refused(403, "E_WEBHOOK_PLATFORM_DISABLED")),
+        (wrong("/webhooks/netflix"), refused(500, "E_WEBHOOK_CONFIG_MISSING")),
+        (wrong("/webhooks/acme"), refused(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE")),
+        (gzip(unsigned("no JSON")), refused(415, "E_WEBHOOK_UNSUPPORTED_ENCODING")),
+        (unsigned(&large), refused(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE")),
+        (unsigned("no JSON"), refused(401, "E_WEBHOOK_INVALID_SIGNATURE")),
+        (signed("/webhooks/acme", "no JSON"), refused(400, "E_WEBHOOK_INVALID_PAYLOAD")),
+        (signed("/webhooks/acme", r#"{"event_type":"other"}"#), refused(400, "E_WEBHOOK_INVALID_PAYLOAD")),
+        (signed("/webhooks/acme", UNSUBSCRIBED), refused(200, "")),
+        (signed("/webhooks/acme", GOOD), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
+    ] {
+        assert_eq!(fixture.refusal(request).await, expected);
+    }
+    assert!(fixture.memory.events().is_empty());
+}
+
+#[actix_web::test]
+async fn a_flood_is_stopped_before_the_queue_but_an_outage_is_told_first() {
+    let fixture = Fixture::over(Memory::answering(|_, events| Ok(vec![Enqueued::Duplicate; events.len()])));
+    // Ten times the limit of 100 per minute, and a burst of 100.
+    for n in 0..1100 {
+        let (code, _) = fixture.answer(signed("/webhooks/acme", GOOD)).await;
+        assert_eq!(code, 200, "request {n}");
+    }
+    let mut answers = Vec::new();
+    while answers.len() < 100 && !answers.contains(&refused(429, "E_WEBHOOK_RATE_LIMITED")) {
+        answers.push(fixture.refusal(signed("/webhooks/acme", GOOD)).await);
+    }
+    assert_eq!(answers.pop(), Some(refused(429, "E_WEBHOOK_RATE_LIMITED")));
+    fixture.redis_away();
+    let refusal = fixture.refusal(signed("/webhooks/acme", GOOD)).await;
+    assert_eq!(refusal, refused(503, "E_WEBHOOK_QUEUE_ERROR"));
+}
+
+#[actix_web::test]
+async fn what_redis_says_decides_the_answer() {
+    let fault = || (redis::ErrorKind::Io, "test").into();
+    type Answer = fn(redis::RedisError) -> Result<Vec<Enqueued>, Fault>;
+    let answers: [(Answer, (u16, String)); 6] = [
+        (|_| Ok(vec![Enqueued::Overloaded]), refused(503, "E_WEBHOOK_OVERLOADED")),
+        (|_| Ok(vec![Enqueued::RateLimited { retry_after_s: 3 }]), refused(503, "E_WEBHOOK_RATE_LIMITED")),
+        (|_| Ok(vec![Enqueued::Refused]), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
+        (|_| Ok(vec![]), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
+        (|error| Err(Fault::NotRun(error)), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
+        (|error| Err(Fault::Unknown(error)), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
+    ];
+    for (answer, expected) in answers {
+        let fixture = Fixture::over(Memory::answering(move |_, _| answer(fault())));
+        assert_eq!(fixture.refusal(signed("/webhooks/busy", GOOD)).await, expected);
+    }
+}
+
+#[actix_web::test]
+async fn a_time_outside_the_tolerance_is_refused_for_good_unless_our_clock_is_in_doubt() {
+    let fixture = Fixture::new();
+    let body = r#"{"id":"evt_1","type":"video.live_stream.active"}"#;
+    let now = clock::now_ms() / 1000;
+    let (code, answer) = fixture.answer(mux(body, now - 600)).await;
+    assert_eq!((code, &answer["errcode"]), (401, &"E_WEBHOOK_SIGNATURE_ERROR".into()));
+    let text = answer["errmesg"].as_str().unwrap();
+    assert!(
+        text.starts_with(&format!("Timestamp outside tolerance window: received={}, current=", now - 600)),
+        "{text}"
+    );
+    assert!(text.ends_with('s'), "{text}");
+
+    fixture.redis.send_modify(|health| health.skew_ms = Some(-600_000));
+    assert_eq!(fixture.refusal(mux(body, now - 600)).await, refused(503, "E_WEBHOOK_QUEUE_ERROR"));
+    let forged = mux(body, now - 600).set_payload(r#"{"id":"evt_2","type":"video.live_stream.active"}"#);
+    assert_eq!(fixture.refusal(forged).await, refused(401, "E_WEBHOOK_SIGNATURE_ERROR"));
+    assert_eq!(fixture.answer(mux(body, now)).await, (202, json!({"event_id": "evt_1", "status": "accepted"})));
+}
+
+#[actix_web::test]
+async fn everything_else_is_an_error_in_json_too() {
+    let fixture = Fixture::new();
+    for path in ["/", "/api/v1/webhooks", "/api/v1/webhooks/", "/webhooks/a/b", "/api/v1/sessions", "/%ff/%00"] {
+        let refusal = fixture.refusal(TestRequest::post().uri(path)).await;
+        assert_eq!(refusal, refused(404, "E_NOT_FOUND"), "{path}");
+    }
+    for path in ["/webhooks/%00", "/webhooks/..%2facme", "/webhooks/%ff", "/webhooks/ACME", "/webhooks/register"] {
+        let refusal = fixture.refusal(TestRequest::post().uri(path)).await;
+        assert_eq!(refusal, refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM"), "{path}");
+    }
+    for (method, path, allow) in [
+        (Method::GET, "/webhooks/acme", "POST"),
+        (Method::PUT, "/api/v1/webhooks/nobody", "POST"),
+        (Method::POST, "/api/v1/sessions/r", "PUT"),
+    ] {
+        let app = App::new().app_data(fixture.ingress.clone()).configure(super::configure);
+        let request = TestRequest::with_uri(path).method(method).to_request();
+        let response = call_service(&init_service(app).await, request).await;
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(response.headers().get(header::ALLOW).unwrap(), allow);
+        let body: Value = read_body_json(response).await;
+        assert_eq!(body["errcode"], "E_METHOD_NOT_ALLOWED");
+    }
+}
+
+#[actix_web::test]
+async fn announcing_a_session_takes_the_token() {
+    let mut fixture = Fixture::new();
+    let with = |value: &'static str| announcement("r", "{}").insert_header((header::AUTHORIZATION, value));
+    let without = TestRequest::put().uri("/api/v1/sessions/r");
+    assert_eq!(fixture.refusal(without).await, refused(401, "E_ADMIN_FORBIDDEN"));
+    assert_eq!(fixture.refusal(with("Basic abc")).await, refused(401, "E_ADMIN_FORBIDDEN"));
+    assert_eq!(fixture.refusal(with("Bearer wrong")).await, refused(403, "E_ADMIN_FORBIDDEN"));
+    assert!(fixture.memory.events().is_empty());
+    assert_eq!(fixture.answer(announcement("r", "{}")).await.0, 202);
+
+    let ingress = &fixture.ingress;
+    let (directory, pipeline) = (crate::testing::directory(), ingress.pipeline.clone());
+    fixture.ingress = actix_web::web::Data::new(crate::app::Ingress { directory, pipeline, admin_token: None });
+    assert_eq!(fixture.refusal(announcement("r", "{}")).await, refused(403, "E_ADMIN_FORBIDDEN"));
+    let without = TestRequest::put().uri("/api/v1/sessions/r");
+    assert_eq!(fixture.refusal(without).await, refused(403, "E_ADMIN_FORBIDDEN"));
+}
+
+#[actix_web::test]
+async fn an_announcement_is_queued_on_the_reserved_platform() {
+    let fixture = Fixture::new();
+    let request = announcement("a%2Fb", r#"{"config":{"n":1.0},"live_stream_id":"ls"}"#);
+    let (code, body) = fixture.answer(request).await;
+    assert_eq!((code, &body["status"]), (202, &"accepted".into()));
+    let (platform, events) = fixture.memory.calls.lock().unwrap()[0].clone();
+    assert_eq!((platform.as_str(), events[0].event_type.as_str()), ("sessions", "session.announced"));
+    assert_eq!(events[0].body, r#"{"room_id":"a/b","live_stream_id":"ls","config":{"n":1.0}}"#);
+    assert_eq!(body["event_id"], events[0].event_id);
+
+    let keyed = || announcement("r", "").insert_header(("idempotency-key", "once"));
+    assert_eq!(fixture.answer(keyed()).await, (202, json!({"event_id": "once", "status": "accepted"})));
+    assert_eq!(fixture.answer(keyed()).await, (200, json!({"event_id": "once", "status": "duplicate"})));
+    for request in [announcement("r", "[]"), announcement("%00", ""), announcement("%ff", "")] {
+        assert_eq!(fixture.refusal(request).await, refused(400, "E_INVALID_REQUEST"));
+    }
+    let long = announcement("r", "").insert_header(("idempotency-key", "k".repeat(257)));
+    assert_eq!(fixture.refusal(long).await, refused(400, "E_INVALID_REQUEST"));
+}
+
+#[actix_web::test]
+async fn a_sender_that_never_ends_is_answered_and_disconnected() {
+    let ingress = Fixture::new().ingress;
+    let app = move || App::new().app_data(ingress.clone()).configure(super::configure);
+    let server = HttpServer::new(app).workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
+    let address = server.addrs()[0];
+    let server = server.run();
+    let handle = server.handle();
+    let serving = tokio::spawn(server);
+    for (path, status) in [("/nowhere", "404"), ("/webhooks/nobody", "404"), ("/webhooks/off", "403")] {
+        let mut sender = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        sender.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), sender.read_to_string(&mut answer)).await;
+        assert!(ended.is_ok(), "{path}: still connected after {answer}");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    }
+    handle.stop(false).await;
+    serving.await.unwrap().unwrap();
+}

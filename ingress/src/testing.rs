@@ -1,0 +1,135 @@
+//! An ingress without Redis, for tests: real definitions, routes and pipeline over a queue in memory.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix_web::web::Data;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::SecretString;
+use sha2::Sha256;
+use shared::config::{AdminToken, Env};
+use shared::event::NewEvent;
+use shared::platform::registry::Registry;
+use shared::queue::{Enqueued, Fault, Layout, RedisHealth};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::Ingress;
+use crate::directory::{Defaults, Directory, Target};
+use crate::gate::Gate;
+use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline};
+
+pub(crate) const SECRET: &str = "test-secret";
+pub(crate) const ADMIN_TOKEN: &str = "test-admin-token";
+pub(crate) const MAX_BODY: usize = 1000;
+
+/// Platforms beside the bundled ones, of which only `mux` is configured.
+const PLATFORMS: &str = r#"
+[platforms.acme]
+secrets = ["env:ACME"]
+aliases = ["acme-live"]
+event_types = ["content_added"]
+
+[platforms.busy]
+secrets = ["env:ACME"]
+ack_status = 201
+busy_status = 503
+
+[platforms.off]
+secrets = ["env:ACME"]
+enabled = false
+"#;
+
+pub(crate) fn directory() -> Directory {
+    let env = Env::from_pairs([("ACME", SECRET), ("STREAMING_WEBHOOK_SIGNING_SECRET", SECRET)]);
+    let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
+    let keys = registry.resolve(&env).expect("secrets");
+    let defaults = Defaults { layout: Layout::Single, dedup_ttl: Duration::from_secs(60), max_backlog: 100 };
+    Directory::new(&registry, keys, &defaults)
+}
+
+/// What the queue in memory does with a call.
+type Answer = dyn Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> + Send + Sync;
+
+/// A call's platform and events.
+pub(crate) type Call = (String, Vec<NewEvent>);
+
+/// A queue in memory: remembers what it was asked, and knows duplicates by their markers unless told otherwise.
+#[derive(Clone, Default)]
+pub(crate) struct Memory {
+    /// Every call.
+    pub(crate) calls: Arc<Mutex<Vec<Call>>>,
+    markers: Arc<Mutex<HashSet<String>>>,
+    answer: Option<Arc<Answer>>,
+}
+
+impl Memory {
+    pub(crate) fn answering(
+        answer: impl Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> + Send + Sync + 'static,
+    ) -> Self {
+        Self { answer: Some(Arc::new(answer)), ..Self::default() }
+    }
+
+    pub(crate) fn events(&self) -> Vec<NewEvent> {
+        self.calls.lock().unwrap().iter().flat_map(|(_, events)| events.clone()).collect()
+    }
+
+    fn outcome(&self, event: &NewEvent) -> Enqueued {
+        let new = event.marker.as_ref().is_none_or(|marker| self.markers.lock().unwrap().insert(marker.clone()));
+        if new { Enqueued::Accepted } else { Enqueued::Duplicate }
+    }
+}
+
+impl Enqueue for Memory {
+    async fn enqueue(&self, target: &Target, events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+        let call = (target.platform.name.to_string(), events.iter().map(|event| (*event).clone()).collect());
+        self.calls.lock().unwrap().push(call);
+        match &self.answer {
+            Some(answer) => answer(target, events),
+            None => Ok(events.iter().map(|event| self.outcome(event)).collect()),
+        }
+    }
+}
+
+/// An ingress over a [`Memory`].
+pub(crate) struct Fixture {
+    pub(crate) ingress: Data<Ingress>,
+    pub(crate) memory: Memory,
+    /// What is said about Redis.
+    pub(crate) redis: watch::Sender<RedisHealth>,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        Self::over(Memory::default())
+    }
+
+    pub(crate) fn over(memory: Memory) -> Self {
+        let (redis, health) = watch::channel(RedisHealth { up: true, skew_ms: Some(0), ..RedisHealth::default() });
+        let (batcher, _) = Batcher::start(memory.clone(), CancellationToken::new());
+        let ingress = Data::new(Ingress {
+            directory: directory(),
+            pipeline: Pipeline {
+                bodies: Bodies::new(MAX_BODY, Duration::from_secs(5), 10 * MAX_BODY),
+                gate: Gate::agreed(health, false),
+                batcher,
+            },
+            admin_token: Some(AdminToken::new(SecretString::from(ADMIN_TOKEN))),
+        });
+        Self { ingress, memory, redis }
+    }
+
+    pub(crate) fn redis_away(&self) {
+        self.redis.send_modify(|health| health.up = false);
+    }
+}
+
+/// Hex HMAC-SHA256 with [`SECRET`].
+pub(crate) fn sign(content: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(content);
+    hex::encode(mac.finalize().into_bytes())
+}

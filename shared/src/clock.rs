@@ -1,0 +1,77 @@
+//! The wall clock, and how its instants are written.
+//!
+//! Guarantee: one text form for every instant that leaves the system: RFC 3339 in UTC with milliseconds and `Z`, 24
+//! characters wide, so that texts sort as instants do. What orders *events* is Redis's clock, not this one.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+use time::macros::datetime;
+
+use crate::event::Millis;
+
+const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00:00 UTC);
+const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999 UTC);
+
+/// Milliseconds since the Unix epoch by this host's clock; 0 if that stands before 1970.
+#[must_use]
+pub fn now_ms() -> Millis {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX))
+}
+
+/// `at` as `2026-01-31T23:59:59.123Z`. Instants outside the years 0 to 9999 are written as the nearest one inside.
+#[must_use]
+pub fn rfc3339(at: Millis) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
+        .unwrap_or(if at < 0 { FIRST } else { LAST })
+        .clamp(FIRST, LAST);
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        at.millisecond()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn known_instants_are_written_in_full() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_769_904_000_007), "2026-02-01T00:00:00.007Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn instants_out_of_range_are_clamped() {
+        assert_eq!(rfc3339(Millis::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(Millis::MIN), "0000-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn the_clock_is_past_2025() {
+        assert!(now_ms() > 1_735_689_600_000);
+    }
+
+    proptest! {
+        #[test]
+        fn texts_sort_as_instants_do(a in -62_167_219_200_000_i64..253_402_300_800_000, b in -62_167_219_200_000_i64..253_402_300_800_000) {
+            prop_assert_eq!(a.cmp(&b), rfc3339(a).cmp(&rfc3339(b)));
+        }
+
+        #[test]
+        fn any_instant_is_24_characters_wide(at in any::<i64>()) {
+            prop_assert_eq!(rfc3339(at).len(), 24);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What every long-running process is configured with.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{AdminToken, Env};
+use crate::telemetry::{LogFormat, check_filter};
+
+/// What ingress and worker have in common.
+#[derive(Clone, Debug)]
+pub struct CommonConfig {
+    /// `REDIS_URL`. May hold a password.
+    pub redis_url: SecretString,
+    /// `REDIS_CLUSTER`.
+    pub redis_cluster: bool,
+    /// `PLATFORMS_FILE`.
+    pub platforms_file: Option<PathBuf>,
+    /// `LOG_FORMAT`.
+    pub log_format: LogFormat,
+    /// `RUST_LOG`, checked.
+    pub log_filter: String,
+    /// `DURABILITY`.
+    pub durability: DurabilityMode,
+    /// `OPS_BIND`.
+    pub ops_bind: SocketAddr,
+    /// `SHUTDOWN_GRACE_MS`.
+    pub shutdown_grace: Duration,
+    /// `ADMIN_TOKEN`.
+    pub admin_token: Option<AdminToken>,
+}
+
+impl CommonConfig {
+    /// Reads it; problems are remembered in `env`. `ops_bind` is the binary's default.
+    #[must_use]
+    pub fn read(env: &Env, ops_bind: SocketAddr) -> Self {
+        Self {
+            redis_url: redis_url(env),
+            redis_cluster: env.flag("REDIS_CLUSTER", false),
+            platforms_file: platforms_file(env),
+            log_format: env.parse("LOG_FORMAT", LogFormat::default()),
+            log_filter: log_filter(env),
+            durability: env.parse("DURABILITY", DurabilityMode::default()),
+            ops_bind: env.parse("OPS_BIND", ops_bind),
+            shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 25_000, 0..=3_600_000),
+            admin_token: admin_token(env),
+        }
+    }
+}
+
+/// `REDIS_URL`, or the default.
+#[must_use]
+pub fn redis_url(env: &Env) -> SecretString {
+    let url = env.string("REDIS_URL", "redis://127.0.0.1:6379");
+    if redis::IntoConnectionInfo::into_connection_info(url.as_str()).is_err() {
+        env.problem("REDIS_URL", "must be of the form redis://[user:password@]host[:port][/database]");
+    }
+    SecretString::from(url)
+}
+
+fn platforms_file(env: &Env) -> Option<PathBuf> {
+    // The variable itself names a file, so there is no PLATFORMS_FILE_FILE to look for.
+    let path = PathBuf::from(env.remember(env.plain("PLATFORMS_FILE"))??);
+    if let Err(error) = std::fs::File::open(&path) {
+        env.problem("PLATFORMS_FILE", format_args!("cannot be opened: {error}"));
+    }
+    Some(path)
+}
+
+fn log_filter(env: &Env) -> String {
+    let filter = env.string("RUST_LOG", "info");
+    if check_filter(&filter).is_err() {
+        env.problem("RUST_LOG", "must be a list of directives such as info,ingress=debug");
+    }
+    filter
+}
+
+fn admin_token(env: &Env) -> Option<AdminToken> {
+    let token = env.secret("ADMIN_TOKEN")?;
+    if !token.expose_secret().bytes().all(|b| b.is_ascii_graphic()) {
+        env.problem("ADMIN_TOKEN", "must be printable ASCII without spaces, or no header could carry it");
+    }
+    Some(AdminToken::new(token))
+}
+
+/// What to do about a Redis that may forget what it confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DurabilityMode {
+    /// Report it and go on.
+    #[default]
+    Warn,
+    /// Refuse to work with it.
+    Strict,
+}
+
+/// A text other than `warn` and `strict`.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("must be warn or strict")]
+pub struct UnknownDurability;
+
+impl FromStr for DurabilityMode {
+    type Err = UnknownDurability;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "warn" => Ok(Self::Warn),
+            "strict" => Ok(Self::Strict),
+            _ => Err(UnknownDurability),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::telemetry::LogFormat;
+
+/// A file in the system's temporary folder, gone with the value.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(content: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("tributary-config-{}", uuid::Uuid::new_v4()));
+        std::fs::File::create_new(&path).unwrap().write_all(content).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn env(pairs: &[(&str, &str)]) -> Env {
+    Env::from_pairs(pairs.iter().copied())
+}
+
+fn problems(env: &Env) -> Vec<String> {
+    env.finish().unwrap_err().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_set_means_the_documented_defaults() {
+    let env = env(&[]);
+    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    assert_eq!(env.finish(), Ok(()));
+    assert_eq!(config.redis_url.expose_secret(), "redis://127.0.0.1:6379");
+    assert!(!config.redis_cluster);
+    assert_eq!(config.platforms_file, None);
+    assert_eq!(config.log_format, LogFormat::Text);
+    assert_eq!(config.log_filter, "info");
+    assert_eq!(config.durability, DurabilityMode::Warn);
+    assert_eq!(config.ops_bind.to_string(), "0.0.0.0:9100");
+    assert_eq!(config.shutdown_grace, Duration::from_secs(25));
+    assert!(config.admin_token.is_none());
+}
+
+#[test]
+fn every_variable_is_read() {
+    let platforms = TempFile::new(b"");
+    let env = env(&[
+        ("REDIS_URL", "redis://:word@redis.example:7000/3"),
+        ("REDIS_CLUSTER", "true"),
+        ("PLATFORMS_FILE", platforms.path()),
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "warn,ingress=debug"),
+        ("DURABILITY", "strict"),
+        ("OPS_BIND", "[::1]:0"),
+        ("SHUTDOWN_GRACE_MS", "0"),
+        ("ADMIN_TOKEN", "token"),
+    ]);
+    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    assert_eq!(env.finish(), Ok(()));
+    assert_eq!(config.redis_url.expose_secret(), "redis://:word@redis.example:7000/3");
+    assert!(config.redis_cluster);
+    assert_eq!(config.platforms_file.as_deref(), Some(platforms.0.as_path()));
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.log_filter, "warn,ingress=debug");
+    assert_eq!(config.durability, DurabilityMode::Strict);
+    assert_eq!(config.ops_bind.to_string(), "[::1]:0");
+    assert_eq!(config.shutdown_grace, Duration::ZERO);
+    assert!(config.admin_token.is_some());
+}
+
+#[test]
+fn all_problems_are_reported_at_once_by_name_and_never_by_value() {
+    let env = env(&[
+        ("REDIS_URL", "nonsense-5ecret"),
+        ("REDIS_CLUSTER", "nonsense-5ecret"),
+        ("PLATFORMS_FILE", "/nonsense-5ecret"),
+        ("LOG_FORMAT", "nonsense-5ecret"),
+        ("RUST_LOG", "a=nonsense-5ecret"),
+        ("DURABILITY", "nonsense-5ecret"),
+        ("OPS_BIND", "nonsense-5ecret"),
+        ("SHUTDOWN_GRACE_MS", "-5"),
+        ("ADMIN_TOKEN", "nonsense 5ecret"),
+        ("MAX_ATTEMPTS", "0"),
+    ]);
+    let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    assert_eq!(env.bounded("MAX_ATTEMPTS", 5_u32, 1..=1000), 5);
+    let found = problems(&env);
+    let names: Vec<&str> = found.iter().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "ADMIN_TOKEN",
+            "DURABILITY",
+            "LOG_FORMAT",
+            "MAX_ATTEMPTS",
+            "OPS_BIND",
+            "PLATFORMS_FILE",
+            "REDIS_CLUSTER",
+            "REDIS_URL",
+            "RUST_LOG",
+            "SHUTDOWN_GRACE_MS",
+        ]
+    );
+    assert!(!found.concat().contains("5ecret"), "{found:?}");
+    assert!(found.contains(&"MAX_ATTEMPTS: must be between 1 and 1000".to_owned()), "{found:?}");
+}
+
+#[test]
+fn finishing_forgets_the_problems() {
+    let env = env(&[("N", "x")]);
+    env.parse("N", 1_u8);
+    env.parse("N", 1_u8);
+    assert_eq!(problems(&env).len(), 1);
+    assert_eq!(env.finish(), Ok(()));
+}
+
+#[test]
+fn a_value_may_come_from_a_file() {
+    for (content, value) in [("word", "word"), ("word\n", "word"), ("word\r\n", "word"), ("a b\n\n", "a b\n")] {
+        let file = TempFile::new(content.as_bytes());
+        let env = env(&[("SECRET_FILE", file.path())]);
+        assert_eq!(env.secret("SECRET").unwrap().expose_secret(), value);
+        assert_eq!(env.finish(), Ok(()));
+    }
+}
+
+#[test]
+fn files_that_hold_no_value_are_problems() {
+    let long = TempFile::new(&vec![b'a'; 64 * 1024 + 1]);
+    let cases = [
+        (TempFile::new(b""), "SECRET_FILE: names an empty file"),
+        (TempFile::new(b"\n"), "SECRET_FILE: names an empty file"),
+        (TempFile::new(b"\xff\xfe"), "SECRET_FILE: names a file that is not UTF-8"),
+        (long, "SECRET_FILE: names a file of more than 65536 bytes"),
+    ];
+    for (file, expected) in cases {
+        let env = env(&[("SECRET_FILE", file.path())]);
+        assert!(env.secret("SECRET").is_none());
+        assert_eq!(problems(&env), [expected]);
+    }
+}
+
+#[test]
+fn a_missing_file_is_a_problem_that_does_not_name_the_path() {
+    let env = env(&[("SECRET_FILE", "/does/not/exist")]);
+    assert!(env.secret("SECRET").is_none());
+    let found = problems(&env);
+    assert!(found[0].starts_with("SECRET_FILE: cannot be opened: "), "{found:?}");
+    assert!(!found[0].contains("/does"), "{found:?}");
+}
+
+#[test]
+fn a_value_and_a_file_together_are_a_problem() {
+    let env = env(&[("SECRET", "word"), ("SECRET_FILE", "/some/file")]);
+    assert!(env.lookup("SECRET").is_err());
+    assert!(env.secret("SECRET").is_none());
+    assert_eq!(problems(&env), ["SECRET: is set, and SECRET_FILE too; unset one"]);
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    let env = env(&[("A", ""), ("SECRET", "word"), ("SECRET_FILE", "")]);
+    assert_eq!(env.string("A", "default"), "default");
+    assert_eq!(env.secret("SECRET").unwrap().expose_secret(), "word");
+    assert_eq!(env.finish(), Ok(()));
+}
+
+#[test]
+fn a_value_that_is_not_utf8_is_a_problem() {
+    let env = Env { variables: HashMap::from([("A".to_owned(), None)]), problems: Mutex::default() };
+    assert_eq!(env.opt("A"), None);
+    assert_eq!(problems(&env), ["A: is not UTF-8"]);
+}
+
+#[test]
+fn switches_take_four_words() {
+    for (text, on) in [("true", true), ("1", true), ("false", false), ("0", false)] {
+        assert_eq!(env(&[("A", text)]).flag("A", !on), on);
+    }
+    let env = env(&[("A", "yes")]);
+    assert!(!env.flag("A", false));
+    assert_eq!(problems(&env), ["A: must be true or false"]);
+}
+
+#[test]
+fn nothing_secret_is_printed_by_debug() {
+    let env = env(&[("ADMIN_TOKEN", "5ecret"), ("REDIS_URL", "redis://:5ecret@localhost")]);
+    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    assert!(!format!("{env:?} {config:?}").contains("5ecret"));
+}
+
+#[test]
+fn admin_routes_open_for_the_token_only() {
+    let token = AdminToken::new("s3cret".to_owned().into());
+    let ask = |header: Option<&str>| AdminToken::authorize(Some(&token), header.map(str::as_bytes));
+    assert_eq!(ask(Some("Bearer s3cret")), Ok(()));
+    assert_eq!(ask(Some("bearer  s3cret ")), Ok(()));
+    for wrong in ["Bearer s3cre", "Bearer s3cret2", "Bearer S3CRET"] {
+        assert_eq!(ask(Some(wrong)), Err(AdminRefusal::Forbidden), "{wrong}");
+    }
+    for none in ["", "s3cret", "Basic s3cret", "Bearer", "Bearer ", "Bearers3cret"] {
+        assert_eq!(ask(Some(none)), Err(AdminRefusal::Missing), "{none}");
+    }
+    assert_eq!(ask(None), Err(AdminRefusal::Missing));
+    assert_eq!(AdminToken::authorize(None, Some(b"Bearer ")), Err(AdminRefusal::Forbidden));
+    assert_eq!(AdminToken::authorize(None, None), Err(AdminRefusal::Forbidden));
+}
+
+#[test]
+fn the_report_has_a_line_per_problem() {
+    let text = report(&[Problem::new("A", "is bad"), Problem::new("B", "is worse")]);
+    assert_eq!(text, "configuration problems:\n  A: is bad\n  B: is worse\n");
+}

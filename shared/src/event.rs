@@ -1,0 +1,165 @@
+//! An event on its way: what ingress enqueues, what a worker reads, and what orders two of them.
+//!
+//! Guarantee: [`OrderKey`] is total and never changes. `origin` is the stream id of the first XADD and travels through
+//! retry, dead letter, export, import and replay, so an event keeps its place however often it is moved.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Milliseconds since the Unix epoch, UTC.
+pub type Millis = i64;
+
+/// The wire version that this release writes.
+pub const WIRE_VERSION: u32 = 1;
+
+/// Longest accepted provider event id, in bytes; a longer one falls back to the content hash.
+pub const MAX_EVENT_ID_BYTES: usize = 256;
+
+/// Longest accepted event type, in bytes.
+pub const MAX_EVENT_TYPE_BYTES: usize = 256;
+
+/// How far ahead of arrival a provider's time may lie before arrival counts instead.
+pub const MAX_FUTURE_MS: Millis = 5 * 60 * 1000;
+
+/// A Redis stream id, `<ms>-<seq>`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId {
+    /// Milliseconds part.
+    pub ms: u64,
+    /// Sequence part.
+    pub seq: u64,
+}
+
+/// A text that is not a stream id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a stream id of the form <ms>-<seq>")]
+pub struct InvalidStreamId;
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+impl FromStr for StreamId {
+    type Err = InvalidStreamId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (ms, seq) = text.split_once('-').ok_or(InvalidStreamId)?;
+        let number = |part: &str| {
+            if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
+                return Err(InvalidStreamId);
+            }
+            part.parse().map_err(|_| InvalidStreamId)
+        };
+        Ok(Self { ms: number(ms)?, seq: number(seq)? })
+    }
+}
+
+impl Serialize for StreamId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StreamId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What decides which of two events of a session is the newer one: the provider's time, then arrival.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrderKey {
+    /// The provider's time, clamped at arrival (see [`MAX_FUTURE_MS`]), or the time of arrival.
+    pub at: Millis,
+    /// Arrival.
+    pub origin: StreamId,
+}
+
+impl fmt::Display for OrderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.at, self.origin)
+    }
+}
+
+impl FromStr for OrderKey {
+    type Err = InvalidStreamId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (at, origin) = text.split_once(':').ok_or(InvalidStreamId)?;
+        Ok(Self { at: at.parse().map_err(|_| InvalidStreamId)?, origin: origin.parse()? })
+    }
+}
+
+/// A verified, identified event that ingress is about to enqueue.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// The provider's id where the signature covers it, else the content hash in hex.
+    pub event_id: String,
+    /// The type that the signed body (or a declared unsigned header) names.
+    pub event_type: String,
+    /// The provider's time, unclamped; the enqueue script clamps it against Redis's clock.
+    pub occurred_at: Option<Millis>,
+    /// The body, decoded, as the provider sent it.
+    pub body: Bytes,
+    /// Identity's digest for the duplicate marker: 32 hex digits. `None` for repeatable events without an id.
+    pub marker: Option<String>,
+    /// The provider's id of this delivery; decides nothing.
+    pub delivery_id: Option<String>,
+    /// W3C trace context of the request, if any.
+    pub traceparent: Option<String>,
+}
+
+/// Digest of an event's identity, which its duplicate marker is named by: SHA-256 over platform and event id, each
+/// after its length, cut to 128 bits, in hex. Who purges an event finds its marker by this.
+#[must_use]
+pub fn marker_digest(platform: &str, event_id: &str) -> String {
+    let mut hash = Sha256::new();
+    for piece in [platform, event_id] {
+        hash.update((piece.len() as u64).to_be_bytes());
+        hash.update(piece);
+    }
+    hex::encode(&hash.finalize()[..16])
+}
+
+/// A queued event as a worker reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Stream id of the entry that is read now.
+    pub id: StreamId,
+    /// See [`NewEvent::event_id`].
+    pub event_id: String,
+    /// See [`NewEvent::event_type`].
+    pub event_type: String,
+    /// The provider's time, clamped, or the time of arrival.
+    pub occurred_at: Millis,
+    /// When ingress queued it, by Redis's clock.
+    pub received_at: Millis,
+    /// The execution that is due now, from 1.
+    pub attempt: u32,
+    /// Stream id of the first XADD.
+    pub origin: StreamId,
+    /// The body, decoded.
+    pub body: Bytes,
+    /// See [`NewEvent::delivery_id`].
+    pub delivery_id: Option<String>,
+    /// See [`NewEvent::traceparent`].
+    pub traceparent: Option<String>,
+    /// When an execution failed first, if one has.
+    pub first_failed_at: Option<Millis>,
+    /// How often it was replayed from the dead letters.
+    pub replays: u32,
+}
+
+impl Envelope {
+    /// The key that orders this event among all events of its session.
+    #[must_use]
+    pub fn order(&self) -> OrderKey {
+        OrderKey { at: self.occurred_at, origin: self.origin }
+    }
+}

@@ -1,0 +1,94 @@
+//! The series of what a process depends on.
+
+use metrics::{Gauge, gauge};
+
+use super::{CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, UNHANDLED_PLATFORMS, count, switch};
+
+/// What a process knows of the systems it depends on.
+#[derive(Clone)]
+pub struct DependencyMetrics {
+    redis_up: Gauge,
+    redis_durable: Gauge,
+    clock_skew: Gauge,
+    data_lost: Gauge,
+}
+
+impl DependencyMetrics {
+    /// Registers the series of Redis, all at 0.
+    #[must_use]
+    pub fn new() -> Self {
+        let at_zero = |name: &'static str| {
+            let gauge = gauge!(name);
+            gauge.set(0);
+            gauge
+        };
+        Self {
+            redis_up: at_zero(REDIS_UP),
+            redis_durable: at_zero(REDIS_DURABLE),
+            clock_skew: at_zero(CLOCK_SKEW),
+            data_lost: at_zero(DATA_LOST),
+        }
+    }
+
+    /// Whether Redis answers.
+    pub fn redis_up(&self, up: bool) {
+        self.redis_up.set(switch(up));
+    }
+
+    /// Whether Redis is known to keep what it confirmed.
+    pub fn redis_durable(&self, durable: bool) {
+        self.redis_durable.set(switch(durable));
+    }
+
+    /// Redis's clock minus this host's, in ms; beyond 24 days it shows 24 days.
+    pub fn clock_skew_ms(&self, skew: i64) {
+        let bound = i64::from(i32::MAX);
+        let skew = i32::try_from(skew.clamp(-bound, bound)).unwrap_or_default();
+        self.clock_skew.set(f64::from(skew) / 1e3);
+    }
+
+    /// Redis was found emptied.
+    pub fn data_lost(&self) {
+        self.data_lost.set(1);
+    }
+}
+
+impl Default for DependencyMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a worker knows of its database and of platforms that it cannot serve.
+#[derive(Clone)]
+pub struct DatabaseMetrics {
+    database_up: Gauge,
+    unhandled_platforms: Gauge,
+}
+
+impl DatabaseMetrics {
+    /// Registers both series at 0.
+    #[must_use]
+    pub fn new() -> Self {
+        let (database_up, unhandled_platforms) = (gauge!(DATABASE_UP), gauge!(UNHANDLED_PLATFORMS));
+        database_up.set(0);
+        unhandled_platforms.set(0);
+        Self { database_up, unhandled_platforms }
+    }
+
+    /// Whether the database commits.
+    pub fn database_up(&self, up: bool) {
+        self.database_up.set(switch(up));
+    }
+
+    /// How many platforms have unfinished events and no definition here.
+    pub fn unhandled_platforms(&self, platforms: u64) {
+        self.unhandled_platforms.set(count(platforms));
+    }
+}
+
+impl Default for DatabaseMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,182 @@
+//! The series that every platform has.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::{
+    Action, BACKLOG, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION, ENQUEUE_DURATION, EVENTS, EventOutcome,
+    OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING, RequestOutcome,
+    SESSION_UPDATES, STREAM_BROKEN, count, switch,
+};
+use crate::platform::PlatformName;
+
+/// What requests for platforms that are not defined are counted under.
+const UNKNOWN_PLATFORM: &str = "unknown";
+
+const REQUEST_OUTCOMES: usize = RequestOutcome::ALL.len();
+const EVENT_OUTCOMES: usize = EventOutcome::ALL.len();
+const ACTIONS: usize = Action::ALL.len();
+
+/// What ingress counts for one platform.
+#[derive(Clone)]
+pub struct IngressMetrics {
+    requests: [Counter; REQUEST_OUTCOMES],
+    request_duration: Histogram,
+    enqueue_duration: Histogram,
+}
+
+impl IngressMetrics {
+    /// Registers all series of `platform`.
+    #[must_use]
+    pub fn new(platform: &PlatformName) -> Self {
+        Self::labelled(platform.as_str())
+    }
+
+    /// The series of all platforms that are not defined.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self::labelled(UNKNOWN_PLATFORM)
+    }
+
+    fn labelled(platform: &str) -> Self {
+        let platform = platform.to_owned();
+        Self {
+            requests: outcomes(REQUESTS, &platform, "outcome", RequestOutcome::ALL, RequestOutcome::as_str),
+            request_duration: histogram!(REQUEST_DURATION, "platform" => platform.clone()),
+            enqueue_duration: histogram!(ENQUEUE_DURATION, "platform" => platform),
+        }
+    }
+
+    /// Counts one answered request, or one event of an answered batch.
+    pub fn request(&self, outcome: RequestOutcome) {
+        self.requests[outcome as usize].increment(1);
+    }
+
+    /// First byte of the request to its answer.
+    pub fn request_duration(&self, taken: Duration) {
+        self.request_duration.record(taken);
+    }
+
+    /// Waiting for a batch and for Redis.
+    pub fn enqueue_duration(&self, taken: Duration) {
+        self.enqueue_duration.record(taken);
+    }
+}
+
+/// What a worker counts for one platform.
+#[derive(Clone)]
+pub struct WorkerMetrics {
+    events: [Counter; EVENT_OUTCOMES],
+    updates: [Counter; ACTIONS],
+    orphans: Counter,
+    processing_duration: Histogram,
+    end_to_end_duration: Histogram,
+}
+
+impl WorkerMetrics {
+    /// Registers all series of `platform`.
+    #[must_use]
+    pub fn new(platform: &PlatformName) -> Self {
+        let platform = platform.as_str().to_owned();
+        Self {
+            events: outcomes(EVENTS, &platform, "outcome", EventOutcome::ALL, EventOutcome::as_str),
+            updates: outcomes(SESSION_UPDATES, &platform, "action", Action::ALL, Action::as_str),
+            orphans: counter!(ORPHANS, "platform" => platform.clone()),
+            processing_duration: histogram!(PROCESSING_DURATION, "platform" => platform.clone()),
+            end_to_end_duration: histogram!(END_TO_END_DURATION, "platform" => platform),
+        }
+    }
+
+    /// Counts how one execution ended.
+    pub fn event(&self, outcome: EventOutcome) {
+        self.events[outcome as usize].increment(1);
+    }
+
+    /// Counts what one applied event did.
+    pub fn session_update(&self, action: Action) {
+        self.updates[action as usize].increment(1);
+    }
+
+    /// Counts events that were found outside every place and put back.
+    pub fn orphans(&self, found: u64) {
+        self.orphans.increment(found);
+    }
+
+    /// Reading an event to settling it.
+    pub fn processing_duration(&self, taken: Duration) {
+        self.processing_duration.record(taken);
+    }
+
+    /// Arrival at ingress to settlement.
+    pub fn end_to_end_duration(&self, taken: Duration) {
+        self.end_to_end_duration.record(taken);
+    }
+}
+
+/// How many events of one platform are where.
+#[derive(Clone)]
+pub struct QueueMetrics {
+    backlog: Gauge,
+    pending: Gauge,
+    retrying: Gauge,
+    dead_letters: Gauge,
+    oldest_age: Gauge,
+    dead_letters_full: Gauge,
+    stream_broken: Gauge,
+}
+
+impl QueueMetrics {
+    /// Registers all series of `platform` at 0.
+    #[must_use]
+    pub fn new(platform: &PlatformName) -> Self {
+        let at_zero = |name: &'static str| {
+            let gauge = gauge!(name, "platform" => platform.as_str().to_owned());
+            gauge.set(0);
+            gauge
+        };
+        Self {
+            backlog: at_zero(BACKLOG),
+            pending: at_zero(PENDING),
+            retrying: at_zero(RETRYING),
+            dead_letters: at_zero(DEAD_LETTERS),
+            oldest_age: at_zero(OLDEST_AGE),
+            dead_letters_full: at_zero(DEAD_LETTERS_FULL),
+            stream_broken: at_zero(STREAM_BROKEN),
+        }
+    }
+
+    /// Sets the four depths.
+    pub fn depth(&self, backlog: u64, pending: u64, retrying: u64, dead_letters: u64) {
+        self.backlog.set(count(backlog));
+        self.pending.set(count(pending));
+        self.retrying.set(count(retrying));
+        self.dead_letters.set(count(dead_letters));
+    }
+
+    /// Age of the oldest unfinished event that could be worked on; zero when there is none.
+    pub fn oldest_age(&self, age: Duration) {
+        self.oldest_age.set(age.as_secs_f64());
+    }
+
+    /// Whether the dead letters are at their bound.
+    pub fn dead_letters_full(&self, full: bool) {
+        self.dead_letters_full.set(switch(full));
+    }
+
+    /// Whether the stream cannot be read for a reason that waiting does not cure.
+    pub fn stream_broken(&self, broken: bool) {
+        self.stream_broken.set(switch(broken));
+    }
+}
+
+/// One counter per label value, in the order of `all`.
+fn outcomes<const N: usize, L: Copy>(
+    metric: &'static str,
+    platform: &str,
+    label: &'static str,
+    all: &[L],
+    text: fn(L) -> &'static str,
+) -> [Counter; N] {
+    std::array::from_fn(|i| counter!(metric, "platform" => platform.to_owned(), label => text(all[i])))
+}

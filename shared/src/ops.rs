@@ -1,0 +1,169 @@
+//! The operational routes of every long-running process: `/metrics`, `/live`, `/ready`, on an address of their own.
+//!
+//! Guarantee: `/live` depends on nothing outside the process, so that a Redis outage never restarts anybody; `/ready`
+//! says what is missing. The server has a thread of its own: a busy process still answers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::header;
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{App, HttpResponse, HttpServer, Resource, guard};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::JoinHandle;
+
+/// Says whether the process can do its work now, and if not, why not (plain words, no secrets). Called on every request
+/// to `/ready`, so it must only look at what is known.
+pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Media type of the Prometheus text format.
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The running operational server.
+#[derive(Debug)]
+pub struct Ops {
+    address: SocketAddr,
+    handle: ServerHandle,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Ops {
+    /// Where it listens; the real port, even when port 0 was asked for.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it, without waiting for clients that keep a connection open.
+    pub async fn stop(self) {
+        self.handle.stop(false).await;
+        if let Ok(Err(error)) = self.task.await {
+            tracing::warn!(%error, "the operational server failed");
+        }
+    }
+}
+
+/// Starts serving on `bind`. Call inside a tokio runtime.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn serve(bind: SocketAddr, metrics: PrometheusHandle, readiness: Readiness) -> io::Result<Ops> {
+    serve_with(bind, metrics, readiness, |_| {})
+}
+
+/// [`serve`], with further routes beside the three (a worker's lookups).
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn serve_with(
+    bind: SocketAddr,
+    metrics: PrometheusHandle,
+    readiness: Readiness,
+    routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
+) -> io::Result<Ops> {
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(web::Data::new(metrics.clone()))
+            .app_data(web::Data::new(readiness.clone()))
+            .service(read_only("/metrics").to(render))
+            .service(read_only("/live").to(|| async { HttpResponse::Ok().body("live\n") }))
+            .service(read_only("/ready").to(ready))
+            .configure(routes.clone())
+    })
+    .workers(1)
+    .disable_signals()
+    .shutdown_timeout(1)
+    .bind(bind)?;
+    let address = server.addrs().first().copied().unwrap_or(bind);
+    let server = server.run();
+    let handle = server.handle();
+    tracing::info!(role = "ops", %address, "listening");
+    Ok(Ops { address, handle, task: tokio::spawn(server) })
+}
+
+/// Probes ask with HEAD as well as with GET.
+fn read_only(path: &str) -> Resource {
+    web::resource(path).guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
+    HttpResponse::Ok().insert_header((header::CONTENT_TYPE, PROMETHEUS_TEXT)).body(metrics.render())
+}
+
+async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+    match readiness() {
+        Ok(()) => HttpResponse::Ok().body("ready\n"),
+        Err(reason) => HttpResponse::ServiceUnavailable().body(format!("not ready: {reason}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        ask("GET", address, path).await
+    }
+
+    async fn ask(method: &str, address: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, answer)
+    }
+
+    #[tokio::test]
+    async fn three_routes_answer_and_only_readiness_follows_the_closure() {
+        let good = Arc::new(AtomicBool::new(false));
+        let seen = good.clone();
+        let readiness: Readiness =
+            Arc::new(move || if seen.load(Ordering::SeqCst) { Ok(()) } else { Err("redis is away".to_owned()) });
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let metrics = recorder.handle();
+        ::metrics::with_local_recorder(&recorder, || ::metrics::counter!("seen_total").increment(7));
+        let ops = serve_with("127.0.0.1:0".parse().unwrap(), metrics, readiness, |routes| {
+            routes.route("/extra", web::get().to(HttpResponse::NoContent));
+        })
+        .unwrap();
+        let address = ops.address();
+        assert_ne!(address.port(), 0);
+
+        assert_eq!(get(address, "/live").await.0, 200);
+        assert_eq!(ask("HEAD", address, "/live").await.0, 200);
+        assert_eq!(ask("POST", address, "/live").await.0, 404);
+        let (status, answer) = get(address, "/ready").await;
+        assert_eq!(status, 503);
+        assert!(answer.ends_with("not ready: redis is away\n"), "{answer}");
+        good.store(true, Ordering::SeqCst);
+        assert_eq!(get(address, "/ready").await.0, 200);
+        let (status, answer) = get(address, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+        assert!(answer.contains("seen_total 7"), "{answer}");
+        assert_eq!(get(address, "/extra").await.0, 204);
+        assert_eq!(get(address, "/other").await.0, 404);
+
+        ops.stop().await;
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_an_error() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        assert!(serve(taken.local_addr().unwrap(), metrics, Arc::new(|| Ok(()))).is_err());
+    }
+}

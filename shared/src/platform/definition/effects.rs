@@ -1,0 +1,164 @@
+//! `[platforms.NAME.effects]`: what each event type does.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use toml::{Table, Value};
+
+use super::event::pointers;
+use super::section::{Section, child, words};
+use super::{MAX_TYPES, event_type, syntax};
+use crate::platform::types::{
+    ContentColumn, ContentState, Effect, EffectSpec, EventSpec, MissingSession, Pointer, RecordingState,
+};
+
+/// What an effect's reading depends on.
+pub(super) struct Context<'a> {
+    /// The platform's event section, if it could be read.
+    pub(super) event: Option<&'a EventSpec>,
+    /// What happens without a session.
+    pub(super) missing_session: MissingSession,
+    /// Whether `session.announce` may be named.
+    pub(super) reserved: bool,
+}
+
+/// Reads the section; problems are noted and their effects left out.
+pub(super) fn read(section: Section<'_>, context: &Context<'_>) -> HashMap<String, EffectSpec> {
+    let report = section.report();
+    let key = section.path().to_owned();
+    let entries = section.into_entries();
+    if entries.len() > MAX_TYPES {
+        report.add(&key, format!("must be at most {MAX_TYPES} types"));
+    }
+    let mut effects = HashMap::with_capacity(entries.len());
+    for (kind, value) in entries {
+        let key = child(&key, &kind);
+        let valid = words(&key, vec![kind.as_str().into()], report, event_type);
+        match value {
+            Value::Table(table) => {
+                let effect = one(Section::new(key, table, report), context);
+                if let (Some(effect), false) = (effect, valid.is_empty()) {
+                    effects.insert(kind, effect);
+                }
+            }
+            _ => report.add(&key, "must be a table such as { effect = \"log\" }, or false"),
+        }
+    }
+    effects
+}
+
+fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
+    let report = section.report();
+    let before = report.count();
+    if !section.has("effect") {
+        section.problem("effect", "is missing");
+    }
+    let session = pointers(&mut section, "session");
+    let live_stream_id = pointers(&mut section, "live_stream_id");
+    let effect = match section.text("effect")?.as_str() {
+        "session.status" => {
+            if report.count() == before {
+                find_session(&section, context, session.as_deref(), live_stream_id.as_deref());
+            }
+            let status = required(&mut section, "status");
+            let set = set(&mut section, |_| false);
+            status.map(|status| Effect::SessionStatus { status, set })
+        }
+        "recording" => {
+            let state: Option<RecordingState> = required(&mut section, "state");
+            let id = id(&mut section);
+            let set = set(&mut section, |_| false);
+            state.map(|state| Effect::Recording { state, id, set })
+        }
+        "content" => {
+            let state: Option<ContentState> = required(&mut section, "state");
+            let id = id(&mut section);
+            let set = set(&mut section, |column| column == ContentColumn::Data);
+            state.map(|state| Effect::Content { state, id, set })
+        }
+        "session.announce" if context.reserved => Some(Effect::SessionAnnounce),
+        "log" => Some(Effect::Log),
+        "session.viewers" | "job" | "chat" => {
+            section.problem("effect", "is not available in this version");
+            return None;
+        }
+        _ => {
+            section.problem("effect", "must be one of: session.status recording content log");
+            return None;
+        }
+    };
+    section.finish();
+    effect.filter(|_| report.count() == before).map(|effect| EffectSpec { effect, session, live_stream_id })
+}
+
+fn find_session(
+    section: &Section<'_>,
+    context: &Context<'_>,
+    session: Option<&[Pointer]>,
+    live_stream_id: Option<&[Pointer]>,
+) {
+    let Some(event) = context.event else { return };
+    if !session.unwrap_or(&event.session).is_empty() {
+        return;
+    }
+    if live_stream_id.unwrap_or(&event.live_stream_id).is_empty() {
+        section.problem("session", "is missing, here and under `event`: which session is meant");
+    } else if context.missing_session == MissingSession::Create {
+        section.problem(
+            "session",
+            "is missing, here and under `event`: only a room id can create a session; name it, or set \
+             `missing_session = \"retry\"`",
+        );
+    }
+}
+
+fn required<T: FromStr<Err: Display>>(section: &mut Section<'_>, name: &'static str) -> Option<T> {
+    if !section.has(name) {
+        section.problem(name, "is missing");
+    }
+    section.word(name, str::parse)
+}
+
+fn id(section: &mut Section<'_>) -> Vec<Pointer> {
+    let id = pointers(section, "id");
+    if id.as_ref().is_none_or(Vec::is_empty) {
+        section.problem("id", "is missing: where the id is found");
+    }
+    id.unwrap_or_default()
+}
+
+/// `set = { column = pointer(s) }`; `whole` columns may take the whole body, `""`.
+fn set<C: FromStr<Err: Display> + Copy>(
+    section: &mut Section<'_>,
+    whole: impl Fn(C) -> bool,
+) -> Vec<(C, Vec<Pointer>)> {
+    let Some(columns) = section.table("set") else { return Vec::new() };
+    let report = section.report();
+    let key = section.key("set");
+    let columns: Table = columns.into_entries();
+    let mut set = Vec::with_capacity(columns.len());
+    for (name, value) in columns {
+        let key = child(&key, &name);
+        let column: C = match name.parse() {
+            Ok(column) => column,
+            Err(reason) => {
+                report.add(&key, reason.to_string());
+                continue;
+            }
+        };
+        let list = match value {
+            Value::Array(list) => list,
+            one => vec![one],
+        };
+        if list.is_empty() {
+            report.add(&key, "must be a pointer or several");
+        }
+        let from = words(&key, list, report, |text| match text {
+            "" if whole(column) => Ok(Pointer { segments: Vec::new() }),
+            _ => syntax::pointer(text),
+        });
+        set.push((column, from));
+    }
+    set
+}

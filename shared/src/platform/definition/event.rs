@@ -1,0 +1,115 @@
+//! `[platforms.NAME.event]`: where an event's parts are found, and what its body must look like.
+
+use std::collections::HashMap;
+
+use super::section::{Section, child, words};
+use super::{MAX_TYPES, event_type, syntax};
+use crate::platform::schema::{self, Schemas};
+use crate::platform::types::{EventSpec, Locator, Pointer};
+use crate::signature::Scheme;
+
+/// Reads the section; `None` after at least one problem.
+pub(super) fn read(mut section: Section<'_>, scheme: Option<&Scheme>) -> Option<(EventSpec, Schemas)> {
+    let before = section.report().count();
+    let event = EventSpec {
+        id: section.words("id", syntax::locator).unwrap_or_default(),
+        kind: section.words("type", syntax::locator).unwrap_or_default(),
+        time: section.words("time", syntax::locator).unwrap_or_default(),
+        session: pointers(&mut section, "session").unwrap_or_default(),
+        live_stream_id: pointers(&mut section, "live_stream_id").unwrap_or_default(),
+        platform: pointers(&mut section, "platform").unwrap_or_default(),
+        delivery_id: section.words("delivery_id", syntax::locator).unwrap_or_default(),
+        ignore: pointers(&mut section, "ignore").unwrap_or_default(),
+        repeatable: section.boolean("repeatable").unwrap_or_default(),
+    };
+    let unsigned = section.words("unsigned", |text| match text {
+        "type" => Ok(()),
+        _ => Err("only \"type\" may come from an unsigned header; identity and time never do"),
+    });
+    if section.report().count() == before {
+        if event.kind.is_empty() {
+            section.problem("type", "is missing: where the event type is found");
+        }
+        if event.id.is_empty() && event.time.is_empty() && !event.repeatable {
+            section.problem(
+                "id",
+                "neither `id` nor `time`: identical bodies would be one event for ever; name one of them, or set \
+                 `repeatable = true`",
+            );
+        }
+        if let Some(scheme) = scheme {
+            covered(&section, "id", &event.id, scheme, "; without it, identity is the content's hash");
+            covered(&section, "time", &event.time, scheme, "");
+            if unsigned.is_none_or(|list| list.is_empty()) {
+                covered(&section, "type", &event.kind, scheme, "; `unsigned = [\"type\"]` accepts that");
+            }
+        }
+    }
+    let schemas = schemas(&mut section);
+    let report = section.report();
+    section.finish();
+    (report.count() == before).then_some((event, schemas))
+}
+
+pub(super) fn pointers(section: &mut Section<'_>, name: &'static str) -> Option<Vec<Pointer>> {
+    section.words(name, syntax::pointer)
+}
+
+fn covered(section: &Section<'_>, name: &str, locators: &[Locator], scheme: &Scheme, hint: &str) {
+    for locator in locators {
+        if let Locator::Header(header) = locator
+            && !scheme.covers(header)
+        {
+            section.problem(name, format!("the header {header} is not covered by the signature{hint}"));
+        }
+    }
+}
+
+fn schemas(section: &mut Section<'_>) -> Schemas {
+    let all = section.take("schema").and_then(|value| compile(section, &section.key("schema"), value));
+    let mut by_type = HashMap::new();
+    if let Some(table) = section.table("schemas") {
+        let key = section.key("schemas");
+        let table = table.into_entries();
+        if table.len() > MAX_TYPES {
+            section.report().add(&key, format!("must be at most {MAX_TYPES} types"));
+        }
+        for (kind, value) in table {
+            let key = child(&key, &kind);
+            let valid = words(&key, vec![kind.as_str().into()], section.report(), event_type);
+            if let Some(validator) = compile(section, &key, value)
+                && !valid.is_empty()
+            {
+                by_type.insert(kind, validator);
+            }
+        }
+    }
+    Schemas::new(all, by_type)
+}
+
+fn compile(section: &Section<'_>, key: &str, value: toml::Value) -> Option<jsonschema::Validator> {
+    let compiled = json(value).and_then(|schema| match schema {
+        serde_json::Value::Object(_) => schema::compile(&schema),
+        _ => Err("must be a table: a JSON Schema".to_owned()),
+    });
+    compiled.map_err(|reason| section.report().add(key, reason)).ok()
+}
+
+fn json(value: toml::Value) -> Result<serde_json::Value, String> {
+    use serde_json::Value as Json;
+    use toml::Value as Toml;
+    Ok(match value {
+        Toml::String(text) => Json::String(text),
+        Toml::Integer(number) => Json::from(number),
+        Toml::Boolean(truth) => Json::Bool(truth),
+        Toml::Float(number) => serde_json::Number::from_f64(number)
+            .map(Json::Number)
+            .ok_or("holds a number that JSON does not know")?,
+        Toml::Datetime(_) => return Err("holds a date, which JSON does not know; quote it".to_owned()),
+        Toml::Array(list) => Json::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
+        Toml::Table(table) => {
+            let entry = |(key, value)| Ok::<_, String>((key, json(value)?));
+            Json::Object(table.into_iter().map(entry).collect::<Result<_, _>>()?)
+        }
+    })
+}

@@ -1,0 +1,217 @@
+//! Laying one definition over another.
+//!
+//! Guarantee: what the upper one says holds; tables merge key by key, everything else is replaced whole, `false` where
+//! no truth value belongs removes. Where the upper definition changes what gives a section its meaning (another
+//! signature scheme, another event type pointer, another effect), the lower one's words about it are dropped, so
+//! that nobody inherits what cannot fit.
+
+use toml::{Table, Value};
+
+/// What of a preset another platform never takes over: its names, its switches and what it verifies with.
+const PERSONAL: [&str; 5] = ["aliases", "secrets", "credentials", "enabled", "paused"];
+
+/// What describes the body in which `event.type` is found.
+const BODY_SHAPE: [&str; 3] = ["schema", "schemas", "platform"];
+
+/// A bundled definition as a starting point for another platform.
+pub(super) fn as_preset(mut base: Table) -> Table {
+    for key in PERSONAL {
+        base.remove(key);
+    }
+    base
+}
+
+/// A platform's definition `over` laid over `base`.
+pub(super) fn definition(mut base: Table, over: Table) -> Table {
+    if let Some(over) = table(&over, "signature")
+        && let Some(scheme) = over.get("scheme")
+        && table(&base, "signature").and_then(|base| base.get("scheme")) != Some(scheme)
+    {
+        base.remove("signature");
+    }
+    let other_type = table(&over, "event").and_then(|event| event.get("type"));
+    if let Some(Value::Table(event)) = base.get_mut("event")
+        && other_type.is_some_and(|kind| event.get("type") != Some(kind))
+    {
+        for key in BODY_SHAPE {
+            event.remove(key);
+        }
+    }
+    if let (Some(Value::Table(base)), Some(over)) = (base.get_mut("effects"), table(&over, "effects")) {
+        base.retain(|kind, old| {
+            let new = over.get(kind).and_then(|new| new.get("effect"));
+            new.is_none_or(|new| old.get("effect") == Some(new))
+        });
+    }
+    deep(&mut base, over, Kind::Platform);
+    base
+}
+
+fn table<'t>(of: &'t Table, key: &str) -> Option<&'t Table> {
+    of.get(key).and_then(Value::as_table)
+}
+
+/// What a table is, which decides what `false` means in it.
+#[derive(Clone, Copy)]
+enum Kind {
+    Platform,
+    Event,
+    /// Anything else of a definition, such as effects by type.
+    Plain,
+    /// JSON Schemas by event type.
+    Schemas,
+    /// Inside a JSON Schema.
+    Schema,
+}
+
+impl Kind {
+    fn of(self, key: &str) -> Self {
+        match (self, key) {
+            (Self::Platform, "event") => Self::Event,
+            (Self::Event, "schemas") => Self::Schemas,
+            (Self::Event, "schema") | (Self::Schemas | Self::Schema, _) => Self::Schema,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Whether `key = false` is a value and not a removal.
+    fn has_truth_value(self, key: &str) -> bool {
+        match self {
+            Self::Platform => matches!(key, "enabled" | "paused"),
+            Self::Event => key == "repeatable",
+            Self::Schema => true,
+            Self::Plain | Self::Schemas => false,
+        }
+    }
+}
+
+fn deep(base: &mut Table, over: Table, kind: Kind) {
+    for (key, value) in over {
+        match value {
+            Value::Boolean(false) if !kind.has_truth_value(&key) => {
+                base.remove(&key);
+            }
+            Value::Table(above) => {
+                let kind = kind.of(&key);
+                let below = base.entry(key).or_insert_with(|| Value::Table(Table::new()));
+                if !below.is_table() {
+                    *below = Value::Table(Table::new());
+                }
+                if let Value::Table(below) = below {
+                    deep(below, above, kind);
+                }
+            }
+            value => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn laid(base: &str, over: &str) -> Table {
+        definition(base.parse().unwrap(), over.parse().unwrap())
+    }
+
+    fn toml(text: &str) -> Table {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn tables_merge_and_everything_else_is_replaced() {
+        assert_eq!(
+            laid("a = [1, 2]\nb = 1\n[event]\nid = '/id'\ntime = '/t'", "a = [3]\n[event]\ntime = ['/x']"),
+            toml("a = [3]\nb = 1\n[event]\nid = '/id'\ntime = ['/x']")
+        );
+    }
+
+    #[test]
+    fn false_removes_but_switches_stay_switches() {
+        assert_eq!(
+            laid(
+                "enabled = true\n[effects]\na = {effect = 'log'}\nb = {effect = 'log'}\n[event]\nid = '/id'",
+                "enabled = false\n[effects]\na = false\nc = false\n[event]\nid = false\nrepeatable = false"
+            ),
+            toml("enabled = false\n[effects]\nb = {effect = 'log'}\n[event]\nrepeatable = false")
+        );
+    }
+
+    #[test]
+    fn a_switch_is_one_only_in_its_place() {
+        let effects =
+            "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\nrepeatable = {effect = 'log'}";
+        assert_eq!(
+            laid(effects, "[effects]\nenabled = false\nschema = false\nrepeatable = false"),
+            toml("[effects]")
+        );
+    }
+
+    #[test]
+    fn a_table_takes_the_place_of_what_is_none() {
+        assert_eq!(laid("a = 1\nb = {c = 1}", "a = {c = 2}\nb = 1"), toml("a = {c = 2}\nb = 1"));
+    }
+
+    #[test]
+    fn false_inside_a_schema_is_a_schema() {
+        let event = "[event]\nschema = {additionalProperties = false, properties = {a = false}}";
+        assert_eq!(laid("", event), toml(event));
+        assert_eq!(
+            laid("[event]\nschema = {required = ['x'], properties = {b = true}}", event),
+            toml(
+                "[event]\nschema = {additionalProperties = false, required = ['x'], properties = {a = false, b = true}}"
+            )
+        );
+        assert_eq!(laid(event, "[event]\nschema = false"), toml("[event]"));
+        let typed = "[event.schemas]\n'a.b' = {additionalProperties = false}\nc = {}";
+        assert_eq!(laid("", typed), toml(typed));
+        assert_eq!(
+            laid(typed, "[event.schemas]\n'a.b' = {minProperties = 1}\nc = false"),
+            toml("[event.schemas]\n'a.b' = {additionalProperties = false, minProperties = 1}")
+        );
+    }
+
+    #[test]
+    fn another_scheme_starts_the_signature_afresh() {
+        let base = "[signature]\nscheme = 'hmac'\nprefix = 'sha256='\nheader = 'x'";
+        assert_eq!(
+            laid(base, "[signature]\nscheme = 'pairs'\nheader = 'y'"),
+            toml("[signature]\nscheme = 'pairs'\nheader = 'y'")
+        );
+        assert_eq!(
+            laid(base, "[signature]\nscheme = 'hmac'\nheader = 'y'"),
+            toml("[signature]\nscheme = 'hmac'\nprefix = 'sha256='\nheader = 'y'")
+        );
+    }
+
+    #[test]
+    fn another_type_pointer_drops_what_described_the_other_body() {
+        let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\nschema = {type = 'object'}";
+        assert_eq!(laid(base, "[event]\ntype = '/kind'"), toml("[event]\ntype = '/kind'\ntime = '/t'"));
+        assert_eq!(laid(base, "[event]\ntype = '/event_type'"), toml(base));
+        assert_eq!(
+            laid(base, "[event]\ntype = '/kind'\nschema = {required = ['kind']}"),
+            toml("[event]\ntype = '/kind'\ntime = '/t'\nschema = {required = ['kind']}")
+        );
+    }
+
+    #[test]
+    fn an_effect_of_another_kind_replaces_and_the_same_kind_merges() {
+        let base = "[effects]\na = {effect = 'session.status', status = 'live'}";
+        assert_eq!(laid(base, "[effects]\na = {effect = 'log'}"), toml("[effects]\na = {effect = 'log'}"));
+        assert_eq!(
+            laid(base, "[effects]\na = {set = {title = '/t'}}"),
+            toml("[effects]\na = {effect = 'session.status', status = 'live', set = {title = '/t'}}")
+        );
+    }
+
+    #[test]
+    fn a_preset_hands_over_neither_names_nor_secrets() {
+        let base = toml("aliases = ['a']\nsecrets = ['env:A']\nenabled = false\nrate_limit = 5");
+        assert_eq!(as_preset(base), toml("rate_limit = 5"));
+    }
+}

@@ -1,0 +1,290 @@
+//! The grammar of a platform definition, from TOML to a checked [`Platform`].
+//!
+//! Guarantee: a definition is read to its end whatever is wrong with it, so that all of its problems are seen at once,
+//! each with file, key and reason; a `Platform` comes out only when there is none. What this release does not do yet
+//! is refused, never silently left out.
+//!
+//! A definition is laid over a bundled one: its own (`[platforms.mux]`), or `preset`, or `generic`. See `merge` for
+//! what that means.
+
+mod effects;
+mod event;
+mod merge;
+mod section;
+mod signature;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use self::section::Section;
+pub(super) use self::section::{Report, child};
+use super::types::{
+    CredentialRef, MissingSession, Platform, PlatformName, RateLimit, SecretRef, SecretRefs, SessionScope, Source,
+};
+use crate::event::MAX_EVENT_TYPE_BYTES;
+
+/// Most event types that one section of a definition may name.
+const MAX_TYPES: usize = 1000;
+/// Most secrets at a time: rotation needs two.
+const MAX_SECRETS: usize = 16;
+/// Most other names of a platform.
+const MAX_ALIASES: usize = 16;
+/// Highest limit a minute, and most events at once; the limiter counts in microseconds.
+const MAX_RATE: u32 = 60_000_000;
+/// Limit a minute where neither the definition nor its preset has one.
+const DEFAULT_RATE: u32 = 100;
+/// Longest time for which duplicates are remembered, in hours.
+const MAX_DEDUP_HOURS: u32 = 366 * 24;
+/// Longest `wait`.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Words that stand in the path where a platform does, or in labels, and so name none.
+const RESERVED: [&str; 11] = [
+    "register",
+    "metrics",
+    "stats",
+    "platforms",
+    "sessions",
+    "events",
+    "out",
+    "test",
+    "trigger",
+    "status",
+    "unknown",
+];
+
+/// A definition that is to be read.
+pub(super) struct Definition<'a> {
+    /// Its place in the file.
+    pub(super) key: String,
+    /// The platform's canonical name.
+    pub(super) name: PlatformName,
+    /// Where it came from.
+    pub(super) source: Source,
+    /// All of it, presets included.
+    pub(super) table: Table,
+    /// Where relative paths of secrets start.
+    pub(super) folder: Option<&'a Path>,
+}
+
+/// A name that a user may give to a platform.
+pub(super) fn platform_name(text: &str) -> Result<PlatformName, String> {
+    let name = PlatformName::new(text).map_err(|reason| reason.to_string())?;
+    if RESERVED.contains(&text) {
+        return Err("is a reserved word; choose another name".to_owned());
+    }
+    Ok(name)
+}
+
+/// Lays the user's definition of another platform over the bundled `preset`.
+pub(super) fn from_preset(preset: Table, over: Table) -> Table {
+    merge::definition(merge::as_preset(preset), over)
+}
+
+/// Lays the user's words about a bundled platform over its own definition.
+pub(super) fn overridden(bundled: Table, over: Table) -> Table {
+    merge::definition(bundled, over)
+}
+
+/// Checks a definition; `None` after at least one problem in `report`.
+pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Platform> {
+    let before = report.count();
+    let Definition { key, name, source, table, folder } = definition;
+    let reserved = source == Source::Reserved;
+    let credentials = signature::takes_credentials(table.get("signature"));
+    let mut section = Section::new(key, table, report);
+    // Which preset it is has been seen to when the tables were merged.
+    section.take("preset");
+
+    for table in ["signature", "event"] {
+        if !section.has(table) {
+            section.problem(table, "is missing");
+        }
+    }
+    let scheme = section.table("signature").and_then(signature::read);
+    let event = section.table("event").and_then(|event| event::read(event, scheme.as_ref()));
+    let missing_session = section.word("missing_session", missing_session).unwrap_or(MissingSession::Create);
+    let effects = section.table("effects").map(|effects| {
+        let event = event.as_ref().map(|(event, _)| event);
+        effects::read(effects, &effects::Context { event, missing_session, reserved })
+    });
+    let enabled = section.boolean("enabled").unwrap_or(true);
+    let secrets = secrets(&mut section, credentials, folder, source == Source::File && enabled);
+    let rate = section.integer("rate_limit", 1..=MAX_RATE).unwrap_or(DEFAULT_RATE);
+    let burst = section.integer("burst", 1..=MAX_RATE).unwrap_or(rate);
+    let event_types = event_types(&mut section);
+    let aliases = aliases(&mut section, &name);
+    let paused = section.boolean("paused").unwrap_or(false);
+    let ack_status = section.parse("ack_status", |value| {
+        status(&value, |code| (200..=299).contains(&code)).ok_or("must be a status from 200 to 299".into())
+    });
+    let busy_status = section.parse("busy_status", |value| {
+        let fits = status(&value, |code| code == 429 || (500..=599).contains(&code));
+        fits.ok_or("must be 429, or a status from 500 to 599".into())
+    });
+    let dedup_hours = section.integer("dedup_ttl_hours", 1..=MAX_DEDUP_HOURS);
+    let session_scope = section.word("session_scope", session_scope).unwrap_or(SessionScope::Own);
+    not_yet(&mut section);
+    section.finish();
+
+    let (event, schemas) = event?;
+    let platform = Platform {
+        name,
+        aliases,
+        source,
+        enabled,
+        paused,
+        scheme: scheme?,
+        secrets: secrets?,
+        rate_limit: RateLimit { per_minute: (!reserved).then_some(rate), burst },
+        event_types,
+        ack_status: ack_status.unwrap_or(202),
+        busy_status,
+        dedup_ttl: dedup_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
+        missing_session,
+        session_scope,
+        event,
+        schemas,
+        effects: effects.unwrap_or_default(),
+    };
+    (report.count() == before).then_some(platform)
+}
+
+fn event_type(text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > MAX_EVENT_TYPE_BYTES {
+        return Err(format!("an event type must be 1 to {MAX_EVENT_TYPE_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+fn missing_session(text: &str) -> Result<MissingSession, &'static str> {
+    match text {
+        "create" => Ok(MissingSession::Create),
+        "retry" => Ok(MissingSession::Retry),
+        _ => Err("must be one of: create retry"),
+    }
+}
+
+fn session_scope(text: &str) -> Result<SessionScope, &'static str> {
+    match text {
+        "own" => Ok(SessionScope::Own),
+        "shared" => Ok(SessionScope::Shared),
+        _ => Err("must be one of: own shared"),
+    }
+}
+
+fn status(value: &Value, fits: impl Fn(u16) -> bool) -> Option<u16> {
+    value.as_integer().and_then(|code| u16::try_from(code).ok()).filter(|code| fits(*code))
+}
+
+fn event_types(section: &mut Section<'_>) -> Option<HashSet<String>> {
+    let none = section.is_empty_list("event_types");
+    let types = section.words("event_types", |text| event_type(text).map(|()| text.to_owned()))?;
+    if none {
+        section.problem(
+            "event_types",
+            "names no type, so that every event would be ignored; leave it out to take all",
+        );
+    }
+    if types.len() > MAX_TYPES {
+        section.problem("event_types", format!("must be at most {MAX_TYPES} types"));
+    }
+    Some(types.into_iter().collect())
+}
+
+fn aliases(section: &mut Section<'_>, name: &PlatformName) -> Vec<PlatformName> {
+    let aliases = section.words("aliases", platform_name).unwrap_or_default();
+    if aliases.len() > MAX_ALIASES {
+        section.problem("aliases", format!("must be at most {MAX_ALIASES} names"));
+    }
+    let mut seen = HashSet::from([name]);
+    for alias in &aliases {
+        if !seen.insert(alias) {
+            section.problem("aliases", format!("{alias} stands for this platform already"));
+        }
+    }
+    aliases
+}
+
+/// What it verifies with; the scheme decides which of the two keys holds it.
+fn secrets(
+    section: &mut Section<'_>,
+    credentials: Option<bool>,
+    folder: Option<&Path>,
+    needed: bool,
+) -> Option<SecretRefs> {
+    let Some(credentials) = credentials else {
+        // A signature without a known scheme does not say which of the two it takes.
+        section.take("secrets");
+        section.take("credentials");
+        return None;
+    };
+    let (right, wrong) = if credentials { ("credentials", "secrets") } else { ("secrets", "credentials") };
+    let none = !section.has(right) || section.is_empty_list(right);
+    if section.take(wrong).is_some() {
+        section.problem(wrong, format!("this signature scheme is verified with `{right}`"));
+    } else if none && (needed || section.has(right)) {
+        section.problem(right, "is missing: what requests are verified with");
+    }
+    let list = section.list(right).unwrap_or_default();
+    if list.len() > MAX_SECRETS {
+        section.problem(right, format!("must be at most {MAX_SECRETS}"));
+    }
+    let key = section.key(right);
+    let parse = |text: &str| syntax::secret_ref(text, folder);
+    if !credentials {
+        return Some(SecretRefs::Secrets(section::words(&key, list, section.report(), parse)));
+    }
+    let pair = |(index, value)| credential(format!("{key}[{index}]"), value, section.report(), folder);
+    Some(SecretRefs::Credentials(list.into_iter().enumerate().filter_map(pair).collect()))
+}
+
+fn credential(key: String, value: Value, report: &Report, folder: Option<&Path>) -> Option<CredentialRef> {
+    let Value::Table(table) = value else {
+        report.add(&key, "must be a table: { key = \"env:…\", secret = \"env:…\" }");
+        return None;
+    };
+    let mut section = Section::new(key, table, report);
+    let mut part = |name: &'static str| -> Option<SecretRef> {
+        if !section.has(name) {
+            section.problem(name, "is missing");
+        }
+        section.word(name, |text| syntax::secret_ref(text, folder))
+    };
+    let (key, secret) = (part("key"), part("secret"));
+    section.finish();
+    Some(CredentialRef { key: key?, secret: secret? })
+}
+
+/// Keys of the grammar that this release knows and does not do.
+fn not_yet(section: &mut Section<'_>) {
+    const REASON: &str = "is not available in this version";
+    let refuse = |section: &Section<'_>, name, shape: Result<(), &str>| match shape {
+        Ok(()) => section.problem(name, REASON),
+        Err(wrong) => section.problem(name, format!("{wrong}; besides, it {REASON}")),
+    };
+    if let Some(wait) = section.take("wait") {
+        let wait = wait.as_str().and_then(|text| syntax::duration(text).ok()).filter(|wait| *wait <= MAX_WAIT);
+        refuse(section, "wait", wait.map(|_| ()).ok_or("must be a duration of at most 30s"));
+    }
+    if let Some(limits) = section.take("limits") {
+        let limit = |value: &Value| value.as_integer().is_some_and(|n| (1..=i64::from(MAX_RATE)).contains(&n));
+        let shape = limits.as_table().filter(|table| table.values().all(limit));
+        refuse(
+            section,
+            "limits",
+            shape.map(|_| ()).ok_or("must be a table of event types with their limits a minute"),
+        );
+    }
+    if let Some(handshake) = section.take("handshake") {
+        let kind = handshake.as_table().and_then(|table| table.get("kind")).and_then(Value::as_str);
+        let shape = kind.filter(|kind| ["twitch", "zoom", "echo", "websub"].contains(kind));
+        refuse(section, "handshake", shape.map(|_| ()).ok_or("its kind must be one of: twitch zoom echo websub"));
+    }
+}

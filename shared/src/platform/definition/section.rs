@@ -1,0 +1,187 @@
+//! Reading a table key by key: every problem is noted with its full key, none ends the reading, and what nobody asked
+//! for is an unknown key.
+
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
+
+use toml::{Table, Value};
+
+use crate::config::Problem;
+
+/// Collects what is wrong in one file.
+pub(crate) struct Report {
+    file: String,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl Report {
+    pub(crate) fn new(file: impl Into<String>) -> Self {
+        Self { file: file.into(), problems: RefCell::default() }
+    }
+
+    /// Notes a problem. `reason` must not repeat a value that may be a secret.
+    pub(crate) fn add(&self, key: &str, reason: impl Into<String>) {
+        let place = match (self.file.as_str(), key) {
+            (file, "") => file.to_owned(),
+            ("", key) => key.to_owned(),
+            (file, key) => format!("{file}: {key}"),
+        };
+        self.problems.borrow_mut().push(Problem::new(place, reason.into()));
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
+    }
+}
+
+/// `key` of the table `parent`, quoted where TOML wants it.
+pub(crate) fn child(parent: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let key = if bare { key.to_owned() } else { format!("{key:?}") };
+    if parent.is_empty() { key } else { format!("{parent}.{key}") }
+}
+
+/// A table that is being read.
+pub(super) struct Section<'r> {
+    key: String,
+    table: Table,
+    known: Vec<&'static str>,
+    report: &'r Report,
+}
+
+impl<'r> Section<'r> {
+    pub(super) fn new(key: impl Into<String>, table: Table, report: &'r Report) -> Self {
+        Self { key: key.into(), table, known: Vec::new(), report }
+    }
+
+    pub(super) fn report(&self) -> &'r Report {
+        self.report
+    }
+
+    /// The table's own key.
+    pub(super) fn path(&self) -> &str {
+        &self.key
+    }
+
+    pub(super) fn key(&self, name: &str) -> String {
+        child(&self.key, name)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.table.contains_key(name)
+    }
+
+    /// Whether `name` is there and is a list without a value.
+    pub(super) fn is_empty_list(&self, name: &str) -> bool {
+        self.table.get(name).and_then(Value::as_array).is_some_and(Vec::is_empty)
+    }
+
+    pub(super) fn problem(&self, name: &str, reason: impl Into<String>) {
+        self.report.add(&self.key(name), reason);
+    }
+
+    pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        self.table.remove(name)
+    }
+
+    /// Takes `name` and has `parse` make something of it; its error is the problem's reason.
+    pub(super) fn parse<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(Value) -> Result<T, String>,
+    ) -> Option<T> {
+        let parsed = parse(self.take(name)?);
+        parsed.map_err(|reason| self.problem(name, reason)).ok()
+    }
+
+    pub(super) fn boolean(&mut self, name: &'static str) -> Option<bool> {
+        self.parse(name, |value| value.as_bool().ok_or_else(|| "must be true or false".to_owned()))
+    }
+
+    pub(super) fn integer(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        self.parse(name, |value| {
+            let fits = value.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+            fits.ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
+        })
+    }
+
+    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+        self.parse(name, |value| match value {
+            Value::String(text) => Ok(text),
+            _ => Err("must be a text".to_owned()),
+        })
+    }
+
+    /// One of a closed set, or anything else with a grammar of its own.
+    pub(super) fn word<T, E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        parse(&text).map_err(|reason| self.problem(name, reason.to_string())).ok()
+    }
+
+    /// A list, or a single value standing for a list of one.
+    pub(super) fn list(&mut self, name: &'static str) -> Option<Vec<Value>> {
+        Some(match self.take(name)? {
+            Value::Array(list) => list,
+            one => vec![one],
+        })
+    }
+
+    /// A text or several, each with a grammar; every bad one is a problem of its own.
+    pub(super) fn words<T, E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let list = self.list(name)?;
+        Some(words(&self.key(name), list, self.report, parse))
+    }
+
+    pub(super) fn table(&mut self, name: &'static str) -> Option<Section<'r>> {
+        let table = self.parse(name, |value| match value {
+            Value::Table(table) => Ok(table),
+            _ => Err("must be a table".to_owned()),
+        })?;
+        Some(Section::new(self.key(name), table, self.report))
+    }
+
+    /// Every key with its value, for tables whose keys are names that the user chose.
+    pub(super) fn into_entries(self) -> Table {
+        self.table
+    }
+
+    /// Whatever was not asked for is unknown.
+    pub(super) fn finish(self) {
+        for name in self.table.keys() {
+            self.problem(name, format!("unknown key; known here: {}", self.known.join(", ")));
+        }
+    }
+}
+
+/// Parses each text of `list`, noting those that are wrong.
+pub(super) fn words<T, E: std::fmt::Display>(
+    key: &str,
+    list: Vec<Value>,
+    report: &Report,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Vec<T> {
+    let several = list.len() > 1;
+    let mut parsed = Vec::with_capacity(list.len());
+    for (index, value) in list.iter().enumerate() {
+        let key = if several { format!("{key}[{index}]") } else { key.to_owned() };
+        match value.as_str().map(&parse) {
+            Some(Ok(one)) => parsed.push(one),
+            Some(Err(reason)) => report.add(&key, reason.to_string()),
+            None => report.add(&key, "must be a text"),
+        }
+    }
+    parsed
+}

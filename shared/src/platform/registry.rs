@@ -1,0 +1,320 @@
+//! All platforms that this process knows, by every name they answer to.
+//!
+//! Guarantee: a registry exists only when every definition in it is sound and no two platforms share a name, so
+//! whatever a path names is one platform or none. The reserved platform is in the list, for those who read queues, and
+//! under no name, for those who take requests.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use toml::{Table, Value};
+
+use super::bundled;
+use super::definition::{self, Definition, Report, child};
+use super::secrets::{self, Need};
+use super::types::{Platform, PlatformName, Source};
+use crate::config::{Env, Problem};
+use crate::signature::Keys;
+
+/// Longest `PLATFORMS_FILE`, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Most platforms; each has streams, metrics and consumers of its own.
+pub const MAX_PLATFORMS: usize = 256;
+
+/// All platforms. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sessions: Arc<Platform>,
+    entries: Vec<Entry>,
+    by_name: HashMap<PlatformName, usize>,
+    file: String,
+}
+
+struct Entry {
+    platform: Arc<Platform>,
+    /// Whether the user wrote down what it verifies with, instead of leaving it to the bundled variables.
+    own_secrets: bool,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|platform| platform.name.as_str())).finish()
+    }
+}
+
+impl Registry {
+    /// The bundled platforms, and those of `platforms_file` over and beside them.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, at once.
+    pub fn load(platforms_file: Option<&Path>) -> Result<Self, Vec<Problem>> {
+        sound(Self::read(platforms_file)?)
+    }
+
+    /// [`load`](Self::load) and [`resolve`](Self::resolve): what is wrong with one definition does not hide which secrets
+    /// of the others are missing.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file and with the secrets, at once.
+    pub fn load_resolved(
+        platforms_file: Option<&Path>,
+        env: &Env,
+    ) -> Result<(Self, HashMap<PlatformName, Keys>), Vec<Problem>> {
+        let (registry, mut problems) = Self::read(platforms_file)?;
+        let resolved = registry.resolve(env).unwrap_or_else(|more| {
+            problems.extend(more);
+            HashMap::new()
+        });
+        Ok((sound((registry, problems))?, resolved))
+    }
+
+    fn read(platforms_file: Option<&Path>) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let Some(path) = platforms_file else {
+            return Self::assemble("", Table::new(), None);
+        };
+        let file = path.display().to_string();
+        let table = read(path).map_err(|reason| vec![Problem::new(&file, reason)])?;
+        Self::assemble(&file, table, path.parent())
+    }
+
+    /// As [`load`](Self::load), from a file's text. Relative paths of secrets stay as they are.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with `file` as the place.
+    pub fn from_text(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
+        let table = parse(text).map_err(|reason| vec![Problem::new(file, reason)])?;
+        sound(Self::assemble(file, table, None)?)
+    }
+
+    /// The definitions that are sound, and what is wrong with the others.
+    fn assemble(file: &str, table: Table, folder: Option<&Path>) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let report = Report::new(file);
+        let bundled = Bundled::parse()?;
+        let mut loader = Loader { report: &report, folder, bundled: &bundled, entries: Vec::new() };
+        loader.user(table);
+        loader.rest();
+        let entries = loader.entries;
+        let by_name = by_name(&entries, &report);
+        let sessions = reserved()?;
+        let mut problems = report.into_problems();
+        problems.sort();
+        let inner = Inner { sessions: Arc::new(sessions), entries, by_name, file: file.to_owned() };
+        Ok((Self { inner: Arc::new(inner) }, problems))
+    }
+
+    /// The platform that a path's `name` means: its canonical name or an alias; never the reserved one.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Platform>> {
+        let index = *self.inner.by_name.get(name)?;
+        self.inner.entries.get(index).map(|entry| &entry.platform)
+    }
+
+    /// The reserved platform on which applications announce sessions.
+    #[must_use]
+    pub fn sessions(&self) -> &Arc<Platform> {
+        &self.inner.sessions
+    }
+
+    /// All of them, the reserved one first: announcements are to be read before the events that need them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Platform>> {
+        std::iter::once(&self.inner.sessions).chain(self.inner.entries.iter().map(|entry| &entry.platform))
+    }
+
+    /// What each enabled platform verifies with. A bundled platform that is not in the file and whose variables are
+    /// not set is left out.
+    ///
+    /// # Errors
+    /// Every secret that is missing, unreadable, empty or not what the definition says, by reference, never by value.
+    pub fn resolve(&self, env: &Env) -> Result<HashMap<PlatformName, Keys>, Vec<Problem>> {
+        let (mut resolved, mut problems) = (HashMap::new(), Vec::new());
+        for Entry { platform, own_secrets } in self.inner.entries.iter().filter(|entry| entry.platform.enabled) {
+            let need = match (own_secrets, platform.source) {
+                (true, _) => Need::All,
+                (false, Source::File) => Need::Any,
+                (false, Source::Bundled | Source::Reserved) => Need::Whatever,
+            };
+            let kind = if platform.scheme.uses_credentials() { "credentials" } else { "secrets" };
+            let key = child(&child("platforms", platform.name.as_str()), kind);
+            let place = if need == Need::Whatever { key } else { format!("{}: {key}", self.inner.file) };
+            match secrets::resolve(platform, need, env, &place) {
+                Ok(Some(keys)) => {
+                    resolved.insert(platform.name.clone(), keys);
+                }
+                Ok(None) => {}
+                Err(found) => problems.extend(found),
+            }
+        }
+        if problems.is_empty() { Ok(resolved) } else { Err(problems) }
+    }
+}
+
+fn sound((registry, problems): (Registry, Vec<Problem>)) -> Result<Registry, Vec<Problem>> {
+    if problems.is_empty() { Ok(registry) } else { Err(problems) }
+}
+
+fn read(path: &Path) -> Result<Table, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
+    }
+    parse(&text)
+}
+
+/// Only the line and what was expected: the text around it may be a secret that somebody wrote down inline.
+fn parse(text: &str) -> Result<Table, String> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        format!("line {line}: not TOML: {}", error.message())
+    })
+}
+
+/// The bundled definitions, with their own presets applied.
+struct Bundled(Vec<(&'static str, Table)>);
+
+impl Bundled {
+    fn parse() -> Result<Self, Vec<Problem>> {
+        let raw = |name: &'static str, text| {
+            let broken = |error: toml::de::Error| vec![Problem::new(name, error.message())];
+            bundled::parse(text).map_err(broken)
+        };
+        let mut tables = Vec::new();
+        for (name, text) in bundled::DEFINITIONS {
+            let table = raw(name, text)?;
+            let preset = table.get("preset").and_then(Value::as_str);
+            let table = match preset.and_then(bundled::text) {
+                Some(preset) => definition::from_preset(raw(name, preset)?, table),
+                None => table,
+            };
+            tables.push((*name, table));
+        }
+        Ok(Self(tables))
+    }
+
+    fn get(&self, name: &str) -> Option<&Table> {
+        self.0.iter().find(|(one, _)| *one == name).map(|(_, table)| table)
+    }
+}
+
+struct Loader<'a> {
+    report: &'a Report,
+    folder: Option<&'a Path>,
+    bundled: &'a Bundled,
+    entries: Vec<Entry>,
+}
+
+impl Loader<'_> {
+    /// What the user's file says.
+    fn user(&mut self, mut table: Table) {
+        let platforms = match table.remove("platforms") {
+            None => Table::new(),
+            Some(Value::Table(platforms)) => platforms,
+            Some(_) => return self.report.add("platforms", "must be tables such as [platforms.acme]"),
+        };
+        for key in table.keys() {
+            self.report.add(&child("", key), "unknown key; known here: platforms");
+        }
+        if platforms.len() > MAX_PLATFORMS {
+            return self.report.add("platforms", format!("must be at most {MAX_PLATFORMS}"));
+        }
+        for (name, value) in platforms {
+            self.one(&name, value);
+        }
+    }
+
+    fn one(&mut self, name: &str, value: Value) {
+        let key = child("platforms", name);
+        let parsed = definition::platform_name(name).map_err(|reason| self.report.add(&key, reason));
+        let Value::Table(table) = value else {
+            return self.report.add(&key, "must be a table; `enabled = false` switches a platform off");
+        };
+        let own_secrets = ["secrets", "credentials"].iter().any(|kind| table.contains_key(*kind));
+        let Some(table) = self.laid(name, &key, table) else { return };
+        // A bad name is a problem already; whatever else is wrong with the definition shall be seen too.
+        let name = parsed.or_else(|()| PlatformName::new("unnamed"));
+        let Ok(name) = name else { return };
+        let definition = Definition { key, name, source: Source::File, table, folder: self.folder };
+        if let Some(platform) = definition::compile(definition, self.report) {
+            self.entries.push(Entry { platform: Arc::new(platform), own_secrets });
+        }
+    }
+
+    /// The user's words over what they start from.
+    fn laid(&self, name: &str, key: &str, table: Table) -> Option<Table> {
+        let own = self.bundled.get(name);
+        let preset = match table.get("preset") {
+            None => bundled::DEFAULT_PRESET,
+            Some(Value::String(preset)) if self.bundled.get(preset).is_some() => preset.as_str(),
+            Some(_) => {
+                let names: Vec<_> = bundled::names().collect();
+                self.report.add(&child(key, "preset"), format!("must be one of: {}", names.join(" ")));
+                return None;
+            }
+        };
+        if let Some(own) = own.filter(|_| !table.contains_key("preset") || preset == name) {
+            return Some(definition::overridden(own.clone(), table));
+        }
+        Some(definition::from_preset(self.bundled.get(preset)?.clone(), table))
+    }
+
+    /// The bundled platforms that the user's file does not name.
+    fn rest(&mut self) {
+        let named: Vec<_> = self.entries.iter().map(|entry| entry.platform.name.clone()).collect();
+        for (name, table) in &self.bundled.0 {
+            let Ok(name) = PlatformName::new(name) else { continue };
+            if named.contains(&name) {
+                continue;
+            }
+            let key = child("platforms", name.as_str());
+            let definition = Definition { key, name, source: Source::Bundled, table: table.clone(), folder: None };
+            if let Some(platform) = definition::compile(definition, self.report) {
+                self.entries.push(Entry { platform: Arc::new(platform), own_secrets: false });
+            }
+        }
+    }
+}
+
+fn reserved() -> Result<Platform, Vec<Problem>> {
+    let report = Report::new("the reserved platform");
+    let table = bundled::parse(bundled::SESSIONS).map_err(|error| report.add("", error.message()));
+    let name = PlatformName::new(PlatformName::SESSIONS).map_err(|reason| report.add("", reason.to_string()));
+    let platform = match (table, name) {
+        (Ok(table), Ok(name)) => {
+            let key = child("platforms", name.as_str());
+            definition::compile(Definition { key, name, source: Source::Reserved, table, folder: None }, &report)
+        }
+        _ => None,
+    };
+    platform.ok_or_else(|| report.into_problems())
+}
+
+fn by_name(entries: &[Entry], report: &Report) -> HashMap<PlatformName, usize> {
+    let platforms = || entries.iter().map(|entry| &entry.platform).enumerate();
+    let mut by_name: HashMap<_, _> = platforms().map(|(index, platform)| (platform.name.clone(), index)).collect();
+    for (index, platform) in platforms() {
+        for alias in &platform.aliases {
+            let Some(other) = by_name.insert(alias.clone(), index).filter(|other| *other != index) else {
+                continue;
+            };
+            let Some(other) = entries.get(other).map(|entry| &entry.platform) else { continue };
+            // Named after whichever of the two the user can change.
+            let (mine, theirs) =
+                if platform.source == Source::File { (platform, other) } else { (other, platform) };
+            let key = child("platforms", mine.name.as_str());
+            report.add(&key, format!("the name {alias} belongs to the platform {} too", theirs.name));
+        }
+    }
+    by_name
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! What a platform's bodies must look like, as JSON Schema, compiled once at start.
+//!
+//! Guarantee: a refusal names where in the body a rule of the schema is broken and which one, never a value of the
+//! body. References to other documents are refused at start, and patterns run in linear time.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{PatternOptions, ValidationError, Validator};
+use serde_json::Value;
+
+/// Longest path that a refusal names, in bytes: its segments come from the body.
+const MAX_PATH_BYTES: usize = 200;
+
+/// A body that a schema refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// Not JSON, or a number beyond what a schema can judge.
+    #[error("the body is not JSON")]
+    NotJson,
+    /// A rule of the schema is broken.
+    #[error("{path}: {rule}")]
+    Unmet {
+        /// JSON pointer of the value (of the missing one, where one is missing); `/` for the whole body.
+        path: String,
+        /// The rule, in the schema's words.
+        rule: String,
+    },
+}
+
+/// A platform's compiled schemas: one for every body, and more by event type.
+#[derive(Default)]
+pub struct Schemas {
+    all: Option<Validator>,
+    by_type: HashMap<String, Validator>,
+}
+
+impl fmt::Debug for Schemas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut types: Vec<_> = self.by_type.keys().collect();
+        types.sort();
+        f.debug_struct("Schemas").field("all", &self.all.is_some()).field("by_type", &types).finish()
+    }
+}
+
+impl Schemas {
+    /// Puts compiled schemas together: `all` for every body, `by_type` besides for bodies of that event type.
+    #[must_use]
+    pub(super) fn new(all: Option<Validator>, by_type: HashMap<String, Validator>) -> Self {
+        Self { all, by_type }
+    }
+
+    /// Whether every body passes, so that callers need not even parse it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_none() && self.by_type.is_empty()
+    }
+
+    /// Checks a body against the platform's schema, then against that of its event type. Costs nothing where there is
+    /// neither.
+    ///
+    /// # Errors
+    /// The first rule that is broken, or a body that is not JSON.
+    pub fn check(&self, event_type: &str, body: &[u8]) -> Result<(), PayloadError> {
+        let typed = self.by_type.get(event_type);
+        if self.all.is_none() && typed.is_none() {
+            return Ok(());
+        }
+        let body: Value = serde_json::from_slice(body).map_err(|_| PayloadError::NotJson)?;
+        for validator in self.all.iter().chain(typed) {
+            validator.validate(&body).map_err(|error| refusal(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Compiles a schema; the reason for a refusal speaks of the schema only.
+pub(super) fn compile(schema: &Value) -> Result<Validator, String> {
+    jsonschema::options()
+        .offline()
+        .with_pattern_options(PatternOptions::regex())
+        .build(schema)
+        .map_err(|error| format!("not a JSON Schema: {error} (at {})", named(error.instance_path().as_str())))
+}
+
+fn named(path: &str) -> String {
+    let mut path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
+    if path.len() > MAX_PATH_BYTES {
+        path.truncate(path.floor_char_boundary(MAX_PATH_BYTES));
+        path.push('…');
+    }
+    path
+}
+
+fn refusal(error: &ValidationError<'_>) -> PayloadError {
+    let path = error.instance_path().as_str();
+    match error.kind() {
+        ValidationErrorKind::Required { property } => {
+            let property = property.as_str().unwrap_or_default().replace('~', "~0").replace('/', "~1");
+            PayloadError::Unmet { path: named(&format!("{path}/{property}")), rule: "is required".to_owned() }
+        }
+        ValidationErrorKind::Type { kind } => PayloadError::Unmet { path: named(path), rule: of_type(kind) },
+        kind => {
+            PayloadError::Unmet { path: named(path), rule: format!("breaks `{}` of the schema", kind.keyword()) }
+        }
+    }
+}
+
+fn of_type(kind: &TypeKind) -> String {
+    let names: Vec<String> = match kind {
+        TypeKind::Single(one) => vec![one.to_string()],
+        TypeKind::Multiple(several) => several.iter().map(|one| one.to_string()).collect(),
+    };
+    format!("must be of type {}", names.join(" or "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn schemas(all: Value) -> Schemas {
+        Schemas::new(Some(compile(&all).unwrap()), HashMap::new())
+    }
+
+    fn unmet(schemas: &Schemas, body: &str) -> String {
+        schemas.check("any", body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_to_check_passes_everything_without_parsing_it() {
+        let none = Schemas::default();
+        assert!(none.is_empty());
+        assert_eq!(none.check("any", b"not json"), Ok(()));
+    }
+
+    #[test]
+    fn a_missing_property_is_named_by_its_own_path() {
+        let schemas = schemas(json!({"properties": {"payload": {"required": ["a/b"]}}, "required": ["payload"]}));
+        assert_eq!(unmet(&schemas, "{}"), "/payload: is required");
+        assert_eq!(unmet(&schemas, r#"{"payload": {}}"#), "/payload/a~1b: is required");
+        assert_eq!(schemas.check("any", br#"{"payload": {"a/b": 1}}"#), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_never_holds_a_value_of_the_body() {
+        let schemas = schemas(json!({
+            "additionalProperties": false,
+            "properties": {
+                "text": {"type": ["string", "null"], "maxLength": 3, "pattern": "^a"},
+                "one": {"enum": [1]}, "any": {"anyOf": [{"type": "integer"}]}, "whole": {"type": "object"}
+            }
+        }));
+        for body in [
+            r#"{"text": "hunter2"}"#,
+            r#"{"one": "hunter2"}"#,
+            r#"{"any": "hunter2"}"#,
+            r#"{"whole": "hunter2"}"#,
+            r#"{"hunter2": 1}"#,
+        ] {
+            assert!(!unmet(&schemas, body).contains("hunter2"), "{body}: {}", unmet(&schemas, body));
+        }
+        assert_eq!(unmet(&schemas, r#"{"text": 1}"#), "/text: must be of type null or string");
+        assert_eq!(unmet(&schemas, r#"{"text": "abcd"}"#), "/text: breaks `maxLength` of the schema");
+    }
+
+    #[test]
+    fn the_whole_body_is_a_slash() {
+        assert_eq!(unmet(&schemas(json!({"type": "object"})), "[]"), "/: must be of type object");
+    }
+
+    #[test]
+    fn a_long_path_is_cut() {
+        let schemas = schemas(json!({"patternProperties": {"": {"type": "null"}}}));
+        let message = unmet(&schemas, &format!(r#"{{"{}": 1}}"#, "é".repeat(400)));
+        assert!(message.len() < 300, "{message}");
+    }
+
+    #[test]
+    fn a_type_has_its_own_schema_besides_the_common_one() {
+        let typed = HashMap::from([("a".to_owned(), compile(&json!({"required": ["x"]})).unwrap())]);
+        let schemas = Schemas::new(Some(compile(&json!({"type": "object"})).unwrap()), typed);
+        assert!(!schemas.is_empty());
+        assert_eq!(schemas.check("b", b"{}"), Ok(()));
+        assert_eq!(schemas.check("a", b"{}").unwrap_err().to_string(), "/x: is required");
+        assert!(schemas.check("a", b"[]").is_err());
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused_where_a_schema_looks_at_it() {
+        assert_eq!(schemas(json!(true)).check("any", b"{"), Err(PayloadError::NotJson));
+    }
+
+    #[test]
+    fn a_schema_that_is_none_is_refused() {
+        for wrong in [
+            json!({"type": "strin"}),
+            json!({"required": "kind"}),
+            json!({"pattern": "("}),
+            json!({"pattern": "(?=a)b"}),
+            json!({"$ref": "https://example.com/other.json"}),
+            json!({"$ref": "file:///etc/passwd"}),
+            json!({"$ref": "#/$defs/missing"}),
+            json!(7),
+        ] {
+            assert!(compile(&wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! From a reference to the secret itself; only ingress does this.
+//!
+//! Guarantee: a platform that the operator named either has everything that its definition refers to, or start-up says
+//! what is missing. A bundled platform that nobody named and whose variables are not set is simply not configured.
+//! No problem holds a secret.
+
+use zeroize::Zeroizing;
+
+use super::types::{CredentialRef, Platform, SecretRef, SecretRefs};
+use crate::config::{self, Env, Problem};
+use crate::signature::{Credential, Keys, Secret};
+
+/// A secret's text.
+type Text = Zeroizing<String>;
+
+impl std::fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{path}"),
+        }
+    }
+}
+
+/// Which references must resolve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// All of them: the operator wrote them down.
+    All,
+    /// At least one: the operator named the platform, the references are its bundled ones.
+    Any,
+    /// As many as there are.
+    Whatever,
+}
+
+/// Resolves what `platform` verifies with. `Ok(None)`: nothing there, and nothing needed.
+pub(super) fn resolve(platform: &Platform, need: Need, env: &Env, key: &str) -> Result<Option<Keys>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut missing = Vec::new();
+    let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
+    let keys = match &platform.secrets {
+        SecretRefs::Secrets(list) => {
+            Keys::Secrets(list.iter().filter_map(|one| look.secret(platform, one)).collect())
+        }
+        SecretRefs::Credentials(list) => {
+            Keys::Credentials(list.iter().filter_map(|one| look.credential(platform, one)).collect())
+        }
+    };
+    if need == Need::All || (need == Need::Any && keys.is_empty() && problems.is_empty()) {
+        problems.extend(missing.iter().map(|one| Problem::new(key, format_args!("{one} is not set"))));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Some(keys).filter(|keys| !keys.is_empty()))
+}
+
+struct Lookup<'a> {
+    env: &'a Env,
+    key: &'a str,
+    problems: &'a mut Vec<Problem>,
+    missing: &'a mut Vec<SecretRef>,
+}
+
+impl Lookup<'_> {
+    fn secret(&mut self, platform: &Platform, reference: &SecretRef) -> Option<Secret> {
+        let text = self.text(reference)?;
+        match text {
+            Some(text) => self.decode(platform, reference, &text),
+            None => {
+                self.missing.push(reference.clone());
+                None
+            }
+        }
+    }
+
+    fn credential(&mut self, platform: &Platform, pair: &CredentialRef) -> Option<Credential> {
+        let (key, secret) = (self.text(&pair.key), self.text(&pair.secret));
+        match (key?, secret?) {
+            (Some(key), Some(secret)) => {
+                let secret = self.decode(platform, &pair.secret, &secret)?;
+                Some(Credential::new(key.as_str(), &secret))
+            }
+            (None, None) => {
+                self.missing.extend([pair.key.clone(), pair.secret.clone()]);
+                None
+            }
+            (Some(_), None) => self.half(&pair.key, &pair.secret),
+            (None, Some(_)) => self.half(&pair.secret, &pair.key),
+        }
+    }
+
+    fn half(&mut self, there: &SecretRef, missing: &SecretRef) -> Option<Credential> {
+        self.problem(format!("{there} is set, but {missing} is not"));
+        None
+    }
+
+    fn decode(&mut self, platform: &Platform, reference: &SecretRef, text: &str) -> Option<Secret> {
+        platform.scheme.secret(text).map_err(|reason| self.problem(format!("{reference} {reason}"))).ok()
+    }
+
+    /// `None` after a problem, `Some(None)` where a variable is not set.
+    fn text(&mut self, reference: &SecretRef) -> Option<Option<Text>> {
+        match reference {
+            SecretRef::Env(name) => {
+                let found = self.env.lookup(name).map_err(|problem| self.problems.push(problem)).ok()?;
+                Some(found.map(Zeroizing::new))
+            }
+            SecretRef::File(path) => {
+                let read = config::read_file(path).map_err(|reason| self.problem(format!("{reference} {reason}")));
+                Some(Some(Zeroizing::new(read.ok()?)))
+            }
+        }
+    }
+
+    fn problem(&mut self, reason: String) {
+        self.problems.push(Problem::new(self.key, reason));
+    }
+}

@@ -1,0 +1,197 @@
+//! The wire form of a queued event: the fields of a stream entry.
+//!
+//! Guarantee: [`decode`] never panics and never guesses. What it refuses stays in the stream with its raw fields, which
+//! the scripts that move entries copy verbatim; unknown extra fields are ignored here and travel along there.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::Fault;
+use crate::event::{Envelope, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION};
+
+/// Field pairs of a stream entry, in their order. Names may repeat and need not be text.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A stream entry as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id.
+    pub id: StreamId,
+    /// Its fields; `None` when the entry is listed as pending but was deleted, so that nothing is left to do but settle.
+    pub fields: Option<Fields>,
+}
+
+/// Why an entry is no event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undecodable {
+    /// A required field is absent.
+    #[error("field {0} is missing")]
+    Missing(&'static str),
+    /// A field's text is not what it should be.
+    #[error("field {0} is invalid")]
+    Invalid(&'static str),
+    /// A later release wrote it.
+    #[error("wire version {version} is not known to this release")]
+    UnsupportedVersion {
+        /// The version it names.
+        version: u32,
+        /// When ingress queued it, if that is legible.
+        received_at: Option<Millis>,
+        /// The execution that is due, if that is legible, else 1.
+        attempt: u32,
+        /// When it was put off first, if that is legible.
+        first_failed_at: Option<Millis>,
+    },
+    /// The entry was deleted.
+    #[error("the entry is gone")]
+    Gone,
+}
+
+/// Reads an entry as an event. The body is not copied.
+///
+/// Where a field is repeated its first value counts.
+///
+/// # Errors
+/// When it is not an event of [`WIRE_VERSION`].
+pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
+    let mut fields = entry.fields.ok_or(Undecodable::Gone)?;
+    let view = View(&fields);
+    let version: u32 = view.required("v")?;
+    if version != WIRE_VERSION {
+        return Err(Undecodable::UnsupportedVersion {
+            version,
+            received_at: view.optional("received_at").ok().flatten(),
+            attempt: view.optional("attempt").ok().flatten().unwrap_or(1),
+            first_failed_at: view.optional("first_failed_at").ok().flatten(),
+        });
+    }
+    let attempt: u32 = view.required("attempt")?;
+    if attempt == 0 {
+        return Err(Undecodable::Invalid("attempt"));
+    }
+    let mut envelope = Envelope {
+        id: entry.id,
+        event_id: view.bounded("event_id", MAX_EVENT_ID_BYTES)?,
+        event_type: view.bounded("event_type", MAX_EVENT_TYPE_BYTES)?,
+        occurred_at: view.required("occurred_at")?,
+        received_at: view.required("received_at")?,
+        attempt,
+        origin: view.required("origin")?,
+        body: Bytes::new(),
+        delivery_id: view.optional("delivery_id")?,
+        traceparent: view.optional("traceparent")?,
+        first_failed_at: view.optional("first_failed_at")?,
+        replays: view.optional("replays")?.unwrap_or(0),
+    };
+    let body = fields.iter_mut().find(|(name, _)| name == b"body").ok_or(Undecodable::Missing("body"))?;
+    envelope.body = Bytes::from(std::mem::take(&mut body.1));
+    Ok(envelope)
+}
+
+/// The fields that the enqueue script writes for `event`, in its order: what [`decode`] reads back.
+///
+/// `received_at` and `origin` are the script's to decide; they are given here for tests and imports.
+#[must_use]
+pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin: StreamId) -> Fields {
+    let pair = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+    let mut fields = vec![
+        pair("v", WIRE_VERSION.to_string().as_bytes()),
+        pair("event_id", event.event_id.as_bytes()),
+        pair("event_type", event.event_type.as_bytes()),
+        pair("occurred_at", occurred_at.to_string().as_bytes()),
+        pair("received_at", received_at.to_string().as_bytes()),
+        pair("attempt", b"1"),
+        pair("origin", origin.to_string().as_bytes()),
+        pair("body", &event.body),
+    ];
+    fields.extend(event.delivery_id.as_deref().map(|value| pair("delivery_id", value.as_bytes())));
+    fields.extend(event.traceparent.as_deref().map(|value| pair("traceparent", value.as_bytes())));
+    fields
+}
+
+/// Fields by name.
+pub(crate) struct View<'a>(pub(crate) &'a Fields);
+
+impl<'a> View<'a> {
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a [u8]> {
+        self.0.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.as_slice())
+    }
+
+    pub(crate) fn optional<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, Undecodable> {
+        let Some(raw) = self.raw(name) else { return Ok(None) };
+        let text = std::str::from_utf8(raw).map_err(|_| Undecodable::Invalid(name))?;
+        text.parse().map(Some).map_err(|_| Undecodable::Invalid(name))
+    }
+
+    fn required<T: FromStr>(&self, name: &'static str) -> Result<T, Undecodable> {
+        self.optional(name)?.ok_or(Undecodable::Missing(name))
+    }
+
+    fn bounded(&self, name: &'static str, most: usize) -> Result<String, Undecodable> {
+        let text: String = self.required(name)?;
+        if text.is_empty() || text.len() > most { Err(Undecodable::Invalid(name)) } else { Ok(text) }
+    }
+}
+
+/// `[[id, [field, value, …] | nil], …]`, as XRANGE, XREADGROUP and XCLAIM answer. A nil in an entry's place (an entry
+/// that XCLAIM of Redis 6 lists as deleted) is left out.
+pub(crate) fn entries(value: Value) -> Result<Vec<Entry>, Fault> {
+    match value {
+        Value::Nil => Ok(Vec::new()),
+        Value::Array(items) => items.into_iter().filter(|item| *item != Value::Nil).map(entry).collect(),
+        _ => Err(Fault::nonsense("entries expected")),
+    }
+}
+
+fn entry(value: Value) -> Result<Entry, Fault> {
+    let [id, fields] = array(value)?;
+    let fields = match fields {
+        Value::Nil => None,
+        Value::Array(flat) if flat.is_empty() => None,
+        Value::Array(flat) => Some(pairs(flat)?),
+        _ => return Err(Fault::nonsense("fields expected")),
+    };
+    Ok(Entry { id: stream_id(&id)?, fields })
+}
+
+fn pairs(flat: Vec<Value>) -> Result<Fields, Fault> {
+    if !flat.len().is_multiple_of(2) {
+        return Err(Fault::nonsense("a field without a value"));
+    }
+    let mut fields = Vec::with_capacity(flat.len() / 2);
+    let mut flat = flat.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        fields.push((bytes(name)?, bytes(value)?));
+    }
+    Ok(fields)
+}
+
+pub(crate) fn array<const N: usize>(value: Value) -> Result<[Value; N], Fault> {
+    match value {
+        Value::Array(items) => items.try_into().map_err(|_| Fault::nonsense("an array of another length")),
+        _ => Err(Fault::nonsense("an array expected")),
+    }
+}
+
+pub(crate) fn bytes(value: Value) -> Result<Vec<u8>, Fault> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.into_bytes()),
+        Value::Int(number) => Ok(number.to_string().into_bytes()),
+        _ => Err(Fault::nonsense("a string expected")),
+    }
+}
+
+pub(crate) fn stream_id(value: &Value) -> Result<StreamId, Fault> {
+    let raw = match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text.as_str()),
+        _ => None,
+    };
+    raw.and_then(|text| text.parse().ok()).ok_or(Fault::nonsense("a stream id expected"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use redis::Value;
+
+use super::*;
+
+fn stream_ids() -> impl Strategy<Value = StreamId> {
+    (any::<u64>(), any::<u64>()).prop_map(|(ms, seq)| StreamId { ms, seq })
+}
+
+fn events() -> impl Strategy<Value = NewEvent> {
+    let text = |most: usize| proptest::string::string_regex(&format!("[^\0]{{1,{most}}}")).unwrap();
+    (text(60), text(60), vec(any::<u8>(), 0..300), option::of(".{0,40}"), option::of(".{0,40}")).prop_map(
+        |(event_id, event_type, body, delivery_id, traceparent)| NewEvent {
+            event_id,
+            event_type,
+            occurred_at: None,
+            body: body.into(),
+            marker: None,
+            delivery_id,
+            traceparent,
+        },
+    )
+}
+
+/// Field names that decode looks for, and others.
+fn names() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => prop::sample::select(vec![
+            "v", "event_id", "event_type", "occurred_at", "received_at", "attempt", "origin", "body", "replays",
+            "first_failed_at",
+        ]).prop_map(|name| name.as_bytes().to_vec()),
+        1 => vec(any::<u8>(), 0..12),
+    ]
+}
+
+fn values() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 0..20),
+        any::<i64>().prop_map(|number| number.to_string().into_bytes()),
+        Just(b"1".to_vec()),
+        stream_ids().prop_map(|id| id.to_string().into_bytes()),
+    ]
+}
+
+fn values_of_redis() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Nil),
+        Just(Value::Okay),
+        any::<i64>().prop_map(Value::Int),
+        vec(any::<u8>(), 0..8).prop_map(Value::BulkString),
+        stream_ids().prop_map(|id| Value::BulkString(id.to_string().into_bytes())),
+    ];
+    leaf.prop_recursive(4, 64, 6, |inner| vec(inner, 0..6).prop_map(Value::Array))
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(
+        event in events(), id in stream_ids(), origin in stream_ids(), at in any::<i64>(), received_at in any::<i64>(),
+    ) {
+        let entry = Entry { id, fields: Some(encode(&event, at, received_at, origin)) };
+        let envelope = decode(entry).unwrap();
+        prop_assert_eq!(envelope, Envelope {
+            id,
+            event_id: event.event_id,
+            event_type: event.event_type,
+            occurred_at: at,
+            received_at,
+            attempt: 1,
+            origin,
+            body: event.body,
+            delivery_id: event.delivery_id,
+            traceparent: event.traceparent,
+            first_failed_at: None,
+            replays: 0,
+        });
+    }
+
+    #[test]
+    fn arbitrary_fields_are_refused_or_read_but_never_panic(fields in vec((names(), values()), 0..14)) {
+        let entry = Entry { id: StreamId::default(), fields: Some(fields.clone()) };
+        if let Ok(envelope) = decode(entry) {
+            prop_assert!(envelope.attempt >= 1);
+            prop_assert!(!envelope.event_id.is_empty() && envelope.event_id.len() <= MAX_EVENT_ID_BYTES);
+            let body = &fields.iter().find(|(name, _)| name == b"body").unwrap().1;
+            prop_assert_eq!(&envelope.body[..], &body[..], "the first of a repeated field");
+        }
+    }
+
+    #[test]
+    fn one_field_less_or_broken_is_named(event in events(), which in 0..8usize, garbage in vec(any::<u8>(), 0..5)) {
+        let fields = encode(&event, 1, 2, StreamId { ms: 3, seq: 4 });
+        let name = String::from_utf8(fields[which].0.clone()).unwrap();
+        let mut less = fields.clone();
+        less.remove(which);
+        let refused = decode(Entry { id: StreamId::default(), fields: Some(less) }).unwrap_err();
+        prop_assert!(matches!(refused, Undecodable::Missing(field) if field == name), "{refused}");
+
+        let mut broken = fields;
+        broken[which].1 = [&[0xff][..], &garbage].concat();
+        let result = decode(Entry { id: StreamId::default(), fields: Some(broken) });
+        if name == "body" {
+            prop_assert!(result.is_ok(), "a body is bytes");
+        } else {
+            prop_assert!(matches!(result.unwrap_err(), Undecodable::Invalid(field) if field == name));
+        }
+    }
+
+    #[test]
+    fn whatever_redis_answers_is_read_or_refused(value in values_of_redis()) {
+        let _ = entries(value.clone());
+        let _ = stream_id(&value);
+        let _ = array::<3>(value);
+    }
+}
+
+fn event() -> NewEvent {
+    NewEvent {
+        event_id: "a".into(),
+        event_type: "t".into(),
+        occurred_at: None,
+        body: Bytes::from_static(b"{}"),
+        marker: None,
+        delivery_id: None,
+        traceparent: None,
+    }
+}
+
+fn with(name: &str, value: &str) -> Result<Envelope, Undecodable> {
+    let mut fields = encode(&event(), 1, 2, StreamId::default());
+    fields.retain(|(field, _)| field != name.as_bytes());
+    fields.push((name.into(), value.into()));
+    decode(Entry { id: StreamId::default(), fields: Some(fields) })
+}
+
+#[test]
+fn a_later_version_is_told_from_garbage() {
+    let fault = with("v", "2").unwrap_err();
+    let expected =
+        Undecodable::UnsupportedVersion { version: 2, received_at: Some(2), attempt: 1, first_failed_at: None };
+    assert_eq!(fault, expected);
+    assert_eq!(with("v", "one").unwrap_err(), Undecodable::Invalid("v"));
+    assert_eq!(with("v", "").unwrap_err(), Undecodable::Invalid("v"));
+}
+
+#[test]
+fn a_later_version_may_say_anything_else() {
+    let fields = vec![(b"v".to_vec(), b"7".to_vec()), (b"attempt".to_vec(), b"many".to_vec())];
+    let fault = decode(Entry { id: StreamId::default(), fields: Some(fields) }).unwrap_err();
+    let expected =
+        Undecodable::UnsupportedVersion { version: 7, received_at: None, attempt: 1, first_failed_at: None };
+    assert_eq!(fault, expected);
+}
+
+#[test]
+fn what_travels_with_a_retry_or_a_replay_is_read() {
+    assert_eq!(with("replays", "3").unwrap().replays, 3);
+    assert_eq!(with("first_failed_at", "77").unwrap().first_failed_at, Some(77));
+    assert_eq!(with("replays", "-1").unwrap_err(), Undecodable::Invalid("replays"));
+}
+
+#[test]
+fn there_is_no_execution_number_0() {
+    assert_eq!(with("attempt", "0").unwrap_err(), Undecodable::Invalid("attempt"));
+}
+
+#[test]
+fn names_longer_than_databases_take_are_refused() {
+    let most = "x".repeat(MAX_EVENT_ID_BYTES);
+    assert_eq!(with("event_id", &most).unwrap().event_id, most);
+    assert_eq!(with("event_id", &format!("{most}x")).unwrap_err(), Undecodable::Invalid("event_id"));
+    assert_eq!(with("event_type", "").unwrap_err(), Undecodable::Invalid("event_type"));
+}
+
+#[test]
+fn a_deleted_entry_is_gone() {
+    assert_eq!(decode(Entry { id: StreamId::default(), fields: None }).unwrap_err(), Undecodable::Gone);
+}

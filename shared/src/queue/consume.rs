@@ -1,0 +1,301 @@
+//! Taking entries, holding them and giving them back; the group, its consumers and their names.
+//!
+//! Guarantee: nothing here finishes an event or takes one from a consumer that renewed it in time. Holding and giving
+//! back touch only what is pending for the calling consumer at that moment.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+use uuid::Uuid;
+
+use super::codec::{array, entries, stream_id};
+use super::keys::{GROUP, lease};
+use super::{Entry, Fault, PlatformKeys, Queue, Reader};
+use crate::event::StreamId;
+
+/// Idle time that entries handed back are given: longer than any claim waits for.
+pub const HAND_BACK_IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// What became of a platform's stream and group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// The group was missing and begins at 0 now; the retry set was dropped, its entries come back as new ones.
+    Created,
+    /// It is there.
+    Existed,
+    /// The key is no stream: set it aside, tell somebody, read the others.
+    WrongType,
+}
+
+/// One page of claimed entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// Where to go on; `0-0`: the whole pending list was looked at.
+    pub cursor: StreamId,
+    /// What belongs to the caller now, with Redis's delivery count, this one included.
+    pub entries: Vec<(Entry, u64)>,
+    /// Entries that were pending but deleted; Redis has forgotten them. More than none is worth an alert.
+    pub deleted: Vec<StreamId>,
+}
+
+impl Queue {
+    /// Waits up to `block` for new entries of any of `streams`, at most `count` of each. A zero `block` does not wait.
+    ///
+    /// Returns the position in `streams` with what was read. Must not be cancelled, see [`Reader`].
+    ///
+    /// # Errors
+    /// [`Fault::is_no_group`] or [`Fault::is_wrong_type`] when one of the streams is not as it should be: none of them
+    /// was read then; call [`Self::create_group`] on each.
+    pub async fn read_new(
+        &self,
+        reader: &mut Reader,
+        streams: &[&PlatformKeys],
+        consumer: &str,
+        count: usize,
+        block: Duration,
+    ) -> Result<Vec<(usize, Vec<Entry>)>, Fault> {
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = read_group(consumer, count);
+        if !block.is_zero() {
+            read.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
+        }
+        read.arg("STREAMS");
+        for keys in streams {
+            read.arg(&keys.incoming);
+        }
+        for _ in streams {
+            read.arg(">");
+        }
+        by_stream(reader.run(&read).await?, streams)
+    }
+
+    /// One page of what is pending for `consumer` already, after `after`: what a process reads first after its start.
+    /// An empty page is the end. Raises Redis's delivery counts.
+    ///
+    /// # Errors
+    /// As [`Self::read_new`].
+    pub async fn read_own_pending(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        after: StreamId,
+        count: usize,
+    ) -> Result<Vec<Entry>, Fault> {
+        let mut read = read_group(consumer, count);
+        read.arg("STREAMS").arg(&keys.incoming).arg(after.to_string());
+        let pages = by_stream(self.connection.run(&read).await?, &[keys])?;
+        Ok(pages.into_iter().flat_map(|(_, entries)| entries).collect())
+    }
+
+    /// Takes over entries that nobody renewed for `min_idle`, looking at up to ten times `count` pending ones from
+    /// `cursor` on. Keep the cursor between calls: beginning at `0-0` each time never reaches the end of a long list.
+    ///
+    /// It takes the caller's own entries too, if they were not renewed: skip what is still being worked on.
+    ///
+    /// # Errors
+    /// When Redis did not answer; entries may belong to the caller then, and come with the next claim.
+    pub async fn claim(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        min_idle: Duration,
+        cursor: StreamId,
+        count: usize,
+    ) -> Result<Claimed, Fault> {
+        let mut claim = cmd("XAUTOCLAIM");
+        claim.arg(&keys.incoming).arg(GROUP).arg(consumer);
+        claim.arg(u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX));
+        claim.arg(cursor.to_string()).arg("COUNT").arg(count.max(1));
+        let [next, claimed, deleted] = array(self.connection.run(&claim).await?)?;
+        let claimed = entries(claimed)?;
+        let ids: Vec<StreamId> = claimed.iter().map(|entry| entry.id).collect();
+        let counts = self.delivery_counts(keys, consumer, &ids).await?;
+        let Value::Array(deleted) = deleted else { return Err(Fault::nonsense("deleted ids expected")) };
+        Ok(Claimed {
+            cursor: stream_id(&next)?,
+            entries: claimed.into_iter().zip(counts).collect(),
+            deleted: deleted.iter().map(stream_id).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// How often each entry was delivered, by Redis's counter; 0 for one that is not pending for `consumer`.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn delivery_counts(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        ids: &[StreamId],
+    ) -> Result<Vec<u64>, Fault> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut call = self.scripts.delivery_counts.call(&[&keys.incoming], ids.len() * 24);
+        call.arg(GROUP).arg(consumer);
+        per_id(&mut call, ids);
+        let reply = self.scripts.delivery_counts.run(&self.connection, &call).await?;
+        counted(reply, ids.len())
+    }
+
+    /// Tells Redis that `consumer` still works on `ids`: their idle time begins anew, their counts stay.
+    ///
+    /// Returns, per id, whether it is still the consumer's. Work on one that is not should be dropped if it can be.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn renew(&self, keys: &PlatformKeys, consumer: &str, ids: &[StreamId]) -> Result<Vec<bool>, Fault> {
+        self.set_idle(keys, consumer, ids, 0).await
+    }
+
+    /// Gives `ids` back at shutdown: any other worker may claim them at once, their counts stay.
+    ///
+    /// # Errors
+    /// When Redis did not answer; they become claimable by time then.
+    pub async fn hand_back(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        ids: &[StreamId],
+    ) -> Result<Vec<bool>, Fault> {
+        self.set_idle(keys, consumer, ids, HAND_BACK_IDLE_MS).await
+    }
+
+    async fn set_idle(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        ids: &[StreamId],
+        idle_ms: u64,
+    ) -> Result<Vec<bool>, Fault> {
+        let mut held = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(CHUNK) {
+            let mut call = self.scripts.renew.call(&[&keys.incoming], ids.len() * 24);
+            call.arg(GROUP).arg(consumer).arg(idle_ms);
+            per_id(&mut call, ids);
+            let reply = self.scripts.renew.run(&self.connection, &call).await?;
+            held.extend(counted(reply, ids.len())?.into_iter().map(|one| one == 1));
+        }
+        Ok(held)
+    }
+
+    /// Sees to it that the platform's stream and group are there.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn create_group(&self, keys: &PlatformKeys) -> Result<GroupState, Fault> {
+        let call_keys = [&keys.incoming, &keys.retry, &keys.failures];
+        let mut call = self.scripts.create_group.call(&call_keys, 32);
+        call.arg(GROUP);
+        match self.scripts.create_group.run(&self.connection, &call).await {
+            Ok(Value::Int(1)) => Ok(GroupState::Created),
+            Ok(Value::Int(0)) => Ok(GroupState::Existed),
+            Ok(_) => Err(Fault::nonsense("0 or 1 expected")),
+            Err(fault) if fault.is_wrong_type() => Ok(GroupState::WrongType),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Forgets consumers that have nothing pending and did not appear for `min_idle`. Returns how many.
+    ///
+    /// # Errors
+    /// When Redis did not answer, or there is no group.
+    pub async fn reap_consumers(&self, keys: &PlatformKeys, min_idle: Duration) -> Result<u64, Fault> {
+        let mut call = self.scripts.reap_consumers.call(&[&keys.incoming], 48);
+        call.arg(GROUP).arg(u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX));
+        self.number(self.scripts.reap_consumers.run(&self.connection, &call).await?)
+    }
+
+    /// Notes that the suspect `id` is about to run alone. Returns how often that happened without an orderly outcome
+    /// since, this time included; 0 when there is no such entry any more. `run` names this run: calls that repeat it,
+    /// because an answer was lost, count once.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn suspect(&self, keys: &PlatformKeys, id: StreamId, run: Uuid) -> Result<u64, Fault> {
+        let mut call = self.scripts.suspect.call(&[&keys.incoming, &keys.suspects], 24);
+        call.arg(id.to_string()).arg(run.simple().to_string());
+        self.number(self.scripts.suspect.run(&self.connection, &call).await?)
+    }
+
+    /// Clears the count of [`Self::suspect`] after an orderly outcome that moved nothing, such as an outage. Settling,
+    /// retrying and dead-lettering clear it by themselves.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn clear_suspects(&self, keys: &PlatformKeys, ids: &[StreamId]) -> Result<(), Fault> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut clear = cmd("HDEL");
+        clear.arg(&keys.suspects);
+        per_id(&mut clear, ids);
+        self.connection.run(&clear).await.map(drop)
+    }
+
+    /// Takes or renews the lease on `name` for `ttl`. `false`: somebody with another token has it.
+    ///
+    /// # Errors
+    /// When Redis did not answer: the lease may be held or not.
+    pub async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Result<bool, Fault> {
+        let mut call = self.scripts.lease.call(&[lease(name)], 64);
+        call.arg(token).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
+        Ok(self.number(self.scripts.lease.run(&self.connection, &call).await?)? == 1)
+    }
+
+    /// Gives the lease on `name` up, if `token` holds it.
+    ///
+    /// # Errors
+    /// When Redis did not answer; it ends by itself then.
+    pub async fn release_lease(&self, name: &str, token: &str) -> Result<bool, Fault> {
+        let mut call = self.scripts.release_lease.call(&[lease(name)], 64);
+        call.arg(token);
+        Ok(self.number(self.scripts.release_lease.run(&self.connection, &call).await?)? == 1)
+    }
+
+    pub(super) fn number(&self, reply: Value) -> Result<u64, Fault> {
+        redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))
+    }
+}
+
+/// Ids in one script call: enough to share its cost, few enough not to keep Redis busy.
+pub(super) const CHUNK: usize = 100;
+
+pub(super) fn per_id(call: &mut Cmd, ids: &[StreamId]) {
+    for id in ids {
+        call.arg(id.to_string());
+    }
+}
+
+/// One number per id.
+pub(super) fn counted(reply: Value, expected: usize) -> Result<Vec<u64>, Fault> {
+    let counts: Vec<u64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+    if counts.len() == expected { Ok(counts) } else { Err(Fault::nonsense("one number per id expected")) }
+}
+
+fn read_group(consumer: &str, count: usize) -> Cmd {
+    let mut read = cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count.max(1));
+    read
+}
+
+fn by_stream(reply: Value, streams: &[&PlatformKeys]) -> Result<Vec<(usize, Vec<Entry>)>, Fault> {
+    let pages = match reply {
+        Value::Nil => return Ok(Vec::new()),
+        Value::Array(pages) => pages,
+        _ => return Err(Fault::nonsense("streams expected")),
+    };
+    let mut read = Vec::with_capacity(pages.len());
+    for page in pages {
+        let [key, page] = array(page)?;
+        let key = super::codec::bytes(key)?;
+        let position = streams
+            .iter()
+            .position(|keys| keys.incoming.as_bytes() == key)
+            .ok_or(Fault::nonsense("a stream that was not asked for"))?;
+        read.push((position, entries(page)?));
+    }
+    Ok(read)
+}

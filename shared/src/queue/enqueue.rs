@@ -1,0 +1,138 @@
+//! Putting verified events into the queue.
+//!
+//! Guarantee: [`Enqueued::Accepted`] is only answered once Redis has confirmed the entry; every event of a call gets an
+//! outcome of its own, and a reply that does not hold exactly one per event is an unknown outcome for all of them.
+
+use std::time::Duration;
+
+use super::keys::PLATFORMS;
+use super::script::optional;
+use super::{Fault, Layout, PlatformKeys, Queue};
+use crate::event::{MAX_FUTURE_MS, NewEvent, WIRE_VERSION};
+use crate::platform::RateLimit;
+
+/// Most events in one call. Ids are made of microseconds and a position below 1000, so more would collide.
+pub const MAX_BATCH_EVENTS: usize = 128;
+/// Most bytes of bodies that callers put into one call, so that one script never keeps Redis busy for long.
+pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
+
+/// What decides about a platform's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnqueuePolicy {
+    /// Microseconds between two events at the limit; 0: no limit.
+    pub period_us: u64,
+    /// Events that may come at once, at least 1.
+    pub burst: u32,
+    /// How long a duplicate is remembered, in seconds, at least 1.
+    pub dedup_ttl_s: u64,
+    /// Entries of the platform's stream beyond which events are refused.
+    pub max_backlog: u64,
+}
+
+impl EnqueuePolicy {
+    /// The policy of a limit. A limit above 60 million per minute is one of 60 million.
+    #[must_use]
+    pub fn new(limit: RateLimit, dedup_ttl: Duration, max_backlog: u64) -> Self {
+        Self {
+            period_us: limit.per_minute.map_or(0, |per_minute| (60_000_000 / u64::from(per_minute.max(1))).max(1)),
+            burst: limit.burst.max(1),
+            dedup_ttl_s: dedup_ttl.as_secs().max(1),
+            max_backlog,
+        }
+    }
+}
+
+/// What became of one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It is in the stream, and remembered.
+    Accepted,
+    /// It was seen before.
+    Duplicate,
+    /// The backlog is at its bound. Nothing was written.
+    Overloaded,
+    /// Over the platform's limit. Nothing was written.
+    RateLimited {
+        /// Whole seconds until the next try can succeed, at least 1.
+        retry_after_s: u64,
+    },
+    /// Redis refused this entry (the key holds something else, permissions). Nothing was written.
+    Refused,
+}
+
+impl Queue {
+    /// Decides about `events` in their order and appends the accepted ones, in one atomic script.
+    ///
+    /// On a cluster the caller announces the platform with [`Queue::register_platform`]; on a single server the script
+    /// does.
+    ///
+    /// # Errors
+    /// [`Fault::NotRun`] when certainly none of them was queued (also for more than [`MAX_BATCH_EVENTS`]),
+    /// [`Fault::Unknown`] when any of them may have been.
+    pub async fn enqueue(
+        &self,
+        keys: &PlatformKeys,
+        policy: &EnqueuePolicy,
+        events: &[&NewEvent],
+    ) -> Result<Vec<Enqueued>, Fault> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        if events.len() > MAX_BATCH_EVENTS {
+            return Err(Fault::NotRun((redis::ErrorKind::Client, "too many events in one call").into()));
+        }
+        let indexed = self.layout == Layout::Single;
+        let mut names = vec![keys.incoming.clone(), keys.limit.clone(), keys.counters.clone()];
+        if indexed {
+            names.push(PLATFORMS.to_owned());
+        }
+        names.extend(events.iter().filter_map(|event| event.marker.as_deref()).map(|digest| keys.marker(digest)));
+        let bytes: usize = events.iter().map(|event| event.body.len() + event.event_id.len() + 160).sum();
+
+        let mut call = self.scripts.enqueue.call(&names, bytes);
+        call.arg(policy.period_us).arg(policy.burst).arg(policy.dedup_ttl_s).arg(policy.max_backlog);
+        call.arg(MAX_FUTURE_MS).arg(WIRE_VERSION);
+        optional(&mut call, indexed.then(|| keys.platform.as_str()));
+        for event in events {
+            call.arg(i32::from(event.marker.is_some()));
+            call.arg(&event.event_id).arg(&event.event_type);
+            optional(&mut call, event.occurred_at);
+            call.arg(&*event.body);
+            optional(&mut call, event.delivery_id.as_deref());
+            optional(&mut call, event.traceparent.as_deref());
+        }
+        let reply = self.scripts.enqueue.run(&self.connection, &call).await?;
+        let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+        if codes.len() != events.len() {
+            return Err(Fault::nonsense("one outcome per event expected"));
+        }
+        codes.into_iter().map(outcome).collect()
+    }
+}
+
+fn outcome(code: i64) -> Result<Enqueued, Fault> {
+    match code {
+        0 => Ok(Enqueued::Accepted),
+        1 => Ok(Enqueued::Duplicate),
+        2 => Ok(Enqueued::Overloaded),
+        3 => Ok(Enqueued::Refused),
+        seconds if seconds < 0 => Ok(Enqueued::RateLimited { retry_after_s: seconds.unsigned_abs() }),
+        _ => Err(Fault::nonsense("an outcome expected")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_never_has_a_limit_of_nothing() {
+        let policy = |per_minute| {
+            let limit = RateLimit { per_minute, burst: 1 };
+            EnqueuePolicy::new(limit, Duration::from_secs(60), 10)
+        };
+        assert_eq!(policy(None).period_us, 0);
+        assert_eq!(policy(Some(6000)).period_us, 10_000);
+        assert_eq!(policy(Some(u32::MAX)).period_us, 1, "0 would mean no limit");
+    }
+}

@@ -1,0 +1,142 @@
+//! Every Redis key, by name. Others script against the first three kinds; the rest are ours.
+//!
+//! | key | type | what |
+//! |---|---|---|
+//! | `webhooks:incoming:{p}` | stream | unfinished events; group `webhook-processors` |
+//! | `webhooks:dlq:{p}` | stream | dead letters |
+//! | `webhook:hash:{digest}` | string, TTL | duplicate marker |
+//! | `webhooks:retry:{p}` | zset | ids of entries waiting for a retry, by due time (ms, Redis's clock) |
+//! | `webhooks:failures:{p}` | hash | id of a waiting entry → what the next execution must know of the failure |
+//! | `webhooks:suspects:{p}` | hash | id → how often it was run alone without an orderly outcome |
+//! | `webhooks:limit:{p}` | string | theoretical arrival time of the rate limit, µs |
+//! | `webhooks:counters:{p}` | hash | events by outcome, for the statistics routes |
+//! | `webhooks:platforms` | set | every platform that ever got an event |
+//! | `webhooks:meta` | hash | `layout`, `database`, `sentinel` |
+//! | `webhooks:lease:{consumer}` | string, TTL | who holds a consumer name |
+//!
+//! On a cluster the braces around a platform are written out, so that all keys of a platform share a slot, and the
+//! marker is `webhook:hash:{p}:digest`.
+
+use crate::platform::PlatformName;
+
+/// The consumer group of every incoming stream.
+pub const GROUP: &str = "webhook-processors";
+/// Set of every platform that ever got an event.
+pub const PLATFORMS: &str = "webhooks:platforms";
+/// What this Redis holds: layout, database, sentinel.
+pub const META: &str = "webhooks:meta";
+
+/// How keys are spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One server.
+    Single,
+    /// Redis Cluster: the platform is a hash tag.
+    Cluster,
+}
+
+impl Layout {
+    /// Its name in [`META`].
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Cluster => "cluster",
+        }
+    }
+
+    /// The duplicate marker of `digest` (32 hex digits).
+    #[must_use]
+    pub fn marker(self, platform: &PlatformName, digest: &str) -> String {
+        match self {
+            Self::Single => format!("webhook:hash:{digest}"),
+            Self::Cluster => format!("webhook:hash:{{{platform}}}:{digest}"),
+        }
+    }
+
+    /// All keys of `platform`.
+    #[must_use]
+    pub fn platform(self, platform: &PlatformName) -> PlatformKeys {
+        let key = |kind: &str| match self {
+            Self::Single => format!("webhooks:{kind}:{platform}"),
+            Self::Cluster => format!("webhooks:{kind}:{{{platform}}}"),
+        };
+        PlatformKeys {
+            platform: platform.clone(),
+            marker_prefix: self.marker(platform, ""),
+            incoming: key("incoming"),
+            dlq: key("dlq"),
+            retry: key("retry"),
+            failures: key("failures"),
+            suspects: key("suspects"),
+            limit: key("limit"),
+            counters: key("counters"),
+        }
+    }
+}
+
+/// The lease on a consumer name.
+#[must_use]
+pub fn lease(consumer: &str) -> String {
+    format!("webhooks:lease:{consumer}")
+}
+
+/// One platform's keys; see the module for what each holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PlatformKeys {
+    /// Whose keys these are.
+    pub platform: PlatformName,
+    /// What stands before a digest in the key of a duplicate marker.
+    pub marker_prefix: String,
+    pub incoming: String,
+    pub dlq: String,
+    pub retry: String,
+    pub failures: String,
+    pub suspects: String,
+    pub limit: String,
+    pub counters: String,
+}
+
+impl PlatformKeys {
+    /// The duplicate marker of `digest`, see [`crate::event::marker_digest`].
+    #[must_use]
+    pub fn marker(&self, digest: &str) -> String {
+        format!("{}{digest}", self.marker_prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn name(text: &str) -> PlatformName {
+        PlatformName::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_single_server_has_no_hash_tags() {
+        let keys = Layout::Single.platform(&name("mux"));
+        assert_eq!(keys.incoming, "webhooks:incoming:mux");
+        assert_eq!(keys.dlq, "webhooks:dlq:mux");
+        assert_eq!(keys.marker("00ff"), "webhook:hash:00ff");
+    }
+
+    #[test]
+    fn on_a_cluster_every_key_of_a_platform_carries_its_tag() {
+        let keys = Layout::Cluster.platform(&name("mux"));
+        let all = [
+            &keys.incoming,
+            &keys.dlq,
+            &keys.retry,
+            &keys.failures,
+            &keys.suspects,
+            &keys.limit,
+            &keys.counters,
+            &keys.marker("00ff"),
+        ];
+        assert!(all.iter().all(|key| key.matches("{mux}").count() == 1), "{all:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The queue in Redis: what ingress writes, workers move and `dlq-tool` looks at.
+//!
+//! # The contract
+//!
+//! An accepted event is one entry of `webhooks:incoming:{platform}` and stays one, under one id or another, until its
+//! effect is in the database or it is a dead letter. Every move is one script, so at any instant an event is in at
+//! least one place and at rest in exactly one:
+//!
+//! | state | entry in `incoming` | pending list | retry set | entry in `dlq` |
+//! |---|---|---|---|---|
+//! | waiting | yes, above the group's last-delivered id | – | – | – |
+//! | in execution | yes | yes, of one consumer | – | – |
+//! | waiting for a retry | yes | – | yes, by due time | – |
+//! | dead | – | – | – | yes |
+//! | settled | – | – | – | – |
+//!
+//! - **enqueue** decides per event, in arrival order: duplicate, backlog, rate limit, else XADD and then the marker. A
+//!   marker is never written without its entry. It is the only script that Redis refuses when it is full.
+//! - **settle** is the only one that finishes an event: XACK, XDEL, ZREM; its own XDEL decides who counts it.
+//! - **schedule_retry** and **dead_letter** act only on an entry that exists and is pending for the calling consumer;
+//!   anything else they leave alone, since another worker holds it or has finished it.
+//! - **promote** turns a due entry into a new one at the end of the stream, with the failure's facts merged in. Every
+//!   other field is copied verbatim, as every mover does: fields of a later release survive.
+//! - **create_group** begins at 0 and drops the retry set, whose entries come back as new ones.
+//! - An entry that is neither waiting, pending nor in the retry set is an orphan; **sweep_orphans** puts it back.
+//!
+//! `origin`, the id of the first XADD, never changes; entry ids do. Times are Redis's (`TIME`), never a client's.
+//!
+//! Entries are only ever deleted by id. The stream is never trimmed: a bound is kept by refusing.
+
+mod codec;
+mod connection;
+mod consume;
+mod dead_letter;
+mod durability;
+mod enqueue;
+mod fault;
+pub mod keys;
+mod observe;
+mod script;
+mod transition;
+
+use std::sync::Arc;
+
+pub use codec::{Entry, Fields, Undecodable, decode, encode};
+pub use connection::{
+    CONNECT_TIMEOUT, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT, Reader,
+    blocking_connection, connect,
+};
+pub use consume::{Claimed, GroupState, HAND_BACK_IDLE_MS};
+pub use dead_letter::{Body, DeadLetter, Replayed};
+pub use durability::{Durability, Monitor, RedisHealth};
+pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+pub use fault::Fault;
+pub use keys::{Layout, PlatformKeys};
+pub use observe::Depth;
+pub use transition::{DeadLettered, NewDeadLetter, Promoted, Retry, SettleOutcome, Swept};
+
+use script::Scripts;
+
+/// The queue: every operation on it, over one shared connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    layout: Layout,
+    connection: Connection,
+    scripts: Arc<Scripts>,
+}
+
+impl Queue {
+    /// A queue over `connection`; nothing is sent before the first call.
+    #[must_use]
+    pub fn new(layout: Layout, connection: Connection) -> Self {
+        Self { layout, connection, scripts: Arc::new(Scripts::new()) }
+    }
+
+    /// How keys are spelled.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The connection, for what has no method here.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The keys of `platform`.
+    #[must_use]
+    pub fn keys(&self, platform: &crate::platform::PlatformName) -> PlatformKeys {
+        self.layout.platform(platform)
+    }
+}

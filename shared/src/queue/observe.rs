@@ -1,0 +1,141 @@
+//! What can be said about the queue without touching it, and what is noted about Redis as a whole.
+//!
+//! Guarantee: reading costs the same however long the streams are.
+
+use std::collections::HashMap;
+
+use redis::{Value, cmd};
+
+use super::codec::array;
+use super::keys::{GROUP, META, PLATFORMS};
+use super::{Fault, PlatformKeys, Queue};
+use crate::event::Millis;
+use crate::platform::PlatformName;
+
+/// How much of a platform is where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Entries of the stream: all unfinished events.
+    pub length: u64,
+    /// Delivered, not finished.
+    pub pending: u64,
+    /// In the retry set.
+    pub retrying: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Not delivered yet: length less pending and retrying, never below 0.
+    pub backlog: u64,
+    /// Redis's time of this look.
+    pub now: Millis,
+    /// When the oldest of the unfinished events was queued that wait for no retry: the first pending or the first
+    /// undelivered one.
+    pub oldest_received_at: Option<Millis>,
+    /// When the first entry of the stream was queued, waiting for a retry or not.
+    pub head_received_at: Option<Millis>,
+}
+
+impl Depth {
+    /// Age of the oldest unfinished event that waits for no retry, in milliseconds.
+    #[must_use]
+    pub fn oldest_age_ms(&self) -> Option<u64> {
+        self.oldest_received_at.map(|at| u64::try_from(self.now.saturating_sub(at)).unwrap_or(0))
+    }
+}
+
+impl Queue {
+    /// Looks at one platform. A missing stream or group is an empty one.
+    ///
+    /// # Errors
+    /// When Redis did not answer, or a key holds something else.
+    pub async fn depth(&self, keys: &PlatformKeys) -> Result<Depth, Fault> {
+        let names = [&keys.incoming, &keys.retry, &keys.dlq];
+        let mut call = self.scripts.depth.call(&names, 32);
+        call.arg(GROUP);
+        let reply = self.scripts.depth.run(&self.connection, &call).await?;
+        let [length, pending, retrying, dead, now, oldest, head] = array(reply)?;
+        let (length, pending, retrying) = (self.number(length)?, self.number(pending)?, self.number(retrying)?);
+        Ok(Depth {
+            length,
+            pending,
+            retrying,
+            dead_letters: self.number(dead)?,
+            backlog: length.saturating_sub(pending).saturating_sub(retrying),
+            now: redis::from_redis_value(now).map_err(|error| Fault::Unknown(error.into()))?,
+            oldest_received_at: time(oldest),
+            head_received_at: time(head),
+        })
+    }
+
+    /// A platform's counters: `accepted`, `duplicate`, `rate_limited`, `overloaded` (by enqueue), `processed`, `stale`
+    /// (by settle), `retried`, `dead_lettered`, `replayed`, `orphaned`.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn counters(&self, keys: &PlatformKeys) -> Result<HashMap<String, u64>, Fault> {
+        self.connection.query(cmd("HGETALL").arg(&keys.counters)).await
+    }
+
+    /// Notes that `platform` has keys. Enqueueing on a single server does it by itself.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn register_platform(&self, platform: &PlatformName) -> Result<(), Fault> {
+        self.connection.run(cmd("SADD").arg(PLATFORMS).arg(platform.as_str())).await.map(drop)
+    }
+
+    /// Every platform that ever got an event, sorted. Names that are none are left out.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn platforms(&self) -> Result<Vec<PlatformName>, Fault> {
+        let names: Vec<String> = self.connection.query(cmd("SMEMBERS").arg(PLATFORMS)).await?;
+        let mut names: Vec<_> = names.iter().filter_map(|name| PlatformName::new(name).ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Notes `value` under `field` of what is known about this Redis (`layout`, `database`, `sentinel`) unless something
+    /// stands there. Returns what stands there now: compare it.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn agree(&self, field: &str, value: &str) -> Result<String, Fault> {
+        let mut call = self.scripts.agree.call(&[META], 64);
+        call.arg(field).arg(value);
+        let reply = self.scripts.agree.run(&self.connection, &call).await?;
+        redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))
+    }
+
+    /// What stands under `field`, see [`Self::agree`].
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn agreed(&self, field: &str) -> Result<Option<String>, Fault> {
+        self.connection.query(cmd("HGET").arg(META).arg(field)).await
+    }
+
+    /// Overrides what stands under `field` (`--adopt-database`).
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn adopt(&self, field: &str, value: &str) -> Result<(), Fault> {
+        self.connection.run(cmd("HSET").arg(META).arg(field).arg(value)).await.map(drop)
+    }
+
+    /// Redis's time.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn now(&self) -> Result<Millis, Fault> {
+        self.connection.redis_time().await
+    }
+}
+
+/// A time that may be absent or illegible.
+fn time(value: Value) -> Option<Millis> {
+    match value {
+        Value::BulkString(text) => std::str::from_utf8(&text).ok()?.parse().ok(),
+        Value::Int(ms) => Some(ms),
+        _ => None,
+    }
+}

@@ -1,0 +1,117 @@
+//! The Lua scripts and how they are called.
+//!
+//! Guarantee: a script that Redis has forgotten (restart, `SCRIPT FLUSH`, failover) is loaded and called again; since
+//! NOSCRIPT says that nothing ran, that is safe.
+
+use redis::{Cmd, ToRedisArgs, Value, cmd};
+use sha1::{Digest, Sha1};
+
+use super::{Connection, Fault};
+
+/// One script.
+#[derive(Debug)]
+pub(crate) struct Script {
+    code: &'static str,
+    sha: String,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        let sha = Sha1::digest(code.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { code, sha }
+    }
+
+    /// Begins a call with `keys`; arguments are appended to what is returned. `capacity`: bytes of arguments to come.
+    pub(crate) fn call<K: AsRef<str>>(&self, keys: &[K], capacity: usize) -> Cmd {
+        let mut command = Cmd::with_capacity(keys.len() + 16, capacity + 64 + 48 * keys.len());
+        command.arg("EVALSHA").arg(&self.sha).arg(keys.len());
+        for key in keys {
+            command.arg(key.as_ref());
+        }
+        command
+    }
+
+    /// Sends a call made by [`Self::call`].
+    pub(crate) async fn run(&self, connection: &Connection, call: &Cmd) -> Result<Value, Fault> {
+        match connection.run(call).await {
+            Err(Fault::NotRun(error)) if error.code() == Some("NOSCRIPT") => {
+                let mut load = cmd("SCRIPT");
+                load.arg("LOAD").arg(self.code);
+                // Nothing of the call itself ran so far, whatever becomes of the loading.
+                connection.run(&load).await.map_err(|fault| Fault::NotRun(fault.into_error()))?;
+                connection.run(call).await
+            }
+            result => result,
+        }
+    }
+}
+
+macro_rules! scripts {
+    ($($name:ident),+ $(,)?) => {
+        /// All scripts, with their digests.
+        #[derive(Debug)]
+        pub(crate) struct Scripts { $(pub(crate) $name: Script),+ }
+
+        impl Scripts {
+            pub(crate) fn new() -> Self {
+                Self { $($name: Script::new(include_str!(concat!("scripts/", stringify!($name), ".lua")))),+ }
+            }
+
+            #[cfg(test)]
+            fn all(&self) -> Vec<(&'static str, &Script)> {
+                vec![$((stringify!($name), &self.$name)),+]
+            }
+        }
+    };
+}
+
+scripts!(
+    agree,
+    create_group,
+    dead_letter,
+    delivery_counts,
+    depth,
+    enqueue,
+    lease,
+    promote,
+    purge,
+    reap_consumers,
+    release_lease,
+    renew,
+    replay,
+    schedule_retry,
+    settle,
+    suspect,
+    sweep_orphans,
+);
+
+/// Appends `value`, or an empty argument: what scripts read as absent.
+pub(crate) fn optional<T: ToRedisArgs>(call: &mut Cmd, value: Option<T>) {
+    match value {
+        Some(value) => call.arg(value),
+        None => call.arg(""),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_grows_the_queue_or_writes_nothing_is_refused_when_redis_is_full() {
+        for (name, script) in Scripts::new().all() {
+            let flags = script.code.lines().next().unwrap_or_default();
+            let expected = match name {
+                "enqueue" => "#!lua",
+                "depth" | "delivery_counts" => "#!lua flags=no-writes",
+                _ => "#!lua flags=allow-oom",
+            };
+            assert_eq!(flags, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_the_one_redis_computes() {
+        assert_eq!(Script::new("return KEYS[1]").sha, "4a2267357833227dd98abdedb8cf24b15a986445");
+    }
+}

@@ -1,0 +1,70 @@
+#!lua flags=allow-oom
+-- Moves entries to the dead letters, all their fields verbatim with the failure's facts beside them (rules 3, 31, 34).
+--
+-- KEYS  1 incoming  2 dlq  3 retry  4 failures  5 suspects  6 counters
+-- ARGV  1 group  2 consumer  3 most dead letters  4 worker
+--       then per entry: id, error_code, error, attempts, first_failed_at|''
+-- Reply one integer per entry: 0 done, 1 the dead letters are at their bound, 2 it does not exist or is not pending for
+--       this consumer; for 1 and 2 nothing was done
+
+local MOST_VALUES = 4000 -- what unpack can pass on; beyond it the pairs are kept in one field
+local OURS = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
+  worker = true, source_id = true, replays = true }
+local group, consumer, most, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local time = redis.call('TIME')
+local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+local length = redis.call('XLEN', KEYS[2])
+
+local function letter(id, fields, at)
+  local first, replays = ARGV[at + 4], '0'
+  local out = {}
+  for field = 1, #fields, 2 do
+    local name, value = fields[field], fields[field + 1]
+    if name == 'replays' then
+      replays = value
+    elseif name == 'first_failed_at' and first == '' then
+      first = value
+    elseif not OURS[name] then
+      out[#out + 1] = name
+      out[#out + 1] = value
+    end
+  end
+  if #out > MOST_VALUES then
+    out = { 'raw_msgpack', cmsgpack.pack(out) }
+  end
+  if first == '' then
+    first = now
+  end
+  local facts = { 'error_code', ARGV[at + 1], 'error', ARGV[at + 2], 'attempts', ARGV[at + 3], 'first_failed_at', first,
+    'failed_at', now, 'worker', worker, 'source_id', id, 'replays', replays }
+  for _, fact in ipairs(facts) do
+    out[#out + 1] = fact
+  end
+  return out
+end
+
+local outcomes, total = {}, 0
+for at = 5, #ARGV, 5 do
+  local id = ARGV[at]
+  local held = redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer)
+  local entry = #held == 1 and redis.call('XRANGE', KEYS[1], id, id)[1]
+  if not entry then
+    outcomes[#outcomes + 1] = 2
+  elseif length >= most then
+    outcomes[#outcomes + 1] = 1
+  else
+    redis.call('XADD', KEYS[2], '*', unpack(letter(id, entry[2], at)))
+    redis.call('XACK', KEYS[1], group, id)
+    redis.call('XDEL', KEYS[1], id)
+    redis.call('ZREM', KEYS[3], id)
+    redis.call('HDEL', KEYS[4], id)
+    redis.call('HDEL', KEYS[5], id)
+    length = length + 1
+    total = total + 1
+    outcomes[#outcomes + 1] = 0
+  end
+end
+if total > 0 then
+  redis.call('HINCRBY', KEYS[6], 'dead_lettered', total)
+end
+return outcomes

@@ -1,0 +1,13 @@
+#!lua flags=allow-oom
+-- Takes or renews the lease on a name (rule 17).
+--
+-- KEYS  1 lease
+-- ARGV  1 token  2 how long, in ms
+-- Reply 1 the token holds it, 0 another one does
+
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1

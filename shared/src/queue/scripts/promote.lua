@@ -1,0 +1,87 @@
+#!lua flags=allow-oom
+-- Makes due entries readable again: a new entry at the end of the stream replaces the old one (rule 3).
+--
+-- KEYS  1 incoming  2 retry  3 failures  4 suspects
+-- ARGV  1 group  2 longest delay in ms  3 most entries
+-- Reply moved, members without an entry (only removed), ms until the next one is due (-1: none waits)
+--
+-- Due is also what lies further ahead than the delay it was given: the clock was set back since (rule 23). Workers may
+-- differ in their longest delay, so that only says where to look. All fields are
+-- copied verbatim but the facts of the failure, so those of a later release survive.
+
+local MOST_VALUES = 4000 -- what unpack can pass on; no event of ours comes near
+local incoming, retry, failures, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, longest, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local due = redis.call('ZRANGEBYSCORE', retry, '-inf', text(now), 'LIMIT', 0, most)
+if #due < most then
+  local ahead = redis.call('ZRANGEBYSCORE', retry, '(' .. text(now + longest), '+inf', 'LIMIT', 0, most - #due)
+  for _, id in ipairs(ahead) do
+    local stored = redis.call('HGET', failures, id)
+    local readable, facts = pcall(cjson.decode, stored or '')
+    local delay = readable and type(facts) == 'table' and tonumber(facts.delay) or longest
+    if tonumber(redis.call('ZSCORE', retry, id)) > now + delay then
+      due[#due + 1] = id
+    end
+  end
+end
+
+local function merged(fields, facts)
+  local out = {}
+  for at = 1, #fields, 2 do
+    local name = fields[at]
+    out[at] = name
+    out[at + 1] = facts[name] or fields[at + 1]
+    facts[name] = nil
+  end
+  for _, name in ipairs({ 'attempt', 'first_failed_at', 'error_code', 'error' }) do
+    if facts[name] then
+      out[#out + 1] = name
+      out[#out + 1] = facts[name]
+    end
+  end
+  return out
+end
+
+local moved, vanished = 0, 0
+for _, id in ipairs(due) do
+  local entry = redis.call('XRANGE', incoming, id, id)[1]
+  if not entry then
+    redis.call('ZREM', retry, id)
+    redis.call('HDEL', failures, id)
+    redis.call('HDEL', suspects, id)
+    vanished = vanished + 1
+  elseif #entry[2] > MOST_VALUES then
+    redis.call('ZADD', retry, text(now + longest), id)
+  else
+    local stored = redis.call('HGET', failures, id)
+    local readable, facts = false, nil
+    if stored then
+      readable, facts = pcall(cjson.decode, stored)
+      if readable and type(facts) == 'table' then
+        facts.delay = nil
+      end
+    end
+    local fields = merged(entry[2], readable and type(facts) == 'table' and facts or {})
+    redis.call('XADD', incoming, '*', unpack(fields))
+    redis.call('XACK', incoming, group, id)
+    redis.call('XDEL', incoming, id)
+    redis.call('ZREM', retry, id)
+    redis.call('HDEL', failures, id)
+    redis.call('HDEL', suspects, id)
+    moved = moved + 1
+  end
+end
+
+local next_due = -1
+local head = redis.call('ZRANGE', retry, 0, 0, 'WITHSCORES')
+if head[1] then
+  next_due = math.ceil(math.max(0, math.min(tonumber(head[2]) - now, longest)))
+end
+return { moved, vanished, next_due }

@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- Moves dead letters back to incoming: first execution again, the failure's facts dropped, `replays` one more, all other
+-- fields (origin above all) verbatim. Past the duplicate marker, since the event is known.
+--
+-- KEYS  1 dlq  2 incoming  3 counters
+-- ARGV  1 most entries in incoming (rule 32)  2 number of edited fields, then their names and values, then ids
+-- Reply per id: the new id, 0 there is no such dead letter (or one of more fields than a script can move), 1 incoming is
+--       that full; for 0 and 1 nothing was done
+
+local MOST_VALUES = 4000 -- what unpack can pass on
+local DROPPED = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
+  worker = true, source_id = true }
+local most, edits = tonumber(ARGV[1]), tonumber(ARGV[2])
+local length = redis.call('XLEN', KEYS[2])
+
+local function restored(fields)
+  local set, order = { attempt = '1', replays = '1' }, { 'attempt', 'replays' }
+  for at = 3, 2 + edits * 2, 2 do
+    if not set[ARGV[at]] then
+      order[#order + 1] = ARGV[at]
+    end
+    set[ARGV[at]] = ARGV[at + 1]
+  end
+  local out = {}
+  for at = 1, #fields, 2 do
+    local name, value = fields[at], fields[at + 1]
+    if name == 'replays' then
+      set.replays = string.format('%.0f', (tonumber(value) or 0) + 1)
+    elseif not DROPPED[name] then
+      out[#out + 1] = name
+      out[#out + 1] = set[name] or value
+      set[name] = nil
+    end
+  end
+  for _, name in ipairs(order) do
+    if set[name] then
+      out[#out + 1] = name
+      out[#out + 1] = set[name]
+    end
+  end
+  return out
+end
+
+local outcomes, total = {}, 0
+for at = 3 + edits * 2, #ARGV do
+  local entry = redis.call('XRANGE', KEYS[1], ARGV[at], ARGV[at])[1]
+  if not entry or #entry[2] > MOST_VALUES then
+    outcomes[#outcomes + 1] = 0
+  elseif length >= most then
+    outcomes[#outcomes + 1] = 1
+  else
+    outcomes[#outcomes + 1] = redis.call('XADD', KEYS[2], '*', unpack(restored(entry[2])))
+    redis.call('XDEL', KEYS[1], ARGV[at])
+    length = length + 1
+    total = total + 1
+  end
+end
+if total > 0 then
+  redis.call('HINCRBY', KEYS[3], 'replayed', total)
+end
+return outcomes

@@ -1,0 +1,39 @@
+#!lua flags=allow-oom
+-- Puts failed entries into the retry set. The payload stays where it is; the member is the bare id, so that an entry
+-- cannot wait twice, and what the next execution must know stands in `failures` until promote merges it (rule 3).
+--
+-- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters
+-- ARGV  1 group  2 consumer, then per entry: id, delay in ms, attempt, first_failed_at|'', error_code, error
+-- Reply one integer per entry: 1 done, 0 it does not exist or is not pending for this consumer (nothing was done)
+--
+-- Without first_failed_at the entry keeps what it says of it: a wait that is free must not begin the time bound of one
+-- that is not (rule 8).
+--
+-- ZADD comes before XACK: at no instant is the entry in neither list.
+
+local group, consumer = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local done, total = {}, 0
+for at = 3, #ARGV, 6 do
+  local id = ARGV[at]
+  local held = redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer)
+  if #held == 1 and #redis.call('XRANGE', KEYS[1], id, id) == 1 then
+    local facts = { delay = ARGV[at + 1], attempt = ARGV[at + 2], error_code = ARGV[at + 4], error = ARGV[at + 5] }
+    if ARGV[at + 3] ~= '' then
+      facts.first_failed_at = ARGV[at + 3]
+    end
+    redis.call('HSET', KEYS[3], id, cjson.encode(facts))
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now + tonumber(ARGV[at + 1])), id)
+    redis.call('XACK', KEYS[1], group, id)
+    redis.call('HDEL', KEYS[4], id)
+    done[#done + 1] = 1
+    total = total + 1
+  else
+    done[#done + 1] = 0
+  end
+end
+if total > 0 then
+  redis.call('HINCRBY', KEYS[5], 'retried', total)
+end
+return done

@@ -1,0 +1,274 @@
+//! Moving entries from one state to the next; see the table in [`super`].
+//!
+//! Guarantee: every move is one script per chunk of ids and conditional per id, so that it may be repeated, raced and
+//! lost without moving an event twice or leaving it nowhere. When a call fails, what it did may be found out by calling
+//! again.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::codec::array;
+use super::consume::{CHUNK, counted};
+use super::keys::GROUP;
+use super::script::optional;
+use super::{Fault, PlatformKeys, Queue};
+use crate::error_code::DeadLetterCode;
+use crate::event::{Millis, StreamId};
+
+/// Longest text of a failure kept with an event, in characters.
+const MAX_ERROR_CHARS: usize = 500;
+/// Entries that one orphan sweep looks at.
+const SWEEP_COUNT: usize = 64;
+/// How old an entry must be to count as an orphan.
+const ORPHAN_AGE_MS: u64 = 10 * 60 * 1000;
+
+/// How an event was finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleOutcome {
+    /// Its effect is in the database, written by this or an earlier delivery of the same entry's event.
+    Processed,
+    /// As [`Self::Processed`], but something newer had come first.
+    Stale,
+    /// Another event with the same id has taken effect: settled silently, counted nowhere.
+    Duplicate,
+}
+
+impl SettleOutcome {
+    /// Its field in the counters; empty: none.
+    const fn counter(self) -> &'static str {
+        match self {
+            Self::Processed => "processed",
+            Self::Stale => "stale",
+            Self::Duplicate => "",
+        }
+    }
+}
+
+/// An entry to be executed again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The entry.
+    pub id: StreamId,
+    /// How long from now, by Redis's clock.
+    pub delay_ms: u64,
+    /// The number of the execution that will be due then.
+    pub attempt: u32,
+    /// When an execution failed first; `None`: what the entry says of it stays, if it says anything.
+    pub first_failed_at: Option<Millis>,
+    /// What the event would become a dead letter with.
+    pub error_code: DeadLetterCode,
+    /// For people; cut to 500 characters. No secret, no body.
+    pub error: String,
+}
+
+/// An entry to be moved to the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDeadLetter {
+    /// The entry.
+    pub id: StreamId,
+    /// Why.
+    pub error_code: DeadLetterCode,
+    /// For people; cut to 500 characters. No secret, no body.
+    pub error: String,
+    /// Executions in all.
+    pub attempts: u32,
+    /// When an execution failed first; `None`: what the entry says, else now.
+    pub first_failed_at: Option<Millis>,
+}
+
+/// What became of an entry that was to become a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadLettered {
+    /// It is one.
+    Done,
+    /// The dead letters are at their bound; the entry is still pending for the caller, who schedules it again at the
+    /// longest delay.
+    Full,
+    /// It is not pending for the caller any more; nothing was done.
+    Gone,
+}
+
+/// What a round of promotion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// Entries that can be read again.
+    pub moved: u64,
+    /// Members of the retry set whose entry had gone.
+    pub vanished: u64,
+    /// When the next one is due, zero if at once; `None`: the retry set is empty.
+    pub next_due: Option<Duration>,
+}
+
+/// What a sweep for orphans did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Swept {
+    /// Where to go on; `None`: the end was reached.
+    pub cursor: Option<StreamId>,
+    /// Orphans put into the retry set, due at once. More than none is worth an alert.
+    pub rescheduled: u64,
+}
+
+impl Queue {
+    /// Finishes events whose effect is in the database. Returns, per id, whether this very call removed the entry: what
+    /// must happen once per event (counting, outbound) happens then.
+    ///
+    /// # Errors
+    /// When Redis did not answer. Settle all of them again: the ledger makes that harmless.
+    pub async fn settle(
+        &self,
+        keys: &PlatformKeys,
+        entries: &[(StreamId, SettleOutcome)],
+    ) -> Result<Vec<bool>, Fault> {
+        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+        let mut removed = Vec::with_capacity(entries.len());
+        for chunk in entries.chunks(CHUNK) {
+            let mut call = self.scripts.settle.call(&names, chunk.len() * 40);
+            call.arg(GROUP);
+            for (id, outcome) in chunk {
+                call.arg(id.to_string()).arg(outcome.counter());
+            }
+            let reply = self.scripts.settle.run(&self.connection, &call).await?;
+            removed.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
+        }
+        Ok(removed)
+    }
+
+    /// Puts entries pending for `consumer` into the retry set. Returns, per entry, whether it was done; `false`: it is
+    /// not the consumer's any more.
+    ///
+    /// # Errors
+    /// When Redis did not answer. What was not done is still pending and will be claimed.
+    pub async fn schedule_retry(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        entries: &[Retry],
+    ) -> Result<Vec<bool>, Fault> {
+        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+        let mut done = Vec::with_capacity(entries.len());
+        for chunk in entries.chunks(CHUNK) {
+            let mut call = self.scripts.schedule_retry.call(&names, chunk.len() * 256);
+            call.arg(GROUP).arg(consumer);
+            for entry in chunk {
+                call.arg(entry.id.to_string()).arg(entry.delay_ms).arg(entry.attempt);
+                optional(&mut call, entry.first_failed_at);
+                call.arg(entry.error_code.as_str()).arg(cut(&entry.error));
+            }
+            let reply = self.scripts.schedule_retry.run(&self.connection, &call).await?;
+            done.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
+        }
+        Ok(done)
+    }
+
+    /// Makes up to `limit` due entries readable again. One that is due later than `max_delay_ms` from now is due now:
+    /// the clock was set back since.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn promote_due(
+        &self,
+        keys: &PlatformKeys,
+        max_delay_ms: u64,
+        limit: usize,
+    ) -> Result<Promoted, Fault> {
+        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects];
+        let mut call = self.scripts.promote.call(&names, 64);
+        call.arg(GROUP).arg(max_delay_ms).arg(limit.clamp(1, CHUNK));
+        let reply = self.scripts.promote.run(&self.connection, &call).await?;
+        let [moved, vanished, next] = array(reply)?;
+        Ok(Promoted {
+            moved: self.number(moved)?,
+            vanished: self.number(vanished)?,
+            next_due: match next {
+                Value::Int(ms) if ms < 0 => None,
+                Value::Int(ms) => Some(Duration::from_millis(ms.unsigned_abs())),
+                _ => return Err(Fault::nonsense("a number expected")),
+            },
+        })
+    }
+
+    /// Moves entries pending for `consumer` to the dead letters, unless those hold `max_len` already.
+    ///
+    /// # Errors
+    /// When Redis did not answer. What was not done is still pending and will be claimed.
+    pub async fn dead_letter(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        worker: &str,
+        entries: &[NewDeadLetter],
+        max_len: u64,
+    ) -> Result<Vec<DeadLettered>, Fault> {
+        let names = [&keys.incoming, &keys.dlq, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for chunk in entries.chunks(CHUNK) {
+            let mut call = self.scripts.dead_letter.call(&names, chunk.len() * 256);
+            call.arg(GROUP).arg(consumer).arg(max_len).arg(worker);
+            for entry in chunk {
+                call.arg(entry.id.to_string()).arg(entry.error_code.as_str()).arg(cut(&entry.error));
+                call.arg(entry.attempts);
+                optional(&mut call, entry.first_failed_at);
+            }
+            let reply = self.scripts.dead_letter.run(&self.connection, &call).await?;
+            for code in counted(reply, chunk.len())? {
+                outcomes.push(match code {
+                    0 => DeadLettered::Done,
+                    1 => DeadLettered::Full,
+                    2 => DeadLettered::Gone,
+                    _ => return Err(Fault::nonsense("an outcome expected")),
+                });
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Looks at a few entries after `cursor` (`None`: from the beginning) and puts those into the retry set that are in
+    /// no list although they were delivered at least ten minutes ago.
+    ///
+    /// # Errors
+    /// When Redis did not answer, or there is no group.
+    pub async fn sweep_orphans(&self, keys: &PlatformKeys, cursor: Option<StreamId>) -> Result<Swept, Fault> {
+        self.sweep_orphans_older_than(keys, cursor, ORPHAN_AGE_MS).await
+    }
+
+    /// [`Self::sweep_orphans`] with an age of one's own, in milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::sweep_orphans`].
+    pub async fn sweep_orphans_older_than(
+        &self,
+        keys: &PlatformKeys,
+        cursor: Option<StreamId>,
+        age_ms: u64,
+    ) -> Result<Swept, Fault> {
+        let names = [&keys.incoming, &keys.retry, &keys.counters];
+        let mut call = self.scripts.sweep_orphans.call(&names, 96);
+        call.arg(GROUP);
+        optional(&mut call, cursor.map(|id| id.to_string()));
+        call.arg(SWEEP_COUNT).arg(age_ms);
+        let reply = self.scripts.sweep_orphans.run(&self.connection, &call).await?;
+        let [next, rescheduled] = array(reply)?;
+        let cursor = match &next {
+            Value::BulkString(text) if text.is_empty() => None,
+            id => Some(super::codec::stream_id(id)?),
+        };
+        Ok(Swept { cursor, rescheduled: self.number(rescheduled)? })
+    }
+}
+
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(MAX_ERROR_CHARS).map_or(text, |(end, _)| &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_cut_between_characters() {
+        let long = "ü".repeat(MAX_ERROR_CHARS + 1);
+        assert_eq!(cut(&long).chars().count(), MAX_ERROR_CHARS);
+        assert_eq!(cut("short"), "short");
+    }
+}

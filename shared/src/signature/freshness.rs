@@ -1,0 +1,42 @@
+//! Whether a request's own time is near enough to ours.
+
+use std::time::Duration;
+
+use super::refusal::Refusal;
+use super::spec::TimestampUnit;
+use crate::event::Millis;
+use crate::json::time;
+
+/// Longest number: beyond the year 30000 in either unit.
+const MAX_DIGITS: usize = 15;
+
+/// A signature's timestamp. It stays signed as its own text, so a number has one spelling only: digits without a
+/// leading zero.
+pub(super) fn timestamp(unit: TimestampUnit, text: &[u8]) -> Result<Millis, Refusal> {
+    let parsed = match unit {
+        TimestampUnit::Seconds => digits(text).and_then(|seconds| seconds.checked_mul(1000)),
+        TimestampUnit::Millis => digits(text),
+        TimestampUnit::Rfc3339 => std::str::from_utf8(text).ok().and_then(time::rfc3339),
+    };
+    parsed.ok_or(Refusal::Malformed("timestamp"))
+}
+
+fn digits(text: &[u8]) -> Option<i64> {
+    let plain = matches!(text, [b'1'..=b'9', ..]) && text.len() <= MAX_DIGITS;
+    if !plain || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Checks that `at` is at most `tolerance` before or after `now`, in whole seconds. `signature_valid` goes into the
+/// refusal.
+pub(super) fn check(at: Millis, now: Millis, tolerance: Duration, signature_valid: bool) -> Result<(), Refusal> {
+    let (received, current) = (at.div_euclid(1000), now.div_euclid(1000));
+    let diff = current.saturating_sub(received).saturating_abs();
+    if diff.unsigned_abs() <= tolerance.as_secs() {
+        Ok(())
+    } else {
+        Err(Refusal::OutsideTolerance { received, current, diff, signature_valid })
+    }
+}

@@ -1,0 +1,97 @@
+//! HMAC over a template's pieces, and the one place where secrets meet what a stranger sent: every comparison takes
+//! the same time wherever two values differ.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
+use subtle::ConstantTimeEq;
+
+use super::keys::Secret;
+use super::spec::{Encoding, Hash};
+use super::template::{Part, Template};
+
+/// Room for the longest signature, and for what base64 needs beyond it while decoding.
+const ROOM: usize = 72;
+
+/// Bytes of a signature.
+pub(super) struct Tag {
+    bytes: [u8; ROOM],
+    len: usize,
+}
+
+/// What is signed.
+pub(super) struct Signed<'a> {
+    pub(super) template: &'a Template,
+    pub(super) timestamp: &'a [u8],
+    pub(super) id: &'a [u8],
+    pub(super) body: &'a [u8],
+}
+
+/// Whether two byte strings are the same. Only their lengths may show in the time that it takes.
+pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
+    one.ct_eq(other).into()
+}
+
+impl Hash {
+    /// Length of a signature in bytes.
+    const fn len(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+impl Tag {
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// A signature as sent; `None`: nothing that `hash` could have made.
+    pub(super) fn decode(hash: Hash, encoding: Encoding, text: &[u8]) -> Option<Self> {
+        let (mut bytes, len) = ([0; ROOM], hash.len());
+        match encoding {
+            Encoding::Hex => hex::decode_to_slice(text, bytes.get_mut(..len)?).ok()?,
+            Encoding::Base64 if text.len() != len.div_ceil(3) * 4 => return None,
+            Encoding::Base64 => {
+                STANDARD.decode_slice(text, &mut bytes).ok().filter(|decoded| *decoded == len)?;
+            }
+        }
+        Some(Self { bytes, len })
+    }
+
+    fn compute<M: Mac + KeyInit>(key: &[u8], signed: &Signed<'_>) -> Option<Self> {
+        let mut mac = <M as KeyInit>::new_from_slice(key).ok()?;
+        for part in signed.template.parts() {
+            mac.update(match part {
+                Part::Literal(text) => text.as_bytes(),
+                Part::Body => signed.body,
+                Part::Timestamp => signed.timestamp,
+                Part::Id => signed.id,
+            });
+        }
+        let output = mac.finalize().into_bytes();
+        let mut bytes = [0; ROOM];
+        bytes.get_mut(..output.len())?.copy_from_slice(&output);
+        Some(Self { bytes, len: output.len() })
+    }
+
+    fn of(hash: Hash, key: &[u8], signed: &Signed<'_>) -> Option<Self> {
+        match hash {
+            Hash::Sha1 => Self::compute::<Hmac<Sha1>>(key, signed),
+            Hash::Sha256 => Self::compute::<Hmac<Sha256>>(key, signed),
+            Hash::Sha512 => Self::compute::<Hmac<Sha512>>(key, signed),
+        }
+    }
+}
+
+/// Whether one of `secrets` makes one of `candidates`.
+pub(super) fn any_matches(hash: Hash, secrets: &[Secret], signed: &Signed<'_>, candidates: &[Tag]) -> bool {
+    !candidates.is_empty()
+        && secrets.iter().filter_map(|secret| Tag::of(hash, secret.expose(), signed)).any(|tag| {
+            candidates.iter().fold(false, |found, candidate| found | same(tag.as_bytes(), candidate.as_bytes()))
+        })
+}

@@ -1,0 +1,136 @@
+//! What makes a request genuine.
+//!
+//! Guarantee: a [`Verified`] exists only for a request whose body carries a signature that one of the platform's keys
+//! made, within the scheme's tolerance. Only [`verify`] makes one, so a request that was not verified cannot be
+//! identified or queued; and only headers that the signature covers can be read from it without saying so.
+//!
+//! Where the vendors' own verifiers differ, these verdicts hold: several signatures of a scheme, or ones of an unknown
+//! scheme beside a good one, are accepted (rotation); two times, two header lines of one name, blanks, signs or leading
+//! zeros in a time, and times from the future beyond the tolerance are refused; hex may be in either case.
+
+mod freshness;
+mod headers;
+mod hmac;
+mod keys;
+mod livekit_jwt;
+mod mac;
+mod pairs;
+mod problems;
+mod refusal;
+mod shared_secret;
+mod spec;
+mod standard_webhooks;
+mod template;
+
+pub use headers::{Found, Headers};
+pub use keys::{Credential, InvalidSecret, Keys, Secret};
+pub use refusal::Refusal;
+pub use spec::{
+    Encoding, Hash, HmacSpec, JwtSpec, PairsSpec, Scheme, SecretEncoding, SharedSecretSpec, SpecProblem,
+    StandardHeaders, StandardWebhooksSpec, TimestampHeader, TimestampUnit,
+};
+pub use template::{InvalidTemplate, Part, Template};
+
+use crate::event::Millis;
+
+/// Names of the headers that a signature covers.
+type Covered<'a> = [Option<&'a str>; 2];
+
+/// A genuine request.
+#[derive(Clone, Copy)]
+pub struct Verified<'a> {
+    covered: Covered<'a>,
+    headers: &'a dyn Headers,
+    body: &'a [u8],
+}
+
+/// Checks a request's signature over `body` at the time `now`. Keys of the wrong kind, or none, verify nothing.
+///
+/// # Errors
+/// When it is not genuine; see [`Refusal`].
+pub fn verify<'a>(
+    scheme: &'a Scheme,
+    keys: &Keys,
+    headers: &'a dyn Headers,
+    body: &'a [u8],
+    now: Millis,
+) -> Result<Verified<'a>, Refusal> {
+    let (secrets, credentials) = match keys {
+        Keys::Secrets(secrets) => (secrets.as_slice(), [].as_slice()),
+        Keys::Credentials(credentials) => ([].as_slice(), credentials.as_slice()),
+    };
+    let covered = match scheme {
+        Scheme::Hmac(spec) => hmac::verify(spec, secrets, headers, body, now),
+        Scheme::Pairs(spec) => pairs::verify(spec, secrets, headers, body, now),
+        Scheme::StandardWebhooks(spec) => standard_webhooks::verify(spec, secrets, headers, body, now),
+        Scheme::LivekitJwt(spec) => livekit_jwt::verify(spec, credentials, headers, body, now),
+        Scheme::SharedSecret(spec) => shared_secret::verify(spec, secrets, headers),
+    }?;
+    Ok(Verified { covered, headers, body })
+}
+
+impl<'a> Verified<'a> {
+    /// The body that is signed.
+    #[must_use]
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// The header `name` (lower case), if the signature covers it and it is text.
+    #[must_use]
+    pub fn signed_header(&self, name: &str) -> Option<&'a str> {
+        if self.covered.contains(&Some(name)) { self.unsigned_header(name) } else { None }
+    }
+
+    /// The header `name` (lower case), if it is there once and is text, whether or not the signature covers it: whoever
+    /// stands between may have changed it.
+    #[must_use]
+    pub fn unsigned_header(&self, name: &str) -> Option<&'a str> {
+        match self.headers.find(name) {
+            Found::One(value) => std::str::from_utf8(value).ok(),
+            Found::Absent | Found::Several => None,
+        }
+    }
+}
+
+impl Scheme {
+    /// Names of all headers that it reads, in lower case; those of signatures first.
+    #[must_use]
+    pub fn headers(&self) -> Vec<&str> {
+        let mut names = self.signature_headers();
+        match self {
+            Self::Hmac(spec) => {
+                names.extend(spec.timestamp.as_ref().map(|stamp| stamp.header.as_str()));
+                names.extend(spec.id.as_deref());
+            }
+            Self::StandardWebhooks(spec) => {
+                names.extend(spec.headers.iter().flat_map(|set| [&*set.id, &*set.timestamp]));
+            }
+            Self::Pairs(_) | Self::LivekitJwt(_) | Self::SharedSecret(_) => {}
+        }
+        names
+    }
+
+    fn signature_headers(&self) -> Vec<&str> {
+        match self {
+            Self::Hmac(HmacSpec { headers, .. })
+            | Self::Pairs(PairsSpec { headers, .. })
+            | Self::LivekitJwt(JwtSpec { headers, .. })
+            | Self::SharedSecret(SharedSecretSpec { headers }) => headers.iter().map(String::as_str).collect(),
+            Self::StandardWebhooks(spec) => spec.headers.iter().map(|set| set.signature.as_str()).collect(),
+        }
+    }
+
+    /// Whether a signature of this scheme can cover the header `name` (lower case).
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::Hmac(spec) => hmac::covered(spec).contains(&Some(name)),
+            Self::StandardWebhooks(spec) => spec.headers.iter().any(|set| set.id == name || set.timestamp == name),
+            Self::Pairs(_) | Self::LivekitJwt(_) | Self::SharedSecret(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

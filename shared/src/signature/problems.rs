@@ -1,0 +1,81 @@
+//! Which schemes cannot be used.
+
+use super::spec::{HmacSpec, PairsSpec, Scheme, SpecProblem, TimestampUnit};
+use super::template::{Part, Template};
+
+impl Scheme {
+    /// Everything that makes this scheme unusable or ambiguous; empty: it can be used.
+    #[must_use]
+    pub fn problems(&self) -> Vec<SpecProblem> {
+        let mut found = Vec::new();
+        if self.signature_headers().is_empty() {
+            found.push(problem("header", "must name at least one header"));
+        }
+        if !self.headers().into_iter().all(is_header_name) {
+            found.push(problem("header", "must hold names of HTTP headers, in lower case"));
+        }
+        match self {
+            Self::Hmac(spec) => hmac(spec, &mut found),
+            Self::Pairs(spec) => pairs(spec, &mut found),
+            Self::StandardWebhooks(_) | Self::LivekitJwt(_) | Self::SharedSecret(_) => {}
+        }
+        found
+    }
+}
+
+fn problem(key: &'static str, reason: &'static str) -> SpecProblem {
+    SpecProblem { key, reason }
+}
+
+/// A token of RFC 9110, in lower case.
+fn is_header_name(name: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(inside)
+}
+
+fn hmac(spec: &HmacSpec, found: &mut Vec<SpecProblem>) {
+    match (spec.signed.has(&Part::Timestamp), &spec.timestamp) {
+        (true, None) => found.push(problem("timestamp", "is missing, though `signed` has {timestamp}")),
+        (false, Some(_)) => {
+            found.push(problem("timestamp", "is not part of `signed`, so anybody could refresh it"));
+        }
+        _ => {}
+    }
+    match (spec.signed.has(&Part::Id), &spec.id) {
+        (true, None) => found.push(problem("id", "is missing, though `signed` has {id}")),
+        (false, Some(_)) => found.push(problem("id", "is not part of `signed`, so it proves nothing")),
+        _ => {}
+    }
+    if spec.tolerance.is_some() && spec.timestamp.is_none() {
+        found.push(problem("tolerance", "there is no `timestamp` to compare"));
+    }
+    let unit = spec.timestamp.as_ref().map(|stamp| stamp.unit).unwrap_or_default();
+    adjacent(&spec.signed, unit, found);
+}
+
+fn pairs(spec: &PairsSpec, found: &mut Vec<SpecProblem>) {
+    let usable = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && !b",=".contains(&b));
+    for (name, key) in [("timestamp_key", &spec.timestamp_key), ("signature_key", &spec.signature_key)] {
+        if !usable(key) {
+            found.push(problem(name, "must be printable ASCII without blank, ',' and '='"));
+        }
+    }
+    if spec.timestamp_key == spec.signature_key {
+        found.push(problem("signature_key", "must differ from `timestamp_key`"));
+    }
+    if spec.signed.has(&Part::Id) {
+        found.push(problem("signed", "must not have {id}: this scheme's header holds none"));
+    }
+    adjacent(&spec.signed, spec.unit, found);
+}
+
+/// Refuses two values side by side, where the end of the one could be sent as the beginning of the other. Only RFC 3339
+/// shows where it begins and ends.
+fn adjacent(signed: &Template, unit: TimestampUnit, found: &mut Vec<SpecProblem>) {
+    let clear = |part: &Part| {
+        matches!(part, Part::Literal(_)) || (*part == Part::Timestamp && unit == TimestampUnit::Rfc3339)
+    };
+    if signed.parts().windows(2).any(|pair| !pair.iter().any(clear)) {
+        found.push(problem("signed", "two values need a separator between them (but for an rfc3339 timestamp)"));
+    }
+}

@@ -1,0 +1,400 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+use crate::platform::registry::Registry;
+
+/// See `generate.py` beside them.
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
+
+#[derive(Deserialize)]
+struct Fixture {
+    platform: String,
+    definition: Option<String>,
+    requests: Vec<Request>,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    name: String,
+    headers: Vec<(String, String)>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    secrets: Option<Vec<String>>,
+    credentials: Option<Vec<(String, String)>>,
+    now: Millis,
+    verdict: Verdict,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Genuine,
+    Missing,
+    Malformed,
+    Mismatch,
+    BodyHashMismatch,
+    Outside { received: i64, current: i64, diff: i64, signature_valid: bool },
+}
+
+impl Request {
+    fn body(&self) -> Vec<u8> {
+        match (&self.body, &self.body_base64) {
+            (Some(text), None) => text.clone().into_bytes(),
+            (None, Some(text)) => STANDARD.decode(text).unwrap(),
+            _ => panic!("{}: one body", self.name),
+        }
+    }
+
+    fn keys(&self, scheme: &Scheme) -> Keys {
+        let secret = |text: &String| scheme.secret(text).unwrap();
+        match (&self.secrets, &self.credentials) {
+            (Some(secrets), None) => Keys::Secrets(secrets.iter().map(secret).collect()),
+            (None, Some(pairs)) => {
+                Keys::Credentials(pairs.iter().map(|(key, text)| Credential::new(key, &secret(text))).collect())
+            }
+            _ => panic!("{}: one kind of keys", self.name),
+        }
+    }
+
+    fn verdict(&self, scheme: &Scheme) -> Verdict {
+        match verify(scheme, &self.keys(scheme), &self.headers, &self.body(), self.now) {
+            Ok(verified) => {
+                assert_eq!(verified.body(), self.body());
+                Verdict::Genuine
+            }
+            Err(Refusal::Missing) => Verdict::Missing,
+            Err(Refusal::Malformed(_)) => Verdict::Malformed,
+            Err(Refusal::Mismatch) => Verdict::Mismatch,
+            Err(Refusal::BodyHashMismatch) => Verdict::BodyHashMismatch,
+            Err(Refusal::OutsideTolerance { received, current, diff, signature_valid }) => {
+                Verdict::Outside { received, current, diff, signature_valid }
+            }
+        }
+    }
+}
+
+fn folders() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(FIXTURES).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|path| path.join("requests.json").is_file());
+    folders.sort();
+    folders
+}
+
+fn read(folder: &Path) -> (Fixture, Scheme) {
+    let text = std::fs::read_to_string(folder.join("requests.json")).unwrap();
+    let fixture: Fixture = serde_json::from_str(&text).unwrap();
+    let definition = fixture.definition.as_deref().unwrap_or_default();
+    let registry = Registry::from_text("fixture", definition).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let scheme = registry.get(&fixture.platform).unwrap().scheme.clone();
+    (fixture, scheme)
+}
+
+fn scheme_of(platform: &str) -> Scheme {
+    read(&Path::new(FIXTURES).join(platform)).1
+}
+
+#[test]
+fn every_known_request_gets_its_verdict() {
+    let folders = folders();
+    assert!(folders.len() >= 12, "fixtures are missing: {folders:?}");
+    let mut wrong = Vec::new();
+    for folder in folders {
+        let (fixture, scheme) = read(&folder);
+        assert_eq!(scheme.problems(), [], "{}", fixture.platform);
+        for request in &fixture.requests {
+            let verdict = request.verdict(&scheme);
+            if verdict != request.verdict {
+                wrong.push(format!(
+                    "{}: {}: {verdict:?}, not {:?}",
+                    fixture.platform, request.name, request.verdict
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_scheme_has_known_genuine_and_refused_requests() {
+    for folder in folders() {
+        let (fixture, _) = read(&folder);
+        let genuine = fixture.requests.iter().filter(|request| request.verdict == Verdict::Genuine).count();
+        assert!(genuine > 0 && genuine < fixture.requests.len(), "{}", fixture.platform);
+    }
+}
+
+#[test]
+fn no_byte_of_a_genuine_request_can_be_changed() {
+    for folder in folders() {
+        let (fixture, scheme) = read(&folder);
+        let unsigned_body = matches!(scheme, Scheme::SharedSecret(_));
+        let request = fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
+        let (keys, body) = (request.keys(&scheme), request.body());
+        assert!(verify(&scheme, &keys, &request.headers, &body, request.now).is_ok());
+        for at in 0..body.len() {
+            for bit in [1, 0x20, 0x80] {
+                let mut forged = body.clone();
+                forged[at] ^= bit;
+                let verdict = verify(&scheme, &keys, &request.headers, &forged, request.now);
+                assert_eq!(verdict.is_ok(), unsigned_body, "{}: byte {at}", fixture.platform);
+            }
+        }
+        for (line, (name, value)) in request.headers.iter().enumerate() {
+            for at in 0..value.len() {
+                let mut forged = request.headers.clone();
+                // Case is not a change: hex may be in either.
+                let other = if value.as_bytes()[at] == b'0' { '1' } else { '0' };
+                forged[line].1.replace_range(at..=at, &other.to_string());
+                let pairs_beside = matches!(&scheme, Scheme::Pairs(spec) if at_ignored_pair(spec, value, at));
+                let verdict = verify(&scheme, &keys, &forged, &body, request.now);
+                let free = pairs_beside || unsigned_time(&scheme, value, at);
+                assert_eq!(verdict.is_ok(), free, "{}: {name}: byte {at}", fixture.platform);
+            }
+        }
+    }
+}
+
+/// Whether byte `at` lies in a pair that is passed over, and stays one without it.
+fn at_ignored_pair(spec: &PairsSpec, header: &str, at: usize) -> bool {
+    let (begin, end) = (header[..at].rfind(',').map_or(0, |comma| comma + 1), header[at..].find(','));
+    let pair = &header[begin..end.map_or(header.len(), |comma| at + comma)];
+    let read = [&spec.timestamp_key, &spec.signature_key].iter().any(|key| pair.starts_with(&format!("{key}=")));
+    !read && header.as_bytes()[at] != b'='
+}
+
+/// Whether byte `at` is one of the last digits, worth less than the tolerance, of a time in ms that is not signed.
+fn unsigned_time(scheme: &Scheme, header: &str, at: usize) -> bool {
+    matches!(scheme, Scheme::Pairs(spec) if !spec.signed.has(&Part::Timestamp) && spec.unit == TimestampUnit::Millis)
+        && (10..=14).contains(&at)
+        && header.starts_with("t=")
+}
+
+#[test]
+fn headers_that_the_signature_covers_are_told_apart() {
+    let headers = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let (fixture, scheme) = read(&Path::new(FIXTURES).join("twitch"));
+    let request = &fixture.requests[0];
+    let body = request.body();
+    let sent = [request.headers.clone(), headers(&[("twitch-eventsub-subscription-type", "forged")])].concat();
+    let keys = request.keys(&scheme);
+    let verified = verify(&scheme, &keys, &sent, &body, request.now).unwrap();
+    assert!(verified.signed_header("twitch-eventsub-message-id").is_some());
+    assert!(verified.signed_header("twitch-eventsub-message-timestamp").is_some());
+    assert_eq!(verified.signed_header("twitch-eventsub-subscription-type"), None);
+    assert_eq!(verified.unsigned_header("twitch-eventsub-subscription-type"), Some("forged"));
+    assert_eq!(verified.unsigned_header("absent"), None);
+    assert!(scheme.covers("twitch-eventsub-message-id") && !scheme.covers("twitch-eventsub-subscription-type"));
+
+    // Beside the set that was signed, the other set's names are anybody's.
+    let (fixture, scheme) = read(&Path::new(FIXTURES).join("standard"));
+    let request = fixture.requests.iter().find(|request| request.name == "under Svix's names").unwrap();
+    let sent = [request.headers.clone(), headers(&[("webhook-id", "forged")])].concat();
+    let (body, keys) = (request.body(), request.keys(&scheme));
+    let verified = verify(&scheme, &keys, &sent, &body, request.now).unwrap();
+    assert_eq!(verified.signed_header("webhook-id"), None);
+    assert_eq!(verified.signed_header("svix-id"), Some("msg_p5jXN8AQM9LWM0D4loKWxJek"));
+    assert!(scheme.covers("webhook-id") && scheme.covers("svix-timestamp") && !scheme.covers("svix-signature"));
+    for platform in ["mux", "livekit", "generic", "cloudflare-live"] {
+        assert!(
+            !scheme_of(platform).headers().into_iter().any(|name| scheme_of(platform).covers(name)),
+            "{platform}"
+        );
+    }
+}
+
+#[test]
+fn keys_of_the_wrong_kind_and_no_keys_verify_nothing() {
+    for folder in folders() {
+        let (fixture, scheme) = read(&folder);
+        let request = fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
+        let body = request.body();
+        let secret = Secret::new("x");
+        for keys in [
+            Keys::Secrets(Vec::new()),
+            Keys::Credentials(Vec::new()),
+            if scheme.uses_credentials() {
+                Keys::Secrets(vec![secret.clone()])
+            } else {
+                Keys::Credentials(vec![Credential::new("x", &secret)])
+            },
+        ] {
+            let verdict = verify(&scheme, &keys, &request.headers, &body, request.now);
+            assert_eq!(verdict.err(), Some(Refusal::Mismatch), "{}", fixture.platform);
+        }
+    }
+}
+
+#[test]
+fn senders_are_told_what_the_contract_says_and_no_more() {
+    let outside =
+        Refusal::OutsideTolerance { received: 1565220904, current: 1565221504, diff: 600, signature_valid: true };
+    assert_eq!(
+        outside.message(),
+        "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s"
+    );
+    assert!(outside.is_expiry() && outside.valid_but_for_time());
+    assert_eq!(Refusal::BodyHashMismatch.message(), "Webhook verification failed: hash mismatch");
+    for refusal in [Refusal::Missing, Refusal::Malformed("pair"), Refusal::Mismatch] {
+        assert_eq!(refusal.message(), "Invalid webhook signature");
+        assert!(!refusal.is_expiry() && !refusal.valid_but_for_time());
+    }
+    let forged = Refusal::OutsideTolerance { received: 0, current: 600, diff: 600, signature_valid: false };
+    assert!(forged.is_expiry() && !forged.valid_but_for_time());
+}
+
+#[test]
+fn secrets_are_read_as_the_scheme_says_and_never_shown() {
+    let scheme = scheme_of("daily");
+    assert_eq!(scheme.secret("not base64!").err(), Some(InvalidSecret::Base64));
+    assert_eq!(scheme.secret("AAECAw").err(), Some(InvalidSecret::Base64), "unpadded");
+    assert_eq!(scheme.secret("AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
+    assert_eq!(scheme_of("standard").secret("whsec_AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
+    assert_eq!(scheme_of("standard").secret("whsec_").err(), Some(InvalidSecret::Empty));
+    assert_eq!(scheme_of("mux").secret("whsec_AAECAw==").unwrap().expose(), b"whsec_AAECAw==");
+    assert_eq!(scheme_of("mux").secret("").err(), Some(InvalidSecret::Empty));
+
+    let secret = Secret::new("top secret");
+    let credential = Credential::new("the key", &secret);
+    let keys = [Keys::Secrets(vec![secret.clone()]), Keys::Credentials(vec![credential])];
+    let shown = format!("{secret:?} {keys:?} {keys:#?}");
+    for hidden in ["top", "the key", "116", "0x74", "74"] {
+        assert!(!shown.contains(hidden), "{shown}");
+    }
+}
+
+#[test]
+fn a_template_is_read_into_its_parts_and_written_back() {
+    let literal = |text: &str| Part::Literal(text.to_owned());
+    let template: Template = "v0:{timestamp}:{body}".parse().unwrap();
+    assert_eq!(template.parts(), [literal("v0:"), Part::Timestamp, literal(":"), Part::Body]);
+    assert_eq!(
+        "{id}{timestamp}{body}".parse::<Template>().unwrap().parts(),
+        [Part::Id, Part::Timestamp, Part::Body]
+    );
+    assert_eq!("{body}!".parse::<Template>().unwrap().parts(), [Part::Body, literal("!")]);
+    assert_eq!("{body}".parse::<Template>().unwrap(), Template::body());
+    for text in ["v0:{timestamp}:{body}", "{id}.{timestamp}.{body}", "{body}"] {
+        assert_eq!(text.parse::<Template>().unwrap().to_string(), text);
+    }
+    for (text, problem) in [
+        ("", InvalidTemplate::NoBody),
+        ("{timestamp}", InvalidTemplate::NoBody),
+        ("body", InvalidTemplate::NoBody),
+        ("{body}{body}", InvalidTemplate::Repeated),
+        ("{bodY}", InvalidTemplate::Placeholder),
+        ("{}", InvalidTemplate::Placeholder),
+        ("{body", InvalidTemplate::Placeholder),
+        ("{body}{", InvalidTemplate::Placeholder),
+        ("{body}}", InvalidTemplate::Placeholder),
+        ("{{body}}", InvalidTemplate::Placeholder),
+        ("}{body}", InvalidTemplate::Placeholder),
+    ] {
+        assert_eq!(text.parse::<Template>().err(), Some(problem), "{text}");
+    }
+}
+
+fn hmac_spec() -> HmacSpec {
+    HmacSpec {
+        headers: vec!["x-sig".to_owned()],
+        prefix: String::new(),
+        hash: Hash::Sha256,
+        encoding: Encoding::Hex,
+        secret_encoding: SecretEncoding::Utf8,
+        signed: "{id}.{timestamp}.{body}".parse().unwrap(),
+        timestamp: Some(TimestampHeader { header: "x-at".to_owned(), unit: TimestampUnit::Seconds }),
+        id: Some("x-id".to_owned()),
+        tolerance: Some(Duration::from_secs(300)),
+    }
+}
+
+#[test]
+fn schemes_that_leave_the_sender_a_choice_are_refused() {
+    let keys = |scheme: Scheme| scheme.problems().iter().map(|problem| problem.key).collect::<Vec<_>>();
+    let hmac = |change: fn(&mut HmacSpec)| {
+        let mut spec = hmac_spec();
+        change(&mut spec);
+        keys(Scheme::Hmac(spec))
+    };
+    assert_eq!(hmac(|_| ()), [""; 0]);
+    assert_eq!(hmac(|spec| spec.headers.clear()), ["header"]);
+    assert_eq!(hmac(|spec| spec.headers.push("X-Upper".to_owned())), ["header"]);
+    assert_eq!(hmac(|spec| spec.id = Some("a b".to_owned())), ["header"]);
+    assert_eq!(hmac(|spec| spec.timestamp = None), ["timestamp", "tolerance"]);
+    assert_eq!(hmac(|spec| spec.id = None), ["id"]);
+    assert_eq!(hmac(|spec| spec.signed = Template::body()), ["timestamp", "id"]);
+    assert_eq!(hmac(|spec| spec.signed = "{id}{timestamp}.{body}".parse().unwrap()), ["signed"]);
+    assert_eq!(hmac(|spec| spec.signed = "{id}.{timestamp}{body}".parse().unwrap()), ["signed"]);
+    assert_eq!(hmac(|spec| spec.tolerance = None), [""; 0]);
+
+    let Scheme::Pairs(mux) = scheme_of("mux") else { panic!("mux has pairs") };
+    let pairs = |change: fn(&mut PairsSpec)| {
+        let mut spec = mux.clone();
+        change(&mut spec);
+        keys(Scheme::Pairs(spec))
+    };
+    assert_eq!(pairs(|spec| spec.signature_key = "t".to_owned()), ["signature_key"]);
+    assert_eq!(pairs(|spec| spec.timestamp_key = "a=b".to_owned()), ["timestamp_key"]);
+    assert_eq!(pairs(|spec| spec.signature_key.clear()), ["signature_key"]);
+    assert_eq!(pairs(|spec| spec.signed = "{id}.{body}".parse().unwrap()), ["signed"]);
+    assert!(StandardWebhooksSpec::new(&["signature".to_owned()], Duration::ZERO).is_err());
+}
+
+/// Header values and bodies that come near to what verifiers read.
+fn near() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..80),
+        "[tv1=,. 0-9a-f]{0,40}".prop_map(String::into_bytes),
+        "(t=[0-9]{0,12})?,?(v1=[0-9a-f]{0,66})?,?".prop_map(String::into_bytes),
+        "(sha256=)?[0-9a-fA-F]{60,68}".prop_map(String::into_bytes),
+        "(v1,[A-Za-z0-9+/=]{40,46} ?){0,3}".prop_map(String::into_bytes),
+        "[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,45}".prop_map(String::into_bytes),
+        "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z".prop_map(String::into_bytes),
+    ]
+}
+
+#[test]
+fn nothing_that_was_not_signed_verifies_and_nothing_panics() {
+    let known: Vec<_> = folders().iter().map(|folder| read(folder)).collect();
+    let keys: Vec<_> = known.iter().map(|(fixture, scheme)| fixture.requests[0].keys(scheme)).collect();
+    let values = prop::collection::vec(near(), 8);
+    proptest!(|(values in values, body in near(), now in any::<Millis>(), skip in any::<u8>())| {
+        for ((fixture, scheme), keys) in known.iter().zip(&keys) {
+            let headers: Vec<(&str, &[u8])> = scheme
+                .headers()
+                .into_iter()
+                .zip(values.iter().map(Vec::as_slice))
+                .enumerate()
+                .filter(|(at, _)| (skip >> at) & 1 == 0)
+                .map(|(_, header)| header)
+                .collect();
+            prop_assert!(verify(scheme, keys, &headers, &body, now).is_err(), "{}", fixture.platform);
+        }
+    });
+}
+
+#[test]
+fn a_request_is_let_through_exactly_within_the_tolerance() {
+    let at = 1_733_738_400;
+    let (scheme, keys) = (scheme_of("mux"), Keys::Secrets(vec![Secret::new("s")]));
+    let headers = vec![("mux-signature", format!("t={at},v1={}", "0".repeat(64)))];
+    proptest!(|(offset in prop_oneof![-400_i64..400, -302..-298_i64, 298..302_i64], ms in 0..1000_i64)| {
+        let verdict = verify(&scheme, &keys, &headers, b"", (at + offset) * 1000 + ms).err();
+        let expected = if offset.abs() <= 300 {
+            Refusal::Mismatch
+        } else {
+            Refusal::OutsideTolerance { received: at, current: at + offset, diff: offset.abs(), signature_valid: false }
+        };
+        prop_assert_eq!(verdict, Some(expected));
+    });
+}

@@ -1,0 +1,102 @@
+//! Logs.
+//!
+//! Guarantee: everything that is logged goes through one subscriber to standard output, as text or as one JSON object per
+//! line, a panic included. No log line holds a secret, a signature or a body; panics are logged by place, since their
+//! text may quote data.
+
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object per line: `timestamp`, `level`, `target`, `message` and the event's fields side by side.
+    Json,
+}
+
+/// A text other than `text` and `json`.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("must be text or json")]
+pub struct UnknownLogFormat;
+
+impl FromStr for LogFormat {
+    type Err = UnknownLogFormat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(UnknownLogFormat),
+        }
+    }
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter's text is not valid.
+    #[error("the log filter is not valid")]
+    Filter(#[from] ParseError),
+    /// A subscriber is installed already.
+    #[error("logging is set up already")]
+    Installed(#[from] TryInitError),
+}
+
+/// Whether `filter` may be given to [`init`], in the syntax of `RUST_LOG`.
+///
+/// # Errors
+/// When it is not valid.
+pub fn check_filter(filter: &str) -> Result<(), ParseError> {
+    EnvFilter::builder().parse(filter).map(drop)
+}
+
+/// Installs the process's subscriber and its panic hook; once per process.
+///
+/// # Errors
+/// When `filter` is not valid or a subscriber is installed already.
+pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    let lines = tracing_subscriber::fmt::layer().with_ansi(io::stdout().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Text => registry.with(lines).try_init()?,
+        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()?,
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location();
+        let thread = std::thread::current();
+        tracing::error!(
+            file = place.map_or("unknown", |at| at.file()),
+            line = place.map_or(0, |at| at.line()),
+            thread = thread.name().unwrap_or("unnamed"),
+            "panicked"
+        );
+    }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_named_exactly() {
+        assert_eq!("text".parse(), Ok(LogFormat::Text));
+        assert_eq!("json".parse(), Ok(LogFormat::Json));
+        assert_eq!("JSON".parse::<LogFormat>(), Err(UnknownLogFormat));
+    }
+
+    #[test]
+    fn filters_are_checked_before_use() {
+        assert!(check_filter("info,ingress=debug").is_ok());
+        assert!(check_filter("ingress=loud").is_err());
+    }
+}

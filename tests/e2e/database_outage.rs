@@ -1,0 +1,211 @@
+//! The database away for half a minute: events wait, no attempt is spent, nothing dies, and then everything is there.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tests::database::{ExclusiveLock, RowLock};
+use tests::ledger::{Ledger, Place};
+use tests::poll;
+use tests::redis::RedisOptions;
+use tests::sender::{content_event, mux_event, now_ms, unique};
+use tests::stack::{Builder, Kind, Stack};
+use tests::tcp_proxy::Mode;
+
+use crate::SOON;
+
+const AWAY: Duration = Duration::from_secs(30);
+
+/// Impatient on purpose: if an outage cost attempts, every event would be dead long before it ends.
+fn impatient() -> Builder {
+    Stack::builder()
+        .redis(RedisOptions::durable())
+        .workers(2)
+        .worker_env("MAX_ATTEMPTS", "2")
+        .worker_env("RETRY_BASE_MS", "20")
+        .worker_env("RETRY_MAX_MS", "100")
+        .worker_env("CLAIM_IDLE_MS", "1000")
+}
+
+/// Sends events for as long as the outage lasts; nothing may die, be lost or be processed meanwhile.
+async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
+    let sender = stack.sender();
+    while begun.elapsed() < AWAY {
+        let answer = sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("acme", &answer);
+        let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("mux", &answer);
+        for platform in ["acme", "mux"] {
+            assert_eq!(stack.dead(platform).await, 0, "an outage made a dead letter");
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        if begun.elapsed() > AWAY / 2 {
+            for worker in &stack.workers {
+                assert!(worker.process.is_running());
+                worker.health("/ready", 503, SOON).await;
+                worker.health("/live", 200, SOON).await;
+            }
+        }
+    }
+}
+
+/// After the outage: everything is in the database, at its first attempt.
+async fn check_afterwards(stack: &Stack, ledger: &Ledger) {
+    stack.drained(Duration::from_secs(40)).await;
+    let places = ledger.check(stack).await;
+    assert_eq!(places[&Place::Database], ledger.len(), "{places:?}");
+    let spent = stack.database.rows("SELECT event_id, attempts FROM webhook_events WHERE attempts <> 1", &[]).await;
+    assert_eq!(spent, Vec::<serde_json::Value>::new(), "an outage spent attempts");
+    assert_eq!(stack.dead("acme").await + stack.dead("mux").await + stack.dead("sessions").await, 0);
+    for worker in &stack.workers {
+        worker.ready(SOON).await;
+    }
+    assert_eq!(stack.database.status("room").await, "live");
+}
+
+async fn announced(stack: &Stack) {
+    stack.sender().announce("room", &json!({})).await.expect(202, "accepted");
+    stack.status("room", "ready", SOON).await;
+    stack.drained(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_stopped_for_half_a_minute() {
+    let mut stack = impatient().database(Kind::OwnPostgres).start().await;
+    announced(&stack).await;
+    let ledger = Ledger::default();
+    stack.postgres.as_mut().unwrap().stop().await;
+    check_outage(&stack, &ledger, Instant::now()).await;
+    stack.postgres.as_mut().unwrap().restart().await;
+    check_afterwards(&stack, &ledger).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_locked_for_half_a_minute() {
+    let stack = impatient().start().await;
+    announced(&stack).await;
+    let ledger = Ledger::default();
+    let lock = ExclusiveLock::take(&stack.database).await;
+    check_outage(&stack, &ledger, Instant::now()).await;
+    lock.release().await;
+    check_afterwards(&stack, &ledger).await;
+}
+
+/// PostgreSQL killed under load, several times, in the middle of transactions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_killed_under_load() {
+    let mut stack = impatient().database(Kind::OwnPostgres).start().await;
+    announced(&stack).await;
+    let ledger = Ledger::default();
+    let sender = stack.sender();
+    for round in 0..3 {
+        for n in 0..60 {
+            let room = format!("room_{round}");
+            let answer = if n % 3 == 0 {
+                sender.announce(&room, &json!({"config": {"n": n}})).await
+            } else {
+                sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await
+            };
+            answer.expect(202, "accepted");
+            ledger.record(if n % 3 == 0 { "sessions" } else { "acme" }, &answer);
+            if n == 30 {
+                stack.postgres.as_mut().unwrap().kill();
+            }
+        }
+        stack.postgres.as_mut().unwrap().restart().await;
+    }
+    let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+    ledger.record("mux", &answer);
+    check_afterwards(&stack, &ledger).await;
+    assert_eq!(stack.database.count("webhook_events").await, i64::try_from(ledger.len()).unwrap() + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_waits_for_a_database_that_is_not_there_yet() {
+    let mut stack = impatient().workers(0).database(Kind::OwnPostgres).start().await;
+    stack.postgres.as_mut().unwrap().stop().await;
+    let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
+    answer.expect(202, "accepted");
+    stack.spawn_worker();
+    poll::throughout("the worker waits", Duration::from_secs(3), async || {
+        if stack.workers[0].process.is_running() { Ok(()) } else { Err(stack.workers[0].process.tail()) }
+    })
+    .await;
+    stack.postgres.as_mut().unwrap().restart().await;
+    stack.workers[0].ready(SOON).await;
+    stack.drained(SOON).await;
+    assert!(stack.database.event("acme", answer.event_id()).await.is_some());
+}
+
+/// The connection stands and nothing gets through: the worker must notice by itself, and lose and spend nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_database_connection_is_an_outage() {
+    let stack = impatient().database(Kind::Postgres).database_proxied().start().await;
+    announced(&stack).await;
+    let ledger = Ledger::default();
+    let proxy = stack.database_proxy.as_ref().unwrap();
+    proxy.set(Mode::Silent);
+    let sender = stack.sender();
+    for n in 0..20 {
+        let answer = sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("acme", &answer);
+    }
+    let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+    ledger.record("mux", &answer);
+    for worker in &stack.workers {
+        worker.health("/ready", 503, Duration::from_secs(30)).await;
+    }
+    proxy.set(Mode::Pass);
+    check_afterwards(&stack, &ledger).await;
+}
+
+/// A connection cut at any point of a transaction: whether it committed or not, the effect is there once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_cut_under_load_change_nothing() {
+    let stack = impatient().database(Kind::Postgres).database_proxied().start().await;
+    announced(&stack).await;
+    let ledger = Ledger::default();
+    let proxy = stack.database_proxy.as_ref().unwrap();
+    let sender = stack.sender();
+    for n in 0..300 {
+        let answer = sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("acme", &answer);
+        match n % 20 {
+            5 => proxy.set(Mode::SwallowAnswers),
+            10 => proxy.set(Mode::Cut),
+            12 => proxy.set(Mode::Pass),
+            _ => {}
+        }
+    }
+    let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+    ledger.record("mux", &answer);
+    check_afterwards(&stack, &ledger).await;
+}
+
+/// A row that an application keeps locked holds up its own event, at no cost, and nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_row_holds_up_only_its_own_event() {
+    let stack = impatient().database(Kind::Postgres).start().await;
+    announced(&stack).await;
+    let sender = stack.sender();
+    for n in 0..10 {
+        sender.announce(&format!("free_{n}"), &json!({})).await.expect(202, "accepted");
+        stack.status(&format!("free_{n}"), "ready", SOON).await;
+    }
+    let lock = RowLock::take(&stack.database, "room").await;
+    let ledger = Ledger::default();
+    for room in std::iter::once("room".to_owned()).chain((0..10).map(|n| format!("free_{n}"))) {
+        let answer = sender.mux(&mux_event(&unique("e"), "active", Some(&room), "ls", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("mux", &answer);
+    }
+    for n in 0..10 {
+        stack.status(&format!("free_{n}"), "live", Duration::from_secs(30)).await;
+    }
+    assert_eq!((stack.database.status("room").await.as_str(), stack.dead("mux").await), ("ready", 0));
+    lock.release().await;
+    check_afterwards(&stack, &ledger).await;
+}

@@ -1,0 +1,204 @@
+//! `dlq-tool` from outside: what it prints, what it changes, how it ends.
+
+use serde_json::{Value, json};
+use tests::ledger::entries;
+use tests::poll;
+use tests::process::{Finished, Program};
+use tests::sender::{mux_event, now_ms, unique};
+use tests::stack::Stack;
+
+use crate::SOON;
+
+/// A stack with `count` dead letters of mux (`session_not_found`).
+async fn with_dead(count: usize) -> Stack {
+    let stack = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").start().await;
+    for n in 0..count {
+        let body = mux_event(&format!("dead_{n}"), "active", Some(&format!("room_{n}")), "ls", now_ms());
+        stack.sender().mux(&body).await.expect(202, "accepted");
+    }
+    poll::until("all are dead", SOON, async || match stack.dead("mux").await {
+        dead if dead == count => Ok(()),
+        dead => Err(dead),
+    })
+    .await;
+    stack
+}
+
+fn lines(finished: &Finished) -> Vec<Value> {
+    finished
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn list_show_and_stats_say_what_is_there() {
+    let stack = with_dead(3).await;
+    let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
+    assert_eq!((listed.code, lines(&listed).len()), (Some(0), 3), "{listed:?}");
+    let letters = entries(&stack, "webhooks:dlq:mux").await;
+    let (stream_id, fields) = letters.into_iter().find(|(_, fields)| fields["event_id"] == b"dead_0").unwrap();
+    let listed = lines(&listed);
+    let first = listed.iter().find(|line| line["event_id"] == "dead_0").unwrap();
+    assert_eq!((&first["id"], &first["platform"]), (&json!(stream_id), &json!("mux")));
+    for name in ["event_id", "event_type", "error_code", "error", "origin", "source_id", "worker"] {
+        assert_eq!(first[name], String::from_utf8_lossy(&fields[name]).as_ref(), "{name}");
+    }
+    for name in ["occurred_at", "received_at", "attempts", "first_failed_at", "failed_at", "replays"] {
+        assert!(!first[name].is_null(), "{name} is missing: {first}");
+    }
+    assert_eq!(first["body"], String::from_utf8_lossy(&fields["body"]).as_ref());
+
+    let table = stack.dlq_tool(&["list"]).await;
+    assert_eq!(table.code, Some(0));
+    for text in ["dead_0", "dead_1", "dead_2", "session_not_found", "mux", &stream_id] {
+        assert!(table.stdout.contains(text), "{text} is missing:\n{}", table.stdout);
+    }
+    assert!(!table.stdout.contains('\u{1b}'), "no colours into a pipe");
+
+    let shown = stack.dlq_tool(&["show", &stream_id]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    for text in ["dead_0", "session_not_found", "room_0", "video.live_stream.active"] {
+        assert!(shown.stdout.contains(text), "{text} is missing:\n{}", shown.stdout);
+    }
+    let stats = stack.dlq_tool(&["stats", "--output", "json"]).await;
+    let mux =
+        lines(&stats).into_iter().find(|line| line["platform"] == "mux").unwrap_or_else(|| panic!("{stats:?}"));
+    assert_eq!(mux["by_error_code"]["session_not_found"], 3, "{mux}");
+
+    let selected = async |args: &[&str]| {
+        let found = stack.dlq_tool(&[&["list", "--output", "json"], args].concat()).await;
+        (found.code, lines(&found).len())
+    };
+    assert_eq!(selected(&["--event-id", "dead_1"]).await, (Some(0), 1));
+    assert_eq!(selected(&["--id", &stream_id]).await, (Some(0), 1));
+    assert_eq!(selected(&["--contains", "room_2"]).await, (Some(0), 1));
+    assert_eq!(selected(&["--limit", "2"]).await, (Some(0), 2));
+    assert_eq!(selected(&["--since", "1h"]).await, (Some(0), 3));
+    assert_eq!(selected(&["--until", "1h"]).await, (Some(3), 0));
+    assert_eq!(selected(&["--platform", "livekit"]).await, (Some(3), 0));
+    assert_eq!(selected(&["--error-code", "crash_loop"]).await, (Some(3), 0));
+    assert_eq!(selected(&["--min-attempts", "1000"]).await, (Some(3), 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replay_asks_plans_and_moves() {
+    let stack = with_dead(3).await;
+    let before = entries(&stack, "webhooks:dlq:mux").await;
+    let planned = stack.dlq_tool(&["replay", "--platform", "mux", "--dry-run"]).await;
+    assert_eq!(planned.code, Some(0), "{planned:?}");
+    let text = format!("{}{}", planned.stdout, planned.stderr);
+    assert!(text.contains("dead_0") && text.contains("dead_2"), "the plan names them:\n{text}");
+    let refused = stack.dlq_tool(&["replay", "--platform", "mux"]).await;
+    assert_eq!(refused.code, Some(2), "without a terminal more than one needs --yes: {refused:?}");
+    assert!(refused.stderr.contains("--yes"), "{}", refused.stderr);
+    assert_eq!(entries(&stack, "webhooks:dlq:mux").await, before, "nothing has changed so far");
+
+    for n in 0..3 {
+        stack.sender().announce(&format!("room_{n}"), &json!({})).await.expect(202, "accepted");
+        stack.status(&format!("room_{n}"), "ready", SOON).await;
+    }
+    let replayed = stack.dlq_tool(&["replay", "--platform", "mux", "--yes"]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    for n in 0..3 {
+        stack.status(&format!("room_{n}"), "live", SOON).await;
+        let id = format!("dead_{n}");
+        let row = stack.database.event("mux", &id).await.unwrap();
+        let (_, fields) = before.iter().find(|(_, fields)| fields["event_id"] == id.as_bytes()).unwrap();
+        assert_eq!(row["origin"], String::from_utf8_lossy(&fields["origin"]).as_ref(), "origin is kept");
+    }
+    stack.drained(SOON).await;
+    assert_eq!(stack.dead("mux").await, 0);
+}
+
+/// Replayed, the event keeps its place in the order: it does not overwrite what came after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_not_newer_than_it_was() {
+    let stack = with_dead(1).await;
+    stack.sender().announce("room_0", &json!({})).await.expect(202, "accepted");
+    stack.status("room_0", "ready", SOON).await;
+    let body = mux_event(&unique("e"), "disconnected", Some("room_0"), "ls", now_ms());
+    stack.sender().mux(&body).await.expect(202, "accepted");
+    stack.status("room_0", "ended", SOON).await;
+    let replayed = stack.dlq_tool(&["replay", "--event-id", "dead_0"]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    poll::until("it is processed", SOON, async || {
+        stack.database.event("mux", "dead_0").await.map(drop).ok_or("no row")
+    })
+    .await;
+    assert_eq!(stack.database.status("room_0").await, "ended");
+    assert_eq!(stack.database.event("mux", "dead_0").await.unwrap()["action"], "stale_ignored");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes() {
+    let mut stack = Stack::builder().workers(0).ingresses(0).start().await;
+    let code = async |stack: &Stack, args: &[&str]| {
+        let finished = stack.dlq_tool(args).await;
+        assert!(finished.stdout.is_empty(), "{args:?} printed data: {}", finished.stdout);
+        finished.code
+    };
+    assert_eq!(code(&stack, &["list"]).await, Some(3));
+    assert_eq!(code(&stack, &["replay", "--yes"]).await, Some(3));
+    assert_eq!(code(&stack, &["show", "1-0"]).await, Some(3));
+    for wrong in [
+        &["unheard-of"][..],
+        &["list", "--limit", "x"],
+        &["list", "--since", "yesterday"],
+        &["show"],
+        &["show", "x"],
+    ] {
+        assert_eq!(code(&stack, wrong).await, Some(2), "{wrong:?}");
+    }
+    let nowhere = Program::new("dlq-tool").env("REDIS_URL", "not a url ://hunter2").arg("list").run(SOON).await;
+    assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
+    assert!(!nowhere.stderr.contains("hunter2"), "{}", nowhere.stderr);
+    stack.redis.stop().await;
+    for args in [&["list"][..], &["stats"], &["show", "1-0"], &["replay", "--yes"]] {
+        let finished = stack.dlq_tool(args).await;
+        assert_eq!(finished.code, Some(4), "{args:?}: {finished:?}");
+        assert!(!finished.stderr.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let stack = with_dead(40).await;
+    let tool = tests::process::binary("dlq-tool");
+    let line = format!("{} list --output json | head -n 1; exit ${{PIPESTATUS[0]}}", tool.display());
+    let program = Program::at("bash", "bash").env("REDIS_URL", stack.redis.url()).args(["-c", &line]);
+    let finished = program.run(SOON).await;
+    // Whether the pipe closes before the last row is a race; either way there is no complaint.
+    assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
+    assert!(!finished.stderr.contains("dlq-tool:"), "{}", finished.stderr);
+}
+
+/// Full dead letters refuse; the event stays in the retry set, and moves on when there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_dead_letter_stream_forgets_nothing() {
+    let stack =
+        Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("DLQ_MAX_LEN", "2").start().await;
+    for n in 0..5 {
+        let body = mux_event(&format!("dead_{n}"), "active", Some("absent"), "ls", now_ms());
+        stack.sender().mux(&body).await.expect(202, "accepted");
+    }
+    let counts = async || (stack.dead("mux").await, stack.retrying("mux").await, stack.unfinished("mux").await);
+    poll::until("two are dead and three wait", SOON, async || match counts().await {
+        (2, 3, 3) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    poll::throughout("it stays so", std::time::Duration::from_secs(2), async || match counts().await {
+        (2, _, 3) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    // Announced meanwhile, the waiting ones are processed after all.
+    stack.sender().announce("absent", &json!({})).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    assert_eq!(
+        (stack.dead("mux").await, stack.database.count("webhook_events WHERE platform = 'mux'").await),
+        (2, 3)
+    );
+}

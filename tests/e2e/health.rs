@@ -1,0 +1,92 @@
+//! What operators see: health routes, metrics from closed label sets, log lines that keep their text.
+
+use serde_json::json;
+use tests::poll;
+use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, unique};
+use tests::sign;
+use tests::stack::Stack;
+
+use crate::SOON;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_count_what_happened() {
+    let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\nevent_types = [\"content_added\"]\n";
+    let stack = Stack::builder().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let sender = stack.sender();
+    let event = |kind: &str| content_event(kind, &unique("c"), "t", now_ms()).to_string();
+    let tight = |body: &str| sign::generic("tight", ACME_SECRET, body.as_bytes());
+    let first = tight(&event("content_added"));
+    sender.send(&first).await.expect(202, "accepted");
+    sender.send(&first).await.expect(200, "duplicate");
+    sender.send(&tight(&event("other"))).await.expect(200, "ignored");
+    assert_eq!(sender.send(&tight(&event("content_added"))).await.status, 429);
+    assert_eq!(sender.send(&tight("{")).await.status, 400);
+    assert_eq!(sender.send(&first.clone().without("x-webhook-signature")).await.status, 401);
+    for n in 0..5 {
+        assert_eq!(sender.send(&first.clone().to(&format!("/webhook/unknown-{n}"))).await.status, 404);
+    }
+    sender.announce("room", &json!({})).await.expect(202, "accepted");
+    stack.status("room", "ready", SOON).await;
+    sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
+    sender.mux(&mux_event(&unique("e"), "active", Some("nowhere"), "x", now_ms())).await.expect(202, "accepted");
+    stack.status("room", "live", SOON).await;
+
+    let ingress = &stack.ingresses[0];
+    for outcome in ["accepted", "duplicate", "ignored", "rate_limited", "invalid_payload", "invalid_signature"] {
+        let labels = ["platform=\"tight\"", &format!("outcome=\"{outcome}\"")];
+        assert!((ingress.metric("webhook_requests_total", &labels).await - 1.0).abs() < 0.1, "{outcome}");
+    }
+    let unknown = ingress.metric("webhook_requests_total", &["platform=\"unknown\""]).await;
+    assert!((unknown - 5.0).abs() < 0.1, "unknown platforms share one label: {unknown}");
+    let text = Sender::new(&ingress.ops).get("/metrics").await.text;
+    assert!(!text.contains("unknown-1"), "{text}");
+    assert!(ingress.metric("webhook_redis_up", &[]).await > 0.5);
+    assert!(ingress.metric("webhook_request_duration_seconds_count", &["platform=\"tight\""]).await > 0.5);
+    assert!(ingress.metric("webhook_enqueue_duration_seconds_count", &["platform=\"tight\""]).await > 0.5);
+
+    let worker = &stack.workers[0];
+    poll::until("the worker's metrics", SOON, async || {
+        let processed = worker.metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"processed\""]).await;
+        let dead = worker.metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"dead_lettered\""]).await;
+        let updates = worker.metric("webhook_session_updates_total", &["action=\"status_updated\""]).await;
+        let letters = worker.metric("webhook_dead_letters", &["platform=\"mux\""]).await;
+        let timed = worker.metric("webhook_end_to_end_duration_seconds_count", &["platform=\"mux\""]).await;
+        let up = worker.metric("webhook_redis_up", &[]).await * worker.metric("webhook_database_up", &[]).await;
+        let seen = [processed, dead, updates, letters, timed, up];
+        if seen.iter().all(|value| *value > 0.5) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_line_holds_a_secret_a_signature_or_a_body() {
+    let stack = Stack::builder().env("RUST_LOG", "trace").env("LOG_FORMAT", "json").start().await;
+    let sender = stack.sender();
+    let body = content_event("content_added", "c", "needle-in-the-body", now_ms()).to_string();
+    let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
+    sender.send(&signed).await.expect(202, "accepted");
+    sender
+        .send(&sign::generic("acme", "wrong", body.as_bytes()))
+        .await
+        .expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+    sender
+        .send(&sign::generic("acme", ACME_SECRET, b"{\"needle-in-the-body\""))
+        .await
+        .expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
+    sender.announce("room", &json!({"config": {"x": "needle-in-the-body"}})).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    let signature = signed.value("x-webhook-signature").trim_start_matches("sha256=").to_owned();
+    for role in stack.ingresses.iter().chain(&stack.workers) {
+        let log = role.process.log();
+        assert!(!log.is_empty());
+        for needle in
+            ["needle-in-the-body", &signature, ACME_SECRET, tests::sender::ADMIN_TOKEN, tests::sender::MUX_SECRET]
+        {
+            let line = log.lines().find(|line| line.contains(needle));
+            assert!(line.is_none(), "{needle} in the log: {}", line.unwrap_or_default());
+        }
+        for line in log.lines() {
+            assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "not JSON: {line}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! End-to-end tests, one file per behaviour: real ingress, worker and dlq-tool processes, a real Redis and real databases,
+//! an independent signer, and only what the outside can see.
+//!
+//! The binaries must be built before (`cargo build --bins`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+/// Runs `async fn NAME(kind: Kind)` as the tests `NAME::sqlite` and `NAME::postgres`.
+macro_rules! on_both {
+    ($name:ident) => {
+        mod $name {
+            use tests::stack::Kind;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                super::$name(Kind::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                super::$name(Kind::Postgres).await;
+            }
+        }
+    };
+}
+
+mod accept;
+mod body_limits;
+mod crash;
+mod database_outage;
+mod dead_letters;
+mod dlq_tool;
+mod duplicates;
+mod forgery;
+mod health;
+mod limits;
+mod missing_session;
+mod ordering;
+mod poison;
+mod redis_outage;
+mod refusals;
+mod sessions;
+mod shutdown;
+mod start;
+
+use std::time::Duration;
+
+/// Longest wait for what should happen at once, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(20);

@@ -1,0 +1,240 @@
+//! An event that cannot be processed harms only itself, and is kept so that it can be looked at and replayed.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::ledger::entries;
+use tests::poll;
+use tests::sender::{content_event, mux_event, now_ms, unique};
+use tests::stack::{Kind, Stack};
+
+use crate::SOON;
+
+on_both!(refused_by_the_database_alone_it_dies_alone);
+
+async fn dead(stack: &Stack, platform: &str, count: usize) {
+    poll::until(&format!("{count} dead letters of {platform}"), SOON, async || {
+        let seen = stack.dead(platform).await;
+        if seen == count { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+async fn letter(stack: &Stack, args: &[&str]) -> Value {
+    let listed = stack.dlq_tool(&[&["list", "--output", "json"], args].concat()).await;
+    serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undecodable_entry_is_kept_as_it_is_and_replayable() {
+    let stack = Stack::builder().start().await;
+    let sender = stack.sender();
+    let stream = "webhooks:incoming:acme";
+    sender.acme(&content_event("content_added", "before", "t", now_ms())).await.expect(202, "accepted");
+    let _: String =
+        stack.redis.command(&["XADD", stream, "*", "rubbish", "\u{1}\u{2}kept", "event_id", "odd", "v", "1"]).await;
+    let _: String =
+        stack.redis.command(&["XADD", stream, "*", "v", "not-a-number", "event_id", "odd2", "body", "{}"]).await;
+    sender.acme(&content_event("content_added", "after", "t", now_ms())).await.expect(202, "accepted");
+    dead(&stack, "acme", 2).await;
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("contents").await, 2, "its neighbours are processed");
+    let (id, fields) = entries(&stack, "webhooks:dlq:acme").await.remove(0);
+    assert_eq!(fields["rubbish"], b"\x01\x02kept");
+    assert_eq!(fields["error_code"], b"undecodable");
+
+    let listed = letter(&stack, &["--id", &id]).await;
+    assert_eq!(listed["error_code"], "undecodable");
+    let shown = stack.dlq_tool(&["show", &id]).await;
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let replayed = stack.dlq_tool(&["replay", "--id", &id]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    poll::until("it died again, with lineage", SOON, async || {
+        let letters = entries(&stack, "webhooks:dlq:acme").await;
+        let again = letters.iter().find(|(_, fields)| fields.contains_key("rubbish"));
+        match again {
+            Some((_, fields)) if fields.get("replays").is_some_and(|n| n == b"1") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!(stack.unfinished("acme").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_says_nonsense_is_an_invalid_event_and_its_neighbours_live() {
+    let stack = Stack::builder().start().await;
+    let sender = stack.sender();
+    sender.announce("room", &json!({})).await.expect(202, "accepted");
+    stack.status("room", "ready", SOON).await;
+    stack.workers[0].process.freeze();
+    // Databases refuse NUL; a room id of 100 kB does not fit an index.
+    for room in ["a\u{0}b".to_owned(), "r".repeat(100_000)] {
+        let body = mux_event(&unique("e"), "active", Some(&room), "ls", now_ms());
+        sender.mux(&body).await.expect(202, "accepted");
+    }
+    sender.mux(&mux_event("good", "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
+    stack.workers[0].process.thaw();
+    stack.status("room", "live", SOON).await;
+    dead(&stack, "mux", 2).await;
+    stack.drained(SOON).await;
+    for (_, fields) in entries(&stack, "webhooks:dlq:mux").await {
+        assert_eq!(fields["error_code"], b"invalid_event");
+        assert!(fields["error"].len() < 1_000);
+    }
+    stack.workers[0].ready(SOON).await;
+}
+
+/// Only running alone without an orderly end counts as a crash; a high delivery count (an outage makes those) does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_high_delivery_count_alone_is_no_poison() {
+    let mut stack = Stack::builder().workers(0).start().await;
+    let sender = stack.sender();
+    let stream = "webhooks:incoming:acme";
+    for n in 0..5 {
+        sender.acme(&content_event("content_added", &format!("c{n}"), "t", now_ms())).await.expect(202, "accepted");
+    }
+    let (): () = stack.redis.command(&["XGROUP", "CREATE", stream, "webhook-processors", "0"]).await;
+    let _: redis::Value =
+        stack.redis.command(&["XREADGROUP", "GROUP", "webhook-processors", "gone", "STREAMS", stream, ">"]).await;
+    for (id, _) in entries(&stack, stream).await {
+        let claim = [
+            "XCLAIM",
+            stream,
+            "webhook-processors",
+            "gone",
+            "0",
+            &id,
+            "IDLE",
+            "600000",
+            "RETRYCOUNT",
+            "500",
+            "JUSTID",
+        ];
+        let _: redis::Value = stack.redis.command(&claim).await;
+    }
+    stack.add_worker().await;
+    stack.drained(SOON).await;
+    assert_eq!((stack.database.count("contents").await, stack.dead("acme").await), (5, 0));
+    let suspects: usize = stack.redis.command(&["HLEN", "webhooks:suspects:acme"]).await;
+    assert_eq!(suspects, 0, "cleared by the orderly outcome");
+}
+
+/// A worker is killed whenever the database is busy with one certain event, which makes that event what kills workers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_killing_workers_becomes_a_crash_loop_letter() {
+    const ROUNDS: usize = 12;
+    let stack = Stack::builder().database(Kind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
+    let mut stack = stack.start().await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(4); RETURN NEW; END $$ LANGUAGE plpgsql;
+                CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'poison')
+                EXECUTE FUNCTION slow()";
+    stack.database.execute(slow).await;
+    stack.workers[0].process.freeze();
+    for id in ["before", "poison", "after"] {
+        stack.sender().acme(&content_event("content_added", id, "t", now_ms())).await.expect(202, "accepted");
+    }
+    stack.workers[0].process.thaw();
+    let mut seen: HashSet<i64> = HashSet::new();
+    let mut killed = 0;
+    while stack.dead("acme").await == 0 {
+        assert!(killed < ROUNDS, "{killed} workers killed, and the event is still not given up");
+        poll::until("a worker is at the event, or it is given up", SOON, async || {
+            let sql =
+                "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+            let sleeping = stack.database.rows(sql, &[]).await;
+            let new = sleeping.iter().filter_map(|row| row["pid"].as_i64()).filter(|pid| seen.insert(*pid)).count();
+            if new > 0 || stack.dead("acme").await > 0 { Ok(()) } else { Err(format!("{sleeping:?}")) }
+        })
+        .await;
+        if stack.dead("acme").await == 0 {
+            stack.workers[killed].process.kill();
+            killed += 1;
+            stack.add_worker().await;
+        }
+    }
+    assert!(killed >= 3, "given up after {killed} kills: a few restarts are no crash loop");
+    stack.drained(SOON).await;
+    let letters = entries(&stack, "webhooks:dlq:acme").await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].1["error_code"], b"crash_loop");
+    assert!(String::from_utf8_lossy(&letters[0].1["body"]).contains("poison"));
+    assert_eq!(stack.database.count("contents").await, 2, "its neighbours are processed");
+    let suspects: usize = stack.redis.command(&["HLEN", "webhooks:suspects:acme"]).await;
+    assert_eq!(suspects, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_wire_version_waits_for_a_newer_worker() {
+    let stack = Stack::builder().start().await;
+    let stream = "webhooks:incoming:acme";
+    let now = now_ms().to_string();
+    let fields =
+        ["v", "99", "event_id", "newer", "event_type", "t", "received_at", &now, "body", "{}", "novelty", "kept"];
+    let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
+    poll::until("it is put off", SOON, async || match stack.retrying("acme").await {
+        1 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    poll::throughout("it stays", Duration::from_secs(3), async || {
+        let seen = (stack.unfinished("acme").await, stack.dead("acme").await);
+        if seen == (1, 0) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    let kept = entries(&stack, stream).await;
+    assert_eq!(kept[0].1["novelty"], b"kept");
+    stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    poll::until("others are processed", SOON, async || match stack.database.count("contents").await {
+        1 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+}
+
+/// An entry of a platform that no definition names is neither processed nor lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_of_an_unknown_platform_are_left_alone() {
+    let stack = Stack::builder().start().await;
+    let _: String =
+        stack.redis.command(&["XADD", "webhooks:incoming:stranger", "*", "v", "1", "event_id", "x"]).await;
+    let (): () = stack.redis.command(&["SADD", "webhooks:platforms", "stranger"]).await;
+    stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    poll::until("others are processed", SOON, async || match stack.database.count("contents").await {
+        1 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    assert_eq!((stack.unfinished("stranger").await, stack.dead("stranger").await), (1, 0));
+}
+
+/// An application's own trigger refuses one event: it spends its attempts and dies, those around it are processed.
+async fn refused_by_the_database_alone_it_dies_alone(kind: Kind) {
+    let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "3").start().await;
+    let trigger = match kind {
+        Kind::Sqlite => {
+            "CREATE TRIGGER refuse BEFORE INSERT ON contents WHEN NEW.content_id = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        }
+        Kind::Postgres | Kind::OwnPostgres => {
+            "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no'; END $$ LANGUAGE plpgsql;
+             CREATE TRIGGER refuse BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'bad')
+             EXECUTE FUNCTION refuse()"
+        }
+    };
+    stack.database.execute(trigger).await;
+    stack.workers[0].process.freeze();
+    for n in 0..40 {
+        let id = if n == 17 { "bad".to_owned() } else { format!("good_{n}") };
+        let answer = stack.sender().acme(&content_event("content_added", &id, "t", now_ms())).await;
+        answer.expect(202, "accepted");
+    }
+    stack.workers[0].process.thaw();
+    dead(&stack, "acme", 1).await;
+    stack.drained(SOON).await;
+    let fields = entries(&stack, "webhooks:dlq:acme").await.remove(0).1;
+    assert_eq!((&fields["error_code"][..], &fields["attempts"][..]), (&b"store_rejected"[..], &b"3"[..]));
+    assert_eq!(stack.database.count("contents").await, 39);
+    assert_eq!(stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE attempts <> 1", &[]).await.len(), 0);
+    stack.workers[0].ready(SOON).await;
+}

@@ -1,0 +1,234 @@
+//! Redis away, frozen, full, killed: no 2xx without a queued event, a clear refusal, and recovery by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tests::ledger::{Ledger, Place};
+use tests::poll;
+use tests::redis::RedisOptions;
+use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, unique};
+use tests::sign::{self, Signed};
+use tests::stack::Stack;
+use tests::tcp_proxy::Mode;
+
+use crate::SOON;
+
+/// The most that ingress may take to answer when Redis does not.
+const REFUSED_WITHIN: Duration = Duration::from_secs(8);
+
+fn event() -> Signed {
+    sign::generic(
+        "acme",
+        ACME_SECRET,
+        content_event("content_added", &unique("c"), "t", now_ms()).to_string().as_bytes(),
+    )
+}
+
+async fn check_refused(sender: &Sender, signed: &Signed, code: &str) {
+    let begun = Instant::now();
+    let answer = sender.send(signed).await;
+    answer.expect_error(503, code);
+    assert!(
+        answer.header("retry-after").is_some_and(|after| after.parse::<u64>().is_ok_and(|s| s >= 1)),
+        "{answer:?}"
+    );
+    assert!(begun.elapsed() < REFUSED_WITHIN, "answered after {:?}", begun.elapsed());
+}
+
+/// How long after `since` ingress accepts again.
+async fn recovered(sender: &Sender, since: Instant) -> Duration {
+    poll::until("ingress accepts again", SOON, async || {
+        let answer = sender.send(&event()).await;
+        if answer.status == 202 { Ok(()) } else { Err(answer.text) }
+    })
+    .await;
+    since.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn away_means_503_and_back_means_accepted_within_two_seconds() {
+    let mut stack = Stack::builder().redis(RedisOptions::durable()).start().await;
+    let sender = stack.sender();
+    sender.send(&event()).await.expect(202, "accepted");
+    for round in 0..2 {
+        stack.redis.kill();
+        // What is written into a connection that has just died may, for all ingress knows, have arrived.
+        let answer = sender.send(&event()).await;
+        assert!(
+            ["E_WEBHOOK_QUEUE_ERROR", "E_WEBHOOK_DEDUPLICATION_ERROR"].contains(&answer.errcode()),
+            "{}",
+            answer.text
+        );
+        for _ in 0..3 {
+            check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
+        }
+        // A forgery is told apart without Redis, and the process stays alive.
+        sender.send(&event().without("x-webhook-signature")).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+        let role = &stack.ingresses[0];
+        role.health("/live", 200, SOON).await;
+        role.health("/ready", 503, SOON).await;
+        stack.workers[0].health("/live", 200, SOON).await;
+        stack.workers[0].health("/ready", 503, SOON).await;
+        stack.redis.restart().await;
+        let took = recovered(&sender, Instant::now()).await;
+        assert!(took < Duration::from_secs(2), "round {round}: took {took:?}");
+        stack.ingresses[0].ready(SOON).await;
+        stack.workers[0].ready(SOON).await;
+        stack.drained(SOON).await;
+    }
+    assert_eq!(stack.database.count("webhook_events").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ingress_and_worker_start_while_redis_is_away() {
+    let mut stack = Stack::builder().redis(RedisOptions::durable()).servers().await;
+    stack.redis.stop().await;
+    stack.spawn_ingress();
+    stack.spawn_worker();
+    stack.ingresses[0].health("/live", 200, SOON).await;
+    stack.ingresses[0].health("/ready", 503, SOON).await;
+    stack.ingresses[0].listening(SOON).await;
+    let sender = stack.sender();
+    check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
+    stack.redis.restart().await;
+    let took = recovered(&sender, Instant::now()).await;
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    stack.workers[0].ready(SOON).await;
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("webhook_events").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_503_and_the_retry_is_safe() {
+    let stack = Stack::builder().proxied().start().await;
+    let sender = stack.sender();
+    sender.send(&event()).await.expect(202, "accepted");
+    let proxy = stack.proxy.as_ref().unwrap();
+    let signed = event();
+    proxy.set(Mode::SwallowAnswers);
+    check_refused(&sender, &signed, "E_WEBHOOK_DEDUPLICATION_ERROR").await;
+    proxy.set(Mode::Cut);
+    proxy.set(Mode::Pass);
+    let answer = poll::until("the retry gets through", SOON, async || {
+        let answer = sender.send(&signed).await;
+        if answer.status < 300 { Ok(answer) } else { Err(answer.text) }
+    })
+    .await;
+    answer.expect(200, "duplicate");
+    stack.drained(SOON).await;
+    let ledger = Ledger::default();
+    ledger.record("acme", &answer);
+    assert_eq!(ledger.check(&stack).await[&Place::Database], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_open_connection_is_noticed() {
+    let stack = Stack::builder().proxied().start().await;
+    let sender = stack.sender();
+    sender.send(&event()).await.expect(202, "accepted");
+    let proxy = stack.proxy.as_ref().unwrap();
+    proxy.set(Mode::Silent);
+    let begun = Instant::now();
+    let answer = sender.send(&event()).await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    assert!(begun.elapsed() < REFUSED_WITHIN, "{:?}", begun.elapsed());
+    proxy.set(Mode::Pass);
+    recovered(&sender, Instant::now()).await;
+    // The worker's blocking read hangs on a dead connection, too; it must notice within its own bounds.
+    stack.drained(Duration::from_secs(30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_is_not_away() {
+    let stack = Stack::builder().proxied().start().await;
+    stack.proxy.as_ref().unwrap().set(Mode::Delay(Duration::from_millis(150)));
+    let sender = stack.sender();
+    for _ in 0..3 {
+        sender.send(&event()).await.expect(202, "accepted");
+    }
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("webhook_events").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_redis_refuses_new_events_and_workers_still_empty_it() {
+    let stack = Stack::builder().redis(RedisOptions::durable()).start().await;
+    let sender = stack.sender();
+    stack.workers[0].process.freeze();
+    for _ in 0..50 {
+        sender.send(&event()).await.expect(202, "accepted");
+    }
+    sender.mux(&mux_event(&unique("e"), "active", Some("absent"), "x", now_ms())).await.expect(202, "accepted");
+    let (): () = stack.redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
+    stack.workers[0].process.thaw();
+    poll::until("the worker settles although Redis is full", SOON, async || match stack.unfinished("acme").await {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
+    poll::until("the event without session waits", SOON, async || match stack.retrying("mux").await {
+        0 => Err("not in the retry set"),
+        _ => Ok(()),
+    })
+    .await;
+    assert_eq!(stack.database.count("webhook_events").await, 50);
+    let (): () = stack.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    sender.announce("absent", &json!({})).await.expect(202, "accepted");
+    stack.status("absent", "live", SOON).await;
+    assert_eq!(stack.dead("acme").await + stack.dead("mux").await, 0);
+}
+
+/// The promise of a 2xx with `appendfsync always`: Redis is killed twice under load, and everything promised is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load_nothing_promised_is_lost() {
+    let mut stack = Stack::builder().redis(RedisOptions::durable()).ingresses(2).workers(2).start().await;
+    let ledger = Arc::new(Ledger::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut senders = tokio::task::JoinSet::new();
+    for n in 0..16 {
+        let (sender, ledger, stop) = (stack.ingresses[n % 2].sender(), ledger.clone(), stop.clone());
+        senders.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let signed = event();
+                // As a provider does: the same event again until it is taken.
+                loop {
+                    let answer = sender.send(&signed).await;
+                    ledger.record("acme", &answer);
+                    if answer.status < 300 {
+                        break;
+                    }
+                    assert_eq!(answer.status, 503, "{}", answer.text);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        });
+    }
+    for _ in 0..2 {
+        let before = ledger.len();
+        poll::until(
+            "events flow",
+            SOON,
+            async || if ledger.len() > before + 200 { Ok(()) } else { Err(ledger.len()) },
+        )
+        .await;
+        stack.redis.kill();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stack.redis.restart().await;
+    }
+    let before = ledger.len();
+    poll::until(
+        "events flow again",
+        SOON,
+        async || if ledger.len() > before + 100 { Ok(()) } else { Err(ledger.len()) },
+    )
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    senders.join_all().await;
+    stack.drained(Duration::from_secs(40)).await;
+    let places = ledger.check(&stack).await;
+    assert_eq!(places[&Place::Database], ledger.len(), "{places:?}");
+    assert_eq!(stack.database.count("webhook_events").await, i64::try_from(ledger.len()).unwrap());
+}

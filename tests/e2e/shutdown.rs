@@ -1,0 +1,133 @@
+//! SIGTERM: what is in hand is finished or handed back, nothing waits for a timeout, the exit code is 0.
+
+use std::time::{Duration, Instant};
+
+use tests::database::ExclusiveLock;
+use tests::ledger::{Ledger, Place};
+use tests::poll;
+use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
+use tests::sign;
+use tests::stack::{Role, Stack};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::SOON;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_finishes_or_hands_back_what_it_holds() {
+    // Nobody could claim an abandoned entry within this test: only handing back makes it end.
+    let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
+    let ledger = Ledger::default();
+    for _ in 0..400 {
+        let answer = stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("acme", &answer);
+    }
+    for round in 0..3 {
+        stack.spawn_worker();
+        let before = stack.database.count("webhook_events").await;
+        let busy = Instant::now();
+        while stack.database.count("webhook_events").await == before && busy.elapsed() < SOON {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stack.workers[round].process.terminate();
+        let status = stack.workers[round].process.ended(Duration::from_secs(10)).await;
+        assert_eq!(status.code(), Some(0), "log:\n{}", stack.workers[round].process.tail());
+        for _ in 0..100 {
+            let answer = stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+            answer.expect(202, "accepted");
+            ledger.record("acme", &answer);
+        }
+    }
+    stack.add_worker().await;
+    stack.drained(SOON).await;
+    assert_eq!(ledger.check(&stack).await[&Place::Database], 700);
+}
+
+/// The database is away, so nothing can be finished: another worker, under another name, can take it up at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_finished_is_handed_back() {
+    let mut stack = Stack::builder().worker_env("CLAIM_IDLE_MS", "600000").start().await;
+    let lock = ExclusiveLock::take(&stack.database).await;
+    for _ in 0..50 {
+        stack
+            .sender()
+            .acme(&content_event("content_added", &unique("c"), "t", now_ms()))
+            .await
+            .expect(202, "accepted");
+    }
+    let pending = async || {
+        let stream = "webhooks:incoming:acme";
+        let found: Vec<(String, String, i64, i64)> =
+            stack.redis.command(&["XPENDING", stream, "webhook-processors", "-", "+", "100"]).await;
+        found
+    };
+    poll::until(
+        "the worker holds some",
+        SOON,
+        async || if pending().await.is_empty() { Err("none") } else { Ok(()) },
+    )
+    .await;
+    stack.workers[0].process.terminate();
+    let status = stack.workers[0].process.ended(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(0), "log:\n{}", stack.workers[0].process.tail());
+    let left = pending().await;
+    assert!(!left.is_empty(), "nothing could be finished");
+    assert!(left.iter().all(|(_, _, idle, deliveries)| *idle >= 600_000 && *deliveries <= 1), "{left:?}");
+    lock.release().await;
+    let (program, ops) = stack.worker_program();
+    stack.workers.push(Role { process: program.env("WORKER_NAME", "other").spawn(), url: ops.clone(), ops });
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("webhook_events").await, 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_worker_ends_at_once_and_a_second_signal_is_obeyed() {
+    let stack = Stack::builder().start().await;
+    let begun = Instant::now();
+    stack.workers[0].process.interrupt();
+    assert_eq!(stack.workers[0].process.ended(Duration::from_secs(5)).await.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ingress_answers_what_it_has_begun() {
+    let stack = Stack::builder().workers(0).start().await;
+    let ingress = &stack.ingresses[0];
+    let body = content_event("content_added", "c", "t", now_ms()).to_string();
+    let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
+    let signature = signed.value("x-webhook-signature");
+    let head = format!(
+        "POST /webhook/acme HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(ingress.url.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&body.as_bytes()[..10]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    ingress.process.terminate();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(ingress.process.is_running(), "it waits for what it has begun");
+    assert_ne!(ingress.probe("/ready").await, Some(200), "no longer ready");
+    stream.write_all(&body.as_bytes()[10..]).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = tokio::time::timeout(SOON, stream.read(&mut answer)).await.unwrap().unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    drop(stream);
+    assert_eq!(ingress.process.ended(Duration::from_secs(8)).await.code(), Some(0));
+    assert_eq!(stack.unfinished("acme").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_never_ends_does_not_stop_the_shutdown() {
+    let stack = Stack::builder().workers(0).env("SHUTDOWN_GRACE_MS", "1000").start().await;
+    let ingress = &stack.ingresses[0];
+    let mut stream = TcpStream::connect(ingress.url.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(b"POST /webhook/acme HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let begun = Instant::now();
+    ingress.process.terminate();
+    ingress.process.ended(Duration::from_secs(6)).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

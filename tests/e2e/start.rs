@@ -1,0 +1,183 @@
+//! Starting: everything that is wrong is named at once, no value is shown, and two databases are never mixed.
+
+use std::time::Duration;
+
+use tests::process::{Finished, Program};
+use tests::sender::{MUX_SECRET, mux_event, now, now_ms, unique};
+use tests::stack::{Role, Stack};
+use tests::{ports, process, sign};
+
+use crate::SOON;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn check_problems(finished: &Finished, named: &[&str], hidden: &[&str]) {
+    let text = format!("{}{}", finished.stdout, finished.stderr);
+    assert_eq!(finished.code, Some(2), "{text}");
+    for name in named {
+        assert!(text.contains(name), "{name} is not named:\n{text}");
+    }
+    for value in hidden {
+        assert!(!text.contains(value), "{value} is shown:\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ingress_names_all_problems_at_once() {
+    let folder = process::folder();
+    let file = folder.path().join("platforms.toml");
+    let toml = r#"
+[platforms.acme]
+preset = "unheard-of"
+secrets = ["env:NOT_SET_ANYWHERE"]
+[platforms.beta]
+secrets = ["file:/nowhere/at/all"]
+rate_limit = 0
+[platforms.gamma]
+secrets = ["plain-text-hunter2"]
+[platforms.delta]
+secrets = ["env:GOOD"]
+signature = { scheme = "trust-me" }
+[platforms.epsilon]
+secrets = ["env:GOOD"]
+colour = "red"
+[platforms.stats]
+secrets = ["env:GOOD"]
+[platforms.Bad-Name]
+secrets = ["env:GOOD"]
+"#;
+    std::fs::write(&file, toml).unwrap();
+    let program = Program::new("ingress")
+        .env("REDIS_URL", "redis://:hunter3@127.0.0.1:1")
+        .env("INGRESS_BIND", "not-an-address")
+        .env("OPS_BIND", "127.0.0.1:99999")
+        .env("MAX_BODY_BYTES", "hunter4")
+        .env("DEDUP_TTL_HOURS", "-1")
+        .env("MAX_BACKLOG", "many")
+        .env("DURABILITY", "loose")
+        .env("LOG_FORMAT", "xml")
+        .env("SHUTDOWN_GRACE_MS", "soon")
+        .env("PLATFORMS_FILE", &file)
+        .env("GOOD", "hunter5")
+        .env("STREAMING_WEBHOOK_SIGNING_SECRET_FILE", "/nowhere/secret");
+    let finished = program.run(PATIENCE).await;
+    let variables = [
+        "INGRESS_BIND",
+        "OPS_BIND",
+        "MAX_BODY_BYTES",
+        "DEDUP_TTL_HOURS",
+        "MAX_BACKLOG",
+        "DURABILITY",
+        "LOG_FORMAT",
+        "SHUTDOWN_GRACE_MS",
+        "STREAMING_WEBHOOK_SIGNING_SECRET",
+    ];
+    let platforms = ["acme", "beta", "gamma", "delta", "epsilon", "colour", "stats", "Bad-Name"];
+    let hidden = ["hunter2", "hunter3", "hunter4", "hunter5"];
+    check_problems(&finished, &[&variables[..], &platforms].concat(), &hidden);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn worker_names_all_problems_at_once() {
+    let program = Program::new("worker")
+        .env("REDIS_URL", "http://hunter1")
+        .env("DATABASE_URL", "mysql://user:hunter2@host/db")
+        .env("OPS_BIND", "nowhere")
+        .env("MAX_ATTEMPTS", "0")
+        .env("RETRY_BASE_MS", "hunter3")
+        .env("RETRY_MAX_MS", "-5")
+        .env("MISSING_SESSION_WAIT_MS", "x")
+        .env("CLAIM_IDLE_MS", "")
+        .env("DURABILITY", "maybe");
+    let finished = program.run(PATIENCE).await;
+    let named = [
+        "REDIS_URL",
+        "DATABASE_URL",
+        "OPS_BIND",
+        "MAX_ATTEMPTS",
+        "RETRY_BASE_MS",
+        "RETRY_MAX_MS",
+        "MISSING_SESSION_WAIT_MS",
+        "DURABILITY",
+    ];
+    check_problems(&finished, &named, &["hunter1", "hunter2", "hunter3"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_come_from_files_too_and_workers_need_none() {
+    let mut stack = Stack::builder().without_ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET").servers().await;
+    let folder = process::folder();
+    let file = folder.path().join("mux");
+    std::fs::write(&file, format!("{MUX_SECRET}\n")).unwrap();
+    let (program, url, ops) = stack.ingress_program();
+    let program = program.env("STREAMING_WEBHOOK_SIGNING_SECRET_FILE", &file);
+    stack.ingresses.push(Role { process: program.spawn(), url, ops });
+    stack.ingresses[0].ready(SOON).await;
+    // The worker's PLATFORMS_FILE names `env:ACME_SECRET`, which it has not got.
+    stack.add_worker().await;
+    let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
+    stack.sender().send(&sign::mux(MUX_SECRET, now(), body.as_bytes())).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    for role in stack.ingresses.iter().chain(&stack.workers) {
+        let log = role.process.log();
+        assert!(!log.contains(MUX_SECRET), "{log}");
+    }
+}
+
+/// Two ledgers behind one queue would split sessions: the second database is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_with_another_database_does_not_start() {
+    let stack = Stack::builder().start().await;
+    let folder = process::folder();
+    let other = format!("sqlite://{}", folder.path().join("other.db").display());
+    let (program, ops) = stack.worker_program();
+    let program = program.env("DATABASE_URL", other);
+    let finished = program.run(PATIENCE).await;
+    let text = format!("{}{}", finished.stdout, finished.stderr);
+    assert_eq!(finished.code, Some(2), "{text}");
+    assert!(text.contains("--adopt-database"), "it says what to do:\n{text}");
+    assert!(stack.workers[0].process.is_running());
+
+    let adopted = Role { process: program.arg("--adopt-database").spawn(), url: ops.clone(), ops };
+    adopted.ready(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_workers_starting_at_once_share_one_fresh_database() {
+    for kind in [tests::stack::Kind::Sqlite, tests::stack::Kind::Postgres] {
+        let mut stack = Stack::builder().database(kind).servers().await;
+        for _ in 0..4 {
+            stack.spawn_worker();
+        }
+        for worker in &stack.workers {
+            worker.ready(SOON).await;
+        }
+        let leases: Vec<String> = stack.redis.command(&["KEYS", "webhooks:lease:harness*"]).await;
+        assert_eq!(leases.len(), 4, "each has a name of its own: {leases:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_is_a_clear_failure() {
+    let stack = Stack::builder().servers().await;
+    let port = ports::free();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let (program, ..) = stack.ingress_program();
+    let finished = program.env("INGRESS_BIND", format!("127.0.0.1:{port}")).run(PATIENCE).await;
+    assert!(finished.code.is_some_and(|code| code != 0), "{finished:?}");
+    let text = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(text.contains(&port.to_string()) && !text.contains("panicked"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_durability_refuses_a_redis_that_forgets() {
+    let mut stack = Stack::builder().env("DURABILITY", "strict").servers().await;
+    stack.spawn_ingress();
+    stack.ingresses[0].health("/live", 200, SOON).await;
+    stack.ingresses[0].health("/ready", 503, SOON).await;
+    stack.ingresses[0].listening(SOON).await;
+    let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
+    let answer = stack.sender().send(&sign::mux(MUX_SECRET, now(), body.as_bytes())).await;
+    answer.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
+    assert_eq!(stack.unfinished("mux").await, 0);
+}

@@ -1,0 +1,235 @@
+//! Becoming a dead letter, and leaving the dead letters again.
+
+use std::collections::BTreeMap;
+
+use shared::error_code::DeadLetterCode;
+use shared::event::{StreamId, marker_digest};
+use shared::queue::{DeadLetter, DeadLettered, Enqueued, NewDeadLetter, Replayed, decode};
+
+use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field, name};
+
+fn letter(id: StreamId) -> NewDeadLetter {
+    NewDeadLetter {
+        id,
+        error_code: DeadLetterCode::StoreRejected,
+        error: "the row was refused".into(),
+        attempts: 5,
+        first_failed_at: None,
+    }
+}
+
+impl Fixture {
+    async fn bury(&self, ids: &[StreamId]) -> Vec<DeadLettered> {
+        let letters: Vec<_> = ids.iter().map(|id| letter(*id)).collect();
+        self.queue.dead_letter(&self.keys, CONSUMER, "host-1", &letters, 1000).await.unwrap()
+    }
+
+    async fn letters(&self) -> Vec<DeadLetter> {
+        let entries = self.queue.dead_letters(&self.keys, None, 1000).await.unwrap();
+        entries.into_iter().map(|entry| DeadLetter::decode(&name("mux"), entry)).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_has_the_event_and_why() {
+    let mut fixture = Fixture::consuming().await;
+    let before = fixture.queue.now().await.unwrap();
+    let id = fixture.deliver(&["a"]).await[0];
+    assert_eq!(fixture.bury(&[id]).await, [DeadLettered::Done]);
+    let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
+    assert_eq!((depth.length, depth.pending, depth.dead_letters), (0, 0, 1));
+    assert_eq!(fixture.counter("dead_lettered").await, 1);
+
+    let letter = fixture.letters().await.remove(0);
+    assert_eq!(letter.event_id.as_deref(), Some("a"));
+    assert_eq!(letter.body.as_ref().map(|body| &body.0), Some(&event("a").body));
+    assert_eq!((letter.origin, letter.source_id, letter.replays), (Some(id), Some(id), 0));
+    assert_eq!((letter.error_code.as_deref(), letter.attempts), (Some("store_rejected"), Some(5)));
+    assert_eq!((letter.worker.as_deref(), letter.v), (Some("host-1"), Some(1)));
+    assert!(letter.failed_at.unwrap() >= before);
+    assert_eq!(letter.first_failed_at, letter.failed_at, "it never failed before");
+    assert!(letter.extra.is_empty(), "{:?}", letter.extra);
+}
+
+#[tokio::test]
+async fn the_first_failure_is_kept() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    let retry = shared::queue::Retry { first_failed_at: Some(77), ..crate::retry::retry(id, 0) };
+    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry]).await.unwrap();
+    fixture.queue.promote_due(&fixture.keys, 1000, 100).await.unwrap();
+    let again = fixture.read_as(CONSUMER).await[0].id;
+    fixture.bury(&[again]).await;
+    let letter = fixture.letters().await.remove(0);
+    assert_eq!((letter.first_failed_at, letter.source_id, letter.origin), (Some(77), Some(again), Some(id)));
+    assert_eq!(letter.error.as_deref(), Some("the row was refused"), "the last failure's, and once");
+    assert!(letter.extra.is_empty(), "{:?}", letter.extra);
+}
+
+#[tokio::test]
+async fn raw_fields_of_an_undecodable_entry_are_kept() {
+    let mut fixture = Fixture::consuming().await;
+    let mut connection = fixture.server.connection().await;
+    let id: String = redis::cmd("XADD")
+        .arg(&fixture.keys.incoming)
+        .arg("*")
+        .arg(b"\xff\x00name")
+        .arg(b"\xfe\x00value")
+        .arg("again")
+        .arg("1")
+        .arg("again")
+        .arg("2")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    fixture.read_as(CONSUMER).await;
+    assert_eq!(fixture.bury(&[id.parse().unwrap()]).await, [DeadLettered::Done]);
+    let pair = |name: &[u8], value: &[u8]| (name.to_vec(), value.to_vec());
+    let extra = fixture.letters().await.remove(0).extra;
+    assert_eq!(extra, [pair(b"\xff\x00name", b"\xfe\x00value"), pair(b"again", b"1"), pair(b"again", b"2")]);
+}
+
+#[tokio::test]
+async fn an_entry_of_more_fields_than_a_script_can_pass_on_is_kept_packed() {
+    let mut fixture = Fixture::consuming().await;
+    let mut add = redis::cmd("XADD");
+    add.arg(&fixture.keys.incoming).arg("*");
+    for n in 0..5000 {
+        add.arg(format!("f{n}")).arg("x");
+    }
+    let id: String = add.query_async(&mut fixture.server.connection().await).await.unwrap();
+    fixture.read_as(CONSUMER).await;
+    assert_eq!(fixture.bury(&[id.parse().unwrap()]).await, [DeadLettered::Done]);
+    let extra = fixture.letters().await.remove(0).extra;
+    assert_eq!(extra.len(), 1);
+    assert!(extra[0].1.len() > 5000 * 5, "all of them");
+}
+
+#[tokio::test]
+async fn full_dead_letters_refuse_and_change_nothing() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    let letters: Vec<_> = ids.iter().map(|id| letter(*id)).collect();
+    let outcomes = fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
+    assert_eq!(outcomes, [DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]);
+    let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
+    assert_eq!((depth.length, depth.pending, depth.dead_letters), (1, 1, 2));
+    // So the caller can still put it off.
+    let retry = crate::retry::retry(ids[2], 1000);
+    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry]).await.unwrap(), [true]);
+}
+
+#[tokio::test]
+async fn an_entry_of_another_consumer_is_left_alone() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    let other = fixture.queue.dead_letter(&fixture.keys, OTHER, "w", &[letter(id)], 1000).await.unwrap();
+    assert_eq!(other, [DeadLettered::Gone]);
+    assert_eq!((fixture.length().await, fixture.pending().await), (1, 1));
+    assert_eq!(fixture.bury(&[id, id]).await, [DeadLettered::Done, DeadLettered::Gone]);
+    assert_eq!(fixture.letters().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_replay_begins_anew_with_its_lineage() {
+    let mut fixture = Fixture::consuming().await;
+    let origin = fixture.deliver(&["a"]).await[0];
+    let mut id = origin;
+    for replays in 1..=2 {
+        let one = NewDeadLetter { first_failed_at: Some(77), ..letter(id) };
+        fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[one], 1000).await.unwrap();
+        let dead = fixture.letters().await.remove(0);
+        let replayed = fixture.queue.replay(&fixture.keys, &[dead.id], 1000, &BTreeMap::new()).await.unwrap();
+        let Replayed::Done(new) = replayed[0] else { panic!("{replayed:?}") };
+        assert!(fixture.letters().await.is_empty());
+        let entry = fixture.read_as(CONSUMER).await.remove(0);
+        assert_eq!(entry.id, new);
+        let envelope = decode(entry).unwrap();
+        assert_eq!((envelope.attempt, envelope.replays, envelope.origin), (1, replays, origin));
+        assert_eq!((envelope.first_failed_at, envelope.body), (None, event("a").body));
+        let (_, fields) = fixture.fields(&fixture.keys.incoming).await.remove(0);
+        for gone in ["error_code", "error", "attempts", "first_failed_at", "failed_at", "worker", "source_id"] {
+            assert_eq!(field(&fields, gone), None, "{gone}");
+        }
+        id = new;
+    }
+    assert_eq!(fixture.counter("replayed").await, 2);
+}
+
+#[tokio::test]
+async fn a_replay_passes_the_duplicate_marker_and_leaves_it() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.bury(&[id]).await;
+    let dead = fixture.letters().await[0].id;
+    let replayed = fixture.queue.replay(&fixture.keys, &[dead], 1000, &BTreeMap::new()).await.unwrap();
+    assert!(matches!(replayed[0], Replayed::Done(_)));
+    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Duplicate]);
+}
+
+#[tokio::test]
+async fn a_replay_pauses_at_its_bound_and_is_never_double() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    fixture.bury(&ids).await;
+    fixture.accept(&["new"]).await;
+    let dead: Vec<StreamId> = fixture.letters().await.iter().map(|one| one.id).collect();
+    let batch = [dead[0], dead[0], dead[1]];
+    let replayed = fixture.queue.replay(&fixture.keys, &batch, 2, &BTreeMap::new()).await.unwrap();
+    assert!(matches!(replayed[..], [Replayed::Done(_), Replayed::Gone, Replayed::Paused]), "{replayed:?}");
+    assert_eq!((fixture.length().await, fixture.letters().await.len()), (2, 1));
+}
+
+#[tokio::test]
+async fn an_edited_replay_replaces_fields_and_adds_others() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.bury(&[id]).await;
+    let dead = fixture.letters().await[0].id;
+    let edit = BTreeMap::from([("body".to_owned(), b"\xffnew".to_vec()), ("edited".to_owned(), b"1".to_vec())]);
+    fixture.queue.replay(&fixture.keys, &[dead], 1000, &edit).await.unwrap();
+    let entry = fixture.read_as(CONSUMER).await.remove(0);
+    let fields = entry.fields.clone().unwrap();
+    assert!(fields.contains(&(b"edited".to_vec(), b"1".to_vec())));
+    let envelope = decode(entry).unwrap();
+    assert_eq!((&envelope.body[..], envelope.event_id.as_str(), envelope.origin), (&b"\xffnew"[..], "a", id));
+}
+
+#[tokio::test]
+async fn a_purge_lets_the_provider_send_it_again() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    fixture.bury(&ids[..1]).await;
+    let dead = fixture.letters().await[0].id;
+    let digest = |id| Some(marker_digest("mux", id));
+    // The second is no dead letter: its marker stays.
+    let batch = [(dead, digest("a")), (ids[1], digest("b")), (dead, None)];
+    assert_eq!(fixture.queue.purge(&fixture.keys, &batch).await.unwrap(), [true, false, false]);
+    assert_eq!(fixture.enqueue(&OPEN, &[event("a"), event("b")]).await, [Enqueued::Accepted, Enqueued::Duplicate]);
+}
+
+#[tokio::test]
+async fn pages_and_single_letters_are_found() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    fixture.bury(&ids).await;
+    let first = fixture.queue.dead_letters(&fixture.keys, None, 2).await.unwrap();
+    let rest = fixture.queue.dead_letters(&fixture.keys, Some(first[1].id), 2).await.unwrap();
+    assert_eq!((first.len(), rest.len()), (2, 1));
+    let found = fixture.queue.find_dead_letter(&fixture.keys, rest[0].id).await.unwrap();
+    assert_eq!(found.as_ref(), Some(&rest[0]));
+    assert_eq!(fixture.queue.find_dead_letter(&fixture.keys, ids[0]).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_imported_dead_letter_is_the_exported_one() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.bury(&[id]).await;
+    let exported = fixture.queue.dead_letters(&fixture.keys, None, 10).await.unwrap().remove(0);
+    fixture.queue.purge(&fixture.keys, &[(exported.id, None)]).await.unwrap();
+    let fields = exported.fields.unwrap();
+    let new = fixture.queue.import_dead_letter(&fixture.keys, &fields).await.unwrap();
+    let found = fixture.queue.find_dead_letter(&fixture.keys, new).await.unwrap().unwrap();
+    assert_eq!(found.fields, Some(fields));
+}

@@ -1,0 +1,131 @@
+//! What Redis promises, and whether it is the one we knew.
+
+use std::time::Duration;
+
+use shared::queue::{Durability, Layout, Monitor, Queue, RedisHealth, connect};
+use tests::poll;
+use tests::redis::RedisOptions;
+
+use crate::fixture::Fixture;
+
+#[tokio::test]
+async fn settings_are_read() {
+    let fixture = Fixture::with(RedisOptions::durable()).await;
+    let durability = Durability::read(fixture.queue.connection()).await.unwrap();
+    assert!(durability.is_strict(), "{durability:?}");
+    assert_eq!(durability.cluster_enabled, Some(false));
+    assert!(durability.shortcomings().is_empty());
+
+    for (setting, value) in [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")]
+    {
+        let fixture = Fixture::with(RedisOptions::durable().set(setting, value)).await;
+        let durability = Durability::read(fixture.queue.connection()).await.unwrap();
+        assert!(!durability.is_strict(), "{setting}");
+        assert_eq!(durability.shortcomings().len(), 1);
+        assert!(durability.shortcomings()[0].starts_with(setting), "{:?}", durability.shortcomings());
+    }
+}
+
+#[tokio::test]
+async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
+    let fixture = Fixture::with(RedisOptions::durable()).await;
+    fixture.redis::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~*", "+@all", "-config"]).await;
+    let url = format!("redis://guest:pass@{}", fixture.server.address());
+    let queue = Queue::new(Layout::Single, connect(&url.into(), false).unwrap());
+    let durability = Durability::read(queue.connection()).await.unwrap();
+    assert_eq!((durability.appendonly, durability.appendfsync.as_deref()), (None, None));
+    assert!(!durability.is_strict());
+    assert!(durability.shortcomings()[0].contains("unknown"));
+}
+
+#[tokio::test]
+async fn health_follows_redis() {
+    let mut fixture = Fixture::with(RedisOptions::durable()).await;
+    let mut monitor = Monitor::new(fixture.queue.clone());
+    let mut health = RedisHealth::default();
+    assert!(!health.up && !health.strict_ok());
+    monitor.look(&mut health).await;
+    assert!(health.up && health.strict_ok(), "{health:?}");
+    // The same machine, the same clock.
+    assert!(health.skew_ms.unwrap().abs() < 1000, "{health:?}");
+
+    fixture.server.kill();
+    monitor.look(&mut health).await;
+    assert!(!health.up && !health.strict_ok(), "{health:?}");
+
+    fixture.server.restart().await;
+    poll::until("it is up again", Duration::from_secs(10), async || {
+        monitor.look(&mut health).await;
+        if health.up { Ok(()) } else { Err("down") }
+    })
+    .await;
+    assert!(health.strict_ok(), "settings are read again on a new connection");
+    assert_eq!(health.data_lost, 0, "the append-only file was there");
+}
+
+#[tokio::test]
+async fn a_changed_setting_is_noticed() {
+    let fixture = Fixture::with(RedisOptions::durable()).await;
+    let mut monitor = Monitor::new(fixture.queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
+    let mut health = RedisHealth::default();
+    monitor.look(&mut health).await;
+    assert!(health.strict_ok());
+    fixture.redis::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
+    monitor.look(&mut health).await;
+    assert!(health.up && !health.strict_ok());
+}
+
+#[tokio::test]
+async fn memory_is_told_in_parts_of_its_bound() {
+    let fixture = Fixture::start().await;
+    let mut monitor = Monitor::new(fixture.queue.clone());
+    let mut health = RedisHealth::default();
+    monitor.look(&mut health).await;
+    assert_eq!(health.memory_permille, None, "no bound");
+    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
+    monitor.look(&mut health).await;
+    assert!((1..100).contains(&health.memory_permille.unwrap()), "{health:?}");
+    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    monitor.look(&mut health).await;
+    assert!(health.up && health.memory_permille.unwrap() > 1000, "{health:?}");
+}
+
+#[tokio::test]
+async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
+    let fixture = Fixture::start().await;
+    let mut monitors = [Monitor::new(fixture.queue.clone()), Monitor::new(fixture.queue.clone())];
+    let mut health = [RedisHealth::default(), RedisHealth::default()];
+    for round in 0..3 {
+        if round == 1 {
+            fixture.redis::<()>(&["FLUSHALL"]).await;
+        }
+        for (monitor, health) in monitors.iter_mut().zip(&mut health) {
+            monitor.look(health).await;
+            assert_eq!(health.data_lost, u64::from(round >= 1), "round {round}");
+        }
+    }
+    // Whoever comes later has lost nothing.
+    let mut late = RedisHealth::default();
+    Monitor::new(fixture.queue.clone()).look(&mut late).await;
+    assert_eq!(late.data_lost, 0);
+}
+
+#[tokio::test]
+async fn the_watch_tells_of_changes() {
+    let mut fixture = Fixture::start().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let monitor = Monitor::new(fixture.queue.clone()).every(Duration::from_millis(20), Duration::from_secs(60));
+    let mut health = monitor.spawn(stop.clone());
+    let wait = Duration::from_secs(10);
+    tokio::time::timeout(wait, health.wait_for(|health| health.up)).await.unwrap().unwrap();
+    fixture.server.kill();
+    tokio::time::timeout(wait, health.wait_for(|health| !health.up)).await.unwrap().unwrap();
+    fixture.server.restart().await;
+    tokio::time::timeout(wait, health.wait_for(|health| health.up && health.data_lost == 1))
+        .await
+        .unwrap()
+        .unwrap();
+    stop.cancel();
+    let ended = async { while health.changed().await.is_ok() {} };
+    tokio::time::timeout(wait, ended).await.expect("it ends when asked");
+}

@@ -1,0 +1,226 @@
+//! Entry, marker, order and clamp.
+
+use shared::event::{MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
+use shared::queue::{EnqueuePolicy, Enqueued, MAX_BATCH_EVENTS, decode};
+
+use crate::fixture::{CONSUMER, Fixture, OPEN, event, field, name};
+
+#[tokio::test]
+async fn an_accepted_event_reads_back_as_it_was_given() {
+    let mut fixture = Fixture::consuming().await;
+    let before = fixture.queue.now().await.unwrap();
+    let given = NewEvent {
+        event_id: "evt-ü".into(),
+        event_type: "video.asset.ready".into(),
+        occurred_at: Some(before - 5000),
+        body: (0..=255u8).collect::<Vec<u8>>().into(),
+        marker: Some(marker_digest("mux", "evt-ü")),
+        delivery_id: Some("d-1".into()),
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+    };
+    assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(&given)).await, [Enqueued::Accepted]);
+    let after = fixture.queue.now().await.unwrap();
+
+    let entry = fixture.read_as(CONSUMER).await.pop().unwrap();
+    let id = entry.id;
+    let envelope = decode(entry).unwrap();
+    assert_eq!(envelope.event_id, given.event_id);
+    assert_eq!(envelope.event_type, given.event_type);
+    assert_eq!(Some(envelope.occurred_at), given.occurred_at);
+    assert_eq!(envelope.body, given.body);
+    assert_eq!(envelope.delivery_id, given.delivery_id);
+    assert_eq!(envelope.traceparent, given.traceparent);
+    assert_eq!((envelope.id, envelope.origin), (id, id), "the first id is the origin");
+    assert_eq!((envelope.attempt, envelope.replays, envelope.first_failed_at), (1, 0, None));
+    assert!((before..=after).contains(&envelope.received_at));
+    assert_eq!(i64::try_from(id.ms).unwrap(), envelope.received_at);
+}
+
+#[tokio::test]
+async fn absent_optional_fields_are_not_written() {
+    let fixture = Fixture::start().await;
+    for (id, delivery_id, traceparent) in
+        [("a", None, None), ("b", Some("d"), None), ("c", None, Some("t")), ("d", Some("d"), Some("t"))]
+    {
+        let given = NewEvent {
+            delivery_id: delivery_id.map(str::to_owned),
+            traceparent: traceparent.map(str::to_owned),
+            ..event(id)
+        };
+        assert_eq!(fixture.enqueue(&OPEN, &[given]).await, [Enqueued::Accepted]);
+        let (_, fields) = fixture.fields(&fixture.keys.incoming).await.pop().unwrap();
+        assert_eq!(field(&fields, "event_id"), Some(id));
+        assert_eq!((field(&fields, "delivery_id"), field(&fields, "traceparent")), (delivery_id, traceparent));
+    }
+}
+
+#[tokio::test]
+async fn a_batch_keeps_its_order() {
+    let mut fixture = Fixture::consuming().await;
+    let ids: Vec<String> = (0..MAX_BATCH_EVENTS).map(|n| format!("e{n}")).collect();
+    for batch in [&ids[..], &["later".to_owned()][..]] {
+        fixture.accept(&batch.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let entries = fixture.read_as(CONSUMER).await;
+    assert!(entries.is_sorted_by(|a, b| a.id < b.id));
+    let read: Vec<String> = entries.into_iter().map(|entry| decode(entry).unwrap().event_id).collect();
+    assert_eq!(read, [ids, vec!["later".into()]].concat());
+}
+
+#[tokio::test]
+async fn more_than_a_batch_is_refused_before_anything_is_sent() {
+    let fixture = Fixture::start().await;
+    let one = event("x");
+    let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&one; MAX_BATCH_EVENTS + 1]).await.unwrap_err();
+    assert!(fault.certainly_not_run());
+    assert_eq!(fixture.length().await, 0);
+}
+
+#[tokio::test]
+async fn a_duplicate_is_told_and_costs_nothing() {
+    let fixture = Fixture::start().await;
+    let policy = EnqueuePolicy { period_us: 60_000_000, burst: 2, max_backlog: 2, ..OPEN };
+    assert_eq!(
+        fixture.enqueue(&policy, &[event("a"), event("a")]).await,
+        [Enqueued::Accepted, Enqueued::Duplicate]
+    );
+    for _ in 0..5 {
+        assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Duplicate]);
+    }
+    // Two of the limit and two of the backlog: a duplicate took neither, nor is it refused for want of them.
+    assert_eq!(fixture.enqueue(&policy, &[event("b")]).await, [Enqueued::Accepted]);
+    assert_eq!(
+        fixture.enqueue(&policy, &[event("c"), event("a")]).await,
+        [Enqueued::Overloaded, Enqueued::Duplicate]
+    );
+    assert_eq!(fixture.length().await, 2);
+    assert_eq!((fixture.counter("accepted").await, fixture.counter("duplicate").await), (2, 7));
+}
+
+#[tokio::test]
+async fn the_same_id_of_another_platform_is_another_event() {
+    let fixture = Fixture::start().await;
+    fixture.accept(&["a"]).await;
+    let other = NewEvent { marker: Some(marker_digest("acme", "a")), ..event("a") };
+    let keys = fixture.queue.keys(&name("acme"));
+    assert_eq!(fixture.queue.enqueue(&keys, &OPEN, &[&other]).await.unwrap(), [Enqueued::Accepted]);
+}
+
+#[tokio::test]
+async fn events_without_identity_are_all_accepted() {
+    let fixture = Fixture::start().await;
+    let given = NewEvent { marker: None, ..event("a") };
+    // Between events with markers, so that markers stay with their events.
+    let batch = [event("x"), given.clone(), given, event("y"), event("x")];
+    let outcomes = fixture.enqueue(&OPEN, &batch).await;
+    assert_eq!(outcomes[..4], [Enqueued::Accepted; 4]);
+    assert_eq!(outcomes[4], Enqueued::Duplicate);
+    for (id, there) in [("x", 1), ("y", 1), ("a", 0)] {
+        let marker = fixture.keys.marker(&marker_digest("mux", id));
+        assert_eq!(fixture.redis::<u64>(&["EXISTS", &marker]).await, there, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_marker_lasts_as_long_as_it_should() {
+    let fixture = Fixture::start().await;
+    fixture.enqueue(&EnqueuePolicy { dedup_ttl_s: 1000, ..OPEN }, &[event("a")]).await;
+    let marker = fixture.keys.marker(&marker_digest("mux", "a"));
+    assert!((990..=1000).contains(&fixture.redis::<i64>(&["TTL", &marker]).await));
+    assert_eq!(fixture.redis::<String>(&["GET", &marker]).await, "1");
+}
+
+#[tokio::test]
+async fn no_marker_without_its_entry() {
+    let fixture = Fixture::start().await;
+    fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
+    assert_eq!(fixture.enqueue(&OPEN, &[event("a"), event("b")]).await, [Enqueued::Refused; 2]);
+    assert_eq!(fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await, Vec::<String>::new());
+
+    fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
+    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Accepted], "the provider's retry counts");
+}
+
+#[tokio::test]
+async fn a_refused_entry_charges_nothing() {
+    let fixture = Fixture::start().await;
+    let policy = EnqueuePolicy { period_us: 60_000_000, burst: 1, ..OPEN };
+    fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
+    assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Refused]);
+    fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
+    assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Accepted]);
+}
+
+#[tokio::test]
+async fn the_backlog_bound_holds_inside_a_batch_and_counts_every_entry() {
+    let mut fixture = Fixture::consuming().await;
+    let policy = EnqueuePolicy { max_backlog: 3, ..OPEN };
+    let outcomes = fixture.enqueue(&policy, &["a", "b", "c", "d"].map(event)).await;
+    assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Accepted, Enqueued::Accepted, Enqueued::Overloaded]);
+    // Delivered is not finished: the bound is on what Redis holds.
+    assert_eq!(fixture.read_as(CONSUMER).await.len(), 3);
+    assert_eq!(fixture.enqueue(&policy, &[event("d")]).await, [Enqueued::Overloaded]);
+    assert_eq!(fixture.counter("overloaded").await, 2);
+}
+
+#[tokio::test]
+async fn a_time_from_the_future_counts_as_arrival() {
+    let mut fixture = Fixture::consuming().await;
+    let now = fixture.queue.now().await.unwrap();
+    let times =
+        [None, Some(now - 86_400_000), Some(now + MAX_FUTURE_MS - 10_000), Some(now + MAX_FUTURE_MS + 60_000)];
+    let batch: Vec<NewEvent> =
+        times.iter().enumerate().map(|(n, at)| NewEvent { occurred_at: *at, ..event(&format!("e{n}")) }).collect();
+    fixture.enqueue(&OPEN, &batch).await;
+    let read: Vec<_> = fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap()).collect();
+    assert_eq!(read[0].occurred_at, read[0].received_at, "none");
+    assert_eq!(Some(read[1].occurred_at), times[1], "past");
+    assert_eq!(Some(read[2].occurred_at), times[2], "inside the allowance");
+    assert_eq!(read[3].occurred_at, read[3].received_at, "beyond it");
+}
+
+#[tokio::test]
+async fn a_time_before_1970_is_kept() {
+    let mut fixture = Fixture::consuming().await;
+    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: Some(-1), ..event("a") }]).await;
+    assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().occurred_at, -1);
+}
+
+#[tokio::test]
+async fn ids_go_on_when_the_clock_was_set_back() {
+    for last in ["9999999999999-7", "9999999999999-9007199254740991", "9999999999999-18446744073709551615"] {
+        let mut fixture = Fixture::consuming().await;
+        fixture.redis::<String>(&["XADD", &fixture.keys.incoming, last, "v", "1"]).await;
+        fixture.accept(&["a", "b"]).await;
+        fixture.accept(&["c"]).await;
+        let entries = fixture.read_as(CONSUMER).await;
+        assert!(entries.is_sorted_by(|a, b| a.id < b.id), "{last}");
+        let read: Vec<_> = entries.into_iter().skip(1).map(|entry| decode(entry).unwrap()).collect();
+        assert_eq!(read.iter().map(|one| one.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"], "{last}");
+        assert!(read.iter().all(|one| one.origin == one.id && one.id.ms >= 9_999_999_999_999), "{last}");
+        // The id is from the future, the time is not.
+        assert!(read.iter().all(|one| one.received_at < 9_999_999_999_999), "{last}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_can_take_no_more_ids_refuses() {
+    let fixture = Fixture::start().await;
+    let end = StreamId { ms: u64::MAX, seq: u64::MAX }.to_string();
+    fixture.redis::<String>(&["XADD", &fixture.keys.incoming, &end, "v", "1"]).await;
+    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Refused]);
+    assert_eq!(fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_index_names_every_platform_that_got_an_event() {
+    let fixture = Fixture::start().await;
+    fixture.redis::<()>(&["SADD", "webhooks:platforms", "Not A Name"]).await;
+    fixture.accept(&["a"]).await;
+    fixture.queue.register_platform(&name("acme")).await.unwrap();
+    assert_eq!(fixture.queue.platforms().await.unwrap(), [name("acme"), name("mux")]);
+    // An emptied Redis learns it again with the next event.
+    fixture.redis::<()>(&["FLUSHALL"]).await;
+    fixture.accept(&["b"]).await;
+    assert_eq!(fixture.queue.platforms().await.unwrap(), [name("mux")]);
+}

@@ -1,0 +1,131 @@
+//! Sessions that applications announce, through the queue or by their own SQL.
+
+use serde_json::{Value, json};
+use shared::platform::SessionStatus;
+use worker::effects::Action;
+
+use crate::fixture::{ACTIVE, Fixture, IDLE, done, mux, time};
+
+on_both!(
+    an_announcement_makes_a_ready_session,
+    a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone,
+    ready_only_initialises,
+    without_a_status_no_status_guard_is_touched,
+    another_status_is_an_event_like_any_other,
+    an_older_announcement_changes_nothing_that_a_newer_one_gave,
+    announced_and_used_in_one_batch,
+    a_row_inserted_by_hand_is_a_session,
+);
+
+async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
+    let result = fixture.announce("a", 7, json!({"room_id": "r", "config": {"a": [1.50, null]}})).await;
+    assert_eq!(
+        (result.action, result.old_status, result.new_status),
+        (Action::Recorded, None, Some(SessionStatus::Ready))
+    );
+    let row = fixture.session("r").await;
+    for (column, value) in [
+        ("status", json!("ready")),
+        ("platform", json!("sessions")),
+        ("scope", json!("shared")),
+        ("config", json!({"a": [1.50, null]})),
+        ("live_stream_id", Value::Null),
+        ("created_at", json!(time(7))),
+        ("last_event_id", json!("a")),
+    ] {
+        assert_eq!(row[column], value, "{column}");
+    }
+    let explicit = fixture.announce("b", 7, json!({"room_id": "r2", "status": "ready"})).await;
+    assert_eq!((explicit.action, explicit.new_status), (Action::StatusUpdated, Some(SessionStatus::Ready)));
+}
+
+async fn a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone(fixture: Fixture) {
+    let body =
+        json!({"room_id": "r", "live_stream_id": "s", "config": {"a": 1, "egress": {"live_stream_id": "e"}}});
+    fixture.announce("a", 0, body).await;
+    fixture.announce("b", 1_000, json!({"room_id": "r", "config": {"b": 2}})).await;
+    let row = fixture.session("r").await;
+    assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"b": 2}), &json!("s")));
+    let gone = fixture.one("mux", mux("e1", ACTIVE, 2_000, None, "e")).await;
+    assert_eq!(gone, worker::effects::Applied::MissingSession, "the old configuration leads nowhere");
+    fixture.announce("c", 2_000, json!({"room_id": "r", "live_stream_id": "s2"})).await;
+    let row = fixture.session("r").await;
+    assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"b": 2}), &json!("s2")));
+}
+
+async fn ready_only_initialises(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
+    let result = fixture.announce("b", 5_000, json!({"room_id": "r", "status": "ready"})).await;
+    assert_eq!((result.action, result.new_status), (Action::StatusUnchanged, Some(SessionStatus::Live)));
+    let late = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
+    assert_eq!(
+        late.new_status,
+        Some(SessionStatus::Idle),
+        "older than the announcement, and yet the newest status"
+    );
+}
+
+async fn without_a_status_no_status_guard_is_touched(fixture: Fixture) {
+    fixture.announce("a", 5_000, json!({"room_id": "r", "config": {}})).await;
+    let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
+    assert_eq!(result.new_status, Some(SessionStatus::Live));
+    fixture.announce("b", 9_000, json!({"room_id": "r", "config": {"x": 1}})).await;
+    let result = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
+    assert_eq!(result.action, Action::StatusUpdated);
+}
+
+async fn another_status_is_an_event_like_any_other(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    let stopped = fixture.announce("b", 3_000, json!({"room_id": "r", "status": "stopped"})).await;
+    assert_eq!((stopped.action, stopped.old_status), (Action::StatusUpdated, Some(SessionStatus::Ready)));
+    let stale = done(fixture.one("mux", mux("e1", ACTIVE, 2_000, Some("r"), "s")).await);
+    assert_eq!(stale.action, Action::StaleIgnored);
+    assert_eq!(fixture.session("r").await["status"], "stopped");
+}
+
+async fn an_older_announcement_changes_nothing_that_a_newer_one_gave(fixture: Fixture) {
+    fixture.announce("b", 5_000, json!({"room_id": "r", "config": {"n": 2}})).await;
+    let older =
+        fixture.announce("a", 1_000, json!({"room_id": "r", "config": {"n": 1}, "live_stream_id": "s"})).await;
+    assert_eq!(older.action, Action::Recorded, "its live stream id is news");
+    let row = fixture.session("r").await;
+    assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"n": 2}), &json!("s")));
+    assert_eq!((&row["created_at"], &row["last_event_id"]), (&json!(time(1_000)), &json!("b")));
+    let oldest = fixture.announce("c", 500, json!({"room_id": "r", "config": {"n": 0}})).await;
+    assert_eq!(oldest.action, Action::StaleIgnored);
+}
+
+async fn announced_and_used_in_one_batch(fixture: Fixture) {
+    let announced = |id: &str, at, body| crate::fixture::event(id, "session.announced", at, body);
+    let outcomes = fixture
+        .apply(
+            "sessions",
+            &[
+                announced("a", 0, json!({"room_id": "r", "config": {"n": 1}})),
+                announced("b", 1_000, json!({"room_id": "r", "status": "live", "config": {"n": 2}})),
+                announced("c", 500, json!({"room_id": "other"})),
+            ],
+        )
+        .await;
+    assert!(outcomes.into_iter().all(|one| done(one).processed));
+    let row = fixture.session("r").await;
+    assert_eq!((&row["status"], &row["config"]), (&json!("live"), &json!({"n": 2})));
+}
+
+async fn a_row_inserted_by_hand_is_a_session(fixture: Fixture) {
+    fixture.database.execute("INSERT INTO sessions (room_id) VALUES ('r')").await;
+    let row = fixture.session("r").await;
+    assert_eq!((&row["status"], &row["platform"]), (&json!("ready"), &json!("sessions")));
+    assert!(row["created_at"].as_str().unwrap().starts_with("20"));
+    let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
+    assert_eq!((result.old_status, result.new_status), (Some(SessionStatus::Ready), Some(SessionStatus::Live)));
+    fixture
+        .database
+        .execute("UPDATE sessions SET title = 'by hand', status = 'a word of its own', viewer_count = 4 WHERE room_id = 'r'")
+        .await;
+    let result = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
+    assert_eq!((result.old_status, result.new_status), (None, Some(SessionStatus::Idle)));
+    let row = fixture.session("r").await;
+    assert_eq!((&row["title"], &row["viewer_count"]), (&json!("by hand"), &json!(4)), "left alone");
+}

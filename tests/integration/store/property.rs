@@ -1,0 +1,181 @@
+//! Any permutation and any split into batches of a set of events ends in the same rows.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde_json::{Value, json};
+use worker::effects::{Applied, Planned};
+
+use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, event, time};
+
+const CASES: u32 = 32;
+
+/// One event of the set: what it is, which room, which optional values it has.
+#[derive(Clone, Debug)]
+struct Seed {
+    kind: usize,
+    room: usize,
+    values: u8,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    seeds: Vec<Seed>,
+    /// Where each event goes.
+    order: Vec<u32>,
+    /// Sizes of the batches, again and again.
+    batches: Vec<usize>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let seed = (0..12_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| Seed { kind, room, values });
+    prop::collection::vec(seed, 1..24).prop_flat_map(|seeds| {
+        let order = prop::collection::vec(any::<u32>(), seeds.len());
+        let batches = prop::collection::vec(1..6_usize, 1..4);
+        (Just(seeds), order, batches).prop_map(|(seeds, order, batches)| Case { seeds, order, batches })
+    })
+}
+
+/// The event and its platform. `run` is part of every key, so that two runs do not meet.
+fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
+    let at = n as i64 * 1_000;
+    let id = format!("{run}-{n}");
+    let shared_room = format!("{run}-shared-{}", seed.room);
+    let own_room = format!("{run}-own-{}", seed.room);
+    let thing = format!("{run}-thing-{}", seed.room);
+    let has = |bit: u8| seed.values & (1 << bit) != 0;
+    let given = |bit: u8, value: Value| if has(bit) { value } else { Value::Null };
+    let own = |kind, body| ("studio", event(&id, kind, at, body));
+    let mux = |kind| {
+        let body =
+            json!({"data": {"id": format!("{run}-s{}", seed.room), "passthrough": given(0, json!(shared_room))}});
+        ("mux", event(&id, kind, at, body))
+    };
+    match seed.kind {
+        0 | 1 => {
+            let mut body = json!({"room_id": shared_room, "live_stream_id": format!("{run}-s{}", seed.room)});
+            if has(0) {
+                body["config"] = json!({"n": n});
+            }
+            if has(1) {
+                body["status"] = json!(if has(2) { "ready" } else { "stopped" });
+            }
+            ("sessions", event(&id, "session.announced", at, body))
+        }
+        2 => mux(ACTIVE),
+        3 => mux(IDLE),
+        4 => mux(DISCONNECTED),
+        5 | 6 => own(
+            "live",
+            json!({"room": own_room, "title": given(0, json!(n)), "streamer": given(1, json!(id)),
+                   "at": given(2, json!(time(at))), "stream": given(3, json!(thing))}),
+        ),
+        7 => own(
+            "offline",
+            json!({"room": own_room, "title": given(0, json!(n)), "duration": given(1, json!(n)),
+                   "peak": given(2, json!(n)), "at": given(3, json!(time(at)))}),
+        ),
+        8 => own("broken", json!({"room": own_room, "code": given(0, json!(n)), "message": given(1, json!(id))})),
+        9 => own(
+            "taped",
+            json!({"tape": thing, "room": given(0, json!(own_room)), "url": given(1, json!(id)),
+                   "duration": given(2, json!(n)), "size": given(3, json!(n))}),
+        ),
+        10 => own("taping", json!({"tape": thing, "room": given(0, json!(own_room))})),
+        _ if has(7) => own("removed", json!({"item": thing})),
+        _ => own(
+            "added",
+            json!({"item": thing, "title": given(0, json!(n)), "kind": given(1, json!(id)), "more": given(2, json!([n]))}),
+        ),
+    }
+}
+
+/// Applies events in the order given, in batches; what misses its session comes again, as after a retry.
+async fn play(fixture: &Fixture, events: Vec<(&'static str, Planned)>, batches: &[usize]) {
+    let mut waiting = events;
+    let mut sizes = batches.iter().cycle();
+    loop {
+        let before = waiting.len();
+        let mut missing = Vec::new();
+        let mut rest = waiting.as_slice();
+        while let Some((platform, _)) = rest.first() {
+            let size = *sizes.next().unwrap();
+            let (batch, after) = rest.split_at(rest.iter().take(size).take_while(|one| one.0 == *platform).count());
+            rest = after;
+            let planned: Vec<Planned> = batch.iter().map(|one| one.1.clone()).collect();
+            for (one, outcome) in batch.iter().zip(fixture.try_apply(platform, &planned).await.unwrap()) {
+                match outcome {
+                    Applied::Done(_) => {}
+                    Applied::MissingSession => missing.push(one.clone()),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        if missing.is_empty() || missing.len() == before {
+            return;
+        }
+        waiting = missing;
+    }
+}
+
+/// All rows of a run, without what may differ.
+async fn rows(fixture: &Fixture, run: &str) -> Vec<Value> {
+    let mut all = Vec::new();
+    for (table, key) in [("sessions", "room_id"), ("recordings", "recording_id"), ("contents", "content_id")] {
+        let sql = format!("SELECT * FROM {table} WHERE {key} LIKE '{run}-%' ORDER BY {key}");
+        all.extend(fixture.database.rows(&sql, &[]).await);
+    }
+    let ledger = "SELECT platform, event_id, event_type, occurred_at FROM webhook_events";
+    let sql = format!("{ledger} WHERE event_id LIKE '{run}-%' ORDER BY event_id");
+    all.extend(fixture.database.rows(&sql, &[]).await);
+    for row in &mut all {
+        row.as_object_mut().unwrap().remove("updated_at");
+    }
+    all
+}
+
+async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseError> {
+    let (first, second) = (format!("a{run:06}"), format!("b{run:06}"));
+    let plan = |run: &str| -> Vec<(&'static str, Planned)> {
+        let said = case.seeds.iter().enumerate().map(|(n, seed)| said(run, n, seed));
+        let mut planned: Vec<_> =
+            said.map(|(platform, event)| (platform, fixture.plan(platform, &event))).collect();
+        // Distinct times decide; arrival must not have to, and both runs have the same keys.
+        for (n, (_, planned)) in planned.iter_mut().enumerate() {
+            planned.order.origin.seq = n as u64;
+        }
+        planned
+    };
+    play(fixture, plan(&first), &[100]).await;
+    let mut mixed: Vec<_> = plan(&second).into_iter().zip(&case.order).collect();
+    mixed.sort_by_key(|(_, place)| **place);
+    play(fixture, mixed.into_iter().map(|(one, _)| one).collect(), &case.batches).await;
+    let (straight, mixed) = (rows(fixture, &first).await, rows(fixture, &second).await);
+    prop_assert_eq!(straight.len(), mixed.len());
+    for (expected, row) in straight.iter().zip(&mixed) {
+        prop_assert_eq!(row.to_string().replace(&second, &first), expected.to_string());
+    }
+    Ok(())
+}
+
+fn on(fixture: impl Future<Output = Fixture>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let fixture = runtime.block_on(fixture);
+    let runs = AtomicU32::new(0);
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let outcome =
+        runner.run(&cases(), |case| runtime.block_on(check(&fixture, &case, runs.fetch_add(1, Ordering::Relaxed))));
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn any_order_and_any_batches_end_in_the_same_rows_on_sqlite() {
+    on(Fixture::sqlite());
+}
+
+#[test]
+fn any_order_and_any_batches_end_in_the_same_rows_on_postgres() {
+    on(Fixture::postgres());
+}

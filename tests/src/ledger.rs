@@ -1,0 +1,103 @@
+//! The proof of no loss: every id that was answered with 2xx is somewhere, and at rest in exactly one place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use crate::sender::Answer;
+use crate::stack::Stack;
+
+/// Where an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In the database's ledger.
+    Database,
+    /// In the incoming stream.
+    Incoming,
+    /// In the incoming stream, waiting for a retry.
+    Retry,
+    /// In the dead letters.
+    Dead,
+}
+
+/// Remembers what was promised.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    promised: Mutex<BTreeMap<(String, String), u32>>,
+}
+
+impl Ledger {
+    /// Remembers the event of an answer, if that was a 2xx.
+    pub fn record(&self, platform: &str, answer: &Answer) {
+        if (200..300).contains(&answer.status) && !answer.event_id().is_empty() {
+            let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+            *promised.entry((platform.to_owned(), answer.event_id().to_owned())).or_default() += 1;
+        }
+    }
+
+    /// How many different events were promised.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether nothing was promised.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Checks, at rest, that every promised event is in exactly one place, once; gives how many are in each.
+    ///
+    /// # Panics
+    /// With the events that are nowhere or in several places.
+    pub async fn check(&self, stack: &Stack) -> BTreeMap<Place, usize> {
+        let found = places(stack).await;
+        let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut counts = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for key in promised.keys() {
+            match found.get(key).map(Vec::as_slice) {
+                Some([place]) => *counts.entry(*place).or_insert(0) += 1,
+                other => wrong.push(format!("{key:?}: {:?}", other.unwrap_or_default())),
+            }
+        }
+        let shown = wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+        assert!(
+            wrong.is_empty(),
+            "{} of {} events not in exactly one place:\n{shown}",
+            wrong.len(),
+            promised.len()
+        );
+        counts
+    }
+}
+
+/// Where each event of `stack` is, with repetitions.
+pub async fn places(stack: &Stack) -> HashMap<(String, String), Vec<Place>> {
+    let mut found: HashMap<(String, String), Vec<Place>> = HashMap::new();
+    for row in stack.database.rows("SELECT platform, event_id FROM webhook_events", &[]).await {
+        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        found.entry((text("platform"), text("event_id"))).or_default().push(Place::Database);
+    }
+    for platform in stack.platforms().await {
+        let waiting: Vec<String> =
+            stack.redis.command(&["ZRANGE", &format!("webhooks:retry:{platform}"), "0", "-1"]).await;
+        for (id, fields) in entries(stack, &format!("webhooks:incoming:{platform}")).await {
+            let place = if waiting.contains(&id) { Place::Retry } else { Place::Incoming };
+            found.entry((platform.clone(), event_id(&fields))).or_default().push(place);
+        }
+        for (_, fields) in entries(stack, &format!("webhooks:dlq:{platform}")).await {
+            found.entry((platform.clone(), event_id(&fields))).or_default().push(Place::Dead);
+        }
+    }
+    found
+}
+
+/// All entries of a stream: id and fields.
+pub async fn entries(stack: &Stack, stream: &str) -> Vec<(String, HashMap<String, Vec<u8>>)> {
+    stack.redis.command(&["XRANGE", stream, "-", "+"]).await
+}
+
+fn event_id(fields: &HashMap<String, Vec<u8>>) -> String {
+    fields.get("event_id").map(|id| String::from_utf8_lossy(id).into_owned()).unwrap_or_default()
+}

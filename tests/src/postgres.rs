@@ -1,0 +1,239 @@
+//! Real PostgreSQL servers of one's own: `initdb` runs once per process, every server starts from a copy of its result.
+//!
+//! [`shared()`] is one server for all tests that only need a database; a test that stops its server starts its own with
+//! [`PostgresServer::start`]. As root, the server runs as user `postgres` (it refuses to run as root).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::OnceCell;
+
+use crate::process::{self, Process, Program};
+use crate::{poll, ports};
+
+const READY: Duration = Duration::from_secs(30);
+
+/// How the server is configured.
+#[derive(Clone, Debug, Default)]
+pub struct PostgresOptions {
+    /// `fsync=on`: needed where the test kills the server and counts what survived. Off is faster.
+    pub fsync: bool,
+    /// Further `name=value` settings.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A PostgreSQL server of this test's own. Killed, and its folder removed, on drop.
+#[derive(Debug)]
+pub struct PostgresServer {
+    port: u16,
+    program: Program,
+    process: Option<Process>,
+    _folder: tempfile::TempDir,
+}
+
+/// The server that the tests of this process share; started on first use, ended by the guardian with the process.
+pub async fn shared() -> &'static PostgresServer {
+    static SHARED: OnceCell<PostgresServer> = OnceCell::const_new();
+    SHARED.get_or_init(|| PostgresServer::start(PostgresOptions::default())).await
+}
+
+impl PostgresServer {
+    /// Starts one and waits until it answers.
+    ///
+    /// # Panics
+    /// When PostgreSQL is not installed or does not answer in time.
+    pub async fn start(options: PostgresOptions) -> Self {
+        let folder = process::folder();
+        hand_over(folder.path());
+        let data = folder.path().join("data");
+        let template = template().await;
+        run(as_owner(Path::new("cp")).arg("-a").arg(template).arg(&data), "copy of the initdb folder");
+        let port = ports::free();
+        let fsync = if options.fsync { "on" } else { "off" };
+        let fixed = [
+            ("port", port.to_string()),
+            ("listen_addresses", "127.0.0.1".into()),
+            ("unix_socket_directories", String::new()),
+            ("fsync", fsync.into()),
+            ("full_page_writes", fsync.into()),
+            ("max_connections", "200".into()),
+            ("shared_buffers", "32MB".into()),
+            ("timezone", "UTC".into()),
+        ];
+        let mut program = program(&bin("postgres")).arg("-D").arg(&data).in_folder(folder.path());
+        for (name, value) in
+            fixed.iter().map(|(n, v)| (*n, v)).chain(options.settings.iter().map(|(n, v)| (n.as_str(), v)))
+        {
+            program = program.arg("-c").arg(format!("{name}={value}"));
+        }
+        let mut server = Self { port, program, process: None, _folder: folder };
+        server.restart().await;
+        server
+    }
+
+    /// A fresh, empty database on this server, as a URL.
+    ///
+    /// # Panics
+    /// When the server is away.
+    pub async fn database(&self) -> String {
+        let name = format!("t{}", uuid::Uuid::new_v4().simple());
+        let mut connection =
+            PgConnection::connect(&self.url("postgres")).await.expect("the test's PostgreSQL server");
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut connection)
+            .await
+            .expect("CREATE DATABASE");
+        let _ = connection.close().await;
+        self.url(&name)
+    }
+
+    /// The URL of database `name`.
+    #[must_use]
+    pub fn url(&self, name: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", self.port)
+    }
+
+    /// Its port, the same after every restart.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The running server's main process.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        self.process.as_ref().expect("the PostgreSQL server is stopped")
+    }
+
+    /// SIGKILL to the main process; its children follow.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Fast shutdown (SIGINT: open transactions are rolled back), and waits for the end.
+    pub async fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.interrupt();
+            process.ended(READY).await;
+        }
+    }
+
+    /// Starts it again on the same port and data and waits until it answers, recovery done.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let url = self.url("postgres");
+        let mut process = self.program.spawn();
+        // After a kill, the old server's children may hold its shared memory for a moment; then the new one gives up.
+        poll::until("PostgreSQL answers", READY, async || {
+            if !process.is_running() {
+                let log = process.tail();
+                process = self.program.spawn();
+                return Err(format!("it ended; log:\n{log}"));
+            }
+            let connection = PgConnection::connect(&url).await.map_err(|error| error.to_string())?;
+            let _ = connection.close().await;
+            Ok(())
+        })
+        .await;
+        self.process = Some(process);
+    }
+}
+
+/// The folder that `initdb` made, once per process.
+async fn template() -> &'static Path {
+    static TEMPLATE: OnceCell<(tempfile::TempDir, PathBuf)> = OnceCell::const_new();
+    let (_, path) = TEMPLATE
+        .get_or_init(async || {
+            let folder = process::folder();
+            hand_over(folder.path());
+            let data = folder.path().join("template");
+            let mut command = as_owner(&bin("initdb"));
+            command.current_dir(folder.path()).arg("-D").arg(&data).args([
+                "--username=postgres",
+                "--auth=trust",
+                "--no-sync",
+                "--no-locale",
+                "--encoding=UTF8",
+            ]);
+            run(&mut command, "initdb");
+            (folder, data)
+        })
+        .await;
+    path
+}
+
+fn bin(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> =
+        versions.map(|entry| entry.path().join("bin").join(name)).filter(|path| path.is_file()).collect();
+    found.sort();
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    found.extend(
+        std::env::split_paths(&on_path).map(|folder| folder.join(name)).filter(|path| path.is_file()).take(1),
+    );
+    found.pop().unwrap_or_else(|| {
+        panic!("PostgreSQL's {name} is neither in /usr/lib/postgresql nor in PATH: install postgresql")
+    })
+}
+
+/// The words before a command that make it run as user `postgres`; none when this process is not root.
+fn prefix() -> Vec<&'static str> {
+    if !is_root() {
+        return Vec::new();
+    }
+    if Path::new("/usr/bin/setpriv").exists() {
+        vec!["/usr/bin/setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
+    } else {
+        vec!["runuser", "-u", "postgres", "--"]
+    }
+}
+
+fn is_root() -> bool {
+    id(&["-u"]) == Some(0)
+}
+
+fn id(args: &[&str]) -> Option<u32> {
+    let output = Command::new("id").args(args).stderr(Stdio::null()).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+fn hand_over(folder: &Path) {
+    if is_root() {
+        let (user, group) = (id(&["-u", "postgres"]), id(&["-g", "postgres"]));
+        assert!(user.is_some(), "there is no user postgres, and PostgreSQL refuses to run as root");
+        std::os::unix::fs::chown(folder, user, group).expect("chown to postgres");
+    }
+}
+
+fn as_owner(program: &Path) -> Command {
+    let mut words = prefix().into_iter();
+    match words.next() {
+        Some(first) => {
+            let mut command = Command::new(first);
+            command.args(words).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
+}
+
+fn program(path: &Path) -> Program {
+    let mut words = prefix().into_iter();
+    match words.next() {
+        Some(first) => Program::at("postgres", first).args(words).arg(path),
+        None => Program::at("postgres", path),
+    }
+}
+
+fn run(command: &mut Command, what: &str) {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what} failed:\n{log}");
+}

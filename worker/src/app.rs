@@ -1,0 +1,250 @@
+//! Starting a worker and stopping it.
+//!
+//! Guarantee: it starts while Redis or the database is away, says so at `/ready`, and begins when they are there. When it
+//! is told to stop it takes nothing new, finishes what it holds within the grace period, and hands back the rest.
+
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use shared::backoff::Backoff;
+use shared::config::DurabilityMode;
+use shared::metrics::{self, DatabaseMetrics, DependencyMetrics};
+use shared::ops;
+use shared::platform::registry::Registry;
+use shared::queue::{Connection, Layout, Monitor, Queue, Reader, blocking_connection, connect};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::WorkerConfig;
+use crate::consumer::{self, claimer, inflight::InFlight, reader};
+use crate::identity::Lease;
+use crate::routes;
+use crate::store::{OpenError, Store, StoreOptions};
+use crate::worker::{Lane, Worker};
+use crate::{identity, retry, upkeep};
+
+/// Batches that may wait for the consume loop; what is held is bounded by the in-flight set.
+const BATCHES: usize = 256;
+/// Part of the grace period that is kept for handing back.
+const HAND_BACK: Duration = Duration::from_secs(3);
+/// Part of that in which renewals come to their end.
+const SIDE: Duration = Duration::from_secs(1);
+
+/// Why a worker did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// What the operator set cannot work; trying again cannot help. Exit status 2.
+    #[error("{0}")]
+    Configuration(String),
+    /// A part of the process failed.
+    #[error("{what}")]
+    Failed {
+        /// What was attempted.
+        what: &'static str,
+        /// What came of it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Fatal {
+    fn failed(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+        move |source| Self::Failed { what, source }
+    }
+}
+
+/// Runs a worker until `stop`.
+///
+/// # Errors
+/// When it cannot start, or when one of its loops ends before it was told to stop.
+pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationToken) -> Result<(), Fatal> {
+    let recorder = metrics::install().map_err(|error| Fatal::failed("metrics")(error.into()))?;
+    let done = CancellationToken::new();
+    metrics::spawn_upkeep(recorder.clone(), done.clone());
+    let started: routes::Started = Arc::new(OnceLock::new());
+    let ops = serve_ops(&config, recorder, &started)?;
+
+    let result = match start(&config, &platforms, &stop).await? {
+        Some((worker, redis, lease)) => {
+            let _ = started.set(Arc::clone(&worker));
+            work(worker, redis, lease, config.common.shutdown_grace).await
+        }
+        None => Ok(()),
+    };
+    done.cancel();
+    ops.stop().await;
+    result
+}
+
+fn serve_ops(
+    config: &WorkerConfig,
+    recorder: metrics_exporter_prometheus::PrometheusHandle,
+    started: &routes::Started,
+) -> Result<ops::Ops, Fatal> {
+    let ready = Arc::clone(started);
+    let readiness: ops::Readiness = Arc::new(move || {
+        ready.get().map_or_else(|| Err("waiting for Redis and the session database".to_owned()), |w| w.readiness())
+    });
+    let (started, token) = (Arc::clone(started), config.common.admin_token.clone());
+    let routes = move |service: &mut actix_web::web::ServiceConfig| {
+        routes::configure(service, Arc::clone(&started), token.clone());
+    };
+    ops::serve_with(config.common.ops_bind, recorder, readiness, routes).map_err(|error| {
+        Fatal::Configuration(format!("OPS_BIND: {} cannot be bound: {error}", config.common.ops_bind))
+    })
+}
+
+/// Everything up to the first read; `None`: told to stop before it was through.
+async fn start(
+    config: &WorkerConfig,
+    platforms: &Registry,
+    stop: &CancellationToken,
+) -> Result<Option<(Arc<Worker>, Reader, Lease)>, Fatal> {
+    let url = &config.common.redis_url;
+    let unusable = |error: &dyn std::fmt::Display| Fatal::Configuration(format!("REDIS_URL: {error}"));
+    let connection: Connection = connect(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
+    let reader = blocking_connection(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
+    let layout = if config.common.redis_cluster { Layout::Cluster } else { Layout::Single };
+    let queue = Queue::new(layout, connection);
+    let redis = Monitor::new(queue.clone()).spawn(stop.clone());
+    let strict = config.common.durability == DurabilityMode::Strict;
+
+    let Some(store) = open_store(config, stop).await? else { return Ok(None) };
+    if strict && !durable(&store, stop).await {
+        return Err(Fatal::Configuration(
+            "DATABASE_URL: DURABILITY=strict needs a database with fsync on".to_owned(),
+        ));
+    }
+    let Some(()) = identity::agree(&queue, &store, config.adopt_database, stop).await? else { return Ok(None) };
+    let Some(lease) = identity::take_name(&config.name, &queue, stop).await? else { return Ok(None) };
+
+    let database_metrics = DatabaseMetrics::new();
+    let back_at = AtomicI64::new(shared::clock::now_ms() + redis.borrow().skew_ms.unwrap_or(0));
+    database_metrics.database_up(true);
+    let worker = Arc::new(Worker {
+        lanes: platforms.iter().map(|platform| Arc::new(Lane::new(Arc::clone(platform), &queue))).collect(),
+        queue,
+        store,
+        rescheduled: Notify::new(),
+        inflight: InFlight::default(),
+        policy: config.policy,
+        consumer: lease.name.clone(),
+        dlq_max_len: config.dlq_max_len,
+        claim_idle: config.claim_idle,
+        strict,
+        redis,
+        database: watch::Sender::new(true),
+        back_at,
+        database_metrics,
+        stop: stop.clone(),
+    });
+    for lane in &worker.lanes {
+        // A failure here is repaired by the reader.
+        let _ = reader::ensure_group(&worker, lane).await;
+    }
+    tracing::info!(consumer = worker.consumer, platforms = worker.lanes.len(), "working");
+    Ok(Some((worker, reader, lease)))
+}
+
+/// Whether the database keeps what it commits; waits until it says so.
+async fn durable(store: &Store, stop: &CancellationToken) -> bool {
+    loop {
+        match store.durable().await {
+            Ok(durable) => return durable,
+            Err(error) => {
+                tracing::warn!(error = consumer::chain(&error), "the database does not answer; trying again")
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
+            return true;
+        }
+    }
+}
+
+async fn open_store(config: &WorkerConfig, stop: &CancellationToken) -> Result<Option<Store>, Fatal> {
+    let options = StoreOptions::default();
+    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    for attempt in 1.. {
+        match Store::open(&config.database_url, &options).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(OpenError::Unavailable(error)) => {
+                tracing::error!(
+                    error = consumer::chain(&error),
+                    "the session database cannot be opened; trying again"
+                );
+            }
+            Err(error) => return Err(Fatal::Configuration(consumer::chain(&error))),
+        }
+        let pause = backoff.delay(attempt, &mut rand::rng());
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Runs every loop until the worker is to stop, then winds down.
+async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, grace: Duration) -> Result<(), Fatal> {
+    let (batches, received) = mpsc::channel(BATCHES);
+    let finished = CancellationToken::new();
+    let mut side = JoinSet::new();
+    side.spawn(claimer::renew(Arc::clone(&worker), finished.clone()));
+    side.spawn(identity::keep_name(worker.queue.clone(), lease.clone(), finished.clone()));
+    side.spawn(upkeep::watch_database(Arc::clone(&worker)));
+    side.spawn(upkeep::watch_redis(Arc::clone(&worker), DependencyMetrics::new()));
+    side.spawn(upkeep::show_depths(Arc::clone(&worker)));
+    side.spawn(upkeep::find_unhandled(Arc::clone(&worker)));
+    side.spawn(upkeep::tidy(Arc::clone(&worker)));
+    side.spawn(retry::run(Arc::clone(&worker)));
+
+    let mut loops = JoinSet::new();
+    loops.spawn(consumer::run(Arc::clone(&worker), received));
+    // What an earlier process of this name left comes before anything new.
+    let (own_done, own_seen) = watch::channel(false);
+    loops.spawn({
+        let (worker, batches, mut own_seen) = (Arc::clone(&worker), batches.clone(), own_seen);
+        async move {
+            let _ = own_seen.wait_for(|done| *done).await;
+            claimer::run(worker, batches).await;
+        }
+    });
+    loops.spawn({
+        let worker = Arc::clone(&worker);
+        async move {
+            claimer::own_pending(&worker, &batches).await;
+            own_done.send_replace(true);
+            reader::run(worker, redis, batches).await;
+        }
+    });
+
+    // Until told to stop, no loop may end: one that panicked over an event must take the process with it, so that the
+    // event is found by its delivery count.
+    let broken = tokio::select! {
+        // First, since the order to stop makes loops return, too.
+        biased;
+        () = worker.stop.cancelled() => None,
+        Some(ended) = loops.join_next() => Some(ended),
+        Some(ended) = side.join_next() => Some(ended),
+    };
+    if let Some(ended) = broken {
+        let source = ended.err().map_or_else(|| "it returned".into(), Into::into);
+        return Err(Fatal::failed("a loop of the worker ended before its time")(source));
+    }
+    let drain = async { while loops.join_next().await.is_some() {} };
+    if tokio::time::timeout(grace.saturating_sub(HAND_BACK), drain).await.is_err() {
+        tracing::warn!("the grace period is over; handing back what is not finished");
+        loops.shutdown().await;
+    }
+    // A renewal that came after it would undo the handing back.
+    finished.cancel();
+    let farewell = async {
+        let _ = tokio::time::timeout(SIDE, async { while side.join_next().await.is_some() {} }).await;
+        claimer::hand_back(&worker).await;
+        let _ = worker.queue.release_lease(&lease.name, &lease.token).await;
+    };
+    let _ = tokio::time::timeout(HAND_BACK, farewell).await;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! A worker's configuration: environment variables, all problems at once.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use shared::backoff::Backoff;
+use shared::config::{CommonConfig, Env, Problem};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::consumer::outcome::Policy;
+
+/// Longest `WORKER_NAME`, in bytes.
+const MAX_NAME_BYTES: usize = 100;
+
+/// Everything a worker is told from outside.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// What ingress has too.
+    pub common: CommonConfig,
+    /// `DATABASE_URL`.
+    pub database_url: SecretString,
+    /// `WORKER_NAME`, else the host's name; a slot number is added.
+    pub name: String,
+    /// `MAX_ATTEMPTS`, `RETRY_BASE_MS`, `RETRY_MAX_MS`, `MISSING_SESSION_WAIT_MS`.
+    pub policy: Policy,
+    /// `CLAIM_IDLE_MS`: an entry that its holder has not renewed for so long is taken over.
+    pub claim_idle: Duration,
+    /// `DLQ_MAX_LEN`: dead letters kept per platform.
+    pub dlq_max_len: u64,
+    /// `--adopt-database`: make the database at hand the one that this Redis belongs to.
+    pub adopt_database: bool,
+}
+
+impl WorkerConfig {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// Every problem, by variable name.
+    pub fn read(env: &Env, adopt_database: bool) -> Result<Self, Vec<Problem>> {
+        let ops_bind = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9101));
+        let base = env.millis("RETRY_BASE_MS", 1_000, 1..=3_600_000);
+        let max = env.millis("RETRY_MAX_MS", 30_000, 1..=86_400_000);
+        if base > max {
+            env.problem("RETRY_BASE_MS", "must not exceed RETRY_MAX_MS");
+        }
+        let config = Self {
+            common: CommonConfig::read(env, ops_bind),
+            database_url: database_url(env),
+            name: name(env),
+            policy: Policy {
+                max_attempts: env.bounded("MAX_ATTEMPTS", 5, 1..=100),
+                backoff: Backoff::new(base, max),
+                missing_session_wait: env.millis("MISSING_SESSION_WAIT_MS", 60_000, 0..=86_400_000),
+            },
+            // Holders renew three times in this span, so less would take work from those who are at it.
+            claim_idle: env.millis("CLAIM_IDLE_MS", 30_000, 1_000..=3_600_000),
+            dlq_max_len: env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX)),
+            adopt_database,
+        };
+        refuse_what_is_not_there(env);
+        env.finish().map(|()| config)
+    }
+}
+
+fn database_url(env: &Env) -> SecretString {
+    let url = env.secret("DATABASE_URL").unwrap_or_else(|| SecretString::from("sqlite://tributary.db".to_owned()));
+    let known = ["sqlite:", "postgres://", "postgresql://"];
+    if !known.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+        env.problem("DATABASE_URL", "must begin with sqlite:// or postgres://");
+    }
+    url
+}
+
+fn name(env: &Env) -> String {
+    let name = env.opt("WORKER_NAME").or_else(host_name).unwrap_or_else(|| "worker".to_owned());
+    if name.len() > MAX_NAME_BYTES || !name.bytes().all(|b| b.is_ascii_graphic()) {
+        env.problem("WORKER_NAME", "must be at most 100 printable ASCII characters without spaces");
+    }
+    name
+}
+
+fn host_name() -> Option<String> {
+    let raw =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok())?;
+    let name = raw.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// Better to refuse than to let an operator believe that retention is on.
+fn refuse_what_is_not_there(env: &Env) {
+    for variable in ["EVENTS_RETENTION_DAYS", "DLQ_RETENTION_DAYS", "DLQ_ARCHIVE_DIR"] {
+        if env.opt(variable).is_some() {
+            env.problem(variable, "is not available in this version; unset it (everything is kept)");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = WorkerConfig::read(&Env::from_pairs([("WORKER_NAME", "w")]), false).unwrap();
+        assert_eq!(config.database_url.expose_secret(), "sqlite://tributary.db");
+        assert_eq!(config.policy.max_attempts, 5);
+        assert_eq!(config.policy.missing_session_wait, Duration::from_secs(60));
+        assert_eq!(config.claim_idle, Duration::from_secs(30));
+        assert_eq!(config.dlq_max_len, 1_000_000);
+        assert_eq!(config.common.ops_bind.port(), 9101);
+    }
+
+    #[test]
+    fn all_problems_come_at_once_and_without_values() {
+        let env = Env::from_pairs([
+            ("DATABASE_URL", "mysql://user:hunter2@db"),
+            ("MAX_ATTEMPTS", "0"),
+            ("RETRY_BASE_MS", "60000"),
+            ("CLAIM_IDLE_MS", "soon"),
+            ("DLQ_RETENTION_DAYS", "7"),
+        ]);
+        let problems = WorkerConfig::read(&env, false).unwrap_err();
+        let text = shared::config::report(&problems);
+        for name in ["DATABASE_URL", "MAX_ATTEMPTS", "RETRY_BASE_MS", "CLAIM_IDLE_MS", "DLQ_RETENTION_DAYS"] {
+            assert!(text.contains(name), "{name} is missing in {text}");
+        }
+        assert!(!text.contains("hunter2") && !text.contains("soon"));
+    }
+}

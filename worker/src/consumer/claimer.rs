@@ -1,0 +1,144 @@
+//! Takes over what nobody is working on any more, and keeps hold of what this worker has.
+//!
+//! Guarantee: an entry whose holder died is executed again after `CLAIM_IDLE_MS`; one whose holder lives is not, since
+//! holders renew three times in that span. Nothing is claimed while the database is away: claiming would only raise
+//! delivery counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shared::event::StreamId;
+use shared::platform::PlatformName;
+use shared::queue::Entry;
+use tokio::sync::mpsc;
+
+use super::execute::chain;
+use super::reader::{hand_over, hold};
+use super::suspects::SUSPECT_DELIVERIES;
+use crate::worker::{Batch, Lane, Worker};
+
+/// Entries per page.
+const PAGE: usize = 128;
+/// Bytes per page: what arrives well within the bound of a call.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Suspects per batch: few, so that good events get their turn soon.
+const SUSPECTS_PER_BATCH: usize = 4;
+/// How often to look for entries to take over.
+const LOOK_MIN: Duration = Duration::from_millis(250);
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Takes up what an earlier process of this name left pending.
+pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
+    for lane in worker.lanes.iter().filter(|lane| !lane.platform.paused) {
+        let mut after = StreamId::default();
+        while worker.may_take().await {
+            let count = lane.weight.fit(PAGE_BYTES).min(PAGE);
+            let page = match worker.queue.read_own_pending(&lane.keys, &worker.consumer, after, count).await {
+                Ok(page) => page,
+                Err(fault) => {
+                    // The claimer finds them too, only later.
+                    tracing::warn!(platform = %lane.name(), error = chain(&fault), "own pending entries not read");
+                    break;
+                }
+            };
+            let Some(last) = page.last().map(|entry| entry.id) else { break };
+            after = last;
+            let ids: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
+            let counts = worker.queue.delivery_counts(&lane.keys, &worker.consumer, &ids).await.unwrap_or_default();
+            let counts = counts.into_iter().chain(std::iter::repeat(0));
+            if sort_out(worker, lane, page.into_iter().zip(counts).collect(), batches).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Claims until the worker is to stop.
+pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
+    let pause = (worker.claim_idle / 4).clamp(LOOK_MIN, LOOK_MAX);
+    let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
+    while worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        for lane in worker.lanes.iter().filter(|lane| !lane.platform.paused) {
+            let cursor = cursors.entry(lane.name().clone()).or_default();
+            // Page after page while there is something to take: a dead worker may have held thousands.
+            loop {
+                if !worker.may_take().await {
+                    return;
+                }
+                let page = lane.weight.fit(PAGE_BYTES).min(PAGE);
+                let claim = worker.queue.claim(&lane.keys, &worker.consumer, worker.claim_idle, *cursor, page);
+                match claim.await {
+                    Ok(claimed) => {
+                        *cursor = claimed.cursor;
+                        let through = claimed.cursor == StreamId::default();
+                        if !claimed.deleted.is_empty() {
+                            tracing::error!(platform = %lane.name(), entries = claimed.deleted.len(),
+                            "pending entries were deleted by somebody else");
+                        }
+                        if sort_out(&worker, lane, claimed.entries, &batches).await.is_err() {
+                            return;
+                        }
+                        if through {
+                            break;
+                        }
+                    }
+                    // The reader repairs groups, and says so.
+                    Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
+                    Err(fault) => {
+                        tracing::warn!(platform = %lane.name(), error = chain(&fault), "claiming failed");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Passes entries on: those delivered often apart from the others.
+async fn sort_out(
+    worker: &Worker,
+    lane: &Arc<Lane>,
+    entries: Vec<(Entry, u64)>,
+    batches: &mpsc::Sender<Batch>,
+) -> Result<(), mpsc::error::SendError<Batch>> {
+    let (suspects, others): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(|(_, deliveries)| *deliveries >= SUSPECT_DELIVERIES);
+    let bare = |list: Vec<(Entry, u64)>| list.into_iter().map(|(entry, _)| entry).collect();
+    let others = hold(worker, lane, bare(others));
+    let mut suspects = hold(worker, lane, bare(suspects));
+    hand_over(lane, others, batches).await?;
+    while !suspects.is_empty() {
+        let rest = suspects.split_off(suspects.len().min(SUSPECTS_PER_BATCH));
+        let entries = std::mem::replace(&mut suspects, rest);
+        batches.send(Batch { lane: Arc::clone(lane), entries, suspect: true, taken: Instant::now() }).await?;
+    }
+    Ok(())
+}
+
+/// Renews what is held until `done` is cancelled: after the order to stop too, while work in hand is finished.
+pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToken) {
+    while done.run_until_cancelled(tokio::time::sleep(worker.claim_idle / 3)).await.is_some() {
+        for (platform, ids) in worker.inflight.all() {
+            let keys = worker.queue.keys(&platform);
+            if let Err(fault) = worker.queue.renew(&keys, &worker.consumer, &ids).await {
+                tracing::warn!(%platform, error = chain(&fault), "held entries not renewed");
+            }
+        }
+    }
+}
+
+/// Gives back what is still held, so that another worker may claim it at once.
+pub async fn hand_back(worker: &Worker) {
+    for (platform, ids) in worker.inflight.all() {
+        let keys = worker.queue.keys(&platform);
+        // Not finished is not crashed.
+        if let Err(fault) = worker.queue.clear_suspects(&keys, &ids).await {
+            tracing::warn!(%platform, error = chain(&fault), "suspects not cleared");
+        }
+        match worker.queue.hand_back(&keys, &worker.consumer, &ids).await {
+            Ok(_) => tracing::info!(%platform, entries = ids.len(), "handed back"),
+            Err(fault) => tracing::warn!(%platform, error = chain(&fault), "not handed back; claimable by time"),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What this worker holds right now: read or claimed, not yet settled.
+//!
+//! Guarantee: an entry is in here from the moment it is received until its transition script has answered, so nothing
+//! that a claim or a history read returns is executed twice side by side by one worker, holders can be renewed, and
+//! what is held is bounded by entries and bytes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use shared::event::StreamId;
+use shared::platform::PlatformName;
+use tokio::sync::Notify;
+
+/// Entries held at most, before the reader waits. One read may overshoot by its own size.
+pub const MAX_ENTRIES: usize = 4096;
+/// Bytes held at most, before the reader waits. One read may overshoot by its own size.
+pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// Bytes that an entry is taken to have before the first one was seen.
+const FIRST_GUESS: usize = 64 * 1024;
+/// After about so many smaller entries an estimate has come down.
+const SLOWNESS: usize = 16;
+
+/// The set of held entries.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    held: Mutex<Held>,
+    released: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    ids: BTreeMap<PlatformName, BTreeMap<StreamId, usize>>,
+    entries: usize,
+    bytes: usize,
+}
+
+impl InFlight {
+    fn locked(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes hold of an entry of `bytes`; `false` when it is held already.
+    pub fn hold(&self, platform: &PlatformName, id: StreamId, bytes: usize) -> bool {
+        let mut held = self.locked();
+        let ids = held.ids.entry(platform.clone()).or_default();
+        if ids.contains_key(&id) {
+            return false;
+        }
+        ids.insert(id, bytes);
+        held.entries += 1;
+        held.bytes += bytes;
+        true
+    }
+
+    /// Lets go of entries whose transition is done or whose fate is another worker's now.
+    pub fn release(&self, platform: &PlatformName, ids: impl IntoIterator<Item = StreamId>) {
+        let mut held = self.locked();
+        let (mut entries, mut bytes) = (0, 0);
+        if let Some(mine) = held.ids.get_mut(platform) {
+            for id in ids {
+                if let Some(size) = mine.remove(&id) {
+                    entries += 1;
+                    bytes += size;
+                }
+            }
+            if mine.is_empty() {
+                held.ids.remove(platform);
+            }
+        }
+        held.entries -= entries;
+        held.bytes -= bytes;
+        drop(held);
+        self.released.notify_waiters();
+    }
+
+    /// How many more entries and bytes may be read now.
+    pub fn room(&self) -> (usize, usize) {
+        let held = self.locked();
+        (MAX_ENTRIES.saturating_sub(held.entries), MAX_BYTES.saturating_sub(held.bytes))
+    }
+
+    /// Waits until at least half of the bounds are free, so that reads stay large.
+    pub async fn wait_for_room(&self) {
+        loop {
+            let released = self.released.notified();
+            {
+                let held = self.locked();
+                if held.entries <= MAX_ENTRIES / 2 && held.bytes <= MAX_BYTES / 2 {
+                    return;
+                }
+            }
+            released.await;
+        }
+    }
+
+    /// Everything held, by platform.
+    pub fn all(&self) -> Vec<(PlatformName, Vec<StreamId>)> {
+        self.locked().ids.iter().map(|(name, ids)| (name.clone(), ids.keys().copied().collect())).collect()
+    }
+
+    /// What is held of one platform.
+    pub fn of(&self, platform: &PlatformName) -> Vec<StreamId> {
+        self.locked().ids.get(platform).map(|ids| ids.keys().copied().collect()).unwrap_or_default()
+    }
+}
+
+/// What an entry of a platform weighs, so that reads fit the bounds before anything is read. It follows larger entries at
+/// once and smaller ones slowly.
+#[derive(Debug)]
+pub struct Weight(AtomicUsize);
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(AtomicUsize::new(FIRST_GUESS))
+    }
+}
+
+impl Weight {
+    /// Notes an entry of `bytes`.
+    pub fn note(&self, bytes: usize) {
+        let known = self.0.load(Ordering::Relaxed);
+        let next = if bytes >= known { bytes } else { known - (known - bytes) / SLOWNESS };
+        self.0.store(next.max(1), Ordering::Relaxed);
+    }
+
+    /// Bytes that the next entry is taken to have.
+    pub fn estimate(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Entries that fit into `bytes`, at least one.
+    pub fn fit(&self, bytes: usize) -> usize {
+        (bytes / self.estimate().max(1)).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn id(ms: u64) -> StreamId {
+        StreamId { ms, seq: 0 }
+    }
+
+    #[test]
+    fn an_entry_is_held_once_and_its_size_is_given_back() {
+        let inflight = InFlight::default();
+        let mux = PlatformName::new("mux").unwrap();
+        assert!(inflight.hold(&mux, id(1), MAX_BYTES));
+        assert!(!inflight.hold(&mux, id(1), 10));
+        assert_eq!(inflight.room(), (MAX_ENTRIES - 1, 0), "the byte bound is reached");
+        inflight.release(&mux, [id(1), id(2)]);
+        assert_eq!(inflight.room(), (MAX_ENTRIES, MAX_BYTES));
+        assert!(inflight.all().is_empty());
+    }
+
+    #[test]
+    fn a_weight_rises_at_once_and_falls_slowly() {
+        let weight = Weight::default();
+        for _ in 0..1000 {
+            weight.note(500);
+        }
+        assert!(weight.estimate() < 520, "{}", weight.estimate());
+        weight.note(1_000_000);
+        assert_eq!(weight.estimate(), 1_000_000);
+        assert_eq!(weight.fit(10), 1);
+        weight.note(500);
+        assert!(weight.estimate() > 900_000);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_wakes_when_room_appears() {
+        let inflight = std::sync::Arc::new(InFlight::default());
+        let mux = PlatformName::new("mux").unwrap();
+        for n in 0..MAX_ENTRIES as u64 {
+            assert!(inflight.hold(&mux, id(n), 1));
+        }
+        let waiter = tokio::spawn({
+            let inflight = inflight.clone();
+            async move { inflight.wait_for_room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiter.is_finished());
+        inflight.release(&mux, (0..MAX_ENTRIES as u64).map(id));
+        tokio::time::timeout(std::time::Duration::from_secs(5), waiter).await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,132 @@
+//! The consume–settle loop: read → decode → plan → one transaction → settle.
+//!
+//! Guarantee: an entry is acked only by [`settle`], and only after its transaction has committed, it was scheduled
+//! again, or it became a dead letter, each in one script. A fault of one event never fails another: undecodable and
+//! invalid ones never reach the transaction, a refused one is found by halving the batch, and one that may end the
+//! process runs alone. An outage of the database or of Redis holds the loop; it costs no attempt and loses nothing.
+
+pub mod claimer;
+mod execute;
+pub mod inflight;
+pub mod outcome;
+pub mod reader;
+mod settle;
+pub mod suspects;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::sync::Arc;
+use std::time::Instant;
+
+use shared::event::Envelope;
+use shared::queue::{Entry, Undecodable, decode};
+use tokio::sync::mpsc;
+
+use crate::effects::{self, Planned};
+use crate::worker::{Batch, Lane, Worker};
+pub use execute::chain;
+use outcome::{Moment, Next, Verdict, decide};
+use settle::Settlement;
+
+/// The worker is stopping; what is held stays pending and is handed back.
+#[derive(Debug)]
+pub struct Interrupted;
+
+/// Works until every sender of `batches` is gone, or an outage outlasts the order to stop.
+pub async fn run(worker: Arc<Worker>, mut batches: mpsc::Receiver<Batch>) {
+    while let Some(Batch { lane, entries, suspect, taken }) = batches.recv().await {
+        let done = if suspect {
+            suspects::consume_alone(&worker, &lane, entries, taken).await
+        } else {
+            consume(&worker, &lane, entries, taken).await
+        };
+        if let Err(Interrupted) = done {
+            tracing::info!("stopping with work in hand; it stays in the queue");
+            return;
+        }
+    }
+}
+
+/// Takes entries of one platform to their end.
+async fn consume(
+    worker: &Worker,
+    lane: &Arc<Lane>,
+    entries: Vec<Entry>,
+    taken: Instant,
+) -> Result<(), Interrupted> {
+    let mut settlement = Settlement::new(taken);
+    let folded = decode_and_plan(worker, lane, entries, &mut settlement);
+    let mut verdicts = execute::run(worker, lane, &folded.plans).await?;
+    if verdicts.iter().any(Verdict::is_missing_session) {
+        // An announcement that settles between the look for the session and the look for announcements is seen by the
+        // second look for the session.
+        let moment = execute::moment_of_missing(worker).await;
+        execute::look_again(worker, lane, &folded.plans, &mut verdicts).await?;
+        conclude(worker, lane, &folded, verdicts, moment, &mut settlement);
+    } else {
+        conclude(worker, lane, &folded, verdicts, Moment::at(worker), &mut settlement);
+    }
+    settle::run(worker, lane, settlement).await
+}
+
+/// Decides about every event of a batch.
+fn conclude(
+    worker: &Worker,
+    lane: &Lane,
+    folded: &Folded,
+    verdicts: Vec<Verdict>,
+    moment: Moment,
+    settlement: &mut Settlement,
+) {
+    for ((plan, copies), verdict) in folded.plans.iter().zip(&folded.copies).zip(verdicts) {
+        execute::log(lane, plan, &verdict);
+        settlement.count_result(lane, &verdict);
+        if let Some(first) = copies.first() {
+            let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
+            settlement.add(copies, &next);
+        }
+    }
+}
+
+/// Distinct events in the order of their first entries, and for each all its entries: they end as one.
+#[derive(Default)]
+struct Folded {
+    plans: Vec<Planned>,
+    copies: Vec<Vec<Envelope>>,
+}
+
+/// Sorts out what can be told without the database.
+fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement: &mut Settlement) -> Folded {
+    let mut folded = Folded::default();
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    let now = worker.now();
+    for entry in entries {
+        let id = entry.id;
+        match decode(entry) {
+            Ok(envelope) => match seen.entry(envelope.event_id.clone()) {
+                Slot::Occupied(first) => folded.copies[*first.get()].push(envelope),
+                Slot::Vacant(slot) => match effects::plan(&lane.platform, &envelope) {
+                    Ok(plan) => {
+                        slot.insert(folded.plans.len());
+                        folded.plans.push(plan);
+                        folded.copies.push(vec![envelope]);
+                    }
+                    Err(invalid) => {
+                        let moment = Moment::at(worker);
+                        let verdict = Verdict::Invalid(invalid.to_string());
+                        let next = decide(&worker.policy, &envelope, verdict, moment, &mut rand::rng());
+                        settlement.add(&[envelope], &next);
+                    }
+                },
+            },
+            Err(Undecodable::Gone) => settlement.vanished(id),
+            Err(Undecodable::UnsupportedVersion { version, received_at, attempt, .. }) => {
+                let since = received_at.unwrap_or_else(|| i64::try_from(id.ms).unwrap_or(now));
+                let next = Next::unknown_version(&worker.policy, version, attempt, since, now);
+                settlement.add_raw(id, attempt, &next);
+            }
+            Err(reason) => settlement.add_raw(id, 1, &Next::undecodable(&reason)),
+        }
+    }
+    folded
+}

@@ -1,0 +1,234 @@
+//! The only place that acks: what was decided becomes one script call per kind of transition.
+//!
+//! Guarantee: an entry is let go of only after its script has answered. While Redis does not answer the same calls are
+//! made again; each is conditional, so a repeated one changes nothing. What must be counted once per event is counted
+//! only for entries that this very call removed.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use shared::backoff::Backoff;
+use shared::error_code::DeadLetterCode;
+use shared::event::{Envelope, Millis, StreamId};
+use shared::metrics::{Action as Counted, EventOutcome};
+use shared::queue::{DeadLettered, Fault, NewDeadLetter, Retry, SettleOutcome};
+
+use super::Interrupted;
+use super::execute::chain;
+use super::outcome::{Next, Verdict};
+use crate::effects::{Action, Applied};
+use crate::worker::{Lane, Worker};
+
+/// Pauses between two calls of a Redis that does not answer.
+const REDIS_MIN: Duration = Duration::from_millis(50);
+const REDIS_MAX: Duration = Duration::from_secs(1);
+
+/// What was decided for the entries of one batch.
+pub(super) struct Settlement {
+    finished: Vec<(StreamId, SettleOutcome)>,
+    received: Vec<Millis>,
+    retries: Vec<Retry>,
+    dead: Vec<NewDeadLetter>,
+    vanished: Vec<StreamId>,
+    taken: Instant,
+}
+
+impl Settlement {
+    pub(super) fn new(taken: Instant) -> Self {
+        Self {
+            finished: Vec::new(),
+            received: Vec::new(),
+            retries: Vec::new(),
+            dead: Vec::new(),
+            vanished: Vec::new(),
+            taken,
+        }
+    }
+
+    /// All entries of one event end as the first does; only one of them counts as it.
+    pub(super) fn add(&mut self, copies: &[Envelope], next: &Next) {
+        for (position, copy) in copies.iter().enumerate() {
+            match next {
+                Next::Settle(outcome) => {
+                    self.finished.push((copy.id, if position == 0 { *outcome } else { SettleOutcome::Duplicate }));
+                    self.received.push(copy.received_at);
+                }
+                other => self.add_raw(copy.id, copy.attempt, other),
+            }
+        }
+    }
+
+    /// An entry of which no more is known than its id and attempt.
+    pub(super) fn add_raw(&mut self, id: StreamId, executions: u32, next: &Next) {
+        match next.clone() {
+            Next::Settle(outcome) => {
+                self.finished.push((id, outcome));
+                self.received.push(Millis::MAX);
+            }
+            Next::Retry { delay, attempt, first_failed_at, code, error } => self.retries.push(Retry {
+                id,
+                delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                attempt,
+                first_failed_at,
+                error_code: code,
+                error,
+            }),
+            Next::Dead { code, error } => self.dead.push(NewDeadLetter {
+                id,
+                error_code: code,
+                error,
+                attempts: executions,
+                first_failed_at: None,
+            }),
+        }
+    }
+
+    /// An entry that was deleted while it was pending: nothing is left to do but to forget it.
+    pub(super) fn vanished(&mut self, id: StreamId) {
+        self.vanished.push(id);
+        self.finished.push((id, SettleOutcome::Duplicate));
+        self.received.push(Millis::MAX);
+    }
+
+    /// Counts what an applied event did.
+    pub(super) fn count_result(&self, lane: &Lane, verdict: &Verdict) {
+        if let Verdict::Applied(Applied::Done(result)) = verdict {
+            lane.metrics.session_update(match result.action {
+                Action::StatusUpdated => Counted::StatusUpdated,
+                Action::StatusUnchanged => Counted::StatusUnchanged,
+                Action::StaleIgnored => Counted::StaleIgnored,
+                Action::Recorded => Counted::Recorded,
+                Action::Logged => Counted::Logged,
+            });
+        }
+    }
+}
+
+/// Carries out what was decided, and lets go of the entries.
+pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, settlement: Settlement) -> Result<(), Interrupted> {
+    for id in &settlement.vanished {
+        tracing::error!(platform = %lane.name(), %id, "a pending entry was deleted by somebody else");
+    }
+    finish(worker, lane, &settlement).await?;
+    reschedule(worker, lane, &settlement.retries).await?;
+    bury(worker, lane, &settlement.dead).await
+}
+
+async fn finish(worker: &Worker, lane: &Lane, settlement: &Settlement) -> Result<(), Interrupted> {
+    let entries = &settlement.finished;
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let removed =
+        until_answered(worker, lane, || worker.queue.settle(&lane.keys, entries)).await?.unwrap_or_default();
+    let now = worker.now();
+    let took = settlement.taken.elapsed();
+    for (((_, outcome), removed), received_at) in entries.iter().zip(removed).zip(&settlement.received) {
+        if !removed {
+            continue;
+        }
+        lane.metrics.event(match outcome {
+            SettleOutcome::Processed => EventOutcome::Processed,
+            SettleOutcome::Stale => EventOutcome::Stale,
+            SettleOutcome::Duplicate => EventOutcome::Duplicate,
+        });
+        lane.metrics.processing_duration(took);
+        if let Ok(age) = u64::try_from(now - received_at) {
+            lane.metrics.end_to_end_duration(Duration::from_millis(age));
+        }
+    }
+    worker.inflight.release(lane.name(), entries.iter().map(|(id, _)| *id));
+    Ok(())
+}
+
+async fn reschedule(worker: &Worker, lane: &Lane, retries: &[Retry]) -> Result<(), Interrupted> {
+    if retries.is_empty() {
+        return Ok(());
+    }
+    let schedule = || worker.queue.schedule_retry(&lane.keys, &worker.consumer, retries);
+    let done = until_answered(worker, lane, schedule).await?.unwrap_or_default();
+    for (retry, done) in retries.iter().zip(done) {
+        if done {
+            lane.metrics.event(EventOutcome::Retried);
+            tracing::debug!(platform = %lane.name(), id = %retry.id, delay_ms = retry.delay_ms, attempt = retry.attempt,
+                code = %retry.error_code, "will be executed again");
+        }
+    }
+    worker.inflight.release(lane.name(), retries.iter().map(|retry| retry.id));
+    lane.rescheduled.store(true, Ordering::Relaxed);
+    worker.rescheduled.notify_one();
+    Ok(())
+}
+
+/// Moves events to the dead letters; where those are full, an event keeps trying at the longest delay instead.
+async fn bury(worker: &Worker, lane: &Lane, dead: &[NewDeadLetter]) -> Result<(), Interrupted> {
+    if dead.is_empty() {
+        return Ok(());
+    }
+    let move_them =
+        || worker.queue.dead_letter(&lane.keys, &worker.consumer, &worker.consumer, dead, worker.dlq_max_len);
+    let done = until_answered(worker, lane, move_them).await?.unwrap_or_default();
+    let (mut held_back, mut full) = (Vec::new(), false);
+    for (letter, done) in dead.iter().zip(done) {
+        match done {
+            DeadLettered::Done => {
+                lane.metrics.event(EventOutcome::DeadLettered);
+                lane.depth.dead_letters_full(false);
+                tracing::warn!(platform = %lane.name(), id = %letter.id, code = %letter.error_code,
+                    attempts = letter.attempts, reason = letter.error, "dead letter");
+            }
+            // Scheduled again it would be executed again, and would end another worker. It stays pending, and is
+            // claimed and brought here again later.
+            DeadLettered::Full if letter.error_code == DeadLetterCode::CrashLoop => full = true,
+            DeadLettered::Full => held_back.push(Retry {
+                id: letter.id,
+                delay_ms: u64::try_from(worker.policy.backoff.max().as_millis()).unwrap_or(u64::MAX),
+                attempt: letter.attempts.max(1),
+                first_failed_at: letter.first_failed_at,
+                error_code: letter.error_code,
+                error: letter.error.clone(),
+            }),
+            DeadLettered::Gone => {}
+        }
+    }
+    if full || !held_back.is_empty() {
+        lane.depth.dead_letters_full(true);
+        tracing::error!(platform = %lane.name(), events = held_back.len(),
+            "the dead letters are at DLQ_MAX_LEN; replay or purge some, until then these events keep being retried");
+    }
+    let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
+    let gone = dead.iter().map(|letter| letter.id).filter(|id| !kept.contains(id));
+    worker.inflight.release(lane.name(), gone);
+    reschedule(worker, lane, &held_back).await
+}
+
+/// Makes a call until Redis answers it, or the worker is to stop. `None`: the platform's keys are not as they should be;
+/// what was to be moved stays where it is and comes back by a claim, or as new once the reader has repaired the group.
+pub(super) async fn until_answered<T, F>(
+    worker: &Worker,
+    lane: &Lane,
+    mut call: impl FnMut() -> F,
+) -> Result<Option<T>, Interrupted>
+where
+    F: Future<Output = Result<T, Fault>>,
+{
+    let backoff = Backoff::new(REDIS_MIN, REDIS_MAX);
+    for attempt in 1.. {
+        match call().await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {
+                tracing::error!(platform = %lane.name(), error = chain(&fault), "the platform's keys are damaged");
+                return Ok(None);
+            }
+            Err(fault) => tracing::warn!(error = chain(&fault), "Redis does not answer; trying again"),
+        }
+        let pause = backoff.delay(attempt, &mut rand::rng());
+        if worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+    }
+    Err(Interrupted)
+}

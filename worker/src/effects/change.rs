@@ -1,0 +1,157 @@
+//! The planned form of an event: typed values only, so that applying it cannot fail.
+
+use shared::event::{Millis, OrderKey};
+use shared::json::JsonError;
+use shared::platform::{ContentState, RecordingState, SessionStatus};
+
+/// Longest room, live stream, recording or content id, in bytes: all are index keys.
+pub const MAX_KEY_BYTES: usize = 512;
+
+/// Why an event can never be applied: dead letter `invalid_event`. Names the place, never the value.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidEvent {
+    /// The body is not the JSON that ingress accepts.
+    #[error("the body is not JSON of the accepted form")]
+    Body(#[source] JsonError),
+    /// A value without which the effect means nothing.
+    #[error("{what} is missing")]
+    Missing {
+        /// Which value.
+        what: &'static str,
+    },
+    /// A value of another type than its column.
+    #[error("{what} is not {expected}")]
+    WrongType {
+        /// Which value.
+        what: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A key longer than [`MAX_KEY_BYTES`].
+    #[error("{what} is longer than {max} bytes")]
+    TooLong {
+        /// Which value.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// Databases refuse NUL characters.
+    #[error("{what} contains a NUL character")]
+    Nul {
+        /// Which value.
+        what: &'static str,
+    },
+}
+
+/// An event, checked and ready to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    /// Identity within the platform.
+    pub event_id: String,
+    /// As the provider names it.
+    pub event_type: String,
+    /// The provider's time, clamped, or the time of arrival.
+    pub occurred_at: Millis,
+    /// When ingress queued it.
+    pub received_at: Millis,
+    /// The execution that this is, from 1.
+    pub attempt: u32,
+    /// An operator has replayed it from the dead letters.
+    pub replayed: bool,
+    /// Orders it among all events of its session; holds the origin.
+    pub order: OrderKey,
+    /// The room id that the body names.
+    pub room: Option<String>,
+    /// The live stream id that the body names; tried when no session has the room id and the platform does not create
+    /// its sessions.
+    pub live_stream_id: Option<String>,
+    /// What it does.
+    pub change: Change,
+}
+
+/// What an event does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A session's status, and columns beside it.
+    Status {
+        /// The new status.
+        status: SessionStatus,
+        /// Columns to set; absent ones are left alone.
+        set: Vec<SessionField>,
+    },
+    /// An application's announcement of a session.
+    Announce(Announcement),
+    /// A recording.
+    Recording {
+        /// Its id within the platform.
+        id: String,
+        /// Its new state.
+        state: RecordingState,
+        /// Columns to set.
+        set: Vec<RecordingField>,
+    },
+    /// A content.
+    Content {
+        /// Its id within the platform.
+        id: String,
+        /// Its new state.
+        state: ContentState,
+        /// Columns to set.
+        set: Vec<ContentField>,
+    },
+    /// A ledger row and nothing else.
+    Log,
+}
+
+/// The body of `PUT /api/v1/sessions/{room_id}`; absent fields are left alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// The provider's id of the stream.
+    pub live_stream_id: Option<String>,
+    /// A status; `ready` only initialises.
+    pub status: Option<SessionStatus>,
+    /// Replaces the configuration whole.
+    pub config: Option<Config>,
+}
+
+/// A session's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// JSON, as given.
+    pub json: String,
+    /// Its `egress.live_stream_id`, by which events find the session too.
+    pub live_stream_id: Option<String>,
+}
+
+/// A session column with its value.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum SessionField {
+    Title(String),
+    StreamerId(String),
+    AppId(String),
+    PeakViewers(i64),
+    DurationSeconds(f64),
+    ErrorCode(String),
+    ErrorMessage(String),
+    StartedAt(Millis),
+    EndedAt(Millis),
+}
+
+/// A recording column with its value.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum RecordingField {
+    Url(String),
+    DurationSeconds(f64),
+    SizeBytes(i64),
+}
+
+/// A content column with its value.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum ContentField {
+    Title(String),
+    ContentType(String),
+    Data(String),
+}

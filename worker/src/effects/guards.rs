@@ -1,0 +1,137 @@
+//! Last-writer registers: which event wrote a group of columns last.
+//!
+//! Guarantee: a group's key only grows, whatever order events come in.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use shared::event::OrderKey;
+
+/// By group, the key of the event that wrote it last. Kept as JSON text in the column `guards`; groups that this
+/// version does not know are kept as they are.
+#[derive(Clone, Debug, Default)]
+pub struct Guards {
+    keys: BTreeMap<Cow<'static, str>, Key>,
+    moved: bool,
+}
+
+impl PartialEq for Guards {
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys
+    }
+}
+
+impl Eq for Guards {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(OrderKey);
+
+impl Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Guards {
+    /// Reads the column. What is unreadable (an application may write it, or a later release) guards nothing; the rest
+    /// still does.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let keys = serde_json::from_str(text).unwrap_or_else(|_| Self::legible(text));
+        Self { keys, moved: false }
+    }
+
+    fn legible(text: &str) -> BTreeMap<Cow<'static, str>, Key> {
+        let values: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
+        let key = |value: serde_json::Value| serde_json::from_value(value).ok();
+        values.into_iter().filter_map(|(group, value)| Some((Cow::Owned(group), key(value)?))).collect()
+    }
+
+    /// The column's text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(&self.keys).unwrap_or_else(|_| String::from("{}"))
+    }
+
+    /// Who wrote `group` last.
+    #[must_use]
+    pub fn get(&self, group: &str) -> Option<OrderKey> {
+        self.keys.get(group).map(|key| key.0)
+    }
+
+    /// Whether anything changed since [`Guards::parse`].
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Whether `key` may write `group` now; if so, it is its last writer from now on.
+    pub fn advance(&mut self, group: &'static str, key: OrderKey) -> bool {
+        let wins = self.get(group).is_none_or(|held| held < key);
+        if wins {
+            self.put(group, key);
+        }
+        wins
+    }
+
+    /// Sets `group` without looking.
+    pub fn put(&mut self, group: &'static str, key: OrderKey) {
+        self.keys.insert(Cow::Borrowed(group), Key(key));
+        self.moved = true;
+    }
+
+    /// Forgets `group`.
+    pub fn forget(&mut self, group: &'static str) {
+        self.moved |= self.keys.remove(group).is_some();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use shared::event::StreamId;
+
+    use super::*;
+
+    fn key(at: i64, seq: u64) -> OrderKey {
+        OrderKey { at, origin: StreamId { ms: 1, seq } }
+    }
+
+    #[test]
+    fn one_unreadable_guard_does_not_take_the_others_with_it() {
+        let guards = Guards::parse(r#"{"status":"5:1-0","title":7,"viewers":"later:form"}"#);
+        assert_eq!(guards.get("status"), Some(key(5, 0)));
+        assert_eq!((guards.get("title"), guards.get("viewers")), (None, None));
+        assert_eq!(Guards::parse("not json").get("status"), None);
+    }
+
+    #[test]
+    fn a_group_takes_only_newer_keys_and_ties_are_decided_by_arrival() {
+        let mut guards = Guards::default();
+        assert!(guards.advance("status", key(5, 1)));
+        assert!(!guards.advance("status", key(5, 1)), "its own event again");
+        assert!(!guards.advance("status", key(4, 9)));
+        assert!(guards.advance("status", key(5, 2)));
+        assert!(guards.advance("title", key(1, 1)), "groups are independent");
+        assert_eq!(guards.get("status"), Some(key(5, 2)));
+    }
+
+    #[test]
+    fn the_text_survives_a_round_trip_and_garbage_guards_nothing() {
+        let mut guards = Guards::default();
+        guards.advance("status", key(-5, 1));
+        guards.advance("from a later version", key(7, 2));
+        assert_eq!(Guards::parse(&guards.to_text()), guards);
+        for garbage in ["", "{", "[]", "{\"status\":1}", "{\"status\":\"x\"}"] {
+            assert_eq!(Guards::parse(garbage), Guards::default(), "{garbage}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What events do to a row of `recordings`. Guarantee: state and every other column is its own last-writer register.
+
+use shared::event::OrderKey;
+use shared::platform::RecordingState;
+
+use super::change::RecordingField;
+use super::guards::Guards;
+
+/// A row of `recordings`; its platform is the batch's.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct RecordingRow {
+    pub recording_id: String,
+    pub room_id: Option<String>,
+    /// `None`: unset, or a text that only an application knows.
+    pub state: Option<RecordingState>,
+    pub url: Option<String>,
+    pub duration_seconds: Option<f64>,
+    pub size_bytes: Option<i64>,
+    pub guards: Guards,
+}
+
+impl RecordingRow {
+    /// A recording that nothing is known of yet.
+    pub(super) fn new(recording_id: &str) -> Self {
+        Self { recording_id: recording_id.to_owned(), ..Self::default() }
+    }
+
+    /// `recording`. Whether the event won any register.
+    pub(super) fn apply(
+        &mut self,
+        state: RecordingState,
+        room: Option<&str>,
+        set: &[RecordingField],
+        key: OrderKey,
+    ) -> bool {
+        let mut won = self.guards.advance("state", key);
+        if won {
+            self.state = Some(state);
+        }
+        if let Some(room) = room
+            && self.guards.advance("room_id", key)
+        {
+            self.room_id = Some(room.to_owned());
+            won = true;
+        }
+        for field in set {
+            won |= self.set(field, key);
+        }
+        won
+    }
+
+    fn set(&mut self, field: &RecordingField, key: OrderKey) -> bool {
+        let column = match field {
+            RecordingField::Url(_) => "url",
+            RecordingField::DurationSeconds(_) => "duration_seconds",
+            RecordingField::SizeBytes(_) => "size_bytes",
+        };
+        if !self.guards.advance(column, key) {
+            return false;
+        }
+        match field {
+            RecordingField::Url(url) => self.url = Some(url.clone()),
+            RecordingField::DurationSeconds(seconds) => self.duration_seconds = Some(*seconds),
+            RecordingField::SizeBytes(bytes) => self.size_bytes = Some(*bytes),
+        }
+        true
+    }
+}

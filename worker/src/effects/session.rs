@@ -1,0 +1,316 @@
+//! What events do to a row of `sessions`.
+//!
+//! Guarantee: `status` and every other column is its own last-writer register, so offline-before-live still shows the
+//! title. A `live` event begins a broadcast: it empties the columns that tell how one ended, so an older broadcast's end
+//! never stands beside a newer one's status, whichever comes first.
+
+use shared::event::{Millis, OrderKey};
+use shared::platform::{SessionColumn, SessionScope, SessionStatus};
+
+use super::change::{Announcement, SessionField};
+use super::guards::Guards;
+use super::result::Action;
+
+/// Groups that are no column.
+mod group {
+    pub(super) const STATUS: &str = "status";
+    pub(super) const BROADCAST: &str = "broadcast";
+    pub(super) const CREATED: &str = "created";
+    pub(super) const LAST: &str = "last";
+    pub(super) const CONFIG: &str = "config";
+    pub(super) const LIVE_STREAM_ID: &str = "live_stream_id";
+}
+
+/// What events read of a row of `sessions`, and what they write to it.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct SessionRow {
+    pub room_id: String,
+    /// Who brought it into being.
+    pub platform: String,
+    /// Whose events may touch it.
+    pub scope: SessionScope,
+    /// `None`: unset, or a text that only an application knows.
+    pub status: Option<SessionStatus>,
+    pub live_stream_id: Option<String>,
+    /// `config.egress.live_stream_id`.
+    pub egress_live_stream_id: Option<String>,
+    pub created_at: Millis,
+    pub guards: Guards,
+    pub written: Written,
+}
+
+/// The columns that events have written, so that a row need not be read to be changed, and a column that no event has
+/// written keeps what an application put there. A value counts where its bit is set.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct Written {
+    /// Of [`bit`].
+    pub mask: i32,
+    pub config: Option<String>,
+    pub title: Option<String>,
+    pub streamer_id: Option<String>,
+    pub app_id: Option<String>,
+    pub peak_viewers: Option<i64>,
+    pub duration_seconds: Option<f64>,
+    pub error_code: Option<String>,
+    pub error_message: Option<String>,
+    pub started_at: Option<Millis>,
+    pub ended_at: Option<Millis>,
+    pub last_event_id: Option<String>,
+    pub last_event_at: Option<Millis>,
+}
+
+/// Bits of [`Written::mask`]; the statements of both databases spell them as numbers.
+#[allow(missing_docs)]
+pub mod bit {
+    pub const STATUS: i32 = 1;
+    pub const LIVE_STREAM_ID: i32 = 2;
+    pub const CONFIG: i32 = 4;
+    pub const TITLE: i32 = 8;
+    pub const STREAMER_ID: i32 = 16;
+    pub const APP_ID: i32 = 32;
+    pub const PEAK_VIEWERS: i32 = 64;
+    pub const DURATION_SECONDS: i32 = 128;
+    pub const ERROR_CODE: i32 = 256;
+    pub const ERROR_MESSAGE: i32 = 512;
+    pub const STARTED_AT: i32 = 1024;
+    pub const ENDED_AT: i32 = 2048;
+    /// `last_event_id` and `last_event_at`.
+    pub const LAST: i32 = 4096;
+    /// `platform` and `created_at`.
+    pub const CREATED: i32 = 8192;
+}
+
+/// What an event did to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Touched {
+    pub(super) action: Action,
+    pub(super) old: Option<SessionStatus>,
+    pub(super) new: Option<SessionStatus>,
+}
+
+/// The event that touches a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause<'a> {
+    pub(super) event_id: &'a str,
+    pub(super) key: OrderKey,
+}
+
+impl SessionRow {
+    /// A row that an event of `platform` brings into being.
+    pub(super) fn new(room_id: &str, platform: &str, scope: SessionScope, key: OrderKey) -> Self {
+        let mut guards = Guards::default();
+        guards.advance(group::CREATED, key);
+        Self {
+            room_id: room_id.to_owned(),
+            platform: platform.to_owned(),
+            scope,
+            status: None,
+            live_stream_id: None,
+            egress_live_stream_id: None,
+            created_at: key.at,
+            guards,
+            written: Written { mask: bit::CREATED, ..Written::default() },
+        }
+    }
+
+    /// Whether `stream` leads to this session.
+    pub(super) fn holds(&self, stream: &str) -> bool {
+        self.live_stream_id.as_deref() == Some(stream) || self.egress_live_stream_id.as_deref() == Some(stream)
+    }
+
+    /// When `stream` was announced for this session; a row written by hand: when it was created.
+    pub(super) fn announced(&self, stream: &str) -> OrderKey {
+        let by_hand = OrderKey { at: self.created_at, ..OrderKey::default() };
+        let held = |is: &Option<String>, group| {
+            (is.as_deref() == Some(stream)).then(|| self.guards.get(group).unwrap_or(by_hand))
+        };
+        let column = held(&self.live_stream_id, group::LIVE_STREAM_ID);
+        column.max(held(&self.egress_live_stream_id, group::CONFIG)).unwrap_or(by_hand)
+    }
+
+    /// An event that may create the row came: the oldest of these is the one that did, in whatever order they come.
+    pub(super) fn created_by(&mut self, platform: &str, key: OrderKey) {
+        if self.guards.get(group::CREATED).is_some_and(|created| key < created) {
+            self.guards.put(group::CREATED, key);
+            self.created_at = key.at;
+            platform.clone_into(&mut self.platform);
+            self.written.mask |= bit::CREATED;
+        }
+    }
+
+    /// The row's live stream id as events tell it. Whether this event won.
+    pub(super) fn set_live_stream_id(&mut self, stream: &str, key: OrderKey) -> bool {
+        let wins = self.guards.advance(group::LIVE_STREAM_ID, key);
+        if wins {
+            self.live_stream_id = Some(stream.to_owned());
+            self.written.mask |= bit::LIVE_STREAM_ID;
+        }
+        wins
+    }
+
+    /// `session.status`.
+    pub(super) fn apply_status(
+        &mut self,
+        status: SessionStatus,
+        set: &[SessionField],
+        cause: Cause<'_>,
+    ) -> Touched {
+        let old = self.status;
+        let fresh = self.set_status(status, cause.key);
+        let mut recorded = false;
+        for field in set {
+            recorded |= self.set(field, cause.key);
+        }
+        self.touch(cause);
+        let action = match (fresh, self.status == old, recorded) {
+            (true, false, _) => Action::StatusUpdated,
+            (true, true, _) => Action::StatusUnchanged,
+            (false, _, true) => Action::Recorded,
+            (false, _, false) => Action::StaleIgnored,
+        };
+        Touched { action, old, new: self.status }
+    }
+
+    /// `session.announce`. `created`: whether this very announcement made the row.
+    pub(super) fn apply_announce(&mut self, given: &Announcement, created: bool, cause: Cause<'_>) -> Touched {
+        let old = self.status;
+        let mut recorded = created;
+        if let Some(stream) = &given.live_stream_id {
+            recorded |= self.set_live_stream_id(stream, cause.key);
+        }
+        if let Some(config) = &given.config
+            && self.guards.advance(group::CONFIG, cause.key)
+        {
+            self.written.mask |= bit::CONFIG;
+            self.written.config = Some(config.json.clone());
+            self.egress_live_stream_id.clone_from(&config.live_stream_id);
+            recorded = true;
+        }
+        if created {
+            self.status = Some(SessionStatus::Ready);
+            self.written.mask |= bit::STATUS;
+        }
+        // `ready` only initialises, so it leaves the guard alone.
+        let asked = given.status.filter(|status| *status != SessionStatus::Ready);
+        let fresh = asked.is_some_and(|status| self.set_status(status, cause.key));
+        self.touch(cause);
+        let bare = given.live_stream_id.is_none() && given.config.is_none();
+        let action = match given.status {
+            Some(_) if self.status != old => Action::StatusUpdated,
+            _ if recorded => Action::Recorded,
+            Some(SessionStatus::Ready) if bare => Action::StatusUnchanged,
+            Some(_) if fresh => Action::StatusUnchanged,
+            None if bare => Action::Recorded,
+            _ => Action::StaleIgnored,
+        };
+        Touched { action, old, new: self.status }
+    }
+
+    /// Whether the event won the status.
+    fn set_status(&mut self, status: SessionStatus, key: OrderKey) -> bool {
+        if status == SessionStatus::Live && self.guards.advance(group::BROADCAST, key) {
+            for column in ENDING {
+                if self.guards.get(column.as_str()).is_none_or(|held| held < key) {
+                    self.guards.forget(column.as_str());
+                    self.empty(column);
+                }
+            }
+        }
+        let wins = self.guards.advance(group::STATUS, key);
+        if wins {
+            self.status = Some(status);
+            self.written.mask |= bit::STATUS;
+        }
+        wins
+    }
+
+    fn empty(&mut self, column: SessionColumn) {
+        let to = &mut self.written;
+        to.mask |= column_bit(column);
+        match column {
+            SessionColumn::Title => to.title = None,
+            SessionColumn::StreamerId => to.streamer_id = None,
+            SessionColumn::AppId => to.app_id = None,
+            SessionColumn::PeakViewers => to.peak_viewers = None,
+            SessionColumn::DurationSeconds => to.duration_seconds = None,
+            SessionColumn::ErrorCode => to.error_code = None,
+            SessionColumn::ErrorMessage => to.error_message = None,
+            SessionColumn::StartedAt => to.started_at = None,
+            SessionColumn::EndedAt => to.ended_at = None,
+        }
+    }
+
+    /// Writes one register. Whether the event won it.
+    fn set(&mut self, field: &SessionField, key: OrderKey) -> bool {
+        let column = field.column();
+        let over = ENDING.contains(&column) && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
+        if over || !self.guards.advance(column.as_str(), key) {
+            return false;
+        }
+        let to = &mut self.written;
+        to.mask |= column_bit(column);
+        match field.clone() {
+            SessionField::Title(text) => to.title = Some(text),
+            SessionField::StreamerId(text) => to.streamer_id = Some(text),
+            SessionField::AppId(text) => to.app_id = Some(text),
+            SessionField::PeakViewers(count) => to.peak_viewers = Some(count),
+            SessionField::DurationSeconds(seconds) => to.duration_seconds = Some(seconds),
+            SessionField::ErrorCode(text) => to.error_code = Some(text),
+            SessionField::ErrorMessage(text) => to.error_message = Some(text),
+            SessionField::StartedAt(at) => to.started_at = Some(at),
+            SessionField::EndedAt(at) => to.ended_at = Some(at),
+        }
+        true
+    }
+
+    fn touch(&mut self, cause: Cause<'_>) {
+        if self.guards.advance(group::LAST, cause.key) {
+            self.written.mask |= bit::LAST;
+            self.written.last_event_id = Some(cause.event_id.to_owned());
+            self.written.last_event_at = Some(cause.key.at);
+        }
+    }
+}
+
+const fn column_bit(column: SessionColumn) -> i32 {
+    match column {
+        SessionColumn::Title => bit::TITLE,
+        SessionColumn::StreamerId => bit::STREAMER_ID,
+        SessionColumn::AppId => bit::APP_ID,
+        SessionColumn::PeakViewers => bit::PEAK_VIEWERS,
+        SessionColumn::DurationSeconds => bit::DURATION_SECONDS,
+        SessionColumn::ErrorCode => bit::ERROR_CODE,
+        SessionColumn::ErrorMessage => bit::ERROR_MESSAGE,
+        SessionColumn::StartedAt => bit::STARTED_AT,
+        SessionColumn::EndedAt => bit::ENDED_AT,
+    }
+}
+
+/// What tells of a broadcast's end, and so belongs to the broadcast that was.
+const ENDING: [SessionColumn; 5] = [
+    SessionColumn::PeakViewers,
+    SessionColumn::DurationSeconds,
+    SessionColumn::ErrorCode,
+    SessionColumn::ErrorMessage,
+    SessionColumn::EndedAt,
+];
+
+impl SessionField {
+    /// The column that it is a value of.
+    #[must_use]
+    pub fn column(&self) -> SessionColumn {
+        match self {
+            Self::Title(_) => SessionColumn::Title,
+            Self::StreamerId(_) => SessionColumn::StreamerId,
+            Self::AppId(_) => SessionColumn::AppId,
+            Self::PeakViewers(_) => SessionColumn::PeakViewers,
+            Self::DurationSeconds(_) => SessionColumn::DurationSeconds,
+            Self::ErrorCode(_) => SessionColumn::ErrorCode,
+            Self::ErrorMessage(_) => SessionColumn::ErrorMessage,
+            Self::StartedAt(_) => SessionColumn::StartedAt,
+            Self::EndedAt(_) => SessionColumn::EndedAt,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use shared::event::{Millis, OrderKey, StreamId};
+use shared::platform::registry::Registry;
+use shared::platform::{Platform, SessionStatus};
+
+use super::*;
+
+const STUDIO: &str = r#"
+[platforms.studio]
+secrets         = ["env:A"]
+missing_session = "create"
+session_scope   = "own"
+[platforms.studio.signature]
+header = "x-studio"
+[platforms.studio.event]
+type    = "/event"
+session = "/room"
+"#;
+
+fn event(at: Millis, change: Change) -> Planned {
+    Planned {
+        event_id: format!("e{at}"),
+        event_type: "x".to_owned(),
+        occurred_at: at,
+        received_at: at,
+        replayed: false,
+        attempt: 1,
+        order: OrderKey { at, origin: StreamId { ms: 1, seq: 0 } },
+        room: Some("r".to_owned()),
+        live_stream_id: None,
+        change,
+    }
+}
+
+fn status(at: Millis, status: SessionStatus, set: Vec<SessionField>) -> Planned {
+    event(at, Change::Status { status, set })
+}
+
+/// The one session's row after all of `events`.
+fn row(platform: &Platform, events: &[&Planned]) -> SessionRow {
+    let mut rows = Rows::new(platform);
+    for event in events {
+        assert!(matches!(rows.apply(event), Applied::Done(_)));
+    }
+    rows.sessions()[0].row.clone()
+}
+
+/// Every order of `items`.
+fn orders<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
+    let Some((first, rest)) = items.split_first() else { return vec![Vec::new()] };
+    let insert = |order: Vec<T>| {
+        (0..=order.len()).map(move |at| {
+            let mut longer = order.clone();
+            longer.insert(at, *first);
+            longer
+        })
+    };
+    orders(rest).into_iter().flat_map(insert).collect()
+}
+
+#[test]
+fn every_order_of_five_events_ends_in_the_same_row() {
+    let registry = Registry::from_text("test", STUDIO).unwrap();
+    let studio = registry.get("studio").unwrap();
+    let text = |text: &str| text.to_owned();
+    let events = [
+        status(1, SessionStatus::Live, vec![SessionField::Title(text("one")), SessionField::StartedAt(1)]),
+        status(2, SessionStatus::Ended, vec![SessionField::EndedAt(2), SessionField::PeakViewers(7)]),
+        status(3, SessionStatus::Live, vec![SessionField::StreamerId(text("s"))]),
+        status(4, SessionStatus::Error, vec![SessionField::ErrorCode(text("c")), SessionField::Title(text("two"))]),
+        status(5, SessionStatus::Ended, vec![SessionField::EndedAt(5)]),
+    ];
+    let all: Vec<&Planned> = events.iter().collect();
+    let expected = row(studio, &all);
+    let written = &expected.written;
+    assert_eq!(expected.status, Some(SessionStatus::Ended));
+    assert_eq!((written.title.as_deref(), written.streamer_id.as_deref()), (Some("two"), Some("s")));
+    assert_eq!((written.started_at, written.ended_at), (Some(1), Some(5)));
+    assert_eq!((written.peak_viewers, written.error_code.as_deref()), (None, Some("c")));
+    assert_eq!((expected.created_at, written.last_event_id.as_deref()), (1, Some("e5")));
+    let orders = orders(&all);
+    assert_eq!(orders.len(), 120);
+    for order in orders {
+        let mut row = row(studio, &order);
+        // Whether a column was written in vain tells of the order, and nothing else.
+        row.written.mask = expected.written.mask;
+        assert_eq!(row, expected, "{:?}", order.iter().map(|event| event.order.at).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_stale_event_leaves_a_loaded_row_unchanged() {
+    let registry = Registry::from_text("test", STUDIO).unwrap();
+    let studio = registry.get("studio").unwrap();
+    let newer = status(5, SessionStatus::Ended, vec![SessionField::EndedAt(5)]);
+    let first = status(1, SessionStatus::Live, vec![]);
+    let mut stored = row(studio, &[&first, &newer]);
+    stored.guards = Guards::parse(&stored.guards.to_text());
+    let mut rows = Rows::new(studio);
+    rows.load_session(stored);
+    let older = status(3, SessionStatus::Idle, vec![SessionField::EndedAt(3)]);
+    let Applied::Done(result) = rows.apply(&older) else { panic!() };
+    assert_eq!((result.action, result.new_status), (Action::StaleIgnored, Some(SessionStatus::Ended)));
+    assert!(rows.sessions().is_empty(), "nothing to write");
+}

@@ -1,0 +1,168 @@
+//! From JSON values to column values, with everything refused that a database would refuse.
+//!
+//! Guarantee: a value that passes is storable in its column on both databases. Errors name the place, never the value.
+
+use shared::event::Millis;
+use shared::json::{Node, Value, time};
+
+use super::change::{InvalidEvent, MAX_KEY_BYTES};
+
+/// 0001-01-01 and the last millisecond of 9999: what both databases and RFC 3339 can say.
+const TIME_RANGE: std::ops::RangeInclusive<Millis> = -62_135_596_800_000..=253_402_300_799_999;
+
+/// Refuses NUL characters.
+pub(super) fn storable(text: &str, what: &'static str) -> Result<(), InvalidEvent> {
+    if text.as_bytes().contains(&0) { Err(InvalidEvent::Nul { what }) } else { Ok(()) }
+}
+
+/// A text; numbers count as they are written.
+pub(super) fn text(node: &Node<'_>, what: &'static str) -> Result<String, InvalidEvent> {
+    let text = node.as_text().ok_or(InvalidEvent::WrongType { what, expected: "a text" })?;
+    storable(&text, what)?;
+    Ok(text.into_owned())
+}
+
+/// An index key. An empty one is none.
+pub(super) fn key(node: &Node<'_>, what: &'static str) -> Result<Option<String>, InvalidEvent> {
+    let text = text(node, what)?;
+    if text.len() > MAX_KEY_BYTES {
+        return Err(InvalidEvent::TooLong { what, max: MAX_KEY_BYTES });
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+/// A count: a whole number that is not negative, as number or text.
+pub(super) fn count(node: &Node<'_>, what: &'static str) -> Result<i64, InvalidEvent> {
+    /// 2^53: beyond it a float does not name one whole number.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let text = node.as_text().unwrap_or_default();
+    let text = text.trim();
+    let whole = text.parse::<i64>().ok().or_else(|| {
+        let float = text.parse::<f64>().ok()?;
+        #[allow(clippy::cast_possible_truncation, reason = "whole and within the exact range")]
+        (float.fract() == 0.0 && float.abs() <= EXACT).then_some(float as i64)
+    });
+    whole.filter(|whole| *whole >= 0).ok_or(InvalidEvent::WrongType { what, expected: "a count" })
+}
+
+/// A number, as number or text.
+pub(super) fn number(node: &Node<'_>, what: &'static str) -> Result<f64, InvalidEvent> {
+    let text = node.as_text().unwrap_or_default();
+    let text = text.trim();
+    let written_as_number = text.starts_with(|c: char| c == '-' || c == '.' || c.is_ascii_digit());
+    let number = text.parse::<f64>().ok().filter(|number| written_as_number && number.is_finite());
+    number.ok_or(InvalidEvent::WrongType { what, expected: "a number" })
+}
+
+/// A time; zero and empty are how several senders write "absent".
+pub(super) fn instant(node: &Node<'_>, what: &'static str) -> Result<Option<Millis>, InvalidEvent> {
+    let wrong = InvalidEvent::WrongType { what, expected: "a time" };
+    match time::parse(node) {
+        Some(at) if TIME_RANGE.contains(&at) => Ok(Some(at)),
+        Some(_) => Err(wrong),
+        None => match node.as_text() {
+            Some(text) if text.trim().is_empty() || text.trim().parse::<f64>() == Ok(0.0) => Ok(None),
+            _ => Err(wrong),
+        },
+    }
+}
+
+/// Any JSON value, as written.
+pub(super) fn json(node: &Node<'_>, what: &'static str) -> Result<String, InvalidEvent> {
+    if has_nul(node) { Err(InvalidEvent::Nul { what }) } else { Ok(node.raw().to_owned()) }
+}
+
+/// Checks one of the envelope's own times.
+pub(super) fn in_range(at: Millis, what: &'static str) -> Result<(), InvalidEvent> {
+    if TIME_RANGE.contains(&at) { Ok(()) } else { Err(InvalidEvent::WrongType { what, expected: "a time" }) }
+}
+
+/// `jsonb` refuses `\u0000` anywhere, keys included.
+fn has_nul(node: &Node<'_>) -> bool {
+    match node.value() {
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => text.as_bytes().contains(&0),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(key, node)| key.as_bytes().contains(&0) || has_nul(node)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use shared::json::Document;
+
+    use super::*;
+
+    fn with<T>(json: &str, read: impl Fn(&Node<'_>, &'static str) -> T) -> T {
+        read(Document::parse(json.as_bytes()).unwrap().root(), "x")
+    }
+
+    #[test]
+    fn text_takes_strings_and_numbers_as_written() {
+        assert_eq!(with("\"a\"", text).unwrap(), "a");
+        assert_eq!(with("1.50", text).unwrap(), "1.50");
+        for wrong in ["true", "[]", "{}"] {
+            assert_eq!(
+                with(wrong, text),
+                Err(InvalidEvent::WrongType { what: "x", expected: "a text" }),
+                "{wrong}"
+            );
+        }
+        assert_eq!(with("\"a\\u0000b\"", text), Err(InvalidEvent::Nul { what: "x" }));
+    }
+
+    #[test]
+    fn keys_are_bounded_and_an_empty_one_is_none() {
+        let longest = format!("\"{}\"", "k".repeat(MAX_KEY_BYTES));
+        assert_eq!(with(&longest, key).unwrap().unwrap().len(), MAX_KEY_BYTES);
+        let longer = format!("\"{}\"", "k".repeat(MAX_KEY_BYTES + 1));
+        assert_eq!(with(&longer, key), Err(InvalidEvent::TooLong { what: "x", max: MAX_KEY_BYTES }));
+        assert_eq!(with("\"\"", key), Ok(None));
+    }
+
+    #[test]
+    fn counts_are_whole_and_not_negative() {
+        for (json, expected) in [("0", 0), ("12", 12), ("\"12\"", 12), ("12.0", 12), ("1e3", 1000)] {
+            assert_eq!(with(json, count), Ok(expected), "{json}");
+        }
+        assert_eq!(with("9223372036854775807", count), Ok(i64::MAX));
+        for wrong in ["-1", "1.5", "\"\"", "\"x\"", "1e300", "true", "\"NaN\"", "\"inf\""] {
+            assert!(with(wrong, count).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_finite() {
+        assert_eq!(with("1.25", number), Ok(1.25));
+        assert_eq!(with("\"330\"", number), Ok(330.0));
+        for wrong in ["\"NaN\"", "\"inf\"", "1e999", "\"\"", "null", "false"] {
+            assert!(with(wrong, number).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_of_several_forms_are_one_and_zero_is_absent() {
+        for json in ["\"2026-01-02T03:04:05.006Z\"", "1767323045006", "\"1767323045.006\""] {
+            assert_eq!(with(json, instant), Ok(Some(1_767_323_045_006)), "{json}");
+        }
+        assert_eq!(with("0", instant), Ok(None));
+        assert_eq!(with("\"\"", instant), Ok(None));
+        for wrong in ["\"yesterday\"", "[]", "true"] {
+            assert!(with(wrong, instant).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_text_and_a_nul_is_found_at_any_depth() {
+        assert_eq!(with("{\"a\": [1.0]}", json).unwrap(), "{\"a\": [1.0]}");
+        assert_eq!(
+            with("{\"a\":[\"\\\\u0000\"]}", json).unwrap(),
+            "{\"a\":[\"\\\\u0000\"]}",
+            "an escaped backslash"
+        );
+        for wrong in ["{\"a\":[{\"b\":\"\\u0000\"}]}", "{\"\\u0000\":1}"] {
+            assert_eq!(with(wrong, json), Err(InvalidEvent::Nul { what: "x" }), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Applies queued webhooks to the session database.
+//!
+//! Guarantee: an event takes effect exactly once, an older one never overwrites a newer one, and what was read is acked
+//! only after it is committed, scheduled again or a dead letter. See [`consumer`] for the loop and [`store`] for the
+//! transaction.
+
+pub mod app;
+pub mod config;
+pub mod consumer;
+pub mod effects;
+pub mod identity;
+pub mod retry;
+pub mod routes;
+pub mod store;
+pub mod upkeep;
+pub mod worker;

@@ -1,0 +1,88 @@
+//! The worker's command line: configuration, telemetry, run until a signal, exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use shared::config::{EXIT_CONFIG, Env, report};
+use shared::platform::registry::Registry;
+use shared::{shutdown, telemetry};
+use worker::app::{self, Fatal};
+use worker::config::WorkerConfig;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Applies queued webhooks to the session database.
+///
+/// Reads accepted events from Redis as a member of the consumer group `webhook-processors`, applies each exactly once to
+/// the session database, retries what has to wait, and moves what cannot be applied to the dead letters
+/// (see dlq-tool). Run as many as you like; with SQLite all of them on one machine.
+#[derive(Parser)]
+#[command(version, after_help = HELP)]
+struct Cli {
+    /// Make this session database the one that this Redis belongs to, and start. Only when it is meant to take over:
+    /// events that took effect in the former database would take effect again here.
+    #[arg(long)]
+    adopt_database: bool,
+}
+
+const HELP: &str = "\
+Configuration comes from the environment (NAME_FILE reads NAME from a file):
+  REDIS_URL                redis://127.0.0.1:6379
+  DATABASE_URL             sqlite://tributary.db, or postgres://user:password@host/database
+  PLATFORMS_FILE           platform definitions (TOML); secrets in it need not resolve here
+  OPS_BIND                 0.0.0.0:9101: /metrics, /live, /ready, GET /api/v1/sessions/{room_id}
+  ADMIN_TOKEN              for the session route; without it the route answers 403
+  WORKER_NAME              host name; a slot number is added
+  MAX_ATTEMPTS             5 executions in all
+  RETRY_BASE_MS            1000, doubling up to RETRY_MAX_MS (30000), with jitter
+  MISSING_SESSION_WAIT_MS  60000: how long an event waits for its session
+  CLAIM_IDLE_MS            30000: when a dead worker's events are taken over
+  DLQ_MAX_LEN              1000000 dead letters per platform
+  DURABILITY               warn, or strict: not ready unless Redis has appendfsync always and noeviction
+  SHUTDOWN_GRACE_MS        25000, on SIGTERM and SIGINT
+  LOG_FORMAT, RUST_LOG     text or json; info
+
+Exit status: 0 stopped in order, 1 failed, 2 configuration.";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let env = Env::from_process();
+    let mut problems = Vec::new();
+    let config = WorkerConfig::read(&env, cli.adopt_database).map_err(|found| problems.extend(lines(&found))).ok();
+    let file = env.opt("PLATFORMS_FILE").map(std::path::PathBuf::from);
+    let platforms = Registry::load(file.as_deref()).map_err(|found| problems.extend(lines(&found))).ok();
+    let (Some(config), Some(platforms)) = (config, platforms) else { return refuse(&report(&problems)) };
+    if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
+        return refuse(&format!("logging cannot start: {error}\n"));
+    }
+    let stop = match shutdown::on_signals() {
+        Ok(stop) => stop,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be watched");
+            return ExitCode::FAILURE;
+        }
+    };
+    match app::run(config, platforms, stop).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Fatal::Configuration(reason)) => {
+            tracing::error!("{reason}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(error) => {
+            tracing::error!(error = worker::consumer::chain(&error), "failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lines(problems: &[impl ToString]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn refuse(text: &str) -> ExitCode {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::from(EXIT_CONFIG)
+}

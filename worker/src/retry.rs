@@ -1,0 +1,65 @@
+//! Moves due retries back into their streams.
+//!
+//! Guarantee: the loop ends only when the worker is to stop; whatever fails is logged and tried again. Any number of
+//! workers may run it: each move is one script. A retry is promoted when it is due by Redis's clock; those that another
+//! worker scheduled and left behind are found by looking at every platform now and then.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::worker::{Lane, Worker};
+
+/// Entries moved per call; between two calls the others get their turn.
+const LIMIT: usize = 100;
+/// How often every platform is looked at, whoever scheduled its retries.
+const LOOK_AT_ALL: Duration = Duration::from_secs(5);
+/// The shortest sleep: a retry may come this much late.
+const RESOLUTION: Duration = Duration::from_millis(20);
+/// How far beyond the longest delay a due time may lie before it counts as due: Redis's clock was set back since.
+const CLOCK_SLACK: Duration = Duration::from_secs(1);
+
+/// Promotes until the worker is to stop.
+pub async fn run(worker: Arc<Worker>) {
+    let mut due: Vec<Option<Instant>> = vec![None; worker.lanes.len()];
+    let mut all_seen: Option<Instant> = None;
+    loop {
+        let look_at_all = all_seen.is_none_or(|at| at.elapsed() >= LOOK_AT_ALL);
+        for (lane, due) in worker.lanes.iter().zip(&mut due) {
+            let hinted = lane.rescheduled.swap(false, Ordering::Relaxed);
+            let look = look_at_all || hinted || due.is_some_and(|at| at <= Instant::now());
+            if look && !lane.platform.paused {
+                *due = promote(&worker, lane).await.map(|in_time| Instant::now() + in_time);
+            }
+        }
+        if look_at_all {
+            all_seen = Some(Instant::now());
+        }
+        let next =
+            due.iter().flatten().min().map_or(LOOK_AT_ALL, |at| at.saturating_duration_since(Instant::now()));
+        tokio::select! {
+            () = worker.stop.cancelled() => return,
+            () = worker.rescheduled.notified() => {}
+            () = tokio::time::sleep(next.clamp(RESOLUTION, LOOK_AT_ALL)) => {}
+        }
+    }
+}
+
+/// One round for one platform; says when the next entry is due.
+async fn promote(worker: &Worker, lane: &Lane) -> Option<Duration> {
+    let longest = worker.policy.backoff.max() + CLOCK_SLACK;
+    let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
+    match worker.queue.promote_due(&lane.keys, longest_ms, LIMIT).await {
+        Ok(promoted) => {
+            if promoted.vanished > 0 {
+                tracing::error!(platform = %lane.name(), entries = promoted.vanished,
+                    "scheduled entries were deleted by somebody else");
+            }
+            promoted.next_due
+        }
+        Err(fault) => {
+            tracing::warn!(platform = %lane.name(), error = %fault, "due retries not moved");
+            Some(Duration::from_secs(1))
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What a worker answers at its operational address beside the operational routes.
+
+use std::sync::{Arc, OnceLock};
+
+use actix_web::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use actix_web::web::{self, Data, Path, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
+use shared::config::{AdminRefusal, AdminToken};
+
+use crate::worker::Worker;
+
+/// The worker, once it has started.
+pub type Started = Arc<OnceLock<Arc<Worker>>>;
+
+/// Adds `GET /api/v1/sessions/{room_id}`: a session's row, for those with the admin token.
+pub fn configure(config: &mut ServiceConfig, started: Started, token: Option<AdminToken>) {
+    config
+        .app_data(Data::new(started))
+        .app_data(Data::new(token))
+        .route("/api/v1/sessions/{room_id}", web::get().to(session));
+}
+
+async fn session(
+    request: HttpRequest,
+    room: Path<String>,
+    started: Data<Started>,
+    token: Data<Option<AdminToken>>,
+) -> HttpResponse {
+    let presented = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    match AdminToken::authorize(token.get_ref().as_ref(), presented) {
+        Ok(()) => {}
+        Err(refusal @ AdminRefusal::Missing) => {
+            let mut response = error(401, "E_ADMIN_FORBIDDEN", &refusal.to_string());
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, actix_web::http::header::HeaderValue::from_static("Bearer"));
+            return response;
+        }
+        Err(refusal) => return error(403, "E_ADMIN_FORBIDDEN", &refusal.to_string()),
+    }
+    let Some(worker) = started.get() else { return error(503, "E_INTERNAL", "starting") };
+    match worker.store.session(&room).await {
+        Ok(Some(row)) => HttpResponse::Ok().json(row),
+        Ok(None) => error(404, "E_NOT_FOUND", "no such session"),
+        Err(failure) => {
+            tracing::warn!(error = %failure, "a session could not be read");
+            error(503, "E_INTERNAL", "the session database does not answer")
+        }
+    }
+}
+
+fn error(status: u16, code: &str, message: &str) -> HttpResponse {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let status = actix_web::http::StatusCode::from_u16(status).unwrap_or_default();
+    HttpResponse::build(status)
+        .json(json!({"success": false, "errcode": code, "errmesg": message, "erresid": &id[..10]}))
+}

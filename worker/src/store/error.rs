@@ -1,0 +1,156 @@
+//! Whose fault a database error is. It decides between pausing and dead-lettering, so it errs towards the outage.
+//!
+//! Guarantee: what would fail without the event too is never [`StoreError::Rejected`]: connection loss, unknown commit,
+//! timeouts, busy, full, read-only, a missing table. Only what a database says about *values* (data exceptions,
+//! constraints, limits, an application's trigger) may be an event's fault.
+
+use std::time::Duration;
+
+/// Why a transaction did not commit, or may not have.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No event is to blame; try again later.
+    #[error("the session database is unavailable")]
+    Outage(#[source] Cause),
+    /// An event of the batch may be to blame; nothing was committed.
+    #[error("the session database rejected the batch")]
+    Rejected(#[source] Cause),
+}
+
+/// What lies behind a [`StoreError`].
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The database's own error. Its text may quote values: for logs only, never for an answer.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+    /// A stored value that cannot be read.
+    #[error("a stored {0} cannot be read")]
+    Unreadable(&'static str),
+    /// The bound of one call passed; the commit may have happened.
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+    /// Others were faster, again and again.
+    #[error("lost {0} races against other workers")]
+    Contended(u32),
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Trying again cannot help. Never holds the URL, which may hold a password.
+    #[error("DATABASE_URL: {0}")]
+    Configuration(String),
+    /// The database's migrations are not this program's; trying again cannot help.
+    #[error("the session database's migrations do not fit this version")]
+    Migration(#[source] sqlx::migrate::MigrateError),
+    /// Try again later.
+    #[error(transparent)]
+    Unavailable(#[from] StoreError),
+}
+
+impl From<Cause> for StoreError {
+    fn from(cause: Cause) -> Self {
+        if cause.may_be_an_events_fault() { Self::Rejected(cause) } else { Self::Outage(cause) }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Cause::from(error).into()
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for OpenError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        use sqlx::migrate::MigrateError;
+        match error {
+            MigrateError::Execute(error) => Self::Unavailable(error.into()),
+            other => Self::Migration(other),
+        }
+    }
+}
+
+impl Cause {
+    fn may_be_an_events_fault(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+                    postgres_blames_values(&code)
+                } else {
+                    sqlite_blames_values(&code)
+                }
+            }
+            // An application may have written what cannot be read; then only that session's events are to suffer.
+            Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_))
+            | Self::Unreadable(_) => true,
+            Self::Database(_) | Self::Deadline(_) | Self::Contended(_) => false,
+        }
+    }
+
+    /// Whether the database gave this transaction up for another's sake, so that it may be run again at once.
+    pub(super) fn lost_a_race(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some()
+                    && matches!(error.code().as_deref(), Some("40001" | "40P01"))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// By SQLSTATE class: cardinality, data exception, integrity, triggered data change, with-check option, program limit,
+/// raised by an application's trigger, and what such a trigger's code can run into.
+fn postgres_blames_values(sqlstate: &str) -> bool {
+    const CLASSES: [&str; 10] = ["21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
+    sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
+}
+
+/// By primary result code: TOOBIG, CONSTRAINT, MISMATCH, RANGE.
+fn sqlite_blames_values(code: &str) -> bool {
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 18 | 19 | 20 | 25))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn outages_of_postgres_are_nobodys_fault() {
+        let outages = [
+            "08006", "08P01", "25006", "25P03", "28P01", "3D000", "40001", "40P01", "42501", "42P01", "53100",
+            "53200", "53300", "55P03", "57014", "57P01", "57P03", "58030", "XX000", "XX001", "",
+        ];
+        for code in outages {
+            assert!(!postgres_blames_values(code), "{code}");
+        }
+        for code in ["22001", "22021", "22P05", "23502", "23505", "54000", "P0001"] {
+            assert!(postgres_blames_values(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn outages_of_sqlite_are_nobodys_fault() {
+        // ERROR, PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, SCHEMA,
+        // NOTADB; BUSY_RECOVERY, BUSY_SNAPSHOT, IOERR_FSYNC, READONLY_DBMOVED.
+        for code in [1, 3, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 26, 261, 517, 1034, 1032] {
+            assert!(!sqlite_blames_values(&code.to_string()), "{code}");
+        }
+        // TOOBIG, CONSTRAINT, MISMATCH; CONSTRAINT_CHECK, CONSTRAINT_DATATYPE, CONSTRAINT_TRIGGER.
+        for code in [18, 19, 20, 275, 3091, 1811] {
+            assert!(sqlite_blames_values(&code.to_string()), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_never_reached_the_database_is_an_outage() {
+        for error in [sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {
+            assert!(matches!(StoreError::from(error), StoreError::Outage(_)));
+        }
+        let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert!(matches!(StoreError::from(lost), StoreError::Outage(_)));
+        assert!(matches!(StoreError::from(Cause::Deadline(Duration::ZERO)), StoreError::Outage(_)));
+    }
+}

@@ -1,0 +1,33 @@
+//! The schema's history, compiled in.
+//!
+//! Guarantee: any number of workers may start at once; one migrates at a time, under a lock of ours (sqlx's own is a no-op
+//! on SQLite), which ends with its process. An older program starts beside newer migrations.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// How long to wait for another worker's migration before reporting an outage.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Version, description, statements.
+type Step = (i64, &'static str, &'static str);
+
+pub(super) const SQLITE: [Step; 1] = [(1, "tables", include_str!("../../migrations/sqlite/0001_tables.sql"))];
+pub(super) const POSTGRES: [Step; 1] = [(1, "tables", include_str!("../../migrations/postgres/0001_tables.sql"))];
+
+pub(super) fn migrator(steps: &[Step]) -> Migrator {
+    let step = |(version, description, sql): &Step| {
+        let name = Cow::Borrowed(*description);
+        Migration::new(*version, name, MigrationType::Simple, (*sql).into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(steps.iter().map(step).collect());
+    migrator.set_ignore_missing(true).set_locking(false);
+    migrator
+}
+
+pub(super) fn new_database_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}

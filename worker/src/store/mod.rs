@@ -1,0 +1,155 @@
+//! The session database: SQLite or PostgreSQL behind one interface.
+//!
+//! Guarantee: [`Store::apply`] is one transaction. Of the events that it reports [`Applied::Done`], each has a ledger
+//! row and its effect, both committed and synced; every other event has neither. Whether an event took effect is decided
+//! by the ledger's unique key alone, so redelivery, claim races and replays change nothing.
+
+mod batch;
+mod error;
+mod migrate;
+mod postgres;
+mod sqlite;
+mod writer;
+
+use std::time::Duration;
+
+pub use error::{Cause, OpenError, StoreError};
+pub use postgres::Postgres;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::value::RawValue;
+use shared::platform::Platform;
+pub use sqlite::Sqlite;
+
+use crate::effects::{Applied, EventResult, Planned};
+
+/// Bounds of the store; the defaults are for production.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// How long SQLite waits for another writer.
+    pub busy_timeout: Duration,
+    /// PostgreSQL `statement_timeout`.
+    pub statement_timeout: Duration,
+    /// PostgreSQL `lock_timeout`.
+    pub lock_timeout: Duration,
+    /// PostgreSQL `idle_in_transaction_session_timeout`: what a worker frozen in mid-transaction may hold up others.
+    pub idle_timeout: Duration,
+    /// Bound of connecting.
+    pub connect_timeout: Duration,
+    /// Bound of one [`Store::apply`], whatever the server does.
+    pub deadline: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            busy_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+            // One event that waits for a row holds up the worker for so long.
+            lock_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            deadline: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The session database.
+#[derive(Debug)]
+pub enum Store {
+    /// Embedded.
+    Sqlite(Sqlite),
+    /// A server.
+    Postgres(Postgres),
+}
+
+impl Store {
+    /// Connects, migrates under a lock of our own, and checks what must hold (SQLite ≥ 3.51.3, a file).
+    ///
+    /// # Errors
+    /// [`OpenError::Configuration`] and [`OpenError::Migration`] where trying again cannot help,
+    /// [`OpenError::Unavailable`] where it can.
+    pub async fn open(url: &SecretString, options: &StoreOptions) -> Result<Self, OpenError> {
+        let url = url.expose_secret();
+        match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Ok(Self::Sqlite(Sqlite::open(url, options).await?)),
+            Some("postgres" | "postgresql") => Ok(Self::Postgres(Postgres::open(url, options).await?)),
+            _ => Err(OpenError::Configuration("must begin with sqlite:// or postgres://".to_owned())),
+        }
+    }
+
+    /// The database's own UUID, written by its first migration run (two databases would mean two ledgers).
+    #[must_use]
+    pub fn database_id(&self) -> &str {
+        match self {
+            Self::Sqlite(store) => &store.database_id,
+            Self::Postgres(store) => &store.database_id,
+        }
+    }
+
+    /// Commits a write of its own: whether the database takes writes at all.
+    ///
+    /// # Errors
+    /// Practically always [`StoreError::Outage`].
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.writer.probe().await,
+            Self::Postgres(store) => store.writer.probe().await,
+        }
+    }
+
+    /// Whether a commit survives a power loss, as far as the disk honours a sync: always with SQLite, with PostgreSQL by
+    /// the server's `fsync` and `full_page_writes`.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn durable(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Sqlite(_) => Ok(true),
+            Self::Postgres(store) => store.durable().await,
+        }
+    }
+
+    /// Applies a batch of one platform, folded by event id, in one transaction; the answer has the batch's length
+    /// and order. Safe to drop at any point; calls take turns.
+    ///
+    /// # Errors
+    /// Nothing of the batch took effect, or (lost commit) applying it again finds out: [`StoreError::Outage`] where no
+    /// event is to blame, [`StoreError::Rejected`] where one may be.
+    pub async fn apply(&self, platform: &Platform, batch: &[Planned]) -> Result<Vec<Applied>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.writer.apply(platform, batch).await,
+            Self::Postgres(store) => store.writer.apply(platform, batch).await,
+        }
+    }
+
+    /// What the ledger says of an event.
+    ///
+    /// # Errors
+    /// As the database's.
+    pub async fn result(&self, platform: &str, event_id: &str) -> Result<Option<EventResult>, StoreError> {
+        if [platform, event_id].iter().any(|text| text.contains('\0')) {
+            return Ok(None);
+        }
+        let text = match self {
+            Self::Sqlite(store) => store.result(platform, event_id).await?,
+            Self::Postgres(store) => store.result(platform, event_id).await?,
+        };
+        let result = text.map(|text| serde_json::from_str(&text)).transpose();
+        result.map_err(|_| Cause::Unreadable("result").into())
+    }
+
+    /// A session's row as a JSON object: every documented column, times RFC 3339 with milliseconds.
+    ///
+    /// # Errors
+    /// As the database's.
+    pub async fn session(&self, room_id: &str) -> Result<Option<Box<RawValue>>, StoreError> {
+        if room_id.contains('\0') {
+            return Ok(None);
+        }
+        let text = match self {
+            Self::Sqlite(store) => store.session(room_id).await?,
+            Self::Postgres(store) => store.session(room_id).await?,
+        };
+        text.map(RawValue::from_string).transpose().map_err(|_| Cause::Unreadable("session").into())
+    }
+}

@@ -1,0 +1,167 @@
+//! PostgreSQL.
+//!
+//! Guarantee: rows that a batch changes are locked first, in order of key, and a session that holds locks cannot hold up
+//! others for longer than its own time-outs (a worker may be frozen in mid-transaction).
+
+mod statements;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection as _, PgConnection};
+
+use super::StoreOptions;
+use super::error::{OpenError, StoreError};
+use super::migrate::{self, POSTGRES};
+use super::writer::{Backend, Writer};
+
+/// Session settings, one round trip per connection; not start-up options, which poolers refuse. Every statement here is a
+/// look-up by key, so plans that read a whole table are ruled out: a plan made while a table was small is kept for long.
+const SETTINGS: &str = "SELECT set_config('idle_in_transaction_session_timeout', $1, false), \
+    set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false), \
+    set_config('synchronous_commit', 'on', false), set_config('tcp_keepalives_idle', '10', false), \
+    set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false), \
+    set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false), \
+    set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)";
+
+const RESULT: &str = "SELECT result::text FROM webhook_events WHERE platform = $1 AND event_id = $2";
+
+const SESSION: &str = "SELECT json_build_object('room_id', room_id, 'platform', platform, 'status', status, \
+    'live_stream_id', live_stream_id, 'config', config, 'title', title, 'streamer_id', streamer_id, 'app_id', app_id, \
+    'viewer_count', viewer_count, 'peak_viewers', peak_viewers, 'duration_seconds', duration_seconds, \
+    'error_code', error_code, 'error_message', error_message, \
+    'started_at', to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
+    'ended_at', to_char(ended_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
+    'data', data, 'last_event_id', last_event_id, \
+    'last_event_at', to_char(last_event_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
+    'created_at', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
+    'updated_at', to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text \
+    FROM sessions WHERE room_id = $1";
+
+/// Any number that nothing else in the database locks by: "tributar" in ASCII.
+const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;
+
+/// Connections for the routes that show rows.
+const READERS: u32 = 2;
+
+/// A PostgreSQL session database.
+#[derive(Debug)]
+pub struct Postgres {
+    pub(super) writer: Writer<Server>,
+    readers: PgPool,
+    pub(super) database_id: String,
+}
+
+/// Where and how to connect.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    connect: PgConnectOptions,
+    options: StoreOptions,
+}
+
+impl Backend for Server {
+    type Connection = PgConnection;
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let connecting = async {
+            let mut connection = PgConnection::connect_with(&self.connect).await?;
+            settle(&mut connection, &self.options).await?;
+            Ok(connection)
+        };
+        within(self.options.connect_timeout, connecting).await
+    }
+}
+
+impl Postgres {
+    pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<Self, OpenError> {
+        let connect: PgConnectOptions = url
+            .parse()
+            .map_err(|_| OpenError::Configuration("is not a PostgreSQL URL that can be understood".to_owned()))?;
+        let connect = connect.application_name("tributary-worker");
+        let server = Server { connect, options: options.clone() };
+        let database_id = migrate(&server).await?;
+        let connection = server.connect().await.map_err(StoreError::from)?;
+        let settings = options.clone();
+        let readers = PgPoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(0)
+            .acquire_timeout(options.connect_timeout)
+            .after_connect(move |connection, _| {
+                let settings = settings.clone();
+                Box::pin(async move { settle(connection, &settings).await })
+            })
+            .connect_lazy_with(server.connect.clone());
+        let writer = Writer::new(server, connection, options.deadline);
+        Ok(Self { writer, readers, database_id })
+    }
+
+    pub(super) async fn result(&self, platform: &str, event_id: &str) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(RESULT).bind(platform).bind(event_id).fetch_optional(&self.readers).await?)
+    }
+
+    pub(super) async fn session(&self, room_id: &str) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(SESSION).bind(room_id).fetch_optional(&self.readers).await?)
+    }
+
+    /// Whether commits survive a power loss.
+    pub(super) async fn durable(&self) -> Result<bool, StoreError> {
+        let settings: String =
+            sqlx::query_scalar("SELECT current_setting('fsync') || current_setting('full_page_writes')")
+                .fetch_one(&self.readers)
+                .await?;
+        Ok(settings == "onon")
+    }
+}
+
+async fn settle(connection: &mut PgConnection, options: &StoreOptions) -> Result<(), sqlx::Error> {
+    sqlx::query(SETTINGS)
+        .bind(milliseconds(options.idle_timeout))
+        .bind(milliseconds(options.statement_timeout))
+        .bind(milliseconds(options.lock_timeout))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A zero would mean "for ever".
+fn milliseconds(time: Duration) -> String {
+    time.as_millis().max(1).to_string()
+}
+
+/// On a connection of its own, whose end releases the lock whatever happens.
+async fn migrate(server: &Server) -> Result<String, OpenError> {
+    let mut connection = server.connect().await.map_err(StoreError::from)?;
+    let work = async {
+        // A migration may take longer than a batch, and waiting for another worker's is normal.
+        sqlx::query("SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
+            .execute(&mut connection)
+            .await?;
+        sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
+        Ok::<_, sqlx::Error>(())
+    };
+    within(migrate::PATIENCE, work).await.map_err(StoreError::from)?;
+    migrate::migrator(&POSTGRES).run_direct(None, &mut connection, false).await?;
+    let id = migrate::new_database_id();
+    sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', $1) ON CONFLICT (key) DO NOTHING")
+        .bind(id)
+        .execute(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
+    let id = sqlx::query_scalar("SELECT value FROM tributary_meta WHERE key = 'database_id'")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
+    // Unasked, a pooler might keep the session, and with it the lock.
+    let unlock = sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
+    unlock.await.map_err(StoreError::from)?;
+    connection.close().await.map_err(StoreError::from)?;
+    Ok(id)
+}
+
+async fn within<T>(
+    bound: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>> + Send,
+) -> Result<T, sqlx::Error> {
+    let late = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(bound, work).await.unwrap_or_else(|_| Err(late()))
+}

@@ -1,0 +1,177 @@
+//! SQLite, embedded: one file, any number of worker processes on one host.
+//!
+//! Guarantee: every commit is synced before it is answered (WAL, `synchronous = FULL`), and a transaction takes the write
+//! lock when it begins, so that it waits for others instead of failing half-way. What SQLite cannot offer: a process frozen
+//! in mid-transaction holds up every other writer until it goes on or ends.
+
+mod statements;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::StoreOptions;
+use super::error::{OpenError, StoreError};
+use super::migrate::{self, SQLITE};
+use super::writer::{Backend, Writer};
+
+/// Before this, two connections that write could corrupt a WAL database (sqlite.org/wal.html#walresetbug).
+const OLDEST: (u32, u32, u32) = (3, 51, 3);
+
+const RESULT: &str = "SELECT result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
+
+const SESSION: &str = "SELECT json_object('room_id', room_id, 'platform', platform, 'status', status, \
+    'live_stream_id', live_stream_id, 'config', json(config), 'title', title, 'streamer_id', streamer_id, \
+    'app_id', app_id, 'viewer_count', viewer_count, 'peak_viewers', peak_viewers, \
+    'duration_seconds', duration_seconds, 'error_code', error_code, 'error_message', error_message, \
+    'started_at', started_at, 'ended_at', ended_at, 'data', json(data), 'last_event_id', last_event_id, \
+    'last_event_at', last_event_at, 'created_at', created_at, 'updated_at', updated_at) \
+    FROM sessions WHERE room_id = ?1";
+
+/// Connections for the routes that show rows.
+const READERS: u32 = 2;
+
+/// A SQLite session database.
+#[derive(Debug)]
+pub struct Sqlite {
+    pub(super) writer: Writer<Embedded>,
+    readers: SqlitePool,
+    pub(super) database_id: String,
+}
+
+/// Which file, and how to open it.
+#[derive(Clone, Debug)]
+pub(super) struct Embedded {
+    connect: SqliteConnectOptions,
+}
+
+impl Backend for Embedded {
+    type Connection = SqliteConnection;
+
+    async fn connect(&self) -> Result<SqliteConnection, sqlx::Error> {
+        SqliteConnection::connect_with(&self.connect).await
+    }
+}
+
+impl Sqlite {
+    pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<Self, OpenError> {
+        let connect: SqliteConnectOptions = url
+            .parse()
+            .map_err(|_| OpenError::Configuration("is not a SQLite URL that can be understood".to_owned()))?;
+        let file = file(&connect)?;
+        let connect = connect
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(options.busy_timeout)
+            .foreign_keys(false);
+        let embedded = Embedded { connect };
+        let database_id = migrate(&embedded, &file).await?;
+        let connection = embedded.connect().await.map_err(StoreError::from)?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(options.connect_timeout)
+            .connect_lazy_with(embedded.connect.clone().create_if_missing(false));
+        let writer = Writer::new(embedded, connection, options.deadline);
+        Ok(Self { writer, readers, database_id })
+    }
+
+    pub(super) async fn result(&self, platform: &str, event_id: &str) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(RESULT).bind(platform).bind(event_id).fetch_optional(&self.readers).await?)
+    }
+
+    pub(super) async fn session(&self, room_id: &str) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(SESSION).bind(room_id).fetch_optional(&self.readers).await?)
+    }
+}
+
+/// A database in memory would forget what was acknowledged.
+fn file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
+    let file = connect.get_filename();
+    let name = file.to_string_lossy();
+    if name.is_empty() || name.contains(":memory:") || name.starts_with("file:sqlx-in-memory") {
+        return Err(OpenError::Configuration("names no file; a database in memory would forget events".to_owned()));
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(OpenError::Configuration(format!("the folder {} does not exist", folder.display())));
+    }
+    Ok(file.to_owned())
+}
+
+async fn migrate(embedded: &Embedded, file: &Path) -> Result<String, OpenError> {
+    let lock = lock_beside(file).await?;
+    let mut connection = embedded.connect().await.map_err(StoreError::from)?;
+    let version: String =
+        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await.map_err(StoreError::from)?;
+    if !recent(&version) {
+        return Err(OpenError::Configuration(format!(
+            "SQLite {version} can corrupt a database that two workers write; 3.51.3 is the oldest supported"
+        )));
+    }
+    migrate::migrator(&SQLITE).run_direct(None, &mut connection, false).await?;
+    sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', ?1) ON CONFLICT (key) DO NOTHING")
+        .bind(migrate::new_database_id())
+        .execute(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
+    let id = sqlx::query_scalar("SELECT value FROM tributary_meta WHERE key = 'database_id'")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
+    connection.close().await.map_err(StoreError::from)?;
+    drop(lock);
+    Ok(id)
+}
+
+/// The lock ends with the returned file, or with the process. The file itself stays: removing it would let two workers
+/// hold "the" lock.
+async fn lock_beside(file: &Path) -> Result<File, OpenError> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut path = file.as_os_str().to_owned();
+    path.push(".migrate-lock");
+    let io = |error| StoreError::from(sqlx::Error::Io(error));
+    let lock = File::create(PathBuf::from(path)).map_err(io)?;
+    let began = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if began.elapsed() < migrate::PATIENCE => tokio::time::sleep(PAUSE).await,
+            Err(TryLockError::WouldBlock) => return Err(io(std::io::ErrorKind::TimedOut.into()).into()),
+            Err(TryLockError::Error(error)) => return Err(io(error).into()),
+        }
+    }
+}
+
+fn recent(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    (next(), next(), next()) >= OLDEST
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn versions_with_the_wal_reset_bug_are_refused() {
+        for old in ["3.46.0", "3.50.7", "3.51.2", "2.99.99", ""] {
+            assert!(!recent(old), "{old}");
+        }
+        for good in ["3.51.3", "3.51.10", "3.52.0", "4.0.0"] {
+            assert!(recent(good), "{good}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_is_a_session_database() {
+        let named = |url: &str| file(&url.parse().unwrap());
+        assert_eq!(named("sqlite://tributary.db").unwrap(), Path::new("tributary.db"));
+        assert!(matches!(named("sqlite::memory:"), Err(OpenError::Configuration(_))));
+        assert!(matches!(named("sqlite:///no/such/folder/x.db"), Err(OpenError::Configuration(_))));
+    }
+}

@@ -1,0 +1,127 @@
+//! The one connection that writes.
+//!
+//! Guarantee: a connection is used again only after a commit or a rollback that the database confirmed. After anything
+//! else, a cancelled call included, it is closed, which rolls back what was open, and the next call connects anew.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use shared::clock;
+use shared::platform::Platform;
+use sqlx::Connection as _;
+use tokio::sync::Mutex;
+
+use super::batch::{self, Transact};
+use super::error::{Cause, StoreError};
+use crate::effects::{Applied, Planned};
+
+/// How often a batch is run again when other workers were faster.
+const MAX_RACES: u32 = 8;
+
+/// A connection that has rested longer is asked whether it still answers.
+const RESTED: Duration = Duration::from_secs(1);
+
+/// What a database must offer to be written to.
+pub(super) trait Backend: Send + Sync {
+    /// Its connection.
+    type Connection: sqlx::Connection + Transact;
+    /// A new connection with every setting that must hold.
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
+}
+
+/// One connection, one transaction at a time.
+#[derive(Debug)]
+pub(super) struct Writer<B: Backend> {
+    backend: B,
+    idle: Mutex<Option<Idle<B::Connection>>>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Idle<C> {
+    connection: C,
+    since: Instant,
+}
+
+impl<C> Idle<C> {
+    fn now(connection: C) -> Self {
+        Self { connection, since: Instant::now() }
+    }
+}
+
+impl<B: Backend> Writer<B> {
+    pub(super) fn new(backend: B, connection: B::Connection, deadline: Duration) -> Self {
+        Self { backend, idle: Mutex::new(Some(Idle::now(connection))), deadline }
+    }
+
+    /// See [`super::Store::apply`].
+    pub(super) async fn apply(&self, platform: &Platform, batch: &[Planned]) -> Result<Vec<Applied>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.bounded(async {
+            let mut idle = self.idle.lock().await;
+            for _ in 0..MAX_RACES {
+                match self.once(&mut idle, Work::Batch(platform, batch)).await {
+                    Ok(Some(applied)) => return Ok(applied),
+                    Ok(None) => {}
+                    Err(cause) if cause.lost_a_race() => {}
+                    Err(cause) => return Err(cause),
+                }
+            }
+            Err(Cause::Contended(MAX_RACES))
+        })
+        .await
+    }
+
+    /// See [`super::Store::probe`].
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.bounded(async {
+            let mut idle = self.idle.lock().await;
+            self.once(&mut idle, Work::Probe).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// One transaction. `None`: rolled back, another worker was faster.
+    async fn once(
+        &self,
+        idle: &mut Option<Idle<B::Connection>>,
+        work: Work<'_>,
+    ) -> Result<Option<Vec<Applied>>, Cause> {
+        let mut connection = self.connection(idle).await?;
+        let now = clock::now_ms();
+        let done = match work {
+            Work::Batch(platform, batch) => batch::run(&mut connection, platform, batch, now).await,
+            Work::Probe => connection.probe(now).await.map(|()| Some(Vec::new())),
+        };
+        // A connection that cannot confirm the rollback is dropped, which rolls back as well.
+        if matches!(done, Ok(Some(_))) || connection.rollback().await.is_ok() {
+            *idle = Some(Idle::now(connection));
+        }
+        done
+    }
+
+    /// The idle connection if it still answers, else a new one. A server may have been restarted since it was last used;
+    /// that is no outage.
+    async fn connection(&self, idle: &mut Option<Idle<B::Connection>>) -> Result<B::Connection, Cause> {
+        if let Some(Idle { mut connection, since }) = idle.take()
+            && (since.elapsed() < RESTED || connection.ping().await.is_ok())
+        {
+            return Ok(connection);
+        }
+        Ok(self.backend.connect().await?)
+    }
+
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, Cause>> + Send) -> Result<T, StoreError> {
+        let outcome = tokio::time::timeout(self.deadline, work).await;
+        Ok(outcome.unwrap_or(Err(Cause::Deadline(self.deadline)))?)
+    }
+}
+
+/// What a transaction is for.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    Batch(&'a Platform, &'a [Planned]),
+    Probe,
+}
