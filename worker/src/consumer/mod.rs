@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod reader;
 mod settle;
 pub mod suspects;
+mod turns;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -27,14 +28,16 @@ use crate::worker::{Batch, Lane, Worker};
 pub use execute::chain;
 use outcome::{Moment, Next, Verdict, decide};
 use settle::Settlement;
+use turns::Turns;
 
 /// The worker is stopping; what is held stays pending and is handed back.
 #[derive(Debug)]
 pub struct Interrupted;
 
 /// Works until every sender of `batches` is gone, or an outage outlasts the order to stop.
-pub async fn run(worker: Arc<Worker>, mut batches: mpsc::Receiver<Batch>) {
-    while let Some(Batch { lane, entries, suspect, taken }) = batches.recv().await {
+pub async fn run(worker: Arc<Worker>, batches: mpsc::Receiver<Batch>) {
+    let mut turns = Turns::new(batches);
+    while let Some(Batch { lane, entries, suspect, taken }) = turns.next().await {
         let done = if suspect {
             suspects::consume_alone(&worker, &lane, entries, taken).await
         } else {
