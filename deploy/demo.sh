@@ -52,7 +52,7 @@ at_rest() {
 
 dead_letter() { "$bin/dlq-tool" list --event-id "$1" --output json >"$run/dead" 2>/dev/null; }
 
-row() { printf '  %-8s  %-36s  %-13s  %s\n' "$@"; }
+row() { printf '  %-10s  %-36s  %-13s  %s\n' "$@"; }
 
 # expect STATUS WORD [MEMBER]: checks what send() got; leaves it in $shown.
 expect() {
@@ -106,6 +106,30 @@ demo_plain() { # PLATFORM SECRET TYPE PAYLOAD RESULT
   expect 202 accepted
   await 30 "the $1 event is processed" processed "$1" 1
   row "$1" "$3" "$shown" "$5"
+}
+
+demo_realcast() {
+  local body now
+  now=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+  body=$(printf '{"event":"stream.live","timestamp":"%s","data":{"stream_id":"demo-realcast","app_id":"app_%s",' "$now" "$nonce")
+  body="$body\"title\":\"Quickstart\",\"streamer_id\":\"user_1\",\"started_at\":\"$now\"}}"
+  send POST $hooks/realcast "$body" \
+    "X-RealCast-Signature: sha256=$(printf '%s' "$body" | hmac_hex "$REALCAST_WEBHOOK_SECRET")"
+  expect 202 accepted
+  await 30 "demo-realcast is live" session_is demo-realcast live
+  row realcast stream.live "$shown" "session demo-realcast created, status live"
+}
+
+demo_streamgank() {
+  local body
+  body=$(printf '{"event":"job.completed","data":{"job_id":"job_%s","status":"completed","progress":100,"error":null,' "$nonce")
+  body="$body\"video_url\":\"https://example.com/video.mp4\",\"retry_count\":0},\"timestamp\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\","
+  body="$body\"webhook_id\":\"webhook_1\",\"source\":\"streamgank\"}"
+  send POST $hooks/streamgank "$body" \
+    "X-StreamGank-Signature: sha256=$(printf '%s' "$body" | hmac_hex "$STREAMGANK_WEBHOOK_SECRET")"
+  expect 202 accepted
+  await 30 "the streamgank event is processed" processed streamgank 1
+  row streamgank job.completed "$shown" "processed: a row in table jobs"
 }
 
 demo_what_must_not_pass() {
@@ -168,6 +192,8 @@ demo() {
   row FROM EVENT ANSWER "WHAT BECAME OF IT"
   ours mux && mux=yes && demo_mux
   ours livekit && demo_livekit
+  ours realcast && demo_realcast && rooms="$rooms demo-realcast"
+  ours streamgank && demo_streamgank
   ours netflix && demo_plain netflix "$NETFLIX_WEBHOOK_SECRET" content_added \
     '{"content_id":"film-1","title":"A film","content_type":"movie"}' "processed: a row in table contents"
   ours generic && demo_plain generic "$GENERIC_WEBHOOK_SECRET" stock.counted '{"warehouse":7}' \

@@ -1,8 +1,13 @@
 //! The command line. Everything is configured by environment variables; `--help` lists them.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+use crate::check::CheckPlatform;
+use crate::send_test::SendTest;
 
 const ENVIRONMENT: &str = "\
+Without a command it receives webhooks until it is stopped.
+
 Environment (a secret NAME may instead come from the file that NAME_FILE names):
   INGRESS_BIND          where webhooks are received [default: 0.0.0.0:8000]
   INGRESS_WORKERS       HTTP threads [default: one per core]
@@ -13,7 +18,7 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
                         strict: refuse anything but appendfsync always + noeviction [default: warn]
   PLATFORMS_FILE        TOML: further platforms, changes to bundled ones [default: none]
   ADMIN_TOKEN           bearer token of the admin routes; without it they answer 403 [default: none]
-  MAX_BODY_BYTES        largest body of a request [default: 1048576]
+  MAX_BODY_BYTES        largest body of a request, as sent and decoded [default: 1048576]
   BODY_TIMEOUT_MS       how long a body may take to arrive [default: 10000]
   MAX_IN_FLIGHT_BYTES   bodies of all unanswered requests together [default: 67108864]
   DEDUP_TTL_HOURS       how long duplicates are remembered in Redis [default: 24]
@@ -24,11 +29,14 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
 Bundled platforms are switched on by their secrets:
   mux (also: streaming)  STREAMING_WEBHOOK_SIGNING_SECRET
   livekit                LIVEKIT_API_KEY and LIVEKIT_API_SECRET
+  realcast               REALCAST_WEBHOOK_SECRET or WEBHOOK_SECRET (both: either verifies)
   netflix                NETFLIX_WEBHOOK_SECRET
+  streamgank             STREAMGANK_WEBHOOK_SECRET
 
 Routes:
   POST /api/v1/webhooks/{platform}   also /webhooks/{platform}, /webhook/{platform}
-                                     and /api/v1/live/webhooks/{platform}
+                                     and /api/v1/live/webhooks/{platform};
+                                     Content-Encoding: gzip, zstd or br
   PUT  /api/v1/sessions/{room_id}    announces a session (admin token)
 
 Try it:
@@ -36,10 +44,24 @@ Try it:
   body='{\"event_type\":\"content_added\",\"timestamp\":\"2026-01-01T00:00:00Z\",\"payload\":{\"content_id\":\"1\"}}'
   signature=$(printf %s \"$body\" | openssl dgst -sha256 -hmac s3cret | sed 's/.* //')
   curl -i localhost:8000/api/v1/webhooks/netflix -d \"$body\" -H \"X-Webhook-Signature: sha256=$signature\"
+  NETFLIX_WEBHOOK_SECRET=s3cret ingress send-test netflix
 
 Exit status: 0 stopped as asked, 1 failed, 2 usage or configuration (all problems are listed).";
 
 /// Receives webhooks: verifies, rate-limits and deduplicates them, and queues each one once in Redis.
 #[derive(Debug, Parser)]
-#[command(name = "ingress", version, about, after_help = ENVIRONMENT)]
-pub struct Cli {}
+#[command(name = "ingress", version, about, after_help = ENVIRONMENT, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Instead of receiving.
+    #[command(subcommand)]
+    pub tool: Option<Tool>,
+}
+
+/// What ingress does instead of receiving.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Says what ingress would make of a captured request, and precisely why not
+    CheckPlatform(CheckPlatform),
+    /// Sends one genuinely signed test event of a configured platform to a running ingress
+    SendTest(SendTest),
+}

@@ -13,7 +13,9 @@ use shared::platform::registry::Registry;
 use shared::signature::Keys;
 
 /// Largest body that may be configured, in bytes: the length of a field in Redis has bounds too.
-const LARGEST_BODY: usize = 64 * 1024 * 1024;
+pub(crate) const LARGEST_BODY: usize = 64 * 1024 * 1024;
+/// `MAX_BODY_BYTES` where nothing is said.
+pub(crate) const DEFAULT_BODY: usize = 1024 * 1024;
 
 /// Everything that ingress is told.
 #[derive(Debug)]
@@ -53,7 +55,7 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bind = env.parse("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
         let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
-        let max_body = env.bounded("MAX_BODY_BYTES", 1024 * 1024, 1..=LARGEST_BODY);
+        let max_body = env.bounded("MAX_BODY_BYTES", DEFAULT_BODY, 1..=LARGEST_BODY);
         let max_in_flight =
             env.bounded("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);

@@ -65,7 +65,8 @@ impl Target {
                 limit,
                 platform.dedup_ttl.unwrap_or(defaults.dedup_ttl),
                 defaults.max_backlog,
-            ),
+            )
+            .limiting(&platform.limits),
             shield: limit.per_minute.map(|per_minute| Shield::new(per_minute, limit.burst)),
             metrics: IngressMetrics::new(&platform.name),
             ack_status: status(platform.ack_status).unwrap_or(StatusCode::ACCEPTED),
@@ -75,9 +76,9 @@ impl Target {
         }
     }
 
-    /// The name that its users know it by, in log lines: its first alias, else its name.
+    /// What log lines call it.
     pub(crate) fn known_as(&self) -> &str {
-        self.platform.aliases.first().unwrap_or(&self.platform.name).as_str()
+        self.platform.label.as_str()
     }
 
     /// Whether its operator asked for events of this type.

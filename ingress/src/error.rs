@@ -72,6 +72,9 @@ pub(crate) enum Error {
     /// Genuine, but not an event.
     #[error("Invalid webhook payload: {0}")]
     InvalidPayload(InvalidPayload),
+    /// A hub asked for a subscription that nobody means.
+    #[error("Subscription not confirmed")]
+    SubscriptionRefused,
     /// Over the platform's limit.
     #[error("Webhook rate limit exceeded")]
     RateLimited {
@@ -148,6 +151,11 @@ impl Error {
         self.facts().outcome
     }
 
+    /// Whether other bytes under the same headers might have been genuine.
+    pub(crate) fn may_be_for_the_body(&self) -> bool {
+        matches!(self, Self::Signature(refusal) if refusal.depends_on_body())
+    }
+
     fn facts(&self) -> Facts {
         use RequestOutcome as Outcome;
         match self {
@@ -170,6 +178,7 @@ impl Error {
             }
             Self::Signature(_) => facts(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature)),
             Self::InvalidPayload(_) => facts(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload)),
+            Self::SubscriptionRefused => facts(404, "E_NOT_FOUND", Some(Outcome::Handshake)),
             Self::RateLimited { retry_after_s } => {
                 facts(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited)).again_after(*retry_after_s)
             }

@@ -5,14 +5,18 @@
 //! duplicates and limits, because Redis does.
 
 mod app;
+pub mod check;
 pub mod cli;
 mod config;
 mod directory;
+mod effects;
 mod error;
 mod gate;
 mod handlers;
 mod pipeline;
+mod platform;
 mod routes;
+pub mod send_test;
 #[cfg(test)]
 mod testing;
 

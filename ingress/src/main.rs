@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use ingress::cli::Cli;
+use ingress::cli::{Cli, Tool};
+use ingress::send_test::Request;
 use ingress::{Config, RunError};
 use mimalloc::MiMalloc;
 use shared::config::{EXIT_CONFIG, Env, report};
@@ -14,18 +15,44 @@ use shared::{shutdown, telemetry};
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// What only matters to those who ask for it: actix tells at length how it starts and stops, and calls every request that
-/// is no HTTP an error. `RUST_LOG` overrides it by naming the same targets.
-const QUIET: &str = "actix_server=warn,actix_http::h1::dispatcher=off";
-
 fn main() -> ExitCode {
-    let Cli {} = Cli::parse();
+    match Cli::parse().tool {
+        None => receive(),
+        Some(Tool::CheckPlatform(check)) => match check.run(&Env::from_process()) {
+            Ok(outcome) => print(&outcome.text, outcome.good),
+            Err(problems) => fail(report(&problems), EXIT_CONFIG),
+        },
+        Some(Tool::SendTest(send)) => match send.prepare(&Env::from_process()) {
+            Ok(request) => send_test(request),
+            Err(problems) => fail(report(&problems), EXIT_CONFIG),
+        },
+    }
+}
+
+fn send_test(request: Request) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "sending {}", request.about);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error, 1),
+    };
+    match runtime.block_on(request.send()) {
+        Ok(answer) => print(&answer.text, answer.good),
+        Err(error) => fail(chain(&error), 1),
+    }
+}
+
+fn print(text: &str, good: bool) -> ExitCode {
+    // A reader that has gone has seen what it wanted.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    ExitCode::from(u8::from(!good))
+}
+
+fn receive() -> ExitCode {
     let config = match Config::read(&Env::from_process()) {
         Ok(config) => config,
         Err(problems) => return fail(report(&problems), EXIT_CONFIG),
     };
-    let filter = format!("{QUIET},{}", config.common.log_filter);
-    if let Err(error) = telemetry::init(config.common.log_format, &filter) {
+    if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
         return fail(error, EXIT_CONFIG);
     }
     // One thread drives Redis and the batcher; HTTP has threads of its own.

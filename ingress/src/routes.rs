@@ -2,7 +2,7 @@
 
 use actix_web::web::{self, ServiceConfig};
 
-use crate::handlers::{fallback, sessions, webhook};
+use crate::handlers::{fallback, handshake, sessions, webhook};
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
 const WEBHOOKS: [&str; 4] = [
@@ -18,6 +18,7 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
         service.service(
             web::resource(path)
                 .route(web::post().to(webhook::receive))
+                .route(web::get().to(handshake::confirm))
                 .default_service(web::to(fallback::only_post)),
         );
     }

@@ -41,10 +41,25 @@ busy_status = 503
 [platforms.off]
 secrets = ["env:ACME"]
 enabled = false
+
+[platforms.zoom]
+secrets = ["env:OTHER", "env:ACME"]
+
+[platforms.chat]
+secrets = ["env:ACME"]
+handshake = { kind = "echo" }
+
+[platforms.feeds]
+secrets = ["env:ACME"]
+handshake = { kind = "websub", topics = ["https://example.com/feed"] }
 "#;
 
 pub(crate) fn directory() -> Directory {
-    let env = Env::from_pairs([("ACME", SECRET), ("STREAMING_WEBHOOK_SIGNING_SECRET", SECRET)]);
+    let env = Env::from_pairs([
+        ("ACME", SECRET),
+        ("OTHER", "another-secret"),
+        ("STREAMING_WEBHOOK_SIGNING_SECRET", SECRET),
+    ]);
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
     let defaults = Defaults { layout: Layout::Single, dedup_ttl: Duration::from_secs(60), max_backlog: 100 };

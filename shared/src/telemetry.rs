@@ -39,6 +39,10 @@ impl FromStr for LogFormat {
     }
 }
 
+/// What only matters to those who ask for it: actix tells at length how it starts and stops, and calls every request that
+/// is no HTTP an error. A filter overrides it by naming the same targets.
+const QUIET: &str = "actix_server=warn,actix_http::h1::dispatcher=off";
+
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -63,7 +67,7 @@ pub fn check_filter(filter: &str) -> Result<(), ParseError> {
 /// # Errors
 /// When `filter` is not valid or a subscriber is installed already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+    let filter = EnvFilter::builder().parse(format!("{QUIET},{filter}"))?;
     let lines = tracing_subscriber::fmt::layer().with_ansi(io::stdout().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     match format {

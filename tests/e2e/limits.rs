@@ -70,6 +70,29 @@ async fn a_limited_event_passes_when_its_time_has_come() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_types_limit_is_exact_across_replicas_and_leaves_the_others_alone() {
+    let toml = "[platforms.chatty]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600\nburst = 600\n\
+                limits = { content_updated = 5 }\n";
+    let stack = Stack::builder().ingresses(2).workers(0).platforms(toml).start().await;
+    let begun = Instant::now();
+    let mut accepted = 0;
+    for n in 0..30 {
+        let answer = Sender::new(&stack.ingresses[n % 2].url).send(&event("chatty")).await;
+        if answer.status == 202 {
+            accepted += 1;
+            continue;
+        }
+        answer.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
+        assert!((1..=12).contains(&retry_after(&answer)), "{answer:?}");
+    }
+    let earned = usize::try_from(begun.elapsed().as_secs() / 12).unwrap();
+    assert!((5..=5 + earned).contains(&accepted), "{accepted} accepted");
+    let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
+    stack.sender().send(&sign::generic("chatty", ACME_SECRET, body.as_bytes())).await.expect(202, "accepted");
+    assert_eq!(stack.unfinished("chatty").await, accepted + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_backlog_refuses_and_recovers() {
     let mut stack = Stack::builder().workers(0).ingress_env("MAX_BACKLOG", "5").start().await;
     let sender = stack.sender();

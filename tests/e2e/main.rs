@@ -26,6 +26,8 @@ macro_rules! on_both {
 
 mod accept;
 mod body_limits;
+mod check_platform;
+mod compression;
 mod crash;
 mod database_outage;
 mod dead_letters;
@@ -37,11 +39,14 @@ mod limits;
 mod missing_session;
 mod ordering;
 mod poison;
+mod providers;
+mod realcast;
 mod redis_outage;
 mod refusals;
 mod sessions;
 mod shutdown;
 mod start;
+mod streamgank;
 
 use std::time::Duration;
 

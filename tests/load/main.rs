@@ -12,7 +12,7 @@
 //! ```
 
 // A command-line tool: its report goes to standard output, its progress to standard error.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 mod bare;
 mod binaries;
@@ -25,6 +25,7 @@ mod requests;
 mod scenario;
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -128,20 +129,20 @@ fn load(options: &Options) -> Result<bool, Box<dyn Error>> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(async { tokio::time::timeout(WHOLE_RUN, measure::all(options)).await })??;
-    if options.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print!("{}", report.table());
-    }
+    print(&if options.json { serde_json::to_string(&report)? + "\n" } else { report.table() })?;
     Ok(report.is_good())
 }
 
 fn micro(options: &MicroOptions) -> Result<bool, Box<dyn Error>> {
     let timings = micro::all(options)?;
-    if options.json {
-        println!("{}", serde_json::to_string(&timings)?);
-    } else {
-        print!("{}", timings.table());
-    }
+    print(&if options.json { serde_json::to_string(&timings)? + "\n" } else { timings.table() })?;
     Ok(true)
+}
+
+/// A reader that has seen enough is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod database;
+pub mod guide;
 pub mod ledger;
 pub mod poll;
 pub mod ports;

@@ -241,6 +241,14 @@ impl Process {
         &self.program
     }
 
+    /// The most memory that it ever held, in bytes; `None` where the system does not tell (it is Linux's).
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        peak.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    }
+
     /// Output and errors so far.
     #[must_use]
     pub fn log(&self) -> String {

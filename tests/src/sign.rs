@@ -86,6 +86,12 @@ pub fn generic(platform: &str, secret: &str, body: &[u8]) -> Signed {
     request(platform, body).header("x-webhook-signature", &format!("sha256={}", hmac_sha256_hex(secret, body)))
 }
 
+/// A request with `sha256=…` over the raw body in a header of the sender's own (RealCast, StreamGank).
+#[must_use]
+pub fn over_body(platform: &str, header: &str, secret: &str, body: &[u8]) -> Signed {
+    request(platform, body).header(header, &format!("sha256={}", hmac_sha256_hex(secret, body)))
+}
+
 /// LiveKit's token: HS256, issuer = API key, `sha256` = base64 of the body's hash.
 #[must_use]
 pub fn livekit_token(secret: &str, claims: &Value) -> String {

@@ -86,11 +86,16 @@ fn host_name() -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// Better to refuse than to let an operator believe that retention is on.
+/// Better to refuse than to let an operator believe that retention or forwarding is on.
 fn refuse_what_is_not_there(env: &Env) {
     for variable in ["EVENTS_RETENTION_DAYS", "DLQ_RETENTION_DAYS", "DLQ_ARCHIVE_DIR"] {
         if env.opt(variable).is_some() {
             env.problem(variable, "is not available in this version; unset it (everything is kept)");
+        }
+    }
+    for variable in ["WEBHOOK_URLS", "DISCORD_WEBHOOK_URL"] {
+        if env.opt(variable).is_some() {
+            env.problem(variable, "is not available in this version; unset it (nothing is forwarded)");
         }
     }
 }
@@ -119,10 +124,13 @@ mod tests {
             ("RETRY_BASE_MS", "60000"),
             ("CLAIM_IDLE_MS", "soon"),
             ("DLQ_RETENTION_DAYS", "7"),
+            ("WEBHOOK_URLS", "https://example.com/hook"),
         ]);
         let problems = WorkerConfig::read(&env, false).unwrap_err();
         let text = shared::config::report(&problems);
-        for name in ["DATABASE_URL", "MAX_ATTEMPTS", "RETRY_BASE_MS", "CLAIM_IDLE_MS", "DLQ_RETENTION_DAYS"] {
+        for name in
+            ["DATABASE_URL", "MAX_ATTEMPTS", "RETRY_BASE_MS", "CLAIM_IDLE_MS", "DLQ_RETENTION_DAYS", "WEBHOOK_URLS"]
+        {
             assert!(text.contains(name), "{name} is missing in {text}");
         }
         assert!(!text.contains("hunter2") && !text.contains("soon"));

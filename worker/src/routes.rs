@@ -18,7 +18,12 @@ pub fn configure(config: &mut ServiceConfig, started: Started, token: Option<Adm
     config
         .app_data(Data::new(started))
         .app_data(Data::new(token))
-        .route("/api/v1/sessions/{room_id}", web::get().to(session));
+        .service(
+            web::resource("/api/v1/sessions/{room_id}").route(web::get().to(session)).default_service(web::to(
+                || async { error(405, "E_METHOD_NOT_ALLOWED", "only GET is allowed here") },
+            )),
+        )
+        .default_service(web::to(|| async { error(404, "E_NOT_FOUND", "no such route") }));
 }
 
 async fn session(
@@ -39,20 +44,20 @@ async fn session(
         }
         Err(refusal) => return error(403, "E_ADMIN_FORBIDDEN", &refusal.to_string()),
     }
-    let Some(worker) = started.get() else { return error(503, "E_INTERNAL", "starting") };
+    let Some(worker) = started.get() else { return error(500, "E_INTERNAL", "starting") };
     match worker.store.session(&room).await {
         Ok(Some(row)) => HttpResponse::Ok().json(row),
         Ok(None) => error(404, "E_NOT_FOUND", "no such session"),
         Err(failure) => {
             tracing::warn!(error = %failure, "a session could not be read");
-            error(503, "E_INTERNAL", "the session database does not answer")
+            error(500, "E_INTERNAL", "the session database does not answer")
         }
     }
 }
 
 fn error(status: u16, code: &str, message: &str) -> HttpResponse {
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    let id = &uuid::Uuid::new_v4().simple().to_string()[..10];
+    tracing::info!(erresid = id, errcode = code, status, "{message}");
     let status = actix_web::http::StatusCode::from_u16(status).unwrap_or_default();
-    HttpResponse::build(status)
-        .json(json!({"success": false, "errcode": code, "errmesg": message, "erresid": &id[..10]}))
+    HttpResponse::build(status).json(json!({"success": false, "errcode": code, "errmesg": message, "erresid": id}))
 }

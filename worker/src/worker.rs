@@ -50,9 +50,9 @@ impl Lane {
         &self.platform.name
     }
 
-    /// What log lines call it: the alias that its users know it by, else its name.
+    /// What log lines call it.
     pub fn label(&self) -> &str {
-        self.platform.aliases.first().unwrap_or(&self.platform.name).as_str()
+        self.platform.label.as_str()
     }
 }
 

@@ -123,7 +123,7 @@ async fn only_429_and_408_become_busy_status() {
 fn a_platform_is_called_what_its_users_call_it() {
     let directory = directory();
     let known_as = |name| directory.find(name).unwrap().known_as().to_owned();
-    assert_eq!([known_as("mux"), known_as("livekit"), known_as("acme")], ["streaming", "livekit", "acme-live"]);
+    assert_eq!([known_as("mux"), known_as("livekit"), known_as("acme")], ["streaming", "livekit", "acme"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
 
 pub(crate) mod fallback;
+pub(crate) mod handshake;
 pub(crate) mod sessions;
 pub(crate) mod webhook;
 
@@ -39,7 +40,7 @@ fn respond(answer: &Answer, target: &Target) -> HttpResponse {
 }
 
 /// Turns a panic into an answer: it is logged by the panic hook, and costs its sender one try instead of a connection.
-async fn caught(work: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Internal))
 }
 
@@ -51,7 +52,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer_too() {
-        let answer = caught(async { panic!("as in a test") }).await;
+        let answer: Result<Answer, Error> = caught(async { panic!("as in a test") }).await;
         assert!(matches!(answer, Err(Error::Internal)));
     }
 }

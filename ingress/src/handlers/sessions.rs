@@ -43,9 +43,13 @@ pub(crate) async fn announce(
     let target = ingress.directory.sessions();
     let work = async {
         let key = idempotency_key(&request)?;
-        let Body { bytes, held } = ingress.pipeline.bodies.read(request.headers(), &mut payload).await?;
+        let Body { bytes, coding: None, held } =
+            ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
+        else {
+            return Err(Error::UnsupportedEncoding);
+        };
         let body = announcement(&room_id, &bytes)?;
-        let event = event(&target.platform.name, key, body);
+        let event = event(&target.platform.name, &room_id, key, body);
         ingress.pipeline.enqueue(target, event, held).await
     };
     let response = match caught(work).await {
@@ -59,14 +63,17 @@ pub(crate) async fn announce(
     response
 }
 
-/// The event of an announcement. With a key it happens once; without, every request is an announcement of its own.
-fn event(platform: &PlatformName, key: Option<&str>, body: Bytes) -> NewEvent {
+/// The event of an announcement. With a key it happens once per room; without, every request is an announcement of its
+/// own.
+fn event(platform: &PlatformName, room_id: &str, key: Option<&str>, body: Bytes) -> NewEvent {
+    let scoped = key.map(|key| marker_digest(room_id, key));
+    let marker = scoped.as_ref().map(|id| marker_digest(platform.as_str(), id));
     NewEvent {
-        event_id: key.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned),
+        event_id: scoped.unwrap_or_else(|| Uuid::new_v4().to_string()),
         event_type: EVENT_TYPE.to_owned(),
         occurred_at: None,
         body,
-        marker: key.map(|key| marker_digest(platform.as_str(), key)),
+        marker,
         delivery_id: None,
         traceparent: None,
     }
@@ -188,10 +195,15 @@ mod tests {
     #[test]
     fn a_key_makes_an_announcement_happen_once() {
         let platform = PlatformName::new(PlatformName::SESSIONS).unwrap();
-        let once = event(&platform, Some("k"), Bytes::new());
-        assert_eq!(once.event_id, "k");
-        assert_eq!(once.marker, Some(marker_digest(platform.as_str(), "k")));
-        let (one, other) = (event(&platform, None, Bytes::new()), event(&platform, None, Bytes::new()));
+        let keyed = |room, key| event(&platform, room, Some(key), Bytes::new());
+        assert_eq!(keyed("room", "k").event_id, keyed("room", "k").event_id);
+        assert_eq!(keyed("room", "k").marker, keyed("room", "k").marker);
+        for other in [keyed("room", "k2"), keyed("other room", "k")] {
+            assert_ne!(keyed("room", "k").event_id, other.event_id);
+            assert_ne!(keyed("room", "k").marker, other.marker);
+        }
+        let anonymous = || event(&platform, "room", None, Bytes::new());
+        let (one, other) = (anonymous(), anonymous());
         assert_ne!(one.event_id, other.event_id);
         assert_eq!(one.marker, None);
     }

@@ -5,9 +5,10 @@ use std::time::Instant;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::{caught, respond};
+use super::{caught, handshake, respond};
 use crate::app::Ingress;
 use crate::error::Error;
+use crate::pipeline::Taken;
 
 /// Receives one webhook.
 pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
@@ -23,7 +24,8 @@ pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Dat
     };
     let answer = caught(ingress.pipeline.ingest(target, request.headers(), &mut payload)).await;
     let response = match answer {
-        Ok(answer) => respond(&answer, target),
+        Ok(Taken::Event(answer)) => respond(&answer, target),
+        Ok(Taken::Handshake(reply)) => handshake::respond(reply, target),
         Err(error) => {
             error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
             error.respond(Some(target), payload)

@@ -1,23 +1,27 @@
-//! Reads a request's body, once, as the bytes on the wire.
+//! Reads a request's body, once, as the bytes on the wire, and decodes it where it is compressed.
 //!
-//! Guarantee: never more than `MAX_BODY_BYTES` of one request and never more than `MAX_IN_FLIGHT_BYTES` of all of them
-//! are held, and no sender keeps a request open longer than `BODY_TIMEOUT_MS`. Bytes count as they arrive, not as they
-//! are announced, so nobody can use up the bound by announcing; what was read stays counted until its [`Held`] is
-//! dropped.
+//! Guarantee: never more than `MAX_BODY_BYTES` of one request, on the wire and decoded, and never more than
+//! `MAX_IN_FLIGHT_BYTES` of all of them are held, and no sender keeps a request open longer than `BODY_TIMEOUT_MS`. Bytes
+//! count as they arrive, not as they are announced, so nobody can use up the bound by announcing; what was read stays
+//! counted until its [`Held`] is dropped, as what it was on the wire or, if that is more, decoded. Beside the bound there
+//! are only the bodies that are being decoded at this moment: one per HTTP thread, and as many again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::coding::{Coding, Undecodable};
 use crate::error::Error;
 
 /// Space that is set aside for a body of several parts before they have arrived, in bytes.
 const FIRST_RESERVE: usize = 64 * 1024;
+/// Bytes that are decoded on an HTTP thread: about a millisecond. What becomes larger is decoded apart, from its beginning.
+const DECODED_AT_ONCE: usize = 256 * 1024;
 
 /// The bounds.
 #[derive(Clone, Debug)]
@@ -25,13 +29,17 @@ pub(crate) struct Bodies {
     max: usize,
     timeout: Duration,
     in_flight: Arc<Semaphore>,
+    /// Bodies that are decoded apart from the HTTP threads at the same time.
+    decoders: Arc<Semaphore>,
 }
 
 /// A body that was read.
 #[derive(Debug)]
 pub(crate) struct Body {
-    /// Its bytes.
+    /// Its bytes on the wire.
     pub(crate) bytes: Bytes,
+    /// What they are compressed with.
+    pub(crate) coding: Option<Coding>,
     /// Their share of what may be in flight.
     pub(crate) held: Held,
 }
@@ -44,26 +52,67 @@ impl Bodies {
     /// `max` bytes of one request within `timeout`, `in_flight` bytes of all.
     pub(crate) fn new(max: usize, timeout: Duration, in_flight: usize) -> Self {
         let in_flight = Arc::new(Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS)));
-        Self { max, timeout, in_flight }
+        let decoders = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { max, timeout, in_flight, decoders: Arc::new(Semaphore::new(decoders)) }
     }
 
     /// Reads the whole body, or refuses as early as can be known.
     ///
     /// # Errors
-    /// Too large, encoded, too slow, broken, or too much in flight; in this order where several apply.
+    /// Too large, of an unknown encoding, too slow, broken, or too much in flight; in this order where several apply.
     pub(crate) async fn read(&self, headers: &HeaderMap, payload: &mut Payload) -> Result<Body, Error> {
         let announced = announced(headers);
         if announced.is_some_and(|length| length > self.max as u64) {
             return Err(Error::PayloadTooLarge { limit: self.max });
         }
-        if is_encoded(headers) {
-            return Err(Error::UnsupportedEncoding);
-        }
+        let coding = Coding::of(headers).map_err(|_| Error::UnsupportedEncoding)?;
         let reserve = announced.map_or(0, |length| length as usize).clamp(1024, FIRST_RESERVE);
-        tokio::time::timeout(self.timeout, self.collect(payload, reserve)).await.unwrap_or(Err(Error::BodyTimeout))
+        let (bytes, held) = tokio::time::timeout(self.timeout, self.collect(payload, reserve))
+            .await
+            .unwrap_or(Err(Error::BodyTimeout))?;
+        Ok(Body { bytes, coding, held })
     }
 
-    async fn collect(&self, payload: &mut Payload, reserve: usize) -> Result<Body, Error> {
+    /// What `wire` stands for; `held` then counts the larger of the two. `None`: it is malformed.
+    ///
+    /// # Errors
+    /// Too large decoded, or too much in flight.
+    pub(crate) async fn decode(
+        &self,
+        coding: Coding,
+        wire: &Bytes,
+        held: &mut Held,
+    ) -> Result<Option<Bytes>, Error> {
+        let at_once = self.max.min(DECODED_AT_ONCE);
+        let small = wire.len() <= at_once;
+        let decoded = match small.then(|| coding.decode(wire, at_once)) {
+            Some(Err(Undecodable::TooLarge)) if self.max == at_once => Err(Undecodable::TooLarge),
+            None | Some(Err(Undecodable::TooLarge)) => self.decode_apart(coding, wire.clone()).await?,
+            Some(decoded) => decoded,
+        };
+        match decoded {
+            Ok(decoded) => {
+                self.hold(&mut held.0, decoded.len().saturating_sub(wire.len()))?;
+                Ok(Some(decoded.into()))
+            }
+            Err(Undecodable::TooLarge) => Err(Error::PayloadTooLarge { limit: self.max }),
+            Err(Undecodable::Malformed) => Ok(None),
+        }
+    }
+
+    async fn decode_apart(&self, coding: Coding, wire: Bytes) -> Result<Result<Vec<u8>, Undecodable>, Error> {
+        let decoder = Arc::clone(&self.decoders).acquire_owned();
+        let Ok(Ok(decoder)) = tokio::time::timeout(self.timeout, decoder).await else { return Err(Error::Busy) };
+        let max = self.max;
+        // The permit goes with it: a sender that hangs up does not end what has begun.
+        let decode = move || {
+            let _decoder = decoder;
+            coding.decode(&wire, max)
+        };
+        tokio::task::spawn_blocking(decode).await.map_err(|_| Error::Internal)
+    }
+
+    async fn collect(&self, payload: &mut Payload, reserve: usize) -> Result<(Bytes, Held), Error> {
         let mut held = None;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
@@ -87,7 +136,7 @@ impl Bodies {
             rest.extend_from_slice(&part);
         }
         let bytes = if rest.is_empty() { first } else { rest.freeze() };
-        Ok(Body { bytes, held: Held(held) })
+        Ok((bytes, Held(held)))
     }
 
     fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
@@ -105,19 +154,12 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).any(|value| {
-        let value = value.as_bytes().trim_ascii();
-        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use actix_web::error::PayloadError;
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
     use futures_util::stream;
 
     use super::*;
@@ -157,11 +199,54 @@ mod tests {
 
     #[tokio::test]
     async fn only_identity_is_no_encoding() {
-        for (value, encoded) in
-            [("", false), ("identity", false), ("Identity", false), ("gzip", true), ("br, zstd", true)]
-        {
+        for (value, coding) in [("", None), ("identity", None), ("Identity", None), ("gzip", Some(Coding::Gzip))] {
             let read = bodies(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
-            assert_eq!(matches!(read, Err(Error::UnsupportedEncoding)), encoded, "{value}");
+            assert_eq!(read.unwrap().coding, coding, "{value}");
+        }
+        for value in ["br, zstd", "compress"] {
+            let read = bodies(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
+            assert!(matches!(read, Err(Error::UnsupportedEncoding)), "{value}");
+        }
+    }
+
+    fn zstd(body: &[u8]) -> Bytes {
+        zstd::bulk::compress(body, 3).unwrap().into()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_decoded_within_its_bound_on_either_side_of_what_is_done_at_once() {
+        for max in [1000, DECODED_AT_ONCE, DECODED_AT_ONCE + 1, 4 * DECODED_AT_ONCE] {
+            let bodies = bodies(max, 16 * max);
+            for (length, fits) in [(max - 1, true), (max, true), (max + 1, false), (8 * max, false)] {
+                let (body, mut held) = (vec![b' '; length], Held::default());
+                match bodies.decode(Coding::Zstd, &zstd(&body), &mut held).await {
+                    Ok(decoded) => assert_eq!((decoded.unwrap(), fits), (body.into(), true)),
+                    Err(Error::PayloadTooLarge { limit }) => assert_eq!((limit, fits), (max, false)),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_decoded_body_counts_as_what_it_has_become() {
+        let bodies = bodies(500, 700);
+        let wire = zstd(&[b' '; 400]);
+        let mut held = Held::default();
+        bodies.hold(&mut held.0, wire.len()).unwrap();
+        bodies.decode(Coding::Zstd, &wire, &mut held).await.unwrap();
+        assert_eq!(bodies.in_flight.available_permits(), 300);
+        let mut second = Held::default();
+        assert!(matches!(bodies.decode(Coding::Zstd, &wire, &mut second).await, Err(Error::Busy)));
+        drop((held, second));
+        assert_eq!(bodies.in_flight.available_permits(), 700);
+    }
+
+    #[tokio::test]
+    async fn what_is_malformed_is_no_body() {
+        for coding in [Coding::Gzip, Coding::Zstd, Coding::Brotli] {
+            let wire = Bytes::from_static(b"neither of them");
+            assert_eq!(bodies(100, 100).decode(coding, &wire, &mut Held::default()).await.unwrap(), None);
         }
     }
 

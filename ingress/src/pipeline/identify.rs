@@ -19,6 +19,9 @@ const MAX_DELIVERY_ID_BYTES: usize = 256;
 /// Why a genuine body is no event. Names places, never values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPayload {
+    /// Not what its `Content-Encoding` says.
+    #[error("not decodable as its content encoding says")]
+    Coding,
     /// Not a JSON document as we take them.
     #[error(transparent)]
     Json(#[from] JsonError),

@@ -2,9 +2,16 @@
 //!
 //! Guarantee: "accepted" and "duplicate" are answered only after Redis confirmed, and only for a genuine request. Cheap
 //! checks come first, and nothing of an unverified body is looked at.
+//!
+//! A compressed body is verified as it came; only where that fails for a reason that lies in the body is it decoded,
+//! within its bound, and verified again. So a stream that cannot be decoded is an invalid payload (400) when its sender
+//! has proved itself, and an invalid signature (401) when not; one that is too large decoded is too large (413) either way,
+//! as one is that is too large on the wire.
 
 mod batcher;
 mod body;
+pub(crate) mod coding;
+pub(crate) mod handshake;
 pub(crate) mod identify;
 pub(crate) mod shield;
 mod verify;
@@ -14,6 +21,7 @@ use std::time::Instant;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::HeaderMap;
+use bytes::Bytes;
 use shared::clock;
 use shared::event::NewEvent;
 use shared::queue::Enqueued;
@@ -26,7 +34,8 @@ pub(crate) use body::{Bodies, Body, Held};
 use crate::directory::Target;
 use crate::error::Error;
 use crate::gate::Gate;
-use identify::identify;
+use coding::Coding;
+use identify::{InvalidPayload, identify};
 use verify::genuine;
 
 /// What every request passes through; cheap to clone.
@@ -60,6 +69,25 @@ pub(crate) struct Answer {
     pub(crate) status: Status,
 }
 
+/// What a request was.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// An event.
+    Event(Answer),
+    /// A provider's question.
+    Handshake(handshake::Reply),
+}
+
+/// A body without its coding.
+enum Decoded {
+    /// It has none, or nobody needs to know.
+    Same,
+    /// What it stands for.
+    Is(Bytes),
+    /// Nothing.
+    Malformed,
+}
+
 impl Pipeline {
     /// Takes one webhook for `target`.
     ///
@@ -70,21 +98,47 @@ impl Pipeline {
         target: &Arc<Target>,
         headers: &HeaderMap,
         payload: &mut Payload,
-    ) -> Result<Answer, Error> {
+    ) -> Result<Taken, Error> {
         if !target.platform.enabled {
             return Err(Error::PlatformDisabled);
         }
         let keys = target.keys.as_ref().ok_or(Error::ConfigMissing)?;
 
-        let Body { bytes, held } = self.bodies.read(headers, payload).await?;
-        let headers = verify::RequestHeaders(headers);
-        let verified = genuine(&target.platform.scheme, keys, &headers, &bytes, clock::now_ms(), &self.gate)?;
-        let event = identify(&target.platform, &verified, &bytes).map_err(Error::InvalidPayload)?;
+        let Body { bytes: wire, coding, mut held } = self.bodies.read(headers, payload).await?;
+        let (scheme, headers, now) = (&target.platform.scheme, verify::RequestHeaders(headers), clock::now_ms());
+        let on_wire = genuine(scheme, keys, &headers, &wire, now, &self.gate);
+        let decoded = self.decode(coding, &wire, on_wire.as_ref().err(), &mut held).await?;
+        let (body, verified) = match decoded {
+            Decoded::Is(ref body) => {
+                (body, on_wire.or_else(|_| genuine(scheme, keys, &headers, body, now, &self.gate))?)
+            }
+            Decoded::Same => (&wire, on_wire?),
+            Decoded::Malformed => return Err(Error::InvalidPayload(on_wire.map(|_| InvalidPayload::Coding)?)),
+        };
+        if let Some(reply) = handshake::asked(&target.platform, keys, &headers, &verified, body, now) {
+            return Ok(Taken::Handshake(reply));
+        }
+        let event = identify(&target.platform, &verified, body).map_err(Error::InvalidPayload)?;
 
         if !target.subscribes(&event.event_type) {
-            return Ok(Answer { event_id: event.event_id, status: Status::Ignored });
+            return Ok(Taken::Event(Answer { event_id: event.event_id, status: Status::Ignored }));
         }
-        self.enqueue(target, event, held).await
+        self.enqueue(target, event, held).await.map(Taken::Event)
+    }
+
+    /// Undoes the coding of a body that is genuine as it came, or whose signature may be over what it stands for. What
+    /// cannot be genuine either way is not decoded.
+    async fn decode(
+        &self,
+        coding: Option<Coding>,
+        wire: &Bytes,
+        refused: Option<&Error>,
+        held: &mut Held,
+    ) -> Result<Decoded, Error> {
+        let Some(coding) = coding.filter(|_| refused.is_none_or(Error::may_be_for_the_body)) else {
+            return Ok(Decoded::Same);
+        };
+        Ok(self.bodies.decode(coding, wire, held).await?.map_or(Decoded::Malformed, Decoded::Is))
     }
 
     /// Queues an event whose sender has proved itself: duplicate, backlog and rate limit are decided by Redis.

@@ -13,6 +13,17 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("livekit", include_str!("../../platforms/livekit.toml")),
     ("netflix", include_str!("../../platforms/netflix.toml")),
     ("generic", include_str!("../../platforms/generic.toml")),
+    ("realcast", include_str!("../../platforms/realcast.toml")),
+    ("streamgank", include_str!("../../platforms/streamgank.toml")),
+    ("twitch", include_str!("../../platforms/twitch.toml")),
+    ("standard-webhooks", include_str!("../../platforms/standard-webhooks.toml")),
+    ("cloudflare-stream", include_str!("../../platforms/cloudflare-stream.toml")),
+    ("cloudflare-live", include_str!("../../platforms/cloudflare-live.toml")),
+    ("livepeer", include_str!("../../platforms/livepeer.toml")),
+    ("zoom", include_str!("../../platforms/zoom.toml")),
+    ("stripe", include_str!("../../platforms/stripe.toml")),
+    ("github", include_str!("../../platforms/github.toml")),
+    ("slack", include_str!("../../platforms/slack.toml")),
 ];
 
 /// The reserved platform `sessions`: in the queue like any other, but nothing a request can name.

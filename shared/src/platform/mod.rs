@@ -12,7 +12,8 @@ mod types;
 
 pub use schema::{PayloadError, Schemas};
 pub use types::{
-    ContentColumn, ContentState, CredentialRef, Effect, EffectSpec, EventSpec, InvalidPointer, Locator,
-    MissingSession, Platform, PlatformName, Pointer, RateLimit, RecordingColumn, RecordingState, SecretRef,
-    SecretRefs, SessionColumn, SessionScope, SessionStatus, Source, UnknownName,
+    ChatColumn, ContentColumn, ContentState, CredentialRef, DataMember, Effect, EffectSpec, EventSpec, Handshake,
+    InvalidPointer, JobColumn, Locator, MissingSession, Platform, PlatformName, Pointer, RateLimit,
+    RecordingColumn, RecordingState, SecretRef, SecretRefs, SessionColumn, SessionScope, SessionStatus, Source,
+    UnknownName,
 };

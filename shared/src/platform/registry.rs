@@ -134,24 +134,38 @@ impl Registry {
     /// Every secret that is missing, unreadable, empty or not what the definition says, by reference, never by value.
     pub fn resolve(&self, env: &Env) -> Result<HashMap<PlatformName, Keys>, Vec<Problem>> {
         let (mut resolved, mut problems) = (HashMap::new(), Vec::new());
-        for Entry { platform, own_secrets } in self.inner.entries.iter().filter(|entry| entry.platform.enabled) {
-            let need = match (own_secrets, platform.source) {
-                (true, _) => Need::All,
-                (false, Source::File) => Need::Any,
-                (false, Source::Bundled | Source::Reserved) => Need::Whatever,
-            };
-            let kind = if platform.scheme.uses_credentials() { "credentials" } else { "secrets" };
-            let key = child(&child("platforms", platform.name.as_str()), kind);
-            let place = if need == Need::Whatever { key } else { format!("{}: {key}", self.inner.file) };
-            match secrets::resolve(platform, need, env, &place) {
+        for entry in self.inner.entries.iter().filter(|entry| entry.platform.enabled) {
+            match self.resolve_one(entry, env) {
                 Ok(Some(keys)) => {
-                    resolved.insert(platform.name.clone(), keys);
+                    resolved.insert(entry.platform.name.clone(), keys);
                 }
                 Ok(None) => {}
                 Err(found) => problems.extend(found),
             }
         }
         if problems.is_empty() { Ok(resolved) } else { Err(problems) }
+    }
+
+    /// What one platform verifies with, enabled or not. `None`: a bundled one whose variables are not set.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve), of this platform alone.
+    pub fn keys(&self, platform: &Platform, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {
+        let entry = self.inner.entries.iter().find(|entry| entry.platform.name == platform.name);
+        entry.map_or(Ok(None), |entry| self.resolve_one(entry, env))
+    }
+
+    fn resolve_one(&self, entry: &Entry, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {
+        let Entry { platform, own_secrets } = entry;
+        let need = match (own_secrets, platform.source) {
+            (true, _) => Need::All,
+            (false, Source::File) => Need::Any,
+            (false, Source::Bundled | Source::Reserved) => Need::Whatever,
+        };
+        let kind = if platform.scheme.uses_credentials() { "credentials" } else { "secrets" };
+        let key = child(&child("platforms", platform.name.as_str()), kind);
+        let place = if need == Need::Whatever { key } else { format!("{}: {key}", self.inner.file) };
+        secrets::resolve(platform, need, env, &place)
     }
 }
 

@@ -172,6 +172,22 @@ pub enum Source {
     Reserved,
 }
 
+/// A provider's question, which is answered at once and is no event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// `twitch`: a challenge is sent back as it came; a revocation is noted.
+    Twitch,
+    /// `zoom`: a token is sent back beside its HMAC.
+    Zoom,
+    /// `echo`: the challenge of a `url_verification` is sent back as it came.
+    Echo,
+    /// `websub`: a hub asks by GET whether a subscription is meant.
+    WebSub {
+        /// The topics that are.
+        topics: HashSet<String>,
+    },
+}
+
 /// Where an event's parts are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventSpec {
@@ -262,6 +278,8 @@ closed_set! {
     /// Text.
     AppId "app_id",
     /// Non-negative integer.
+    ViewerCount "viewer_count",
+    /// Non-negative integer.
     PeakViewers "peak_viewers",
     /// Seconds, may be fractional.
     DurationSeconds "duration_seconds",
@@ -319,6 +337,39 @@ closed_set! {
     Data "data",
 }
 
+closed_set! {
+    /// A job column that a definition may set; an explicit null empties it.
+    JobColumn: "a job column" =
+    /// Number, as the sender counts it.
+    Progress "progress",
+    /// Text.
+    CurrentStep "current_step",
+    /// Text.
+    VideoUrl "video_url",
+    /// Text; anything else is kept as JSON text.
+    Error "error",
+    /// Non-negative integer.
+    RetryCount "retry_count",
+    /// Any JSON; of an object, the members that have no column.
+    Data "data",
+}
+
+closed_set! {
+    /// A chat message's column that a definition may set.
+    ChatColumn: "a chat column" =
+    /// Text.
+    UserId "user_id",
+    /// Text.
+    UserName "user_name",
+    /// Text.
+    Message "message",
+    /// Time; without it, the event's.
+    SentAt "sent_at",
+}
+
+/// A member of a session's `data` and where its value is found: a text, a number or a truth value.
+pub type DataMember = (String, Vec<Pointer>);
+
 /// What an event type does: a closed set, fed by the definition. In every list of pointers the first present counts; an
 /// absent value leaves its column alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,6 +380,15 @@ pub enum Effect {
         status: SessionStatus,
         /// Columns to set.
         set: Vec<(SessionColumn, Vec<Pointer>)>,
+        /// Members of the column `data`, for what has no column of its own; each is its own register, too.
+        data: Vec<DataMember>,
+    },
+    /// `session.viewers`: how many watch. The status stays as it is.
+    SessionViewers {
+        /// Columns to set: `viewer_count`, always, and perhaps `peak_viewers`.
+        set: Vec<(SessionColumn, Vec<Pointer>)>,
+        /// As beside a status.
+        data: Vec<DataMember>,
     },
     /// `recording`.
     Recording {
@@ -347,6 +407,22 @@ pub enum Effect {
         id: Vec<Pointer>,
         /// Columns to set.
         set: Vec<(ContentColumn, Vec<Pointer>)>,
+    },
+    /// `job`.
+    Job {
+        /// The new status.
+        status: String,
+        /// The job's id.
+        id: Vec<Pointer>,
+        /// Columns to set.
+        set: Vec<(JobColumn, Vec<Pointer>)>,
+    },
+    /// `chat`: a message. It needs no session, and makes none.
+    Chat {
+        /// The message's id.
+        id: Vec<Pointer>,
+        /// Columns to set.
+        set: Vec<(ChatColumn, Vec<Pointer>)>,
     },
     /// `session.announce`: the body of `PUT /api/v1/sessions/{room_id}`; only the reserved platform has it.
     SessionAnnounce,
@@ -372,6 +448,8 @@ pub struct Platform {
     pub name: PlatformName,
     /// Other names in the path.
     pub aliases: Vec<PlatformName>,
+    /// What log lines call it.
+    pub label: PlatformName,
     /// Where it came from.
     pub source: Source,
     /// `false`: refused with 403.
@@ -384,6 +462,8 @@ pub struct Platform {
     pub secrets: SecretRefs,
     /// The limit.
     pub rate_limit: RateLimit,
+    /// Limits per event type and minute, inside `rate_limit`.
+    pub limits: HashMap<String, u32>,
     /// Types to queue; `None`: all.
     pub event_types: Option<HashSet<String>>,
     /// Status of "accepted", 2xx.
@@ -396,6 +476,8 @@ pub struct Platform {
     pub missing_session: MissingSession,
     /// See [`SessionScope`].
     pub session_scope: SessionScope,
+    /// What the provider may ask.
+    pub handshake: Option<Handshake>,
     /// Where an event's parts are.
     pub event: EventSpec,
     /// What bodies must look like.

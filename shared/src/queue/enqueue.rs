@@ -3,6 +3,7 @@
 //! Guarantee: [`Enqueued::Accepted`] is only answered once Redis has confirmed the entry; every event of a call gets an
 //! outcome of its own, and a reply that does not hold exactly one per event is an unknown outcome for all of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::keys::PLATFORMS;
@@ -16,8 +17,17 @@ pub const MAX_BATCH_EVENTS: usize = 128;
 /// Most bytes of bodies that callers put into one call, so that one script never keeps Redis busy for long.
 pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 
-/// What decides about a platform's events.
+/// The limit of one event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeLimit {
+    /// Microseconds between two events at the limit, at least 1.
+    pub period_us: u64,
+    /// Events that may come at once, at least 1.
+    pub burst: u32,
+}
+
+/// What decides about a platform's events.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnqueuePolicy {
     /// Microseconds between two events at the limit; 0: no limit.
     pub period_us: u64,
@@ -27,6 +37,13 @@ pub struct EnqueuePolicy {
     pub dedup_ttl_s: u64,
     /// Entries of the platform's stream beyond which events are refused.
     pub max_backlog: u64,
+    /// By event type, inside the platform's limit: an event is accepted if both have room, and charged to both.
+    pub types: BTreeMap<String, TypeLimit>,
+}
+
+/// Microseconds between two events; a limit above 60 million per minute is one of 60 million.
+fn period_us(per_minute: u32) -> u64 {
+    (60_000_000 / u64::from(per_minute.max(1))).max(1)
 }
 
 impl EnqueuePolicy {
@@ -34,11 +51,20 @@ impl EnqueuePolicy {
     #[must_use]
     pub fn new(limit: RateLimit, dedup_ttl: Duration, max_backlog: u64) -> Self {
         Self {
-            period_us: limit.per_minute.map_or(0, |per_minute| (60_000_000 / u64::from(per_minute.max(1))).max(1)),
+            period_us: limit.per_minute.map_or(0, period_us),
             burst: limit.burst.max(1),
             dedup_ttl_s: dedup_ttl.as_secs().max(1),
             max_backlog,
+            types: BTreeMap::new(),
         }
+    }
+
+    /// With limits per event type and minute; a type's whole minute may come at once.
+    #[must_use]
+    pub fn limiting<'t>(mut self, types: impl IntoIterator<Item = (&'t String, &'t u32)>) -> Self {
+        let limit = |per_minute: u32| TypeLimit { period_us: period_us(per_minute), burst: per_minute.max(1) };
+        self.types.extend(types.into_iter().map(|(kind, per_minute)| (kind.clone(), limit(*per_minute))));
+        self
     }
 }
 
@@ -86,6 +112,8 @@ impl Queue {
         if indexed {
             names.push(PLATFORMS.to_owned());
         }
+        let types = limited(policy, events);
+        names.extend(types.iter().map(|(kind, _)| keys.type_limit(kind)));
         names.extend(events.iter().filter_map(|event| event.marker.as_deref()).map(|digest| keys.marker(digest)));
         let bytes: usize = events.iter().map(|event| event.body.len() + event.event_id.len() + 160).sum();
 
@@ -93,6 +121,10 @@ impl Queue {
         call.arg(policy.period_us).arg(policy.burst).arg(policy.dedup_ttl_s).arg(policy.max_backlog);
         call.arg(MAX_FUTURE_MS).arg(WIRE_VERSION);
         optional(&mut call, indexed.then(|| keys.platform.as_str()));
+        call.arg(types.len());
+        for (_, limit) in &types {
+            call.arg(limit.period_us).arg(limit.burst);
+        }
         for event in events {
             call.arg(i32::from(event.marker.is_some()));
             call.arg(&event.event_id).arg(&event.event_type);
@@ -100,6 +132,7 @@ impl Queue {
             call.arg(&*event.body);
             optional(&mut call, event.delivery_id.as_deref());
             optional(&mut call, event.traceparent.as_deref());
+            call.arg(types.iter().position(|(kind, _)| **kind == event.event_type).map_or(0, |at| at + 1));
         }
         let reply = self.scripts.enqueue.run(&self.connection, &call).await?;
         let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
@@ -108,6 +141,19 @@ impl Queue {
         }
         codes.into_iter().map(outcome).collect()
     }
+}
+
+/// The types of `events` that have a limit of their own, each once.
+fn limited<'p>(policy: &'p EnqueuePolicy, events: &[&NewEvent]) -> Vec<(&'p String, TypeLimit)> {
+    let mut types: Vec<(&String, TypeLimit)> = Vec::new();
+    for event in events {
+        if let Some((kind, limit)) = policy.types.get_key_value(&event.event_type)
+            && !types.iter().any(|(known, _)| *known == kind)
+        {
+            types.push((kind, *limit));
+        }
+    }
+    types
 }
 
 fn outcome(code: i64) -> Result<Enqueued, Fault> {

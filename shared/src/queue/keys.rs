@@ -9,6 +9,7 @@
 //! | `webhooks:failures:{p}` | hash | id of a waiting entry → what the next execution must know of the failure |
 //! | `webhooks:suspects:{p}` | hash | id → how often it was run alone without an orderly outcome |
 //! | `webhooks:limit:{p}` | string | theoretical arrival time of the rate limit, µs |
+//! | `webhooks:limit:{p}:{type}` | string | the same of an event type that has a limit of its own |
 //! | `webhooks:counters:{p}` | hash | events by outcome, for the statistics routes |
 //! | `webhooks:platforms` | set | every platform that ever got an event |
 //! | `webhooks:meta` | hash | `layout`, `database`, `sentinel` |
@@ -99,6 +100,12 @@ pub struct PlatformKeys {
 }
 
 impl PlatformKeys {
+    /// The limit of the event type `kind`. No other platform's key: a name holds no colon.
+    #[must_use]
+    pub fn type_limit(&self, kind: &str) -> String {
+        format!("{}:{kind}", self.limit)
+    }
+
     /// The duplicate marker of `digest`, see [`crate::event::marker_digest`].
     #[must_use]
     pub fn marker(&self, digest: &str) -> String {
@@ -135,6 +142,7 @@ mod tests {
             &keys.suspects,
             &keys.limit,
             &keys.counters,
+            &keys.type_limit("chat.message"),
             &keys.marker("00ff"),
         ];
         assert!(all.iter().all(|key| key.matches("{mux}").count() == 1), "{all:?}");

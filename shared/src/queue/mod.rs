@@ -50,7 +50,7 @@ pub use connection::{
 pub use consume::{Claimed, GroupState, HAND_BACK_IDLE_MS};
 pub use dead_letter::{Body, DeadLetter, Replayed};
 pub use durability::{Durability, Monitor, RedisHealth};
-pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, TypeLimit};
 pub use fault::Fault;
 pub use keys::{Layout, PlatformKeys};
 pub use observe::Depth;

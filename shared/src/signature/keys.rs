@@ -60,6 +60,7 @@ impl fmt::Debug for Secret {
 #[derive(Clone)]
 pub struct Credential {
     key: String,
+    secret: Secret,
     decoding: DecodingKey,
 }
 
@@ -67,13 +68,17 @@ impl Credential {
     /// The API key, which is the token's issuer, and the API secret.
     #[must_use]
     pub fn new(key: impl Into<String>, secret: &Secret) -> Self {
-        Self { key: key.into(), decoding: DecodingKey::from_secret(secret.expose()) }
+        Self { key: key.into(), secret: secret.clone(), decoding: DecodingKey::from_secret(secret.expose()) }
     }
 
     /// The API key; no secret, but of no use to anybody else.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    pub(super) fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     pub(super) fn decoding_key(&self) -> &DecodingKey {

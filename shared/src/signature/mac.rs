@@ -46,7 +46,7 @@ impl Hash {
 }
 
 impl Tag {
-    fn as_bytes(&self) -> &[u8] {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
@@ -79,7 +79,7 @@ impl Tag {
         Some(Self { bytes, len: output.len() })
     }
 
-    fn of(hash: Hash, key: &[u8], signed: &Signed<'_>) -> Option<Self> {
+    pub(super) fn of(hash: Hash, key: &[u8], signed: &Signed<'_>) -> Option<Self> {
         match hash {
             Hash::Sha1 => Self::compute::<Hmac<Sha1>>(key, signed),
             Hash::Sha256 => Self::compute::<Hmac<Sha256>>(key, signed),

@@ -16,15 +16,19 @@ mod livekit_jwt;
 mod mac;
 mod pairs;
 mod problems;
+mod proof;
 mod refusal;
 mod shared_secret;
+mod sign;
 mod spec;
 mod standard_webhooks;
 mod template;
 
 pub use headers::{Found, Headers};
 pub use keys::{Credential, InvalidSecret, Keys, Secret};
+pub use proof::prove;
 pub use refusal::Refusal;
+pub use sign::{CannotSign, SignatureHeaders, sign};
 pub use spec::{
     Encoding, Hash, HmacSpec, JwtSpec, PairsSpec, Scheme, SecretEncoding, SharedSecretSpec, SpecProblem,
     StandardHeaders, StandardWebhooksSpec, TimestampHeader, TimestampUnit,
@@ -39,6 +43,7 @@ type Covered<'a> = [Option<&'a str>; 2];
 /// A genuine request.
 #[derive(Clone, Copy)]
 pub struct Verified<'a> {
+    scheme: &'a Scheme,
     covered: Covered<'a>,
     headers: &'a dyn Headers,
     body: &'a [u8],
@@ -66,7 +71,7 @@ pub fn verify<'a>(
         Scheme::LivekitJwt(spec) => livekit_jwt::verify(spec, credentials, headers, body, now),
         Scheme::SharedSecret(spec) => shared_secret::verify(spec, secrets, headers),
     }?;
-    Ok(Verified { covered, headers, body })
+    Ok(Verified { scheme, covered, headers, body })
 }
 
 impl<'a> Verified<'a> {
@@ -76,10 +81,15 @@ impl<'a> Verified<'a> {
         self.body
     }
 
-    /// The header `name` (lower case), if the signature covers it and it is text.
+    /// The header `name` (lower case), if the signature covers it and it is text. Where a scheme knows several names for
+    /// one thing (`webhook-id`, `svix-id`), each of them stands for the one that this request was signed with.
     #[must_use]
     pub fn signed_header(&self, name: &str) -> Option<&'a str> {
-        if self.covered.contains(&Some(name)) { self.unsigned_header(name) } else { None }
+        match self.scheme.role(name) {
+            Some(role) => self.unsigned_header(self.covered[role]?),
+            None if self.covered.contains(&Some(name)) => self.unsigned_header(name),
+            None => None,
+        }
     }
 
     /// The header `name` (lower case), if it is there once and is text, whether or not the signature covers it: whoever
@@ -119,6 +129,15 @@ impl Scheme {
             | Self::SharedSecret(SharedSecretSpec { headers }) => headers.iter().map(String::as_str).collect(),
             Self::StandardWebhooks(spec) => spec.headers.iter().map(|set| set.signature.as_str()).collect(),
         }
+    }
+
+    /// Which of the covered headers `name` stands for, where a scheme knows several names for one.
+    fn role(&self, name: &str) -> Option<usize> {
+        let Self::StandardWebhooks(spec) = self else { return None };
+        if spec.headers.iter().any(|set| set.id == name) {
+            return Some(0);
+        }
+        spec.headers.iter().any(|set| set.timestamp == name).then_some(1)
     }
 
     /// Whether a signature of this scheme can cover the header `name` (lower case).

@@ -43,6 +43,17 @@ impl Refusal {
         matches!(self, Self::OutsideTolerance { signature_valid: true, .. })
     }
 
+    /// Whether another body under the same headers might verify, so that it is worth a try with what a compressed one
+    /// stands for.
+    #[must_use]
+    pub fn depends_on_body(&self) -> bool {
+        match self {
+            Self::Mismatch | Self::BodyHashMismatch => true,
+            Self::OutsideTolerance { signature_valid, .. } => !signature_valid,
+            Self::Missing | Self::Malformed(_) => false,
+        }
+    }
+
     /// What the sender is told.
     #[must_use]
     pub fn message(&self) -> String {

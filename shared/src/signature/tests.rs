@@ -196,14 +196,17 @@ fn headers_that_the_signature_covers_are_told_apart() {
     assert_eq!(verified.unsigned_header("absent"), None);
     assert!(scheme.covers("twitch-eventsub-message-id") && !scheme.covers("twitch-eventsub-subscription-type"));
 
-    // Beside the set that was signed, the other set's names are anybody's.
-    let (fixture, scheme) = read(&Path::new(FIXTURES).join("standard"));
+    // Beside the set that was signed, the other set's headers are anybody's; its names stand for the signed ones.
+    let (fixture, scheme) = read(&Path::new(FIXTURES).join("standard-webhooks"));
     let request = fixture.requests.iter().find(|request| request.name == "under Svix's names").unwrap();
     let sent = [request.headers.clone(), headers(&[("webhook-id", "forged")])].concat();
     let (body, keys) = (request.body(), request.keys(&scheme));
     let verified = verify(&scheme, &keys, &sent, &body, request.now).unwrap();
-    assert_eq!(verified.signed_header("webhook-id"), None);
-    assert_eq!(verified.signed_header("svix-id"), Some("msg_p5jXN8AQM9LWM0D4loKWxJek"));
+    for name in ["webhook-id", "svix-id"] {
+        assert_eq!(verified.signed_header(name), Some("msg_p5jXN8AQM9LWM0D4loKWxJek"), "{name}");
+    }
+    assert_eq!(verified.signed_header("webhook-timestamp"), verified.signed_header("svix-timestamp"));
+    assert!(verified.signed_header("svix-timestamp").is_some());
     assert!(scheme.covers("webhook-id") && scheme.covers("svix-timestamp") && !scheme.covers("svix-signature"));
     for platform in ["mux", "livekit", "generic", "cloudflare-live"] {
         assert!(
@@ -259,8 +262,8 @@ fn secrets_are_read_as_the_scheme_says_and_never_shown() {
     assert_eq!(scheme.secret("not base64!").err(), Some(InvalidSecret::Base64));
     assert_eq!(scheme.secret("AAECAw").err(), Some(InvalidSecret::Base64), "unpadded");
     assert_eq!(scheme.secret("AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
-    assert_eq!(scheme_of("standard").secret("whsec_AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
-    assert_eq!(scheme_of("standard").secret("whsec_").err(), Some(InvalidSecret::Empty));
+    assert_eq!(scheme_of("standard-webhooks").secret("whsec_AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
+    assert_eq!(scheme_of("standard-webhooks").secret("whsec_").err(), Some(InvalidSecret::Empty));
     assert_eq!(scheme_of("mux").secret("whsec_AAECAw==").unwrap().expose(), b"whsec_AAECAw==");
     assert_eq!(scheme_of("mux").secret("").err(), Some(InvalidSecret::Empty));
 

@@ -1,5 +1,6 @@
 //! A redis-server, a queue on it, and events.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shared::event::{NewEvent, StreamId, marker_digest};
@@ -20,7 +21,8 @@ pub struct Fixture {
 }
 
 /// No limit, no bound to speak of.
-pub const OPEN: EnqueuePolicy = EnqueuePolicy { period_us: 0, burst: 1, dedup_ttl_s: 3600, max_backlog: 1_000_000 };
+pub const OPEN: EnqueuePolicy =
+    EnqueuePolicy { period_us: 0, burst: 1, dedup_ttl_s: 3600, max_backlog: 1_000_000, types: BTreeMap::new() };
 
 pub fn name(text: &str) -> PlatformName {
     PlatformName::new(text).unwrap()

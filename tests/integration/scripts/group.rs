@@ -107,6 +107,7 @@ async fn a_blocking_read_waits_and_wakes() {
     let read = queue.read_new(&mut fixture.reader, &streams, CONSUMER, 10, hour);
     let given = event("a");
     let events = [&given];
-    let (read, _) = tokio::join!(read, queue.enqueue(&keys, &OPEN, &events));
+    let open = OPEN;
+    let (read, _) = tokio::join!(read, queue.enqueue(&keys, &open, &events));
     assert_eq!(read.unwrap()[0].1.len(), 1);
 }

@@ -1,7 +1,8 @@
 //! The rate limit: a GCRA decided per event, in arrival order, by Redis's clock.
 
+use shared::event::NewEvent;
 use shared::platform::RateLimit;
-use shared::queue::{EnqueuePolicy, Enqueued};
+use shared::queue::{EnqueuePolicy, Enqueued, TypeLimit};
 
 use crate::fixture::{Fixture, OPEN, event};
 
@@ -143,6 +144,112 @@ async fn no_limit_keeps_no_state() {
     let events: Vec<_> = (0..100).map(|n| event(&n.to_string())).collect();
     assert_eq!(accepted(&fixture.enqueue(&OPEN, &events).await), 100);
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.limit]).await, 0);
+}
+
+/// `policy` with limits for types, each with its burst and one more in ten minutes.
+fn with_types(policy: EnqueuePolicy, types: &[(&str, u32)]) -> EnqueuePolicy {
+    let limit =
+        |(kind, burst): &(&str, u32)| ((*kind).to_owned(), TypeLimit { period_us: 600_000_000, burst: *burst });
+    EnqueuePolicy { types: types.iter().map(limit).collect(), ..policy }
+}
+
+/// Events of these types, each its own.
+fn of_types(kinds: &[&str]) -> Vec<NewEvent> {
+    let ids = || format!("{:032x}", rand::random::<u128>());
+    kinds.iter().map(|kind| NewEvent { event_type: (*kind).to_owned(), ..event(&ids()) }).collect()
+}
+
+/// `a`: accepted, `-`: rate limited.
+fn seen(outcomes: &[Enqueued]) -> String {
+    let one = |outcome: &Enqueued| match outcome {
+        Enqueued::Accepted => 'a',
+        Enqueued::RateLimited { .. } => '-',
+        other => panic!("{other:?}"),
+    };
+    outcomes.iter().map(one).collect()
+}
+
+#[tokio::test]
+async fn a_type_has_a_limit_of_its_own_inside_the_platforms() {
+    let fixture = Fixture::start().await;
+    let policy = with_types(policy(600_000_000, 8), &[("chat", 2), ("typing", 1)]);
+    let events = of_types(&["chat", "typing", "chat", "chat", "stream.up", "typing", "chat", "stream.up"]);
+    assert_eq!(seen(&fixture.enqueue(&policy, &events).await), "aaa-a--a");
+    // From one call to the next, too; and the types that are not limited have the rest of the platform's.
+    let events = of_types(&["chat", "stream.up", "typing", "stream.up", "stream.up", "stream.up"]);
+    assert_eq!(seen(&fixture.enqueue(&policy, &events).await), "-a-aa-");
+    assert_eq!(fixture.length().await, 8);
+    assert_eq!(fixture.counter("rate_limited").await, 6);
+}
+
+#[tokio::test]
+async fn both_limits_are_checked_before_either_is_charged() {
+    let fixture = Fixture::start().await;
+    // What the type's limit refuses costs nothing of the platform's.
+    let narrow = with_types(policy(600_000_000, 3), &[("chat", 1)]);
+    let events = of_types(&["chat", "chat", "chat", "stream.up", "stream.up", "stream.up"]);
+    assert_eq!(seen(&fixture.enqueue(&narrow, &events).await), "a--aa-");
+
+    // What the platform's limit refuses costs nothing of the type's.
+    let keys = fixture.queue.keys(&crate::fixture::name("acme"));
+    let enqueue = async |policy: &EnqueuePolicy, kinds: &[&str]| {
+        let events = of_types(kinds);
+        seen(&fixture.queue.enqueue(&keys, policy, &events.iter().collect::<Vec<_>>()).await.unwrap())
+    };
+    let full = with_types(policy(600_000_000, 1), &[("chat", 1)]);
+    assert_eq!(enqueue(&full, &["stream.up", "chat", "chat"]).await, "a--");
+    let wider = with_types(policy(600_000_000, 10), &[("chat", 1)]);
+    assert_eq!(enqueue(&wider, &["chat", "chat"]).await, "a-");
+
+    // Neither do duplicates, nor what the backlog refuses.
+    let twin = of_types(&["typing"]);
+    let once = with_types(OPEN, &[("typing", 2)]);
+    assert_eq!(fixture.enqueue(&once, &twin).await, [Enqueued::Accepted]);
+    assert_eq!(fixture.enqueue(&once, &twin).await, [Enqueued::Duplicate]);
+    let bounded = EnqueuePolicy { max_backlog: 1, ..once.clone() };
+    assert_eq!(fixture.enqueue(&bounded, &of_types(&["typing"])).await, [Enqueued::Overloaded]);
+    assert_eq!(seen(&fixture.enqueue(&once, &of_types(&["typing", "typing"])).await), "a-");
+}
+
+#[tokio::test]
+async fn a_types_state_is_a_key_of_its_own_written_once_with_all_its_digits() {
+    let fixture = Fixture::start().await;
+    let types = [("chat".to_owned(), TypeLimit { period_us: 1_000_003, burst: 50 })].into();
+    let policy = EnqueuePolicy { types, ..policy(2_000_003, 100) };
+    let before = micros(&fixture).await;
+    fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
+    fixture.enqueue(&policy, &of_types(&["chat", "stream.up", "chat", "chat"])).await;
+    let stats: String = fixture.redis(&["INFO", "commandstats"]).await;
+    let sets = stats.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=")).expect("SET was called");
+    assert_eq!(sets.split(',').next(), Some("6"), "a marker for each event, and each state once: {stats}");
+    let after = micros(&fixture).await;
+    for (key, charged) in
+        [(fixture.keys.type_limit("chat"), 3 * 1_000_003), (fixture.keys.limit.clone(), 4 * 2_000_003)]
+    {
+        let state: String = fixture.redis(&["GET", &key]).await;
+        let tat: i64 = state.parse().expect("all its digits, no exponent");
+        assert!((before + charged..=after + charged).contains(&tat), "{key}: {state}");
+        let ttl: i64 = fixture.redis(&["PTTL", &key]).await;
+        assert!((charged / 1000 - 1000..=charged / 1000 + 1001).contains(&ttl), "{key}: {ttl}");
+    }
+    assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.type_limit("stream.up")]).await, 0);
+}
+
+#[tokio::test]
+async fn the_longer_wait_of_the_two_is_told() {
+    let fixture = Fixture::start().await;
+    let events = of_types(&["chat", "chat"]);
+    let type_is_slower = with_types(policy(1_000_000, 1), &[("chat", 1)]);
+    let outcomes = fixture.enqueue(&type_is_slower, &events).await;
+    assert_eq!(outcomes[1], Enqueued::RateLimited { retry_after_s: 600 });
+
+    let other = fixture.queue.keys(&crate::fixture::name("acme"));
+    let types = [("chat".to_owned(), TypeLimit { period_us: 1_000_000, burst: 1 })].into();
+    let platform_is_slower = EnqueuePolicy { types, ..policy(300_000_000, 1) };
+    let events = of_types(&["chat", "chat"]);
+    let outcomes =
+        fixture.queue.enqueue(&other, &platform_is_slower, &events.iter().collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(outcomes[1], Enqueued::RateLimited { retry_after_s: 300 });
 }
 
 async fn micros(fixture: &Fixture) -> i64 {

@@ -43,6 +43,10 @@ taped   = { effect = "recording", state = "ready", id = "/tape", set = { url = "
 taping  = { effect = "recording", state = "recording", id = "/tape" }
 added   = { effect = "content", state = "active", id = "/item", set = { title = "/title", content_type = "/kind", data = "/more" } }
 removed = { effect = "content", state = "removed", id = "/item" }
+watched = { effect = "session.viewers", set = { viewer_count = "/n", peak_viewers = "/peak" }, data = { viewer = "/viewer", change = "/change" } }
+said    = { effect = "chat", id = "/message", set = { user_id = "/user", user_name = "/name", message = "/text", sent_at = "/at" } }
+worked  = { effect = "job", id = "/job", status = "worked", set = { progress = "/progress", current_step = ["/step", "/phase"], video_url = "/url", error = "/error", retry_count = "/retries", data = "" } }
+failed  = { effect = "job", id = "/job", status = "failed", set = { error = "/error" } }
 
 [platforms.rival]                     # another of that kind
 preset          = "generic"
@@ -59,6 +63,8 @@ live_stream_id = "/stream"
 live    = { effect = "session.status", status = "live" }
 offline = { effect = "session.status", status = "ended" }
 taped   = { effect = "recording", state = "ready", id = "/tape" }
+watched = { effect = "session.viewers", set = { viewer_count = "/n" } }
+said    = { effect = "chat", id = "/message", set = { message = "/text" } }
 
 [platforms.partner]                   # trusted with the shared rooms
 secrets         = ["env:A"]
@@ -72,6 +78,8 @@ session        = "/room"
 live_stream_id = "/stream"
 [platforms.partner.effects]
 offline = { effect = "session.status", status = "ended" }
+watched = { effect = "session.viewers", set = { viewer_count = "/n" } }
+said    = { effect = "chat", id = "/message", set = { message = "/text" } }
 "#;
 
 /// Runs each test on both databases, as `sqlite::name` and `postgres::name`.

@@ -10,6 +10,8 @@ mod fixture;
 
 mod announce;
 mod catalogue;
+mod chat;
+mod jobs;
 mod ledger;
 mod live_stream_ids;
 mod open;
@@ -18,3 +20,4 @@ mod outage;
 mod planning;
 mod property;
 mod scope;
+mod viewers;

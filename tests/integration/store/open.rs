@@ -11,6 +11,7 @@ on_both!(
     a_database_keeps_its_identity,
     an_older_program_starts_beside_newer_migrations,
     a_migration_that_was_changed_is_refused,
+    an_application_keeps_its_own_migrations_in_the_same_database,
     commits_are_durable_by_the_server_s_own_settings,
 );
 
@@ -48,7 +49,7 @@ async fn a_database_keeps_its_identity(fixture: Fixture) {
 }
 
 async fn an_older_program_starts_beside_newer_migrations(fixture: Fixture) {
-    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+    let newer = "INSERT INTO tributary_migrations (version, description, success, checksum, execution_time) \
         VALUES (9000, 'from the future', true, '00', 1)";
     fixture.database.execute(newer).await;
     fixture.database.execute("ALTER TABLE sessions ADD COLUMN from_the_future TEXT").await;
@@ -58,16 +59,34 @@ async fn an_older_program_starts_beside_newer_migrations(fixture: Fixture) {
 }
 
 async fn a_migration_that_was_changed_is_refused(fixture: Fixture) {
-    fixture.database.execute("UPDATE _sqlx_migrations SET checksum = '00'").await;
+    fixture.database.execute("UPDATE tributary_migrations SET checksum = '00'").await;
     match Store::open(&SecretString::from(fixture.database.url()), &options()).await {
         Err(OpenError::Migration(_)) => {}
         other => panic!("{other:?}"),
     }
 }
 
+async fn an_application_keeps_its_own_migrations_in_the_same_database(fixture: Fixture) {
+    fixture.database.execute("CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, checksum TEXT)").await;
+    fixture.database.execute("INSERT INTO _sqlx_migrations (version, checksum) VALUES (1, 'theirs')").await;
+    assert_eq!(open(&fixture.database).await.database_id(), fixture.store.database_id());
+}
+
 async fn commits_are_durable_by_the_server_s_own_settings(fixture: Fixture) {
     let expected = matches!(fixture.database, tests::database::Database::Sqlite(_));
     assert_eq!(fixture.store.durable().await.unwrap(), expected, "the tests' PostgreSQL runs with fsync off");
+}
+
+#[tokio::test]
+async fn a_database_in_memory_is_refused_however_it_is_asked_for() {
+    let folder = tests::process::folder();
+    for question in ["?mode=memory", "?vfs=memdb"] {
+        let url = format!("sqlite://{}/x.db{question}", folder.path().display());
+        match Store::open(&SecretString::from(url), &options()).await {
+            Err(OpenError::Configuration(reason)) => assert!(reason.contains("memory"), "{reason}"),
+            other => panic!("{question}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -33,6 +33,23 @@ async fn what_can_never_be_stored_is_an_invalid_event() {
         (event("e", "taped", 0, json!({"tape": long})), InvalidEvent::TooLong { what: "the recording id", max }),
         (event("e", "added", 0, json!({"item": ""})), InvalidEvent::Missing { what: "the content id" }),
         (event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})), InvalidEvent::Nul { what: "data" }),
+        (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong("viewer_count", "a count")),
+        (event("e", "watched", 0, json!({"room": "r"})), InvalidEvent::Missing { what: "the number of viewers" }),
+        (event("e", "watched", 0, json!({"n": 1})), InvalidEvent::Missing { what: "the session" }),
+        (
+            event("e", "watched", 0, json!({"room": "r", "n": 1, "viewer": {"id": 1}})),
+            wrong("data", "a text, a number or a truth value"),
+        ),
+        (event("e", "said", 0, json!({"room": "r"})), InvalidEvent::Missing { what: "the message id" }),
+        (event("e", "said", 0, json!({"message": "m"})), InvalidEvent::Missing { what: "the session" }),
+        (event("e", "said", 0, json!({"room": "r", "message": "m", "text": {}})), wrong("message", "a text")),
+        (event("e", "said", 0, json!({"room": "r", "message": "m", "at": "x"})), wrong("sent_at", "a time")),
+        (event("e", "worked", 0, json!({"progress": 1})), InvalidEvent::Missing { what: "the job id" }),
+        (event("e", "worked", 0, json!({"job": long})), InvalidEvent::TooLong { what: "the job id", max }),
+        (event("e", "worked", 0, json!({"job": "j", "progress": "half"})), wrong("progress", "a number")),
+        (event("e", "worked", 0, json!({"job": "j", "retries": -1})), wrong("retry_count", "a count")),
+        (event("e", "worked", 0, json!({"job": "j", "step": []})), wrong("current_step", "a text")),
+        (event("e", "worked", 0, json!({"job": "j", "more": "\u{0}"})), InvalidEvent::Nul { what: "data" }),
         (event("e\u{0}", "live", 0, json!({"room": "r"})), InvalidEvent::Nul { what: "the event id" }),
     ];
     for (event, expected) in cases {

@@ -29,7 +29,7 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let seed = (0..12_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| Seed { kind, room, values });
+    let seed = (0..17_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| Seed { kind, room, values });
     prop::collection::vec(seed, 1..24).prop_flat_map(|seeds| {
         let order = prop::collection::vec(any::<u32>(), seeds.len());
         let batches = prop::collection::vec(1..6_usize, 1..4);
@@ -83,6 +83,24 @@ fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
                    "duration": given(2, json!(n)), "size": given(3, json!(n))}),
         ),
         10 => own("taping", json!({"tape": thing, "room": given(0, json!(own_room))})),
+        11 | 12 => own(
+            "watched",
+            json!({"room": own_room, "n": n, "peak": given(0, json!(n)), "viewer": given(1, json!(id)),
+                   "change": given(2, json!(n as i64 - 5))}),
+        ),
+        13 => own(
+            "said",
+            json!({"message": thing, "room": own_room, "user": given(0, json!(id)), "name": given(1, json!(id)),
+                   "text": given(2, json!(id)), "at": given(3, json!(time(at)))}),
+        ),
+        // A null that is there empties, a missing one leaves alone.
+        14 => own(
+            "worked",
+            json!({"job": thing, "progress": given(0, json!(n)), "step": given(1, json!(id)), "n": n,
+                   "url": given(2, json!(id)), "retries": given(3, json!(n)), "error": given(4, json!({"n": n}))}),
+        ),
+        15 if has(0) => own("failed", json!({"job": thing, "error": given(1, json!(id))})),
+        15 => own("failed", json!({"job": thing})),
         _ if has(7) => own("removed", json!({"item": thing})),
         _ => own(
             "added",
@@ -122,7 +140,14 @@ async fn play(fixture: &Fixture, events: Vec<(&'static str, Planned)>, batches: 
 /// All rows of a run, without what may differ.
 async fn rows(fixture: &Fixture, run: &str) -> Vec<Value> {
     let mut all = Vec::new();
-    for (table, key) in [("sessions", "room_id"), ("recordings", "recording_id"), ("contents", "content_id")] {
+    let tables = [
+        ("sessions", "room_id"),
+        ("recordings", "recording_id"),
+        ("contents", "content_id"),
+        ("jobs", "job_id"),
+        ("chat_messages", "message_id"),
+    ];
+    for (table, key) in tables {
         let sql = format!("SELECT * FROM {table} WHERE {key} LIKE '{run}-%' ORDER BY {key}");
         all.extend(fixture.database.rows(&sql, &[]).await);
     }

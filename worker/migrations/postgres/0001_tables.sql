@@ -104,6 +104,7 @@ CREATE TABLE chat_messages (
     user_name  text,
     message    text,
     sent_at    timestamptz NOT NULL,
+    guards     text NOT NULL DEFAULT '{}',
     PRIMARY KEY (platform, message_id)
 );
 

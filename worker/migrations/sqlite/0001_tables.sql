@@ -103,6 +103,7 @@ CREATE TABLE chat_messages (
     user_name  TEXT,
     message    TEXT,
     sent_at    TEXT NOT NULL,
+    guards     TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (platform, message_id)
 ) STRICT;
 

@@ -5,6 +5,7 @@
 //! commits right then. One event that waits for a locked row holds up neither its batch nor other platforms: it comes
 //! again later, at no cost. While the database is away the batch is held, renewed, and costs nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -129,14 +130,27 @@ pub(super) fn log(lane: &Lane, event: &Planned, verdict: &Verdict) {
             let shown =
                 |status: Option<shared::platform::SessionStatus>| status.map_or("none", |status| status.as_str());
             tracing::info!(platform = %lane.name(), event_id = %event.event_id, "Updated session {} status: {} -> {}",
-                result.room_id.as_deref().unwrap_or("none"), shown(result.old_status), shown(result.new_status));
+                legible(result.room_id.as_deref()), shown(result.old_status), shown(result.new_status));
         }
         Verdict::Applied(Applied::MissingSession) => {
             tracing::warn!(platform = %lane.name(), event_id = %event.event_id,
                 "No session found for live_stream_id={}, passthrough={}",
-                event.live_stream_id.as_deref().unwrap_or("none"), event.room.as_deref().unwrap_or("none"));
+                legible(event.live_stream_id.as_deref()), legible(event.room.as_deref()));
         }
         _ => {}
+    }
+}
+
+/// What a provider sent, so that it cannot look like a log line of ours.
+fn legible(text: Option<&str>) -> Cow<'_, str> {
+    match text {
+        None => Cow::Borrowed("none"),
+        Some(text) if text.contains(char::is_control) => Cow::Owned(
+            text.chars()
+                .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+                .collect(),
+        ),
+        Some(text) => Cow::Borrowed(text),
     }
 }
 
@@ -152,5 +166,5 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    legible(Some(&text)).into_owned()
 }

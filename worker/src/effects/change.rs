@@ -4,7 +4,7 @@ use shared::event::{Millis, OrderKey};
 use shared::json::JsonError;
 use shared::platform::{ContentState, RecordingState, SessionStatus};
 
-/// Longest room, live stream, recording or content id, in bytes: all are index keys.
+/// Longest room, live stream, recording, content, job or message id, in bytes: all are index keys.
 pub const MAX_KEY_BYTES: usize = 512;
 
 /// Why an event can never be applied: dead letter `invalid_event`. Names the place, never the value.
@@ -79,6 +79,11 @@ pub enum Change {
         /// Columns to set; absent ones are left alone.
         set: Vec<SessionField>,
     },
+    /// How many watch a session, and columns beside it.
+    Viewers {
+        /// Columns to set.
+        set: Vec<SessionField>,
+    },
     /// An application's announcement of a session.
     Announce(Announcement),
     /// A recording.
@@ -98,6 +103,22 @@ pub enum Change {
         state: ContentState,
         /// Columns to set.
         set: Vec<ContentField>,
+    },
+    /// A job.
+    Job {
+        /// Its id within the platform.
+        id: String,
+        /// Its new status.
+        status: String,
+        /// Columns to set.
+        set: Vec<JobField>,
+    },
+    /// A chat message.
+    Chat {
+        /// Its id within the platform.
+        id: String,
+        /// Columns to set.
+        set: Vec<ChatField>,
     },
     /// A ledger row and nothing else.
     Log,
@@ -130,12 +151,18 @@ pub enum SessionField {
     Title(String),
     StreamerId(String),
     AppId(String),
+    ViewerCount(i64),
     PeakViewers(i64),
     DurationSeconds(f64),
     ErrorCode(String),
     ErrorMessage(String),
     StartedAt(Millis),
     EndedAt(Millis),
+    /// A member of `data`, with its value as JSON.
+    Data {
+        name: String,
+        json: String,
+    },
 }
 
 /// A recording column with its value.
@@ -154,4 +181,26 @@ pub enum ContentField {
     Title(String),
     ContentType(String),
     Data(String),
+}
+
+/// A job column with its value; `None` empties it.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum JobField {
+    Progress(Option<f64>),
+    CurrentStep(Option<String>),
+    VideoUrl(Option<String>),
+    Error(Option<String>),
+    RetryCount(Option<i64>),
+    Data(String),
+}
+
+/// A chat message's column with its value.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum ChatField {
+    UserId(String),
+    UserName(String),
+    Message(String),
+    SentAt(Millis),
 }

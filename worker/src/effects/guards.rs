@@ -74,8 +74,9 @@ impl Guards {
     }
 
     /// Whether `key` may write `group` now; if so, it is its last writer from now on.
-    pub fn advance(&mut self, group: &'static str, key: OrderKey) -> bool {
-        let wins = self.get(group).is_none_or(|held| held < key);
+    pub fn advance(&mut self, group: impl Into<Cow<'static, str>>, key: OrderKey) -> bool {
+        let group = group.into();
+        let wins = self.get(&group).is_none_or(|held| held < key);
         if wins {
             self.put(group, key);
         }
@@ -83,8 +84,8 @@ impl Guards {
     }
 
     /// Sets `group` without looking.
-    pub fn put(&mut self, group: &'static str, key: OrderKey) {
-        self.keys.insert(Cow::Borrowed(group), Key(key));
+    pub fn put(&mut self, group: impl Into<Cow<'static, str>>, key: OrderKey) {
+        self.keys.insert(group.into(), Key(key));
         self.moved = true;
     }
 

@@ -10,8 +10,10 @@
 //! [`OrderKey`]: shared::event::OrderKey
 
 mod change;
+mod chat;
 mod content;
 mod guards;
+mod job;
 mod plan;
 mod recording;
 mod result;
@@ -20,10 +22,13 @@ mod session;
 mod value;
 
 pub use change::{
-    Announcement, Change, Config, ContentField, InvalidEvent, MAX_KEY_BYTES, Planned, RecordingField, SessionField,
+    Announcement, Change, ChatField, Config, ContentField, InvalidEvent, JobField, MAX_KEY_BYTES, Planned,
+    RecordingField, SessionField,
 };
+pub use chat::ChatRow;
 pub use content::ContentRow;
 pub use guards::Guards;
+pub use job::JobRow;
 pub use plan::plan;
 pub use recording::RecordingRow;
 pub use result::{Action, Applied, EventResult};

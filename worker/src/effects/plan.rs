@@ -2,10 +2,14 @@
 
 use shared::event::Envelope;
 use shared::json::{Document, Node};
-use shared::platform::{ContentColumn, Effect, EffectSpec, Platform, Pointer, RecordingColumn, SessionColumn};
+use shared::platform::{
+    ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer, RecordingColumn,
+    SessionColumn,
+};
 
 use super::change::{
-    Announcement, Change, Config, ContentField, InvalidEvent, MAX_KEY_BYTES, Planned, RecordingField, SessionField,
+    Announcement, Change, ChatField, Config, ContentField, InvalidEvent, JobField, MAX_KEY_BYTES, Planned,
+    RecordingField, SessionField,
 };
 use super::value;
 
@@ -27,17 +31,23 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, Invalid
             let (rooms, streams) = session_pointers(platform, spec);
             (lenient(&document, rooms), lenient(&document, streams))
         }
-        // A content has no session.
-        Change::Content { .. } => (None, None),
-        Change::Status { .. } | Change::Announce(_) | Change::Recording { .. } => {
+        // These have no session.
+        Change::Content { .. } | Change::Job { .. } => (None, None),
+        Change::Status { .. }
+        | Change::Viewers { .. }
+        | Change::Announce(_)
+        | Change::Recording { .. }
+        | Change::Chat { .. } => {
             let (rooms, streams) = session_pointers(platform, spec);
             (key(&document, rooms, "the room id")?, key(&document, streams, "the live stream id")?)
         }
     };
     let named = match &change {
         Change::Announce(_) => room.is_some(),
-        Change::Status { .. } => room.is_some() || live_stream_id.is_some(),
-        Change::Recording { .. } | Change::Content { .. } | Change::Log => true,
+        Change::Status { .. } | Change::Viewers { .. } | Change::Chat { .. } => {
+            room.is_some() || live_stream_id.is_some()
+        }
+        Change::Recording { .. } | Change::Content { .. } | Change::Job { .. } | Change::Log => true,
     };
     if !named {
         return Err(InvalidEvent::Missing { what: "the session" });
@@ -73,8 +83,15 @@ fn lenient(document: &Document<'_>, at: &[Pointer]) -> Option<String> {
 
 fn change(document: &Document<'_>, effect: &Effect) -> Result<Change, InvalidEvent> {
     Ok(match effect {
-        Effect::SessionStatus { status, set } => {
-            Change::Status { status: *status, set: fields(document, set, session_field)? }
+        Effect::SessionStatus { status, set, data } => {
+            Change::Status { status: *status, set: session_fields(document, set, data)? }
+        }
+        Effect::SessionViewers { set, data } => {
+            let set = session_fields(document, set, data)?;
+            if !set.iter().any(|field| matches!(field, SessionField::ViewerCount(_))) {
+                return Err(InvalidEvent::Missing { what: "the number of viewers" });
+            }
+            Change::Viewers { set }
         }
         Effect::Recording { state, id, set } => Change::Recording {
             id: required(document, id, "the recording id")?,
@@ -86,6 +103,14 @@ fn change(document: &Document<'_>, effect: &Effect) -> Result<Change, InvalidEve
             state: *state,
             set: fields(document, set, content_field)?,
         },
+        Effect::Job { status, id, set } => Change::Job {
+            status: status.clone(),
+            set: job_fields(document, id, set)?,
+            id: required(document, id, "the job id")?,
+        },
+        Effect::Chat { id, set } => {
+            Change::Chat { id: required(document, id, "the message id")?, set: fields(document, set, chat_field)? }
+        }
         Effect::SessionAnnounce => Change::Announce(announcement(document)?),
         Effect::Log => Change::Log,
     })
@@ -107,12 +132,79 @@ fn fields<C: Copy, T>(
     present.filter_map(|(column, node)| read(column, node).transpose()).collect()
 }
 
+fn session_fields(
+    document: &Document<'_>,
+    set: &[(SessionColumn, Vec<Pointer>)],
+    data: &[DataMember],
+) -> Result<Vec<SessionField>, InvalidEvent> {
+    let mut all = fields(document, set, session_field)?;
+    for (name, at) in data {
+        if let Some(node) = document.first(at) {
+            all.push(SessionField::Data { name: name.clone(), json: value::scalar(node, "data")? });
+        }
+    }
+    Ok(all)
+}
+
+/// Other than elsewhere, a null that stands there tells something: the job has no error (any more).
+fn job_fields(
+    document: &Document<'_>,
+    id: &[Pointer],
+    set: &[(JobColumn, Vec<Pointer>)],
+) -> Result<Vec<JobField>, InvalidEvent> {
+    let mut all = Vec::with_capacity(set.len());
+    let mut taken: Vec<&Pointer> = told(document, id).map(|(pointer, _)| pointer).into_iter().collect();
+    let mut whole = None;
+    for (column, at) in set {
+        let Some((pointer, node)) = told(document, at) else { continue };
+        let given = Some(node).filter(|node| !node.is_null());
+        if *column == JobColumn::Data {
+            whole = given.map(|node| (pointer, node));
+            continue;
+        }
+        taken.push(pointer);
+        all.push(job_field(*column, given)?);
+    }
+    if let Some((pointer, node)) = whole {
+        let known: Vec<&str> = taken.into_iter().filter_map(|taken| member(pointer, taken)).collect();
+        all.push(JobField::Data(value::rest(node, &known, JobColumn::Data.as_str())?));
+    }
+    Ok(all)
+}
+
+/// What counts of several: the first that is not null, else the first null.
+fn told<'p, 'd, 'b>(document: &'d Document<'b>, at: &'p [Pointer]) -> Option<(&'p Pointer, &'d Node<'b>)> {
+    let present = || at.iter().filter_map(|pointer| Some((pointer, document.find(pointer)?)));
+    present().find(|(_, node)| !node.is_null()).or_else(|| present().next())
+}
+
+/// The member of the object at `whole` that `pointer` names.
+fn member<'p>(whole: &Pointer, pointer: &'p Pointer) -> Option<&'p str> {
+    match pointer.segments.strip_prefix(whole.segments.as_slice()) {
+        Some([member]) => Some(member),
+        _ => None,
+    }
+}
+
+fn job_field(column: JobColumn, given: Option<&Node<'_>>) -> Result<JobField, InvalidEvent> {
+    let what = column.as_str();
+    Ok(match column {
+        JobColumn::Progress => JobField::Progress(given.map(|node| value::number(node, what)).transpose()?),
+        JobColumn::CurrentStep => JobField::CurrentStep(given.map(|node| value::text(node, what)).transpose()?),
+        JobColumn::VideoUrl => JobField::VideoUrl(given.map(|node| value::text(node, what)).transpose()?),
+        JobColumn::Error => JobField::Error(given.map(|node| value::wording(node, what)).transpose()?),
+        JobColumn::RetryCount => JobField::RetryCount(given.map(|node| value::count(node, what)).transpose()?),
+        JobColumn::Data => JobField::Data(given.map_or(Ok("null".to_owned()), |node| value::json(node, what))?),
+    })
+}
+
 fn session_field(column: SessionColumn, node: &Node<'_>) -> Field<SessionField> {
     let what = column.as_str();
     Ok(Some(match column {
         SessionColumn::Title => SessionField::Title(value::text(node, what)?),
         SessionColumn::StreamerId => SessionField::StreamerId(value::text(node, what)?),
         SessionColumn::AppId => SessionField::AppId(value::text(node, what)?),
+        SessionColumn::ViewerCount => SessionField::ViewerCount(value::count(node, what)?),
         SessionColumn::PeakViewers => SessionField::PeakViewers(value::count(node, what)?),
         SessionColumn::DurationSeconds => SessionField::DurationSeconds(value::number(node, what)?),
         SessionColumn::ErrorCode => SessionField::ErrorCode(value::text(node, what)?),
@@ -137,6 +229,16 @@ fn content_field(column: ContentColumn, node: &Node<'_>) -> Field<ContentField> 
         ContentColumn::Title => ContentField::Title(value::text(node, what)?),
         ContentColumn::ContentType => ContentField::ContentType(value::text(node, what)?),
         ContentColumn::Data => ContentField::Data(value::json(node, what)?),
+    }))
+}
+
+fn chat_field(column: ChatColumn, node: &Node<'_>) -> Field<ChatField> {
+    let what = column.as_str();
+    Ok(Some(match column {
+        ChatColumn::UserId => ChatField::UserId(value::text(node, what)?),
+        ChatColumn::UserName => ChatField::UserName(value::text(node, what)?),
+        ChatColumn::Message => ChatField::Message(value::text(node, what)?),
+        ChatColumn::SentAt => return Ok(value::instant(node, what)?.map(ChatField::SentAt)),
     }))
 }
 

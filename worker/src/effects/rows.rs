@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 
 use shared::event::Millis;
-use shared::platform::{MissingSession, Platform, SessionScope};
+use shared::platform::{MissingSession, Platform, SessionScope, SessionStatus};
 
-use super::change::{Announcement, Change, Planned, RecordingField, SessionField};
+use super::change::{Announcement, Change, ChatField, Planned, RecordingField, SessionField};
+use super::chat::ChatRow;
 use super::content::ContentRow;
+use super::job::JobRow;
 use super::recording::RecordingRow;
 use super::result::{Action, Applied, EventResult};
 use super::session::{Cause, SessionRow, Touched};
@@ -39,6 +41,10 @@ pub struct Needs<'a> {
     pub recordings: Vec<&'a str>,
     /// Contents.
     pub contents: Vec<&'a str>,
+    /// Jobs.
+    pub jobs: Vec<&'a str>,
+    /// Chat messages.
+    pub chats: Vec<&'a str>,
 }
 
 impl<'a> Needs<'a> {
@@ -49,16 +55,18 @@ impl<'a> Needs<'a> {
             match &event.change {
                 Change::Log => continue,
                 Change::Content { id, .. } => needs.contents.push(id),
+                Change::Job { id, .. } => needs.jobs.push(id),
                 Change::Recording { id, .. } => needs.recordings.push(id),
-                Change::Status { .. } | Change::Announce(_) => {}
+                Change::Chat { id, .. } => needs.chats.push(id),
+                Change::Status { .. } | Change::Viewers { .. } | Change::Announce(_) => {}
             }
             needs.rooms.extend(event.room.as_deref());
             if !matches!(event.change, Change::Announce(_)) {
                 needs.live_stream_ids.extend(event.live_stream_id.as_deref());
             }
         }
-        let lists = [&mut needs.rooms, &mut needs.live_stream_ids, &mut needs.recordings, &mut needs.contents];
-        for list in lists {
+        let Self { rooms, live_stream_ids, recordings, contents, jobs, chats } = &mut needs;
+        for list in [rooms, live_stream_ids, recordings, contents, jobs, chats] {
             list.sort_unstable();
             list.dedup();
         }
@@ -76,6 +84,8 @@ pub struct Rows<'p> {
     by_stream: HashMap<String, Vec<usize>>,
     recordings: HashMap<String, Held<RecordingRow>>,
     contents: HashMap<String, Held<ContentRow>>,
+    jobs: HashMap<String, Held<JobRow>>,
+    chats: HashMap<String, Held<ChatRow>>,
 }
 
 /// Where an event's session is.
@@ -100,6 +110,8 @@ impl<'p> Rows<'p> {
             by_stream: HashMap::new(),
             recordings: HashMap::new(),
             contents: HashMap::new(),
+            jobs: HashMap::new(),
+            chats: HashMap::new(),
         }
     }
 
@@ -116,6 +128,16 @@ impl<'p> Rows<'p> {
     /// A content that the database has.
     pub fn load_content(&mut self, row: ContentRow) {
         self.contents.insert(row.content_id.clone(), Held { row, stored: true, changed: false });
+    }
+
+    /// A job that the database has.
+    pub fn load_job(&mut self, row: JobRow) {
+        self.jobs.insert(row.job_id.clone(), Held { row, stored: true, changed: false });
+    }
+
+    /// A chat message that the database has.
+    pub fn load_chat(&mut self, row: ChatRow) {
+        self.chats.insert(row.message_id.clone(), Held { row, stored: true, changed: false });
     }
 
     /// The sessions to be written, in order of room.
@@ -136,6 +158,18 @@ impl<'p> Rows<'p> {
         changed(self.contents.values(), |row| &row.content_id)
     }
 
+    /// The jobs to be written, in order of id.
+    #[must_use]
+    pub fn jobs(&self) -> Vec<&Held<JobRow>> {
+        changed(self.jobs.values(), |row| &row.job_id)
+    }
+
+    /// The chat messages to be written, in order of id.
+    #[must_use]
+    pub fn chats(&self) -> Vec<&Held<ChatRow>> {
+        changed(self.chats.values(), |row| &row.message_id)
+    }
+
     /// Applies one event.
     pub fn apply(&mut self, event: &Planned) -> Applied {
         match &event.change {
@@ -146,26 +180,39 @@ impl<'p> Rows<'p> {
                 held.changed |= won;
                 done(event, recorded(won), None, None, None)
             }
+            Change::Job { id, status, set } => {
+                let held = self.jobs.entry(id.clone()).or_insert_with(|| fresh(JobRow::new(id)));
+                let won = held.row.apply(status, set, event.order);
+                held.changed |= won;
+                done(event, recorded(won), None, None, None)
+            }
             Change::Recording { id, state, set } => self.apply_recording(event, id, *state, set),
+            Change::Chat { id, set } => self.apply_chat(event, id, set),
             Change::Announce(given) => self.apply_announce(event, given),
-            Change::Status { status, set } => match self.find(event) {
-                Found::Missing => Applied::MissingSession,
-                Found::Conflict => Applied::Conflict,
-                Found::Stale => done(event, Action::StaleIgnored, None, event.live_stream_id.clone(), None),
-                Found::At(at) => self.apply_status(event, at, *status, set),
-                Found::Absent => {
-                    let at = self.create(event);
-                    self.apply_status(event, at, *status, set)
-                }
-            },
+            Change::Status { status, set } => self.apply_session(event, Some(*status), set),
+            Change::Viewers { set } => self.apply_session(event, None, set),
         }
     }
 
-    fn apply_status(
+    fn apply_session(&mut self, event: &Planned, status: Option<SessionStatus>, set: &[SessionField]) -> Applied {
+        match self.find(event) {
+            Found::Missing => Applied::MissingSession,
+            Found::Conflict => Applied::Conflict,
+            Found::Stale => stale(event),
+            Found::At(at) => self.apply_to(event, at, false, status, set),
+            Found::Absent => {
+                let at = self.create(event);
+                self.apply_to(event, at, true, status, set)
+            }
+        }
+    }
+
+    fn apply_to(
         &mut self,
         event: &Planned,
         at: usize,
-        status: shared::platform::SessionStatus,
+        created: bool,
+        status: Option<SessionStatus>,
         set: &[SessionField],
     ) -> Applied {
         let creates = self.platform.missing_session == MissingSession::Create;
@@ -179,7 +226,10 @@ impl<'p> Rows<'p> {
                 self.by_stream.entry(stream.clone()).or_default().push(at);
             }
         }
-        let touched = row.apply_status(status, set, cause(event));
+        let touched = match status {
+            Some(status) => row.apply_status(status, set, cause(event)),
+            None => row.apply_viewers(set, created, cause(event)),
+        };
         held.changed |= row.guards.moved();
         touched_session(event, row, touched)
     }
@@ -218,6 +268,22 @@ impl<'p> Rows<'p> {
         let won = held.row.apply(state, room.as_deref(), set, event.order);
         held.changed |= won;
         done(event, recorded(won), room, event.live_stream_id.clone(), None)
+    }
+
+    fn apply_chat(&mut self, event: &Planned, id: &str, set: &[ChatField]) -> Applied {
+        let found = self.find(event);
+        let room = match &found {
+            Found::Conflict => return Applied::Conflict,
+            Found::At(at) => self.sessions.get(*at).map(|held| held.row.room_id.clone()),
+            Found::Absent | Found::Missing | Found::Stale => event.room.clone(),
+        };
+        let Some(room) = room else {
+            return if matches!(found, Found::Stale) { stale(event) } else { Applied::MissingSession };
+        };
+        let held = self.chats.entry(id.to_owned()).or_insert_with(|| fresh(ChatRow::new(id)));
+        let won = held.row.apply(&room, set, event.order);
+        held.changed |= won;
+        done(event, recorded(won), Some(room), event.live_stream_id.clone(), None)
     }
 
     fn find(&self, event: &Planned) -> Found {
@@ -299,6 +365,10 @@ fn cause(event: &Planned) -> Cause<'_> {
 
 fn recorded(won: bool) -> Action {
     if won { Action::Recorded } else { Action::StaleIgnored }
+}
+
+fn stale(event: &Planned) -> Applied {
+    done(event, Action::StaleIgnored, None, event.live_stream_id.clone(), None)
 }
 
 fn touched_session(event: &Planned, row: &SessionRow, touched: Touched) -> Applied {

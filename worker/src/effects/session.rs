@@ -2,7 +2,9 @@
 //!
 //! Guarantee: `status` and every other column is its own last-writer register, so offline-before-live still shows the
 //! title. A `live` event begins a broadcast: it empties the columns that tell how one ended, so an older broadcast's end
-//! never stands beside a newer one's status, whichever comes first.
+//! never stands beside a newer one's status, whichever comes first; the number of viewers begins anew with it.
+
+use std::collections::BTreeMap;
 
 use shared::event::{Millis, OrderKey};
 use shared::platform::{SessionColumn, SessionScope, SessionStatus};
@@ -51,14 +53,27 @@ pub struct Written {
     pub title: Option<String>,
     pub streamer_id: Option<String>,
     pub app_id: Option<String>,
+    pub viewer_count: Option<i64>,
     pub peak_viewers: Option<i64>,
     pub duration_seconds: Option<f64>,
     pub error_code: Option<String>,
     pub error_message: Option<String>,
     pub started_at: Option<Millis>,
     pub ended_at: Option<Millis>,
+    /// Members of `data` with their values as JSON, to be merged into what is there.
+    pub data: BTreeMap<String, String>,
     pub last_event_id: Option<String>,
     pub last_event_at: Option<Millis>,
+}
+
+impl Written {
+    /// [`Written::data`] as one JSON object; `None` when there is no member.
+    #[must_use]
+    pub fn data_json(&self) -> Option<String> {
+        let member = |(name, json): (&String, &String)| format!("\"{name}\":{json}");
+        (!self.data.is_empty())
+            .then(|| format!("{{{}}}", self.data.iter().map(member).collect::<Vec<_>>().join(",")))
+    }
 }
 
 /// Bits of [`Written::mask`]; the statements of both databases spell them as numbers.
@@ -80,6 +95,8 @@ pub mod bit {
     pub const LAST: i32 = 4096;
     /// `platform` and `created_at`.
     pub const CREATED: i32 = 8192;
+    pub const VIEWER_COUNT: i32 = 16384;
+    pub const DATA: i32 = 32768;
 }
 
 /// What an event did to a row.
@@ -173,6 +190,21 @@ impl SessionRow {
         Touched { action, old, new: self.status }
     }
 
+    /// `session.viewers`. `created`: whether this very event made the row.
+    pub(super) fn apply_viewers(&mut self, set: &[SessionField], created: bool, cause: Cause<'_>) -> Touched {
+        let old = self.status;
+        if created {
+            self.status = Some(SessionStatus::Ready);
+            self.written.mask |= bit::STATUS;
+        }
+        let mut recorded = false;
+        for field in set {
+            recorded |= self.set(field, cause.key);
+        }
+        self.touch(cause);
+        Touched { action: if recorded { Action::Recorded } else { Action::StaleIgnored }, old, new: self.status }
+    }
+
     /// `session.announce`. `created`: whether this very announcement made the row.
     pub(super) fn apply_announce(&mut self, given: &Announcement, created: bool, cause: Cause<'_>) -> Touched {
         let old = self.status;
@@ -211,7 +243,7 @@ impl SessionRow {
     /// Whether the event won the status.
     fn set_status(&mut self, status: SessionStatus, key: OrderKey) -> bool {
         if status == SessionStatus::Live && self.guards.advance(group::BROADCAST, key) {
-            for column in ENDING {
+            for column in OF_BROADCAST {
                 if self.guards.get(column.as_str()).is_none_or(|held| held < key) {
                     self.guards.forget(column.as_str());
                     self.empty(column);
@@ -233,6 +265,7 @@ impl SessionRow {
             SessionColumn::Title => to.title = None,
             SessionColumn::StreamerId => to.streamer_id = None,
             SessionColumn::AppId => to.app_id = None,
+            SessionColumn::ViewerCount => to.viewer_count = None,
             SessionColumn::PeakViewers => to.peak_viewers = None,
             SessionColumn::DurationSeconds => to.duration_seconds = None,
             SessionColumn::ErrorCode => to.error_code = None,
@@ -244,8 +277,9 @@ impl SessionRow {
 
     /// Writes one register. Whether the event won it.
     fn set(&mut self, field: &SessionField, key: OrderKey) -> bool {
-        let column = field.column();
-        let over = ENDING.contains(&column) && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
+        let Some(column) = field.column() else { return self.set_member(field, key) };
+        let over =
+            OF_BROADCAST.contains(&column) && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
         if over || !self.guards.advance(column.as_str(), key) {
             return false;
         }
@@ -255,14 +289,27 @@ impl SessionRow {
             SessionField::Title(text) => to.title = Some(text),
             SessionField::StreamerId(text) => to.streamer_id = Some(text),
             SessionField::AppId(text) => to.app_id = Some(text),
+            SessionField::ViewerCount(count) => to.viewer_count = Some(count),
             SessionField::PeakViewers(count) => to.peak_viewers = Some(count),
             SessionField::DurationSeconds(seconds) => to.duration_seconds = Some(seconds),
             SessionField::ErrorCode(text) => to.error_code = Some(text),
             SessionField::ErrorMessage(text) => to.error_message = Some(text),
             SessionField::StartedAt(at) => to.started_at = Some(at),
             SessionField::EndedAt(at) => to.ended_at = Some(at),
+            SessionField::Data { .. } => {}
         }
         true
+    }
+
+    /// Writes one member of `data`. Whether the event won it.
+    fn set_member(&mut self, field: &SessionField, key: OrderKey) -> bool {
+        let SessionField::Data { name, json } = field else { return false };
+        let wins = self.guards.advance(format!("data.{name}"), key);
+        if wins {
+            self.written.mask |= bit::DATA;
+            self.written.data.insert(name.clone(), json.clone());
+        }
+        wins
     }
 
     fn touch(&mut self, cause: Cause<'_>) {
@@ -279,6 +326,7 @@ const fn column_bit(column: SessionColumn) -> i32 {
         SessionColumn::Title => bit::TITLE,
         SessionColumn::StreamerId => bit::STREAMER_ID,
         SessionColumn::AppId => bit::APP_ID,
+        SessionColumn::ViewerCount => bit::VIEWER_COUNT,
         SessionColumn::PeakViewers => bit::PEAK_VIEWERS,
         SessionColumn::DurationSeconds => bit::DURATION_SECONDS,
         SessionColumn::ErrorCode => bit::ERROR_CODE,
@@ -288,8 +336,9 @@ const fn column_bit(column: SessionColumn) -> i32 {
     }
 }
 
-/// What tells of a broadcast's end, and so belongs to the broadcast that was.
-const ENDING: [SessionColumn; 5] = [
+/// What belongs to one broadcast: how many watched it, and how it ended.
+const OF_BROADCAST: [SessionColumn; 6] = [
+    SessionColumn::ViewerCount,
     SessionColumn::PeakViewers,
     SessionColumn::DurationSeconds,
     SessionColumn::ErrorCode,
@@ -298,10 +347,12 @@ const ENDING: [SessionColumn; 5] = [
 ];
 
 impl SessionField {
-    /// The column that it is a value of.
+    /// The column that it is a value of, all of it.
     #[must_use]
-    pub fn column(&self) -> SessionColumn {
-        match self {
+    pub fn column(&self) -> Option<SessionColumn> {
+        Some(match self {
+            Self::Data { .. } => return None,
+            Self::ViewerCount(_) => SessionColumn::ViewerCount,
             Self::Title(_) => SessionColumn::Title,
             Self::StreamerId(_) => SessionColumn::StreamerId,
             Self::AppId(_) => SessionColumn::AppId,
@@ -311,6 +362,6 @@ impl SessionField {
             Self::ErrorMessage(_) => SessionColumn::ErrorMessage,
             Self::StartedAt(_) => SessionColumn::StartedAt,
             Self::EndedAt(_) => SessionColumn::EndedAt,
-        }
+        })
     }
 }

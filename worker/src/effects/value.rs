@@ -10,6 +10,9 @@ use super::change::{InvalidEvent, MAX_KEY_BYTES};
 /// 0001-01-01 and the last millisecond of 9999: what both databases and RFC 3339 can say.
 const TIME_RANGE: std::ops::RangeInclusive<Millis> = -62_135_596_800_000..=253_402_300_799_999;
 
+/// Digits that a number in a JSON column may need when it is written out.
+const MAX_DIGITS: usize = 1000;
+
 /// Refuses NUL characters.
 pub(super) fn storable(text: &str, what: &'static str) -> Result<(), InvalidEvent> {
     if text.as_bytes().contains(&0) { Err(InvalidEvent::Nul { what }) } else { Ok(()) }
@@ -61,15 +64,79 @@ pub(super) fn instant(node: &Node<'_>, what: &'static str) -> Result<Option<Mill
         Some(at) if TIME_RANGE.contains(&at) => Ok(Some(at)),
         Some(_) => Err(wrong),
         None => match node.as_text() {
-            Some(text) if text.trim().is_empty() || text.trim().parse::<f64>() == Ok(0.0) => Ok(None),
+            Some(text) if says_nothing(text.trim()) => Ok(None),
             _ => Err(wrong),
         },
     }
 }
 
+/// Empty, zero, before the epoch, or Go's zero time: how several senders write "absent".
+fn says_nothing(time: &str) -> bool {
+    time.is_empty()
+        || time.starts_with("0001-01-01T00:00:00")
+        || time.parse::<f64>().is_ok_and(|number| number <= 0.0)
+}
+
+/// A text that says what it can: a string's text, anything else as JSON.
+pub(super) fn wording(node: &Node<'_>, what: &'static str) -> Result<String, InvalidEvent> {
+    match node.value() {
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Ok(node.raw().to_owned()),
+        Value::Null | Value::String(_) | Value::Number(_) => text(node, what),
+    }
+}
+
+/// A text, a number or a truth value, as JSON.
+pub(super) fn scalar(node: &Node<'_>, what: &'static str) -> Result<String, InvalidEvent> {
+    match node.value() {
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => json(node, what),
+        Value::Null | Value::Array(_) | Value::Object(_) => {
+            Err(InvalidEvent::WrongType { what, expected: "a text, a number or a truth value" })
+        }
+    }
+}
+
+/// An object without the members `known`, as written; any other JSON value whole.
+pub(super) fn rest(node: &Node<'_>, known: &[&str], what: &'static str) -> Result<String, InvalidEvent> {
+    let Value::Object(members) = node.value() else { return json(node, what) };
+    let mut rest = String::from("{");
+    for (key, node) in members.iter().filter(|(key, _)| !known.contains(&&**key)) {
+        if key.as_bytes().contains(&0) {
+            return Err(InvalidEvent::Nul { what });
+        }
+        if rest.len() > 1 {
+            rest.push(',');
+        }
+        rest.push_str(&serde_json::Value::from(&**key).to_string());
+        rest.push(':');
+        rest.push_str(&json(node, what)?);
+    }
+    rest.push('}');
+    Ok(rest)
+}
+
 /// Any JSON value, as written.
 pub(super) fn json(node: &Node<'_>, what: &'static str) -> Result<String, InvalidEvent> {
-    if has_nul(node) { Err(InvalidEvent::Nul { what }) } else { Ok(node.raw().to_owned()) }
+    if has_nul(node) {
+        return Err(InvalidEvent::Nul { what });
+    }
+    if has_huge_number(node) {
+        return Err(InvalidEvent::WrongType { what, expected: "JSON whose numbers have at most 1000 digits" });
+    }
+    Ok(node.raw().to_owned())
+}
+
+/// PostgreSQL writes the numbers of a `jsonb` out: eight bytes (`1e131071`) would become 128 KiB, and more are refused.
+fn has_huge_number(node: &Node<'_>) -> bool {
+    match node.value() {
+        Value::Number(lexeme) => {
+            let (digits, exponent) = lexeme.split_once(['e', 'E']).unwrap_or((lexeme, "0"));
+            let exponent = exponent.parse::<i64>().map_or(usize::MAX, |exponent| exponent.unsigned_abs() as usize);
+            digits.len().saturating_add(exponent) > MAX_DIGITS
+        }
+        Value::Array(items) => items.iter().any(has_huge_number),
+        Value::Object(members) => members.iter().any(|(_, node)| has_huge_number(node)),
+        _ => false,
+    }
 }
 
 /// Checks one of the envelope's own times.
@@ -150,6 +217,47 @@ mod tests {
         assert_eq!(with("\"\"", instant), Ok(None));
         for wrong in ["\"yesterday\"", "[]", "true"] {
             assert!(with(wrong, instant).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_no_text_is_kept_as_json() {
+        for (json, expected) in
+            [("\"late\"", "late"), ("{\"a\": [1]}", "{\"a\": [1]}"), ("7", "7"), ("true", "true")]
+        {
+            assert_eq!(with(json, wording).unwrap(), expected);
+        }
+        assert_eq!(with("\"\\u0000\"", wording), Err(InvalidEvent::Nul { what: "x" }));
+    }
+
+    #[test]
+    fn the_rest_of_an_object_is_what_has_no_column() {
+        let rest = |json: &str| with(json, |node, what| rest(node, &["a", "b"], what));
+        assert_eq!(
+            rest("{\"a\": 1, \"c\": {\"a\": 1.0}, \"q\\\"\": \"x\"}").unwrap(),
+            "{\"c\":{\"a\": 1.0},\"q\\\"\":\"x\"}"
+        );
+        assert_eq!(rest("{\"a\": 1, \"b\": \"\\u0000\"}").unwrap(), "{}");
+        assert_eq!(rest("[\"a\"]").unwrap(), "[\"a\"]");
+        assert_eq!(rest("{\"c\": \"\\u0000\"}"), Err(InvalidEvent::Nul { what: "x" }));
+        assert_eq!(rest("{\"\\u0000\": 1}"), Err(InvalidEvent::Nul { what: "x" }));
+    }
+
+    #[test]
+    fn a_number_that_a_database_would_write_out_at_length_is_refused() {
+        for (body, good) in
+            [("[1e100, -2.5E-3]", true), ("{\"a\":[1e131071]}", false), ("1e-99999999999999999999", false)]
+        {
+            let document = Document::parse(body.as_bytes()).unwrap();
+            assert_eq!(json(document.root(), "it").is_ok(), good, "{body}");
+        }
+    }
+
+    #[test]
+    fn zero_times_are_absent() {
+        for body in ["0", "-1", "\"0001-01-01T00:00:00Z\"", "\"\"", "\"0\""] {
+            let document = Document::parse(body.as_bytes()).unwrap();
+            assert_eq!(instant(document.root(), "it"), Ok(None), "{body}");
         }
     }
 

@@ -10,7 +10,9 @@ use shared::event::{Millis, StreamId};
 use shared::platform::Platform;
 
 use super::error::Cause;
-use crate::effects::{Applied, ContentRow, EventResult, Held, Needs, Planned, RecordingRow, Rows, SessionRow};
+use crate::effects::{
+    Applied, ChatRow, ContentRow, EventResult, Held, JobRow, Needs, Planned, RecordingRow, Rows, SessionRow,
+};
 
 /// A row of the ledger, as far as a redelivery needs it.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub(super) struct Loaded {
     pub(super) sessions: Vec<SessionRow>,
     pub(super) recordings: Vec<RecordingRow>,
     pub(super) contents: Vec<ContentRow>,
+    pub(super) jobs: Vec<JobRow>,
+    pub(super) chats: Vec<ChatRow>,
 }
 
 /// Rows that the database has, and rows that it does not have yet; each in order of key.
@@ -47,6 +51,8 @@ pub(super) struct Changes<'a> {
     pub(super) sessions: Split<'a, SessionRow>,
     pub(super) recordings: Split<'a, RecordingRow>,
     pub(super) contents: Split<'a, ContentRow>,
+    pub(super) jobs: Split<'a, JobRow>,
+    pub(super) chats: Split<'a, ChatRow>,
     /// In order of event id.
     pub(super) ledger: Vec<Effective<'a>>,
 }
@@ -54,7 +60,7 @@ pub(super) struct Changes<'a> {
 /// What a batch asks of a connection, in the fewest round trips that the database can do it in.
 pub(super) trait Transact: Send {
     /// Begins a transaction and reads; what is read stays as it is until the end (locked in order: sessions, recordings,
-    /// contents, each by key).
+    /// contents, jobs, chat messages, each by key).
     fn begin(
         &mut self,
         platform: &str,
@@ -84,18 +90,23 @@ pub(super) async fn run<T: Transact>(
     loaded.sessions.into_iter().for_each(|row| rows.load_session(row));
     loaded.recordings.into_iter().for_each(|row| rows.load_recording(row));
     loaded.contents.into_iter().for_each(|row| rows.load_content(row));
+    loaded.jobs.into_iter().for_each(|row| rows.load_job(row));
+    loaded.chats.into_iter().for_each(|row| rows.load_chat(row));
     let outcome = |event: &Planned| match known.get(event.event_id.as_str()) {
         Some(known) => known.clone(),
         None => rows.apply(event),
     };
     let outcomes: Vec<Applied> = batch.iter().map(outcome).collect();
     let (sessions, recordings, contents) = (rows.sessions(), rows.recordings(), rows.contents());
+    let (jobs, chats) = (rows.jobs(), rows.chats());
     let changes = Changes {
         platform: platform.name.as_str(),
         now,
         sessions: split(&sessions),
         recordings: split(&recordings),
         contents: split(&contents),
+        jobs: split(&jobs),
+        chats: split(&chats),
         ledger: effective(batch, &outcomes),
     };
     let won = on.commit(&changes).await?;

@@ -25,6 +25,8 @@ pub(super) fn migrator(steps: &[Step]) -> Migrator {
     };
     let mut migrator = Migrator::with_migrations(steps.iter().map(step).collect());
     migrator.set_ignore_missing(true).set_locking(false);
+    // The application may keep its own tables, and sqlx's history of them, in the same database.
+    migrator.dangerous_set_table_name("tributary_migrations");
     migrator
 }
 

@@ -10,8 +10,12 @@ use super::event::pointers;
 use super::section::{Section, child, words};
 use super::{MAX_TYPES, event_type, syntax};
 use crate::platform::types::{
-    ContentColumn, ContentState, Effect, EffectSpec, EventSpec, MissingSession, Pointer, RecordingState,
+    ChatColumn, ContentColumn, ContentState, DataMember, Effect, EffectSpec, EventSpec, JobColumn, MissingSession,
+    Pointer, RecordingState, SessionColumn,
 };
+
+/// Longest status of a job and longest name of a member of a session's `data`, in bytes.
+const MAX_WORD_BYTES: usize = 64;
 
 /// What an effect's reading depends on.
 pub(super) struct Context<'a> {
@@ -59,11 +63,20 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
     let effect = match section.text("effect")?.as_str() {
         "session.status" => {
             if report.count() == before {
-                find_session(&section, context, session.as_deref(), live_stream_id.as_deref());
+                find_session(&section, context, session.as_deref(), live_stream_id.as_deref(), true);
             }
             let status = required(&mut section, "status");
             let set = set(&mut section, |_| false);
-            status.map(|status| Effect::SessionStatus { status, set })
+            let data = members(&mut section);
+            status.map(|status| Effect::SessionStatus { status, set, data })
+        }
+        "session.viewers" => {
+            if report.count() == before {
+                find_session(&section, context, session.as_deref(), live_stream_id.as_deref(), true);
+            }
+            let set = viewers(&mut section);
+            let data = members(&mut section);
+            Some(Effect::SessionViewers { set, data })
         }
         "recording" => {
             let state: Option<RecordingState> = required(&mut section, "state");
@@ -74,17 +87,28 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
         "content" => {
             let state: Option<ContentState> = required(&mut section, "state");
             let id = id(&mut section);
-            let set = set(&mut section, |column| column == ContentColumn::Data);
+            let set = set(&mut section, |column| *column == ContentColumn::Data);
             state.map(|state| Effect::Content { state, id, set })
+        }
+        "job" => {
+            let status = status_text(&mut section);
+            let id = id(&mut section);
+            let set = set(&mut section, |column| *column == JobColumn::Data);
+            status.map(|status| Effect::Job { status, id, set })
+        }
+        "chat" => {
+            if report.count() == before {
+                find_session(&section, context, session.as_deref(), live_stream_id.as_deref(), false);
+            }
+            let id = id(&mut section);
+            let set: Vec<(ChatColumn, _)> = set(&mut section, |_| false);
+            Some(Effect::Chat { id, set })
         }
         "session.announce" if context.reserved => Some(Effect::SessionAnnounce),
         "log" => Some(Effect::Log),
-        "session.viewers" | "job" | "chat" => {
-            section.problem("effect", "is not available in this version");
-            return None;
-        }
         _ => {
-            section.problem("effect", "must be one of: session.status recording content log");
+            section
+                .problem("effect", "must be one of: session.status session.viewers recording content job chat log");
             return None;
         }
     };
@@ -97,6 +121,7 @@ fn find_session(
     context: &Context<'_>,
     session: Option<&[Pointer]>,
     live_stream_id: Option<&[Pointer]>,
+    creates: bool,
 ) {
     let Some(event) = context.event else { return };
     if !session.unwrap_or(&event.session).is_empty() {
@@ -104,7 +129,7 @@ fn find_session(
     }
     if live_stream_id.unwrap_or(&event.live_stream_id).is_empty() {
         section.problem("session", "is missing, here and under `event`: which session is meant");
-    } else if context.missing_session == MissingSession::Create {
+    } else if creates && context.missing_session == MissingSession::Create {
         section.problem(
             "session",
             "is missing, here and under `event`: only a room id can create a session; name it, or set \
@@ -120,6 +145,42 @@ fn required<T: FromStr<Err: Display>>(section: &mut Section<'_>, name: &'static 
     section.word(name, str::parse)
 }
 
+/// What a job's row shall say; open, since every sender has words of its own.
+fn status_text(section: &mut Section<'_>) -> Option<String> {
+    if !section.has("status") {
+        section.problem("status", "is missing");
+    }
+    section.word("status", |text| plain(text).map(|()| text.to_owned()))
+}
+
+/// `set` of `session.viewers`.
+fn viewers(section: &mut Section<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> {
+    let set: Vec<(SessionColumn, _)> = set(section, |_| false);
+    let key = section.key("set");
+    for (column, _) in &set {
+        if !matches!(column, SessionColumn::ViewerCount | SessionColumn::PeakViewers) {
+            section.report().add(&child(&key, column.as_str()), "must be one of: viewer_count peak_viewers");
+        }
+    }
+    if !set.iter().any(|(column, _)| *column == SessionColumn::ViewerCount) {
+        section.report().add(&child(&key, "viewer_count"), "is missing: where the number is found");
+    }
+    set
+}
+
+/// `data = { member = pointer(s) }`.
+fn members(section: &mut Section<'_>) -> Vec<DataMember> {
+    named(section, "data", |name| plain(name).map(|()| name.to_owned()), |_| false)
+}
+
+fn plain(text: &str) -> Result<(), String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if (1..=MAX_WORD_BYTES).contains(&text.len()) && text.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(format!("must be 1 to {MAX_WORD_BYTES} letters, digits and '_'"))
+}
+
 fn id(section: &mut Section<'_>) -> Vec<Pointer> {
     let id = pointers(section, "id");
     if id.as_ref().is_none_or(Vec::is_empty) {
@@ -129,21 +190,28 @@ fn id(section: &mut Section<'_>) -> Vec<Pointer> {
 }
 
 /// `set = { column = pointer(s) }`; `whole` columns may take the whole body, `""`.
-fn set<C: FromStr<Err: Display> + Copy>(
+fn set<C: FromStr<Err: Display>>(section: &mut Section<'_>, whole: impl Fn(&C) -> bool) -> Vec<(C, Vec<Pointer>)> {
+    named(section, "set", |name| name.parse().map_err(|reason: C::Err| reason.to_string()), whole)
+}
+
+/// A table of names with a pointer or several each.
+fn named<N>(
     section: &mut Section<'_>,
-    whole: impl Fn(C) -> bool,
-) -> Vec<(C, Vec<Pointer>)> {
-    let Some(columns) = section.table("set") else { return Vec::new() };
+    table: &'static str,
+    parse: impl Fn(&str) -> Result<N, String>,
+    whole: impl Fn(&N) -> bool,
+) -> Vec<(N, Vec<Pointer>)> {
+    let Some(entries) = section.table(table) else { return Vec::new() };
     let report = section.report();
-    let key = section.key("set");
-    let columns: Table = columns.into_entries();
-    let mut set = Vec::with_capacity(columns.len());
-    for (name, value) in columns {
+    let key = section.key(table);
+    let entries: Table = entries.into_entries();
+    let mut all = Vec::with_capacity(entries.len());
+    for (name, value) in entries {
         let key = child(&key, &name);
-        let column: C = match name.parse() {
-            Ok(column) => column,
+        let name = match parse(&name) {
+            Ok(name) => name,
             Err(reason) => {
-                report.add(&key, reason.to_string());
+                report.add(&key, reason);
                 continue;
             }
         };
@@ -155,10 +223,10 @@ fn set<C: FromStr<Err: Display> + Copy>(
             report.add(&key, "must be a pointer or several");
         }
         let from = words(&key, list, report, |text| match text {
-            "" if whole(column) => Ok(Pointer { segments: Vec::new() }),
+            "" if whole(&name) => Ok(Pointer { segments: Vec::new() }),
             _ => syntax::pointer(text),
         });
-        set.push((column, from));
+        all.push((name, from));
     }
-    set
+    all
 }

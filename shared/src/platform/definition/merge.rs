@@ -8,7 +8,7 @@
 use toml::{Table, Value};
 
 /// What of a preset another platform never takes over: its names, its switches and what it verifies with.
-const PERSONAL: [&str; 5] = ["aliases", "secrets", "credentials", "enabled", "paused"];
+const PERSONAL: [&str; 6] = ["aliases", "label", "secrets", "credentials", "enabled", "paused"];
 
 /// What describes the body in which `event.type` is found.
 const BODY_SHAPE: [&str; 3] = ["schema", "schemas", "platform"];

@@ -9,6 +9,7 @@
 
 mod effects;
 mod event;
+mod handshake;
 mod merge;
 mod section;
 mod signature;
@@ -16,7 +17,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -109,6 +110,7 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     }
     let scheme = section.table("signature").and_then(signature::read);
     let event = section.table("event").and_then(|event| event::read(event, scheme.as_ref()));
+    let handshake = section.table("handshake").and_then(|handshake| handshake::read(handshake, credentials));
     let missing_session = section.word("missing_session", missing_session).unwrap_or(MissingSession::Create);
     let effects = section.table("effects").map(|effects| {
         let event = event.as_ref().map(|(event, _)| event);
@@ -118,8 +120,10 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     let secrets = secrets(&mut section, credentials, folder, source == Source::File && enabled);
     let rate = section.integer("rate_limit", 1..=MAX_RATE).unwrap_or(DEFAULT_RATE);
     let burst = section.integer("burst", 1..=MAX_RATE).unwrap_or(rate);
+    let limits = limits(&mut section);
     let event_types = event_types(&mut section);
     let aliases = aliases(&mut section, &name);
+    let label = section.word("label", platform_name).unwrap_or_else(|| name.clone());
     let paused = section.boolean("paused").unwrap_or(false);
     let ack_status = section.parse("ack_status", |value| {
         status(&value, |code| (200..=299).contains(&code)).ok_or("must be a status from 200 to 299".into())
@@ -137,18 +141,21 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     let platform = Platform {
         name,
         aliases,
+        label,
         source,
         enabled,
         paused,
         scheme: scheme?,
         secrets: secrets?,
         rate_limit: RateLimit { per_minute: (!reserved).then_some(rate), burst },
+        limits,
         event_types,
         ack_status: ack_status.unwrap_or(202),
         busy_status,
         dedup_ttl: dedup_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
         missing_session,
         session_scope,
+        handshake,
         event,
         schemas,
         effects: effects.unwrap_or_default(),
@@ -196,6 +203,31 @@ fn event_types(section: &mut Section<'_>) -> Option<HashSet<String>> {
         section.problem("event_types", format!("must be at most {MAX_TYPES} types"));
     }
     Some(types.into_iter().collect())
+}
+
+/// Limits by event type.
+fn limits(section: &mut Section<'_>) -> HashMap<String, u32> {
+    let Some(table) = section.table("limits") else { return HashMap::new() };
+    let (report, path) = (table.report(), table.path().to_owned());
+    let entries = table.into_entries();
+    if entries.len() > MAX_TYPES {
+        report.add(&path, format!("must be at most {MAX_TYPES} types"));
+    }
+    let limit = |(kind, value): (String, Value)| {
+        let per_minute = value.as_integer().and_then(|n| u32::try_from(n).ok());
+        let read = event_type(&kind).and_then(|()| {
+            let fits = per_minute.filter(|n| (1..=MAX_RATE).contains(n));
+            fits.ok_or_else(|| format!("must be a whole number from 1 to {MAX_RATE}: events a minute"))
+        });
+        match read {
+            Ok(per_minute) => Some((kind, per_minute)),
+            Err(reason) => {
+                report.add(&child(&path, &kind), reason);
+                None
+            }
+        }
+    };
+    entries.into_iter().filter_map(limit).collect()
 }
 
 fn aliases(section: &mut Section<'_>, name: &PlatformName) -> Vec<PlatformName> {
@@ -272,19 +304,5 @@ fn not_yet(section: &mut Section<'_>) {
     if let Some(wait) = section.take("wait") {
         let wait = wait.as_str().and_then(|text| syntax::duration(text).ok()).filter(|wait| *wait <= MAX_WAIT);
         refuse(section, "wait", wait.map(|_| ()).ok_or("must be a duration of at most 30s"));
-    }
-    if let Some(limits) = section.take("limits") {
-        let limit = |value: &Value| value.as_integer().is_some_and(|n| (1..=i64::from(MAX_RATE)).contains(&n));
-        let shape = limits.as_table().filter(|table| table.values().all(limit));
-        refuse(
-            section,
-            "limits",
-            shape.map(|_| ()).ok_or("must be a table of event types with their limits a minute"),
-        );
-    }
-    if let Some(handshake) = section.take("handshake") {
-        let kind = handshake.as_table().and_then(|table| table.get("kind")).and_then(Value::as_str);
-        let shape = kind.filter(|kind| ["twitch", "zoom", "echo", "websub"].contains(kind));
-        refuse(section, "handshake", shape.map(|_| ()).ok_or("its kind must be one of: twitch zoom echo websub"));
     }
 }

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::registry::Registry;
@@ -142,6 +143,7 @@ fn every_effect_arrives() {
                 (SessionColumn::StartedAt, vec![pointer("/a"), pointer("/b")]),
                 (SessionColumn::Title, vec![pointer("/t")]),
             ],
+            data: Vec::new(),
         }
     );
     let down = &acme.effects["down"];
@@ -230,6 +232,16 @@ fn the_documented_definition_loads() {
         Ok(()),
         "generic's schema is not acme's"
     );
+}
+
+#[test]
+fn types_have_limits_of_their_own() {
+    let acme = acme("limits = {'chat.message' = 600, typing = 1}");
+    assert_eq!(acme.limits, HashMap::from([("chat.message".to_owned(), 600), ("typing".to_owned(), 1)]));
+    refused("limits = {'chat.message' = 0}", ".limits.\"chat.message\"", "from 1 to 60000000");
+    refused("limits = {typing = '5'}", ".limits.typing", "whole number");
+    refused("limits = {'' = 5}", ".limits.\"\"", "event type");
+    refused("limits = 600", ".limits", "must be a table");
 }
 
 #[test]
@@ -460,9 +472,9 @@ fn effects_are_checked() {
         |text: &str| format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}");
     let refused = |text: &str, key: &str, reason: &str| refused(&effect(text), &format!(".effects.x{key}"), reason);
     refused("{}", ".effect", "is missing");
-    refused("{effect = 'email'}", ".effect", "session.status recording content log");
-    refused("{effect = 'session.announce'}", ".effect", "session.status recording content log");
-    refused("{effect = 'job'}", ".effect", "not available in this version");
+    let all = "session.status session.viewers recording content job chat log";
+    refused("{effect = 'email'}", ".effect", all);
+    refused("{effect = 'session.announce'}", ".effect", all);
     refused("'log'", "", "must be a table");
     refused("true", "", "must be a table");
     refused("{effect = 'session.status'}", ".status", "is missing");
@@ -502,6 +514,54 @@ fn effects_are_checked() {
 }
 
 #[test]
+fn effects_of_viewers_jobs_and_chat_are_checked() {
+    let effect =
+        |text: &str| format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}");
+    let refused = |text: &str, key: &str, reason: &str| refused(&effect(text), &format!(".effects.x{key}"), reason);
+    refused("{effect = 'session.viewers'}", ".set.viewer_count", "is missing");
+    refused(
+        "{effect = 'session.viewers', set = {viewer_count = '/n', title = '/t'}}",
+        ".set.title",
+        "viewer_count peak_viewers",
+    );
+    refused("{effect = 'session.viewers', set = {viewer_count = '/n'}, status = 'live'}", ".status", "unknown key");
+    for name in ["\"\"", "\"a b\"", "\"a\\\"\"", "\"é\"", &"x".repeat(65)] {
+        let text = format!("{{effect = 'session.status', status = 'live', data = {{{name} = '/x'}}}}");
+        refused(&text, &format!(".data.{name}"), "1 to 64 letters, digits and '_'");
+    }
+    refused(
+        "{effect = 'session.viewers', set = {viewer_count = '/n'}, data = {a = ''}}",
+        ".data.a",
+        "not at the whole",
+    );
+    refused("{effect = 'job', id = '/i'}", ".status", "is missing");
+    refused("{effect = 'job', id = '/i', status = 'job.completed'}", ".status", "letters, digits and '_'");
+    refused("{effect = 'job', status = 'done'}", ".id", "is missing");
+    refused("{effect = 'job', status = 'done', id = '/i', set = {title = '/t'}}", ".set.title", "a job column");
+    refused("{effect = 'job', status = 'done', id = '/i', set = {error = ''}}", ".set.error", "not at the whole");
+    refused("{effect = 'chat'}", ".id", "is missing");
+    refused("{effect = 'chat', id = '/i', set = {room_id = '/r'}}", ".set.room_id", "a chat column");
+    let good =
+        acme(&effect("{effect = 'job', status = 'done', id = '/i', set = {data = '', progress = ['/p', '/q']}}"));
+    let Effect::Job { status, set, .. } = &good.effects["x"].effect else { panic!("{:?}", good.effects["x"]) };
+    assert_eq!((status.as_str(), set.len()), ("done", 2));
+}
+
+#[test]
+fn viewers_and_chat_need_to_know_whose() {
+    let with = |effect: &str, more: &str| format!("{more}[platforms.acme.effects]\nx = {effect}\n");
+    let viewers = "{effect = 'session.viewers', set = {viewer_count = '/n'}}";
+    let chat = "{effect = 'chat', id = '/i'}";
+    let stream = "[platforms.acme.event]\nlive_stream_id = '/s'\n";
+    for effect in [viewers, chat] {
+        refused(&with(effect, ""), ".effects.x.session", "which session is meant");
+    }
+    refused(&with(viewers, stream), ".effects.x.session", "only a room id can create");
+    // A message makes no session, so it need not be able to.
+    assert!(acme(&with(chat, stream)).effects.contains_key("x"));
+}
+
+#[test]
 fn a_status_needs_to_know_whose() {
     let effect = "[platforms.acme.effects]\nx = {effect = 'session.status', status = 'live'}\n";
     refused(effect, ".effects.x.session", "which session is meant");
@@ -537,11 +597,33 @@ fn schemas_are_checked() {
 fn what_comes_later_is_refused_and_not_ignored() {
     refused("wait = '5s'", ".wait", "is not available in this version");
     refused("wait = '1h'", ".wait", "at most 30s; besides");
-    refused("limits = {'chat.message' = 600}", ".limits", "is not available in this version");
-    refused("limits = {'chat.message' = 0}", ".limits", "besides");
-    refused("[platforms.acme.handshake]\nkind = 'twitch'", ".handshake", "is not available in this version");
-    refused("[platforms.acme.handshake]\nkind = 'smoke'", ".handshake", "twitch zoom echo websub; besides");
-    assert!(acme("wait = false\nlimits = false\nhandshake = false").enabled, "switched off is as good as absent");
+    assert!(acme("wait = false\nlimits = false").enabled, "switched off is as good as absent");
+}
+
+#[test]
+fn a_handshake_is_one_of_four() {
+    let handshake = |text: &str| acme(&format!("[platforms.acme.handshake]\n{text}")).handshake.clone();
+    assert_eq!(handshake("kind = 'twitch'"), Some(Handshake::Twitch));
+    assert_eq!(handshake("kind = 'zoom'"), Some(Handshake::Zoom));
+    assert_eq!(handshake("kind = 'echo'"), Some(Handshake::Echo));
+    let topics = ["https://a.example/feed?x=1".to_owned(), "http://b.example/".to_owned()].into();
+    assert_eq!(
+        handshake("kind = 'websub'\ntopics = ['https://a.example/feed?x=1', 'http://b.example/']"),
+        Some(Handshake::WebSub { topics })
+    );
+    assert_eq!(acme("").handshake, None);
+    assert_eq!(acme("preset = 'slack'\nhandshake = false").handshake, None);
+
+    let of = |text: &str| format!("[platforms.acme.handshake]\n{text}");
+    refused(&of("kind = 'smoke'"), ".handshake.kind", "twitch zoom echo websub");
+    refused(&of(""), ".handshake.kind", "is missing");
+    refused(&of("kind = 'echo'\ntopics = ['https://a.example']"), ".handshake.topics", "unknown key");
+    refused(&of("kind = 'websub'"), ".handshake.topics", "is missing");
+    refused(&of("kind = 'websub'\ntopics = []"), ".handshake.topics", "is missing");
+    refused(&of("kind = 'websub'\ntopics = ['https://a.example', 'a b']"), ".handshake.topics[1]", "a URL");
+    let jwt = "[platforms.jwt]\npreset = 'livekit'\ncredentials = [{key = 'env:K', secret = 'env:S'}]\n";
+    let found = problems(&format!("{jwt}handshake = {{kind = 'zoom'}}"));
+    assert!(found.len() == 1 && found[0].contains("platforms.jwt.handshake.kind: zoom answers with"), "{found:?}");
 }
 
 #[test]
@@ -599,7 +681,7 @@ fn no_place_takes_a_value_of_the_wrong_kind() {
     const PLACES: [(&str, &str); 4] = [
         (
             "",
-            "preset secrets aliases enabled paused event_types limits ack_status busy_status wait dedup_ttl_hours \
+            "preset secrets aliases label enabled paused event_types limits ack_status busy_status wait dedup_ttl_hours \
              missing_session session_scope rate_limit burst signature event handshake effects",
         ),
         (

@@ -61,8 +61,8 @@ impl Drop for Folder {
 fn the_bundled_platforms_are_there_without_a_file() {
     let registry = Registry::load(None).unwrap();
     let names: Vec<_> = registry.iter().map(|platform| platform.name.as_str()).collect();
-    assert_eq!(names, ["sessions", "mux", "livekit", "netflix", "generic"]);
-    for name in ["mux", "livekit", "netflix", "generic"] {
+    assert_eq!(names[..5], ["sessions", "mux", "livekit", "netflix", "generic"]);
+    for name in names.into_iter().skip(1) {
         let platform = registry.get(name).unwrap();
         assert_eq!((platform.name.as_str(), platform.source), (name, Source::Bundled));
         assert!(platform.enabled && !platform.paused);
@@ -74,7 +74,7 @@ fn an_alias_is_the_platform_itself() {
     let registry = load("[platforms.acme]\nsecrets = 'env:A'\naliases = ['acme-live']");
     assert_eq!(registry.get("streaming").unwrap().name.as_str(), "mux");
     assert_eq!(registry.get("acme-live").unwrap().name.as_str(), "acme");
-    for unknown in ["", "Mux", "mux ", "twitch", "../mux", "unnamed"] {
+    for unknown in ["", "Mux", "mux ", "nobody", "../mux", "unnamed"] {
         assert!(registry.get(unknown).is_none(), "{unknown}");
     }
 }
@@ -110,7 +110,7 @@ fn mux_is_as_its_users_know_it() {
         ("video.live_stream.disconnected", SessionStatus::Ended),
     ] {
         let spec = &mux.effects[kind];
-        assert_eq!(spec.effect, Effect::SessionStatus { status, set: Vec::new() }, "{kind}");
+        assert_eq!(spec.effect, Effect::SessionStatus { status, set: Vec::new(), data: Vec::new() }, "{kind}");
         let stream = ["/object/id", "/data/id"].map(|text| text.parse().unwrap());
         assert_eq!(spec.live_stream_id.as_deref(), Some(stream.as_slice()), "{kind}");
     }
@@ -140,7 +140,11 @@ fn livekit_is_as_its_users_know_it() {
     let session = ["/room/name", "/egressInfo/roomName", "/ingressInfo/roomName"].map(|text| text.parse().unwrap());
     assert_eq!(livekit.event.session, session);
     for (kind, status) in [("room_started", SessionStatus::Live), ("room_finished", SessionStatus::Stopped)] {
-        assert_eq!(livekit.effects[kind].effect, Effect::SessionStatus { status, set: Vec::new() }, "{kind}");
+        assert_eq!(
+            livekit.effects[kind].effect,
+            Effect::SessionStatus { status, set: Vec::new(), data: Vec::new() },
+            "{kind}"
+        );
     }
     assert_eq!(livekit.effects.len(), 2);
 }
@@ -169,6 +173,103 @@ fn generic_and_netflix_are_as_their_users_know_them() {
         }
     }
     assert!(registry.get("generic").unwrap().secrets.is_empty());
+}
+
+#[test]
+fn realcast_is_as_its_users_know_it() {
+    let registry = Registry::load(None).unwrap();
+    let realcast = registry.get("realcast").unwrap();
+    let Scheme::Hmac(spec) = &realcast.scheme else { panic!("{:?}", realcast.scheme) };
+    assert_eq!((spec.headers[0].as_str(), spec.prefix.as_str()), ("x-realcast-signature", "sha256="));
+    assert_eq!((spec.signed.to_string().as_str(), spec.tolerance), ("{body}", None));
+    assert_eq!(realcast.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
+    assert_eq!((realcast.missing_session, realcast.session_scope), (MissingSession::Create, SessionScope::Own));
+    assert_eq!(realcast.busy_status, Some(503));
+    assert!(realcast.event.id.is_empty(), "an unsigned header never decides identity");
+    assert_eq!(realcast.event.delivery_id, [Locator::Header("x-realcast-webhook-id".to_owned())]);
+    assert_eq!(realcast.event.session, ["/data/stream_id".parse().unwrap()]);
+    let mut types: Vec<_> = realcast.effects.keys().map(String::as_str).collect();
+    types.sort_unstable();
+    assert_eq!(
+        types,
+        [
+            "chat.message.new",
+            "recording.ready",
+            "recording.started",
+            "stream.error",
+            "stream.live",
+            "stream.offline",
+            "viewer.count.update",
+            "viewer.joined",
+        ]
+    );
+}
+
+#[test]
+fn streamgank_is_as_its_users_know_it() {
+    let registry = Registry::load(None).unwrap();
+    let streamgank = registry.get("streamgank").unwrap();
+    let Scheme::Hmac(spec) = &streamgank.scheme else { panic!("{:?}", streamgank.scheme) };
+    assert_eq!((spec.headers[0].as_str(), spec.prefix.as_str()), ("x-streamgank-signature", "sha256="));
+    assert_eq!(streamgank.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
+    assert!(streamgank.event.id.is_empty() && streamgank.event.session.is_empty());
+    assert_eq!(streamgank.event.ignore, ["/webhook_id".parse().unwrap()]);
+    assert_eq!(streamgank.event.delivery_id, [Locator::Header("x-streamgank-delivery".to_owned())]);
+    assert_eq!(streamgank.effects.len(), 8);
+    for (kind, spec) in &streamgank.effects {
+        let Effect::Job { status, .. } = &spec.effect else { panic!("{spec:?}") };
+        assert_eq!(kind, &format!("job.{status}"));
+    }
+}
+
+/// The bundled platforms without a variable of their own.
+const PROVIDERS: [&str; 9] = [
+    "twitch",
+    "standard-webhooks",
+    "cloudflare-stream",
+    "cloudflare-live",
+    "livepeer",
+    "zoom",
+    "stripe",
+    "github",
+    "slack",
+];
+
+#[test]
+fn providers_are_switched_on_by_secrets_in_the_file_under_their_own_name_or_another() {
+    let registry = Registry::load(None).unwrap();
+    for name in PROVIDERS {
+        let bundled = registry.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!((bundled.source, bundled.secrets.is_empty()), (Source::Bundled, true), "{name}");
+        assert_eq!(bundled.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 }, "{name}");
+        assert_eq!((bundled.missing_session, bundled.session_scope), (MissingSession::Create, SessionScope::Own));
+        assert!(bundled.schemas.is_empty(), "{name}");
+        let own = load(&format!(
+            "[platforms.{name}]\nsecrets = 'env:A'\n[platforms.x]\npreset = '{name}'\nsecrets = 'env:A'"
+        ));
+        for copy in [own.get(name).unwrap(), own.get("x").unwrap()] {
+            assert_eq!((&copy.scheme, &copy.event), (&bundled.scheme, &bundled.event), "{name}");
+            assert_eq!((&copy.effects, &copy.handshake), (&bundled.effects, &bundled.handshake), "{name}");
+        }
+        assert_eq!(configured(&own, &[("A", "d2hhdGV2ZXI=")]), if name < "x" { [name, "x"] } else { ["x", name] });
+        assert!(problems(&format!("[platforms.{name}]"))[0].contains("secrets: is missing"), "{name}");
+    }
+}
+
+#[test]
+fn providers_are_answered_as_they_take_it() {
+    let registry = Registry::load(None).unwrap();
+    let handshake = |name: &str| registry.get(name).unwrap().handshake.clone();
+    assert_eq!(handshake("twitch"), Some(Handshake::Twitch));
+    assert_eq!(handshake("zoom"), Some(Handshake::Zoom));
+    assert_eq!(handshake("slack"), Some(Handshake::Echo));
+    for name in PROVIDERS {
+        let platform = registry.get(name).unwrap();
+        assert_eq!(platform.handshake.is_some(), ["twitch", "zoom", "slack"].contains(&name), "{name}");
+        assert_eq!(platform.ack_status, if name == "zoom" { 200 } else { 202 }, "{name}");
+        let final_4xx = ["livepeer", "zoom", "cloudflare-stream", "cloudflare-live"].contains(&name);
+        assert_eq!(platform.busy_status, final_4xx.then_some(503), "{name}");
+    }
 }
 
 #[test]
@@ -211,7 +312,10 @@ fn a_bundled_platform_can_be_overridden_in_part() {
     assert_eq!((mux.source, mux.rate_limit), (Source::File, RateLimit { per_minute: Some(60), burst: 60 }));
     assert!(!mux.effects.contains_key("video.asset.ready"));
     let idle = &mux.effects["video.live_stream.idle"];
-    assert_eq!(idle.effect, Effect::SessionStatus { status: SessionStatus::Ended, set: Vec::new() });
+    assert_eq!(
+        idle.effect,
+        Effect::SessionStatus { status: SessionStatus::Ended, set: Vec::new(), data: Vec::new() }
+    );
     assert!(idle.live_stream_id.is_some(), "what was not overridden stays");
     assert_eq!(registry.iter().filter(|platform| platform.name.as_str() == "mux").count(), 1);
 }
@@ -301,6 +405,10 @@ fn a_bundled_platform_is_switched_on_by_its_variable_alone() {
     assert_eq!(configured(&registry, &NONE), Vec::<String>::new());
     assert_eq!(configured(&registry, &[("STREAMING_WEBHOOK_SIGNING_SECRET", "s")]), ["mux"]);
     assert_eq!(configured(&registry, &[("NETFLIX_WEBHOOK_SECRET", "s")]), ["netflix"]);
+    assert_eq!(configured(&registry, &[("STREAMGANK_WEBHOOK_SECRET", "s")]), ["streamgank"]);
+    for name in ["REALCAST_WEBHOOK_SECRET", "WEBHOOK_SECRET"] {
+        assert_eq!(configured(&registry, &[(name, "s")]), ["realcast"], "{name}");
+    }
     let livekit = [("LIVEKIT_API_KEY", "k"), ("LIVEKIT_API_SECRET", "s")];
     assert_eq!(configured(&registry, &livekit), ["livekit"]);
     let found = unresolved(&registry, &livekit[..1]);

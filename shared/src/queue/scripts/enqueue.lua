@@ -2,15 +2,19 @@
 -- Decides about a batch of events of one platform, in their order, and appends the accepted ones.
 -- Without allow-oom on purpose: when Redis is full nothing of the batch runs (rule 1).
 --
--- KEYS  1 incoming  2 limit  3 counters  [4 platforms, if ARGV 7 is given]  then one marker per event that has one
+-- KEYS  1 incoming  2 limit  3 counters  [4 platforms, if ARGV 7 is given]  then n limits of event types
+--       then one marker per event that has one
 -- ARGV  1 period in us (0: no limit)  2 burst  3 marker's TTL in s  4 bound of the stream
 --       5 how far ahead of now a provider's time counts, in ms  6 wire version  7 platform's name, or ''
---       then per event: has a marker (0|1), event_id, event_type, occurred_at|'', body, delivery_id|'', traceparent|''
+--       8 n, then n times: period in us, burst
+--       then per event: has a marker (0|1), event_id, event_type, occurred_at|'', body, delivery_id|'', traceparent|'',
+--       its type's limit (from 1; 0: it has none of its own)
 -- Reply one integer per event: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
--- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the limit (GCRA), whose state
--- is written once, at the end, with all its digits; only then XADD and, after it, the marker: scripts are not rolled
--- back, so a marker written first could outlive a failing XADD and swallow the provider's retry. A refusal stays one for
+-- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the platform's limit and that
+-- of the event's type (GCRA), both checked before either is charged, whose states are written once, at the end, with
+-- all their digits; only then XADD and, after it, the marker: scripts are not rolled back, so a marker written first
+-- could outlive a failing XADD and swallow the provider's retry. A refusal stays one for
 -- the rest of the batch (time stands still, the stream and the state only grow), so the twin of a refused event is
 -- refused too. No call raises: each event has its own outcome, whatever Redis says to another one (rule 26).
 --
@@ -21,8 +25,8 @@ local EXACT = 9007199254740991 -- integers up to here are exact
 local format, pcall_ = string.format, redis.pcall
 
 local incoming, limit, counters = KEYS[1], KEYS[2], KEYS[3]
-local period, burst, ttl, bound = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-local future, version, platform = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local ttl, bound = ARGV[3], tonumber(ARGV[4])
+local future, version, platform, types = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -35,18 +39,44 @@ if type(length) == 'table' then
 end
 local was_empty = length == 0
 
-local reach = burst * period
-local tat = 0
-if period > 0 then
-  tat = tonumber(pcall_('GET', limit)) or 0
-  if not (tat >= 0) then
-    tat = 0
+-- The platform's limit is the first; event types' follow. A period of 0 is no limit.
+local limits, periods, reaches, tats, charged = { limit }, {}, {}, {}, {}
+local next_key = platform == '' and 4 or 5
+for i = 1, types do
+  limits[i + 1] = KEYS[next_key]
+  next_key = next_key + 1
+end
+for i = 1, types + 1 do
+  local at = i == 1 and 1 or 5 + 2 * i
+  periods[i] = tonumber(ARGV[at])
+  reaches[i] = tonumber(ARGV[at + 1]) * periods[i]
+  local tat = 0
+  if periods[i] > 0 then
+    tat = tonumber(pcall_('GET', limits[i])) or 0
+    if not (tat >= 0) then
+      tat = 0
+    end
+    if tat > now_us + reaches[i] then
+      tat = now_us + reaches[i] -- the clock was set back (rule 23)
+    end
   end
-  if tat > now_us + reach then
-    tat = now_us + reach -- the clock was set back (rule 23)
+  tats[i] = tat
+end
+
+-- How long until one more fits into limit i, in us; none: it does now.
+local function excess(i)
+  if periods[i] == 0 then
+    return 0
+  end
+  return math.max(tats[i], now_us) + periods[i] - now_us - reaches[i]
+end
+
+local function charge(i)
+  if periods[i] > 0 then
+    tats[i] = math.max(tats[i], now_us) + periods[i]
+    charged[i] = true
   end
 end
-local charged = false
 
 local ms, seq = now, (now_us % 1000) * 1000
 
@@ -113,9 +143,8 @@ end
 
 local outcomes = {}
 local accepted, duplicates, limited, overloaded = 0, 0, 0, 0
-local next_key = platform == '' and 4 or 5
 local position = 0
-for at = 8, #ARGV, 7 do
+for at = 9 + 2 * types, #ARGV, 8 do
   position = position + 1
   local marker
   local seen = 0
@@ -124,7 +153,8 @@ for at = 8, #ARGV, 7 do
     next_key = next_key + 1
     seen = pcall_('EXISTS', marker)
   end
-  local start = tat > now_us and tat or now_us
+  local own = tonumber(ARGV[at + 7]) + 1 -- 1: the platform's alone
+  local wait = math.max(excess(1), excess(own))
   if seen == 1 then
     outcomes[position] = 1
     duplicates = duplicates + 1
@@ -133,8 +163,8 @@ for at = 8, #ARGV, 7 do
   elseif length >= bound then
     outcomes[position] = 2
     overloaded = overloaded + 1
-  elseif period > 0 and start + period - now_us > reach then
-    local seconds = math.ceil((start + period - now_us - reach) / 1000000)
+  elseif wait > 0 then
+    local seconds = math.ceil(wait / 1000000)
     outcomes[position] = -(seconds > 1 and seconds or 1)
     limited = limited + 1
   elseif append(at) then
@@ -144,19 +174,21 @@ for at = 8, #ARGV, 7 do
     outcomes[position] = 0
     accepted = accepted + 1
     length = length + 1
-    if period > 0 then
-      tat = start + period
-      charged = true
+    charge(1)
+    if own > 1 then
+      charge(own)
     end
   else
     outcomes[position] = 3
   end
 end
 
-if charged then
-  -- Gone a second after the limit would be back at rest: absent and at rest are the same.
-  local ttl_ms = math.ceil((tat - now_us) / 1000) + 1000
-  pcall_('SET', limit, format('%.0f', tat), 'PX', format('%.0f', ttl_ms))
+for i = 1, types + 1 do
+  if charged[i] then
+    -- Gone a second after the limit would be back at rest: absent and at rest are the same.
+    local ttl_ms = math.ceil((tats[i] - now_us) / 1000) + 1000
+    pcall_('SET', limits[i], format('%.0f', tats[i]), 'PX', format('%.0f', ttl_ms))
+  end
 end
 if was_empty and accepted > 0 and platform ~= '' then
   pcall_('SADD', KEYS[4], platform)

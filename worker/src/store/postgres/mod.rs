@@ -4,6 +4,7 @@
 //! others for longer than its own time-outs (a worker may be frozen in mid-transaction).
 
 mod statements;
+mod texts;
 
 use std::time::Duration;
 

@@ -112,6 +112,7 @@ async fn migrate(embedded: &Embedded, file: &Path) -> Result<String, OpenError> 
             "SQLite {version} can corrupt a database that two workers write; 3.51.3 is the oldest supported"
         )));
     }
+    kept(&mut connection).await?;
     migrate::migrator(&SQLITE).run_direct(None, &mut connection, false).await?;
     sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', ?1) ON CONFLICT (key) DO NOTHING")
         .bind(migrate::new_database_id())
@@ -125,6 +126,22 @@ async fn migrate(embedded: &Embedded, file: &Path) -> Result<String, OpenError> 
     connection.close().await.map_err(StoreError::from)?;
     drop(lock);
     Ok(id)
+}
+
+/// Whatever the URL says (`mode=memory`, another VFS), what SQLite opened must be a file with a write-ahead log.
+async fn kept(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let journal: String =
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(StoreError::from)?;
+    let file: String = sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
+        .fetch_one(connection)
+        .await
+        .map_err(StoreError::from)?;
+    if journal != "wal" || !Path::new(&file).is_file() {
+        return Err(OpenError::Configuration(
+            "opens no file of its own; a database in memory would forget events".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// The lock ends with the returned file, or with the process. The file itself stays: removing it would let two workers

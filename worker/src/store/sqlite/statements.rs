@@ -11,7 +11,7 @@ use sqlx::SqliteConnection;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::effects::{ContentRow, Guards, Needs, RecordingRow, SessionRow, Written, bit};
+use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written, bit};
 use crate::store::batch::{Changes, Effective, LedgerRow, Loaded, Transact};
 use crate::store::error::Cause;
 
@@ -28,7 +28,11 @@ const BEGIN: &str = "BEGIN IMMEDIATE; SELECT \
     (SELECT json_group_array(json_array(recording_id, room_id, state, url, duration_seconds, size_bytes, guards)) \
         FROM recordings WHERE platform = ?1 AND recording_id IN (SELECT value FROM json_each(?5))), \
     (SELECT json_group_array(json_array(content_id, title, content_type, state, guards)) \
-        FROM contents WHERE platform = ?1 AND content_id IN (SELECT value FROM json_each(?6)))";
+        FROM contents WHERE platform = ?1 AND content_id IN (SELECT value FROM json_each(?6))), \
+    (SELECT json_group_array(json_array(job_id, status, progress, current_step, video_url, error, retry_count, guards)) \
+        FROM jobs WHERE platform = ?1 AND job_id IN (SELECT value FROM json_each(?7))), \
+    (SELECT json_group_array(json_array(message_id, room_id, user_id, user_name, message, sent_at, guards)) \
+        FROM chat_messages WHERE platform = ?1 AND message_id IN (SELECT value FROM json_each(?8)))";
 
 /// Parameters are counted through all statements (the driver cannot do numbered ones here). A line is rendered each time
 /// that it is named, hence MATERIALIZED. The numbers by `&` are those of [`crate::effects::bit`]. The columns of a session
@@ -50,6 +54,8 @@ const COMMIT: &str = "\
         last_event_at = iif(m & 4096, v ->> 17, last_event_at), \
         platform = iif(m & 8192, v ->> 1, platform), \
         created_at = iif(m & 8192, v ->> 18, created_at), \
+        viewer_count = iif(m & 16384, v ->> 20, viewer_count), \
+        data = iif(m & 32768, json_patch(iif(json_type(data) = 'object', data, '{}'), v ->> 21), data), \
         guards = v ->> 19, updated_at = ? \
         FROM u WHERE room_id = v ->> 0; \
     WITH u(v, m) AS MATERIALIZED (SELECT value, value ->> 3 FROM json_each(?)) UPDATE sessions SET \
@@ -58,9 +64,10 @@ const COMMIT: &str = "\
     WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) \
         INSERT INTO sessions (room_id, platform, scope, status, live_stream_id, config, title, streamer_id, app_id, \
             peak_viewers, duration_seconds, error_code, error_message, started_at, ended_at, last_event_id, \
-            last_event_at, created_at, guards, updated_at) \
+            last_event_at, created_at, guards, viewer_count, data, updated_at) \
         SELECT v ->> 0, v ->> 1, v ->> 2, coalesce(v ->> 4, 'ready'), v ->> 5, v ->> 6, v ->> 7, v ->> 8, v ->> 9, \
-            v ->> 10, v ->> 11, v ->> 12, v ->> 13, v ->> 14, v ->> 15, v ->> 16, v ->> 17, v ->> 18, v ->> 19, ? FROM u; \
+            v ->> 10, v ->> 11, v ->> 12, v ->> 13, v ->> 14, v ->> 15, v ->> 16, v ->> 17, v ->> 18, v ->> 19, \
+            v ->> 20, v ->> 21, ? FROM u; \
     WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) UPDATE recordings SET room_id = v ->> 1, \
         state = coalesce(v ->> 2, state), url = v ->> 3, duration_seconds = v ->> 4, size_bytes = v ->> 5, \
         guards = v ->> 6, updated_at = ? FROM u WHERE platform = ? AND recording_id = v ->> 0; \
@@ -74,6 +81,20 @@ const COMMIT: &str = "\
     WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) \
         INSERT INTO contents (content_id, title, content_type, state, data, guards, updated_at, platform) \
         SELECT v ->> 0, v ->> 1, v ->> 2, v ->> 3, v ->> 4, v ->> 5, ?, ? FROM u; \
+    WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) UPDATE jobs SET status = v ->> 1, progress = v ->> 2, \
+        current_step = v ->> 3, video_url = v ->> 4, error = v ->> 5, retry_count = v ->> 6, \
+        data = coalesce(v ->> 7, data), guards = v ->> 8, updated_at = ? \
+        FROM u WHERE platform = ? AND job_id = v ->> 0; \
+    WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) \
+        INSERT INTO jobs (job_id, status, progress, current_step, video_url, error, retry_count, data, guards, \
+            updated_at, platform) \
+        SELECT v ->> 0, v ->> 1, v ->> 2, v ->> 3, v ->> 4, v ->> 5, v ->> 6, v ->> 7, v ->> 8, ?, ? FROM u; \
+    WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) UPDATE chat_messages SET room_id = v ->> 1, \
+        user_id = v ->> 2, user_name = v ->> 3, message = v ->> 4, sent_at = v ->> 5, guards = v ->> 6 \
+        FROM u WHERE platform = ? AND message_id = v ->> 0; \
+    WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) \
+        INSERT INTO chat_messages (message_id, room_id, user_id, user_name, message, sent_at, guards, platform) \
+        SELECT v ->> 0, v ->> 1, v ->> 2, v ->> 3, v ->> 4, v ->> 5, v ->> 6, ? FROM u; \
     WITH u(v) AS MATERIALIZED (SELECT value FROM json_each(?)) \
         INSERT INTO webhook_events (event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, \
             result, processed_at, platform) \
@@ -86,33 +107,44 @@ const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at'
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, String);
 type RecordingColumns = (String, Option<String>, String, Option<String>, Option<f64>, Option<i64>, String);
 type ContentColumns = (String, Option<String>, Option<String>, String, String);
+type JobColumns =
+    (String, String, Option<f64>, Option<String>, Option<String>, Option<String>, Option<i64>, String);
+type ChatColumns = (String, String, Option<String>, Option<String>, Option<String>, String, String);
+/// One text a table, in the order of [`BEGIN`].
+type Texts = (String, String, String, String, String, String);
 
 impl Transact for SqliteConnection {
     async fn begin(&mut self, platform: &str, ids: &[&str], needs: &Needs<'_>) -> Result<Loaded, Cause> {
-        let (ledger, sessions, recordings, contents): (String, String, String, String) = sqlx::query_as(BEGIN)
+        let (ledger, sessions, recordings, contents, jobs, chats): Texts = sqlx::query_as(BEGIN)
             .bind(platform)
             .bind(json(ids)?)
             .bind(json(&needs.rooms)?)
             .bind(json(&needs.live_stream_ids)?)
             .bind(json(&needs.recordings)?)
             .bind(json(&needs.contents)?)
+            .bind(json(&needs.jobs)?)
+            .bind(json(&needs.chats)?)
             .fetch_one(self)
             .await?;
         let ledger: Vec<(String, String, String)> = read(&ledger, "ledger row")?;
         let sessions: Vec<SessionColumns> = read(&sessions, "session")?;
         let recordings: Vec<RecordingColumns> = read(&recordings, "recording")?;
         let contents: Vec<ContentColumns> = read(&contents, "content")?;
+        let jobs: Vec<JobColumns> = read(&jobs, "job")?;
+        let chats: Vec<ChatColumns> = read(&chats, "chat message")?;
         let entry = |(event_id, origin, result)| LedgerRow { event_id, origin, result };
         Ok(Loaded {
             ledger: ledger.into_iter().map(entry).collect(),
             sessions: sessions.into_iter().map(session_row).collect(),
             recordings: recordings.into_iter().map(recording_row).collect(),
             contents: contents.into_iter().map(content_row).collect(),
+            jobs: jobs.into_iter().map(job_row).collect(),
+            chats: chats.into_iter().map(chat_row).collect(),
         })
     }
 
     async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
-        let Changes { platform, now, sessions, recordings, contents, ledger } = changes;
+        let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger } = changes;
         let indexed = |row: &&&SessionRow| row.written.mask & (bit::LIVE_STREAM_ID | bit::CONFIG) != 0;
         let now = rfc3339(*now);
         sqlx::query(COMMIT)
@@ -132,6 +164,16 @@ impl Transact for SqliteConnection {
             .bind(*platform)
             .bind(lines(&contents.new, |row| content_line(row))?)
             .bind(&now)
+            .bind(*platform)
+            .bind(lines(&jobs.known, |row| job_line(row))?)
+            .bind(&now)
+            .bind(*platform)
+            .bind(lines(&jobs.new, |row| job_line(row))?)
+            .bind(&now)
+            .bind(*platform)
+            .bind(lines(&chats.known, |row| chat_line(row))?)
+            .bind(*platform)
+            .bind(lines(&chats.new, |row| chat_line(row))?)
             .bind(*platform)
             .bind(lines(ledger, ledger_line)?)
             .bind(&now)
@@ -181,6 +223,17 @@ fn content_row((content_id, title, content_type, state, guards): ContentColumns)
     ContentRow { content_id, title, content_type, state, data: None, guards }
 }
 
+fn job_row(columns: JobColumns) -> JobRow {
+    let (job_id, status, progress, current_step, video_url, error, retry_count, guards) = columns;
+    let guards = Guards::parse(&guards);
+    JobRow { job_id, status, progress, current_step, video_url, error, retry_count, data: None, guards }
+}
+
+fn chat_row((message_id, room_id, user_id, user_name, message, sent_at, guards): ChatColumns) -> ChatRow {
+    let (sent_at, guards) = (read_time(&sent_at), Guards::parse(&guards));
+    ChatRow { message_id, room_id, user_id, user_name, message, sent_at, guards }
+}
+
 /// A session as an array; the statements know the places.
 struct Line<'r>(&'r SessionRow);
 
@@ -191,7 +244,7 @@ impl Serialize for Line<'_> {
             SessionScope::Own => "own",
             SessionScope::Shared => "shared",
         };
-        let mut line = serializer.serialize_tuple(20)?;
+        let mut line = serializer.serialize_tuple(22)?;
         line.serialize_element(&row.room_id)?;
         line.serialize_element(&row.platform)?;
         line.serialize_element(scope)?;
@@ -212,6 +265,8 @@ impl Serialize for Line<'_> {
         line.serialize_element(&written.last_event_at.map(rfc3339))?;
         line.serialize_element(&rfc3339(row.created_at))?;
         line.serialize_element(&row.guards.to_text())?;
+        line.serialize_element(&written.viewer_count)?;
+        line.serialize_element(&written.data_json())?;
         line.end()
     }
 }
@@ -229,6 +284,17 @@ fn recording_line(row: &RecordingRow) -> impl Serialize + '_ {
 
 fn content_line(row: &ContentRow) -> impl Serialize + '_ {
     (&row.content_id, &row.title, &row.content_type, row.state, &row.data, row.guards.to_text())
+}
+
+fn job_line(row: &JobRow) -> impl Serialize + '_ {
+    let (id, step, url) = (&row.job_id, &row.current_step, &row.video_url);
+    let guards = row.guards.to_text();
+    (id, &row.status, row.progress, step, url, &row.error, row.retry_count, &row.data, guards)
+}
+
+fn chat_line(row: &ChatRow) -> impl Serialize + '_ {
+    let (id, room, user, name) = (&row.message_id, &row.room_id, &row.user_id, &row.user_name);
+    (id, room, user, name, &row.message, rfc3339(row.sent_at), row.guards.to_text())
 }
 
 fn lines<'r, R: 'r, L: Serialize>(

@@ -1,0 +1,67 @@
+//! A verdict in lines for people.
+
+use super::Report;
+
+/// Space for the names of lines.
+const WIDTH: usize = 16;
+
+pub(super) fn table(report: &Report) -> String {
+    let mut lines = Lines::default();
+    let verdict = match (report.verified, report.identified) {
+        (true, true) => "verified and identified",
+        (true, false) => "verified, but not an event",
+        (false, _) => "not verified",
+    };
+    lines.add("platform", &report.platform);
+    lines.add("verdict", verdict);
+    lines.maybe("because", report.reason.as_deref());
+    report.notes.iter().for_each(|note| lines.add("note", note));
+
+    let signature = &report.signature;
+    lines.add("signature", signature.scheme);
+    lines.add("  computed over", &signature.computed);
+    lines.add("  secret is", signature.secret_as);
+    lines.maybe("  body", signature.over.map(|over| format!("as {over}")).as_deref());
+    lines.add("  captured body", &format!("{} bytes, SHA-256 {}", signature.body_bytes, signature.body_sha256));
+    let key = signature.key.map_or("no one of".to_owned(), |key| format!("number {key} of"));
+    lines.add("  verified by", &format!("{key} {} key(s)", signature.keys));
+    lines.maybe("  tolerance", signature.tolerance_s.map(|seconds| format!("{seconds} s")).as_deref());
+    for header in &signature.headers {
+        lines.add("  header", &format!("{}: {}", header.name, header.found));
+    }
+    if let Some(event) = &report.event {
+        lines.add("event id", &format!("{} ({})", event.event_id, event.id_from));
+        let ignored = if event.subscribed { "" } else { " (not subscribed: answered `ignored`, not queued)" };
+        lines.add("event type", &format!("{}{ignored}", event.event_type));
+        lines.add("time", event.occurred_at.as_deref().unwrap_or("none: the time of arrival"));
+        lines.add("session", event.session.as_deref().unwrap_or("none"));
+        lines.add("live stream id", event.live_stream_id.as_deref().unwrap_or("none"));
+        lines.maybe("delivery id", event.delivery_id.as_deref());
+    }
+    if let Some(effect) = &report.effect {
+        lines.add("effect", effect.effect);
+        for column in &effect.columns {
+            let value = column.value.as_deref().unwrap_or("absent: left alone");
+            let from = column.from.as_deref().map(|from| format!(" (from {from})")).unwrap_or_default();
+            lines.add(&format!("  {}", column.column), &format!("{value}{from}"));
+        }
+    }
+    lines.text
+}
+
+#[derive(Default)]
+struct Lines {
+    text: String,
+}
+
+impl Lines {
+    fn add(&mut self, name: &str, value: &str) {
+        // What a stranger sent must not steer a terminal.
+        let value: String = value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        self.text.push_str(&format!("{name:<WIDTH$} {value}\n"));
+    }
+
+    fn maybe(&mut self, name: &str, value: Option<&str>) {
+        value.into_iter().for_each(|value| self.add(name, value));
+    }
+}

@@ -1,0 +1,303 @@
+//! Whether a captured request is genuine, and what stands against it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use shared::event::Millis;
+use shared::signature::{
+    Encoding, Found, Hash, Headers, Keys, Refusal, Scheme, SecretEncoding, Template, Verified, verify,
+};
+
+use super::capture::Capture;
+use crate::pipeline::coding::{Coding, Undecodable, Unsupported};
+
+/// What was checked.
+#[derive(Debug, Serialize)]
+pub(super) struct SignatureReport {
+    pub(super) scheme: &'static str,
+    /// What makes the signature, in words.
+    pub(super) computed: String,
+    /// How the secret's text becomes a key.
+    pub(super) secret_as: &'static str,
+    /// `wire` or `decoded`: the bytes that it verifies over.
+    pub(super) over: Option<&'static str>,
+    pub(super) body_bytes: usize,
+    /// Of the body as captured, to be compared with the sender's.
+    pub(super) body_sha256: String,
+    /// How many keys there are, and which of them verifies, from 1.
+    pub(super) keys: usize,
+    pub(super) key: Option<usize>,
+    pub(super) tolerance_s: Option<u64>,
+    /// Our time, in seconds since the epoch.
+    pub(super) current: i64,
+    /// The request's time and its distance from ours, where that is what stands against it.
+    pub(super) received: Option<i64>,
+    pub(super) diff_s: Option<i64>,
+    pub(super) headers: Vec<HeaderReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct HeaderReport {
+    pub(super) name: String,
+    /// `absent`, `there` or `several times`.
+    pub(super) found: &'static str,
+}
+
+/// The verdict on a capture.
+pub(super) struct Checked<'a> {
+    /// The genuine request and what its body stands for, or why it is not.
+    pub(super) verified: Result<(Verified<'a>, &'a Bytes), String>,
+    /// What may help.
+    pub(super) notes: Vec<String>,
+    /// The facts.
+    pub(super) report: SignatureReport,
+}
+
+/// What is judged, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) scheme: &'a Scheme,
+    pub(super) keys: &'a Keys,
+    pub(super) capture: &'a Capture,
+    /// What the body stands for by its `Content-Encoding`, see [`decode`].
+    pub(super) decoded: &'a Decoded,
+    pub(super) at: Millis,
+    pub(super) max_body: usize,
+}
+
+/// A captured body without its coding; `Ok(None)`: it has none.
+pub(super) type Decoded = Result<Option<Result<Bytes, Undecodable>>, Unsupported>;
+
+/// Undoes the coding that `capture` names.
+pub(super) fn decode(capture: &Capture, max_body: usize) -> Decoded {
+    let encodings = capture.headers.iter().filter(|(name, _)| name == "content-encoding");
+    let coding = Coding::named(encodings.map(|(_, value)| value.as_slice()))?;
+    Ok(coding.map(|coding| coding.decode(&capture.body, max_body).map(Bytes::from)))
+}
+
+impl<'a> Question<'a> {
+    /// Checks as ingress does.
+    pub(super) fn answer(self) -> Checked<'a> {
+        let mut report = self.facts();
+        let mut notes = Vec::new();
+        let verified = self.judge(&mut report, &mut notes);
+        Checked { verified, notes, report }
+    }
+
+    fn judge(
+        self,
+        report: &mut SignatureReport,
+        notes: &mut Vec<String>,
+    ) -> Result<(Verified<'a>, &'a Bytes), String> {
+        let too_large =
+            || format!("the body is larger than MAX_BODY_BYTES ({}), decoded or as sent (413)", self.max_body);
+        let wire = &self.capture.body;
+        let Ok(decoded) = self.decoded else {
+            return Err("Content-Encoding must be one of gzip, zstd and br (415)".to_owned());
+        };
+        if wire.len() > self.max_body {
+            return Err(too_large());
+        }
+        let refusal = match (self.verify(wire), decoded) {
+            (Err(refusal), Some(_)) if !refusal.depends_on_body() => refusal,
+            (_, Some(Err(Undecodable::TooLarge))) => return Err(too_large()),
+            (Ok(verified), None) => return Ok((self.verified(verified, "wire", report), wire)),
+            (Ok(verified), Some(Ok(body))) => return Ok((self.verified(verified, "wire", report), body)),
+            (Ok(_), Some(Err(Undecodable::Malformed))) => {
+                return Err(
+                    "the signature verifies, but the body is not what Content-Encoding says (400)".to_owned()
+                );
+            }
+            (Err(_), Some(Ok(body))) => match self.verify(body) {
+                Ok(verified) => return Ok((self.verified(verified, "decoded", report), body)),
+                Err(refusal) => refusal,
+            },
+            (Err(refusal), Some(Err(Undecodable::Malformed))) => {
+                notes.push(
+                    "the body is not what Content-Encoding says; if a tool has decoded it, leave that header out"
+                        .to_owned(),
+                );
+                refusal
+            }
+            (Err(refusal), None) => refusal,
+        };
+        if let Refusal::OutsideTolerance { received, diff, .. } = refusal {
+            (report.received, report.diff_s) = (Some(received), Some(diff));
+        }
+        notes.extend(self.hints(refusal));
+        Err(self.reason(refusal))
+    }
+
+    fn verify(self, body: &'a [u8]) -> Result<Verified<'a>, Refusal> {
+        verify(self.scheme, self.keys, &self.capture.headers, body, self.at)
+    }
+
+    fn verified(self, verified: Verified<'a>, over: &'static str, report: &mut SignatureReport) -> Verified<'a> {
+        let single: Vec<Keys> = match self.keys {
+            Keys::Secrets(list) => list.iter().map(|one| Keys::Secrets(vec![one.clone()])).collect(),
+            Keys::Credentials(list) => list.iter().map(|one| Keys::Credentials(vec![one.clone()])).collect(),
+        };
+        let fits = |keys: &Keys| verify(self.scheme, keys, &self.capture.headers, verified.body(), self.at).is_ok();
+        (report.over, report.key) = (Some(over), single.iter().position(fits).map(|at| at + 1));
+        verified
+    }
+
+    fn facts(self) -> SignatureReport {
+        let headers = self.scheme.headers().into_iter().map(|name| HeaderReport {
+            found: match self.capture.headers.find(name) {
+                Found::Absent => "absent",
+                Found::One(_) => "there",
+                Found::Several => "several times",
+            },
+            name: name.to_owned(),
+        });
+        let (scheme, computed, secret_as) = described(self.scheme);
+        SignatureReport {
+            scheme,
+            computed,
+            secret_as,
+            over: None,
+            body_bytes: self.capture.body.len(),
+            body_sha256: hex::encode(Sha256::digest(&self.capture.body)),
+            keys: match self.keys {
+                Keys::Secrets(list) => list.len(),
+                Keys::Credentials(list) => list.len(),
+            },
+            key: None,
+            tolerance_s: tolerance(self.scheme).map(|tolerance| tolerance.as_secs()),
+            current: self.at.div_euclid(1000),
+            received: None,
+            diff_s: None,
+            headers: headers.collect(),
+        }
+    }
+
+    fn reason(self, refusal: Refusal) -> String {
+        let names = || self.scheme.headers().join(", ");
+        match refusal {
+            Refusal::Missing => format!("no signature header; this platform reads: {}", names()),
+            Refusal::Malformed(what) => {
+                let headers = self.beside_the_signature().into_iter();
+                let absent: Vec<_> =
+                    headers.filter(|name| self.capture.headers.find(name) == Found::Absent).collect();
+                let missing =
+                    if absent.is_empty() { String::new() } else { format!("; absent: {}", absent.join(", ")) };
+                format!("a header is not what a genuine request has: {what}{missing}")
+            }
+            Refusal::Mismatch => format!("no key makes this signature over {}", described(self.scheme).1),
+            Refusal::BodyHashMismatch => "the token is genuine, but was made for another body".to_owned(),
+            Refusal::OutsideTolerance { received, current, diff, signature_valid } => {
+                let allowed = tolerance(self.scheme).map_or(0, |tolerance| tolerance.as_secs());
+                let side = if received < current { "behind" } else { "ahead of" };
+                let rest =
+                    if signature_valid { "but for that it verifies" } else { "nor does the signature verify" };
+                format!(
+                    "its time {received} is {diff} s {side} {current}, of which {allowed} s are allowed; {rest}"
+                )
+            }
+        }
+    }
+
+    /// The headers that the one with the signature needs beside it.
+    fn beside_the_signature(self) -> Vec<&'a str> {
+        match self.scheme {
+            Scheme::Hmac(spec) => {
+                let timestamp = spec.timestamp.as_ref().map(|stamp| stamp.header.as_str());
+                timestamp.into_iter().chain(spec.id.as_deref()).collect()
+            }
+            Scheme::StandardWebhooks(spec) => {
+                let present = |name: &str| self.capture.headers.find(name) != Found::Absent;
+                let set = spec.headers.iter().find(|set| present(&set.signature));
+                set.into_iter().flat_map(|set| [set.id.as_str(), set.timestamp.as_str()]).collect()
+            }
+            Scheme::Pairs(_) | Scheme::LivekitJwt(_) | Scheme::SharedSecret(_) => Vec::new(),
+        }
+    }
+
+    /// What captures commonly suffer from.
+    fn hints(self, refusal: Refusal) -> Vec<String> {
+        if refusal.valid_but_for_time() {
+            return vec!["give the time at which it was received with --at".to_owned()];
+        }
+        if !refusal.depends_on_body() {
+            return Vec::new();
+        }
+        let body = &self.capture.body[..];
+        let genuine = |body: &[u8]| match verify(self.scheme, self.keys, &self.capture.headers, body, self.at) {
+            Ok(_) => true,
+            Err(refusal) => refusal.valid_but_for_time(),
+        };
+        let unix = String::from_utf8_lossy(body).replace("\r\n", "\n");
+        let without_end = body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body));
+        let tries = [
+            (without_end.map(<[u8]>::to_vec), "without the line break at its end, which was not sent"),
+            (Some([body, b"\n"].concat()), "with a line break at its end, which the capture lacks"),
+            (Some(unix.replace('\n', "\r\n").into_bytes()), "with CRLF line breaks, which the capture has changed"),
+            (Some(unix.into_bytes()), "with LF line breaks, which the capture has changed"),
+            (compact(body), "without the white space between its values, which the capture has added"),
+        ];
+        let found = tries.into_iter().filter_map(|(body, how)| body.filter(|body| genuine(body)).map(|_| how));
+        found.take(1).map(|how| format!("the signature verifies over the body {how}")).collect()
+    }
+}
+
+/// JSON without white space between its values.
+fn compact(body: &[u8]) -> Option<Vec<u8>> {
+    let (mut text, mut escaped) = (false, false);
+    let kept = body.iter().copied().filter(|byte| {
+        let keep = text || !byte.is_ascii_whitespace();
+        (text, escaped) = match byte {
+            b'"' if !escaped => (!text, false),
+            b'\\' if text => (text, !escaped),
+            _ => (text, false),
+        };
+        keep
+    });
+    Some(kept.collect()).filter(|compact: &Vec<u8>| compact != body)
+}
+
+fn tolerance(scheme: &Scheme) -> Option<Duration> {
+    match scheme {
+        Scheme::Hmac(spec) => spec.tolerance,
+        Scheme::Pairs(spec) => spec.tolerance,
+        Scheme::StandardWebhooks(spec) => Some(spec.tolerance),
+        Scheme::LivekitJwt(spec) => Some(spec.leeway),
+        Scheme::SharedSecret(_) => None,
+    }
+}
+
+/// Its name, what is computed, and how a secret becomes a key.
+fn described(scheme: &Scheme) -> (&'static str, String, &'static str) {
+    let secret = |encoding| match encoding {
+        SecretEncoding::Utf8 => "its text's bytes",
+        SecretEncoding::Base64 => "base64 of the key",
+    };
+    let mac = |hash, encoding, signed: &Template| {
+        let hash = match hash {
+            Hash::Sha1 => "SHA-1",
+            Hash::Sha256 => "SHA-256",
+            Hash::Sha512 => "SHA-512",
+        };
+        let encoding = if encoding == Encoding::Hex { "hex" } else { "base64" };
+        format!("{signed} (HMAC-{hash}, {encoding})")
+    };
+    match scheme {
+        Scheme::Hmac(spec) => ("hmac", mac(spec.hash, spec.encoding, &spec.signed), secret(spec.secret_encoding)),
+        Scheme::Pairs(spec) => ("pairs", mac(spec.hash, spec.encoding, &spec.signed), secret(spec.secret_encoding)),
+        Scheme::StandardWebhooks(_) => (
+            "standard-webhooks",
+            "{id}.{timestamp}.{body} (HMAC-SHA-256, base64)".to_owned(),
+            "base64 of the key, after whsec_",
+        ),
+        Scheme::LivekitJwt(_) => (
+            "livekit-jwt",
+            "the token (JWT, HS256), whose claim sha256 is {body}'s hash in base64".to_owned(),
+            secret(SecretEncoding::Utf8),
+        ),
+        Scheme::SharedSecret(_) => {
+            ("shared-secret", "nothing: the header is the secret itself".to_owned(), secret(SecretEncoding::Utf8))
+        }
+    }
+}

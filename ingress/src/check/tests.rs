@@ -1,0 +1,201 @@
+//! The verdicts on captures of every bundled platform are those of the fixtures; what is printed tells no secret.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use shared::signature::{Keys, Secret, sign};
+
+use super::*;
+
+const SECRET: &str = "a-secret-nobody-may-see";
+const AT: Millis = 1_767_225_600_000;
+
+fn env() -> Env {
+    Env::from_pairs([("STREAMING_WEBHOOK_SIGNING_SECRET", SECRET), ("NETFLIX_WEBHOOK_SECRET", SECRET)])
+}
+
+fn signed(platform: &str, body: &[u8], at: Millis) -> Vec<(String, String)> {
+    let (platform, _) = crate::platform::load(platform, None, &env()).unwrap();
+    sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(SECRET)]), body, "id", at).unwrap()
+}
+
+fn run(folder: &Path, platform: &str, headers: &[(String, String)], body: &[u8], format: Format) -> Outcome {
+    let (head, content) = (folder.join("headers.txt"), folder.join("body"));
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    std::fs::write(&head, lines).unwrap();
+    std::fs::write(&content, body).unwrap();
+    let check = CheckPlatform {
+        platform: platform.to_owned(),
+        platforms_file: None,
+        headers: head,
+        body: content,
+        at: Some(AT),
+        output: format,
+    };
+    check.run(&env()).unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+/// The verdict as JSON, after looking that neither form of it tells the secret or a signature.
+fn verdict(platform: &str, headers: &[(String, String)], body: &[u8]) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let table = run(folder.path(), platform, headers, body, Format::Table);
+    let outcome = run(folder.path(), platform, headers, body, Format::Json);
+    for text in [&table.text, &outcome.text] {
+        assert!(!text.contains(SECRET), "{text}");
+        for (_, value) in headers.iter().filter(|(name, _)| name.contains("signature")) {
+            let signature = value.rsplit('=').next().unwrap();
+            assert!(!text.contains(signature), "{text}");
+        }
+    }
+    let report: Value = serde_json::from_str(&outcome.text).unwrap();
+    assert_eq!(outcome.good, report["identified"], "{report}");
+    report
+}
+
+fn mux() -> String {
+    json!({
+        "type": "video.live_stream.active", "id": "evt-1", "created_at": "2025-12-31T23:59:58Z",
+        "object": {"type": "live_stream", "id": "ls-1"}, "data": {"id": "ls-1", "passthrough": "room-1"},
+    })
+    .to_string()
+}
+
+#[test]
+fn a_genuine_request_is_told_in_full() {
+    let body = mux();
+    let report = verdict("streaming", &signed("mux", body.as_bytes(), AT), body.as_bytes());
+    assert_eq!((&report["platform"], &report["verified"]), (&json!("mux"), &json!(true)), "{report}");
+    assert_eq!(
+        report["event"],
+        json!({
+            "event_id": "evt-1", "id_from": "provider", "event_type": "video.live_stream.active",
+            "occurred_at": "2025-12-31T23:59:58.000Z", "session": "room-1", "live_stream_id": "ls-1",
+            "delivery_id": null, "subscribed": true,
+        })
+    );
+    assert_eq!(report["effect"]["effect"], "session.status");
+    assert_eq!(report["effect"]["columns"][0], json!({"column": "status", "value": "live", "from": null}));
+    assert_eq!((&report["signature"]["over"], &report["signature"]["key"]), (&json!("wire"), &json!(1)));
+}
+
+#[test]
+fn columns_are_told_with_their_places() {
+    let body = r#"{"event_type":"content_added","payload":{"content_id":"c-1","title":"A film"}}"#;
+    let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());
+    assert_eq!(report["event"]["id_from"], "content hash", "{report}");
+    let columns = report["effect"]["columns"].as_array().unwrap();
+    let column = |name: &str| columns.iter().find(|column| column["column"] == name).unwrap();
+    assert_eq!(column("content_id")["value"], "\"c-1\"");
+    assert_eq!(column("title"), &json!({"column": "title", "value": "\"A film\"", "from": "/payload/title"}));
+    assert_eq!(column("content_type")["value"], Value::Null);
+}
+
+#[test]
+fn what_stands_against_it_is_told_precisely() {
+    let body = mux();
+    let body = body.as_bytes();
+    let reason = |report: &Value| report["reason"].as_str().unwrap_or_default().to_owned();
+
+    let missing = verdict("mux", &[], body);
+    assert_eq!(reason(&missing), "no signature header; this platform reads: mux-signature, provider-signature");
+    assert_eq!(missing["signature"]["headers"][0], json!({"name": "mux-signature", "found": "absent"}));
+
+    let old = verdict("mux", &signed("mux", body, AT - 1_000_000), body);
+    assert!(
+        reason(&old).contains("is 1000 s behind 1767225600, of which 300 s are allowed; but for that it verifies"),
+        "{old}"
+    );
+    assert_eq!((&old["signature"]["diff_s"], &old["signature"]["received"]), (&json!(1000), &json!(1_767_224_600)));
+    assert!(old["notes"][0].as_str().unwrap().contains("--at"), "{old}");
+
+    let ahead = verdict("mux", &signed("mux", body, AT + 1_000_000), body);
+    assert!(reason(&ahead).contains("1000 s ahead of"), "{ahead}");
+
+    let other = verdict("mux", &signed("mux", b"another body", AT), body);
+    assert_eq!(reason(&other), "no key makes this signature over {timestamp}.{body} (HMAC-SHA-256, hex)");
+    assert_eq!(other["notes"], json!([]));
+
+    let twice = [signed("mux", body, AT), signed("mux", body, AT)].concat();
+    assert!(reason(&verdict("mux", &twice, body)).contains("several signature headers"));
+
+    let half = [("svix-signature", "v1,AAAA"), ("svix-id", "msg_1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("platforms.toml");
+    std::fs::write(&file, "[platforms.acme]\npreset = 'standard-webhooks'\nsecrets = ['env:ACME']").unwrap();
+    let env = Env::from_pairs([("ACME", "c2VjcmV0")]);
+    let (platform, keys) = crate::platform::load("acme", Some(file), &env).unwrap();
+    let headers = half.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
+    let capture = Capture { headers, body: Bytes::from_static(b"{}") };
+    let (scheme, decoded) = (&platform.scheme, Ok(None));
+    let question = Question { scheme, keys: &keys, capture: &capture, decoded: &decoded, at: AT, max_body: 100 };
+    let reason_of_half = question.answer().verified.err().unwrap();
+    assert_eq!(
+        reason_of_half,
+        "a header is not what a genuine request has: timestamp header; absent: svix-timestamp"
+    );
+
+    let netflix = br#"{"event_type":"content_added","payload":{"title":"x"}}"#;
+    let invalid = verdict("netflix", &signed("netflix", netflix, AT), netflix);
+    assert_eq!((&invalid["verified"], &invalid["identified"]), (&json!(true), &json!(false)));
+    assert!(reason(&invalid).contains("/payload/content_id"), "{invalid}");
+}
+
+#[test]
+fn what_captures_suffer_from_is_recognised() {
+    let sent = r#"{"event_type":"t","payload":{"a text":"with \" blanks "}}"#;
+    for (captured, hint) in [
+        (format!("{sent}\n"), "without the line break at its end"),
+        (format!("{sent}\r\n"), "without the line break at its end"),
+        (sent.replace(':', " : ").replace(',', ",\n  "), "without the white space between its values"),
+    ] {
+        let report = verdict("netflix", &signed("netflix", sent.as_bytes(), AT), captured.as_bytes());
+        assert_eq!(report["verified"], false);
+        assert!(report["notes"][0].as_str().unwrap_or_default().contains(hint), "{report}");
+    }
+}
+
+#[test]
+fn a_compressed_body_is_judged_as_sent_and_decoded() {
+    let body = mux();
+    let wire = zstd::bulk::compress(body.as_bytes(), 3).unwrap();
+    let encoded = |mut headers: Vec<(String, String)>, coding: &str| {
+        headers.push(("content-encoding".to_owned(), coding.to_owned()));
+        headers
+    };
+    for (signed_over, over) in [(&wire[..], "wire"), (body.as_bytes(), "decoded")] {
+        let report = verdict("mux", &encoded(signed("mux", signed_over, AT), "zstd"), &wire);
+        assert_eq!((&report["signature"]["over"], &report["identified"]), (&json!(over), &json!(true)), "{report}");
+    }
+    // The tool that captured it has decoded it, and left the header.
+    let report = verdict("mux", &encoded(signed("mux", &wire, AT), "zstd"), body.as_bytes());
+    assert!(report["notes"][0].as_str().unwrap().contains("leave that header out"), "{report}");
+    let report = verdict("mux", &encoded(signed("mux", &wire, AT), "compress"), &wire);
+    assert!(report["reason"].as_str().unwrap().contains("415"), "{report}");
+}
+
+#[test]
+fn what_makes_it_impossible_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (head, body) = (folder.path().join("headers.txt"), folder.path().join("body"));
+    std::fs::write(&head, "x: y").unwrap();
+    let check = |platform: &str| CheckPlatform {
+        platform: platform.to_owned(),
+        platforms_file: None,
+        headers: head.clone(),
+        body: body.clone(),
+        at: None,
+        output: Format::Table,
+    };
+    let problem = |platform: &str| check(platform).run(&env()).err().unwrap()[0].to_string();
+    assert!(problem("mux").contains("body"), "{}", problem("mux"));
+    std::fs::write(&body, "{}").unwrap();
+    assert!(
+        problem("nobody").contains("livekit") && problem("nobody").contains("netflix"),
+        "{}",
+        problem("nobody")
+    );
+    assert!(problem("livekit").contains("not configured"), "{}", problem("livekit"));
+    assert!(problem("sessions").contains("is no platform"), "the reserved one is nothing to be checked");
+}

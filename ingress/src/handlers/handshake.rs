@@ -1,0 +1,73 @@
+//! Answers to what providers ask, and `GET` on the routes of webhooks, by which WebSub hubs ask.
+
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use shared::metrics::RequestOutcome;
+use shared::platform::Handshake;
+
+use super::fallback;
+use crate::app::Ingress;
+use crate::directory::Target;
+use crate::error::Error;
+use crate::pipeline::handshake::{Reply, Unanswered, hub};
+
+/// Writes the answer and counts it.
+pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
+    target.metrics.request(RequestOutcome::Handshake);
+    let (kind, body) = match reply {
+        Reply::Text(text) => ("text/plain", text.into_bytes()),
+        Reply::Zoom(proof) => ("application/json", serde_json::to_vec(&proof).unwrap_or_default()),
+        Reply::Noted => return HttpResponse::new(StatusCode::NO_CONTENT),
+    };
+    // What is sent back was chosen by somebody else: no browser shall make more of it than text.
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, HeaderValue::from_static(kind)))
+        .insert_header((HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff")))
+        .body(body)
+}
+
+/// Answers a WebSub hub that asks whether a subscription is meant; other platforms take webhooks only.
+pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    let begun = Instant::now();
+    let name = request.match_info().get("platform").unwrap_or_default();
+    let Some(target) = ingress.directory.find(name) else { return fallback::only_post(payload).await };
+    let Some(Handshake::WebSub { topics }) = &target.platform.handshake else {
+        return fallback::only_post(payload).await;
+    };
+    let answered = if !target.platform.enabled {
+        Err(Error::PlatformDisabled)
+    } else if target.keys.is_none() {
+        Err(Error::ConfigMissing)
+    } else if has_body(request.headers()) {
+        Err(Error::InvalidRequest("Not a WebSub verification of intent".to_owned()))
+    } else {
+        hub(topics, target.platform.name.as_str(), request.query_string()).map_err(|unanswered| match unanswered {
+            Unanswered::Malformed => Error::InvalidRequest("Not a WebSub verification of intent".to_owned()),
+            Unanswered::NotMeant => Error::SubscriptionRefused,
+        })
+    };
+    let response = match answered {
+        Ok(reply) => respond(reply, target),
+        Err(error) => {
+            error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
+            error.respond(Some(target), payload.into_inner())
+        }
+    };
+    target.metrics.request_duration(begun.elapsed());
+    response
+}
+
+/// Whether the request announces a body, which no hub sends and nobody would read.
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    length || headers.contains_key(TRANSFER_ENCODING)
+}
+
+#[cfg(test)]
+mod tests;

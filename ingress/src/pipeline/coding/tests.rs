@@ -1,0 +1,173 @@
+//! Encoders are those of the vendors where there is one at hand; Brotli streams are written out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proptest::prelude::*;
+
+use super::*;
+
+const ALL: [Coding; 3] = [Coding::Gzip, Coding::Zstd, Coding::Brotli];
+
+fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A frame that does not say how long it is, as a streaming encoder writes it, with a window of 8 MiB.
+fn zstd_streamed(body: &[u8]) -> Vec<u8> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 19).unwrap();
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn brotlied(body: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    let parameters = brotli::enc::BrotliEncoderParams { lgwin: 24, quality: 5, ..Default::default() };
+    brotli::BrotliCompress(&mut &*body, &mut encoded, &parameters).unwrap();
+    encoded
+}
+
+fn encoded(coding: Coding, body: &[u8]) -> Vec<u8> {
+    match coding {
+        Coding::Gzip => gzipped(body),
+        Coding::Zstd => zstd::bulk::compress(body, 3).unwrap(),
+        Coding::Brotli => brotlied(body),
+    }
+}
+
+fn named(values: &[&str]) -> Result<Option<Coding>, Unsupported> {
+    Coding::named(values.iter().map(|value| value.as_bytes()))
+}
+
+#[test]
+fn one_known_coding_or_none() {
+    for none in [&[][..], &[""], &["identity"], &[" Identity , "], &["", "identity"]] {
+        assert_eq!(named(none), Ok(None), "{none:?}");
+    }
+    for (value, coding) in [
+        ("gzip", Coding::Gzip),
+        (" GZip ", Coding::Gzip),
+        ("x-gzip", Coding::Gzip),
+        ("zstd", Coding::Zstd),
+        ("br", Coding::Brotli),
+    ] {
+        assert_eq!(named(&[value]), Ok(Some(coding)), "{value}");
+    }
+    for several in [&["gzip, gzip"][..], &["gzip", "br"], &["zstd, br, gzip"], &["deflate"], &["brotli"], &["*"]] {
+        assert_eq!(named(several), Err(Unsupported), "{several:?}");
+    }
+}
+
+#[test]
+fn the_bound_is_exact() {
+    for coding in ALL {
+        let body: Vec<u8> = (0..70_000_u32).flat_map(u32::to_le_bytes).collect();
+        let wire = encoded(coding, &body);
+        assert_eq!(coding.decode(&wire, body.len()), Ok(body.clone()), "{coding:?}");
+        assert_eq!(coding.decode(&wire, body.len() + 1), Ok(body.clone()), "{coding:?}");
+        for max in [0, 1, 1000, body.len() - 1] {
+            assert_eq!(coding.decode(&wire, max), Err(Undecodable::TooLarge), "{coding:?} {max}");
+        }
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_and_never_unfolded() {
+    let huge = vec![0; 64 << 20];
+    for (coding, bomb) in [
+        (Coding::Gzip, gzipped(&huge)),
+        (Coding::Zstd, encoded(Coding::Zstd, &huge)),
+        (Coding::Zstd, zstd_streamed(&huge)),
+        (Coding::Brotli, brotlied(&huge)),
+    ] {
+        assert!(bomb.len() < 128 * 1024, "{coding:?}: {}", bomb.len());
+        assert_eq!(coding.decode(&bomb, 100_000), Err(Undecodable::TooLarge), "{coding:?}");
+    }
+}
+
+/// A Brotli decoder makes room for what a block announces before it has decoded any of it.
+#[test]
+fn what_announces_too_much_gets_no_room() {
+    let body: Vec<u8> = (0..75_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let wire = brotlied(&body);
+    let begun = &wire[..wire.len() / 6];
+    assert_eq!(
+        Coding::Brotli.decode(begun, 2 * body.len()),
+        Err(Undecodable::Malformed),
+        "cut short, but not too large"
+    );
+    assert_eq!(Coding::Brotli.decode(begun, 100_000), Err(Undecodable::TooLarge));
+}
+
+#[test]
+fn what_is_cut_short_or_goes_on_is_malformed() {
+    let body = br#"{"event":"stream.live","data":{"title":"a title, a title, a title"}}"#;
+    for coding in ALL {
+        let wire = encoded(coding, body);
+        for end in 1..wire.len() {
+            assert_eq!(coding.decode(&wire[..end], 1000), Err(Undecodable::Malformed), "{coding:?} {end}");
+        }
+        let longer = [&wire[..], b"garbage"].concat();
+        assert_eq!(coding.decode(&longer, 1000), Err(Undecodable::Malformed), "{coding:?}");
+        for other in ALL.into_iter().filter(|other| *other != coding) {
+            assert!(other.decode(&wire, 1000).is_err_and(|_| true), "{coding:?} as {other:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_without_its_length_and_several_in_a_row_are_bodies() {
+    assert_eq!(Coding::Zstd.decode(&zstd_streamed(b"abc"), 10), Ok(b"abc".to_vec()));
+    for coding in [Coding::Gzip, Coding::Zstd] {
+        let two = [encoded(coding, b"abc"), encoded(coding, b"def")].concat();
+        assert_eq!(coding.decode(&two, 6), Ok(b"abcdef".to_vec()), "{coding:?}");
+        assert_eq!(coding.decode(&two, 5), Err(Undecodable::TooLarge), "{coding:?}");
+    }
+}
+
+/// A body of few different bytes, which compresses well, or of any.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..3000),
+        proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'"')], 0..30_000),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn whatever_was_encoded_comes_back_or_is_too_large(body in body(), max in 0_usize..40_000) {
+        for coding in ALL {
+            let expected = if body.len() <= max { Ok(body.clone()) } else { Err(Undecodable::TooLarge) };
+            prop_assert_eq!(coding.decode(&encoded(coding, &body), max), expected, "{:?}", coding);
+        }
+    }
+
+    #[test]
+    fn no_bytes_do_harm(
+        body in body(),
+        noise in proptest::collection::vec(any::<u8>(), 0..200),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 1_u8..), 0..5),
+        max in 0_usize..5000,
+    ) {
+        for coding in ALL {
+            let mut wire = encoded(coding, &body);
+            for (at, bits) in &flips {
+                let at = at.index(wire.len());
+                wire[at] ^= bits;
+            }
+            for wire in [&noise, &wire] {
+                if let Ok(decoded) = coding.decode(wire, max) {
+                    prop_assert!(decoded.len() <= max);
+                    prop_assert!(decoded.capacity() <= max.max(64), "no more is kept than was decoded");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What a provider asks to see who listens, and what it is told.
+//!
+//! Guarantee: a question by POST is answered only when its request is genuine, and recognised by the signed body alone:
+//! headers that say so, but are not signed, count for nothing. A question by GET carries no signature, so only the
+//! subscriptions that the definition declares are confirmed. No question becomes an event, and no event a question.
+
+use std::collections::HashSet;
+
+use actix_web::web::Query;
+use bytes::Bytes;
+use serde::Serialize;
+use shared::event::Millis;
+use shared::json::{Document, Node};
+use shared::platform::{Handshake, Platform};
+use shared::signature::{Headers, Keys, Verified, prove};
+
+/// Longest value of another's that is logged, in characters.
+const MAX_LOGGED: usize = 200;
+
+/// What a provider is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// This text, as it came.
+    Text(String),
+    /// A token and its proof.
+    Zoom(TokenProof),
+    /// That it was heard.
+    Noted,
+}
+
+/// Zoom's answer.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TokenProof {
+    plain_token: String,
+    encrypted_token: String,
+}
+
+/// The answer to the question that a genuine request asks; `None`: it asks none. `now` is when it was verified, `body`
+/// what its signed bytes stand for.
+pub(crate) fn asked(
+    platform: &Platform,
+    keys: &Keys,
+    headers: &dyn Headers,
+    verified: &Verified<'_>,
+    body: &Bytes,
+    now: Millis,
+) -> Option<Reply> {
+    let handshake = platform.handshake.as_ref()?;
+    // What is no JSON is no question; why, is said where events are read.
+    let document = Document::parse(body).ok()?;
+    let reply = match handshake {
+        Handshake::Twitch => twitch(document.root(), platform.name.as_str()),
+        Handshake::Zoom => {
+            zoom(document.root(), |token| prove(&platform.scheme, keys, headers, verified.body(), now, token))
+        }
+        Handshake::Echo => echo(document.root()),
+        Handshake::WebSub { .. } => None,
+    }?;
+    if reply != Reply::Noted {
+        tracing::info!(platform = platform.name.as_str(), "handshake answered");
+    }
+    Some(reply)
+}
+
+/// A notification has an event. Without one, a challenge wants to be sent back, and anything else tells that the
+/// subscription is over.
+fn twitch(body: &Node<'_>, platform: &str) -> Option<Reply> {
+    if ["event", "events"].iter().any(|name| body.get(name).is_some_and(|node| !node.is_null())) {
+        return None;
+    }
+    if let Some(challenge) = text(body, "challenge") {
+        return Some(Reply::Text(challenge));
+    }
+    let subscription = body.get("subscription")?;
+    let status = text(subscription, "status").filter(|status| status != "enabled")?;
+    let kind = text(subscription, "type").unwrap_or_default();
+    tracing::warn!(platform, status = ?cut(&status), kind = ?cut(&kind), "the provider has revoked a subscription");
+    Some(Reply::Noted)
+}
+
+fn zoom(body: &Node<'_>, prove: impl FnOnce(&str) -> Option<String>) -> Option<Reply> {
+    if body.get("event")?.as_str() != Some("endpoint.url_validation") {
+        return None;
+    }
+    let plain_token = text(body.get("payload")?, "plainToken")?;
+    let encrypted_token = prove(&plain_token)?;
+    Some(Reply::Zoom(TokenProof { plain_token, encrypted_token }))
+}
+
+fn echo(body: &Node<'_>) -> Option<Reply> {
+    if body.get("type")?.as_str() != Some("url_verification") {
+        return None;
+    }
+    text(body, "challenge").map(Reply::Text)
+}
+
+/// A member that is a text and not empty.
+fn text(node: &Node<'_>, name: &str) -> Option<String> {
+    node.get(name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(MAX_LOGGED).map_or(text, |(end, _)| text.get(..end).unwrap_or_default())
+}
+
+/// Why a hub's question is not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// Not a question as hubs ask it.
+    Malformed,
+    /// Not what the definition declares.
+    NotMeant,
+}
+
+/// Answers a WebSub hub's `query`. A subscription is confirmed for a declared topic; its end for any other, so that
+/// nobody else can end one that is meant.
+pub(crate) fn hub(topics: &HashSet<String>, platform: &str, query: &str) -> Result<Reply, Unanswered> {
+    let query = Query::<Vec<(String, String)>>::from_query(query).map_err(|_| Unanswered::Malformed)?;
+    let (mode, topic) = (only(&query, "hub.mode")?, only(&query, "hub.topic")?);
+    let (declared, logged) = (topics.contains(topic), cut(topic));
+    let meant = match mode {
+        "subscribe" | "denied" => declared,
+        "unsubscribe" => !declared,
+        _ => return Err(Unanswered::Malformed),
+    };
+    let reply = match mode {
+        "denied" => Reply::Noted,
+        _ => Reply::Text(only(&query, "hub.challenge")?.to_owned()),
+    };
+    match (meant, &reply) {
+        (false, _) => {
+            tracing::info!(platform, mode, topic = ?logged, "a hub was refused: the definition declares otherwise");
+            return Err(Unanswered::NotMeant);
+        }
+        (true, Reply::Noted) => {
+            tracing::warn!(platform, topic = ?logged, "a hub has denied or ended a subscription")
+        }
+        (true, _) => tracing::info!(platform, mode, topic = ?logged, "handshake answered"),
+    }
+    Ok(reply)
+}
+
+/// The parameter `name`, which must be there once and not be empty.
+fn only<'q>(query: &'q [(String, String)], name: &str) -> Result<&'q str, Unanswered> {
+    let mut values = query.iter().filter(|(one, _)| one == name).map(|(_, value)| value.as_str());
+    match (values.next(), values.next()) {
+        (Some(value), None) if !value.is_empty() => Ok(value),
+        _ => Err(Unanswered::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn ask(question: impl FnOnce(&Node<'_>) -> Option<Reply>, body: &str) -> Option<Reply> {
+        question(Document::parse(body.as_bytes()).unwrap().root())
+    }
+
+    fn sent_back(text: &str) -> Option<Reply> {
+        Some(Reply::Text(text.to_owned()))
+    }
+
+    #[test]
+    fn twitch_is_sent_its_challenge_and_its_events_are_none_of_ours() {
+        let twitch = |body: &str| ask(|root| twitch(root, "twitch"), body);
+        let subscription =
+            |status: &str| format!(r#""subscription":{{"status":"{status}","type":"stream.online"}}"#);
+        let pending = subscription("webhook_callback_verification_pending");
+        assert_eq!(twitch(&format!(r#"{{"challenge":"pog ÿ<b>",{pending}}}"#)), sent_back("pog ÿ<b>"));
+        assert_eq!(twitch(r#"{"challenge":"x"}"#), sent_back("x"));
+        for status in ["authorization_revoked", "user_removed", "notification_failures_exceeded", "of tomorrow"] {
+            assert_eq!(twitch(&format!("{{{}}}", subscription(status))), Some(Reply::Noted), "{status}");
+        }
+        let enabled = subscription("enabled");
+        for event in [
+            format!(r#"{{{enabled},"event":{{"broadcaster_user_id":"1"}}}}"#),
+            format!(r#"{{{enabled},"events":[]}}"#),
+            format!(r#"{{{enabled},"event":{{}},"challenge":"x"}}"#),
+            format!(r#"{{{},"event":{{}}}}"#, subscription("authorization_revoked")),
+            format!("{{{enabled}}}"),
+            format!(r#"{{{enabled},"challenge":7}}"#),
+            "{}".to_owned(),
+            "[]".to_owned(),
+        ] {
+            assert_eq!(twitch(&event), None, "{event}");
+        }
+    }
+
+    #[test]
+    fn zoom_is_shown_that_the_secret_is_known() {
+        let zoom = |body: &str| ask(|root| zoom(root, |token| Some(format!("proof of {token}"))), body);
+        let asked =
+            zoom(r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q1"},"event_ts":1}"#).unwrap();
+        let Reply::Zoom(proof) = asked else { panic!("{asked:?}") };
+        assert_eq!(serde_json::to_string(&proof).unwrap(), r#"{"plainToken":"q1","encryptedToken":"proof of q1"}"#);
+        for event in [
+            r#"{"event":"meeting.started","payload":{"plainToken":"q1"}}"#,
+            r#"{"event":"endpoint.url_validation","payload":{}}"#,
+            r#"{"event":"endpoint.url_validation","payload":{"plainToken":""}}"#,
+            r#"{"payload":{"plainToken":"q1"}}"#,
+        ] {
+            assert_eq!(zoom(event), None, "{event}");
+        }
+    }
+
+    #[test]
+    fn an_echo_is_only_for_a_verification() {
+        let echo = |body: &str| ask(echo, body);
+        assert_eq!(echo(r#"{"token":"t","challenge":"3eZb","type":"url_verification"}"#), sent_back("3eZb"));
+        for event in [
+            r#"{"challenge":"3eZb","type":"event_callback"}"#,
+            r#"{"type":"url_verification"}"#,
+            r#"{"type":"url_verification","challenge":["x"]}"#,
+            r#"{"challenge":"3eZb"}"#,
+        ] {
+            assert_eq!(echo(event), None, "{event}");
+        }
+    }
+
+    #[test]
+    fn a_hub_is_confirmed_what_is_declared_and_nothing_else() {
+        let topics = HashSet::from(["https://example.com/feed?id=1".to_owned()]);
+        let hub = |query: &str| hub(&topics, "acme", query);
+        let declared = "hub.topic=https%3A%2F%2Fexample.com%2Ffeed%3Fid%3D1";
+        let other = "hub.topic=https%3A%2F%2Fexample.com%2Fother";
+        let ask = |mode: &str, topic: &str| hub(&format!("hub.mode={mode}&{topic}&hub.challenge=c+1%2F%C3%A9"));
+        assert_eq!(ask("subscribe", declared), Ok(Reply::Text("c 1/é".to_owned())));
+        assert_eq!(ask("subscribe", other), Err(Unanswered::NotMeant));
+        assert_eq!(ask("unsubscribe", declared), Err(Unanswered::NotMeant), "somebody else wants it to end");
+        assert_eq!(ask("unsubscribe", other), Ok(Reply::Text("c 1/é".to_owned())));
+        assert_eq!(ask("denied", declared), Ok(Reply::Noted));
+        assert_eq!(ask("denied", other), Err(Unanswered::NotMeant));
+        for wrong in [
+            String::new(),
+            "hub.mode=subscribe".to_owned(),
+            format!("hub.mode=subscribe&{declared}"),
+            format!("hub.mode=subscribe&{declared}&hub.challenge="),
+            format!("hub.mode=subscribe&{declared}&hub.challenge=a&hub.challenge=b"),
+            format!("hub.mode=subscribe&{declared}&{other}&hub.challenge=a"),
+            format!("hub.mode=unsubscribe&hub.mode=subscribe&{declared}&hub.challenge=a"),
+            format!("hub.mode=publish&{declared}&hub.challenge=a"),
+            format!("{declared}&hub.challenge=a"),
+        ] {
+            assert_eq!(hub(&wrong), Err(Unanswered::Malformed), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A body that a platform's definition takes for an event, made from the definition alone.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use shared::clock;
+use shared::event::Millis;
+use shared::platform::{Effect, EffectSpec, Locator, PayloadError, Platform, Pointer};
+
+use crate::effects;
+
+/// What stands for a session, and for every other id but the event's.
+const NAME: &str = "tributary-test";
+
+/// A sample that is to be made.
+pub(super) struct Sample<'p> {
+    pub(super) platform: &'p Platform,
+    /// The event's id.
+    pub(super) id: &'p str,
+    /// Its time.
+    pub(super) now: Millis,
+}
+
+/// The definition asks for more than can be guessed.
+#[derive(Debug)]
+pub(super) struct Unmet(PayloadError);
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no body that meets its schema can be made from the definition ({}); give one with --body",
+            self.0
+        )
+    }
+}
+
+impl Sample<'_> {
+    /// Type and body. First with what the type itself needs; where a schema asks for more, with what any type reads.
+    pub(super) fn make(&self, kind: Option<String>) -> Result<(String, Bytes), Unmet> {
+        let kind = kind.unwrap_or_else(|| self.harmless());
+        let own = self.platform.effects.get(&kind);
+        let mut others: Vec<(&String, &EffectSpec)> = self.platform.effects.iter().collect();
+        others.sort_unstable_by_key(|(kind, _)| *kind);
+
+        let mut body = self.plain(&kind);
+        own.into_iter().for_each(|spec| self.fill(&mut body, spec));
+        let checked = self.checked(&kind, &body);
+        if checked.is_err() {
+            others.into_iter().for_each(|(_, spec)| self.fill(&mut body, spec));
+        }
+        let text = checked.or_else(|_| self.checked(&kind, &body))?;
+        Ok((kind, text))
+    }
+
+    fn checked(&self, kind: &str, body: &Value) -> Result<Bytes, Unmet> {
+        let text = Bytes::from(body.to_string());
+        self.platform.schemas.check(kind, &text).map(|()| text).map_err(Unmet)
+    }
+
+    /// A type that is only logged, if the definition takes one.
+    fn harmless(&self) -> String {
+        let logs = |kind: &str| self.platform.effects.get(kind).is_none_or(|spec| spec.effect == Effect::Log);
+        let mut types: Vec<&String> = self.platform.event_types.iter().flatten().collect();
+        types.sort_unstable();
+        let harmless = types.iter().find(|kind| logs(kind)).or(types.first());
+        harmless.map_or_else(|| "tributary.test".to_owned(), |kind| (*kind).clone())
+    }
+
+    /// Id, type, time and session, where the definition looks for them first.
+    fn plain(&self, kind: &str) -> Value {
+        let spec = &self.platform.event;
+        let mut body = Value::Object(Map::new());
+        let time = clock::rfc3339(self.now);
+        for (locators, value) in [(&spec.kind, kind), (&spec.id, self.id), (&spec.time, &time)] {
+            if let Some(Locator::Body(pointer)) = locators.first() {
+                put(&mut body, pointer, value.into());
+            }
+        }
+        for pointer in [spec.session.first(), spec.live_stream_id.first()].into_iter().flatten() {
+            put(&mut body, pointer, NAME.into());
+        }
+        body
+    }
+
+    fn fill(&self, body: &mut Value, spec: &EffectSpec) {
+        for pointers in [&spec.session, &spec.live_stream_id].into_iter().flatten() {
+            pointers.first().into_iter().for_each(|pointer| put(body, pointer, NAME.into()));
+        }
+        for (column, pointers) in effects::parts(&spec.effect).read {
+            let Some(pointer) = pointers.first() else { continue };
+            put(body, pointer, self.value(&column));
+        }
+    }
+
+    /// Something that fits into `column`.
+    fn value(&self, column: &str) -> Value {
+        match column {
+            "viewer_count" | "peak_viewers" | "duration_seconds" | "size_bytes" | "progress" | "retry_count" => {
+                1.into()
+            }
+            "data" => Value::Object(Map::new()),
+            "url" | "video_url" => "https://example.com/tributary-test".into(),
+            column if column.ends_with("_at") => clock::rfc3339(self.now).into(),
+            _ => NAME.into(),
+        }
+    }
+}
+
+/// Puts `value` where `pointer` points, making what is on the way; an index makes a list of one. What is there already
+/// stays.
+fn put(body: &mut Value, pointer: &Pointer, value: Value) {
+    let mut place = body;
+    for token in &pointer.segments {
+        if place.is_null() {
+            *place = if token == "0" { Value::Array(vec![Value::Null]) } else { Value::Object(Map::new()) };
+        }
+        place = match place {
+            Value::Object(members) => members.entry(token.as_str()).or_insert(Value::Null),
+            Value::Array(items) => match token.parse().ok().and_then(|index: usize| items.get_mut(index)) {
+                Some(item) => item,
+                None => return,
+            },
+            _ => return,
+        };
+    }
+    if place.is_null() {
+        *place = value;
+    }
+}

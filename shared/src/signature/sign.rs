@@ -1,0 +1,251 @@
+//! The counterpart of [`verify`](super::verify): signs as a provider does, for test events.
+//!
+//! Guarantee: what is signed here for a time verifies at that time, whatever the scheme. With several keys the first one
+//! signs.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::Millis;
+use super::keys::{Credential, Keys, Secret};
+use super::mac::{Signed, Tag};
+use super::spec::{Encoding, Hash, HmacSpec, PairsSpec, Scheme, StandardWebhooksSpec, TimestampUnit};
+use super::template::Template;
+use crate::clock;
+
+/// How long a token is valid, in seconds: LiveKit's five minutes.
+const TOKEN_SECONDS: i64 = 300;
+
+/// Why a request cannot be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotSign {
+    /// There is no key of the kind that the scheme takes.
+    #[error("there is no key of the kind that the signature takes")]
+    NoKey,
+    /// A time that the scheme cannot say.
+    #[error("the signature cannot carry this time")]
+    Time,
+    /// The secret would have to be sent as a header, and no header can hold it.
+    #[error("the secret cannot stand in a header")]
+    NotAHeader,
+    /// The key cannot be used.
+    #[error("the key cannot be used")]
+    Key,
+}
+
+/// A request's signature: header names in lower case, and their values, which are as secret as the request is.
+pub type SignatureHeaders = Vec<(String, String)>;
+
+/// Signs `body` as sent at the time `now`; `id` goes where the scheme has one.
+///
+/// # Errors
+/// See [`CannotSign`].
+pub fn sign(
+    scheme: &Scheme,
+    keys: &Keys,
+    body: &[u8],
+    id: &str,
+    now: Millis,
+) -> Result<SignatureHeaders, CannotSign> {
+    match (scheme, keys) {
+        (Scheme::LivekitJwt(spec), Keys::Credentials(credentials)) => {
+            let credential = credentials.first().ok_or(CannotSign::NoKey)?;
+            one(&spec.headers, token(credential, body, now)?)
+        }
+        (_, Keys::Credentials(_)) | (Scheme::LivekitJwt(_), Keys::Secrets(_)) => Err(CannotSign::NoKey),
+        (scheme, Keys::Secrets(secrets)) => {
+            let secret = secrets.first().ok_or(CannotSign::NoKey)?;
+            match scheme {
+                Scheme::Hmac(spec) => hmac(spec, secret, body, id, now),
+                Scheme::Pairs(spec) => pairs(spec, secret, body, now),
+                Scheme::StandardWebhooks(spec) => standard_webhooks(spec, secret, body, id, now),
+                Scheme::SharedSecret(spec) => {
+                    let text = std::str::from_utf8(secret.expose()).map_err(|_| CannotSign::NotAHeader)?;
+                    let fits = text.trim() == text && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+                    if fits { one(&spec.headers, text.to_owned()) } else { Err(CannotSign::NotAHeader) }
+                }
+                Scheme::LivekitJwt(_) => Err(CannotSign::NoKey),
+            }
+        }
+    }
+}
+
+fn one(headers: &[String], value: String) -> Result<SignatureHeaders, CannotSign> {
+    let name = headers.first().ok_or(CannotSign::NotAHeader)?;
+    Ok(vec![(name.clone(), value)])
+}
+
+fn hmac(
+    spec: &HmacSpec,
+    secret: &Secret,
+    body: &[u8],
+    id: &str,
+    now: Millis,
+) -> Result<SignatureHeaders, CannotSign> {
+    let stamp = spec.timestamp.as_ref();
+    let timestamp = stamp.map(|stamp| timestamp(stamp.unit, now)).transpose()?.unwrap_or_default();
+    let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, id, body)?;
+    let mut headers = one(&spec.headers, format!("{}{tag}", spec.prefix))?;
+    headers.extend(stamp.map(|stamp| (stamp.header.clone(), timestamp)));
+    headers.extend(spec.id.clone().map(|name| (name, id.to_owned())));
+    Ok(headers)
+}
+
+fn pairs(spec: &PairsSpec, secret: &Secret, body: &[u8], now: Millis) -> Result<SignatureHeaders, CannotSign> {
+    let timestamp = timestamp(spec.unit, now)?;
+    let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, "", body)?;
+    one(&spec.headers, format!("{}={timestamp},{}={tag}", spec.timestamp_key, spec.signature_key))
+}
+
+fn standard_webhooks(
+    spec: &StandardWebhooksSpec,
+    secret: &Secret,
+    body: &[u8],
+    id: &str,
+    now: Millis,
+) -> Result<SignatureHeaders, CannotSign> {
+    let set = spec.headers.first().ok_or(CannotSign::NotAHeader)?;
+    let timestamp = timestamp(TimestampUnit::Seconds, now)?;
+    let tag = tag(Hash::Sha256, Encoding::Base64, secret, &spec.signed, &timestamp, id, body)?;
+    Ok(vec![
+        (set.id.clone(), id.to_owned()),
+        (set.timestamp.clone(), timestamp),
+        (set.signature.clone(), format!("v1,{tag}")),
+    ])
+}
+
+fn tag(
+    hash: Hash,
+    encoding: Encoding,
+    secret: &Secret,
+    template: &Template,
+    timestamp: &str,
+    id: &str,
+    body: &[u8],
+) -> Result<String, CannotSign> {
+    let signed = Signed { template, timestamp: timestamp.as_bytes(), id: id.as_bytes(), body };
+    let tag = Tag::of(hash, secret.expose(), &signed).ok_or(CannotSign::Key)?;
+    Ok(match encoding {
+        Encoding::Hex => hex::encode(tag.as_bytes()),
+        Encoding::Base64 => STANDARD.encode(tag.as_bytes()),
+    })
+}
+
+fn timestamp(unit: TimestampUnit, now: Millis) -> Result<String, CannotSign> {
+    match unit {
+        _ if now <= 0 => Err(CannotSign::Time),
+        TimestampUnit::Seconds => Ok((now / 1000).to_string()),
+        TimestampUnit::Millis => Ok(now.to_string()),
+        TimestampUnit::Rfc3339 => Ok(clock::rfc3339(now)),
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    nbf: i64,
+    exp: i64,
+    sha256: String,
+}
+
+fn token(credential: &Credential, body: &[u8], now: Millis) -> Result<String, CannotSign> {
+    let nbf = now.div_euclid(1000);
+    let sha256 = STANDARD.encode(Sha256::digest(body));
+    let claims = Claims { iss: credential.key(), nbf, exp: nbf.saturating_add(TOKEN_SECONDS), sha256 };
+    let key = EncodingKey::from_secret(credential.secret().expose());
+    encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|_| CannotSign::Key)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::super::{Refusal, verify};
+    use super::*;
+    use crate::platform::registry::Registry;
+
+    const NOW: Millis = 1_767_225_600_123;
+
+    fn scheme(signature: &str) -> Scheme {
+        let credentials = signature.contains("livekit-jwt");
+        let secrets =
+            if credentials { "credentials = [{key = 'env:A', secret = 'env:A'}]" } else { "secrets = ['env:A']" };
+        let toml = format!("[platforms.acme]\n{secrets}\n[platforms.acme.signature]\n{signature}");
+        Registry::from_text("test", &toml).unwrap().get("acme").unwrap().scheme.clone()
+    }
+
+    /// Every scheme, in all the spellings that it has.
+    fn schemes() -> Vec<Scheme> {
+        let mut all: Vec<Scheme> =
+            Registry::load(None).unwrap().iter().map(|platform| platform.scheme.clone()).collect();
+        for hash in ["sha1", "sha256", "sha512"] {
+            for encoding in ["hex", "base64"] {
+                for (unit, signed) in [
+                    ("s", "{id}.{timestamp}.{body}"),
+                    ("ms", "v0:{timestamp}:{body}"),
+                    ("rfc3339", "{id}{timestamp}{body}"),
+                ] {
+                    all.push(scheme(&format!(
+                        "scheme = 'hmac'\nheader = ['x-signature', 'x-other']\nprefix = 'p='\nhash = '{hash}'\nencoding = '{encoding}'\n\
+                         timestamp = 'header:x-time'\ntimestamp_unit = '{unit}'\nid = 'header:x-id'\nsigned = '{signed}'"
+                    )));
+                    all.push(scheme(&format!(
+                        "scheme = 'pairs'\nheader = 'x-signature'\nhash = '{hash}'\nencoding = '{encoding}'\ntimestamp_unit = '{unit}'\n\
+                         timestamp_key = 'time'\nsignature_key = 'sig1'\nsigned = '{{timestamp}}.{{body}}'"
+                    )));
+                }
+            }
+        }
+        for rest in ["standard-webhooks'", "livekit-jwt'", "shared-secret'\nheader = 'x-secret'"] {
+            all.push(scheme(&format!("scheme = '{rest}")));
+        }
+        all
+    }
+
+    fn keys(scheme: &Scheme, texts: &[&str]) -> Keys {
+        let secrets = texts.iter().map(|text| scheme.secret(&STANDARD.encode(text)).unwrap());
+        if scheme.uses_credentials() {
+            return Keys::Credentials(secrets.map(|secret| Credential::new("the key", &secret)).collect());
+        }
+        Keys::Secrets(secrets.collect())
+    }
+
+    #[test]
+    fn what_is_signed_verifies_with_its_key_at_its_time_for_its_body_and_not_otherwise() {
+        for scheme in schemes() {
+            let (ours, theirs) = (keys(&scheme, &["one key", "another"]), keys(&scheme, &["a third"]));
+            let headers = sign(&scheme, &ours, b"{\"a\":1}", "id-1", NOW).unwrap();
+            let verified = verify(&scheme, &ours, &headers, b"{\"a\":1}", NOW);
+            assert!(verified.is_ok(), "{scheme:?}: {:?}", verified.err());
+            assert!(
+                verify(&scheme, &keys(&scheme, &["one key"]), &headers, b"{\"a\":1}", NOW).is_ok(),
+                "the first signs"
+            );
+            assert_eq!(
+                verify(&scheme, &theirs, &headers, b"{\"a\":1}", NOW).err(),
+                Some(Refusal::Mismatch),
+                "{scheme:?}"
+            );
+            if !matches!(scheme, Scheme::SharedSecret(_)) {
+                assert!(verify(&scheme, &ours, &headers, b"{\"a\":2}", NOW).is_err(), "{scheme:?}");
+            }
+            for name in headers.iter().map(|(name, _)| name.as_str()) {
+                assert!(scheme.headers().contains(&name), "{name} is nothing that {scheme:?} reads");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_signed_is_said() {
+        let scheme = scheme("scheme = 'shared-secret'\nheader = 'x-secret'");
+        let secret = |bytes: &[u8]| Keys::Secrets(vec![Secret::new(bytes)]);
+        for bad in [&b"line\nbreak"[..], b"\xff", b" blank"] {
+            assert_eq!(sign(&scheme, &secret(bad), b"", "", NOW), Err(CannotSign::NotAHeader));
+        }
+        assert_eq!(sign(&scheme, &Keys::Secrets(Vec::new()), b"", "", NOW), Err(CannotSign::NoKey));
+        assert_eq!(sign(&scheme, &Keys::Credentials(Vec::new()), b"", "", NOW), Err(CannotSign::NoKey));
+    }
+}

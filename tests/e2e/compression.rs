@@ -1,0 +1,154 @@
+//! Compressed bodies: verified as they came or as what they stand for, decoded within their bound, queued decoded.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tests::sender::{ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET};
+use tests::sender::{content_event, livekit_event, mux_event, now, now_ms, unique};
+use tests::sign::{self, Signed};
+use tests::stack::Stack;
+
+use crate::SOON;
+
+const CODINGS: [&str; 3] = ["gzip", "zstd", "br"];
+
+fn encode(coding: &str, body: &[u8]) -> Vec<u8> {
+    match coding {
+        "gzip" => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        "zstd" => zstd::bulk::compress(body, 3).unwrap(),
+        _ => {
+            let mut encoded = Vec::new();
+            let parameters = brotli::enc::BrotliEncoderParams { quality: 5, ..Default::default() };
+            brotli::BrotliCompress(&mut &*body, &mut encoded, &parameters).unwrap();
+            encoded
+        }
+    }
+}
+
+/// The request with its body compressed after it was signed: the signature is over what it stands for.
+fn compressed(signed: Signed, coding: &str) -> Signed {
+    Signed { body: encode(coding, &signed.body), ..signed.header("content-encoding", coding) }
+}
+
+async fn queued(stack: &Stack, platform: &str) -> Vec<String> {
+    let entries: Vec<(String, Vec<String>)> =
+        stack.redis.command(&["XRANGE", &format!("webhooks:incoming:{platform}"), "-", "+"]).await;
+    let body = |(_, fields): (String, Vec<String>)| {
+        fields.chunks(2).find(|pair| pair[0] == "body").map(|pair| pair[1].clone()).expect("a body")
+    };
+    entries.into_iter().map(body).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signed_on_the_wire_or_decoded_is_the_same_event() {
+    let stack = Stack::builder().workers(0).start().await;
+    let sender = stack.sender();
+    let mut bodies = Vec::new();
+    for coding in CODINGS {
+        let body = content_event("content_added", &unique("c"), "a title", now_ms()).to_string();
+        let on_wire = sign::generic("acme", ACME_SECRET, &encode(coding, body.as_bytes()));
+        let on_wire = on_wire.header("content-encoding", coding);
+        let id = sender.send(&on_wire).await.expect(202, "accepted").to_owned();
+        let decoded = compressed(sign::generic("acme", ACME_SECRET, body.as_bytes()), coding);
+        assert_eq!(sender.send(&decoded).await.expect(200, "duplicate"), id, "{coding}");
+        let plain = sign::generic("acme", ACME_SECRET, body.as_bytes());
+        assert_eq!(sender.send(&plain).await.expect(200, "duplicate"), id, "{coding}");
+        bodies.push(body);
+    }
+    assert_eq!(queued(&stack, "acme").await, bodies, "queued decoded, as their senders wrote them");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_scheme_takes_them_and_workers_apply_them() {
+    let stack = Stack::builder().start().await;
+    let sender = stack.sender();
+    let room = unique("room");
+    sender.announce(&room, &serde_json::json!({"live_stream_id": "ls-compressed"})).await.expect(202, "accepted");
+    let body = mux_event(&unique("event"), "active", Some(&room), "ls-compressed", now_ms()).to_string();
+    let request = compressed(sign::mux(MUX_SECRET, now(), body.as_bytes()), "br");
+    sender.send(&request).await.expect(202, "accepted");
+    stack.status(&room, "live", SOON).await;
+    let body = livekit_event(&unique("EV"), "room_finished", &room, now() + 1).to_string();
+    let request = compressed(sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.as_bytes()), "zstd");
+    sender.send(&request).await.expect(202, "accepted");
+    stack.status(&room, "stopped", SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgeries_stay_forgeries_and_nothing_is_said_about_their_streams() {
+    let stack = Stack::builder().workers(0).start().await;
+    let sender = stack.sender();
+    let body = content_event("content_added", "c", "t", now_ms()).to_string();
+    for coding in CODINGS {
+        let forged = compressed(sign::generic("acme", "wrong", body.as_bytes()), coding);
+        sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+        // A stream that cannot be decoded: of a stranger it is a forgery, of the sender an invalid payload.
+        let broken = b"not a stream of any kind";
+        let stranger = sign::generic("acme", "wrong", broken).header("content-encoding", coding);
+        let stranger = sender.send(&stranger).await;
+        stranger.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+        assert!(!stranger.text.contains("encoding"), "{}", stranger.text);
+        let genuine = sign::generic("acme", ACME_SECRET, broken).header("content-encoding", coding);
+        sender.send(&genuine).await.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
+        // Plain JSON under a coding's name is no stream either, though its own signature holds.
+        let mislabelled = sign::generic("acme", ACME_SECRET, body.as_bytes()).header("content-encoding", coding);
+        sender.send(&mislabelled).await.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
+        // Without a signature nothing is decoded at all.
+        let bomb = Signed { body: encode(coding, &vec![b' '; 3 << 20]), ..stranger_request(coding) };
+        sender.send(&bomb).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+    }
+    // Outside its time it is expired, whichever of the two its signature is over.
+    let body = mux_event(&unique("event"), "active", None, "ls", now_ms()).to_string();
+    let old = compressed(sign::mux(MUX_SECRET, now() - 3600, body.as_bytes()), "gzip");
+    sender.send(&old).await.expect_error(401, "E_WEBHOOK_SIGNATURE_ERROR");
+    assert_eq!(stack.unfinished("acme").await + stack.unfinished("mux").await, 0);
+}
+
+fn stranger_request(coding: &str) -> Signed {
+    sign::generic("acme", ACME_SECRET, b"").without("x-webhook-signature").header("content-encoding", coding)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_decoded_size_is_bounded_while_it_is_decoded() {
+    let stack = Stack::builder().workers(0).ingress_env("MAX_BODY_BYTES", "400000").start().await;
+    let sender = stack.sender();
+    let sized = |size: usize| {
+        let frame = r#"{"event_type":"t","timestamp":1,"payload":{"p":""}}"#;
+        frame.replace(r#""p":"""#, &format!(r#""p":"{}""#, "x".repeat(size - frame.len()))).into_bytes()
+    };
+    for (at, coding) in CODINGS.into_iter().enumerate() {
+        // Each its own event: one of them is longer by a byte.
+        let fits = compressed(sign::generic("acme", ACME_SECRET, &sized(400_000 - at)), coding);
+        sender.send(&fits).await.expect(202, "accepted");
+        let over = compressed(sign::generic("acme", ACME_SECRET, &sized(400_001)), coding);
+        sender.send(&over).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
+        // A bomb, signed by its sender on the wire and by nobody.
+        let bomb = encode(coding, &vec![b' '; 128 << 20]);
+        assert!(bomb.len() < 400_000, "{coding}: {}", bomb.len());
+        for secret in [ACME_SECRET, "wrong"] {
+            let bomb = sign::generic("acme", secret, &bomb).header("content-encoding", coding);
+            sender.send(&bomb).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
+        }
+    }
+    assert_eq!(stack.unfinished("acme").await, 3);
+    let peak = stack.ingresses[0].process.peak_memory().unwrap_or(0);
+    assert!(peak < 100 << 20, "{} MiB, though bombs of 128 MiB came", peak >> 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_codings_and_unknown_ones_are_refused() {
+    let stack = Stack::builder().workers(0).start().await;
+    let body = content_event("content_added", "c", "t", now_ms()).to_string();
+    let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
+    for coding in ["gzip, gzip", "br, zstd", "deflate", "compress", "gzip;q=1"] {
+        let answer = stack.sender().send(&signed.clone().header("content-encoding", coding)).await;
+        answer.expect_error(415, "E_WEBHOOK_UNSUPPORTED_ENCODING");
+    }
+    let twice = signed.header("content-encoding", "gzip").header("content-encoding", "br");
+    stack.sender().send(&twice).await.expect_error(415, "E_WEBHOOK_UNSUPPORTED_ENCODING");
+}

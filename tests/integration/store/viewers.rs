@@ -1,0 +1,82 @@
+//! How many watch: a register of its own, and what an event tells beside it.
+
+use serde_json::{Value, json};
+use worker::effects::{Action, Applied};
+
+use crate::fixture::{Fixture, action, done, event};
+
+on_both!(
+    viewers_create_a_session_and_leave_its_status_alone,
+    an_older_number_never_beats_a_newer_one,
+    a_broadcast_begins_with_no_viewers_of_the_one_before,
+    what_has_no_column_is_merged_into_data,
+    viewers_of_a_session_that_is_not_there_or_not_ours,
+);
+
+fn watched(id: &str, at: i64, n: i64) -> crate::fixture::Event {
+    event(id, "watched", at, json!({"room": "r", "n": n}))
+}
+
+async fn viewers_create_a_session_and_leave_its_status_alone(fixture: Fixture) {
+    let result = done(fixture.one("studio", watched("e1", 1_000, 7)).await);
+    assert_eq!((result.action, result.old_status), (Action::Recorded, None));
+    assert_eq!(result.new_status.map(shared::platform::SessionStatus::as_str), Some("ready"));
+    let row = fixture.session("r").await;
+    assert_eq!(
+        (&row["viewer_count"], &row["status"], &row["platform"]),
+        (&json!(7), &json!("ready"), &json!("studio"))
+    );
+    assert_eq!((&row["last_event_id"], &row["data"]), (&json!("e1"), &Value::Null));
+    // In one batch with what follows.
+    fixture.apply("studio", &[event("e2", "live", 2_000, json!({"room": "r"})), watched("e3", 3_000, 9)]).await;
+    let row = fixture.session("r").await;
+    assert_eq!((&row["viewer_count"], &row["status"]), (&json!(9), &json!("live")));
+}
+
+async fn an_older_number_never_beats_a_newer_one(fixture: Fixture) {
+    assert_eq!(action(fixture.one("studio", watched("e2", 2_000, 20)).await), Action::Recorded);
+    assert_eq!(action(fixture.one("studio", watched("e1", 1_000, 10)).await), Action::StaleIgnored);
+    assert_eq!(action(fixture.one("studio", watched("e3", 3_000, 0)).await), Action::Recorded);
+    assert_eq!(fixture.session("r").await["viewer_count"], 0);
+    // A status is another register: the older one comes through.
+    fixture.one("studio", event("e0", "live", 500, json!({"room": "r", "title": "Show"}))).await;
+    let row = fixture.session("r").await;
+    assert_eq!((&row["viewer_count"], &row["status"], &row["title"]), (&json!(0), &json!("live"), &json!("Show")));
+}
+
+async fn a_broadcast_begins_with_no_viewers_of_the_one_before(fixture: Fixture) {
+    let live = |id: &str, at| event(id, "live", at, json!({"room": "r"}));
+    fixture.apply("studio", &[live("e1", 0), watched("e2", 1_000, 50)]).await;
+    fixture.one("studio", live("e5", 5_000)).await;
+    assert_eq!(fixture.session("r").await["viewer_count"], Value::Null);
+    assert_eq!(action(fixture.one("studio", watched("e4", 4_000, 40)).await), Action::StaleIgnored);
+    assert_eq!(fixture.session("r").await["viewer_count"], Value::Null);
+    fixture.one("studio", watched("e6", 6_000, 3)).await;
+    assert_eq!(fixture.session("r").await["viewer_count"], 3);
+}
+
+async fn what_has_no_column_is_merged_into_data(fixture: Fixture) {
+    fixture.database.execute("INSERT INTO sessions (room_id, platform, scope, data) VALUES ('r', 'studio', 'own', '{\"mine\":{\"a\":[1]}}')").await;
+    let more = |id: &str, at, more: Value| {
+        let mut body = json!({"room": "r", "n": 1});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        event(id, "watched", at, body)
+    };
+    fixture.one("studio", more("e1", 1_000, json!({"viewer": "ann \"q\""}))).await;
+    fixture.one("studio", more("e3", 3_000, json!({"change": -2}))).await;
+    assert_eq!(action(fixture.one("studio", more("e2", 2_000, json!({"change": 5}))).await), Action::StaleIgnored);
+    let expected = json!({"mine": {"a": [1]}, "viewer": "ann \"q\"", "change": -2});
+    assert_eq!(fixture.session("r").await["data"], expected);
+    // What an application wrote in another form gives way.
+    fixture.database.execute("UPDATE sessions SET data = '[1]'").await;
+    fixture.one("studio", more("e4", 4_000, json!({"change": true}))).await;
+    assert_eq!(fixture.session("r").await["data"], json!({"change": true}));
+}
+
+async fn viewers_of_a_session_that_is_not_there_or_not_ours(fixture: Fixture) {
+    assert_eq!(fixture.one("partner", watched("e1", 0, 1)).await, Applied::MissingSession);
+    assert_eq!(fixture.database.count("sessions").await, 0);
+    fixture.one("studio", watched("e1", 0, 1)).await;
+    assert_eq!(fixture.one("rival", watched("e2", 1_000, 9)).await, Applied::Conflict);
+    assert_eq!(fixture.session("r").await["viewer_count"], 1);
+}

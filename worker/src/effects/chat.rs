@@ -1,0 +1,70 @@
+//! What events do to a row of `chat_messages`.
+//!
+//! Guarantee: the room and every other column is its own last-writer register. A message whose sender never says when it
+//! was sent was sent at the time of its oldest event, whichever comes first.
+
+use shared::event::{Millis, OrderKey};
+use shared::platform::ChatColumn;
+
+use super::change::ChatField;
+use super::guards::Guards;
+
+/// A row of `chat_messages`; its platform is the batch's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ChatRow {
+    pub message_id: String,
+    pub room_id: String,
+    pub user_id: Option<String>,
+    pub user_name: Option<String>,
+    pub message: Option<String>,
+    pub sent_at: Millis,
+    pub guards: Guards,
+}
+
+impl ChatRow {
+    /// A message that nothing is known of yet.
+    pub(super) fn new(message_id: &str) -> Self {
+        Self { message_id: message_id.to_owned(), sent_at: Millis::MAX, ..Self::default() }
+    }
+
+    /// `chat`. Whether the event changed anything.
+    pub(super) fn apply(&mut self, room: &str, set: &[ChatField], key: OrderKey) -> bool {
+        let mut won = self.guards.advance("room_id", key);
+        if won {
+            room.clone_into(&mut self.room_id);
+        }
+        for field in set {
+            won |= self.set(field, key);
+        }
+        if self.guards.get(ChatColumn::SentAt.as_str()).is_none() && key.at < self.sent_at {
+            self.sent_at = key.at;
+            won = true;
+        }
+        won
+    }
+
+    fn set(&mut self, field: &ChatField, key: OrderKey) -> bool {
+        if !self.guards.advance(field.column().as_str(), key) {
+            return false;
+        }
+        match field.clone() {
+            ChatField::UserId(id) => self.user_id = Some(id),
+            ChatField::UserName(name) => self.user_name = Some(name),
+            ChatField::Message(text) => self.message = Some(text),
+            ChatField::SentAt(at) => self.sent_at = at,
+        }
+        true
+    }
+}
+
+impl ChatField {
+    fn column(&self) -> ChatColumn {
+        match self {
+            Self::UserId(_) => ChatColumn::UserId,
+            Self::UserName(_) => ChatColumn::UserName,
+            Self::Message(_) => ChatColumn::Message,
+            Self::SentAt(_) => ChatColumn::SentAt,
+        }
+    }
+}

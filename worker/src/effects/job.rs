@@ -1,0 +1,70 @@
+//! What events do to a row of `jobs`. Guarantee: status and every other column is its own last-writer register.
+
+use shared::event::OrderKey;
+use shared::platform::JobColumn;
+
+use super::change::JobField;
+use super::guards::Guards;
+
+/// A row of `jobs`; its platform is the batch's.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct JobRow {
+    pub job_id: String,
+    pub status: String,
+    pub progress: Option<f64>,
+    pub current_step: Option<String>,
+    pub video_url: Option<String>,
+    pub error: Option<String>,
+    pub retry_count: Option<i64>,
+    /// JSON that replaces the stored one; `None` leaves it.
+    pub data: Option<String>,
+    pub guards: Guards,
+}
+
+impl JobRow {
+    /// A job that nothing is known of yet.
+    pub(super) fn new(job_id: &str) -> Self {
+        Self { job_id: job_id.to_owned(), ..Self::default() }
+    }
+
+    /// `job`. Whether the event won any register.
+    pub(super) fn apply(&mut self, status: &str, set: &[JobField], key: OrderKey) -> bool {
+        let mut won = self.guards.advance("status", key);
+        if won {
+            status.clone_into(&mut self.status);
+        }
+        for field in set {
+            won |= self.set(field, key);
+        }
+        won
+    }
+
+    fn set(&mut self, field: &JobField, key: OrderKey) -> bool {
+        if !self.guards.advance(field.column().as_str(), key) {
+            return false;
+        }
+        match field.clone() {
+            JobField::Progress(progress) => self.progress = progress,
+            JobField::CurrentStep(step) => self.current_step = step,
+            JobField::VideoUrl(url) => self.video_url = url,
+            JobField::Error(error) => self.error = error,
+            JobField::RetryCount(count) => self.retry_count = count,
+            JobField::Data(data) => self.data = Some(data),
+        }
+        true
+    }
+}
+
+impl JobField {
+    fn column(&self) -> JobColumn {
+        match self {
+            Self::Progress(_) => JobColumn::Progress,
+            Self::CurrentStep(_) => JobColumn::CurrentStep,
+            Self::VideoUrl(_) => JobColumn::VideoUrl,
+            Self::Error(_) => JobColumn::Error,
+            Self::RetryCount(_) => JobColumn::RetryCount,
+            Self::Data(_) => JobColumn::Data,
+        }
+    }
+}
