@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::directory::{Defaults, Directory};
 use crate::gate::{self, Gate, Mismatch};
+use crate::handlers::stats::Statistics;
 use crate::pipeline::{Batcher, Bodies, Pipeline};
 use crate::routes;
 
@@ -40,6 +41,8 @@ pub(crate) struct Ingress {
     pub(crate) pipeline: Pipeline,
     /// What admin routes ask for.
     pub(crate) admin_token: Option<AdminToken>,
+    /// What the routes of statistics read.
+    pub(crate) statistics: Statistics,
 }
 
 /// Why ingress cannot start, or had to stop.
@@ -97,7 +100,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let gate = Gate::new(health, config.is_strict(), queue.connection().clone());
     let mut watching = tokio::spawn(gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
     let flush = CancellationToken::new();
-    let (batcher, batching) = Batcher::start(queue, flush.clone());
+    let (batcher, batching) = Batcher::start(queue.clone(), flush.clone());
 
     let listening = Arc::new(AtomicBool::new(false));
     let readiness = readiness(gate.clone(), stop.clone(), listening.clone());
@@ -113,7 +116,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         ended = &mut watching => return Err(watch_ended(ended)),
     }
     let grace = config.common.shutdown_grace;
-    let (server, serving) = serve(config, gate, batcher)?;
+    let (server, serving) = serve(config, queue, gate, batcher)?;
     listening.store(true, Ordering::Release);
 
     let mut parts = Parts { server, serving, batching, watching };
@@ -128,7 +131,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 
 type Serving = JoinHandle<io::Result<()>>;
 
-fn serve(config: Config, gate: Gate, batcher: Batcher) -> Result<(ServerHandle, Serving), RunError> {
+fn serve(config: Config, queue: Queue, gate: Gate, batcher: Batcher) -> Result<(ServerHandle, Serving), RunError> {
     let defaults =
         Defaults { layout: Layout::Single, dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
     let ingress = Data::new(Ingress {
@@ -139,6 +142,7 @@ fn serve(config: Config, gate: Gate, batcher: Batcher) -> Result<(ServerHandle, 
             batcher,
         },
         admin_token: config.common.admin_token,
+        statistics: Statistics { queue, public: config.stats_public },
     });
     report(&ingress.directory);
     // Head size, head timeout, keep-alive and message framing stay as actix has them: its defaults refuse what

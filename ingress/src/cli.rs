@@ -18,6 +18,7 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
                         strict: refuse anything but appendfsync always + noeviction [default: warn]
   PLATFORMS_FILE        TOML: further platforms, changes to bundled ones [default: none]
   ADMIN_TOKEN           bearer token of the admin routes; without it they answer 403 [default: none]
+  STATS_PUBLIC          true: the statistics routes need no token [default: false]
   MAX_BODY_BYTES        largest body of a request, as sent and decoded [default: 1048576]
   BODY_TIMEOUT_MS       how long a body may take to arrive [default: 10000]
   MAX_IN_FLIGHT_BYTES   bodies of all unanswered requests together [default: 67108864]
@@ -38,6 +39,8 @@ Routes:
                                      and /api/v1/live/webhooks/{platform};
                                      Content-Encoding: gzip, zstd or br
   PUT  /api/v1/sessions/{room_id}    announces a session (admin token)
+  GET  /api/v1/webhooks/metrics      what became of webhooks, whole system (admin token); also /webhooks/stats
+  GET  /api/v1/webhooks/stats        where events are now (admin token)
 
 Try it:
   NETFLIX_WEBHOOK_SECRET=s3cret ingress &

@@ -36,6 +36,8 @@ pub struct Config {
     pub dedup_ttl: Duration,
     /// `MAX_BACKLOG`: entries of one platform's stream.
     pub max_backlog: u64,
+    /// `STATS_PUBLIC`: the routes of statistics ask for no token.
+    pub stats_public: bool,
     /// All platforms.
     pub registry: Registry,
     /// What they are verified with.
@@ -61,6 +63,7 @@ impl Config {
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
         let dedup_hours: u64 = env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366);
         let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
+        let stats_public = env.flag("STATS_PUBLIC", false);
         let (registry, keys) = platforms(env, &common);
         env.finish()?;
         let (Some(registry), Some(keys)) = (registry, keys) else { return Err(Vec::new()) };
@@ -73,6 +76,7 @@ impl Config {
             max_in_flight,
             dedup_ttl: Duration::from_secs(dedup_hours * 3600),
             max_backlog,
+            stats_public,
             registry,
             keys,
         })

@@ -13,13 +13,14 @@ use sha2::Sha256;
 use shared::config::{AdminToken, Env};
 use shared::event::NewEvent;
 use shared::platform::registry::Registry;
-use shared::queue::{Enqueued, Fault, Layout, RedisHealth};
+use shared::queue::{Enqueued, Fault, Layout, Queue, RedisHealth, connect};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Ingress;
 use crate::directory::{Defaults, Directory, Target};
 use crate::gate::Gate;
+use crate::handlers::stats::Statistics;
 use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline};
 
 pub(crate) const SECRET: &str = "test-secret";
@@ -109,6 +110,12 @@ impl Enqueue for Memory {
     }
 }
 
+/// Statistics of a Redis that is not there.
+pub(crate) fn statistics(public: bool) -> Statistics {
+    let nowhere = SecretString::from("redis://127.0.0.1:1");
+    Statistics { queue: Queue::new(Layout::Single, connect(&nowhere, false).unwrap()), public }
+}
+
 /// An ingress over a [`Memory`].
 pub(crate) struct Fixture {
     pub(crate) ingress: Data<Ingress>,
@@ -133,6 +140,7 @@ impl Fixture {
                 batcher,
             },
             admin_token: Some(AdminToken::new(SecretString::from(ADMIN_TOKEN))),
+            statistics: statistics(false),
         });
         Self { ingress, memory, redis }
     }

@@ -46,6 +46,7 @@ mod refusals;
 mod sessions;
 mod shutdown;
 mod start;
+mod statistics;
 mod streamgank;
 
 use std::time::Duration;

@@ -15,6 +15,11 @@ pub(crate) async fn only_post(payload: Payload) -> HttpResponse {
     Error::MethodNotAllowed { allow: "POST" }.respond(None, payload.into_inner())
 }
 
+/// A route that is read only.
+pub(crate) async fn only_get(payload: Payload) -> HttpResponse {
+    Error::MethodNotAllowed { allow: "GET" }.respond(None, payload.into_inner())
+}
+
 /// A route that takes announcements only.
 pub(crate) async fn only_put(payload: Payload) -> HttpResponse {
     Error::MethodNotAllowed { allow: "PUT" }.respond(None, payload.into_inner())

@@ -3,6 +3,7 @@
 pub(crate) mod fallback;
 pub(crate) mod handshake;
 pub(crate) mod sessions;
+pub(crate) mod stats;
 pub(crate) mod webhook;
 
 use std::panic::AssertUnwindSafe;
