@@ -138,6 +138,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_cannot_be_held_is_nothing_to_refuse_and_what_is_no_json_is() {
+        let schemas = schemas(json!({"type": "object"}));
+        assert_eq!(schemas.check("any", br#"{"n": 1e400}"#), Ok(()));
+        assert_eq!(schemas.check("any", br#"{"n": 1e400"#), Err(PayloadError::NotJson));
+    }
+
+    #[test]
     fn nothing_to_check_passes_everything_without_parsing_it() {
         let none = Schemas::default();
         assert!(none.is_empty());

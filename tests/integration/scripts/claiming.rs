@@ -137,6 +137,17 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
     );
 }
 
+/// A stalled Redis runs every repetition of a call whose answer was given up on.
+#[tokio::test]
+async fn a_repeated_call_counts_one_run() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    for (run, count) in [(first, 1), (first, 1), (first, 1), (second, 2), (second, 2)] {
+        assert_eq!(fixture.queue.suspect(&fixture.keys, id, run).await.unwrap(), count);
+    }
+}
+
 #[tokio::test]
 async fn a_finished_entry_is_no_suspect() {
     let mut fixture = Fixture::consuming().await;

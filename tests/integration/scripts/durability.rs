@@ -39,6 +39,25 @@ async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
 }
 
 #[tokio::test]
+async fn a_demoted_master_is_down_and_left() {
+    let fixture = Fixture::with(RedisOptions::fast()).await;
+    let mut monitor = Monitor::new(fixture.queue.clone());
+    let mut health = RedisHealth::default();
+    monitor.look(&mut health).await;
+    assert!(health.up);
+    let before = fixture.queue.connection().established();
+    // Of a master that does not exist: it answers reads as every replica does.
+    fixture.redis::<()>(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]).await;
+    fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    monitor.look(&mut health).await;
+    assert!(!health.up, "{health:?}");
+    fixture.redis::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    monitor.look(&mut health).await;
+    assert!(health.up);
+    assert!(fixture.queue.connection().established() > before, "the name may lead to another server now");
+}
+
+#[tokio::test]
 async fn health_follows_redis() {
     let mut fixture = Fixture::with(RedisOptions::durable()).await;
     let mut monitor = Monitor::new(fixture.queue.clone());

@@ -168,3 +168,18 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     legible(Some(&text)).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_provider_sent_cannot_begin_a_line_of_its_own() {
+        let forged = "a\n2026-01-01 INFO Updated session victim status: live -> ended\u{1b}[0m";
+        let shown = legible(Some(forged));
+        assert!(!shown.contains(char::is_control), "{shown}");
+        assert!(shown.starts_with("a\\n2026"), "{shown}");
+        assert_eq!(legible(Some("room_123 ü")), "room_123 ü");
+        assert_eq!(legible(None), "none");
+    }
+}
