@@ -1,6 +1,7 @@
 //! The operator's word, as a value: what changes entries takes a [`Consent`], and only this file makes one.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 
 use crate::exit_code::Failure;
 
@@ -51,16 +52,39 @@ pub(crate) fn ask(act: &str, entries: u64, yes: bool) -> Result<Answer, Failure>
             "{entries} entries match: to {act} more than one without a terminal to ask on, add --yes \
              (or look first, with --dry-run)"
         ))),
-        Decision::Ask => {
-            let mut terminal = io::stderr().lock();
-            write!(terminal, "{} {entries} dead letters? [y/N] ", capitalised(act))?;
-            terminal.flush()?;
-            let mut answer = String::new();
-            io::stdin().lock().read_line(&mut answer)?;
-            let agreed = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
-            Ok(if agreed { Answer::Yes(Consent(())) } else { Answer::No })
-        }
+        Decision::Ask => hear(&format!("{} {entries} dead letters", capitalised(act)), &mut io::stdin().lock()),
     }
+}
+
+/// As [`ask`], of several entries that come in on stdin, so that the question needs another way to the operator.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn ask_beside_data(question: &str, act: &str, yes: bool) -> Result<Answer, Failure> {
+    let terminal = if io::stderr().is_terminal() { File::open("/dev/tty").ok() } else { None };
+    match (decide(Circumstances { entries: 2, yes, terminal: terminal.is_some() }), terminal) {
+        (Decision::Go, _) => Ok(Answer::Yes(Consent(()))),
+        (Decision::Ask, Some(terminal)) => hear(question, &mut BufReader::new(terminal)),
+        _ => Err(Failure::Usage(format!(
+            "there is more than one entry: to {act} them without a terminal to ask on, add --yes"
+        ))),
+    }
+}
+
+/// Puts `question` to the operator.
+fn hear(question: &str, terminal: &mut impl BufRead) -> Result<Answer, Failure> {
+    let mut screen = io::stderr().lock();
+    write!(screen, "{question}? [y/N] ")?;
+    screen.flush()?;
+    let mut answer = String::new();
+    terminal.read_line(&mut answer)?;
+    let agreed = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    Ok(if agreed { Answer::Yes(Consent(())) } else { Answer::No })
+}
+
+/// The operator has agreed on the screen of `top`, where a dialogue names what is to be done.
+pub(crate) fn agreed_on_screen() -> Consent {
+    Consent(())
 }
 
 fn capitalised(word: &str) -> String {

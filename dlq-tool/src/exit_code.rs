@@ -36,6 +36,9 @@ pub(crate) enum Failure {
     /// Redis answered with an error.
     #[error("Redis refused")]
     Refused(#[source] RedisError),
+    /// The input could not be read.
+    #[error("cannot read the input")]
+    Input(#[source] io::Error),
     /// The output could not be written.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
@@ -93,7 +96,7 @@ pub(crate) fn code(result: &Result<Outcome, Failure>) -> u8 {
     match result {
         Ok(Outcome::Done) => 0,
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Ok(Outcome::Incomplete) | Err(Failure::Refused(_) | Failure::Output(_)) => 1,
+        Ok(Outcome::Incomplete) | Err(Failure::Refused(_) | Failure::Input(_) | Failure::Output(_)) => 1,
         Err(Failure::Usage(_) | Failure::Credentials(_)) => 2,
         Ok(Outcome::NothingMatched) => 3,
         Err(Failure::Unreachable { .. }) => 4,

@@ -4,13 +4,46 @@ use std::collections::{BTreeSet, VecDeque};
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, Queue};
+use shared::queue::{DeadLetter, Entry, PlatformKeys, Queue};
 
 use crate::exit_code::Failure;
 use crate::select::Selection;
 
-/// Entries per page. Bodies are at most 1 MiB by default, so a page is rarely more than 64 MiB and mostly far less.
-const PAGE: usize = 64;
+/// Entries of the first page, before anything is known of their size.
+const FIRST_PAGE: usize = 16;
+/// Most entries of a page.
+const MOST: usize = 500;
+/// What a page should weigh.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many entries the next page should have, so that pages weigh about the same however large bodies are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageSize(usize);
+
+impl PageSize {
+    /// Careful.
+    pub(crate) fn new() -> Self {
+        Self(FIRST_PAGE)
+    }
+
+    /// Entries of the next page.
+    pub(crate) fn entries(self) -> usize {
+        self.0
+    }
+
+    /// Learns from a page of `entries` that weighed `bytes`. Grows slowly, since the next entries may be larger.
+    pub(crate) fn learn(&mut self, entries: usize, bytes: usize) {
+        if let Some(each) = bytes.checked_div(entries) {
+            let fits = PAGE_BYTES / each.max(1);
+            self.0 = fits.clamp(1, MOST).min(self.0.saturating_mul(4));
+        }
+    }
+}
+
+/// What an entry's fields weigh.
+pub(crate) fn weight(entry: &Entry) -> usize {
+    entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
+}
 
 /// A walk over platforms, in order, and over each one's dead letters, oldest first.
 #[derive(Debug)]
@@ -19,6 +52,9 @@ pub(crate) struct Scan {
     platforms: VecDeque<PlatformName>,
     selection: Selection,
     after: Option<StreamId>,
+    /// Ids asked for that were looked at on this platform.
+    asked: usize,
+    size: PageSize,
     left: u64,
     found: BTreeSet<StreamId>,
 }
@@ -30,6 +66,8 @@ impl Scan {
             queue,
             platforms: platforms.into(),
             after: selection.after(),
+            asked: 0,
+            size: PageSize::new(),
             left: selection.limit().unwrap_or(u64::MAX),
             selection,
             found: BTreeSet::new(),
@@ -38,17 +76,25 @@ impl Scan {
 
     /// The next matches, at least one, all of one platform; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<DeadLetter>>, Failure> {
+        let Some((platform, entries)) = self.next_raw().await? else { return Ok(None) };
+        Ok(Some(entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry)).collect()))
+    }
+
+    /// As [`Self::next`], with all fields as they are.
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<(PlatformName, Vec<Entry>)>, Failure> {
         while self.left > 0 {
             let Some(platform) = self.platforms.front().cloned() else { break };
-            let page = self.page(&platform).await?;
-            let mut matches: Vec<_> = page.into_iter().filter(|letter| self.selection.matches(letter)).collect();
-            matches.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left = self.left.saturating_sub(matches.len() as u64);
-            if !self.selection.ids().is_empty() {
-                self.found.extend(matches.iter().map(|letter| letter.id));
+            let mut entries = self.page(&platform).await?;
+            if !self.selection.is_everything() {
+                entries.retain(|entry| self.selection.matches(&DeadLetter::decode(&platform, entry.clone())));
             }
-            if !matches.is_empty() {
-                return Ok(Some(matches));
+            entries.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left = self.left.saturating_sub(entries.len() as u64);
+            if !self.selection.ids().is_empty() {
+                self.found.extend(entries.iter().map(|entry| entry.id));
+            }
+            if !entries.is_empty() {
+                return Ok(Some((platform, entries)));
             }
         }
         Ok(None)
@@ -65,21 +111,50 @@ impl Scan {
     }
 
     /// Reads one page, and moves on behind it.
-    async fn page(&mut self, platform: &PlatformName) -> Result<Vec<DeadLetter>, Failure> {
+    async fn page(&mut self, platform: &PlatformName) -> Result<Vec<Entry>, Failure> {
         let keys = self.queue.keys(platform);
-        let mut entries = Vec::new();
-        if self.selection.ids().is_empty() {
-            entries = self.queue.dead_letters(&keys, self.after, PAGE).await?;
+        let most = self.size.entries();
+        let (entries, ended) = if self.selection.ids().is_empty() {
+            let entries = self.queue.dead_letters(&keys, self.after, most).await?;
             self.after = entries.last().map(|entry| entry.id);
+            let ended = entries.len() < most;
+            (entries, ended)
         } else {
-            for id in self.selection.ids() {
-                entries.extend(self.queue.find_dead_letter(&keys, *id).await?);
-            }
-        }
-        if entries.len() < PAGE || !self.selection.ids().is_empty() {
+            self.those_asked_for(&keys, most).await?
+        };
+        self.size.learn(entries.len(), entries.iter().map(weight).sum());
+        if ended {
             self.platforms.pop_front();
             self.after = self.selection.after();
+            self.asked = 0;
         }
-        Ok(entries.into_iter().map(|entry| DeadLetter::decode(platform, entry)).collect())
+        Ok(entries)
+    }
+
+    async fn those_asked_for(&mut self, keys: &PlatformKeys, most: usize) -> Result<(Vec<Entry>, bool), Failure> {
+        let ids: Vec<StreamId> = self.selection.ids().iter().copied().skip(self.asked).take(most).collect();
+        self.asked += ids.len();
+        let found = self.queue.find_dead_letters(keys, &ids).await?;
+        Ok((found.into_iter().flatten().collect(), self.asked >= self.selection.ids().len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_weighs_about_the_same_however_large_bodies_are() {
+        let mut size = PageSize::new();
+        for _ in 0..5 {
+            size.learn(size.entries(), size.entries() * 1000);
+        }
+        assert_eq!(size.entries(), MOST);
+        size.learn(MOST, MOST * 1024 * 1024);
+        assert_eq!(size.entries(), 4);
+        size.learn(4, 4 * PAGE_BYTES);
+        assert_eq!(size.entries(), 1);
+        size.learn(0, 0);
+        assert_eq!(size.entries(), 1);
     }
 }

@@ -46,6 +46,18 @@ impl Selection {
         &self.ids
     }
 
+    /// Whether every dead letter meets it (the limit is the caller's to count).
+    pub(crate) fn is_everything(&self) -> bool {
+        self.ids.is_empty()
+            && self.event_ids.is_empty()
+            && self.event_types.is_empty()
+            && self.error_codes.is_empty()
+            && self.since.is_none()
+            && self.until.is_none()
+            && self.min_attempts == 0
+            && self.contains.is_none()
+    }
+
     /// How many at most.
     pub(crate) fn limit(&self) -> Option<u64> {
         self.limit
@@ -59,7 +71,7 @@ impl Selection {
 
     /// Whether `letter` meets every condition (the limit is the caller's to count).
     pub(crate) fn matches(&self, letter: &DeadLetter) -> bool {
-        let died = died_at(letter);
+        let died = letter.died_at();
         (self.ids.is_empty() || self.ids.binary_search(&letter.id).is_ok())
             && any(&self.event_ids, letter.event_id.as_deref())
             && any(&self.event_types, letter.event_type.as_deref())
@@ -69,11 +81,6 @@ impl Selection {
             && letter.attempts.unwrap_or(0) >= self.min_attempts
             && self.contains.as_deref().is_none_or(|text| contains(letter, text))
     }
-}
-
-/// When it became a dead letter.
-pub(crate) fn died_at(letter: &DeadLetter) -> Millis {
-    letter.failed_at.unwrap_or_else(|| Millis::try_from(letter.id.ms).unwrap_or(Millis::MAX))
 }
 
 fn any<T: AsRef<str>>(wanted: &[T], value: Option<&str>) -> bool {
@@ -134,6 +141,23 @@ mod tests {
     fn no_condition_selects_everything() {
         check("", true);
         assert!(selection("").matches(&letter(&[])));
+    }
+
+    #[test]
+    fn only_the_limit_is_no_condition() {
+        assert!(selection("--limit 5").is_everything());
+        for flags in [
+            "--id 1-1",
+            "--event-id a",
+            "--event-type a",
+            "--error-code timeout",
+            "--since 1s",
+            "--until 1s",
+            "--min-attempts 1",
+            "--contains a",
+        ] {
+            assert!(!selection(flags).is_everything(), "{flags}");
+        }
     }
 
     #[test]

@@ -26,12 +26,45 @@ fn help() {
         ("help_list", &["list", "--help"]),
         ("help_show", &["show", "--help"]),
         ("help_replay", &["replay", "--help"]),
+        ("help_purge", &["purge", "--help"]),
+        ("help_export", &["export", "--help"]),
+        ("help_import", &["import", "--help"]),
+        ("help_watch", &["watch", "--help"]),
+        ("help_top", &["top", "--help"]),
+        ("help_completions", &["completions", "--help"]),
+        ("help_man", &["man", "--help"]),
     ] {
         let output = run(words, &[]);
         assert_eq!(output.status.code(), Some(0), "{words:?}");
         assert!(output.stderr.is_empty(), "help that was asked for is data");
         insta::assert_snapshot!(name, text(&output.stdout));
     }
+}
+
+#[test]
+fn shells_and_readers_are_served_without_a_redis() {
+    for (shell, expected) in
+        [("bash", "complete -F"), ("zsh", "#compdef dlq-tool"), ("fish", "complete -c dlq-tool")]
+    {
+        let output = run(&["completions", shell], &[("REDIS_URL", "redis://127.0.0.1:1")]);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+        let script = text(&output.stdout);
+        assert!(script.contains(expected) && script.contains("purge"), "{shell}: {script}");
+    }
+    let output = run(&["man"], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let page = text(&output.stdout);
+    assert!(page.contains(".TH dlq-tool 1"), "{page}");
+    for verb in
+        ["STATS", "LIST", "SHOW", "REPLAY", "PURGE", "EXPORT", "IMPORT", "WATCH", "TOP", "COMPLETIONS", "MAN"]
+    {
+        assert!(page.contains(&format!(".SH \"DLQ\\-TOOL {verb}\"")), "{verb} is missing");
+    }
+}
+
+#[test]
+fn top_needs_a_terminal() {
+    insta::assert_snapshot!(refused(2, &["top"], &[]), @"dlq-tool: top needs a terminal; stats and watch do without");
 }
 
 /// Standard error of a run that must end with `code` and print no data.
@@ -63,10 +96,18 @@ fn wrong_usage_is_explained() {
 
     For more information, try '--help'.
     ");
+    insta::assert_snapshot!(refused(2, &["replay", "--set", "room=1"], &[]), @"
+    error: invalid value 'room=1' for '--set </POINTER=VALUE>': must begin with a JSON pointer such as /data/id, with ~0 for ~ and ~1 for /
+
+    For more information, try '--help'.
+    ");
     for words in [
         &[][..],
         &["unheard-of"],
-        &["purge"],
+        &["completions", "cobol"],
+        &["replay", "--set", "no-pointer"],
+        &["top", "--every", "1"],
+        &["list", "--platform", "out:"],
         &["list", "--limit", "0"],
         &["list", "--platform", "Not A Name"],
         &["list", "--min-attempts", "-1"],
@@ -94,7 +135,16 @@ fn wrong_configuration_is_named_and_never_quoted() {
 #[test]
 fn a_redis_that_is_not_there_is_named_without_its_password() {
     // Nothing listens on port 1.
-    for words in [&["stats"][..], &["list"], &["show", "1-0"], &["replay", "--yes"]] {
+    for words in [
+        &["stats"][..],
+        &["list"],
+        &["list", "--platform", "out:webhook_1"],
+        &["show", "1-0"],
+        &["replay", "--yes"],
+        &["purge", "--yes"],
+        &["export"],
+        &["watch"],
+    ] {
         let said = refused(4, words, &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1")]);
         assert!(said.starts_with("dlq-tool: cannot reach Redis at 127.0.0.1:1: "), "{said}");
         assert!(!said.contains("hunter2"), "{said}");

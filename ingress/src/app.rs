@@ -16,16 +16,19 @@ use actix_web::{App, HttpServer};
 use shared::config::AdminToken;
 use shared::metrics::DependencyMetrics;
 use shared::ops::{self, Readiness};
+use shared::platform::PlatformName;
 use shared::queue::{self, InvalidTarget, Layout, Monitor, Queue};
+use shared::registration::Live;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::closing;
 use crate::config::Config;
-use crate::directory::{Defaults, Directory};
+use crate::directory::{Current, Defaults};
 use crate::gate::{self, Gate, Mismatch};
 use crate::handlers::stats::Statistics;
-use crate::pipeline::{Batcher, Bodies, Pipeline};
+use crate::pipeline::{Batcher, Bodies, Pipeline, Waiters};
 use crate::routes;
 
 /// How long a start waits for Redis before it goes on without.
@@ -36,7 +39,7 @@ const LAST_CALLS: Duration = Duration::from_millis(500);
 /// What handlers share.
 pub(crate) struct Ingress {
     /// Who may send.
-    pub(crate) directory: Directory,
+    pub(crate) directory: Current,
     /// What happens to what they send.
     pub(crate) pipeline: Pipeline,
     /// What admin routes ask for.
@@ -99,11 +102,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let health = Monitor::new(queue.clone()).spawn(background.clone());
     let gate = Gate::new(health, config.is_strict(), queue.connection().clone());
     let mut watching = tokio::spawn(gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
+    let sealer = config.common.sealer.clone();
+    let live = Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
     let flush = CancellationToken::new();
     let (batcher, batching) = Batcher::start(queue.clone(), flush.clone());
+    let waiters = Waiters::new(queue.clone(), config.max_waiters, stop.clone());
+    waiters.listen(&config.common.redis_url, config.common.redis_cluster, background.clone())?;
 
     let listening = Arc::new(AtomicBool::new(false));
-    let readiness = readiness(gate.clone(), stop.clone(), listening.clone());
+    let readiness = readiness(gate.clone(), live.clone(), stop.clone(), listening.clone());
     let ops = ops::serve(config.common.ops_bind, prometheus, readiness).map_err(|source| RunError::Bind {
         variable: "OPS_BIND",
         address: config.common.ops_bind,
@@ -115,11 +122,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         },
         ended = &mut watching => return Err(watch_ended(ended)),
     }
+    let mut known = live.subscribe();
+    // Without it, platforms that are registered are refused with 503 for a moment.
+    let _ = timeout(FIRST_LOOK, known.wait_for(Option::is_some)).await;
     let grace = config.common.shutdown_grace;
-    let (server, serving) = serve(config, queue, gate, batcher)?;
+    let (server, serving, following) = serve(config, queue, gate, batcher, waiters, live, background.clone())?;
     listening.store(true, Ordering::Release);
 
-    let mut parts = Parts { server, serving, batching, watching };
+    let mut parts = Parts { server, serving, batching, watching, following };
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         failed = parts.failed() => Err(failed),
@@ -131,25 +141,43 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 
 type Serving = JoinHandle<io::Result<()>>;
 
-fn serve(config: Config, queue: Queue, gate: Gate, batcher: Batcher) -> Result<(ServerHandle, Serving), RunError> {
+fn serve(
+    config: Config,
+    queue: Queue,
+    gate: Gate,
+    batcher: Batcher,
+    waiters: Waiters,
+    live: Live,
+    stop: CancellationToken,
+) -> Result<(ServerHandle, Serving, JoinHandle<()>), RunError> {
     let defaults =
         Defaults { layout: Layout::Single, dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
     let ingress = Data::new(Ingress {
-        directory: Directory::new(&config.registry, config.keys, &defaults),
+        directory: Current::new(&config.registry, config.keys, defaults, Some(live)),
         pipeline: Pipeline {
             bodies: Bodies::new(config.max_body, config.body_timeout, config.max_in_flight),
             gate,
             batcher,
+            waiters,
         },
         admin_token: config.common.admin_token,
         statistics: Statistics { queue, public: config.stats_public },
     });
+    if let Some(known) = ingress.directory.live().and_then(Live::current) {
+        ingress.directory.apply(&known);
+    }
     report(&ingress.directory);
+    let follower = ingress.clone();
+    let following = tokio::spawn(async move { follower.directory.follow(stop).await });
     // Head size, head timeout, keep-alive and message framing stay as actix has them: its defaults refuse what
     // smuggling needs.
-    let server = HttpServer::new(move || App::new().app_data(ingress.clone()).configure(routes::configure))
+    let app = move || App::new().app_data(ingress.clone()).wrap_fn(closing::guard).configure(routes::configure);
+    let server = HttpServer::new(app)
+        .on_connect(closing::watch)
         .workers(config.workers)
         .tcp_nodelay(true)
+        // A sender that closes its side has hung up: what it would be told is not worth waiting for.
+        .h1_allow_half_closed(false)
         .disable_signals()
         .shutdown_timeout(config.common.shutdown_grace.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
         .bind(config.bind)
@@ -157,23 +185,24 @@ fn serve(config: Config, queue: Queue, gate: Gate, batcher: Batcher) -> Result<(
     let address = server.addrs().first().copied().unwrap_or(config.bind);
     let server = server.run();
     tracing::info!(role = "ingress", %address, "listening");
-    Ok((server.handle(), tokio::spawn(server)))
+    Ok((server.handle(), tokio::spawn(server), following))
 }
 
-fn report(directory: &Directory) {
-    let mut platforms: Vec<_> = directory.configured().map(|target| target.platform.name.as_str()).collect();
-    platforms.sort_unstable();
+fn report(directory: &Current) {
+    let platforms = directory.configured();
+    let platforms: Vec<_> = platforms.iter().map(PlatformName::as_str).collect();
     match platforms.as_slice() {
         [] => tracing::warn!("no platform is configured: every webhook will be refused"),
         platforms => tracing::info!(platforms = platforms.join(" "), "receiving webhooks"),
     }
 }
 
-fn readiness(gate: Gate, stop: CancellationToken, listening: Arc<AtomicBool>) -> Readiness {
+fn readiness(gate: Gate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> Readiness {
     Arc::new(move || match gate.closed_because() {
         _ if stop.is_cancelled() => Err("shutting down".to_owned()),
         _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),
         Some(reason) => Err(reason.to_owned()),
+        None if live.current().is_none() => Err("what is registered has not been read yet".to_owned()),
         None => Ok(()),
     })
 }
@@ -191,6 +220,7 @@ struct Parts {
     serving: Serving,
     batching: JoinHandle<()>,
     watching: JoinHandle<Result<(), Mismatch>>,
+    following: JoinHandle<()>,
 }
 
 impl Parts {
@@ -202,6 +232,7 @@ impl Parts {
                 Ok(Ok(())) | Err(_) => RunError::Ended("the HTTP server"),
             },
             _ = &mut self.batching => RunError::Ended("the batcher"),
+            _ = &mut self.following => RunError::Ended("the watch over registrations"),
             ended = &mut self.watching => watch_ended(ended),
         }
     }

@@ -17,7 +17,11 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
   DURABILITY            warn: report a Redis that may forget what it confirmed;
                         strict: refuse anything but appendfsync always + noeviction [default: warn]
   PLATFORMS_FILE        TOML: further platforms, changes to bundled ones [default: none]
+  SECRETS_KEY           base64 of 32 bytes: seals the secrets of platforms that are registered while running,
+                        in Redis; NEW,OLD while it is changed [default: none, and none can be registered]
+  ALLOW_PLAINTEXT_SECRETS  true: without a key, such secrets are kept in Redis as they are [default: false]
   ADMIN_TOKEN           bearer token of the admin routes; without it they answer 403 [default: none]
+  MAX_WAITERS           requests that wait for a result at once, then 202 [default: 10000]
   STATS_PUBLIC          true: the statistics routes need no token [default: false]
   MAX_BODY_BYTES        largest body of a request, as sent and decoded [default: 1048576]
   BODY_TIMEOUT_MS       how long a body may take to arrive [default: 10000]
@@ -39,6 +43,9 @@ Routes:
                                      and /api/v1/live/webhooks/{platform};
                                      Content-Encoding: gzip, zstd or br
   PUT  /api/v1/sessions/{room_id}    announces a session (admin token)
+  POST /api/v1/webhooks/register     registers a platform, or gives it a new secret (admin token)
+  GET  /api/v1/webhooks/platforms    what is defined, from where (admin token)
+  PATCH, DELETE  /api/v1/webhooks/platforms/{platform}   pauses, resumes; removes a registered one (admin token)
   GET  /api/v1/webhooks/metrics      what became of webhooks, whole system (admin token); also /webhooks/stats
   GET  /api/v1/webhooks/stats        where events are now (admin token)
 
@@ -67,4 +74,10 @@ pub enum Tool {
     CheckPlatform(CheckPlatform),
     /// Sends one genuinely signed test event of a configured platform to a running ingress
     SendTest(SendTest),
+    /// Asks the ingress on this host (at OPS_BIND) how it is, for containers; exit status 0: well
+    Health {
+        /// Whether it can do its work now (/ready), not only whether it runs (/live)
+        #[arg(long)]
+        ready: bool,
+    },
 }

@@ -36,6 +36,8 @@ pub struct Config {
     pub dedup_ttl: Duration,
     /// `MAX_BACKLOG`: entries of one platform's stream.
     pub max_backlog: u64,
+    /// `MAX_WAITERS`: requests that may wait for what becomes of their event at the same time; 0: none.
+    pub max_waiters: usize,
     /// `STATS_PUBLIC`: the routes of statistics ask for no token.
     pub stats_public: bool,
     /// All platforms.
@@ -63,6 +65,7 @@ impl Config {
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
         let dedup_hours: u64 = env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366);
         let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
+        let max_waiters = env.bounded("MAX_WAITERS", 10_000, 0..=1_000_000);
         let stats_public = env.flag("STATS_PUBLIC", false);
         let (registry, keys) = platforms(env, &common);
         env.finish()?;
@@ -76,6 +79,7 @@ impl Config {
             max_in_flight,
             dedup_ttl: Duration::from_secs(dedup_hours * 3600),
             max_backlog,
+            max_waiters,
             stats_public,
             registry,
             keys,
@@ -113,7 +117,7 @@ mod tests {
         assert_eq!(config.common.ops_bind.to_string(), "0.0.0.0:9100");
         assert_eq!((config.max_body, config.max_in_flight), (1_048_576, 67_108_864));
         assert_eq!((config.body_timeout.as_secs(), config.dedup_ttl.as_secs()), (10, 86_400));
-        assert_eq!(config.max_backlog, 1_000_000);
+        assert_eq!((config.max_backlog, config.max_waiters), (1_000_000, 10_000));
         assert!(!config.is_strict());
         assert!(config.keys.is_empty());
     }

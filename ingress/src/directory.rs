@@ -1,9 +1,11 @@
 //! Who may send: every name that a path may carry, and all that is known of the platform behind it.
 //!
-//! Guarantee: made once at start-up and never changed, so that a request needs one look-up and no lock. The reserved
-//! platform is reachable through [`Directory::sessions`] only, never by a path.
+//! Guarantee: a directory never changes; [`Current`] puts another in its place, so that a request needs one load and one
+//! look-up and no lock. The reserved platform is reachable through [`Current::sessions`] only, never by a path.
 
-use std::collections::HashMap;
+mod current;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use shared::queue::EnqueuePolicy;
 use shared::queue::keys::{Layout, PlatformKeys};
 use shared::signature::Keys;
 
+pub(crate) use current::Current;
+
 use crate::pipeline::shield::Shield;
 
 /// One platform, as the pipeline needs it.
@@ -22,13 +26,13 @@ pub(crate) struct Target {
     /// Its definition.
     pub(crate) platform: Arc<Platform>,
     /// What it is verified with; `None`: not configured.
-    pub(crate) keys: Option<Keys>,
+    pub(crate) keys: Option<Arc<Keys>>,
     /// Its Redis keys.
     pub(crate) queue: PlatformKeys,
     /// What the enqueue script decides by.
     pub(crate) policy: EnqueuePolicy,
     /// The flood shield; `None` where there is no limit.
-    pub(crate) shield: Option<Shield>,
+    pub(crate) shield: Option<Arc<Shield>>,
     /// Its series.
     pub(crate) metrics: IngressMetrics,
     /// Status of "accepted".
@@ -51,14 +55,22 @@ pub(crate) struct Defaults {
 /// All platforms by every name that a path may carry.
 pub(crate) struct Directory {
     by_name: HashMap<String, Arc<Target>>,
-    sessions: Arc<Target>,
-    unknown: IngressMetrics,
+    /// Names that mean a platform which this process cannot serve, though it is defined.
+    set_aside: BTreeMap<String, PlatformName>,
 }
 
 impl Target {
-    fn new(platform: &Arc<Platform>, keys: Option<Keys>, defaults: &Defaults) -> Self {
+    /// `before` is the same platform until now: what it counted and what flooded it is not forgotten.
+    fn new(
+        platform: &Arc<Platform>,
+        keys: Option<Arc<Keys>>,
+        defaults: &Defaults,
+        before: Option<&Arc<Self>>,
+    ) -> Self {
         let status = |code: u16| StatusCode::from_u16(code).ok();
         let limit = platform.rate_limit;
+        let same_limit = before.filter(|before| before.platform.rate_limit == limit);
+        let shield = same_limit.and_then(|before| before.shield.clone());
         Self {
             queue: defaults.layout.platform(&platform.name),
             policy: EnqueuePolicy::new(
@@ -67,8 +79,9 @@ impl Target {
                 defaults.max_backlog,
             )
             .limiting(&platform.limits),
-            shield: limit.per_minute.map(|per_minute| Shield::new(per_minute, limit.burst)),
-            metrics: IngressMetrics::new(&platform.name),
+            shield: shield
+                .or_else(|| limit.per_minute.map(|per_minute| Arc::new(Shield::new(per_minute, limit.burst)))),
+            metrics: before.map_or_else(|| IngressMetrics::new(&platform.name), |before| before.metrics.clone()),
             ack_status: status(platform.ack_status).unwrap_or(StatusCode::ACCEPTED),
             busy_status: platform.busy_status.and_then(status),
             platform: Arc::clone(platform),
@@ -85,39 +98,51 @@ impl Target {
     pub(crate) fn subscribes(&self, event_type: &str) -> bool {
         self.platform.event_types.as_ref().is_none_or(|types| types.contains(event_type))
     }
+
+    fn is(&self, platform: &Arc<Platform>, keys: Option<&Arc<Keys>>) -> bool {
+        let same_keys = match (&self.keys, keys) {
+            (Some(mine), Some(keys)) => Arc::ptr_eq(mine, keys),
+            (mine, keys) => mine.is_none() && keys.is_none(),
+        };
+        Arc::ptr_eq(&self.platform, platform) && same_keys
+    }
 }
 
 impl Directory {
-    /// All platforms of `registry`; those without an entry in `keys` are not configured.
-    pub(crate) fn new(registry: &Registry, mut keys: HashMap<PlatformName, Keys>, defaults: &Defaults) -> Self {
+    /// The platforms of `registry` but for those in `left_out`; those without an entry in `keys` are not configured. What
+    /// is as it was in `before` stays the same.
+    fn new(
+        registry: &Registry,
+        left_out: &BTreeSet<PlatformName>,
+        keys: impl Fn(&PlatformName) -> Option<Arc<Keys>>,
+        defaults: &Defaults,
+        before: Option<&Self>,
+    ) -> Self {
         let mut by_name = HashMap::new();
-        for platform in registry.iter().filter(|one| one.name.as_str() != PlatformName::SESSIONS) {
-            let target = Arc::new(Target::new(platform, keys.remove(&platform.name), defaults));
+        let takes =
+            |one: &&Arc<Platform>| one.name.as_str() != PlatformName::SESSIONS && !left_out.contains(&one.name);
+        for platform in registry.iter().filter(takes) {
+            let before = before.and_then(|before| before.find(platform.name.as_str()));
+            let before = before.filter(|before| before.platform.name == platform.name);
+            let keys = keys(&platform.name);
+            let target = match before {
+                Some(before) if before.is(platform, keys.as_ref()) => Arc::clone(before),
+                before => Arc::new(Target::new(platform, keys, defaults, before)),
+            };
             for name in platform.aliases.iter().chain([&platform.name]) {
                 by_name.insert(name.as_str().to_owned(), Arc::clone(&target));
             }
         }
-        let sessions = Arc::new(Target::new(registry.sessions(), None, defaults));
-        Self { by_name, sessions, unknown: IngressMetrics::unknown() }
+        Self { by_name, set_aside: BTreeMap::new() }
     }
 
     /// The platform that a path names, by its name or an alias.
-    pub(crate) fn find(&self, name: &str) -> Option<&Arc<Target>> {
+    fn find(&self, name: &str) -> Option<&Arc<Target>> {
         self.by_name.get(name)
     }
 
-    /// The reserved platform of announced sessions.
-    pub(crate) fn sessions(&self) -> &Arc<Target> {
-        &self.sessions
-    }
-
-    /// The series of platforms that nobody defined.
-    pub(crate) fn unknown(&self) -> &IngressMetrics {
-        &self.unknown
-    }
-
     /// Every platform that can verify, once.
-    pub(crate) fn configured(&self) -> impl Iterator<Item = &Arc<Target>> {
+    fn configured(&self) -> impl Iterator<Item = &Arc<Target>> {
         let by_own_name = |(name, target): &(&String, &Arc<Target>)| **name == target.platform.name.as_str();
         self.by_name.iter().filter(by_own_name).map(|(_, target)| target).filter(|target| target.keys.is_some())
     }

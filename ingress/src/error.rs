@@ -21,6 +21,7 @@ use shared::config::AdminRefusal;
 use shared::metrics::RequestOutcome;
 use shared::queue::Fault;
 use shared::signature;
+use utoipa::ToSchema;
 
 use crate::directory::Target;
 use crate::pipeline::Lost;
@@ -99,6 +100,12 @@ pub(crate) enum Error {
     /// A request to a route of our own that makes no sense.
     #[error("{0}")]
     InvalidRequest(String),
+    /// A change of what is registered that contradicts what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// Secrets can be kept in no way that is allowed.
+    #[error("Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set")]
+    CannotRegister,
     /// No such route.
     #[error("Not found")]
     NotFound,
@@ -132,12 +139,29 @@ impl Facts {
     }
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// What every error is answered with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct Body<'a> {
+    /// False.
     success: bool,
+    /// Which error it is.
     errcode: &'a str,
+    /// The same in words. Never a secret, a signature or a value from the body.
     errmesg: &'a str,
+    /// Which answer it is: the line in the log has it too.
+    #[schema(pattern = "^[0-9a-f]{8,32}$")]
     erresid: &'a str,
+}
+
+/// An answer as a client would see it.
+pub(crate) struct Shown {
+    /// Status and headers.
+    pub(crate) head: HttpResponse,
+    /// Which error it is.
+    pub(crate) errcode: &'static str,
+    /// The body, JSON.
+    pub(crate) body: Vec<u8>,
 }
 
 impl Error {
@@ -177,6 +201,9 @@ impl Error {
                 facts(401, "E_WEBHOOK_SIGNATURE_ERROR", Some(Outcome::SignatureExpired))
             }
             Self::Signature(_) => facts(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature)),
+            Self::InvalidPayload(InvalidPayload::LargeBatch(_)) => {
+                facts(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge))
+            }
             Self::InvalidPayload(_) => facts(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload)),
             Self::SubscriptionRefused => facts(404, "E_NOT_FOUND", Some(Outcome::Handshake)),
             Self::RateLimited { retry_after_s } => {
@@ -194,6 +221,8 @@ impl Error {
             Self::Admin(AdminRefusal::Missing) => facts(401, "E_ADMIN_FORBIDDEN", None),
             Self::Admin(AdminRefusal::Forbidden) => facts(403, "E_ADMIN_FORBIDDEN", None),
             Self::InvalidRequest(_) => facts(400, "E_INVALID_REQUEST", None),
+            Self::Conflict(_) => facts(409, "E_INVALID_REQUEST", None),
+            Self::CannotRegister => facts(503, "E_REGISTRATION_UNAVAILABLE", None),
             Self::NotFound => facts(404, "E_NOT_FOUND", None),
             Self::MethodNotAllowed { .. } => facts(405, "E_METHOD_NOT_ALLOWED", None),
             Self::Internal => facts(500, "E_INTERNAL", None),
@@ -206,14 +235,30 @@ impl Error {
         let facts = self.facts();
         let erresid = format!("{:012x}", rand::random::<u64>() >> 16);
         self.log(&facts, target, &erresid);
-        let mut response = HttpResponse::build(self.status(&facts, target));
+        let body = self.body(&facts, &erresid).into();
+        self.head(&facts, target).body(Text { left: body, _unread: unread })
+    }
+
+    /// What a client would be answered, for the description of the interface; nothing is logged.
+    pub(crate) fn shown(&self) -> Shown {
+        let facts = self.facts();
+        let body = self.body(&facts, "000000000000");
+        Shown { head: self.head(&facts, None).finish(), errcode: facts.errcode, body }
+    }
+
+    fn head(&self, facts: &Facts, target: Option<&Target>) -> HttpResponseBuilder {
+        let mut response = HttpResponse::build(self.status(facts, target));
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         if let Some(seconds) = facts.retry_after_s {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
         self.more_headers(&mut response);
-        let body = Body { success: false, errcode: facts.errcode, errmesg: &self.to_string(), erresid: &erresid };
-        response.body(Text { left: serde_json::to_vec(&body).unwrap_or_default().into(), _unread: unread })
+        response
+    }
+
+    fn body(&self, facts: &Facts, erresid: &str) -> Vec<u8> {
+        let body = Body { success: false, errcode: facts.errcode, errmesg: &self.to_string(), erresid };
+        serde_json::to_vec(&body).unwrap_or_default()
     }
 
     fn status(&self, facts: &Facts, target: Option<&Target>) -> StatusCode {
@@ -306,4 +351,4 @@ pub(crate) fn retry_after(wait: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -107,7 +107,7 @@ impl Gate {
 
     /// Whether this host's clock cannot be trusted: it differs from Redis's too much, or that is not known yet.
     pub(crate) fn clock_in_doubt(&self) -> Option<Doubt> {
-        match self.health.borrow().skew_ms {
+        match self.health.borrow().skew_now() {
             None => Some(Doubt::NeverCompared),
             Some(skew_ms) if skew_ms.abs() > MAX_SKEW_MS => Some(Doubt::Differs { skew_ms }),
             Some(_) => None,
@@ -214,6 +214,8 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use shared::clock::{Reading, now_ms};
+
     use super::*;
 
     fn durable() -> Durability {
@@ -259,6 +261,15 @@ mod tests {
         assert_eq!(at(Some(5000)), None);
         assert_eq!(at(Some(5001)), Some(Doubt::Differs { skew_ms: 5001 }));
         assert_eq!(at(Some(-5001)), Some(Doubt::Differs { skew_ms: -5001 }));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_since_redis_was_asked_is_in_doubt_at_once() {
+        let hour = 3_600_000;
+        let clock = Some(Reading::new(now_ms() - hour, std::time::Instant::now()));
+        let health = RedisHealth { skew_ms: Some(0), clock, ..RedisHealth::default() };
+        let doubt = gate(health, true, false).clock_in_doubt();
+        assert!(matches!(doubt, Some(Doubt::Differs { skew_ms }) if (skew_ms + hour).abs() < 1_000), "{doubt:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,7 +11,7 @@ use ingress::send_test::Request;
 use ingress::{Config, RunError};
 use mimalloc::MiMalloc;
 use shared::config::{EXIT_CONFIG, Env, report};
-use shared::{shutdown, telemetry};
+use shared::{probe, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -22,6 +23,12 @@ fn main() -> ExitCode {
             Ok(outcome) => print(&outcome.text, outcome.good),
             Err(problems) => fail(report(&problems), EXIT_CONFIG),
         },
+        Some(Tool::Health { ready }) => {
+            match probe::ask(&Env::from_process(), (Ipv4Addr::UNSPECIFIED, 9100).into(), ready) {
+                Ok((good, said)) => print(&said, good),
+                Err(problems) => fail(report(&problems), EXIT_CONFIG),
+            }
+        }
         Some(Tool::SendTest(send)) => match send.prepare(&Env::from_process()) {
             Ok(request) => send_test(request),
             Err(problems) => fail(report(&problems), EXIT_CONFIG),

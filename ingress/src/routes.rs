@@ -2,10 +2,11 @@
 
 use actix_web::web::{self, ServiceConfig};
 
-use crate::handlers::{fallback, handshake, sessions, stats, webhook};
+use crate::handlers::{fallback, handshake, platforms, sessions, stats, webhook};
+use crate::openapi;
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
-const WEBHOOKS: [&str; 4] = [
+pub(crate) const WEBHOOKS: [&str; 4] = [
     "/api/v1/webhooks/{platform}",
     "/webhooks/{platform}",
     "/webhook/{platform}",
@@ -13,7 +14,25 @@ const WEBHOOKS: [&str; 4] = [
 ];
 
 /// Where what became of webhooks is told.
-const METRICS: [&str; 2] = ["/api/v1/webhooks/metrics", "/webhooks/stats"];
+pub(crate) const METRICS: [&str; 2] = ["/api/v1/webhooks/metrics", "/webhooks/stats"];
+
+/// Where it is told where events are.
+pub(crate) const STATS: &str = "/api/v1/webhooks/stats";
+
+/// Where platforms are registered.
+pub(crate) const REGISTER: &str = "/api/v1/webhooks/register";
+
+/// Where it is told what is defined.
+pub(crate) const PLATFORMS: &str = "/api/v1/webhooks/platforms";
+
+/// Where one of them is changed or removed.
+pub(crate) const PLATFORM: &str = "/api/v1/webhooks/platforms/{platform}";
+
+/// Where sessions are announced; at a worker's operational address, where they are shown.
+pub(crate) const SESSION: &str = "/api/v1/sessions/{room_id}";
+
+/// Where all of this is described.
+pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
 /// All routes.
 pub(crate) fn configure(service: &mut ServiceConfig) {
@@ -24,9 +43,21 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
         );
     }
     service.service(
-        web::resource("/api/v1/webhooks/stats")
-            .route(web::get().to(stats::stats))
-            .default_service(web::to(fallback::only_get)),
+        web::resource(STATS).route(web::get().to(stats::stats)).default_service(web::to(fallback::only_get)),
+    );
+    service.service(
+        web::resource(REGISTER)
+            .route(web::post().to(platforms::register))
+            .default_service(web::to(fallback::only_post)),
+    );
+    service.service(
+        web::resource(PLATFORMS).route(web::get().to(platforms::list)).default_service(web::to(fallback::only_get)),
+    );
+    service.service(
+        web::resource(PLATFORM)
+            .route(web::patch().to(platforms::change))
+            .route(web::delete().to(platforms::remove))
+            .default_service(web::to(fallback::only_delete_and_patch)),
     );
     for path in WEBHOOKS {
         service.service(
@@ -37,9 +68,12 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
         );
     }
     service.service(
-        web::resource("/api/v1/sessions/{room_id}")
+        web::resource(SESSION)
             .route(web::put().to(sessions::announce))
             .default_service(web::to(fallback::only_put)),
+    );
+    service.service(
+        web::resource(OPENAPI).route(web::get().to(openapi::serve)).default_service(web::to(fallback::only_get)),
     );
     service.default_service(web::to(fallback::not_found));
 }

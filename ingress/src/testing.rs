@@ -14,18 +14,20 @@ use shared::config::{AdminToken, Env};
 use shared::event::NewEvent;
 use shared::platform::registry::Registry;
 use shared::queue::{Enqueued, Fault, Layout, Queue, RedisHealth, connect};
+use shared::registration::{Live, Sealer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Ingress;
-use crate::directory::{Defaults, Directory, Target};
+use crate::directory::{Current, Defaults, Target};
 use crate::gate::Gate;
 use crate::handlers::stats::Statistics;
-use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline};
+use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline, Waiters};
 
 pub(crate) const SECRET: &str = "test-secret";
 pub(crate) const ADMIN_TOKEN: &str = "test-admin-token";
 pub(crate) const MAX_BODY: usize = 1000;
+pub(crate) const MAX_WAITERS: usize = 3;
 
 /// Platforms beside the bundled ones, of which only `mux` is configured.
 const PLATFORMS: &str = r#"
@@ -46,6 +48,14 @@ enabled = false
 [platforms.zoom]
 secrets = ["env:OTHER", "env:ACME"]
 
+[platforms.waiting]
+secrets = ["env:ACME"]
+wait = "1500ms"
+
+[platforms.held]
+secrets = ["env:ACME"]
+paused = true
+
 [platforms.chat]
 secrets = ["env:ACME"]
 handshake = { kind = "echo" }
@@ -55,7 +65,11 @@ secrets = ["env:ACME"]
 handshake = { kind = "websub", topics = ["https://example.com/feed"] }
 "#;
 
-pub(crate) fn directory() -> Directory {
+pub(crate) fn directory() -> Current {
+    directory_with(|_| None)
+}
+
+pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Current {
     let env = Env::from_pairs([
         ("ACME", SECRET),
         ("OTHER", "another-secret"),
@@ -64,7 +78,7 @@ pub(crate) fn directory() -> Directory {
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
     let defaults = Defaults { layout: Layout::Single, dedup_ttl: Duration::from_secs(60), max_backlog: 100 };
-    Directory::new(&registry, keys, &defaults)
+    Current::new(&registry, keys, defaults, live(&registry))
 }
 
 /// What the queue in memory does with a call.
@@ -93,6 +107,11 @@ impl Memory {
         self.calls.lock().unwrap().iter().flat_map(|(_, events)| events.clone()).collect()
     }
 
+    fn together(&self, group: &[NewEvent]) -> Enqueued {
+        let outcomes: Vec<Enqueued> = group.iter().map(|event| self.outcome(event)).collect();
+        if outcomes.contains(&Enqueued::Accepted) { Enqueued::Accepted } else { Enqueued::Duplicate }
+    }
+
     fn outcome(&self, event: &NewEvent) -> Enqueued {
         let new = event.marker.as_ref().is_none_or(|marker| self.markers.lock().unwrap().insert(marker.clone()));
         if new { Enqueued::Accepted } else { Enqueued::Duplicate }
@@ -100,20 +119,26 @@ impl Memory {
 }
 
 impl Enqueue for Memory {
-    async fn enqueue(&self, target: &Target, events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+    async fn enqueue(&self, target: &Target, groups: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
+        let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
         let call = (target.platform.name.to_string(), events.iter().map(|event| (*event).clone()).collect());
         self.calls.lock().unwrap().push(call);
         match &self.answer {
-            Some(answer) => answer(target, events),
-            None => Ok(events.iter().map(|event| self.outcome(event)).collect()),
+            Some(answer) => answer(target, &events),
+            None => Ok(groups.iter().map(|group| self.together(group)).collect()),
         }
     }
 }
 
 /// Statistics of a Redis that is not there.
 pub(crate) fn statistics(public: bool) -> Statistics {
+    Statistics { queue: nowhere(), public }
+}
+
+/// A Redis that is not there.
+pub(crate) fn nowhere() -> Queue {
     let nowhere = SecretString::from("redis://127.0.0.1:1");
-    Statistics { queue: Queue::new(Layout::Single, connect(&nowhere, false).unwrap()), public }
+    Queue::new(Layout::Single, connect(&nowhere, false).unwrap())
 }
 
 /// An ingress over a [`Memory`].
@@ -122,6 +147,8 @@ pub(crate) struct Fixture {
     pub(crate) memory: Memory,
     /// What is said about Redis.
     pub(crate) redis: watch::Sender<RedisHealth>,
+    /// The order to stop.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Fixture {
@@ -130,19 +157,31 @@ impl Fixture {
     }
 
     pub(crate) fn over(memory: Memory) -> Self {
+        Self::with(memory, directory())
+    }
+
+    /// Where platforms can be registered, but for a Redis that is not there.
+    pub(crate) fn registering(sealer: Sealer) -> Self {
+        let live = |base: &Registry| Live::start(nowhere(), base.clone(), Some(sealer), CancellationToken::new());
+        Self::with(Memory::default(), directory_with(|base| Some(live(base))))
+    }
+
+    fn with(memory: Memory, directory: Current) -> Self {
         let (redis, health) = watch::channel(RedisHealth { up: true, skew_ms: Some(0), ..RedisHealth::default() });
         let (batcher, _) = Batcher::start(memory.clone(), CancellationToken::new());
+        let stop = CancellationToken::new();
         let ingress = Data::new(Ingress {
-            directory: directory(),
+            directory,
             pipeline: Pipeline {
                 bodies: Bodies::new(MAX_BODY, Duration::from_secs(5), 10 * MAX_BODY),
                 gate: Gate::agreed(health, false),
                 batcher,
+                waiters: Waiters::new(nowhere(), MAX_WAITERS, stop.clone()),
             },
             admin_token: Some(AdminToken::new(SecretString::from(ADMIN_TOKEN))),
             statistics: statistics(false),
         });
-        Self { ingress, memory, redis }
+        Self { ingress, memory, redis, stop }
     }
 
     pub(crate) fn redis_away(&self) {

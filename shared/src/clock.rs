@@ -3,7 +3,7 @@
 //! Guarantee: one text form for every instant that leaves the system: RFC 3339 in UTC with milliseconds and `Z`, 24
 //! characters wide, so that texts sort as instants do. What orders *events* is Redis's clock, not this one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -19,6 +19,34 @@ pub fn now_ms() -> Millis {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX))
+}
+
+/// A clock elsewhere, as it was read once. It goes on in true seconds, whatever becomes of this host's clock, so that a
+/// jump of either is seen at once instead of at the next reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    said: Millis,
+    at: Instant,
+}
+
+impl Reading {
+    /// The clock said `said` at `at`.
+    #[must_use]
+    pub fn new(said: Millis, at: Instant) -> Self {
+        Self { said, at }
+    }
+
+    /// What it says now, if nobody has set it since.
+    #[must_use]
+    pub fn now_ms(&self) -> Millis {
+        self.said.saturating_add(Millis::try_from(self.at.elapsed().as_millis()).unwrap_or(Millis::MAX))
+    }
+
+    /// How far it is ahead of this host's clock now.
+    #[must_use]
+    pub fn skew_ms(&self) -> Millis {
+        self.now_ms().saturating_sub(now_ms())
+    }
 }
 
 /// `at` as `2026-01-31T23:59:59.123Z`. Instants outside the years 0 to 9999 are written as the nearest one inside.
@@ -41,6 +69,8 @@ pub fn rfc3339(at: Millis) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -56,6 +86,17 @@ mod tests {
     fn instants_out_of_range_are_clamped() {
         assert_eq!(rfc3339(Millis::MAX), "9999-12-31T23:59:59.999Z");
         assert_eq!(rfc3339(Millis::MIN), "0000-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_reading_goes_on_and_is_compared_with_the_clock_of_now() {
+        let ago = Duration::from_secs(60);
+        let Some(at) = Instant::now().checked_sub(ago) else { return };
+        let reading = Reading::new(now_ms() - 60_000, at);
+        assert!(reading.skew_ms().abs() < 1_000, "{}", reading.skew_ms());
+        // This host's clock was set ahead by an hour since.
+        let reading = Reading::new(now_ms() - 60_000 - 3_600_000, at);
+        assert!((reading.skew_ms() + 3_600_000).abs() < 1_000, "{}", reading.skew_ms());
     }
 
     #[test]

@@ -113,6 +113,8 @@ pub struct NewEvent {
     pub delivery_id: Option<String>,
     /// W3C trace context of the request, if any.
     pub traceparent: Option<String>,
+    /// The channel on which somebody waits for what becomes of it, see [`crate::queue::Reply`].
+    pub reply_to: Option<String>,
 }
 
 /// Digest of an event's identity, which its duplicate marker is named by: SHA-256 over platform and event id, each
@@ -125,6 +127,12 @@ pub fn marker_digest(platform: &str, event_id: &str) -> String {
         hash.update(piece);
     }
     hex::encode(&hash.finalize()[..16])
+}
+
+/// What tells an edited body from any other: its SHA-256, cut to 128 bits, in hex.
+#[must_use]
+pub fn edit_digest(body: &[u8]) -> String {
+    hex::encode(&Sha256::digest(body)[..16])
 }
 
 /// A queued event as a worker reads it.
@@ -150,10 +158,14 @@ pub struct Envelope {
     pub delivery_id: Option<String>,
     /// See [`NewEvent::traceparent`].
     pub traceparent: Option<String>,
+    /// See [`NewEvent::reply_to`].
+    pub reply_to: Option<String>,
     /// When an execution failed first, if one has.
     pub first_failed_at: Option<Millis>,
     /// How often it was replayed from the dead letters.
     pub replays: u32,
+    /// What tells this body from the provider's and from other edits, where an operator has edited it.
+    pub edited: Option<String>,
 }
 
 impl Envelope {
@@ -161,5 +173,11 @@ impl Envelope {
     #[must_use]
     pub fn order(&self) -> OrderKey {
         OrderKey { at: self.occurred_at, origin: self.origin }
+    }
+
+    /// Whether it has been put off or replayed, so that more may be known of it in Redis than its entry.
+    #[must_use]
+    pub fn was_moved(&self) -> bool {
+        self.id != self.origin
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use actix_web::dev::ServerHandle;
 use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpServer, Resource, guard};
+use actix_web::{App, HttpResponse, HttpServer, Resource, Route, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinHandle;
 
@@ -20,6 +20,9 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Media type of the Prometheus text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Media type of the other answers.
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The running operational server.
 #[derive(Debug)]
@@ -67,9 +70,9 @@ pub fn serve_with(
         App::new()
             .app_data(web::Data::new(metrics.clone()))
             .app_data(web::Data::new(readiness.clone()))
-            .service(read_only("/metrics").to(render))
-            .service(read_only("/live").to(|| async { HttpResponse::Ok().body("live\n") }))
-            .service(read_only("/ready").to(ready))
+            .service(read_only("/metrics", web::to(render)))
+            .service(read_only("/live", web::to(|| async { HttpResponse::Ok().content_type(TEXT).body("live\n") })))
+            .service(read_only("/ready", web::to(ready)))
             .configure(routes.clone())
     })
     .workers(1)
@@ -84,8 +87,16 @@ pub fn serve_with(
 }
 
 /// Probes ask with HEAD as well as with GET.
-fn read_only(path: &str) -> Resource {
-    web::resource(path).guard(guard::Any(guard::Get()).or(guard::Head()))
+fn read_only(path: &str, route: Route) -> Resource {
+    let reading = guard::Any(guard::Get()).or(guard::Head());
+    web::resource(path).route(route.guard(reading)).default_service(web::to(only_reading))
+}
+
+async fn only_reading() -> HttpResponse {
+    HttpResponse::MethodNotAllowed()
+        .insert_header((header::ALLOW, "GET, HEAD"))
+        .content_type(TEXT)
+        .body("only GET and HEAD are allowed here\n")
 }
 
 async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
@@ -94,8 +105,8 @@ async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
 
 async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
     match readiness() {
-        Ok(()) => HttpResponse::Ok().body("ready\n"),
-        Err(reason) => HttpResponse::ServiceUnavailable().body(format!("not ready: {reason}\n")),
+        Ok(()) => HttpResponse::Ok().content_type(TEXT).body("ready\n"),
+        Err(reason) => HttpResponse::ServiceUnavailable().content_type(TEXT).body(format!("not ready: {reason}\n")),
     }
 }
 
@@ -143,7 +154,8 @@ mod tests {
 
         assert_eq!(get(address, "/live").await.0, 200);
         assert_eq!(ask("HEAD", address, "/live").await.0, 200);
-        assert_eq!(ask("POST", address, "/live").await.0, 404);
+        let (status, answer) = ask("POST", address, "/live").await;
+        assert_eq!((status, answer.contains("allow: GET, HEAD")), (405, true), "{answer}");
         let (status, answer) = get(address, "/ready").await;
         assert_eq!(status, 503);
         assert!(answer.ends_with("not ready: redis is away\n"), "{answer}");

@@ -90,3 +90,27 @@ async fn no_log_line_holds_a_secret_a_signature_or_a_body() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_commands_say_what_the_routes_say() {
+    let mut stack = Stack::builder().start().await;
+    let ask = async |stack: &Stack, name: &str, words: &[&str]| {
+        let role = if name == "ingress" { &stack.ingresses[0] } else { &stack.workers[0] };
+        let program = stack.program(name).env("OPS_BIND", role.ops.trim_start_matches("http://"));
+        program.arg("health").args(words).run(SOON).await
+    };
+    for name in ["ingress", "worker"] {
+        let ready = ask(&stack, name, &["--ready"]).await;
+        assert_eq!((ready.code, ready.stdout.as_str()), (Some(0), "ready\n"), "{ready:?}");
+    }
+    stack.redis.kill();
+    stack.ingresses[0].health("/ready", 503, SOON).await;
+    stack.workers[0].health("/ready", 503, SOON).await;
+    for name in ["ingress", "worker"] {
+        let ready = ask(&stack, name, &["--ready"]).await;
+        assert_eq!(ready.code, Some(1), "{ready:?}");
+        assert!(ready.stdout.starts_with("not ready: Redis does not answer"), "{ready:?}");
+        let live = ask(&stack, name, &[]).await;
+        assert_eq!((live.code, live.stdout.as_str()), (Some(0), "live\n"), "{live:?}");
+    }
+}

@@ -25,29 +25,48 @@ macro_rules! on_both {
 }
 
 mod accept;
+mod alerts;
+mod balancer;
 mod body_limits;
 mod check_platform;
 mod compression;
 mod crash;
 mod database_outage;
 mod dead_letters;
+mod dlq_edit;
+mod dlq_export;
+mod dlq_memory;
+mod dlq_purge;
 mod dlq_tool;
+mod dlq_watch;
+mod draining;
 mod duplicates;
 mod forgery;
 mod health;
 mod limits;
+mod limits_across;
+mod malformed;
 mod missing_session;
+mod openapi;
 mod ordering;
+mod own_provider;
+mod pipelined;
 mod poison;
 mod providers;
 mod realcast;
 mod redis_outage;
 mod refusals;
+mod registration;
+mod registration_rolling;
+mod retention;
+mod rotation;
 mod sessions;
 mod shutdown;
 mod start;
 mod statistics;
 mod streamgank;
+mod twitch_batch;
+mod wait;
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ async fn platforms_unknown_disabled_and_unconfigured() {
     let sender = stack.sender();
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
     let to = |platform: &str| sign::generic(platform, ACME_SECRET, body.as_bytes());
-    for name in ["unheard-of", "sessions", "register", "MUX", "mux%00", "mux%20", "m%C3%BCx"] {
+    for name in ["unheard-of", "sessions", "out", "MUX", "mux%00", "mux%20", "m%C3%BCx"] {
         sender.send(&to(name)).await.expect_error(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM");
     }
     sender.send(&to("off")).await.expect_error(403, "E_WEBHOOK_PLATFORM_DISABLED");

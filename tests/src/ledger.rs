@@ -1,4 +1,13 @@
 //! The proof of no loss: every id that was answered with 2xx is somewhere, and at rest in exactly one place.
+//!
+//! [`Ledger`] counts places, for tests of one behaviour. For whole systems under load and failures there is more:
+//! [`oracle`] remembers what was sent and promised, [`found`] and [`watch`] read what is there and how it came about, and
+//! [`judge`] compares both through the sequential [`model`](crate::model).
+
+pub mod found;
+pub mod judge;
+pub mod oracle;
+pub mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +16,8 @@ use crate::sender::Answer;
 use crate::stack::Stack;
 
 /// Where an event is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Place {
     /// In the database's ledger.
     Database,

@@ -7,13 +7,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod admin;
 pub mod database;
+pub mod generator;
 pub mod guide;
 pub mod ledger;
+pub mod model;
 pub mod poll;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod redis;
 pub mod role;
 pub mod sender;

@@ -13,6 +13,7 @@ const READY: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
     settings: Vec<(String, String)>,
+    env: Vec<(String, String)>,
 }
 
 impl RedisOptions {
@@ -33,6 +34,13 @@ impl RedisOptions {
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A variable of the server's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
         self
     }
 }
@@ -62,6 +70,9 @@ impl RedisServer {
         let chosen = options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in fixed.chain(more).chain(chosen) {
             program = program.arg(format!("--{name}")).arg(value);
+        }
+        for (name, value) in &options.env {
+            program = program.env(name, value);
         }
         let mut server = Self { port, program, process: None, folder };
         server.restart().await;

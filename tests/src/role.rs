@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::poll;
 use crate::process::Process;
-use crate::sender::Sender;
+use crate::sender::{Sender, http};
 
 /// A process with a health address.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Role {
 
     /// The status of `path` at the ops address, if it answers.
     pub async fn probe(&self, path: &str) -> Option<u16> {
-        let request = reqwest::Client::new().get(format!("{}{path}", self.ops)).timeout(Duration::from_secs(3));
+        let request = http(Duration::from_secs(3)).get(format!("{}{path}", self.ops));
         request.send().await.ok().map(|answer| answer.status().as_u16())
     }
 

@@ -107,6 +107,18 @@ impl Answer {
     }
 }
 
+/// An HTTP client that waits for an answer as long as `timeout`.
+///
+/// # Panics
+/// When none can be made.
+#[must_use]
+pub fn http(timeout: Duration) -> reqwest::Client {
+    // The client asks for one even where nothing is encrypted; whoever was first has the same. Reading the system's
+    // certificates for each client would take longer than most requests.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().timeout(timeout).tls_certs_only(None).build().expect("an HTTP client")
+}
+
 /// A client of one ingress, signing with the stacks' secrets.
 #[derive(Clone, Debug)]
 pub struct Sender {
@@ -121,8 +133,7 @@ impl Sender {
     /// When no HTTP client can be made.
     #[must_use]
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(35)).build().expect("an HTTP client");
-        Self { http, base: base.to_owned() }
+        Self { http: http(Duration::from_secs(35)), base: base.to_owned() }
     }
 
     /// Sends by POST.

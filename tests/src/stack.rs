@@ -43,6 +43,7 @@ pub struct Builder {
     ingresses: usize,
     workers: usize,
     kind: Kind,
+    database_folder: Option<PathBuf>,
     platforms: String,
     env: Vec<(String, String)>,
     ingress_env: Vec<(String, String)>,
@@ -81,6 +82,7 @@ impl Default for Builder {
             ingresses: 1,
             workers: 1,
             kind: Kind::Sqlite,
+            database_folder: None,
             platforms: String::new(),
             env: pairs(&[("RUST_LOG", "info"), ("SHUTDOWN_GRACE_MS", "5000")]),
             ingress_env: pairs(&[
@@ -146,6 +148,13 @@ impl Builder {
         self
     }
 
+    /// Where the file of [`Kind::Sqlite`] lies; default: in the stack's own folder.
+    #[must_use]
+    pub fn database_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.database_folder = Some(folder.into());
+        self
+    }
+
     /// TOML that is added to the stack's `PLATFORMS_FILE` (which defines `acme`, a `generic` with a high limit).
     #[must_use]
     pub fn platforms(mut self, toml: &str) -> Self {
@@ -202,7 +211,10 @@ impl Builder {
         let redis = RedisServer::start(self.redis.clone()).await;
         let proxy = if self.proxied { Some(TcpProxy::start(&redis.address()).await) } else { None };
         let (database, postgres) = match self.kind {
-            Kind::Sqlite => (Database::Sqlite(folder.path().join("tributary.db")), None),
+            Kind::Sqlite => {
+                let chosen = self.database_folder.as_deref().unwrap_or(folder.path());
+                (Database::Sqlite(chosen.join("tributary.db")), None)
+            }
             Kind::Postgres => (Database::Postgres(postgres::shared().await.database().await), None),
             Kind::OwnPostgres => {
                 let server = PostgresServer::start(PostgresOptions { fsync: true, ..Default::default() }).await;

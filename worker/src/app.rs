@@ -13,6 +13,7 @@ use shared::metrics::{self, DatabaseMetrics, DependencyMetrics};
 use shared::ops;
 use shared::platform::registry::Registry;
 use shared::queue::{Connection, Layout, Monitor, Queue, Reader, blocking_connection, connect};
+use shared::registration::Live;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::WorkerConfig;
 use crate::consumer::{self, claimer, inflight::InFlight, reader};
 use crate::identity::Lease;
+use crate::lanes::Lanes;
 use crate::routes;
 use crate::store::{OpenError, Store, StoreOptions};
-use crate::worker::{Lane, Worker};
-use crate::{identity, retry, upkeep};
+use crate::worker::Worker;
+use crate::{identity, registrations, retention, retry, upkeep};
 
 /// Batches that may wait for the consume loop; what is held is bounded by the in-flight set.
 const BATCHES: usize = 256;
@@ -69,7 +71,9 @@ pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationTo
     let result = match start(&config, &platforms, &stop).await? {
         Some((worker, redis, lease)) => {
             let _ = started.set(Arc::clone(&worker));
-            work(worker, redis, lease, config.common.shutdown_grace).await
+            // Workers verify nothing, so they open no secret.
+            let live = Live::start(worker.queue.clone(), platforms, None, stop.clone());
+            work(worker, redis, lease, live, config.common.shutdown_grace).await
         }
         None => Ok(()),
     };
@@ -111,7 +115,10 @@ async fn start(
     let redis = Monitor::new(queue.clone()).spawn(stop.clone());
     let strict = config.common.durability == DurabilityMode::Strict;
 
+    // Shown as down from the start, or a worker that waits for its database would raise no alert.
+    let database_metrics = DatabaseMetrics::new();
     let Some(store) = open_store(config, stop).await? else { return Ok(None) };
+    database_metrics.database_up(true);
     if strict && !durable(&store, stop).await {
         return Err(Fatal::Configuration(
             "DATABASE_URL: DURABILITY=strict needs a database with fsync on".to_owned(),
@@ -120,11 +127,9 @@ async fn start(
     let Some(()) = identity::agree(&queue, &store, config.adopt_database, stop).await? else { return Ok(None) };
     let Some(lease) = identity::take_name(&config.name, &queue, stop).await? else { return Ok(None) };
 
-    let database_metrics = DatabaseMetrics::new();
     let back_at = AtomicI64::new(shared::clock::now_ms() + redis.borrow().skew_ms.unwrap_or(0));
-    database_metrics.database_up(true);
     let worker = Arc::new(Worker {
-        lanes: platforms.iter().map(|platform| Arc::new(Lane::new(Arc::clone(platform), &queue))).collect(),
+        lanes: Lanes::new(platforms, &queue),
         queue,
         store,
         rescheduled: Notify::new(),
@@ -132,6 +137,7 @@ async fn start(
         policy: config.policy,
         consumer: lease.name.clone(),
         dlq_max_len: config.dlq_max_len,
+        retention: config.retention.clone(),
         claim_idle: config.claim_idle,
         strict,
         redis,
@@ -140,11 +146,11 @@ async fn start(
         database_metrics,
         stop: stop.clone(),
     });
-    for lane in &worker.lanes {
+    for lane in worker.lanes.all().iter() {
         // A failure here is repaired by the reader.
         let _ = reader::ensure_group(&worker, lane).await;
     }
-    tracing::info!(consumer = worker.consumer, platforms = worker.lanes.len(), "working");
+    tracing::info!(consumer = worker.consumer, platforms = worker.lanes.all().len(), "working");
     Ok(Some((worker, reader, lease)))
 }
 
@@ -186,7 +192,7 @@ async fn open_store(config: &WorkerConfig, stop: &CancellationToken) -> Result<O
 }
 
 /// Runs every loop until the worker is to stop, then winds down.
-async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, grace: Duration) -> Result<(), Fatal> {
+async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, live: Live, grace: Duration) -> Result<(), Fatal> {
     let (batches, received) = mpsc::channel(BATCHES);
     let finished = CancellationToken::new();
     let mut side = JoinSet::new();
@@ -197,7 +203,18 @@ async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, grace: Duration)
     side.spawn(upkeep::show_depths(Arc::clone(&worker)));
     side.spawn(upkeep::find_unhandled(Arc::clone(&worker)));
     side.spawn(upkeep::tidy(Arc::clone(&worker)));
-    side.spawn(retry::run(Arc::clone(&worker)));
+    side.spawn(retention::run(Arc::clone(&worker)));
+    side.spawn(registrations::follow(Arc::clone(&worker), live.clone()));
+    side.spawn(registrations::retire(Arc::clone(&worker), live));
+    // Nothing is touched before it is known what is paused.
+    let (known_done, mut known_seen) = watch::channel(false);
+    side.spawn({
+        let worker = Arc::clone(&worker);
+        async move {
+            let _ = known_seen.wait_for(|done| *done).await;
+            retry::run(worker).await;
+        }
+    });
 
     let mut loops = JoinSet::new();
     loops.spawn(consumer::run(Arc::clone(&worker), received));
@@ -213,6 +230,8 @@ async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, grace: Duration)
     loops.spawn({
         let worker = Arc::clone(&worker);
         async move {
+            registrations::known(&worker).await;
+            known_done.send_replace(true);
             claimer::own_pending(&worker, &batches).await;
             own_done.send_replace(true);
             reader::run(worker, redis, batches).await;

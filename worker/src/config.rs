@@ -8,6 +8,7 @@ use shared::config::{CommonConfig, Env, Problem};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::consumer::outcome::Policy;
+use crate::retention::Retention;
 
 /// Longest `WORKER_NAME`, in bytes.
 const MAX_NAME_BYTES: usize = 100;
@@ -27,6 +28,8 @@ pub struct WorkerConfig {
     pub claim_idle: Duration,
     /// `DLQ_MAX_LEN`: dead letters kept per platform.
     pub dlq_max_len: u64,
+    /// `EVENTS_RETENTION_DAYS`, `DLQ_RETENTION_DAYS`, `DLQ_ARCHIVE_DIR`.
+    pub retention: Retention,
     /// `--adopt-database`: make the database at hand the one that this Redis belongs to.
     pub adopt_database: bool,
 }
@@ -55,6 +58,7 @@ impl WorkerConfig {
             // Holders renew three times in this span, so less would take work from those who are at it.
             claim_idle: env.millis("CLAIM_IDLE_MS", 30_000, 1_000..=3_600_000),
             dlq_max_len: env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX)),
+            retention: Retention::read(env),
             adopt_database,
         };
         refuse_what_is_not_there(env);
@@ -86,13 +90,8 @@ fn host_name() -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// Better to refuse than to let an operator believe that retention or forwarding is on.
+/// Better to refuse than to let an operator believe that forwarding is on.
 fn refuse_what_is_not_there(env: &Env) {
-    for variable in ["EVENTS_RETENTION_DAYS", "DLQ_RETENTION_DAYS", "DLQ_ARCHIVE_DIR"] {
-        if env.opt(variable).is_some() {
-            env.problem(variable, "is not available in this version; unset it (everything is kept)");
-        }
-    }
     for variable in ["WEBHOOK_URLS", "DISCORD_WEBHOOK_URL"] {
         if env.opt(variable).is_some() {
             env.problem(variable, "is not available in this version; unset it (nothing is forwarded)");
@@ -113,6 +112,7 @@ mod tests {
         assert_eq!(config.policy.missing_session_wait, Duration::from_secs(60));
         assert_eq!(config.claim_idle, Duration::from_secs(30));
         assert_eq!(config.dlq_max_len, 1_000_000);
+        assert_eq!(config.retention, Retention::default());
         assert_eq!(config.common.ops_bind.port(), 9101);
     }
 
@@ -123,7 +123,7 @@ mod tests {
             ("MAX_ATTEMPTS", "0"),
             ("RETRY_BASE_MS", "60000"),
             ("CLAIM_IDLE_MS", "soon"),
-            ("DLQ_RETENTION_DAYS", "7"),
+            ("DLQ_RETENTION_DAYS", "0"),
             ("WEBHOOK_URLS", "https://example.com/hook"),
         ]);
         let problems = WorkerConfig::read(&env, false).unwrap_err();

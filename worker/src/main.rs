@@ -1,11 +1,12 @@
 //! The worker's command line: configuration, telemetry, run until a signal, exit status.
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use shared::config::{EXIT_CONFIG, Env, report};
 use shared::platform::registry::Registry;
-use shared::{shutdown, telemetry};
+use shared::{probe, shutdown, telemetry};
 use worker::app::{self, Fatal};
 use worker::config::WorkerConfig;
 
@@ -18,12 +19,25 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// the session database, retries what has to wait, and moves what cannot be applied to the dead letters
 /// (see dlq-tool). Run as many as you like; with SQLite all of them on one machine.
 #[derive(Parser)]
-#[command(version, after_help = HELP)]
+#[command(version, after_help = HELP, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Cli {
     /// Make this session database the one that this Redis belongs to, and start. Only when it is meant to take over:
     /// events that took effect in the former database would take effect again here.
     #[arg(long)]
     adopt_database: bool,
+    /// Instead of working.
+    #[command(subcommand)]
+    tool: Option<Tool>,
+}
+
+#[derive(Subcommand)]
+enum Tool {
+    /// Asks the worker on this host (at OPS_BIND) how it is, for containers; exit status 0: well
+    Health {
+        /// Whether it can do its work now (/ready), not only whether it runs (/live)
+        #[arg(long)]
+        ready: bool,
+    },
 }
 
 const HELP: &str = "\
@@ -31,14 +45,19 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
   REDIS_URL                redis://127.0.0.1:6379
   DATABASE_URL             sqlite://tributary.db, or postgres://user:password@host/database
   PLATFORMS_FILE           platform definitions (TOML); secrets in it need not resolve here
-  OPS_BIND                 0.0.0.0:9101: /metrics, /live, /ready, GET /api/v1/sessions/{room_id}
-  ADMIN_TOKEN              for the session route; without it the route answers 403
+  SECRETS_KEY              not needed here: ingress opens the secrets of registered platforms
+  OPS_BIND                 0.0.0.0:9101: /metrics, /live, /ready, GET /api/v1/sessions/{room_id},
+                           GET /api/v1/webhooks/{platform}/events/{event_id}
+  ADMIN_TOKEN              for these two routes; without it they answer 403
   WORKER_NAME              host name; a slot number is added
   MAX_ATTEMPTS             5 executions in all
   RETRY_BASE_MS            1000, doubling up to RETRY_MAX_MS (30000), with jitter
   MISSING_SESSION_WAIT_MS  60000: how long an event waits for its session
   CLAIM_IDLE_MS            30000: when a dead worker's events are taken over
   DLQ_MAX_LEN              1000000 dead letters per platform
+  DLQ_RETENTION_DAYS       for ever; older dead letters are written to DLQ_ARCHIVE_DIR, then removed
+  DLQ_ARCHIVE_DIR          none: dead letters stay, however old; how many are overdue is reported
+  EVENTS_RETENTION_DAYS    for ever; older rows of webhook_events are deleted, unless a dead letter needs them
   DURABILITY               warn, or strict: not ready unless Redis has appendfsync always and noeviction
   SHUTDOWN_GRACE_MS        25000, on SIGTERM and SIGINT
   LOG_FORMAT, RUST_LOG     text or json; info
@@ -49,6 +68,9 @@ Exit status: 0 stopped in order, 1 failed, 2 configuration.";
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let env = Env::from_process();
+    if let Some(Tool::Health { ready }) = cli.tool {
+        return health(&env, ready);
+    }
     let mut problems = Vec::new();
     let config = WorkerConfig::read(&env, cli.adopt_database).map_err(|found| problems.extend(lines(&found))).ok();
     let file = env.opt("PLATFORMS_FILE").map(std::path::PathBuf::from);
@@ -74,6 +96,18 @@ async fn main() -> ExitCode {
             tracing::error!(error = worker::consumer::chain(&error), "failed");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn health(env: &Env, ready: bool) -> ExitCode {
+    use std::io::Write;
+    match probe::ask(env, (Ipv4Addr::UNSPECIFIED, 9101).into(), ready) {
+        Ok((good, said)) => {
+            // A reader that has gone has seen what it wanted.
+            let _ = writeln!(std::io::stdout(), "{said}");
+            ExitCode::from(u8::from(!good))
+        }
+        Err(problems) => refuse(&report(&problems)),
     }
 }
 

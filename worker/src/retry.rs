@@ -2,11 +2,15 @@
 //!
 //! Guarantee: the loop ends only when the worker is to stop; whatever fails is logged and tried again. Any number of
 //! workers may run it: each move is one script. A retry is promoted when it is due by Redis's clock; those that another
-//! worker scheduled and left behind are found by looking at every platform now and then.
+//! worker scheduled and left behind are found by looking at every platform now and then. Those of a paused platform stay
+//! until it is resumed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use shared::platform::PlatformName;
 
 use crate::worker::{Lane, Worker};
 
@@ -21,22 +25,25 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
 /// Promotes until the worker is to stop.
 pub async fn run(worker: Arc<Worker>) {
-    let mut due: Vec<Option<Instant>> = vec![None; worker.lanes.len()];
+    let mut due: HashMap<PlatformName, Instant> = HashMap::new();
     let mut all_seen: Option<Instant> = None;
     loop {
         let look_at_all = all_seen.is_none_or(|at| at.elapsed() >= LOOK_AT_ALL);
-        for (lane, due) in worker.lanes.iter().zip(&mut due) {
+        let lanes = worker.lanes.all();
+        due.retain(|name, _| lanes.iter().any(|lane| lane.name() == name && !lane.is_paused()));
+        for lane in lanes.iter().filter(|lane| !lane.is_paused()) {
             let hinted = lane.rescheduled.swap(false, Ordering::Relaxed);
-            let look = look_at_all || hinted || due.is_some_and(|at| at <= Instant::now());
-            if look && !lane.platform.paused {
-                *due = promote(&worker, lane).await.map(|in_time| Instant::now() + in_time);
+            if look_at_all || hinted || due.get(lane.name()).is_some_and(|at| *at <= Instant::now()) {
+                match promote(&worker, lane).await {
+                    Some(in_time) => due.insert(lane.name().clone(), Instant::now() + in_time),
+                    None => due.remove(lane.name()),
+                };
             }
         }
         if look_at_all {
             all_seen = Some(Instant::now());
         }
-        let next =
-            due.iter().flatten().min().map_or(LOOK_AT_ALL, |at| at.saturating_duration_since(Instant::now()));
+        let next = due.values().min().map_or(LOOK_AT_ALL, |at| at.saturating_duration_since(Instant::now()));
         tokio::select! {
             () = worker.stop.cancelled() => return,
             () = worker.rescheduled.notified() => {}

@@ -1,8 +1,10 @@
 //! What a worker answers at its operational address beside the operational routes.
 
+mod events;
+
 use std::sync::{Arc, OnceLock};
 
-use actix_web::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use actix_web::http::header::{ALLOW, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
@@ -13,38 +15,58 @@ use crate::worker::Worker;
 /// The worker, once it has started.
 pub type Started = Arc<OnceLock<Arc<Worker>>>;
 
-/// Adds `GET /api/v1/sessions/{room_id}`: a session's row, for those with the admin token.
+/// Adds the routes about sessions and events, for those with the admin token.
 pub fn configure(config: &mut ServiceConfig, started: Started, token: Option<AdminToken>) {
+    let only_get = || async {
+        let mut response = error(405, "E_METHOD_NOT_ALLOWED", "only GET is allowed here");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+        response
+    };
     config
         .app_data(Data::new(started))
         .app_data(Data::new(token))
         .service(
-            web::resource("/api/v1/sessions/{room_id}").route(web::get().to(session)).default_service(web::to(
-                || async { error(405, "E_METHOD_NOT_ALLOWED", "only GET is allowed here") },
-            )),
+            web::resource("/api/v1/sessions/{room_id}")
+                .route(web::get().to(session))
+                .default_service(web::to(only_get)),
+        )
+        .service(
+            web::resource("/api/v1/webhooks/{platform}/events/{event_id}")
+                .route(web::get().to(events::event))
+                .default_service(web::to(only_get)),
         )
         .default_service(web::to(|| async { error(404, "E_NOT_FOUND", "no such route") }));
 }
 
+/// The worker, for those with the admin token; for others, the answer.
+fn admitted<'s>(
+    request: &HttpRequest,
+    started: &'s Started,
+    token: &Option<AdminToken>,
+) -> Result<&'s Arc<Worker>, Box<HttpResponse>> {
+    let presented = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    match AdminToken::authorize(token.as_ref(), presented) {
+        Ok(()) => started.get().ok_or_else(|| error(500, "E_INTERNAL", "starting").into()),
+        Err(refusal @ AdminRefusal::Missing) => {
+            let mut response = error(401, "E_ADMIN_FORBIDDEN", &refusal.to_string());
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            Err(response.into())
+        }
+        Err(refusal) => Err(error(403, "E_ADMIN_FORBIDDEN", &refusal.to_string()).into()),
+    }
+}
+
+/// `GET /api/v1/sessions/{room_id}`: a session's row.
 async fn session(
     request: HttpRequest,
     room: Path<String>,
     started: Data<Started>,
     token: Data<Option<AdminToken>>,
 ) -> HttpResponse {
-    let presented = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    match AdminToken::authorize(token.get_ref().as_ref(), presented) {
-        Ok(()) => {}
-        Err(refusal @ AdminRefusal::Missing) => {
-            let mut response = error(401, "E_ADMIN_FORBIDDEN", &refusal.to_string());
-            response
-                .headers_mut()
-                .insert(WWW_AUTHENTICATE, actix_web::http::header::HeaderValue::from_static("Bearer"));
-            return response;
-        }
-        Err(refusal) => return error(403, "E_ADMIN_FORBIDDEN", &refusal.to_string()),
-    }
-    let Some(worker) = started.get() else { return error(500, "E_INTERNAL", "starting") };
+    let worker = match admitted(&request, &started, &token) {
+        Ok(worker) => worker,
+        Err(refused) => return *refused,
+    };
     match worker.store.session(&room).await {
         Ok(Some(row)) => HttpResponse::Ok().json(row),
         Ok(None) => error(404, "E_NOT_FOUND", "no such session"),

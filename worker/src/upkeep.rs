@@ -2,12 +2,13 @@
 //!
 //! Guarantee: none of it is needed for an event to be processed, and none of it ends before the worker is to stop.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use shared::event::StreamId;
-use shared::metrics::DependencyMetrics;
+use shared::metrics::{DependencyMetrics, QueueMetrics};
+use shared::platform::PlatformName;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::identity;
@@ -19,6 +20,8 @@ const DATABASE_UP_EVERY: Duration = Duration::from_secs(10);
 const DEPTHS_EVERY: Duration = Duration::from_secs(5);
 /// How often platforms without a definition are looked for.
 const INDEX_EVERY: Duration = Duration::from_secs(30);
+/// How soon a platform that was registered is known here.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// How often a few entries per platform are looked at for orphans.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often, and from which idle time on, consumers with nothing pending are forgotten.
@@ -73,13 +76,24 @@ pub async fn watch_redis(worker: Arc<Worker>, metrics: DependencyMetrics) {
 
 /// Shows how full every platform is.
 pub async fn show_depths(worker: Arc<Worker>) {
+    let mut shown: HashMap<PlatformName, QueueMetrics> = HashMap::new();
     let mut ticks = interval(DEPTHS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        for lane in &worker.lanes {
+        let lanes = worker.lanes.all();
+        // What is gone shows nothing any more, instead of what it was last.
+        shown.retain(|name, depth| {
+            let there = lanes.iter().any(|lane| lane.name() == name);
+            if !there {
+                depth.clear();
+            }
+            there
+        });
+        for lane in lanes.iter() {
+            shown.entry(lane.name().clone()).or_insert_with(|| lane.depth.clone());
             let Ok(depth) = worker.queue.depth(&lane.keys).await else { continue };
             lane.depth.depth(depth.backlog, depth.pending, depth.retrying, depth.dead_letters);
-            let age = if lane.platform.paused { None } else { depth.oldest_age_ms() };
+            let age = if lane.is_paused() { None } else { depth.oldest_age_ms() };
             lane.depth.oldest_age(Duration::from_millis(age.unwrap_or(0)));
             if depth.dead_letters < worker.dlq_max_len {
                 lane.depth.dead_letters_full(false);
@@ -88,20 +102,31 @@ pub async fn show_depths(worker: Arc<Worker>) {
     }
 }
 
-/// Looks for platforms that have unfinished events and no definition here: they are reported and never acked.
+/// Looks for platforms that have unfinished events and no definition here: they are reported and never acked. Begins when
+/// registrations have been read, since those that were registered are not among them.
 pub async fn find_unhandled(worker: Arc<Worker>) {
-    let known: HashSet<_> = worker.lanes.iter().map(|lane| lane.name().clone()).collect();
+    if worker.stop.run_until_cancelled(worker.lanes.changes().complete()).await.is_none() {
+        return;
+    }
     let mut ticks = interval(INDEX_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let Ok(index) = worker.queue.platforms().await else { continue };
+        let known = |name: &PlatformName| worker.lanes.all().iter().any(|lane| lane.name() == name);
+        let mut unknown: Vec<_> = index.into_iter().filter(|name| !known(name)).collect();
+        // One that was registered a moment ago is known by then.
+        if !unknown.is_empty() && worker.stop.run_until_cancelled(tokio::time::sleep(KNOWN_WITHIN)).await.is_none()
+        {
+            return;
+        }
+        unknown.retain(|name| !known(name));
         let mut unhandled = 0;
-        for name in index.iter().filter(|name| !known.contains(*name)) {
+        for name in &unknown {
             let depth = worker.queue.depth(&worker.queue.keys(name)).await.unwrap_or_default();
             if depth.length > 0 {
                 unhandled += 1;
                 tracing::error!(platform = %name, events = depth.length,
-                    "events of a platform that this worker has no definition for; add it to PLATFORMS_FILE");
+                    "events of a platform that this worker has no definition for; add it to PLATFORMS_FILE, or register it");
             }
         }
         worker.database_metrics.unhandled_platforms(unhandled);
@@ -110,14 +135,19 @@ pub async fn find_unhandled(worker: Arc<Worker>) {
 
 /// Puts orphans back and forgets consumers that are gone.
 pub async fn tidy(worker: Arc<Worker>) {
-    let mut cursors: Vec<Option<StreamId>> = vec![None; worker.lanes.len()];
+    let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
     let mut reaped: Option<Instant> = None;
     let mut ticks = interval(SWEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let reap = reaped.is_none_or(|at| at.elapsed() >= REAP_EVERY);
-        for (lane, cursor) in worker.lanes.iter().zip(&mut cursors) {
-            sweep(&worker, lane, cursor).await;
+        let lanes = worker.lanes.all();
+        cursors.retain(|name, _| lanes.iter().any(|lane| lane.name() == name));
+        for lane in lanes.iter() {
+            match sweep(&worker, lane, cursors.get(lane.name()).copied()).await {
+                Some(cursor) => cursors.insert(lane.name().clone(), cursor),
+                None => cursors.remove(lane.name()),
+            };
             if reap && let Err(fault) = worker.queue.reap_consumers(&lane.keys, REAP_IDLE).await {
                 tracing::debug!(platform = %lane.name(), error = %fault, "consumers not looked through");
             }
@@ -128,17 +158,21 @@ pub async fn tidy(worker: Arc<Worker>) {
     }
 }
 
-async fn sweep(worker: &Worker, lane: &Lane, cursor: &mut Option<StreamId>) {
-    match worker.queue.sweep_orphans(&lane.keys, *cursor).await {
+/// Looks at a few entries after `cursor`; says where to go on.
+async fn sweep(worker: &Worker, lane: &Lane, cursor: Option<StreamId>) -> Option<StreamId> {
+    match worker.queue.sweep_orphans(&lane.keys, cursor).await {
         Ok(swept) => {
-            *cursor = swept.cursor;
             if swept.rescheduled > 0 {
                 lane.metrics.orphans(swept.rescheduled);
                 lane.rescheduled.store(true, std::sync::atomic::Ordering::Relaxed);
                 worker.rescheduled.notify_one();
                 tracing::error!(platform = %lane.name(), entries = swept.rescheduled, "orphans were put back");
             }
+            swept.cursor
         }
-        Err(fault) => tracing::debug!(platform = %lane.name(), error = %fault, "orphans not looked for"),
+        Err(fault) => {
+            tracing::debug!(platform = %lane.name(), error = %fault, "orphans not looked for");
+            cursor
+        }
     }
 }

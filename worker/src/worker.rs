@@ -1,60 +1,22 @@
 //! What every loop of a worker shares: its platforms, its queue, its database, and what it holds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use shared::clock;
 use shared::event::Millis;
-use shared::metrics::{DatabaseMetrics, QueueMetrics, WorkerMetrics};
-use shared::platform::{Platform, PlatformName};
-use shared::queue::{Entry, PlatformKeys, Queue, RedisHealth};
+use shared::metrics::DatabaseMetrics;
+use shared::queue::{Entry, Queue, RedisHealth};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::inflight::{InFlight, Weight};
+use crate::consumer::inflight::InFlight;
 use crate::consumer::outcome::Policy;
+pub use crate::lanes::Lane;
+use crate::lanes::Lanes;
+use crate::retention::Retention;
 use crate::store::Store;
-
-/// One platform, as a worker serves it.
-pub struct Lane {
-    /// Its definition.
-    pub platform: Arc<Platform>,
-    /// Its keys.
-    pub keys: PlatformKeys,
-    /// What is counted for it.
-    pub metrics: WorkerMetrics,
-    /// How full it is.
-    pub depth: QueueMetrics,
-    /// What its entries weigh.
-    pub weight: Weight,
-    /// This worker has put something into its retry set.
-    pub rescheduled: AtomicBool,
-}
-
-impl Lane {
-    /// A lane for `platform`.
-    pub fn new(platform: Arc<Platform>, queue: &Queue) -> Self {
-        Self {
-            keys: queue.keys(&platform.name),
-            metrics: WorkerMetrics::new(&platform.name),
-            depth: QueueMetrics::new(&platform.name),
-            weight: Weight::default(),
-            rescheduled: AtomicBool::new(false),
-            platform,
-        }
-    }
-
-    /// The platform's name.
-    pub fn name(&self) -> &PlatformName {
-        &self.platform.name
-    }
-
-    /// What log lines call it.
-    pub fn label(&self) -> &str {
-        self.platform.label.as_str()
-    }
-}
 
 /// Entries of one platform that this worker has taken hold of.
 pub struct Batch {
@@ -70,8 +32,8 @@ pub struct Batch {
 
 /// The parts that every loop of a worker uses.
 pub struct Worker {
-    /// The lanes, announcements first.
-    pub lanes: Vec<Arc<Lane>>,
+    /// The platforms that are served.
+    pub lanes: Lanes,
     /// The queue.
     pub queue: Queue,
     /// The database.
@@ -86,6 +48,8 @@ pub struct Worker {
     pub consumer: String,
     /// Dead letters kept per platform.
     pub dlq_max_len: u64,
+    /// What is forgotten after which time.
+    pub retention: Retention,
     /// After how long an entry without a renewing holder is taken over.
     pub claim_idle: Duration,
     /// `DURABILITY=strict`.
@@ -104,8 +68,8 @@ pub struct Worker {
 
 impl Worker {
     /// The lane of the reserved platform on which sessions are announced.
-    pub fn announcements(&self) -> Option<&Arc<Lane>> {
-        self.lanes.iter().find(|lane| lane.name().as_str() == PlatformName::SESSIONS)
+    pub fn announcements(&self) -> Option<Arc<Lane>> {
+        self.lanes.announcements()
     }
 
     /// The time by Redis's clock, as well as it is known.

@@ -10,7 +10,6 @@ use crate::exit_code::{Failure, Outcome};
 use crate::output::table::{Column, Table};
 use crate::output::{Screen, counted, json, say};
 use crate::scan::Scan;
-use crate::select::died_at;
 use crate::when;
 
 /// Rows that are laid out together.
@@ -70,6 +69,13 @@ impl Rows {
         Self { table, held: Vec::new() }
     }
 
+    /// As [`Self::new`], laid out for rows that come one by one.
+    pub(super) fn following() -> Self {
+        let mut rows = Self::new();
+        rows.table.reserve([20, 8, 20, 24, 36, 8, 7, 20]);
+        rows
+    }
+
     /// Takes some more, and prints what is enough for a page.
     pub(super) fn add(&mut self, screen: &mut Screen, letters: &[DeadLetter]) -> io::Result<()> {
         if screen.format() == Format::Json {
@@ -98,6 +104,6 @@ fn row(letter: &DeadLetter) -> [String; 8] {
         text(&letter.event_id),
         letter.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
         letter.replays.to_string(),
-        when::to_seconds(died_at(letter)),
+        when::to_seconds(letter.died_at()),
     ]
 }

@@ -1,9 +1,17 @@
 //! The verbs, one file each, and what they share: a connection, a screen, and how a run ends.
 
+mod carry;
+mod editor;
+mod export;
+mod import;
 mod list;
+mod paper;
+mod purge;
 mod replay;
 mod show;
 mod stats;
+mod top;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -13,7 +21,7 @@ use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
 use shared::config::{Env, redis_url, report};
 use shared::platform::PlatformName;
-use shared::queue::{Layout, Queue, connect};
+use shared::queue::{Layout, Queue, Reader, blocking_connection, connect};
 
 use crate::cli::{Cli, Global, SelectionArgs, Verb};
 use crate::exit_code::{Failure, Outcome, code};
@@ -49,12 +57,23 @@ fn parse(words: Vec<OsString>) -> Cli {
 }
 
 async fn run(cli: Cli) -> Result<Outcome, Failure> {
+    match &cli.verb {
+        Verb::Completions(args) => return paper::completions(args),
+        Verb::Man => return paper::man(),
+        _ => {}
+    }
     let mut session = Session::open(&cli.global)?;
     let result = match cli.verb {
+        Verb::Completions(_) | Verb::Man => Ok(Outcome::Done),
         Verb::Stats(args) => stats::run(&mut session, args).await,
         Verb::List(args) => list::run(&mut session, args).await,
         Verb::Show(args) => show::run(&mut session, args).await,
         Verb::Replay(args) => replay::run(&mut session, args).await,
+        Verb::Purge(args) => purge::run(&mut session, args).await,
+        Verb::Export(args) => export::run(&mut session, args).await,
+        Verb::Import(args) => import::run(&mut session, args).await,
+        Verb::Watch(args) => watch::run(&mut session, args).await,
+        Verb::Top(args) => top::run(&mut session, args).await,
     };
     heard(session.screen.flush())?;
     result.map_err(|failure| failure.of(&session.address))
@@ -64,11 +83,15 @@ async fn run(cli: Cli) -> Result<Outcome, Failure> {
 struct Session {
     queue: Queue,
     screen: Screen,
+    url: SecretString,
+    cluster: bool,
     /// Where Redis is, without the password.
     address: String,
     /// Entries that a stream may hold while dead letters are put back: half of `MAX_BACKLOG`, so that a replay never
     /// makes ingress refuse.
     replay_limit: u64,
+    /// Dead letters that a platform may have: `DLQ_MAX_LEN`, as workers have it.
+    dlq_max_len: u64,
 }
 
 impl Session {
@@ -81,6 +104,7 @@ impl Session {
         };
         let cluster = env.flag("REDIS_CLUSTER", false);
         let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
+        let dlq_max_len = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
         env.finish().map_err(|problems| Failure::Usage(report(&problems).trim_end().to_owned()))?;
         let address =
             url.expose_secret().into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
@@ -89,9 +113,17 @@ impl Session {
         Ok(Self {
             queue: Queue::new(layout, connection),
             screen: Screen::new(global),
+            url,
+            cluster,
             address,
             replay_limit: (max_backlog / 2).max(1),
+            dlq_max_len,
         })
+    }
+
+    /// A connection of its own for reads that wait.
+    fn reader(&self) -> Result<Reader, Failure> {
+        blocking_connection(&self.url, self.cluster).map_err(|error| Failure::Usage(error.to_string()))
     }
 
     /// The platforms asked for, else all that ever got an event; sorted.

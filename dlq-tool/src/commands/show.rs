@@ -41,49 +41,83 @@ fn print(screen: &mut Screen, letter: &DeadLetter) -> io::Result<()> {
     if screen.format() == Format::Json {
         return json::line(screen, letter);
     }
-    screen.heading("event\n")?;
-    line(screen, "id", Some(letter.id))?;
-    line(screen, "platform", Some(&letter.platform))?;
-    line(screen, "event id", letter.event_id.as_ref())?;
-    line(screen, "event type", letter.event_type.as_ref())?;
-    line(screen, "happened at", time(letter.occurred_at))?;
-    line(screen, "received at", time(letter.received_at))?;
-    line(screen, "first queued as", letter.origin)?;
-    line(screen, "delivery id", letter.delivery_id.as_ref())?;
-    line(screen, "traceparent", letter.traceparent.as_ref())?;
-    line(screen, "wire version", letter.v)?;
+    for part in parts(letter) {
+        match part {
+            Part::Heading(text) => screen.heading(&text)?,
+            Part::Text(text) => screen.write(&text)?,
+        }
+        screen.write("\n")?;
+    }
+    Ok(())
+}
 
-    screen.heading("\nfailure\n")?;
-    line(screen, "error code", letter.error_code.as_ref())?;
-    line(screen, "error", letter.error.as_ref())?;
-    line(screen, "attempts", letter.attempts)?;
-    line(screen, "first failed at", time(letter.first_failed_at))?;
-    line(screen, "failed at", time(letter.failed_at))?;
-    line(screen, "worker", letter.worker.as_ref())?;
-    line(screen, "last queued as", letter.source_id)?;
-    line(screen, "replays", Some(letter.replays))?;
+/// All of it as plain lines.
+pub(super) fn text(letter: &DeadLetter) -> String {
+    let lines = parts(letter).into_iter().map(|part| match part {
+        Part::Heading(text) | Part::Text(text) => text,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A line, or some.
+enum Part {
+    Heading(String),
+    Text(String),
+}
+
+fn parts(letter: &DeadLetter) -> Vec<Part> {
+    let mut parts = Parts(vec![Part::Heading("event".to_owned())]);
+    parts.line("id", Some(letter.id));
+    parts.line("platform", Some(&letter.platform));
+    parts.line("event id", letter.event_id.as_ref());
+    parts.line("event type", letter.event_type.as_ref());
+    parts.line("happened at", time(letter.occurred_at));
+    parts.line("received at", time(letter.received_at));
+    parts.line("first queued as", letter.origin);
+    parts.line("delivery id", letter.delivery_id.as_ref());
+    parts.line("traceparent", letter.traceparent.as_ref());
+    parts.line("wire version", letter.v);
+
+    parts.heading("failure");
+    parts.line("error code", letter.error_code.as_ref());
+    parts.line("error", letter.error.as_ref());
+    parts.line("attempts", letter.attempts);
+    parts.line("first failed at", time(letter.first_failed_at));
+    parts.line("failed at", time(letter.failed_at));
+    parts.line("worker", letter.worker.as_ref());
+    parts.line("last queued as", letter.source_id);
+    parts.line("replays", Some(letter.replays));
 
     if !letter.extra.is_empty() {
-        screen.heading("\nother fields\n")?;
+        parts.heading("other fields");
         for (name, value) in &letter.extra {
-            line(screen, &plain(&String::from_utf8_lossy(name)), Some(String::from_utf8_lossy(value)))?;
+            parts.line(&plain(&String::from_utf8_lossy(name)), Some(String::from_utf8_lossy(value)));
         }
     }
     match &letter.body {
-        None => screen.heading("\nno body\n"),
+        None => parts.heading("no body"),
         Some(body) => {
-            screen.heading(&format!("\nbody ({})\n", counted(body.0.len() as u64, "byte", "bytes")))?;
-            screen.write(&body::pretty(&body.0))?;
-            screen.write("\n")
+            parts.heading(&format!("body ({})", counted(body.0.len() as u64, "byte", "bytes")));
+            parts.0.push(Part::Text(body::pretty(&body.0)));
         }
     }
+    parts.0
 }
 
-/// One fact; an absent one is left out.
-fn line<T: ToString>(screen: &mut Screen, name: &str, value: Option<T>) -> io::Result<()> {
-    match value {
-        Some(value) => screen.write(&format!("  {name:<16} {}\n", plain(&value.to_string()))),
-        None => Ok(()),
+struct Parts(Vec<Part>);
+
+impl Parts {
+    /// A heading after an empty line.
+    fn heading(&mut self, text: &str) {
+        self.0.push(Part::Text(String::new()));
+        self.0.push(Part::Heading(text.to_owned()));
+    }
+
+    /// One fact; an absent one is left out.
+    fn line<T: ToString>(&mut self, name: &str, value: Option<T>) {
+        if let Some(value) = value {
+            self.0.push(Part::Text(format!("  {name:<16} {}", plain(&value.to_string()))));
+        }
     }
 }
 

@@ -6,21 +6,22 @@ use std::io;
 use serde::Serialize;
 use shared::event::Millis;
 use shared::platform::PlatformName;
-use shared::queue::DeadLetter;
+use shared::queue::{Census, Depth, PlatformKeys};
 
 use super::Session;
 use crate::cli::{Format, StatsArgs};
 use crate::exit_code::{Failure, Outcome};
 use crate::output::table::{Column, Table};
-use crate::output::{Screen, json, say};
-use crate::scan::Scan;
-use crate::select::{Selection, died_at};
+use crate::output::{Screen, counted, json, say};
+use crate::scan::PageSize;
 use crate::when;
 
 /// Different event types that are counted one by one; senders choose them, so there is no other bound.
 const KINDS: usize = 1000;
 /// What the others are counted under.
 const OTHERS: &str = "(others)";
+/// Attempts at looking twice at the same moment.
+const LOOKS: usize = 10;
 /// Event types that the table shows; `--output json` has all that are counted.
 const SHOWN: usize = 10;
 
@@ -38,6 +39,10 @@ pub(super) async fn run(session: &mut Session, args: StatsArgs) -> Result<Outcom
         Format::Json => all.iter().try_for_each(|stats| json::line(&mut session.screen, stats))?,
         Format::Table => print(&mut session.screen, &all)?,
     }
+    if let Some(first) = all.first() {
+        let source = format!("from {}, each platform at one moment", session.address);
+        say(&format!("counted from {} on (Redis's clock), {source}", when::to_millis(first.as_of)));
+    }
     Ok(Outcome::Done)
 }
 
@@ -53,13 +58,16 @@ struct Stats {
     backlog: u64,
     pending: u64,
     retrying: u64,
+    /// When these numbers were true, by Redis's clock.
+    as_of: Millis,
 }
 
 async fn count(session: &Session, platform: PlatformName) -> Result<Stats, Failure> {
-    let depth = session.queue.depth(&session.queue.keys(&platform)).await?;
+    let keys = session.queue.keys(&platform);
+    let (depth, mut seen) = at_one_moment(session, &keys).await?;
     let mut stats = Stats {
-        platform: platform.clone(),
-        dead_letters: 0,
+        platform,
+        dead_letters: seen.length,
         oldest_failed_at: None,
         newest_failed_at: None,
         by_error_code: BTreeMap::new(),
@@ -67,29 +75,61 @@ async fn count(session: &Session, platform: PlatformName) -> Result<Stats, Failu
         backlog: depth.backlog,
         pending: depth.pending,
         retrying: depth.retrying,
+        as_of: depth.now,
     };
-    let mut scan = Scan::new(session.queue.clone(), vec![platform], Selection::default());
-    while let Some(letters) = scan.next().await? {
-        letters.iter().for_each(|letter| stats.add(letter));
+    // What dies from here on is not counted, however long the counting takes.
+    let last = seen.last;
+    let mut size = PageSize::new();
+    loop {
+        stats.add(&seen);
+        size.learn(usize::try_from(seen.counted).unwrap_or(usize::MAX), usize::try_from(seen.bytes).unwrap_or(0));
+        let Some(after) = seen.next else { break };
+        seen = session.queue.census(&keys, Some(after), last, size.entries()).await?;
+    }
+    let counted: u64 = stats.by_error_code.values().sum();
+    if counted != stats.dead_letters {
+        say(&format!(
+            "{}: {} while they were counted; the reasons and types are those of the rest",
+            stats.platform,
+            counted_away(stats.dead_letters.saturating_sub(counted))
+        ));
     }
     Ok(stats)
 }
 
+/// Two looks, again until both see as many dead letters: nothing has changed between them then.
+async fn at_one_moment(session: &Session, keys: &PlatformKeys) -> Result<(Depth, Census), Failure> {
+    for _ in 0..LOOKS {
+        let depth = session.queue.depth(keys).await?;
+        let seen = session.queue.census(keys, None, None, PageSize::new().entries()).await?;
+        if depth.dead_letters == seen.length {
+            return Ok((depth, seen));
+        }
+    }
+    // They change faster than one can look; dead letters are counted by the second look.
+    let depth = session.queue.depth(keys).await?;
+    Ok((depth, session.queue.census(keys, None, None, PageSize::new().entries()).await?))
+}
+
+fn counted_away(count: u64) -> String {
+    format!("{} replayed or purged", counted(count, "dead letter was", "dead letters were"))
+}
+
 impl Stats {
-    fn add(&mut self, letter: &DeadLetter) {
-        let died = died_at(letter);
-        self.dead_letters += 1;
-        self.oldest_failed_at = Some(self.oldest_failed_at.map_or(died, |oldest| oldest.min(died)));
-        self.newest_failed_at = Some(self.newest_failed_at.map_or(died, |newest| newest.max(died)));
-        tally(&mut self.by_error_code, letter.error_code.as_deref());
-        tally(&mut self.by_event_type, letter.event_type.as_deref());
+    fn add(&mut self, seen: &Census) {
+        self.oldest_failed_at = self.oldest_failed_at.into_iter().chain(seen.oldest).min();
+        self.newest_failed_at = self.newest_failed_at.into_iter().chain(seen.newest).max();
+        tally(&mut self.by_error_code, &seen.by_error_code);
+        tally(&mut self.by_event_type, &seen.by_event_type);
     }
 }
 
-fn tally(counts: &mut BTreeMap<String, u64>, kind: Option<&str>) {
-    let kind = kind.unwrap_or("(none)");
-    let counted = if counts.len() < KINDS || counts.contains_key(kind) { kind } else { OTHERS };
-    *counts.entry(counted.to_owned()).or_default() += 1;
+fn tally(counts: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+    for (kind, count) in more {
+        let kind = if kind.is_empty() { "(none)" } else { kind };
+        let counted = if counts.len() < KINDS || counts.contains_key(kind) { kind } else { OTHERS };
+        *counts.entry(counted.to_owned()).or_default() += count;
+    }
 }
 
 fn print(screen: &mut Screen, all: &[Stats]) -> io::Result<()> {
@@ -156,11 +196,11 @@ mod tests {
     fn the_number_of_kinds_is_bounded_and_nothing_goes_uncounted() {
         let mut counts = BTreeMap::new();
         for number in 0..KINDS + 50 {
-            tally(&mut counts, Some(&format!("type-{number}")));
+            tally(&mut counts, &BTreeMap::from([(format!("type-{number}"), 1)]));
         }
-        tally(&mut counts, Some("type-0"));
+        tally(&mut counts, &BTreeMap::from([("type-0".to_owned(), 1), (String::new(), 2)]));
         assert_eq!(counts.len(), KINDS + 1);
-        assert_eq!(counts.get(OTHERS), Some(&50));
-        assert_eq!(counts.values().sum::<u64>(), KINDS as u64 + 51);
+        assert_eq!(counts.get(OTHERS), Some(&52));
+        assert_eq!(counts.values().sum::<u64>(), KINDS as u64 + 53);
     }
 }

@@ -36,9 +36,19 @@ impl Screen {
         self.format
     }
 
+    /// Whether there may be colours.
+    pub(crate) fn is_colored(&self) -> bool {
+        self.color
+    }
+
     /// Writes data.
     pub(crate) fn write(&mut self, text: &str) -> io::Result<()> {
         self.data.write_all(text.as_bytes())
+    }
+
+    /// Writes data that need not be text.
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.data.write_all(bytes)
     }
 
     /// Writes data as a heading.

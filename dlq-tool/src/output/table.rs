@@ -51,6 +51,13 @@ impl<const N: usize> Table<N> {
         Self { columns, widths, headed: false }
     }
 
+    /// Makes columns at least so wide: for rows that are printed one by one, before it is known how long they get.
+    pub(crate) fn reserve(&mut self, widths: [usize; N]) {
+        for (width, least) in self.widths.iter_mut().zip(widths) {
+            *width = (*width).max(least);
+        }
+    }
+
     /// Prints a page of rows.
     pub(crate) fn page(&mut self, screen: &mut Screen, rows: &[[String; N]]) -> io::Result<()> {
         if rows.is_empty() {

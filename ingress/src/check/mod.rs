@@ -14,14 +14,14 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use shared::clock;
 use shared::config::{Env, Problem};
-use shared::event::Millis;
+use shared::event::{Millis, NewEvent};
 use shared::json::Document;
 use shared::platform::{Locator, Platform, Pointer};
 use shared::signature::Verified;
 
 use crate::effects;
 use crate::pipeline::handshake;
-use crate::pipeline::identify::identify;
+use crate::pipeline::identify::{Identified, identify};
 use capture::Capture;
 use signature::{Checked, Question, SignatureReport};
 
@@ -89,12 +89,24 @@ struct Report {
     signature: SignatureReport,
     event: Option<EventReport>,
     effect: Option<EffectReport>,
+    /// Instead of `event` and `effect`, where the request holds several events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<Vec<Part>>,
+}
+
+/// One event of a batch.
+#[derive(Debug, Serialize)]
+struct Part {
+    event: EventReport,
+    effect: EffectReport,
+    /// The body that is queued for it.
+    body: String,
 }
 
 #[derive(Debug, Serialize)]
 struct EventReport {
     event_id: String,
-    /// `provider` or `content hash`.
+    /// `provider`, `content hash` or, in a batch, `message id and position`.
     id_from: &'static str,
     event_type: String,
     occurred_at: Option<String>,
@@ -154,16 +166,17 @@ impl CheckPlatform {
         if !platform.enabled {
             notes.push("the platform is disabled: ingress answers 403 before it looks at a signature".to_owned());
         }
-        let Draft { reason, event, effect } = report;
+        let Draft { reason, event, effect, batch } = report;
         let report = Report {
             platform: platform.name.to_string(),
             verified: checked.verified.is_ok(),
-            identified: event.is_some(),
+            identified: event.is_some() || batch.is_some(),
             reason,
             notes,
             signature: checked.report,
             event,
             effect,
+            batch,
         };
         let text = match self.output {
             Format::Json => serde_json::to_string(&report).unwrap_or_default(),
@@ -179,6 +192,7 @@ struct Draft {
     reason: Option<String>,
     event: Option<EventReport>,
     effect: Option<EffectReport>,
+    batch: Option<Vec<Part>>,
 }
 
 fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake: bool) -> Draft {
@@ -186,20 +200,43 @@ fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake
     if handshake {
         return refused("it is the provider's handshake, which is answered at once and is no event".to_owned());
     }
-    let event = match identify(platform, verified, body) {
-        Ok(event) => event,
-        Err(invalid) => return refused(format!("it is no event of this platform (400): {invalid}")),
-    };
-    // It was parsed a moment ago.
-    let Ok(document) = Document::parse(body) else { return refused("the body is not JSON".to_owned()) };
+    match identify(platform, verified, body) {
+        Ok(Identified::One(event)) => {
+            let (event, effect) = told(platform, verified, event);
+            Draft { event: Some(event), effect: Some(effect), ..Draft::default() }
+        }
+        Ok(Identified::Batch(events)) => {
+            let part = |event: NewEvent| {
+                let body = String::from_utf8_lossy(&event.body).into_owned();
+                let (event, effect) = told(platform, verified, event);
+                Part { event, effect, body }
+            };
+            Draft { batch: Some(events.into_iter().map(part).collect()), ..Draft::default() }
+        }
+        Err(invalid) => refused(format!("it is no event of this platform (400): {invalid}")),
+    }
+}
+
+/// What is known of one event and of what it does.
+fn told(platform: &Platform, verified: &Verified<'_>, event: NewEvent) -> (EventReport, EffectReport) {
+    // It was parsed a moment ago; what could not be would have no values.
+    let document = Document::parse(&event.body).ok();
+    let first = |at: &[Pointer]| document.as_ref().and_then(|document| document.first(at));
     let spec = platform.effects.get(&event.event_type);
     let session = spec.and_then(|spec| spec.session.as_deref()).unwrap_or(&platform.event.session);
     let stream = spec.and_then(|spec| spec.live_stream_id.as_deref()).unwrap_or(&platform.event.live_stream_id);
-    let text = |at: &[Pointer]| document.first(at).and_then(|node| node.as_text()).map(|text| text.into_owned());
-    let given = platform.event.id.iter().any(|locator| match locator {
-        Locator::Body(at) => text(std::slice::from_ref(at)).is_some_and(|id| id == event.event_id),
-        Locator::Header(name) => verified.signed_header(name) == Some(&event.event_id),
-    });
+    let text = |at: &[Pointer]| first(at).and_then(|node| node.as_text()).map(|text| text.into_owned());
+    let given = |id: &str| {
+        platform.event.id.iter().any(|locator| match locator {
+            Locator::Body(at) => text(std::slice::from_ref(at)).as_deref() == Some(id),
+            Locator::Header(name) => verified.signed_header(name) == Some(id),
+        })
+    };
+    let id_from = match event.event_id.rsplit_once('#') {
+        _ if given(&event.event_id) => "provider",
+        Some((message, _)) if given(message) => "message id and position",
+        _ => "content hash",
+    };
     let effect = spec.map_or(EffectReport { effect: "log", columns: Vec::new() }, |spec| {
         let parts = effects::parts(&spec.effect);
         let fixed = parts.fixed.into_iter().map(|(column, value)| Column {
@@ -209,13 +246,13 @@ fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake
         });
         let read = parts.read.into_iter().map(|(column, at)| Column {
             column,
-            value: document.first(at).map(|node| shown(node.raw())),
+            value: first(at).map(|node| shown(node.raw())),
             from: Some(at.iter().map(Pointer::to_string).collect::<Vec<_>>().join(" or ")),
         });
         EffectReport { effect: parts.name, columns: fixed.chain(read).collect() }
     });
     let event = EventReport {
-        id_from: if given { "provider" } else { "content hash" },
+        id_from,
         subscribed: platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type)),
         occurred_at: event.occurred_at.map(clock::rfc3339),
         session: text(session),
@@ -224,7 +261,7 @@ fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake
         event_type: event.event_type,
         event_id: event.event_id,
     };
-    Draft { reason: None, event: Some(event), effect: Some(effect) }
+    (event, effect)
 }
 
 /// `raw`, cut where it is long.

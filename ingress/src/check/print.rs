@@ -1,6 +1,6 @@
 //! A verdict in lines for people.
 
-use super::Report;
+use super::{EffectReport, EventReport, Report};
 
 /// Space for the names of lines.
 const WIDTH: usize = 16;
@@ -29,26 +29,18 @@ pub(super) fn table(report: &Report) -> String {
     for header in &signature.headers {
         lines.add("  header", &format!("{}: {}", header.name, header.found));
     }
-    if let Some(event) = &report.event {
-        lines.add("event id", &format!("{} ({})", event.event_id, event.id_from));
-        let ignored = if event.subscribed { "" } else { " (not subscribed: answered `ignored`, not queued)" };
-        lines.add("event type", &format!("{}{ignored}", event.event_type));
-        lines.add("time", event.occurred_at.as_deref().unwrap_or("none: the time of arrival"));
-        lines.add("session", event.session.as_deref().unwrap_or("none"));
-        lines.add("live stream id", event.live_stream_id.as_deref().unwrap_or("none"));
-        lines.maybe("delivery id", event.delivery_id.as_deref());
-    }
-    if let Some(effect) = &report.effect {
-        lines.add("effect", effect.effect);
-        for column in &effect.columns {
-            let value = column.value.as_deref().unwrap_or("absent: left alone");
-            let from = column.from.as_deref().map(|from| format!(" (from {from})")).unwrap_or_default();
-            lines.add(&format!("  {}", column.column), &format!("{value}{from}"));
+    report.event.iter().for_each(|event| lines.event(event));
+    report.effect.iter().for_each(|effect| lines.effect(effect));
+    if let Some(batch) = &report.batch {
+        lines.add("batch", &format!("{} events, accepted together or not at all", batch.len()));
+        for (index, part) in batch.iter().enumerate() {
+            lines.add(&format!("--- {index}"), &format!("queued as {} bytes", part.body.len()));
+            lines.event(&part.event);
+            lines.effect(&part.effect);
         }
     }
     lines.text
 }
-
 #[derive(Default)]
 struct Lines {
     text: String,
@@ -59,6 +51,25 @@ impl Lines {
         // What a stranger sent must not steer a terminal.
         let value: String = value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         self.text.push_str(&format!("{name:<WIDTH$} {value}\n"));
+    }
+
+    fn event(&mut self, event: &EventReport) {
+        self.add("event id", &format!("{} ({})", event.event_id, event.id_from));
+        let ignored = if event.subscribed { "" } else { " (not subscribed: answered `ignored`, not queued)" };
+        self.add("event type", &format!("{}{ignored}", event.event_type));
+        self.add("time", event.occurred_at.as_deref().unwrap_or("none: the time of arrival"));
+        self.add("session", event.session.as_deref().unwrap_or("none"));
+        self.add("live stream id", event.live_stream_id.as_deref().unwrap_or("none"));
+        self.maybe("delivery id", event.delivery_id.as_deref());
+    }
+
+    fn effect(&mut self, effect: &EffectReport) {
+        self.add("effect", effect.effect);
+        for column in &effect.columns {
+            let value = column.value.as_deref().unwrap_or("absent: left alone");
+            let from = column.from.as_deref().map(|from| format!(" (from {from})")).unwrap_or_default();
+            self.add(&format!("  {}", column.column), &format!("{value}{from}"));
+        }
     }
 
     fn maybe(&mut self, name: &str, value: Option<&str>) {

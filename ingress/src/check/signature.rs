@@ -184,7 +184,9 @@ impl<'a> Question<'a> {
                     headers.filter(|name| self.capture.headers.find(name) == Found::Absent).collect();
                 let missing =
                     if absent.is_empty() { String::new() } else { format!("; absent: {}", absent.join(", ")) };
-                format!("a header is not what a genuine request has: {what}{missing}")
+                let written = written(self.scheme).filter(|_| what.contains("signature"));
+                let expected = written.map(|form| format!("; by the definition it is {form}")).unwrap_or_default();
+                format!("a header is not what a genuine request has: {what}{expected}{missing}")
             }
             Refusal::Mismatch => format!("no key makes this signature over {}", described(self.scheme).1),
             Refusal::BodyHashMismatch => "the token is genuine, but was made for another body".to_owned(),
@@ -265,6 +267,30 @@ fn tolerance(scheme: &Scheme) -> Option<Duration> {
         Scheme::StandardWebhooks(spec) => Some(spec.tolerance),
         Scheme::LivekitJwt(spec) => Some(spec.leeway),
         Scheme::SharedSecret(_) => None,
+    }
+}
+
+/// How the signature is written in its header, where that is the definition's choice.
+fn written(scheme: &Scheme) -> Option<String> {
+    let length = |hash, encoding| {
+        let bytes: usize = match hash {
+            Hash::Sha1 => 20,
+            Hash::Sha256 => 32,
+            Hash::Sha512 => 64,
+        };
+        match encoding {
+            Encoding::Hex => format!("{} characters of hex", 2 * bytes),
+            Encoding::Base64 => format!("{} characters of base64", bytes.div_ceil(3) * 4),
+        }
+    };
+    match scheme {
+        Scheme::Hmac(spec) if spec.prefix.is_empty() => Some(length(spec.hash, spec.encoding)),
+        Scheme::Hmac(spec) => Some(format!("`{}` and {}", spec.prefix, length(spec.hash, spec.encoding))),
+        Scheme::Pairs(spec) => {
+            let (time, signature) = (&spec.timestamp_key, &spec.signature_key);
+            Some(format!("`{time}=…,{signature}=` and {}", length(spec.hash, spec.encoding)))
+        }
+        Scheme::StandardWebhooks(_) | Scheme::LivekitJwt(_) | Scheme::SharedSecret(_) => None,
     }
 }
 

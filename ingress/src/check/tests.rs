@@ -199,3 +199,52 @@ fn what_makes_it_impossible_is_named() {
     assert!(problem("livekit").contains("not configured"), "{}", problem("livekit"));
     assert!(problem("sessions").contains("is no platform"), "the reserved one is nothing to be checked");
 }
+
+#[test]
+fn each_event_of_a_batch_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("platforms.toml");
+    let toml = "[platforms.acme]\nsecrets = ['env:ACME']\nevent_types = ['up']\n\
+                event = { batch = '/all', id = ['/all/id', '/id'], type = '/all/kind', time = '/at', session = '/all/room' }\n\
+                effects = { up = { effect = 'session.status', status = 'live', set = { title = '/all/title' } } }";
+    std::fs::write(&file, toml).unwrap();
+    let env = Env::from_pairs([("ACME", SECRET)]);
+    let (platform, keys) = crate::platform::load("acme", Some(file.clone()), &env).unwrap();
+    let body = br#"{"id":"m","all":[{"kind":"up","id":"1","room":"r","title":"T"},{"kind":"down","n":1.0}]}"#;
+    let headers = sign(&platform.scheme, &keys, body, "id", AT).unwrap();
+    let (head, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
+    std::fs::write(&head, headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>())
+        .unwrap();
+    std::fs::write(&content, body).unwrap();
+    let check = |output| {
+        let (platform, platforms_file) = ("acme".to_owned(), Some(file.clone()));
+        let (headers, body) = (head.clone(), content.clone());
+        CheckPlatform { platform, platforms_file, headers, body, at: Some(AT), output }.run(&env).unwrap()
+    };
+    let outcome = check(Format::Json);
+    let report: Value = serde_json::from_str(&outcome.text).unwrap();
+    assert!(outcome.good, "{report}");
+    assert_eq!((&report["event"], report["batch"].as_array().unwrap().len()), (&Value::Null, 2));
+    let (up, down) = (&report["batch"][0], &report["batch"][1]);
+    assert_eq!((&up["event"]["event_id"], &up["event"]["id_from"]), (&json!("1"), &json!("provider")));
+    assert_eq!((&up["event"]["session"], &up["effect"]["effect"]), (&json!("r"), &json!("session.status")));
+    assert_eq!(up["effect"]["columns"][1]["value"], "\"T\"");
+    assert_eq!((&down["event"]["event_id"], &down["event"]["subscribed"]), (&json!("m#1"), &json!(false)));
+    assert_eq!(down["event"]["id_from"], "message id and position");
+    assert_eq!(down["body"], r#"{"id":"m","all":{"kind":"down","n":1.0}}"#);
+    let table = check(Format::Table).text;
+    for told in ["2 events", "1 (provider)", "m#1 (message id and position)", "not subscribed", "\"T\""] {
+        assert!(table.contains(told), "{told}:\n{table}");
+    }
+}
+
+#[test]
+fn a_signature_in_another_form_is_told_the_right_one() {
+    let header = |value: &str| vec![("x-webhook-signature".to_owned(), value.to_owned())];
+    let reason = |value: &str| verdict("netflix", &header(value), b"{}")["reason"].as_str().unwrap().to_owned();
+    for wrong in [format!("sha1={}", "0f".repeat(20)), format!("sha256={}", "0f".repeat(20))] {
+        assert!(reason(&wrong).contains("by the definition it is `sha256=` and 64 characters of hex"), "{wrong}");
+    }
+    let pairs = vec![("mux-signature".to_owned(), "v1".to_owned())];
+    assert!(verdict("mux", &pairs, b"{}")["reason"].is_string());
+}

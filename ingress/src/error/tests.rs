@@ -18,7 +18,7 @@ fn outside_tolerance() -> Refusal {
 }
 
 /// Every error: what HTTP and metrics make of it (status, code, outcome, `Retry-After`), and its text.
-fn table() -> Vec<(Error, &'static str, &'static str)> {
+pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
     use Error as E;
     let early = actix_web::error::PayloadError::Incomplete(None);
     let invalid = InvalidPayload::Json(JsonError::NotUtf8);
@@ -69,6 +69,7 @@ fn table() -> Vec<(Error, &'static str, &'static str)> {
             "Webhook rate limit exceeded",
         ),
         (E::Busy, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook receiver overloaded"),
+        (E::SubscriptionRefused, "404 E_NOT_FOUND handshake -", "Subscription not confirmed"),
         (E::BacklogFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook backlog full"),
         (E::QueueAway("x"), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
         (E::QueueRefused(fault()), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
@@ -80,10 +81,54 @@ fn table() -> Vec<(Error, &'static str, &'static str)> {
         (E::Admin(AdminRefusal::Missing), "401 E_ADMIN_FORBIDDEN - -", "admin token required"),
         (E::Admin(AdminRefusal::Forbidden), "403 E_ADMIN_FORBIDDEN - -", "admin token refused"),
         (E::InvalidRequest("why".to_owned()), "400 E_INVALID_REQUEST - -", "why"),
+        (E::Conflict("why".to_owned()), "409 E_INVALID_REQUEST - -", "why"),
+        (
+            E::CannotRegister,
+            "503 E_REGISTRATION_UNAVAILABLE - -",
+            "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set",
+        ),
         (E::NotFound, "404 E_NOT_FOUND - -", "Not found"),
         (E::MethodNotAllowed { allow: "POST" }, "405 E_METHOD_NOT_ALLOWED - -", "Method not allowed"),
         (E::Internal, "500 E_INTERNAL - -", "Internal error"),
     ]
+}
+
+/// Where an error stands in [`table`]; a variant that is missing here does not compile.
+fn rank(error: &Error) -> usize {
+    use Error as E;
+    match error {
+        E::UnsupportedPlatform { .. } => 0,
+        E::PlatformDisabled => 1,
+        E::ConfigMissing => 2,
+        E::PayloadTooLarge { .. } => 3,
+        E::UnsupportedEncoding => 4,
+        E::BodyTimeout => 5,
+        E::BodyBroken(_) => 6,
+        E::Busy => 7,
+        E::Signature(_) => 8,
+        E::ClockInDoubt(_) => 9,
+        E::InvalidPayload(_) => 10,
+        E::SubscriptionRefused => 11,
+        E::RateLimited { .. } => 12,
+        E::BacklogFull => 13,
+        E::QueueAway(_) => 14,
+        E::QueueRefused(_) => 15,
+        E::ResultUnknown(_) => 16,
+        E::Admin(_) => 17,
+        E::InvalidRequest(_) => 18,
+        E::NotFound => 19,
+        E::MethodNotAllowed { .. } => 20,
+        E::Internal => 21,
+        E::Conflict(_) => 22,
+        E::CannotRegister => 23,
+    }
+}
+
+#[test]
+fn the_table_has_every_error() {
+    let ranks: std::collections::BTreeSet<usize> = table().iter().map(|(error, ..)| rank(error)).collect();
+    let last = ranks.last().copied().unwrap_or_default();
+    assert_eq!(ranks, (0..=last).collect(), "a variant is missing in the table");
 }
 
 async fn answered(response: HttpResponse) -> (u16, Option<String>, Value) {
@@ -112,7 +157,7 @@ async fn only_429_and_408_become_busy_status() {
     let directory = directory();
     let busy = directory.find("busy").unwrap();
     for (error, facts, _) in table() {
-        let (found, ..) = answered(error.respond(Some(busy), Payload::None)).await;
+        let (found, ..) = answered(error.respond(Some(&busy), Payload::None)).await;
         let status = facts.split(' ').next().unwrap();
         let expected = if matches!(status, "429" | "408") { "503" } else { status };
         assert_eq!(found.to_string(), expected, "{facts}");

@@ -24,3 +24,8 @@ pub(crate) async fn only_get(payload: Payload) -> HttpResponse {
 pub(crate) async fn only_put(payload: Payload) -> HttpResponse {
     Error::MethodNotAllowed { allow: "PUT" }.respond(None, payload.into_inner())
 }
+
+/// A route that changes or removes one platform.
+pub(crate) async fn only_delete_and_patch(payload: Payload) -> HttpResponse {
+    Error::MethodNotAllowed { allow: "DELETE, PATCH" }.respond(None, payload.into_inner())
+}

@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use shared::metrics::RequestOutcome;
 use shared::platform::Handshake;
 
-use super::fallback;
+use super::{caught, fallback};
 use crate::app::Ingress;
 use crate::directory::Target;
 use crate::error::Error;
@@ -36,7 +36,12 @@ pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
 pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
     let begun = Instant::now();
     let name = request.match_info().get("platform").unwrap_or_default();
-    let Some(target) = ingress.directory.find(name) else { return fallback::only_post(payload).await };
+    let found = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await;
+    let target = match &found {
+        Ok(target) => target,
+        Err(Error::UnsupportedPlatform { .. }) => return fallback::only_post(payload).await,
+        Err(error) => return error.respond(None, payload.into_inner()),
+    };
     let Some(Handshake::WebSub { topics }) = &target.platform.handshake else {
         return fallback::only_post(payload).await;
     };

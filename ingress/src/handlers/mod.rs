@@ -1,7 +1,9 @@
 //! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
 
+pub(crate) mod awaited;
 pub(crate) mod fallback;
 pub(crate) mod handshake;
+pub(crate) mod platforms;
 pub(crate) mod sessions;
 pub(crate) mod stats;
 pub(crate) mod webhook;
@@ -14,14 +16,23 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use futures_util::FutureExt;
 use serde::Serialize;
 use shared::metrics::RequestOutcome;
+use utoipa::ToSchema;
 
 use crate::directory::Target;
 use crate::error::Error;
 use crate::pipeline::{Answer, Status};
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// What a good answer says.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Queued)]
+pub(crate) struct Body<'a> {
+    /// The event's id; a duplicate's is that of the first one. Of a batch, that of its first event.
     event_id: &'a str,
+    /// Of a batch: the ids of all its events, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_ids: Option<&'a [String]>,
+    /// What became of it.
+    #[schema(pattern = "^(accepted|duplicate|ignored)$")]
     status: &'static str,
 }
 
@@ -36,7 +47,9 @@ fn respond(answer: &Answer, target: &Target) -> HttpResponse {
     if matches!(code, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
         return HttpResponse::new(code);
     }
-    let body = serde_json::to_vec(&Body { event_id: &answer.event_id, status }).unwrap_or_default();
+    let body =
+        serde_json::to_vec(&Body { event_id: &answer.event_id, event_ids: answer.event_ids.as_deref(), status })
+            .unwrap_or_default();
     HttpResponse::build(code).insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json"))).body(body)
 }
 

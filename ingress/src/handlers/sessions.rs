@@ -20,12 +20,12 @@ use uuid::Uuid;
 use super::{caught, respond};
 use crate::app::Ingress;
 use crate::error::Error;
-use crate::pipeline::{Answer, Body};
+use crate::pipeline::Body;
 
 /// The type of an announcement.
 const EVENT_TYPE: &str = "session.announced";
 /// Longest room id and live stream id, in bytes.
-const MAX_ID_BYTES: usize = 256;
+pub(crate) const MAX_ID_BYTES: usize = 256;
 
 /// Receives one announcement.
 pub(crate) async fn announce(
@@ -53,7 +53,7 @@ pub(crate) async fn announce(
         ingress.pipeline.enqueue(target, event, held).await
     };
     let response = match caught(work).await {
-        Ok(Answer { event_id, status }) => respond(&Answer { event_id, status }, target),
+        Ok(answer) => respond(&answer, target),
         Err(error) => {
             error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
             error.respond(Some(target), payload)
@@ -76,6 +76,7 @@ fn event(platform: &PlatformName, room_id: &str, key: Option<&str>, body: Bytes)
         marker,
         delivery_id: None,
         traceparent: None,
+        reply_to: None,
     }
 }
 

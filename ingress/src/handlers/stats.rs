@@ -11,6 +11,7 @@ use serde::Serialize;
 use shared::config::AdminToken;
 use shared::platform::PlatformName;
 use shared::queue::{Depth, Fault, PlatformKeys, Queue};
+use utoipa::ToSchema;
 
 use super::caught;
 use crate::app::Ingress;
@@ -26,8 +27,8 @@ pub(crate) struct Statistics {
 }
 
 /// What became of webhooks since Redis was empty.
-#[derive(Debug, Default, PartialEq, Serialize)]
-struct Metrics {
+#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Metrics {
     /// Genuine and within limits.
     received: u64,
     /// Took effect, or were logged, or were older than what is stored.
@@ -45,8 +46,8 @@ struct Metrics {
 }
 
 /// Where events are now.
-#[derive(Debug, Default, PartialEq, Serialize)]
-struct Stats {
+#[derive(Debug, Default, PartialEq, Serialize, ToSchema)]
+pub(crate) struct Stats {
     /// Not delivered yet, or waiting for a retry.
     pending_count: u64,
     /// Delivered, not settled.

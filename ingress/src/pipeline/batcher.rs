@@ -1,7 +1,7 @@
 //! The micro-batcher: whatever waits while one call to Redis is on its way goes into the next one.
 //!
-//! Guarantee: every event gets its own answer, and "accepted" only after Redis confirmed that very event. A platform's
-//! events go out in the order of their arrival. An event whose sender hung up or whose time ran out before its call was
+//! Guarantee: every request, be it one event or a batch, gets its own answer, and "accepted" only after Redis confirmed
+//! that very one. A platform's events go out in the order of their arrival, a batch's in one call. An event whose sender hung up or whose time ran out before its call was
 //! built is not sent. One platform's failing call harms no other's. Every wait has an end: [`WAIT_BOUND`] until the
 //! call, [`CALL_BOUND`] for the call.
 //!
@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::body::Held;
+use super::identify::Identified;
 use crate::directory::Target;
 
 /// How long an event may wait for its call.
@@ -34,17 +35,17 @@ const MAX_ROUND: usize = 1024;
 
 /// What puts one platform's events into the queue.
 pub(crate) trait Enqueue: Send + Sync + 'static {
-    /// Decides about `events` in their order; see [`Queue::enqueue`].
+    /// Decides about `groups` in their order; see [`Queue::enqueue_groups`].
     fn enqueue(
         &self,
         target: &Target,
-        events: &[&NewEvent],
+        groups: &[&[NewEvent]],
     ) -> impl Future<Output = Result<Vec<Enqueued>, Fault>> + Send;
 }
 
 impl Enqueue for Queue {
-    async fn enqueue(&self, target: &Target, events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
-        self.enqueue(&target.queue, &target.policy, events).await
+    async fn enqueue(&self, target: &Target, groups: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
+        self.enqueue_groups(&target.queue, &target.policy, groups).await
     }
 }
 
@@ -63,7 +64,7 @@ pub(crate) enum Lost {
 
 struct Job {
     target: Arc<Target>,
-    event: NewEvent,
+    events: Identified,
     deadline: Instant,
     answer: oneshot::Sender<Result<Enqueued, Lost>>,
     /// The body's bytes stay counted as long as the event is here, whether or not its sender still waits.
@@ -84,19 +85,19 @@ impl Batcher {
         (Self { jobs }, tokio::spawn(work(queue, waiting, stop)))
     }
 
-    /// Queues `event` and waits for what became of it.
+    /// Queues an event, or the events of a batch together, and waits for what became of it.
     ///
     /// # Errors
     /// See [`Lost`].
     pub(crate) async fn enqueue(
         &self,
         target: &Arc<Target>,
-        event: NewEvent,
+        events: impl Into<Identified>,
         held: Held,
     ) -> Result<Enqueued, Lost> {
         let (answer, outcome) = oneshot::channel();
         let deadline = Instant::now() + WAIT_BOUND;
-        let job = Job { target: Arc::clone(target), event, deadline, answer, _held: held };
+        let job = Job { target: Arc::clone(target), events: events.into(), deadline, answer, _held: held };
         self.jobs.try_send(job).map_err(|_| Lost::Full)?;
         outcome.await.unwrap_or(Err(Lost::Unknown(None)))
     }
@@ -124,6 +125,7 @@ async fn work(queue: impl Enqueue, mut waiting: mpsc::Receiver<Job>, stop: Cance
 struct Call {
     target: Arc<Target>,
     jobs: Vec<Job>,
+    events: usize,
     bytes: usize,
 }
 
@@ -138,15 +140,17 @@ fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
             answer(job, Err(Lost::Expired));
             continue;
         }
-        let bytes = job.event.body.len();
-        let fits = |call: &&mut Call| call.jobs.len() < MAX_BATCH_EVENTS && call.bytes + bytes <= MAX_BATCH_BYTES;
+        let (events, bytes) = (job.events.events().len(), job.events.bytes());
+        let fits =
+            |call: &&mut Call| call.events + events <= MAX_BATCH_EVENTS && call.bytes + bytes <= MAX_BATCH_BYTES;
         // Only the platform's newest call may be filled up, or a later event would overtake an earlier one.
         match calls.iter_mut().rfind(|call| Arc::ptr_eq(&call.target, &job.target)).filter(fits) {
             Some(call) => {
+                call.events += events;
                 call.bytes += bytes;
                 call.jobs.push(job);
             }
-            None => calls.push(Call { target: Arc::clone(&job.target), bytes, jobs: vec![job] }),
+            None => calls.push(Call { target: Arc::clone(&job.target), events, bytes, jobs: vec![job] }),
         }
     }
     calls
@@ -154,8 +158,8 @@ fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
 
 async fn run(queue: &impl Enqueue, call: Call) {
     let Call { target, jobs, .. } = call;
-    let events: Vec<&NewEvent> = jobs.iter().map(|job| &job.event).collect();
-    let lost = match timeout(CALL_BOUND, queue.enqueue(&target, &events)).await {
+    let groups: Vec<&[NewEvent]> = jobs.iter().map(|job| job.events.events()).collect();
+    let lost = match timeout(CALL_BOUND, queue.enqueue(&target, &groups)).await {
         Ok(Ok(outcomes)) if outcomes.len() == jobs.len() => {
             jobs.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, Ok(outcome)));
             return;

@@ -100,6 +100,14 @@ impl Bodies {
         }
     }
 
+    /// Counts `bytes` more that a request has come to hold.
+    ///
+    /// # Errors
+    /// Too much in flight.
+    pub(crate) fn hold_more(&self, held: &mut Held, bytes: usize) -> Result<(), Error> {
+        if bytes == 0 { Ok(()) } else { self.hold(&mut held.0, bytes) }
+    }
+
     async fn decode_apart(&self, coding: Coding, wire: Bytes) -> Result<Result<Vec<u8>, Undecodable>, Error> {
         let decoder = Arc::clone(&self.decoders).acquire_owned();
         let Ok(Ok(decoder)) = tokio::time::timeout(self.timeout, decoder).await else { return Err(Error::Busy) };

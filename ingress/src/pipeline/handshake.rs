@@ -13,6 +13,7 @@ use shared::event::Millis;
 use shared::json::{Document, Node};
 use shared::platform::{Handshake, Platform};
 use shared::signature::{Headers, Keys, Verified, prove};
+use utoipa::ToSchema;
 
 /// Longest value of another's that is logged, in characters.
 const MAX_LOGGED: usize = 200;
@@ -29,10 +30,12 @@ pub(crate) enum Reply {
 }
 
 /// Zoom's answer.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TokenProof {
+    /// The token, as it came.
     plain_token: String,
+    /// Its HMAC.
     encrypted_token: String,
 }
 

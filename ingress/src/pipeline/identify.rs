@@ -1,8 +1,11 @@
-//! Which event a genuine body is.
+//! Which event, or which events, a genuine body is.
 //!
 //! Guarantee: identity, platform and time come from what the signature covers; only a type may be read from an unsigned
 //! header, where the definition says so. Two bodies are one event if, and only if, they carry the same provider id, or,
-//! without one, say the same: key order, white space and ignored fields do not count, numbers count as written.
+//! without one, say the same: key order, white space and ignored fields do not count, numbers count as written. Of a
+//! batch, either every element is an event, or there is none.
+
+mod batch;
 
 use std::borrow::Cow;
 
@@ -11,7 +14,10 @@ use sha2::{Digest, Sha256};
 use shared::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, marker_digest};
 use shared::json::{Document, JsonError, time};
 use shared::platform::{Locator, PayloadError, Platform, Pointer};
+use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use shared::signature::Verified;
+
+use batch::Element;
 
 /// Longest provider's delivery id that is kept, in bytes.
 const MAX_DELIVERY_ID_BYTES: usize = 256;
@@ -34,36 +40,102 @@ pub enum InvalidPayload {
     /// The platform's schema is not met.
     #[error(transparent)]
     Schema(#[from] PayloadError),
+    /// Something else stands where the batch should.
+    #[error("{0}: must be a list of events")]
+    NoList(String),
+    /// A batch of nothing.
+    #[error("{0}: a list without an event")]
+    EmptyList(String),
+    /// An element that cannot be an event.
+    #[error("{0}: must be an object")]
+    NoObject(String),
+    /// More than is taken together.
+    #[error("{0}: more than {MAX_BATCH_EVENTS} events, or {MAX_BATCH_BYTES} bytes of them, at once")]
+    LargeBatch(String),
 }
 
-/// Reads the event out of the decoded `body` of a genuine request.
+/// What a genuine body is.
+#[derive(Debug)]
+pub enum Identified {
+    /// One event.
+    One(NewEvent),
+    /// The events of a batch, in their order; at least one, and no more than the queue takes together.
+    Batch(Vec<NewEvent>),
+}
+
+impl Identified {
+    /// The events.
+    #[must_use]
+    pub fn events(&self) -> &[NewEvent] {
+        match self {
+            Self::One(event) => std::slice::from_ref(event),
+            Self::Batch(events) => events,
+        }
+    }
+
+    /// Bytes of all bodies.
+    pub(crate) fn bytes(&self) -> usize {
+        self.events().iter().map(|event| event.body.len()).sum()
+    }
+}
+
+impl From<NewEvent> for Identified {
+    fn from(event: NewEvent) -> Self {
+        Self::One(event)
+    }
+}
+
+/// Reads the event, or the events of a batch, out of the decoded `body` of a genuine request.
 ///
 /// # Errors
-/// When the body is no event of this platform.
-pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<NewEvent, InvalidPayload> {
+/// When the body, or one element of it, is no event of this platform.
+pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<Identified, InvalidPayload> {
     let document = Document::parse(body)?;
-    let event_type = event_type(platform, verified, &document)?;
-    belongs(platform, &document)?;
-    platform.schemas.check(&event_type, body)?;
+    let elements = platform.event.batch.as_ref().map(|list| batch::elements(list, &document, body)).transpose()?;
+    let Some(elements) = elements.flatten() else {
+        return one(platform, verified, body.clone(), &document, None).map(Identified::One);
+    };
+    let event = |(element, body): (Element<'_>, Bytes)| {
+        let document = Document::parse(&body)?;
+        one(platform, verified, body.clone(), &document, Some(element))
+    };
+    elements.into_iter().map(event).collect::<Result<_, _>>().map(Identified::Batch)
+}
+
+/// Reads one event out of `document`, which `body` is the text of.
+fn one(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    body: Bytes,
+    document: &Document<'_>,
+    element: Option<Element<'_>>,
+) -> Result<NewEvent, InvalidPayload> {
+    let event_type = event_type(platform, verified, document, element)?;
+    belongs(platform, document, element)?;
+    platform.schemas.check(&event_type, &body).map_err(|error| match element {
+        Some(element) => element.unmet(error),
+        None => error,
+    })?;
 
     let spec = &platform.event;
-    let occurred_at = occurred_at(&spec.time, verified, &document);
-    let (event_id, unique) = match provider_id(&spec.id, verified, &document) {
+    let occurred_at = occurred_at(&spec.time, verified, document);
+    let (event_id, unique) = match provider_id(&spec.id, verified, document, element) {
         Some(id) => (id, true),
         None if spec.repeatable && occurred_at.is_none() => {
             let occurrence: u64 = rand::random();
-            (format!("{}-{occurrence:016x}", content_hash(platform, &event_type, &document)), false)
+            (format!("{}-{occurrence:016x}", content_hash(platform, &event_type, document)), false)
         }
-        None => (content_hash(platform, &event_type, &document), true),
+        None => (content_hash(platform, &event_type, document), true),
     };
     Ok(NewEvent {
         marker: unique.then(|| marker_digest(platform.name.as_str(), &event_id)),
         event_id,
         event_type,
         occurred_at,
-        body: body.clone(),
-        delivery_id: delivery_id(&spec.delivery_id, verified, &document),
+        body,
+        delivery_id: delivery_id(&spec.delivery_id, verified, document),
         traceparent: verified.unsigned_header("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned),
+        reply_to: None,
     })
 }
 
@@ -83,31 +155,50 @@ fn event_type(
     platform: &Platform,
     verified: &Verified<'_>,
     document: &Document<'_>,
+    element: Option<Element<'_>>,
 ) -> Result<String, InvalidPayload> {
     let locators = &platform.event.kind;
     // The definition has declared what it takes from unsigned headers.
     let found = first(locators, document, |name| verified.unsigned_header(name)).flatten();
     match found {
         Some(text) if is_name(&text, MAX_EVENT_TYPE_BYTES) => Ok(text.into_owned()),
-        _ => Err(InvalidPayload::Type(places(locators))),
+        _ => Err(InvalidPayload::Type(places(locators, element))),
     }
 }
 
 /// Checks that the body, if it names a platform, names this one.
-fn belongs(platform: &Platform, document: &Document<'_>) -> Result<(), InvalidPayload> {
+fn belongs(
+    platform: &Platform,
+    document: &Document<'_>,
+    element: Option<Element<'_>>,
+) -> Result<(), InvalidPayload> {
     for pointer in &platform.event.platform {
         let Some(node) = document.find(pointer).filter(|node| !node.is_null()) else { continue };
         let named = node.as_str();
         let own = platform.aliases.iter().chain([&platform.name]).any(|name| Some(name.as_str()) == named);
         if !own {
-            return Err(InvalidPayload::Platform(place(pointer)));
+            return Err(InvalidPayload::Platform(place_in(pointer, element)));
         }
     }
     Ok(())
 }
 
-fn provider_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {
-    let id = first(locators, document, |name| verified.signed_header(name))??;
+/// The provider's id of the event. Of an element, an id that stands outside it is that of the whole message, which all of
+/// its elements share; what tells them apart is their position, the same whenever the message is sent again.
+fn provider_id(
+    locators: &[Locator],
+    verified: &Verified<'_>,
+    document: &Document<'_>,
+    element: Option<Element<'_>>,
+) -> Option<String> {
+    let found = |locator| first(std::slice::from_ref(locator), document, |name| verified.signed_header(name));
+    let (locator, id) = locators.iter().find_map(|locator| Some((locator, found(locator)?)))?;
+    let id = id.filter(|id| !id.is_empty())?;
+    let id = match (element, locator) {
+        (Some(element), Locator::Body(pointer)) if element.holds(pointer) => id,
+        (Some(element), _) => format!("{id}#{}", element.index).into(),
+        (None, _) => id,
+    };
     is_name(&id, MAX_EVENT_ID_BYTES).then(|| id.into_owned())
 }
 
@@ -148,9 +239,15 @@ fn place(pointer: &Pointer) -> String {
     if pointer.segments.is_empty() { "/".to_owned() } else { pointer.to_string() }
 }
 
-fn places(locators: &[Locator]) -> String {
+/// Where `pointer` into an event's body leads in the request's.
+fn place_in(pointer: &Pointer, element: Option<Element<'_>>) -> String {
+    let place = place(pointer);
+    element.map_or_else(|| place.clone(), |element| element.in_request(&place))
+}
+
+fn places(locators: &[Locator], element: Option<Element<'_>>) -> String {
     let one = |locator: &Locator| match locator {
-        Locator::Body(pointer) => place(pointer),
+        Locator::Body(pointer) => place_in(pointer, element),
         Locator::Header(name) => format!("header {name}"),
     };
     locators.iter().map(one).collect::<Vec<_>>().join(" or ")

@@ -15,6 +15,7 @@ pub(crate) mod handshake;
 pub(crate) mod identify;
 pub(crate) mod shield;
 mod verify;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +24,6 @@ use actix_web::dev::Payload;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use shared::clock;
-use shared::event::NewEvent;
 use shared::queue::Enqueued;
 
 #[cfg(test)]
@@ -35,8 +35,9 @@ use crate::directory::Target;
 use crate::error::Error;
 use crate::gate::Gate;
 use coding::Coding;
-use identify::{InvalidPayload, identify};
+use identify::{Identified, InvalidPayload, identify};
 use verify::genuine;
+pub(crate) use wait::{Waiter, Waiters};
 
 /// What every request passes through; cheap to clone.
 #[derive(Clone)]
@@ -47,6 +48,8 @@ pub(crate) struct Pipeline {
     pub(crate) gate: Gate,
     /// The way into the queue.
     pub(crate) batcher: Batcher,
+    /// Who waits for what becomes of an event.
+    pub(crate) waiters: Waiters,
 }
 
 /// What became of a request.
@@ -63,17 +66,34 @@ pub(crate) enum Status {
 /// A request's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The event's id; a duplicate's is that of the first one.
+    /// The event's id; a duplicate's is that of the first one. Of a batch, the first event's.
     pub(crate) event_id: String,
-    /// What became of it.
+    /// Of a batch: the ids of all its events, in their order, without those that are not subscribed (unless none is).
+    pub(crate) event_ids: Option<Vec<String>>,
+    /// What became of it. A batch is a duplicate when all of it is, and then nothing of it is queued.
     pub(crate) status: Status,
 }
 
+impl Answer {
+    fn to(events: &Identified, status: Status) -> Self {
+        let mut ids = events.events().iter().map(|event| event.event_id.clone());
+        match events {
+            Identified::One(event) => Self { event_id: event.event_id.clone(), event_ids: None, status },
+            Identified::Batch(_) => {
+                let event_ids: Vec<String> = ids.by_ref().collect();
+                let event_id = event_ids.first().cloned().unwrap_or_default();
+                Self { event_id, event_ids: Some(event_ids), status }
+            }
+        }
+    }
+}
+
 /// What a request was.
-#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// An event.
     Event(Answer),
+    /// An event whose sender waits for what becomes of it. Nothing of its body is held any more.
+    Awaited(Answer, Waiter),
     /// A provider's question.
     Handshake(handshake::Reply),
 }
@@ -118,12 +138,18 @@ impl Pipeline {
         if let Some(reply) = handshake::asked(&target.platform, keys, &headers, &verified, body, now) {
             return Ok(Taken::Handshake(reply));
         }
-        let event = identify(&target.platform, &verified, body).map_err(Error::InvalidPayload)?;
-
-        if !target.subscribes(&event.event_type) {
-            return Ok(Taken::Event(Answer { event_id: event.event_id, status: Status::Ignored }));
-        }
-        self.enqueue(target, event, held).await.map(Taken::Event)
+        let events = identify(&target.platform, &verified, body).map_err(Error::InvalidPayload)?;
+        let mut events = match subscribed(target, events) {
+            Ok(events) => events,
+            Err(ignored) => return Ok(Taken::Event(ignored)),
+        };
+        self.bodies.hold_more(&mut held, events.bytes().saturating_sub(body.len()))?;
+        let waiter = self.waiters.enter(target, headers.0, &mut events);
+        let answer = self.enqueue(target, events, held).await?;
+        Ok(match waiter {
+            Some(waiter) => Taken::Awaited(answer, waiter),
+            None => Taken::Event(answer),
+        })
     }
 
     /// Undoes the coding of a body that is genuine as it came, or whose signature may be over what it stands for. What
@@ -141,24 +167,43 @@ impl Pipeline {
         Ok(self.bodies.decode(coding, wire, held).await?.map_or(Decoded::Malformed, Decoded::Is))
     }
 
-    /// Queues an event whose sender has proved itself: duplicate, backlog and rate limit are decided by Redis.
+    /// Queues an event, or a batch, whose sender has proved itself: duplicate, backlog and rate limit are decided by
+    /// Redis, for all of a batch at once.
     ///
     /// # Errors
     /// Why it is not known to be queued.
-    pub(crate) async fn enqueue(&self, target: &Arc<Target>, event: NewEvent, held: Held) -> Result<Answer, Error> {
+    pub(crate) async fn enqueue(
+        &self,
+        target: &Arc<Target>,
+        events: impl Into<Identified>,
+        held: Held,
+    ) -> Result<Answer, Error> {
         self.gate.open()?;
         target.shield.as_ref().map_or(Ok(()), |shield| shield.admit())?;
 
-        let event_id = event.event_id.clone();
+        let events = events.into();
+        let mut answer = Answer::to(&events, Status::Accepted);
         let asked = Instant::now();
-        let outcome = self.batcher.enqueue(target, event, held).await;
+        let outcome = self.batcher.enqueue(target, events, held).await;
         target.metrics.enqueue_duration(asked.elapsed());
         match outcome? {
-            Enqueued::Accepted => Ok(Answer { event_id, status: Status::Accepted }),
-            Enqueued::Duplicate => Ok(Answer { event_id, status: Status::Duplicate }),
-            Enqueued::Overloaded => Err(Error::BacklogFull),
-            Enqueued::RateLimited { retry_after_s } => Err(Error::RateLimited { retry_after_s }),
-            Enqueued::Refused => Err(Error::QueueAway("Redis refused the entry")),
+            Enqueued::Accepted => {}
+            Enqueued::Duplicate => answer.status = Status::Duplicate,
+            Enqueued::Overloaded => return Err(Error::BacklogFull),
+            Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
+            Enqueued::Refused => return Err(Error::QueueAway("Redis refused the entry")),
         }
+        Ok(answer)
     }
+}
+
+/// What of `events` the operator of `target` asked for, or, where that is nothing, the answer.
+fn subscribed(target: &Target, mut events: Identified) -> Result<Identified, Answer> {
+    if !events.events().iter().any(|event| target.subscribes(&event.event_type)) {
+        return Err(Answer::to(&events, Status::Ignored));
+    }
+    if let Identified::Batch(events) = &mut events {
+        events.retain(|event| target.subscribes(&event.event_type));
+    }
+    Ok(events)
 }

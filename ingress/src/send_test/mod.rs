@@ -14,7 +14,7 @@ use clap::Args;
 use reqwest::Url;
 use shared::clock;
 use shared::config::{Env, Problem};
-use shared::event::Millis;
+use shared::event::{Millis, NewEvent};
 use shared::platform::{Locator, Platform};
 use shared::signature::{Keys, SignatureHeaders, sign, verify};
 
@@ -104,16 +104,26 @@ impl SendTest {
         };
         let headers = headers(&platform, &keys, kind.as_deref(), &id, &body, now);
         let headers = headers.map_err(|reason| one(platform.name.as_str(), &reason))?;
-        let event = verify(&platform.scheme, &keys, &headers, &body, now)
+        let events = verify(&platform.scheme, &keys, &headers, &body, now)
             .map_err(|refusal| one(platform.name.as_str(), &refusal))
             .and_then(|verified| {
                 identify(&platform, &verified, &body).map_err(|invalid| {
                     one(platform.name.as_str(), &format_args!("{invalid}; give a --body that is an event"))
                 })
             })?;
-        let about = format!("{} event {} ({})", platform.name, event.event_id, event.event_type);
+        let about = about(&platform, events.events());
         let url = base.join(&format!("api/v1/webhooks/{}", platform.name)).map_err(|error| one("--url", &error))?;
         Ok(Request { url, headers, body, about })
+    }
+}
+
+/// What is sent, in a line.
+fn about(platform: &Platform, events: &[NewEvent]) -> String {
+    let each: Vec<String> =
+        events.iter().map(|event| format!("{} ({})", event.event_id, event.event_type)).collect();
+    match each.as_slice() {
+        [one] => format!("{} event {one}", platform.name),
+        several => format!("{} batch of {} events: {}", platform.name, several.len(), several.join(", ")),
     }
 }
 
@@ -158,6 +168,8 @@ impl Request {
     /// # Errors
     /// Why there is no answer.
     pub async fn send(self) -> Result<Answer, reqwest::Error> {
+        // The TLS stack that the whole system has; whoever was first chose the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .timeout(PATIENCE)
             .no_proxy()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{AdminToken, Env};
+use crate::registration::{Sealer, SealingKey};
 use crate::telemetry::{LogFormat, check_filter};
 
 /// What ingress and worker have in common.
@@ -19,6 +20,8 @@ pub struct CommonConfig {
     pub redis_cluster: bool,
     /// `PLATFORMS_FILE`.
     pub platforms_file: Option<PathBuf>,
+    /// `SECRETS_KEY` and `ALLOW_PLAINTEXT_SECRETS`: what seals and opens registered secrets.
+    pub sealer: Sealer,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
     /// `RUST_LOG`, checked.
@@ -41,6 +44,7 @@ impl CommonConfig {
             redis_url: redis_url(env),
             redis_cluster: env.flag("REDIS_CLUSTER", false),
             platforms_file: platforms_file(env),
+            sealer: sealer(env),
             log_format: env.parse("LOG_FORMAT", LogFormat::default()),
             log_filter: log_filter(env),
             durability: env.parse("DURABILITY", DurabilityMode::default()),
@@ -68,6 +72,20 @@ fn platforms_file(env: &Env) -> Option<PathBuf> {
         env.problem("PLATFORMS_FILE", format_args!("cannot be opened: {error}"));
     }
     Some(path)
+}
+
+/// `SECRETS_KEY` may be several keys, separated by commas: the first seals, any opens.
+fn sealer(env: &Env) -> Sealer {
+    let text = env.secret("SECRETS_KEY");
+    let keys = text.iter().flat_map(|text| text.expose_secret().split(','));
+    let mut sound = Vec::new();
+    for key in keys {
+        match key.parse::<SealingKey>() {
+            Ok(key) => sound.push(key),
+            Err(reason) => env.problem("SECRETS_KEY", reason),
+        }
+    }
+    Sealer::new(sound, env.flag("ALLOW_PLAINTEXT_SECRETS", false))
 }
 
 fn log_filter(env: &Env) -> String {

@@ -46,6 +46,7 @@ fn nothing_set_means_the_documented_defaults() {
     assert_eq!(config.redis_url.expose_secret(), "redis://127.0.0.1:6379");
     assert!(!config.redis_cluster);
     assert_eq!(config.platforms_file, None);
+    assert!(!config.sealer.can_seal());
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.log_filter, "info");
     assert_eq!(config.durability, DurabilityMode::Warn);
@@ -87,6 +88,8 @@ fn all_problems_are_reported_at_once_by_name_and_never_by_value() {
         ("REDIS_URL", "nonsense-5ecret"),
         ("REDIS_CLUSTER", "nonsense-5ecret"),
         ("PLATFORMS_FILE", "/nonsense-5ecret"),
+        ("SECRETS_KEY", "nonsense-5ecret,also-5ecret"),
+        ("ALLOW_PLAINTEXT_SECRETS", "nonsense-5ecret"),
         ("LOG_FORMAT", "nonsense-5ecret"),
         ("RUST_LOG", "a=nonsense-5ecret"),
         ("DURABILITY", "nonsense-5ecret"),
@@ -103,6 +106,7 @@ fn all_problems_are_reported_at_once_by_name_and_never_by_value() {
         names,
         [
             "ADMIN_TOKEN",
+            "ALLOW_PLAINTEXT_SECRETS",
             "DURABILITY",
             "LOG_FORMAT",
             "MAX_ATTEMPTS",
@@ -111,11 +115,33 @@ fn all_problems_are_reported_at_once_by_name_and_never_by_value() {
             "REDIS_CLUSTER",
             "REDIS_URL",
             "RUST_LOG",
+            "SECRETS_KEY",
             "SHUTDOWN_GRACE_MS",
         ]
     );
     assert!(!found.concat().contains("5ecret"), "{found:?}");
     assert!(found.contains(&"MAX_ATTEMPTS: must be between 1 and 1000".to_owned()), "{found:?}");
+}
+
+#[test]
+fn secrets_can_be_sealed_with_a_key_or_kept_plain_where_that_is_allowed() {
+    let (one, two) =
+        ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let file = TempFile::new(format!("{two}\n").as_bytes());
+    let several = format!("{one}, {two}");
+    for (pairs, can) in [
+        (vec![("SECRETS_KEY", one)], true),
+        (vec![("SECRETS_KEY", several.as_str())], true),
+        (vec![("SECRETS_KEY_FILE", file.path())], true),
+        (vec![("ALLOW_PLAINTEXT_SECRETS", "true")], true),
+        (vec![("ALLOW_PLAINTEXT_SECRETS", "false")], false),
+    ] {
+        let env = env(&pairs);
+        let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+        assert_eq!(env.finish(), Ok(()));
+        assert_eq!(config.sealer.can_seal(), can, "{pairs:?}");
+        assert!(!format!("{config:?}").contains("AAAA"));
+    }
 }
 
 #[test]

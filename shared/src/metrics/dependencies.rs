@@ -2,7 +2,10 @@
 
 use metrics::{Gauge, gauge};
 
-use super::{CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, UNHANDLED_PLATFORMS, count, switch};
+use super::{
+    CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, UNHANDLED_PLATFORMS, UNUSABLE_REGISTRATIONS,
+    count, switch,
+};
 
 /// What a process knows of the systems it depends on.
 #[derive(Clone)]
@@ -88,6 +91,33 @@ impl DatabaseMetrics {
 }
 
 impl Default for DatabaseMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a process knows of the platforms that are registered while it runs.
+#[derive(Clone)]
+pub struct RegistrationMetrics {
+    unusable: Gauge,
+}
+
+impl RegistrationMetrics {
+    /// Registers the series.
+    #[must_use]
+    pub fn new() -> Self {
+        let unusable = gauge!(UNUSABLE_REGISTRATIONS);
+        unusable.set(0);
+        Self { unusable }
+    }
+
+    /// How many registrations cannot be used here, or not all of their secrets.
+    pub fn unusable(&self, registrations: usize) {
+        self.unusable.set(count(registrations as u64));
+    }
+}
+
+impl Default for RegistrationMetrics {
     fn default() -> Self {
         Self::new()
     }

@@ -14,12 +14,16 @@ use tokio_util::sync::CancellationToken;
 mod dependencies;
 mod labels;
 mod platform;
+mod retention;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
-pub use dependencies::{DatabaseMetrics, DependencyMetrics};
+pub use dependencies::{DatabaseMetrics, DependencyMetrics, RegistrationMetrics};
 pub use labels::{Action, EventOutcome, RequestOutcome};
 pub use platform::{IngressMetrics, QueueMetrics, WorkerMetrics};
+pub use retention::{LedgerMetrics, RetentionMetrics};
+pub use waiters::WaiterMetrics;
 
 /// Webhook requests, by how they were answered.
 pub const REQUESTS: &str = "webhook_requests_total";
@@ -51,6 +55,16 @@ pub const DEAD_LETTERS_FULL: &str = "webhook_dead_letters_full";
 pub const STREAM_BROKEN: &str = "webhook_stream_broken";
 /// Events found outside every place and put back.
 pub const ORPHANS: &str = "webhook_orphans_total";
+/// Requests that wait for what becomes of their event.
+pub const WAITERS: &str = "webhook_waiters";
+/// Dead letters that were archived and removed.
+pub const DEAD_LETTERS_EXPIRED: &str = "webhook_dead_letters_expired_total";
+/// Dead letters that would be, if there were an archive.
+pub const DEAD_LETTERS_OVERDUE: &str = "webhook_dead_letters_overdue";
+/// 1 while the archive cannot be written.
+pub const RETENTION_FAILING: &str = "webhook_retention_failing";
+/// Rows of the ledger that were deleted.
+pub const LEDGER_EXPIRED: &str = "webhook_ledger_rows_expired_total";
 /// 1 while Redis answers.
 pub const REDIS_UP: &str = "webhook_redis_up";
 /// 1 while the database commits.
@@ -63,6 +77,8 @@ pub const CLOCK_SKEW: &str = "webhook_clock_skew_seconds";
 pub const DATA_LOST: &str = "webhook_data_lost";
 /// Platforms with unfinished events that this worker has no definition for.
 pub const UNHANDLED_PLATFORMS: &str = "webhook_unhandled_platforms";
+/// Registrations that this process cannot use, or not all of.
+pub const UNUSABLE_REGISTRATIONS: &str = "webhook_unusable_registrations";
 
 /// Bounds of an answer's time in seconds: from a batched write to a lost connection.
 const REQUEST_BUCKETS: &[f64] =
@@ -84,11 +100,15 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
-/// Folds recorded samples into buckets until `stop`.
+/// Folds recorded samples into buckets, and looks at what the process uses (`process_…`), until `stop`.
 pub fn spawn_upkeep(handle: PrometheusHandle, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
+        let process = metrics_process::Collector::default();
+        process.describe();
+        process.collect();
         while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
             handle.run_upkeep();
+            process.collect();
         }
     })
 }
@@ -115,12 +135,21 @@ fn describe() {
     describe_gauge!(DEAD_LETTERS_FULL, "1 while the dead letters are at their bound");
     describe_gauge!(STREAM_BROKEN, "1 while the stream cannot be read for a reason that waiting does not cure");
     describe_counter!(ORPHANS, "Events found outside every place and put back");
+    describe_gauge!(WAITERS, "Requests that wait for what becomes of their event");
+    describe_counter!(DEAD_LETTERS_EXPIRED, "Dead letters that were archived and removed");
+    describe_gauge!(DEAD_LETTERS_OVERDUE, "Dead letters past their retention that stay, since there is no archive");
+    describe_gauge!(RETENTION_FAILING, "1 while the archive of dead letters cannot be written");
+    describe_counter!(LEDGER_EXPIRED, "Rows of the ledger that expired");
     describe_gauge!(REDIS_UP, "1 while Redis answers");
     describe_gauge!(DATABASE_UP, "1 while the database commits");
     describe_gauge!(REDIS_DURABLE, "1 while Redis is known to keep what it confirmed");
     describe_gauge!(CLOCK_SKEW, "Redis's clock minus this host's");
     describe_gauge!(DATA_LOST, "1 from when Redis was found emptied");
     describe_gauge!(UNHANDLED_PLATFORMS, "Platforms with unfinished events and no definition here");
+    describe_gauge!(
+        UNUSABLE_REGISTRATIONS,
+        "Registered platforms that cannot be used here, or not all of their secrets"
+    );
 }
 
 const fn switch(on: bool) -> f64 {

@@ -154,6 +154,14 @@ impl QueueMetrics {
         self.dead_letters.set(count(dead_letters));
     }
 
+    /// Sets everything to 0: the platform is gone.
+    pub fn clear(&self) {
+        self.depth(0, 0, 0, 0);
+        self.oldest_age(Duration::ZERO);
+        self.dead_letters_full(false);
+        self.stream_broken(false);
+    }
+
     /// Age of the oldest unfinished event that could be worked on; zero when there is none.
     pub fn oldest_age(&self, age: Duration) {
         self.oldest_age.set(age.as_secs_f64());

@@ -25,15 +25,18 @@ fn every_series_is_there_at_zero_before_anything_happened() {
     let lines = scrape(|| {
         let _ = (IngressMetrics::new(&mux()), IngressMetrics::unknown());
         let _ = (WorkerMetrics::new(&mux()), QueueMetrics::new(&mux()));
-        let _ = (DependencyMetrics::new(), DatabaseMetrics::new());
+        let _ = WaiterMetrics::new();
+        let _ = (DependencyMetrics::new(), DatabaseMetrics::new(), RegistrationMetrics::new());
     });
     let mut expected = vec![
         "webhook_redis_up 0".to_owned(),
+        "webhook_waiters 0".to_owned(),
         "webhook_database_up 0".to_owned(),
         "webhook_redis_durable 0".to_owned(),
         "webhook_clock_skew_seconds 0".to_owned(),
         "webhook_data_lost 0".to_owned(),
         "webhook_unhandled_platforms 0".to_owned(),
+        "webhook_unusable_registrations 0".to_owned(),
         "webhook_orphans_total{platform=\"mux\"} 0".to_owned(),
     ];
     for outcome in "accepted duplicate ignored handshake invalid_signature signature_expired invalid_payload \

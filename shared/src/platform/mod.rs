@@ -5,6 +5,7 @@
 
 pub mod bundled;
 pub mod definition;
+pub mod derive;
 pub mod registry;
 mod schema;
 mod secrets;
@@ -13,7 +14,7 @@ mod types;
 pub use schema::{PayloadError, Schemas};
 pub use types::{
     ChatColumn, ContentColumn, ContentState, CredentialRef, DataMember, Effect, EffectSpec, EventSpec, Handshake,
-    InvalidPointer, JobColumn, Locator, MissingSession, Platform, PlatformName, Pointer, RateLimit,
+    InvalidPointer, JobColumn, LONGEST_WAIT, Locator, MissingSession, Platform, PlatformName, Pointer, RateLimit,
     RecordingColumn, RecordingState, SecretRef, SecretRefs, SessionColumn, SessionScope, SessionStatus, Source,
     UnknownName,
 };

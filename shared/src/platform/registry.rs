@@ -4,6 +4,8 @@
 //! whatever a path names is one platform or none. The reserved platform is in the list, for those who read queues, and
 //! under no name, for those who take requests.
 
+mod registered;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
@@ -18,6 +20,8 @@ use super::secrets::{self, Need};
 use super::types::{Platform, PlatformName, Source};
 use crate::config::{Env, Problem};
 use crate::signature::Keys;
+
+pub use registered::{Clash, platform_name};
 
 /// Longest `PLATFORMS_FILE`, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -35,8 +39,11 @@ struct Inner {
     entries: Vec<Entry>,
     by_name: HashMap<PlatformName, usize>,
     file: String,
+    /// What registered definitions start from.
+    bundled: Arc<Bundled>,
 }
 
+#[derive(Clone)]
 struct Entry {
     platform: Arc<Platform>,
     /// Whether the user wrote down what it verifies with, instead of leaving it to the bundled variables.
@@ -105,7 +112,8 @@ impl Registry {
         let sessions = reserved()?;
         let mut problems = report.into_problems();
         problems.sort();
-        let inner = Inner { sessions: Arc::new(sessions), entries, by_name, file: file.to_owned() };
+        let (sessions, bundled) = (Arc::new(sessions), Arc::new(bundled));
+        let inner = Inner { sessions, entries, by_name, file: file.to_owned(), bundled };
         Ok((Self { inner: Arc::new(inner) }, problems))
     }
 
@@ -160,7 +168,7 @@ impl Registry {
         let need = match (own_secrets, platform.source) {
             (true, _) => Need::All,
             (false, Source::File) => Need::Any,
-            (false, Source::Bundled | Source::Reserved) => Need::Whatever,
+            (false, Source::Bundled | Source::Registered | Source::Reserved) => Need::Whatever,
         };
         let kind = if platform.scheme.uses_credentials() { "credentials" } else { "secrets" };
         let key = child(&child("platforms", platform.name.as_str()), kind);
@@ -173,7 +181,8 @@ fn sound((registry, problems): (Registry, Vec<Problem>)) -> Result<Registry, Vec
     if problems.is_empty() { Ok(registry) } else { Err(problems) }
 }
 
-fn read(path: &Path) -> Result<Table, String> {
+/// The table that the file at `path` holds.
+pub(crate) fn read(path: &Path) -> Result<Table, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut text = String::new();
     file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
@@ -217,6 +226,24 @@ impl Bundled {
     fn get(&self, name: &str) -> Option<&Table> {
         self.0.iter().find(|(one, _)| *one == name).map(|(_, table)| table)
     }
+
+    /// The user's words over what they start from.
+    fn laid(&self, name: &str, key: &str, table: Table, report: &Report) -> Option<Table> {
+        let own = self.get(name);
+        let preset = match table.get("preset") {
+            None => bundled::DEFAULT_PRESET,
+            Some(Value::String(preset)) if self.get(preset).is_some() => preset.as_str(),
+            Some(_) => {
+                let names: Vec<_> = bundled::names().collect();
+                report.add(&child(key, "preset"), format!("must be one of: {}", names.join(" ")));
+                return None;
+            }
+        };
+        if let Some(own) = own.filter(|_| !table.contains_key("preset") || preset == name) {
+            return Some(definition::overridden(own.clone(), table));
+        }
+        Some(definition::from_preset(self.get(preset)?.clone(), table))
+    }
 }
 
 struct Loader<'a> {
@@ -234,8 +261,10 @@ impl Loader<'_> {
             Some(Value::Table(platforms)) => platforms,
             Some(_) => return self.report.add("platforms", "must be tables such as [platforms.acme]"),
         };
+        // Destinations are read by `outbound::config`.
+        table.remove("destinations");
         for key in table.keys() {
-            self.report.add(&child("", key), "unknown key; known here: platforms");
+            self.report.add(&child("", key), "unknown key; known here: platforms, destinations");
         }
         if platforms.len() > MAX_PLATFORMS {
             return self.report.add("platforms", format!("must be at most {MAX_PLATFORMS}"));
@@ -252,7 +281,7 @@ impl Loader<'_> {
             return self.report.add(&key, "must be a table; `enabled = false` switches a platform off");
         };
         let own_secrets = ["secrets", "credentials"].iter().any(|kind| table.contains_key(*kind));
-        let Some(table) = self.laid(name, &key, table) else { return };
+        let Some(table) = self.bundled.laid(name, &key, table, self.report) else { return };
         // A bad name is a problem already; whatever else is wrong with the definition shall be seen too.
         let name = parsed.or_else(|()| PlatformName::new("unnamed"));
         let Ok(name) = name else { return };
@@ -260,24 +289,6 @@ impl Loader<'_> {
         if let Some(platform) = definition::compile(definition, self.report) {
             self.entries.push(Entry { platform: Arc::new(platform), own_secrets });
         }
-    }
-
-    /// The user's words over what they start from.
-    fn laid(&self, name: &str, key: &str, table: Table) -> Option<Table> {
-        let own = self.bundled.get(name);
-        let preset = match table.get("preset") {
-            None => bundled::DEFAULT_PRESET,
-            Some(Value::String(preset)) if self.bundled.get(preset).is_some() => preset.as_str(),
-            Some(_) => {
-                let names: Vec<_> = bundled::names().collect();
-                self.report.add(&child(key, "preset"), format!("must be one of: {}", names.join(" ")));
-                return None;
-            }
-        };
-        if let Some(own) = own.filter(|_| !table.contains_key("preset") || preset == name) {
-            return Some(definition::overridden(own.clone(), table));
-        }
-        Some(definition::from_preset(self.bundled.get(preset)?.clone(), table))
     }
 
     /// The bundled platforms that the user's file does not name.

@@ -31,7 +31,7 @@ pub enum PayloadError {
 }
 
 /// A platform's compiled schemas: one for every body, and more by event type.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Schemas {
     all: Option<Validator>,
     by_type: HashMap<String, Validator>,

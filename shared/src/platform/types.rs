@@ -50,6 +50,17 @@ impl PlatformName {
         }
     }
 
+    /// The name of a queue: a platform's, or `out:` and a destination's. Only those who look at queues ask for this.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn queue(name: &str) -> Result<Self, UnknownName> {
+        match name.strip_prefix("out:") {
+            Some(destination) => Self::new(destination).map(|_| Self(name.into())),
+            None => Self::new(name),
+        }
+    }
+
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -168,6 +179,8 @@ pub enum Source {
     Bundled,
     /// Named in `PLATFORMS_FILE`.
     File,
+    /// Registered while the system runs.
+    Registered,
     /// Part of the system: the reserved platform `sessions`.
     Reserved,
 }
@@ -191,6 +204,9 @@ pub enum Handshake {
 /// Where an event's parts are found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventSpec {
+    /// Where a request holds several events, the list of them. Each becomes an event of its own, whose body is the
+    /// request's with that one element in the list's place; all other pointers point into that body.
+    pub batch: Option<Pointer>,
     /// The provider's event id; the first present counts. Empty: identity is the content hash.
     pub id: Vec<Locator>,
     /// The event type; never empty.
@@ -441,8 +457,11 @@ pub struct EffectSpec {
     pub live_stream_id: Option<Vec<Pointer>>,
 }
 
+/// How long a request may wait for what becomes of its event.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// A checked platform definition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Platform {
     /// Canonical name.
     pub name: PlatformName,
@@ -472,6 +491,9 @@ pub struct Platform {
     pub busy_status: Option<u16>,
     /// How long duplicates are remembered in Redis; `None`: `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Option<Duration>,
+    /// How long a request waits for its event's result unless it says otherwise, at most [`LONGEST_WAIT`]; `None`: not
+    /// at all.
+    pub wait: Option<Duration>,
     /// See [`MissingSession`].
     pub missing_session: MissingSession,
     /// See [`SessionScope`].

@@ -8,8 +8,10 @@ use std::str::FromStr;
 use bytes::Bytes;
 use redis::Value;
 
-use super::Fault;
-use crate::event::{Envelope, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION};
+use super::{Fault, keys};
+use crate::event::{
+    Envelope, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION, edit_digest,
+};
 
 /// Field pairs of a stream entry, in their order. Names may repeat and need not be text.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -82,11 +84,19 @@ pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
         body: Bytes::new(),
         delivery_id: view.optional("delivery_id")?,
         traceparent: view.optional("traceparent")?,
+        // Only what can be a channel of ours is told anything, whatever an imported entry says.
+        reply_to: view
+            .optional("reply_to")
+            .ok()
+            .flatten()
+            .filter(|channel: &String| keys::is_reply_channel(channel)),
         first_failed_at: view.optional("first_failed_at")?,
         replays: view.optional("replays")?.unwrap_or(0),
+        edited: view.raw("edited").map(|_| String::new()),
     };
     let body = fields.iter_mut().find(|(name, _)| name == b"body").ok_or(Undecodable::Missing("body"))?;
     envelope.body = Bytes::from(std::mem::take(&mut body.1));
+    envelope.edited = envelope.edited.map(|_| edit_digest(&envelope.body));
     Ok(envelope)
 }
 
@@ -106,6 +116,7 @@ pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin
         pair("origin", origin.to_string().as_bytes()),
         pair("body", &event.body),
     ];
+    fields.extend(event.reply_to.as_deref().map(|value| pair("reply_to", value.as_bytes())));
     fields.extend(event.delivery_id.as_deref().map(|value| pair("delivery_id", value.as_bytes())));
     fields.extend(event.traceparent.as_deref().map(|value| pair("traceparent", value.as_bytes())));
     fields

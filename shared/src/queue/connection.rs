@@ -95,7 +95,7 @@ pub fn blocking_connection(url: &SecretString, cluster: bool) -> Result<Reader, 
     Ok(Reader { connection: Connection::new(client(url, cluster)?, READ_TIMEOUT, 1) })
 }
 
-fn client(url: &SecretString, cluster: bool) -> Result<Client, InvalidTarget> {
+pub(super) fn client(url: &SecretString, cluster: bool) -> Result<Client, InvalidTarget> {
     if cluster {
         return Err(InvalidTarget::Cluster);
     }

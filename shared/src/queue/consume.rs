@@ -186,7 +186,7 @@ impl Queue {
     /// # Errors
     /// When Redis did not answer.
     pub async fn create_group(&self, keys: &PlatformKeys) -> Result<GroupState, Fault> {
-        let call_keys = [&keys.incoming, &keys.retry, &keys.failures];
+        let call_keys = [&keys.incoming, &keys.retry, &keys.failures, &keys.exceptions];
         let mut call = self.scripts.create_group.call(&call_keys, 32);
         call.arg(GROUP);
         match self.scripts.create_group.run(&self.connection, &call).await {

@@ -3,6 +3,9 @@
 //! Guarantee: an entry is a record whatever its fields are, so that none is invisible, and nothing is lost between the
 //! stream and the record: fields that this release does not know, or cannot read, are kept.
 
+mod look;
+pub mod record;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -14,6 +17,8 @@ use serde::{Serialize, Serializer};
 
 use super::codec::{View, entries, stream_id};
 use super::consume::{CHUNK, counted, per_id};
+pub use look::{Census, Imported};
+
 use super::{Entry, Fault, Fields, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
@@ -212,7 +217,7 @@ impl Queue {
         limit: u64,
         edit: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Vec<Replayed>, Fault> {
-        let names = [&keys.dlq, &keys.incoming, &keys.counters];
+        let names = [&keys.dlq, &keys.incoming, &keys.counters, &keys.exceptions];
         let mut outcomes = Vec::with_capacity(ids.len());
         for ids in ids.chunks(CHUNK) {
             let bytes: usize = edit.values().map(Vec::len).sum();
@@ -251,7 +256,7 @@ impl Queue {
     ) -> Result<Vec<bool>, Fault> {
         let mut removed = Vec::with_capacity(letters.len());
         for chunk in letters.chunks(CHUNK) {
-            let mut names = vec![keys.dlq.clone()];
+            let mut names = vec![keys.dlq.clone(), keys.exceptions.clone()];
             names
                 .extend(chunk.iter().filter_map(|(_, digest)| digest.as_deref()).map(|digest| keys.marker(digest)));
             let mut call = self.scripts.purge.call(&names, chunk.len() * 32);
@@ -262,19 +267,6 @@ impl Queue {
             removed.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
         }
         Ok(removed)
-    }
-
-    /// Adds a dead letter with these very fields, as an import does. Returns its id.
-    ///
-    /// # Errors
-    /// When Redis did not answer, is full, or `fields` is empty.
-    pub async fn import_dead_letter(&self, keys: &PlatformKeys, fields: &Fields) -> Result<StreamId, Fault> {
-        let mut add = cmd("XADD");
-        add.arg(&keys.dlq).arg("*");
-        for (name, value) in fields {
-            add.arg(name).arg(value);
-        }
-        stream_id(&self.connection.run(&add).await?)
     }
 }
 

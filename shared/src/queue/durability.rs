@@ -10,12 +10,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Connection, Fault, Queue};
+use crate::clock::{self, Reading};
 use crate::event::Millis;
 
 /// How often Redis is asked for its time.
 const BEAT: Duration = Duration::from_secs(1);
 /// How often its settings are read.
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
+/// What is no drift, nor a slow answer, but a clock that was set.
+const JUMP_MS: u64 = 2_000;
 /// The field of the sentinel, see [`Queue::agree`].
 const SENTINEL: &str = "sentinel";
 
@@ -95,8 +98,13 @@ fn answered<T>(reply: Result<T, Fault>) -> Result<Option<T>, Fault> {
 pub struct RedisHealth {
     /// It answered the last time it was asked.
     pub up: bool,
-    /// Redis's clock less ours, in milliseconds; `None`: never seen.
+    /// Redis's clock less ours when it was asked last, in milliseconds; `None`: never seen. A decision takes
+    /// [`RedisHealth::skew_now`].
     pub skew_ms: Option<i64>,
+    /// What its clock said then.
+    pub clock: Option<Reading>,
+    /// How often its clock was found to have been set while this process ran.
+    pub clock_jumps: u64,
     /// The last settings read; `None`: none yet since it came up.
     pub durability: Option<Durability>,
     /// The connection on which they were read, see [`Connection::established`]: another one may lead to another Redis.
@@ -112,6 +120,25 @@ impl RedisHealth {
     #[must_use]
     pub fn strict_ok(&self) -> bool {
         self.up && self.durability.as_ref().is_some_and(Durability::is_strict)
+    }
+
+    /// Redis's clock less ours, in milliseconds, now: a jump of our clock shows at once. `None`: never seen.
+    #[must_use]
+    pub fn skew_now(&self) -> Option<i64> {
+        self.clock.map(|clock| clock.skew_ms()).or(self.skew_ms)
+    }
+
+    /// The time by Redis's clock, as well as it is known: ours until it was asked once.
+    #[must_use]
+    pub fn now_ms(&self) -> Millis {
+        self.clock.map_or_else(|| clock::now_ms() + self.skew_ms.unwrap_or(0), |clock| clock.now_ms())
+    }
+
+    fn note_clock(&mut self, said: Millis, at: Instant) {
+        let expected = self.clock.map(|clock| clock.now_ms());
+        self.clock_jumps += u64::from(expected.is_some_and(|expected| expected.abs_diff(said) > JUMP_MS));
+        let clock = Reading::new(said, at);
+        (self.skew_ms, self.clock) = (Some(clock.skew_ms()), Some(clock));
     }
 }
 
@@ -174,10 +201,9 @@ impl Monitor {
 
     async fn try_look(&mut self, health: &mut RedisHealth) -> Result<(), Fault> {
         let connection = self.queue.connection().clone();
-        let before = local_now();
+        let before = Instant::now();
         let redis = connection.redis_time().await?;
-        let after = local_now();
-        health.skew_ms = Some(redis - (before + (after - before) / 2));
+        health.note_clock(redis, before + before.elapsed() / 2);
         // A replica answers reads; what counts is a Redis that takes writes.
         let role: Result<Vec<Value>, Fault> = connection.query(&cmd("ROLE")).await;
         if let Some(Value::BulkString(role)) = answered(role)?.and_then(|role| role.into_iter().next())
@@ -234,7 +260,35 @@ fn permille(used: Option<u64>, most: Option<u64>) -> Option<u64> {
     used?.saturating_mul(1000).checked_div(most?)
 }
 
-fn local_now() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_told_from_one_that_drifts() {
+        let mut health = RedisHealth::default();
+        health.note_clock(clock::now_ms(), Instant::now());
+        health.note_clock(clock::now_ms() + 500, Instant::now());
+        assert_eq!(health.clock_jumps, 0);
+        health.note_clock(clock::now_ms() + 60_000, Instant::now());
+        assert_eq!(health.clock_jumps, 1, "ahead");
+        health.note_clock(clock::now_ms() + 60_000, Instant::now());
+        assert_eq!(health.clock_jumps, 1, "it stays there");
+        health.note_clock(clock::now_ms() - 60_000, Instant::now());
+        assert_eq!(health.clock_jumps, 2, "back");
+    }
+
+    #[test]
+    fn our_own_clock_may_jump_between_two_looks() {
+        // As if our clock had stood an hour behind when Redis was asked, and been right since.
+        let health = RedisHealth {
+            skew_ms: Some(0),
+            clock: Some(Reading::new(clock::now_ms() - 3_600_000, Instant::now())),
+            ..RedisHealth::default()
+        };
+        assert!(health.skew_now().is_some_and(|skew| (skew + 3_600_000).abs() < 1_000), "{health:?}");
+        assert!((health.now_ms() - (clock::now_ms() - 3_600_000)).abs() < 1_000, "{health:?}");
+        let asked_never = RedisHealth { skew_ms: None, clock: None, ..health };
+        assert_eq!(asked_never.skew_now(), None);
+    }
 }

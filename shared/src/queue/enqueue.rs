@@ -1,7 +1,8 @@
 //! Putting verified events into the queue.
 //!
-//! Guarantee: [`Enqueued::Accepted`] is only answered once Redis has confirmed the entry; every event of a call gets an
-//! outcome of its own, and a reply that does not hold exactly one per event is an unknown outcome for all of them.
+//! Guarantee: [`Enqueued::Accepted`] is only answered once Redis has confirmed the entry; every request of a call (one
+//! event, or a group of several) gets an outcome of its own, and a reply that does not hold exactly one per request is an
+//! unknown outcome for all of them. The events of a group are in the stream together or not at all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::{Fault, Layout, PlatformKeys, Queue};
 use crate::event::{MAX_FUTURE_MS, NewEvent, WIRE_VERSION};
 use crate::platform::RateLimit;
 
-/// Most events in one call. Ids are made of microseconds and a position below 1000, so more would collide.
+/// Most events in one call, and so in one group. Ids are made of microseconds and a position below 1000, so more would collide.
 pub const MAX_BATCH_EVENTS: usize = 128;
 /// Most bytes of bodies that callers put into one call, so that one script never keeps Redis busy for long.
 pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -68,12 +69,12 @@ impl EnqueuePolicy {
     }
 }
 
-/// What became of one event.
+/// What became of one event, or of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It is in the stream, and remembered.
+    /// It is in the stream, and remembered. Of a group: what was new of it is.
     Accepted,
-    /// It was seen before.
+    /// It was seen before; all of the group was.
     Duplicate,
     /// The backlog is at its bound. Nothing was written.
     Overloaded,
@@ -87,32 +88,50 @@ pub enum Enqueued {
 }
 
 impl Queue {
-    /// Decides about `events` in their order and appends the accepted ones, in one atomic script.
-    ///
-    /// On a cluster the caller announces the platform with [`Queue::register_platform`]; on a single server the script
-    /// does.
+    /// [`Queue::enqueue_groups`] of events that each stand alone.
     ///
     /// # Errors
-    /// [`Fault::NotRun`] when certainly none of them was queued (also for more than [`MAX_BATCH_EVENTS`]),
-    /// [`Fault::Unknown`] when any of them may have been.
+    /// As there.
     pub async fn enqueue(
         &self,
         keys: &PlatformKeys,
         policy: &EnqueuePolicy,
         events: &[&NewEvent],
     ) -> Result<Vec<Enqueued>, Fault> {
-        if events.is_empty() {
+        let groups: Vec<&[NewEvent]> = events.iter().map(|event| std::slice::from_ref(*event)).collect();
+        self.enqueue_groups(keys, policy, &groups).await
+    }
+
+    /// Decides about `groups` in their order and appends the accepted ones, in one atomic script. The new events of a
+    /// group are accepted together or not at all; most groups are one event.
+    ///
+    /// A group that is larger than a limit's burst is accepted when that limit is at rest, and charged in full.
+    ///
+    /// On a cluster the caller announces the platform with [`Queue::register_platform`]; on a single server the script
+    /// does.
+    ///
+    /// # Errors
+    /// [`Fault::NotRun`] when certainly none of them was queued (also for an empty group, or more than
+    /// [`MAX_BATCH_EVENTS`] in all), [`Fault::Unknown`] when any of them may have been.
+    pub async fn enqueue_groups(
+        &self,
+        keys: &PlatformKeys,
+        policy: &EnqueuePolicy,
+        groups: &[&[NewEvent]],
+    ) -> Result<Vec<Enqueued>, Fault> {
+        if groups.is_empty() {
             return Ok(Vec::new());
         }
-        if events.len() > MAX_BATCH_EVENTS {
-            return Err(Fault::NotRun((redis::ErrorKind::Client, "too many events in one call").into()));
+        let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
+        if events.len() > MAX_BATCH_EVENTS || groups.iter().any(|group| group.is_empty()) {
+            return Err(Fault::NotRun((redis::ErrorKind::Client, "too many events in one call, or none").into()));
         }
         let indexed = self.layout == Layout::Single;
         let mut names = vec![keys.incoming.clone(), keys.limit.clone(), keys.counters.clone()];
         if indexed {
             names.push(PLATFORMS.to_owned());
         }
-        let types = limited(policy, events);
+        let types = limited(policy, &events);
         names.extend(types.iter().map(|(kind, _)| keys.type_limit(kind)));
         names.extend(events.iter().filter_map(|event| event.marker.as_deref()).map(|digest| keys.marker(digest)));
         let bytes: usize = events.iter().map(|event| event.body.len() + event.event_id.len() + 160).sum();
@@ -121,12 +140,17 @@ impl Queue {
         call.arg(policy.period_us).arg(policy.burst).arg(policy.dedup_ttl_s).arg(policy.max_backlog);
         call.arg(MAX_FUTURE_MS).arg(WIRE_VERSION);
         optional(&mut call, indexed.then(|| keys.platform.as_str()));
+        call.arg(joined(groups));
         call.arg(types.len());
         for (_, limit) in &types {
             call.arg(limit.period_us).arg(limit.burst);
         }
-        for event in events {
-            call.arg(i32::from(event.marker.is_some()));
+        for event in &events {
+            let marked = u8::from(event.marker.is_some());
+            match &event.reply_to {
+                None => call.arg(marked),
+                Some(channel) => call.arg(format!("{marked}{channel}")),
+            };
             call.arg(&event.event_id).arg(&event.event_type);
             optional(&mut call, event.occurred_at);
             call.arg(&*event.body);
@@ -136,11 +160,24 @@ impl Queue {
         }
         let reply = self.scripts.enqueue.run(&self.connection, &call).await?;
         let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
-        if codes.len() != events.len() {
-            return Err(Fault::nonsense("one outcome per event expected"));
+        if codes.len() != groups.len() {
+            return Err(Fault::nonsense("one outcome per request expected"));
         }
         codes.into_iter().map(outcome).collect()
     }
+}
+
+/// Where groups of several events begin and how many they are, as the script reads it; mostly there are none.
+fn joined(groups: &[&[NewEvent]]) -> String {
+    let mut text = String::new();
+    let mut first = 1;
+    for group in groups {
+        if group.len() > 1 {
+            text.push_str(&format!("{first}:{} ", group.len()));
+        }
+        first += group.len();
+    }
+    text
 }
 
 /// The types of `events` that have a limit of their own, each once.

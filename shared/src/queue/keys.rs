@@ -11,12 +11,21 @@
 //! | `webhooks:limit:{p}` | string | theoretical arrival time of the rate limit, µs |
 //! | `webhooks:limit:{p}:{type}` | string | the same of an event type that has a limit of its own |
 //! | `webhooks:counters:{p}` | hash | events by outcome, for the statistics routes |
+//! | `webhooks:exceptions:{p}` | hash | event id → `retrying`, `pending` (replayed) or `dead:{id of the dead letter}` |
+//! | `webhooks:result:{p}:{event id}` | string, TTL | what became of an event that somebody waited for |
+//! | `webhooks:imported:{p}` | hash, TTL | id of a dead letter where it was exported → its id here, so that an import may be repeated |
 //! | `webhooks:platforms` | set | every platform that ever got an event |
 //! | `webhooks:meta` | hash | `layout`, `database`, `sentinel` |
+//! | `webhooks:registrations` | hash | platforms registered while running: name → record (JSON), `paused:{name}` → `1` or `0`, `#version` |
 //! | `webhooks:lease:{consumer}` | string, TTL | who holds a consumer name |
 //!
 //! On a cluster the braces around a platform are written out, so that all keys of a platform share a slot, and the
 //! marker is `webhook:hash:{p}:digest`.
+//!
+//! Beside the keys there are channels, `webhooks:reply:{uuid}`: one per ingress replica, which is told there what became
+//! of the events that it waits for.
+
+use uuid::Uuid;
 
 use crate::platform::PlatformName;
 
@@ -26,6 +35,11 @@ pub const GROUP: &str = "webhook-processors";
 pub const PLATFORMS: &str = "webhooks:platforms";
 /// What this Redis holds: layout, database, sentinel.
 pub const META: &str = "webhooks:meta";
+
+/// Hash of what is registered while the system runs; one key for all platforms, see [`super::Registrations`].
+pub const REGISTRATIONS: &str = "webhooks:registrations";
+/// The field of [`REGISTRATIONS`] that changes with every change. No platform's: a name holds no `#`.
+pub const REGISTRATIONS_VERSION: &str = "#version";
 
 /// How keys are spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +84,11 @@ impl Layout {
             retry: key("retry"),
             failures: key("failures"),
             suspects: key("suspects"),
+            imported: key("imported"),
             limit: key("limit"),
             counters: key("counters"),
+            exceptions: key("exceptions"),
+            result_prefix: key("result"),
         }
     }
 }
@@ -80,6 +97,21 @@ impl Layout {
 #[must_use]
 pub fn lease(consumer: &str) -> String {
     format!("webhooks:lease:{consumer}")
+}
+
+/// What every channel begins with.
+const REPLY_CHANNEL: &str = "webhooks:reply:";
+
+/// The channel of the replica `id`.
+#[must_use]
+pub fn reply_channel(id: Uuid) -> String {
+    format!("{REPLY_CHANNEL}{id}")
+}
+
+/// Whether a replica may listen there.
+#[must_use]
+pub(super) fn is_reply_channel(name: &str) -> bool {
+    name.strip_prefix(REPLY_CHANNEL).is_some_and(|id| Uuid::parse_str(id).is_ok())
 }
 
 /// One platform's keys; see the module for what each holds.
@@ -95,8 +127,12 @@ pub struct PlatformKeys {
     pub retry: String,
     pub failures: String,
     pub suspects: String,
+    pub imported: String,
     pub limit: String,
     pub counters: String,
+    pub exceptions: String,
+    /// What stands before a colon and an event's id in the key of its result.
+    pub result_prefix: String,
 }
 
 impl PlatformKeys {
@@ -104,6 +140,12 @@ impl PlatformKeys {
     #[must_use]
     pub fn type_limit(&self, kind: &str) -> String {
         format!("{}:{kind}", self.limit)
+    }
+
+    /// What became of the event `event_id`, if somebody waits for it.
+    #[must_use]
+    pub fn result(&self, event_id: &str) -> String {
+        format!("{}:{event_id}", self.result_prefix)
     }
 
     /// The duplicate marker of `digest`, see [`crate::event::marker_digest`].
@@ -140,8 +182,11 @@ mod tests {
             &keys.retry,
             &keys.failures,
             &keys.suspects,
+            &keys.imported,
             &keys.limit,
             &keys.counters,
+            &keys.exceptions,
+            &keys.result("{a}"),
             &keys.type_limit("chat.message"),
             &keys.marker("00ff"),
         ];

@@ -22,6 +22,8 @@
 //! - **promote** turns a due entry into a new one at the end of the stream, with the failure's facts merged in. Every
 //!   other field is copied verbatim, as every mover does: fields of a later release survive.
 //! - **create_group** begins at 0 and drops the retry set, whose entries come back as new ones.
+//! - What became of an event that somebody waits for is stored and published by the script that finishes it or gives it
+//!   up. Which events are put off or dead is in an index that the scripts keep; of all others the ledger tells.
 //! - An entry that is neither waiting, pending nor in the retry set is an orphan; **sweep_orphans** puts it back.
 //!
 //! `origin`, the id of the first XADD, never changes; entry ids do. Times are Redis's (`TIME`), never a client's.
@@ -37,7 +39,10 @@ mod enqueue;
 mod fault;
 pub mod keys;
 mod observe;
+mod registrations;
+mod reply;
 mod script;
+mod subscription;
 mod transition;
 
 use std::sync::Arc;
@@ -48,13 +53,16 @@ pub use connection::{
     blocking_connection, connect,
 };
 pub use consume::{Claimed, GroupState, HAND_BACK_IDLE_MS};
-pub use dead_letter::{Body, DeadLetter, Replayed};
+pub use dead_letter::{Body, Census, DeadLetter, Imported, Replayed, record};
 pub use durability::{Durability, Monitor, RedisHealth};
 pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, TypeLimit};
 pub use fault::Fault;
 pub use keys::{Layout, PlatformKeys};
-pub use observe::Depth;
-pub use transition::{DeadLettered, NewDeadLetter, Promoted, Retry, SettleOutcome, Swept};
+pub use observe::{Depth, Unfinished};
+pub use registrations::{Change, Changed, Registrations};
+pub use reply::{Addressed, NoReply, Outcome, Reply};
+pub use subscription::{Heard, Subscription};
+pub use transition::{DeadLettered, NewDeadLetter, Promoted, Retry, SettleOutcome, Settled, Swept};
 
 use script::Scripts;
 

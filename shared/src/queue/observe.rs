@@ -9,7 +9,7 @@ use redis::{Value, cmd};
 use super::codec::array;
 use super::keys::{GROUP, META, PLATFORMS};
 use super::{Fault, PlatformKeys, Queue};
-use crate::event::Millis;
+use crate::event::{Millis, StreamId, marker_digest};
 use crate::platform::PlatformName;
 
 /// How much of a platform is where.
@@ -42,7 +42,39 @@ impl Depth {
     }
 }
 
+/// Where an event is that is not in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// Queued, and not put off so far (since it was replayed, if it was).
+    Pending,
+    /// Put off at least once; it may be executed at this moment.
+    Retrying,
+    /// Among the dead letters, under this id.
+    Dead(StreamId),
+}
+
 impl Queue {
+    /// Where the event `event_id` is, as far as Redis knows. `None`: it knows nothing of it, so it is finished, or never
+    /// came. [`Unfinished::Pending`] is also said of what is finished, for as long as it is remembered as a duplicate:
+    /// ask the ledger first, and once more after `None`.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn unfinished(&self, keys: &PlatformKeys, event_id: &str) -> Result<Option<Unfinished>, Fault> {
+        let marker = keys.marker(&marker_digest(keys.platform.as_str(), event_id));
+        let mut look = redis::pipe();
+        look.cmd("HGET").arg(&keys.exceptions).arg(event_id);
+        look.cmd("EXISTS").arg(marker);
+        let (exception, marked): (Option<String>, bool) = self.connection.pipeline(&look).await?;
+        let known = match exception.as_deref() {
+            Some("retrying") => Some(Unfinished::Retrying),
+            Some("pending") => Some(Unfinished::Pending),
+            Some(other) => other.strip_prefix("dead:").and_then(|id| id.parse().ok()).map(Unfinished::Dead),
+            None => None,
+        };
+        Ok(known.or(marked.then_some(Unfinished::Pending)))
+    }
+
     /// Looks at one platform. A missing stream or group is an empty one.
     ///
     /// # Errors

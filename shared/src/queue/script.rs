@@ -67,11 +67,14 @@ macro_rules! scripts {
 
 scripts!(
     agree,
+    census,
+    change_registrations,
     create_group,
     dead_letter,
     delivery_counts,
     depth,
     enqueue,
+    import,
     lease,
     promote,
     purge,
@@ -102,8 +105,8 @@ mod tests {
         for (name, script) in Scripts::new().all() {
             let flags = script.code.lines().next().unwrap_or_default();
             let expected = match name {
-                "enqueue" => "#!lua",
-                "depth" | "delivery_counts" => "#!lua flags=no-writes",
+                "enqueue" | "import" => "#!lua",
+                "census" | "depth" | "delivery_counts" => "#!lua flags=no-writes",
                 _ => "#!lua flags=allow-oom",
             };
             assert_eq!(flags, expected, "{name}");

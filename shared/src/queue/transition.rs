@@ -12,7 +12,7 @@ use super::codec::array;
 use super::consume::{CHUNK, counted};
 use super::keys::GROUP;
 use super::script::optional;
-use super::{Fault, PlatformKeys, Queue};
+use super::{Addressed, Fault, PlatformKeys, Queue};
 use crate::error_code::DeadLetterCode;
 use crate::event::{Millis, StreamId};
 
@@ -45,6 +45,27 @@ impl SettleOutcome {
     }
 }
 
+/// An entry that is finished.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// The entry.
+    pub id: StreamId,
+    /// How it ended.
+    pub outcome: SettleOutcome,
+    /// The event's id, if it was put off or replayed before: it leaves the index of exceptions.
+    pub moved: Option<String>,
+    /// What is told to who waits for it.
+    pub reply: Option<Addressed>,
+}
+
+impl Settled {
+    /// An entry that was never moved, and that nobody waits for.
+    #[must_use]
+    pub const fn new(id: StreamId, outcome: SettleOutcome) -> Self {
+        Self { id, outcome, moved: None, reply: None }
+    }
+}
+
 /// An entry to be executed again later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
@@ -63,7 +84,7 @@ pub struct Retry {
 }
 
 /// An entry to be moved to the dead letters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct NewDeadLetter {
     /// The entry.
     pub id: StreamId,
@@ -75,6 +96,8 @@ pub struct NewDeadLetter {
     pub attempts: u32,
     /// When an execution failed first; `None`: what the entry says, else now.
     pub first_failed_at: Option<Millis>,
+    /// What is told to who waits for it.
+    pub reply: Option<Addressed>,
 }
 
 /// What became of an entry that was to become a dead letter.
@@ -111,22 +134,29 @@ pub struct Swept {
 
 impl Queue {
     /// Finishes events whose effect is in the database. Returns, per id, whether this very call removed the entry: what
-    /// must happen once per event (counting, outbound) happens then.
+    /// must happen once per event (counting, outbound, telling who waits) happens then.
     ///
     /// # Errors
     /// When Redis did not answer. Settle all of them again: the ledger makes that harmless.
-    pub async fn settle(
-        &self,
-        keys: &PlatformKeys,
-        entries: &[(StreamId, SettleOutcome)],
-    ) -> Result<Vec<bool>, Fault> {
-        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+    pub async fn settle(&self, keys: &PlatformKeys, entries: &[Settled]) -> Result<Vec<bool>, Fault> {
         let mut removed = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(CHUNK) {
-            let mut call = self.scripts.settle.call(&names, chunk.len() * 40);
-            call.arg(GROUP);
-            for (id, outcome) in chunk {
-                call.arg(id.to_string()).arg(outcome.counter());
+            let (awaited, results) = awaited(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
+            let mut names: Vec<&str> =
+                vec![&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
+            names.extend(results.iter().map(String::as_str));
+            let mut call = self.scripts.settle.call(&names, chunk.len() * 40 + awaited.len() * 1024);
+            call.arg(GROUP).arg(chunk.len());
+            for entry in chunk {
+                call.arg(entry.id.to_string()).arg(entry.outcome.counter());
+            }
+            let moved = || (1_usize..).zip(chunk).filter_map(|(at, entry)| Some((at, entry.moved.as_deref()?)));
+            call.arg(moved().count());
+            for (at, event_id) in moved() {
+                call.arg(at).arg(event_id);
+            }
+            for (at, addressed) in awaited {
+                call.arg(at + 1).arg(&addressed.channel).arg(addressed.reply.encode());
             }
             let reply = self.scripts.settle.run(&self.connection, &call).await?;
             removed.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
@@ -145,7 +175,7 @@ impl Queue {
         consumer: &str,
         entries: &[Retry],
     ) -> Result<Vec<bool>, Fault> {
-        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
         let mut done = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(CHUNK) {
             let mut call = self.scripts.schedule_retry.call(&names, chunk.len() * 256);
@@ -172,7 +202,7 @@ impl Queue {
         max_delay_ms: u64,
         limit: usize,
     ) -> Result<Promoted, Fault> {
-        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects];
+        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.exceptions];
         let mut call = self.scripts.promote.call(&names, 64);
         call.arg(GROUP).arg(max_delay_ms).arg(limit.clamp(1, CHUNK));
         let reply = self.scripts.promote.run(&self.connection, &call).await?;
@@ -200,15 +230,21 @@ impl Queue {
         entries: &[NewDeadLetter],
         max_len: u64,
     ) -> Result<Vec<DeadLettered>, Fault> {
-        let names = [&keys.incoming, &keys.dlq, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
         let mut outcomes = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(CHUNK) {
+            let (_, results) = awaited(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
+            let mut names: Vec<&str> =
+                vec![&keys.incoming, &keys.dlq, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+            names.push(&keys.exceptions);
+            names.extend(results.iter().map(String::as_str));
             let mut call = self.scripts.dead_letter.call(&names, chunk.len() * 256);
             call.arg(GROUP).arg(consumer).arg(max_len).arg(worker);
             for entry in chunk {
                 call.arg(entry.id.to_string()).arg(entry.error_code.as_str()).arg(cut(&entry.error));
                 call.arg(entry.attempts);
                 optional(&mut call, entry.first_failed_at);
+                optional(&mut call, entry.reply.as_ref().map(|addressed| &addressed.channel));
+                optional(&mut call, entry.reply.as_ref().map(|addressed| addressed.reply.encode()));
             }
             let reply = self.scripts.dead_letter.run(&self.connection, &call).await?;
             for code in counted(reply, chunk.len())? {
@@ -255,6 +291,15 @@ impl Queue {
         };
         Ok(Swept { cursor, rescheduled: self.number(rescheduled)? })
     }
+}
+
+/// What is told of some of `entries`, with their positions, and the keys under which it is kept.
+fn awaited<'e>(
+    keys: &PlatformKeys,
+    entries: impl Iterator<Item = Option<&'e Addressed>>,
+) -> (Vec<(usize, &'e Addressed)>, Vec<String>) {
+    let awaited = entries.enumerate().filter_map(|(at, reply)| Some((at, reply?)));
+    awaited.map(|(at, addressed)| ((at, addressed), keys.result(&addressed.reply.event_id))).unzip()
 }
 
 fn cut(text: &str) -> &str {

@@ -104,6 +104,18 @@ impl<'a> Verified<'a> {
 }
 
 impl Scheme {
+    /// Its name in definitions.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hmac(_) => "hmac",
+            Self::Pairs(_) => "pairs",
+            Self::StandardWebhooks(_) => "standard-webhooks",
+            Self::LivekitJwt(_) => "livekit-jwt",
+            Self::SharedSecret(_) => "shared-secret",
+        }
+    }
+
     /// Names of all headers that it reads, in lower case; those of signatures first.
     #[must_use]
     pub fn headers(&self) -> Vec<&str> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
-use shared::queue::{NewDeadLetter, SettleOutcome};
+use shared::queue::{NewDeadLetter, SettleOutcome, Settled};
 use tests::poll;
 
 use crate::fixture::{CONSUMER, Fixture, OTHER};
@@ -86,7 +86,7 @@ async fn renewing_takes_nothing_back_from_whoever_claimed_it() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, START, 1).await.unwrap();
-    fixture.queue.settle(&fixture.keys, &[(ids[1], SettleOutcome::Processed)]).await.unwrap();
+    fixture.queue.settle(&fixture.keys, &[Settled::new(ids[1], SettleOutcome::Processed)]).await.unwrap();
     for held in [
         fixture.queue.renew(&fixture.keys, CONSUMER, &ids).await.unwrap(),
         fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap(),
@@ -116,7 +116,7 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
             assert_eq!(fixture.queue.suspect(&fixture.keys, *id, uuid::Uuid::new_v4()).await.unwrap(), run);
         }
     }
-    fixture.queue.settle(&fixture.keys, &[(ids[0], SettleOutcome::Processed)]).await.unwrap();
+    fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap();
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[1], 0)]).await.unwrap();
     let letter = NewDeadLetter {
         id: ids[2],
@@ -124,6 +124,7 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
         error: String::new(),
         attempts: 1,
         first_failed_at: None,
+        reply: None,
     };
     fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[letter], 10).await.unwrap();
     fixture.queue.clear_suspects(&fixture.keys, &ids[3..4]).await.unwrap();
@@ -152,7 +153,7 @@ async fn a_repeated_call_counts_one_run() {
 async fn a_finished_entry_is_no_suspect() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
-    fixture.queue.settle(&fixture.keys, &[(ids[0], SettleOutcome::Processed)]).await.unwrap();
+    fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap();
     assert_eq!(fixture.queue.suspect(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 0);
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.suspects]).await, 0);
 }
@@ -189,7 +190,7 @@ async fn only_idle_consumers_that_hold_nothing_are_reaped() {
     let mut fixture = Fixture::consuming().await;
     fixture.accept(&["b"]).await;
     let finished = fixture.read_as(OTHER).await[0].id;
-    fixture.queue.settle(&fixture.keys, &[(finished, SettleOutcome::Processed)]).await.unwrap();
+    fixture.queue.settle(&fixture.keys, &[Settled::new(finished, SettleOutcome::Processed)]).await.unwrap();
     fixture.deliver(&["a"]).await;
     assert_eq!(fixture.queue.reap_consumers(&fixture.keys, MINUTE).await.unwrap(), 0, "seen just now");
     let reaped = poll::until("idle for a moment", Duration::from_secs(10), async || {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::queue::{Enqueued, Fault, InvalidTarget, Layout, Queue, connect};
+use shared::queue::{Enqueued, Fault, InvalidTarget, Layout, Queue, SettleOutcome, Settled, connect};
 use tests::poll;
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, name};
@@ -16,7 +16,7 @@ async fn scripts_are_loaded_again_when_redis_forgot_them() {
     }
     let ids: Vec<_> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
     fixture.redis::<()>(&["SCRIPT", "FLUSH"]).await;
-    let batch: Vec<_> = ids.iter().map(|id| (*id, shared::queue::SettleOutcome::Processed)).collect();
+    let batch: Vec<_> = ids.iter().map(|id| Settled::new(*id, SettleOutcome::Processed)).collect();
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true, true]);
 }
 

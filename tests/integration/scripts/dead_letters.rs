@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::error_code::DeadLetterCode;
 use shared::event::{StreamId, marker_digest};
-use shared::queue::{DeadLetter, DeadLettered, Enqueued, NewDeadLetter, Replayed, decode};
+use shared::queue::{DeadLetter, DeadLettered, Enqueued, Imported, NewDeadLetter, Replayed, decode};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field, name};
 
@@ -15,6 +15,7 @@ fn letter(id: StreamId) -> NewDeadLetter {
         error: "the row was refused".into(),
         attempts: 5,
         first_failed_at: None,
+        reply: None,
     }
 }
 
@@ -229,7 +230,8 @@ async fn an_imported_dead_letter_is_the_exported_one() {
     let exported = fixture.queue.dead_letters(&fixture.keys, None, 10).await.unwrap().remove(0);
     fixture.queue.purge(&fixture.keys, &[(exported.id, None)]).await.unwrap();
     let fields = exported.fields.unwrap();
-    let new = fixture.queue.import_dead_letter(&fixture.keys, &fields).await.unwrap();
+    let imported = fixture.queue.import_dead_letter(&fixture.keys, exported.id, &fields, 9).await.unwrap();
+    let Imported::Done(new) = imported else { panic!("{imported:?}") };
     let found = fixture.queue.find_dead_letter(&fixture.keys, new).await.unwrap().unwrap();
     assert_eq!(found.fields, Some(fields));
 }

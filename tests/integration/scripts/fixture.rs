@@ -38,6 +38,7 @@ pub fn event(id: &str) -> NewEvent {
         marker: Some(marker_digest("mux", id)),
         delivery_id: None,
         traceparent: None,
+        reply_to: None,
     }
 }
 

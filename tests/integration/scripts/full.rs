@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
-use shared::queue::{DeadLettered, Enqueued, GroupState, NewDeadLetter, Replayed, SettleOutcome};
+use shared::queue::{
+    Change, Changed, DeadLettered, Enqueued, GroupState, Imported, NewDeadLetter, Replayed, SettleOutcome, Settled,
+};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, name};
 
@@ -29,7 +31,7 @@ async fn a_full_redis_refuses_new_events_only() {
     let fault = queue.enqueue(&keys, &OPEN, &[&event("new")]).await.unwrap_err();
     assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
 
-    assert_eq!(queue.settle(&keys, &[(ids[0], SettleOutcome::Processed)]).await.unwrap(), [true]);
+    assert_eq!(queue.settle(&keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(), [true]);
     assert_eq!(queue.schedule_retry(&keys, CONSUMER, &[crate::retry::retry(ids[1], 0)]).await.unwrap(), [true]);
     assert_eq!(queue.promote_due(&keys, 1000, 10).await.unwrap().moved, 1);
     let letter = NewDeadLetter {
@@ -38,6 +40,7 @@ async fn a_full_redis_refuses_new_events_only() {
         error: "no".into(),
         attempts: 1,
         first_failed_at: None,
+        reply: None,
     };
     let outcome = queue.dead_letter(&keys, CONSUMER, "w", &[letter], 10).await.unwrap();
     assert_eq!(outcome, [DeadLettered::Done]);
@@ -53,6 +56,8 @@ async fn a_full_redis_refuses_new_events_only() {
     assert_eq!(queue.create_group(&queue.keys(&name("acme"))).await.unwrap(), GroupState::Created);
     assert!(queue.lease("host-1", "token", Duration::from_secs(60)).await.unwrap());
     assert!(queue.release_lease("host-1", "token").await.unwrap());
+    let pause = Change::Pause(name("mux"), Some(true));
+    assert!(matches!(queue.change_registrations(None, &[pause]).await.unwrap(), Changed::Done(_)));
     assert_eq!(queue.agree("layout", "single").await.unwrap(), "single");
     assert_eq!(queue.depth(&keys).await.unwrap().dead_letters, 1);
 
@@ -75,7 +80,9 @@ async fn what_was_refused_can_be_sent_again() {
 async fn a_purge_works_when_it_is_needed_most() {
     let fixture = Fixture::start().await;
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec())];
-    let id = fixture.queue.import_dead_letter(&fixture.keys, &fields).await.unwrap();
+    let exported = StreamId { ms: 1, seq: 1 };
+    let imported = fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
+    let Imported::Done(id) = imported else { panic!("{imported:?}") };
     fixture.fill().await;
     let digest = Some(shared::event::marker_digest("mux", "a"));
     assert_eq!(fixture.queue.purge(&fixture.keys, &[(id, digest)]).await.unwrap(), [true]);

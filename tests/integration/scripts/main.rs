@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod batches;
 mod claiming;
 mod cluster;
 mod connection;
@@ -13,5 +14,7 @@ mod full;
 mod group;
 mod limit;
 mod observe;
+mod registrations;
 mod retry;
 mod settle;
+mod waiting;

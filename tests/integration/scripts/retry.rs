@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
-use shared::queue::{Retry, SettleOutcome, decode};
+use shared::queue::{Retry, SettleOutcome, Settled, decode};
 use tests::poll;
 
 use crate::fixture::{CONSUMER, Fixture, OTHER, event, field};
@@ -118,7 +118,7 @@ async fn an_entry_of_another_consumer_is_left_alone() {
 async fn a_finished_or_undelivered_entry_is_left_alone() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    fixture.queue.settle(&fixture.keys, &[(id, SettleOutcome::Processed)]).await.unwrap();
+    fixture.queue.settle(&fixture.keys, &[Settled::new(id, SettleOutcome::Processed)]).await.unwrap();
     fixture.accept(&["b"]).await;
     let waiting: StreamId = fixture.fields(&fixture.keys.incoming).await[0].0.parse().unwrap();
     let done =

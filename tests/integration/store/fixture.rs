@@ -153,8 +153,10 @@ impl Fixture {
             body: Bytes::from(event.body.to_string()),
             delivery_id: None,
             traceparent: None,
+            reply_to: None,
             first_failed_at: None,
             replays: 0,
+            edited: None,
         }
     }
 

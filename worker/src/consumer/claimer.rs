@@ -2,7 +2,8 @@
 //!
 //! Guarantee: an entry whose holder died is executed again after `CLAIM_IDLE_MS`; one whose holder lives is not, since
 //! holders renew three times in that span. Nothing is claimed while the database is away: claiming would only raise
-//! delivery counts.
+//! delivery counts. Nothing is claimed of a paused platform; what was held of it was handed back, and is claimed at once
+//! when it is resumed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// Takes up what an earlier process of this name left pending.
 pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
-    for lane in worker.lanes.iter().filter(|lane| !lane.platform.paused) {
+    for lane in worker.lanes.all().iter().filter(|lane| !lane.is_paused()) {
         let mut after = StreamId::default();
         while worker.may_take().await {
             let count = lane.weight.fit(PAGE_BYTES).min(PAGE);
@@ -58,11 +59,24 @@ pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
 pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
     let pause = (worker.claim_idle / 4).clamp(LOOK_MIN, LOOK_MAX);
     let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
-    while worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-        for lane in worker.lanes.iter().filter(|lane| !lane.platform.paused) {
+    let mut changes = worker.lanes.changes();
+    loop {
+        // A platform that was resumed may have entries that were handed back.
+        let next = async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = changes.next() => {}
+            }
+        };
+        if worker.stop.run_until_cancelled(next).await.is_none() {
+            return;
+        }
+        let lanes = worker.lanes.all();
+        cursors.retain(|name, _| lanes.iter().any(|lane| lane.name() == name));
+        for lane in lanes.iter() {
             let cursor = cursors.entry(lane.name().clone()).or_default();
             // Page after page while there is something to take: a dead worker may have held thousands.
-            loop {
+            while !lane.is_paused() {
                 if !worker.may_take().await {
                     return;
                 }
@@ -126,6 +140,17 @@ pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToke
             }
         }
     }
+}
+
+/// Gives back entries of a platform that was paused after they were read. Nothing is lost by a Redis that does not answer:
+/// they are claimable by time then.
+pub(super) async fn put_back(worker: &Worker, lane: &Lane, entries: &[Entry]) {
+    let ids: Vec<StreamId> = entries.iter().map(|entry| entry.id).collect();
+    match worker.queue.hand_back(&lane.keys, &worker.consumer, &ids).await {
+        Ok(_) => tracing::info!(platform = %lane.name(), entries = ids.len(), "paused; handed back"),
+        Err(fault) => tracing::warn!(platform = %lane.name(), error = chain(&fault), "not handed back"),
+    }
+    worker.inflight.release(lane.name(), ids);
 }
 
 /// Gives back what is still held, so that another worker may claim it at once.

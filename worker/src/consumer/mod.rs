@@ -23,7 +23,7 @@ use shared::event::Envelope;
 use shared::queue::{Entry, Undecodable, decode};
 use tokio::sync::mpsc;
 
-use crate::effects::{self, Planned};
+use crate::effects::{self, EventResult, Planned};
 use crate::worker::{Batch, Lane, Worker};
 pub use execute::chain;
 use outcome::{Moment, Next, Verdict, decide};
@@ -38,6 +38,10 @@ pub struct Interrupted;
 pub async fn run(worker: Arc<Worker>, batches: mpsc::Receiver<Batch>) {
     let mut turns = Turns::new(batches);
     while let Some(Batch { lane, entries, suspect, taken }) = turns.next().await {
+        if lane.is_paused() {
+            claimer::put_back(&worker, &lane, &entries).await;
+            continue;
+        }
         let done = if suspect {
             suspects::consume_alone(&worker, &lane, entries, taken).await
         } else {
@@ -85,8 +89,10 @@ fn conclude(
         execute::log(lane, plan, &verdict);
         settlement.count_result(lane, &verdict);
         if let Some(first) = copies.first() {
+            let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
+            let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
             let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
-            settlement.add(copies, &next);
+            settlement.add(lane, copies, &next, results.as_deref());
         }
     }
 }
@@ -107,6 +113,11 @@ fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement
         let id = entry.id;
         match decode(entry) {
             Ok(envelope) => match seen.entry(envelope.event_id.clone()) {
+                // Copies end as one only where they say the same.
+                Slot::Occupied(first) if folded.plans[*first.get()].edited != envelope.edited => {
+                    let next = Next::after_its_twin(&worker.policy, envelope.attempt, &mut rand::rng());
+                    settlement.add(lane, &[envelope], &next, None);
+                }
                 Slot::Occupied(first) => folded.copies[*first.get()].push(envelope),
                 Slot::Vacant(slot) => match effects::plan(&lane.platform, &envelope) {
                     Ok(plan) => {
@@ -118,7 +129,7 @@ fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement
                         let moment = Moment::at(worker);
                         let verdict = Verdict::Invalid(invalid.to_string());
                         let next = decide(&worker.policy, &envelope, verdict, moment, &mut rand::rng());
-                        settlement.add(&[envelope], &next);
+                        settlement.add(lane, &[envelope], &next, None);
                     }
                 },
             },

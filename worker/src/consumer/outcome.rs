@@ -95,6 +95,19 @@ pub struct Moment {
     pub up_since: Millis,
 }
 
+impl Next {
+    /// For an edit whose event is in the same batch: it comes again when the ledger knows what became of that.
+    pub fn after_its_twin(policy: &Policy, attempt: u32, rng: &mut impl Rng) -> Self {
+        Self::Retry {
+            delay: policy.backoff.delay(1, rng),
+            attempt,
+            first_failed_at: None,
+            code: DeadLetterCode::AlreadyProcessed,
+            error: "waiting for another copy of the event".to_owned(),
+        }
+    }
+}
+
 impl Moment {
     /// Now, as `worker` sees it, with no announcement asked for.
     pub fn at(worker: &Worker) -> Self {
@@ -105,6 +118,15 @@ impl Moment {
 /// Decides what becomes of `event`.
 pub fn decide(policy: &Policy, event: &Envelope, verdict: Verdict, moment: Moment, rng: &mut impl Rng) -> Next {
     match verdict {
+        // What took effect is not this edit, whoever's copy it was; this very edit is as any other event below.
+        Verdict::Applied(Applied::Known { result, .. })
+            if event.edited.is_some() && event.edited != result.edited =>
+        {
+            Next::Dead {
+                code: DeadLetterCode::AlreadyProcessed,
+                error: "the event had taken effect before this edit of it was replayed".to_owned(),
+            }
+        }
         // Known with the same origin: a worker was killed between commit and settle; this is the rest of its work.
         Verdict::Applied(Applied::Done(result) | Applied::Known { same_origin: true, result }) => {
             Next::Settle(match result.action {
@@ -219,8 +241,10 @@ mod tests {
             body: Bytes::new(),
             delivery_id: None,
             traceparent: None,
+            reply_to: None,
             first_failed_at,
             replays: 0,
+            edited: None,
         }
     }
 
@@ -265,6 +289,30 @@ mod tests {
         assert!(matches!(next, Next::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
         let next = decided(&event(2, Some(1_000)), missing(), Moment { up_since: hour - 60_000, ..back });
         assert!(matches!(next, Next::Dead { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
+    }
+
+    #[test]
+    fn an_edit_of_what_has_taken_effect_is_told_from_a_redelivery_of_itself() {
+        let result = |edited: Option<&str>| EventResult {
+            processed: true,
+            action: Action::Logged,
+            room_id: None,
+            old_status: None,
+            new_status: None,
+            live_stream_id: None,
+            event_id: "e".into(),
+            event_type: "t".into(),
+            edited: edited.map(str::to_owned),
+        };
+        let known = |same_origin, edited| Verdict::Applied(Applied::Known { same_origin, result: result(edited) });
+        let edit = Envelope { edited: Some("b".into()), ..event(1, None) };
+        for taken in [known(true, None), known(false, None), known(true, Some("a"))] {
+            let next = decided(&edit, taken, at(0));
+            assert!(matches!(next, Next::Dead { code: DeadLetterCode::AlreadyProcessed, .. }), "{next:?}");
+        }
+        // Killed between commit and settle.
+        assert_eq!(decided(&edit, known(true, Some("b")), at(0)), Next::Settle(SettleOutcome::Processed));
+        assert_eq!(decided(&event(1, None), known(true, Some("b")), at(0)), Next::Settle(SettleOutcome::Processed));
     }
 
     #[test]

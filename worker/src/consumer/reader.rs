@@ -1,8 +1,9 @@
 //! Reads new entries of every platform, announcements first.
 //!
 //! Guarantee: a read is never cancelled; it blocks briefly and the order to stop is seen between two reads. It waits
-//! while the database is away or the bounds of what may be held are reached. One damaged stream does not keep the
-//! others from being read: missing groups are made again at 0, a key of another type is set aside and reported.
+//! while the database is away or the bounds of what may be held are reached. Platforms that were added, changed or paused
+//! since count from the next read on. One damaged stream does not keep the others from being read: missing groups are made
+//! again at 0, a key of another type is set aside and reported.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use tokio::sync::mpsc;
 use super::execute::chain;
 use crate::worker::{Batch, Lane, Worker};
 
-/// How long a read waits for something new; also how late the order to stop may be seen.
-const BLOCK: Duration = Duration::from_millis(1_000);
+/// How long a read waits for something new; also how late the order to stop, or another list of lanes, may be seen.
+const BLOCK: Duration = Duration::from_millis(500);
 /// Entries of one stream per read: large enough for one transaction to pay, small enough to take turns.
 const COUNT: usize = 256;
 /// How long a stream that cannot be read is left alone.
@@ -32,10 +33,11 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
     let mut aside: HashMap<PlatformName, Instant> = HashMap::new();
     let (mut turn, mut failures) = (0_usize, 0_u32);
     while worker.may_take().await {
-        let lanes = order(&worker, &aside, turn);
+        let all = worker.lanes.all();
+        readmit(&all, &mut aside);
+        let lanes = order(&all, &aside, turn);
         if lanes.is_empty() {
             let _ = worker.stop.run_until_cancelled(tokio::time::sleep(BLOCK)).await;
-            readmit(&worker, &mut aside);
             continue;
         }
         let keys: Vec<_> = lanes.iter().map(|lane| &lane.keys).collect();
@@ -54,7 +56,6 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
                         return;
                     }
                 }
-                readmit(&worker, &mut aside);
             }
             Err(fault) => {
                 failures = failures.saturating_add(1);
@@ -70,14 +71,10 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
 }
 
 /// The lanes to read: announcements first, then the others, beginning one further each turn.
-fn order(worker: &Worker, aside: &HashMap<PlatformName, Instant>, turn: usize) -> Vec<Arc<Lane>> {
-    let readable = |lane: &&Arc<Lane>| !lane.platform.paused && !aside.contains_key(lane.name());
-    let (first, others): (Vec<_>, Vec<_>) = worker
-        .lanes
-        .iter()
-        .filter(readable)
-        .cloned()
-        .partition(|lane| lane.name().as_str() == PlatformName::SESSIONS);
+fn order(lanes: &[Arc<Lane>], aside: &HashMap<PlatformName, Instant>, turn: usize) -> Vec<Arc<Lane>> {
+    let readable = |lane: &&Arc<Lane>| !lane.is_paused() && !aside.contains_key(lane.name());
+    let (first, others): (Vec<_>, Vec<_>) =
+        lanes.iter().filter(readable).cloned().partition(|lane| lane.name().as_str() == PlatformName::SESSIONS);
     let begin = turn % others.len().max(1);
     first.into_iter().chain(others[begin..].iter().cloned()).chain(others[..begin].iter().cloned()).collect()
 }
@@ -89,15 +86,17 @@ fn share(worker: &Worker, lanes: &[Arc<Lane>]) -> usize {
     (entries / lanes.len()).min(bytes / heaviest.max(1)).clamp(1, COUNT)
 }
 
-/// Lets streams that were set aside be tried again.
-fn readmit(worker: &Worker, aside: &mut HashMap<PlatformName, Instant>) {
+/// Lets streams that were set aside be tried again, and forgets those of platforms that are gone.
+fn readmit(lanes: &[Arc<Lane>], aside: &mut HashMap<PlatformName, Instant>) {
     let now = Instant::now();
-    for lane in &worker.lanes {
-        if aside.get(lane.name()).is_some_and(|until| *until <= now) {
-            aside.remove(lane.name());
+    aside.retain(|name, until| match lanes.iter().find(|lane| lane.name() == name) {
+        Some(lane) if *until <= now => {
             lane.depth.stream_broken(false);
+            false
         }
-    }
+        Some(_) => true,
+        None => false,
+    });
 }
 
 /// Takes hold of entries; those that are held already are left to their holder.

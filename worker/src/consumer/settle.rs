@@ -2,7 +2,8 @@
 //!
 //! Guarantee: an entry is let go of only after its script has answered. While Redis does not answer the same calls are
 //! made again; each is conditional, so a repeated one changes nothing. What must be counted once per event is counted
-//! only for entries that this very call removed.
+//! only for entries that this very call removed. Whoever waits for an event is told by that very script: of what it did,
+//! now or, if the ledger had it, then; or that it is a dead letter.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -10,11 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use serde_json::value::RawValue;
 use shared::backoff::Backoff;
 use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, Millis, StreamId};
 use shared::metrics::{Action as Counted, EventOutcome};
-use shared::queue::{DeadLettered, Fault, NewDeadLetter, Retry, SettleOutcome};
+use shared::queue::{Addressed, DeadLettered, Fault, NewDeadLetter, Outcome, Reply, Retry, SettleOutcome, Settled};
 
 use super::Interrupted;
 use super::execute::chain;
@@ -28,7 +30,7 @@ const REDIS_MAX: Duration = Duration::from_secs(1);
 
 /// What was decided for the entries of one batch.
 pub(super) struct Settlement {
-    finished: Vec<(StreamId, SettleOutcome)>,
+    finished: Vec<Settled>,
     received: Vec<Millis>,
     retries: Vec<Retry>,
     dead: Vec<NewDeadLetter>,
@@ -48,15 +50,27 @@ impl Settlement {
         }
     }
 
-    /// All entries of one event end as the first does; only one of them counts as it.
-    pub(super) fn add(&mut self, copies: &[Envelope], next: &Next) {
+    /// All entries of one event end as the first does; only one of them counts as it. `results` is what it did, for
+    /// those who wait for it.
+    pub(super) fn add(&mut self, lane: &Lane, copies: &[Envelope], next: &Next, results: Option<&RawValue>) {
         for (position, copy) in copies.iter().enumerate() {
             match next {
                 Next::Settle(outcome) => {
-                    self.finished.push((copy.id, if position == 0 { *outcome } else { SettleOutcome::Duplicate }));
+                    self.finished.push(Settled {
+                        id: copy.id,
+                        outcome: if position == 0 { *outcome } else { SettleOutcome::Duplicate },
+                        moved: copy.was_moved().then(|| copy.event_id.clone()),
+                        reply: results
+                            .and_then(|results| addressed(lane, copy, Outcome::Processed(results.to_owned()))),
+                    });
                     self.received.push(copy.received_at);
                 }
-                other => self.add_raw(copy.id, copy.attempt, other),
+                other => {
+                    self.add_raw(copy.id, copy.attempt, other);
+                    if let (Next::Dead { code, .. }, Some(letter)) = (other, self.dead.last_mut()) {
+                        letter.reply = addressed(lane, copy, Outcome::Dead(code.as_str().to_owned()));
+                    }
+                }
             }
         }
     }
@@ -65,7 +79,7 @@ impl Settlement {
     pub(super) fn add_raw(&mut self, id: StreamId, executions: u32, next: &Next) {
         match next.clone() {
             Next::Settle(outcome) => {
-                self.finished.push((id, outcome));
+                self.finished.push(Settled::new(id, outcome));
                 self.received.push(Millis::MAX);
             }
             Next::Retry { delay, attempt, first_failed_at, code, error } => self.retries.push(Retry {
@@ -82,6 +96,7 @@ impl Settlement {
                 error,
                 attempts: executions,
                 first_failed_at: None,
+                reply: None,
             }),
         }
     }
@@ -89,7 +104,7 @@ impl Settlement {
     /// An entry that was deleted while it was pending: nothing is left to do but to forget it.
     pub(super) fn vanished(&mut self, id: StreamId) {
         self.vanished.push(id);
-        self.finished.push((id, SettleOutcome::Duplicate));
+        self.finished.push(Settled::new(id, SettleOutcome::Duplicate));
         self.received.push(Millis::MAX);
     }
 
@@ -105,6 +120,13 @@ impl Settlement {
             });
         }
     }
+}
+
+/// What is told to who waits for `event`; `None`: nobody does.
+fn addressed(lane: &Lane, event: &Envelope, outcome: Outcome) -> Option<Addressed> {
+    let channel = event.reply_to.clone()?;
+    let (platform, event_id) = (lane.name().as_str().to_owned(), event.event_id.clone());
+    Some(Addressed { channel, reply: Reply { platform, event_id, outcome } })
 }
 
 /// Carries out what was decided, and lets go of the entries.
@@ -126,11 +148,11 @@ async fn finish(worker: &Worker, lane: &Lane, settlement: &Settlement) -> Result
         until_answered(worker, lane, || worker.queue.settle(&lane.keys, entries)).await?.unwrap_or_default();
     let now = worker.now();
     let took = settlement.taken.elapsed();
-    for (((_, outcome), removed), received_at) in entries.iter().zip(removed).zip(&settlement.received) {
+    for ((entry, removed), received_at) in entries.iter().zip(removed).zip(&settlement.received) {
         if !removed {
             continue;
         }
-        lane.metrics.event(match outcome {
+        lane.metrics.event(match entry.outcome {
             SettleOutcome::Processed => EventOutcome::Processed,
             SettleOutcome::Stale => EventOutcome::Stale,
             SettleOutcome::Duplicate => EventOutcome::Duplicate,
@@ -140,7 +162,7 @@ async fn finish(worker: &Worker, lane: &Lane, settlement: &Settlement) -> Result
             lane.metrics.end_to_end_duration(Duration::from_millis(age));
         }
     }
-    worker.inflight.release(lane.name(), entries.iter().map(|(id, _)| *id));
+    worker.inflight.release(lane.name(), entries.iter().map(|entry| entry.id));
     Ok(())
 }
 

@@ -58,6 +58,8 @@ pub struct Planned {
     pub attempt: u32,
     /// An operator has replayed it from the dead letters.
     pub replayed: bool,
+    /// See [`shared::event::Envelope::edited`].
+    pub edited: Option<String>,
     /// Orders it among all events of its session; holds the origin.
     pub order: OrderKey,
     /// The room id that the body names.

@@ -59,6 +59,7 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, Invalid
         received_at: envelope.received_at,
         attempt: envelope.attempt,
         replayed: envelope.replays > 0,
+        edited: envelope.edited.clone(),
         order: envelope.order(),
         room,
         live_stream_id,

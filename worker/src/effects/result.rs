@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use shared::platform::SessionStatus;
 
 /// What an event did, as in the ledger's `action`.
@@ -62,6 +63,9 @@ pub struct EventResult {
     pub event_id: String,
     /// The event's type.
     pub event_type: String,
+    /// Which edit of its body this is the result of, if an operator has edited it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited: Option<String>,
 }
 
 impl EventResult {
@@ -71,6 +75,46 @@ impl EventResult {
         // Strings and a closed enum: there is nothing that cannot be written.
         serde_json::to_string(self).unwrap_or_default()
     }
+
+    /// What answers show as `results`. `None`: it cannot be written, which strings and a closed enum always can.
+    #[must_use]
+    pub fn to_results(&self) -> Option<Box<RawValue>> {
+        let facts = Facts {
+            processed: self.processed,
+            action: self.action,
+            room_id: self.room_id.as_deref(),
+            old_status: self.old_status,
+            new_status: self.new_status,
+            live_stream_id: self.live_stream_id.as_deref(),
+        };
+        let results = Results {
+            event_id: &self.event_id,
+            event_type: &self.event_type,
+            facts: &facts,
+            processing_result: &facts,
+        };
+        serde_json::value::to_raw_value(&results).ok()
+    }
+}
+
+/// `results` of an answer: everything at its top, and once more below, for those who look there.
+#[derive(Serialize)]
+struct Results<'a> {
+    event_id: &'a str,
+    event_type: &'a str,
+    #[serde(flatten)]
+    facts: &'a Facts<'a>,
+    processing_result: &'a Facts<'a>,
+}
+
+#[derive(Serialize)]
+struct Facts<'a> {
+    processed: bool,
+    action: Action,
+    room_id: Option<&'a str>,
+    old_status: Option<SessionStatus>,
+    new_status: Option<SessionStatus>,
+    live_stream_id: Option<&'a str>,
 }
 
 fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SessionStatus>, D::Error> {
@@ -94,4 +138,28 @@ pub enum Applied {
     MissingSession,
     /// Its room belongs to another platform. No ledger row, no effect.
     Conflict,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn results_are_shown_twice_and_with_their_nulls() {
+        let result = EventResult {
+            processed: true,
+            action: Action::StatusUpdated,
+            room_id: Some("room_123".into()),
+            old_status: None,
+            new_status: Some(SessionStatus::Live),
+            live_stream_id: None,
+            event_id: "e".into(),
+            event_type: "t".into(),
+            edited: None,
+        };
+        let facts = r#""processed":true,"action":"status_updated","room_id":"room_123","old_status":null,"new_status":"live","live_stream_id":null"#;
+        let expected = format!(r#"{{"event_id":"e","event_type":"t",{facts},"processing_result":{{{facts}}}}}"#);
+        assert_eq!(result.to_results().unwrap().get(), expected);
+    }
 }

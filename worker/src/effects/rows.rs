@@ -393,5 +393,6 @@ fn done(
         live_stream_id,
         event_id: event.event_id.clone(),
         event_type: event.event_type.clone(),
+        edited: event.edited.clone(),
     })
 }

@@ -25,6 +25,7 @@ fn event(at: Millis, change: Change) -> Planned {
         occurred_at: at,
         received_at: at,
         replayed: false,
+        edited: None,
         attempt: 1,
         order: OrderKey { at, origin: StreamId { ms: 1, seq: 0 } },
         room: Some("r".to_owned()),

@@ -6,6 +6,7 @@
 
 mod batch;
 mod error;
+mod forget;
 mod migrate;
 mod postgres;
 mod sqlite;
@@ -14,6 +15,7 @@ mod writer;
 use std::time::Duration;
 
 pub use error::{Cause, OpenError, StoreError};
+pub use forget::{LedgerKey, LedgerPage};
 pub use postgres::Postgres;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;

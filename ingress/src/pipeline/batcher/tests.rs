@@ -9,7 +9,7 @@ use super::*;
 use crate::testing::{Memory, directory};
 
 fn target(name: &str) -> Arc<Target> {
-    Arc::clone(directory().find(name).unwrap())
+    directory().find(name).unwrap()
 }
 
 fn event(id: &str, bytes: usize) -> NewEvent {
@@ -21,6 +21,7 @@ fn event(id: &str, bytes: usize) -> NewEvent {
         marker: None,
         delivery_id: None,
         traceparent: None,
+        reply_to: None,
     }
 }
 
@@ -29,12 +30,13 @@ type Outcome = oneshot::Receiver<Result<Enqueued, Lost>>;
 fn job(target: &Arc<Target>, id: &str, bytes: usize, deadline: Instant) -> (Job, Outcome) {
     let (answer, outcome) = oneshot::channel();
     let event = event(id, bytes);
-    (Job { target: Arc::clone(target), event, deadline, answer, _held: Held::default() }, outcome)
+    (Job { target: Arc::clone(target), events: event.into(), deadline, answer, _held: Held::default() }, outcome)
 }
 
 fn ids(calls: &[Call]) -> Vec<(String, Vec<String>)> {
     let one = |call: &Call| {
-        let events = call.jobs.iter().map(|job| job.event.event_id.clone()).collect();
+        let events =
+            call.jobs.iter().flat_map(|job| job.events.events()).map(|event| event.event_id.clone()).collect();
         (call.target.platform.name.to_string(), events)
     };
     calls.iter().map(one).collect()
@@ -80,6 +82,41 @@ fn a_call_is_bounded_in_bytes_and_a_small_event_overtakes_no_large_one() {
 }
 
 #[test]
+fn a_batch_goes_into_one_call_or_waits_for_the_next() {
+    let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
+    let batch = |size: usize, bytes: usize| {
+        let (mut job, waiting) = job(&mux, "", 1, later);
+        job.events = Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
+        (job, waiting)
+    };
+    let sizes = |batches: Vec<(usize, usize)>| -> Vec<Vec<usize>> {
+        let (jobs, _waiting): (Vec<_>, Vec<_>) =
+            batches.into_iter().map(|(size, bytes)| batch(size, bytes)).unzip();
+        let calls = group(jobs.into_iter(), Instant::now());
+        calls.iter().map(|call| call.jobs.iter().map(|job| job.events.events().len()).collect()).collect()
+    };
+    assert_eq!(sizes(vec![(100, 1), (28, 1), (1, 1)]), [vec![100, 28], vec![1]]);
+    assert_eq!(sizes(vec![(100, 1), (29, 1), (1, 1), (128, 1)]), [vec![100], vec![29, 1], vec![128]]);
+    let half = MAX_BATCH_BYTES / 2;
+    assert_eq!(sizes(vec![(2, half / 2), (2, half / 2), (1, 1)]), [vec![2, 2], vec![1]]);
+    assert_eq!(sizes(vec![(2, half / 2), (2, half / 2 + 1), (1, 1)]), [vec![2], vec![2, 1]]);
+}
+
+#[tokio::test]
+async fn a_batch_has_one_answer() {
+    let memory = Memory::default();
+    let (batcher, _task) = Batcher::start(memory.clone(), CancellationToken::new());
+    let mux = target("mux");
+    let enqueue = async |ids: &[&str]| {
+        let marked = |id: &&str| NewEvent { marker: Some((*id).to_owned()), ..event(id, 1) };
+        batcher.enqueue(&mux, Identified::Batch(ids.iter().map(marked).collect()), Held::default()).await.unwrap()
+    };
+    assert_eq!(enqueue(&["a", "b"]).await, Enqueued::Accepted);
+    assert_eq!(enqueue(&["b", "c"]).await, Enqueued::Accepted);
+    assert_eq!(enqueue(&["a", "c"]).await, Enqueued::Duplicate);
+}
+
+#[test]
 fn nothing_is_sent_for_those_that_hung_up_or_waited_too_long() {
     let (mux, now) = (target("mux"), Instant::now());
     let (hung_up, gone) = job(&mux, "hung up", 1, now + WAIT_BOUND);
@@ -100,7 +137,7 @@ async fn what_waits_during_a_call_goes_into_the_next_one() {
         go_on: Arc<Notify>,
     }
     impl Enqueue for Slow {
-        async fn enqueue(&self, target: &Target, events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+        async fn enqueue(&self, target: &Target, events: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
             self.begun.notify_one();
             self.go_on.notified().await;
             self.memory.enqueue(target, events).await
@@ -180,7 +217,7 @@ async fn an_answer_of_another_length_is_no_answer_to_any() {
 async fn a_call_that_never_ends_is_an_unknown_outcome() {
     struct Never;
     impl Enqueue for Never {
-        async fn enqueue(&self, _: &Target, _: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+        async fn enqueue(&self, _: &Target, _: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
             std::future::pending().await
         }
     }

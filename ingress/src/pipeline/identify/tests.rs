@@ -31,6 +31,7 @@ struct Request {
     credentials: Vec<(String, String)>,
     now: Millis,
     event: Option<Expected>,
+    events: Option<Vec<Expected>>,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -40,12 +41,28 @@ struct Expected {
     occurred_at: Option<Millis>,
     marker: Option<String>,
     delivery_id: Option<String>,
+    /// Where it is not the request's.
+    body: Option<String>,
 }
 
 impl From<NewEvent> for Expected {
     fn from(event: NewEvent) -> Self {
         let NewEvent { event_id, event_type, occurred_at, marker, delivery_id, .. } = event;
-        Self { event_id, event_type, occurred_at, marker, delivery_id }
+        Self { event_id, event_type, occurred_at, marker, delivery_id, body: None }
+    }
+}
+
+impl Expected {
+    fn element(event: NewEvent) -> Self {
+        let body = String::from_utf8(event.body.to_vec()).unwrap();
+        Self { body: Some(body), ..event.into() }
+    }
+}
+
+fn single(found: Identified) -> NewEvent {
+    match found {
+        Identified::One(event) => event,
+        Identified::Batch(events) => panic!("a batch of {}", events.len()),
     }
 }
 
@@ -59,7 +76,9 @@ fn every_known_event_is_identified() {
         let registry = Registry::from_text("fixture", fixture.definition.as_deref().unwrap_or_default()).unwrap();
         let platform = registry.get(&fixture.platform).unwrap();
         for request in fixture.requests {
-            let Some(expected) = request.event else { continue };
+            if request.event.is_none() && request.events.is_none() {
+                continue;
+            }
             let place = format!("{}: {}", fixture.platform, request.name);
             let secret = |text: &String| platform.scheme.secret(text).unwrap();
             let keys = if request.credentials.is_empty() {
@@ -70,9 +89,16 @@ fn every_known_event_is_identified() {
             };
             let body = Bytes::from(request.body.unwrap());
             let verified = verify(&platform.scheme, &keys, &request.headers, &body, request.now).unwrap();
-            let event = identify(platform, &verified, &body).unwrap_or_else(|error| panic!("{place}: {error}"));
-            assert_eq!(event.body, body);
-            assert_eq!(Expected::from(event), expected, "{place}");
+            match identify(platform, &verified, &body).unwrap_or_else(|error| panic!("{place}: {error}")) {
+                Identified::One(event) => {
+                    assert_eq!(event.body, body);
+                    assert_eq!(Some(Expected::from(event)), request.event, "{place}");
+                }
+                Identified::Batch(events) => {
+                    let events = events.into_iter().map(Expected::element).collect();
+                    assert_eq!(Some(events), request.events, "{place}");
+                }
+            }
             identified.insert(fixture.platform.clone());
         }
     }
@@ -100,6 +126,10 @@ impl Acme {
     }
 
     fn with(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<NewEvent, InvalidPayload> {
+        self.identified(body, headers).map(single)
+    }
+
+    fn identified(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<Identified, InvalidPayload> {
         let platform = self.registry.get("acme").unwrap();
         let headers = [headers, &[("x-secret", "s")]].concat();
         let keys = Keys::Secrets(vec![Secret::new("s")]);
@@ -112,7 +142,14 @@ impl Acme {
     }
 
     fn refusal(&self, body: &Value) -> String {
-        self.with(body.to_string().as_bytes(), &[]).unwrap_err().to_string()
+        self.identified(body.to_string().as_bytes(), &[]).unwrap_err().to_string()
+    }
+
+    fn batch(&self, body: &str) -> Vec<NewEvent> {
+        match self.identified(body.as_bytes(), &[]).unwrap() {
+            Identified::Batch(events) => events,
+            Identified::One(event) => panic!("one event: {}", event.event_id),
+        }
     }
 }
 
@@ -274,6 +311,113 @@ fn a_trace_context_is_kept_if_it_is_one() {
     }
 }
 
+/// The type stands outside the list, everything else in it.
+fn batches() -> Acme {
+    Acme::new(
+        "batch = '/all/list'\nid = ['/all/list/id', '/id']\ntype = ['/all/list/kind', '/kind']\ntime = '/at'\n\
+         platform = '/all/list/from'\nschema = { properties = { all = { properties = { list = { required = ['n'] } } } } }",
+    )
+}
+
+#[test]
+fn each_element_of_a_batch_is_an_event_with_all_that_the_request_says() {
+    let text =
+        r#" {"kind":"x", "all" : {"a":[1.50], "list" :[ {"id":"1","n":1e1} ,{"n":-0,"id":2}], "z":"\u00e9"} } "#;
+    let events = batches().batch(text);
+    let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
+    assert_eq!(
+        bodies,
+        [
+            br#" {"kind":"x", "all" : {"a":[1.50], "list" :{"id":"1","n":1e1}, "z":"\u00e9"} } "#.as_slice(),
+            br#" {"kind":"x", "all" : {"a":[1.50], "list" :{"n":-0,"id":2}, "z":"\u00e9"} } "#,
+        ]
+    );
+    let ids: Vec<_> = events.iter().map(|event| (event.event_id.as_str(), event.event_type.as_str())).collect();
+    assert_eq!(ids, [("1", "x"), ("2", "x")]);
+    assert!(events.iter().all(|event| event.marker == Some(marker_digest("acme", &event.event_id))));
+    // What is queued is read as it was: an edited replay finds the same event.
+    for event in events {
+        assert_eq!(batches().with(&event.body, &[]).unwrap().event_id, event.event_id);
+    }
+}
+
+#[test]
+fn elements_share_no_identity() {
+    let ids = |text: &str| batches().batch(text).into_iter().map(|event| event.event_id).collect::<Vec<_>>();
+    // The message's id stands outside the list.
+    assert_eq!(
+        ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1},{"n":1},{"n":1,"id":"own"}]}}"#),
+        ["m#0", "m#1", "own"]
+    );
+    // Nothing has an id: what they say, wherever they stand.
+    let one = ids(r#"{"kind":"x","all":{"list":[{"n":1},{"n":2}]}}"#);
+    assert_eq!((one[0].len(), one[0] == one[1]), (64, false));
+    assert_eq!(ids(r#"{"all":{"list":[{"n":2}, {"n":1}]},"kind":"x"}"#), [one[1].as_str(), &one[0]]);
+    // An id of its own that is none does not let in the message's.
+    let unusable = ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1,"id":{}},{"n":1,"id":""}]}}"#);
+    assert!(unusable.iter().all(|id| id.len() == 64) && unusable[0] != unusable[1], "{unusable:?}");
+    // With its position it would be too long.
+    let long = format!(r#"{{"kind":"x","id":"{}","all":{{"list":[{{"n":1}}]}}}}"#, "m".repeat(255));
+    assert_eq!(ids(&long)[0].len(), 64);
+}
+
+#[test]
+fn without_a_list_a_request_is_one_event() {
+    for body in [json!({"kind": "x", "id": "1"}), json!({"kind": "x", "id": "1", "all": {"list": null}})] {
+        assert_eq!(batches().event(&body).event_id, "1");
+    }
+    let lone = json!({"kind": "x", "id": "1", "all": {"list": {"n": 1, "id": "own"}}});
+    assert_eq!(batches().event(&lone).event_id, "own");
+}
+
+#[test]
+fn a_batch_with_one_bad_element_is_refused_whole_with_its_place() {
+    let refused = |list: Value| batches().refusal(&json!({"kind": "x", "all": {"list": list}}));
+    assert_eq!(refused(json!([])), "/all/list: a list without an event");
+    for other in [json!("personal"), json!(1), json!(true)] {
+        assert_eq!(refused(other.clone()), "/all/list: must be a list of events");
+        assert_eq!(refused(json!([{"n": 1}, other])), "/all/list/1: must be an object");
+    }
+    assert_eq!(refused(json!([{"n": 1}, null])), "/all/list/1: must be an object");
+    assert_eq!(refused(json!([{"n": 1}, {"n": 1}, {"m": "personal"}])), "/all/list/2/n: is required");
+    assert_eq!(refused(json!([{"n": 1}, {"n": 1, "from": "other"}])), "/all/list/1/from: names another platform");
+    assert_eq!(
+        refused(json!([{"n": 1}, {"n": 1, "kind": ""}])),
+        "/all/list/1/kind or /kind: no event type of 1 to 256 bytes"
+    );
+}
+
+#[test]
+fn a_batch_is_bounded_in_events_and_in_bytes() {
+    let of = |count: usize, frame: usize| {
+        let list: Vec<Value> = (0..count).map(|n| json!({"n": n})).collect();
+        json!({"kind": "x", "frame": "f".repeat(frame), "all": {"list": list}})
+    };
+    let large = "/all/list: more than 128 events, or 2097152 bytes of them, at once";
+    assert_eq!(batches().batch(&of(MAX_BATCH_EVENTS, 10).to_string()).len(), MAX_BATCH_EVENTS);
+    assert_eq!(batches().refusal(&of(MAX_BATCH_EVENTS + 1, 10)), large);
+    // Each event carries what stands around the list: the sum is what counts.
+    let around = MAX_BATCH_BYTES / 8 - 60;
+    assert!(
+        batches().batch(&of(8, around).to_string()).iter().map(|event| event.body.len()).sum::<usize>()
+            <= MAX_BATCH_BYTES
+    );
+    assert_eq!(batches().refusal(&of(8, around + 60)), large);
+}
+
+#[test]
+fn a_body_that_is_a_list_is_a_batch_where_the_definition_says_so() {
+    let acme = Acme::new("batch = ''\nid = '/id'\ntype = '/kind'\ntime = '/at'");
+    let events = acme.batch(r#" [{"kind":"a","id":"1"}, {"kind":"b","at":1733738400}] "#);
+    let told: Vec<_> = events.iter().map(|event| (event.event_type.as_str(), event.occurred_at)).collect();
+    assert_eq!(told, [("a", None), ("b", Some(1_733_738_400_000))]);
+    assert_eq!(events[0].body, br#" {"kind":"a","id":"1"} "#.as_slice());
+    assert_eq!(acme.refusal(&json!([{"kind": "a"}, {}])), "/1/kind: no event type of 1 to 256 bytes");
+    assert_eq!(acme.refusal(&json!([{"kind": "a"}, 7])), "/1: must be an object");
+    assert_eq!(acme.refusal(&json!([])), "/: a list without an event");
+    assert_eq!(acme.event(&json!({"kind": "a", "id": "1"})).event_id, "1");
+}
+
 fn tree() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         any::<bool>().prop_map(Value::from),
@@ -316,9 +460,10 @@ fn the_same_content_is_the_same_event_and_another_is_another() {
 
 #[test]
 fn identify_never_panics() {
-    let acme = acme();
+    let acme = Acme::new("batch = '/e'\nid = '/id'\ntype = '/kind'\ntime = '/at'");
     proptest!(|(body in prop_oneof![prop::collection::vec(any::<u8>(), 0..60), "[{}\\[\\]\":,kind0-9e.\\\\ ]{0,40}".prop_map(String::into_bytes)])| {
-        if let Ok(event) = acme.with(&body, &[]) {
+        let Ok(found) = acme.identified(&body, &[]) else { return Ok(()) };
+        for event in found.events() {
             prop_assert!(!event.event_id.is_empty() && event.event_id.len() <= MAX_EVENT_ID_BYTES);
             prop_assert!(!event.event_type.is_empty() && event.event_type.len() <= MAX_EVENT_TYPE_BYTES);
         }

@@ -12,6 +12,7 @@ use crate::signature::Scheme;
 pub(super) fn read(mut section: Section<'_>, scheme: Option<&Scheme>) -> Option<(EventSpec, Schemas)> {
     let before = section.report().count();
     let event = EventSpec {
+        batch: section.word("batch", syntax::place),
         id: section.words("id", syntax::locator).unwrap_or_default(),
         kind: section.words("type", syntax::locator).unwrap_or_default(),
         time: section.words("time", syntax::locator).unwrap_or_default(),

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 const PERSONAL: [&str; 6] = ["aliases", "label", "secrets", "credentials", "enabled", "paused"];
 
 /// What describes the body in which `event.type` is found.
-const BODY_SHAPE: [&str; 3] = ["schema", "schemas", "platform"];
+const BODY_SHAPE: [&str; 4] = ["batch", "schema", "schemas", "platform"];
 
 /// A bundled definition as a starting point for another platform.
 pub(super) fn as_preset(mut base: Table) -> Table {
@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn another_type_pointer_drops_what_described_the_other_body() {
-        let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\nschema = {type = 'object'}";
+        let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\nbatch = '/all'\n\
+                    schema = {type = 'object'}";
         assert_eq!(laid(base, "[event]\ntype = '/kind'"), toml("[event]\ntype = '/kind'\ntime = '/t'"));
         assert_eq!(laid(base, "[event]\ntype = '/event_type'"), toml(base));
         assert_eq!(

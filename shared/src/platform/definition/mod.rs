@@ -13,7 +13,7 @@ mod handshake;
 mod merge;
 mod section;
 mod signature;
-mod syntax;
+pub(crate) mod syntax;
 #[cfg(test)]
 mod tests;
 
@@ -23,10 +23,11 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use self::section::Section;
-pub(super) use self::section::{Report, child};
+pub(crate) use self::section::{Report, Section, child};
+pub(crate) use self::syntax::{duration, secret_ref};
 use super::types::{
-    CredentialRef, MissingSession, Platform, PlatformName, RateLimit, SecretRef, SecretRefs, SessionScope, Source,
+    CredentialRef, LONGEST_WAIT, MissingSession, Platform, PlatformName, RateLimit, SecretRef, SecretRefs,
+    SessionScope, Source,
 };
 use crate::event::MAX_EVENT_TYPE_BYTES;
 
@@ -42,8 +43,6 @@ const MAX_RATE: u32 = 60_000_000;
 const DEFAULT_RATE: u32 = 100;
 /// Longest time for which duplicates are remembered, in hours.
 const MAX_DEDUP_HOURS: u32 = 366 * 24;
-/// Longest `wait`.
-const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Words that stand in the path where a platform does, or in labels, and so name none.
 const RESERVED: [&str; 11] = [
@@ -132,9 +131,13 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
         let fits = status(&value, |code| code == 429 || (500..=599).contains(&code));
         fits.ok_or("must be 429, or a status from 500 to 599".into())
     });
+    let wait = section.parse("wait", |value| {
+        let wait = value.as_str().and_then(|text| duration(text).ok());
+        wait.filter(|wait| *wait <= LONGEST_WAIT)
+            .ok_or_else(|| format!("must be a duration of at most {}s", LONGEST_WAIT.as_secs()))
+    });
     let dedup_hours = section.integer("dedup_ttl_hours", 1..=MAX_DEDUP_HOURS);
     let session_scope = section.word("session_scope", session_scope).unwrap_or(SessionScope::Own);
-    not_yet(&mut section);
     section.finish();
 
     let (event, schemas) = event?;
@@ -153,6 +156,7 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
         ack_status: ack_status.unwrap_or(202),
         busy_status,
         dedup_ttl: dedup_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
+        wait,
         missing_session,
         session_scope,
         handshake,
@@ -269,7 +273,7 @@ fn secrets(
         section.problem(right, format!("must be at most {MAX_SECRETS}"));
     }
     let key = section.key(right);
-    let parse = |text: &str| syntax::secret_ref(text, folder);
+    let parse = |text: &str| secret_ref(text, folder);
     if !credentials {
         return Some(SecretRefs::Secrets(section::words(&key, list, section.report(), parse)));
     }
@@ -287,22 +291,9 @@ fn credential(key: String, value: Value, report: &Report, folder: Option<&Path>)
         if !section.has(name) {
             section.problem(name, "is missing");
         }
-        section.word(name, |text| syntax::secret_ref(text, folder))
+        section.word(name, |text| secret_ref(text, folder))
     };
     let (key, secret) = (part("key"), part("secret"));
     section.finish();
     Some(CredentialRef { key: key?, secret: secret? })
-}
-
-/// Keys of the grammar that this release knows and does not do.
-fn not_yet(section: &mut Section<'_>) {
-    const REASON: &str = "is not available in this version";
-    let refuse = |section: &Section<'_>, name, shape: Result<(), &str>| match shape {
-        Ok(()) => section.problem(name, REASON),
-        Err(wrong) => section.problem(name, format!("{wrong}; besides, it {REASON}")),
-    };
-    if let Some(wait) = section.take("wait") {
-        let wait = wait.as_str().and_then(|text| syntax::duration(text).ok()).filter(|wait| *wait <= MAX_WAIT);
-        refuse(section, "wait", wait.map(|_| ()).ok_or("must be a duration of at most 30s"));
-    }
 }

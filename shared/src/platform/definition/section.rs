@@ -46,7 +46,7 @@ pub(crate) fn child(parent: &str, key: &str) -> String {
 }
 
 /// A table that is being read.
-pub(super) struct Section<'r> {
+pub(crate) struct Section<'r> {
     key: String,
     table: Table,
     known: Vec<&'static str>,
@@ -54,43 +54,43 @@ pub(super) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
-    pub(super) fn new(key: impl Into<String>, table: Table, report: &'r Report) -> Self {
+    pub(crate) fn new(key: impl Into<String>, table: Table, report: &'r Report) -> Self {
         Self { key: key.into(), table, known: Vec::new(), report }
     }
 
-    pub(super) fn report(&self) -> &'r Report {
+    pub(crate) fn report(&self) -> &'r Report {
         self.report
     }
 
     /// The table's own key.
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.key
     }
 
-    pub(super) fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         child(&self.key, name)
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.table.contains_key(name)
     }
 
     /// Whether `name` is there and is a list without a value.
-    pub(super) fn is_empty_list(&self, name: &str) -> bool {
+    pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         self.table.get(name).and_then(Value::as_array).is_some_and(Vec::is_empty)
     }
 
-    pub(super) fn problem(&self, name: &str, reason: impl Into<String>) {
+    pub(crate) fn problem(&self, name: &str, reason: impl Into<String>) {
         self.report.add(&self.key(name), reason);
     }
 
-    pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
+    pub(crate) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.table.remove(name)
     }
 
     /// Takes `name` and has `parse` make something of it; its error is the problem's reason.
-    pub(super) fn parse<T>(
+    pub(crate) fn parse<T>(
         &mut self,
         name: &'static str,
         parse: impl FnOnce(Value) -> Result<T, String>,
@@ -99,18 +99,18 @@ impl<'r> Section<'r> {
         parsed.map_err(|reason| self.problem(name, reason)).ok()
     }
 
-    pub(super) fn boolean(&mut self, name: &'static str) -> Option<bool> {
+    pub(crate) fn boolean(&mut self, name: &'static str) -> Option<bool> {
         self.parse(name, |value| value.as_bool().ok_or_else(|| "must be true or false".to_owned()))
     }
 
-    pub(super) fn integer(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+    pub(crate) fn integer(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
         self.parse(name, |value| {
             let fits = value.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
             fits.ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
         })
     }
 
-    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+    pub(crate) fn text(&mut self, name: &'static str) -> Option<String> {
         self.parse(name, |value| match value {
             Value::String(text) => Ok(text),
             _ => Err("must be a text".to_owned()),
@@ -118,7 +118,7 @@ impl<'r> Section<'r> {
     }
 
     /// One of a closed set, or anything else with a grammar of its own.
-    pub(super) fn word<T, E: std::fmt::Display>(
+    pub(crate) fn word<T, E: std::fmt::Display>(
         &mut self,
         name: &'static str,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -128,7 +128,7 @@ impl<'r> Section<'r> {
     }
 
     /// A list, or a single value standing for a list of one.
-    pub(super) fn list(&mut self, name: &'static str) -> Option<Vec<Value>> {
+    pub(crate) fn list(&mut self, name: &'static str) -> Option<Vec<Value>> {
         Some(match self.take(name)? {
             Value::Array(list) => list,
             one => vec![one],
@@ -136,7 +136,7 @@ impl<'r> Section<'r> {
     }
 
     /// A text or several, each with a grammar; every bad one is a problem of its own.
-    pub(super) fn words<T, E: std::fmt::Display>(
+    pub(crate) fn words<T, E: std::fmt::Display>(
         &mut self,
         name: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
@@ -145,7 +145,7 @@ impl<'r> Section<'r> {
         Some(words(&self.key(name), list, self.report, parse))
     }
 
-    pub(super) fn table(&mut self, name: &'static str) -> Option<Section<'r>> {
+    pub(crate) fn table(&mut self, name: &'static str) -> Option<Section<'r>> {
         let table = self.parse(name, |value| match value {
             Value::Table(table) => Ok(table),
             _ => Err("must be a table".to_owned()),
@@ -154,12 +154,12 @@ impl<'r> Section<'r> {
     }
 
     /// Every key with its value, for tables whose keys are names that the user chose.
-    pub(super) fn into_entries(self) -> Table {
+    pub(crate) fn into_entries(self) -> Table {
         self.table
     }
 
     /// Whatever was not asked for is unknown.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         for name in self.table.keys() {
             self.problem(name, format!("unknown key; known here: {}", self.known.join(", ")));
         }
@@ -167,7 +167,7 @@ impl<'r> Section<'r> {
 }
 
 /// Parses each text of `list`, noting those that are wrong.
-pub(super) fn words<T, E: std::fmt::Display>(
+pub(crate) fn words<T, E: std::fmt::Display>(
     key: &str,
     list: Vec<Value>,
     report: &Report,

@@ -53,6 +53,11 @@ pub(super) fn pointer(text: &str) -> Result<Pointer, String> {
     Ok(pointer)
 }
 
+/// A pointer to something inside the body, or to the whole of it.
+pub(super) fn place(text: &str) -> Result<Pointer, InvalidPointer> {
+    text.parse()
+}
+
 /// A pointer, or `header:Name`.
 pub(super) fn locator(text: &str) -> Result<Locator, String> {
     if text.starts_with("header:") {
@@ -77,7 +82,7 @@ pub(super) fn header(name: &str) -> Result<String, String> {
 }
 
 /// `250ms`, `30s`, `5m`, `24h`, `7d`; at least 1 ms, at most 366 days.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const WRONG: &str = "must be a whole number with its unit: ms, s, m, h or d, such as \"5m\"";
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or(WRONG)?;
     let (number, unit) = text.split_at(digits);
@@ -98,7 +103,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `env:NAME`, or `file:path` where a relative path starts at `folder`.
-pub(super) fn secret_ref(text: &str, folder: Option<&Path>) -> Result<SecretRef, String> {
+pub(crate) fn secret_ref(text: &str, folder: Option<&Path>) -> Result<SecretRef, String> {
     if let Some(name) = text.strip_prefix("env:") {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(good) {

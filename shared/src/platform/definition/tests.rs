@@ -78,6 +78,7 @@ fn every_key_arrives() {
         timestamp_unit = "ms"
         tolerance = "10m"
         [platforms.acme.event]
+        batch = "/list"
         id = ["/id", "/uid"]
         type = "/kind"
         time = false
@@ -106,6 +107,7 @@ fn every_key_arrives() {
     assert_eq!(
         acme.event,
         EventSpec {
+            batch: Some(pointer("/list")),
             id: vec![body("/id"), body("/uid")],
             kind: vec![body("/kind")],
             time: Vec::new(),
@@ -117,6 +119,14 @@ fn every_key_arrives() {
             repeatable: true,
         }
     );
+}
+
+#[test]
+fn a_batch_may_be_the_whole_body_and_is_one_place() {
+    assert_eq!(acme("event = { batch = '' }").event.batch, Some(pointer("")));
+    assert_eq!(acme("event = { batch = false }").event.batch, None);
+    refused("event = { batch = 'events' }", ".event.batch", "must be a JSON pointer");
+    refused("event = { batch = ['/a', '/b'] }", ".event.batch", "must be a text");
 }
 
 #[test]
@@ -594,9 +604,15 @@ fn schemas_are_checked() {
 }
 
 #[test]
-fn what_comes_later_is_refused_and_not_ignored() {
-    refused("wait = '5s'", ".wait", "is not available in this version");
-    refused("wait = '1h'", ".wait", "at most 30s; besides");
+fn a_wait_is_a_duration_of_at_most_thirty_seconds() {
+    for (text, wait) in [("5s", Duration::from_secs(5)), ("30s", Duration::from_secs(30))] {
+        assert_eq!(acme(&format!("wait = '{text}'")).wait, Some(wait));
+    }
+    assert_eq!(acme("").wait, None);
+    assert_eq!(acme("wait = false").wait, None);
+    for wrong in ["'31s'", "'1h'", "'0s'", "'5'", "5", "true"] {
+        refused(&format!("wait = {wrong}"), ".wait", "at most 30s");
+    }
     assert!(acme("wait = false\nlimits = false").enabled, "switched off is as good as absent");
 }
 

@@ -13,8 +13,9 @@ fn stream_ids() -> impl Strategy<Value = StreamId> {
 
 fn events() -> impl Strategy<Value = NewEvent> {
     let text = |most: usize| proptest::string::string_regex(&format!("[^\0]{{1,{most}}}")).unwrap();
-    (text(60), text(60), vec(any::<u8>(), 0..300), option::of(".{0,40}"), option::of(".{0,40}")).prop_map(
-        |(event_id, event_type, body, delivery_id, traceparent)| NewEvent {
+    let waiting = option::of(any::<u128>().prop_map(|id| keys::reply_channel(uuid::Uuid::from_u128(id))));
+    (text(60), text(60), vec(any::<u8>(), 0..300), option::of(".{0,40}"), option::of(".{0,40}"), waiting).prop_map(
+        |(event_id, event_type, body, delivery_id, traceparent, reply_to)| NewEvent {
             event_id,
             event_type,
             occurred_at: None,
@@ -22,6 +23,7 @@ fn events() -> impl Strategy<Value = NewEvent> {
             marker: None,
             delivery_id,
             traceparent,
+            reply_to,
         },
     )
 }
@@ -75,8 +77,10 @@ proptest! {
             body: event.body,
             delivery_id: event.delivery_id,
             traceparent: event.traceparent,
+            reply_to: event.reply_to,
             first_failed_at: None,
             replays: 0,
+            edited: None,
         });
     }
 
@@ -127,6 +131,7 @@ fn event() -> NewEvent {
         marker: None,
         delivery_id: None,
         traceparent: None,
+        reply_to: None,
     }
 }
 
@@ -161,6 +166,14 @@ fn what_travels_with_a_retry_or_a_replay_is_read() {
     assert_eq!(with("replays", "3").unwrap().replays, 3);
     assert_eq!(with("first_failed_at", "77").unwrap().first_failed_at, Some(77));
     assert_eq!(with("replays", "-1").unwrap_err(), Undecodable::Invalid("replays"));
+}
+
+#[test]
+fn edits_are_told_apart_by_their_bodies() {
+    assert_eq!(with("attempt", "1").unwrap().edited, None);
+    let one = with("edited", "1").unwrap().edited.unwrap();
+    assert_eq!(one, edit_digest(b"{}"));
+    assert_ne!(one, edit_digest(b"{ }"));
 }
 
 #[test]

@@ -1,15 +1,18 @@
 #!lua flags=allow-oom
--- Moves entries to the dead letters, all their fields verbatim with the failure's facts beside them (rules 3, 31, 34).
+-- Moves entries to the dead letters, all their fields verbatim with the failure's facts beside them (rules 3, 31, 34),
+-- and tells who waits for them (rules 28, 29): that is over then, so `reply_to` stays behind.
 --
--- KEYS  1 incoming  2 dlq  3 retry  4 failures  5 suspects  6 counters
+-- KEYS  1 incoming  2 dlq  3 retry  4 failures  5 suspects  6 counters  7 exceptions  then one result per awaited event
 -- ARGV  1 group  2 consumer  3 most dead letters  4 worker
---       then per entry: id, error_code, error, attempts, first_failed_at|''
+--       then per entry: id, error_code, error, attempts, first_failed_at|'', channel|'', what it is told|''
 -- Reply one integer per entry: 0 done, 1 the dead letters are at their bound, 2 it does not exist or is not pending for
 --       this consumer; for 1 and 2 nothing was done
 
 local MOST_VALUES = 4000 -- what unpack can pass on; beyond it the pairs are kept in one field
+local LONGEST_ID = 256 -- in bytes; an event has no longer one
+local KEPT_S = 60 -- how long a result can be asked for
 local OURS = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
-  worker = true, source_id = true, replays = true }
+  worker = true, source_id = true, replays = true, reply_to = true }
 local group, consumer, most, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
@@ -43,22 +46,45 @@ local function letter(id, fields, at)
   return out
 end
 
-local outcomes, total = {}, 0
-for at = 5, #ARGV, 5 do
+local function event_id(fields)
+  for at = 1, #fields, 2 do
+    if fields[at] == 'event_id' then
+      local id = fields[at + 1]
+      return #id > 0 and #id <= LONGEST_ID and id or nil
+    end
+  end
+end
+
+local outcomes, total, next_key = {}, 0, 8
+for at = 5, #ARGV, 7 do
   local id = ARGV[at]
   local held = redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer)
   local entry = #held == 1 and redis.call('XRANGE', KEYS[1], id, id)[1]
+  local channel, result = ARGV[at + 5], nil
+  if channel ~= '' then
+    result = KEYS[next_key]
+    next_key = next_key + 1
+  end
   if not entry then
     outcomes[#outcomes + 1] = 2
   elseif length >= most then
     outcomes[#outcomes + 1] = 1
   else
-    redis.call('XADD', KEYS[2], '*', unpack(letter(id, entry[2], at)))
+    local dead = redis.call('XADD', KEYS[2], '*', unpack(letter(id, entry[2], at)))
+    local event = event_id(entry[2])
+    if event then
+      redis.call('HSET', KEYS[7], event, 'dead:' .. dead)
+    end
     redis.call('XACK', KEYS[1], group, id)
     redis.call('XDEL', KEYS[1], id)
     redis.call('ZREM', KEYS[3], id)
     redis.call('HDEL', KEYS[4], id)
     redis.call('HDEL', KEYS[5], id)
+    if result then
+      -- Permissions may forbid it; that keeps nothing from being moved.
+      redis.pcall('SET', result, ARGV[at + 6], 'EX', KEPT_S)
+      redis.pcall('PUBLISH', channel, ARGV[at + 6])
+    end
     length = length + 1
     total = total + 1
     outcomes[#outcomes + 1] = 0

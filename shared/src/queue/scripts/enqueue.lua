@@ -1,22 +1,31 @@
 #!lua
--- Decides about a batch of events of one platform, in their order, and appends the accepted ones.
+-- Decides about a batch of requests of one platform, in their order, and appends the accepted events. A request is one
+-- event, or a group of several that are accepted together or not at all.
 -- Without allow-oom on purpose: when Redis is full nothing of the batch runs (rule 1).
 --
 -- KEYS  1 incoming  2 limit  3 counters  [4 platforms, if ARGV 7 is given]  then n limits of event types
 --       then one marker per event that has one
 -- ARGV  1 period in us (0: no limit)  2 burst  3 marker's TTL in s  4 bound of the stream
 --       5 how far ahead of now a provider's time counts, in ms  6 wire version  7 platform's name, or ''
---       8 n, then n times: period in us, burst
---       then per event: has a marker (0|1), event_id, event_type, occurred_at|'', body, delivery_id|'', traceparent|'',
---       its type's limit (from 1; 0: it has none of its own)
--- Reply one integer per event: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
+--       8 the groups: 'first:size …', an event's number from 1 and how many they are; '': none
+--       9 n, then n times: period in us, burst
+--       then per event: has a marker (0|1) and, right after the digit, the channel that is to be told, if any; event_id,
+--       event_type, occurred_at|'', body, delivery_id|'', traceparent|'', its type's limit (from 1; 0: it has none of
+--       its own)
+-- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
 -- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the platform's limit and that
 -- of the event's type (GCRA), both checked before either is charged, whose states are written once, at the end, with
 -- all their digits; only then XADD and, after it, the marker: scripts are not rolled back, so a marker written first
 -- could outlive a failing XADD and swallow the provider's retry. A refusal stays one for
 -- the rest of the batch (time stands still, the stream and the state only grow), so the twin of a refused event is
--- refused too. No call raises: each event has its own outcome, whatever Redis says to another one (rule 26).
+-- refused too. No call raises: each request has its own outcome, whatever Redis says to another one (rule 26).
+--
+-- Of a group, what was seen before (or stands twice in it) costs nothing and is left out; a group of nothing else is a
+-- duplicate. The rest must fit as a whole: into the stream, the platform's limit and those of its types. A group that is
+-- larger than a burst could never do that; it is accepted when the limit is at rest, and charged in full, so that the
+-- limit holds on average: the state then lies further ahead than a burst, and says how far, lest it be taken for the
+-- work of a clock that was set back (rule 23).
 --
 -- Ids are made here because the entry holds its own first id as `origin`: <ms>-<us within the ms * 1000 + position>.
 -- Where the stream is ahead (Redis's clock was set back), they go on from its last id (rule 23).
@@ -26,7 +35,11 @@ local format, pcall_ = string.format, redis.pcall
 
 local incoming, limit, counters = KEYS[1], KEYS[2], KEYS[3]
 local ttl, bound = ARGV[3], tonumber(ARGV[4])
-local future, version, platform, types = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
+local future, version, platform, types = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[9])
+local groups = {}
+for first, size in string.gmatch(ARGV[8], '(%d+):(%d+)') do
+  groups[tonumber(first)] = tonumber(size)
+end
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -47,35 +60,43 @@ for i = 1, types do
   next_key = next_key + 1
 end
 for i = 1, types + 1 do
-  local at = i == 1 and 1 or 5 + 2 * i
+  local at = i == 1 and 1 or 6 + 2 * i
   periods[i] = tonumber(ARGV[at])
   reaches[i] = tonumber(ARGV[at + 1]) * periods[i]
   local tat = 0
   if periods[i] > 0 then
-    tat = tonumber(pcall_('GET', limits[i])) or 0
-    if not (tat >= 0) then
-      tat = 0
+    local state = pcall_('GET', limits[i])
+    local instant, ahead
+    if type(state) == 'string' then
+      instant, ahead = string.match(state, '^(%d+) ?(%d*)$')
     end
-    if tat > now_us + reaches[i] then
-      tat = now_us + reaches[i] -- the clock was set back (rule 23)
+    tat = tonumber(instant) or 0
+    local furthest = now_us + math.max(reaches[i], tonumber(ahead) or 0)
+    if tat > furthest then
+      tat = furthest -- the clock was set back (rule 23)
     end
   end
   tats[i] = tat
 end
 
--- How long until one more fits into limit i, in us; none: it does now.
-local function excess(i)
+-- How long until n more fit into limit i, in us; none: they do now. More than a burst fit when it is at rest.
+local function excess(i, n)
   if periods[i] == 0 then
     return 0
   end
-  return math.max(tats[i], now_us) + periods[i] - now_us - reaches[i]
+  return math.max(tats[i], now_us) + math.min(n * periods[i], reaches[i]) - now_us - reaches[i]
 end
 
-local function charge(i)
+local function charge(i, n)
   if periods[i] > 0 then
-    tats[i] = math.max(tats[i], now_us) + periods[i]
+    tats[i] = math.max(tats[i], now_us) + n * periods[i]
     charged[i] = true
   end
+end
+
+local function limited_for(us)
+  local seconds = math.ceil(us / 1000000)
+  return -(seconds > 1 and seconds or 1)
 end
 
 local ms, seq = now, (now_us % 1000) * 1000
@@ -83,7 +104,17 @@ local ms, seq = now, (now_us % 1000) * 1000
 local function add(id, at, occurred_at)
   local delivery_id, traceparent = ARGV[at + 5], ARGV[at + 6]
   local event_id, event_type, body = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
-  if delivery_id == '' and traceparent == '' then
+  if #ARGV[at] > 1 then
+    local more = { 'reply_to', string.sub(ARGV[at], 2) }
+    if delivery_id ~= '' then
+      more[#more + 1], more[#more + 2] = 'delivery_id', delivery_id
+    end
+    if traceparent ~= '' then
+      more[#more + 1], more[#more + 2] = 'traceparent', traceparent
+    end
+    return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
+      occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body, unpack(more))
+  elseif delivery_id == '' and traceparent == '' then
     return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
       occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body)
   elseif traceparent == '' then
@@ -124,6 +155,7 @@ local function catch_up()
   return false
 end
 
+-- The new entry's id; false: Redis refused it.
 local function append(at)
   local occurred_at = ARGV[at + 3]
   local given = tonumber(occurred_at)
@@ -138,56 +170,140 @@ local function append(at)
     return false
   end
   seq = seq + 1
+  return reply
+end
+
+local accepted, duplicates, limited, overloaded = 0, 0, 0, 0
+
+-- The event's marker, if it has one, and whether it is there: 1, 0, or what Redis says instead.
+local function marked(at)
+  if string.byte(ARGV[at]) ~= 49 then -- the digit 1
+    return nil, 0
+  end
+  local marker = KEYS[next_key]
+  next_key = next_key + 1
+  return marker, pcall_('EXISTS', marker)
+end
+
+local function remember(marker)
+  if marker then
+    pcall_('SET', marker, '1', 'EX', ttl)
+  end
+end
+
+local function one(at)
+  local marker, seen = marked(at)
+  local own = tonumber(ARGV[at + 7]) + 1 -- 1: the platform's alone
+  local wait = math.max(excess(1, 1), excess(own, 1))
+  if seen == 1 then
+    duplicates = duplicates + 1
+    return 1
+  elseif seen ~= 0 then
+    return 3
+  elseif length >= bound then
+    overloaded = overloaded + 1
+    return 2
+  elseif wait > 0 then
+    limited = limited + 1
+    return limited_for(wait)
+  elseif not append(at) then
+    return 3
+  end
+  remember(marker)
+  accepted = accepted + 1
+  length = length + 1
+  charge(1, 1)
+  if own > 1 then
+    charge(own, 1)
+  end
+  return 0
+end
+
+-- Appends all, or none.
+local function append_all(events)
+  local ids = {}
+  for i, at in ipairs(events) do
+    local id = append(at)
+    if not id then
+      for _, added in ipairs(ids) do
+        pcall_('XDEL', incoming, added)
+      end
+      return false
+    end
+    ids[i] = id
+  end
   return true
 end
 
+-- `size` events from `at` on, `each` arguments each.
+local function together(at, size, each)
+  local new, markers, known, needs, broken = {}, {}, {}, {}, false
+  for i = 0, size - 1 do
+    local event = at + i * each
+    local marker, seen = marked(event)
+    if type(seen) == 'table' then
+      broken = true
+    elseif seen == 0 and not (marker and known[marker]) then
+      local own = tonumber(ARGV[event + 7]) + 1
+      new[#new + 1] = event
+      needs[own] = (needs[own] or 0) + 1
+      if marker then
+        markers[#markers + 1] = marker
+        known[marker] = true
+      end
+    end
+  end
+  if broken then
+    return 3
+  elseif #new == 0 then
+    duplicates = duplicates + size
+    return 1
+  elseif length + #new > bound then
+    overloaded = overloaded + #new
+    return 2
+  end
+  needs[1] = #new -- whatever has a limit of its own is inside the platform's
+  local wait = 0
+  for i, n in pairs(needs) do
+    wait = math.max(wait, excess(i, n))
+  end
+  if wait > 0 then
+    limited = limited + #new
+    return limited_for(wait)
+  elseif not append_all(new) then
+    return 3
+  end
+  for _, marker in ipairs(markers) do
+    remember(marker)
+  end
+  accepted = accepted + #new
+  duplicates = duplicates + size - #new
+  length = length + #new
+  for i, n in pairs(needs) do
+    charge(i, n)
+  end
+  return 0
+end
+
 local outcomes = {}
-local accepted, duplicates, limited, overloaded = 0, 0, 0, 0
-local position = 0
-for at = 9 + 2 * types, #ARGV, 8 do
-  position = position + 1
-  local marker
-  local seen = 0
-  if ARGV[at] == '1' then
-    marker = KEYS[next_key]
-    next_key = next_key + 1
-    seen = pcall_('EXISTS', marker)
-  end
-  local own = tonumber(ARGV[at + 7]) + 1 -- 1: the platform's alone
-  local wait = math.max(excess(1), excess(own))
-  if seen == 1 then
-    outcomes[position] = 1
-    duplicates = duplicates + 1
-  elseif seen ~= 0 then
-    outcomes[position] = 3
-  elseif length >= bound then
-    outcomes[position] = 2
-    overloaded = overloaded + 1
-  elseif wait > 0 then
-    local seconds = math.ceil(wait / 1000000)
-    outcomes[position] = -(seconds > 1 and seconds or 1)
-    limited = limited + 1
-  elseif append(at) then
-    if marker then
-      pcall_('SET', marker, '1', 'EX', ttl)
-    end
-    outcomes[position] = 0
-    accepted = accepted + 1
-    length = length + 1
-    charge(1)
-    if own > 1 then
-      charge(own)
-    end
-  else
-    outcomes[position] = 3
-  end
+local at, number, each = 10 + 2 * types, 1, 8
+while at <= #ARGV do
+  local size = groups[number]
+  outcomes[#outcomes + 1] = size and together(at, size, each) or one(at)
+  size = size or 1
+  at, number = at + size * each, number + size
 end
 
 for i = 1, types + 1 do
   if charged[i] then
     -- Gone a second after the limit would be back at rest: absent and at rest are the same.
-    local ttl_ms = math.ceil((tats[i] - now_us) / 1000) + 1000
-    pcall_('SET', limits[i], format('%.0f', tats[i]), 'PX', format('%.0f', ttl_ms))
+    local ahead = tats[i] - now_us
+    local ttl_ms = math.ceil(ahead / 1000) + 1000
+    local state = format('%.0f', tats[i])
+    if ahead > reaches[i] then
+      state = format('%s %.0f', state, ahead)
+    end
+    pcall_('SET', limits[i], state, 'PX', format('%.0f', ttl_ms))
   end
 end
 if was_empty and accepted > 0 and platform ~= '' then

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Makes due entries readable again: a new entry at the end of the stream replaces the old one (rule 3).
 --
--- KEYS  1 incoming  2 retry  3 failures  4 suspects
+-- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 exceptions
 -- ARGV  1 group  2 longest delay in ms  3 most entries
 -- Reply moved, members without an entry (only removed), ms until the next one is due (-1: none waits)
 --
@@ -10,7 +10,7 @@
 -- copied verbatim but the facts of the failure, so those of a later release survive.
 
 local MOST_VALUES = 4000 -- what unpack can pass on; no event of ours comes near
-local incoming, retry, failures, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local incoming, retry, failures, suspects, exceptions = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, longest, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -19,13 +19,18 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+-- What is known of a failure; empty when it cannot be read.
+local function known(id)
+  local stored = redis.call('HGET', failures, id)
+  local readable, facts = pcall(cjson.decode, stored or '')
+  return readable and type(facts) == 'table' and facts or {}
+end
+
 local due = redis.call('ZRANGEBYSCORE', retry, '-inf', text(now), 'LIMIT', 0, most)
 if #due < most then
   local ahead = redis.call('ZRANGEBYSCORE', retry, '(' .. text(now + longest), '+inf', 'LIMIT', 0, most - #due)
   for _, id in ipairs(ahead) do
-    local stored = redis.call('HGET', failures, id)
-    local readable, facts = pcall(cjson.decode, stored or '')
-    local delay = readable and type(facts) == 'table' and tonumber(facts.delay) or longest
+    local delay = tonumber(known(id).delay) or longest
     if tonumber(redis.call('ZSCORE', retry, id)) > now + delay then
       due[#due + 1] = id
     end
@@ -53,6 +58,11 @@ local moved, vanished = 0, 0
 for _, id in ipairs(due) do
   local entry = redis.call('XRANGE', incoming, id, id)[1]
   if not entry then
+    -- Somebody deleted it by hand: nothing says any more what becomes of the event.
+    local event = known(id).event_id
+    if event and redis.call('HGET', exceptions, event) == 'retrying' then
+      redis.call('HDEL', exceptions, event)
+    end
     redis.call('ZREM', retry, id)
     redis.call('HDEL', failures, id)
     redis.call('HDEL', suspects, id)
@@ -60,15 +70,9 @@ for _, id in ipairs(due) do
   elseif #entry[2] > MOST_VALUES then
     redis.call('ZADD', retry, text(now + longest), id)
   else
-    local stored = redis.call('HGET', failures, id)
-    local readable, facts = false, nil
-    if stored then
-      readable, facts = pcall(cjson.decode, stored)
-      if readable and type(facts) == 'table' then
-        facts.delay = nil
-      end
-    end
-    local fields = merged(entry[2], readable and type(facts) == 'table' and facts or {})
+    local facts = known(id)
+    facts.delay, facts.event_id = nil, nil
+    local fields = merged(entry[2], facts)
     redis.call('XADD', incoming, '*', unpack(fields))
     redis.call('XACK', incoming, group, id)
     redis.call('XDEL', incoming, id)

@@ -2,12 +2,13 @@
 -- Moves dead letters back to incoming: first execution again, the failure's facts dropped, `replays` one more, all other
 -- fields (origin above all) verbatim. Past the duplicate marker, since the event is known.
 --
--- KEYS  1 dlq  2 incoming  3 counters
+-- KEYS  1 dlq  2 incoming  3 counters  4 exceptions
 -- ARGV  1 most entries in incoming (rule 32)  2 number of edited fields, then their names and values, then ids
 -- Reply per id: the new id, 0 there is no such dead letter (or one of more fields than a script can move), 1 incoming is
 --       that full; for 0 and 1 nothing was done
 
 local MOST_VALUES = 4000 -- what unpack can pass on
+local LONGEST_ID = 256 -- in bytes; an event has no longer one
 local DROPPED = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
   worker = true, source_id = true }
 local most, edits = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -41,6 +42,15 @@ local function restored(fields)
   return out
 end
 
+local function event_id(fields)
+  for at = 1, #fields, 2 do
+    if fields[at] == 'event_id' then
+      local id = fields[at + 1]
+      return #id > 0 and #id <= LONGEST_ID and id or nil
+    end
+  end
+end
+
 local outcomes, total = {}, 0
 for at = 3 + edits * 2, #ARGV do
   local entry = redis.call('XRANGE', KEYS[1], ARGV[at], ARGV[at])[1]
@@ -50,6 +60,11 @@ for at = 3 + edits * 2, #ARGV do
     outcomes[#outcomes + 1] = 1
   else
     outcomes[#outcomes + 1] = redis.call('XADD', KEYS[2], '*', unpack(restored(entry[2])))
+    local event = event_id(entry[2])
+    if event then
+      -- Its marker may be gone, and only that would say that it is on its way.
+      redis.call('HSET', KEYS[4], event, 'pending')
+    end
     redis.call('XDEL', KEYS[1], ARGV[at])
     length = length + 1
     total = total + 1

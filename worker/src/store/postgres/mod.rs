@@ -3,6 +3,7 @@
 //! Guarantee: rows that a batch changes are locked first, in order of key, and a session that holds locks cannot hold up
 //! others for longer than its own time-outs (a worker may be frozen in mid-transaction).
 
+mod forget;
 mod statements;
 mod texts;
 

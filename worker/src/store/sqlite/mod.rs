@@ -4,6 +4,7 @@
 //! lock when it begins, so that it waits for others instead of failing half-way. What SQLite cannot offer: a process frozen
 //! in mid-transaction holds up every other writer until it goes on or ends.
 
+mod forget;
 mod statements;
 
 use std::fs::{File, TryLockError};

@@ -1,0 +1,73 @@
+//! Edited replays: which fields a dead letter gets on its way back.
+//!
+//! Guarantee: event id and origin stay, so the event keeps its identity and its place; type and time are what the edited
+//! body says, by the platform's definition. A platform without a definition here keeps both, and that is said.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use shared::config::{Env, report};
+use shared::platform::PlatformName;
+use shared::platform::derive::{Derived, derive};
+use shared::platform::registry::Registry;
+use shared::queue::{DeadLetter, Queue};
+use shared::registration::Live;
+use tokio_util::sync::CancellationToken;
+
+use crate::edit::{Edit, apply};
+use crate::exit_code::Failure;
+use crate::output::say;
+
+/// The edits, and the definitions that tell what comes of them.
+#[derive(Debug)]
+pub(super) struct Editor {
+    edits: Vec<Edit>,
+    registry: Registry,
+    /// Platforms of which it was said that they have no definition here.
+    unknown: RefCell<BTreeSet<PlatformName>>,
+}
+
+impl Editor {
+    /// Reads the definitions: the bundled ones, those of `PLATFORMS_FILE`, and those that are registered in Redis.
+    pub(super) async fn new(queue: &Queue, edits: Vec<Edit>) -> Result<Self, Failure> {
+        let env = Env::from_process();
+        let file = env.opt("PLATFORMS_FILE").map(PathBuf::from);
+        let registry = Registry::load(file.as_deref())
+            .map_err(|problems| Failure::Usage(report(&problems).trim_end().to_owned()))?;
+        let once = CancellationToken::new();
+        let _over = once.clone().drop_guard();
+        let registry = Live::start(queue.clone(), registry, None, once).fresh().await?.registry.clone();
+        Ok(Self { edits, registry, unknown: RefCell::default() })
+    }
+
+    /// The fields that change in `letter`; or why it cannot be edited so, without a word of what it says.
+    pub(super) fn fields(&self, letter: &DeadLetter) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        let body = letter.body.as_ref().ok_or("it has no body")?;
+        let edited = apply(&body.0, &self.edits).map_err(|error| error.to_string())?;
+        let mut fields = BTreeMap::from([("edited".to_owned(), b"1".to_vec())]);
+        match self.registry.get(letter.platform.as_str()).filter(|found| found.name == letter.platform) {
+            Some(platform) => {
+                let received_at = letter.received_at.ok_or("it does not say when it was received")?;
+                let was = Derived {
+                    event_type: letter.event_type.clone().unwrap_or_default(),
+                    occurred_at: letter.occurred_at.unwrap_or(received_at),
+                };
+                let now = derive(platform, &edited, &was, received_at)
+                    .map_err(|error| format!("the edited body is no event: {error}"))?;
+                fields.insert("event_type".to_owned(), now.event_type.into_bytes());
+                fields.insert("occurred_at".to_owned(), now.occurred_at.to_string().into_bytes());
+            }
+            None => {
+                if self.unknown.borrow_mut().insert(letter.platform.clone()) {
+                    say(&format!(
+                        "{}: no definition here (is PLATFORMS_FILE set?); event type and time stay as they are",
+                        letter.platform
+                    ));
+                }
+            }
+        }
+        fields.insert("body".to_owned(), edited);
+        Ok(fields)
+    }
+}

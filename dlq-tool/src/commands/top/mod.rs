@@ -1,0 +1,145 @@
+//! `top`: all of it, live, in the terminal.
+//!
+//! Guarantee: the terminal is given back as it was, whatever ends the view: a key, a signal, an error or a panic. What is
+//! shown is read, never guessed: while Redis is away that is said, and the last numbers stay.
+
+mod app;
+mod feed;
+mod model;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Session;
+use crate::cli::TopArgs;
+use crate::exit_code::{Failure, Outcome};
+use app::{App, Command, Key, Over};
+use feed::{Feed, News};
+
+/// How long to wait for a key before it is looked whether the view has ended.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Shows everything until it is told to stop.
+pub(super) async fn run(session: &mut Session, args: TopArgs) -> Result<Outcome, Failure> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        return Err(Failure::Usage("top needs a terminal; stats and watch do without".to_owned()));
+    }
+    // Before the screen is taken over, so that what is wrong can be read.
+    session.queue.now().await?;
+    let stop = shared::shutdown::on_signals()?;
+    let mut app = App::new(session.address.clone(), session.screen.is_colored());
+    let ended = CancellationToken::new();
+    // Restores the terminal on a panic, too.
+    let mut terminal = ratatui::try_init()?;
+    let result = show(&mut terminal, &mut app, Feed::start(session, args, ended.clone()), &stop, &ended).await;
+    ended.cancel();
+    ratatui::restore();
+    result.map(|()| Outcome::Done)
+}
+
+async fn show(
+    terminal: &mut DefaultTerminal,
+    app: &mut App,
+    mut feed: Feed,
+    stop: &CancellationToken,
+    ended: &CancellationToken,
+) -> Result<(), Failure> {
+    let mut keys = keys(ended.clone());
+    loop {
+        terminal.draw(|frame| view::draw(frame, app))?;
+        let command = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            key = keys.recv() => match key {
+                Some(Some(key)) => app.key(key),
+                // The size has changed: draw anew.
+                Some(None) => None,
+                // The terminal has gone.
+                None => return Ok(()),
+            },
+            news = feed.news() => match news {
+                Some(News::Samples(samples)) => app.read(samples),
+                Some(News::Reasons(platform, reasons)) => {
+                    app.count(&platform, reasons);
+                    None
+                }
+                Some(News::List(list)) => {
+                    app.show_list(list);
+                    None
+                }
+                Some(News::Letter(lines)) => {
+                    app.over = Some(Over::Letter { lines, top: 0 });
+                    None
+                }
+                Some(News::Notice(text)) => {
+                    app.notice = Some(text);
+                    None
+                }
+                Some(News::Away) => {
+                    app.away = true;
+                    None
+                }
+                None => return Ok(()),
+            },
+        };
+        match command {
+            Some(Command::Quit) => return Ok(()),
+            Some(command) => feed.ask(command),
+            None => {}
+        }
+    }
+}
+
+/// Keys as they are pressed, read by a thread of its own; `None`: the screen has another size.
+fn keys(ended: CancellationToken) -> mpsc::Receiver<Option<Key>> {
+    let (sender, keys) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        while !ended.is_cancelled() {
+            let event = match event::poll(POLL) {
+                Ok(false) => continue,
+                Ok(true) => event::read(),
+                Err(error) => Err(error),
+            };
+            let key = match event {
+                Ok(Event::Key(pressed)) if pressed.kind != KeyEventKind::Release => match key(pressed) {
+                    Some(key) => Some(key),
+                    None => continue,
+                },
+                Ok(Event::Resize(..)) => None,
+                Ok(_) => continue,
+                Err(_) => return,
+            };
+            if sender.blocking_send(key).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}
+
+fn key(pressed: KeyEvent) -> Option<Key> {
+    if pressed.modifiers.contains(KeyModifiers::CONTROL) {
+        return (pressed.code == KeyCode::Char('c')).then_some(Key::Interrupt);
+    }
+    Some(match pressed.code {
+        KeyCode::Char(letter) => Key::Char(letter),
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        KeyCode::Home => Key::Home,
+        KeyCode::End => Key::End,
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Tab | KeyCode::BackTab => Key::Tab,
+        KeyCode::Esc => Key::Esc,
+        KeyCode::Backspace => Key::Backspace,
+        _ => return None,
+    })
+}

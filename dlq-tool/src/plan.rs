@@ -1,0 +1,187 @@
+//! What a run has announced that it will change: the ids, per platform, noted before the operator is asked.
+//!
+//! Guarantee: what is carried out is what was counted; an entry that dies (again) meanwhile is not swept along. An id
+//! costs about four bytes, so a million of them cost less than one large body.
+
+use std::collections::BTreeMap;
+
+use shared::event::StreamId;
+use shared::platform::PlatformName;
+use shared::queue::DeadLetter;
+
+use crate::output::{counted, say};
+
+/// Different reasons that are told apart when a plan is shown.
+const KINDS: usize = 100;
+
+/// Ids in the order of their stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ids {
+    bytes: Vec<u8>,
+    len: usize,
+    last: StreamId,
+}
+
+impl Ids {
+    /// Adds one.
+    pub(crate) fn push(&mut self, id: StreamId) {
+        let ms = id.ms.wrapping_sub(self.last.ms);
+        write(&mut self.bytes, ms);
+        write(&mut self.bytes, if ms == 0 { id.seq.wrapping_sub(self.last.seq) } else { id.seq });
+        self.last = id;
+        self.len += 1;
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Seven bits a byte, the lowest first.
+fn write(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push((number as u8 & 0x7f) | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+}
+
+/// What is left of some [`Ids`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    at: usize,
+    last: StreamId,
+}
+
+impl Cursor {
+    /// The next id.
+    pub(crate) fn next(&mut self, ids: &Ids) -> Option<StreamId> {
+        let ms = self.number(ids)?;
+        let seq = self.number(ids)?;
+        self.last = match ms {
+            0 => StreamId { ms: self.last.ms, seq: self.last.seq.wrapping_add(seq) },
+            _ => StreamId { ms: self.last.ms.wrapping_add(ms), seq },
+        };
+        Some(self.last)
+    }
+
+    /// The next `most` ids.
+    pub(crate) fn take(&mut self, ids: &Ids, most: usize) -> Vec<StreamId> {
+        std::iter::from_fn(|| self.next(ids)).take(most).collect()
+    }
+
+    fn number(&mut self, ids: &Ids) -> Option<u64> {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = *ids.bytes.get(self.at)?;
+            self.at += 1;
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+            shift += 7;
+        }
+    }
+}
+
+/// One platform's part of a plan, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Share {
+    /// Whose.
+    pub(crate) platform: PlatformName,
+    /// Which.
+    pub(crate) ids: Ids,
+    /// How many died of what.
+    kinds: BTreeMap<String, u64>,
+    /// Done as asked.
+    pub(crate) done: usize,
+    /// No dead letters any more when their turn came.
+    pub(crate) gone: usize,
+    /// Could not be done; each was named.
+    pub(crate) failed: usize,
+}
+
+impl Share {
+    /// How many have not had their turn.
+    pub(crate) fn left(&self) -> usize {
+        self.ids.len() - self.done - self.gone - self.failed
+    }
+}
+
+/// What is to be done, platform by platform.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// In the order of the walk.
+    pub(crate) shares: Vec<Share>,
+}
+
+impl Plan {
+    /// Notes `letter`.
+    pub(crate) fn add(&mut self, letter: &DeadLetter) {
+        if self.shares.last().is_none_or(|share| share.platform != letter.platform) {
+            self.shares.push(Share {
+                platform: letter.platform.clone(),
+                ids: Ids::default(),
+                kinds: BTreeMap::new(),
+                done: 0,
+                gone: 0,
+                failed: 0,
+            });
+        }
+        let Some(share) = self.shares.last_mut() else { return };
+        share.ids.push(letter.id);
+        let kind = letter.error_code.as_deref().unwrap_or("(no error code)");
+        let known = share.kinds.len() < KINDS || share.kinds.contains_key(kind);
+        *share.kinds.entry(if known { kind } else { "(others)" }.to_owned()).or_default() += 1;
+    }
+
+    /// How many have not had their turn.
+    pub(crate) fn left(&self) -> usize {
+        self.shares.iter().map(Share::left).sum()
+    }
+
+    /// Whether all of it was done.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.shares.iter().all(|share| share.done == share.ids.len())
+    }
+
+    /// Says how many of what kind, and where to: `to` is told the platform.
+    pub(crate) fn say(&self, to: impl Fn(&PlatformName) -> String) {
+        for share in &self.shares {
+            let kinds: Vec<_> = share.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            let count = counted(share.ids.len() as u64, "dead letter", "dead letters");
+            say(&crate::output::plain(&format!(
+                "  {}: {count}{} ({})",
+                share.platform,
+                to(&share.platform),
+                kinds.join(", ")
+            )));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_back_as_they_went_in() {
+        let ids = [(0, 0), (0, 7), (1_767_225_600_000, 0), (1_767_225_600_000, 1), (1_767_225_600_001, 0), (3, 9)];
+        let ids = ids.map(|(ms, seq)| StreamId { ms, seq });
+        let extreme = StreamId { ms: u64::MAX, seq: u64::MAX };
+        let mut noted = Ids::default();
+        ids.iter().chain([&extreme, &StreamId::default()]).for_each(|id| noted.push(*id));
+        let mut cursor = Cursor::default();
+        assert_eq!(cursor.take(&noted, 2), ids[..2]);
+        assert_eq!(cursor.take(&noted, 100), [&ids[2..], &[extreme, StreamId::default()]].concat());
+        assert_eq!((noted.len(), cursor.next(&noted)), (8, None));
+    }
+
+    #[test]
+    fn a_million_ids_of_a_busy_stream_take_four_bytes_each() {
+        let mut noted = Ids::default();
+        (0..1_000_000).for_each(|n| noted.push(StreamId { ms: 1_767_225_600_000 + n * 700, seq: 0 }));
+        assert!(noted.bytes.len() <= 4_000_000, "{}", noted.bytes.len());
+    }
+}

@@ -1,0 +1,54 @@
+//! A bar on stderr that says how far a run is, how fast it goes, and how long it still takes.
+
+use std::fmt::Write;
+use std::io::{self, IsTerminal};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::cli::Format;
+use crate::output::say;
+
+/// The bar; hidden where stderr is no terminal, or where data run over it.
+#[derive(Debug)]
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar up to `total`; `None`: nobody knows how many there are.
+    pub(crate) fn new(format: Format, total: Option<usize>) -> Self {
+        if format == Format::Json && io::stdout().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let total = total.map(|total| total as u64);
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+        let template = match total {
+            Some(_) => "{bar:30} {pos}/{len}  {rate}  {eta} left  {msg}",
+            None => "{pos}  {rate}  {elapsed}  {msg}",
+        };
+        Self(match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
+                let _ = write!(out, "{:.0}/s", state.per_sec());
+            })),
+            Err(_) => bar,
+        })
+    }
+
+    /// `count` more are done.
+    pub(crate) fn inc(&self, count: usize) {
+        self.0.inc(count as u64);
+    }
+
+    /// What it is at.
+    pub(crate) fn at(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    /// Says something without tearing the bar.
+    pub(crate) fn say(&self, text: &str) {
+        self.0.suspend(|| say(text));
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}

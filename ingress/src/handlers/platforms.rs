@@ -1,0 +1,187 @@
+//! What is defined, and changing it while the system runs: `POST …/register`, `GET …/platforms`, `PATCH` and `DELETE` of
+//! one.
+//!
+//! Guarantee: only who has the admin token; no answer and no log line holds a secret. A change is answered only after Redis
+//! confirmed it, and this replica works by it from then on; every change leaves a line in the log.
+
+mod view;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shared::config::{AdminToken, Problem};
+use shared::platform::{PlatformName, Source};
+use shared::registration::{Live, MAX_REQUEST_BYTES, Refused, Registration, Snapshot};
+use utoipa::ToSchema;
+
+pub(crate) use view::{Defined, Platforms, Registered, Terms, Valid};
+
+use super::caught;
+use crate::app::Ingress;
+use crate::error::Error;
+use crate::pipeline::{Body, Lost};
+
+/// Longest list of problems that is answered, in bytes.
+const MAX_PROBLEMS_BYTES: usize = 2000;
+
+/// What `PATCH` changes.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Change {
+    /// True: events are taken and kept, and processed when it is false again.
+    paused: bool,
+}
+
+/// `POST …/register`: registers a platform, or updates it.
+pub(crate) async fn register(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::CREATED, async |live, body| {
+        let registration = Registration::read(&body, ingress.directory.base()).map_err(|all| invalid(&all))?;
+        let name = &registration.platform.name;
+        ingress.directory.base().admits(&registration.platform).map_err(Refused::from)?;
+        if ingress.directory.configured_at_start(name) {
+            let text = format!("Platform cannot be registered: {name} is configured by this system's environment");
+            return Err(Error::Conflict(text));
+        }
+        let snapshot = live.register(&registration).await?;
+        audit(&request, "registered", name);
+        Ok(Platforms::new(&snapshot, &ingress.directory).one(name))
+    })
+    .await
+}
+
+/// `GET …/platforms`: what is defined, from where.
+pub(crate) async fn list(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::OK, async |live, _| {
+        let snapshot = live.fresh().await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
+        Ok(Some(Platforms::new(&snapshot, &ingress.directory)))
+    })
+    .await
+}
+
+/// `PATCH …/platforms/{platform}`: pauses or resumes any platform.
+pub(crate) async fn change(
+    request: HttpRequest,
+    asked: Path<String>,
+    payload: Payload,
+    ingress: Data<Ingress>,
+) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::OK, async |live, body| {
+        let Change { paused } = serde_json::from_slice(&body).map_err(|_| {
+            Error::InvalidRequest("body: must be {\"paused\": true} or {\"paused\": false}".to_owned())
+        })?;
+        let (name, _) = named(live, &asked).await?;
+        let snapshot = live.pause(&name, paused).await?;
+        audit(&request, if paused { "paused" } else { "resumed" }, &name);
+        Ok(Platforms::new(&snapshot, &ingress.directory).one(&name))
+    })
+    .await
+}
+
+/// `DELETE …/platforms/{platform}`: begins to remove a registered platform.
+pub(crate) async fn remove(
+    request: HttpRequest,
+    asked: Path<String>,
+    payload: Payload,
+    ingress: Data<Ingress>,
+) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |live, _| {
+        let (name, source) = named(live, &asked).await?;
+        match source {
+            Some(Source::File) => {
+                return Err(Error::Conflict(format!(
+                    "Platform {name} is not registered, but defined in PLATFORMS_FILE"
+                )));
+            }
+            Some(Source::Bundled) => {
+                return Err(Error::Conflict(format!("Platform {name} is not registered, but bundled")));
+            }
+            Some(Source::Registered | Source::Reserved) | None => {}
+        }
+        let snapshot = live.drain(&name).await?;
+        audit(&request, "removed", &name);
+        Ok(Platforms::new(&snapshot, &ingress.directory).one(&name))
+    })
+    .await
+}
+
+/// Does what only admins may, with a body of bounded size, and answers what came of it; `None`: it is gone already.
+async fn answer<T: Serialize>(
+    request: &HttpRequest,
+    payload: Payload,
+    ingress: &Ingress,
+    good: StatusCode,
+    work: impl AsyncFnOnce(&Live, Bytes) -> Result<Option<T>, Error>,
+) -> HttpResponse {
+    let mut payload = payload.into_inner();
+    let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    let all = async {
+        AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
+        let Body { bytes, coding: None, held } =
+            ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
+        else {
+            return Err(Error::UnsupportedEncoding);
+        };
+        if bytes.len() > MAX_REQUEST_BYTES {
+            return Err(Error::PayloadTooLarge { limit: MAX_REQUEST_BYTES });
+        }
+        ingress.pipeline.gate.open()?;
+        let live = ingress.directory.live().ok_or(Error::CannotRegister)?;
+        let done = work(live, bytes).await;
+        drop(held);
+        // Whatever was changed, this replica shall work by it before anybody is told.
+        live.current().into_iter().for_each(|snapshot| ingress.directory.apply(&snapshot));
+        done
+    };
+    match caught(all).await {
+        Ok(Some(done)) => HttpResponse::build(good).json(done),
+        Ok(None) => Error::NotFound.respond(None, payload),
+        Err(error) => error.respond(None, payload),
+    }
+}
+
+/// The canonical name of the platform that `asked` names, by its name or an alias, and where it came from; `None`: nowhere
+/// that this process can use.
+async fn named(live: &Live, asked: &str) -> Result<(PlatformName, Option<Source>), Error> {
+    let snapshot: &Snapshot = &*live.fresh().await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
+    if let Some(platform) = snapshot.registry.get(asked) {
+        return Ok((platform.name.clone(), Some(platform.source)));
+    }
+    let aside = snapshot.set_aside.get(asked).cloned();
+    aside.map(|name| (name, None)).ok_or(Error::NotFound)
+}
+
+/// A line about a change, for those who ask later who it was.
+fn audit(request: &HttpRequest, action: &'static str, platform: &PlatformName) {
+    let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+    tracing::info!(audit = true, action, %platform, peer, "platform {platform} {action}");
+}
+
+fn invalid(problems: &[Problem]) -> Error {
+    let mut text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if text.len() > MAX_PROBLEMS_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_PROBLEMS_BYTES));
+        text.push('…');
+    }
+    Error::InvalidRequest(text)
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NoKey => Self::CannotRegister,
+            Refused::Clash(_) | Refused::Later | Refused::Secrets | Refused::Full => {
+                Self::Conflict(refused.to_string())
+            }
+            Refused::Unknown => Self::NotFound,
+            Refused::Contended => Self::QueueAway("registrations are changed by others all the time"),
+            Refused::Redis(fault) if fault.certainly_not_run() => Self::QueueRefused(fault),
+            Refused::Redis(fault) => Self::ResultUnknown(Some(fault)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

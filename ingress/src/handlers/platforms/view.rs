@@ -1,0 +1,253 @@
+//! Platforms as they are shown.
+//!
+//! Guarantee: nothing here has a place for a secret.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use shared::clock;
+use shared::platform::{MissingSession, Platform, PlatformName, Source};
+use shared::registration::{Record, Snapshot};
+use utoipa::ToSchema;
+
+use crate::directory::Current;
+
+/// Everything that is defined.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Platforms {
+    /// By name.
+    platforms: Vec<Defined>,
+}
+
+/// One platform.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Platform)]
+pub(crate) struct Defined {
+    /// Its name.
+    platform: String,
+    /// Where its definition comes from.
+    #[schema(pattern = "^(bundled|file|registered)$")]
+    source: &'static str,
+    /// `active`; `draining`: it is being removed, and takes no webhooks any more; `unusable`: the replica that answers cannot
+    /// use what was registered, and says why in its log.
+    #[schema(pattern = "^(active|draining|unusable)$")]
+    state: &'static str,
+    /// Whether the replica that answers can verify its webhooks.
+    configured: bool,
+    /// What holds for it; absent where it is unusable.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    terms: Option<Terms>,
+    /// What is known of a registered one.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    registered: Option<Registered>,
+}
+
+/// What holds for a platform.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Terms {
+    /// False: its webhooks are refused with 403.
+    enabled: bool,
+    /// True: its events are kept and not processed.
+    paused: bool,
+    /// Other names of it.
+    aliases: Vec<String>,
+    /// Events of a type that is not in here are ignored; null: all are taken.
+    #[schema(required)]
+    event_types: Option<Vec<String>>,
+    /// Events a minute, across all replicas.
+    #[schema(required)]
+    rate_limit: Option<u32>,
+    /// Events at once.
+    burst: u32,
+    /// Events a minute by event type.
+    limits: BTreeMap<String, u32>,
+    /// How its webhooks are signed.
+    signature: &'static str,
+    /// Status of "accepted".
+    ack_status: u16,
+    /// Status instead of 429 and 408.
+    #[schema(required)]
+    busy_status: Option<u16>,
+    /// What becomes of an event whose session does not exist.
+    #[schema(pattern = "^(create|retry)$")]
+    missing_session: &'static str,
+}
+
+/// What is known of a registered platform.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Registered {
+    /// The definition as it was registered, without what its webhooks are verified with.
+    #[schema(value_type = Object)]
+    definition: Map<String, Value>,
+    /// What its webhooks are verified with, newest first: any of these.
+    keys: Vec<Valid>,
+    /// When it was registered first.
+    #[schema(format = DateTime)]
+    registered_at: String,
+    /// When it was changed last.
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+/// One of the keys that verify a platform's webhooks; it itself is never shown.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Valid {
+    /// Until when it does; null: until another takes its place.
+    #[schema(required, format = DateTime)]
+    expires_at: Option<String>,
+}
+
+impl Platforms {
+    /// What stands in `snapshot`; `directory` says what this replica can verify.
+    pub(super) fn new(snapshot: &Snapshot, directory: &Current) -> Self {
+        let addressable = snapshot.registry.iter().filter(|platform| platform.source != Source::Reserved);
+        let mut platforms: Vec<_> =
+            addressable.map(|platform| Defined::new(platform, snapshot, directory)).collect();
+        let known: Vec<_> = platforms.iter().map(|one| one.platform.clone()).collect();
+        let mut aside: Vec<_> =
+            snapshot.set_aside.values().filter(|name| !known.contains(&name.to_string())).collect();
+        aside.dedup();
+        platforms.extend(aside.into_iter().map(Defined::unusable));
+        platforms.sort_by(|a, b| a.platform.cmp(&b.platform));
+        platforms.dedup_by(|a, b| a.platform == b.platform);
+        Self { platforms }
+    }
+
+    /// Of these the one called `name`.
+    pub(super) fn one(self, name: &PlatformName) -> Option<Defined> {
+        self.platforms.into_iter().find(|one| one.platform == name.as_str())
+    }
+}
+
+impl Defined {
+    fn new(platform: &Platform, snapshot: &Snapshot, directory: &Current) -> Self {
+        let name = &platform.name;
+        let record = snapshot.records.get(name).filter(|_| platform.source == Source::Registered);
+        let draining = snapshot.draining.contains(name);
+        Self {
+            platform: name.to_string(),
+            source: match platform.source {
+                Source::File => "file",
+                Source::Registered => "registered",
+                Source::Bundled | Source::Reserved => "bundled",
+            },
+            state: if draining { "draining" } else { "active" },
+            configured: !draining && (snapshot.keys.contains_key(name) || directory.configured_at_start(name)),
+            terms: Some(Terms::new(platform)),
+            registered: record.map(|record| Registered::new(record)),
+        }
+    }
+
+    fn unusable(name: &PlatformName) -> Self {
+        Self {
+            platform: name.to_string(),
+            source: "registered",
+            state: "unusable",
+            configured: false,
+            terms: None,
+            registered: None,
+        }
+    }
+}
+
+impl Terms {
+    fn new(platform: &Platform) -> Self {
+        let sorted = |types: &std::collections::HashSet<String>| {
+            let mut types: Vec<_> = types.iter().cloned().collect();
+            types.sort_unstable();
+            types
+        };
+        Self {
+            enabled: platform.enabled,
+            paused: platform.paused,
+            aliases: platform.aliases.iter().map(ToString::to_string).collect(),
+            event_types: platform.event_types.as_ref().map(sorted),
+            rate_limit: platform.rate_limit.per_minute,
+            burst: platform.rate_limit.burst,
+            limits: platform.limits.iter().map(|(kind, limit)| (kind.clone(), *limit)).collect(),
+            signature: platform.scheme.name(),
+            ack_status: platform.ack_status,
+            busy_status: platform.busy_status,
+            missing_session: match platform.missing_session {
+                MissingSession::Create => "create",
+                MissingSession::Retry => "retry",
+            },
+        }
+    }
+}
+
+impl Registered {
+    fn new(record: &Record) -> Self {
+        let valid = record.secrets.iter().filter(|secret| !secret.is_expired(clock::now_ms()));
+        Self {
+            definition: record.definition.clone(),
+            keys: valid.map(|secret| Valid { expires_at: secret.expires_at_ms.map(clock::rfc3339) }).collect(),
+            registered_at: clock::rfc3339(record.registered_at),
+            updated_at: clock::rfc3339(record.updated_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use std::collections::{BTreeMap, BTreeSet, HashMap};
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use shared::signature::{Keys, Secret};
+
+    use super::*;
+    use crate::testing::directory;
+
+    fn name(text: &str) -> PlatformName {
+        PlatformName::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_platform_is_shown_with_everything_but_its_secret() {
+        let current = directory();
+        let shop =
+            current.base().registered(&name("shop"), "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap());
+        let (registry, _) = current.base().with_registered([Arc::new(shop.unwrap())], Arc::clone);
+        let record = json!({"v": 1, "definition": {"rate_limit": 5, "event_types": ["b", "a"]}, "state": "active",
+            "secrets": [{"plain": {"secret": "5ecret"}}, {"sealed": "5ecret", "expires_at_ms": 4_102_444_800_000_i64},
+                {"sealed": "5ecret", "expires_at_ms": 1}], "registered_at": 0, "updated_at": 1});
+        let snapshot = Snapshot {
+            registry,
+            keys: HashMap::from([(name("shop"), Arc::new(Keys::Secrets(vec![Secret::new("5ecret")])))]),
+            draining: BTreeSet::new(),
+            records: BTreeMap::from([(name("shop"), Arc::new(serde_json::from_value(record).unwrap()))]),
+            set_aside: BTreeMap::from([("x".to_owned(), name("y")), ("y".to_owned(), name("y"))]),
+            later: BTreeSet::new(),
+            sequence: 1,
+            version: None,
+        };
+        let all = serde_json::to_value(Platforms::new(&snapshot, &current)).unwrap();
+        assert!(!all.to_string().contains("5ecret"), "{all}");
+        let find = |of: &str| {
+            let found: Vec<_> =
+                all["platforms"].as_array().unwrap().iter().filter(|one| one["platform"] == of).collect();
+            assert_eq!(found.len(), 1, "{of}");
+            found[0].clone()
+        };
+        assert_eq!(
+            find("shop"),
+            json!({"platform": "shop", "source": "registered", "state": "active", "configured": true, "enabled": true,
+                "paused": false, "aliases": [], "event_types": ["a", "b"], "rate_limit": 5, "burst": 5, "limits": {},
+                "signature": "hmac", "ack_status": 202, "busy_status": null, "missing_session": "create",
+                "definition": {"rate_limit": 5, "event_types": ["b", "a"]},
+                "keys": [{"expires_at": null}, {"expires_at": "2100-01-01T00:00:00.000Z"}],
+                "registered_at": "1970-01-01T00:00:00.000Z", "updated_at": "1970-01-01T00:00:00.001Z"})
+        );
+        assert_eq!(
+            find("y"),
+            json!({"platform": "y", "source": "registered", "state": "unusable", "configured": false})
+        );
+        assert_eq!((&find("acme")["source"], &find("mux")["source"]), (&json!("file"), &json!("bundled")));
+        assert_eq!((&find("mux")["configured"], &find("github")["configured"]), (&json!(true), &json!(false)));
+        assert!(!all.to_string().contains("\"sessions\""), "it is no platform to others");
+    }
+}

@@ -1,0 +1,151 @@
+//! The refusals of each route, described by being asked for.
+//!
+//! Guarantee: status, `errcode`, text and headers of every refusal are what [`Error`] itself answers with; nothing is
+//! written down a second time. Each route lists values of [`Error`], and the answers to those are looked at.
+
+use std::collections::BTreeMap;
+
+use actix_web::error::PayloadError;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use serde_json::Value;
+use shared::config::AdminRefusal;
+use shared::json::JsonError;
+use shared::queue::Fault;
+use shared::signature::Refusal;
+use utoipa::openapi::example::{Example, ExampleBuilder};
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::OperationBuilder;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Header, Response, ResponseBuilder};
+
+use super::parts::{JSON, one_of, schema, string};
+use crate::config::DEFAULT_BODY;
+use crate::error::{Body, Error, Shown};
+use crate::gate::Doubt;
+use crate::pipeline::identify::InvalidPayload;
+
+/// An operation that may refuse.
+pub(super) trait Refusing {
+    /// Describes the answers to `errors`, by status.
+    fn refusing(self, errors: &[Error]) -> Self;
+}
+
+impl Refusing for OperationBuilder {
+    fn refusing(self, errors: &[Error]) -> Self {
+        let mut by_status = BTreeMap::<u16, Vec<&Error>>::new();
+        for error in errors {
+            by_status.entry(error.shown().head.status().as_u16()).or_default().push(error);
+        }
+        let answers = by_status.into_iter().map(|(status, errors)| (status.to_string(), answer(errors)));
+        answers.fold(self, |operation, (status, answer)| operation.response(status, answer))
+    }
+}
+
+/// The answer to any of `errors`.
+pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Response {
+    let mut codes = Vec::new();
+    let mut reasons = Vec::<String>::new();
+    let mut examples = Vec::<(String, Example)>::new();
+    let mut answer = ResponseBuilder::new();
+    for error in errors {
+        let Shown { head, errcode, body } = error.shown();
+        let text = error.to_string();
+        for (name, value) in head.headers().iter().filter(|(name, _)| *name != CONTENT_TYPE) {
+            let (name, header) = header(name, value.to_str().unwrap_or_default());
+            answer = answer.header(name, header);
+        }
+        let reason = format!("`{errcode}`: {text}");
+        if reasons.contains(&reason) {
+            continue;
+        }
+        reasons.push(reason);
+        let known = codes.iter().filter(|code| **code == errcode).count();
+        let name = if known == 0 { errcode.to_owned() } else { format!("{errcode}.{}", known + 1) };
+        codes.push(errcode);
+        let value = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+        examples.push((name, ExampleBuilder::new().summary(text).value(Some(value)).build()));
+    }
+    codes.sort_unstable();
+    codes.dedup();
+    let schema = AllOfBuilder::new()
+        .item(schema::<Body<'_>>())
+        .item(ObjectBuilder::new().property("success", one_of(&[false])).property("errcode", one_of(&codes)));
+    let content = ContentBuilder::new().schema(Some(schema)).examples_from_iter(examples);
+    answer.description(reasons.join("  \n")).content(JSON, content).build()
+}
+
+/// How the header `name` is written, and what it is.
+fn header(name: &HeaderName, value: &str) -> (String, Header) {
+    let integer = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let (spelled, description, schema) = match name {
+        name if *name == RETRY_AFTER => ("Retry-After", "Seconds after which trying again makes sense", integer()),
+        name if *name == ALLOW => ("Allow", "Methods that the route takes", string()),
+        name if *name == WWW_AUTHENTICATE => ("WWW-Authenticate", "How to present the token", string()),
+        name => (name.as_str(), "", string()),
+    };
+    let example = value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
+    let description = (!description.is_empty()).then_some(description);
+    let header = HeaderBuilder::new().schema(Some(schema)).description(description).example(Some(example)).build();
+    (spelled.to_owned(), header)
+}
+
+/// Without the right admin token.
+pub(super) fn admin() -> Vec<Error> {
+    vec![Error::Admin(AdminRefusal::Missing), Error::Admin(AdminRefusal::Forbidden)]
+}
+
+/// A request that makes no sense, for such a reason.
+pub(super) fn invalid(reason: &str) -> Error {
+    Error::InvalidRequest(reason.to_owned())
+}
+
+/// A body that cannot be read.
+pub(super) fn reading() -> Vec<Error> {
+    vec![
+        Error::PayloadTooLarge { limit: DEFAULT_BODY },
+        Error::UnsupportedEncoding,
+        Error::BodyTimeout,
+        Error::BodyBroken(PayloadError::Incomplete(None)),
+        Error::Busy,
+    ]
+}
+
+/// A Redis that cannot be read.
+pub(super) fn asking() -> Vec<Error> {
+    let refused = Fault::NotRun((redis::ErrorKind::Io, "refused").into());
+    vec![Error::QueueAway("Redis does not answer"), Error::QueueRefused(refused), Error::Internal]
+}
+
+/// An event that cannot be queued.
+pub(super) fn queueing() -> Vec<Error> {
+    let mut errors = asking();
+    errors.extend([Error::ResultUnknown(None), Error::BacklogFull]);
+    errors
+}
+
+/// A platform that receives nothing.
+pub(super) fn platform() -> Vec<Error> {
+    vec![Error::PlatformDisabled, Error::ConfigMissing]
+}
+
+/// A webhook that is refused.
+pub(super) fn webhook() -> Vec<Error> {
+    let mut errors = vec![Error::unsupported_platform("acme")];
+    errors.extend(platform());
+    errors.extend(reading());
+    errors.extend([Refusal::Missing, Refusal::BodyHashMismatch].map(Error::Signature));
+    let (received, current) = (1_767_225_600, 1_767_226_200);
+    let late = Refusal::OutsideTolerance { received, current, diff: current - received, signature_valid: true };
+    errors.push(Error::Signature(late));
+    errors.push(Error::ClockInDoubt(Doubt::NeverCompared));
+    errors.push(Error::InvalidPayload(InvalidPayload::Json(JsonError::NotUtf8)));
+    errors.push(Error::InvalidPayload(InvalidPayload::LargeBatch("/events".to_owned())));
+    errors.extend(queueing());
+    errors.extend(busy());
+    errors
+}
+
+/// What `busy_status` changes the status of.
+pub(super) fn busy() -> [Error; 2] {
+    [Error::RateLimited { retry_after_s: 7 }, Error::BodyTimeout]
+}

@@ -1,0 +1,129 @@
+//! `GET /api/openapi.json`: the description of the HTTP interface, in OpenAPI 3.1.
+//!
+//! Guarantee: it says what the program does. Paths come from the URL table, bodies from the types that are written, and
+//! refusals from [`crate::error::Error`] itself; a test compares it with the routes that actix knows, and another with
+//! what a running system answers.
+
+mod errors;
+mod ops;
+mod parts;
+mod platforms;
+pub(crate) mod results;
+mod sessions;
+mod statistics;
+mod webhooks;
+
+use std::sync::LazyLock;
+
+use actix_web::HttpResponse;
+use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+use bytes::Bytes;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::server::ServerBuilder;
+use utoipa::openapi::tag::{Tag, TagBuilder};
+use utoipa::openapi::{
+    Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Paths,
+};
+
+use crate::error::{Body as ErrorBody, Error};
+use crate::handlers::Body as Queued;
+use crate::handlers::awaited::{Done, Failed};
+use crate::handlers::stats::{Metrics, Stats};
+use crate::pipeline::handshake::TokenProof;
+use parts::Described;
+
+const ABOUT: &str = "Webhooks from streaming and media platforms, received once, kept safely, applied exactly once.
+
+Every error is answered as `{\"success\": false, \"errcode\", \"errmesg\", \"erresid\"}`; `erresid` is in the log line, \
+too. A route that does not exist answers 404 `E_NOT_FOUND`; one that exists for other methods, 405 \
+`E_METHOD_NOT_ALLOWED` with `Allow`. What is no HTTP, or whose head does not arrive in time, gets a 400 or 408 without a \
+body. Where `servers` names a port, it is the default one of that process.";
+
+/// Answers with the document.
+pub(crate) async fn serve() -> HttpResponse {
+    static JSON: LazyLock<Bytes> = LazyLock::new(|| serde_json::to_vec(&document()).unwrap_or_default().into());
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+        .body(JSON.clone())
+}
+
+/// The whole description.
+fn document() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Tributary")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(ABOUT))
+        .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
+    let ingress =
+        ServerBuilder::new().url("/").description(Some("ingress: where this document comes from")).build();
+    OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([ingress]))
+        .paths(paths())
+        .components(Some(components()))
+        .tags(Some(tags()))
+        .build()
+}
+
+fn described() -> impl Iterator<Item = Described> {
+    [webhooks::routes, platforms::routes, sessions::routes, statistics::routes, ops::routes]
+        .into_iter()
+        .flat_map(|of| of())
+}
+
+fn paths() -> Paths {
+    let mut paths = Paths::new();
+    for (path, item) in described().map(Described::item) {
+        let known: &mut PathItem = paths.paths.entry(path.to_owned()).or_default();
+        known.merge_operations(item);
+    }
+    paths
+}
+
+fn components() -> Components {
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .description(Some("`ADMIN_TOKEN`; where none is configured, every such route answers 403"))
+        .build();
+    let signature = ApiKeyValue::with_description(
+        "X-Webhook-Signature",
+        "Made over the body by the sender, with a secret that both sides know. Header and scheme are the platform's own: \
+         this is the one of `generic`, `netflix` and what is made from them, `sha256=` and the HMAC-SHA256 of the body in \
+         hex. Mux has `Mux-Signature`, LiveKit `Authorization`, Twitch `Twitch-Eventsub-Message-Signature`, …",
+    );
+    platforms::schemas(ComponentsBuilder::new())
+        .schema_from::<ErrorBody<'_>>()
+        .schema_from::<Queued<'_>>()
+        .schema_from::<TokenProof>()
+        .schema_from::<Done<'_>>()
+        .schema_from::<Failed<'_>>()
+        .schema_from::<results::Results>()
+        .schema_from::<results::Facts>()
+        .schema_from::<results::Action>()
+        .schema_from::<results::Found>()
+        .schema_from::<results::State>()
+        .schema_from::<Metrics>()
+        .schema_from::<Stats>()
+        .schema_from::<sessions::Announced>()
+        .schema_from::<sessions::Status>()
+        .schema_from::<ops::Row>()
+        .response("NoSuchRoute", errors::answer(&[Error::NotFound]))
+        .response("NoSuchMethod", errors::answer(&[Error::MethodNotAllowed { allow: "GET" }]))
+        .security_scheme(parts::ADMIN, SecurityScheme::Http(token))
+        .security_scheme(parts::SIGNATURE, SecurityScheme::ApiKey(ApiKey::Header(signature)))
+        .build()
+}
+
+fn tags() -> [Tag; 5] {
+    let tag = |name: &str, description: &str| TagBuilder::new().name(name).description(Some(description)).build();
+    [
+        tag("webhooks", "What providers send"),
+        tag("platforms", "What is defined, changed while the system runs"),
+        tag("sessions", "What applications announce and read"),
+        tag("statistics", "Numbers of the whole system"),
+        tag("operations", "Health and metrics of one process"),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! What became of an event, as a worker says it.
+
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::sessions::Status;
+
+/// What an event did. What does not apply is null.
+#[allow(dead_code, reason = "describes what a worker writes")]
+#[derive(ToSchema)]
+pub(crate) struct Results {
+    /// The event's id.
+    event_id: String,
+    /// Its type.
+    event_type: String,
+    /// True.
+    processed: bool,
+    /// What it came to.
+    action: Action,
+    /// The session's room.
+    #[schema(required)]
+    room_id: Option<String>,
+    /// What the session was before.
+    #[schema(required)]
+    old_status: Option<Status>,
+    /// What it is now.
+    #[schema(required)]
+    new_status: Option<Status>,
+    /// The live stream's id.
+    #[schema(required)]
+    live_stream_id: Option<String>,
+    /// Six of these once more, for those who look here.
+    processing_result: Facts,
+}
+
+/// What an event did.
+#[allow(dead_code, reason = "describes what a worker writes")]
+#[derive(ToSchema)]
+#[schema(as = ProcessingResult)]
+pub(super) struct Facts {
+    /// True.
+    processed: bool,
+    /// What it came to.
+    action: Action,
+    /// The session's room.
+    #[schema(required)]
+    room_id: Option<String>,
+    /// What the session was before.
+    #[schema(required)]
+    old_status: Option<Status>,
+    /// What it is now.
+    #[schema(required)]
+    new_status: Option<Status>,
+    /// The live stream's id.
+    #[schema(required)]
+    live_stream_id: Option<String>,
+}
+
+/// What an event came to: the session's status changed, or was so already; the event is older than what is stored; another
+/// table or column group changed; it was written into the ledger only.
+#[allow(dead_code, reason = "describes text")]
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub(super) enum Action {
+    StatusUpdated,
+    StatusUnchanged,
+    StaleIgnored,
+    Recorded,
+    Logged,
+}
+
+/// What became of an event.
+#[allow(dead_code, reason = "describes what a worker writes")]
+#[derive(ToSchema)]
+#[schema(as = EventState)]
+pub(super) struct Found {
+    /// Where it is.
+    state: State,
+    /// What it did, once it is processed.
+    results: Option<Results>,
+    /// Its id among the dead letters, where it is one.
+    dead_letter_id: Option<String>,
+}
+
+/// Where an event is.
+#[allow(dead_code, reason = "describes text")]
+#[derive(ToSchema)]
+#[schema(as = State, rename_all = "lowercase")]
+pub(super) enum State {
+    Processed,
+    Pending,
+    Retrying,
+    Dead,
+}
+
+/// An event that ended a session.
+pub(super) fn example() -> Value {
+    json!({"event_id": "evt-1", "event_type": "video.live_stream.idle", "processed": true, "action": "status_updated",
+        "room_id": "room-1", "old_status": "live", "new_status": "idle", "live_stream_id": "ls-1",
+        "processing_result": {"processed": true, "action": "status_updated", "room_id": "room-1",
+            "old_status": "live", "new_status": "idle", "live_stream_id": "ls-1"}})
+}

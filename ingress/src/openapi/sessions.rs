@@ -1,0 +1,100 @@
+//! Sessions: announced at ingress, shown by a worker.
+
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{HttpMethod, Parameter};
+
+use super::errors::{self, Refusing};
+use super::parts::{
+    Described, admin, body, content, in_header, in_path, json, narrowed, operation, schema, string,
+};
+use crate::handlers::Body as Queued;
+use crate::handlers::sessions::MAX_ID_BYTES;
+use crate::routes::SESSION;
+
+/// What operations on sessions are filed under.
+pub(super) const TAG: &str = "sessions";
+
+/// What an id may consist of: everything but control characters, and what stands for bytes that are no UTF-8.
+const ID: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f\\ufffd]+$";
+
+const ANNOUNCE: &str = "What is announced goes the way of every event, through the queue, ahead of the events that wait \
+    for it. What is absent or null is left as it is; `config` is replaced whole. There is no rate limit.";
+
+/// What an application says of a session. An empty body says that there is one.
+#[allow(dead_code, reason = "describes what is read member by member")]
+#[derive(ToSchema)]
+#[schema(as = Announcement)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Announced {
+    /// The live stream's id at the provider, 1 to 256 bytes without control characters.
+    #[schema(
+        min_length = 1,
+        max_length = 256,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f\\ufffd]+$",
+        example = "ls-1"
+    )]
+    live_stream_id: Option<String>,
+    /// What the session is now.
+    status: Option<Status>,
+    /// Whatever the application keeps with a session.
+    #[schema(value_type = Option<Object>)]
+    config: Option<()>,
+}
+
+/// What a session is.
+#[allow(dead_code, reason = "describes text")]
+#[derive(ToSchema)]
+#[schema(as = SessionStatus, rename_all = "lowercase")]
+pub(super) enum Status {
+    Ready,
+    Live,
+    Idle,
+    Ended,
+    Stopped,
+    Error,
+}
+
+/// The route of announcements.
+pub(super) fn routes() -> Vec<Described> {
+    let mut errors = errors::admin();
+    errors.extend(errors::reading());
+    errors.extend(errors::queueing());
+    errors.push(errors::invalid("/status: must be one of ready, live, idle, ended, stopped, error"));
+    let announced = content(
+        schema::<Announced>(),
+        json!({"live_stream_id": "ls-1", "status": "ready", "config": {"egress": {"live_stream_id": "ls-2"}}}),
+    );
+    let key =
+        "Makes the announcement happen once for this room, however often it is sent: 1 to 256 characters of ASCII";
+    let announce = operation(TAG, "announceSession", "Announce a session", ANNOUNCE)
+        .security(admin())
+        .parameter(room())
+        .parameter(in_header("Idempotency-Key", key, string().min_length(Some(1)).max_length(Some(256))))
+        .request_body(Some(body("What is known of the session", announced, Required::False)))
+        .response(
+            "202",
+            json(
+                "Queued",
+                narrowed::<Queued<'_>>("status", &["accepted"]),
+                json!({"event_id": "0b0e6e63-…", "status": "accepted"}),
+            ),
+        )
+        .response(
+            "200",
+            json(
+                "Announced before with this `Idempotency-Key`",
+                narrowed::<Queued<'_>>("status", &["duplicate"]),
+                json!({"event_id": "5f1c…", "status": "duplicate"}),
+            ),
+        )
+        .refusing(&errors);
+    vec![Described::new(SESSION, HttpMethod::Put, announce)]
+}
+
+/// The room.
+pub(super) fn room() -> Parameter {
+    let id = string().pattern(Some(ID)).min_length(Some(1)).max_length(Some(MAX_ID_BYTES)).examples(["room-1"]);
+    in_path("room_id", "The room's id, 1 to 256 bytes of text without control characters", id)
+}

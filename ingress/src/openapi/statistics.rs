@@ -1,0 +1,48 @@
+//! Numbers of the whole system, and this description.
+
+use serde_json::json;
+use utoipa::openapi::path::{HttpMethod, OperationBuilder};
+use utoipa::openapi::schema::ObjectBuilder;
+
+use super::errors::{self, Refusing};
+use super::parts::{Described, admin, json, operation, schema};
+use crate::handlers::stats::{Metrics, Stats};
+use crate::routes::{METRICS, OPENAPI, STATS};
+
+const TAG: &str = "statistics";
+
+const NOTE: &str = "Numbers of the whole system, whichever replica is asked, since Redis was empty; announcements of sessions \
+    are left out. Needs no token where `STATS_PUBLIC=true`.";
+
+/// What the operations of each spelling of the route of metrics are called.
+const SPELLINGS: [&str; METRICS.len()] = ["getMetrics", "getMetricsShort"];
+
+/// The routes.
+pub(super) fn routes() -> Vec<Described> {
+    let metrics = METRICS.into_iter().zip(SPELLINGS).map(|(path, id)| {
+        let answer = json(
+            "The numbers",
+            schema::<Metrics>(),
+            json!({"received": 1000, "processed": 950, "failed": 30, "duplicates": 20, "rate_limited": 10,
+                "success_rate": 95.0, "failure_rate": 3.0}),
+        );
+        Described::new(path, HttpMethod::Get, numbers(id, "What became of webhooks").response("200", answer))
+    });
+    let answer = json(
+        "The numbers",
+        schema::<Stats>(),
+        json!({"pending_count": 50, "processing_count": 5, "dead_letter_count": 10, "total_processed": 1000}),
+    );
+    let stats = numbers("getStats", "Where events are now").response("200", answer);
+    let own = operation(TAG, "getDescription", "This description", "OpenAPI 3.1; needs no token.")
+        .response("200", json("This document", ObjectBuilder::new(), json!({"openapi": "3.1.0"})));
+    metrics
+        .chain([Described::new(STATS, HttpMethod::Get, stats), Described::new(OPENAPI, HttpMethod::Get, own)])
+        .collect()
+}
+
+fn numbers(id: &str, summary: &str) -> OperationBuilder {
+    let mut errors = errors::admin();
+    errors.extend(errors::asking());
+    operation(TAG, id, summary, NOTE).security(admin()).refusing(&errors)
+}

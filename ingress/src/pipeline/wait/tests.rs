@@ -1,0 +1,233 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::pin::pin;
+use std::task::Poll;
+
+use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
+use actix_web::{App, http::header::HeaderName};
+use futures_util::future::poll_fn;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::pipeline::Held;
+use crate::testing::{Fixture, MAX_BODY, MAX_WAITERS, sign};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// What a request was answered: status, `Preference-Applied`, body.
+type Seen = (u16, Option<String>, Value);
+
+fn body(n: u32) -> String {
+    json!({"event_type": "content_added", "payload": {"content_id": n.to_string()}}).to_string()
+}
+
+/// A genuine request to `platform`.
+fn request(platform: &str, n: u32, prefer: Option<&str>) -> TestRequest {
+    let body = body(n);
+    let signature = format!("sha256={}", sign(body.as_bytes()));
+    let request = TestRequest::post()
+        .uri(&format!("/webhooks/{platform}"))
+        .insert_header(("x-webhook-signature", signature))
+        .set_payload(body);
+    match prefer {
+        Some(prefer) => request.insert_header((HeaderName::from_static("prefer"), prefer.to_owned())),
+        None => request,
+    }
+}
+
+impl Fixture {
+    async fn seen(&self, request: TestRequest) -> Seen {
+        let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::configure);
+        let response = call_service(&init_service(app).await, request.to_request()).await;
+        let applied = response.headers().get("preference-applied").map(|value| value.to_str().unwrap().to_owned());
+        (response.status().as_u16(), applied, read_body_json(response).await)
+    }
+
+    fn waiters(&self) -> &Waiters {
+        &self.ingress.pipeline.waiters
+    }
+
+    async fn queued(&self, events: usize) {
+        while self.memory.events().len() < events {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Tells who waits for the `n`-th queued event.
+    async fn tell(&self, platform: &str, n: usize, outcome: Outcome) {
+        self.queued(n + 1).await;
+        let event_id = self.memory.events()[n].event_id.clone();
+        self.waiters().tell(Reply { platform: platform.to_owned(), event_id, outcome });
+    }
+}
+
+fn done() -> Outcome {
+    Outcome::Processed(serde_json::value::to_raw_value(&json!({"action": "recorded", "room_id": null})).unwrap())
+}
+
+#[actix_web::test]
+async fn who_asks_is_told_what_the_event_did() {
+    let fixture = Fixture::new();
+    for (n, (prefer, applied)) in
+        (0..).zip([("wait=20", "wait=20"), ("respond-async, WAIT = \"5\"", "wait=5"), ("wait=999", "wait=30")])
+    {
+        let asked = fixture.seen(request("acme-live", n, Some(prefer)));
+        let (seen, ()) = tokio::join!(asked, fixture.tell("acme", n as usize, done()));
+        let expected = json!({"success": true, "results": {"action": "recorded", "room_id": null}});
+        assert_eq!(seen, (200, Some(applied.to_owned()), expected));
+    }
+    assert_eq!(fixture.waiters().taken(), 0);
+}
+
+#[actix_web::test]
+async fn a_dead_letter_is_told_with_its_id() {
+    let fixture = Fixture::new();
+    let asked = fixture.seen(request("acme", 0, Some("wait=20")));
+    let dead = Outcome::Dead("store_rejected".to_owned());
+    let ((status, applied, mut body), ()) = tokio::join!(asked, fixture.tell("acme", 0, dead));
+    let erresid = body["erresid"].take();
+    assert_eq!(erresid.as_str().map(str::len), Some(12));
+    assert_eq!((status, applied.as_deref()), (200, Some("wait=20")));
+    let event_id = fixture.memory.events()[0].event_id.clone();
+    assert_eq!(
+        body,
+        json!({
+            "success": false,
+            "errcode": "E_WEBHOOK_PROCESSING_ERROR",
+            "errmesg": "Webhook event could not be processed: store_rejected",
+            "erresid": null,
+            "event_id": event_id,
+        })
+    );
+}
+
+#[actix_web::test]
+async fn another_event_of_the_same_id_is_not_the_one() {
+    let fixture = Fixture::new();
+    let asked = fixture.seen(request("acme", 0, Some("wait=1")));
+    let ((status, applied, body), ()) = tokio::join!(asked, fixture.tell("busy", 0, done()));
+    assert_eq!((status, applied, &body["status"]), (202, None, &json!("accepted")));
+}
+
+#[actix_web::test]
+async fn a_definition_asks_for_those_who_do_not() {
+    let fixture = Fixture::new();
+    let asked = fixture.seen(request("waiting", 0, None));
+    let ((status, applied, _), ()) = tokio::join!(asked, fixture.tell("waiting", 0, done()));
+    assert_eq!((status, applied.as_deref()), (200, Some("wait=2")));
+    let asked = fixture.seen(request("waiting", 1, Some("wait=7")));
+    let ((status, applied, _), ()) = tokio::join!(asked, fixture.tell("waiting", 1, done()));
+    assert_eq!((status, applied.as_deref()), (200, Some("wait=7")), "who asks has the last word");
+}
+
+#[actix_web::test]
+async fn who_does_not_wait_is_answered_at_once_and_nobody_is_told() {
+    let fixture = Fixture::new();
+    let cases = [
+        ("acme", None),
+        ("acme", Some("wait=0")),
+        ("acme", Some("wait=soon")),
+        ("acme", Some("respond-async")),
+        ("waiting", Some("wait=0")),
+        ("held", Some("wait=30")),
+    ];
+    for (n, (platform, prefer)) in (0..).zip(cases) {
+        let begun = Instant::now();
+        let (status, applied, body) = fixture.seen(request(platform, n, prefer)).await;
+        assert_eq!((status, applied, &body["status"]), (202, None, &json!("accepted")), "{platform} {prefer:?}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{platform} {prefer:?}");
+    }
+    assert!(fixture.memory.events().iter().all(|event| event.reply_to.is_none()));
+}
+
+#[actix_web::test]
+async fn not_in_time_is_answered_as_if_nobody_had_asked() {
+    let fixture = Fixture::new();
+    let begun = Instant::now();
+    let (status, applied, body) = fixture.seen(request("busy", 0, Some("wait=1"))).await;
+    assert_eq!((status, applied, &body["status"]), (201, None, &json!("accepted")), "its ack_status");
+    let waited = begun.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+    assert_eq!(fixture.memory.events()[0].reply_to, Some(fixture.waiters().room.channel.clone()));
+    assert_eq!(fixture.waiters().taken(), 0);
+}
+
+#[actix_web::test]
+async fn a_duplicate_never_waits() {
+    let fixture = Fixture::new();
+    fixture.seen(request("acme", 0, None)).await;
+    let begun = Instant::now();
+    let (status, applied, body) = fixture.seen(request("acme", 0, Some("wait=30"))).await;
+    assert_eq!((status, applied, &body["status"]), (200, None, &json!("duplicate")));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[actix_web::test]
+async fn a_duplicate_that_comes_meanwhile_takes_no_result_from_the_first() {
+    let fixture = Fixture::new();
+    let first = fixture.seen(request("acme", 0, Some("wait=20")));
+    let second = async {
+        fixture.queued(1).await;
+        let seen = fixture.seen(request("acme", 0, Some("wait=20"))).await;
+        fixture.tell("acme", 0, done()).await;
+        seen
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!((first.0, first.2["success"].clone()), (200, json!(true)));
+    assert_eq!(second.2["status"], "duplicate");
+}
+
+#[actix_web::test]
+async fn beyond_the_bound_nobody_waits_and_who_hangs_up_makes_room() {
+    let fixture = Fixture::new();
+    let mut waiting: Vec<_> =
+        (0..MAX_WAITERS as u32).map(|n| Box::pin(fixture.seen(request("acme", n, Some("wait=30"))))).collect();
+    let all_wait = poll_fn(|context| {
+        let all = fixture.memory.events().len() == MAX_WAITERS;
+        for request in &mut waiting {
+            assert!(request.as_mut().poll(context).is_pending());
+        }
+        context.waker().wake_by_ref();
+        if all { Poll::Ready(()) } else { Poll::Pending }
+    });
+    timeout(SOON, all_wait).await.expect("all of them wait");
+    assert_eq!(fixture.waiters().taken(), MAX_WAITERS);
+    let (status, _, body) = fixture.seen(request("acme", 10, Some("wait=30"))).await;
+    assert_eq!((status, &body["status"]), (202, &json!("accepted")));
+    waiting.pop();
+    assert_eq!(fixture.waiters().taken(), MAX_WAITERS - 1);
+    let asked = fixture.seen(request("acme", 11, Some("wait=30")));
+    let ((status, ..), ()) = tokio::join!(asked, fixture.tell("acme", MAX_WAITERS + 1, done()));
+    assert_eq!(status, 200);
+}
+
+#[actix_web::test]
+async fn nothing_of_a_body_is_held_while_its_sender_waits() {
+    let fixture = Fixture::new();
+    let mut asked = pin!(fixture.seen(request("acme", 0, Some("wait=30"))));
+    let all = 10 * MAX_BODY;
+    let free = poll_fn(|context| {
+        assert!(asked.as_mut().poll(context).is_pending());
+        let free = fixture.ingress.pipeline.bodies.hold_more(&mut Held::default(), all).is_ok();
+        context.waker().wake_by_ref();
+        if free && fixture.memory.events().len() == 1 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    timeout(SOON, free).await.expect("the body's bytes are free again");
+    assert_eq!(fixture.waiters().taken(), 1);
+}
+
+#[actix_web::test]
+async fn a_stop_ends_all_waiting() {
+    let fixture = Fixture::new();
+    let begun = Instant::now();
+    let asked = fixture.seen(request("acme", 0, Some("wait=30")));
+    let stop = async {
+        fixture.queued(1).await;
+        fixture.stop.cancel();
+    };
+    let ((status, applied, _), ()) = tokio::join!(asked, stop);
+    assert_eq!((status, applied), (202, None));
+    let (status, ..) = fixture.seen(request("acme", 1, Some("wait=30"))).await;
+    assert_eq!(status, 202);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}

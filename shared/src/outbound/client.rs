@@ -1,0 +1,359 @@
+//! The one place that sends to destinations.
+//!
+//! Guarantee: a request goes only to an address that its destination may have: names are resolved here, the addresses
+//! are checked, and it is one of the checked ones that is connected to, so a second answer of the name server changes
+//! nothing. Redirects are not followed, proxies not asked, certificates always verified. Every attempt ends in time, and
+//! of an answer no more than a bounded part is read.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use url::{Host, Url};
+
+use super::address::AllowPrivate;
+use super::delivery::{Attempt, NoAnswer};
+
+/// The longest that connecting may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// What is read of an answer's body, so that its connection can be used again, and kept of it.
+const MAX_ANSWER: usize = 64 * 1024;
+const MAX_EXCERPT: usize = 500;
+/// Connections kept open without a request.
+const IDLE: Duration = Duration::from_secs(60);
+const MAX_IDLE: usize = 32;
+
+/// A client for the destinations that may have the same addresses. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    allowed: Arc<AllowPrivate>,
+}
+
+/// The client could not be set up: the system's certificates cannot be read, for one.
+#[derive(Debug, thiserror::Error)]
+#[error("the client for outbound requests cannot be set up")]
+pub struct SetupError(#[source] reqwest::Error);
+
+/// No address of the name is allowed.
+#[derive(Debug, thiserror::Error)]
+#[error("its address is not public; WEBHOOK_ALLOW_PRIVATE allows networks")]
+struct Blocked;
+
+/// The name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("the name has no address")]
+struct NotFound(#[source] Option<io::Error>);
+
+struct Resolver(Arc<AllowPrivate>);
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allowed = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|error| NotFound(Some(error)))?.collect();
+            if found.is_empty() {
+                return Err(NotFound(None).into());
+            }
+            let permitted: Vec<SocketAddr> =
+                found.into_iter().filter(|address| allowed.permits(address.ip())).collect();
+            if permitted.is_empty() {
+                return Err(Blocked.into());
+            }
+            Ok(Box::new(permitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+impl Client {
+    /// A client that reaches public addresses and those that `allowed` names.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(allowed: Arc<AllowPrivate>) -> Result<Self, SetupError> {
+        // Whoever was first has the same: one TLS stack.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .dns_resolver(Arc::new(Resolver(Arc::clone(&allowed))))
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MAX_IDLE)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(SetupError)?;
+        Ok(Self { http, allowed })
+    }
+
+    /// One attempt: POSTs `body` to `url`, within `timeout`. Says what came of it and how long it took.
+    pub async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes, timeout: Duration) -> (Attempt, Duration) {
+        let begun = Instant::now();
+        let attempt = self.attempt(url, headers, body, timeout, begun).await;
+        (attempt, begun.elapsed())
+    }
+
+    async fn attempt(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+        begun: Instant,
+    ) -> Attempt {
+        // A literal address is connected to without being resolved.
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            Some(Host::Domain(_)) | None => None,
+        };
+        if literal.is_some_and(|address| !self.allowed.permits(address)) {
+            return Attempt::Failed { kind: NoAnswer::Blocked, reason: Blocked.to_string() };
+        }
+        let request = self.http.post(url.clone()).headers(headers).body(body).timeout(timeout);
+        match request.send().await {
+            Ok(mut answer) => {
+                let status = answer.status().as_u16();
+                let retry_after = retry_after(answer.headers(), SystemTime::now());
+                let left = timeout.saturating_sub(begun.elapsed());
+                // What counts is the status; an answer that ends half-way has one.
+                let excerpt = tokio::time::timeout(left, excerpt(&mut answer)).await.unwrap_or_default();
+                Attempt::Answered { status, retry_after, excerpt }
+            }
+            Err(error) => failed(&error, url, timeout),
+        }
+    }
+}
+
+/// Reads the body to its bound and keeps the beginning.
+async fn excerpt(answer: &mut reqwest::Response) -> String {
+    let (mut kept, mut read) = (Vec::new(), 0);
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        read += chunk.len();
+        let room = (MAX_EXCERPT * 4).saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if read > MAX_ANSWER {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&kept);
+    let text: String = text.chars().take(MAX_EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.trim().to_owned()
+}
+
+/// Seconds, or a date (RFC 9110, section 10.2.3).
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    httpdate::parse_http_date(text).ok().map(|at| at.duration_since(now).unwrap_or_default())
+}
+
+fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> Attempt {
+    let host = url.host_str().unwrap_or_default();
+    let (kind, reason) = if find::<Blocked>(error).is_some() {
+        (NoAnswer::Blocked, Blocked.to_string())
+    } else if find::<NotFound>(error).is_some() {
+        (NoAnswer::NotFound, format!("getaddrinfo ENOTFOUND {host}"))
+    } else if error.is_timeout() {
+        (NoAnswer::TimedOut, format!("timeout of {}ms exceeded", timeout.as_millis()))
+    } else if let Some(tls) = find::<rustls::Error>(error) {
+        (NoAnswer::Certificate, format!("ECERT {tls}"))
+    } else {
+        match find::<io::Error>(error).map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => (NoAnswer::Refused, "ECONNREFUSED".to_owned()),
+            Some(io::ErrorKind::TimedOut) => {
+                (NoAnswer::TimedOut, format!("timeout of {}ms exceeded", timeout.as_millis()))
+            }
+            Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                (NoAnswer::Refused, "EHOSTUNREACH".to_owned())
+            }
+            _ => (NoAnswer::Refused, "ECONNRESET".to_owned()),
+        }
+    };
+    Attempt::Failed { kind, reason }
+}
+
+/// The first cause of this type.
+fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(one) = next {
+        if let Some(found) = one.downcast_ref::<E>() {
+            return Some(found);
+        }
+        // An io::Error's cause is not what it wraps but what that is caused by.
+        if let Some(wrapped) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+            && let Some(found) = find_in::<E>(wrapped)
+        {
+            return Some(found);
+        }
+        next = one.source();
+    }
+    None
+}
+
+fn find_in<'e, E: Error + 'static>(error: &'e (dyn Error + Send + Sync + 'static)) -> Option<&'e E> {
+    let error: &'e (dyn Error + 'static) = error;
+    find::<E>(error)
+}
+
+/// Headers that cannot be sent. Never shows their values.
+#[derive(Debug, thiserror::Error)]
+#[error("the header {0} cannot be sent")]
+pub struct InvalidHeader(String);
+
+/// Headers as the client takes them; values are kept out of logs.
+///
+/// # Errors
+/// When a name or value is none.
+pub fn header_map<'h>(pairs: impl IntoIterator<Item = (&'h str, &'h str)>) -> Result<HeaderMap, InvalidHeader> {
+    let mut map = HeaderMap::new();
+    for (name, value) in pairs {
+        let invalid = |_: &dyn fmt::Display| InvalidHeader(name.to_owned());
+        let key = HeaderName::from_bytes(name.as_bytes()).map_err(|error| invalid(&error))?;
+        let mut value = HeaderValue::from_str(value).map_err(|error| invalid(&error))?;
+        value.set_sensitive(true);
+        map.insert(key, value);
+    }
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(300);
+
+    fn client(allowed: &str) -> Client {
+        Client::new(Arc::new(allowed.parse().unwrap())).unwrap()
+    }
+
+    /// A server that answers each connection with `answer` once it has seen the head of a request.
+    async fn server(answer: &'static str) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut head = [0; 4096];
+                    let _ = stream.read(&mut head).await;
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    // Kept open, so that an answer that is not whole stays so.
+                    let _ = stream.read(&mut head).await;
+                });
+            }
+        });
+        url
+    }
+
+    async fn post(client: &Client, url: &Url, timeout: Duration) -> Attempt {
+        client.post(url, HeaderMap::new(), Bytes::from_static(b"{}"), timeout).await.0
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_told_with_its_beginning() {
+        let url = server("HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\nsorry\x07\r\nx").await;
+        let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
+        let expected = Attempt::Answered {
+            status: 503,
+            retry_after: Some(Duration::from_secs(7)),
+            excerpt: "sorry   x".to_owned(),
+        };
+        assert_eq!(attempt, expected);
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_body_never_comes_counts_by_its_status() {
+        let url = server("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n").await;
+        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
+        assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+    }
+
+    #[tokio::test]
+    async fn silence_ends_in_time() {
+        let url = server("").await;
+        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
+        let reason = "timeout of 300ms exceeded".to_owned();
+        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::TimedOut, reason });
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        let url = server("HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
+        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
+        assert!(matches!(attempt, Attempt::Answered { status: 307, .. }), "{attempt:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_refused() {
+        let url = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap()
+        };
+        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
+        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::Refused, reason: "ECONNREFUSED".to_owned() });
+    }
+
+    #[tokio::test]
+    async fn private_addresses_are_blocked_by_number_and_by_name() {
+        let url = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        let port = url.port().unwrap();
+        for host in ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+            let url = format!("http://{host}:{port}/").parse().unwrap();
+            let attempt = post(&client("false"), &url, SOON).await;
+            assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Blocked, .. }), "{host}: {attempt:?}");
+        }
+        let named = format!("http://localhost:{port}/").parse().unwrap();
+        let attempt = post(&client("127.0.0.0/8"), &named, SOON).await;
+        assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_without_address_is_not_found() {
+        let url = "http://nobody.invalid/".parse().unwrap();
+        let attempt = post(&client("false"), &url, Duration::from_secs(5)).await;
+        let reason = "getaddrinfo ENOTFOUND nobody.invalid".to_owned();
+        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::NotFound, reason });
+    }
+
+    #[tokio::test]
+    async fn what_speaks_no_tls_is_a_certificate_error_or_a_broken_connection() {
+        let mut url = server("HTTP/1.1 200 OK\r\n\r\n").await;
+        url.set_scheme("https").unwrap();
+        let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
+        assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Certificate, .. }), "{attempt:?}");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let at = |text: &'static str| {
+            let headers = [(RETRY_AFTER, HeaderValue::from_static(text))].into_iter().collect();
+            retry_after(&headers, httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap())
+        };
+        assert_eq!(at("120"), Some(Duration::from_secs(120)));
+        assert_eq!(at("Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(at("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(at("soon"), None);
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_sent_is_named_without_its_value() {
+        let error = header_map([("X-A", "s3cret\n")]).unwrap_err().to_string();
+        assert_eq!(error, "the header X-A cannot be sent");
+        assert!(!format!("{:?}", header_map([("X-A", "s3cret")]).unwrap()).contains("s3cret"));
+    }
+}

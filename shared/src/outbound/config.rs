@@ -1,0 +1,245 @@
+//! Destinations from the environment and from `PLATFORMS_FILE`.
+//!
+//! Guarantee: all problems at once, by variable or key, never by value. What the file says of a destination lies over what
+//! the variables say of the one with the same name, and over the variables' defaults for the others.
+
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use super::address::AllowPrivate;
+use super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
+use super::headers::{Source, may_be_set};
+use crate::config::{Env, Problem};
+use crate::platform::PlatformName;
+
+/// Most destinations; each has streams, connections and tasks of its own.
+pub const MAX_DESTINATIONS: usize = 64;
+/// Longest URL, in bytes.
+const MAX_URL_BYTES: usize = 2048;
+/// Deliveries that may wait for a destination, unless it says otherwise.
+const MAX_BACKLOG: u64 = 1_000_000;
+/// The longest delay or window that can be set.
+const MAX_SPAN_MS: u64 = 24 * 3600 * 1000;
+
+/// What destinations have in common unless they say otherwise; made from `WEBHOOK_…`.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    events: Option<Vec<String>>,
+    secret: Option<SecretString>,
+    source: Source,
+    headers: Vec<(String, SecretString)>,
+    timeout: Duration,
+    max_attempts: u32,
+    retry_delay: Duration,
+    max_retry_delay: Duration,
+    limit: DeliveryLimit,
+    allow_private: Arc<AllowPrivate>,
+}
+
+/// What was configured.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    /// The destinations, in the order of their names.
+    pub destinations: Vec<Destination>,
+    /// For those that come later: registered ones, and tests of a URL.
+    pub defaults: Defaults,
+}
+
+/// Reads `WEBHOOK_URLS` and its companions, `DISCORD_WEBHOOK_URL`, and the destinations of `platforms_file`.
+///
+/// # Errors
+/// Everything that is wrong. With `secrets` false (a process that delivers nothing) a reference that cannot be resolved
+/// is no problem.
+pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Result<Configured, Vec<Problem>> {
+    let defaults = Defaults::read(env);
+    let mut destinations = from_variables(env, &defaults);
+    let mut problems = env.finish().err().unwrap_or_default();
+    if let Some(path) = platforms_file {
+        file::lay_over(&mut destinations, path, &defaults, env, secrets, &mut problems);
+    }
+    if destinations.len() > MAX_DESTINATIONS {
+        problems
+            .push(Problem::new("WEBHOOK_URLS", format_args!("more than {MAX_DESTINATIONS} destinations in all")));
+    }
+    problems.sort();
+    problems.dedup();
+    if problems.is_empty() { Ok(Configured { destinations, defaults }) } else { Err(problems) }
+}
+
+impl Defaults {
+    fn read(env: &Env) -> Self {
+        let source = env.opt("WEBHOOK_SOURCE").map(|name| {
+            Source::new(name.trim()).unwrap_or_else(|reason| {
+                env.problem("WEBHOOK_SOURCE", reason);
+                Source::default()
+            })
+        });
+        let source = source.unwrap_or_default();
+        Self {
+            events: env.opt("WEBHOOK_EVENTS").map(|list| patterns(env, &list)),
+            secret: env.secret("WEBHOOK_SECRET_KEY").filter(|secret| usable(env, secret)),
+            headers: env.opt("WEBHOOK_HEADERS").map(|list| headers(env, &list, &source)).unwrap_or_default(),
+            timeout: env.millis("WEBHOOK_TIMEOUT", 10_000, 100..=600_000),
+            max_attempts: env.bounded("WEBHOOK_MAX_RETRIES", 3_u32, 0..=1_000) + 1,
+            retry_delay: env.millis("WEBHOOK_RETRY_DELAY", 1_000, 1..=MAX_SPAN_MS),
+            max_retry_delay: env.millis("WEBHOOK_MAX_RETRY_DELAY", 30_000, 1..=MAX_SPAN_MS),
+            limit: DeliveryLimit {
+                max: env.bounded("WEBHOOK_RATE_LIMIT_MAX", 100_u32, 1..=1_000_000),
+                window: env.millis("WEBHOOK_RATE_LIMIT_WINDOW", 60_000, 1..=MAX_SPAN_MS),
+            },
+            allow_private: Arc::new(env.parse("WEBHOOK_ALLOW_PRIVATE", AllowPrivate::Nothing)),
+            source,
+        }
+    }
+
+    /// A destination of these terms.
+    #[must_use]
+    pub fn destination(&self, name: DestinationName, url: Url) -> Destination {
+        Destination {
+            name,
+            format: Format::of(&url),
+            url,
+            subscription: Subscription::new(self.events.clone(), None),
+            secret: self.secret.clone(),
+            timeout: self.timeout,
+            max_attempts: self.max_attempts,
+            retry_delay: self.retry_delay,
+            max_retry_delay: self.max_retry_delay,
+            headers: self.headers.clone(),
+            limit: self.limit,
+            source: self.source.clone(),
+            mention: None,
+            watch_url: None,
+            max_backlog: MAX_BACKLOG,
+            allow_private: Arc::clone(&self.allow_private),
+            paused: false,
+        }
+    }
+
+    /// The destination of a registered platform's `url`: that platform's processed events, signed with its secret.
+    ///
+    /// # Errors
+    /// When the platform's name leaves no room for the destination's.
+    pub fn registered(
+        &self,
+        platform: &PlatformName,
+        url: Url,
+        secret: SecretString,
+    ) -> Result<Destination, crate::platform::UnknownName> {
+        let name = DestinationName::new(&format!("platform_{platform}"))?;
+        Ok(Destination {
+            subscription: Subscription::new(None, Some(platform.clone())),
+            secret: Some(secret),
+            // The operator's headers may hold credentials of his own.
+            headers: Vec::new(),
+            ..self.destination(name, url)
+        })
+    }
+
+    /// Which addresses are allowed beside public ones.
+    #[must_use]
+    pub fn allow_private(&self) -> &Arc<AllowPrivate> {
+        &self.allow_private
+    }
+}
+
+/// A destination's URL: http or https, with a host, without a user's name, not too long.
+///
+/// # Errors
+/// What is wrong, without the text: its path may be a secret.
+pub fn destination_url(text: &str) -> Result<Url, &'static str> {
+    const WRONG: &str = "must be an http:// or https:// URL with a host";
+    if text.len() > MAX_URL_BYTES {
+        return Err("must be at most 2048 bytes long");
+    }
+    let url = Url::parse(text.trim()).map_err(|_| WRONG)?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(WRONG);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a user name or password; use a header");
+    }
+    Ok(url)
+}
+
+fn from_variables(env: &Env, defaults: &Defaults) -> Vec<Destination> {
+    let mut destinations = Vec::new();
+    let mut add = |variable: &str, name: &str, text: &str| match destination_url(text) {
+        Ok(url) => {
+            if let Ok(name) = DestinationName::new(name) {
+                destinations.push(defaults.destination(name, url));
+            }
+        }
+        Err(reason) => env.problem(variable, format_args!("{name}: {reason}")),
+    };
+    if let Some(list) = env.opt("WEBHOOK_URLS") {
+        for (at, text) in list.trim().trim_end_matches(',').split(',').enumerate() {
+            add("WEBHOOK_URLS", &format!("webhook_{}", at + 1), text);
+        }
+    }
+    if let Some(text) = env.opt("DISCORD_WEBHOOK_URL") {
+        add("DISCORD_WEBHOOK_URL", "discord", &text);
+    }
+    destinations
+}
+
+fn patterns(env: &Env, list: &str) -> Vec<String> {
+    let patterns: Vec<String> =
+        list.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
+    if patterns.is_empty() {
+        env.problem("WEBHOOK_EVENTS", "must name event types, separated by commas; unset it to send all");
+    }
+    patterns
+}
+
+/// A key that Standard Webhooks could not use would make signatures that nobody can verify.
+fn usable(env: &Env, secret: &SecretString) -> bool {
+    let reason = secret_problem(secret);
+    if let Some(reason) = reason {
+        env.problem("WEBHOOK_SECRET_KEY", reason);
+    }
+    reason.is_none()
+}
+
+fn secret_problem(secret: &SecretString) -> Option<&'static str> {
+    use base64::Engine as _;
+    let rest = secret.expose_secret().strip_prefix("whsec_")?;
+    base64::engine::general_purpose::STANDARD
+        .decode(rest)
+        .is_err()
+        .then_some("must be padded standard base64 after whsec_")
+}
+
+fn headers(env: &Env, list: &str, source: &Source) -> Vec<(String, SecretString)> {
+    let mut headers = Vec::new();
+    for piece in list.split(',').filter(|piece| !piece.trim().is_empty()) {
+        let Some((name, value)) = piece.split_once(':') else {
+            env.problem("WEBHOOK_HEADERS", "must be Name:Value, several separated by commas");
+            continue;
+        };
+        match header(name.trim(), value.trim(), source) {
+            Ok(header) => headers.push(header),
+            Err(reason) => env.problem("WEBHOOK_HEADERS", reason),
+        }
+    }
+    headers
+}
+
+/// One of the operator's headers.
+fn header(name: &str, value: &str, source: &Source) -> Result<(String, SecretString), String> {
+    if super::client::header_map([(name, value)]).is_err() {
+        return Err("holds a name or value that no header can have".to_owned());
+    }
+    if !may_be_set(name, source) {
+        return Err(format!("{name} is set by Tributary and cannot be replaced"));
+    }
+    Ok((name.to_owned(), SecretString::from(value)))
+}

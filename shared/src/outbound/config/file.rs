@@ -1,0 +1,234 @@
+//! `[destinations.NAME]` in `PLATFORMS_FILE`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use toml::{Table, Value};
+
+use super::super::address::AllowPrivate;
+use super::super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
+use super::super::headers::Source;
+use super::{Defaults, destination_url, header, secret_problem};
+use crate::config::{Env, Problem};
+use crate::platform::definition::{Report, Section, child, duration, secret_ref};
+use crate::platform::{PlatformName, SecretRef};
+
+/// Lays what the file says over `destinations`. A file that cannot be read is the registry's problem.
+pub(super) fn lay_over(
+    destinations: &mut Vec<Destination>,
+    path: &Path,
+    defaults: &Defaults,
+    env: &Env,
+    secrets: bool,
+    problems: &mut Vec<Problem>,
+) {
+    let Ok(table) = crate::platform::registry::read(path) else { return };
+    let report = Report::new(path.display().to_string());
+    match table.get("destinations") {
+        None => {}
+        Some(Value::Table(tables)) => {
+            let reader = Reader { report: &report, folder: path.parent(), defaults, env, secrets };
+            for (name, value) in tables {
+                reader.one(destinations, name, value);
+            }
+        }
+        Some(_) => report.add("destinations", "must be tables such as [destinations.crm]"),
+    }
+    problems.extend(report.into_problems());
+}
+
+struct Reader<'a> {
+    report: &'a Report,
+    folder: Option<&'a Path>,
+    defaults: &'a Defaults,
+    env: &'a Env,
+    secrets: bool,
+}
+
+impl Reader<'_> {
+    fn one(&self, destinations: &mut Vec<Destination>, name: &str, value: &Value) {
+        let key = child("destinations", name);
+        let name = match DestinationName::new(name) {
+            Ok(name) => name,
+            Err(reason) => return self.report.add(&key, reason.to_string()),
+        };
+        let Value::Table(table) = value else { return self.report.add(&key, "must be a table") };
+        let known = destinations.iter().position(|one| one.name == name);
+        let mut section = Section::new(key, table.clone(), self.report);
+        let given = section.has("url");
+        let url = self.url(&mut section);
+        let base = match (known, url) {
+            (Some(at), None) => destinations.swap_remove(at),
+            (known, Some(url)) => {
+                let made = self.defaults.destination(name, url);
+                known.into_iter().for_each(|at| drop(destinations.swap_remove(at)));
+                made
+            }
+            (None, None) => {
+                if !given {
+                    section.problem("url", "is missing: https://…, env:NAME or file:path");
+                }
+                return;
+            }
+        };
+        destinations.push(self.terms(base, section));
+        destinations.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    /// A URL, or where it stands: the path of a chat service's hook is a secret.
+    fn url(&self, section: &mut Section<'_>) -> Option<url::Url> {
+        let text = section.text("url")?;
+        let text = match self.reference(&text) {
+            None => text,
+            Some(Ok(Some(text))) => text,
+            Some(Ok(None)) => return None,
+            Some(Err(reason)) => {
+                section.problem("url", reason);
+                return None;
+            }
+        };
+        destination_url(&text).map_err(|reason| section.problem("url", reason)).ok()
+    }
+
+    fn terms(&self, mut made: Destination, mut section: Section<'_>) -> Destination {
+        if let Some(name) = section.word("source", Source::new) {
+            made.source = name;
+        }
+        let events = section.words("events", pattern);
+        let platforms = section.word("platform", PlatformName::new);
+        if events.is_some() || platforms.is_some() {
+            made.subscription = Subscription::new(events.or_else(|| made.subscription.events()), platforms);
+        }
+        if let Some(secret) = self.secret(&mut section) {
+            made.secret = Some(secret);
+        }
+        let span = |section: &mut Section<'_>, name, value: &mut Duration| {
+            if let Some(span) = section.word(name, duration) {
+                *value = span;
+            }
+        };
+        span(&mut section, "timeout", &mut made.timeout);
+        span(&mut section, "retry_delay", &mut made.retry_delay);
+        span(&mut section, "max_retry_delay", &mut made.max_retry_delay);
+        if let Some(retries) = section.integer("retries", 0..=1_000) {
+            made.max_attempts = retries + 1;
+        }
+        if let Some(max) = section.integer("rate_limit", 1..=1_000_000) {
+            made.limit = DeliveryLimit { max, window: Duration::from_secs(60) };
+        }
+        if let Some(format) = section.word("format", format) {
+            made.format = format;
+        }
+        if let Some(mention) = section.word("mention", mention) {
+            made.mention = Some(mention);
+        }
+        if let Some(watch_url) = section.word("watch_url", watch_url) {
+            made.watch_url = Some(watch_url);
+        }
+        if let Some(most) = section.integer("max_backlog", 1..=100_000_000) {
+            made.max_backlog = u64::from(most);
+        }
+        if let Some(allowed) = section.word("allow_private", str::parse::<AllowPrivate>) {
+            made.allow_private = Arc::new(allowed);
+        }
+        if let Some(paused) = section.boolean("paused") {
+            made.paused = paused;
+        }
+        if let Some(headers) = section.table("headers") {
+            self.headers(&mut made, headers.path().to_owned(), headers.into_entries());
+        }
+        section.finish();
+        made
+    }
+
+    fn headers(&self, made: &mut Destination, key: String, table: Table) {
+        for (name, value) in table {
+            let key = child(&key, &name);
+            let Some(text) = value.as_str() else {
+                self.report.add(&key, "must be a text");
+                continue;
+            };
+            let text = match self.reference(text) {
+                None => text.to_owned(),
+                Some(Ok(Some(text))) => text,
+                Some(Ok(None)) => continue,
+                Some(Err(reason)) => {
+                    self.report.add(&key, reason);
+                    continue;
+                }
+            };
+            match header(&name, &text, &made.source) {
+                Ok(header) => {
+                    made.headers.retain(|(one, _)| !one.eq_ignore_ascii_case(&name));
+                    made.headers.push(header);
+                }
+                Err(reason) => self.report.add(&key, reason),
+            }
+        }
+    }
+
+    fn secret(&self, section: &mut Section<'_>) -> Option<SecretString> {
+        let text = section.text("secret")?;
+        let resolved = secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));
+        let text = resolved.map_err(|reason| section.problem("secret", reason)).ok()??;
+        let secret = SecretString::from(text);
+        if let Some(reason) = secret_problem(&secret) {
+            section.problem("secret", reason);
+        }
+        Some(secret)
+    }
+
+    /// What `env:…` or `file:…` stands for; `None`: it is neither.
+    fn reference(&self, text: &str) -> Option<Result<Option<String>, String>> {
+        if !text.starts_with("env:") && !text.starts_with("file:") {
+            return None;
+        }
+        Some(secret_ref(text, self.folder).and_then(|reference| self.resolve(&reference)))
+    }
+
+    /// `Ok(None)`: not there, and not needed.
+    fn resolve(&self, reference: &SecretRef) -> Result<Option<String>, String> {
+        let found = match reference {
+            SecretRef::Env(name) => self.env.lookup(name).map_err(|problem| problem.to_string()),
+            SecretRef::File(path) => {
+                crate::config::read_file(path).map(Some).map_err(|why| format!("{reference} {why}"))
+            }
+        };
+        match found {
+            Ok(Some(text)) => Ok(Some(text)),
+            Ok(None) if self.secrets => Err(format!("{reference} is not set")),
+            Err(reason) if self.secrets => Err(reason),
+            Ok(None) | Err(_) => Ok(None),
+        }
+    }
+}
+
+fn pattern(text: &str) -> Result<String, &'static str> {
+    let fits = !text.is_empty() && text.len() <= crate::event::MAX_EVENT_TYPE_BYTES;
+    if fits { Ok(text.to_owned()) } else { Err("must be an event type, in which * stands for any text") }
+}
+
+fn format(text: &str) -> Result<Format, &'static str> {
+    match text {
+        "standard" => Ok(Format::Standard),
+        "slack" => Ok(Format::Slack),
+        "discord" => Ok(Format::Discord),
+        _ => Err("must be standard, slack or discord"),
+    }
+}
+
+fn mention(text: &str) -> Result<String, &'static str> {
+    let role = !text.is_empty() && text.len() <= 20 && text.bytes().all(|b| b.is_ascii_digit());
+    if role || matches!(text, "everyone" | "here") {
+        Ok(text.to_owned())
+    } else {
+        Err("must be everyone, here or the id of a role")
+    }
+}
+
+fn watch_url(text: &str) -> Result<String, &'static str> {
+    let filled = text.replace("{stream_id}", "x").replace("{room_id}", "x");
+    destination_url(&filled).map(|_| text.to_owned())
+}

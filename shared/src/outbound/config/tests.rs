@@ -1,0 +1,203 @@
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+
+use super::*;
+
+fn env(pairs: &[(&str, &str)]) -> Env {
+    Env::from_pairs(pairs.iter().copied())
+}
+
+fn loaded(pairs: &[(&str, &str)], file: Option<&str>) -> Result<Configured, Vec<String>> {
+    let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
+    if let Some(text) = file {
+        std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+    let loaded = load(&env(pairs), file.map(|_| path.as_path()), true);
+    let _ = std::fs::remove_file(&path);
+    let shown = |problem: &Problem| problem.to_string().replace(&path.display().to_string(), "FILE");
+    loaded.map_err(|problems| problems.iter().map(shown).collect())
+}
+
+fn names(configured: &Configured) -> Vec<&str> {
+    configured.destinations.iter().map(|one| one.name.as_str()).collect()
+}
+
+#[test]
+fn nothing_set_means_no_destination() {
+    assert!(loaded(&[], None).unwrap().destinations.is_empty());
+}
+
+#[test]
+fn variables_make_destinations_with_the_documented_defaults() {
+    let configured = loaded(
+        &[
+            ("WEBHOOK_URLS", "https://your-app.com/webhooks, https://hooks.slack.com/services/T/B/X"),
+            ("DISCORD_WEBHOOK_URL", "https://discord.com/api/webhooks/1/token"),
+        ],
+        None,
+    )
+    .unwrap();
+    assert_eq!(names(&configured), ["webhook_1", "webhook_2", "discord"]);
+    let [first, slack, discord] = configured.destinations.as_slice() else { unreachable!() };
+    assert_eq!((first.format, slack.format, discord.format), (Format::Standard, Format::Slack, Format::Discord));
+    assert_eq!(first.timeout, Duration::from_secs(10));
+    assert_eq!((first.max_attempts, first.retry_delay), (4, Duration::from_secs(1)));
+    assert_eq!(first.max_retry_delay, Duration::from_secs(30));
+    assert_eq!(first.limit, DeliveryLimit { max: 100, window: Duration::from_secs(60) });
+    assert_eq!(first.source.as_str(), "Tributary");
+    assert!(first.subscription.wants(&PlatformName::new("mux").unwrap(), "anything"));
+    assert!(!format!("{discord:?}").contains("token"));
+}
+
+#[test]
+fn every_variable_is_read() {
+    let configured = loaded(
+        &[
+            ("WEBHOOK_URLS", "http://10.0.0.5/x"),
+            ("WEBHOOK_EVENTS", "job.completed, stream.*"),
+            ("WEBHOOK_SECRET_KEY", "s3cret"),
+            ("WEBHOOK_SOURCE", "StreamGank"),
+            ("WEBHOOK_HEADERS", "Authorization:Bearer a:b,X-Custom-Header:v"),
+            ("WEBHOOK_TIMEOUT", "2000"),
+            ("WEBHOOK_MAX_RETRIES", "0"),
+            ("WEBHOOK_RETRY_DELAY", "10"),
+            ("WEBHOOK_MAX_RETRY_DELAY", "20"),
+            ("WEBHOOK_RATE_LIMIT_WINDOW", "1000"),
+            ("WEBHOOK_RATE_LIMIT_MAX", "7"),
+            ("WEBHOOK_ALLOW_PRIVATE", "10.0.0.0/8"),
+        ],
+        None,
+    )
+    .unwrap();
+    let one = configured.destinations.first().unwrap();
+    assert_eq!(one.subscription.patterns(), ["job.completed", "stream.*"]);
+    assert_eq!(one.secret.as_ref().unwrap().expose_secret(), "s3cret");
+    assert_eq!(one.source.as_str(), "StreamGank");
+    let headers: Vec<_> = one.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
+    assert_eq!(headers, [("Authorization", "Bearer a:b"), ("X-Custom-Header", "v")]);
+    assert_eq!((one.timeout.as_millis(), one.max_attempts), (2000, 1));
+    assert_eq!((one.retry_delay.as_millis(), one.max_retry_delay.as_millis()), (10, 20));
+    assert_eq!(one.limit, DeliveryLimit { max: 7, window: Duration::from_secs(1) });
+    assert!(one.allow_private.permits("10.1.1.1".parse().unwrap()));
+}
+
+#[test]
+fn the_file_lies_over_the_variables() {
+    let file = r#"
+        [destinations.webhook_1]
+        events = ["chat.*"]
+        paused = true
+        [destinations.discord]
+        url = "env:MY_DISCORD"
+        format = "discord"
+        mention = "everyone"
+        watch_url = "https://watch.example.com/{stream_id}"
+        [destinations.crm]
+        url = "https://crm.example/hook"
+        secret = "env:CRM_SECRET"
+        platform = "mux"
+        timeout = "3s"
+        retries = 9
+        rate_limit = 600
+        max_backlog = 50
+        headers = { Authorization = "env:CRM_AUTH" }
+        allow_private = "fd00::/8"
+    "#;
+    let configured = loaded(
+        &[
+            ("WEBHOOK_URLS", "https://a.example/1,https://a.example/2"),
+            ("WEBHOOK_HEADERS", "authorization:x,X-A:1"),
+            ("MY_DISCORD", "https://chat.example/api/hook"),
+            ("CRM_SECRET", "s3cret"),
+            ("CRM_AUTH", "Bearer b"),
+        ],
+        Some(file),
+    )
+    .unwrap();
+    assert_eq!(names(&configured), ["crm", "discord", "webhook_1", "webhook_2"]);
+    let [crm, discord, first, second] = configured.destinations.as_slice() else { unreachable!() };
+    assert_eq!((first.subscription.patterns(), first.paused), (vec!["chat.*"], true));
+    assert_eq!((second.subscription.patterns(), second.paused), (vec!["*"], false));
+    assert_eq!((discord.format, discord.mention.as_deref()), (Format::Discord, Some("everyone")));
+    assert_eq!((crm.max_attempts, crm.max_backlog, crm.timeout.as_secs()), (10, 50, 3));
+    let headers: Vec<_> = crm.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
+    assert_eq!(headers, [("X-A", "1"), ("Authorization", "Bearer b")]);
+    assert!(crm.subscription.wants(&PlatformName::new("mux").unwrap(), "x"));
+    assert!(!crm.subscription.wants(&PlatformName::new("zoom").unwrap(), "x"));
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_never_a_value() {
+    let file = r#"
+        [destinations.a]
+        url = "ftp://nonsense-5ecret"
+        [destinations.b]
+        secret = "nonsense-5ecret"
+        [destinations.c]
+        url = "https://c.example"
+        secret = "env:MISSING"
+        colour = "red"
+        mention = "nonsense-5ecret"
+        headers = { "Webhook-Id" = "nonsense-5ecret" }
+        [destinations.Big]
+        url = "https://c.example"
+    "#;
+    let problems = loaded(
+        &[
+            ("WEBHOOK_URLS", "https://user:nonsense-5ecret@a.example,,nonsense-5ecret"),
+            ("WEBHOOK_HEADERS", "nonsense-5ecret,X-A:a\nb"),
+            ("WEBHOOK_SOURCE", "nonsense 5ecret"),
+            ("WEBHOOK_ALLOW_PRIVATE", "nonsense-5ecret"),
+            ("WEBHOOK_SECRET_KEY", "whsec_nonsense-5ecret"),
+            ("WEBHOOK_RATE_LIMIT_MAX", "0"),
+        ],
+        Some(file),
+    )
+    .unwrap_err();
+    let all = problems.join("\n");
+    assert!(!all.contains("5ecret"), "{all}");
+    for part in [
+        "WEBHOOK_URLS: webhook_1: must not hold a user name",
+        "WEBHOOK_URLS: webhook_2: must be an http",
+        "WEBHOOK_URLS: webhook_3: must be an http",
+        "WEBHOOK_HEADERS: must be Name:Value",
+        "WEBHOOK_HEADERS: holds a name or value",
+        "WEBHOOK_SOURCE: must be 1 to 64",
+        "WEBHOOK_ALLOW_PRIVATE: must be true, false",
+        "WEBHOOK_SECRET_KEY: must be padded",
+        "WEBHOOK_RATE_LIMIT_MAX: must be between",
+        "FILE: destinations.a.url: must be an http",
+        "FILE: destinations.b.url: is missing",
+        "FILE: destinations.c.secret: env:MISSING is not set",
+        "FILE: destinations.c.colour: unknown key",
+        "FILE: destinations.c.mention: must be everyone",
+        "FILE: destinations.c.headers.Webhook-Id: Webhook-Id is set by Tributary",
+        "FILE: destinations.Big: a destination's name must be",
+    ] {
+        assert!(all.contains(part), "{part} is not in\n{all}");
+    }
+}
+
+#[test]
+fn who_delivers_nothing_needs_no_secrets() {
+    let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
+    let text = "[destinations.c]\nurl = \"https://c.example\"\nsecret = \"env:MISSING\"\n[destinations.d]\nurl = \"env:MISSING\"\n";
+    std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
+    let configured = load(&env(&[]), Some(&path), false);
+    let _ = std::fs::remove_file(&path);
+    assert_eq!(names(&configured.unwrap()), ["c"]);
+}
+
+#[test]
+fn a_registered_platform_has_a_destination_of_its_own() {
+    let configured = loaded(&[("WEBHOOK_HEADERS", "Authorization:mine")], None).unwrap();
+    let acme = PlatformName::new("acme").unwrap();
+    let url = destination_url("https://acme.example/back").unwrap();
+    let one = configured.defaults.registered(&acme, url.clone(), SecretString::from("s")).unwrap();
+    assert_eq!(one.name.as_str(), "platform_acme");
+    assert!(one.headers.is_empty(), "the operator's credentials are not for others");
+    assert!(one.subscription.wants(&acme, "x") && !one.subscription.wants(&PlatformName::new("mux").unwrap(), "x"));
+    let long = PlatformName::new(&"a".repeat(60)).unwrap();
+    assert!(configured.defaults.registered(&long, url, SecretString::from("s")).is_err());
+}

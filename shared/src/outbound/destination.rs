@@ -1,0 +1,243 @@
+//! A destination: where processed events go, which of them, and on what terms.
+//!
+//! Guarantee: one of these can be used without looking back: its URL is http or https and has a host, its headers can be
+//! sent, and nothing secret shows when it is printed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Serialize;
+use url::Url;
+
+use super::address::AllowPrivate;
+use super::headers::Source;
+use crate::platform::{PlatformName, UnknownName};
+
+/// A destination's name: the grammar of a platform's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct DestinationName(PlatformName);
+
+impl DestinationName {
+    /// Checks the grammar.
+    ///
+    /// # Errors
+    /// When `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
+    pub fn new(name: &str) -> Result<Self, UnknownName> {
+        PlatformName::new(name).map(Self).map_err(|error| UnknownName { what: "a destination's name", ..error })
+    }
+
+    /// The name's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for DestinationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a destination is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The standard payload, signed.
+    Standard,
+    /// A message for people, by Slack's incoming webhooks.
+    Slack,
+    /// A message for people, by Discord's webhooks.
+    Discord,
+}
+
+impl Format {
+    /// What the services' own hosts understand.
+    #[must_use]
+    pub fn of(url: &Url) -> Self {
+        let path = url.path();
+        match url.host_str().unwrap_or_default() {
+            "hooks.slack.com" | "hooks.slack-gov.com" => Self::Slack,
+            "discord.com" | "discordapp.com" | "ptb.discord.com" | "canary.discord.com"
+                if path.starts_with("/api/") && path.contains("/webhooks/") =>
+            {
+                Self::Discord
+            }
+            _ => Self::Standard,
+        }
+    }
+}
+
+/// Which events a destination gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Patterns; `*` stands for any text. None: all.
+    events: Option<Vec<String>>,
+    /// Only of this platform.
+    platform: Option<PlatformName>,
+}
+
+impl Subscription {
+    /// Everything that `events` (none: all) match, of `platform` (none: of all).
+    #[must_use]
+    pub fn new(events: Option<Vec<String>>, platform: Option<PlatformName>) -> Self {
+        Self { events, platform }
+    }
+
+    /// Whether an event is wanted.
+    #[must_use]
+    pub fn wants(&self, platform: &PlatformName, event: &str) -> bool {
+        self.platform.as_ref().is_none_or(|one| one == platform)
+            && self.events.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
+    }
+
+    /// The patterns; none: all.
+    #[must_use]
+    pub(super) fn events(&self) -> Option<Vec<String>> {
+        self.events.clone()
+    }
+
+    /// The patterns, for showing.
+    #[must_use]
+    pub fn patterns(&self) -> Vec<&str> {
+        self.events.as_ref().map_or_else(|| vec!["*"], |events| events.iter().map(String::as_str).collect())
+    }
+}
+
+/// `*` stands for any text, also for none; everything else for itself. Takes time linear in the product of the lengths
+/// at worst, both of which are bounded.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let mut pieces = pieces.peekable();
+    if pieces.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            return rest.ends_with(piece);
+        }
+        let Some(at) = rest.find(piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    true
+}
+
+/// How fast a destination may be sent to, across all workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryLimit {
+    /// Deliveries per window, at least 1.
+    pub max: u32,
+    /// The window, at least a millisecond.
+    pub window: Duration,
+}
+
+/// Where processed events go, and on what terms.
+#[derive(Clone)]
+pub struct Destination {
+    /// Its name; `out:<name>` in queues.
+    pub name: DestinationName,
+    /// Where to. Its path is often a secret: only the host is ever shown.
+    pub url: Url,
+    /// Which events.
+    pub subscription: Subscription,
+    /// What deliveries are signed with; none: they are not.
+    pub secret: Option<SecretString>,
+    /// Of a whole attempt.
+    pub timeout: Duration,
+    /// Executions in all, at least 1.
+    pub max_attempts: u32,
+    /// Before the second attempt; doubles with each.
+    pub retry_delay: Duration,
+    /// The longest pause.
+    pub max_retry_delay: Duration,
+    /// The operator's headers.
+    pub headers: Vec<(String, SecretString)>,
+    /// How fast.
+    pub limit: DeliveryLimit,
+    /// What is sent.
+    pub format: Format,
+    /// Who sends.
+    pub source: Source,
+    /// Discord on `stream.live`: whom to mention (`everyone`, `here`, or a role's id).
+    pub mention: Option<String>,
+    /// Discord on `stream.live`: where to watch; `{stream_id}` and `{room_id}` are replaced.
+    pub watch_url: Option<String>,
+    /// Deliveries that may wait; beyond it they go to its dead letters.
+    pub max_backlog: u64,
+    /// Addresses beside public ones.
+    pub allow_private: Arc<AllowPrivate>,
+    /// Held from the start.
+    pub paused: bool,
+}
+
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Destination")
+            .field("name", &self.name.as_str())
+            .field("host", &self.url.host_str())
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, text) in [
+            ("*", "job.completed"),
+            ("*", ""),
+            ("job.*", "job.completed"),
+            ("job.*", "job."),
+            ("*.completed", "job.completed"),
+            ("job.*_completed", "job.script_completed"),
+            ("a*b*c", "axxbyybzc"),
+            ("a**b", "ab"),
+            ("job.completed", "job.completed"),
+        ] {
+            assert!(matches(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [
+            ("job.*", "jobs"),
+            ("job.completed", "job.completed_with_issues"),
+            ("*.completed", "job.completed_with_issues"),
+            ("a*a", "a"),
+            ("ab*ba", "aba"),
+            ("a*b*c", "acb"),
+            ("", "x"),
+        ] {
+            assert!(!matches(pattern, text), "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_registered_destination_gets_its_own_platforms_events_only() {
+        let acme = PlatformName::new("acme").unwrap();
+        let all_of_acme = Subscription::new(None, Some(acme.clone()));
+        assert!(all_of_acme.wants(&acme, "x"));
+        assert!(!all_of_acme.wants(&PlatformName::new("mux").unwrap(), "x"));
+        let jobs = Subscription::new(Some(vec!["job.*".to_owned()]), None);
+        assert!(jobs.wants(&acme, "job.done") && !jobs.wants(&acme, "stream.live"));
+    }
+
+    #[test]
+    fn the_format_follows_from_the_host() {
+        for (url, format) in [
+            ("https://hooks.slack.com/services/T/B/X", Format::Slack),
+            ("https://discord.com/api/webhooks/1/x", Format::Discord),
+            ("https://discord.com/api/v10/webhooks/1/x", Format::Discord),
+            ("https://discordapp.com/api/webhooks/1/x", Format::Discord),
+            ("https://discord.com.evil.example/api/webhooks/1/x", Format::Standard),
+            ("https://example.com/hooks.slack.com", Format::Standard),
+        ] {
+            assert_eq!(Format::of(&url.parse().unwrap()), format, "{url}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Discord's webhooks: <https://discord.com/developers/docs/resources/webhook#execute-webhook>.
+//!
+//! Guarantee: `allowed_mentions` names only what the operator set, and only where he set it, so that no text can mention
+//! anybody; what somebody typed is escaped against Discord's markdown.
+
+use serde_json::{Value, json};
+use url::form_urlencoded::byte_serialize;
+
+use super::message::{FactValue, Message, Mood, cut};
+
+/// Discord's limits, in characters: 256 of a title, 1,024 of a field, 25 fields, 2,000 of the content, 6,000 in all.
+const MAX_TITLE: usize = 250;
+const MAX_FIELD: usize = 1_000;
+const MAX_CONTENT: usize = 1_900;
+const MAX_ALL: usize = 5_500;
+/// Longest address to watch at; with a longer one there is no announcement.
+const MAX_URL: usize = 1_500;
+/// The event that a stream went live with.
+const LIVE: &str = "stream.live";
+
+/// The request's body.
+pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&str>) -> String {
+    let title = cut(&message.title, MAX_TITLE);
+    let mut all = title.chars().count();
+    let mut fields = Vec::new();
+    for fact in &message.facts {
+        let value = match &fact.value {
+            FactValue::Text(text) => cut(&harmless(text), MAX_FIELD),
+            FactValue::Link(link) => link.clone(),
+        };
+        all += fact.name.len() + value.chars().count();
+        if all > MAX_ALL {
+            break;
+        }
+        fields.push(json!({"name": fact.name, "value": value, "inline": value.chars().count() <= 40}));
+    }
+    let mut embed = json!({"title": title, "color": colour(message.mood), "fields": fields});
+    if let Some(timestamp) = &message.timestamp {
+        embed["timestamp"] = Value::from(timestamp.as_str());
+    }
+    let (content, allowed) = live(message, mention, watch_url);
+    let mut body = json!({"embeds": [embed], "allowed_mentions": allowed});
+    if let Some(content) = content {
+        body["content"] = Value::from(content);
+    }
+    body.to_string()
+}
+
+/// `@everyone <title> is now live! Watch at: …`, where the operator set whom and where.
+fn live(message: &Message, mention: Option<&str>, watch_url: Option<&str>) -> (Option<String>, Value) {
+    let nobody = json!({"parse": []});
+    let (Some(mention), Some(watch_url), LIVE) = (mention, watch_url, message.event.as_str()) else {
+        return (None, nobody);
+    };
+    let role = !mention.is_empty() && mention.bytes().all(|b| b.is_ascii_digit());
+    let (mention, allowed) = match mention {
+        "everyone" | "here" => (format!("@{mention}"), json!({"parse": ["everyone"]})),
+        role_id if role => (format!("<@&{role_id}>"), json!({"parse": [], "roles": [role_id]})),
+        _ => return (None, nobody),
+    };
+    let name = message.stream_title.as_deref().or(message.room_id.as_deref()).unwrap_or("The stream");
+    let encoded =
+        |id: &Option<String>| byte_serialize(id.as_deref().unwrap_or_default().as_bytes()).collect::<String>();
+    let url = watch_url
+        .replace("{stream_id}", &encoded(&message.stream_id))
+        .replace("{room_id}", &encoded(&message.room_id));
+    if url.len() > MAX_URL {
+        return (None, nobody);
+    }
+    let name = cut(&harmless(name), MAX_CONTENT.saturating_sub(url.chars().count() + 64));
+    (Some(format!("{mention} {name} is now live! Watch at: {url}")), allowed)
+}
+
+const fn colour(mood: Mood) -> u32 {
+    match mood {
+        Mood::Good => 0x002e_a44f,
+        Mood::Bad => 0x00d7_3a49,
+        Mood::Warning => 0x00db_ab09,
+        Mood::Plain => 0x0058_65f2,
+    }
+}
+
+/// A backslash before what markdown knows; a zero-width space after `@` and the colon of a URL's scheme, so that
+/// neither mention nor link comes of it, wherever it stands.
+fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(
+            c,
+            '\\' | '*' | '_' | '~' | '`' | '|' | '>' | '<' | '#' | '-' | '+' | '[' | ']' | '(' | ')' | '.'
+        ) {
+            out.push('\\');
+        }
+        out.push(c);
+        if matches!(c, '@' | ':') {
+            out.push('\u{200b}');
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::message::tests::message;
+    use super::*;
+
+    const WATCH: &str = "https://watch.example.com/{stream_id}";
+
+    fn parsed(event: &str, data: &str, mention: Option<&str>, watch: Option<&str>) -> Value {
+        serde_json::from_str(&body(&message(event, data), mention, watch)).unwrap()
+    }
+
+    #[test]
+    fn a_job_is_told_with_its_facts() {
+        let body = parsed("job.failed", r#"{"job_id":"j","error":"no space"}"#, None, None);
+        assert_eq!(body["embeds"][0]["title"], "StreamGank Job Failed");
+        assert_eq!(body["embeds"][0]["fields"][0]["name"], "Job ID");
+        assert_eq!(body["embeds"][0]["fields"][1]["value"], "no space");
+        assert_eq!(body["allowed_mentions"], json!({"parse": []}));
+        assert_eq!(body.get("content"), None);
+    }
+
+    #[test]
+    fn a_stream_is_announced_only_as_the_operator_set_it() {
+        let data = r#"{"title":"Epic Gaming Session","stream_id":"stream/1"}"#;
+        let body = parsed(LIVE, data, Some("everyone"), Some(WATCH));
+        assert_eq!(
+            body["content"],
+            "@everyone Epic Gaming Session is now live! Watch at: https://watch.example.com/stream%2F1"
+        );
+        assert_eq!(body["allowed_mentions"], json!({"parse": ["everyone"]}));
+        let body = parsed(LIVE, data, Some("123"), Some(WATCH));
+        assert!(body["content"].as_str().unwrap().starts_with("<@&123> "));
+        for (event, mention, watch) in [
+            (LIVE, None, Some(WATCH)),
+            (LIVE, Some("everyone"), None),
+            ("stream.offline", Some("everyone"), Some(WATCH)),
+        ] {
+            let body = parsed(event, data, mention, watch);
+            assert_eq!((body.get("content"), &body["allowed_mentions"]), (None, &json!({"parse": []})));
+        }
+    }
+
+    #[test]
+    fn what_somebody_typed_mentions_nobody() {
+        let data = r#"{"title":"@everyone <@1> [x](https://evil.example) **b**"}"#;
+        let body = parsed(LIVE, data, Some("everyone"), Some(WATCH));
+        let content = body["content"].as_str().unwrap();
+        assert_eq!(content.matches("@everyone").count(), 1, "{content}");
+        assert!(
+            !content.contains("<@1>") && !content.contains("](") && !content.contains("https://evil"),
+            "{content}"
+        );
+        assert!(!content.contains("**"), "{content}");
+    }
+
+    #[test]
+    fn limits_hold_whatever_was_typed() {
+        let long = "*".repeat(5_000);
+        let data = json!({"title": long, "message": long, "user_name": long, "error": long, "current_step": long,
+            "stream_id": long, "job_id": long});
+        let body = parsed(LIVE, &data.to_string(), Some("everyone"), Some(WATCH));
+        assert!(body["content"].as_str().unwrap().chars().count() <= 2_000);
+        let fields = body["embeds"][0]["fields"].as_array().unwrap();
+        let length = |value: &Value| value.as_str().unwrap().chars().count();
+        assert!(fields.len() <= 25 && fields.iter().all(|field| length(&field["value"]) <= 1_024));
+        let all: usize = fields.iter().map(|field| length(&field["name"]) + length(&field["value"])).sum();
+        assert!(all + length(&body["embeds"][0]["title"]) <= 6_000);
+    }
+}

@@ -1,0 +1,287 @@
+//! What a message says, whichever service carries it: a title per event kind and the facts that people look for.
+
+use serde_json::Value;
+use url::Url;
+
+use super::super::headers::Source;
+
+/// Longest text of one fact, in characters; longer ones end with "…".
+const MAX_FACT: usize = 500;
+
+/// How a message feels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    Good,
+    Bad,
+    Warning,
+    Plain,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fact {
+    pub(super) name: &'static str,
+    pub(super) value: FactValue,
+}
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FactValue {
+    /// What somebody typed: to be made harmless.
+    Text(String),
+    /// A link, checked and without characters that any markup knows.
+    Link(String),
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    /// `StreamGank Job Completed`: source and event, both harmless.
+    pub(super) title: String,
+    pub(super) mood: Mood,
+    pub(super) facts: Vec<Fact>,
+    /// The event's type.
+    pub(super) event: String,
+    /// What the stream is called, where the event says so.
+    pub(super) stream_title: Option<String>,
+    /// The stream's id.
+    pub(super) stream_id: Option<String>,
+    /// The session's room.
+    pub(super) room_id: Option<String>,
+    /// When, RFC 3339.
+    pub(super) timestamp: Option<String>,
+}
+
+/// Names, and where in `data` they may stand.
+const FACTS: [(&str, &[&str]); 16] = [
+    ("Job ID", &["/job_id"]),
+    ("Title", &["/title"]),
+    ("Streamer", &["/streamer_id", "/broadcaster_user_name"]),
+    ("Stream", &["/stream_id", "/live_stream_id"]),
+    ("Step", &["/current_step"]),
+    ("Progress", &["/progress"]),
+    ("Video", &["/video_url"]),
+    ("Recording", &["/cdn_url", "/recording_url"]),
+    ("Duration", &["/processing_duration_ms", "/duration", "/duration_seconds"]),
+    ("Viewers", &["/viewer_count"]),
+    ("Peak viewers", &["/peak_viewers"]),
+    ("From", &["/user_name", "/user_id"]),
+    ("Message", &["/message"]),
+    ("Content", &["/content_id"]),
+    ("Error", &["/error/message", "/error", "/error_message"]),
+    ("Error code", &["/error_code"]),
+];
+
+impl Message {
+    pub(super) fn of(payload: &str, source: &Source) -> Self {
+        let payload: Value = serde_json::from_str(payload).unwrap_or_default();
+        let event = payload.get("event").and_then(Value::as_str).unwrap_or("event").to_owned();
+        let data = payload.get("data").unwrap_or(&Value::Null);
+        let result = payload.get("result").unwrap_or(&Value::Null);
+        let mut facts: Vec<Fact> = FACTS.iter().filter_map(|(name, places)| fact(name, places, data)).collect();
+        let room_id = text(result.get("room_id"));
+        if let Some(room) = &room_id
+            && !facts.iter().any(|fact| fact.value == FactValue::Text(room.clone()))
+        {
+            facts.push(Fact { name: "Room", value: FactValue::Text(room.clone()) });
+        }
+        if let Some(status) = change(result) {
+            facts.push(Fact { name: "Status", value: FactValue::Text(status) });
+        }
+        Self {
+            title: format!("{} {}", source.as_str(), words(&event)),
+            mood: mood(&event),
+            facts,
+            stream_title: text(data.get("title")),
+            stream_id: text(data.get("stream_id")).or_else(|| text(result.get("live_stream_id"))),
+            room_id,
+            timestamp: text(payload.get("timestamp")),
+            event,
+        }
+    }
+}
+
+fn fact(name: &'static str, places: &[&str], data: &Value) -> Option<Fact> {
+    let (place, value) = places.iter().find_map(|place| Some((*place, text(data.pointer(place))?)))?;
+    let value = match name {
+        "Duration" => FactValue::Text(duration(place, &value)),
+        "Progress" => FactValue::Text(format!("{value} %")),
+        "Video" | "Recording" => link(&value).map_or_else(|| FactValue::Text(value), FactValue::Link),
+        _ => FactValue::Text(value),
+    };
+    Some(Fact { name, value })
+}
+
+/// A string that is not empty, or a number; cut.
+fn text(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::String(text) if !text.trim().is_empty() => Some(cut(&plain(text), MAX_FACT)),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Without control characters, and without those that turn the direction of what follows.
+fn plain(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !turns(*c)).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// At most `max` characters.
+pub(super) fn cut(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max.saturating_sub(1)) {
+        Some((end, last)) if end + last.len_utf8() < text.len() => format!("{}…", &text[..end]),
+        _ => text.to_owned(),
+    }
+}
+
+/// `job.completed_with_issues` → `Job Completed With Issues`.
+fn words(event: &str) -> String {
+    let word = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str())
+    };
+    let clean: String = event.chars().map(|c| if c.is_alphanumeric() { c } else { ' ' }).collect();
+    cut(&clean.split_whitespace().filter_map(word).collect::<Vec<_>>().join(" "), 100)
+}
+
+fn mood(event: &str) -> Mood {
+    let has = |parts: &[&str]| parts.iter().any(|part| event.contains(part));
+    if has(&["with_issues", "cancelled", "canceled", "warning"]) {
+        Mood::Warning
+    } else if has(&["fail", "error", "timeout", "timed_out"]) {
+        Mood::Bad
+    } else if has(&["completed", ".live", ".active", "ready", "online", "started"]) {
+        Mood::Good
+    } else {
+        Mood::Plain
+    }
+}
+
+/// `5m 30s`; places that end with `_ms` are milliseconds, the others seconds.
+fn duration(place: &str, value: &str) -> String {
+    let Ok(number) = value.parse::<f64>() else { return value.to_owned() };
+    let seconds = if place.ends_with("_ms") { number / 1000.0 } else { number };
+    if !(0.0..1e9).contains(&seconds) {
+        return value.to_owned();
+    }
+    // In range, so nothing is cut but the fraction.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let seconds = seconds.round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m {seconds}s"),
+        _ => format!("{hours}h {minutes}m {seconds}s"),
+    }
+}
+
+/// `live`, or `idle → live`.
+fn change(result: &Value) -> Option<String> {
+    let new = text(result.get("new_status"))?;
+    Some(match text(result.get("old_status")) {
+        Some(old) if old != new => format!("{old} → {new}"),
+        _ => new,
+    })
+}
+
+/// An http(s) URL in the form that `Url` prints, in which the characters that Slack's and Discord's markup know are
+/// percent-encoded.
+fn link(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
+    // A user name before the host is a way to make a link look like another.
+    if !url.username().is_empty() || url.password().is_some() {
+        return None;
+    }
+    let mut out = String::new();
+    for c in url.as_str().chars() {
+        match c {
+            '<' | '>' | '|' | '*' | '_' | '~' | '`' | '(' | ')' | '[' | ']' | '\\' | '"' | '@' => {
+                out.push_str(&format!("%{:02X}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    (out.len() <= 1000).then_some(out)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    pub(in super::super) fn message(event: &str, data: &str) -> Message {
+        let payload = format!(
+            r#"{{"event":{},"data":{data},"timestamp":"2024-01-01T12:05:30.123Z","result":{{"room_id":null}}}}"#,
+            Value::from(event)
+        );
+        Message::of(&payload, &Source::new("StreamGank").unwrap())
+    }
+
+    fn value(message: &Message, name: &str) -> String {
+        match &message.facts.iter().find(|fact| fact.name == name).unwrap().value {
+            FactValue::Text(text) | FactValue::Link(text) => text.clone(),
+        }
+    }
+
+    #[test]
+    fn a_finished_job_reads_as_documented() {
+        let message = message(
+            "job.completed",
+            r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4","processing_duration_ms":330000}"#,
+        );
+        assert_eq!(message.title, "StreamGank Job Completed");
+        assert_eq!(value(&message, "Job ID"), "job_1");
+        assert_eq!(value(&message, "Video"), "https://cdn.creatomate.com/video.mp4");
+        assert_eq!(value(&message, "Duration"), "5m 30s");
+        assert_eq!(message.mood, Mood::Good);
+    }
+
+    #[test]
+    fn titles_are_words() {
+        for (event, title) in [
+            ("job.completed_with_issues", "StreamGank Job Completed With Issues"),
+            ("video.live_stream.active", "StreamGank Video Live Stream Active"),
+            ("a<!channel>*b*", "StreamGank A Channel B"),
+        ] {
+            assert_eq!(message(event, "{}").title, title);
+        }
+    }
+
+    #[test]
+    fn a_link_is_one_or_is_text() {
+        for hostile in [
+            "javascript:alert(1)",
+            "https://good.example@evil.example/",
+            "https://",
+            "ftp://example.com/x",
+            "not a link",
+        ] {
+            assert_eq!(link(hostile), None, "{hostile}");
+        }
+        assert_eq!(link("https://a.example/x>|<!channel>").unwrap(), "https://a.example/x%3E%7C%3C!channel%3E");
+    }
+
+    #[test]
+    fn durations_are_read_by_their_unit() {
+        assert_eq!(duration("/duration", "3600"), "1h 0m 0s");
+        assert_eq!(duration("/duration", "59.6"), "1m 0s");
+        assert_eq!(duration("/processing_duration_ms", "900"), "1s");
+        assert_eq!(duration("/duration", "soon"), "soon");
+        assert_eq!(duration("/duration", "-1"), "-1");
+    }
+
+    #[test]
+    fn what_turns_text_around_or_ends_a_line_is_taken_out() {
+        let message = message("chat.message.new", "{\"message\":\"a\\u202eb\\nc\\u0000\",\"user_name\":\"x\"}");
+        assert_eq!(value(&message, "Message"), "ab c ");
+        assert_eq!(value(&message, "From"), "x");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(cut("äöü", 3), "äöü");
+        assert_eq!(cut("äöüx", 3), "äö…");
+    }
+}

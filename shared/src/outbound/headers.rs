@@ -1,0 +1,198 @@
+//! What goes with a delivery: its names, and two signatures over the bytes that are sent.
+//!
+//! Guarantee: whoever holds the secret can verify the raw body by `X-<Source>-Signature`, or body, id and time by the
+//! Standard Webhooks headers (<https://www.standardwebhooks.com>, symmetric signatures). What the operator adds cannot
+//! replace any of these. Signatures are made anew for every attempt, since they carry its time.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::Sha256;
+
+use crate::event::Millis;
+
+/// How far events travelled from one Tributary to the next; see [`MAX_HOPS`].
+pub const HOPS: &str = "tributary-hops";
+/// Deliveries of one event, from one Tributary to the next, before it is a loop.
+pub const MAX_HOPS: u32 = 8;
+/// Header names that the operator cannot set, beside `X-<Source>-…` and `webhook-…`.
+const RESERVED: [&str; 12] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "expect",
+    "te",
+    "trailer",
+    "upgrade",
+    "user-agent",
+    HOPS,
+];
+
+/// `WEBHOOK_SOURCE`: a name that header names can be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source(String);
+
+/// A text that no header name can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 64 letters, digits and '-', since header names are made of it")]
+pub struct InvalidSource;
+
+impl Source {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// When it is empty, long, or holds anything but ASCII letters, digits and `-`.
+    pub fn new(name: &str) -> Result<Self, InvalidSource> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        let fits = (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with('-');
+        if fits { Ok(Self(name.to_owned())) } else { Err(InvalidSource) }
+    }
+
+    /// As the operator wrote it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `X-<Source>-<what>`.
+    #[must_use]
+    pub fn header(&self, what: &str) -> String {
+        format!("X-{}-{what}", self.0)
+    }
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self("Tributary".to_owned())
+    }
+}
+
+/// Whether the operator may set the header `name` (of any case).
+#[must_use]
+pub fn may_be_set(name: &str, source: &Source) -> bool {
+    let name = name.to_ascii_lowercase();
+    let ours = source.header("").to_ascii_lowercase();
+    !name.starts_with(&ours) && !name.starts_with("webhook-") && !RESERVED.contains(&name.as_str())
+}
+
+/// What one attempt is sent with, in order; `now` is the time of the attempt.
+#[must_use]
+pub fn headers(
+    source: &Source,
+    secret: Option<&SecretString>,
+    event: &str,
+    delivery: &str,
+    hops: u32,
+    body: &[u8],
+    now: Millis,
+) -> Vec<(String, String)> {
+    let mut headers = vec![
+        ("Content-Type".to_owned(), "application/json".to_owned()),
+        ("User-Agent".to_owned(), format!("{}-Webhook/1.0", source.as_str())),
+        (source.header("Event"), printable(event)),
+        (source.header("Delivery"), delivery.to_owned()),
+        ("webhook-id".to_owned(), delivery.to_owned()),
+        ("webhook-timestamp".to_owned(), now.div_euclid(1000).to_string()),
+        (HOPS.to_owned(), hops.to_string()),
+    ];
+    if let Some(secret) = secret {
+        let seconds = now.div_euclid(1000).to_string();
+        if let Some(tag) = mac(secret.expose_secret().as_bytes(), &[body]) {
+            headers.push((source.header("Signature"), format!("sha256={}", hex::encode(tag))));
+        }
+        let signed = [delivery.as_bytes(), b".", seconds.as_bytes(), b".", body];
+        if let Some(tag) = mac(&standard_key(secret.expose_secret()), &signed) {
+            headers.push(("webhook-signature".to_owned(), format!("v1,{}", STANDARD.encode(tag))));
+        }
+    }
+    headers
+}
+
+/// Event types come from strangers; a header value holds visible ASCII.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}
+
+/// Standard Webhooks: what follows `whsec_` is base64; another secret is its own bytes.
+fn standard_key(secret: &str) -> zeroize::Zeroizing<Vec<u8>> {
+    let decoded = secret.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
+    zeroize::Zeroizing::new(decoded.unwrap_or_else(|| secret.as_bytes().to_vec()))
+}
+
+/// HMAC takes keys of any length, so there always is one.
+fn mac(key: &[u8], pieces: &[&[u8]]) -> Option<[u8; 32]> {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).ok()?;
+    pieces.iter().for_each(|piece| mac.update(piece));
+    Some(mac.finalize().into_bytes().into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn of(secret: Option<&str>, body: &[u8]) -> std::collections::BTreeMap<String, String> {
+        let secret = secret.map(SecretString::from);
+        headers(
+            &Source::new("StreamGank").unwrap(),
+            secret.as_ref(),
+            "job.completed",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1,
+            body,
+            1_614_265_330_999,
+        )
+        .into_iter()
+        .collect()
+    }
+
+    /// The vector of the Standard Webhooks reference libraries.
+    #[test]
+    fn the_standard_signature_is_that_of_its_vector() {
+        let headers = of(Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), br#"{"test": 2432232314}"#);
+        assert_eq!(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert_eq!(headers["webhook-timestamp"], "1614265330");
+    }
+
+    /// `printf '{"a":1}' | openssl dgst -sha256 -hmac s3cret`
+    #[test]
+    fn the_body_is_signed_as_sent() {
+        let headers = of(Some("s3cret"), br#"{"a":1}"#);
+        assert_eq!(
+            headers["X-StreamGank-Signature"],
+            "sha256=5910e62016ef5034272c926c27071992a465c2335cecf41851bda071577f4f6d"
+        );
+        assert_eq!(headers["X-StreamGank-Event"], "job.completed");
+        assert_eq!(headers["X-StreamGank-Delivery"], headers["webhook-id"]);
+        assert_eq!(headers["User-Agent"], "StreamGank-Webhook/1.0");
+    }
+
+    #[test]
+    fn without_a_secret_nothing_is_signed() {
+        let headers = of(None, b"{}");
+        assert!(!headers.keys().any(|name| name.to_lowercase().contains("signature")));
+    }
+
+    #[test]
+    fn the_operators_headers_replace_none_of_ours() {
+        let source = Source::new("StreamGank").unwrap();
+        for name in ["x-streamgank-signature", "X-STREAMGANK-Extra", "Webhook-Id", "Host", "content-length", HOPS] {
+            assert!(!may_be_set(name, &source), "{name}");
+        }
+        for name in ["Authorization", "X-Custom-Header", "X-Tributary-Event"] {
+            assert!(may_be_set(name, &source), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_source_makes_a_header_name() {
+        for wrong in ["", "a b", "ä", "a:b", "-a", &"a".repeat(65)] {
+            assert_eq!(Source::new(wrong), Err(InvalidSource), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Outbound: what processed events become for those who wait for them.
+//!
+//! Guarantee: everything here is decided from a [`Destination`] and an event, without looking back at where either came
+//! from; only [`client`] touches the network.
+
+pub mod address;
+pub mod client;
+pub mod config;
+pub mod delivery;
+pub mod destination;
+pub mod format;
+pub mod headers;
+pub mod payload;
+
+pub use destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};

@@ -1,0 +1,147 @@
+//! What an edited body says of itself: the type and the time, derived again as ingress derives them.
+//!
+//! Guarantee: nothing but the body decides; what came from a header stays as it was, since the header is gone. The
+//! event's id and its place in the order of arrival are not looked for: an edited event is still that event.
+
+use super::{Locator, PayloadError, Platform};
+use crate::event::{MAX_EVENT_TYPE_BYTES, MAX_FUTURE_MS, Millis};
+use crate::json::{Document, JsonError, Node, time};
+
+/// What an event is, beside its id and its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Derived {
+    /// Its type.
+    pub event_type: String,
+    /// The provider's time, clamped at arrival, or the time of arrival.
+    pub occurred_at: Millis,
+}
+
+/// Why an edited body is no event of its platform. Names places, never values.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEdit {
+    /// Not a JSON document as we take them.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// It names no type any more.
+    #[error("no event type of 1 to {MAX_EVENT_TYPE_BYTES} bytes")]
+    Type,
+    /// It says that it belongs to another platform.
+    #[error("{0}: names another platform")]
+    Platform(String),
+    /// The platform's schema is not met.
+    #[error(transparent)]
+    Schema(#[from] PayloadError),
+}
+
+/// Where a value stands.
+enum Place<'n, 'b> {
+    /// In the body.
+    Body(&'n Node<'b>),
+    /// In a header, if anywhere: that of the request, which nobody has any more.
+    Header,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// Reads `body` as an event of `platform` that `was` something before and came at `received_at`.
+///
+/// # Errors
+/// When ingress would not take such a body.
+pub fn derive(
+    platform: &Platform,
+    body: &[u8],
+    was: &Derived,
+    received_at: Millis,
+) -> Result<Derived, InvalidEdit> {
+    let document = Document::parse(body)?;
+    let event_type = match place(&platform.event.kind, &document) {
+        Place::Header => was.event_type.clone(),
+        Place::Body(node) => node.as_text().filter(|text| is_type(text)).ok_or(InvalidEdit::Type)?.into_owned(),
+        Place::Nowhere => return Err(InvalidEdit::Type),
+    };
+    for pointer in &platform.event.platform {
+        let Some(node) = document.find(pointer).filter(|node| !node.is_null()) else { continue };
+        let named = node.as_str();
+        if !platform.aliases.iter().chain([&platform.name]).any(|name| Some(name.as_str()) == named) {
+            return Err(InvalidEdit::Platform(pointer.to_string()));
+        }
+    }
+    platform.schemas.check(&event_type, body)?;
+    let occurred_at = match place(&platform.event.time, &document) {
+        Place::Header => was.occurred_at,
+        Place::Body(node) => match time::parse(node) {
+            Some(at) if at <= received_at.saturating_add(MAX_FUTURE_MS) => at,
+            _ => received_at,
+        },
+        Place::Nowhere => received_at,
+    };
+    Ok(Derived { event_type, occurred_at })
+}
+
+fn place<'n, 'b>(locators: &[Locator], document: &'n Document<'b>) -> Place<'n, 'b> {
+    for locator in locators {
+        match locator {
+            Locator::Header(_) => return Place::Header,
+            Locator::Body(pointer) => {
+                if let Some(node) = document.find(pointer).filter(|node| !node.is_null()) {
+                    return Place::Body(node);
+                }
+            }
+        }
+    }
+    Place::Nowhere
+}
+
+fn is_type(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_EVENT_TYPE_BYTES && !text.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::platform::registry::Registry;
+
+    const RECEIVED: Millis = 1_767_225_600_000;
+
+    fn derived(platform: &str, body: &str) -> Result<Derived, InvalidEdit> {
+        let registry = Registry::from_text("test", "").unwrap();
+        let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
+        derive(registry.get(platform).unwrap(), body.as_bytes(), &was, RECEIVED)
+    }
+
+    #[test]
+    fn type_and_time_are_those_of_the_edited_body() {
+        let found = derived("mux", r#"{"type":"video.live_stream.idle","created_at":"2025-12-31T00:00:00Z"}"#);
+        let expected = Derived { event_type: "video.live_stream.idle".to_owned(), occurred_at: 1_767_139_200_000 };
+        assert_eq!(found, Ok(expected));
+    }
+
+    #[test]
+    fn a_time_from_the_future_or_none_counts_as_arrival() {
+        let at = |body: &str| derived("mux", body).unwrap().occurred_at;
+        assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:00Z"}"#), RECEIVED + 300_000);
+        assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:01Z"}"#), RECEIVED);
+        assert_eq!(at(r#"{"type":"t","created_at":"soon"}"#), RECEIVED);
+        assert_eq!(at(r#"{"type":"t"}"#), RECEIVED);
+    }
+
+    #[test]
+    fn what_a_header_said_stays() {
+        let found = derived("github", "{}").unwrap();
+        assert_eq!(found.event_type, "before");
+    }
+
+    #[test]
+    fn a_body_that_ingress_would_refuse_is_refused() {
+        assert_eq!(
+            derived("mux", r#"{"type":7,"type":8}"#),
+            Err(InvalidEdit::Json(JsonError::DuplicateKey { at: 0 }))
+        );
+        assert_eq!(derived("mux", r#"{"type":""}"#), Err(InvalidEdit::Type));
+        assert_eq!(derived("mux", "{}"), Err(InvalidEdit::Type));
+        assert!(matches!(derived("netflix", r#"{"event_type":"x"}"#), Err(InvalidEdit::Schema(_))));
+        let other = r#"{"event_type":"x","payload":{"content_id":"a"},"platform":"mux"}"#;
+        assert_eq!(derived("netflix", other), Err(InvalidEdit::Platform("/platform".to_owned())));
+    }
+}

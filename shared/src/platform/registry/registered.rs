@@ -1,0 +1,146 @@
+//! Platforms that are registered while the system runs, beside the bundled ones and those of the file.
+//!
+//! Guarantee: a registered definition passes the same checks as one in a file, and takes no name away from anybody: the
+//! file comes first, then whoever was registered. One that cannot be had is left out and named; the others stand.
+//! It holds no reference to a secret and touches only sessions of its own, whatever it starts from.
+
+use std::sync::Arc;
+
+use toml::{Table, Value};
+
+use super::{Entry, Inner, MAX_PLATFORMS, Registry, by_name};
+use crate::config::Problem;
+use crate::platform::definition::{self, Definition, Report};
+use crate::platform::types::{Platform, PlatformName, Source};
+
+/// Keys that a registered definition has not: what it verifies with is registered itself.
+const REFERENCES: [&str; 2] = ["secrets", "credentials"];
+
+/// Why a registered platform cannot be had beside the others.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Clash {
+    /// The file has one of this name.
+    #[error("{0} is defined in PLATFORMS_FILE")]
+    File(PlatformName),
+    /// One of its names means another platform.
+    #[error("the name {name} belongs to the platform {owner}")]
+    Name {
+        /// The name.
+        name: PlatformName,
+        /// Whose it is.
+        owner: PlatformName,
+    },
+    /// There are as many platforms as there may be.
+    #[error("there may be at most {MAX_PLATFORMS} platforms beside the bundled ones")]
+    TooMany,
+}
+
+/// A name that may be given to a platform.
+///
+/// # Errors
+/// Why not, as the end of a sentence that begins with the name.
+pub fn platform_name(text: &str) -> Result<PlatformName, String> {
+    definition::platform_name(text)
+}
+
+impl Registry {
+    /// Checks what is registered as `name`: by the grammar of files, over the same presets.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, by key.
+    pub fn registered(&self, name: &PlatformName, mut table: Table) -> Result<Platform, Vec<Problem>> {
+        let report = Report::new("");
+        for key in REFERENCES {
+            if table.remove(key).is_some() {
+                report.add(key, "cannot be registered: a reference belongs in PLATFORMS_FILE");
+            }
+        }
+        if table.remove("session_scope").is_some_and(|scope| scope.as_str() != Some("own")) {
+            report.add("session_scope", "must be own: a registered platform touches only sessions of its own");
+        }
+        let laid = self.inner.bundled.laid(name.as_str(), "", table, &report);
+        let platform = laid.and_then(|mut table| {
+            for key in REFERENCES {
+                table.remove(key);
+            }
+            table.insert("session_scope".to_owned(), Value::from("own"));
+            let source = Source::Registered;
+            definition::compile(
+                Definition { key: String::new(), name: name.clone(), source, table, folder: None },
+                &report,
+            )
+        });
+        let mut problems = report.into_problems();
+        problems.sort();
+        platform.filter(|_| problems.is_empty()).ok_or(problems)
+    }
+
+    /// Whether `platform` could be had beside the others, or in the place of a bundled or registered one of its name.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admits(&self, platform: &Platform) -> Result<(), Clash> {
+        self.place(platform).map(drop)
+    }
+
+    /// Lays registered platforms over this registry, in this order; `adjust` has the last word about each platform of it.
+    /// Returns besides those that cannot be had.
+    #[must_use]
+    pub fn with_registered(
+        &self,
+        registered: impl IntoIterator<Item = Arc<Platform>>,
+        mut adjust: impl FnMut(&Arc<Platform>) -> Arc<Platform>,
+    ) -> (Self, Vec<(Arc<Platform>, Clash)>) {
+        let (mut all, mut refused) = (self.clone(), Vec::new());
+        for platform in registered {
+            match all.place(&platform) {
+                Ok(place) => all.put(place, platform),
+                Err(clash) => refused.push((platform, clash)),
+            }
+        }
+        let entries = all.inner.entries.iter();
+        let entries: Vec<_> =
+            entries.map(|entry| Entry { platform: adjust(&entry.platform), ..entry.clone() }).collect();
+        (all.over(entries), refused)
+    }
+
+    /// Where `platform` would stand: in the place of a bundled or registered one, or at the end.
+    fn place(&self, platform: &Platform) -> Result<Option<usize>, Clash> {
+        let entries = &self.inner.entries;
+        let place = entries.iter().position(|entry| entry.platform.name == platform.name);
+        if place.and_then(|place| entries.get(place)).is_some_and(|own| own.platform.source == Source::File) {
+            return Err(Clash::File(platform.name.clone()));
+        }
+        for name in std::iter::once(&platform.name).chain(&platform.aliases) {
+            if let Some(owner) = self.get(name.as_str()).filter(|owner| owner.name != platform.name) {
+                return Err(Clash::Name { name: name.clone(), owner: owner.name.clone() });
+            }
+        }
+        let own = |entry: &&Entry| entry.platform.source != Source::Bundled && entry.platform.name != platform.name;
+        if entries.iter().filter(own).count() >= MAX_PLATFORMS {
+            return Err(Clash::TooMany);
+        }
+        Ok(place)
+    }
+
+    fn put(&mut self, place: Option<usize>, platform: Arc<Platform>) {
+        let mut entries = self.inner.entries.clone();
+        let entry = Entry { platform, own_secrets: false };
+        match place.and_then(|place| entries.get_mut(place)) {
+            Some(own) => *own = entry,
+            None => entries.push(entry),
+        }
+        *self = self.over(entries);
+    }
+
+    /// The same with other entries, whose names are known not to clash.
+    fn over(&self, entries: Vec<Entry>) -> Self {
+        let by_name = by_name(&entries, &Report::new(""));
+        let Inner { sessions, file, bundled, .. } = &*self.inner;
+        let (sessions, file, bundled) = (Arc::clone(sessions), file.clone(), Arc::clone(bundled));
+        Self { inner: Arc::new(Inner { sessions, entries, by_name, file, bundled }) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,330 @@
+//! A dead letter as a line of text, and back: what an export, an archive and an import agree on.
+//!
+//! Guarantee: [`read`] gives back the very field pairs, in their order, that [`write()`] was given, whatever they are. Where
+//! the object of the documented fields cannot say that (a field that is repeated, illegible or out of place), `raw` says
+//! it, as pairs of base64, and then only `raw` counts. What [`read`] does not understand completely it refuses.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::DeadLetter;
+use crate::event::{Millis, StreamId};
+use crate::platform::PlatformName;
+use crate::queue::{Entry, Fields};
+
+/// Most fields that a script can move; an entry of more could never be replayed.
+const MAX_FIELDS: usize = 2000;
+
+/// A dead letter that was read from a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Whose it is.
+    pub platform: PlatformName,
+    /// The id it had where it was exported.
+    pub id: StreamId,
+    /// Its fields.
+    pub fields: Fields,
+}
+
+/// Why a line is no dead letter. Names places, never values.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidRecord {
+    /// Not an object of the fields that a dead letter has.
+    #[error("not a dead letter as `export` writes it: {0}")]
+    Shape(String),
+    /// The platform's name is none.
+    #[error("platform: not a platform's name")]
+    Platform,
+    /// Not base64.
+    #[error("{0}: not base64")]
+    Base64(&'static str),
+    /// Both `body` and `body_base64`.
+    #[error("both body and body_base64")]
+    TwoBodies,
+    /// Redis has no entries without fields.
+    #[error("it has no fields")]
+    Empty,
+    /// More fields than can be moved.
+    #[error("it has more than {MAX_FIELDS} fields")]
+    TooMany,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    letter: &'a DeadLetter,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw: Option<Vec<[String; 2]>>,
+}
+
+/// The line of an entry of `platform`, one JSON object with a line break behind it, appended to `out`.
+///
+/// # Errors
+/// Never, as far as is known: everything in it can be written as JSON.
+pub fn write(platform: &PlatformName, entry: Entry, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    let fields = entry.fields.clone().unwrap_or_default();
+    let letter = DeadLetter::decode(platform, entry);
+    let raw = (fields_of(&letter) != fields)
+        .then(|| fields.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect());
+    serde_json::to_writer(&mut *out, &Line { letter: &letter, raw })?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// The fields of `letter`, as a worker writes them: the event's, what this release does not know, the failure's.
+fn fields_of(letter: &DeadLetter) -> Fields {
+    let mut fields = Fields::new();
+    let mut pair = |name: &str, value: Option<Vec<u8>>| {
+        fields.extend(value.map(|value| (name.as_bytes().to_vec(), value)));
+    };
+    pair("v", text(letter.v));
+    pair("event_id", text(letter.event_id.as_ref()));
+    pair("event_type", text(letter.event_type.as_ref()));
+    pair("occurred_at", text(letter.occurred_at));
+    pair("received_at", text(letter.received_at));
+    pair("attempt", text(letter.attempt));
+    pair("origin", text(letter.origin));
+    pair("body", letter.body.as_ref().map(|body| body.0.to_vec()));
+    pair("delivery_id", text(letter.delivery_id.as_ref()));
+    pair("traceparent", text(letter.traceparent.as_ref()));
+    fields.extend(letter.extra.iter().cloned());
+    let mut pair = |name: &str, value: Option<Vec<u8>>| {
+        fields.extend(value.map(|value| (name.as_bytes().to_vec(), value)));
+    };
+    pair("error_code", text(letter.error_code.as_ref()));
+    pair("error", text(letter.error.as_ref()));
+    pair("attempts", text(letter.attempts));
+    pair("first_failed_at", text(letter.first_failed_at));
+    pair("failed_at", text(letter.failed_at));
+    pair("worker", text(letter.worker.as_ref()));
+    pair("source_id", text(letter.source_id));
+    pair("replays", text(Some(letter.replays)));
+    fields
+}
+
+fn text<T: ToString>(value: Option<T>) -> Option<Vec<u8>> {
+    value.map(|value| value.to_string().into_bytes())
+}
+
+/// What a line may hold; anything else is refused, since it would be lost.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Given {
+    id: StreamId,
+    platform: String,
+    v: Option<u32>,
+    event_id: Option<String>,
+    event_type: Option<String>,
+    occurred_at: Option<Millis>,
+    received_at: Option<Millis>,
+    attempt: Option<u32>,
+    origin: Option<StreamId>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    delivery_id: Option<String>,
+    traceparent: Option<String>,
+    error_code: Option<String>,
+    error: Option<String>,
+    attempts: Option<u32>,
+    first_failed_at: Option<Millis>,
+    failed_at: Option<Millis>,
+    worker: Option<String>,
+    source_id: Option<StreamId>,
+    replays: Option<u32>,
+    extra: Option<Vec<[String; 2]>>,
+    raw: Option<Vec<[String; 2]>>,
+}
+
+/// Reads one line (its line break may be left out).
+///
+/// # Errors
+/// When anything in it is not understood.
+pub fn read(line: &[u8]) -> Result<Record, InvalidRecord> {
+    let given: Given = serde_json::from_slice(line).map_err(|error| InvalidRecord::Shape(shape(&error)))?;
+    let platform = PlatformName::queue(&given.platform).map_err(|_| InvalidRecord::Platform)?;
+    let id = given.id;
+    let fields = given.fields()?;
+    match fields.len() {
+        0 => Err(InvalidRecord::Empty),
+        1..=MAX_FIELDS => Ok(Record { platform, id, fields }),
+        _ => Err(InvalidRecord::TooMany),
+    }
+}
+
+/// serde_json's reason without what stood there.
+fn shape(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Syntax => "not JSON",
+        serde_json::error::Category::Eof => "it ends too early",
+        _ => "a field is missing, unknown or of another kind",
+    };
+    format!("{what} (column {})", error.column())
+}
+
+impl Given {
+    fn fields(self) -> Result<Fields, InvalidRecord> {
+        if let Some(raw) = &self.raw {
+            return pairs(raw, "raw");
+        }
+        let mut fields = Fields::new();
+        let body = match (self.body, self.body_base64) {
+            (Some(_), Some(_)) => return Err(InvalidRecord::TwoBodies),
+            (Some(body), None) => Some(body.into_bytes()),
+            (None, Some(body)) => Some(BASE64.decode(body).map_err(|_| InvalidRecord::Base64("body_base64"))?),
+            (None, None) => None,
+        };
+        let mut pair = |name: &str, value: Option<Vec<u8>>| {
+            fields.extend(value.map(|value| (name.as_bytes().to_vec(), value)));
+        };
+        pair("v", text(self.v));
+        pair("event_id", text(self.event_id));
+        pair("event_type", text(self.event_type));
+        pair("occurred_at", text(self.occurred_at));
+        pair("received_at", text(self.received_at));
+        pair("attempt", text(self.attempt));
+        pair("origin", text(self.origin));
+        pair("body", body);
+        pair("delivery_id", text(self.delivery_id));
+        pair("traceparent", text(self.traceparent));
+        if let Some(extra) = &self.extra {
+            fields.extend(pairs(extra, "extra")?);
+        }
+        let mut pair = |name: &str, value: Option<Vec<u8>>| {
+            fields.extend(value.map(|value| (name.as_bytes().to_vec(), value)));
+        };
+        pair("error_code", text(self.error_code));
+        pair("error", text(self.error));
+        pair("attempts", text(self.attempts));
+        pair("first_failed_at", text(self.first_failed_at));
+        pair("failed_at", text(self.failed_at));
+        pair("worker", text(self.worker));
+        pair("source_id", text(self.source_id));
+        pair("replays", text(self.replays));
+        Ok(fields)
+    }
+}
+
+fn pairs(encoded: &[[String; 2]], what: &'static str) -> Result<Fields, InvalidRecord> {
+    let bytes = |text: &str| BASE64.decode(text).map_err(|_| InvalidRecord::Base64(what));
+    encoded.iter().map(|[name, value]| Ok((bytes(name)?, bytes(value)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mux() -> PlatformName {
+        PlatformName::new("mux").unwrap()
+    }
+
+    fn line(fields: &Fields) -> String {
+        let mut out = Vec::new();
+        let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone()) };
+        write(&mux(), entry, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn fields(pairs: &[(&str, &[u8])]) -> Fields {
+        pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect()
+    }
+
+    /// As the dead-letter script leaves them.
+    fn natural() -> Fields {
+        fields(&[
+            ("v", b"1"),
+            ("event_id", b"evt-1"),
+            ("event_type", b"stream.up"),
+            ("occurred_at", b"1000"),
+            ("received_at", b"2000"),
+            ("attempt", b"5"),
+            ("origin", b"1-2"),
+            ("body", b"{\"a\":\"\xc3\xbc\"}"),
+            ("edited", b"1"),
+            ("error_code", b"invalid_event"),
+            ("error", b"no"),
+            ("attempts", b"5"),
+            ("first_failed_at", b"3000"),
+            ("failed_at", b"4000"),
+            ("worker", b"host-1"),
+            ("source_id", b"3-4"),
+            ("replays", b"0"),
+        ])
+    }
+
+    fn names() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => prop::sample::select(vec!["v", "event_id", "body", "attempts", "origin", "replays", "later"])
+                .prop_map(|name| name.as_bytes().to_vec()),
+            1 => vec(any::<u8>(), 0..8),
+        ]
+    }
+
+    fn values() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            vec(any::<u8>(), 0..12),
+            any::<u32>().prop_map(|number| number.to_string().into_bytes()),
+            any::<u8>().prop_map(|number| format!("{number:04}").into_bytes()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_written_is_read(fields in vec((names(), values()), 1..14)) {
+            let line = line(&fields);
+            let expected = Record { platform: mux(), id: StreamId { ms: 5, seq: 6 }, fields };
+            prop_assert_eq!(read(line.as_bytes()).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_worker_writes_needs_no_raw_fields() {
+        let line = line(&natural());
+        assert!(!line.contains("\"raw\""), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(read(line.as_bytes()).unwrap().fields, natural());
+    }
+
+    #[test]
+    fn a_field_that_reads_the_same_but_is_written_otherwise_is_kept() {
+        for odd in [
+            fields(&[("v", b"01")]),
+            fields(&[("v", b"1"), ("v", b"01")]),
+            fields(&[("body", b"\xff"), ("body", b"x"), ("replays", b"1")]),
+            fields(&[("body", b"x")]),
+            fields(&[("replays", b"0"), ("v", b"1")]),
+            fields(&[("", b"")]),
+        ] {
+            assert_eq!(read(line(&odd).as_bytes()).unwrap().fields, odd);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused() {
+        let refused = |line: &str| read(line.as_bytes()).unwrap_err().to_string();
+        let shape = "not a dead letter as `export` writes it: ";
+        assert_eq!(refused("{"), format!("{shape}it ends too early (column 1)"));
+        for line in [
+            "[]",
+            r#"{"id":"1-1","platform":"mux","body":"x","unheard_of":1}"#,
+            r#"{"id":"1-1","body":"x"}"#,
+            r#"{"platform":"mux","body":"x"}"#,
+            r#"{"id":"1-1","platform":"mux","v":"1"}"#,
+            r#"{"id":"1-1","platform":"mux","v":-1}"#,
+        ] {
+            assert!(refused(line).starts_with(shape), "{line}");
+        }
+        assert_eq!(refused(r#"{"id":"1-1","platform":"No!","v":1}"#), "platform: not a platform's name");
+        assert_eq!(
+            refused(r#"{"id":"1-1","platform":"mux","body":"","body_base64":""}"#),
+            "both body and body_base64"
+        );
+        assert_eq!(refused(r#"{"id":"1-1","platform":"mux","body_base64":"?"}"#), "body_base64: not base64");
+        assert_eq!(refused(r#"{"id":"1-1","platform":"mux","raw":[["?",""]]}"#), "raw: not base64");
+        assert_eq!(refused(r#"{"id":"1-1","platform":"mux"}"#), "it has no fields");
+    }
+}

@@ -1,0 +1,60 @@
+#!lua flags=no-writes
+-- Counts a few dead letters where they lie, so that counting a million moves no bodies. Costs what it looks at.
+--
+-- KEYS  1 dlq
+-- ARGV  1 id to go on after|'' at the beginning  2 last id to count|''  3 most entries to look at
+-- Reply dead letters, last id|'' (both at this moment), id to go on after|'' (the end was reached), counted, bytes of
+--       their fields, least and greatest time of death|'', then two flat lists of name and count: by error code, by
+--       event type. A dead letter without such a field is counted under ''
+
+local LONGEST = 256 -- bytes of a name; a sender chooses event types
+local most = tonumber(ARGV[3])
+local length = redis.call('XLEN', KEYS[1])
+local tail = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local last = tail and tail[1] or ''
+local from = ARGV[1] == '' and '-' or '(' .. ARGV[1]
+local entries = redis.call('XRANGE', KEYS[1], from, ARGV[2] == '' and '+' or ARGV[2], 'COUNT', most)
+
+local bytes, oldest, newest = 0, nil, nil
+local codes, types = {}, {}
+for _, entry in ipairs(entries) do
+  local fields = entry[2]
+  local code, kind, died
+  for at = 1, #fields, 2 do
+    local name, value = fields[at], fields[at + 1]
+    bytes = bytes + #name + #value
+    if name == 'error_code' then
+      code = code or value
+    elseif name == 'event_type' then
+      kind = kind or value
+    elseif name == 'failed_at' then
+      died = died or tonumber(value)
+    end
+  end
+  died = died or tonumber(string.match(entry[1], '^%d+'))
+  if not oldest or died < oldest then
+    oldest = died
+  end
+  if not newest or died > newest then
+    newest = died
+  end
+  code, kind = string.sub(code or '', 1, LONGEST), string.sub(kind or '', 1, LONGEST)
+  codes[code] = (codes[code] or 0) + 1
+  types[kind] = (types[kind] or 0) + 1
+end
+
+local function flat(counts)
+  local out = {}
+  for name, count in pairs(counts) do
+    out[#out + 1] = name
+    out[#out + 1] = count
+  end
+  return out
+end
+local function text(number)
+  return number and string.format('%.0f', number) or ''
+end
+return {
+  length, last, #entries < most and '' or entries[#entries][1], #entries, bytes, text(oldest), text(newest),
+  flat(codes), flat(types),
+}

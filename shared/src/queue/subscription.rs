@@ -1,0 +1,108 @@
+//! Listening to a channel of Redis.
+//!
+//! Guarantee: a [`Subscription`] is never stuck and never gives up: a peer that closes, or that has not answered a ping
+//! for [`RESPONSE_TIMEOUT`], is left, and it connects anew, for as long as it is wanted. It says whenever it begins to
+//! listen, since what is published while it does not reaches nobody.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::{Client, ErrorKind, RedisError, Value};
+use secrecy::SecretString;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{CONNECT_TIMEOUT, FAILURE_PAUSE, InvalidTarget, RESPONSE_TIMEOUT, client};
+use crate::backoff::Backoff;
+
+/// Pause between two pings.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// Longest pause between two tries to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a listener hears.
+#[derive(Debug)]
+pub enum Heard {
+    /// From now on nothing is missed until the connection fails; what was published before may have been.
+    Listening,
+    /// Something was published.
+    Message(Vec<u8>),
+}
+
+/// A channel to listen to, on a connection of its own.
+#[derive(Debug)]
+pub struct Subscription {
+    client: Client,
+    channel: String,
+}
+
+impl Subscription {
+    /// Prepares to listen; nothing is sent before [`Self::run`].
+    ///
+    /// # Errors
+    /// As [`super::connect`].
+    pub fn new(url: &SecretString, cluster: bool, channel: String) -> Result<Self, InvalidTarget> {
+        Ok(Self { client: client(url, cluster)?, channel })
+    }
+
+    /// Listens until `stop`. `heard` must not block.
+    pub async fn run(self, stop: CancellationToken, mut heard: impl FnMut(Heard)) {
+        let backoff = Backoff::new(FAILURE_PAUSE, LONGEST_PAUSE);
+        let mut failures = 0;
+        loop {
+            let mut listening = false;
+            let told = |what| {
+                listening |= matches!(what, Heard::Listening);
+                heard(what);
+            };
+            let Some(error) = stop.run_until_cancelled(self.listen(told)).await else { return };
+            if listening {
+                failures = 0;
+            }
+            failures += 1;
+            // Every retry while Redis is away would be one line too many.
+            if listening || failures == 2 {
+                tracing::warn!(%error, "not listening for results; trying again");
+            }
+            let pause = backoff.delay(failures, &mut rand::rng());
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Listens until the connection fails.
+    async fn listen(&self, mut heard: impl FnMut(Heard)) -> RedisError {
+        let subscribe = async {
+            let mut connection = self.client.get_async_pubsub().await?;
+            connection.subscribe(&self.channel).await?;
+            Ok(connection)
+        };
+        let connection = match timeout(CONNECT_TIMEOUT + RESPONSE_TIMEOUT, subscribe).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return error,
+            Err(_) => return lost("it took too long to subscribe"),
+        };
+        heard(Heard::Listening);
+        let (mut sink, mut messages) = connection.split();
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => heard(Heard::Message(message.get_payload_bytes().to_vec())),
+                    None => return lost("the connection was closed"),
+                },
+                _ = pings.tick() => match timeout(RESPONSE_TIMEOUT, sink.ping::<Value>()).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return error,
+                    Err(_) => return lost("a ping was not answered"),
+                },
+            }
+        }
+    }
+}
+
+fn lost(why: &'static str) -> RedisError {
+    (ErrorKind::Io, why).into()
+}

@@ -1,0 +1,212 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::super::record::StoredSecret;
+use super::*;
+use crate::platform::Source;
+
+const NOW: Millis = 1_000_000;
+
+fn name(text: &str) -> PlatformName {
+    PlatformName::new(text).unwrap()
+}
+
+fn plain() -> Sealer {
+    Sealer::new(Vec::new(), true)
+}
+
+fn base() -> Registry {
+    Registry::from_text("p.toml", "[platforms.acme]\nsecrets = ['env:A']").unwrap()
+}
+
+fn builder() -> Builder {
+    Builder::new(base(), Some(plain()))
+}
+
+fn record(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Record {
+    let Value::Object(definition) = definition else { panic!("no object") };
+    let stored = |(secret, at): &(&str, _)| plain().seal(&name("shop"), &Material::new(secret, None), *at).unwrap();
+    Record {
+        v: 1,
+        definition,
+        secrets: secrets.iter().map(stored).collect(),
+        state: State::Active,
+        draining_since: None,
+        registered_at: 1,
+        updated_at: 1,
+        more: Map::new(),
+    }
+}
+
+fn picture(records: &[(&str, Vec<u8>)]) -> Registrations {
+    let records = records.iter().map(|(of, raw)| (name(of), raw.clone())).collect();
+    Registrations { version: Some("v".to_owned()), records, ..Registrations::default() }
+}
+
+fn shop(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Registrations {
+    picture(&[("shop", record(definition, secrets).to_json())])
+}
+
+fn count(snapshot: &Snapshot, of: &str) -> usize {
+    match snapshot.keys.get(of).map(Arc::as_ref) {
+        None => 0,
+        Some(Keys::Secrets(secrets)) => secrets.len(),
+        Some(Keys::Credentials(credentials)) => credentials.len(),
+    }
+}
+
+#[test]
+fn nothing_registered_is_what_it_began_with() {
+    let snapshot = builder().build(Registrations::default(), NOW);
+    assert_eq!(snapshot.registry.get("acme").unwrap().source, Source::File);
+    assert!(snapshot.keys.is_empty() && snapshot.draining.is_empty() && snapshot.set_aside.is_empty());
+    assert_eq!((snapshot.version, snapshot.sequence), (None, 1));
+}
+
+#[test]
+fn a_record_becomes_a_platform_with_keys() {
+    let snapshot = builder().build(shop(json!({"rate_limit": 5}), &[("new", None), ("old", Some(NOW + 1))]), NOW);
+    let platform = snapshot.registry.get("shop").unwrap();
+    assert_eq!((platform.source, platform.rate_limit.per_minute), (Source::Registered, Some(5)));
+    assert_eq!(count(&snapshot, "shop"), 2);
+    assert!(!format!("{snapshot:?}").contains("\"new\""));
+}
+
+#[test]
+fn a_secret_that_has_expired_verifies_nothing() {
+    let mut builder = builder();
+    let with = |at| shop(json!({}), &[("new", None), ("old", Some(at)), ("older", Some(NOW - 1))]);
+    assert_eq!(count(&builder.build(with(NOW), NOW), "shop"), 1, "expired at the moment of building");
+    assert_eq!(builder.next_expiry(), None, "nothing is left that could expire");
+    let before = builder.build(with(NOW + 500), NOW);
+    assert_eq!(count(&before, "shop"), 2);
+    assert_eq!(builder.next_expiry(), Some(NOW + 500));
+    let after = builder.again(NOW + 500);
+    assert_eq!((count(&after, "shop"), after.version.as_deref()), (1, Some("v")));
+    assert!(after.sequence > before.sequence && builder.next_expiry().is_none());
+    let all_gone = builder.build(shop(json!({}), &[("only", Some(NOW))]), NOW);
+    assert!(all_gone.registry.get("shop").is_some() && !all_gone.keys.contains_key("shop"), "not configured");
+}
+
+#[test]
+fn what_did_not_change_stays_the_same() {
+    let mut builder = builder();
+    let first = builder.build(shop(json!({}), &[("a", None)]), NOW);
+    let same = builder.build(shop(json!({}), &[("a", None)]), NOW);
+    let rotated = builder.build(shop(json!({}), &[("b", None), ("a", Some(NOW + 5))]), NOW);
+    let changed = builder.build(shop(json!({"rate_limit": 3}), &[("b", None)]), NOW);
+    let platform = |snapshot: &Snapshot| Arc::clone(snapshot.registry.get("shop").unwrap());
+    assert!(Arc::ptr_eq(&platform(&first), &platform(&same)));
+    assert!(Arc::ptr_eq(&first.keys["shop"], &same.keys["shop"]));
+    assert!(Arc::ptr_eq(&platform(&first), &platform(&rotated)), "the definition is the same");
+    assert!(!Arc::ptr_eq(&first.keys["shop"], &rotated.keys["shop"]));
+    assert!(!Arc::ptr_eq(&platform(&first), &platform(&changed)));
+    let acme = |snapshot: &Snapshot| Arc::clone(snapshot.registry.get("acme").unwrap());
+    assert!(Arc::ptr_eq(&acme(&first), &acme(&changed)));
+}
+
+#[test]
+fn a_pause_overrides_any_definition_and_ends() {
+    let mut builder = builder();
+    let paused = |of: &[(&str, bool)]| Registrations {
+        paused: of.iter().map(|(of, on)| (name(of), *on)).collect(),
+        ..shop(json!({"paused": true}), &[])
+    };
+    let is = |snapshot: &Snapshot, of: &str| snapshot.registry.get(of).unwrap().paused;
+    let none = builder.build(paused(&[]), NOW);
+    assert!(is(&none, "shop") && !is(&none, "acme"));
+    let both = builder.build(paused(&[("shop", false), ("acme", true), ("nobody", true)]), NOW);
+    assert!(!is(&both, "shop") && is(&both, "acme"));
+    let again = builder.build(paused(&[("shop", false), ("acme", true)]), NOW);
+    assert!(Arc::ptr_eq(both.registry.get("acme").unwrap(), again.registry.get("acme").unwrap()));
+    let over = builder.build(paused(&[]), NOW);
+    assert!(Arc::ptr_eq(none.registry.get("acme").unwrap(), over.registry.get("acme").unwrap()));
+}
+
+#[test]
+fn what_cannot_be_used_is_set_aside_with_its_names_and_the_others_stand() {
+    let mut builder = builder();
+    let later = br#"{"v":2,"definition":{"aliases":["new-shop"]}}"#.to_vec();
+    let unsound = record(json!({"rate_limit": 0, "aliases": "corner"}), &[("a", None)]).to_json();
+    let taken = record(json!({}), &[("a", None)]).to_json();
+    let good = record(json!({}), &[]).to_json();
+    let records =
+        [("later", later), ("unsound", unsound), ("acme", taken), ("nonsense", b"{".to_vec()), ("good", good)];
+    let snapshot = builder.build(picture(&records), NOW);
+    assert!(snapshot.registry.get("good").is_some());
+    assert_eq!(snapshot.registry.get("acme").unwrap().source, Source::File, "the file comes first");
+    assert!(!snapshot.keys.contains_key("acme"), "and its secrets");
+    let aside: Vec<_> = snapshot.set_aside.keys().map(String::as_str).collect();
+    assert_eq!(aside, ["acme", "corner", "later", "new-shop", "nonsense", "unsound"]);
+    assert_eq!(snapshot.set_aside["new-shop"], name("later"));
+    assert_eq!(snapshot.later, BTreeSet::from([name("later")]));
+    assert_eq!(builder.told.len(), 4);
+    let mended = builder.build(picture(&[]), NOW);
+    assert!(mended.set_aside.is_empty() && builder.told.is_empty());
+}
+
+#[test]
+fn what_cannot_be_opened_is_defined_and_not_configured() {
+    let mut strict = Builder::new(base(), Some(Sealer::default()));
+    let snapshot = strict.build(shop(json!({}), &[("a", None)]), NOW);
+    assert!(snapshot.registry.get("shop").is_some() && snapshot.set_aside.is_empty());
+    assert!(!snapshot.keys.contains_key("shop"));
+    assert!(strict.told[&name("shop")].contains("plain text"), "{:?}", strict.told);
+    // One of two: the other still verifies, and an expired one is nobody's worry.
+    let mut half = record(json!({}), &[("a", None)]);
+    half.secrets.push(StoredSecret { sealed: Some("AAAA".to_owned()), ..StoredSecret::default() });
+    let mut builder = builder();
+    let snapshot = builder.build(picture(&[("shop", half.to_json())]), NOW);
+    assert_eq!((count(&snapshot, "shop"), builder.told.len()), (1, 1));
+    half.secrets[1].expires_at_ms = Some(NOW);
+    let snapshot = builder.build(picture(&[("shop", half.to_json())]), NOW);
+    assert_eq!((count(&snapshot, "shop"), builder.told.len()), (1, 0));
+}
+
+#[test]
+fn who_verifies_nothing_opens_nothing_and_misses_nothing() {
+    let mut worker = Builder::new(base(), None);
+    let snapshot = worker.build(shop(json!({}), &[("a", None)]), NOW);
+    assert!(snapshot.registry.get("shop").is_some() && snapshot.keys.is_empty() && worker.told.is_empty());
+}
+
+#[test]
+fn one_that_drains_stays_defined() {
+    let mut draining = record(json!({}), &[]);
+    (draining.state, draining.draining_since) = (State::Draining, Some(NOW));
+    let snapshot = builder().build(picture(&[("shop", draining.to_json())]), NOW);
+    assert!(snapshot.registry.get("shop").is_some());
+    assert_eq!(snapshot.draining, BTreeSet::from([name("shop")]));
+}
+
+#[test]
+fn an_api_secret_has_its_key() {
+    let mut livekit = record(json!({"preset": "livekit"}), &[]);
+    let pair = Material::new("secret", Some("API5"));
+    livekit.secrets.push(plain().seal(&name("shop"), &pair, None).unwrap());
+    let snapshot = builder().build(picture(&[("shop", livekit.to_json())]), NOW);
+    assert!(matches!(&*snapshot.keys["shop"], Keys::Credentials(one) if one[0].key() == "API5"));
+}
+
+#[test]
+fn of_two_that_want_a_name_the_older_one_has_it() {
+    let of = |registered_at| Record { registered_at, ..record(json!({"aliases": ["x"]}), &[]) };
+    let records = [("a", of(2).to_json()), ("b", of(1).to_json())];
+    let snapshot = builder().build(picture(&records), NOW);
+    assert_eq!(snapshot.registry.get("x").unwrap().name.as_str(), "b");
+    assert_eq!(snapshot.set_aside["a"], name("a"));
+}
+
+#[test]
+fn hundreds_are_built_in_no_time() {
+    let many: Vec<_> = (0..256).map(|n| (format!("shop-{n}"), record(json!({}), &[]).to_json())).collect();
+    let many: Vec<_> = many.iter().map(|(of, raw)| (of.as_str(), raw.clone())).collect();
+    let mut builder = builder();
+    let begun = std::time::Instant::now();
+    let snapshot = builder.build(picture(&many), NOW);
+    assert_eq!(snapshot.registry.iter().filter(|one| one.source == Source::Registered).count(), 255);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}

@@ -1,0 +1,203 @@
+//! Changing what is registered.
+//!
+//! Guarantee: a change is decided on what stands in Redis and made only if that still stands there, so that two operators
+//! at two replicas overwrite nothing of each other unseen. Once a change is answered, Redis has it and this process
+//! knows it. Rotation leaves no gap: the new secret is valid at once, and the old ones until they expire.
+
+use std::sync::Arc;
+
+use super::build::{Snapshot, fits};
+use super::live::Live;
+use super::record::{Record, State, StoredSecret, VERSION};
+use super::request::Registration;
+use super::seal::Sealer;
+use crate::event::Millis;
+use crate::platform::PlatformName;
+use crate::platform::registry::Clash;
+use crate::queue::{Change, Changed, Fault};
+
+/// Most secrets of a platform at a time.
+const MAX_SECRETS: usize = 16;
+/// How often a change is decided anew because somebody else changed something meanwhile.
+const TRIES: usize = 10;
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Secrets can neither be sealed nor kept in plain text here.
+    #[error("Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set")]
+    NoKey,
+    /// The names are taken, or there are too many platforms.
+    #[error("Platform cannot be registered: {0}")]
+    Clash(#[from] Clash),
+    /// A later release registered it; this one would spoil what it does not know.
+    #[error("Platform was registered by a later version, and can be changed by one only")]
+    Later,
+    /// So many secrets are valid already.
+    #[error("Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to end them")]
+    Secrets,
+    /// There is no room for more.
+    #[error("Too many platforms are registered or paused")]
+    Full,
+    /// Nothing of this name is registered.
+    #[error("No such registered platform")]
+    Unknown,
+    /// Others changed something all the time. Nothing was changed.
+    #[error("Too many changes at a time")]
+    Contended,
+    /// Redis did not answer; see [`Fault`] for whether the change may have been made.
+    #[error("Redis did not answer")]
+    Redis(#[from] Fault),
+}
+
+impl Live {
+    /// Registers a platform, or updates it: its definition is replaced whole, and the secrets before this one stay valid
+    /// for as long as it says. One that is being removed is registered anew; its old secrets stay gone.
+    ///
+    /// # Errors
+    /// Why not. After [`Fault::Unknown`] it may have been registered; registering it again is safe.
+    pub async fn register(&self, registration: &Registration) -> Result<Arc<Snapshot>, Refused> {
+        let sealer = self.sealer().filter(|sealer| sealer.can_seal()).ok_or(Refused::NoKey)?;
+        let name = &registration.platform.name;
+        self.change(|snapshot, now| {
+            if snapshot.later.contains(name) {
+                return Err(Refused::Later);
+            }
+            snapshot.registry.admits(&registration.platform)?;
+            let before = snapshot.records.get(name).map(Arc::as_ref);
+            let record = registered(registration, before, sealer, now)?;
+            Ok(vec![Change::Put(name.clone(), record.to_json())])
+        })
+        .await
+    }
+
+    /// Begins to remove a registered platform: its secrets are gone at once, what it has queued is worked off first. One
+    /// that is being removed already stays so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn drain(&self, name: &PlatformName) -> Result<Arc<Snapshot>, Refused> {
+        self.change(|snapshot, now| {
+            let record = snapshot.records.get(name).ok_or_else(|| absent(snapshot, name))?;
+            if record.state == State::Draining {
+                return Ok(Vec::new());
+            }
+            let mut record = Record::clone(record);
+            (record.state, record.draining_since, record.updated_at) = (State::Draining, Some(now), now);
+            record.secrets = Vec::new();
+            Ok(vec![Change::Put(name.clone(), record.to_json())])
+        })
+        .await
+    }
+
+    /// Removes the record of a platform that began to drain before `since`; `false`: there is none such. Whoever calls
+    /// this has seen that nothing of it is queued.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn remove_drained(&self, name: &PlatformName, since: Millis) -> Result<bool, Refused> {
+        let drained = |snapshot: &Snapshot| {
+            let record = snapshot.records.get(name).filter(|record| record.state == State::Draining);
+            record.is_some_and(|record| record.draining_since.is_none_or(|at| at < since))
+        };
+        let mut removed = false;
+        self.change(|snapshot, _| {
+            removed = drained(snapshot);
+            let both = [Change::Remove(name.clone()), Change::Pause(name.clone(), None)];
+            Ok(if removed { both.into() } else { Vec::new() })
+        })
+        .await?;
+        Ok(removed)
+    }
+
+    /// Pauses or resumes any platform, whatever its definition says.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn pause(&self, name: &PlatformName, paused: bool) -> Result<Arc<Snapshot>, Refused> {
+        self.change(|snapshot, _| {
+            let there = snapshot.registry.iter().find(|platform| platform.name == *name);
+            match there {
+                None => Err(absent(snapshot, name)),
+                Some(platform) if platform.paused == paused => Ok(Vec::new()),
+                Some(_) => Ok(vec![Change::Pause(name.clone(), Some(paused))]),
+            }
+        })
+        .await
+    }
+
+    /// Makes the changes that `decide` finds right for what stands in Redis; none: nothing is to be changed.
+    async fn change(
+        &self,
+        mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<Change>, Refused>,
+    ) -> Result<Arc<Snapshot>, Refused> {
+        for _ in 0..TRIES {
+            let snapshot = self.fresh().await?;
+            let changes = decide(&snapshot, self.now())?;
+            if changes.is_empty() {
+                return Ok(snapshot);
+            }
+            match self.queue().change_registrations(snapshot.version.as_deref(), &changes).await? {
+                // It is made; what is unknown is only what it looks like from here.
+                Changed::Done(_) => {
+                    return self.fresh().await.map_err(|fault| Fault::Unknown(fault.into_error()).into());
+                }
+                Changed::Conflict => {}
+                Changed::Full => return Err(Refused::Full),
+            }
+        }
+        Err(Refused::Contended)
+    }
+}
+
+fn absent(snapshot: &Snapshot, name: &PlatformName) -> Refused {
+    if snapshot.later.contains(name) { Refused::Later } else { Refused::Unknown }
+}
+
+/// The record of `registration` over the one `before`.
+fn registered(
+    registration: &Registration,
+    before: Option<&Record>,
+    sealer: &Sealer,
+    now: Millis,
+) -> Result<Record, Refused> {
+    let Registration { platform, material, definition, .. } = registration;
+    let before = before.filter(|record| record.state == State::Active);
+    let mut secrets = vec![sealer.seal(&platform.name, material, None).ok_or(Refused::NoKey)?];
+    for old in before.into_iter().flat_map(|record| &record.secrets) {
+        secrets.extend(kept(registration, old, sealer, now));
+    }
+    if secrets.len() > MAX_SECRETS {
+        return Err(Refused::Secrets);
+    }
+    Ok(Record {
+        v: VERSION,
+        definition: definition.clone(),
+        secrets,
+        state: State::Active,
+        draining_since: None,
+        registered_at: before.map_or(now, |record| record.registered_at),
+        updated_at: now,
+        more: before.map(|record| record.more.clone()).unwrap_or_default(),
+    })
+}
+
+/// What becomes of a secret that was valid before; `None`: it is of no more use.
+fn kept(registration: &Registration, old: &StoredSecret, sealer: &Sealer, now: Millis) -> Option<StoredSecret> {
+    let Registration { platform, material, keep_old, .. } = registration;
+    let until = now.saturating_add(Millis::try_from(keep_old.as_millis()).unwrap_or(Millis::MAX));
+    let until = old.expires_at_ms.map_or(until, |at| at.min(until));
+    if until <= now {
+        return None;
+    }
+    match sealer.open(&platform.name, old) {
+        Ok(opened) if opened == *material || fits(&opened, &platform.scheme).is_err() => None,
+        // Sealed anew, so that registering again is how a new SECRETS_KEY comes into use.
+        Ok(opened) => sealer.seal(&platform.name, &opened, Some(until)),
+        // Perhaps another process can open it.
+        Err(_) => Some(StoredSecret { expires_at_ms: Some(until), ..old.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Following what is registered.
+//!
+//! Guarantee: a change in Redis is known here within about half a second, and a secret that expires verifies nothing
+//! half a second later, even while Redis is away. What is known stays known through an outage; nothing is published before
+//! Redis was read once. However many ask, there is one read at a time, and few a second.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::build::{Builder, Snapshot};
+use super::seal::Sealer;
+use crate::clock;
+use crate::event::Millis;
+use crate::platform::registry::Registry;
+use crate::queue::{Fault, Queue};
+
+/// How often Redis is asked whether something changed.
+const POLL: Duration = Duration::from_millis(500);
+/// How often it is looked whether a secret has expired.
+const EXPIRY: Duration = Duration::from_millis(250);
+/// The least time between the beginnings of two reads.
+const PACE: Duration = Duration::from_millis(50);
+
+/// Follows what is registered, and changes it; cheap to clone.
+#[derive(Clone)]
+pub struct Live {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    queue: Queue,
+    sealer: Option<Sealer>,
+    builder: Mutex<Builder>,
+    reading: tokio::sync::Mutex<LastRead>,
+    publish: watch::Sender<Option<Arc<Snapshot>>>,
+    /// Redis's clock less ours, in ms.
+    skew: AtomicI64,
+    /// When the next secret expires, by Redis's clock; `i64::MAX`: none does.
+    next_expiry: AtomicI64,
+}
+
+/// The read before: when it began, and what came of it.
+#[derive(Default)]
+struct LastRead(Option<(Instant, Result<Arc<Snapshot>, Fault>)>);
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").finish_non_exhaustive()
+    }
+}
+
+/// Follows what is registered until `stop`, without ever changing it; see [`Live::start`].
+#[must_use]
+pub fn watch(
+    queue: Queue,
+    base: Registry,
+    sealer: Option<Sealer>,
+    stop: CancellationToken,
+) -> watch::Receiver<Option<Arc<Snapshot>>> {
+    Live::start(queue, base, sealer, stop).subscribe()
+}
+
+impl Live {
+    /// Follows what is registered over `base` until `stop`. `sealer` opens secrets; `None`: this process verifies nothing.
+    #[must_use]
+    pub fn start(queue: Queue, base: Registry, sealer: Option<Sealer>, stop: CancellationToken) -> Self {
+        let live = Self {
+            inner: Arc::new(Inner {
+                queue,
+                builder: Mutex::new(Builder::new(base, sealer.clone())),
+                sealer,
+                reading: tokio::sync::Mutex::default(),
+                publish: watch::Sender::new(None),
+                skew: AtomicI64::new(0),
+                next_expiry: AtomicI64::new(Millis::MAX),
+            }),
+        };
+        let (poll, expire) = (live.clone(), live.clone());
+        let over = stop.clone();
+        tokio::spawn(async move { over.run_until_cancelled(poll.poll()).await });
+        tokio::spawn(async move { stop.run_until_cancelled(expire.expire()).await });
+        live
+    }
+
+    /// What is known; `None` until Redis was read once.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.inner.publish.subscribe()
+    }
+
+    /// What is known now; `None` until Redis was read once.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Snapshot>> {
+        self.inner.publish.borrow().clone()
+    }
+
+    /// What is registered now: by a read that began after this was called, which all who ask meanwhile share.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn fresh(&self) -> Result<Arc<Snapshot>, Fault> {
+        let asked = Instant::now();
+        let mut last = self.inner.reading.lock().await;
+        if let LastRead(Some((begun, result))) = &*last {
+            if *begun > asked {
+                return result.clone();
+            }
+            sleep((*begun + PACE).saturating_duration_since(Instant::now())).await;
+        }
+        let begun = Instant::now();
+        let result = self.read().await;
+        last.0 = Some((begun, result.clone()));
+        result
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.inner.queue
+    }
+
+    pub(super) fn sealer(&self) -> Option<&Sealer> {
+        self.inner.sealer.as_ref()
+    }
+
+    /// Redis's time, as far as it is known.
+    #[must_use]
+    pub fn now(&self) -> Millis {
+        clock::now_ms().saturating_add(self.inner.skew.load(Ordering::Relaxed))
+    }
+
+    async fn read(&self) -> Result<Arc<Snapshot>, Fault> {
+        let (version, time) = self.inner.queue.registrations_version().await?;
+        self.inner.skew.store(time.saturating_sub(clock::now_ms()), Ordering::Relaxed);
+        if let Some(known) = self.current().filter(|known| known.version == version) {
+            return Ok(known);
+        }
+        let picture = self.inner.queue.registrations().await?;
+        self.publish(|builder, now| builder.build(picture, now))
+            .await
+            .ok_or_else(|| Fault::NotRun((redis::ErrorKind::Client, "what is registered could not be read").into()))
+    }
+
+    /// Publishes what `build` makes; snapshots are published in the order in which they are made. `None`: it failed, and
+    /// what is known holds.
+    async fn publish(
+        &self,
+        build: impl FnOnce(&mut Builder, Millis) -> Snapshot + Send + 'static,
+    ) -> Option<Arc<Snapshot>> {
+        let live = self.clone();
+        // Compiling hundreds of definitions takes longer than others may wait for this thread.
+        let built = tokio::task::spawn_blocking(move || {
+            let mut builder = live.inner.builder.lock().unwrap_or_else(PoisonError::into_inner);
+            let snapshot = Arc::new(build(&mut builder, live.now()));
+            live.inner.next_expiry.store(builder.next_expiry().unwrap_or(Millis::MAX), Ordering::Relaxed);
+            live.inner.publish.send_replace(Some(Arc::clone(&snapshot)));
+            snapshot
+        });
+        built.await.ok()
+    }
+
+    async fn poll(&self) {
+        let mut failing = false;
+        loop {
+            match self.fresh().await {
+                Ok(_) => failing = false,
+                Err(fault) if !failing => {
+                    failing = true;
+                    tracing::warn!(error = %fault.error(), "what is registered cannot be read; what is known holds");
+                }
+                Err(_) => {}
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    async fn expire(&self) {
+        loop {
+            sleep(EXPIRY).await;
+            if self.inner.next_expiry.load(Ordering::Relaxed) <= self.now() {
+                self.publish(Builder::again).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What an operator sends to register a platform.
+//!
+//! Guarantee: a [`Registration`] has passed every check that needs no look at what else is registered, with all problems
+//! named at once, by key and never by value; its definition holds the secret nowhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use toml::Table;
+
+use super::build::fits;
+use super::record::Material;
+use crate::config::Problem;
+use crate::json::Document;
+use crate::platform::definition::syntax::duration;
+use crate::platform::registry::{Registry, platform_name};
+use crate::platform::{Platform, PlatformName};
+
+/// Longest request, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Longest secret, in bytes.
+pub const MAX_SECRET_BYTES: usize = 4096;
+/// Longest API key, in bytes.
+const MAX_KEY_BYTES: usize = 256;
+/// How long an old secret stays valid beside the new one where nothing is said.
+const KEEP_OLD: Duration = Duration::from_secs(24 * 3600);
+/// Secrets that are at least this long are looked for in the definition.
+const TELLING_BYTES: usize = 8;
+
+/// A platform that is to be registered.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// Its definition, checked.
+    pub platform: Arc<Platform>,
+    /// What it is verified with.
+    pub(super) material: Material,
+    /// The definition's own words.
+    pub(super) definition: Map<String, Value>,
+    /// How long the secrets before this one stay valid.
+    pub(super) keep_old: Duration,
+}
+
+impl Registration {
+    /// Reads `body`, a JSON object: `platform`, `secret`, `key` (where the scheme is `livekit-jwt`: the API key),
+    /// `old_secret_expires_in`, and any key of a definition.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(body: &[u8], base: &Registry) -> Result<Self, Vec<Problem>> {
+        let mut asked = Asked { members: members(body)?, problems: Vec::new() };
+        let name = asked.name();
+        let material = asked.material();
+        let keep_old = asked.keep_old();
+        asked.refuse_url();
+        let Asked { members: definition, mut problems } = asked;
+        // A missing name is a problem already; whatever else is wrong with the definition shall be seen too.
+        let stand_in = || PlatformName::new("unnamed").ok();
+        let platform = name.clone().or_else(stand_in).and_then(|name| {
+            let compiled = table(&definition).and_then(|table| base.registered(&name, table));
+            compiled.map_err(|found| problems.extend(found)).ok()
+        });
+        if let (Some(material), Some(platform)) = (&material, &platform)
+            && let Err(reason) = fits(material, &platform.scheme)
+        {
+            let key = if platform.scheme.uses_credentials() != material.key().is_some() { "key" } else { "secret" };
+            problems.push(Problem::new(key, reason));
+        }
+        if let Some(material) = &material
+            && material.secret().len() >= TELLING_BYTES
+            && holds(&definition, material.secret())
+        {
+            problems
+                .push(Problem::new("secret", "stands elsewhere in the request, too, from where it would be shown"));
+        }
+        match (name, platform, material, keep_old) {
+            (Some(_), Some(platform), Some(material), Some(keep_old)) if problems.is_empty() => {
+                Ok(Self { platform: Arc::new(platform), material, definition, keep_old })
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+/// A request that is being taken apart; what is left of its members is the definition.
+struct Asked {
+    members: Map<String, Value>,
+    problems: Vec<Problem>,
+}
+
+impl Asked {
+    fn problem(&mut self, key: &str, reason: impl std::fmt::Display) {
+        self.problems.push(Problem::new(key, reason));
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        match self.members.remove(key)? {
+            Value::String(text) => Some(text),
+            _ => {
+                self.problem(key, "must be a text");
+                None
+            }
+        }
+    }
+
+    fn required(&mut self, key: &str) -> Option<String> {
+        if !self.members.contains_key(key) {
+            self.problem(key, "is missing");
+        }
+        self.text(key)
+    }
+
+    fn name(&mut self) -> Option<PlatformName> {
+        let name = self.required("platform")?;
+        platform_name(&name).map_err(|reason| self.problem("platform", reason)).ok()
+    }
+
+    fn material(&mut self) -> Option<Material> {
+        let secret = self.required("secret").map(zeroize::Zeroizing::new);
+        let key = self.text("key");
+        if secret.as_ref().is_some_and(|secret| !(1..=MAX_SECRET_BYTES).contains(&secret.len())) {
+            self.problem("secret", format_args!("must be 1 to {MAX_SECRET_BYTES} bytes"));
+            return None;
+        }
+        let fits = |key: &String| (1..=MAX_KEY_BYTES).contains(&key.len()) && !key.contains(char::is_control);
+        if key.as_ref().is_some_and(|key| !fits(key)) {
+            self.problem("key", format_args!("must be 1 to {MAX_KEY_BYTES} bytes without control characters"));
+            return None;
+        }
+        Some(Material::new(&secret?, key.as_deref()))
+    }
+
+    /// `None` after a problem.
+    fn keep_old(&mut self) -> Option<Duration> {
+        const KEY: &str = "old_secret_expires_in";
+        if !self.members.contains_key(KEY) {
+            return Some(KEEP_OLD);
+        }
+        let text = self.text(KEY)?;
+        if matches!(text.as_str(), "0ms" | "0s" | "0m" | "0h" | "0d") {
+            return Some(Duration::ZERO);
+        }
+        duration(&text).map_err(|reason| self.problem(KEY, reason)).ok()
+    }
+
+    fn refuse_url(&mut self) {
+        if self.members.remove("url").is_some() {
+            self.problem("url", "is not available in this version: events are not forwarded");
+        }
+    }
+}
+
+/// The members of a JSON object; those that are null count as not given.
+fn members(body: &[u8]) -> Result<Map<String, Value>, Vec<Problem>> {
+    let wrong = |reason: String| vec![Problem::new("body", reason)];
+    // Twice the same key would be two wishes, of which one were silently dropped.
+    Document::parse(body).map_err(|error| wrong(error.to_string()))?;
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(mut members)) => {
+            members.retain(|_, value| !value.is_null());
+            Ok(members)
+        }
+        Ok(_) => Err(wrong("must be an object".to_owned())),
+        Err(_) => Err(wrong("holds a number beyond what can be read".to_owned())),
+    }
+}
+
+/// A definition in the form that files have.
+///
+/// # Errors
+/// What that form has no word for.
+pub(super) fn table(definition: &Map<String, Value>) -> Result<Table, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let table = object("", definition, &mut problems);
+    if problems.is_empty() { Ok(table) } else { Err(problems) }
+}
+
+fn object(path: &str, members: &Map<String, Value>, problems: &mut Vec<Problem>) -> Table {
+    let mut table = Table::new();
+    for (key, value) in members {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        if let Some(value) = one(&path, value, problems) {
+            table.insert(key.clone(), value);
+        }
+    }
+    table
+}
+
+fn one(path: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<toml::Value> {
+    Some(match value {
+        Value::Bool(on) => toml::Value::Boolean(*on),
+        Value::String(text) => toml::Value::String(text.clone()),
+        Value::Array(list) => {
+            let list = list.iter().enumerate();
+            toml::Value::Array(
+                list.filter_map(|(at, value)| one(&format!("{path}[{at}]"), value, problems)).collect(),
+            )
+        }
+        Value::Object(members) => toml::Value::Table(object(path, members, problems)),
+        Value::Number(number) => match (number.as_i64(), number.is_f64(), number.as_f64()) {
+            (Some(whole), ..) => toml::Value::Integer(whole),
+            (None, true, Some(number)) => toml::Value::Float(number),
+            _ => {
+                problems.push(Problem::new(path, "must be a number of at most 64 bits"));
+                return None;
+            }
+        },
+        Value::Null => {
+            problems.push(Problem::new(path, "must not be null; leave it out"));
+            return None;
+        }
+    })
+}
+
+/// Whether `secret` stands in a text or a key of `definition`.
+fn holds(definition: &Map<String, Value>, secret: &str) -> bool {
+    definition.iter().any(|(key, value)| key.contains(secret) || holds_in(value, secret))
+}
+
+fn holds_in(value: &Value, secret: &str) -> bool {
+    match value {
+        Value::String(text) => text.contains(secret),
+        Value::Array(list) => list.iter().any(|value| holds_in(value, secret)),
+        Value::Object(members) => holds(members, secret),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

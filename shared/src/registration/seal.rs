@@ -1,0 +1,228 @@
+//! Sealing registered secrets, so that whoever reads Redis, a backup of it or its log of writes learns none.
+//!
+//! Guarantee: a sealed secret opens only with a key that it was sealed with, only as the secret of the platform that it
+//! was registered for, and only unchanged. Keys and secrets cannot be printed, and are zeroed when they are dropped.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use zeroize::Zeroizing;
+
+use super::record::{Material, StoredSecret};
+use crate::event::Millis;
+use crate::platform::PlatformName;
+
+/// What the seal is for: the same key makes no other.
+const PURPOSE: &[u8] = b"tributary registered secret";
+/// Bytes of a key.
+const KEY_BYTES: usize = 32;
+/// Bytes of a nonce, long enough to be drawn at random for every seal.
+const NONCE_BYTES: usize = 24;
+
+/// One of `SECRETS_KEY`.
+#[derive(Clone)]
+pub struct SealingKey(XChaCha20Poly1305);
+
+/// A text that is no key; never shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be the padded standard base64 of 32 bytes, such as `openssl rand -base64 32` prints")]
+pub struct InvalidKey;
+
+impl FromStr for SealingKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| InvalidKey)?);
+        if bytes.len() != KEY_BYTES {
+            return Err(InvalidKey);
+        }
+        XChaCha20Poly1305::new_from_slice(&bytes).map(Self).map_err(|_| InvalidKey)
+    }
+}
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealingKey(redacted)")
+    }
+}
+
+/// Why a secret cannot be opened here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unopened {
+    /// No key of this process fits, or somebody changed what was sealed.
+    #[error("none of SECRETS_KEY opens it")]
+    Sealed,
+    /// It is not sealed, and that is not allowed.
+    #[error("it is in plain text, and ALLOW_PLAINTEXT_SECRETS is not true")]
+    Plain,
+    /// Neither sealed nor plain.
+    #[error("it is in no form that this version knows")]
+    Unknown,
+}
+
+/// Seals secrets with the first key and opens them with any; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Sealer {
+    keys: Vec<SealingKey>,
+    plaintext: bool,
+}
+
+impl Sealer {
+    /// Seals with the first of `keys`; without any, secrets are kept in plain text where `plaintext` allows that.
+    #[must_use]
+    pub fn new(keys: Vec<SealingKey>, plaintext: bool) -> Self {
+        Self { keys, plaintext }
+    }
+
+    /// Whether secrets can be registered at all.
+    #[must_use]
+    pub fn can_seal(&self) -> bool {
+        self.plaintext || !self.keys.is_empty()
+    }
+
+    /// `material` of `platform` in the form that goes to Redis; `None`: [`Self::can_seal`] says no.
+    pub(super) fn seal(
+        &self,
+        platform: &PlatformName,
+        material: &Material,
+        expires_at: Option<Millis>,
+    ) -> Option<StoredSecret> {
+        let stored = StoredSecret { expires_at_ms: expires_at, ..StoredSecret::default() };
+        let Some(SealingKey(cipher)) = self.keys.first() else {
+            return self.plaintext.then(|| StoredSecret { plain: Some(material.clone()), ..stored });
+        };
+        let nonce: [u8; NONCE_BYTES] = rand::random();
+        let text = material.to_json();
+        let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: &text, aad: &bound_to(platform) }).ok()?;
+        Some(StoredSecret { sealed: Some(STANDARD.encode([&nonce[..], &sealed].concat())), ..stored })
+    }
+
+    /// What `stored` holds.
+    pub(super) fn open(&self, platform: &PlatformName, stored: &StoredSecret) -> Result<Material, Unopened> {
+        match stored {
+            StoredSecret { sealed: Some(sealed), .. } => self.unseal(platform, sealed).ok_or(Unopened::Sealed),
+            StoredSecret { plain: Some(_), .. } if !self.plaintext => Err(Unopened::Plain),
+            StoredSecret { plain: Some(material), .. } => Ok(material.clone()),
+            _ => Err(Unopened::Unknown),
+        }
+    }
+
+    fn unseal(&self, platform: &PlatformName, sealed: &str) -> Option<Material> {
+        let sealed = STANDARD.decode(sealed).ok()?;
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_BYTES>()?;
+        let (nonce, aad) = (XNonce::from(*nonce), bound_to(platform));
+        let open = |SealingKey(cipher): &SealingKey| cipher.decrypt(&nonce, Payload { msg: text, aad: &aad }).ok();
+        Material::from_json(&Zeroizing::new(self.keys.iter().find_map(open)?))
+    }
+}
+
+/// What a seal is bound to; each part with its length, so that no two bindings have the same bytes.
+fn bound_to(platform: &PlatformName) -> Vec<u8> {
+    let mut bound = Vec::with_capacity(128);
+    for part in [PURPOSE, platform.as_str().as_bytes()] {
+        bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bound.extend_from_slice(part);
+    }
+    bound
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const TEXT: &str = "a-secret-nobody-knows";
+
+    fn key(byte: u8) -> SealingKey {
+        STANDARD.encode([byte; 32]).parse().unwrap()
+    }
+
+    fn sealer(keys: &[u8]) -> Sealer {
+        Sealer::new(keys.iter().map(|byte| key(*byte)).collect(), false)
+    }
+
+    fn acme() -> PlatformName {
+        PlatformName::new("acme").unwrap()
+    }
+
+    fn material() -> Material {
+        Material::new(TEXT, Some("api-key"))
+    }
+
+    #[test]
+    fn what_is_sealed_opens_again_and_shows_nothing_meanwhile() {
+        let stored = sealer(&[1]).seal(&acme(), &material(), Some(7)).unwrap();
+        let text = serde_json::to_string(&stored).unwrap();
+        assert!(!text.contains(TEXT) && !text.contains("api-key"), "{text}");
+        assert_eq!(stored.expires_at_ms, Some(7));
+        assert!(sealer(&[1]).open(&acme(), &stored).unwrap() == material());
+        assert!(!format!("{:?} {:?} {stored:?}", material(), sealer(&[1])).contains(TEXT));
+    }
+
+    #[test]
+    fn two_seals_of_one_secret_differ() {
+        let seal = || sealer(&[1]).seal(&acme(), &material(), None).unwrap().sealed;
+        assert_ne!(seal(), seal());
+    }
+
+    #[test]
+    fn a_key_can_be_changed_without_losing_what_the_old_one_sealed() {
+        let old = sealer(&[1]).seal(&acme(), &material(), None).unwrap();
+        assert!(sealer(&[2, 1]).open(&acme(), &old).is_ok());
+        let new = sealer(&[2, 1]).seal(&acme(), &material(), None).unwrap();
+        assert!(sealer(&[2]).open(&acme(), &new).is_ok());
+        assert_eq!(sealer(&[1]).open(&acme(), &new).err(), Some(Unopened::Sealed));
+        assert_eq!(sealer(&[]).open(&acme(), &new).err(), Some(Unopened::Sealed));
+    }
+
+    #[test]
+    fn a_secret_of_one_platform_is_none_of_another() {
+        let stored = sealer(&[1]).seal(&acme(), &material(), None).unwrap();
+        let other = PlatformName::new("acme2").unwrap();
+        assert_eq!(sealer(&[1]).open(&other, &stored).err(), Some(Unopened::Sealed));
+    }
+
+    #[test]
+    fn one_changed_bit_is_enough() {
+        let stored = sealer(&[1]).seal(&acme(), &material(), None).unwrap();
+        let bytes = STANDARD.decode(stored.sealed.unwrap()).unwrap();
+        for at in 0..bytes.len() {
+            let mut bent = bytes.clone();
+            bent[at] ^= 1;
+            let bent = StoredSecret { sealed: Some(STANDARD.encode(bent)), ..StoredSecret::default() };
+            assert!(sealer(&[1]).open(&acme(), &bent).is_err(), "byte {at}");
+        }
+        for nothing in ["", "AAAA", "no base64"] {
+            let nothing = StoredSecret { sealed: Some(nothing.to_owned()), ..StoredSecret::default() };
+            assert!(sealer(&[1]).open(&acme(), &nothing).is_err());
+        }
+    }
+
+    #[test]
+    fn plain_text_needs_permission_both_ways() {
+        let (plain, strict) = (Sealer::new(Vec::new(), true), Sealer::default());
+        assert!(plain.can_seal() && sealer(&[1]).can_seal() && !strict.can_seal());
+        assert!(strict.seal(&acme(), &material(), None).is_none());
+        let stored = plain.seal(&acme(), &material(), None).unwrap();
+        assert!(plain.open(&acme(), &stored).unwrap() == material());
+        assert_eq!(sealer(&[1]).open(&acme(), &stored).err(), Some(Unopened::Plain));
+        let both = Sealer::new(vec![key(1)], true);
+        assert!(both.open(&acme(), &stored).is_ok());
+        assert!(both.seal(&acme(), &material(), None).unwrap().plain.is_none());
+        assert_eq!(both.open(&acme(), &StoredSecret::default()).err(), Some(Unopened::Unknown));
+    }
+
+    #[test]
+    fn keys_are_32_bytes_in_base64_and_a_refusal_does_not_repeat_them() {
+        for wrong in ["", "5ecret", &STANDARD.encode([1; 31]), &STANDARD.encode([1; 33])] {
+            let refused = wrong.parse::<SealingKey>().unwrap_err();
+            assert!(!refused.to_string().contains("5ecret"));
+        }
+        assert!(format!(" {}\n", STANDARD.encode([1; 32])).parse::<SealingKey>().is_ok());
+    }
+}

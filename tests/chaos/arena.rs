@@ -1,0 +1,244 @@
+//! The system that fails: what runs, what is down on purpose, and what must be started again because it ended by itself.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tests::generator::{REALCAST_SECRET, STREAMGANK_SECRET, STUDIO, STUDIO_SECRET};
+use tests::ledger::watch;
+use tests::process::Program;
+use tests::redis::RedisOptions;
+use tests::stack::{Kind as DatabaseKind, Role, Stack};
+
+use crate::aof::Sizes;
+use crate::clocks::Clock;
+use crate::disks::{self, Disk};
+use crate::options::{Database, Fsync, Options};
+use crate::schedule::Kind;
+
+/// Longest wait for a process to become ready.
+const READY: Duration = Duration::from_secs(30);
+/// Lines of a log that tell why a process ended.
+const LAST_WORDS: usize = 4;
+
+/// Whether a process should be running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Up,
+    Frozen,
+    Down,
+}
+
+/// One ingress or worker.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) state: State,
+    pub(crate) clock: Result<Clock, &'static str>,
+}
+
+/// Which of the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    Ingress,
+    Worker,
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    pub(crate) stack: Stack,
+    pub(crate) ingresses: Vec<Node>,
+    pub(crate) workers: Vec<Node>,
+    pub(crate) redis_clock: Result<Clock, &'static str>,
+    pub(crate) redis_disk: Option<Disk>,
+    pub(crate) database_disk: Option<Disk>,
+    pub(crate) aof: Option<Sizes>,
+    /// When a Redis that does not sync before it answers was killed.
+    pub(crate) cuts: Vec<Instant>,
+    /// Processes that ended though nobody ended them, with their last words.
+    pub(crate) ended: Vec<String>,
+    /// What must not have been and is no matter of events, such as a process that does not stop when told to.
+    pub(crate) complaints: Vec<String>,
+    logs: Option<PathBuf>,
+    _folder: tempfile::TempDir,
+}
+
+impl Arena {
+    /// Starts all of it and waits until it is ready.
+    pub(crate) async fn start(options: &Options) -> Self {
+        let folder = tests::process::folder();
+        // libfaketime leaves shared memory behind when its process is killed.
+        if disks::have_own_mounts() {
+            disks::mount(std::path::Path::new("/dev/shm"), "mode=1777");
+        }
+        let (redis_disk, redis_clock) = (Disk::mount(), Clock::of_redis(folder.path()));
+        let database_disk = if options.database == Database::Sqlite { Disk::mount() } else { None };
+        let mut builder = Stack::builder()
+            .redis(redis_options(options, redis_disk.as_ref(), redis_clock.as_ref().ok()))
+            .proxied()
+            .platforms(STUDIO)
+            .env("RUST_LOG", "warn")
+            .env("DURABILITY", if options.fsync == Fsync::Always { "strict" } else { "warn" })
+            .ingress_env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET)
+            .ingress_env("STREAMGANK_WEBHOOK_SECRET", STREAMGANK_SECRET)
+            .ingress_env("STUDIO_SECRET", STUDIO_SECRET)
+            .worker_env("MISSING_SESSION_WAIT_MS", &session_wait(options).as_millis().to_string());
+        builder = match options.database {
+            Database::Sqlite => builder.database(DatabaseKind::Sqlite),
+            Database::Postgres => builder.database(DatabaseKind::OwnPostgres).database_proxied(),
+        };
+        if let Some(disk) = &database_disk {
+            builder = builder.database_folder(disk.path());
+        }
+        let stack = builder.servers().await;
+        let (mut ingresses, mut workers) = (Vec::new(), Vec::new());
+        for n in 0..options.workers {
+            let (program, ops) = stack.worker_program();
+            workers.push(node(&folder, format!("worker-{n}"), program, ops.clone(), ops));
+        }
+        for n in 0..options.ingress {
+            let (program, url, ops) = stack.ingress_program();
+            ingresses.push(node(&folder, format!("ingress-{n}"), program, url, ops));
+        }
+        for node in workers.iter().chain(&ingresses) {
+            node.role.ready(READY).await;
+        }
+        watch::install(&stack.database).await;
+        let data = redis_disk.as_ref().map_or(stack.redis.folder(), Disk::path);
+        let aof = (options.fsync == Fsync::Everysec).then(|| Sizes::note(data));
+        if let Some(logs) = &options.logs {
+            std::fs::create_dir_all(logs).expect("the folder for logs");
+        }
+        Self {
+            stack,
+            ingresses,
+            workers,
+            redis_clock,
+            redis_disk,
+            database_disk,
+            aof,
+            cuts: Vec::new(),
+            ended: Vec::new(),
+            complaints: Vec::new(),
+            logs: options.logs.clone(),
+            _folder: folder,
+        }
+    }
+
+    /// Why a kind of fault cannot be had here; `None`: it can.
+    pub(crate) fn impossible(&self, kind: Kind) -> Option<&'static str> {
+        let postgres = self.stack.postgres.is_some();
+        let needs = |there: bool, what: &'static str| (!there).then_some(what);
+        match kind {
+            Kind::KillPostgres | Kind::RestartPostgres | Kind::LockRows => needs(postgres, "PostgreSQL only"),
+            Kind::CutDatabase | Kind::DelayDatabase | Kind::HalfOpenDatabase | Kind::MuteDatabase => {
+                needs(postgres, "PostgreSQL only")
+            }
+            Kind::LockSqlite => needs(!postgres, "SQLite only"),
+            Kind::FullSqlite if postgres => Some("SQLite only"),
+            Kind::FullSqlite => needs(self.database_disk.is_some(), "no file system could be mounted"),
+            Kind::FullRedis => needs(self.redis_disk.is_some(), "no file system could be mounted"),
+            Kind::PowerCut => needs(self.aof.is_some(), "--fsync everysec only"),
+            Kind::ClockRedis => self.redis_clock.as_ref().err().copied(),
+            Kind::ClockIngress => self.ingresses.iter().find_map(|node| node.clock.as_ref().err().copied()),
+            Kind::ClockWorker => self.workers.iter().find_map(|node| node.clock.as_ref().err().copied()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn nodes(&mut self, which: Which) -> &mut Vec<Node> {
+        match which {
+            Which::Ingress => &mut self.ingresses,
+            Which::Worker => &mut self.workers,
+        }
+    }
+
+    /// The node that `target` means, if one is up: the next one where that one is down or frozen.
+    pub(crate) fn pick(&mut self, which: Which, target: usize) -> Option<usize> {
+        let nodes = self.nodes(which);
+        let count = nodes.len();
+        (0..count).map(|n| (target + n) % count).find(|n| nodes[*n].state == State::Up)
+    }
+
+    /// Starts a node again at its old addresses.
+    pub(crate) fn respawn(&mut self, which: Which, at: usize) {
+        let logs = self.logs.clone();
+        let node = &mut self.nodes(which)[at];
+        keep_log(logs.as_ref(), node);
+        let process = node.role.process.program().clone().spawn();
+        node.role.process = process;
+        node.state = State::Up;
+    }
+
+    /// Starts ingress replicas and workers again that ended by themselves, as any supervisor would.
+    pub(crate) fn look_after(&mut self) {
+        for which in [Which::Ingress, Which::Worker] {
+            for at in 0..self.nodes(which).len() {
+                let node = &self.nodes(which)[at];
+                let Some(status) = node.role.process.status().filter(|_| node.state == State::Up) else { continue };
+                let log = node.role.process.log();
+                let lines: Vec<&str> = log.lines().collect();
+                let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n    ");
+                let ended = format!("{} ended by itself ({status}):\n    {last}", node.name);
+                self.ended.push(ended);
+                self.respawn(which, at);
+            }
+        }
+    }
+
+    /// [`Self::look_after`], and Redis too.
+    pub(crate) async fn supervise(&mut self) {
+        self.look_after();
+        if !self.stack.redis.process().is_running() {
+            let last = self.stack.redis.process().tail();
+            self.ended.push(format!("redis ended by itself:\n{last}"));
+            self.stack.redis.restart().await;
+        }
+    }
+
+    /// Keeps the logs of what still runs.
+    pub(crate) fn keep_logs(&self) {
+        for node in self.workers.iter().chain(&self.ingresses) {
+            keep_log(self.logs.as_ref(), node);
+        }
+        if let Some(folder) = &self.logs {
+            let _ = std::fs::write(folder.join("redis.log"), self.stack.redis.process().log());
+        }
+    }
+}
+
+/// How long workers let an event wait for its session.
+pub(crate) fn session_wait(options: &Options) -> Duration {
+    Duration::from_secs(if options.is_short() { 8 } else { 20 })
+}
+
+fn redis_options(options: &Options, disk: Option<&Disk>, clock: Option<&Clock>) -> RedisOptions {
+    let fsync = if options.fsync == Fsync::Always { "always" } else { "everysec" };
+    // Small, so that the log is rewritten again and again while other things fail.
+    let mut redis = RedisOptions::durable().set("appendfsync", fsync).set("auto-aof-rewrite-min-size", "4mb");
+    if let Some(disk) = disk {
+        redis = redis.set("dir", &disk.path().display().to_string());
+    }
+    for (name, value) in clock.iter().flat_map(|clock| clock.env()) {
+        redis = redis.env(name, &value);
+    }
+    redis
+}
+
+fn node(folder: &tempfile::TempDir, name: String, mut program: Program, url: String, ops: String) -> Node {
+    let clock = Clock::new(folder.path(), &name);
+    for (variable, value) in clock.iter().flat_map(Clock::env) {
+        program = program.env(variable, value);
+    }
+    Node { name, role: Role { process: program.spawn(), url, ops }, state: State::Up, clock }
+}
+
+fn keep_log(folder: Option<&PathBuf>, node: &Node) {
+    if let Some(folder) = folder {
+        let path = folder.join(format!("{}.log", node.name));
+        let file = std::fs::File::options().create(true).append(true).open(path);
+        let _ = file.and_then(|mut file| file.write_all(node.role.process.log().as_bytes()));
+    }
+}

@@ -1,0 +1,121 @@
+//! Small file systems that can run full, in a mount namespace of this process's own.
+//!
+//! Guarantee: nothing is mounted where another process could see it, and nothing stays mounted when this process ends,
+//! however it ends.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tests::process;
+use tokio::task::JoinHandle;
+
+/// Set in the process that has its own mounts.
+const MARK: &str = "CHAOS_OWN_MOUNTS";
+/// Size of a disk: much more than a run needs.
+const SIZE: &str = "size=768m,mode=0777";
+/// How often a disk that is to be full is filled again: what is on it may be deleted meanwhile.
+const REFILL: Duration = Duration::from_millis(50);
+
+/// Starts this program once more in a mount namespace of its own; returns only there, or when that cannot be.
+///
+/// # Errors
+/// When this system or user may not.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    if have_own_mounts() {
+        return Ok(());
+    }
+    let root = Command::new("id").arg("-u").output()?.stdout.trim_ascii() == b"0";
+    if !root || !cfg!(target_os = "linux") {
+        return Err(io::Error::other("needs root on Linux"));
+    }
+    let mut may = Command::new("unshare");
+    may.args(["--mount", "--propagation", "private", "true"]).stderr(Stdio::null());
+    if !may.status()?.success() {
+        return Err(io::Error::other("unshare --mount is not permitted"));
+    }
+    let mut again = Command::new("unshare");
+    again.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
+    Err(again.args(std::env::args_os().skip(1)).env(MARK, "1").exec())
+}
+
+/// Whether mounts of this process are its own.
+pub(crate) fn have_own_mounts() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// A file system in memory.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    /// Mounts one; `None`: it cannot be.
+    pub(crate) fn mount() -> Option<Self> {
+        if !have_own_mounts() {
+            return None;
+        }
+        let folder = process::folder();
+        mount(folder.path(), SIZE).then_some(Self { folder })
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Takes all of its space until the answer is dropped.
+    pub(crate) fn fill(&self) -> Filler {
+        let path = self.path().join("filler");
+        let file = path.clone();
+        fill(&file);
+        let refilling = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(REFILL).await;
+                fill(&file);
+            }
+        });
+        Filler { path, refilling }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: somebody may still be in there. The namespace ends with this process anyway.
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).stderr(Stdio::null()).status();
+    }
+}
+
+/// Mounts a file system in memory at `path`.
+pub(crate) fn mount(path: &Path, options: &str) -> bool {
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).stderr(Stdio::null());
+    mount.status().is_ok_and(|status| status.success())
+}
+
+/// Keeps a disk full until dropped.
+#[derive(Debug)]
+pub(crate) struct Filler {
+    path: PathBuf,
+    refilling: JoinHandle<()>,
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        self.refilling.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Writes until nothing more fits.
+fn fill(path: &Path) {
+    let Ok(mut file) = File::options().create(true).append(true).open(path) else { return };
+    for size in [1 << 20, 4 << 10, 1] {
+        let zeros = vec![0; size];
+        while file.write_all(&zeros).is_ok() {}
+    }
+}

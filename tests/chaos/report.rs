@@ -1,0 +1,193 @@
+//! What came of a run, as a table or as one JSON object.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use serde_json::json;
+use tests::ledger::judge::{Tally, Verdict};
+
+use crate::engine::Felt;
+use crate::load::Sent;
+use crate::options::Options;
+use crate::schedule::Kind;
+
+/// Examples shown of each kind of failure.
+const SHOWN: usize = 8;
+
+/// Everything worth telling.
+#[derive(Debug)]
+pub(crate) struct Report {
+    seed: u64,
+    setting: String,
+    felt: BTreeMap<Kind, Felt>,
+    sent: Sent,
+    verdict: Verdict,
+    commits: Histogram<u64>,
+    /// Genuine events that were never answered 2xx.
+    pub(crate) unanswered: usize,
+    /// What must not have been.
+    pub(crate) complaints: Vec<String>,
+    /// Processes that ended by themselves.
+    pub(crate) ended: Vec<String>,
+    /// How long all of it took.
+    pub(crate) took: Duration,
+}
+
+#[derive(Serialize)]
+struct Recovery {
+    count: usize,
+    together: usize,
+    still_felt: usize,
+    recovery_ms_p50: u128,
+    recovery_ms_max: u128,
+}
+
+impl Report {
+    pub(crate) fn new(
+        seed: u64,
+        options: &Options,
+        felt: BTreeMap<Kind, Felt>,
+        sent: Sent,
+        verdict: Verdict,
+    ) -> Self {
+        let (database, fsync) = (format!("{:?}", options.database), format!("{:?}", options.fsync).to_lowercase());
+        let setting = format!(
+            "{} s, {} ingress, {} workers, {database}, appendfsync {fsync}, {} events/s",
+            options.duration().as_secs(),
+            options.ingress,
+            options.workers,
+            options.rate
+        );
+        Self {
+            seed,
+            setting,
+            felt,
+            sent,
+            verdict,
+            commits: Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("a histogram"),
+            unanswered: 0,
+            complaints: Vec::new(),
+            ended: Vec::new(),
+            took: Duration::ZERO,
+        }
+    }
+
+    /// Notes how long after its answer an event took effect.
+    pub(crate) fn committed(&mut self, after: Duration) {
+        self.commits.saturating_record(u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1));
+    }
+
+    /// Whether nothing happened that must not.
+    pub(crate) fn is_good(&self) -> bool {
+        let felt = self.felt.values().all(|felt| felt.never == 0);
+        self.verdict.is_good() && self.unanswered == 0 && self.complaints.is_empty() && felt
+    }
+
+    fn recovery(felt: &Felt) -> Recovery {
+        let mut times: Vec<u128> = felt.recoveries.iter().map(Duration::as_millis).collect();
+        times.sort_unstable();
+        Recovery {
+            count: felt.recoveries.len() + felt.never,
+            together: felt.together,
+            still_felt: felt.never,
+            recovery_ms_p50: times.get(times.len() / 2).copied().unwrap_or_default(),
+            recovery_ms_max: times.last().copied().unwrap_or_default(),
+        }
+    }
+
+    /// One JSON object.
+    pub(crate) fn json(&self) -> String {
+        let faults: BTreeMap<String, Recovery> =
+            self.felt.iter().map(|(kind, felt)| (kind.name(), Self::recovery(felt))).collect();
+        let ms = |of: &Histogram<u64>, quantile| of.value_at_quantile(quantile) as f64 / 1000.0;
+        json!({
+            "good": self.is_good(),
+            "seed": self.seed,
+            "setting": self.setting,
+            "seconds": self.took.as_secs(),
+            "faults": faults,
+            "requests": self.sent.requests,
+            "busy": self.sent.busy,
+            "without_answer": self.sent.unanswered,
+            "forged_refused": self.sent.refused,
+            "never_accepted": self.unanswered,
+            "accept_ms": {"p50": ms(&self.sent.latency, 0.5), "p99": ms(&self.sent.latency, 0.99)},
+            "accept_to_commit_ms": {"p50": ms(&self.commits, 0.5), "p99": ms(&self.commits, 0.99)},
+            "verdict": self.verdict,
+            "complaints": self.complaints,
+            "ended_by_themselves": self.ended,
+        })
+        .to_string()
+    }
+
+    /// For people.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "\nseed {}: {}\n", self.seed, self.setting);
+        let _ = writeln!(out, "{:<22}{:>6}{:>22}{:>12}", "fault", "count", "felt after it, p50", "max");
+        let mut all = Felt::default();
+        for (kind, felt) in &self.felt {
+            self.line(&mut out, &kind.name(), felt);
+            all.recoveries.extend(&felt.recoveries);
+            all.never += felt.never;
+        }
+        self.line(&mut out, &format!("{} kinds", self.felt.len()), &all);
+        let ms = |of: &Histogram<u64>, quantile| of.value_at_quantile(quantile) as f64 / 1000.0;
+        let _ = writeln!(
+            out,
+            "\n{} requests: {} answered 429 or 503, {} without an answer, {} forged and refused",
+            self.sent.requests, self.sent.busy, self.sent.unanswered, self.sent.refused
+        );
+        let (accept, commit) = (&self.sent.latency, &self.commits);
+        let _ =
+            writeln!(out, "accept            p50 {:>9.1} ms   p99 {:>9.1} ms", ms(accept, 0.5), ms(accept, 0.99));
+        let _ =
+            writeln!(out, "accept to commit  p50 {:>9.1} ms   p99 {:>9.1} ms", ms(commit, 0.5), ms(commit, 0.99));
+        let verdict = &self.verdict;
+        let _ = writeln!(
+            out,
+            "\naccepted {}: {:?}; {} rows and {} states of rows compared",
+            verdict.promised, verdict.places, verdict.rows, verdict.states
+        );
+        for (name, tally) in verdict.failures() {
+            tell(&mut out, name, tally);
+        }
+        if verdict.forgotten.count > 0 {
+            tell(&mut out, "forgotten by Redis", &verdict.forgotten);
+        }
+        let list = |out: &mut String, title: &str, items: &[String]| {
+            if !items.is_empty() {
+                let _ = writeln!(out, "{title}: {}", items.len());
+            }
+            for item in items.iter().take(SHOWN) {
+                let _ = writeln!(out, "  {item}");
+            }
+        };
+        if self.unanswered > 0 {
+            let _ = writeln!(out, "never accepted: {}", self.unanswered);
+        }
+        list(&mut out, "complaints", &self.complaints);
+        list(&mut out, "ended by themselves and started again", &self.ended);
+        let end = if self.is_good() { "all is as it must be" } else { "FAILED" };
+        let _ = writeln!(out, "\n{end} ({} s; again: --seed {})", self.took.as_secs(), self.seed);
+        out
+    }
+
+    #[allow(clippy::unused_self)]
+    fn line(&self, out: &mut String, name: &str, felt: &Felt) {
+        let recovery = Self::recovery(felt);
+        let (count, p50, max) = (recovery.count, recovery.recovery_ms_p50, recovery.recovery_ms_max);
+        let never = if felt.never > 0 { format!("  {} still felt", felt.never) } else { String::new() };
+        let _ = writeln!(out, "{name:<22}{count:>6}{p50:>19} ms{max:>9} ms{never}");
+    }
+}
+
+fn tell(out: &mut String, name: &str, tally: &Tally) {
+    let _ = writeln!(out, "{name:<12} {}", tally.count);
+    for example in tally.examples.iter().take(SHOWN) {
+        let _ = writeln!(out, "  {example}");
+    }
+}

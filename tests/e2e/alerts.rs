@@ -1,0 +1,369 @@
+//! Each alert is caused on a running system, fires in a real Prometheus with the shipped rules, and ends by what
+//! `deploy/runbook.md` says to do. Time runs faster for the rules (a minute is a second), not for the system.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::poll;
+use tests::process::Program;
+use tests::prometheus::{Prometheus, shipped};
+use tests::redis::RedisOptions;
+use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
+use tests::sign;
+use tests::stack::{Builder, Kind, Stack};
+
+use crate::SOON;
+
+/// A minute of the rules is a second.
+const FACTOR: u32 = 60;
+/// Longest wait for an alert to fire or end, on a machine that is busy with other tests.
+const LATE: Duration = Duration::from_secs(60);
+
+fn durable() -> Builder {
+    Stack::builder().redis(RedisOptions::durable())
+}
+
+fn content() -> Value {
+    content_event("content_added", &unique("c"), "t", now_ms())
+}
+
+async fn held(prometheus: &Prometheus, alert: &str) {
+    let firing = prometheus.firing().await;
+    assert!(!firing.contains(alert), "{alert} is among {firing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_system_that_works_raises_none_idle_busy_or_restarted() {
+    let mut stack = durable().ingresses(2).workers(2).start().await;
+    // Slower than elsewhere: a start takes a while on a busy machine, and must not look like an outage.
+    let prometheus = Prometheus::start(&stack, 20).await;
+    let quiet = async |what: &str, seconds: u64| {
+        poll::throughout(what, Duration::from_secs(seconds), async || {
+            let firing = prometheus.firing().await;
+            if firing.is_empty() { Ok(()) } else { Err(format!("{firing:?}")) }
+        })
+        .await;
+    };
+    quiet("idle, no alert fires", 12).await;
+    let sender = stack.sender();
+    sender.announce("room", &json!({})).await.expect(202, "accepted");
+    for n in 0..300 {
+        sender.acme(&content()).await.expect(202, "accepted");
+        sender
+            .mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms() + n))
+            .await
+            .expect(202, "accepted");
+    }
+    quiet("busy, no alert fires", 5).await;
+    stack.add_worker().await;
+    stack.add_ingress().await;
+    prometheus.follow(&stack).await;
+    for role in [&stack.workers[0], &stack.workers[1], &stack.ingresses[0], &stack.ingresses[1]] {
+        role.process.terminate();
+        role.process.ended(SOON).await;
+        prometheus.follow(&stack).await;
+    }
+    stack.ingresses[2].sender().acme(&content()).await.expect(202, "accepted");
+    quiet("after restarts, no alert fires", 12).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_workers_then_stopped_ingress() {
+    let mut stack = durable().start().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let mut sender = stack.sender();
+    stack.workers[0].process.kill();
+    sender.acme(&content()).await.expect(202, "accepted");
+    prometheus.fires(&["WebhookWorkerSilent", "WebhookInstanceDown"], LATE).await;
+    held(&prometheus, "WebhookNoData").await;
+    stack.add_worker().await;
+    prometheus.follow(&stack).await;
+    prometheus.quiet(LATE).await;
+    stack.drained(SOON).await;
+
+    stack.ingresses[0].process.kill();
+    prometheus.fires(&["WebhookNoData"], LATE).await;
+    held(&prometheus, "WebhookWorkerSilent").await;
+    stack.add_ingress().await;
+    prometheus.follow(&stack).await;
+    prometheus.quiet(LATE).await;
+    sender = stack.ingresses[1].sender();
+    sender.acme(&content()).await.expect(202, "accepted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_away() {
+    let mut stack = durable().database(Kind::OwnPostgres).start().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let sender = stack.sender();
+    sender.acme(&content()).await.expect(202, "accepted");
+    stack.postgres.as_mut().unwrap().stop().await;
+    sender.acme(&content()).await.expect(202, "accepted");
+    prometheus.fires(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], LATE).await;
+    held(&prometheus, "WebhookWorkerSilent:acme").await;
+    // A worker that starts meanwhile has no database yet, and says so.
+    stack.workers[0].process.kill();
+    stack.spawn_worker();
+    prometheus.follow(&stack).await;
+    let instance = stack.workers[1].ops.trim_start_matches("http://");
+    let of_the_new_one =
+        format!("ALERTS{{alertname=\"WebhookDatabaseDown\",alertstate=\"firing\",instance=\"{instance}\"}}");
+    poll::until("it fires for the new worker", LATE, async || {
+        let firing = prometheus.query(&of_the_new_one).await?;
+        if firing.is_empty() { Err(String::from("not yet")) } else { Ok(()) }
+    })
+    .await;
+    stack.postgres.as_mut().unwrap().restart().await;
+    prometheus.quiet(LATE).await;
+    stack.drained(SOON).await;
+    assert_eq!(stack.dead("acme").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_down_and_then_emptied() {
+    let mut stack = durable().start().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let sender = stack.sender();
+    sender.acme(&content()).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    stack.redis.kill();
+    poll::until("it fires, events being refused", LATE, async || {
+        assert_eq!(sender.acme(&content()).await.status, 503);
+        let firing = prometheus.firing().await;
+        let wanted = ["WebhookRedisDown", "WebhookRequestsRefused:acme"];
+        if wanted.iter().all(|alert| firing.contains(*alert)) { Ok(()) } else { Err(format!("{firing:?}")) }
+    })
+    .await;
+    stack.redis.restart().await;
+    prometheus.quiet(LATE).await;
+    held(&prometheus, "WebhookDataLost").await;
+
+    let _: String = stack.redis.command(&["FLUSHALL"]).await;
+    prometheus.fires(&["WebhookDataLost"], LATE).await;
+    // The runbook: find out what was lost, then restart the processes, which ends the alert.
+    stack.add_worker().await;
+    stack.add_ingress().await;
+    for role in [&stack.workers[0], &stack.ingresses[0]] {
+        role.process.terminate();
+        role.process.ended(SOON).await;
+    }
+    prometheus.follow(&stack).await;
+    prometheus.quiet(LATE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_secret_and_a_rate_limit() {
+    let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 60\nburst = 1\n";
+    let stack = durable().platforms(toml).start().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let sender = stack.sender();
+    let body = mux_event(&unique("e"), "active", Some("room"), "ls", now_ms()).to_string();
+    for _ in 0..8 {
+        let forged = sign::mux("rotated-by-the-provider", now(), body.as_bytes());
+        sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+    }
+    let mut refused = 0;
+    for _ in 0..4 {
+        let tight = sign::generic("tight", ACME_SECRET, content().to_string().as_bytes());
+        refused += usize::from(sender.send(&tight).await.status == 429);
+    }
+    assert!(refused > 0);
+    prometheus.fires(&["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"], LATE).await;
+    let firing = prometheus.firing().await;
+    assert!(
+        !firing.contains("WebhookSignatureFailures:tight") && !firing.contains("WebhookRateLimitHits:mux"),
+        "{firing:?}"
+    );
+    prometheus.quiet(LATE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_burst() {
+    let stack = durable().worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let sender = stack.sender();
+    for _ in 0..30 {
+        sender.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
+        sender.acme(&content()).await.expect(202, "accepted");
+    }
+    prometheus.fires(&["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"], LATE).await;
+    held(&prometheus, "WebhookDeadLettersGrowing:acme").await;
+    // The runbook: look why, mend the cause (here: announce the room), replay.
+    let stats = stack.dlq_tool(&["stats", "--platform", "mux"]).await;
+    assert!(stats.stdout.contains("session_not_found"), "{stats:?}");
+    sender.announce("late", &json!({})).await.expect(202, "accepted");
+    stack.status("late", "ready", SOON).await;
+    let replay =
+        stack.dlq_tool(&["replay", "--platform", "mux", "--error-code", "session_not_found", "--yes"]).await;
+    assert_eq!(replay.code, Some(0), "{replay:?}");
+    stack.status("late", "live", SOON).await;
+    prometheus.quiet(LATE).await;
+    assert_eq!(stack.dead("mux").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_of_a_paused_platform_and_a_broken_stream() {
+    let toml = "[platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 60000\n";
+    let paused =
+        format!("[platforms.acme]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n{toml}paused = true\n");
+    let mut stack = durable().platforms(toml).workers(0).start().await;
+    let file = stack.redis.folder().join("paused.toml");
+    std::fs::write(&file, paused).unwrap();
+    let (program, ops) = stack.worker_program();
+    let process = program.env("PLATFORMS_FILE", &file).spawn();
+    stack.workers.push(tests::stack::Role { process, url: ops.clone(), ops });
+    stack.workers[0].ready(SOON).await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let sender = stack.sender();
+    for _ in 0..1_010 {
+        let held = sign::generic("held", ACME_SECRET, content().to_string().as_bytes());
+        sender.send(&held).await.expect(202, "accepted");
+    }
+    let _: String = stack.redis.command(&["SET", "webhooks:incoming:netflix", "no stream"]).await;
+    prometheus.fires(&["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"], LATE).await;
+    held(&prometheus, "WebhookOldestEventOld:held").await;
+    held(&prometheus, "WebhookWorkerSilent:held").await;
+    // The runbook: resume the platform, remove the foreign key.
+    stack.add_worker().await;
+    stack.workers[0].process.terminate();
+    stack.workers[0].process.ended(SOON).await;
+    let _: usize = stack.redis.command(&["DEL", "webhooks:incoming:netflix"]).await;
+    prometheus.follow(&stack).await;
+    stack.drained(LATE).await;
+    prometheus.quiet(LATE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_at_their_bound() {
+    let stack = durable().worker_env("MISSING_SESSION_WAIT_MS", "100").worker_env("DLQ_MAX_LEN", "1").start().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    for _ in 0..2 {
+        let event = mux_event(&unique("e"), "active", Some("late"), "ls", now_ms());
+        stack.sender().mux(&event).await.expect(202, "accepted");
+    }
+    prometheus.fires(&["WebhookDeadLettersFull:mux"], LATE).await;
+    // The runbook: mend the cause, replay, and what stayed in retry goes through by itself.
+    stack.sender().announce("late", &json!({})).await.expect(202, "accepted");
+    stack.status("late", "live", SOON).await;
+    let replay = stack.dlq_tool(&["replay", "--platform", "mux", "--yes"]).await;
+    assert_eq!(replay.code, Some(0), "{replay:?}");
+    prometheus.quiet(LATE).await;
+}
+
+/// Something of everything, so that every query has something to show.
+async fn busy() -> Stack {
+    let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
+    let stack = durable().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let sender = stack.sender();
+    sender.announce("room", &json!({})).await.expect(202, "accepted");
+    stack.status("room", "ready", SOON).await;
+    stack
+}
+
+async fn traffic(sender: &Sender) {
+    for _ in 0..2 {
+        let event = content().to_string();
+        let tight = sign::generic("tight", ACME_SECRET, event.as_bytes());
+        sender.send(&tight).await;
+    }
+    let body = content();
+    for _ in 0..2 {
+        sender.acme(&body).await;
+    }
+    sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+    sender.mux(&mux_event(&unique("e"), "idle", Some("nowhere"), "x", now_ms())).await;
+}
+
+/// Metrics that the binaries show only where there is something to show them for: destinations, an archive.
+const OPTIONAL: [&str; 2] = ["webhook_deliveries_total", "webhook_retention_failing"];
+
+/// Every query of the dashboard, by where it stands, with what Grafana puts in for its variables.
+fn dashboard_queries() -> BTreeMap<String, String> {
+    let dashboard: Value = serde_json::from_str(&shipped("deploy/grafana/dashboards/tributary.json")).unwrap();
+    let mut found = BTreeMap::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let place = format!("{} {}", panel["title"], target["refId"]);
+            found.insert(place, target["expr"].as_str().unwrap().to_owned());
+        }
+    }
+    for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
+        if let Some(query) = annotation["expr"].as_str() {
+            found.insert(format!("annotation {}", annotation["name"]), query.to_owned());
+        }
+    }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        if let Some((selector, label)) = variable["definition"].as_str().and_then(label_values) {
+            found.insert(format!("variable {}", variable["name"]), format!("count by ({label}) ({selector})"));
+        }
+    }
+    let fill = |query: String| {
+        let filled = query.replace("$__rate_interval", "5s").replace("[10m]", "[10s]").replace("[5m]", "[10s]");
+        filled.replace("$platform", ".*").replace("$instance", ".*")
+    };
+    found.into_iter().map(|(place, query)| (place, fill(query))).collect()
+}
+
+/// The two parts of `label_values(selector, label)`.
+fn label_values(definition: &str) -> Option<(&str, &str)> {
+    definition.strip_prefix("label_values(")?.strip_suffix(')')?.rsplit_once(", ")
+}
+
+/// The names of metrics in a query.
+fn metrics(query: &str) -> impl Iterator<Item = &str> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("webhook_") || word.starts_with("process_"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_query_of_the_dashboard_and_the_rules_shows_something_of_the_real_processes() {
+    let stack = busy().await;
+    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let sender = stack.sender();
+    let queries = dashboard_queries();
+    assert!(queries.len() > 50, "{}", queries.len());
+    poll::until("every query shows something", LATE, async || {
+        traffic(&sender).await;
+        let mut empty = Vec::new();
+        for (place, query) in &queries {
+            let shown = prometheus.query(query).await.map_err(|error| format!("{place}: {query}: {error}"))?;
+            // No process has been restarted, no alert fires, and no destination is configured.
+            let may_be_empty = ["changes(", "ALERTS", OPTIONAL[0]].iter().any(|word| query.contains(word));
+            if shown.is_empty() && !may_be_empty {
+                empty.push(format!("{place}: {query}"));
+            }
+        }
+        if empty.is_empty() { Ok(()) } else { Err(empty.join("\n")) }
+    })
+    .await;
+
+    let names = prometheus.get("label/__name__/values", &[]).await.unwrap();
+    let names: BTreeSet<&str> = names.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let groups = prometheus.get("rules", &[]).await.unwrap();
+    let rules: Vec<&Value> =
+        groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
+    assert_eq!(rules.len(), shipped("deploy/prometheus/alerts.yml").matches("- alert: ").count());
+    for rule in &rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+    let rules = rules.iter().filter_map(|rule| rule["query"].as_str());
+    for query in rules.chain(queries.values().map(String::as_str)) {
+        for metric in metrics(query).filter(|metric| !OPTIONAL.contains(metric)) {
+            assert!(names.contains(metric), "{metric} is shown by no process: {query}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promtool_finds_nothing_to_say_about_the_metrics() {
+    let stack = busy().await;
+    traffic(&stack.sender()).await;
+    for role in stack.ingresses.iter().chain(&stack.workers) {
+        let text = Sender::new(&role.ops).get("/metrics").await.text;
+        assert!(text.contains("webhook_redis_up") && text.contains("process_resident_memory_bytes"), "{text}");
+        let promtool = Program::at("promtool", "promtool").args(["check", "metrics"]);
+        let found = promtool.run_with_input(text.as_bytes(), SOON).await;
+        assert_eq!((found.code, found.stderr.as_str(), found.stdout.as_str()), (Some(0), "", ""));
+    }
+}

@@ -1,0 +1,82 @@
+//! `dlq-tool purge`: gone with its duplicate marker, and not before the copy is on disk.
+
+use shared::event::marker_digest;
+use tests::process;
+
+use crate::dlq_tool::{bury, bury_many, length, run, server};
+
+#[tokio::test]
+async fn a_purged_event_is_heard_when_it_is_sent_again() {
+    let server = server(&["mux"]).await;
+    bury_many(&server, "mux", 2).await;
+    let marker = |event_id: &str| format!("webhook:hash:{}", marker_digest("mux", event_id));
+    for event_id in ["evt-1", "evt-2"] {
+        server.command::<()>(&["SET", &marker(event_id), "1"]).await;
+    }
+    let purged = run(&server, &["purge", "--id", "2-0"]).await;
+    assert_eq!(purged.code, Some(0), "{purged:?}");
+    assert_eq!(purged.stdout, "PLATFORM  PURGED  GONE  LEFT\nmux            1     0     0\n");
+    let there = async |event_id| server.command::<usize>(&["EXISTS", &marker(event_id)]).await;
+    assert_eq!((there("evt-1").await, there("evt-2").await), (1, 0));
+    assert_eq!(length(&server, "webhooks:dlq:mux").await, 1);
+}
+
+#[tokio::test]
+async fn several_need_a_word_and_a_dry_run_needs_none() {
+    let server = server(&["mux"]).await;
+    bury_many(&server, "mux", 3).await;
+    bury(&server, "mux", "9-0", &[("error_code", "invalid_event")]).await;
+    let purged = run(&server, &["purge"]).await;
+    assert_eq!((purged.code, purged.stdout.as_str()), (Some(2), ""));
+    assert!(purged.stderr.contains("add --yes"), "{}", purged.stderr);
+    let shown = run(&server, &["purge", "--dry-run"]).await;
+    assert_eq!((shown.code, shown.stdout.lines().count()), (Some(0), 5), "{shown:?}");
+    assert_eq!(
+        shown.stderr,
+        "4 dead letters\n  mux: 4 dead letters (1 invalid_event, 3 session_not_found)\n\
+         dry run: these would be removed, nothing was changed\n"
+    );
+    assert_eq!(length(&server, "webhooks:dlq:mux").await, 4);
+    let purged = run(&server, &["purge", "--error-code", "session_not_found", "--yes", "--output", "json"]).await;
+    assert_eq!(purged.code, Some(0), "{purged:?}");
+    assert_eq!(
+        purged.stdout,
+        [1, 2, 3].map(|n| format!("{{\"platform\":\"mux\",\"id\":\"{n}-0\",\"result\":\"purged\"}}\n")).concat()
+    );
+    assert_eq!(length(&server, "webhooks:dlq:mux").await, 1);
+    assert_eq!(run(&server, &["purge", "--error-code", "session_not_found"]).await.code, Some(3));
+}
+
+#[tokio::test]
+async fn what_is_purged_is_in_the_file_and_can_be_imported() {
+    let server = server(&["livekit", "mux"]).await;
+    bury_many(&server, "mux", 40).await;
+    bury(&server, "livekit", "5-0", &[]).await;
+    let exported = run(&server, &["export"]).await.stdout;
+    let folder = process::folder();
+    let file = folder.path().join("purged.ndjson");
+    let path = file.to_str().unwrap();
+    let purged = run(&server, &["purge", "--yes", "--export", path]).await;
+    assert_eq!(purged.code, Some(0), "{purged:?}");
+    assert!(purged.stderr.ends_with(&format!("written to {path}: 41 dead letters\n")), "{}", purged.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), exported);
+    assert_eq!((length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await), (0, 0));
+}
+
+#[tokio::test]
+async fn without_a_copy_that_was_asked_for_nothing_is_purged() {
+    let server = server(&["mux"]).await;
+    bury_many(&server, "mux", 2).await;
+    let folder = process::folder();
+    let taken = folder.path().join("taken");
+    std::fs::write(&taken, "something else").unwrap();
+    for path in [taken.clone(), folder.path().join("no/such/folder/file")] {
+        let purged = run(&server, &["purge", "--yes", "--export", path.to_str().unwrap()]).await;
+        assert_eq!((purged.code, purged.stdout.as_str()), (Some(2), ""), "{purged:?}");
+    }
+    // A device that is always full: the write fails, not the opening.
+    let full = run(&server, &["purge", "--yes", "--export", "/dev/full"]).await;
+    assert_ne!(full.code, Some(0), "{full:?}");
+    assert_eq!(length(&server, "webhooks:dlq:mux").await, 2);
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "something else");
+}

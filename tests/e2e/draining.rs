@@ -1,0 +1,216 @@
+//! Removing and pausing platforms while the system runs: what was accepted is processed, or kept until it may be.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::poll;
+use tests::sender::{Answer, content_event, mux_event, now_ms, unique};
+use tests::sign;
+use tests::stack::{Builder, Role, Stack};
+
+use crate::SOON;
+use crate::registration::{KNOWN_WITHIN, accepted, event, keyed};
+
+const SECRET: &str = "leaving-secret-03aa-81d4";
+
+async fn record_of(stack: &Stack, platform: &str) -> Option<String> {
+    stack.redis.command(&["HGET", "webhooks:registrations", platform]).await
+}
+
+async fn ledger_has(stack: &Stack, platform: &str, count: usize, within: Duration) {
+    poll::until(&format!("{count} events of {platform} are processed"), within, async || {
+        let sql = "SELECT event_id FROM webhook_events WHERE platform = $1";
+        let found = stack.database.try_rows(sql, &[platform]).await.map_or(0, |rows| rows.len());
+        if found == count { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+#[track_caller]
+fn done(answer: &Answer) {
+    assert!((200..300).contains(&answer.status), "answer: {}", answer.text);
+}
+
+async fn shows(role: &Role, metric: &str, platform: &str, value: f64) {
+    let label = format!("platform=\"{platform}\"");
+    poll::until(&format!("{metric} of {platform} is {value}"), SOON, async || {
+        let seen = role.metric(metric, &[&label]).await;
+        if (seen - value).abs() < 0.1 { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+/// 404 at once, but what was accepted before is processed, by workers that start later, too; then nothing is left of it
+/// but its dead letters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_platform_drains_first() {
+    let mut stack = keyed().ingresses(2).workers(1).start().await;
+    let senders = [stack.ingresses[0].sender(), stack.ingresses[1].sender()];
+    senders[0].registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    let body = json!({"event_type": "content_added", "payload": {}}).to_string();
+    accepted(&senders[0], &sign::generic("shop", SECRET, body.as_bytes()), KNOWN_WITHIN).await;
+    poll::until("the event without a content is dead", SOON, async || match stack.dead("shop").await {
+        1 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    shows(&stack.workers[0], "webhook_dead_letters", "shop", 1.0).await;
+    // Paused, so that there is something to drain for as long as this test wants it.
+    done(&senders[0].pause("shop", true).await);
+    tokio::time::sleep(KNOWN_WITHIN).await;
+    for sender in senders.iter().cycle().take(6) {
+        accepted(sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    }
+    done(&senders[1].unregister("shop").await);
+    for sender in &senders {
+        poll::until("it is not found any more", KNOWN_WITHIN, async || {
+            let answer = sender.send(&event("shop", SECRET)).await;
+            if answer.errcode() == "E_WEBHOOK_UNSUPPORTED_PLATFORM" { Ok(()) } else { Err(answer.text) }
+        })
+        .await;
+    }
+    let left = stack.unfinished("shop").await;
+    assert!(left >= 6, "{left} queued");
+    // Longer than the least time of draining: the record stays for as long as there is something to do.
+    poll::throughout("the record is there", Duration::from_secs(12), async || {
+        record_of(&stack, "shop").await.map(drop).ok_or("it is gone")
+    })
+    .await;
+    assert_eq!(stack.unfinished("shop").await, left, "a paused platform stays paused");
+    // One that never saw it active.
+    stack.workers.remove(0).process.kill();
+    stack.add_worker().await;
+    shows(&stack.workers[0], "webhook_dead_letters", "shop", 1.0).await;
+    done(&senders[1].pause("shop", false).await);
+    ledger_has(&stack, "shop", left, SOON).await;
+    poll::until("the record is removed", SOON, async || match record_of(&stack, "shop").await {
+        None => Ok(()),
+        Some(_) => Err("still there"),
+    })
+    .await;
+    assert_eq!((stack.unfinished("shop").await, stack.dead("shop").await), (0, 1));
+    shows(&stack.workers[0], "webhook_dead_letters", "shop", 0.0).await;
+    // Gone is gone: nothing to remove, and free to be registered anew, with another secret.
+    assert_eq!(senders[0].unregister("shop").await.status, 404);
+    senders[0].registered(&json!({"platform": "shop", "secret": "another"})).await;
+    for sender in &senders {
+        accepted(sender, &event("shop", "another"), KNOWN_WITHIN).await;
+        assert_eq!(sender.send(&event("shop", SECRET)).await.status, 401);
+    }
+    ledger_has(&stack, "shop", left + 2, SOON).await;
+    assert!(!stack.workers[0].process.log().contains("no definition for"));
+}
+
+/// Its record stays for ten seconds even if nothing is queued, since a replica that has not heard of it may still take
+/// something; and registered again meanwhile, it is as if it had never been removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_platform_may_come_back() {
+    let stack = keyed().start().await;
+    let sender = stack.sender();
+    sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    ledger_has(&stack, "shop", 1, SOON).await;
+    let there = async || record_of(&stack, "shop").await.map(drop).ok_or("it is gone");
+    done(&sender.unregister("shop").await);
+    poll::throughout("the record of what drains is there", Duration::from_secs(7), there).await;
+    sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    poll::throughout("the record of what came back is there", Duration::from_secs(7), there).await;
+    sender.send(&event("shop", SECRET)).await.expect(202, "accepted");
+    ledger_has(&stack, "shop", 2, SOON).await;
+    done(&sender.unregister("shop").await);
+    poll::until("the record is removed", SOON, async || if there().await.is_err() { Ok(()) } else { Err("there") })
+        .await;
+}
+
+/// Of a paused platform everything is accepted and nothing executed: not what is new, not what is due for a retry, not
+/// what a dead worker held. Others go on, and all of it goes on when it is resumed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_platform_holds_and_resumes() {
+    // Long enough that it is not due before the pause is known, and then is.
+    let delays = |builder: Builder| builder.worker_env("RETRY_BASE_MS", "4000").worker_env("RETRY_MAX_MS", "4000");
+    let mut stack = delays(keyed()).ingresses(2).workers(1).start().await;
+    let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
+    // One that waits for its session, in the retry set.
+    one.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
+    poll::until("it waits for a retry", SOON, async || match stack.retrying("mux").await {
+        1 => Ok(()),
+        n => Err(n),
+    })
+    .await;
+    done(&one.pause("mux", true).await);
+    tokio::time::sleep(KNOWN_WITHIN).await;
+    let event = |kind: &str| mux_event(&unique("e"), kind, Some("late"), "ls", now_ms());
+    two.mux(&event("idle")).await.expect(202, "accepted");
+    two.announce("late", &json!({"live_stream_id": "ls"})).await.expect(202, "accepted");
+    two.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    stack.status("late", "ready", SOON).await;
+    ledger_has(&stack, "acme", 1, SOON).await;
+    // Another worker, which has to read the pause before it reads the queue, holds it as well.
+    stack.add_worker().await;
+    poll::throughout("mux is left alone", Duration::from_secs(6), async || {
+        let state = (stack.unfinished("mux").await, stack.retrying("mux").await, stack.dead("mux").await);
+        let status = stack.database.status("late").await;
+        if (state, status.as_str()) == ((2, 1, 0), "ready") { Ok(()) } else { Err(format!("{state:?}, {status}")) }
+    })
+    .await;
+    for role in &stack.workers {
+        shows(role, "webhook_oldest_age_seconds", "mux", 0.0).await;
+    }
+    assert!(one.platforms().await.text.contains("\"paused\":true"));
+
+    done(&two.pause("mux", false).await);
+    stack.status("late", "idle", KNOWN_WITHIN).await;
+    ledger_has(&stack, "mux", 2, KNOWN_WITHIN).await;
+    assert_eq!(stack.unfinished("mux").await, 0);
+}
+
+/// What a worker held when the platform was paused goes back at once, and is taken up again when it is resumed, without
+/// waiting for `CLAIM_IDLE_MS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_held_when_it_was_paused_is_taken_up_again() {
+    let stack = keyed().worker_env("CLAIM_IDLE_MS", "600000").start().await;
+    let sender = stack.sender();
+    let lock = tests::database::ExclusiveLock::take(&stack.database).await;
+    // The first is in the transaction that waits; what comes after it is held.
+    for n in 0..20 {
+        sender.acme(&content_event("content_added", &format!("c{n}"), "t", now_ms())).await.expect(202, "accepted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    done(&sender.pause("acme", true).await);
+    tokio::time::sleep(KNOWN_WITHIN).await;
+    lock.release().await;
+    stack.workers[0].process.logged("paused; handed back", SOON).await;
+    let finished = stack.database.count("contents").await;
+    assert!(finished < 20, "{finished}");
+    done(&sender.pause("acme", false).await);
+    ledger_has(&stack, "acme", 20, Duration::from_secs(5)).await;
+    stack.drained(SOON).await;
+}
+
+/// A worker that has just started touches nothing before it has read what is paused and what is registered, and does not
+/// take for nobody's what it has not read about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_begins_with_what_is_registered_and_paused() {
+    let mut stack = keyed().workers(0).start().await;
+    let sender = stack.sender();
+    sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    done(&sender.pause("acme", true).await);
+    sender.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    // Somebody's key stands in the way: it cannot be read for now.
+    let (): () = stack.redis.command(&["RENAME", "webhooks:registrations", "aside"]).await;
+    let (): () = stack.redis.command(&["SET", "webhooks:registrations", "strange"]).await;
+    stack.add_worker().await;
+    poll::throughout("nothing is touched", Duration::from_secs(3), async || {
+        let state = (stack.unfinished("acme").await, stack.database.count("webhook_events").await);
+        if state == (1, 0) { Ok(()) } else { Err(format!("{state:?}")) }
+    })
+    .await;
+    let (): () = stack.redis.command(&["RENAME", "aside", "webhooks:registrations"]).await;
+    ledger_has(&stack, "shop", 1, SOON).await;
+    assert_eq!(stack.unfinished("acme").await, 1, "it is paused");
+    done(&sender.pause("acme", false).await);
+    ledger_has(&stack, "acme", 1, SOON).await;
+    let log = stack.workers[0].process.log();
+    assert!(!log.contains("no definition for"), "{log}");
+}

@@ -1,0 +1,134 @@
+//! Ten thousand requests of which none is an event: no answer blames the receiver, nothing of them is kept, in Redis or in
+//! memory, and what is genuine passes afterwards as before.
+//!
+//! Which requests these are follows from a seed. A failure names it: `MALFORMED_SEED=… cargo test …` sends the same again.
+
+mod bodies;
+mod dice;
+mod head;
+mod http;
+mod requests;
+mod wire;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tests::sender::{content_event, now_ms, unique};
+use tests::stack::{Role, Stack};
+
+use http::Reply;
+use requests::{Case, Seed};
+
+/// How many there are.
+const REQUESTS: u64 = 10_000;
+/// How many go before, so that buffers, pools and caches are as large as they get.
+const WARM_UP: u64 = 3_000;
+/// How many are on their way at the same time.
+const AT_ONCE: u64 = 16;
+/// How much more memory ten thousand requests may leave behind than three thousand did: a leak of 500 bytes each.
+const FLAT: u64 = 5 * 1024 * 1024;
+
+/// A sender of batches.
+const SEVERAL: &str = "[platforms.several]\nsecrets = [\"env:ACME_SECRET\"]\n\
+                       event = { batch = \"/events\", id = \"/events/id\", type = \"/kind\" }\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_malformed_requests_do_no_harm() {
+    let seed = std::env::var("MALFORMED_SEED").ok().map_or_else(rand::random, |text| text.parse().unwrap());
+    let stack = Stack::builder()
+        .workers(0)
+        .platforms(SEVERAL)
+        .ingress_env("MAX_BODY_BYTES", "65536")
+        .ingress_env("BODY_TIMEOUT_MS", "3000")
+        // Only what is worth an error: ten thousand warnings would be most of the work.
+        .env("RUST_LOG", "error")
+        .start()
+        .await;
+    let role = &stack.ingresses[0];
+    let address: Arc<str> = role.url.trim_start_matches("http://").into();
+
+    storm(&address, Seed(seed), 0..WARM_UP).await;
+    let before = resident(role);
+    storm(&address, Seed(seed), WARM_UP..WARM_UP + REQUESTS).await;
+    let after = resident(role);
+
+    assert!(role.process.is_running(), "seed {seed}: it ended:\n{}", role.process.tail());
+    let log = role.process.log();
+    assert!(!log.contains("panicked"), "seed {seed}: it panicked:\n{}", role.process.tail());
+    assert!(!log.contains("ERROR"), "seed {seed}: it blames itself:\n{}", role.process.tail());
+    for pattern in
+        ["webhooks:incoming:*", "webhooks:dlq:*", "webhooks:limit:*", "webhook:hash:*", "webhooks:platforms"]
+    {
+        let keys: Vec<String> = stack.redis.command(&["KEYS", pattern]).await;
+        assert!(keys.is_empty(), "seed {seed}: left in Redis: {keys:?}");
+    }
+    let grown = after.saturating_sub(before);
+    assert!(grown <= FLAT, "seed {seed}: {grown} bytes more than {before} before");
+    let sender = stack.sender();
+    sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await.expect(202, "accepted");
+}
+
+/// Sends what `numbers` stand for and looks at every answer.
+async fn storm(address: &Arc<str>, seed: Seed, numbers: std::ops::Range<u64>) {
+    let next = Arc::new(AtomicU64::new(numbers.start));
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (address, next, end) = (Arc::clone(address), Arc::clone(&next), numbers.end);
+        senders.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= end {
+                    return;
+                }
+                let case = seed.case(number);
+                let reply = http::send(&address, &case).await;
+                if let Err(reason) = judge(&case, &reply) {
+                    panic!(
+                        "MALFORMED_SEED={}, request {number}, {}: {reason}\n{}",
+                        seed.0,
+                        case.name,
+                        shown(&case, &reply)
+                    );
+                }
+            }
+        });
+    }
+    while let Some(ended) = senders.join_next().await {
+        if let Err(error) = ended {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+/// A refusal that blames the sender, or no answer where the request is none that HTTP knows.
+fn judge(case: &Case, reply: &Reply) -> Result<(), String> {
+    match reply {
+        Reply::Closed if case.may_be_cut_off => Ok(()),
+        Reply::Closed => Err("the connection was closed without an answer".to_owned()),
+        Reply::Silent => Err("neither answer nor end".to_owned()),
+        Reply::Answer { status, .. } if !(400..500).contains(status) => Err(format!("answered with {status}")),
+        Reply::Answer { json, body, .. } => {
+            let ours = json["success"] == false && json["errcode"].is_string() && json["erresid"].is_string();
+            if ours || (case.may_be_cut_off && body.is_empty()) { Ok(()) } else { Err("not our error".to_owned()) }
+        }
+    }
+}
+
+fn shown(case: &Case, reply: &Reply) -> String {
+    let mut text = String::new();
+    let cut = &case.bytes[..case.bytes.len().min(1500)];
+    let _ = writeln!(text, "{}", cut.escape_ascii());
+    let _ = write!(text, "-> {reply:?}");
+    text
+}
+
+/// Memory in use, in bytes.
+fn resident(role: &Role) -> u64 {
+    // What is in flight has been answered, but tasks end a moment later.
+    std::thread::sleep(Duration::from_millis(300));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", role.process.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok()).expect("a number of kB") * 1024
+}

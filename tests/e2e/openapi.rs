@@ -1,0 +1,131 @@
+//! `GET /api/openapi.json` says what the system does: every answer that it describes is provoked, but for those that a
+//! table names with its reason, and every answer that is provoked is described.
+
+mod description;
+mod provoked;
+mod system;
+
+use std::collections::BTreeSet;
+
+use actix_web::App;
+use actix_web::test::{TestRequest, call_service, init_service};
+use actix_web::web::ServiceConfig;
+use reqwest::Method;
+use tests::sender::Sender;
+
+use description::Description;
+use system::{Conformance, admin};
+
+/// Answers that need a fault which no request can cause, and where they are provoked: the end of the path, method and status.
+const ELSEWHERE: [(&str, &str, &str, &str); 9] = [
+    ("", "put", "500", "a fault of the program: `a_panic_is_an_answer_too`"),
+    ("", "patch", "500", "the same"),
+    ("", "delete", "500", "the same"),
+    ("/register", "post", "500", "the same"),
+    ("/metrics", "get", "500", "the same"),
+    ("/stats", "get", "500", "the same"),
+    ("/platforms", "get", "500", "the same"),
+    ("/{platform}", "get", "500", "a bundled WebSub platform without its secret: none is bundled"),
+    ("/{room_id}", "get", "500", "a session database that is away, as Redis is for the events of a worker here"),
+];
+
+/// Error codes that need a fault which is not made here, and where they are provoked.
+const CODES_ELSEWHERE: [(&str, &str); 2] = [
+    ("E_WEBHOOK_DEDUPLICATION_ERROR", "an answer of Redis that is lost: `redis_outage`"),
+    ("E_WEBHOOK_OVERLOADED", "a full queue: `limits`"),
+];
+
+/// Every spelling of the route of webhooks.
+fn spellings(api: &Description) -> Vec<String> {
+    let spelled = api.items().filter_map(|(template, _)| template.strip_suffix("/{platform}"));
+    let found: Vec<String> = spelled.filter(|path| !path.ends_with("/platforms")).map(str::to_owned).collect();
+    assert_eq!(found.len(), 4, "{found:?}");
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_description_is_openapi_and_says_what_happens() {
+    let conformance = Conformance::start().await;
+    let api = &conformance.api;
+    api.is_valid();
+    let spellings = spellings(api);
+    for path in &spellings {
+        provoked::webhooks(&conformance, path).await;
+        provoked::subscriptions(&conformance, path).await;
+    }
+    provoked::sessions(&conformance).await;
+    provoked::platforms(&conformance).await;
+    provoked::statistics(&conformance).await;
+    provoked::events(&conformance).await;
+    provoked::operations(&conformance).await;
+    provoked::outage(&conformance, &spellings).await;
+    methods(&conformance).await;
+    routes_of_workers(api).await;
+
+    let mut unseen = api.unseen();
+    unseen.retain(|(path, method, status)| {
+        !ELSEWHERE.iter().any(|(end, by, known, _)| path.ends_with(end) && method == by && status == known)
+    });
+    assert!(unseen.is_empty(), "described, but not seen: {unseen:#?}");
+    let mut codes = api.unseen_codes();
+    codes.retain(|code| !CODES_ELSEWHERE.iter().any(|(known, _)| known == code));
+    assert!(codes.is_empty(), "described, but not seen: {codes:?}");
+}
+
+/// Every path that the worker's router knows is described, for workers. (Ingress's own are compared in its unit tests.)
+async fn routes_of_workers(api: &Description) {
+    let configure = |routes: &mut ServiceConfig| worker::routes::configure(routes, Default::default(), None);
+    let service = init_service(App::new().configure(configure)).await;
+    let response = call_service(&service, TestRequest::with_uri("/").to_request()).await;
+    // The map has no other way of listing what it holds.
+    let map = format!("{:?}", response.request().resource_map());
+    let known =
+        map.split("Single(\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|one| !one.is_empty());
+    let known: BTreeSet<&str> = known.collect();
+    let operational = ["/live", "/ready", "/metrics"];
+    let described = api.items().filter(|(template, item)| {
+        let mut methods = item.as_object().unwrap().keys();
+        let worker =
+            |method: &String| api.servers(template, method).is_some_and(|all| all.contains(&"worker".to_owned()));
+        !operational.contains(template) && methods.any(worker)
+    });
+    assert_eq!(described.map(|(template, _)| template).collect::<BTreeSet<_>>(), known, "{map}");
+}
+
+/// What is not described does not exist: other methods and other paths.
+async fn methods(conformance: &Conformance) {
+    let (stack, api) = (&conformance.stack, &conformance.api);
+    let bases = [("ingress", &stack.ingresses[0].url), ("worker", &stack.workers[0].url)];
+    for (template, item) in api.items() {
+        let path = template.replace("{platform}", "acme").replace("{room_id}", "r").replace("{event_id}", "e");
+        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            let name = method.as_str().to_lowercase();
+            let described = api.servers(template, &name).unwrap_or_default();
+            for (role, base) in bases {
+                // Where the path is known for other methods, it is said which.
+                let here = item.as_object().unwrap().keys().filter(|method| {
+                    api.servers(template, method).is_some_and(|servers| servers.iter().any(|one| one == role))
+                });
+                let here: Vec<String> = here.map(|method| method.to_uppercase()).collect();
+                let operational = ["/live", "/ready", "/metrics"].contains(&template);
+                if described.iter().any(|one| one == role) || operational {
+                    continue;
+                }
+                let answer = Sender::new(base).request(method.clone(), &admin(&path)).await.unwrap();
+                if here.is_empty() {
+                    api.is_general("NoSuchRoute", &answer);
+                    answer.expect_error(404, "E_NOT_FOUND");
+                } else {
+                    api.is_general("NoSuchMethod", &answer);
+                    answer.expect_error(405, "E_METHOD_NOT_ALLOWED");
+                    let allow = answer.header("allow").unwrap_or_default();
+                    assert!(allow.split(", ").all(|one| here.iter().any(|known| known == one)), "{path}: {allow}");
+                }
+            }
+        }
+    }
+    for path in ["/", "/api", "/api/v1/webhooks", "/openapi.json", "/live"] {
+        let answer = stack.sender().get(path).await;
+        api.is_general("NoSuchRoute", &answer);
+    }
+}

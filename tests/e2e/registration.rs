@@ -1,0 +1,333 @@
+//! Platforms registered while the system runs: known everywhere within two seconds and after restarts, sealed in Redis,
+//! kept apart from what is configured and from other platforms' sessions.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tests::admin::SECRETS_KEY;
+use tests::ledger::entries;
+use tests::poll;
+use tests::redis::RedisOptions;
+use tests::sender::{Answer, Sender, content_event, mux_event, now_ms, unique};
+use tests::sign::{self, Signed};
+use tests::stack::{Builder, Stack};
+use tests::tcp_proxy::Mode;
+
+use crate::SOON;
+
+/// Within this, a change is known to every replica and worker.
+pub(crate) const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+const SECRET: &str = "registered-secret-4be1-7a90-never-to-be-seen";
+
+pub(crate) fn keyed() -> Builder {
+    Stack::builder().env("SECRETS_KEY", SECRETS_KEY)
+}
+
+pub(crate) fn event(platform: &str, secret: &str) -> Signed {
+    let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
+    sign::generic(platform, secret, body.as_bytes())
+}
+
+/// Sends until it is accepted, as a sender does that comes again; never longer than `within`.
+pub(crate) async fn accepted(sender: &Sender, signed: &Signed, within: Duration) -> String {
+    poll::until("the event is accepted", within, async || {
+        let answer = sender.send(signed).await;
+        if answer.status == 202 { Ok(answer.event_id().to_owned()) } else { Err(answer.text) }
+    })
+    .await
+}
+
+async fn in_ledger(stack: &Stack, platform: &str, event_id: &str, within: Duration) {
+    poll::until("the event is in the ledger", within, async || {
+        stack.database.event(platform, event_id).await.map(drop).ok_or("not there")
+    })
+    .await;
+}
+
+/// Whether any key of Redis, or anything that was ever written to its append-only file, holds `needle`.
+async fn redis_holds(stack: &Stack, needle: &str) -> bool {
+    let holds = |haystack: &[u8]| haystack.windows(needle.len()).any(|window| window == needle.as_bytes());
+    let dump = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+        local kind = redis.call('TYPE', key).ok \
+        if kind == 'hash' then all[#all + 1] = table.concat(redis.call('HGETALL', key), ' ') \
+        elseif kind == 'string' then all[#all + 1] = redis.call('GET', key) \
+        elseif kind == 'set' then all[#all + 1] = table.concat(redis.call('SMEMBERS', key), ' ') \
+        elseif kind == 'zset' then all[#all + 1] = table.concat(redis.call('ZRANGE', key, 0, -1), ' ') \
+        elseif kind == 'stream' then for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do \
+            all[#all + 1] = table.concat(entry[2], ' ') end \
+        else return redis.error_reply('a kind of key that is not looked into: ' .. kind) end \
+        all[#all + 1] = key end return table.concat(all, ' ')";
+    let values: Vec<u8> = stack.redis.command(&["EVAL", dump, "0"]).await;
+    assert!(!values.is_empty(), "nothing was read");
+    let folder = stack.redis.folder().join("appendonlydir");
+    let files = std::fs::read_dir(folder).expect("an append-only file").map(|file| file.unwrap().path());
+    let written: Vec<u8> = files.flat_map(|file| std::fs::read(file).unwrap()).collect();
+    assert!(String::from_utf8_lossy(&written).contains("webhooks:registrations"), "nothing was written");
+    holds(&values) || holds(&written)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registered_platform_is_known_everywhere_within_two_seconds() {
+    let stack = keyed().ingresses(2).workers(2).start().await;
+    let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
+    assert_eq!(one.send(&event("shop", SECRET)).await.status, 404);
+    let registration =
+        json!({"platform": "shop", "secret": SECRET, "event_types": ["content_added"], "aliases": ["store"]});
+    let answer = one.registered(&registration).await;
+    let since = Instant::now();
+    assert!(!answer.text.contains(SECRET) && !answer.text.contains("never-to-be-seen"), "{}", answer.text);
+    let first = accepted(&one, &event("shop", SECRET), KNOWN_WITHIN).await;
+    let second = accepted(&two, &event("store", SECRET), KNOWN_WITHIN.saturating_sub(since.elapsed())).await;
+    for id in [&first, &second] {
+        in_ledger(&stack, "shop", id, KNOWN_WITHIN.saturating_sub(since.elapsed())).await;
+    }
+    // By its definition: this type is not subscribed, this secret is another's, and nothing but the secret opens it.
+    let body = content_event("content_removed", "c", "t", now_ms()).to_string();
+    two.send(&sign::generic("shop", SECRET, body.as_bytes())).await.expect(200, "ignored");
+    two.send(&event("shop", "another-secret")).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+    for sender in [&one, &two] {
+        let listed = sender.platforms().await;
+        assert_eq!(listed.status, 200, "{}", listed.text);
+        assert!(listed.text.contains("\"shop\"") && !listed.text.contains(SECRET), "{}", listed.text);
+    }
+    for role in stack.ingresses.iter().chain(&stack.workers) {
+        assert!(!role.process.log().contains(SECRET));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_sealed_and_survives_the_restart_of_everything() {
+    let mut stack = keyed().redis(RedisOptions::durable()).start().await;
+    stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    let before = accepted(&stack.sender(), &event("shop", SECRET), KNOWN_WITHIN).await;
+    in_ledger(&stack, "shop", &before, SOON).await;
+
+    let encoded = [hex::encode(SECRET), base64::Engine::encode(&base64::prelude::BASE64_STANDARD, SECRET)];
+    for needle in [SECRET.to_owned(), SECRETS_KEY.to_owned()].iter().chain(&encoded) {
+        assert!(!redis_holds(&stack, needle).await, "a secret is in Redis, legibly");
+    }
+    assert!(redis_holds(&stack, "shop").await, "the look sees what is there");
+
+    for role in stack.ingresses.drain(..).chain(stack.workers.drain(..)) {
+        role.process.kill();
+    }
+    stack.redis.restart().await;
+    stack.add_ingress().await;
+    let signed = event("shop", SECRET);
+    let after = accepted(&stack.sender(), &signed, SOON).await;
+    stack.add_worker().await;
+    in_ledger(&stack, "shop", &after, SOON).await;
+    assert!(!stack.workers[0].process.log().contains("no definition for"), "{}", stack.workers[0].process.tail());
+    stack.sender().send(&signed).await.expect(200, "duplicate");
+}
+
+/// Workers need no secrets: one without the key, or with another one, works as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_without_the_key_serves_what_is_registered() {
+    let stack = Stack::builder().ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
+    stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    let id = accepted(&stack.sender(), &event("shop", SECRET), KNOWN_WITHIN).await;
+    in_ledger(&stack, "shop", &id, SOON).await;
+    let log = stack.workers[0].process.log();
+    let complaints = log.lines().filter(|line| line.contains("regist") && !line.contains(" INFO "));
+    assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+/// Entries of a platform that nobody knows are told of, and not touched; once it is registered they are processed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_knew_is_processed_once_it_is_registered() {
+    let mut stack = keyed().workers(0).start().await;
+    let sender = stack.sender();
+    sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    let record: String = stack.redis.command(&["HGET", "webhooks:registrations", "shop"]).await;
+    for change in [&["HDEL", "shop"][..], &["HSET", "#version", "another"]] {
+        let words = [&[change[0], "webhooks:registrations"], &change[1..]].concat();
+        let _: i64 = stack.redis.command(&words).await;
+    }
+    stack.add_worker().await;
+    stack.workers[0].process.logged("events of a platform that this worker has no definition for", SOON).await;
+    assert_eq!((stack.unfinished("shop").await, stack.dead("shop").await), (1, 0));
+    for change in [&["HSET", "shop", &record][..], &["HSET", "#version", "one more"]] {
+        let words = [&[change[0], "webhooks:registrations"], &change[1..]].concat();
+        let _: i64 = stack.redis.command(&words).await;
+    }
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("webhook_events").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_key_nothing_is_registered_unless_plaintext_is_allowed() {
+    let stack = Stack::builder().workers(0).start().await;
+    let registration = json!({"platform": "shop", "secret": SECRET});
+    let refused = stack.sender().register(&registration).await;
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(refused.json["errmesg"].as_str().is_some_and(|text| text.contains("SECRETS_KEY")), "{}", refused.text);
+    let there: bool = stack.redis.command(&["HEXISTS", "webhooks:registrations", "shop"]).await;
+    assert!(!there);
+    assert_eq!(stack.sender().send(&event("shop", SECRET)).await.status, 404);
+
+    let stack = Stack::builder().env("ALLOW_PLAINTEXT_SECRETS", "true").start().await;
+    stack.sender().registered(&registration).await;
+    let id = accepted(&stack.sender(), &event("shop", SECRET), KNOWN_WITHIN).await;
+    in_ledger(&stack, "shop", &id, SOON).await;
+}
+
+/// Sealed with a key that this replica does not have: our own fault, so never a 4xx, and the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_opened_is_not_configured_and_harms_nobody_else() {
+    let mut stack = keyed().workers(0).start().await;
+    stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
+    let (program, url, ops) = stack.ingress_program();
+    let other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let process = program.env("SECRETS_KEY", other).spawn();
+    stack.ingresses.push(tests::stack::Role { process, url, ops });
+    stack.ingresses[1].ready(SOON).await;
+    let sender = stack.ingresses[1].sender();
+    poll::until("it is known there", KNOWN_WITHIN, async || {
+        let answer = sender.send(&event("shop", SECRET)).await;
+        if answer.errcode() == "E_WEBHOOK_CONFIG_MISSING" { Ok(()) } else { Err(answer.text) }
+    })
+    .await;
+    sender.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_admin_token_may_register() {
+    let stack = keyed().workers(0).start().await;
+    let body = json!({"platform": "shop", "secret": SECRET}).to_string().into_bytes();
+    let bare = |path: &str| Signed { path: path.to_owned(), headers: Vec::new(), body: body.clone() };
+    let routes = [
+        (Method::POST, "/api/v1/webhooks/register"),
+        (Method::GET, "/api/v1/webhooks/platforms"),
+        (Method::DELETE, "/api/v1/webhooks/platforms/shop"),
+        (Method::PATCH, "/api/v1/webhooks/platforms/mux"),
+    ];
+    for (method, path) in routes {
+        let sender = stack.sender();
+        sender.request(method.clone(), &bare(path)).await.unwrap().expect_error(401, "E_ADMIN_FORBIDDEN");
+        let wrong = bare(path).header("authorization", "Bearer wrong");
+        sender.request(method, &wrong).await.unwrap().expect_error(403, "E_ADMIN_FORBIDDEN");
+    }
+    assert_eq!(stack.sender().send(&event("shop", SECRET)).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_configured_elsewhere_is_refused() {
+    let stack = keyed().workers(0).start().await;
+    let sender = stack.sender();
+    for name in ["acme", "mux", "netflix"] {
+        let answer = sender.register(&json!({"platform": name, "secret": SECRET})).await;
+        assert_eq!((answer.status, answer.errcode()), (409, "E_INVALID_REQUEST"), "{name}: {}", answer.text);
+    }
+    // Theirs are the secrets that count, still.
+    sender.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    assert_eq!(sender.send(&event("acme", SECRET)).await.status, 401);
+    assert_eq!(sender.unregister("acme").await.status, 409);
+    assert_eq!(sender.unregister("nobody").await.status, 404);
+    // Bundled, but without a secret: nobody's yet.
+    sender.registered(&json!({"platform": "github", "secret": SECRET})).await;
+    let signed = sign::over_body("github", "x-hub-signature-256", SECRET, b"{\"action\":\"opened\"}");
+    accepted(&sender, &signed.header("x-github-event", "issues"), KNOWN_WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_problem_of_a_definition_is_named() {
+    let stack = keyed().workers(0).start().await;
+    let sender = stack.sender();
+    let refused = |answer: Answer, named: &[&str]| {
+        answer.expect_error(400, "E_INVALID_REQUEST");
+        for name in named {
+            assert!(answer.json["errmesg"].as_str().unwrap().contains(name), "{name} in {}", answer.text);
+        }
+        assert!(!answer.text.contains(SECRET), "{}", answer.text);
+    };
+    let bad = json!({"platform": "shop", "secret": SECRET, "preset": "generic", "rate_limit": -5, "ack_status": 404,
+        "signature": {"hash": "md5"}, "effects": {"x": {"effect": "session.status", "status": "flying"}}, "colour": "red"});
+    refused(sender.register(&bad).await, &["rate_limit", "ack_status", "hash", "status", "colour"]);
+    for (name, value) in
+        [("session_scope", json!("shared")), ("url", json!("https://example.com")), ("preset", json!("no"))]
+    {
+        refused(sender.register(&json!({"platform": "shop", "secret": SECRET, name: value})).await, &[name]);
+    }
+    for name in ["Shop", "", "a/b", "sessions", "register", "out"] {
+        refused(sender.register(&json!({"platform": name, "secret": SECRET})).await, &["platform"]);
+    }
+    refused(sender.register(&json!({"platform": "shop"})).await, &["secret"]);
+    refused(
+        sender.register(&json!({"platform": "shop", "secret": "env:PATH", "secrets": ["env:PATH"]})).await,
+        &["secrets"],
+    );
+    for none in [json!([]), json!("x"), Value::Null] {
+        assert_eq!(sender.register(&none).await.status, 400);
+    }
+    let there: bool = stack.redis.command(&["EXISTS", "webhooks:registrations"]).await;
+    assert!(!there, "what was refused left something");
+}
+
+/// A third party that was registered must not be able to end somebody else's stream (rule 42).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_cannot_touch_another_platform_s_session() {
+    let stack = keyed().start().await;
+    let sender = stack.sender();
+    sender.announce("room", &json!({})).await.expect(202, "accepted");
+    stack.status("room", "ready", SOON).await;
+    sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
+    stack.status("room", "live", SOON).await;
+    let rival = json!({"platform": "rival", "secret": SECRET, "event": {"type": "/kind", "session": "/room"},
+        "effects": {"down": {"effect": "session.status", "status": "ended"}}});
+    sender.registered(&rival).await;
+    let body = |room: &str| json!({"kind": "down", "room": room, "timestamp": now_ms()}).to_string();
+    accepted(&sender, &sign::generic("rival", SECRET, body("room").as_bytes()), KNOWN_WITHIN).await;
+    accepted(&sender, &sign::generic("rival", SECRET, body("own").as_bytes()), KNOWN_WITHIN).await;
+    stack.status("own", "ended", SOON).await;
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.status("room").await, "live");
+    let dead = entries(&stack, "webhooks:dlq:rival").await;
+    assert_eq!((dead.len(), &dead[0].1["error_code"][..]), (1, &b"session_conflict"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_definition_holds_for_the_next_events() {
+    let stack = keyed().ingresses(2).workers(2).start().await;
+    let define = |status: &str| {
+        json!({"platform": "shop", "secret": SECRET, "event": {"type": "/kind", "session": "/room", "time": "/at"},
+            "effects": {"turn": {"effect": "session.status", "status": status}}})
+    };
+    let turn = |room: &str| {
+        let body = json!({"kind": "turn", "room": room, "at": now_ms()}).to_string();
+        sign::generic("shop", SECRET, body.as_bytes())
+    };
+    let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
+    one.registered(&define("live")).await;
+    accepted(&two, &turn("first"), KNOWN_WITHIN).await;
+    stack.status("first", "live", SOON).await;
+    two.registered(&define("stopped")).await;
+    tokio::time::sleep(KNOWN_WITHIN).await;
+    for room in ["second", "third", "fourth"] {
+        one.send(&turn(room)).await.expect(202, "accepted");
+        stack.status(room, "stopped", SOON).await;
+    }
+}
+
+/// What is unknown is not found; but as long as nobody could look, it may be there, and a provider may not come twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_name_is_503_until_registrations_were_read() {
+    let mut stack = keyed().proxied().servers().await;
+    stack.proxy.as_ref().unwrap().set(Mode::Cut);
+    stack.spawn_ingress();
+    stack.ingresses[0].listening(SOON).await;
+    let sender = stack.sender();
+    let answer = sender.send(&event("shop", SECRET)).await;
+    answer.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
+    assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|n| n >= 1)));
+    // What is configured is known without Redis, and says what it says of everything then.
+    sender.send(&event("acme", SECRET)).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+    stack.proxy.as_ref().unwrap().set(Mode::Pass);
+    poll::until("it is known to be unknown", SOON, async || {
+        let answer = sender.send(&event("shop", SECRET)).await;
+        if answer.status == 404 { Ok(()) } else { Err(answer.text) }
+    })
+    .await;
+}

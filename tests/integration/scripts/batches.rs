@@ -1,0 +1,169 @@
+//! Groups of events that are accepted together or not at all.
+
+use std::collections::BTreeMap;
+
+use shared::event::NewEvent;
+use shared::queue::{EnqueuePolicy, Enqueued, MAX_BATCH_EVENTS, TypeLimit};
+
+use crate::fixture::{Fixture, OPEN, event, field};
+
+fn group(ids: &[&str]) -> Vec<NewEvent> {
+    ids.iter().map(|id| event(id)).collect()
+}
+
+/// One per ten minutes after a burst, so that no time passes as far as the limit is concerned.
+fn slow(burst: u32) -> EnqueuePolicy {
+    EnqueuePolicy { period_us: 600_000_000, burst, ..OPEN }
+}
+
+impl Fixture {
+    async fn groups(&self, policy: &EnqueuePolicy, groups: &[&[&str]]) -> Vec<Enqueued> {
+        let groups: Vec<Vec<NewEvent>> = groups.iter().map(|ids| group(ids)).collect();
+        let groups: Vec<&[NewEvent]> = groups.iter().map(Vec::as_slice).collect();
+        self.queue.enqueue_groups(&self.keys, policy, &groups).await.unwrap()
+    }
+
+    async fn queued(&self) -> Vec<String> {
+        let entries = self.fields(&self.keys.incoming).await;
+        entries.iter().map(|(_, fields)| field(fields, "event_id").unwrap().to_owned()).collect()
+    }
+
+    async fn markers(&self) -> usize {
+        self.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await.len()
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_queued_in_its_place_and_order() {
+    let fixture = Fixture::start().await;
+    let outcomes = fixture.groups(&OPEN, &[&["a"], &["b", "c", "d"], &["e"], &["f", "g"]]).await;
+    assert_eq!(outcomes, [Enqueued::Accepted; 4]);
+    assert_eq!(fixture.queued().await, ["a", "b", "c", "d", "e", "f", "g"]);
+    assert_eq!((fixture.markers().await, fixture.counter("accepted").await), (7, 7));
+}
+
+#[tokio::test]
+async fn only_what_is_new_of_a_group_is_queued() {
+    let fixture = Fixture::start().await;
+    fixture.groups(&OPEN, &[&["a", "b"]]).await;
+    // What was seen, and what stands twice in it, costs nothing: two new ones fit where two fit.
+    let policy = EnqueuePolicy { max_backlog: 4, ..slow(2) };
+    assert_eq!(
+        fixture.groups(&policy, &[&["a", "c", "b", "d", "c"], &["b", "d", "a"]]).await,
+        [Enqueued::Accepted, Enqueued::Duplicate]
+    );
+    assert_eq!(fixture.queued().await, ["a", "b", "c", "d"]);
+    assert_eq!((fixture.counter("accepted").await, fixture.counter("duplicate").await), (4, 6));
+}
+
+#[tokio::test]
+async fn events_without_a_marker_are_new_each_time() {
+    let fixture = Fixture::start().await;
+    let bare = |id: &str| NewEvent { marker: None, ..event(id) };
+    let events = [bare("a"), event("b"), bare("a")];
+    for expected in [3, 5] {
+        let outcomes = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[&events[..]]).await.unwrap();
+        assert_eq!((outcomes, fixture.length().await), (vec![Enqueued::Accepted], expected));
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_does_not_fit_into_the_backlog_leaves_nothing() {
+    let fixture = Fixture::start().await;
+    let policy = EnqueuePolicy { max_backlog: 3, ..slow(100) };
+    // What fits afterwards is not refused because the group was.
+    let outcomes = fixture.groups(&policy, &[&["a", "b"], &["c", "d"], &["c"], &["e"]]).await;
+    assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Overloaded, Enqueued::Accepted, Enqueued::Overloaded]);
+    assert_eq!(fixture.queued().await, ["a", "b", "c"]);
+    assert_eq!((fixture.markers().await, fixture.counter("overloaded").await), (3, 3));
+    // And a full backlog knows what it has seen.
+    assert_eq!(fixture.groups(&policy, &[&["a", "c"]]).await, [Enqueued::Duplicate]);
+}
+
+#[tokio::test]
+async fn a_group_passes_the_limit_as_a_whole_or_costs_nothing() {
+    let fixture = Fixture::start().await;
+    let outcomes = fixture.groups(&slow(5), &[&["a", "b", "c"], &["d", "e", "f"], &["g", "h"], &["i"]]).await;
+    let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
+    // One is missing for the second: ten minutes. It leaves two to the third.
+    assert_eq!(outcomes, [Enqueued::Accepted, limited(600), Enqueued::Accepted, limited(600)]);
+    assert_eq!(fixture.queued().await, ["a", "b", "c", "g", "h"]);
+    assert_eq!((fixture.markers().await, fixture.counter("rate_limited").await), (5, 4));
+    // Two are missing now, when one of the three was seen.
+    assert_eq!(fixture.groups(&slow(5), &[&["a", "x", "y"]]).await, [limited(1200)]);
+}
+
+#[tokio::test]
+async fn types_limits_are_sums_too_and_all_are_checked_before_any_is_charged() {
+    let fixture = Fixture::start().await;
+    let limit = |burst| TypeLimit { period_us: 600_000_000, burst };
+    let types: BTreeMap<String, TypeLimit> =
+        [("chat".to_owned(), limit(3)), ("typing".to_owned(), limit(1))].into();
+    let policy = EnqueuePolicy { types, ..slow(6) };
+    let run = async |kinds: &[&str]| {
+        let unique = || format!("{:032x}", rand::random::<u128>());
+        let of = |kind: &&str| NewEvent { event_type: (*kind).to_owned(), ..event(&unique()) };
+        let events: Vec<NewEvent> = kinds.iter().map(of).collect();
+        fixture.queue.enqueue_groups(&fixture.keys, &policy, &[&events]).await.unwrap()[0]
+    };
+    let waits = |outcome| matches!(outcome, Enqueued::RateLimited { .. });
+    assert_eq!(run(&["chat", "chat", "typing", "stream.up"]).await, Enqueued::Accepted);
+    // Two of the platform's limit are left, one of chat's, none of typing's.
+    assert!(waits(run(&["chat", "chat"]).await));
+    assert!(waits(run(&["chat", "typing"]).await));
+    assert!(waits(run(&["chat", "stream.up", "stream.up"]).await));
+    assert_eq!(run(&["chat", "stream.up"]).await, Enqueued::Accepted);
+    assert!(waits(run(&["stream.up"]).await));
+    assert_eq!(fixture.length().await, 6);
+}
+
+#[tokio::test]
+async fn a_group_larger_than_the_burst_passes_at_rest_and_is_charged_in_full() {
+    let fixture = Fixture::start().await;
+    let policy = slow(2);
+    let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
+    let five = ["a", "b", "c", "d", "e"];
+    assert_eq!(fixture.groups(&policy, &[&["z"], &five]).await, [Enqueued::Accepted, limited(600)]);
+    fixture.redis::<()>(&["DEL", &fixture.keys.limit]).await;
+    assert_eq!(fixture.groups(&policy, &[&five]).await, [Enqueued::Accepted]);
+    // Five are owed, two of them may be: one fits after four periods, two after five.
+    let near = |outcome, seconds: u64| match outcome {
+        Enqueued::RateLimited { retry_after_s } => assert!((seconds - 5..=seconds).contains(&retry_after_s)),
+        other => panic!("{other:?}"),
+    };
+    near(fixture.groups(&policy, &[&["f"]]).await[0], 4 * 600);
+    near(fixture.groups(&policy, &[&["f", "g"]]).await[0], 5 * 600);
+    near(fixture.groups(&policy, &[&["f", "g", "h", "i"]]).await[0], 5 * 600);
+    let ttl: i64 = fixture.redis(&["PTTL", &fixture.keys.limit]).await;
+    assert!((5 * 600_000 - 5000..=5 * 600_000 + 1001).contains(&ttl), "{ttl}");
+
+    // What is owed is not taken for more when a clock was set back: never more than the group itself.
+    let (seconds, _): (i64, i64) = fixture.redis(&["TIME"]).await;
+    let ahead = format!("{} 3000000000", (seconds + 86_400) * 1_000_000);
+    fixture.redis::<()>(&["SET", &fixture.keys.limit, &ahead]).await;
+    near(fixture.groups(&policy, &[&["f"]]).await[0], 4 * 600);
+}
+
+#[tokio::test]
+async fn no_marker_of_a_group_without_its_entries() {
+    let fixture = Fixture::start().await;
+    fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
+    assert_eq!(fixture.groups(&slow(3), &[&["a", "b"], &["c"]]).await, [Enqueued::Refused; 2]);
+    assert_eq!(fixture.markers().await, 0);
+    fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
+    assert_eq!(fixture.groups(&slow(3), &[&["a", "b"], &["c"]]).await, [Enqueued::Accepted; 2]);
+}
+
+#[tokio::test]
+async fn an_empty_group_and_one_that_is_too_large_are_not_sent() {
+    let fixture = Fixture::start().await;
+    let many: Vec<NewEvent> = (0..=MAX_BATCH_EVENTS).map(|n| event(&n.to_string())).collect();
+    for groups in [&[&many[..]][..], &[&many[..1], &[]], &[&many[..2], &many[2..]]] {
+        let fault = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, groups).await.unwrap_err();
+        assert!(fault.certainly_not_run());
+    }
+    assert_eq!(fixture.length().await, 0);
+    let full = &many[1..];
+    let outcomes = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[full]).await.unwrap();
+    assert_eq!((outcomes, fixture.length().await), (vec![Enqueued::Accepted], MAX_BATCH_EVENTS as u64));
+}

@@ -1,0 +1,257 @@
+//! What is registered while the system runs: changed by compare-and-set, followed, forgotten when it expires.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+use shared::platform::registry::Registry;
+use shared::queue::{Change, Changed, Fault};
+use shared::registration::{Live, Refused, Registration, Sealer, Snapshot, State};
+use shared::signature::Keys;
+use tests::poll;
+use tests::redis::RedisOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{Fixture, name};
+
+const HASH: &str = "webhooks:registrations";
+/// A change is known within this.
+const KNOWN: Duration = Duration::from_secs(2);
+
+fn base() -> Registry {
+    Registry::from_text("p.toml", "[platforms.acme]\nsecrets = ['env:A']\n").unwrap()
+}
+
+fn sealer(byte: u8) -> Sealer {
+    let key = base64::prelude::BASE64_STANDARD.encode([byte; 32]);
+    Sealer::new(vec![key.parse().unwrap()], false)
+}
+
+fn asked(platform: &str, more: Value) -> Registration {
+    let mut body = json!({"platform": platform, "secret": "one"});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Registration::read(body.to_string().as_bytes(), &base()).unwrap()
+}
+
+fn secrets(snapshot: &Snapshot, platform: &str) -> usize {
+    match snapshot.keys.get(platform).map(Arc::as_ref) {
+        Some(Keys::Secrets(secrets)) => secrets.len(),
+        Some(Keys::Credentials(pairs)) => pairs.len(),
+        None => 0,
+    }
+}
+
+/// Waits until what `live` knows by itself is as `right` has it.
+async fn known(live: &Live, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+    poll::until(what, KNOWN, async || live.current().filter(|snapshot| right(snapshot)).ok_or("not yet")).await
+}
+
+impl Fixture {
+    fn live(&self, sealer: Option<Sealer>) -> Live {
+        Live::start(self.queue.clone(), base(), sealer, CancellationToken::new())
+    }
+
+    async fn version(&self) -> Option<String> {
+        self.queue.registrations_version().await.unwrap().0
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_made_to_what_was_looked_at_or_not_at_all() {
+    let fixture = Fixture::start().await;
+    let queue = &fixture.queue;
+    let put = |text: &str| [Change::Put(name("shop"), text.as_bytes().to_vec())];
+    assert_eq!(fixture.version().await, None);
+    let Changed::Done(first) = queue.change_registrations(None, &put("1")).await.unwrap() else {
+        panic!("refused")
+    };
+    assert_eq!(fixture.version().await.as_ref(), Some(&first));
+    for stale in [None, Some("another")] {
+        assert_eq!(queue.change_registrations(stale, &put("2")).await.unwrap(), Changed::Conflict);
+    }
+    let all = queue.registrations().await.unwrap();
+    assert_eq!((all.records[&name("shop")].as_slice(), all.version.as_ref()), (&b"1"[..], Some(&first)));
+    let both = [Change::Remove(name("shop")), Change::Pause(name("mux"), Some(false))];
+    let Changed::Done(second) = queue.change_registrations(Some(&first), &both).await.unwrap() else {
+        panic!("refused")
+    };
+    assert_ne!(first, second);
+    let all = queue.registrations().await.unwrap();
+    assert!(all.records.is_empty() && !all.paused[&name("mux")]);
+    let none = [Change::Pause(name("mux"), None), Change::Remove(name("never-there"))];
+    assert!(matches!(queue.change_registrations(Some(&second), &none).await.unwrap(), Changed::Done(_)));
+    let fields: Vec<String> = fixture.redis(&["HKEYS", HASH]).await;
+    assert_eq!(fields, ["#version"]);
+}
+
+#[tokio::test]
+async fn the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up() {
+    let fixture = Fixture::start().await;
+    let changes = |of: std::ops::Range<usize>| -> Vec<Change> {
+        of.map(|n| Change::Put(name(&format!("shop-{n}")), b"{}".to_vec())).collect()
+    };
+    // One field is the version.
+    let full = fixture.queue.change_registrations(None, &changes(0..1024)).await.unwrap();
+    assert_eq!(full, Changed::Full);
+    let exists: bool = fixture.redis(&["EXISTS", HASH]).await;
+    assert!(!exists, "nothing was changed");
+    let Changed::Done(version) = fixture.queue.change_registrations(None, &changes(0..1023)).await.unwrap() else {
+        panic!("refused")
+    };
+    let one_more = fixture.queue.change_registrations(Some(&version), &changes(1023..1024)).await.unwrap();
+    assert_eq!(one_more, Changed::Full);
+    let Changed::Done(version) = fixture.queue.change_registrations(Some(&version), &changes(5..6)).await.unwrap()
+    else {
+        panic!("what is there can be replaced")
+    };
+    fixture.redis::<()>(&["HSET", HASH, "strange", "x", "stranger", "x"]).await;
+    let remove = [Change::Remove(name("shop-5"))];
+    assert!(matches!(fixture.queue.change_registrations(Some(&version), &remove).await.unwrap(), Changed::Done(_)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_registers_it_knows_at_once_and_others_soon() {
+    let fixture = Fixture::start().await;
+    let (here, there) = (fixture.live(Some(sealer(1))), fixture.live(Some(sealer(1))));
+    let worker = fixture.live(None);
+    known(&there, "the first read", |_| true).await;
+    let snapshot = here.register(&asked("shop", json!({"aliases": ["store"]}))).await.unwrap();
+    assert!(snapshot.registry.get("store").is_some() && secrets(&snapshot, "shop") == 1);
+    assert!(Arc::ptr_eq(&snapshot, &here.current().unwrap()), "what was answered is what holds");
+    known(&there, "known elsewhere", |snapshot| secrets(snapshot, "store") + secrets(snapshot, "shop") == 1).await;
+    let snapshot = known(&worker, "known to a worker", |snapshot| snapshot.registry.get("shop").is_some()).await;
+    assert!(snapshot.keys.is_empty());
+    let raw: String = fixture.redis(&["HGET", HASH, "shop"]).await;
+    assert!(!raw.contains("one") && raw.contains("sealed"), "{raw}");
+    // A process that starts later, and one with another key.
+    let later = fixture.live(Some(sealer(1)));
+    assert_eq!(secrets(&later.fresh().await.unwrap(), "shop"), 1);
+    let other = fixture.live(Some(sealer(2)));
+    let snapshot = other.fresh().await.unwrap();
+    assert!(snapshot.registry.get("shop").is_some() && secrets(&snapshot, "shop") == 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_secret_ends_on_time_even_while_redis_is_away() {
+    let mut fixture = Fixture::start().await;
+    let live = fixture.live(Some(sealer(1)));
+    live.register(&asked("shop", json!({}))).await.unwrap();
+    let begun = Instant::now();
+    let rotated = asked("shop", json!({"secret": "two", "old_secret_expires_in": "1500ms"}));
+    assert_eq!(secrets(&live.register(&rotated).await.unwrap(), "shop"), 2);
+    fixture.server.kill();
+    known(&live, "the old one is gone", |snapshot| secrets(snapshot, "shop") == 1).await;
+    assert!(begun.elapsed() >= Duration::from_millis(1450), "too early: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_at_the_same_time_are_all_made_and_one_name_goes_to_one() {
+    let fixture = Fixture::start().await;
+    let lives = [fixture.live(Some(sealer(1))), fixture.live(Some(sealer(1)))];
+    let registering = (0..6).map(|n| {
+        let live = lives[n % 2].clone();
+        let registration = asked(&format!("shop-{n}"), json!({"aliases": [format!("store-{}", n / 2)]}));
+        tokio::spawn(async move { live.register(&registration).await })
+    });
+    let mut registered = 0;
+    for task in registering.collect::<Vec<_>>() {
+        match task.await.unwrap() {
+            Ok(_) => registered += 1,
+            Err(Refused::Clash(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let snapshot = lives[0].fresh().await.unwrap();
+    assert_eq!((registered, snapshot.records.len(), snapshot.set_aside.len()), (3, 3, 0), "two wanted each alias");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pausing_draining_and_removing() {
+    let fixture = Fixture::start().await;
+    let live = fixture.live(Some(sealer(1)));
+    live.register(&asked("shop", json!({}))).await.unwrap();
+    for platform in ["shop", "acme", "mux"] {
+        let snapshot = live.pause(&name(platform), true).await.unwrap();
+        assert!(snapshot.registry.get(platform).unwrap().paused, "{platform}");
+    }
+    assert!(matches!(live.pause(&name("nobody"), true).await, Err(Refused::Unknown)));
+    assert!(matches!(live.drain(&name("acme")).await, Err(Refused::Unknown)), "it was not registered");
+
+    let before = live.now();
+    let snapshot = live.drain(&name("shop")).await.unwrap();
+    let record = &snapshot.records[&name("shop")];
+    assert_eq!((record.state, record.secrets.len()), (State::Draining, 0));
+    assert!(record.draining_since.unwrap() >= before);
+    assert!(snapshot.registry.get("shop").is_some() && snapshot.draining.contains("shop"));
+    let again = live.drain(&name("shop")).await.unwrap();
+    assert_eq!(again.records[&name("shop")].draining_since, record.draining_since, "it began once");
+
+    assert!(!live.remove_drained(&name("shop"), record.draining_since.unwrap()).await.unwrap(), "not yet");
+    live.register(&asked("shop", json!({}))).await.unwrap();
+    assert!(!live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap(), "it is active again");
+    live.drain(&name("shop")).await.unwrap();
+    assert!(live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap());
+    let snapshot = live.current().unwrap();
+    assert!(snapshot.registry.get("shop").is_none() && snapshot.draining.is_empty());
+    let mut fields: Vec<String> = fixture.redis(&["HKEYS", HASH]).await;
+    fields.sort();
+    assert_eq!(fields, ["#version", "paused:acme", "paused:mux"], "its pause went with it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_version_registered_is_left_alone() {
+    let fixture = Fixture::start().await;
+    fixture.redis::<()>(&["HSET", HASH, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"]).await;
+    let live = fixture.live(Some(sealer(1)));
+    let snapshot = live.fresh().await.unwrap();
+    assert!(snapshot.set_aside.contains_key("shop") && snapshot.registry.get("acme").is_some());
+    assert!(matches!(live.register(&asked("shop", json!({}))).await, Err(Refused::Later)));
+    assert!(matches!(live.drain(&name("shop")).await, Err(Refused::Later)));
+    let raw: String = fixture.redis(&["HGET", HASH, "shop"]).await;
+    assert_eq!(raw, r#"{"v":99}"#);
+    // What nobody can read is mended by registering it.
+    let snapshot = live.register(&asked("broken", json!({}))).await.unwrap();
+    assert!(snapshot.registry.get("broken").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_redis_is_a_change_and_an_outage_is_none() {
+    let mut fixture = Fixture::with(RedisOptions::durable()).await;
+    let live = fixture.live(Some(sealer(1)));
+    live.register(&asked("shop", json!({}))).await.unwrap();
+    fixture.server.kill();
+    assert!(matches!(live.fresh().await, Err(Fault::NotRun(_) | Fault::Unknown(_))));
+    assert_eq!(secrets(&live.current().unwrap(), "shop"), 1, "what is known holds");
+    assert!(live.register(&asked("other", json!({}))).await.is_err());
+    fixture.server.restart().await;
+    known(&live, "read again", |snapshot| secrets(snapshot, "shop") == 1).await;
+    fixture.redis::<()>(&["FLUSHALL"]).await;
+    known(&live, "gone", |snapshot| snapshot.registry.get("shop").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_ask_redis_is_read_a_few_times() {
+    let fixture = Fixture::start().await;
+    let live = fixture.live(Some(sealer(1)));
+    known(&live, "the first read", |_| true).await;
+    let reads = async || -> u64 {
+        let info: String = fixture.redis(&["INFO", "commandstats"]).await;
+        let line = info.lines().find(|line| line.starts_with("cmdstat_hget:")).unwrap_or_default();
+        line.split(['=', ',']).nth(1).unwrap_or("0").parse().unwrap()
+    };
+    let (before, begun) = (reads().await, Instant::now());
+    let asking: Vec<_> = (0..500)
+        .map(|_| {
+            let live = live.clone();
+            tokio::spawn(async move { live.fresh().await.map(drop) })
+        })
+        .collect();
+    for one in asking {
+        one.await.unwrap().unwrap();
+    }
+    // At least 50 ms between two, one more at each end, and those of the poll.
+    let most = 3 + 2 * u64::try_from(begun.elapsed().as_millis()).unwrap() / 50;
+    let read = reads().await - before;
+    assert!((1..=most).contains(&read), "{read} reads in {:?}", begun.elapsed());
+}

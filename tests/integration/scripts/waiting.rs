@@ -1,0 +1,416 @@
+//! Telling who waits, and the index of what is put off or dead.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use serde_json::value::to_raw_value;
+use shared::error_code::DeadLetterCode;
+use shared::event::{Envelope, NewEvent, StreamId, marker_digest};
+use shared::queue::keys::reply_channel;
+use shared::queue::{
+    Addressed, DeadLettered, Enqueued, GroupState, Heard, Imported, NewDeadLetter, Outcome, Replayed, Reply,
+    SettleOutcome, Settled, Subscription, Unfinished, decode,
+};
+use tests::poll;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn reply(event_id: &str, outcome: Outcome) -> Reply {
+    Reply { platform: "mux".into(), event_id: event_id.into(), outcome }
+}
+
+fn done(channel: &str, event_id: &str) -> Option<Addressed> {
+    let results = to_raw_value(&serde_json::json!({"event_id": event_id})).unwrap();
+    Some(Addressed { channel: channel.into(), reply: reply(event_id, Outcome::Processed(results)) })
+}
+
+pub fn given_up(channel: &str, event_id: &str) -> Option<Addressed> {
+    let outcome = Outcome::Dead("store_rejected".into());
+    Some(Addressed { channel: channel.into(), reply: reply(event_id, outcome) })
+}
+
+pub fn settled(id: StreamId, channel: &str, event_id: &str) -> Settled {
+    Settled { reply: done(channel, event_id), ..Settled::new(id, SettleOutcome::Processed) }
+}
+
+pub fn letter(id: StreamId, reply: Option<Addressed>) -> NewDeadLetter {
+    let error_code = DeadLetterCode::StoreRejected;
+    NewDeadLetter { id, error_code, error: "no".into(), attempts: 5, first_failed_at: None, reply }
+}
+
+/// Everything that is published on a channel.
+struct Ear {
+    heard: UnboundedReceiver<Heard>,
+    stop: CancellationToken,
+}
+
+impl Ear {
+    async fn open(fixture: &Fixture, channel: &str) -> Self {
+        let (tell, heard) = unbounded_channel();
+        let stop = CancellationToken::new();
+        let url = fixture.server.url().into();
+        let subscription = Subscription::new(&url, false, channel.to_owned()).unwrap();
+        tokio::spawn(subscription.run(stop.clone(), move |heard| drop(tell.send(heard))));
+        let mut ear = Self { heard, stop };
+        ear.listening().await;
+        ear
+    }
+
+    async fn next(&mut self) -> Heard {
+        timeout(SOON, self.heard.recv()).await.expect("something is heard").expect("it listens")
+    }
+
+    async fn listening(&mut self) {
+        while !matches!(self.next().await, Heard::Listening) {}
+    }
+
+    async fn message(&mut self) -> Reply {
+        match self.next().await {
+            Heard::Message(text) => Reply::decode(&text).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Fixture {
+    async fn index(&self) -> HashMap<String, String> {
+        self.redis(&["HGETALL", &self.keys.exceptions]).await
+    }
+
+    async fn unfinished(&self, event_id: &str) -> Option<Unfinished> {
+        self.queue.unfinished(&self.keys, event_id).await.unwrap()
+    }
+
+    async fn told(&self, event_id: &str) -> Option<Outcome> {
+        self.queue.stored_reply(&self.keys, event_id).await.unwrap().map(|reply| reply.outcome)
+    }
+
+    async fn put_off(&self, id: StreamId) {
+        let retry = [crate::retry::retry(id, 0)];
+        assert_eq!(self.queue.schedule_retry(&self.keys, CONSUMER, &retry).await.unwrap(), [true]);
+    }
+
+    /// Makes what is due readable, and reads it.
+    async fn again(&mut self) -> Envelope {
+        self.queue.promote_due(&self.keys, 1000, 100).await.unwrap();
+        decode(self.read_as(CONSUMER).await.remove(0)).unwrap()
+    }
+
+    async fn give_up(&self, id: StreamId) -> StreamId {
+        let outcome = self.queue.dead_letter(&self.keys, CONSUMER, "w", &[letter(id, None)], 100).await.unwrap();
+        assert_eq!(outcome, [DeadLettered::Done]);
+        self.queue.dead_letters(&self.keys, None, 100).await.unwrap().last().unwrap().id
+    }
+
+    /// How often Redis ran each command since `CONFIG RESETSTAT`.
+    async fn calls(&self) -> HashMap<String, u64> {
+        let stats: String = self.redis(&["INFO", "commandstats"]).await;
+        let count = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        };
+        stats.lines().filter_map(count).collect()
+    }
+}
+
+#[tokio::test]
+async fn who_waits_stands_in_the_entry_and_travels_with_it() {
+    let mut fixture = Fixture::consuming().await;
+    let channel = reply_channel(Uuid::new_v4());
+    let some = |text: &str| Some(text.to_owned());
+    let awaited = |id: &str| NewEvent { reply_to: Some(channel.clone()), ..event(id) };
+    let given = [
+        awaited("a"),
+        NewEvent { delivery_id: some("d"), ..awaited("b") },
+        NewEvent { traceparent: some("t"), ..awaited("c") },
+        NewEvent { delivery_id: some("d"), traceparent: some("t"), marker: None, ..awaited("d") },
+        event("e"),
+    ];
+    assert_eq!(fixture.enqueue(&OPEN, &given).await, [Enqueued::Accepted; 5]);
+    assert_eq!(fixture.enqueue(&OPEN, &given[..1]).await, [Enqueued::Duplicate], "it has its marker");
+    let read: Vec<Envelope> = fixture.read_as(CONSUMER).await.into_iter().map(|one| decode(one).unwrap()).collect();
+    for (given, read) in given.iter().zip(&read) {
+        assert_eq!((&given.reply_to, &given.event_id), (&read.reply_to, &read.event_id));
+        assert_eq!((&given.delivery_id, &given.traceparent), (&read.delivery_id, &read.traceparent));
+        assert_eq!((&given.body, read.id), (&read.body, read.origin));
+        assert!(!read.was_moved());
+    }
+    let (_, fields) = fixture.fields(&fixture.keys.incoming).await.pop().unwrap();
+    assert_eq!(field(&fields, "reply_to"), None);
+    fixture.put_off(read[0].id).await;
+    let again = fixture.again().await;
+    assert_eq!((again.reply_to, again.event_id.as_str()), (Some(channel), "a"));
+}
+
+#[tokio::test]
+async fn a_settled_event_is_told_once_to_who_waits() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    let (here, there) = (reply_channel(Uuid::new_v4()), reply_channel(Uuid::new_v4()));
+    let (mut ear, mut other) = (Ear::open(&fixture, &here).await, Ear::open(&fixture, &there).await);
+    let batch =
+        [settled(ids[0], &here, "a"), Settled::new(ids[1], SettleOutcome::Processed), settled(ids[2], &there, "c")];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
+    for (ear, id) in [(&mut ear, "a"), (&mut other, "c")] {
+        let told = ear.message().await;
+        assert_eq!((told.platform.as_str(), told.event_id.as_str()), ("mux", id));
+        let Outcome::Processed(results) = told.outcome else { panic!("{id}") };
+        assert_eq!(results.get(), format!("{{\"event_id\":\"{id}\"}}"));
+        assert!(
+            matches!(fixture.told(id).await, Some(Outcome::Processed(stored)) if stored.get() == results.get())
+        );
+        let left: i64 = fixture.redis(&["TTL", &fixture.keys.result(id)]).await;
+        assert!((1..=60).contains(&left), "{left}");
+    }
+    assert!(fixture.told("b").await.is_none(), "nobody waits for it");
+
+    // Somebody else was faster: who waits has been told by them.
+    fixture.redis::<()>(&["DEL", &fixture.keys.result("a")]).await;
+    let late = [settled(ids[0], &here, "a")];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
+    assert!(fixture.told("a").await.is_none());
+    fixture.redis::<()>(&["PUBLISH", &here, &reply("end", Outcome::Dead(String::new())).encode()]).await;
+    assert_eq!(ear.message().await.event_id, "end", "nothing was published twice");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_told_and_nobody_waits_for_it_any_more() {
+    let mut fixture = Fixture::consuming().await;
+    let channel = reply_channel(Uuid::new_v4());
+    let given: Vec<NewEvent> =
+        ["a", "b", "c"].map(|id| NewEvent { reply_to: Some(channel.clone()), ..event(id) }).into();
+    fixture.enqueue(&OPEN, &given).await;
+    let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
+    let mut ear = Ear::open(&fixture, &channel).await;
+    let foreign = StreamId { ms: 1, seq: 1 };
+    let letters = [
+        letter(foreign, given_up(&channel, "nobody")),
+        letter(ids[0], None),
+        letter(ids[1], given_up(&channel, "b")),
+        letter(ids[2], given_up(&channel, "c")),
+    ];
+    let outcomes = fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
+    assert_eq!(outcomes, [DeadLettered::Gone, DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]);
+    let told = ear.message().await;
+    assert_eq!(told.event_id, "b");
+    assert!(matches!(told.outcome, Outcome::Dead(code) if code == "store_rejected"));
+    assert!(matches!(fixture.told("b").await, Some(Outcome::Dead(_))));
+    for id in ["nobody", "a", "c"] {
+        assert!(fixture.told(id).await.is_none(), "{id}");
+    }
+    for (_, fields) in fixture.fields(&fixture.keys.dlq).await {
+        assert_eq!(field(&fields, "reply_to"), None, "{fields:?}");
+    }
+}
+
+/// What telling may not do: stand in the way.
+#[tokio::test]
+async fn forbidden_to_publish_or_full_it_is_settled_all_the_same() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    let channel = reply_channel(Uuid::new_v4());
+    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_eq!(fixture.queue.settle(&fixture.keys, &[settled(ids[0], &channel, "a")]).await.unwrap(), [true]);
+    assert!(fixture.told("a").await.is_some());
+    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    fixture.redis::<()>(&["ACL", "SETUSER", "default", "-publish", "-set"]).await;
+    assert_eq!(fixture.queue.settle(&fixture.keys, &[settled(ids[1], &channel, "b")]).await.unwrap(), [true]);
+    let letters = [letter(ids[2], given_up(&channel, "c"))];
+    let outcomes = fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 9).await.unwrap();
+    assert_eq!(outcomes, [DeadLettered::Done]);
+    assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_costs_no_further_command() {
+    let mut fixture = Fixture::consuming().await;
+    let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let given: Vec<NewEvent> = names.iter().map(|id| event(id)).collect();
+    fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
+    fixture.enqueue(&OPEN, &given).await;
+    let calls = fixture.calls().await;
+    assert_eq!((calls["xadd"], calls["set"], calls["exists"]), (100, 100, 100), "{calls:?}");
+    assert_eq!((calls.get("hset"), calls.get("publish"), calls.get("hget")), (None, None, None), "{calls:?}");
+    let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
+    fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
+    let batch: Vec<Settled> = ids.iter().map(|id| Settled::new(*id, SettleOutcome::Processed)).collect();
+    fixture.queue.settle(&fixture.keys, &batch).await.unwrap();
+    let mut calls = fixture.calls().await;
+    calls.retain(|name, _| {
+        !["config|resetstat", "info", "evalsha", "eval", "script|load", "hello"].contains(&&**name)
+    });
+    calls.retain(|name, _| !name.starts_with("client"));
+    let expected = [("xack", 1), ("xdel", 100), ("zrem", 1), ("hdel", 2), ("hincrby", 1)];
+    assert_eq!(calls, expected.map(|(name, count)| (name.to_owned(), count)).into());
+}
+
+#[tokio::test]
+async fn the_index_follows_an_event_through_retry_dead_letter_and_replay() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Pending), "its marker says so");
+    assert_eq!(fixture.unfinished("b").await, None);
+    fixture.put_off(id).await;
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Retrying));
+    let again = fixture.again().await;
+    assert!(again.was_moved());
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Retrying), "until it is decided");
+    let dead = fixture.give_up(again.id).await;
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(dead)));
+    fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
+    let replayed = fixture.queue.replay(&fixture.keys, &[dead], 100, &BTreeMap::new()).await.unwrap();
+    assert!(matches!(replayed[..], [Replayed::Done(_)]));
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Pending), "without its marker, too");
+    let last = fixture.again().await;
+    let moved = Some(last.event_id.clone());
+    let batch = [Settled { moved, ..Settled::new(last.id, SettleOutcome::Processed) }];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true]);
+    assert_eq!(fixture.unfinished("a").await, None);
+    assert!(fixture.index().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_settle_that_came_too_late_does_not_touch_the_index() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.put_off(id).await;
+    let again = fixture.again().await;
+    let dead = fixture.give_up(again.id).await;
+    let late = [Settled { moved: Some("a".into()), ..Settled::new(again.id, SettleOutcome::Processed) }];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(dead)));
+}
+
+/// Frozen between commit and settle; another worker had found the session missing and put the event off meanwhile.
+#[tokio::test]
+async fn a_late_settle_of_what_another_put_off_clears_the_index() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, StreamId::default(), 10).await.unwrap();
+    let retries = ids.iter().map(|id| crate::retry::retry(*id, 60_000)).collect::<Vec<_>>();
+    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, OTHER, &retries).await.unwrap(), [true; 2]);
+    let batch = [Settled::new(ids[0], SettleOutcome::Processed)];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true]);
+    assert_eq!(fixture.index().await, HashMap::from([("b".to_owned(), "retrying".to_owned())]));
+}
+
+#[tokio::test]
+async fn a_purge_forgets_only_the_letter_that_it_removes() {
+    let mut fixture = Fixture::consuming().await;
+    let first = fixture.deliver(&["a"]).await[0];
+    let first = fixture.give_up(first).await;
+    // Past its marker the provider sends it again, and it dies again.
+    fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
+    let second = fixture.deliver(&["a"]).await[0];
+    let second = fixture.give_up(second).await;
+    assert_eq!(fixture.queue.purge(&fixture.keys, &[(first, None)]).await.unwrap(), [true]);
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(second)));
+    let digest = Some(marker_digest("mux", "a"));
+    assert_eq!(fixture.queue.purge(&fixture.keys, &[(second, digest)]).await.unwrap(), [true]);
+    assert_eq!(fixture.unfinished("a").await, None);
+    assert!(fixture.index().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_imported_dead_letter_is_in_the_index() {
+    let fixture = Fixture::start().await;
+    let fields = vec![(b"event_id".to_vec(), b"a".to_vec()), (b"body".to_vec(), b"{}".to_vec())];
+    let exported = StreamId { ms: 1, seq: 1 };
+    let imported = fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
+    let Imported::Done(id) = imported else { panic!("{imported:?}") };
+    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(id)));
+}
+
+#[tokio::test]
+async fn a_new_group_ends_all_retries_in_the_index_and_no_dead_letter() {
+    let mut fixture = Fixture::consuming().await;
+    let names: Vec<String> = (0..100).map(|n| format!("event {n}")).collect();
+    let ids = fixture.deliver(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let dead = fixture.give_up(ids[0]).await;
+    for id in &ids[1..] {
+        fixture.put_off(*id).await;
+    }
+    assert_eq!(fixture.index().await.len(), 100);
+    fixture.redis::<()>(&["XGROUP", "DESTROY", &fixture.keys.incoming, "webhook-processors"]).await;
+    assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
+    assert_eq!(fixture.index().await, HashMap::from([("event 0".to_owned(), format!("dead:{dead}"))]));
+}
+
+#[tokio::test]
+async fn what_was_deleted_by_hand_leaves_the_index() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.put_off(id).await;
+    fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
+    assert_eq!(fixture.queue.promote_due(&fixture.keys, 1000, 10).await.unwrap().vanished, 1);
+    assert!(fixture.index().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_entry_without_a_usable_id_is_in_no_index() {
+    let mut fixture = Fixture::consuming().await;
+    let long = "x".repeat(257);
+    for fields in [&["v", "9"][..], &["event_id", ""], &["event_id", &long]] {
+        let words = [&["XADD", &fixture.keys.incoming, "*"][..], fields].concat();
+        fixture.redis::<String>(&words).await;
+    }
+    let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
+    for id in ids {
+        fixture.put_off(id).await;
+        fixture.queue.promote_due(&fixture.keys, 1000, 10).await.unwrap();
+        let again = fixture.read_as(CONSUMER).await.remove(0).id;
+        let dead = fixture.give_up(again).await;
+        fixture.queue.replay(&fixture.keys, &[dead], 100, &BTreeMap::new()).await.unwrap();
+    }
+    assert!(fixture.index().await.is_empty());
+}
+
+#[tokio::test]
+async fn only_a_channel_of_ours_is_told() {
+    let mut fixture = Fixture::consuming().await;
+    let given = [NewEvent { reply_to: Some("webhooks:reply:everybody".into()), ..event("a") }];
+    fixture.enqueue(&OPEN, &given).await;
+    assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().reply_to, None);
+}
+
+#[tokio::test]
+async fn a_subscription_comes_back() {
+    let mut fixture = Fixture::start().await;
+    let channel = reply_channel(Uuid::new_v4());
+    let mut ear = Ear::open(&fixture, &channel).await;
+    fixture.redis::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    ear.listening().await;
+    assert_eq!(
+        fixture.redis::<u64>(&["PUBLISH", &channel, &reply("a", Outcome::Dead("x".into())).encode()]).await,
+        1
+    );
+    assert_eq!(ear.message().await.event_id, "a");
+
+    fixture.server.kill();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    fixture.server.restart().await;
+    ear.listening().await;
+    fixture.redis::<u64>(&["PUBLISH", &channel, &reply("b", Outcome::Dead("x".into())).encode()]).await;
+    assert_eq!(ear.message().await.event_id, "b");
+
+    ear.stop.cancel();
+    poll::until("nobody listens after a stop", SOON, async || {
+        match fixture.redis::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await {
+            none if none.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        }
+    })
+    .await;
+}

@@ -1,0 +1,55 @@
+//! What an operator asks of an ingress: registering, listing, pausing and removing platforms.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::sender::{ADMIN_TOKEN, Answer, Sender};
+use crate::sign::Signed;
+
+/// A `SECRETS_KEY`: base64 of 32 bytes.
+pub const SECRETS_KEY: &str = "q83vASNFZ4mrze8BI0VniavN7wEjRWeJq83vASNFZ4k=";
+
+impl Sender {
+    /// A request to an admin route, with the admin token; a null `body` is none.
+    ///
+    /// # Panics
+    /// When no complete answer came.
+    pub async fn admin(&self, method: Method, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let request = Signed { path: path.to_owned(), headers: Vec::new(), body }
+            .header("content-type", "application/json")
+            .header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
+        self.request(method, &request).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
+    }
+
+    /// Registers a platform, or registers it again.
+    pub async fn register(&self, body: &Value) -> Answer {
+        self.admin(Method::POST, "/api/v1/webhooks/register", body).await
+    }
+
+    /// Registers a platform that must be taken.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn registered(&self, body: &Value) -> Answer {
+        let answer = self.register(body).await;
+        assert_eq!(answer.status, 201, "answer: {}", answer.text);
+        answer
+    }
+
+    /// Removes a registered platform.
+    pub async fn unregister(&self, platform: &str) -> Answer {
+        self.admin(Method::DELETE, &format!("/api/v1/webhooks/platforms/{platform}"), &Value::Null).await
+    }
+
+    /// Pauses or resumes a platform.
+    pub async fn pause(&self, platform: &str, paused: bool) -> Answer {
+        let path = format!("/api/v1/webhooks/platforms/{platform}");
+        self.admin(Method::PATCH, &path, &json!({"paused": paused})).await
+    }
+
+    /// What is defined.
+    pub async fn platforms(&self) -> Answer {
+        self.admin(Method::GET, "/api/v1/webhooks/platforms", &Value::Null).await
+    }
+}

@@ -1,0 +1,379 @@
+//! What the session database must hold: the contract's meaning of events, applied one after the other.
+//!
+//! Guarantee: nothing of the worker is used. There are no guards, batches or merges here: events are sorted by the
+//! provider's time (an absent one, or one more than five minutes ahead of arrival, is the time of arrival), then by
+//! arrival, and each simply overwrites what the ones before it have written. A system that took them in any other order
+//! must end with the very same rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::sender::rfc3339;
+
+/// How far ahead of arrival a provider's time counts, in ms.
+const FUTURE_MS: i64 = 300_000;
+/// How much older than its session an event may be that names it by live stream id only, in ms.
+const REUSE_MS: i64 = 300_000;
+/// What an event that is no announcement says of how a broadcast went; a new broadcast begins without it.
+const OF_BROADCAST: [&str; 6] =
+    ["viewer_count", "peak_viewers", "duration_seconds", "error_code", "error_message", "ended_at"];
+
+/// Columns and their values; null: empty.
+pub type Row = BTreeMap<String, Value>;
+
+/// Table, platform (empty for sessions, which all platforms share), key.
+pub type Key = (Table, String, String);
+
+/// The tables that events write, beside the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Table {
+    Sessions,
+    Recordings,
+    Contents,
+    Jobs,
+    ChatMessages,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Sessions, Self::Recordings, Self::Contents, Self::Jobs, Self::ChatMessages];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Recordings => "recordings",
+            Self::Contents => "contents",
+            Self::Jobs => "jobs",
+            Self::ChatMessages => "chat_messages",
+        }
+    }
+
+    /// The column that is its key, beside the platform.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Sessions => "room_id",
+            Self::Recordings => "recording_id",
+            Self::Contents => "content_id",
+            Self::Jobs => "job_id",
+            Self::ChatMessages => "message_id",
+        }
+    }
+}
+
+/// What an event means, in the contract's words.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Deed {
+    /// An application announces a session; what is absent is left alone.
+    Announce {
+        /// The session.
+        room: String,
+        /// Its live stream, if told.
+        live_stream_id: Option<String>,
+        /// Its status, if told; `ready` changes nothing.
+        status: Option<&'static str>,
+        /// Its configuration, if told.
+        config: Option<Value>,
+    },
+    /// Something happens to a session.
+    Session {
+        /// The session.
+        room: String,
+        /// How the event names it and what it may do about a missing one.
+        named: Named,
+        /// Its new status, if it gets one.
+        status: Option<&'static str>,
+        /// Columns that are written.
+        set: Row,
+        /// Members of `data` that are written.
+        data: Row,
+    },
+    /// A row of another table, whose columns are simply written.
+    Thing {
+        /// Which table.
+        table: Table,
+        /// Its key.
+        id: String,
+        /// Columns that are written.
+        set: Row,
+    },
+    /// Nothing but a ledger row.
+    Log,
+}
+
+/// How an event names its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By room; a missing one is made.
+    Creating,
+    /// By room; a missing one is waited for.
+    Room,
+    /// By live stream id only: what is clearly older than the session meant somebody else's.
+    Stream,
+}
+
+/// How an event must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It takes effect (or waits for its session until the waiting time is over, where nobody announces that).
+    Effect,
+    /// It becomes a dead letter with this code.
+    Dead(&'static str),
+}
+
+/// An event, as its sender means it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Counts up; names the event in reports.
+    pub number: u64,
+    /// Whose it is.
+    pub platform: &'static str,
+    /// Its type.
+    pub kind: &'static str,
+    /// The provider's time in ms since the epoch, if it tells one.
+    pub at: Option<i64>,
+    /// What it means.
+    pub deed: Deed,
+    /// How it must end.
+    pub fate: Fate,
+}
+
+impl Event {
+    /// The room whose session it waits for.
+    #[must_use]
+    pub fn awaited(&self) -> Option<&str> {
+        match &self.deed {
+            Deed::Session { room, named: Named::Room | Named::Stream, .. } => Some(room),
+            _ => None,
+        }
+    }
+}
+
+/// The first place in a queue: what decides between events of one time. (The first XADD's stream id.)
+pub type Origin = (u64, u64);
+
+/// An event that was accepted, and when.
+#[derive(Clone, Debug)]
+pub struct Arrived<'e> {
+    /// The event.
+    pub event: &'e Event,
+    /// The id that it was given.
+    pub id: &'e str,
+    /// When it was accepted, by the queue's clock, in ms since the epoch.
+    pub received_at: i64,
+    /// Its place in the queue.
+    pub origin: Origin,
+}
+
+impl Arrived<'_> {
+    /// The time that counts, in ms since the epoch.
+    #[must_use]
+    pub fn occurred_at(&self) -> i64 {
+        occurred_at(self.event, self.received_at)
+    }
+}
+
+/// The time that counts for an event accepted at `received_at`.
+#[must_use]
+pub fn occurred_at(event: &Event, received_at: i64) -> i64 {
+    event.at.filter(|at| *at <= received_at + FUTURE_MS).unwrap_or(received_at)
+}
+
+/// What must be there once all events have taken effect.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// The rows.
+    pub rows: BTreeMap<Key, Row>,
+    /// Every value that a column had at any time, by row: what stands there now must be the last one.
+    pub told: BTreeMap<Key, BTreeMap<String, Vec<Value>>>,
+}
+
+/// Applies all of `arrived` in their order.
+#[must_use]
+pub fn apply(mut arrived: Vec<Arrived<'_>>) -> Model {
+    arrived.sort_by_key(|one| (one.occurred_at(), one.origin));
+    let mut model = Model::default();
+    // Sessions first: an event may come before the announcement that makes its session, and counts all the same.
+    for one in &arrived {
+        found(&mut model.rows, one);
+    }
+    for one in &arrived {
+        let Some((key, written)) = written(&model.rows, one) else { continue };
+        let row = model.rows.entry(key.clone()).or_default();
+        let told = model.told.entry(key).or_default();
+        for (column, value) in written {
+            let before = row.insert(column.clone(), value).unwrap_or_default();
+            told.entry(column).or_default().push(before);
+        }
+    }
+    model
+}
+
+/// The columns that an event writes into a row as it is now.
+fn written(rows: &BTreeMap<Key, Row>, one: &Arrived<'_>) -> Option<(Key, Row)> {
+    match &one.event.deed {
+        Deed::Log => None,
+        Deed::Thing { table, id, set } => {
+            let key = key(*table, one.event.platform, id);
+            let mut written = set.clone();
+            // A message whose sender never says when it was sent was sent at the time of its oldest event.
+            if *table == Table::ChatMessages && !rows.contains_key(&key) {
+                written.entry("sent_at".to_owned()).or_insert_with(|| rfc3339(one.occurred_at()).into());
+            }
+            Some((key, written))
+        }
+        Deed::Announce { room, live_stream_id, status, config } => {
+            let key = key(Table::Sessions, "", room);
+            rows.get(&key)?;
+            let told = [
+                ("live_stream_id", live_stream_id.clone().map(Value::from)),
+                ("config", config.clone()),
+                ("status", status.filter(|status| *status != "ready").map(Value::from)),
+            ];
+            let mut written = touch(one);
+            written.extend(told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+            Some((key, written))
+        }
+        Deed::Session { room, named, status, set, data } => {
+            let key = key(Table::Sessions, "", room);
+            let row = rows.get(&key)?;
+            if *named == Named::Stream && older_than_its_session(row, one) {
+                return None;
+            }
+            let mut written = touch(one);
+            if *status == Some("live") {
+                written.extend(OF_BROADCAST.map(|column| (column.to_owned(), Value::Null)));
+            }
+            written.extend(status.map(|status| ("status".to_owned(), status.into())));
+            written.extend(set.clone());
+            if !data.is_empty() {
+                let known = row.get("data").and_then(Value::as_object).cloned().unwrap_or_default();
+                written.insert("data".to_owned(), Value::Object(known.into_iter().chain(data.clone()).collect()));
+            }
+            Some((key, written))
+        }
+    }
+}
+
+/// The oldest event that may make a session is the one that did.
+fn found(tables: &mut BTreeMap<Key, Row>, one: &Arrived<'_>) {
+    let room = match &one.event.deed {
+        Deed::Announce { room, .. } | Deed::Session { room, named: Named::Creating, .. } => room,
+        _ => return,
+    };
+    tables.entry(key(Table::Sessions, "", room)).or_insert_with(|| {
+        let facts = [
+            ("platform", one.event.platform.into()),
+            ("created_at", rfc3339(one.occurred_at()).into()),
+            ("status", "ready".into()),
+        ];
+        facts.map(|(name, value): (&str, Value)| (name.to_owned(), value)).into()
+    });
+}
+
+fn key(table: Table, platform: &str, id: &str) -> Key {
+    (table, platform.to_owned(), id.to_owned())
+}
+
+fn older_than_its_session(row: &Row, one: &Arrived<'_>) -> bool {
+    let earliest = rfc3339(one.occurred_at() + REUSE_MS);
+    row.get("created_at").and_then(Value::as_str).is_some_and(|created| created > earliest.as_str())
+}
+
+fn touch(one: &Arrived<'_>) -> Row {
+    let facts = [("last_event_id", one.id.to_owned()), ("last_event_at", rfc3339(one.occurred_at()))];
+    facts.map(|(name, value)| (name.to_owned(), value.into())).into()
+}
+
+/// A column that is not as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Its name.
+    pub column: String,
+    /// What it must be.
+    pub wanted: Value,
+    /// What it is.
+    pub seen: Value,
+}
+
+/// What the row `found` says otherwise than `expected`. A column that no event has written must be empty.
+#[must_use]
+pub fn differences(table: Table, expected: &Row, found: &Value) -> Vec<Difference> {
+    const NOT_EVENTS: [&str; 3] = ["updated_at", "guards", "scope"];
+    let platform = if table == Table::Sessions { "" } else { "platform" };
+    let given = found.as_object().into_iter().flat_map(|row| row.keys());
+    let mut columns: BTreeSet<&str> = given.chain(expected.keys()).map(String::as_str).collect();
+    columns.retain(|column| !NOT_EVENTS.contains(column) && ![table.key(), platform].contains(column));
+    let differs = |column: &str| {
+        let (wanted, seen) = (expected.get(column).unwrap_or(&Value::Null), &found[column]);
+        let difference = || Difference { column: column.to_owned(), wanted: wanted.clone(), seen: seen.clone() };
+        (!same(wanted, seen)).then(difference)
+    };
+    columns.into_iter().filter_map(differs).collect()
+}
+
+/// Numbers are compared as numbers: one database says 60, another 60.0.
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn session(number: u64, at: i64, status: &'static str, set: &[(&str, Value)]) -> Event {
+        let set = set.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let named = Named::Creating;
+        let deed = Deed::Session { room: "r".into(), named, status: Some(status), set, data: Row::new() };
+        Event { number, platform: "studio", kind: "k", at: Some(at), deed, fate: Fate::Effect }
+    }
+
+    fn arrived(event: &Event) -> Arrived<'_> {
+        Arrived { event, id: "e", received_at: 1_000_000, origin: (1, event.number) }
+    }
+
+    #[test]
+    fn the_time_decides_then_arrival_and_a_broadcast_begins_anew() {
+        let ended = session(1, 5_000, "ended", &[("peak_viewers", json!(7)), ("title", json!("old"))]);
+        let live = session(2, 6_000, "live", &[]);
+        let twin = session(3, 6_000, "idle", &[("duration_seconds", json!(1.5))]);
+        let model = apply(vec![arrived(&twin), arrived(&live), arrived(&ended)]);
+        let row = &model.rows[&(Table::Sessions, String::new(), "r".to_owned())];
+        assert_eq!((&row["status"], &row["peak_viewers"]), (&json!("idle"), &Value::Null));
+        assert_eq!((&row["title"], &row["duration_seconds"]), (&json!("old"), &json!(1.5)));
+        assert_eq!(row["created_at"], json!("1970-01-01T00:00:05.000Z"));
+    }
+
+    #[test]
+    fn a_time_from_the_far_future_is_the_time_of_arrival() {
+        let event = session(1, 1_300_001, "live", &[]);
+        assert_eq!(arrived(&event).occurred_at(), 1_000_000);
+        assert_eq!(occurred_at(&session(1, 1_300_000, "live", &[]), 1_000_000), 1_300_000);
+    }
+
+    #[test]
+    fn a_column_that_nobody_wrote_must_be_empty() {
+        let expected =
+            Row::from([("status".to_owned(), json!("live")), ("duration_seconds".to_owned(), json!(60))]);
+        let found =
+            json!({"room_id": "r", "guards": "{}", "status": "live", "duration_seconds": 60.0, "title": null});
+        assert_eq!(differences(Table::Sessions, &expected, &found), []);
+        let found = json!({"room_id": "r", "status": "ended", "duration_seconds": 60.0, "title": "x"});
+        let said: Vec<_> =
+            differences(Table::Sessions, &expected, &found).into_iter().map(|differs| differs.column).collect();
+        assert_eq!(said, ["status", "title"]);
+    }
+}

@@ -1,0 +1,236 @@
+//! The platforms that a worker serves, and how they change while it runs.
+//!
+//! Guarantee: what is read, claimed or promoted next follows the newest list, so a platform that was registered is read,
+//! a changed definition holds from the next batch on, and a paused one is left alone. What belongs to a platform and not
+//! to its definition (its series, what its entries weigh, whether it is paused) is one and the same in every lane it ever
+//! had. Until registrations have been read once, the list is what this process was started with, and says so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shared::metrics::{QueueMetrics, WorkerMetrics};
+use shared::platform::registry::Registry;
+use shared::platform::{Platform, PlatformName};
+use shared::queue::{PlatformKeys, Queue};
+use tokio::sync::watch;
+
+use crate::consumer::inflight::Weight;
+
+/// One platform, as a worker serves it. A changed definition makes a new lane.
+pub struct Lane {
+    /// Its definition.
+    pub platform: Arc<Platform>,
+    /// Its keys.
+    pub keys: PlatformKeys,
+    /// What is counted for it.
+    pub metrics: WorkerMetrics,
+    /// How full it is.
+    pub depth: QueueMetrics,
+    /// What its entries weigh.
+    pub weight: Arc<Weight>,
+    /// Its retry set is to be looked at: this worker has put something into it, or may go on with it.
+    pub rescheduled: Arc<AtomicBool>,
+    paused: Arc<AtomicBool>,
+}
+
+impl Lane {
+    /// A lane for `platform`.
+    pub fn new(platform: Arc<Platform>, queue: &Queue) -> Self {
+        Self {
+            keys: queue.keys(&platform.name),
+            metrics: WorkerMetrics::new(&platform.name),
+            depth: QueueMetrics::new(&platform.name),
+            weight: Arc::default(),
+            rescheduled: Arc::new(AtomicBool::new(true)),
+            paused: Arc::new(AtomicBool::new(platform.paused)),
+            platform,
+        }
+    }
+
+    /// The lane of the same platform by another definition. It is paused, or not, as before until [`Self::take_effect`].
+    fn redefined(&self, platform: Arc<Platform>) -> Self {
+        Self {
+            platform,
+            keys: self.keys.clone(),
+            metrics: self.metrics.clone(),
+            depth: self.depth.clone(),
+            weight: Arc::clone(&self.weight),
+            rescheduled: Arc::clone(&self.rescheduled),
+            paused: Arc::clone(&self.paused),
+        }
+    }
+
+    /// Lets this definition decide whether the platform is paused: for batches that a former one brought, too.
+    fn take_effect(&self) {
+        let now = self.platform.paused;
+        if self.paused.swap(now, Ordering::Relaxed) != now {
+            tracing::info!(platform = %self.name(), "{}", if now { "paused" } else { "resumed" });
+            self.rescheduled.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The platform's name.
+    pub fn name(&self) -> &PlatformName {
+        &self.platform.name
+    }
+
+    /// What log lines call it.
+    pub fn label(&self) -> &str {
+        self.platform.label.as_str()
+    }
+
+    /// Whether the platform is paused now, by its newest definition: its entries stay where they are.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+}
+
+/// One state of the list.
+struct Current {
+    lanes: Arc<[Arc<Lane>]>,
+    complete: bool,
+}
+
+/// The lanes, announcements first; see the module.
+pub struct Lanes {
+    current: watch::Sender<Current>,
+}
+
+impl Lanes {
+    /// The lanes of `registry`, which holds no registrations.
+    pub fn new(registry: &Registry, queue: &Queue) -> Self {
+        let lanes = registry.iter().map(|platform| Arc::new(Lane::new(Arc::clone(platform), queue))).collect();
+        Self { current: watch::Sender::new(Current { lanes, complete: false }) }
+    }
+
+    /// All of them now. Ask again for each round of work.
+    pub fn all(&self) -> Arc<[Arc<Lane>]> {
+        Arc::clone(&self.current.borrow().lanes)
+    }
+
+    /// The lane of the reserved platform on which sessions are announced.
+    pub fn announcements(&self) -> Option<Arc<Lane>> {
+        self.all().iter().find(|lane| lane.name().as_str() == PlatformName::SESSIONS).cloned()
+    }
+
+    /// Whether registrations have been read: only then is a platform without a lane one that nobody defined.
+    pub fn complete(&self) -> bool {
+        self.current.borrow().complete
+    }
+
+    /// Tells when there is another list.
+    pub fn changes(&self) -> Changes {
+        Changes(self.current.subscribe())
+    }
+
+    /// The lanes of `registry`, registrations included: those there are where the definition is the same. Nothing
+    /// changes yet.
+    pub(crate) fn of(&self, registry: &Registry, queue: &Queue) -> Vec<Arc<Lane>> {
+        let known = self.all();
+        let lane = |platform: &Arc<Platform>| match known.iter().find(|lane| lane.name() == &platform.name) {
+            Some(lane) if Arc::ptr_eq(&lane.platform, platform) => Arc::clone(lane),
+            Some(lane) => Arc::new(lane.redefined(Arc::clone(platform))),
+            None => Arc::new(Lane::new(Arc::clone(platform), queue)),
+        };
+        registry.iter().map(lane).collect()
+    }
+
+    /// Serves these from now on.
+    pub(crate) fn replace(&self, lanes: Vec<Arc<Lane>>) {
+        for lane in &lanes {
+            lane.take_effect();
+        }
+        self.current.send_replace(Current { lanes: lanes.into(), complete: true });
+    }
+}
+
+/// See [`Lanes::changes`].
+pub struct Changes(watch::Receiver<Current>);
+
+impl Changes {
+    /// Waits for a list that came after the one this was asked about before.
+    pub async fn next(&mut self) {
+        // The sender lives as long as the worker does, which is longer than anybody who waits here.
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until registrations have been read.
+    pub async fn complete(&mut self) {
+        if self.0.wait_for(|current| current.complete).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use secrecy::SecretString;
+    use shared::queue::{Layout, connect};
+
+    use super::*;
+
+    fn queue() -> Queue {
+        let url = SecretString::from("redis://127.0.0.1:1".to_owned());
+        Queue::new(Layout::Single, connect(&url, false).unwrap())
+    }
+
+    /// The bundled platforms and `acme`, with these lines in its definition.
+    fn registry(lines: &str) -> Registry {
+        Registry::from_text("file", &format!("[platforms.acme]\nsecrets = ['env:A']\n{lines}\n")).unwrap()
+    }
+
+    fn acme(lanes: &Lanes) -> Arc<Lane> {
+        lanes.all().iter().find(|lane| lane.name().as_str() == "acme").cloned().unwrap()
+    }
+
+    #[tokio::test]
+    async fn announcements_come_first_and_a_definition_that_stays_keeps_its_lane() {
+        let (registry, queue) = (registry(""), queue());
+        let lanes = Lanes::new(&registry, &queue);
+        assert_eq!(lanes.all()[0].name().as_str(), PlatformName::SESSIONS);
+        assert!(!lanes.complete());
+        let before = lanes.all();
+        lanes.replace(lanes.of(&registry, &queue));
+        assert!(lanes.complete());
+        assert_eq!(before.len(), lanes.all().len());
+        assert!(before.iter().zip(lanes.all().iter()).all(|(before, after)| Arc::ptr_eq(before, after)));
+    }
+
+    #[tokio::test]
+    async fn a_pause_holds_for_batches_of_the_former_definition_too() {
+        let queue = queue();
+        let lanes = Lanes::new(&registry(""), &queue);
+        let (former, mut changes) = (acme(&lanes), lanes.changes());
+        former.rescheduled.store(false, Ordering::Relaxed);
+        let next = lanes.of(&registry("paused = true\nack_status = 200"), &queue);
+        assert!(!former.is_paused(), "nothing holds before it is served");
+        lanes.replace(next);
+        changes.next().await;
+        let paused = acme(&lanes);
+        assert!(former.is_paused() && paused.is_paused());
+        assert_eq!((former.platform.ack_status, paused.platform.ack_status), (202, 200));
+        former.weight.note(1_000_000);
+        assert_eq!(paused.weight.estimate(), 1_000_000, "what it weighs is no matter of its definition");
+
+        paused.rescheduled.store(false, Ordering::Relaxed);
+        lanes.replace(lanes.of(&registry(""), &queue));
+        assert!(!former.is_paused() && !paused.is_paused() && !acme(&lanes).is_paused());
+        assert!(former.rescheduled.load(Ordering::Relaxed), "its retries may be due");
+    }
+
+    #[tokio::test]
+    async fn platforms_come_and_go() {
+        let queue = queue();
+        let lanes = Lanes::new(&Registry::load(None).unwrap(), &queue);
+        let count = lanes.all().len();
+        lanes.replace(lanes.of(&registry(""), &queue));
+        assert_eq!(lanes.all().len(), count + 1);
+        assert!(acme(&lanes).rescheduled.load(Ordering::Relaxed), "its retries may be due");
+        lanes.replace(lanes.of(&Registry::load(None).unwrap(), &queue));
+        assert!(lanes.all().iter().all(|lane| lane.name().as_str() != "acme"));
+        assert!(lanes.announcements().is_some());
+    }
+}

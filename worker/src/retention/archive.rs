@@ -1,0 +1,87 @@
+//! The archive: a folder of files with a line per dead letter, as `dlq-tool export` writes them and `import` reads them.
+//!
+//! Guarantee: [`Archive::add`] returns only when the lines are on disk, and a file never holds a half line before a whole
+//! one: what a crash or a full disk cut off is ended before anything is added.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use shared::event::Millis;
+use shared::platform::PlatformName;
+
+/// A folder, and who writes there: each worker has files of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Archive {
+    folder: PathBuf,
+    writer: String,
+}
+
+impl Archive {
+    /// The archive in `folder`, written to by the worker of that name.
+    pub(super) fn new(folder: &Path, worker: &str) -> Self {
+        let harmless = |letter: char| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' };
+        Self { folder: folder.to_owned(), writer: worker.chars().map(harmless).collect() }
+    }
+
+    /// Where dead letters of `platform` that expire at `now` go: a file a day.
+    pub(super) fn path(&self, platform: &PlatformName, now: Millis) -> PathBuf {
+        let day: String = shared::clock::rfc3339(now).chars().take(10).collect();
+        let platform = platform.as_str().replace(':', "_");
+        self.folder.join(format!("{platform}-{day}-{}.ndjson", self.writer))
+    }
+
+    /// Appends `lines` to the file at `path`. Blocks.
+    pub(super) fn add(&self, path: &Path, lines: &[u8]) -> io::Result<()> {
+        let is_new = !path.exists();
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true);
+        // Bodies may be confidential.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path)?;
+        let length = file.metadata()?.len();
+        if length > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::Start(length - 1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        file.write_all(lines)?;
+        file.sync_all()?;
+        if is_new {
+            // The file's name has to survive, too.
+            File::open(&self.folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_a_day_and_worker() {
+        let archive = Archive::new(Path::new("/archive"), "host/a.b-1");
+        let path = archive.path(&PlatformName::new("mux").unwrap(), 1_767_225_600_000);
+        assert_eq!(path, Path::new("/archive/mux-2026-01-01-host_a_b-1.ndjson"));
+    }
+
+    #[test]
+    fn what_was_cut_off_stays_a_line_of_its_own() {
+        let folder = std::env::temp_dir().join(format!("archive-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&folder).unwrap();
+        let archive = Archive::new(&folder, "w");
+        let path = archive.path(&PlatformName::new("mux").unwrap(), 0);
+        archive.add(&path, b"one\n").unwrap();
+        std::fs::write(&path, b"one\ntw").unwrap();
+        archive.add(&path, b"two\nthree\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntw\ntwo\nthree\n");
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(archive.add(&path, b"x\n").is_err());
+    }
+}

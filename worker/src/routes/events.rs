@@ -1,0 +1,89 @@
+//! `GET /api/v1/webhooks/{platform}/events/{event_id}`: what became of an event.
+//!
+//! Guarantee: what took effect is `processed`, whatever else is known of it; the ledger says so. Of the rest, an event is
+//! where Redis has it. One that nobody knows, or that was purged, is 404; so is, until it is processed, one that is not
+//! remembered as a duplicate (it is repeatable, or `dedup_ttl_hours` are over).
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use shared::config::AdminToken;
+use shared::event::StreamId;
+use shared::platform::PlatformName;
+use shared::queue::Unfinished;
+
+use super::{Started, admitted, error};
+use crate::consumer::chain;
+use crate::worker::Worker;
+
+/// The answer.
+#[derive(Serialize)]
+struct Found {
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Box<RawValue>>,
+    /// Its id among the dead letters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter_id: Option<StreamId>,
+}
+
+pub(super) async fn event(
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    started: Data<Started>,
+    token: Data<Option<AdminToken>>,
+) -> HttpResponse {
+    let worker = match admitted(&request, &started, &token) {
+        Ok(worker) => worker,
+        Err(refused) => return *refused,
+    };
+    let (platform, event_id) = path.into_inner();
+    let Some(platform) = canonical(worker, &platform) else {
+        return error(404, "E_NOT_FOUND", "no such platform");
+    };
+    match find(worker, &platform, &event_id).await {
+        Ok(Some(found)) => HttpResponse::Ok().json(found),
+        Ok(None) => error(404, "E_NOT_FOUND", "no such event"),
+        Err(away) => {
+            tracing::warn!(%platform, error = chain(&*away), "an event could not be looked up");
+            error(500, "E_INTERNAL", "Redis or the session database does not answer")
+        }
+    }
+}
+
+/// The platform of this name or alias. One that is not defined any more may still have events.
+fn canonical(worker: &Worker, name: &str) -> Option<PlatformName> {
+    let lanes = worker.lanes.all();
+    let goes_by = |platform: &shared::platform::Platform| {
+        platform.name.as_str() == name || platform.aliases.iter().any(|alias| alias.as_str() == name)
+    };
+    match lanes.iter().find(|lane| goes_by(&lane.platform)) {
+        Some(lane) => Some(lane.name().clone()),
+        None => PlatformName::new(name).ok(),
+    }
+}
+
+async fn find(
+    worker: &Worker,
+    platform: &PlatformName,
+    event_id: &str,
+) -> Result<Option<Found>, Box<dyn std::error::Error>> {
+    let processed = async || -> Result<Option<Found>, crate::store::StoreError> {
+        let result = worker.store.result(platform.as_str(), event_id).await?;
+        let results = |result: crate::effects::EventResult| result.to_results();
+        Ok(result.map(|result| Found { state: "processed", results: results(result), dead_letter_id: None }))
+    };
+    if let Some(found) = processed().await? {
+        return Ok(Some(found));
+    }
+    let unfinished = worker.queue.unfinished(&worker.queue.keys(platform), event_id).await?;
+    let at = |state, dead_letter_id| Some(Found { state, results: None, dead_letter_id });
+    match unfinished {
+        Some(Unfinished::Dead(id)) => Ok(at("dead", Some(id))),
+        Some(Unfinished::Retrying) => Ok(at("retrying", None)),
+        // It may have been finished between the two looks.
+        Some(Unfinished::Pending) => Ok(processed().await?.or_else(|| at("pending", None))),
+        None => Ok(processed().await?),
+    }
+}
