@@ -25,6 +25,7 @@ SECRETS = {
     "tributary-database": {"DATABASE_URL"},
     "tributary-admin": {"ADMIN_TOKEN", "SECRETS_KEY"},
     "tributary-platforms": None,
+    "tributary-destinations": None,
 }
 
 

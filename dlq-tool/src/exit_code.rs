@@ -52,9 +52,12 @@ impl From<Fault> for Failure {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
                 Self::Credentials(error)
             }
-            (ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown), _) => {
-                Self::Unreachable { address: None, source: error }
-            }
+            (
+                ErrorKind::Server(
+                    ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown,
+                ),
+                _,
+            ) => Self::Unreachable { address: None, source: error },
             (ErrorKind::Server(_) | ErrorKind::Extension, _)
             | (ErrorKind::UnexpectedReturnType | ErrorKind::Parse, _) => Self::Refused(error),
             _ => Self::Unreachable { address: None, source: error },

@@ -126,7 +126,7 @@ fn wrong_configuration_is_named_and_never_quoted() {
     dlq-tool: configuration problems:
       MAX_BACKLOG: invalid digit found in string
       REDIS_CLUSTER: must be true or false
-      REDIS_URL: must be of the form redis://[user:password@]host[:port][/database]
+      REDIS_URL: must be of the form redis://[user:password@]host[:port][/database]; of a cluster, several with commas between
     ");
     let flagged = refused(2, &["stats", "--redis-url", "nonsense://:hunter2@x"], &[]);
     assert!(!flagged.contains("hunter2"), "{flagged}");

@@ -16,19 +16,24 @@ use actix_web::{App, HttpServer};
 use shared::config::AdminToken;
 use shared::metrics::DependencyMetrics;
 use shared::ops::{self, Readiness};
+use shared::outbound::client::SetupError;
 use shared::platform::PlatformName;
 use shared::queue::{self, InvalidTarget, Layout, Monitor, Queue};
 use shared::registration::Live;
+use shared::trace;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::closing;
 use crate::config::Config;
+use crate::connections::{self, Connections};
 use crate::directory::{Current, Defaults};
 use crate::gate::{self, Gate, Mismatch};
+use crate::handlers::outbound::Outbound;
 use crate::handlers::stats::Statistics;
 use crate::pipeline::{Batcher, Bodies, Pipeline, Waiters};
+use crate::pressure::{Pressed, Pressure};
 use crate::routes;
 
 /// How long a start waits for Redis before it goes on without.
@@ -46,6 +51,8 @@ pub(crate) struct Ingress {
     pub(crate) admin_token: Option<AdminToken>,
     /// What the routes of statistics read.
     pub(crate) statistics: Statistics,
+    /// Where processed events go.
+    pub(crate) outbound: Outbound,
 }
 
 /// Why ingress cannot start, or had to stop.
@@ -70,6 +77,12 @@ pub enum RunError {
     /// Metrics are installed already, or cannot be.
     #[error("metrics cannot be set up")]
     Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Nothing can be sent to destinations.
+    #[error(transparent)]
+    Outbound(#[from] SetupError),
+    /// Nothing can be sent to a collector of traces.
+    #[error(transparent)]
+    Tracing(#[from] trace::SetupError),
     /// The HTTP server ended by itself.
     #[error("the HTTP server failed")]
     Server(#[source] io::Error),
@@ -97,17 +110,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let background = CancellationToken::new();
     let _ends_with_this = background.clone().drop_guard();
     shared::metrics::spawn_upkeep(prometheus.clone(), background.clone());
+    let tracing = trace::start(config.common.trace.as_ref(), "tributary-ingress")?;
 
-    let queue = Queue::new(Layout::Single, queue::connect(&config.common.redis_url, config.common.redis_cluster)?);
+    let (url, cluster) = (&config.common.redis_url, config.common.redis_cluster);
+    let queue = Queue::new(Layout::of(cluster), queue::connect_confirming(url, cluster, config.confirmation)?);
     let health = Monitor::new(queue.clone()).spawn(background.clone());
+    let pressure = Pressure::default();
+    let looked_at = health.clone();
     let gate = Gate::new(health, config.is_strict(), queue.connection().clone());
     let mut watching = tokio::spawn(gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
     let sealer = config.common.sealer.clone();
     let live = Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
     let flush = CancellationToken::new();
-    let (batcher, batching) = Batcher::start(queue.clone(), flush.clone());
+    let pressed = Pressed { queue: queue.clone(), pressure: pressure.clone() };
+    let (batcher, batching) = Batcher::start(pressed, flush.clone());
     let waiters = Waiters::new(queue.clone(), config.max_waiters, stop.clone());
-    waiters.listen(&config.common.redis_url, config.common.redis_cluster, background.clone())?;
+    waiters.listen(url, cluster, background.clone())?;
 
     let listening = Arc::new(AtomicBool::new(false));
     let readiness = readiness(gate.clone(), live.clone(), stop.clone(), listening.clone());
@@ -126,7 +144,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     // Without it, platforms that are registered are refused with 503 for a moment.
     let _ = timeout(FIRST_LOOK, known.wait_for(Option::is_some)).await;
     let grace = config.common.shutdown_grace;
-    let (server, serving, following) = serve(config, queue, gate, batcher, waiters, live, background.clone())?;
+    let (server, serving, following, directory) =
+        serve(config, queue.clone(), gate, batcher, waiters, live, background.clone())?;
+    let configured = move || directory.directory.configured();
+    tokio::spawn(pressure.follow(queue, looked_at, configured, background.clone()));
     listening.store(true, Ordering::Release);
 
     let mut parts = Parts { server, serving, batching, watching, following };
@@ -134,7 +155,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => Ok(()),
         failed = parts.failed() => Err(failed),
     };
-    parts.stop(grace, flush).await;
+    parts.stop(grace.saturating_sub(tracing.spare(grace)), flush).await;
+    tracing.finish(grace).await;
     ops.stop().await;
     ended
 }
@@ -149,9 +171,9 @@ fn serve(
     waiters: Waiters,
     live: Live,
     stop: CancellationToken,
-) -> Result<(ServerHandle, Serving, JoinHandle<()>), RunError> {
+) -> Result<(ServerHandle, Serving, JoinHandle<()>, Data<Ingress>), RunError> {
     let defaults =
-        Defaults { layout: Layout::Single, dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
+        Defaults { layout: queue.layout(), dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
     let ingress = Data::new(Ingress {
         directory: Current::new(&config.registry, config.keys, defaults, Some(live)),
         pipeline: Pipeline {
@@ -161,6 +183,7 @@ fn serve(
             waiters,
         },
         admin_token: config.common.admin_token,
+        outbound: Outbound::new(queue.clone(), config.outbound, config.common.sealer.clone())?,
         statistics: Statistics { queue, public: config.stats_public },
     });
     if let Some(known) = ingress.directory.live().and_then(Live::current) {
@@ -168,13 +191,29 @@ fn serve(
     }
     report(&ingress.directory);
     let follower = ingress.clone();
+    let connections = Connections::new(connections::within_files(config.max_connections));
+    let per_thread = connections::per_thread(connections.most(), config.workers);
+    tokio::spawn(connections.clone().sweep(stop.clone()));
     let following = tokio::spawn(async move { follower.directory.follow(stop).await });
+    let known = ingress.clone();
+    let entering = connections.clone();
     // Head size, head timeout, keep-alive and message framing stay as actix has them: its defaults refuse what
     // smuggling needs.
-    let app = move || App::new().app_data(ingress.clone()).wrap_fn(closing::guard).configure(routes::configure);
+    let app = move || {
+        let connections = connections.clone();
+        App::new()
+            .app_data(ingress.clone())
+            .wrap_fn(closing::guard)
+            .wrap_fn(move |request, next| connections.serve(request, next))
+            .configure(routes::configure)
+    };
     let server = HttpServer::new(app)
-        .on_connect(closing::watch)
+        .on_connect(move |connection, data| {
+            closing::watch(connection, data);
+            entering.enter(connection, data);
+        })
         .workers(config.workers)
+        .max_connections(per_thread)
         .tcp_nodelay(true)
         // A sender that closes its side has hung up: what it would be told is not worth waiting for.
         .h1_allow_half_closed(false)
@@ -185,7 +224,7 @@ fn serve(
     let address = server.addrs().first().copied().unwrap_or(config.bind);
     let server = server.run();
     tracing::info!(role = "ingress", %address, "listening");
-    Ok((server.handle(), tokio::spawn(server), following))
+    Ok((server.handle(), tokio::spawn(server), following, known))
 }
 
 fn report(directory: &Current) {

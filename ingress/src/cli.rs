@@ -12,8 +12,11 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
   INGRESS_BIND          where webhooks are received [default: 0.0.0.0:8000]
   INGRESS_WORKERS       HTTP threads [default: one per core]
   OPS_BIND              /metrics, /live and /ready [default: 0.0.0.0:9100]
-  REDIS_URL             redis://[user:password@]host[:port][/db] [default: redis://127.0.0.1:6379]
-  REDIS_CLUSTER         true for Redis Cluster; not available in this version [default: false]
+  REDIS_URL             redis://[user:password@]host[:port][/db] [default: redis://127.0.0.1:6379];
+                        of a cluster, some of its nodes, with commas between
+  REDIS_CLUSTER         true for Redis Cluster [default: false]
+  REDIS_WAIT_REPLICAS   replicas that must have an event before it is accepted [default: 0]
+  REDIS_WAIT_TIMEOUT_MS how long they have time for it, up to 1500; then 503 [default: 1000]
   DURABILITY            warn: report a Redis that may forget what it confirmed;
                         strict: refuse anything but appendfsync always + noeviction [default: warn]
   PLATFORMS_FILE        TOML: further platforms, changes to bundled ones [default: none]
@@ -26,10 +29,14 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
   MAX_BODY_BYTES        largest body of a request, as sent and decoded [default: 1048576]
   BODY_TIMEOUT_MS       how long a body may take to arrive [default: 10000]
   MAX_IN_FLIGHT_BYTES   bodies of all unanswered requests together [default: 67108864]
+  MAX_CONNECTIONS       open at the same time; beyond it the longest idle ones are closed [default: 10000]
   DEDUP_TTL_HOURS       how long duplicates are remembered in Redis [default: 24]
   MAX_BACKLOG           entries per platform stream, then 503 [default: 1000000]
   SHUTDOWN_GRACE_MS     for requests in progress, on SIGTERM and SIGINT [default: 25000]
   LOG_FORMAT, RUST_LOG  text or json; filter directives [default: text, info]
+  OTEL_EXPORTER_OTLP_ENDPOINT  http://HOST:4318 of an OTLP collector, which gets traces [default: none, nothing is traced];
+                        OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and its _ARG as usual
+  WEBHOOK_URLS, …       destinations of processed events, as for the worker (worker --help) [default: none]
 
 Bundled platforms are switched on by their secrets:
   mux (also: streaming)  STREAMING_WEBHOOK_SIGNING_SECRET
@@ -48,6 +55,10 @@ Routes:
   PATCH, DELETE  /api/v1/webhooks/platforms/{platform}   pauses, resumes; removes a registered one (admin token)
   GET  /api/v1/webhooks/metrics      what became of webhooks, whole system (admin token); also /webhooks/stats
   GET  /api/v1/webhooks/stats        where events are now (admin token)
+  POST /api/webhooks/test            sends a test event to a URL (admin token)
+  POST /api/webhooks/trigger         sends an event to destinations by hand (admin token)
+  GET  /api/webhooks/status          how every destination fares (admin token)
+  PATCH  /api/webhooks/destinations/{name}   holds one back, or lets it go on (admin token)
 
 Try it:
   NETFLIX_WEBHOOK_SECRET=s3cret ingress &

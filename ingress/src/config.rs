@@ -8,9 +8,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use shared::config::{CommonConfig, DurabilityMode, Env, Problem};
+use shared::outbound::{self, config::Configured};
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
+use shared::queue::Confirmation;
 use shared::signature::Keys;
+
+use crate::connections;
 
 /// Largest body that may be configured, in bytes: the length of a field in Redis has bounds too.
 pub(crate) const LARGEST_BODY: usize = 64 * 1024 * 1024;
@@ -22,6 +26,8 @@ pub(crate) const DEFAULT_BODY: usize = 1024 * 1024;
 pub struct Config {
     /// What it has in common with workers.
     pub common: CommonConfig,
+    /// `REDIS_WAIT_REPLICAS` and `REDIS_WAIT_TIMEOUT_MS`: what must have an event before it is accepted; `None`: one Redis.
+    pub confirmation: Option<Confirmation>,
     /// `INGRESS_BIND`.
     pub bind: SocketAddr,
     /// `INGRESS_WORKERS`: HTTP threads.
@@ -32,6 +38,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// `MAX_IN_FLIGHT_BYTES` of the bodies of all requests that are not answered yet.
     pub max_in_flight: usize,
+    /// `MAX_CONNECTIONS` that are open at the same time.
+    pub max_connections: usize,
     /// `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Duration,
     /// `MAX_BACKLOG`: entries of one platform's stream.
@@ -44,6 +52,8 @@ pub struct Config {
     pub registry: Registry,
     /// What they are verified with.
     pub keys: HashMap<PlatformName, Keys>,
+    /// Where processed events go; workers deliver them.
+    pub outbound: Configured,
 }
 
 impl Config {
@@ -53,9 +63,7 @@ impl Config {
     /// All problems, by the names of variables and of keys in `PLATFORMS_FILE`, never by value.
     pub fn read(env: &Env) -> Result<Self, Vec<Problem>> {
         let common = CommonConfig::read(env, (Ipv4Addr::UNSPECIFIED, 9100).into());
-        if common.redis_cluster {
-            env.problem("REDIS_CLUSTER", "Redis Cluster is not available in this version");
-        }
+        let confirmation = confirmation(env);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bind = env.parse("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
         let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
@@ -63,26 +71,31 @@ impl Config {
         let max_in_flight =
             env.bounded("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
+        let max_connections = env.bounded("MAX_CONNECTIONS", 10_000, connections::FEWEST..=1_000_000);
         let dedup_hours: u64 = env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366);
         let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let max_waiters = env.bounded("MAX_WAITERS", 10_000, 0..=1_000_000);
         let stats_public = env.flag("STATS_PUBLIC", false);
         let (registry, keys) = platforms(env, &common);
+        let outbound = outbound::config::load(env, common.platforms_file.as_deref(), false);
         env.finish()?;
         let (Some(registry), Some(keys)) = (registry, keys) else { return Err(Vec::new()) };
         Ok(Self {
             common,
+            confirmation,
             bind,
             workers,
             max_body,
             body_timeout,
             max_in_flight,
+            max_connections,
             dedup_ttl: Duration::from_secs(dedup_hours * 3600),
             max_backlog,
             max_waiters,
             stats_public,
             registry,
             keys,
+            outbound,
         })
     }
 
@@ -90,6 +103,14 @@ impl Config {
     pub(crate) fn is_strict(&self) -> bool {
         self.common.durability == DurabilityMode::Strict
     }
+}
+
+/// What replicas are asked for, if they are.
+fn confirmation(env: &Env) -> Option<Confirmation> {
+    let longest = u64::try_from(Confirmation::LONGEST.as_millis()).unwrap_or(u64::MAX);
+    let timeout = env.millis("REDIS_WAIT_TIMEOUT_MS", 1000, 1..=longest);
+    let replicas = env.bounded("REDIS_WAIT_REPLICAS", 0, 0..=16);
+    (replicas > 0).then_some(Confirmation { replicas, timeout })
 }
 
 /// The platforms and what they are verified with; `None` where `env` was told of a problem.
@@ -117,7 +138,7 @@ mod tests {
         assert_eq!(config.common.ops_bind.to_string(), "0.0.0.0:9100");
         assert_eq!((config.max_body, config.max_in_flight), (1_048_576, 67_108_864));
         assert_eq!((config.body_timeout.as_secs(), config.dedup_ttl.as_secs()), (10, 86_400));
-        assert_eq!((config.max_backlog, config.max_waiters), (1_000_000, 10_000));
+        assert_eq!((config.max_backlog, config.max_waiters, config.max_connections), (1_000_000, 10_000, 10_000));
         assert!(!config.is_strict());
         assert!(config.keys.is_empty());
     }
@@ -128,10 +149,14 @@ mod tests {
             ("INGRESS_BIND", "nowhere"),
             ("MAX_BODY_BYTES", "0"),
             ("BODY_TIMEOUT_MS", "soon"),
-            ("REDIS_CLUSTER", "true"),
+            ("REDIS_CLUSTER", "maybe"),
+            ("REDIS_WAIT_TIMEOUT_MS", "1501"),
         ]);
         let names: Vec<_> = problems.unwrap_err().into_iter().map(|problem| problem.name).collect();
-        assert_eq!(names, ["BODY_TIMEOUT_MS", "INGRESS_BIND", "MAX_BODY_BYTES", "REDIS_CLUSTER"]);
+        assert_eq!(
+            names,
+            ["BODY_TIMEOUT_MS", "INGRESS_BIND", "MAX_BODY_BYTES", "REDIS_CLUSTER", "REDIS_WAIT_TIMEOUT_MS"]
+        );
     }
 
     #[test]

@@ -175,6 +175,11 @@ impl Error {
         self.facts().outcome
     }
 
+    /// Which error it is.
+    pub(crate) fn errcode(&self) -> &'static str {
+        self.facts().errcode
+    }
+
     /// Whether other bytes under the same headers might have been genuine.
     pub(crate) fn may_be_for_the_body(&self) -> bool {
         matches!(self, Self::Signature(refusal) if refusal.depends_on_body())

@@ -86,6 +86,18 @@ impl Gate {
         self.closed_because().map_or(Ok(()), |reason| Err(Error::QueueAway(reason)))
     }
 
+    /// Whether what Redis has just confirmed may be promised: not, where `DURABILITY=strict`, if it went over a connection that
+    /// was made for it, behind which may be another Redis whose settings nobody has read.
+    ///
+    /// # Errors
+    /// [`Error::ResultUnknown`]: it may be queued, and a repetition of it is safe.
+    pub(crate) fn confirm(&self) -> Result<(), Error> {
+        if self.strict && self.reconnected(&self.health.borrow()) {
+            return Err(Error::ResultUnknown(None));
+        }
+        Ok(())
+    }
+
     /// Why nothing may be queued now; `None`: it may.
     pub(crate) fn closed_because(&self) -> Option<&'static str> {
         let health = self.health.borrow();

@@ -2,7 +2,7 @@
 
 use actix_web::web::{self, ServiceConfig};
 
-use crate::handlers::{fallback, handshake, platforms, sessions, stats, webhook};
+use crate::handlers::{fallback, handshake, outbound, platforms, sessions, stats, webhook};
 use crate::openapi;
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
@@ -31,6 +31,18 @@ pub(crate) const PLATFORM: &str = "/api/v1/webhooks/platforms/{platform}";
 /// Where sessions are announced; at a worker's operational address, where they are shown.
 pub(crate) const SESSION: &str = "/api/v1/sessions/{room_id}";
 
+/// Where a destination's URL is tried.
+pub(crate) const TEST: &str = "/api/webhooks/test";
+
+/// Where an event is sent by hand.
+pub(crate) const TRIGGER: &str = "/api/webhooks/trigger";
+
+/// Where it is told what became of deliveries.
+pub(crate) const STATUS: &str = "/api/webhooks/status";
+
+/// Where a destination is held back.
+pub(crate) const DESTINATION: &str = "/api/webhooks/destinations/{name}";
+
 /// Where all of this is described.
 pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
@@ -58,6 +70,17 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
             .route(web::patch().to(platforms::change))
             .route(web::delete().to(platforms::remove))
             .default_service(web::to(fallback::only_delete_and_patch)),
+    );
+    for (path, route) in [(TEST, web::post().to(outbound::test)), (TRIGGER, web::post().to(outbound::trigger))] {
+        service.service(web::resource(path).route(route).default_service(web::to(fallback::only_post)));
+    }
+    service.service(
+        web::resource(STATUS).route(web::get().to(outbound::status)).default_service(web::to(fallback::only_get)),
+    );
+    service.service(
+        web::resource(DESTINATION)
+            .route(web::patch().to(outbound::hold))
+            .default_service(web::to(fallback::only_patch)),
     );
     for path in WEBHOOKS {
         service.service(

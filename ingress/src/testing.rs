@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::Ingress;
 use crate::directory::{Current, Defaults, Target};
 use crate::gate::Gate;
+use crate::handlers::outbound::Outbound;
 use crate::handlers::stats::Statistics;
 use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline, Waiters};
 
@@ -135,6 +136,13 @@ pub(crate) fn statistics(public: bool) -> Statistics {
     Statistics { queue: nowhere(), public }
 }
 
+/// No destinations, and a Redis that is not there.
+pub(crate) fn outbound() -> Outbound {
+    let none = Env::from_pairs::<&str, &str>([]);
+    Outbound::new(nowhere(), shared::outbound::config::load(&none, None, false), Sealer::new(Vec::new(), true))
+        .expect("a client")
+}
+
 /// A Redis that is not there.
 pub(crate) fn nowhere() -> Queue {
     let nowhere = SecretString::from("redis://127.0.0.1:1");
@@ -180,6 +188,7 @@ impl Fixture {
             },
             admin_token: Some(AdminToken::new(SecretString::from(ADMIN_TOKEN))),
             statistics: statistics(false),
+            outbound: outbound(),
         });
         Self { ingress, memory, redis, stop }
     }

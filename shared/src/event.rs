@@ -34,6 +34,18 @@ pub struct StreamId {
     pub seq: u64,
 }
 
+impl StreamId {
+    /// The greatest id that is smaller; of the first one, itself.
+    #[must_use]
+    pub fn before(self) -> Self {
+        match (self.ms, self.seq) {
+            (ms, seq @ 1..) => Self { ms, seq: seq - 1 },
+            (ms @ 1.., 0) => Self { ms: ms - 1, seq: u64::MAX },
+            (0, 0) => self,
+        }
+    }
+}
+
 /// A text that is not a stream id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a stream id of the form <ms>-<seq>")]
@@ -113,6 +125,8 @@ pub struct NewEvent {
     pub delivery_id: Option<String>,
     /// W3C trace context of the request, if any.
     pub traceparent: Option<String>,
+    /// How often it was passed on from one Tributary to the next.
+    pub hops: u32,
     /// The channel on which somebody waits for what becomes of it, see [`crate::queue::Reply`].
     pub reply_to: Option<String>,
 }
@@ -160,6 +174,8 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// See [`NewEvent::reply_to`].
     pub reply_to: Option<String>,
+    /// How often it was passed on from one Tributary to the next.
+    pub hops: u32,
     /// When an execution failed first, if one has.
     pub first_failed_at: Option<Millis>,
     /// How often it was replayed from the dead letters.
@@ -179,5 +195,18 @@ impl Envelope {
     #[must_use]
     pub fn was_moved(&self) -> bool {
         self.id != self.origin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_lies_between_an_id_and_the_one_before() {
+        let id = |ms, seq| StreamId { ms, seq };
+        assert_eq!(id(5, 7).before(), id(5, 6));
+        assert_eq!(id(5, 0).before(), id(4, u64::MAX));
+        assert_eq!(id(0, 0).before(), id(0, 0));
     }
 }

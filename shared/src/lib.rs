@@ -20,3 +20,4 @@ pub mod registration;
 pub mod shutdown;
 pub mod signature;
 pub mod telemetry;
+pub mod trace;

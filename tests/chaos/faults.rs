@@ -16,6 +16,8 @@ use crate::schedule::{Fault, Kind};
 const STOPS: Duration = Duration::from_secs(10);
 /// What a process that was started may take until it is ready.
 const STARTS: Duration = Duration::from_secs(30);
+/// How long a lock is waited for.
+const LOCKS: Duration = Duration::from_secs(1);
 /// The platforms whose groups are destroyed.
 const PLATFORMS: [&str; 7] = ["sessions", "mux", "livekit", "realcast", "netflix", "streamgank", "studio"];
 /// Where wall clocks jump to, in seconds ahead of the true time. A day and an hour outlast every marker.
@@ -90,7 +92,8 @@ pub(crate) async fn inject(arena: &mut Arena, fault: &Fault) -> Option<Lift> {
         }
         Kind::FullRedis => Lift::RedisSpace(arena.redis_disk.as_ref()?.fill()),
         Kind::FullSqlite => Lift::DatabaseSpace(arena.database_disk.as_ref()?.fill()),
-        Kind::LockSqlite => Lift::Lock(ExclusiveLock::take(&arena.stack.database).await),
+        // Not while a worker that is frozen has it.
+        Kind::LockSqlite => Lift::Lock(ExclusiveLock::try_take(&arena.stack.database, LOCKS).await.ok()?),
         Kind::LockRows => {
             let room = arena.stack.database.rows("SELECT room_id FROM sessions ORDER BY room_id", &[]).await;
             let room = room.get(target % room.len().max(1))?["room_id"].as_str()?.to_owned();

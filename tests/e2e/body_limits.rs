@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tests::sender::{ACME_SECRET, Answer, content_event, now_ms};
+use tests::sender::{ACME_SECRET, Answer, content_event, now_ms, unique};
 use tests::sign::{self, Signed};
 use tests::stack::{Role, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -106,28 +106,30 @@ async fn a_body_that_does_not_arrive_times_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_flight_is_bounded() {
+async fn what_is_in_flight_is_bounded_and_the_slowest_gives_way() {
     let stack = Stack::builder()
         .workers(0)
         .ingress_env("MAX_BODY_BYTES", "1000")
         .ingress_env("MAX_IN_FLIGHT_BYTES", "1000");
     let stack = stack.start().await;
     let role = &stack.ingresses[0];
-    let body = content_event("content_added", "c", "t", now_ms()).to_string();
-    let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
-    let head = head(&signed, "content-length: 950\r\n");
+    let body = || [vec![b' '; 500], content_event("content_added", &unique("c"), "t", now_ms()).to_string().into()];
+    let signed = || sign::generic("acme", ACME_SECRET, &body().concat());
+    let head = head(&signed(), "content-length: 950\r\n");
     let mut slow = TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap();
     slow.write_all(head.as_bytes()).await.unwrap();
     slow.write_all(&[b' '; 600]).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let larger = Signed { body: [vec![b' '; 500], body.clone().into_bytes()].concat(), ..signed.clone() };
-    let answer = stack.sender().send(&larger).await;
+    // Together they are too large. Whoever comes whole is served, and whoever was waited for is told to come again.
+    let answers = tests::poll::until("the slow one was told", Duration::from_secs(10), async || {
+        stack.sender().send(&signed()).await.expect(202, "accepted");
+        let mut answer = vec![0; 4096];
+        match tokio::time::timeout(Duration::from_millis(50), slow.read(&mut answer)).await {
+            Ok(Ok(length)) => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+            waiting => Err(format!("{waiting:?}")),
+        }
+    });
+    let answer = parsed(&answers.await);
     answer.expect_error(503, "E_WEBHOOK_OVERLOADED");
     assert!(answer.header("retry-after").is_some());
-    drop(slow);
-    tests::poll::until("room again", Duration::from_secs(10), async || {
-        let answer = stack.sender().send(&signed).await;
-        if answer.status == 202 { Ok(()) } else { Err(answer.text) }
-    })
-    .await;
+    stack.sender().send(&signed()).await.expect(202, "accepted");
 }

@@ -26,20 +26,24 @@ fn impatient() -> Builder {
         .worker_env("CLAIM_IDLE_MS", "1000")
 }
 
-/// Sends events for as long as the outage lasts; nothing may die, be lost or be processed meanwhile.
+/// Sends events for as long as the outage lasts; nothing may die, be lost or be processed meanwhile. What the room is told
+/// changes with each event, so that only the order in which they were sent ends as it is checked afterwards.
 async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
     let sender = stack.sender();
+    let mut number = 0;
     while begun.elapsed() < AWAY {
+        number += 1;
         let answer = sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
-        let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+        let kind = if number % 2 == 0 { "active" } else { "idle" };
+        let answer = sender.mux(&mux_event(&unique("e"), kind, Some("room"), "ls", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("mux", &answer);
         for platform in ["acme", "mux"] {
             assert_eq!(stack.dead(platform).await, 0, "an outage made a dead letter");
         }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         if begun.elapsed() > AWAY / 2 {
             for worker in &stack.workers {
                 assert!(worker.process.is_running());
@@ -48,6 +52,9 @@ async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
             }
         }
     }
+    let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
+    answer.expect(202, "accepted");
+    ledger.record("mux", &answer);
 }
 
 /// After the outage: everything is in the database, at its first attempt.

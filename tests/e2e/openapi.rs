@@ -17,11 +17,14 @@ use description::Description;
 use system::{Conformance, admin};
 
 /// Answers that need a fault which no request can cause, and where they are provoked: the end of the path, method and status.
-const ELSEWHERE: [(&str, &str, &str, &str); 9] = [
+const ELSEWHERE: [(&str, &str, &str, &str); 12] = [
     ("", "put", "500", "a fault of the program: `a_panic_is_an_answer_too`"),
     ("", "patch", "500", "the same"),
     ("", "delete", "500", "the same"),
     ("/register", "post", "500", "the same"),
+    ("/test", "post", "500", "the same"),
+    ("/trigger", "post", "500", "the same"),
+    ("/status", "get", "500", "the same"),
     ("/metrics", "get", "500", "the same"),
     ("/stats", "get", "500", "the same"),
     ("/platforms", "get", "500", "the same"),
@@ -55,6 +58,7 @@ async fn the_description_is_openapi_and_says_what_happens() {
     }
     provoked::sessions(&conformance).await;
     provoked::platforms(&conformance).await;
+    provoked::outbound(&conformance).await;
     provoked::statistics(&conformance).await;
     provoked::events(&conformance).await;
     provoked::operations(&conformance).await;
@@ -97,7 +101,11 @@ async fn methods(conformance: &Conformance) {
     let (stack, api) = (&conformance.stack, &conformance.api);
     let bases = [("ingress", &stack.ingresses[0].url), ("worker", &stack.workers[0].url)];
     for (template, item) in api.items() {
-        let path = template.replace("{platform}", "acme").replace("{room_id}", "r").replace("{event_id}", "e");
+        let path = template
+            .replace("{platform}", "acme")
+            .replace("{room_id}", "r")
+            .replace("{event_id}", "e")
+            .replace("{name}", "webhook_1");
         for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             let name = method.as_str().to_lowercase();
             let described = api.servers(template, &name).unwrap_or_default();

@@ -12,11 +12,11 @@ use tests::stack::{Builder, Stack};
 use super::SOON;
 
 /// Of every provider here; Standard Webhooks takes its base64.
-const SECRET: &str = "a-provider-secret-of-32-characters";
+pub(super) const SECRET: &str = "a-provider-secret-of-32-characters";
 /// What was used before, for platforms that have both.
-const OLD_SECRET: &str = "the-secret-before-the-rotation-001";
+pub(super) const OLD_SECRET: &str = "the-secret-before-the-rotation-001";
 
-const PROVIDERS: [&str; 9] = [
+pub(super) const PROVIDERS: [&str; 9] = [
     "twitch",
     "standard-webhooks",
     "cloudflare-stream",
@@ -30,7 +30,7 @@ const PROVIDERS: [&str; 9] = [
 
 const FEED: &str = "https://example.com/feed?channel=1";
 
-fn stack() -> Builder {
+pub(super) fn stack() -> Builder {
     let mut toml = String::new();
     for name in PROVIDERS {
         let variable = if name == "standard-webhooks" { "STANDARD_SECRET" } else { "PROVIDER_SECRET" };
@@ -65,7 +65,7 @@ fn mac(secret: &str, message: &str) -> String {
 }
 
 /// `body` as `provider` sends and signs it with `secret`, `age` seconds ago.
-fn by(provider: &str, secret: &str, age: i64, body: &str) -> Signed {
+pub(super) fn by(provider: &str, secret: &str, age: i64, body: &str) -> Signed {
     let (s, ms) = (now() - age, now_ms() - age * 1000);
     match provider {
         "twitch" => {
@@ -125,7 +125,7 @@ fn by(provider: &str, secret: &str, age: i64, body: &str) -> Signed {
 }
 
 /// A body as `provider` sends it, with its type.
-fn sample(provider: &str) -> (&'static str, String) {
+pub(super) fn sample(provider: &str) -> (&'static str, String) {
     let (id, at) = (unique("event"), rfc3339(now_ms()));
     let (kind, body) = match provider {
         "twitch" => ("stream.online", twitch("stream.online", "1337", &at)),

@@ -81,6 +81,38 @@ async fn away_means_503_and_back_means_accepted_within_two_seconds() {
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }
 
+/// Many senders at once while Redis is gone: each is refused at once, nobody waits for the others, nothing is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_piles_up_while_redis_is_gone() {
+    let mut stack = Stack::builder().workers(0).redis(RedisOptions::durable()).start().await;
+    stack.sender().send(&event()).await.expect(202, "accepted");
+    let before = stack.ingresses[0].process.peak_memory().unwrap_or(0);
+    stack.redis.kill();
+    stack.ingresses[0].health("/ready", 503, SOON).await;
+    let senders = (0..32).map(|_| {
+        let sender = stack.sender();
+        async move {
+            let mut times = Vec::new();
+            for _ in 0..50 {
+                let begun = Instant::now();
+                sender.send(&event()).await.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
+                times.push(begun.elapsed());
+            }
+            times
+        }
+    });
+    let mut times = futures_util::future::join_all(senders).await.concat();
+    times.sort();
+    let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    // 32 at a time by one thread of this test and one of ingress: it is the test that takes most of it.
+    assert!(half < Duration::from_millis(300) && most < Duration::from_millis(1500), "{half:?}, 99 %: {most:?}");
+    let after = stack.ingresses[0].process.peak_memory().unwrap_or(0);
+    assert!(after < before + (32 << 20), "{before} bytes before, {after} after");
+    stack.redis.restart().await;
+    let took = recovered(&stack.sender(), Instant::now()).await;
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ingress_and_worker_start_while_redis_is_away() {
     let mut stack = Stack::builder().redis(RedisOptions::durable()).servers().await;

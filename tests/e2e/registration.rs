@@ -247,7 +247,7 @@ async fn every_problem_of_a_definition_is_named() {
         "signature": {"hash": "md5"}, "effects": {"x": {"effect": "session.status", "status": "flying"}}, "colour": "red"});
     refused(sender.register(&bad).await, &["rate_limit", "ack_status", "hash", "status", "colour"]);
     for (name, value) in
-        [("session_scope", json!("shared")), ("url", json!("https://example.com")), ("preset", json!("no"))]
+        [("session_scope", json!("shared")), ("url", json!("ftp://example.com")), ("preset", json!("no"))]
     {
         refused(sender.register(&json!({"platform": "shop", "secret": SECRET, name: value})).await, &[name]);
     }

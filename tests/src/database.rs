@@ -119,10 +119,21 @@ impl ExclusiveLock {
     /// # Panics
     /// When it cannot be had, or the database is not SQLite.
     pub async fn take(database: &Database) -> Self {
+        Self::try_take(database, Duration::from_secs(10)).await.expect("BEGIN EXCLUSIVE")
+    }
+
+    /// Waits up to `patience` for the lock.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    ///
+    /// # Panics
+    /// When the database is not SQLite.
+    pub async fn try_take(database: &Database, patience: Duration) -> sqlx::Result<Self> {
         let Database::Sqlite(path) = database else { panic!("only SQLite is locked like this") };
-        let mut connection = sqlite(path, Duration::from_secs(10)).await.expect("the database file");
-        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut connection).await.expect("BEGIN EXCLUSIVE");
-        Self(connection)
+        let mut connection = sqlite(path, patience).await?;
+        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut connection).await?;
+        Ok(Self(connection))
     }
 
     /// Gives it back.

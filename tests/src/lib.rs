@@ -8,7 +8,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod admin;
+pub mod cluster;
+pub mod collector;
 pub mod database;
+pub mod downstream;
 pub mod generator;
 pub mod guide;
 pub mod ledger;

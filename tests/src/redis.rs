@@ -103,6 +103,12 @@ impl RedisServer {
         self.folder.path()
     }
 
+    /// Whether it runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_running)
+    }
+
     /// The running process.
     ///
     /// # Panics

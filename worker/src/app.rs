@@ -14,12 +14,14 @@ use shared::ops;
 use shared::platform::registry::Registry;
 use shared::queue::{Connection, Layout, Monitor, Queue, Reader, blocking_connection, connect};
 use shared::registration::Live;
+use shared::trace;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
 use crate::consumer::{self, claimer, inflight::InFlight, reader};
+use crate::forward::{self, Forwarding};
 use crate::identity::Lease;
 use crate::lanes::Lanes;
 use crate::routes;
@@ -68,16 +70,22 @@ pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationTo
     let started: routes::Started = Arc::new(OnceLock::new());
     let ops = serve_ops(&config, recorder, &started)?;
 
+    let tracing = trace::start(config.common.trace.as_ref(), "tributary-worker")
+        .map_err(|error| Fatal::failed("tracing")(error.into()))?;
+    let grace = config.common.shutdown_grace;
     let result = match start(&config, &platforms, &stop).await? {
         Some((worker, redis, lease)) => {
             let _ = started.set(Arc::clone(&worker));
             // Workers verify nothing, so they open no secret.
             let live = Live::start(worker.queue.clone(), platforms, None, stop.clone());
-            work(worker, redis, lease, live, config.common.shutdown_grace).await
+            let target =
+                forward::Target { url: config.common.redis_url.clone(), cluster: config.common.redis_cluster };
+            work(worker, redis, lease, live, target, grace.saturating_sub(tracing.spare(grace))).await
         }
         None => Ok(()),
     };
     done.cancel();
+    tracing.finish(grace).await;
     ops.stop().await;
     result
 }
@@ -110,8 +118,7 @@ async fn start(
     let unusable = |error: &dyn std::fmt::Display| Fatal::Configuration(format!("REDIS_URL: {error}"));
     let connection: Connection = connect(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
     let reader = blocking_connection(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
-    let layout = if config.common.redis_cluster { Layout::Cluster } else { Layout::Single };
-    let queue = Queue::new(layout, connection);
+    let queue = Queue::new(Layout::of(config.common.redis_cluster), connection);
     let redis = Monitor::new(queue.clone()).spawn(stop.clone());
     let strict = config.common.durability == DurabilityMode::Strict;
 
@@ -127,10 +134,11 @@ async fn start(
     let Some(()) = identity::agree(&queue, &store, config.adopt_database, stop).await? else { return Ok(None) };
     let Some(lease) = identity::take_name(&config.name, &queue, stop).await? else { return Ok(None) };
 
-    let back_at = AtomicI64::new(shared::clock::now_ms() + redis.borrow().skew_ms.unwrap_or(0));
+    let back_at = AtomicI64::new(redis.borrow().now_ms());
     let worker = Arc::new(Worker {
         lanes: Lanes::new(platforms, &queue),
         queue,
+        forwarding: Forwarding::new(&config.outbound, config.common.sealer.clone()),
         store,
         rescheduled: Notify::new(),
         inflight: InFlight::default(),
@@ -192,7 +200,14 @@ async fn open_store(config: &WorkerConfig, stop: &CancellationToken) -> Result<O
 }
 
 /// Runs every loop until the worker is to stop, then winds down.
-async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, live: Live, grace: Duration) -> Result<(), Fatal> {
+async fn work(
+    worker: Arc<Worker>,
+    redis: Reader,
+    lease: Lease,
+    live: Live,
+    target: forward::Target,
+    grace: Duration,
+) -> Result<(), Fatal> {
     let (batches, received) = mpsc::channel(BATCHES);
     let finished = CancellationToken::new();
     let mut side = JoinSet::new();
@@ -217,6 +232,15 @@ async fn work(worker: Arc<Worker>, redis: Reader, lease: Lease, live: Live, grac
     });
 
     let mut loops = JoinSet::new();
+    loops.spawn({
+        let worker = Arc::clone(&worker);
+        async move {
+            let grace = grace.saturating_sub(HAND_BACK + SIDE);
+            if let Err(error) = forward::run(worker, target, grace).await {
+                tracing::error!(error = consumer::chain(&error), "nothing can be forwarded");
+            }
+        }
+    });
     loops.spawn(consumer::run(Arc::clone(&worker), received));
     // What an earlier process of this name left comes before anything new.
     let (own_done, own_seen) = watch::channel(false);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use shared::backoff::Backoff;
 use shared::config::{CommonConfig, Env, Problem};
+use shared::outbound::{self, config::Configured};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::consumer::outcome::Policy;
@@ -28,6 +29,8 @@ pub struct WorkerConfig {
     pub claim_idle: Duration,
     /// `DLQ_MAX_LEN`: dead letters kept per platform.
     pub dlq_max_len: u64,
+    /// `WEBHOOK_URLS` and its companions, `[destinations]` in `PLATFORMS_FILE`.
+    pub outbound: Configured,
     /// `EVENTS_RETENTION_DAYS`, `DLQ_RETENTION_DAYS`, `DLQ_ARCHIVE_DIR`.
     pub retention: Retention,
     /// `--adopt-database`: make the database at hand the one that this Redis belongs to.
@@ -46,8 +49,10 @@ impl WorkerConfig {
         if base > max {
             env.problem("RETRY_BASE_MS", "must not exceed RETRY_MAX_MS");
         }
+        let common = CommonConfig::read(env, ops_bind);
+        let outbound = outbound::config::load(env, common.platforms_file.as_deref(), true);
         let config = Self {
-            common: CommonConfig::read(env, ops_bind),
+            common,
             database_url: database_url(env),
             name: name(env),
             policy: Policy {
@@ -58,10 +63,10 @@ impl WorkerConfig {
             // Holders renew three times in this span, so less would take work from those who are at it.
             claim_idle: env.millis("CLAIM_IDLE_MS", 30_000, 1_000..=3_600_000),
             dlq_max_len: env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX)),
+            outbound,
             retention: Retention::read(env),
             adopt_database,
         };
-        refuse_what_is_not_there(env);
         env.finish().map(|()| config)
     }
 }
@@ -90,15 +95,6 @@ fn host_name() -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// Better to refuse than to let an operator believe that forwarding is on.
-fn refuse_what_is_not_there(env: &Env) {
-    for variable in ["WEBHOOK_URLS", "DISCORD_WEBHOOK_URL"] {
-        if env.opt(variable).is_some() {
-            env.problem(variable, "is not available in this version; unset it (nothing is forwarded)");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -124,7 +120,7 @@ mod tests {
             ("RETRY_BASE_MS", "60000"),
             ("CLAIM_IDLE_MS", "soon"),
             ("DLQ_RETENTION_DAYS", "0"),
-            ("WEBHOOK_URLS", "https://example.com/hook"),
+            ("WEBHOOK_URLS", "ftp://example.com/hook"),
         ]);
         let problems = WorkerConfig::read(&env, false).unwrap_err();
         let text = shared::config::report(&problems);

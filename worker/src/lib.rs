@@ -8,6 +8,7 @@ pub mod app;
 pub mod config;
 pub mod consumer;
 pub mod effects;
+pub mod forward;
 pub mod identity;
 pub mod lanes;
 pub mod registrations;

@@ -42,10 +42,11 @@ enum Tool {
 
 const HELP: &str = "\
 Configuration comes from the environment (NAME_FILE reads NAME from a file):
-  REDIS_URL                redis://127.0.0.1:6379
+  REDIS_URL                redis://127.0.0.1:6379; of a cluster, some of its nodes, with commas between
+  REDIS_CLUSTER            true for Redis Cluster
   DATABASE_URL             sqlite://tributary.db, or postgres://user:password@host/database
-  PLATFORMS_FILE           platform definitions (TOML); secrets in it need not resolve here
-  SECRETS_KEY              not needed here: ingress opens the secrets of registered platforms
+  PLATFORMS_FILE           platforms and destinations (TOML); only destinations' secrets in it must resolve here
+  SECRETS_KEY              opens the secrets of registered platforms that have a url; without it their deliveries are kept
   OPS_BIND                 0.0.0.0:9101: /metrics, /live, /ready, GET /api/v1/sessions/{room_id},
                            GET /api/v1/webhooks/{platform}/events/{event_id}
   ADMIN_TOKEN              for these two routes; without it they answer 403
@@ -58,9 +59,22 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
   DLQ_RETENTION_DAYS       for ever; older dead letters are written to DLQ_ARCHIVE_DIR, then removed
   DLQ_ARCHIVE_DIR          none: dead letters stay, however old; how many are overdue is reported
   EVENTS_RETENTION_DAYS    for ever; older rows of webhook_events are deleted, unless a dead letter needs them
+  WEBHOOK_URLS             none; destinations of processed events: webhook_1, webhook_2, … (commas between)
+  DISCORD_WEBHOOK_URL      none; one more, discord
+  WEBHOOK_EVENTS           all; types, with commas between; * stands for any text
+  WEBHOOK_SECRET_KEY       none: deliveries are not signed
+  WEBHOOK_SOURCE           Tributary: X-Tributary-Signature and so on
+  WEBHOOK_HEADERS          none; Name:Value,Name:Value
+  WEBHOOK_TIMEOUT          10000 ms per attempt
+  WEBHOOK_MAX_RETRIES      3, so four attempts
+  WEBHOOK_RETRY_DELAY      1000 ms, doubling up to WEBHOOK_MAX_RETRY_DELAY (30000), with jitter
+  WEBHOOK_RATE_LIMIT_MAX   100 deliveries per destination in WEBHOOK_RATE_LIMIT_WINDOW (60000 ms)
+  WEBHOOK_ALLOW_PRIVATE    false; true, or networks that may be sent to beside public addresses
   DURABILITY               warn, or strict: not ready unless Redis has appendfsync always and noeviction
   SHUTDOWN_GRACE_MS        25000, on SIGTERM and SIGINT
   LOG_FORMAT, RUST_LOG     text or json; info
+  OTEL_EXPORTER_OTLP_ENDPOINT  none: nothing is traced; http://HOST:4318 of an OTLP collector, which gets traces, with
+                           OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and its _ARG as usual
 
 Exit status: 0 stopped in order, 1 failed, 2 configuration.";
 

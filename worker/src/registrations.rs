@@ -3,7 +3,8 @@
 //! Guarantee: a registered, changed or paused platform is served so within a second of what Redis says; what this process
 //! was started with is served from the beginning, and through any outage. A removed platform keeps its lane until nothing
 //! of it is queued and no replica can add anything, since removal began long enough ago for all of them to know; only
-//! then is its record removed, by one worker. Its dead letters stay. No secret is looked at here, so none is needed.
+//! then is its record removed, by one worker. Its dead letters stay. Secrets are opened for forwarding only; without
+//! `SECRETS_KEY` everything else works.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use shared::event::Millis;
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
+use shared::queue::Fault;
 use shared::registration::Live;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -32,6 +34,7 @@ pub async fn follow(worker: Arc<Worker>, live: Live) {
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             adopt(&worker, &snapshot.registry).await;
+            worker.forwarding.follow(&snapshot);
         }
         match worker.stop.run_until_cancelled(snapshots.changed()).await {
             Some(Ok(())) => {}
@@ -90,8 +93,13 @@ pub async fn retire(worker: Arc<Worker>, live: Live) {
 }
 
 async fn retire_one(worker: &Worker, live: &Live, name: &PlatformName, since: Millis) {
-    match worker.queue.depth(&worker.queue.keys(name)).await {
-        Ok(depth) if depth.length == 0 && depth.retrying == 0 => {}
+    let queue = &worker.queue;
+    // What was processed is on its way to destinations only once it has left the outbox; without any it stays there.
+    let nobody = worker.forwarding.all().is_empty();
+    let outbox = queue.layout().outbox(name);
+    let depths = async { Ok::<_, Fault>((queue.depth(&queue.keys(name)).await?, queue.depth(&outbox).await?)) };
+    match depths.await {
+        Ok((depth, outbox)) if depth.length == 0 && depth.retrying == 0 && (outbox.length == 0 || nobody) => {}
         Ok(_) => return,
         Err(fault) => {
             tracing::debug!(platform = %name, error = chain(&fault), "not known whether it has drained");

@@ -46,10 +46,15 @@ pub async fn watch_database(worker: Arc<Worker>) {
 /// belongs to another session database.
 pub async fn watch_redis(worker: Arc<Worker>, metrics: DependencyMetrics) {
     let mut redis = worker.redis.clone();
-    let (mut data_lost, mut was_up) = (0, false);
+    let (mut data_lost, mut was_up, mut jumps) = (0, false, 0);
     loop {
         let health = redis.borrow_and_update().clone();
-        if health.up && !std::mem::replace(&mut was_up, health.up) {
+        // Whoever waits has not waited for as long as the clock was set ahead.
+        let jumped = health.clock_jumps > std::mem::replace(&mut jumps, health.clock_jumps);
+        if jumped {
+            tracing::warn!(skew_ms = health.skew_ms, "Redis's clock was set");
+        }
+        if jumped || health.up && !std::mem::replace(&mut was_up, health.up) {
             worker.note_back();
         }
         was_up = health.up;

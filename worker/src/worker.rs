@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use shared::clock;
 use shared::event::Millis;
 use shared::metrics::DatabaseMetrics;
 use shared::queue::{Entry, Queue, RedisHealth};
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::consumer::inflight::InFlight;
 use crate::consumer::outcome::Policy;
+use crate::forward::Forwarding;
 pub use crate::lanes::Lane;
 use crate::lanes::Lanes;
 use crate::retention::Retention;
@@ -36,6 +36,8 @@ pub struct Worker {
     pub lanes: Lanes,
     /// The queue.
     pub queue: Queue,
+    /// Who gets what was processed.
+    pub forwarding: Forwarding,
     /// The database.
     pub store: Store,
     /// Rung when this worker has put something into a retry set; the lane says which.
@@ -74,7 +76,7 @@ impl Worker {
 
     /// The time by Redis's clock, as well as it is known.
     pub fn now(&self) -> Millis {
-        clock::now_ms() + self.redis.borrow().skew_ms.unwrap_or(0)
+        self.redis.borrow().now_ms()
     }
 
     /// Whether the database committed when it was last asked.
@@ -95,9 +97,11 @@ impl Worker {
         self.back_at.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Since when Redis and the database are both there, as far as is known.
+    /// Since when Redis and the database are both there and Redis's clock goes evenly, as far as is known. Whoever wants
+    /// to know how long ago that was asks for [`Self::now`] first: the clock may be set between the two.
     pub fn up_since(&self) -> Millis {
-        self.back_at.load(Ordering::Relaxed)
+        let clock_set_at = self.redis.borrow().clock_set_at;
+        self.back_at.load(Ordering::Relaxed).max(clock_set_at.unwrap_or(Millis::MIN))
     }
 
     /// Waits until something may be taken: the database commits and there is room. `false`: the worker is to stop.

@@ -63,6 +63,14 @@ async fn run(cli: Cli) -> Result<Outcome, Failure> {
         _ => {}
     }
     let mut session = Session::open(&cli.global)?;
+    if matches!(cli.verb, Verb::Top(_)) {
+        top::on_a_terminal()?;
+    }
+    match session.queue.misfit().await {
+        Ok(None) => {}
+        Ok(Some(misfit)) => return Err(Failure::Usage(misfit.to_string())),
+        Err(fault) => return Err(Failure::from(fault).of(&session.address)),
+    }
     let result = match cli.verb {
         Verb::Completions(_) | Verb::Man => Ok(Outcome::Done),
         Verb::Stats(args) => stats::run(&mut session, args).await,
@@ -98,20 +106,19 @@ impl Session {
     /// Reads the configuration; Redis is reached with the first command.
     fn open(global: &Global) -> Result<Self, Failure> {
         let env = Env::from_process();
+        let cluster = env.flag("REDIS_CLUSTER", false);
         let url = match &global.redis_url {
             Some(url) => SecretString::from(url.as_str()),
-            None => redis_url(&env),
+            None => redis_url(&env, cluster),
         };
-        let cluster = env.flag("REDIS_CLUSTER", false);
         let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let dlq_max_len = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
         env.finish().map_err(|problems| Failure::Usage(report(&problems).trim_end().to_owned()))?;
-        let address =
-            url.expose_secret().into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
+        let first = url.expose_secret().split(',').next().unwrap_or_default();
+        let address = first.into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
         let connection = connect(&url, cluster).map_err(|error| Failure::Usage(error.to_string()))?;
-        let layout = if cluster { Layout::Cluster } else { Layout::Single };
         Ok(Self {
-            queue: Queue::new(layout, connection),
+            queue: Queue::new(Layout::of(cluster), connection),
             screen: Screen::new(global),
             url,
             cluster,
@@ -129,7 +136,7 @@ impl Session {
     /// The platforms asked for, else all that ever got an event; sorted.
     async fn platforms(&self, asked: &[PlatformName]) -> Result<Vec<PlatformName>, Failure> {
         if asked.is_empty() {
-            return Ok(self.queue.platforms().await?);
+            return Ok(self.queue.queues().await?);
         }
         let mut platforms = asked.to_vec();
         platforms.sort();
@@ -146,7 +153,7 @@ impl Session {
 
     /// Says that nothing matched, and why that may be.
     async fn nothing_matched(&self, asked: &[PlatformName]) -> Result<Outcome, Failure> {
-        let known = self.queue.platforms().await?;
+        let known = self.queue.queues().await?;
         let strangers: Vec<_> =
             asked.iter().filter(|name| !known.contains(name)).map(PlatformName::as_str).collect();
         say("no dead letter matches");

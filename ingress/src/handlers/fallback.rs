@@ -29,3 +29,8 @@ pub(crate) async fn only_put(payload: Payload) -> HttpResponse {
 pub(crate) async fn only_delete_and_patch(payload: Payload) -> HttpResponse {
     Error::MethodNotAllowed { allow: "DELETE, PATCH" }.respond(None, payload.into_inner())
 }
+
+/// A route that changes one destination.
+pub(crate) async fn only_patch(payload: Payload) -> HttpResponse {
+    Error::MethodNotAllowed { allow: "PATCH" }.respond(None, payload.into_inner())
+}

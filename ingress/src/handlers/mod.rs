@@ -3,6 +3,7 @@
 pub(crate) mod awaited;
 pub(crate) mod fallback;
 pub(crate) mod handshake;
+pub(crate) mod outbound;
 pub(crate) mod platforms;
 pub(crate) mod sessions;
 pub(crate) mod stats;

@@ -77,6 +77,7 @@ fn event(platform: &PlatformName, room_id: &str, key: Option<&str>, body: Bytes)
         delivery_id: None,
         traceparent: None,
         reply_to: None,
+        hops: 0,
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod errors;
 mod ops;
+mod outbound;
 mod parts;
 mod platforms;
 pub(crate) mod results;
@@ -66,7 +67,7 @@ fn document() -> OpenApi {
 }
 
 fn described() -> impl Iterator<Item = Described> {
-    [webhooks::routes, platforms::routes, sessions::routes, statistics::routes, ops::routes]
+    [webhooks::routes, platforms::routes, sessions::routes, outbound::routes, statistics::routes, ops::routes]
         .into_iter()
         .flat_map(|of| of())
 }
@@ -91,7 +92,7 @@ fn components() -> Components {
          this is the one of `generic`, `netflix` and what is made from them, `sha256=` and the HMAC-SHA256 of the body in \
          hex. Mux has `Mux-Signature`, LiveKit `Authorization`, Twitch `Twitch-Eventsub-Message-Signature`, …",
     );
-    platforms::schemas(ComponentsBuilder::new())
+    outbound::schemas(platforms::schemas(ComponentsBuilder::new()))
         .schema_from::<ErrorBody<'_>>()
         .schema_from::<Queued<'_>>()
         .schema_from::<TokenProof>()
@@ -114,12 +115,13 @@ fn components() -> Components {
         .build()
 }
 
-fn tags() -> [Tag; 5] {
+fn tags() -> [Tag; 6] {
     let tag = |name: &str, description: &str| TagBuilder::new().name(name).description(Some(description)).build();
     [
         tag("webhooks", "What providers send"),
         tag("platforms", "What is defined, changed while the system runs"),
         tag("sessions", "What applications announce and read"),
+        tag("outbound", "Where processed events are sent"),
         tag("statistics", "Numbers of the whole system"),
         tag("operations", "Health and metrics of one process"),
     ]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use shared::event::NewEvent;
-use shared::queue::{Enqueued, Fault, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Queue};
+use shared::queue::{Enqueued, Fault, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -35,18 +35,12 @@ const MAX_ROUND: usize = 1024;
 
 /// What puts one platform's events into the queue.
 pub(crate) trait Enqueue: Send + Sync + 'static {
-    /// Decides about `groups` in their order; see [`Queue::enqueue_groups`].
+    /// Decides about `groups` in their order; see [`shared::queue::Queue::enqueue_groups`].
     fn enqueue(
         &self,
         target: &Target,
         groups: &[&[NewEvent]],
     ) -> impl Future<Output = Result<Vec<Enqueued>, Fault>> + Send;
-}
-
-impl Enqueue for Queue {
-    async fn enqueue(&self, target: &Target, groups: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
-        self.enqueue_groups(&target.queue, &target.policy, groups).await
-    }
 }
 
 /// Why an event got no outcome.

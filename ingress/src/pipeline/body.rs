@@ -5,6 +5,11 @@
 //! count as they arrive, not as they are announced, so nobody can use up the bound by announcing; what was read stays
 //! counted until its [`Held`] is dropped, as what it was on the wire or, if that is more, decoded. Beside the bound there
 //! are only the bodies that are being decoded at this moment: one per HTTP thread, and as many again.
+//!
+//! Whose turn it is when there is no room is decided without knowing who anybody is: behind a balancer all senders have
+//! one address, and nothing of an unfinished body proves anything. Whichever unfinished body has been waited for longest
+//! yields (503), the new one takes its place. So slow bodies, however many, refuse nobody who sends at a usual pace; a
+//! body that is complete, and may be genuine, never yields.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +17,24 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use self::unfinished::{Place, Unfinished};
 use super::coding::{Coding, Undecodable};
 use crate::error::Error;
+
+mod unfinished;
 
 /// Space that is set aside for a body of several parts before they have arrived, in bytes.
 const FIRST_RESERVE: usize = 64 * 1024;
 /// Bytes that are decoded on an HTTP thread: about a millisecond. What becomes larger is decoded apart, from its beginning.
 const DECODED_AT_ONCE: usize = 256 * 1024;
+/// How long those that were told to yield may take to do so.
+const YIELDED_WITHIN: Duration = Duration::from_secs(1);
+/// After which time it is looked whether more have to.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The bounds.
 #[derive(Clone, Debug)]
@@ -29,6 +42,8 @@ pub(crate) struct Bodies {
     max: usize,
     timeout: Duration,
     in_flight: Arc<Semaphore>,
+    /// Bodies whose senders are waited for.
+    unfinished: Unfinished,
     /// Bodies that are decoded apart from the HTTP threads at the same time.
     decoders: Arc<Semaphore>,
 }
@@ -53,7 +68,8 @@ impl Bodies {
     pub(crate) fn new(max: usize, timeout: Duration, in_flight: usize) -> Self {
         let in_flight = Arc::new(Semaphore::new(in_flight.min(Semaphore::MAX_PERMITS)));
         let decoders = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { max, timeout, in_flight, decoders: Arc::new(Semaphore::new(decoders)) }
+        let unfinished = Unfinished::default();
+        Self { max, timeout, in_flight, unfinished, decoders: Arc::new(Semaphore::new(decoders)) }
     }
 
     /// Reads the whole body, or refuses as early as can be known.
@@ -92,7 +108,7 @@ impl Bodies {
         };
         match decoded {
             Ok(decoded) => {
-                self.hold(&mut held.0, decoded.len().saturating_sub(wire.len()))?;
+                self.make_room(&mut held.0, decoded.len().saturating_sub(wire.len()), None).await?;
                 Ok(Some(decoded.into()))
             }
             Err(Undecodable::TooLarge) => Err(Error::PayloadTooLarge { limit: self.max }),
@@ -104,8 +120,8 @@ impl Bodies {
     ///
     /// # Errors
     /// Too much in flight.
-    pub(crate) fn hold_more(&self, held: &mut Held, bytes: usize) -> Result<(), Error> {
-        if bytes == 0 { Ok(()) } else { self.hold(&mut held.0, bytes) }
+    pub(crate) async fn hold_more(&self, held: &mut Held, bytes: usize) -> Result<(), Error> {
+        if bytes == 0 { Ok(()) } else { self.make_room(&mut held.0, bytes, None).await }
     }
 
     async fn decode_apart(&self, coding: Coding, wire: Bytes) -> Result<Result<Vec<u8>, Undecodable>, Error> {
@@ -121,17 +137,39 @@ impl Bodies {
     }
 
     async fn collect(&self, payload: &mut Payload, reserve: usize) -> Result<(Bytes, Held), Error> {
+        // Given up after what is held, so that nobody believes it gone while it is not.
+        let mut place: Option<Place> = None;
         let mut held = None;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         let mut length = 0;
-        while let Some(part) = payload.next().await {
+        loop {
+            // Nobody is to be told to yield who holds nothing yet; and most bodies come whole.
+            let part = match if length == 0 { Some(payload.next().await) } else { payload.next().now_or_never() } {
+                Some(part) => part,
+                None => {
+                    let place = place.get_or_insert_with(|| self.unfinished.enter());
+                    place.holds(length);
+                    tokio::select! {
+                        biased;
+                        part = payload.next() => part,
+                        () = place.told_to_yield() => return Err(Error::Busy),
+                    }
+                }
+            };
+            let Some(part) = part else { break };
             let part = part.map_err(Error::BodyBroken)?;
             length += part.len();
             if length > self.max {
                 return Err(Error::PayloadTooLarge { limit: self.max });
             }
-            self.hold(&mut held, part.len())?;
+            if self.hold(&mut held, part.len()).is_err() {
+                // Whoever waits for room has some already, which others may need more.
+                if held.is_some() {
+                    place.get_or_insert_with(|| self.unfinished.enter()).holds(length - part.len());
+                }
+                self.make_room(&mut held, part.len(), place.as_ref()).await?;
+            }
             // Most bodies are one part, which needs no copy.
             if first.is_empty() && rest.is_empty() {
                 first = part;
@@ -147,14 +185,52 @@ impl Bodies {
         Ok((bytes, Held(held)))
     }
 
-    fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
-        let bytes = u32::try_from(bytes).map_err(|_| Error::Busy)?;
-        let more = Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).map_err(|_| Error::Busy)?;
-        match held {
-            Some(permit) => permit.merge(more),
-            None => *held = Some(more),
+    /// Counts `bytes` more, for which others yield if need be: those that have been waited for longer than the body at
+    /// `place`; all of them, when nobody waits for this one.
+    async fn make_room(
+        &self,
+        held: &mut Option<OwnedSemaphorePermit>,
+        bytes: usize,
+        place: Option<&Place>,
+    ) -> Result<(), Error> {
+        let until = Instant::now() + YIELDED_WITHIN;
+        while self.hold(held, bytes).is_err() {
+            let missing = bytes.saturating_sub(self.in_flight.available_permits());
+            if !self.unfinished.yield_to(place, missing) || Instant::now() >= until {
+                return Err(Error::Busy);
+            }
+            let permits = u32::try_from(bytes).map_err(|_| Error::Busy)?;
+            let room = Arc::clone(&self.in_flight).acquire_many_owned(permits);
+            let yields = async {
+                match place {
+                    Some(place) => place.told_to_yield().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Ok(more) = room => {
+                    keep(held, more);
+                    return Ok(());
+                }
+                () = yields => return Err(Error::Busy),
+                // Others may have taken what was meant for this one.
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         }
         Ok(())
+    }
+
+    fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
+        let bytes = u32::try_from(bytes).map_err(|_| Error::Busy)?;
+        keep(held, Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).map_err(|_| Error::Busy)?);
+        Ok(())
+    }
+}
+
+fn keep(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
+    match held {
+        Some(permit) => permit.merge(more),
+        None => *held = Some(more),
     }
 }
 
@@ -163,125 +239,4 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-    use actix_web::error::PayloadError;
-    use actix_web::http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
-    use futures_util::stream;
-
-    use super::*;
-
-    fn payload(parts: &[&'static str]) -> Payload {
-        let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect();
-        Payload::Stream { payload: Box::pin(stream::iter(parts)) }
-    }
-
-    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
-    }
-
-    fn bodies(max: usize, in_flight: usize) -> Bodies {
-        Bodies::new(max, Duration::from_secs(5), in_flight)
-    }
-
-    #[tokio::test]
-    async fn parts_make_one_body() {
-        let parts: &[(&[&str], &str)] = &[(&[], ""), (&["ab"], "ab"), (&["", "a", "b", "", "cd"], "abcd")];
-        for (parts, whole) in parts {
-            let body = bodies(4, 100).read(&HeaderMap::new(), &mut payload(parts)).await.unwrap();
-            assert_eq!(body.bytes, whole.as_bytes());
-        }
-    }
-
-    #[tokio::test]
-    async fn too_much_is_refused_by_announcement_and_by_fact() {
-        let (bodies, limit) = (bodies(4, 100), 4);
-        let announced = headers(&[(CONTENT_LENGTH, "5"), (CONTENT_ENCODING, "gzip")]);
-        let refused = bodies.read(&announced, &mut payload(&[])).await;
-        assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
-        let refused = bodies.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await;
-        assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
-        assert!(bodies.read(&headers(&[(CONTENT_LENGTH, "4")]), &mut payload(&["abcd"])).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn only_identity_is_no_encoding() {
-        for (value, coding) in [("", None), ("identity", None), ("Identity", None), ("gzip", Some(Coding::Gzip))] {
-            let read = bodies(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
-            assert_eq!(read.unwrap().coding, coding, "{value}");
-        }
-        for value in ["br, zstd", "compress"] {
-            let read = bodies(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
-            assert!(matches!(read, Err(Error::UnsupportedEncoding)), "{value}");
-        }
-    }
-
-    fn zstd(body: &[u8]) -> Bytes {
-        zstd::bulk::compress(body, 3).unwrap().into()
-    }
-
-    #[tokio::test]
-    async fn a_body_is_decoded_within_its_bound_on_either_side_of_what_is_done_at_once() {
-        for max in [1000, DECODED_AT_ONCE, DECODED_AT_ONCE + 1, 4 * DECODED_AT_ONCE] {
-            let bodies = bodies(max, 16 * max);
-            for (length, fits) in [(max - 1, true), (max, true), (max + 1, false), (8 * max, false)] {
-                let (body, mut held) = (vec![b' '; length], Held::default());
-                match bodies.decode(Coding::Zstd, &zstd(&body), &mut held).await {
-                    Ok(decoded) => assert_eq!((decoded.unwrap(), fits), (body.into(), true)),
-                    Err(Error::PayloadTooLarge { limit }) => assert_eq!((limit, fits), (max, false)),
-                    Err(other) => panic!("{other}"),
-                }
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_decoded_body_counts_as_what_it_has_become() {
-        let bodies = bodies(500, 700);
-        let wire = zstd(&[b' '; 400]);
-        let mut held = Held::default();
-        bodies.hold(&mut held.0, wire.len()).unwrap();
-        bodies.decode(Coding::Zstd, &wire, &mut held).await.unwrap();
-        assert_eq!(bodies.in_flight.available_permits(), 300);
-        let mut second = Held::default();
-        assert!(matches!(bodies.decode(Coding::Zstd, &wire, &mut second).await, Err(Error::Busy)));
-        drop((held, second));
-        assert_eq!(bodies.in_flight.available_permits(), 700);
-    }
-
-    #[tokio::test]
-    async fn what_is_malformed_is_no_body() {
-        for coding in [Coding::Gzip, Coding::Zstd, Coding::Brotli] {
-            let wire = Bytes::from_static(b"neither of them");
-            assert_eq!(bodies(100, 100).decode(coding, &wire, &mut Held::default()).await.unwrap(), None);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_stops_coming_is_given_up() {
-        let begun = stream::iter([Ok(Bytes::from_static(b"a"))]);
-        let mut stalled = Payload::Stream { payload: Box::pin(begun.chain(stream::pending())) as _ };
-        let bodies = bodies(4, 100);
-        assert!(matches!(bodies.read(&HeaderMap::new(), &mut stalled).await, Err(Error::BodyTimeout)));
-        assert_eq!(bodies.in_flight.available_permits(), 100, "what had arrived must be given back");
-    }
-
-    #[tokio::test]
-    async fn a_broken_body_is_named_so() {
-        let broken = stream::iter([Err(PayloadError::Incomplete(None))]);
-        let mut broken = Payload::Stream { payload: Box::pin(broken) as _ };
-        assert!(matches!(bodies(4, 100).read(&HeaderMap::new(), &mut broken).await, Err(Error::BodyBroken(_))));
-    }
-
-    #[tokio::test]
-    async fn bytes_are_counted_while_they_are_held() {
-        let bodies = bodies(8, 10);
-        let first = bodies.read(&HeaderMap::new(), &mut payload(&["1234", "5678"])).await.unwrap();
-        let second = bodies.read(&HeaderMap::new(), &mut payload(&["12", "3"])).await;
-        assert!(matches!(second, Err(Error::Busy)));
-        assert_eq!(bodies.in_flight.available_permits(), 2, "a refused body must hold nothing");
-        drop(first.held);
-        assert!(bodies.read(&HeaderMap::new(), &mut payload(&["123"])).await.is_ok());
-    }
-}
+mod tests;

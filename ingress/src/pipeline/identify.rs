@@ -13,9 +13,11 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use shared::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, marker_digest};
 use shared::json::{Document, JsonError, time};
+use shared::outbound::headers::HOPS;
 use shared::platform::{Locator, PayloadError, Platform, Pointer};
 use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use shared::signature::Verified;
+use shared::trace;
 
 use batch::Element;
 
@@ -136,6 +138,7 @@ fn one(
         delivery_id: delivery_id(&spec.delivery_id, verified, document),
         traceparent: verified.unsigned_header("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned),
         reply_to: None,
+        hops: verified.unsigned_header(HOPS).and_then(|text| text.trim().parse().ok()).unwrap_or(0),
     })
 }
 
@@ -232,7 +235,9 @@ fn is_traceparent(text: &str) -> bool {
     let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let mut parts = text.split('-');
     let mut next = |len| parts.next().is_some_and(|part| hex(part, len));
-    text.starts_with("00-") && next(2) && next(32) && next(16) && next(2) && parts.next().is_none()
+    let formed = text.starts_with("00-") && next(2) && next(32) && next(16) && next(2) && parts.next().is_none();
+    // Ids of nothing but zeros are none.
+    formed && trace::is_context(text)
 }
 
 fn place(pointer: &Pointer) -> String {

@@ -18,17 +18,16 @@ mod verify;
 mod wait;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use actix_web::dev::Payload;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use shared::clock;
 use shared::queue::Enqueued;
+use shared::trace;
 
-#[cfg(test)]
-pub(crate) use batcher::Enqueue;
-pub(crate) use batcher::{Batcher, Lost};
+pub(crate) use batcher::{Batcher, Enqueue, Lost};
 pub(crate) use body::{Bodies, Body, Held};
 
 use crate::directory::Target;
@@ -37,6 +36,7 @@ use crate::gate::Gate;
 use coding::Coding;
 use identify::{Identified, InvalidPayload, identify};
 use verify::genuine;
+pub use wait::preferred_wait;
 pub(crate) use wait::{Waiter, Waiters};
 
 /// What every request passes through; cheap to clone.
@@ -61,6 +61,17 @@ pub(crate) enum Status {
     Duplicate,
     /// Not subscribed.
     Ignored,
+}
+
+impl Status {
+    /// For traces.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::Ignored => "ignored",
+        }
+    }
 }
 
 /// A request's answer.
@@ -119,6 +130,7 @@ impl Pipeline {
         headers: &HeaderMap,
         payload: &mut Payload,
     ) -> Result<Taken, Error> {
+        let began = trace::now();
         if !target.platform.enabled {
             return Err(Error::PlatformDisabled);
         }
@@ -143,9 +155,9 @@ impl Pipeline {
             Ok(events) => events,
             Err(ignored) => return Ok(Taken::Event(ignored)),
         };
-        self.bodies.hold_more(&mut held, events.bytes().saturating_sub(body.len()))?;
+        self.bodies.hold_more(&mut held, events.bytes().saturating_sub(body.len())).await?;
         let waiter = self.waiters.enter(target, headers.0, &mut events);
-        let answer = self.enqueue(target, events, held).await?;
+        let answer = self.enqueue_traced(target, events, held, began).await?;
         Ok(match waiter {
             Some(waiter) => Taken::Awaited(answer, waiter),
             None => Taken::Event(answer),
@@ -178,10 +190,35 @@ impl Pipeline {
         events: impl Into<Identified>,
         held: Held,
     ) -> Result<Answer, Error> {
+        self.enqueue_traced(target, events.into(), held, trace::now()).await
+    }
+
+    /// The same, and what traces show of it: only of a sender that has proved itself, from `began`, where anything is traced.
+    async fn enqueue_traced(
+        &self,
+        target: &Arc<Target>,
+        mut events: Identified,
+        held: Held,
+        began: Option<SystemTime>,
+    ) -> Result<Answer, Error> {
+        let Some(mut span) = began.and_then(|began| span(target, &mut events, began)) else {
+            return self.ask(target, events, held).await;
+        };
+        let answer = self.ask(target, events, held).await;
+        match &answer {
+            Ok(answer) => span.end(answer.status.as_str()),
+            Err(error) => {
+                span.failed(error.errcode());
+                span.end("refused");
+            }
+        }
+        answer
+    }
+
+    async fn ask(&self, target: &Arc<Target>, events: Identified, held: Held) -> Result<Answer, Error> {
         self.gate.open()?;
         target.shield.as_ref().map_or(Ok(()), |shield| shield.admit())?;
 
-        let events = events.into();
         let mut answer = Answer::to(&events, Status::Accepted);
         let asked = Instant::now();
         let outcome = self.batcher.enqueue(target, events, held).await;
@@ -193,8 +230,27 @@ impl Pipeline {
             Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
             Enqueued::Refused => return Err(Error::QueueAway("Redis refused the entry")),
         }
+        self.gate.confirm()?;
         Ok(answer)
     }
+}
+
+/// A request's span, begun at `began`. Its events go on under it.
+fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<trace::Span> {
+    let first = events.events().first()?;
+    let mut span = trace::span("webhook receive", trace::SpanKind::Server, first.traceparent.as_deref(), began)?;
+    span.set("platform", target.platform.name.as_str().to_owned());
+    span.set("event_id", first.event_id.clone());
+    span.set("event_type", first.event_type.clone());
+    if let Identified::Batch(events) = &*events {
+        span.set("events", i64::try_from(events.len()).unwrap_or(i64::MAX));
+    }
+    let traceparent = span.traceparent();
+    match events {
+        Identified::One(event) => event.traceparent = traceparent,
+        Identified::Batch(events) => events.iter_mut().for_each(|event| event.traceparent.clone_from(&traceparent)),
+    }
+    Some(span)
 }
 
 /// What of `events` the operator of `target` asked for, or, where that is nothing, the answer.

@@ -41,3 +41,44 @@ pub(crate) fn genuine<'a>(
         _ => Error::Signature(refusal),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use actix_web::http::header::{HeaderName, HeaderValue};
+    use shared::clock::now_ms;
+    use shared::queue::RedisHealth;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::testing::{directory, sign};
+
+    /// What becomes of a request that was signed `age_s` ago, genuine or not, while Redis's clock is `skew_ms` ahead of ours.
+    fn judged(skew_ms: Option<i64>, age_s: i64, genuinely: bool) -> Result<(), Error> {
+        let (now, body) = (now_ms(), b"{}");
+        let at = now / 1000 - age_s;
+        let signed = format!("{at}.{}", if genuinely { "{}" } else { "{ }" });
+        let value = HeaderValue::from_str(&format!("t={at},v1={}", sign(signed.as_bytes()))).unwrap();
+        let headers: HeaderMap = [(HeaderName::from_static("mux-signature"), value)].into_iter().collect();
+        let health = RedisHealth { up: true, skew_ms, ..RedisHealth::default() };
+        let gate = Gate::agreed(watch::channel(health).1, false);
+        let mux = directory().find("mux").expect("mux");
+        let keys = mux.keys.clone().expect("its secret");
+        genuine(&mux.platform.scheme, &keys, &RequestHeaders(&headers), body, now, &gate).map(|_| ())
+    }
+
+    #[test]
+    fn only_a_genuine_request_out_of_its_time_by_a_clock_in_doubt_is_to_come_again() {
+        let hour = 3600;
+        assert!(judged(Some(0), 0, true).is_ok());
+        assert!(matches!(judged(Some(0), hour, true), Err(Error::Signature(refusal)) if refusal.is_expiry()));
+        for skew in [Some(5_001), Some(-5_001), None] {
+            for age in [hour, -hour] {
+                assert!(matches!(judged(skew, age, true), Err(Error::ClockInDoubt(_))), "{skew:?} {age}");
+                assert!(matches!(judged(skew, age, false), Err(Error::Signature(_))), "{skew:?} {age}");
+            }
+            assert!(judged(skew, 0, true).is_ok(), "nothing is wrong with it by either clock");
+        }
+    }
+}

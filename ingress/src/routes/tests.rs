@@ -216,8 +216,14 @@ async fn announcing_a_session_takes_the_token() {
     let ingress = &fixture.ingress;
     let (directory, pipeline) = (crate::testing::directory(), ingress.pipeline.clone());
     let statistics = crate::testing::statistics(false);
-    fixture.ingress =
-        actix_web::web::Data::new(crate::app::Ingress { directory, pipeline, admin_token: None, statistics });
+    let outbound = crate::testing::outbound();
+    fixture.ingress = actix_web::web::Data::new(crate::app::Ingress {
+        directory,
+        pipeline,
+        admin_token: None,
+        statistics,
+        outbound,
+    });
     assert_eq!(fixture.refusal(announcement("r", "{}")).await, refused(403, "E_ADMIN_FORBIDDEN"));
     let without = TestRequest::put().uri("/api/v1/sessions/r");
     assert_eq!(fixture.refusal(without).await, refused(403, "E_ADMIN_FORBIDDEN"));

@@ -8,13 +8,15 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{AdminToken, Env};
+use crate::queue::check_target;
 use crate::registration::{Sealer, SealingKey};
 use crate::telemetry::{LogFormat, check_filter};
+use crate::trace::TraceConfig;
 
 /// What ingress and worker have in common.
 #[derive(Clone, Debug)]
 pub struct CommonConfig {
-    /// `REDIS_URL`. May hold a password.
+    /// `REDIS_URL`, of a cluster one or several nodes. May hold a password.
     pub redis_url: SecretString,
     /// `REDIS_CLUSTER`.
     pub redis_cluster: bool,
@@ -26,6 +28,8 @@ pub struct CommonConfig {
     pub log_format: LogFormat,
     /// `RUST_LOG`, checked.
     pub log_filter: String,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` and what belongs to it; `None`: nothing is traced.
+    pub trace: Option<TraceConfig>,
     /// `DURABILITY`.
     pub durability: DurabilityMode,
     /// `OPS_BIND`.
@@ -40,13 +44,15 @@ impl CommonConfig {
     /// Reads it; problems are remembered in `env`. `ops_bind` is the binary's default.
     #[must_use]
     pub fn read(env: &Env, ops_bind: SocketAddr) -> Self {
+        let redis_cluster = env.flag("REDIS_CLUSTER", false);
         Self {
-            redis_url: redis_url(env),
-            redis_cluster: env.flag("REDIS_CLUSTER", false),
+            redis_url: redis_url(env, redis_cluster),
+            redis_cluster,
             platforms_file: platforms_file(env),
             sealer: sealer(env),
             log_format: env.parse("LOG_FORMAT", LogFormat::default()),
             log_filter: log_filter(env),
+            trace: TraceConfig::read(env),
             durability: env.parse("DURABILITY", DurabilityMode::default()),
             ops_bind: env.parse("OPS_BIND", ops_bind),
             shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 25_000, 0..=3_600_000),
@@ -55,14 +61,14 @@ impl CommonConfig {
     }
 }
 
-/// `REDIS_URL`, or the default.
+/// `REDIS_URL`, or the default. That of a `cluster` may name several nodes.
 #[must_use]
-pub fn redis_url(env: &Env) -> SecretString {
-    let url = env.string("REDIS_URL", "redis://127.0.0.1:6379");
-    if redis::IntoConnectionInfo::into_connection_info(url.as_str()).is_err() {
-        env.problem("REDIS_URL", "must be of the form redis://[user:password@]host[:port][/database]");
+pub fn redis_url(env: &Env, cluster: bool) -> SecretString {
+    let url = SecretString::from(env.string("REDIS_URL", "redis://127.0.0.1:6379"));
+    if let Err(reason) = check_target(&url, cluster) {
+        env.problem("REDIS_URL", reason);
     }
-    SecretString::from(url)
+    url
 }
 
 fn platforms_file(env: &Env) -> Option<PathBuf> {

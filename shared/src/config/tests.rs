@@ -59,7 +59,7 @@ fn nothing_set_means_the_documented_defaults() {
 fn every_variable_is_read() {
     let platforms = TempFile::new(b"");
     let env = env(&[
-        ("REDIS_URL", "redis://:word@redis.example:7000/3"),
+        ("REDIS_URL", "redis://:word@redis.example:7000, redis://redis2.example"),
         ("REDIS_CLUSTER", "true"),
         ("PLATFORMS_FILE", platforms.path()),
         ("LOG_FORMAT", "json"),
@@ -71,7 +71,7 @@ fn every_variable_is_read() {
     ]);
     let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
     assert_eq!(env.finish(), Ok(()));
-    assert_eq!(config.redis_url.expose_secret(), "redis://:word@redis.example:7000/3");
+    assert_eq!(config.redis_url.expose_secret(), "redis://:word@redis.example:7000, redis://redis2.example");
     assert!(config.redis_cluster);
     assert_eq!(config.platforms_file.as_deref(), Some(platforms.0.as_path()));
     assert_eq!(config.log_format, LogFormat::Json);
@@ -80,6 +80,18 @@ fn every_variable_is_read() {
     assert_eq!(config.ops_bind.to_string(), "[::1]:0");
     assert_eq!(config.shutdown_grace, Duration::ZERO);
     assert!(config.admin_token.is_some());
+}
+
+#[test]
+fn only_a_cluster_has_several_nodes_and_it_has_one_database() {
+    let sound = |url, cluster| {
+        let env = env(&[("REDIS_URL", url), ("REDIS_CLUSTER", cluster)]);
+        let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+        env.finish().is_ok()
+    };
+    assert!(sound("redis://a/3", "false") && sound("redis://a,redis://b:7000/0", "true"));
+    assert!(!sound("redis://a,redis://b", "false") && !sound("redis://a/3", "true"));
+    assert!(!sound("redis://a,", "true") && !sound("redis://a,unix:///b", "true"));
 }
 
 #[test]

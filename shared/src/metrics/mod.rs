@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+mod delivery;
 mod dependencies;
 mod labels;
 mod platform;
@@ -19,6 +20,7 @@ mod retention;
 mod tests;
 mod waiters;
 
+pub use delivery::{DeliveryMetrics, DeliveryOutcome};
 pub use dependencies::{DatabaseMetrics, DependencyMetrics, RegistrationMetrics};
 pub use labels::{Action, EventOutcome, RequestOutcome};
 pub use platform::{IngressMetrics, QueueMetrics, WorkerMetrics};
@@ -65,6 +67,12 @@ pub const DEAD_LETTERS_OVERDUE: &str = "webhook_dead_letters_overdue";
 pub const RETENTION_FAILING: &str = "webhook_retention_failing";
 /// Rows of the ledger that were deleted.
 pub const LEDGER_EXPIRED: &str = "webhook_ledger_rows_expired_total";
+/// Attempts at deliveries to destinations, by how they ended.
+pub const DELIVERIES: &str = "webhook_deliveries_total";
+/// A request to a destination to its answer.
+pub const DELIVERY_DURATION: &str = "webhook_delivery_duration_seconds";
+/// 1 while nothing but probes is sent to a destination.
+pub const CIRCUIT_OPEN: &str = "webhook_destination_circuit_open";
 /// 1 while Redis answers.
 pub const REDIS_UP: &str = "webhook_redis_up";
 /// 1 while the database commits.
@@ -127,6 +135,9 @@ fn describe() {
     describe_counter!(SESSION_UPDATES, "Applied events by what they did");
     describe_histogram!(PROCESSING_DURATION, "Reading an event to settling it");
     describe_histogram!(END_TO_END_DURATION, "Arrival at ingress to settlement");
+    describe_counter!(DELIVERIES, "Attempts at deliveries to destinations by outcome");
+    describe_histogram!(DELIVERY_DURATION, "A request to a destination to its answer");
+    describe_gauge!(CIRCUIT_OPEN, "1 while nothing but probes is sent to a destination");
     describe_gauge!(BACKLOG, "Events that nobody has taken yet");
     describe_gauge!(PENDING, "Events taken and not settled");
     describe_gauge!(RETRYING, "Events waiting for a retry");

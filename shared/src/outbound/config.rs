@@ -17,7 +17,7 @@ use url::Url;
 use super::address::AllowPrivate;
 use super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
 use super::headers::{Source, may_be_set};
-use crate::config::{Env, Problem};
+use crate::config::Env;
 use crate::platform::PlatformName;
 
 /// Most destinations; each has streams, connections and tasks of its own.
@@ -53,25 +53,20 @@ pub struct Configured {
     pub defaults: Defaults,
 }
 
-/// Reads `WEBHOOK_URLS` and its companions, `DISCORD_WEBHOOK_URL`, and the destinations of `platforms_file`.
-///
-/// # Errors
-/// Everything that is wrong. With `secrets` false (a process that delivers nothing) a reference that cannot be resolved
+/// Reads `WEBHOOK_URLS` and its companions, `DISCORD_WEBHOOK_URL`, and the destinations of `platforms_file`; problems
+/// are remembered in `env`. With `secrets` false (a process that delivers nothing) a reference that cannot be resolved
 /// is no problem.
-pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Result<Configured, Vec<Problem>> {
+#[must_use]
+pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Configured {
     let defaults = Defaults::read(env);
     let mut destinations = from_variables(env, &defaults);
-    let mut problems = env.finish().err().unwrap_or_default();
     if let Some(path) = platforms_file {
-        file::lay_over(&mut destinations, path, &defaults, env, secrets, &mut problems);
+        file::lay_over(&mut destinations, path, &defaults, env, secrets);
     }
     if destinations.len() > MAX_DESTINATIONS {
-        problems
-            .push(Problem::new("WEBHOOK_URLS", format_args!("more than {MAX_DESTINATIONS} destinations in all")));
+        env.problem("WEBHOOK_URLS", format_args!("more than {MAX_DESTINATIONS} destinations in all"));
     }
-    problems.sort();
-    problems.dedup();
-    if problems.is_empty() { Ok(Configured { destinations, defaults }) } else { Err(problems) }
+    Configured { destinations, defaults }
 }
 
 impl Defaults {
@@ -121,6 +116,7 @@ impl Defaults {
             max_backlog: MAX_BACKLOG,
             allow_private: Arc::clone(&self.allow_private),
             paused: false,
+            sealed: false,
         }
     }
 
@@ -142,6 +138,18 @@ impl Defaults {
             headers: Vec::new(),
             ..self.destination(name, url)
         })
+    }
+
+    /// `WEBHOOK_SOURCE`.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Deliveries that may wait for a destination, unless it says otherwise.
+    #[must_use]
+    pub const fn max_backlog(&self) -> u64 {
+        MAX_BACKLOG
     }
 
     /// Which addresses are allowed beside public ones.

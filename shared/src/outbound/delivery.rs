@@ -113,6 +113,15 @@ impl Attempt {
         }
     }
 
+    /// The same without what the destination said: it may repeat what it was sent, and that is for no log.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Answered { status, .. } => format!("status {status}"),
+            Self::Failed { reason, .. } => reason.clone(),
+        }
+    }
+
     /// Why it was no success, for people.
     #[must_use]
     pub fn reason(&self) -> String {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use url::Url;
 
@@ -16,8 +16,10 @@ use super::headers::Source;
 use crate::platform::{PlatformName, UnknownName};
 
 /// A destination's name: the grammar of a platform's.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct DestinationName(PlatformName);
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationName {
+    queue: PlatformName,
+}
 
 impl DestinationName {
     /// Checks the grammar.
@@ -25,13 +27,29 @@ impl DestinationName {
     /// # Errors
     /// When `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
     pub fn new(name: &str) -> Result<Self, UnknownName> {
-        PlatformName::new(name).map(Self).map_err(|error| UnknownName { what: "a destination's name", ..error })
+        let wrong = |error| UnknownName { what: "a destination's name", ..error };
+        PlatformName::new(name)
+            .and_then(|name| PlatformName::queue(&format!("out:{name}")))
+            .map_err(wrong)
+            .map(|queue| Self { queue })
     }
 
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        self.queue.destination().unwrap_or_default()
+    }
+
+    /// What its queue is called: `out:<name>`.
+    #[must_use]
+    pub fn queue(&self) -> &PlatformName {
+        &self.queue
+    }
+}
+
+impl Serialize for DestinationName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -90,6 +108,13 @@ impl Subscription {
     #[must_use]
     pub fn wants(&self, platform: &PlatformName, event: &str) -> bool {
         self.platform.as_ref().is_none_or(|one| one == platform)
+            && self.events.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
+    }
+
+    /// Whether an event that somebody triggers by hand, and that is of no platform, is wanted.
+    #[must_use]
+    pub fn wants_by_hand(&self, event: &str) -> bool {
+        self.platform.is_none()
             && self.events.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
     }
 
@@ -171,6 +196,20 @@ pub struct Destination {
     pub allow_private: Arc<AllowPrivate>,
     /// Held from the start.
     pub paused: bool,
+    /// Its secret cannot be opened by this process: nothing is sent.
+    pub sealed: bool,
+}
+
+impl Destination {
+    /// Whether deliveries to both are made in the same way. For destinations made from the same defaults.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let secret = |one: &Self| one.secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        self.name == other.name
+            && self.url == other.url
+            && self.sealed == other.sealed
+            && secret(self) == secret(other)
+    }
 }
 
 impl fmt::Debug for Destination {

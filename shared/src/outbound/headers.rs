@@ -16,8 +16,10 @@ use crate::event::Millis;
 pub const HOPS: &str = "tributary-hops";
 /// Deliveries of one event, from one Tributary to the next, before it is a loop.
 pub const MAX_HOPS: u32 = 8;
+/// W3C trace context, where the event has one.
+pub const TRACEPARENT: &str = "traceparent";
 /// Header names that the operator cannot set, beside `X-<Source>-…` and `webhook-…`.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     "host",
     "content-length",
     "content-type",
@@ -30,6 +32,7 @@ const RESERVED: [&str; 12] = [
     "upgrade",
     "user-agent",
     HOPS,
+    TRACEPARENT,
 ];
 
 /// `WEBHOOK_SOURCE`: a name that header names can be made of.

@@ -29,6 +29,8 @@ pub struct UnknownName {
 impl PlatformName {
     /// The reserved platform on which applications announce sessions (`PUT /api/v1/sessions/{room_id}`).
     pub const SESSIONS: &'static str = "sessions";
+    /// What stands before a destination's name in that of its queue.
+    const OUT: &'static str = "out:";
 
     /// Checks the grammar. Reserved words are the registry's business, since the system itself uses one.
     ///
@@ -50,15 +52,22 @@ impl PlatformName {
         }
     }
 
-    /// The name of a queue: a platform's, or `out:` and a destination's. Only those who look at queues ask for this.
+    /// The name of a queue: a platform's, or `out:` and a destination's. No platform can be called so: names hold no
+    /// colon. Only those who look at queues ask for this.
     ///
     /// # Errors
     /// When it is neither.
     pub fn queue(name: &str) -> Result<Self, UnknownName> {
-        match name.strip_prefix("out:") {
+        match name.strip_prefix(Self::OUT) {
             Some(destination) => Self::new(destination).map(|_| Self(name.into())),
             None => Self::new(name),
         }
+    }
+
+    /// The destination whose queue this is the name of; `None`: it is a platform's.
+    #[must_use]
+    pub fn destination(&self) -> Option<&str> {
+        self.0.strip_prefix(Self::OUT)
     }
 
     /// The name's text.

@@ -90,6 +90,7 @@ pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
             .ok()
             .flatten()
             .filter(|channel: &String| keys::is_reply_channel(channel)),
+        hops: view.optional("hops").ok().flatten().unwrap_or(0),
         first_failed_at: view.optional("first_failed_at")?,
         replays: view.optional("replays")?.unwrap_or(0),
         edited: view.raw("edited").map(|_| String::new()),
@@ -117,6 +118,7 @@ pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin
         pair("body", &event.body),
     ];
     fields.extend(event.reply_to.as_deref().map(|value| pair("reply_to", value.as_bytes())));
+    fields.extend((event.hops > 0).then(|| pair("hops", event.hops.to_string().as_bytes())));
     fields.extend(event.delivery_id.as_deref().map(|value| pair("delivery_id", value.as_bytes())));
     fields.extend(event.traceparent.as_deref().map(|value| pair("traceparent", value.as_bytes())));
     fields

@@ -9,7 +9,9 @@ use redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
 use super::codec::{array, entries, stream_id};
+use super::connection::pages;
 use super::keys::{GROUP, lease};
+use super::script::optional;
 use super::{Entry, Fault, PlatformKeys, Queue, Reader};
 use crate::event::StreamId;
 
@@ -44,8 +46,9 @@ impl Queue {
     /// Returns the position in `streams` with what was read. Must not be cancelled, see [`Reader`].
     ///
     /// # Errors
-    /// [`Fault::is_no_group`] or [`Fault::is_wrong_type`] when one of the streams is not as it should be: none of them
-    /// was read then; call [`Self::create_group`] on each.
+    /// [`Fault::is_no_group`] or [`Fault::is_wrong_type`] when one of the streams is not as it should be: on a single
+    /// server none of them was read then, on a cluster this call or the one before it brought what the others had. Call
+    /// [`Self::create_group`] on each.
     pub async fn read_new(
         &self,
         reader: &mut Reader,
@@ -54,21 +57,8 @@ impl Queue {
         count: usize,
         block: Duration,
     ) -> Result<Vec<(usize, Vec<Entry>)>, Fault> {
-        if streams.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut read = read_group(consumer, count);
-        if !block.is_zero() {
-            read.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
-        }
-        read.arg("STREAMS");
-        for keys in streams {
-            read.arg(&keys.incoming);
-        }
-        for _ in streams {
-            read.arg(">");
-        }
-        by_stream(reader.run(&read).await?, streams)
+        let streams: Vec<_> = streams.iter().map(|keys| (keys.incoming.as_str(), ">".to_owned())).collect();
+        reader.read(&read_group(consumer, count), &streams, block).await
     }
 
     /// One page of what is pending for `consumer` already, after `after`: what a process reads first after its start.
@@ -84,9 +74,54 @@ impl Queue {
         count: usize,
     ) -> Result<Vec<Entry>, Fault> {
         let mut read = read_group(consumer, count);
-        read.arg("STREAMS").arg(&keys.incoming).arg(after.to_string());
-        let pages = by_stream(self.connection.run(&read).await?, &[keys])?;
+        let after = after.to_string();
+        read.arg("STREAMS").arg(&keys.incoming).arg(&after);
+        let pages = pages(self.connection.run(&read).await?, &[(&keys.incoming, after)])?;
         Ok(pages.into_iter().flat_map(|(_, entries)| entries).collect())
+    }
+
+    /// One page of what is pending for `consumer`, after `after`: ids only, which changes nothing. An empty page is the
+    /// end.
+    ///
+    /// # Errors
+    /// When Redis did not answer, or there is no group.
+    pub async fn own_pending_ids(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        after: StreamId,
+        count: usize,
+    ) -> Result<Vec<StreamId>, Fault> {
+        let mut pending = cmd("XPENDING");
+        pending.arg(&keys.incoming).arg(GROUP).arg(format!("({after}")).arg("+").arg(count.max(1)).arg(consumer);
+        let Value::Array(page) = self.connection.run(&pending).await? else {
+            return Err(Fault::nonsense("pending entries expected"));
+        };
+        page.into_iter()
+            .map(|entry| match entry {
+                Value::Array(facts) => facts.first().map_or(Err(Fault::nonsense("an id expected")), stream_id),
+                _ => Err(Fault::nonsense("a pending entry expected")),
+            })
+            .collect()
+    }
+
+    /// Lets the idle time begin anew of entries whose last delivery lies in the future because Redis's clock was set
+    /// back since: they could not be claimed before it is there again. Holders and counts stay.
+    ///
+    /// # Errors
+    /// When Redis did not answer, or there is no group.
+    pub async fn reset_idle(&self, keys: &PlatformKeys) -> Result<(), Fault> {
+        let mut after: Option<StreamId> = None;
+        loop {
+            let mut call = self.scripts.reset_idle.call(&[&keys.incoming], 64);
+            call.arg(GROUP);
+            optional(&mut call, after.map(|id| id.to_string()));
+            call.arg(CHUNK);
+            match self.scripts.reset_idle.run(&self.connection, &call).await? {
+                Value::BulkString(text) if text.is_empty() => return Ok(()),
+                id => after = Some(stream_id(&id)?),
+            }
+        }
     }
 
     /// Takes over entries that nobody renewed for `min_idle`, looking at up to ten times `count` pending ones from
@@ -279,23 +314,4 @@ fn read_group(consumer: &str, count: usize) -> Cmd {
     let mut read = cmd("XREADGROUP");
     read.arg("GROUP").arg(GROUP).arg(consumer).arg("COUNT").arg(count.max(1));
     read
-}
-
-fn by_stream(reply: Value, streams: &[&PlatformKeys]) -> Result<Vec<(usize, Vec<Entry>)>, Fault> {
-    let pages = match reply {
-        Value::Nil => return Ok(Vec::new()),
-        Value::Array(pages) => pages,
-        _ => return Err(Fault::nonsense("streams expected")),
-    };
-    let mut read = Vec::with_capacity(pages.len());
-    for page in pages {
-        let [key, page] = array(page)?;
-        let key = super::codec::bytes(key)?;
-        let position = streams
-            .iter()
-            .position(|keys| keys.incoming.as_bytes() == key)
-            .ok_or(Fault::nonsense("a stream that was not asked for"))?;
-        read.push((position, entries(page)?));
-    }
-    Ok(read)
 }

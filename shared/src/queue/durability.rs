@@ -1,15 +1,20 @@
 //! What Redis promises, watched: is it there, does it keep what it confirms, is it the one we knew, what time is it.
 //!
 //! Guarantee: [`RedisHealth`] never says better than the last answer. A setting that cannot be read is unknown, and
-//! unknown is not strict.
+//! unknown is not strict. Of a cluster every primary is watched: it is up while one of them answers, and what it promises is
+//! what the weakest promises, unknown while one does not answer.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::{InfoDict, Value, cmd};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Fault, Queue};
+use super::connection::{Server, tag_of};
+use super::keys::{META, sentinel};
+use super::{Connection, Fault, Layout, Queue};
 use crate::clock::{self, Reading};
 use crate::event::Millis;
 
@@ -36,24 +41,35 @@ pub struct Durability {
 }
 
 impl Durability {
-    /// Reads the settings.
+    /// Reads the settings; on a cluster those of the first primary that answers.
     ///
     /// # Errors
     /// When Redis is not reachable. A refusal to tell is none.
     pub async fn read(connection: &Connection) -> Result<Self, Fault> {
+        let mut away = None;
+        for server in connection.servers().await? {
+            match Self::of(&server).await {
+                Ok(durability) => return Ok(durability),
+                Err(fault) => away = Some(fault),
+            }
+        }
+        Err(away.unwrap_or_else(|| Fault::nonsense("no primary")))
+    }
+
+    async fn of(server: &Server) -> Result<Self, Fault> {
         let mut durability = Self::default();
         for (name, keep) in [
             ("appendonly", (|d, value| d.appendonly = Some(value == "yes")) as fn(&mut Self, String)),
             ("appendfsync", |d, value| d.appendfsync = Some(value)),
             ("maxmemory-policy", |d, value| d.maxmemory_policy = Some(value)),
         ] {
-            let reply: Result<Vec<String>, Fault> = connection.query(cmd("CONFIG").arg("GET").arg(name)).await;
+            let reply: Result<Vec<String>, Fault> = server.query(cmd("CONFIG").arg("GET").arg(name)).await;
             match answered(reply)? {
                 Some(pair) => pair.into_iter().nth(1).into_iter().for_each(|value| keep(&mut durability, value)),
                 None => break,
             }
         }
-        let info: Result<InfoDict, Fault> = connection.query(cmd("INFO").arg("cluster")).await;
+        let info: Result<InfoDict, Fault> = server.query(cmd("INFO").arg("cluster")).await;
         durability.cluster_enabled =
             answered(info)?.and_then(|info| info.get("cluster_enabled")).map(|on: u8| on == 1);
         Ok(durability)
@@ -105,6 +121,8 @@ pub struct RedisHealth {
     pub clock: Option<Reading>,
     /// How often its clock was found to have been set while this process ran.
     pub clock_jumps: u64,
+    /// When that was last, by the clock as it was set.
+    pub clock_set_at: Option<Millis>,
     /// The last settings read; `None`: none yet since it came up.
     pub durability: Option<Durability>,
     /// The connection on which they were read, see [`Connection::established`]: another one may lead to another Redis.
@@ -136,7 +154,10 @@ impl RedisHealth {
 
     fn note_clock(&mut self, said: Millis, at: Instant) {
         let expected = self.clock.map(|clock| clock.now_ms());
-        self.clock_jumps += u64::from(expected.is_some_and(|expected| expected.abs_diff(said) > JUMP_MS));
+        if expected.is_some_and(|expected| expected.abs_diff(said) > JUMP_MS) {
+            self.clock_jumps += 1;
+            self.clock_set_at = Some(said);
+        }
         let clock = Reading::new(said, at);
         (self.skew_ms, self.clock) = (Some(clock.skew_ms()), Some(clock));
     }
@@ -148,7 +169,10 @@ pub struct Monitor {
     queue: Queue,
     beat: Duration,
     settings_every: Duration,
-    known_sentinel: Option<String>,
+    /// By a slot of the server.
+    sentinels: HashMap<Option<u16>, Sentinel>,
+    /// What each server's clock said last.
+    clocks: HashMap<String, Reading>,
     /// When settings were read last, and on which connection.
     read: Option<(Instant, u64)>,
 }
@@ -157,7 +181,14 @@ impl Monitor {
     /// A watch over `queue`'s Redis, once a second.
     #[must_use]
     pub fn new(queue: Queue) -> Self {
-        Self { queue, beat: BEAT, settings_every: SETTINGS_EVERY, known_sentinel: None, read: None }
+        Self {
+            queue,
+            beat: BEAT,
+            settings_every: SETTINGS_EVERY,
+            sentinels: HashMap::new(),
+            clocks: HashMap::new(),
+            read: None,
+        }
     }
 
     /// Watches at another pace.
@@ -201,27 +232,54 @@ impl Monitor {
 
     async fn try_look(&mut self, health: &mut RedisHealth) -> Result<(), Fault> {
         let connection = self.queue.connection().clone();
-        let before = Instant::now();
-        let redis = connection.redis_time().await?;
-        health.note_clock(redis, before + before.elapsed() / 2);
-        // A replica answers reads; what counts is a Redis that takes writes.
-        let role: Result<Vec<Value>, Fault> = connection.query(&cmd("ROLE")).await;
-        if let Some(Value::BulkString(role)) = answered(role)?.and_then(|role| role.into_iter().next())
-            && role != b"master"
-        {
-            connection.replace().await;
-            return Err(Fault::nonsense("Redis is a replica"));
-        }
-        let info: Result<InfoDict, Fault> = connection.query(cmd("INFO").arg("memory")).await;
-        health.memory_permille =
-            answered(info)?.and_then(|info| permille(info.get("used_memory"), info.get("maxmemory")));
+        let servers = connection.servers().await?;
+        let looks = join_all(servers.iter().map(Look::at)).await;
         let established = connection.established();
         let due = self.read.is_none_or(|(at, on)| on != established || at.elapsed() >= self.settings_every);
-        if due {
-            health.durability = Some(Durability::read(&connection).await?);
+        let mut seen: Vec<(&Server, Look)> = Vec::new();
+        let (mut away, mut settings) = (None, Vec::new());
+        for (server, look) in servers.iter().zip(looks) {
+            match self.look_at(server, look, health, due).await {
+                Ok((look, durability)) => {
+                    settings.extend(durability);
+                    seen.push((server, look));
+                }
+                Err(fault) => away = Some(fault),
+            }
         }
-        self.check_sentinel(health).await?;
-        if due {
+        let expected = self.queue.layout() == Layout::Cluster;
+        if let Some(other) = settings.iter().find(|one| one.cluster_enabled.is_some_and(|found| found != expected))
+        {
+            // Nothing more can be asked of it; whoever looks at its settings will not work with it.
+            (health.durability, health.established, health.up) = (Some(other.clone()), established, true);
+            return Ok(());
+        }
+        // A replica answers reads; what counts is a Redis that takes writes.
+        if seen.iter().any(|(_, look)| look.replica) {
+            connection.replace().await;
+            seen.retain(|(_, look)| !look.replica);
+            away.get_or_insert(Fault::nonsense("Redis is a replica"));
+        }
+        for (server, _) in &seen {
+            if let Err(fault) = self.check_sentinel(server, health).await {
+                away = Some(fault);
+            }
+        }
+        // One server is everything; of a cluster, the other primaries go on.
+        if let Some(fault) = away.take_if(|_| seen.is_empty() || !expected) {
+            return Err(fault);
+        }
+        health.memory_permille = seen.iter().filter_map(|(_, look)| look.memory_permille).max();
+        let clocks = seen.iter().filter_map(|(server, _)| self.clocks.get(&server.name));
+        if let Some(worst) = clocks.max_by_key(|clock| clock.skew_ms().abs()) {
+            (health.skew_ms, health.clock) = (Some(worst.skew_ms()), Some(*worst));
+        }
+        if away.is_some() {
+            // What is not known of all of them is not known.
+            (health.durability, self.read) = (None, None);
+        } else if due {
+            let weakest = settings.iter().position(|one| !one.is_strict()).unwrap_or(0);
+            health.durability = settings.into_iter().nth(weakest);
             health.established = established;
             self.read = Some((Instant::now(), established));
         }
@@ -229,19 +287,70 @@ impl Monitor {
         Ok(())
     }
 
-    async fn check_sentinel(&mut self, health: &mut RedisHealth) -> Result<(), Fault> {
-        let found = self.queue.agreed(SENTINEL).await?;
-        if let Some(known) = &self.known_sentinel
-            && found.as_ref() != Some(known)
-        {
+    /// What one server said, and its settings if they are `due`.
+    async fn look_at(
+        &mut self,
+        server: &Server,
+        look: Result<Look, Fault>,
+        health: &mut RedisHealth,
+        due: bool,
+    ) -> Result<(Look, Option<Durability>), Fault> {
+        let look = look?;
+        health.clock = self.clocks.get(&server.name).copied();
+        health.note_clock(look.clock.0, look.clock.1);
+        self.clocks.extend(health.clock.map(|clock| (server.name.clone(), clock)));
+        let durability = if due || look.replica { Some(Durability::of(server).await?) } else { None };
+        Ok((look, durability))
+    }
+
+    async fn check_sentinel(&mut self, server: &Server, health: &mut RedisHealth) -> Result<(), Fault> {
+        // A slot takes its keys along wherever it goes: to another primary, or to the replica that became one.
+        let known = self.sentinels.get(&server.slot).cloned();
+        let key = match (&known, server.slot) {
+            (Some(known), _) => known.key.clone(),
+            (None, Some(slot)) => sentinel(tag_of(slot)),
+            (None, None) => META.to_owned(),
+        };
+        let found = self.queue.noted(&key, SENTINEL).await?;
+        if known.is_some_and(|known| found.as_ref() != Some(&known.value)) {
             health.data_lost += 1;
         }
-        self.known_sentinel = Some(match found {
+        let value = match found {
             Some(found) => found,
             // A new one each time, so that others who knew the lost one see that this is not it.
-            None => self.queue.agree(SENTINEL, &uuid::Uuid::new_v4().to_string()).await?,
-        });
+            None => self.queue.note(&key, SENTINEL, &uuid::Uuid::new_v4().to_string()).await?,
+        };
+        self.sentinels.insert(server.slot, Sentinel { key, value });
         Ok(())
+    }
+}
+
+/// What tells an emptied server.
+#[derive(Clone, Debug)]
+struct Sentinel {
+    key: String,
+    value: String,
+}
+
+/// What one server said.
+struct Look {
+    clock: (Millis, Instant),
+    memory_permille: Option<u64>,
+    replica: bool,
+}
+
+impl Look {
+    async fn at(server: &Server) -> Result<Self, Fault> {
+        let before = Instant::now();
+        let (seconds, micros): (i64, i64) = server.query(&cmd("TIME")).await?;
+        let clock = (seconds * 1000 + micros / 1000, before + before.elapsed() / 2);
+        let role: Result<Vec<Value>, Fault> = server.query(&cmd("ROLE")).await;
+        let role = answered(role)?.and_then(|role| role.into_iter().next());
+        let replica = matches!(role, Some(Value::BulkString(role)) if role != b"master");
+        let info: Result<InfoDict, Fault> = server.query(cmd("INFO").arg("memory")).await;
+        let memory_permille =
+            answered(info)?.and_then(|info| permille(info.get("used_memory"), info.get("maxmemory")));
+        Ok(Self { clock, memory_permille, replica })
     }
 }
 
@@ -272,6 +381,7 @@ mod tests {
         assert_eq!(health.clock_jumps, 0);
         health.note_clock(clock::now_ms() + 60_000, Instant::now());
         assert_eq!(health.clock_jumps, 1, "ahead");
+        assert!(health.clock_set_at.is_some_and(|at| at > clock::now_ms() + 50_000), "by the new clock");
         health.note_clock(clock::now_ms() + 60_000, Instant::now());
         assert_eq!(health.clock_jumps, 1, "it stays there");
         health.note_clock(clock::now_ms() - 60_000, Instant::now());

@@ -107,8 +107,8 @@ impl Queue {
     ///
     /// A group that is larger than a limit's burst is accepted when that limit is at rest, and charged in full.
     ///
-    /// On a cluster the caller announces the platform with [`Queue::register_platform`]; on a single server the script
-    /// does.
+    /// The platform enters the index of platforms: on a single server by the script, on a cluster, where the index is in
+    /// another slot, before it.
     ///
     /// # Errors
     /// [`Fault::NotRun`] when certainly none of them was queued (also for an empty group, or more than
@@ -127,6 +127,9 @@ impl Queue {
             return Err(Fault::NotRun((redis::ErrorKind::Client, "too many events in one call, or none").into()));
         }
         let indexed = self.layout == Layout::Single;
+        if !indexed {
+            self.announce(&keys.platform).await;
+        }
         let mut names = vec![keys.incoming.clone(), keys.limit.clone(), keys.counters.clone()];
         if indexed {
             names.push(PLATFORMS.to_owned());
@@ -147,9 +150,10 @@ impl Queue {
         }
         for event in &events {
             let marked = u8::from(event.marker.is_some());
-            match &event.reply_to {
-                None => call.arg(marked),
-                Some(channel) => call.arg(format!("{marked}{channel}")),
+            match (&event.reply_to, event.hops) {
+                (None, 0) => call.arg(marked),
+                (channel, 0) => call.arg(format!("{marked}{}", channel.as_deref().unwrap_or_default())),
+                (channel, hops) => call.arg(format!("{marked}{}|{hops}", channel.as_deref().unwrap_or_default())),
             };
             call.arg(&event.event_id).arg(&event.event_type);
             optional(&mut call, event.occurred_at);
@@ -158,7 +162,7 @@ impl Queue {
             optional(&mut call, event.traceparent.as_deref());
             call.arg(types.iter().position(|(kind, _)| **kind == event.event_type).map_or(0, |at| at + 1));
         }
-        let reply = self.scripts.enqueue.run(&self.connection, &call).await?;
+        let reply = self.scripts.enqueue.run_confirmed(&self.connection, &call).await?;
         let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
         if codes.len() != groups.len() {
             return Err(Fault::nonsense("one outcome per request expected"));

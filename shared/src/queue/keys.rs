@@ -16,7 +16,14 @@
 //! | `webhooks:imported:{p}` | hash, TTL | id of a dead letter where it was exported → its id here, so that an import may be repeated |
 //! | `webhooks:platforms` | set | every platform that ever got an event |
 //! | `webhooks:meta` | hash | `layout`, `database`, `sentinel` |
+//! | `webhooks:sentinel:{n}` | hash | on a cluster: `sentinel` of the primary that serves the slot of `n` |
 //! | `webhooks:registrations` | hash | platforms registered while running: name → record (JSON), `paused:{name}` → `1` or `0`, `#version` |
+//! | `webhooks:outbox:{p}` | stream | processed events on their way to destinations; group `webhook-processors` |
+//! | `webhooks:outgoing:{d}` | stream | deliveries to the destination `d`; group `webhook-processors` |
+//! | `webhooks:dlq:out:{d}`, `webhooks:retry:out:{d}`, … | | all that a platform has, for the destination's queue `out:{d}` |
+//! | `webhooks:state:out:{d}` | hash | a destination's circuit, last error, pause and overflow |
+//! | `webhooks:forwarded:out:{d}:{id}` | string, TTL | a delivery that is queued, so that it is not queued twice |
+//! | `webhooks:destinations` | set | every destination that ever got a delivery |
 //! | `webhooks:lease:{consumer}` | string, TTL | who holds a consumer name |
 //!
 //! On a cluster the braces around a platform are written out, so that all keys of a platform share a slot, and the
@@ -27,12 +34,15 @@
 
 use uuid::Uuid;
 
+use crate::outbound::DestinationName;
 use crate::platform::PlatformName;
 
 /// The consumer group of every incoming stream.
 pub const GROUP: &str = "webhook-processors";
 /// Set of every platform that ever got an event.
 pub const PLATFORMS: &str = "webhooks:platforms";
+/// Set of every destination that ever got a delivery.
+pub const DESTINATIONS: &str = "webhooks:destinations";
 /// What this Redis holds: layout, database, sentinel.
 pub const META: &str = "webhooks:meta";
 
@@ -51,6 +61,12 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// That of a cluster, or of one server.
+    #[must_use]
+    pub const fn of(cluster: bool) -> Self {
+        if cluster { Self::Cluster } else { Self::Single }
+    }
+
     /// Its name in [`META`].
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -69,17 +85,48 @@ impl Layout {
         }
     }
 
-    /// All keys of `platform`.
+    /// All keys of `platform`, or of a destination's queue ([`PlatformName::queue`]).
     #[must_use]
     pub fn platform(self, platform: &PlatformName) -> PlatformKeys {
-        let key = |kind: &str| match self {
+        let incoming = match platform.destination() {
+            None => self.key("incoming", platform),
+            Some(destination) => match self {
+                Self::Single => format!("webhooks:outgoing:{destination}"),
+                Self::Cluster => self.key("outgoing", platform),
+            },
+        };
+        self.queue(platform, incoming, "")
+    }
+
+    /// All keys of the queue in which processed events of `platform` wait to be put up for delivery.
+    #[must_use]
+    pub fn outbox(self, platform: &PlatformName) -> PlatformKeys {
+        self.queue(platform, self.key("outbox", platform), "outbox-")
+    }
+
+    /// All keys of a destination.
+    #[must_use]
+    pub fn destination(self, name: &DestinationName) -> DestinationKeys {
+        DestinationKeys {
+            queue: self.platform(name.queue()),
+            state: self.key("state", name.queue()),
+            forwarded: self.key("forwarded", name.queue()),
+        }
+    }
+
+    fn key(self, kind: &str, platform: &PlatformName) -> String {
+        match self {
             Self::Single => format!("webhooks:{kind}:{platform}"),
             Self::Cluster => format!("webhooks:{kind}:{{{platform}}}"),
-        };
+        }
+    }
+
+    fn queue(self, platform: &PlatformName, incoming: String, prefix: &str) -> PlatformKeys {
+        let key = |kind: &str| self.key(&format!("{prefix}{kind}"), platform);
         PlatformKeys {
             platform: platform.clone(),
             marker_prefix: self.marker(platform, ""),
-            incoming: key("incoming"),
+            incoming,
             dlq: key("dlq"),
             retry: key("retry"),
             failures: key("failures"),
@@ -89,8 +136,15 @@ impl Layout {
             counters: key("counters"),
             exceptions: key("exceptions"),
             result_prefix: key("result"),
+            outbox: self.key("outbox", platform),
         }
     }
+}
+
+/// What tells an emptied primary of a cluster: `tag` leads to one of its slots.
+#[must_use]
+pub(super) fn sentinel(tag: u32) -> String {
+    format!("webhooks:sentinel:{{{tag}}}")
 }
 
 /// The lease on a consumer name.
@@ -133,6 +187,25 @@ pub struct PlatformKeys {
     pub exceptions: String,
     /// What stands before a colon and an event's id in the key of its result.
     pub result_prefix: String,
+    pub outbox: String,
+}
+
+/// One destination's keys; see the module for what each holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct DestinationKeys {
+    /// Its queue, with all that a platform's has.
+    pub queue: PlatformKeys,
+    pub state: String,
+    forwarded: String,
+}
+
+impl DestinationKeys {
+    /// The mark of a delivery that is queued.
+    #[must_use]
+    pub fn forwarded(&self, delivery_id: &str) -> String {
+        format!("{}:{delivery_id}", self.forwarded)
+    }
 }
 
 impl PlatformKeys {
@@ -171,6 +244,32 @@ mod tests {
         assert_eq!(keys.incoming, "webhooks:incoming:mux");
         assert_eq!(keys.dlq, "webhooks:dlq:mux");
         assert_eq!(keys.marker("00ff"), "webhook:hash:00ff");
+    }
+
+    #[test]
+    fn a_destination_has_a_queue_like_a_platforms() {
+        let keys = Layout::Single.destination(&DestinationName::new("crm").unwrap());
+        assert_eq!(keys.queue.incoming, "webhooks:outgoing:crm");
+        assert_eq!(keys.queue.dlq, "webhooks:dlq:out:crm");
+        assert_eq!(keys.state, "webhooks:state:out:crm");
+        let keys = Layout::Cluster.destination(&DestinationName::new("crm").unwrap());
+        let all = [&keys.queue.incoming, &keys.queue.dlq, &keys.queue.limit, &keys.state, &keys.forwarded("x")];
+        assert!(all.iter().all(|key| key.matches("{out:crm}").count() == 1), "{all:?}");
+    }
+
+    #[test]
+    fn an_outbox_shares_nothing_with_its_platforms_queue_but_the_slot() {
+        let (queue, outbox) = (Layout::Cluster.platform(&name("mux")), Layout::Cluster.outbox(&name("mux")));
+        assert_eq!(queue.outbox, outbox.incoming);
+        for (one, other) in [
+            (&queue.incoming, &outbox.incoming),
+            (&queue.retry, &outbox.retry),
+            (&queue.failures, &outbox.failures),
+            (&queue.suspects, &outbox.suspects),
+            (&queue.counters, &outbox.counters),
+        ] {
+            assert!(one != other && other.contains("{mux}"), "{one} {other}");
+        }
     }
 
     #[test]

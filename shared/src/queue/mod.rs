@@ -38,7 +38,9 @@ mod durability;
 mod enqueue;
 mod fault;
 pub mod keys;
+mod memory;
 mod observe;
+mod outbound;
 mod registrations;
 mod reply;
 mod script;
@@ -49,21 +51,24 @@ use std::sync::Arc;
 
 pub use codec::{Entry, Fields, Undecodable, decode, encode};
 pub use connection::{
-    CONNECT_TIMEOUT, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT, Reader,
-    blocking_connection, connect,
+    CONNECT_TIMEOUT, Confirmation, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT,
+    Reader, blocking_connection, check_target, connect, connect_confirming,
 };
 pub use consume::{Claimed, GroupState, HAND_BACK_IDLE_MS};
 pub use dead_letter::{Body, Census, DeadLetter, Imported, Replayed, record};
 pub use durability::{Durability, Monitor, RedisHealth};
 pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, TypeLimit};
 pub use fault::Fault;
-pub use keys::{Layout, PlatformKeys};
-pub use observe::{Depth, Unfinished};
+pub use keys::{DestinationKeys, Layout, PlatformKeys};
+pub use memory::Memory;
+pub use observe::{Depth, Misfit, Unfinished};
+pub use outbound::{DestinationState, Forwarded, NewDelivery, REMEMBERED};
 pub use registrations::{Change, Changed, Registrations};
 pub use reply::{Addressed, NoReply, Outcome, Reply};
 pub use subscription::{Heard, Subscription};
-pub use transition::{DeadLettered, NewDeadLetter, Promoted, Retry, SettleOutcome, Settled, Swept};
+pub use transition::{DeadLettered, Forward, NewDeadLetter, Promoted, Retry, SettleOutcome, Settled, Swept};
 
+use observe::Announced;
 use script::Scripts;
 
 /// The queue: every operation on it, over one shared connection. Cheap to clone.
@@ -72,13 +77,14 @@ pub struct Queue {
     layout: Layout,
     connection: Connection,
     scripts: Arc<Scripts>,
+    announced: Arc<Announced>,
 }
 
 impl Queue {
     /// A queue over `connection`; nothing is sent before the first call.
     #[must_use]
     pub fn new(layout: Layout, connection: Connection) -> Self {
-        Self { layout, connection, scripts: Arc::new(Scripts::new()) }
+        Self { layout, connection, scripts: Arc::new(Scripts::new()), announced: Arc::default() }
     }
 
     /// How keys are spelled.

@@ -3,14 +3,29 @@
 //! Guarantee: reading costs the same however long the streams are.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 
 use super::codec::array;
 use super::keys::{GROUP, META, PLATFORMS};
-use super::{Fault, PlatformKeys, Queue};
+use super::{Durability, Fault, Layout, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId, marker_digest};
 use crate::platform::PlatformName;
+
+/// How long a platform counts as announced: Redis may have been emptied, or have lost it in a failover.
+const ANNOUNCED_FOR: Duration = Duration::from_secs(30);
+
+/// Platforms that are in the index, and when that was last seen to.
+#[derive(Debug, Default)]
+pub(super) struct Announced(Mutex<HashMap<PlatformName, Instant>>);
+
+impl Announced {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PlatformName, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// How much of a platform is where.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +68,41 @@ pub enum Unfinished {
     Dead(StreamId),
 }
 
+/// A Redis of another kind than is configured: it must not be written to (rule 12).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// `cluster_enabled` is not what `REDIS_CLUSTER` says.
+    #[error("REDIS_CLUSTER: is {configured}, but Redis says cluster_enabled={}", !configured)]
+    Cluster {
+        /// What is configured.
+        configured: bool,
+    },
+    /// It holds keys that are spelled in another way.
+    #[error("REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {configured}")]
+    Layout {
+        /// What is configured.
+        configured: &'static str,
+        /// What Redis holds.
+        found: String,
+    },
+}
+
 impl Queue {
+    /// Why this Redis is not the one that is configured, if it is not. Changes nothing.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn misfit(&self) -> Result<Option<Misfit>, Fault> {
+        let configured = self.layout == Layout::Cluster;
+        let settings = Durability::read(&self.connection).await?;
+        if settings.cluster_enabled.is_some_and(|found| found != configured) {
+            return Ok(Some(Misfit::Cluster { configured }));
+        }
+        let configured = self.layout.as_str();
+        let found = self.agreed("layout").await?.filter(|found| found != configured);
+        Ok(found.map(|found| Misfit::Layout { configured, found: found.chars().take(32).collect() }))
+    }
+
     /// Where the event `event_id` is, as far as Redis knows. `None`: it knows nothing of it, so it is finished, or never
     /// came. [`Unfinished::Pending`] is also said of what is finished, for as long as it is remembered as a duplicate:
     /// ask the ledger first, and once more after `None`.
@@ -115,6 +164,19 @@ impl Queue {
         self.connection.run(cmd("SADD").arg(PLATFORMS).arg(platform.as_str())).await.map(drop)
     }
 
+    /// Sees to it, now and then, that `platform` is in the index, which on a cluster no script of the platform's can do.
+    /// A Redis that does not answer keeps no event from being queued: the next one announces its platform.
+    pub(super) async fn announce(&self, platform: &PlatformName) {
+        let known = |at: &Instant| at.elapsed() < ANNOUNCED_FOR;
+        if self.announced.lock().get(platform).is_some_and(known) {
+            return;
+        }
+        match self.register_platform(platform).await {
+            Ok(()) => drop(self.announced.lock().insert(platform.clone(), Instant::now())),
+            Err(fault) => tracing::warn!(%platform, error = %fault.error(), "not in the index of platforms yet"),
+        }
+    }
+
     /// Every platform that ever got an event, sorted. Names that are none are left out.
     ///
     /// # Errors
@@ -132,7 +194,12 @@ impl Queue {
     /// # Errors
     /// When Redis did not answer.
     pub async fn agree(&self, field: &str, value: &str) -> Result<String, Fault> {
-        let mut call = self.scripts.agree.call(&[META], 64);
+        self.note(META, field, value).await
+    }
+
+    /// [`Self::agree`], under another key.
+    pub(super) async fn note(&self, key: &str, field: &str, value: &str) -> Result<String, Fault> {
+        let mut call = self.scripts.agree.call(&[key], 64);
         call.arg(field).arg(value);
         let reply = self.scripts.agree.run(&self.connection, &call).await?;
         redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))
@@ -143,7 +210,12 @@ impl Queue {
     /// # Errors
     /// When Redis did not answer.
     pub async fn agreed(&self, field: &str) -> Result<Option<String>, Fault> {
-        self.connection.query(cmd("HGET").arg(META).arg(field)).await
+        self.noted(META, field).await
+    }
+
+    /// [`Self::agreed`], under another key.
+    pub(super) async fn noted(&self, key: &str, field: &str) -> Result<Option<String>, Fault> {
+        self.connection.query(cmd("HGET").arg(key).arg(field)).await
     }
 
     /// Overrides what stands under `field` (`--adopt-database`).

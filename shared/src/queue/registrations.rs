@@ -96,7 +96,7 @@ impl Queue {
                 }),
             };
         }
-        let reply = script.run(&self.connection, &call).await?;
+        let reply = script.run_confirmed(&self.connection, &call).await?;
         match redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))? {
             1 => Ok(Changed::Done(next)),
             0 => Ok(Changed::Conflict),

@@ -34,15 +34,31 @@ impl Script {
     /// Sends a call made by [`Self::call`].
     pub(crate) async fn run(&self, connection: &Connection, call: &Cmd) -> Result<Value, Fault> {
         match connection.run(call).await {
-            Err(Fault::NotRun(error)) if error.code() == Some("NOSCRIPT") => {
-                let mut load = cmd("SCRIPT");
-                load.arg("LOAD").arg(self.code);
-                // Nothing of the call itself ran so far, whatever becomes of the loading.
-                connection.run(&load).await.map_err(|fault| Fault::NotRun(fault.into_error()))?;
+            Err(fault) if fault.code() == Some("NOSCRIPT") => {
+                self.load(connection, call).await?;
                 connection.run(call).await
             }
             result => result,
         }
+    }
+
+    /// [`Self::run`], and what it wrote is confirmed by replicas where that is asked for.
+    pub(crate) async fn run_confirmed(&self, connection: &Connection, call: &Cmd) -> Result<Value, Fault> {
+        match connection.run_confirmed(call).await {
+            Err(fault) if fault.code() == Some("NOSCRIPT") => {
+                self.load(connection, call).await?;
+                connection.run_confirmed(call).await
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the script known to the server that is to run `call`.
+    async fn load(&self, connection: &Connection, call: &Cmd) -> Result<(), Fault> {
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg(self.code);
+        // Nothing of the call itself ran so far, whatever becomes of the loading.
+        connection.run_beside(call, &load).await.map(drop).map_err(|fault| Fault::NotRun(fault.into_error()))
     }
 }
 
@@ -74,14 +90,17 @@ scripts!(
     delivery_counts,
     depth,
     enqueue,
+    forward,
     import,
     lease,
+    pace,
     promote,
     purge,
     reap_consumers,
     release_lease,
     renew,
     replay,
+    reset_idle,
     schedule_retry,
     settle,
     suspect,
@@ -105,7 +124,7 @@ mod tests {
         for (name, script) in Scripts::new().all() {
             let flags = script.code.lines().next().unwrap_or_default();
             let expected = match name {
-                "enqueue" | "import" => "#!lua",
+                "enqueue" | "forward" | "import" => "#!lua",
                 "census" | "depth" | "delivery_counts" => "#!lua flags=no-writes",
                 _ => "#!lua flags=allow-oom",
             };

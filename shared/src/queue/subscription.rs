@@ -2,17 +2,18 @@
 //!
 //! Guarantee: a [`Subscription`] is never stuck and never gives up: a peer that closes, or that has not answered a ping
 //! for [`RESPONSE_TIMEOUT`], is left, and it connects anew, for as long as it is wanted. It says whenever it begins to
-//! listen, since what is published while it does not reaches nobody.
+//! listen, since what is published while it does not reaches nobody. In a cluster every node passes on what is published at
+//! any, so one of them is listened to, another one after each failure.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use redis::{Client, ErrorKind, RedisError, Value};
+use redis::{ErrorKind, RedisError, Value};
 use secrecy::SecretString;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{CONNECT_TIMEOUT, FAILURE_PAUSE, InvalidTarget, RESPONSE_TIMEOUT, client};
+use super::connection::{CONNECT_TIMEOUT, FAILURE_PAUSE, InvalidTarget, RESPONSE_TIMEOUT, Targets};
 use crate::backoff::Backoff;
 
 /// Pause between two pings.
@@ -32,7 +33,7 @@ pub enum Heard {
 /// A channel to listen to, on a connection of its own.
 #[derive(Debug)]
 pub struct Subscription {
-    client: Client,
+    targets: Targets,
     channel: String,
 }
 
@@ -42,20 +43,22 @@ impl Subscription {
     /// # Errors
     /// As [`super::connect`].
     pub fn new(url: &SecretString, cluster: bool, channel: String) -> Result<Self, InvalidTarget> {
-        Ok(Self { client: client(url, cluster)?, channel })
+        Ok(Self { targets: Targets::new(url, cluster)?, channel })
     }
 
     /// Listens until `stop`. `heard` must not block.
     pub async fn run(self, stop: CancellationToken, mut heard: impl FnMut(Heard)) {
         let backoff = Backoff::new(FAILURE_PAUSE, LONGEST_PAUSE);
-        let mut failures = 0;
+        let (mut failures, mut turn) = (0, rand::random_range(0..usize::from(u16::MAX)));
         loop {
             let mut listening = false;
             let told = |what| {
                 listening |= matches!(what, Heard::Listening);
                 heard(what);
             };
-            let Some(error) = stop.run_until_cancelled(self.listen(told)).await else { return };
+            let Some(error) = stop.run_until_cancelled(self.listen(turn, told)).await else { return };
+            self.targets.suspect();
+            turn += 1;
             if listening {
                 failures = 0;
             }
@@ -71,10 +74,12 @@ impl Subscription {
         }
     }
 
-    /// Listens until the connection fails.
-    async fn listen(&self, mut heard: impl FnMut(Heard)) -> RedisError {
+    /// Listens until the connection fails; to which node of a cluster is decided by `turn`.
+    async fn listen(&self, turn: usize, mut heard: impl FnMut(Heard)) -> RedisError {
+        let clients = self.targets.clients().await;
+        let Some(client) = clients.get(turn % clients.len().max(1)) else { return lost("there is no node") };
         let subscribe = async {
-            let mut connection = self.client.get_async_pubsub().await?;
+            let mut connection = client.get_async_pubsub().await?;
             connection.subscribe(&self.channel).await?;
             Ok(connection)
         };

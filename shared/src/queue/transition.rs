@@ -4,6 +4,7 @@
 //! lost without moving an event twice or leaving it nowhere. When a call fails, what it did may be found out by calling
 //! again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
@@ -56,13 +57,26 @@ pub struct Settled {
     pub moved: Option<String>,
     /// What is told to who waits for it.
     pub reply: Option<Addressed>,
+    /// Which destinations get it.
+    pub forward: Option<Forward>,
+}
+
+/// A processed event that destinations wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Their names, separated by commas.
+    pub destinations: Arc<str>,
+    /// What the ledger says the event did, as JSON.
+    pub result: String,
+    /// W3C trace context that the deliveries follow from, where it is another than the entry's.
+    pub traceparent: Option<String>,
 }
 
 impl Settled {
     /// An entry that was never moved, and that nobody waits for.
     #[must_use]
     pub const fn new(id: StreamId, outcome: SettleOutcome) -> Self {
-        Self { id, outcome, moved: None, reply: None }
+        Self { id, outcome, moved: None, reply: None, forward: None }
     }
 }
 
@@ -144,6 +158,7 @@ impl Queue {
             let (awaited, results) = awaited(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
             let mut names: Vec<&str> =
                 vec![&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
+            names.push(&keys.outbox);
             names.extend(results.iter().map(String::as_str));
             let mut call = self.scripts.settle.call(&names, chunk.len() * 40 + awaited.len() * 1024);
             call.arg(GROUP).arg(chunk.len());
@@ -154,6 +169,12 @@ impl Queue {
             call.arg(moved().count());
             for (at, event_id) in moved() {
                 call.arg(at).arg(event_id);
+            }
+            let forwarded = || (1_usize..).zip(chunk).filter_map(|(at, entry)| Some((at, entry.forward.as_ref()?)));
+            call.arg(forwarded().count());
+            for (at, forward) in forwarded() {
+                call.arg(at).arg(&*forward.destinations).arg(&forward.result);
+                optional(&mut call, forward.traceparent.as_deref());
             }
             for (at, addressed) in awaited {
                 call.arg(at + 1).arg(&addressed.channel).arg(addressed.reply.encode());

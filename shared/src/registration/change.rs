@@ -174,6 +174,7 @@ fn registered(
         v: VERSION,
         definition: definition.clone(),
         secrets,
+        url: registration.url.clone(),
         state: State::Active,
         draining_since: None,
         registered_at: before.map_or(now, |record| record.registered_at),

@@ -9,6 +9,7 @@
 
 mod build;
 mod change;
+mod destinations;
 mod live;
 mod record;
 mod request;

@@ -122,6 +122,9 @@ pub struct Record {
     pub definition: Map<String, Value>,
     /// What it verifies with, newest first.
     pub secrets: Vec<StoredSecret>,
+    /// Where its processed events go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// See [`State`].
     pub state: State,
     /// When draining began, by Redis's clock.

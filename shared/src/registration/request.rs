@@ -13,6 +13,7 @@ use super::build::fits;
 use super::record::Material;
 use crate::config::Problem;
 use crate::json::Document;
+use crate::outbound::config::destination_url;
 use crate::platform::definition::syntax::duration;
 use crate::platform::registry::{Registry, platform_name};
 use crate::platform::{Platform, PlatformName};
@@ -39,11 +40,13 @@ pub struct Registration {
     pub(super) definition: Map<String, Value>,
     /// How long the secrets before this one stay valid.
     pub(super) keep_old: Duration,
+    /// Where its processed events go.
+    pub(super) url: Option<String>,
 }
 
 impl Registration {
     /// Reads `body`, a JSON object: `platform`, `secret`, `key` (where the scheme is `livekit-jwt`: the API key),
-    /// `old_secret_expires_in`, and any key of a definition.
+    /// `old_secret_expires_in`, `url` (where its processed events go), and any key of a definition.
     ///
     /// # Errors
     /// Everything that is wrong with it.
@@ -52,7 +55,7 @@ impl Registration {
         let name = asked.name();
         let material = asked.material();
         let keep_old = asked.keep_old();
-        asked.refuse_url();
+        let url = asked.url();
         let Asked { members: definition, mut problems } = asked;
         // A missing name is a problem already; whatever else is wrong with the definition shall be seen too.
         let stand_in = || PlatformName::new("unnamed").ok();
@@ -75,7 +78,7 @@ impl Registration {
         }
         match (name, platform, material, keep_old) {
             (Some(_), Some(platform), Some(material), Some(keep_old)) if problems.is_empty() => {
-                Ok(Self { platform: Arc::new(platform), material, definition, keep_old })
+                Ok(Self { platform: Arc::new(platform), material, definition, keep_old, url })
             }
             _ => Err(problems),
         }
@@ -143,9 +146,14 @@ impl Asked {
         duration(&text).map_err(|reason| self.problem(KEY, reason)).ok()
     }
 
-    fn refuse_url(&mut self) {
-        if self.members.remove("url").is_some() {
-            self.problem("url", "is not available in this version: events are not forwarded");
+    fn url(&mut self) -> Option<String> {
+        let text = self.text("url")?;
+        match destination_url(&text) {
+            Ok(url) => Some(url.into()),
+            Err(reason) => {
+                self.problem("url", reason);
+                None
+            }
         }
     }
 }

@@ -168,6 +168,39 @@ pub(super) async fn platforms(conformance: &Conformance) {
     refused.expect_error(503, "E_REGISTRATION_UNAVAILABLE");
 }
 
+pub(super) async fn outbound(conformance: &Conformance) {
+    let (test, trigger, status) = ("/api/webhooks/test", "/api/webhooks/trigger", "/api/webhooks/status");
+    let (one, nobody) = ("/api/webhooks/destinations/webhook_1", "/api/webhooks/destinations/nobody");
+    let ask = async |method: &Method, path: &str, body: &Value| {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        conformance.ask(method, &Signed { body, ..admin(path) }).await
+    };
+    for (method, path) in
+        [(Method::POST, test), (Method::POST, trigger), (Method::GET, status), (Method::PATCH, one)]
+    {
+        conformance.ask(&method, &plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
+        let wrong = plain(path).header("authorization", "Bearer wrong");
+        conformance.ask(&method, &wrong).await.expect_error(403, "E_ADMIN_FORBIDDEN");
+        conformance.bodies(&method, path).await;
+    }
+    assert_eq!(ask(&Method::PATCH, one, &json!({"paused": true})).await.json["paused"], true);
+    ask(&Method::PATCH, one, &json!({})).await.expect_error(400, "E_INVALID_REQUEST");
+    ask(&Method::PATCH, nobody, &json!({"paused": true})).await.expect_error(404, "E_NOT_FOUND");
+    let triggered = ask(&Method::POST, trigger, &json!({"event": "job.completed", "data": {"job_id": "j"}})).await;
+    assert_eq!((triggered.status, &triggered.json["deliveries"][0]["status"]), (202, &json!("queued")));
+    ask(&Method::POST, trigger, &json!({"event": ""})).await.expect_error(400, "E_INVALID_REQUEST");
+    let tested = ask(&Method::POST, test, &json!({"url": "http://127.0.0.1:9/"})).await;
+    assert_eq!(
+        (tested.status, &tested.json["test_result"]["error"]),
+        (200, &json!("ECONNREFUSED")),
+        "{}",
+        tested.text
+    );
+    ask(&Method::POST, test, &json!({"url": "ftp://x"})).await.expect_error(400, "E_INVALID_REQUEST");
+    let shown = ask(&Method::GET, status, &Value::Null).await;
+    assert_eq!(shown.json["destinations"][0]["name"], "webhook_1", "{}", shown.text);
+}
+
 pub(super) async fn events(conformance: &Conformance) {
     let (stack, worker) = (&conformance.stack, &conformance.stack.workers[0].url);
     let get = async |request: &Signed| conformance.ask_at(worker, &Method::GET, request).await;
@@ -206,6 +239,11 @@ pub(super) async fn outage(conformance: &Conformance, spellings: &[String]) {
     for path in STATISTICS.into_iter().chain(["/api/v1/webhooks/platforms"]) {
         ask(Method::GET, admin(path)).await;
     }
+    for path in ["/api/webhooks/test", "/api/webhooks/trigger"] {
+        ask(Method::POST, admin(path)).await;
+    }
+    ask(Method::GET, admin("/api/webhooks/status")).await;
+    ask(Method::PATCH, admin("/api/webhooks/destinations/webhook_1")).await;
     ask(Method::POST, admin("/api/v1/webhooks/register")).await;
     ask(Method::PATCH, admin("/api/v1/webhooks/platforms/acme")).await;
     ask(Method::DELETE, admin("/api/v1/webhooks/platforms/acme")).await;

@@ -70,6 +70,8 @@ impl Conformance {
             .without_ingress_env("NETFLIX_WEBHOOK_SECRET")
             .env("SECRETS_KEY", SECRETS_KEY)
             .worker_env("MISSING_SESSION_WAIT_MS", "200")
+            .env("WEBHOOK_URLS", "http://127.0.0.1:9/hook")
+            .ingress_env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
             .ingress_env("MAX_BODY_BYTES", "2000")
             .ingress_env("BODY_TIMEOUT_MS", "1500")
             .start()

@@ -205,3 +205,74 @@ async fn only_idle_consumers_that_hold_nothing_are_reaped() {
     assert_eq!(fixture.pending().await, 1);
     assert_eq!(fixture.queue.read_own_pending(&fixture.keys, CONSUMER, START, 10).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    let first = fixture.queue.own_pending_ids(&fixture.keys, CONSUMER, START, 2).await.unwrap();
+    let rest = fixture.queue.own_pending_ids(&fixture.keys, CONSUMER, ids[1], 2).await.unwrap();
+    assert_eq!([first, rest].concat(), ids);
+    assert!(fixture.queue.own_pending_ids(&fixture.keys, OTHER, START, 2).await.unwrap().is_empty());
+    assert_eq!(fixture.queue.delivery_counts(&fixture.keys, CONSUMER, &ids).await.unwrap(), [1, 1, 1]);
+    let one = fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[1].before(), 1).await.unwrap();
+    assert_eq!(one[0].id, ids[1], "and one of them can be read by itself");
+}
+
+/// A delivery in the future is what a clock leaves behind that is set back. No command makes one, so it is written into
+/// a dump of the stream.
+#[tokio::test]
+async fn entries_that_were_delivered_in_the_future_can_be_claimed_again() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    let delivered = 1_700_000_000_123_u64;
+    for id in &ids {
+        let (id, time) = (id.to_string(), delivered.to_string());
+        let claim =
+            ["XCLAIM", &fixture.keys.incoming, "webhook-processors", CONSUMER, "0", &id, "TIME", &time, "JUSTID"];
+        fixture.redis::<Vec<String>>(&claim).await;
+    }
+    let mut connection = fixture.server.connection().await;
+    let dump: Vec<u8> =
+        redis::cmd("DUMP").arg(&fixture.keys.incoming).query_async(&mut connection).await.expect("a dump");
+    let dump = with_time(dump, delivered, delivered + 100_000_000_000_000);
+    let restore = redis::cmd("RESTORE").arg(&fixture.keys.incoming).arg(0).arg(dump).arg("REPLACE").to_owned();
+    restore.query_async::<()>(&mut connection).await.expect("the dump is valid");
+
+    let claim =
+        async || fixture.queue.claim(&fixture.keys, OTHER, Duration::from_millis(20), START, 10).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert!(claim().await.entries.is_empty(), "idle for no time at all, however long that lasts");
+
+    fixture.queue.reset_idle(&fixture.keys).await.unwrap();
+    let claimed = poll::until("they can be claimed", MINUTE, async || match claim().await.entries {
+        entries if entries.len() == 2 => Ok(entries),
+        entries => Err(entries.len()),
+    });
+    let claimed = claimed.await;
+    assert_eq!(claimed[0].1, 2, "counted as delivered by the claim alone");
+}
+
+/// The dump of a stream with one time of delivery replaced by another, signed anew.
+fn with_time(mut dump: Vec<u8>, old: u64, new: u64) -> Vec<u8> {
+    let (old, new) = (old.to_le_bytes(), new.to_le_bytes());
+    let places: Vec<usize> = (0..dump.len() - 8).filter(|at| dump[*at..*at + 8] == old).collect();
+    assert_eq!(places.len(), 2, "one per pending entry");
+    for at in places {
+        dump[at..at + 8].copy_from_slice(&new);
+    }
+    let end = dump.len() - 8;
+    let sum = crc64(&dump[..end]);
+    dump[end..].copy_from_slice(&sum.to_le_bytes());
+    dump
+}
+
+/// The checksum that Redis puts under a dump (CRC-64/Jones).
+fn crc64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(
+            crc ^ u64::from(*byte),
+            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x95ac_9329_ac4b_c9b5 } else { crc >> 1 },
+        )
+    })
+}

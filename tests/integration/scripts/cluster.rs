@@ -1,4 +1,5 @@
-//! Under the cluster layout every script keeps to one slot: a cluster of one node refuses those that do not.
+//! Under the cluster layout every script keeps to one slot: a cluster of one node refuses those that do not. And what the
+//! watch over a real cluster sees.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,15 +7,17 @@ use std::time::Duration;
 use shared::event::marker_digest;
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    DeadLettered, Durability, Enqueued, Imported, Layout, Queue, Replayed, Unfinished, blocking_connection, connect,
+    DeadLettered, Durability, Enqueued, Imported, Layout, Monitor, Queue, RedisHealth, Replayed, Unfinished,
+    blocking_connection, connect,
 };
+use tests::cluster::RedisCluster;
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
 
 use crate::fixture::{CONSUMER, OPEN, event, name};
 
-#[tokio::test]
-async fn no_script_leaves_its_slot() {
+/// A cluster of one node.
+pub async fn one_node() -> RedisServer {
     let bus = tests::ports::free().to_string();
     let options = RedisOptions::fast().set("cluster-enabled", "yes").set("cluster-port", &bus);
     let server = RedisServer::start(options).await;
@@ -24,9 +27,15 @@ async fn no_script_leaves_its_slot() {
         if info.contains("cluster_state:ok") { Ok(()) } else { Err(info) }
     })
     .await;
+    server
+}
+
+#[tokio::test]
+async fn no_script_leaves_its_slot() {
+    let server = one_node().await;
     let url = server.url().into();
-    let queue = Queue::new(Layout::Cluster, connect(&url, false).unwrap());
-    let mut reader = blocking_connection(&url, false).unwrap();
+    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
+    let mut reader = blocking_connection(&url, true).unwrap();
     let keys = queue.keys(&name("mux"));
     let durability = Durability::read(queue.connection()).await.unwrap();
     assert_eq!(durability.cluster_enabled, Some(true));
@@ -64,4 +73,92 @@ async fn no_script_leaves_its_slot() {
     assert_eq!(queue.purge(&keys, &digests).await.unwrap(), [true]);
     assert!(queue.lease("host-1", "token", Duration::from_secs(60)).await.unwrap());
     assert_eq!(queue.agree("layout", "cluster").await.unwrap(), "cluster");
+}
+
+#[tokio::test]
+async fn a_damaged_stream_keeps_no_other_from_being_read() {
+    let server = one_node().await;
+    let url = server.url().into();
+    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
+    let mut reader = blocking_connection(&url, true).unwrap();
+    let [good, new, broken] = ["mux", "acme", "netflix"].map(|platform| queue.keys(&name(platform)));
+    server.command::<()>(&["SET", &broken.incoming, "not a stream"]).await;
+    queue.create_group(&good).await.unwrap();
+    queue.enqueue(&good, &OPEN, &[&event("a")]).await.unwrap();
+    let streams = [&broken, &new, &good];
+    let pages = queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap();
+    assert_eq!((pages.len(), pages[0].0, pages[0].1.len()), (1, 2, 1), "{pages:?}");
+    // What is wrong with the others is told by the next read.
+    let fault = queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap_err();
+    assert!(fault.is_no_group() || fault.is_wrong_type(), "{fault:?}");
+}
+
+#[tokio::test]
+async fn an_idle_reader_asks_seldom_and_is_still_quick() {
+    let server = one_node().await;
+    let url = server.url().into();
+    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
+    let mut reader = blocking_connection(&url, true).unwrap();
+    let keys = queue.keys(&name("mux"));
+    queue.create_group(&keys).await.unwrap();
+    let reads = async || {
+        let stats: String = server.command(&["INFO", "commandstats"]).await;
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xreadgroup:calls="));
+        line.and_then(|line| line.split(',').next()?.parse::<u32>().ok()).unwrap_or(0)
+    };
+    let second = Duration::from_secs(1);
+    for _ in 0..3 {
+        let before = reads().await;
+        let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 10, second).await.unwrap();
+        assert!(pages.is_empty());
+        let asked = reads().await - before;
+        assert!((2..40).contains(&asked), "{asked}");
+    }
+    let given = event("a");
+    let (read, ()) = tokio::join!(
+        async {
+            let begin = std::time::Instant::now();
+            let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 10, 30 * second).await.unwrap();
+            (pages.len(), begin.elapsed())
+        },
+        async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            drop(queue.enqueue(&keys, &OPEN, &[&given]).await.unwrap());
+        }
+    );
+    assert!(read.0 == 1 && read.1 < 5 * second, "{read:?}");
+}
+
+#[tokio::test]
+async fn every_primary_is_watched() {
+    let mut cluster = RedisCluster::start(RedisOptions::durable(), Duration::from_secs(60)).await;
+    let queue = Queue::new(Layout::Cluster, connect(&cluster.url().into(), true).unwrap());
+    assert_eq!(queue.misfit().await.unwrap(), None);
+    let mut monitor = Monitor::new(queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
+    let mut health = RedisHealth::default();
+    for _ in 0..2 {
+        monitor.look(&mut health).await;
+        assert!(health.strict_ok() && health.data_lost == 0, "{health:?}");
+    }
+    // One that is emptied, whichever it is, is not what it was.
+    for (lost, node) in (1..).zip(&cluster.nodes[..3]) {
+        node.command::<()>(&["FLUSHALL"]).await;
+        monitor.look(&mut health).await;
+        assert_eq!((health.up, health.data_lost), (true, lost), "{health:?}");
+    }
+    // All promise what the weakest does.
+    cluster.nodes[1].command::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
+    monitor.look(&mut health).await;
+    assert!(health.up && !health.strict_ok(), "{health:?}");
+    cluster.nodes[1].command::<()>(&["CONFIG", "SET", "appendfsync", "always"]).await;
+    monitor.look(&mut health).await;
+    assert!(health.strict_ok(), "{health:?}");
+    // One that is away: the others go on, but what it would promise is not known.
+    cluster.nodes[2].kill();
+    monitor.look(&mut health).await;
+    assert!(health.up && !health.strict_ok() && health.durability.is_none(), "{health:?}");
+    cluster.nodes[0].kill();
+    cluster.nodes[1].kill();
+    monitor.look(&mut health).await;
+    assert!(!health.up, "{health:?}");
 }

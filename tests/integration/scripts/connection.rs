@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use shared::queue::{Enqueued, Fault, InvalidTarget, Layout, Queue, SettleOutcome, Settled, connect};
+use shared::queue::{
+    Confirmation, Enqueued, Fault, InvalidTarget, Layout, Misfit, Monitor, Queue, RedisHealth, SettleOutcome,
+    Settled, connect, connect_confirming,
+};
 use tests::poll;
+use tests::redis::{RedisOptions, RedisServer};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, name};
 
@@ -122,9 +126,49 @@ async fn a_password_is_in_no_error() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_refused_before_anything_runs() {
-    let refused = connect(&"redis://127.0.0.1:1".to_owned().into(), true).unwrap_err();
-    assert!(matches!(refused, InvalidTarget::Cluster));
+async fn several_nodes_and_no_other_database_are_for_a_cluster() {
+    let target = |url: &str, cluster| connect(&url.to_owned().into(), cluster).map(drop);
+    let nodes = "redis://127.0.0.1:1, redis://127.0.0.1:2";
+    assert!(target(nodes, true).is_ok());
+    assert!(matches!(target(nodes, false), Err(InvalidTarget::Url)));
+    assert!(matches!(target("redis://127.0.0.1:1/1", true), Err(InvalidTarget::Database)));
+    assert!(matches!(target("", true), Err(InvalidTarget::Url)));
+}
+
+#[tokio::test]
+async fn a_single_server_that_is_taken_for_a_cluster_says_what_is_wrong() {
+    let fixture = Fixture::start().await;
+    let queue = Queue::new(Layout::Cluster, connect(&fixture.server.url().into(), true).unwrap());
+    assert_eq!(queue.misfit().await.unwrap(), Some(Misfit::Cluster { configured: true }));
+    let fault = queue.now().await.map(drop);
+    assert!(fault.is_ok(), "what belongs to no key is answered: {fault:?}");
+    let fault = queue.enqueue(&queue.keys(&name("mux")), &OPEN, &[&event("a")]).await.unwrap_err();
+    assert!(fault.certainly_not_run(), "{fault:?}");
+    let mut health = RedisHealth::default();
+    Monitor::new(queue).look(&mut health).await;
+    assert!(health.up && health.durability.is_some_and(|seen| seen.cluster_enabled == Some(false)));
+}
+
+#[tokio::test]
+async fn what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too() {
+    let fixture = Fixture::start().await;
+    let wait = Confirmation { replicas: 1, timeout: Duration::from_millis(100) };
+    let connection = connect_confirming(&fixture.server.url().into(), false, Some(wait)).unwrap();
+    let queue = Queue::new(Layout::Single, connection);
+    for _ in 0..2 {
+        let fault = queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
+        assert!(matches!(fault, Fault::Unknown(_)), "{fault:?}");
+    }
+    let port = fixture.server.port().to_string();
+    let options = RedisOptions::fast().set("replicaof", &format!("127.0.0.1 {port}"));
+    let replica = RedisServer::start(options).await;
+    let outcome = poll::until("a replica has it", Duration::from_secs(20), async || {
+        let given = event("a");
+        queue.enqueue(&fixture.keys, &OPEN, &[&given]).await.map_err(|fault| fault.to_string())
+    })
+    .await;
+    assert_eq!(outcome, [Enqueued::Duplicate]);
+    assert_eq!(replica.command::<usize>(&["XLEN", &fixture.keys.incoming]).await, 1);
 }
 
 async fn answers(queue: &Queue) {

@@ -18,6 +18,7 @@ async fn an_accepted_event_reads_back_as_it_was_given() {
         delivery_id: Some("d-1".into()),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         reply_to: None,
+        hops: 0,
     };
     assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(&given)).await, [Enqueued::Accepted]);
     let after = fixture.queue.now().await.unwrap();

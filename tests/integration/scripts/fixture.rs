@@ -39,6 +39,7 @@ pub fn event(id: &str) -> NewEvent {
         delivery_id: None,
         traceparent: None,
         reply_to: None,
+        hops: 0,
     }
 }
 

@@ -1,8 +1,11 @@
 //! The rate limit: a GCRA decided per event, in arrival order, by Redis's clock.
 
+use std::time::Duration;
+
 use shared::event::NewEvent;
 use shared::platform::RateLimit;
 use shared::queue::{EnqueuePolicy, Enqueued, TypeLimit};
+use tests::poll;
 
 use crate::fixture::{Fixture, OPEN, event};
 
@@ -99,6 +102,23 @@ async fn a_state_from_a_clock_that_was_set_back_is_cut() {
     assert_eq!(outcomes, [Enqueued::RateLimited { retry_after_s: 1 }]);
 }
 
+/// A refusal charges nothing; were the cut state not written, each call would find the limit reached anew.
+#[tokio::test]
+async fn a_state_that_was_cut_drains_like_any_other() {
+    let fixture = Fixture::start().await;
+    let future = micros(&fixture).await + 86_400_000_000;
+    fixture.redis::<()>(&["SET", &fixture.keys.limit, &future.to_string()]).await;
+    let quick = policy(50_000, 3);
+    assert!(matches!(fixture.enqueue(&quick, &[event("a")]).await[..], [Enqueued::RateLimited { .. }]));
+    poll::until("the limit lets one through", Duration::from_secs(5), async || {
+        match fixture.enqueue(&quick, &[event("a")]).await[..] {
+            [Enqueued::Accepted] => Ok(()),
+            ref other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_illegible_state_is_none() {
     let fixture = Fixture::start().await;
@@ -120,11 +140,7 @@ async fn the_state_goes_when_the_limit_is_at_rest() {
 #[tokio::test]
 async fn the_limit_comes_back_with_time() {
     let fixture = Fixture::start().await;
-    let fast = EnqueuePolicy::new(
-        RateLimit { per_minute: Some(6000), burst: 1 },
-        std::time::Duration::from_secs(60),
-        1000,
-    );
+    let fast = EnqueuePolicy::new(RateLimit { per_minute: Some(6000), burst: 1 }, Duration::from_secs(60), 1000);
     let mut through = 0;
     let begin = micros(&fixture).await;
     // One per 10 ms: ask until ten went through.

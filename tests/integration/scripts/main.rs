@@ -14,6 +14,7 @@ mod full;
 mod group;
 mod limit;
 mod observe;
+mod outbound;
 mod registrations;
 mod retry;
 mod settle;

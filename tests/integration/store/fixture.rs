@@ -154,6 +154,7 @@ impl Fixture {
             delivery_id: None,
             traceparent: None,
             reply_to: None,
+            hops: 0,
             first_failed_at: None,
             replays: 0,
             edited: None,

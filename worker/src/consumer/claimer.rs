@@ -5,13 +5,13 @@
 //! delivery counts. Nothing is claimed of a paused platform; what was held of it was handed back, and is claimed at once
 //! when it is resumed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::Entry;
+use shared::queue::{Entry, Fault};
 use tokio::sync::mpsc;
 
 use super::execute::chain;
@@ -55,11 +55,69 @@ pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
     }
 }
 
+/// Takes up what was delivered to this worker and never arrived here, because the answer to a read was lost. Without it
+/// such an entry would wait until `CLAIM_IDLE_MS` have passed. What is held is left alone.
+///
+/// # Errors
+/// When Redis does not answer: try again.
+pub(super) async fn undelivered(worker: &Worker, batches: &mpsc::Sender<Batch>) -> Result<(), Fault> {
+    for lane in worker.lanes.all().iter().filter(|lane| !lane.is_paused()) {
+        let mut after = StreamId::default();
+        while worker.may_take().await {
+            let ids = match worker.queue.own_pending_ids(&lane.keys, &worker.consumer, after, PAGE).await {
+                // The reader repairs groups; what was pending is delivered anew then.
+                Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
+                ids => ids?,
+            };
+            let Some(last) = ids.last() else { break };
+            after = *last;
+            let held: HashSet<StreamId> = worker.inflight.of(lane.name()).into_iter().collect();
+            for unseen in ids.split(|id| held.contains(id)).filter(|run| !run.is_empty()) {
+                take_up(worker, lane, unseen, batches).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads entries that are pending for this worker, one after the other in its pending list.
+async fn take_up(
+    worker: &Worker,
+    lane: &Arc<Lane>,
+    ids: &[StreamId],
+    batches: &mpsc::Sender<Batch>,
+) -> Result<(), Fault> {
+    for ids in ids.chunks(lane.weight.fit(PAGE_BYTES).min(PAGE)) {
+        let Some(first) = ids.first() else { break };
+        let page = worker.queue.read_own_pending(&lane.keys, &worker.consumer, first.before(), ids.len()).await?;
+        tracing::info!(platform = %lane.name(), entries = page.len(), "taking up entries whose delivery was lost");
+        let read: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
+        let counts = worker.queue.delivery_counts(&lane.keys, &worker.consumer, &read).await.unwrap_or_default();
+        let counts = counts.into_iter().chain(std::iter::repeat(0));
+        if sort_out(worker, lane, page.into_iter().zip(counts).collect(), batches).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes entries claimable that a clock which was set back has put out of reach, once at the start and after each jump.
+async fn reach(worker: &Worker, lanes: &[Arc<Lane>]) -> Result<(), Fault> {
+    for lane in lanes {
+        match worker.queue.reset_idle(&lane.keys).await {
+            Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
 /// Claims until the worker is to stop.
 pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
     let pause = (worker.claim_idle / 4).clamp(LOOK_MIN, LOOK_MAX);
     let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
     let mut changes = worker.lanes.changes();
+    let mut reached: Option<u64> = None;
     loop {
         // A platform that was resumed may have entries that were handed back.
         let next = async {
@@ -72,6 +130,13 @@ pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
             return;
         }
         let lanes = worker.lanes.all();
+        let jumps = worker.redis.borrow().clock_jumps;
+        if reached != Some(jumps) {
+            match reach(&worker, &lanes).await {
+                Ok(()) => reached = Some(jumps),
+                Err(fault) => tracing::warn!(error = chain(&fault), "idle times not looked at"),
+            }
+        }
         cursors.retain(|name, _| lanes.iter().any(|lane| lane.name() == name));
         for lane in lanes.iter() {
             let cursor = cursors.entry(lane.name().clone()).or_default();

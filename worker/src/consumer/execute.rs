@@ -122,18 +122,18 @@ pub(super) async fn look_again(
 }
 
 /// The log lines that operators look for.
-pub(super) fn log(lane: &Lane, event: &Planned, verdict: &Verdict) {
-    tracing::info!(platform = %lane.name(), event_id = %event.event_id,
+pub(super) fn log(lane: &Lane, event: &Planned, trace_id: Option<&str>, verdict: &Verdict) {
+    tracing::info!(platform = %lane.name(), event_id = %event.event_id, trace_id,
         "Processing {} webhook event: {}", lane.label(), event.event_type);
     match verdict {
         Verdict::Applied(Applied::Done(result)) if result.action == Action::StatusUpdated => {
             let shown =
                 |status: Option<shared::platform::SessionStatus>| status.map_or("none", |status| status.as_str());
-            tracing::info!(platform = %lane.name(), event_id = %event.event_id, "Updated session {} status: {} -> {}",
+            tracing::info!(platform = %lane.name(), event_id = %event.event_id, trace_id, "Updated session {} status: {} -> {}",
                 legible(result.room_id.as_deref()), shown(result.old_status), shown(result.new_status));
         }
         Verdict::Applied(Applied::MissingSession) => {
-            tracing::warn!(platform = %lane.name(), event_id = %event.event_id,
+            tracing::warn!(platform = %lane.name(), event_id = %event.event_id, trace_id,
                 "No session found for live_stream_id={}, passthrough={}",
                 legible(event.live_stream_id.as_deref()), legible(event.room.as_deref()));
         }

@@ -11,6 +11,7 @@ pub mod inflight;
 pub mod outcome;
 pub mod reader;
 mod settle;
+mod spans;
 pub mod suspects;
 mod turns;
 
@@ -20,7 +21,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use shared::event::Envelope;
-use shared::queue::{Entry, Undecodable, decode};
+use shared::queue::{Entry, Forward, SettleOutcome, Undecodable, decode};
+use shared::trace::trace_id;
 use tokio::sync::mpsc;
 
 use crate::effects::{self, EventResult, Planned};
@@ -86,15 +88,35 @@ fn conclude(
     settlement: &mut Settlement,
 ) {
     for ((plan, copies), verdict) in folded.plans.iter().zip(&folded.copies).zip(verdicts) {
-        execute::log(lane, plan, &verdict);
+        execute::log(lane, plan, trace_id(copies.first().and_then(|copy| copy.traceparent.as_deref())), &verdict);
         settlement.count_result(lane, &verdict);
         if let Some(first) = copies.first() {
             let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
             let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
+            let forward = forward(worker, lane, first, &verdict);
             let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
-            settlement.add(lane, copies, &next, results.as_deref());
+            if let Next::Settle(SettleOutcome::Duplicate) = next {
+                // The ledger has the event by another entry. One of these copies may be that one, and what remains to be
+                // done for it is its own: it comes again by itself.
+                let (twins, others): (Vec<Envelope>, Vec<Envelope>) =
+                    copies.iter().cloned().partition(|copy| copy.origin == first.origin);
+                settlement.add(lane, &twins, &next, results.as_deref(), None);
+                for copy in others {
+                    let again = Next::after_its_twin(&worker.policy, copy.attempt, &mut rand::rng());
+                    settlement.add(lane, &[copy], &again, None, None);
+                }
+            } else {
+                settlement.add(lane, copies, &next, results.as_deref(), forward);
+            }
         }
     }
+}
+
+/// What goes to destinations, if any wants it and the event has taken effect.
+fn forward(worker: &Worker, lane: &Lane, event: &Envelope, verdict: &Verdict) -> Option<Forward> {
+    let result = verdict.result()?;
+    let destinations = worker.forwarding.wanted(lane.name(), &event.event_type)?;
+    Some(Forward { destinations, result: result.to_json(), traceparent: None })
 }
 
 /// Distinct events in the order of their first entries, and for each all its entries: they end as one.
@@ -116,7 +138,7 @@ fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement
                 // Copies end as one only where they say the same.
                 Slot::Occupied(first) if folded.plans[*first.get()].edited != envelope.edited => {
                     let next = Next::after_its_twin(&worker.policy, envelope.attempt, &mut rand::rng());
-                    settlement.add(lane, &[envelope], &next, None);
+                    settlement.add(lane, &[envelope], &next, None, None);
                 }
                 Slot::Occupied(first) => folded.copies[*first.get()].push(envelope),
                 Slot::Vacant(slot) => match effects::plan(&lane.platform, &envelope) {
@@ -129,7 +151,7 @@ fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement
                         let moment = Moment::at(worker);
                         let verdict = Verdict::Invalid(invalid.to_string());
                         let next = decide(&worker.policy, &envelope, verdict, moment, &mut rand::rng());
-                        settlement.add(lane, &[envelope], &next, None);
+                        settlement.add(lane, &[envelope], &next, None, None);
                     }
                 },
             },

@@ -111,7 +111,8 @@ impl Next {
 impl Moment {
     /// Now, as `worker` sees it, with no announcement asked for.
     pub fn at(worker: &Worker) -> Self {
-        Self { now: worker.now(), oldest_announcement: None, up_since: worker.up_since() }
+        let now = worker.now();
+        Self { now, oldest_announcement: None, up_since: worker.up_since() }
     }
 }
 
@@ -164,8 +165,9 @@ pub fn decide(policy: &Policy, event: &Envelope, verdict: Verdict, moment: Momen
 fn missing_session(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut impl Rng) -> Next {
     let code = DeadLetterCode::SessionNotFound;
     let error = "no session has this room id or live stream id".to_owned();
-    let first = event.first_failed_at.unwrap_or(moment.now);
-    let since = first.max(moment.up_since);
+    // A failure in the future is one before the clock was set back: waiting must not last until the clock is there again.
+    let first = event.first_failed_at.filter(|first| *first <= moment.now).unwrap_or(moment.now);
+    let since = first.max(moment.up_since.min(moment.now));
     let wait = Millis::try_from(policy.missing_session_wait.as_millis()).unwrap_or(Millis::MAX);
     let announced_until = event.received_at.max(since.saturating_add(wait));
     if moment.oldest_announcement.is_some_and(|oldest| oldest <= announced_until) {
@@ -242,6 +244,7 @@ mod tests {
             delivery_id: None,
             traceparent: None,
             reply_to: None,
+            hops: 0,
             first_failed_at,
             replays: 0,
             edited: None,
@@ -313,6 +316,15 @@ mod tests {
         // Killed between commit and settle.
         assert_eq!(decided(&edit, known(true, Some("b")), at(0)), Next::Settle(SettleOutcome::Processed));
         assert_eq!(decided(&event(1, None), known(true, Some("b")), at(0)), Next::Settle(SettleOutcome::Processed));
+    }
+
+    #[test]
+    fn a_wait_that_began_before_the_clock_was_set_back_begins_anew() {
+        let hour = 3_600_000;
+        let next = decided(&event(2, Some(hour)), missing(), at(1_000));
+        assert!(matches!(next, Next::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
+        let next = decided(&event(3, Some(1_000)), missing(), Moment { up_since: hour, ..at(61_000) });
+        assert!(matches!(next, Next::Retry { .. }), "found back before the clock was set: {next:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Guarantee: a read is never cancelled; it blocks briefly and the order to stop is seen between two reads. It waits
 //! while the database is away or the bounds of what may be held are reached. Platforms that were added, changed or paused
-//! since count from the next read on. One damaged stream does not keep the others from being read: missing groups are made
+//! since count from the next read on. What a lost answer held is taken up as soon as Redis answers again. One damaged stream does not keep the others from being read: missing groups are made
 //! again at 0, a key of another type is set aside and reported.
 
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ use shared::platform::PlatformName;
 use shared::queue::{Entry, Fault, GroupState, Reader};
 use tokio::sync::mpsc;
 
+use super::claimer;
 use super::execute::chain;
 use crate::worker::{Batch, Lane, Worker};
 
@@ -32,7 +33,21 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
     let backoff = Backoff::new(FAILED_MIN, FAILED_MAX);
     let mut aside: HashMap<PlatformName, Instant> = HashMap::new();
     let (mut turn, mut failures) = (0_usize, 0_u32);
+    // An answer was lost, and with it what Redis counts as delivered.
+    let mut unheard = false;
     while worker.may_take().await {
+        if unheard {
+            match claimer::undelivered(&worker, &batches).await {
+                Ok(()) => unheard = false,
+                Err(fault) => {
+                    failures = failures.saturating_add(1);
+                    tracing::debug!(error = chain(&fault), "lost deliveries not looked for yet");
+                    let pause = backoff.delay(failures, &mut rand::rng());
+                    let _ = worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+                    continue;
+                }
+            }
+        }
         let all = worker.lanes.all();
         readmit(&all, &mut aside);
         let lanes = order(&all, &aside, turn);
@@ -59,6 +74,7 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
             }
             Err(fault) => {
                 failures = failures.saturating_add(1);
+                unheard |= !fault.certainly_not_run();
                 tracing::warn!(error = chain(&fault), "reading failed");
                 if fault.is_no_group() || fault.is_wrong_type() {
                     repair(&worker, &lanes, &mut aside).await;

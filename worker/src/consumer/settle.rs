@@ -5,7 +5,7 @@
 //! only for entries that this very call removed. Whoever waits for an event is told by that very script: of what it did,
 //! now or, if the ledger had it, then; or that it is a dead letter.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,11 +16,15 @@ use shared::backoff::Backoff;
 use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, Millis, StreamId};
 use shared::metrics::{Action as Counted, EventOutcome};
-use shared::queue::{Addressed, DeadLettered, Fault, NewDeadLetter, Outcome, Reply, Retry, SettleOutcome, Settled};
+use shared::queue::{
+    Addressed, DeadLettered, Fault, Forward, NewDeadLetter, Outcome, Reply, Retry, SettleOutcome, Settled,
+};
+use shared::trace::trace_id;
 
 use super::Interrupted;
 use super::execute::chain;
 use super::outcome::{Next, Verdict};
+use super::spans::Spans;
 use crate::effects::{Action, Applied};
 use crate::worker::{Lane, Worker};
 
@@ -36,6 +40,15 @@ pub(super) struct Settlement {
     dead: Vec<NewDeadLetter>,
     vanished: Vec<StreamId>,
     taken: Instant,
+    /// Those of `retries` and `dead`, for their log lines.
+    named: HashMap<StreamId, Named>,
+    spans: Spans,
+}
+
+/// What a log line calls an event.
+struct Named {
+    event_id: String,
+    trace_id: Option<String>,
 }
 
 impl Settlement {
@@ -47,18 +60,33 @@ impl Settlement {
             dead: Vec::new(),
             vanished: Vec::new(),
             taken,
+            named: HashMap::new(),
+            spans: Spans::default(),
         }
     }
 
     /// All entries of one event end as the first does; only one of them counts as it. `results` is what it did, for
-    /// those who wait for it.
-    pub(super) fn add(&mut self, lane: &Lane, copies: &[Envelope], next: &Next, results: Option<&RawValue>) {
+    /// those who wait for it; `forward`, for destinations.
+    pub(super) fn add(
+        &mut self,
+        lane: &Lane,
+        copies: &[Envelope],
+        next: &Next,
+        results: Option<&RawValue>,
+        forward: Option<Forward>,
+    ) {
+        let mut forward = forward;
         for (position, copy) in copies.iter().enumerate() {
+            let traceparent = self.spans.open(lane.name(), copy, self.taken);
             match next {
                 Next::Settle(outcome) => {
+                    let outcome = if position == 0 { *outcome } else { SettleOutcome::Duplicate };
                     self.finished.push(Settled {
                         id: copy.id,
-                        outcome: if position == 0 { *outcome } else { SettleOutcome::Duplicate },
+                        outcome,
+                        forward: forward
+                            .take_if(|_| outcome != SettleOutcome::Duplicate)
+                            .map(|forward| Forward { traceparent, ..forward }),
                         moved: copy.was_moved().then(|| copy.event_id.clone()),
                         reply: results
                             .and_then(|results| addressed(lane, copy, Outcome::Processed(results.to_owned()))),
@@ -66,6 +94,9 @@ impl Settlement {
                     self.received.push(copy.received_at);
                 }
                 other => {
+                    let trace_id =
+                        trace_id(copy.traceparent.as_deref().or(traceparent.as_deref())).map(str::to_owned);
+                    self.named.insert(copy.id, Named { event_id: copy.event_id.clone(), trace_id });
                     self.add_raw(copy.id, copy.attempt, other);
                     if let (Next::Dead { code, .. }, Some(letter)) = (other, self.dead.last_mut()) {
                         letter.reply = addressed(lane, copy, Outcome::Dead(code.as_str().to_owned()));
@@ -108,6 +139,12 @@ impl Settlement {
         self.received.push(Millis::MAX);
     }
 
+    /// What log lines say of an entry: its event's id and its trace's, as far as they are known.
+    fn names(&self, id: StreamId) -> (Option<&str>, Option<&str>) {
+        let named = self.named.get(&id);
+        (named.map(|named| named.event_id.as_str()), named.and_then(|named| named.trace_id.as_deref()))
+    }
+
     /// Counts what an applied event did.
     pub(super) fn count_result(&self, lane: &Lane, verdict: &Verdict) {
         if let Verdict::Applied(Applied::Done(result)) = verdict {
@@ -130,16 +167,23 @@ fn addressed(lane: &Lane, event: &Envelope, outcome: Outcome) -> Option<Addresse
 }
 
 /// Carries out what was decided, and lets go of the entries.
-pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, settlement: Settlement) -> Result<(), Interrupted> {
+pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, mut settlement: Settlement) -> Result<(), Interrupted> {
     for id in &settlement.vanished {
         tracing::error!(platform = %lane.name(), %id, "a pending entry was deleted by somebody else");
     }
-    finish(worker, lane, &settlement).await?;
-    reschedule(worker, lane, &settlement.retries).await?;
-    bury(worker, lane, &settlement.dead).await
+    // What is not reached says of itself that it was not finished here.
+    let mut spans = std::mem::take(&mut settlement.spans);
+    finish(worker, lane, &settlement, &mut spans).await?;
+    reschedule(worker, lane, &settlement, &settlement.retries, &mut spans).await?;
+    bury(worker, lane, &settlement, &mut spans).await
 }
 
-async fn finish(worker: &Worker, lane: &Lane, settlement: &Settlement) -> Result<(), Interrupted> {
+async fn finish(
+    worker: &Worker,
+    lane: &Lane,
+    settlement: &Settlement,
+    spans: &mut Spans,
+) -> Result<(), Interrupted> {
     let entries = &settlement.finished;
     if entries.is_empty() {
         return Ok(());
@@ -152,11 +196,13 @@ async fn finish(worker: &Worker, lane: &Lane, settlement: &Settlement) -> Result
         if !removed {
             continue;
         }
-        lane.metrics.event(match entry.outcome {
-            SettleOutcome::Processed => EventOutcome::Processed,
-            SettleOutcome::Stale => EventOutcome::Stale,
-            SettleOutcome::Duplicate => EventOutcome::Duplicate,
-        });
+        let (outcome, shown) = match entry.outcome {
+            SettleOutcome::Processed => (EventOutcome::Processed, "processed"),
+            SettleOutcome::Stale => (EventOutcome::Stale, "stale"),
+            SettleOutcome::Duplicate => (EventOutcome::Duplicate, "duplicate"),
+        };
+        lane.metrics.event(outcome);
+        spans.close(entry.id, shown, None);
         lane.metrics.processing_duration(took);
         if let Ok(age) = u64::try_from(now - received_at) {
             lane.metrics.end_to_end_duration(Duration::from_millis(age));
@@ -166,7 +212,13 @@ async fn finish(worker: &Worker, lane: &Lane, settlement: &Settlement) -> Result
     Ok(())
 }
 
-async fn reschedule(worker: &Worker, lane: &Lane, retries: &[Retry]) -> Result<(), Interrupted> {
+async fn reschedule(
+    worker: &Worker,
+    lane: &Lane,
+    settlement: &Settlement,
+    retries: &[Retry],
+    spans: &mut Spans,
+) -> Result<(), Interrupted> {
     if retries.is_empty() {
         return Ok(());
     }
@@ -175,7 +227,9 @@ async fn reschedule(worker: &Worker, lane: &Lane, retries: &[Retry]) -> Result<(
     for (retry, done) in retries.iter().zip(done) {
         if done {
             lane.metrics.event(EventOutcome::Retried);
-            tracing::debug!(platform = %lane.name(), id = %retry.id, delay_ms = retry.delay_ms, attempt = retry.attempt,
+            spans.close(retry.id, "retried", Some(retry.error_code));
+            let (event_id, trace_id) = settlement.names(retry.id);
+            tracing::debug!(platform = %lane.name(), event_id, trace_id, id = %retry.id, delay_ms = retry.delay_ms, attempt = retry.attempt,
                 code = %retry.error_code, "will be executed again");
         }
     }
@@ -186,7 +240,8 @@ async fn reschedule(worker: &Worker, lane: &Lane, retries: &[Retry]) -> Result<(
 }
 
 /// Moves events to the dead letters; where those are full, an event keeps trying at the longest delay instead.
-async fn bury(worker: &Worker, lane: &Lane, dead: &[NewDeadLetter]) -> Result<(), Interrupted> {
+async fn bury(worker: &Worker, lane: &Lane, settlement: &Settlement, spans: &mut Spans) -> Result<(), Interrupted> {
+    let dead: &[NewDeadLetter] = &settlement.dead;
     if dead.is_empty() {
         return Ok(());
     }
@@ -199,7 +254,9 @@ async fn bury(worker: &Worker, lane: &Lane, dead: &[NewDeadLetter]) -> Result<()
             DeadLettered::Done => {
                 lane.metrics.event(EventOutcome::DeadLettered);
                 lane.depth.dead_letters_full(false);
-                tracing::warn!(platform = %lane.name(), id = %letter.id, code = %letter.error_code,
+                spans.close(letter.id, "dead_lettered", Some(letter.error_code));
+                let (event_id, trace_id) = settlement.names(letter.id);
+                tracing::warn!(platform = %lane.name(), event_id, trace_id, id = %letter.id, code = %letter.error_code,
                     attempts = letter.attempts, reason = letter.error, "dead letter");
             }
             // Scheduled again it would be executed again, and would end another worker. It stays pending, and is
@@ -224,7 +281,7 @@ async fn bury(worker: &Worker, lane: &Lane, dead: &[NewDeadLetter]) -> Result<()
     let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
     let gone = dead.iter().map(|letter| letter.id).filter(|id| !kept.contains(id));
     worker.inflight.release(lane.name(), gone);
-    reschedule(worker, lane, &held_back).await
+    reschedule(worker, lane, settlement, &held_back, spans).await
 }
 
 /// Makes a call until Redis answers it, or the worker is to stop. `None`: the platform's keys are not as they should be;

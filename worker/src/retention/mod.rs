@@ -116,9 +116,9 @@ impl<'w> Turn<'w> {
     }
 }
 
-/// Every platform that has keys, whether this worker has a definition for it or not.
+/// Every platform that has keys, whether this worker has a definition for it or not, and every destination.
 async fn platforms(worker: &Worker) -> Result<Vec<PlatformName>, Fault> {
-    worker.queue.platforms().await
+    worker.queue.queues().await
 }
 
 /// Waits; `false`: the worker is to stop.

@@ -112,7 +112,7 @@ impl Source {
     }
 
     async fn platforms(&self) -> Result<Vec<PlatformName>, Failure> {
-        let mut platforms = if self.asked.is_empty() { self.queue.platforms().await? } else { self.asked.clone() };
+        let mut platforms = if self.asked.is_empty() { self.queue.queues().await? } else { self.asked.clone() };
         platforms.sort();
         platforms.dedup();
         Ok(platforms)

@@ -27,11 +27,16 @@ use feed::{Feed, News};
 /// How long to wait for a key before it is looked whether the view has ended.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Whether there is a terminal to show it on.
+pub(super) fn on_a_terminal() -> Result<(), Failure> {
+    if io::stdout().is_terminal() && io::stdin().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::Usage("top needs a terminal; stats and watch do without".to_owned()))
+}
+
 /// Shows everything until it is told to stop.
 pub(super) async fn run(session: &mut Session, args: TopArgs) -> Result<Outcome, Failure> {
-    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        return Err(Failure::Usage("top needs a terminal; stats and watch do without".to_owned()));
-    }
     // Before the screen is taken over, so that what is wrong can be read.
     session.queue.now().await?;
     let stop = shared::shutdown::on_signals()?;

@@ -72,7 +72,7 @@ async fn other_methods_are_told_which_ones_there_are() {
 #[actix_web::test]
 async fn all_that_is_wrong_is_told_at_once_and_no_secret() {
     let fixture = Fixture::registering(plain());
-    let wrong = json!({"rate_limit": 0, "url": "http://x", "old_secret_expires_in": "soon"});
+    let wrong = json!({"rate_limit": 0, "url": "ftp://x", "old_secret_expires_in": "soon"});
     let (status, errcode, text) = refusal(&fixture, registration(wrong)).await;
     assert_eq!((status, errcode.as_str()), (400, "E_INVALID_REQUEST"));
     for key in ["rate_limit: ", "url: ", "old_secret_expires_in: "] {

@@ -82,6 +82,9 @@ pub(crate) struct Registered {
     definition: Map<String, Value>,
     /// What its webhooks are verified with, newest first: any of these.
     keys: Vec<Valid>,
+    /// The destination of its processed events, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
     /// When it was registered first.
     #[schema(format = DateTime)]
     registered_at: String,
@@ -135,7 +138,7 @@ impl Defined {
             state: if draining { "draining" } else { "active" },
             configured: !draining && (snapshot.keys.contains_key(name) || directory.configured_at_start(name)),
             terms: Some(Terms::new(platform)),
-            registered: record.map(|record| Registered::new(record)),
+            registered: record.map(|record| Registered::new(&platform.name, record)),
         }
     }
 
@@ -178,11 +181,12 @@ impl Terms {
 }
 
 impl Registered {
-    fn new(record: &Record) -> Self {
+    fn new(name: &PlatformName, record: &Record) -> Self {
         let valid = record.secrets.iter().filter(|secret| !secret.is_expired(clock::now_ms()));
         Self {
             definition: record.definition.clone(),
             keys: valid.map(|secret| Valid { expires_at: secret.expires_at_ms.map(clock::rfc3339) }).collect(),
+            destination: record.url.as_ref().map(|_| format!("platform_{name}")),
             registered_at: clock::rfc3339(record.registered_at),
             updated_at: clock::rfc3339(record.updated_at),
         }

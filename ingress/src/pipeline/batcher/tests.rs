@@ -22,6 +22,7 @@ fn event(id: &str, bytes: usize) -> NewEvent {
         delivery_id: None,
         traceparent: None,
         reply_to: None,
+        hops: 0,
     }
 }
 

@@ -306,6 +306,8 @@ fn a_trace_context_is_kept_if_it_is_one() {
         &good.replace("00-", "01-"),
         &format!("{good}-x"),
         &good.replace('4', "g"),
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
     ] {
         assert_eq!(kept(bad), None, "{bad}");
     }

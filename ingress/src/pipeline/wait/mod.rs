@@ -8,6 +8,8 @@
 
 mod prefer;
 
+pub use prefer::wait as preferred_wait;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

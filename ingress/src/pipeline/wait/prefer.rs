@@ -6,7 +6,7 @@
 use actix_web::http::header::HeaderMap;
 
 /// For how many whole seconds the sender is ready to wait; 0: not at all. `None`: it does not say.
-pub(super) fn wait(headers: &HeaderMap) -> Option<u64> {
+pub fn wait(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all("prefer");
     values.find_map(|value| Scan(value.as_bytes()).wait()).flatten()
 }

@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
 use actix_web::{App, http::header::HeaderName};
+use futures_util::FutureExt as _;
 use futures_util::future::poll_fn;
 use serde_json::{Value, json};
 
@@ -208,7 +209,10 @@ async fn nothing_of_a_body_is_held_while_its_sender_waits() {
     let all = 10 * MAX_BODY;
     let free = poll_fn(|context| {
         assert!(asked.as_mut().poll(context).is_pending());
-        let free = fixture.ingress.pipeline.bodies.hold_more(&mut Held::default(), all).is_ok();
+        let mut held = Held::default();
+        let room = fixture.ingress.pipeline.bodies.hold_more(&mut held, all).now_or_never();
+        let free = room.is_some_and(|room| room.is_ok());
+        drop(held);
         context.waker().wake_by_ref();
         if free && fixture.memory.events().len() == 1 { Poll::Ready(()) } else { Poll::Pending }
     });

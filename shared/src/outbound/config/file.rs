@@ -11,7 +11,7 @@ use super::super::address::AllowPrivate;
 use super::super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
 use super::super::headers::Source;
 use super::{Defaults, destination_url, header, secret_problem};
-use crate::config::{Env, Problem};
+use crate::config::Env;
 use crate::platform::definition::{Report, Section, child, duration, secret_ref};
 use crate::platform::{PlatformName, SecretRef};
 
@@ -22,7 +22,6 @@ pub(super) fn lay_over(
     defaults: &Defaults,
     env: &Env,
     secrets: bool,
-    problems: &mut Vec<Problem>,
 ) {
     let Ok(table) = crate::platform::registry::read(path) else { return };
     let report = Report::new(path.display().to_string());
@@ -36,7 +35,7 @@ pub(super) fn lay_over(
         }
         Some(_) => report.add("destinations", "must be tables such as [destinations.crm]"),
     }
-    problems.extend(report.into_problems());
+    report.into_problems().into_iter().for_each(|problem| env.problem(&problem.name, problem.reason));
 }
 
 struct Reader<'a> {

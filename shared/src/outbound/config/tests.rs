@@ -13,10 +13,11 @@ fn loaded(pairs: &[(&str, &str)], file: Option<&str>) -> Result<Configured, Vec<
     if let Some(text) = file {
         std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
     }
-    let loaded = load(&env(pairs), file.map(|_| path.as_path()), true);
+    let env = env(pairs);
+    let loaded = load(&env, file.map(|_| path.as_path()), true);
     let _ = std::fs::remove_file(&path);
-    let shown = |problem: &Problem| problem.to_string().replace(&path.display().to_string(), "FILE");
-    loaded.map_err(|problems| problems.iter().map(shown).collect())
+    let shown = |problem: &crate::config::Problem| problem.to_string().replace(&path.display().to_string(), "FILE");
+    env.finish().map(|()| loaded).map_err(|problems| problems.iter().map(shown).collect())
 }
 
 fn names(configured: &Configured) -> Vec<&str> {
@@ -184,9 +185,11 @@ fn who_delivers_nothing_needs_no_secrets() {
     let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
     let text = "[destinations.c]\nurl = \"https://c.example\"\nsecret = \"env:MISSING\"\n[destinations.d]\nurl = \"env:MISSING\"\n";
     std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
-    let configured = load(&env(&[]), Some(&path), false);
+    let env = env(&[]);
+    let configured = load(&env, Some(&path), false);
     let _ = std::fs::remove_file(&path);
-    assert_eq!(names(&configured.unwrap()), ["c"]);
+    env.finish().unwrap();
+    assert_eq!(names(&configured), ["c"]);
 }
 
 #[test]
@@ -200,4 +203,25 @@ fn a_registered_platform_has_a_destination_of_its_own() {
     assert!(one.subscription.wants(&acme, "x") && !one.subscription.wants(&PlatformName::new("mux").unwrap(), "x"));
     let long = PlatformName::new(&"a".repeat(60)).unwrap();
     assert!(configured.defaults.registered(&long, url, SecretString::from("s")).is_err());
+}
+
+/// Every key that it explains, and nothing else.
+#[test]
+fn the_example_file_loads() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let all: String = text.lines().map(|line| format!("{}\n", line.strip_prefix("#~ ").unwrap_or(line))).collect();
+    let secrets = [
+        ("CRM_WEBHOOK_SECRET", "s3cret"),
+        ("CRM_AUTHORIZATION", "Bearer b"),
+        ("FANS_DISCORD_URL", "https://discord.com/api/webhooks/1/token"),
+    ];
+    let configured = loaded(&secrets, Some(&all)).unwrap();
+    assert_eq!(names(&configured), ["crm", "fans"]);
+    let crm = &configured.destinations[0];
+    assert_eq!((crm.max_attempts, crm.max_backlog, crm.headers.len(), crm.paused), (4, 1_000_000, 2, false));
+    assert_eq!(crm.limit, DeliveryLimit { max: 100, window: Duration::from_secs(60) });
+    assert_eq!(configured.destinations[1].mention.as_deref(), Some("everyone"));
+    // As it is, it makes none.
+    assert!(loaded(&[], Some(&text)).unwrap().destinations.is_empty());
 }

@@ -24,6 +24,7 @@ fn events() -> impl Strategy<Value = NewEvent> {
             delivery_id,
             traceparent,
             reply_to,
+            hops: 0,
         },
     )
 }
@@ -78,6 +79,7 @@ proptest! {
             delivery_id: event.delivery_id,
             traceparent: event.traceparent,
             reply_to: event.reply_to,
+            hops: event.hops,
             first_failed_at: None,
             replays: 0,
             edited: None,
@@ -132,6 +134,7 @@ fn event() -> NewEvent {
         delivery_id: None,
         traceparent: None,
         reply_to: None,
+        hops: 0,
     }
 }
 

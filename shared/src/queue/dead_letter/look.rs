@@ -147,26 +147,9 @@ impl Queue {
         block: Duration,
     ) -> Result<Vec<(usize, Vec<Entry>)>, Fault> {
         let mut read = cmd("XREAD");
-        read.arg("COUNT").arg(count.max(1)).arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(1).max(1));
-        read.arg("STREAMS");
-        streams.iter().for_each(|(keys, _)| {
-            read.arg(&keys.dlq);
-        });
-        streams.iter().for_each(|(_, after)| {
-            read.arg(after.to_string());
-        });
-        let pages = match reader.run(&read).await? {
-            Value::Nil => return Ok(Vec::new()),
-            Value::Array(pages) => pages,
-            _ => return Err(Fault::nonsense("streams expected")),
-        };
-        let page = |page| {
-            let [key, found] = array(page)?;
-            let key = bytes(key)?;
-            let position = streams.iter().position(|(keys, _)| keys.dlq.as_bytes() == key.as_slice());
-            Ok((position.ok_or(Fault::nonsense("a stream that was not asked for"))?, entries(found)?))
-        };
-        pages.into_iter().map(page).collect()
+        read.arg("COUNT").arg(count.max(1));
+        let streams: Vec<_> = streams.iter().map(|(keys, after)| (keys.dlq.as_str(), after.to_string())).collect();
+        reader.read(&read, &streams, block).await
     }
 
     /// Adds a dead letter with these very fields, unless it is here already or `max_len` are: what was exported under

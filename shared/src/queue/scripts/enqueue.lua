@@ -9,8 +9,8 @@
 --       5 how far ahead of now a provider's time counts, in ms  6 wire version  7 platform's name, or ''
 --       8 the groups: 'first:size …', an event's number from 1 and how many they are; '': none
 --       9 n, then n times: period in us, burst
---       then per event: has a marker (0|1) and, right after the digit, the channel that is to be told, if any; event_id,
---       event_type, occurred_at|'', body, delivery_id|'', traceparent|'', its type's limit (from 1; 0: it has none of
+--       then per event: has a marker (0|1) and, right after the digit, the channel that is to be told, if any, and after a
+--       '|' how often the event was passed on before, if it was; event_id, event_type, occurred_at|'', body, delivery_id|'', traceparent|'', its type's limit (from 1; 0: it has none of
 --       its own)
 -- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
@@ -73,7 +73,10 @@ for i = 1, types + 1 do
     tat = tonumber(instant) or 0
     local furthest = now_us + math.max(reaches[i], tonumber(ahead) or 0)
     if tat > furthest then
-      tat = furthest -- the clock was set back (rule 23)
+      -- The clock was set back (rule 23). This is written even if nothing is charged: a limit that is found reached, and
+      -- is cut anew each time, would stay reached until the clock is where it was.
+      tat = furthest
+      charged[i] = true
     end
   end
   tats[i] = tat
@@ -105,7 +108,14 @@ local function add(id, at, occurred_at)
   local delivery_id, traceparent = ARGV[at + 5], ARGV[at + 6]
   local event_id, event_type, body = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
   if #ARGV[at] > 1 then
-    local more = { 'reply_to', string.sub(ARGV[at], 2) }
+    local channel, hops = string.match(ARGV[at], '^.([^|]*)|?(%d*)$')
+    local more = {}
+    if channel ~= '' then
+      more[1], more[2] = 'reply_to', channel
+    end
+    if hops ~= '' then
+      more[#more + 1], more[#more + 2] = 'hops', hops
+    end
     if delivery_id ~= '' then
       more[#more + 1], more[#more + 2] = 'delivery_id', delivery_id
     end

@@ -2,21 +2,42 @@
 -- Finishes events whose effect is in the database: the only script that does (rules 3, 15), and tells who waits for
 -- them (rules 28, 29).
 --
--- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions  then one result per awaited event
+-- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions  7 outbox  then one result per awaited event
 -- ARGV  1 group  2 n, then n times: id, counter's field|''
 --       then m, then m times: which of the n (from 1), event_id, of those that were put off or replayed before
+--       then f, then f times: which of the n, destinations, result as JSON|'', traceparent|'' (instead of the entry's),
+--       of those that destinations wait for
 --       then per awaited event: which of the n, channel, what it is told
 -- Reply n integers: 1 if this call's XDEL removed the entry, which is when it is counted and told, else 0
+--
+-- What destinations wait for moves to the outbox with all its fields, if it was this call that removed it: so once per
+-- event (rule 15). It is a move, so it may run when Redis is full.
 --
 -- Whoever held the entry: the database decides about effects, so a late settle is welcome. What nobody waits for and was
 -- never put off costs nothing beside its two arguments.
 
 local KEPT_S = 60 -- how long a result can be asked for
+local MOST_VALUES = 4000 -- what unpack can pass on
 
 local group, n = ARGV[1], tonumber(ARGV[2])
 local ids, removed, counts = {}, {}, {}
 for position = 1, n do
   ids[position] = ARGV[position * 2 + 1]
+end
+
+local after_moved = 3 + 2 * n
+after_moved = after_moved + 1 + 2 * tonumber(ARGV[after_moved])
+local forwarded = tonumber(ARGV[after_moved])
+local copies = {}
+if forwarded > 0 then
+  redis.call('XLEN', KEYS[7]) -- of the wrong type: refused before anything is changed
+end
+for at = after_moved + 1, after_moved + 4 * forwarded, 4 do
+  local id = ids[tonumber(ARGV[at])]
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  if entry and #entry[2] <= MOST_VALUES then
+    copies[at] = entry[2]
+  end
 end
 
 redis.call('XACK', KEYS[1], group, unpack(ids))
@@ -53,8 +74,30 @@ for _ = 1, tonumber(ARGV[at]) do
   end
   at = at + 2
 end
-local next_key = 7
-for awaited = at + 1, #ARGV, 3 do
+if forwarded > 0 then
+  local time = redis.call('TIME')
+  local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+  for from = after_moved + 1, after_moved + 4 * forwarded, 4 do
+    local fields = copies[from]
+    if fields and removed[tonumber(ARGV[from])] == 1 then
+      if ARGV[from + 3] ~= '' then
+        local place = #fields + 1
+        for field = 1, #fields, 2 do
+          if fields[field] == 'traceparent' then
+            place = field
+          end
+        end
+        fields[place], fields[place + 1] = 'traceparent', ARGV[from + 3]
+      end
+      for _, more in ipairs({ 'forwarded_at', now, 'destinations', ARGV[from + 1], 'result', ARGV[from + 2] }) do
+        fields[#fields + 1] = more
+      end
+      redis.call('XADD', KEYS[7], '*', unpack(fields))
+    end
+  end
+end
+local next_key = 8
+for awaited = after_moved + 4 * forwarded + 1, #ARGV, 3 do
   if removed[tonumber(ARGV[awaited])] == 1 then
     -- Permissions may forbid it; that keeps nothing from being settled.
     redis.pcall('SET', KEYS[next_key], ARGV[awaited + 2], 'EX', KEPT_S)

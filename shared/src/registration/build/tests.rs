@@ -33,6 +33,7 @@ fn record(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Record {
         v: 1,
         definition,
         secrets: secrets.iter().map(stored).collect(),
+        url: None,
         state: State::Active,
         draining_since: None,
         registered_at: 1,

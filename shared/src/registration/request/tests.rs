@@ -45,7 +45,7 @@ fn old_secrets_stay_a_day_unless_told_otherwise() {
 
 #[test]
 fn everything_that_is_wrong_is_named_at_once() {
-    let found = problems(&json!({"platform": "Shop", "secret": 7, "old_secret_expires_in": "x", "url": "http://a",
+    let found = problems(&json!({"platform": "Shop", "secret": 7, "old_secret_expires_in": "x", "url": "ftp://a",
         "rate_limit": 0, "session_scope": "shared", "credentials": [], "colour": {"a": null}}));
     for key in ["platform", "secret", "old_secret_expires_in", "url"] {
         assert!(found.iter().any(|problem| problem.starts_with(&format!("{key}: "))), "{key} in {found:?}");

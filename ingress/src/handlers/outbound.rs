@@ -1,0 +1,412 @@
+//! Destinations: trying a URL, sending an event by hand, what became of deliveries, and holding one back.
+//!
+//! Guarantee: only who has the admin token; nothing is sent from here to an address that a delivery could not go to; no
+//! answer and no log line holds a secret or a destination's path. A triggered event is answered only after Redis has
+//! its deliveries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use shared::clock;
+use shared::config::AdminToken;
+use shared::event::{MAX_EVENT_TYPE_BYTES, Millis, StreamId};
+use shared::outbound::client::{Client, SetupError, header_map};
+use shared::outbound::config::{Configured, destination_url};
+use shared::outbound::delivery::Attempt;
+use shared::outbound::headers::headers;
+use shared::outbound::payload::{Parts, delivery_id, payload};
+use shared::outbound::{Destination, DestinationName, Format, format};
+use shared::queue::{DestinationState, Fault, Forwarded, NewDelivery, Queue};
+use shared::registration::{Live, Sealer};
+use tokio::sync::Semaphore;
+use utoipa::ToSchema;
+
+use super::caught;
+use crate::app::Ingress;
+use crate::error::Error;
+use crate::pipeline::{Body, Lost};
+
+/// Longest body of these routes, in bytes.
+pub(crate) const MAX_BODY: usize = 256 * 1024;
+/// Tests of a URL at a time.
+const TESTS: usize = 8;
+/// What a triggered event says of its platform; a reserved word, so that no platform is called so.
+const TRIGGER: &str = "trigger";
+/// What a test says it is.
+const TEST_EVENT: &str = "webhook.test";
+
+/// The destinations, as these routes need them.
+pub(crate) struct Outbound {
+    queue: Queue,
+    configured: Configured,
+    client: Client,
+    tests: Semaphore,
+    sealer: Sealer,
+}
+
+impl Outbound {
+    /// Those that were configured.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(crate) fn new(queue: Queue, configured: Configured, sealer: Sealer) -> Result<Self, SetupError> {
+        let client = Client::new(Arc::clone(configured.defaults.allow_private()))?;
+        Ok(Self { queue, configured, client, tests: Semaphore::new(TESTS), sealer })
+    }
+
+    /// All destinations now, those of registered platforms last.
+    fn all(&self, live: Option<&Live>) -> Vec<Destination> {
+        let registered = live.and_then(Live::current);
+        let registered = registered.map(|snapshot| snapshot.destinations(&self.configured.defaults, &self.sealer));
+        self.configured.destinations.iter().cloned().chain(registered.into_iter().flatten()).collect()
+    }
+}
+
+/// What `test` asks for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = DestinationTest)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Test {
+    /// Where to send a test event.
+    url: String,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Tested {
+    /// True: the test was made, whatever came of it.
+    success: bool,
+    /// What came of it.
+    test_result: TestResult,
+}
+
+/// What came of a test.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TestResult {
+    /// Whether the answer was a 2xx.
+    success: bool,
+    /// The answer's status; 0: there was none.
+    status: u16,
+    /// Milliseconds to the answer; 0: there was none.
+    duration: u64,
+    /// Where it was sent.
+    url: String,
+    /// In words.
+    message: String,
+    /// Why there was no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+}
+
+/// What `trigger` asks for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trigger {
+    /// The event's type.
+    event: String,
+    /// What it is about.
+    #[schema(value_type = Object)]
+    data: Box<RawValue>,
+}
+
+/// What was put up for delivery.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Triggered {
+    /// True.
+    success: bool,
+    /// The event's type.
+    event: String,
+    /// One per destination that asked for events of this type.
+    deliveries: Vec<Delivery>,
+}
+
+/// One of them.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Delivery {
+    /// Its destination.
+    #[schema(value_type = String)]
+    destination: DestinationName,
+    /// Its id, the same on every attempt.
+    delivery_id: String,
+    /// `queued`, or `overflow` where too many are waiting: then it is a dead letter.
+    status: &'static str,
+}
+
+/// What became of deliveries.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Destinations)]
+pub(crate) struct Status {
+    /// Every destination, by name.
+    destinations: Vec<Shown>,
+}
+
+/// A destination.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Destination)]
+pub(crate) struct Shown {
+    /// Its name; `out:<name>` in dlq-tool.
+    #[schema(value_type = String)]
+    name: DestinationName,
+    /// Its host. The rest of its URL may be a secret.
+    host: String,
+    /// `standard`, `slack` or `discord`.
+    #[schema(value_type = String)]
+    format: Format,
+    /// Which events it asked for.
+    events: Vec<String>,
+    /// Whether it is held back; its deliveries are kept.
+    paused: bool,
+    /// Whether it answered 410: nothing is sent until it is resumed.
+    gone: bool,
+    /// `closed`, or `open` or `half-open` while it fails and only probes are sent.
+    circuit: String,
+    /// Deliveries that wait, retries included.
+    depth: u64,
+    /// Of these, those that wait for another attempt.
+    retrying: u64,
+    /// Its dead letters.
+    dead_letters: u64,
+    /// Deliveries that it has confirmed.
+    delivered: u64,
+    /// Deliveries that became dead letters.
+    failed: u64,
+    /// What went wrong last.
+    last_error: Option<String>,
+    /// When, RFC 3339.
+    last_error_at: Option<String>,
+    /// What was lost because queue and dead letters were full; null: nothing.
+    overflow: Option<Overflow>,
+}
+
+/// What was lost.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Overflow {
+    /// How many deliveries.
+    count: u64,
+    /// The first one's id.
+    first: Option<String>,
+    /// The last one's id.
+    last: Option<String>,
+}
+
+/// What `PATCH` changes.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = DestinationChange)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Hold {
+    /// True: deliveries are kept, and sent when it is false again; false also resumes one that had answered 410.
+    paused: bool,
+}
+
+/// `POST /api/webhooks/test`: sends a test event to a URL.
+pub(crate) async fn test(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::OK, async |outbound, body| {
+        let Test { url: text } = read(&body, "{\"url\": \"https://…\"}")?;
+        let url = destination_url(&text).map_err(|reason| Error::InvalidRequest(format!("url: {reason}")))?;
+        let _turn = outbound.tests.acquire().await.map_err(|_| Error::Internal)?;
+        let name = DestinationName::new("test").map_err(|_| Error::Internal)?;
+        let destination = outbound.configured.defaults.destination(name, url);
+        let (attempt, took) = send_test(outbound, &destination).await?;
+        Ok(Tested { success: true, test_result: result(&attempt, took, text) })
+    })
+    .await
+}
+
+async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(Attempt, Duration), Error> {
+    let (id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
+    let text = payload(&Parts {
+        event: TEST_EVENT,
+        body: br#"{"data":{"message":"A test of this webhook"}}"#,
+        at: now,
+        webhook_id: to.name.as_str(),
+        source: to.source.as_str(),
+        platform: TRIGGER,
+        event_id: &id,
+        result: None,
+    });
+    let body = Bytes::from(format::body(to, &text));
+    let ours = headers(&to.source, to.secret.as_ref(), TEST_EVENT, &id, 1, &body, now);
+    let ours = ours.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let headers = header_map(ours).map_err(|_| Error::Internal)?;
+    Ok(outbound.client.post(&to.url, headers, body, to.timeout).await)
+}
+
+fn result(attempt: &Attempt, took: Duration, url: String) -> TestResult {
+    let duration = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    match attempt {
+        Attempt::Answered { status, .. } => {
+            let success = (200..300).contains(status);
+            let message = if success {
+                "Webhook endpoint is reachable".to_owned()
+            } else {
+                format!("Webhook endpoint answered with status {status}")
+            };
+            TestResult { success, status: *status, duration, url, message, error: None }
+        }
+        Attempt::Failed { kind, reason } => {
+            let (message, error) = (reason.clone(), Some(kind.code()));
+            TestResult { success: false, status: 0, duration: 0, url, message, error }
+        }
+    }
+}
+
+/// `POST /api/webhooks/trigger`: puts an event up for delivery by hand.
+pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |outbound, body| {
+        let Trigger { event, data } = read(&body, "{\"event\": \"job.completed\", \"data\": {…}}")?;
+        if event.is_empty() || event.len() > MAX_EVENT_TYPE_BYTES {
+            return Err(Error::InvalidRequest(format!("event: must be 1 to {MAX_EVENT_TYPE_BYTES} bytes long")));
+        }
+        let mut deliveries = Vec::new();
+        let (event_id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
+        let text = format!("{{\"data\":{}}}", data.get());
+        for one in outbound.configured.destinations.iter().filter(|one| one.subscription.wants_by_hand(&event)) {
+            let delivery = made(one, &event, &event_id, &text, now);
+            let keys = outbound.queue.layout().destination(&one.name);
+            let queued =
+                outbound.queue.forward(&keys, std::slice::from_ref(&delivery), one.max_backlog, 1_000_000).await;
+            let status = match queued.map_err(|fault| Error::from(lost(fault)))?.first() {
+                Some(Forwarded::Queued | Forwarded::Already) => "queued",
+                Some(Forwarded::DeadLettered | Forwarded::Overflowed) | None => "overflow",
+            };
+            deliveries.push(Delivery { destination: one.name.clone(), delivery_id: delivery.id, status });
+        }
+        Ok(Triggered { success: true, event, deliveries })
+    })
+    .await
+}
+
+fn made(to: &Destination, event: &str, event_id: &str, body: &str, now: Millis) -> NewDelivery {
+    NewDelivery {
+        id: delivery_id(TRIGGER, event_id, to.name.as_str()).to_string(),
+        event_type: event.to_owned(),
+        occurred_at: now,
+        origin: StreamId { ms: u64::try_from(now).unwrap_or(0), seq: 0 },
+        body: payload(&Parts {
+            event,
+            body: body.as_bytes(),
+            at: now,
+            webhook_id: to.name.as_str(),
+            source: to.source.as_str(),
+            platform: TRIGGER,
+            event_id,
+            result: None,
+        }),
+        hops: 0,
+        traceparent: None,
+    }
+}
+
+fn lost(fault: Fault) -> Lost {
+    if fault.certainly_not_run() { Lost::NotRun(fault) } else { Lost::Unknown(Some(fault)) }
+}
+
+/// `GET /api/webhooks/status`: every destination.
+pub(crate) async fn status(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::OK, async |outbound, _| {
+        let mut destinations = Vec::new();
+        for one in outbound.all(ingress.directory.live()) {
+            destinations.push(shown(outbound, &one).await?);
+        }
+        Ok(Status { destinations })
+    })
+    .await
+}
+
+/// `PATCH /api/webhooks/destinations/{name}`: holds a destination back, or lets it go on.
+pub(crate) async fn hold(
+    request: HttpRequest,
+    name: Path<String>,
+    payload: Payload,
+    ingress: Data<Ingress>,
+) -> HttpResponse {
+    answer(&request, payload, &ingress, StatusCode::OK, async |outbound, body| {
+        let Hold { paused } = read(&body, "{\"paused\": true} or {\"paused\": false}")?;
+        let all = outbound.all(ingress.directory.live());
+        let one = all.iter().find(|one| one.name.as_str() == name.as_str()).ok_or(Error::NotFound)?;
+        let keys = outbound.queue.layout().destination(&one.name);
+        outbound.queue.pause_destination(&keys, paused).await.map_err(|fault| Error::from(lost(fault)))?;
+        let action = if paused { "paused" } else { "resumed" };
+        let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
+        shown(outbound, one).await
+    })
+    .await
+}
+
+async fn shown(outbound: &Outbound, one: &Destination) -> Result<Shown, Error> {
+    let (queue, keys) = (&outbound.queue, outbound.queue.layout().destination(&one.name));
+    let all = async {
+        Ok::<_, Fault>((
+            queue.destination_state(&keys).await?,
+            queue.depth(&keys.queue).await?,
+            queue.counters(&keys.queue).await?,
+        ))
+    };
+    let (state, depth, counters) = all.await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
+    let counted = |name: &str| counters.get(name).copied().unwrap_or(0);
+    let DestinationState { overflow, overflow_first, overflow_last, .. } = &state;
+    Ok(Shown {
+        name: one.name.clone(),
+        host: one.url.host_str().unwrap_or_default().to_owned(),
+        format: one.format,
+        events: one.subscription.patterns().into_iter().map(str::to_owned).collect(),
+        paused: one.sealed || state.paused.unwrap_or(one.paused),
+        gone: state.gone,
+        circuit: state.circuit.clone().unwrap_or_else(|| "closed".to_owned()),
+        depth: depth.backlog + depth.pending + depth.retrying,
+        retrying: depth.retrying,
+        dead_letters: depth.dead_letters,
+        delivered: counted("processed"),
+        failed: counted("dead_lettered"),
+        last_error: state.last_error.clone(),
+        last_error_at: state.last_error_at.map(clock::rfc3339),
+        overflow: (*overflow > 0).then(|| Overflow {
+            count: *overflow,
+            first: overflow_first.clone(),
+            last: overflow_last.clone(),
+        }),
+    })
+}
+
+fn read<'b, T: Deserialize<'b>>(body: &'b [u8], form: &str) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|_| Error::InvalidRequest(format!("body: must be {form}")))
+}
+
+/// Does what only admins may, with a body of bounded size.
+async fn answer<T: Serialize>(
+    request: &HttpRequest,
+    payload: Payload,
+    ingress: &Ingress,
+    good: StatusCode,
+    work: impl AsyncFnOnce(&Outbound, Bytes) -> Result<T, Error>,
+) -> HttpResponse {
+    let mut payload = payload.into_inner();
+    let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    let all = async {
+        AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
+        let Body { bytes, coding: None, held } =
+            ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
+        else {
+            return Err(Error::UnsupportedEncoding);
+        };
+        if bytes.len() > MAX_BODY {
+            return Err(Error::PayloadTooLarge { limit: MAX_BODY });
+        }
+        ingress.pipeline.gate.open()?;
+        let done = work(&ingress.outbound, bytes).await;
+        drop(held);
+        done
+    };
+    match caught(all).await {
+        Ok(done) => HttpResponse::build(good).json(done),
+        Err(error) => error.respond(None, payload),
+    }
+}

@@ -1,0 +1,112 @@
+//! Destinations: tried, triggered by hand, shown and held back.
+
+use serde_json::{Value, json};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder};
+use utoipa::openapi::{ComponentsBuilder, Required};
+
+use super::errors::{self, Refusing};
+use super::parts::{Described, admin, body, content, in_path, json, operation, schema, string};
+use crate::error::Error;
+use crate::handlers::outbound::{
+    Delivery, Hold, MAX_BODY, Overflow, Shown, Status, Test, TestResult, Tested, Trigger, Triggered,
+};
+use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
+
+const TAG: &str = "outbound";
+
+const ABOUT_TEST: &str = "Sends one test event there, signed with `WEBHOOK_SECRET_KEY`, and says what came of it: 200 also where \
+    nobody was reached. Private addresses are refused unless `WEBHOOK_ALLOW_PRIVATE` allows them (`EBLOCKED`).";
+const ABOUT_TRIGGER: &str = "Puts an event up for delivery to every destination that asks for events of this type. It changes \
+    no session. The ids are those of `X-<Source>-Delivery`.";
+const ABOUT_STATUS: &str = "What became of deliveries, of the whole system.";
+const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent once it is resumed. Resuming also ends what a 410 \
+    of the destination began, and forgets its overflow.";
+
+/// The schemas that the routes refer to.
+pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
+    components
+        .schema_from::<Test>()
+        .schema_from::<Tested>()
+        .schema_from::<Trigger>()
+        .schema_from::<Triggered>()
+        .schema_from::<Status>()
+        .schema_from::<TestResult>()
+        .schema_from::<Delivery>()
+        .schema_from::<Shown>()
+        .schema_from::<Overflow>()
+        .schema_from::<Hold>()
+}
+
+/// The routes.
+pub(super) fn routes() -> Vec<Described> {
+    let test = route("testDestination", "Try a destination's URL", ABOUT_TEST)
+        .request_body(Some(body(
+            "Where to",
+            content(schema::<Test>(), json!({"url": "https://your-app.example/webhooks"})),
+            Required::True,
+        )))
+        .response("200", json("It was tried", schema::<Tested>(), tested()))
+        .refusing(&refusals([errors::invalid("url: must be an http:// or https:// URL with a host")]));
+    let trigger = route("triggerEvent", "Send an event by hand", ABOUT_TRIGGER)
+        .request_body(Some(body(
+            "The event",
+            content(schema::<Trigger>(), json!({"event": "job.completed", "data": {"job_id": "test_job_123"}})),
+            Required::True,
+        )))
+        .response("202", json("It is up for delivery", schema::<Triggered>(), triggered()))
+        .refusing(&refusals([
+            errors::invalid("body: must be {\"event\": \"job.completed\", \"data\": {…}}"),
+            Error::ResultUnknown(None),
+        ]));
+    let status = route("destinations", "What became of deliveries", ABOUT_STATUS)
+        .response("200", json("All destinations", schema::<Status>(), json!({"destinations": [shown()]})))
+        .refusing(&refusals([]));
+    let hold = route("changeDestination", "Pause or resume a destination", ABOUT_HOLD)
+        .parameter(in_path("name", "The destination's name", string().examples(["webhook_1"])))
+        .request_body(Some(body(
+            "What is to change",
+            content(schema::<Hold>(), json!({"paused": true})),
+            Required::True,
+        )))
+        .response("200", json("Changed", schema::<Shown>(), shown()))
+        .refusing(&refusals([
+            errors::invalid("body: must be {\"paused\": true} or {\"paused\": false}"),
+            Error::NotFound,
+            Error::ResultUnknown(None),
+        ]));
+    vec![
+        Described::new(TEST, HttpMethod::Post, test),
+        Described::new(TRIGGER, HttpMethod::Post, trigger),
+        Described::new(STATUS, HttpMethod::Get, status),
+        Described::new(DESTINATION, HttpMethod::Patch, hold),
+    ]
+}
+
+fn route(id: &str, summary: &str, description: &str) -> OperationBuilder {
+    operation(TAG, id, summary, description).security(admin())
+}
+
+fn refusals<const N: usize>(more: [Error; N]) -> Vec<Error> {
+    let mut errors = errors::admin();
+    errors.extend(errors::reading());
+    errors.push(Error::PayloadTooLarge { limit: MAX_BODY });
+    errors.extend(errors::asking());
+    errors.extend(more);
+    errors
+}
+
+fn tested() -> Value {
+    json!({"success": true, "test_result": {"success": true, "status": 200, "duration": 156,
+        "url": "https://your-app.example/webhooks", "message": "Webhook endpoint is reachable"}})
+}
+
+fn triggered() -> Value {
+    json!({"success": true, "event": "job.completed", "deliveries": [{"destination": "webhook_1",
+        "delivery_id": "550e8400-e29b-51d4-a716-446655440000", "status": "queued"}]})
+}
+
+fn shown() -> Value {
+    json!({"name": "webhook_1", "host": "your-app.example", "format": "standard", "events": ["job.*"],
+        "paused": false, "gone": false, "circuit": "closed", "depth": 0, "retrying": 0, "dead_letters": 0,
+        "delivered": 1204, "failed": 0, "last_error": null, "last_error_at": null, "overflow": null})
+}

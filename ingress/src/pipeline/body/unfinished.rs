@@ -1,0 +1,97 @@
+//! Bodies that have begun to arrive and whose senders are waited for, in the order in which the wait began.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// All of them; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unfinished(Arc<Mutex<Waited>>);
+
+#[derive(Debug, Default)]
+struct Waited {
+    next: u64,
+    /// Those that were told to yield and have not done so yet.
+    leaving: usize,
+    bodies: BTreeMap<u64, One>,
+}
+
+#[derive(Debug)]
+struct One {
+    /// Bytes that it holds.
+    bytes: usize,
+    told: Arc<Notify>,
+}
+
+/// One's place in the order, given up when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    number: u64,
+    told: Arc<Notify>,
+    all: Unfinished,
+}
+
+impl Unfinished {
+    /// Takes the last place.
+    pub(super) fn enter(&self) -> Place {
+        let told = Arc::new(Notify::new());
+        let mut all = self.lock();
+        let number = all.next;
+        all.next += 1;
+        all.bodies.insert(number, One { bytes: 0, told: Arc::clone(&told) });
+        Place { number, told, all: self.clone() }
+    }
+
+    /// Tells as few as free `bytes` to yield, longest waited for first, but none behind `place`, and none if all of them would
+    /// not do; `false`: there is nothing to wait for.
+    pub(super) fn yield_to(&self, place: Option<&Place>, bytes: usize) -> bool {
+        let mut all = self.lock();
+        let before = place.map_or(u64::MAX, |place| place.number);
+        let (mut freed, mut last) = (0, None);
+        for (number, one) in all.bodies.range(..before) {
+            if freed >= bytes {
+                break;
+            }
+            freed += one.bytes;
+            last = Some(*number);
+        }
+        let Some(last) = last.filter(|_| freed >= bytes) else {
+            // What was missing a moment ago may have been given back meanwhile, or is about to be.
+            return bytes == 0 || all.leaving > 0;
+        };
+        let rest = all.bodies.split_off(&(last + 1));
+        for one in std::mem::replace(&mut all.bodies, rest).into_values() {
+            one.told.notify_one();
+            all.leaving += 1;
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waited> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Says how many bytes this body holds now.
+    pub(super) fn holds(&self, bytes: usize) {
+        if let Some(one) = self.all.lock().bodies.get_mut(&self.number) {
+            one.bytes = bytes;
+        }
+    }
+
+    /// Waits until this body has to yield.
+    pub(super) async fn told_to_yield(&self) {
+        self.told.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        if all.bodies.remove(&self.number).is_none() {
+            all.leaving -= 1;
+        }
+    }
+}

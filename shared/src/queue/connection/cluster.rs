@@ -1,0 +1,405 @@
+//! Redis Cluster: one connection per primary, and the map of who serves what.
+//!
+//! Guarantee: a call that certainly did not run is sent again to where the cluster says it belongs, a bounded number of
+//! times; one that may have run never is, and comes back as [`Fault::Unknown`]. redis-rs's own cluster connection is not
+//! used because it sends a command again when a connection broke in its middle, which may be the second time it runs, and
+//! because it does not tell the two kinds of failure apart.
+//!
+//! The map is read anew, by one task for all callers and at most once per [`FAILURE_PAUSE`], whenever an answer shows that
+//! it is out of date: MOVED, a node that is away, silent or has become a replica. All nodes that are known are asked, and
+//! what most of them say counts, so that one that was cut off or frozen does not lead back.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::join_all;
+use redis::{Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, Value, cmd};
+use tokio::task::JoinSet;
+
+use super::super::Fault;
+use super::confirm::{Confirmation, Confirmed};
+use super::node::{Manner, Node};
+use super::slots::{Range, SLOTS, ranges, redirection, slot_of, slot_of_key};
+use super::{FAILURE_PAUSE, InvalidTarget};
+
+/// How often a call is sent that certainly did not run before.
+const ATTEMPTS: usize = 5;
+/// Pause before a call is sent again whose keys are just being moved.
+const MOVING: Duration = Duration::from_millis(50);
+/// How long the other nodes have once one has told the map.
+const STRAGGLERS: Duration = Duration::from_millis(100);
+/// How long all of them have together.
+const ASKING: Duration = Duration::from_secs(2);
+
+/// The connections to a cluster.
+#[derive(Debug)]
+pub(in crate::queue) struct Cluster {
+    /// The nodes of the URL; their first one's settings hold for all.
+    seeds: Vec<ConnectionInfo>,
+    manner: Manner,
+    confirmation: Option<Confirmation>,
+    map: ArcSwapOption<Map>,
+    /// Nodes by address: a new map keeps the connections of the old one.
+    nodes: Mutex<HashMap<(String, u16), Arc<Primary>>>,
+    reading: tokio::sync::Mutex<Reading>,
+}
+
+/// A node that is called.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) host: String,
+    pub(super) node: Node,
+    confirmed: Option<Confirmed>,
+}
+
+/// Who serves what.
+#[derive(Debug)]
+struct Map {
+    /// By slot; `None`: nobody.
+    slots: Vec<Option<Arc<Primary>>>,
+    primaries: Vec<Arc<Primary>>,
+    /// Every node, replicas too.
+    known: Vec<(String, u16)>,
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    last: Option<Instant>,
+    failure: Option<Fault>,
+}
+
+impl Cluster {
+    pub(super) fn new(seeds: Vec<ConnectionInfo>, manner: Manner, confirmation: Option<Confirmation>) -> Self {
+        Self {
+            seeds,
+            manner,
+            confirmation,
+            map: ArcSwapOption::empty(),
+            nodes: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(super) fn established(&self) -> u64 {
+        self.manner.established.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Runs one command where it belongs; `like`: where that other one does. `confirm`: and waits for the replicas, where
+    /// that was asked for.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        command: &Cmd,
+        like: Option<&Cmd>,
+        confirm: bool,
+    ) -> Result<Value, Fault> {
+        let slot = slot_of(like.unwrap_or(command));
+        let mut redirected: Option<(Arc<Primary>, bool)> = None;
+        let mut attempt = 0;
+        loop {
+            let map = self.map().await;
+            let (primary, asking) = match redirected.take() {
+                Some(redirected) => redirected,
+                None => (self.serving(map.as_deref(), slot, attempt)?, false),
+            };
+            let fault = match primary.run(command, asking, confirm).await {
+                Err(fault) => fault,
+                answer => return answer,
+            };
+            attempt += 1;
+            if !fault.certainly_not_run() {
+                // Silent or gone: the next call should know better.
+                if fault.code().is_none() {
+                    self.suspect(map.ok());
+                }
+                return Err(fault);
+            }
+            let target = fault.error().redirect_node().and_then(|(text, _)| redirection(text, &primary.host));
+            let known = map.ok();
+            match (fault.code(), target) {
+                _ if attempt >= ATTEMPTS => return Err(fault),
+                (Some("MOVED"), Some(target)) => {
+                    redirected = Some((self.node(target)?, false));
+                    self.suspect(known);
+                }
+                (Some("ASK"), Some(target)) => redirected = Some((self.node(target)?, true)),
+                (Some("TRYAGAIN"), _) => tokio::time::sleep(MOVING).await,
+                (Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "MOVED") | None, _) => {
+                    let before = map_of(known.as_deref(), slot);
+                    let now = self.read_again(known.clone()).await;
+                    let after = map_of(now.as_deref().ok(), slot);
+                    // Any node will do where no slot is asked for, and another one was not tried yet.
+                    let another = match (before, after) {
+                        (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
+                        (None, after) => after.is_some() || slot.is_none() && now.is_ok(),
+                        (Some(_), None) => false,
+                    };
+                    if !another {
+                        return Err(fault);
+                    }
+                }
+                _ => return Err(fault),
+            }
+        }
+    }
+
+    /// Runs commands that write nothing, each where it belongs; those of one node share its next packet.
+    pub(super) async fn run_all(self: &Arc<Self>, commands: &Pipeline) -> Result<Vec<Value>, Fault> {
+        let all = join_all(commands.cmd_iter().map(|command| self.run(command, None, false))).await;
+        all.into_iter().collect()
+    }
+
+    /// Every primary; the first node of the URL where that is no cluster.
+    pub(super) async fn primaries(self: &Arc<Self>) -> Result<Vec<Arc<Primary>>, Fault> {
+        match self.map().await {
+            Ok(map) => Ok(map.primaries.clone()),
+            Err(fault) if is_no_cluster(&fault) => Ok(vec![self.node(self.seed_addresses().swap_remove(0))?]),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The node that serves the slot of `command`, by address, as far as is known.
+    pub(super) async fn place(self: &Arc<Self>, command: &Cmd) -> Result<String, Fault> {
+        let map = self.map().await;
+        Ok(self.serving(map.as_deref(), slot_of(command), 0)?.node.address())
+    }
+
+    /// The node that serves `key`, by address, by the map in use.
+    pub(super) fn serving_now(&self, key: &str) -> Option<String> {
+        let map = self.map.load_full()?;
+        map.slots.get(usize::from(slot_of_key(key.as_bytes())))?.as_ref().map(|one| one.node.address())
+    }
+
+    /// A slot that `primary` serves: the lowest.
+    pub(super) fn a_slot_of(&self, primary: &Arc<Primary>) -> Option<u16> {
+        let map = self.map.load_full()?;
+        let at =
+            map.slots.iter().position(|serving| serving.as_ref().is_some_and(|one| Arc::ptr_eq(one, primary)))?;
+        u16::try_from(at).ok()
+    }
+
+    /// Clients of the nodes that could be listened to, best first; never none.
+    pub(super) async fn clients(self: &Arc<Self>) -> Vec<Client> {
+        let mut addresses = self.seed_addresses();
+        if let Ok(map) = self.map().await {
+            addresses = map.primaries.iter().map(|one| one.address()).chain(addresses).collect();
+        }
+        let mut seen = HashSet::new();
+        addresses.retain(|address| seen.insert(address.clone()));
+        addresses.into_iter().filter_map(|address| self.client(address).ok()).collect()
+    }
+
+    /// Lets the map that is in use be read again.
+    pub(super) fn suspect_current(self: &Arc<Self>) {
+        self.suspect(self.map.load_full());
+    }
+
+    /// Lets the map be read again.
+    fn suspect(self: &Arc<Self>, known: Option<Arc<Map>>) {
+        let cluster = Arc::clone(self);
+        drop(self.manner.runtime.spawn(async move { cluster.read_again(known).await.map(drop) }));
+    }
+
+    fn serving(&self, map: Result<&Map, &Fault>, slot: Option<u16>, attempt: usize) -> Result<Arc<Primary>, Fault> {
+        match (map, slot) {
+            (Ok(map), Some(slot)) => map.slots.get(usize::from(slot)).cloned().flatten().ok_or_else(unserved),
+            (Ok(map), None) => {
+                let count = map.primaries.len().max(1);
+                map.primaries.get(attempt % count).cloned().ok_or_else(unserved)
+            }
+            // Its settings can be read all the same, to say what is wrong.
+            (Err(fault), None) if is_no_cluster(fault) => self.node(self.seed_addresses().swap_remove(0)),
+            (Err(fault), _) => Err(Fault::NotRun(fault.error().clone())),
+        }
+    }
+
+    async fn map(self: &Arc<Self>) -> Result<Arc<Map>, Fault> {
+        match self.map.load_full() {
+            Some(map) => Ok(map),
+            None => self.read_again(None).await,
+        }
+    }
+
+    /// The map, newer than `known` if there is a newer one.
+    async fn read_again(self: &Arc<Self>, known: Option<Arc<Map>>) -> Result<Arc<Map>, Fault> {
+        // In a task of its own, so that a caller who gives up stops nobody.
+        let cluster = Arc::clone(self);
+        let reading = self.manner.runtime.spawn(async move {
+            let mut reading = cluster.reading.lock().await;
+            let current = cluster.map.load_full();
+            let newer = match (&current, &known) {
+                (Some(current), Some(known)) => !Arc::ptr_eq(current, known),
+                (current, _) => current.is_some(),
+            };
+            let recent = reading.last.is_some_and(|at| at.elapsed() < FAILURE_PAUSE);
+            if let (Some(current), true) = (&current, newer || recent) {
+                return Ok(Arc::clone(current));
+            } else if let (Some(fault), true) = (&reading.failure, recent) {
+                return Err(fault.clone());
+            }
+            let read = cluster.ask(current.as_deref()).await;
+            reading.last = Some(Instant::now());
+            reading.failure = read.as_ref().err().cloned();
+            match (read, current) {
+                (Ok(ranges), current) => Ok(cluster.adopt(ranges, current.as_ref())?),
+                // Better an old map than none.
+                (Err(_), Some(current)) => Ok(current),
+                (Err(fault), None) => Err(fault),
+            }
+        });
+        match reading.await {
+            Ok(map) => map,
+            Err(_) => Err(Fault::NotRun((ErrorKind::Client, "the runtime is shutting down").into())),
+        }
+    }
+
+    /// Asks every node that is known, and takes what most of them say.
+    async fn ask(&self, current: Option<&Map>) -> Result<Vec<Range>, Fault> {
+        let mut addresses: HashSet<_> = self.seed_addresses().into_iter().collect();
+        addresses.extend(current.iter().flat_map(|map| map.known.iter().cloned()));
+        let mut asked = JoinSet::new();
+        for address in addresses {
+            // Those that are called have a connection already; others get one for this.
+            let called = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+            let node = match called {
+                Some(primary) => primary.node.clone(),
+                None => {
+                    let manner = Manner { established: Arc::default(), ..self.manner.clone() };
+                    Node::new(self.client(address.clone())?, manner)
+                }
+            };
+            asked.spawn(async move {
+                let mut slots = cmd("CLUSTER");
+                slots.arg("SLOTS");
+                node.run(&slots).await.map(|reply| ranges(reply, &address.0))
+            });
+        }
+        let mut votes: BTreeMap<Vec<Range>, usize> = BTreeMap::new();
+        let mut failure = None;
+        let mut until = tokio::time::Instant::now() + ASKING;
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.join_next()).await {
+            match answer {
+                Ok(Ok(Some(mut told))) if !told.is_empty() => {
+                    told.sort();
+                    told.iter_mut().for_each(|range| range.replicas.sort());
+                    *votes.entry(told).or_default() += 1;
+                    until = until.min(tokio::time::Instant::now() + STRAGGLERS);
+                }
+                // "This instance has cluster support disabled" tells more than that another one is away.
+                Ok(Err(fault)) if failure.is_none() || is_no_cluster(&fault) => failure = Some(fault),
+                _ => {}
+            }
+        }
+        let most = votes.into_iter().max_by_key(|(_, votes)| *votes);
+        most.map(|(ranges, _)| ranges).ok_or_else(|| {
+            let error = failure.map_or_else(
+                || (ErrorKind::Io, "no node of the cluster says who serves what").into(),
+                Fault::into_error,
+            );
+            Fault::NotRun(error)
+        })
+    }
+
+    /// Makes a map of `ranges` the one in use, unless it says the same.
+    fn adopt(&self, ranges: Vec<Range>, current: Option<&Arc<Map>>) -> Result<Arc<Map>, Fault> {
+        let mut slots: Vec<Option<Arc<Primary>>> = vec![None; usize::from(SLOTS)];
+        let mut primaries: Vec<Arc<Primary>> = Vec::new();
+        let mut known: Vec<(String, u16)> = Vec::new();
+        for range in ranges {
+            let primary = self.node(range.primary.clone())?;
+            if !primaries.iter().any(|one| Arc::ptr_eq(one, &primary)) {
+                primaries.push(Arc::clone(&primary));
+            }
+            slots[usize::from(range.first)..=usize::from(range.last.max(range.first))].fill(Some(primary));
+            known.push(range.primary);
+            known.extend(range.replicas);
+        }
+        known.sort();
+        known.dedup();
+        let same = |a: &Option<Arc<Primary>>, b: &Option<Arc<Primary>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        if let Some(current) = current
+            && current.known == known
+            && current.slots.iter().zip(&slots).all(|(a, b)| same(a, b))
+        {
+            return Ok(Arc::clone(current));
+        }
+        let places: Vec<String> = primaries.iter().map(|one| one.node.address()).collect();
+        tracing::info!(primaries = places.join(" "), "Redis Cluster's map of slots");
+        // What serves nothing any more is let go of, connections and all.
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|_, node| primaries.iter().any(|one| Arc::ptr_eq(one, node)));
+        drop(nodes);
+        let map = Arc::new(Map { slots, primaries, known });
+        self.map.store(Some(Arc::clone(&map)));
+        Ok(map)
+    }
+
+    fn node(&self, address: (String, u16)) -> Result<Arc<Primary>, Fault> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(primary) = nodes.get(&address) {
+            return Ok(Arc::clone(primary));
+        }
+        let client = self.client(address.clone())?;
+        let confirmed = self.confirmation.map(|wait| Confirmed::new(client.clone(), &self.manner, wait));
+        let node = Node::new(client, self.manner.clone());
+        let primary = Arc::new(Primary { host: address.0.clone(), node, confirmed });
+        nodes.insert(address, Arc::clone(&primary));
+        Ok(primary)
+    }
+
+    fn client(&self, (host, port): (String, u16)) -> Result<Client, Fault> {
+        let info = self.seeds[0].clone().set_addr(ConnectionAddr::Tcp(host, port));
+        Client::open(info).map_err(Fault::NotRun)
+    }
+
+    fn seed_addresses(&self) -> Vec<(String, u16)> {
+        self.seeds.iter().filter_map(address).collect()
+    }
+}
+
+impl Primary {
+    async fn run(&self, command: &Cmd, asking: bool, confirm: bool) -> Result<Value, Fault> {
+        match &self.confirmed {
+            // What is accepted by a node that a slot is moving to cannot be confirmed by this road: it comes again.
+            Some(_) if confirm && asking => {
+                Err(Fault::NotRun((ErrorKind::Io, "the slot is moving to another node").into()))
+            }
+            Some(confirmed) if confirm => confirmed.run(command).await,
+            _ if asking => self.node.run_asking(command).await,
+            _ => self.node.run(command).await,
+        }
+    }
+
+    fn address(&self) -> (String, u16) {
+        address(self.node.client().get_connection_info()).unwrap_or_default()
+    }
+}
+
+/// Where the nodes of `seeds` are; all of them must be reached by TCP.
+pub(super) fn reachable(seeds: &[ConnectionInfo]) -> Result<(), InvalidTarget> {
+    let all = !seeds.is_empty() && seeds.iter().all(|seed| address(seed).is_some());
+    if all { Ok(()) } else { Err(InvalidTarget::Url) }
+}
+
+fn address(info: &ConnectionInfo) -> Option<(String, u16)> {
+    match info.addr() {
+        ConnectionAddr::Tcp(host, port) => Some((host.clone(), *port)),
+        _ => None,
+    }
+}
+
+fn map_of(map: Option<&Map>, slot: Option<u16>) -> Option<&Arc<Primary>> {
+    map?.slots.get(usize::from(slot?))?.as_ref()
+}
+
+fn is_no_cluster(fault: &Fault) -> bool {
+    fault.code() == Some("ERR")
+}
+
+fn unserved() -> Fault {
+    Fault::NotRun((ErrorKind::Io, "no node of the cluster serves this slot").into())
+}

@@ -1,0 +1,167 @@
+//! Which slot of a cluster a command belongs to, and which node serves which slot.
+//!
+//! Guarantee: a command is routed by its first key; that all its keys share a slot is seen to by [`super::super::keys`],
+//! and by the cluster, which refuses any other before it runs.
+
+use redis::{Arg, Cmd, Value};
+
+/// Slots of a cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// The slot of `key`: of the part between its first braces, if there is any, else of the whole.
+pub(super) fn slot_of_key(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let inside = &key[open + 1..];
+        let close = inside.iter().position(|byte| *byte == b'}')?;
+        (close > 0).then(|| &inside[..close])
+    });
+    crc16(tag.unwrap_or(key)) % SLOTS
+}
+
+/// CRC16/XMODEM, as the cluster specification has it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0_u16, |crc, byte| {
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| {
+                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+            },
+        )
+    })
+}
+
+/// The slot of `command`; `None`: any node may answer it.
+pub(super) fn slot_of(command: &Cmd) -> Option<u16> {
+    let mut args = command.args_iter().map(|arg| match arg {
+        Arg::Simple(bytes) => bytes,
+        Arg::Cursor => b"0".as_slice(),
+        _ => b"".as_slice(),
+    });
+    let name = args.next()?.to_ascii_uppercase();
+    let key = match name.as_slice() {
+        // Of the server, not of a key.
+        b"ACL" | b"ASKING" | b"CLIENT" | b"CLUSTER" | b"COMMAND" | b"CONFIG" | b"DBSIZE" | b"ECHO" | b"INFO"
+        | b"PING" | b"PUBLISH" | b"ROLE" | b"SCAN" | b"SCRIPT" | b"TIME" | b"WAIT" => None,
+        b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" => {
+            let many = args.nth(1)? != b"0";
+            args.next().filter(|_| many)
+        }
+        b"XREAD" | b"XREADGROUP" => {
+            args.find(|arg| arg.eq_ignore_ascii_case(b"STREAMS"))?;
+            args.next()
+        }
+        b"XGROUP" | b"XINFO" | b"OBJECT" | b"MEMORY" => args.nth(1),
+        _ => args.next(),
+    };
+    key.map(slot_of_key)
+}
+
+/// A part of the slots, and who serves them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Range {
+    pub(super) first: u16,
+    pub(super) last: u16,
+    /// `host` and port of the primary.
+    pub(super) primary: (String, u16),
+    /// The same of its replicas.
+    pub(super) replicas: Vec<(String, u16)>,
+}
+
+/// Reads the reply to `CLUSTER SLOTS`. `asked` stands for a node that does not know its own address. `None`: it is none.
+pub(super) fn ranges(reply: Value, asked: &str) -> Option<Vec<Range>> {
+    let Value::Array(entries) = reply else { return None };
+    entries.into_iter().map(|entry| range(entry, asked)).collect()
+}
+
+fn range(entry: Value, asked: &str) -> Option<Range> {
+    let Value::Array(parts) = entry else { return None };
+    let mut parts = parts.into_iter();
+    let mut number = || match parts.next()? {
+        Value::Int(slot) => u16::try_from(slot).ok().filter(|slot| *slot < SLOTS),
+        _ => None,
+    };
+    let (first, last) = (number()?, number()?);
+    let mut nodes = parts.map(|node| address(node, asked));
+    let primary = nodes.next()??;
+    Some(Range { first, last, primary, replicas: nodes.flatten().collect() })
+}
+
+fn address(node: Value, asked: &str) -> Option<(String, u16)> {
+    let Value::Array(parts) = node else { return None };
+    let mut parts = parts.into_iter();
+    let host = match parts.next()? {
+        Value::BulkString(host) if !host.is_empty() && host != b"?" => String::from_utf8(host).ok()?,
+        Value::BulkString(_) | Value::Nil => asked.to_owned(),
+        Value::SimpleString(host) => host,
+        _ => return None,
+    };
+    match parts.next()? {
+        Value::Int(port) => Some((host, u16::try_from(port).ok()?)),
+        _ => None,
+    }
+}
+
+/// `host:port` as it stands in MOVED and ASK; without a host it is the one that said so.
+pub(super) fn redirection(text: &str, asked: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = if host.is_empty() { asked } else { host };
+    Some((host.to_owned(), port.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use redis::cmd;
+
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        assert_eq!(slot_of_key(b"foo"), 12182);
+        assert_eq!(slot_of_key(b"{user1000}.following"), slot_of_key(b"{user1000}.followers"));
+        assert_eq!(slot_of_key(b"foo{}{bar}"), crc16(b"foo{}{bar}") % SLOTS);
+        assert_eq!(slot_of_key(b"foo{{bar}}zap"), crc16(b"{bar") % SLOTS);
+        assert_eq!(slot_of_key(b"foo{bar}{zap}"), slot_of_key(b"bar"));
+    }
+
+    #[test]
+    fn a_command_is_routed_by_its_first_key() {
+        let of = |words: &[&str]| {
+            let mut command = cmd(words[0]);
+            for word in &words[1..] {
+                command.arg(*word);
+            }
+            slot_of(&command)
+        };
+        let a = Some(slot_of_key(b"a"));
+        assert_eq!(of(&["HGET", "a", "b"]), a);
+        assert_eq!(of(&["EVALSHA", "5ha", "2", "a", "b", "STREAMS"]), a);
+        assert_eq!(of(&["EVALSHA", "5ha", "0", "a"]), None);
+        assert_eq!(of(&["XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "STREAMS", "a", ">"]), a);
+        assert_eq!(of(&["XINFO", "STREAM", "a"]), a);
+        assert_eq!(of(&["xautoclaim", "a", "g"]), a);
+        for words in [&["TIME"][..], &["CONFIG", "GET", "a"], &["SCRIPT", "LOAD", "a"], &["INFO", "memory"]] {
+            assert_eq!(of(words), None, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_does_not_know_its_address_has_the_one_it_was_asked_at() {
+        let node = |host: &str, port| Value::Array(vec![Value::BulkString(host.into()), Value::Int(port)]);
+        let reply = Value::Array(vec![Value::Array(vec![
+            Value::Int(0),
+            Value::Int(5460),
+            node("", 7000),
+            node("10.0.0.2", 7001),
+        ])]);
+        let read = ranges(reply, "redis-1").unwrap();
+        assert_eq!((read[0].first, read[0].last), (0, 5460));
+        assert_eq!(read[0].primary, ("redis-1".to_owned(), 7000));
+        assert_eq!(read[0].replicas, [("10.0.0.2".to_owned(), 7001)]);
+        assert_eq!(ranges(Value::Okay, ""), None);
+        assert_eq!(redirection(":7002", "redis-1"), Some(("redis-1".to_owned(), 7002)));
+        assert_eq!(redirection("10.0.0.3:7002", "redis-1"), Some(("10.0.0.3".to_owned(), 7002)));
+    }
+}

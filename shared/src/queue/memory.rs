@@ -1,0 +1,67 @@
+//! How much of Redis's memory the platforms' streams take.
+//!
+//! Guarantee: what is not told is not taken for pressure: without a bound, or where Redis refuses to tell, nothing is said.
+
+use redis::{InfoDict, cmd};
+
+use super::connection::Server;
+use super::{Fault, PlatformKeys, Queue};
+
+/// Redis's memory, and what streams take of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes that Redis counts against its bound.
+    pub used: u64,
+    /// `maxmemory`, above 0.
+    pub bound: u64,
+    /// Bytes of the stream of incoming events of each platform that was asked for, in that order; Redis estimates them from
+    /// a few entries.
+    pub streams: Vec<u64>,
+}
+
+impl Queue {
+    /// What the streams of `platforms` take. `None`: Redis has no bound, or does not tell. Of a cluster this is about the
+    /// primary that is fullest; streams of others take nothing of it.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn memory<'k>(
+        &self,
+        platforms: impl IntoIterator<Item = &'k PlatformKeys>,
+    ) -> Result<Option<Memory>, Fault> {
+        let connection = self.connection();
+        let mut tightest: Option<(Server, u64, u64)> = None;
+        for server in connection.servers().await? {
+            let info: Result<InfoDict, Fault> = server.query(cmd("INFO").arg("memory")).await;
+            let Some(info) = told(info)? else { return Ok(None) };
+            let (used, bound) = (info.get("used_memory"), info.get("maxmemory").filter(|bound: &u64| *bound > 0));
+            let (Some(used), Some(bound)) = (used, bound) else { continue };
+            let full = |used: u64, bound: u64| u128::from(used) * 1000 / u128::from(bound);
+            if tightest.as_ref().is_none_or(|(_, most, of)| full(used, bound) > full(*most, *of)) {
+                tightest = Some((server, used, bound));
+            }
+        }
+        let Some((server, used, bound)) = tightest else { return Ok(None) };
+        let mut streams = Vec::new();
+        for keys in platforms {
+            if !connection.leads_to(&server, &keys.incoming) {
+                streams.push(0);
+                continue;
+            }
+            let size: Result<Option<u64>, Fault> =
+                connection.query(cmd("MEMORY").arg("USAGE").arg(&keys.incoming)).await;
+            let Some(size) = told(size)? else { return Ok(None) };
+            streams.push(size.unwrap_or(0));
+        }
+        Ok(Some(Memory { used, bound, streams }))
+    }
+}
+
+/// `None`: Redis answered, but does not tell.
+fn told<T>(reply: Result<T, Fault>) -> Result<Option<T>, Fault> {
+    match reply {
+        Ok(value) => Ok(Some(value)),
+        Err(fault) if matches!(fault.code(), Some("NOPERM" | "ERR")) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}

@@ -1,0 +1,230 @@
+//! Deliveries: from a processed event to the queues of destinations, and the state that destinations share.
+//!
+//! Guarantee: a delivery that was answered [`Forwarded`] is in the destination's queue, among its dead letters, or counted
+//! as overflow (rule 16); asking again, because an answer was lost or a mover was killed, puts it nowhere twice within
+//! [`REMEMBERED`].
+
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::consume::counted;
+use super::keys::{DESTINATIONS, DestinationKeys};
+use super::script::optional;
+use super::{Fault, Layout, Queue};
+use crate::event::{Millis, StreamId, WIRE_VERSION};
+use crate::outbound::DeliveryLimit;
+use crate::platform::PlatformName;
+
+/// How long a queued delivery is remembered: many times the span after which an event's holder is taken for dead.
+pub const REMEMBERED: Duration = Duration::from_secs(600);
+/// Most deliveries in one call.
+const CHUNK: usize = 64;
+/// Longest text of a last error.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// A delivery to be queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDelivery {
+    /// Its id, a UUID.
+    pub id: String,
+    /// The event's type.
+    pub event_type: String,
+    /// The event's time.
+    pub occurred_at: Millis,
+    /// The event's origin.
+    pub origin: StreamId,
+    /// The standard payload.
+    pub body: String,
+    /// How often the event was passed on from one Tributary to the next before.
+    pub hops: u32,
+    /// W3C trace context of the event's request, if any.
+    pub traceparent: Option<String>,
+}
+
+/// What became of a delivery that was to be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It is queued.
+    Queued,
+    /// It was before.
+    Already,
+    /// Too many were waiting: it is a dead letter.
+    DeadLettered,
+    /// Too many were waiting, and too many are dead: it is counted, and gone.
+    Overflowed,
+}
+
+/// What the workers and operators know of a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DestinationState {
+    /// An operator holds it back, or lets it go on, whatever its definition says.
+    pub paused: Option<bool>,
+    /// It answered 410: nothing is sent until an operator resumes it.
+    pub gone: bool,
+    /// `open`, `half-open` or `closed`, as the worker that noted it last saw it.
+    pub circuit: Option<String>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// When, by Redis's clock.
+    pub last_error_at: Option<Millis>,
+    /// Deliveries that were lost because queue and dead letters were full.
+    pub overflow: u64,
+    /// The first of them.
+    pub overflow_first: Option<String>,
+    /// The last.
+    pub overflow_last: Option<String>,
+}
+
+impl Queue {
+    /// Queues deliveries to one destination, at most `bound` waiting and at most `max_dead` dead letters.
+    ///
+    /// # Errors
+    /// When Redis did not answer or is full. Ask again for all of them.
+    pub async fn forward(
+        &self,
+        keys: &DestinationKeys,
+        deliveries: &[NewDelivery],
+        bound: u64,
+        max_dead: u64,
+    ) -> Result<Vec<Forwarded>, Fault> {
+        let indexed = self.layout == Layout::Single;
+        if !indexed && let Some(name) = keys.queue.platform.destination() {
+            let mut add = cmd("SADD");
+            add.arg(DESTINATIONS).arg(name);
+            self.connection.run(&add).await?;
+        }
+        let mut outcomes = Vec::with_capacity(deliveries.len());
+        for chunk in deliveries.chunks(CHUNK) {
+            let queue = &keys.queue;
+            let mut names =
+                vec![queue.incoming.clone(), queue.dlq.clone(), keys.state.clone(), queue.counters.clone()];
+            if indexed {
+                names.push(DESTINATIONS.to_owned());
+            }
+            names.extend(chunk.iter().map(|delivery| keys.forwarded(&delivery.id)));
+            let bytes: usize = chunk.iter().map(|delivery| delivery.body.len() + 256).sum();
+            let mut call = self.scripts.forward.call(&names, bytes);
+            call.arg(bound).arg(max_dead).arg(WIRE_VERSION);
+            optional(&mut call, indexed.then(|| queue.platform.destination()).flatten());
+            call.arg(REMEMBERED.as_secs());
+            for delivery in chunk {
+                call.arg(&delivery.id).arg(&delivery.event_type).arg(delivery.occurred_at);
+                call.arg(delivery.origin.to_string()).arg(&delivery.body).arg(delivery.hops);
+                optional(&mut call, delivery.traceparent.as_deref());
+            }
+            let reply = self.scripts.forward.run(&self.connection, &call).await?;
+            for code in counted(reply, chunk.len())? {
+                outcomes.push(match code {
+                    0 => Forwarded::Queued,
+                    1 => Forwarded::Already,
+                    2 => Forwarded::DeadLettered,
+                    3 => Forwarded::Overflowed,
+                    _ => return Err(Fault::nonsense("an outcome expected")),
+                });
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Asks for leave to make one delivery. `None`: go on; else how long to wait before asking again.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn pace(&self, keys: &DestinationKeys, limit: DeliveryLimit) -> Result<Option<Duration>, Fault> {
+        let window_us = u64::try_from(limit.window.as_micros()).unwrap_or(u64::MAX);
+        let mut call = self.scripts.pace.call(&[&keys.queue.limit], 32);
+        call.arg((window_us / u64::from(limit.max.max(1))).max(1)).arg(limit.max.max(1));
+        let wait = self.number(self.scripts.pace.run(&self.connection, &call).await?)?;
+        Ok((wait > 0).then(|| Duration::from_millis(wait)))
+    }
+
+    /// What is known of a destination.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn destination_state(&self, keys: &DestinationKeys) -> Result<DestinationState, Fault> {
+        let mut get = cmd("HGETALL");
+        get.arg(&keys.state);
+        let fields: std::collections::HashMap<String, String> =
+            redis::from_redis_value(self.connection.run(&get).await?)
+                .map_err(|error| Fault::Unknown(error.into()))?;
+        let text = |name: &str| fields.get(name).filter(|text| !text.is_empty()).cloned();
+        let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
+        Ok(DestinationState {
+            paused: text("paused").map(|paused| paused == "1"),
+            gone: text("gone").is_some(),
+            circuit: text("circuit"),
+            last_error: text("last_error"),
+            last_error_at: fields.get("last_error_at").and_then(|text| text.parse().ok()),
+            overflow: number("overflow").unwrap_or(0),
+            overflow_first: text("overflow_first"),
+            overflow_last: text("overflow_last"),
+        })
+    }
+
+    /// Holds a destination back, or lets it go on: also one that had answered 410, and whose overflow is seen by then.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn pause_destination(&self, keys: &DestinationKeys, paused: bool) -> Result<(), Fault> {
+        self.state_is(keys, &[("paused", if paused { "1" } else { "0" })]).await?;
+        if paused {
+            return Ok(());
+        }
+        let mut forget = cmd("HDEL");
+        forget.arg(&keys.state).arg(&["gone", "overflow", "overflow_first", "overflow_last"]);
+        self.connection.run(&forget).await.map(drop)
+    }
+
+    /// Notes that the destination answered 410.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn note_gone(&self, keys: &DestinationKeys) -> Result<(), Fault> {
+        self.state_is(keys, &[("gone", "1")]).await
+    }
+
+    /// Notes the state of the circuit as this worker sees it.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn note_circuit(&self, keys: &DestinationKeys, circuit: &str) -> Result<(), Fault> {
+        self.state_is(keys, &[("circuit", circuit)]).await
+    }
+
+    /// Notes what went wrong last; cut to 500 characters.
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn note_error(&self, keys: &DestinationKeys, error: &str, at: Millis) -> Result<(), Fault> {
+        let error: String = error.chars().take(MAX_ERROR_CHARS).collect();
+        self.state_is(keys, &[("last_error", &error), ("last_error_at", &at.to_string())]).await
+    }
+
+    async fn state_is(&self, keys: &DestinationKeys, facts: &[(&str, &str)]) -> Result<(), Fault> {
+        let mut set = cmd("HSET");
+        set.arg(&keys.state);
+        for (field, value) in facts {
+            set.arg(field).arg(value);
+        }
+        self.connection.run(&set).await.map(drop)
+    }
+
+    /// Every queue that ever held something: those of platforms, and those of destinations (`out:…`).
+    ///
+    /// # Errors
+    /// When Redis did not answer.
+    pub async fn queues(&self) -> Result<Vec<PlatformName>, Fault> {
+        let mut members = cmd("SMEMBERS");
+        members.arg(DESTINATIONS);
+        let reply = self.connection.run(&members).await?;
+        let names: Vec<String> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+        let mut queues = self.platforms().await?;
+        let mut destinations: Vec<PlatformName> =
+            names.iter().filter_map(|name| PlatformName::queue(&format!("out:{name}")).ok()).collect();
+        destinations.sort();
+        queues.extend(destinations);
+        Ok(queues)
+    }
+}

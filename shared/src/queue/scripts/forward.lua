@@ -1,0 +1,61 @@
+#!lua
+-- Puts deliveries into one destination's queue. Without allow-oom on purpose: it makes several of one, and may wait
+-- (rule 1).
+--
+-- KEYS  1 outgoing  2 its dead letters  3 its state  4 counters  [5 destinations, if ARGV 4 is given]
+--       then one mark per delivery
+-- ARGV  1 bound of the queue  2 most dead letters  3 wire version  4 the queue's name, or ''  5 a mark's TTL in s
+--       then per delivery: id, event_type, occurred_at, origin, body, hops, traceparent|''
+-- Reply one integer per delivery: 0 queued, 1 it is queued already, 2 over the bound: a dead letter, 3 over both bounds: counted
+--
+-- The mark keeps a mover that was killed between this call and its ack from queueing a delivery twice; the delivery's id
+-- is what it must be told by after that (rule 16).
+
+local outgoing, dlq, state, counters = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local bound, most, version, name, ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
+local time = redis.call('TIME')
+local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+local length, letters = redis.call('XLEN', outgoing), redis.call('XLEN', dlq)
+local first_mark = name == '' and 5 or 6
+
+if name ~= '' and length == 0 then
+  redis.call('SADD', KEYS[5], name)
+end
+
+local outcomes, position = {}, 0
+for at = 6, #ARGV, 7 do
+  local mark = KEYS[first_mark + position]
+  position = position + 1
+  local fields = { 'v', version, 'event_id', ARGV[at], 'event_type', ARGV[at + 1], 'occurred_at', ARGV[at + 2],
+    'received_at', now, 'attempt', '1', 'origin', ARGV[at + 3], 'body', ARGV[at + 4], 'hops', ARGV[at + 5] }
+  if ARGV[at + 6] ~= '' then
+    fields[#fields + 1] = 'traceparent'
+    fields[#fields + 1] = ARGV[at + 6]
+  end
+  if redis.call('EXISTS', mark) == 1 then
+    outcomes[position] = 1
+  elseif length < bound then
+    redis.call('XADD', outgoing, '*', unpack(fields))
+    redis.call('SET', mark, '1', 'EX', ttl)
+    length = length + 1
+    outcomes[position] = 0
+  elseif letters < most then
+    local facts = { 'error_code', 'overflow', 'error', 'more deliveries were waiting than the destination may have',
+      'attempts', '0', 'first_failed_at', now, 'failed_at', now, 'worker', '', 'source_id', '0-0', 'replays', '0' }
+    for _, fact in ipairs(facts) do
+      fields[#fields + 1] = fact
+    end
+    redis.call('XADD', dlq, '*', unpack(fields))
+    redis.call('SET', mark, '1', 'EX', ttl)
+    redis.call('HINCRBY', counters, 'dead_lettered', 1)
+    letters = letters + 1
+    outcomes[position] = 2
+  else
+    redis.call('HINCRBY', state, 'overflow', 1)
+    redis.call('HSETNX', state, 'overflow_first', ARGV[at])
+    redis.call('HSET', state, 'overflow_last', ARGV[at])
+    redis.call('SET', mark, '1', 'EX', ttl)
+    outcomes[position] = 3
+  end
+end
+return outcomes

@@ -1,0 +1,194 @@
+//! The fuzz targets without a fuzzer: the kept corpus, and some thousand variations that follow from fixed seeds, so that
+//! every run is the same. `./tests/fuzz/run` looks for what is new.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+#[path = "targets.rs"]
+mod targets;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Variations of each target's corpus.
+const VARIATIONS: u64 = 4_000;
+
+/// A sequence that follows from its seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder().join(target)).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{target} has no corpus");
+    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+/// One of `seeds`, changed in a few places, some of them by what stands in another one.
+fn varied(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = seeds[dice.below(seeds.len())].clone();
+    for _ in 0..1 + dice.below(6) {
+        let at = dice.below(bytes.len() + 1);
+        match dice.below(7) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
+            1 if at < bytes.len() => bytes[at] = dice.next() as u8,
+            2 => bytes.insert(at, b"\"\\{}[]:,.-+eE0123456789=tv \n\xff\0"[dice.below(30)]),
+            3 if at < bytes.len() => {
+                let end = (at + 1 + dice.below(9)).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            4 => {
+                let other = &seeds[dice.below(seeds.len())];
+                let from = dice.below(other.len() + 1);
+                let end = (from + dice.below(40)).min(other.len());
+                bytes.splice(at..at, other[from..end].iter().copied());
+            }
+            5 => bytes.truncate(at),
+            _ => {
+                let end = (at + dice.below(30)).min(bytes.len());
+                let again = bytes[at..end].to_vec();
+                bytes.splice(at..at, again);
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn what_was_ever_found_stays_found_out() {
+    for (name, target) in targets::ALL {
+        corpus(name).iter().for_each(|seed| target(seed));
+    }
+}
+
+#[test]
+fn variations_of_it_hold_as_well() {
+    for (number, (name, target)) in targets::ALL.into_iter().enumerate() {
+        let (seeds, mut dice) = (corpus(name), Dice(number as u64));
+        for _ in 0..VARIATIONS {
+            target(&varied(&seeds, &mut dice));
+        }
+    }
+}
+
+/// The headers that ask for waiting, in any form: what is asked for is a number or nothing.
+#[test]
+fn anything_may_be_preferred() {
+    let seeds: Vec<Vec<u8>> =
+        [&b"wait=10"[..], b"respond-async, wait=100; foo", b"wait=\"5\"", b"a=\"\\\"\", WAIT = 3"]
+            .map(<[u8]>::to_vec)
+            .into();
+    let mut dice = Dice(7);
+    for _ in 0..VARIATIONS * 4 {
+        let value = varied(&seeds, &mut dice);
+        let Ok(value) = actix_web::http::header::HeaderValue::from_bytes(&value) else { continue };
+        let mut headers = actix_web::http::header::HeaderMap::new();
+        headers.insert(actix_web::http::header::HeaderName::from_static("prefer"), value);
+        let _: Option<u64> = ingress::preferred_wait(&headers);
+    }
+}
+
+/// A JSON value of any kind.
+fn value(dice: &mut Dice, depth: usize) -> String {
+    match dice.below(if depth == 0 { 5 } else { 8 }) {
+        0 => ["null", "true", "false"][dice.below(3)].to_owned(),
+        1 | 2 => number(dice),
+        3 | 4 => text(dice),
+        5 => {
+            let items: Vec<String> = (0..dice.below(5)).map(|_| value(dice, depth - 1)).collect();
+            format!("[{}]", items.join(" , "))
+        }
+        _ => {
+            let members: Vec<String> = (0..dice.below(6))
+                .map(|at| {
+                    let key = match dice.below(4) {
+                        0 => format!("\"{}\"", dice.next() % 200),
+                        1 => format!("\"0{at}\""),
+                        2 => format!("\"{}\"", dice.next()),
+                        _ => format!("\"k{at}\\u00{:02x}\"", 0x20 + dice.below(0x5f)),
+                    };
+                    format!("{key}: {}", value(dice, depth - 1))
+                })
+                .collect();
+            format!("{{{}}}", members.join(","))
+        }
+    }
+}
+
+fn number(dice: &mut Dice) -> String {
+    let sign = if dice.below(2) == 0 { "-" } else { "" };
+    let digits = |dice: &mut Dice, most: usize| {
+        (0..1 + dice.below(most)).map(|_| char::from(b'0' + dice.below(10) as u8)).collect::<String>()
+    };
+    match dice.below(5) {
+        0 => format!("{sign}{}", dice.next() % 9_007_199_254_740_992),
+        1 => format!("{sign}{}.{}", dice.below(1000), digits(dice, 20)),
+        2 => format!("{sign}{}.{}e{}", dice.below(10), digits(dice, 18), dice.below(620) as i64 - 320),
+        3 => format!("{sign}{}E+{}", dice.below(10), dice.below(30)),
+        _ => format!("{sign}0.{}{}", "0".repeat(dice.below(12)), digits(dice, 6)),
+    }
+}
+
+fn text(dice: &mut Dice) -> String {
+    let piece = |dice: &mut Dice| match dice.below(7) {
+        0 => format!("\\u{:04x}", dice.below(0xd800)),
+        1 => format!("\\u{:04X}\\u{:04x}", 0xd800 + dice.below(0x400), 0xdc00 + dice.below(0x400)),
+        2 => ["\\n", "\\t", "\\\"", "\\\\", "\\/", "\\b", "\\f", "\\r"][dice.below(8)].to_owned(),
+        3 => char::from_u32(dice.below(0x11_0000) as u32)
+            .filter(|c| *c >= ' ' && !"\"\\".contains(*c))
+            .unwrap_or('x')
+            .to_string(),
+        _ => "a".repeat(dice.below(4)),
+    };
+    let pieces: Vec<String> = (0..dice.below(6)).map(|_| piece(dice)).collect();
+    format!("\"{}\"", pieces.concat())
+}
+
+/// What destinations are sent is what ECMAScript's own `JSON.stringify(JSON.parse(x))` gives, where there is a Node.js to
+/// ask; numbers that it cannot hold are kept instead, and are left out here.
+#[test]
+fn payloads_are_what_ecmascript_would_print() {
+    let script = "const lines=require('fs').readFileSync(0,'utf8').split('\\n').filter(x=>x);\
+                  for(const l of lines)console.log(JSON.stringify(JSON.parse(l)))";
+    let node = Command::new("node").args(["-e", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut node) = node else {
+        eprintln!("no Node.js here: not compared");
+        return;
+    };
+    let mut dice = Dice(11);
+    // Numbers beyond what can be held are the one documented difference; duplicate keys are refused.
+    let holds = |text: &String| {
+        targets::printed(format!("{{\"data\":{{\"x\":{text}}}}}").as_bytes()).contains("\"data\":{\"x\":")
+            && serde_json::from_str::<serde_json::Value>(text).is_ok()
+    };
+    let documents: Vec<String> = std::iter::repeat_with(|| value(&mut dice, 4)).filter(holds).take(5_000).collect();
+    let mut input = node.stdin.take().unwrap();
+    let sent = documents.join("\n");
+    let writer = std::thread::spawn(move || input.write_all(sent.as_bytes()));
+    let output = node.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let printed: Vec<&str> = printed.lines().collect();
+    assert_eq!(printed.len(), documents.len());
+    for (document, expected) in documents.iter().zip(printed) {
+        assert_eq!(targets::printed_data(document), expected, "of {document}");
+    }
+}

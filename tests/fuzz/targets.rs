@@ -1,0 +1,184 @@
+//! What must hold for every input: each function takes any bytes, and panics where it does not.
+
+use std::sync::LazyLock;
+
+use shared::event::StreamId;
+use shared::json::Document;
+use shared::outbound::payload::{Parts, payload as print};
+use shared::platform::{PlatformName, registry::Registry};
+use shared::queue::{DeadLetter, Entry, Fields, decode, record};
+use shared::signature::{Credential, Keys, Scheme, Secret, verify};
+
+/// What is tried with any bytes.
+pub(crate) type Target = fn(&[u8]);
+
+/// All of them, by name.
+#[allow(dead_code, reason = "whoever runs one of them names it")]
+pub(crate) const ALL: [(&str, Target); 6] = [
+    ("signature", signature),
+    ("codec", codec),
+    ("definition", definition),
+    ("import", import),
+    ("json", json),
+    ("payload", payload),
+];
+
+/// What nothing that a stranger sends was made with.
+const SECRET: &str = "c2VjcmV0LXRoYXQtbm9ib2R5LWd1ZXNzZXMtMDEyMzQ1Njc4OQ==";
+
+/// The schemes of all bundled platforms, each with a key.
+static SCHEMES: LazyLock<Vec<(Scheme, Keys)>> = LazyLock::new(|| {
+    let registry = Registry::from_text("none", "").expect("the bundled definitions");
+    let keyed = registry.iter().map(|platform| {
+        let scheme = platform.scheme.clone();
+        let secret = scheme.secret(SECRET).unwrap_or_else(|_| Secret::new(SECRET));
+        let keys = if scheme.uses_credentials() {
+            Keys::Credentials(vec![Credential::new("key", &secret)])
+        } else {
+            Keys::Secrets(vec![secret])
+        };
+        (scheme, keys)
+    });
+    keyed.collect()
+});
+
+/// Parts of `data` that a byte of 255 ends.
+fn pieces(data: &[u8]) -> Vec<&[u8]> {
+    data.split(|byte| *byte == 0xff).collect()
+}
+
+/// Values of a signature's headers, one line each, then the body: whoever does not know the secret is refused by every
+/// scheme, whatever it says.
+pub(crate) fn signature(data: &[u8]) {
+    let mut pieces = pieces(data);
+    let body = pieces.pop().unwrap_or_default();
+    for (scheme, keys) in SCHEMES.iter() {
+        let names = scheme.headers();
+        let headers: Vec<(&str, &[u8])> = names.iter().copied().zip(pieces.iter().copied()).collect();
+        for now in [1_700_000_000_000, i64::MAX, i64::MIN] {
+            assert!(verify(scheme, keys, &headers, body, now).is_err(), "{} took it for genuine", scheme.name());
+        }
+        // One value stands for all headers as well, and twice.
+        if let Some(value) = pieces.first() {
+            let same: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, *value)).collect();
+            assert!(verify(scheme, keys, &same, body, 1_700_000_000_000).is_err());
+            let twice: Vec<(&str, &[u8])> = same.iter().chain(&same).copied().collect();
+            assert!(verify(scheme, keys, &twice, body, 1_700_000_000_000).is_err());
+        }
+    }
+}
+
+fn fields(data: &[u8]) -> Fields {
+    pieces(data)
+        .chunks(2)
+        .map(|pair| (pair[0].to_vec(), pair.get(1).copied().unwrap_or_default().to_vec()))
+        .collect()
+}
+
+fn entry(fields: Fields) -> Entry {
+    Entry { id: StreamId { ms: 7, seq: 3 }, fields: Some(fields) }
+}
+
+/// Fields of a stream entry: read as an event or refused; as a dead letter it is written as a line that gives back the very
+/// same fields.
+pub(crate) fn codec(data: &[u8]) {
+    let fields = fields(data);
+    if let Ok(event) = decode(entry(fields.clone())) {
+        assert!(!event.event_id.is_empty() && event.attempt > 0);
+    }
+    let platform = PlatformName::new("acme").expect("a name");
+    let letter = DeadLetter::decode(&platform, entry(fields.clone()));
+    drop(format!("{letter:?}"));
+    let mut line = Vec::new();
+    record::write(&platform, entry(fields.clone()), &mut line).expect("a line");
+    let lines = line.iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(lines, 1, "one line");
+    if fields.len() <= 2000 {
+        assert_eq!(record::read(&line).expect("what was written").fields, fields);
+    }
+}
+
+/// A file of definitions: loaded, or refused with at least one problem, none of which repeats a secret.
+pub(crate) fn definition(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Registry::from_text("platforms.toml", text) {
+        Ok(registry) => assert!(registry.iter().all(|platform| !platform.name.as_str().is_empty())),
+        Err(problems) => {
+            assert!(!problems.is_empty(), "refused without a reason");
+            for problem in problems {
+                let said = problem.to_string();
+                assert!(!said.contains("TOPSECRET"), "{said}");
+                assert!(said.len() < 20_000, "a reason of {} bytes", said.len());
+            }
+        }
+    }
+}
+
+/// A line for `import`: refused, or a dead letter whose own line means the same.
+pub(crate) fn import(data: &[u8]) {
+    let Ok(read) = record::read(data) else { return };
+    let mut line = Vec::new();
+    record::write(&read.platform, Entry { id: read.id, fields: Some(read.fields.clone()) }, &mut line)
+        .expect("a line");
+    assert_eq!(record::read(&line).expect("what was written"), read);
+}
+
+fn canonical(text: &[u8]) -> Option<Vec<u8>> {
+    let document = Document::parse(text).ok()?;
+    let mut form = Vec::new();
+    document.canonical_hash_into(&mut |piece| form.extend_from_slice(piece), &[]);
+    Some(form)
+}
+
+/// A body: what is taken is JSON for others, too, and has one canonical form however it is spelled.
+pub(crate) fn json(data: &[u8]) {
+    let document = match Document::parse(data) {
+        Ok(document) => document,
+        Err(error) => return drop(error.to_string()),
+    };
+    let raw: &serde_json::value::RawValue = serde_json::from_slice(data).expect("JSON for serde_json, too");
+    assert_eq!(document.root().raw(), raw.get());
+    let _ = shared::json::time::parse(document.root());
+    let form = canonical(data).expect("it was parsed");
+    assert_eq!(canonical(document.root().raw().as_bytes()).expect("its own text"), form);
+    let spaced = [b" \n".as_slice(), data, b"\t\r\n "].concat();
+    assert_eq!(canonical(&spaced).expect("white space"), form);
+    let wrapped = [b"[".as_slice(), data, b"]"].concat();
+    assert_ne!(canonical(&wrapped).unwrap_or_default(), form);
+}
+
+/// What a destination is sent of `body`.
+pub(crate) fn printed(body: &[u8]) -> String {
+    print(&Parts {
+        event: "e",
+        body,
+        at: 0,
+        webhook_id: "w",
+        source: "s",
+        platform: "p",
+        event_id: "i",
+        result: None,
+    })
+}
+
+/// The `data` of what a destination is sent of an object of one member.
+pub(crate) fn printed_data(value: &str) -> String {
+    let text = printed(format!("{{\"data\":{{\"x\":{value}}}}}").as_bytes());
+    let document = Document::parse(text.as_bytes()).expect("JSON");
+    let data = document.root().get("data").and_then(|data| data.get("x")).expect("the member");
+    data.raw().to_owned()
+}
+
+/// What destinations are sent is JSON in one line, and printing it again changes nothing.
+pub(crate) fn payload(data: &[u8]) {
+    let text = printed(data);
+    let document = Document::parse(text.as_bytes()).expect("JSON");
+    assert!(text.bytes().all(|byte| byte >= b' '), "one line without control characters");
+    let once = document.root().get("data").expect("data").raw();
+    if Document::parse(data).is_err() {
+        assert_eq!(once, "null");
+        return;
+    }
+    let again = printed_data(once);
+    assert_eq!(again, once, "stable");
+}

@@ -1,0 +1,273 @@
+//! From the outbox to a destination's queue: nothing is forgotten, nothing is queued twice, and every bound has its place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shared::event::{NewEvent, StreamId};
+use shared::outbound::{DeliveryLimit, DestinationName};
+use shared::queue::{
+    DestinationKeys, Enqueued, Forward, Forwarded, GroupState, Layout, NewDelivery, Queue, SettleOutcome, Settled,
+    blocking_connection, connect,
+};
+
+use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
+
+const NO_END: u64 = 1_000_000;
+
+fn delivery(id: &str) -> NewDelivery {
+    NewDelivery {
+        id: id.to_owned(),
+        event_type: "job.completed".into(),
+        occurred_at: 1_704_110_730_123,
+        origin: StreamId { ms: 5, seq: 1 },
+        body: format!("{{\"event\":\"{id}é\"}}"),
+        hops: 2,
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+    }
+}
+
+fn crm(queue: &Queue) -> DestinationKeys {
+    queue.layout().destination(&DestinationName::new("crm").unwrap())
+}
+
+fn forwarded(id: StreamId) -> Settled {
+    let forward = Forward { destinations: Arc::from("crm,fans"), result: "{\"a\":1}".into(), traceparent: None };
+    Settled { forward: Some(forward), ..Settled::new(id, SettleOutcome::Processed) }
+}
+
+#[tokio::test]
+async fn a_delivery_is_queued_like_an_event_and_once() {
+    let fixture = Fixture::start().await;
+    let keys = crm(&fixture.queue);
+    let both = [delivery("one"), delivery("two")];
+    let outcomes = fixture.queue.forward(&keys, &both[..1], NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Queued]);
+    // A mover that was killed before its ack does it all again.
+    let outcomes = fixture.queue.forward(&keys, &both, NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Already, Forwarded::Queued]);
+    let twice = [delivery("three"), delivery("three")];
+    let outcomes = fixture.queue.forward(&keys, &twice, NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Queued, Forwarded::Already]);
+
+    let entries = fixture.fields("webhooks:outgoing:crm").await;
+    assert_eq!(entries.len(), 3);
+    let fields = &entries[0].1;
+    for (name, value) in [
+        ("v", "1"),
+        ("event_id", "one"),
+        ("event_type", "job.completed"),
+        ("occurred_at", "1704110730123"),
+        ("attempt", "1"),
+        ("origin", "5-1"),
+        ("body", "{\"event\":\"oneé\"}"),
+        ("hops", "2"),
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    ] {
+        assert_eq!(field(fields, name), Some(value), "{name}");
+    }
+    let ttl: i64 = fixture.redis(&["TTL", "webhooks:forwarded:out:crm:one"]).await;
+    assert!((590..=600).contains(&ttl), "{ttl}");
+    let index: Vec<String> = fixture.redis(&["SMEMBERS", "webhooks:destinations"]).await;
+    assert_eq!(index, ["crm"]);
+    let queues: Vec<String> = fixture.queue.queues().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(queues, ["out:crm"]);
+}
+
+#[tokio::test]
+async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
+    let fixture = Fixture::start().await;
+    let keys = crm(&fixture.queue);
+    let all: Vec<NewDelivery> = ["a", "b", "c", "d", "e", "f"].map(delivery).into();
+    let outcomes = fixture.queue.forward(&keys, &all, 2, 1).await.unwrap();
+    use Forwarded::{Already, DeadLettered, Overflowed, Queued};
+    assert_eq!(outcomes, [Queued, Queued, DeadLettered, Overflowed, Overflowed, Overflowed]);
+    // None of them is counted again when the mover asks again.
+    assert_eq!(fixture.queue.forward(&keys, &all, 2, 1).await.unwrap(), [Already; 6]);
+
+    let letters = fixture.fields("webhooks:dlq:out:crm").await;
+    assert_eq!(letters.len(), 1);
+    for (name, value) in [("event_id", "c"), ("error_code", "overflow"), ("attempts", "0"), ("replays", "0")] {
+        assert_eq!(field(&letters[0].1, name), Some(value), "{name}");
+    }
+    let state = fixture.queue.destination_state(&keys).await.unwrap();
+    assert_eq!(
+        (state.overflow, state.overflow_first.as_deref(), state.overflow_last.as_deref()),
+        (3, Some("d"), Some("f"))
+    );
+    let counters = fixture.queue.counters(&keys.queue).await.unwrap();
+    assert_eq!(counters.get("dead_lettered"), Some(&1));
+    // An operator who resumes it has seen that.
+    fixture.queue.pause_destination(&keys, true).await.unwrap();
+    assert_eq!(fixture.queue.destination_state(&keys).await.unwrap().overflow, 3);
+    fixture.queue.pause_destination(&keys, false).await.unwrap();
+    let state = fixture.queue.destination_state(&keys).await.unwrap();
+    assert_eq!((state.overflow, state.overflow_first, state.paused), (0, None, Some(false)));
+}
+
+#[tokio::test]
+async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a"]).await;
+    let keys = crm(&fixture.queue);
+    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let fault = fixture.queue.forward(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap_err();
+    assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
+    assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [true]);
+    assert_eq!(fixture.fields("webhooks:outbox:mux").await.len(), 1);
+    let limit = DeliveryLimit { max: 1, window: Duration::from_secs(60) };
+    assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), None);
+    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let outcomes = fixture.queue.forward(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Queued], "no mark was left behind");
+}
+
+#[tokio::test]
+async fn a_settled_event_moves_to_the_outbox_as_it_was_and_once() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    let before = fixture.fields(&fixture.keys.incoming).await;
+    let batch = [forwarded(ids[0]), Settled::new(ids[1], SettleOutcome::Processed), forwarded(ids[2])];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
+    assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [false; 3]);
+
+    let outbox = fixture.fields("webhooks:outbox:mux").await;
+    assert_eq!(outbox.len(), 2, "{outbox:?}");
+    for (entry, original) in outbox.iter().zip([&before[0], &before[2]]) {
+        let (kept, added) = entry.1.split_at(original.1.len());
+        assert_eq!(kept, &original.1[..], "verbatim");
+        assert_eq!(field(added, "destinations"), Some("crm,fans"));
+        assert_eq!(field(added, "result"), Some("{\"a\":1}"));
+        let at: u64 = field(added, "forwarded_at").unwrap().parse().unwrap();
+        let id: StreamId = entry.0.parse().unwrap();
+        assert!(id.ms.abs_diff(at) < 1_000, "Redis's clock: {at}");
+    }
+}
+
+/// Deliveries follow from the execution, where that is traced, and else from what the entry says.
+#[tokio::test]
+async fn a_trace_goes_on_from_what_settled_the_event() {
+    let mut fixture = Fixture::consuming().await;
+    let traced =
+        |id: &str, traceparent: Option<&str>| NewEvent { traceparent: traceparent.map(str::to_owned), ..event(id) };
+    let events = [traced("bare", None), traced("kept", Some("caller")), traced("traced", Some("caller"))];
+    assert_eq!(fixture.enqueue(&OPEN, &events).await, [Enqueued::Accepted; 3]);
+    let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.into_iter().map(|entry| entry.id).collect();
+    let given = |id, traceparent: Option<&str>| {
+        let mut settled = forwarded(id);
+        settled.forward.iter_mut().for_each(|forward| forward.traceparent = traceparent.map(str::to_owned));
+        settled
+    };
+    let all = [given(ids[0], Some("executed")), given(ids[1], None), given(ids[2], Some("executed"))];
+    assert_eq!(fixture.queue.settle(&fixture.keys, &all).await.unwrap(), [true; 3]);
+    let added = fixture.fields("webhooks:outbox:mux").await;
+    let contexts = |(_, fields): &(String, Vec<(String, String)>)| -> Vec<String> {
+        fields.iter().filter(|(name, _)| name == "traceparent").map(|(_, value)| value.clone()).collect()
+    };
+    let contexts: Vec<_> = added.iter().map(contexts).collect();
+    assert_eq!(contexts, [["executed"], ["caller"], ["executed"]]);
+}
+
+#[tokio::test]
+async fn what_another_has_removed_is_not_forwarded() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a"]).await;
+    fixture.redis::<u64>(&["XDEL", &fixture.keys.incoming, &ids[0].to_string()]).await;
+    assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [false]);
+    assert_eq!(fixture.redis::<u64>(&["EXISTS", "webhooks:outbox:mux"]).await, 0);
+}
+
+/// Refused before anything is changed: else the event would be gone from the queue, and nowhere else.
+#[tokio::test]
+async fn an_outbox_of_the_wrong_type_loses_nothing() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a"]).await;
+    fixture.redis::<()>(&["SET", "webhooks:outbox:mux", "not a stream"]).await;
+    let fault = fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap_err();
+    assert!(fault.is_wrong_type(), "{fault:?}");
+    assert_eq!((fixture.length().await, fixture.pending().await), (1, 1));
+    fixture.redis::<u64>(&["DEL", "webhooks:outbox:mux"]).await;
+    assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [true]);
+    assert_eq!(fixture.fields("webhooks:outbox:mux").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_limit_is_exact() {
+    let fixture = Fixture::start().await;
+    let keys = crm(&fixture.queue);
+    // Five at once, then one every 200 ms.
+    let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
+    let begun = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), None);
+    }
+    let wait = fixture.queue.pace(&keys, limit).await.unwrap().expect("a wait");
+    assert!(wait <= Duration::from_millis(200), "{wait:?}");
+    let mut given = 0_u32;
+    while given < 10 {
+        match fixture.queue.pace(&keys, limit).await.unwrap() {
+            None => given += 1,
+            Some(wait) => tokio::time::sleep(wait).await,
+        }
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(2_000), "{:?}", begun.elapsed());
+    // What is refused costs nothing: whoever asks again and again does not push it out.
+    for _ in 0..50 {
+        let _ = fixture.queue.pace(&keys, limit).await.unwrap();
+    }
+    let wait = fixture.queue.pace(&keys, limit).await.unwrap().unwrap_or_default();
+    assert!(wait <= Duration::from_millis(200), "{wait:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
+    let fixture = Fixture::start().await;
+    let keys = crm(&fixture.queue);
+    let limit = DeliveryLimit { max: 2, window: Duration::from_secs(1) };
+    for stored in ["9999999999999999", "nan", "-5", "text", "inf"] {
+        fixture.redis::<()>(&["SET", &keys.queue.limit, stored]).await;
+        let wait = fixture.queue.pace(&keys, limit).await.unwrap().unwrap_or_default();
+        assert!(wait <= Duration::from_millis(500), "{stored}: {wait:?}");
+    }
+    let ttl: i64 = {
+        fixture.redis::<u64>(&["DEL", &keys.queue.limit]).await;
+        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), None);
+        fixture.redis(&["PTTL", &keys.queue.limit]).await
+    };
+    assert!((1_000..=1_600).contains(&ttl), "it forgets itself: {ttl}");
+}
+
+#[tokio::test]
+async fn on_a_cluster_a_destination_keeps_to_its_slot() {
+    let server = crate::cluster::one_node().await;
+    let url = server.url().into();
+    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
+    let mut reader = blocking_connection(&url, true).unwrap();
+    let keys = crm(&queue);
+    assert_eq!(queue.create_group(&keys.queue).await.unwrap(), GroupState::Created);
+    let all: Vec<NewDelivery> = ["a", "b", "c", "d"].map(delivery).into();
+    let outcomes = queue.forward(&keys, &all, 2, 1).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Queued, Forwarded::Queued, Forwarded::DeadLettered, Forwarded::Overflowed]);
+    assert_eq!(queue.pace(&keys, DeliveryLimit { max: 1, window: Duration::from_secs(9) }).await.unwrap(), None);
+    let pages = queue.read_new(&mut reader, &[&keys.queue], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    let ids: Vec<StreamId> = pages[0].1.iter().map(|entry| entry.id).collect();
+    assert_eq!(queue.settle(&keys.queue, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(), [true]);
+    let retry = [crate::retry::retry(ids[1], 0)];
+    assert_eq!(queue.schedule_retry(&keys.queue, CONSUMER, &retry).await.unwrap(), [true]);
+    assert_eq!(queue.promote_due(&keys.queue, 1000, 10).await.unwrap().moved, 1);
+    assert_eq!(queue.depth(&keys.queue).await.unwrap().dead_letters, 1);
+    assert_eq!(queue.destination_state(&keys).await.unwrap().overflow, 1);
+    let index: Vec<String> = server.command(&["SMEMBERS", "webhooks:destinations"]).await;
+    assert_eq!(index, ["crm"]);
+
+    // And a platform's outbox to its platform's.
+    let mux = queue.keys(&crate::fixture::name("mux"));
+    let outbox = queue.layout().outbox(&mux.platform);
+    queue.create_group(&mux).await.unwrap();
+    queue.create_group(&outbox).await.unwrap();
+    queue.enqueue(&mux, &OPEN, &[&event("a")]).await.unwrap();
+    let pages = queue.read_new(&mut reader, &[&mux], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    assert_eq!(queue.settle(&mux, &[forwarded(pages[0].1[0].id)]).await.unwrap(), [true]);
+    let pages = queue.read_new(&mut reader, &[&outbox], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    let moved = Settled::new(pages[0].1[0].id, SettleOutcome::Duplicate);
+    assert_eq!(queue.settle(&outbox, &[moved]).await.unwrap(), [true]);
+}

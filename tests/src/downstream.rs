@@ -1,0 +1,207 @@
+//! A receiver of outbound webhooks: keeps what it is sent, and answers as it is told to.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::web::{self, Bytes, Data};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// 200 at once.
+    Kind,
+    /// 200 after a while.
+    Slow(Duration),
+    /// 500 to every delivery's first attempt, 200 to the next.
+    SecondTry,
+    /// 500 to every other request.
+    Half,
+    /// This status, always.
+    Always(u16),
+    /// 429 with `Retry-After: 2` to the first attempt, 200 to the next.
+    Busy,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The raw body.
+    pub body: Bytes,
+    /// Since the receiver was made.
+    pub at: Duration,
+    /// What it was answered.
+    pub status: u16,
+}
+
+impl Received {
+    /// The body as JSON.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+type Log = Arc<Mutex<BTreeMap<String, Vec<Received>>>>;
+
+/// A receiver on a free port.
+#[derive(Debug)]
+pub struct Downstream {
+    address: SocketAddr,
+    manner: Arc<Mutex<Manner>>,
+    log: Log,
+    begun: std::time::Instant,
+    running: Option<ServerHandle>,
+}
+
+struct State {
+    manner: Arc<Mutex<Manner>>,
+    log: Log,
+    requests: AtomicUsize,
+    begun: std::time::Instant,
+}
+
+impl Downstream {
+    /// One that is there.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    #[must_use]
+    pub fn start(manner: Manner) -> Self {
+        let mut made = Self::absent(manner);
+        made.arrive();
+        made
+    }
+
+    /// One that has an address, and nobody listening there yet.
+    #[must_use]
+    pub fn absent(manner: Manner) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], crate::ports::free()));
+        let manner = Arc::new(Mutex::new(manner));
+        Self { address, manner, log: Log::default(), begun: std::time::Instant::now(), running: None }
+    }
+
+    /// Begins to listen.
+    ///
+    /// # Panics
+    /// When somebody else took the port.
+    pub fn arrive(&mut self) {
+        let (manner, log, begun) = (Arc::clone(&self.manner), Arc::clone(&self.log), self.begun);
+        let state = Data::new(State { manner, log, requests: AtomicUsize::new(0), begun });
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(state.clone())
+                .app_data(web::PayloadConfig::new(8 * 1024 * 1024))
+                .default_service(web::to(receive))
+        })
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .bind(self.address)
+        .expect("the receiver's port")
+        .run();
+        self.running = Some(server.handle());
+        tokio::spawn(server);
+    }
+
+    /// Stops listening; what it has is kept.
+    pub async fn leave(&mut self) {
+        if let Some(server) = self.running.take() {
+            server.stop(false).await;
+        }
+    }
+
+    /// Answers otherwise from now on.
+    pub fn behave(&self, manner: Manner) {
+        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    /// Every request, by delivery id, in the order of arrival.
+    #[must_use]
+    pub fn received(&self) -> BTreeMap<String, Vec<Received>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often each delivery was answered with a 2xx.
+    #[must_use]
+    pub fn confirmed(&self) -> BTreeMap<String, usize> {
+        let good = |seen: &[Received]| seen.iter().filter(|one| (200..300).contains(&one.status)).count();
+        self.received().iter().map(|(id, seen)| (id.clone(), good(seen))).collect()
+    }
+
+    /// How many deliveries it has seen.
+    #[must_use]
+    pub fn deliveries(&self) -> usize {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Drop for Downstream {
+    fn drop(&mut self) {
+        if let Some(server) = self.running.take() {
+            drop(server.stop(false));
+        }
+    }
+}
+
+async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpResponse {
+    let headers: BTreeMap<String, String> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .collect();
+    let id = headers.get("webhook-id").cloned().unwrap_or_default();
+    let manner = *state.manner.lock().unwrap_or_else(PoisonError::into_inner);
+    let request = state.requests.fetch_add(1, Ordering::Relaxed);
+    let status = {
+        let mut log = state.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = log.entry(id).or_default();
+        let status = match manner {
+            Manner::Kind | Manner::Slow(_) => 200,
+            Manner::Half => {
+                if request.is_multiple_of(2) {
+                    500
+                } else {
+                    200
+                }
+            }
+            Manner::SecondTry => {
+                if seen.is_empty() {
+                    500
+                } else {
+                    200
+                }
+            }
+            Manner::Busy => {
+                if seen.is_empty() {
+                    429
+                } else {
+                    200
+                }
+            }
+            Manner::Always(status) => status,
+        };
+        seen.push(Received { headers, body, at: state.begun.elapsed(), status });
+        status
+    };
+    if let Manner::Slow(time) = manner {
+        tokio::time::sleep(time).await;
+    }
+    let mut answer = HttpResponse::build(actix_web::http::StatusCode::from_u16(status).unwrap_or_default());
+    if status == 429 {
+        answer.insert_header(("Retry-After", "2"));
+    }
+    if status == 500 { answer.body("not yet") } else { answer.finish() }
+}

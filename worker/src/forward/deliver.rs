@@ -1,0 +1,340 @@
+//! One delivery: one attempt, and what becomes of it.
+//!
+//! Guarantee: an entry is settled only after a 2xx. An attempt is spent only while the circuit is closed. Whatever Redis
+//! does not confirm is tried again, or left pending for whoever claims it: so a delivery may be sent twice, under the same
+//! id, and is never forgotten.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use secrecy::ExposeSecret;
+use shared::backoff::Backoff;
+use shared::error_code::DeadLetterCode;
+use shared::event::{Envelope, StreamId};
+use shared::metrics::DeliveryOutcome;
+use shared::outbound::client::header_map;
+use shared::outbound::delivery::{Attempt, Meaning};
+use shared::outbound::format;
+use shared::outbound::headers::{MAX_HOPS, TRACEPARENT, headers};
+use shared::queue::{DeadLettered, Entry, Fault, NewDeadLetter, Retry, SettleOutcome, Settled, decode};
+use shared::trace::{self, Span, SpanKind};
+
+use super::circuit::{Circuit, Fault as Failure};
+use super::lane::Lane;
+use crate::consumer::chain;
+
+/// Pauses between two calls of a Redis that does not answer.
+const REDIS_MIN: Duration = Duration::from_millis(50);
+const REDIS_MAX: Duration = Duration::from_secs(1);
+/// A delivery that met a closed door waits at least this long.
+const SHUT_OUT: Duration = Duration::from_secs(1);
+
+/// The lane is to stop; the entry stays pending and is handed back.
+struct Interrupted;
+
+/// What is to become of an entry.
+enum Next {
+    Settle,
+    Retry { delay: Duration, attempt: u32, code: DeadLetterCode, error: String },
+    Dead { code: DeadLetterCode, error: String, attempts: u32 },
+}
+
+/// Lets go of an entry that the program failed over, so that it is claimed by time instead of being renewed for ever.
+struct Hold<'l>(&'l Lane, StreamId);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.release(self.1);
+        }
+    }
+}
+
+/// Takes one entry to its end, or as far as it can be taken now.
+pub(super) async fn deliver(lane: &Lane, entry: Entry, probe: bool) {
+    let id = entry.id;
+    let _hold = Hold(lane, id);
+    let next = match decode(entry) {
+        Ok(event) => attempt(lane, &event, probe).await.map(|next| (next, Some(event))),
+        Err(shared::queue::Undecodable::Gone) => Ok((Next::Settle, None)),
+        Err(reason) => {
+            Ok((Next::Dead { code: DeadLetterCode::Undecodable, error: reason.to_string(), attempts: 1 }, None))
+        }
+    };
+    let probed_nothing = probe && !matches!(next, Ok((_, Some(_))));
+    if probed_nothing {
+        lane.circuit(Circuit::forget_probe).await;
+    }
+    let done = match next {
+        Ok((next, event)) => carry_out(lane, id, next, event.as_ref()).await,
+        Err(interrupted) => Err(interrupted),
+    };
+    // What is not finished when the lane stops is handed back; anything else is claimed by time.
+    if done.is_ok() || !lane.stop.is_cancelled() {
+        lane.release(id);
+    }
+}
+
+/// Sends it, if it may be sent.
+async fn attempt(lane: &Lane, event: &Envelope, probe: bool) -> Result<Next, Interrupted> {
+    if event.hops >= MAX_HOPS {
+        lane.circuit(|circuit| {
+            if probe {
+                circuit.forget_probe()
+            }
+        })
+        .await;
+        let error = format!("passed on {} times from one Tributary to the next", event.hops);
+        return Ok(Next::Dead { code: DeadLetterCode::Loop, error, attempts: event.attempt - 1 });
+    }
+    if lane.is_gone() {
+        lane.circuit(|circuit| {
+            if probe {
+                circuit.forget_probe()
+            }
+        })
+        .await;
+        let error = "the destination has answered 410; resume it to send again".to_owned();
+        return Ok(Next::Dead { code: DeadLetterCode::Gone, error, attempts: event.attempt - 1 });
+    }
+    leave(lane).await?;
+    // It was read before somebody said so.
+    lane.resumed().await.ok_or(Interrupted)?;
+    if !probe && lane.circuit_is_open() {
+        // Others have failed meanwhile.
+        return Ok(shut_out(event, DeadLetterCode::Unreachable, "its circuit is open".to_owned()));
+    }
+    let mut span = begin(lane, event);
+    let traceparent = span.as_ref().and_then(Span::traceparent).or_else(|| event.traceparent.clone());
+    let (attempt, took) = send(lane, event, traceparent.as_deref()).await?;
+    lane.metrics.duration(took);
+    if let (Some(span), Attempt::Answered { status, .. }) = (&mut span, &attempt) {
+        span.set("http.response.status_code", i64::from(*status));
+    }
+    let next = judge(lane, event, probe, &attempt, took).await;
+    if let (Some(span), Ok(next)) = (span, &next) {
+        end(span, next);
+    }
+    next
+}
+
+/// What traces show of one attempt.
+fn begin(lane: &Lane, event: &Envelope) -> Option<Span> {
+    let mut span = trace::span("webhook deliver", SpanKind::Client, event.traceparent.as_deref(), trace::now()?)?;
+    span.set("destination", lane.destination.name.as_str().to_owned());
+    span.set("delivery_id", event.event_id.clone());
+    span.set("event_type", event.event_type.clone());
+    span.set("attempt", i64::from(event.attempt));
+    Some(span)
+}
+
+fn end(mut span: Span, next: &Next) {
+    match next {
+        Next::Settle => span.end("delivered"),
+        Next::Retry { code, .. } => {
+            span.failed(code.as_str());
+            span.end("retried");
+        }
+        Next::Dead { code, .. } => {
+            span.failed(code.as_str());
+            span.end("dead_lettered");
+        }
+    }
+}
+
+/// Waits until the rate limit allows one more.
+async fn leave(lane: &Lane) -> Result<(), Interrupted> {
+    let (name, limit) = (&lane.destination.name, lane.destination.limit);
+    let mut told = false;
+    while let Some(wait) = insist(lane, || lane.worker.queue.pace(&lane.keys, limit)).await? {
+        if !told && lane.tell_of_limit() {
+            tracing::warn!("Rate limit exceeded for webhook {name}: {}/{}", limit.max.saturating_add(1), limit.max);
+        }
+        told = true;
+        lane.stop.run_until_cancelled(tokio::time::sleep(wait)).await.ok_or(Interrupted)?;
+    }
+    Ok(())
+}
+
+async fn send(
+    lane: &Lane,
+    event: &Envelope,
+    traceparent: Option<&str>,
+) -> Result<(Attempt, Duration), Interrupted> {
+    let destination = &lane.destination;
+    let payload = String::from_utf8_lossy(&event.body);
+    let body = Bytes::from(format::body(destination, &payload));
+    let ours = headers(
+        &destination.source,
+        destination.secret.as_ref(),
+        &event.event_type,
+        &event.event_id,
+        event.hops + 1,
+        &body,
+        lane.worker.now(),
+    );
+    let operators = destination.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret()));
+    let ours = ours.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // Checked when they were configured.
+    let traced = traceparent.map(|context| (TRACEPARENT, context));
+    let headers = header_map(operators.chain(ours).chain(traced)).map_err(|_| Interrupted)?;
+    // Never cut off in mid-request by an order to stop: its time-out bounds it, and the grace period is for that.
+    Ok(lane.client.post(&destination.url, headers, body, destination.timeout).await)
+}
+
+/// Decides what becomes of the delivery, and notes what that says of the destination.
+async fn judge(
+    lane: &Lane,
+    event: &Envelope,
+    probe: bool,
+    attempt: &Attempt,
+    took: Duration,
+) -> Result<Next, Interrupted> {
+    let (destination, name) = (&lane.destination, &lane.destination.name);
+    let (delivery_id, trace_id) = (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
+    let meaning = attempt.meaning();
+    if let Meaning::Delivered = meaning {
+        lane.circuit(Circuit::succeeded).await;
+        let status = if let Attempt::Answered { status, .. } = attempt { *status } else { 0 };
+        tracing::info!(
+            delivery_id,
+            trace_id,
+            "Webhook delivered successfully: {name} ({}ms, status: {status})",
+            took.as_millis()
+        );
+        return Ok(Next::Settle);
+    }
+    let reason = attempt.reason();
+    let now = lane.worker.now();
+    // For showing only.
+    let _ = lane.worker.queue.note_error(&lane.keys, &reason, now).await;
+    match meaning {
+        Meaning::Delivered => Ok(Next::Settle),
+        Meaning::Gone => {
+            lane.circuit(Circuit::succeeded).await;
+            lane.note_gone();
+            insist(lane, || lane.worker.queue.note_gone(&lane.keys)).await?;
+            tracing::error!(destination = %name, "the destination answered 410: nothing more is sent until it is resumed");
+            Ok(Next::Dead { code: DeadLetterCode::Gone, error: reason, attempts: event.attempt })
+        }
+        Meaning::Never { code } => {
+            lane.circuit(Circuit::succeeded).await;
+            Ok(Next::Dead { code, error: reason, attempts: event.attempt })
+        }
+        Meaning::Again { code, not_before, destinations_fault } => {
+            let was_open = lane.circuit_is_open();
+            if destinations_fault {
+                let fault = if code == DeadLetterCode::Http5xx { Failure::Failing } else { Failure::NoAnswer };
+                lane.circuit(|circuit| circuit.failed(Instant::now(), fault, probe)).await;
+            } else {
+                lane.circuit(Circuit::succeeded).await;
+            }
+            if was_open && destinations_fault {
+                return Ok(shut_out(event, code, reason));
+            }
+            if event.attempt >= destination.max_attempts {
+                tracing::error!(destination = %name, delivery_id, trace_id, "Webhook delivery failed after {} attempts: {}", event.attempt, attempt.brief());
+                return Ok(Next::Dead { code, error: reason, attempts: event.attempt });
+            }
+            let delay = lane.backoff().delay(event.attempt, &mut rand::rng()).max(not_before.unwrap_or_default());
+            tracing::warn!(
+                delivery_id,
+                trace_id,
+                "Webhook delivery failed (attempt {}/{}): {name} - {}. Retrying in {}ms...",
+                event.attempt,
+                destination.max_attempts,
+                attempt.brief(),
+                delay.as_millis()
+            );
+            Ok(Next::Retry { delay, attempt: event.attempt + 1, code, error: reason })
+        }
+    }
+}
+
+/// Comes again at no cost; it is read again when the circuit allows it.
+fn shut_out(event: &Envelope, code: DeadLetterCode, error: String) -> Next {
+    Next::Retry { delay: SHUT_OUT, attempt: event.attempt, code, error }
+}
+
+async fn carry_out(lane: &Lane, id: StreamId, next: Next, event: Option<&Envelope>) -> Result<(), Interrupted> {
+    let (queue, keys, consumer) = (&lane.worker.queue, &lane.keys.queue, &lane.worker.consumer);
+    let first_failed_at = event.and_then(|event| event.first_failed_at);
+    match next {
+        Next::Settle => {
+            let mut settled = Settled::new(id, SettleOutcome::Processed);
+            settled.moved = event.filter(|event| event.was_moved()).map(|event| event.event_id.clone());
+            let entries = [settled];
+            insist(lane, || queue.settle(keys, &entries)).await?;
+            if event.is_some() {
+                lane.metrics.delivery(DeliveryOutcome::Delivered, 1);
+            }
+        }
+        Next::Retry { delay, attempt, code, error } => {
+            let spent = event.is_none_or(|event| attempt > event.attempt);
+            let retry = [Retry {
+                id,
+                delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                attempt,
+                first_failed_at: first_failed_at.or_else(|| spent.then(|| lane.worker.now())),
+                error_code: code,
+                error,
+            }];
+            insist(lane, || queue.schedule_retry(keys, consumer, &retry)).await?;
+            lane.metrics.delivery(DeliveryOutcome::Retried, 1);
+        }
+        Next::Dead { code, error, attempts } => {
+            let letter = [NewDeadLetter {
+                id,
+                error_code: code,
+                error: error.clone(),
+                attempts,
+                first_failed_at,
+                reply: None,
+            }];
+            let most = lane.worker.dlq_max_len;
+            let done = insist(lane, || queue.dead_letter(keys, consumer, consumer, &letter, most)).await?;
+            if done.first() == Some(&DeadLettered::Full) {
+                let retry = [Retry {
+                    id,
+                    delay_ms: u64::try_from(lane.destination.max_retry_delay.as_millis()).unwrap_or(u64::MAX),
+                    attempt: attempts.max(1),
+                    first_failed_at,
+                    error_code: code,
+                    error,
+                }];
+                tracing::error!(destination = %lane.destination.name, "its dead letters are at DLQ_MAX_LEN");
+                insist(lane, || queue.schedule_retry(keys, consumer, &retry)).await?;
+            } else {
+                tracing::warn!(destination = %lane.destination.name, %id, %code, attempts, "dead letter");
+                lane.metrics.delivery(DeliveryOutcome::DeadLettered, 1);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a call until Redis answers it, or the worker is to stop and it does not.
+async fn insist<T, F>(lane: &Lane, mut call: impl FnMut() -> F) -> Result<T, Interrupted>
+where
+    F: Future<Output = Result<T, Fault>>,
+{
+    let backoff = Backoff::new(REDIS_MIN, REDIS_MAX);
+    for attempt in 1.. {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {
+                tracing::error!(destination = %lane.destination.name, error = chain(&fault), "its keys are damaged");
+                break;
+            }
+            Err(fault) => {
+                tracing::warn!(destination = %lane.destination.name, error = chain(&fault), "Redis does not answer");
+            }
+        }
+        let pause = backoff.delay(attempt, &mut rand::rng());
+        if lane.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            break;
+        }
+    }
+    Err(Interrupted)
+}
