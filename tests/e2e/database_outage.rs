@@ -99,6 +99,53 @@ async fn sqlite_locked_for_half_a_minute() {
     check_afterwards(&stack, &ledger).await;
 }
 
+/// Who holds the one entry of `acme`, for how long nobody has touched it (ms), and how often it was delivered.
+async fn held(stack: &Stack) -> Option<(String, u64, u64)> {
+    let words = ["XPENDING", "webhooks:incoming:acme", "webhook-processors", "-", "+", "10"];
+    let pending: Vec<(String, String, u64, u64)> = stack.redis.command(&words).await;
+    assert!(pending.len() < 2, "{pending:?}");
+    pending.into_iter().next().map(|(_, holder, idle, deliveries)| (holder, idle, deliveries))
+}
+
+/// What a worker left when it was killed is not taken over while the database is away: each time would count as one more
+/// delivery that came to nothing, as if the event were what kills workers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_taken_over_while_the_database_is_away() {
+    const CLAIM_IDLE_MS: u64 = 1_000;
+    let mut stack = impatient().workers(1).database(Kind::OwnPostgres).start().await;
+    // One after the other, so that the names are known.
+    stack.add_worker().await;
+    stack.postgres.as_mut().unwrap().stop().await;
+    let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
+    answer.expect(202, "accepted");
+    for worker in &stack.workers {
+        worker.health("/ready", 503, SOON).await;
+    }
+    let (holder, _, deliveries) =
+        poll::until("one of them holds it", SOON, async || held(&stack).await.ok_or("nobody")).await;
+    assert_eq!(deliveries, 1);
+    let dying = usize::from(holder == "harness-2");
+    assert_eq!(holder, format!("harness-{}", dying + 1));
+    stack.workers[dying].process.kill();
+    poll::until("nobody has touched it for several times CLAIM_IDLE_MS", SOON, async || {
+        let seen = held(&stack).await;
+        assert!(matches!(&seen, Some((by, _, 1)) if *by == holder), "taken over during the outage: {seen:?}");
+        if seen.as_ref().is_some_and(|(_, idle, _)| *idle > 6 * CLAIM_IDLE_MS) {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    })
+    .await;
+    stack.workers[1 - dying].health("/ready", 503, SOON).await;
+    stack.postgres.as_mut().unwrap().restart().await;
+    stack.workers[1 - dying].ready(SOON).await;
+    stack.drained(SOON).await;
+    let row = stack.database.event("acme", answer.event_id()).await.unwrap();
+    assert_eq!(row["attempts"], 1, "{row}");
+    assert_eq!(stack.dead("acme").await, 0);
+}
+
 /// PostgreSQL killed under load, several times, in the middle of transactions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_killed_under_load() {

@@ -6,7 +6,7 @@ use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
 use tests::sign::{self, Signed};
-use tests::stack::Stack;
+use tests::stack::{Kind, Stack};
 
 use crate::SOON;
 
@@ -99,4 +99,25 @@ async fn strict_durability_is_looked_at_again_with_every_connection() {
         if answer.status == 202 { Ok(()) } else { Err(answer.text) }
     })
     .await;
+}
+
+/// SQLite's write-ahead log grows for as long as somebody reads without end, and nothing else would tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_size_of_sqlite_s_log_is_shown() {
+    let stack = Stack::builder().start().await;
+    let path = stack.database.url().trim_start_matches("sqlite://").to_owned();
+    for _ in 0..20 {
+        stack.sender().send(&event("acme")).await.expect(202, "accepted");
+    }
+    poll::until("it is as large as it is", SOON, async || {
+        let shown = stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await;
+        let size = std::fs::metadata(format!("{path}-wal")).map_or(0, |found| found.len());
+        if size > 0 && format!("{shown}") == size.to_string() { Ok(()) } else { Err(format!("{shown} of {size}")) }
+    })
+    .await;
+
+    let stack = Stack::builder().database(Kind::Postgres).start().await;
+    stack.sender().send(&event("acme")).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    assert_eq!(format!("{}", stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await), "0");
 }

@@ -6,8 +6,10 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::admin::SECRETS_KEY;
+use tests::downstream::{Downstream, Manner};
 use tests::generator::{REALCAST_SECRET, STREAMGANK_SECRET};
 use tests::poll;
 use tests::process::Program;
@@ -30,6 +32,13 @@ const REFUSED: &str = "refused-secret-93cc4d";
 const WRONG_TOKEN: &str = "wrong-admin-token-51d7";
 const FORGER: &str = "secret-of-a-forger-2c90";
 const URL_TOKEN: &str = "token-in-a-url-8d22";
+/// Secrets of destinations: what signs, what stands in a header, and what stands in URLs.
+const SIGNING: &str = "secret-that-signs-deliveries-4b1e";
+const HEADER: &str = "value-of-a-delivery-header-6f03";
+const HOOK_QUERY: &str = "token-in-a-hook-query-a7c1";
+const HOOK_PATH: &str = "token-in-a-hook-path-e92d";
+const DISCORD_PATH: &str = "token-of-a-discord-hook-15ab";
+const REGISTERED_PATH: &str = "token-in-a-registered-url-d340";
 
 /// All that was said, and all that must not be.
 #[derive(Default)]
@@ -168,7 +177,11 @@ async fn admin(all: &mut Everything, sender: &Sender) {
     let mut heard = |what: &str, answer: &Answer| all.heard(format!("the answer to {what}"), answer.text.clone());
     for (what, body) in [
         ("a registration", json!({"platform": "third", "secret": REGISTERED, "rate_limit": 6000})),
-        ("a rotation", json!({"platform": "third", "secret": ROTATED})),
+        ("a rotation", json!({"platform": "third", "secret": ROTATED, "url": away(REGISTERED_PATH)})),
+        (
+            "a destination that cannot be",
+            json!({"platform": "sixth", "secret": REFUSED, "url": format!("ftp://127.0.0.1/{REGISTERED_PATH}")}),
+        ),
         (
             "a registration without sense",
             json!({"platform": "fourth", "secret": REFUSED, "signature": {"scheme": REFUSED}}),
@@ -187,11 +200,54 @@ async fn admin(all: &mut Everything, sender: &Sender) {
     heard("an announcement", &sender.announce("room-of-secrets", &session).await);
     heard("an announcement of nothing", &sender.announce("room", &json!({"status": MARKER, "x": MARKER})).await);
     let stranger = announcement("room", &session).header("authorization", &format!("Bearer {WRONG_TOKEN}"));
-    heard("a stranger", &sender.request(reqwest::Method::PUT, &stranger).await.unwrap());
+    heard("a stranger", &sender.request(Method::PUT, &stranger).await.unwrap());
     let body = marked(&content_event("content_added", &unique("c"), "t", now_ms()));
     for secret in [ROTATED, REGISTERED] {
         let answer = all.send(sender, "a registered platform's", &sign::generic("third", secret, &body)).await;
         assert!(answer.status < 300, "{}", answer.text);
+    }
+}
+
+/// A destination where nobody listens.
+fn away(path: &str) -> String {
+    format!("http://127.0.0.1:1/services/{path}")
+}
+
+/// Deliveries that arrive and that fail, and what operators ask of them.
+async fn deliveries(all: &mut Everything, stack: &Stack, receiver: &Downstream) {
+    let sender = stack.sender();
+    poll::until("one is delivered, one is dead", SOON, async || {
+        match (receiver.deliveries(), stack.dead("out:webhook_2").await) {
+            (1.., 1..) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+    for one in receiver.received().values().flatten() {
+        assert_eq!(one.headers.get("x-api-key").map(String::as_str), Some(HEADER));
+        for name in ["x-tributary-signature", "webhook-signature"] {
+            let proof = one.headers[name].split_once(['=', ',']).expect("a signature").1;
+            all.hide(&format!("{name} of a delivery"), proof);
+        }
+    }
+    for (what, url) in [
+        ("a test of a URL", format!("{}?token={HOOK_QUERY}", receiver.url())),
+        ("a test of nobody", away(HOOK_PATH)),
+        ("a test of nonsense", format!("ftp://127.0.0.1/{HOOK_PATH}")),
+    ] {
+        let answer = sender.admin(Method::POST, "/api/webhooks/test", &json!({"url": url})).await;
+        // The answer names the URL that it was asked about, in its place for that, and nothing of it elsewhere.
+        all.heard(format!("the answer to {what}"), answer.text.replacen(&url, "", 1));
+    }
+    let event = json!({"event": "job.completed", "data": {"note": MARKER}});
+    let answer = sender.admin(Method::POST, "/api/webhooks/trigger", &event).await;
+    all.heard("the answer to an event by hand", answer.text);
+    let answer = sender.admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
+    assert!(answer.text.contains("webhook_2"), "{}", answer.text);
+    all.heard("the status of destinations", answer.text);
+    for name in ["webhook_2", "discord", "platform_third"] {
+        let done = stack.dlq_tool(&["list", "--platform", &format!("out:{name}")]).await;
+        all.heard(format!("the dead letters of {name}"), format!("{}\n{}", done.stdout, done.stderr));
     }
 }
 
@@ -253,14 +309,27 @@ async fn nothing_that_anybody_says_holds_a_secret_a_signature_or_a_body() {
         ("a wrong token", WRONG_TOKEN),
         ("a forger's secret", FORGER),
         ("a token in a URL", URL_TOKEN),
+        ("what signs deliveries", SIGNING),
+        ("a header of deliveries", HEADER),
+        ("a token in a hook's query", HOOK_QUERY),
+        ("a token in a hook's path", HOOK_PATH),
+        ("a token of Discord", DISCORD_PATH),
+        ("a token in a registered URL", REGISTERED_PATH),
         ("a body", MARKER),
     ] {
         all.hide(what, secret);
     }
+    let receiver = Downstream::start(Manner::Kind);
     let mut stack = providers::stack()
         .ingress_env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET)
         .ingress_env("STREAMGANK_WEBHOOK_SECRET", STREAMGANK_SECRET)
         .env("SECRETS_KEY", SECRETS_KEY)
+        .env("WEBHOOK_URLS", &format!("{}?token={HOOK_QUERY},{}", receiver.url(), away(HOOK_PATH)))
+        .env("DISCORD_WEBHOOK_URL", &away(DISCORD_PATH))
+        .env("WEBHOOK_SECRET_KEY", SIGNING)
+        .env("WEBHOOK_HEADERS", &format!("X-Api-Key:{HEADER}"))
+        .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
+        .env("WEBHOOK_MAX_RETRIES", "0")
         .env("RUST_LOG", "trace")
         .worker_env("LOG_FORMAT", "json")
         .worker_env("MISSING_SESSION_WAIT_MS", "300")
@@ -271,6 +340,7 @@ async fn nothing_that_anybody_says_holds_a_secret_a_signature_or_a_body() {
     admin(&mut all, &sender).await;
     every_platform(&mut all, &sender).await;
     dead_letters(&mut all, &stack).await;
+    deliveries(&mut all, &stack, &receiver).await;
 
     // Redis in the middle of a call, and then gone: what is said of it names no argument.
     stack.redis.process().freeze();

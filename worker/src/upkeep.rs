@@ -37,6 +37,7 @@ pub async fn watch_database(worker: Arc<Worker>) {
         let due = asked.is_none_or(|at| at.elapsed() >= DATABASE_UP_EVERY);
         if due || !worker.database_up() {
             worker.note_database(worker.store.probe().await.is_ok());
+            worker.database_metrics.sqlite_wal_bytes(worker.store.wal_bytes());
             asked = Some(Instant::now());
         }
     }

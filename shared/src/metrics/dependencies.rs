@@ -3,8 +3,8 @@
 use metrics::{Gauge, gauge};
 
 use super::{
-    CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, UNHANDLED_PLATFORMS, UNUSABLE_REGISTRATIONS,
-    count, switch,
+    CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, SQLITE_WAL_BYTES, UNHANDLED_PLATFORMS,
+    UNUSABLE_REGISTRATIONS, count, switch,
 };
 
 /// What a process knows of the systems it depends on.
@@ -67,16 +67,19 @@ impl Default for DependencyMetrics {
 pub struct DatabaseMetrics {
     database_up: Gauge,
     unhandled_platforms: Gauge,
+    sqlite_wal_bytes: Gauge,
 }
 
 impl DatabaseMetrics {
-    /// Registers both series at 0.
+    /// Registers all series at 0.
     #[must_use]
     pub fn new() -> Self {
         let (database_up, unhandled_platforms) = (gauge!(DATABASE_UP), gauge!(UNHANDLED_PLATFORMS));
-        database_up.set(0);
-        unhandled_platforms.set(0);
-        Self { database_up, unhandled_platforms }
+        let sqlite_wal_bytes = gauge!(SQLITE_WAL_BYTES);
+        for gauge in [&database_up, &unhandled_platforms, &sqlite_wal_bytes] {
+            gauge.set(0);
+        }
+        Self { database_up, unhandled_platforms, sqlite_wal_bytes }
     }
 
     /// Whether the database commits.
@@ -87,6 +90,12 @@ impl DatabaseMetrics {
     /// How many platforms have unfinished events and no definition here.
     pub fn unhandled_platforms(&self, platforms: u64) {
         self.unhandled_platforms.set(count(platforms));
+    }
+
+    /// Bytes of SQLite's write-ahead log, which may well be more than 2^32.
+    pub fn sqlite_wal_bytes(&self, bytes: u64) {
+        let (high, low) = (count(bytes >> 32), count(bytes & u64::from(u32::MAX)));
+        self.sqlite_wal_bytes.set(high.mul_add(4_294_967_296.0, low));
     }
 }
 

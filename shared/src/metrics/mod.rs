@@ -85,6 +85,8 @@ pub const CLOCK_SKEW: &str = "webhook_clock_skew_seconds";
 pub const DATA_LOST: &str = "webhook_data_lost";
 /// Platforms with unfinished events that this worker has no definition for.
 pub const UNHANDLED_PLATFORMS: &str = "webhook_unhandled_platforms";
+/// Size of SQLite's write-ahead log; 0 with PostgreSQL.
+pub const SQLITE_WAL_BYTES: &str = "webhook_sqlite_wal_bytes";
 /// Registrations that this process cannot use, or not all of.
 pub const UNUSABLE_REGISTRATIONS: &str = "webhook_unusable_registrations";
 
@@ -157,6 +159,7 @@ fn describe() {
     describe_gauge!(CLOCK_SKEW, "Redis's clock minus this host's");
     describe_gauge!(DATA_LOST, "1 from when Redis was found emptied");
     describe_gauge!(UNHANDLED_PLATFORMS, "Platforms with unfinished events and no definition here");
+    describe_gauge!(SQLITE_WAL_BYTES, "Size of SQLite's write-ahead log; 0 with PostgreSQL");
     describe_gauge!(
         UNUSABLE_REGISTRATIONS,
         "Registered platforms that cannot be used here, or not all of their secrets"

@@ -36,6 +36,7 @@ fn every_series_is_there_at_zero_before_anything_happened() {
         "webhook_clock_skew_seconds 0".to_owned(),
         "webhook_data_lost 0".to_owned(),
         "webhook_unhandled_platforms 0".to_owned(),
+        "webhook_sqlite_wal_bytes 0".to_owned(),
         "webhook_unusable_registrations 0".to_owned(),
         "webhook_orphans_total{platform=\"mux\"} 0".to_owned(),
     ];
@@ -125,7 +126,9 @@ fn states_are_shown_as_they_are_set() {
         let redis = DependencyMetrics::new();
         redis.redis_up(true);
         redis.clock_skew_ms(-1500);
-        DatabaseMetrics::new().database_up(true);
+        let database = DatabaseMetrics::new();
+        database.database_up(true);
+        database.sqlite_wal_bytes(6_442_450_945);
     });
     for line in [
         "webhook_backlog{platform=\"mux\"} 1",
@@ -137,6 +140,7 @@ fn states_are_shown_as_they_are_set() {
         "webhook_redis_up 1",
         "webhook_clock_skew_seconds -1.5",
         "webhook_database_up 1",
+        "webhook_sqlite_wal_bytes 6442450945",
     ] {
         assert!(lines.contains(&line.to_owned()), "{line} is missing in\n{}", lines.join("\n"));
     }

@@ -1,7 +1,7 @@
 //! The judgement: what was promised against what is there.
 //!
 //! Guarantee: every promised event is looked for in every place, and every row is compared with what the sequential
-//! [model](crate::model) makes of all events that took effect. Nothing is taken from the system on trust but when and in
+//! [`crate::model`] makes of all events that took effect. Nothing is taken from the system on trust but when and in
 //! which order it queued events, and that is checked against when they were sent and answered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -99,6 +99,15 @@ impl Store {
         }
     }
 
+    /// Bytes of SQLite's write-ahead log, which grows while somebody reads without end; 0 with PostgreSQL.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        match self {
+            Self::Sqlite(store) => store.wal_bytes(),
+            Self::Postgres(_) => 0,
+        }
+    }
+
     /// Whether a commit survives a power loss, as far as the disk honours a sync: always with SQLite, with PostgreSQL by
     /// the server's `fsync` and `full_page_writes`.
     ///

@@ -40,6 +40,7 @@ const READERS: u32 = 2;
 pub struct Sqlite {
     pub(super) writer: Writer<Embedded>,
     readers: SqlitePool,
+    wal: PathBuf,
     pub(super) database_id: String,
 }
 
@@ -77,7 +78,12 @@ impl Sqlite {
             .acquire_timeout(options.connect_timeout)
             .connect_lazy_with(embedded.connect.clone().create_if_missing(false));
         let writer = Writer::new(embedded, connection, options.deadline);
-        Ok(Self { writer, readers, database_id })
+        Ok(Self { writer, readers, wal: wal_of(&file), database_id })
+    }
+
+    /// Size of the write-ahead log; 0 while there is none.
+    pub(super) fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(&self.wal).map_or(0, |found| found.len())
     }
 
     pub(super) async fn result(&self, platform: &str, event_id: &str) -> Result<Option<String>, StoreError> {
@@ -87,6 +93,13 @@ impl Sqlite {
     pub(super) async fn session(&self, room_id: &str) -> Result<Option<String>, StoreError> {
         Ok(sqlx::query_scalar(SESSION).bind(room_id).fetch_optional(&self.readers).await?)
     }
+}
+
+/// The write-ahead log, which SQLite keeps beside the file itself, not beside a link to it.
+fn wal_of(file: &Path) -> PathBuf {
+    let mut wal = file.canonicalize().unwrap_or_else(|_| file.to_owned()).into_os_string();
+    wal.push("-wal");
+    wal.into()
 }
 
 /// A database in memory would forget what was acknowledged.
