@@ -47,7 +47,7 @@ change() { sed -n "s/.*Updated session \($1 status: [a-z]* -> [a-z]*\).*/\1/p" "
 
 at_rest() {
   "$bin/dlq-tool" stats --output json >"$run/stats" 2>/dev/null && [ -s "$run/stats" ] &&
-    ! grep -qv '"dead_letters":0,.*"backlog":0,"pending":0,"retrying":0}$' "$run/stats"
+    ! grep -qv '"dead_letters":0,.*"backlog":0,"pending":0,"retrying":0[,}]' "$run/stats"
 }
 
 dead_letter() { "$bin/dlq-tool" list --event-id "$1" --output json >"$run/dead" 2>/dev/null; }
