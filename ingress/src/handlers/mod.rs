@@ -1,5 +1,6 @@
 //! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
 
+mod admin;
 pub(crate) mod awaited;
 pub(crate) mod fallback;
 pub(crate) mod handshake;

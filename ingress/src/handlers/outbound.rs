@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::clock;
-use shared::config::AdminToken;
 use shared::event::{MAX_EVENT_TYPE_BYTES, Millis, StreamId};
 use shared::outbound::client::{Client, SetupError, header_map};
 use shared::outbound::config::{Configured, destination_url};
@@ -28,13 +26,16 @@ use shared::registration::{Live, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-use super::caught;
+use super::{admin, caught};
 use crate::app::Ingress;
 use crate::error::Error;
-use crate::pipeline::{Body, Lost};
+use crate::pipeline::Lost;
 
 /// Longest body of these routes, in bytes.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
+/// Dead letters that a destination may have by what is triggered by hand: `DLQ_MAX_LEN`, which is the workers' variable,
+/// where nothing is said.
+const MAX_DEAD: u64 = 1_000_000;
 /// Tests of a URL at a time.
 const TESTS: usize = 8;
 /// What a triggered event says of its platform; a reserved word, so that no platform is called so.
@@ -271,7 +272,7 @@ pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Dat
             let delivery = made(one, &event, &event_id, &text, now);
             let keys = outbound.queue.layout().destination(&one.name);
             let queued =
-                outbound.queue.forward(&keys, std::slice::from_ref(&delivery), one.max_backlog, 1_000_000).await;
+                outbound.queue.forward(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD).await;
             let status = match queued.map_err(|fault| Error::from(lost(fault)))?.first() {
                 Some(Forwarded::Queued | Forwarded::Already) => "queued",
                 Some(Forwarded::DeadLettered | Forwarded::Overflowed) | None => "overflow",
@@ -389,18 +390,8 @@ async fn answer<T: Serialize>(
     work: impl AsyncFnOnce(&Outbound, Bytes) -> Result<T, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
-    let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     let all = async {
-        AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
-        let Body { bytes, coding: None, held } =
-            ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
-        else {
-            return Err(Error::UnsupportedEncoding);
-        };
-        if bytes.len() > MAX_BODY {
-            return Err(Error::PayloadTooLarge { limit: MAX_BODY });
-        }
-        ingress.pipeline.gate.open()?;
+        let (bytes, held) = admin::body(request, &mut payload, ingress, MAX_BODY).await?;
         let done = work(&ingress.outbound, bytes).await;
         drop(held);
         done

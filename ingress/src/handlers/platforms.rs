@@ -7,22 +7,21 @@
 mod view;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::AUTHORIZATION;
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shared::config::{AdminToken, Problem};
+use shared::config::Problem;
 use shared::platform::{PlatformName, Source};
 use shared::registration::{Live, MAX_REQUEST_BYTES, Refused, Registration, Snapshot};
 use utoipa::ToSchema;
 
 pub(crate) use view::{Defined, Platforms, Registered, Terms, Valid};
 
-use super::caught;
+use super::{admin, caught};
 use crate::app::Ingress;
 use crate::error::Error;
-use crate::pipeline::{Body, Lost};
+use crate::pipeline::Lost;
 
 /// Longest list of problems that is answered, in bytes.
 const MAX_PROBLEMS_BYTES: usize = 2000;
@@ -116,18 +115,8 @@ async fn answer<T: Serialize>(
     work: impl AsyncFnOnce(&Live, Bytes) -> Result<Option<T>, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
-    let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     let all = async {
-        AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
-        let Body { bytes, coding: None, held } =
-            ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
-        else {
-            return Err(Error::UnsupportedEncoding);
-        };
-        if bytes.len() > MAX_REQUEST_BYTES {
-            return Err(Error::PayloadTooLarge { limit: MAX_REQUEST_BYTES });
-        }
-        ingress.pipeline.gate.open()?;
+        let (bytes, held) = admin::body(request, &mut payload, ingress, MAX_REQUEST_BYTES).await?;
         let live = ingress.directory.live().ok_or(Error::CannotRegister)?;
         let done = work(live, bytes).await;
         drop(held);

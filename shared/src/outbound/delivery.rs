@@ -97,9 +97,8 @@ impl Attempt {
             Self::Answered { status, retry_after, .. } => match status {
                 200..=299 => Meaning::Delivered,
                 410 => Meaning::Gone,
-                408 | 425 => again(DeadLetterCode::Http4xx, retry_after, false),
-                // It answers, and says when: waiting is enough.
-                429 => again(DeadLetterCode::Http4xx, retry_after, false),
+                // It answers, and may say when: waiting is enough.
+                408 | 425 | 429 => again(DeadLetterCode::Http4xx, retry_after, false),
                 500..=599 => again(DeadLetterCode::Http5xx, retry_after, true),
                 _ => Meaning::Never { code: DeadLetterCode::Http4xx },
             },

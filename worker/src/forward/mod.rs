@@ -193,8 +193,3 @@ pub async fn run(worker: Arc<Worker>, target: Target, grace: Duration) -> Result
     while tasks.join_next().await.is_some() {}
     Ok(())
 }
-
-/// What a delivery to a destination that is not configured any more is made with.
-fn orphan(name: &str) -> Option<DestinationName> {
-    DestinationName::new(name).ok()
-}

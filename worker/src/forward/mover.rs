@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use shared::backoff::Backoff;
 use shared::event::{Millis, StreamId};
 use shared::metrics::{DeliveryMetrics, DeliveryOutcome};
+use shared::outbound::DestinationName;
 use shared::outbound::payload::{Parts, delivery_id, payload};
 use shared::platform::PlatformName;
 use shared::queue::{
     DestinationKeys, Entry, Fault, Forwarded, NewDelivery, PlatformKeys, Reader, SettleOutcome, Settled, decode,
 };
 
-use super::orphan;
 use crate::consumer::chain;
 use crate::worker::Worker;
 
@@ -163,7 +163,11 @@ fn add(
 }
 
 async fn queue_up(worker: &Worker, name: &str, deliveries: &[NewDelivery]) -> Result<(), Fault> {
-    let Some(name) = orphan(name) else { return Ok(()) };
+    let Ok(name) = DestinationName::new(name) else {
+        // Only settling writes names here, so somebody else did.
+        tracing::error!(deliveries = deliveries.len(), "an outbox entry names no destination; it is dropped");
+        return Ok(());
+    };
     let bound = worker
         .forwarding
         .find(name.as_str())

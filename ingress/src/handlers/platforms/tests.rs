@@ -2,6 +2,7 @@
 
 use actix_web::App;
 use actix_web::http::Method;
+use actix_web::http::header::AUTHORIZATION;
 use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
 use serde_json::{Value, json};
 use shared::registration::Sealer;
