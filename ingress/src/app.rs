@@ -197,8 +197,7 @@ fn serve(
     let following = tokio::spawn(async move { follower.directory.follow(stop).await });
     let known = ingress.clone();
     let entering = connections.clone();
-    // Head size, head timeout, keep-alive and message framing stay as actix has them: its defaults refuse what
-    // smuggling needs.
+    // Head size, keep-alive and message framing stay as actix has them: its defaults refuse what smuggling needs.
     let app = move || {
         let connections = connections.clone();
         App::new()
@@ -215,6 +214,8 @@ fn serve(
         .workers(config.workers)
         .max_connections(per_thread)
         .tcp_nodelay(true)
+        // A head that does not arrive is ended by `connections`, without a 408.
+        .client_request_timeout(Duration::ZERO)
         // A sender that closes its side has hung up: what it would be told is not worth waiting for.
         .h1_allow_half_closed(false)
         .disable_signals()

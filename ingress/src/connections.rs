@@ -3,8 +3,10 @@
 //! Guarantee: never more than `MAX_CONNECTIONS`, and at that bound a new connection is still taken: those on which no
 //! request has been going on for longest are closed for it, and only where every connection is in the middle of a request
 //! is it the new one. So idle connections and heads that never end, however many and from wherever, keep nobody out. Also
-//! without need no connection stays open without a request for longer than [`SILENCE`]: actix bounds the time for the
-//! first head and for silence between two requests, but not for a head that begins after another request and never ends.
+//! without need no connection stays open without a request for longer than [`SILENCE`], nor one on which a head begins
+//! and never ends. It is closed without an answer, which every sender tries again: a bound of our own in place of actix's,
+//! whose 408 for the first head would also meet genuine senders after this process was frozen or starved of its CPU, and
+//! to some providers 4xx is final. What has come in and was not read yet is nobody's silence but our own.
 //!
 //! Who is at the other end is not asked: behind a balancer all senders have one address.
 
@@ -21,7 +23,7 @@ use actix_web::dev::{Extensions, Service, ServiceRequest, ServiceResponse};
 use tokio_util::sync::CancellationToken;
 
 /// Longest time without a request, between two requests or before a head that does not end.
-pub(crate) const SILENCE: Duration = Duration::from_secs(15);
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 /// How often those that were silent for longer are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Part of all connections that is closed at once at the bound, so that not every new one searches them all.
@@ -136,7 +138,7 @@ impl Connections {
     fn close_silent(&self, longest: Duration) {
         let before = self.now().saturating_sub(millis(longest));
         self.lock().retain(|_, one| {
-            let stays = one.is_busy() || one.silent_since.load(Ordering::Relaxed) > before;
+            let stays = one.is_busy() || one.silent_since.load(Ordering::Relaxed) > before || one.is_unread();
             if !stays {
                 one.close();
             }
@@ -156,6 +158,12 @@ impl Connections {
 impl One {
     fn is_busy(&self) -> bool {
         self.requests.load(Ordering::Acquire) > 0
+    }
+
+    /// Bytes have arrived that this process has not read yet.
+    fn is_unread(&self) -> bool {
+        // The sockets of the server are non-blocking, and a duplicate shares that.
+        matches!(self.socket.peek(&mut [0]), Ok(1..))
     }
 
     fn close(&self) {
@@ -232,7 +240,7 @@ fn millis(time: Duration) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
@@ -293,6 +301,20 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(60)).await;
         all.close_silent(Duration::from_millis(50));
         assert!(is_closed(&mut working));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_read_yet_is_no_silence() {
+        let (all, listener) = (Connections::new(9), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (mut sender, data) = open(&all, &listener);
+        sender.write_all(b"P").unwrap();
+        let stream = data.get::<actix_web::rt::net::TcpStream>().unwrap();
+        stream.readable().await.unwrap();
+        all.close_silent(Duration::ZERO);
+        assert!(!is_closed(&mut sender), "it has come in while this process was away");
+        assert_eq!(stream.try_read(&mut [0]).unwrap(), 1);
+        all.close_silent(Duration::ZERO);
+        assert!(is_closed(&mut sender));
     }
 
     #[test]

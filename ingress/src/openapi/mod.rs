@@ -37,8 +37,8 @@ const ABOUT: &str = "Webhooks from streaming and media platforms, received once,
 
 Every error is answered as `{\"success\": false, \"errcode\", \"errmesg\", \"erresid\"}`; `erresid` is in the log line, \
 too. A route that does not exist answers 404 `E_NOT_FOUND`; one that exists for other methods, 405 \
-`E_METHOD_NOT_ALLOWED` with `Allow`. What is no HTTP, or whose head does not arrive in time, gets a 400 or 408 without a \
-body. Where `servers` names a port, it is the default one of that process.";
+`E_METHOD_NOT_ALLOWED` with `Allow`. What is no HTTP, or whose head is too large, gets a 400 or 431 without a body; a \
+head that does not arrive in time is not answered. Where `servers` names a port, it is the default one of that process.";
 
 /// Answers with the document.
 pub(crate) async fn serve() -> HttpResponse {
