@@ -4,7 +4,9 @@
 //! file is noted all the time, and after the kill the file is cut to what it was a second before.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,10 +17,16 @@ pub(crate) const UNSYNCED: Duration = Duration::from_secs(1);
 /// How often the size is noted.
 const NOTED: Duration = Duration::from_millis(20);
 
-/// Notes sizes until dropped.
+/// Notes sizes until dropped, and when Redis was killed.
 #[derive(Debug)]
 pub(crate) struct Sizes {
     folder: PathBuf,
+    /// From when to when each kill may have lost what was answered.
+    losses: Vec<(Instant, Instant)>,
+    /// Since when the disk is, or was last, full, and when that ended.
+    full: Option<(Instant, Option<Instant>)>,
+    /// When the disk was full first since Redis read its log: from there on half a write may be in it.
+    suspect: Option<Instant>,
     noted: Arc<Mutex<VecDeque<Note>>>,
     noting: JoinHandle<()>,
 }
@@ -50,7 +58,38 @@ impl Sizes {
                 }
             }
         });
-        Self { folder, noted, noting }
+        Self { folder, losses: Vec::new(), full: None, suspect: None, noted, noting }
+    }
+
+    /// Notes that Redis is killed. What it could not write since the disk was full is lost, too.
+    pub(crate) fn killed(&mut self) {
+        let now = Instant::now();
+        let unwritten = self.full.filter(|(_, freed)| freed.is_none_or(|freed| now - freed < 2 * UNSYNCED));
+        self.losses.push((unwritten.map_or(now, |(since, _)| since), now));
+    }
+
+    /// Notes that the disk is full now, or no longer.
+    pub(crate) fn full(&mut self, full: bool) {
+        let now = Instant::now();
+        if full {
+            self.suspect.get_or_insert(now);
+        }
+        self.full = match self.full {
+            Some((since, None)) if !full => Some((since, Some(now))),
+            before if !full => before,
+            _ => Some((now, None)),
+        };
+    }
+
+    /// Notes that Redis has read its log.
+    pub(crate) fn read(&mut self) {
+        self.suspect = None;
+    }
+
+    /// From when to when what was answered may have been lost, seen from `began`.
+    pub(crate) fn losses(&self, began: Instant) -> impl Iterator<Item = (Duration, Duration)> {
+        let since = move |at: Instant| at.saturating_duration_since(began);
+        self.losses.iter().map(move |(from, until)| (since(*from).saturating_sub(2 * UNSYNCED), since(*until)))
     }
 
     /// Cuts the file that a killed Redis wrote last. Gives how many bytes that took.
@@ -63,6 +102,28 @@ impl Sizes {
         let file = std::fs::File::options().write(true).open(&now.file).expect("the append-only file");
         file.set_len(bytes).expect("a shorter append-only file");
         now.bytes - bytes
+    }
+
+    /// Does what Redis asks for when it refuses its log: has `redis-check-aof` cut what is broken, which is half a write
+    /// from when the disk was full, and all that followed it until the kill.
+    ///
+    /// # Errors
+    /// What that printed.
+    pub(crate) fn repair(&mut self) -> Result<(), String> {
+        if let (Some(since), Some((from, _))) = (self.suspect, self.losses.last_mut()) {
+            *from = since.min(*from);
+        }
+        let mut check = Command::new("redis-check-aof");
+        check.arg("--fix").arg(self.folder.join("appendonly.aof.manifest"));
+        let started = check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut started = started.map_err(|error| format!("redis-check-aof: {error}"))?;
+        if let Some(mut asked) = started.stdin.take() {
+            // It may have found nothing to ask about.
+            let _ = asked.write_all(b"y\ny\n");
+        }
+        let printed = started.wait_with_output().map_err(|error| format!("redis-check-aof: {error}"))?;
+        let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+        if printed.status.success() { Ok(()) } else { Err(text) }
     }
 }
 

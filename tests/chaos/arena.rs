@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tests::generator::{REALCAST_SECRET, STREAMGANK_SECRET, STUDIO, STUDIO_SECRET};
 use tests::ledger::watch;
@@ -54,9 +54,8 @@ pub(crate) struct Arena {
     pub(crate) redis_clock: Result<Clock, &'static str>,
     pub(crate) redis_disk: Option<Disk>,
     pub(crate) database_disk: Option<Disk>,
+    /// Of a Redis that does not sync before it answers.
     pub(crate) aof: Option<Sizes>,
-    /// When a Redis that does not sync before it answers was killed.
-    pub(crate) cuts: Vec<Instant>,
     /// Processes that ended though nobody ended them, with their last words.
     pub(crate) ended: Vec<String>,
     /// What must not have been and is no matter of events, such as a process that does not stop when told to.
@@ -119,7 +118,6 @@ impl Arena {
             redis_disk,
             database_disk,
             aof,
-            cuts: Vec::new(),
             ended: Vec::new(),
             complaints: Vec::new(),
             logs: options.logs.clone(),
@@ -178,9 +176,7 @@ impl Arena {
             for at in 0..self.nodes(which).len() {
                 let node = &self.nodes(which)[at];
                 let Some(status) = node.role.process.status().filter(|_| node.state == State::Up) else { continue };
-                let log = node.role.process.log();
-                let lines: Vec<&str> = log.lines().collect();
-                let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n    ");
+                let last = last_words(&node.role.process.log());
                 let ended = format!("{} ended by itself ({status}):\n    {last}", node.name);
                 self.ended.push(ended);
                 self.respawn(which, at);
@@ -194,7 +190,25 @@ impl Arena {
         if !self.stack.redis.process().is_running() {
             let last = self.stack.redis.process().tail();
             self.ended.push(format!("redis ended by itself:\n{last}"));
+            self.start_redis().await;
+        }
+    }
+
+    /// Starts Redis on the data that it left. With `everysec` it may refuse its own log after a disk was full; what an
+    /// operator does then is done, and told.
+    ///
+    /// # Panics
+    /// When it does not start all the same, or refuses its log although each write to it was synced.
+    pub(crate) async fn start_redis(&mut self) {
+        if let Err(refused) = self.stack.redis.try_restart().await {
+            let Some(aof) = &mut self.aof else { panic!("redis does not start: {refused}") };
+            aof.repair().unwrap_or_else(|printed| panic!("redis refused its log: {refused}\n{printed}"));
+            let told = format!("redis refused its log until redis-check-aof --fix:\n    {}", last_words(&refused));
+            self.ended.push(told);
             self.stack.redis.restart().await;
+        }
+        if let Some(aof) = &mut self.aof {
+            aof.read();
         }
     }
 
@@ -225,6 +239,11 @@ fn redis_options(options: &Options, disk: Option<&Disk>, clock: Option<&Clock>) 
         redis = redis.env(name, &value);
     }
     redis
+}
+
+fn last_words(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n    ")
 }
 
 fn node(folder: &tempfile::TempDir, name: String, mut program: Program, url: String, ops: String) -> Node {

@@ -72,6 +72,8 @@ impl Disk {
     pub(crate) fn fill(&self) -> Filler {
         let path = self.path().join("filler");
         let file = path.clone();
+        // Made once: a refill that comes too late must not make it again.
+        drop(File::create(&path));
         fill(&file);
         let refilling = tokio::spawn(async move {
             loop {
@@ -113,7 +115,7 @@ impl Drop for Filler {
 
 /// Writes until nothing more fits.
 fn fill(path: &Path) {
-    let Ok(mut file) = File::options().create(true).append(true).open(path) else { return };
+    let Ok(mut file) = File::options().append(true).open(path) else { return };
     for size in [1 << 20, 4 << 10, 1] {
         let zeros = vec![0; size];
         while file.write_all(&zeros).is_ok() {}

@@ -1,6 +1,6 @@
 //! How each kind of fault is done, and how it is undone.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -90,7 +90,13 @@ pub(crate) async fn inject(arena: &mut Arena, fault: &Fault) -> Option<Lift> {
             command(arena, &["CONFIG", "SET", "maxmemory", "1"]).await;
             Lift::Memory
         }
-        Kind::FullRedis => Lift::RedisSpace(arena.redis_disk.as_ref()?.fill()),
+        Kind::FullRedis => {
+            let filler = arena.redis_disk.as_ref()?.fill();
+            if let Some(aof) = &mut arena.aof {
+                aof.full(true);
+            }
+            Lift::RedisSpace(filler)
+        }
         Kind::FullSqlite => Lift::DatabaseSpace(arena.database_disk.as_ref()?.fill()),
         // Not while a worker that is frozen has it.
         Kind::LockSqlite => Lift::Lock(ExclusiveLock::try_take(&arena.stack.database, LOCKS).await.ok()?),
@@ -136,7 +142,7 @@ pub(crate) async fn lift(arena: &mut Arena, lift: Lift) {
             node.role.process.thaw();
             node.state = State::Up;
         }
-        Lift::StartRedis => arena.stack.redis.restart().await,
+        Lift::StartRedis => arena.start_redis().await,
         Lift::ThawRedis => arena.stack.redis.process().thaw(),
         Lift::StartPostgres => {
             if let Some(postgres) = &mut arena.stack.postgres {
@@ -148,9 +154,12 @@ pub(crate) async fn lift(arena: &mut Arena, lift: Lift) {
         Lift::Memory => drop(command(arena, &["CONFIG", "SET", "maxmemory", "0"]).await),
         Lift::RedisSpace(filler) => {
             drop(filler);
+            if let Some(aof) = &mut arena.aof {
+                aof.full(false);
+            }
             // With `appendfsync always` Redis ends when it cannot write its log; with `everysec` it refuses writes.
             if !arena.stack.redis.process().is_running() {
-                arena.stack.redis.restart().await;
+                arena.start_redis().await;
             }
         }
         Lift::DatabaseSpace(filler) => drop(filler),
@@ -173,8 +182,8 @@ fn kill(arena: &mut Arena, which: Which, target: usize) -> Option<Lift> {
 }
 
 fn kill_redis(arena: &mut Arena) {
-    if arena.aof.is_some() {
-        arena.cuts.push(Instant::now());
+    if let Some(aof) = &mut arena.aof {
+        aof.killed();
     }
     arena.stack.redis.kill();
 }

@@ -12,7 +12,6 @@ use tests::ledger::watch;
 use tests::poll;
 use tests::sender::{self, Sender};
 
-use crate::aof::UNSYNCED;
 use crate::arena::{Arena, session_wait};
 use crate::engine::{Engine, Prober};
 use crate::follower::Follower;
@@ -51,11 +50,8 @@ pub(crate) async fn run(options: &Options) -> Report {
     let mut found = Found::read(&arena.stack).await;
     watch::read(&arena.stack.database, &mut found).await;
     let promises = oracle.promises();
-    let unsynced = |cut: &Instant| {
-        let cut = cut.saturating_duration_since(oracle.began());
-        cut.saturating_sub(2 * UNSYNCED)..=cut + SHARED_INSTANT
-    };
-    let forgetful = arena.cuts.iter().map(unsynced).collect();
+    let losses = arena.aof.iter().flat_map(|aof| aof.losses(oracle.began()));
+    let forgetful = losses.map(|(from, until)| from..=until + SHARED_INSTANT).collect();
     let terms = Terms { session_wait: session_wait(options), forgetful };
     let verdict = judge(&promises, &found, &terms);
     let mut complaints = oracle.complaints();

@@ -135,19 +135,32 @@ impl RedisServer {
 
     /// Starts it again on the same port and data (after [`Self::kill`] or [`Self::stop`]; a running one is killed first)
     /// and waits until it answers, its data loaded.
+    ///
+    /// # Panics
+    /// When it does not answer in time.
     pub async fn restart(&mut self) {
+        self.try_restart().await.unwrap_or_else(|why| panic!("redis-server does not start: {why}"));
+    }
+
+    /// [`Self::restart`].
+    ///
+    /// # Errors
+    /// Why it did not start, with the end of its log.
+    pub async fn try_restart(&mut self) -> Result<(), String> {
         self.kill();
         let process = self.program.spawn();
         let url = self.url();
-        poll::until("redis-server answers", READY, async || {
+        let started = poll::try_until("redis-server answers", READY, async || {
             if !process.is_running() {
-                return Err(format!("it ended; log:\n{}", process.tail()));
+                return Ok(Err(format!("it ended; log:\n{}", process.tail())));
             }
             let mut connection = connect(&url).await.map_err(|error| error.to_string())?;
-            ::redis::cmd("PING").query_async::<String>(&mut connection).await.map_err(|error| error.to_string())
-        })
-        .await;
+            let answer = ::redis::cmd("PING").query_async::<String>(&mut connection).await;
+            answer.map(|_| Ok(())).map_err(|error| error.to_string())
+        });
+        started.await.map_err(|late| late.to_string())??;
         self.process = Some(process);
+        Ok(())
     }
 
     /// A new connection.
