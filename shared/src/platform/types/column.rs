@@ -1,0 +1,164 @@
+//! What a definition may set: closed sets, whose names are the columns' of the session database.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::UnknownName;
+
+macro_rules! closed_set {
+    ($(#[$doc:meta])* $name:ident: $what:literal = $($(#[$vdoc:meta])* $variant:ident $text:literal),+ $(,)?) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant),+ }
+
+        impl $name {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// Its name in definitions, columns and answers.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(self.as_str()) }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == text).ok_or(UnknownName {
+                    what: $what,
+                    expected: concat!("one of:", $(" ", $text),+),
+                })
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+closed_set! {
+    /// A session's status.
+    SessionStatus: "a session status" =
+    /// Announced, nothing has happened yet.
+    Ready "ready",
+    /// Broadcasting.
+    Live "live",
+    /// Connected before, not broadcasting now.
+    Idle "idle",
+    /// The broadcast is over.
+    Ended "ended",
+    /// The room is closed.
+    Stopped "stopped",
+    /// Broken.
+    Error "error",
+}
+
+closed_set! {
+    /// A session column that a definition may set; each is its own last-writer register.
+    SessionColumn: "a session column" =
+    /// Text.
+    Title "title",
+    /// Text.
+    StreamerId "streamer_id",
+    /// Text.
+    AppId "app_id",
+    /// Non-negative integer.
+    ViewerCount "viewer_count",
+    /// Non-negative integer.
+    PeakViewers "peak_viewers",
+    /// Seconds, may be fractional.
+    DurationSeconds "duration_seconds",
+    /// Text.
+    ErrorCode "error_code",
+    /// Text.
+    ErrorMessage "error_message",
+    /// Time.
+    StartedAt "started_at",
+    /// Time.
+    EndedAt "ended_at",
+}
+
+closed_set! {
+    /// A recording's state.
+    RecordingState: "a recording state" =
+    /// Known.
+    Created "created",
+    /// Being made.
+    Recording "recording",
+    /// Playable.
+    Ready "ready",
+    /// Will not become playable.
+    Failed "failed",
+}
+
+closed_set! {
+    /// A recording column that a definition may set.
+    RecordingColumn: "a recording column" =
+    /// Text.
+    Url "url",
+    /// Seconds, may be fractional.
+    DurationSeconds "duration_seconds",
+    /// Bytes.
+    SizeBytes "size_bytes",
+}
+
+closed_set! {
+    /// A content's state.
+    ContentState: "a content state" =
+    /// In the catalogue.
+    Active "active",
+    /// Taken out.
+    Removed "removed",
+}
+
+closed_set! {
+    /// A content column that a definition may set.
+    ContentColumn: "a content column" =
+    /// Text.
+    Title "title",
+    /// Text.
+    ContentType "content_type",
+    /// Any JSON.
+    Data "data",
+}
+
+closed_set! {
+    /// A job column that a definition may set; an explicit null empties it.
+    JobColumn: "a job column" =
+    /// Number, as the sender counts it.
+    Progress "progress",
+    /// Text.
+    CurrentStep "current_step",
+    /// Text.
+    VideoUrl "video_url",
+    /// Text; anything else is kept as JSON text.
+    Error "error",
+    /// Non-negative integer.
+    RetryCount "retry_count",
+    /// Any JSON; of an object, the members that have no column.
+    Data "data",
+}
+
+closed_set! {
+    /// A chat message's column that a definition may set.
+    ChatColumn: "a chat column" =
+    /// Text.
+    UserId "user_id",
+    /// Text.
+    UserName "user_name",
+    /// Text.
+    Message "message",
+    /// Time; without it, the event's.
+    SentAt "sent_at",
+}
