@@ -140,7 +140,7 @@ async fn heads_that_drip_are_cut_off_even_behind_a_good_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_came_while_ingress_was_frozen_is_not_too_late() {
     // One thread, so that connections are taken in their order.
-    let stack = Stack::builder().workers(0).ingress_env("WORKERS", "1").start().await;
+    let stack = Stack::builder().workers(0).ingress_env("INGRESS_WORKERS", "1").start().await;
     let signed = event();
     let mut early = connect(address(&stack), 2).await.unwrap();
     stack.ingresses[0].sender().send(&event()).await.expect(202, "accepted");
