@@ -55,16 +55,22 @@ pub fn rfc3339(at: Millis) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
         .unwrap_or(if at < 0 { FIRST } else { LAST })
         .clamp(FIRST, LAST);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second(),
-        at.millisecond()
-    )
+    // Digit by digit: every event has several, and `format!` is felt.
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let mut put = |end: usize, digits: usize, mut number: u32| {
+        for digit in text[end - digits..end].iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+        }
+    };
+    put(4, 4, at.year().unsigned_abs());
+    put(7, 2, u8::from(at.month()).into());
+    put(10, 2, at.day().into());
+    put(13, 2, at.hour().into());
+    put(16, 2, at.minute().into());
+    put(19, 2, at.second().into());
+    put(23, 3, at.millisecond().into());
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 #[cfg(test)]

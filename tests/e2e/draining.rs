@@ -161,7 +161,7 @@ async fn a_paused_platform_holds_and_resumes() {
     done(&two.pause("mux", false).await);
     stack.status("late", "idle", KNOWN_WITHIN).await;
     ledger_has(&stack, "mux", 2, KNOWN_WITHIN).await;
-    assert_eq!(stack.unfinished("mux").await, 0);
+    stack.drained(SOON).await;
 }
 
 /// What a worker held when the platform was paused goes back at once, and is taken up again when it is resumed, without

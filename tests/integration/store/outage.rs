@@ -105,6 +105,38 @@ async fn a_restart_between_two_batches_is_not_even_noticed() {
     fixture.one("mux", mux("e", ACTIVE, 0, Some("r"), "s")).await;
 }
 
+/// Whatever the database's own defaults are: durable commits, and an end to every wait.
+#[tokio::test]
+async fn a_session_of_postgres_has_the_settings_that_must_hold() {
+    let (_server, fixture) = own_server().await;
+    for statement in [
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        "CREATE TABLE seen (setting TEXT)",
+        "CREATE FUNCTION note() RETURNS trigger AS $$ BEGIN INSERT INTO seen SELECT name || ' ' || current_setting(name) \
+         FROM unnest(ARRAY['synchronous_commit', 'idle_in_transaction_session_timeout', 'lock_timeout', 'statement_timeout', \
+         'tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count']) AS name; RETURN NEW; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER note BEFORE INSERT ON tributary_meta FOR EACH ROW EXECUTE FUNCTION note()",
+    ] {
+        fixture.database.execute(statement).await;
+    }
+    let url = SecretString::from(fixture.database.url());
+    let store = Store::open(&url, &StoreOptions::default()).await.unwrap();
+    fixture.database.execute("DELETE FROM seen").await;
+    store.probe().await.unwrap();
+    let seen = fixture.database.rows("SELECT setting FROM seen ORDER BY setting COLLATE \"C\"", &[]).await;
+    let seen: Vec<&str> = seen.iter().filter_map(|row| row["setting"].as_str()).collect();
+    let expected = [
+        "idle_in_transaction_session_timeout 5s",
+        "lock_timeout 2s",
+        "statement_timeout 10s",
+        "synchronous_commit on",
+        "tcp_keepalives_count 3",
+        "tcp_keepalives_idle 10",
+        "tcp_keepalives_interval 5",
+    ];
+    assert_eq!(seen, expected);
+}
+
 #[tokio::test]
 async fn a_frozen_postgres_is_an_outage_within_the_deadline() {
     let (server, fixture) = own_server().await;

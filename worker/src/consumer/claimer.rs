@@ -15,7 +15,7 @@ use shared::queue::{Entry, Fault};
 use tokio::sync::mpsc;
 
 use super::execute::chain;
-use super::reader::{hand_over, hold};
+use super::reader::hold;
 use super::suspects::SUSPECT_DELIVERIES;
 use crate::worker::{Batch, Lane, Worker};
 
@@ -185,14 +185,25 @@ async fn sort_out(
         entries.into_iter().partition(|(_, deliveries)| *deliveries >= SUSPECT_DELIVERIES);
     let bare = |list: Vec<(Entry, u64)>| list.into_iter().map(|(entry, _)| entry).collect();
     let others = hold(worker, lane, bare(others));
-    let mut suspects = hold(worker, lane, bare(suspects));
-    hand_over(lane, others, batches).await?;
-    while !suspects.is_empty() {
-        let rest = suspects.split_off(suspects.len().min(SUSPECTS_PER_BATCH));
-        let entries = std::mem::replace(&mut suspects, rest);
-        batches.send(Batch { lane: Arc::clone(lane), entries, suspect: true, taken: Instant::now() }).await?;
+    let suspects = hold(worker, lane, bare(suspects));
+    for batch in in_batches(lane, others, suspects) {
+        batches.send(batch).await?;
     }
     Ok(())
+}
+
+/// Good events first and together, then suspects, a few at a time.
+fn in_batches(lane: &Arc<Lane>, others: Vec<Entry>, mut suspects: Vec<Entry>) -> Vec<Batch> {
+    let batch = |entries, suspect| Batch { lane: Arc::clone(lane), entries, suspect, taken: Instant::now() };
+    let mut all = Vec::new();
+    if !others.is_empty() {
+        all.push(batch(others, false));
+    }
+    while !suspects.is_empty() {
+        let rest = suspects.split_off(suspects.len().min(SUSPECTS_PER_BATCH));
+        all.push(batch(std::mem::replace(&mut suspects, rest), true));
+    }
+    all
 }
 
 /// Renews what is held until `done` is cancelled: after the order to stop too, while work in hand is finished.
@@ -209,8 +220,7 @@ pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToke
 
 /// Gives back entries of a platform that was paused after they were read. Nothing is lost by a Redis that does not answer:
 /// they are claimable by time then.
-pub(super) async fn put_back(worker: &Worker, lane: &Lane, entries: &[Entry]) {
-    let ids: Vec<StreamId> = entries.iter().map(|entry| entry.id).collect();
+pub(super) async fn put_back(worker: &Worker, lane: &Lane, ids: Vec<StreamId>) {
     match worker.queue.hand_back(&lane.keys, &worker.consumer, &ids).await {
         Ok(_) => tracing::info!(platform = %lane.name(), entries = ids.len(), "paused; handed back"),
         Err(fault) => tracing::warn!(platform = %lane.name(), error = chain(&fault), "not handed back"),
@@ -230,5 +240,32 @@ pub async fn hand_back(worker: &Worker) {
             Ok(_) => tracing::info!(%platform, entries = ids.len(), "handed back"),
             Err(fault) => tracing::warn!(%platform, error = chain(&fault), "not handed back; claimable by time"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use secrecy::SecretString;
+    use shared::platform::registry::Registry;
+    use shared::queue::{Layout, Queue, connect};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn suspects_come_last_and_a_few_at_a_time() {
+        let url = SecretString::from("redis://127.0.0.1:1".to_owned());
+        let queue = Queue::new(Layout::Single, connect(&url, false).unwrap());
+        let registry = Registry::load(None).unwrap();
+        let lane = Arc::new(Lane::new(Arc::clone(registry.get("mux").unwrap()), &queue));
+        let entries = |ids: std::ops::Range<u64>| -> Vec<Entry> {
+            ids.map(|ms| Entry { id: StreamId { ms, seq: 0 }, fields: None }).collect()
+        };
+        let batches = in_batches(&lane, entries(0..100), entries(100..110));
+        let seen: Vec<_> = batches.iter().map(|batch| (batch.suspect, batch.entries.len())).collect();
+        assert_eq!(seen, [(false, 100), (true, 4), (true, 4), (true, 2)]);
+        let ids = batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.id.ms);
+        assert!(ids.eq(0..110), "none is missing");
+        assert!(in_batches(&lane, Vec::new(), Vec::new()).is_empty());
     }
 }

@@ -173,10 +173,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiter_wakes_when_room_appears() {
+        wakes_when_released(vec![1; MAX_ENTRIES]).await;
+        wakes_when_released(vec![MAX_BYTES / 2 + 1]).await;
+    }
+
+    /// Holds entries of these sizes, and lets go of them.
+    async fn wakes_when_released(sizes: Vec<usize>) {
         let inflight = std::sync::Arc::new(InFlight::default());
         let mux = PlatformName::new("mux").unwrap();
-        for n in 0..MAX_ENTRIES as u64 {
-            assert!(inflight.hold(&mux, id(n), 1));
+        for (n, size) in (0..).zip(sizes) {
+            assert!(inflight.hold(&mux, id(n), size));
         }
         let waiter = tokio::spawn({
             let inflight = inflight.clone();

@@ -1,4 +1,4 @@
-//! The consume–settle loop: read → decode → plan → one transaction → settle.
+//! The consume–settle loop: read → decode → plan → one transaction → settle, each stage with another batch ([`stages`]).
 //!
 //! Guarantee: an entry is acked only by [`settle`], and only after its transaction has committed, it was scheduled
 //! again, or it became a dead letter, each in one script. A fault of one event never fails another: undecodable and
@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod reader;
 mod settle;
 mod spans;
+mod stages;
 pub mod suspects;
 mod turns;
 
@@ -20,7 +21,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use std::time::Instant;
 
-use shared::event::Envelope;
+use shared::event::{Envelope, StreamId};
 use shared::queue::{Entry, Forward, SettleOutcome, Undecodable, decode};
 use shared::trace::trace_id;
 use tokio::sync::mpsc;
@@ -30,6 +31,7 @@ use crate::worker::{Batch, Lane, Worker};
 pub use execute::chain;
 use outcome::{Moment, Next, Verdict, decide};
 use settle::Settlement;
+use stages::{Ahead, Behind};
 use turns::Turns;
 
 /// The worker is stopping; what is held stays pending and is handed back.
@@ -38,21 +40,50 @@ pub struct Interrupted;
 
 /// Works until every sender of `batches` is gone, or an outage outlasts the order to stop.
 pub async fn run(worker: Arc<Worker>, batches: mpsc::Receiver<Batch>) {
+    if let Err(Interrupted) = work(&worker, batches).await {
+        tracing::info!("stopping with work in hand; it stays in the queue");
+    }
+}
+
+async fn work(worker: &Arc<Worker>, batches: mpsc::Receiver<Batch>) -> Result<(), Interrupted> {
     let mut turns = Turns::new(batches);
-    while let Some(Batch { lane, entries, suspect, taken }) = turns.next().await {
-        if lane.is_paused() {
-            claimer::put_back(&worker, &lane, &entries).await;
-            continue;
-        }
-        let done = if suspect {
-            suspects::consume_alone(&worker, &lane, entries, taken).await
-        } else {
-            consume(&worker, &lane, entries, taken).await
+    let (mut ahead, mut behind) = (Ahead::default(), Behind::default());
+    loop {
+        let ready = match ahead.take().await {
+            Some(planned) => {
+                let ready = planned?;
+                if ready.lane.is_paused() {
+                    claimer::put_back(worker, &ready.lane, ready.ids).await;
+                    continue;
+                }
+                ready
+            }
+            None => {
+                let next = tokio::select! {
+                    settled = behind.next() => {
+                        settled?;
+                        continue;
+                    }
+                    next = turns.next() => next,
+                };
+                let Some(Batch { lane, entries, suspect, taken }) = next else { return behind.finish().await };
+                if lane.is_paused() {
+                    claimer::put_back(worker, &lane, entries.iter().map(|entry| entry.id).collect()).await;
+                    continue;
+                }
+                if suspect {
+                    // What ends the process is to end nothing but itself.
+                    behind.finish().await?;
+                    suspects::consume_alone(worker, &lane, entries, taken).await?;
+                    continue;
+                }
+                prepare(worker, lane, entries, taken)
+            }
         };
-        if let Err(Interrupted) = done {
-            tracing::info!("stopping with work in hand; it stays in the queue");
-            return;
-        }
+        ahead.begin(worker, &mut turns);
+        let (lane, settlement) = transact(worker, ready).await?;
+        behind.finish().await?;
+        behind.settle(worker, lane, settlement);
     }
 }
 
@@ -63,19 +94,42 @@ async fn consume(
     entries: Vec<Entry>,
     taken: Instant,
 ) -> Result<(), Interrupted> {
+    let ready = prepare(worker, Arc::clone(lane), entries, taken);
+    let (lane, settlement) = transact(worker, ready).await?;
+    settle::run(worker, &lane, settlement).await
+}
+
+/// A batch that waits for its transaction.
+struct Ready {
+    lane: Arc<Lane>,
+    /// Of all its entries.
+    ids: Vec<StreamId>,
+    folded: Folded,
+    /// Of what needs no transaction, so far.
+    settlement: Settlement,
+}
+
+fn prepare(worker: &Worker, lane: Arc<Lane>, entries: Vec<Entry>, taken: Instant) -> Ready {
     let mut settlement = Settlement::new(taken);
-    let folded = decode_and_plan(worker, lane, entries, &mut settlement);
-    let mut verdicts = execute::run(worker, lane, &folded.plans).await?;
+    let ids = entries.iter().map(|entry| entry.id).collect();
+    let folded = decode_and_plan(worker, &lane, entries, &mut settlement);
+    Ready { lane, ids, folded, settlement }
+}
+
+/// Takes a batch through its transaction. What is then to be done with each entry is decided, not done.
+async fn transact(worker: &Worker, ready: Ready) -> Result<(Arc<Lane>, Settlement), Interrupted> {
+    let Ready { lane, folded, mut settlement, .. } = ready;
+    let mut verdicts = execute::run(worker, &lane, &folded.plans).await?;
     if verdicts.iter().any(Verdict::is_missing_session) {
         // An announcement that settles between the look for the session and the look for announcements is seen by the
         // second look for the session.
         let moment = execute::moment_of_missing(worker).await;
-        execute::look_again(worker, lane, &folded.plans, &mut verdicts).await?;
-        conclude(worker, lane, &folded, verdicts, moment, &mut settlement);
+        execute::look_again(worker, &lane, &folded.plans, &mut verdicts).await?;
+        conclude(worker, &lane, &folded, verdicts, moment, &mut settlement);
     } else {
-        conclude(worker, lane, &folded, verdicts, Moment::at(worker), &mut settlement);
+        conclude(worker, &lane, &folded, verdicts, Moment::at(worker), &mut settlement);
     }
-    settle::run(worker, lane, settlement).await
+    Ok((lane, settlement))
 }
 
 /// Decides about every event of a batch.

@@ -5,7 +5,7 @@
 //! since count from the next read on. What a lost answer held is taken up as soon as Redis answers again. One damaged stream does not keep the others from being read: missing groups are made
 //! again at 0, a key of another type is set aside and reported.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,10 @@ use crate::worker::{Batch, Lane, Worker};
 /// How long a read waits for something new; also how late the order to stop, or another list of lanes, may be seen.
 const BLOCK: Duration = Duration::from_millis(500);
 /// Entries of one stream per read: large enough for one transaction to pay, small enough to take turns.
-const COUNT: usize = 256;
+const COUNT: usize = 512;
+/// How much less a stream is expected to bring that had less than was asked for when it was read last: only what has
+/// come since.
+const QUIETER: usize = 64;
 /// How long a stream that cannot be read is left alone.
 const SET_ASIDE: Duration = Duration::from_secs(30);
 /// Pauses after failed reads.
@@ -32,6 +35,7 @@ const FAILED_MAX: Duration = Duration::from_secs(1);
 pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<Batch>) {
     let backoff = Backoff::new(FAILED_MIN, FAILED_MAX);
     let mut aside: HashMap<PlatformName, Instant> = HashMap::new();
+    let mut drained: HashSet<PlatformName> = HashSet::new();
     let (mut turn, mut failures) = (0_usize, 0_u32);
     // An answer was lost, and with it what Redis counts as delivered.
     let mut unheard = false;
@@ -56,11 +60,12 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
             continue;
         }
         let keys: Vec<_> = lanes.iter().map(|lane| &lane.keys).collect();
-        let count = share(&worker, &lanes);
+        let count = share(worker.inflight.room(), &lanes, &drained);
         match worker.queue.read_new(&mut reader, &keys, &worker.consumer, count, BLOCK).await {
             Ok(pages) => {
                 failures = 0;
                 turn = turn.wrapping_add(1);
+                note_drained(&lanes, &pages, count, &mut drained);
                 // All are held, and so renewed, before the first one may have to wait for its turn.
                 let pages: Vec<_> = pages
                     .into_iter()
@@ -95,11 +100,31 @@ fn order(lanes: &[Arc<Lane>], aside: &HashMap<PlatformName, Instant>, turn: usiz
     first.into_iter().chain(others[begin..].iter().cloned()).chain(others[..begin].iter().cloned()).collect()
 }
 
-/// Entries to ask of each stream, so that a full answer fits what may still be held.
-fn share(worker: &Worker, lanes: &[Arc<Lane>]) -> usize {
-    let heaviest: usize = lanes.iter().map(|lane| lane.weight.estimate()).sum();
-    let (entries, bytes) = worker.inflight.room();
-    (entries / lanes.len()).min(bytes / heaviest.max(1)).clamp(1, COUNT)
+/// Entries to ask of each stream, so that an answer as full as can be expected fits what may still be held: one busy
+/// stream among many quiet ones is read in large pieces.
+fn share((entries, bytes): (usize, usize), lanes: &[Arc<Lane>], drained: &HashSet<PlatformName>) -> usize {
+    let (quiet, busy): (Vec<_>, Vec<_>) = lanes.iter().partition(|lane| drained.contains(lane.name()));
+    let weight = |lanes: &[&Arc<Lane>]| lanes.iter().map(|lane| lane.weight.estimate()).sum::<usize>();
+    let streams = busy.len() + quiet.len().div_ceil(QUIETER);
+    let heaviest = weight(&busy) + weight(&quiet).div_ceil(QUIETER);
+    (entries / streams.max(1)).min(bytes / heaviest.max(1)).clamp(1, COUNT)
+}
+
+/// Notes which of `lanes` had less than the `count` that was asked of each.
+fn note_drained(
+    lanes: &[Arc<Lane>],
+    pages: &[(usize, Vec<Entry>)],
+    count: usize,
+    drained: &mut HashSet<PlatformName>,
+) {
+    let full = |position| pages.iter().any(|(at, entries)| *at == position && entries.len() >= count);
+    for (position, lane) in lanes.iter().enumerate() {
+        if full(position) {
+            drained.remove(lane.name());
+        } else if !drained.contains(lane.name()) {
+            drained.insert(lane.name().clone());
+        }
+    }
 }
 
 /// Lets streams that were set aside be tried again, and forgets those of platforms that are gone.
@@ -128,7 +153,7 @@ pub(super) fn hold(worker: &Worker, lane: &Lane, entries: Vec<Entry>) -> Vec<Ent
 }
 
 /// Passes held entries on.
-pub(super) async fn hand_over(
+async fn hand_over(
     lane: &Arc<Lane>,
     entries: Vec<Entry>,
     batches: &mpsc::Sender<Batch>,
@@ -175,4 +200,80 @@ pub async fn ensure_group(worker: &Worker, lane: &Lane) -> Result<bool, Fault> {
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use secrecy::SecretString;
+    use shared::event::StreamId;
+    use shared::platform::registry::Registry;
+    use shared::queue::{Layout, Queue, connect};
+
+    use super::*;
+
+    fn lanes() -> Vec<Arc<Lane>> {
+        let url = SecretString::from("redis://127.0.0.1:1".to_owned());
+        let queue = Queue::new(Layout::Single, connect(&url, false).unwrap());
+        let registry = Registry::load(None).unwrap();
+        registry.iter().map(|platform| Arc::new(Lane::new(Arc::clone(platform), &queue))).collect()
+    }
+
+    fn names(lanes: &[Arc<Lane>]) -> Vec<&str> {
+        lanes.iter().map(|lane| lane.name().as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn announcements_are_read_first_and_the_others_take_turns() {
+        let lanes = lanes();
+        let mut others = names(&lanes);
+        others.retain(|name| *name != PlatformName::SESSIONS);
+        for turn in 0..=others.len() {
+            let read = order(&lanes, &HashMap::new(), turn);
+            assert_eq!(names(&read)[..2], [PlatformName::SESSIONS, others[turn % others.len()]], "turn {turn}");
+            assert_eq!(read.len(), lanes.len());
+        }
+        let aside = HashMap::from([(lanes[2].name().clone(), Instant::now())]);
+        assert!(!names(&order(&lanes, &aside, 0)).contains(&lanes[2].name().as_str()));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_was_set_aside_is_tried_again_in_time() {
+        let lanes = lanes();
+        let (now, stranger) = (Instant::now(), PlatformName::new("stranger").unwrap());
+        let mut aside = HashMap::from([
+            (lanes[1].name().clone(), now),
+            (lanes[2].name().clone(), now + SET_ASIDE),
+            (stranger, now + SET_ASIDE),
+        ]);
+        readmit(&lanes, &mut aside);
+        assert_eq!(aside.into_keys().collect::<Vec<_>>(), [lanes[2].name().clone()]);
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_fits_what_may_be_held() {
+        let lanes = lanes();
+        let weight: usize = lanes.iter().map(|lane| lane.weight.estimate()).sum();
+        let none = HashSet::new();
+        assert_eq!(share((usize::MAX, usize::MAX), &lanes, &none), COUNT);
+        assert_eq!(share((3 * lanes.len(), usize::MAX), &lanes, &none), 3);
+        assert_eq!(share((usize::MAX, 2 * weight), &lanes, &none), 2);
+        assert_eq!(share((0, 0), &lanes, &none), 1, "one is always asked for");
+    }
+
+    #[tokio::test]
+    async fn a_busy_stream_is_not_read_in_crumbs_because_of_quiet_ones() {
+        let lanes = lanes();
+        let mut drained = HashSet::new();
+        let page = |count: u64| (0..count).map(|ms| Entry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
+        note_drained(&lanes, &[(1, page(3)), (2, page(2))], 3, &mut drained);
+        assert_eq!(drained.len(), lanes.len() - 1);
+        assert!(!drained.contains(lanes[1].name()), "it may have more");
+        for _ in 0..1_000 {
+            lanes[1].weight.note(500);
+        }
+        assert_eq!(share((1_024, 16 * 1024 * 1024), &lanes, &drained), COUNT);
+        note_drained(&lanes, &[(2, page(3))], 3, &mut drained);
+        assert!(drained.contains(lanes[1].name()) && !drained.contains(lanes[2].name()));
+    }
 }

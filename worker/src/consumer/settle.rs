@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
 use shared::backoff::Backoff;
 use shared::error_code::DeadLetterCode;
@@ -31,6 +32,9 @@ use crate::worker::{Lane, Worker};
 /// Pauses between two calls of a Redis that does not answer.
 const REDIS_MIN: Duration = Duration::from_millis(50);
 const REDIS_MAX: Duration = Duration::from_secs(1);
+
+/// Entries that one call settles. All calls of a batch are on their way at once, so that they share Redis's sync.
+const AT_ONCE: usize = 100;
 
 /// What was decided for the entries of one batch.
 pub(super) struct Settlement {
@@ -188,8 +192,13 @@ async fn finish(
     if entries.is_empty() {
         return Ok(());
     }
-    let removed =
-        until_answered(worker, lane, || worker.queue.settle(&lane.keys, entries)).await?.unwrap_or_default();
+    let parts = entries.chunks(AT_ONCE).map(|part| async move {
+        let settle = || worker.queue.settle(&lane.keys, part);
+        // Unanswered, none of them is known to have been removed here.
+        let removed = until_answered(worker, lane, settle).await?;
+        Ok(removed.unwrap_or_else(|| vec![false; part.len()]))
+    });
+    let removed = try_join_all(parts).await?.into_iter().flatten();
     let now = worker.now();
     let took = settlement.taken.elapsed();
     for ((entry, removed), received_at) in entries.iter().zip(removed).zip(&settlement.received) {

@@ -30,10 +30,27 @@ impl Turns {
         if self.waiting.is_empty() {
             self.waiting.push_back(self.arriving.recv().await?);
         }
-        // Bounded by what a worker may hold.
+        self.look();
+        self.gather()
+    }
+
+    /// As [`Self::next`], but only a batch that nothing more could join, and at once.
+    pub(super) fn full(&mut self) -> Option<Batch> {
+        self.look();
+        let first = self.waiting.front().filter(|first| !first.suspect && !first.lane.is_paused())?;
+        let joins = |batch: &&Batch| !batch.suspect && Arc::ptr_eq(&batch.lane, &first.lane);
+        let entries: usize = self.waiting.iter().filter(joins).map(|batch| batch.entries.len()).sum();
+        if entries < TOGETHER { None } else { self.gather() }
+    }
+
+    /// Bounded by what a worker may hold.
+    fn look(&mut self) {
         while let Ok(batch) = self.arriving.try_recv() {
             self.waiting.push_back(batch);
         }
+    }
+
+    fn gather(&mut self) -> Option<Batch> {
         let mut first = self.waiting.pop_front()?;
         if first.suspect {
             return Some(first);
@@ -115,6 +132,24 @@ mod tests {
         assert_eq!(sizes, [TOGETHER - 1, 3]);
         let all: Vec<u64> = seen.into_iter().flat_map(|(_, ids)| ids).collect();
         assert!(all.is_sorted(), "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn only_what_can_grow_no_more_is_taken_ahead() {
+        let (mux, livekit) = lanes();
+        let (sender, receiver) = mpsc::channel(8);
+        let mut turns = Turns::new(receiver);
+        let most = TOGETHER as u64;
+        assert!(turns.full().is_none());
+        sender.send(batch(&mux, 0..most - 1, false)).await.unwrap();
+        sender.send(batch(&livekit, 0..most, false)).await.unwrap();
+        assert!(turns.full().is_none(), "more may come for the one whose turn it is");
+        sender.send(batch(&mux, most - 1..most, false)).await.unwrap();
+        assert_eq!(turns.full().unwrap().entries.len(), TOGETHER);
+        assert_eq!(turns.full().unwrap().lane.name().as_str(), "livekit");
+        sender.send(batch(&mux, 0..most, true)).await.unwrap();
+        assert!(turns.full().is_none(), "a suspect runs alone");
+        assert!(turns.next().await.unwrap().suspect);
     }
 
     #[tokio::test]

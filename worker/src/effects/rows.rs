@@ -35,8 +35,8 @@ pub struct Held<R> {
 pub struct Needs<'a> {
     /// Rooms.
     pub rooms: Vec<&'a str>,
-    /// Live stream ids.
-    pub live_stream_ids: Vec<&'a str>,
+    /// Live stream ids, each with the room that its event names: whose session is there needs no other.
+    pub live_streams: Vec<(&'a str, Option<&'a str>)>,
     /// Recordings.
     pub recordings: Vec<&'a str>,
     /// Contents.
@@ -62,14 +62,17 @@ impl<'a> Needs<'a> {
             }
             needs.rooms.extend(event.room.as_deref());
             if !matches!(event.change, Change::Announce(_)) {
-                needs.live_stream_ids.extend(event.live_stream_id.as_deref());
+                let room = event.room.as_deref();
+                needs.live_streams.extend(event.live_stream_id.as_deref().map(|stream| (stream, room)));
             }
         }
-        let Self { rooms, live_stream_ids, recordings, contents, jobs, chats } = &mut needs;
-        for list in [rooms, live_stream_ids, recordings, contents, jobs, chats] {
+        let Self { rooms, live_streams, recordings, contents, jobs, chats } = &mut needs;
+        for list in [rooms, recordings, contents, jobs, chats] {
             list.sort_unstable();
             list.dedup();
         }
+        live_streams.sort_unstable();
+        live_streams.dedup();
         needs
     }
 }

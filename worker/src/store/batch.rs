@@ -59,6 +59,8 @@ pub(super) struct Changes<'a> {
 
 /// What a batch asks of a connection, in the fewest round trips that the database can do it in.
 pub(super) trait Transact: Send {
+    /// Whether the database still answers; a server may have been restarted.
+    fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
     /// Begins a transaction and reads; what is read stays as it is until the end (locked in order: sessions, recordings,
     /// contents, jobs, chat messages, each by key).
     fn begin(

@@ -23,6 +23,12 @@ pub enum Cause {
     /// The database's own error. Its text may quote values: for logs only, never for an answer.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    /// SQLite's own, where it writes.
+    #[error(transparent)]
+    Embedded(#[from] rusqlite::Error),
+    /// The thread that writes to SQLite has ended.
+    #[error("the connection has gone")]
+    Gone,
     /// A stored value that cannot be read.
     #[error("a stored {0} cannot be read")]
     Unreadable(&'static str),
@@ -60,6 +66,12 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Cause::from(error).into()
+    }
+}
+
 impl From<sqlx::migrate::MigrateError> for OpenError {
     fn from(error: sqlx::migrate::MigrateError) -> Self {
         use sqlx::migrate::MigrateError;
@@ -78,13 +90,22 @@ impl Cause {
                 if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
                     postgres_blames_values(&code)
                 } else {
-                    sqlite_blames_values(&code)
+                    code.parse().is_ok_and(sqlite_blames_values)
                 }
             }
             // An application may have written what cannot be read; then only that session's events are to suffer.
             Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_))
             | Self::Unreadable(_) => true,
-            Self::Database(_) | Self::Deadline(_) | Self::Contended(_) => false,
+            Self::Embedded(rusqlite::Error::SqliteFailure(failure, _)) => {
+                sqlite_blames_values(failure.extended_code)
+            }
+            Self::Embedded(
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::Utf8Error(..),
+            ) => true,
+            Self::Database(_) | Self::Embedded(_) | Self::Gone | Self::Deadline(_) | Self::Contended(_) => false,
         }
     }
 
@@ -108,8 +129,8 @@ fn postgres_blames_values(sqlstate: &str) -> bool {
 }
 
 /// By primary result code: TOOBIG, CONSTRAINT, MISMATCH, RANGE.
-fn sqlite_blames_values(code: &str) -> bool {
-    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 18 | 19 | 20 | 25))
+fn sqlite_blames_values(code: i32) -> bool {
+    matches!(code & 0xff, 18 | 19 | 20 | 25)
 }
 
 #[cfg(test)]
@@ -136,11 +157,11 @@ mod tests {
         // ERROR, PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, SCHEMA,
         // NOTADB; BUSY_RECOVERY, BUSY_SNAPSHOT, IOERR_FSYNC, READONLY_DBMOVED.
         for code in [1, 3, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 26, 261, 517, 1034, 1032] {
-            assert!(!sqlite_blames_values(&code.to_string()), "{code}");
+            assert!(!sqlite_blames_values(code), "{code}");
         }
         // TOOBIG, CONSTRAINT, MISMATCH; CONSTRAINT_CHECK, CONSTRAINT_DATATYPE, CONSTRAINT_TRIGGER.
         for code in [18, 19, 20, 275, 3091, 1811] {
-            assert!(sqlite_blames_values(&code.to_string()), "{code}");
+            assert!(sqlite_blames_values(code), "{code}");
         }
     }
 

@@ -61,7 +61,7 @@ pub enum Store {
     /// Embedded.
     Sqlite(Sqlite),
     /// A server.
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Store {
@@ -74,7 +74,7 @@ impl Store {
         let url = url.expose_secret();
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("sqlite") => Ok(Self::Sqlite(Sqlite::open(url, options).await?)),
-            Some("postgres" | "postgresql") => Ok(Self::Postgres(Postgres::open(url, options).await?)),
+            Some("postgres" | "postgresql") => Ok(Self::Postgres(Box::new(Postgres::open(url, options).await?))),
             _ => Err(OpenError::Configuration("must begin with sqlite:// or postgres://".to_owned())),
         }
     }

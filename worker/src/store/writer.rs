@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use shared::clock;
 use shared::platform::Platform;
-use sqlx::Connection as _;
 use tokio::sync::Mutex;
 
 use super::batch::{self, Transact};
@@ -24,9 +23,9 @@ const RESTED: Duration = Duration::from_secs(1);
 /// What a database must offer to be written to.
 pub(super) trait Backend: Send + Sync {
     /// Its connection.
-    type Connection: sqlx::Connection + Transact;
+    type Connection: Transact;
     /// A new connection with every setting that must hold.
-    fn connect(&self) -> impl Future<Output = Result<Self::Connection, sqlx::Error>> + Send;
+    fn connect(&self) -> impl Future<Output = Result<Self::Connection, Cause>> + Send;
 }
 
 /// One connection, one transaction at a time.
@@ -106,11 +105,11 @@ impl<B: Backend> Writer<B> {
     /// that is no outage.
     async fn connection(&self, idle: &mut Option<Idle<B::Connection>>) -> Result<B::Connection, Cause> {
         if let Some(Idle { mut connection, since }) = idle.take()
-            && (since.elapsed() < RESTED || connection.ping().await.is_ok())
+            && (since.elapsed() < RESTED || connection.is_alive().await)
         {
             return Ok(connection);
         }
-        Ok(self.backend.connect().await?)
+        self.backend.connect().await
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, Cause>> + Send) -> Result<T, StoreError> {

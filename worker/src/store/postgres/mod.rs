@@ -13,7 +13,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection};
 
 use super::StoreOptions;
-use super::error::{OpenError, StoreError};
+use super::error::{Cause, OpenError, StoreError};
 use super::migrate::{self, POSTGRES};
 use super::writer::{Backend, Writer};
 
@@ -64,13 +64,13 @@ pub(super) struct Server {
 impl Backend for Server {
     type Connection = PgConnection;
 
-    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+    async fn connect(&self) -> Result<PgConnection, Cause> {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.connect).await?;
             settle(&mut connection, &self.options).await?;
             Ok(connection)
         };
-        within(self.options.connect_timeout, connecting).await
+        Ok(within(self.options.connect_timeout, connecting).await?)
     }
 }
 

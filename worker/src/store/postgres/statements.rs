@@ -1,8 +1,10 @@
 //! The statements of a batch, with what goes into them and what comes out.
 
+use std::collections::HashSet;
+
 use shared::event::Millis;
 use shared::platform::SessionScope;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 use super::texts::{
@@ -22,11 +24,15 @@ type JobColumns =
 type ChatColumns = (String, String, Option<String>, Option<String>, Option<String>, OffsetDateTime, String);
 
 impl Transact for PgConnection {
+    async fn is_alive(&mut self) -> bool {
+        self.ping().await.is_ok()
+    }
+
     async fn begin(&mut self, platform: &str, ids: &[&str], needs: &Needs<'_>) -> Result<Loaded, Cause> {
         sqlx::raw_sql("BEGIN").execute(&mut *self).await?;
         let mut loaded = Loaded { ledger: ledger(self, platform, ids).await?, ..Loaded::default() };
-        if !needs.rooms.is_empty() || !needs.live_stream_ids.is_empty() {
-            loaded.sessions = sessions(self, &needs.rooms, &needs.live_stream_ids).await?;
+        if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
+            loaded.sessions = sessions(self, needs).await?;
         }
         if !needs.recordings.is_empty() {
             loaded.recordings = recordings(self, platform, &needs.recordings).await?;
@@ -78,12 +84,22 @@ async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<V
     Ok(rows.into_iter().map(|(event_id, origin, result)| LedgerRow { event_id, origin, result }).collect())
 }
 
-async fn sessions(on: &mut PgConnection, rooms: &[&str], streams: &[&str]) -> Result<Vec<SessionRow>, Cause> {
-    let rows: Vec<SessionColumns> = if streams.is_empty() {
-        sqlx::query_as(SESSIONS_BY_ROOM).bind(rooms).fetch_all(on).await?
-    } else {
-        sqlx::query_as(SESSIONS_BY_EITHER).bind(rooms).bind(streams).fetch_all(on).await?
-    };
+/// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order.
+async fn sessions(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionRow>, Cause> {
+    let mut rows: Vec<SessionColumns> = Vec::new();
+    let by_stream_alone = needs.live_streams.iter().any(|(_, room)| room.is_none());
+    if !by_stream_alone {
+        rows = sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
+    }
+    let found: HashSet<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+    if needs.live_streams.iter().any(|(_, room)| room.is_none_or(|room| !found.contains(room))) {
+        if !by_stream_alone {
+            sqlx::raw_sql("ROLLBACK; BEGIN").execute(&mut *on).await?;
+        }
+        let mut streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
+        streams.dedup();
+        rows = sqlx::query_as(SESSIONS_BY_EITHER).bind(&needs.rooms).bind(&streams).fetch_all(on).await?;
+    }
     let row = |(room_id, platform, scope, status, live, egress, guards, created_at): SessionColumns| SessionRow {
         room_id,
         platform,

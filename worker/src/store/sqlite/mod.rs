@@ -4,10 +4,12 @@
 //! lock when it begins, so that it waits for others instead of failing half-way. What SQLite cannot offer: a process frozen
 //! in mid-transaction holds up every other writer until it goes on or ends.
 
+mod connection;
 mod forget;
-mod statements;
+mod read;
+mod write;
 
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +19,8 @@ use sqlx::{Connection as _, SqliteConnection};
 use super::StoreOptions;
 use super::error::{OpenError, StoreError};
 use super::migrate::{self, SQLITE};
-use super::writer::{Backend, Writer};
+use super::writer::{Backend as _, Writer};
+use connection::File;
 
 /// Before this, two connections that write could corrupt a WAL database (sqlite.org/wal.html#walresetbug).
 const OLDEST: (u32, u32, u32) = (3, 51, 3);
@@ -38,24 +41,10 @@ const READERS: u32 = 2;
 /// A SQLite session database.
 #[derive(Debug)]
 pub struct Sqlite {
-    pub(super) writer: Writer<Embedded>,
+    pub(super) writer: Writer<File>,
     readers: SqlitePool,
     wal: PathBuf,
     pub(super) database_id: String,
-}
-
-/// Which file, and how to open it.
-#[derive(Clone, Debug)]
-pub(super) struct Embedded {
-    connect: SqliteConnectOptions,
-}
-
-impl Backend for Embedded {
-    type Connection = SqliteConnection;
-
-    async fn connect(&self) -> Result<SqliteConnection, sqlx::Error> {
-        SqliteConnection::connect_with(&self.connect).await
-    }
 }
 
 impl Sqlite {
@@ -63,22 +52,23 @@ impl Sqlite {
         let connect: SqliteConnectOptions = url
             .parse()
             .map_err(|_| OpenError::Configuration("is not a SQLite URL that can be understood".to_owned()))?;
-        let file = file(&connect)?;
+        let path = file(&connect)?;
         let connect = connect
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.busy_timeout)
             .foreign_keys(false);
-        let embedded = Embedded { connect };
-        let database_id = migrate(&embedded, &file).await?;
-        let connection = embedded.connect().await.map_err(StoreError::from)?;
+        let database_id = migrate(&connect, &path).await?;
+        let absolute = std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
+        let file = File { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout };
+        let connection = file.connect().await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(options.connect_timeout)
-            .connect_lazy_with(embedded.connect.clone().create_if_missing(false));
-        let writer = Writer::new(embedded, connection, options.deadline);
-        Ok(Self { writer, readers, wal: wal_of(&file), database_id })
+            .connect_lazy_with(connect.create_if_missing(false));
+        let writer = Writer::new(file, connection, options.deadline);
+        Ok(Self { writer, readers, wal: wal_of(&path), database_id })
     }
 
     /// Size of the write-ahead log; 0 while there is none.
@@ -116,9 +106,9 @@ fn file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
     Ok(file.to_owned())
 }
 
-async fn migrate(embedded: &Embedded, file: &Path) -> Result<String, OpenError> {
+async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, OpenError> {
     let lock = lock_beside(file).await?;
-    let mut connection = embedded.connect().await.map_err(StoreError::from)?;
+    let mut connection = SqliteConnection::connect_with(connect).await.map_err(StoreError::from)?;
     let version: String =
         sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await.map_err(StoreError::from)?;
     if !recent(&version) {
@@ -160,12 +150,12 @@ async fn kept(connection: &mut SqliteConnection) -> Result<(), OpenError> {
 
 /// The lock ends with the returned file, or with the process. The file itself stays: removing it would let two workers
 /// hold "the" lock.
-async fn lock_beside(file: &Path) -> Result<File, OpenError> {
+async fn lock_beside(file: &Path) -> Result<std::fs::File, OpenError> {
     const PAUSE: Duration = Duration::from_millis(20);
     let mut path = file.as_os_str().to_owned();
     path.push(".migrate-lock");
     let io = |error| StoreError::from(sqlx::Error::Io(error));
-    let lock = File::create(PathBuf::from(path)).map_err(io)?;
+    let lock = std::fs::File::create(PathBuf::from(path)).map_err(io)?;
     let began = Instant::now();
     loop {
         match lock.try_lock() {
@@ -175,6 +165,12 @@ async fn lock_beside(file: &Path) -> Result<File, OpenError> {
             Err(TryLockError::Error(error)) => return Err(io(error).into()),
         }
     }
+}
+
+/// The parameter of a URL that has been understood already.
+fn vfs(url: &str) -> Option<String> {
+    let (_, parameters) = url.split_once('?')?;
+    parameters.split('&').find_map(|parameter| parameter.strip_prefix("vfs=")).map(str::to_owned)
 }
 
 fn recent(version: &str) -> bool {

@@ -1,0 +1,155 @@
+//! The connection that writes, on a thread of its own: SQLite blocks, and what it does with a row takes less time than
+//! handing the row to another thread would. So a whole step of a transaction is one hand-over, with one prepared statement
+//! for each kind of row.
+//!
+//! Guarantee: steps run in the order in which they were asked for. Once the [`Session`] is dropped the connection is
+//! closed, after the step it is in, which rolls back what is open.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use shared::clock::rfc3339;
+use shared::event::Millis;
+use tokio::sync::oneshot;
+
+use super::read::{self, Asked};
+use super::write;
+use crate::effects::Needs;
+use crate::store::batch::{Changes, Loaded, Transact};
+use crate::store::error::Cause;
+use crate::store::writer::Backend;
+
+/// As many statements as there are in [`mod@read`] and [`mod@write`], and some.
+const STATEMENTS: usize = 48;
+
+const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at', ?1) \
+    ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+
+/// Which file, and how to open it.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct File {
+    /// Absolute, so that it cannot be taken for a URI.
+    pub(super) path: PathBuf,
+    /// Another one of SQLite's ways to the disk, if the URL names one.
+    pub(super) vfs: Option<String>,
+    pub(super) busy_timeout: Duration,
+}
+
+type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The way to the thread that has the connection.
+#[derive(Debug)]
+pub(in crate::store) struct Session {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Backend for File {
+    type Connection = Session;
+
+    async fn connect(&self) -> Result<Session, Cause> {
+        let (jobs, asked) = mpsc::channel::<Job>();
+        let (opened, answer) = oneshot::channel();
+        let file = self.clone();
+        let run = move || {
+            let connection = match file.open() {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                    return;
+                }
+            };
+            if opened.send(Ok(())).is_ok() {
+                asked.into_iter().for_each(|job| job(&connection));
+            }
+        };
+        std::thread::Builder::new().name("sqlite".to_owned()).spawn(run).map_err(sqlx::Error::Io)?;
+        answer.await.map_err(|_| Cause::Gone)??;
+        Ok(Session { jobs })
+    }
+}
+
+impl File {
+    fn open(&self) -> Result<Connection, rusqlite::Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let connection = match &self.vfs {
+            Some(vfs) => Connection::open_with_flags_and_vfs(&self.path, flags, vfs.as_str())?,
+            None => Connection::open_with_flags(&self.path, flags)?,
+        };
+        connection.busy_timeout(self.busy_timeout)?;
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(connection)
+    }
+}
+
+impl Session {
+    /// Has `work` done with the connection. A panic in it is the caller's.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Cause> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let (done, answer) = oneshot::channel();
+        let job = move |connection: &Connection| {
+            let _ = done.send(catch_unwind(AssertUnwindSafe(|| work(connection))));
+        };
+        self.jobs.send(Box::new(job)).map_err(|_| Cause::Gone)?;
+        match answer.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => Err(Cause::Gone),
+        }
+    }
+}
+
+impl Transact for Session {
+    /// A file answers.
+    async fn is_alive(&mut self) -> bool {
+        true
+    }
+
+    async fn begin(&mut self, platform: &str, ids: &[&str], needs: &Needs<'_>) -> Result<Loaded, Cause> {
+        let asked = Asked::new(platform, ids, needs);
+        // `IMMEDIATE`: a transaction that reads first and asks for the write lock later fails instead of waiting.
+        self.run(move |connection| {
+            execute(connection, "BEGIN IMMEDIATE")?;
+            read::all(connection, &asked)
+        })
+        .await
+    }
+
+    /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is a fault.
+    async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
+        let tables = write::tables(changes);
+        self.run(move |connection| {
+            tables.iter().try_for_each(|table| table.write(connection))?;
+            execute(connection, "COMMIT")
+        })
+        .await?;
+        Ok(true)
+    }
+
+    async fn rollback(&mut self) -> Result<(), Cause> {
+        self.run(|connection| execute(connection, "ROLLBACK")).await
+    }
+
+    async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
+        let now = rfc3339(now);
+        self.run(move |connection| {
+            connection.prepare_cached(PROBE)?.execute([now])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn execute(connection: &Connection, statement: &str) -> Result<(), Cause> {
+    connection.prepare_cached(statement)?.execute([])?;
+    Ok(())
+}
