@@ -1,9 +1,14 @@
 //! The URL table.
 
+mod direct;
+
 use actix_web::web::{self, ServiceConfig};
 
 use crate::handlers::{fallback, handshake, outbound, platforms, sessions, stats, webhook};
 use crate::openapi;
+
+use direct::Direct;
+pub(crate) use direct::platform;
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
 pub(crate) const WEBHOOKS: [&str; 4] = [
@@ -48,6 +53,14 @@ pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
 /// All routes.
 pub(crate) fn configure(service: &mut ServiceConfig) {
+    for prefix in WEBHOOKS.iter().filter_map(|path| path.strip_suffix("/{platform}")) {
+        service.service(Direct::new(prefix, web::route().to(webhook::receive)));
+    }
+    table(service);
+}
+
+/// All routes as they are described, without the short way to some of them.
+pub(crate) fn table(service: &mut ServiceConfig) {
     // Before the webhooks' routes, in which these words would stand where a platform's name does; none may be called so.
     for path in METRICS {
         service.service(

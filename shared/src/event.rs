@@ -140,7 +140,16 @@ pub fn marker_digest(platform: &str, event_id: &str) -> String {
         hash.update((piece.len() as u64).to_be_bytes());
         hash.update(piece);
     }
-    hex::encode(&hash.finalize()[..16])
+    in_hex(&hash.finalize()[..16])
+}
+
+/// `bytes` in hex, in lower case. What `hex::encode` says, which puts one character behind the other.
+#[must_use]
+pub fn in_hex(bytes: &[u8]) -> String {
+    let mut digits = vec![0; 2 * bytes.len()];
+    let written = hex::encode_to_slice(bytes, &mut digits).ok().and_then(|()| String::from_utf8(digits).ok());
+    // There is room for just as many digits, and they are ASCII.
+    written.unwrap_or_else(|| hex::encode(bytes))
 }
 
 /// What tells an edited body from any other: its SHA-256, cut to 128 bits, in hex.
@@ -201,6 +210,13 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_is_two_digits() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(in_hex(&bytes), hex::encode(&bytes));
+        assert_eq!(in_hex(&[]), "");
+    }
 
     #[test]
     fn nothing_lies_between_an_id_and_the_one_before() {

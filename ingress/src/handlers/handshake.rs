@@ -16,6 +16,7 @@ use crate::app::Ingress;
 use crate::directory::Target;
 use crate::error::Error;
 use crate::pipeline::handshake::{Reply, Unanswered, hub};
+use crate::routes;
 
 /// Writes the answer and counts it.
 pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
@@ -35,7 +36,7 @@ pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
 /// Answers a WebSub hub that asks whether a subscription is meant; other platforms take webhooks only.
 pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
     let begun = Instant::now();
-    let name = request.match_info().get("platform").unwrap_or_default();
+    let name = routes::platform(&request);
     let found = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await;
     let target = match &found {
         Ok(target) => target,

@@ -8,12 +8,13 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::{awaited, caught, handshake, respond};
 use crate::app::Ingress;
 use crate::pipeline::Taken;
+use crate::routes;
 
 /// Receives one webhook.
 pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
     let begun = Instant::now();
     let mut payload = payload.into_inner();
-    let name = request.match_info().get("platform").unwrap_or_default();
+    let name = routes::platform(&request);
     let found = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await;
     let target = match &found {
         Ok(target) => target,

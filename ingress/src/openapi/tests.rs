@@ -68,7 +68,7 @@ fn every_error_is_described() {
 
 #[actix_web::test]
 async fn the_routes_that_actix_knows_are_those_that_are_described() {
-    let app = App::new().app_data(Fixture::new().ingress).configure(crate::routes::configure);
+    let app = App::new().app_data(Fixture::new().ingress).configure(crate::routes::table);
     let response = call_service(&init_service(app).await, TestRequest::with_uri("/").to_request()).await;
     // The map has no other way of listing what it holds.
     let map = format!("{:?}", response.request().resource_map());

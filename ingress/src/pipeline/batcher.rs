@@ -58,9 +58,16 @@ pub(crate) enum Lost {
 
 struct Job {
     target: Arc<Target>,
-    events: Identified,
+    load: Load,
     deadline: Instant,
-    answer: oneshot::Sender<Result<Enqueued, Lost>>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// What came of a job, and what it brought, so that memory is given back on the thread that asked for it.
+type Answer = (Result<Enqueued, Lost>, Load);
+
+struct Load {
+    events: Identified,
     /// The body's bytes stay counted as long as the event is here, whether or not its sender still waits.
     _held: Held,
 }
@@ -91,9 +98,9 @@ impl Batcher {
     ) -> Result<Enqueued, Lost> {
         let (answer, outcome) = oneshot::channel();
         let deadline = Instant::now() + WAIT_BOUND;
-        let job = Job { target: Arc::clone(target), events: events.into(), deadline, answer, _held: held };
-        self.jobs.try_send(job).map_err(|_| Lost::Full)?;
-        outcome.await.unwrap_or(Err(Lost::Unknown(None)))
+        let load = Load { events: events.into(), _held: held };
+        self.jobs.try_send(Job { target: Arc::clone(target), load, deadline, answer }).map_err(|_| Lost::Full)?;
+        outcome.await.map_or(Err(Lost::Unknown(None)), |(outcome, _load)| outcome)
     }
 }
 
@@ -134,7 +141,7 @@ fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
             answer(job, Err(Lost::Expired));
             continue;
         }
-        let (events, bytes) = (job.events.events().len(), job.events.bytes());
+        let (events, bytes) = (job.load.events.events().len(), job.load.events.bytes());
         let fits =
             |call: &&mut Call| call.events + events <= MAX_BATCH_EVENTS && call.bytes + bytes <= MAX_BATCH_BYTES;
         // Only the platform's newest call may be filled up, or a later event would overtake an earlier one.
@@ -152,7 +159,7 @@ fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
 
 async fn run(queue: &impl Enqueue, call: Call) {
     let Call { target, jobs, .. } = call;
-    let groups: Vec<&[NewEvent]> = jobs.iter().map(|job| job.events.events()).collect();
+    let groups: Vec<&[NewEvent]> = jobs.iter().map(|job| job.load.events.events()).collect();
     let lost = match timeout(CALL_BOUND, queue.enqueue(&target, &groups)).await {
         Ok(Ok(outcomes)) if outcomes.len() == jobs.len() => {
             jobs.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, Ok(outcome)));
@@ -167,7 +174,7 @@ async fn run(queue: &impl Enqueue, call: Call) {
 
 fn answer(job: Job, outcome: Result<Enqueued, Lost>) {
     // A sender that hung up meanwhile comes again, and is told of a duplicate.
-    let _ = job.answer.send(outcome);
+    let _ = job.answer.send((outcome, job.load));
 }
 
 #[cfg(test)]

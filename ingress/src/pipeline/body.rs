@@ -11,7 +11,10 @@
 //! yields (503), the new one takes its place. So slow bodies, however many, refuse nobody who sends at a usual pace; a
 //! body that is complete, and may be genuine, never yields.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -83,9 +86,11 @@ impl Bodies {
         }
         let coding = Coding::of(headers).map_err(|_| Error::UnsupportedEncoding)?;
         let reserve = announced.map_or(0, |length| length as usize).clamp(1024, FIRST_RESERVE);
-        let (bytes, held) = tokio::time::timeout(self.timeout, self.collect(payload, reserve))
-            .await
-            .unwrap_or(Err(Error::BodyTimeout))?;
+        let mut collected = pin!(self.collect(payload, reserve));
+        let (bytes, held) = match at_once(collected.as_mut()).await {
+            Some(collected) => collected,
+            None => tokio::time::timeout(self.timeout, collected).await.unwrap_or(Err(Error::BodyTimeout)),
+        }?;
         Ok(Body { bytes, coding, held })
     }
 
@@ -232,6 +237,22 @@ fn keep(held: &mut Option<OwnedSemaphorePermit>, more: OwnedSemaphorePermit) {
         Some(permit) => permit.merge(more),
         None => *held = Some(more),
     }
+}
+
+/// What `work` comes to without any waiting; nothing where somebody has to be waited for, which takes a clock. It is asked
+/// twice: a request is begun before it is handed what came in with its head.
+async fn at_once<T>(mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let mut asked = false;
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if asked => Poll::Ready(None),
+        Poll::Pending => {
+            asked = true;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shared::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, marker_digest};
+use shared::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, in_hex, marker_digest};
 use shared::json::{Document, JsonError, time};
 use shared::outbound::headers::HOPS;
 use shared::platform::{Locator, PayloadError, Platform, Pointer};
@@ -222,12 +222,13 @@ fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>) 
         hash.update(piece);
     }
     document.canonical_hash_into(&mut |piece| hash.update(piece), &platform.event.ignore);
-    hex::encode(hash.finalize())
+    in_hex(&hash.finalize())
 }
 
 /// Whether `text` can name something in keys, columns and logs: not empty, short, without control characters.
 fn is_name(text: &str, max_bytes: usize) -> bool {
-    !text.is_empty() && text.len() <= max_bytes && !text.chars().any(char::is_control)
+    let is_plain = || text.bytes().all(|b| matches!(b, b' '..=b'~'));
+    !text.is_empty() && text.len() <= max_bytes && (is_plain() || !text.chars().any(char::is_control))
 }
 
 /// Whether `text` is a W3C trace context of version 00.

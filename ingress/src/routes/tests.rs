@@ -72,6 +72,43 @@ async fn every_spelling_of_the_route_and_of_the_name_receives() {
 }
 
 #[actix_web::test]
+async fn the_short_way_leads_where_the_long_one_does() {
+    let fixture = Fixture::new();
+    for path in ["/webhooks/acme", "/webhooks/%61cme", "/%77ebhooks/acme", "/api/v1/webhooks/acme?a=/b"] {
+        let (code, body) = fixture.answer(signed(path, GOOD)).await;
+        assert!(matches!(code, 200 | 202) && body["event_id"].is_string(), "{path}: {code} {body}");
+    }
+    let wrong_method = || refused(405, "E_METHOD_NOT_ALLOWED");
+    let nobody = || refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM");
+    let nowhere = || refused(404, "E_NOT_FOUND");
+    for (path, expected) in [
+        ("/api/v1/webhooks/metrics", wrong_method()),
+        ("/api/v1/webhooks/m%65trics", wrong_method()),
+        ("/api/v1/webhooks/stats", wrong_method()),
+        ("/api/v1/webhooks/platforms", wrong_method()),
+        ("/api/v1/webhooks/platforms/acme", wrong_method()),
+        ("/webhooks/stats", wrong_method()),
+        ("/webhook/stats", nobody()),
+        ("/webhooks/register", nobody()),
+        ("/webhooks/acme%2Fx", nobody()),
+        ("/webhooks/acme/", nowhere()),
+        ("/webhooks/acme/x", nowhere()),
+        ("/webhooks//acme", nowhere()),
+        ("/webhooks/", nowhere()),
+        ("/webhooks", nowhere()),
+        ("/webhooksacme", nowhere()),
+    ] {
+        assert_eq!(fixture.refusal(signed(path, GOOD)).await, expected, "{path}");
+    }
+    let (code, _) = fixture.refusal(signed("/api/v1/webhooks/register", GOOD)).await;
+    assert_eq!(code, 401, "a route for administrators");
+    for method in [Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS] {
+        let request = TestRequest::with_uri("/webhooks/acme").method(method.clone());
+        assert_eq!(fixture.refusal(request).await, wrong_method(), "{method}");
+    }
+}
+
+#[actix_web::test]
 async fn an_answer_holds_the_events_id_and_what_became_of_it() {
     let fixture = Fixture::new();
     let (_, body) = fixture.answer(signed("/webhooks/acme", GOOD)).await;

@@ -1,6 +1,6 @@
 //! JSON as signed: values are found, compared and hashed without being re-printed.
 //!
-//! Guarantee: a [`Document`] is well-formed JSON (serde_json decides that) without duplicate keys, and numbers stay as
+//! Guarantee: a [`Document`] is well-formed JSON (as serde_json sees it) without duplicate keys, and numbers stay as
 //! written, so two documents have one canonical form only if no reader could tell their values apart.
 
 mod canonical;

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::Value as Model;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::*;
@@ -72,6 +73,116 @@ fn nesting_is_bounded_where_serde_json_bounds_it() {
             assert_eq!(Document::parse(text.as_bytes()).is_ok(), model.is_ok(), "{levels}");
         }
         assert_eq!(Document::parse(nested(MAX_DEPTH + 1).as_bytes()), Err(JsonError::TooDeep));
+    }
+}
+
+#[test]
+fn what_is_nearly_json_is_judged_as_serde_json_judges_it() {
+    let whole = [
+        "",
+        " ",
+        "0",
+        "-0",
+        "01",
+        "-01",
+        "-",
+        "--1",
+        "+1",
+        ".5",
+        "1.",
+        "1.e3",
+        "1.5",
+        "1e",
+        "1e+",
+        "1e-7",
+        "1E+07",
+        "1e5.5",
+        "1.5e400",
+        "0x1",
+        "1_0",
+        "1 2",
+        "nul",
+        "null",
+        "nulll",
+        "null,",
+        "tru",
+        "truE",
+        "true false",
+        "falsey",
+        "NaN",
+        "Infinity",
+        "[",
+        "]",
+        "[]",
+        "[ ]",
+        "[,]",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "[1}",
+        "[[]",
+        "[]]",
+        "{",
+        "{}",
+        "{ }",
+        "{,}",
+        "{'a'}",
+        "{'a':}",
+        "{'a':1,}",
+        "{'a':1 'b':2}",
+        "{'a' : 1 , 'b' : 2}",
+        "{a:1}",
+        "{1:1}",
+        "{'a'1}",
+        "{'a':1]",
+        "{'a'::1}",
+        "''",
+        "'",
+        "'\\\\'",
+        "'\\''",
+        "'\\x'",
+        "'\\/\\b\\f\\n\\r\\t'",
+        "'\\u12'",
+        "'\\u12g4'",
+        "'\\u00e9'",
+        "'\\'",
+        "'\\u'",
+        "'a\nb'",
+        "'a\tb'",
+        "'\u{1f}'",
+        "'\u{7f}'",
+        "'\0'",
+        "\0",
+        "1\0",
+        "[1]\0",
+        "\u{feff}1",
+        "\u{a0}1",
+        "\u{c}1",
+        "'\\\u{e9}'",
+        "`a`",
+        "/**/1",
+        "1//",
+    ];
+    let mut texts: Vec<String> = whole.iter().map(|text| text.replace('\'', "\"")).collect();
+    // Wherever in a word of eight bytes something ends a string, or looks like what does.
+    for before in 0..17 {
+        for end in
+            ["", "'", "\\", "\\n'", "\u{1f}'", " '", "!'", "#'", "['", "]'", "\u{a2}'", "\u{e9}'", "\u{1f600}'"]
+        {
+            for filling in ["x", "\u{e9}", "\u{7f}"] {
+                texts.push(format!("['{}{end},'y']", filling.repeat(before)).replace('\'', "\""));
+            }
+        }
+    }
+    for text in texts {
+        let (ours, theirs) = (Document::parse(text.as_bytes()), serde_json::from_str::<&RawValue>(&text));
+        match (&ours, &theirs) {
+            (Ok(document), Ok(theirs)) => assert_eq!(document.root().raw(), theirs.get(), "{text:?}"),
+            (Err(JsonError::Syntax { line, column }), Err(error)) => {
+                assert_eq!((*line, *column), (error.line(), error.column()), "{text:?}");
+            }
+            _ => panic!("{text:?}: {ours:?}, but {theirs:?}"),
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! event, or a group of several) gets an outcome of its own, and a reply that does not hold exactly one per request is an
 //! unknown outcome for all of them. The events of a group are in the stream together or not at all.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use super::keys::PLATFORMS;
@@ -148,19 +149,21 @@ impl Queue {
         for (_, limit) in &types {
             call.arg(limit.period_us).arg(limit.burst);
         }
+        let mut markers = HashSet::new();
         for event in &events {
-            let marked = u8::from(event.marker.is_some());
-            match (&event.reply_to, event.hops) {
-                (None, 0) => call.arg(marked),
-                (channel, 0) => call.arg(format!("{marked}{}", channel.as_deref().unwrap_or_default())),
-                (channel, hops) => call.arg(format!("{marked}{}|{hops}", channel.as_deref().unwrap_or_default())),
+            let marker = match &event.marker {
+                None => 0,
+                Some(marker) if markers.insert(marker) => 1,
+                Some(_) => 2,
             };
-            call.arg(&event.event_id).arg(&event.event_type);
+            let limit = types.iter().position(|(kind, _)| **kind == event.event_type).map_or(0, |at| at + 1);
+            let more = rare(event);
+            call.arg(format!("{marker} {limit} {} {}", more.len() * 2, event.event_type)).arg(&event.event_id);
             optional(&mut call, event.occurred_at);
             call.arg(&*event.body);
-            optional(&mut call, event.delivery_id.as_deref());
-            optional(&mut call, event.traceparent.as_deref());
-            call.arg(types.iter().position(|(kind, _)| **kind == event.event_type).map_or(0, |at| at + 1));
+            for (field, value) in more {
+                call.arg(field).arg(&*value);
+            }
         }
         let reply = self.scripts.enqueue.run_confirmed(&self.connection, &call).await?;
         let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
@@ -182,6 +185,18 @@ fn joined(groups: &[&[NewEvent]]) -> String {
         first += group.len();
     }
     text
+}
+
+/// The fields that only some events have, in the order of [`super::encode`].
+fn rare(event: &NewEvent) -> Vec<(&'static str, Cow<'_, str>)> {
+    let hops = (event.hops > 0).then(|| event.hops.to_string());
+    let fields = [
+        ("reply_to", event.reply_to.as_deref().map(Cow::Borrowed)),
+        ("hops", hops.map(Cow::Owned)),
+        ("delivery_id", event.delivery_id.as_deref().map(Cow::Borrowed)),
+        ("traceparent", event.traceparent.as_deref().map(Cow::Borrowed)),
+    ];
+    fields.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
 }
 
 /// The types of `events` that have a limit of their own, each once.

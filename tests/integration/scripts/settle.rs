@@ -1,9 +1,37 @@
 //! Finishing events.
 
-use shared::queue::SettleOutcome::{Duplicate, Processed, Stale};
-use shared::queue::Settled;
+use std::time::Duration;
 
-use crate::fixture::{CONSUMER, Fixture, OTHER};
+use shared::event::StreamId;
+use shared::queue::SettleOutcome::{Duplicate, Processed, Stale};
+use shared::queue::{Forward, SettleOutcome, Settled};
+
+use crate::fixture::{CONSUMER, Fixture, OTHER, field};
+
+fn processed(ids: &[StreamId]) -> Vec<Settled> {
+    ids.iter().map(|id| Settled::new(*id, Processed)).collect()
+}
+
+fn forwarded(id: StreamId) -> Settled {
+    let forward = Forward { destinations: "crm".into(), result: String::new(), traceparent: None };
+    Settled { forward: Some(forward), ..Settled::new(id, Processed) }
+}
+
+impl Fixture {
+    async fn settle(&self, entries: &[Settled]) -> Vec<bool> {
+        self.queue.settle(&self.keys, entries).await.unwrap()
+    }
+
+    async fn delete_by_hand(&self, id: StreamId) {
+        assert_eq!(self.redis::<u64>(&["XDEL", &self.keys.incoming, &id.to_string()]).await, 1);
+    }
+
+    /// Which events destinations wait for.
+    async fn outbox(&self) -> Vec<String> {
+        let entries = self.fields(&self.keys.outbox).await;
+        entries.iter().map(|(_, fields)| field(fields, "event_id").unwrap().to_owned()).collect()
+    }
+}
 
 #[tokio::test]
 async fn a_settled_event_is_nowhere() {
@@ -30,6 +58,66 @@ async fn settling_twice_counts_once() {
 }
 
 #[tokio::test]
+async fn an_entry_given_twice_is_finished_and_forwarded_once() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    let batch = [forwarded(ids[0]), Settled::new(ids[1], Processed), forwarded(ids[0])];
+    assert_eq!(fixture.settle(&batch).await, [true, true, false]);
+    assert_eq!((fixture.outbox().await, fixture.counter("processed").await), (vec!["a".to_owned()], 2));
+}
+
+#[tokio::test]
+async fn outcomes_of_all_kinds_in_any_order_are_counted_as_they_are() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c", "d", "e", "f", "g"]).await;
+    let kinds: [SettleOutcome; 7] = [Stale, Processed, Processed, Duplicate, Duplicate, Processed, Stale];
+    let batch: Vec<_> = ids.iter().zip(kinds).map(|(id, kind)| Settled::new(*id, kind)).collect();
+    assert_eq!(fixture.settle(&batch).await, [true; 7]);
+    assert_eq!((fixture.counter("processed").await, fixture.counter("stale").await), (3, 2));
+    assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
+}
+
+/// Another worker had claimed one of them and was first: exactly that one is not told to have been removed here.
+#[tokio::test]
+async fn what_another_has_settled_is_known_among_the_rest() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c", "d"]).await;
+    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10).await.unwrap();
+    assert_eq!(fixture.settle(&processed(&ids[1..3])).await, [true, true]);
+    assert_eq!(fixture.settle(&processed(&ids)).await, [true, false, false, true]);
+    assert_eq!(fixture.counter("processed").await, 4);
+}
+
+/// Another worker had put one of them off: its entry is there, though not pending, and is finished like the rest.
+#[tokio::test]
+async fn what_another_has_put_off_is_settled_with_the_rest() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    let retries = [crate::retry::retry(ids[1], 60_000)];
+    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retries).await.unwrap(), [true]);
+    assert_eq!(fixture.settle(&processed(&ids)).await, [true; 3]);
+    assert_eq!((fixture.length().await, fixture.retrying().await, fixture.counter("processed").await), (0, 0, 3));
+    assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.failures]).await, 0);
+}
+
+/// Which entry it was is not known then, unless more than counting was to happen; how many were left is.
+#[tokio::test]
+async fn what_somebody_deletes_by_hand_is_not_counted_nor_forwarded() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b", "c"]).await;
+    fixture.delete_by_hand(ids[1]).await;
+    let removed = fixture.settle(&processed(&ids)).await;
+    assert_eq!(removed.iter().filter(|removed| **removed).count(), 2, "{removed:?}");
+    assert_eq!((fixture.counter("processed").await, fixture.pending().await), (2, 0));
+
+    let ids = fixture.deliver(&["d", "e", "f"]).await;
+    fixture.delete_by_hand(ids[0]).await;
+    let batch: Vec<_> = ids.iter().map(|id| forwarded(*id)).collect();
+    assert_eq!(fixture.settle(&batch).await, [false, true, true]);
+    assert_eq!((fixture.outbox().await, fixture.counter("processed").await), (vec!["e".into(), "f".into()], 4));
+}
+
+#[tokio::test]
 async fn a_settle_clears_every_trace_of_the_entry() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
@@ -48,7 +136,7 @@ async fn whoever_holds_it_the_database_has_decided() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     // Frozen between commit and settle, and claimed by another meanwhile.
-    fixture.queue.claim(&fixture.keys, OTHER, std::time::Duration::ZERO, Default::default(), 10).await.unwrap();
+    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10).await.unwrap();
     assert_eq!(fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap(), [true]);
     assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
 }
@@ -56,14 +144,18 @@ async fn whoever_holds_it_the_database_has_decided() {
 #[tokio::test]
 async fn more_than_a_chunk_is_settled_in_order() {
     let mut fixture = Fixture::consuming().await;
-    let names: Vec<String> = (0..128).map(|n| n.to_string()).collect();
-    let mut ids = fixture.deliver(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let names: Vec<String> = (0..600).map(|n| n.to_string()).collect();
+    let mut ids = Vec::new();
+    for part in names.chunks(100) {
+        ids.extend(fixture.deliver(&part.iter().map(String::as_str).collect::<Vec<_>>()).await);
+    }
+    // Once in the same chunk, once in the next.
     ids.insert(64, ids[0]);
-    let batch: Vec<_> = ids.iter().map(|id| Settled::new(*id, Processed)).collect();
-    let removed = fixture.queue.settle(&fixture.keys, &batch).await.unwrap();
-    let expected: Vec<bool> = (0..129).map(|n| n != 64).collect();
+    ids.push(ids[1]);
+    let removed = fixture.settle(&processed(&ids)).await;
+    let expected: Vec<bool> = (0..602).map(|n| n != 64 && n != 601).collect();
     assert_eq!(removed, expected);
-    assert_eq!(fixture.counter("processed").await, 128);
+    assert_eq!(fixture.counter("processed").await, 600);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use shared::clock;
 use shared::platform::{MissingSession, Platform, PlatformName, Source};
-use shared::registration::{Record, Snapshot};
+use shared::registration::{Record, Snapshot, State};
 use utoipa::ToSchema;
 
 use crate::directory::Current;
@@ -182,7 +182,9 @@ impl Terms {
 
 impl Registered {
     fn new(name: &PlatformName, record: &Record) -> Self {
-        let valid = record.secrets.iter().filter(|secret| !secret.is_expired(clock::now_ms()));
+        // One that is being removed verifies nothing; what is left of its secrets only signs.
+        let verifies = record.state == State::Active;
+        let valid = record.secrets.iter().filter(|secret| verifies && !secret.is_expired(clock::now_ms()));
         Self {
             definition: record.definition.clone(),
             keys: valid.map(|secret| Valid { expires_at: secret.expires_at_ms.map(clock::rfc3339) }).collect(),

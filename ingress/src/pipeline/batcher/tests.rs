@@ -26,18 +26,19 @@ fn event(id: &str, bytes: usize) -> NewEvent {
     }
 }
 
-type Outcome = oneshot::Receiver<Result<Enqueued, Lost>>;
+type Outcome = oneshot::Receiver<Answer>;
 
 fn job(target: &Arc<Target>, id: &str, bytes: usize, deadline: Instant) -> (Job, Outcome) {
     let (answer, outcome) = oneshot::channel();
     let event = event(id, bytes);
-    (Job { target: Arc::clone(target), events: event.into(), deadline, answer, _held: Held::default() }, outcome)
+    let load = Load { events: event.into(), _held: Held::default() };
+    (Job { target: Arc::clone(target), load, deadline, answer }, outcome)
 }
 
 fn ids(calls: &[Call]) -> Vec<(String, Vec<String>)> {
     let one = |call: &Call| {
         let events =
-            call.jobs.iter().flat_map(|job| job.events.events()).map(|event| event.event_id.clone()).collect();
+            call.jobs.iter().flat_map(|job| job.load.events.events()).map(|event| event.event_id.clone()).collect();
         (call.target.platform.name.to_string(), events)
     };
     calls.iter().map(one).collect()
@@ -87,14 +88,14 @@ fn a_batch_goes_into_one_call_or_waits_for_the_next() {
     let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
     let batch = |size: usize, bytes: usize| {
         let (mut job, waiting) = job(&mux, "", 1, later);
-        job.events = Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
+        job.load.events = Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
         (job, waiting)
     };
     let sizes = |batches: Vec<(usize, usize)>| -> Vec<Vec<usize>> {
         let (jobs, _waiting): (Vec<_>, Vec<_>) =
             batches.into_iter().map(|(size, bytes)| batch(size, bytes)).unzip();
         let calls = group(jobs.into_iter(), Instant::now());
-        calls.iter().map(|call| call.jobs.iter().map(|job| job.events.events().len()).collect()).collect()
+        calls.iter().map(|call| call.jobs.iter().map(|job| job.load.events.events().len()).collect()).collect()
     };
     assert_eq!(sizes(vec![(100, 1), (28, 1), (1, 1)]), [vec![100, 28], vec![1]]);
     assert_eq!(sizes(vec![(100, 1), (29, 1), (1, 1), (128, 1)]), [vec![100], vec![29, 1], vec![128]]);
@@ -126,7 +127,7 @@ fn nothing_is_sent_for_those_that_hung_up_or_waited_too_long() {
     let (good, _waiting) = job(&mux, "good", 1, now + WAIT_BOUND);
     let calls = group([hung_up, expired, good].into_iter(), now);
     assert_eq!(ids(&calls), [("mux".to_owned(), vec!["good".to_owned()])]);
-    assert!(matches!(too_late.try_recv(), Ok(Err(Lost::Expired))));
+    assert!(matches!(too_late.try_recv(), Ok((Err(Lost::Expired), _))));
 }
 
 #[tokio::test]

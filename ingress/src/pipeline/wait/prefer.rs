@@ -3,11 +3,13 @@
 //! Guarantee: a header that cannot be understood asks for nothing; no header is an error. Of a preference that is given
 //! several times the first counts, as the RFC says, and other preferences and all parameters are left alone.
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderName};
+
+static PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// For how many whole seconds the sender is ready to wait; 0: not at all. `None`: it does not say.
 pub fn wait(headers: &HeaderMap) -> Option<u64> {
-    let mut values = headers.get_all("prefer");
+    let mut values = headers.get_all(&PREFER);
     values.find_map(|value| Scan(value.as_bytes()).wait()).flatten()
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::task::Poll;
 
 use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
@@ -8,10 +9,11 @@ use actix_web::{App, http::header::HeaderName};
 use futures_util::FutureExt as _;
 use futures_util::future::poll_fn;
 use serde_json::{Value, json};
+use shared::queue::Enqueued;
 
 use super::*;
 use crate::pipeline::Held;
-use crate::testing::{Fixture, MAX_BODY, MAX_WAITERS, sign};
+use crate::testing::{Fixture, MAX_BODY, MAX_WAITERS, Memory, sign};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -78,6 +80,23 @@ async fn who_asks_is_told_what_the_event_did() {
         assert_eq!(seen, (200, Some(applied.to_owned()), expected));
     }
     assert_eq!(fixture.waiters().taken(), 0);
+}
+
+/// A worker may be done before the enqueueing call is answered.
+#[actix_web::test]
+async fn no_result_is_too_early() {
+    let waiters: Arc<OnceLock<Waiters>> = Arc::default();
+    let told = Arc::clone(&waiters);
+    let fixture = Fixture::over(Memory::answering(move |target, events| {
+        for event in events {
+            let (platform, event_id) = (target.platform.name.to_string(), event.event_id.clone());
+            told.get().unwrap().tell(Reply { platform, event_id, outcome: done() });
+        }
+        Ok(vec![Enqueued::Accepted; events.len()])
+    }));
+    assert!(waiters.set(fixture.waiters().clone()).is_ok());
+    let seen = timeout(SOON, fixture.seen(request("acme", 0, Some("wait=30")))).await.expect("at once");
+    assert_eq!((seen.0, seen.1.as_deref()), (200, Some("wait=30")));
 }
 
 #[actix_web::test]

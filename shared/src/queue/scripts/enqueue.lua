@@ -9,9 +9,9 @@
 --       5 how far ahead of now a provider's time counts, in ms  6 wire version  7 platform's name, or ''
 --       8 the groups: 'first:size …', an event's number from 1 and how many they are; '': none
 --       9 n, then n times: period in us, burst
---       then per event: has a marker (0|1) and, right after the digit, the channel that is to be told, if any, and after a
---       '|' how often the event was passed on before, if it was; event_id, event_type, occurred_at|'', body, delivery_id|'', traceparent|'', its type's limit (from 1; 0: it has none of
---       its own)
+--       then per event: 'marker limit m type', event_id, occurred_at|'', body, then m arguments: fields that only some
+--       events have, and their values. marker: 0 it has none, 1 it has one, 2 an earlier event of this call has the
+--       same; limit: its type's (from 1; 0: it has none of its own)
 -- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
 -- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the platform's limit and that
@@ -31,7 +31,7 @@
 -- Where the stream is ahead (Redis's clock was set back), they go on from its last id (rule 23).
 
 local EXACT = 9007199254740991 -- integers up to here are exact
-local format, pcall_ = string.format, redis.pcall
+local format, pcall_, min, max, ceil = string.format, redis.pcall, math.min, math.max, math.ceil
 
 local incoming, limit, counters = KEYS[1], KEYS[2], KEYS[3]
 local ttl, bound = ARGV[3], tonumber(ARGV[4])
@@ -71,7 +71,7 @@ for i = 1, types + 1 do
       instant, ahead = string.match(state, '^(%d+) ?(%d*)$')
     end
     tat = tonumber(instant) or 0
-    local furthest = now_us + math.max(reaches[i], tonumber(ahead) or 0)
+    local furthest = now_us + max(reaches[i], tonumber(ahead) or 0)
     if tat > furthest then
       -- The clock was set back (rule 23). This is written even if nothing is charged: a limit that is found reached, and
       -- is cut anew each time, would stay reached until the clock is where it was.
@@ -87,58 +87,43 @@ local function excess(i, n)
   if periods[i] == 0 then
     return 0
   end
-  return math.max(tats[i], now_us) + math.min(n * periods[i], reaches[i]) - now_us - reaches[i]
+  return max(tats[i], now_us) + min(n * periods[i], reaches[i]) - now_us - reaches[i]
 end
 
 local function charge(i, n)
   if periods[i] > 0 then
-    tats[i] = math.max(tats[i], now_us) + n * periods[i]
+    tats[i] = max(tats[i], now_us) + n * periods[i]
     charged[i] = true
   end
 end
 
 local function limited_for(us)
-  local seconds = math.ceil(us / 1000000)
+  local seconds = ceil(us / 1000000)
   return -(seconds > 1 and seconds or 1)
 end
 
 local ms, seq = now, (now_us % 1000) * 1000
+local ms_of_id = format('%.0f-', ms)
 
-local function add(id, at, occurred_at)
-  local delivery_id, traceparent = ARGV[at + 5], ARGV[at + 6]
-  local event_id, event_type, body = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
-  if #ARGV[at] > 1 then
-    local channel, hops = string.match(ARGV[at], '^.([^|]*)|?(%d*)$')
-    local more = {}
-    if channel ~= '' then
-      more[1], more[2] = 'reply_to', channel
-    end
-    if hops ~= '' then
-      more[#more + 1], more[#more + 2] = 'hops', hops
-    end
-    if delivery_id ~= '' then
-      more[#more + 1], more[#more + 2] = 'delivery_id', delivery_id
-    end
-    if traceparent ~= '' then
-      more[#more + 1], more[#more + 2] = 'traceparent', traceparent
-    end
-    return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
-      occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body, unpack(more))
-  elseif delivery_id == '' and traceparent == '' then
-    return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
-      occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body)
-  elseif traceparent == '' then
-    return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
-      occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body,
-      'delivery_id', delivery_id)
-  elseif delivery_id == '' then
-    return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
-      occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body,
-      'traceparent', traceparent)
+-- What the first argument of an event says. Mostly all of a call say the same, and it is taken apart once.
+local sorts = {}
+local function sort_of(at)
+  local text = ARGV[at]
+  local sort = sorts[text]
+  if not sort then
+    local marker, own, more, event_type = string.match(text, '^(%d) (%d+) (%d+) (.*)$')
+    -- The limit is a position among all limits, of which the first is the platform's.
+    sort = { marker = tonumber(marker), limit = own + 1, more = tonumber(more), event_type = event_type }
+    sorts[text] = sort
   end
-  return pcall_('XADD', incoming, id, 'v', version, 'event_id', event_id, 'event_type', event_type, 'occurred_at',
-    occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', body,
-    'delivery_id', delivery_id, 'traceparent', traceparent)
+  return sort
+end
+
+local function add(at, sort, occurred_at)
+  local id = ms_of_id .. format('%.0f', seq)
+  return pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[at + 1], 'event_type', sort.event_type,
+    'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', ARGV[at + 3],
+    unpack(ARGV, at + 4, at + 3 + sort.more))
 end
 
 -- Moves ms and seq past the stream's last id; false: that was not why XADD failed.
@@ -159,6 +144,7 @@ local function catch_up()
       else
         ms, seq = last_ms, last_seq + 1
       end
+      ms_of_id = format('%.0f-', ms)
       return true
     end
   end
@@ -166,15 +152,15 @@ local function catch_up()
 end
 
 -- The new entry's id; false: Redis refused it.
-local function append(at)
-  local occurred_at = ARGV[at + 3]
+local function append(at, sort)
+  local occurred_at = ARGV[at + 2]
   local given = tonumber(occurred_at)
   if not given or given > now + future then
     occurred_at = received_at
   end
-  local reply = add(format('%.0f-%.0f', ms, seq), at, occurred_at)
+  local reply = add(at, sort, occurred_at)
   if type(reply) == 'table' and catch_up() then
-    reply = add(format('%.0f-%.0f', ms, seq), at, occurred_at)
+    reply = add(at, sort, occurred_at)
   end
   if type(reply) == 'table' then
     return false
@@ -185,13 +171,19 @@ end
 
 local accepted, duplicates, limited, overloaded = 0, 0, 0, 0
 
+-- Mostly none of the markers is there, which one look at all of them says.
+local all_new = next_key <= #KEYS and pcall_('EXISTS', unpack(KEYS, next_key)) == 0
+
 -- The event's marker, if it has one, and whether it is there: 1, 0, or what Redis says instead.
-local function marked(at)
-  if string.byte(ARGV[at]) ~= 49 then -- the digit 1
+local function marked(sort)
+  if sort.marker == 0 then
     return nil, 0
   end
   local marker = KEYS[next_key]
   next_key = next_key + 1
+  if all_new and sort.marker == 1 then
+    return marker, 0
+  end
   return marker, pcall_('EXISTS', marker)
 end
 
@@ -201,10 +193,8 @@ local function remember(marker)
   end
 end
 
-local function one(at)
-  local marker, seen = marked(at)
-  local own = tonumber(ARGV[at + 7]) + 1 -- 1: the platform's alone
-  local wait = math.max(excess(1, 1), excess(own, 1))
+local function one(at, sort)
+  local own, marker, seen = sort.limit, marked(sort)
   if seen == 1 then
     duplicates = duplicates + 1
     return 1
@@ -213,10 +203,15 @@ local function one(at)
   elseif length >= bound then
     overloaded = overloaded + 1
     return 2
-  elseif wait > 0 then
+  end
+  local wait = excess(1, 1)
+  if own > 1 then
+    wait = max(wait, excess(own, 1))
+  end
+  if wait > 0 then
     limited = limited + 1
     return limited_for(wait)
-  elseif not append(at) then
+  elseif not append(at, sort) then
     return 3
   end
   remember(marker)
@@ -233,7 +228,7 @@ end
 local function append_all(events)
   local ids = {}
   for i, at in ipairs(events) do
-    local id = append(at)
+    local id = append(at, sort_of(at))
     if not id then
       for _, added in ipairs(ids) do
         pcall_('XDEL', incoming, added)
@@ -245,18 +240,16 @@ local function append_all(events)
   return true
 end
 
--- `size` events from `at` on, `each` arguments each.
-local function together(at, size, each)
+local function together(events)
   local new, markers, known, needs, broken = {}, {}, {}, {}, false
-  for i = 0, size - 1 do
-    local event = at + i * each
-    local marker, seen = marked(event)
+  for _, event in ipairs(events) do
+    local sort = sort_of(event)
+    local marker, seen = marked(sort)
     if type(seen) == 'table' then
       broken = true
     elseif seen == 0 and not (marker and known[marker]) then
-      local own = tonumber(ARGV[event + 7]) + 1
       new[#new + 1] = event
-      needs[own] = (needs[own] or 0) + 1
+      needs[sort.limit] = (needs[sort.limit] or 0) + 1
       if marker then
         markers[#markers + 1] = marker
         known[marker] = true
@@ -266,7 +259,7 @@ local function together(at, size, each)
   if broken then
     return 3
   elseif #new == 0 then
-    duplicates = duplicates + size
+    duplicates = duplicates + #events
     return 1
   elseif length + #new > bound then
     overloaded = overloaded + #new
@@ -275,7 +268,7 @@ local function together(at, size, each)
   needs[1] = #new -- whatever has a limit of its own is inside the platform's
   local wait = 0
   for i, n in pairs(needs) do
-    wait = math.max(wait, excess(i, n))
+    wait = max(wait, excess(i, n))
   end
   if wait > 0 then
     limited = limited + #new
@@ -287,7 +280,7 @@ local function together(at, size, each)
     remember(marker)
   end
   accepted = accepted + #new
-  duplicates = duplicates + size - #new
+  duplicates = duplicates + #events - #new
   length = length + #new
   for i, n in pairs(needs) do
     charge(i, n)
@@ -296,19 +289,33 @@ local function together(at, size, each)
 end
 
 local outcomes = {}
-local at, number, each = 10 + 2 * types, 1, 8
+local at, number = 10 + 2 * types, 1
+
+-- Where the next event's arguments begin, and what sort it is.
+local function next_event()
+  local here, sort = at, sort_of(at)
+  at, number = at + 4 + sort.more, number + 1
+  return here, sort
+end
+
 while at <= #ARGV do
   local size = groups[number]
-  outcomes[#outcomes + 1] = size and together(at, size, each) or one(at)
-  size = size or 1
-  at, number = at + size * each, number + size
+  if size then
+    local events = {}
+    for i = 1, size do
+      events[i] = next_event()
+    end
+    outcomes[#outcomes + 1] = together(events)
+  else
+    outcomes[#outcomes + 1] = one(next_event())
+  end
 end
 
 for i = 1, types + 1 do
   if charged[i] then
     -- Gone a second after the limit would be back at rest: absent and at rest are the same.
     local ahead = tats[i] - now_us
-    local ttl_ms = math.ceil(ahead / 1000) + 1000
+    local ttl_ms = ceil(ahead / 1000) + 1000
     local state = format('%.0f', tats[i])
     if ahead > reaches[i] then
       state = format('%s %.0f', state, ahead)

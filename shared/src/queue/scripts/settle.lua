@@ -3,71 +3,88 @@
 -- them (rules 28, 29).
 --
 -- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions  7 outbox  then one result per awaited event
--- ARGV  1 group  2 n, then n times: id, counter's field|''
+-- ARGV  1 group  2 n, then n ids  then r, then r times: counter's field|'', how many of the ids, in their order, count there
 --       then m, then m times: which of the n (from 1), event_id, of those that were put off or replayed before
 --       then f, then f times: which of the n, destinations, result as JSON|'', traceparent|'' (instead of the entry's),
 --       of those that destinations wait for
 --       then per awaited event: which of the n, channel, what it is told
 -- Reply n integers: 1 if this call's XDEL removed the entry, which is when it is counted and told, else 0
 --
+-- What counts alike is deleted by one XDEL, whose answer is the count. It does not say which entries were there, and need
+-- not: all were, unless somebody deleted one by hand while a worker had it, since whatever else of ours deletes an entry
+-- acks it first. So if one of the ids was not pending any more, each is deleted by itself; and so is, by the caller's
+-- runs of one, whatever more happens than counting. After such a deletion by hand that many of a run are said to be
+-- removed, not which.
+--
 -- What destinations wait for moves to the outbox with all its fields, if it was this call that removed it: so once per
 -- event (rule 15). It is a move, so it may run when Redis is full.
 --
 -- Whoever held the entry: the database decides about effects, so a late settle is welcome. What nobody waits for and was
--- never put off costs nothing beside its two arguments.
+-- never put off costs nothing beside its id.
 
 local KEPT_S = 60 -- how long a result can be asked for
 local MOST_VALUES = 4000 -- what unpack can pass on
 
 local group, n = ARGV[1], tonumber(ARGV[2])
-local ids, removed, counts = {}, {}, {}
-for position = 1, n do
-  ids[position] = ARGV[position * 2 + 1]
+local after_ids = 3 + n
+local after_runs = after_ids + 1 + 2 * tonumber(ARGV[after_ids])
+local after_moved = after_runs + 1 + 2 * tonumber(ARGV[after_runs])
+
+local function id_of(position)
+  return ARGV[2 + position]
 end
 
-local after_moved = 3 + 2 * n
-after_moved = after_moved + 1 + 2 * tonumber(ARGV[after_moved])
 local forwarded = tonumber(ARGV[after_moved])
 local copies = {}
 if forwarded > 0 then
   redis.call('XLEN', KEYS[7]) -- of the wrong type: refused before anything is changed
 end
 for at = after_moved + 1, after_moved + 4 * forwarded, 4 do
-  local id = ids[tonumber(ARGV[at])]
+  local id = id_of(tonumber(ARGV[at]))
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry and #entry[2] <= MOST_VALUES then
     copies[at] = entry[2]
   end
 end
 
-redis.call('XACK', KEYS[1], group, unpack(ids))
-if redis.call('ZREM', KEYS[2], unpack(ids)) > 0 then
-  -- Another worker has put one of them off since it was read here.
-  for _, id in ipairs(ids) do
-    local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-    local fields = entry and entry[2] or {}
-    for at = 1, #fields, 2 do
-      if fields[at] == 'event_id' then
-        redis.call('HDEL', KEYS[6], fields[at + 1])
+local all_pending = redis.call('XACK', KEYS[1], group, unpack(ARGV, 3, 2 + n)) == n
+if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0 then
+  if redis.call('ZREM', KEYS[2], unpack(ARGV, 3, 2 + n)) > 0 then
+    -- Another worker has put one of them off since it was read here.
+    for position = 1, n do
+      local entry = redis.call('XRANGE', KEYS[1], id_of(position), id_of(position))[1]
+      local fields = entry and entry[2] or {}
+      for at = 1, #fields, 2 do
+        if fields[at] == 'event_id' then
+          redis.call('HDEL', KEYS[6], fields[at + 1])
+        end
       end
     end
   end
+  redis.call('HDEL', KEYS[3], unpack(ARGV, 3, 2 + n))
+  redis.call('HDEL', KEYS[4], unpack(ARGV, 3, 2 + n))
 end
-for position, id in ipairs(ids) do
-  local gone = redis.call('XDEL', KEYS[1], id)
-  removed[position] = gone
-  local field = ARGV[position * 2 + 2]
-  if gone == 1 and field ~= '' then
-    counts[field] = (counts[field] or 0) + 1
+
+local removed, counts, position = {}, {}, 1
+for run = after_ids + 1, after_runs - 1, 2 do
+  local field, size = ARGV[run], tonumber(ARGV[run + 1])
+  local step = all_pending and size or 1
+  for first = position, position + size - 1, step do
+    local gone = redis.call('XDEL', KEYS[1], unpack(ARGV, 2 + first, 1 + first + step))
+    for i = 0, step - 1 do
+      removed[first + i] = i < gone and 1 or 0
+    end
+    if gone > 0 and field ~= '' then
+      counts[field] = (counts[field] or 0) + gone
+    end
   end
+  position = position + size
 end
-redis.call('HDEL', KEYS[3], unpack(ids))
-redis.call('HDEL', KEYS[4], unpack(ids))
 for field, number in pairs(counts) do
   redis.call('HINCRBY', KEYS[5], field, number)
 end
 
-local at = 3 + 2 * n
+local at = after_runs
 for _ = 1, tonumber(ARGV[at]) do
   if removed[tonumber(ARGV[at + 1])] == 1 then
     redis.call('HDEL', KEYS[6], ARGV[at + 2])
