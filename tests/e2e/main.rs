@@ -53,6 +53,7 @@ mod missing_session;
 mod openapi;
 mod ordering;
 mod outbound;
+mod outbound_bulkheads;
 mod outbound_routes;
 mod own_provider;
 mod pipelined;

@@ -2,18 +2,19 @@
 //!
 //! Guarantee: a registered, changed or paused platform is served so within a second of what Redis says; what this process
 //! was started with is served from the beginning, and through any outage. A removed platform keeps its lane until nothing
-//! of it is queued and no replica can add anything, since removal began long enough ago for all of them to know; only
-//! then is its record removed, by one worker. Its dead letters stay. Secrets are opened for forwarding only; without
-//! `SECRETS_KEY` everything else works.
+//! of it is queued and no replica can add anything, since removal began long enough ago for all of them to know; and its
+//! destination until it has taken what waits for it, for at most a day. Only then is its record removed, by one worker.
+//! Its dead letters stay. Secrets are opened for forwarding only; without `SECRETS_KEY` everything else works.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shared::event::Millis;
+use shared::outbound::DestinationName;
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::queue::Fault;
-use shared::registration::Live;
+use shared::registration::{Live, Record};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::consumer::{chain, reader};
@@ -26,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long a removed platform drains at least, in ms: by then every ingress replica refuses it, and what it had in hand
 /// when it learned of that is queued.
 const DRAINS_AT_LEAST_MS: Millis = 10_000;
+/// How long the destination of a removed platform may take to be given what waits for it, in ms. One that is dead takes
+/// nothing, and is not to keep a platform for ever.
+const DELIVERS_AT_MOST_MS: Millis = 24 * 3_600_000;
 
 /// Serves what is registered until the worker is to stop.
 pub async fn follow(worker: Arc<Worker>, live: Live) {
@@ -33,8 +37,9 @@ pub async fn follow(worker: Arc<Worker>, live: Live) {
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
-            adopt(&worker, &snapshot.registry).await;
+            // Before its platform is served: no event of it is finished without its destination.
             worker.forwarding.follow(&snapshot);
+            adopt(&worker, &snapshot.registry).await;
         }
         match worker.stop.run_until_cancelled(snapshots.changed()).await {
             Some(Ok(())) => {}
@@ -84,29 +89,32 @@ pub async fn retire(worker: Arc<Worker>, live: Live) {
         let Some(snapshot) = live.current() else { continue };
         let since = live.now().saturating_sub(DRAINS_AT_LEAST_MS);
         for name in &snapshot.draining {
-            let record = snapshot.records.get(name);
-            if record.and_then(|record| record.draining_since).is_none_or(|at| at < since) {
-                retire_one(&worker, &live, name, since).await;
+            let Some(record) = snapshot.records.get(name) else { continue };
+            if record.draining_since.is_none_or(|at| at < since) {
+                retire_one(&worker, &live, name, record, since).await;
             }
         }
     }
 }
 
-async fn retire_one(worker: &Worker, live: &Live, name: &PlatformName, since: Millis) {
-    let queue = &worker.queue;
-    // What was processed is on its way to destinations only once it has left the outbox; without any it stays there.
-    let nobody = worker.forwarding.all().is_empty();
-    let outbox = queue.layout().outbox(name);
-    let depths = async { Ok::<_, Fault>((queue.depth(&queue.keys(name)).await?, queue.depth(&outbox).await?)) };
-    match depths.await {
-        Ok((depth, outbox)) if depth.length == 0 && depth.retrying == 0 && (outbox.length == 0 || nobody) => {}
+async fn retire_one(worker: &Worker, live: &Live, name: &PlatformName, record: &Record, since: Millis) {
+    let delivering = match left(worker, name, record).await {
+        Ok(Left { queued: 0, deliveries }) => deliveries,
         Ok(_) => return,
         Err(fault) => {
             tracing::debug!(platform = %name, error = chain(&fault), "not known whether it has drained");
             return;
         }
+    };
+    let until = record.draining_since.map(|at| at.saturating_add(DELIVERS_AT_MOST_MS));
+    if delivering > 0 && until.is_some_and(|until| live.now() < until) {
+        return;
     }
     match live.remove_drained(name, since).await {
+        Ok(true) if delivering > 0 => {
+            tracing::error!(platform = %name, deliveries = delivering,
+                "its registration is removed; its destination has not taken what waits for it, which stays in its queue")
+        }
         Ok(true) => {
             tracing::info!(platform = %name, "nothing of it is queued any more; its registration is removed")
         }
@@ -116,4 +124,28 @@ async fn retire_one(worker: &Worker, live: &Live, name: &PlatformName, since: Mi
             tracing::warn!(platform = %name, error = chain(&refused), "its registration was not removed")
         }
     }
+}
+
+/// What is left of a platform that is being removed.
+struct Left {
+    /// Events, and what was processed and is not yet with its destinations.
+    queued: u64,
+    /// Deliveries that its own destination has not taken.
+    deliveries: u64,
+}
+
+/// Looks in the order in which things move, so that nothing is missed between two looks.
+async fn left(worker: &Worker, name: &PlatformName, record: &Record) -> Result<Left, Fault> {
+    let queue = &worker.queue;
+    let events = queue.depth(&queue.keys(name)).await?;
+    // Without any destination nothing ever leaves the outbox.
+    let outbox = match worker.forwarding.all().is_empty() {
+        true => 0,
+        false => queue.depth(&queue.layout().outbox(name)).await?.length,
+    };
+    let deliveries = match DestinationName::of_registered(name).ok().filter(|_| record.delivers()) {
+        Some(destination) => queue.depth(&queue.layout().destination(&destination).queue).await?.length,
+        None => 0,
+    };
+    Ok(Left { queued: events.length + events.retrying + outbox, deliveries })
 }

@@ -130,7 +130,7 @@ impl Defaults {
         url: Url,
         secret: SecretString,
     ) -> Result<Destination, crate::platform::UnknownName> {
-        let name = DestinationName::new(&format!("platform_{platform}"))?;
+        let name = DestinationName::of_registered(platform)?;
         Ok(Destination {
             subscription: Subscription::new(None, Some(platform.clone())),
             secret: Some(secret),

@@ -15,6 +15,9 @@ use super::address::AllowPrivate;
 use super::headers::Source;
 use crate::platform::{PlatformName, UnknownName};
 
+/// What the names of registered platforms' destinations begin with, and no other's.
+const REGISTERED: &str = "platform_";
+
 /// A destination's name: the grammar of a platform's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DestinationName {
@@ -32,6 +35,20 @@ impl DestinationName {
             .and_then(|name| PlatformName::queue(&format!("out:{name}")))
             .map_err(wrong)
             .map(|queue| Self { queue })
+    }
+
+    /// That of the destination which `platform` was registered with.
+    ///
+    /// # Errors
+    /// When the platform's name leaves no room for it.
+    pub fn of_registered(platform: &PlatformName) -> Result<Self, UnknownName> {
+        Self::new(&format!("{REGISTERED}{platform}"))
+    }
+
+    /// Whether it is one that [`Self::of_registered`] gives.
+    #[must_use]
+    pub fn is_of_registered(&self) -> bool {
+        self.as_str().starts_with(REGISTERED)
     }
 
     /// The name's text.

@@ -11,14 +11,15 @@ use redis::cmd;
 use super::consume::counted;
 use super::keys::{DESTINATIONS, DestinationKeys};
 use super::script::optional;
-use super::{Fault, Layout, Queue};
+use super::{Fault, Layout, MAX_BATCH_BYTES, Queue};
 use crate::event::{Millis, StreamId, WIRE_VERSION};
 use crate::outbound::DeliveryLimit;
 use crate::platform::PlatformName;
 
 /// How long a queued delivery is remembered: many times the span after which an event's holder is taken for dead.
 pub const REMEMBERED: Duration = Duration::from_secs(600);
-/// Most deliveries in one call.
+/// Most deliveries in one call, and so many bytes of them ([`MAX_BATCH_BYTES`]) that one never keeps Redis busy for long, or
+/// takes longer than its answer is waited for: it would be made again for ever.
 const CHUNK: usize = 64;
 /// Longest text of a last error.
 const MAX_ERROR_CHARS: usize = 500;
@@ -95,7 +96,10 @@ impl Queue {
             self.connection.run(&add).await?;
         }
         let mut outcomes = Vec::with_capacity(deliveries.len());
-        for chunk in deliveries.chunks(CHUNK) {
+        let mut rest = deliveries;
+        while !rest.is_empty() {
+            let (chunk, others) = rest.split_at(together(rest));
+            rest = others;
             let queue = &keys.queue;
             let mut names =
                 vec![queue.incoming.clone(), queue.dlq.clone(), keys.state.clone(), queue.counters.clone()];
@@ -227,4 +231,14 @@ impl Queue {
         queues.extend(destinations);
         Ok(queues)
     }
+}
+
+/// How many of the first of `deliveries` go into one call; at least one.
+fn together(deliveries: &[NewDelivery]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |delivery: &&NewDelivery| {
+        bytes += delivery.body.len();
+        bytes <= MAX_BATCH_BYTES
+    };
+    deliveries.iter().take(CHUNK).take_while(fits).count().max(1)
 }

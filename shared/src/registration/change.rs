@@ -72,7 +72,8 @@ impl Live {
     }
 
     /// Begins to remove a registered platform: its secrets are gone at once, what it has queued is worked off first. One
-    /// that is being removed already stays so.
+    /// that is being removed already stays so. Where it has a `url` the newest secret stays until what waits for that
+    /// destination is delivered: it verifies nothing any more, and signs.
     ///
     /// # Errors
     /// Why not.
@@ -84,7 +85,7 @@ impl Live {
             }
             let mut record = Record::clone(record);
             (record.state, record.draining_since, record.updated_at) = (State::Draining, Some(now), now);
-            record.secrets = Vec::new();
+            record.secrets.truncate(usize::from(record.url.is_some()));
             Ok(vec![Change::Put(name.clone(), record.to_json())])
         })
         .await

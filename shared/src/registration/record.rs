@@ -164,6 +164,12 @@ impl Record {
         serde_json::from_slice(raw).map_err(|_| Unreadable::Nonsense)
     }
 
+    /// Whether it has a destination that can be sent to, also while it is being removed.
+    #[must_use]
+    pub fn delivers(&self) -> bool {
+        self.url.is_some() && !self.secrets.is_empty()
+    }
+
     /// What is to stand in Redis.
     pub(super) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()

@@ -104,6 +104,50 @@ async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
     assert_eq!((state.overflow, state.overflow_first, state.paused), (0, None, Some(false)));
 }
 
+/// One call of everything would take longer than its answer is waited for, and would be made again, for ever.
+#[tokio::test]
+async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
+    let fixture = Fixture::start().await;
+    let keys = crm(&fixture.queue);
+    let large = |number: usize| NewDelivery { body: "x".repeat(1_000_000), ..delivery(&number.to_string()) };
+    let all: Vec<NewDelivery> = (0..9).map(large).collect();
+    fixture.queue.forward(&keys, &[delivery("the script is there now")], NO_END, NO_END).await.unwrap();
+    fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
+    let outcomes = fixture.queue.forward(&keys, &all, NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Queued; 9]);
+    let order: Vec<String> = fixture
+        .fields("webhooks:outgoing:crm")
+        .await
+        .into_iter()
+        .skip(1)
+        .map(|entry| field(&entry.1, "event_id").unwrap().to_owned())
+        .collect();
+    assert_eq!(order, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    let stats: String = fixture.redis(&["INFO", "commandstats"]).await;
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    assert_eq!(calls, Some("5"), "two megabytes each: {stats}");
+}
+
+/// As a full one: what comes after it in a mover's round is not to wait until somebody has looked at this key.
+#[tokio::test]
+async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
+    let fixture = Fixture::start().await;
+    let keys = crm(&fixture.queue);
+    fixture.redis::<()>(&["SET", "webhooks:outgoing:crm", "somebody's"]).await;
+    let outcomes = fixture.queue.forward(&keys, &[delivery("one"), delivery("two")], NO_END, 1).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::DeadLettered, Forwarded::Overflowed]);
+    let letters = fixture.fields("webhooks:dlq:out:crm").await;
+    assert_eq!(field(&letters[0].1, "error"), Some("the queue of its destination is no stream"));
+    for key in
+        ["webhooks:dlq:out:crm", "webhooks:destinations", "webhooks:counters:out:crm", "webhooks:state:out:crm"]
+    {
+        fixture.redis::<()>(&["DEL", key]).await;
+        fixture.redis::<()>(&["SET", key, "somebody's"]).await;
+    }
+    let outcomes = fixture.queue.forward(&keys, &[delivery("three")], NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [Forwarded::Overflowed], "whatever else is damaged");
+}
+
 #[tokio::test]
 async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
     let mut fixture = Fixture::consuming().await;

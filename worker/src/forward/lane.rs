@@ -21,10 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::circuit::{Circuit, Gate};
 use super::deliver::deliver;
 use crate::consumer::chain;
+use crate::consumer::inflight::Weight;
 use crate::worker::Worker;
 
 /// Deliveries to one destination at a time, per process.
 pub(super) const IN_FLIGHT: usize = 16;
+/// About how many bytes of them are read at a time.
+const READ_BYTES: usize = 4 * 1024 * 1024;
 /// How long a read waits for something new.
 const BLOCK: Duration = Duration::from_millis(1_000);
 /// How often pause and due retries are looked at.
@@ -58,6 +61,7 @@ pub(super) struct Lane {
     held: Mutex<HashSet<StreamId>>,
     room: Arc<Semaphore>,
     limit_told: Mutex<Option<Instant>>,
+    weight: Weight,
 }
 
 impl Lane {
@@ -76,6 +80,7 @@ impl Lane {
             held: Mutex::default(),
             room: Arc::new(Semaphore::new(IN_FLIGHT)),
             limit_told: Mutex::default(),
+            weight: Weight::default(),
             destination,
             client,
             worker,
@@ -243,7 +248,7 @@ async fn read(lane: &Arc<Lane>, mut reader: Reader, deliveries: &mut JoinSet<()>
         (0_u32, false, Instant::now(), StreamId::default());
     while let Some((most, probe)) = lane.may_send().await {
         let Ok(permit) = Arc::clone(&lane.room).acquire_owned().await else { break };
-        let count = most.min(lane.room.available_permits() + 1);
+        let count = most.min(lane.room.available_permits() + 1).min(lane.weight.fit(READ_BYTES));
         drop(permit);
         let found: Result<Vec<Entry>, Fault> = async {
             if !own_done {
@@ -284,6 +289,7 @@ async fn read(lane: &Arc<Lane>, mut reader: Reader, deliveries: &mut JoinSet<()>
             }
         };
         for (position, entry) in entries.into_iter().enumerate() {
+            lane.weight.note(entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum());
             if !lane.hold(entry.id) {
                 continue;
             }

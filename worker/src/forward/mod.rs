@@ -9,6 +9,7 @@ mod circuit;
 mod deliver;
 mod lane;
 mod mover;
+mod share;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -53,6 +53,12 @@ impl Reader<'_> {
             Ok(name) => name,
             Err(reason) => return self.report.add(&key, reason.to_string()),
         };
+        if name.is_of_registered() {
+            // Two would share its queue, and each get what is meant for the other.
+            return self
+                .report
+                .add(&key, "must not begin with platform_: that is what registered platforms' are called");
+        }
         let Value::Table(table) = value else { return self.report.add(&key, "must be a table") };
         let known = destinations.iter().position(|one| one.name == name);
         let mut section = Section::new(key, table.clone(), self.report);

@@ -205,6 +205,17 @@ fn a_registered_platform_has_a_destination_of_its_own() {
     assert!(configured.defaults.registered(&long, url, SecretString::from("s")).is_err());
 }
 
+/// Its queue would be shared by two, and each would be sent what is meant for the other.
+#[test]
+fn no_configured_destination_has_the_name_of_a_registered_one() {
+    let file = "[destinations.platform_acme]\nurl = 'https://example.com/'\n";
+    let problems = loaded(&[], Some(file)).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("destinations.platform_acme: must not begin with platform_"), "{problems:?}");
+    let acme = DestinationName::of_registered(&PlatformName::new("acme").unwrap()).unwrap();
+    assert!(acme.as_str() == "platform_acme" && acme.is_of_registered());
+}
+
 /// Every key that it explains, and nothing else.
 #[test]
 fn the_example_file_loads() {

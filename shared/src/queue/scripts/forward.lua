@@ -6,7 +6,8 @@
 --       then one mark per delivery
 -- ARGV  1 bound of the queue  2 most dead letters  3 wire version  4 the queue's name, or ''  5 a mark's TTL in s
 --       then per delivery: id, event_type, occurred_at, origin, body, hops, traceparent|''
--- Reply one integer per delivery: 0 queued, 1 it is queued already, 2 over the bound: a dead letter, 3 over both bounds: counted
+-- Reply one integer per delivery: 0 queued, 1 it is queued already, 2 over the bound, or that is no stream: a dead letter,
+--       3 over both bounds: counted
 --
 -- The mark keeps a mover that was killed between this call and its ack from queueing a delivery twice; the delivery's id
 -- is what it must be told by after that (rule 16).
@@ -15,11 +16,17 @@ local outgoing, dlq, state, counters = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local bound, most, version, name, ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
-local length, letters = redis.call('XLEN', outgoing), redis.call('XLEN', dlq)
 local first_mark = name == '' and 5 or 6
 
+-- What is no stream takes nothing, like one that is full: one destination's damaged key must not keep others waiting.
+local function entries(key)
+  local number = redis.pcall('XLEN', key)
+  return type(number) == 'number' and number or math.huge
+end
+
+local length, letters = entries(outgoing), entries(dlq)
 if name ~= '' and length == 0 then
-  redis.call('SADD', KEYS[5], name)
+  redis.pcall('SADD', KEYS[5], name)
 end
 
 local outcomes, position = {}, 0
@@ -40,20 +47,22 @@ for at = 6, #ARGV, 7 do
     length = length + 1
     outcomes[position] = 0
   elseif letters < most then
-    local facts = { 'error_code', 'overflow', 'error', 'more deliveries were waiting than the destination may have',
+    local reason = length == math.huge and 'the queue of its destination is no stream'
+      or 'more deliveries were waiting than the destination may have'
+    local facts = { 'error_code', 'overflow', 'error', reason,
       'attempts', '0', 'first_failed_at', now, 'failed_at', now, 'worker', '', 'source_id', '0-0', 'replays', '0' }
     for _, fact in ipairs(facts) do
       fields[#fields + 1] = fact
     end
     redis.call('XADD', dlq, '*', unpack(fields))
     redis.call('SET', mark, '1', 'EX', ttl)
-    redis.call('HINCRBY', counters, 'dead_lettered', 1)
+    redis.pcall('HINCRBY', counters, 'dead_lettered', 1)
     letters = letters + 1
     outcomes[position] = 2
   else
-    redis.call('HINCRBY', state, 'overflow', 1)
-    redis.call('HSETNX', state, 'overflow_first', ARGV[at])
-    redis.call('HSET', state, 'overflow_last', ARGV[at])
+    redis.pcall('HINCRBY', state, 'overflow', 1)
+    redis.pcall('HSETNX', state, 'overflow_first', ARGV[at])
+    redis.pcall('HSET', state, 'overflow_last', ARGV[at])
     redis.call('SET', mark, '1', 'EX', ttl)
     outcomes[position] = 3
   end

@@ -1,0 +1,209 @@
+//! What goes wrong with one destination, or with one platform's outbox, stays there: others get theirs, events are
+//! accepted, and what was promised to be sent is sent.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::admin::SECRETS_KEY;
+use tests::downstream::{Downstream, Manner};
+use tests::poll;
+use tests::redis::RedisOptions;
+use tests::sender::{content_event, now_ms};
+use tests::stack::{Builder, Stack};
+
+use crate::SOON;
+use crate::registration::{KNOWN_WITHIN, accepted, event};
+
+const SECRET: &str = "bulkhead-secret-51d0";
+
+fn terms() -> Builder {
+    Stack::builder()
+        .env("WEBHOOK_SECRET_KEY", SECRET)
+        .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
+        .env("WEBHOOK_RATE_LIMIT_MAX", "1000000")
+        .env("WEBHOOK_RETRY_DELAY", "100")
+}
+
+fn sending_to(urls: &[&Downstream]) -> Builder {
+    let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
+    terms().env("WEBHOOK_URLS", &urls.join(","))
+}
+
+fn film(number: usize) -> Value {
+    content_event("content_added", &format!("film-{number}"), "A film", now_ms())
+}
+
+async fn has(destination: &Downstream, deliveries: usize, within: Duration) {
+    poll::until(&format!("{deliveries} deliveries"), within, async || match destination.confirmed().len() {
+        seen if seen == deliveries => Ok(()),
+        seen => Err(format!("{seen} deliveries")),
+    })
+    .await;
+}
+
+async fn length(stack: &Stack, key: &str) -> usize {
+    stack.redis.command(&["XLEN", key]).await
+}
+
+async fn record_of(stack: &Stack, platform: &str) -> Option<String> {
+    stack.redis.command(&["HGET", "webhooks:registrations", platform]).await
+}
+
+/// What was accepted before a platform was removed is processed, and reaches the platform's destination, signed as ever,
+/// though that is away for longer than the platform takes to drain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_platform_s_destination_gets_what_was_on_its_way() {
+    const EVENTS: usize = 25;
+    let mut absent = Downstream::absent(Manner::Kind);
+    let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let sender = stack.sender();
+    sender.registered(&json!({"platform": "shop", "secret": "a-former-secret", "url": absent.url()})).await;
+    let registration = json!({"platform": "shop", "secret": SECRET, "url": absent.url()});
+    sender.registered(&registration).await;
+    for _ in 0..EVENTS {
+        accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    }
+    stack.drained(SOON).await;
+    let removed = sender.unregister("shop").await;
+    assert_eq!(removed.status, 202, "{}", removed.text);
+    assert_eq!(
+        (&removed.json["state"], &removed.json["keys"]),
+        (&json!("draining"), &json!([])),
+        "{}",
+        removed.text
+    );
+    let record: Value = serde_json::from_str(&record_of(&stack, "shop").await.unwrap()).unwrap();
+    assert_eq!(record["secrets"].as_array().map(Vec::len), Some(1), "the one that signs");
+    // Longer than the least time of draining.
+    poll::throughout("its record is there", Duration::from_secs(13), async || {
+        record_of(&stack, "shop").await.map(drop).ok_or("it is gone")
+    })
+    .await;
+    assert_eq!(sender.send(&event("shop", SECRET)).await.errcode(), "E_WEBHOOK_UNSUPPORTED_PLATFORM");
+    absent.arrive();
+    // The circuit lets probes through after up to half a minute.
+    has(&absent, EVENTS, Duration::from_secs(50)).await;
+    for received in absent.received().values().flatten() {
+        let expected = format!("sha256={}", tests::sign::hmac_sha256_hex(SECRET, &received.body));
+        assert_eq!(received.headers["x-tributary-signature"], expected);
+    }
+    poll::until("its record is removed", SOON, async || match record_of(&stack, "shop").await {
+        None => Ok(()),
+        Some(_) => Err("still there"),
+    })
+    .await;
+    assert_eq!(length(&stack, "webhooks:outgoing:platform_shop").await, 0);
+    let log = stack.workers[0].process.log();
+    assert!(!log.contains("its secret cannot be opened"), "{log}");
+}
+
+/// Somebody's key where a destination's queue should be, or a platform's outbox: everything else goes on, and once it is
+/// removed nothing is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_damaged_key_holds_up_nobody_else() {
+    let (first, second) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let stack = sending_to(&[&first, &second]).start().await;
+    let sender = stack.sender();
+    let set = async |key: &str| {
+        let (): () = stack.redis.command(&["DEL", key]).await;
+        let (): () = stack.redis.command(&["SET", key, "somebody's"]).await;
+    };
+    set("webhooks:outgoing:webhook_1").await;
+    for number in 0..5 {
+        sender.acme(&film(number)).await.expect(202, "accepted");
+    }
+    has(&second, 5, SOON).await;
+    poll::until("what the first cannot be queued is a dead letter", SOON, async || {
+        match stack.dead("out:webhook_1").await {
+            5 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    assert_eq!(length(&stack, "webhooks:outbox:acme").await, 0);
+    let (): () = stack.redis.command(&["DEL", "webhooks:outgoing:webhook_1"]).await;
+    let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_1", "--yes"]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    has(&first, 5, SOON).await;
+
+    set("webhooks:outbox:mux").await;
+    for number in 5..10 {
+        sender.acme(&film(number)).await.expect(202, "accepted");
+    }
+    has(&first, 10, SOON).await;
+    has(&second, 10, SOON).await;
+}
+
+/// A dead destination's queue may grow as large as it likes, but not over what Redis needs for events: those are
+/// accepted, and reach the others, while what the dead one cannot be kept for it is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_destination_does_not_fill_redis() {
+    let (dead, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let stack = sending_to(&[&dead, &kind])
+        .redis(RedisOptions::fast().set("maxmemory", "40mb").set("maxmemory-policy", "noeviction"))
+        .ingress_env("RUST_LOG", "warn")
+        .worker_env("RUST_LOG", "warn")
+        .start()
+        .await;
+    let (sender, padding) = (stack.sender(), "y".repeat(30_000));
+    let mut sent = 0;
+    let overflowed = async || {
+        let count: Option<u64> = stack.redis.command(&["HGET", "webhooks:state:out:webhook_1", "overflow"]).await;
+        count.unwrap_or(0)
+    };
+    // Twice what Redis has room for.
+    let until = Instant::now() + Duration::from_secs(180);
+    while sent < 2_700 {
+        let mut film = film(sent);
+        film["payload"]["padding"] = json!(padding);
+        sender.acme(&film).await.expect(202, "accepted");
+        sent += 1;
+        if sent % 50 == 0 {
+            // What waits for a worker is the platform's own share.
+            stack.drained(SOON).await;
+        }
+        assert!(Instant::now() < until, "{sent} sent");
+    }
+    stack.drained(SOON).await;
+    has(&kind, sent, SOON).await;
+    assert!(overflowed().await > 0);
+    let waiting = length(&stack, "webhooks:outgoing:webhook_1").await as u64;
+    assert!(waiting > 100, "{waiting}");
+    assert_eq!(waiting + overflowed().await, sent as u64, "each is waiting or counted");
+    stack.workers[0].process.logged("takes more than its share", SOON).await;
+}
+
+/// An entry that a later release has put into the outbox waits for a worker that can read it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_later_release_put_up_for_delivery_waits_for_it() {
+    let receiver = Downstream::start(Manner::Kind);
+    let stack = sending_to(&[&receiver]).start().await;
+    let at = now_ms().to_string();
+    let entry = [
+        ("v", "99"),
+        ("event_id", "later"),
+        ("event_type", "content_added"),
+        ("occurred_at", &at),
+        ("received_at", &at),
+        ("attempt", "1"),
+        ("origin", "1-1"),
+        ("body", "{}"),
+        ("forwarded_at", &at),
+        ("destinations", "webhook_1"),
+        ("result", ""),
+    ];
+    let words: Vec<&str> =
+        ["XADD", "webhooks:outbox:acme", "*"].into_iter().chain(entry.iter().flat_map(|(k, v)| [*k, *v])).collect();
+    let _: String = stack.redis.command(&words).await;
+    stack.workers[0].process.logged("an outbox entry of a later release", SOON).await;
+    stack.sender().acme(&film(1)).await.expect(202, "accepted");
+    has(&receiver, 1, SOON).await;
+    // Claimed again and again, and kept.
+    poll::throughout("it is there", Duration::from_secs(4), async || {
+        match length(&stack, "webhooks:outbox:acme").await {
+            1 => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
