@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::database::{ExclusiveLock, RowLock};
 use tests::ledger::{Ledger, Place};
-use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, mux_event, now_ms, unique};
 use tests::stack::{Builder, Kind, Stack};
 use tests::tcp_proxy::Mode;
+use tests::{pending, poll};
 
 use crate::SOON;
 
@@ -143,6 +143,41 @@ async fn nothing_is_taken_over_while_the_database_is_away() {
     stack.drained(SOON).await;
     let row = stack.database.event("acme", answer.event_id()).await.unwrap();
     assert_eq!(row["attempts"], 1, "{row}");
+    assert_eq!(stack.dead("acme").await, 0);
+}
+
+/// A worker that waits for the database over an event that often came to nothing may be stopped meanwhile: that is no crash.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_not_counted_against_a_suspect() {
+    let stack = impatient().workers(1).start().await;
+    let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
+    let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
+    let fields =
+        ["v", "1", "event_id", "suspect", "event_type", "content_added", "occurred_at", &now, "received_at"];
+    let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
+    let mut locked = None;
+    // Where the worker looks at the database just now, it takes nothing up until that is back.
+    for _ in 0..5 {
+        let lock = ExclusiveLock::take(&stack.database).await;
+        pending::suspect(&stack.redis, "webhooks:incoming:acme", &fields).await;
+        let runs = async || if suspects().await == 1 { Ok(()) } else { Err("not yet") };
+        if poll::try_until("it runs alone", Duration::from_secs(3), runs).await.is_ok() {
+            locked = Some(lock);
+            break;
+        }
+        lock.release().await;
+        stack.workers[0].ready(SOON).await;
+        stack.drained(SOON).await;
+    }
+    let lock = locked.expect("it ran");
+    poll::until("it is cleared while the database is away", SOON, async || match suspects().await {
+        0 => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    stack.workers[0].health("/ready", 503, SOON).await;
+    lock.release().await;
+    stack.drained(SOON).await;
     assert_eq!(stack.dead("acme").await, 0);
 }
 

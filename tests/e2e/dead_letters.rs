@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
-use tests::poll;
 use tests::process::{Finished, Program};
-use tests::sender::{mux_event, now_ms, unique};
+use tests::sender::{content_event, mux_event, now_ms, unique};
 use tests::stack::Stack;
+use tests::{pending, poll};
 
 use crate::SOON;
 
@@ -177,8 +177,8 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
 /// Full dead letters refuse; the event stays in the retry set, and moves on when there is room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_dead_letter_stream_forgets_nothing() {
-    let stack =
-        Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("DLQ_MAX_LEN", "2").start().await;
+    let builder = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("RETRY_MAX_MS", "8000");
+    let stack = builder.worker_env("DLQ_MAX_LEN", "2").start().await;
     for n in 0..5 {
         let body = mux_event(&format!("dead_{n}"), "active", Some("absent"), "ls", now_ms());
         stack.sender().mux(&body).await.expect(202, "accepted");
@@ -187,6 +187,15 @@ async fn a_full_dead_letter_stream_forgets_nothing() {
     poll::until("two are dead and three wait", SOON, async || match counts().await {
         (2, 3, 3) => Ok(()),
         seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    poll::until("they wait for the longest delay", SOON, async || {
+        let words = ["ZRANGE", "webhooks:retry:mux", "0", "0", "WITHSCORES"];
+        let first: Vec<(String, i64)> = stack.redis.command(&words).await;
+        match &first[..] {
+            [(_, due), ..] if *due > now_ms() + 4_000 => Ok(()),
+            _ => Err(format!("{first:?}")),
+        }
     })
     .await;
     poll::throughout("it stays so", std::time::Duration::from_secs(2), async || match counts().await {
@@ -201,4 +210,30 @@ async fn a_full_dead_letter_stream_forgets_nothing() {
         (stack.dead("mux").await, stack.database.count("webhook_events WHERE platform = 'mux'").await),
         (2, 3)
     );
+}
+
+/// Scheduled again it would end another worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_kills_workers_is_not_run_again_because_there_is_no_room_for_it() {
+    let builder = Stack::builder().worker_env("DLQ_MAX_LEN", "1").worker_env("CLAIM_IDLE_MS", "1000");
+    let stack = builder.worker_env("RETRY_BASE_MS", "20").worker_env("RETRY_MAX_MS", "100").start().await;
+    stack.redis.command::<String>(&["XADD", "webhooks:dlq:acme", "*", "event_id", "another"]).await;
+    let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
+    let fields =
+        ["v", "1", "event_id", "poison", "event_type", "content_added", "occurred_at", &now, "received_at"];
+    let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
+    // Three workers ended over it.
+    pending::condemned(&stack.redis, "webhooks:incoming:acme", "webhooks:suspects:acme", &fields).await;
+    stack.workers[0].process.logged("the dead letters are at DLQ_MAX_LEN", SOON).await;
+    poll::throughout("it is left alone", std::time::Duration::from_secs(3), async || {
+        match (stack.unfinished("acme").await, stack.retrying("acme").await) {
+            (1, 0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+    assert_eq!(stack.database.count("webhook_events").await, 0);
+    stack.redis.command::<usize>(&["DEL", "webhooks:dlq:acme"]).await;
+    stack.drained(SOON).await;
+    assert_eq!((stack.dead("acme").await, stack.database.count("webhook_events").await), (1, 0));
 }

@@ -53,6 +53,38 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
+/// As after a worker that was killed when it had put a delivery up, and not yet let go of what it came from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_put_up_twice_is_one_delivery() {
+    let receiver = Downstream::start(Manner::Kind);
+    let stack = builder(&[&receiver]).start().await;
+    let at = now_ms().to_string();
+    let fields = ["v", "1", "event_id", "e", "event_type", "content_added", "occurred_at", &at, "received_at", &at];
+    let more = ["attempt", "1", "origin", "1-1", "body", "{}", "forwarded_at", &at, "destinations", "webhook_1"];
+    let words = [&["XADD", "webhooks:outbox:acme", "*"][..], &fields[..], &more[..], &["result", ""]].concat();
+    let left = async || stack.redis.command::<usize>(&["XLEN", "webhooks:outbox:acme"]).await;
+    for _ in 0..2 {
+        let _: String = stack.redis.command(&words).await;
+        poll::until("it is moved on", SOON, async || match left().await {
+            0 => Ok(()),
+            left => Err(left),
+        })
+        .await;
+        has(&receiver, 1, SOON).await;
+    }
+    stack.sender().acme(&film(1)).await.expect(202, "accepted");
+    poll::until("what came later is there", SOON, async || {
+        let seen = receiver.received();
+        if seen.values().any(|attempts| attempts[0].json()["event_id"] != "e") { Ok(()) } else { Err(seen.len()) }
+    })
+    .await;
+    poll::throughout("nothing else is", Duration::from_secs(1), async || match receiver.deliveries() {
+        2 => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+}
+
 on_both!(a_processed_event_is_sent_signed_and_with_its_result);
 
 async fn a_processed_event_is_sent_signed_and_with_its_result(kind: Kind) {

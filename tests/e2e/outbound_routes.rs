@@ -456,6 +456,29 @@ async fn what_a_full_queue_cannot_take_becomes_dead_letters() {
     has(&receiver, 12).await;
 }
 
+/// Where the dead letters are full too, what is dropped is counted, and says which events it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_neither_queue_nor_dead_letters_can_take_is_counted() {
+    let receiver = Downstream::start(Manner::Kind);
+    let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 2\npaused = true\n", receiver.url());
+    let stack = terms(Stack::builder()).worker_env("DLQ_MAX_LEN", "3").platforms(&file).start().await;
+    for number in 0..9 {
+        stack.sender().netflix(&film(number)).await.expect(202, "accepted");
+    }
+    poll::until("four are lost, and shown", SOON, async || {
+        match stack.workers[0].metric("webhook_deliveries_total", &["small", "lost"]).await {
+            4.0 => Ok(()),
+            seen => Err(seen),
+        }
+    })
+    .await;
+    let seen = status(&stack, "small").await;
+    assert_eq!(
+        (&seen["depth"], &seen["dead_letters"], &seen["overflow"]["count"]),
+        (&json!(2), &json!(3), &json!(4))
+    );
+}
+
 /// A worker killed between commit and settle: whoever takes the entry up settles it in full, and so forwards it, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_committed_and_not_settled_is_still_forwarded_once() {

@@ -165,6 +165,38 @@ async fn what_keeps_killing_workers_becomes_a_crash_loop_letter() {
     assert_eq!(suspects, 0);
 }
 
+/// A trigger that refuses every row, also those without any event: whatever the database says, it is no event's fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_of_everybody_is_no_event_s_fault() {
+    let stack = Stack::builder()
+        .worker_env("MAX_ATTEMPTS", "2")
+        .worker_env("RETRY_BASE_MS", "20")
+        .worker_env("RETRY_MAX_MS", "100")
+        .start()
+        .await;
+    for (name, on) in
+        [("one", "INSERT ON contents"), ("two", "UPDATE ON tributary_meta"), ("three", "INSERT ON tributary_meta")]
+    {
+        stack
+            .database
+            .execute(&format!("CREATE TRIGGER {name} BEFORE {on} BEGIN SELECT RAISE(ABORT, 'no'); END"))
+            .await;
+    }
+    stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    stack.workers[0].health("/ready", 503, SOON).await;
+    poll::throughout("it waits", Duration::from_secs(2), async || match stack.dead("acme").await {
+        0 => Ok(()),
+        dead => Err(dead),
+    })
+    .await;
+    for name in ["one", "two", "three"] {
+        stack.database.execute(&format!("DROP TRIGGER {name}")).await;
+    }
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("webhook_events WHERE attempts = 1").await, 1);
+    assert_eq!(stack.dead("acme").await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_wire_version_waits_for_a_newer_worker() {
     let stack = Stack::builder().start().await;
@@ -196,14 +228,22 @@ async fn an_unknown_wire_version_waits_for_a_newer_worker() {
 /// An entry of a platform that no definition names is neither processed nor lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_of_an_unknown_platform_are_left_alone() {
-    let stack = Stack::builder().start().await;
+    let mut stack = Stack::builder().workers(0).start().await;
     let _: String =
         stack.redis.command(&["XADD", "webhooks:incoming:stranger", "*", "v", "1", "event_id", "x"]).await;
     let (): () = stack.redis.command(&["SADD", "webhooks:platforms", "stranger"]).await;
+    stack.add_worker().await;
     stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
     poll::until("others are processed", SOON, async || match stack.database.count("contents").await {
         1 => Ok(()),
         n => Err(n),
+    })
+    .await;
+    poll::until("it is reported", SOON, async || {
+        match stack.workers[0].metric("webhook_unhandled_platforms", &[]).await {
+            1.0 => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
     assert_eq!((stack.unfinished("stranger").await, stack.dead("stranger").await), (1, 0));

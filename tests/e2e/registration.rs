@@ -96,6 +96,17 @@ async fn a_registered_platform_is_known_everywhere_within_two_seconds() {
     }
 }
 
+/// Many senders take 404 as final, and some are told of a platform the moment it is registered: a replica that does not know
+/// it yet looks, instead of waiting for its next poll.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_too_early_for_the_poll_is_not_told_404() {
+    let stack = keyed().ingresses(2).workers(0).start().await;
+    for name in ["shop", "store", "stall", "kiosk"] {
+        stack.ingresses[0].sender().registered(&json!({"platform": name, "secret": SECRET})).await;
+        stack.ingresses[1].sender().send(&event(name, SECRET)).await.expect(202, "accepted");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_sealed_and_survives_the_restart_of_everything() {
     let mut stack = keyed().redis(RedisOptions::durable()).start().await;

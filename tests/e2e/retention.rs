@@ -130,7 +130,10 @@ async fn what_cannot_be_archived_stays() {
 }
 
 async fn old_rows_of_the_ledger_go_unless_something_needs_them(kind: Kind) {
-    let stack = Stack::builder().database(kind).start().await;
+    let toml = "[platforms.remembered]\nsecrets = [\"env:ACME_SECRET\"]\ndedup_ttl_hours = 8784\n\
+                [platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\npaused = true\n\
+                [platforms.mourned]\nsecrets = [\"env:ACME_SECRET\"]\n";
+    let stack = Stack::builder().database(kind).platforms(toml).start().await;
     for id in ["old", "young", "needed"] {
         let body = content_event("content_added", &unique(id), id, now_ms());
         stack.sender().acme(&body).await.expect(202, "accepted");
@@ -143,6 +146,23 @@ async fn old_rows_of_the_ledger_go_unless_something_needs_them(kind: Kind) {
         let sql =
             format!("UPDATE webhook_events SET processed_at = '2020-01-01T00:00:00.000Z' WHERE event_id = '{id}'");
         stack.database.execute(&sql).await;
+    }
+    // Others whose old rows are needed: one remembers duplicates for longer, one has an unfinished event that is older, one
+    // such a dead letter.
+    let columns = "event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, result";
+    let long_ago = rfc3339(now_ms() - 2 * DAY_MS);
+    for (platform, at) in
+        [("remembered", &*long_ago), ("held", "2020-01-01T00:00:00.000Z"), ("mourned", "2020-01-01T00:00:00.000Z")]
+    {
+        let sql = format!(
+            "INSERT INTO webhook_events (platform, processed_at, {columns}) SELECT '{platform}', '{at}', {columns} \
+             FROM webhook_events WHERE platform = 'acme' AND event_id = '{old}'"
+        );
+        stack.database.execute(&sql).await;
+    }
+    for stream in ["webhooks:incoming:held", "webhooks:dlq:mourned"] {
+        let words = ["XADD", stream, "*", "v", "1", "event_id", "other", "received_at", "1000"];
+        stack.redis.command::<String>(&words).await;
     }
     // Among the dead letters is one of the same id: imported, so it is younger than the row.
     let line = format!(
@@ -159,7 +179,8 @@ async fn old_rows_of_the_ledger_go_unless_something_needs_them(kind: Kind) {
     })
     .await;
     worker.logged("rows of the ledger expired", SOON).await;
-    for id in [young, needed] {
-        assert!(stack.database.event("acme", id).await.is_some(), "{id} is gone");
+    for (platform, id) in [("acme", young), ("acme", needed), ("remembered", old), ("held", old), ("mourned", old)]
+    {
+        assert!(stack.database.event(platform, id).await.is_some(), "{id} of {platform} is gone");
     }
 }

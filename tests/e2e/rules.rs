@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tests::poll;
+use tests::ledger::entries;
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
 use tests::sign::{self, Signed};
 use tests::stack::{Kind, Stack};
+use tests::{pending, poll};
 
 use crate::SOON;
 
@@ -33,6 +34,20 @@ async fn without_redis_a_flood_is_told_of_the_outage_and_not_of_a_limit() {
     sender.send(&event("slow")).await.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
 }
 
+/// What is far above a platform's limit does not cost Redis a decision each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_does_not_reach_redis() {
+    let toml = "[platforms.slow]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
+    let stack = Stack::builder().workers(0).platforms(toml).start().await;
+    stack.sender().send(&event("slow")).await.expect(202, "accepted");
+    for _ in 0..60 {
+        stack.sender().send(&event("slow")).await.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
+    }
+    let decided: usize = stack.redis.command(&["HGET", "webhooks:counters:slow", "rate_limited"]).await;
+    // Ten times the limit and a burst, of which one was accepted; and one every six seconds since.
+    assert!((10..=30).contains(&decided), "{decided}");
+}
+
 /// One event three times in the queue, read as one batch: it takes effect once, and all three are finished.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_in_one_batch_are_one_event_and_all_are_finished() {
@@ -57,6 +72,38 @@ async fn copies_in_one_batch_are_one_event_and_all_are_finished() {
             (2.0, 2.0) => Ok(()),
             seen => Err(format!("{seen:?}")),
         }
+    })
+    .await;
+}
+
+/// They are told apart before the database sees them: no transaction fails over the second one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_in_one_batch_are_one_transaction() {
+    let mut stack = Stack::builder().database(Kind::Postgres).workers(0).start().await;
+    let signed = event("acme");
+    for _ in 0..3 {
+        stack.sender().send(&signed).await.expect(202, "accepted");
+        let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
+        let _: usize = stack.redis.command(&["DEL", &markers[0]]).await;
+    }
+    stack.add_worker().await;
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("webhook_events").await, 1);
+    let rolled_back = async || {
+        let sql = "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
+        stack.database.rows(sql, &[]).await[0]["n"].as_i64()
+    };
+    // A session tells what it did with its next transaction, and at most once a second.
+    poll::throughout("nothing was rolled back", Duration::from_millis(1_500), async || match rolled_back().await {
+        Some(0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    })
+    .await;
+    stack.sender().send(&event("acme")).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    poll::throughout("nothing was rolled back", Duration::from_secs(1), async || match rolled_back().await {
+        Some(0) => Ok(()),
+        seen => Err(format!("{seen:?}")),
     })
     .await;
 }
@@ -120,4 +167,69 @@ async fn the_size_of_sqlite_s_log_is_shown() {
     stack.sender().send(&event("acme")).await.expect(202, "accepted");
     stack.drained(SOON).await;
     assert_eq!(format!("{}", stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await), "0");
+}
+
+/// What was acked and never deleted is seen by no read and no claim.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_is_put_back_by_itself() {
+    const STREAM: &str = "webhooks:incoming:acme";
+    const GROUP: &str = "webhook-processors";
+    let mut stack = Stack::builder().workers(0).start().await;
+    let (received, body) = (now_ms() - 11 * 60_000, content_event("content_added", "c", "t", now_ms()).to_string());
+    let (id, received) = (format!("{received}-0"), received.to_string());
+    let fields =
+        ["v", "1", "event_id", "lost", "event_type", "content_added", "occurred_at", &received, "received_at"];
+    let more = [&received, "attempt", "1", "origin", &id, "body", &body];
+    let _: String = stack.redis.command(&[&["XADD", STREAM, &id], &fields[..], &more[..]].concat()).await;
+    let (): () = stack.redis.command(&["XGROUP", "CREATE", STREAM, GROUP, "0"]).await;
+    let _: redis::Value =
+        stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;
+    let _: usize = stack.redis.command(&["XACK", STREAM, GROUP, &id]).await;
+    stack.add_worker().await;
+    poll::until("it takes effect", SOON, async || {
+        stack.database.event("acme", "lost").await.map(drop).ok_or("no row")
+    })
+    .await;
+    stack.drained(SOON).await;
+    poll::until("it is counted", SOON, async || {
+        match stack.workers[0].metric("webhook_orphans_total", &["acme"]).await {
+            1.0 => Ok(()),
+            seen => Err(seen),
+        }
+    })
+    .await;
+}
+
+/// Redis's clock was set back since a worker that is gone took it: to a claim it is idle for no time at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_delivered_in_the_future_is_taken_over() {
+    const STREAM: &str = "webhooks:incoming:acme";
+    const GROUP: &str = "webhook-processors";
+    let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "1000").start().await;
+    let answer = stack.sender().send(&event("acme")).await;
+    answer.expect(202, "accepted");
+    let (): () = stack.redis.command(&["XGROUP", "CREATE", STREAM, GROUP, "0"]).await;
+    let _: redis::Value =
+        stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;
+    let id = entries(&stack, STREAM).await[0].0.parse().unwrap();
+    pending::delivered_in_the_future(&stack.redis, STREAM, "gone", &[id]).await;
+    stack.add_worker().await;
+    stack.drained(SOON).await;
+    assert!(stack.database.event("acme", answer.event_id()).await.is_some());
+}
+
+/// Two workers of one name would share what is pending for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_keeps_its_name_and_ends_when_another_has_it() {
+    const LEASE: &str = "webhooks:lease:harness-1";
+    let stack = Stack::builder().start().await;
+    let _: usize = stack.redis.command(&["PEXPIRE", LEASE, "15000"]).await;
+    poll::until("it is renewed in time", SOON, async || {
+        let left: i64 = stack.redis.command(&["PTTL", LEASE]).await;
+        if left > 15_000 { Ok(()) } else { Err(left) }
+    })
+    .await;
+    let (): () = stack.redis.command(&["SET", LEASE, "somebody else", "PX", "600000"]).await;
+    let status = stack.workers[0].process.ended(SOON).await;
+    assert!(!status.success(), "{status}");
 }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use tests::database::ExclusiveLock;
 use tests::ledger::{Ledger, Place};
-use tests::poll;
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{Role, Stack};
+use tests::stack::{Kind, Role, Stack};
+use tests::{pending, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -79,6 +79,25 @@ async fn what_cannot_be_finished_is_handed_back() {
     stack.workers.push(Role { process: program.env("WORKER_NAME", "other").spawn(), url: ops.clone(), ops });
     stack.drained(SOON).await;
     assert_eq!(stack.database.count("webhook_events").await, 50);
+}
+
+/// Its grace ends while it runs what often came to nothing: stopping is no crash, and is not counted as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_stopped_over_a_suspect_has_not_crashed() {
+    let stack = Stack::builder().database(Kind::Postgres).worker_env("SHUTDOWN_GRACE_MS", "4000").start().await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(9); RETURN NEW; END $$ LANGUAGE plpgsql;
+                CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION slow()";
+    stack.database.execute(slow).await;
+    let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
+    let fields =
+        ["v", "1", "event_id", "suspect", "event_type", "content_added", "occurred_at", &now, "received_at"];
+    let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
+    pending::suspect(&stack.redis, "webhooks:incoming:acme", &fields).await;
+    let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
+    poll::until("it runs alone", SOON, async || if suspects().await == 1 { Ok(()) } else { Err("not yet") }).await;
+    stack.workers[0].process.terminate();
+    stack.workers[0].process.ended(Duration::from_secs(10)).await;
+    assert_eq!((suspects().await, stack.unfinished("acme").await), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tests::process::{Finished, Program};
+use tests::redis::RedisOptions;
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, unique};
-use tests::stack::{Role, Stack};
+use tests::stack::{Kind, Role, Stack};
 use tests::{ports, process, sign};
 
 use crate::SOON;
@@ -140,11 +141,34 @@ async fn a_worker_with_another_database_does_not_start() {
 
     let adopted = Role { process: program.arg("--adopt-database").spawn(), url: ops.clone(), ops };
     adopted.ready(SOON).await;
+    let left_behind = stack.worker_program().0.run(PATIENCE).await;
+    assert_eq!(left_behind.code, Some(2), "this Redis belongs to the other database now: {left_behind:?}");
+}
+
+/// Redis was emptied, and a worker of another session database was the first to find it so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_redis_belongs_to_another_database_by_now_ends() {
+    let stack = Stack::builder().start().await;
+    let taken = "redis.call('FLUSHALL') return redis.call('HSET', 'webhooks:meta', 'database', 'another')";
+    let _: usize = stack.redis.command(&["EVAL", taken, "0"]).await;
+    let status = stack.workers[0].process.ended(SOON).await;
+    assert!(!status.success(), "{status}");
+    assert!(stack.workers[0].process.log().contains("--adopt-database"), "{}", stack.workers[0].process.tail());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_durability_refuses_a_database_that_forgets() {
+    // The PostgreSQL that tests share runs with `fsync` off.
+    let stack = Stack::builder().database(Kind::Postgres).redis(RedisOptions::durable()).servers().await;
+    let finished = stack.worker_program().0.env("DURABILITY", "strict").run(PATIENCE).await;
+    let text = format!("{}{}", finished.stdout, finished.stderr);
+    assert_eq!(finished.code, Some(2), "{text}");
+    assert!(text.contains("DATABASE_URL") && text.contains("fsync"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_workers_starting_at_once_share_one_fresh_database() {
-    for kind in [tests::stack::Kind::Sqlite, tests::stack::Kind::Postgres] {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
         let mut stack = Stack::builder().database(kind).servers().await;
         for _ in 0..4 {
             stack.spawn_worker();

@@ -16,6 +16,7 @@ pub mod generator;
 pub mod guide;
 pub mod ledger;
 pub mod model;
+pub mod pending;
 pub mod poll;
 pub mod ports;
 pub mod postgres;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
 use shared::queue::{NewDeadLetter, SettleOutcome, Settled};
-use tests::poll;
+use tests::{pending, poll};
 
 use crate::fixture::{CONSUMER, Fixture, OTHER};
 
@@ -219,25 +219,12 @@ async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
     assert_eq!(one[0].id, ids[1], "and one of them can be read by itself");
 }
 
-/// A delivery in the future is what a clock leaves behind that is set back. No command makes one, so it is written into
-/// a dump of the stream.
+/// A delivery in the future is what a clock leaves behind that is set back.
 #[tokio::test]
 async fn entries_that_were_delivered_in_the_future_can_be_claimed_again() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
-    let delivered = 1_700_000_000_123_u64;
-    for id in &ids {
-        let (id, time) = (id.to_string(), delivered.to_string());
-        let claim =
-            ["XCLAIM", &fixture.keys.incoming, "webhook-processors", CONSUMER, "0", &id, "TIME", &time, "JUSTID"];
-        fixture.redis::<Vec<String>>(&claim).await;
-    }
-    let mut connection = fixture.server.connection().await;
-    let dump: Vec<u8> =
-        redis::cmd("DUMP").arg(&fixture.keys.incoming).query_async(&mut connection).await.expect("a dump");
-    let dump = with_time(dump, delivered, delivered + 100_000_000_000_000);
-    let restore = redis::cmd("RESTORE").arg(&fixture.keys.incoming).arg(0).arg(dump).arg("REPLACE").to_owned();
-    restore.query_async::<()>(&mut connection).await.expect("the dump is valid");
+    pending::delivered_in_the_future(&fixture.server, &fixture.keys.incoming, CONSUMER, &ids).await;
 
     let claim =
         async || fixture.queue.claim(&fixture.keys, OTHER, Duration::from_millis(20), START, 10).await.unwrap();
@@ -251,28 +238,4 @@ async fn entries_that_were_delivered_in_the_future_can_be_claimed_again() {
     });
     let claimed = claimed.await;
     assert_eq!(claimed[0].1, 2, "counted as delivered by the claim alone");
-}
-
-/// The dump of a stream with one time of delivery replaced by another, signed anew.
-fn with_time(mut dump: Vec<u8>, old: u64, new: u64) -> Vec<u8> {
-    let (old, new) = (old.to_le_bytes(), new.to_le_bytes());
-    let places: Vec<usize> = (0..dump.len() - 8).filter(|at| dump[*at..*at + 8] == old).collect();
-    assert_eq!(places.len(), 2, "one per pending entry");
-    for at in places {
-        dump[at..at + 8].copy_from_slice(&new);
-    }
-    let end = dump.len() - 8;
-    let sum = crc64(&dump[..end]);
-    dump[end..].copy_from_slice(&sum.to_le_bytes());
-    dump
-}
-
-/// The checksum that Redis puts under a dump (CRC-64/Jones).
-fn crc64(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(
-            crc ^ u64::from(*byte),
-            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x95ac_9329_ac4b_c9b5 } else { crc >> 1 },
-        )
-    })
 }

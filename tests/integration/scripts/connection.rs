@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shared::event::NewEvent;
 use shared::queue::{
     Confirmation, Enqueued, Fault, InvalidTarget, Layout, Misfit, Monitor, Queue, RedisHealth, SettleOutcome,
     Settled, connect, connect_confirming,
@@ -103,6 +104,23 @@ async fn a_lost_reply_is_an_unknown_outcome() {
     .await;
     assert_eq!(outcome, [Enqueued::Duplicate]);
     assert_eq!(fixture.length().await, 2);
+}
+
+/// A second sending would be answered in time; and of an event without a marker it would make two.
+#[tokio::test]
+async fn what_may_have_run_is_not_sent_again() {
+    let fixture = Fixture::start().await;
+    fixture.accept(&["a"]).await;
+    // Longer than one answer is waited for, shorter than two.
+    fixture.redis::<()>(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
+    let unmarked = NewEvent { marker: None, ..event("b") };
+    let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&unmarked]).await.unwrap_err();
+    assert!(matches!(fault, Fault::Unknown(_)), "{fault:?}");
+    poll::until("it is there once", Duration::from_secs(20), async || match fixture.length().await {
+        2 => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shared::error_code::DeadLetterCode;
-use shared::event::{StreamId, marker_digest};
+use shared::event::{NewEvent, StreamId, marker_digest};
 use shared::queue::{DeadLetter, DeadLettered, Enqueued, Imported, NewDeadLetter, Replayed, decode};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field, name};
@@ -65,6 +65,30 @@ async fn the_first_failure_is_kept() {
     assert_eq!((letter.first_failed_at, letter.source_id, letter.origin), (Some(77), Some(again), Some(id)));
     assert_eq!(letter.error.as_deref(), Some("the row was refused"), "the last failure's, and once");
     assert!(letter.extra.is_empty(), "{:?}", letter.extra);
+}
+
+#[tokio::test]
+async fn a_pending_entry_that_was_deleted_is_no_dead_letter() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
+    assert_eq!(fixture.bury(&[id]).await, [DeadLettered::Gone]);
+    assert!(fixture.letters().await.is_empty(), "nothing is left of it that could be looked at");
+    assert_eq!(fixture.counter("dead_lettered").await, 0);
+}
+
+#[tokio::test]
+async fn a_dead_letter_leaves_no_trace_of_the_entry() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.queue.suspect(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
+    // As where somebody set the group back while the entry waited for a retry.
+    fixture.redis::<()>(&["ZADD", &fixture.keys.retry, "0", &id.to_string()]).await;
+    fixture.redis::<()>(&["HSET", &fixture.keys.failures, &id.to_string(), "{}"]).await;
+    assert_eq!(fixture.bury(&[id]).await, [DeadLettered::Done]);
+    for key in [&fixture.keys.retry, &fixture.keys.failures, &fixture.keys.suspects] {
+        assert_eq!(fixture.redis::<u64>(&["EXISTS", key]).await, 0, "{key}");
+    }
 }
 
 #[tokio::test]
@@ -134,7 +158,9 @@ async fn an_entry_of_another_consumer_is_left_alone() {
 #[tokio::test]
 async fn a_replay_begins_anew_with_its_lineage() {
     let mut fixture = Fixture::consuming().await;
-    let origin = fixture.deliver(&["a"]).await[0];
+    let hour_ago = fixture.queue.now().await.unwrap() - 3_600_000;
+    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: Some(hour_ago), ..event("a") }]).await;
+    let origin = fixture.read_as(CONSUMER).await[0].id;
     let mut id = origin;
     for replays in 1..=2 {
         let one = NewDeadLetter { first_failed_at: Some(77), ..letter(id) };
@@ -147,6 +173,7 @@ async fn a_replay_begins_anew_with_its_lineage() {
         assert_eq!(entry.id, new);
         let envelope = decode(entry).unwrap();
         assert_eq!((envelope.attempt, envelope.replays, envelope.origin), (1, replays, origin));
+        assert_eq!(envelope.occurred_at, hour_ago, "a replay is not newer than it was");
         assert_eq!((envelope.first_failed_at, envelope.body), (None, event("a").body));
         let (_, fields) = fixture.fields(&fixture.keys.incoming).await.remove(0);
         for gone in ["error_code", "error", "attempts", "first_failed_at", "failed_at", "worker", "source_id"] {
@@ -155,6 +182,21 @@ async fn a_replay_begins_anew_with_its_lineage() {
         id = new;
     }
     assert_eq!(fixture.counter("replayed").await, 2);
+}
+
+/// Scripts are not rolled back: one that cannot put an entry where it is to go has not taken it from where it was.
+#[tokio::test]
+async fn what_may_not_be_buried_or_replayed_stays_where_it_is() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    fixture.bury(&ids[..1]).await;
+    let dead = fixture.letters().await[0].id;
+    fixture.redis::<()>(&["ACL", "SETUSER", "default", "-xadd"]).await;
+    fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[letter(ids[1])], 1000).await.unwrap_err();
+    fixture.queue.replay(&fixture.keys, &[dead], 1000, &BTreeMap::new()).await.unwrap_err();
+    assert_eq!((fixture.length().await, fixture.pending().await, fixture.letters().await.len()), (1, 1, 1));
+    fixture.redis::<()>(&["ACL", "SETUSER", "default", "+xadd"]).await;
+    assert_eq!(fixture.bury(&ids[1..]).await, [DeadLettered::Done]);
 }
 
 #[tokio::test]

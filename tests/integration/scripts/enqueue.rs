@@ -56,6 +56,32 @@ async fn absent_optional_fields_are_not_written() {
     }
 }
 
+/// The type stands beside other things in what the script reads; every one that can be given comes back as it is.
+#[tokio::test]
+async fn any_type_is_kept_beside_whatever_else_the_event_has() {
+    let mut fixture = Fixture::consuming().await;
+    let types = ["", " ", "1 2 3 t", "%d(.*)$", "two\nlines\r\n", "a\0b", "\u{e4}\u{1f600}"];
+    let given: Vec<NewEvent> = (0..)
+        .zip(types)
+        .flat_map(|(n, kind)| {
+            let bare = NewEvent { event_type: kind.into(), marker: None, ..event(&format!("bare {n}")) };
+            let hops = NewEvent { hops: 3, ..bare.clone() };
+            let full = NewEvent { delivery_id: Some(String::new()), marker: event(kind).marker, ..hops.clone() };
+            [bare, hops, full]
+        })
+        .collect();
+    assert_eq!(fixture.enqueue(&OPEN, &given).await, vec![Enqueued::Accepted; given.len()]);
+    for (given, entry) in given.iter().zip(fixture.read_as(CONSUMER).await) {
+        let fields = entry.fields.unwrap();
+        let field =
+            |name: &str| fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| &**value);
+        assert_eq!(field("event_type"), Some(given.event_type.as_bytes()));
+        assert_eq!(field("body"), Some(&*given.body));
+        assert_eq!(field("hops").is_some(), given.hops > 0, "{:?}", given.event_type);
+        assert_eq!(field("delivery_id").is_some(), given.delivery_id.is_some(), "{:?}", given.event_type);
+    }
+}
+
 #[tokio::test]
 async fn a_batch_keeps_its_order() {
     let mut fixture = Fixture::consuming().await;
@@ -151,6 +177,17 @@ async fn a_refused_entry_charges_nothing() {
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Refused]);
     fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Accepted]);
+}
+
+/// What one event may not do (here: be looked up) takes nothing from what was accepted before it in the same call.
+#[tokio::test]
+async fn what_cannot_be_looked_up_is_refused_alone() {
+    let fixture = Fixture::start().await;
+    fixture.redis::<()>(&["ACL", "SETUSER", "default", "-exists"]).await;
+    let repeatable = NewEvent { marker: None, ..event("a") };
+    let outcomes = fixture.enqueue(&OPEN, &[repeatable, event("b")]).await;
+    assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Refused]);
+    assert_eq!(fixture.length().await, 1);
 }
 
 #[tokio::test]

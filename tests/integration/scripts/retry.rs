@@ -147,6 +147,36 @@ async fn scheduling_twice_waits_once() {
     assert_eq!(fixture.length().await, 1);
 }
 
+/// Scripts are not rolled back: one that cannot put an entry where it is to go has not taken it from where it was.
+#[tokio::test]
+async fn what_may_not_be_put_off_or_promoted_stays_where_it_is() {
+    let mut fixture = Fixture::consuming().await;
+    let ids = fixture.deliver(&["a", "b"]).await;
+    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(ids[0], 0)]).await.unwrap();
+    fixture.redis::<()>(&["ACL", "SETUSER", "default", "-zadd", "-xadd"]).await;
+    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(ids[1], 0)]).await.unwrap_err();
+    fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap_err();
+    assert_eq!((fixture.length().await, fixture.pending().await, fixture.retrying().await), (2, 1, 1));
+    fixture.redis::<()>(&["ACL", "SETUSER", "default", "+zadd", "+xadd"]).await;
+    assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
+}
+
+/// As where somebody sets the group back: what waits for a retry is delivered meanwhile.
+#[tokio::test]
+async fn a_promoted_entry_leaves_no_trace_of_the_old_one() {
+    let mut fixture = Fixture::consuming().await;
+    let id = fixture.deliver(&["a"]).await[0];
+    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
+    fixture.redis::<()>(&["XGROUP", "SETID", &fixture.keys.incoming, "webhook-processors", "0"]).await;
+    assert_eq!(fixture.read_as(OTHER).await[0].id, id);
+    fixture.queue.suspect(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
+    assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
+    assert_eq!((fixture.length().await, fixture.pending().await), (1, 0));
+    for key in [&fixture.keys.retry, &fixture.keys.failures, &fixture.keys.suspects] {
+        assert_eq!(fixture.redis::<u64>(&["EXISTS", key]).await, 0, "{key}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_comes_before_it_is_due() {
     let mut fixture = Fixture::consuming().await;
