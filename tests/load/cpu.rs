@@ -1,7 +1,9 @@
-//! CPU time of processes, from `/proc/<pid>/stat`.
+//! CPU time and memory of processes, from `/proc/<pid>`.
 
 use std::process::Command;
 use std::time::Duration;
+
+use crate::Failure;
 
 /// Reads CPU times. Resolution is one clock tick, usually 10 ms.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +13,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Asks the system for the length of a tick.
-    pub(crate) fn new() -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let answer = Command::new("getconf").arg("CLK_TCK").output()?;
         let ticks_per_second = String::from_utf8(answer.stdout)?.trim().parse()?;
         if ticks_per_second == 0 {
@@ -34,6 +36,46 @@ fn ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
+/// CPU times of several processes, sampled at marks.
+pub(crate) struct Sampler {
+    clock: Clock,
+    pids: Vec<u32>,
+    samples: Vec<Vec<Duration>>,
+}
+
+impl Sampler {
+    /// Of the processes `pids`, in this order.
+    pub(crate) fn of(pids: &[u32]) -> Result<Self, Failure> {
+        Ok(Self { clock: Clock::new()?, pids: pids.to_vec(), samples: Vec::new() })
+    }
+
+    /// Looks at all of them.
+    pub(crate) fn mark(&mut self) {
+        self.samples.push(self.pids.iter().map(|pid| self.clock.of(*pid)).collect());
+    }
+
+    /// What the `i`-th process used between the first and the last mark.
+    pub(crate) fn used(&self, i: usize) -> Duration {
+        let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else { return Duration::ZERO };
+        last[i].saturating_sub(first[i])
+    }
+
+    /// µs of that per one of `events`.
+    pub(crate) fn micros_per(&self, i: usize, events: u64) -> f64 {
+        per_event(self.used(i), events)
+    }
+}
+
+/// µs of `used` per one of `events`.
+pub(crate) fn per_event(used: Duration, events: u64) -> f64 {
+    used.as_secs_f64() * 1e6 / (events.max(1) as f64)
+}
+
+/// MiB of `bytes`.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +85,11 @@ mod tests {
         let stat = "42 (a) b (c) R 1 2 3 4 5 6 7 8 9 10 300 45 0 0 20 0 1 0 100";
         assert_eq!(ticks(stat), Some(345));
         assert_eq!(ticks("42 (a"), None);
+    }
+
+    #[test]
+    fn cost_is_shared_by_the_events() {
+        assert_eq!(per_event(Duration::from_secs(2), 100_000), 20.0);
+        assert_eq!(per_event(Duration::from_micros(7), 0), 7.0);
     }
 }

@@ -1,7 +1,8 @@
 //! A cheap HTTP/1.1 client: raw sockets, one request at a time on each of many keep-alive connections.
 //!
 //! Guarantee: latency counts from when a request was due. In a closed loop that is when it was sent; at a fixed rate it is
-//! the time in the plan, so that a stall of the server shows in every request that it delayed.
+//! the time in the plan, whatever the answers before it took, so that a stall of the server shows in every request that it
+//! delayed. What this program itself was late (its timer, its share of the machine) is in there, too, and told apart.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -12,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::answer::{self, MAX_ANSWER};
 use crate::requests::Requests;
 
-/// Longest answer that is understood.
-const MAX_ANSWER: usize = 4096;
 /// An answer that takes longer than this is an error.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -32,16 +32,20 @@ pub(crate) struct Plan {
     pub(crate) measured: Duration,
     /// Requests a second over all connections; `None`: the next one as soon as the answer is there.
     pub(crate) rate: Option<f64>,
+    /// The status of an answer that counts.
+    pub(crate) expected: u16,
 }
 
 /// What came of it.
 pub(crate) struct Outcome {
-    /// Answers inside the measured time.
+    /// Answers of the expected status inside the measured time.
     pub(crate) answers: u64,
     /// The time measured; shorter than planned when the requests ran out.
     pub(crate) measured: Duration,
     /// Latency of those answers in µs.
     pub(crate) latency: Histogram<u64>,
+    /// How late their requests were sent although their connection was free, in µs: a part of the latency.
+    pub(crate) lateness: Histogram<u64>,
     /// Answers by status, warm-up included.
     pub(crate) statuses: BTreeMap<u16, u64>,
 }
@@ -50,11 +54,15 @@ struct Shared {
     requests: Requests,
     begin: Instant,
     end: Instant,
+    expected: u16,
+    /// Whether requests have times at which they are due.
+    open: bool,
     tally: Mutex<Tally>,
 }
 
 struct Tally {
     latency: Histogram<u64>,
+    lateness: Histogram<u64>,
     statuses: BTreeMap<u16, u64>,
     /// When the last request was taken, if they ran out.
     exhausted: Option<Instant>,
@@ -81,8 +89,11 @@ pub(crate) async fn run(
     let start = Instant::now();
     let begin = start + plan.warm_up;
     let latency = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    let tally = Mutex::new(Tally { latency, statuses: BTreeMap::new(), exhausted: None });
-    let shared = Arc::new(Shared { requests, begin, end: begin + plan.measured, tally });
+    let lateness = latency.clone();
+    let tally = Mutex::new(Tally { latency, lateness, statuses: BTreeMap::new(), exhausted: None });
+    let end = begin + plan.measured;
+    let (expected, open) = (plan.expected, plan.rate.is_some());
+    let shared = Arc::new(Shared { requests, begin, end, expected, open, tally });
 
     let connections = streams.into_iter().enumerate().map(|(i, stream)| {
         let turns = plan.rate.map(|rate| Turns {
@@ -121,6 +132,7 @@ pub(crate) async fn run(
         answers: tally.latency.len(),
         measured,
         latency: tally.latency.clone(),
+        lateness: tally.lateness.clone(),
         statuses: tally.statuses.clone(),
     })
 }
@@ -132,25 +144,24 @@ struct Turns {
 }
 
 impl Turns {
-    /// Waits for the next turn. A turn that the timer missed by a little was not the server's fault: it counts from
-    /// now; one that passed while an answer was awaited counts from when it was due.
-    async fn take(&mut self) -> Instant {
+    /// Waits for the next turn. When it was due, and how late it is although nothing was in its way.
+    async fn take(&mut self) -> (Instant, Duration) {
         let due = self.next;
         self.next += self.every;
-        if due > Instant::now() {
-            tokio::time::sleep_until(due.into()).await;
-            return Instant::now();
+        if due <= Instant::now() {
+            return (due, Duration::ZERO);
         }
-        due
+        tokio::time::sleep_until(due.into()).await;
+        (due, due.elapsed())
     }
 }
 
 async fn connection(shared: Arc<Shared>, mut stream: TcpStream, mut turns: Option<Turns>) -> io::Result<()> {
     let mut buffer = [0_u8; MAX_ANSWER];
     loop {
-        let due = match &mut turns {
+        let (due, late) = match &mut turns {
             Some(turns) => turns.take().await,
-            None => Instant::now(),
+            None => (Instant::now(), Duration::ZERO),
         };
         if due >= shared.end {
             return Ok(());
@@ -160,64 +171,73 @@ async fn connection(shared: Arc<Shared>, mut stream: TcpStream, mut turns: Optio
             return Ok(());
         };
         stream.write_all(request).await?;
-        let status = answer(&mut stream, &mut buffer).await?;
+        let status = answer::read(&mut stream, &mut buffer).await?;
         let now = Instant::now();
         let mut tally = shared.tally();
         *tally.statuses.entry(status).or_default() += 1;
-        if now >= shared.begin && now < shared.end {
-            let micros = u64::try_from((now - due).as_micros()).unwrap_or(u64::MAX);
-            tally.latency.saturating_record(micros);
+        // In an open loop what was due counts, or the slowest answers at the end would be left out.
+        let at = if shared.open { due } else { now };
+        if status == shared.expected && at >= shared.begin && at < shared.end {
+            tally.latency.saturating_record(micros(now - due));
+            tally.lateness.saturating_record(micros(late));
         }
     }
 }
 
-/// Reads one answer to its end; gives its status.
-async fn answer(stream: &mut TcpStream, buffer: &mut [u8; MAX_ANSWER]) -> io::Result<u16> {
-    let mut filled = 0;
-    loop {
-        let read = stream.read(&mut buffer[filled..]).await?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        filled += read;
-        if let Some((status, length)) = head(&buffer[..filled])? {
-            if filled == length {
-                return Ok(status);
-            }
-            if filled > length {
-                return Err(io::Error::other("more than one answer to one request"));
-            }
-        }
-    }
-}
-
-/// Status and whole length of the answer that `bytes` begins with, once its head is complete.
-fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize)>> {
-    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
-    let text = std::str::from_utf8(&bytes[..end]).map_err(io::Error::other)?;
-    let mut lines = text.split("\r\n");
-    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
-    let status = status.ok_or_else(|| io::Error::other("not an HTTP/1.1 answer"))?;
-    let length: Option<usize> = lines.find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        if name.eq_ignore_ascii_case("content-length") { value.trim().parse().ok() } else { None }
-    });
-    let length = length.ok_or_else(|| io::Error::other("an answer without content-length"))?;
-    Ok(Some((status, end + 4 + length)))
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::*;
+    use tokio::io::AsyncReadExt;
 
-    #[test]
-    fn an_answer_is_complete_with_its_body() {
-        let whole = b"HTTP/1.1 202 Accepted\r\nContent-Length: 4\r\ndate: now\r\n\r\nbody";
-        assert_eq!(head(whole).unwrap(), Some((202, whole.len())));
-        assert_eq!(head(&whole[..30]).unwrap(), None);
-        assert!(head(b"HTTP/1.1 202 Accepted\r\n\r\n").is_err());
-        assert!(head(b"SSH-2.0\r\n\r\n").is_err());
+    use super::*;
+    use crate::requests::Kind;
+
+    #[tokio::test]
+    async fn a_turn_counts_from_when_it_was_due() {
+        let start = Instant::now();
+        let mut turns = Turns { next: start, every: Duration::from_millis(5) };
+        assert_eq!(turns.take().await.0, start);
+        // The connection was busy through two turns.
+        tokio::time::sleep(Duration::from_millis(12)).await;
+        assert_eq!(turns.take().await, (start + Duration::from_millis(5), Duration::ZERO));
+        assert_eq!(turns.take().await.0, start + Duration::from_millis(10));
+        let (due, late) = turns.take().await;
+        assert_eq!(due, start + Duration::from_millis(15));
+        assert!(Instant::now() >= due + late);
+    }
+
+    #[tokio::test]
+    async fn a_stall_shows_in_every_request_that_it_delayed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0_u8; 4096];
+            let mut first = true;
+            while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
+                if std::mem::take(&mut first) {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+        });
+        let plan = Plan {
+            address,
+            connections: 1,
+            warm_up: Duration::ZERO,
+            measured: Duration::from_millis(400),
+            rate: Some(100.0),
+            expected: 202,
+        };
+        let outcome = run(&plan, Requests::signed("h", 100, &Kind::plain()).endless(), || {}).await.unwrap();
+        // About twenty requests were due while the server slept; they waited for 100 ms on average.
+        let slow = outcome.latency.len() - outcome.latency.count_between(0, 20_000);
+        assert!(slow >= 15, "{slow} of {}", outcome.latency.len());
+        server.abort();
     }
 }

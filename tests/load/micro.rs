@@ -22,7 +22,8 @@ use shared::platform::registry::Registry;
 use shared::platform::{Platform, PlatformName};
 use shared::signature::{Keys, verify};
 
-use crate::{MicroOptions, requests};
+use crate::options::MicroOptions;
+use crate::requests;
 
 /// Different bodies, so that no branch is learnt by heart.
 const BODIES: usize = 256;

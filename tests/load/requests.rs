@@ -9,7 +9,7 @@ use ::tests::sign;
 pub(crate) const ROOMS: usize = 64;
 
 /// Event types in the mix: three that change a session, one that is only logged.
-const KINDS: [&str; 4] = [
+pub(crate) const KINDS: [&str; 4] = [
     "video.live_stream.active",
     "video.live_stream.connected",
     "video.live_stream.idle",
@@ -27,19 +27,45 @@ pub(crate) struct Requests {
     wraps: bool,
 }
 
+/// What kind of requests to make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    /// Over how many platforms (`p000` …) they are spread; 0: all are `mux`'s.
+    pub(crate) platforms: usize,
+    /// Whether they ask to be answered when the event is committed.
+    pub(crate) wait: bool,
+}
+
+impl Kind {
+    /// Events of `mux`, answered when they are accepted.
+    pub(crate) const fn plain() -> Self {
+        Self { platforms: 0, wait: false }
+    }
+}
+
+/// The platform of the `i`-th event of `platforms`: no neighbours, and each gets every type of event.
+pub(crate) fn platform(i: usize, platforms: usize) -> String {
+    match platforms {
+        0 => "mux".to_owned(),
+        n => format!("p{:03}", (i.wrapping_mul(0x9E37_79B1) >> 7) % n),
+    }
+}
+
 impl Requests {
     /// Makes `count` of them for the host `authority`.
-    pub(crate) fn signed(authority: &str, count: usize) -> Self {
+    pub(crate) fn signed(authority: &str, count: usize, kind: &Kind) -> Self {
         let count = count.clamp(1, MAX_REQUESTS);
         let (run, signed_at) = (unique("load"), now());
         let first_ms = now_ms() - 60_000;
+        let prefer = if kind.wait { "prefer: wait=10\r\n" } else { "" };
         let (mut bytes, mut ends) = (Vec::with_capacity(count * 1024), Vec::with_capacity(count));
         for i in 0..count {
+            let platform = platform(i, kind.platforms);
             let body = body(&run, i, first_ms + (i * 60_000 / count) as i64);
             let signature = sign::pairs(MUX_SECRET, signed_at, body.as_bytes());
             let head = format!(
-                "POST /api/v1/webhooks/mux HTTP/1.1\r\nhost: {authority}\r\nuser-agent: Webhooks/1.0\r\n\
-                 content-type: application/json\r\nmux-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+                "POST /api/v1/webhooks/{platform} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: Webhooks/1.0\r\n\
+                 content-type: application/json\r\n{prefer}mux-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
                 body.len()
             );
             bytes.extend_from_slice(head.as_bytes());
@@ -72,11 +98,17 @@ pub(crate) fn room(i: usize) -> String {
     format!("load-room-{:03}", i % ROOMS)
 }
 
+/// The id of the `i`-th event of `run`.
+pub(crate) fn event_id(run: &str, i: usize) -> String {
+    format!("{run}-{i:08}")
+}
+
 /// A provider's event of about 500 bytes.
 pub(crate) fn body(run: &str, i: usize, at_ms: i64) -> String {
     let (kind, room, at) = (KINDS[i % KINDS.len()], room(i / KINDS.len()), rfc3339(at_ms));
+    let id = event_id(run, i);
     format!(
-        r#"{{"type":"{kind}","id":"{run}-{i:08}","created_at":"{at}","object":{{"type":"live","id":"ls-{room}"}},"environment":{{"name":"Production","id":"k9f2xz"}},"data":{{"id":"ls-{room}","passthrough":"{room}","status":"active","stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","playback_ids":[{{"policy":"public","id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"latency_mode":"reduced","reconnect_window":60,"max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
+        r#"{{"type":"{kind}","id":"{id}","created_at":"{at}","object":{{"type":"live","id":"ls-{room}"}},"environment":{{"name":"Production","id":"k9f2xz"}},"data":{{"id":"ls-{room}","passthrough":"{room}","status":"active","stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","playback_ids":[{{"policy":"public","id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"latency_mode":"reduced","reconnect_window":60,"max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
     )
 }
 
@@ -90,7 +122,7 @@ mod tests {
 
     #[test]
     fn no_two_requests_are_alike_and_none_is_handed_out_twice() {
-        let requests = Requests::signed("localhost:1", 100);
+        let requests = Requests::signed("localhost:1", 100, &Kind::plain());
         let mut seen = HashSet::new();
         while let Some(request) = requests.next() {
             assert!(seen.insert(request.to_vec()));
@@ -108,9 +140,16 @@ mod tests {
 
     #[test]
     fn endless_requests_begin_again() {
-        let requests = Requests::signed("localhost:1", 2).endless();
+        let requests = Requests::signed("localhost:1", 2, &Kind::plain()).endless();
         let first = requests.next().unwrap().to_vec();
         requests.next().unwrap();
         assert_eq!(requests.next().unwrap(), first);
+    }
+
+    #[test]
+    fn events_are_spread_over_all_platforms_and_types() {
+        let pairs: HashSet<_> = (0..20_000).map(|i| (platform(i, 200), KINDS[i % KINDS.len()])).collect();
+        assert_eq!(pairs.len(), 200 * KINDS.len());
+        assert_eq!(platform(7, 0), "mux");
     }
 }

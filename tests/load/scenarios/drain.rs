@@ -1,0 +1,108 @@
+//! A worker on a backlog.
+
+use std::time::{Duration, Instant};
+
+use tests::stack::Stack;
+
+use crate::Failure;
+use crate::cpu::Sampler;
+
+/// A worker that has not finished an event for so long has stopped.
+const STALLED: Duration = Duration::from_secs(20);
+/// Pause between two looks at the streams' lengths.
+const LOOK: Duration = Duration::from_millis(10);
+/// Longest wait for a worker that was told to stop.
+const STOPPED: Duration = Duration::from_secs(20);
+
+/// What a worker made of a backlog.
+pub(crate) struct Drained {
+    pub(crate) per_second: f64,
+    /// CPU per event, in µs.
+    pub(crate) worker_cpu_us: f64,
+    pub(crate) redis_cpu_us: f64,
+    /// The most memory that the worker ever held, in bytes.
+    pub(crate) peak: Option<u64>,
+}
+
+/// Starts a worker on what is queued for `platforms`, and times it from its first settled event until it has finished
+/// `enough` more (all, if there are not so many). It goes on running.
+pub(crate) async fn drain(stack: &mut Stack, platforms: &[String], enough: u64) -> Result<Drained, Failure> {
+    let mut connection = stack.redis.connection().await;
+    let mut lengths = redis::pipe();
+    for platform in platforms {
+        lengths.cmd("XLEN").arg(format!("webhooks:incoming:{platform}"));
+    }
+    let mut length = async || {
+        let all: Vec<u64> = lengths.query_async(&mut connection).await?;
+        Ok::<u64, redis::RedisError>(all.iter().sum())
+    };
+    let whole = length().await?;
+    if whole == 0 {
+        return Err("there is nothing to drain".into());
+    }
+    stack.spawn_worker();
+    let worker = &stack.workers[stack.workers.len() - 1].process;
+    let mut sampler = Sampler::of(&[worker.pid(), stack.redis.process().pid()])?;
+
+    let mut progress = Progress { left: whole, at: Instant::now() };
+    while progress.left == whole {
+        progress.pause(stack, platforms).await?;
+        progress.see(length().await?);
+    }
+    let (first, begin) = (progress.left, Instant::now());
+    sampler.mark();
+    while progress.left > first.saturating_sub(enough) {
+        progress.pause(stack, platforms).await?;
+        progress.see(length().await?);
+    }
+    sampler.mark();
+    let (seconds, events) = (begin.elapsed().as_secs_f64(), first - progress.left);
+    let worker = &stack.workers[stack.workers.len() - 1].process;
+    Ok(Drained {
+        per_second: events as f64 / seconds,
+        worker_cpu_us: sampler.micros_per(0, events),
+        redis_cpu_us: sampler.micros_per(1, events),
+        peak: worker.peak_memory(),
+    })
+}
+
+/// Ends the newest worker in an orderly way.
+pub(crate) async fn stop(stack: &mut Stack) {
+    if let Some(worker) = stack.workers.pop() {
+        worker.process.terminate();
+        worker.process.ended(STOPPED).await;
+    }
+}
+
+/// How a backlog shrinks.
+struct Progress {
+    left: u64,
+    at: Instant,
+}
+
+impl Progress {
+    fn see(&mut self, left: u64) {
+        if left < self.left {
+            *self = Self { left, at: Instant::now() };
+        }
+    }
+
+    /// Waits for the next look, unless the worker has stopped working.
+    async fn pause(&self, stack: &Stack, platforms: &[String]) -> Result<(), Failure> {
+        let worker = &stack.workers[stack.workers.len() - 1].process;
+        if self.at.elapsed() > STALLED || !worker.is_running() {
+            let (mut retrying, mut dead) = (0, 0);
+            for platform in platforms {
+                retrying += stack.retrying(platform).await;
+                dead += stack.dead(platform).await;
+            }
+            let (left, log) = (self.left, worker.tail());
+            return Err(format!(
+                "the worker stopped at {left} events ({retrying} to be retried, {dead} dead):\n{log}"
+            )
+            .into());
+        }
+        tokio::time::sleep(LOOK).await;
+        Ok(())
+    }
+}

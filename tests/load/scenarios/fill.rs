@@ -1,0 +1,133 @@
+//! Fills a queue, or the memory of ids, without HTTP in between.
+//!
+//! Events go through the enqueue script itself, 128 at a time, so an entry is byte for byte what ingress writes.
+
+use std::collections::BTreeMap;
+
+use ::tests::poll;
+use ::tests::redis::RedisServer;
+use ::tests::sender::{now_ms, unique};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use redis::Script;
+use secrecy::SecretString;
+use shared::event::{NewEvent, marker_digest};
+use shared::platform::PlatformName;
+use shared::queue::{EnqueuePolicy, Enqueued, Layout, MAX_BATCH_EVENTS, Queue, connect};
+use std::time::Duration;
+
+use crate::Failure;
+use crate::requests::{KINDS, body, event_id};
+
+/// Calls that are on their way at the same time.
+const AT_ONCE: usize = 4;
+/// Ids per call of the script below.
+const IDS: usize = 10_000;
+const REMEMBERED_S: u64 = 24 * 3600;
+const POLICY: EnqueuePolicy = EnqueuePolicy {
+    period_us: 0,
+    burst: 1,
+    dedup_ttl_s: REMEMBERED_S,
+    max_backlog: 1_000_000_000,
+    types: BTreeMap::new(),
+};
+
+/// Markers as the enqueue script writes them, of ids that nobody sends.
+const MARKERS: &str = "for i = 1, tonumber(ARGV[1]) do \
+    redis.call('SET', string.format('webhook:hash:%024x%08x', ARGV[2], i), '1', 'EX', ARGV[3]) end";
+
+/// Queues `count` events of `mux`; gives the length of a body. `marked`: their ids are remembered.
+pub(crate) async fn events(redis: &RedisServer, count: usize, marked: bool) -> Result<usize, Failure> {
+    let queue = Queue::new(Layout::Single, connect(&SecretString::from(redis.url()), false)?);
+    let platform = PlatformName::new("mux")?;
+    let keys = queue.keys(&platform);
+    let (run, first_ms) = (unique("fill"), now_ms() - 60_000);
+    let event = |i: usize| {
+        let event_id = event_id(&run, i);
+        let at = first_ms + (i * 60_000 / count) as i64;
+        NewEvent {
+            event_type: KINDS[i % KINDS.len()].to_owned(),
+            occurred_at: Some(at),
+            body: Bytes::from(body(&run, i, at)),
+            marker: marked.then(|| marker_digest(platform.as_str(), &event_id)),
+            event_id,
+            delivery_id: None,
+            traceparent: None,
+            hops: 0,
+            reply_to: None,
+        }
+    };
+    unsynced(redis, async || {
+        for begin in (0..count).step_by(MAX_BATCH_EVENTS * AT_ONCE) {
+            let end = (begin + MAX_BATCH_EVENTS * AT_ONCE).min(count);
+            let events: Vec<NewEvent> = (begin..end).map(event).collect();
+            let calls = events.chunks(MAX_BATCH_EVENTS).map(async |events| {
+                let outcomes = queue.enqueue(&keys, &POLICY, &events.iter().collect::<Vec<_>>()).await?;
+                let all = outcomes.iter().all(|outcome| *outcome == Enqueued::Accepted);
+                if all { Ok(()) } else { Err::<(), Failure>("an event was not queued".into()) }
+            });
+            try_join_all(calls).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(event(0).body.len())
+}
+
+/// Remembers `count` ids.
+pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), Failure> {
+    let script = Script::new(MARKERS);
+    unsynced(redis, async || {
+        let mut connection = redis.connection().await;
+        for begin in (0..count).step_by(IDS) {
+            let mut call = script.arg(IDS.min(count - begin));
+            call.arg(begin).arg(REMEMBERED_S);
+            call.invoke_async::<()>(&mut connection).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Without an fsync for every call of `work`, and with one for all of them in the end.
+async fn unsynced(redis: &RedisServer, work: impl AsyncFnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    let set = async |value: &str| redis.command::<String>(&["CONFIG", "SET", "appendfsync", value]).await;
+    let before: Vec<String> = redis.command(&["CONFIG", "GET", "appendfsync"]).await;
+    set("no").await;
+    work().await?;
+    set("always").await;
+    redis.command::<String>(&["SET", "load:synced", "1"]).await;
+    redis.command::<u8>(&["DEL", "load:synced"]).await;
+    set(before.get(1).map_or("always", String::as_str)).await;
+    Ok(())
+}
+
+/// What Redis's data take, in bytes, once it has stopped moving them about.
+pub(crate) async fn memory(redis: &RedisServer) -> Result<u64, Failure> {
+    const STILL: Duration = Duration::from_secs(30);
+    let mut last = 0;
+    let look = async || {
+        let info: String = redis.command(&["INFO", "memory"]).await;
+        let used = field(&info, "used_memory").ok_or("INFO does not say used_memory")?;
+        let before = std::mem::replace(&mut last, used);
+        // A hash table that grows moves its buckets between two looks.
+        if used.abs_diff(before) < 64 * 1024 { Ok(used) } else { Err(format!("{before} → {used} bytes")) }
+    };
+    Ok(poll::try_until("Redis's memory is still", STILL, look).await?)
+}
+
+fn field(info: &str, name: &str) -> Option<u64> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_not_taken_for_a_longer_one() {
+        let info = "# Memory\r\nused_memory_rss:9\r\nused_memory:4711\r\n";
+        assert_eq!(field(info, "used_memory"), Some(4711));
+        assert_eq!(field(info, "used"), None);
+    }
+}

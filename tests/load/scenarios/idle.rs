@@ -1,0 +1,74 @@
+//! What a system costs that has many platforms and nothing to do.
+
+use std::time::Duration;
+
+use super::crowd::PLATFORMS;
+use super::offer::{ingress, requests, to_ingress};
+use super::{announce, finished, stack};
+use crate::Failure;
+use crate::cpu::Sampler;
+use crate::figures::Figures;
+use crate::generator::Plan;
+use crate::options::Options;
+use crate::requests::Kind;
+use crate::targets::Goal;
+
+const SECTION: &str = "idle, with 200 platforms, % of a core";
+/// Events to begin with, so that every platform has its stream, its group and its state.
+const RATE: f64 = 1_000.0;
+const BUSY: Duration = Duration::from_secs(3);
+/// What follows the last event (renewals, samples, checkpoints) is not idleness yet.
+const CALM: Duration = Duration::from_secs(3);
+/// How long is looked at; CPU time has a resolution of 10 ms.
+const WINDOW: Duration = Duration::from_secs(12);
+const DRAINED: Duration = Duration::from_secs(60);
+
+/// Measures it.
+pub(crate) async fn measure(options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+    let stack = stack("always", PLATFORMS).workers(1).start().await;
+    announce(&stack).await;
+    let plan = Plan {
+        address: ingress(&stack)?,
+        connections: 16,
+        warm_up: Duration::ZERO,
+        measured: BUSY,
+        rate: Some(RATE),
+        expected: 202,
+    };
+    let offered = to_ingress(&stack, &plan, requests(&plan, &Kind { platforms: PLATFORMS, wait: false })).await?;
+    offered.check(SECTION, 202, figures);
+    stack.drained(DRAINED).await;
+    let (accepted, finished) = (offered.count(202), finished(&stack, PLATFORMS).await);
+    if accepted != finished {
+        figures.fault(format!("{SECTION}: {accepted} were accepted, {finished} finished"));
+    }
+    tokio::time::sleep(CALM).await;
+    let (ingress, worker) = (stack.ingresses[0].process.pid(), stack.workers[0].process.pid());
+    for _ in 0..options.rounds() {
+        let mut sampler = Sampler::of(&[ingress, worker, stack.redis.process().pid()])?;
+        sampler.mark();
+        tokio::time::sleep(WINDOW).await;
+        sampler.mark();
+        for (i, name) in ["ingress", "worker", "Redis"].into_iter().enumerate() {
+            figures.add(SECTION, "CPU, %", name, percent(sampler.used(i)));
+        }
+        figures.goal(Goal::IdleIngress, percent(sampler.used(0)));
+        figures.goal(Goal::IdleWorker, percent(sampler.used(1)));
+    }
+    Ok(())
+}
+
+/// Of a core, during the window.
+fn percent(used: Duration) -> f64 {
+    used.as_secs_f64() / WINDOW.as_secs_f64() * 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_of_work_is_a_whole_core() {
+        assert_eq!(percent(WINDOW), 100.0);
+    }
+}

@@ -1,0 +1,190 @@
+//! Ingress and worker together at a fixed rate: how long until an event is accepted, and until it is committed.
+//!
+//! Guarantee: every latency counts from when the request was due, whatever became of those before it.
+//!
+//! When an event is committed is seen in two ways. One request in a hundred, on connections of its own, asks to be answered
+//! when its event is (`Prefer: wait`): its latency holds accepting, committing, settling, telling ingress and the answer, so
+//! it is more than the time to the commit, and it is what the targets are held against. The ledger's own times, of all
+//! events, say when the transaction that holds an event was begun, so they are less.
+
+use std::time::Duration;
+
+use ::tests::sender::{now_ms, rfc3339};
+use ::tests::stack::Stack;
+use hdrhistogram::Histogram;
+use serde_json::Value;
+
+use super::offer::{ACCEPT, ingress, millis, percentiles, requests};
+use crate::Failure;
+use crate::cpu::Sampler;
+use crate::figures::Figures;
+use crate::generator::{self, Outcome, Plan};
+use crate::options::Options;
+use crate::requests::Kind;
+use crate::targets::Goal;
+
+const SECTION: &str = "ingress and worker together, at half their speed";
+const TOLD: [&str; 4] = [
+    "committed and told, p50 ms",
+    "committed and told, p90 ms",
+    "committed and told, p99 ms",
+    "committed and told, p99.9 ms",
+];
+const LATE: [&str; 4] = [
+    "of which the sender was late, p50 ms",
+    "of which the sender was late, p90 ms",
+    "of which the sender was late, p99 ms",
+    "of which the sender was late, p99.9 ms",
+];
+const LEDGER: [&str; 4] = [
+    "accept to begin of commit, ledger, p50 ms",
+    "accept to begin of commit, ledger, p90 ms",
+    "accept to begin of commit, ledger, p99 ms",
+    "accept to begin of commit, ledger, p99.9 ms",
+];
+/// One request in so many waits for the commit.
+const SAMPLED: f64 = 100.0;
+/// But not fewer than these a second: percentiles need some.
+const FEWEST: f64 = 50.0;
+/// Connections of those that wait.
+const WAITING: u16 = 32;
+/// Longest wait for what is left.
+const DRAINED: Duration = Duration::from_secs(60);
+
+/// What counts of it.
+pub(crate) struct Paced {
+    /// All that was accepted, warm-up included.
+    pub(crate) accepted: u64,
+    accept_p99: Option<f64>,
+    commit_p50: Option<f64>,
+    commit_p99: Option<f64>,
+}
+
+impl Paced {
+    /// Holds it against the targets.
+    pub(crate) fn judge(&self, figures: &mut Figures) {
+        for (goal, value) in [
+            (Goal::AcceptP99, self.accept_p99),
+            (Goal::CommitP50, self.commit_p50),
+            (Goal::CommitP99, self.commit_p99),
+        ] {
+            if let Some(value) = value {
+                figures.goal(goal, value);
+            }
+        }
+    }
+}
+
+/// Offers `rate` events a second to a system that has one ingress and one worker.
+pub(crate) async fn paced(
+    stack: &Stack,
+    options: &Options,
+    rate: f64,
+    column: &str,
+    figures: &mut Figures,
+) -> Result<Paced, Failure> {
+    let (address, measured) = (ingress(stack)?, options.seconds());
+    let plan = |connections, rate, expected| Plan {
+        address,
+        connections,
+        warm_up: options.warm_up(),
+        measured,
+        rate: Some(rate),
+        expected,
+    };
+    let sampled = (rate / SAMPLED).max(FEWEST);
+    let (most, some) = (plan(options.connections, (rate - sampled).max(1.0), 202), plan(WAITING, sampled, 200));
+    let (all, asking) = (requests(&most, &Kind::plain()), requests(&some, &Kind { platforms: 0, wait: true }));
+    let (server, redis) = (stack.ingresses[0].process.pid(), stack.redis.process().pid());
+    let mut sampler = Sampler::of(&[server, redis, stack.workers[0].process.pid()])?;
+    let mut since = None;
+    let both = tokio::join!(
+        generator::run(&most, all, || {
+            since.get_or_insert_with(|| rfc3339(now_ms()));
+            sampler.mark();
+        }),
+        generator::run(&some, asking, || {}),
+    );
+    let (outcome, waited) = (both.0?, both.1?);
+    stack.drained(DRAINED).await;
+
+    let events = outcome.answers + waited.answers;
+    figures.add(SECTION, "offered/s", column, rate);
+    figures.add(SECTION, "accepted/s", column, events as f64 / outcome.measured.as_secs_f64());
+    percentiles(SECTION, &ACCEPT, column, &outcome.latency, figures);
+    percentiles(SECTION, &LATE, column, &outcome.lateness, figures);
+    percentiles(SECTION, &TOLD, column, &waited.latency, figures);
+    let ledger = ledger(stack, &since.unwrap_or_default()).await?;
+    percentiles(SECTION, &LEDGER, column, &ledger, figures);
+    for (i, name) in ["ingress CPU µs/event", "Redis CPU µs/event", "worker CPU µs/event"].into_iter().enumerate()
+    {
+        figures.add(SECTION, name, column, sampler.micros_per(i, events));
+    }
+    check(&outcome, 202, column, figures);
+    check(&waited, 200, column, figures);
+    figures.note(
+        "committed and told: from when a request with Prefer: wait was due to its answer, which comes after commit and \
+         settlement; the targets of accept to commit are held against it",
+    );
+    Ok(Paced {
+        accepted: [&outcome, &waited].iter().map(|one| count(one, 202) + count(one, 200)).sum(),
+        accept_p99: millis(&outcome.latency, 0.99),
+        commit_p50: millis(&waited.latency, 0.5),
+        commit_p99: millis(&waited.latency, 0.99),
+    })
+}
+
+fn count(outcome: &Outcome, status: u16) -> u64 {
+    outcome.statuses.get(&status).copied().unwrap_or(0)
+}
+
+fn check(outcome: &Outcome, expected: u16, column: &str, figures: &mut Figures) {
+    let others = outcome.statuses.values().sum::<u64>() - count(outcome, expected);
+    if others > 0 {
+        let statuses = &outcome.statuses;
+        figures.fault(format!("{column}, at a fixed rate: {others} were not answered {expected}: {statuses:?}"));
+    }
+}
+
+/// From the time at which Redis had an event to the time at which its transaction began, of all that came after `since`.
+async fn ledger(stack: &Stack, since: &str) -> Result<Histogram<u64>, Failure> {
+    let sql = "SELECT CAST(round((unixepoch(processed_at, 'subsec') - unixepoch(received_at, 'subsec')) * 1000) AS \
+        INTEGER) AS ms, count(*) AS n FROM webhook_events WHERE platform = 'mux' AND received_at >= $1 GROUP BY 1";
+    histogram(&stack.database.rows(sql, &[since]).await)
+}
+
+fn histogram(rows: &[Value]) -> Result<Histogram<u64>, Failure> {
+    let mut histogram = Histogram::new_with_bounds(1, 600_000_000, 3)?;
+    for row in rows {
+        // Redis's clock and the worker's are this machine's: less than nothing is rounding.
+        let (ms, n) = (row["ms"].as_i64().ok_or("no time")?, row["n"].as_u64().ok_or("no count")?);
+        histogram.saturating_record_n(u64::try_from(ms).unwrap_or(0) * 1000, n);
+    }
+    Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_ledgers_times_are_weighted_by_their_events() {
+        let rows = [json!({"ms": 2, "n": 90}), json!({"ms": 40, "n": 10}), json!({"ms": -1, "n": 1})];
+        let histogram = histogram(&rows).unwrap();
+        assert_eq!(histogram.len(), 101);
+        let [median, last] = [0.5, 0.99].map(|quantile| millis(&histogram, quantile).unwrap());
+        assert!((1.9..2.1).contains(&median) && (39.0..41.0).contains(&last), "{median} {last}");
+    }
+
+    #[test]
+    fn of_nothing_there_is_no_percentile_that_could_meet_a_target() {
+        let none = millis(&histogram(&[]).unwrap(), 0.99);
+        let mut figures = Figures::default();
+        Paced { accepted: 0, accept_p99: none, commit_p50: none, commit_p99: none }.judge(&mut figures);
+        assert_eq!((none, figures.of_goal(Goal::AcceptP99)), (None, None));
+    }
+}

@@ -1,0 +1,142 @@
+//! Requests offered to a server, and what they cost it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use hdrhistogram::Histogram;
+use tests::stack::Stack;
+
+use crate::Failure;
+use crate::cpu::Sampler;
+use crate::figures::Figures;
+use crate::generator::{self, Outcome, Plan};
+use crate::options::Options;
+use crate::requests::{Kind, Requests};
+
+/// Requests signed per measured second: more than one HTTP thread can take.
+const SIGNED_PER_SECOND: f64 = 60_000.0;
+/// Requests that a server which does not look at them gets again and again.
+const ENDLESS: usize = 100_000;
+
+/// What a server made of its requests.
+pub(crate) struct Offered {
+    pub(crate) per_second: f64,
+    pub(crate) latency: Histogram<u64>,
+    /// CPU per answer, in µs.
+    pub(crate) server_cpu_us: f64,
+    pub(crate) redis_cpu_us: f64,
+    pub(crate) sender_cpu_us: f64,
+    /// Cores that the server kept busy.
+    pub(crate) server_cores: f64,
+    /// Answers by status, warm-up included.
+    pub(crate) statuses: BTreeMap<u16, u64>,
+}
+
+/// As fast as the answers come.
+pub(crate) fn closed(options: &Options, address: SocketAddr) -> Plan {
+    Plan {
+        address,
+        connections: options.connections,
+        warm_up: options.warm_up(),
+        measured: options.seconds(),
+        rate: None,
+        expected: 202,
+    }
+}
+
+/// As many as `plan` can need.
+pub(crate) fn requests(plan: &Plan, kind: &Kind) -> Requests {
+    let per_second = plan.rate.unwrap_or(SIGNED_PER_SECOND);
+    let count = per_second * (plan.warm_up + plan.measured).as_secs_f64() + f64::from(plan.connections);
+    Requests::signed(&plan.address.to_string(), count as usize, kind)
+}
+
+/// Few requests, again and again: only for a server that does not look at them.
+pub(crate) fn endless(plan: &Plan) -> Requests {
+    Requests::signed(&plan.address.to_string(), ENDLESS, &Kind::plain()).endless()
+}
+
+/// Carries out `plan` against the process `server`, whose Redis, if it has one, is the process `redis`.
+pub(crate) async fn offer(
+    plan: &Plan,
+    requests: Requests,
+    server: u32,
+    redis: Option<u32>,
+) -> Result<Offered, Failure> {
+    let mut sampler = Sampler::of(&[&[std::process::id(), server][..], redis.as_slice()].concat())?;
+    let outcome = generator::run(plan, requests, || sampler.mark()).await?;
+    Ok(Offered::of(outcome, &sampler, redis.is_some()))
+}
+
+/// The address of a system's first ingress.
+pub(crate) fn ingress(stack: &Stack) -> Result<SocketAddr, Failure> {
+    Ok(stack.ingresses[0].url.strip_prefix("http://").ok_or("not an http address")?.parse()?)
+}
+
+/// [`offer`] to a system's first ingress.
+pub(crate) async fn to_ingress(stack: &Stack, plan: &Plan, requests: Requests) -> Result<Offered, Failure> {
+    offer(plan, requests, stack.ingresses[0].process.pid(), Some(stack.redis.process().pid())).await
+}
+
+impl Offered {
+    fn of(outcome: Outcome, sampler: &Sampler, redis: bool) -> Self {
+        let (seconds, answers) = (outcome.measured.as_secs_f64(), outcome.answers);
+        Self {
+            per_second: answers as f64 / seconds,
+            latency: outcome.latency,
+            server_cpu_us: sampler.micros_per(1, answers),
+            redis_cpu_us: if redis { sampler.micros_per(2, answers) } else { 0.0 },
+            sender_cpu_us: sampler.micros_per(0, answers),
+            server_cores: sampler.used(1).as_secs_f64() / seconds,
+            statuses: outcome.statuses,
+        }
+    }
+
+    /// Answers of `status`.
+    pub(crate) fn count(&self, status: u16) -> u64 {
+        self.statuses.get(&status).copied().unwrap_or(0)
+    }
+
+    /// Everything but `expected` is a fault: each event was new, genuine and allowed.
+    pub(crate) fn check(&self, who: &str, expected: u16, figures: &mut Figures) {
+        let refused: u64 = self.statuses.values().sum::<u64>() - self.count(expected);
+        if refused > 0 {
+            figures.fault(format!("{who}: {refused} requests were not answered {expected}: {:?}", self.statuses));
+        }
+    }
+
+    /// Adds all that is worth a line.
+    pub(crate) fn tell(&self, section: &'static str, column: &str, redis: bool, figures: &mut Figures) {
+        figures.add(section, "accepted/s", column, self.per_second);
+        percentiles(section, &ACCEPT, column, &self.latency, figures);
+        figures.add(section, "server CPU µs/event", column, self.server_cpu_us);
+        figures.add(section, "server, cores busy", column, self.server_cores);
+        if redis {
+            figures.add(section, "Redis CPU µs/event", column, self.redis_cpu_us);
+        }
+        figures.add(section, "sender CPU µs/event", column, self.sender_cpu_us);
+    }
+}
+
+/// Names of p50, p90, p99, p99.9.
+pub(crate) const ACCEPT: [&str; 4] = ["answer, p50 ms", "answer, p90 ms", "answer, p99 ms", "answer, p99.9 ms"];
+
+/// Adds four percentiles of a histogram of µs.
+pub(crate) fn percentiles(
+    section: &'static str,
+    names: &[&'static str; 4],
+    column: &str,
+    histogram: &Histogram<u64>,
+    figures: &mut Figures,
+) {
+    for (name, quantile) in names.iter().zip([0.5, 0.9, 0.99, 0.999]) {
+        if let Some(value) = millis(histogram, quantile) {
+            figures.add(section, name, column, value);
+        }
+    }
+}
+
+/// A quantile of a histogram of µs, in ms; of nothing there is none.
+pub(crate) fn millis(histogram: &Histogram<u64>, quantile: f64) -> Option<f64> {
+    (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64 / 1e3)
+}

@@ -1,0 +1,108 @@
+//! One round of what ingress can take, beside its floors, of a worker on that backlog, and of both at half their speed.
+
+use tests::stack::Stack;
+
+use super::offer::{Offered, closed, ingress, requests, to_ingress};
+use super::{announce, drain, finished, latency, names, servers, stack};
+use crate::Failure;
+use crate::cpu::mib;
+use crate::figures::{Figures, ratio};
+use crate::floors::node::Fastify;
+use crate::options::Options;
+use crate::requests::Kind;
+use crate::targets::Goal;
+
+const ACCEPTING: &str = "accepting at full speed, no worker";
+const BACKLOG: &str = "worker (SQLite) on that backlog, no ingress";
+const AGAINST: &str = "ratios of a round";
+
+/// Redis syncs before it answers: what the promise of a 2xx needs.
+const ALWAYS: &str = "always";
+/// Redis syncs every second.
+const EVERYSEC: &str = "everysec";
+
+/// Measures all of it once.
+pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &mut Figures) -> Result<(), Failure> {
+    eprintln!("load:   bare handler");
+    let bare = servers::bare(options).await?;
+    bare.check("the bare handler", 202, figures);
+    bare.tell(ACCEPTING, "bare", false, figures);
+
+    eprintln!("load:   script per request over a pool, {ALWAYS}");
+    let pool = servers::pool(options, ALWAYS, figures).await?;
+    pool.tell(ACCEPTING, "script, always", true, figures);
+    let ours = system(options, ALWAYS, figures).await?;
+    ours.tell(ACCEPTING, "ingress, always", true, figures);
+
+    if !options.quick {
+        eprintln!("load:   script per request over a pool, {EVERYSEC}");
+        servers::pool(options, EVERYSEC, figures).await?.tell(ACCEPTING, "script, everysec", true, figures);
+    }
+    let relaxed = system(options, EVERYSEC, figures).await?;
+    relaxed.tell(ACCEPTING, "ingress, everysec", true, figures);
+
+    let against_pool = ratio(ours.per_second, pool.per_second);
+    figures.add(AGAINST, "ingress / script per request, accepted/s", ALWAYS, against_pool);
+    figures.goal(Goal::AcceptedAgainstPool, against_pool);
+    for (run, appendfsync) in [(&ours, ALWAYS), (&relaxed, EVERYSEC)] {
+        let against_bare = ratio(run.server_cpu_us, bare.server_cpu_us);
+        figures.add(AGAINST, "ingress / bare handler, CPU per event", appendfsync, against_bare);
+    }
+    figures.goal(Goal::IngressCpuAgainstBare, ratio(ours.server_cpu_us, bare.server_cpu_us));
+
+    if let Some(node) = node {
+        eprintln!("load:   Fastify + ioredis, {EVERYSEC}");
+        let fastify = servers::fastify(options, node, EVERYSEC, figures).await?;
+        fastify.tell(ACCEPTING, "Fastify, everysec", true, figures);
+        let against = ratio(ours.per_second, fastify.per_second);
+        figures.add(AGAINST, "ingress / Fastify at everysec, accepted/s", ALWAYS, against);
+        figures.goal(Goal::AcceptedAgainstFastify, against);
+    }
+    Ok(())
+}
+
+/// One ingress, then one worker, then both together at a fixed rate; gives the first.
+async fn system(options: &Options, appendfsync: &'static str, figures: &mut Figures) -> Result<Offered, Failure> {
+    eprintln!("load:   ingress, then worker, then both, {appendfsync}");
+    let who = format!("ingress, {appendfsync}");
+    let mut stack = stack(appendfsync, 0).start().await;
+    announce(&stack).await;
+
+    let plan = closed(options, ingress(&stack)?);
+    let full = to_ingress(&stack, &plan, requests(&plan, &Kind::plain())).await?;
+    full.check(&who, 202, figures);
+    let peak = stack.ingresses[0].process.peak_memory().map(mib);
+
+    let drained = drain::drain(&mut stack, &names(0), u64::MAX).await?;
+    figures.add(BACKLOG, "finished/s", &who, drained.per_second);
+    figures.add(BACKLOG, "worker CPU µs/event", &who, drained.worker_cpu_us);
+    figures.add(BACKLOG, "Redis CPU µs/event", &who, drained.redis_cpu_us);
+    let redis_cpu = full.redis_cpu_us + drained.redis_cpu_us;
+    figures.add(BACKLOG, "Redis CPU µs/event, enqueue + read + settle", &who, redis_cpu);
+    if let Some(peak) = peak {
+        figures.add(ACCEPTING, "resident memory, MiB", &who, peak);
+    }
+
+    let half = full.per_second.min(drained.per_second) / 2.0;
+    let rate = options.rate.map_or(half, f64::from);
+    let paced = latency::paced(&stack, options, rate, appendfsync, figures).await?;
+
+    if appendfsync == ALWAYS {
+        figures.goal(Goal::RedisCpu, redis_cpu);
+        paced.judge(figures);
+    }
+    if let (ALWAYS, Some(peak)) = (appendfsync, peak) {
+        figures.goal(Goal::MemoryIngress, peak);
+    }
+    account(&stack, &who, full.count(202) + paced.accepted, figures).await;
+    Ok(full)
+}
+
+/// Everything that was accepted is in the ledger, and nothing is dead.
+async fn account(stack: &Stack, who: &str, accepted: u64, figures: &mut Figures) {
+    let (finished, dead) = (finished(stack, 0).await, stack.dead("mux").await);
+    if accepted != finished || dead > 0 {
+        figures.fault(format!("{who}: {accepted} were accepted, {finished} finished, {dead} are dead"));
+    }
+    figures.add(BACKLOG, "events accounted for", who, finished as f64);
+}

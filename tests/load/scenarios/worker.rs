@@ -1,0 +1,124 @@
+//! One round of a worker on a backlog, on each database, beside the raw batched writes of the same rows.
+
+use ::tests::database::Database;
+use ::tests::process;
+use ::tests::stack::{Kind, Stack};
+
+use super::{announce, drain, fill, finished, names, stack};
+use crate::Failure;
+use crate::figures::{Figures, ratio};
+use crate::floors::rows::{self, Batch, Row, Written};
+use crate::floors::{postgres, sqlite};
+use crate::options::Options;
+use crate::targets::Goal;
+
+const SECTION: &str = "worker on a backlog, beside raw batched writes";
+/// Rows per transaction of a floor.
+const BATCH: usize = 500;
+const EVENTS: usize = 300_000;
+
+/// A worker's drain, and how many rows it wrote at once.
+struct Drain {
+    per_second: f64,
+    cpu_us: f64,
+    batch: usize,
+}
+
+/// Measures both databases once.
+pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+    let events = if options.quick { EVENTS / 5 } else { EVENTS };
+    eprintln!("load:   {events} events to SQLite: worker, then raw");
+    let (stack, drain) = backlog(Kind::Sqlite, events, "SQLite", figures).await?;
+    let Database::Sqlite(file) = &stack.database else { return Err("not SQLite".into()) };
+    let rows = rows::read(file)?;
+    drop(stack);
+    let folder = process::folder();
+    let floor =
+        fastest(&rows, drain.batch, "SQLite", figures, async |batches| sqlite::write(folder.path(), batches).await)
+            .await?;
+    judge(&drain, &floor, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", figures);
+
+    eprintln!("load:   {events} events to PostgreSQL: worker, then raw");
+    let (stack, drain) = backlog(Kind::OwnPostgres, events, "PostgreSQL", figures).await?;
+    let server = stack.postgres.as_ref().ok_or("no server")?;
+    let floor = fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[Batch]| {
+        postgres::write(&server.database().await, batches).await
+    })
+    .await?;
+    judge(&drain, &floor, (Goal::PostgresAgainstRaw, Goal::PostgresCpuBeyondRaw), "PostgreSQL", figures);
+    Ok(())
+}
+
+/// Queues `events` and lets a worker finish them.
+async fn backlog(
+    kind: Kind,
+    events: usize,
+    column: &str,
+    figures: &mut Figures,
+) -> Result<(Stack, Drain), Failure> {
+    let mut stack = stack("always", 0).database(kind).start().await;
+    announce(&stack).await;
+    fill::events(&stack.redis, events, true).await?;
+    let drained = drain::drain(&mut stack, &names(0), u64::MAX).await?;
+    drain::stop(&mut stack).await;
+    let (finished, dead) = (finished(&stack, 0).await, stack.dead("mux").await);
+    if finished != events as u64 || dead > 0 {
+        figures.fault(format!("{column}: {events} were queued, {finished} finished, {dead} are dead"));
+    }
+    // What is written at once has one time of processing.
+    let sql = "SELECT count(DISTINCT processed_at) AS n FROM webhook_events WHERE platform = 'mux'";
+    let transactions = stack.database.rows(sql, &[]).await;
+    let transactions = transactions.first().and_then(|row| row["n"].as_u64()).unwrap_or(0).max(1);
+    let batch = (finished as f64 / transactions as f64).ceil() as usize;
+    figures.add(SECTION, "worker, events/s", column, drained.per_second);
+    figures.add(SECTION, "worker CPU µs/event", column, drained.worker_cpu_us);
+    figures.add(SECTION, "Redis CPU µs/event", column, drained.redis_cpu_us);
+    figures.add(SECTION, "worker, events per transaction", column, batch as f64);
+    Ok((stack, Drain { per_second: drained.per_second, cpu_us: drained.worker_cpu_us, batch }))
+}
+
+/// The floor at 500 rows a transaction and at the worker's own size; the faster one counts.
+async fn fastest(
+    rows: &[Row],
+    batch: usize,
+    column: &str,
+    figures: &mut Figures,
+    write: impl AsyncFn(&[Batch]) -> Result<Written, Failure>,
+) -> Result<Written, Failure> {
+    let fixed = write(&rows::batches(rows, BATCH)).await?;
+    figures.add(SECTION, "raw at 500 rows a transaction, rows/s", column, fixed.rows_per_second);
+    figures.add(SECTION, "raw at 500 rows a transaction, CPU µs/row", column, fixed.cpu_us);
+    let own = write(&rows::batches(rows, batch)).await?;
+    figures.add(SECTION, "raw at the worker's size, rows/s", column, own.rows_per_second);
+    figures.add(SECTION, "raw at the worker's size, CPU µs/row", column, own.cpu_us);
+    Ok(faster(fixed, own))
+}
+
+fn faster(a: Written, b: Written) -> Written {
+    if a.rows_per_second >= b.rows_per_second { a } else { b }
+}
+
+fn judge(drain: &Drain, floor: &Written, goals: (Goal, Goal), column: &str, figures: &mut Figures) {
+    let against = ratio(drain.per_second, floor.rows_per_second);
+    let beyond = drain.cpu_us - floor.cpu_us;
+    figures.add(SECTION, "worker / faster raw, per second", column, against);
+    figures.add(SECTION, "worker CPU beyond it, µs/event", column, beyond);
+    figures.goal(goals.0, against);
+    figures.goal(goals.1, beyond);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_faster_floor_counts() {
+        let written = |rows_per_second| Written { rows_per_second, cpu_us: 1.0 };
+        let mut figures = Figures::default();
+        let floor = faster(written(10.0), written(20.0));
+        let drain = Drain { per_second: 15.0, cpu_us: 9.0, batch: 1 };
+        judge(&drain, &floor, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", &mut figures);
+        assert_eq!(figures.of_goal(Goal::SqliteAgainstRaw), Some(0.75));
+        assert_eq!(figures.of_goal(Goal::SqliteCpuBeyondRaw), Some(8.0));
+    }
+}

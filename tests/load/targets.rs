@@ -1,0 +1,181 @@
+//! What is aimed at, as data: every bound in one place.
+//!
+//! Guarantee: a target is met only by a value that was measured; what was not is said to be not measured.
+
+use serde::{Serialize, Serializer};
+
+use crate::figures::Figures;
+
+/// What is measured against a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub(crate) enum Goal {
+    AcceptedAgainstPool,
+    AcceptedAgainstFastify,
+    IngressCpuAgainstBare,
+    RedisCpu,
+    SqliteAgainstRaw,
+    PostgresAgainstRaw,
+    SqliteCpuBeyondRaw,
+    PostgresCpuBeyondRaw,
+    AcceptP99,
+    CommitP50,
+    CommitP99,
+    MemoryIngress,
+    MemoryWorker,
+    CostQueued,
+    CostRemembered,
+    CostPlatforms,
+    BytesRemembered,
+    BytesQueued,
+    IdleIngress,
+    IdleWorker,
+    StartIngress,
+    StartWorker,
+}
+
+/// Which side of a bound is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Direction {
+    /// The bound or more.
+    AtLeast,
+    /// The bound or less.
+    AtMost,
+}
+
+/// A goal and its bound.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Target {
+    pub(crate) goal: Goal,
+    pub(crate) name: &'static str,
+    pub(crate) direction: Direction,
+    pub(crate) bound: f64,
+    pub(crate) unit: &'static str,
+}
+
+/// What became of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Met,
+    Missed,
+    NotMeasured,
+}
+
+/// A target, what was measured, and what that means.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Judged {
+    #[serde(flatten)]
+    pub(crate) target: Target,
+    #[serde(serialize_with = "finite")]
+    pub(crate) measured: Option<f64>,
+    pub(crate) verdict: Verdict,
+}
+
+const fn at_least(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> Target {
+    Target { goal, name, direction: Direction::AtLeast, bound, unit }
+}
+
+const fn at_most(goal: Goal, bound: f64, unit: &'static str, name: &'static str) -> Target {
+    Target { goal, name, direction: Direction::AtMost, bound, unit }
+}
+
+/// All of them.
+pub(crate) const TARGETS: [Target; 22] = [
+    at_least(
+        Goal::AcceptedAgainstPool,
+        3.0,
+        "×",
+        "accepted/s at always, against one script per request over a pool",
+    ),
+    at_least(Goal::AcceptedAgainstFastify, 3.0, "×", "accepted/s at always, against Fastify + ioredis at everysec"),
+    at_most(Goal::IngressCpuAgainstBare, 2.0, "×", "ingress CPU per event at always, against the bare handler"),
+    at_most(Goal::RedisCpu, 14.0, "µs", "Redis CPU per event at always: enqueue + read + settle"),
+    at_least(Goal::SqliteAgainstRaw, 0.6, "×", "worker to SQLite, events/s against raw batched writes"),
+    at_least(Goal::PostgresAgainstRaw, 0.6, "×", "worker to PostgreSQL, events/s against raw batched writes"),
+    at_most(Goal::SqliteCpuBeyondRaw, 12.0, "µs", "worker to SQLite, CPU per event beyond that floor"),
+    at_most(Goal::PostgresCpuBeyondRaw, 12.0, "µs", "worker to PostgreSQL, CPU per event beyond that floor"),
+    at_most(Goal::AcceptP99, 10.0, "ms", "half the maximum rate, at always: accept, p99"),
+    at_most(Goal::CommitP50, 10.0, "ms", "half the maximum rate, at always: accept to commit, p50"),
+    at_most(Goal::CommitP99, 60.0, "ms", "half the maximum rate, at always: accept to commit, p99"),
+    at_most(Goal::MemoryIngress, 64.0, "MiB", "resident memory: ingress under full load"),
+    at_most(Goal::MemoryWorker, 128.0, "MiB", "resident memory: worker with 1,000,000 queued"),
+    at_most(Goal::CostQueued, 1.1, "×", "cost per event with 1,000,000 queued, against none"),
+    at_most(Goal::CostRemembered, 1.1, "×", "cost per event with 5,000,000 remembered ids, against none"),
+    at_most(Goal::CostPlatforms, 1.3, "×", "cost per event with 200 active platforms, against one"),
+    at_most(Goal::BytesRemembered, 165.0, "B", "Redis memory per remembered id"),
+    at_most(Goal::BytesQueued, 230.0, "B", "Redis memory per queued, unread event beyond its body"),
+    at_most(Goal::IdleIngress, 0.5, "%", "idle ingress with 200 platforms, of a core"),
+    at_most(Goal::IdleWorker, 0.5, "%", "idle worker with 200 platforms, of a core"),
+    at_most(Goal::StartIngress, 300.0, "ms", "cold start to ready: ingress"),
+    at_most(Goal::StartWorker, 300.0, "ms", "cold start to ready: worker"),
+];
+
+impl Target {
+    /// What `measured` means for it.
+    pub(crate) fn judge(self, measured: Option<f64>) -> Judged {
+        let met = measured.map(|value| match self.direction {
+            Direction::AtLeast => value >= self.bound,
+            Direction::AtMost => value <= self.bound,
+        });
+        let verdict = match met {
+            Some(true) => Verdict::Met,
+            Some(false) => Verdict::Missed,
+            None => Verdict::NotMeasured,
+        };
+        Judged { target: self, measured, verdict }
+    }
+}
+
+/// Every target, judged.
+pub(crate) fn judge(figures: &Figures) -> Vec<Judged> {
+    TARGETS.into_iter().map(|target| target.judge(figures.of_goal(target.goal))).collect()
+}
+
+/// JSON knows no infinity.
+fn finite<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.filter(|value| value.is_finite()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_bound_itself_is_good_on_both_sides() {
+        let least = at_least(Goal::AcceptedAgainstPool, 3.0, "×", "a");
+        let most = at_most(Goal::RedisCpu, 14.0, "µs", "b");
+        for (target, value, verdict) in [
+            (least, 3.0, Verdict::Met),
+            (least, 2.99, Verdict::Missed),
+            (most, 14.0, Verdict::Met),
+            (most, 14.01, Verdict::Missed),
+            (most, f64::INFINITY, Verdict::Missed),
+            (most, f64::NAN, Verdict::Missed),
+            (least, f64::NAN, Verdict::Missed),
+        ] {
+            assert_eq!(target.judge(Some(value)).verdict, verdict, "{value}");
+        }
+        assert_eq!(most.judge(None).verdict, Verdict::NotMeasured);
+    }
+
+    #[test]
+    fn every_goal_has_one_target() {
+        let goals: BTreeSet<Goal> = TARGETS.iter().map(|target| target.goal).collect();
+        assert_eq!(goals.len(), TARGETS.len());
+    }
+
+    #[test]
+    fn a_value_that_json_does_not_know_is_null() {
+        let judged = TARGETS[0].judge(Some(f64::INFINITY));
+        let json = serde_json::to_value(judged).unwrap();
+        assert_eq!(json["measured"], serde_json::Value::Null);
+        assert_eq!((json["verdict"].as_str(), json["goal"].as_str()), (Some("met"), Some("accepted_against_pool")));
+    }
+}
