@@ -19,6 +19,7 @@ COPY ingress/Cargo.toml ingress/
 COPY worker/Cargo.toml worker/
 COPY dlq-tool/Cargo.toml dlq-tool/
 COPY tests/Cargo.toml tests/
+COPY tests/benches/Cargo.toml tests/benches/
 RUN mkdir shared/src ingress/src worker/src dlq-tool/src tests/src \
  && touch shared/src/lib.rs ingress/src/lib.rs worker/src/lib.rs tests/src/lib.rs \
  && for binary in ingress worker dlq-tool; do echo 'fn main() {}' > "$binary/src/main.rs"; done \

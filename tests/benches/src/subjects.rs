@@ -1,0 +1,175 @@
+//! What is counted, each with inputs made beforehand.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use ::tests::sender::{
+    LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, livekit_event, rfc3339,
+};
+use ::tests::sign::{self, Signed};
+use bytes::Bytes;
+use ingress::{Identified, identify};
+use shared::config::Env;
+use shared::event::{Envelope, NewEvent, StreamId};
+use shared::json::Document;
+use shared::platform::Platform;
+use shared::platform::registry::Registry;
+use shared::queue::{Entry, decode, encode};
+use shared::signature::{Keys, verify};
+use worker::effects::plan;
+
+use crate::EVENTS;
+
+/// Works on the event of that number.
+pub(crate) type Work = Box<dyn FnMut(usize)>;
+type Prepared = Result<Work, Box<dyn Error>>;
+type Prepare = fn() -> Prepared;
+
+/// All of them.
+pub(crate) const SUBJECTS: [(&str, Prepare); 11] = [
+    ("verify mux: pairs", || verifying(MUX)),
+    ("verify netflix: hmac", || verifying(NETFLIX)),
+    ("verify livekit: jwt", || verifying(LIVEKIT)),
+    ("parse the JSON of mux", || parsing(MUX)),
+    ("identify mux: by id", || identifying(MUX)),
+    ("identify livekit: by id", || identifying(LIVEKIT)),
+    ("identify netflix: schema and hash", || identifying(NETFLIX)),
+    ("encode an entry", encoding),
+    ("decode an entry", decoding),
+    ("plan a status", || planning(MUX)),
+    ("plan a content", || planning(NETFLIX)),
+];
+
+/// When everything is signed and received.
+const NOW_S: i64 = 1_770_000_000;
+const NOW_MS: i64 = NOW_S * 1000;
+
+/// A platform and its `i`-th signed event.
+struct Source {
+    platform: &'static str,
+    event: fn(usize) -> Signed,
+}
+
+const MUX: Source = Source { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };
+
+const LIVEKIT: Source = Source {
+    platform: "livekit",
+    event: |i| {
+        let body = livekit_event(&format!("EV_{i:04}"), "room_started", "room", NOW_S).to_string();
+        sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, NOW_S, body.as_bytes())
+    },
+};
+
+const NETFLIX: Source = Source {
+    platform: "netflix",
+    event: |i| {
+        let body = content_event("content_added", &format!("content-{i:04}"), "A title", NOW_MS).to_string();
+        sign::generic("netflix", NETFLIX_SECRET, body.as_bytes())
+    },
+};
+
+/// A provider's event of about 500 bytes.
+fn mux(i: usize) -> String {
+    let at = rfc3339(NOW_MS - 1000 + i as i64);
+    format!(
+        r#"{{"type":"video.live_stream.active","id":"event-{i:08}","created_at":"{at}","object":{{"type":"live","id":"ls-room-{i:03}"}},"environment":{{"name":"Production","id":"k9f2xz"}},"data":{{"id":"ls-room-{i:03}","passthrough":"room-{i:03}","status":"active","stream_key":"abcd1234-ab12-cd34-ef56-abcdef123456","playback_ids":[{{"policy":"public","id":"aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789"}}],"latency_mode":"reduced","reconnect_window":60,"max_continuous_duration":43200}},"attempts":[],"request_id":null}}"#
+    )
+}
+
+/// A platform with signed events.
+struct Subject {
+    platform: Arc<Platform>,
+    keys: Keys,
+    events: Vec<(Vec<(String, String)>, Bytes)>,
+}
+
+impl Subject {
+    fn of(source: Source) -> Result<Self, Box<dyn Error>> {
+        let registry = Registry::load(None).map_err(|problems| format!("{problems:?}"))?;
+        let env = Env::from_pairs([
+            ("STREAMING_WEBHOOK_SIGNING_SECRET", MUX_SECRET),
+            ("LIVEKIT_API_KEY", LIVEKIT_KEY),
+            ("LIVEKIT_API_SECRET", LIVEKIT_SECRET),
+            ("NETFLIX_WEBHOOK_SECRET", NETFLIX_SECRET),
+        ]);
+        let mut keys = registry.resolve(&env).map_err(|problems| format!("{problems:?}"))?;
+        let platform = registry.get(source.platform).ok_or("a bundled platform is missing")?;
+        let keys = keys.remove(&platform.name).ok_or("a secret is missing")?;
+        let events = (0..EVENTS).map(source.event).map(|signed| (signed.headers, Bytes::from(signed.body)));
+        Ok(Self { platform: Arc::clone(platform), keys, events: events.collect() })
+    }
+
+    /// The events as ingress queues them.
+    fn queued(&self) -> Result<Vec<NewEvent>, Box<dyn Error>> {
+        let queued = |(headers, body): &(Vec<(String, String)>, Bytes)| {
+            let genuine = verify(&self.platform.scheme, &self.keys, headers, body, NOW_MS);
+            match identify(&self.platform, &genuine.map_err(|refusal| refusal.to_string())?, body)? {
+                Identified::One(event) => Ok(event),
+                Identified::Batch(_) => Err("a batch".into()),
+            }
+        };
+        self.events.iter().map(queued).collect()
+    }
+}
+
+fn verifying(source: Source) -> Prepared {
+    let Subject { platform, keys, events } = Subject::of(source)?;
+    Ok(Box::new(move |i| {
+        let (headers, body) = &events[i];
+        assert!(black_box(verify(&platform.scheme, &keys, headers, body, NOW_MS)).is_ok(), "refused");
+    }))
+}
+
+fn parsing(source: Source) -> Prepared {
+    let Subject { events, .. } = Subject::of(source)?;
+    Ok(Box::new(move |i| assert!(black_box(Document::parse(&events[i].1)).is_ok(), "refused")))
+}
+
+/// What was verified borrows from its request, which is made to last as long as the process.
+fn identifying(source: Source) -> Prepared {
+    let subject: &'static Subject = Box::leak(Box::new(Subject::of(source)?));
+    let verified = subject.events.iter().map(|(headers, body)| {
+        verify(&subject.platform.scheme, &subject.keys, headers, body, NOW_MS)
+            .map_err(|refusal| refusal.to_string())
+    });
+    let verified = verified.collect::<Result<Vec<_>, _>>()?;
+    Ok(Box::new(move |i| {
+        let event = identify(&subject.platform, &verified[i], &subject.events[i].1);
+        assert!(black_box(event).is_ok(), "refused");
+    }))
+}
+
+fn origin(i: usize) -> StreamId {
+    StreamId { ms: NOW_MS as u64, seq: i as u64 }
+}
+
+fn encoding() -> Prepared {
+    let events = Subject::of(MUX)?.queued()?;
+    Ok(Box::new(move |i| drop(black_box(encode(&events[i], NOW_MS, NOW_MS, origin(i))))))
+}
+
+fn entries(source: Source) -> Result<(Arc<Platform>, Vec<Entry>), Box<dyn Error>> {
+    let subject = Subject::of(source)?;
+    let events = subject.queued()?;
+    let entry = |(i, event)| Entry { id: origin(i), fields: Some(encode(event, NOW_MS, NOW_MS, origin(i))) };
+    Ok((subject.platform, events.iter().enumerate().map(entry).collect()))
+}
+
+/// Reading an entry uses it up, so each is there twice.
+fn decoding() -> Prepared {
+    let (_, entries) = entries(MUX)?;
+    let mut again: Vec<Option<Entry>> = entries.iter().cloned().map(Some).collect();
+    let mut first: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+    Ok(Box::new(move |i| {
+        let entry = first[i].take().or_else(|| again[i].take());
+        assert!(black_box(entry.map(decode)).is_some_and(|event| event.is_ok()), "refused");
+    }))
+}
+
+/// From an envelope to what is to be changed.
+fn planning(source: Source) -> Prepared {
+    let (platform, entries) = entries(source)?;
+    let envelopes: Vec<Envelope> = entries.into_iter().map(decode).collect::<Result<_, _>>()?;
+    Ok(Box::new(move |i| assert!(black_box(plan(&platform, &envelopes[i])).is_ok(), "refused")))
+}
