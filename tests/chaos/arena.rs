@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::generator::{REALCAST_SECRET, STREAMGANK_SECRET, STUDIO, STUDIO_SECRET};
 use tests::ledger::watch;
@@ -52,6 +52,10 @@ pub(crate) struct Arena {
     pub(crate) ingresses: Vec<Node>,
     pub(crate) workers: Vec<Node>,
     pub(crate) redis_clock: Result<Clock, &'static str>,
+    /// How far ahead of the true time that is, in s.
+    pub(crate) redis_ahead: i64,
+    /// When it was set so far ahead that all markers had outlived their time.
+    pub(crate) outlived: Vec<Instant>,
     pub(crate) redis_disk: Option<Disk>,
     pub(crate) database_disk: Option<Disk>,
     /// Of a Redis that does not sync before it answers.
@@ -115,6 +119,8 @@ impl Arena {
             ingresses,
             workers,
             redis_clock,
+            redis_ahead: 0,
+            outlived: Vec::new(),
             redis_disk,
             database_disk,
             aof,

@@ -1,6 +1,6 @@
 //! How each kind of fault is done, and how it is undone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -22,6 +22,9 @@ const LOCKS: Duration = Duration::from_secs(1);
 const PLATFORMS: [&str; 7] = ["sessions", "mux", "livekit", "realcast", "netflix", "streamgank", "studio"];
 /// Where wall clocks jump to, in seconds ahead of the true time. A day and an hour outlast every marker.
 const JUMPS: [i64; 10] = [0, 30, -30, 0, 240, -240, 0, 3_600, -3_600, 90_000];
+
+/// How long Redis remembers an event, in s: ingress's `DEDUP_TTL_HOURS`.
+const REMEMBERED: i64 = 86_400;
 
 /// What ends a fault.
 pub(crate) enum Lift {
@@ -107,6 +110,10 @@ pub(crate) async fn inject(arena: &mut Arena, fault: &Fault) -> Option<Lift> {
         }
         Kind::ClockIngress => {
             let at = arena.pick(Which::Ingress, target)?;
+            // Of two clocks that agree nobody can tell that both are wrong.
+            if jump(extent) != 0 && jump(extent) == arena.redis_ahead {
+                return None;
+            }
             arena.ingresses[at].clock.as_ref().ok()?.set(jump(extent));
             Lift::IngressClock(at)
         }
@@ -116,7 +123,12 @@ pub(crate) async fn inject(arena: &mut Arena, fault: &Fault) -> Option<Lift> {
             Lift::Nothing
         }
         Kind::ClockRedis => {
-            arena.redis_clock.as_ref().ok()?.set(jump(extent));
+            let ahead = jump(extent);
+            arena.redis_clock.as_ref().ok()?.set(ahead);
+            if ahead - arena.redis_ahead >= REMEMBERED {
+                arena.outlived.push(Instant::now());
+            }
+            arena.redis_ahead = ahead;
             Lift::Nothing
         }
     };

@@ -52,7 +52,8 @@ pub(crate) async fn run(options: &Options) -> Report {
     let promises = oracle.promises();
     let losses = arena.aof.iter().flat_map(|aof| aof.losses(oracle.began()));
     let forgetful = losses.map(|(from, until)| from..=until + SHARED_INSTANT).collect();
-    let terms = Terms { session_wait: session_wait(options), forgetful };
+    let outlived = arena.outlived.iter().map(|at| at.saturating_duration_since(oracle.began())).collect();
+    let terms = Terms { session_wait: session_wait(options), forgetful, outlived };
     let verdict = judge(&promises, &found, &terms);
     let mut complaints = oracle.complaints();
     complaints.append(&mut arena.complaints);

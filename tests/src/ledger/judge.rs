@@ -26,6 +26,9 @@ pub struct Terms {
     /// The times (since the beginning) in which an answer may have been given whose event a Redis without
     /// `appendfsync always` forgot afterwards. Empty: nothing may be lost.
     pub forgetful: Vec<RangeInclusive<Duration>>,
+    /// When Redis's clock was set so far ahead that every marker had outlived its time. A request that was under way may
+    /// be accepted again then, and its event be a dead letter twice: only the database never forgets.
+    pub outlived: Vec<Duration>,
 }
 
 /// How often something happened, with some examples.
@@ -165,6 +168,9 @@ impl<'f> Whereabouts<'f> {
             }
             [] => verdict.lost.add(|| format!("{}: promised at {:?}, nowhere now", named(), promise.promised)),
             [place] => *verdict.places.entry(*place).or_default() += 1,
+            places if terms.outlived.iter().any(|at| *at > promise.promised) && self.ledger.len() <= 1 => {
+                *verdict.places.entry(places[0]).or_default() += 1;
+            }
             places => verdict.twice.add(|| format!("{}: {places:?}", named())),
         }
         for entry in &self.queued {

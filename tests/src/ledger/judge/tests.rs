@@ -68,7 +68,11 @@ fn dead(code: &str) -> Queued {
 fn after(change: impl FnOnce(&mut Vec<Promise>, &mut Found)) -> Verdict {
     let (mut promises, mut found) = good();
     change(&mut promises, &mut found);
-    judge(&promises, &found, &Terms { session_wait: Duration::from_secs(30), forgetful: Vec::new() })
+    judge(&promises, &found, &terms())
+}
+
+fn terms() -> Terms {
+    Terms { session_wait: Duration::from_secs(30), ..Terms::default() }
 }
 
 /// The names and numbers of what failed.
@@ -107,10 +111,26 @@ fn what_redis_may_have_forgotten_is_told_apart_from_what_it_may_not() {
     let (promises, mut found) = good();
     found.queued.clear();
     let second = Duration::from_secs(1);
-    let judged = |times| judge(&promises, &found, &Terms { session_wait: second, forgetful: vec![times] });
+    let judged = |times| {
+        judge(&promises, &found, &Terms { session_wait: second, forgetful: vec![times], ..Terms::default() })
+    };
     let verdict = judged(2 * second..=4 * second);
     assert!(verdict.is_good() && verdict.forgotten.count == 1, "{verdict:?}");
     assert_eq!(failed(&judged(4 * second..=5 * second)), [("lost", 1)]);
+}
+
+#[test]
+fn only_what_a_marker_has_outlived_may_be_dead_twice() {
+    let (promises, mut found) = good();
+    found.queued.push(dead("session_conflict"));
+    found.counted.insert("studio".to_owned(), (2, 2));
+    let judged = |outlived| judge(&promises, &found, &Terms { outlived, ..terms() });
+    assert_eq!(failed(&judged(vec![])), [("twice", 1)]);
+    assert_eq!(failed(&judged(vec![promises[3].promised])), [("twice", 1)], "it was promised later");
+    assert!(judged(vec![promises[3].promised + Duration::from_millis(1)]).is_good());
+    found.ledger.push(found.ledger[0].clone());
+    let twice = judge(&promises, &found, &Terms { outlived: vec![Duration::from_secs(600)], ..terms() });
+    assert!(failed(&twice).iter().any(|(name, _)| *name == "twice"), "the database never forgets");
 }
 
 #[test]
