@@ -206,6 +206,7 @@ impl Bodies {
             }
             let permits = u32::try_from(bytes).map_err(|_| Error::Busy)?;
             let room = Arc::clone(&self.in_flight).acquire_many_owned(permits);
+            let _waiting = self.unfinished.waits();
             let yields = async {
                 match place {
                     Some(place) => place.told_to_yield().await,

@@ -14,6 +14,8 @@ struct Waited {
     next: u64,
     /// Those that were told to yield and have not done so yet.
     leaving: usize,
+    /// Those that wait for room: see [`Unfinished::waits`].
+    waiting: usize,
     bodies: BTreeMap<u64, One>,
 }
 
@@ -23,6 +25,10 @@ struct One {
     bytes: usize,
     told: Arc<Notify>,
 }
+
+/// Somebody who waits for room, until dropped.
+#[derive(Debug)]
+pub(super) struct Waiting(Unfinished);
 
 /// One's place in the order, given up when it is dropped.
 #[derive(Debug)]
@@ -58,7 +64,7 @@ impl Unfinished {
         }
         let Some(last) = last.filter(|_| freed >= bytes) else {
             // What was missing a moment ago may have been given back meanwhile, or is about to be.
-            return bytes == 0 || all.leaving > 0;
+            return bytes == 0 || all.leaving > 0 || all.waiting > 0;
         };
         let rest = all.bodies.split_off(&(last + 1));
         for one in std::mem::replace(&mut all.bodies, rest).into_values() {
@@ -66,6 +72,13 @@ impl Unfinished {
             all.leaving += 1;
         }
         true
+    }
+
+    /// Counts one who waits for room. What is given back goes to those who wait, piece by piece, and is no body's until one
+    /// has all that it asked for; then that one is here and can be told to yield.
+    pub(super) fn waits(&self) -> Waiting {
+        self.lock().waiting += 1;
+        Waiting(self.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Waited> {
@@ -87,11 +100,32 @@ impl Place {
     }
 }
 
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.all.lock();
         if all.bodies.remove(&self.number).is_none() {
             all.leaving -= 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_refused_while_room_is_on_its_way_to_others() {
+        let all = Unfinished::default();
+        assert!(!all.yield_to(None, 1), "there is nothing to wait for");
+        let waiting = all.waits();
+        assert!(all.yield_to(None, 1));
+        drop(waiting);
+        assert!(!all.yield_to(None, 1));
     }
 }
