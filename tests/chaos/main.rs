@@ -16,7 +16,6 @@
 
 mod aof;
 mod arena;
-mod binaries;
 mod clocks;
 mod disks;
 mod engine;
@@ -40,7 +39,7 @@ fn main() -> ExitCode {
     if let Err(error) = disks::own_mounts() {
         eprintln!("chaos: no mounts of its own ({error}): disks will not run full");
     }
-    if let Err(error) = binaries::build() {
+    if let Err(error) = tests::binaries::build("chaos") {
         eprintln!("chaos: {error}");
         return ExitCode::FAILURE;
     }

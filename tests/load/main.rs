@@ -17,7 +17,6 @@
 #![allow(clippy::print_stderr)]
 
 mod answer;
-mod binaries;
 mod cpu;
 mod figures;
 mod floors;
@@ -66,7 +65,7 @@ fn main() -> ExitCode {
 /// The generator shares one thread with everything else here: on a small machine more threads would only take time from
 /// what is measured.
 fn load(options: &Options) -> Result<bool, Failure> {
-    binaries::build()?;
+    tests::binaries::build("load")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let figures = runtime.block_on(async { tokio::time::timeout(WHOLE_RUN, run::all(options)).await })??;
     let report = report::Report::new(options, figures);

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod admin;
+pub mod binaries;
 pub mod cluster;
 pub mod collector;
 pub mod database;

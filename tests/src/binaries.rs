@@ -1,17 +1,20 @@
-//! The binaries that run are those of the sources at hand.
+//! The binaries that a tool runs are those of the sources at hand.
 
 use std::error::Error;
 use std::process::Command;
 
 /// Builds `ingress` and `worker` with the profile of this program. `cargo run` builds one package's binaries only; run
-/// without cargo, this program takes what lies beside it.
-pub(crate) fn build() -> Result<(), Box<dyn Error>> {
+/// without cargo, this program takes what lies beside it. `tool` is what it calls itself.
+///
+/// # Errors
+/// When they cannot be built.
+pub fn build(tool: &str) -> Result<(), Box<dyn Error>> {
     let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
-    eprintln!("chaos: building ingress and worker");
+    eprintln!("{tool}: building ingress and worker");
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--package", "ingress", "--package", "worker", "--bins"]);
     if cfg!(debug_assertions) {
-        eprintln!("chaos: this is a debug build: the times say little (use --release)");
+        eprintln!("{tool}: this is a debug build: its figures say little (use --release)");
     } else {
         command.arg("--release");
     }
