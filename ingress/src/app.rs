@@ -193,13 +193,14 @@ fn serve(
     let follower = ingress.clone();
     let connections = Connections::new(connections::within_files(config.max_connections));
     let per_thread = connections::per_thread(connections.most(), config.workers);
-    tokio::spawn(connections.clone().sweep(stop.clone()));
+    let sweeping = stop.clone();
     let following = tokio::spawn(async move { follower.directory.follow(stop).await });
     let known = ingress.clone();
     let entering = connections.clone();
     // Head size, keep-alive and message framing stay as actix has them: its defaults refuse what smuggling needs.
     let app = move || {
         let connections = connections.clone();
+        actix_web::rt::spawn(connections.clone().sweep(sweeping.clone()));
         App::new()
             .app_data(ingress.clone())
             .wrap_fn(closing::guard)

@@ -6,8 +6,8 @@
 //! without need no connection stays open without a request for longer than [`SILENCE`], nor one on which a head begins
 //! and never ends. It is closed without an answer, which every sender tries again: a bound of our own in place of actix's,
 //! whose 408 for the first head would also meet genuine senders after this process was frozen or starved of its CPU, and
-//! to some providers 4xx is final. Silence is found twice, a [`SWEEP`] apart, so that after such a time this process first reads
-//! what has come in meanwhile.
+//! to some providers 4xx is final. Silence is found twice, a [`SWEEP`] apart and by the thread that serves the
+//! connection, so that after such a time it first reads what has come in meanwhile.
 //!
 //! Who is at the other end is not asked: behind a balancer all senders have one address.
 
@@ -17,6 +17,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use actix_web::Error as Failure;
@@ -50,6 +51,8 @@ struct All {
 struct One {
     /// A second handle on the connection: closing it is felt by whoever reads from the first.
     socket: TcpStream,
+    /// Who serves it.
+    thread: ThreadId,
     /// Requests in progress.
     requests: AtomicU32,
     /// Since when there was none, in ms since the process began.
@@ -95,8 +98,13 @@ impl Connections {
         // Out of file descriptors, which the bound is there to prevent: it is served, and ends by actix's own bounds.
         let Ok(socket) = socket else { return };
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let (requests, silent_since) = (AtomicU32::new(0), AtomicU64::new(self.now()));
-        let one = Arc::new(One { socket, requests, silent_since, seen_silent: AtomicBool::new(false) });
+        let one = Arc::new(One {
+            socket,
+            thread: thread::current().id(),
+            requests: AtomicU32::new(0),
+            silent_since: AtomicU64::new(self.now()),
+            seen_silent: AtomicBool::new(false),
+        });
         let mut open = self.lock();
         if open.len() >= self.0.most {
             self.0.reached.store(true, Ordering::Relaxed);
@@ -127,7 +135,7 @@ impl Connections {
         }
     }
 
-    /// Closes what is silent for too long, until `stop`.
+    /// Closes what is silent for too long of what this thread serves, until `stop`.
     pub(crate) async fn sweep(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
             self.close_silent(SILENCE);
@@ -139,8 +147,11 @@ impl Connections {
     }
 
     fn close_silent(&self, longest: Duration) {
-        let before = self.now().saturating_sub(millis(longest));
+        let (before, here) = (self.now().saturating_sub(millis(longest)), thread::current().id());
         self.lock().retain(|_, one| {
+            if one.thread != here {
+                return true;
+            }
             let silent = !one.is_busy() && one.silent_since.load(Ordering::Relaxed) <= before;
             let closes = one.seen_silent.swap(silent, Ordering::Relaxed) && silent;
             if closes {
@@ -308,6 +319,20 @@ mod tests {
         look().await;
         look().await;
         assert!(is_closed(&mut working));
+    }
+
+    #[tokio::test]
+    async fn silence_is_found_by_the_thread_that_would_have_read() {
+        let (all, listener) = (Connections::new(9), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (mut idle, _idle) = open(&all, &listener);
+        let look = || all.close_silent(Duration::ZERO);
+        thread::scope(|scope| {
+            scope.spawn(|| (look(), look()));
+        });
+        look();
+        assert!(!is_closed(&mut idle), "what another thread sees says nothing");
+        look();
+        assert!(is_closed(&mut idle));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What Redis promises, watched: is it there, does it keep what it confirms, is it the one we knew, what time is it.
 //!
 //! Guarantee: [`RedisHealth`] never says better than the last answer. A setting that cannot be read is unknown, and
-//! unknown is not strict. Of a cluster every primary is watched: it is up while one of them answers, and what it promises is
+//! unknown is not strict. What this process missed because it was stopped itself is not held against Redis. Of a cluster every primary is watched: it is up while one of them answers, and what it promises is
 //! what the weakest promises, unknown while one does not answer.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use redis::{InfoDict, Value, cmd};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Server, tag_of};
+use super::connection::{RESPONSE_TIMEOUT, Server, tag_of};
 use super::keys::{META, sentinel};
 use super::{Connection, Fault, Layout, Queue};
 use crate::clock::{self, Reading};
@@ -24,6 +24,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const SETTINGS_EVERY: Duration = Duration::from_secs(60);
 /// What is no drift, nor a slow answer, but a clock that was set.
 const JUMP_MS: u64 = 2_000;
+/// What takes longer took this process's own time: no reply is waited for longer.
+const STOPPED: Duration = RESPONSE_TIMEOUT.saturating_add(Duration::from_millis(500));
 /// The field of the sentinel, see [`Queue::agree`].
 const SENTINEL: &str = "sentinel";
 
@@ -223,7 +225,12 @@ impl Monitor {
 
     /// One look.
     pub async fn look(&mut self, health: &mut RedisHealth) {
-        if self.try_look(health).await.is_err() {
+        let begun = Instant::now();
+        let mut looked = self.try_look(health).await;
+        if looked.is_err() && begun.elapsed() > STOPPED {
+            looked = self.try_look(health).await;
+        }
+        if looked.is_err() {
             health.up = false;
             health.durability = None;
             self.read = None;
@@ -341,8 +348,14 @@ struct Look {
 
 impl Look {
     async fn at(server: &Server) -> Result<Self, Fault> {
-        let before = Instant::now();
-        let (seconds, micros): (i64, i64) = server.query(&cmd("TIME")).await?;
+        let mut before = Instant::now();
+        let mut time = server.query(&cmd("TIME")).await;
+        if before.elapsed() > STOPPED {
+            // What it said is from an unknown moment of that time.
+            before = Instant::now();
+            time = server.query(&cmd("TIME")).await;
+        }
+        let (seconds, micros): (i64, i64) = time?;
         let clock = (seconds * 1000 + micros / 1000, before + before.elapsed() / 2);
         let role: Result<Vec<Value>, Fault> = server.query(&cmd("ROLE")).await;
         let role = answered(role)?.and_then(|role| role.into_iter().next());

@@ -83,6 +83,26 @@ async fn health_follows_redis() {
 }
 
 #[tokio::test]
+async fn to_have_been_stopped_says_nothing_of_redis() {
+    let fixture = Fixture::with(RedisOptions::durable()).await;
+    let mut monitor = Monitor::new(fixture.queue.clone());
+    let mut health = RedisHealth::default();
+    monitor.look(&mut health).await;
+    // Everything of this process runs on this one thread, which stands still while a look is under way.
+    for turns in [0, 2, 4, 6, 8] {
+        let stop = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            std::thread::sleep(Duration::from_secs(3));
+        };
+        tokio::join!(monitor.look(&mut health), stop);
+        assert!(health.up && health.strict_ok(), "after {turns}: {health:?}");
+        assert!(health.skew_ms.unwrap().abs() < 500 && health.clock_jumps == 0, "after {turns}: {health:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_changed_setting_is_noticed() {
     let fixture = Fixture::with(RedisOptions::durable()).await;
     let mut monitor = Monitor::new(fixture.queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
