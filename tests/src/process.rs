@@ -17,6 +17,8 @@ use crate::poll;
 
 /// Lines of a log that a failure shows.
 const SHOWN_LINES: usize = 60;
+/// Longest that a process takes to stop: a thread that waits for a disk stops after that.
+const FROZEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// Reads `pid N`, `done N` and `dir PATH`; when the pipe closes, ends the pids that are left and removes the folders.
 const GUARDIAN: &str = r#"
@@ -289,9 +291,17 @@ impl Process {
         self.signal("INT");
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP. None of its threads runs any more when this returns.
+    ///
+    /// # Panics
+    /// When it cannot be stopped.
     pub fn freeze(&self) {
         self.signal("STOP");
+        let end = Instant::now() + FROZEN_WITHIN;
+        while !is_stopped(self.child().id()) {
+            assert!(Instant::now() < end, "{} goes on after SIGSTOP", self.program.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGCONT.
@@ -357,4 +367,19 @@ impl Drop for Process {
             eprintln!("--- {} (pid {}) ---\n{}\n---", self.program.name, self.pid(), self.tail());
         }
     }
+}
+
+/// Whether every thread of a process has stopped, or is gone.
+fn is_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        // Elsewhere than on Linux there is one state for all of them.
+        let state = Command::new("ps").args(["-o", "state=", "-p", &pid.to_string()]).output();
+        return state.map_or(true, |state| state.stdout.is_empty() || state.stdout.starts_with(b"T"));
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name before it is in parentheses, and may hold any.
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        state.is_none_or(|state| matches!(state, 'T' | 't' | 'Z' | 'X'))
+    })
 }

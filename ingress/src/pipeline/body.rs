@@ -1,7 +1,8 @@
 //! Reads a request's body, once, as the bytes on the wire, and decodes it where it is compressed.
 //!
 //! Guarantee: never more than `MAX_BODY_BYTES` of one request, on the wire and decoded, and never more than
-//! `MAX_IN_FLIGHT_BYTES` of all of them are held, and no sender keeps a request open longer than `BODY_TIMEOUT_MS`. Bytes
+//! `MAX_IN_FLIGHT_BYTES` of all of them are held, and no sender keeps a request open longer than `BODY_TIMEOUT_MS` and a
+//! second, in which is read what came in while this process was frozen or starved: to some providers a 4xx is final. Bytes
 //! count as they arrive, not as they are announced, so nobody can use up the bound by announcing; what was read stays
 //! counted until its [`Held`] is dropped, as what it was on the wire or, if that is more, decoded. Beside the bound there
 //! are only the bodies that are being decoded at this moment: one per HTTP thread, and as many again.
@@ -34,6 +35,8 @@ mod unfinished;
 const FIRST_RESERVE: usize = 64 * 1024;
 /// Bytes that are decoded on an HTTP thread: about a millisecond. What becomes larger is decoded apart, from its beginning.
 const DECODED_AT_ONCE: usize = 256 * 1024;
+/// How long after its time a body is still read: a timer may be seen sooner than what came in before it.
+const UNREAD: Duration = Duration::from_secs(1);
 /// How long those that were told to yield may take to do so.
 const YIELDED_WITHIN: Duration = Duration::from_secs(1);
 /// After which time it is looked whether more have to.
@@ -89,7 +92,15 @@ impl Bodies {
         let mut collected = pin!(self.collect(payload, reserve));
         let (bytes, held) = match at_once(collected.as_mut()).await {
             Some(collected) => collected,
-            None => tokio::time::timeout(self.timeout, collected).await.unwrap_or(Err(Error::BodyTimeout)),
+            None => {
+                let in_time = Box::pin(async {
+                    if let Ok(done) = tokio::time::timeout(self.timeout, collected.as_mut()).await {
+                        return done;
+                    }
+                    tokio::time::timeout(UNREAD, collected).await.unwrap_or(Err(Error::BodyTimeout))
+                });
+                in_time.await
+            }
         }?;
         Ok(Body { bytes, coding, held })
     }
@@ -126,7 +137,7 @@ impl Bodies {
     /// # Errors
     /// Too much in flight.
     pub(crate) async fn hold_more(&self, held: &mut Held, bytes: usize) -> Result<(), Error> {
-        if bytes == 0 { Ok(()) } else { self.make_room(&mut held.0, bytes, None).await }
+        self.make_room(&mut held.0, bytes, None).await
     }
 
     async fn decode_apart(&self, coding: Coding, wire: Bytes) -> Result<Result<Vec<u8>, Undecodable>, Error> {
@@ -141,6 +152,7 @@ impl Bodies {
         tokio::task::spawn_blocking(decode).await.map_err(|_| Error::Internal)
     }
 
+    /// Reads to the end. What only slow and crowded-out bodies need is kept apart: every request has one of these.
     async fn collect(&self, payload: &mut Payload, reserve: usize) -> Result<(Bytes, Held), Error> {
         // Given up after what is held, so that nobody believes it gone while it is not.
         let mut place: Option<Place> = None;
@@ -155,11 +167,14 @@ impl Bodies {
                 None => {
                     let place = place.get_or_insert_with(|| self.unfinished.enter());
                     place.holds(length);
-                    tokio::select! {
-                        biased;
-                        part = payload.next() => part,
-                        () = place.told_to_yield() => return Err(Error::Busy),
-                    }
+                    let part = async {
+                        tokio::select! {
+                            biased;
+                            part = payload.next() => Some(part),
+                            () = place.told_to_yield() => None,
+                        }
+                    };
+                    Box::pin(part).await.ok_or(Error::Busy)?
                 }
             };
             let Some(part) = part else { break };
@@ -173,7 +188,7 @@ impl Bodies {
                 if held.is_some() {
                     place.get_or_insert_with(|| self.unfinished.enter()).holds(length - part.len());
                 }
-                self.make_room(&mut held, part.len(), place.as_ref()).await?;
+                Box::pin(self.make_room(&mut held, part.len(), place.as_ref())).await?;
             }
             // Most bodies are one part, which needs no copy.
             if first.is_empty() && rest.is_empty() {

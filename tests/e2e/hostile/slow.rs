@@ -138,22 +138,48 @@ async fn heads_that_drip_are_cut_off_even_behind_a_good_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_head_that_came_while_ingress_was_frozen_is_not_too_late() {
+async fn what_came_while_ingress_was_frozen_is_not_too_late() {
     // One thread, so that connections are taken in their order.
     let stack = Stack::builder().workers(0).ingress_env("INGRESS_WORKERS", "1").start().await;
-    let signed = event();
-    let mut early = connect(address(&stack), 2).await.unwrap();
-    stack.ingresses[0].sender().send(&event()).await.expect(202, "accepted");
+    let mut early = Vec::new();
+    for begun in [Begun::Nothing, Begun::Head, Begun::PartOfBody] {
+        let signed = event();
+        let mut stream = connect(address(&stack), 2).await.unwrap();
+        let whole = head(&signed, &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()));
+        let whole = [whole.as_bytes(), &signed.body].concat();
+        let body_at = whole.len() - signed.body.len();
+        let before = match begun {
+            Begun::Nothing => 0,
+            Begun::Head => body_at,
+            Begun::PartOfBody => body_at + 10,
+        };
+        stream.write_all(&whole[..before]).await.unwrap();
+        early.push((begun, stream, whole[before..].to_vec()));
+    }
+    for _ in 0..3 {
+        stack.ingresses[0].sender().send(&event()).await.expect(202, "accepted");
+    }
     stack.ingresses[0].process.freeze();
-    let begun = head(&signed, &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()));
-    early.write_all(begun.as_bytes()).await.unwrap();
-    early.write_all(&signed.body).await.unwrap();
+    for (_, stream, rest) in &mut early {
+        stream.write_all(rest).await.unwrap();
+    }
     // Longer than any bound on a connection.
     tokio::time::sleep(Duration::from_secs(13)).await;
     stack.ingresses[0].process.thaw();
-    let mut answer = String::new();
-    timeout(PROMPT, early.read_to_string(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(statuses(&answer), ["202"], "{answer}");
+    for (begun, mut stream, _) in early {
+        let mut answer = String::new();
+        let read = timeout(PROMPT, stream.read_to_string(&mut answer)).await;
+        let log = stack.ingresses[0].process.tail();
+        assert!(matches!(read, Ok(Ok(_))) && statuses(&answer) == ["202"], "{begun:?}: {read:?} {answer}\n{log}");
+    }
+}
+
+/// How much of a request came in time.
+#[derive(Clone, Copy, Debug)]
+enum Begun {
+    Nothing,
+    Head,
+    PartOfBody,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
