@@ -48,7 +48,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Some(Command::Bare { bind }) => floors::bare::serve(bind).map(|()| true).map_err(Into::into),
-        Some(Command::Pool { bind, url, size }) => floors::pool::serve(bind, &url, size).map(|()| true),
+        Some(Command::Pool { bind, url, lender, size }) => {
+            floors::pool::serve(bind, &url, lender, size).map(|()| true)
+        }
         Some(Command::Micro(options)) => micro(&options),
         None => load(&cli.options),
     };

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::floors::pool::Lender;
+
 /// Measures ingress and worker against floors that run beside them.
 #[derive(Debug, Parser)]
 #[command(name = "load", after_help = EXAMPLES)]
@@ -43,6 +45,8 @@ pub(crate) enum Command {
         bind: SocketAddr,
         /// Redis.
         url: String,
+        /// Whose connections.
+        lender: Lender,
         /// Connections.
         size: usize,
     },
@@ -51,7 +55,7 @@ pub(crate) enum Command {
 /// A part of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Section {
-    /// accepted/s and CPU of ingress at both kinds of fsync, beside a bare handler, a script per request over a pool and
+    /// accepted/s and CPU of ingress at both kinds of fsync, beside a bare handler, a script per request over deadpool and
     /// (--with-node) Fastify; then a worker on that backlog, and the latency of both at half their speed
     Speed,
     /// A worker on a backlog, to SQLite and to PostgreSQL, beside the raw batched writes of the same rows
@@ -92,7 +96,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) with_node: bool,
     /// Keep-alive connections.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) connections: u16,
     /// Connections to Redis of the handler that runs a script per request. At `always` they are what shares an fsync.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]

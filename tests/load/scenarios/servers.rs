@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use tests::poll;
 use tests::ports;
 use tests::process::{Process, Program};
@@ -13,6 +14,7 @@ use super::offer::{Offered, closed, endless, offer, requests};
 use crate::Failure;
 use crate::figures::Figures;
 use crate::floors::node::Fastify;
+use crate::floors::pool::Lender;
 use crate::options::Options;
 use crate::requests::Kind;
 
@@ -31,10 +33,16 @@ pub(crate) async fn bare(options: &Options) -> Result<Offered, Failure> {
 }
 
 /// The handler that runs one script per request.
-pub(crate) async fn pool(options: &Options, appendfsync: &str, figures: &mut Figures) -> Result<Offered, Failure> {
-    let who = format!("script per request, {appendfsync}");
+pub(crate) async fn pool(
+    options: &Options,
+    lender: Lender,
+    appendfsync: &str,
+    figures: &mut Figures,
+) -> Result<Offered, Failure> {
+    let lender = lender.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let who = format!("script per request, {lender}, {appendfsync}");
     queueing(options, &who, appendfsync, figures, |address, redis| {
-        Ok(own()?.arg("pool").arg(address.to_string()).arg(redis).arg(options.pool.to_string()))
+        Ok(own()?.arg("pool").arg(address.to_string()).arg(redis).arg(&lender).arg(options.pool.to_string()))
     })
     .await
 }

@@ -8,6 +8,7 @@ use crate::Failure;
 use crate::cpu::mib;
 use crate::figures::{Figures, ratio};
 use crate::floors::node::Fastify;
+use crate::floors::pool::Lender;
 use crate::options::Options;
 use crate::requests::Kind;
 use crate::targets::Goal;
@@ -29,14 +30,17 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
     bare.tell(ACCEPTING, "bare", false, figures);
 
     eprintln!("load:   script per request over a pool, {ALWAYS}");
-    let pool = servers::pool(options, ALWAYS, figures).await?;
+    let pool = servers::pool(options, Lender::Deadpool, ALWAYS, figures).await?;
     pool.tell(ACCEPTING, "script, always", true, figures);
+    let trusting = servers::pool(options, Lender::Trusting, ALWAYS, figures).await?;
+    trusting.tell(ACCEPTING, "trusting, always", true, figures);
     let ours = system(options, ALWAYS, figures).await?;
     ours.tell(ACCEPTING, "ingress, always", true, figures);
 
     if !options.quick {
         eprintln!("load:   script per request over a pool, {EVERYSEC}");
-        servers::pool(options, EVERYSEC, figures).await?.tell(ACCEPTING, "script, everysec", true, figures);
+        let pool = servers::pool(options, Lender::Deadpool, EVERYSEC, figures).await?;
+        pool.tell(ACCEPTING, "script, everysec", true, figures);
     }
     let relaxed = system(options, EVERYSEC, figures).await?;
     relaxed.tell(ACCEPTING, "ingress, everysec", true, figures);
@@ -44,6 +48,8 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
     let against_pool = ratio(ours.per_second, pool.per_second);
     figures.add(AGAINST, "ingress / script per request, accepted/s", ALWAYS, against_pool);
     figures.goal(Goal::AcceptedAgainstPool, against_pool);
+    let against_trusting = ratio(ours.per_second, trusting.per_second);
+    figures.add(AGAINST, "ingress / the same over a trusting pool, accepted/s", ALWAYS, against_trusting);
     for (run, appendfsync) in [(&ours, ALWAYS), (&relaxed, EVERYSEC)] {
         let against_bare = ratio(run.server_cpu_us, bare.server_cpu_us);
         figures.add(AGAINST, "ingress / bare handler, CPU per event", appendfsync, against_bare);
