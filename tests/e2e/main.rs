@@ -74,6 +74,7 @@ mod shutdown;
 mod start;
 mod statistics;
 mod streamgank;
+mod together;
 mod tracing;
 mod twitch_batch;
 mod wait;

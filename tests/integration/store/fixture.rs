@@ -189,6 +189,20 @@ impl Fixture {
         done(self.one("sessions", event(id, "session.announced", at, body)).await)
     }
 
+    /// A rule of the application's own, which only the database knows: no new session has this title.
+    pub(crate) async fn refuse_title(&self, title: &str) {
+        let sql = match &self.database {
+            Database::Sqlite(_) => format!(
+                "CREATE TRIGGER forbid BEFORE INSERT ON sessions WHEN new.title = '{title}' \
+                 BEGIN SELECT RAISE(ABORT, 'forbidden'); END"
+            ),
+            Database::Postgres(_) => {
+                format!("ALTER TABLE sessions ADD CONSTRAINT forbid CHECK (title <> '{title}')")
+            }
+        };
+        self.database.execute(&sql).await;
+    }
+
     pub(crate) async fn session(&self, room: &str) -> Value {
         self.database.session(room).await.unwrap_or_else(|| panic!("no session {room}"))
     }

@@ -1,7 +1,7 @@
 //! The session database, on SQLite and on a real PostgreSQL: one suite, both must pass it.
 //!
 //! Proves: an event takes effect exactly once; old never beats new, in any order and any split into batches; what cannot
-//! be applied leaves nothing; an outage is told apart from a fault of the event.
+//! be applied leaves nothing, in whichever company; an outage is told apart from a fault of the event.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -20,4 +20,5 @@ mod outage;
 mod planning;
 mod property;
 mod scope;
+mod together;
 mod viewers;

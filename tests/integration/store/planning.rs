@@ -78,25 +78,8 @@ async fn a_logged_event_is_kept_whatever_its_session_looks_like() {
     assert_eq!((planned.room, planned.live_stream_id), (None, None));
 }
 
-/// A rule of the application's own, which only the database knows.
-async fn forbid(fixture: &Fixture, title: &str) {
-    match &fixture.database {
-        tests::database::Database::Sqlite(_) => {
-            let sql = format!(
-                "CREATE TRIGGER forbid BEFORE INSERT ON sessions WHEN new.title = '{title}' \
-                 BEGIN SELECT RAISE(ABORT, 'forbidden'); END"
-            );
-            fixture.database.execute(&sql).await;
-        }
-        tests::database::Database::Postgres(_) => {
-            let sql = format!("ALTER TABLE sessions ADD CONSTRAINT forbid CHECK (title <> '{title}')");
-            fixture.database.execute(&sql).await;
-        }
-    }
-}
-
 async fn a_rejected_event_takes_its_batch_with_it_and_leaves_nothing(fixture: Fixture) {
-    forbid(&fixture, "poison").await;
+    fixture.refuse_title("poison").await;
     let good = |n: i64| event(&format!("good-{n}"), "live", n, json!({"room": format!("r{n}"), "title": "fine"}));
     let poison = event("poison", "live", 9, json!({"room": "p", "title": "poison"}));
     let batch = [good(1), poison, good(2)].map(|event| fixture.plan("studio", &event));

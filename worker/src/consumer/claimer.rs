@@ -14,6 +14,7 @@ use shared::platform::PlatformName;
 use shared::queue::{Entry, Fault};
 use tokio::sync::mpsc;
 
+use super::Ready;
 use super::execute::chain;
 use super::reader::hold;
 use super::suspects::SUSPECT_DELIVERIES;
@@ -216,6 +217,15 @@ pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToke
             }
         }
     }
+}
+
+/// Gives back those batches whose platform was paused after they were read.
+pub(super) async fn unpaused(worker: &Worker, turn: Vec<Ready>) -> Vec<Ready> {
+    let (paused, others): (Vec<_>, Vec<_>) = turn.into_iter().partition(|ready| ready.lane.is_paused());
+    for ready in paused {
+        put_back(worker, &ready.lane, ready.ids).await;
+    }
+    others
 }
 
 /// Gives back entries of a platform that was paused after they were read. Nothing is lost by a Redis that does not answer:

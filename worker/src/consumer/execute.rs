@@ -1,9 +1,11 @@
 //! Running a batch against the database until it answers.
 //!
-//! Guarantee: every planned event gets a verdict of its own. What also fails without the event is never its fault: a
-//! rejected batch is halved until single events remain, and a single one is blamed only if a write of the store's own
-//! commits right then. One event that waits for a locked row holds up neither its batch nor other platforms: it comes
-//! again later, at no cost. While the database is away the batch is held, renewed, and costs nothing.
+//! Guarantee: every planned event gets a verdict of its own. Batches that share a transaction get theirs from it only if it
+//! commits; whatever is wrong with it, each runs by itself then, and nothing was spent or decided before. What also fails
+//! without the event is never its fault: a rejected batch is halved until single events remain, and a single one is blamed
+//! only if a write of the store's own commits right then. One event that waits for a locked row holds up neither its batch
+//! nor other platforms: it comes again later, at no cost. While the database is away the batch is held, renewed, and costs
+//! nothing.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use std::time::{Duration, Instant};
 use shared::backoff::Backoff;
 use shared::event::Millis;
 
-use super::Interrupted;
 use super::outcome::{Moment, Verdict};
+use super::{Interrupted, Ready};
 use crate::effects::{Action, Applied, Planned};
-use crate::store::StoreError;
+use crate::store::{Part, StoreError};
 use crate::worker::{Lane, Worker};
 
 /// A failure sooner than this was not a wait for a lock.
@@ -25,6 +27,32 @@ const MAX_BLIPS: u32 = 2;
 /// Pauses between two looks at a database that is away.
 const OUTAGE_MIN: Duration = Duration::from_millis(100);
 const OUTAGE_MAX: Duration = Duration::from_secs(2);
+
+/// Applies the batches of a turn in one transaction. `None`: nothing is known of any of them, and each is to run by itself.
+pub(super) async fn together(worker: &Worker, turn: &[Ready]) -> Option<Vec<Vec<Verdict>>> {
+    if turn.len() < 2 {
+        return None;
+    }
+    let mut parts = Vec::with_capacity(turn.len());
+    for Ready { lane, folded, .. } in turn {
+        parts.push(Part { platform: &lane.platform, events: &folded.plans });
+    }
+    match worker.store.apply_together(&parts).await {
+        Ok(applied) => {
+            worker.note_database(true);
+            let verdicts = |applied: Vec<_>| applied.into_iter().map(Verdict::Applied).collect();
+            Some(applied.into_iter().map(verdicts).collect())
+        }
+        Err(error) => {
+            tracing::debug!(
+                platforms = turn.len(),
+                error = chain(&error),
+                "not in one transaction; each by itself"
+            );
+            None
+        }
+    }
+}
 
 /// Applies `plans` in their order; the answer has their length and order.
 pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, plans: &[Planned]) -> Result<Vec<Verdict>, Interrupted> {

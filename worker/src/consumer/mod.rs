@@ -1,11 +1,13 @@
-//! The consume–settle loop: read → decode → plan → one transaction → settle, each stage with another batch ([`stages`]).
+//! The consume–settle loop: read → decode → plan → one transaction → settle, each stage with another turn ([`stages`]).
 //!
 //! Guarantee: an entry is acked only by [`settle`], and only after its transaction has committed, it was scheduled
 //! again, or it became a dead letter, each in one script. A fault of one event never fails another: undecodable and
-//! invalid ones never reach the transaction, a refused one is found by halving the batch, and one that may end the
-//! process runs alone. An outage of the database or of Redis holds the loop; it costs no attempt and loses nothing.
+//! invalid ones never reach the transaction; if the one that several batches share fails, each runs by itself; a refused
+//! event is found there by halving the batch, and one that may end the process runs alone. An outage of the database or of
+//! Redis holds the loop; it costs no attempt and loses nothing.
 
 pub mod claimer;
+mod conclude;
 mod execute;
 pub mod inflight;
 pub mod outcome;
@@ -22,17 +24,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use shared::event::{Envelope, StreamId};
-use shared::queue::{Entry, Forward, SettleOutcome, Undecodable, decode};
-use shared::trace::trace_id;
+use shared::queue::{Entry, Undecodable, decode};
 use tokio::sync::mpsc;
 
-use crate::effects::{self, EventResult, Planned};
+use crate::effects::{self, Planned};
 use crate::worker::{Batch, Lane, Worker};
+use conclude::Executed;
 pub use execute::chain;
 use outcome::{Moment, Next, Verdict, decide};
 use settle::Settlement;
 use stages::{Ahead, Behind};
-use turns::Turns;
+use turns::{Turn, Turns};
 
 /// The worker is stopping; what is held stays pending and is handed back.
 #[derive(Debug)]
@@ -46,18 +48,11 @@ pub async fn run(worker: Arc<Worker>, batches: mpsc::Receiver<Batch>) {
 }
 
 async fn work(worker: &Arc<Worker>, batches: mpsc::Receiver<Batch>) -> Result<(), Interrupted> {
-    let mut turns = Turns::new(batches);
+    let mut turns = Turns::new(batches, worker.store.sharing());
     let (mut ahead, mut behind) = (Ahead::default(), Behind::default());
     loop {
         let ready = match ahead.take().await {
-            Some(planned) => {
-                let ready = planned?;
-                if ready.lane.is_paused() {
-                    claimer::put_back(worker, &ready.lane, ready.ids).await;
-                    continue;
-                }
-                ready
-            }
+            Some(planned) => planned?,
             None => {
                 let next = tokio::select! {
                     settled = behind.next() => {
@@ -66,25 +61,46 @@ async fn work(worker: &Arc<Worker>, batches: mpsc::Receiver<Batch>) -> Result<()
                     }
                     next = turns.next() => next,
                 };
-                let Some(Batch { lane, entries, suspect, taken }) = next else { return behind.finish().await };
-                if lane.is_paused() {
-                    claimer::put_back(worker, &lane, entries.iter().map(|entry| entry.id).collect()).await;
-                    continue;
+                match next {
+                    Some(Turn::Together(batches)) => prepare_all(worker, batches),
+                    Some(Turn::Suspects(batch)) => {
+                        // What ends the process is to end nothing but itself.
+                        behind.finish().await?;
+                        suspects::consume_alone(worker, batch).await?;
+                        continue;
+                    }
+                    None => return behind.finish().await,
                 }
-                if suspect {
-                    // What ends the process is to end nothing but itself.
-                    behind.finish().await?;
-                    suspects::consume_alone(worker, &lane, entries, taken).await?;
-                    continue;
-                }
-                prepare(worker, lane, entries, taken)
             }
         };
         ahead.begin(worker, &mut turns);
-        let (lane, settlement) = transact(worker, ready).await?;
-        behind.finish().await?;
-        behind.settle(worker, lane, settlement);
+        transact(worker, ready, &mut behind).await?;
     }
+}
+
+/// Takes batches of different lanes through one transaction, or each through its own if that is not to be had, and hands
+/// on what came of them.
+async fn transact(worker: &Arc<Worker>, turn: Vec<Ready>, behind: &mut Behind) -> Result<(), Interrupted> {
+    let turn = claimer::unpaused(worker, turn).await;
+    let Some(verdicts) = execute::together(worker, &turn).await else {
+        for ready in turn {
+            // This may take as long as an outage does.
+            let Some(ready) = claimer::unpaused(worker, vec![ready]).await.pop() else { continue };
+            let verdicts = execute::run(worker, &ready.lane, &ready.folded.plans).await?;
+            let executed = Executed::after_second_look(worker, ready, verdicts).await?;
+            behind.settle(worker, vec![executed]).await?;
+        }
+        return Ok(());
+    };
+    let missing = |(_, verdicts): &(Ready, Vec<Verdict>)| verdicts.iter().any(Verdict::is_missing_session);
+    let (missing, others): (Vec<_>, Vec<_>) = turn.into_iter().zip(verdicts).partition(missing);
+    let others = others.into_iter().map(|(ready, verdicts)| Executed::now(worker, ready, verdicts));
+    behind.settle(worker, others.collect()).await?;
+    for (ready, verdicts) in missing {
+        let executed = Executed::after_second_look(worker, ready, verdicts).await?;
+        behind.settle(worker, vec![executed]).await?;
+    }
+    Ok(())
 }
 
 /// Takes entries of one platform to their end.
@@ -95,7 +111,9 @@ async fn consume(
     taken: Instant,
 ) -> Result<(), Interrupted> {
     let ready = prepare(worker, Arc::clone(lane), entries, taken);
-    let (lane, settlement) = transact(worker, ready).await?;
+    let verdicts = execute::run(worker, lane, &ready.folded.plans).await?;
+    let executed = Executed::after_second_look(worker, ready, verdicts).await?;
+    let (lane, settlement) = executed.conclude(worker);
     settle::run(worker, &lane, settlement).await
 }
 
@@ -109,68 +127,15 @@ struct Ready {
     settlement: Settlement,
 }
 
+fn prepare_all(worker: &Worker, batches: Vec<Batch>) -> Vec<Ready> {
+    batches.into_iter().map(|Batch { lane, entries, taken, .. }| prepare(worker, lane, entries, taken)).collect()
+}
+
 fn prepare(worker: &Worker, lane: Arc<Lane>, entries: Vec<Entry>, taken: Instant) -> Ready {
     let mut settlement = Settlement::new(taken);
     let ids = entries.iter().map(|entry| entry.id).collect();
     let folded = decode_and_plan(worker, &lane, entries, &mut settlement);
     Ready { lane, ids, folded, settlement }
-}
-
-/// Takes a batch through its transaction. What is then to be done with each entry is decided, not done.
-async fn transact(worker: &Worker, ready: Ready) -> Result<(Arc<Lane>, Settlement), Interrupted> {
-    let Ready { lane, folded, mut settlement, .. } = ready;
-    let mut verdicts = execute::run(worker, &lane, &folded.plans).await?;
-    if verdicts.iter().any(Verdict::is_missing_session) {
-        // An announcement that settles between the look for the session and the look for announcements is seen by the
-        // second look for the session.
-        let moment = execute::moment_of_missing(worker).await;
-        execute::look_again(worker, &lane, &folded.plans, &mut verdicts).await?;
-        conclude(worker, &lane, &folded, verdicts, moment, &mut settlement);
-    } else {
-        conclude(worker, &lane, &folded, verdicts, Moment::at(worker), &mut settlement);
-    }
-    Ok((lane, settlement))
-}
-
-/// Decides about every event of a batch.
-fn conclude(
-    worker: &Worker,
-    lane: &Lane,
-    folded: &Folded,
-    verdicts: Vec<Verdict>,
-    moment: Moment,
-    settlement: &mut Settlement,
-) {
-    for ((plan, copies), verdict) in folded.plans.iter().zip(&folded.copies).zip(verdicts) {
-        execute::log(lane, plan, trace_id(copies.first().and_then(|copy| copy.traceparent.as_deref())), &verdict);
-        settlement.count_result(lane, &verdict);
-        if let Some(first) = copies.first() {
-            let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
-            let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
-            let forward = forward(worker, lane, first, &verdict);
-            let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
-            if let Next::Settle(SettleOutcome::Duplicate) = next {
-                // The ledger has the event by another entry. One of these copies may be that one, and what remains to be
-                // done for it is its own: it comes again by itself.
-                let (twins, others): (Vec<Envelope>, Vec<Envelope>) =
-                    copies.iter().cloned().partition(|copy| copy.origin == first.origin);
-                settlement.add(lane, &twins, &next, results.as_deref(), None);
-                for copy in others {
-                    let again = Next::after_its_twin(&worker.policy, copy.attempt, &mut rand::rng());
-                    settlement.add(lane, &[copy], &again, None, None);
-                }
-            } else {
-                settlement.add(lane, copies, &next, results.as_deref(), forward);
-            }
-        }
-    }
-}
-
-/// What goes to destinations, if any wants it and the event has taken effect.
-fn forward(worker: &Worker, lane: &Lane, event: &Envelope, verdict: &Verdict) -> Option<Forward> {
-    let result = verdict.result()?;
-    let destinations = worker.forwarding.wanted(lane.name(), &event.event_type)?;
-    Some(Forward { destinations, result: result.to_json(), traceparent: None })
 }
 
 /// Distinct events in the order of their first entries, and for each all its entries: they end as one.

@@ -1,9 +1,10 @@
 //! Reads new entries of every platform, announcements first.
 //!
 //! Guarantee: a read is never cancelled; it blocks briefly and the order to stop is seen between two reads. It waits
-//! while the database is away or the bounds of what may be held are reached. Platforms that were added, changed or paused
-//! since count from the next read on. What a lost answer held is taken up as soon as Redis answers again. One damaged stream does not keep the others from being read: missing groups are made
-//! again at 0, a key of another type is set aside and reported.
+//! while the database is away or the bounds of what may be held are reached. Busy streams that are too many for one read take
+//! turns, and quiet ones are in every read. Platforms that were added, changed or paused since count from the next read on.
+//! What a lost answer held is taken up as soon as Redis answers again. One damaged stream does not keep the others from being
+//! read: missing groups are made again at 0, a key of another type is set aside and reported.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,6 +23,9 @@ use crate::worker::{Batch, Lane, Worker};
 const BLOCK: Duration = Duration::from_millis(500);
 /// Entries of one stream per read: large enough for one transaction to pay, small enough to take turns.
 const COUNT: usize = 512;
+/// Entries that a busy stream is to bring at least: where so many of each are too much to hold, only some are read at once.
+/// Reading, applying and settling a few of each costs several times as much.
+const WORTHWHILE: usize = 128;
 /// How much less a stream is expected to bring that had less than was asked for when it was read last: only what has
 /// come since.
 const QUIETER: usize = 64;
@@ -54,17 +58,21 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
         }
         let all = worker.lanes.all();
         readmit(&all, &mut aside);
-        let lanes = order(&all, &aside, turn);
+        let room = worker.inflight.room();
+        let most = if reader.may_choose() { (room.0 / WORTHWHILE).max(1) } else { usize::MAX };
+        let Choice { lanes, passed_over } = choose(order(&all, &aside, turn), most, &drained);
         if lanes.is_empty() {
             let _ = worker.stop.run_until_cancelled(tokio::time::sleep(BLOCK)).await;
             continue;
         }
         let keys: Vec<_> = lanes.iter().map(|lane| &lane.keys).collect();
-        let count = share(worker.inflight.room(), &lanes, &drained);
-        match worker.queue.read_new(&mut reader, &keys, &worker.consumer, count, BLOCK).await {
+        let count = share(room, &lanes, &drained);
+        // Those that were passed over may have something while these have nothing.
+        let block = if passed_over.is_some() { Duration::ZERO } else { BLOCK };
+        match worker.queue.read_new(&mut reader, &keys, &worker.consumer, count, block).await {
             Ok(pages) => {
                 failures = 0;
-                turn = turn.wrapping_add(1);
+                turn = turn.wrapping_add(passed_over.unwrap_or(1));
                 note_drained(&lanes, &pages, count, &mut drained);
                 // All are held, and so renewed, before the first one may have to wait for its turn.
                 let pages: Vec<_> = pages
@@ -95,9 +103,42 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
 fn order(lanes: &[Arc<Lane>], aside: &HashMap<PlatformName, Instant>, turn: usize) -> Vec<Arc<Lane>> {
     let readable = |lane: &&Arc<Lane>| !lane.is_paused() && !aside.contains_key(lane.name());
     let (first, others): (Vec<_>, Vec<_>) =
-        lanes.iter().filter(readable).cloned().partition(|lane| lane.name().as_str() == PlatformName::SESSIONS);
+        lanes.iter().filter(readable).cloned().partition(|lane| announces(lane));
     let begin = turn % others.len().max(1);
     first.into_iter().chain(others[begin..].iter().cloned()).chain(others[..begin].iter().cloned()).collect()
+}
+
+/// What is read at once.
+struct Choice {
+    lanes: Vec<Arc<Lane>>,
+    /// How many of the lanes that take turns come before the first one that is left out, if any is.
+    passed_over: Option<usize>,
+}
+
+/// The announcements, quiet lanes, and of the others the first `most`.
+fn choose(ordered: Vec<Arc<Lane>>, most: usize, drained: &HashSet<PlatformName>) -> Choice {
+    let (mut left, mut place, mut passed_over) = (most, 0, None);
+    let mut lanes = ordered;
+    lanes.retain(|lane| {
+        if announces(lane) {
+            return true;
+        }
+        place += 1;
+        if drained.contains(lane.name()) {
+            return true;
+        }
+        if left == 0 {
+            passed_over.get_or_insert(place - 1);
+            return false;
+        }
+        left -= 1;
+        true
+    });
+    Choice { lanes, passed_over }
+}
+
+fn announces(lane: &Lane) -> bool {
+    lane.name().as_str() == PlatformName::SESSIONS
 }
 
 /// Entries to ask of each stream, so that an answer as full as can be expected fits what may still be held: one busy
@@ -235,6 +276,32 @@ mod tests {
         }
         let aside = HashMap::from([(lanes[2].name().clone(), Instant::now())]);
         assert!(!names(&order(&lanes, &aside, 0)).contains(&lanes[2].name().as_str()));
+    }
+
+    #[tokio::test]
+    async fn busy_streams_take_turns_where_little_of_each_would_be_read_and_quiet_ones_are_in_every_read() {
+        let lanes = lanes();
+        let others: Vec<&str> = names(&lanes).into_iter().filter(|name| *name != PlatformName::SESSIONS).collect();
+        let quiet = HashSet::from([lanes[3].name().clone(), lanes[6].name().clone()]);
+        let busy = others.len() - quiet.len();
+        let all = choose(order(&lanes, &HashMap::new(), 0), busy, &quiet);
+        assert_eq!((all.lanes.len(), all.passed_over), (lanes.len(), None), "there is room for all");
+
+        let (mut turn, mut times) = (0, HashMap::<String, usize>::new());
+        for _ in 0..busy {
+            let read = choose(order(&lanes, &HashMap::new(), turn), 2, &quiet);
+            let read_names = names(&read.lanes);
+            assert_eq!(read_names[0], PlatformName::SESSIONS);
+            assert!(quiet.iter().all(|name| read_names.contains(&name.as_str())));
+            assert_eq!(read.lanes.len(), 1 + quiet.len() + 2);
+            for name in read_names {
+                *times.entry(name.to_owned()).or_default() += 1;
+            }
+            turn += read.passed_over.unwrap();
+        }
+        times.retain(|name, _| *name != PlatformName::SESSIONS && quiet.iter().all(|one| one.as_str() != name));
+        assert_eq!(times.len(), busy);
+        assert!(times.values().all(|times| *times == 2), "each in its turn: {times:?}");
     }
 
     #[tokio::test]

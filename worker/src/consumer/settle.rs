@@ -33,8 +33,8 @@ use crate::worker::{Lane, Worker};
 const REDIS_MIN: Duration = Duration::from_millis(50);
 const REDIS_MAX: Duration = Duration::from_secs(1);
 
-/// Entries that one call settles. All calls of a batch are on their way at once, so that they share Redis's sync.
-const AT_ONCE: usize = 100;
+/// Entries that one call settles at most. All calls of a batch are on their way at once, so that they share Redis's sync.
+const AT_ONCE: usize = 128;
 
 /// What was decided for the entries of one batch.
 pub(super) struct Settlement {
@@ -192,7 +192,9 @@ async fn finish(
     if entries.is_empty() {
         return Ok(());
     }
-    let parts = entries.chunks(AT_ONCE).map(|part| async move {
+    // As alike as they can be: a call costs something beside its entries.
+    let alike = entries.len().div_ceil(entries.len().div_ceil(AT_ONCE));
+    let parts = entries.chunks(alike).map(|part| async move {
         let settle = || worker.queue.settle(&lane.keys, part);
         // Unanswered, none of them is known to have been removed here.
         let removed = until_answered(worker, lane, settle).await?;

@@ -1,32 +1,34 @@
-//! What goes on beside the transaction of a batch: the settling of the one before, and, while there is a backlog, the
-//! planning of the one after. So Redis, the database and this process work at the same time.
+//! What goes on beside the transaction of a turn: the concluding and settling of the one before, and, while there is a
+//! backlog, the planning of the one after. So Redis, the database and this process work at the same time.
 //!
-//! Guarantee: batches pass each stage one at a time and in their order. A panic in any of them is that of the consume loop.
+//! Guarantee: turns pass each stage one at a time and in their order; the batches of one, which are of different lanes, are
+//! settled all at once, so that they share Redis's sync. A panic in any of them is that of the consume loop.
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::settle::{self, Settlement};
+use super::conclude::Executed;
 use super::turns::Turns;
-use super::{Interrupted, Ready, prepare};
-use crate::worker::{Batch, Lane, Worker};
+use super::{Interrupted, Ready, prepare_all, settle};
+use crate::worker::Worker;
 
-/// The batch after, being planned.
+/// The turn after, being planned.
 #[derive(Default)]
-pub(super) struct Ahead(Option<JoinHandle<Ready>>);
+pub(super) struct Ahead(Option<JoinHandle<Vec<Ready>>>);
 
 impl Ahead {
-    /// Begins with the next batch if it is as large as it can get: what is taken now can grow no more.
+    /// Begins with the next turn if it is as large as it can get: what is taken now can grow no more.
     pub(super) fn begin(&mut self, worker: &Arc<Worker>, turns: &mut Turns) {
-        if let Some(Batch { lane, entries, taken, .. }) = turns.full() {
+        if let Some(batches) = turns.full() {
             let worker = Arc::clone(worker);
-            self.0 = Some(tokio::spawn(async move { prepare(&worker, lane, entries, taken) }));
+            self.0 = Some(tokio::spawn(async move { prepare_all(&worker, batches) }));
         }
     }
 
-    /// The batch that was begun with, if any.
-    pub(super) async fn take(&mut self) -> Option<Result<Ready, Interrupted>> {
+    /// The turn that was begun with, if any.
+    pub(super) async fn take(&mut self) -> Option<Result<Vec<Ready>, Interrupted>> {
         let planning = self.0.take()?;
         Some(match planning.await {
             Ok(ready) => Ok(ready),
@@ -35,15 +37,26 @@ impl Ahead {
     }
 }
 
-/// The settling of the batch before. At most one.
+/// The settling of the turn before. At most one.
 #[derive(Default)]
 pub(super) struct Behind(JoinSet<Result<(), Interrupted>>);
 
 impl Behind {
-    /// Begins to settle.
-    pub(super) fn settle(&mut self, worker: &Arc<Worker>, lane: Arc<Lane>, settlement: Settlement) {
+    /// Begins to settle, once what came before is through.
+    pub(super) async fn settle(&mut self, worker: &Arc<Worker>, turn: Vec<Executed>) -> Result<(), Interrupted> {
+        if turn.is_empty() {
+            return Ok(());
+        }
+        self.finish().await?;
         let worker = Arc::clone(worker);
-        self.0.spawn(async move { settle::run(&worker, &lane, settlement).await });
+        self.0.spawn(async move {
+            let concluded: Vec<_> = turn.into_iter().map(|executed| executed.conclude(&worker)).collect();
+            let worker = &worker;
+            let settle = |(lane, settlement)| async move { settle::run(worker, &lane, settlement).await };
+            // Each comes to its own end, whatever interrupts another.
+            join_all(concluded.into_iter().map(settle)).await.into_iter().collect()
+        });
+        Ok(())
     }
 
     /// Waits until it is through; if there is nothing to wait for, for ever.

@@ -4,29 +4,26 @@
 //! only makes an entry suspect, since outages and restarts raise it too; a counter of its own, raised before each lonely
 //! run and cleared by every orderly outcome, decides.
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use shared::queue::Entry;
 use uuid::Uuid;
 
 use super::outcome::Next;
 use super::settle::{self, Settlement, until_answered};
-use super::{Interrupted, consume};
-use crate::worker::{Lane, Worker};
+use super::{Interrupted, claimer, consume};
+use crate::worker::{Batch, Worker};
 
 /// Deliveries from which an entry runs alone.
 pub const SUSPECT_DELIVERIES: u64 = 3;
 /// Lonely runs without an orderly outcome after which an entry is given up.
 pub const MAX_RUNS: u64 = 3;
 
-/// Takes each entry to its end by itself.
-pub(super) async fn consume_alone(
-    worker: &Worker,
-    lane: &Arc<Lane>,
-    entries: Vec<Entry>,
-    taken: Instant,
-) -> Result<(), Interrupted> {
+/// Takes each entry of `batch` to its end by itself.
+pub(super) async fn consume_alone(worker: &Worker, batch: Batch) -> Result<(), Interrupted> {
+    let Batch { lane, entries, taken, .. } = batch;
+    if lane.is_paused() {
+        claimer::put_back(worker, &lane, entries.iter().map(|entry| entry.id).collect()).await;
+        return Ok(());
+    }
+    let lane = &lane;
     for entry in entries {
         let id = entry.id;
         let run = Uuid::new_v4();

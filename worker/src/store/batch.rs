@@ -1,7 +1,8 @@
-//! One batch, one transaction: the story, in terms of what each database spells its own way.
+//! Batches of several platforms, one transaction: the story, in terms of what each database spells its own way.
 //!
 //! Guarantee: ledger rows are inserted only for events whose effect is in the same transaction, and every row that the
 //! transaction creates was absent when it was inserted: who loses a race against another worker rolls back and runs again.
+//! What one platform's part writes is there before the next one reads, so parts may need the same row.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -43,7 +44,25 @@ pub(super) struct Split<'a, R> {
     pub(super) new: Vec<&'a R>,
 }
 
-/// What a batch writes.
+/// A platform's part of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Whose events.
+    pub platform: &'a Platform,
+    /// The events, folded by id, in the order of their effects.
+    pub events: &'a [Planned],
+}
+
+/// What a part has to know before anything is decided.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) platform: &'a str,
+    /// Of its events.
+    pub(super) ids: Vec<&'a str>,
+    pub(super) needs: Needs<'a>,
+}
+
+/// What a part writes.
 #[derive(Debug)]
 pub(super) struct Changes<'a> {
     pub(super) platform: &'a str,
@@ -57,20 +76,21 @@ pub(super) struct Changes<'a> {
     pub(super) ledger: Vec<Effective<'a>>,
 }
 
-/// What a batch asks of a connection, in the fewest round trips that the database can do it in.
+/// What a transaction asks of a connection, in the fewest round trips that the database can do it in.
 pub(super) trait Transact: Send {
     /// Whether the database still answers; a server may have been restarted.
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
-    /// Begins a transaction and reads; what is read stays as it is until the end (locked in order: sessions, recordings,
-    /// contents, jobs, chat messages, each by key).
-    fn begin(
+    /// Begins a transaction and reads for its first part; what is read stays as it is until the end (locked in order:
+    /// sessions, recordings, contents, jobs, chat messages, each by key).
+    fn begin(&mut self, first: &Wanted<'_>) -> impl Future<Output = Result<Loaded, Cause>> + Send;
+    /// Writes what a part says, new rows last, so that workers cannot deadlock; then reads for the next one, as
+    /// [`Self::begin`] does. `None`: another worker has inserted a row first; the transaction is to be rolled back.
+    fn go_on(
         &mut self,
-        platform: &str,
-        ids: &[&str],
-        needs: &Needs<'_>,
-    ) -> impl Future<Output = Result<Loaded, Cause>> + Send;
-    /// Writes everything and commits; new rows come last, so that workers cannot deadlock. `false`: another worker has
-    /// inserted a row first; the transaction is to be rolled back.
+        changes: &Changes<'_>,
+        next: &Wanted<'_>,
+    ) -> impl Future<Output = Result<Option<Loaded>, Cause>> + Send;
+    /// Writes what the last part says and commits. `false`: as `None` above.
     fn commit(&mut self, changes: &Changes<'_>) -> impl Future<Output = Result<bool, Cause>> + Send;
     /// Gives the transaction up.
     fn rollback(&mut self) -> impl Future<Output = Result<(), Cause>> + Send;
@@ -78,41 +98,69 @@ pub(super) trait Transact: Send {
     fn probe(&mut self, now: Millis) -> impl Future<Output = Result<(), Cause>> + Send;
 }
 
-/// Runs the batch in a transaction. `None`: another worker was faster; roll back, run again.
+/// Runs the parts in one transaction; the answer has their length and order. `None`: another worker was faster; roll back,
+/// run again.
 pub(super) async fn run<T: Transact>(
     on: &mut T,
-    platform: &Platform,
-    batch: &[Planned],
+    parts: &[Part<'_>],
     now: Millis,
-) -> Result<Option<Vec<Applied>>, Cause> {
-    let ids: Vec<&str> = batch.iter().map(|event| event.event_id.as_str()).collect();
-    let loaded = on.begin(platform.name.as_str(), &ids, &Needs::of(batch.iter())).await?;
-    let known = known(&loaded.ledger, batch)?;
-    let mut rows = Rows::new(platform);
-    loaded.sessions.into_iter().for_each(|row| rows.load_session(row));
-    loaded.recordings.into_iter().for_each(|row| rows.load_recording(row));
-    loaded.contents.into_iter().for_each(|row| rows.load_content(row));
-    loaded.jobs.into_iter().for_each(|row| rows.load_job(row));
-    loaded.chats.into_iter().for_each(|row| rows.load_chat(row));
-    let outcome = |event: &Planned| match known.get(event.event_id.as_str()) {
-        Some(known) => known.clone(),
-        None => rows.apply(event),
-    };
-    let outcomes: Vec<Applied> = batch.iter().map(outcome).collect();
-    let (sessions, recordings, contents) = (rows.sessions(), rows.recordings(), rows.contents());
-    let (jobs, chats) = (rows.jobs(), rows.chats());
-    let changes = Changes {
-        platform: platform.name.as_str(),
-        now,
-        sessions: split(&sessions),
-        recordings: split(&recordings),
-        contents: split(&contents),
-        jobs: split(&jobs),
-        chats: split(&chats),
-        ledger: effective(batch, &outcomes),
-    };
-    let won = on.commit(&changes).await?;
-    Ok(won.then_some(outcomes))
+) -> Result<Option<Vec<Vec<Applied>>>, Cause> {
+    let mut all = Vec::with_capacity(parts.len());
+    let mut rest = parts.iter();
+    let Some(mut part) = rest.next() else { return Ok(Some(all)) };
+    let mut loaded = on.begin(&part.wanted()).await?;
+    loop {
+        let (rows, outcomes) = part.work_on(loaded)?;
+        let changes = part.changes(&rows, &outcomes, now);
+        let Some(next) = rest.next() else {
+            let won = on.commit(&changes).await?;
+            all.push(outcomes);
+            return Ok(won.then_some(all));
+        };
+        let Some(more) = on.go_on(&changes, &next.wanted()).await? else { return Ok(None) };
+        all.push(outcomes);
+        (part, loaded) = (next, more);
+    }
+}
+
+impl<'a> Part<'a> {
+    fn wanted(&self) -> Wanted<'a> {
+        let ids = self.events.iter().map(|event| event.event_id.as_str()).collect();
+        Wanted { platform: self.platform.name.as_str(), ids, needs: Needs::of(self.events.iter()) }
+    }
+
+    /// Applies the events to what the database has.
+    fn work_on(&self, loaded: Loaded) -> Result<(Rows<'a>, Vec<Applied>), Cause> {
+        let known = known(&loaded.ledger, self.events)?;
+        let mut rows = Rows::new(self.platform);
+        loaded.sessions.into_iter().for_each(|row| rows.load_session(row));
+        loaded.recordings.into_iter().for_each(|row| rows.load_recording(row));
+        loaded.contents.into_iter().for_each(|row| rows.load_content(row));
+        loaded.jobs.into_iter().for_each(|row| rows.load_job(row));
+        loaded.chats.into_iter().for_each(|row| rows.load_chat(row));
+        let outcome = |event: &Planned| match known.get(event.event_id.as_str()) {
+            Some(known) => known.clone(),
+            None => rows.apply(event),
+        };
+        let outcomes = self.events.iter().map(outcome).collect();
+        Ok((rows, outcomes))
+    }
+
+    fn changes<'r>(&self, rows: &'r Rows<'_>, outcomes: &'r [Applied], now: Millis) -> Changes<'r>
+    where
+        'a: 'r,
+    {
+        Changes {
+            platform: self.platform.name.as_str(),
+            now,
+            sessions: split(&rows.sessions()),
+            recordings: split(&rows.recordings()),
+            contents: split(&rows.contents()),
+            jobs: split(&rows.jobs()),
+            chats: split(&rows.chats()),
+            ledger: effective(self.events, outcomes),
+        }
+    }
 }
 
 fn known<'b>(ledger: &[LedgerRow], batch: &'b [Planned]) -> Result<HashMap<&'b str, Applied>, Cause> {

@@ -1,6 +1,6 @@
 //! The session database: SQLite or PostgreSQL behind one interface.
 //!
-//! Guarantee: [`Store::apply`] is one transaction. Of the events that it reports [`Applied::Done`], each has a ledger
+//! Guarantee: [`Store::apply_together`] is one transaction. Of the events that it reports [`Applied::Done`], each has a ledger
 //! row and its effect, both committed and synced; every other event has neither. Whether an event took effect is decided
 //! by the ledger's unique key alone, so redelivery, claim races and replays change nothing.
 
@@ -9,17 +9,20 @@ mod error;
 mod forget;
 mod migrate;
 mod postgres;
+mod sharing;
 mod sqlite;
 mod writer;
 
 use std::time::Duration;
 
+pub use batch::Part;
 pub use error::{Cause, OpenError, StoreError};
 pub use forget::{LedgerKey, LedgerPage};
 pub use postgres::Postgres;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
 use shared::platform::Platform;
+pub use sharing::Sharing;
 pub use sqlite::Sqlite;
 
 use crate::effects::{Applied, EventResult, Planned};
@@ -37,7 +40,7 @@ pub struct StoreOptions {
     pub idle_timeout: Duration,
     /// Bound of connecting.
     pub connect_timeout: Duration,
-    /// Bound of one [`Store::apply`], whatever the server does.
+    /// Bound of one [`Store::apply_together`], whatever the server does.
     pub deadline: Duration,
 }
 
@@ -120,16 +123,34 @@ impl Store {
         }
     }
 
-    /// Applies a batch of one platform, folded by event id, in one transaction; the answer has the batch's length
-    /// and order. Safe to drop at any point; calls take turns.
+    /// Which platforms' events may share a transaction: of others, [`Self::apply_together`] gets one part at a time.
+    #[must_use]
+    pub const fn sharing(&self) -> Sharing {
+        match self {
+            Self::Sqlite(store) => store.writer.sharing(),
+            Self::Postgres(store) => store.writer.sharing(),
+        }
+    }
+
+    /// Applies a batch of one platform, folded by event id: [`Self::apply_together`] with one part.
     ///
     /// # Errors
-    /// Nothing of the batch took effect, or (lost commit) applying it again finds out: [`StoreError::Outage`] where no
-    /// event is to blame, [`StoreError::Rejected`] where one may be.
+    /// As there.
     pub async fn apply(&self, platform: &Platform, batch: &[Planned]) -> Result<Vec<Applied>, StoreError> {
+        let applied = self.apply_together(&[Part { platform, events: batch }]).await?;
+        Ok(applied.into_iter().flatten().collect())
+    }
+
+    /// Applies the parts, in order of platform name, in one transaction; the answer has their lengths and order. Safe to
+    /// drop at any point; calls take turns.
+    ///
+    /// # Errors
+    /// Nothing of any part took effect, or (lost commit) applying it again finds out: [`StoreError::Outage`] where no
+    /// event is to blame, [`StoreError::Rejected`] where one may be, of whichever part.
+    pub async fn apply_together(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Applied>>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.writer.apply(platform, batch).await,
-            Self::Postgres(store) => store.writer.apply(platform, batch).await,
+            Self::Sqlite(store) => store.writer.apply(parts).await,
+            Self::Postgres(store) => store.writer.apply(parts).await,
         }
     }
 

@@ -7,12 +7,12 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use shared::clock;
-use shared::platform::Platform;
 use tokio::sync::Mutex;
 
-use super::batch::{self, Transact};
+use super::batch::{self, Part, Transact};
 use super::error::{Cause, StoreError};
-use crate::effects::{Applied, Planned};
+use super::sharing::Sharing;
+use crate::effects::Applied;
 
 /// How often a batch is run again when other workers were faster.
 const MAX_RACES: u32 = 8;
@@ -24,6 +24,8 @@ const RESTED: Duration = Duration::from_secs(1);
 pub(super) trait Backend: Send + Sync {
     /// Its connection.
     type Connection: Transact;
+    /// Which platforms' parts may share a transaction.
+    const SHARING: Sharing;
     /// A new connection with every setting that must hold.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Cause>> + Send;
 }
@@ -53,15 +55,15 @@ impl<B: Backend> Writer<B> {
         Self { backend, idle: Mutex::new(Some(Idle::now(connection))), deadline }
     }
 
-    /// See [`super::Store::apply`].
-    pub(super) async fn apply(&self, platform: &Platform, batch: &[Planned]) -> Result<Vec<Applied>, StoreError> {
-        if batch.is_empty() {
-            return Ok(Vec::new());
+    /// See [`super::Store::apply_together`].
+    pub(super) async fn apply(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Applied>>, StoreError> {
+        if parts.iter().all(|part| part.events.is_empty()) {
+            return Ok(vec![Vec::new(); parts.len()]);
         }
         self.bounded(async {
             let mut idle = self.idle.lock().await;
             for _ in 0..MAX_RACES {
-                match self.once(&mut idle, Work::Batch(platform, batch)).await {
+                match self.once(&mut idle, Work::Parts(parts)).await {
                     Ok(Some(applied)) => return Ok(applied),
                     Ok(None) => {}
                     Err(cause) if cause.lost_a_race() => {}
@@ -71,6 +73,12 @@ impl<B: Backend> Writer<B> {
             Err(Cause::Contended(MAX_RACES))
         })
         .await
+    }
+
+    /// See [`super::Store::sharing`].
+    #[expect(clippy::unused_self, reason = "asked of whichever database there is")]
+    pub(super) const fn sharing(&self) -> Sharing {
+        B::SHARING
     }
 
     /// See [`super::Store::probe`].
@@ -87,11 +95,11 @@ impl<B: Backend> Writer<B> {
         &self,
         idle: &mut Option<Idle<B::Connection>>,
         work: Work<'_>,
-    ) -> Result<Option<Vec<Applied>>, Cause> {
+    ) -> Result<Option<Vec<Vec<Applied>>>, Cause> {
         let mut connection = self.connection(idle).await?;
         let now = clock::now_ms();
         let done = match work {
-            Work::Batch(platform, batch) => batch::run(&mut connection, platform, batch, now).await,
+            Work::Parts(parts) => batch::run(&mut connection, parts, now).await,
             Work::Probe => connection.probe(now).await.map(|()| Some(Vec::new())),
         };
         // A connection that cannot confirm the rollback is dropped, which rolls back as well.
@@ -121,6 +129,6 @@ impl<B: Backend> Writer<B> {
 /// What a transaction is for.
 #[derive(Clone, Copy)]
 enum Work<'a> {
-    Batch(&'a Platform, &'a [Planned]),
+    Parts(&'a [Part<'a>]),
     Probe,
 }

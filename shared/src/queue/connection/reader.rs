@@ -60,6 +60,13 @@ impl Reader {
         Self { kind: Kind::Cluster(Box::new(Polling { cluster, busy, asked, fault, pause: FIRST_PAUSE })) }
     }
 
+    /// Whether each read may ask for other streams than the one before. Not so on a cluster: what a slow node answers after
+    /// its stream has ceased to be asked for is seen by nobody until it is claimed.
+    #[must_use]
+    pub const fn may_choose(&self) -> bool {
+        matches!(self.kind, Kind::One(_))
+    }
+
     /// Reads `streams` with `head` (`XREADGROUP GROUP … COUNT n`, or `XREAD COUNT n`), waiting up to `block`.
     pub(crate) async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<Pages, Fault> {
         if streams.is_empty() {
@@ -204,5 +211,21 @@ impl Polling {
         }
         found.sort_by_key(|(position, _)| *position);
         (found, failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use secrecy::SecretString;
+
+    use super::super::blocking_connection;
+
+    #[tokio::test]
+    async fn streams_may_be_left_out_of_a_read_of_one_server_only() {
+        let url = SecretString::from("redis://127.0.0.1:1".to_owned());
+        for (cluster, may) in [(false, true), (true, false)] {
+            assert_eq!(blocking_connection(&url, cluster).unwrap().may_choose(), may, "cluster: {cluster}");
+        }
     }
 }

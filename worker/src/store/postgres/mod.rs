@@ -15,6 +15,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::StoreOptions;
 use super::error::{Cause, OpenError, StoreError};
 use super::migrate::{self, POSTGRES};
+use super::sharing::Sharing;
 use super::writer::{Backend, Writer};
 
 /// Session settings, one round trip per connection; not start-up options, which poolers refuse. Every statement here is a
@@ -63,6 +64,7 @@ pub(super) struct Server {
 
 impl Backend for Server {
     type Connection = PgConnection;
+    const SHARING: Sharing = Sharing::OwnSessions;
 
     async fn connect(&self) -> Result<PgConnection, Cause> {
         let connecting = async {

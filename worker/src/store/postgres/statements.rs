@@ -13,7 +13,7 @@ use super::texts::{
     UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
 };
 use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
-use crate::store::batch::{Changes, Effective, LedgerRow, Loaded, Transact};
+use crate::store::batch::{Changes, Effective, LedgerRow, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
@@ -28,40 +28,17 @@ impl Transact for PgConnection {
         self.ping().await.is_ok()
     }
 
-    async fn begin(&mut self, platform: &str, ids: &[&str], needs: &Needs<'_>) -> Result<Loaded, Cause> {
+    async fn begin(&mut self, first: &Wanted<'_>) -> Result<Loaded, Cause> {
         sqlx::raw_sql("BEGIN").execute(&mut *self).await?;
-        let mut loaded = Loaded { ledger: ledger(self, platform, ids).await?, ..Loaded::default() };
-        if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
-            loaded.sessions = sessions(self, needs).await?;
-        }
-        if !needs.recordings.is_empty() {
-            loaded.recordings = recordings(self, platform, &needs.recordings).await?;
-        }
-        if !needs.contents.is_empty() {
-            loaded.contents = contents(self, platform, &needs.contents).await?;
-        }
-        if !needs.jobs.is_empty() {
-            loaded.jobs = jobs(self, platform, &needs.jobs).await?;
-        }
-        if !needs.chats.is_empty() {
-            loaded.chats = chats(self, platform, &needs.chats).await?;
-        }
-        Ok(loaded)
+        load(self, first, sessions_anew).await
+    }
+
+    async fn go_on(&mut self, changes: &Changes<'_>, next: &Wanted<'_>) -> Result<Option<Loaded>, Cause> {
+        if write(self, changes).await? { load(self, next, sessions_at_once).await.map(Some) } else { Ok(None) }
     }
 
     async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
-        let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger } = changes;
-        let all = write_sessions(self, UPDATE_SESSIONS, &sessions.known, *now).await?
-            && write_recordings(self, UPDATE_RECORDINGS, platform, &recordings.known, *now).await?
-            && write_contents(self, UPDATE_CONTENTS, platform, &contents.known, *now).await?
-            && write_jobs(self, UPDATE_JOBS, platform, &jobs.known, *now).await?
-            && write_chats(self, UPDATE_CHATS, platform, &chats.known).await?
-            && write_sessions(self, INSERT_SESSIONS, &sessions.new, *now).await?
-            && write_recordings(self, INSERT_RECORDINGS, platform, &recordings.new, *now).await?
-            && write_contents(self, INSERT_CONTENTS, platform, &contents.new, *now).await?
-            && write_jobs(self, INSERT_JOBS, platform, &jobs.new, *now).await?
-            && write_chats(self, INSERT_CHATS, platform, &chats.new).await?
-            && write_ledger(self, platform, ledger, *now).await?;
+        let all = write(self, changes).await?;
         if all {
             sqlx::raw_sql("COMMIT").execute(self).await?;
         }
@@ -79,28 +56,85 @@ impl Transact for PgConnection {
     }
 }
 
+/// `sessions` reads them, if any are needed.
+async fn load(
+    on: &mut PgConnection,
+    Wanted { platform, ids, needs }: &Wanted<'_>,
+    sessions: impl AsyncFnOnce(&mut PgConnection, &Needs<'_>) -> Result<Vec<SessionColumns>, Cause>,
+) -> Result<Loaded, Cause> {
+    let mut loaded = Loaded { ledger: ledger(on, platform, ids).await?, ..Loaded::default() };
+    if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
+        loaded.sessions = sessions(on, needs).await?.into_iter().map(session_row).collect();
+    }
+    if !needs.recordings.is_empty() {
+        loaded.recordings = recordings(on, platform, &needs.recordings).await?;
+    }
+    if !needs.contents.is_empty() {
+        loaded.contents = contents(on, platform, &needs.contents).await?;
+    }
+    if !needs.jobs.is_empty() {
+        loaded.jobs = jobs(on, platform, &needs.jobs).await?;
+    }
+    if !needs.chats.is_empty() {
+        loaded.chats = chats(on, platform, &needs.chats).await?;
+    }
+    Ok(loaded)
+}
+
+/// Whether every row was written.
+async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, Cause> {
+    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger } = changes;
+    Ok(write_sessions(on, UPDATE_SESSIONS, &sessions.known, *now).await?
+        && write_recordings(on, UPDATE_RECORDINGS, platform, &recordings.known, *now).await?
+        && write_contents(on, UPDATE_CONTENTS, platform, &contents.known, *now).await?
+        && write_jobs(on, UPDATE_JOBS, platform, &jobs.known, *now).await?
+        && write_chats(on, UPDATE_CHATS, platform, &chats.known).await?
+        && write_sessions(on, INSERT_SESSIONS, &sessions.new, *now).await?
+        && write_recordings(on, INSERT_RECORDINGS, platform, &recordings.new, *now).await?
+        && write_contents(on, INSERT_CONTENTS, platform, &contents.new, *now).await?
+        && write_jobs(on, INSERT_JOBS, platform, &jobs.new, *now).await?
+        && write_chats(on, INSERT_CHATS, platform, &chats.new).await?
+        && write_ledger(on, platform, ledger, *now).await?)
+}
+
 async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<LedgerRow>, Cause> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(on).await?;
     Ok(rows.into_iter().map(|(event_id, origin, result)| LedgerRow { event_id, origin, result }).collect())
 }
 
-/// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order.
-async fn sessions(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionRow>, Cause> {
-    let mut rows: Vec<SessionColumns> = Vec::new();
+/// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order:
+/// for a transaction that has nothing else yet.
+async fn sessions_anew(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionColumns>, Cause> {
     let by_stream_alone = needs.live_streams.iter().any(|(_, room)| room.is_none());
-    if !by_stream_alone {
-        rows = sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
+    if by_stream_alone {
+        return sessions_by_either(on, needs).await;
     }
+    let rows: Vec<SessionColumns> = sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
     let found: HashSet<&str> = rows.iter().map(|row| row.0.as_str()).collect();
-    if needs.live_streams.iter().any(|(_, room)| room.is_none_or(|room| !found.contains(room))) {
-        if !by_stream_alone {
-            sqlx::raw_sql("ROLLBACK; BEGIN").execute(&mut *on).await?;
-        }
-        let mut streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
-        streams.dedup();
-        rows = sqlx::query_as(SESSIONS_BY_EITHER).bind(&needs.rooms).bind(&streams).fetch_all(on).await?;
+    if needs.live_streams.iter().all(|(_, room)| room.is_some_and(|room| found.contains(room))) {
+        return Ok(rows);
     }
-    let row = |(room_id, platform, scope, status, live, egress, guards, created_at): SessionColumns| SessionRow {
+    sqlx::raw_sql("ROLLBACK; BEGIN").execute(&mut *on).await?;
+    sessions_by_either(on, needs).await
+}
+
+/// All locks in one statement: what earlier parts have written and locked stays.
+async fn sessions_at_once(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionColumns>, Cause> {
+    if needs.live_streams.is_empty() {
+        return Ok(sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(on).await?);
+    }
+    sessions_by_either(on, needs).await
+}
+
+async fn sessions_by_either(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionColumns>, Cause> {
+    let mut streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
+    streams.dedup();
+    Ok(sqlx::query_as(SESSIONS_BY_EITHER).bind(&needs.rooms).bind(&streams).fetch_all(on).await?)
+}
+
+fn session_row(columns: SessionColumns) -> SessionRow {
+    let (room_id, platform, scope, status, live, egress, guards, created_at) = columns;
+    SessionRow {
         room_id,
         platform,
         scope: read_scope(&scope),
@@ -110,8 +144,7 @@ async fn sessions(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<Sessio
         created_at,
         guards: Guards::parse(&guards),
         written: Written::default(),
-    };
-    Ok(rows.into_iter().map(row).collect())
+    }
 }
 
 async fn recordings(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<RecordingRow>, Cause> {

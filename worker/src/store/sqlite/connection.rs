@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 
 use super::read::{self, Asked};
 use super::write;
-use crate::effects::Needs;
-use crate::store::batch::{Changes, Loaded, Transact};
+use crate::store::batch::{Changes, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
+use crate::store::sharing::Sharing;
 use crate::store::writer::Backend;
 
 /// As many statements as there are in [`mod@read`] and [`mod@write`], and some.
@@ -48,6 +48,7 @@ pub(in crate::store) struct Session {
 
 impl Backend for File {
     type Connection = Session;
+    const SHARING: Sharing = Sharing::Any;
 
     async fn connect(&self) -> Result<Session, Cause> {
         let (jobs, asked) = mpsc::channel::<Job>();
@@ -114,8 +115,8 @@ impl Transact for Session {
         true
     }
 
-    async fn begin(&mut self, platform: &str, ids: &[&str], needs: &Needs<'_>) -> Result<Loaded, Cause> {
-        let asked = Asked::new(platform, ids, needs);
+    async fn begin(&mut self, first: &Wanted<'_>) -> Result<Loaded, Cause> {
+        let asked = Asked::new(first);
         // `IMMEDIATE`: a transaction that reads first and asks for the write lock later fails instead of waiting.
         self.run(move |connection| {
             execute(connection, "BEGIN IMMEDIATE")?;
@@ -125,6 +126,15 @@ impl Transact for Session {
     }
 
     /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is a fault.
+    async fn go_on(&mut self, changes: &Changes<'_>, next: &Wanted<'_>) -> Result<Option<Loaded>, Cause> {
+        let (tables, asked) = (write::tables(changes), Asked::new(next));
+        self.run(move |connection| {
+            tables.iter().try_for_each(|table| table.write(connection))?;
+            read::all(connection, &asked).map(Some)
+        })
+        .await
+    }
+
     async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
         let tables = write::tables(changes);
         self.run(move |connection| {

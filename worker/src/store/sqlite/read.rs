@@ -6,8 +6,8 @@ use shared::platform::SessionScope;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
-use crate::store::batch::{LedgerRow, Loaded};
+use crate::effects::{ChatRow, ContentRow, Guards, JobRow, RecordingRow, SessionRow, Written};
+use crate::store::batch::{LedgerRow, Loaded, Wanted};
 use crate::store::error::Cause;
 
 const LEDGER: &str = "SELECT event_id, origin, result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
@@ -39,7 +39,7 @@ const JOB: &str = "SELECT job_id, status, progress, current_step, video_url, err
 const CHAT: &str = "SELECT message_id, room_id, user_id, user_name, message, sent_at, guards FROM chat_messages \
     WHERE platform = ?1 AND message_id = ?2";
 
-/// The keys of a batch, to be sent to the thread that reads.
+/// The keys of a part, to be sent to the thread that reads.
 pub(super) struct Asked {
     platform: String,
     ids: Vec<String>,
@@ -53,11 +53,11 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(platform: &str, ids: &[&str], needs: &Needs<'_>) -> Self {
+    pub(super) fn new(Wanted { platform, ids, needs }: &Wanted<'_>) -> Self {
         let own = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         let stream = |(stream, room): &(&str, Option<&str>)| ((*stream).to_owned(), room.map(str::to_owned));
         Self {
-            platform: platform.to_owned(),
+            platform: (*platform).to_owned(),
             ids: own(ids),
             rooms: own(&needs.rooms),
             live_streams: needs.live_streams.iter().map(stream).collect(),

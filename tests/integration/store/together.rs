@@ -1,0 +1,198 @@
+//! Parts of several platforms in one transaction: all of it or nothing, and each as if it were alone.
+
+use serde_json::json;
+use shared::platform::Platform;
+use worker::effects::{Action, Applied, Planned};
+use worker::store::{Part, Sharing, Store, StoreError};
+
+use crate::fixture::{ACTIVE, Event, Fixture, done, event, mux, open};
+
+on_both!(
+    parts_of_two_platforms_take_effect_at_once,
+    what_a_part_writes_is_there_for_the_next_one,
+    what_a_part_creates_is_there_for_the_next_one,
+    a_rejected_event_takes_all_parts_with_it_and_each_can_be_applied_alone,
+    parts_without_events_are_nothing,
+    workers_that_apply_the_same_parts_at_once_do_it_once,
+);
+
+/// Parts as a test says them.
+type Said = Vec<(&'static str, Vec<Event>)>;
+
+fn planned(fixture: &Fixture, said: &Said) -> Vec<(&'static str, Vec<Planned>)> {
+    let plan = |(platform, events): &(&'static str, Vec<Event>)| {
+        (*platform, events.iter().map(|event| fixture.plan(platform, event)).collect())
+    };
+    said.iter().map(plan).collect()
+}
+
+async fn try_together(
+    store: &Store,
+    fixture: &Fixture,
+    planned: &[(&'static str, Vec<Planned>)],
+) -> Result<Vec<Vec<Applied>>, StoreError> {
+    let platforms: Vec<&Platform> = planned.iter().map(|(name, _)| fixture.platform(name)).collect();
+    let parts: Vec<Part<'_>> =
+        platforms.into_iter().zip(planned).map(|(platform, (_, events))| Part { platform, events }).collect();
+    let applied = store.apply_together(&parts).await?;
+    let lengths = |all: &[Vec<Applied>]| all.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(lengths(&applied), planned.iter().map(|(_, events)| events.len()).collect::<Vec<_>>());
+    Ok(applied)
+}
+
+async fn together(fixture: &Fixture, said: Said) -> Vec<Vec<Applied>> {
+    try_together(&fixture.store, fixture, &planned(fixture, &said)).await.unwrap()
+}
+
+fn live(id: &str, at: i64, room: &str) -> Event {
+    event(id, "live", at, json!({"room": room}))
+}
+
+async fn parts_of_two_platforms_take_effect_at_once(fixture: Fixture) {
+    let parts = vec![
+        ("rival", vec![live("e", 1, "rivals"), live("f", 2, "rivals")]),
+        ("studio", vec![live("e", 1, "studios"), event("tape", "taped", 2, json!({"tape": "t", "url": "u"}))]),
+    ];
+    let applied = together(&fixture, parts).await;
+    let actions: Vec<Vec<Action>> =
+        applied.into_iter().map(|part| part.into_iter().map(|one| done(one).action).collect()).collect();
+    let changed = Action::StatusUpdated;
+    assert_eq!(
+        actions,
+        [[changed, Action::StatusUnchanged], [changed, Action::Recorded]],
+        "ids are a platform's own"
+    );
+    for (room, platform) in [("rivals", "rival"), ("studios", "studio")] {
+        let row = fixture.session(room).await;
+        assert_eq!((&row["platform"], &row["status"]), (&json!(platform), &json!("live")));
+    }
+    let times = fixture.database.rows("SELECT count(DISTINCT processed_at) AS n FROM webhook_events", &[]).await;
+    assert_eq!((fixture.database.count("webhook_events").await, &times[0]["n"]), (4, &json!(1)));
+}
+
+/// Both may touch the room: the second one must not overwrite what the first one wrote.
+async fn what_a_part_writes_is_there_for_the_next_one(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
+    let parts = vec![
+        ("mux", vec![mux("e1", ACTIVE, 1_000, Some("r"), "s")]),
+        (
+            "partner",
+            vec![
+                event("e2", "offline", 500, json!({"room": "r"})),
+                event("e3", "offline", 2_000, json!({"stream": "s"})),
+            ],
+        ),
+    ];
+    let applied = together(&fixture, parts).await;
+    let old = &applied[1][0];
+    assert_eq!(done(old.clone()).action, Action::StaleIgnored, "the first part's event is newer");
+    let ended = done(applied[1][1].clone());
+    assert_eq!((ended.room_id.as_deref(), ended.old_status.map(|s| s.as_str())), (Some("r"), Some("live")));
+    assert_eq!(fixture.session("r").await["status"], "ended");
+}
+
+/// Two definitions of one platform, one after the other: rows that the first one inserts, by room and by live stream, and its
+/// ledger rows.
+async fn what_a_part_creates_is_there_for_the_next_one(fixture: Fixture) {
+    let first = event("e1", "live", 1_000, json!({"room": "r", "stream": "s"}));
+    let twice = fixture.plan("studio", &first);
+    let ended = fixture.plan("studio", &event("e2", "offline", 2_000, json!({"stream": "s", "title": "Show"})));
+    let titled = fixture.plan("studio", &event("e3", "live", 3_000, json!({"room": "r", "title": "Show"})));
+    let parts = [("studio", vec![twice.clone()]), ("studio", vec![twice, ended]), ("studio", vec![titled])];
+    let applied = try_together(&fixture.store, &fixture, &parts).await.unwrap();
+    assert!(matches!(applied[1][0], Applied::Known { same_origin: true, .. }), "{applied:?}");
+    assert_eq!(done(applied[1][1].clone()).room_id.as_deref(), Some("r"));
+    assert_eq!(done(applied[2][0].clone()).old_status.map(|status| status.as_str()), Some("ended"));
+    assert_eq!(fixture.database.count("sessions").await, 1);
+    assert_eq!(fixture.session("r").await["status"], "live");
+}
+
+async fn a_rejected_event_takes_all_parts_with_it_and_each_can_be_applied_alone(fixture: Fixture) {
+    fixture.refuse_title("poison").await;
+    let poison = event("poison", "live", 9, json!({"room": "p", "title": "poison"}));
+    let said = vec![
+        ("netflix", vec![event("n", "unheard-of", 1, json!({}))]),
+        ("rival", vec![live("good", 1, "rivals")]),
+        ("studio", vec![live("good", 1, "studios"), poison]),
+        ("studio", vec![live("later", 2, "studios")]),
+    ];
+    let parts = planned(&fixture, &said);
+    match try_together(&fixture.store, &fixture, &parts).await {
+        Err(StoreError::Rejected(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    for table in ["sessions", "webhook_events"] {
+        assert_eq!(fixture.database.count(table).await, 0, "{table}");
+    }
+    fixture.store.probe().await.unwrap();
+    for (at, (platform, events)) in parts.iter().enumerate() {
+        let alone = fixture.try_apply(platform, events).await;
+        assert_eq!(alone.is_ok(), at != 2, "{platform}: {alone:?}");
+    }
+    assert_eq!(fixture.database.count("webhook_events").await, 3);
+}
+
+async fn parts_without_events_are_nothing(fixture: Fixture) {
+    let none = vec![("rival", vec![]), ("studio", vec![])];
+    assert_eq!(together(&fixture, none).await, vec![vec![], vec![]]);
+    let one =
+        together(&fixture, vec![("rival", vec![]), ("studio", vec![live("e", 1, "r")]), ("studio", vec![])]).await;
+    assert_eq!(one.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 0]);
+    assert_eq!(fixture.session("r").await["status"], "live");
+}
+
+/// In order of name, as workers do it, with the rows of each part in another order for every worker.
+async fn workers_that_apply_the_same_parts_at_once_do_it_once(fixture: Fixture) {
+    const ROUNDS: i64 = 10;
+    let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
+    for round in 0..ROUNDS {
+        let rooms = [round % 3, (round + 1) % 3, 10 + round];
+        let events = |platform: &str, rooms: &[i64]| -> Vec<Event> {
+            let one = |room: &i64| live(&format!("{round}-{room}"), round * 1_000, &format!("{platform}-{room}"));
+            rooms.iter().map(one).collect()
+        };
+        let said = |rooms: &[i64]| vec![("rival", events("rival", rooms)), ("studio", events("studio", rooms))];
+        let mut first = planned(&fixture, &said(&rooms));
+        let mut second = first.clone();
+        first.iter_mut().for_each(|(_, events)| events.rotate_left(1));
+        second.iter_mut().for_each(|(_, events)| events.reverse());
+        let (first, second) =
+            tokio::join!(try_together(&one, &fixture, &first), try_together(&two, &fixture, &second));
+        let all: Vec<Applied> = [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
+        let took = all.iter().filter(|one| matches!(one, Applied::Done(_))).count();
+        let known = all.iter().filter(|one| matches!(one, Applied::Known { same_origin: true, .. })).count();
+        assert_eq!((took, known), (6, 6), "{all:?}");
+    }
+    assert_eq!(fixture.database.count("webhook_events").await, 6 * ROUNDS);
+    assert_eq!(fixture.database.count("sessions").await, 2 * (3 + ROUNDS));
+}
+
+/// Not in order of name: each worker gets what the other one needs next. The database ends one of them, which runs again.
+#[tokio::test]
+async fn a_deadlock_is_a_lost_race() {
+    let fixture = Fixture::postgres().await;
+    let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
+    let said = |round: i64, worker: usize| {
+        let one = |platform: &'static str| {
+            let rooms = (0..20).map(|n| live(&format!("{round}-{worker}-{n}"), round, &format!("{platform}-{n}")));
+            (platform, rooms.collect::<Vec<_>>())
+        };
+        vec![one("rival"), one("studio")]
+    };
+    together(&fixture, said(0, 9)).await;
+    for round in 1..=5 {
+        let (first, mut second) = (planned(&fixture, &said(round, 1)), planned(&fixture, &said(round, 2)));
+        second.reverse();
+        let (first, second) =
+            tokio::join!(try_together(&one, &fixture, &first), try_together(&two, &fixture, &second));
+        let all: Vec<Applied> = [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
+        assert!(all.iter().all(|one| matches!(one, Applied::Done(_))), "{all:?}");
+    }
+    assert_eq!(fixture.database.count("webhook_events").await, 40 + 5 * 80);
+}
+
+#[tokio::test]
+async fn each_database_says_whose_events_may_share() {
+    assert_eq!(Fixture::sqlite().await.store.sharing(), Sharing::Any);
+    assert_eq!(Fixture::postgres().await.store.sharing(), Sharing::OwnSessions);
+}

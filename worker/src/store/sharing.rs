@@ -1,0 +1,46 @@
+//! Whose events may be in one transaction.
+//!
+//! Guarantee: two workers that take parts which are allowed here, in order of platform name, cannot deadlock over rows
+//! that each platform has for itself. PostgreSQL locks row by row, in order only within a part: a room that several
+//! platforms may touch could be locked by one part of a worker and wanted by a later part of another, and the reverse. So
+//! only platforms that own their sessions share there. One that names another's room all the same is refused, and may lose
+//! a race until then, which is run again. SQLite has one lock for everything.
+
+use shared::platform::{Platform, PlatformName, SessionScope};
+
+/// What a database allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Parts of any platforms.
+    Any,
+    /// Parts of platforms that touch only sessions of their own.
+    OwnSessions,
+}
+
+impl Sharing {
+    /// Whether events of `platform` may be in one transaction with others'. Announcements never are: what comes after them
+    /// is to find them committed, whatever happens to others.
+    #[must_use]
+    pub fn allows(self, platform: &Platform) -> bool {
+        platform.name.as_str() != PlatformName::SESSIONS
+            && (self == Self::Any || platform.session_scope == SessionScope::Own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use shared::platform::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn shared_rooms_are_locked_by_one_platform_at_a_time_where_rows_are_locked() {
+        let registry = Registry::load(None).unwrap();
+        let allowed = |sharing: Sharing, name| sharing.allows(registry.get(name).unwrap());
+        for (name, any, own) in [("mux", true, false), ("livekit", true, false), ("generic", true, true)] {
+            assert_eq!((allowed(Sharing::Any, name), allowed(Sharing::OwnSessions, name)), (any, own), "{name}");
+        }
+        assert!(!Sharing::Any.allows(registry.sessions()) && !Sharing::OwnSessions.allows(registry.sessions()));
+    }
+}
