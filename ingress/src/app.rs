@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use actix_service::apply_fn_factory;
 use actix_web::dev::ServerHandle;
+use actix_web::http::KeepAlive;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use shared::config::AdminToken;
@@ -29,6 +31,7 @@ use crate::closing;
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::directory::{Current, Defaults};
+use crate::entrance;
 use crate::gate::{self, Gate, Mismatch};
 use crate::handlers::outbound::Outbound;
 use crate::handlers::stats::Statistics;
@@ -197,15 +200,15 @@ fn serve(
     let following = tokio::spawn(async move { follower.directory.follow(stop).await });
     let known = ingress.clone();
     let entering = connections.clone();
-    // Head size, keep-alive and message framing stay as actix has them: its defaults refuse what smuggling needs.
+    // Head size and message framing stay as actix has them: its defaults refuse what smuggling needs.
     let app = move || {
         let connections = connections.clone();
         actix_web::rt::spawn(connections.clone().sweep(sweeping.clone()));
-        App::new()
-            .app_data(ingress.clone())
-            .wrap_fn(closing::guard)
-            .wrap_fn(move |request, next| connections.serve(request, next))
-            .configure(routes::configure)
+        let application = App::new().app_data(ingress.clone()).configure(routes::table);
+        let ingress = ingress.clone();
+        apply_fn_factory(application, move |request, application: &_| {
+            entrance::enter(request, application, &ingress, &connections)
+        })
     };
     let server = HttpServer::new(app)
         .on_connect(move |connection, data| {
@@ -215,8 +218,10 @@ fn serve(
         .workers(config.workers)
         .max_connections(per_thread)
         .tcp_nodelay(true)
-        // A head that does not arrive is ended by `connections`, without a 408.
+        // A head that does not arrive is ended by `connections`, without a 408, and so is a connection without a request:
+        // actix would make, set and cancel a timer for every answer.
         .client_request_timeout(Duration::ZERO)
+        .keep_alive(KeepAlive::Os)
         // A sender that closes its side has hung up: what it would be told is not worth waiting for.
         .h1_allow_half_closed(false)
         .disable_signals()

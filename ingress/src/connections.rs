@@ -6,8 +6,9 @@
 //! without need no connection stays open without a request for longer than [`SILENCE`], nor one on which a head begins
 //! and never ends. It is closed without an answer, which every sender tries again: a bound of our own in place of actix's,
 //! whose 408 for the first head would also meet genuine senders after this process was frozen or starved of its CPU, and
-//! to some providers 4xx is final. Silence is found twice, a [`SWEEP`] apart and by the thread that serves the
-//! connection, so that after such a time it first reads what has come in meanwhile.
+//! to some providers 4xx is final; and whose timer between requests would be made, set and cancelled for each of them.
+//! Silence is found twice, a [`SWEEP`] apart and by the thread that serves the connection, so that after such a time it
+//! first reads what has come in meanwhile.
 //!
 //! Who is at the other end is not asked: behind a balancer all senders have one address.
 
@@ -20,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use actix_web::Error as Failure;
-use actix_web::dev::{Extensions, Service, ServiceRequest, ServiceResponse};
+use actix_http::Request;
+use actix_web::dev::Extensions;
 use tokio_util::sync::CancellationToken;
 
 /// Longest time without a request, between two requests or before a head that does not end.
@@ -69,7 +70,7 @@ struct Entry {
 }
 
 /// A request in progress.
-struct Busy {
+pub(crate) struct Busy {
     one: Arc<One>,
     all: Connections,
 }
@@ -118,21 +119,9 @@ impl Connections {
         data.insert(Entry { number, one, all: self.clone() });
     }
 
-    /// Passes `request` on to `next`; its connection is not silent until that has answered.
-    pub(crate) fn serve<S>(
-        &self,
-        request: ServiceRequest,
-        next: &S,
-    ) -> impl Future<Output = Result<ServiceResponse, Failure>> + use<S>
-    where
-        S: Service<ServiceRequest, Response = ServiceResponse, Error = Failure>,
-    {
-        let busy = request.conn_data::<Entry>().map(|entry| Busy::begin(&entry.one, self));
-        let answer = next.call(request);
-        async move {
-            let _busy = busy;
-            answer.await
-        }
+    /// Says that a request is going on, until that is dropped: so long its connection is not silent.
+    pub(crate) fn busy(&self, request: &Request) -> Option<Busy> {
+        request.conn_data::<Entry>().map(|entry| Busy::begin(&entry.one, self))
     }
 
     /// Closes what is silent for too long of what this thread serves, until `stop`.

@@ -12,6 +12,7 @@ mod config;
 mod connections;
 mod directory;
 mod effects;
+mod entrance;
 mod error;
 mod gate;
 mod handlers;

@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use shared::event::NewEvent;
 use shared::platform::PlatformName;
 use shared::queue::keys::PlatformKeys;
-use shared::queue::{EnqueuePolicy, Enqueued, Fault, Layout, Memory, Queue, RedisHealth};
+use shared::queue::{self, EnqueuePolicy, Enqueued, Fault, Layout, Memory, Queue, RedisHealth};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::Target;
-use crate::pipeline::Enqueue;
+use crate::pipeline::{Enqueue, Share};
 
 /// How often it is looked at.
 const BEAT: Duration = Duration::from_secs(1);
@@ -90,12 +89,25 @@ impl Pressure {
 }
 
 impl Enqueue for Pressed {
-    async fn enqueue(&self, target: &Target, groups: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
-        if !self.pressure.refuses(&target.platform.name) {
-            return self.queue.enqueue_groups(&target.queue, &target.policy, groups).await;
-        }
-        let nothing_more = EnqueuePolicy { max_backlog: 0, ..target.policy.clone() };
-        self.queue.enqueue_groups(&target.queue, &nothing_more, groups).await
+    fn mixes_platforms(&self) -> bool {
+        self.queue.mixes_platforms()
+    }
+
+    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+        let nothing_more = |target: &Target| EnqueuePolicy { max_backlog: 0, ..target.policy.clone() };
+        let policy = |share: &Share<'_>| {
+            self.pressure.refuses(&share.target.platform.name).then(|| nothing_more(share.target))
+        };
+        let refusing: Vec<Option<EnqueuePolicy>> = shares.iter().map(policy).collect();
+        let shares: Vec<_> = shares
+            .iter()
+            .zip(&refusing)
+            .map(|(Share { target, groups }, refusing)| {
+                let policy = refusing.as_ref().unwrap_or(&target.policy);
+                queue::Share { keys: &target.queue, policy, groups }
+            })
+            .collect();
+        self.queue.enqueue_shares(&shares).await
     }
 }
 

@@ -2,13 +2,13 @@
 
 mod direct;
 
+use actix_web::HttpRequest;
 use actix_web::web::{self, ServiceConfig};
 
 use crate::handlers::{fallback, handshake, outbound, platforms, sessions, stats, webhook};
 use crate::openapi;
 
-use direct::Direct;
-pub(crate) use direct::platform;
+pub(crate) use direct::named;
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
 pub(crate) const WEBHOOKS: [&str; 4] = [
@@ -51,15 +51,12 @@ pub(crate) const DESTINATION: &str = "/api/webhooks/destinations/{name}";
 /// Where all of this is described.
 pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
-/// All routes.
-pub(crate) fn configure(service: &mut ServiceConfig) {
-    for prefix in WEBHOOKS.iter().filter_map(|path| path.strip_suffix("/{platform}")) {
-        service.service(Direct::new(prefix, web::route().to(webhook::receive)));
-    }
-    table(service);
+/// The platform's name in the path of a request that the table has brought to the webhooks' route.
+pub(crate) fn platform(request: &HttpRequest) -> &str {
+    request.match_info().get("platform").unwrap_or_default()
 }
 
-/// All routes as they are described, without the short way to some of them.
+/// All routes; see [`crate::entrance`] for the short way to the busiest of them.
 pub(crate) fn table(service: &mut ServiceConfig) {
     // Before the webhooks' routes, in which these words would stand where a platform's name does; none may be called so.
     for path in METRICS {

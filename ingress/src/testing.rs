@@ -23,7 +23,7 @@ use crate::directory::{Current, Defaults, Target};
 use crate::gate::Gate;
 use crate::handlers::outbound::Outbound;
 use crate::handlers::stats::Statistics;
-use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline, Waiters};
+use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline, Share, Waiters};
 
 pub(crate) const SECRET: &str = "test-secret";
 pub(crate) const ADMIN_TOKEN: &str = "test-admin-token";
@@ -85,7 +85,7 @@ pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Cu
 /// What the queue in memory does with a call.
 type Answer = dyn Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> + Send + Sync;
 
-/// A call's platform and events.
+/// A call's platform and events, or of a call that several share each one's.
 pub(crate) type Call = (String, Vec<NewEvent>);
 
 /// A queue in memory: remembers what it was asked, and knows duplicates by their markers unless told otherwise.
@@ -93,6 +93,7 @@ pub(crate) type Call = (String, Vec<NewEvent>);
 pub(crate) struct Memory {
     /// Every call.
     pub(crate) calls: Arc<Mutex<Vec<Call>>>,
+    mixing: bool,
     markers: Arc<Mutex<HashSet<String>>>,
     answer: Option<Arc<Answer>>,
 }
@@ -102,6 +103,11 @@ impl Memory {
         answer: impl Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> + Send + Sync + 'static,
     ) -> Self {
         Self { answer: Some(Arc::new(answer)), ..Self::default() }
+    }
+
+    /// Where platforms share calls, as they do on a single server.
+    pub(crate) fn mixing(self) -> Self {
+        Self { mixing: true, ..self }
     }
 
     pub(crate) fn events(&self) -> Vec<NewEvent> {
@@ -120,14 +126,22 @@ impl Memory {
 }
 
 impl Enqueue for Memory {
-    async fn enqueue(&self, target: &Target, groups: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
-        let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
-        let call = (target.platform.name.to_string(), events.iter().map(|event| (*event).clone()).collect());
-        self.calls.lock().unwrap().push(call);
-        match &self.answer {
-            Some(answer) => answer(target, &events),
-            None => Ok(groups.iter().map(|group| self.together(group)).collect()),
+    fn mixes_platforms(&self) -> bool {
+        self.mixing
+    }
+
+    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+        let mut outcomes = Vec::new();
+        for Share { target, groups } in shares {
+            let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
+            let call = (target.platform.name.to_string(), events.iter().map(|event| (*event).clone()).collect());
+            self.calls.lock().unwrap().push(call);
+            match &self.answer {
+                Some(answer) => outcomes.extend(answer(target, &events)?),
+                None => outcomes.extend(groups.iter().map(|group| self.together(group))),
+            }
         }
+        Ok(outcomes)
     }
 }
 

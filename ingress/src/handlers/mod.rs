@@ -56,8 +56,8 @@ fn respond(answer: &Answer, target: &Target) -> HttpResponse {
 }
 
 /// Turns a panic into an answer: it is logged by the panic hook, and costs its sender one try instead of a connection.
-async fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(Error::Internal))
+fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+    AssertUnwindSafe(work).catch_unwind().map(|answer| answer.unwrap_or(Err(Error::Internal)))
 }
 
 #[cfg(test)]

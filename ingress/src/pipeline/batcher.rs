@@ -1,9 +1,15 @@
 //! The micro-batcher: whatever waits while one call to Redis is on its way goes into the next one.
 //!
 //! Guarantee: every request, be it one event or a batch, gets its own answer, and "accepted" only after Redis confirmed
-//! that very one. A platform's events go out in the order of their arrival, a batch's in one call. An event whose sender hung up or whose time ran out before its call was
-//! built is not sent. One platform's failing call harms no other's. Every wait has an end: [`WAIT_BOUND`] until the
+//! that very one. A platform's events go out in the order of their arrival, a batch's in one call. An event whose sender
+//! hung up or whose time ran out before its call was built is not sent. Every wait has an end: [`WAIT_BOUND`] until the
 //! call, [`CALL_BOUND`] for the call.
+//!
+//! On a single server a call holds what several platforms brought: with hundreds of them, each of which has an event or
+//! two in a round, a call for each would cost more than the events. They share what happens to a call as such: whether
+//! the one server ran it, whether its answer came, and in time; nothing a platform does or has in Redis decides that. What
+//! is decided about events is each platform's own. On a cluster every platform has calls of its own, and one's
+//! failing call harms no other's.
 //!
 //! Nothing is sent twice from here: a call that certainly did not run is answered as such, at once, and the sender's
 //! own retry is the second try.
@@ -33,14 +39,22 @@ const MAX_WAITING: usize = 16_384;
 /// Most events that are taken at once, for all platforms together.
 const MAX_ROUND: usize = 1024;
 
-/// What puts one platform's events into the queue.
+/// What puts events into the queue.
 pub(crate) trait Enqueue: Send + Sync + 'static {
-    /// Decides about `groups` in their order; see [`shared::queue::Queue::enqueue_groups`].
-    fn enqueue(
-        &self,
-        target: &Target,
-        groups: &[&[NewEvent]],
-    ) -> impl Future<Output = Result<Vec<Enqueued>, Fault>> + Send;
+    /// Whether a call may hold shares of several platforms.
+    fn mixes_platforms(&self) -> bool;
+
+    /// Decides about the groups of all `shares` in their order; see [`shared::queue::Queue::enqueue_shares`].
+    fn enqueue(&self, shares: &[Share<'_>]) -> impl Future<Output = Result<Vec<Enqueued>, Fault>> + Send;
+}
+
+/// What one platform brings to a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Share<'a> {
+    /// The platform.
+    pub(crate) target: &'a Target,
+    /// Its requests, in the order of their arrival.
+    pub(crate) groups: &'a [&'a [NewEvent]],
 }
 
 /// Why an event got no outcome.
@@ -90,17 +104,21 @@ impl Batcher {
     ///
     /// # Errors
     /// See [`Lost`].
-    pub(crate) async fn enqueue(
+    pub(crate) fn enqueue(
         &self,
         target: &Arc<Target>,
         events: impl Into<Identified>,
         held: Held,
-    ) -> Result<Enqueued, Lost> {
+    ) -> impl Future<Output = Result<Enqueued, Lost>> {
         let (answer, outcome) = oneshot::channel();
         let deadline = Instant::now() + WAIT_BOUND;
         let load = Load { events: events.into(), _held: held };
-        self.jobs.try_send(Job { target: Arc::clone(target), load, deadline, answer }).map_err(|_| Lost::Full)?;
-        outcome.await.map_or(Err(Lost::Unknown(None)), |(outcome, _load)| outcome)
+        let job = Job { target: Arc::clone(target), load, deadline, answer };
+        let taken = self.jobs.try_send(job).map_err(|_| Lost::Full);
+        async move {
+            taken?;
+            outcome.await.map_or(Err(Lost::Unknown(None)), |(outcome, _load)| outcome)
+        }
     }
 }
 
@@ -118,21 +136,23 @@ async fn work(queue: impl Enqueue, mut waiting: mpsc::Receiver<Job>, stop: Cance
         if taken == 0 {
             return;
         }
-        join_all(group(round.drain(..), Instant::now()).into_iter().map(|call| run(&queue, call))).await;
+        let calls = calls(group(round.drain(..), Instant::now()), queue.mixes_platforms());
+        join_all(calls.into_iter().map(|call| run(&queue, call))).await;
     }
 }
 
-/// One platform's share of a round.
-struct Call {
+/// One platform's part of a round, or as much of it as goes into one call.
+struct Part {
     target: Arc<Target>,
     jobs: Vec<Job>,
     events: usize,
     bytes: usize,
 }
 
-/// Sorts jobs into calls within the bounds, each platform's in their order; drops those that nobody waits for any more.
-fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
-    let mut calls: Vec<Call> = Vec::new();
+/// Sorts jobs into parts within the bounds of a call, each platform's in their order; drops those that nobody waits for
+/// any more.
+fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
     for job in jobs {
         if job.answer.is_closed() {
             continue;
@@ -142,34 +162,67 @@ fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Call> {
             continue;
         }
         let (events, bytes) = (job.load.events.events().len(), job.load.events.bytes());
-        let fits =
-            |call: &&mut Call| call.events + events <= MAX_BATCH_EVENTS && call.bytes + bytes <= MAX_BATCH_BYTES;
-        // Only the platform's newest call may be filled up, or a later event would overtake an earlier one.
-        match calls.iter_mut().rfind(|call| Arc::ptr_eq(&call.target, &job.target)).filter(fits) {
-            Some(call) => {
-                call.events += events;
-                call.bytes += bytes;
-                call.jobs.push(job);
+        // Only the platform's newest part may be filled up, or a later event would overtake an earlier one.
+        let newest = parts.iter_mut().rfind(|part| Arc::ptr_eq(&part.target, &job.target));
+        match newest.filter(|part| fits(part.events + events, part.bytes + bytes)) {
+            Some(part) => {
+                part.events += events;
+                part.bytes += bytes;
+                part.jobs.push(job);
             }
-            None => calls.push(Call { target: Arc::clone(&job.target), events, bytes, jobs: vec![job] }),
+            None => parts.push(Part { target: Arc::clone(&job.target), events, bytes, jobs: vec![job] }),
+        }
+    }
+    parts
+}
+
+const fn fits(events: usize, bytes: usize) -> bool {
+    events <= MAX_BATCH_EVENTS && bytes <= MAX_BATCH_BYTES
+}
+
+/// Puts parts into calls, several into one where platforms mix. Only the newest call is filled up, so that a platform's
+/// parts stay in their order.
+fn calls(parts: Vec<Part>, mix: bool) -> Vec<Vec<Part>> {
+    let mut calls: Vec<Vec<Part>> = Vec::new();
+    let (mut events, mut bytes) = (0, 0);
+    for part in parts {
+        (events, bytes) = (events + part.events, bytes + part.bytes);
+        match calls.last_mut().filter(|_| mix && fits(events, bytes)) {
+            Some(call) => call.push(part),
+            None => {
+                (events, bytes) = (part.events, part.bytes);
+                calls.push(vec![part]);
+            }
         }
     }
     calls
 }
 
-async fn run(queue: &impl Enqueue, call: Call) {
-    let Call { target, jobs, .. } = call;
-    let groups: Vec<&[NewEvent]> = jobs.iter().map(|job| job.load.events.events()).collect();
-    let lost = match timeout(CALL_BOUND, queue.enqueue(&target, &groups)).await {
-        Ok(Ok(outcomes)) if outcomes.len() == jobs.len() => {
-            jobs.into_iter().zip(outcomes).for_each(|(job, outcome)| answer(job, Ok(outcome)));
+async fn run(queue: &impl Enqueue, call: Vec<Part>) {
+    let groups: Vec<&[NewEvent]> =
+        call.iter().flat_map(|part| &part.jobs).map(|job| job.load.events.events()).collect();
+    let mut rest = &groups[..];
+    let shares: Vec<Share<'_>> = call
+        .iter()
+        .map(|part| {
+            let (groups, others) = rest.split_at(part.jobs.len());
+            rest = others;
+            Share { target: &part.target, groups }
+        })
+        .collect();
+    let result = timeout(CALL_BOUND, queue.enqueue(&shares)).await;
+    let wanted = groups.len();
+    let jobs = call.into_iter().flat_map(|part| part.jobs);
+    let lost = match result {
+        Ok(Ok(outcomes)) if outcomes.len() == wanted => {
+            jobs.zip(outcomes).for_each(|(job, outcome)| answer(job, Ok(outcome)));
             return;
         }
         Ok(Err(fault)) if fault.certainly_not_run() => Lost::NotRun(fault),
         Ok(Err(fault)) => Lost::Unknown(Some(fault)),
         Ok(Ok(_)) | Err(_) => Lost::Unknown(None),
     };
-    jobs.into_iter().for_each(|job| answer(job, Err(lost.clone())));
+    jobs.for_each(|job| answer(job, Err(lost.clone())));
 }
 
 fn answer(job: Job, outcome: Result<Enqueued, Lost>) {

@@ -17,17 +17,19 @@ pub(crate) mod shield;
 mod verify;
 mod wait;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use actix_web::dev::Payload;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
+use futures_util::future::Either;
 use shared::clock;
 use shared::queue::Enqueued;
 use shared::trace;
 
-pub(crate) use batcher::{Batcher, Enqueue, Lost};
+pub(crate) use batcher::{Batcher, Enqueue, Lost, Share};
 pub(crate) use body::{Bodies, Body, Held};
 
 use crate::directory::Target;
@@ -35,11 +37,12 @@ use crate::error::Error;
 use crate::gate::Gate;
 use coding::Coding;
 use identify::{Identified, InvalidPayload, identify};
-use verify::genuine;
+use verify::{RequestHeaders, genuine};
 pub use wait::preferred_wait;
 pub(crate) use wait::{Waiter, Waiters};
 
-/// What every request passes through; cheap to clone.
+/// What every request passes through; cheap to clone. Whatever a request seldom needs is kept apart from what it waits in
+/// (`Box::pin`): that is made for each one, and moved.
 #[derive(Clone)]
 pub(crate) struct Pipeline {
     /// The bounds of bodies.
@@ -104,7 +107,7 @@ pub(crate) enum Taken {
     /// An event.
     Event(Answer),
     /// An event whose sender waits for what becomes of it. Nothing of its body is held any more.
-    Awaited(Answer, Waiter),
+    Awaited(Answer, Box<Waiter>),
     /// A provider's question.
     Handshake(handshake::Reply),
 }
@@ -119,6 +122,12 @@ enum Decoded {
     Malformed,
 }
 
+impl From<Option<Bytes>> for Decoded {
+    fn from(decoded: Option<Bytes>) -> Self {
+        decoded.map_or(Self::Malformed, Self::Is)
+    }
+}
+
 impl Pipeline {
     /// Takes one webhook for `target`.
     ///
@@ -127,7 +136,7 @@ impl Pipeline {
     pub(crate) async fn ingest(
         &self,
         target: &Arc<Target>,
-        headers: &HeaderMap,
+        head: impl Borrow<HeaderMap>,
         payload: &mut Payload,
     ) -> Result<Taken, Error> {
         let began = trace::now();
@@ -136,10 +145,13 @@ impl Pipeline {
         }
         let keys = target.keys.as_ref().ok_or(Error::ConfigMissing)?;
 
-        let Body { bytes: wire, coding, mut held } = self.bodies.read(headers, payload).await?;
-        let (scheme, headers, now) = (&target.platform.scheme, verify::RequestHeaders(headers), clock::now_ms());
+        let Body { bytes: wire, coding, mut held } = self.bodies.read(head.borrow(), payload).await?;
+        let (scheme, headers, now) = (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
         let on_wire = genuine(scheme, keys, &headers, &wire, now, &self.gate);
-        let decoded = self.decode(coding, &wire, on_wire.as_ref().err(), &mut held).await?;
+        let decoded = match to_decode(coding, on_wire.as_ref().err()) {
+            Some(coding) => Box::pin(self.bodies.decode(coding, &wire, &mut held)).await?.into(),
+            None => Decoded::Same,
+        };
         let (body, verified) = match decoded {
             Decoded::Is(ref body) => {
                 (body, on_wire.or_else(|_| genuine(scheme, keys, &headers, body, now, &self.gate))?)
@@ -155,28 +167,18 @@ impl Pipeline {
             Ok(events) => events,
             Err(ignored) => return Ok(Taken::Event(ignored)),
         };
-        self.bodies.hold_more(&mut held, events.bytes().saturating_sub(body.len())).await?;
-        let waiter = self.waiters.enter(target, headers.0, &mut events);
+        let more = events.bytes().saturating_sub(body.len());
+        if more > 0 {
+            Box::pin(self.bodies.hold_more(&mut held, more)).await?;
+        }
+        let waiter = self.waiters.enter(target, headers.0, &mut events).map(Box::new);
+        // The next request is read into the same memory, while the caches still hold it.
+        drop((decoded, wire, head));
         let answer = self.enqueue_traced(target, events, held, began).await?;
         Ok(match waiter {
             Some(waiter) => Taken::Awaited(answer, waiter),
             None => Taken::Event(answer),
         })
-    }
-
-    /// Undoes the coding of a body that is genuine as it came, or whose signature may be over what it stands for. What
-    /// cannot be genuine either way is not decoded.
-    async fn decode(
-        &self,
-        coding: Option<Coding>,
-        wire: &Bytes,
-        refused: Option<&Error>,
-        held: &mut Held,
-    ) -> Result<Decoded, Error> {
-        let Some(coding) = coding.filter(|_| refused.is_none_or(Error::may_be_for_the_body)) else {
-            return Ok(Decoded::Same);
-        };
-        Ok(self.bodies.decode(coding, wire, held).await?.map_or(Decoded::Malformed, Decoded::Is))
     }
 
     /// Queues an event, or a batch, whose sender has proved itself: duplicate, backlog and rate limit are decided by
@@ -194,45 +196,69 @@ impl Pipeline {
     }
 
     /// The same, and what traces show of it: only of a sender that has proved itself, from `began`, where anything is traced.
-    async fn enqueue_traced(
+    fn enqueue_traced(
         &self,
         target: &Arc<Target>,
         mut events: Identified,
         held: Held,
         began: Option<SystemTime>,
-    ) -> Result<Answer, Error> {
-        let Some(mut span) = began.and_then(|began| span(target, &mut events, began)) else {
-            return self.ask(target, events, held).await;
-        };
-        let answer = self.ask(target, events, held).await;
-        match &answer {
-            Ok(answer) => span.end(answer.status.as_str()),
-            Err(error) => {
-                span.failed(error.errcode());
-                span.end("refused");
+    ) -> impl Future<Output = Result<Answer, Error>> {
+        match began.and_then(|began| span(target, &mut events, began)) {
+            None => Either::Left(self.ask(target, events, held)),
+            Some(span) => Either::Right(Box::pin(traced(span, self.ask(target, events, held)))),
+        }
+    }
+
+    /// Asks at once; the answer is waited for.
+    fn ask(
+        &self,
+        target: &Arc<Target>,
+        events: Identified,
+        held: Held,
+    ) -> impl Future<Output = Result<Answer, Error>> {
+        let admitted =
+            self.gate.open().and_then(|()| target.shield.as_ref().map_or(Ok(()), |shield| shield.admit()));
+        let asked = admitted.map(|()| {
+            let answer = Answer::to(&events, Status::Accepted);
+            (answer, Instant::now(), self.batcher.enqueue(target, events, held))
+        });
+        async move {
+            let (mut answer, asked, outcome) = asked?;
+            let outcome = outcome.await;
+            target.metrics.enqueue_duration(asked.elapsed());
+            match outcome? {
+                Enqueued::Accepted => {}
+                Enqueued::Duplicate => answer.status = Status::Duplicate,
+                Enqueued::Overloaded => return Err(Error::BacklogFull),
+                Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
+                Enqueued::Refused => return Err(Error::QueueAway("Redis refused the entry")),
             }
+            self.gate.confirm()?;
+            Ok(answer)
         }
-        answer
     }
+}
 
-    async fn ask(&self, target: &Arc<Target>, events: Identified, held: Held) -> Result<Answer, Error> {
-        self.gate.open()?;
-        target.shield.as_ref().map_or(Ok(()), |shield| shield.admit())?;
+/// The coding to undo: of a body that is genuine as it came, or whose signature may be over what it stands for. What cannot
+/// be genuine either way is not decoded.
+fn to_decode(coding: Option<Coding>, refused: Option<&Error>) -> Option<Coding> {
+    coding.filter(|_| refused.is_none_or(Error::may_be_for_the_body))
+}
 
-        let mut answer = Answer::to(&events, Status::Accepted);
-        let asked = Instant::now();
-        let outcome = self.batcher.enqueue(target, events, held).await;
-        target.metrics.enqueue_duration(asked.elapsed());
-        match outcome? {
-            Enqueued::Accepted => {}
-            Enqueued::Duplicate => answer.status = Status::Duplicate,
-            Enqueued::Overloaded => return Err(Error::BacklogFull),
-            Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
-            Enqueued::Refused => return Err(Error::QueueAway("Redis refused the entry")),
+/// Ends `span` with `answer`.
+async fn traced(
+    mut span: trace::Span,
+    answer: impl Future<Output = Result<Answer, Error>>,
+) -> Result<Answer, Error> {
+    let answer = answer.await;
+    match &answer {
+        Ok(answer) => span.end(answer.status.as_str()),
+        Err(error) => {
+            span.failed(error.errcode());
+            span.end("refused");
         }
-        self.gate.confirm()?;
-        Ok(answer)
     }
+    answer
 }
 
 /// A request's span, begun at `began`. Its events go on under it.

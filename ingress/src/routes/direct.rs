@@ -1,56 +1,34 @@
 //! The short way to where webhooks are received.
 //!
-//! Guarantee: it takes only what the table of routes would bring to the same handlers under the same name, and leaves the
-//! rest to that table. It is there because a router's patterns are regular expressions, which cost a webhook more than its
-//! signature does.
+//! Guarantee: it is open only to what the table of routes would bring to the same handler under the same name.
 
-use actix_web::dev::{AppService, HttpServiceFactory, ResourceDef};
-use actix_web::guard::{Guard, GuardContext};
+use actix_web::dev::RequestHead;
 use actix_web::http::Method;
-use actix_web::{HttpRequest, Route};
 
 use super::{METRICS, PLATFORMS, REGISTER, STATS};
 
 /// Where a route stands in place of a platform's name.
 const TAKEN: [&str; 5] = [METRICS[0], METRICS[1], STATS, REGISTER, PLATFORMS];
 
-/// One of the spellings of the webhooks' route, without the `/` and the name at its end.
-pub(super) struct Direct {
-    prefix: &'static str,
-    receiver: Route,
+/// The spellings of the webhooks' route, without the name at its end: [`super::WEBHOOKS`].
+const PREFIXES: [&str; 4] = ["/api/v1/webhooks/", "/webhooks/", "/webhook/", "/api/v1/live/webhooks/"];
+
+/// The platform's name, where a webhook is posted to it in a path that is written as usual.
+pub(crate) fn named(head: &RequestHead) -> Option<&str> {
+    // The path as sent: what is written in another way goes the other way.
+    let path = head.uri.path();
+    let name = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix))?;
+    let is_one = !name.is_empty() && !name.bytes().any(|b| matches!(b, b'/' | b'%'));
+    (head.method == Method::POST && is_one && !TAKEN.contains(&path)).then_some(name)
 }
 
-/// Whether something is posted to one name behind `prefix`.
-struct OneName {
-    prefix: &'static str,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::WEBHOOKS;
 
-impl Direct {
-    /// Takes what is posted to `{prefix}/NAME` to `receiver`.
-    pub(super) fn new(prefix: &'static str, receiver: Route) -> Self {
-        Self { prefix, receiver }
+    #[test]
+    fn its_spellings_are_those_of_the_table() {
+        assert_eq!(PREFIXES.map(|prefix| format!("{prefix}{{platform}}")), WEBHOOKS);
     }
-}
-
-impl HttpServiceFactory for Direct {
-    fn register(self, config: &mut AppService) {
-        let one_name: Box<dyn Guard> = Box::new(OneName { prefix: self.prefix });
-        config.register_service(ResourceDef::prefix(self.prefix), Some(vec![one_name]), self.receiver, None);
-    }
-}
-
-impl Guard for OneName {
-    fn check(&self, context: &GuardContext<'_>) -> bool {
-        // The path as sent: what is written in another way than usual goes the other way.
-        let path = context.head().uri.path();
-        let name = path.strip_prefix(self.prefix).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-        let is_one = !name.is_empty() && !name.bytes().any(|b| matches!(b, b'/' | b'%'));
-        context.head().method == Method::POST && is_one && !TAKEN.contains(&path)
-    }
-}
-
-/// The platform's name in the path of a request to the webhooks' route.
-pub(crate) fn platform(request: &HttpRequest) -> &str {
-    let path = request.match_info();
-    path.get("platform").or_else(|| path.unprocessed().strip_prefix('/')).unwrap_or_default()
 }

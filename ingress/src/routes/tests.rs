@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use actix_service::apply_fn_factory;
+use actix_web::body::to_bytes;
+use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
-use actix_web::test::{TestRequest, call_service, init_service, read_body_json};
+use actix_web::test::{TestRequest, init_service};
 use actix_web::{App, HttpServer, http::header};
 use serde_json::{Value, json};
 use shared::clock;
 use shared::queue::{Enqueued, Fault};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::connections::Connections;
+use crate::entrance;
 use crate::testing::{ADMIN_TOKEN, Fixture, MAX_BODY, Memory, sign};
 
 const GOOD: &str =
@@ -38,9 +43,18 @@ fn announcement(room: &str, body: &str) -> TestRequest {
 
 impl Fixture {
     async fn answer(&self, request: TestRequest) -> (u16, Value) {
-        let app = App::new().app_data(self.ingress.clone()).configure(super::configure);
-        let response = call_service(&init_service(app).await, request.to_request()).await;
-        (response.status().as_u16(), read_body_json(response).await)
+        let (status, _, body) = self.entered(request).await;
+        (status.as_u16(), body)
+    }
+
+    /// What the whole of ingress says.
+    async fn entered(&self, request: TestRequest) -> (StatusCode, HeaderMap, Value) {
+        let app = init_service(App::new().app_data(self.ingress.clone()).configure(super::table)).await;
+        let connections = Connections::new(1);
+        let entered = entrance::enter(request.to_request(), &app, &self.ingress, &connections);
+        let (head, body) = entered.await.unwrap().into_parts();
+        let body = to_bytes(body).await.unwrap();
+        (head.status(), head.headers().clone(), serde_json::from_slice(&body).unwrap())
     }
 
     async fn refusal(&self, request: TestRequest) -> (u16, String) {
@@ -229,12 +243,9 @@ async fn everything_else_is_an_error_in_json_too() {
         (Method::PUT, "/api/v1/webhooks/nobody", "POST"),
         (Method::POST, "/api/v1/sessions/r", "PUT"),
     ] {
-        let app = App::new().app_data(fixture.ingress.clone()).configure(super::configure);
-        let request = TestRequest::with_uri(path).method(method).to_request();
-        let response = call_service(&init_service(app).await, request).await;
-        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
-        assert_eq!(response.headers().get(header::ALLOW).unwrap(), allow);
-        let body: Value = read_body_json(response).await;
+        let (status, headers, body) = fixture.entered(TestRequest::with_uri(path).method(method)).await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(headers.get(header::ALLOW).unwrap(), allow);
         assert_eq!(body["errcode"], "E_METHOD_NOT_ALLOWED");
     }
 }
@@ -294,7 +305,13 @@ async fn an_announcement_is_queued_on_the_reserved_platform() {
 #[actix_web::test]
 async fn a_sender_that_never_ends_is_answered_and_disconnected() {
     let ingress = Fixture::new().ingress;
-    let app = move || App::new().app_data(ingress.clone()).configure(super::configure);
+    let connections = Connections::new(100);
+    let app = move || {
+        let (ingress, connections) = (ingress.clone(), connections.clone());
+        apply_fn_factory(App::new().app_data(ingress.clone()).configure(super::table), move |request, app: &_| {
+            entrance::enter(request, app, &ingress, &connections)
+        })
+    };
     let server = HttpServer::new(app).workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
     let address = server.addrs()[0];
     let server = server.run();

@@ -2,14 +2,17 @@
 //!
 //! Guarantee: [`Enqueued::Accepted`] is only answered once Redis has confirmed the entry; every request of a call (one
 //! event, or a group of several) gets an outcome of its own, and a reply that does not hold exactly one per request is an
-//! unknown outcome for all of them. The events of a group are in the stream together or not at all.
+//! unknown outcome for all of them. The events of a group are in the stream together or not at all. Platforms that share a
+//! call share whether it ran and nothing else.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use redis::{Cmd, RedisWrite};
+
 use super::keys::PLATFORMS;
-use super::script::optional;
+use super::script::{Script, optional};
 use super::{Fault, Layout, PlatformKeys, Queue};
 use crate::event::{MAX_FUTURE_MS, NewEvent, WIRE_VERSION};
 use crate::platform::RateLimit;
@@ -88,6 +91,23 @@ pub enum Enqueued {
     Refused,
 }
 
+/// What one platform brings to a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Share<'a> {
+    /// The platform's keys.
+    pub keys: &'a PlatformKeys,
+    /// What decides about its events.
+    pub policy: &'a EnqueuePolicy,
+    /// Its requests, in their order: events, or groups of several.
+    pub groups: &'a [&'a [NewEvent]],
+}
+
+impl<'a> Share<'a> {
+    fn events(&self) -> impl Iterator<Item = &'a NewEvent> + use<'a> {
+        self.groups.iter().copied().flatten()
+    }
+}
+
 impl Queue {
     /// [`Queue::enqueue_groups`] of events that each stand alone.
     ///
@@ -103,84 +123,175 @@ impl Queue {
         self.enqueue_groups(keys, policy, &groups).await
     }
 
-    /// Decides about `groups` in their order and appends the accepted ones, in one atomic script. The new events of a
-    /// group are accepted together or not at all; most groups are one event.
-    ///
-    /// A group that is larger than a limit's burst is accepted when that limit is at rest, and charged in full.
-    ///
-    /// The platform enters the index of platforms: on a single server by the script, on a cluster, where the index is in
-    /// another slot, before it.
+    /// [`Queue::enqueue_shares`] of one platform.
     ///
     /// # Errors
-    /// [`Fault::NotRun`] when certainly none of them was queued (also for an empty group, or more than
-    /// [`MAX_BATCH_EVENTS`] in all), [`Fault::Unknown`] when any of them may have been.
+    /// As there.
     pub async fn enqueue_groups(
         &self,
         keys: &PlatformKeys,
         policy: &EnqueuePolicy,
         groups: &[&[NewEvent]],
     ) -> Result<Vec<Enqueued>, Fault> {
-        if groups.is_empty() {
+        self.enqueue_shares(&[Share { keys, policy, groups }]).await
+    }
+
+    /// Whether a call may hold shares of several platforms: on a single server. On a cluster each platform has a slot of
+    /// its own, and so calls of its own.
+    #[must_use]
+    pub fn mixes_platforms(&self) -> bool {
+        self.layout == Layout::Single
+    }
+
+    /// Decides about the groups of all `shares` in their order and appends the accepted ones, in one atomic script. The
+    /// new events of a group are accepted together or not at all; most groups are one event. What becomes of one
+    /// platform's groups does not depend on another's: each has its own stream, limits and counters.
+    ///
+    /// A group that is larger than a limit's burst is accepted when that limit is at rest, and charged in full.
+    ///
+    /// The platforms enter the index of platforms: on a single server by the script, on a cluster, where the index is in
+    /// another slot, before it.
+    ///
+    /// Returns one outcome per group, those of the first share first.
+    ///
+    /// # Errors
+    /// For all shares alike: [`Fault::NotRun`] when certainly nothing was queued (also for an empty group, more than
+    /// [`MAX_BATCH_EVENTS`] in all, or shares of several platforms where they do not mix), [`Fault::Unknown`] when
+    /// anything may have been.
+    pub async fn enqueue_shares(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+        let groups: usize = shares.iter().map(|share| share.groups.len()).sum();
+        if groups == 0 {
             return Ok(Vec::new());
         }
-        let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
-        if events.len() > MAX_BATCH_EVENTS || groups.iter().any(|group| group.is_empty()) {
-            return Err(Fault::NotRun((redis::ErrorKind::Client, "too many events in one call, or none").into()));
+        let events: usize = shares.iter().map(|share| share.events().count()).sum();
+        if events > MAX_BATCH_EVENTS || shares.iter().flat_map(|share| share.groups).any(|group| group.is_empty()) {
+            return Err(refusal("too many events in one call, or none"));
         }
-        let indexed = self.layout == Layout::Single;
+        let indexed = self.mixes_platforms();
         if !indexed {
-            self.announce(&keys.platform).await;
+            let [share] = shares else { return Err(refusal("one platform per call on a cluster")) };
+            self.announce(&share.keys.platform).await;
         }
-        let mut names = vec![keys.incoming.clone(), keys.limit.clone(), keys.counters.clone()];
-        if indexed {
-            names.push(PLATFORMS.to_owned());
-        }
-        let types = limited(policy, &events);
-        names.extend(types.iter().map(|(kind, _)| keys.type_limit(kind)));
-        names.extend(events.iter().filter_map(|event| event.marker.as_deref()).map(|digest| keys.marker(digest)));
-        let bytes: usize = events.iter().map(|event| event.body.len() + event.event_id.len() + 160).sum();
-
-        let mut call = self.scripts.enqueue.call(&names, bytes);
-        call.arg(policy.period_us).arg(policy.burst).arg(policy.dedup_ttl_s).arg(policy.max_backlog);
-        call.arg(MAX_FUTURE_MS).arg(WIRE_VERSION);
-        optional(&mut call, indexed.then(|| keys.platform.as_str()));
-        call.arg(joined(groups));
-        call.arg(types.len());
-        for (_, limit) in &types {
-            call.arg(limit.period_us).arg(limit.burst);
-        }
-        let mut markers = HashSet::new();
-        for event in &events {
-            let marker = match &event.marker {
-                None => 0,
-                Some(marker) if markers.insert(marker) => 1,
-                Some(_) => 2,
-            };
-            let limit = types.iter().position(|(kind, _)| **kind == event.event_type).map_or(0, |at| at + 1);
-            let more = rare(event);
-            call.arg(format!("{marker} {limit} {} {}", more.len() * 2, event.event_type)).arg(&event.event_id);
-            optional(&mut call, event.occurred_at);
-            call.arg(&*event.body);
-            for (field, value) in more {
-                call.arg(field).arg(&*value);
-            }
-        }
+        let call = call(&self.scripts.enqueue, indexed, shares);
         let reply = self.scripts.enqueue.run_confirmed(&self.connection, &call).await?;
         let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
-        if codes.len() != groups.len() {
+        if codes.len() != groups {
             return Err(Fault::nonsense("one outcome per request expected"));
         }
         codes.into_iter().map(outcome).collect()
     }
 }
 
-/// Where groups of several events begin and how many they are, as the script reads it; mostly there are none.
-fn joined(groups: &[&[NewEvent]]) -> String {
-    let mut text = String::new();
+fn refusal(what: &'static str) -> Fault {
+    Fault::NotRun((redis::ErrorKind::Client, what).into())
+}
+
+/// The call, as the head of `enqueue.lua` describes it.
+fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
+    let types: Vec<_> = shares.iter().map(limited).collect();
+    let limits: usize = types.iter().map(|types| 1 + types.len()).sum();
+    let (mut markers, mut latest, mut bytes) = (0, None, 0);
+    for event in shares.iter().flat_map(Share::events) {
+        markers += usize::from(event.marker.is_some());
+        latest = latest.max(event.occurred_at);
+        bytes += event.body.len() + event.event_id.len() + 128;
+    }
+    let sorts = Sorts::of(shares, &types);
+
+    let mut call =
+        script.begin(usize::from(indexed) + limits + 2 * shares.len() + markers, bytes + 256 * shares.len());
+    if indexed {
+        call.arg(PLATFORMS);
+    }
+    for (share, types) in shares.iter().zip(&types) {
+        call.arg(&share.keys.limit);
+        for (kind, _) in types {
+            call.arg(share.keys.type_limit(kind));
+        }
+    }
+    for share in shares {
+        call.arg(&share.keys.incoming).arg(&share.keys.counters);
+    }
+    for share in shares {
+        for digest in share.events().filter_map(|event| event.marker.as_deref()) {
+            call.write_arg_fmt(format_args!("{}{digest}", share.keys.marker_prefix));
+        }
+    }
+
+    call.arg(usize::from(indexed)).arg(limits).arg(shares.len()).arg(WIRE_VERSION).arg(MAX_FUTURE_MS);
+    optional(&mut call, latest);
+    call.arg(&sorts.of_events).arg(sorts.sorts.len());
+    for (marker, limit, more, kind) in &sorts.sorts {
+        call.write_arg_fmt(format_args!("{marker} {limit} {more} {kind}"));
+    }
+    for (share, types) in shares.iter().zip(&types) {
+        call.arg(share.keys.platform.as_str()).arg(numbers(share.policy, types)).arg(shape(share.groups));
+        for event in share.events() {
+            call.arg(&event.event_id);
+            optional(&mut call, event.occurred_at);
+            call.arg(&*event.body);
+            for (field, value) in rare(event) {
+                call.arg(field).arg(&*value);
+            }
+        }
+    }
+    call
+}
+
+/// What events have in common, so that it is said once per call.
+#[derive(Default)]
+struct Sorts<'a> {
+    /// Which marker it is, the position of its type's limit, how many arguments follow its own, and its type.
+    sorts: Vec<(u8, usize, usize, &'a str)>,
+    /// Which of them each event is, from 1.
+    of_events: Vec<u8>,
+}
+
+impl<'a> Sorts<'a> {
+    fn of(shares: &[Share<'a>], types: &[Vec<(&String, TypeLimit)>]) -> Self {
+        let (mut all, mut markers) = (Self::default(), HashSet::new());
+        for (share, types) in shares.iter().zip(types) {
+            for event in share.events() {
+                let marker = match &event.marker {
+                    None => 0,
+                    Some(digest) if markers.insert((&share.keys.marker_prefix, digest)) => 1,
+                    Some(_) => 2,
+                };
+                let limit = types.iter().position(|(kind, _)| **kind == event.event_type).map_or(1, |at| at + 2);
+                all.push((marker, limit, rare(event).count() * 2, &event.event_type));
+            }
+        }
+        all
+    }
+
+    fn push(&mut self, sort: (u8, usize, usize, &'a str)) {
+        let at = self.sorts.iter().position(|known| *known == sort).unwrap_or_else(|| {
+            self.sorts.push(sort);
+            self.sorts.len() - 1
+        });
+        // There are no more sorts than events.
+        self.of_events.push(u8::try_from(at + 1).unwrap_or(u8::MAX));
+    }
+}
+
+/// A share's policy, as the script reads it.
+fn numbers(policy: &EnqueuePolicy, types: &[(&String, TypeLimit)]) -> String {
+    let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, .. } = policy;
+    let mut text = format!("{dedup_ttl_s} {max_backlog} {period_us} {burst}");
+    for (_, limit) in types {
+        text.push_str(&format!(" {} {}", limit.period_us, limit.burst));
+    }
+    text
+}
+
+/// How many events there are, and where groups of several begin and how many they are, as the script reads it; mostly
+/// there are no such groups.
+fn shape(groups: &[&[NewEvent]]) -> String {
+    let mut text = groups.iter().map(|group| group.len()).sum::<usize>().to_string();
     let mut first = 1;
     for group in groups {
         if group.len() > 1 {
-            text.push_str(&format!("{first}:{} ", group.len()));
+            text.push_str(&format!(" {first}:{}", group.len()));
         }
         first += group.len();
     }
@@ -188,7 +299,7 @@ fn joined(groups: &[&[NewEvent]]) -> String {
 }
 
 /// The fields that only some events have, in the order of [`super::encode`].
-fn rare(event: &NewEvent) -> Vec<(&'static str, Cow<'_, str>)> {
+fn rare(event: &NewEvent) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
     let hops = (event.hops > 0).then(|| event.hops.to_string());
     let fields = [
         ("reply_to", event.reply_to.as_deref().map(Cow::Borrowed)),
@@ -196,14 +307,17 @@ fn rare(event: &NewEvent) -> Vec<(&'static str, Cow<'_, str>)> {
         ("delivery_id", event.delivery_id.as_deref().map(Cow::Borrowed)),
         ("traceparent", event.traceparent.as_deref().map(Cow::Borrowed)),
     ];
-    fields.into_iter().filter_map(|(field, value)| Some((field, value?))).collect()
+    fields.into_iter().filter_map(|(field, value)| Some((field, value?)))
 }
 
-/// The types of `events` that have a limit of their own, each once.
-fn limited<'p>(policy: &'p EnqueuePolicy, events: &[&NewEvent]) -> Vec<(&'p String, TypeLimit)> {
+/// The types of the share's events that have a limit of their own, each once.
+fn limited<'a>(share: &Share<'a>) -> Vec<(&'a String, TypeLimit)> {
     let mut types: Vec<(&String, TypeLimit)> = Vec::new();
-    for event in events {
-        if let Some((kind, limit)) = policy.types.get_key_value(&event.event_type)
+    if share.policy.types.is_empty() {
+        return types;
+    }
+    for event in share.events() {
+        if let Some((kind, limit)) = share.policy.types.get_key_value(&event.event_type)
             && !types.iter().any(|(known, _)| *known == kind)
         {
             types.push((kind, *limit));

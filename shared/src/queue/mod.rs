@@ -15,7 +15,8 @@
 //! | settled | – | – | – | – |
 //!
 //! - **enqueue** decides per event, in arrival order: duplicate, backlog, rate limit, else XADD and then the marker. A
-//!   marker is never written without its entry. It is the only script that Redis refuses when it is full.
+//!   marker is never written without its entry. It is the only script that Redis refuses when it is full. On a single
+//!   server a call holds events of several platforms, of which each is decided as if it were alone.
 //! - **settle** is the only one that finishes an event: XACK, XDEL, ZREM; its own XDEL decides who counts it.
 //! - **schedule_retry** and **dead_letter** act only on an entry that exists and is pending for the calling consumer;
 //!   anything else they leave alone, since another worker holds it or has finished it.
@@ -57,7 +58,7 @@ pub use connection::{
 pub use consume::{Claimed, GroupState, HAND_BACK_IDLE_MS};
 pub use dead_letter::{Body, Census, DeadLetter, Imported, Replayed, record};
 pub use durability::{Durability, Monitor, RedisHealth};
-pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, TypeLimit};
+pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Share, TypeLimit};
 pub use fault::Fault;
 pub use keys::{DestinationKeys, Layout, PlatformKeys};
 pub use memory::Memory;

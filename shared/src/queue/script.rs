@@ -23,11 +23,18 @@ impl Script {
 
     /// Begins a call with `keys`; arguments are appended to what is returned. `capacity`: bytes of arguments to come.
     pub(crate) fn call<K: AsRef<str>>(&self, keys: &[K], capacity: usize) -> Cmd {
-        let mut command = Cmd::with_capacity(keys.len() + 16, capacity + 64 + 48 * keys.len());
-        command.arg("EVALSHA").arg(&self.sha).arg(keys.len());
+        let mut command = self.begin(keys.len(), capacity);
         for key in keys {
             command.arg(key.as_ref());
         }
+        command
+    }
+
+    /// Begins a call with `keys` keys, which are the first that is appended to what is returned. `capacity`: bytes of
+    /// arguments to come after them.
+    pub(crate) fn begin(&self, keys: usize, capacity: usize) -> Cmd {
+        let mut command = Cmd::with_capacity(keys + 16, capacity + 64 + 48 * keys);
+        command.arg("EVALSHA").arg(&self.sha).arg(keys);
         command
     }
 

@@ -54,7 +54,7 @@ impl Tag {
     pub(super) fn decode(hash: Hash, encoding: Encoding, text: &[u8]) -> Option<Self> {
         let (mut bytes, len) = ([0; ROOM], hash.len());
         match encoding {
-            Encoding::Hex => hex::decode_to_slice(text, bytes.get_mut(..len)?).ok()?,
+            Encoding::Hex => unhex(text, bytes.get_mut(..len)?)?,
             Encoding::Base64 if text.len() != len.div_ceil(3) * 4 => return None,
             Encoding::Base64 => {
                 STANDARD.decode_slice(text, &mut bytes).ok().filter(|decoded| *decoded == len)?;
@@ -88,10 +88,66 @@ impl Tag {
     }
 }
 
+/// What each byte stands for as a hexadecimal digit, in either case; [`NO_DIGIT`]: nothing.
+const DIGITS: [u8; 256] = {
+    let (mut digits, mut value) = ([NO_DIGIT; 256], 0);
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 0xff;
+
+/// Reads as many bytes as `bytes` is long from just so many pairs of digits; `None`: `text` is something else. What it
+/// reads is what a stranger sent, and no secret. Twice as fast as the `hex` crate, which looks at each digit by itself.
+fn unhex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
+    let (pairs, odd) = text.as_chunks::<2>();
+    if pairs.len() != bytes.len() || !odd.is_empty() {
+        return None;
+    }
+    let mut seen = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        seen |= high | low;
+        *byte = high << 4 | low;
+    }
+    (seen < 16).then_some(())
+}
+
 /// Whether one of `secrets` makes one of `candidates`.
 pub(super) fn any_matches(hash: Hash, secrets: &[Secret], signed: &Signed<'_>, candidates: &[Tag]) -> bool {
     !candidates.is_empty()
         && secrets.iter().filter_map(|secret| Tag::of(hash, secret.expose(), signed)).any(|tag| {
             candidates.iter().fold(false, |found, candidate| found | same(tag.as_bytes(), candidate.as_bytes()))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn hex_is_two_digits_a_byte_in_either_case_and_nothing_else() {
+        let all: Vec<u8> = (0..=255).collect();
+        let mut read = [0; 256];
+        for text in [hex::encode(&all), hex::encode_upper(&all)] {
+            read.fill(0);
+            assert_eq!(unhex(text.as_bytes(), &mut read), Some(()));
+            assert_eq!(read.as_slice(), all);
+        }
+        for byte in 0..=255_u8 {
+            let digit = byte.is_ascii_hexdigit();
+            for text in [[byte, b'0'], [b'0', byte]] {
+                assert_eq!(unhex(&text, &mut [0]).is_some(), digit, "{byte:#x}");
+                assert_eq!(hex::decode_to_slice(text, &mut [0]).is_ok(), digit, "{byte:#x}");
+            }
+        }
+        for text in ["", "0", "000", "0000"] {
+            assert_eq!(unhex(text.as_bytes(), &mut [0]), None, "{text:?}");
+        }
+    }
 }

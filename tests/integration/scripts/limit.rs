@@ -162,6 +162,21 @@ async fn no_limit_keeps_no_state() {
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.limit]).await, 0);
 }
 
+/// A limit that was taken away limits nobody, however much had been charged to it.
+#[tokio::test]
+async fn what_is_left_of_a_limit_holds_no_longer_than_the_limit() {
+    let fixture = Fixture::start().await;
+    let (seconds, _): (i64, i64) = fixture.redis(&["TIME"]).await;
+    let left = format!("{} 3600000000", (seconds + 3600) * 1_000_000);
+    fixture.redis::<()>(&["SET", &fixture.keys.limit, &left]).await;
+    assert_eq!(fixture.enqueue(&OPEN, &["a", "b"].map(event)).await, [Enqueued::Accepted; 2]);
+    assert_eq!(fixture.redis::<String>(&["GET", &fixture.keys.limit]).await, left);
+    assert!(matches!(
+        fixture.enqueue(&policy(1_000_000, 1), &[event("c")]).await[..],
+        [Enqueued::RateLimited { .. }]
+    ));
+}
+
 /// `policy` with limits for types, each with its burst and one more in ten minutes.
 fn with_types(policy: EnqueuePolicy, types: &[(&str, u32)]) -> EnqueuePolicy {
     let limit =

@@ -18,4 +18,5 @@ mod outbound;
 mod registrations;
 mod retry;
 mod settle;
+mod shares;
 mod waiting;

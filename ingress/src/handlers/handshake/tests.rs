@@ -14,7 +14,7 @@ type Answer = (u16, String, String);
 
 impl Fixture {
     async fn said(&self, request: TestRequest) -> Answer {
-        let app = App::new().app_data(self.ingress.clone()).configure(routes::configure);
+        let app = App::new().app_data(self.ingress.clone()).configure(routes::table);
         let response = call_service(&init_service(app).await, request.to_request()).await;
         let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
         if kind.as_deref() == Some("text/plain") {

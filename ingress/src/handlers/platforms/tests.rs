@@ -30,7 +30,7 @@ fn registration(more: Value) -> TestRequest {
 }
 
 async fn refusal(fixture: &Fixture, request: TestRequest) -> (u16, String, String) {
-    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::configure);
+    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::table);
     let response = call_service(&init_service(app).await, request.to_request()).await;
     let status = response.status().as_u16();
     let body: Value = read_body_json(response).await;

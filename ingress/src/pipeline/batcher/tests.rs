@@ -35,13 +35,13 @@ fn job(target: &Arc<Target>, id: &str, bytes: usize, deadline: Instant) -> (Job,
     (Job { target: Arc::clone(target), load, deadline, answer }, outcome)
 }
 
-fn ids(calls: &[Call]) -> Vec<(String, Vec<String>)> {
-    let one = |call: &Call| {
+fn ids(parts: &[Part]) -> Vec<(String, Vec<String>)> {
+    let one = |part: &Part| {
         let events =
-            call.jobs.iter().flat_map(|job| job.load.events.events()).map(|event| event.event_id.clone()).collect();
-        (call.target.platform.name.to_string(), events)
+            part.jobs.iter().flat_map(|job| job.load.events.events()).map(|event| event.event_id.clone()).collect();
+        (part.target.platform.name.to_string(), events)
     };
-    calls.iter().map(one).collect()
+    parts.iter().map(one).collect()
 }
 
 fn fault() -> redis::RedisError {
@@ -54,13 +54,49 @@ async fn all(batcher: &Batcher, wanted: &[(&Arc<Target>, &str)]) -> Vec<Result<E
 }
 
 #[test]
-fn a_round_is_one_call_per_platform_in_the_order_of_arrival() {
+fn a_round_has_one_part_per_platform_in_the_order_of_arrival() {
     let (mux, acme, later) = (target("mux"), target("acme"), Instant::now() + WAIT_BOUND);
     let order = [(&mux, "1"), (&acme, "2"), (&mux, "3"), (&acme, "4"), (&mux, "5")];
     let (jobs, _waiting): (Vec<_>, Vec<_>) = order.iter().map(|(target, id)| job(target, id, 1, later)).unzip();
     let expected = [("mux", vec!["1", "3", "5"]), ("acme", vec!["2", "4"])];
     let calls = ids(&group(jobs.into_iter(), Instant::now()));
     assert_eq!(calls, expected.map(|(name, ids)| (name.to_owned(), ids.into_iter().map(str::to_owned).collect())));
+}
+
+/// Which platform brought how many events to which call.
+fn packed(jobs: Vec<Job>, mix: bool) -> Vec<Vec<(String, usize)>> {
+    let one = |part: &Part| (part.target.platform.name.to_string(), part.events);
+    calls(group(jobs.into_iter(), Instant::now()), mix).iter().map(|call| call.iter().map(one).collect()).collect()
+}
+
+#[test]
+fn platforms_share_calls_within_their_bounds_and_only_where_they_mix() {
+    let (mux, acme, busy, later) = (target("mux"), target("acme"), target("busy"), Instant::now() + WAIT_BOUND);
+    let many = |shares: &[(&Arc<Target>, usize, usize)]| -> (Vec<Job>, Vec<Outcome>) {
+        let each = |(target, count, bytes): &(&Arc<Target>, usize, usize)| {
+            (0..*count).map(|n| job(target, &n.to_string(), *bytes, later)).collect::<Vec<_>>()
+        };
+        shares.iter().flat_map(each).unzip()
+    };
+    let named = |calls: &[&[(&str, usize)]]| -> Vec<Vec<(String, usize)>> {
+        calls.iter().map(|call| call.iter().map(|(name, events)| ((*name).to_owned(), *events)).collect()).collect()
+    };
+    let (jobs, _waiting) = many(&[(&mux, 2, 1), (&acme, 1, 1), (&busy, 125, 1), (&acme, 1, 1)]);
+    assert_eq!(packed(jobs, true), named(&[&[("mux", 2), ("acme", 2)], &[("busy", 125)]]));
+    let (jobs, _waiting) = many(&[(&mux, 1, 1), (&acme, 2, 1), (&busy, 125, 1)]);
+    assert_eq!(packed(jobs, true), named(&[&[("mux", 1), ("acme", 2), ("busy", 125)]]));
+    // A platform's second part goes after its first.
+    let (jobs, _waiting) = many(&[(&mux, 130, 1), (&acme, 3, 1), (&busy, 1, 1)]);
+    assert_eq!(packed(jobs, true), named(&[&[("mux", 128)], &[("mux", 2), ("acme", 3), ("busy", 1)]]));
+    let half = MAX_BATCH_BYTES / 2;
+    let (jobs, _waiting) = many(&[(&mux, 1, half), (&acme, 1, half), (&busy, 1, 1)]);
+    assert_eq!(packed(jobs, true), named(&[&[("mux", 1), ("acme", 1)], &[("busy", 1)]]));
+    // What no call is large enough for harms nobody else.
+    let (jobs, _waiting) = many(&[(&mux, 1, MAX_BATCH_BYTES + 1), (&acme, 1, 1), (&busy, 1, 1)]);
+    assert_eq!(packed(jobs, true), named(&[&[("mux", 1)], &[("acme", 1), ("busy", 1)]]));
+
+    let (jobs, _waiting) = many(&[(&mux, 1, 1), (&acme, 2, 1), (&mux, 1, 1)]);
+    assert_eq!(packed(jobs, false), named(&[&[("mux", 2)], &[("acme", 2)]]));
 }
 
 #[test]
@@ -139,10 +175,14 @@ async fn what_waits_during_a_call_goes_into_the_next_one() {
         go_on: Arc<Notify>,
     }
     impl Enqueue for Slow {
-        async fn enqueue(&self, target: &Target, events: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
+        fn mixes_platforms(&self) -> bool {
+            true
+        }
+
+        async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
             self.begun.notify_one();
             self.go_on.notified().await;
-            self.memory.enqueue(target, events).await
+            self.memory.enqueue(shares).await
         }
     }
     let slow = Slow::default();
@@ -188,6 +228,53 @@ async fn every_event_gets_the_outcome_of_its_position() {
     assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Duplicate, much, Enqueued::Overloaded]);
 }
 
+/// How a call is answered.
+type Answering = fn() -> Result<Vec<Enqueued>, Fault>;
+
+/// Decided by what the event is called.
+fn as_called(events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+    let outcome = |event: &&NewEvent| match event.event_id.as_str() {
+        "seen" => Enqueued::Duplicate,
+        "full" => Enqueued::Overloaded,
+        _ => Enqueued::Accepted,
+    };
+    Ok(events.iter().map(outcome).collect())
+}
+
+#[tokio::test]
+async fn every_event_of_a_shared_call_gets_the_outcome_of_its_position() {
+    let memory = Memory::answering(|_, events| as_called(events)).mixing();
+    let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
+    let (mux, busy, acme) = (target("mux"), target("busy"), target("acme"));
+    let wanted = [(&mux, "new"), (&busy, "full"), (&acme, "seen"), (&mux, "seen"), (&acme, "new"), (&mux, "full")];
+    let outcomes: Vec<_> = all(&batcher, &wanted).await.into_iter().map(Result::unwrap).collect();
+    let (new, full, seen) = (Enqueued::Accepted, Enqueued::Overloaded, Enqueued::Duplicate);
+    assert_eq!(outcomes, [new, full, seen, seen, new, full]);
+}
+
+/// Nobody is told "accepted" of a call that did not run, or whose answer does not say so of each.
+#[tokio::test]
+async fn what_happens_to_a_shared_call_happens_to_all_of_it() {
+    let answers: [Answering; 3] =
+        [|| Err(Fault::NotRun(fault())), || Err(Fault::Unknown(fault())), || Ok(vec![Enqueued::Accepted; 2])];
+    for answer in answers {
+        let of_mux = move |target: &Target, events: &[&NewEvent]| match target.platform.name.as_str() {
+            "mux" => answer(),
+            _ => as_called(events),
+        };
+        let memory = Memory::answering(of_mux).mixing();
+        let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
+        let (mux, acme) = (target("mux"), target("acme"));
+        let outcomes = all(&batcher, &[(&acme, "1"), (&mux, "2"), (&acme, "3")]).await;
+        let as_expected = |outcome: &Result<Enqueued, Lost>| match answer() {
+            Err(Fault::NotRun(_)) => matches!(outcome, Err(Lost::NotRun(_))),
+            Err(Fault::Unknown(_)) => matches!(outcome, Err(Lost::Unknown(Some(_)))),
+            Ok(_) => matches!(outcome, Err(Lost::Unknown(None))),
+        };
+        assert!(outcomes.iter().all(as_expected), "{outcomes:?}");
+    }
+}
+
 #[tokio::test]
 async fn one_platforms_failing_call_harms_no_others() {
     let memory = Memory::answering(|target, events| match target.platform.name.as_str() {
@@ -219,7 +306,11 @@ async fn an_answer_of_another_length_is_no_answer_to_any() {
 async fn a_call_that_never_ends_is_an_unknown_outcome() {
     struct Never;
     impl Enqueue for Never {
-        async fn enqueue(&self, _: &Target, _: &[&[NewEvent]]) -> Result<Vec<Enqueued>, Fault> {
+        fn mixes_platforms(&self) -> bool {
+            true
+        }
+
+        async fn enqueue(&self, _: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
             std::future::pending().await
         }
     }

@@ -40,7 +40,7 @@ fn request(platform: &str, n: u32, prefer: Option<&str>) -> TestRequest {
 
 impl Fixture {
     async fn seen(&self, request: TestRequest) -> Seen {
-        let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::configure);
+        let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::table);
         let response = call_service(&init_service(app).await, request.to_request()).await;
         let applied = response.headers().get("preference-applied").map(|value| value.to_str().unwrap().to_owned());
         (response.status().as_u16(), applied, read_body_json(response).await)

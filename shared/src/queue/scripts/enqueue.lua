@@ -1,25 +1,32 @@
 #!lua
--- Decides about a batch of requests of one platform, in their order, and appends the accepted events. A request is one
--- event, or a group of several that are accepted together or not at all.
+-- Decides about a batch of requests, in their order, and appends the accepted events. A request is one event, or a group
+-- of several that are accepted together or not at all. What stands one after the other for one platform is a section. On
+-- a single server a call holds sections of several platforms, so that they share what a call costs; on a cluster, where
+-- each platform has a slot of its own, one (rule 12).
 -- Without allow-oom on purpose: when Redis is full nothing of the batch runs (rule 1).
 --
--- KEYS  1 incoming  2 limit  3 counters  [4 platforms, if ARGV 7 is given]  then n limits of event types
---       then one marker per event that has one
--- ARGV  1 period in us (0: no limit)  2 burst  3 marker's TTL in s  4 bound of the stream
---       5 how far ahead of now a provider's time counts, in ms  6 wire version  7 platform's name, or ''
---       8 the groups: 'first:size …', an event's number from 1 and how many they are; '': none
---       9 n, then n times: period in us, burst
---       then per event: 'marker limit m type', event_id, occurred_at|'', body, then m arguments: fields that only some
---       events have, and their values. marker: 0 it has none, 1 it has one, 2 an earlier event of this call has the
---       same; limit: its type's (from 1; 0: it has none of its own)
+-- KEYS  [1 platforms, if ARGV 1 says so]  then per section its limit and those of its event types
+--       then per section incoming, counters  then one marker per event that has one
+-- ARGV  1 whether the platforms are there: 1 or 0  2 how many limits there are in all  3 how many sections
+--       4 wire version  5 how far ahead of now a provider's time counts, in ms  6 the latest of the times given, or ''
+--       7 a byte per event: which of the sorts it is (from 1)
+--       8 n, then n sorts: 'marker limit m type'. marker: 0 the event has none, 1 it has one, 2 an earlier event of this
+--         call has the same; limit: which of its section's limits is its type's (1: it has none of its own)
+--       then per section: platform's name
+--         'TTL bound period burst [period burst …]': the marker's TTL in s, the bound of the stream, and per limit how
+--         many us apart (0: no limit) and how many at once
+--         'size [first:size …]': how many events, and of each group which of them (from 1) is its first and how many it is
+--         then per event: event_id, occurred_at|'', body, then m arguments: fields that only some events have, and
+--         their values
 -- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
 -- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the platform's limit and that
--- of the event's type (GCRA), both checked before either is charged, whose states are written once, at the end, with
--- all their digits; only then XADD and, after it, the marker: scripts are not rolled back, so a marker written first
--- could outlive a failing XADD and swallow the provider's retry. A refusal stays one for
--- the rest of the batch (time stands still, the stream and the state only grow), so the twin of a refused event is
--- refused too. No call raises: each request has its own outcome, whatever Redis says to another one (rule 26).
+-- of the event's type (GCRA), both checked before either is charged, whose states are written once, at the end of the
+-- section, with all their digits; only then XADD and, after it, the marker: scripts are not rolled back, so a marker
+-- written first could outlive a failing XADD and swallow the provider's retry. A refusal stays one for
+-- the rest of the section (time stands still, the stream and the state only grow), so the twin of a refused event is
+-- refused too. No call raises: each request has its own outcome, whatever Redis says to another one (rule 26), and
+-- each platform its own stream, limits and counters, whatever is wrong with another one's.
 --
 -- Of a group, what was seen before (or stands twice in it) costs nothing and is left out; a group of nothing else is a
 -- duplicate. The rest must fit as a whole: into the stream, the platform's limit and those of its types. A group that is
@@ -27,72 +34,107 @@
 -- limit holds on average: the state then lies further ahead than a burst, and says how far, lest it be taken for the
 -- work of a clock that was set back (rule 23).
 --
--- Ids are made here because the entry holds its own first id as `origin`: <ms>-<us within the ms * 1000 + position>.
+-- Ids are made here because the entry holds its own first id as `origin`: <ms>-<us within the ms * 1000 + position>. No
+-- two events of a call have the same, whatever their streams, since it decides between equal times (rule 13).
 -- Where the stream is ahead (Redis's clock was set back), they go on from its last id (rule 23).
 
 local EXACT = 9007199254740991 -- integers up to here are exact
-local format, pcall_, min, max, ceil = string.format, redis.pcall, math.min, math.max, math.ceil
+local ARGV, KEYS = ARGV, KEYS -- globals take longer
+local format, match, gmatch, pcall_, ceil = string.format, string.match, string.gmatch, redis.pcall, math.ceil
 
-local incoming, limit, counters = KEYS[1], KEYS[2], KEYS[3]
-local ttl, bound = ARGV[3], tonumber(ARGV[4])
-local future, version, platform, types = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[9])
-local groups = {}
-for first, size in string.gmatch(ARGV[8], '(%d+):(%d+)') do
-  groups[tonumber(first)] = tonumber(size)
+local indexed, limit_count, section_count = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3])
+local version, future = ARGV[4], tonumber(ARGV[5])
+local sort_of = { string.byte(ARGV[7], 1, -1) }
+local at = 9 + tonumber(ARGV[8]) -- the next argument to be read
+local sorts = {}
+for i = 9, at - 1 do
+  local marker, limit, more, event_type = match(ARGV[i], '^(%d) (%d+) (%d+) (.*)$')
+  sorts[i - 8] = { marker = marker, limit = tonumber(limit), more = tonumber(more), event_type = event_type }
 end
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now = math.floor(now_us / 1000)
-local received_at = format('%.0f', now)
+local received_at = format('%d', now)
+-- Mostly no time that was given is too far ahead, which one look at the latest says.
+local some_ahead = ARGV[6] ~= '' and tonumber(ARGV[6]) > now + future
 
-local length = pcall_('XLEN', incoming)
-if type(length) == 'table' then
-  length = 0 -- no stream: XADD below says so for each event
-end
-local was_empty = length == 0
+local next_limit = indexed and 2 or 1
+local next_stream = next_limit + limit_count
+local next_marker = next_stream + 2 * section_count
 
--- The platform's limit is the first; event types' follow. A period of 0 is no limit.
-local limits, periods, reaches, tats, charged = { limit }, {}, {}, {}, {}
-local next_key = platform == '' and 4 or 5
-for i = 1, types do
-  limits[i + 1] = KEYS[next_key]
-  next_key = next_key + 1
-end
-for i = 1, types + 1 do
-  local at = i == 1 and 1 or 6 + 2 * i
-  periods[i] = tonumber(ARGV[at])
-  reaches[i] = tonumber(ARGV[at + 1]) * periods[i]
-  local tat = 0
-  if periods[i] > 0 then
-    local state = pcall_('GET', limits[i])
-    local instant, ahead
-    if type(state) == 'string' then
-      instant, ahead = string.match(state, '^(%d+) ?(%d*)$')
-    end
-    tat = tonumber(instant) or 0
-    local furthest = now_us + max(reaches[i], tonumber(ahead) or 0)
-    if tat > furthest then
-      -- The clock was set back (rule 23). This is written even if nothing is charged: a limit that is found reached, and
-      -- is cut anew each time, would stay reached until the clock is where it was.
-      tat = furthest
-      charged[i] = true
-    end
+local states = pcall_('MGET', unpack(KEYS, next_limit, next_stream - 1))
+if states.err then
+  for i = 1, limit_count do
+    states[i] = pcall_('GET', KEYS[next_limit + i - 1])
   end
-  tats[i] = tat
+end
+local written = {} -- states of limits that this call has written, by key
+local first_limit = next_limit
+
+-- Mostly none of the markers is there, which one look at all of them says.
+local all_new = next_marker <= #KEYS and pcall_('EXISTS', unpack(KEYS, next_marker)) == 0
+
+-- Of the section: its keys, what it says, and how far it is.
+local incoming, counters, policy, size, groups
+local length, limits, tats, charged
+local accepted, duplicates, limited, overloaded
+local event = 0 -- the number of the event before, of all
+local ms, seq, id_format
+
+local policies = {}
+local function policy_of(text)
+  local known = policies[text]
+  if not known then
+    local numbers = {}
+    for number in gmatch(text, '%d+') do
+      numbers[#numbers + 1] = tonumber(number)
+    end
+    local periods, reaches = {}, {}
+    for i = 3, #numbers, 2 do
+      periods[#periods + 1] = numbers[i]
+      reaches[#reaches + 1] = numbers[i] * numbers[i + 1]
+    end
+    known = { expires = format('%d', now + numbers[1] * 1000), bound = numbers[2], periods = periods, reaches = reaches }
+    policies[text] = known
+  end
+  return known
+end
+
+-- Where the theoretical arrival time of limit i is, at the earliest now.
+local function load_limit(i)
+  local key = KEYS[next_limit]
+  local state = written[key] or states[next_limit - first_limit + 1]
+  limits[i] = key
+  next_limit = next_limit + 1
+  if policy.periods[i] == 0 then
+    tats[i] = now_us -- whatever is left of a limit that there was
+    return
+  end
+  local instant, ahead
+  if type(state) == 'string' then
+    instant, ahead = match(state, '^(%d+) ?(%d*)$')
+  end
+  local tat, furthest = tonumber(instant) or 0, now_us + math.max(policy.reaches[i], tonumber(ahead) or 0)
+  if tat > furthest then
+    -- The clock was set back (rule 23). This is written even if nothing is charged: a limit that is found reached, and
+    -- is cut anew each time, would stay reached until the clock is where it was.
+    tat = furthest
+    charged[i] = true
+  end
+  tats[i] = tat > now_us and tat or now_us
 end
 
 -- How long until n more fit into limit i, in us; none: they do now. More than a burst fit when it is at rest.
 local function excess(i, n)
-  if periods[i] == 0 then
-    return 0
-  end
-  return max(tats[i], now_us) + min(n * periods[i], reaches[i]) - now_us - reaches[i]
+  local reach, more = policy.reaches[i], n * policy.periods[i]
+  return tats[i] + (more < reach and more or reach) - now_us - reach
 end
 
 local function charge(i, n)
-  if periods[i] > 0 then
-    tats[i] = max(tats[i], now_us) + n * periods[i]
+  local period = policy.periods[i]
+  if period > 0 then
+    tats[i] = tats[i] + n * period
     charged[i] = true
   end
 end
@@ -100,30 +142,6 @@ end
 local function limited_for(us)
   local seconds = ceil(us / 1000000)
   return -(seconds > 1 and seconds or 1)
-end
-
-local ms, seq = now, (now_us % 1000) * 1000
-local ms_of_id = format('%.0f-', ms)
-
--- What the first argument of an event says. Mostly all of a call say the same, and it is taken apart once.
-local sorts = {}
-local function sort_of(at)
-  local text = ARGV[at]
-  local sort = sorts[text]
-  if not sort then
-    local marker, own, more, event_type = string.match(text, '^(%d) (%d+) (%d+) (.*)$')
-    -- The limit is a position among all limits, of which the first is the platform's.
-    sort = { marker = tonumber(marker), limit = own + 1, more = tonumber(more), event_type = event_type }
-    sorts[text] = sort
-  end
-  return sort
-end
-
-local function add(at, sort, occurred_at)
-  local id = ms_of_id .. format('%.0f', seq)
-  return pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[at + 1], 'event_type', sort.event_type,
-    'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', ARGV[at + 3],
-    unpack(ARGV, at + 4, at + 3 + sort.more))
 end
 
 -- Moves ms and seq past the stream's last id; false: that was not why XADD failed.
@@ -134,7 +152,7 @@ local function catch_up()
   end
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then
-      local last_ms, last_seq = string.match(info[i + 1], '^(%d+)-(%d+)$')
+      local last_ms, last_seq = match(info[i + 1], '^(%d+)-(%d+)$')
       last_ms, last_seq = tonumber(last_ms), tonumber(last_seq)
       if last_ms < ms or (last_ms == ms and last_seq < seq) or last_ms >= EXACT then
         return false
@@ -144,7 +162,7 @@ local function catch_up()
       else
         ms, seq = last_ms, last_seq + 1
       end
-      ms_of_id = format('%.0f-', ms)
+      id_format = format('%d-%%d', ms)
       return true
     end
   end
@@ -152,69 +170,61 @@ local function catch_up()
 end
 
 -- The new entry's id; false: Redis refused it.
-local function append(at, sort)
-  local occurred_at = ARGV[at + 2]
-  local given = tonumber(occurred_at)
-  if not given or given > now + future then
+local function append(first, sort)
+  local occurred_at = ARGV[first + 1]
+  if occurred_at == '' or (some_ahead and tonumber(occurred_at) > now + future) then
     occurred_at = received_at
   end
-  local reply = add(at, sort, occurred_at)
-  if type(reply) == 'table' and catch_up() then
-    reply = add(at, sort, occurred_at)
-  end
-  if type(reply) == 'table' then
-    return false
-  end
-  seq = seq + 1
-  return reply
+  repeat
+    local id = format(id_format, seq)
+    local reply = pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[first], 'event_type', sort.event_type,
+      'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', ARGV[first + 2],
+      unpack(ARGV, first + 3, first + 2 + sort.more))
+    if reply == id then
+      seq = seq + 1
+      return id
+    end
+  until not catch_up()
+  return false
 end
-
-local accepted, duplicates, limited, overloaded = 0, 0, 0, 0
-
--- Mostly none of the markers is there, which one look at all of them says.
-local all_new = next_key <= #KEYS and pcall_('EXISTS', unpack(KEYS, next_key)) == 0
 
 -- The event's marker, if it has one, and whether it is there: 1, 0, or what Redis says instead.
 local function marked(sort)
-  if sort.marker == 0 then
+  if sort.marker == '0' then
     return nil, 0
   end
-  local marker = KEYS[next_key]
-  next_key = next_key + 1
-  if all_new and sort.marker == 1 then
+  local marker = KEYS[next_marker]
+  next_marker = next_marker + 1
+  if all_new and sort.marker == '1' then
     return marker, 0
   end
   return marker, pcall_('EXISTS', marker)
 end
 
-local function remember(marker)
-  if marker then
-    pcall_('SET', marker, '1', 'EX', ttl)
-  end
-end
-
-local function one(at, sort)
+local function one(first, sort)
   local own, marker, seen = sort.limit, marked(sort)
   if seen == 1 then
     duplicates = duplicates + 1
     return 1
   elseif seen ~= 0 then
     return 3
-  elseif length >= bound then
+  elseif length >= policy.bound then
     overloaded = overloaded + 1
     return 2
   end
   local wait = excess(1, 1)
   if own > 1 then
-    wait = max(wait, excess(own, 1))
+    wait = math.max(wait, excess(own, 1))
   end
   if wait > 0 then
     limited = limited + 1
     return limited_for(wait)
-  elseif not append(at, sort) then
+  elseif not append(first, sort) then
     return 3
   end
-  remember(marker)
+  if marker then
+    pcall_('SET', marker, '1', 'PXAT', policy.expires)
+  end
   accepted = accepted + 1
   length = length + 1
   charge(1, 1)
@@ -227,8 +237,8 @@ end
 -- Appends all, or none.
 local function append_all(events)
   local ids = {}
-  for i, at in ipairs(events) do
-    local id = append(at, sort_of(at))
+  for i, new in ipairs(events) do
+    local id = append(new.first, new.sort)
     if not id then
       for _, added in ipairs(ids) do
         pcall_('XDEL', incoming, added)
@@ -242,14 +252,13 @@ end
 
 local function together(events)
   local new, markers, known, needs, broken = {}, {}, {}, {}, false
-  for _, event in ipairs(events) do
-    local sort = sort_of(event)
-    local marker, seen = marked(sort)
+  for _, given in ipairs(events) do
+    local marker, seen = marked(given.sort)
     if type(seen) == 'table' then
       broken = true
     elseif seen == 0 and not (marker and known[marker]) then
-      new[#new + 1] = event
-      needs[sort.limit] = (needs[sort.limit] or 0) + 1
+      new[#new + 1] = given
+      needs[given.sort.limit] = (needs[given.sort.limit] or 0) + 1
       if marker then
         markers[#markers + 1] = marker
         known[marker] = true
@@ -261,14 +270,14 @@ local function together(events)
   elseif #new == 0 then
     duplicates = duplicates + #events
     return 1
-  elseif length + #new > bound then
+  elseif length + #new > policy.bound then
     overloaded = overloaded + #new
     return 2
   end
   needs[1] = #new -- whatever has a limit of its own is inside the platform's
   local wait = 0
   for i, n in pairs(needs) do
-    wait = max(wait, excess(i, n))
+    wait = math.max(wait, excess(i, n))
   end
   if wait > 0 then
     limited = limited + #new
@@ -277,7 +286,7 @@ local function together(events)
     return 3
   end
   for _, marker in ipairs(markers) do
-    remember(marker)
+    pcall_('SET', marker, '1', 'PXAT', policy.expires)
   end
   accepted = accepted + #new
   duplicates = duplicates + #events - #new
@@ -288,51 +297,89 @@ local function together(events)
   return 0
 end
 
-local outcomes = {}
-local at, number = 10 + 2 * types, 1
-
 -- Where the next event's arguments begin, and what sort it is.
 local function next_event()
-  local here, sort = at, sort_of(at)
-  at, number = at + 4 + sort.more, number + 1
-  return here, sort
+  local first = at
+  event = event + 1
+  local sort = sorts[sort_of[event]]
+  at = at + 3 + sort.more
+  return first, sort
 end
 
-while at <= #ARGV do
-  local size = groups[number]
-  if size then
-    local events = {}
-    for i = 1, size do
-      events[i] = next_event()
-    end
-    outcomes[#outcomes + 1] = together(events)
-  else
-    outcomes[#outcomes + 1] = one(next_event())
+local function save_limit(i)
+  -- Gone a second after the limit would be back at rest: absent and at rest are the same.
+  local ahead = tats[i] - now_us
+  local state = format('%d', tats[i])
+  if ahead > policy.reaches[i] then
+    state = format('%s %d', state, ahead)
   end
+  pcall_('SET', limits[i], state, 'PXAT', format('%d', now + ceil(ahead / 1000) + 1000))
+  written[limits[i]] = state
 end
 
-for i = 1, types + 1 do
-  if charged[i] then
-    -- Gone a second after the limit would be back at rest: absent and at rest are the same.
-    local ahead = tats[i] - now_us
-    local ttl_ms = ceil(ahead / 1000) + 1000
-    local state = format('%.0f', tats[i])
-    if ahead > reaches[i] then
-      state = format('%s %.0f', state, ahead)
-    end
-    pcall_('SET', limits[i], state, 'PX', format('%.0f', ttl_ms))
-  end
-end
-if was_empty and accepted > 0 and platform ~= '' then
-  pcall_('SADD', KEYS[4], platform)
-end
 local function count(field, number)
   if number > 0 then
-    pcall_('HINCRBY', counters, field, number)
+    pcall_('HINCRBY', counters, field, format('%d', number))
   end
 end
-count('accepted', accepted)
-count('duplicate', duplicates)
-count('rate_limited', limited)
-count('overloaded', overloaded)
+
+local outcomes, begun = {}, {}
+for _ = 1, section_count do
+  local platform, shape = ARGV[at], ARGV[at + 2]
+  policy = policy_of(ARGV[at + 1])
+  size, groups = tonumber(shape), nil
+  if not size then
+    groups = {}
+    size = tonumber(match(shape, '^%d+'))
+    for first, events in gmatch(shape, '(%d+):(%d+)') do
+      groups[tonumber(first)] = tonumber(events)
+    end
+  end
+  at = at + 3
+  incoming, counters = KEYS[next_stream], KEYS[next_stream + 1]
+  next_stream = next_stream + 2
+  length = pcall_('XLEN', incoming)
+  if type(length) == 'table' then
+    length = 0 -- no stream: XADD says so for each event
+  end
+  local was_empty = length == 0
+  limits, tats, charged = {}, {}, {}
+  for i = 1, #policy.periods do
+    load_limit(i)
+  end
+  accepted, duplicates, limited, overloaded = 0, 0, 0, 0
+  ms, seq = now, (now_us % 1000) * 1000 + event
+  id_format = received_at .. '-%d'
+
+  local before = event
+  while event - before < size do
+    local events = groups and groups[event - before + 1]
+    if events then
+      local group = {}
+      for i = 1, events do
+        local first, sort = next_event()
+        group[i] = { first = first, sort = sort }
+      end
+      outcomes[#outcomes + 1] = together(group)
+    else
+      outcomes[#outcomes + 1] = one(next_event())
+    end
+  end
+
+  for i = 1, #limits do
+    if charged[i] then
+      save_limit(i)
+    end
+  end
+  if was_empty and accepted > 0 then
+    begun[#begun + 1] = platform
+  end
+  count('accepted', accepted)
+  count('duplicate', duplicates)
+  count('rate_limited', limited)
+  count('overloaded', overloaded)
+end
+if indexed and #begun > 0 then
+  pcall_('SADD', KEYS[1], unpack(begun))
+end
 return outcomes

@@ -1,0 +1,63 @@
+//! What stands before the application: what holds for every request, and the short way for webhooks.
+//!
+//! Guarantee: whatever came after its connection's end was announced is refused, and a connection is not silent while a
+//! request is going on. A webhook that is posted to a known platform goes straight to its handler; everything else
+//! goes to the table of routes, which would bring the webhook to the same.
+//!
+//! It stands before actix-web, and not inside, for what that costs every request: a context that is filled and emptied
+//! again, a router of regular expressions, and layers of which each makes and moves a future of its own.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use actix_http::{Request, Response};
+use actix_web::Error as Failure;
+use actix_web::body::BoxBody;
+use actix_web::dev::{Service, ServiceResponse};
+use actix_web::http::ConnectionType;
+use actix_web::web::Data;
+use futures_util::future::Either;
+
+use crate::app::Ingress;
+use crate::closing::{self, Closing};
+use crate::connections::Connections;
+use crate::directory::Target;
+use crate::handlers::webhook;
+use crate::routes;
+
+/// Answers `request`, mostly by way of `application`.
+pub(crate) fn enter<S>(
+    request: Request,
+    application: &S,
+    ingress: &Data<Ingress>,
+    connections: &Connections,
+) -> impl Future<Output = Result<Response<BoxBody>, Failure>> + use<S>
+where
+    S: Service<Request, Response = ServiceResponse, Error = Failure>,
+{
+    let (busy, closing) = (connections.busy(&request), Closing::of(&request));
+    if closing.is_announced() {
+        return Either::Left(ready(Ok(closing::refuse(request).into())));
+    }
+    let last = request.head().connection_type() == ConnectionType::Close;
+    let answer = match posted_to(&request, ingress) {
+        Some(target) => Either::Left(Box::pin(webhook::receive_directly(request, target, ingress.clone()))),
+        None => Either::Right(application.call(request)),
+    };
+    Either::Right(async move {
+        let response = match answer {
+            Either::Left(webhook) => Response::from(webhook.await),
+            Either::Right(answer) => Response::from(answer.await?),
+        };
+        if last || response.head().connection_type() == ConnectionType::Close {
+            closing.announce();
+        }
+        drop(busy);
+        Ok(response)
+    })
+}
+
+/// The platform that a webhook is posted to, where no look at what is registered is needed to tell.
+fn posted_to(request: &Request, ingress: &Ingress) -> Option<Arc<Target>> {
+    ingress.directory.find(routes::named(request.head())?)
+}
