@@ -56,7 +56,7 @@ pub(crate) enum Command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Section {
     /// accepted/s and CPU of ingress at both kinds of fsync, beside a bare handler, a script per request over deadpool and
-    /// (--with-node) Fastify; then a worker on that backlog, and the latency of both at half their speed
+    /// (--with-node) Fastify; then a worker on that backlog, and the latency of both at half of what they do together
     Speed,
     /// A worker on a backlog, to SQLite and to PostgreSQL, beside the raw batched writes of the same rows
     Worker,
@@ -107,7 +107,7 @@ pub(crate) struct Options {
     /// Rounds; what counts of a figure is its median.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub(crate) rounds: Option<u8>,
-    /// Events a second when ingress and worker run together; default: half of what the slower one can do alone.
+    /// Events a second when latency is measured; default: half of what ingress and worker can do together.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
 }

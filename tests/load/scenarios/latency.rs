@@ -1,20 +1,23 @@
-//! Ingress and worker together at a fixed rate: how long until an event is accepted, and until it is committed.
+//! Ingress and worker together, with everything that is on this machine: how many events a second go all the way, and at
+//! half of that, how long it takes until one is accepted, and until it is committed.
 //!
-//! Guarantee: every latency counts from when the request was due, whatever became of those before it.
+//! Guarantee: every latency counts from when the request was due, whatever became of those before it. The rate is fixed, and
+//! half of one that the two were seen to keep up with beside each other: what each can do alone is more, and half of
+//! that may be all they can do together.
 //!
 //! When an event is committed is seen in two ways. One request in a hundred, on connections of its own, asks to be answered
 //! when its event is (`Prefer: wait`): its latency holds accepting, committing, settling, telling ingress and the answer, so
 //! it is more than the time to the commit, and it is what the targets are held against. The ledger's own times, of all
 //! events, say when the transaction that holds an event was begun, so they are less.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::tests::sender::{now_ms, rfc3339};
 use ::tests::stack::Stack;
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use super::offer::{ACCEPT, ingress, millis, percentiles, requests};
+use super::offer::{ACCEPT, closed, ingress, millis, percentiles, requests, to_ingress};
 use crate::Failure;
 use crate::cpu::Sampler;
 use crate::figures::Figures;
@@ -23,7 +26,8 @@ use crate::options::Options;
 use crate::requests::Kind;
 use crate::targets::Goal;
 
-const SECTION: &str = "ingress and worker together, at half their speed";
+const FULL: &str = "ingress and worker together, at full speed";
+const SECTION: &str = "ingress and worker together, at half of that";
 const TOLD: [&str; 4] = [
     "committed and told, p50 ms",
     "committed and told, p90 ms",
@@ -73,6 +77,35 @@ impl Paced {
             }
         }
     }
+}
+
+/// What a system made of as much as it would take.
+pub(crate) struct Full {
+    /// All that was accepted, warm-up included.
+    pub(crate) accepted: u64,
+    /// Events a second that went all the way.
+    pub(crate) per_second: f64,
+}
+
+/// Offers as many events as are answered to a system whose worker runs and has nothing to do, and waits for what is left.
+pub(crate) async fn full(
+    stack: &Stack,
+    options: &Options,
+    appendfsync: &'static str,
+    figures: &mut Figures,
+) -> Result<Full, Failure> {
+    let plan = closed(options, ingress(stack)?);
+    let requests = requests(&plan, &Kind::plain());
+    let begin = Instant::now();
+    let offered = to_ingress(stack, &plan, requests).await?;
+    let (took, left) = (begin.elapsed().as_secs_f64(), stack.unfinished("mux").await as u64);
+    offered.check(&format!("{FULL}, {appendfsync}"), 202, figures);
+    let accepted = offered.count(202);
+    let per_second = accepted.saturating_sub(left) as f64 / took;
+    figures.add(FULL, "accepted/s", appendfsync, offered.per_second);
+    figures.add(FULL, "all the way, events/s", appendfsync, per_second);
+    stack.drained(DRAINED).await;
+    Ok(Full { accepted, per_second })
 }
 
 /// Offers `rate` events a second to a system that has one ingress and one worker.

@@ -1,4 +1,4 @@
-//! One round of what ingress can take, beside its floors, of a worker on that backlog, and of both at half their speed.
+//! One round of what ingress can take, beside its floors, of a worker on that backlog, and of both together.
 
 use tests::stack::Stack;
 
@@ -67,7 +67,7 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
     Ok(())
 }
 
-/// One ingress, then one worker, then both together at a fixed rate; gives the first.
+/// One ingress, then one worker, then both together, at full speed and at half of it; gives the first.
 async fn system(options: &Options, appendfsync: &'static str, figures: &mut Figures) -> Result<Offered, Failure> {
     eprintln!("load:   ingress, then worker, then both, {appendfsync}");
     let who = format!("ingress, {appendfsync}");
@@ -89,8 +89,8 @@ async fn system(options: &Options, appendfsync: &'static str, figures: &mut Figu
         figures.add(ACCEPTING, "resident memory, MiB", &who, peak);
     }
 
-    let half = full.per_second.min(drained.per_second) / 2.0;
-    let rate = options.rate.map_or(half, f64::from);
+    let together = latency::full(&stack, options, appendfsync, figures).await?;
+    let rate = options.rate.map_or(together.per_second / 2.0, f64::from);
     let paced = latency::paced(&stack, options, rate, appendfsync, figures).await?;
 
     if appendfsync == ALWAYS {
@@ -100,7 +100,7 @@ async fn system(options: &Options, appendfsync: &'static str, figures: &mut Figu
     if let (ALWAYS, Some(peak)) = (appendfsync, peak) {
         figures.goal(Goal::MemoryIngress, peak);
     }
-    account(&stack, &who, full.count(202) + paced.accepted, figures).await;
+    account(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures).await;
     Ok(full)
 }
 
