@@ -264,7 +264,8 @@ fn load(stack: &Stack, promised: &Promised, stop: &Arc<AtomicBool>) -> tokio::ta
                         promised.lock().unwrap().insert(key, Instant::now());
                         break;
                     }
-                    assert_eq!(answer.status, 503, "{}", answer.text);
+                    // Together they may be faster than a platform's limit allows.
+                    assert!([429, 503].contains(&answer.status), "{} {}", answer.status, answer.text);
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
