@@ -299,7 +299,11 @@ async fn under_load(
 ) -> Survived {
     watch::install(&stack.database).await;
     for room in [1, 3, 5] {
-        stack.sender().announce(&format!("room{room}"), &json!({})).await.expect(202, "accepted");
+        poll::until("the room is announced", SOON, async || {
+            let answer = stack.sender().announce(&format!("room{room}"), &json!({})).await;
+            if answer.status < 300 { Ok(()) } else { Err(answer.text) }
+        })
+        .await;
         stack.status(&format!("room{room}"), "ready", SOON).await;
     }
     let (promised, stop) = (Promised::default(), Arc::new(AtomicBool::new(false)));
