@@ -27,7 +27,7 @@ const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
 const RECOVERED: Duration = Duration::from_secs(20);
 /// Within which time they are accepted at their pace: where replicas have to confirm, one that comes back first takes a copy
 /// of everything, and may have to ask for it more than once.
-const FLOWING: Duration = Duration::from_secs(60);
+const FLOWING: Duration = Duration::from_secs(180);
 /// Longest that replicas were behind before the kill, and longest that a dying primary's answers took.
 const LAG: Duration = Duration::from_secs(1);
 
