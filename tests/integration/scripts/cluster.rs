@@ -76,6 +76,39 @@ async fn no_script_leaves_its_slot() {
 }
 
 #[tokio::test]
+async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
+    let server = one_node().await;
+    let url = server.url().into();
+    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
+    let mut reader = blocking_connection(&url, true).unwrap();
+    let keys = queue.keys(&name("mux"));
+    queue.create_group(&keys).await.unwrap();
+    let slot: u16 = server.command(&["CLUSTER", "KEYSLOT", &keys.incoming]).await;
+    let slot = slot.to_string();
+    let unserved = "no node of the cluster serves this slot";
+
+    // As a node tells while a failover is under way.
+    server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
+    poll::until("the gap is known", Duration::from_secs(10), async || {
+        let written = queue.enqueue(&keys, &OPEN, &[&event("a")]).await.map(drop);
+        let read = queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
+        let said = format!("{written:?}, {read:?}");
+        if said.matches(unserved).count() == 2 { Ok(()) } else { Err(said) }
+    })
+    .await;
+    server.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &slot, &slot]).await;
+    poll::until("the slot is found again", Duration::from_secs(10), async || {
+        queue.enqueue(&keys, &OPEN, &[&event("b")]).await.map_err(|fault| fault.to_string())
+    })
+    .await;
+    poll::until("it is read again", Duration::from_secs(10), async || {
+        let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await;
+        if pages.as_ref().is_ok_and(|pages| !pages.is_empty()) { Ok(()) } else { Err(format!("{pages:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_damaged_stream_keeps_no_other_from_being_read() {
     let server = one_node().await;
     let url = server.url().into();

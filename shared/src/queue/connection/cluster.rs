@@ -6,7 +6,7 @@
 //! because it does not tell the two kinds of failure apart.
 //!
 //! The map is read anew, by one task for all callers and at most once per [`FAILURE_PAUSE`], whenever an answer shows that
-//! it is out of date: MOVED, a node that is away, silent or has become a replica. All nodes that are known are asked, and
+//! it is out of date: MOVED, a node that is away, silent or has become a replica; and whenever it has nobody for a slot. All nodes that are known are asked, and
 //! what most of them say counts, so that one that was cut off or frozen does not lead back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -101,7 +101,7 @@ impl Cluster {
             let map = self.map().await;
             let (primary, asking) = match redirected.take() {
                 Some(redirected) => redirected,
-                None => (self.serving(map.as_deref(), slot, attempt)?, false),
+                None => (self.serving_by_now(&map, slot, attempt).await?, false),
             };
             let fault = match primary.run(command, asking, confirm).await {
                 Err(fault) => fault,
@@ -162,7 +162,7 @@ impl Cluster {
     /// The node that serves the slot of `command`, by address, as far as is known.
     pub(super) async fn place(self: &Arc<Self>, command: &Cmd) -> Result<String, Fault> {
         let map = self.map().await;
-        Ok(self.serving(map.as_deref(), slot_of(command), 0)?.node.address())
+        Ok(self.serving_by_now(&map, slot_of(command), 0).await?.node.address())
     }
 
     /// The node that serves `key`, by address, by the map in use.
@@ -199,6 +199,22 @@ impl Cluster {
     fn suspect(self: &Arc<Self>, known: Option<Arc<Map>>) {
         let cluster = Arc::clone(self);
         drop(self.manner.runtime.spawn(async move { cluster.read_again(known).await.map(drop) }));
+    }
+
+    /// [`Self::serving`], by a newer map where this one has a gap: it may have been read in the middle of a failover.
+    async fn serving_by_now(
+        self: &Arc<Self>,
+        map: &Result<Arc<Map>, Fault>,
+        slot: Option<u16>,
+        attempt: usize,
+    ) -> Result<Arc<Primary>, Fault> {
+        match (self.serving(map.as_deref(), slot, attempt), map) {
+            (Err(_), Ok(known)) => {
+                let newer = self.read_again(Some(Arc::clone(known))).await;
+                self.serving(newer.as_deref(), slot, attempt)
+            }
+            (found, _) => found,
+        }
     }
 
     fn serving(&self, map: Result<&Map, &Fault>, slot: Option<u16>, attempt: usize) -> Result<Arc<Primary>, Fault> {
