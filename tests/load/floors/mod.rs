@@ -1,6 +1,7 @@
 //! What ingress and worker are compared with: what others would have instead, and what no one can go below.
 
 pub(crate) mod bare;
+pub(crate) mod commands;
 pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod postgres;

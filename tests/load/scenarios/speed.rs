@@ -1,5 +1,6 @@
 //! One round of what ingress can take, beside its floors, of a worker on that backlog, and of both together.
 
+use tests::redis::RedisServer;
 use tests::stack::Stack;
 
 use super::offer::{Offered, closed, ingress, requests, to_ingress};
@@ -7,6 +8,7 @@ use super::{announce, drain, finished, latency, names, servers, stack};
 use crate::Failure;
 use crate::cpu::mib;
 use crate::figures::{Figures, ratio};
+use crate::floors::commands;
 use crate::floors::node::Fastify;
 use crate::floors::pool::Lender;
 use crate::options::Options;
@@ -15,6 +17,7 @@ use crate::targets::Goal;
 
 const ACCEPTING: &str = "accepting at full speed, no worker";
 const BACKLOG: &str = "worker (SQLite) on that backlog, no ingress";
+const COMMANDS: &str = "the same commands without a script, nothing decided";
 const AGAINST: &str = "ratios of a round";
 
 /// Redis syncs before it answers: what the promise of a 2xx needs.
@@ -34,7 +37,8 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
     pool.tell(ACCEPTING, "script, always", true, figures);
     let trusting = servers::pool(options, Lender::Trusting, ALWAYS, figures).await?;
     trusting.tell(ACCEPTING, "trusting, always", true, figures);
-    let ours = system(options, ALWAYS, figures).await?;
+    let floor = commands(options, figures).await?;
+    let (ours, redis_cpu) = system(options, ALWAYS, figures).await?;
     ours.tell(ACCEPTING, "ingress, always", true, figures);
 
     if !options.quick {
@@ -42,7 +46,7 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
         let pool = servers::pool(options, Lender::Deadpool, EVERYSEC, figures).await?;
         pool.tell(ACCEPTING, "script, everysec", true, figures);
     }
-    let relaxed = system(options, EVERYSEC, figures).await?;
+    let (relaxed, _) = system(options, EVERYSEC, figures).await?;
     relaxed.tell(ACCEPTING, "ingress, everysec", true, figures);
 
     let against_pool = ratio(ours.per_second, pool.per_second);
@@ -54,6 +58,7 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
         let against_bare = ratio(run.server_cpu_us, bare.server_cpu_us);
         figures.add(AGAINST, "ingress / bare handler, CPU per event", appendfsync, against_bare);
     }
+    figures.add(AGAINST, "Redis CPU per event / the commands alone", ALWAYS, ratio(redis_cpu, floor));
     figures.goal(Goal::IngressCpuAgainstBare, ratio(ours.server_cpu_us, bare.server_cpu_us));
 
     if let Some(node) = node {
@@ -67,8 +72,25 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
     Ok(())
 }
 
-/// One ingress, then one worker, then both together, at full speed and at half of it; gives the first.
-async fn system(options: &Options, appendfsync: &'static str, figures: &mut Figures) -> Result<Offered, Failure> {
+/// What Redis costs whoever keeps the same entries and markers, in µs per event.
+async fn commands(options: &Options, figures: &mut Figures) -> Result<f64, Failure> {
+    eprintln!("load:   {COMMANDS}, {ALWAYS}");
+    let redis = RedisServer::start(super::redis(ALWAYS)).await;
+    let events = if options.quick { 40_000 } else { 200_000 };
+    let commands::Commands { enqueue, read_and_settle } = commands::measure(&redis, events).await?;
+    figures.add(COMMANDS, "Redis CPU µs/event, enqueue", ALWAYS, enqueue);
+    figures.add(COMMANDS, "Redis CPU µs/event, read + settle", ALWAYS, read_and_settle);
+    figures.add(COMMANDS, "Redis CPU µs/event, enqueue + read + settle", ALWAYS, enqueue + read_and_settle);
+    Ok(enqueue + read_and_settle)
+}
+
+/// One ingress, then one worker, then both together, at full speed and at half of it; gives the first, and what an event
+/// cost Redis in the first two, in µs.
+async fn system(
+    options: &Options,
+    appendfsync: &'static str,
+    figures: &mut Figures,
+) -> Result<(Offered, f64), Failure> {
     eprintln!("load:   ingress, then worker, then both, {appendfsync}");
     let who = format!("ingress, {appendfsync}");
     let mut stack = stack(appendfsync, 0).start().await;
@@ -101,7 +123,7 @@ async fn system(options: &Options, appendfsync: &'static str, figures: &mut Figu
         figures.goal(Goal::MemoryIngress, peak);
     }
     account(&stack, &who, full.count(202) + together.accepted + paced.accepted, figures).await;
-    Ok(full)
+    Ok((full, redis_cpu))
 }
 
 /// Everything that was accepted is in the ledger, and nothing is dead.

@@ -1,0 +1,106 @@
+//! What Redis alone costs per event: the same commands on the same keys, without a script and without a decision.
+//!
+//! Nobody could run that (a duplicate would be queued again, no limit would hold), and nobody who keeps the entry's fields
+//! and the marker can go below it: transactions of many events, so that they share a sync, sent by one connection that does
+//! nothing else.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value, cmd, pipe};
+use sha2::{Digest, Sha256};
+use tests::redis::RedisServer;
+use tests::sender::{now_ms, unique};
+
+use crate::Failure;
+use crate::cpu::Sampler;
+use crate::requests::{KINDS, body, event_id};
+
+const STREAM: &str = "webhooks:incoming:mux";
+const GROUP: &str = "webhook-processors";
+/// As many as ingress puts into one call.
+const ENQUEUED: usize = 128;
+/// As many as a worker reads and settles at once.
+const READ: usize = 512;
+/// As long as ingress remembers.
+const REMEMBERED_MS: i64 = 24 * 3600 * 1000;
+
+/// CPU of Redis per event, in µs.
+pub(crate) struct Commands {
+    pub(crate) enqueue: f64,
+    pub(crate) read_and_settle: f64,
+}
+
+/// Takes `events` through `redis`, which nothing else uses.
+pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<Commands, Failure> {
+    let mut connection = redis.connection().await;
+    cmd("XGROUP").arg(&["CREATE", STREAM, GROUP, "0", "MKSTREAM"]).exec_async(&mut connection).await?;
+
+    let run = unique("floor");
+    let transactions: Vec<Pipeline> =
+        (0..events).step_by(ENQUEUED).map(|first| enqueue(&run, first..events.min(first + ENQUEUED))).collect();
+    let mut sampler = Sampler::of(&[redis.process().pid()])?;
+    sampler.mark();
+    for transaction in &transactions {
+        transaction.exec_async(&mut connection).await?;
+    }
+    sampler.mark();
+    let enqueue = sampler.micros_per(0, events as u64);
+
+    let mut sampler = Sampler::of(&[redis.process().pid()])?;
+    sampler.mark();
+    let mut settled = 0;
+    while settled < events {
+        let ids = read(&mut connection).await?;
+        settle(&ids).exec_async(&mut connection).await?;
+        settled += ids.len();
+    }
+    sampler.mark();
+    Ok(Commands { enqueue, read_and_settle: sampler.micros_per(0, events as u64) })
+}
+
+fn enqueue(run: &str, events: std::ops::Range<usize>) -> Pipeline {
+    let mut transaction = pipe();
+    transaction.atomic();
+    let now = now_ms();
+    for i in events {
+        let id = event_id(run, i);
+        let marker = hex::encode(&Sha256::digest(&id)[..16]);
+        transaction.cmd("XADD").arg(&[
+            STREAM,
+            "*",
+            "v",
+            "1",
+            "event_id",
+            &id,
+            "event_type",
+            KINDS[i % KINDS.len()],
+        ]);
+        transaction.arg("occurred_at").arg(now).arg("received_at").arg(now).arg("attempt").arg(1);
+        transaction.arg("origin").arg(format!("{now}-{i}")).arg("body").arg(body(run, i, now));
+        transaction.cmd("SET").arg(format!("webhook:hash:{marker}")).arg(1).arg("PXAT").arg(now + REMEMBERED_MS);
+    }
+    transaction
+}
+
+/// Ids of the next entries; there are some.
+async fn read(connection: &mut MultiplexedConnection) -> Result<Vec<Value>, Failure> {
+    let mut call = cmd("XREADGROUP");
+    call.arg(&["GROUP", GROUP, "floor", "COUNT"]).arg(READ).arg(&["STREAMS", STREAM, ">"]);
+    let streams: Vec<(Value, Vec<(Value, Value)>)> = call.query_async(connection).await?;
+    let entries = streams.into_iter().flat_map(|(_, entries)| entries);
+    let ids: Vec<Value> = entries.map(|(id, _)| id).collect();
+    if ids.is_empty() { Err("the floor's stream has lost entries".into()) } else { Ok(ids) }
+}
+
+fn settle(ids: &[Value]) -> Pipeline {
+    let mut transaction = pipe();
+    transaction.atomic();
+    for (command, key) in [("XACK", &[STREAM, GROUP][..]), ("XDEL", &[STREAM])] {
+        transaction.cmd(command).arg(key);
+        for id in ids {
+            if let Value::BulkString(id) = id {
+                transaction.arg(id);
+            }
+        }
+    }
+    transaction
+}
