@@ -156,9 +156,14 @@ def drain(place):
         yield "the balancer is killed before its requests are answered"
     if duration(_haproxy(place, "timeout server")[0]) <= LONGEST_WAIT:
         yield "the balancer gives up before ingress answers"
+    seconds = lambda name: int(re.search(rf"\b{name}: Duration = Duration::from_secs\((\d+)\)", place.source).group(1))
     body_timeout = re.search(r'"BODY_TIMEOUT_MS", ([\d_]+)', place.source).group(1).replace("_", "")
-    if duration(_haproxy(place, "timeout client")[0]) <= duration(body_timeout):
-        yield "the balancer answers a slow body before ingress does"
+    if duration(_haproxy(place, "timeout client")[0]) <= duration(body_timeout) + seconds("UNREAD"):
+        yield "the balancer ends a slow body before ingress answers it"
+    if duration(_haproxy(place, "timeout http-request")[0]) != seconds("SILENCE"):
+        yield "the balancer gives a head another time than ingress"
+    if _haproxy(place, "errorfile") != ["408 /dev/null"]:
+        yield "the balancer answers a head that is late, which ingress does not"
     if _haproxy(place, "retry-on") != ["conn-failure"]:
         yield "the balancer may send a request twice"
 

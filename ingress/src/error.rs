@@ -16,6 +16,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use shared::config::AdminRefusal;
 use shared::metrics::RequestOutcome;
@@ -235,13 +236,18 @@ impl Error {
     }
 
     /// Answers and logs it. `target` is the platform that was asked for, if it is known; `unread` is what is left of
-    /// the request's body.
-    pub(crate) fn respond(&self, target: Option<&Target>, unread: Payload) -> HttpResponse {
+    /// the request's body, behind which nothing more is read.
+    pub(crate) fn respond(&self, target: Option<&Target>, mut unread: Payload) -> HttpResponse {
         let facts = self.facts();
         let erresid = format!("{:012x}", rand::random::<u64>() >> 16);
         self.log(&facts, target, &erresid);
         let body = self.body(&facts, &erresid).into();
-        self.head(&facts, target).body(Text { left: body, _unread: unread })
+        let mut head = self.head(&facts, target);
+        // actix says so, too, but nobody else would know.
+        if !is_read(&mut unread) {
+            head.force_close();
+        }
+        head.body(Text { left: body, _unread: unread })
     }
 
     /// What a client would be answered, for the description of the interface; nothing is logged.
@@ -314,6 +320,17 @@ impl Error {
             }
             _ if facts.status >= 500 => tracing::error!(erresid, errcode, platform, "{self}"),
             _ => tracing::warn!(erresid, errcode, platform, "{self}"),
+        }
+    }
+}
+
+/// Whether nothing is left of a body. What has come in of it is thrown away.
+fn is_read(body: &mut Payload) -> bool {
+    loop {
+        match body.next().now_or_never() {
+            Some(None) => return true,
+            Some(Some(Ok(_))) => {}
+            Some(Some(Err(_))) | None => return false,
         }
     }
 }

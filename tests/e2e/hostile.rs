@@ -4,6 +4,7 @@
 mod framing;
 mod json;
 mod slow;
+mod spellings;
 mod streams;
 
 use std::net::SocketAddr;

@@ -252,17 +252,7 @@ async fn entries_of_an_unknown_platform_are_left_alone() {
 /// An application's own trigger refuses one event: it spends its attempts and dies, those around it are processed.
 async fn refused_by_the_database_alone_it_dies_alone(kind: Kind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "3").start().await;
-    let trigger = match kind {
-        Kind::Sqlite => {
-            "CREATE TRIGGER refuse BEFORE INSERT ON contents WHEN NEW.content_id = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
-        }
-        Kind::Postgres | Kind::OwnPostgres => {
-            "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no'; END $$ LANGUAGE plpgsql;
-             CREATE TRIGGER refuse BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'bad')
-             EXECUTE FUNCTION refuse()"
-        }
-    };
-    stack.database.execute(trigger).await;
+    stack.database.refuse_content("bad").await;
     stack.workers[0].process.freeze();
     for n in 0..40 {
         let id = if n == 17 { "bad".to_owned() } else { format!("good_{n}") };

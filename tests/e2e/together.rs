@@ -71,7 +71,7 @@ async fn many_platforms_share_transactions_and_one_that_is_refused_costs_the_oth
     stack.sender().announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "live", SOON).await;
 
-    stack.database.execute(refusal(kind)).await;
+    stack.database.refuse_content("bad").await;
     say_all(&stack, "more", "bad").await;
     let odd = name(PLATFORMS / 2);
     poll::until("the refused one is dead", SOON, async || match stack.dead(&odd).await {
@@ -87,18 +87,4 @@ async fn many_platforms_share_transactions_and_one_that_is_refused_costs_the_oth
     let spent = "SELECT event_id FROM webhook_events WHERE platform <> 'mux' AND attempts <> 1";
     assert_eq!(stack.database.rows(spent, &[]).await, Vec::<serde_json::Value>::new(), "others paid for it");
     stack.workers[0].ready(SOON).await;
-}
-
-/// An application's own trigger.
-fn refusal(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Sqlite => {
-            "CREATE TRIGGER refuse BEFORE INSERT ON contents WHEN NEW.content_id = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END"
-        }
-        Kind::Postgres | Kind::OwnPostgres => {
-            "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no'; END $$ LANGUAGE plpgsql;
-             CREATE TRIGGER refuse BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'bad')
-             EXECUTE FUNCTION refuse()"
-        }
-    }
 }

@@ -85,6 +85,25 @@ impl Database {
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
+    /// Takes no content of this id from now on, by a trigger as an application may have its own.
+    ///
+    /// # Panics
+    /// When there cannot be such a trigger.
+    pub async fn refuse_content(&self, content_id: &str) {
+        let sql = match self {
+            Self::Sqlite(_) => format!(
+                "CREATE TRIGGER refuse BEFORE INSERT ON contents WHEN NEW.content_id = '{content_id}'
+                 BEGIN SELECT RAISE(ABORT, 'no'); END"
+            ),
+            Self::Postgres(_) => format!(
+                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no'; END $$ LANGUAGE plpgsql;
+                 CREATE TRIGGER refuse BEFORE INSERT ON contents FOR EACH ROW
+                 WHEN (NEW.content_id = '{content_id}') EXECUTE FUNCTION refuse()"
+            ),
+        };
+        self.execute(&sql).await;
+    }
+
     /// The session of `room`, if there is one.
     pub async fn session(&self, room: &str) -> Option<Value> {
         self.rows("SELECT * FROM sessions WHERE room_id = $1", &[room]).await.pop()

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use actix_web::body::to_bytes;
+use actix_web::error::PayloadError;
+use actix_web::http::ConnectionType;
+use futures_util::{Stream, stream};
 use serde_json::Value;
 use shared::json::JsonError;
 use shared::signature::Refusal;
@@ -20,7 +23,7 @@ fn outside_tolerance() -> Refusal {
 /// Every error: what HTTP and metrics make of it (status, code, outcome, `Retry-After`), and its text.
 pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
     use Error as E;
-    let early = actix_web::error::PayloadError::Incomplete(None);
+    let early = PayloadError::Incomplete(None);
     let invalid = InvalidPayload::Json(JsonError::NotUtf8);
     let unsigned = "401 E_WEBHOOK_INVALID_SIGNATURE invalid_signature -";
     let window = "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s";
@@ -149,6 +152,25 @@ async fn every_error_is_answered_as_the_contract_has_it() {
         assert_eq!((&body["success"], &body["errmesg"]), (&false.into(), &errmesg.into()));
         assert!(body["erresid"].as_str().is_some_and(|id| id.len() == 12), "{body}");
         assert_eq!(body.as_object().unwrap().len(), 4, "{body}");
+    }
+}
+
+/// Behind what is left of a body nothing is read, and who asks whether the connection goes on is to know.
+#[tokio::test]
+async fn the_connection_ends_unless_the_body_was_read_to_its_end() {
+    fn arriving(body: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Payload {
+        Payload::Stream { payload: Box::pin(body) }
+    }
+    let part = || stream::iter([Ok(Bytes::from_static(b"part"))]);
+    for (unread, ends) in [
+        (Payload::None, false),
+        (arriving(part()), false),
+        (arriving(stream::pending()), true),
+        (arriving(part().chain(stream::pending())), true),
+        (arriving(stream::iter([Err(PayloadError::Incomplete(None))])), true),
+    ] {
+        let response = Error::PlatformDisabled.respond(None, unread);
+        assert_eq!(response.head().connection_type() == ConnectionType::Close, ends);
     }
 }
 

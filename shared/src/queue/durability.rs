@@ -1,8 +1,9 @@
 //! What Redis promises, watched: is it there, does it keep what it confirms, is it the one we knew, what time is it.
 //!
 //! Guarantee: [`RedisHealth`] never says better than the last answer. A setting that cannot be read is unknown, and
-//! unknown is not strict. What this process missed because it was stopped itself is not held against Redis. Of a cluster every primary is watched: it is up while one of them answers, and what it promises is
-//! what the weakest promises, unknown while one does not answer.
+//! unknown is not strict. What this process missed because it was stopped itself is not held against Redis. Of a cluster
+//! every primary is watched: it is up while one of them answers, and what it promises is what the weakest promises, unknown
+//! while one does not answer.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -2,13 +2,13 @@
 //! watch over a real cluster sees.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::event::marker_digest;
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    DeadLettered, Durability, Enqueued, Imported, Layout, Monitor, Queue, RedisHealth, Replayed, Unfinished,
-    blocking_connection, connect,
+    DeadLettered, Durability, EnqueuePolicy, Enqueued, Imported, Layout, Monitor, Queue, RedisHealth, Replayed,
+    Unfinished, blocking_connection, connect,
 };
 use tests::cluster::RedisCluster;
 use tests::poll;
@@ -108,6 +108,32 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
     .await;
 }
 
+/// The slots of a node that was taken away for good may stay without one, however much is sent for them.
+#[tokio::test]
+async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
+    let server = one_node().await;
+    server.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+    let queue = Queue::new(Layout::Cluster, connect(&server.url().into(), true).unwrap());
+    let (gone, here) = (queue.keys(&name("mux")), queue.keys(&name("acme")));
+    let slot: u16 = server.command(&["CLUSTER", "KEYSLOT", &gone.incoming]).await;
+    let slot = slot.to_string();
+    server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
+    let asked = async || {
+        let stats: String = server.command(&["INFO", "commandstats"]).await;
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_cluster|slots:calls="));
+        calls.map_or(0, |calls| calls.split(',').next().unwrap().parse::<u32>().unwrap())
+    };
+    let (before, begun) = (asked().await, Instant::now());
+    while begun.elapsed() < Duration::from_secs(2) {
+        let refused = queue.enqueue(&gone, &OPEN, &[&event("a")]).await.unwrap_err();
+        assert!(refused.certainly_not_run());
+        let served = queue.enqueue(&here, &EnqueuePolicy { max_backlog: 1, ..OPEN }, &[&event("b")]).await.unwrap();
+        assert!(matches!(served[..], [Enqueued::Accepted | Enqueued::Duplicate]), "{served:?}");
+    }
+    let asked = asked().await - before;
+    assert!((2..=8).contains(&asked), "{asked} times");
+}
+
 #[tokio::test]
 async fn a_damaged_stream_keeps_no_other_from_being_read() {
     let server = one_node().await;
@@ -150,7 +176,7 @@ async fn an_idle_reader_asks_seldom_and_is_still_quick() {
     let given = event("a");
     let (read, ()) = tokio::join!(
         async {
-            let begin = std::time::Instant::now();
+            let begin = Instant::now();
             let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 10, 30 * second).await.unwrap();
             (pages.len(), begin.elapsed())
         },

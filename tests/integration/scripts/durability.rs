@@ -8,6 +8,29 @@ use tests::redis::RedisOptions;
 
 use crate::fixture::Fixture;
 
+/// A server, and what a monitor sees of it.
+struct Watched {
+    fixture: Fixture,
+    monitor: Monitor,
+    health: RedisHealth,
+}
+
+impl Watched {
+    /// Seen once.
+    async fn start(options: RedisOptions) -> Self {
+        let fixture = Fixture::with(options).await;
+        let monitor = Monitor::new(fixture.queue.clone());
+        let mut watched = Self { fixture, monitor, health: RedisHealth::default() };
+        watched.look().await;
+        watched
+    }
+
+    async fn look(&mut self) -> &RedisHealth {
+        self.monitor.look(&mut self.health).await;
+        &self.health
+    }
+}
+
 #[tokio::test]
 async fn settings_are_read() {
     let fixture = Fixture::with(RedisOptions::durable()).await;
@@ -40,54 +63,45 @@ async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
 
 #[tokio::test]
 async fn a_demoted_master_is_down_and_left() {
-    let fixture = Fixture::with(RedisOptions::fast()).await;
-    let mut monitor = Monitor::new(fixture.queue.clone());
-    let mut health = RedisHealth::default();
-    monitor.look(&mut health).await;
-    assert!(health.up);
-    let before = fixture.queue.connection().established();
+    let mut watched = Watched::start(RedisOptions::fast()).await;
+    assert!(watched.health.up);
+    let before = watched.fixture.queue.connection().established();
     // Of a master that does not exist: it answers reads as every replica does.
-    fixture.redis::<()>(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]).await;
-    fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    monitor.look(&mut health).await;
+    watched.fixture.redis::<()>(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]).await;
+    watched.fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let health = watched.look().await;
     assert!(!health.up, "{health:?}");
-    fixture.redis::<()>(&["REPLICAOF", "NO", "ONE"]).await;
-    monitor.look(&mut health).await;
-    assert!(health.up);
-    assert!(fixture.queue.connection().established() > before, "the name may lead to another server now");
+    watched.fixture.redis::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    assert!(watched.look().await.up);
+    assert!(watched.fixture.queue.connection().established() > before, "the name may lead to another server now");
 }
 
 #[tokio::test]
 async fn health_follows_redis() {
-    let mut fixture = Fixture::with(RedisOptions::durable()).await;
-    let mut monitor = Monitor::new(fixture.queue.clone());
-    let mut health = RedisHealth::default();
-    assert!(!health.up && !health.strict_ok());
-    monitor.look(&mut health).await;
+    let before = RedisHealth::default();
+    assert!(!before.up && !before.strict_ok());
+    let mut watched = Watched::start(RedisOptions::durable()).await;
+    let health = &watched.health;
     assert!(health.up && health.strict_ok(), "{health:?}");
     // The same machine, the same clock.
     assert!(health.skew_ms.unwrap().abs() < 1000, "{health:?}");
 
-    fixture.server.kill();
-    monitor.look(&mut health).await;
+    watched.fixture.server.kill();
+    let health = watched.look().await;
     assert!(!health.up && !health.strict_ok(), "{health:?}");
 
-    fixture.server.restart().await;
+    watched.fixture.server.restart().await;
     poll::until("it is up again", Duration::from_secs(10), async || {
-        monitor.look(&mut health).await;
-        if health.up { Ok(()) } else { Err("down") }
+        if watched.look().await.up { Ok(()) } else { Err("down") }
     })
     .await;
-    assert!(health.strict_ok(), "settings are read again on a new connection");
-    assert_eq!(health.data_lost, 0, "the append-only file was there");
+    assert!(watched.health.strict_ok(), "settings are read again on a new connection");
+    assert_eq!(watched.health.data_lost, 0, "the append-only file was there");
 }
 
 #[tokio::test]
 async fn to_have_been_stopped_says_nothing_of_redis() {
-    let fixture = Fixture::with(RedisOptions::durable()).await;
-    let mut monitor = Monitor::new(fixture.queue.clone());
-    let mut health = RedisHealth::default();
-    monitor.look(&mut health).await;
+    let mut watched = Watched::start(RedisOptions::durable()).await;
     // Everything of this process runs on this one thread, which stands still while a look is under way.
     for turns in [0, 2, 4, 6, 8] {
         let stop = async {
@@ -96,7 +110,7 @@ async fn to_have_been_stopped_says_nothing_of_redis() {
             }
             std::thread::sleep(Duration::from_secs(3));
         };
-        tokio::join!(monitor.look(&mut health), stop);
+        let (health, ()) = tokio::join!(watched.look(), stop);
         assert!(health.up && health.strict_ok(), "after {turns}: {health:?}");
         assert!(health.skew_ms.unwrap().abs() < 500 && health.clock_jumps == 0, "after {turns}: {health:?}");
     }
@@ -104,28 +118,23 @@ async fn to_have_been_stopped_says_nothing_of_redis() {
 
 #[tokio::test]
 async fn a_changed_setting_is_noticed() {
-    let fixture = Fixture::with(RedisOptions::durable()).await;
-    let mut monitor = Monitor::new(fixture.queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
-    let mut health = RedisHealth::default();
-    monitor.look(&mut health).await;
-    assert!(health.strict_ok());
-    fixture.redis::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
-    monitor.look(&mut health).await;
+    let mut watched = Watched::start(RedisOptions::durable()).await;
+    watched.monitor = watched.monitor.every(Duration::from_secs(1), Duration::ZERO);
+    assert!(watched.look().await.strict_ok());
+    watched.fixture.redis::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
+    let health = watched.look().await;
     assert!(health.up && !health.strict_ok());
 }
 
 #[tokio::test]
 async fn memory_is_told_in_parts_of_its_bound() {
-    let fixture = Fixture::start().await;
-    let mut monitor = Monitor::new(fixture.queue.clone());
-    let mut health = RedisHealth::default();
-    monitor.look(&mut health).await;
-    assert_eq!(health.memory_permille, None, "no bound");
-    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
-    monitor.look(&mut health).await;
+    let mut watched = Watched::start(RedisOptions::fast()).await;
+    assert_eq!(watched.health.memory_permille, None, "no bound");
+    watched.fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
+    let health = watched.look().await;
     assert!((1..100).contains(&health.memory_permille.unwrap()), "{health:?}");
-    fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    monitor.look(&mut health).await;
+    watched.fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let health = watched.look().await;
     assert!(health.up && health.memory_permille.unwrap() > 1000, "{health:?}");
 }
 

@@ -6,32 +6,34 @@
 //! because it does not tell the two kinds of failure apart.
 //!
 //! The map is read anew, by one task for all callers and at most once per [`FAILURE_PAUSE`], whenever an answer shows that
-//! it is out of date: MOVED, a node that is away, silent or has become a replica; and whenever it has nobody for a slot. All nodes that are known are asked, and
-//! what most of them say counts, so that one that was cut off or frozen does not lead back.
+//! it is out of date: MOVED, a node that is away, silent or has become a replica. Where it has nobody for a slot it is read
+//! anew, too, at most once per [`GAP_PAUSE`]: the slots of a node that was taken away for good may stay without one.
+//! All nodes that are known are asked, and what most of them say counts, so that one that was cut off or frozen does not
+//! lead back.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod asking;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::join_all;
-use redis::{Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, Value, cmd};
-use tokio::task::JoinSet;
+use redis::{Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, Value};
 
 use super::super::Fault;
 use super::confirm::{Confirmation, Confirmed};
 use super::node::{Manner, Node};
-use super::slots::{Range, SLOTS, ranges, redirection, slot_of, slot_of_key};
+use super::slots::{Range, SLOTS, redirection, slot_of, slot_of_key};
 use super::{FAILURE_PAUSE, InvalidTarget};
 
 /// How often a call is sent that certainly did not run before.
 const ATTEMPTS: usize = 5;
 /// Pause before a call is sent again whose keys are just being moved.
 const MOVING: Duration = Duration::from_millis(50);
-/// How long the other nodes have once one has told the map.
-const STRAGGLERS: Duration = Duration::from_millis(100);
-/// How long all of them have together.
-const ASKING: Duration = Duration::from_secs(2);
+/// How long a map is believed that has nobody for a slot. Whoever asks for such a slot waits for the next one, and so does
+/// what is called beside it.
+const GAP_PAUSE: Duration = Duration::from_millis(500);
 
 /// The connections to a cluster.
 #[derive(Debug)]
@@ -127,7 +129,7 @@ impl Cluster {
                 (Some("TRYAGAIN"), _) => tokio::time::sleep(MOVING).await,
                 (Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "MOVED") | None, _) => {
                     let before = map_of(known.as_deref(), slot);
-                    let now = self.read_again(known.clone()).await;
+                    let now = self.read_again(known.clone(), FAILURE_PAUSE).await;
                     let after = map_of(now.as_deref().ok(), slot);
                     // Any node will do where no slot is asked for, and another one was not tried yet.
                     let another = match (before, after) {
@@ -198,7 +200,7 @@ impl Cluster {
     /// Lets the map be read again.
     fn suspect(self: &Arc<Self>, known: Option<Arc<Map>>) {
         let cluster = Arc::clone(self);
-        drop(self.manner.runtime.spawn(async move { cluster.read_again(known).await.map(drop) }));
+        drop(self.manner.runtime.spawn(async move { cluster.read_again(known, FAILURE_PAUSE).await.map(drop) }));
     }
 
     /// [`Self::serving`], by a newer map where this one has a gap: it may have been read in the middle of a failover.
@@ -210,7 +212,7 @@ impl Cluster {
     ) -> Result<Arc<Primary>, Fault> {
         match (self.serving(map.as_deref(), slot, attempt), map) {
             (Err(_), Ok(known)) => {
-                let newer = self.read_again(Some(Arc::clone(known))).await;
+                let newer = self.read_again(Some(Arc::clone(known)), GAP_PAUSE).await;
                 self.serving(newer.as_deref(), slot, attempt)
             }
             (found, _) => found,
@@ -233,12 +235,12 @@ impl Cluster {
     async fn map(self: &Arc<Self>) -> Result<Arc<Map>, Fault> {
         match self.map.load_full() {
             Some(map) => Ok(map),
-            None => self.read_again(None).await,
+            None => self.read_again(None, FAILURE_PAUSE).await,
         }
     }
 
-    /// The map, newer than `known` if there is a newer one.
-    async fn read_again(self: &Arc<Self>, known: Option<Arc<Map>>) -> Result<Arc<Map>, Fault> {
+    /// The map, newer than `known` if there is a newer one; it is not read when that was done less than `pause` ago.
+    async fn read_again(self: &Arc<Self>, known: Option<Arc<Map>>, pause: Duration) -> Result<Arc<Map>, Fault> {
         // In a task of its own, so that a caller who gives up stops nobody.
         let cluster = Arc::clone(self);
         let reading = self.manner.runtime.spawn(async move {
@@ -248,7 +250,7 @@ impl Cluster {
                 (Some(current), Some(known)) => !Arc::ptr_eq(current, known),
                 (current, _) => current.is_some(),
             };
-            let recent = reading.last.is_some_and(|at| at.elapsed() < FAILURE_PAUSE);
+            let recent = reading.last.is_some_and(|at| at.elapsed() < pause);
             if let (Some(current), true) = (&current, newer || recent) {
                 return Ok(Arc::clone(current));
             } else if let (Some(fault), true) = (&reading.failure, recent) {
@@ -274,8 +276,7 @@ impl Cluster {
     async fn ask(&self, current: Option<&Map>) -> Result<Vec<Range>, Fault> {
         let mut addresses: HashSet<_> = self.seed_addresses().into_iter().collect();
         addresses.extend(current.iter().flat_map(|map| map.known.iter().cloned()));
-        let mut asked = JoinSet::new();
-        for address in addresses {
+        let asked = addresses.into_iter().map(|address| {
             // Those that are called have a connection already; others get one for this.
             let called = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
             let node = match called {
@@ -285,36 +286,9 @@ impl Cluster {
                     Node::new(self.client(address.clone())?, manner)
                 }
             };
-            asked.spawn(async move {
-                let mut slots = cmd("CLUSTER");
-                slots.arg("SLOTS");
-                node.run(&slots).await.map(|reply| ranges(reply, &address.0))
-            });
-        }
-        let mut votes: BTreeMap<Vec<Range>, usize> = BTreeMap::new();
-        let mut failure = None;
-        let mut until = tokio::time::Instant::now() + ASKING;
-        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asked.join_next()).await {
-            match answer {
-                Ok(Ok(Some(mut told))) if !told.is_empty() => {
-                    told.sort();
-                    told.iter_mut().for_each(|range| range.replicas.sort());
-                    *votes.entry(told).or_default() += 1;
-                    until = until.min(tokio::time::Instant::now() + STRAGGLERS);
-                }
-                // "This instance has cluster support disabled" tells more than that another one is away.
-                Ok(Err(fault)) if failure.is_none() || is_no_cluster(&fault) => failure = Some(fault),
-                _ => {}
-            }
-        }
-        let most = votes.into_iter().max_by_key(|(_, votes)| *votes);
-        most.map(|(ranges, _)| ranges).ok_or_else(|| {
-            let error = failure.map_or_else(
-                || (ErrorKind::Io, "no node of the cluster says who serves what").into(),
-                Fault::into_error,
-            );
-            Fault::NotRun(error)
-        })
+            Ok((address.0, node))
+        });
+        asking::most(asked.collect::<Result<_, Fault>>()?).await
     }
 
     /// Makes a map of `ranges` the one in use, unless it says the same.
