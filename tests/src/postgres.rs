@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::OnceCell;
@@ -14,6 +14,8 @@ use crate::process::{self, Process, Program};
 use crate::{poll, ports};
 
 const READY: Duration = Duration::from_secs(30);
+/// Pause between two looks at what runs.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// How the server is configured.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,23 @@ pub struct PostgresServer {
     program: Program,
     process: Option<Process>,
     _folder: tempfile::TempDir,
+}
+
+/// A process of this machine.
+struct Running {
+    pid: u32,
+    parent: u32,
+}
+
+/// Those that are neither dead nor frozen.
+fn running() -> Vec<Running> {
+    let table = Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().expect("ps runs");
+    let one = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        (!words.next()?.starts_with(['T', 't', 'Z', 'X'])).then_some(Running { pid, parent })
+    };
+    String::from_utf8_lossy(&table.stdout).lines().filter_map(one).collect()
 }
 
 /// The server that the tests of this process share; started on first use, ended by the guardian with the process.
@@ -110,10 +129,21 @@ impl PostgresServer {
         self.process.as_ref().expect("the PostgreSQL server is stopped")
     }
 
-    /// SIGKILL to the main process; its children follow.
+    /// SIGKILL to the main process, and waits until its children have followed: one that serves a connection may still
+    /// answer until it has noticed. Those that are frozen are not waited for.
+    ///
+    /// # Panics
+    /// When they do not follow.
     pub fn kill(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.kill();
+        let Some(process) = self.process.take() else { return };
+        let parent = process.pid();
+        let children: Vec<u32> =
+            running().into_iter().filter(|one| one.parent == parent).map(|one| one.pid).collect();
+        process.kill();
+        let begun = Instant::now();
+        while running().iter().any(|one| children.contains(&one.pid)) {
+            assert!(begun.elapsed() < READY, "children of a killed PostgreSQL go on");
+            std::thread::sleep(LOOK);
         }
     }
 
