@@ -5,7 +5,7 @@
 //! so do the lanes behind it that may share a transaction: many lanes with a little each would otherwise keep a worker at a
 //! fraction of its speed. Suspects and announcements share with nobody.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use shared::platform::PlatformName;
@@ -78,16 +78,22 @@ impl Turns {
         let first = self.waiting.front().filter(|first| !first.suspect)?;
         let shares = self.sharing.allows(&first.lane.platform);
         let (mut joins, mut entries, mut full) = (vec![true], first.entries.len(), false);
+        let mut lanes = HashSet::from([Arc::as_ptr(&first.lane)]);
         for batch in self.waiting.iter().skip(1) {
             let same = Arc::ptr_eq(&batch.lane, &first.lane);
             let may = !batch.suspect && (same || shares && self.sharing.allows(&batch.lane.platform));
+            let another = may && !lanes.contains(&Arc::as_ptr(&batch.lane));
             full |= may && entries + batch.entries.len() > TOGETHER;
+            full |= another && lanes.len() >= self.sharing.most_parts();
             let overtakes = !may && !batch.suspect && announces(&batch.lane);
             if full || overtakes {
                 break;
             }
             joins.push(may);
-            entries += if may { batch.entries.len() } else { 0 };
+            if may {
+                entries += batch.entries.len();
+                lanes.insert(Arc::as_ptr(&batch.lane));
+            }
         }
         Some(Next { joins, full: full || entries >= TOGETHER })
     }
@@ -162,6 +168,16 @@ mod tests {
         turns.iter().map(|turn| turn.iter().map(one).collect()).collect()
     }
 
+    /// A batch per element: whose, and the ids of its entries.
+    async fn are_taken_as(
+        sharing: Sharing,
+        read: &[(&Arc<Lane>, std::ops::Range<u64>)],
+        expected: &[&[(&str, usize, u64)]],
+    ) {
+        let batches = read.iter().map(|(lane, ids)| batch(lane, ids.clone(), false)).collect();
+        assert_eq!(turns(sharing, batches).await, shown(expected));
+    }
+
     async fn turns(sharing: Sharing, batches: Vec<Batch>) -> Vec<Seen> {
         let (sender, receiver) = mpsc::channel(batches.len().max(1));
         for batch in batches {
@@ -187,86 +203,71 @@ mod tests {
 
     #[tokio::test]
     async fn small_reads_of_a_lane_join_and_lanes_share_a_turn_in_order_of_name() {
-        let [mux, livekit, realcast, ..] = lanes();
-        let batches = vec![
-            batch(&mux, 0..2, false),
-            batch(&realcast, 7..8, false),
-            batch(&livekit, 5..6, false),
-            batch(&mux, 2..3, false),
-        ];
-        let turns = turns(Sharing::Any, batches).await;
-        assert_eq!(turns, shown(&[&[("livekit", 1, 5), ("mux", 3, 0), ("realcast", 1, 7)]]));
+        let [mux, livekit, realcast, ..] = &lanes();
+        let read = [(mux, 0..2), (realcast, 7..8), (livekit, 5..6), (mux, 2..3)];
+        are_taken_as(Sharing::Any, &read, &[&[("livekit", 1, 5), ("mux", 3, 0), ("realcast", 1, 7)]]).await;
     }
 
     #[tokio::test]
     async fn where_rows_are_locked_only_lanes_with_sessions_of_their_own_share() {
-        let [mux, livekit, realcast, generic, _] = lanes();
-        let batches = vec![
-            batch(&mux, 0..2, false),
-            batch(&livekit, 5..6, false),
-            batch(&realcast, 0..1, false),
-            batch(&mux, 2..3, false),
-            batch(&generic, 0..1, false),
-        ];
-        let turns = turns(Sharing::OwnSessions, batches).await;
+        let [mux, livekit, realcast, generic, _] = &lanes();
+        let read = [(mux, 0..2), (livekit, 5..6), (realcast, 0..1), (mux, 2..3), (generic, 0..1)];
         let expected: [&[_]; 3] =
             [&[("mux", 3, 0)], &[("livekit", 1, 5)], &[("generic", 1, 0), ("realcast", 1, 0)]];
-        assert_eq!(turns, shown(&expected));
+        are_taken_as(Sharing::OwnSessions, &read, &expected).await;
+    }
+
+    #[tokio::test]
+    async fn where_rows_are_locked_only_so_many_lanes_share() {
+        // Each a definition of its own.
+        let many: Vec<Arc<Lane>> = (0..60).map(|_| lanes()[3].clone()).collect();
+        let sizes = async |sharing| {
+            let all = turns(sharing, many.iter().map(|lane| batch(lane, 0..1, false)).collect()).await;
+            all.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        let most = Sharing::OwnSessions.most_parts();
+        assert_eq!(sizes(Sharing::OwnSessions).await, [most, most, 60 - 2 * most]);
+        assert_eq!(sizes(Sharing::Any).await, [60]);
     }
 
     #[tokio::test]
     async fn nothing_overtakes_its_own_lane_when_a_turn_is_full() {
-        let [mux, livekit, ..] = lanes();
+        let [mux, livekit, ..] = &lanes();
         let most = TOGETHER as u64;
-        let batches = vec![
-            batch(&mux, 0..most - 2, false),
-            batch(&livekit, 0..1, false),
-            batch(&mux, most - 2..most + 1, false),
+        let read = [
+            (mux, 0..most - 2),
+            (livekit, 0..1),
+            (mux, most - 2..most + 1),
             // These would fit.
-            batch(&mux, most + 1..most + 2, false),
-            batch(&livekit, 1..2, false),
+            (mux, most + 1..most + 2),
+            (livekit, 1..2),
         ];
-        let turns = turns(Sharing::Any, batches).await;
         let expected: [&[_]; 2] =
             [&[("livekit", 1, 0), ("mux", TOGETHER - 2, 0)], &[("livekit", 1, 1), ("mux", 4, most - 2)]];
-        assert_eq!(turns, shown(&expected));
+        are_taken_as(Sharing::Any, &read, &expected).await;
     }
 
     #[tokio::test]
     async fn many_lanes_with_a_little_each_fill_a_turn_and_no_more() {
-        let [mux, livekit, realcast, generic, _] = lanes();
-        let part = TOGETHER as u64 / 2;
-        let all = [&mux, &livekit, &realcast, &generic];
-        let turns = turns(Sharing::Any, all.map(|lane| batch(lane, 0..part, false)).into()).await;
-        let half = TOGETHER / 2;
+        let [mux, livekit, realcast, generic, _] = &lanes();
+        let (part, half) = (TOGETHER as u64 / 2, TOGETHER / 2);
+        let read = [mux, livekit, realcast, generic].map(|lane| (lane, 0..part));
         let expected: [&[_]; 2] =
             [&[("livekit", half, 0), ("mux", half, 0)], &[("generic", half, 0), ("realcast", half, 0)]];
-        assert_eq!(turns, shown(&expected));
+        are_taken_as(Sharing::Any, &read, &expected).await;
     }
 
     #[tokio::test]
     async fn announcements_share_with_nobody_and_are_not_overtaken() {
-        let [mux, livekit, _, _, sessions] = lanes();
-        let batches = vec![
-            batch(&sessions, 0..1, false),
-            batch(&mux, 0..1, false),
-            batch(&sessions, 1..2, false),
-            batch(&mux, 1..2, false),
-            batch(&sessions, 2..3, false),
-            batch(&livekit, 0..1, false),
-        ];
+        let [mux, livekit, _, _, sessions] = &lanes();
         // The first turn takes all that have been read.
-        let all = turns(Sharing::Any, batches).await;
+        let read =
+            [(sessions, 0..1), (mux, 0..1), (sessions, 1..2), (mux, 1..2), (sessions, 2..3), (livekit, 0..1)];
         let expected: [&[_]; 2] = [&[("sessions", 3, 0)], &[("livekit", 1, 0), ("mux", 2, 0)]];
-        assert_eq!(all, shown(&expected));
-        let batches = vec![
-            batch(&mux, 0..1, false),
-            batch(&sessions, 1..2, false),
-            batch(&mux, 1..2, false),
-            batch(&livekit, 0..1, false),
-        ];
+        are_taken_as(Sharing::Any, &read, &expected).await;
+        let read = [(mux, 0..1), (sessions, 1..2), (mux, 1..2), (livekit, 0..1)];
         let expected: [&[_]; 3] = [&[("mux", 1, 0)], &[("sessions", 1, 1)], &[("livekit", 1, 0), ("mux", 1, 1)]];
-        assert_eq!(turns(Sharing::Any, batches).await, shown(&expected));
+        are_taken_as(Sharing::Any, &read, &expected).await;
     }
 
     #[tokio::test]

@@ -5,6 +5,9 @@
 //! platforms may touch could be locked by one part of a worker and wanted by a later part of another, and the reverse. So
 //! only platforms that own their sessions share there. One that names another's room all the same is refused, and may lose
 //! a race until then, which is run again. SQLite has one lock for everything.
+//!
+//! Every part costs PostgreSQL a few round trips, and what is locked first stays locked for all of them. So only as many
+//! parts share there as take much less than another worker waits for a row (`lock_timeout`), however far the server is.
 
 use shared::platform::{Platform, PlatformName, SessionScope};
 
@@ -17,7 +20,19 @@ pub enum Sharing {
     OwnSessions,
 }
 
+/// Most parts in one transaction where rows are locked: at 5 ms a round trip, about half a second.
+const MOST_PARTS: usize = 24;
+
 impl Sharing {
+    /// How many parts may be in one transaction.
+    #[must_use]
+    pub const fn most_parts(self) -> usize {
+        match self {
+            Self::Any => usize::MAX,
+            Self::OwnSessions => MOST_PARTS,
+        }
+    }
+
     /// Whether events of `platform` may be in one transaction with others'. Announcements never are: what comes after them
     /// is to find them committed, whatever happens to others.
     #[must_use]
