@@ -41,6 +41,8 @@
 local EXACT = 9007199254740991 -- integers up to here are exact
 local ARGV, KEYS = ARGV, KEYS -- globals take longer
 local format, match, gmatch, pcall_, ceil = string.format, string.match, string.gmatch, redis.pcall, math.ceil
+-- The quicker one takes what a C long holds, which is too little where that has 32 bits.
+local WHOLE = format('%d', 4294967296) == '4294967296' and '%d' or '%.0f'
 
 local indexed, limit_count, section_count = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3])
 local version, future = ARGV[4], tonumber(ARGV[5])
@@ -56,7 +58,7 @@ end
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now = math.floor(now_us / 1000)
-local received_at = format('%d', now)
+local received_at = format(WHOLE, now)
 -- Mostly no time that was given is too far ahead, which one look at the latest says.
 local some_ahead = ARGV[6] ~= '' and tonumber(ARGV[6]) > now + future
 
@@ -102,7 +104,7 @@ local function policy_of(text)
       periods[#periods + 1] = numbers[i]
       reaches[#reaches + 1] = numbers[i] * numbers[i + 1]
     end
-    known = { expires = format('%d', now + numbers[1] * 1000), bound = numbers[2], periods = periods, reaches = reaches }
+    known = { expires = format(WHOLE, now + numbers[1] * 1000), bound = numbers[2], periods = periods, reaches = reaches }
     policies[text] = known
   end
   return known
@@ -169,7 +171,7 @@ local function catch_up()
       else
         ms, seq = last_ms, last_seq + 1
       end
-      id_format = format('%d-%%d', ms)
+      id_format = format(WHOLE, ms) .. '-' .. WHOLE
       return true
     end
   end
@@ -352,17 +354,17 @@ end
 local function save_limit(i)
   -- Gone a second after the limit would be back at rest: absent and at rest are the same.
   local ahead = tats[i] - now_us
-  local state = format('%d', tats[i])
+  local state = format(WHOLE, tats[i])
   if ahead > policy.reaches[i] then
-    state = format('%s %d', state, ahead)
+    state = state .. ' ' .. format(WHOLE, ahead)
   end
-  pcall_('SET', limits[i], state, 'PXAT', format('%d', now + ceil(ahead / 1000) + 1000))
+  pcall_('SET', limits[i], state, 'PXAT', format(WHOLE, now + ceil(ahead / 1000) + 1000))
   written[limits[i]] = state
 end
 
 local function count(field, number)
   if number > 0 then
-    pcall_('HINCRBY', counters, field, format('%d', number))
+    pcall_('HINCRBY', counters, field, format(WHOLE, number))
   end
 end
 
@@ -392,7 +394,7 @@ for _ = 1, section_count do
   end
   accepted, duplicates, limited, overloaded = 0, 0, 0, 0
   ms, seq = now, (now_us % 1000) * 1000 + event
-  id_format = received_at .. '-%d'
+  id_format = received_at .. '-' .. WHOLE
 
   local before = event
   if all_fit(size) then
