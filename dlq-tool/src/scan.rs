@@ -40,11 +40,6 @@ impl PageSize {
     }
 }
 
-/// What an entry's fields weigh.
-pub(crate) fn weight(entry: &Entry) -> usize {
-    entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
-}
-
 /// A walk over platforms, in order, and over each one's dead letters, oldest first.
 #[derive(Debug)]
 pub(crate) struct Scan {
@@ -122,7 +117,7 @@ impl Scan {
         } else {
             self.those_asked_for(&keys, most).await?
         };
-        self.size.learn(entries.len(), entries.iter().map(weight).sum());
+        self.size.learn(entries.len(), entries.iter().map(Entry::weight).sum());
         if ended {
             self.platforms.pop_front();
             self.after = self.selection.after();

@@ -116,8 +116,9 @@ mod tests {
     }
 
     fn letter(fields: &[(&str, &[u8])]) -> DeadLetter {
-        let fields = fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
-        let entry = Entry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields) };
+        let fields: Vec<_> =
+            fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
+        let entry = Entry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields.into()) };
         DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
     }
 

@@ -51,9 +51,57 @@ impl StreamId {
 #[error("not a stream id of the form <ms>-<seq>")]
 pub struct InvalidStreamId;
 
+/// An id as text, without memory of its own: each entry's is written several times.
+#[derive(Clone, Copy, Debug)]
+pub struct IdText {
+    digits: [u8; Self::LONGEST],
+    start: usize,
+}
+
+impl IdText {
+    /// Two numbers of 64 bits and what is between them.
+    const LONGEST: usize = 2 * 20 + 1;
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // Digits and a hyphen are ASCII.
+        self.digits.get(self.start..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
+
+    fn put(&mut self, byte: u8) {
+        self.start = self.start.saturating_sub(1);
+        if let Some(place) = self.digits.get_mut(self.start) {
+            *place = byte;
+        }
+    }
+
+    fn put_number(&mut self, mut number: u64) {
+        loop {
+            self.put(b'0' + (number % 10) as u8);
+            number /= 10;
+            if number == 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl StreamId {
+    /// As text, see [`IdText`].
+    #[must_use]
+    pub fn text(self) -> IdText {
+        let mut text = IdText { digits: [0; IdText::LONGEST], start: IdText::LONGEST };
+        text.put_number(self.seq);
+        text.put(b'-');
+        text.put_number(self.ms);
+        text
+    }
+}
+
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ms, self.seq)
+        f.write_str(self.text().as_str())
     }
 }
 
@@ -61,14 +109,16 @@ impl FromStr for StreamId {
     type Err = InvalidStreamId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (ms, seq) = text.split_once('-').ok_or(InvalidStreamId)?;
-        let number = |part: &str| {
-            if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(InvalidStreamId);
-            }
-            part.parse().map_err(|_| InvalidStreamId)
+        let text = text.as_bytes();
+        let hyphen = text.iter().position(|byte| *byte == b'-').ok_or(InvalidStreamId)?;
+        let number = |part: &[u8]| {
+            let digit = |number: u64, byte: &u8| {
+                let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+                number.checked_mul(10)?.checked_add(u64::from(digit))
+            };
+            if part.is_empty() { None } else { part.iter().try_fold(0, digit) }.ok_or(InvalidStreamId)
         };
-        Ok(Self { ms: number(ms)?, seq: number(seq)? })
+        Ok(Self { ms: number(&text[..hyphen])?, seq: number(&text[hyphen + 1..])? })
     }
 }
 
@@ -216,6 +266,21 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).collect();
         assert_eq!(in_hex(&bytes), hex::encode(&bytes));
         assert_eq!(in_hex(&[]), "");
+    }
+
+    #[test]
+    fn an_id_is_its_text_and_nothing_else_is() {
+        for (ms, seq) in [(0, 0), (7, 10), (1_763_000_000_000, 99), (u64::MAX, u64::MAX), (10, 0)] {
+            let id = StreamId { ms, seq };
+            assert_eq!(id.to_string(), format!("{ms}-{seq}"));
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        let wrong =
+            ["", "-", "1-", "-1", "1", "1-2-3", "+1-2", "1-+2", " 1-2", "1-2 ", "1:2", "a-1", "1-a", "\u{661}-1"];
+        for text in wrong.iter().copied().chain(["18446744073709551616-0", "0-18446744073709551616"]) {
+            assert_eq!(text.parse::<StreamId>(), Err(InvalidStreamId), "{text}");
+        }
+        assert_eq!("007-08".parse(), Ok(StreamId { ms: 7, seq: 8 }));
     }
 
     #[test]

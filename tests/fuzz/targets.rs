@@ -76,7 +76,7 @@ fn fields(data: &[u8]) -> Fields {
 }
 
 fn entry(fields: Fields) -> Entry {
-    Entry { id: StreamId { ms: 7, seq: 3 }, fields: Some(fields) }
+    Entry { id: StreamId { ms: 7, seq: 3 }, fields: Some(fields.into()) }
 }
 
 /// Fields of a stream entry: read as an event or refused; as a dead letter it is written as a line that gives back the very
@@ -118,7 +118,7 @@ pub(crate) fn definition(data: &[u8]) {
 pub(crate) fn import(data: &[u8]) {
     let Ok(read) = record::read(data) else { return };
     let mut line = Vec::new();
-    record::write(&read.platform, Entry { id: read.id, fields: Some(read.fields.clone()) }, &mut line)
+    record::write(&read.platform, Entry { id: read.id, fields: Some(read.fields.clone().into()) }, &mut line)
         .expect("a line");
     assert_eq!(record::read(&line).expect("what was written"), read);
 }

@@ -20,7 +20,7 @@ use crate::exit_code::{Failure, Outcome};
 use crate::output::{Screen, counted, heard, json, say};
 use crate::plan::{Cursor, Plan, Share};
 use crate::progress::Progress;
-use crate::scan::{PageSize, weight};
+use crate::scan::PageSize;
 
 /// Selects, shows or asks, and removes.
 pub(super) async fn run(session: &mut Session, args: PurgeArgs) -> Result<Outcome, Failure> {
@@ -91,7 +91,7 @@ impl Run {
             let ids = cursor.take(&share.ids, self.size.entries());
             let entries = session.queue.find_dead_letters(&keys, &ids).await?;
             let found: Vec<Entry> = entries.into_iter().flatten().collect();
-            self.size.learn(found.len(), found.iter().map(weight).sum());
+            self.size.learn(found.len(), found.iter().map(Entry::weight).sum());
             let letters = self.keep(&keys, found)?;
             let mut removed = session.queue.purge(&keys, &letters).await?.into_iter();
             let mut letters = letters.iter().map(|(id, _)| *id).peekable();

@@ -12,6 +12,9 @@ use super::{JsonError, MAX_DEPTH, Node, Value};
 
 type Member<'a> = (Cow<'a, str>, Node<'a>);
 
+/// Room for the members of an object before they are known; most have no more.
+const USUAL_MEMBERS: usize = 8;
+
 /// Up to so many members, comparing each with each is faster than sorting.
 const FEW_MEMBERS: usize = 16;
 
@@ -113,7 +116,7 @@ impl<'a> Walk<'a> {
 
     fn object(&mut self, depth: usize) -> Result<Value<'a>, JsonError> {
         let start = self.at;
-        let mut members: Vec<Member<'a>> = Vec::new();
+        let mut members: Vec<Member<'a>> = Vec::with_capacity(USUAL_MEMBERS);
         self.each(depth, b'}', |walk| {
             if walk.here() != b'"' {
                 return Err(walk.lost());

@@ -3,6 +3,8 @@
 //! Guarantee: [`decode`] never panics and never guesses. What it refuses stays in the stream with its raw fields, which
 //! the scripts that move entries copy verbatim; unknown extra fields are ignored here and travel along there.
 
+mod packed;
+
 use std::str::FromStr;
 
 use bytes::Bytes;
@@ -13,7 +15,10 @@ use crate::event::{
     Envelope, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION, edit_digest,
 };
 
-/// Field pairs of a stream entry, in their order. Names may repeat and need not be text.
+pub use packed::Packed;
+pub(super) use packed::Place;
+
+/// Field pairs, in their order. Names may repeat and need not be text.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A stream entry as it was read.
@@ -22,7 +27,15 @@ pub struct Entry {
     /// Its id.
     pub id: StreamId,
     /// Its fields; `None` when the entry is listed as pending but was deleted, so that nothing is left to do but settle.
-    pub fields: Option<Fields>,
+    pub fields: Option<Packed>,
+}
+
+impl Entry {
+    /// What its fields weigh, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.fields.as_ref().map_or(0, Packed::weight)
+    }
 }
 
 /// Why an entry is no event.
@@ -58,47 +71,71 @@ pub enum Undecodable {
 /// # Errors
 /// When it is not an event of [`WIRE_VERSION`].
 pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
-    let mut fields = entry.fields.ok_or(Undecodable::Gone)?;
-    let view = View(&fields);
-    let version: u32 = view.required("v")?;
+    let fields = entry.fields.ok_or(Undecodable::Gone)?;
+    let found = Found::among(&fields);
+    let version: u32 = required("v", found.v)?;
     if version != WIRE_VERSION {
         return Err(Undecodable::UnsupportedVersion {
             version,
-            received_at: view.optional("received_at").ok().flatten(),
-            attempt: view.optional("attempt").ok().flatten().unwrap_or(1),
-            first_failed_at: view.optional("first_failed_at").ok().flatten(),
+            received_at: optional("received_at", found.received_at).ok().flatten(),
+            attempt: optional("attempt", found.attempt).ok().flatten().unwrap_or(1),
+            first_failed_at: optional("first_failed_at", found.first_failed_at).ok().flatten(),
         });
     }
-    let attempt: u32 = view.required("attempt")?;
+    let attempt: u32 = required("attempt", found.attempt)?;
     if attempt == 0 {
         return Err(Undecodable::Invalid("attempt"));
     }
     let mut envelope = Envelope {
         id: entry.id,
-        event_id: view.bounded("event_id", MAX_EVENT_ID_BYTES)?,
-        event_type: view.bounded("event_type", MAX_EVENT_TYPE_BYTES)?,
-        occurred_at: view.required("occurred_at")?,
-        received_at: view.required("received_at")?,
+        event_id: bounded("event_id", found.event_id, MAX_EVENT_ID_BYTES)?,
+        event_type: bounded("event_type", found.event_type, MAX_EVENT_TYPE_BYTES)?,
+        occurred_at: required("occurred_at", found.occurred_at)?,
+        received_at: required("received_at", found.received_at)?,
         attempt,
-        origin: view.required("origin")?,
+        origin: required("origin", found.origin)?,
         body: Bytes::new(),
-        delivery_id: view.optional("delivery_id")?,
-        traceparent: view.optional("traceparent")?,
+        delivery_id: optional("delivery_id", found.delivery_id)?,
+        traceparent: optional("traceparent", found.traceparent)?,
         // Only what can be a channel of ours is told anything, whatever an imported entry says.
-        reply_to: view
-            .optional("reply_to")
+        reply_to: optional("reply_to", found.reply_to)
             .ok()
             .flatten()
             .filter(|channel: &String| keys::is_reply_channel(channel)),
-        hops: view.optional("hops").ok().flatten().unwrap_or(0),
-        first_failed_at: view.optional("first_failed_at")?,
-        replays: view.optional("replays")?.unwrap_or(0),
-        edited: view.raw("edited").map(|_| String::new()),
+        hops: optional("hops", found.hops).ok().flatten().unwrap_or(0),
+        first_failed_at: optional("first_failed_at", found.first_failed_at)?,
+        replays: optional("replays", found.replays)?.unwrap_or(0),
+        edited: None,
     };
-    let body = fields.iter_mut().find(|(name, _)| name == b"body").ok_or(Undecodable::Missing("body"))?;
-    envelope.body = Bytes::from(std::mem::take(&mut body.1));
-    envelope.edited = envelope.edited.map(|_| edit_digest(&envelope.body));
+    envelope.body = fields.share(found.body.ok_or(Undecodable::Missing("body"))?);
+    envelope.edited = found.edited.map(|_| edit_digest(&envelope.body));
     Ok(envelope)
+}
+
+macro_rules! found {
+    ($($name:ident),+ $(,)?) => {
+        /// What each field of an event says first.
+        #[derive(Default)]
+        struct Found<'a> { $($name: Option<&'a [u8]>),+ }
+
+        impl<'a> Found<'a> {
+            fn among(fields: &'a Packed) -> Self {
+                let mut found = Self::default();
+                for (name, value) in fields.iter() {
+                    $(if name == stringify!($name).as_bytes() {
+                        found.$name.get_or_insert(value);
+                        continue;
+                    })+
+                }
+                found
+            }
+        }
+    };
+}
+
+found! {
+    v, event_id, event_type, occurred_at, received_at, attempt, origin, body, delivery_id, traceparent, reply_to, hops,
+    first_failed_at, replays, edited,
 }
 
 /// The fields that the enqueue script writes for `event`, in its order: what [`decode`] reads back.
@@ -124,6 +161,21 @@ pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin
     fields
 }
 
+fn optional<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<Option<T>, Undecodable> {
+    let Some(raw) = value else { return Ok(None) };
+    let text = std::str::from_utf8(raw).map_err(|_| Undecodable::Invalid(name))?;
+    text.parse().map(Some).map_err(|_| Undecodable::Invalid(name))
+}
+
+fn required<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<T, Undecodable> {
+    optional(name, value)?.ok_or(Undecodable::Missing(name))
+}
+
+fn bounded(name: &'static str, value: Option<&[u8]>, most: usize) -> Result<String, Undecodable> {
+    let text: String = required(name, value)?;
+    if text.is_empty() || text.len() > most { Err(Undecodable::Invalid(name)) } else { Ok(text) }
+}
+
 /// Fields by name.
 pub(crate) struct View<'a>(pub(crate) &'a Fields);
 
@@ -133,18 +185,7 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn optional<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, Undecodable> {
-        let Some(raw) = self.raw(name) else { return Ok(None) };
-        let text = std::str::from_utf8(raw).map_err(|_| Undecodable::Invalid(name))?;
-        text.parse().map(Some).map_err(|_| Undecodable::Invalid(name))
-    }
-
-    fn required<T: FromStr>(&self, name: &'static str) -> Result<T, Undecodable> {
-        self.optional(name)?.ok_or(Undecodable::Missing(name))
-    }
-
-    fn bounded(&self, name: &'static str, most: usize) -> Result<String, Undecodable> {
-        let text: String = self.required(name)?;
-        if text.is_empty() || text.len() > most { Err(Undecodable::Invalid(name)) } else { Ok(text) }
+        optional(name, self.raw(name))
     }
 }
 
@@ -163,22 +204,18 @@ fn entry(value: Value) -> Result<Entry, Fault> {
     let fields = match fields {
         Value::Nil => None,
         Value::Array(flat) if flat.is_empty() => None,
-        Value::Array(flat) => Some(pairs(flat)?),
+        Value::Array(flat) => Some(packed(flat)?),
         _ => return Err(Fault::nonsense("fields expected")),
     };
     Ok(Entry { id: stream_id(&id)?, fields })
 }
 
-fn pairs(flat: Vec<Value>) -> Result<Fields, Fault> {
+fn packed(flat: Vec<Value>) -> Result<Packed, Fault> {
     if !flat.len().is_multiple_of(2) {
         return Err(Fault::nonsense("a field without a value"));
     }
-    let mut fields = Vec::with_capacity(flat.len() / 2);
-    let mut flat = flat.into_iter();
-    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-        fields.push((bytes(name)?, bytes(value)?));
-    }
-    Ok(fields)
+    let strings: Vec<Vec<u8>> = flat.into_iter().map(bytes).collect::<Result<_, _>>()?;
+    Ok(strings.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect())
 }
 
 pub(crate) fn array<const N: usize>(value: Value) -> Result<[Value; N], Fault> {

@@ -9,7 +9,9 @@ mod cluster;
 mod confirm;
 mod node;
 mod reader;
+mod resp;
 mod slots;
+mod socket;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use super::Fault;
 use cluster::{Cluster, Primary};
 use confirm::Confirmed;
 use node::{Manner, Node};
+use socket::Socket;
 
 /// How long a command may take; redis-rs's own default of 500 ms is shorter than an fsync can be.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -111,7 +114,7 @@ pub fn blocking_connection(url: &SecretString, cluster: bool) -> Result<Reader, 
         let manner = Manner::new(RESPONSE_TIMEOUT, 1);
         return Ok(Reader::of_cluster(Arc::new(Cluster::new(seeds(url)?, manner, None))));
     }
-    Ok(Reader::of_one(Node::new(client(url)?, Manner::new(READ_TIMEOUT, 1))))
+    Ok(Reader::of_one(Socket::new(client(url)?)))
 }
 
 /// What can be connected to for something else than commands, see [`Targets::clients`].

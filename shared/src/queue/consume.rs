@@ -300,7 +300,7 @@ pub(super) const CHUNK: usize = 100;
 
 pub(super) fn per_id(call: &mut Cmd, ids: &[StreamId]) {
     for id in ids {
-        call.arg(id.to_string());
+        call.arg(id.text().as_str());
     }
 }
 

@@ -71,7 +71,7 @@ impl DeadLetter {
     /// Reads an entry of the dead-letter stream.
     #[must_use]
     pub fn decode(platform: &PlatformName, entry: Entry) -> Self {
-        let fields = entry.fields.unwrap_or_default();
+        let fields = entry.fields.map(|fields| fields.to_fields()).unwrap_or_default();
         let view = View(&fields);
         let mut known = Known { view: &view, taken: Vec::with_capacity(fields.len()) };
         let mut letter = Self {

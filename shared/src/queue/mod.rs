@@ -50,7 +50,7 @@ mod transition;
 
 use std::sync::Arc;
 
-pub use codec::{Entry, Fields, Undecodable, decode, encode};
+pub use codec::{Entry, Fields, Packed, Undecodable, decode, encode};
 pub use connection::{
     CONNECT_TIMEOUT, Confirmation, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT,
     Reader, blocking_connection, check_target, connect, connect_confirming,

@@ -169,7 +169,7 @@ impl Queue {
             let mut call = self.scripts.settle.call(&names, chunk.len() * 32 + awaited.len() * 1024);
             call.arg(GROUP).arg(chunk.len());
             for entry in chunk {
-                call.arg(entry.id.to_string());
+                call.arg(entry.id.text().as_str());
             }
             let runs = runs(chunk);
             call.arg(runs.len());

@@ -152,7 +152,7 @@ fn encoding() -> Prepared {
 fn entries(source: Source) -> Result<(Arc<Platform>, Vec<Entry>), Box<dyn Error>> {
     let subject = Subject::of(source)?;
     let events = subject.queued()?;
-    let entry = |(i, event)| Entry { id: origin(i), fields: Some(encode(event, NOW_MS, NOW_MS, origin(i))) };
+    let entry = |(i, event)| Entry { id: origin(i), fields: Some(encode(event, NOW_MS, NOW_MS, origin(i)).into()) };
     Ok((subject.platform, events.iter().enumerate().map(entry).collect()))
 }
 

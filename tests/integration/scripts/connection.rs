@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use shared::event::NewEvent;
+use shared::event::{NewEvent, StreamId};
 use shared::queue::{
-    Confirmation, Enqueued, Fault, InvalidTarget, Layout, Misfit, Monitor, Queue, RedisHealth, SettleOutcome,
-    Settled, connect, connect_confirming,
+    Confirmation, Enqueued, Fault, InvalidTarget, Layout, Misfit, Monitor, Queue, Reader, RedisHealth,
+    SettleOutcome, Settled, blocking_connection, connect, connect_confirming, decode,
 };
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
@@ -194,4 +194,71 @@ async fn answers(queue: &Queue) {
         queue.register_platform(&name("mux")).await.map_err(|fault| format!("{fault:?}"))
     })
     .await;
+}
+
+/// A reader of `fixture`'s server, whose URL begins with `who`.
+fn reader_as(fixture: &Fixture, who: &str, database: u8) -> Reader {
+    let url = fixture.server.url().replacen("redis://", &format!("redis://{who}"), 1);
+    blocking_connection(&format!("{}/{database}", url.trim_end_matches('/')).into(), false).unwrap()
+}
+
+#[tokio::test]
+async fn a_reader_says_who_it_is() {
+    let fixture = Fixture::consuming().await;
+    fixture.accept(&["a"]).await;
+    // Not even allowed to say that it is there.
+    fixture.redis::<()>(&["ACL", "SETUSER", "reads", "on", ">s3cr3t", "~*", "+xreadgroup", "+select"]).await;
+    fixture.redis::<()>(&["ACL", "SETUSER", "looks", "on", ">s3cr3t", "~*", "+ping"]).await;
+    let read = async |who, database| {
+        let mut reader = reader_as(&fixture, who, database);
+        fixture.queue.read_new(&mut reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO).await
+    };
+    for refused in ["reads:wrong@", "looks:s3cr3t@", "nobody:s3cr3t@"] {
+        let fault = read(refused, 0).await.unwrap_err();
+        assert!(fault.certainly_not_run(), "{fault:?}");
+    }
+    assert!(read("reads:s3cr3t@", 1).await.unwrap_err().is_no_group(), "it is in another database");
+    assert_eq!(read("reads:s3cr3t@", 0).await.unwrap()[0].1.len(), 1);
+}
+
+#[tokio::test]
+async fn the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s() {
+    let mut fixture = Fixture::consuming().await;
+    let keys = [&fixture.keys];
+    let blocked = fixture.queue.read_new(&mut fixture.reader, &keys, "another", 10, Duration::from_secs(4));
+    let given_up = tokio::time::timeout(Duration::from_millis(300), blocked).await;
+    assert!(given_up.is_err(), "there was nothing to read");
+    fixture.accept(&["a"]).await;
+    let read = poll::until("it is read", Duration::from_secs(10), async || {
+        let keys = [&fixture.keys];
+        // Redis may not have seen yet that the first one has hung up.
+        let new = fixture.queue.read_new(&mut fixture.reader, &keys, CONSUMER, 10, Duration::ZERO).await.unwrap();
+        let theirs =
+            fixture.queue.own_pending_ids(&fixture.keys, "another", StreamId::default(), 10).await.unwrap();
+        if new.is_empty() && theirs.is_empty() { Err("nothing") } else { Ok((new, theirs)) }
+    })
+    .await;
+    let (new, theirs) = read;
+    assert_eq!(new.len() + theirs.len(), 1, "either this reader's, or pending for the other");
+}
+
+/// Larger than any buffer, and in as many pieces as the network likes.
+#[tokio::test]
+async fn large_and_small_entries_are_read_as_they_were_written() {
+    let mut fixture = Fixture::consuming().await;
+    let bodies: Vec<Vec<u8>> = [0, 3_000_000, 1, 700_000, 65_536]
+        .iter()
+        .map(|size| (0..*size).map(|i| (i % 251) as u8).collect())
+        .collect();
+    let given: Vec<NewEvent> = (0..)
+        .zip(&bodies)
+        .map(|(n, body)| NewEvent { body: body.clone().into(), ..event(&format!("{n}")) })
+        .collect();
+    for one in &given {
+        assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(one)).await, [Enqueued::Accepted]);
+    }
+    let read: Vec<_> =
+        fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap().body).collect();
+    assert_eq!(read, bodies);
+    assert!(fixture.read_as(CONSUMER).await.is_empty());
 }

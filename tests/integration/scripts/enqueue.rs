@@ -73,8 +73,7 @@ async fn any_type_is_kept_beside_whatever_else_the_event_has() {
     assert_eq!(fixture.enqueue(&OPEN, &given).await, vec![Enqueued::Accepted; given.len()]);
     for (given, entry) in given.iter().zip(fixture.read_as(CONSUMER).await) {
         let fields = entry.fields.unwrap();
-        let field =
-            |name: &str| fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| &**value);
+        let field = |name: &str| fields.iter().find(|(field, _)| *field == name.as_bytes()).map(|(_, value)| value);
         assert_eq!(field("event_type"), Some(given.event_type.as_bytes()));
         assert_eq!(field("body"), Some(&*given.body));
         assert_eq!(field("hops").is_some(), given.hops > 0, "{:?}", given.event_type);
@@ -175,6 +174,7 @@ async fn a_refused_entry_charges_nothing() {
     let policy = EnqueuePolicy { period_us: 60_000_000, burst: 1, ..OPEN };
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Refused]);
+    assert_eq!(fixture.redis::<Vec<String>>(&["KEYS", "webhooks:limit:*"]).await, Vec::<String>::new());
     fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Accepted]);
 }

@@ -9,6 +9,7 @@
 mod fixture;
 
 mod announce;
+mod assumed;
 mod catalogue;
 mod chat;
 mod jobs;

@@ -1,13 +1,15 @@
-//! Any permutation and any split into batches of a set of events ends in the same rows.
+//! Any permutation and any split into batches of a set of events ends in the same rows, whichever of them come again.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use worker::effects::{Applied, Planned};
+use worker::store::Store;
 
-use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, event, time};
+use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, event, open, time};
 
 const CASES: u32 = 32;
 
@@ -26,6 +28,8 @@ struct Case {
     order: Vec<u32>,
     /// Sizes of the batches, again and again.
     batches: Vec<usize>,
+    /// For each event, whether it comes again: before the event that is so many places after it.
+    again: Vec<Option<usize>>,
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -33,7 +37,13 @@ fn cases() -> impl Strategy<Value = Case> {
     prop::collection::vec(seed, 1..24).prop_flat_map(|seeds| {
         let order = prop::collection::vec(any::<u32>(), seeds.len());
         let batches = prop::collection::vec(1..6_usize, 1..4);
-        (Just(seeds), order, batches).prop_map(|(seeds, order, batches)| Case { seeds, order, batches })
+        let again = prop::collection::vec(prop::option::weighted(0.2, 1..12_usize), seeds.len());
+        (Just(seeds), order, batches, again).prop_map(|(seeds, order, batches, again)| Case {
+            seeds,
+            order,
+            batches,
+            again,
+        })
     })
 }
 
@@ -109,8 +119,15 @@ fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
     }
 }
 
-/// Applies events in the order given, in batches; what misses its session comes again, as after a retry.
-async fn play(fixture: &Fixture, events: Vec<(&'static str, Planned)>, batches: &[usize]) {
+/// Applies events in the order given, in batches; what misses its session comes again, as after a retry. Gives the ids of
+/// what took effect, and what was known then.
+async fn play(
+    fixture: &Fixture,
+    store: &Store,
+    events: Vec<(&'static str, Planned)>,
+    batches: &[usize],
+) -> (Vec<String>, Vec<String>) {
+    let (mut done, mut known) = (Vec::new(), Vec::new());
     let mut waiting = events;
     let mut sizes = batches.iter().cycle();
     loop {
@@ -119,19 +136,24 @@ async fn play(fixture: &Fixture, events: Vec<(&'static str, Planned)>, batches: 
         let mut rest = waiting.as_slice();
         while let Some((platform, _)) = rest.first() {
             let size = *sizes.next().unwrap();
-            let (batch, after) = rest.split_at(rest.iter().take(size).take_while(|one| one.0 == *platform).count());
+            // Copies in one batch are folded before they come here: the second one waits for the next batch.
+            let mut ids = HashSet::new();
+            let fits = |one: &&(&str, Planned)| one.0 == *platform && ids.insert(one.1.event_id.clone());
+            let (batch, after) = rest.split_at(rest.iter().take(size).take_while(fits).count());
             rest = after;
             let planned: Vec<Planned> = batch.iter().map(|one| one.1.clone()).collect();
-            for (one, outcome) in batch.iter().zip(fixture.try_apply(platform, &planned).await.unwrap()) {
+            let outcomes = store.apply(fixture.platform(platform), &planned).await.unwrap();
+            for (one, outcome) in batch.iter().zip(outcomes) {
                 match outcome {
-                    Applied::Done(_) => {}
+                    Applied::Done(_) => done.push(one.1.event_id.clone()),
+                    Applied::Known { same_origin: true, .. } => known.push(one.1.event_id.clone()),
                     Applied::MissingSession => missing.push(one.clone()),
                     other => panic!("{other:?}"),
                 }
             }
         }
         if missing.is_empty() || missing.len() == before {
-            return;
+            return (done, known);
         }
         waiting = missing;
     }
@@ -172,10 +194,26 @@ async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseE
         }
         planned
     };
-    play(fixture, plan(&first), &[100]).await;
-    let mut mixed: Vec<_> = plan(&second).into_iter().zip(&case.order).collect();
-    mixed.sort_by_key(|(_, place)| **place);
-    play(fixture, mixed.into_iter().map(|(one, _)| one).collect(), &case.batches).await;
+    // Of its own, so that no other case has given it reasons to ask the ledger first.
+    let store = open(&fixture.database).await;
+    let (once, none) = play(fixture, &store, plan(&first), &[100]).await;
+    prop_assert_eq!(none.len(), 0);
+    let mut order: Vec<_> = plan(&second).into_iter().zip(&case.order).collect();
+    order.sort_by_key(|(_, place)| **place);
+    let mut mixed: Vec<(usize, (&'static str, Planned))> = Vec::new();
+    for (at, ((one, _), again)) in order.into_iter().zip(&case.again).enumerate() {
+        // Even places for the events, odd ones for what comes again.
+        mixed.extend(again.map(|after| (2 * (at + after) - 1, one.clone())));
+        mixed.push((2 * at, one));
+    }
+    mixed.sort_by_key(|(place, _)| *place);
+    let (mut took, known) =
+        play(fixture, &store, mixed.into_iter().map(|(_, one)| one).collect(), &case.batches).await;
+    let effects = took.len();
+    took.sort_unstable();
+    took.dedup();
+    prop_assert_eq!((took.len(), effects), (once.len(), once.len()), "each took effect once");
+    prop_assert!(known.iter().all(|id| took.binary_search(id).is_ok()));
     let (straight, mixed) = (rows(fixture, &first).await, rows(fixture, &second).await);
     prop_assert_eq!(straight.len(), mixed.len());
     for (expected, row) in straight.iter().zip(&mixed) {

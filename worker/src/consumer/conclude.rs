@@ -49,31 +49,25 @@ impl Executed {
     pub(super) fn conclude(self, worker: &Worker) -> (Arc<Lane>, Settlement) {
         let Self { ready: Ready { lane, folded, mut settlement, .. }, verdicts, moment } = self;
         for ((plan, copies), verdict) in folded.plans.iter().zip(&folded.copies).zip(verdicts) {
-            execute::log(
-                &lane,
-                plan,
-                trace_id(copies.first().and_then(|copy| copy.traceparent.as_deref())),
-                &verdict,
-            );
+            execute::log(&lane, plan, trace_id(copies.first.traceparent.as_deref()), &verdict);
             settlement.count_result(&lane, &verdict);
-            if let Some(first) = copies.first() {
-                let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
-                let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
-                let forward = forward(worker, &lane, first, &verdict);
-                let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
-                if let Next::Settle(SettleOutcome::Duplicate) = next {
-                    // The ledger has the event by another entry. One of these copies may be that one, and what remains to
-                    // be done for it is its own: it comes again by itself.
-                    let (twins, others): (Vec<Envelope>, Vec<Envelope>) =
-                        copies.iter().cloned().partition(|copy| copy.origin == first.origin);
-                    settlement.add(&lane, &twins, &next, results.as_deref(), None);
-                    for copy in others {
-                        let again = Next::after_its_twin(&worker.policy, copy.attempt, &mut rand::rng());
-                        settlement.add(&lane, &[copy], &again, None, None);
-                    }
-                } else {
-                    settlement.add(&lane, copies, &next, results.as_deref(), forward);
+            let first = &copies.first;
+            let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
+            let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
+            let forward = forward(worker, &lane, first, &verdict);
+            let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
+            if let Next::Settle(SettleOutcome::Duplicate) = next {
+                // The ledger has the event by another entry. One of these copies may be that one, and what remains to
+                // be done for it is its own: it comes again by itself.
+                let (twins, others): (Vec<&Envelope>, Vec<&Envelope>) =
+                    copies.iter().partition(|copy| copy.origin == first.origin);
+                settlement.add(&lane, twins, &next, results.as_deref(), None);
+                for copy in others {
+                    let again = Next::after_its_twin(&worker.policy, copy.attempt, &mut rand::rng());
+                    settlement.add(&lane, [copy], &again, None, None);
                 }
+            } else {
+                settlement.add(&lane, copies.iter(), &next, results.as_deref(), forward);
             }
         }
         (lane, settlement)

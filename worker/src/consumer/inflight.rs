@@ -4,7 +4,9 @@
 //! that a claim or a history read returns is executed twice side by side by one worker, holders can be renewed, and
 //! what is held is bounded by entries and bytes.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -31,9 +33,33 @@ pub struct InFlight {
 
 #[derive(Debug, Default)]
 struct Held {
-    ids: BTreeMap<PlatformName, BTreeMap<StreamId, usize>>,
+    ids: BTreeMap<PlatformName, Ids>,
     entries: usize,
     bytes: usize,
+}
+
+/// The entries of one platform, with their sizes.
+type Ids = HashMap<StreamId, usize, BuildHasherDefault<IdHasher>>;
+
+/// Mixes the two numbers of an id, which Redis chose and no sender can.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 / the golden ratio: neighbours come far from each other.
+        self.0 = (self.0.rotate_left(23) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
 }
 
 impl InFlight {
@@ -41,17 +67,31 @@ impl InFlight {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes hold of an entry of `bytes`; `false` when it is held already.
-    pub fn hold(&self, platform: &PlatformName, id: StreamId, bytes: usize) -> bool {
-        let mut held = self.locked();
-        let ids = held.ids.entry(platform.clone()).or_default();
-        if ids.contains_key(&id) {
-            return false;
+    #[cfg(test)]
+    fn hold(&self, platform: &PlatformName, id: StreamId, bytes: usize) -> bool {
+        let mut one = vec![(id, bytes)];
+        self.hold_all(platform, &mut one, |(id, bytes)| (*id, *bytes));
+        !one.is_empty()
+    }
+
+    /// Takes hold of entries, `of` which tells id and bytes, and leaves those out that are held already.
+    pub fn hold_all<E>(&self, platform: &PlatformName, entries: &mut Vec<E>, of: impl Fn(&E) -> (StreamId, usize)) {
+        if entries.is_empty() {
+            return;
         }
-        ids.insert(id, bytes);
-        held.entries += 1;
-        held.bytes += bytes;
-        true
+        let mut held = self.locked();
+        let (mut count, mut weight) = (0, 0);
+        let ids = held.ids.entry(platform.clone()).or_default();
+        entries.retain(|entry| {
+            let (id, bytes) = of(entry);
+            let Slot::Vacant(slot) = ids.entry(id) else { return false };
+            slot.insert(bytes);
+            count += 1;
+            weight += bytes;
+            true
+        });
+        held.entries += count;
+        held.bytes += weight;
     }
 
     /// Lets go of entries whose transition is done or whose fate is another worker's now.
@@ -97,13 +137,19 @@ impl InFlight {
 
     /// Everything held, by platform.
     pub fn all(&self) -> Vec<(PlatformName, Vec<StreamId>)> {
-        self.locked().ids.iter().map(|(name, ids)| (name.clone(), ids.keys().copied().collect())).collect()
+        self.locked().ids.iter().map(|(name, ids)| (name.clone(), in_order(ids))).collect()
     }
 
     /// What is held of one platform.
     pub fn of(&self, platform: &PlatformName) -> Vec<StreamId> {
-        self.locked().ids.get(platform).map(|ids| ids.keys().copied().collect()).unwrap_or_default()
+        self.locked().ids.get(platform).map(in_order).unwrap_or_default()
     }
+}
+
+fn in_order(ids: &Ids) -> Vec<StreamId> {
+    let mut ids: Vec<StreamId> = ids.keys().copied().collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// What an entry of a platform weighs, so that reads fit the bounds before anything is read. It follows larger entries at

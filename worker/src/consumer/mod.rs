@@ -132,23 +132,36 @@ fn prepare_all(worker: &Worker, batches: Vec<Batch>) -> Vec<Ready> {
 }
 
 fn prepare(worker: &Worker, lane: Arc<Lane>, entries: Vec<Entry>, taken: Instant) -> Ready {
-    let mut settlement = Settlement::new(taken);
+    let mut settlement = Settlement::new(taken, entries.len());
     let ids = entries.iter().map(|entry| entry.id).collect();
     let folded = decode_and_plan(worker, &lane, entries, &mut settlement);
     Ready { lane, ids, folded, settlement }
 }
 
 /// Distinct events in the order of their first entries, and for each all its entries: they end as one.
-#[derive(Default)]
 struct Folded {
     plans: Vec<Planned>,
-    copies: Vec<Vec<Envelope>>,
+    copies: Vec<Copies>,
+}
+
+/// The entries of one event.
+struct Copies {
+    first: Envelope,
+    /// Practically always none.
+    others: Vec<Envelope>,
+}
+
+impl Copies {
+    fn iter(&self) -> impl Iterator<Item = &Envelope> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
 }
 
 /// Sorts out what can be told without the database.
 fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement: &mut Settlement) -> Folded {
-    let mut folded = Folded::default();
-    let mut seen: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    let most = entries.len();
+    let mut folded = Folded { plans: Vec::with_capacity(most), copies: Vec::with_capacity(most) };
+    let mut seen: HashMap<String, usize> = HashMap::with_capacity(most);
     let now = worker.now();
     for entry in entries {
         let id = entry.id;
@@ -157,20 +170,20 @@ fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement
                 // Copies end as one only where they say the same.
                 Slot::Occupied(first) if folded.plans[*first.get()].edited != envelope.edited => {
                     let next = Next::after_its_twin(&worker.policy, envelope.attempt, &mut rand::rng());
-                    settlement.add(lane, &[envelope], &next, None, None);
+                    settlement.add(lane, [&envelope], &next, None, None);
                 }
-                Slot::Occupied(first) => folded.copies[*first.get()].push(envelope),
+                Slot::Occupied(first) => folded.copies[*first.get()].others.push(envelope),
                 Slot::Vacant(slot) => match effects::plan(&lane.platform, &envelope) {
                     Ok(plan) => {
                         slot.insert(folded.plans.len());
                         folded.plans.push(plan);
-                        folded.copies.push(vec![envelope]);
+                        folded.copies.push(Copies { first: envelope, others: Vec::new() });
                     }
                     Err(invalid) => {
                         let moment = Moment::at(worker);
                         let verdict = Verdict::Invalid(invalid.to_string());
                         let next = decide(&worker.policy, &envelope, verdict, moment, &mut rand::rng());
-                        settlement.add(lane, &[envelope], &next, None, None);
+                        settlement.add(lane, [&envelope], &next, None, None);
                     }
                 },
             },

@@ -26,6 +26,8 @@ const COUNT: usize = 512;
 /// Entries that a busy stream is to bring at least: where so many of each are too much to hold, only some are read at once.
 /// Reading, applying and settling a few of each costs several times as much.
 const WORTHWHILE: usize = 128;
+/// Bytes that a read is to bring at most: while its answer is taken apart they are there twice.
+const READ_BYTES: usize = 8 * 1024 * 1024;
 /// How much less a stream is expected to bring that had less than was asked for when it was read last: only what has
 /// come since.
 const QUIETER: usize = 64;
@@ -148,7 +150,7 @@ fn share((entries, bytes): (usize, usize), lanes: &[Arc<Lane>], drained: &HashSe
     let weight = |lanes: &[&Arc<Lane>]| lanes.iter().map(|lane| lane.weight.estimate()).sum::<usize>();
     let streams = busy.len() + quiet.len().div_ceil(QUIETER);
     let heaviest = weight(&busy) + weight(&quiet).div_ceil(QUIETER);
-    (entries / streams.max(1)).min(bytes / heaviest.max(1)).clamp(1, COUNT)
+    (entries / streams.max(1)).min(bytes.min(READ_BYTES) / heaviest.max(1)).clamp(1, COUNT)
 }
 
 /// Notes which of `lanes` had less than the `count` that was asked of each.
@@ -182,15 +184,13 @@ fn readmit(lanes: &[Arc<Lane>], aside: &mut HashMap<PlatformName, Instant>) {
 }
 
 /// Takes hold of entries; those that are held already are left to their holder.
-pub(super) fn hold(worker: &Worker, lane: &Lane, entries: Vec<Entry>) -> Vec<Entry> {
+pub(super) fn hold(worker: &Worker, lane: &Lane, mut entries: Vec<Entry>) -> Vec<Entry> {
+    worker.inflight.hold_all(lane.name(), &mut entries, |entry| {
+        let bytes = entry.weight();
+        lane.weight.note(bytes);
+        (entry.id, bytes)
+    });
     entries
-        .into_iter()
-        .filter(|entry| {
-            let bytes = size(entry);
-            lane.weight.note(bytes);
-            worker.inflight.hold(lane.name(), entry.id, bytes)
-        })
-        .collect()
 }
 
 /// Passes held entries on.
@@ -203,11 +203,6 @@ async fn hand_over(
         return Ok(());
     }
     batches.send(Batch { lane: Arc::clone(lane), entries, suspect: false, taken: Instant::now() }).await
-}
-
-/// What an entry weighs against the bound of bytes held.
-fn size(entry: &Entry) -> usize {
-    entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
 }
 
 /// Makes missing groups again and sets aside what is no stream.
@@ -322,7 +317,12 @@ mod tests {
         let lanes = lanes();
         let weight: usize = lanes.iter().map(|lane| lane.weight.estimate()).sum();
         let none = HashSet::new();
-        assert_eq!(share((usize::MAX, usize::MAX), &lanes, &none), COUNT);
+        assert_eq!(
+            share((usize::MAX, usize::MAX), &lanes, &none),
+            READ_BYTES / weight,
+            "nor more than one answer may"
+        );
+        assert_eq!(share((usize::MAX, usize::MAX), &lanes[..1], &none), READ_BYTES / lanes[0].weight.estimate());
         assert_eq!(share((3 * lanes.len(), usize::MAX), &lanes, &none), 3);
         assert_eq!(share((usize::MAX, 2 * weight), &lanes, &none), 2);
         assert_eq!(share((0, 0), &lanes, &none), 1, "one is always asked for");
@@ -339,7 +339,7 @@ mod tests {
         for _ in 0..1_000 {
             lanes[1].weight.note(500);
         }
-        assert_eq!(share((1_024, 16 * 1024 * 1024), &lanes, &drained), COUNT);
+        assert_eq!(share((1_024, usize::MAX), &lanes, &drained), COUNT);
         note_drained(&lanes, &[(2, page(3))], 3, &mut drained);
         assert!(drained.contains(lanes[1].name()) && !drained.contains(lanes[2].name()));
     }

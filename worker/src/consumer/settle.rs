@@ -56,10 +56,11 @@ struct Named {
 }
 
 impl Settlement {
-    pub(super) fn new(taken: Instant) -> Self {
+    /// For about `entries` entries that were taken at `taken`.
+    pub(super) fn new(taken: Instant, entries: usize) -> Self {
         Self {
-            finished: Vec::new(),
-            received: Vec::new(),
+            finished: Vec::with_capacity(entries),
+            received: Vec::with_capacity(entries),
             retries: Vec::new(),
             dead: Vec::new(),
             vanished: Vec::new(),
@@ -71,16 +72,16 @@ impl Settlement {
 
     /// All entries of one event end as the first does; only one of them counts as it. `results` is what it did, for
     /// those who wait for it; `forward`, for destinations.
-    pub(super) fn add(
+    pub(super) fn add<'e>(
         &mut self,
         lane: &Lane,
-        copies: &[Envelope],
+        copies: impl IntoIterator<Item = &'e Envelope>,
         next: &Next,
         results: Option<&RawValue>,
         forward: Option<Forward>,
     ) {
         let mut forward = forward;
-        for (position, copy) in copies.iter().enumerate() {
+        for (position, copy) in copies.into_iter().enumerate() {
             let traceparent = self.spans.open(lane.name(), copy, self.taken);
             match next {
                 Next::Settle(outcome) => {

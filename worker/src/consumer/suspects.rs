@@ -31,7 +31,7 @@ pub(super) async fn consume_alone(worker: &Worker, batch: Batch) -> Result<(), I
         match runs {
             Some(0) | None => worker.inflight.release(lane.name(), [id]),
             Some(runs) if runs > MAX_RUNS => {
-                let mut settlement = Settlement::new(taken);
+                let mut settlement = Settlement::new(taken, 1);
                 let executions = u32::try_from(MAX_RUNS).unwrap_or(u32::MAX);
                 settlement.add_raw(id, executions, &Next::crash_loop(MAX_RUNS));
                 settle::run(worker, lane, settlement).await?;

@@ -140,6 +140,14 @@ pub enum Applied {
     Conflict,
 }
 
+impl Applied {
+    /// Whether it took effect in this very transaction.
+    #[must_use]
+    pub const fn took_effect(&self) -> bool {
+        matches!(self, Self::Done(_))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -289,7 +289,7 @@ async fn read(lane: &Arc<Lane>, mut reader: Reader, deliveries: &mut JoinSet<()>
             }
         };
         for (position, entry) in entries.into_iter().enumerate() {
-            lane.weight.note(entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum());
+            lane.weight.note(entry.weight());
             if !lane.hold(entry.id) {
                 continue;
             }

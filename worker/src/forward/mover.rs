@@ -169,7 +169,7 @@ impl Mover {
     async fn move_on(&mut self, outbox: &Outbox, entries: Vec<Entry>) -> Result<(), Fault> {
         let (mut few, mut bytes) = (Vec::new(), 0);
         for entry in entries {
-            let size = size(&entry);
+            let size = entry.weight();
             outbox.weight.note(size);
             if bytes + size > MOVE_BYTES && !few.is_empty() {
                 self.move_few(&outbox.keys, std::mem::take(&mut few)).await?;
@@ -229,10 +229,6 @@ impl Outbox {
     }
 }
 
-fn size(entry: &Entry) -> usize {
-    entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
-}
-
 /// A processed event on its way to destinations.
 struct Processed {
     event: Envelope,
@@ -255,7 +251,7 @@ impl Processed {
         let id = entry.id;
         let text = |name: &str| {
             let fields = entry.fields.as_ref()?;
-            let (_, value) = fields.iter().find(|(field, _)| field == name.as_bytes())?;
+            let (_, value) = fields.iter().find(|(field, _)| *field == name.as_bytes())?;
             std::str::from_utf8(value).ok().map(str::to_owned)
         };
         let (destinations, result, at) = (text("destinations"), text("result"), text("forwarded_at"));

@@ -3,6 +3,12 @@
 //! Guarantee: ledger rows are inserted only for events whose effect is in the same transaction, and every row that the
 //! transaction creates was absent when it was inserted: who loses a race against another worker rolls back and runs again.
 //! What one platform's part writes is there before the next one reads, so parts may need the same row.
+//!
+//! Nearly every event is new, so a transaction may take them to be ([`Ledger::Unread`]) instead of looking. It commits only
+//! if all took effect and every ledger row went in: then none was known, and the look would have found nothing. An event
+//! without a ledger row of its own (no session, conflict) may have been known; a row that was there already certainly was;
+//! and what a database says against a known event's values is not held against it. In all these cases nothing stays, and
+//! the transaction is run again with the look ([`Ledger::Read`]), which alone says what is known, missing or refused.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -44,6 +50,26 @@ pub(super) struct Split<'a, R> {
     pub(super) new: Vec<&'a R>,
 }
 
+/// Whether a transaction asks the ledger for its events before it works on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ledger {
+    /// It does: whatever became of them before is known.
+    Read,
+    /// It takes all of them to be new.
+    Unread,
+}
+
+/// What became of a transaction.
+#[derive(Debug)]
+pub(super) enum Ran {
+    /// Committed. The answer has the parts' lengths and order.
+    Applied(Vec<Vec<Applied>>),
+    /// Another worker was faster: to be rolled back and run again.
+    LostRace,
+    /// Not all of its events are new, or not all take effect: to be rolled back and run again with [`Ledger::Read`].
+    NotAllNew,
+}
+
 /// A platform's part of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
@@ -57,7 +83,7 @@ pub struct Part<'a> {
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) platform: &'a str,
-    /// Of its events.
+    /// Of the events to be asked for in the ledger.
     pub(super) ids: Vec<&'a str>,
     pub(super) needs: Needs<'a>,
 }
@@ -74,6 +100,8 @@ pub(super) struct Changes<'a> {
     pub(super) chats: Split<'a, ChatRow>,
     /// In order of event id.
     pub(super) ledger: Vec<Effective<'a>>,
+    /// Whether the ledger was asked for these events, so that only another worker can have them meanwhile.
+    pub(super) asked: Ledger,
 }
 
 /// What a transaction asks of a connection, in the fewest round trips that the database can do it in.
@@ -84,7 +112,8 @@ pub(super) trait Transact: Send {
     /// sessions, recordings, contents, jobs, chat messages, each by key).
     fn begin(&mut self, first: &Wanted<'_>) -> impl Future<Output = Result<Loaded, Cause>> + Send;
     /// Writes what a part says, new rows last, so that workers cannot deadlock; then reads for the next one, as
-    /// [`Self::begin`] does. `None`: another worker has inserted a row first; the transaction is to be rolled back.
+    /// [`Self::begin`] does. `None`: somebody has inserted a row first; the transaction is to be rolled back. A ledger row
+    /// that is there although the ledger was not asked may be an error instead.
     fn go_on(
         &mut self,
         changes: &Changes<'_>,
@@ -98,34 +127,49 @@ pub(super) trait Transact: Send {
     fn probe(&mut self, now: Millis) -> impl Future<Output = Result<(), Cause>> + Send;
 }
 
-/// Runs the parts in one transaction; the answer has their length and order. `None`: another worker was faster; roll back,
-/// run again.
+/// Runs the parts in one transaction.
 pub(super) async fn run<T: Transact>(
     on: &mut T,
     parts: &[Part<'_>],
+    ledger: Ledger,
     now: Millis,
-) -> Result<Option<Vec<Vec<Applied>>>, Cause> {
+) -> Result<Ran, Cause> {
+    let outcome = attempt(on, parts, ledger, now).await;
+    match outcome {
+        Ok(Ran::LostRace) if ledger == Ledger::Unread => Ok(Ran::NotAllNew),
+        Err(cause) if ledger == Ledger::Unread && cause.may_be_an_events_fault() => Ok(Ran::NotAllNew),
+        outcome => outcome,
+    }
+}
+
+async fn attempt<T: Transact>(on: &mut T, parts: &[Part<'_>], ledger: Ledger, now: Millis) -> Result<Ran, Cause> {
     let mut all = Vec::with_capacity(parts.len());
     let mut rest = parts.iter();
-    let Some(mut part) = rest.next() else { return Ok(Some(all)) };
-    let mut loaded = on.begin(&part.wanted()).await?;
+    let Some(mut part) = rest.next() else { return Ok(Ran::Applied(all)) };
+    let mut loaded = on.begin(&part.wanted(ledger)).await?;
     loop {
         let (rows, outcomes) = part.work_on(loaded)?;
-        let changes = part.changes(&rows, &outcomes, now);
+        if ledger == Ledger::Unread && !outcomes.iter().all(Applied::took_effect) {
+            return Ok(Ran::NotAllNew);
+        }
+        let changes = part.changes(&rows, &outcomes, ledger, now);
         let Some(next) = rest.next() else {
             let won = on.commit(&changes).await?;
             all.push(outcomes);
-            return Ok(won.then_some(all));
+            return Ok(if won { Ran::Applied(all) } else { Ran::LostRace });
         };
-        let Some(more) = on.go_on(&changes, &next.wanted()).await? else { return Ok(None) };
+        let Some(more) = on.go_on(&changes, &next.wanted(ledger)).await? else { return Ok(Ran::LostRace) };
         all.push(outcomes);
         (part, loaded) = (next, more);
     }
 }
 
 impl<'a> Part<'a> {
-    fn wanted(&self) -> Wanted<'a> {
-        let ids = self.events.iter().map(|event| event.event_id.as_str()).collect();
+    fn wanted(&self, ledger: Ledger) -> Wanted<'a> {
+        let ids = match ledger {
+            Ledger::Read => self.events.iter().map(|event| event.event_id.as_str()).collect(),
+            Ledger::Unread => Vec::new(),
+        };
         Wanted { platform: self.platform.name.as_str(), ids, needs: Needs::of(self.events.iter()) }
     }
 
@@ -146,7 +190,7 @@ impl<'a> Part<'a> {
         Ok((rows, outcomes))
     }
 
-    fn changes<'r>(&self, rows: &'r Rows<'_>, outcomes: &'r [Applied], now: Millis) -> Changes<'r>
+    fn changes<'r>(&self, rows: &'r Rows<'_>, outcomes: &'r [Applied], asked: Ledger, now: Millis) -> Changes<'r>
     where
         'a: 'r,
     {
@@ -159,6 +203,7 @@ impl<'a> Part<'a> {
             jobs: split(&rows.jobs()),
             chats: split(&rows.chats()),
             ledger: effective(self.events, outcomes),
+            asked,
         }
     }
 }

@@ -83,7 +83,7 @@ impl From<sqlx::migrate::MigrateError> for OpenError {
 }
 
 impl Cause {
-    fn may_be_an_events_fault(&self) -> bool {
+    pub(super) fn may_be_an_events_fault(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 let code = error.code().unwrap_or_default();

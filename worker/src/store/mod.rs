@@ -5,6 +5,7 @@
 //! by the ledger's unique key alone, so redelivery, claim races and replays change nothing.
 
 mod batch;
+mod doubts;
 mod error;
 mod forget;
 mod migrate;
@@ -62,7 +63,7 @@ impl Default for StoreOptions {
 #[derive(Debug)]
 pub enum Store {
     /// Embedded.
-    Sqlite(Sqlite),
+    Sqlite(Box<Sqlite>),
     /// A server.
     Postgres(Box<Postgres>),
 }
@@ -76,7 +77,7 @@ impl Store {
     pub async fn open(url: &SecretString, options: &StoreOptions) -> Result<Self, OpenError> {
         let url = url.expose_secret();
         match url.split_once(':').map(|(scheme, _)| scheme) {
-            Some("sqlite") => Ok(Self::Sqlite(Sqlite::open(url, options).await?)),
+            Some("sqlite") => Ok(Self::Sqlite(Box::new(Sqlite::open(url, options).await?))),
             Some("postgres" | "postgresql") => Ok(Self::Postgres(Box::new(Postgres::open(url, options).await?))),
             _ => Err(OpenError::Configuration("must begin with sqlite:// or postgres://".to_owned())),
         }

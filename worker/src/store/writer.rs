@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use shared::clock;
 use tokio::sync::Mutex;
 
-use super::batch::{self, Part, Transact};
+use super::batch::{self, Ledger, Part, Ran, Transact};
+use super::doubts::Doubts;
 use super::error::{Cause, StoreError};
 use super::sharing::Sharing;
 use crate::effects::Applied;
@@ -34,8 +35,15 @@ pub(super) trait Backend: Send + Sync {
 #[derive(Debug)]
 pub(super) struct Writer<B: Backend> {
     backend: B,
-    idle: Mutex<Option<Idle<B::Connection>>>,
+    turn: Mutex<Turn<B::Connection>>,
     deadline: Duration,
+}
+
+/// What one transaction leaves for the next.
+#[derive(Debug)]
+struct Turn<C> {
+    idle: Option<Idle<C>>,
+    doubts: Doubts,
 }
 
 #[derive(Debug)]
@@ -52,7 +60,8 @@ impl<C> Idle<C> {
 
 impl<B: Backend> Writer<B> {
     pub(super) fn new(backend: B, connection: B::Connection, deadline: Duration) -> Self {
-        Self { backend, idle: Mutex::new(Some(Idle::now(connection))), deadline }
+        let turn = Turn { idle: Some(Idle::now(connection)), doubts: Doubts::default() };
+        Self { backend, turn: Mutex::new(turn), deadline }
     }
 
     /// See [`super::Store::apply_together`].
@@ -61,12 +70,22 @@ impl<B: Backend> Writer<B> {
             return Ok(vec![Vec::new(); parts.len()]);
         }
         self.bounded(async {
-            let mut idle = self.idle.lock().await;
-            for _ in 0..MAX_RACES {
-                match self.once(&mut idle, Work::Parts(parts)).await {
-                    Ok(Some(applied)) => return Ok(applied),
-                    Ok(None) => {}
-                    Err(cause) if cause.lost_a_race() => {}
+            let mut turn = self.turn.lock().await;
+            let mut ledger = turn.doubts.about(parts);
+            let mut races = 0;
+            while races < MAX_RACES {
+                match self.once(&mut turn.idle, Work::Parts(parts, ledger)).await {
+                    Ok(Ran::Applied(applied)) => {
+                        turn.doubts.learn(parts, &applied);
+                        return Ok(applied);
+                    }
+                    // At most once, since the ledger is read from now on.
+                    Ok(Ran::NotAllNew) => {
+                        turn.doubts.raise(parts);
+                        ledger = Ledger::Read;
+                    }
+                    Ok(Ran::LostRace) => races += 1,
+                    Err(cause) if cause.lost_a_race() => races += 1,
                     Err(cause) => return Err(cause),
                 }
             }
@@ -84,26 +103,22 @@ impl<B: Backend> Writer<B> {
     /// See [`super::Store::probe`].
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         self.bounded(async {
-            let mut idle = self.idle.lock().await;
-            self.once(&mut idle, Work::Probe).await.map(|_| ())
+            let mut turn = self.turn.lock().await;
+            self.once(&mut turn.idle, Work::Probe).await.map(|_| ())
         })
         .await
     }
 
-    /// One transaction. `None`: rolled back, another worker was faster.
-    async fn once(
-        &self,
-        idle: &mut Option<Idle<B::Connection>>,
-        work: Work<'_>,
-    ) -> Result<Option<Vec<Vec<Applied>>>, Cause> {
+    /// One transaction. Unless it committed, it is rolled back.
+    async fn once(&self, idle: &mut Option<Idle<B::Connection>>, work: Work<'_>) -> Result<Ran, Cause> {
         let mut connection = self.connection(idle).await?;
         let now = clock::now_ms();
         let done = match work {
-            Work::Parts(parts) => batch::run(&mut connection, parts, now).await,
-            Work::Probe => connection.probe(now).await.map(|()| Some(Vec::new())),
+            Work::Parts(parts, ledger) => batch::run(&mut connection, parts, ledger, now).await,
+            Work::Probe => connection.probe(now).await.map(|()| Ran::Applied(Vec::new())),
         };
         // A connection that cannot confirm the rollback is dropped, which rolls back as well.
-        if matches!(done, Ok(Some(_))) || connection.rollback().await.is_ok() {
+        if matches!(done, Ok(Ran::Applied(_))) || connection.rollback().await.is_ok() {
             *idle = Some(Idle::now(connection));
         }
         done
@@ -129,6 +144,9 @@ impl<B: Backend> Writer<B> {
 /// What a transaction is for.
 #[derive(Clone, Copy)]
 enum Work<'a> {
-    Parts(&'a [Part<'a>]),
+    Parts(&'a [Part<'a>], Ledger),
     Probe,
 }
+
+#[cfg(test)]
+mod tests;

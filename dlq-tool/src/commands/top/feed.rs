@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, Queue, Replayed};
+use shared::queue::{DeadLetter, Entry, Queue, Replayed};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use crate::commands::{Session, purge, show};
 use crate::confirm::{self, Consent};
 use crate::exit_code::Failure;
 use crate::output::counted;
-use crate::scan::{PageSize, weight};
+use crate::scan::PageSize;
 
 /// Dead letters that the list holds at most.
 const LISTED: usize = 500;
@@ -219,7 +219,7 @@ impl Source {
             let entries = self.queue.newest_dead_letters(&keys, before, size.entries()).await?;
             let ended = entries.len() < size.entries();
             looked_at += entries.len();
-            size.learn(entries.len(), entries.iter().map(weight).sum());
+            size.learn(entries.len(), entries.iter().map(Entry::weight).sum());
             before = entries.last().map(|entry| entry.id);
             let letters = entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry));
             items.extend(letters.filter(|letter| filter.matches(letter)).map(|letter| Item::from(&letter)));

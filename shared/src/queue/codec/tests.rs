@@ -65,7 +65,7 @@ proptest! {
     fn what_is_written_is_read(
         event in events(), id in stream_ids(), origin in stream_ids(), at in any::<i64>(), received_at in any::<i64>(),
     ) {
-        let entry = Entry { id, fields: Some(encode(&event, at, received_at, origin)) };
+        let entry = Entry { id, fields: Some(encode(&event, at, received_at, origin).into()) };
         let envelope = decode(entry).unwrap();
         prop_assert_eq!(envelope, Envelope {
             id,
@@ -88,7 +88,7 @@ proptest! {
 
     #[test]
     fn arbitrary_fields_are_refused_or_read_but_never_panic(fields in vec((names(), values()), 0..14)) {
-        let entry = Entry { id: StreamId::default(), fields: Some(fields.clone()) };
+        let entry = Entry { id: StreamId::default(), fields: Some(fields.clone().into()) };
         if let Ok(envelope) = decode(entry) {
             prop_assert!(envelope.attempt >= 1);
             prop_assert!(!envelope.event_id.is_empty() && envelope.event_id.len() <= MAX_EVENT_ID_BYTES);
@@ -103,12 +103,12 @@ proptest! {
         let name = String::from_utf8(fields[which].0.clone()).unwrap();
         let mut less = fields.clone();
         less.remove(which);
-        let refused = decode(Entry { id: StreamId::default(), fields: Some(less) }).unwrap_err();
+        let refused = decode(Entry { id: StreamId::default(), fields: Some(less.into()) }).unwrap_err();
         prop_assert!(matches!(refused, Undecodable::Missing(field) if field == name), "{refused}");
 
         let mut broken = fields;
         broken[which].1 = [&[0xff][..], &garbage].concat();
-        let result = decode(Entry { id: StreamId::default(), fields: Some(broken) });
+        let result = decode(Entry { id: StreamId::default(), fields: Some(broken.into()) });
         if name == "body" {
             prop_assert!(result.is_ok(), "a body is bytes");
         } else {
@@ -142,7 +142,7 @@ fn with(name: &str, value: &str) -> Result<Envelope, Undecodable> {
     let mut fields = encode(&event(), 1, 2, StreamId::default());
     fields.retain(|(field, _)| field != name.as_bytes());
     fields.push((name.into(), value.into()));
-    decode(Entry { id: StreamId::default(), fields: Some(fields) })
+    decode(Entry { id: StreamId::default(), fields: Some(fields.into()) })
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_later_version_is_told_from_garbage() {
 #[test]
 fn a_later_version_may_say_anything_else() {
     let fields = vec![(b"v".to_vec(), b"7".to_vec()), (b"attempt".to_vec(), b"many".to_vec())];
-    let fault = decode(Entry { id: StreamId::default(), fields: Some(fields) }).unwrap_err();
+    let fault = decode(Entry { id: StreamId::default(), fields: Some(fields.into()) }).unwrap_err();
     let expected =
         Undecodable::UnsupportedVersion { version: 7, received_at: None, attempt: 1, first_failed_at: None };
     assert_eq!(fault, expected);

@@ -20,7 +20,8 @@ use tokio::time::{Instant, timeout_at};
 use super::super::codec::{array, bytes, entries};
 use super::super::{Entry, Fault};
 use super::cluster::Cluster;
-use super::node::Node;
+use super::resp;
+use super::socket::Socket;
 
 /// First pause of an idle reader of a cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -46,13 +47,13 @@ pub struct Reader {
 
 #[derive(Debug)]
 enum Kind {
-    One(Node),
+    One(Box<Socket>),
     Cluster(Box<Polling>),
 }
 
 impl Reader {
-    pub(super) fn of_one(node: Node) -> Self {
-        Self { kind: Kind::One(node) }
+    pub(super) fn of_one(socket: Socket) -> Self {
+        Self { kind: Kind::One(Box::new(socket)) }
     }
 
     pub(super) fn of_cluster(cluster: Arc<Cluster>) -> Self {
@@ -73,12 +74,15 @@ impl Reader {
             return Ok(Vec::new());
         }
         match &mut self.kind {
-            Kind::One(node) => {
+            Kind::One(socket) => {
                 let mut read = head.clone();
                 if !block.is_zero() {
                     read.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
                 }
-                pages(node.run(&of_streams(read, streams)).await?, streams)
+                let read = socket.run(&of_streams(read, streams)).await;
+                let read = read.and_then(|reply| resp::pages(reply, streams));
+                socket.forget();
+                read
             }
             Kind::Cluster(polling) => polling.read(head, streams, block).await,
         }

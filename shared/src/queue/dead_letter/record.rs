@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::DeadLetter;
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
-use crate::queue::{Entry, Fields};
+use crate::queue::{Entry, Fields, Packed};
 
 /// Most fields that a script can move; an entry of more could never be replayed.
 const MAX_FIELDS: usize = 2000;
@@ -63,7 +63,7 @@ struct Line<'a> {
 /// # Errors
 /// Never, as far as is known: everything in it can be written as JSON.
 pub fn write(platform: &PlatformName, entry: Entry, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-    let fields = entry.fields.clone().unwrap_or_default();
+    let fields = entry.fields.as_ref().map(Packed::to_fields).unwrap_or_default();
     let letter = DeadLetter::decode(platform, entry);
     let raw = (fields_of(&letter) != fields)
         .then(|| fields.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect());
@@ -224,7 +224,7 @@ mod tests {
 
     fn line(fields: &Fields) -> String {
         let mut out = Vec::new();
-        let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone()) };
+        let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone().into()) };
         write(&mux(), entry, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::*;
 
 fn decoded(pairs: &[(&str, &[u8])]) -> DeadLetter {
-    let fields = pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
-    let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields) };
+    let fields: Vec<_> = pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
+    let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.into()) };
     DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
 }
 

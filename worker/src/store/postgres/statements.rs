@@ -8,12 +8,12 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 use super::texts::{
-    CHATS, CONTENTS, INSERT_CHATS, INSERT_CONTENTS, INSERT_JOBS, INSERT_LEDGER, INSERT_RECORDINGS, INSERT_SESSIONS,
-    JOBS, LEDGER, PROBE, RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM, UPDATE_CHATS, UPDATE_CONTENTS,
-    UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
+    CHATS, CONTENTS, INSERT_CHATS, INSERT_CONTENTS, INSERT_JOBS, INSERT_LEDGER, INSERT_NEW_LEDGER,
+    INSERT_RECORDINGS, INSERT_SESSIONS, JOBS, LEDGER, PROBE, RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
+    UPDATE_CHATS, UPDATE_CONTENTS, UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
 };
 use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
-use crate::store::batch::{Changes, Effective, LedgerRow, Loaded, Transact, Wanted};
+use crate::store::batch::{Changes, Effective, Ledger, LedgerRow, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
@@ -83,7 +83,11 @@ async fn load(
 
 /// Whether every row was written.
 async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, Cause> {
-    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger } = changes;
+    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked } = changes;
+    let insert_ledger = match asked {
+        Ledger::Read => INSERT_LEDGER,
+        Ledger::Unread => INSERT_NEW_LEDGER,
+    };
     Ok(write_sessions(on, UPDATE_SESSIONS, &sessions.known, *now).await?
         && write_recordings(on, UPDATE_RECORDINGS, platform, &recordings.known, *now).await?
         && write_contents(on, UPDATE_CONTENTS, platform, &contents.known, *now).await?
@@ -94,10 +98,13 @@ async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, Cau
         && write_contents(on, INSERT_CONTENTS, platform, &contents.new, *now).await?
         && write_jobs(on, INSERT_JOBS, platform, &jobs.new, *now).await?
         && write_chats(on, INSERT_CHATS, platform, &chats.new).await?
-        && write_ledger(on, platform, ledger, *now).await?)
+        && write_ledger(on, insert_ledger, platform, ledger, *now).await?)
 }
 
 async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<LedgerRow>, Cause> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let rows: Vec<(String, String, String)> = sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(on).await?;
     Ok(rows.into_iter().map(|(event_id, origin, result)| LedgerRow { event_id, origin, result }).collect())
 }
@@ -189,6 +196,7 @@ async fn chats(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Ve
 
 async fn write_ledger(
     on: &mut PgConnection,
+    statement: &'static str,
     platform: &str,
     rows: &[Effective<'_>],
     now: Millis,
@@ -196,7 +204,7 @@ async fn write_ledger(
     if rows.is_empty() {
         return Ok(true);
     }
-    let done = sqlx::query(INSERT_LEDGER)
+    let done = sqlx::query(statement)
         .bind(platform)
         .bind(column(rows, |(event, _)| event.event_id.as_str()))
         .bind(column(rows, |(event, _)| event.event_type.as_str()))

@@ -141,13 +141,25 @@ pub(super) const INSERT_CHATS: &str = "INSERT INTO chat_messages (platform, mess
         AS u(message_id, room_id, user_id, user_name, message, sent_at, guards) \
     ON CONFLICT (platform, message_id) DO NOTHING";
 
-pub(super) const INSERT_LEDGER: &str = "INSERT INTO webhook_events (platform, event_id, event_type, room_id, occurred_at, \
-        received_at, attempts, action, origin, result, processed_at) \
-    SELECT $1, event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, result::jsonb, $11 \
-    FROM UNNEST($2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::int[], $8::text[], \
-        $9::text[], $10::text[]) \
-        AS u(event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, result) \
-    ON CONFLICT (platform, event_id) DO NOTHING";
+macro_rules! insert_ledger {
+    ($on_conflict:literal) => {
+        concat!(
+            "INSERT INTO webhook_events (platform, event_id, event_type, room_id, occurred_at, received_at, attempts, \
+                action, origin, result, processed_at) \
+            SELECT $1, unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::timestamptz[]), \
+                unnest($6::timestamptz[]), unnest($7::int[]), unnest($8::text[]), unnest($9::text[]), \
+                unnest($10::text[])::jsonb, $11",
+            $on_conflict
+        )
+    };
+}
+
+/// For events of which the ledger was asked. Who lost a race must not end in an error: that would be an event's fault.
+pub(super) const INSERT_LEDGER: &str = insert_ledger!(" ON CONFLICT (platform, event_id) DO NOTHING");
+
+/// For events that are taken to be new: a row that is there is an error, since looking for each row first, as ON CONFLICT
+/// does, costs a third as much as the insertion itself.
+pub(super) const INSERT_NEW_LEDGER: &str = insert_ledger!("");
 
 pub(super) const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at', $1) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";

@@ -125,7 +125,8 @@ impl Transact for Session {
         .await
     }
 
-    /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is a fault.
+    /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is an error: a fault, or a
+    /// ledger row where the ledger was not asked.
     async fn go_on(&mut self, changes: &Changes<'_>, next: &Wanted<'_>) -> Result<Option<Loaded>, Cause> {
         let (tables, asked) = (write::tables(changes), Asked::new(next));
         self.run(move |connection| {

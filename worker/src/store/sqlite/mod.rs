@@ -7,6 +7,7 @@
 mod connection;
 mod forget;
 mod read;
+mod table;
 mod write;
 
 use std::fs::TryLockError;

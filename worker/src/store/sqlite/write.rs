@@ -1,14 +1,11 @@
 //! What a batch writes: for each table one statement, run once for each of its rows.
 
-use rusqlite::Connection;
-use rusqlite::types::Value;
 use shared::clock::rfc3339;
-use shared::event::Millis;
 use shared::platform::SessionScope;
 
+use super::table::Table;
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow, bit};
 use crate::store::batch::{Changes, Effective};
-use crate::store::error::Cause;
 
 // In all of them ?1 is the time and ?2 the platform.
 
@@ -71,52 +68,22 @@ const INSERT_LEDGER: &str = "INSERT INTO webhook_events (event_id, event_type, r
     attempts, action, origin, result, processed_at, platform) \
     VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?1, ?2)";
 
-/// Parameters of a statement that are the same for all of its rows, and stay bound.
-const COMMON: usize = 2;
-
-/// Rows of one table, to be sent to the thread that writes.
-pub(super) struct Table {
-    statement: &'static str,
-    now: String,
-    platform: String,
-    /// Of one row.
-    width: usize,
-    /// Row after row.
-    values: Vec<Value>,
-}
-
-impl Table {
-    /// Runs the statement for each row.
-    pub(super) fn write(&self, connection: &Connection) -> Result<(), Cause> {
-        let mut statement = connection.prepare_cached(self.statement)?;
-        statement.raw_bind_parameter(1, &self.now)?;
-        statement.raw_bind_parameter(2, &self.platform)?;
-        for row in self.values.chunks_exact(self.width) {
-            for (place, value) in row.iter().enumerate() {
-                statement.raw_bind_parameter(COMMON + place + 1, value)?;
-            }
-            statement.raw_execute()?;
-        }
-        Ok(())
-    }
-}
-
 /// Everything that `changes` says, in the order in which it is to be written.
 pub(super) fn tables(changes: &Changes<'_>) -> Vec<Table> {
-    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger } = changes;
+    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked: _ } = changes;
     let mut into = Tables { platform, now: rfc3339(*now), tables: Vec::new() };
     let indexed = |row: &&&SessionRow| row.written.mask & (bit::LIVE_STREAM_ID | bit::CONFIG) != 0;
-    into.add(UPDATE_SESSION, sessions.known.iter(), |row| session(row));
-    into.add(UPDATE_SESSION_INDEXED, sessions.known.iter().filter(indexed), |row| indexed_columns(row));
-    into.add(INSERT_SESSION, sessions.new.iter(), |row| session(row));
-    into.add(UPDATE_RECORDING, recordings.known.iter(), |row| recording(row));
-    into.add(INSERT_RECORDING, recordings.new.iter(), |row| recording(row));
-    into.add(UPDATE_CONTENT, contents.known.iter(), |row| content(row));
-    into.add(INSERT_CONTENT, contents.new.iter(), |row| content(row));
-    into.add(UPDATE_JOB, jobs.known.iter(), |row| job(row));
-    into.add(INSERT_JOB, jobs.new.iter(), |row| job(row));
-    into.add(UPDATE_CHAT, chats.known.iter(), |row| chat(row));
-    into.add(INSERT_CHAT, chats.new.iter(), |row| chat(row));
+    into.add(UPDATE_SESSION, sessions.known.iter(), session);
+    into.add(UPDATE_SESSION_INDEXED, sessions.known.iter().filter(indexed), indexed_columns);
+    into.add(INSERT_SESSION, sessions.new.iter(), session);
+    into.add(UPDATE_RECORDING, recordings.known.iter(), recording);
+    into.add(INSERT_RECORDING, recordings.new.iter(), recording);
+    into.add(UPDATE_CONTENT, contents.known.iter(), content);
+    into.add(INSERT_CONTENT, contents.new.iter(), content);
+    into.add(UPDATE_JOB, jobs.known.iter(), job);
+    into.add(INSERT_JOB, jobs.new.iter(), job);
+    into.add(UPDATE_CHAT, chats.known.iter(), chat);
+    into.add(INSERT_CHAT, chats.new.iter(), chat);
     into.add(INSERT_LEDGER, ledger.iter(), entry);
     into.tables
 }
@@ -128,129 +95,111 @@ struct Tables<'p> {
 }
 
 impl Tables<'_> {
-    fn add<R, const N: usize>(
+    /// `values` says a row's values, in the order of the statement's parameters from the third on.
+    fn add<R>(
         &mut self,
         statement: &'static str,
         rows: impl Iterator<Item = R>,
-        values: impl Fn(R) -> [Value; N],
+        mut values: impl FnMut(&mut Table, R),
     ) {
-        let values: Vec<Value> = rows.flat_map(values).collect();
-        if !values.is_empty() {
-            let (now, platform) = (self.now.clone(), self.platform.to_owned());
-            self.tables.push(Table { statement, now, platform, width: N, values });
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return;
         }
+        let mut table = Table::new(statement, &self.now, self.platform);
+        for row in rows {
+            values(&mut table, row);
+            table.end_row();
+        }
+        self.tables.push(table);
     }
 }
 
-fn session(row: &SessionRow) -> [Value; 22] {
+fn session(to: &mut Table, row: &&SessionRow) {
     let written = &row.written;
-    let scope = match row.scope {
+    to.text(&row.room_id);
+    to.text(&row.platform);
+    to.text(match row.scope {
         SessionScope::Own => "own",
         SessionScope::Shared => "shared",
-    };
-    [
-        text(&row.room_id),
-        text(&row.platform),
-        text(scope),
-        Value::from(written.mask),
-        maybe(row.status.map(shared::platform::SessionStatus::as_str)),
-        maybe(row.live_stream_id.as_deref()),
-        maybe(written.config.as_deref()),
-        maybe(written.title.as_deref()),
-        maybe(written.streamer_id.as_deref()),
-        maybe(written.app_id.as_deref()),
-        Value::from(written.peak_viewers),
-        Value::from(written.duration_seconds),
-        maybe(written.error_code.as_deref()),
-        maybe(written.error_message.as_deref()),
-        time(written.started_at),
-        time(written.ended_at),
-        maybe(written.last_event_id.as_deref()),
-        time(written.last_event_at),
-        time(Some(row.created_at).filter(|_| written.mask & bit::CREATED != 0)),
-        Value::from(row.guards.to_text()),
-        Value::from(written.viewer_count),
-        Value::from(written.data_json()),
-    ]
+    });
+    to.integer(Some(written.mask.into()));
+    to.maybe(row.status.map(shared::platform::SessionStatus::as_str));
+    to.maybe(row.live_stream_id.as_deref());
+    to.maybe(written.config.as_deref());
+    to.maybe(written.title.as_deref());
+    to.maybe(written.streamer_id.as_deref());
+    to.maybe(written.app_id.as_deref());
+    to.integer(written.peak_viewers);
+    to.real(written.duration_seconds);
+    to.maybe(written.error_code.as_deref());
+    to.maybe(written.error_message.as_deref());
+    to.time(written.started_at);
+    to.time(written.ended_at);
+    to.maybe(written.last_event_id.as_deref());
+    to.time(written.last_event_at);
+    to.time(Some(row.created_at).filter(|_| written.mask & bit::CREATED != 0));
+    to.text(&row.guards.to_text());
+    to.integer(written.viewer_count);
+    to.maybe(written.data_json().as_deref());
 }
 
-fn indexed_columns(row: &SessionRow) -> [Value; 4] {
-    let written = &row.written;
-    let stream = maybe(row.live_stream_id.as_deref());
-    [text(&row.room_id), Value::from(written.mask), stream, maybe(written.config.as_deref())]
+fn indexed_columns(to: &mut Table, row: &&SessionRow) {
+    to.text(&row.room_id);
+    to.integer(Some(row.written.mask.into()));
+    to.maybe(row.live_stream_id.as_deref());
+    to.maybe(row.written.config.as_deref());
 }
 
-fn entry((event, result): &Effective<'_>) -> [Value; 9] {
-    [
-        text(&event.event_id),
-        text(&event.event_type),
-        maybe(result.room_id.as_deref()),
-        time(Some(event.occurred_at)),
-        time(Some(event.received_at)),
-        Value::from(i64::from(event.attempt)),
-        text(result.action.as_str()),
-        Value::from(event.order.origin.to_string()),
-        Value::from(result.to_json()),
-    ]
+fn entry(to: &mut Table, (event, result): &Effective<'_>) {
+    to.text(&event.event_id);
+    to.text(&event.event_type);
+    to.maybe(result.room_id.as_deref());
+    to.time(Some(event.occurred_at));
+    to.time(Some(event.received_at));
+    to.integer(Some(event.attempt.into()));
+    to.text(result.action.as_str());
+    to.shown(event.order.origin);
+    to.json(*result);
 }
 
-fn recording(row: &RecordingRow) -> [Value; 7] {
-    [
-        text(&row.recording_id),
-        maybe(row.room_id.as_deref()),
-        maybe(row.state.map(shared::platform::RecordingState::as_str)),
-        maybe(row.url.as_deref()),
-        Value::from(row.duration_seconds),
-        Value::from(row.size_bytes),
-        Value::from(row.guards.to_text()),
-    ]
+fn recording(to: &mut Table, row: &&RecordingRow) {
+    to.text(&row.recording_id);
+    to.maybe(row.room_id.as_deref());
+    to.maybe(row.state.map(shared::platform::RecordingState::as_str));
+    to.maybe(row.url.as_deref());
+    to.real(row.duration_seconds);
+    to.integer(row.size_bytes);
+    to.text(&row.guards.to_text());
 }
 
-fn content(row: &ContentRow) -> [Value; 6] {
-    [
-        text(&row.content_id),
-        maybe(row.title.as_deref()),
-        maybe(row.content_type.as_deref()),
-        maybe(row.state.map(shared::platform::ContentState::as_str)),
-        maybe(row.data.as_deref()),
-        Value::from(row.guards.to_text()),
-    ]
+fn content(to: &mut Table, row: &&ContentRow) {
+    to.text(&row.content_id);
+    to.maybe(row.title.as_deref());
+    to.maybe(row.content_type.as_deref());
+    to.maybe(row.state.map(shared::platform::ContentState::as_str));
+    to.maybe(row.data.as_deref());
+    to.text(&row.guards.to_text());
 }
 
-fn job(row: &JobRow) -> [Value; 9] {
-    [
-        text(&row.job_id),
-        text(&row.status),
-        Value::from(row.progress),
-        maybe(row.current_step.as_deref()),
-        maybe(row.video_url.as_deref()),
-        maybe(row.error.as_deref()),
-        Value::from(row.retry_count),
-        maybe(row.data.as_deref()),
-        Value::from(row.guards.to_text()),
-    ]
+fn job(to: &mut Table, row: &&JobRow) {
+    to.text(&row.job_id);
+    to.text(&row.status);
+    to.real(row.progress);
+    to.maybe(row.current_step.as_deref());
+    to.maybe(row.video_url.as_deref());
+    to.maybe(row.error.as_deref());
+    to.integer(row.retry_count);
+    to.maybe(row.data.as_deref());
+    to.text(&row.guards.to_text());
 }
 
-fn chat(row: &ChatRow) -> [Value; 7] {
-    [
-        text(&row.message_id),
-        text(&row.room_id),
-        maybe(row.user_id.as_deref()),
-        maybe(row.user_name.as_deref()),
-        maybe(row.message.as_deref()),
-        time(Some(row.sent_at)),
-        Value::from(row.guards.to_text()),
-    ]
-}
-
-fn text(text: &str) -> Value {
-    Value::Text(text.to_owned())
-}
-
-fn maybe(given: Option<&str>) -> Value {
-    given.map_or(Value::Null, text)
-}
-
-fn time(at: Option<Millis>) -> Value {
-    at.map_or(Value::Null, |at| Value::Text(rfc3339(at)))
+fn chat(to: &mut Table, row: &&ChatRow) {
+    to.text(&row.message_id);
+    to.text(&row.room_id);
+    to.maybe(row.user_id.as_deref());
+    to.maybe(row.user_name.as_deref());
+    to.maybe(row.message.as_deref());
+    to.time(Some(row.sent_at));
+    to.text(&row.guards.to_text());
 }

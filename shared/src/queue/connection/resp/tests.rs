@@ -1,0 +1,93 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::reader;
+use super::*;
+
+/// Streams that were asked for.
+fn streams() -> [From<'static>; 2] {
+    ["a", "b"].map(|key| (key, ">".to_owned()))
+}
+
+/// Values as Redis sends them, many of which a read can be answered with.
+fn replies() -> impl Strategy<Value = Vec<u8>> {
+    let text = |text: &[u8]| [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
+    let nil = || prop_oneof![Just(b"$-1\r\n".to_vec()), Just(b"*-1\r\n".to_vec())];
+    let array = |items: Vec<Vec<u8>>| [format!("*{}\r\n", items.len()).into_bytes(), items.concat()].concat();
+    let id = (any::<u64>(), any::<u64>()).prop_map(move |(ms, seq)| text(format!("{ms}-{seq}").as_bytes()));
+    let pairs = vec((vec(any::<u8>(), 0..9), vec(any::<u8>(), 0..20)), 0..5);
+    let fields = pairs.prop_map(move |pairs| array(pairs.iter().flat_map(|(a, b)| [text(a), text(b)]).collect()));
+    let odd = vec(any::<u8>(), 0..9).prop_map(move |one| array(vec![text(&one)]));
+    let fields = prop_oneof![8 => fields, 1 => nil(), 1 => odd];
+    let entry = (id, fields).prop_map(move |(id, fields)| array(vec![id, fields]));
+    let other = prop_oneof![Just(b":7\r\n".to_vec()), Just(b"+OK\r\n".to_vec()), Just(b"*0\r\n".to_vec())];
+    let entry = prop_oneof![20 => entry, 1 => nil(), 1 => other.clone()];
+    let page = prop_oneof![9 => vec(entry, 0..5).prop_map(array), 1 => nil()];
+    let key = prop::sample::select(vec!["a", "b", "b", "c"]).prop_map(move |key| text(key.as_bytes()));
+    let stream = (key, page).prop_map(move |(key, page)| array(vec![key, page]));
+    let whole = vec(prop_oneof![20 => stream, 1 => other.clone()], 0..3).prop_map(array);
+    prop_oneof![8 => whole, 1 => nil(), 1 => other]
+}
+
+/// What redis-rs takes it for.
+fn as_redis_rs_reads(reply: &[u8]) -> Option<Pages> {
+    let value = redis::parse_redis_value(reply).ok()?;
+    reader::pages(value, &streams()).ok()
+}
+
+proptest! {
+    #[test]
+    fn a_reply_is_what_redis_rs_takes_it_for(reply in replies()) {
+        prop_assert!(Progress::new().look(&reply).unwrap());
+        prop_assert_eq!(pages(&reply, &streams()).ok(), as_redis_rs_reads(&reply));
+    }
+
+    #[test]
+    fn a_reply_is_whole_with_its_last_byte_however_it_comes(reply in replies(), mut cuts in vec(any::<prop::sample::Index>(), 0..6)) {
+        cuts.sort_by_key(|cut| cut.index(reply.len()));
+        let mut progress = Progress::new();
+        for cut in cuts {
+            prop_assert!(!progress.look(&reply[..cut.index(reply.len())]).unwrap());
+        }
+        prop_assert!(progress.look(&reply).unwrap());
+        prop_assert!(Progress::new().look(&[&reply[..], b"+"].concat()).is_err(), "nobody asked for more");
+    }
+
+    #[test]
+    fn whatever_comes_is_read_or_refused(reply in vec(prop::sample::select(b"*$:+-0129 a\r\n".to_vec()), 0..40), whole in any::<bool>()) {
+        let looked = Progress::new().look(&reply);
+        if whole || matches!(looked, Ok(true)) {
+            let _ = pages(&reply, &streams());
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_no_other_entry_s(reply in replies(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut reply = reply;
+        let at = at.index(reply.len());
+        reply[at] = byte;
+        if let Ok(true) = Progress::new().look(&reply) && let Ok(read) = pages(&reply, &streams()) {
+            prop_assert_eq!(Some(read), as_redis_rs_reads(&reply));
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_was_deleted_has_no_fields_and_what_is_nothing_is_left_out() {
+    let reply = b"*1\r\n*2\r\n$1\r\nb\r\n*3\r\n*2\r\n$3\r\n1-2\r\n*-1\r\n*-1\r\n*2\r\n$3\r\n1-3\r\n*2\r\n$1\r\nv\r\n$1\r\n1\r\n";
+    let read = pages(reply, &streams()).unwrap();
+    let entry = |seq, fields| Entry { id: StreamId { ms: 1, seq }, fields };
+    assert_eq!(read, [(1, vec![entry(2, None), entry(3, Some([("v", "1")].into_iter().collect()))])]);
+}
+
+#[test]
+fn lengths_that_no_bytes_fill_are_refused_or_waited_for() {
+    let many = b"*1\r\n*2\r\n$1\r\na\r\n*1\r\n*2\r\n$3\r\n1-2\r\n*18446744073709551614\r\n$1\r\n";
+    assert!(pages(many, &streams()).is_err());
+    assert!(!Progress::new().look(b"$18446744073709551615\r\nabc\r\n").unwrap());
+    assert!(Progress::new().look(b"$18446744073709551616\r\n").is_err());
+    assert!(Progress::new().look(b"$-2\r\n").is_err());
+    assert!(Progress::new().look(&vec![b'+'; LONGEST_LINE + 2]).is_err());
+}

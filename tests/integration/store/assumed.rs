@@ -1,0 +1,151 @@
+//! Events are taken to be new until one turns out not to be. Whatever gives it away, a redelivery is answered from the ledger,
+//! and what is beside it takes effect once.
+//!
+//! Each redelivery comes through a store that has just been opened, which has no reason to ask the ledger first.
+
+use serde_json::json;
+use shared::platform::Platform;
+use worker::effects::{Action, Applied, Planned};
+use worker::store::{Part, StoreError};
+
+use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, done, event, mux, open};
+
+on_both!(
+    a_redelivery_among_new_events_is_known_and_they_take_effect_once,
+    a_redelivery_is_known_although_its_session_is_gone,
+    a_redelivery_is_known_although_its_room_is_anothers_by_now,
+    a_redelivery_is_known_although_the_database_would_refuse_it_now,
+    a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again,
+    a_missing_session_beside_a_redelivery_stays_missing,
+    another_copy_is_another_copy_for_a_store_that_did_not_ask,
+    what_is_refused_is_refused_whether_the_ledger_was_asked_or_not,
+    a_crowd_of_redeliveries_is_known_batch_after_batch,
+);
+
+async fn again(fixture: &Fixture, platform: &str, events: &[Planned]) -> Result<Vec<Applied>, StoreError> {
+    open(&fixture.database).await.apply(fixture.platform(platform), events).await
+}
+
+fn live(id: &str, at: i64, room: &str) -> Event {
+    event(id, "live", at, json!({"room": room, "title": id}))
+}
+
+/// Applies `said` and gives the very event again, with what it did.
+async fn delivered(fixture: &Fixture, platform: &str, said: Event) -> (Planned, Applied) {
+    let planned = fixture.plan(platform, &said);
+    let result = done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
+    (planned, Applied::Known { same_origin: true, result })
+}
+
+async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    // Logged only, so nothing but the ledger knows it.
+    let (logged, known) =
+        delivered(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s")).await;
+    let batch = [
+        fixture.plan("mux", &mux("c", ACTIVE, 2_000, Some("r"), "s")),
+        logged,
+        fixture.plan("mux", &mux("a", IDLE, 3_000, Some("r"), "s")),
+    ];
+    let outcomes = again(&fixture, "mux", &batch).await.unwrap();
+    assert_eq!(outcomes[1], known);
+    let actions =
+        [done(outcomes[0].clone()), done(outcomes[2].clone())].map(|result| (result.action, result.old_status));
+    let old = |text: &str| text.parse().ok();
+    assert_eq!(actions, [(Action::StatusUpdated, old("ready")), (Action::StatusUpdated, old("live"))]);
+    assert_eq!(fixture.database.count("webhook_events").await, 4);
+    assert_eq!(fixture.session("r").await["status"], "idle");
+}
+
+async fn a_redelivery_is_known_although_its_session_is_gone(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    let (event, known) = delivered(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
+    fixture.database.execute("DELETE FROM sessions").await;
+    assert_eq!(again(&fixture, "mux", &[event]).await.unwrap(), [known], "not one that waits for its session");
+}
+
+async fn a_redelivery_is_known_although_its_room_is_anothers_by_now(fixture: Fixture) {
+    let (event, known) = delivered(&fixture, "studio", live("e", 1_000, "r")).await;
+    fixture.database.execute("UPDATE sessions SET platform = 'rival' WHERE room_id = 'r'").await;
+    assert_eq!(again(&fixture, "studio", &[event]).await.unwrap(), [known], "not a conflict");
+    let new = fixture.plan("studio", &live("f", 1_000, "r"));
+    assert_eq!(again(&fixture, "studio", &[new]).await.unwrap(), [Applied::Conflict]);
+}
+
+async fn a_redelivery_is_known_although_the_database_would_refuse_it_now(fixture: Fixture) {
+    let (event, known) = delivered(&fixture, "studio", live("poison", 1_000, "r")).await;
+    fixture.database.execute("DELETE FROM sessions").await;
+    fixture.refuse_title("poison").await;
+    let new = fixture.plan("studio", &live("good", 1_000, "other"));
+    let outcomes = again(&fixture, "studio", &[event, new]).await.unwrap();
+    assert_eq!(outcomes[0], known);
+    assert_eq!(done(outcomes[1].clone()).action, Action::StatusUpdated);
+}
+
+async fn a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again(fixture: Fixture) {
+    let (event, known) = delivered(&fixture, "studio", live("e", 1_000, "studios")).await;
+    let firsts = [fixture.plan("rival", &live("e", 1_000, "rivals"))];
+    let seconds = [fixture.plan("studio", &live("f", 2_000, "studios")), event];
+    let part = |name: &str, events| Part { platform: fixture.platform(name), events };
+    let parts = [part("rival", &firsts[..]), part("studio", &seconds[..]), part("rival", &firsts[..])];
+    let outcomes = open(&fixture.database).await.apply_together(&parts).await.unwrap();
+    assert_eq!(done(outcomes[0][0].clone()).old_status, None, "its room was not there yet");
+    assert_eq!((done(outcomes[1][0].clone()).action, &outcomes[1][1]), (Action::StatusUnchanged, &known));
+    assert!(matches!(outcomes[2][0], Applied::Known { same_origin: true, .. }), "{outcomes:?}");
+    assert_eq!(fixture.database.count("webhook_events").await, 3);
+    assert_eq!(fixture.database.count("sessions").await, 2);
+}
+
+async fn a_missing_session_beside_a_redelivery_stays_missing(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    let (event, known) = delivered(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
+    let missing = fixture.plan("mux", &mux("m", ACTIVE, 1_000, Some("nowhere"), "x"));
+    let new = fixture.plan("mux", &mux("n", IDLE, 2_000, Some("r"), "s"));
+    let outcomes = again(&fixture, "mux", &[missing, event, new]).await.unwrap();
+    assert_eq!((&outcomes[0], &outcomes[1]), (&Applied::MissingSession, &known));
+    assert_eq!(done(outcomes[2].clone()).action, Action::StatusUpdated);
+    assert_eq!(fixture.database.event("mux", "m").await, None);
+}
+
+async fn another_copy_is_another_copy_for_a_store_that_did_not_ask(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    let result = done(fixture.one("mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await);
+    let copy = fixture.plan("mux", &mux("e", ACTIVE, 1_000, Some("r"), "s"));
+    let outcomes = again(&fixture, "mux", &[copy]).await.unwrap();
+    assert_eq!(outcomes, [Applied::Known { same_origin: false, result }]);
+}
+
+async fn what_is_refused_is_refused_whether_the_ledger_was_asked_or_not(fixture: Fixture) {
+    fixture.refuse_title("poison").await;
+    let store = open(&fixture.database).await;
+    let studio: &Platform = fixture.platform("studio");
+    let poison = [fixture.plan("studio", &live("poison", 1_000, "r"))];
+    for _ in 0..2 {
+        let outcome = store.apply(studio, &poison).await;
+        assert!(matches!(outcome, Err(StoreError::Rejected(_))), "{outcome:?}");
+    }
+    assert_eq!(fixture.database.count("webhook_events").await, 0);
+}
+
+async fn a_crowd_of_redeliveries_is_known_batch_after_batch(fixture: Fixture) {
+    fixture.announce("a", 0, json!({"room_id": "r"})).await;
+    let kinds = [ACTIVE, IDLE, DISCONNECTED];
+    let said = |n: usize| mux(&format!("e{n:02}"), kinds[n % 3], n as i64, Some("r"), "s");
+    let events: Vec<Planned> = (0..40).map(|n| fixture.plan("mux", &said(n))).collect();
+    for batch in events.chunks(10) {
+        fixture.try_apply("mux", batch).await.unwrap().into_iter().for_each(|one| drop(done(one)));
+    }
+    let before = fixture.session("r").await;
+    let store = open(&fixture.database).await;
+    // Again and again, so that it has forgotten by the end that it had reasons to ask.
+    for round in 0..40_usize {
+        let new = fixture
+            .plan("sessions", &event(&format!("other{round}"), "session.announced", 1, json!({"room_id": "o"})));
+        done(store.apply(fixture.platform("sessions"), &[new]).await.unwrap().remove(0));
+        let batch = &events[round % 31..round % 31 + 10];
+        let outcomes = store.apply(fixture.platform("mux"), batch).await.unwrap();
+        let known = |one: &Applied| matches!(one, Applied::Known { same_origin: true, .. });
+        assert!(outcomes.iter().all(known), "{round}: {outcomes:?}");
+    }
+    assert_eq!(fixture.session("r").await, before);
+}

@@ -1,0 +1,191 @@
+//! Rows on their way to the thread that writes: one block of memory for all texts of a table, so that a row costs that thread
+//! no release of memory that another one has allocated.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use rusqlite::Connection;
+use rusqlite::types::{Null, ToSqlOutput, ValueRef};
+use serde::Serialize;
+use shared::clock::rfc3339;
+use shared::event::Millis;
+
+use crate::store::error::Cause;
+
+/// Parameters of a statement that are the same for all of its rows, and stay bound: the time, the platform.
+const COMMON: usize = 2;
+
+/// The instants that are written as they are.
+const WRITABLE: std::ops::Range<Millis> = 0..253_402_300_800_000;
+
+/// A statement, and rows for it.
+pub(super) struct Table {
+    statement: &'static str,
+    now: String,
+    platform: String,
+    /// Values of a row; 0 before the first has ended.
+    width: usize,
+    /// Row after row.
+    values: Vec<Value>,
+    /// UTF-8.
+    texts: Vec<u8>,
+    /// The second of the last instant, and where its text begins: the next one is often of the same second.
+    second: Option<(Millis, usize)>,
+}
+
+#[derive(Clone, Copy)]
+enum Value {
+    Null,
+    Integer(i64),
+    Real(f64),
+    /// From here to there in [`Table::texts`].
+    Text(usize, usize),
+}
+
+impl Table {
+    /// No rows yet.
+    pub(super) fn new(statement: &'static str, now: &str, platform: &str) -> Self {
+        let (now, platform) = (now.to_owned(), platform.to_owned());
+        Self { statement, now, platform, width: 0, values: Vec::new(), texts: Vec::new(), second: None }
+    }
+
+    /// The values since the last call are a row. All rows have the same number of them.
+    pub(super) fn end_row(&mut self) {
+        if self.width == 0 {
+            self.width = self.values.len();
+        }
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        let begin = self.texts.len();
+        self.texts.extend_from_slice(text.as_bytes());
+        self.ends(begin);
+    }
+
+    pub(super) fn maybe(&mut self, given: Option<&str>) {
+        match given {
+            Some(text) => self.text(text),
+            None => self.values.push(Value::Null),
+        }
+    }
+
+    /// As it shows itself.
+    pub(super) fn shown(&mut self, value: impl Display) {
+        let begin = self.texts.len();
+        // Memory takes everything.
+        let _ = write!(self.texts, "{value}");
+        self.ends(begin);
+    }
+
+    /// As JSON, of what can always be written as such: texts and numbers.
+    pub(super) fn json(&mut self, value: &impl Serialize) {
+        let begin = self.texts.len();
+        let _ = serde_json::to_writer(&mut self.texts, value);
+        self.ends(begin);
+    }
+
+    pub(super) fn integer(&mut self, number: Option<i64>) {
+        self.values.push(number.map_or(Value::Null, Value::Integer));
+    }
+
+    pub(super) fn real(&mut self, number: Option<f64>) {
+        self.values.push(number.map_or(Value::Null, Value::Real));
+    }
+
+    /// As RFC 3339.
+    pub(super) fn time(&mut self, at: Option<Millis>) {
+        let Some(at) = at else { return self.values.push(Value::Null) };
+        let begin = self.texts.len();
+        match self.second {
+            Some((second, text)) if second == at.div_euclid(1000) => {
+                // All but `mmmZ`.
+                self.texts.extend_from_within(text..text + 20);
+                let _ = write!(self.texts, "{:03}Z", at.rem_euclid(1000));
+            }
+            _ => self.texts.extend_from_slice(rfc3339(at).as_bytes()),
+        }
+        self.second = WRITABLE.contains(&at).then_some((at.div_euclid(1000), begin));
+        self.ends(begin);
+    }
+
+    fn ends(&mut self, begin: usize) {
+        self.values.push(Value::Text(begin, self.texts.len()));
+    }
+
+    /// Runs the statement for each row.
+    pub(super) fn write(&self, connection: &Connection) -> Result<(), Cause> {
+        let mut statement = connection.prepare_cached(self.statement)?;
+        statement.raw_bind_parameter(1, &self.now)?;
+        statement.raw_bind_parameter(2, &self.platform)?;
+        for row in self.values.chunks_exact(self.width.max(1)) {
+            for (place, value) in (COMMON + 1..).zip(row) {
+                match *value {
+                    Value::Null => statement.raw_bind_parameter(place, Null)?,
+                    Value::Integer(number) => statement.raw_bind_parameter(place, number)?,
+                    Value::Real(number) => statement.raw_bind_parameter(place, number)?,
+                    Value::Text(begin, end) => {
+                        let text = ValueRef::Text(self.texts.get(begin..end).unwrap_or_default());
+                        statement.raw_bind_parameter(place, ToSqlOutput::Borrowed(text))?;
+                    }
+                }
+            }
+            statement.raw_execute()?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn rows_arrive_as_they_were_said() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (now, platform, a, b, c, d, e, f)").unwrap();
+        let mut table = Table::new("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", "now", "mux");
+        for (text, number) in [(Some("ä"), Some(1)), (None, None), (Some(""), Some(-7))] {
+            table.maybe(text);
+            table.integer(number);
+            table.real(number.map(|_| 0.5));
+            table.shown(12);
+            table.json(&["\"", "ü"]);
+            table.time(number);
+            table.end_row();
+        }
+        table.write(&connection).unwrap();
+        let sql = "SELECT json_group_array(json_array(now, platform, a, b, c, d, e, f)) FROM t";
+        let found: String = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        let expected = r#"[["now","mux","ä",1,0.5,"12","[\"\\\"\",\"ü\"]","1970-01-01T00:00:00.001Z"],
+            ["now","mux",null,null,null,"12","[\"\\\"\",\"ü\"]",null],
+            ["now","mux","",-7,0.5,"12","[\"\\\"\",\"ü\"]","1969-12-31T23:59:59.993Z"]]"#;
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&found), value(expected));
+    }
+
+    #[test]
+    fn instants_of_one_second_are_written_like_others() {
+        let instants = [
+            0,
+            999,
+            1_000,
+            1_005,
+            1_999,
+            999,
+            -1,
+            -999,
+            -1_000,
+            7,
+            253_402_300_799_999,
+            253_402_300_800_000,
+            253_402_300_800_001,
+        ];
+        let mut table = Table::new("", "", "");
+        for at in instants.into_iter().chain([Millis::MAX, Millis::MAX - 1, Millis::MIN]) {
+            let begin = table.texts.len();
+            table.time(Some(at));
+            assert_eq!(std::str::from_utf8(&table.texts[begin..]).unwrap(), rfc3339(at), "{at}");
+        }
+    }
+}
