@@ -221,6 +221,56 @@ async fn a_reader_says_who_it_is() {
     assert_eq!(read("reads:s3cr3t@", 0).await.unwrap()[0].1.len(), 1);
 }
 
+/// Its name may lead to the new master by then.
+#[tokio::test]
+async fn a_reader_leaves_a_server_that_became_a_replica() {
+    let mut fixture = Fixture::consuming().await;
+    let mut connection = fixture.server.connection().await;
+    let mut connected = async || {
+        let stats: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+        count.parse::<u32>().unwrap()
+    };
+    let keys = [&fixture.keys];
+    let read =
+        async |reader: &mut Reader| fixture.queue.read_new(reader, &keys, CONSUMER, 10, Duration::ZERO).await;
+    assert!(read(&mut fixture.reader).await.unwrap().is_empty());
+    let before = connected().await;
+    assert!(read(&mut fixture.reader).await.unwrap().is_empty());
+    assert_eq!(connected().await, before, "it stays connected");
+
+    fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let before = connected().await;
+    for _ in 0..3 {
+        assert_eq!(read(&mut fixture.reader).await.unwrap_err().code(), Some("READONLY"));
+    }
+    assert_eq!(connected().await, before + 2, "each but the first had to connect");
+}
+
+#[tokio::test]
+async fn a_reader_tries_to_connect_once_in_a_while() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let hang_up = tokio::spawn(async move {
+        let mut count = 0;
+        while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await {
+            drop(accepted);
+            count += 1;
+        }
+        count
+    });
+    let fixture = Fixture::start().await;
+    let mut reader = blocking_connection(&url.into(), false).unwrap();
+    let begin = std::time::Instant::now();
+    for _ in 0..200 {
+        let read = fixture.queue.read_new(&mut reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO).await;
+        assert!(read.unwrap_err().certainly_not_run());
+    }
+    let most = 1 + begin.elapsed().as_millis() / 100;
+    let count = hang_up.await.unwrap();
+    assert!(count >= 1 && count <= most, "{count} of at most {most}");
+}
+
 #[tokio::test]
 async fn the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s() {
     let mut fixture = Fixture::consuming().await;
