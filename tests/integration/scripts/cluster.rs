@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use shared::event::marker_digest;
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    DeadLettered, Durability, EnqueuePolicy, Enqueued, Imported, Layout, Monitor, Queue, RedisHealth, Replayed,
-    Unfinished, blocking_connection, connect,
+    DeadLettered, Durability, EnqueuePolicy, Enqueued, Imported, Layout, Monitor, Queue, Reader, RedisHealth,
+    Replayed, Unfinished, blocking_connection, connect,
 };
 use tests::cluster::RedisCluster;
 use tests::poll;
@@ -30,12 +30,16 @@ pub async fn one_node() -> RedisServer {
     server
 }
 
+/// A queue on `server`, and what reads it.
+fn reading(server: &RedisServer) -> (Queue, Reader) {
+    let url = server.url().into();
+    (Queue::new(Layout::Cluster, connect(&url, true).unwrap()), blocking_connection(&url, true).unwrap())
+}
+
 #[tokio::test]
 async fn no_script_leaves_its_slot() {
     let server = one_node().await;
-    let url = server.url().into();
-    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
-    let mut reader = blocking_connection(&url, true).unwrap();
+    let (queue, mut reader) = reading(&server);
     let keys = queue.keys(&name("mux"));
     let durability = Durability::read(queue.connection()).await.unwrap();
     assert_eq!(durability.cluster_enabled, Some(true));
@@ -78,9 +82,7 @@ async fn no_script_leaves_its_slot() {
 #[tokio::test]
 async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
     let server = one_node().await;
-    let url = server.url().into();
-    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
-    let mut reader = blocking_connection(&url, true).unwrap();
+    let (queue, mut reader) = reading(&server);
     let keys = queue.keys(&name("mux"));
     queue.create_group(&keys).await.unwrap();
     let slot: u16 = server.command(&["CLUSTER", "KEYSLOT", &keys.incoming]).await;
@@ -137,9 +139,7 @@ async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
 #[tokio::test]
 async fn a_damaged_stream_keeps_no_other_from_being_read() {
     let server = one_node().await;
-    let url = server.url().into();
-    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
-    let mut reader = blocking_connection(&url, true).unwrap();
+    let (queue, mut reader) = reading(&server);
     let [good, new, broken] = ["mux", "acme", "netflix"].map(|platform| queue.keys(&name(platform)));
     server.command::<()>(&["SET", &broken.incoming, "not a stream"]).await;
     queue.create_group(&good).await.unwrap();
@@ -155,9 +155,7 @@ async fn a_damaged_stream_keeps_no_other_from_being_read() {
 #[tokio::test]
 async fn an_idle_reader_asks_seldom_and_is_still_quick() {
     let server = one_node().await;
-    let url = server.url().into();
-    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
-    let mut reader = blocking_connection(&url, true).unwrap();
+    let (queue, mut reader) = reading(&server);
     let keys = queue.keys(&name("mux"));
     queue.create_group(&keys).await.unwrap();
     let reads = async || {

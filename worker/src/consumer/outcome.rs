@@ -296,17 +296,8 @@ mod tests {
 
     #[test]
     fn an_edit_of_what_has_taken_effect_is_told_from_a_redelivery_of_itself() {
-        let result = |edited: Option<&str>| EventResult {
-            processed: true,
-            action: Action::Logged,
-            room_id: None,
-            old_status: None,
-            new_status: None,
-            live_stream_id: None,
-            event_id: "e".into(),
-            event_type: "t".into(),
-            edited: edited.map(str::to_owned),
-        };
+        let result =
+            |edited: Option<&str>| EventResult { edited: edited.map(str::to_owned), ..EventResult::logged("e") };
         let known = |same_origin, edited| Verdict::Applied(Applied::Known { same_origin, result: result(edited) });
         let edit = Envelope { edited: Some("b".into()), ..event(1, None) };
         for taken in [known(true, None), known(false, None), known(true, Some("a"))] {

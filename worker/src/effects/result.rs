@@ -68,6 +68,24 @@ pub struct EventResult {
     pub edited: Option<String>,
 }
 
+#[cfg(test)]
+impl EventResult {
+    /// Of an event that changed nothing.
+    pub(crate) fn logged(event_id: &str) -> Self {
+        Self {
+            processed: true,
+            action: Action::Logged,
+            room_id: None,
+            old_status: None,
+            new_status: None,
+            live_stream_id: None,
+            event_id: event_id.to_owned(),
+            event_type: "t".to_owned(),
+            edited: None,
+        }
+    }
+}
+
 impl EventResult {
     /// The column's text.
     #[must_use]

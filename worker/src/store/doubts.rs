@@ -54,24 +54,13 @@ impl Doubts {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use shared::event::OrderKey;
     use shared::platform::registry::Registry;
 
     use super::*;
-    use crate::effects::{Action, EventResult};
+    use crate::effects::EventResult;
 
     fn done() -> Applied {
-        Applied::Done(EventResult {
-            processed: true,
-            action: Action::Logged,
-            room_id: None,
-            old_status: None,
-            new_status: None,
-            live_stream_id: None,
-            event_id: OrderKey::default().to_string(),
-            event_type: String::new(),
-            edited: None,
-        })
+        Applied::Done(EventResult::logged("e"))
     }
 
     #[test]

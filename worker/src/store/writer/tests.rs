@@ -7,7 +7,7 @@ use shared::event::{Millis, OrderKey};
 use shared::platform::registry::Registry;
 
 use super::*;
-use crate::effects::{Action, Change, EventResult, Planned};
+use crate::effects::{Change, EventResult, Planned};
 use crate::store::batch::{Changes, LedgerRow, Loaded, Wanted};
 
 /// A ledger and nothing else, which remembers how each transaction began.
@@ -32,7 +32,7 @@ impl Fake {
         let row = |id: &&str| LedgerRow {
             event_id: (*id).to_owned(),
             origin: OrderKey::default().origin.to_string(),
-            result: result(id).to_json(),
+            result: EventResult::logged(id).to_json(),
         };
         let ledger =
             self.with(|inner| wanted.ids.iter().filter(|id| inner.known.contains(**id)).map(row).collect());
@@ -85,20 +85,6 @@ impl Transact for Fake {
     }
 }
 
-fn result(id: &str) -> EventResult {
-    EventResult {
-        processed: true,
-        action: Action::Logged,
-        room_id: None,
-        old_status: None,
-        new_status: None,
-        live_stream_id: None,
-        event_id: id.to_owned(),
-        event_type: "t".to_owned(),
-        edited: None,
-    }
-}
-
 fn event(id: &str) -> Planned {
     Planned {
         event_id: id.to_owned(),
@@ -139,7 +125,7 @@ impl Stage {
 }
 
 fn known(id: &str) -> Applied {
-    Applied::Known { same_origin: true, result: result(id) }
+    Applied::Known { same_origin: true, result: EventResult::logged(id) }
 }
 
 #[tokio::test]
@@ -147,7 +133,7 @@ async fn new_events_take_one_transaction_that_does_not_ask_the_ledger() {
     let stage = Stage::new();
     for ids in [["a", "b"], ["c", "d"]] {
         let (applied, began) = stage.apply("mux", &ids).await;
-        assert_eq!(applied.unwrap(), ids.map(|id| Applied::Done(result(id))));
+        assert_eq!(applied.unwrap(), ids.map(|id| Applied::Done(EventResult::logged(id))));
         assert_eq!(began, [Ledger::Unread]);
     }
     assert_eq!(stage.fake.with(|inner| inner.rolled_back), 0);
@@ -158,7 +144,7 @@ async fn the_first_batch_of_a_crowd_is_worked_on_twice_and_the_next_ones_once() 
     let stage = Stage::new();
     stage.apply("mux", &["a", "b", "c"]).await.0.unwrap();
     let (applied, began) = stage.apply("mux", &["a", "new"]).await;
-    assert_eq!(applied.unwrap(), [known("a"), Applied::Done(result("new"))]);
+    assert_eq!(applied.unwrap(), [known("a"), Applied::Done(EventResult::logged("new"))]);
     assert_eq!((began, stage.fake.with(|inner| inner.rolled_back)), (vec![Ledger::Unread, Ledger::Read], 1));
     let (applied, began) = stage.apply("mux", &["b", "c"]).await;
     assert_eq!((applied.unwrap(), began), (vec![known("b"), known("c")], vec![Ledger::Read]));
