@@ -171,6 +171,9 @@ fn a_compressed_body_is_judged_as_sent_and_decoded() {
     // The tool that captured it has decoded it, and left the header.
     let report = verdict("mux", &encoded(signed("mux", &wire, AT), "zstd"), body.as_bytes());
     assert!(report["notes"][0].as_str().unwrap().contains("leave that header out"), "{report}");
+    let report = verdict("mux", &encoded(signed("mux", body.as_bytes(), AT), "gzip"), body.as_bytes());
+    assert_eq!((&report["signature"]["over"], &report["identified"]), (&json!("wire"), &json!(true)), "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("Content-Encoding is ignored"), "{report}");
     let report = verdict("mux", &encoded(signed("mux", &wire, AT), "compress"), &wire);
     assert!(report["reason"].as_str().unwrap().contains("415"), "{report}");
 }

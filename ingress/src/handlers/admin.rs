@@ -25,7 +25,8 @@ pub(crate) async fn body(
 ) -> Result<(Bytes, Held), Error> {
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
-    let Body { bytes, coding: None, held } = ingress.pipeline.bodies.read(request.headers(), payload).await? else {
+    let Body { bytes, coding: Ok(None), held } = ingress.pipeline.bodies.read(request.headers(), payload).await?
+    else {
         return Err(Error::UnsupportedEncoding);
     };
     if bytes.len() > most {

@@ -43,7 +43,7 @@ pub(crate) async fn announce(
     let target = ingress.directory.sessions();
     let work = async {
         let key = idempotency_key(&request)?;
-        let Body { bytes, coding: None, held } =
+        let Body { bytes, coding: Ok(None), held } =
             ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
         else {
             return Err(Error::UnsupportedEncoding);

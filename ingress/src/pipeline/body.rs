@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use self::unfinished::{Place, Unfinished};
-use super::coding::{Coding, Undecodable};
+use super::coding::{Coding, Undecodable, Unsupported};
 use crate::error::Error;
 
 mod unfinished;
@@ -59,8 +59,8 @@ pub(crate) struct Bodies {
 pub(crate) struct Body {
     /// Its bytes on the wire.
     pub(crate) bytes: Bytes,
-    /// What they are compressed with.
-    pub(crate) coding: Option<Coding>,
+    /// Their content coding, if it can be undone here.
+    pub(crate) coding: Result<Option<Coding>, Unsupported>,
     /// Their share of what may be in flight.
     pub(crate) held: Held,
 }
@@ -81,13 +81,13 @@ impl Bodies {
     /// Reads the whole body, or refuses as early as can be known.
     ///
     /// # Errors
-    /// Too large, of an unknown encoding, too slow, broken, or too much in flight; in this order where several apply.
+    /// Too large, too slow, broken, or too much in flight; in this order where several apply.
     pub(crate) async fn read(&self, headers: &HeaderMap, payload: &mut Payload) -> Result<Body, Error> {
         let announced = announced(headers);
         if announced.is_some_and(|length| length > self.max as u64) {
             return Err(Error::PayloadTooLarge { limit: self.max });
         }
-        let coding = Coding::of(headers).map_err(|_| Error::UnsupportedEncoding)?;
+        let coding = Coding::of(headers);
         let reserve = announced.map_or(0, |length| length as usize).clamp(1024, FIRST_RESERVE);
         let mut collected = pin!(self.collect(payload, reserve));
         let (bytes, held) = match at_once(collected.as_mut()).await {

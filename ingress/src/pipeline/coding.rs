@@ -30,6 +30,11 @@ pub(crate) enum Coding {
     Brotli,
 }
 
+/// Values of `Content-Encoding` that name no coding: charsets and MIME transfer encodings that
+/// senders put there by mistake, and `none`. The bytes on the wire are the body.
+const NO_CODING: [&str; 10] =
+    ["identity", "none", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "7bit", "8bit", "binary"];
+
 /// `Content-Encoding` names something else, or several codings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unsupported;
@@ -58,7 +63,8 @@ impl Coding {
     /// [`Unsupported`].
     pub(crate) fn named<'v>(values: impl Iterator<Item = &'v [u8]>) -> Result<Option<Self>, Unsupported> {
         let words = values.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
-        let mut words = words.filter(|word| !word.is_empty() && !word.eq_ignore_ascii_case(b"identity"));
+        let names_none = |word: &[u8]| NO_CODING.iter().any(|none| word.eq_ignore_ascii_case(none.as_bytes()));
+        let mut words = words.filter(|word| !word.is_empty() && !names_none(word));
         let (only, further) = (words.next(), words.next());
         match only.map(<[u8]>::to_ascii_lowercase).as_deref() {
             _ if further.is_some() => Err(Unsupported),

@@ -7,6 +7,10 @@
 //! within its bound, and verified again. So a stream that cannot be decoded is an invalid payload (400) when its sender
 //! has proved itself, and an invalid signature (401) when not; one that is too large decoded is too large (413) either way,
 //! as one is that is too large on the wire.
+//!
+//! Bytes on the wire that verify and are JSON are the event for any `Content-Encoding`: the
+//! header is a leftover of a proxy that decoded them, or wrong. Otherwise an unknown coding is 415,
+//! with or without a valid signature.
 
 mod batcher;
 mod body;
@@ -26,6 +30,7 @@ use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use futures_util::future::Either;
 use shared::clock;
+use shared::json::Document;
 use shared::queue::Enqueued;
 use shared::trace;
 
@@ -80,7 +85,8 @@ impl Status {
 /// A request's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// The event's id; a duplicate's is that of the first one. Of a batch, the first event's.
+    /// The event's id; a duplicate's is that of the first one. Of a batch, the first event's; empty
+    /// if it has none.
     pub(crate) event_id: String,
     /// Of a batch: the ids of all its events, in their order, without those that are not subscribed (unless none is).
     pub(crate) event_ids: Option<Vec<String>>,
@@ -148,6 +154,11 @@ impl Pipeline {
         let Body { bytes: wire, coding, mut held } = self.bodies.read(head.borrow(), payload).await?;
         let (scheme, headers, now) = (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
         let on_wire = genuine(scheme, keys, &headers, &wire, now, &self.gate);
+        let coding = match coding {
+            Ok(None) => None,
+            _ if on_wire.is_ok() && Document::parse(&wire).is_ok() => None,
+            named => named.map_err(|_| Error::UnsupportedEncoding)?,
+        };
         let decoded = match to_decode(coding, on_wire.as_ref().err()) {
             Some(coding) => Box::pin(self.bodies.decode(coding, &wire, &mut held)).await?.into(),
             None => Decoded::Same,
@@ -279,7 +290,8 @@ fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<t
     Some(span)
 }
 
-/// What of `events` the operator of `target` asked for, or, where that is nothing, the answer.
+/// Returns the events that the operator of `target` asked for, or the answer where there are none:
+/// `ignored`, for an empty batch too.
 fn subscribed(target: &Target, mut events: Identified) -> Result<Identified, Answer> {
     if !events.events().iter().any(|event| target.subscribes(&event.event_type)) {
         return Err(Answer::to(&events, Status::Ignored));

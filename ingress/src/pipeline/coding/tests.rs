@@ -49,6 +49,11 @@ fn one_known_coding_or_none() {
     for none in [&[][..], &[""], &["identity"], &[" Identity , "], &["", "identity"]] {
         assert_eq!(named(none), Ok(None), "{none:?}");
     }
+    for none in ["UTF-8", "utf8", "none", "8bit", "7bit", "binary", "US-ASCII", "utf-8, identity", "8BIT,none"] {
+        assert_eq!(named(&[none]), Ok(None), "{none}");
+    }
+    assert_eq!(named(&["utf-8, gzip"]), Ok(Some(Coding::Gzip)));
+    assert_eq!(named(&["gzip", "none"]), Ok(Some(Coding::Gzip)));
     for (value, coding) in [
         ("gzip", Coding::Gzip),
         (" GZip ", Coding::Gzip),
