@@ -1,14 +1,17 @@
 //! The URL table.
 
 mod direct;
+mod spelling;
 
 use actix_web::HttpRequest;
+use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 
-use crate::handlers::{fallback, handshake, outbound, platforms, sessions, stats, webhook};
+use crate::handlers::{fallback, handshake, outbound, platforms, probe, sessions, stats, webhook};
 use crate::openapi;
 
 pub(crate) use direct::named;
+pub(crate) use spelling::{Spelling, respell, spelling};
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
 pub(crate) const WEBHOOKS: [&str; 4] = [
@@ -52,8 +55,9 @@ pub(crate) const DESTINATION: &str = "/api/webhooks/destinations/{name}";
 pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
 /// The platform's name in the path of a request that the table has brought to the webhooks' route.
+/// Blanks around it come from a pasted URL.
 pub(crate) fn platform(request: &HttpRequest) -> &str {
-    request.match_info().get("platform").unwrap_or_default()
+    request.match_info().get("platform").unwrap_or_default().trim()
 }
 
 /// All routes; see [`crate::entrance`] for the short way to the busiest of them.
@@ -97,7 +101,9 @@ pub(crate) fn table(service: &mut ServiceConfig) {
             web::resource(path)
                 .route(web::post().to(webhook::receive))
                 .route(web::get().to(handshake::confirm))
-                .default_service(web::to(fallback::only_post)),
+                .route(web::head().to(probe::head))
+                .route(web::method(Method::OPTIONS).to(probe::options))
+                .default_service(web::to(fallback::no_webhook)),
         );
     }
     service.service(

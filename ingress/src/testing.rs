@@ -61,6 +61,14 @@ paused = true
 secrets = ["env:ACME"]
 handshake = { kind = "echo" }
 
+[platforms.meta]
+secrets = ["env:ACME"]
+handshake = { kind = "meta", verify_token = "env:OTHER" }
+
+[platforms.lists]
+secrets = ["env:ACME"]
+event = { batch = "/events", type = "/events/kind", time = "/events/at" }
+
 [platforms.feeds]
 secrets = ["env:ACME"]
 handshake = { kind = "websub", topics = ["https://example.com/feed"] }
@@ -79,7 +87,8 @@ pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Cu
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
     let defaults = Defaults { layout: Layout::Single, dedup_ttl: Duration::from_secs(60), max_backlog: 100 };
-    Current::new(&registry, keys, defaults, live(&registry))
+    let tokens = registry.verify_tokens(&env).expect("tokens");
+    Current::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
 }
 
 /// What the queue in memory does with a call.

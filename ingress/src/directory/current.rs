@@ -13,7 +13,7 @@ use shared::metrics::IngressMetrics;
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::registration::{Live, Snapshot};
-use shared::signature::Keys;
+use shared::signature::{Keys, Secret};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,7 @@ pub(crate) struct Current {
     unknown: IngressMetrics,
     base: Registry,
     base_keys: HashMap<PlatformName, Arc<Keys>>,
+    verify_tokens: HashMap<PlatformName, Secret>,
     defaults: Defaults,
     /// The snapshot that was applied last; 0: none yet.
     applied: Mutex<u64>,
@@ -57,11 +58,22 @@ impl Current {
             unknown: IngressMetrics::unknown(),
             base: registry.clone(),
             base_keys,
+            verify_tokens: HashMap::new(),
             defaults,
             applied: Mutex::default(),
             live,
             asking: Semaphore::new(MAX_ASKING),
         }
+    }
+
+    /// Adds the tokens of the handshakes of kind `meta`.
+    pub(crate) fn with_verify_tokens(self, verify_tokens: HashMap<PlatformName, Secret>) -> Self {
+        Self { verify_tokens, ..self }
+    }
+
+    /// Returns the token that a dashboard must present for `platform`.
+    pub(crate) fn verify_token(&self, platform: &PlatformName) -> Option<&Secret> {
+        self.verify_tokens.get(platform)
     }
 
     /// Follows what is registered until `stop`.

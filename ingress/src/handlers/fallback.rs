@@ -10,7 +10,15 @@ pub(crate) async fn not_found(payload: Payload) -> HttpResponse {
     Error::NotFound.respond(None, payload.into_inner())
 }
 
-/// A route that takes webhooks only.
+/// Methods of the webhooks' routes on every platform. Some platforms take `GET` besides.
+pub(crate) const WEBHOOK_METHODS: &str = "POST, HEAD, OPTIONS";
+
+/// A route that takes webhooks, asked by a method that it has not.
+pub(crate) async fn no_webhook(payload: Payload) -> HttpResponse {
+    Error::MethodNotAllowed { allow: WEBHOOK_METHODS }.respond(None, payload.into_inner())
+}
+
+/// A route that is posted to.
 pub(crate) async fn only_post(payload: Payload) -> HttpResponse {
     Error::MethodNotAllowed { allow: "POST" }.respond(None, payload.into_inner())
 }

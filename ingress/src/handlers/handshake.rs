@@ -1,4 +1,5 @@
-//! Answers to what providers ask, and `GET` on the routes of webhooks, by which WebSub hubs ask.
+//! Answers to what providers ask, and `GET` on the routes of webhooks, by which WebSub hubs and
+//! Meta's dashboard ask.
 
 use std::time::Instant;
 
@@ -15,8 +16,13 @@ use super::{caught, fallback};
 use crate::app::Ingress;
 use crate::directory::Target;
 use crate::error::Error;
-use crate::pipeline::handshake::{Reply, Unanswered, hub};
+use crate::pipeline::handshake::{Reply, Unanswered, dashboard, hub, open_challenge};
 use crate::routes;
+
+/// The answer to what is no question of a WebSub hub.
+pub(crate) const HUB: &str = "Not a WebSub verification of intent";
+/// The answer to what is no question of Meta's dashboard.
+pub(crate) const DASHBOARD: &str = "Not a verification with hub.mode, hub.verify_token and hub.challenge";
 
 /// Writes the answer and counts it.
 pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
@@ -33,28 +39,39 @@ pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
         .body(body)
 }
 
-/// Answers a WebSub hub that asks whether a subscription is meant; other platforms take webhooks only.
+/// Answers a WebSub hub that asks whether a subscription is meant, and Meta's dashboard that wants
+/// to save this URL.
 pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
     let begun = Instant::now();
     let name = routes::platform(&request);
     let found = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await;
     let target = match &found {
         Ok(target) => target,
-        Err(Error::UnsupportedPlatform { .. }) => return fallback::only_post(payload).await,
         Err(error) => return error.respond(None, payload.into_inner()),
     };
-    let Some(Handshake::WebSub { topics }) = &target.platform.handshake else {
-        return fallback::only_post(payload).await;
+    let (platform, query) = (&target.platform.name, request.query_string());
+    let handshake = target.platform.handshake.as_ref();
+    let expected = match handshake {
+        Some(Handshake::WebSub { .. }) => HUB,
+        Some(Handshake::Meta { .. }) => DASHBOARD,
+        None if open_challenge(query).is_some() => DASHBOARD,
+        _ => return fallback::no_webhook(payload).await,
     };
+    let malformed = || Error::InvalidRequest(expected.to_owned());
     let answered = if !target.platform.enabled {
         Err(Error::PlatformDisabled)
     } else if target.keys.is_none() {
         Err(Error::ConfigMissing)
     } else if has_body(request.headers()) {
-        Err(Error::InvalidRequest("Not a WebSub verification of intent".to_owned()))
+        Err(malformed())
     } else {
-        hub(topics, target.platform.name.as_str(), request.query_string()).map_err(|unanswered| match unanswered {
-            Unanswered::Malformed => Error::InvalidRequest("Not a WebSub verification of intent".to_owned()),
+        let answered = match handshake {
+            Some(Handshake::WebSub { topics }) => hub(topics, platform.as_str(), query),
+            Some(_) => dashboard(ingress.directory.verify_token(platform), platform.as_str(), query),
+            None => open_challenge(query).ok_or(Unanswered::Malformed),
+        };
+        answered.map_err(|unanswered| match unanswered {
+            Unanswered::Malformed => malformed(),
             Unanswered::NotMeant => Error::SubscriptionRefused,
         })
     };
@@ -70,7 +87,7 @@ pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Dat
 }
 
 /// Whether the request announces a body, which no hub sends and nobody would read.
-fn has_body(headers: &HeaderMap) -> bool {
+pub(super) fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     length || headers.contains_key(TRANSFER_ENCODING)
 }

@@ -6,6 +6,7 @@ pub(crate) mod fallback;
 pub(crate) mod handshake;
 pub(crate) mod outbound;
 pub(crate) mod platforms;
+pub(crate) mod probe;
 pub(crate) mod sessions;
 pub(crate) mod stats;
 pub(crate) mod webhook;
@@ -29,7 +30,9 @@ use crate::pipeline::{Answer, Status};
 #[schema(as = Queued)]
 pub(crate) struct Body<'a> {
     /// The event's id; a duplicate's is that of the first one. Of a batch, that of its first event.
-    event_id: &'a str,
+    /// Absent for a batch without events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<&'a str>,
     /// Of a batch: the ids of all its events, in their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     event_ids: Option<&'a [String]>,
@@ -49,9 +52,9 @@ fn respond(answer: &Answer, target: &Target) -> HttpResponse {
     if matches!(code, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
         return HttpResponse::new(code);
     }
+    let event_id = Some(answer.event_id.as_str()).filter(|id| !id.is_empty());
     let body =
-        serde_json::to_vec(&Body { event_id: &answer.event_id, event_ids: answer.event_ids.as_deref(), status })
-            .unwrap_or_default();
+        serde_json::to_vec(&Body { event_id, event_ids: answer.event_ids.as_deref(), status }).unwrap_or_default();
     HttpResponse::build(code).insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json"))).body(body)
 }
 

@@ -123,6 +123,11 @@ pub(super) fn queueing() -> Vec<Error> {
     errors
 }
 
+/// A platform that is nowhere defined.
+pub(super) fn unknown() -> Error {
+    Error::unsupported_platform("acme")
+}
+
 /// A platform that receives nothing.
 pub(super) fn platform() -> Vec<Error> {
     vec![Error::PlatformDisabled, Error::ConfigMissing]
@@ -130,7 +135,7 @@ pub(super) fn platform() -> Vec<Error> {
 
 /// A webhook that is refused.
 pub(super) fn webhook() -> Vec<Error> {
-    let mut errors = vec![Error::unsupported_platform("acme")];
+    let mut errors = vec![unknown()];
     errors.extend(platform());
     errors.extend(reading());
     errors.extend([Refusal::Missing, Refusal::BodyHashMismatch].map(Error::Signature));

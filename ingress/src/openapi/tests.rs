@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::*;
 use crate::testing::Fixture;
 
-const METHODS: [&str; 6] = ["get", "head", "post", "put", "patch", "delete"];
+const METHODS: [&str; 7] = ["get", "head", "options", "post", "put", "patch", "delete"];
 
 fn json() -> Value {
     serde_json::to_value(document()).unwrap()

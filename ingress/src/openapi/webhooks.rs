@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, Parameter};
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, SchemaType};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, ContentBuilder, Required, ResponseBuilder};
@@ -17,6 +17,8 @@ use super::results;
 use crate::error::Error;
 use crate::handlers::Body as Queued;
 use crate::handlers::awaited::{Done, Failed};
+use crate::handlers::fallback::WEBHOOK_METHODS;
+use crate::handlers::handshake::{DASHBOARD, HUB};
 use crate::pipeline::handshake::TokenProof;
 use crate::routes::WEBHOOKS;
 
@@ -31,10 +33,17 @@ const RECEIVE: &str = "The body is the provider's JSON, verified byte by byte as
     platform known, enabled, configured; size and encoding; signature; JSON and schema; handshake; subscription; then \
     duplicate, backlog and rate limit. Duplicates and ignored events cost nothing of the limit. What the provider asks \
     before it sends events (Twitch, Zoom, Slack) is answered, too, once the request has proved genuine. A batch (Twitch's \
-    drops) is taken as a whole or not at all, and answered with `event_ids`.";
+    drops) is taken as a whole or not at all, and answered with `event_ids`; an empty one is `ignored`.";
 
-const CONFIRM: &str = "Only for platforms whose definition has `handshake = { kind = \"websub\" }`; all others answer 405. \
-    A subscription is confirmed for the topics that the definition declares, and its end for any other.";
+const CONFIRM: &str = "For platforms whose definition has `handshake = { kind = \"websub\" }`: a subscription is confirmed \
+    for the topics that the definition declares, and its end for any other. With `kind = \"meta\"`: `hub.challenge` is sent \
+    back if `hub.verify_token` is the definition's. Without a handshake: a `hub.challenge` of at most 32 digits is sent back \
+    for `hub.mode=subscribe`, which proves nothing and changes nothing. Anything else is answered 405.";
+
+const PROBE: &str = "Tells whether a webhook could be posted here. Nothing is queued.";
+
+const OPTIONS: &str = "Lists the methods. A CloudEvents sender that asks with `WebHook-Request-Origin` is granted what it asks \
+    for; each of its events is verified all the same.";
 
 /// The routes.
 pub(super) fn routes() -> Vec<Described> {
@@ -44,6 +53,8 @@ pub(super) fn routes() -> Vec<Described> {
             [
                 Described::new(path, HttpMethod::Post, receive(&format!("receiveWebhook{spelling}"))),
                 Described::new(path, HttpMethod::Get, confirm(&format!("confirmSubscription{spelling}"))),
+                Described::new(path, HttpMethod::Head, probe(&format!("probeWebhook{spelling}"))),
+                Described::new(path, HttpMethod::Options, options(&format!("listWebhookMethods{spelling}"))),
             ]
         })
         .collect()
@@ -58,7 +69,7 @@ fn receive(id: &str) -> OperationBuilder {
         .parameter(platform())
         .parameter(in_header(
             "Content-Encoding",
-            "What the body is compressed with, if it is. The signature may be over the bytes on the wire or over what they \
+            "What the body is compressed with, if it is. Bytes that verify as sent and are JSON are taken as they are. The signature may be over the bytes on the wire or over what they \
              stand for; `MAX_BODY_BYTES` bounds both.",
             string().enum_values(Some(["gzip", "zstd", "br"])),
         ))
@@ -85,30 +96,65 @@ fn confirm(id: &str) -> OperationBuilder {
     errors.extend(errors::asking());
     errors.extend([
         Error::Busy,
-        errors::invalid("Not a WebSub verification of intent"),
+        errors::invalid(HUB),
+        errors::invalid(DASHBOARD),
+        errors::unknown(),
         Error::SubscriptionRefused,
-        Error::MethodNotAllowed { allow: "POST" },
+        Error::MethodNotAllowed { allow: WEBHOOK_METHODS },
     ]);
     let mode = string().enum_values(Some(["subscribe", "unsubscribe", "denied"]));
-    operation(TAG, id, "Confirm a WebSub subscription", CONFIRM)
+    operation(TAG, id, "Confirm a subscription", CONFIRM)
         .parameter(platform())
         .parameter(in_query("hub.mode", "What the hub asks about", mode))
-        .parameter(in_query("hub.topic", "The topic's URL", string().min_length(Some(1))))
-        .parameter(challenge())
+        .parameter(optional("hub.topic", "WebSub: the topic's URL"))
+        .parameter(optional("hub.verify_token", "Meta: the token that the operator has typed into the dashboard"))
+        .parameter(optional("hub.challenge", "What is to be sent back; demanded unless the mode is `denied`"))
         .response("200", text("Confirmed: the challenge, as it came", "a-challenge"))
         .response("204", ResponseBuilder::new().description("`denied` was noted"))
         .refusing(&errors)
 }
 
-fn platform() -> utoipa::openapi::path::Parameter {
+fn platform() -> Parameter {
     in_path("platform", "The platform's name or an alias", string().examples(["netflix"]))
 }
 
-fn challenge() -> utoipa::openapi::path::Parameter {
-    let description = "What is to be sent back; demanded unless the mode is `denied`";
-    let mut challenge = in_query("hub.challenge", description, string().min_length(Some(1)));
-    challenge.required = Required::False;
-    challenge
+fn optional(name: &str, description: &str) -> Parameter {
+    let mut parameter = in_query(name, description, string().min_length(Some(1)));
+    parameter.required = Required::False;
+    parameter
+}
+
+/// An answer to `HEAD` has a head only.
+fn probe(id: &str) -> OperationBuilder {
+    let told = |description: &str| ResponseBuilder::new().description(description);
+    operation(TAG, id, "Probe a receiver", PROBE)
+        .parameter(platform())
+        .response("200", told("A webhook could be posted"))
+        .response("4XX", told("As a webhook would be refused: unknown, or disabled; or the probe has a body"))
+        .response("5XX", told("As a webhook would be refused: not configured, or not known for the moment"))
+}
+
+fn options(id: &str) -> OperationBuilder {
+    let mut errors = errors::platform();
+    errors.extend(errors::asking());
+    errors.extend([Error::Busy, errors::invalid("A probe has no body"), errors::unknown()]);
+    let header = |description: &str, example: &str| {
+        let header = HeaderBuilder::new().schema(Some(string())).description(Some(description));
+        header.example(Some(example.into())).build()
+    };
+    let allow = || header("Methods that the route takes for this platform", "POST, GET, HEAD, OPTIONS");
+    let granted = ResponseBuilder::new()
+        .description("A CloudEvents sender may send")
+        .header("Allow", allow())
+        .header("WebHook-Allowed-Origin", header("The origin that asked", "eventemitter.example.com"))
+        .header("WebHook-Allowed-Rate", header("The platform's limit a minute, if a rate was asked for", "6000"));
+    operation(TAG, id, "List the methods", OPTIONS)
+        .parameter(platform())
+        .parameter(in_header("WebHook-Request-Origin", "Who asks (CloudEvents)", string()))
+        .parameter(in_header("WebHook-Request-Rate", "Requests a minute that it asks for", string()))
+        .response("200", granted)
+        .response("204", ResponseBuilder::new().description("Only the methods").header("Allow", allow()))
+        .refusing(&errors)
 }
 
 fn event() -> Content {

@@ -2,7 +2,11 @@
 //!
 //! Guarantee: a question by POST is answered only when its request is genuine, and recognised by the signed body alone:
 //! headers that say so, but are not signed, count for nothing. A question by GET carries no signature, so only the
-//! subscriptions that the definition declares are confirmed. No question becomes an event, and no event a question.
+//! subscriptions that the definition declares are confirmed, and a dashboard's challenge is sent
+//! back for its token. No question becomes an event, and no event a question.
+//!
+//! Where no handshake is configured, a challenge of a few digits is sent back to anybody: it lets a
+//! dashboard save the URL, proves nothing and changes nothing.
 
 use std::collections::HashSet;
 
@@ -12,11 +16,13 @@ use serde::Serialize;
 use shared::event::Millis;
 use shared::json::{Document, Node};
 use shared::platform::{Handshake, Platform};
-use shared::signature::{Headers, Keys, Verified, prove};
+use shared::signature::{Headers, Keys, Secret, Verified, prove};
 use utoipa::ToSchema;
 
 /// Longest value of another's that is logged, in characters.
 const MAX_LOGGED: usize = 200;
+/// Longest challenge that is sent back without a token, in digits. Meta's are integers.
+const MAX_OPEN_CHALLENGE: usize = 32;
 
 /// What a provider is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +64,7 @@ pub(crate) fn asked(
             zoom(document.root(), |token| prove(&platform.scheme, keys, headers, verified.body(), now, token))
         }
         Handshake::Echo => echo(document.root()),
-        Handshake::WebSub { .. } => None,
+        Handshake::WebSub { .. } | Handshake::Meta { .. } => None,
     }?;
     if reply != Reply::Noted {
         tracing::info!(platform = platform.name.as_str(), "handshake answered");
@@ -119,7 +125,7 @@ pub(crate) enum Unanswered {
 /// Answers a WebSub hub's `query`. A subscription is confirmed for a declared topic; its end for any other, so that
 /// nobody else can end one that is meant.
 pub(crate) fn hub(topics: &HashSet<String>, platform: &str, query: &str) -> Result<Reply, Unanswered> {
-    let query = Query::<Vec<(String, String)>>::from_query(query).map_err(|_| Unanswered::Malformed)?;
+    let query = parameters(query)?;
     let (mode, topic) = (only(&query, "hub.mode")?, only(&query, "hub.topic")?);
     let (declared, logged) = (topics.contains(topic), cut(topic));
     let meant = match mode {
@@ -142,6 +148,35 @@ pub(crate) fn hub(topics: &HashSet<String>, platform: &str, query: &str) -> Resu
         (true, _) => tracing::info!(platform, mode, topic = ?logged, "handshake answered"),
     }
     Ok(reply)
+}
+
+/// Answers Meta's dashboard: the challenge, if the query presents `token`.
+pub(crate) fn dashboard(token: Option<&Secret>, platform: &str, query: &str) -> Result<Reply, Unanswered> {
+    let query = parameters(query)?;
+    if only(&query, "hub.mode")? != "subscribe" {
+        return Err(Unanswered::Malformed);
+    }
+    let (presented, challenge) = (only(&query, "hub.verify_token")?, only(&query, "hub.challenge")?);
+    if !token.is_some_and(|token| token.is(presented.as_bytes())) {
+        tracing::warn!(platform, "a dashboard presented another hub.verify_token than the definition's; refused");
+        return Err(Unanswered::NotMeant);
+    }
+    tracing::info!(platform, "handshake answered");
+    Ok(Reply::Text(challenge.to_owned()))
+}
+
+/// The answer to a dashboard's `query` where no handshake is configured: a challenge of digits, and
+/// nothing else.
+pub(crate) fn open_challenge(query: &str) -> Option<Reply> {
+    let query = parameters(query).ok()?;
+    let challenge = only(&query, "hub.challenge").ok()?;
+    let is_number = challenge.len() <= MAX_OPEN_CHALLENGE && challenge.bytes().all(|b| b.is_ascii_digit());
+    let subscribes = only(&query, "hub.mode") == Ok("subscribe");
+    (is_number && subscribes).then(|| Reply::Text(challenge.to_owned()))
+}
+
+fn parameters(query: &str) -> Result<Vec<(String, String)>, Unanswered> {
+    Query::from_query(query).map(Query::into_inner).map_err(|_| Unanswered::Malformed)
 }
 
 /// The parameter `name`, which must be there once and not be empty.
@@ -250,5 +285,35 @@ mod tests {
         ] {
             assert_eq!(hub(&wrong), Err(Unanswered::Malformed), "{wrong}");
         }
+    }
+
+    #[test]
+    fn dashboard_gets_its_challenge_for_the_token_only() {
+        let token = Secret::new("meaty hamhock");
+        let ask = |query: &str| dashboard(Some(&token), "acme", query);
+        let query = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty+hamhock";
+        assert_eq!(ask(query), Ok(Reply::Text("1158201444".to_owned())));
+        assert_eq!(ask(&query.replace("meaty", "meat")), Err(Unanswered::NotMeant));
+        assert_eq!(dashboard(None, "acme", query), Err(Unanswered::NotMeant));
+        for wrong in [
+            query.replace("subscribe", "unsubscribe"),
+            query.replace("&hub.challenge=1158201444", ""),
+            query.replace("=meaty+hamhock", "="),
+            format!("{query}&hub.verify_token=other"),
+        ] {
+            assert_eq!(ask(&wrong), Err(Unanswered::Malformed), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn open_challenge_is_a_few_digits() {
+        let ask = |challenge: &str| open_challenge(&format!("hub.mode=subscribe&hub.challenge={challenge}"));
+        assert_eq!(ask("1158201444"), sent_back("1158201444"));
+        assert_eq!(ask(&"9".repeat(32)), sent_back(&"9".repeat(32)));
+        for other in ["", "12a", "%3Cscript%3E", "-1", "1.5", "+1", "%D9%A1", &"9".repeat(33)] {
+            assert_eq!(ask(other), None, "{other}");
+        }
+        assert_eq!(open_challenge("hub.challenge=1"), None);
+        assert_eq!(open_challenge("hub.mode=subscribe&hub.challenge=1&hub.challenge=2"), None);
     }
 }

@@ -45,9 +45,6 @@ pub enum InvalidPayload {
     /// Something else stands where the batch should.
     #[error("{0}: must be a list of events")]
     NoList(String),
-    /// A batch of nothing.
-    #[error("{0}: a list without an event")]
-    EmptyList(String),
     /// An element that cannot be an event.
     #[error("{0}: must be an object")]
     NoObject(String),
@@ -61,7 +58,8 @@ pub enum InvalidPayload {
 pub enum Identified {
     /// One event.
     One(NewEvent),
-    /// The events of a batch, in their order; at least one, and no more than the queue takes together.
+    /// The events of a batch, in their order, no more than the queue takes together; none of an
+    /// empty list.
     Batch(Vec<NewEvent>),
 }
 

@@ -19,7 +19,7 @@ use super::definition::{self, Definition, Report, child};
 use super::secrets::{self, Need};
 use super::types::{Platform, PlatformName, Source};
 use crate::config::{Env, Problem};
-use crate::signature::Keys;
+use crate::signature::{Keys, Secret};
 
 pub use registered::{Clash, platform_name};
 
@@ -79,6 +79,7 @@ impl Registry {
             problems.extend(more);
             HashMap::new()
         });
+        problems.extend(registry.verify_tokens(env).err().unwrap_or_default());
         Ok((sound((registry, problems))?, resolved))
     }
 
@@ -161,6 +162,22 @@ impl Registry {
     pub fn keys(&self, platform: &Platform, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {
         let entry = self.inner.entries.iter().find(|entry| entry.platform.name == platform.name);
         entry.map_or(Ok(None), |entry| self.resolve_one(entry, env))
+    }
+
+    /// The tokens that enabled platforms' handshakes are asked with.
+    ///
+    /// # Errors
+    /// Every token that is missing, unreadable or empty, by reference, never by value.
+    pub fn verify_tokens(&self, env: &Env) -> Result<HashMap<PlatformName, Secret>, Vec<Problem>> {
+        let (mut tokens, mut problems) = (HashMap::new(), Vec::new());
+        for platform in self.inner.entries.iter().map(|entry| &entry.platform).filter(|platform| platform.enabled) {
+            let key = child(&child("platforms", platform.name.as_str()), "handshake.verify_token");
+            match secrets::verify_token(platform, env, &format!("{}: {key}", self.inner.file)) {
+                Ok(token) => tokens.extend(token.map(|token| (platform.name.clone(), token))),
+                Err(found) => problems.extend(found),
+            }
+        }
+        if problems.is_empty() { Ok(tokens) } else { Err(problems) }
     }
 
     fn resolve_one(&self, entry: &Entry, env: &Env) -> Result<Option<Keys>, Vec<Problem>> {

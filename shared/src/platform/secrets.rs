@@ -6,9 +6,9 @@
 
 use zeroize::Zeroizing;
 
-use super::types::{CredentialRef, Platform, SecretRef, SecretRefs};
+use super::types::{CredentialRef, Handshake, Platform, SecretRef, SecretRefs};
 use crate::config::{self, Env, Problem};
-use crate::signature::{Credential, Keys, Secret};
+use crate::signature::{Credential, Keys, Secret, SecretEncoding};
 
 /// A secret's text.
 type Text = Zeroizing<String>;
@@ -53,6 +53,22 @@ pub(super) fn resolve(platform: &Platform, need: Need, env: &Env, key: &str) -> 
         return Err(problems);
     }
     Ok(Some(keys).filter(|keys| !keys.is_empty()))
+}
+
+/// Resolves the token of `platform`'s handshake. `Ok(None)`: its handshake takes none.
+pub(super) fn verify_token(platform: &Platform, env: &Env, key: &str) -> Result<Option<Secret>, Vec<Problem>> {
+    let Some(Handshake::Meta { verify_token }) = &platform.handshake else { return Ok(None) };
+    let (mut problems, mut missing) = (Vec::new(), Vec::new());
+    let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
+    let token = look.text(verify_token).and_then(|text| {
+        let Some(text) = text else {
+            look.problem(format!("{verify_token} is not set"));
+            return None;
+        };
+        let decoded = Secret::decode(&text, SecretEncoding::Utf8);
+        decoded.map_err(|reason| look.problem(format!("{verify_token} {reason}"))).ok()
+    });
+    if problems.is_empty() { Ok(token) } else { Err(problems) }
 }
 
 struct Lookup<'a> {

@@ -111,6 +111,11 @@ pub enum Handshake {
         /// The topics that are.
         topics: HashSet<String>,
     },
+    /// `meta`: a dashboard asks by GET, with a token that the operator has typed into it.
+    Meta {
+        /// Reference to the token.
+        verify_token: SecretRef,
+    },
 }
 
 /// How long a request may wait for what becomes of its event.

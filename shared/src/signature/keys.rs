@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::DecodingKey;
 use zeroize::Zeroizing;
 
+use super::mac::same;
 use super::spec::{Scheme, SecretEncoding};
 
 /// A key's bytes.
@@ -42,6 +43,12 @@ impl Secret {
             SecretEncoding::Base64 => Self::new(STANDARD.decode(text).map_err(|_| InvalidSecret::Base64)?),
         };
         if secret.0.is_empty() { Err(InvalidSecret::Empty) } else { Ok(secret) }
+    }
+
+    /// Whether `text` is this secret. Only their lengths may show in the time that it takes.
+    #[must_use]
+    pub fn is(&self, text: &[u8]) -> bool {
+        same(&self.0, text)
     }
 
     /// The key.

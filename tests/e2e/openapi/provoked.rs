@@ -76,6 +76,23 @@ pub(super) async fn subscriptions(conformance: &Conformance, path: &str) {
     ask("feeds", "subscribe", "https://example.com/another").await.expect_error(404, "E_NOT_FOUND");
     ask("off", "subscribe", TOPIC).await.expect_error(403, "E_WEBHOOK_PLATFORM_DISABLED");
     ask("acme", "subscribe", TOPIC).await.expect_error(405, "E_METHOD_NOT_ALLOWED");
+    ask("nobody", "subscribe", TOPIC).await.expect_error(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM");
+    let dashboard = plain(&format!("{path}/netflix?hub.mode=subscribe&hub.challenge=1"));
+    conformance.ask(&Method::GET, &dashboard).await.expect_error(500, "E_WEBHOOK_CONFIG_MISSING");
+}
+
+/// What dashboards and CloudEvents senders ask before they send.
+pub(super) async fn probes(conformance: &Conformance, path: &str) {
+    let at = |platform: &str| plain(&format!("{path}/{platform}"));
+    for (platform, status) in [("acme", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
+        assert_eq!(conformance.ask(&Method::HEAD, &at(platform)).await.status, status, "{platform}");
+        let status = if status == 200 { 204 } else { status };
+        assert_eq!(conformance.ask(&Method::OPTIONS, &at(platform)).await.status, status, "{platform}");
+    }
+    let cloud_events = at("acme").header("webhook-request-origin", "events.example.com");
+    assert_eq!(conformance.ask(&Method::OPTIONS, &cloud_events).await.status, 200);
+    let with_body = Signed { body: b"{}".to_vec(), ..at("acme") };
+    conformance.ask(&Method::OPTIONS, &with_body).await.expect_error(400, "E_INVALID_REQUEST");
 }
 
 pub(super) async fn sessions(conformance: &Conformance) {
@@ -232,6 +249,7 @@ pub(super) async fn outage(conformance: &Conformance, spellings: &[String]) {
     };
     for path in spellings {
         ask(Method::POST, signed("acme", &event()).to(&format!("{path}/acme"))).await;
+        ask(Method::OPTIONS, plain(&format!("{path}/not-known-yet"))).await;
         ask(Method::GET, plain(&format!("{path}/not-known-yet?hub.mode=subscribe&hub.topic=t&hub.challenge=c")))
             .await;
     }

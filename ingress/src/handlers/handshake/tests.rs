@@ -112,10 +112,94 @@ async fn a_hub_is_answered_on_every_route_of_its_platform_only() {
     }
     let denied = "hub.mode=denied&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.reason=x";
     assert_eq!(fixture.said(hub("/webhooks/feeds", denied)).await.0, 204);
-    for name in ["acme", "zoom", "chat", "off", "nobody"] {
+    let refused = fixture.errcode(hub("/webhooks/nobody", query)).await;
+    assert_eq!(refused, (404, "E_WEBHOOK_UNSUPPORTED_PLATFORM".to_owned()));
+    for name in ["acme", "zoom", "chat", "off"] {
         let refused = fixture.errcode(hub(&format!("/webhooks/{name}"), query)).await;
         assert_eq!(refused, (405, "E_METHOD_NOT_ALLOWED".to_owned()), "{name}");
     }
     let put = hub("/webhooks/feeds", query).method(Method::PUT);
     assert_eq!(fixture.errcode(put).await.0, 405);
+}
+
+#[actix_web::test]
+async fn dashboard_that_presents_the_token_gets_its_challenge() {
+    let fixture = Fixture::new();
+    fixture.redis_away();
+    let query = "hub.mode=subscribe&hub.challenge=a%3Cb%3E&hub.verify_token=another-secret";
+    let said = fixture.said(hub("/webhooks/meta", query)).await;
+    assert_eq!(said, (200, "text/plain".to_owned(), "a<b>".to_owned()));
+    let wrong = query.replace("another", "no");
+    assert_eq!(fixture.errcode(hub("/webhooks/meta", &wrong)).await, (404, "E_NOT_FOUND".to_owned()));
+    let number = "hub.mode=subscribe&hub.challenge=1158201444";
+    assert_eq!(fixture.errcode(hub("/webhooks/meta", number)).await, (400, "E_INVALID_REQUEST".to_owned()));
+}
+
+#[actix_web::test]
+async fn numeric_challenge_is_sent_back_where_no_handshake_is() {
+    let fixture = Fixture::new();
+    fixture.redis_away();
+    let query = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock";
+    let said = fixture.said(hub("/webhooks/acme", query)).await;
+    assert_eq!(said, (200, "text/plain".to_owned(), "1158201444".to_owned()));
+    for (name, refused) in [
+        ("chat", (405, "E_METHOD_NOT_ALLOWED")),
+        ("feeds", (400, "E_INVALID_REQUEST")),
+        ("off", (403, "E_WEBHOOK_PLATFORM_DISABLED")),
+        ("netflix", (500, "E_WEBHOOK_CONFIG_MISSING")),
+    ] {
+        let (status, errcode) = fixture.errcode(hub(&format!("/webhooks/{name}"), query)).await;
+        assert_eq!((status, errcode.as_str()), refused, "{name}");
+    }
+    assert!(fixture.memory.events().is_empty());
+}
+
+/// Status, and the headers that tell what is allowed.
+async fn probed(fixture: &Fixture, request: TestRequest) -> (u16, [Option<String>; 3]) {
+    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::table);
+    let response = call_service(&init_service(app).await, request.to_request()).await;
+    let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let told = ["allow", "webhook-allowed-origin", "webhook-allowed-rate"].map(header);
+    (response.status().as_u16(), told)
+}
+
+#[actix_web::test]
+async fn probes_of_dashboards_are_answered() {
+    let fixture = Fixture::new();
+    fixture.redis_away();
+    let ask = |method: Method, name: &str| TestRequest::with_uri(&format!("/webhooks/{name}")).method(method);
+    for (name, status) in [("acme", 200), ("zoom", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
+        assert_eq!(probed(&fixture, ask(Method::HEAD, name)).await.0, status, "{name}");
+        let options = if status == 200 { 204 } else { status };
+        assert_eq!(probed(&fixture, ask(Method::OPTIONS, name)).await.0, options, "{name}");
+    }
+    for (name, allow) in [
+        ("acme", "POST, GET, HEAD, OPTIONS"),
+        ("meta", "POST, GET, HEAD, OPTIONS"),
+        ("feeds", "POST, GET, HEAD, OPTIONS"),
+        ("chat", "POST, HEAD, OPTIONS"),
+    ] {
+        let answer = probed(&fixture, ask(Method::OPTIONS, name)).await;
+        assert_eq!(answer, (204, [Some(allow.to_owned()), None, None]), "{name}");
+    }
+    let with_body = ask(Method::OPTIONS, "acme").insert_header(("content-length", "2"));
+    assert_eq!(fixture.errcode(with_body).await, (400, "E_INVALID_REQUEST".to_owned()));
+    assert!(fixture.memory.events().is_empty());
+}
+
+#[actix_web::test]
+async fn cloudevents_sender_is_granted_origin_and_rate() {
+    let fixture = Fixture::new();
+    let ask = |origin: &str| {
+        let request = TestRequest::with_uri("/webhooks/acme").method(Method::OPTIONS);
+        request.insert_header(("WebHook-Request-Origin", origin))
+    };
+    let (status, [_, origin, rate]) = probed(&fixture, ask("eventemitter.example.com")).await;
+    assert_eq!((status, origin.as_deref(), rate), (200, Some("eventemitter.example.com"), None));
+    let with_rate = ask("eventemitter.example.com").insert_header(("WebHook-Request-Rate", "120"));
+    let (status, [_, _, rate]) = probed(&fixture, with_rate).await;
+    assert_eq!((status, rate.as_deref()), (200, Some("100")), "the platform's limit");
+    for origin in ["a b", &"x".repeat(256)] {
+        assert_eq!(probed(&fixture, ask(origin)).await.1[1], None, "{origin}");
+    }
 }

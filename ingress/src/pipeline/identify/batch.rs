@@ -46,7 +46,7 @@ impl Element<'_> {
 }
 
 /// The elements and their bodies, if `document` has a list where the definition says. An object in its place is one
-/// event already.
+/// event already. An empty list is a probe, such as Xero's "intent to receive", and holds no event.
 pub(super) fn elements<'p>(
     list: &'p Pointer,
     document: &Document<'_>,
@@ -58,9 +58,6 @@ pub(super) fn elements<'p>(
         Value::Null | Value::Object(_) => return Ok(None),
         _ => return Err(InvalidPayload::NoList(place(list))),
     };
-    if items.is_empty() {
-        return Err(InvalidPayload::EmptyList(place(list)));
-    }
     let (before, after) = around(node, body);
     let frame = before.len() + after.len();
     let bytes: usize = items.iter().map(|item| frame + item.raw().len()).sum();

@@ -375,7 +375,6 @@ fn without_a_list_a_request_is_one_event() {
 #[test]
 fn a_batch_with_one_bad_element_is_refused_whole_with_its_place() {
     let refused = |list: Value| batches().refusal(&json!({"kind": "x", "all": {"list": list}}));
-    assert_eq!(refused(json!([])), "/all/list: a list without an event");
     for other in [json!("personal"), json!(1), json!(true)] {
         assert_eq!(refused(other.clone()), "/all/list: must be a list of events");
         assert_eq!(refused(json!([{"n": 1}, other])), "/all/list/1: must be an object");
@@ -387,6 +386,13 @@ fn a_batch_with_one_bad_element_is_refused_whole_with_its_place() {
         refused(json!([{"n": 1}, {"n": 1, "kind": ""}])),
         "/all/list/1/kind or /kind: no event type of 1 to 256 bytes"
     );
+}
+
+#[test]
+fn empty_list_holds_no_event_and_needs_nothing_else() {
+    for body in [r#"{"kind":"x","all":{"list":[]}}"#, r#"{"all":{"list": [ ]},"entropy":"A"}"#] {
+        assert!(batches().batch(body).is_empty(), "{body}");
+    }
 }
 
 #[test]
@@ -416,7 +422,7 @@ fn a_body_that_is_a_list_is_a_batch_where_the_definition_says_so() {
     assert_eq!(events[0].body, br#" {"kind":"a","id":"1"} "#.as_slice());
     assert_eq!(acme.refusal(&json!([{"kind": "a"}, {}])), "/1/kind: no event type of 1 to 256 bytes");
     assert_eq!(acme.refusal(&json!([{"kind": "a"}, 7])), "/1: must be an object");
-    assert_eq!(acme.refusal(&json!([])), "/: a list without an event");
+    assert!(acme.batch("[]").is_empty());
     assert_eq!(acme.event(&json!({"kind": "a", "id": "1"})).event_id, "1");
 }
 

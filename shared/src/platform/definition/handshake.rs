@@ -1,17 +1,30 @@
 //! `[platforms.NAME.handshake]`: what the provider asks before, or besides, sending events.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::section::Section;
-use crate::platform::types::Handshake;
+use super::syntax::secret_ref;
+use crate::platform::types::{Handshake, SecretRef, Source};
 
 /// Most topics of one platform.
 const MAX_TOPICS: usize = 1000;
 /// Longest topic, in bytes.
 const MAX_TOPIC_BYTES: usize = 2048;
 
-/// Reads the section; `None` after at least one problem. `credentials`: whether the signature takes key pairs.
-pub(super) fn read(mut section: Section<'_>, credentials: Option<bool>) -> Option<Handshake> {
+/// Parts of the definition around the section.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    /// `true` where the signature takes key pairs; `None`: not known.
+    pub(super) credentials: Option<bool>,
+    /// Origin of the definition.
+    pub(super) source: Source,
+    /// Folder in which relative paths of secrets start.
+    pub(super) folder: Option<&'a Path>,
+}
+
+/// Reads the section; `None` after at least one problem.
+pub(super) fn read(mut section: Section<'_>, context: Context<'_>) -> Option<Handshake> {
     let report = section.report();
     let before = report.count();
     if !section.has("kind") {
@@ -21,20 +34,35 @@ pub(super) fn read(mut section: Section<'_>, credentials: Option<bool>) -> Optio
     let handshake = match section.text("kind")?.as_str() {
         "twitch" => Handshake::Twitch,
         "zoom" => {
-            if credentials == Some(true) {
+            if context.credentials == Some(true) {
                 section.problem("kind", "zoom answers with one of `secrets`, and this signature scheme has none");
             }
             Handshake::Zoom
         }
         "echo" => Handshake::Echo,
         "websub" => Handshake::WebSub { topics: topics(&mut section) },
+        "meta" => Handshake::Meta { verify_token: verify_token(&mut section, context)? },
         _ => {
-            section.problem("kind", "must be one of: twitch zoom echo websub");
+            section.problem("kind", "must be one of: twitch zoom echo websub meta");
             return None;
         }
     };
     section.finish();
     (report.count() == before).then_some(handshake)
+}
+
+/// The reference to Meta's token. A registered definition has none: it must not read this process's
+/// environment.
+fn verify_token(section: &mut Section<'_>, context: Context<'_>) -> Option<SecretRef> {
+    if context.source == Source::Registered {
+        section.take("verify_token");
+        section.problem("verify_token", "cannot be registered: a reference belongs in PLATFORMS_FILE");
+        return None;
+    }
+    if !section.has("verify_token") {
+        section.problem("verify_token", "is missing: env:NAME or file:path of the token typed into the dashboard");
+    }
+    section.word("verify_token", |text| secret_ref(text, context.folder))
 }
 
 fn topics(section: &mut Section<'_>) -> HashSet<String> {

@@ -109,7 +109,8 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     }
     let scheme = section.table("signature").and_then(signature::read);
     let event = section.table("event").and_then(|event| event::read(event, scheme.as_ref()));
-    let handshake = section.table("handshake").and_then(|handshake| handshake::read(handshake, credentials));
+    let context = handshake::Context { credentials, source, folder };
+    let handshake = section.table("handshake").and_then(|handshake| handshake::read(handshake, context));
     let missing_session = section.word("missing_session", missing_session).unwrap_or(MissingSession::Create);
     let effects = section.table("effects").map(|effects| {
         let event = event.as_ref().map(|(event, _)| event);

@@ -617,7 +617,7 @@ fn a_wait_is_a_duration_of_at_most_thirty_seconds() {
 }
 
 #[test]
-fn a_handshake_is_one_of_four() {
+fn a_handshake_is_one_of_five() {
     let handshake = |text: &str| acme(&format!("[platforms.acme.handshake]\n{text}")).handshake.clone();
     assert_eq!(handshake("kind = 'twitch'"), Some(Handshake::Twitch));
     assert_eq!(handshake("kind = 'zoom'"), Some(Handshake::Zoom));
@@ -630,7 +630,15 @@ fn a_handshake_is_one_of_four() {
     assert_eq!(acme("").handshake, None);
     assert_eq!(acme("preset = 'slack'\nhandshake = false").handshake, None);
 
+    assert_eq!(
+        handshake("kind = 'meta'\nverify_token = 'env:TOKEN'"),
+        Some(Handshake::Meta { verify_token: SecretRef::Env("TOKEN".to_owned()) })
+    );
+
     let of = |text: &str| format!("[platforms.acme.handshake]\n{text}");
+    refused(&of("kind = 'meta'"), ".handshake.verify_token", "is missing");
+    refused(&of("kind = 'meta'\nverify_token = 'the-token'"), ".handshake.verify_token", "env:NAME");
+    refused(&of("kind = 'echo'\nverify_token = 'env:TOKEN'"), ".handshake.verify_token", "unknown key");
     refused(&of("kind = 'smoke'"), ".handshake.kind", "twitch zoom echo websub");
     refused(&of(""), ".handshake.kind", "is missing");
     refused(&of("kind = 'echo'\ntopics = ['https://a.example']"), ".handshake.topics", "unknown key");

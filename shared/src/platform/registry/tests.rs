@@ -479,6 +479,26 @@ fn a_secret_must_be_what_the_definition_says() {
 }
 
 #[test]
+fn verify_token_of_a_handshake_must_be_there() {
+    let registry = load(
+        "[platforms.acme]\nsecrets = 'env:A'\nhandshake = { kind = 'meta', verify_token = 'env:TOKEN' }\n\
+         [platforms.off]\nenabled = false\nhandshake = { kind = 'meta', verify_token = 'env:NONE' }",
+    );
+    let of = |env: &[(&str, &str)]| registry.verify_tokens(&Env::from_pairs(env.to_vec()));
+    let tokens = of(&[("TOKEN", "meatyhamhock")]).unwrap();
+    assert!(tokens.len() == 1 && tokens[&PlatformName::new("acme").unwrap()].is(b"meatyhamhock"));
+    for (env, reason) in [(&[][..], "env:TOKEN is not set"), (&[("TOKEN", "")], "env:TOKEN")] {
+        let problems = of(env).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let problem = problems[0].to_string();
+        assert!(problem.starts_with("p.toml: platforms.acme.handshake.verify_token") && problem.contains(reason));
+    }
+    let table = "handshake = { kind = 'meta', verify_token = 'env:HOME' }".parse().unwrap();
+    let problems = registry.registered(&PlatformName::new("shop").unwrap(), table).unwrap_err();
+    assert!(problems[0].to_string().contains("cannot be registered"), "{problems:?}");
+}
+
+#[test]
 fn the_example_file_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
     let registry = Registry::load(Some(&path)).unwrap_or_else(|problems| panic!("{problems:#?}"));

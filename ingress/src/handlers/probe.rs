@@ -1,0 +1,85 @@
+//! `HEAD` and `OPTIONS` on the routes of webhooks: dashboards and CloudEvents senders ask whether a
+//! receiver is there.
+//!
+//! # Guarantees
+//! - A probe queues nothing and counts as no webhook: `probes_of_dashboards_are_answered`.
+//! - It is refused as a webhook would be: 404, 403 or 500 for a platform that cannot receive.
+
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{ALLOW, HeaderName, HeaderValue};
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use shared::platform::Handshake;
+
+use super::handshake::has_body;
+use super::{caught, fallback};
+use crate::app::Ingress;
+use crate::directory::Target;
+use crate::error::Error;
+use crate::routes;
+
+/// Methods where dashboards and hubs ask by `GET`.
+const WITH_GET: &str = "POST, GET, HEAD, OPTIONS";
+/// Longest origin that is granted, in bytes: a domain name.
+const MAX_ORIGIN_BYTES: usize = 255;
+
+/// Headers of "HTTP 1.1 Web Hooks for Event Delivery" (CloudEvents), section 4.
+const REQUEST_ORIGIN: &str = "webhook-request-origin";
+const REQUEST_RATE: &str = "webhook-request-rate";
+const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
+const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
+
+/// Answers 200 where a webhook could be posted.
+pub(crate) async fn head(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    match receiver(&request, &ingress).await {
+        Ok(_) => HttpResponse::new(StatusCode::OK),
+        Err(error) => error.respond(None, payload.into_inner()),
+    }
+}
+
+/// Lists the methods, and grants a CloudEvents sender what it asks for: its events are verified one
+/// by one anyway.
+pub(crate) async fn options(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+    let target = match receiver(&request, &ingress).await {
+        Ok(target) => target,
+        Err(error) => return error.respond(None, payload.into_inner()),
+    };
+    let asks_by_get =
+        matches!(target.platform.handshake, None | Some(Handshake::WebSub { .. } | Handshake::Meta { .. }));
+    let allow = HeaderValue::from_static(if asks_by_get { WITH_GET } else { fallback::WEBHOOK_METHODS });
+    let origin = request.headers().get(REQUEST_ORIGIN).filter(|origin| is_origin(origin));
+    let Some(origin) = origin else {
+        return HttpResponse::NoContent().insert_header((ALLOW, allow)).finish();
+    };
+    let mut granted = HttpResponse::Ok();
+    granted.insert_header((ALLOW, allow)).insert_header((ALLOWED_ORIGIN, origin.clone()));
+    if request.headers().contains_key(REQUEST_RATE) {
+        let rate = target.platform.rate_limit.per_minute.map_or_else(|| "*".to_owned(), |rate| rate.to_string());
+        granted.insert_header((ALLOWED_RATE, rate));
+    }
+    granted.finish()
+}
+
+/// The platform that `request` names, if it receives webhooks.
+async fn receiver(request: &HttpRequest, ingress: &Ingress) -> Result<Arc<Target>, Error> {
+    let name = routes::platform(request);
+    let target = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await?;
+    if !target.platform.enabled {
+        return Err(Error::PlatformDisabled);
+    }
+    if target.keys.is_none() {
+        return Err(Error::ConfigMissing);
+    }
+    if has_body(request.headers()) {
+        return Err(Error::InvalidRequest("A probe has no body".to_owned()));
+    }
+    Ok(target)
+}
+
+/// Tells whether `value` may be sent back as a header: short, and nothing but visible ASCII.
+fn is_origin(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=MAX_ORIGIN_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+}
