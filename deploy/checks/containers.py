@@ -160,8 +160,11 @@ def drain(place):
     body_timeout = re.search(r'"BODY_TIMEOUT_MS", ([\d_]+)', place.source).group(1).replace("_", "")
     if duration(_haproxy(place, "timeout client")[0]) <= duration(body_timeout) + seconds("UNREAD"):
         yield "the balancer ends a slow body before ingress answers it"
-    if duration(_haproxy(place, "timeout http-request")[0]) != seconds("SILENCE"):
+    if duration(_haproxy(place, "timeout http-request")[0]) != seconds("HEAD_TIMEOUT"):
         yield "the balancer gives a head another time than ingress"
+    keep_alive = re.search(r'"KEEP_ALIVE_MS", ([\d_]+)', place.source).group(1).replace("_", "")
+    if duration(_haproxy(place, "timeout http-keep-alive")[0]) >= duration(keep_alive):
+        yield "the balancer keeps an idle connection longer than ingress"
     if _haproxy(place, "errorfile") != ["408 /dev/null"]:
         yield "the balancer answers a head that is late, which ingress does not"
     if _haproxy(place, "retry-on") != ["conn-failure"]:

@@ -10,11 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use actix_service::apply_fn_factory;
 use actix_web::dev::ServerHandle;
-use actix_web::http::KeepAlive;
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use shared::config::AdminToken;
 use shared::metrics::DependencyMetrics;
 use shared::ops::{self, Readiness};
@@ -27,17 +24,15 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::closing;
 use crate::config::Config;
 use crate::connections::{self, Connections};
 use crate::directory::{Current, Defaults};
-use crate::entrance;
 use crate::gate::{self, Gate, Mismatch};
 use crate::handlers::outbound::Outbound;
 use crate::handlers::stats::Statistics;
 use crate::pipeline::{Batcher, Bodies, Pipeline, Waiters};
 use crate::pressure::{Pressed, Pressure};
-use crate::routes;
+use crate::server::IngressServer;
 
 /// How long a start waits for Redis before it goes on without.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -178,7 +173,8 @@ fn serve(
     let defaults =
         Defaults { layout: queue.layout(), dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
     let ingress = Data::new(Ingress {
-        directory: Current::new(&config.registry, config.keys, defaults, Some(live)),
+        directory: Current::new(&config.registry, config.keys, defaults, Some(live))
+            .with_verify_tokens(config.verify_tokens),
         pipeline: Pipeline {
             bodies: Bodies::new(config.max_body, config.body_timeout, config.max_in_flight),
             gate,
@@ -194,44 +190,16 @@ fn serve(
     }
     report(&ingress.directory);
     let follower = ingress.clone();
-    let connections = Connections::new(connections::within_files(config.max_connections));
+    let connections = Connections::new(connections::within_files(config.max_connections), config.keep_alive);
     let per_thread = connections::per_thread(connections.most(), config.workers);
-    let sweeping = stop.clone();
+    let serving = IngressServer { ingress: ingress.clone(), connections, stop: stop.clone() };
     let following = tokio::spawn(async move { follower.directory.follow(stop).await });
-    let known = ingress.clone();
-    let entering = connections.clone();
-    // Head size and message framing stay as actix has them: its defaults refuse what smuggling needs.
-    let app = move || {
-        let connections = connections.clone();
-        actix_web::rt::spawn(connections.clone().sweep(sweeping.clone()));
-        let application = App::new().app_data(ingress.clone()).configure(routes::table);
-        let ingress = ingress.clone();
-        apply_fn_factory(application, move |request, application: &_| {
-            entrance::enter(request, application, &ingress, &connections)
-        })
-    };
-    let server = HttpServer::new(app)
-        .on_connect(move |connection, data| {
-            closing::watch(connection, data);
-            entering.enter(connection, data);
-        })
-        .workers(config.workers)
-        .max_connections(per_thread)
-        .tcp_nodelay(true)
-        // A head that does not arrive is ended by `connections`, without a 408, and so is a connection without a request:
-        // actix would make, set and cancel a timer for every answer.
-        .client_request_timeout(Duration::ZERO)
-        .keep_alive(KeepAlive::Os)
-        // A sender that closes its side has hung up: what it would be told is not worth waiting for.
-        .h1_allow_half_closed(false)
-        .disable_signals()
-        .shutdown_timeout(config.common.shutdown_grace.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
-        .bind(config.bind)
-        .map_err(|source| RunError::Bind { variable: "INGRESS_BIND", address: config.bind, source })?;
-    let address = server.addrs().first().copied().unwrap_or(config.bind);
-    let server = server.run();
+    let (server, address) =
+        serving
+            .listen(config.bind, config.workers, per_thread, config.common.shutdown_grace)
+            .map_err(|source| RunError::Bind { variable: "INGRESS_BIND", address: config.bind, source })?;
     tracing::info!(role = "ingress", %address, "listening");
-    Ok((server.handle(), tokio::spawn(server), following, known))
+    Ok((server.handle(), tokio::spawn(server), following, ingress))
 }
 
 fn report(directory: &Current) {

@@ -3,13 +3,11 @@
 //! Guarantee: it is refused and does nothing, as RFC 9112 (9.6) demands. actix closes such a connection, but first serves
 //! what was sent behind the last request, whose sender may never read an answer to it.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::rc::Rc;
 
 use actix_http::Request;
 use actix_web::HttpResponse;
-use actix_web::dev::Extensions;
 use actix_web::http::ConnectionType;
 
 use crate::error::Error;
@@ -17,11 +15,6 @@ use crate::error::Error;
 /// Whether a connection's end was announced, by either side.
 #[derive(Clone, Default)]
 pub(crate) struct Closing(Rc<Cell<bool>>);
-
-/// Begins to watch a new connection.
-pub(crate) fn watch(_: &dyn Any, connection: &mut Extensions) {
-    connection.insert(Closing::default());
-}
 
 impl Closing {
     /// The connection of `request`.

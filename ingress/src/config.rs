@@ -12,7 +12,7 @@ use shared::outbound::{self, config::Configured};
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::queue::Confirmation;
-use shared::signature::Keys;
+use shared::signature::{Keys, Secret};
 
 use crate::connections;
 
@@ -40,6 +40,8 @@ pub struct Config {
     pub max_in_flight: usize,
     /// `MAX_CONNECTIONS` that are open at the same time.
     pub max_connections: usize,
+    /// `KEEP_ALIVE_MS`: how long a connection stays open without a request.
+    pub keep_alive: Duration,
     /// `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Duration,
     /// `MAX_BACKLOG`: entries of one platform's stream.
@@ -52,6 +54,8 @@ pub struct Config {
     pub registry: Registry,
     /// What they are verified with.
     pub keys: HashMap<PlatformName, Keys>,
+    /// Tokens of the handshakes of kind `meta`.
+    pub verify_tokens: HashMap<PlatformName, Secret>,
     /// Where processed events go; workers deliver them.
     pub outbound: Configured,
 }
@@ -72,6 +76,9 @@ impl Config {
             env.bounded("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
         let max_connections = env.bounded("MAX_CONNECTIONS", 10_000, connections::FEWEST..=1_000_000);
+        // Longer than balancers keep theirs (AWS: 60 s), so that none sends into a connection that
+        // is being closed.
+        let keep_alive = env.millis("KEEP_ALIVE_MS", 75_000, 1_000..=3_600_000);
         let dedup_hours: u64 = env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366);
         let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let max_waiters = env.bounded("MAX_WAITERS", 10_000, 0..=1_000_000);
@@ -80,6 +87,7 @@ impl Config {
         let outbound = outbound::config::load(env, common.platforms_file.as_deref(), false);
         env.finish()?;
         let (Some(registry), Some(keys)) = (registry, keys) else { return Err(Vec::new()) };
+        let verify_tokens = registry.verify_tokens(env)?;
         Ok(Self {
             common,
             confirmation,
@@ -89,12 +97,14 @@ impl Config {
             body_timeout,
             max_in_flight,
             max_connections,
+            keep_alive,
             dedup_ttl: Duration::from_secs(dedup_hours * 3600),
             max_backlog,
             max_waiters,
             stats_public,
             registry,
             keys,
+            verify_tokens,
             outbound,
         })
     }
@@ -138,6 +148,7 @@ mod tests {
         assert_eq!(config.common.ops_bind.to_string(), "0.0.0.0:9100");
         assert_eq!((config.max_body, config.max_in_flight), (1_048_576, 67_108_864));
         assert_eq!((config.body_timeout.as_secs(), config.dedup_ttl.as_secs()), (10, 86_400));
+        assert_eq!(config.keep_alive.as_secs(), 75);
         assert_eq!((config.max_backlog, config.max_waiters, config.max_connections), (1_000_000, 10_000, 10_000));
         assert!(!config.is_strict());
         assert!(config.keys.is_empty());

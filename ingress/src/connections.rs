@@ -3,8 +3,9 @@
 //! Guarantee: never more than `MAX_CONNECTIONS`, and at that bound a new connection is still taken: those on which no
 //! request has been going on for longest are closed for it, and only where every connection is in the middle of a request
 //! is it the new one. So idle connections and heads that never end, however many and from wherever, keep nobody out. Also
-//! without need no connection stays open without a request for longer than [`SILENCE`], nor one on which a head begins
-//! and never ends. It is closed without an answer, which every sender tries again: a bound of our own in place of actix's,
+//! without need no connection stays open without a request for longer than `KEEP_ALIVE_MS`, nor for
+//! longer than [`HEAD_TIMEOUT`] one on which a head begins and never ends. It is closed without an
+//! answer, which every sender tries again: a bound of our own in place of actix's,
 //! whose 408 for the first head would also meet genuine senders after this process was frozen or starved of its CPU, and
 //! to some providers 4xx is final; and whose timer between requests would be made, set and cancelled for each of them.
 //! Silence is found twice, a [`SWEEP`] apart and by the thread that serves the connection, so that after such a time it
@@ -12,23 +13,27 @@
 //!
 //! Who is at the other end is not asked: behind a balancer all senders have one address.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use actix_http::Request;
-use actix_web::dev::Extensions;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// Longest time without a request, between two requests or before a head that does not end.
-pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+use crate::closing::Closing;
+
 /// How often those that were silent for longer are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Longest time that a head may take from its first byte to its last.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many times a head may be found begun and not ended, [`SWEEP`] apart.
+const HEAD_LOOKS: u8 = (HEAD_TIMEOUT.as_secs() / SWEEP.as_secs()) as u8;
 /// Part of all connections that is closed at once at the bound, so that not every new one searches them all.
 const SHARE: usize = 64;
 /// Files that are open besides connections: listeners, Redis, what belongs to threads.
@@ -42,6 +47,9 @@ pub(crate) struct Connections(Arc<All>);
 
 struct All {
     most: usize,
+    keep_alive: Duration,
+    /// Room for requests of connections that carry many at a time.
+    streams: Arc<Semaphore>,
     begun: Instant,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Arc<One>>>,
@@ -60,10 +68,12 @@ struct One {
     silent_since: AtomicU64,
     /// It was silent for too long when it was last looked at.
     seen_silent: AtomicBool,
+    /// 0 while nothing has come since the last request; then 1 and, at each look, one more.
+    head: AtomicU8,
 }
 
 /// A connection's entry, which ends with it.
-struct Entry {
+pub(crate) struct Entry {
     number: u64,
     one: Arc<One>,
     all: Connections,
@@ -75,11 +85,69 @@ pub(crate) struct Busy {
     all: Connections,
 }
 
+/// Tie between a request and its connection.
+pub(crate) struct Link {
+    /// Says that a request is going on, until it is dropped: so long its connection is not silent.
+    pub(crate) busy: Option<Busy>,
+    /// State of the connection's end, announced or not.
+    pub(crate) closing: Closing,
+}
+
+impl Link {
+    /// The connection that `request` came on.
+    pub(crate) fn of(request: &Request) -> Self {
+        let entry = request.conn_data::<Rc<Entry>>();
+        Self { busy: entry.map(|entry| entry.busy()), closing: Closing::of(request) }
+    }
+
+    /// A connection that says itself when it ends.
+    pub(crate) fn to(entry: Option<&Entry>) -> Self {
+        Self { busy: entry.map(Entry::busy), closing: Closing::default() }
+    }
+}
+
+impl Entry {
+    /// Takes note that bytes have come, which are a head's unless a request is going on.
+    pub(crate) fn hear(&self) {
+        if self.one.head.load(Ordering::Relaxed) == 0 {
+            self.one.head.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins a request.
+    fn busy(&self) -> Busy {
+        Busy::begin(&self.one, &self.all)
+    }
+
+    /// Room for one more request, where a connection carries many at a time. `None`: there are too
+    /// many.
+    pub(crate) fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.all.0.streams).try_acquire_owned().ok()
+    }
+
+    /// Waits until there was no request for as long as a connection may stay open without one.
+    pub(crate) async fn falls_silent(&self) {
+        let keep_alive = self.all.0.keep_alive;
+        loop {
+            let since = Duration::from_millis(self.one.silent_since.load(Ordering::Relaxed));
+            let silent =
+                if self.one.is_busy() { Duration::ZERO } else { self.all.0.begun.elapsed().saturating_sub(since) };
+            if silent >= keep_alive {
+                return;
+            }
+            tokio::time::sleep(keep_alive - silent).await;
+        }
+    }
+}
+
 impl Connections {
-    /// None yet, and never more than `most`.
-    pub(crate) fn new(most: usize) -> Self {
+    /// None yet, and never more than `most`, nor one for longer than `keep_alive` without a
+    /// request.
+    pub(crate) fn new(most: usize, keep_alive: Duration) -> Self {
         Self(Arc::new(All {
             most: most.max(1),
+            keep_alive,
+            streams: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
             begun: Instant::now(),
             next: AtomicU64::new(0),
             open: Mutex::default(),
@@ -92,12 +160,11 @@ impl Connections {
         self.0.most
     }
 
-    /// Takes a new connection, or closes it.
-    pub(crate) fn enter(&self, connection: &dyn Any, data: &mut Extensions) {
-        let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
-        let socket = stream.as_fd().try_clone_to_owned().map(TcpStream::from);
-        // Out of file descriptors, which the bound is there to prevent: it is served, and ends by actix's own bounds.
-        let Ok(socket) = socket else { return };
+    /// Takes a new connection. `None`: it is closed, or nothing can be known of it.
+    pub(crate) fn enter(&self, stream: &tokio::net::TcpStream) -> Option<Entry> {
+        // Out of file descriptors, which the bound is there to prevent: it is served, and ends with
+        // its sender.
+        let socket = stream.as_fd().try_clone_to_owned().map(TcpStream::from).ok()?;
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let one = Arc::new(One {
             socket,
@@ -105,29 +172,25 @@ impl Connections {
             requests: AtomicU32::new(0),
             silent_since: AtomicU64::new(self.now()),
             seen_silent: AtomicBool::new(false),
+            head: AtomicU8::new(0),
         });
         let mut open = self.lock();
         if open.len() >= self.0.most {
             self.0.reached.store(true, Ordering::Relaxed);
             if !close_longest_silent(&mut open, (self.0.most / SHARE).max(1)) {
                 one.close();
-                return;
+                return None;
             }
         }
         open.insert(number, Arc::clone(&one));
         drop(open);
-        data.insert(Entry { number, one, all: self.clone() });
-    }
-
-    /// Says that a request is going on, until that is dropped: so long its connection is not silent.
-    pub(crate) fn busy(&self, request: &Request) -> Option<Busy> {
-        request.conn_data::<Entry>().map(|entry| Busy::begin(&entry.one, self))
+        Some(Entry { number, one, all: self.clone() })
     }
 
     /// Closes what is silent for too long of what this thread serves, until `stop`.
     pub(crate) async fn sweep(self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
-            self.close_silent(SILENCE);
+            self.close_silent(self.0.keep_alive);
             if self.0.reached.swap(false, Ordering::Relaxed) {
                 let most = self.0.most;
                 tracing::warn!(most, "MAX_CONNECTIONS was reached: connections without a request were closed");
@@ -136,13 +199,14 @@ impl Connections {
     }
 
     fn close_silent(&self, longest: Duration) {
-        let (before, here) = (self.now().saturating_sub(millis(longest)), thread::current().id());
+        let (before, here) = (self.now().checked_sub(millis(longest)), thread::current().id());
         self.lock().retain(|_, one| {
             if one.thread != here {
                 return true;
             }
-            let silent = !one.is_busy() && one.silent_since.load(Ordering::Relaxed) <= before;
-            let closes = one.seen_silent.swap(silent, Ordering::Relaxed) && silent;
+            let since = one.silent_since.load(Ordering::Relaxed);
+            let silent = !one.is_busy() && before.is_some_and(|before| since <= before);
+            let closes = one.seen_silent.swap(silent, Ordering::Relaxed) && silent || one.is_stuck_in_a_head();
             if closes {
                 one.close();
             }
@@ -164,6 +228,17 @@ impl One {
         self.requests.load(Ordering::Acquire) > 0
     }
 
+    /// Looks whether a head has begun and does not end. Only the thread that serves the connection
+    /// looks.
+    fn is_stuck_in_a_head(&self) -> bool {
+        let looks = self.head.load(Ordering::Relaxed);
+        if looks == 0 || self.is_busy() {
+            return false;
+        }
+        self.head.store(looks.saturating_add(1), Ordering::Relaxed);
+        looks > HEAD_LOOKS
+    }
+
     fn close(&self) {
         // It may have ended by itself.
         let _ = self.socket.shutdown(Shutdown::Both);
@@ -179,6 +254,7 @@ impl Drop for Entry {
 impl Busy {
     fn begin(one: &Arc<One>, all: &Connections) -> Self {
         one.requests.fetch_add(1, Ordering::AcqRel);
+        one.head.store(0, Ordering::Relaxed);
         Self { one: Arc::clone(one), all: all.clone() }
     }
 }
@@ -186,6 +262,7 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.one.silent_since.store(self.all.now(), Ordering::Relaxed);
+        self.one.head.store(0, Ordering::Relaxed);
         self.one.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -243,41 +320,45 @@ mod tests {
 
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     /// The other side of a connection, and what ingress knows it by.
-    fn open(all: &Connections, listener: &TcpListener) -> (TcpStream, Extensions) {
+    fn open(all: &Connections, listener: &TcpListener) -> (TcpStream, Served) {
         let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         other.set_nonblocking(true).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let stream = actix_web::rt::net::TcpStream::from_std(stream).unwrap();
-        let mut data = Extensions::new();
-        all.enter(&stream, &mut data);
-        // The server's own handle lives as long as its entry.
-        data.insert(stream);
-        (other, data)
+        let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+        (other, Served { entry: all.enter(&stream), _stream: stream })
+    }
+
+    /// The server's own handle lives as long as its entry.
+    struct Served {
+        entry: Option<Entry>,
+        _stream: tokio::net::TcpStream,
     }
 
     fn is_closed(other: &mut TcpStream) -> bool {
         matches!(other.read(&mut [0]), Ok(0))
     }
 
-    fn busy(all: &Connections, data: &Extensions) -> Busy {
-        Busy::begin(&data.get::<Entry>().unwrap().one, all)
+    fn busy(served: &Served) -> Busy {
+        served.entry.as_ref().unwrap().busy()
     }
 
     #[tokio::test]
     async fn the_longest_silent_one_goes_and_none_in_the_middle_of_a_request() {
-        let (all, listener) = (Connections::new(2), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (all, listener) = (Connections::new(2, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
         let (mut first, data) = open(&all, &listener);
-        let working = busy(&all, &data);
+        let working = busy(&data);
         let (mut second, other) = open(&all, &listener);
         let (mut third, _third) = open(&all, &listener);
         assert!(!is_closed(&mut first), "it is in the middle of a request");
         assert!(is_closed(&mut second) && !is_closed(&mut third));
         drop(other);
-        let also = busy(&all, &_third);
+        let also = busy(&_third);
         let (mut fourth, fourth_data) = open(&all, &listener);
-        assert!(is_closed(&mut fourth) && fourth_data.get::<Entry>().is_none(), "there was nobody to close for it");
+        assert!(is_closed(&mut fourth) && fourth_data.entry.is_none(), "there was nobody to close for it");
         drop((working, also, data));
         assert_eq!(all.lock().len(), 1);
         let (mut fifth, _fifth) = open(&all, &listener);
@@ -286,10 +367,10 @@ mod tests {
 
     #[tokio::test]
     async fn silence_has_an_end_and_begins_after_the_last_request() {
-        let (all, listener) = (Connections::new(9), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (all, listener) = (Connections::new(9, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
         let (mut idle, _idle) = open(&all, &listener);
         let (mut working, data) = open(&all, &listener);
-        let request = busy(&all, &data);
+        let request = busy(&data);
         let look = async || {
             tokio::time::sleep(Duration::from_millis(360)).await;
             all.close_silent(Duration::from_millis(300));
@@ -302,7 +383,7 @@ mod tests {
         all.close_silent(Duration::from_millis(300));
         assert!(!is_closed(&mut working), "it has only just been answered");
         look().await;
-        drop(busy(&all, &data));
+        drop(busy(&data));
         all.close_silent(Duration::from_millis(300));
         assert!(!is_closed(&mut working), "it has spoken since it was found silent");
         look().await;
@@ -312,7 +393,7 @@ mod tests {
 
     #[tokio::test]
     async fn silence_is_found_by_the_thread_that_would_have_read() {
-        let (all, listener) = (Connections::new(9), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (all, listener) = (Connections::new(9, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
         let (mut idle, _idle) = open(&all, &listener);
         let look = || all.close_silent(Duration::ZERO);
         thread::scope(|scope| {
@@ -322,6 +403,27 @@ mod tests {
         assert!(!is_closed(&mut idle), "what another thread sees says nothing");
         look();
         assert!(is_closed(&mut idle));
+    }
+
+    #[tokio::test]
+    async fn head_that_begins_and_does_not_end_is_closed() {
+        let (all, listener) = (Connections::new(9, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
+        let (mut idle, _idle) = open(&all, &listener);
+        let (mut begun, served) = open(&all, &listener);
+        let (mut speaking, spoken) = open(&all, &listener);
+        served.entry.as_ref().unwrap().hear();
+        for _ in 0..HEAD_LOOKS {
+            // A connection whose requests come to their ends may be met in the middle of a head any
+            // number of times.
+            spoken.entry.as_ref().unwrap().hear();
+            all.close_silent(HOUR);
+            drop(busy(&spoken));
+        }
+        assert!(!is_closed(&mut begun));
+        spoken.entry.as_ref().unwrap().hear();
+        all.close_silent(HOUR);
+        assert!(is_closed(&mut begun));
+        assert!(!is_closed(&mut idle) && !is_closed(&mut speaking));
     }
 
     #[test]

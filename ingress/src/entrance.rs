@@ -2,7 +2,8 @@
 //!
 //! Guarantee: whatever came after its connection's end was announced is refused, and a connection is not silent while a
 //! request is going on. A webhook that is posted to a known platform goes straight to its handler; everything else
-//! goes to the table of routes, which would bring the webhook to the same.
+//! goes to the table of routes, which would bring the webhook to the same. Paths are brought to the
+//! routes' spelling, and offers of another protocol are declined, here and nowhere else.
 //!
 //! It stands before actix-web, and not inside, for what that costs every request: a context that is filled and emptied
 //! again, a router of regular expressions, and layers of which each makes and moves a future of its own.
@@ -19,36 +20,60 @@ use actix_web::web::Data;
 use futures_util::future::Either;
 
 use crate::app::Ingress;
-use crate::closing::{self, Closing};
-use crate::connections::Connections;
+use crate::closing;
+use crate::connections::Link;
 use crate::directory::Target;
+use crate::error::Error;
 use crate::handlers::webhook;
-use crate::routes;
+use crate::routes::{self, Spelling};
+use crate::upgrade;
 
 /// Answers `request`, mostly by way of `application`.
 pub(crate) fn enter<S>(
-    request: Request,
+    mut request: Request,
     application: &S,
     ingress: &Data<Ingress>,
-    connections: &Connections,
+    link: Link,
 ) -> impl Future<Output = Result<Response<BoxBody>, Failure>> + use<S>
 where
     S: Service<Request, Response = ServiceResponse, Error = Failure>,
 {
-    let (busy, closing) = (connections.busy(&request), Closing::of(&request));
+    let Link { busy, closing } = link;
     if closing.is_announced() {
         return Either::Left(ready(Ok(closing::refuse(request).into())));
     }
-    let last = request.head().connection_type() == ConnectionType::Close;
-    let answer = match posted_to(&request, ingress) {
+    let declined = upgrade::decline(&mut request);
+    let last = declined || request.head().connection_type() == ConnectionType::Close;
+    let mut target = posted_to(&request, ingress);
+    if target.is_none() {
+        match routes::spelling(request.path()) {
+            Spelling::Usual => {}
+            Spelling::Slashes(path) => {
+                routes::respell(&mut request, &path);
+                target = posted_to(&request, ingress);
+            }
+            Spelling::DotSegments => {
+                let mut refused = Error::NotFound.respond(None, request.take_payload());
+                if last {
+                    closing.announce();
+                    refused.head_mut().set_connection_type(ConnectionType::Close);
+                }
+                return Either::Left(ready(Ok(refused.into())));
+            }
+        }
+    }
+    let answer = match target {
         Some(target) => Either::Left(Box::pin(webhook::receive_directly(request, target, ingress.clone()))),
         None => Either::Right(application.call(request)),
     };
     Either::Right(async move {
-        let response = match answer {
+        let mut response = match answer {
             Either::Left(webhook) => Response::from(webhook.await),
             Either::Right(answer) => Response::from(answer.await?),
         };
+        if declined {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         if last || response.head().connection_type() == ConnectionType::Close {
             closing.announce();
         }

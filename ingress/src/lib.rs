@@ -22,8 +22,10 @@ mod platform;
 mod pressure;
 mod routes;
 pub mod send_test;
+mod server;
 #[cfg(test)]
 mod testing;
+mod upgrade;
 
 pub use app::{RunError, run};
 pub use config::Config;

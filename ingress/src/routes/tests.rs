@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use actix_service::apply_fn_factory;
 use actix_web::body::to_bytes;
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
 use actix_web::test::{TestRequest, init_service};
-use actix_web::{App, HttpServer, http::header};
+use actix_web::{App, http::header};
 use serde_json::{Value, json};
 use shared::clock;
 use shared::queue::{Enqueued, Fault};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
-use crate::connections::Connections;
+use crate::connections::{Connections, Link};
 use crate::entrance;
+use crate::server::IngressServer;
 use crate::testing::{ADMIN_TOKEN, Fixture, MAX_BODY, Memory, sign};
 
 const GOOD: &str =
@@ -50,8 +51,9 @@ impl Fixture {
     /// What the whole of ingress says.
     async fn entered(&self, request: TestRequest) -> (StatusCode, HeaderMap, Value) {
         let app = init_service(App::new().app_data(self.ingress.clone()).configure(super::table)).await;
-        let connections = Connections::new(1);
-        let entered = entrance::enter(request.to_request(), &app, &self.ingress, &connections);
+        let request = request.to_request();
+        let link = Link::of(&request);
+        let entered = entrance::enter(request, &app, &self.ingress, link);
         let (head, body) = entered.await.unwrap().into_parts();
         let body = to_bytes(body).await.unwrap();
         (head.status(), head.headers().clone(), serde_json::from_slice(&body).unwrap())
@@ -105,9 +107,9 @@ async fn the_short_way_leads_where_the_long_one_does() {
         ("/webhook/stats", nobody()),
         ("/webhooks/register", nobody()),
         ("/webhooks/acme%2Fx", nobody()),
-        ("/webhooks/acme/", nowhere()),
         ("/webhooks/acme/x", nowhere()),
-        ("/webhooks//acme", nowhere()),
+        ("/webhooks/acme/.", nowhere()),
+        ("/webhooks//acme/x", nowhere()),
         ("/webhooks/", nowhere()),
         ("/webhooks", nowhere()),
         ("/webhooksacme", nowhere()),
@@ -116,7 +118,7 @@ async fn the_short_way_leads_where_the_long_one_does() {
     }
     let (code, _) = fixture.refusal(signed("/api/v1/webhooks/register", GOOD)).await;
     assert_eq!(code, 401, "a route for administrators");
-    for method in [Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS] {
+    for method in [Method::PUT, Method::DELETE] {
         let request = TestRequest::with_uri("/webhooks/acme").method(method.clone());
         assert_eq!(fixture.refusal(request).await, wrong_method(), "{method}");
     }
@@ -239,8 +241,8 @@ async fn everything_else_is_an_error_in_json_too() {
         assert_eq!(refusal, refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM"), "{path}");
     }
     for (method, path, allow) in [
-        (Method::GET, "/webhooks/acme", "POST"),
-        (Method::PUT, "/api/v1/webhooks/nobody", "POST"),
+        (Method::GET, "/webhooks/acme", "POST, HEAD, OPTIONS"),
+        (Method::PUT, "/api/v1/webhooks/nobody", "POST, HEAD, OPTIONS"),
         (Method::POST, "/api/v1/sessions/r", "PUT"),
     ] {
         let (status, headers, body) = fixture.entered(TestRequest::with_uri(path).method(method)).await;
@@ -248,6 +250,63 @@ async fn everything_else_is_an_error_in_json_too() {
         assert_eq!(headers.get(header::ALLOW).unwrap(), allow);
         assert_eq!(body["errcode"], "E_METHOD_NOT_ALLOWED");
     }
+}
+
+#[actix_web::test]
+async fn slashes_too_many_lead_to_the_same_route() {
+    let fixture = Fixture::new();
+    let mut first = true;
+    for route in ["/api/v1/webhooks", "/webhooks", "/webhook", "/api/v1/live/webhooks"] {
+        for path in [
+            format!("{route}/acme/"),
+            format!("/{route}//acme"),
+            format!("{route}/acme///?key=1"),
+            format!("{route}/acme%20"),
+            format!("{route}/%61cme/"),
+        ] {
+            let (code, body) = fixture.answer(signed(&path, GOOD)).await;
+            let expected = if first { (202, "accepted") } else { (200, "duplicate") };
+            assert_eq!((code, body["status"].as_str().unwrap()), expected, "{path}");
+            first = false;
+        }
+    }
+    let (code, _) = fixture.answer(announcement("/r/", "{}")).await;
+    assert_eq!(code, 202);
+    assert!(String::from_utf8_lossy(&fixture.memory.events().last().unwrap().body).contains(r#""room_id":"r""#));
+    for reserved in ["/webhooks//register", "/webhooks/register/", "/api/v1//webhooks/metrics/"] {
+        assert_ne!(fixture.answer(signed(reserved, GOOD)).await.0, 202, "{reserved}");
+    }
+}
+
+#[actix_web::test]
+async fn dot_segments_are_refused_everywhere() {
+    let fixture = Fixture::new();
+    for path in [
+        "/webhooks/../webhooks/acme",
+        "/webhooks/./acme",
+        "/webhooks/acme/.",
+        "/webhooks/acme/..",
+        "/webhooks/%2e%2e/webhooks/acme",
+        "/webhooks/..",
+        "/%2E/webhooks/acme",
+    ] {
+        assert_eq!(fixture.refusal(signed(path, GOOD)).await, refused(404, "E_NOT_FOUND"), "{path}");
+    }
+    for room in ["..", "%2e", ".%2E"] {
+        assert_eq!(fixture.refusal(announcement(room, "{}")).await, refused(404, "E_NOT_FOUND"), "{room}");
+    }
+    assert!(fixture.memory.events().is_empty());
+}
+
+#[actix_web::test]
+async fn empty_batch_is_answered_and_queues_nothing() {
+    let fixture = Fixture::new();
+    fixture.redis_away();
+    let (code, body) = fixture.answer(signed("/webhooks/lists", r#"{"events":[],"entropy":"A"}"#)).await;
+    assert_eq!((code, body), (200, json!({"event_ids": [], "status": "ignored"})));
+    let forged = signed("/webhooks/lists", r#"{"events":[]}"#).set_payload(r#"{"events": []}"#);
+    assert_eq!(fixture.refusal(forged).await, refused(401, "E_WEBHOOK_INVALID_SIGNATURE"));
+    assert!(fixture.memory.events().is_empty());
 }
 
 #[actix_web::test]
@@ -305,16 +364,10 @@ async fn an_announcement_is_queued_on_the_reserved_platform() {
 #[actix_web::test]
 async fn a_sender_that_never_ends_is_answered_and_disconnected() {
     let ingress = Fixture::new().ingress;
-    let connections = Connections::new(100);
-    let app = move || {
-        let (ingress, connections) = (ingress.clone(), connections.clone());
-        apply_fn_factory(App::new().app_data(ingress.clone()).configure(super::table), move |request, app: &_| {
-            entrance::enter(request, app, &ingress, &connections)
-        })
-    };
-    let server = HttpServer::new(app).workers(1).disable_signals().bind("127.0.0.1:0").unwrap();
-    let address = server.addrs()[0];
-    let server = server.run();
+    let connections = Connections::new(100, Duration::from_secs(75));
+    let serving = IngressServer { ingress, connections, stop: CancellationToken::new() };
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let (server, address) = serving.listen(bind, 1, 100, Duration::from_secs(5)).unwrap();
     let handle = server.handle();
     let serving = tokio::spawn(server);
     for (path, status) in [("/nowhere", "404"), ("/webhooks/nobody", "404"), ("/webhooks/off", "403")] {

@@ -1,0 +1,188 @@
+//! Serves one connection in HTTP/2.
+//!
+//! # Guarantees
+//! - Streams, headers and unread bytes of a connection are bounded, and the requests of all such
+//!   connections together by `MAX_CONNECTIONS`.
+//! - The end is announced (GOAWAY), after silence and at a shutdown; requests in progress get their
+//!   answers: `http2_requests_in_progress_survive_a_shutdown`.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use actix_http::{Payload, Request, Response};
+use actix_server::GracefulShutdownSignal;
+use actix_service::Service;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::error::PayloadError;
+use actix_web::http::header::{CONNECTION, HeaderName, HeaderValue};
+use actix_web::http::{Method, Uri, Version};
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use super::stream::Stream;
+use crate::connections::{Entry, Link};
+use crate::error::Error;
+
+/// Most requests at a time on one connection.
+const MAX_STREAMS: u32 = 100;
+/// Longest list of headers of one request, in bytes.
+const MAX_HEADER_BYTES: u32 = 32 * 1024;
+/// Bytes that may come of one request, and of one connection, before anybody has read them.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * 1024;
+/// Bytes of one answer that wait to be sent.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
+/// Runs requests where their connection runs.
+#[derive(Clone, Copy)]
+struct Here;
+
+impl<F> Executor<F> for Here
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, work: F) {
+        actix_web::rt::spawn(work);
+    }
+}
+
+/// Serves `stream` to its end, with what is left of it after a preface.
+pub(super) async fn serve<S>(stream: Stream, service: Rc<S>, stopping: GracefulShutdownSignal)
+where
+    S: Service<(Request, Link), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
+{
+    let entry = stream.entry();
+    let of_requests = entry.clone();
+    let answering = service_fn(move |request| answer(request, Rc::clone(&service), of_requests.clone()));
+    let mut builder = http2::Builder::new(Here);
+    builder
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answering));
+    let silence = async {
+        match &entry {
+            Some(entry) => entry.falls_silent().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        // It broke, or its sender has ended it.
+        _ = connection.as_mut() => return,
+        () = stopping.notified() => {}
+        () = silence => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+async fn answer<S>(
+    request: hyper::Request<Incoming>,
+    service: Rc<S>,
+    entry: Option<Rc<Entry>>,
+) -> Result<hyper::Response<Answer>, Infallible>
+where
+    S: Service<(Request, Link), Response = Response<BoxBody>, Error = actix_web::Error>,
+{
+    let is_head = request.method() == hyper::Method::HEAD;
+    let permit = entry.as_ref().map(|entry| entry.permit());
+    let response = match translated(request) {
+        None => Error::InvalidRequest("Not a request of HTTP".to_owned()).respond(None, Payload::None).into(),
+        Some(mut request) if matches!(permit, Some(None)) => {
+            Error::Busy.respond(None, request.take_payload()).into()
+        }
+        Some(request) => match service.call((request, Link::to(entry.as_deref()))).await {
+            Ok(response) => response,
+            Err(failure) => failure.error_response().into(),
+        },
+    };
+    Ok(told(response, is_head))
+}
+
+/// The same request in actix's types; `None`: they cannot hold it.
+fn translated(request: hyper::Request<Incoming>) -> Option<Request> {
+    let (parts, body) = request.into_parts();
+    let payload = if body.is_end_stream() { Payload::None } else { payload(body) };
+    let mut translated = Request::with_payload(payload);
+    let head = translated.head_mut();
+    head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
+    head.uri = Uri::try_from(parts.uri.path_and_query()?.as_str()).ok()?;
+    head.version = Version::HTTP_2;
+    for (name, value) in &parts.headers {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        head.headers.append(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    Some(translated)
+}
+
+fn payload(mut body: Incoming) -> Payload {
+    let parts = stream::poll_fn(move |context| {
+        loop {
+            match ready!(Pin::new(&mut body).poll_frame(context)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(PayloadError::Io(io::Error::other(error))))),
+                // Trailers say nothing here.
+                Some(Ok(frame)) => {
+                    if let Ok(part) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(part)));
+                    }
+                }
+            }
+        }
+    });
+    Payload::Stream { payload: Box::pin(parts) }
+}
+
+fn told(response: Response<BoxBody>, is_head: bool) -> hyper::Response<Answer> {
+    let (response, body) = response.into_parts();
+    let mut told = hyper::Response::new(Answer((!is_head).then_some(body)));
+    let status = hyper::StatusCode::from_u16(response.status().as_u16());
+    *told.status_mut() = status.unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in response.headers().iter().filter(|(name, _)| *name != CONNECTION) {
+        let name = hyper::header::HeaderName::from_bytes(name.as_str().as_bytes());
+        let value = hyper::header::HeaderValue::from_bytes(value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            told.headers_mut().append(name, value);
+        }
+    }
+    told
+}
+
+/// An answer's body; `None`: it has none.
+struct Answer(Option<BoxBody>);
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Some(body) = &mut self.get_mut().0 else { return Poll::Ready(None) };
+        let part = ready!(Pin::new(body).poll_next(context));
+        Poll::Ready(part.map(|part| part.map(Frame::data).map_err(|error| io::Error::other(error.to_string()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| matches!(body.size(), BodySize::None | BodySize::Sized(0)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.0.as_ref().map(MessageBody::size) {
+            Some(BodySize::Sized(bytes)) => SizeHint::with_exact(bytes),
+            Some(BodySize::Stream) => SizeHint::default(),
+            Some(BodySize::None) | None => SizeHint::with_exact(0),
+        }
+    }
+}

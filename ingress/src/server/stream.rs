@@ -1,0 +1,137 @@
+//! A connection that remembers what was read to tell its protocol.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use actix_web::dev::Extensions;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::closing::Closing;
+use crate::connections::{Connections, Entry};
+
+/// First bytes of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Version of HTTP on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A connection, its first bytes and its place among all others.
+pub(super) struct Stream {
+    io: TcpStream,
+    entry: Option<Rc<Entry>>,
+    /// `true` while bytes between two requests are the next one's head. In HTTP/2 they may be anything.
+    hears_heads: bool,
+    ahead: [u8; PREFACE.len()],
+    /// Counts of the bytes of `ahead` that were read, and of those handed on.
+    read: usize,
+    taken: usize,
+}
+
+impl Stream {
+    /// Enters a new connection.
+    pub(super) fn new(io: TcpStream, connections: &Connections) -> Self {
+        // Answers are small, and none waits for more.
+        let _ = io.set_nodelay(true);
+        let entry = connections.enter(&io).map(Rc::new);
+        Self { io, entry, hears_heads: true, ahead: [0; PREFACE.len()], read: 0, taken: 0 }
+    }
+
+    /// Reads as far as it takes to tell the protocol. Cancel safe: what was read stays read.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) async fn protocol(&mut self) -> io::Result<Protocol> {
+        while self.read < PREFACE.len() {
+            let read = self.io.read(self.ahead.get_mut(self.read..).unwrap_or_default()).await?;
+            if read == 0 {
+                return Ok(Protocol::Http1);
+            }
+            self.hear();
+            self.read += read;
+            if !self.ahead.get(..self.read).is_some_and(|begun| PREFACE.starts_with(begun)) {
+                return Ok(Protocol::Http1);
+            }
+        }
+        self.hears_heads = false;
+        Ok(Protocol::Http2)
+    }
+
+    /// Tells requests of this connection where they belong.
+    pub(super) fn connect(&self, data: &mut Extensions) {
+        data.insert(Closing::default());
+        if let Some(entry) = &self.entry {
+            data.insert(Rc::clone(entry));
+        }
+    }
+
+    /// Its place among all connections; `None` where it could not get one.
+    pub(super) fn entry(&self) -> Option<Rc<Entry>> {
+        self.entry.clone()
+    }
+
+    /// The other side.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.io.peer_addr().ok()
+    }
+
+    fn hear(&self) {
+        if self.hears_heads
+            && let Some(entry) = &self.entry
+        {
+            entry.hear();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let ahead = this.ahead.get(this.taken..this.read).unwrap_or_default();
+        if !ahead.is_empty() {
+            let part = ahead.get(..into.remaining()).unwrap_or(ahead);
+            into.put_slice(part);
+            this.taken += part.len();
+            return Poll::Ready(Ok(()));
+        }
+        let before = into.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(context, into);
+        if into.filled().len() > before {
+            this.hear();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
+    }
+}
