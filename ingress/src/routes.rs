@@ -55,9 +55,8 @@ pub(crate) const DESTINATION: &str = "/api/webhooks/destinations/{name}";
 pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
 /// The platform's name in the path of a request that the table has brought to the webhooks' route.
-/// Blanks around it come from a pasted URL.
 pub(crate) fn platform(request: &HttpRequest) -> &str {
-    request.match_info().get("platform").unwrap_or_default().trim()
+    request.match_info().get("platform").unwrap_or_default()
 }
 
 /// All routes; see [`crate::entrance`] for the short way to the busiest of them.

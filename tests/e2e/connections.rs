@@ -143,7 +143,7 @@ async fn http2_with_prior_knowledge_is_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_requests_in_progress_survive_a_shutdown() {
-    let mut stack = Stack::builder().workers(0).start().await;
+    let stack = Stack::builder().workers(0).start().await;
     let mut sender = http2(&stack.ingresses[0]).await;
     let mut idle = http2(&stack.ingresses[0]).await;
     assert_eq!(idle.send_request(asked("POST", &event())).await.unwrap().status(), 202);
