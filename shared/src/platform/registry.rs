@@ -171,8 +171,9 @@ impl Registry {
     pub fn verify_tokens(&self, env: &Env) -> Result<HashMap<PlatformName, Secret>, Vec<Problem>> {
         let (mut tokens, mut problems) = (HashMap::new(), Vec::new());
         for platform in self.inner.entries.iter().map(|entry| &entry.platform).filter(|platform| platform.enabled) {
-            let key = child(&child("platforms", platform.name.as_str()), "handshake.verify_token");
-            match secrets::verify_token(platform, env, &format!("{}: {key}", self.inner.file)) {
+            let key = child(&child("platforms", platform.name.as_str()), "handshake");
+            let place = format!("{}: {}", self.inner.file, child(&key, "verify_token"));
+            match secrets::verify_token(platform, env, &place) {
                 Ok(token) => tokens.extend(token.map(|token| (platform.name.clone(), token))),
                 Err(found) => problems.extend(found),
             }
