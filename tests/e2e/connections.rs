@@ -148,7 +148,7 @@ async fn http2_requests_in_progress_survive_a_shutdown() {
     let mut idle = http2(&stack.ingresses[0]).await;
     assert_eq!(idle.send_request(asked("POST", &event())).await.unwrap().status(), 202);
     let silent = connect(&stack.ingresses[0]).await;
-    // Nobody works here: the answer comes when the time to wait is over.
+    // No worker runs: the answer comes when the time to wait is over, or at the shutdown.
     let waiting = sender.send_request(asked("POST", &event().header("prefer", "wait=3")));
     let waiting = tokio::spawn(waiting);
     poll::until("it is queued", SOON, async || match stack.unfinished("acme").await {

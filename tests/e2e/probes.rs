@@ -1,4 +1,4 @@
-//! What dashboards send before events come, and URLs as people type them.
+//! Probes of dashboards before events come, and URLs as people type them.
 
 use reqwest::Method;
 use serde_json::json;

@@ -45,7 +45,7 @@ impl Secret {
         if secret.0.is_empty() { Err(InvalidSecret::Empty) } else { Ok(secret) }
     }
 
-    /// Whether `text` is this secret. Only their lengths may show in the time that it takes.
+    /// Compares `text` with this secret. Only their lengths may show in the time that it takes.
     #[must_use]
     pub fn is(&self, text: &[u8]) -> bool {
         same(&self.0, text)

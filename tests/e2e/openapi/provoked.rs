@@ -81,7 +81,7 @@ pub(super) async fn subscriptions(conformance: &Conformance, path: &str) {
     conformance.ask(&Method::GET, &dashboard).await.expect_error(500, "E_WEBHOOK_CONFIG_MISSING");
 }
 
-/// What dashboards and CloudEvents senders ask before they send.
+/// Probes of dashboards and CloudEvents senders.
 pub(super) async fn probes(conformance: &Conformance, path: &str) {
     let at = |platform: &str| plain(&format!("{path}/{platform}"));
     for (platform, status) in [("acme", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
