@@ -55,13 +55,15 @@ fn print(text: &str, good: bool) -> ExitCode {
 }
 
 fn receive() -> ExitCode {
-    let config = match Config::read(&Env::from_process()) {
+    let env = Env::from_process();
+    let config = match Config::read(&env) {
         Ok(config) => config,
         Err(problems) => return fail(report(&problems), EXIT_CONFIG),
     };
     if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
         return fail(error, EXIT_CONFIG);
     }
+    env.log_warnings();
     // One thread drives Redis and the batcher; HTTP has threads of its own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -21,3 +21,4 @@ pub mod shutdown;
 pub mod signature;
 pub mod telemetry;
 pub mod trace;
+pub mod visible;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use shared::backoff::Backoff;
-use shared::config::{CommonConfig, Env, Problem};
+use shared::config::{CommonConfig, Env, Problem, SecretText};
 use shared::outbound::{self, config::Configured};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -72,7 +72,8 @@ impl WorkerConfig {
 }
 
 fn database_url(env: &Env) -> SecretString {
-    let url = env.secret("DATABASE_URL").unwrap_or_else(|| SecretString::from("sqlite://tributary.db".to_owned()));
+    let url = env.text("DATABASE_URL");
+    let url = SecretString::from(url.as_ref().map_or("sqlite://tributary.db", SecretText::clean));
     let known = ["sqlite:", "postgres://", "postgresql://"];
     if !known.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
         env.problem("DATABASE_URL", "must begin with sqlite:// or postgres://");

@@ -93,6 +93,7 @@ async fn main() -> ExitCode {
     if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
         return refuse(&format!("logging cannot start: {error}\n"));
     }
+    env.log_warnings();
     let stop = match shutdown::on_signals() {
         Ok(stop) => stop,
         Err(error) => {

@@ -163,6 +163,7 @@ impl CheckPlatform {
             Checked { verified: Err(reason), .. } => Draft { reason: Some(reason.clone()), ..Draft::default() },
         };
         let mut notes = checked.notes;
+        notes.extend(env.warnings().iter().map(ToString::to_string));
         if !platform.enabled {
             notes.push("the platform is disabled: ingress answers 403 before it looks at a signature".to_owned());
         }

@@ -236,10 +236,12 @@ impl<'a> Question<'a> {
             return Vec::new();
         }
         let body = &self.capture.body[..];
-        let genuine = |body: &[u8]| match verify(self.scheme, self.keys, &self.capture.headers, body, self.at) {
-            Ok(_) => true,
-            Err(refusal) => refusal.valid_but_for_time(),
-        };
+        let verifies =
+            |keys: &Keys, body: &[u8]| match verify(self.scheme, keys, &self.capture.headers, body, self.at) {
+                Ok(_) => true,
+                Err(refusal) => refusal.valid_but_for_time(),
+            };
+        let genuine = |body: &[u8]| verifies(self.keys, body);
         let unix = String::from_utf8_lossy(body).replace("\r\n", "\n");
         let without_end = body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body));
         let tries = [
@@ -249,8 +251,12 @@ impl<'a> Question<'a> {
             (Some(unix.into_bytes()), "with LF line breaks, which the capture has changed"),
             (compact(body), "without the white space between its values, which the capture has added"),
         ];
-        let found = tries.into_iter().filter_map(|(body, how)| body.filter(|body| genuine(body)).map(|_| how));
-        found.take(1).map(|how| format!("the signature verifies over the body {how}")).collect()
+        let mut found = tries.into_iter().filter_map(|(body, how)| body.filter(|body| genuine(body)).map(|_| how));
+        if let Some(how) = found.next() {
+            return vec![format!("the signature verifies over the body {how}")];
+        }
+        let meant = self.keys.variants().into_iter().find(|(_, keys)| verifies(keys, body));
+        meant.map(|(how, _)| format!("the signature verifies with the secret {how}")).into_iter().collect()
     }
 }
 
@@ -308,6 +314,7 @@ fn described(scheme: &Scheme) -> (&'static str, String, &'static str) {
     let secret = |encoding| match encoding {
         SecretEncoding::Utf8 => "its text's bytes",
         SecretEncoding::Base64 => "base64 of the key",
+        SecretEncoding::Hex => "hex of the key",
     };
     let mac = |hash, encoding, signed: &Template| {
         let hash = match hash {

@@ -5,7 +5,7 @@
 
 use actix_web::http::header::HeaderMap;
 use shared::event::Millis;
-use shared::signature::{Found, Headers, Keys, Scheme, Verified, verify};
+use shared::signature::{Headers, Keys, Scheme, Verified, verify};
 
 use crate::error::Error;
 use crate::gate::Gate;
@@ -15,13 +15,8 @@ pub(crate) struct RequestHeaders<'a>(pub(crate) &'a HeaderMap);
 
 impl Headers for RequestHeaders<'_> {
     // A request has few headers: looking at all of them costs less than to make a key of the name.
-    fn find(&self, name: &str) -> Found<'_> {
-        let mut values = self.0.iter().filter(|(one, _)| one.as_str() == name).map(|(_, value)| value);
-        match (values.next(), values.next()) {
-            (None, _) => Found::Absent,
-            (Some(value), None) => Found::One(value.as_bytes()),
-            (Some(_), Some(_)) => Found::Several,
-        }
+    fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
+        self.0.iter().filter(|(one, _)| one.as_str() == name).for_each(|(_, value)| visit(value.as_bytes()));
     }
 }
 

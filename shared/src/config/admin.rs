@@ -6,9 +6,15 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::SecretText;
+
 /// The token that admin routes ask for.
 #[derive(Clone, Debug)]
-pub struct AdminToken(SecretString);
+pub struct AdminToken {
+    token: SecretString,
+    /// The token without the quotation marks that it is configured in.
+    unquoted: Option<SecretString>,
+}
 
 /// Why an admin route refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +31,14 @@ impl AdminToken {
     /// Takes `token` as it is.
     #[must_use]
     pub fn new(token: SecretString) -> Self {
-        Self(token)
+        Self { token, unquoted: None }
+    }
+
+    /// Takes the token that `text` holds. One in quotation marks is accepted with and without them.
+    #[must_use]
+    pub fn of(text: &SecretText) -> Self {
+        let (token, clean) = (text.trimmed(), text.clean());
+        Self { token: token.into(), unquoted: (clean != token).then(|| clean.into()) }
     }
 
     /// Whether `authorization`, the value of that header, may pass. `configured` is `None` where no token is
@@ -34,11 +47,12 @@ impl AdminToken {
     /// # Errors
     /// Why not; the time taken says nothing about the token.
     pub fn authorize(configured: Option<&Self>, authorization: Option<&[u8]>) -> Result<(), AdminRefusal> {
-        let Self(token) = configured.ok_or(AdminRefusal::Forbidden)?;
+        let Self { token, unquoted } = configured.ok_or(AdminRefusal::Forbidden)?;
         let presented = authorization.and_then(bearer).ok_or(AdminRefusal::Missing)?;
         // Digests have one length, so comparing them does not tell the token's.
-        let (expected, presented) = (Sha256::digest(token.expose_secret()), Sha256::digest(presented));
-        if expected.ct_eq(&presented).into() { Ok(()) } else { Err(AdminRefusal::Forbidden) }
+        let presented = Sha256::digest(presented);
+        let is_one = |token: &SecretString| Sha256::digest(token.expose_secret()).ct_eq(&presented).into();
+        if is_one(token) | unquoted.as_ref().is_some_and(is_one) { Ok(()) } else { Err(AdminRefusal::Forbidden) }
     }
 }
 

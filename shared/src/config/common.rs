@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
-use super::{AdminToken, Env};
+use super::{AdminToken, Env, SecretText, Surroundings};
 use crate::queue::check_target;
 use crate::registration::{Sealer, SealingKey};
 use crate::telemetry::{LogFormat, check_filter};
@@ -64,7 +64,8 @@ impl CommonConfig {
 /// `REDIS_URL`, or the default. That of a `cluster` may name several nodes.
 #[must_use]
 pub fn redis_url(env: &Env, cluster: bool) -> SecretString {
-    let url = SecretString::from(env.string("REDIS_URL", "redis://127.0.0.1:6379"));
+    let url = env.text("REDIS_URL");
+    let url = SecretString::from(url.as_ref().map_or("redis://127.0.0.1:6379", SecretText::clean));
     if let Err(reason) = check_target(&url, cluster) {
         env.problem("REDIS_URL", reason);
     }
@@ -82,8 +83,8 @@ fn platforms_file(env: &Env) -> Option<PathBuf> {
 
 /// `SECRETS_KEY` may be several keys, separated by commas: the first seals, any opens.
 fn sealer(env: &Env) -> Sealer {
-    let text = env.secret("SECRETS_KEY");
-    let keys = text.iter().flat_map(|text| text.expose_secret().split(','));
+    let text = env.text("SECRETS_KEY");
+    let keys = text.iter().flat_map(|text| text.clean().split(','));
     let mut sound = Vec::new();
     for key in keys {
         match key.parse::<SealingKey>() {
@@ -103,11 +104,14 @@ fn log_filter(env: &Env) -> String {
 }
 
 fn admin_token(env: &Env) -> Option<AdminToken> {
-    let token = env.secret("ADMIN_TOKEN")?;
-    if !token.expose_secret().bytes().all(|b| b.is_ascii_graphic()) {
+    let token = env.text("ADMIN_TOKEN")?;
+    if !token.trimmed().bytes().all(|b| b.is_ascii_graphic()) {
         env.problem("ADMIN_TOKEN", "must be printable ASCII without spaces, or no header could carry it");
     }
-    Some(AdminToken::new(token))
+    if token.remark() == Some(Surroundings::Quotes) {
+        env.warn("ADMIN_TOKEN", "is in quotation marks; it is accepted with and without them");
+    }
+    Some(AdminToken::of(&token))
 }
 
 /// What to do about a Redis that may forget what it confirmed.

@@ -5,6 +5,9 @@
 //!
 //! Every variable `NAME` may instead come from the file that `NAME_FILE` names (one trailing line break is dropped). A
 //! variable that is set but empty counts as not set, since composition files cannot leave one out.
+//!
+//! Secrets and URLs are read as a [`SecretText`], which knows what was pasted along with them. What
+//! is not wrong, but probably not meant, is a warning.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -14,15 +17,15 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use secrecy::SecretString;
-
 mod admin;
 mod common;
+mod secret_text;
 #[cfg(test)]
 mod tests;
 
 pub use admin::{AdminRefusal, AdminToken};
 pub use common::{CommonConfig, DurabilityMode, UnknownDurability, redis_url};
+pub use secret_text::{SecretText, Surroundings};
 
 /// A value from a file is at most this long.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -59,6 +62,7 @@ pub struct Env {
     /// `None`: set, but not UTF-8.
     variables: HashMap<String, Option<String>>,
     problems: Mutex<Vec<Problem>>,
+    warnings: Mutex<Vec<Problem>>,
 }
 
 impl fmt::Debug for Env {
@@ -74,13 +78,13 @@ impl Env {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))
             .collect();
-        Self { variables, problems: Mutex::default() }
+        Self { variables, problems: Mutex::default(), warnings: Mutex::default() }
     }
 
     /// Given variables instead of the process's, for tests.
     pub fn from_pairs<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
         let variables = pairs.into_iter().map(|(name, value)| (name.into(), Some(value.into()))).collect();
-        Self { variables, problems: Mutex::default() }
+        Self { variables, problems: Mutex::default(), warnings: Mutex::default() }
     }
 
     /// The value of `name` or the content of `name_FILE`, without remembering a problem.
@@ -88,21 +92,29 @@ impl Env {
     /// # Errors
     /// When it is not UTF-8, given twice, or when the file cannot be read, is empty or longer than 64 KiB.
     pub fn lookup(&self, name: &str) -> Result<Option<String>, Problem> {
-        let file_name = format!("{name}_FILE");
-        match (self.plain(name)?, self.plain(&file_name)?) {
-            (Some(_), Some(_)) => Err(Problem::new(name, format_args!("is set, and {file_name} too; unset one"))),
-            (Some(value), None) => Ok(Some(value.to_owned())),
-            (None, Some(path)) => read_file(path).map(Some).map_err(|reason| Problem::new(file_name, reason)),
-            (None, None) => Ok(None),
-        }
+        Ok(self.find(name)?.map(|(value, _)| value))
     }
 
-    /// [`lookup`](Self::lookup) for a secret.
+    /// [`lookup`](Self::lookup) for a secret or a URL, with the name of the variable that it is from.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup).
-    pub fn lookup_secret(&self, name: &str) -> Result<Option<SecretString>, Problem> {
-        Ok(self.lookup(name)?.map(SecretString::from))
+    pub fn lookup_text(&self, name: &str) -> Result<Option<(SecretText, String)>, Problem> {
+        Ok(self.find(name)?.map(|(value, from)| (SecretText::new(value), from)))
+    }
+
+    /// The value of `name`, and whether it is from that variable or from `name_FILE`.
+    fn find(&self, name: &str) -> Result<Option<(String, String)>, Problem> {
+        let file_name = format!("{name}_FILE");
+        match (self.plain(name)?, self.plain(&file_name)?) {
+            (Some(_), Some(_)) => Err(Problem::new(name, format_args!("is set, and {file_name} too; unset one"))),
+            (Some(value), None) => Ok(Some((value.to_owned(), name.to_owned()))),
+            (None, Some(path)) => match read_file(path) {
+                Ok(value) => Ok(Some((value, file_name))),
+                Err(reason) => Err(Problem::new(file_name, reason)),
+            },
+            (None, None) => Ok(None),
+        }
     }
 
     /// The value of `name`, if set.
@@ -115,9 +127,15 @@ impl Env {
         self.opt(name).unwrap_or_else(|| default.to_owned())
     }
 
-    /// The secret `name`, if set.
-    pub fn secret(&self, name: &str) -> Option<SecretString> {
-        self.opt(name).map(SecretString::from)
+    /// The secret or URL `name`, if set. One of nothing but white space and quotation marks is a
+    /// problem.
+    pub fn text(&self, name: &str) -> Option<SecretText> {
+        let (text, from) = self.remember(self.lookup_text(name)).flatten()?;
+        if text.is_empty() {
+            self.problem(&from, "holds nothing but white space and quotation marks");
+            return None;
+        }
+        Some(text)
     }
 
     /// The value of `name` as a `T`, or `default`. `T`'s error must not quote the text.
@@ -175,6 +193,26 @@ impl Env {
         self.problems().push(Problem::new(name, reason));
     }
 
+    /// Remembers a warning; `reason` must not quote the value.
+    pub fn warn(&self, name: &str, reason: impl Display) {
+        self.all_warnings().push(Problem::new(name, reason));
+    }
+
+    /// Logs the warnings so far, and forgets them.
+    pub fn log_warnings(&self) {
+        for Problem { name, reason } in self.warnings() {
+            tracing::warn!(variable = name, reason, "configuration may not be what was meant; starting anyway");
+        }
+    }
+
+    /// The warnings so far, sorted by name; forgets them.
+    pub fn warnings(&self) -> Vec<Problem> {
+        let mut warnings = std::mem::take(&mut *self.all_warnings());
+        warnings.sort();
+        warnings.dedup();
+        warnings
+    }
+
     /// Whether everything that was read so far is good; forgets the problems.
     ///
     /// # Errors
@@ -200,6 +238,10 @@ impl Env {
 
     fn problems(&self) -> std::sync::MutexGuard<'_, Vec<Problem>> {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_warnings(&self) -> std::sync::MutexGuard<'_, Vec<Problem>> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -170,9 +170,46 @@ fn a_value_may_come_from_a_file() {
     for (content, value) in [("word", "word"), ("word\n", "word"), ("word\r\n", "word"), ("a b\n\n", "a b\n")] {
         let file = TempFile::new(content.as_bytes());
         let env = env(&[("SECRET_FILE", file.path())]);
-        assert_eq!(env.secret("SECRET").unwrap().expose_secret(), value);
+        assert_eq!(env.text("SECRET").unwrap().literal(), value);
         assert_eq!(env.finish(), Ok(()));
     }
+}
+
+#[test]
+fn text_of_surroundings_only_is_a_problem() {
+    let file = TempFile::new("\u{feff}\n".as_bytes());
+    let env = env(&[("A", "\"\""), ("B", " \n"), ("C_FILE", file.path())]);
+    assert!(["A", "B", "C"].iter().all(|name| env.text(name).is_none()));
+    let told = |name| format!("{name}: holds nothing but white space and quotation marks");
+    assert_eq!(problems(&env), [told("A"), told("B"), told("C_FILE")]);
+}
+
+#[test]
+fn admin_token_in_quotes_opens_with_and_without_them() {
+    let env = env(&[("ADMIN_TOKEN", "\"token\"\n")]);
+    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    assert_eq!(env.finish(), Ok(()));
+    let ask = |header: &str| AdminToken::authorize(config.admin_token.as_ref(), Some(header.as_bytes()));
+    assert_eq!((ask("Bearer token"), ask("Bearer \"token\"")), (Ok(()), Ok(())));
+    assert_eq!(ask("Bearer \"token"), Err(AdminRefusal::Forbidden));
+    let warnings: Vec<String> = env.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(warnings, ["ADMIN_TOKEN: is in quotation marks; it is accepted with and without them"]);
+}
+
+#[test]
+fn urls_and_keys_are_read_without_surroundings() {
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    let env = env(&[
+        ("REDIS_URL", "\"redis://:word@redis.example/1\"\n"),
+        ("SECRETS_KEY", &format!("'{key}'\r\n")),
+        ("ADMIN_TOKEN", "\u{feff}token\n"),
+    ]);
+    let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+    assert_eq!(env.finish(), Ok(()));
+    assert_eq!(config.redis_url.expose_secret(), "redis://:word@redis.example/1");
+    assert!(config.sealer.can_seal());
+    assert_eq!(AdminToken::authorize(config.admin_token.as_ref(), Some(b"Bearer token")), Ok(()));
+    assert_eq!(env.warnings(), []);
 }
 
 #[test]
@@ -186,7 +223,7 @@ fn files_that_hold_no_value_are_problems() {
     ];
     for (file, expected) in cases {
         let env = env(&[("SECRET_FILE", file.path())]);
-        assert!(env.secret("SECRET").is_none());
+        assert!(env.text("SECRET").is_none());
         assert_eq!(problems(&env), [expected]);
     }
 }
@@ -194,7 +231,7 @@ fn files_that_hold_no_value_are_problems() {
 #[test]
 fn a_missing_file_is_a_problem_that_does_not_name_the_path() {
     let env = env(&[("SECRET_FILE", "/does/not/exist")]);
-    assert!(env.secret("SECRET").is_none());
+    assert!(env.text("SECRET").is_none());
     let found = problems(&env);
     assert!(found[0].starts_with("SECRET_FILE: cannot be opened: "), "{found:?}");
     assert!(!found[0].contains("/does"), "{found:?}");
@@ -204,7 +241,7 @@ fn a_missing_file_is_a_problem_that_does_not_name_the_path() {
 fn a_value_and_a_file_together_are_a_problem() {
     let env = env(&[("SECRET", "word"), ("SECRET_FILE", "/some/file")]);
     assert!(env.lookup("SECRET").is_err());
-    assert!(env.secret("SECRET").is_none());
+    assert!(env.text("SECRET").is_none());
     assert_eq!(problems(&env), ["SECRET: is set, and SECRET_FILE too; unset one"]);
 }
 
@@ -212,13 +249,17 @@ fn a_value_and_a_file_together_are_a_problem() {
 fn an_empty_variable_is_not_set() {
     let env = env(&[("A", ""), ("SECRET", "word"), ("SECRET_FILE", "")]);
     assert_eq!(env.string("A", "default"), "default");
-    assert_eq!(env.secret("SECRET").unwrap().expose_secret(), "word");
+    assert_eq!(env.text("SECRET").unwrap().literal(), "word");
     assert_eq!(env.finish(), Ok(()));
 }
 
 #[test]
 fn a_value_that_is_not_utf8_is_a_problem() {
-    let env = Env { variables: HashMap::from([("A".to_owned(), None)]), problems: Mutex::default() };
+    let env = Env {
+        variables: HashMap::from([("A".to_owned(), None)]),
+        problems: Mutex::default(),
+        warnings: Mutex::default(),
+    };
     assert_eq!(env.opt("A"), None);
     assert_eq!(problems(&env), ["A: is not UTF-8"]);
 }

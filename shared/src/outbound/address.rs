@@ -3,6 +3,10 @@
 //! Guarantee: unless the operator allows it, no request leaves for an address that is not one of the public internet: not
 //! for this host, its networks, a cloud's metadata service, or an IPv6 form that stands for one of these. What cannot be
 //! told is refused. The registries are IANA's of special-purpose addresses (RFC 6890 and its updates).
+//!
+//! A cloud's metadata service hands out credentials to every process that can reach it. Such services
+//! stay refused under `true` and under networks that merely contain them. Only an entry that names
+//! them opens them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -17,7 +21,7 @@ pub enum AllowPrivate {
     Nothing,
     /// These networks.
     Networks(Vec<IpNet>),
-    /// Everything.
+    /// Everything but the services of clouds, see [`is_platform_service`].
     Everything,
 }
 
@@ -52,13 +56,34 @@ impl AllowPrivate {
     /// Whether requests may go to `address`.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Nothing => is_public(address),
-            Self::Networks(networks) => {
-                let plain = address.to_canonical();
-                is_public(address) || networks.iter().any(|network| network.contains(&plain))
-            }
+        let listed: &[IpNet] = if let Self::Networks(networks) = self { networks } else { &[] };
+        let plain = address.to_canonical();
+        let mut listed = listed.iter().filter(|network| network.contains(&plain));
+        if is_platform_service(address) {
+            return listed.any(names_platform_service);
+        }
+        *self == Self::Everything || is_public(address) || listed.next().is_some()
+    }
+}
+
+/// Returns true if `network` lies within the networks of platform services, so that it was meant for them.
+fn names_platform_service(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(network) => SERVICES_V4.iter().any(|services| services.contains(network)),
+        IpNet::V6(network) => SERVICES_V6.iter().any(|services| services.contains(network)),
+    }
+}
+
+/// Returns true if `address` is, or stands for, a metadata or platform service of a cloud: all link-local
+/// addresses, and those that providers have chosen elsewhere.
+#[must_use]
+pub fn is_platform_service(address: IpAddr) -> bool {
+    let v4 = |address: &Ipv4Addr| SERVICES_V4.iter().any(|services| services.contains(address));
+    match address {
+        IpAddr::V4(address) => v4(&address),
+        IpAddr::V6(address) => {
+            SERVICES_V6.iter().any(|services| services.contains(&address))
+                || embedded(address).iter().flatten().any(v4)
         }
     }
 }
@@ -99,11 +124,35 @@ const SPECIAL_V4: [Ipv4Net; 15] = [
     v4(224, 0, 0, 0, 4),
     v4(240, 0, 0, 0, 4),
 ];
-/// Alibaba's and Oracle's metadata services have addresses that are public by their looks.
-const METADATA: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+/// Metadata and platform services of clouds, from the providers' own documentation:
+///
+/// - 169.254.169.254: metadata of AWS, Google Cloud, Azure, Oracle, DigitalOcean, Hetzner and others.
+/// - 169.254.170.2 and .23: credentials of AWS containers. 169.254.0.23: metadata of Tencent.
+///   169.254.42.42: metadata of Scaleway.
+/// - 100.100.100.200: metadata of Alibaba. 100.96.0.96: metadata of Volcano Engine.
+/// - 168.63.129.16: Azure's virtual address of the host. 192.0.0.192: metadata of Oracle Classic.
+/// - 161.26.0.0/16 and 166.8.0.0/14: service endpoints of IBM Cloud.
+const SERVICES_V4: [Ipv4Net; 7] = [
+    v4(169, 254, 0, 0, 16),
+    v4(100, 96, 0, 96, 32),
+    v4(100, 100, 100, 200, 32),
+    v4(161, 26, 0, 0, 16),
+    v4(166, 8, 0, 0, 14),
+    v4(168, 63, 129, 16, 32),
+    v4(192, 0, 0, 192, 32),
+];
+/// As [`SERVICES_V4`]: link-local, AWS, Google Cloud, Oracle, Alibaba, Scaleway, Akamai (Linode).
+const SERVICES_V6: [Ipv6Net; 7] = [
+    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
+    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+    v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
+    v6([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200], 128),
+    v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
+    v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128),
+];
 
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
-const SIX_TO_FOUR: Ipv6Net = v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16);
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
 /// Inside global unicast, and not public: protocol assignments (Teredo among them) and documentation.
 const SPECIAL_V6: [Ipv6Net; 3] = [
@@ -113,25 +162,36 @@ const SPECIAL_V6: [Ipv6Net; 3] = [
 ];
 
 fn public_v4(address: Ipv4Addr) -> bool {
-    !SPECIAL_V4.iter().any(|network| network.contains(&address)) && !METADATA.contains(&address)
+    let is_in = |networks: &[Ipv4Net]| networks.iter().any(|network| network.contains(&address));
+    !is_in(&SPECIAL_V4) && !is_in(&SERVICES_V4)
 }
 
 fn public_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    let embedded = |high: u16, low: u16| {
+    let global = GLOBAL_UNICAST.contains(&address) && !SPECIAL_V6.iter().any(|network| network.contains(&address));
+    let translated = address.to_ipv4_mapped().is_some() || NAT64.contains(&address);
+    (global || translated) && embedded(address).into_iter().flatten().all(public_v4)
+}
+
+/// The IPv4 addresses that `address` stands for or reaches.
+fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
+    let of = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        public_v4(Ipv4Addr::new(a, b, c, d))
+        Some(Ipv4Addr::new(a, b, c, d))
     };
-    if let Some(mapped) = address.to_ipv4_mapped() {
-        return public_v4(mapped);
+    match address.segments() {
+        // Mapped (RFC 4291), translated (RFC 2765), and the deprecated compatible form.
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => [of(high, low), None],
+        // NAT64 (RFC 6052), and its local prefix (RFC 8215) of 96 and of 48 bits.
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [of(high, low), None],
+        [0x64, 0xff9b, 1, first, second, third, high, low] => [of(high, low), of(first, second << 8 | third >> 8)],
+        // 6to4 (RFC 3056).
+        [0x2002, high, low, ..] => [of(high, low), None],
+        // Teredo (RFC 4380): the server, and the client's address with its bits turned over.
+        [0x2001, 0, server_high, server_low, _, _, high, low] => [of(server_high, server_low), of(!high, !low)],
+        // ISATAP (RFC 5214).
+        [.., 0 | 0x200, 0x5efe, high, low] => [of(high, low), None],
+        _ => [None, None],
     }
-    if NAT64.contains(&address) {
-        return embedded(segments[6], segments[7]);
-    }
-    if SIX_TO_FOUR.contains(&address) {
-        return embedded(segments[1], segments[2]);
-    }
-    GLOBAL_UNICAST.contains(&address) && !SPECIAL_V6.iter().any(|network| network.contains(&address))
 }
 
 #[cfg(test)]
@@ -183,8 +243,75 @@ mod tests {
             "ff02::1",
             "100::1",
             "5f00::1",
+            "::169.254.169.254",
+            "::ffff:0:169.254.169.254",
+            "2607:f8b0::5efe:10.0.0.1",
+            "2607:f8b0::200:5efe:127.0.0.1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    /// Each in a form of its own, and those that stand for 169.254.169.254, 168.63.129.16 and
+    /// 100.100.100.200 in IPv6.
+    const SERVICES: [&str; 29] = [
+        "169.254.169.254",
+        "169.254.170.2",
+        "169.254.170.23",
+        "169.254.0.23",
+        "169.254.42.42",
+        "100.96.0.96",
+        "100.100.100.200",
+        "161.26.0.10",
+        "166.9.48.1",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fd00:42::42",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:100::100:200",
+        "fd00:a9fe:a9fe::1",
+        "fe80::a9fe:a9fe",
+        "::ffff:169.254.169.254",
+        "::169.254.169.254",
+        "::ffff:0:168.63.129.16",
+        "64:ff9b::168.63.129.16",
+        "64:ff9b:1::100.100.100.200",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "2002:a9fe:a9fe::1",
+        "2001:0:a83f:8110::1",
+        "2001:0:4136:e378:8000:63bf:5601:5601",
+        "2607:f8b0::5efe:168.63.129.16",
+    ];
+
+    #[test]
+    fn platform_services_open_only_by_name() {
+        let wide = "0.0.0.0/0,::/0,10.0.0.0/8,100.64.0.0/10,168.0.0.0/8,fd00::/8,64:ff9b::/32,2000::/3";
+        for allowed in ["false", "true", wide] {
+            let allowed: AllowPrivate = allowed.parse().unwrap();
+            for address in SERVICES {
+                assert!(!allowed.permits(address.parse().unwrap()), "{address} by {allowed:?}");
+            }
+        }
+        for (named, address) in [
+            ("169.254.169.254", "169.254.169.254"),
+            ("169.254.0.0/16", "::ffff:169.254.169.254"),
+            ("168.63.129.16/32", "168.63.129.16"),
+            ("fd00:ec2::254", "fd00:ec2::254"),
+        ] {
+            let allowed: AllowPrivate = named.parse().unwrap();
+            assert!(allowed.permits(address.parse().unwrap()), "{address} by {named}");
+            assert!(!allowed.permits("100.100.100.200".parse().unwrap()), "{named}");
+        }
+    }
+
+    #[test]
+    fn everything_is_all_but_platform_services() {
+        let allowed: AllowPrivate = "true".parse().unwrap();
+        for address in ["10.0.0.1", "127.0.0.1", "::1", "fd12::1", "100.64.0.1", "1.1.1.1", "2606:4700::1111"] {
+            assert!(allowed.permits(address.parse().unwrap()), "{address}");
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -52,14 +53,36 @@ struct Blocked;
 #[error("the name has no address")]
 struct NotFound(#[source] Option<io::Error>);
 
-struct Resolver(Arc<AllowPrivate>);
+/// Looks up the addresses of a name.
+trait Lookup: Send + Sync {
+    /// All addresses of `name`.
+    ///
+    /// # Errors
+    /// When there is no answer, or the name does not exist.
+    fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+}
+
+/// The host's own resolver.
+struct SystemLookup;
+
+impl Lookup for SystemLookup {
+    fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
+    }
+}
+
+/// Resolves names to those of their addresses that are allowed.
+struct Resolver {
+    allowed: Arc<AllowPrivate>,
+    names: Arc<dyn Lookup>,
+}
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allowed = Arc::clone(&self.0);
+        let allowed = Arc::clone(&self.allowed);
+        let found = self.names.lookup(name.as_str().to_owned());
         Box::pin(async move {
-            let found: Vec<SocketAddr> =
-                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|error| NotFound(Some(error)))?.collect();
+            let found = found.await.map_err(|error| NotFound(Some(error)))?;
             if found.is_empty() {
                 return Err(NotFound(None).into());
             }
@@ -79,10 +102,14 @@ impl Client {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(allowed: Arc<AllowPrivate>) -> Result<Self, SetupError> {
+        Self::with_names(allowed, Arc::new(SystemLookup))
+    }
+
+    fn with_names(allowed: Arc<AllowPrivate>, names: Arc<dyn Lookup>) -> Result<Self, SetupError> {
         // Whoever was first has the same: one TLS stack.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
-            .dns_resolver(Arc::new(Resolver(Arc::clone(&allowed))))
+            .dns_resolver(Arc::new(Resolver { allowed: Arc::clone(&allowed), names }))
             .redirect(Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT)
@@ -238,8 +265,22 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(300);
 
+    /// A client for which every name that ends in `.test` has the addresses in front of that, joined
+    /// by `-and-`; no other name exists. No test asks a name server.
     fn client(allowed: &str) -> Client {
-        Client::new(Arc::new(allowed.parse().unwrap())).unwrap()
+        Client::with_names(Arc::new(allowed.parse().unwrap()), Arc::new(TestLookup)).unwrap()
+    }
+
+    struct TestLookup;
+
+    impl Lookup for TestLookup {
+        fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            let addresses = name.strip_suffix(".test").map(|names| names.replace('_', ":"));
+            Box::pin(async move {
+                let addresses = addresses.ok_or_else(|| io::Error::other("no such name"))?;
+                Ok(addresses.split("-and-").map(|one| SocketAddr::new(one.parse().unwrap(), 0)).collect())
+            })
+        }
     }
 
     /// A server that answers each connection with `answer` once it has seen the head of a request.
@@ -312,14 +353,33 @@ mod tests {
     async fn private_addresses_are_blocked_by_number_and_by_name() {
         let url = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         let port = url.port().unwrap();
-        for host in ["127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        for host in ["127.0.0.1", "127.0.0.1.test", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
             let url = format!("http://{host}:{port}/").parse().unwrap();
             let attempt = post(&client("false"), &url, SOON).await;
             assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Blocked, .. }), "{host}: {attempt:?}");
         }
-        let named = format!("http://localhost:{port}/").parse().unwrap();
+        let named = format!("http://10.0.0.1-and-127.0.0.1.test:{port}/").parse().unwrap();
         let attempt = post(&client("127.0.0.0/8"), &named, SOON).await;
         assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+    }
+
+    /// Nothing is connected to: each of these is refused by its number, or once its name is resolved.
+    #[tokio::test]
+    async fn platform_services_are_blocked_under_true() {
+        for host in [
+            "169.254.169.254",
+            "2852039166",
+            "[fd00:ec2::254]",
+            "[::ffff:168.63.129.16]",
+            "[64:ff9b::169.254.169.254]",
+            "169.254.169.254.test",
+            "100.100.100.200-and-168.63.129.16.test",
+            "fd20_ce__254.test",
+        ] {
+            let url = format!("http://{host}/latest/meta-data").parse().unwrap();
+            let attempt = post(&client("true"), &url, SOON).await;
+            assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Blocked, .. }), "{host}: {attempt:?}");
+        }
     }
 
     #[tokio::test]

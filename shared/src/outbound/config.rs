@@ -17,8 +17,9 @@ use url::Url;
 use super::address::AllowPrivate;
 use super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
 use super::headers::{Source, may_be_set};
-use crate::config::Env;
+use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
+use crate::visible::is_visible;
 
 /// Most destinations; each has streams, connections and tasks of its own.
 pub const MAX_DESTINATIONS: usize = 64;
@@ -80,7 +81,7 @@ impl Defaults {
         let source = source.unwrap_or_default();
         Self {
             events: env.opt("WEBHOOK_EVENTS").map(|list| patterns(env, &list)),
-            secret: env.secret("WEBHOOK_SECRET_KEY").filter(|secret| usable(env, secret)),
+            secret: env.text("WEBHOOK_SECRET_KEY").and_then(|text| signing_secret(env, &text)),
             headers: env.opt("WEBHOOK_HEADERS").map(|list| headers(env, &list, &source)).unwrap_or_default(),
             timeout: env.millis("WEBHOOK_TIMEOUT", 10_000, 100..=600_000),
             max_attempts: env.bounded("WEBHOOK_MAX_RETRIES", 3_u32, 0..=1_000) + 1,
@@ -168,7 +169,12 @@ pub fn destination_url(text: &str) -> Result<Url, &'static str> {
     if text.len() > MAX_URL_BYTES {
         return Err("must be at most 2048 bytes long");
     }
-    let url = Url::parse(text.trim()).map_err(|_| WRONG)?;
+    let text = text.trim();
+    // The parser would drop line breaks, and make one URL of two.
+    if text.contains(|c: char| c.is_whitespace() || !is_visible(c)) {
+        return Err("holds a blank, line break or invisible character; several URLs are separated by commas");
+    }
+    let url = Url::parse(text).map_err(|_| WRONG)?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(WRONG);
     }
@@ -188,13 +194,15 @@ fn from_variables(env: &Env, defaults: &Defaults) -> Vec<Destination> {
         }
         Err(reason) => env.problem(variable, format_args!("{name}: {reason}")),
     };
-    if let Some(list) = env.opt("WEBHOOK_URLS") {
-        for (at, text) in list.trim().trim_end_matches(',').split(',').enumerate() {
+    if let Some(list) = env.text("WEBHOOK_URLS") {
+        for (at, text) in
+            list.clean().trim_end_matches(|c: char| c == ',' || c.is_whitespace()).split(',').enumerate()
+        {
             add("WEBHOOK_URLS", &format!("webhook_{}", at + 1), text);
         }
     }
-    if let Some(text) = env.opt("DISCORD_WEBHOOK_URL") {
-        add("DISCORD_WEBHOOK_URL", "discord", &text);
+    if let Some(text) = env.text("DISCORD_WEBHOOK_URL") {
+        add("DISCORD_WEBHOOK_URL", "discord", text.clean());
     }
     destinations
 }
@@ -208,22 +216,31 @@ fn patterns(env: &Env, list: &str) -> Vec<String> {
     patterns
 }
 
-/// A key that Standard Webhooks could not use would make signatures that nobody can verify.
-fn usable(env: &Env, secret: &SecretString) -> bool {
-    let reason = secret_problem(secret);
-    if let Some(reason) = reason {
-        env.problem("WEBHOOK_SECRET_KEY", reason);
+/// `WEBHOOK_SECRET_KEY`, unless Standard Webhooks could not use it.
+fn signing_secret(env: &Env, text: &SecretText) -> Option<SecretString> {
+    let key = signing_key(text).map_err(|reason| env.problem("WEBHOOK_SECRET_KEY", reason)).ok()?;
+    if let Some(remark) = signing_remark(text) {
+        env.warn("WEBHOOK_SECRET_KEY", remark);
     }
-    reason.is_none()
+    Some(key)
 }
 
-fn secret_problem(secret: &SecretString) -> Option<&'static str> {
-    use base64::Engine as _;
-    let rest = secret.expose_secret().strip_prefix("whsec_")?;
-    base64::engine::general_purpose::STANDARD
-        .decode(rest)
-        .is_err()
-        .then_some("must be padded standard base64 after whsec_")
+/// The secret that deliveries are signed with. Receivers may have been given all of `text`, so
+/// nothing is cut off unless it is the `whsec_` form, which nothing surrounds.
+fn signing_key(text: &SecretText) -> Result<SecretString, &'static str> {
+    let clean = text.clean().strip_prefix("v1,").unwrap_or(text.clean());
+    match clean.strip_prefix("whsec_") {
+        Some(rest) if crate::signature::base64_text::decode(rest).is_none() => Err("must be base64 after whsec_"),
+        Some(_) => Ok(SecretString::from(clean)),
+        None => Ok(SecretString::from(text.literal())),
+    }
+}
+
+/// Warning for the operator about `text`, which deliveries are signed with as it is.
+fn signing_remark(text: &SecretText) -> Option<String> {
+    let remark = text.remark()?;
+    let as_it_is = signing_key(text).is_ok_and(|key| key.expose_secret() == text.literal());
+    as_it_is.then(|| format!("{remark}; deliveries are signed with all of it, which receivers may not expect"))
 }
 
 fn headers(env: &Env, list: &str, source: &Source) -> Vec<(String, SecretString)> {

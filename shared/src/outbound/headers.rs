@@ -122,7 +122,8 @@ fn printable(text: &str) -> String {
 
 /// Standard Webhooks: what follows `whsec_` is base64; another secret is its own bytes.
 fn standard_key(secret: &str) -> zeroize::Zeroizing<Vec<u8>> {
-    let decoded = secret.strip_prefix("whsec_").and_then(|text| STANDARD.decode(text).ok());
+    let text = secret.strip_prefix("v1,").unwrap_or(secret);
+    let decoded = text.strip_prefix("whsec_").and_then(crate::signature::base64_text::decode);
     zeroize::Zeroizing::new(decoded.unwrap_or_else(|| secret.as_bytes().to_vec()))
 }
 

@@ -2,16 +2,14 @@
 //!
 //! Guarantee: a platform that the operator named either has everything that its definition refers to, or start-up says
 //! what is missing. A bundled platform that nobody named and whose variables are not set is simply not configured.
-//! No problem holds a secret.
-
-use zeroize::Zeroizing;
+//! No problem and no warning holds a secret.
+//!
+//! A secret that was pasted with white space or quotation marks around it verifies with and without
+//! them: the sender may have either form. A warning names it.
 
 use super::types::{CredentialRef, Handshake, Platform, SecretRef, SecretRefs};
-use crate::config::{self, Env, Problem};
+use crate::config::{self, Env, Problem, SecretText};
 use crate::signature::{Credential, Keys, Secret, SecretEncoding};
-
-/// A secret's text.
-type Text = Zeroizing<String>;
 
 impl std::fmt::Display for SecretRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -40,10 +38,10 @@ pub(super) fn resolve(platform: &Platform, need: Need, env: &Env, key: &str) -> 
     let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
     let keys = match &platform.secrets {
         SecretRefs::Secrets(list) => {
-            Keys::Secrets(list.iter().filter_map(|one| look.secret(platform, one)).collect())
+            Keys::Secrets(list.iter().flat_map(|one| look.secret(platform, one)).collect())
         }
         SecretRefs::Credentials(list) => {
-            Keys::Credentials(list.iter().filter_map(|one| look.credential(platform, one)).collect())
+            Keys::Credentials(list.iter().flat_map(|one| look.credential(platform, one)).collect())
         }
     };
     if need == Need::All || (need == Need::Any && keys.is_empty() && problems.is_empty()) {
@@ -65,7 +63,7 @@ pub(super) fn verify_token(platform: &Platform, env: &Env, key: &str) -> Result<
             look.problem(format!("{verify_token} is not set"));
             return None;
         };
-        let decoded = Secret::decode(&text, SecretEncoding::Utf8);
+        let decoded = Secret::decode(text.clean(), SecretEncoding::Utf8);
         decoded.map_err(|reason| look.problem(format!("{verify_token} {reason}"))).ok()
     });
     if problems.is_empty() { Ok(token) } else { Err(problems) }
@@ -79,54 +77,63 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    fn secret(&mut self, platform: &Platform, reference: &SecretRef) -> Option<Secret> {
-        let text = self.text(reference)?;
-        match text {
-            Some(text) => self.decode(platform, reference, &text),
-            None => {
+    fn secret(&mut self, platform: &Platform, reference: &SecretRef) -> Vec<Secret> {
+        match self.text(reference) {
+            Some(Some(text)) => self.decode(platform, reference, &text),
+            Some(None) => {
                 self.missing.push(reference.clone());
-                None
+                Vec::new()
             }
+            None => Vec::new(),
         }
     }
 
-    fn credential(&mut self, platform: &Platform, pair: &CredentialRef) -> Option<Credential> {
-        let (key, secret) = (self.text(&pair.key), self.text(&pair.secret));
-        match (key?, secret?) {
-            (Some(key), Some(secret)) => {
-                let secret = self.decode(platform, &pair.secret, &secret)?;
-                Some(Credential::new(key.as_str(), &secret))
+    fn credential(&mut self, platform: &Platform, pair: &CredentialRef) -> Vec<Credential> {
+        match (self.text(&pair.key), self.text(&pair.secret)) {
+            (Some(Some(key)), Some(Some(secret))) => {
+                let secrets = self.decode(platform, &pair.secret, &secret);
+                secrets.iter().map(|secret| Credential::new(key.clean(), secret)).collect()
             }
-            (None, None) => {
+            (Some(None), Some(None)) => {
                 self.missing.extend([pair.key.clone(), pair.secret.clone()]);
-                None
+                Vec::new()
             }
-            (Some(_), None) => self.half(&pair.key, &pair.secret),
-            (None, Some(_)) => self.half(&pair.secret, &pair.key),
+            (Some(Some(_)), Some(None)) => self.half(&pair.key, &pair.secret),
+            (Some(None), Some(Some(_))) => self.half(&pair.secret, &pair.key),
+            (None, _) | (_, None) => Vec::new(),
         }
     }
 
-    fn half(&mut self, there: &SecretRef, missing: &SecretRef) -> Option<Credential> {
+    fn half(&mut self, there: &SecretRef, missing: &SecretRef) -> Vec<Credential> {
         self.problem(format!("{there} is set, but {missing} is not"));
-        None
+        Vec::new()
     }
 
-    fn decode(&mut self, platform: &Platform, reference: &SecretRef, text: &str) -> Option<Secret> {
-        platform.scheme.secret(text).map_err(|reason| self.problem(format!("{reference} {reason}"))).ok()
+    fn decode(&mut self, platform: &Platform, reference: &SecretRef, text: &SecretText) -> Vec<Secret> {
+        let secrets = platform.scheme.secrets(text);
+        secrets.map_err(|reason| self.problem(format!("{reference} {reason}"))).unwrap_or_default()
     }
 
     /// `None` after a problem, `Some(None)` where a variable is not set.
-    fn text(&mut self, reference: &SecretRef) -> Option<Option<Text>> {
+    fn text(&mut self, reference: &SecretRef) -> Option<Option<SecretText>> {
         match reference {
             SecretRef::Env(name) => {
-                let found = self.env.lookup(name).map_err(|problem| self.problems.push(problem)).ok()?;
-                Some(found.map(Zeroizing::new))
+                let found = self.env.lookup_text(name).map_err(|problem| self.problems.push(problem)).ok()?;
+                Some(found.map(|(text, from)| self.remarked(text, &from)))
             }
             SecretRef::File(path) => {
                 let read = config::read_file(path).map_err(|reason| self.problem(format!("{reference} {reason}")));
-                Some(Some(Zeroizing::new(read.ok()?)))
+                Some(Some(self.remarked(SecretText::new(read.ok()?), &format!("{}: {reference}", self.key))))
             }
         }
+    }
+
+    /// Warns of what surrounds `text`, which is from `from`.
+    fn remarked(&self, text: SecretText, from: &str) -> SecretText {
+        if let Some(remark) = text.remark().filter(|_| !text.is_empty()) {
+            self.env.warn(from, format_args!("{remark}; requests are verified with and without that"));
+        }
+        text
     }
 
     fn problem(&mut self, reason: String) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::record::{Material, Record, State, Unreadable};
 use super::request::table;
 use super::seal::Sealer;
-use crate::config::Problem;
+use crate::config::{Problem, SecretText};
 use crate::event::Millis;
 use crate::metrics::RegistrationMetrics;
 use crate::platform::registry::Registry;
@@ -185,18 +185,20 @@ impl Builder {
         let (mut opened, mut unopened) = (Vec::new(), Vec::new());
         for stored in self.sealer.iter().flat_map(|_| &record.secrets) {
             match self.open(name, stored, &platform.scheme) {
-                Ok(key) => opened.push(Opened { key, expires_at: stored.expires_at_ms }),
+                Ok(keys) => {
+                    opened.extend(keys.into_iter().map(|key| Opened { key, expires_at: stored.expires_at_ms }));
+                }
                 Err(reason) => unopened.push((stored.expires_at_ms, reason)),
             }
         }
         Ok(Usable { record: Arc::new(record), platform, opened, unopened, keys: None })
     }
 
-    fn open(&self, name: &PlatformName, stored: &super::StoredSecret, scheme: &Scheme) -> Result<Key, String> {
+    fn open(&self, name: &PlatformName, stored: &super::StoredSecret, scheme: &Scheme) -> Result<Vec<Key>, String> {
         let sealer = self.sealer.as_ref().ok_or("this process opens no secrets")?;
         let material =
             sealer.open(name, stored).map_err(|reason| format!("a secret cannot be opened: {reason}"))?;
-        Key::of(&material, scheme)
+        Key::all(&material, scheme)
     }
 
     /// What each platform is verified with now; notes those of which something is not usable.
@@ -252,15 +254,19 @@ impl Builder {
 }
 
 impl Key {
-    /// A key of `scheme`.
+    /// The keys of `scheme` that `material` may stand for, see [`Scheme::secrets`].
     ///
     /// # Errors
     /// Why it cannot be one; never the secret.
-    fn of(material: &Material, scheme: &Scheme) -> Result<Self, String> {
-        let secret = scheme.secret(material.secret()).map_err(|reason| format!("the secret {reason}"))?;
+    fn all(material: &Material, scheme: &Scheme) -> Result<Vec<Self>, String> {
+        let secrets = scheme.secrets(&material.text()).map_err(|reason| format!("the secret {reason}"))?;
         match (scheme.uses_credentials(), material.key()) {
-            (true, Some(key)) => Ok(Self::Credential(Credential::new(key, &secret))),
-            (false, None) => Ok(Self::Secret(secret)),
+            (true, Some(key)) => {
+                let key = SecretText::new(key);
+                let credential = |secret| Self::Credential(Credential::new(key.clean(), secret));
+                Ok(secrets.iter().map(credential).collect())
+            }
+            (false, None) => Ok(secrets.into_iter().map(Self::Secret).collect()),
             (true, None) => Err("this signature scheme needs a key beside the secret".to_owned()),
             (false, Some(_)) => Err("this signature scheme has no key beside the secret".to_owned()),
         }
@@ -272,7 +278,7 @@ impl Key {
 /// # Errors
 /// Why not; never the secret.
 pub(super) fn fits(material: &Material, scheme: &Scheme) -> Result<(), String> {
-    Key::of(material, scheme).map(drop)
+    Key::all(material, scheme).map(drop)
 }
 
 /// All of one kind, since they fit one scheme.

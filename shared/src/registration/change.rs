@@ -69,6 +69,12 @@ impl Live {
             Ok(vec![Change::Put(name.clone(), record.to_json())])
         })
         .await
+        .inspect(|_| {
+            if let Some(remark) = registration.material.text().remark() {
+                tracing::warn!(platform = %name, reason = %remark,
+                    "registered secret may not be what was meant; it verifies with and without that");
+            }
+        })
     }
 
     /// Begins to remove a registered platform: its secrets are gone at once, what it has queued is worked off first. One

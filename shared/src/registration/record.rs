@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::config::SecretText;
 use crate::event::Millis;
 
 /// The version that is written.
@@ -51,6 +52,11 @@ impl Material {
 
     pub(super) fn key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    /// The secret as it was given, and without what was pasted along with it.
+    pub(super) fn text(&self) -> SecretText {
+        SecretText::new(self.secret.as_str())
     }
 
     pub(super) fn secret(&self) -> &str {

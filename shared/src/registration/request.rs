@@ -70,8 +70,8 @@ impl Registration {
             problems.push(Problem::new(key, reason));
         }
         if let Some(material) = &material
-            && material.secret().len() >= TELLING_BYTES
-            && holds(&definition, material.secret())
+            && material.text().clean().len() >= TELLING_BYTES
+            && holds(&definition, material.text().clean())
         {
             problems
                 .push(Problem::new("secret", "stands elsewhere in the request, too, from where it would be shown"));

@@ -13,8 +13,10 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
 use super::record::{Material, StoredSecret};
+use crate::config::SecretText;
 use crate::event::Millis;
 use crate::platform::PlatformName;
+use crate::signature;
 
 /// What the seal is for: the same key makes no other.
 const PURPOSE: &[u8] = b"tributary registered secret";
@@ -29,14 +31,15 @@ pub struct SealingKey(XChaCha20Poly1305);
 
 /// A text that is no key; never shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be the padded standard base64 of 32 bytes, such as `openssl rand -base64 32` prints")]
+#[error("must be the base64 of 32 bytes, such as `openssl rand -base64 32` prints")]
 pub struct InvalidKey;
 
 impl FromStr for SealingKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| InvalidKey)?);
+        let bytes =
+            Zeroizing::new(signature::base64_text::decode(SecretText::new(text).clean()).ok_or(InvalidKey)?);
         if bytes.len() != KEY_BYTES {
             return Err(InvalidKey);
         }

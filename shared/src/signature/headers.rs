@@ -15,38 +15,60 @@ pub enum Found<'h> {
 
 /// A request's headers.
 pub trait Headers {
+    /// Calls `visit` with each value of `name`, which is in lower case, in the order received.
+    fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8]));
+
     /// The value of `name`, which is in lower case.
-    fn find(&self, name: &str) -> Found<'_>;
+    fn find(&self, name: &str) -> Found<'_> {
+        let mut found = Found::Absent;
+        self.each(name, &mut |value| {
+            found = if found == Found::Absent { Found::One(value) } else { Found::Several };
+        });
+        found
+    }
 }
 
 /// Names and values in order, for tools and tests; names are compared without regard to case.
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for [(N, V)] {
-    fn find(&self, name: &str) -> Found<'_> {
-        let mut values = self.iter().filter(|(one, _)| one.as_ref().eq_ignore_ascii_case(name));
-        match (values.next(), values.next()) {
-            (None, _) => Found::Absent,
-            (Some((_, value)), None) => Found::One(value.as_ref()),
-            (Some(_), Some(_)) => Found::Several,
-        }
+    fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
+        let values = self.iter().filter(|(one, _)| one.as_ref().eq_ignore_ascii_case(name));
+        values.for_each(|(_, value)| visit(value.as_ref()));
     }
 }
 
 impl<N: AsRef<str>, V: AsRef<[u8]>> Headers for Vec<(N, V)> {
-    fn find(&self, name: &str) -> Found<'_> {
-        self.as_slice().find(name)
+    fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
+        self.as_slice().each(name, visit);
     }
 }
 
-/// The signature: the first of `names` that is there counts.
-pub(super) fn signature<'h>(headers: &'h dyn Headers, names: &[String]) -> Result<&'h [u8], Refusal> {
+/// Calls `visit` with each line of the signature header, without blanks around it. The first of
+/// `names` that is present counts.
+///
+/// # Errors
+/// [`Refusal::Missing`] where none is present.
+pub(super) fn signatures<'h>(
+    headers: &'h dyn Headers,
+    names: &[String],
+    visit: &mut dyn FnMut(&'h [u8]),
+) -> Result<(), Refusal> {
+    let mut present = false;
     for name in names {
-        match headers.find(name) {
-            Found::Absent => {}
-            Found::One(value) => return Ok(value),
-            Found::Several => return Err(Refusal::Malformed("several signature headers")),
+        headers.each(name, &mut |line| {
+            present = true;
+            visit(line.trim_ascii());
+        });
+        if present {
+            return Ok(());
         }
     }
     Err(Refusal::Missing)
+}
+
+/// `text` without blanks and one pair of quotation marks around it, as structured fields have them.
+pub(super) fn bare(text: &[u8]) -> &[u8] {
+    let text = text.trim_ascii();
+    text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text)
 }
 
 /// A header that must be there once; `what` says which in the refusal.

@@ -1,9 +1,12 @@
-//! `hmac`: one header with one signature over a template. The signature is checked before the time.
+//! `hmac`: one header with a signature over a template. The signature is checked before the time.
+//!
+//! A sender that rotates its secret writes several signatures, separated by commas or blanks, or
+//! sends the header several times. One that verifies is enough.
 
 use super::freshness;
-use super::headers::{Headers, only, signature};
+use super::headers::{Headers, bare, only, signatures};
 use super::keys::Secret;
-use super::mac::{Signed, Tag, any_matches};
+use super::mac::{Candidates, Signed, Tag, any_matches};
 use super::refusal::Refusal;
 use super::spec::HmacSpec;
 use super::template::Part;
@@ -16,10 +19,7 @@ pub(super) fn verify<'a>(
     body: &[u8],
     now: Millis,
 ) -> Result<Covered<'a>, Refusal> {
-    let text = signature(headers, &spec.headers)?
-        .strip_prefix(spec.prefix.as_bytes())
-        .ok_or(Refusal::Malformed("signature prefix"))?;
-    let candidate = Tag::decode(spec.hash, spec.encoding, text).ok_or(Refusal::Malformed("signature"))?;
+    let candidates = candidates(spec, headers)?;
 
     let header = |name: Option<&str>, what| name.map_or(Ok(None), |name| only(headers, name, what).map(Some));
     let timestamp = header(spec.timestamp.as_ref().map(|stamp| stamp.header.as_str()), "timestamp header")?;
@@ -35,13 +35,52 @@ pub(super) fn verify<'a>(
         id: id.unwrap_or_default(),
         body,
     };
-    if !any_matches(spec.hash, secrets, &signed, &[candidate]) {
+    if !any_matches(spec.hash, secrets, &signed, &candidates) {
         return Err(Refusal::Mismatch);
     }
     if let (Some(at), Some(tolerance)) = (at, spec.tolerance) {
         freshness::check(at, now, tolerance, true)?;
     }
     Ok(covered(spec))
+}
+
+/// The signatures that the request carries, at least one.
+fn candidates(spec: &HmacSpec, headers: &dyn Headers) -> Result<Candidates, Refusal> {
+    let (mut found, mut prefixed) = (Candidates::default(), false);
+    let mut add = |element: &[u8]| {
+        let text = after_prefix(element, spec.prefix.as_bytes());
+        prefixed |= text.is_some();
+        let tag = text.and_then(|text| Tag::decode(spec.hash, spec.encoding, bare(text)));
+        let is_one = tag.is_some();
+        tag.into_iter().for_each(|tag| found.add(tag));
+        is_one
+    };
+    signatures(headers, &spec.headers, &mut |line| {
+        if !add(line) {
+            elements(line, spec.prefix.as_bytes(), &mut |element| {
+                add(element);
+            });
+        }
+    })?;
+    match found.is_empty() {
+        false => Ok(found),
+        true if prefixed => Err(Refusal::Malformed("signature")),
+        true => Err(Refusal::Malformed("signature prefix")),
+    }
+}
+
+/// Calls `visit` with each element of a list. A comma or blank that is part of the prefix does not
+/// separate.
+fn elements<'h>(line: &'h [u8], prefix: &[u8], visit: &mut dyn FnMut(&'h [u8])) {
+    let (comma, blank) = (!prefix.contains(&b','), !prefix.contains(&b' '));
+    let separates = |b: &u8| (comma && *b == b',') || (blank && b.is_ascii_whitespace());
+    line.split(separates).map(bare).filter(|element| !element.is_empty()).for_each(visit);
+}
+
+/// The text behind `prefix`, which may be in either case.
+fn after_prefix<'h>(element: &'h [u8], prefix: &[u8]) -> Option<&'h [u8]> {
+    let (start, rest) = element.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
 /// The headers that the signature covers.

@@ -4,13 +4,13 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::DecodingKey;
 use zeroize::Zeroizing;
 
+use super::base64_text;
 use super::mac::same;
 use super::spec::{Scheme, SecretEncoding};
+use crate::config::SecretText;
 
 /// A key's bytes.
 #[derive(Clone)]
@@ -23,8 +23,14 @@ pub enum InvalidSecret {
     #[error("is empty")]
     Empty,
     /// The definition says base64.
-    #[error("is not padded standard base64")]
+    #[error("is not base64")]
     Base64,
+    /// The definition says hex.
+    #[error("is not hex")]
+    Hex,
+    /// A private or public key of Standard Webhooks, where only shared secrets verify.
+    #[error("is an asymmetric key of Standard Webhooks; a shared secret begins with whsec_")]
+    Asymmetric,
 }
 
 impl Secret {
@@ -40,7 +46,8 @@ impl Secret {
     pub fn decode(text: &str, encoding: SecretEncoding) -> Result<Self, InvalidSecret> {
         let secret = match encoding {
             SecretEncoding::Utf8 => Self::new(text),
-            SecretEncoding::Base64 => Self::new(STANDARD.decode(text).map_err(|_| InvalidSecret::Base64)?),
+            SecretEncoding::Base64 => Self::new(base64_text::decode(text).ok_or(InvalidSecret::Base64)?),
+            SecretEncoding::Hex => Self::new(hex::decode(text).map_err(|_| InvalidSecret::Hex)?),
         };
         if secret.0.is_empty() { Err(InvalidSecret::Empty) } else { Ok(secret) }
     }
@@ -128,10 +135,26 @@ impl Scheme {
         match self {
             Self::Hmac(spec) => Secret::decode(text, spec.secret_encoding),
             Self::Pairs(spec) => Secret::decode(text, spec.secret_encoding),
-            Self::StandardWebhooks(_) => {
-                Secret::decode(text.strip_prefix("whsec_").unwrap_or(text), SecretEncoding::Base64)
-            }
+            Self::StandardWebhooks(_) => standard_webhooks(text),
             Self::LivekitJwt(_) | Self::SharedSecret(_) => Secret::decode(text, SecretEncoding::Utf8),
+        }
+    }
+
+    /// The keys that a secret's text may stand for: as it is without what was pasted along with it,
+    /// and as it is literally, where the two differ. Any of them verifies.
+    ///
+    /// # Errors
+    /// When the text cannot be one, either way.
+    pub fn secrets(&self, text: &SecretText) -> Result<Vec<Secret>, InvalidSecret> {
+        if text.is_empty() {
+            return Err(InvalidSecret::Empty);
+        }
+        let clean = self.secret(text.clean());
+        let literal = text.remark().and_then(|_| self.secret(text.literal()).ok());
+        let differs = |literal: &Secret| clean.as_ref().ok().is_none_or(|clean| clean.expose() != literal.expose());
+        match (clean.clone(), literal.filter(differs)) {
+            (Err(_), Some(literal)) => Ok(vec![literal]),
+            (clean, literal) => Ok(std::iter::once(clean?).chain(literal).collect()),
         }
     }
 
@@ -140,4 +163,13 @@ impl Scheme {
     pub fn uses_credentials(&self) -> bool {
         matches!(self, Self::LivekitJwt(_))
     }
+}
+
+/// `whsec_…`, which some services hand out as `v1,whsec_…`, or without either.
+fn standard_webhooks(text: &str) -> Result<Secret, InvalidSecret> {
+    let text = text.strip_prefix("v1,").unwrap_or(text);
+    if ["whsk_", "whpk_"].iter().any(|prefix| text.starts_with(prefix)) {
+        return Err(InvalidSecret::Asymmetric);
+    }
+    Secret::decode(text.strip_prefix("whsec_").unwrap_or(text), SecretEncoding::Base64)
 }

@@ -1,13 +1,12 @@
 //! HMAC over a template's pieces, and the one place where secrets meet what a stranger sent: every comparison takes
 //! the same time wherever two values differ.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use subtle::ConstantTimeEq;
 
+use super::base64_text;
 use super::keys::Secret;
 use super::spec::{Encoding, Hash};
 use super::template::{Part, Template};
@@ -55,9 +54,9 @@ impl Tag {
         let (mut bytes, len) = ([0; ROOM], hash.len());
         match encoding {
             Encoding::Hex => unhex(text, bytes.get_mut(..len)?)?,
-            Encoding::Base64 if text.len() != len.div_ceil(3) * 4 => return None,
+            Encoding::Base64 if text.len() > len.div_ceil(3) * 4 => return None,
             Encoding::Base64 => {
-                STANDARD.decode_slice(text, &mut bytes).ok().filter(|decoded| *decoded == len)?;
+                base64_text::decode_slice(text, &mut bytes).filter(|decoded| *decoded == len)?;
             }
         }
         Some(Self { bytes, len })
@@ -116,12 +115,45 @@ fn unhex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
     (seen < 16).then_some(())
 }
 
+/// Most signatures of a request that are checked; a sender that rotates its secret sends two.
+const MAX_CANDIDATES: usize = 16;
+
+/// The signatures that a request carries. One of them, as nearly every request has it, takes no
+/// allocation.
+#[derive(Default)]
+pub(super) struct Candidates {
+    first: Option<Tag>,
+    more: Vec<Tag>,
+}
+
+impl Candidates {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Adds a signature; those beyond [`MAX_CANDIDATES`] are left out.
+    pub(super) fn add(&mut self, tag: Tag) {
+        if self.first.is_none() {
+            self.first = Some(tag);
+        } else if self.more.len() + 1 < MAX_CANDIDATES {
+            self.more.push(tag);
+        }
+    }
+
+    /// Returns true if one of them is `tag`. All are compared, whichever it is.
+    fn holds(&self, tag: &Tag) -> bool {
+        let all = self.first.iter().chain(&self.more);
+        all.fold(false, |found, one| found | same(tag.as_bytes(), one.as_bytes()))
+    }
+}
+
 /// Whether one of `secrets` makes one of `candidates`.
-pub(super) fn any_matches(hash: Hash, secrets: &[Secret], signed: &Signed<'_>, candidates: &[Tag]) -> bool {
+pub(super) fn any_matches(hash: Hash, secrets: &[Secret], signed: &Signed<'_>, candidates: &Candidates) -> bool {
     !candidates.is_empty()
-        && secrets.iter().filter_map(|secret| Tag::of(hash, secret.expose(), signed)).any(|tag| {
-            candidates.iter().fold(false, |found, candidate| found | same(tag.as_bytes(), candidate.as_bytes()))
-        })
+        && secrets
+            .iter()
+            .filter_map(|secret| Tag::of(hash, secret.expose(), signed))
+            .any(|tag| candidates.holds(&tag))
 }
 
 #[cfg(test)]

@@ -4,10 +4,17 @@
 //! made, within the scheme's tolerance. Only [`verify`] makes one, so a request that was not verified cannot be
 //! identified or queued; and only headers that the signature covers can be read from it without saying so.
 //!
-//! Where the vendors' own verifiers differ, these verdicts hold: several signatures of a scheme, or ones of an unknown
-//! scheme beside a good one, are accepted (rotation); two times, two header lines of one name, blanks, signs or leading
-//! zeros in a time, and times from the future beyond the tolerance are refused; hex may be in either case.
+//! The vendors' own verifiers differ. These verdicts hold here:
+//!
+//! - Several signatures, in one header or in several lines of it, are alternatives (rotation). At
+//!   most 16 of them are checked. Ones of an unknown scheme are passed over.
+//! - Blanks around the elements of a list do not count, nor does the case of hex and of a prefix,
+//!   nor the alphabet and padding of base64.
+//! - Two different times, and two lines of a header that the signature covers, are refused.
+//! - Signs or leading zeros in a time, and times beyond the tolerance in either direction, are
+//!   refused.
 
+pub(crate) mod base64_text;
 mod freshness;
 mod headers;
 mod hmac;
@@ -23,6 +30,7 @@ mod sign;
 mod spec;
 mod standard_webhooks;
 mod template;
+mod variants;
 
 pub use headers::{Found, Headers};
 pub use keys::{Credential, InvalidSecret, Keys, Secret};

@@ -1,10 +1,13 @@
 //! `pairs`: `t=…,v1=…`. The time is checked before the signature, as the senders of such headers have their own
 //! verifiers do it.
+//!
+//! All lines of the header are one list: senders that rotate their secret repeat the header or the
+//! whole list. The time may be repeated, but there is only one.
 
 use super::freshness;
-use super::headers::{Headers, signature};
+use super::headers::{Headers, bare, signatures};
 use super::keys::Secret;
-use super::mac::{Signed, Tag, any_matches};
+use super::mac::{Candidates, Signed, Tag, any_matches};
 use super::refusal::Refusal;
 use super::spec::PairsSpec;
 use super::{Covered, Millis};
@@ -19,10 +22,20 @@ pub(super) fn verify<'a>(
     body: &[u8],
     now: Millis,
 ) -> Result<Covered<'a>, Refusal> {
-    let pairs = read(spec, signature(headers, &spec.headers)?)?;
-    let at = freshness::timestamp(spec.unit, pairs.time)?;
+    let (mut pairs, mut read) = (Pairs::default(), Ok(()));
+    signatures(headers, &spec.headers, &mut |line| {
+        if read.is_ok() {
+            read = pairs.add(spec, line);
+        }
+    })?;
+    read?;
+    if !pairs.named {
+        return Err(Refusal::Malformed("no signature of this scheme"));
+    }
+    let time = pairs.time.ok_or(Refusal::Malformed("no time"))?;
+    let at = freshness::timestamp(spec.unit, time)?;
 
-    let signed = Signed { template: &spec.signed, timestamp: pairs.time, id: b"", body };
+    let signed = Signed { template: &spec.signed, timestamp: time, id: b"", body };
     let valid = any_matches(spec.hash, secrets, &signed, &pairs.signatures);
     if let Some(tolerance) = spec.tolerance {
         freshness::check(at, now, tolerance, valid)?;
@@ -30,32 +43,56 @@ pub(super) fn verify<'a>(
     if valid { Ok(Covered::default()) } else { Err(Refusal::Mismatch) }
 }
 
+#[derive(Default)]
 struct Pairs<'h> {
-    time: &'h [u8],
-    signatures: Vec<Tag>,
+    time: Option<&'h [u8]>,
+    signatures: Candidates,
+    /// A signature of this scheme is present, whether or not it can be one.
+    named: bool,
+    count: usize,
 }
 
-/// Reads the header. Keys of other schemes are passed over; a signature that cannot be one is like one that does not
-/// match; a second time would let the sender choose, so there is none.
-fn read<'h>(spec: &PairsSpec, header: &'h [u8]) -> Result<Pairs<'h>, Refusal> {
-    let (mut time, mut signatures, mut named) = (None, Vec::new(), false);
-    for (count, pair) in header.split(|b| *b == b',').enumerate() {
-        let equals = pair.iter().position(|b| *b == b'=').ok_or(Refusal::Malformed("pair"))?;
-        let (key, value) = (pair.get(..equals).unwrap_or_default(), pair.get(equals + 1..).unwrap_or_default());
-        if key.is_empty() || count >= MAX_PAIRS || pair.iter().any(u8::is_ascii_whitespace) {
-            return Err(Refusal::Malformed("pair"));
-        }
-        if key == spec.timestamp_key.as_bytes() {
-            if time.replace(value).is_some() {
-                return Err(Refusal::Malformed("two times"));
+impl<'h> Pairs<'h> {
+    /// Adds one line of the header. Keys of other schemes are passed over; a signature that cannot
+    /// be one is like one that does not match. Different times would let the sender choose.
+    fn add(&mut self, spec: &PairsSpec, line: &'h [u8]) -> Result<(), Refusal> {
+        let mut rest = line;
+        while let Some((key, value)) = next(&mut rest) {
+            self.count += 1;
+            if self.count > MAX_PAIRS {
+                return Err(Refusal::Malformed("pair"));
             }
-        } else if key == spec.signature_key.as_bytes() {
-            named = true;
-            signatures.extend(Tag::decode(spec.hash, spec.encoding, value));
+            if key == spec.timestamp_key.as_bytes() {
+                if self.time.replace(value).is_some_and(|before| before != value) {
+                    return Err(Refusal::Malformed("two times"));
+                }
+            } else if key == spec.signature_key.as_bytes() {
+                self.named = true;
+                let tag = Tag::decode(spec.hash, spec.encoding, value);
+                tag.into_iter().for_each(|tag| self.signatures.add(tag));
+            }
         }
+        Ok(())
     }
-    if !named {
-        return Err(Refusal::Malformed("no signature of this scheme"));
-    }
-    Ok(Pairs { time: time.ok_or(Refusal::Malformed("no time"))?, signatures })
+}
+
+/// Takes the next pair from `rest`. Commas, semicolons and blanks separate pairs; blanks and
+/// quotation marks may surround a value. What is no pair has an empty value.
+fn next<'h>(rest: &mut &'h [u8]) -> Option<(&'h [u8], &'h [u8])> {
+    let separates = |b: &u8| b",;".contains(b) || b.is_ascii_whitespace();
+    let begin = rest.iter().position(|b| !separates(b))?;
+    let text = rest.get(begin..)?;
+    let (key, behind) = split(text, |b| *b == b'=' || separates(b));
+    let Some(value) = behind.trim_ascii_start().strip_prefix(b"=") else {
+        *rest = behind;
+        return Some((key, b""));
+    };
+    let (value, behind) = split(value.trim_ascii_start(), separates);
+    *rest = behind;
+    Some((key, bare(value)))
+}
+
+/// `text` up to the first byte that ends it, and the rest.
+fn split(text: &[u8], ends: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(ends).unwrap_or(text.len()))
 }

@@ -31,7 +31,7 @@ pub enum Encoding {
     /// Two digits a byte. Upper case is accepted too: some senders' libraries write it, and it opens nothing.
     #[default]
     Hex,
-    /// Standard alphabet, padded.
+    /// Either alphabet, with or without padding.
     Base64,
 }
 
@@ -42,8 +42,10 @@ pub enum SecretEncoding {
     /// The text's bytes.
     #[default]
     Utf8,
-    /// The bytes that the text stands for (standard alphabet, padded).
+    /// The bytes that the text stands for, in either alphabet, with or without padding.
     Base64,
+    /// The bytes that the text stands for, in either case.
+    Hex,
 }
 
 /// What a signature's timestamp is.
@@ -70,12 +72,12 @@ pub struct TimestampHeader {
     pub unit: TimestampUnit,
 }
 
-/// `hmac`: one header with one signature.
+/// `hmac`: one header with a signature, or several of which one must verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HmacSpec {
     /// Lower-case names; the first one present counts, there is no fallback to the next.
     pub headers: Vec<String>,
-    /// Text before the signature, such as `sha256=`; case counts.
+    /// Text before each signature, such as `sha256=`, in either case.
     pub prefix: String,
     /// The hash.
     pub hash: Hash,
@@ -94,7 +96,7 @@ pub struct HmacSpec {
 }
 
 /// `pairs`: one header with `key=value` pairs, such as `t=1565220904,v1=20c7…`. Unknown keys beside a good signature
-/// are ignored, and any of several signatures may match (rotation), but the time must stand once.
+/// are ignored, and any of several signatures may match (rotation), but there is only one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairsSpec {
     /// Lower-case names; the first one present counts, there is no fallback to the next.

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
+use crate::config::SecretText;
 use crate::platform::registry::Registry;
 
 /// See `generate.py` beside them.
@@ -168,7 +169,7 @@ fn at_ignored_pair(spec: &PairsSpec, header: &str, at: usize) -> bool {
     let (begin, end) = (header[..at].rfind(',').map_or(0, |comma| comma + 1), header[at..].find(','));
     let pair = &header[begin..end.map_or(header.len(), |comma| at + comma)];
     let read = [&spec.timestamp_key, &spec.signature_key].iter().any(|key| pair.starts_with(&format!("{key}=")));
-    !read && header.as_bytes()[at] != b'='
+    !read
 }
 
 /// Whether byte `at` is one of the last digits, worth less than the tolerance, of a time in ms that is not signed.
@@ -260,7 +261,14 @@ fn senders_are_told_what_the_contract_says_and_no_more() {
 fn secrets_are_read_as_the_scheme_says_and_never_shown() {
     let scheme = scheme_of("daily");
     assert_eq!(scheme.secret("not base64!").err(), Some(InvalidSecret::Base64));
-    assert_eq!(scheme.secret("AAECAw").err(), Some(InvalidSecret::Base64), "unpadded");
+    for spelling in ["AAECAw", "AAECAw=="] {
+        assert_eq!(scheme.secret(spelling).unwrap().expose(), [0, 1, 2, 3], "{spelling}");
+    }
+    assert_eq!(scheme.secret("--__").unwrap().expose(), [0xfb, 0xef, 0xff], "URL-safe");
+    for private in ["whsk_AAECAw==", "whpk_AAECAw=="] {
+        let refused = scheme_of("standard-webhooks").secret(private).err();
+        assert_eq!(refused, Some(InvalidSecret::Asymmetric), "{private}");
+    }
     assert_eq!(scheme.secret("AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
     assert_eq!(scheme_of("standard-webhooks").secret("whsec_AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
     assert_eq!(scheme_of("standard-webhooks").secret("whsec_").err(), Some(InvalidSecret::Empty));
@@ -273,6 +281,23 @@ fn secrets_are_read_as_the_scheme_says_and_never_shown() {
     let shown = format!("{secret:?} {keys:?} {keys:#?}");
     for hidden in ["top", "the key", "116", "0x74", "74"] {
         assert!(!shown.contains(hidden), "{shown}");
+    }
+}
+
+#[test]
+fn pasted_secret_verifies_with_and_without_its_surroundings() {
+    let keys = |platform: &str, text: &str| -> Vec<Vec<u8>> {
+        let secrets = scheme_of(platform).secrets(&SecretText::new(text)).unwrap();
+        secrets.iter().map(|secret| secret.expose().to_vec()).collect()
+    };
+    assert_eq!(keys("mux", "word"), [b"word"]);
+    assert_eq!(keys("mux", "word\n"), [b"word".as_slice(), b"word\n"]);
+    assert_eq!(keys("mux", "'word' "), [b"word".as_slice(), b"'word' "]);
+    assert_eq!(keys("daily", " AAECAw==\n"), [[0, 1, 2, 3]], "base64 has one form only");
+    assert_eq!(keys("standard-webhooks", "\"v1,whsec_AAECAw\""), [[0, 1, 2, 3]]);
+    for nothing in ["", " ", "\n", "\"\"", "' '", "\u{feff}"] {
+        let refused = scheme_of("mux").secrets(&SecretText::new(nothing)).err();
+        assert_eq!(refused, Some(InvalidSecret::Empty), "{nothing:?}");
     }
 }
 

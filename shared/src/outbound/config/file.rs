@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::super::address::AllowPrivate;
 use super::super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
 use super::super::headers::Source;
-use super::{Defaults, destination_url, header, secret_problem};
-use crate::config::Env;
+use super::{Defaults, destination_url, header, signing_key, signing_remark};
+use crate::config::{Env, SecretText};
 use crate::platform::definition::{Report, Section, child, duration, secret_ref};
 use crate::platform::{PlatformName, SecretRef};
 
@@ -87,7 +87,7 @@ impl Reader<'_> {
         let text = section.text("url")?;
         let text = match self.reference(&text) {
             None => text,
-            Some(Ok(Some(text))) => text,
+            Some(Ok(Some(text))) => text.clean().to_owned(),
             Some(Ok(None)) => return None,
             Some(Err(reason)) => {
                 section.problem("url", reason);
@@ -157,7 +157,7 @@ impl Reader<'_> {
             };
             let text = match self.reference(text) {
                 None => text.to_owned(),
-                Some(Ok(Some(text))) => text,
+                Some(Ok(Some(text))) => text.trimmed().to_owned(),
                 Some(Ok(None)) => continue,
                 Some(Err(reason)) => {
                     self.report.add(&key, reason);
@@ -178,15 +178,14 @@ impl Reader<'_> {
         let text = section.text("secret")?;
         let resolved = secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));
         let text = resolved.map_err(|reason| section.problem("secret", reason)).ok()??;
-        let secret = SecretString::from(text);
-        if let Some(reason) = secret_problem(&secret) {
-            section.problem("secret", reason);
+        if let Some(remark) = signing_remark(&text) {
+            self.env.warn(&child(section.path(), "secret"), remark);
         }
-        Some(secret)
+        signing_key(&text).map_err(|reason| section.problem("secret", reason)).ok()
     }
 
     /// What `env:…` or `file:…` stands for; `None`: it is neither.
-    fn reference(&self, text: &str) -> Option<Result<Option<String>, String>> {
+    fn reference(&self, text: &str) -> Option<Result<Option<SecretText>, String>> {
         if !text.starts_with("env:") && !text.starts_with("file:") {
             return None;
         }
@@ -194,14 +193,19 @@ impl Reader<'_> {
     }
 
     /// `Ok(None)`: not there, and not needed.
-    fn resolve(&self, reference: &SecretRef) -> Result<Option<String>, String> {
+    fn resolve(&self, reference: &SecretRef) -> Result<Option<SecretText>, String> {
         let found = match reference {
-            SecretRef::Env(name) => self.env.lookup(name).map_err(|problem| problem.to_string()),
-            SecretRef::File(path) => {
-                crate::config::read_file(path).map(Some).map_err(|why| format!("{reference} {why}"))
+            SecretRef::Env(name) => {
+                let found = self.env.lookup_text(name).map_err(|problem| problem.to_string());
+                found.map(|found| found.map(|(text, _)| text))
             }
+            SecretRef::File(path) => match crate::config::read_file(path) {
+                Ok(text) => Ok(Some(SecretText::new(text))),
+                Err(why) => Err(format!("{reference} {why}")),
+            },
         };
         match found {
+            Ok(Some(text)) if text.is_empty() => Err(format!("{reference} is empty")),
             Ok(Some(text)) => Ok(Some(text)),
             Ok(None) if self.secrets => Err(format!("{reference} is not set")),
             Err(reason) if self.secrets => Err(reason),

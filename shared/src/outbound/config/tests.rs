@@ -166,7 +166,7 @@ fn all_problems_are_told_at_once_and_never_a_value() {
         "WEBHOOK_HEADERS: holds a name or value",
         "WEBHOOK_SOURCE: must be 1 to 64",
         "WEBHOOK_ALLOW_PRIVATE: must be true, false",
-        "WEBHOOK_SECRET_KEY: must be padded",
+        "WEBHOOK_SECRET_KEY: must be base64",
         "WEBHOOK_RATE_LIMIT_MAX: must be between",
         "FILE: destinations.a.url: must be an http",
         "FILE: destinations.b.url: is missing",
@@ -177,6 +177,52 @@ fn all_problems_are_told_at_once_and_never_a_value() {
         "FILE: destinations.Big: a destination's name must be",
     ] {
         assert!(all.contains(part), "{part} is not in\n{all}");
+    }
+}
+
+#[test]
+fn url_with_a_break_inside_is_refused_by_its_place() {
+    let why = "holds a blank, line break or invisible character; several URLs are separated by commas";
+    for (list, entry) in [
+        ("https://a.example/1\nhttps://a.example/2", "webhook_1"),
+        ("https://a.example/1 https://a.example/2", "webhook_1"),
+        ("https://a.example/1,https://a.example/2\r\n  /x", "webhook_2"),
+        ("https://a.example/1,https://a.example/a b", "webhook_2"),
+        ("https://a.example/1,https://a.ex\u{200b}ample/2", "webhook_2"),
+        ("https://a.example/\u{202e}1", "webhook_1"),
+    ] {
+        let problems = loaded(&[("WEBHOOK_URLS", list)], None).unwrap_err();
+        assert_eq!(problems, [format!("WEBHOOK_URLS: {entry}: {why}")], "{list:?}");
+    }
+    let problems = loaded(&[("DISCORD_WEBHOOK_URL", "https://a.example/\t1")], None).unwrap_err();
+    assert_eq!(problems, [format!("DISCORD_WEBHOOK_URL: discord: {why}")]);
+}
+
+#[test]
+fn urls_may_have_blanks_and_quotes_around_them() {
+    let list = "\"https://a.example/1,\n  https://a.example/2 ,\n\"\n";
+    let discord = "\u{feff}'https://discord.com/api/webhooks/1/token'\n";
+    let configured = loaded(&[("WEBHOOK_URLS", list), ("DISCORD_WEBHOOK_URL", discord)], None).unwrap();
+    let urls: Vec<_> = configured.destinations.iter().map(|one| one.url.as_str()).collect();
+    assert_eq!(urls, ["https://a.example/1", "https://a.example/2", "https://discord.com/api/webhooks/1/token"]);
+}
+
+#[test]
+fn signing_secret_in_surroundings_is_kept_and_named() {
+    let read = |secret: &str| {
+        let env = env(&[("WEBHOOK_SECRET_KEY", secret)]);
+        let key = Defaults::read(&env).secret.map(|key| key.expose_secret().to_owned());
+        env.finish().unwrap();
+        (key, env.warnings().into_iter().map(|warning| warning.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(read("word"), (Some("word".to_owned()), vec![]));
+    let (key, warnings) = read("word\n");
+    assert_eq!(key.as_deref(), Some("word\n"), "receivers may have it too");
+    let told = "WEBHOOK_SECRET_KEY: has a line break at its beginning or end; deliveries are signed with all of it, \
+                which receivers may not expect";
+    assert_eq!(warnings, [told]);
+    for standard in ["whsec_AAECAw==\n", "v1,whsec_AAECAw==", "'whsec_AAECAw=='"] {
+        assert_eq!(read(standard), (Some("whsec_AAECAw==".to_owned()), vec![]), "{standard:?}");
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::super::headers::Source;
+use crate::visible::{is_blank, is_visible};
 
 /// Longest text of one fact, in characters; longer ones end with "…".
 const MAX_FACT: usize = 500;
@@ -112,19 +113,20 @@ fn fact(name: &'static str, places: &[&str], data: &Value) -> Option<Fact> {
     Some(Fact { name, value })
 }
 
-/// A string that is not empty, or a number; cut.
+/// A string of which something is seen, or a number; cut.
 fn text(value: Option<&Value>) -> Option<String> {
     match value? {
-        Value::String(text) if !text.trim().is_empty() => Some(cut(&plain(text), MAX_FACT)),
+        Value::String(text) => Some(cut(plain(text).trim(), MAX_FACT)).filter(|text| !is_blank(text)),
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
 }
 
-/// Without control characters, and without those that turn the direction of what follows.
+/// Without control characters, and without invisible ones but the joiners, which some scripts and
+/// emoji need.
 fn plain(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().filter(|c| !turns(*c)).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let kept = |c: &char| is_visible(*c) || c.is_control() || matches!(c, '\u{200c}' | '\u{200d}');
+    text.chars().filter(kept).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// At most `max` characters.
@@ -275,8 +277,21 @@ pub(super) mod tests {
     #[test]
     fn what_turns_text_around_or_ends_a_line_is_taken_out() {
         let message = message("chat.message.new", "{\"message\":\"a\\u202eb\\nc\\u0000\",\"user_name\":\"x\"}");
-        assert_eq!(value(&message, "Message"), "ab c ");
+        assert_eq!(value(&message, "Message"), "ab c");
         assert_eq!(value(&message, "From"), "x");
+    }
+
+    #[test]
+    fn value_of_nothing_visible_is_left_out() {
+        for blank in ["", " \n", "\u{200b}\u{feff}", "\u{202e}", "\u{e0041}\u{e0042}", "\u{3164}", "\u{200d}"] {
+            let data = serde_json::json!({"title": blank, "message": blank, "user_name": blank, "user_id": "u",
+                "error": {"message": blank}, "error_message": "no space"});
+            let message = message("chat.message.new", &data.to_string());
+            let named = |name| message.facts.iter().any(|fact| fact.name == name);
+            assert!(!named("Title") && !named("Message"), "{blank:?}: {message:?}");
+            assert_eq!((value(&message, "From"), value(&message, "Error")), ("u".into(), "no space".into()));
+            assert_eq!(message.stream_title, None);
+        }
     }
 
     #[test]

@@ -74,7 +74,9 @@ fn hmac(section: &mut Section<'_>) -> Option<HmacSpec> {
         prefix: fixed_text(section, "prefix").unwrap_or_default(),
         hash: section.parse("hash", |value| one_of(value, "sha1 sha256 sha512")).unwrap_or_default(),
         encoding: section.parse("encoding", |value| one_of(value, "hex base64")).unwrap_or_default(),
-        secret_encoding: section.parse("secret_encoding", |value| one_of(value, "utf8 base64")).unwrap_or_default(),
+        secret_encoding: section
+            .parse("secret_encoding", |value| one_of(value, "utf8 base64 hex"))
+            .unwrap_or_default(),
         // An id that is not signed is never read, so naming it does no harm; `event.id` cannot refer to it.
         id: section.word("id", syntax::header_ref).filter(|_| signed.has(&Part::Id)),
         signed,
@@ -93,7 +95,9 @@ fn pairs(section: &mut Section<'_>) -> Option<PairsSpec> {
         signature_key: fixed_text(section, "signature_key").unwrap_or_else(|| "v1".to_owned()),
         hash: section.parse("hash", |value| one_of(value, "sha1 sha256 sha512")).unwrap_or_default(),
         encoding: section.parse("encoding", |value| one_of(value, "hex base64")).unwrap_or_default(),
-        secret_encoding: section.parse("secret_encoding", |value| one_of(value, "utf8 base64")).unwrap_or_default(),
+        secret_encoding: section
+            .parse("secret_encoding", |value| one_of(value, "utf8 base64 hex"))
+            .unwrap_or_default(),
         signed: signed.or_else(|| "{timestamp}.{body}".parse().ok())?,
         unit: section.parse("timestamp_unit", |value| one_of(value, "s ms rfc3339")).unwrap_or_default(),
         tolerance: tolerance(section).or(Some(TOLERANCE)),

@@ -413,7 +413,7 @@ fn signatures_are_checked() {
     refused(&signature("header = ['x', 'a b']"), ".signature.header[1]", "the name of a header");
     refused(&signature("hash = 'md5'"), ".signature.hash", "sha1 sha256 sha512");
     refused(&signature("encoding = 'HEX'"), ".signature.encoding", "hex base64");
-    refused(&signature("secret_encoding = 'hex'"), ".signature.secret_encoding", "utf8 base64");
+    refused(&signature("secret_encoding = 'HEX'"), ".signature.secret_encoding", "utf8 base64 hex");
     refused(&signature("prefix = \"a\\u0000\""), ".signature.prefix", "printable");
     refused(&signature("signed = '{timestamp}'\ntimestamp = 'header:t'"), ".signature.signed", "{body}");
     refused(&signature("signed = '{boddy}'"), ".signature.signed", "{body}, {timestamp} and {id}");

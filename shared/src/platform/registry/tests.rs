@@ -475,7 +475,7 @@ fn a_secret_must_be_what_the_definition_says() {
         load("[platforms.acme]\nsecrets = 'env:A'\n[platforms.acme.signature]\nsecret_encoding = 'base64'");
     assert_eq!(configured(&registry, &[("A", "aGk=")]), ["acme"]);
     let found = unresolved(&registry, &[("A", "hunter2!")]);
-    assert_eq!(found, ["p.toml: platforms.acme.secrets: env:A is not padded standard base64"]);
+    assert_eq!(found, ["p.toml: platforms.acme.secrets: env:A is not base64"]);
 }
 
 #[test]
