@@ -151,12 +151,8 @@ impl Plan {
         for share in &self.shares {
             let kinds: Vec<_> = share.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             let count = counted(share.ids.len() as u64, "dead letter", "dead letters");
-            say(&crate::output::plain(&format!(
-                "  {}: {count}{} ({})",
-                share.platform,
-                to(&share.platform),
-                kinds.join(", ")
-            )));
+            let kinds = crate::output::plain(&kinds.join(", "));
+            say(&format!("  {}: {count}{} ({kinds})", share.platform, to(&share.platform)));
         }
     }
 }

@@ -98,6 +98,23 @@ async fn several_need_a_word_and_one_does_not() {
 }
 
 #[tokio::test]
+async fn import_takes_a_byte_order_mark() {
+    let server = server(&["mux"]).await;
+    bury_many(&server, "mux", 2).await;
+    let (before, exported) = (fingerprints(&server).await, run(&server, &["export"]).await.stdout);
+    assert_eq!(run(&server, &["purge", "--yes"]).await.code, Some(0));
+    let saved = format!("\u{feff}{}", exported.replace('\n', "\r\n"));
+    let imported = import(&server, &["--yes"], &saved).await;
+    assert_eq!(imported.code, Some(0), "{imported:?}");
+    assert_eq!(fingerprints(&server).await, before);
+    assert_eq!(import(&server, &["--yes"], "\u{feff}\n").await.code, Some(3), "nothing in it");
+
+    let utf16: Vec<u8> = saved.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let refused = tool(&server, &["import", "--yes"]).run_with_input(&utf16, SOON).await;
+    assert!(refused.code == Some(1) && refused.stderr.contains("is UTF-16; convert it first"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn an_import_ends_at_the_bound() {
     let server = server(&["mux"]).await;
     bury_many(&server, "mux", 5).await;

@@ -1,9 +1,10 @@
 //! `dlq-tool purge`: gone with its duplicate marker, and not before the copy is on disk.
 
 use shared::event::marker_digest;
-use tests::process;
+use tests::{poll, process};
 
-use crate::dlq_tool::{bury, bury_many, length, run, server};
+use crate::SOON;
+use crate::dlq_tool::{bury, bury_many, length, run, server, tool};
 
 #[tokio::test]
 async fn a_purged_event_is_heard_when_it_is_sent_again() {
@@ -79,4 +80,68 @@ async fn without_a_copy_that_was_asked_for_nothing_is_purged() {
     assert_ne!(full.code, Some(0), "{full:?}");
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 2);
     assert_eq!(std::fs::read_to_string(&taken).unwrap(), "something else");
+}
+
+#[tokio::test]
+async fn purge_exports_to_standard_output() {
+    let server = server(&["livekit", "mux"]).await;
+    bury_many(&server, "mux", 40).await;
+    bury(&server, "livekit", "5-0", &[]).await;
+    let exported = run(&server, &["export"]).await.stdout;
+    let both = run(&server, &["purge", "--yes", "--export", "-", "--output", "json"]).await;
+    assert_eq!((both.code, both.stdout.as_str()), (Some(2), ""), "{both:?}");
+    let purged = run(&server, &["purge", "--yes", "--export", "-"]).await;
+    assert_eq!((purged.code, &purged.stdout), (Some(0), &exported), "{}", purged.stderr);
+    for told in ["livekit: 1 dead letter purged", "mux: 40 dead letters purged", "written to standard output: 41"] {
+        assert!(purged.stderr.contains(told), "{told}: {}", purged.stderr);
+    }
+    assert_eq!((length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await), (0, 0));
+}
+
+#[tokio::test]
+async fn purge_into_a_closed_pipe_removes_nothing() {
+    let server = server(&["mux"]).await;
+    bury_many(&server, "mux", 3).await;
+    let script = format!(
+        "set -o pipefail; '{}' purge --yes --export - --redis-url {} | true",
+        process::binary("dlq-tool").display(),
+        server.url()
+    );
+    // The reader may not have gone yet: then all of it is in the pipe, and may be removed.
+    let finished = process::Program::at("bash", "bash").args(["-c", &script]).run(SOON).await;
+    let left = length(&server, "webhooks:dlq:mux").await;
+    assert_eq!(left, if finished.code == Some(0) { 0 } else { 3 }, "{finished:?}");
+    let full = format!(
+        "'{}' purge --yes --export - --redis-url {} > /dev/full",
+        process::binary("dlq-tool").display(),
+        server.url()
+    );
+    bury(&server, "mux", "9-0", &[]).await;
+    let failed = process::Program::at("bash", "bash").args(["-c", &full]).run(SOON).await;
+    assert_eq!((failed.code, length(&server, "webhooks:dlq:mux").await), (Some(1), left + 1), "{failed:?}");
+}
+
+/// One operator replays slowly; another purges the rest meanwhile.
+#[tokio::test]
+async fn second_operator_is_one_line_with_a_count() {
+    for verb in ["replay", "purge"] {
+        let server = server(&["mux"]).await;
+        bury_many(&server, "mux", 10).await;
+        let replay = tool(&server, &["replay", "--yes", "--rate", "2"]).spawn();
+        poll::until("the first is replayed", SOON, async || match length(&server, "webhooks:dlq:mux").await {
+            10 => Err(()),
+            _ => Ok(()),
+        })
+        .await;
+        replay.freeze();
+        let left = length(&server, "webhooks:dlq:mux").await;
+        assert_eq!(run(&server, &[verb, "--yes"]).await.code, Some(0));
+        replay.thaw();
+        let status = replay.ended(SOON).await;
+        let log = replay.log();
+        let lines = log.lines().filter(|line| line.contains("no longer")).count();
+        let told = format!("{left} dead letters were no longer there: replayed or purged elsewhere meanwhile");
+        assert!(left < 2 || (lines == 1 && log.contains(&told)), "{log}");
+        assert!(status.code() == Some(1) || left == 0, "{status:?} {log}");
+    }
 }

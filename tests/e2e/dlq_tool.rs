@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use shared::visible::is_visible;
 use tests::poll;
 use tests::process::{Finished, Program};
 use tests::redis::{RedisOptions, RedisServer};
+use unicode_width::UnicodeWidthStr;
 
 use crate::SOON;
 
@@ -122,6 +124,57 @@ async fn what_providers_typed_does_not_command_the_terminal() {
         assert_eq!((finished.code, bad), (Some(0), None), "{words:?}: {}", finished.stdout);
         assert!(finished.stdout.contains("\\u00"), "{words:?}: {}", finished.stdout);
     }
+}
+
+#[tokio::test]
+async fn invisible_characters_never_reach_a_terminal() {
+    let server = server(&["mux"]).await;
+    let odd = "a\u{202e}b\u{2066}c\u{e0041}d\u{200b}e\u{9b}f\u{7f}g\u{ad}h\u{e0100}i\u{feff}日本🎬";
+    let fields = [
+        ("event_type", odd),
+        ("error_code", odd),
+        ("error", odd),
+        ("event_id", odd),
+        ("worker", odd),
+        (odd, odd),
+        ("body", odd),
+    ];
+    bury(&server, "mux", "5-0", &fields).await;
+    for words in [
+        &["list"][..],
+        &["show", "5-0"],
+        &["stats"],
+        &["replay", "--dry-run"],
+        &["purge", "--dry-run"],
+        &["export"],
+        &["list", "--output", "json"],
+        &["show", "5-0", "--output", "json"],
+        &["stats", "--output", "json"],
+        &["replay", "--set", "/a=1", "--dry-run"],
+    ] {
+        let finished = run(&server, words).await;
+        for text in [&finished.stdout, &finished.stderr] {
+            let hidden = text.chars().find(|letter| !is_visible(*letter) && *letter != '\n');
+            assert_eq!(hidden, None, "{words:?}: {text}");
+        }
+        assert!(finished.stdout.contains("\\u202e"), "{words:?}: {}", finished.stdout);
+    }
+    let shown = run(&server, &["show", "5-0", "--output", "json"]).await;
+    let letter: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!((&letter["event_type"], &letter["body"]), (&odd.into(), &odd.into()), "nothing is lost");
+}
+
+#[tokio::test]
+async fn wide_characters_keep_tables_aligned() {
+    let server = server(&["mux"]).await;
+    for (number, kind) in ["plain", "日本語のイベント", "🎬🎬", "e\u{301}ve\u{301}nement"].iter().enumerate()
+    {
+        bury(&server, "mux", &format!("{}-0", number + 1), &[("event_type", kind)]).await;
+    }
+    let listed = run(&server, &["list"]).await.stdout;
+    let column = |line: &str| line.find("evt-1").map(|at| line[..at].width());
+    let places: Vec<_> = listed.lines().skip(1).map(column).collect();
+    assert!(places.len() == 4 && places.iter().all(|place| *place == places[0]), "{places:?}\n{listed}");
 }
 
 #[tokio::test]

@@ -73,6 +73,7 @@ mod rules;
 mod secrets;
 mod sessions;
 mod shutdown;
+mod spellings;
 mod start;
 mod statistics;
 mod streamgank;

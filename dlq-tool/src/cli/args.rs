@@ -107,7 +107,7 @@ pub(crate) struct PurgeArgs {
     /// Do not ask. Needed for more than one entry where nobody can answer (no terminal)
     #[arg(long, short = 'y', help_heading = "Purge")]
     pub(crate) yes: bool,
-    /// Write them to this new file first, as `export` does
+    /// Write them to this new file first, as `export` does; `-`: to standard output
     #[arg(long, help_heading = "Purge", value_name = "FILE")]
     pub(crate) export: Option<PathBuf>,
 }

@@ -62,10 +62,11 @@ Examples:
   dlq-tool purge --id 1767225600000-0
   dlq-tool purge --platform mux --until 30d --dry-run
   dlq-tool purge --platform mux --until 30d --export mux.ndjson
+  dlq-tool purge --platform mux --until 30d --yes --export - | gzip > mux.ndjson.gz
   dlq-tool purge --error-code undecodable --yes
 
 With --export, nothing is removed before it is in the file and the file is on disk; `import` reads
-it. Ctrl-C stops between two entries; what was not removed stays a dead letter.";
+it. With `--export -` it goes to standard output, and everything else to standard error. Ctrl-C stops between two entries; what was not removed stays a dead letter.";
 
 pub(super) const EXPORT: &str = "\
 Examples:

@@ -58,6 +58,14 @@ fn say_unfit(editor: &Editor, letters: &[DeadLetter]) -> u64 {
     unfit
 }
 
+/// Says what [`report`] prints, where stdout is for something else.
+pub(super) fn say_report(plan: &Plan, done: &str) {
+    for share in &plan.shares {
+        let (platform, count) = (&share.platform, counted(share.done as u64, "dead letter", "dead letters"));
+        say(&format!("{platform}: {count} {done}"));
+    }
+}
+
 /// A row per platform; `failed`: with a column for those that could not be done.
 pub(super) fn report(screen: &mut Screen, plan: &Plan, done: &'static str, failed: bool) -> io::Result<()> {
     heard(table(screen, plan, done, failed))
@@ -98,8 +106,13 @@ fn table(screen: &mut Screen, plan: &Plan, done: &'static str, failed: bool) -> 
     screen.flush()
 }
 
-/// Says what was left, and how the run ends. `doubt`: what may have become of those in hand when Redis went away.
+/// Says what others did meanwhile, what was left, and how the run ends. `doubt`: what may have become of those in hand when Redis went away.
 pub(super) fn conclude(plan: &Plan, result: Result<(), Failure>, doubt: &str) -> Result<Outcome, Failure> {
+    let gone: usize = plan.shares.iter().map(|share| share.gone).sum();
+    if gone > 0 {
+        let gone = counted(gone as u64, "dead letter was", "dead letters were");
+        say(&format!("{gone} no longer there: replayed or purged elsewhere meanwhile"));
+    }
     let left = plan.left();
     if left > 0 {
         let left = counted(left as u64, "dead letter", "dead letters");

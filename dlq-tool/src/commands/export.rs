@@ -8,6 +8,7 @@ use super::Session;
 use super::list::say_end;
 use crate::cli::ExportArgs;
 use crate::exit_code::{Failure, Outcome};
+use crate::output::plain_lines;
 
 /// Writes what is selected, page by page.
 pub(super) async fn run(session: &mut Session, args: ExportArgs) -> Result<Outcome, Failure> {
@@ -19,6 +20,7 @@ pub(super) async fn run(session: &mut Session, args: ExportArgs) -> Result<Outco
         for entry in entries {
             record::write(&platform, entry, &mut lines).map_err(io::Error::other)?;
         }
+        lines = plain_lines(lines);
         session.screen.write_bytes(&lines)?;
         session.screen.flush()?;
     }

@@ -24,6 +24,8 @@ use crate::progress::Progress;
 
 /// Longest line: a body of a megabyte, escaped as badly as can be, and everything beside it.
 const MAX_LINE: u64 = 64 * 1024 * 1024;
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Lines that are imported together, and bytes of them. Up to thirty, `join_all` sends in order, and so they stay.
 const AHEAD: usize = 30;
 const AHEAD_BYTES: usize = 4 * 1024 * 1024;
@@ -106,8 +108,16 @@ impl Input {
             let mut input = io::stdin().lock();
             for number in 1.. {
                 let mut bytes = Vec::new();
-                let line = match (&mut input).take(MAX_LINE).read_until(b'\n', &mut bytes) {
+                let read = (&mut input).take(MAX_LINE).read_until(b'\n', &mut bytes);
+                // Editors and shells put one at the beginning of a file.
+                if bytes.starts_with(BYTE_ORDER_MARK) {
+                    bytes.drain(..BYTE_ORDER_MARK.len());
+                }
+                let line = match read {
                     Ok(0) => return,
+                    Ok(_) if number == 1 && (bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")) => {
+                        Err(io::Error::other("is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"))
+                    }
                     Ok(_) if bytes.iter().all(u8::is_ascii_whitespace) => continue,
                     Ok(length) if length as u64 == MAX_LINE && !bytes.ends_with(b"\n") => {
                         Err(io::Error::other(format!("line {number} is longer than {MAX_LINE} bytes")))

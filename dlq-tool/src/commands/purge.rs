@@ -1,6 +1,7 @@
 //! `purge`: gone for good, but for the copy that was asked for.
 //!
-//! Guarantee: with `--export`, an entry is removed only once its line is in the file and the file is on disk.
+//! Guarantee: with `--export`, an entry is removed only once its line is in the file and the file is on disk. With
+//! `--export -`, once its line is written to stdout, and on disk where stdout is a file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,13 +18,16 @@ use super::carry::{self, Consider};
 use crate::cli::{Format, PurgeArgs};
 use crate::confirm::{self, Answer, Consent};
 use crate::exit_code::{Failure, Outcome};
-use crate::output::{Screen, counted, heard, json, say};
+use crate::output::{Screen, counted, heard, json, plain_lines, say};
 use crate::plan::{Cursor, Plan, Share};
 use crate::progress::Progress;
 use crate::scan::PageSize;
 
 /// Selects, shows or asks, and removes.
 pub(super) async fn run(session: &mut Session, args: PurgeArgs) -> Result<Outcome, Failure> {
+    if args.export.as_deref().is_some_and(is_stdout) && session.screen.format() == Format::Json {
+        return Err(Failure::Usage("--export - and --output json both write to stdout; leave one out".to_owned()));
+    }
     let consider = Consider { selection: &args.selection, dry_run: args.dry_run };
     let Some((mut plan, complete)) = carry::consider(session, consider, None).await? else {
         return session.nothing_matched(&args.selection.platform).await;
@@ -67,10 +71,13 @@ async fn purge(
         }
     }
     run.progress.end();
-    carry::report(&mut session.screen, plan, "PURGED", false)?;
+    match &run.export {
+        Some(export) if export.file.is_none() => carry::say_report(plan, "purged"),
+        _ => carry::report(&mut session.screen, plan, "PURGED", false)?,
+    }
     if let Some(export) = &run.export {
         let count = counted(export.written, "dead letter", "dead letters");
-        say(&format!("written to {}: {count}", export.path.display()));
+        say(&format!("written to {}: {count}", export.name()));
     }
     carry::conclude(plan, result, "Some of them may be removed: running it again is safe")
 }
@@ -92,7 +99,7 @@ impl Run {
             let entries = session.queue.find_dead_letters(&keys, &ids).await?;
             let found: Vec<Entry> = entries.into_iter().flatten().collect();
             self.size.learn(found.len(), found.iter().map(Entry::weight).sum());
-            let letters = self.keep(&keys, found)?;
+            let letters = self.keep(&mut session.screen, &keys, found)?;
             let mut removed = session.queue.purge(&keys, &letters).await?.into_iter();
             let mut letters = letters.iter().map(|(id, _)| *id).peekable();
             for id in ids {
@@ -105,7 +112,12 @@ impl Run {
     }
 
     /// Writes `found` to the file, if there is one; what may be removed now, with its duplicate marker.
-    fn keep(&mut self, keys: &PlatformKeys, found: Vec<Entry>) -> Result<Vec<(StreamId, Option<String>)>, Failure> {
+    fn keep(
+        &mut self,
+        screen: &mut Screen,
+        keys: &PlatformKeys,
+        found: Vec<Entry>,
+    ) -> Result<Vec<(StreamId, Option<String>)>, Failure> {
         let mut letters = Vec::with_capacity(found.len());
         let mut lines = Vec::new();
         for entry in found {
@@ -117,7 +129,7 @@ impl Run {
         if let Some(export) = &mut self.export
             && !letters.is_empty()
         {
-            export.add(&lines, letters.len() as u64)?;
+            export.add(screen, plain_lines(lines), letters.len() as u64)?;
         }
         Ok(letters)
     }
@@ -127,7 +139,6 @@ impl Run {
             share.done += 1;
         } else {
             share.gone += 1;
-            self.progress.say(&format!("{} {id}: no longer a dead letter", share.platform));
         }
         if screen.format() == Format::Json {
             let result = if was_there { "purged" } else { "gone" };
@@ -148,13 +159,23 @@ pub(super) fn marker(platform: &PlatformName, entry: Entry) -> (StreamId, Option
 /// The copy.
 struct Export {
     path: PathBuf,
-    file: File,
+    /// `None`: standard output.
+    file: Option<File>,
     written: u64,
+}
+
+/// Returns true if the copy at `path` is standard output.
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 impl Export {
     /// A new file that only its owner may read: bodies may be confidential. An existing one is never written over.
+    /// `-` is standard output.
     fn create(path: PathBuf) -> Result<Self, Failure> {
+        if is_stdout(&path) {
+            return Ok(Self { path, file: None, written: 0 });
+        }
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]
@@ -163,17 +184,22 @@ impl Export {
         // The file's name has to survive, too.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| unwritable(&path, &error))?;
-        Ok(Self { path, file, written: 0 })
+        Ok(Self { path, file: Some(file), written: 0 })
     }
 
-    /// Returns once `lines` are on disk.
-    fn add(&mut self, lines: &[u8], count: u64) -> Result<(), Failure> {
-        self.file
-            .write_all(lines)
-            .and_then(|()| self.file.sync_data())
-            .map_err(|error| unwritable(&self.path, &error))?;
+    /// Returns once `lines` are on disk, or written to a standard output that is no file.
+    fn add(&mut self, screen: &mut Screen, lines: Vec<u8>, count: u64) -> Result<(), Failure> {
+        let written = match &mut self.file {
+            Some(file) => file.write_all(&lines).and_then(|()| file.sync_data()),
+            None => screen.write_bytes(&lines).and_then(|()| screen.sync()),
+        };
+        written.map_err(|error| unwritable(&self.path, &error))?;
         self.written += count;
         Ok(())
+    }
+
+    fn name(&self) -> String {
+        if self.file.is_none() { "standard output".to_owned() } else { self.path.display().to_string() }
     }
 }
 

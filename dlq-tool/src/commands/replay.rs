@@ -176,7 +176,7 @@ impl Run {
                 Fate::Gone => share.gone += 1,
                 _ => share.failed += 1,
             }
-            if let Some(reason) = reason {
+            if let (Some(reason), Fate::Failed(_)) = (reason, fate) {
                 self.progress.say(&format!("{} {id}: {reason}", share.platform));
             }
             if screen.format() == Format::Json {

@@ -4,6 +4,7 @@ use std::io;
 
 use shared::event::Millis;
 use shared::queue::DeadLetter;
+use unicode_width::UnicodeWidthStr;
 
 use super::Session;
 use crate::cli::{Format, ShowArgs};
@@ -116,7 +117,8 @@ impl Parts {
     /// One fact; an absent one is left out.
     fn line<T: ToString>(&mut self, name: &str, value: Option<T>) {
         if let Some(value) = value {
-            self.0.push(Part::Text(format!("  {name:<16} {}", plain(&value.to_string()))));
+            let gap = " ".repeat(16_usize.saturating_sub(name.width()));
+            self.0.push(Part::Text(format!("  {name}{gap} {}", plain(&value.to_string()))));
         }
     }
 }

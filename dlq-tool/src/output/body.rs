@@ -8,7 +8,9 @@ use std::fmt::Write as _;
 
 use serde::de::IgnoredAny;
 
-use super::{is_commanding, plain};
+use shared::visible::is_visible;
+
+use super::plain;
 
 /// Bytes of a binary body that are shown; `--output json` has all of them.
 const DUMPED: usize = 1024;
@@ -64,13 +66,11 @@ fn break_line(out: &mut String, depth: usize) {
     out.extend(std::iter::repeat_n("  ", depth.min(DEEPEST)));
 }
 
-/// A string or scalar; a raw character that a terminal would obey becomes the JSON escape that means the same.
+/// Adds a string or scalar; a raw character that is not visible becomes the JSON escape that means the same.
 fn push_harmless(out: &mut String, token: &str) {
-    for letter in token.chars() {
-        match is_commanding(letter) {
-            true => out.push_str(&plain(letter.encode_utf8(&mut [0; 4]))),
-            false => out.push(letter),
-        }
+    match token.chars().all(is_visible) {
+        true => out.push_str(token),
+        false => out.push_str(&plain(token)),
     }
 }
 
@@ -156,6 +156,7 @@ mod tests {
     fn no_body_commands_the_terminal() {
         assert_eq!(pretty("{\"a\":\"\u{9b}2J\"}".as_bytes()), "{\n  \"a\": \"\\u009b2J\"\n}");
         assert_eq!(pretty(b"{\x1b[2J\nsecond"), "{\\u001b[2J\nsecond");
+        assert_eq!(pretty("\"\u{202e}\u{e0041}\"".as_bytes()), "\"\\u202e\\udb40\\udc41\"");
     }
 
     #[test]

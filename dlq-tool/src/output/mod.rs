@@ -1,14 +1,19 @@
 //! Where data and talk go.
 //!
 //! Guarantee: stdout carries data and nothing else; what is said beside it goes to stderr. What providers and users
-//! typed cannot move the cursor, colour or reorder the screen: see [`plain`].
+//! typed cannot move the cursor, colour or reorder the screen: see [`plain`]. In JSON the escapes mean the very same
+//! characters, so that nothing is lost.
 
 pub(crate) mod body;
 pub(crate) mod json;
 pub(crate) mod table;
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::os::fd::AsFd;
+
+use shared::visible::is_visible;
 
 use crate::cli::{Format, Global};
 
@@ -59,15 +64,23 @@ impl Screen {
         }
     }
 
+    /// Hands over what was written; where stdout is a file, returns once it is on disk.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.data.flush()?;
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        if file.metadata()?.is_file() { file.sync_data() } else { Ok(()) }
+    }
+
     /// Hands over what was written: once per page, so that a slow selection shows what it has.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.data.flush()
     }
 }
 
-/// Says something beside the data. A closed stderr is nobody's loss.
+/// Says something beside the data, each line of it made [`plain`]. A closed stderr is nobody's loss.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let lines: Vec<String> = text.split('\n').map(plain).collect();
+    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
 }
 
 /// Data that nobody reads any more are no failure: for what must go on, or has been done, after the reader left.
@@ -83,27 +96,36 @@ pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// `text` without power over the terminal: control characters and those that turn the writing direction are spelled out.
+/// `text` without power over the terminal: characters that are not [visible](is_visible) become the
+/// escapes that JSON has for them.
 pub(crate) fn plain(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
-            _ if !is_commanding(letter) => safe.push(letter),
+            _ if is_visible(letter) => safe.push(letter),
             '\n' => safe.push_str("\\n"),
             '\r' => safe.push_str("\\r"),
             '\t' => safe.push_str("\\t"),
             _ => {
-                let _ = write!(safe, "\\u{:04x}", u32::from(letter));
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(safe, "\\u{unit:04x}");
+                }
             }
         }
     }
     safe
 }
 
-/// Whether a terminal would obey this character rather than show it.
-fn is_commanding(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+/// Lines of JSON in which every character is visible. They mean what they meant before.
+pub(crate) fn plain_lines(lines: Vec<u8>) -> Vec<u8> {
+    let is_plain = |byte: &u8| *byte == b'\n' || byte.is_ascii_graphic() || *byte == b' ';
+    if lines.iter().all(is_plain) {
+        return lines;
+    }
+    match String::from_utf8(lines) {
+        Ok(text) => text.split('\n').map(plain).collect::<Vec<_>>().join("\n").into_bytes(),
+        Err(error) => error.into_bytes(),
+    }
 }
 
 #[cfg(test)]
@@ -114,5 +136,20 @@ mod tests {
     fn nothing_a_provider_sends_commands_the_terminal() {
         assert_eq!(plain("grün ✓"), "grün ✓");
         assert_eq!(plain("a\x1b[2Jb\r\n\tc\u{9b}d\u{202e}e"), "a\\u001b[2Jb\\r\\n\\tc\\u009bd\\u202ee");
+        assert_eq!(plain("a\u{e0041}b\u{200b}c\u{ad}d"), "a\\udb40\\udc41b\\u200bc\\u00add");
+    }
+
+    #[test]
+    fn escaped_lines_of_json_mean_the_same() {
+        let text = "grün \u{7f}\u{9b}\u{202e}\u{2066}\u{e0041}\u{e0100}\u{200d} 日本 \n\t\"\\";
+        let line = serde_json::to_vec(&serde_json::json!({ "body": text })).unwrap_or_default();
+        let lines = [line.as_slice(), b"\n", line.as_slice(), b"\n"].concat();
+        let escaped = String::from_utf8(plain_lines(lines)).unwrap_or_default();
+        assert!(escaped.chars().all(|c| c == '\n' || is_visible(c)), "{escaped:?}");
+        assert_eq!(escaped.lines().count(), 2);
+        for line in escaped.lines() {
+            let read: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            assert_eq!(read["body"], text);
+        }
     }
 }

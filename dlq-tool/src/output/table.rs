@@ -5,7 +5,12 @@
 
 use std::io;
 
+use unicode_width::UnicodeWidthStr;
+
 use super::{Screen, plain};
+
+/// Characters kept per column: a letter and its marks.
+const MARKS: usize = 4;
 
 /// On which side a column is flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +21,7 @@ pub(crate) enum Align {
     Right,
 }
 
-/// A column's title, side, and the longest value it shows in full (characters).
+/// A column's title, side, and the longest value that it shows in full, in columns of the terminal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     title: &'static str,
@@ -25,7 +30,7 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    /// Text; a value longer than `longest` characters is cut, and ends in `…`.
+    /// Text; a value wider than `longest` columns of the terminal is cut, and ends in `…`.
     pub(crate) const fn text(title: &'static str, longest: usize) -> Self {
         Self { title, align: Align::Left, longest }
     }
@@ -47,7 +52,7 @@ pub(crate) struct Table<const N: usize> {
 impl<const N: usize> Table<N> {
     /// An empty table; its head is printed with the first page.
     pub(crate) fn new(columns: [Column; N]) -> Self {
-        let widths = columns.map(|column| column.title.chars().count());
+        let widths = columns.map(|column| column.title.width());
         Self { columns, widths, headed: false }
     }
 
@@ -66,7 +71,7 @@ impl<const N: usize> Table<N> {
         let rows: Vec<[String; N]> = rows.iter().map(|row| self.fitted(row)).collect();
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
+                *width = (*width).max(cell.width());
             }
         }
         if !self.headed {
@@ -95,7 +100,7 @@ impl<const N: usize> Table<N> {
             if !line.is_empty() {
                 line.push_str("  ");
             }
-            let gap = width.saturating_sub(cell.chars().count());
+            let gap = width.saturating_sub(cell.width());
             match column.align {
                 Align::Left => line.extend([cell.as_str(), &" ".repeat(gap)]),
                 Align::Right => line.extend([&" ".repeat(gap), cell.as_str()]),
@@ -106,12 +111,17 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// The first `longest` characters, the last of them `…` where something was left out.
+/// As much of `text` as takes `longest` columns of a terminal, with `…` at the end where something
+/// was left out. Of marks that take no column, a few per character are kept.
 fn cut(text: &str, longest: usize) -> String {
-    if text.chars().count() <= longest {
+    let most = longest.saturating_mul(MARKS);
+    if text.width() <= longest && text.chars().nth(most).is_none() {
         return text.to_owned();
     }
-    text.chars().take(longest.saturating_sub(1)).chain(['…']).collect()
+    let fits = |end: &usize| text.get(..*end).is_some_and(|start| start.width() < longest);
+    let ends = text.char_indices().map(|(begin, _)| begin).take(most);
+    let end = ends.take_while(fits).last().unwrap_or(0);
+    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -124,7 +134,7 @@ mod tests {
         let rows = [["a".to_owned(), "1".to_owned()], ["abcdefgh".to_owned(), "123".to_owned()]];
         for row in &rows {
             for (width, cell) in table.widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.len());
+                *width = (*width).max(cell.width());
             }
         }
         assert_eq!(table.line(&rows[0]), "a           1");
@@ -132,9 +142,28 @@ mod tests {
     }
 
     #[test]
+    fn wide_characters_keep_columns_aligned() {
+        let mut table = Table::new([Column::text("TYPE", 8), Column::number("N")]);
+        table.reserve([8, 1]);
+        for (cell, line) in [
+            ("plain", "plain     1"),
+            ("日本語", "日本語    1"),
+            ("🎬 é", "🎬 é      1"),
+            ("e\u{301}", "e\u{301}         1"),
+        ] {
+            assert_eq!(table.line(&[cell.to_owned(), "1".to_owned()]), line);
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_says_so() {
         assert_eq!(cut("12345", 5), "12345");
         assert_eq!(cut("123456", 5), "1234…");
         assert_eq!(cut("äöüäöü", 5), "äöüä…");
+        assert_eq!(cut("日本語", 6), "日本語");
+        assert_eq!(cut("日本語", 5), "日本…");
+        assert_eq!(cut("日本語", 4), "日…");
+        assert_eq!(cut("🎬🎬🎬", 5), "🎬🎬…");
+        assert!(cut(&format!("a{}", "\u{301}".repeat(1000)), 5).chars().count() <= 5 * MARKS);
     }
 }

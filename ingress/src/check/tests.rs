@@ -117,8 +117,8 @@ fn what_stands_against_it_is_told_precisely() {
     assert_eq!(reason(&other), "no key makes this signature over {timestamp}.{body} (HMAC-SHA-256, hex)");
     assert_eq!(other["notes"], json!([]));
 
-    let twice = [signed("mux", body, AT), signed("mux", body, AT)].concat();
-    assert!(reason(&verdict("mux", &twice, body)).contains("several signature headers"));
+    let twice = [signed("mux", body, AT), signed("mux", body, AT - 1000)].concat();
+    assert!(reason(&verdict("mux", &twice, body)).contains("two times"));
 
     let half = [("svix-signature", "v1,AAAA"), ("svix-id", "msg_1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
     let folder = tempfile::tempdir().unwrap();
@@ -153,6 +153,60 @@ fn what_captures_suffer_from_is_recognised() {
         let report = verdict("netflix", &signed("netflix", sent.as_bytes(), AT), captured.as_bytes());
         assert_eq!(report["verified"], false);
         assert!(report["notes"][0].as_str().unwrap_or_default().contains(hint), "{report}");
+    }
+}
+
+/// The verdict on a request of `definition`'s platform that was signed with the key `signing`, while
+/// `configured` is the secret.
+fn verdict_with(definition: &str, configured: &str, signing: &[u8]) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("platforms.toml");
+    std::fs::write(&file, format!("[platforms.acme]\nsecrets = ['env:ACME']\n{definition}")).unwrap();
+    let env = Env::from_pairs([("ACME", configured)]);
+    let (platform, _) = crate::platform::load("acme", Some(file.clone()), &env).unwrap();
+    let body = br#"{"event_type":"t","payload":{}}"#;
+    let signed = sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(signing)]), body, "id", AT).unwrap();
+    let (headers, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
+    std::fs::write(&headers, signed.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>())
+        .unwrap();
+    std::fs::write(&content, body).unwrap();
+    let (platform, platforms_file, output) = ("acme".to_owned(), Some(file), Format::Json);
+    let check = CheckPlatform { platform, platforms_file, headers, body: content, at: Some(AT), output };
+    serde_json::from_str(&check.run(&env).unwrap().text).unwrap()
+}
+
+#[test]
+fn secret_of_another_spelling_is_named_in_a_note() {
+    let standard = "preset = 'standard-webhooks'";
+    for (definition, configured, signing, note) in [
+        ("", "a2V5", b"key".as_slice(), "the secret decoded from base64 (secret_encoding = \"base64\")"),
+        ("", "6b6579", b"key", "the secret decoded from hex (secret_encoding = \"hex\")"),
+        ("signature = { secret_encoding = 'base64' }", "a2V5", b"a2V5", "the secret as its text"),
+        ("signature = { secret_encoding = 'hex' }", "6b6579", b"6b6579", "the secret as its text"),
+        (standard, "whsec_a2V5", b"whsec_a2V5", "the secret as its text, with whsec_ in front"),
+    ] {
+        let report = verdict_with(definition, configured, signing);
+        assert_eq!(report["verified"], false, "{report}");
+        let told = report["notes"][0].as_str().unwrap_or_default();
+        assert!(told.starts_with(&format!("the signature verifies with {note}")), "{note}: {report}");
+    }
+    assert_eq!(verdict_with("", "a2V5", b"another")["notes"], json!([]));
+}
+
+#[test]
+fn pasted_secret_verifies_and_is_named_in_a_note() {
+    for (configured, remark) in [
+        ("key\n", "has a line break at its beginning or end"),
+        (" key", "has white space at its beginning or end"),
+        ("'key'", "is in quotation marks"),
+        ("\u{feff}key\r\n", "begins with a byte order mark"),
+    ] {
+        for signing in ["key", configured] {
+            let report = verdict_with("", configured, signing.as_bytes());
+            assert_eq!(report["verified"], true, "{configured:?} {signing:?}: {report}");
+            let note = format!("ACME: {remark}; requests are verified with and without that");
+            assert_eq!(report["notes"], json!([note]), "{report}");
+        }
     }
 }
 

@@ -128,6 +128,17 @@ impl Client {
         (attempt, begun.elapsed())
     }
 
+    /// Returns true if `url` has a literal address that is not allowed: those are connected to without
+    /// being resolved.
+    fn blocks(&self, url: &Url) -> bool {
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            Some(Host::Domain(_)) | None => None,
+        };
+        literal.is_some_and(|address| !self.allowed.permits(address))
+    }
+
     async fn attempt(
         &self,
         url: &Url,
@@ -136,13 +147,7 @@ impl Client {
         timeout: Duration,
         begun: Instant,
     ) -> Attempt {
-        // A literal address is connected to without being resolved.
-        let literal = match url.host() {
-            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
-            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
-            Some(Host::Domain(_)) | None => None,
-        };
-        if literal.is_some_and(|address| !self.allowed.permits(address)) {
+        if self.blocks(url) {
             return Attempt::Failed { kind: NoAnswer::Blocked, reason: Blocked.to_string() };
         }
         let request = self.http.post(url.clone()).headers(headers).body(body).timeout(timeout);
@@ -363,22 +368,36 @@ mod tests {
         assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
     }
 
-    /// Nothing is connected to: each of these is refused by its number, or once its name is resolved.
+    /// Only the decision is asked for, so that not even a mistake could reach one of these.
     #[tokio::test]
     async fn platform_services_are_blocked_under_true() {
+        let allowed: Arc<AllowPrivate> = Arc::new("true".parse().unwrap());
+        let client = Client::with_names(Arc::clone(&allowed), Arc::new(TestLookup)).unwrap();
         for host in [
             "169.254.169.254",
             "2852039166",
             "[fd00:ec2::254]",
             "[::ffff:168.63.129.16]",
             "[64:ff9b::169.254.169.254]",
-            "169.254.169.254.test",
-            "100.100.100.200-and-168.63.129.16.test",
-            "fd20_ce__254.test",
         ] {
             let url = format!("http://{host}/latest/meta-data").parse().unwrap();
-            let attempt = post(&client("true"), &url, SOON).await;
-            assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Blocked, .. }), "{host}: {attempt:?}");
+            assert!(client.blocks(&url), "{host}");
+        }
+        assert!(!client.blocks(&"http://127.0.0.1/".parse().unwrap()));
+        let resolver = Resolver { allowed, names: Arc::new(TestLookup) };
+        for (name, good) in [
+            ("169.254.169.254.test", None),
+            ("100.100.100.200-and-168.63.129.16.test", None),
+            ("fd20_ce__254.test", None),
+            ("169.254.169.254-and-127.0.0.1.test", Some("127.0.0.1:0")),
+        ] {
+            let found = resolver.resolve(name.parse().unwrap()).await;
+            let found = found.map(|all| all.map(|one| one.to_string()).collect::<Vec<_>>());
+            match (found, good) {
+                (Ok(found), Some(good)) => assert_eq!(found, [good], "{name}"),
+                (Err(error), None) => assert!(error.is::<Blocked>(), "{name}: {error}"),
+                (found, _) => unreachable!("{name}: {found:?}"),
+            }
         }
     }
 
