@@ -11,6 +11,7 @@ use ingress::send_test::Request;
 use ingress::{Config, RunError};
 use mimalloc::MiMalloc;
 use shared::config::{EXIT_CONFIG, Env, report};
+use shared::visible::escaped_lines;
 use shared::{probe, shutdown, telemetry};
 
 #[global_allocator]
@@ -50,7 +51,7 @@ fn send_test(request: Request) -> ExitCode {
 
 fn print(text: &str, good: bool) -> ExitCode {
     // A reader that has gone has seen what it wanted.
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    let _ = writeln!(std::io::stdout(), "{}", escaped_lines(text.trim_end()));
     ExitCode::from(u8::from(!good))
 }
 

@@ -3,6 +3,8 @@
 //! A terminal obeys control characters, and turns text around after bidirectional ones. Tag
 //! characters and variation selectors can carry a whole text that nobody sees.
 
+use std::fmt::Write as _;
+
 use unicode_general_category::{GeneralCategory, get_general_category};
 
 /// Returns true if `c` is shown as itself: not a control, format, tag, private or unassigned character, no
@@ -38,6 +40,33 @@ pub fn is_visible(c: char) -> bool {
                 | Is::Surrogate
                 | Is::Unassigned
         )
+}
+
+/// `text` in which every character is visible: others become the escapes that JSON has for them, so
+/// that JSON keeps its meaning.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            _ if is_visible(c) => safe.push(c),
+            '\n' => safe.push_str("\\n"),
+            '\r' => safe.push_str("\\r"),
+            '\t' => safe.push_str("\\t"),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(safe, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    safe
+}
+
+/// [`escaped`], with its line breaks as they are.
+#[must_use]
+pub fn escaped_lines(text: &str) -> String {
+    text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns true if nothing of `text` is seen.

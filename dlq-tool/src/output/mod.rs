@@ -8,12 +8,12 @@ pub(crate) mod body;
 pub(crate) mod json;
 pub(crate) mod table;
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::os::fd::AsFd;
 
-use shared::visible::is_visible;
+pub(crate) use shared::visible::escaped as plain;
+use shared::visible::escaped_lines;
 
 use crate::cli::{Format, Global};
 
@@ -79,8 +79,7 @@ impl Screen {
 
 /// Says something beside the data, each line of it made [`plain`]. A closed stderr is nobody's loss.
 pub(crate) fn say(text: &str) {
-    let lines: Vec<String> = text.split('\n').map(plain).collect();
-    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
+    let _ = writeln!(io::stderr().lock(), "{}", escaped_lines(text));
 }
 
 /// Data that nobody reads any more are no failure: for what must go on, or has been done, after the reader left.
@@ -96,26 +95,6 @@ pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// `text` without power over the terminal: characters that are not [visible](is_visible) become the
-/// escapes that JSON has for them.
-pub(crate) fn plain(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            _ if is_visible(letter) => safe.push(letter),
-            '\n' => safe.push_str("\\n"),
-            '\r' => safe.push_str("\\r"),
-            '\t' => safe.push_str("\\t"),
-            _ => {
-                for unit in letter.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(safe, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-    safe
-}
-
 /// Lines of JSON in which every character is visible. They mean what they meant before.
 pub(crate) fn plain_lines(lines: Vec<u8>) -> Vec<u8> {
     let is_plain = |byte: &u8| *byte == b'\n' || byte.is_ascii_graphic() || *byte == b' ';
@@ -123,13 +102,15 @@ pub(crate) fn plain_lines(lines: Vec<u8>) -> Vec<u8> {
         return lines;
     }
     match String::from_utf8(lines) {
-        Ok(text) => text.split('\n').map(plain).collect::<Vec<_>>().join("\n").into_bytes(),
+        Ok(text) => escaped_lines(&text).into_bytes(),
         Err(error) => error.into_bytes(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use shared::visible::is_visible;
+
     use super::*;
 
     #[test]

@@ -6,9 +6,10 @@
 use secrecy::SecretString;
 
 use super::build::Snapshot;
+use super::record::Material;
 use super::seal::Sealer;
 use crate::outbound::Destination;
-use crate::outbound::config::{Defaults, destination_url};
+use crate::outbound::config::{Defaults, destination_url, signing_key};
 
 impl Snapshot {
     /// The destinations of registered platforms, those included that are being removed: what they have queued is still
@@ -20,7 +21,8 @@ impl Snapshot {
             let Some(url) = record.url.as_deref().and_then(|url| destination_url(url).ok()) else { continue };
             let opened = record.secrets.first().and_then(|stored| sealer.open(name, stored).ok());
             let sealed = opened.is_none();
-            let secret = opened.map_or_else(SecretString::default, |one| SecretString::from(one.secret()));
+            let key = |one: Material| signing_key(&one.text()).unwrap_or_else(|_| SecretString::from(one.secret()));
+            let secret = opened.map_or_else(SecretString::default, key);
             match defaults.registered(name, url, secret) {
                 Ok(destination) => found.push(Destination { sealed, ..destination }),
                 Err(error) => tracing::error!(platform = %name, %error, "its processed events cannot be forwarded"),

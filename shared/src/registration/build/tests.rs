@@ -77,6 +77,18 @@ fn a_record_becomes_a_platform_with_keys() {
 }
 
 #[test]
+fn registered_secret_verifies_with_and_without_its_surroundings() {
+    let pasted = [("\"new\"\n", None), ("old", Some(NOW + 1))];
+    let mut builder = builder();
+    assert_eq!(count(&builder.build(shop(json!({}), &pasted), NOW), "shop"), 3);
+    assert_eq!(count(&builder.again(NOW + 1), "shop"), 2, "both forms of the one that stays");
+    let standard = shop(json!({"preset": "standard-webhooks"}), &[("v1,whsec_AAECAw\n", None)]);
+    assert_eq!(count(&builder.build(standard, NOW), "shop"), 1);
+    let nothing = builder.build(shop(json!({}), &[("\"\"", None)]), NOW);
+    assert_eq!(count(&nothing, "shop"), 0, "an empty secret is none");
+}
+
+#[test]
 fn a_secret_that_has_expired_verifies_nothing() {
     let mut builder = builder();
     let with = |at| shop(json!({}), &[("new", None), ("old", Some(at)), ("older", Some(NOW - 1))]);
