@@ -1,7 +1,7 @@
 //! Characters that a reader sees, as opposed to those that only change how others are shown.
 //!
 //! A terminal obeys control characters, and turns text around after bidirectional ones. Tag
-//! characters and variation selectors can carry a whole text that nobody sees.
+//! characters and variation selectors can carry a whole invisible text.
 
 use std::fmt::Write as _;
 

@@ -77,7 +77,7 @@ impl Screen {
     }
 }
 
-/// Says something beside the data, each line of it made [`plain`]. A closed stderr is nobody's loss.
+/// Writes to stderr, each line of it made [`plain`]. A closed stderr is no error.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", escaped_lines(text));
 }

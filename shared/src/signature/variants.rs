@@ -1,4 +1,5 @@
-//! What else a configured secret may be a spelling of. For tools: a request is never judged by these.
+//! Other spellings that a configured secret may stand for. Tools ask for them; no request is judged
+//! by them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
