@@ -129,7 +129,7 @@ async fn second_operator_is_one_line_with_a_count() {
         bury_many(&server, "mux", 10).await;
         let replay = tool(&server, &["replay", "--yes", "--rate", "2"]).spawn();
         poll::until("the first is replayed", SOON, async || match length(&server, "webhooks:dlq:mux").await {
-            10 => Err("10 are left"),
+            10 => Err("none yet"),
             _ => Ok(()),
         })
         .await;

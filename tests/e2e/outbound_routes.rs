@@ -116,7 +116,7 @@ async fn a_test_says_what_came_of_it_in_the_documented_words() {
 
     let nobody = format!("http://127.0.0.1:{}/hook", ports::free());
     // A label that no name server can be asked for, so that no request leaves this host.
-    let unknown = format!("https://{}.invalid/webhook", "a".repeat(64));
+    let unknown = format!("http://{}.invalid/webhook", "a".repeat(64));
     let no_tls = kind.url().replace("http://", "https://");
     for (url, error, message) in [
         (nobody.as_str(), "ECONNREFUSED", "ECONNREFUSED"),

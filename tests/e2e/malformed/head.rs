@@ -23,7 +23,10 @@ pub(super) fn forged(dice: &mut Dice) -> Case {
             whole("a signature of random bytes", framed("POST", &bare.path, &headers, &body))
         }
         3 => posted("a signature cut short", &with(&value[..dice.below(value.len())])),
-        4 => posted("two signatures", &signed.header(name, &value)),
+        4 => {
+            let wrong: String = value.chars().rev().collect();
+            posted("two wrong signatures", &with(&wrong).header(name, &wrong))
+        }
         5 => {
             let mut text = value.into_bytes();
             let at = text.len() - 1 - dice.below(30);
