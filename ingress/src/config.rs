@@ -7,7 +7,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use shared::config::{CommonConfig, DurabilityMode, Env, Problem};
+use shared::config::{CommonConfig, DurabilityMode, Env, Problem, TimeUnit};
 use shared::outbound::{self, config::Configured};
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
@@ -71,15 +71,15 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bind = env.parse("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
         let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
-        let max_body = env.bounded("MAX_BODY_BYTES", DEFAULT_BODY, 1..=LARGEST_BODY);
+        let max_body = env.bytes("MAX_BODY_BYTES", DEFAULT_BODY, 1..=LARGEST_BODY);
         let max_in_flight =
-            env.bounded("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
+            env.bytes("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
         let max_connections = env.bounded("MAX_CONNECTIONS", 10_000, connections::FEWEST..=1_000_000);
         // Longer than balancers keep theirs (AWS: 60 s), so that none sends into a connection that
         // is being closed.
         let keep_alive = env.millis("KEEP_ALIVE_MS", 75_000, 1_000..=3_600_000);
-        let dedup_hours: u64 = env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366);
+        let dedup_ttl = env.duration("DEDUP_TTL_HOURS", TimeUnit::Hours, 24, 1..=24 * 366);
         let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let max_waiters = env.bounded("MAX_WAITERS", 10_000, 0..=1_000_000);
         let stats_public = env.flag("STATS_PUBLIC", false);
@@ -98,7 +98,7 @@ impl Config {
             max_in_flight,
             max_connections,
             keep_alive,
-            dedup_ttl: Duration::from_secs(dedup_hours * 3600),
+            dedup_ttl,
             max_backlog,
             max_waiters,
             stats_public,

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use shared::backoff::Backoff;
-use shared::config::{CommonConfig, Env, Problem, SecretText};
+use shared::config::{CommonConfig, Env, Problem, SecretText, percent_encoding_hint};
 use shared::outbound::{self, config::Configured};
+use sqlx::postgres::PgConnectOptions;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 
 use crate::consumer::outcome::Policy;
 use crate::retention::Retention;
@@ -75,8 +77,14 @@ fn database_url(env: &Env) -> SecretString {
     let url = env.text("DATABASE_URL");
     let url = SecretString::from(url.as_ref().map_or("sqlite://tributary.db", SecretText::clean));
     let known = ["sqlite:", "postgres://", "postgresql://"];
-    if !known.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+    let text = url.expose_secret();
+    let is_server = known[1..].iter().any(|scheme| text.starts_with(scheme));
+    if !known.iter().any(|scheme| text.starts_with(scheme)) {
         env.problem("DATABASE_URL", "must begin with sqlite:// or postgres://");
+    } else if let Some(hint) = percent_encoding_hint(text).filter(|_| is_server) {
+        env.problem("DATABASE_URL", hint);
+    } else if is_server && PgConnectOptions::from_str(text).is_err() {
+        env.problem("DATABASE_URL", "must be of the form postgres://[user[:password]@]host[:port]/database");
     }
     url
 }
@@ -111,6 +119,23 @@ mod tests {
         assert_eq!(config.dlq_max_len, 1_000_000);
         assert_eq!(config.retention, Retention::default());
         assert_eq!(config.common.ops_bind.port(), 9101);
+    }
+
+    #[test]
+    fn a_database_url_that_cannot_be_read_is_a_problem() {
+        let read = |url: &str| {
+            let env = Env::from_pairs([("DATABASE_URL", url), ("WORKER_NAME", "w")]);
+            WorkerConfig::read(&env, false).err().map(|problems| shared::config::report(&problems))
+        };
+        assert_eq!(read("postgres://user:p%2Fw@host/db"), None);
+        assert_eq!(read("sqlite:///data/a@b.db"), None);
+        for url in ["postgres://user:hunt/er2@host/db", "postgres://user:12/34@host/db"] {
+            let text = read(url).unwrap();
+            assert!(text.contains("DATABASE_URL") && text.contains("%2F"), "{text}");
+            assert!(!text.contains("er2") && !text.contains("34"), "{text}");
+        }
+        let text = read("postgres://host:hunter2/db").unwrap();
+        assert!(text.contains("postgres://[user") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl CheckPlatform {
     pub fn run(self, env: &Env) -> Result<Outcome, Vec<Problem>> {
         let capture = Capture::read(&self.headers, &self.body).map_err(|problem| vec![problem])?;
         let (platform, keys) = crate::platform::load(&self.platform, self.platforms_file, env)?;
-        let max_body = env.bounded("MAX_BODY_BYTES", crate::config::DEFAULT_BODY, 1..=crate::config::LARGEST_BODY);
+        let max_body = env.bytes("MAX_BODY_BYTES", crate::config::DEFAULT_BODY, 1..=crate::config::LARGEST_BODY);
         env.finish()?;
         let at = self.at.unwrap_or_else(clock::now_ms);
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{AdminToken, Env, SecretText, Surroundings};
+use super::{AdminToken, Env, SecretText, Surroundings, percent_encoding_hint};
 use crate::queue::check_target;
 use crate::registration::{Sealer, SealingKey};
 use crate::telemetry::{LogFormat, check_filter};
@@ -66,8 +66,11 @@ impl CommonConfig {
 pub fn redis_url(env: &Env, cluster: bool) -> SecretString {
     let url = env.text("REDIS_URL");
     let url = SecretString::from(url.as_ref().map_or("redis://127.0.0.1:6379", SecretText::clean));
-    if let Err(reason) = check_target(&url, cluster) {
-        env.problem("REDIS_URL", reason);
+    let hint = url.expose_secret().split(',').find_map(percent_encoding_hint);
+    match (check_target(&url, cluster), hint) {
+        (_, Some(hint)) => env.problem("REDIS_URL", hint),
+        (Err(reason), None) => env.problem("REDIS_URL", reason),
+        (Ok(()), None) => {}
     }
     url
 }

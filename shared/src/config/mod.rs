@@ -9,7 +9,7 @@
 //! Secrets and URLs are read as a [`SecretText`], which knows what was pasted along with them. What
 //! is not wrong, but probably not meant, is a warning.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display};
 use std::io::Read;
 use std::ops::RangeInclusive;
@@ -19,13 +19,19 @@ use std::time::Duration;
 
 mod admin;
 mod common;
+mod misspelt;
+mod quantity;
 mod secret_text;
 #[cfg(test)]
 mod tests;
+mod url_hint;
 
 pub use admin::{AdminRefusal, AdminToken};
 pub use common::{CommonConfig, DurabilityMode, UnknownDurability, redis_url};
+pub use misspelt::Misspelt;
+pub use quantity::TimeUnit;
 pub use secret_text::{SecretText, Surroundings};
+pub use url_hint::percent_encoding_hint;
 
 /// A value from a file is at most this long.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -63,6 +69,8 @@ pub struct Env {
     variables: HashMap<String, Option<String>>,
     problems: Mutex<Vec<Problem>>,
     warnings: Mutex<Vec<Problem>>,
+    /// Names that were read so far, whether set or not.
+    asked: Mutex<BTreeSet<String>>,
 }
 
 impl fmt::Debug for Env {
@@ -78,13 +86,13 @@ impl Env {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))
             .collect();
-        Self { variables, problems: Mutex::default(), warnings: Mutex::default() }
+        Self { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() }
     }
 
     /// Given variables instead of the process's, for tests.
     pub fn from_pairs<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
         let variables = pairs.into_iter().map(|(name, value)| (name.into(), Some(value.into()))).collect();
-        Self { variables, problems: Mutex::default(), warnings: Mutex::default() }
+        Self { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() }
     }
 
     /// The value of `name` or the content of `name_FILE`, without remembering a problem.
@@ -170,9 +178,40 @@ impl Env {
         }
     }
 
-    /// The value of `name` as a number of milliseconds inside `range`, or `default`.
+    /// Duration in `name`, or `default`; a bare number, `default` and `range` are in milliseconds.
     pub fn millis(&self, name: &str, default: u64, range: RangeInclusive<u64>) -> Duration {
-        Duration::from_millis(self.bounded(name, default, range))
+        self.duration(name, TimeUnit::Milliseconds, default, range)
+    }
+
+    /// Duration in `name`, or `default`; a bare number, `default` and `range` are in `unit`.
+    pub fn duration(&self, name: &str, unit: TimeUnit, default: u64, range: RangeInclusive<u64>) -> Duration {
+        let of = |number: u64| Duration::from_millis(number.saturating_mul(unit.millis()));
+        let Some(text) = self.opt(name) else { return of(default) };
+        let word = unit.name();
+        match quantity::duration(&text, unit) {
+            Some(found) if found >= of(*range.start()) && found <= of(*range.end()) => return found,
+            Some(_) => {
+                self.problem(name, format_args!("must be between {} and {} {word}", range.start(), range.end()))
+            }
+            None => self.problem(
+                name,
+                format_args!("must be a number of {word}, or have a unit: 1500ms, 30s, 5m, 24h, 7d"),
+            ),
+        }
+        of(default)
+    }
+
+    /// Size in `name`, or `default`; a bare number, `default` and `range` are in bytes.
+    pub fn bytes(&self, name: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let Some(text) = self.opt(name) else { return default };
+        match quantity::bytes(&text).map(|found| usize::try_from(found).unwrap_or(usize::MAX)) {
+            Some(found) if range.contains(&found) => return found,
+            Some(_) => {
+                self.problem(name, format_args!("must be between {} and {} bytes", range.start(), range.end()))
+            }
+            None => self.problem(name, "must be a number of bytes, or have a unit: 512k, 1MB, 1MiB"),
+        }
+        default
     }
 
     /// The value of `name` as a switch: `true` or `false`, also `1` or `0`.
@@ -225,6 +264,7 @@ impl Env {
     }
 
     fn plain(&self, name: &str) -> Result<Option<&str>, Problem> {
+        self.asked().insert(name.to_owned());
         match self.variables.get(name) {
             None => Ok(None),
             Some(None) => Err(Problem::new(name, "is not UTF-8")),
@@ -234,6 +274,10 @@ impl Env {
 
     fn remember<T>(&self, result: Result<T, Problem>) -> Option<T> {
         result.map_err(|problem| self.problems().push(problem)).ok()
+    }
+
+    fn asked(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn problems(&self) -> std::sync::MutexGuard<'_, Vec<Problem>> {

@@ -157,6 +157,53 @@ fn secrets_can_be_sealed_with_a_key_or_kept_plain_where_that_is_allowed() {
 }
 
 #[test]
+fn quantities_take_units_and_errors_name_them() {
+    let read = |text: &str| {
+        let env = env(&[("T", text), ("D", text), ("B", text)]);
+        let time = env.millis("T", 7, 10..=60_000);
+        let days = env.duration("D", TimeUnit::Days, 1, 1..=30);
+        let bytes = env.bytes("B", 7, 10..=2_000_000);
+        (time, days, bytes, env.finish().err().unwrap_or_default())
+    };
+    assert_eq!(read("").0, Duration::from_millis(7));
+    assert_eq!(read(" 30s ").0, Duration::from_secs(30));
+    assert_eq!(read("7d").1, Duration::from_secs(7 * 86_400));
+    assert_eq!(read("2").1, Duration::from_secs(2 * 86_400));
+    assert_eq!(read("1MB").2, 1_000_000);
+    let reasons = |text: &str| read(text).3.into_iter().map(|one| one.to_string()).collect::<Vec<_>>();
+    assert_eq!(
+        reasons("hunter2"),
+        [
+            "B: must be a number of bytes, or have a unit: 512k, 1MB, 1MiB",
+            "D: must be a number of days, or have a unit: 1500ms, 30s, 5m, 24h, 7d",
+            "T: must be a number of milliseconds, or have a unit: 1500ms, 30s, 5m, 24h, 7d",
+        ]
+    );
+    assert_eq!(
+        reasons("3"),
+        ["B: must be between 10 and 2000000 bytes", "T: must be between 10 and 60000 milliseconds"]
+    );
+}
+
+#[test]
+fn a_reserved_character_in_the_password_is_named() {
+    let reasons = |url: &str, cluster| {
+        let env = env(&[("REDIS_URL", url), ("REDIS_CLUSTER", cluster)]);
+        let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
+        problems(&env).concat()
+    };
+    for (url, cluster) in [
+        ("redis://:hun/ter2@host", "false"),
+        ("redis://me:12/34@host", "false"),
+        ("redis://a,redis://:hun/ter2@b", "true"),
+    ] {
+        let found = reasons(url, cluster);
+        assert!(found.contains("'/'") && found.contains("%2F"), "{url}: {found}");
+        assert!(!found.contains("ter2") && !found.contains("34"), "{found}");
+    }
+}
+
+#[test]
 fn finishing_forgets_the_problems() {
     let env = env(&[("N", "x")]);
     env.parse("N", 1_u8);
@@ -255,11 +302,8 @@ fn an_empty_variable_is_not_set() {
 
 #[test]
 fn a_value_that_is_not_utf8_is_a_problem() {
-    let env = Env {
-        variables: HashMap::from([("A".to_owned(), None)]),
-        problems: Mutex::default(),
-        warnings: Mutex::default(),
-    };
+    let variables = HashMap::from([("A".to_owned(), None)]);
+    let env = Env { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() };
     assert_eq!(env.opt("A"), None);
     assert_eq!(problems(&env), ["A: is not UTF-8"]);
 }

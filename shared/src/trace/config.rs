@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::config::Env;
+use crate::config::{Env, percent_encoding_hint};
 
 /// `OTEL_EXPORTER_OTLP_ENDPOINT` and the variables that go with it, as OpenTelemetry defines them.
 #[derive(Clone)]
@@ -47,7 +47,9 @@ impl TraceConfig {
             env.problem("OTEL_EXPORTER_OTLP_HEADERS", "must be name=value, several with commas between");
         }
         let url = traces(endpoint.trim());
-        if url.is_none() {
+        if let Some(hint) = percent_encoding_hint(endpoint.trim()) {
+            env.problem("OTEL_EXPORTER_OTLP_ENDPOINT", hint);
+        } else if url.is_none() {
             env.problem(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 "must be http://HOST:PORT or https://HOST:PORT of an OTLP collector (HTTP, usually port 4318)",

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::config::Env;
+use shared::config::{Env, TimeUnit};
 use shared::platform::PlatformName;
 use shared::queue::Fault;
 use tokio::time::sleep;
@@ -52,19 +52,17 @@ impl Default for Retention {
 impl Retention {
     /// Reads and checks the environment.
     pub fn read(env: &Env) -> Self {
-        let days = |name| {
-            let days: u64 = env.opt(name).map(|_| env.bounded(name, 1, 1..=MAX_DAYS))?;
-            Some(DAY * u32::try_from(days).unwrap_or(u32::MAX))
-        };
+        let days = |name| env.opt(name).map(|_| env.duration(name, TimeUnit::Days, 1, 1..=MAX_DAYS));
         let retention = Self {
             events: days("EVENTS_RETENTION_DAYS"),
             dead_letters: days("DLQ_RETENTION_DAYS"),
             archive: env.opt("DLQ_ARCHIVE_DIR").map(PathBuf::from),
-            dedup_ttl: Duration::from_secs(env.bounded("DEDUP_TTL_HOURS", 24, 1..=24 * 366) * 3600),
+            dedup_ttl: env.duration("DEDUP_TTL_HOURS", TimeUnit::Hours, 24, 1..=24 * 366),
         };
         if let Some(folder) = &retention.archive {
-            if !folder.is_dir() {
-                env.problem("DLQ_ARCHIVE_DIR", "must be a folder that exists");
+            // A folder that is not there may be mounted later; until then dead letters are kept.
+            if folder.exists() && !folder.is_dir() {
+                env.problem("DLQ_ARCHIVE_DIR", "must be a folder");
             }
             if retention.dead_letters.is_none() {
                 env.problem("DLQ_ARCHIVE_DIR", "has no effect without DLQ_RETENTION_DAYS");
@@ -150,11 +148,17 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_that_is_not_there_yet_is_no_problem() {
+        let (retention, problems) = read(&[("DLQ_RETENTION_DAYS", "7"), ("DLQ_ARCHIVE_DIR", "/no/such/folder")]);
+        assert_eq!((retention.archive.is_some(), problems.as_str()), (true, ""));
+    }
+
+    #[test]
     fn what_cannot_work_is_refused() {
         for (pairs, name) in [
             (&[("EVENTS_RETENTION_DAYS", "0")][..], "EVENTS_RETENTION_DAYS"),
             (&[("DLQ_RETENTION_DAYS", "a week")], "DLQ_RETENTION_DAYS"),
-            (&[("DLQ_RETENTION_DAYS", "7"), ("DLQ_ARCHIVE_DIR", "/no/such/folder")], "DLQ_ARCHIVE_DIR"),
+            (&[("DLQ_RETENTION_DAYS", "7"), ("DLQ_ARCHIVE_DIR", "/dev/null")], "DLQ_ARCHIVE_DIR"),
             (&[("DLQ_ARCHIVE_DIR", "/")], "DLQ_ARCHIVE_DIR"),
         ] {
             let (_, problems) = read(pairs);
