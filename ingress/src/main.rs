@@ -56,21 +56,27 @@ fn print(text: &str, good: bool) -> ExitCode {
 }
 
 fn receive() -> ExitCode {
+    if let Err(error) = shutdown::watch(Some(0)) {
+        return fail(error, 1);
+    }
     let env = Env::from_process();
     let config = match Config::read(&env) {
         Ok(config) => config,
-        Err(problems) => return fail(report(&problems), EXIT_CONFIG),
+        Err(problems) => return fail(env.report(&problems), EXIT_CONFIG),
     };
     if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
         return fail(error, EXIT_CONFIG);
     }
     env.log_warnings();
+    env.log_ignored();
     // One thread drives Redis and the batcher; HTTP has threads of its own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error, 1),
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(run(config));
+    shutdown::end_runtime(runtime);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err((text, code)) => fail(text, code),
     }

@@ -1,30 +1,92 @@
 //! When to stop.
 //!
-//! Guarantee: SIGTERM or SIGINT asks once, through a token that everything long-running watches; a second one of either
-//! ends the process at once, however stuck the orderly way may be.
+//! # Guarantees
+//!
+//! - Signals are watched on a thread of their own, so that no blocking call delays the reaction.
+//! - Before [`on_signals`], SIGTERM or SIGINT ends the process at once: nothing is in hand yet.
+//!   (`a_signal_before_the_start_ends_at_once`)
+//! - From then on the first signal cancels the token that everything long-running watches, and a
+//!   second one ends the process at once. (`a_second_signal_ends_a_stuck_process`)
 
 use std::io;
+use std::sync::OnceLock;
+use std::sync::mpsc;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Starts listening for SIGTERM and SIGINT; the token is cancelled by the first one. Call inside a tokio runtime.
+/// Stack of the thread, which runs nothing but this module.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// The one watch of this process.
+static WATCH: OnceLock<Watch> = OnceLock::new();
+
+struct Watch {
+    /// Set once the process stops in an orderly way.
+    orderly: OnceLock<CancellationToken>,
+    /// Exit status for a signal before that; `None`: that of a process ended by the signal.
+    early: Option<i32>,
+}
+
+/// Begins to watch for SIGTERM and SIGINT. Until [`on_signals`] either ends the process with the
+/// status `early`, or, where that is `None`, with 128 and the signal's number.
 ///
 /// # Errors
 /// When the signal handlers cannot be registered.
+pub fn watch(early: Option<i32>) -> io::Result<()> {
+    if WATCH.get().is_some() {
+        return Ok(());
+    }
+    let watch = WATCH.get_or_init(|| Watch { orderly: OnceLock::new(), early });
+    let (registered, outcome) = mpsc::sync_channel(1);
+    let run = move || match listen() {
+        Ok((runtime, mut signals)) => {
+            let _ = registered.send(Ok(()));
+            runtime.block_on(watch.obey(&mut signals));
+        }
+        Err(error) => drop(registered.send(Err(error))),
+    };
+    std::thread::Builder::new().name("signals".to_owned()).stack_size(STACK_BYTES).spawn(run)?;
+    outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the thread for signals ended")))
+}
+
+/// Token that the first SIGTERM or SIGINT cancels.
+///
+/// # Errors
+/// As [`watch`], which this calls if the process has not.
 pub fn on_signals() -> io::Result<CancellationToken> {
-    let mut signals = Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
-    let token = CancellationToken::new();
-    let asked = token.clone();
-    tokio::spawn(async move {
-        let (name, _) = signals.next().await;
+    watch(None)?;
+    let watch = WATCH.get().ok_or_else(|| io::Error::other("signals are not watched"))?;
+    Ok(watch.orderly.get_or_init(CancellationToken::new).clone())
+}
+
+/// Ends `runtime` without waiting for its blocking calls, such as a name look-up that hangs.
+pub fn end_runtime(runtime: Runtime) {
+    runtime.shutdown_background();
+}
+
+impl Watch {
+    async fn obey(&self, signals: &mut Signals) {
+        let (name, number) = signals.next().await;
+        let Some(token) = self.orderly.get() else {
+            tracing::info!(signal = name, "stopping before the start was complete");
+            std::process::exit(self.early.unwrap_or(128 + number));
+        };
         tracing::info!(signal = name, "shutting down");
-        asked.cancel();
+        token.cancel();
         let (name, number) = signals.next().await;
         tracing::warn!(signal = name, "asked again, stopping at once");
         std::process::exit(128 + number);
-    });
-    Ok(token)
+    }
+}
+
+fn listen() -> io::Result<(Runtime, Signals)> {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    let registering = runtime.enter();
+    let signals = Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+    drop(registering);
+    Ok((runtime, signals))
 }
 
 struct Signals {

@@ -78,22 +78,35 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
 
 Exit status: 0 stopped in order, 1 failed, 2 configuration.";
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let env = Env::from_process();
     if let Some(Tool::Health { ready }) = cli.tool {
         return health(&env, ready);
     }
+    if let Err(error) = shutdown::watch(Some(0)) {
+        return fail(&format!("signals cannot be watched: {error}\n"), 1);
+    }
     let mut problems = Vec::new();
-    let config = WorkerConfig::read(&env, cli.adopt_database).map_err(|found| problems.extend(lines(&found))).ok();
+    let config = WorkerConfig::read(&env, cli.adopt_database).map_err(|found| problems.extend(found)).ok();
     let file = env.opt("PLATFORMS_FILE").map(std::path::PathBuf::from);
-    let platforms = Registry::load(file.as_deref()).map_err(|found| problems.extend(lines(&found))).ok();
-    let (Some(config), Some(platforms)) = (config, platforms) else { return refuse(&report(&problems)) };
+    let platforms = Registry::load(file.as_deref()).map_err(|found| problems.extend(found)).ok();
+    let (Some(config), Some(platforms)) = (config, platforms) else { return refuse(&env.report(&problems)) };
     if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
         return refuse(&format!("logging cannot start: {error}\n"));
     }
     env.log_warnings();
+    env.log_ignored();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the runtime cannot start: {error}\n"), 1),
+    };
+    let status = runtime.block_on(work(config, platforms));
+    shutdown::end_runtime(runtime);
+    status
+}
+
+async fn work(config: WorkerConfig, platforms: Registry) -> ExitCode {
     let stop = match shutdown::on_signals() {
         Ok(stop) => stop,
         Err(error) => {
@@ -126,12 +139,12 @@ fn health(env: &Env, ready: bool) -> ExitCode {
     }
 }
 
-fn lines(problems: &[impl ToString]) -> Vec<String> {
-    problems.iter().map(ToString::to_string).collect()
+fn refuse(text: &str) -> ExitCode {
+    fail(text, EXIT_CONFIG)
 }
 
-fn refuse(text: &str) -> ExitCode {
+fn fail(text: &str, status: u8) -> ExitCode {
     use std::io::Write;
     let _ = std::io::stderr().write_all(text.as_bytes());
-    ExitCode::from(EXIT_CONFIG)
+    ExitCode::from(status)
 }

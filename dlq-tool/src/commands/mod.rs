@@ -19,9 +19,10 @@ use std::process::ExitCode;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
-use shared::config::{Env, redis_url, report};
+use shared::config::{Env, percent_encoding_hint, redis_url};
 use shared::platform::PlatformName;
 use shared::queue::{Layout, Queue, Reader, blocking_connection, connect};
+use shared::shutdown;
 
 use crate::cli::{Cli, Global, SelectionArgs, Verb};
 use crate::exit_code::{Failure, Outcome, code};
@@ -32,6 +33,10 @@ use crate::select::Selection;
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
     let cli = parse(std::env::args_os().collect());
+    if let Err(error) = shutdown::watch(None) {
+        say(&format!("dlq-tool: signals cannot be watched: {error}"));
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -40,6 +45,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(cli));
+    shutdown::end_runtime(runtime);
     let code = code(&result);
     if let Err(failure) = &result
         && code != 0
@@ -108,12 +114,18 @@ impl Session {
         let env = Env::from_process();
         let cluster = env.flag("REDIS_CLUSTER", false);
         let url = match &global.redis_url {
-            Some(url) => SecretString::from(url.as_str()),
+            Some(url) => {
+                if let Some(hint) = url.split(',').find_map(percent_encoding_hint) {
+                    return Err(Failure::Usage(format!("--redis-url: {hint}")));
+                }
+                SecretString::from(url.as_str())
+            }
             None => redis_url(&env, cluster),
         };
         let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let dlq_max_len = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
-        env.finish().map_err(|problems| Failure::Usage(report(&problems).trim_end().to_owned()))?;
+        env.finish().map_err(|problems| Failure::Usage(env.report(&problems).trim_end().to_owned()))?;
+        env.misspelt().iter().for_each(|one| say(&format!("dlq-tool: {one}")));
         let first = url.expose_secret().split(',').next().unwrap_or_default();
         let address = first.into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
         let connection = connect(&url, cluster).map_err(|error| Failure::Usage(error.to_string()))?;
