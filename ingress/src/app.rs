@@ -78,9 +78,6 @@ pub enum RunError {
     /// Nothing can be sent to destinations.
     #[error(transparent)]
     Outbound(#[from] SetupError),
-    /// Nothing can be sent to a collector of traces.
-    #[error(transparent)]
-    Tracing(#[from] trace::SetupError),
     /// The HTTP server ended by itself.
     #[error("the HTTP server failed")]
     Server(#[source] io::Error),
@@ -93,7 +90,7 @@ impl RunError {
     /// Whether another configuration is what it takes.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Redis(_) | Self::Mismatch(_))
+        matches!(self, Self::Redis(_) | Self::Mismatch(_) | Self::Bind { .. })
     }
 }
 
@@ -108,7 +105,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let background = CancellationToken::new();
     let _ends_with_this = background.clone().drop_guard();
     shared::metrics::spawn_upkeep(prometheus.clone(), background.clone());
-    let tracing = trace::start(config.common.trace.as_ref(), "tributary-ingress")?;
+    let tracing = trace::start(config.common.trace.as_ref(), "tributary-ingress");
 
     let (url, cluster) = (&config.common.redis_url, config.common.redis_cluster);
     let queue = Queue::new(Layout::of(cluster), queue::connect_confirming(url, cluster, config.confirmation)?);
@@ -212,10 +209,10 @@ fn report(directory: &Current) {
 }
 
 fn readiness(gate: Gate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> Readiness {
-    Arc::new(move || match gate.closed_because() {
+    Arc::new(move || match gate.unready_because() {
         _ if stop.is_cancelled() => Err("shutting down".to_owned()),
         _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),
-        Some(reason) => Err(reason.to_owned()),
+        Some(reason) => Err(reason),
         None if live.current().is_none() => Err("what is registered has not been read yet".to_owned()),
         None => Ok(()),
     })

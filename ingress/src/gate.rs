@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shared::event::Millis;
 use shared::metrics::DependencyMetrics;
-use shared::queue::{Connection, Durability, Fault, Layout, Queue, RedisHealth};
+use shared::queue::{Connection, Durability, Fault, Layout, Queue, RedisHealth, RedisTrouble};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -78,6 +78,13 @@ impl Gate {
         Self { health, agreed: Arc::new(AtomicBool::new(true)), strict, connection: None }
     }
 
+    /// Reason for `/ready` why nothing can be queued now. A Redis that is full is one, though it may
+    /// take the next request.
+    pub(crate) fn unready_because(&self) -> Option<String> {
+        let trouble = self.health.borrow().trouble.as_ref().map(ToString::to_string);
+        trouble.or_else(|| self.closed_because().map(str::to_owned))
+    }
+
     /// Whether an event may be queued now.
     ///
     /// # Errors
@@ -102,7 +109,8 @@ impl Gate {
     pub(crate) fn closed_because(&self) -> Option<&'static str> {
         let health = self.health.borrow();
         if !health.up {
-            Some("Redis does not answer")
+            let refused = health.trouble.as_ref().is_some_and(RedisTrouble::is_refusal);
+            Some(if refused { "Redis refuses commands" } else { "Redis does not answer" })
         } else if self.strict && (!health.strict_ok() || self.reconnected(&health)) {
             Some("Redis is not known to keep what it confirms, as DURABILITY=strict demands")
         } else if !self.agreed.load(Ordering::Acquire) {
@@ -187,7 +195,7 @@ async fn agree(queue: &Queue) -> Result<bool, Mismatch> {
 }
 
 fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, strict: bool) {
-    metrics.redis_up(now.up);
+    metrics.redis_up(now.takes_events());
     metrics.redis_durable(now.strict_ok());
     if let Some(skew) = now.skew_ms {
         metrics.clock_skew_ms(skew);
@@ -196,8 +204,8 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
         }
     }
     match (before.up, now.up) {
-        (false, true) => tracing::info!("Redis answers"),
-        (true, false) => tracing::error!("Redis does not answer; webhooks are refused until it does"),
+        (false, true) => tracing::info!("webhooks are accepted"),
+        (true, false) => tracing::warn!("webhooks are refused until Redis can be used again"),
         _ => {}
     }
     if now.durability != before.durability

@@ -182,15 +182,78 @@ async fn several_workers_starting_at_once_share_one_fresh_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_taken_port_is_a_clear_failure() {
+async fn a_taken_port_is_a_configuration_problem_everywhere() {
     let stack = Stack::builder().servers().await;
     let port = ports::free();
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let (program, ..) = stack.ingress_program();
-    let finished = program.env("INGRESS_BIND", format!("127.0.0.1:{port}")).run(PATIENCE).await;
-    assert!(finished.code.is_some_and(|code| code != 0), "{finished:?}");
-    let text = format!("{}{}", finished.stdout, finished.stderr);
-    assert!(text.contains(&port.to_string()) && !text.contains("panicked"), "{text}");
+    let address = format!("127.0.0.1:{port}");
+    let _taken = std::net::TcpListener::bind(&address).unwrap();
+    let (ingress, worker) = (|| stack.ingress_program().0, || stack.worker_program().0);
+    for (program, variable) in [(ingress(), "INGRESS_BIND"), (ingress(), "OPS_BIND"), (worker(), "OPS_BIND")] {
+        let finished = program.env(variable, &address).run(PATIENCE).await;
+        let text = format!("{}{}", finished.stdout, finished.stderr);
+        assert_eq!(finished.code, Some(2), "{text}");
+        let expected = format!("{variable}: cannot listen on {address}");
+        assert!(text.contains(&expected) && !text.contains("panicked"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn misspelt_and_ignored_variables_are_named_at_start() {
+    let stack = Stack::builder()
+        .env("WEBHOOK_MAX_RETRYS", "9")
+        .env("SHUTDOWN_GRACE", "9")
+        .env("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379")
+        .env("HTTPS_PROXY", "http://proxy:hunter2@10.0.0.1:3128")
+        .start()
+        .await;
+    for role in stack.ingresses.iter().chain(&stack.workers) {
+        let log = role.process.log();
+        let line = |name: &str| log.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+        assert!(line("WEBHOOK_MAX_RETRYS").contains("WEBHOOK_MAX_RETRIES"), "{log}");
+        assert!(line("WEBHOOK_MAX_RETRYS").contains("did you mean"), "{log}");
+        assert!(line("HTTPS_PROXY").contains("not supported"), "{log}");
+        assert!(!log.contains("REDIS_PORT") && !log.contains("hunter2"), "{log}");
+    }
+    // SHUTDOWN_GRACE_MS is set by the harness, so nothing is missed.
+    assert!(!stack.workers[0].process.log().contains("SHUTDOWN_GRACE"));
+    let tool = Program::new("dlq-tool").env("REDIS_URI", stack.redis.url()).arg("list").run(PATIENCE).await;
+    assert!(
+        tool.stderr.contains("REDIS_URI is not a variable of this program; did you mean REDIS_URL?"),
+        "{tool:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn durations_and_sizes_take_units() {
+    let stack = Stack::builder()
+        .env("SHUTDOWN_GRACE_MS", "5s")
+        .env("DEDUP_TTL_HOURS", "7d")
+        .env("WEBHOOK_TIMEOUT", "1500ms")
+        .ingress_env("MAX_BODY_BYTES", "1k")
+        .worker_env("EVENTS_RETENTION_DAYS", "48h")
+        .start()
+        .await;
+    let big = format!("{{\"x\": \"{}\"}}", "y".repeat(1000));
+    let answer = stack.sender().send(&sign::mux(MUX_SECRET, now(), big.as_bytes())).await;
+    answer.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
+    let wrong = stack.ingress_program().0.env("BODY_TIMEOUT_MS", "soon").env("MAX_BODY_BYTES", "1 lb");
+    let finished = wrong.run(PATIENCE).await;
+    check_problems(&finished, &["BODY_TIMEOUT_MS: must be a number of milliseconds, or have a unit"], &["soon"]);
+    check_problems(&finished, &["MAX_BODY_BYTES: must be a number of bytes, or have a unit"], &["1 lb"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reserved_characters_in_passwords_are_named() {
+    let hidden = ["hunt", "er2"];
+    let named = ["REDIS_URL", "'/'", "%2F", "DATABASE_URL", "'#'", "%23"];
+    let worker = Program::new("worker")
+        .env("REDIS_URL", "redis://:hunt/er2@127.0.0.1:1")
+        .env("DATABASE_URL", "postgres://me:hunt#er2@127.0.0.1/db");
+    check_problems(&worker.run(PATIENCE).await, &named, &hidden);
+    let ingress = Program::new("ingress").env("REDIS_URL", "redis://:hunt/er2@127.0.0.1:1");
+    check_problems(&ingress.run(PATIENCE).await, &named[..3], &hidden);
+    let tool = Program::new("dlq-tool").args(["list", "--redis-url", "redis://:hunt/er2@127.0.0.1:1"]);
+    check_problems(&tool.run(PATIENCE).await, &["--redis-url", "%2F"], &hidden);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,7 +26,8 @@ use crate::identity::Lease;
 use crate::lanes::Lanes;
 use crate::routes;
 use crate::store::{OpenError, Store, StoreOptions};
-use crate::worker::Worker;
+use crate::waiting::Waiting;
+use crate::worker::{Trouble, Worker};
 use crate::{identity, registrations, retention, retry, upkeep};
 
 /// Batches that may wait for the consume loop; what is held is bounded by the in-flight set.
@@ -68,12 +69,17 @@ pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationTo
     let done = CancellationToken::new();
     metrics::spawn_upkeep(recorder.clone(), done.clone());
     let started: routes::Started = Arc::new(OnceLock::new());
-    let ops = serve_ops(&config, recorder, &started)?;
+    let waiting = Arc::new(Waiting::default());
+    let ops = serve_ops(&config, recorder, &started, &waiting)?;
 
-    let tracing = trace::start(config.common.trace.as_ref(), "tributary-worker")
-        .map_err(|error| Fatal::failed("tracing")(error.into()))?;
+    let tracing = trace::start(config.common.trace.as_ref(), "tributary-worker");
     let grace = config.common.shutdown_grace;
-    let result = match start(&config, &platforms, &stop).await? {
+    // Nothing is in hand until the start is complete, so that every wait in it may be cut off.
+    let begun = match stop.run_until_cancelled(start(&config, &platforms, &waiting, &stop)).await {
+        Some(begun) => begun?,
+        None => None,
+    };
+    let result = match begun {
         Some((worker, redis, lease)) => {
             let _ = started.set(Arc::clone(&worker));
             // Workers verify nothing, so they open no secret.
@@ -94,17 +100,17 @@ fn serve_ops(
     config: &WorkerConfig,
     recorder: metrics_exporter_prometheus::PrometheusHandle,
     started: &routes::Started,
+    waiting: &Arc<Waiting>,
 ) -> Result<ops::Ops, Fatal> {
-    let ready = Arc::clone(started);
-    let readiness: ops::Readiness = Arc::new(move || {
-        ready.get().map_or_else(|| Err("waiting for Redis and the session database".to_owned()), |w| w.readiness())
-    });
+    let (ready, waiting) = (Arc::clone(started), Arc::clone(waiting));
+    let readiness: ops::Readiness =
+        Arc::new(move || ready.get().map_or_else(|| Err(waiting.reason()), |worker| worker.readiness()));
     let (started, token) = (Arc::clone(started), config.common.admin_token.clone());
     let routes = move |service: &mut actix_web::web::ServiceConfig| {
         routes::configure(service, Arc::clone(&started), token.clone());
     };
     ops::serve_with(config.common.ops_bind, recorder, readiness, routes).map_err(|error| {
-        Fatal::Configuration(format!("OPS_BIND: {} cannot be bound: {error}", config.common.ops_bind))
+        Fatal::Configuration(format!("OPS_BIND: cannot listen on {}: {error}", config.common.ops_bind))
     })
 }
 
@@ -112,6 +118,7 @@ fn serve_ops(
 async fn start(
     config: &WorkerConfig,
     platforms: &Registry,
+    waiting: &Waiting,
     stop: &CancellationToken,
 ) -> Result<Option<(Arc<Worker>, Reader, Lease)>, Fatal> {
     let url = &config.common.redis_url;
@@ -120,13 +127,14 @@ async fn start(
     let reader = blocking_connection(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
     let queue = Queue::new(Layout::of(config.common.redis_cluster), connection);
     let redis = Monitor::new(queue.clone()).spawn(stop.clone());
+    waiting.watch(redis.clone());
     let strict = config.common.durability == DurabilityMode::Strict;
 
     // Shown as down from the start, or a worker that waits for its database would raise no alert.
     let database_metrics = DatabaseMetrics::new();
-    let Some(store) = open_store(config, stop).await? else { return Ok(None) };
+    let Some(store) = open_store(config, waiting, stop).await? else { return Ok(None) };
     database_metrics.database_up(true);
-    if strict && !durable(&store, stop).await {
+    if strict && !durable(&store, waiting, stop).await {
         return Err(Fatal::Configuration(
             "DATABASE_URL: DURABILITY=strict needs a database with fsync on".to_owned(),
         ));
@@ -150,6 +158,7 @@ async fn start(
         strict,
         redis,
         database: watch::Sender::new(true),
+        database_trouble: Trouble::default(),
         back_at,
         database_metrics,
         stop: stop.clone(),
@@ -163,13 +172,11 @@ async fn start(
 }
 
 /// Whether the database keeps what it commits; waits until it says so.
-async fn durable(store: &Store, stop: &CancellationToken) -> bool {
+async fn durable(store: &Store, waiting: &Waiting, stop: &CancellationToken) -> bool {
     loop {
         match store.durable().await {
             Ok(durable) => return durable,
-            Err(error) => {
-                tracing::warn!(error = consumer::chain(&error), "the database does not answer; trying again")
-            }
+            Err(error) => waiting.note_database(consumer::chain(error.cause())),
         }
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
             return true;
@@ -177,18 +184,20 @@ async fn durable(store: &Store, stop: &CancellationToken) -> bool {
     }
 }
 
-async fn open_store(config: &WorkerConfig, stop: &CancellationToken) -> Result<Option<Store>, Fatal> {
+async fn open_store(
+    config: &WorkerConfig,
+    waiting: &Waiting,
+    stop: &CancellationToken,
+) -> Result<Option<Store>, Fatal> {
     let options = StoreOptions::default();
     let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     for attempt in 1.. {
         match Store::open(&config.database_url, &options).await {
-            Ok(store) => return Ok(Some(store)),
-            Err(OpenError::Unavailable(error)) => {
-                tracing::error!(
-                    error = consumer::chain(&error),
-                    "the session database cannot be opened; trying again"
-                );
+            Ok(store) => {
+                waiting.note_database_ready();
+                return Ok(Some(store));
             }
+            Err(OpenError::Unavailable(error)) => waiting.note_database(consumer::chain(error.cause())),
             Err(error) => return Err(Fatal::Configuration(consumer::chain(&error))),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
@@ -236,8 +245,14 @@ async fn work(
         let worker = Arc::clone(&worker);
         async move {
             let grace = grace.saturating_sub(HAND_BACK + SIDE);
+            let stop = worker.stop.clone();
             if let Err(error) = forward::run(worker, target, grace).await {
                 tracing::error!(error = consumer::chain(&error), "nothing can be forwarded");
+                // Sessions do not need destinations. A task that panicked ends the worker, as
+                // everywhere.
+                if !matches!(error, forward::CannotForward::Task(_)) {
+                    stop.cancelled().await;
+                }
             }
         }
     });

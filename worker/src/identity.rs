@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::app::Fatal;
-use crate::consumer::chain;
 use crate::store::Store;
 
 /// How long a lease on a consumer name lasts without being renewed.
@@ -38,7 +37,7 @@ pub async fn agree(
     adopt: bool,
     stop: &CancellationToken,
 ) -> Result<Option<()>, Fatal> {
-    let Some(settings) = until_answered(stop, || Durability::read(queue.connection())).await else {
+    let Some(settings) = until_answered(queue, stop, || Durability::read(queue.connection())).await else {
         return Ok(None);
     };
     let configured = queue.layout() == Layout::Cluster;
@@ -49,7 +48,7 @@ pub async fn agree(
         )));
     }
     let layout = queue.layout().as_str();
-    let Some(found) = until_answered(stop, || queue.agree("layout", layout)).await else { return Ok(None) };
+    let Some(found) = until_answered(queue, stop, || queue.agree("layout", layout)).await else { return Ok(None) };
     if found != layout {
         return Err(Fatal::Configuration(format!(
             "REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {layout}"
@@ -57,11 +56,11 @@ pub async fn agree(
     }
     let own = store.database_id();
     if adopt {
-        let Some(()) = until_answered(stop, || queue.adopt("database", own)).await else { return Ok(None) };
+        let Some(()) = until_answered(queue, stop, || queue.adopt("database", own)).await else { return Ok(None) };
         tracing::warn!(database = own, "this Redis belongs to this database from now on");
         return Ok(Some(()));
     }
-    let Some(found) = until_answered(stop, || queue.agree("database", own)).await else { return Ok(None) };
+    let Some(found) = until_answered(queue, stop, || queue.agree("database", own)).await else { return Ok(None) };
     if found != own {
         return Err(Fatal::Configuration(format!(
             "DATABASE_URL: this Redis belongs to session database {found}, but this one is {own}. Two databases would \
@@ -80,7 +79,7 @@ pub async fn take_name(host: &str, queue: &Queue, stop: &CancellationToken) -> R
     let token = Uuid::new_v4().to_string();
     for slot in 1..=SLOTS {
         let name = format!("{host}-{slot}");
-        match until_answered(stop, || queue.lease(&name, &token, LEASE)).await {
+        match until_answered(queue, stop, || queue.lease(&name, &token, LEASE)).await {
             None => return Ok(None),
             Some(true) => return Ok(Some(Lease { name, token })),
             Some(false) => {}
@@ -99,12 +98,12 @@ pub async fn keep_name(queue: Queue, lease: Lease, done: CancellationToken) {
                 tracing::error!(consumer = lease.name, "another process took this worker's name while it was away");
                 return;
             }
-            Err(fault) => tracing::warn!(error = chain(&fault), "the lease was not renewed"),
+            Err(fault) => queue.outage_log().failed("renew the lease on the worker's name", &fault),
         }
     }
 }
 
-async fn until_answered<T, F>(stop: &CancellationToken, mut call: impl FnMut() -> F) -> Option<T>
+async fn until_answered<T, F>(queue: &Queue, stop: &CancellationToken, mut call: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Result<T, Fault>>,
 {
@@ -112,7 +111,7 @@ where
     for attempt in 1.. {
         match call().await {
             Ok(answer) => return Some(answer),
-            Err(fault) => tracing::warn!(error = chain(&fault), "Redis does not answer; trying again"),
+            Err(fault) => queue.outage_log().failed("start", &fault),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
         stop.run_until_cancelled(tokio::time::sleep(pause)).await?;

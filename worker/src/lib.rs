@@ -17,4 +17,5 @@ pub mod retry;
 pub mod routes;
 pub mod store;
 pub mod upkeep;
+mod waiting;
 pub mod worker;

@@ -65,7 +65,7 @@ async fn promote(worker: &Worker, lane: &Lane) -> Option<Duration> {
             promoted.next_due
         }
         Err(fault) => {
-            tracing::warn!(platform = %lane.name(), error = %fault, "due retries not moved");
+            worker.queue.outage_log().failed("move due retries", &fault);
             Some(Duration::from_secs(1))
         }
     }

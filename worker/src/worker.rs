@@ -1,7 +1,7 @@
 //! What every loop of a worker shares: its platforms, its queue, its database, and what it holds.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use shared::event::Millis;
@@ -10,13 +10,14 @@ use shared::queue::{Entry, Queue, RedisHealth};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::consumer::chain;
 use crate::consumer::inflight::InFlight;
 use crate::consumer::outcome::Policy;
 use crate::forward::Forwarding;
 pub use crate::lanes::Lane;
 use crate::lanes::Lanes;
 use crate::retention::Retention;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Entries of one platform that this worker has taken hold of.
 pub struct Batch {
@@ -28,6 +29,24 @@ pub struct Batch {
     pub suspect: bool,
     /// When they were received.
     pub taken: Instant,
+}
+
+/// Reason why the database does not commit.
+#[derive(Clone, Debug)]
+pub struct DatabaseTrouble {
+    reason: String,
+    /// A table or column is missing, which a commit elsewhere does not disprove.
+    is_of_the_schema: bool,
+}
+
+/// The last trouble of the database, until it commits again.
+#[derive(Debug, Default)]
+pub struct Trouble(Mutex<Option<DatabaseTrouble>>);
+
+impl Trouble {
+    fn lock(&self) -> MutexGuard<'_, Option<DatabaseTrouble>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The parts that every loop of a worker uses.
@@ -60,6 +79,8 @@ pub struct Worker {
     pub redis: watch::Receiver<RedisHealth>,
     /// Whether the database commits, as far as is known.
     pub database: watch::Sender<bool>,
+    /// Reason why it does not.
+    pub database_trouble: Trouble,
     /// When Redis or the database was last found back, by Redis's clock in ms; the start at first.
     pub back_at: AtomicI64,
     /// The same, for scraping.
@@ -84,12 +105,43 @@ impl Worker {
         *self.database.borrow()
     }
 
-    /// Notes what the database did last.
+    /// Notes that a transaction committed. A part of the schema may be missing all the same.
+    pub fn note_commit(&self) {
+        if !self.database_trouble.lock().as_ref().is_some_and(|trouble| trouble.is_of_the_schema) {
+            self.note_database(true);
+        }
+    }
+
+    /// Notes the outcome of a probe of the database.
+    pub fn note_probe(&self, outcome: Result<(), &StoreError>) {
+        *self.database_trouble.lock() = outcome.err().map(|error| DatabaseTrouble {
+            reason: chain(error.cause()),
+            is_of_the_schema: error.is_of_the_schema(),
+        });
+        self.note_database(outcome.is_ok());
+    }
+
+    /// Notes whether the database commits, and logs a change.
     pub fn note_database(&self, up: bool) {
         self.database_metrics.database_up(up);
-        if self.database.send_if_modified(|known| std::mem::replace(known, up) != up) && up {
-            self.note_back();
+        if !self.database.send_if_modified(|known| std::mem::replace(known, up) != up) {
+            return;
         }
+        if up {
+            tracing::info!("the session database is back");
+            self.note_back();
+        } else {
+            let trouble = self.database_trouble.lock();
+            let reason = trouble.as_ref().map_or("unknown", |trouble| trouble.reason.as_str());
+            tracing::error!(reason, "the session database is unavailable; holding what was read");
+        }
+    }
+
+    /// Reason of the database's outage, for people.
+    fn database_reason(&self) -> String {
+        let trouble = self.database_trouble.lock();
+        let reason = trouble.as_ref().map_or_else(String::new, |trouble| format!(": {}", trouble.reason));
+        format!("the session database does not commit{reason}")
     }
 
     /// Notes that Redis or the database has just come back.
@@ -122,14 +174,16 @@ impl Worker {
         if self.stop.is_cancelled() {
             return Err("shutting down".to_owned());
         }
-        if !self.redis.borrow().up {
-            return Err("Redis does not answer".to_owned());
+        let redis = self.redis.borrow().clone();
+        if !redis.up {
+            let reason = redis.trouble.as_ref().map(ToString::to_string);
+            return Err(reason.unwrap_or_else(|| "Redis does not answer".to_owned()));
         }
         if self.strict && !self.redis.borrow().strict_ok() {
             return Err("Redis is not as durable as DURABILITY=strict asks for".to_owned());
         }
         if !self.database_up() {
-            return Err("the session database does not commit".to_owned());
+            return Err(self.database_reason());
         }
         Ok(())
     }

@@ -61,8 +61,8 @@ impl Env {
         for variable in PROXIES.iter().filter(|name| self.is_given(name)) {
             tracing::warn!(
                 variable,
-                "proxies are not supported, the variable is ignored; a proxy would connect to addresses that \
-                 WEBHOOK_ALLOW_PRIVATE refuses"
+                "proxies are not supported, the variable is ignored; a proxy would connect to \
+                 addresses that WEBHOOK_ALLOW_PRIVATE refuses"
             );
         }
     }
@@ -77,7 +77,7 @@ impl Env {
         text
     }
 
-    /// Whether `name` has a value, its own or that of a file.
+    /// Returns true if `name` has a value, its own or that of a file.
     fn is_given(&self, name: &str) -> bool {
         let base = name.strip_suffix("_FILE").unwrap_or(name);
         let is_set = |name: &str| self.variables.get(name).is_some_and(|value| value.as_deref() != Some(""));
@@ -100,7 +100,7 @@ fn without_unit(name: &str) -> &str {
     name.rsplit_once('_').filter(|(_, unit)| UNITS.contains(unit)).map_or(name, |(rest, _)| rest)
 }
 
-/// Whether Kubernetes sets such a variable for a service, for example `REDIS_PORT_6379_TCP`.
+/// Returns true for a variable that Kubernetes sets for a service, such as `REDIS_PORT_6379_TCP`.
 fn is_of_a_service(variable: &str) -> bool {
     let port = |(_, rest): (&str, &str)| rest.starts_with(|c: char| c.is_ascii_digit());
     ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|part| variable.contains(part))
@@ -112,7 +112,7 @@ fn is_of_a_service(variable: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// What is found after a program has read some of its variables.
+    /// Findings after a program has read some of its variables.
     fn found(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         let env = Env::from_pairs(pairs.iter().copied());
         for name in [

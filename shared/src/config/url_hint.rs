@@ -46,7 +46,7 @@ mod tests {
         ] {
             let hint = percent_encoding_hint(url).unwrap_or_default();
             assert!(hint.contains(&format!("{wrong:?}")), "{url}: {hint}");
-            assert!(!hint.contains("12") && !hint.contains("pa") | hint.contains("password"), "{hint}");
+            assert!(!hint.contains("12") && !hint.contains("ss@"), "{hint}");
         }
         assert!(percent_encoding_hint("redis://:a/b@c").is_some_and(|hint| hint.ends_with("%2F")));
     }

@@ -33,7 +33,7 @@ impl DependencyMetrics {
         }
     }
 
-    /// Whether Redis answers.
+    /// Redis answers and takes the writes of this process.
     pub fn redis_up(&self, up: bool) {
         self.redis_up.set(switch(up));
     }

@@ -87,6 +87,8 @@ pub const DATA_LOST: &str = "webhook_data_lost";
 pub const UNHANDLED_PLATFORMS: &str = "webhook_unhandled_platforms";
 /// Size of SQLite's write-ahead log; 0 with PostgreSQL.
 pub const SQLITE_WAL_BYTES: &str = "webhook_sqlite_wal_bytes";
+/// Trace spans that the collector did not take.
+pub const SPANS_DROPPED: &str = "webhook_trace_spans_dropped_total";
 /// Registrations that this process cannot use, or not all of.
 pub const UNUSABLE_REGISTRATIONS: &str = "webhook_unusable_registrations";
 
@@ -129,6 +131,11 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), REQUEST_BUCKETS)
 }
 
+/// Counts trace spans that the collector did not take.
+pub fn spans_dropped(spans: usize) {
+    metrics::counter!(SPANS_DROPPED).increment(u64::try_from(spans).unwrap_or(u64::MAX));
+}
+
 fn describe() {
     describe_counter!(REQUESTS, "Webhook requests by outcome");
     describe_histogram!(REQUEST_DURATION, "First byte of a webhook request to its answer");
@@ -152,8 +159,9 @@ fn describe() {
     describe_counter!(DEAD_LETTERS_EXPIRED, "Dead letters that were archived and removed");
     describe_gauge!(DEAD_LETTERS_OVERDUE, "Dead letters past their retention that stay, since there is no archive");
     describe_gauge!(RETENTION_FAILING, "1 while the archive of dead letters cannot be written");
+    describe_counter!(SPANS_DROPPED, "Trace spans that the collector did not take");
     describe_counter!(LEDGER_EXPIRED, "Rows of the ledger that expired");
-    describe_gauge!(REDIS_UP, "1 while Redis answers");
+    describe_gauge!(REDIS_UP, "1 while Redis answers and takes writes");
     describe_gauge!(DATABASE_UP, "1 while the database commits");
     describe_gauge!(REDIS_DURABLE, "1 while Redis is known to keep what it confirmed");
     describe_gauge!(CLOCK_SKEW, "Redis's clock minus this host's");

@@ -20,6 +20,7 @@ use reqwest::redirect::Policy;
 use url::{Host, Url};
 
 use super::address::AllowPrivate;
+use super::certificates::{Clients, NoCertificates};
 use super::delivery::{Attempt, NoAnswer};
 
 /// The longest that connecting may take.
@@ -34,11 +35,11 @@ const MAX_IDLE: usize = 32;
 /// A client for the destinations that may have the same addresses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    http: Arc<Clients>,
     allowed: Arc<AllowPrivate>,
 }
 
-/// The client could not be set up: the system's certificates cannot be read, for one.
+/// The client could not be set up. A host without certificates is no reason, see [`Client::https`].
 #[derive(Debug, thiserror::Error)]
 #[error("the client for outbound requests cannot be set up")]
 pub struct SetupError(#[source] reqwest::Error);
@@ -106,19 +107,32 @@ impl Client {
     }
 
     fn with_names(allowed: Arc<AllowPrivate>, names: Arc<dyn Lookup>) -> Result<Self, SetupError> {
-        // Whoever was first has the same: one TLS stack.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .dns_resolver(Arc::new(Resolver { allowed: Arc::clone(&allowed), names }))
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(SetupError)?;
-        Ok(Self { http, allowed })
+        let reachable = Arc::clone(&allowed);
+        let http = Clients::new(move || {
+            let (allowed, names) = (Arc::clone(&reachable), Arc::clone(&names));
+            reqwest::Client::builder()
+                .dns_resolver(Arc::new(Resolver { allowed, names }))
+                .redirect(Policy::none())
+                .no_proxy()
+                .connect_timeout(CONNECT)
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(MAX_IDLE)
+                .tcp_nodelay(true)
+        });
+        Ok(Self { http: Arc::new(http.map_err(SetupError)?), allowed })
+    }
+
+    /// Checks that `url` can be sent to, as far as certificates are needed for it.
+    ///
+    /// # Errors
+    /// When this host has no CA certificates.
+    pub fn https(&self, url: &Url) -> Result<(), NoCertificates> {
+        self.http.get(url.scheme() == "https").map(drop)
+    }
+
+    /// Looks for CA certificates again if there were none, now and then.
+    pub fn search_certificates(&self) {
+        self.http.search();
     }
 
     /// One attempt: POSTs `body` to `url`, within `timeout`. Says what came of it and how long it took.
@@ -150,7 +164,13 @@ impl Client {
         if self.blocks(url) {
             return Attempt::Failed { kind: NoAnswer::Blocked, reason: Blocked.to_string() };
         }
-        let request = self.http.post(url.clone()).headers(headers).body(body).timeout(timeout);
+        let http = match self.http.get(url.scheme() == "https") {
+            Ok(http) => http,
+            Err(none) => {
+                return Attempt::Failed { kind: NoAnswer::Certificate, reason: format!("ECERT {none}") };
+            }
+        };
+        let request = http.post(url.clone()).headers(headers).body(body).timeout(timeout);
         match request.send().await {
             Ok(mut answer) => {
                 let status = answer.status().as_u16();
@@ -342,6 +362,20 @@ mod tests {
         let url = server("HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
         let attempt = post(&client("127.0.0.1"), &url, SOON).await;
         assert!(matches!(attempt, Attempt::Answered { status: 307, .. }), "{attempt:?}");
+    }
+
+    #[tokio::test]
+    async fn https_waits_for_certificates_and_http_does_not() {
+        let allowed = Arc::new("127.0.0.1".parse().unwrap());
+        let client = Client { http: Arc::new(Clients::without_certificates()), allowed };
+        let mut url = server("HTTP/1.1 204 No\r\n\r\n").await;
+        assert!(client.https(&url).is_ok());
+        let attempt = post(&client, &url, Duration::from_secs(5)).await;
+        assert!(matches!(attempt, Attempt::Answered { status: 204, .. }), "{attempt:?}");
+        url.set_scheme("https").unwrap();
+        assert!(client.https(&url).is_err());
+        let attempt = post(&client, &url, Duration::from_secs(5)).await;
+        assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Certificate, .. }), "{attempt:?}");
     }
 
     #[tokio::test]

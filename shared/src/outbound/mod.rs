@@ -4,6 +4,7 @@
 //! from; only [`client`] touches the network.
 
 pub mod address;
+pub mod certificates;
 pub mod client;
 pub mod config;
 pub mod delivery;

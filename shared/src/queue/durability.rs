@@ -1,7 +1,8 @@
 //! What Redis promises, watched: is it there, does it keep what it confirms, is it the one we knew, what time is it.
 //!
-//! Guarantee: [`RedisHealth`] never says better than the last answer. A setting that cannot be read is unknown, and
-//! unknown is not strict. What this process missed because it was stopped itself is not held against Redis. Of a cluster
+//! Guarantee: [`RedisHealth`] never says better than the last answer. A Redis that refuses writes is
+//! not up. One that is full is up, with that trouble, since queued events can still be settled.
+//! A setting that cannot be read is unknown, and unknown is not strict. What this process missed because it was stopped itself is not held against Redis. Of a cluster
 //! every primary is watched: it is up while one of them answers, and what it promises is what the weakest promises, unknown
 //! while one does not answer.
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{RESPONSE_TIMEOUT, Server, tag_of};
 use super::keys::{META, sentinel};
-use super::{Connection, Fault, Layout, Queue};
+use super::{Connection, Fault, Layout, Queue, RedisTrouble};
 use crate::clock::{self, Reading};
 use crate::event::Millis;
 
@@ -115,8 +116,10 @@ fn answered<T>(reply: Result<T, Fault>) -> Result<Option<T>, Fault> {
 /// What is known about Redis now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisHealth {
-    /// It answered the last time it was asked.
+    /// True if it answered the last time it was asked, and takes writes.
     pub up: bool,
+    /// Why it is not up, or full; `None`: it is neither, or was not asked yet.
+    pub trouble: Option<RedisTrouble>,
     /// Redis's clock less ours when it was asked last, in milliseconds; `None`: never seen. A decision takes
     /// [`RedisHealth::skew_now`].
     pub skew_ms: Option<i64>,
@@ -137,6 +140,12 @@ pub struct RedisHealth {
 }
 
 impl RedisHealth {
+    /// Returns true if events can be queued: it is up and not full.
+    #[must_use]
+    pub fn takes_events(&self) -> bool {
+        self.up && self.trouble.is_none()
+    }
+
     /// Whether strict durability is known to hold now.
     #[must_use]
     pub fn strict_ok(&self) -> bool {
@@ -231,14 +240,30 @@ impl Monitor {
         if looked.is_err() && begun.elapsed() > STOPPED {
             looked = self.try_look(health).await;
         }
-        if looked.is_err() {
-            health.up = false;
-            health.durability = None;
-            self.read = None;
+        let before = health.trouble.take();
+        health.trouble = match looked {
+            Ok(full) => full.map(|fault| RedisTrouble::of(&fault)),
+            Err(fault) => {
+                health.up = false;
+                health.durability = None;
+                self.read = None;
+                Some(RedisTrouble::of(&fault))
+            }
+        };
+        let after = health.trouble.as_ref();
+        match (&before, after) {
+            (Some(before), Some(after)) if before.is_like(after) => {}
+            (_, Some(trouble)) => tracing::error!(reason = %trouble, "Redis cannot be used as it should be"),
+            (Some(_), None) => tracing::info!("Redis can be used again"),
+            (None, None) => {}
+        }
+        if after.is_none() {
+            self.queue.outage_log().recovered();
         }
     }
 
-    async fn try_look(&mut self, health: &mut RedisHealth) -> Result<(), Fault> {
+    /// The refusal of a Redis that is full, if it is.
+    async fn try_look(&mut self, health: &mut RedisHealth) -> Result<Option<Fault>, Fault> {
         let connection = self.queue.connection().clone();
         let servers = connection.servers().await?;
         let looks = join_all(servers.iter().map(Look::at)).await;
@@ -260,19 +285,25 @@ impl Monitor {
         {
             // Nothing more can be asked of it; whoever looks at its settings will not work with it.
             (health.durability, health.established, health.up) = (Some(other.clone()), established, true);
-            return Ok(());
+            return Ok(None);
         }
         // A replica answers reads; what counts is a Redis that takes writes.
         if seen.iter().any(|(_, look)| look.replica) {
             connection.replace().await;
             seen.retain(|(_, look)| !look.replica);
-            away.get_or_insert(Fault::nonsense("Redis is a replica"));
+            away.get_or_insert_with(Fault::read_only);
         }
-        for (server, _) in &seen {
-            if let Err(fault) = self.check_sentinel(server, health).await {
-                away = Some(fault);
+        let (mut full, mut usable) = (None, Vec::new());
+        for (server, look) in seen {
+            match self.check_writes(server, health).await {
+                Ok(refused) => {
+                    full = full.or(refused);
+                    usable.push((server, look));
+                }
+                Err(fault) => away = Some(fault),
             }
         }
+        let seen = usable;
         // One server is everything; of a cluster, the other primaries go on.
         if let Some(fault) = away.take_if(|_| seen.is_empty() || !expected) {
             return Err(fault);
@@ -292,7 +323,22 @@ impl Monitor {
             self.read = Some((Instant::now(), established));
         }
         health.up = true;
-        Ok(())
+        Ok(full)
+    }
+
+    /// Checks that `server` is the known one and takes writes. Returns the refusal of a full one.
+    async fn check_writes(&mut self, server: &Server, health: &mut RedisHealth) -> Result<Option<Fault>, Fault> {
+        self.check_sentinel(server, health).await?;
+        self.queue.check_writes(&self.key(server)).await
+    }
+
+    /// A key that `server` serves.
+    fn key(&self, server: &Server) -> String {
+        match (self.sentinels.get(&server.slot), server.slot) {
+            (Some(known), _) => known.key.clone(),
+            (None, Some(slot)) => sentinel(tag_of(slot)),
+            (None, None) => META.to_owned(),
+        }
     }
 
     /// What one server said, and its settings if they are `due`.
@@ -313,12 +359,7 @@ impl Monitor {
 
     async fn check_sentinel(&mut self, server: &Server, health: &mut RedisHealth) -> Result<(), Fault> {
         // A slot takes its keys along wherever it goes: to another primary, or to the replica that became one.
-        let known = self.sentinels.get(&server.slot).cloned();
-        let key = match (&known, server.slot) {
-            (Some(known), _) => known.key.clone(),
-            (None, Some(slot)) => sentinel(tag_of(slot)),
-            (None, None) => META.to_owned(),
-        };
+        let (known, key) = (self.sentinels.get(&server.slot).cloned(), self.key(server));
         let found = self.queue.noted(&key, SENTINEL).await?;
         if known.is_some_and(|known| found.as_ref() != Some(&known.value)) {
             health.data_lost += 1;

@@ -3,7 +3,7 @@
 //! Guarantee: [`Fault::NotRun`] is only said when the call certainly changed nothing. Everything doubtful is
 //! [`Fault::Unknown`], and whoever gets one must treat the call as possibly done.
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// A failed call.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -57,6 +57,12 @@ impl Fault {
     /// An answer of the wrong shape.
     pub(crate) fn nonsense(what: &'static str) -> Self {
         Self::Unknown((ErrorKind::UnexpectedReturnType, what).into())
+    }
+
+    /// The refusal of a replica, as Redis words it.
+    pub(crate) fn read_only() -> Self {
+        let words = "You can't write against a read only replica.".to_owned();
+        Self::NotRun((ErrorKind::Server(ServerErrorKind::ReadOnly), "refused", words).into())
     }
 
     /// The error beneath.

@@ -41,6 +41,7 @@ mod fault;
 pub mod keys;
 mod memory;
 mod observe;
+mod outage;
 mod outbound;
 mod registrations;
 mod reply;
@@ -63,6 +64,7 @@ pub use fault::Fault;
 pub use keys::{DestinationKeys, Layout, PlatformKeys};
 pub use memory::Memory;
 pub use observe::{Depth, Misfit, Unfinished};
+pub use outage::{OutageLog, RedisTrouble};
 pub use outbound::{DestinationState, Forwarded, NewDelivery, REMEMBERED};
 pub use registrations::{Change, Changed, Registrations};
 pub use reply::{Addressed, NoReply, Outcome, Reply};
@@ -79,13 +81,15 @@ pub struct Queue {
     connection: Connection,
     scripts: Arc<Scripts>,
     announced: Arc<Announced>,
+    outage: Arc<OutageLog>,
 }
 
 impl Queue {
     /// A queue over `connection`; nothing is sent before the first call.
     #[must_use]
     pub fn new(layout: Layout, connection: Connection) -> Self {
-        Self { layout, connection, scripts: Arc::new(Scripts::new()), announced: Arc::default() }
+        let (announced, outage) = (Arc::default(), Arc::default());
+        Self { layout, connection, scripts: Arc::new(Scripts::new()), announced, outage }
     }
 
     /// How keys are spelled.

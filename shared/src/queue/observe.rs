@@ -173,7 +173,7 @@ impl Queue {
         }
         match self.register_platform(platform).await {
             Ok(()) => drop(self.announced.lock().insert(platform.clone(), Instant::now())),
-            Err(fault) => tracing::warn!(%platform, error = %fault.error(), "not in the index of platforms yet"),
+            Err(fault) => self.outage_log().failed("announce a platform", &fault),
         }
     }
 

@@ -91,6 +91,8 @@ macro_rules! scripts {
 scripts!(
     agree,
     census,
+    check_enqueue,
+    check_settle,
     change_registrations,
     create_group,
     dead_letter,
@@ -131,7 +133,7 @@ mod tests {
         for (name, script) in Scripts::new().all() {
             let flags = script.code.lines().next().unwrap_or_default();
             let expected = match name {
-                "enqueue" | "forward" | "import" => "#!lua",
+                "enqueue" | "forward" | "import" | "check_enqueue" => "#!lua",
                 "census" | "depth" | "delivery_counts" => "#!lua flags=no-writes",
                 _ => "#!lua flags=allow-oom",
             };

@@ -21,6 +21,8 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use super::config::TraceConfig;
+use crate::metrics::spans_dropped as dropped;
+use crate::outbound::certificates::Clients;
 
 /// Between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -29,7 +31,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Sends batches of spans; asked by the SDK's own thread, it sends on the runtime that it was made on.
 pub(super) struct Exporter {
-    client: reqwest::Client,
+    clients: Clients,
     url: Url,
     headers: HeaderMap,
     runtime: Handle,
@@ -46,18 +48,14 @@ impl fmt::Debug for Exporter {
 impl Exporter {
     /// One for this runtime.
     pub(super) fn new(config: &TraceConfig) -> Result<Self, reqwest::Error> {
-        // Whoever was first has the same: one TLS stack.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .timeout(config.timeout)
-            .build()?;
+        let timeout = config.timeout;
+        let clients = Clients::new(move || {
+            reqwest::Client::builder().redirect(Policy::none()).no_proxy().connect_timeout(CONNECT).timeout(timeout)
+        })?;
         let mut headers = config.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         Ok(Self {
-            client,
+            clients,
             url: config.url.clone(),
             headers,
             runtime: Handle::current(),
@@ -68,7 +66,9 @@ impl Exporter {
 
     /// What went wrong, if it did.
     async fn send(&self, body: Vec<u8>) -> Result<(), String> {
-        let request = self.client.post(self.url.clone()).headers(self.headers.clone()).body(body);
+        self.clients.search();
+        let client = self.clients.get(self.url.scheme() == "https").map_err(|none| none.to_string())?;
+        let request = client.post(self.url.clone()).headers(self.headers.clone()).body(body);
         // Sending looks for the runtime before it is polled, and the thread that asks has none.
         match self.runtime.spawn(async { request.send().await }).await {
             Ok(Ok(answer)) if answer.status().is_success() => Ok(()),
@@ -79,6 +79,7 @@ impl Exporter {
     }
 
     fn warn(&self, spans: usize, reason: &str) {
+        dropped(spans);
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());

@@ -33,31 +33,31 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// Nothing can be sent to a collector: the system's certificates cannot be read, for one.
-#[derive(Debug, thiserror::Error)]
-#[error("the client for traces cannot be set up")]
-pub struct SetupError(#[source] reqwest::Error);
-
 /// What sends spans, if anything does.
 #[must_use = "the last spans are sent by its end"]
 pub struct Tracing(Option<SdkTracerProvider>);
 
 /// Begins to trace if `config` says so, on the runtime that this is called on; once per process. `service` is what it is
-/// known as unless `OTEL_SERVICE_NAME` says otherwise.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub fn start(config: Option<&TraceConfig>, service: &'static str) -> Result<Tracing, SetupError> {
-    let Some(config) = config else { return Ok(Tracing(None)) };
+/// known as unless `OTEL_SERVICE_NAME` says otherwise. A client that cannot be set up is logged; then
+/// nothing is traced.
+pub fn start(config: Option<&TraceConfig>, service: &'static str) -> Tracing {
+    let Some(config) = config else { return Tracing(None) };
+    let exporter = match Exporter::new(config) {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            tracing::error!(%error, "the client for traces cannot be set up; nothing is traced");
+            return Tracing(None);
+        }
+    };
     let service = config.service.clone().unwrap_or_else(|| service.to_owned());
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let provider = SdkTracerProvider::builder()
         .with_sampler(config.sampler.clone())
         .with_resource(Resource::builder().with_service_name(service).with_attribute(version).build())
-        .with_batch_exporter(Exporter::new(config).map_err(SetupError)?)
+        .with_batch_exporter(exporter)
         .build();
     let _ = TRACER.set(provider.tracer("tributary"));
-    Ok(Tracing(Some(provider)))
+    Tracing(Some(provider))
 }
 
 impl Tracing {

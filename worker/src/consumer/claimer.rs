@@ -40,7 +40,7 @@ pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
                 Ok(page) => page,
                 Err(fault) => {
                     // The claimer finds them too, only later.
-                    tracing::warn!(platform = %lane.name(), error = chain(&fault), "own pending entries not read");
+                    worker.queue.outage_log().failed("read what an earlier process held", &fault);
                     break;
                 }
             };
@@ -135,7 +135,7 @@ pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
         if reached != Some(jumps) {
             match reach(&worker, &lanes).await {
                 Ok(()) => reached = Some(jumps),
-                Err(fault) => tracing::warn!(error = chain(&fault), "idle times not looked at"),
+                Err(fault) => worker.queue.outage_log().failed("read idle times", &fault),
             }
         }
         cursors.retain(|name, _| lanes.iter().any(|lane| lane.name() == name));
@@ -166,7 +166,7 @@ pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
                     // The reader repairs groups, and says so.
                     Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
                     Err(fault) => {
-                        tracing::warn!(platform = %lane.name(), error = chain(&fault), "claiming failed");
+                        worker.queue.outage_log().failed("claim entries of dead workers", &fault);
                         break;
                     }
                 }
@@ -213,7 +213,7 @@ pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToke
         for (platform, ids) in worker.inflight.all() {
             let keys = worker.queue.keys(&platform);
             if let Err(fault) = worker.queue.renew(&keys, &worker.consumer, &ids).await {
-                tracing::warn!(%platform, error = chain(&fault), "held entries not renewed");
+                worker.queue.outage_log().failed("extend claims", &fault);
             }
         }
     }

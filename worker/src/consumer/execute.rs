@@ -39,7 +39,7 @@ pub(super) async fn together(worker: &Worker, turn: &[Ready]) -> Option<Vec<Vec<
     }
     match worker.store.apply_together(&parts).await {
         Ok(applied) => {
-            worker.note_database(true);
+            worker.note_commit();
             let verdicts = |applied: Vec<_>| applied.into_iter().map(Verdict::Applied).collect();
             Some(applied.into_iter().map(verdicts).collect())
         }
@@ -64,13 +64,13 @@ pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, plans: &[Planned]) ->
         let begun = Instant::now();
         let error = match worker.store.apply(&lane.platform, plans).await {
             Ok(applied) => {
-                worker.note_database(true);
+                worker.note_commit();
                 return Ok(applied.into_iter().map(Verdict::Applied).collect());
             }
             Err(error) => error,
         };
-        if worker.store.probe().await.is_err() {
-            outage(worker, lane, &error).await?;
+        if let Err(trouble) = worker.store.probe().await {
+            outage(worker, lane, &trouble).await?;
             continue;
         }
         // The database commits, only not this. A connection that broke is worth another try at once; what took long
@@ -99,8 +99,7 @@ pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, plans: &[Planned]) ->
 
 /// Waits until the database commits again.
 async fn outage(worker: &Worker, lane: &Lane, error: &StoreError) -> Result<(), Interrupted> {
-    tracing::error!(error = chain(error), "the session database is away; holding what was read");
-    worker.note_database(false);
+    worker.note_probe(Err(error));
     let backoff = Backoff::new(OUTAGE_MIN, OUTAGE_MAX);
     let mut cleared = false;
     for attempt in 1.. {
@@ -113,8 +112,7 @@ async fn outage(worker: &Worker, lane: &Lane, error: &StoreError) -> Result<(), 
             return Err(Interrupted);
         }
         if worker.store.probe().await.is_ok() {
-            tracing::info!("the session database is back");
-            worker.note_database(true);
+            worker.note_probe(Ok(()));
             return Ok(());
         }
     }

@@ -90,7 +90,7 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
             Err(fault) => {
                 failures = failures.saturating_add(1);
                 unheard |= !fault.certainly_not_run();
-                tracing::warn!(error = chain(&fault), "reading failed");
+                worker.queue.outage_log().failed("read events", &fault);
                 if fault.is_no_group() || fault.is_wrong_type() {
                     repair(&worker, &lanes, &mut aside).await;
                 }
@@ -213,7 +213,7 @@ async fn repair(worker: &Worker, lanes: &[Arc<Lane>], aside: &mut HashMap<Platfo
             Ok(false) => {
                 aside.insert(lane.name().clone(), Instant::now() + SET_ASIDE);
             }
-            Err(fault) => tracing::warn!(platform = %lane.name(), error = chain(&fault), "repair failed"),
+            Err(fault) => worker.queue.outage_log().failed("repair a consumer group", &fault),
         }
     }
 }

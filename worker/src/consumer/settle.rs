@@ -314,7 +314,7 @@ where
                 tracing::error!(platform = %lane.name(), error = chain(&fault), "the platform's keys are damaged");
                 return Ok(None);
             }
-            Err(fault) => tracing::warn!(error = chain(&fault), "Redis does not answer; trying again"),
+            Err(fault) => worker.queue.outage_log().failed("settle events", &fault),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
         if worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {

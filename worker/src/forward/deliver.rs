@@ -327,9 +327,7 @@ where
                 tracing::error!(destination = %lane.destination.name, error = chain(&fault), "its keys are damaged");
                 break;
             }
-            Err(fault) => {
-                tracing::warn!(destination = %lane.destination.name, error = chain(&fault), "Redis does not answer");
-            }
+            Err(fault) => lane.worker.queue.outage_log().failed("settle deliveries", &fault),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
         if lane.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {

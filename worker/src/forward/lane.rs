@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::circuit::{Circuit, Gate};
 use super::deliver::deliver;
-use crate::consumer::chain;
 use crate::consumer::inflight::Weight;
 use crate::worker::Worker;
 
@@ -96,6 +95,7 @@ impl Lane {
     /// Whether an operator holds it back; until that is known nothing is sent.
     fn is_paused(&self) -> bool {
         self.destination.sealed
+            || self.client.https(&self.destination.url).is_err()
             || self.state.borrow().as_ref().is_none_or(|state| state.paused.unwrap_or(self.destination.paused))
     }
 
@@ -128,6 +128,24 @@ impl Lane {
             self.stop.run_until_cancelled(state.changed()).await?.ok()?;
         }
         Some(())
+    }
+
+    /// Holds deliveries back, visibly, while there are no certificates to verify the destination
+    /// with. Returns true if it does.
+    async fn check_certificates(&self, was_off: bool) -> bool {
+        self.client.search_certificates();
+        let off = self.client.https(&self.destination.url).err();
+        if off.is_some() != was_off {
+            self.metrics.circuit_open(off.is_some());
+            self.state.send_modify(|_| ());
+        }
+        if let Some(none) = off.as_ref().filter(|_| !was_off) {
+            let (destination, reason) = (&self.destination.name, none.to_string());
+            tracing::error!(%destination, reason, "its deliveries are kept");
+            // For showing only, as in `circuit`.
+            let _ = self.worker.queue.note_error(&self.keys, &format!("ECERT {reason}"), self.worker.now()).await;
+        }
+        off.is_some()
     }
 
     /// It answered 410: nothing more is sent until an operator resumes it.
@@ -280,7 +298,7 @@ async fn read(lane: &Arc<Lane>, mut reader: Reader, deliveries: &mut JoinSet<()>
                 if fault.is_no_group() {
                     let _ = worker.queue.create_group(queue).await;
                 } else {
-                    tracing::warn!(destination = %lane.destination.name, error = chain(&fault), "reading failed");
+                    worker.queue.outage_log().failed("read deliveries", &fault);
                 }
                 own_done = false;
                 let pause = backoff.delay(failures, &mut rand::rng());
@@ -314,7 +332,9 @@ async fn look(lane: Arc<Lane>, done: CancellationToken) {
     let longest = (lane.destination.max_retry_delay + CLOCK_SLACK).max(shared::outbound::delivery::MAX_RETRY_AFTER);
     let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
     let mut cursor = None;
+    let mut was_off = false;
     for round in 0_u32.. {
+        was_off = lane.check_certificates(was_off).await;
         if let Ok(state) = worker.queue.destination_state(&lane.keys).await {
             let before = (lane.is_paused(), lane.is_gone());
             let known = lane.state.borrow().is_some();

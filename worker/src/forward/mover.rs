@@ -65,7 +65,7 @@ pub(super) async fn run(worker: Arc<Worker>, mut reader: Reader) {
                 if fault.is_no_group() || fault.is_wrong_type() {
                     mover.repair(&outboxes).await;
                 } else {
-                    tracing::warn!(error = chain(&fault), "forwarding waits; trying again");
+                    worker.queue.outage_log().failed("forward processed events", &fault);
                 }
                 // What was read and not moved is this mover's own, and taken up again.
                 mover.own_done = false;

@@ -47,6 +47,10 @@ pub(super) async fn run(worker: &Worker, age: Duration, archive: Option<&Path>) 
         metrics: BTreeMap::new(),
         reported: BTreeMap::new(),
     };
+    if let Some(folder) = archive.filter(|folder| !folder.is_dir()) {
+        let folder = folder.display();
+        tracing::error!(%folder, "DLQ_ARCHIVE_DIR does not exist; expired dead letters are kept");
+    }
     loop {
         let mut again = false;
         if let Some(turn) = Turn::take(worker, "retention-dead-letters", TURN).await {

@@ -4,7 +4,10 @@
 //! timeouts, busy, full, read-only, a missing table. Only what a database says about *values* (data exceptions,
 //! constraints, limits, an application's trigger) may be an event's fault.
 
+use std::error::Error as _;
 use std::time::Duration;
+
+use sqlx::postgres::PgDatabaseError;
 
 /// Why a transaction did not commit, or may not have.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +24,11 @@ pub enum StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The database's own error. Its text may quote values: for logs only, never for an answer.
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    #[error("{}", legible(.0))]
+    Database(sqlx::Error),
+    /// A table or column is missing; the text names it.
+    #[error("the schema is not complete: {0}")]
+    Schema(String),
     /// SQLite's own, where it writes.
     #[error(transparent)]
     Embedded(#[from] rusqlite::Error),
@@ -47,11 +53,28 @@ pub enum OpenError {
     #[error("DATABASE_URL: {0}")]
     Configuration(String),
     /// The database's migrations are not this program's; trying again cannot help.
-    #[error("the session database's migrations do not fit this version")]
-    Migration(#[source] sqlx::migrate::MigrateError),
+    #[error("the session database's migrations do not fit this version: {0}")]
+    Migration(String),
     /// Try again later.
     #[error(transparent)]
     Unavailable(#[from] StoreError),
+}
+
+impl StoreError {
+    /// The cause behind it.
+    #[must_use]
+    pub const fn cause(&self) -> &Cause {
+        match self {
+            Self::Outage(cause) | Self::Rejected(cause) => cause,
+        }
+    }
+
+    /// Returns true if a part of the schema is missing. Only [`super::Store::probe`] finds out when
+    /// that is over.
+    #[must_use]
+    pub const fn is_of_the_schema(&self) -> bool {
+        matches!(self.cause(), Cause::Schema(_))
+    }
 }
 
 impl From<Cause> for StoreError {
@@ -77,8 +100,42 @@ impl From<sqlx::migrate::MigrateError> for OpenError {
         use sqlx::migrate::MigrateError;
         match error {
             MigrateError::Execute(error) => Self::Unavailable(error.into()),
-            other => Self::Migration(other),
+            MigrateError::ExecuteMigration(error, version) if blames_statement(&error) => {
+                Self::Migration(format!("migration {version}: {}", legible(&error)))
+            }
+            MigrateError::ExecuteMigration(error, _) => Self::Unavailable(error.into()),
+            other => Self::Migration(other.to_string()),
         }
+    }
+}
+
+impl From<sqlx::Error> for Cause {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// The error and its causes, without the place in PostgreSQL's source that raised it.
+fn legible(error: &sqlx::Error) -> String {
+    if let sqlx::Error::Database(error) = error {
+        let code = error.code().unwrap_or_default();
+        let kind = error.try_downcast_ref::<PgDatabaseError>().map_or("code", |_| "SQLSTATE");
+        return format!("{} ({kind} {code})", error.message());
+    }
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+/// Returns true if a migration's statement cannot run here, however often: PostgreSQL's class
+/// 42 but for a privilege, which may be granted, and SQLite's ERROR.
+fn blames_statement(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    let code = error.code().unwrap_or_default();
+    match error.try_downcast_ref::<PgDatabaseError>() {
+        Some(_) => code.starts_with("42") && code != "42501",
+        None => code == "1",
     }
 }
 
@@ -87,7 +144,7 @@ impl Cause {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 let code = error.code().unwrap_or_default();
-                if error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+                if error.try_downcast_ref::<PgDatabaseError>().is_some() {
                     postgres_blames_values(&code)
                 } else {
                     code.parse().is_ok_and(sqlite_blames_values)
@@ -105,7 +162,12 @@ impl Cause {
                 | rusqlite::Error::IntegralValueOutOfRange(..)
                 | rusqlite::Error::Utf8Error(..),
             ) => true,
-            Self::Database(_) | Self::Embedded(_) | Self::Gone | Self::Deadline(_) | Self::Contended(_) => false,
+            Self::Database(_)
+            | Self::Embedded(_)
+            | Self::Gone
+            | Self::Deadline(_)
+            | Self::Contended(_)
+            | Self::Schema(_) => false,
         }
     }
 
@@ -113,7 +175,7 @@ impl Cause {
     pub(super) fn lost_a_race(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
-                error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some()
+                error.try_downcast_ref::<PgDatabaseError>().is_some()
                     && matches!(error.code().as_deref(), Some("40001" | "40P01"))
             }
             _ => false,

@@ -10,6 +10,7 @@ mod error;
 mod forget;
 mod migrate;
 mod postgres;
+mod schema;
 mod sharing;
 mod sqlite;
 mod writer;
@@ -92,7 +93,7 @@ impl Store {
         }
     }
 
-    /// Commits a write of its own: whether the database takes writes at all.
+    /// Commits a write of its own, and checks that no table or column is missing.
     ///
     /// # Errors
     /// Practically always [`StoreError::Outage`].

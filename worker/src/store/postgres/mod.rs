@@ -15,6 +15,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::StoreOptions;
 use super::error::{Cause, OpenError, StoreError};
 use super::migrate::{self, POSTGRES};
+use super::schema;
 use super::sharing::Sharing;
 use super::writer::{Backend, Writer};
 
@@ -43,6 +44,16 @@ const SESSION: &str = "SELECT json_build_object('room_id', room_id, 'platform', 
 
 /// Any number that nothing else in the database locks by: "tributar" in ASCII.
 const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;
+
+/// The schema that tables are made in, and which of the given names are taken there.
+const RELATIONS: &str = "SELECT current_schema()::text, ARRAY(SELECT relname::text FROM pg_class \
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) \
+    AND relname = ANY($1) ORDER BY relname)";
+
+/// Given pairs of table and column that are not there; no column where there is no table.
+const MISSING: &str = "SELECT n.tab, CASE WHEN to_regclass(n.tab) IS NULL THEN NULL ELSE n.col END \
+    FROM unnest($1::text[], $2::text[]) AS n (tab, col) WHERE NOT EXISTS (SELECT FROM pg_attribute a \
+    WHERE a.attrelid = to_regclass(n.tab) AND a.attname = n.col AND a.attnum > 0 AND NOT a.attisdropped)";
 
 /// Connections for the routes that show rows.
 const READERS: u32 = 2;
@@ -144,6 +155,7 @@ async fn migrate(server: &Server) -> Result<String, OpenError> {
         Ok::<_, sqlx::Error>(())
     };
     within(migrate::PATIENCE, work).await.map_err(StoreError::from)?;
+    unclaimed(&mut connection).await?;
     migrate::migrator(&POSTGRES).run_direct(None, &mut connection, false).await?;
     let id = migrate::new_database_id();
     sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', $1) ON CONFLICT (key) DO NOTHING")
@@ -158,8 +170,33 @@ async fn migrate(server: &Server) -> Result<String, OpenError> {
     // Unasked, a pooler might keep the session, and with it the lock.
     let unlock = sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
     unlock.await.map_err(StoreError::from)?;
+    complete(&mut connection).await.map_err(StoreError::from)?;
     connection.close().await.map_err(StoreError::from)?;
     Ok(id)
+}
+
+/// Refuses a schema in which an application has tables of our names.
+async fn unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
+    let tables = schema::tables().map_err(StoreError::from)?;
+    let (schema, found): (Option<String>, Vec<String>) =
+        sqlx::query_as(RELATIONS).bind(tables).fetch_one(connection).await.map_err(StoreError::from)?;
+    if schema.is_none() {
+        return Err(OpenError::Configuration(
+            "no schema of the connection's search_path exists; create one: CREATE SCHEMA tributary".to_owned(),
+        ));
+    }
+    schema::unclaimed(
+        &found,
+        "give Tributary a schema of its own: run CREATE SCHEMA tributary, and add \
+         ?options=-csearch_path%3Dtributary to the URL",
+    )
+}
+
+/// Checks that no table or column is missing.
+pub(super) async fn complete(connection: &mut PgConnection) -> Result<(), Cause> {
+    let needed = schema::needed()?;
+    let missing = sqlx::query_as(MISSING).bind(&needed.tables).bind(&needed.columns).fetch_all(connection).await?;
+    schema::complete(missing)
 }
 
 async fn within<T>(

@@ -51,8 +51,8 @@ impl Transact for PgConnection {
     }
 
     async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
-        sqlx::query(PROBE).bind(shared::clock::rfc3339(now)).execute(self).await?;
-        Ok(())
+        sqlx::query(PROBE).bind(shared::clock::rfc3339(now)).execute(&mut *self).await?;
+        super::complete(self).await
     }
 }
 

@@ -19,6 +19,7 @@ use super::read::{self, Asked};
 use super::write;
 use crate::store::batch::{Changes, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
+use crate::store::schema;
 use crate::store::sharing::Sharing;
 use crate::store::writer::Backend;
 
@@ -154,10 +155,21 @@ impl Transact for Session {
         let now = rfc3339(now);
         self.run(move |connection| {
             connection.prepare_cached(PROBE)?.execute([now])?;
-            Ok(())
+            complete(connection)
         })
         .await
     }
+}
+
+/// Checks that no table or column is missing.
+fn complete(connection: &Connection) -> Result<(), Cause> {
+    let (needed, found) = (schema::needed()?, schema::columns(connection)?);
+    let has = |table: &str, column: &str| found.iter().any(|(t, c)| t == table && c == column);
+    let is_table = |table: &str| found.iter().any(|(t, _)| t == table);
+    let pairs = needed.tables.iter().zip(&needed.columns);
+    let missing = pairs.filter(|(table, column)| !has(table, column));
+    let missing = missing.map(|(table, column)| (table.clone(), is_table(table).then(|| column.clone())));
+    schema::complete(missing.collect())
 }
 
 fn execute(connection: &Connection, statement: &str) -> Result<(), Cause> {

@@ -18,8 +18,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::StoreOptions;
+use super::batch::Transact as _;
 use super::error::{OpenError, StoreError};
 use super::migrate::{self, SQLITE};
+use super::schema;
 use super::writer::{Backend as _, Writer};
 use connection::File;
 
@@ -63,7 +65,8 @@ impl Sqlite {
         let database_id = migrate(&connect, &path).await?;
         let absolute = std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
         let file = File { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout };
-        let connection = file.connect().await.map_err(StoreError::from)?;
+        let mut connection = file.connect().await.map_err(StoreError::from)?;
+        connection.probe(shared::clock::now_ms()).await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(options.connect_timeout)
@@ -118,6 +121,7 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
         )));
     }
     kept(&mut connection).await?;
+    unclaimed(&mut connection).await?;
     migrate::migrator(&SQLITE).run_direct(None, &mut connection, false).await?;
     sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', ?1) ON CONFLICT (key) DO NOTHING")
         .bind(migrate::new_database_id())
@@ -131,6 +135,15 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
     connection.close().await.map_err(StoreError::from)?;
     drop(lock);
     Ok(id)
+}
+
+/// Refuses a file in which an application has tables of our names.
+async fn unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let ours = schema::tables().map_err(StoreError::from)?;
+    let found = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name");
+    let mut found: Vec<String> = found.fetch_all(connection).await.map_err(StoreError::from)?;
+    found.retain(|table| ours.contains(table));
+    schema::unclaimed(&found, "name another file, for example sqlite://tributary.db")
 }
 
 /// Whatever the URL says (`mode=memory`, another VFS), what SQLite opened must be a file with a write-ahead log.

@@ -1,0 +1,128 @@
+//! Tables and columns that this program's statements need, compared with those that are there.
+//!
+//! The migrations decide what is needed. SQLite's are run in memory and read back; those of
+//! PostgreSQL make the same tables and columns (`a_fresh_database_lacks_nothing`).
+
+use std::sync::OnceLock;
+
+use rusqlite::Connection;
+
+use super::error::{Cause, OpenError};
+use super::migrate::SQLITE;
+
+/// Missing parts that one message names.
+const MAX_NAMED: usize = 5;
+
+/// Tables with their columns, a pair for each column.
+#[derive(Debug)]
+pub(super) struct Needed {
+    pub(super) tables: Vec<String>,
+    pub(super) columns: Vec<String>,
+}
+
+/// Everything that the migrations make.
+pub(super) fn needed() -> Result<&'static Needed, Cause> {
+    static NEEDED: OnceLock<Needed> = OnceLock::new();
+    if let Some(needed) = NEEDED.get() {
+        return Ok(needed);
+    }
+    let memory = Connection::open_in_memory()?;
+    for (_, _, sql) in SQLITE {
+        memory.execute_batch(sql)?;
+    }
+    let (tables, columns) = columns(&memory)?.into_iter().unzip();
+    Ok(NEEDED.get_or_init(|| Needed { tables, columns }))
+}
+
+/// Names of the tables that the migrations make.
+pub(super) fn tables() -> Result<Vec<String>, Cause> {
+    let mut tables = needed()?.tables.clone();
+    tables.sort();
+    tables.dedup();
+    Ok(tables)
+}
+
+/// Tables of a SQLite database with their columns.
+pub(super) fn columns(connection: &Connection) -> Result<Vec<(String, String)>, rusqlite::Error> {
+    let mut statement = connection.prepare_cached(
+        "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table'",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// Fails where a table or column is missing: `(table, None)` or `(table, Some(column))`.
+pub(super) fn complete(missing: Vec<(String, Option<String>)>) -> Result<(), Cause> {
+    let mut named: Vec<String> = missing
+        .into_iter()
+        .map(|(table, column)| match column {
+            Some(column) => format!("the table {table} has no column {column}"),
+            None => format!("there is no table {table}"),
+        })
+        .collect();
+    named.sort();
+    named.dedup();
+    if named.is_empty() {
+        return Ok(());
+    }
+    if named.len() > MAX_NAMED {
+        let more = named.split_off(MAX_NAMED).len();
+        named.push(format!("and {more} more"));
+    }
+    Err(Cause::Schema(named.join(", ")))
+}
+
+/// Refuses a fresh database in which an application has tables of the same names. `own`: whether
+/// Tributary's migrations have run here before; `remedy`: where else to put its tables.
+pub(super) fn unclaimed(found: &[String], remedy: &str) -> Result<(), OpenError> {
+    const OWN: &str = "tributary_meta";
+    if found.is_empty() || found.iter().any(|table| table == OWN) {
+        return Ok(());
+    }
+    let (noun, names) = (if found.len() == 1 { "table" } else { "tables" }, found.join(", "));
+    Err(OpenError::Configuration(format!(
+        "the database already has the {noun} {names}, which Tributary did not make; {remedy}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_migrations_say_what_is_needed() {
+        let needed = needed().unwrap();
+        let has = |table: &str, column: &str| {
+            needed.tables.iter().zip(&needed.columns).any(|(t, c)| t == table && c == column)
+        };
+        assert!(has("sessions", "room_id") && has("sessions", "guards") && has("tributary_meta", "value"));
+        let known =
+            ["chat_messages", "contents", "jobs", "recordings", "sessions", "tributary_meta", "webhook_events"];
+        assert_eq!(tables().unwrap(), known);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert!(complete(Vec::new()).is_ok());
+        let column = |column: &str| ("sessions".to_owned(), Some(column.to_owned()));
+        let error = complete(vec![column("title"), ("jobs".to_owned(), None), ("jobs".to_owned(), None)]);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "the schema is not complete: the table sessions has no column title, there is no table jobs"
+        );
+        let error = complete(["a", "b", "c", "d", "e", "f", "g"].map(column).to_vec()).unwrap_err();
+        assert!(error.to_string().ends_with("has no column e, and 2 more"), "{error}");
+    }
+
+    #[test]
+    fn tables_of_an_application_are_refused() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(unclaimed(&[], "").is_ok());
+        assert!(unclaimed(&names(&["sessions", "tributary_meta"]), "").is_ok());
+        let error = unclaimed(&names(&["jobs", "sessions"]), "move").unwrap_err().to_string();
+        let expected = "DATABASE_URL: the database already has the tables jobs, sessions, which Tributary did \
+                        not make; move";
+        assert_eq!(error, expected);
+    }
+}
