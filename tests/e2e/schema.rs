@@ -12,6 +12,7 @@ use crate::SOON;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn says(role: &Role, words: &[&str]) {
+    role.health("/ready", 503, PATIENCE).await;
     poll::until(&format!("/ready says {words:?}"), PATIENCE, async || {
         let text = Sender::new(&role.ops).get("/ready").await.text;
         if words.iter().all(|word| text.contains(word)) { Ok(()) } else { Err(text) }
@@ -72,7 +73,9 @@ async fn sessions_table_of_an_application_is_recognised() {
     refused(stack.worker_program().0, &words).await;
 
     // The remedy that the message names.
-    let url = format!("{}?options=-csearch_path%3Dtributary", stack.database_url());
+    let url = stack.database_url();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = format!("{url}{separator}options=-csearch_path%3Dtributary");
     let elsewhere = || {
         let (program, ops) = stack.worker_program();
         (program.env("DATABASE_URL", &url), ops)

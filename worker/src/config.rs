@@ -84,7 +84,10 @@ fn database_url(env: &Env) -> SecretString {
     } else if let Some(hint) = percent_encoding_hint(text).filter(|_| is_server) {
         env.problem("DATABASE_URL", hint);
     } else if is_server && PgConnectOptions::from_str(text).is_err() {
-        env.problem("DATABASE_URL", "must be of the form postgres://[user[:password]@]host[:port]/database");
+        env.problem(
+            "DATABASE_URL",
+            "must be of the form postgres://[user[:password]@]host[:port]/database[?parameters]",
+        );
     }
     url
 }

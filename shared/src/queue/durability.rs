@@ -185,6 +185,8 @@ pub struct Monitor {
     sentinels: HashMap<Option<u16>, Sentinel>,
     /// What each server's clock said last.
     clocks: HashMap<String, Reading>,
+    /// A primary of the cluster cannot be used, and another one can.
+    partly: bool,
     /// When settings were read last, and on which connection.
     read: Option<(Instant, u64)>,
 }
@@ -199,6 +201,7 @@ impl Monitor {
             settings_every: SETTINGS_EVERY,
             sentinels: HashMap::new(),
             clocks: HashMap::new(),
+            partly: false,
             read: None,
         }
     }
@@ -257,7 +260,7 @@ impl Monitor {
             (Some(_), None) => tracing::info!("Redis can be used again"),
             (None, None) => {}
         }
-        if after.is_none() {
+        if after.is_none() && !self.partly {
             self.queue.outage_log().recovered();
         }
     }
@@ -293,11 +296,11 @@ impl Monitor {
             seen.retain(|(_, look)| !look.replica);
             away.get_or_insert_with(Fault::read_only);
         }
-        let (mut full, mut usable) = (None, Vec::new());
+        let (mut full, mut usable) = (Vec::new(), Vec::new());
         for (server, look) in seen {
             match self.check_writes(server, health).await {
                 Ok(refused) => {
-                    full = full.or(refused);
+                    full.extend(refused);
                     usable.push((server, look));
                 }
                 Err(fault) => away = Some(fault),
@@ -307,6 +310,10 @@ impl Monitor {
         // One server is everything; of a cluster, the other primaries go on.
         if let Some(fault) = away.take_if(|_| seen.is_empty() || !expected) {
             return Err(fault);
+        }
+        self.partly = away.is_some();
+        if let Some(fault) = &away {
+            self.queue.outage_log().failed("use one of the cluster's primaries", fault);
         }
         health.memory_permille = seen.iter().filter_map(|(_, look)| look.memory_permille).max();
         let clocks = seen.iter().filter_map(|(server, _)| self.clocks.get(&server.name));
@@ -323,7 +330,8 @@ impl Monitor {
             self.read = Some((Instant::now(), established));
         }
         health.up = true;
-        Ok(full)
+        // Of a cluster, one primary that has room is enough, as one that answers is.
+        Ok(full.pop().filter(|_| full.len() + 1 == seen.len()))
     }
 
     /// Checks that `server` is the known one and takes writes. Returns the refusal of a full one.

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use redis::ErrorKind;
+
 use super::{Fault, Queue};
 
 /// Longest text of Redis that is shown.
@@ -23,6 +25,11 @@ pub struct RedisTrouble {
 impl RedisTrouble {
     pub(super) fn of(fault: &Fault) -> Self {
         let error = fault.error();
+        if error.kind() == ErrorKind::AuthenticationFailed {
+            // The client drops Redis's own words here.
+            let text = "WRONGPASS (AUTH was refused; check the user name and password of REDIS_URL)";
+            return Self { code: Some("WRONGPASS".to_owned()), text: text.to_owned() };
+        }
         let code = fault.code().map(str::to_owned);
         let text = match (&code, error.detail()) {
             (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -108,7 +115,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use redis::{ErrorKind, RedisError};
+    use redis::RedisError;
 
     use super::*;
 

@@ -187,8 +187,8 @@ async fn unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
     }
     schema::unclaimed(
         &found,
-        "give Tributary a schema of its own: run CREATE SCHEMA tributary, and add \
-         ?options=-csearch_path%3Dtributary to the URL",
+        "give Tributary a schema of its own: run CREATE SCHEMA tributary, and add the \
+         parameter options=-csearch_path%3Dtributary to the URL",
     )
 }
 
