@@ -78,8 +78,8 @@ impl Gate {
         Self { health, agreed: Arc::new(AtomicBool::new(true)), strict, connection: None }
     }
 
-    /// Reason for `/ready` why nothing can be queued now. A Redis that is full is one, though it may
-    /// take the next request.
+    /// Reason for `/ready` why nothing can be queued now. A full Redis is one, though it may take
+    /// the next request.
     pub(crate) fn unready_because(&self) -> Option<String> {
         let trouble = self.health.borrow().trouble.as_ref().map(ToString::to_string);
         trouble.or_else(|| self.closed_because().map(str::to_owned))

@@ -8,7 +8,7 @@ use tests::stack::{Role, Stack};
 
 use crate::SOON;
 
-/// How long a refusal lasts in which log lines are counted.
+/// Length of the refusal in which log lines are counted.
 const OUTAGE: Duration = Duration::from_secs(6);
 /// Lines that a process may log about one outage, however long it is.
 const MAX_LINES: usize = 8;

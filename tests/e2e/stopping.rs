@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::SOON;
 
-/// A start that is told to stop has nothing to finish; the grace period is 25 s.
+/// Longest end of a start, which has nothing to finish; the grace period is 25 s.
 const PROMPTLY: Duration = Duration::from_secs(10);
 /// Key of the lock under which workers migrate a PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;

@@ -36,7 +36,7 @@ pub async fn watch_database(worker: Arc<Worker>) {
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let due = asked.is_none_or(|at| at.elapsed() >= DATABASE_UP_EVERY);
         if due || !worker.database_up() {
-            worker.note_probe(worker.store.probe().await.as_ref().map(|()| ()));
+            worker.note_probe(worker.store.probe().await.as_ref().copied());
             worker.database_metrics.sqlite_wal_bytes(worker.store.wal_bytes());
             asked = Some(Instant::now());
         }

@@ -1,4 +1,4 @@
-//! What a start waits for, for `/ready` and the log.
+//! Reasons why a start is not complete, for `/ready` and the log.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 

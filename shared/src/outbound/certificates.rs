@@ -50,13 +50,14 @@ pub(crate) struct Clients {
 impl Clients {
     /// Searches for certificates; a host without any is logged.
     pub(crate) fn new(build: impl Fn() -> ClientBuilder + Send + Sync + 'static) -> Result<Self, reqwest::Error> {
-        // Whoever was first has the same: one TLS stack.
+        // Fails where it is installed already: there is one TLS stack.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (plain, secure) = match build().build() {
             Ok(client) => (client.clone(), OnceLock::from(client)),
             Err(error) => {
                 let plain = build().tls_certs_only([]).build()?;
-                tracing::error!(reason = %NoCertificates::found(), %error, "http goes on; https waits");
+                let reason = NoCertificates::found();
+                tracing::error!(%reason, %error, "http goes on; https waits");
                 (plain, OnceLock::new())
             }
         };
@@ -72,7 +73,7 @@ impl Clients {
         }
     }
 
-    /// Whether `https` can be verified; looks for certificates again if that is due.
+    /// Looks for certificates again if that is due. Returns true if `https` can be verified.
     pub(crate) fn search(&self) -> bool {
         if self.secure.get().is_some() {
             return true;

@@ -14,7 +14,7 @@ const MAX_TEXT_CHARS: usize = 300;
 /// A fault that was logged so long ago is logged again, unless Redis has been unusable since.
 const LOGGED_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// Why Redis cannot be used as it should be.
+/// Reason why Redis cannot be used as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisTrouble {
     /// Code that Redis answered with, such as `MISCONF`; `None`: it did not answer.
@@ -39,13 +39,13 @@ impl RedisTrouble {
         Self { code, text: printable.take(MAX_TEXT_CHARS).collect() }
     }
 
-    /// Whether Redis answered, with a refusal.
+    /// Returns true if Redis answered, with a refusal.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.code.is_some()
     }
 
-    /// Whether `other` is the same trouble, perhaps in other words.
+    /// Returns true if `other` is the same trouble, perhaps in other words.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.code == other.code
     }
@@ -95,8 +95,8 @@ impl Queue {
         &self.outage
     }
 
-    /// Whether the server of `key` takes writes, without writing. The refusal of one that is full
-    /// (`OOM`): it still takes what moves events and does not add any.
+    /// Checks that the server of `key` takes writes, without writing. Returns the refusal of a full
+    /// one (`OOM`), which still takes what moves events and does not add any.
     ///
     /// # Errors
     /// When it takes no writes, in Redis's words.
