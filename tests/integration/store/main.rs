@@ -21,5 +21,6 @@ mod outage;
 mod planning;
 mod property;
 mod scope;
+mod suppressed;
 mod together;
 mod viewers;

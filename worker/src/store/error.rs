@@ -44,6 +44,9 @@ pub enum Cause {
     /// Others were faster, again and again.
     #[error("lost {0} races against other workers")]
     Contended(u32),
+    /// A write left a row as it was, without an error.
+    #[error("the {0} changed no row; a trigger, a rule or a row-level security policy may have suppressed it")]
+    Suppressed(&'static str),
 }
 
 /// Why a store cannot be opened.
@@ -144,15 +147,16 @@ impl Cause {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 let code = error.code().unwrap_or_default();
-                if error.try_downcast_ref::<PgDatabaseError>().is_some() {
-                    postgres_blames_values(&code)
+                if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+                    postgres_blames_values(&code) || postgres_refuses_row(&code, error.routine())
                 } else {
                     code.parse().is_ok_and(sqlite_blames_values)
                 }
             }
             // An application may have written what cannot be read; then only that session's events are to suffer.
             Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_))
-            | Self::Unreadable(_) => true,
+            | Self::Unreadable(_)
+            | Self::Suppressed(_) => true,
             Self::Embedded(rusqlite::Error::SqliteFailure(failure, _)) => {
                 sqlite_blames_values(failure.extended_code)
             }
@@ -190,6 +194,18 @@ fn postgres_blames_values(sqlstate: &str) -> bool {
     sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
+/// By the server's function that raised the error: a trigger's `RAISE` with a SQLSTATE of its own, and a row-level security
+/// policy, whose SQLSTATE is also that of a missing privilege.
+fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
+    const OUTAGES: [&str; 4] = ["40", "53", "55", "57"];
+    let outage = sqlstate.get(..2).is_some_and(|class| OUTAGES.contains(&class));
+    match routine {
+        Some("exec_stmt_raise") => !outage,
+        Some("ExecWithCheckOptions") => true,
+        _ => false,
+    }
+}
+
 /// By primary result code: TOOBIG, CONSTRAINT, MISMATCH, RANGE.
 fn sqlite_blames_values(code: i32) -> bool {
     matches!(code & 0xff, 18 | 19 | 20 | 25)
@@ -212,6 +228,21 @@ mod tests {
         for code in ["22001", "22021", "22P05", "23502", "23505", "54000", "P0001"] {
             assert!(postgres_blames_values(code), "{code}");
         }
+    }
+
+    #[test]
+    fn refusal_by_trigger_or_policy_is_told_from_an_outage() {
+        for (code, routine, refused) in [
+            ("42501", "ExecWithCheckOptions", true),
+            ("42501", "aclcheck_error", false),
+            ("MYAPP", "exec_stmt_raise", true),
+            ("40001", "exec_stmt_raise", false),
+            ("55P03", "exec_stmt_raise", false),
+            ("42P01", "parserOpenTable", false),
+        ] {
+            assert_eq!(postgres_refuses_row(code, Some(routine)), refused, "{code} {routine}");
+        }
+        assert!(!postgres_refuses_row("42501", None));
     }
 
     #[test]

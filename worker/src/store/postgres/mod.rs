@@ -6,6 +6,7 @@
 mod forget;
 mod statements;
 mod texts;
+mod writes;
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The statements of a batch, with what goes into them and what comes out.
+//! What a transaction asks of a connection, and what a batch reads.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,10 @@ use shared::platform::SessionScope;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
-use super::texts::{
-    CHATS, CONTENTS, INSERT_CHATS, INSERT_CONTENTS, INSERT_JOBS, INSERT_LEDGER, INSERT_NEW_LEDGER,
-    INSERT_RECORDINGS, INSERT_SESSIONS, JOBS, LEDGER, PROBE, RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
-    UPDATE_CHATS, UPDATE_CONTENTS, UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
-};
+use super::texts::{CHATS, CONTENTS, JOBS, LEDGER, PROBE, RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM};
+use super::writes::write;
 use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
-use crate::store::batch::{Changes, Effective, Ledger, LedgerRow, Loaded, Transact, Wanted};
+use crate::store::batch::{Changes, LedgerRow, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
@@ -79,26 +76,6 @@ async fn load(
         loaded.chats = chats(on, platform, &needs.chats).await?;
     }
     Ok(loaded)
-}
-
-/// Whether every row was written.
-async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, Cause> {
-    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked } = changes;
-    let insert_ledger = match asked {
-        Ledger::Read => INSERT_LEDGER,
-        Ledger::Unread => INSERT_NEW_LEDGER,
-    };
-    Ok(write_sessions(on, UPDATE_SESSIONS, &sessions.known, *now).await?
-        && write_recordings(on, UPDATE_RECORDINGS, platform, &recordings.known, *now).await?
-        && write_contents(on, UPDATE_CONTENTS, platform, &contents.known, *now).await?
-        && write_jobs(on, UPDATE_JOBS, platform, &jobs.known, *now).await?
-        && write_chats(on, UPDATE_CHATS, platform, &chats.known).await?
-        && write_sessions(on, INSERT_SESSIONS, &sessions.new, *now).await?
-        && write_recordings(on, INSERT_RECORDINGS, platform, &recordings.new, *now).await?
-        && write_contents(on, INSERT_CONTENTS, platform, &contents.new, *now).await?
-        && write_jobs(on, INSERT_JOBS, platform, &jobs.new, *now).await?
-        && write_chats(on, INSERT_CHATS, platform, &chats.new).await?
-        && write_ledger(on, insert_ledger, platform, ledger, *now).await?)
 }
 
 async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<LedgerRow>, Cause> {
@@ -191,189 +168,6 @@ async fn chats(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Ve
     Ok(rows.into_iter().map(row).collect())
 }
 
-// Each write answers whether every row was written; the rows that it updates are locked, so only an insertion can meet
-// another worker's.
-
-async fn write_ledger(
-    on: &mut PgConnection,
-    statement: &'static str,
-    platform: &str,
-    rows: &[Effective<'_>],
-    now: Millis,
-) -> Result<bool, Cause> {
-    if rows.is_empty() {
-        return Ok(true);
-    }
-    let done = sqlx::query(statement)
-        .bind(platform)
-        .bind(column(rows, |(event, _)| event.event_id.as_str()))
-        .bind(column(rows, |(event, _)| event.event_type.as_str()))
-        .bind(column(rows, |(_, result)| result.room_id.as_deref()))
-        .bind(column(rows, |(event, _)| instant(event.occurred_at)))
-        .bind(column(rows, |(event, _)| instant(event.received_at)))
-        .bind(column(rows, |(event, _)| i32::try_from(event.attempt).unwrap_or(i32::MAX)))
-        .bind(column(rows, |(_, result)| result.action.as_str()))
-        .bind(column(rows, |(event, _)| event.order.origin.to_string()))
-        .bind(column(rows, |(_, result)| result.to_json()))
-        .bind(instant(now))
-        .execute(on)
-        .await?;
-    Ok(done.rows_affected() == rows.len() as u64)
-}
-
-async fn write_sessions(
-    on: &mut PgConnection,
-    statement: &'static str,
-    rows: &[&SessionRow],
-    now: Millis,
-) -> Result<bool, Cause> {
-    if rows.is_empty() {
-        return Ok(true);
-    }
-    let done = sqlx::query(statement)
-        .bind(column(rows, |row| row.room_id.as_str()))
-        .bind(column(rows, |row| row.platform.as_str()))
-        .bind(column(rows, |row| scope_text(row.scope)))
-        .bind(column(rows, |row| row.written.mask))
-        .bind(column(rows, |row| row.status.map(shared::platform::SessionStatus::as_str)))
-        .bind(column(rows, |row| row.live_stream_id.as_deref()))
-        .bind(column(rows, |row| row.written.config.as_deref()))
-        .bind(column(rows, |row| row.written.title.as_deref()))
-        .bind(column(rows, |row| row.written.streamer_id.as_deref()))
-        .bind(column(rows, |row| row.written.app_id.as_deref()))
-        .bind(column(rows, |row| row.written.peak_viewers))
-        .bind(column(rows, |row| row.written.duration_seconds))
-        .bind(column(rows, |row| row.written.error_code.as_deref()))
-        .bind(column(rows, |row| row.written.error_message.as_deref()))
-        .bind(column(rows, |row| row.written.started_at.map(instant)))
-        .bind(column(rows, |row| row.written.ended_at.map(instant)))
-        .bind(column(rows, |row| row.written.last_event_id.as_deref()))
-        .bind(column(rows, |row| row.written.last_event_at.map(instant)))
-        .bind(column(rows, |row| instant(row.created_at)))
-        .bind(column(rows, |row| row.guards.to_text()))
-        .bind(column(rows, |row| row.written.viewer_count))
-        .bind(column(rows, |row| row.written.data_json()))
-        .bind(instant(now))
-        .execute(on)
-        .await?;
-    Ok(done.rows_affected() == rows.len() as u64)
-}
-
-async fn write_recordings(
-    on: &mut PgConnection,
-    statement: &'static str,
-    platform: &str,
-    rows: &[&RecordingRow],
-    now: Millis,
-) -> Result<bool, Cause> {
-    if rows.is_empty() {
-        return Ok(true);
-    }
-    let done = sqlx::query(statement)
-        .bind(platform)
-        .bind(column(rows, |row| row.recording_id.as_str()))
-        .bind(column(rows, |row| row.room_id.as_deref()))
-        .bind(column(rows, |row| row.state.map(shared::platform::RecordingState::as_str)))
-        .bind(column(rows, |row| row.url.as_deref()))
-        .bind(column(rows, |row| row.duration_seconds))
-        .bind(column(rows, |row| row.size_bytes))
-        .bind(column(rows, |row| row.guards.to_text()))
-        .bind(instant(now))
-        .execute(on)
-        .await?;
-    Ok(done.rows_affected() == rows.len() as u64)
-}
-
-async fn write_contents(
-    on: &mut PgConnection,
-    statement: &'static str,
-    platform: &str,
-    rows: &[&ContentRow],
-    now: Millis,
-) -> Result<bool, Cause> {
-    if rows.is_empty() {
-        return Ok(true);
-    }
-    let done = sqlx::query(statement)
-        .bind(platform)
-        .bind(column(rows, |row| row.content_id.as_str()))
-        .bind(column(rows, |row| row.title.as_deref()))
-        .bind(column(rows, |row| row.content_type.as_deref()))
-        .bind(column(rows, |row| row.state.map(shared::platform::ContentState::as_str)))
-        .bind(column(rows, |row| row.data.as_deref()))
-        .bind(column(rows, |row| row.guards.to_text()))
-        .bind(instant(now))
-        .execute(on)
-        .await?;
-    Ok(done.rows_affected() == rows.len() as u64)
-}
-
-async fn write_jobs(
-    on: &mut PgConnection,
-    statement: &'static str,
-    platform: &str,
-    rows: &[&JobRow],
-    now: Millis,
-) -> Result<bool, Cause> {
-    if rows.is_empty() {
-        return Ok(true);
-    }
-    let done = sqlx::query(statement)
-        .bind(platform)
-        .bind(column(rows, |row| row.job_id.as_str()))
-        .bind(column(rows, |row| row.status.as_str()))
-        .bind(column(rows, |row| row.progress))
-        .bind(column(rows, |row| row.current_step.as_deref()))
-        .bind(column(rows, |row| row.video_url.as_deref()))
-        .bind(column(rows, |row| row.error.as_deref()))
-        .bind(column(rows, |row| row.retry_count))
-        .bind(column(rows, |row| row.data.as_deref()))
-        .bind(column(rows, |row| row.guards.to_text()))
-        .bind(instant(now))
-        .execute(on)
-        .await?;
-    Ok(done.rows_affected() == rows.len() as u64)
-}
-
-async fn write_chats(
-    on: &mut PgConnection,
-    statement: &'static str,
-    platform: &str,
-    rows: &[&ChatRow],
-) -> Result<bool, Cause> {
-    if rows.is_empty() {
-        return Ok(true);
-    }
-    let done = sqlx::query(statement)
-        .bind(platform)
-        .bind(column(rows, |row| row.message_id.as_str()))
-        .bind(column(rows, |row| row.room_id.as_str()))
-        .bind(column(rows, |row| row.user_id.as_deref()))
-        .bind(column(rows, |row| row.user_name.as_deref()))
-        .bind(column(rows, |row| row.message.as_deref()))
-        .bind(column(rows, |row| instant(row.sent_at)))
-        .bind(column(rows, |row| row.guards.to_text()))
-        .execute(on)
-        .await?;
-    Ok(done.rows_affected() == rows.len() as u64)
-}
-
-fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
-}
-
-/// Planning has refused what is out of range.
-fn instant(at: Millis) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
 fn read_scope(text: &str) -> SessionScope {
     if text == "own" { SessionScope::Own } else { SessionScope::Shared }
-}
-
-const fn scope_text(scope: SessionScope) -> &'static str {
-    match scope {
-        SessionScope::Own => "own",
-        SessionScope::Shared => "shared",
-    }
 }

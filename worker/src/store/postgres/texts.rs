@@ -163,3 +163,24 @@ pub(super) const INSERT_NEW_LEDGER: &str = insert_ledger!("");
 
 pub(super) const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at', $1) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+
+// Whether a row is missing behind an insertion that wrote fewer rows than it was given. If none is, another worker was faster.
+
+macro_rules! missing {
+    ($row:literal, $keys:literal) => {
+        concat!(
+            "SELECT EXISTS (SELECT 1 FROM UNNEST(",
+            $keys,
+            "::text[]) AS k(id) WHERE NOT EXISTS (SELECT 1 FROM ",
+            $row,
+            " = k.id))"
+        )
+    };
+}
+
+pub(super) const MISSING_SESSIONS: &str = missing!("sessions WHERE room_id", "$1");
+pub(super) const MISSING_RECORDINGS: &str = missing!("recordings WHERE platform = $1 AND recording_id", "$2");
+pub(super) const MISSING_CONTENTS: &str = missing!("contents WHERE platform = $1 AND content_id", "$2");
+pub(super) const MISSING_JOBS: &str = missing!("jobs WHERE platform = $1 AND job_id", "$2");
+pub(super) const MISSING_CHATS: &str = missing!("chat_messages WHERE platform = $1 AND message_id", "$2");
+pub(super) const MISSING_LEDGER: &str = missing!("webhook_events WHERE platform = $1 AND event_id", "$2");

@@ -4,8 +4,8 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
-use rusqlite::Connection;
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, Statement};
 use serde::Serialize;
 use shared::clock::rfc3339;
 use shared::event::Millis;
@@ -18,9 +18,21 @@ const COMMON: usize = 2;
 /// The instants that are written as they are.
 const WRITABLE: std::ops::Range<Millis> = 0..253_402_300_800_000;
 
+/// A write of one row.
+#[derive(Clone, Copy)]
+pub(super) struct Write {
+    /// For error texts, such as "insert into sessions".
+    pub(super) what: &'static str,
+    /// The statement.
+    pub(super) statement: &'static str,
+    /// Finds the row as the statement writes it, by the same parameters. An application's view in place of a table counts
+    /// no changes, and neither does a trigger that writes the row elsewhere.
+    pub(super) proof: &'static str,
+}
+
 /// A statement, and rows for it.
 pub(super) struct Table {
-    statement: &'static str,
+    write: Write,
     now: String,
     platform: String,
     /// Values of a row; 0 before the first has ended.
@@ -44,9 +56,9 @@ enum Value {
 
 impl Table {
     /// No rows yet.
-    pub(super) fn new(statement: &'static str, now: &str, platform: &str) -> Self {
+    pub(super) fn new(write: Write, now: &str, platform: &str) -> Self {
         let (now, platform) = (now.to_owned(), platform.to_owned());
-        Self { statement, now, platform, width: 0, values: Vec::new(), texts: Vec::new(), second: None }
+        Self { write, now, platform, width: 0, values: Vec::new(), texts: Vec::new(), second: None }
     }
 
     /// The values since the last call are a row. All rows have the same number of them.
@@ -113,23 +125,46 @@ impl Table {
     }
 
     /// Runs the statement for each row.
+    ///
+    /// # Errors
+    /// [`Cause::Suppressed`] when it left a row unwritten.
     pub(super) fn write(&self, connection: &Connection) -> Result<(), Cause> {
-        let mut statement = connection.prepare_cached(self.statement)?;
-        statement.raw_bind_parameter(1, &self.now)?;
-        statement.raw_bind_parameter(2, &self.platform)?;
+        let mut statement = connection.prepare_cached(self.write.statement)?;
+        self.bind_common(&mut statement)?;
         for row in self.values.chunks_exact(self.width.max(1)) {
-            for (place, value) in (COMMON + 1..).zip(row) {
-                match *value {
-                    Value::Null => statement.raw_bind_parameter(place, Null)?,
-                    Value::Integer(number) => statement.raw_bind_parameter(place, number)?,
-                    Value::Real(number) => statement.raw_bind_parameter(place, number)?,
-                    Value::Text(begin, end) => {
-                        let text = ValueRef::Text(self.texts.get(begin..end).unwrap_or_default());
-                        statement.raw_bind_parameter(place, ToSqlOutput::Borrowed(text))?;
-                    }
+            self.bind(&mut statement, row)?;
+            if statement.raw_execute()? == 0 && !self.is_written(connection, row)? {
+                return Err(Cause::Suppressed(self.write.what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the table has the row after all.
+    fn is_written(&self, connection: &Connection, row: &[Value]) -> Result<bool, Cause> {
+        let mut proof = connection.prepare_cached(self.write.proof)?;
+        self.bind_common(&mut proof)?;
+        self.bind(&mut proof, row)?;
+        Ok(proof.raw_query().next()?.is_some())
+    }
+
+    fn bind_common(&self, statement: &mut Statement<'_>) -> Result<(), rusqlite::Error> {
+        statement.raw_bind_parameter(1, &self.now)?;
+        statement.raw_bind_parameter(2, &self.platform)
+    }
+
+    /// Binds as many values as the statement has parameters for.
+    fn bind(&self, statement: &mut Statement<'_>, row: &[Value]) -> Result<(), rusqlite::Error> {
+        for (place, value) in (COMMON + 1..=statement.parameter_count()).zip(row) {
+            match *value {
+                Value::Null => statement.raw_bind_parameter(place, Null)?,
+                Value::Integer(number) => statement.raw_bind_parameter(place, number)?,
+                Value::Real(number) => statement.raw_bind_parameter(place, number)?,
+                Value::Text(begin, end) => {
+                    let text = ValueRef::Text(self.texts.get(begin..end).unwrap_or_default());
+                    statement.raw_bind_parameter(place, ToSqlOutput::Borrowed(text))?;
                 }
             }
-            statement.raw_execute()?;
         }
         Ok(())
     }
@@ -140,11 +175,36 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn to(statement: &'static str) -> Write {
+        Write { what: "insert into t", statement, proof: "SELECT 1 FROM t WHERE b = ?4" }
+    }
+
+    #[test]
+    fn suppressed_row_is_an_error_unless_it_is_there() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (a, b); CREATE TABLE elsewhere (a, b)").unwrap();
+        let mut table = Table::new(to("INSERT INTO t VALUES (?3, ?4)"), "now", "mux");
+        table.text("a");
+        table.text("b");
+        table.end_row();
+        connection.execute_batch("CREATE TRIGGER skip BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END").unwrap();
+        let suppressed = table.write(&connection);
+        assert!(matches!(suppressed, Err(Cause::Suppressed("insert into t"))), "{suppressed:?}");
+        connection
+            .execute_batch(
+                "DROP TABLE t; CREATE VIEW t AS SELECT * FROM elsewhere;
+                 CREATE TRIGGER redirect INSTEAD OF INSERT ON t
+                 BEGIN INSERT INTO elsewhere VALUES (NEW.a, NEW.b); END",
+            )
+            .unwrap();
+        table.write(&connection).unwrap();
+    }
+
     #[test]
     fn rows_arrive_as_they_were_said() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (now, platform, a, b, c, d, e, f)").unwrap();
-        let mut table = Table::new("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)", "now", "mux");
+        let mut table = Table::new(to("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"), "now", "mux");
         for (text, number) in [(Some("ä"), Some(1)), (None, None), (Some(""), Some(-7))] {
             table.maybe(text);
             table.integer(number);
@@ -181,7 +241,7 @@ mod tests {
             253_402_300_800_000,
             253_402_300_800_001,
         ];
-        let mut table = Table::new("", "", "");
+        let mut table = Table::new(to(""), "", "");
         for at in instants.into_iter().chain([Millis::MAX, Millis::MAX - 1, Millis::MIN]) {
             let begin = table.texts.len();
             table.time(Some(at));

@@ -3,7 +3,7 @@
 use shared::clock::rfc3339;
 use shared::platform::SessionScope;
 
-use super::table::Table;
+use super::table::{Table, Write};
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow, bit};
 use crate::store::batch::{Changes, Effective};
 
@@ -68,23 +68,59 @@ const INSERT_LEDGER: &str = "INSERT INTO webhook_events (event_id, event_type, r
     attempts, action, origin, result, processed_at, platform) \
     VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?1, ?2)";
 
+// The rows as they are once they are written, by the parameters of the statements above.
+
+const SESSION_WRITTEN: &str = "SELECT 1 FROM sessions WHERE room_id = ?3 AND guards = ?22";
+
+const SESSION_INDEXED_WRITTEN: &str = "SELECT 1 FROM sessions WHERE room_id = ?3 \
+    AND iif(?4 & 2, live_stream_id IS ?5, 1) AND iif(?4 & 4, config IS ?6, 1)";
+
+const RECORDING_WRITTEN: &str =
+    "SELECT 1 FROM recordings WHERE platform = ?2 AND recording_id = ?3 AND guards = ?9";
+
+const CONTENT_WRITTEN: &str = "SELECT 1 FROM contents WHERE platform = ?2 AND content_id = ?3 AND guards = ?8";
+
+const JOB_WRITTEN: &str = "SELECT 1 FROM jobs WHERE platform = ?2 AND job_id = ?3 AND guards = ?11";
+
+const CHAT_WRITTEN: &str = "SELECT 1 FROM chat_messages WHERE platform = ?2 AND message_id = ?3 AND guards = ?9";
+
+/// By this transaction, not before it.
+const LEDGER_WRITTEN: &str =
+    "SELECT 1 FROM webhook_events WHERE platform = ?2 AND event_id = ?3 AND origin = ?10 AND processed_at = ?1";
+
+const fn write(what: &'static str, statement: &'static str, proof: &'static str) -> Write {
+    Write { what, statement, proof }
+}
+
 /// Everything that `changes` says, in the order in which it is to be written.
 pub(super) fn tables(changes: &Changes<'_>) -> Vec<Table> {
     let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked: _ } = changes;
     let mut into = Tables { platform, now: rfc3339(*now), tables: Vec::new() };
     let indexed = |row: &&&SessionRow| row.written.mask & (bit::LIVE_STREAM_ID | bit::CONFIG) != 0;
-    into.add(UPDATE_SESSION, sessions.known.iter(), session);
-    into.add(UPDATE_SESSION_INDEXED, sessions.known.iter().filter(indexed), indexed_columns);
-    into.add(INSERT_SESSION, sessions.new.iter(), session);
-    into.add(UPDATE_RECORDING, recordings.known.iter(), recording);
-    into.add(INSERT_RECORDING, recordings.new.iter(), recording);
-    into.add(UPDATE_CONTENT, contents.known.iter(), content);
-    into.add(INSERT_CONTENT, contents.new.iter(), content);
-    into.add(UPDATE_JOB, jobs.known.iter(), job);
-    into.add(INSERT_JOB, jobs.new.iter(), job);
-    into.add(UPDATE_CHAT, chats.known.iter(), chat);
-    into.add(INSERT_CHAT, chats.new.iter(), chat);
-    into.add(INSERT_LEDGER, ledger.iter(), entry);
+    into.add(write("update of sessions", UPDATE_SESSION, SESSION_WRITTEN), sessions.known.iter(), session);
+    into.add(
+        write("update of sessions", UPDATE_SESSION_INDEXED, SESSION_INDEXED_WRITTEN),
+        sessions.known.iter().filter(indexed),
+        indexed_columns,
+    );
+    into.add(write("insert into sessions", INSERT_SESSION, SESSION_WRITTEN), sessions.new.iter(), session);
+    into.add(
+        write("update of recordings", UPDATE_RECORDING, RECORDING_WRITTEN),
+        recordings.known.iter(),
+        recording,
+    );
+    into.add(
+        write("insert into recordings", INSERT_RECORDING, RECORDING_WRITTEN),
+        recordings.new.iter(),
+        recording,
+    );
+    into.add(write("update of contents", UPDATE_CONTENT, CONTENT_WRITTEN), contents.known.iter(), content);
+    into.add(write("insert into contents", INSERT_CONTENT, CONTENT_WRITTEN), contents.new.iter(), content);
+    into.add(write("update of jobs", UPDATE_JOB, JOB_WRITTEN), jobs.known.iter(), job);
+    into.add(write("insert into jobs", INSERT_JOB, JOB_WRITTEN), jobs.new.iter(), job);
+    into.add(write("update of chat_messages", UPDATE_CHAT, CHAT_WRITTEN), chats.known.iter(), chat);
+    into.add(write("insert into chat_messages", INSERT_CHAT, CHAT_WRITTEN), chats.new.iter(), chat);
+    into.add(write("insert into webhook_events", INSERT_LEDGER, LEDGER_WRITTEN), ledger.iter(), entry);
     into.tables
 }
 
@@ -96,17 +132,12 @@ struct Tables<'p> {
 
 impl Tables<'_> {
     /// `values` says a row's values, in the order of the statement's parameters from the third on.
-    fn add<R>(
-        &mut self,
-        statement: &'static str,
-        rows: impl Iterator<Item = R>,
-        mut values: impl FnMut(&mut Table, R),
-    ) {
+    fn add<R>(&mut self, write: Write, rows: impl Iterator<Item = R>, mut values: impl FnMut(&mut Table, R)) {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
             return;
         }
-        let mut table = Table::new(statement, &self.now, self.platform);
+        let mut table = Table::new(write, &self.now, self.platform);
         for row in rows {
             values(&mut table, row);
             table.end_row();
