@@ -39,6 +39,8 @@ pub async fn watch_database(worker: Arc<Worker>) {
             worker.note_probe(worker.store.probe().await.as_ref().copied());
             worker.database_metrics.sqlite_wal_bytes(worker.store.wal_bytes());
             asked = Some(Instant::now());
+        } else if worker.store.look().await.is_err() {
+            worker.note_database(false);
         }
     }
 }

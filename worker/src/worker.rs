@@ -182,6 +182,9 @@ impl Worker {
         if self.strict && !self.redis.borrow().strict_ok() {
             return Err("Redis is not as durable as DURABILITY=strict asks for".to_owned());
         }
+        if let Some(reason) = self.store.trouble() {
+            return Err(reason);
+        }
         if !self.database_up() {
             return Err(self.database_reason());
         }

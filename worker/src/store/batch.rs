@@ -125,6 +125,8 @@ pub(super) trait Transact: Send {
     fn rollback(&mut self) -> impl Future<Output = Result<(), Cause>> + Send;
     /// A write of its own, committed, to see whether writes commit.
     fn probe(&mut self, now: Millis) -> impl Future<Output = Result<(), Cause>> + Send;
+    /// Returns the UUID of the database that the connection writes to, without a write.
+    fn look(&mut self) -> impl Future<Output = Result<String, Cause>> + Send;
 }
 
 /// Runs the parts in one transaction.

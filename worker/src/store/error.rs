@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 
+use super::sqlite::Displaced;
+
 /// Why a transaction did not commit, or may not have.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -47,6 +49,17 @@ pub enum Cause {
     /// A write left a row as it was, without an error.
     #[error("the {0} changed no row; a trigger, a rule or a row-level security policy may have suppressed it")]
     Suppressed(&'static str),
+    /// The SQLite file that is open is not the file at its path.
+    #[error(transparent)]
+    Displaced(#[from] Displaced),
+    /// Another database than the one that was opened first.
+    #[error("this is session database {found}, no longer {expected}")]
+    Foreign {
+        /// The identity of the first one.
+        expected: String,
+        /// The identity of this one.
+        found: String,
+    },
 }
 
 /// Why a store cannot be opened.
@@ -171,7 +184,22 @@ impl Cause {
             | Self::Gone
             | Self::Deadline(_)
             | Self::Contended(_)
-            | Self::Schema(_) => false,
+            | Self::Schema(_)
+            | Self::Displaced(_)
+            | Self::Foreign { .. } => false,
+        }
+    }
+
+    /// Returns what an operator has to do where the database is not the one that was opened.
+    pub(super) const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Displaced(_) => Some(
+                "put the file back, or stop every worker, restore the database as README.md describes, and start them",
+            ),
+            Self::Foreign { .. } => {
+                Some("point DATABASE_URL at the former database, or restart one worker with --adopt-database")
+            }
+            _ => None,
         }
     }
 

@@ -18,6 +18,9 @@ type Step = (i64, &'static str, &'static str);
 pub(super) const SQLITE: [Step; 1] = [(1, "tables", include_str!("../../migrations/sqlite/0001_tables.sql"))];
 pub(super) const POSTGRES: [Step; 1] = [(1, "tables", include_str!("../../migrations/postgres/0001_tables.sql"))];
 
+/// Reads the database's own UUID.
+pub(super) const DATABASE_ID: &str = "SELECT value FROM tributary_meta WHERE key = 'database_id'";
+
 pub(super) fn migrator(steps: &[Step]) -> Migrator {
     let step = |(version, description, sql): &Step| {
         let name = Cow::Borrowed(*description);

@@ -25,7 +25,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
 use shared::platform::Platform;
 pub use sharing::Sharing;
-pub use sqlite::Sqlite;
+pub use sqlite::{Displaced, Sqlite};
 
 use crate::effects::{Applied, EventResult, Planned};
 
@@ -101,6 +101,26 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.writer.probe().await,
             Self::Postgres(store) => store.writer.probe().await,
+        }
+    }
+
+    /// Checks that SQLite's files are the ones that were opened. PostgreSQL has no such files.
+    ///
+    /// # Errors
+    /// [`StoreError::Outage`] when they are not.
+    pub async fn look(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.writer.look().await,
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Why nothing is committed until an operator acts, if so: what is open is not the session database (any more).
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Sqlite(store) => store.writer.trouble(),
+            Self::Postgres(store) => store.writer.trouble(),
         }
     }
 

@@ -1,13 +1,14 @@
 //! The one connection that writes.
 //!
 //! Guarantee: a connection is used again only after a commit or a rollback that the database confirmed. After anything
-//! else, a cancelled call included, it is closed, which rolls back what was open, and the next call connects anew.
+//! else, a cancelled call included, it is closed, which rolls back what was open, and the next call connects anew. A new
+//! connection, and every probe, must find the database that was opened first.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use shared::clock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::batch::{self, Ledger, Part, Ran, Transact};
 use super::doubts::Doubts;
@@ -37,6 +38,9 @@ pub(super) struct Writer<B: Backend> {
     backend: B,
     turn: Mutex<Turn<B::Connection>>,
     deadline: Duration,
+    database_id: String,
+    /// Why nothing is committed until an operator acts.
+    trouble: watch::Sender<Option<String>>,
 }
 
 /// What one transaction leaves for the next.
@@ -59,9 +63,21 @@ impl<C> Idle<C> {
 }
 
 impl<B: Backend> Writer<B> {
-    pub(super) fn new(backend: B, connection: B::Connection, deadline: Duration) -> Self {
+    /// `database_id`: of the database that `connection` leads to.
+    pub(super) fn new(backend: B, connection: B::Connection, database_id: &str, deadline: Duration) -> Self {
         let turn = Turn { idle: Some(Idle::now(connection)), doubts: Doubts::default() };
-        Self { backend, turn: Mutex::new(turn), deadline }
+        Self {
+            backend,
+            turn: Mutex::new(turn),
+            deadline,
+            database_id: database_id.to_owned(),
+            trouble: watch::Sender::new(None),
+        }
+    }
+
+    /// See [`super::Store::trouble`].
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     /// See [`super::Store::apply_together`].
@@ -109,13 +125,54 @@ impl<B: Backend> Writer<B> {
         .await
     }
 
-    /// One transaction. Unless it committed, it is rolled back.
+    /// See [`super::Store::look`].
+    pub(super) async fn look(&self) -> Result<(), StoreError> {
+        self.bounded(async {
+            let mut turn = self.turn.lock().await;
+            self.once(&mut turn.idle, Work::Look).await.map(|_| ())
+        })
+        .await
+    }
+
     async fn once(&self, idle: &mut Option<Idle<B::Connection>>, work: Work<'_>) -> Result<Ran, Cause> {
+        let done = self.transact(idle, work).await;
+        self.note(&done);
+        done
+    }
+
+    /// Logs each change between the right database and a wrong one.
+    fn note(&self, done: &Result<Ran, Cause>) {
+        let trouble = match done {
+            Ok(Ran::Applied(_)) => None,
+            Err(cause) => match cause.remedy() {
+                Some(remedy) => Some(format!("{cause}; {remedy}")),
+                None => return,
+            },
+            Ok(_) => return,
+        };
+        self.trouble.send_if_modified(|known| {
+            match (&known, &trouble) {
+                (None, Some(reason)) => tracing::error!(reason, "not the session database; nothing is committed"),
+                (Some(_), None) => tracing::info!("the session database is the right one again"),
+                _ => {}
+            }
+            let changed = *known != trouble;
+            *known = trouble;
+            changed
+        });
+    }
+
+    /// One transaction. Unless it committed, it is rolled back.
+    async fn transact(&self, idle: &mut Option<Idle<B::Connection>>, work: Work<'_>) -> Result<Ran, Cause> {
         let mut connection = self.connection(idle).await?;
         let now = clock::now_ms();
         let done = match work {
             Work::Parts(parts, ledger) => batch::run(&mut connection, parts, ledger, now).await,
-            Work::Probe => connection.probe(now).await.map(|()| Ran::Applied(Vec::new())),
+            Work::Probe => match connection.probe(now).await {
+                Ok(()) => self.recognize(&mut connection).await,
+                Err(cause) => Err(cause),
+            },
+            Work::Look => self.recognize(&mut connection).await,
         };
         // A connection that cannot confirm the rollback is dropped, which rolls back as well.
         if matches!(done, Ok(Ran::Applied(_))) || connection.rollback().await.is_ok() {
@@ -132,7 +189,19 @@ impl<B: Backend> Writer<B> {
         {
             return Ok(connection);
         }
-        self.backend.connect().await
+        let mut connection = self.backend.connect().await?;
+        self.recognize(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Checks that `connection` leads to the database that was opened first.
+    async fn recognize(&self, connection: &mut B::Connection) -> Result<Ran, Cause> {
+        let found = connection.look().await?;
+        if found == self.database_id {
+            Ok(Ran::Applied(Vec::new()))
+        } else {
+            Err(Cause::Foreign { expected: self.database_id.clone(), found })
+        }
     }
 
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, Cause>> + Send) -> Result<T, StoreError> {
@@ -146,6 +215,7 @@ impl<B: Backend> Writer<B> {
 enum Work<'a> {
     Parts(&'a [Part<'a>], Ledger),
     Probe,
+    Look,
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use sqlx::{Connection as _, PgConnection};
 
 use super::StoreOptions;
 use super::error::{Cause, OpenError, StoreError};
-use super::migrate::{self, POSTGRES};
+use super::migrate::{self, DATABASE_ID, POSTGRES};
 use super::schema;
 use super::sharing::Sharing;
 use super::writer::{Backend, Writer};
@@ -107,7 +107,7 @@ impl Postgres {
                 Box::pin(async move { settle(connection, &settings).await })
             })
             .connect_lazy_with(server.connect.clone());
-        let writer = Writer::new(server, connection, options.deadline);
+        let writer = Writer::new(server, connection, &database_id, options.deadline);
         Ok(Self { writer, readers, database_id })
     }
 
@@ -164,10 +164,7 @@ async fn migrate(server: &Server) -> Result<String, OpenError> {
         .execute(&mut connection)
         .await
         .map_err(StoreError::from)?;
-    let id = sqlx::query_scalar("SELECT value FROM tributary_meta WHERE key = 'database_id'")
-        .fetch_one(&mut connection)
-        .await
-        .map_err(StoreError::from)?;
+    let id = sqlx::query_scalar(DATABASE_ID).fetch_one(&mut connection).await.map_err(StoreError::from)?;
     // Unasked, a pooler might keep the session, and with it the lock.
     let unlock = sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
     unlock.await.map_err(StoreError::from)?;

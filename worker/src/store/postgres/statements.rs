@@ -12,6 +12,7 @@ use super::writes::write;
 use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
 use crate::store::batch::{Changes, LedgerRow, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
+use crate::store::migrate::DATABASE_ID;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
 type RecordingColumns = (String, Option<String>, String, Option<String>, Option<f64>, Option<i64>, String);
@@ -50,6 +51,10 @@ impl Transact for PgConnection {
     async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
         sqlx::query(PROBE).bind(shared::clock::rfc3339(now)).execute(&mut *self).await?;
         super::complete(self).await
+    }
+
+    async fn look(&mut self) -> Result<String, Cause> {
+        Ok(sqlx::query_scalar(DATABASE_ID).fetch_one(self).await?)
     }
 }
 

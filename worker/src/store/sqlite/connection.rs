@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
@@ -15,10 +15,12 @@ use shared::clock::rfc3339;
 use shared::event::Millis;
 use tokio::sync::oneshot;
 
+use super::files::{self, FileId, OpenFiles};
 use super::read::{self, Asked};
 use super::write;
 use crate::store::batch::{Changes, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
+use crate::store::migrate::DATABASE_ID;
 use crate::store::schema;
 use crate::store::sharing::Sharing;
 use crate::store::writer::Backend;
@@ -37,9 +39,17 @@ pub(in crate::store) struct File {
     /// Another one of SQLite's ways to the disk, if the URL names one.
     pub(super) vfs: Option<String>,
     pub(super) busy_timeout: Duration,
+    /// Of the file that was opened first.
+    pub(super) file_id: Arc<OnceLock<FileId>>,
 }
 
-type Job = Box<dyn FnOnce(&Connection) + Send>;
+/// A connection and its files.
+struct Opened {
+    connection: Connection,
+    files: OpenFiles,
+}
+
+type Job = Box<dyn FnOnce(&Opened) + Send>;
 
 /// The way to the thread that has the connection.
 #[derive(Debug)]
@@ -56,15 +66,15 @@ impl Backend for File {
         let (opened, answer) = oneshot::channel();
         let file = self.clone();
         let run = move || {
-            let connection = match file.open() {
-                Ok(connection) => connection,
+            let open = match file.open() {
+                Ok(open) => open,
                 Err(error) => {
                     let _ = opened.send(Err(error));
                     return;
                 }
             };
             if opened.send(Ok(())).is_ok() {
-                asked.into_iter().for_each(|job| job(&connection));
+                asked.into_iter().for_each(|job| job(&open));
             }
         };
         std::thread::Builder::new().name("sqlite".to_owned()).spawn(run).map_err(sqlx::Error::Io)?;
@@ -74,11 +84,11 @@ impl Backend for File {
 }
 
 impl File {
-    fn open(&self) -> Result<Connection, rusqlite::Error> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    fn open(&self) -> Result<Opened, Cause> {
+        // Before SQLite opens another file, and applies a write-ahead log to it that is not its own.
+        files::confirm(&self.path, self.file_id.get().copied())?;
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let connection = match &self.vfs {
             Some(vfs) => Connection::open_with_flags_and_vfs(&self.path, flags, vfs.as_str())?,
             None => Connection::open_with_flags(&self.path, flags)?,
@@ -87,7 +97,11 @@ impl File {
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Ok(connection)
+        // The first read opens the write-ahead log.
+        database_id(&connection)?;
+        let (files, file_id) = OpenFiles::record(&self.path, self.file_id.get().copied())?;
+        self.file_id.get_or_init(|| file_id);
+        Ok(Opened { connection, files })
     }
 }
 
@@ -95,11 +109,11 @@ impl Session {
     /// Has `work` done with the connection. A panic in it is the caller's.
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, Cause> + Send + 'static,
+        work: impl FnOnce(&Opened) -> Result<T, Cause> + Send + 'static,
     ) -> Result<T, Cause> {
         let (done, answer) = oneshot::channel();
-        let job = move |connection: &Connection| {
-            let _ = done.send(catch_unwind(AssertUnwindSafe(|| work(connection))));
+        let job = move |open: &Opened| {
+            let _ = done.send(catch_unwind(AssertUnwindSafe(|| work(open))));
         };
         self.jobs.send(Box::new(job)).map_err(|_| Cause::Gone)?;
         match answer.await {
@@ -119,9 +133,9 @@ impl Transact for Session {
     async fn begin(&mut self, first: &Wanted<'_>) -> Result<Loaded, Cause> {
         let asked = Asked::new(first);
         // `IMMEDIATE`: a transaction that reads first and asks for the write lock later fails instead of waiting.
-        self.run(move |connection| {
-            execute(connection, "BEGIN IMMEDIATE")?;
-            read::all(connection, &asked)
+        self.run(move |open| {
+            execute(&open.connection, "BEGIN IMMEDIATE")?;
+            read::all(&open.connection, &asked)
         })
         .await
     }
@@ -130,7 +144,7 @@ impl Transact for Session {
     /// ledger row where the ledger was not asked.
     async fn go_on(&mut self, changes: &Changes<'_>, next: &Wanted<'_>) -> Result<Option<Loaded>, Cause> {
         let (tables, asked) = (write::tables(changes), Asked::new(next));
-        self.run(move |connection| {
+        self.run(move |Opened { connection, .. }| {
             tables.iter().try_for_each(|table| table.write(connection))?;
             read::all(connection, &asked).map(Some)
         })
@@ -139,26 +153,63 @@ impl Transact for Session {
 
     async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
         let tables = write::tables(changes);
-        self.run(move |connection| {
+        self.run(move |Opened { connection, files }| {
             tables.iter().try_for_each(|table| table.write(connection))?;
-            execute(connection, "COMMIT")
+            files.check()?;
+            execute(connection, "COMMIT")?;
+            // A file that was removed in between took the commit with it: nothing may be acknowledged.
+            Ok(files.check()?)
         })
         .await?;
         Ok(true)
     }
 
     async fn rollback(&mut self) -> Result<(), Cause> {
-        self.run(|connection| execute(connection, "ROLLBACK")).await
+        self.run(|open| {
+            if !open.connection.is_autocommit() {
+                execute(&open.connection, "ROLLBACK")?;
+            }
+            open.leave_no_log();
+            Ok(())
+        })
+        .await
     }
 
     async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
         let now = rfc3339(now);
-        self.run(move |connection| {
+        self.run(move |Opened { connection, files }| {
+            files.check()?;
             connection.prepare_cached(PROBE)?.execute([now])?;
-            complete(connection)
+            complete(connection)?;
+            Ok(files.check()?)
         })
         .await
     }
+
+    async fn look(&mut self) -> Result<String, Cause> {
+        self.run(|open| {
+            open.files.check()?;
+            database_id(&open.connection)
+        })
+        .await
+    }
+}
+
+impl Opened {
+    /// Moves what the write-ahead log holds into the displaced database file that it belongs to. SQLite would apply a
+    /// log that stays to whatever file is put in the place of that database.
+    fn leave_no_log(&self) {
+        if !self.files.are_newly_displaced() {
+            return;
+        }
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "the write-ahead log of the displaced database could not be emptied");
+        }
+    }
+}
+
+fn database_id(connection: &Connection) -> Result<String, Cause> {
+    Ok(connection.prepare_cached(DATABASE_ID)?.query_row([], |row| row.get(0))?)
 }
 
 /// Checks that no table or column is missing.

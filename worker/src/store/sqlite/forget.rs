@@ -23,7 +23,7 @@ impl Sqlite {
         most: i64,
     ) -> Result<Vec<(String, String, bool)>, StoreError> {
         let page = sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(rfc3339(before)).bind(most);
-        Ok(page.fetch_all(&self.readers).await?)
+        Ok(page.fetch_all(self.readers()?).await?)
     }
 
     pub(in crate::store) async fn forget(
@@ -34,6 +34,6 @@ impl Sqlite {
     ) -> Result<u64, StoreError> {
         let ids = serde_json::to_string(event_ids).map_err(|_| Cause::Unreadable("event id"))?;
         let forget = sqlx::query(FORGET).bind(platform).bind(ids).bind(rfc3339(before));
-        Ok(forget.execute(&self.readers).await?.rows_affected())
+        Ok(forget.execute(self.readers()?).await?.rows_affected())
     }
 }

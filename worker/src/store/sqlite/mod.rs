@@ -5,6 +5,7 @@
 //! in mid-transaction holds up every other writer until it goes on or ends.
 
 mod connection;
+mod files;
 mod forget;
 mod read;
 mod table;
@@ -12,6 +13,7 @@ mod write;
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -19,11 +21,13 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::StoreOptions;
 use super::batch::Transact as _;
-use super::error::{OpenError, StoreError};
-use super::migrate::{self, SQLITE};
+use super::error::{Cause, OpenError, StoreError};
+use super::migrate::{self, DATABASE_ID, SQLITE};
 use super::schema;
 use super::writer::{Backend as _, Writer};
 use connection::File;
+pub use files::Displaced;
+use files::FileId;
 
 /// Before this, two connections that write could corrupt a WAL database (sqlite.org/wal.html#walresetbug).
 const OLDEST: (u32, u32, u32) = (3, 51, 3);
@@ -46,6 +50,8 @@ const READERS: u32 = 2;
 pub struct Sqlite {
     pub(super) writer: Writer<File>,
     readers: SqlitePool,
+    path: PathBuf,
+    file_id: Arc<OnceLock<FileId>>,
     wal: PathBuf,
     pub(super) database_id: String,
 }
@@ -64,15 +70,28 @@ impl Sqlite {
             .foreign_keys(false);
         let database_id = migrate(&connect, &path).await?;
         let absolute = std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
-        let file = File { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout };
+        let file_id = Arc::new(OnceLock::new());
+        let file = File {
+            path: absolute.clone(),
+            vfs: vfs(url),
+            busy_timeout: options.busy_timeout,
+            file_id: Arc::clone(&file_id),
+        };
         let mut connection = file.connect().await.map_err(StoreError::from)?;
         connection.probe(shared::clock::now_ms()).await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(options.connect_timeout)
             .connect_lazy_with(connect.create_if_missing(false));
-        let writer = Writer::new(file, connection, options.deadline);
-        Ok(Self { writer, readers, wal: wal_of(&path), database_id })
+        let writer = Writer::new(file, connection, &database_id, options.deadline);
+        writer.look().await?;
+        Ok(Self { writer, readers, path: absolute, file_id, wal: wal_of(&path), database_id })
+    }
+
+    /// The connections for readers, unless they would open another file.
+    fn readers(&self) -> Result<&SqlitePool, Cause> {
+        files::confirm(&self.path, self.file_id.get().copied())?;
+        Ok(&self.readers)
     }
 
     /// Size of the write-ahead log; 0 while there is none.
@@ -81,19 +100,17 @@ impl Sqlite {
     }
 
     pub(super) async fn result(&self, platform: &str, event_id: &str) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar(RESULT).bind(platform).bind(event_id).fetch_optional(&self.readers).await?)
+        Ok(sqlx::query_scalar(RESULT).bind(platform).bind(event_id).fetch_optional(self.readers()?).await?)
     }
 
     pub(super) async fn session(&self, room_id: &str) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar(SESSION).bind(room_id).fetch_optional(&self.readers).await?)
+        Ok(sqlx::query_scalar(SESSION).bind(room_id).fetch_optional(self.readers()?).await?)
     }
 }
 
 /// The write-ahead log, which SQLite keeps beside the file itself, not beside a link to it.
 fn wal_of(file: &Path) -> PathBuf {
-    let mut wal = file.canonicalize().unwrap_or_else(|_| file.to_owned()).into_os_string();
-    wal.push("-wal");
-    wal.into()
+    files::with_suffix(&file.canonicalize().unwrap_or_else(|_| file.to_owned()), "-wal")
 }
 
 /// A database in memory would forget what was acknowledged.
@@ -128,10 +145,7 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
         .execute(&mut connection)
         .await
         .map_err(StoreError::from)?;
-    let id = sqlx::query_scalar("SELECT value FROM tributary_meta WHERE key = 'database_id'")
-        .fetch_one(&mut connection)
-        .await
-        .map_err(StoreError::from)?;
+    let id = sqlx::query_scalar(DATABASE_ID).fetch_one(&mut connection).await.map_err(StoreError::from)?;
     connection.close().await.map_err(StoreError::from)?;
     drop(lock);
     Ok(id)
@@ -166,10 +180,8 @@ async fn kept(connection: &mut SqliteConnection) -> Result<(), OpenError> {
 /// hold "the" lock.
 async fn lock_beside(file: &Path) -> Result<std::fs::File, OpenError> {
     const PAUSE: Duration = Duration::from_millis(20);
-    let mut path = file.as_os_str().to_owned();
-    path.push(".migrate-lock");
     let io = |error| StoreError::from(sqlx::Error::Io(error));
-    let lock = std::fs::File::create(PathBuf::from(path)).map_err(io)?;
+    let lock = std::fs::File::create(files::with_suffix(file, ".migrate-lock")).map_err(io)?;
     let began = Instant::now();
     loop {
         match lock.try_lock() {

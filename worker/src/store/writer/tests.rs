@@ -21,6 +21,7 @@ struct Inner {
     rolled_back: usize,
     /// Another worker is always faster.
     hopeless: bool,
+    database_id: String,
 }
 
 impl Fake {
@@ -83,6 +84,10 @@ impl Transact for Fake {
     async fn probe(&mut self, _: Millis) -> Result<(), Cause> {
         Ok(())
     }
+
+    async fn look(&mut self) -> Result<String, Cause> {
+        Ok(self.with(|inner| inner.database_id.clone()))
+    }
 }
 
 fn event(id: &str) -> Planned {
@@ -110,7 +115,7 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let fake = Fake::default();
-        let writer = Writer::new(fake.clone(), fake.clone(), Duration::from_secs(5));
+        let writer = Writer::new(fake.clone(), fake.clone(), "", Duration::from_secs(5));
         Self { fake, writer, registry: Registry::load(None).unwrap() }
     }
 
@@ -163,4 +168,18 @@ async fn races_are_counted_from_where_the_ledger_is_read() {
         (began.len(), began[0], began.iter().filter(|one| **one == Ledger::Read).count()),
         (1 + read, Ledger::Unread, read)
     );
+}
+
+#[tokio::test]
+async fn another_database_is_an_outage_until_the_former_is_back() {
+    let stage = Stage::new();
+    stage.writer.probe().await.unwrap();
+    stage.fake.with(|inner| inner.database_id = "another".to_owned());
+    let probed = stage.writer.probe().await;
+    assert!(matches!(probed, Err(StoreError::Outage(Cause::Foreign { .. }))), "{probed:?}");
+    let trouble = stage.writer.trouble().unwrap();
+    assert!(trouble.contains("another") && trouble.contains("--adopt-database"), "{trouble}");
+    stage.fake.with(|inner| inner.database_id.clear());
+    stage.writer.probe().await.unwrap();
+    assert_eq!(stage.writer.trouble(), None);
 }
