@@ -298,3 +298,39 @@ async fn a_locked_row_holds_up_only_its_own_event() {
     lock.release().await;
     check_afterwards(&stack, &ledger).await;
 }
+
+/// Events of a room whose row an application keeps locked arrive all the time; no other room waits
+/// for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locked_row_delays_no_other_room() {
+    const HELD: Duration = Duration::from_secs(20);
+    let stack = impatient().database(Kind::Postgres).start().await;
+    let (sender, ledger) = (stack.sender(), Ledger::default());
+    for room in ["room", "free"] {
+        sender.announce(room, &json!({})).await.expect(202, "accepted");
+        stack.status(room, "ready", SOON).await;
+    }
+    stack.drained(SOON).await;
+    let lock = RowLock::take(&stack.database, "room").await;
+    let begun = Instant::now();
+    while begun.elapsed() < HELD {
+        for room in ["room", "free"] {
+            let answer = sender.mux(&mux_event(&unique(room), "active", Some(room), room, now_ms())).await;
+            answer.expect(202, "accepted");
+            ledger.record("mux", &answer);
+        }
+        let answer = sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
+        ledger.record("acme", &answer);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((stack.database.status("room").await.as_str(), stack.dead("mux").await), ("ready", 0));
+    let took = "SELECT 1000 * extract(epoch FROM processed_at - received_at) AS ms FROM webhook_events \
+        WHERE platform IN ('mux', 'acme') ORDER BY processed_at - received_at";
+    let took: Vec<f64> =
+        stack.database.rows(took, &[]).await.iter().map(|row| row["ms"].as_f64().unwrap()).collect();
+    let late = took.iter().filter(|ms| **ms > 1_000.0).count();
+    assert!(took.len() > 20 && late * 10 < took.len(), "{late} of {} others were late: {took:?}", took.len());
+    lock.release().await;
+    stack.status("room", "live", SOON).await;
+    check_afterwards(&stack, &ledger).await;
+}

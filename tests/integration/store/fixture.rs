@@ -116,7 +116,8 @@ pub(crate) fn event(id: &str, kind: &'static str, at: Millis, body: Value) -> Ev
 }
 
 pub(crate) fn options() -> StoreOptions {
-    StoreOptions { busy_timeout: Duration::from_millis(200), ..StoreOptions::default() }
+    let lock_timeout = Duration::from_secs(10);
+    StoreOptions { busy_timeout: Duration::from_millis(200), lock_timeout, ..StoreOptions::default() }
 }
 
 impl Fixture {

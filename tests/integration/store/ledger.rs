@@ -142,6 +142,7 @@ async fn a_batch_is_answered_in_its_order(fixture: Fixture) {
             Applied::Known { result, .. } => format!("known {}", result.event_id),
             Applied::MissingSession => "missing".to_owned(),
             Applied::Conflict => "conflict".to_owned(),
+            Applied::Held => "held".to_owned(),
         })
         .collect();
     assert_eq!(ids, ["done z", "missing", "known known", "done b"]);

@@ -12,6 +12,7 @@ mod announce;
 mod assumed;
 mod catalogue;
 mod chat;
+mod held;
 mod jobs;
 mod ledger;
 mod live_stream_ids;

@@ -24,6 +24,8 @@ use crate::worker::{Lane, Worker};
 const BLIP: Duration = Duration::from_secs(1);
 /// How often a batch is tried again at once after such a failure.
 const MAX_BLIPS: u32 = 2;
+/// Events of a batch that may each wait for a lock in a transaction of their own.
+const MAX_BLOCKED: usize = 3;
 /// Pauses between two looks at a database that is away.
 const OUTAGE_MIN: Duration = Duration::from_millis(100);
 const OUTAGE_MAX: Duration = Duration::from_secs(2);
@@ -75,7 +77,8 @@ pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, plans: &[Planned]) ->
         }
         // The database commits, only not this. A connection that broke is worth another try at once; what took long
         // waited for something that one of these events needs, such as a row that somebody keeps locked.
-        if matches!(error, StoreError::Outage(_)) && begun.elapsed() < BLIP && blips < MAX_BLIPS {
+        let may_be_a_blip = matches!(error, StoreError::Outage(_)) && !error.is_lock_timeout();
+        if may_be_a_blip && begun.elapsed() < BLIP && blips < MAX_BLIPS {
             blips += 1;
             continue;
         }
@@ -89,9 +92,15 @@ pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, plans: &[Planned]) ->
         }
         // Halves find a refused event in few transactions; one that is waited for would be waited for in each of them.
         let part = if matches!(error, StoreError::Rejected(_)) { plans.len().div_ceil(2) } else { 1 };
-        let mut verdicts = Vec::with_capacity(plans.len());
+        let mut verdicts: Vec<Verdict> = Vec::with_capacity(plans.len());
         for part in plans.chunks(part) {
-            verdicts.extend(Box::pin(run(worker, lane, part)).await?);
+            // A whole table is locked: the rest is retried later without a try now.
+            let blocked = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Blocked(_))).count();
+            if blocked >= MAX_BLOCKED {
+                verdicts.extend(part.iter().map(|_| Verdict::Blocked(chain(&error))));
+            } else {
+                verdicts.extend(Box::pin(run(worker, lane, part)).await?);
+            }
         }
         return Ok(verdicts);
     }

@@ -145,13 +145,11 @@ pub fn decide(policy: &Policy, event: &Envelope, verdict: Verdict, moment: Momen
         Verdict::Rejected(error) if event.attempt >= policy.max_attempts => {
             Next::Dead { code: DeadLetterCode::StoreRejected, error }
         }
-        Verdict::Blocked(error) => Next::Retry {
-            delay: policy.backoff.delay(u32::MAX, rng),
-            attempt: event.attempt,
-            first_failed_at: None,
-            code: DeadLetterCode::StoreRejected,
-            error,
-        },
+        Verdict::Applied(Applied::Held) => {
+            let error = "somebody else keeps a row locked that the event needs".to_owned();
+            blocked(policy, event, error, moment, rng)
+        }
+        Verdict::Blocked(error) => blocked(policy, event, error, moment, rng),
         Verdict::Rejected(error) => Next::Retry {
             delay: policy.backoff.delay(event.attempt, rng),
             attempt: event.attempt.saturating_add(1),
@@ -160,6 +158,25 @@ pub fn decide(policy: &Policy, event: &Envelope, verdict: Verdict, moment: Momen
             error,
         },
     }
+}
+
+/// Something that the event needs is locked, by no fault of its own.
+fn blocked(policy: &Policy, event: &Envelope, error: String, moment: Moment, rng: &mut impl Rng) -> Next {
+    Next::Retry {
+        delay: rarer_with_age(policy, event, moment, rng),
+        attempt: event.attempt,
+        first_failed_at: event.first_failed_at,
+        code: DeadLetterCode::StoreRejected,
+        error,
+    }
+}
+
+/// Delay of a retry that spends no attempt: about as long as the event has waited, within the
+/// bounds.
+fn rarer_with_age(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut impl Rng) -> Duration {
+    let age = Duration::from_millis(u64::try_from(moment.now - event.received_at).unwrap_or(0));
+    let doublings = (age.as_millis() / policy.backoff.ceiling(1).as_millis().max(1)).max(1).ilog2();
+    policy.backoff.delay(doublings + 1, rng)
 }
 
 fn missing_session(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut impl Rng) -> Next {
@@ -171,10 +188,8 @@ fn missing_session(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut 
     let wait = Millis::try_from(policy.missing_session_wait.as_millis()).unwrap_or(Millis::MAX);
     let announced_until = event.received_at.max(since.saturating_add(wait));
     if moment.oldest_announcement.is_some_and(|oldest| oldest <= announced_until) {
-        // Looks grow rarer with age: many events may wait for one announcement.
-        let age = Duration::from_millis(u64::try_from(moment.now - event.received_at).unwrap_or(0));
-        let doublings = (age.as_millis() / policy.backoff.ceiling(1).as_millis().max(1)).max(1).ilog2();
-        let delay = policy.backoff.delay(doublings + 1, rng);
+        // Many events may wait for one announcement.
+        let delay = rarer_with_age(policy, event, moment, rng);
         return Next::Retry { delay, attempt: event.attempt, first_failed_at: event.first_failed_at, code, error };
     }
     let waited = Duration::from_millis(u64::try_from(moment.now - since).unwrap_or(0));

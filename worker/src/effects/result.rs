@@ -156,6 +156,8 @@ pub enum Applied {
     MissingSession,
     /// Its room belongs to another platform. No ledger row, no effect.
     Conflict,
+    /// Somebody else keeps a row locked that it needs. No ledger row, no effect.
+    Held,
 }
 
 impl Applied {

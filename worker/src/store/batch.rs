@@ -17,6 +17,7 @@ use shared::event::{Millis, StreamId};
 use shared::platform::Platform;
 
 use super::error::Cause;
+use super::held::HeldRow;
 use crate::effects::{
     Applied, ChatRow, ContentRow, EventResult, Held, JobRow, Needs, Planned, RecordingRow, Rows, SessionRow,
 };
@@ -127,6 +128,11 @@ pub(super) trait Transact: Send {
     fn probe(&mut self, now: Millis) -> impl Future<Output = Result<(), Cause>> + Send;
     /// Returns the UUID of the database that the connection writes to, without a write.
     fn look(&mut self) -> impl Future<Output = Result<String, Cause>> + Send;
+    /// Returns the rows of a part that another transaction keeps locked, without waiting. Empty
+    /// where the database has no row locks.
+    fn held(&mut self, _: &Wanted<'_>) -> impl Future<Output = Result<Vec<HeldRow>, Cause>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 }
 
 /// Runs the parts in one transaction.
@@ -167,7 +173,7 @@ async fn attempt<T: Transact>(on: &mut T, parts: &[Part<'_>], ledger: Ledger, no
 }
 
 impl<'a> Part<'a> {
-    fn wanted(&self, ledger: Ledger) -> Wanted<'a> {
+    pub(super) fn wanted(&self, ledger: Ledger) -> Wanted<'a> {
         let ids = match ledger {
             Ledger::Read => self.events.iter().map(|event| event.event_id.as_str()).collect(),
             Ledger::Unread => Vec::new(),
@@ -234,7 +240,7 @@ fn split<'r, R>(rows: &[&'r Held<R>]) -> Split<'r, R> {
 fn effective<'a>(batch: &'a [Planned], outcomes: &'a [Applied]) -> Vec<Effective<'a>> {
     let took = |(event, outcome): (&'a Planned, &'a Applied)| match outcome {
         Applied::Done(result) => Some((event, result)),
-        Applied::Known { .. } | Applied::MissingSession | Applied::Conflict => None,
+        Applied::Known { .. } | Applied::MissingSession | Applied::Conflict | Applied::Held => None,
     };
     let mut effective: Vec<_> = batch.iter().zip(outcomes).filter_map(took).collect();
     effective.sort_unstable_by(|(a, _), (b, _)| a.event_id.cmp(&b.event_id));

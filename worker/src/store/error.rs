@@ -47,7 +47,7 @@ pub enum Cause {
     #[error("lost {0} races against other workers")]
     Contended(u32),
     /// A write left a row as it was, without an error.
-    #[error("the {0} changed no row; a trigger, a rule or a row-level security policy may have suppressed it")]
+    #[error("the {0} changed no row; a trigger, rule or row-level security may have suppressed it")]
     Suppressed(&'static str),
     /// The SQLite file that is open is not the file at its path.
     #[error(transparent)]
@@ -90,6 +90,12 @@ impl StoreError {
     #[must_use]
     pub const fn is_of_the_schema(&self) -> bool {
         matches!(self.cause(), Cause::Schema(_))
+    }
+
+    /// Returns `true` if a lock of another transaction was in the way.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Outage(cause) if cause.is_lock_timeout())
     }
 }
 
@@ -193,14 +199,19 @@ impl Cause {
     /// Returns what an operator has to do where the database is not the one that was opened.
     pub(super) const fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Displaced(_) => Some(
-                "put the file back, or stop every worker, restore the database as README.md describes, and start them",
-            ),
+            Self::Displaced(_) => {
+                Some("put the file back, or stop all workers, restore it as README.md describes, and start them")
+            }
             Self::Foreign { .. } => {
                 Some("point DATABASE_URL at the former database, or restart one worker with --adopt-database")
             }
             _ => None,
         }
+    }
+
+    /// Returns `true` if the lock timeout passed.
+    pub(super) fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
     }
 
     /// Whether the database gave this transaction up for another's sake, so that it may be run again at once.
@@ -222,8 +233,8 @@ fn postgres_blames_values(sqlstate: &str) -> bool {
     sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
-/// By the server's function that raised the error: a trigger's `RAISE` with a SQLSTATE of its own, and a row-level security
-/// policy, whose SQLSTATE is also that of a missing privilege.
+/// By the server's function that raised the error: `RAISE` in a trigger, with an SQLSTATE of its
+/// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege.
 fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
     const OUTAGES: [&str; 4] = ["40", "53", "55", "57"];
     let outage = sqlstate.get(..2).is_some_and(|class| OUTAGES.contains(&class));

@@ -8,6 +8,7 @@ mod batch;
 mod doubts;
 mod error;
 mod forget;
+mod held;
 mod migrate;
 mod postgres;
 mod schema;
@@ -51,8 +52,9 @@ impl Default for StoreOptions {
         Self {
             busy_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
-            // One event that waits for a row holds up the worker for so long.
-            lock_timeout: Duration::from_secs(2),
+            // Bounds the delay of other events when a held row is met first. Transactions of other
+            // workers take less.
+            lock_timeout: Duration::from_millis(400),
             idle_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
@@ -115,7 +117,8 @@ impl Store {
         }
     }
 
-    /// Why nothing is committed until an operator acts, if so: what is open is not the session database (any more).
+    /// Reason why nothing is committed until an operator acts: the open database is not the session
+    /// database.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         match self {

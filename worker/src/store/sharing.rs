@@ -7,7 +7,8 @@
 //! a race until then, which is run again. SQLite has one lock for everything.
 //!
 //! Every part costs PostgreSQL a few round trips, and what is locked first stays locked for all of them. So only as many
-//! parts share there as take much less than another worker waits for a row (`lock_timeout`), however far the server is.
+//! parts share there as take less than another worker waits for a row (`lock_timeout`) of a server that is near. Behind
+//! a slower network an event of such a row may be kept back and retried, at no cost.
 
 use shared::platform::{Platform, PlatformName, SessionScope};
 
@@ -20,7 +21,7 @@ pub enum Sharing {
     OwnSessions,
 }
 
-/// Most parts in one transaction where rows are locked: at 5 ms a round trip, about half a second.
+/// Most parts in one transaction where rows are locked: at 1 ms a round trip, about a tenth of a second.
 const MOST_PARTS: usize = 24;
 
 impl Sharing {

@@ -1,8 +1,8 @@
 //! The one connection that writes.
 //!
 //! Guarantee: a connection is used again only after a commit or a rollback that the database confirmed. After anything
-//! else, a cancelled call included, it is closed, which rolls back what was open, and the next call connects anew. A new
-//! connection, and every probe, must find the database that was opened first.
+//! else, a cancelled call included, it is closed, which rolls back what was open, and the next call
+//! reconnects. A new connection, and every probe, must find the database that was opened first.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -13,11 +13,15 @@ use tokio::sync::{Mutex, watch};
 use super::batch::{self, Ledger, Part, Ran, Transact};
 use super::doubts::Doubts;
 use super::error::{Cause, StoreError};
+use super::held::{HeldRow, HeldRows};
 use super::sharing::Sharing;
-use crate::effects::Applied;
+use crate::effects::{Applied, Planned};
 
 /// How often a batch is run again when other workers were faster.
 const MAX_RACES: u32 = 8;
+
+/// Runs of a batch around rows that other transactions lock meanwhile.
+const MAX_HELD: u32 = 4;
 
 /// A connection that has rested longer is asked whether it still answers.
 const RESTED: Duration = Duration::from_secs(1);
@@ -39,7 +43,7 @@ pub(super) struct Writer<B: Backend> {
     turn: Mutex<Turn<B::Connection>>,
     deadline: Duration,
     database_id: String,
-    /// Why nothing is committed until an operator acts.
+    /// Reason why nothing is committed until an operator acts.
     trouble: watch::Sender<Option<String>>,
 }
 
@@ -48,6 +52,7 @@ pub(super) struct Writer<B: Backend> {
 struct Turn<C> {
     idle: Option<Idle<C>>,
     doubts: Doubts,
+    held: HeldRows,
 }
 
 #[derive(Debug)]
@@ -65,7 +70,7 @@ impl<C> Idle<C> {
 impl<B: Backend> Writer<B> {
     /// `database_id`: of the database that `connection` leads to.
     pub(super) fn new(backend: B, connection: B::Connection, database_id: &str, deadline: Duration) -> Self {
-        let turn = Turn { idle: Some(Idle::now(connection)), doubts: Doubts::default() };
+        let turn = Turn { idle: Some(Idle::now(connection)), doubts: Doubts::default(), held: HeldRows::default() };
         Self {
             backend,
             turn: Mutex::new(turn),
@@ -87,27 +92,121 @@ impl<B: Backend> Writer<B> {
         }
         self.bounded(async {
             let mut turn = self.turn.lock().await;
-            let mut ledger = turn.doubts.about(parts);
-            let mut races = 0;
-            while races < MAX_RACES {
-                match self.once(&mut turn.idle, Work::Parts(parts, ledger)).await {
-                    Ok(Ran::Applied(applied)) => {
-                        turn.doubts.learn(parts, &applied);
-                        return Ok(applied);
-                    }
-                    // At most once, since the ledger is read from now on.
-                    Ok(Ran::NotAllNew) => {
-                        turn.doubts.raise(parts);
-                        ledger = Ledger::Read;
-                    }
-                    Ok(Ran::LostRace) => races += 1,
-                    Err(cause) if cause.lost_a_race() => races += 1,
-                    Err(cause) => return Err(cause),
-                }
-            }
-            Err(Cause::Contended(MAX_RACES))
+            self.around_held(&mut turn, parts).await
         })
         .await
+    }
+
+    /// Applies what needs no held row, and answers [`Applied::Held`] for the rest.
+    async fn around_held(
+        &self,
+        turn: &mut Turn<B::Connection>,
+        parts: &[Part<'_>],
+    ) -> Result<Vec<Vec<Applied>>, Cause> {
+        for _ in 0..MAX_HELD {
+            self.ask_again(turn, parts).await?;
+            let outcome = match turn.held.split(parts) {
+                None => self.all(turn, parts).await,
+                Some(apart) => {
+                    let others = apart.events(false);
+                    match self.all(turn, &as_parts(&others)).await {
+                        Ok(others) => self.try_again(turn, parts, apart.join(others, || Applied::Held)).await,
+                        Err(cause) => Err(cause),
+                    }
+                }
+            };
+            let error = match outcome {
+                Err(cause) if cause.is_lock_timeout() => cause,
+                outcome => return outcome,
+            };
+            let held = self.held(&mut turn.idle, parts).await?;
+            if !turn.held.remember(held) {
+                turn.held.set_apart(parts);
+                return Err(error);
+            }
+            tracing::info!("another transaction keeps rows locked; their events are retried, the others go on");
+        }
+        Err(Cause::Contended(MAX_HELD))
+    }
+
+    /// Runs one event alone that was set apart, after the others have their outcomes.
+    async fn try_again(
+        &self,
+        turn: &mut Turn<B::Connection>,
+        parts: &[Part<'_>],
+        mut outcomes: Vec<Vec<Applied>>,
+    ) -> Result<Vec<Vec<Applied>>, Cause> {
+        let Some((at, event)) = turn.held.due(parts) else { return Ok(outcomes) };
+        let Some(part) = parts.get(at) else { return Ok(outcomes) };
+        let alone = [Part { platform: part.platform, events: part.events.get(event..=event).unwrap_or_default() }];
+        match self.all(turn, &alone).await {
+            Ok(applied) => {
+                turn.held.admit(&alone);
+                if let (Some(outcome), Some(applied)) = (
+                    outcomes.get_mut(at).and_then(|part| part.get_mut(event)),
+                    applied.into_iter().flatten().next(),
+                ) {
+                    *outcome = applied;
+                }
+            }
+            Err(cause) if cause.is_lock_timeout() => turn.held.set_apart(&alone),
+            // The others are committed. This event shows its fault when it runs in a transaction of
+            // its own.
+            Err(_) => turn.held.admit(&alone),
+        }
+        Ok(outcomes)
+    }
+
+    /// Forgets those held rows that events of `parts` need and that are free again.
+    async fn ask_again(&self, turn: &mut Turn<B::Connection>, parts: &[Part<'_>]) -> Result<(), Cause> {
+        let Some(apart) = turn.held.split(parts) else { return Ok(()) };
+        let touched = apart.events(true);
+        let touched = as_parts(&touched);
+        let held = self.held(&mut turn.idle, &touched).await?;
+        turn.held.forget(&touched);
+        turn.held.remember(held);
+        Ok(())
+    }
+
+    /// The rows that events of `parts` need and somebody else keeps locked now.
+    async fn held(
+        &self,
+        idle: &mut Option<Idle<B::Connection>>,
+        parts: &[Part<'_>],
+    ) -> Result<Vec<HeldRow>, Cause> {
+        let mut connection = self.connection(idle).await?;
+        let mut held = Vec::new();
+        for part in parts {
+            held.extend(connection.held(&part.wanted(Ledger::Unread)).await?);
+        }
+        *idle = Some(Idle::now(connection));
+        Ok(held)
+    }
+
+    /// Applies all of `parts`, again where another worker was faster.
+    async fn all(&self, turn: &mut Turn<B::Connection>, parts: &[Part<'_>]) -> Result<Vec<Vec<Applied>>, Cause> {
+        if parts.iter().all(|part| part.events.is_empty()) {
+            return Ok(vec![Vec::new(); parts.len()]);
+        }
+        let mut ledger = turn.doubts.about(parts);
+        let mut races = 0;
+        while races < MAX_RACES {
+            match self.once(&mut turn.idle, Work::Parts(parts, ledger)).await {
+                Ok(Ran::Applied(applied)) => {
+                    turn.doubts.learn(parts, &applied);
+                    return Ok(applied);
+                }
+                // At most once, since the ledger is read from now on.
+                Ok(Ran::NotAllNew) => {
+                    turn.doubts.raise(parts);
+                    ledger = Ledger::Read;
+                }
+                Ok(Ran::LostRace) => races += 1,
+                Err(cause) if cause.lost_a_race() => races += 1,
+                Err(cause) => return Err(cause),
+            }
+        }
+        Err(Cause::Contended(MAX_RACES))
     }
 
     /// See [`super::Store::sharing`].
@@ -208,6 +307,10 @@ impl<B: Backend> Writer<B> {
         let outcome = tokio::time::timeout(self.deadline, work).await;
         Ok(outcome.unwrap_or(Err(Cause::Deadline(self.deadline)))?)
     }
+}
+
+fn as_parts<'a>(events: &'a [(Part<'a>, Vec<Planned>)]) -> Vec<Part<'a>> {
+    events.iter().map(|(part, events)| Part { platform: part.platform, events }).collect()
 }
 
 /// What a transaction is for.

@@ -1,4 +1,4 @@
-//! What a transaction asks of a connection, and what a batch reads.
+//! Statements of a transaction: begin, read, commit, and the look for held rows.
 
 use std::collections::HashSet;
 
@@ -7,11 +7,15 @@ use shared::platform::SessionScope;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
-use super::texts::{CHATS, CONTENTS, JOBS, LEDGER, PROBE, RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM};
+use super::texts::{
+    CHATS, CONTENTS, HELD_CHATS, HELD_CONTENTS, HELD_JOBS, HELD_RECORDINGS, HELD_SESSIONS, JOBS, LEDGER, PROBE,
+    RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
+};
 use super::writes::write;
 use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
 use crate::store::batch::{Changes, LedgerRow, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
+use crate::store::held::{HeldRow, OwnTable};
 use crate::store::migrate::DATABASE_ID;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
@@ -55,6 +59,33 @@ impl Transact for PgConnection {
 
     async fn look(&mut self) -> Result<String, Cause> {
         Ok(sqlx::query_scalar(DATABASE_ID).fetch_one(self).await?)
+    }
+
+    async fn held(&mut self, Wanted { platform, needs, .. }: &Wanted<'_>) -> Result<Vec<HeldRow>, Cause> {
+        let mut held = Vec::new();
+        if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
+            let streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
+            let sessions = sqlx::query_as(HELD_SESSIONS).bind(&needs.rooms).bind(streams);
+            let rows: Vec<(String, Option<String>, Option<String>)> = sessions.fetch_all(&mut *self).await?;
+            for (room, live, egress) in rows {
+                held.push(HeldRow::Room(room));
+                held.extend([live, egress].into_iter().flatten().map(HeldRow::LiveStream));
+            }
+        }
+        for (table, statement, keys) in [
+            (OwnTable::Recordings, HELD_RECORDINGS, &needs.recordings),
+            (OwnTable::Contents, HELD_CONTENTS, &needs.contents),
+            (OwnTable::Jobs, HELD_JOBS, &needs.jobs),
+            (OwnTable::Chats, HELD_CHATS, &needs.chats),
+        ] {
+            if keys.is_empty() {
+                continue;
+            }
+            let ids: Vec<String> =
+                sqlx::query_scalar(statement).bind(platform).bind(keys).fetch_all(&mut *self).await?;
+            held.extend(ids.into_iter().map(|id| HeldRow::Own(table, (*platform).to_owned(), id)));
+        }
+        Ok(held)
     }
 }
 

@@ -164,7 +164,8 @@ pub(super) const INSERT_NEW_LEDGER: &str = insert_ledger!("");
 pub(super) const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at', $1) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
-// Whether a row is missing behind an insertion that wrote fewer rows than it was given. If none is, another worker was faster.
+// True if a row is missing behind an insertion that wrote too few rows. If none is, another worker
+// was faster.
 
 macro_rules! missing {
     ($row:literal, $keys:literal) => {
@@ -184,3 +185,34 @@ pub(super) const MISSING_CONTENTS: &str = missing!("contents WHERE platform = $1
 pub(super) const MISSING_JOBS: &str = missing!("jobs WHERE platform = $1 AND job_id", "$2");
 pub(super) const MISSING_CHATS: &str = missing!("chat_messages WHERE platform = $1 AND message_id", "$2");
 pub(super) const MISSING_LEDGER: &str = missing!("webhook_events WHERE platform = $1 AND event_id", "$2");
+
+// The rows that are there and that somebody else keeps locked.
+
+/// The same sessions as [`SESSIONS_BY_EITHER`].
+pub(super) const HELD_SESSIONS: &str = "SELECT s.room_id, s.live_stream_id, s.config #>> '{egress,live_stream_id}' \
+    FROM (SELECT id FROM UNNEST($1::text[]) AS r(id) \
+        UNION SELECT f.room_id FROM UNNEST($2::text[]) AS l(id) CROSS JOIN LATERAL ( \
+            SELECT room_id FROM sessions WHERE live_stream_id = l.id \
+            UNION ALL SELECT room_id FROM sessions WHERE config #>> '{egress,live_stream_id}' = l.id OFFSET 0) f) AS k \
+    CROSS JOIN LATERAL (SELECT * FROM sessions WHERE room_id = k.id OFFSET 0) s \
+    LEFT JOIN LATERAL \
+        (SELECT 1 AS free FROM sessions WHERE room_id = k.id FOR NO KEY UPDATE SKIP LOCKED) mine ON true \
+    WHERE mine.free IS NULL";
+
+macro_rules! held {
+    ($row:literal) => {
+        concat!(
+            "SELECT k.id FROM UNNEST($2::text[]) AS k(id) \
+             CROSS JOIN LATERAL (SELECT 1 FROM ",
+            $row,
+            " = k.id OFFSET 0) there LEFT JOIN LATERAL (SELECT 1 AS free FROM ",
+            $row,
+            " = k.id FOR NO KEY UPDATE SKIP LOCKED) mine ON true WHERE mine.free IS NULL"
+        )
+    };
+}
+
+pub(super) const HELD_RECORDINGS: &str = held!("recordings WHERE platform = $1 AND recording_id");
+pub(super) const HELD_CONTENTS: &str = held!("contents WHERE platform = $1 AND content_id");
+pub(super) const HELD_JOBS: &str = held!("jobs WHERE platform = $1 AND job_id");
+pub(super) const HELD_CHATS: &str = held!("chat_messages WHERE platform = $1 AND message_id");

@@ -1,4 +1,4 @@
-//! What a batch writes, with one array for each column.
+//! Writes the rows of a batch, with one array for each column.
 
 use shared::event::Millis;
 use shared::platform::SessionScope;
@@ -21,7 +21,8 @@ struct Write {
     /// For error texts.
     what: &'static str,
     statement: &'static str,
-    /// Tells a row that is not there from one that another worker inserted first. `None`: an update, whose rows are locked.
+    /// Finds a row that is missing, not just inserted by another worker first. `None` for an
+    /// update: its rows are locked.
     missing: Option<&'static str>,
 }
 
@@ -46,7 +47,7 @@ const NEW_CHATS: Write = insert("insert into chat_messages", INSERT_CHATS, MISSI
 const ASKED_LEDGER: Write = insert("insert into webhook_events", INSERT_LEDGER, MISSING_LEDGER);
 const ASSUMED_LEDGER: Write = insert("insert into webhook_events", INSERT_NEW_LEDGER, MISSING_LEDGER);
 
-/// Whether every row was written; `false`: another worker has inserted one first.
+/// Writes all rows. Returns `false` if another worker has inserted one first.
 pub(super) async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, Cause> {
     let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked } = changes;
     let new_ledger = match asked {
@@ -66,7 +67,8 @@ pub(super) async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Resul
         && write_ledger(on, new_ledger, platform, ledger, *now).await?)
 }
 
-/// Whether `done` wrote the rows of `keys`.
+/// Checks that `done` wrote the rows of `keys`. Returns `false` if another worker has inserted one
+/// first.
 async fn written(
     on: &mut PgConnection,
     write: Write,
