@@ -35,6 +35,7 @@ mod compression;
 mod connections;
 mod crash;
 mod crowded;
+mod database_file;
 mod database_outage;
 mod dead_letters;
 mod dlq_edit;

@@ -300,8 +300,7 @@ async fn work(
     let farewell = async {
         let _ = tokio::time::timeout(SIDE, async { while side.join_next().await.is_some() {} }).await;
         claimer::hand_back(&worker).await;
-        // A displaced SQLite file leaves no write-ahead log to what was put in its place.
-        let _ = worker.store.look().await;
+        worker.store.close().await;
         let _ = worker.queue.release_lease(&lease.name, &lease.token).await;
     };
     let _ = tokio::time::timeout(HAND_BACK, farewell).await;

@@ -2,13 +2,14 @@
 
 use secrecy::SecretString;
 use serde_json::json;
-use worker::store::{OpenError, Store};
+use worker::store::{OpenError, Store, StoreError};
 
 use crate::fixture::{Fixture, open, options};
 
 on_both!(
     eight_workers_that_start_at_once_all_start,
     a_database_keeps_its_identity,
+    database_with_another_identity_is_an_outage,
     an_older_program_starts_beside_newer_migrations,
     a_migration_that_was_changed_is_refused,
     an_application_keeps_its_own_migrations_in_the_same_database,
@@ -46,6 +47,20 @@ async fn a_database_keeps_its_identity(fixture: Fixture) {
     let again = open(&fixture.database).await;
     assert_eq!(again.database_id(), fixture.store.database_id());
     assert_ne!(Fixture::sqlite().await.store.database_id(), fixture.store.database_id());
+}
+
+/// Restoring the backup of another system into the database does this.
+async fn database_with_another_identity_is_an_outage(fixture: Fixture) {
+    let own = fixture.store.database_id();
+    let set = |id: &str| format!("UPDATE tributary_meta SET value = '{id}' WHERE key = 'database_id'");
+    fixture.database.execute(&set("another")).await;
+    let probed = fixture.store.probe().await;
+    assert!(matches!(probed, Err(StoreError::Outage(_))), "{probed:?}");
+    let trouble = fixture.store.trouble().unwrap();
+    assert!(trouble.contains("another") && trouble.contains(own), "{trouble}");
+    fixture.database.execute(&set(own)).await;
+    fixture.store.probe().await.unwrap();
+    assert_eq!(fixture.store.trouble(), None);
 }
 
 async fn an_older_program_starts_beside_newer_migrations(fixture: Fixture) {

@@ -117,6 +117,15 @@ impl Store {
         }
     }
 
+    /// Closes what can be closed in order. A displaced SQLite database leaves no write-ahead log
+    /// behind that SQLite would apply to another file.
+    pub async fn close(&self) {
+        let _ = self.look().await;
+        if let Self::Sqlite(store) = self {
+            store.close_readers().await;
+        }
+    }
+
     /// Reason why nothing is committed until an operator acts: the open database is not the session
     /// database.
     #[must_use]

@@ -7,15 +7,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use shared::clock::rfc3339;
 use shared::event::Millis;
 use tokio::sync::oneshot;
 
-use super::files::{self, FileId, OpenFiles};
+use super::files::{Displaced, OpenFiles, Original};
 use super::read::{self, Asked};
 use super::write;
 use crate::store::batch::{Changes, Loaded, Transact, Wanted};
@@ -39,8 +40,7 @@ pub(in crate::store) struct File {
     /// Another one of SQLite's ways to the disk, if the URL names one.
     pub(super) vfs: Option<String>,
     pub(super) busy_timeout: Duration,
-    /// Of the file that was opened first.
-    pub(super) file_id: Arc<OnceLock<FileId>>,
+    pub(super) original: Original,
 }
 
 /// A connection and its files.
@@ -85,8 +85,8 @@ impl Backend for File {
 
 impl File {
     fn open(&self) -> Result<Opened, Cause> {
-        // Before SQLite opens another file, and applies a write-ahead log to it that is not its own.
-        files::confirm(&self.path, self.file_id.get().copied())?;
+        // SQLite would apply the present write-ahead log to another file.
+        self.original.confirm()?;
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let connection = match &self.vfs {
@@ -99,8 +99,7 @@ impl File {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         // The first read opens the write-ahead log.
         database_id(&connection)?;
-        let (files, file_id) = OpenFiles::record(&self.path, self.file_id.get().copied())?;
-        self.file_id.get_or_init(|| file_id);
+        let files = OpenFiles::record(&self.original)?;
         Ok(Opened { connection, files })
     }
 }
@@ -157,7 +156,7 @@ impl Transact for Session {
             tables.iter().try_for_each(|table| table.write(connection))?;
             files.check()?;
             execute(connection, "COMMIT")?;
-            // A file that was removed in between took the commit with it: nothing may be acknowledged.
+            // A file that was removed in between took the commit with it.
             Ok(files.check()?)
         })
         .await?;
@@ -196,15 +195,25 @@ impl Transact for Session {
 }
 
 impl Opened {
-    /// Moves what the write-ahead log holds into the displaced database file that it belongs to. SQLite would apply a
-    /// log that stays to whatever file is put in the place of that database.
+    /// Keeps SQLite from applying the write-ahead log of a displaced database to the file that
+    /// takes its place. The content of the log goes into the displaced database, unless that was
+    /// written over: then the log is renamed.
     fn leave_no_log(&self) {
-        if !self.files.are_newly_displaced() {
-            return;
+        let left = match self.files.newly_displaced() {
+            None => return,
+            Some(Displaced::Overwritten(_)) => self.set_log_aside(),
+            Some(_) => {
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(Cause::from)
+            }
+        };
+        if let Err(error) = left {
+            tracing::warn!(%error, "the write-ahead log of the displaced database stays; remove it before a restore");
         }
-        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            tracing::warn!(%error, "the write-ahead log of the displaced database could not be emptied");
-        }
+    }
+
+    fn set_log_aside(&self) -> Result<(), Cause> {
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        self.files.set_log_aside().map_err(|error| sqlx::Error::Io(error).into())
     }
 }
 

@@ -1,36 +1,45 @@
-//! Checks that the database files that are open are the files at their paths.
+//! Checks that the database files that are open are the files at their paths, with what was written
+//! to them.
 //!
 //! # Guarantees
 //! - Events are acknowledged only if their commit went into the file at the path
 //!   (`sqlite_file_replaced_under_a_worker_takes_nothing`).
 //! - A file that comes back is used again without a restart, another file never
 //!   (`sqlite_file_moved_away_and_back_is_used_again`).
+//! - A file that something else than SQLite wrote over takes no commit
+//!   (`sqlite_file_copied_over_takes_nothing`).
 //!
 //! # Design
-//! A connection keeps its files open whatever happens to their names, so a removed or replaced file still takes commits.
-//! Inode numbers are not reused while a connection has the file open. The files are only looked at, never opened: closing
-//! any descriptor of a file would drop SQLite's locks on it.
+//! A connection keeps its files open when their names change, so a removed or replaced file
+//! still takes commits. Inode numbers are not reused while a connection has the file open. A copy
+//! into the open file keeps its inode; the counters in its header go back then, because every
+//! backup is older than the file. They are read only after the file's size or time of change has
+//! changed, which checkpoints do.
 
 use std::cell::Cell;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What the file system calls a file, whatever its name.
+/// Identity of a file in the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileId {
+struct FileId {
     device: u64,
     inode: u64,
 }
 
 impl FileId {
-    /// Returns the identity of the file that `path` leads to.
-    pub(super) fn at(path: &Path) -> io::Result<Self> {
-        fs::metadata(path).map(|found| Self { device: found.dev(), inode: found.ino() })
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
-    /// Whether this process has the file open. Unknown without `/proc`, which counts as yes.
+    fn at(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|found| Self::of(&found))
+    }
+
+    /// Returns `true` if this process has the file open, or if there is no `/proc` to tell.
     fn is_open_here(self) -> bool {
         let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return true };
         descriptors.flatten().any(|entry| Self::at(&entry.path()).is_ok_and(|id| id == self))
@@ -46,20 +55,121 @@ pub enum Displaced {
     /// Another file is there.
     #[error("{} was replaced by another file while it is in use", .0.display())]
     Replaced(PathBuf),
-    /// The path cannot be looked at.
-    #[error("{} cannot be looked at: {error}", path.display())]
+    /// The same file, with older content.
+    #[error("{} was written over while it is in use", .0.display())]
+    Overwritten(PathBuf),
+    /// The path cannot be examined.
+    #[error("{} cannot be examined: {error}", path.display())]
     Hidden {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
+}
+
+/// The database file that was opened first: no other one is ever written.
+#[derive(Clone, Debug)]
+pub(super) struct Original {
+    path: PathBuf,
+    /// Unknown before the first connection.
+    opened: Arc<OnceLock<Content>>,
+}
+
+/// The content of a database file, as far as it was seen.
+#[derive(Debug)]
+struct Content {
+    id: FileId,
+    /// Never closed: that would drop the locks that SQLite has on the file in this process.
+    file: &'static fs::File,
+    seen: Mutex<(Stamp, Header)>,
+}
+
+/// Changes with every write to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// Fields of SQLite's file header that never go back (sqlite.org/fileformat.html, 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Header {
+    change_counter: u32,
+    /// 0 where pages may be given back (auto-vacuum).
+    pages: u32,
+}
+
+impl Stamp {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { bytes: metadata.len(), seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() }
+    }
+}
+
+impl Header {
+    /// `None`: this is no SQLite database.
+    fn read(file: &fs::File) -> io::Result<Option<Self>> {
+        let mut bytes = [0; 100];
+        match file.read_exact_at(&mut bytes, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        Ok(Self::parse(&bytes))
+    }
+
+    fn parse(bytes: &[u8; 100]) -> Option<Self> {
+        let number = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+        let pages = if number(52)? == 0 { number(28)? } else { 0 };
+        bytes.starts_with(b"SQLite format 3\0").then_some(Self { change_counter: number(24)?, pages })
+    }
+}
+
+impl Original {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, opened: Arc::default() }
+    }
+
+    /// Checks that the path leads to the file that was opened first, if any was.
+    pub(super) fn confirm(&self) -> Result<(), Displaced> {
+        let found = fs::metadata(&self.path).map_err(|error| classify(&self.path, error))?;
+        let Some(content) = self.opened.get() else { return Ok(()) };
+        if content.id != FileId::of(&found) {
+            return Err(Displaced::Replaced(self.path.clone()));
+        }
+        let mut seen = content.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = Stamp::of(&found);
+        if seen.0 != stamp {
+            let header = Header::read(content.file).map_err(|error| classify(&self.path, error))?;
+            match header.filter(|header| *header >= seen.1) {
+                Some(header) => *seen = (stamp, header),
+                None => return Err(Displaced::Overwritten(self.path.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the file, which a connection has open.
+    fn record(&self) -> Result<(), Displaced> {
+        if self.opened.get().is_none() {
+            let error = |error| classify(&self.path, error);
+            let file = Box::leak(Box::new(fs::File::open(&self.path).map_err(error)?));
+            let metadata = file.metadata().map_err(error)?;
+            let header = Header::read(file).map_err(error)?;
+            let header = header.ok_or_else(|| Displaced::Overwritten(self.path.clone()))?;
+            let seen = Mutex::new((Stamp::of(&metadata), header));
+            self.opened.get_or_init(|| Content { id: FileId::of(&metadata), file, seen });
+        }
+        self.confirm()
+    }
 }
 
 /// The files of one connection: the database, its write-ahead log, and the index of that.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
-    files: Vec<(PathBuf, FileId)>,
+    database: Original,
+    /// The others.
+    beside: Vec<(PathBuf, FileId)>,
     seen: Cell<Seen>,
 }
 
@@ -73,30 +183,31 @@ enum Seen {
 }
 
 impl OpenFiles {
-    /// Records the files of a connection that has just been opened on `path` and has read something. `expected`: the
-    /// database file of earlier connections.
-    pub(super) fn record(path: &Path, expected: Option<FileId>) -> Result<(Self, FileId), Displaced> {
-        let database = confirm(path, expected)?;
+    /// Records the files of a connection that has just been opened on `database` and has read
+    /// something.
+    pub(super) fn record(database: &Original) -> Result<Self, Displaced> {
+        database.record()?;
+        let path = &database.path;
         // Beside the file itself, not beside a link to it.
         let real = path.canonicalize().map_err(|error| classify(path, error))?;
-        let mut files = vec![(path.to_owned(), database)];
+        let mut beside = Vec::new();
         for suffix in ["-wal", "-shm"] {
             let path = with_suffix(&real, suffix);
             // Not every VFS has these.
             if let Ok(id) = FileId::at(&path) {
-                files.push((path, id));
+                beside.push((path, id));
             }
         }
-        match files.iter().find(|(_, id)| !id.is_open_here()) {
+        match beside.iter().find(|(_, id)| !id.is_open_here()) {
             // Replaced between the opening and the look.
             Some((path, _)) => Err(Displaced::Replaced(path.clone())),
-            None => Ok((Self { files, seen: Cell::new(Seen::InPlace) }, database)),
+            None => Ok(Self { database: database.clone(), beside, seen: Cell::new(Seen::InPlace) }),
         }
     }
 
     /// Compares each path with the file that is open.
     pub(super) fn check(&self) -> Result<(), Displaced> {
-        let checked = self.files.iter().try_for_each(|(path, id)| confirm(path, Some(*id)).map(drop));
+        let checked = self.compare();
         match (&checked, self.seen.get()) {
             (Ok(()), _) => self.seen.set(Seen::InPlace),
             (Err(_), Seen::InPlace) => self.seen.set(Seen::Displaced),
@@ -105,29 +216,43 @@ impl OpenFiles {
         checked
     }
 
-    /// Whether [`Self::check`] has failed since it last succeeded; `true` once. What happens to the write-ahead log has
-    /// to happen at once: a later process may use it for another file.
-    pub(super) fn are_newly_displaced(&self) -> bool {
-        let newly = self.seen.get() == Seen::Displaced;
-        if newly {
-            self.seen.set(Seen::Told);
+    fn compare(&self) -> Result<(), Displaced> {
+        self.database.confirm()?;
+        for (path, id) in &self.beside {
+            match FileId::at(path) {
+                Ok(found) if found == *id => {}
+                Ok(_) => return Err(Displaced::Replaced(path.clone())),
+                Err(error) => return Err(classify(path, error)),
+            }
         }
-        newly
+        Ok(())
+    }
+
+    /// Reason why [`Self::check`] fails. `None` if it does not, or on a second call since it last
+    /// succeeded. What happens to the write-ahead log has to happen at once: a later process may
+    /// use it for another file.
+    pub(super) fn newly_displaced(&self) -> Option<Displaced> {
+        if self.seen.get() != Seen::Displaced {
+            return None;
+        }
+        self.seen.set(Seen::Told);
+        self.compare().err()
+    }
+
+    /// Renames the write-ahead log and its index, unless others are there by now.
+    pub(super) fn set_log_aside(&self) -> io::Result<()> {
+        for (path, id) in &self.beside {
+            if FileId::at(path).is_ok_and(|found| found == *id) {
+                fs::rename(path, with_suffix(path, ".overwritten"))?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Returns the identity of the file at `path`, which must be `expected`.
-pub(super) fn confirm(path: &Path, expected: Option<FileId>) -> Result<FileId, Displaced> {
-    let found = FileId::at(path).map_err(|error| classify(path, error))?;
-    if expected.is_some_and(|expected| expected != found) {
-        return Err(Displaced::Replaced(path.to_owned()));
-    }
-    Ok(found)
-}
-
-/// The path of a file that SQLite keeps beside `database`.
-pub(super) fn with_suffix(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+/// The path of a file that is kept beside `file`.
+pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
@@ -136,5 +261,33 @@ fn classify(path: &Path, error: io::Error) -> Displaced {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Displaced::Removed(path.to_owned()),
         _ => Displaced::Hidden { path: path.to_owned(), error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn header(change_counter: u32, pages: u32, auto_vacuum: u32) -> Option<Header> {
+        let mut bytes = [0; 100];
+        bytes[..16].copy_from_slice(b"SQLite format 3\0");
+        for (at, number) in [(24, change_counter), (28, pages), (52, auto_vacuum)] {
+            bytes[at..at + 4].copy_from_slice(&number.to_be_bytes());
+        }
+        Header::parse(&bytes)
+    }
+
+    #[test]
+    fn header_of_a_backup_is_older_than_the_live_one() {
+        let live = header(3, 297, 0);
+        for older in [header(1, 400, 0), header(3, 154, 0), header(2, 297, 0), None] {
+            assert!(older < live, "{older:?}");
+        }
+        for later in [header(3, 297, 0), header(3, 298, 0), header(4, 10, 0)] {
+            assert!(later >= live, "{later:?}");
+        }
+        assert!(header(3, 10, 7) >= header(3, 20, 7), "auto-vacuum gives pages back");
+        assert_eq!(Header::parse(&[0; 100]), None);
     }
 }

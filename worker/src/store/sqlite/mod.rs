@@ -13,7 +13,6 @@ mod write;
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
@@ -27,7 +26,7 @@ use super::schema;
 use super::writer::{Backend as _, Writer};
 use connection::File;
 pub use files::Displaced;
-use files::FileId;
+use files::Original;
 
 /// Before this, two connections that write could corrupt a WAL database (sqlite.org/wal.html#walresetbug).
 const OLDEST: (u32, u32, u32) = (3, 51, 3);
@@ -50,8 +49,7 @@ const READERS: u32 = 2;
 pub struct Sqlite {
     pub(super) writer: Writer<File>,
     readers: SqlitePool,
-    path: PathBuf,
-    file_id: Arc<OnceLock<FileId>>,
+    original: Original,
     wal: PathBuf,
     pub(super) database_id: String,
 }
@@ -70,13 +68,9 @@ impl Sqlite {
             .foreign_keys(false);
         let database_id = migrate(&connect, &path).await?;
         let absolute = std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
-        let file_id = Arc::new(OnceLock::new());
-        let file = File {
-            path: absolute.clone(),
-            vfs: vfs(url),
-            busy_timeout: options.busy_timeout,
-            file_id: Arc::clone(&file_id),
-        };
+        let original = Original::new(absolute.clone());
+        let file =
+            File { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout, original: original.clone() };
         let mut connection = file.connect().await.map_err(StoreError::from)?;
         connection.probe(shared::clock::now_ms()).await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
@@ -85,13 +79,19 @@ impl Sqlite {
             .connect_lazy_with(connect.create_if_missing(false));
         let writer = Writer::new(file, connection, &database_id, options.deadline);
         writer.look().await?;
-        Ok(Self { writer, readers, path: absolute, file_id, wal: wal_of(&path), database_id })
+        Ok(Self { writer, readers, original, wal: wal_of(&path), database_id })
     }
 
     /// The connections for readers, unless they would open another file.
     fn readers(&self) -> Result<&SqlitePool, Cause> {
-        files::confirm(&self.path, self.file_id.get().copied())?;
+        self.original.confirm()?;
         Ok(&self.readers)
+    }
+
+    /// Closes the connections for readers before the writer's, which alone knows whether the
+    /// write-ahead log may still be applied.
+    pub(super) async fn close_readers(&self) {
+        self.readers.close().await;
     }
 
     /// Size of the write-ahead log; 0 while there is none.

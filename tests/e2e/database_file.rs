@@ -1,0 +1,261 @@
+//! The SQLite file under a running worker: replaced, removed, moved, restored. Nothing is
+//! acknowledged into a file that is not the one at its path.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::Method;
+use tests::ledger::{Ledger, Place};
+use tests::poll;
+use tests::sender::{ADMIN_TOKEN, Sender, content_event, now_ms};
+use tests::sign::Signed;
+use tests::stack::Stack;
+
+use crate::SOON;
+
+/// Logged once for each change.
+const DISPLACED: &str = "not the session database; nothing is committed";
+
+async fn start(workers: usize) -> (Stack, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    (Stack::builder().workers(workers).database_folder(data).start().await, folder)
+}
+
+fn path(stack: &Stack) -> PathBuf {
+    match &stack.database {
+        tests::database::Database::Sqlite(path) => path.clone(),
+        tests::database::Database::Postgres(_) => unreachable!("a stack on SQLite"),
+    }
+}
+
+/// `path` with `suffix` behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+async fn send(stack: &Stack, ledger: &Ledger, content_id: &str) {
+    let answer = stack.sender().acme(&content_event("content_added", content_id, "t", now_ms())).await;
+    answer.expect(202, "accepted");
+    ledger.record("acme", &answer);
+}
+
+async fn contents(stack: &Stack) -> Vec<String> {
+    let rows = stack.database.rows("SELECT content_id FROM contents ORDER BY content_id", &[]).await;
+    rows.iter().map(|row| row["content_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until every worker says why it does nothing.
+async fn not_ready(stack: &Stack, reason: &str) {
+    for worker in &stack.workers {
+        worker.health("/ready", 503, SOON).await;
+        poll::until("the reason is the file", SOON, async || {
+            let said = Sender::new(&worker.ops).get("/ready").await.text;
+            if said.contains(reason) && said.contains("README.md") { Ok(()) } else { Err(said) }
+        })
+        .await;
+    }
+}
+
+/// Stops all workers in order and starts as many.
+async fn restart(stack: &mut Stack) {
+    let count = stack.workers.len();
+    stop(stack).await;
+    for _ in 0..count {
+        stack.add_worker().await;
+    }
+}
+
+async fn stop(stack: &mut Stack) {
+    for worker in stack.workers.drain(..) {
+        worker.process.terminate();
+        worker.process.ended(SOON).await;
+    }
+}
+
+async fn check_integrity(stack: &Stack) {
+    let checked = stack.database.rows("PRAGMA integrity_check", &[]).await;
+    assert_eq!(checked[0]["integrity_check"], "ok", "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_file_replaced_under_a_worker_takes_nothing() {
+    let (mut stack, folder) = start(2).await;
+    let (file, backup) = (path(&stack), folder.path().join("backup.db"));
+    let (before, after) = (Ledger::default(), Ledger::default());
+    send(&stack, &before, "backed-up").await;
+    stack.drained(SOON).await;
+    stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
+    send(&stack, &Ledger::default(), "since-then").await;
+    stack.drained(SOON).await;
+
+    fs::rename(&backup, &file).unwrap();
+    for n in 0..20 {
+        send(&stack, &after, &format!("later-{n:02}")).await;
+    }
+    not_ready(&stack, "was replaced by another file").await;
+    poll::throughout("nothing is acknowledged", Duration::from_secs(3), async || {
+        let (left, dead) = (stack.unfinished("acme").await, stack.dead("acme").await);
+        if (left, dead) == (20, 0) { Ok(()) } else { Err(format!("{left} left, {dead} dead")) }
+    })
+    .await;
+    for worker in &stack.workers {
+        let log = worker.process.log();
+        assert_eq!(log.matches(DISPLACED).count(), 1, "{log}");
+    }
+
+    restart(&mut stack).await;
+    stack.drained(SOON).await;
+    check_integrity(&stack).await;
+    let places = after.check(&stack).await;
+    assert_eq!(places[&Place::Database], 20, "{places:?}");
+    before.check(&stack).await;
+    let spent = stack.database.rows("SELECT event_id FROM webhook_events WHERE attempts <> 1", &[]).await;
+    assert!(spent.is_empty(), "{spent:?}");
+    let contents = contents(&stack).await;
+    assert_eq!((contents.len(), contents[0].as_str()), (21, "backed-up"), "{contents:?}");
+}
+
+/// `cp` keeps the file and changes its content, which SQLite would mix with its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_file_copied_over_takes_nothing() {
+    for empty in [false, true] {
+        let (mut stack, folder) = start(2).await;
+        let (file, backup) = (path(&stack), folder.path().join("backup.db"));
+        send(&stack, &Ledger::default(), "backed-up").await;
+        stack.drained(SOON).await;
+        stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
+        send(&stack, &Ledger::default(), "since-then").await;
+        stack.drained(SOON).await;
+        // Opens a connection that reads.
+        for worker in &stack.workers {
+            let path = "/api/v1/sessions/none".to_owned();
+            let request = Signed { path, headers: Vec::new(), body: Vec::new() };
+            let request = request.header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
+            let answer = Sender::new(&worker.ops).request(Method::GET, &request).await.unwrap();
+            answer.expect_error(404, "E_NOT_FOUND");
+        }
+
+        if empty {
+            fs::File::create(&file).unwrap();
+        } else {
+            fs::copy(&backup, &file).unwrap();
+        }
+        let ledger = Ledger::default();
+        send(&stack, &ledger, "later").await;
+        not_ready(&stack, "was written over").await;
+        assert_eq!((stack.unfinished("acme").await, stack.dead("acme").await), (1, 0));
+        stop(&mut stack).await;
+        if empty {
+            fs::copy(&backup, &file).unwrap();
+        }
+        stack.add_worker().await;
+        stack.drained(SOON).await;
+        check_integrity(&stack).await;
+        ledger.check(&stack).await;
+        assert_eq!(contents(&stack).await, ["backed-up", "later"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_file_moved_away_and_back_is_used_again() {
+    let (stack, folder) = start(2).await;
+    let data = folder.path().join("data");
+    let (file, elsewhere) = (path(&stack), folder.path().join("elsewhere"));
+    let ledger = Ledger::default();
+    for (n, (from, to)) in [(&file, &elsewhere), (&data, &elsewhere)].into_iter().enumerate() {
+        send(&stack, &ledger, &format!("before-{n}")).await;
+        stack.drained(SOON).await;
+        fs::rename(from, to).unwrap();
+        send(&stack, &ledger, &format!("meanwhile-{n}")).await;
+        not_ready(&stack, "was removed or renamed").await;
+        assert_eq!(stack.unfinished("acme").await, 1);
+        fs::rename(to, from).unwrap();
+        for worker in &stack.workers {
+            worker.ready(SOON).await;
+        }
+        stack.drained(SOON).await;
+    }
+    let places = ledger.check(&stack).await;
+    assert_eq!(places[&Place::Database], 4, "{places:?}");
+    assert_eq!(contents(&stack).await.len(), 4);
+    check_integrity(&stack).await;
+}
+
+/// Commits that were only in the removed log are in the database file by the time `/ready` is 503.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_log_or_index_removed_loses_no_commit() {
+    for suffixes in [&["-wal"][..], &["-shm"], &["-wal", "-shm"]] {
+        let (mut stack, _folder) = start(1).await;
+        let ledger = Ledger::default();
+        send(&stack, &ledger, "before").await;
+        stack.drained(SOON).await;
+        for suffix in suffixes {
+            fs::remove_file(beside(&path(&stack), suffix)).unwrap();
+        }
+        send(&stack, &ledger, "meanwhile").await;
+        not_ready(&stack, "was removed or renamed").await;
+        assert_eq!(stack.unfinished("acme").await, 1, "{suffixes:?}");
+        stack.workers.remove(0).process.kill();
+        stack.add_worker().await;
+        stack.drained(SOON).await;
+        assert_eq!(contents(&stack).await, ["before", "meanwhile"], "{suffixes:?}");
+        ledger.check(&stack).await;
+        check_integrity(&stack).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_link_that_leads_elsewhere_takes_nothing() {
+    let (stack, folder) = start(0).await;
+    let mut stack = stack;
+    let (file, one, two) = (path(&stack), folder.path().join("one.db"), folder.path().join("two.db"));
+    std::os::unix::fs::symlink(&one, &file).unwrap();
+    stack.add_worker().await;
+    send(&stack, &Ledger::default(), "before").await;
+    stack.drained(SOON).await;
+    stack.database.execute(&format!("VACUUM INTO '{}'", two.display())).await;
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&two, &file).unwrap();
+    send(&stack, &Ledger::default(), "meanwhile").await;
+    not_ready(&stack, "was replaced by another file").await;
+    assert_eq!(stack.unfinished("acme").await, 1);
+}
+
+/// As README.md describes it: what came after the backup is gone, and providers can send it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_backup_is_restored_as_documented() {
+    let (mut stack, folder) = start(2).await;
+    let (file, backup) = (path(&stack), folder.path().join("backup.db"));
+    let event = content_event("content_added", "since-then", "t", now_ms());
+    send(&stack, &Ledger::default(), "backed-up").await;
+    stack.drained(SOON).await;
+    stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
+    stack.sender().acme(&event).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+
+    stop(&mut stack).await;
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(beside(&file, suffix));
+    }
+    fs::copy(&backup, &file).unwrap();
+    let ledger = Ledger::default();
+    send(&stack, &ledger, "while-stopped").await;
+    for _ in 0..2 {
+        stack.add_worker().await;
+    }
+    stack.drained(SOON).await;
+    ledger.check(&stack).await;
+    assert_eq!(contents(&stack).await, ["backed-up", "while-stopped"]);
+
+    stack.sender().acme(&event).await.expect(200, "duplicate");
+    let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
+    let words: Vec<&str> = std::iter::once("UNLINK").chain(markers.iter().map(String::as_str)).collect();
+    let _: usize = stack.redis.command(&words).await;
+    stack.sender().acme(&event).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    assert_eq!(contents(&stack).await, ["backed-up", "since-then", "while-stopped"]);
+    check_integrity(&stack).await;
+}
