@@ -12,6 +12,7 @@ use tests::stack::{Kind, Stack};
 use crate::SOON;
 
 on_both!(refused_by_the_database_alone_it_dies_alone);
+on_both!(write_swallowed_by_a_trigger_dies_and_says_so);
 
 async fn dead(stack: &Stack, platform: &str, count: usize) {
     poll::until(&format!("{count} dead letters of {platform}"), SOON, async || {
@@ -267,4 +268,29 @@ async fn refused_by_the_database_alone_it_dies_alone(kind: Kind) {
     assert_eq!(stack.database.count("contents").await, 39);
     assert_eq!(stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE attempts <> 1", &[]).await.len(), 0);
     stack.workers[0].ready(SOON).await;
+}
+
+/// Its neighbours of the batch take effect, and a replay does, once the trigger is gone.
+async fn write_swallowed_by_a_trigger_dies_and_says_so(kind: Kind) {
+    let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "2").start().await;
+    stack.database.swallow_content("bad").await;
+    stack.workers[0].process.freeze();
+    for id in ["before", "bad", "after"] {
+        let answer = stack.sender().acme(&content_event("content_added", id, "t", now_ms())).await;
+        answer.expect(202, "accepted");
+    }
+    stack.workers[0].process.thaw();
+    dead(&stack, "acme", 1).await;
+    stack.drained(SOON).await;
+    let letter = letter(&stack, &["--platform", "acme"]).await;
+    let error = letter["error"].as_str().unwrap();
+    assert_eq!(letter["error_code"], "store_rejected", "{letter}");
+    assert!(error.contains("insert into contents changed no row; a trigger"), "{error}");
+    assert_eq!(stack.database.count("contents").await, 2);
+    let on = if kind == Kind::Sqlite { "" } else { " ON contents" };
+    stack.database.execute(&format!("DROP TRIGGER swallow{on}")).await;
+    let replayed = stack.dlq_tool(&["replay", "--platform", "acme"]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    stack.drained(SOON).await;
+    assert_eq!((stack.database.count("contents").await, stack.dead("acme").await), (3, 0));
 }

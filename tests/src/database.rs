@@ -104,6 +104,26 @@ impl Database {
         self.execute(&sql).await;
     }
 
+    /// Swallows every new content of this id, by a trigger that raises no error and lets no row
+    /// through.
+    ///
+    /// # Panics
+    /// When there cannot be such a trigger.
+    pub async fn swallow_content(&self, content_id: &str) {
+        let sql = match self {
+            Self::Sqlite(_) => format!(
+                "CREATE TRIGGER swallow BEFORE INSERT ON contents WHEN NEW.content_id = '{content_id}'
+                 BEGIN SELECT RAISE(IGNORE); END"
+            ),
+            Self::Postgres(_) => format!(
+                "CREATE FUNCTION swallow() RETURNS trigger AS $$ BEGIN RETURN NULL; END $$ LANGUAGE plpgsql;
+                 CREATE TRIGGER swallow BEFORE INSERT ON contents FOR EACH ROW
+                 WHEN (NEW.content_id = '{content_id}') EXECUTE FUNCTION swallow()"
+            ),
+        };
+        self.execute(&sql).await;
+    }
+
     /// The session of `room`, if there is one.
     pub async fn session(&self, room: &str) -> Option<Value> {
         self.rows("SELECT * FROM sessions WHERE room_id = $1", &[room]).await.pop()

@@ -1,4 +1,5 @@
-//! A write that an application's trigger or rule swallows is a refusal of that event, never an event that is done.
+//! A write that an application's trigger or rule swallows is a refusal of that event, never an
+//! event that is done.
 
 use secrecy::SecretString;
 use serde_json::json;
@@ -100,7 +101,7 @@ async fn suppressed_row_of_a_redelivery_is_still_known(fixture: Fixture) {
     );
 }
 
-/// A missing privilege has the same SQLSTATE, and is nobody's fault.
+/// A missing privilege has the same SQLSTATE, and is an outage.
 #[tokio::test]
 async fn trigger_with_a_sqlstate_of_its_own_is_a_rejection() {
     let fixture = Fixture::postgres().await;

@@ -25,8 +25,9 @@ pub(super) struct Write {
     pub(super) what: &'static str,
     /// The statement.
     pub(super) statement: &'static str,
-    /// Finds the row as the statement writes it, by the same parameters. An application's view in place of a table counts
-    /// no changes, and neither does a trigger that writes the row elsewhere.
+    /// Finds the row as the statement writes it, by the same parameters. An application's view in
+    /// place of a table counts no changes, and neither does a trigger that writes the row
+    /// elsewhere.
     pub(super) proof: &'static str,
 }
 
@@ -140,7 +141,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether the table has the row after all.
+    /// Returns `true` if the table has the row after all.
     fn is_written(&self, connection: &Connection, row: &[Value]) -> Result<bool, Cause> {
         let mut proof = connection.prepare_cached(self.write.proof)?;
         self.bind_common(&mut proof)?;
