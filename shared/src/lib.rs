@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod effects;
 pub mod error_code;
 pub mod event;
 pub mod json;

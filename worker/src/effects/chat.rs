@@ -6,7 +6,7 @@
 use shared::event::{Millis, OrderKey};
 use shared::platform::ChatColumn;
 
-use super::change::ChatField;
+use super::ChatField;
 use super::guards::Guards;
 
 /// A row of `chat_messages`; its platform is the batch's.
@@ -55,16 +55,5 @@ impl ChatRow {
             ChatField::SentAt(at) => self.sent_at = at,
         }
         true
-    }
-}
-
-impl ChatField {
-    fn column(&self) -> ChatColumn {
-        match self {
-            Self::UserId(_) => ChatColumn::UserId,
-            Self::UserName(_) => ChatColumn::UserName,
-            Self::Message(_) => ChatColumn::Message,
-            Self::SentAt(_) => ChatColumn::SentAt,
-        }
     }
 }

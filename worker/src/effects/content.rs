@@ -3,7 +3,7 @@
 use shared::event::OrderKey;
 use shared::platform::ContentState;
 
-use super::change::ContentField;
+use super::ContentField;
 use super::guards::Guards;
 
 /// A row of `contents`; its platform is the batch's.

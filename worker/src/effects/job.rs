@@ -1,9 +1,8 @@
 //! What events do to a row of `jobs`. Guarantee: status and every other column is its own last-writer register.
 
 use shared::event::OrderKey;
-use shared::platform::JobColumn;
 
-use super::change::JobField;
+use super::JobField;
 use super::guards::Guards;
 
 /// A row of `jobs`; its platform is the batch's.
@@ -53,18 +52,5 @@ impl JobRow {
             JobField::Data(data) => self.data = Some(data),
         }
         true
-    }
-}
-
-impl JobField {
-    fn column(&self) -> JobColumn {
-        match self {
-            Self::Progress(_) => JobColumn::Progress,
-            Self::CurrentStep(_) => JobColumn::CurrentStep,
-            Self::VideoUrl(_) => JobColumn::VideoUrl,
-            Self::Error(_) => JobColumn::Error,
-            Self::RetryCount(_) => JobColumn::RetryCount,
-            Self::Data(_) => JobColumn::Data,
-        }
     }
 }

@@ -1,39 +1,35 @@
-//! What an event does to the session database, as pure functions: envelope + definition → change → rows.
+//! What planned events do to rows of the session database, as pure functions.
 //!
 //! Guarantee: applying is commutative. Every column is a last-writer register keyed by the event's [`OrderKey`], so
 //! any order of delivery, and any split into batches, of events with distinct keys ends in the same rows. Nothing here
 //! does I/O or reads a clock.
 //!
-//! [`plan()`] turns an envelope into a [`Planned`] event, checking everything that a database would refuse; [`Rows`] holds
+//! [`plan()`], of the crate `shared`, turns an envelope into a [`Planned`] event; [`Rows`] holds
 //! the rows of one transaction and applies planned events to them, one after the other.
 //!
 //! [`OrderKey`]: shared::event::OrderKey
 
-mod change;
 mod chat;
 mod content;
 mod guards;
 mod job;
-mod plan;
 mod recording;
 mod result;
 mod rows;
 mod session;
-mod value;
 
-pub use change::{
-    Announcement, Change, ChatField, Config, ContentField, InvalidEvent, JobField, MAX_KEY_BYTES, Planned,
-    RecordingField, SessionField,
-};
 pub use chat::ChatRow;
 pub use content::ContentRow;
 pub use guards::Guards;
 pub use job::JobRow;
-pub use plan::plan;
 pub use recording::RecordingRow;
 pub use result::{Action, Applied, EventResult};
 pub use rows::{Held, Needs, Rows};
 pub use session::{SessionRow, Written, bit};
+pub use shared::effects::{
+    Announcement, Change, ChatField, Config, ContentField, InvalidEvent, JobField, MAX_KEY_BYTES, Planned,
+    RecordingField, SessionField, plan,
+};
 
 #[cfg(test)]
 mod tests;

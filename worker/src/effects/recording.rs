@@ -3,7 +3,7 @@
 use shared::event::OrderKey;
 use shared::platform::RecordingState;
 
-use super::change::RecordingField;
+use super::RecordingField;
 use super::guards::Guards;
 
 /// A row of `recordings`; its platform is the batch's.

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use shared::event::Millis;
 use shared::platform::{MissingSession, Platform, SessionScope, SessionStatus};
 
-use super::change::{Announcement, Change, ChatField, Planned, RecordingField, SessionField};
 use super::chat::ChatRow;
 use super::content::ContentRow;
 use super::job::JobRow;
 use super::recording::RecordingRow;
 use super::result::{Action, Applied, EventResult};
 use super::session::{Cause, SessionRow, Touched};
+use super::{Announcement, Change, ChatField, Planned, RecordingField, SessionField};
 
 /// How much older than a session an event may be and still be of its live stream id's present holder.
 const REUSE_SLACK_MS: Millis = 5 * 60 * 1000;

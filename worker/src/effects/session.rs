@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use shared::event::{Millis, OrderKey};
 use shared::platform::{SessionColumn, SessionScope, SessionStatus};
 
-use super::change::{Announcement, SessionField};
 use super::guards::Guards;
 use super::result::Action;
+use super::{Announcement, SessionField};
 
 /// Groups that are no column.
 mod group {
@@ -345,23 +345,3 @@ const OF_BROADCAST: [SessionColumn; 6] = [
     SessionColumn::ErrorMessage,
     SessionColumn::EndedAt,
 ];
-
-impl SessionField {
-    /// The column that it is a value of, all of it.
-    #[must_use]
-    pub fn column(&self) -> Option<SessionColumn> {
-        Some(match self {
-            Self::Data { .. } => return None,
-            Self::ViewerCount(_) => SessionColumn::ViewerCount,
-            Self::Title(_) => SessionColumn::Title,
-            Self::StreamerId(_) => SessionColumn::StreamerId,
-            Self::AppId(_) => SessionColumn::AppId,
-            Self::PeakViewers(_) => SessionColumn::PeakViewers,
-            Self::DurationSeconds(_) => SessionColumn::DurationSeconds,
-            Self::ErrorCode(_) => SessionColumn::ErrorCode,
-            Self::ErrorMessage(_) => SessionColumn::ErrorMessage,
-            Self::StartedAt(_) => SessionColumn::StartedAt,
-            Self::EndedAt(_) => SessionColumn::EndedAt,
-        })
-    }
-}

@@ -1,8 +1,8 @@
 //! The planned form of an event: typed values only, so that applying it cannot fail.
 
-use shared::event::{Millis, OrderKey};
-use shared::json::JsonError;
-use shared::platform::{ContentState, RecordingState, SessionStatus};
+use crate::event::{Millis, OrderKey};
+use crate::json::JsonError;
+use crate::platform::{ChatColumn, ContentState, JobColumn, RecordingState, SessionColumn, SessionStatus};
 
 /// Longest room, live stream, recording, content, job or message id, in bytes: all are index keys.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -58,7 +58,7 @@ pub struct Planned {
     pub attempt: u32,
     /// An operator has replayed it from the dead letters.
     pub replayed: bool,
-    /// See [`shared::event::Envelope::edited`].
+    /// See [`crate::event::Envelope::edited`].
     pub edited: Option<String>,
     /// Orders it among all events of its session; holds the origin.
     pub order: OrderKey,
@@ -205,4 +205,52 @@ pub enum ChatField {
     UserName(String),
     Message(String),
     SentAt(Millis),
+}
+
+impl SessionField {
+    /// The column that it is a value of, all of it.
+    #[must_use]
+    pub fn column(&self) -> Option<SessionColumn> {
+        Some(match self {
+            Self::Data { .. } => return None,
+            Self::ViewerCount(_) => SessionColumn::ViewerCount,
+            Self::Title(_) => SessionColumn::Title,
+            Self::StreamerId(_) => SessionColumn::StreamerId,
+            Self::AppId(_) => SessionColumn::AppId,
+            Self::PeakViewers(_) => SessionColumn::PeakViewers,
+            Self::DurationSeconds(_) => SessionColumn::DurationSeconds,
+            Self::ErrorCode(_) => SessionColumn::ErrorCode,
+            Self::ErrorMessage(_) => SessionColumn::ErrorMessage,
+            Self::StartedAt(_) => SessionColumn::StartedAt,
+            Self::EndedAt(_) => SessionColumn::EndedAt,
+        })
+    }
+}
+
+impl JobField {
+    /// The column that it is a value of.
+    #[must_use]
+    pub fn column(&self) -> JobColumn {
+        match self {
+            Self::Progress(_) => JobColumn::Progress,
+            Self::CurrentStep(_) => JobColumn::CurrentStep,
+            Self::VideoUrl(_) => JobColumn::VideoUrl,
+            Self::Error(_) => JobColumn::Error,
+            Self::RetryCount(_) => JobColumn::RetryCount,
+            Self::Data(_) => JobColumn::Data,
+        }
+    }
+}
+
+impl ChatField {
+    /// The column that it is a value of.
+    #[must_use]
+    pub fn column(&self) -> ChatColumn {
+        match self {
+            Self::UserId(_) => ChatColumn::UserId,
+            Self::UserName(_) => ChatColumn::UserName,
+            Self::Message(_) => ChatColumn::Message,
+            Self::SentAt(_) => ChatColumn::SentAt,
+        }
+    }
 }

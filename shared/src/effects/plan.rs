@@ -1,8 +1,8 @@
 //! From an envelope and its platform's definition to a planned event.
 
-use shared::event::Envelope;
-use shared::json::{Document, Node};
-use shared::platform::{
+use crate::event::Envelope;
+use crate::json::{Document, Node};
+use crate::platform::{
     ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer, RecordingColumn,
     SessionColumn,
 };

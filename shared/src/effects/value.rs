@@ -2,8 +2,8 @@
 //!
 //! Guarantee: a value that passes is storable in its column on both databases. Errors name the place, never the value.
 
-use shared::event::Millis;
-use shared::json::{Node, Value, time};
+use crate::event::Millis;
+use crate::json::{Node, Value, time};
 
 use super::change::{InvalidEvent, MAX_KEY_BYTES};
 
@@ -157,7 +157,7 @@ fn has_nul(node: &Node<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use shared::json::Document;
+    use crate::json::Document;
 
     use super::*;
 
