@@ -17,6 +17,7 @@ pub mod generator;
 pub mod guide;
 pub mod ledger;
 pub mod model;
+pub mod odd;
 pub mod pending;
 pub mod poll;
 pub mod ports;

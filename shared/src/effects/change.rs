@@ -1,47 +1,8 @@
 //! The planned form of an event: typed values only, so that applying it cannot fail.
 
+use super::warning::Warning;
 use crate::event::{Millis, OrderKey};
-use crate::json::JsonError;
 use crate::platform::{ChatColumn, ContentState, JobColumn, RecordingState, SessionColumn, SessionStatus};
-
-/// Longest room, live stream, recording, content, job or message id, in bytes: all are index keys.
-pub const MAX_KEY_BYTES: usize = 512;
-
-/// Why an event can never be applied: dead letter `invalid_event`. Names the place, never the value.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum InvalidEvent {
-    /// The body is not the JSON that ingress accepts.
-    #[error("the body is not JSON of the accepted form")]
-    Body(#[source] JsonError),
-    /// A value without which the effect means nothing.
-    #[error("{what} is missing")]
-    Missing {
-        /// Which value.
-        what: &'static str,
-    },
-    /// A value of another type than its column.
-    #[error("{what} is not {expected}")]
-    WrongType {
-        /// Which value.
-        what: &'static str,
-        /// What it should be.
-        expected: &'static str,
-    },
-    /// A key longer than [`MAX_KEY_BYTES`].
-    #[error("{what} is longer than {max} bytes")]
-    TooLong {
-        /// Which value.
-        what: &'static str,
-        /// The bound.
-        max: usize,
-    },
-    /// Databases refuse NUL characters.
-    #[error("{what} contains a NUL character")]
-    Nul {
-        /// Which value.
-        what: &'static str,
-    },
-}
 
 /// An event, checked and ready to be applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +30,8 @@ pub struct Planned {
     pub live_stream_id: Option<String>,
     /// What it does.
     pub change: Change,
+    /// Columns that it does not set as sent; at most [`MAX_WARNINGS`](super::MAX_WARNINGS).
+    pub warnings: Vec<Warning>,
 }
 
 /// What an event does.
@@ -146,16 +109,16 @@ pub struct Config {
     pub live_stream_id: Option<String>,
 }
 
-/// A session column with its value.
+/// A session column with its value; `None` is a number that the sender does not know.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum SessionField {
     Title(String),
     StreamerId(String),
     AppId(String),
-    ViewerCount(i64),
-    PeakViewers(i64),
-    DurationSeconds(f64),
+    ViewerCount(Option<i64>),
+    PeakViewers(Option<i64>),
+    DurationSeconds(Option<f64>),
     ErrorCode(String),
     ErrorMessage(String),
     StartedAt(Millis),
@@ -167,13 +130,13 @@ pub enum SessionField {
     },
 }
 
-/// A recording column with its value.
+/// A recording column with its value; `None` is a number that the sender does not know.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum RecordingField {
     Url(String),
-    DurationSeconds(f64),
-    SizeBytes(i64),
+    DurationSeconds(Option<f64>),
+    SizeBytes(Option<i64>),
 }
 
 /// A content column with its value.
@@ -185,7 +148,8 @@ pub enum ContentField {
     Data(String),
 }
 
-/// A job column with its value; `None` empties it.
+/// A job column with its value; `None` empties it. An explicit null does, and a number that the
+/// sender does not know.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum JobField {

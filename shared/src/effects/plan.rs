@@ -1,5 +1,7 @@
 //! From an envelope and its platform's definition to a planned event.
 
+use std::borrow::Cow;
+
 use crate::event::Envelope;
 use crate::json::{Document, Node};
 use crate::platform::{
@@ -8,50 +10,28 @@ use crate::platform::{
 };
 
 use super::change::{
-    Announcement, Change, ChatField, Config, ContentField, InvalidEvent, JobField, MAX_KEY_BYTES, Planned,
-    RecordingField, SessionField,
+    Announcement, Change, ChatField, Config, ContentField, JobField, Planned, RecordingField, SessionField,
 };
-use super::value;
+use super::reading::{Body, Reading};
+use super::refusal::{Essential, InvalidEvent, MAX_KEY_BYTES};
+use super::warning::{LIVE_STREAM_ID, ROOM_ID, Reason};
+use super::{json_value, value};
 
 /// Decides what `envelope` does, by `platform`'s definition alone.
 ///
 /// # Errors
-/// When the event can never be applied, however often it is tried: not JSON, a value of another type than its column,
-/// an id missing or over-long, a NUL character.
+/// The event can never be applied: it is not JSON, or an [`Essential`] value is missing or cannot
+/// be used.
 pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, InvalidEvent> {
-    value::storable(&envelope.event_id, "the event id")?;
-    value::storable(&envelope.event_type, "the event type")?;
-    value::in_range(envelope.occurred_at, "the event's time")?;
-    value::in_range(envelope.received_at, "the time of arrival")?;
+    value::storable(&envelope.event_id, Essential::EventId)?;
+    value::storable(&envelope.event_type, Essential::EventType)?;
+    value::in_range(envelope.occurred_at, Essential::OccurredAt)?;
+    value::in_range(envelope.received_at, Essential::ReceivedAt)?;
     let document = Document::parse(&envelope.body).map_err(InvalidEvent::Body)?;
+    let mut body = Body::new(&document);
     let spec = platform.effects.get(&envelope.event_type);
-    let change = spec.map_or(Ok(Change::Log), |spec| change(&document, &spec.effect))?;
-    let (room, live_stream_id) = match &change {
-        Change::Log => {
-            let (rooms, streams) = session_pointers(platform, spec);
-            (lenient(&document, rooms), lenient(&document, streams))
-        }
-        // These have no session.
-        Change::Content { .. } | Change::Job { .. } => (None, None),
-        Change::Status { .. }
-        | Change::Viewers { .. }
-        | Change::Announce(_)
-        | Change::Recording { .. }
-        | Change::Chat { .. } => {
-            let (rooms, streams) = session_pointers(platform, spec);
-            (key(&document, rooms, "the room id")?, key(&document, streams, "the live stream id")?)
-        }
-    };
-    let named = match &change {
-        Change::Announce(_) => room.is_some(),
-        Change::Status { .. } | Change::Viewers { .. } | Change::Chat { .. } => {
-            room.is_some() || live_stream_id.is_some()
-        }
-        Change::Recording { .. } | Change::Content { .. } | Change::Job { .. } | Change::Log => true,
-    };
-    if !named {
-        return Err(InvalidEvent::Missing { what: "the session" });
-    }
+    let change = spec.map_or(Ok(Change::Log), |spec| change(&mut body, &spec.effect))?;
+    let (room, live_stream_id) = session(&mut body, platform, spec, &change)?;
     Ok(Planned {
         event_id: envelope.event_id.clone(),
         event_type: envelope.event_type.clone(),
@@ -64,119 +44,133 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, Invalid
         room,
         live_stream_id,
         change,
+        warnings: body.warnings,
     })
 }
 
-fn session_pointers<'p>(platform: &'p Platform, spec: Option<&'p EffectSpec>) -> (&'p [Pointer], &'p [Pointer]) {
+/// The room id and the live stream id of the session that `change` concerns.
+fn session(
+    body: &mut Body<'_, '_>,
+    platform: &Platform,
+    spec: Option<&EffectSpec>,
+    change: &Change,
+) -> Result<(Option<String>, Option<String>), InvalidEvent> {
+    if matches!(change, Change::Content { .. } | Change::Job { .. }) {
+        return Ok((None, None));
+    }
     let rooms = spec.and_then(|spec| spec.session.as_deref()).unwrap_or(&platform.event.session);
     let streams = spec.and_then(|spec| spec.live_stream_id.as_deref()).unwrap_or(&platform.event.live_stream_id);
-    (rooms, streams)
+    let (room, stream) = (body.key(rooms), body.key(streams));
+    let named = match change {
+        Change::Announce(_) => matches!(room, Ok(Some(_))),
+        Change::Status { .. } | Change::Viewers { .. } | Change::Chat { .. } => {
+            matches!(room, Ok(Some(_))) || matches!(stream, Ok(Some(_)))
+        }
+        Change::Recording { .. } | Change::Content { .. } | Change::Job { .. } | Change::Log => true,
+    };
+    if !named {
+        let unusable = |found, what| match found {
+            Err(reason) => Err(InvalidEvent::key(what, reason)),
+            Ok(_) => Ok(()),
+        };
+        unusable(room, Essential::RoomId)?;
+        unusable(stream, Essential::LiveStreamId)?;
+        return Err(InvalidEvent::Missing { what: Essential::Session });
+    }
+    let mut usable = |found: Result<Option<(_, String)>, Reason>, column| match found {
+        Ok(found) => found.map(|(_, key)| key),
+        Err(reason) => {
+            // Nothing depends on the session of an event that is only logged.
+            if !matches!(change, Change::Log) {
+                body.warn(column, reason);
+            }
+            None
+        }
+    };
+    Ok((usable(room, ROOM_ID), usable(stream, LIVE_STREAM_ID)))
 }
 
-fn key(document: &Document<'_>, at: &[Pointer], what: &'static str) -> Result<Option<String>, InvalidEvent> {
-    document.first(at).map_or(Ok(None), |node| value::key(node, what))
-}
-
-/// For the ledger only: what does not fit is left out, since nothing depends on it.
-fn lenient(document: &Document<'_>, at: &[Pointer]) -> Option<String> {
-    key(document, at, "").ok().flatten()
-}
-
-fn change(document: &Document<'_>, effect: &Effect) -> Result<Change, InvalidEvent> {
+fn change(body: &mut Body<'_, '_>, effect: &Effect) -> Result<Change, InvalidEvent> {
     Ok(match effect {
         Effect::SessionStatus { status, set, data } => {
-            Change::Status { status: *status, set: session_fields(document, set, data)? }
+            Change::Status { status: *status, set: session_fields(body, set, data) }
         }
         Effect::SessionViewers { set, data } => {
-            let set = session_fields(document, set, data)?;
+            let set = session_fields(body, set, data);
             if !set.iter().any(|field| matches!(field, SessionField::ViewerCount(_))) {
-                return Err(InvalidEvent::Missing { what: "the number of viewers" });
+                return Err(no_viewer_count(body));
             }
             Change::Viewers { set }
         }
         Effect::Recording { state, id, set } => Change::Recording {
-            id: required(document, id, "the recording id")?,
+            id: body.required(id, Essential::RecordingId)?.1,
             state: *state,
-            set: fields(document, set, recording_field)?,
+            set: body.columns(set, 0, RecordingColumn::as_str, recording_field),
         },
         Effect::Content { state, id, set } => Change::Content {
-            id: required(document, id, "the content id")?,
+            id: body.required(id, Essential::ContentId)?.1,
             state: *state,
-            set: fields(document, set, content_field)?,
+            set: body.columns(set, 0, ContentColumn::as_str, content_field),
         },
-        Effect::Job { status, id, set } => Change::Job {
-            status: status.clone(),
-            set: job_fields(document, id, set)?,
-            id: required(document, id, "the job id")?,
-        },
-        Effect::Chat { id, set } => {
-            Change::Chat { id: required(document, id, "the message id")?, set: fields(document, set, chat_field)? }
+        Effect::Job { status, id, set } => {
+            let (at, id) = body.required(id, Essential::JobId)?;
+            Change::Job { id, status: status.clone(), set: job_fields(body, at, set) }
         }
-        Effect::SessionAnnounce => Change::Announce(announcement(document)?),
+        Effect::Chat { id, set } => Change::Chat {
+            id: body.required(id, Essential::MessageId)?.1,
+            set: body.columns(set, 0, ChatColumn::as_str, chat_field),
+        },
+        Effect::SessionAnnounce => Change::Announce(announcement(body)?),
         Effect::Log => Change::Log,
     })
 }
 
-fn required(document: &Document<'_>, at: &[Pointer], what: &'static str) -> Result<String, InvalidEvent> {
-    key(document, at, what)?.ok_or(InvalidEvent::Missing { what })
-}
-
-/// A column's value, if there is one.
-type Field<T> = Result<Option<T>, InvalidEvent>;
-
-fn fields<C: Copy, T>(
-    document: &Document<'_>,
-    set: &[(C, Vec<Pointer>)],
-    read: impl Fn(C, &Node<'_>) -> Field<T>,
-) -> Result<Vec<T>, InvalidEvent> {
-    let present = set.iter().filter_map(|(column, at)| Some((*column, document.first(at)?)));
-    present.filter_map(|(column, node)| read(column, node).transpose()).collect()
+fn no_viewer_count(body: &Body<'_, '_>) -> InvalidEvent {
+    let what = Essential::ViewerCount;
+    if body.warnings.iter().any(|warning| warning.column == SessionColumn::ViewerCount.as_str()) {
+        InvalidEvent::WrongType { what, expected: "a count" }
+    } else {
+        InvalidEvent::Missing { what }
+    }
 }
 
 fn session_fields(
-    document: &Document<'_>,
+    body: &mut Body<'_, '_>,
     set: &[(SessionColumn, Vec<Pointer>)],
     data: &[DataMember],
-) -> Result<Vec<SessionField>, InvalidEvent> {
-    let mut all = fields(document, set, session_field)?;
+) -> Vec<SessionField> {
+    let mut all = body.columns(set, data.len(), SessionColumn::as_str, session_field);
     for (name, at) in data {
-        if let Some(node) = document.first(at) {
-            all.push(SessionField::Data { name: name.clone(), json: value::scalar(node, "data")? });
-        }
+        let found = body.column(|| Cow::Owned(format!("data.{name}")), at, |_, node| json_value::scalar(node));
+        all.extend(found.map(|(_, json)| SessionField::Data { name: name.clone(), json }));
     }
-    Ok(all)
+    all
 }
 
 /// Other than elsewhere, a null that stands there tells something: the job has no error (any more).
-fn job_fields(
-    document: &Document<'_>,
-    id: &[Pointer],
-    set: &[(JobColumn, Vec<Pointer>)],
-) -> Result<Vec<JobField>, InvalidEvent> {
+fn job_fields(body: &mut Body<'_, '_>, id: &Pointer, set: &[(JobColumn, Vec<Pointer>)]) -> Vec<JobField> {
     let mut all = Vec::with_capacity(set.len());
-    let mut taken: Vec<&Pointer> = told(document, id).map(|(pointer, _)| pointer).into_iter().collect();
+    let mut taken: Vec<&Pointer> = Vec::with_capacity(set.len() + 1);
+    taken.push(id);
     let mut whole = None;
     for (column, at) in set {
-        let Some((pointer, node)) = told(document, at) else { continue };
-        let given = Some(node).filter(|node| !node.is_null());
         if *column == JobColumn::Data {
-            whole = given.map(|node| (pointer, node));
+            whole = Some(at);
             continue;
         }
-        taken.push(pointer);
-        all.push(job_field(*column, given)?);
+        let found = body.column(|| column.as_str().into(), at, |_, node| job_field(*column, node));
+        if let Some((pointer, field)) = found {
+            taken.push(pointer);
+            all.push(field);
+        }
     }
-    if let Some((pointer, node)) = whole {
-        let known: Vec<&str> = taken.into_iter().filter_map(|taken| member(pointer, taken)).collect();
-        all.push(JobField::Data(value::rest(node, &known, JobColumn::Data.as_str())?));
-    }
-    Ok(all)
-}
-
-/// What counts of several: the first that is not null, else the first null.
-fn told<'p, 'd, 'b>(document: &'d Document<'b>, at: &'p [Pointer]) -> Option<(&'p Pointer, &'d Node<'b>)> {
-    let present = || at.iter().filter_map(|pointer| Some((pointer, document.find(pointer)?)));
-    present().find(|(_, node)| !node.is_null()).or_else(|| present().next())
+    // What has no column, or cannot be stored in it.
+    let rest = whole.and_then(|at| {
+        let known = |whole: &Pointer| taken.iter().filter_map(|taken| member(whole, taken)).collect::<Vec<_>>();
+        body.column(|| JobColumn::Data.as_str().into(), at, |pointer, node| json_value::rest(node, &known(pointer)))
+    });
+    all.extend(rest.map(|(_, json)| JobField::Data(json)));
+    all
 }
 
 /// The member of the object at `whole` that `pointer` names.
@@ -187,69 +181,71 @@ fn member<'p>(whole: &Pointer, pointer: &'p Pointer) -> Option<&'p str> {
     }
 }
 
-fn job_field(column: JobColumn, given: Option<&Node<'_>>) -> Result<JobField, InvalidEvent> {
-    let what = column.as_str();
-    Ok(match column {
-        JobColumn::Progress => JobField::Progress(given.map(|node| value::number(node, what)).transpose()?),
-        JobColumn::CurrentStep => JobField::CurrentStep(given.map(|node| value::text(node, what)).transpose()?),
-        JobColumn::VideoUrl => JobField::VideoUrl(given.map(|node| value::text(node, what)).transpose()?),
-        JobColumn::Error => JobField::Error(given.map(|node| value::wording(node, what)).transpose()?),
-        JobColumn::RetryCount => JobField::RetryCount(given.map(|node| value::count(node, what)).transpose()?),
-        JobColumn::Data => JobField::Data(given.map_or(Ok("null".to_owned()), |node| value::json(node, what))?),
-    })
+fn job_field(column: JobColumn, node: &Node<'_>) -> Reading<JobField> {
+    match column {
+        JobColumn::Progress => or_emptied(node, value::progress(node)).map(JobField::Progress),
+        JobColumn::CurrentStep => or_emptied(node, value::text(node).map(Some)).map(JobField::CurrentStep),
+        JobColumn::VideoUrl => or_emptied(node, value::text(node).map(Some)).map(JobField::VideoUrl),
+        JobColumn::Error => or_emptied(node, value::wording(node).map(Some)).map(JobField::Error),
+        JobColumn::RetryCount => or_emptied(node, value::count(node)).map(JobField::RetryCount),
+        JobColumn::Data => json_value::json(node).map(JobField::Data),
+    }
 }
 
-fn session_field(column: SessionColumn, node: &Node<'_>) -> Field<SessionField> {
-    let what = column.as_str();
-    Ok(Some(match column {
-        SessionColumn::Title => SessionField::Title(value::text(node, what)?),
-        SessionColumn::StreamerId => SessionField::StreamerId(value::text(node, what)?),
-        SessionColumn::AppId => SessionField::AppId(value::text(node, what)?),
-        SessionColumn::ViewerCount => SessionField::ViewerCount(value::count(node, what)?),
-        SessionColumn::PeakViewers => SessionField::PeakViewers(value::count(node, what)?),
-        SessionColumn::DurationSeconds => SessionField::DurationSeconds(value::number(node, what)?),
-        SessionColumn::ErrorCode => SessionField::ErrorCode(value::text(node, what)?),
-        SessionColumn::ErrorMessage => SessionField::ErrorMessage(value::text(node, what)?),
-        SessionColumn::StartedAt => return Ok(value::instant(node, what)?.map(SessionField::StartedAt)),
-        SessionColumn::EndedAt => return Ok(value::instant(node, what)?.map(SessionField::EndedAt)),
-    }))
+/// `reading`, where a null empties the column unless another place has a value.
+fn or_emptied<T>(node: &Node<'_>, reading: Reading<Option<T>>) -> Reading<Option<T>> {
+    if node.is_null() { Reading::Unknown(None) } else { reading }
 }
 
-fn recording_field(column: RecordingColumn, node: &Node<'_>) -> Field<RecordingField> {
-    let what = column.as_str();
-    Ok(Some(match column {
-        RecordingColumn::Url => RecordingField::Url(value::text(node, what)?),
-        RecordingColumn::DurationSeconds => RecordingField::DurationSeconds(value::number(node, what)?),
-        RecordingColumn::SizeBytes => RecordingField::SizeBytes(value::count(node, what)?),
-    }))
+fn session_field(column: SessionColumn, node: &Node<'_>) -> Reading<SessionField> {
+    match column {
+        SessionColumn::Title => value::text(node).map(SessionField::Title),
+        SessionColumn::StreamerId => value::text(node).map(SessionField::StreamerId),
+        SessionColumn::AppId => value::text(node).map(SessionField::AppId),
+        SessionColumn::ViewerCount => value::count(node).map(SessionField::ViewerCount),
+        SessionColumn::PeakViewers => value::count(node).map(SessionField::PeakViewers),
+        SessionColumn::DurationSeconds => value::number(node).map(SessionField::DurationSeconds),
+        SessionColumn::ErrorCode => value::text(node).map(SessionField::ErrorCode),
+        SessionColumn::ErrorMessage => value::text(node).map(SessionField::ErrorMessage),
+        SessionColumn::StartedAt => value::instant(node).map(SessionField::StartedAt),
+        SessionColumn::EndedAt => value::instant(node).map(SessionField::EndedAt),
+    }
 }
 
-fn content_field(column: ContentColumn, node: &Node<'_>) -> Field<ContentField> {
-    let what = column.as_str();
-    Ok(Some(match column {
-        ContentColumn::Title => ContentField::Title(value::text(node, what)?),
-        ContentColumn::ContentType => ContentField::ContentType(value::text(node, what)?),
-        ContentColumn::Data => ContentField::Data(value::json(node, what)?),
-    }))
+fn recording_field(column: RecordingColumn, node: &Node<'_>) -> Reading<RecordingField> {
+    match column {
+        RecordingColumn::Url => value::text(node).map(RecordingField::Url),
+        RecordingColumn::DurationSeconds => value::number(node).map(RecordingField::DurationSeconds),
+        RecordingColumn::SizeBytes => value::count(node).map(RecordingField::SizeBytes),
+    }
 }
 
-fn chat_field(column: ChatColumn, node: &Node<'_>) -> Field<ChatField> {
-    let what = column.as_str();
-    Ok(Some(match column {
-        ChatColumn::UserId => ChatField::UserId(value::text(node, what)?),
-        ChatColumn::UserName => ChatField::UserName(value::text(node, what)?),
-        ChatColumn::Message => ChatField::Message(value::text(node, what)?),
-        ChatColumn::SentAt => return Ok(value::instant(node, what)?.map(ChatField::SentAt)),
-    }))
+fn content_field(column: ContentColumn, node: &Node<'_>) -> Reading<ContentField> {
+    match column {
+        ContentColumn::Title => value::text(node).map(ContentField::Title),
+        ContentColumn::ContentType => value::text(node).map(ContentField::ContentType),
+        ContentColumn::Data => json_value::json(node).map(ContentField::Data),
+    }
 }
 
-fn announcement(document: &Document<'_>) -> Result<Announcement, InvalidEvent> {
-    let given = |name: &str| document.root().get(name).filter(|node| !node.is_null());
+fn chat_field(column: ChatColumn, node: &Node<'_>) -> Reading<ChatField> {
+    match column {
+        ChatColumn::UserId => value::text(node).map(ChatField::UserId),
+        ChatColumn::UserName => value::text(node).map(ChatField::UserName),
+        ChatColumn::Message => value::wording(node).map(ChatField::Message),
+        ChatColumn::SentAt => value::instant(node).map(ChatField::SentAt),
+    }
+}
+
+/// Other than an effect's columns, what an application announces is taken whole or refused.
+fn announcement(body: &Body<'_, '_>) -> Result<Announcement, InvalidEvent> {
+    let given = |name: &str| body.document.root().get(name).filter(|node| !node.is_null());
     let status = given("status").map(|node| {
-        let wrong = InvalidEvent::WrongType { what: "status", expected: "a session status" };
+        let wrong = InvalidEvent::WrongType { what: Essential::AnnouncedStatus, expected: "a session status" };
         node.as_str().and_then(|text| text.parse().ok()).ok_or(wrong)
     });
-    let live_stream_id = given("live_stream_id").map(|node| value::key(node, "live_stream_id"));
+    let unusable = |reason| InvalidEvent::key(Essential::AnnouncedStream, reason);
+    let live_stream_id = given("live_stream_id").map(|node| value::key(node).map_err(unusable));
     Ok(Announcement {
         live_stream_id: live_stream_id.transpose()?.flatten(),
         status: status.transpose()?,
@@ -258,12 +254,20 @@ fn announcement(document: &Document<'_>) -> Result<Announcement, InvalidEvent> {
 }
 
 fn config(node: &Node<'_>) -> Result<Config, InvalidEvent> {
-    let json = value::json(node, "config")?;
-    // Databases index it as text whatever its type, so only the length is of interest where it is no text.
+    let what = Essential::AnnouncedConfig;
+    let json = match json_value::json(node) {
+        Reading::Value(json) => json,
+        Reading::Replaced(_) => return Err(InvalidEvent::Nul { what }),
+        Reading::Unknown(_) | Reading::Absent | Reading::Unusable(_) => {
+            let expected = "JSON whose numbers have at most 1000 digits";
+            return Err(InvalidEvent::WrongType { what, expected });
+        }
+    };
+    // Databases index it as text, of any type: only the length matters where it is no text.
     let stream = node.get("egress").and_then(|egress| egress.get("live_stream_id")).filter(|id| !id.is_null());
-    if stream.is_some_and(|id| id.raw().len() > MAX_KEY_BYTES && value::key(id, "").is_err()) {
-        return Err(InvalidEvent::TooLong { what: "config.egress.live_stream_id", max: MAX_KEY_BYTES });
+    if stream.is_some_and(|id| id.raw().len() > MAX_KEY_BYTES && value::key(id).is_err()) {
+        return Err(InvalidEvent::TooLong { what: Essential::AnnouncedEgress, max: MAX_KEY_BYTES });
     }
-    let live_stream_id = stream.and_then(|id| value::key(id, "").ok().flatten());
+    let live_stream_id = stream.and_then(|id| value::key(id).ok().flatten());
     Ok(Config { json, live_stream_id })
 }

@@ -16,6 +16,7 @@ mod held;
 mod jobs;
 mod ledger;
 mod live_stream_ids;
+mod odd_values;
 mod open;
 mod ordering;
 mod outage;

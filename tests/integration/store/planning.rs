@@ -1,10 +1,10 @@
 //! What planning refuses, so that no database has to; and what a database refuses all the same.
 
 use serde_json::{Value, json};
-use worker::effects::{InvalidEvent, MAX_KEY_BYTES};
+use worker::effects::{Change, Essential, InvalidEvent, JobField, MAX_KEY_BYTES, Reason, Warning};
 use worker::store::StoreError;
 
-use crate::fixture::{Event, Fixture, event};
+use crate::fixture::{ACTIVE, Event, Fixture, event};
 
 on_both!(a_rejected_event_takes_its_batch_with_it_and_leaves_nothing, a_creation_that_nobody_can_read_was_long_ago);
 
@@ -13,61 +13,113 @@ fn live(body: Value) -> Event {
 }
 
 #[tokio::test]
-async fn what_can_never_be_stored_is_an_invalid_event() {
+async fn event_without_a_usable_essential_value_is_refused() {
     let fixture = Fixture::sqlite().await;
     let long = "k".repeat(MAX_KEY_BYTES + 1);
     let wrong = |what, expected| InvalidEvent::WrongType { what, expected };
-    let max = MAX_KEY_BYTES;
+    let missing = |what| InvalidEvent::Missing { what };
+    let nul = |what| InvalidEvent::Nul { what };
+    let too_long = |what| InvalidEvent::TooLong { what, max: MAX_KEY_BYTES };
     let cases = [
-        (live(json!({"room": "r", "title": ["x"]})), wrong("title", "a text")),
-        (live(json!({"room": "r", "title": "a\u{0}b"})), InvalidEvent::Nul { what: "title" }),
-        (live(json!({"room": "r", "at": "tomorrow"})), wrong("started_at", "a time")),
-        (live(json!({"room": "r\u{0}"})), InvalidEvent::Nul { what: "the room id" }),
-        (live(json!({"room": long})), InvalidEvent::TooLong { what: "the room id", max }),
-        (live(json!({"stream": long})), InvalidEvent::TooLong { what: "the live stream id", max }),
-        (live(json!({"room": {"id": "r"}})), wrong("the room id", "a text")),
-        (live(json!({"room": ""})), InvalidEvent::Missing { what: "the session" }),
-        (event("e", "offline", 0, json!({"room": "r", "peak": -1})), wrong("peak_viewers", "a count")),
-        (event("e", "offline", 0, json!({"room": "r", "duration": "long"})), wrong("duration_seconds", "a number")),
-        (event("e", "taped", 0, json!({"room": "r"})), InvalidEvent::Missing { what: "the recording id" }),
-        (event("e", "taped", 0, json!({"tape": long})), InvalidEvent::TooLong { what: "the recording id", max }),
-        (event("e", "added", 0, json!({"item": ""})), InvalidEvent::Missing { what: "the content id" }),
-        (event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})), InvalidEvent::Nul { what: "data" }),
-        (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong("viewer_count", "a count")),
-        (event("e", "watched", 0, json!({"room": "r"})), InvalidEvent::Missing { what: "the number of viewers" }),
-        (event("e", "watched", 0, json!({"n": 1})), InvalidEvent::Missing { what: "the session" }),
-        (
-            event("e", "watched", 0, json!({"room": "r", "n": 1, "viewer": {"id": 1}})),
-            wrong("data", "a text, a number or a truth value"),
-        ),
-        (event("e", "said", 0, json!({"room": "r"})), InvalidEvent::Missing { what: "the message id" }),
-        (event("e", "said", 0, json!({"message": "m"})), InvalidEvent::Missing { what: "the session" }),
-        (event("e", "said", 0, json!({"room": "r", "message": "m", "text": {}})), wrong("message", "a text")),
-        (event("e", "said", 0, json!({"room": "r", "message": "m", "at": "x"})), wrong("sent_at", "a time")),
-        (event("e", "worked", 0, json!({"progress": 1})), InvalidEvent::Missing { what: "the job id" }),
-        (event("e", "worked", 0, json!({"job": long})), InvalidEvent::TooLong { what: "the job id", max }),
-        (event("e", "worked", 0, json!({"job": "j", "progress": "half"})), wrong("progress", "a number")),
-        (event("e", "worked", 0, json!({"job": "j", "retries": -1})), wrong("retry_count", "a count")),
-        (event("e", "worked", 0, json!({"job": "j", "step": []})), wrong("current_step", "a text")),
-        (event("e", "worked", 0, json!({"job": "j", "more": "\u{0}"})), InvalidEvent::Nul { what: "data" }),
-        (event("e\u{0}", "live", 0, json!({"room": "r"})), InvalidEvent::Nul { what: "the event id" }),
+        (live(json!({"room": "r\u{0}"})), nul(Essential::RoomId)),
+        (live(json!({"room": long})), too_long(Essential::RoomId)),
+        (live(json!({"stream": long})), too_long(Essential::LiveStreamId)),
+        (live(json!({"room": {"id": "r"}, "stream": long})), wrong(Essential::RoomId, "a text")),
+        (live(json!({"room": "", "stream": null})), missing(Essential::Session)),
+        (event("e", "taped", 0, json!({"room": "r"})), missing(Essential::RecordingId)),
+        (event("e", "taped", 0, json!({"tape": long})), too_long(Essential::RecordingId)),
+        (event("e", "added", 0, json!({"item": ""})), missing(Essential::ContentId)),
+        (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong(Essential::ViewerCount, "a count")),
+        (event("e", "watched", 0, json!({"room": "r", "n": -5})), wrong(Essential::ViewerCount, "a count")),
+        (event("e", "watched", 0, json!({"room": "r"})), missing(Essential::ViewerCount)),
+        (event("e", "watched", 0, json!({"n": 1})), missing(Essential::Session)),
+        (event("e", "said", 0, json!({"room": "r"})), missing(Essential::MessageId)),
+        (event("e", "said", 0, json!({"message": "m"})), missing(Essential::Session)),
+        (event("e", "worked", 0, json!({"progress": 1})), missing(Essential::JobId)),
+        (event("e", "worked", 0, json!({"job": long})), too_long(Essential::JobId)),
+        (event("e\u{0}", "live", 0, json!({"room": "r"})), nul(Essential::EventId)),
     ];
     for (event, expected) in cases {
         assert_eq!(fixture.try_plan("studio", &event).unwrap_err(), expected, "{}", event.body);
     }
     let announced = |body| event("e", "session.announced", 0, body);
     let cases = [
-        (json!({"status": "ready"}), InvalidEvent::Missing { what: "the session" }),
-        (json!({"room_id": "r", "status": "asleep"}), wrong("status", "a session status")),
+        (json!({"status": "ready"}), missing(Essential::Session)),
+        (json!({"room_id": "r", "status": "asleep"}), wrong(Essential::AnnouncedStatus, "a session status")),
+        (json!({"room_id": "r", "live_stream_id": long}), too_long(Essential::AnnouncedStream)),
         (
             json!({"room_id": "r", "config": {"egress": {"live_stream_id": long}}}),
-            InvalidEvent::TooLong { what: "config.egress.live_stream_id", max },
+            too_long(Essential::AnnouncedEgress),
         ),
-        (json!({"room_id": "r", "config": {"a": "\u{0}"}}), InvalidEvent::Nul { what: "config" }),
+        (json!({"room_id": "r", "config": {"a": "\u{0}"}}), nul(Essential::AnnouncedConfig)),
     ];
     for (body, expected) in cases {
         assert_eq!(fixture.try_plan("sessions", &announced(body)).unwrap_err(), expected);
     }
+}
+
+#[tokio::test]
+async fn column_with_an_unusable_value_is_left_alone_and_named() {
+    let fixture = Fixture::sqlite().await;
+    let long = "k".repeat(MAX_KEY_BYTES + 1);
+    let job = |column: &str, value: Value| event("e", "worked", 0, json!({"job": "j", column: value}));
+    let said =
+        |column: &str, value: Value| event("e", "said", 0, json!({"room": "r", "message": "m", column: value}));
+    for (event, column, reason) in [
+        (live(json!({"room": "r", "title": ["x"]})), "title", Reason::WrongType),
+        (live(json!({"room": "r", "title": "a\u{0}b"})), "title", Reason::ReplacedCharacters),
+        (live(json!({"room": "r", "at": "tomorrow"})), "started_at", Reason::UnreadableTime),
+        (live(json!({"room": long, "stream": "s"})), "room_id", Reason::TooLong),
+        (live(json!({"room": "r", "stream": ["s"]})), "live_stream_id", Reason::WrongType),
+        (event("e", "offline", 0, json!({"room": "r", "peak": -5})), "peak_viewers", Reason::OutOfRange),
+        (event("e", "offline", 0, json!({"room": "r", "duration": ""})), "duration_seconds", Reason::Empty),
+        (event("e", "taped", 0, json!({"tape": "t", "size": 1.5})), "size_bytes", Reason::WrongType),
+        (event("e", "taped", 0, json!({"tape": "t", "room": "\u{0}"})), "room_id", Reason::NulCharacter),
+        (event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})), "data", Reason::ReplacedCharacters),
+        (
+            event("e", "watched", 0, json!({"room": "r", "n": 1, "viewer": {"id": 1}})),
+            "data.viewer",
+            Reason::WrongType,
+        ),
+        (said("name", json!(false)), "user_name", Reason::WrongType),
+        (said("at", json!("x")), "sent_at", Reason::UnreadableTime),
+        (job("progress", json!("half")), "progress", Reason::WrongType),
+        (job("retries", json!(u64::MAX)), "retry_count", Reason::OutOfRange),
+        (job("step", json!([])), "current_step", Reason::WrongType),
+        (job("more", json!("\u{0}")), "data", Reason::ReplacedCharacters),
+    ] {
+        let planned = fixture.plan("studio", &event);
+        let expected = [Warning { column: column.into(), reason }];
+        assert_eq!(planned.warnings, expected, "{}", event.body);
+    }
+}
+
+#[tokio::test]
+async fn unusable_first_place_leaves_the_next_one() {
+    let fixture = Fixture::sqlite().await;
+    for unusable in [json!({}), json!([]), Value::Null] {
+        let body = json!({"job": "j", "step": unusable, "phase": "render"});
+        let planned = fixture.plan("studio", &event("e", "worked", 0, body));
+        let Change::Job { set, .. } = &planned.change else { panic!("{planned:?}") };
+        assert!(set.contains(&JobField::CurrentStep(Some("render".to_owned()))), "{set:?}");
+        assert_eq!(planned.warnings, []);
+    }
+    let long = "k".repeat(MAX_KEY_BYTES + 1);
+    for unusable in [json!(long), json!("\u{0}"), json!({"id": 1}), json!(""), Value::Null] {
+        let body = json!({"object": {"id": unusable}, "data": {"id": "s", "passthrough": unusable}});
+        let planned = fixture.plan("mux", &event("e", ACTIVE, 0, body));
+        assert_eq!((planned.room, planned.live_stream_id.as_deref()), (None, Some("s")), "{unusable}");
+    }
+}
+
+#[tokio::test]
+async fn member_that_its_column_cannot_take_stays_in_data() {
+    let fixture = Fixture::sqlite().await;
+    let body = json!({"job": "j", "progress": "half", "retries": 2, "more": 1});
+    let planned = fixture.plan("studio", &event("e", "worked", 0, body));
+    let Change::Job { set, .. } = planned.change else { panic!() };
+    let data = JobField::Data(r#"{"more":1,"progress":"half"}"#.to_owned());
+    assert_eq!(set, [JobField::RetryCount(Some(2)), data]);
 }
 
 #[tokio::test]

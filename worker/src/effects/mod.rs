@@ -1,11 +1,11 @@
-//! What planned events do to rows of the session database, as pure functions.
+//! Applies planned events to rows of the session database, as pure functions.
 //!
 //! Guarantee: applying is commutative. Every column is a last-writer register keyed by the event's [`OrderKey`], so
 //! any order of delivery, and any split into batches, of events with distinct keys ends in the same rows. Nothing here
 //! does I/O or reads a clock.
 //!
-//! [`plan()`], of the crate `shared`, turns an envelope into a [`Planned`] event; [`Rows`] holds
-//! the rows of one transaction and applies planned events to them, one after the other.
+//! [`plan()`], of the crate `shared`, turns an envelope into a [`Planned`] event. [`Rows`] holds the
+//! rows of one transaction and applies planned events to them, one after the other.
 //!
 //! [`OrderKey`]: shared::event::OrderKey
 
@@ -27,8 +27,8 @@ pub use result::{Action, Applied, EventResult};
 pub use rows::{Held, Needs, Rows};
 pub use session::{SessionRow, Written, bit};
 pub use shared::effects::{
-    Announcement, Change, ChatField, Config, ContentField, InvalidEvent, JobField, MAX_KEY_BYTES, Planned,
-    RecordingField, SessionField, plan,
+    Announcement, Change, ChatField, Config, ContentField, Essential, InvalidEvent, JobField, MAX_KEY_BYTES,
+    Planned, Reason, RecordingField, SessionField, Warning, plan,
 };
 
 #[cfg(test)]

@@ -61,8 +61,8 @@ impl RecordingRow {
         }
         match field {
             RecordingField::Url(url) => self.url = Some(url.clone()),
-            RecordingField::DurationSeconds(seconds) => self.duration_seconds = Some(*seconds),
-            RecordingField::SizeBytes(bytes) => self.size_bytes = Some(*bytes),
+            RecordingField::DurationSeconds(seconds) => self.duration_seconds = *seconds,
+            RecordingField::SizeBytes(bytes) => self.size_bytes = *bytes,
         }
         true
     }

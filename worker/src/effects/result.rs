@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use shared::effects::Warning;
 use shared::platform::SessionStatus;
 
 /// What an event did, as in the ledger's `action`.
@@ -66,6 +67,9 @@ pub struct EventResult {
     /// Which edit of its body this is the result of, if an operator has edited it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edited: Option<String>,
+    /// Columns that the event did not set as sent; absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 #[cfg(test)]
@@ -82,6 +86,7 @@ impl EventResult {
             event_id: event_id.to_owned(),
             event_type: "t".to_owned(),
             edited: None,
+            warnings: Vec::new(),
         }
     }
 }
@@ -110,6 +115,7 @@ impl EventResult {
             event_type: &self.event_type,
             facts: &facts,
             processing_result: &facts,
+            warnings: &self.warnings,
         };
         serde_json::value::to_raw_value(&results).ok()
     }
@@ -123,6 +129,8 @@ struct Results<'a> {
     #[serde(flatten)]
     facts: &'a Facts<'a>,
     processing_result: &'a Facts<'a>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [Warning],
 }
 
 #[derive(Serialize)]
@@ -171,11 +179,13 @@ impl Applied {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use shared::effects::Reason;
+
     use super::*;
 
     #[test]
     fn results_are_shown_twice_and_with_their_nulls() {
-        let result = EventResult {
+        let mut result = EventResult {
             processed: true,
             action: Action::StatusUpdated,
             room_id: Some("room_123".into()),
@@ -185,9 +195,18 @@ mod tests {
             event_id: "e".into(),
             event_type: "t".into(),
             edited: None,
+            warnings: Vec::new(),
         };
         let facts = r#""processed":true,"action":"status_updated","room_id":"room_123","old_status":null,"new_status":"live","live_stream_id":null"#;
         let expected = format!(r#"{{"event_id":"e","event_type":"t",{facts},"processing_result":{{{facts}}}}}"#);
         assert_eq!(result.to_results().unwrap().get(), expected);
+        result.warnings = vec![Warning { column: "title".into(), reason: Reason::WrongType }];
+        let expected = format!(
+            "{},{}}}",
+            expected.strip_suffix('}').unwrap(),
+            r#""warnings":[{"column":"title","reason":"wrong_type"}]"#
+        );
+        assert_eq!(result.to_results().unwrap().get(), expected);
+        assert_eq!(serde_json::from_str::<EventResult>(&result.to_json()).unwrap(), result);
     }
 }

@@ -397,5 +397,6 @@ fn done(
         event_id: event.event_id.clone(),
         event_type: event.event_type.clone(),
         edited: event.edited.clone(),
+        warnings: event.warnings.clone(),
     })
 }

@@ -31,6 +31,7 @@ fn event(at: Millis, change: Change) -> Planned {
         room: Some("r".to_owned()),
         live_stream_id: None,
         change,
+        warnings: Vec::new(),
     }
 }
 
@@ -67,7 +68,7 @@ fn every_order_of_five_events_ends_in_the_same_row() {
     let text = |text: &str| text.to_owned();
     let events = [
         status(1, SessionStatus::Live, vec![SessionField::Title(text("one")), SessionField::StartedAt(1)]),
-        status(2, SessionStatus::Ended, vec![SessionField::EndedAt(2), SessionField::PeakViewers(7)]),
+        status(2, SessionStatus::Ended, vec![SessionField::EndedAt(2), SessionField::PeakViewers(Some(7))]),
         status(3, SessionStatus::Live, vec![SessionField::StreamerId(text("s"))]),
         status(4, SessionStatus::Error, vec![SessionField::ErrorCode(text("c")), SessionField::Title(text("two"))]),
         status(5, SessionStatus::Ended, vec![SessionField::EndedAt(5)]),
@@ -87,6 +88,27 @@ fn every_order_of_five_events_ends_in_the_same_row() {
         // Whether a column was written in vain tells of the order, and nothing else.
         row.written.mask = expected.written.mask;
         assert_eq!(row, expected, "{:?}", order.iter().map(|event| event.order.at).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn unknown_number_is_the_same_row_in_every_order() {
+    let registry = Registry::from_text("test", STUDIO).unwrap();
+    let studio = registry.get("studio").unwrap();
+    let ended = |at, peak, seconds| {
+        let set = vec![SessionField::PeakViewers(peak), SessionField::DurationSeconds(seconds)];
+        status(at, SessionStatus::Ended, set)
+    };
+    let events = [
+        status(1, SessionStatus::Live, vec![]),
+        ended(2, Some(7), None),
+        ended(3, None, None),
+        ended(4, None, Some(9.0)),
+    ];
+    let all: Vec<&Planned> = events.iter().collect();
+    for order in orders(&all) {
+        let written = row(studio, &order).written;
+        assert_eq!((written.peak_viewers, written.duration_seconds), (None, Some(9.0)));
     }
 }
 

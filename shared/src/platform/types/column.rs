@@ -157,7 +157,7 @@ closed_set! {
     UserId "user_id",
     /// Text.
     UserName "user_name",
-    /// Text.
+    /// Text; anything else is kept as JSON text.
     Message "message",
     /// Time; without it, the event's.
     SentAt "sent_at",

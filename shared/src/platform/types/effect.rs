@@ -9,8 +9,8 @@ use super::place::Pointer;
 /// A member of a session's `data` and where its value is found: a text, a number or a truth value.
 pub type DataMember = (String, Vec<Pointer>);
 
-/// What an event type does: a closed set, fed by the definition. In every list of pointers the first present counts; an
-/// absent value leaves its column alone.
+/// Effect of an event type: a closed set, fed by the definition. In every list of pointers the
+/// first usable value counts; without one the column is left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// `session.status`: a status, and columns beside it.

@@ -35,7 +35,7 @@ pub struct EventSpec {
     /// Where a request holds several events, the list of them. Each becomes an event of its own, whose body is the
     /// request's with that one element in the list's place; all other pointers point into that body.
     pub batch: Option<Pointer>,
-    /// The provider's event id; the first present counts. Empty: identity is the content hash.
+    /// The provider's event id; the first usable one counts. Empty: identity is the content hash.
     pub id: Vec<Locator>,
     /// The event type; never empty.
     pub kind: Vec<Locator>,

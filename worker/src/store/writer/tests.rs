@@ -103,6 +103,7 @@ fn event(id: &str) -> Planned {
         room: None,
         live_stream_id: None,
         change: Change::Log,
+        warnings: Vec::new(),
     }
 }
 

@@ -1,0 +1,220 @@
+//! From JSON values to the text of JSON columns.
+//!
+//! # Guarantees
+//! - A text that is read is storable on both databases, PostgreSQL's `jsonb` included.
+//! - The text is the value of the body, with U+FFFD in place of NUL characters.
+
+use std::borrow::Cow;
+
+use super::reading::Reading;
+use super::value::{has_nul, without_nul};
+use super::warning::Reason;
+use crate::json::{Node, Value};
+
+/// Digits that a number in a JSON column may need when it is written out.
+const MAX_DIGITS: usize = 1000;
+
+/// A text, a number or a truth value, as JSON.
+pub(super) fn scalar(node: &Node<'_>) -> Reading<String> {
+    match node.value() {
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => json(node),
+        Value::Null => Reading::Absent,
+        Value::Array(_) | Value::Object(_) => Reading::Unusable(Reason::WrongType),
+    }
+}
+
+/// Any JSON value, as written as far as databases take it.
+pub(super) fn json(node: &Node<'_>) -> Reading<String> {
+    if node.is_null() {
+        return Reading::Absent;
+    }
+    let mut fits = Fits::default();
+    fits.look_at(node);
+    fits.reading(|rewritten| {
+        if !rewritten {
+            return node.raw().to_owned();
+        }
+        let mut text = String::with_capacity(node.raw().len());
+        write(node, &mut text);
+        text
+    })
+}
+
+/// An object without the members `known`, as written; any other JSON value whole.
+pub(super) fn rest(node: &Node<'_>, known: &[&str]) -> Reading<String> {
+    let Value::Object(members) = node.value() else { return json(node) };
+    let unknown = || members.iter().filter(|(key, _)| !known.contains(&&**key));
+    let mut fits = Fits::default();
+    unknown().for_each(|member| fits.look_at_member(member));
+    fits.reading(|rewritten| {
+        let mut text = String::from("{");
+        for (key, node) in unknown() {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            write_text(key, &mut text);
+            text.push(':');
+            if rewritten {
+                write(node, &mut text);
+            } else {
+                text.push_str(node.raw());
+            }
+        }
+        text.push('}');
+        text
+    })
+}
+
+/// Obstacles to storing a JSON value as it is written.
+#[derive(Default)]
+struct Fits {
+    /// PostgreSQL refuses `\u0000` anywhere in a `jsonb`, keys included.
+    nul: bool,
+    /// Half of a surrogate pair, which a document holds as U+FFFD; PostgreSQL refuses it, too.
+    replaced: bool,
+    /// A number of too many digits: PostgreSQL makes 128 KiB of `1e131071`, and refuses more.
+    huge: bool,
+}
+
+impl Fits {
+    fn look_at(&mut self, node: &Node<'_>) {
+        match node.value() {
+            Value::Null | Value::Bool(_) => {}
+            Value::Number(lexeme) => self.huge |= is_huge(lexeme),
+            Value::String(text) => self.look_at_text(text, matches!(text, Cow::Owned(_))),
+            Value::Array(items) => items.iter().for_each(|item| self.look_at(item)),
+            Value::Object(members) => members.iter().for_each(|member| self.look_at_member(member)),
+        }
+    }
+
+    fn look_at_member(&mut self, (key, node): &(Cow<'_, str>, Node<'_>)) {
+        self.look_at_text(key, matches!(key, Cow::Owned(_)));
+        self.look_at(node);
+    }
+
+    /// A text without escapes is what it was written as.
+    fn look_at_text(&mut self, text: &str, escaped: bool) {
+        self.nul |= has_nul(text);
+        self.replaced |= escaped && text.contains(char::REPLACEMENT_CHARACTER);
+    }
+
+    /// The text that `write` makes. Its argument is true where strings have to be written again.
+    fn reading(self, write: impl FnOnce(bool) -> String) -> Reading<String> {
+        match self {
+            Self { huge: true, .. } => Reading::Unusable(Reason::OutOfRange),
+            Self { nul: true, .. } => Reading::Replaced(write(true)),
+            Self { replaced, .. } => Reading::Value(write(replaced)),
+        }
+    }
+}
+
+/// Writes `node` with its numbers as they are and its strings without NUL characters.
+fn write(node: &Node<'_>, to: &mut String) {
+    match node.value() {
+        Value::Null | Value::Bool(_) | Value::Number(_) => to.push_str(node.raw()),
+        Value::String(text) => write_text(text, to),
+        Value::Array(items) => {
+            to.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    to.push(',');
+                }
+                write(item, to);
+            }
+            to.push(']');
+        }
+        Value::Object(members) => {
+            to.push('{');
+            for (index, (key, node)) in members.iter().enumerate() {
+                if index > 0 {
+                    to.push(',');
+                }
+                write_text(key, to);
+                to.push(':');
+                write(node, to);
+            }
+            to.push('}');
+        }
+    }
+}
+
+/// Writes `text` as a JSON string without NUL characters.
+fn write_text(text: &str, to: &mut String) {
+    to.push_str(&serde_json::Value::from(&*without_nul(text)).to_string());
+}
+
+fn is_huge(lexeme: &str) -> bool {
+    let (digits, exponent) = lexeme.split_once(['e', 'E']).unwrap_or((lexeme, "0"));
+    let exponent = exponent.parse::<i64>().map_or(usize::MAX, |exponent| exponent.unsigned_abs() as usize);
+    digits.len().saturating_add(exponent) > MAX_DIGITS
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::json::Document;
+
+    fn with<T>(json: &str, read: impl Fn(&Node<'_>) -> T) -> T {
+        read(Document::parse(json.as_bytes()).unwrap().root())
+    }
+
+    fn value(text: &str) -> Reading<String> {
+        Reading::Value(text.to_owned())
+    }
+
+    #[test]
+    fn json_keeps_its_text() {
+        for text in [r#"{"a": [1.0]}"#, r#"{"a":["\\u0000"]}"#, r#""\u00e9""#] {
+            assert_eq!(with(text, json), value(text));
+        }
+    }
+
+    #[test]
+    fn nul_at_any_depth_becomes_a_replacement_character() {
+        for (text, expected) in [
+            (r#"{"a": [{"b" :"\u0000x"}], "n": 1.0}"#, "{\"a\":[{\"b\":\"\u{fffd}x\"}],\"n\":1.0}"),
+            (r#"{"\u0000": null, "b": true}"#, "{\"\u{fffd}\":null,\"b\":true}"),
+            (r#""\u0000\"\n""#, "\"\u{fffd}\\\"\\n\""),
+        ] {
+            assert_eq!(with(text, json), Reading::Replaced(expected.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_holds_a_replacement_character_is_written_anew() {
+        assert_eq!(with("[\"\\ufffd\", 1.0]", json), value("[\"\u{fffd}\",1.0]"));
+        assert_eq!(with("[\"\u{fffd}\", 1.0]", json), value("[\"\u{fffd}\", 1.0]"));
+    }
+
+    #[test]
+    fn number_that_is_long_when_written_out_is_out_of_range() {
+        assert_eq!(with("[1e100, -2.5E-3]", json), value("[1e100, -2.5E-3]"));
+        for text in ["{\"a\":[1e131071]}", "1e-99999999999999999999"] {
+            assert_eq!(with(text, json), Reading::Unusable(Reason::OutOfRange), "{text}");
+        }
+    }
+
+    #[test]
+    fn rest_of_an_object_is_what_has_no_column() {
+        let rest = |text: &str| with(text, |node| rest(node, &["a", "b"]));
+        let text = r#"{"a": 1, "c": {"a": 1.0}, "q\"": "x"}"#;
+        assert_eq!(rest(text), value(r#"{"c":{"a": 1.0},"q\"":"x"}"#));
+        assert_eq!(rest(r#"{"a": 1, "b": "\u0000"}"#), value("{}"));
+        assert_eq!(rest(r#"["a"]"#), value(r#"["a"]"#));
+        assert_eq!(rest(r#"{"c": "\u0000"}"#), Reading::Replaced("{\"c\":\"\u{fffd}\"}".to_owned()));
+        assert_eq!(rest(r#"{"\u0000": 1}"#), Reading::Replaced("{\"\u{fffd}\":1}".to_owned()));
+        assert_eq!(rest(r#"{"c": 1e5000}"#), Reading::Unusable(Reason::OutOfRange));
+    }
+
+    #[test]
+    fn scalar_is_a_text_a_number_or_a_truth_value() {
+        for text in ["\"a\"", "1.50", "false"] {
+            assert_eq!(with(text, scalar), value(text));
+        }
+        assert_eq!(with("null", scalar), Reading::Absent);
+        for text in ["[]", "{}"] {
+            assert_eq!(with(text, scalar), Reading::Unusable(Reason::WrongType), "{text}");
+        }
+    }
+}

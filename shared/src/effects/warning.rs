@@ -1,0 +1,130 @@
+//! Columns that an event names and that cannot be set as sent.
+//!
+//! # Guarantees
+//! - A warning holds names, never a value of the body.
+//! - [`Warning::label`] and [`Reason`] come from closed sets, so both can be labels of a metric
+//!   (`warning_label_is_a_column_that_definitions_know`).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::platform::{ChatColumn, ContentColumn, JobColumn, RecordingColumn, SessionColumn};
+
+/// Most warnings that are kept of one event.
+pub const MAX_WARNINGS: usize = 32;
+
+/// The column that a session's room id ends up in.
+pub(super) const ROOM_ID: &str = "room_id";
+/// The column that a live stream id ends up in.
+pub(super) const LIVE_STREAM_ID: &str = "live_stream_id";
+/// The column that members without a column of their own end up in.
+const DATA: &str = "data";
+
+/// Reason for which a value is not stored as sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Of another type than the column, and not readable as that type.
+    WrongType,
+    /// Negative, or larger than the column holds.
+    OutOfRange,
+    /// A text or number that names no time.
+    UnreadableTime,
+    /// An empty text where a number is expected.
+    Empty,
+    /// An id longer than [`MAX_KEY_BYTES`](super::MAX_KEY_BYTES).
+    TooLong,
+    /// An id with a NUL character.
+    NulCharacter,
+    /// A text with NUL characters, which was stored with U+FFFD in their place.
+    ReplacedCharacters,
+    /// A reason that only a later version knows, read back from the ledger.
+    #[serde(other)]
+    Other,
+}
+
+impl Reason {
+    /// Its name in results, log lines and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::WrongType => "wrong_type",
+            Self::OutOfRange => "out_of_range",
+            Self::UnreadableTime => "unreadable_time",
+            Self::Empty => "empty",
+            Self::TooLong => "too_long",
+            Self::NulCharacter => "nul_character",
+            Self::ReplacedCharacters => "replaced_characters",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A column that was left alone, or stored with replaced characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// The column as definitions name it; of a session's `data`, with the member: `data.change`.
+    pub column: Cow<'static, str>,
+    /// The reason.
+    pub reason: Reason,
+}
+
+impl Warning {
+    /// The column's name without a member.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        columns().find(|column| *column == self.column).unwrap_or(DATA)
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.column, self.reason)
+    }
+}
+
+/// Every column that a warning can name.
+fn columns() -> impl Iterator<Item = &'static str> {
+    let sessions = SessionColumn::ALL.iter().map(|column| column.as_str());
+    let recordings = RecordingColumn::ALL.iter().map(|column| column.as_str());
+    let contents = ContentColumn::ALL.iter().map(|column| column.as_str());
+    let jobs = JobColumn::ALL.iter().map(|column| column.as_str());
+    let chats = ChatColumn::ALL.iter().map(|column| column.as_str());
+    let ids = [ROOM_ID, LIVE_STREAM_ID].into_iter();
+    sessions.chain(recordings).chain(contents).chain(jobs).chain(chats).chain(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn warning_label_is_a_column_that_definitions_know() {
+        let label = |column: &str| {
+            let column = Cow::Owned(column.to_owned());
+            Warning { column, reason: Reason::WrongType }.label()
+        };
+        assert_eq!(label("peak_viewers"), "peak_viewers");
+        assert_eq!(label("room_id"), "room_id");
+        assert_eq!(label("data.change"), "data");
+        assert_eq!(label("from a later version"), "data");
+    }
+
+    #[test]
+    fn warning_of_a_later_version_can_be_read_back() {
+        let warning: Warning =
+            serde_json::from_str(r#"{"column": "x", "reason": "unheard_of", "more": 1}"#).unwrap();
+        assert_eq!(warning.reason, Reason::Other);
+        let text = serde_json::to_string(&Warning { column: "title".into(), reason: Reason::TooLong });
+        assert_eq!(text.unwrap(), r#"{"column":"title","reason":"too_long"}"#);
+    }
+}
