@@ -53,6 +53,7 @@ mod limits;
 mod limits_across;
 mod malformed;
 mod missing_session;
+mod odd_values;
 mod openapi;
 mod ordering;
 mod outbound;

@@ -15,6 +15,7 @@ use shared::queue::{PlatformKeys, Queue};
 use tokio::sync::watch;
 
 use crate::consumer::inflight::Weight;
+use crate::consumer::warned::SparseLog;
 
 /// One platform, as a worker serves it. A changed definition makes a new lane.
 pub struct Lane {
@@ -30,6 +31,8 @@ pub struct Lane {
     pub weight: Arc<Weight>,
     /// Its retry set is to be looked at: this worker has put something into it, or may go on with it.
     pub rescheduled: Arc<AtomicBool>,
+    /// Bounds the log lines about columns that its events do not set as sent.
+    pub warned: Arc<SparseLog>,
     paused: Arc<AtomicBool>,
 }
 
@@ -42,6 +45,7 @@ impl Lane {
             depth: QueueMetrics::new(&platform.name),
             weight: Arc::default(),
             rescheduled: Arc::new(AtomicBool::new(true)),
+            warned: Arc::default(),
             paused: Arc::new(AtomicBool::new(platform.paused)),
             platform,
         }
@@ -56,6 +60,7 @@ impl Lane {
             depth: self.depth.clone(),
             weight: Arc::clone(&self.weight),
             rescheduled: Arc::clone(&self.rescheduled),
+            warned: Arc::clone(&self.warned),
             paused: Arc::clone(&self.paused),
         }
     }

@@ -101,6 +101,8 @@ fn components() -> Components {
         .schema_from::<results::Results>()
         .schema_from::<results::Facts>()
         .schema_from::<results::Action>()
+        .schema_from::<results::Warning>()
+        .schema_from::<results::Reason>()
         .schema_from::<results::Found>()
         .schema_from::<results::State>()
         .schema_from::<Metrics>()

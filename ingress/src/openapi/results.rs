@@ -31,6 +31,37 @@ pub(crate) struct Results {
     live_stream_id: Option<String>,
     /// Six of these once more, for those who look here.
     processing_result: Facts,
+    /// Columns that the event did not set as sent. Left out when there are none.
+    #[schema(max_items = 32)]
+    warnings: Option<Vec<Warning>>,
+}
+
+/// A column that was left alone, or stored with U+FFFD in place of what databases refuse.
+#[allow(dead_code, reason = "describes what a worker writes")]
+#[derive(ToSchema)]
+#[schema(as = ColumnWarning)]
+pub(super) struct Warning {
+    /// The column; of a session's `data`, with the member: `data.change`.
+    column: String,
+    /// The reason.
+    reason: Reason,
+}
+
+/// Reason for which a value is not stored as sent: another type; negative or too large; not a time;
+/// an empty text for a number; an id that is too long or has a NUL character; NUL characters that
+/// were replaced. `other` is a reason of a later version.
+#[allow(dead_code, reason = "describes text")]
+#[derive(ToSchema)]
+#[schema(as = ColumnWarningReason, rename_all = "snake_case")]
+pub(super) enum Reason {
+    WrongType,
+    OutOfRange,
+    UnreadableTime,
+    Empty,
+    TooLong,
+    NulCharacter,
+    ReplacedCharacters,
+    Other,
 }
 
 /// What an event did.

@@ -3,6 +3,9 @@
 //! Guarantee: label values come from closed sets; `platform` only from a [`PlatformName`](crate::platform::PlatformName) (or the one word `unknown`), so
 //! that nobody outside can grow the number of series. Making one of the structs registers all its series at 0: a rate or
 //! an alert over them works from the first scrape. Handles are kept: recording is an atomic addition, no lookup.
+//!
+//! [`COLUMN_WARNINGS`] is the exception: hundreds of series for each platform would stay at 0, so
+//! each one begins when it is first counted.
 
 use std::time::Duration;
 
@@ -37,6 +40,8 @@ pub const ENQUEUE_DURATION: &str = "webhook_enqueue_duration_seconds";
 pub const EVENTS: &str = "webhook_events_total";
 /// Applied events, by what they did.
 pub const SESSION_UPDATES: &str = "webhook_session_updates_total";
+/// Columns that applied events did not set as sent, by why not.
+pub const COLUMN_WARNINGS: &str = "webhook_column_warnings_total";
 /// Reading an event to settling it.
 pub const PROCESSING_DURATION: &str = "webhook_processing_duration_seconds";
 /// Arrival at ingress to settlement.
@@ -142,6 +147,7 @@ fn describe() {
     describe_histogram!(ENQUEUE_DURATION, "Waiting for a batch and for Redis");
     describe_counter!(EVENTS, "Executions of events by outcome");
     describe_counter!(SESSION_UPDATES, "Applied events by what they did");
+    describe_counter!(COLUMN_WARNINGS, "Columns that applied events did not set as sent");
     describe_histogram!(PROCESSING_DURATION, "Reading an event to settling it");
     describe_histogram!(END_TO_END_DURATION, "Arrival at ingress to settlement");
     describe_counter!(DELIVERIES, "Attempts at deliveries to destinations by outcome");

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogram};
 
 use super::{
-    Action, BACKLOG, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION, ENQUEUE_DURATION, EVENTS, EventOutcome,
-    OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING, RequestOutcome,
-    SESSION_UPDATES, STREAM_BROKEN, count, switch,
+    Action, BACKLOG, COLUMN_WARNINGS, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION, ENQUEUE_DURATION,
+    EVENTS, EventOutcome, OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING,
+    RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, count, switch,
 };
+use crate::effects::Warning;
 use crate::platform::PlatformName;
 
 /// What requests for platforms that are not defined are counted under.
@@ -67,6 +68,7 @@ impl IngressMetrics {
 /// What a worker counts for one platform.
 #[derive(Clone)]
 pub struct WorkerMetrics {
+    platform: SharedString,
     events: [Counter; EVENT_OUTCOMES],
     updates: [Counter; ACTIONS],
     orphans: Counter,
@@ -84,7 +86,8 @@ impl WorkerMetrics {
             updates: outcomes(SESSION_UPDATES, &platform, "action", Action::ALL, Action::as_str),
             orphans: counter!(ORPHANS, "platform" => platform.clone()),
             processing_duration: histogram!(PROCESSING_DURATION, "platform" => platform.clone()),
-            end_to_end_duration: histogram!(END_TO_END_DURATION, "platform" => platform),
+            end_to_end_duration: histogram!(END_TO_END_DURATION, "platform" => platform.clone()),
+            platform: platform.into(),
         }
     }
 
@@ -96,6 +99,12 @@ impl WorkerMetrics {
     /// Counts what one applied event did.
     pub fn session_update(&self, action: Action) {
         self.updates[action as usize].increment(1);
+    }
+
+    /// Counts a column that an applied event did not set as sent.
+    pub fn column_warning(&self, warning: &Warning) {
+        let (platform, column, reason) = (self.platform.clone(), warning.label(), warning.reason.as_str());
+        counter!(COLUMN_WARNINGS, "platform" => platform, "column" => column, "reason" => reason).increment(1);
     }
 
     /// Counts events that were found outside every place and put back.

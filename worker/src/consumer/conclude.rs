@@ -11,7 +11,7 @@ use shared::trace::trace_id;
 
 use super::outcome::{Moment, Next, Verdict, decide};
 use super::settle::Settlement;
-use super::{Interrupted, Ready, execute};
+use super::{Interrupted, Ready, execute, warned};
 use crate::effects::EventResult;
 use crate::worker::{Lane, Worker};
 
@@ -49,7 +49,9 @@ impl Executed {
     pub(super) fn conclude(self, worker: &Worker) -> (Arc<Lane>, Settlement) {
         let Self { ready: Ready { lane, folded, mut settlement, .. }, verdicts, moment } = self;
         for ((plan, copies), verdict) in folded.plans.iter().zip(&folded.copies).zip(verdicts) {
-            execute::log(&lane, plan, trace_id(copies.first.traceparent.as_deref()), &verdict);
+            let traced = trace_id(copies.first.traceparent.as_deref());
+            execute::log(&lane, plan, traced, &verdict);
+            warned::log(&lane, plan, traced, &verdict);
             settlement.count_result(&lane, &verdict);
             let first = &copies.first;
             let awaited = copies.iter().any(|copy| copy.reply_to.is_some());

@@ -17,6 +17,7 @@ mod spans;
 mod stages;
 pub mod suspects;
 mod turns;
+pub mod warned;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;

@@ -160,6 +160,9 @@ impl Settlement {
                 Action::Recorded => Counted::Recorded,
                 Action::Logged => Counted::Logged,
             });
+            for warning in &result.warnings {
+                lane.metrics.column_warning(warning);
+            }
         }
     }
 }
