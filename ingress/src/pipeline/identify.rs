@@ -152,6 +152,28 @@ fn first<'v>(
     })
 }
 
+/// The first of `locators` whose text is `usable`: what cannot be used is as good as absent.
+fn first_usable<'v>(
+    locators: &[Locator],
+    document: &'v Document<'_>,
+    header: impl Fn(&str) -> Option<&'v str>,
+    usable: impl Fn(&str) -> bool,
+) -> Option<Cow<'v, str>> {
+    locators.iter().find_map(|locator| text_at(locator, document, &header).filter(|text| usable(text)))
+}
+
+/// The text, or the number as written, that `locator` leads to.
+fn text_at<'v>(
+    locator: &Locator,
+    document: &'v Document<'_>,
+    header: impl Fn(&str) -> Option<&'v str>,
+) -> Option<Cow<'v, str>> {
+    match locator {
+        Locator::Body(pointer) => document.find(pointer)?.as_text(),
+        Locator::Header(name) => header(name).map(Cow::Borrowed),
+    }
+}
+
 fn event_type(
     platform: &Platform,
     verified: &Verified<'_>,
@@ -160,11 +182,9 @@ fn event_type(
 ) -> Result<String, InvalidPayload> {
     let locators = &platform.event.kind;
     // The definition has declared what it takes from unsigned headers.
-    let found = first(locators, document, |name| verified.unsigned_header(name)).flatten();
-    match found {
-        Some(text) if is_name(&text, MAX_EVENT_TYPE_BYTES) => Ok(text.into_owned()),
-        _ => Err(InvalidPayload::Type(places(locators, element))),
-    }
+    let header = |name: &str| verified.unsigned_header(name);
+    let found = first_usable(locators, document, header, |text| is_name(text, MAX_EVENT_TYPE_BYTES));
+    found.map(Cow::into_owned).ok_or_else(|| InvalidPayload::Type(places(locators, element)))
 }
 
 /// Checks that the body, if it names a platform, names this one.
@@ -192,15 +212,15 @@ fn provider_id(
     document: &Document<'_>,
     element: Option<Element<'_>>,
 ) -> Option<String> {
-    let found = |locator| first(std::slice::from_ref(locator), document, |name| verified.signed_header(name));
-    let (locator, id) = locators.iter().find_map(|locator| Some((locator, found(locator)?)))?;
-    let id = id.filter(|id| !id.is_empty())?;
-    let id = match (element, locator) {
-        (Some(element), Locator::Body(pointer)) if element.holds(pointer) => id,
-        (Some(element), _) => format!("{id}#{}", element.index).into(),
-        (None, _) => id,
-    };
-    is_name(&id, MAX_EVENT_ID_BYTES).then(|| id.into_owned())
+    locators.iter().find_map(|locator| {
+        let id = text_at(locator, document, |name| verified.signed_header(name)).filter(|id| !id.is_empty())?;
+        let id = match (element, locator) {
+            (Some(element), Locator::Body(pointer)) if element.holds(pointer) => id,
+            (Some(element), _) => format!("{id}#{}", element.index).into(),
+            (None, _) => id,
+        };
+        is_name(&id, MAX_EVENT_ID_BYTES).then(|| id.into_owned())
+    })
 }
 
 fn occurred_at(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<Millis> {
@@ -208,8 +228,8 @@ fn occurred_at(locators: &[Locator], verified: &Verified<'_>, document: &Documen
 }
 
 fn delivery_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {
-    let id = first(locators, document, |name| verified.unsigned_header(name))??;
-    is_name(&id, MAX_DELIVERY_ID_BYTES).then(|| id.into_owned())
+    let header = |name: &str| verified.unsigned_header(name);
+    first_usable(locators, document, header, |id| is_name(id, MAX_DELIVERY_ID_BYTES)).map(Cow::into_owned)
 }
 
 /// SHA-256 over platform, type and the canonical body, in hex.

@@ -54,11 +54,13 @@ pub fn derive(
     received_at: Millis,
 ) -> Result<Derived, InvalidEdit> {
     let document = Document::parse(body)?;
-    let event_type = match place(&platform.event.kind, &document) {
-        Place::Header => was.event_type.clone(),
-        Place::Body(node) => node.as_text().filter(|text| is_type(text)).ok_or(InvalidEdit::Type)?.into_owned(),
-        Place::Nowhere => return Err(InvalidEdit::Type),
+    let usable = |locator: &Locator| match locator {
+        Locator::Header(_) => Some(was.event_type.clone()),
+        Locator::Body(at) => {
+            document.find(at)?.as_text().filter(|text| is_type(text)).map(|text| text.into_owned())
+        }
     };
+    let event_type = platform.event.kind.iter().find_map(usable).ok_or(InvalidEdit::Type)?;
     for pointer in &platform.event.platform {
         let Some(node) = document.find(pointer).filter(|node| !node.is_null()) else { continue };
         let named = node.as_str();
@@ -130,6 +132,18 @@ mod tests {
     fn what_a_header_said_stays() {
         let found = derived("github", "{}").unwrap();
         assert_eq!(found.event_type, "before");
+    }
+
+    #[test]
+    fn unusable_type_leaves_the_next_place() {
+        let toml = "[platforms.acme]\nsecrets = ['env:A']\nevent = { type = ['/kind', '/event'], time = '/at' }";
+        let registry = Registry::from_text("test", toml).unwrap();
+        let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
+        for kind in ["{}", "\"\"", "null", "\"a\\u0000\""] {
+            let body = format!(r#"{{"kind":{kind},"event":"up"}}"#);
+            let found = derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED);
+            assert_eq!(found.unwrap().event_type, "up", "{kind}");
+        }
     }
 
     #[test]

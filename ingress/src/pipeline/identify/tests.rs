@@ -172,6 +172,17 @@ fn the_first_place_that_holds_a_value_counts() {
 }
 
 #[test]
+fn unusable_id_or_type_leaves_the_next_place() {
+    let acme = acme();
+    let long = "x".repeat(257);
+    for unusable in [json!({}), json!([]), json!(true), json!(""), json!("a\0b"), json!(long)] {
+        let body = json!({"id": unusable, "data": {"id": "a"}, "kind": unusable, "event": "y"});
+        let event = acme.event(&body);
+        assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("a", "y"), "{unusable}");
+    }
+}
+
+#[test]
 fn a_body_without_a_usable_type_is_refused_with_the_place() {
     let acme = acme();
     let long = "x".repeat(257);
@@ -288,7 +299,7 @@ fn unsigned_headers_decide_a_declared_type_and_nothing_else() {
     let long = "x".repeat(257);
     for useless in ["", "a\u{7f}b", &long] {
         let event = acme.with(body, &[("X-Type", "push"), ("X-Delivery", useless)]).unwrap();
-        assert_eq!(event.delivery_id, None);
+        assert_eq!(event.delivery_id.as_deref(), Some("5"), "an unusable one leaves the next place");
     }
 }
 
@@ -355,9 +366,9 @@ fn elements_share_no_identity() {
     let one = ids(r#"{"kind":"x","all":{"list":[{"n":1},{"n":2}]}}"#);
     assert_eq!((one[0].len(), one[0] == one[1]), (64, false));
     assert_eq!(ids(r#"{"all":{"list":[{"n":2}, {"n":1}]},"kind":"x"}"#), [one[1].as_str(), &one[0]]);
-    // An id of its own that is none does not let in the message's.
+    // An unusable id of its own is as good as none.
     let unusable = ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1,"id":{}},{"n":1,"id":""}]}}"#);
-    assert!(unusable.iter().all(|id| id.len() == 64) && unusable[0] != unusable[1], "{unusable:?}");
+    assert_eq!(unusable, ["m#0", "m#1"]);
     // With its position it would be too long.
     let long = format!(r#"{{"kind":"x","id":"{}","all":{{"list":[{{"n":1}}]}}}}"#, "m".repeat(255));
     assert_eq!(ids(&long)[0].len(), 64);
@@ -383,7 +394,7 @@ fn a_batch_with_one_bad_element_is_refused_whole_with_its_place() {
     assert_eq!(refused(json!([{"n": 1}, {"n": 1}, {"m": "personal"}])), "/all/list/2/n: is required");
     assert_eq!(refused(json!([{"n": 1}, {"n": 1, "from": "other"}])), "/all/list/1/from: names another platform");
     assert_eq!(
-        refused(json!([{"n": 1}, {"n": 1, "kind": ""}])),
+        batches().refusal(&json!({"kind": "", "all": {"list": [{"n": 1, "kind": "x"}, {"n": 1, "kind": ""}]}})),
         "/all/list/1/kind or /kind: no event type of 1 to 256 bytes"
     );
 }
