@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tests::process::{self, Finished, Program};
 use tests::sender::{LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, mux_event, now, now_ms, unique};
 use tests::sign::{self, Signed};
@@ -9,6 +10,8 @@ use tests::stack::Stack;
 use tests::{ports, sender};
 
 use crate::SOON;
+
+const REALCAST_SECRET: &str = "realcast-secret-5c1e";
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -20,6 +23,7 @@ fn ingress() -> Program {
         .env("LIVEKIT_API_KEY", LIVEKIT_KEY)
         .env("LIVEKIT_API_SECRET", LIVEKIT_SECRET)
         .env("NETFLIX_WEBHOOK_SECRET", NETFLIX_SECRET)
+        .env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET)
 }
 
 async fn check(platform: &str, request: &Signed, args: &[&str]) -> Finished {
@@ -31,7 +35,7 @@ async fn check(platform: &str, request: &Signed, args: &[&str]) -> Finished {
     let program = ingress().args(["check-platform", "--platform", platform]).arg("--headers").arg(&headers);
     let finished = program.arg("--body").arg(&body).args(args).run(PATIENCE).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
-    for secret in [MUX_SECRET, LIVEKIT_SECRET, NETFLIX_SECRET] {
+    for secret in [MUX_SECRET, LIVEKIT_SECRET, NETFLIX_SECRET, REALCAST_SECRET] {
         assert!(!text.contains(secret), "{text}");
     }
     finished
@@ -50,7 +54,7 @@ async fn a_capture_is_judged_without_redis() {
     }
     let finished = check("streaming", &request, &["--output", "json"]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    let report: serde_json::Value = serde_json::from_str(&finished.stdout).expect("one JSON object");
+    let report: Value = serde_json::from_str(&finished.stdout).expect("one JSON object");
     assert_eq!((&report["event"]["event_id"], &report["event"]["session"]), (&"evt-1".into(), &"room-7".into()));
 
     let old = sign::mux(MUX_SECRET, now() - 86_400, body.as_bytes());
@@ -65,6 +69,36 @@ async fn a_capture_is_judged_without_redis() {
     let finished = check("mux", &bare, &[]).await;
     assert_eq!(finished.code, Some(1));
     assert!(finished.stdout.contains("mux-signature: absent"), "{}", finished.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verdict_on_an_event_is_the_plan_of_the_worker() {
+    let realcast = |body: Value| {
+        sign::over_body("realcast", "X-RealCast-Signature", REALCAST_SECRET, body.to_string().as_bytes())
+    };
+    let odd = realcast(json!({
+        "event": "stream.live", "timestamp": "2026-12-01T03:00:00Z",
+        "data": {"stream_id": "s", "title": {"en": "x"}, "started_at": "soon", "app_id": 7},
+    }));
+    let finished = check("realcast", &odd, &[]).await;
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    for told in
+        ["takes effect", "title: wrong_type", "started_at: unreadable_time", "left alone: wrong_type", "\"7\""]
+    {
+        assert!(finished.stdout.contains(told), "{told}:\n{}", finished.stdout);
+    }
+    for refused in [
+        json!({"event": "stream.live", "timestamp": "2026-12-01T03:00:00Z", "data": {"stream_id": ["s"]}}),
+        json!({"event": "viewer.count.update", "timestamp": "2026-12-01T03:00:00Z",
+            "data": {"stream_id": "s", "viewer_count": "many"}}),
+    ] {
+        let finished = check("realcast", &realcast(refused.clone()), &[]).await;
+        assert_eq!(finished.code, Some(1), "{finished:?}");
+        assert!(finished.stdout.contains("invalid_event"), "{refused}:\n{}", finished.stdout);
+        let finished = check("realcast", &realcast(refused), &["--output", "json"]).await;
+        let report: Value = serde_json::from_str(&finished.stdout).expect("one JSON object");
+        assert_eq!((&report["identified"], &report["takes_effect"]), (&json!(true), &json!(false)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

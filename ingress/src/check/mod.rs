@@ -1,9 +1,11 @@
 //! `ingress check-platform`: what ingress would make of a captured request, and precisely why not.
 //!
-//! Guarantee: the verdict comes from the code that judges real requests. Nothing is sent or stored, Redis is not needed,
-//! and neither a secret nor a signature is printed.
+//! Guarantee: the verdict comes from the code that judges real requests, and the changes of an
+//! event from the plan that workers run. Nothing is sent or stored, Redis is not needed, and
+//! neither a secret nor a signature is printed.
 
 mod capture;
+mod event;
 mod print;
 mod signature;
 
@@ -15,18 +17,14 @@ use serde::Serialize;
 use shared::clock;
 use shared::config::{Env, Problem};
 use shared::event::{Millis, NewEvent};
-use shared::json::Document;
-use shared::platform::{Locator, Platform, Pointer};
+use shared::platform::Platform;
 use shared::signature::Verified;
 
-use crate::effects;
 use crate::pipeline::handshake;
 use crate::pipeline::identify::{Identified, identify};
 use capture::Capture;
+use event::{EffectReport, EventReport};
 use signature::{Checked, Question, SignatureReport};
-
-/// Longest value of a column that is printed, in characters.
-const MAX_SHOWN: usize = 120;
 
 const EXAMPLE: &str = "\
 Example, with a request as it was captured:
@@ -37,7 +35,11 @@ The headers' file has a line `Name: value` for each; the body's file holds the b
 were sent, without a line break that an editor has added. Secrets come from where ingress has
 them: PLATFORMS_FILE and the environment. Neither secrets nor signatures are printed.
 
-Exit status: 0 verified and identified, 1 not (or a handshake only), 2 usage or configuration.";
+What an event changes is what a worker would change. A value that its column cannot take is a
+warning: the column is left alone, the event takes effect. Sessions are not looked up.
+
+Exit status: 0 verified, identified and fit to take effect; 1 not, or a handshake only: a dead
+letter `invalid_event` is 1, too; 2 usage or configuration.";
 
 /// The arguments of `ingress check-platform`.
 #[derive(Debug, Args)]
@@ -82,6 +84,8 @@ struct Report {
     platform: String,
     verified: bool,
     identified: bool,
+    /// True where no event of it would become a dead letter `invalid_event`.
+    takes_effect: bool,
     /// Why not.
     reason: Option<String>,
     /// What may help, or should be known.
@@ -103,40 +107,11 @@ struct Part {
     body: String,
 }
 
-#[derive(Debug, Serialize)]
-struct EventReport {
-    event_id: String,
-    /// `provider`, `content hash` or, in a batch, `message id and position`.
-    id_from: &'static str,
-    event_type: String,
-    occurred_at: Option<String>,
-    session: Option<String>,
-    live_stream_id: Option<String>,
-    delivery_id: Option<String>,
-    /// Whether the definition's `event_types` take it.
-    subscribed: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct EffectReport {
-    effect: &'static str,
-    columns: Vec<Column>,
-}
-
-#[derive(Debug, Serialize)]
-struct Column {
-    column: String,
-    /// As JSON; absent: the column is left alone.
-    value: Option<String>,
-    /// Where it was looked for; nothing where the definition itself says the value.
-    from: Option<String>,
-}
-
 /// What a check ended with.
 pub struct Outcome {
     /// What to print.
     pub text: String,
-    /// Whether the request verifies and is an event.
+    /// True where the request verifies, is an event and would take effect.
     pub good: bool,
 }
 
@@ -158,7 +133,7 @@ impl CheckPlatform {
         let report = match &checked {
             Checked { verified: Ok((verified, body)), .. } => {
                 let asked = handshake::asked(&platform, keys, &capture.headers, verified, body, at).is_some();
-                genuine(&platform, verified, body, asked)
+                genuine(&platform, verified, body, asked, at)
             }
             Checked { verified: Err(reason), .. } => Draft { reason: Some(reason.clone()), ..Draft::default() },
         };
@@ -168,10 +143,17 @@ impl CheckPlatform {
             notes.push("the platform is disabled: ingress answers 403 before it looks at a signature".to_owned());
         }
         let Draft { reason, event, effect, batch } = report;
+        let effects = || effect.iter().chain(batch.iter().flatten().map(|part| &part.effect));
+        let refused = effects().find_map(|effect| effect.refusal.as_deref());
+        let identified = event.is_some() || batch.is_some();
+        let takes_effect = identified && refused.is_none();
+        let reason =
+            reason.or_else(|| Some(format!("a worker would dead-letter it (invalid_event): {}", refused?)));
         let report = Report {
             platform: platform.name.to_string(),
             verified: checked.verified.is_ok(),
-            identified: event.is_some() || batch.is_some(),
+            identified,
+            takes_effect,
             reason,
             notes,
             signature: checked.report,
@@ -183,7 +165,7 @@ impl CheckPlatform {
             Format::Json => serde_json::to_string(&report).unwrap_or_default(),
             Format::Table => print::table(&report),
         };
-        Ok(Outcome { text, good: report.identified })
+        Ok(Outcome { text, good: report.takes_effect })
     }
 }
 
@@ -196,80 +178,25 @@ struct Draft {
     batch: Option<Vec<Part>>,
 }
 
-fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake: bool) -> Draft {
+fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake: bool, at: Millis) -> Draft {
     let refused = |reason: String| Draft { reason: Some(reason), ..Draft::default() };
     if handshake {
         return refused("it is the provider's handshake, which is answered at once and is no event".to_owned());
     }
     match identify(platform, verified, body) {
         Ok(Identified::One(event)) => {
-            let (event, effect) = told(platform, verified, event);
+            let (event, effect) = event::told(platform, verified, event, at);
             Draft { event: Some(event), effect: Some(effect), ..Draft::default() }
         }
         Ok(Identified::Batch(events)) => {
             let part = |event: NewEvent| {
                 let body = String::from_utf8_lossy(&event.body).into_owned();
-                let (event, effect) = told(platform, verified, event);
+                let (event, effect) = event::told(platform, verified, event, at);
                 Part { event, effect, body }
             };
             Draft { batch: Some(events.into_iter().map(part).collect()), ..Draft::default() }
         }
         Err(invalid) => refused(format!("it is no event of this platform (400): {invalid}")),
-    }
-}
-
-/// What is known of one event and of what it does.
-fn told(platform: &Platform, verified: &Verified<'_>, event: NewEvent) -> (EventReport, EffectReport) {
-    // It was parsed a moment ago; what could not be would have no values.
-    let document = Document::parse(&event.body).ok();
-    let first = |at: &[Pointer]| document.as_ref().and_then(|document| document.first(at));
-    let spec = platform.effects.get(&event.event_type);
-    let session = spec.and_then(|spec| spec.session.as_deref()).unwrap_or(&platform.event.session);
-    let stream = spec.and_then(|spec| spec.live_stream_id.as_deref()).unwrap_or(&platform.event.live_stream_id);
-    let text = |at: &[Pointer]| first(at).and_then(|node| node.as_text()).map(|text| text.into_owned());
-    let given = |id: &str| {
-        platform.event.id.iter().any(|locator| match locator {
-            Locator::Body(at) => text(std::slice::from_ref(at)).as_deref() == Some(id),
-            Locator::Header(name) => verified.signed_header(name) == Some(id),
-        })
-    };
-    let id_from = match event.event_id.rsplit_once('#') {
-        _ if given(&event.event_id) => "provider",
-        Some((message, _)) if given(message) => "message id and position",
-        _ => "content hash",
-    };
-    let effect = spec.map_or(EffectReport { effect: "log", columns: Vec::new() }, |spec| {
-        let parts = effects::parts(&spec.effect);
-        let fixed = parts.fixed.into_iter().map(|(column, value)| Column {
-            column: column.to_owned(),
-            value: Some(value),
-            from: None,
-        });
-        let read = parts.read.into_iter().map(|(column, at)| Column {
-            column,
-            value: first(at).map(|node| shown(node.raw())),
-            from: Some(at.iter().map(Pointer::to_string).collect::<Vec<_>>().join(" or ")),
-        });
-        EffectReport { effect: parts.name, columns: fixed.chain(read).collect() }
-    });
-    let event = EventReport {
-        id_from,
-        subscribed: platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type)),
-        occurred_at: event.occurred_at.map(clock::rfc3339),
-        session: text(session),
-        live_stream_id: text(stream),
-        delivery_id: event.delivery_id,
-        event_type: event.event_type,
-        event_id: event.event_id,
-    };
-    (event, effect)
-}
-
-/// `raw`, cut where it is long.
-fn shown(raw: &str) -> String {
-    match raw.char_indices().nth(MAX_SHOWN) {
-        Some((at, _)) => format!("{}…", raw.get(..at).unwrap_or_default()),
-        None => raw.to_owned(),
     }
 }
 

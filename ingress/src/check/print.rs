@@ -1,16 +1,18 @@
 //! A verdict in lines for people.
 
-use super::{EffectReport, EventReport, Report};
+use super::Report;
+use super::event::{EffectReport, EventReport};
 
 /// Space for the names of lines.
 const WIDTH: usize = 16;
 
 pub(super) fn table(report: &Report) -> String {
     let mut lines = Lines::default();
-    let verdict = match (report.verified, report.identified) {
-        (true, true) => "verified and identified",
-        (true, false) => "verified, but not an event",
-        (false, _) => "not verified",
+    let verdict = match (report.verified, report.identified, report.takes_effect) {
+        (true, true, true) => "verified and identified",
+        (true, true, false) => "verified and identified, but a dead letter",
+        (true, false, _) => "verified, but not an event",
+        (false, ..) => "not verified",
     };
     lines.add("platform", &report.platform);
     lines.add("verdict", verdict);
@@ -69,8 +71,21 @@ impl Lines {
 
     fn effect(&mut self, effect: &EffectReport) {
         self.add("effect", effect.effect);
+        let outcome = match &effect.refusal {
+            Some(refusal) => format!("no: dead letter invalid_event: {refusal}"),
+            None if effect.needs_session => "yes, once its session is there".to_owned(),
+            None => "yes".to_owned(),
+        };
+        self.add("  takes effect", &outcome);
+        effect.warnings.iter().for_each(|warning| self.add("  warning", &warning.to_string()));
         for column in &effect.columns {
-            let value = column.value.as_deref().unwrap_or("absent: left alone");
+            let warning = effect.warnings.iter().find(|warning| warning.column == column.column.as_str());
+            let left_alone = match (&effect.refusal, warning) {
+                (Some(_), _) => "nothing is set".to_owned(),
+                (None, Some(warning)) => format!("left alone: {}", warning.reason),
+                (None, None) => "absent: left alone".to_owned(),
+            };
+            let value = column.value.as_deref().unwrap_or(&left_alone);
             let from = column.from.as_deref().map(|from| format!(" (from {from})")).unwrap_or_default();
             self.add(&format!("  {}", column.column), &format!("{value}{from}"));
         }

@@ -50,7 +50,7 @@ fn verdict(platform: &str, headers: &[(String, String)], body: &[u8]) -> Value {
         }
     }
     let report: Value = serde_json::from_str(&outcome.text).unwrap();
-    assert_eq!(outcome.good, report["identified"], "{report}");
+    assert_eq!(outcome.good, report["takes_effect"], "{report}");
     report
 }
 
@@ -90,6 +90,38 @@ fn columns_are_told_with_their_places() {
     assert_eq!(column("content_id")["value"], "\"c-1\"");
     assert_eq!(column("title"), &json!({"column": "title", "value": "\"A film\"", "from": "/payload/title"}));
     assert_eq!(column("content_type")["value"], Value::Null);
+}
+
+#[test]
+fn columns_that_cannot_be_set_are_warnings() {
+    let body = r#"{"event_type":"content_added","payload":{"content_id":"c","title":"a\u0000b","n":1e5000}}"#;
+    let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());
+    assert_eq!((&report["takes_effect"], &report["effect"]["refusal"]), (&json!(true), &Value::Null), "{report}");
+    let warnings = json!([
+        {"column": "data", "reason": "out_of_range"}, {"column": "title", "reason": "replaced_characters"}
+    ]);
+    let mut seen = report["effect"]["warnings"].as_array().unwrap().clone();
+    seen.sort_by_key(|warning| warning["column"].to_string());
+    assert_eq!(Value::from(seen), warnings);
+    let columns = report["effect"]["columns"].as_array().unwrap();
+    let value = |name: &str| &columns.iter().find(|column| column["column"] == name).unwrap()["value"];
+    assert_eq!((value("title"), value("data")), (&json!("\"a\u{fffd}b\""), &Value::Null));
+}
+
+#[test]
+fn event_that_a_worker_would_refuse_is_told_with_the_reason() {
+    let room = "r".repeat(600);
+    let body = json!({"type": "video.live_stream.active", "id": "e", "data": {"passthrough": room}}).to_string();
+    let report = verdict("mux", &signed("mux", body.as_bytes(), AT), body.as_bytes());
+    assert_eq!((&report["identified"], &report["takes_effect"]), (&json!(true), &json!(false)));
+    assert_eq!(report["effect"]["refusal"], "the room id is longer than 512 bytes");
+    assert!(report["reason"].as_str().unwrap().contains("invalid_event"), "{report}");
+    // The stream alone is enough, though its session is needed.
+    let body = mux().replace("room-1", &room);
+    let report = verdict("mux", &signed("mux", body.as_bytes(), AT), body.as_bytes());
+    assert_eq!((&report["takes_effect"], &report["effect"]["needs_session"]), (&json!(true), &json!(true)));
+    assert_eq!(report["effect"]["warnings"], json!([{"column": "room_id", "reason": "too_long"}]));
+    assert_eq!((&report["event"]["session"], &report["event"]["live_stream_id"]), (&Value::Null, &json!("ls-1")));
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! Reports an event, and the changes that a worker would make for it.
+
+use serde::Serialize;
+use shared::clock;
+use shared::effects::{self, Planned, Warning};
+use shared::event::{MAX_FUTURE_MS, Millis, NewEvent, StreamId};
+use shared::json::Document;
+use shared::platform::{EffectSpec, Locator, Platform, Pointer};
+use shared::queue::{Entry, decode, encode};
+use shared::signature::Verified;
+
+use crate::effects::parts;
+
+/// Longest value of a column that is printed, in characters.
+const MAX_SHOWN: usize = 120;
+
+#[derive(Debug, Serialize)]
+pub(super) struct EventReport {
+    pub(super) event_id: String,
+    /// `provider`, `content hash` or, in a batch, `message id and position`.
+    pub(super) id_from: &'static str,
+    pub(super) event_type: String,
+    pub(super) occurred_at: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) live_stream_id: Option<String>,
+    pub(super) delivery_id: Option<String>,
+    /// True where the definition's `event_types` take it.
+    pub(super) subscribed: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct EffectReport {
+    pub(super) effect: &'static str,
+    /// The reason for which a worker would make it a dead letter `invalid_event`.
+    pub(super) refusal: Option<String>,
+    /// True where it waits until its session is there.
+    pub(super) needs_session: bool,
+    pub(super) columns: Vec<Column>,
+    /// Columns that are not set as sent.
+    pub(super) warnings: Vec<Warning>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Column {
+    pub(super) column: String,
+    /// As JSON; absent: the column is left alone.
+    pub(super) value: Option<String>,
+    /// The pointers that were tried; nothing where the definition itself has the value.
+    pub(super) from: Option<String>,
+}
+
+/// Describes one event, received `at`, and what it does.
+pub(super) fn told(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    event: NewEvent,
+    at: Millis,
+) -> (EventReport, EffectReport) {
+    let planned = plan(platform, &event, at);
+    let effect = effect(platform, platform.effects.get(&event.event_type), planned.as_ref());
+    let planned = planned.ok();
+    let event = EventReport {
+        id_from: id_from(platform, verified, &event),
+        subscribed: platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type)),
+        occurred_at: event.occurred_at.map(clock::rfc3339),
+        session: planned.as_ref().and_then(|planned| planned.room.clone()),
+        live_stream_id: planned.and_then(|planned| planned.live_stream_id),
+        delivery_id: event.delivery_id,
+        event_type: event.event_type,
+        event_id: event.event_id,
+    };
+    (event, effect)
+}
+
+/// Plans `event` as a worker does: as the entry that the enqueue script would write `at` that time.
+fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<Planned, String> {
+    let occurred_at = event.occurred_at.filter(|time| *time <= at.saturating_add(MAX_FUTURE_MS)).unwrap_or(at);
+    let fields = encode(event, occurred_at, at, StreamId::default());
+    let entry = Entry { id: StreamId::default(), fields: Some(fields.into()) };
+    let envelope = decode(entry).map_err(|reason| reason.to_string())?;
+    effects::plan(platform, &envelope).map_err(|invalid| invalid.to_string())
+}
+
+fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&Planned, &String>) -> EffectReport {
+    let mut report = EffectReport {
+        effect: "log",
+        refusal: planned.err().cloned(),
+        needs_session: planned.is_ok_and(|planned| planned.needs_session(platform)),
+        columns: Vec::new(),
+        warnings: planned.map_or_else(|_| Vec::new(), |planned| planned.warnings.clone()),
+    };
+    let Some(spec) = spec else { return report };
+    let set = planned.map_or_else(|_| Vec::new(), |planned| planned.change.columns());
+    let parts = parts(&spec.effect);
+    let fixed = parts.fixed.into_iter().map(|(column, value)| Column {
+        column: column.to_owned(),
+        value: Some(value),
+        from: None,
+    });
+    let read = parts.read.into_iter().map(|(column, at)| Column {
+        value: set.iter().find(|(name, _)| *name == column).map(|(_, value)| shown(value)),
+        column,
+        from: Some(at.iter().map(Pointer::to_string).collect::<Vec<_>>().join(" or ")),
+    });
+    report.effect = parts.name;
+    report.columns = fixed.chain(read).collect();
+    report
+}
+
+fn id_from(platform: &Platform, verified: &Verified<'_>, event: &NewEvent) -> &'static str {
+    // It was parsed a moment ago; what could not be would have no values.
+    let document = Document::parse(&event.body).ok();
+    let given = |id: &str| {
+        platform.event.id.iter().any(|locator| match locator {
+            Locator::Body(at) => {
+                let node = document.as_ref().and_then(|document| document.find(at));
+                node.and_then(|node| node.as_text()).as_deref() == Some(id)
+            }
+            Locator::Header(name) => verified.signed_header(name) == Some(id),
+        })
+    };
+    match event.event_id.rsplit_once('#') {
+        _ if given(&event.event_id) => "provider",
+        Some((message, _)) if given(message) => "message id and position",
+        _ => "content hash",
+    }
+}
+
+/// `raw`, cut where it is long.
+fn shown(raw: &str) -> String {
+    match raw.char_indices().nth(MAX_SHOWN) {
+        Some((at, _)) => format!("{}…", raw.get(..at).unwrap_or_default()),
+        None => raw.to_owned(),
+    }
+}
