@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use serde::de::IgnoredAny;
-use shared::json::{Document, JsonError, Node, Value};
+use shared::json::{self, Document, JsonError, Node, Value};
 
 /// One `--set`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ fn quoted(text: &str) -> String {
 /// # Errors
 /// When the body is not JSON, or one of the edits has no place in it.
 pub(crate) fn apply(body: &[u8], edits: &[Edit]) -> Result<Vec<u8>, Inapplicable> {
-    let mut body = body.to_vec();
+    let mut body = json::text(body).into_owned().into_bytes();
     for edit in edits {
         let (place, text) = {
             let document = Document::parse(&body)?;

@@ -167,8 +167,12 @@ fn serve(
     live: Live,
     stop: CancellationToken,
 ) -> Result<(ServerHandle, Serving, JoinHandle<()>, Data<Ingress>), RunError> {
-    let defaults =
-        Defaults { layout: queue.layout(), dedup_ttl: config.dedup_ttl, max_backlog: config.max_backlog };
+    let defaults = Defaults {
+        layout: queue.layout(),
+        dedup_ttl: config.dedup_ttl,
+        max_backlog: config.max_backlog,
+        max_dead_letters: config.max_dead_letters,
+    };
     let ingress = Data::new(Ingress {
         directory: Current::new(&config.registry, config.keys, defaults, Some(live))
             .with_verify_tokens(config.verify_tokens),

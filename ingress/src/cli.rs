@@ -32,6 +32,8 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
   MAX_CONNECTIONS       open at the same time; beyond it the longest idle ones are closed [default: 10000]
   DEDUP_TTL_HOURS       how long duplicates are remembered in Redis [default: 24]
   MAX_BACKLOG           entries per platform stream, then 503 [default: 1000000]
+  DLQ_MAX_LEN           dead letters per platform, then unusable requests that would be kept get 503
+                        [default: 1000000]
   SHUTDOWN_GRACE_MS     for requests in progress, on SIGTERM and SIGINT [default: 25000]
   LOG_FORMAT, RUST_LOG  text or json; filter directives [default: text, info]
   OTEL_EXPORTER_OTLP_ENDPOINT  http://HOST:4318 of an OTLP collector, which gets traces [default: none, nothing is traced];

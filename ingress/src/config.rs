@@ -46,6 +46,9 @@ pub struct Config {
     pub dedup_ttl: Duration,
     /// `MAX_BACKLOG`: entries of one platform's stream.
     pub max_backlog: u64,
+    /// `DLQ_MAX_LEN`: dead letters of one platform beyond which requests that would become some are
+    /// refused.
+    pub max_dead_letters: u64,
     /// `MAX_WAITERS`: requests that may wait for what becomes of their event at the same time; 0: none.
     pub max_waiters: usize,
     /// `STATS_PUBLIC`: the routes of statistics ask for no token.
@@ -81,6 +84,7 @@ impl Config {
         let keep_alive = env.millis("KEEP_ALIVE_MS", 75_000, 1_000..=3_600_000);
         let dedup_ttl = env.duration("DEDUP_TTL_HOURS", TimeUnit::Hours, 24, 1..=24 * 366);
         let max_backlog = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
+        let max_dead_letters = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
         let max_waiters = env.bounded("MAX_WAITERS", 10_000, 0..=1_000_000);
         let stats_public = env.flag("STATS_PUBLIC", false);
         let (registry, keys) = platforms(env, &common);
@@ -100,6 +104,7 @@ impl Config {
             keep_alive,
             dedup_ttl,
             max_backlog,
+            max_dead_letters,
             max_waiters,
             stats_public,
             registry,

@@ -19,6 +19,7 @@ use shared::signature::Keys;
 
 pub(crate) use current::Current;
 
+use crate::log_interval::LogInterval;
 use crate::pipeline::shield::Shield;
 
 /// One platform, as the pipeline needs it.
@@ -39,6 +40,8 @@ pub(crate) struct Target {
     pub(crate) ack_status: StatusCode,
     /// Status instead of 429 and 408.
     pub(crate) busy_status: Option<StatusCode>,
+    /// When an unreadable time was logged last.
+    pub(crate) unreadable_logged: LogInterval,
 }
 
 /// What holds for all platforms unless one says otherwise.
@@ -50,6 +53,8 @@ pub(crate) struct Defaults {
     pub(crate) dedup_ttl: Duration,
     /// `MAX_BACKLOG`.
     pub(crate) max_backlog: u64,
+    /// `DLQ_MAX_LEN`.
+    pub(crate) max_dead_letters: u64,
 }
 
 /// All platforms by every name that a path may carry.
@@ -78,12 +83,14 @@ impl Target {
                 platform.dedup_ttl.unwrap_or(defaults.dedup_ttl),
                 defaults.max_backlog,
             )
+            .bounding_dead_letters(defaults.max_dead_letters)
             .limiting(&platform.limits),
             shield: shield
                 .or_else(|| limit.per_minute.map(|per_minute| Arc::new(Shield::new(per_minute, limit.burst)))),
             metrics: before.map_or_else(|| IngressMetrics::new(&platform.name), |before| before.metrics.clone()),
             ack_status: status(platform.ack_status).unwrap_or(StatusCode::ACCEPTED),
             busy_status: platform.busy_status.and_then(status),
+            unreadable_logged: LogInterval::default(),
             platform: Arc::clone(platform),
             keys,
         }

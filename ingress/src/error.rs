@@ -86,6 +86,9 @@ pub(crate) enum Error {
     /// `MAX_BACKLOG` reached.
     #[error("Webhook backlog full")]
     BacklogFull,
+    /// `DLQ_MAX_LEN` reached by a request that would become a dead letter.
+    #[error("Webhook dead letters full")]
+    DeadLettersFull,
     /// Redis is away, or was not asked in time: certainly not queued.
     #[error("Webhook queue not available")]
     QueueAway(&'static str),
@@ -215,7 +218,7 @@ impl Error {
             Self::RateLimited { retry_after_s } => {
                 facts(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited)).again_after(*retry_after_s)
             }
-            Self::Busy | Self::BacklogFull => {
+            Self::Busy | Self::BacklogFull | Self::DeadLettersFull => {
                 facts(503, "E_WEBHOOK_OVERLOADED", Some(Outcome::Overloaded)).again_after(RETRY_AFTER_S)
             }
             Self::QueueAway(_) | Self::QueueRefused(_) | Self::ClockInDoubt(_) => {

@@ -16,6 +16,7 @@ mod entrance;
 mod error;
 mod gate;
 mod handlers;
+mod log_interval;
 mod openapi;
 mod pipeline;
 mod platform;

@@ -94,7 +94,8 @@ impl Enqueue for Pressed {
     }
 
     async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
-        let nothing_more = |target: &Target| EnqueuePolicy { max_backlog: 0, ..target.policy.clone() };
+        let nothing_more =
+            |target: &Target| EnqueuePolicy { max_backlog: 0, max_dead_letters: 0, ..target.policy.clone() };
         let policy = |share: &Share<'_>| {
             self.pressure.refuses(&share.target.platform.name).then(|| nothing_more(share.target))
         };

@@ -86,7 +86,8 @@ pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Cu
     ]);
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
-    let defaults = Defaults { layout: Layout::Single, dedup_ttl: Duration::from_secs(60), max_backlog: 100 };
+    let (dedup_ttl, max_backlog, max_dead_letters) = (Duration::from_secs(60), 100, 10);
+    let defaults = Defaults { layout: Layout::Single, dedup_ttl, max_backlog, max_dead_letters };
     let tokens = registry.verify_tokens(&env).expect("tokens");
     Current::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
 }

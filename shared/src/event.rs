@@ -137,7 +137,8 @@ impl<'de> Deserialize<'de> for StreamId {
 /// What decides which of two events of a session is the newer one: the provider's time, then arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderKey {
-    /// The provider's time, clamped at arrival (see [`MAX_FUTURE_MS`]), or the time of arrival.
+    /// The provider's time, clamped at arrival (see [`MAX_FUTURE_MS`]), or the time of arrival; 0:
+    /// unreadable, see [`EventTime`].
     pub at: Millis,
     /// Arrival.
     pub origin: StreamId,
@@ -158,6 +159,85 @@ impl FromStr for OrderKey {
     }
 }
 
+/// Order of an event whose time cannot be read: below every known time, which lie after the epoch.
+/// Entries carry it as `occurred_at`, so a worker of an earlier release orders such an event as
+/// this one does.
+const UNREADABLE: Millis = 0;
+
+/// Time of an event, as its sender gives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventTime {
+    /// A time after the epoch.
+    Known(Millis),
+    /// No time: the time of arrival counts.
+    #[default]
+    Absent,
+    /// A value that is no time. The event is older than each event whose time is known; among such
+    /// events, arrival counts.
+    Unreadable,
+}
+
+impl EventTime {
+    /// The time, if one is known.
+    #[must_use]
+    pub const fn known(self) -> Option<Millis> {
+        match self {
+            Self::Known(at) => Some(at),
+            Self::Absent | Self::Unreadable => None,
+        }
+    }
+
+    /// The value of `occurred_at` in an entry; `None`: the time of arrival.
+    #[must_use]
+    pub const fn on_wire(self) -> Option<Millis> {
+        match self {
+            Self::Known(at) => Some(at),
+            Self::Absent => None,
+            Self::Unreadable => Some(UNREADABLE),
+        }
+    }
+
+    /// The value of `occurred_at` in an entry that arrived at `received_at`: what the enqueue
+    /// script writes.
+    #[must_use]
+    pub fn clamped(self, received_at: Millis) -> Millis {
+        let at = self.on_wire().filter(|at| *at <= received_at.saturating_add(MAX_FUTURE_MS));
+        at.unwrap_or(received_at)
+    }
+
+    /// Returns true if an entry's `occurred_at` stands for a time that could not be read.
+    #[must_use]
+    pub const fn is_unreadable(occurred_at: Millis) -> bool {
+        occurred_at == UNREADABLE
+    }
+}
+
+impl From<Option<Millis>> for EventTime {
+    fn from(known: Option<Millis>) -> Self {
+        known.map_or(Self::Absent, Self::Known)
+    }
+}
+
+impl OrderKey {
+    /// The time to show: that of arrival where the event's own cannot be read.
+    #[must_use]
+    pub fn shown_at(self) -> Millis {
+        if EventTime::is_unreadable(self.at) {
+            Millis::try_from(self.origin.ms).unwrap_or(self.at)
+        } else {
+            self.at
+        }
+    }
+
+    /// Returns true if this event is the older one, where the oldest event decides. A time that
+    /// cannot be read loses against each known one here, too.
+    #[must_use]
+    pub fn precedes(self, other: Self) -> bool {
+        let rank = |key: Self| (EventTime::is_unreadable(key.at), key);
+        rank(self) < rank(other)
+    }
+}
+
 /// A verified, identified event that ingress is about to enqueue.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
@@ -166,7 +246,7 @@ pub struct NewEvent {
     /// The type that the signed body (or a declared unsigned header) names.
     pub event_type: String,
     /// The provider's time, unclamped; the enqueue script clamps it against Redis's clock.
-    pub occurred_at: Option<Millis>,
+    pub occurred_at: EventTime,
     /// The body, decoded, as the provider sent it.
     pub body: Bytes,
     /// Identity's digest for the duplicate marker: 32 hex digits. `None` for repeatable events without an id.
@@ -179,6 +259,9 @@ pub struct NewEvent {
     pub hops: u32,
     /// The channel on which somebody waits for what becomes of it, see [`crate::queue::Reply`].
     pub reply_to: Option<String>,
+    /// Reason why the verified request is no usable event. With one, it is queued as a dead letter,
+    /// and its type may be empty.
+    pub unusable: Option<String>,
 }
 
 /// Digest of an event's identity, which its duplicate marker is named by: SHA-256 over platform and event id, each
@@ -219,6 +302,9 @@ pub struct Envelope {
     pub event_type: String,
     /// The provider's time, clamped, or the time of arrival.
     pub occurred_at: Millis,
+    /// True if the provider's time could not be read. `occurred_at` is the time of arrival then,
+    /// and orders nothing.
+    pub time_unreadable: bool,
     /// When ingress queued it, by Redis's clock.
     pub received_at: Millis,
     /// The execution that is due now, from 1.
@@ -247,7 +333,7 @@ impl Envelope {
     /// The key that orders this event among all events of its session.
     #[must_use]
     pub fn order(&self) -> OrderKey {
-        OrderKey { at: self.occurred_at, origin: self.origin }
+        OrderKey { at: if self.time_unreadable { UNREADABLE } else { self.occurred_at }, origin: self.origin }
     }
 
     /// Whether it has been put off or replayed, so that more may be known of it in Redis than its entry.
@@ -281,6 +367,27 @@ mod tests {
             assert_eq!(text.parse::<StreamId>(), Err(InvalidStreamId), "{text}");
         }
         assert_eq!("007-08".parse(), Ok(StreamId { ms: 7, seq: 8 }));
+    }
+
+    #[test]
+    fn unreadable_time_loses_against_each_known_one() {
+        let key = |at, ms| OrderKey { at, origin: StreamId { ms, seq: 0 } };
+        let (known, early, late) = (key(1, 1), key(UNREADABLE, 5), key(UNREADABLE, 9));
+        assert!(late < known && early < late, "the newest wins");
+        assert!(known.precedes(early) && known.precedes(late) && early.precedes(late), "the oldest wins");
+        assert!(!early.precedes(known) && !late.precedes(early));
+        assert_eq!((known.shown_at(), late.shown_at()), (1, 9));
+        assert_eq!(late.to_string().parse(), Ok(late), "as guards keep it");
+    }
+
+    #[test]
+    fn time_is_clamped_as_the_enqueue_script_clamps_it() {
+        let at = |time: EventTime| time.clamped(1_000_000);
+        assert_eq!(at(EventTime::Absent), 1_000_000);
+        assert_eq!(at(EventTime::Known(5)), 5);
+        assert_eq!(at(EventTime::Known(1_000_000 + MAX_FUTURE_MS)), 1_000_000 + MAX_FUTURE_MS);
+        assert_eq!(at(EventTime::Known(1_000_001 + MAX_FUTURE_MS)), 1_000_000);
+        assert!(EventTime::is_unreadable(at(EventTime::Unreadable)));
     }
 
     #[test]

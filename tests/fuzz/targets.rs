@@ -175,7 +175,7 @@ pub(crate) fn payload(data: &[u8]) {
     let document = Document::parse(text.as_bytes()).expect("JSON");
     assert!(text.bytes().all(|byte| byte >= b' '), "one line without control characters");
     let once = document.root().get("data").expect("data").raw();
-    if Document::parse(data).is_err() {
+    if Document::parse_text(&shared::json::text(data)).is_err() {
         assert_eq!(once, "null");
         return;
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use shared::event::Millis;
+use shared::event::{EventTime, Millis};
 use shared::queue::DeadLetter;
 use unicode_width::UnicodeWidthStr;
 
@@ -11,6 +11,9 @@ use crate::cli::{Format, ShowArgs};
 use crate::exit_code::{Failure, Outcome};
 use crate::output::{Screen, body, counted, json, plain};
 use crate::when;
+
+/// Text in place of a time that the sender gave in a form that is none.
+const UNREADABLE_TIME: &str = "unreadable (older than every known time)";
 
 /// Finds it, wherever it is, and prints it.
 pub(super) async fn run(session: &mut Session, args: ShowArgs) -> Result<Outcome, Failure> {
@@ -72,7 +75,9 @@ fn parts(letter: &DeadLetter) -> Vec<Part> {
     parts.line("platform", Some(&letter.platform));
     parts.line("event id", letter.event_id.as_ref());
     parts.line("event type", letter.event_type.as_ref());
-    parts.line("happened at", time(letter.occurred_at));
+    let unreadable = letter.occurred_at.is_some_and(EventTime::is_unreadable);
+    let happened_at = if unreadable { Some(UNREADABLE_TIME.to_owned()) } else { time(letter.occurred_at) };
+    parts.line("happened at", happened_at);
     parts.line("received at", time(letter.received_at));
     parts.line("first queued as", letter.origin);
     parts.line("delivery id", letter.delivery_id.as_ref());

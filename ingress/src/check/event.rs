@@ -3,8 +3,8 @@
 use serde::Serialize;
 use shared::clock;
 use shared::effects::{self, Planned, Warning};
-use shared::event::{MAX_FUTURE_MS, Millis, NewEvent, StreamId};
-use shared::json::Document;
+use shared::event::{EventTime, Millis, NewEvent, StreamId};
+use shared::json::{self, Document};
 use shared::platform::{EffectSpec, Locator, Platform, Pointer};
 use shared::queue::{Entry, decode, encode};
 use shared::signature::Verified;
@@ -21,6 +21,9 @@ pub(super) struct EventReport {
     pub(super) id_from: &'static str,
     pub(super) event_type: String,
     pub(super) occurred_at: Option<String>,
+    /// True if a time is given that cannot be read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) time_unreadable: bool,
     pub(super) session: Option<String>,
     pub(super) live_stream_id: Option<String>,
     pub(super) delivery_id: Option<String>,
@@ -62,7 +65,8 @@ pub(super) fn told(
     let event = EventReport {
         id_from: id_from(platform, verified, &event),
         subscribed: platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type)),
-        occurred_at: event.occurred_at.map(clock::rfc3339),
+        occurred_at: event.occurred_at.known().map(clock::rfc3339),
+        time_unreadable: event.occurred_at == EventTime::Unreadable,
         session: planned.as_ref().and_then(|planned| planned.room.clone()),
         live_stream_id: planned.and_then(|planned| planned.live_stream_id),
         delivery_id: event.delivery_id,
@@ -74,7 +78,7 @@ pub(super) fn told(
 
 /// Plans `event` as a worker does: as the entry that the enqueue script would write `at` that time.
 fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<Planned, String> {
-    let occurred_at = event.occurred_at.filter(|time| *time <= at.saturating_add(MAX_FUTURE_MS)).unwrap_or(at);
+    let occurred_at = event.occurred_at.clamped(at);
     let fields = encode(event, occurred_at, at, StreamId::default());
     let entry = Entry { id: StreamId::default(), fields: Some(fields.into()) };
     let envelope = decode(entry).map_err(|reason| reason.to_string())?;
@@ -109,7 +113,8 @@ fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&Plann
 
 fn id_from(platform: &Platform, verified: &Verified<'_>, event: &NewEvent) -> &'static str {
     // It was parsed a moment ago; what could not be would have no values.
-    let document = Document::parse(&event.body).ok();
+    let body = json::text(&event.body);
+    let document = Document::parse_text(&body).ok();
     let given = |id: &str| {
         platform.event.id.iter().any(|locator| match locator {
             Locator::Body(at) => {

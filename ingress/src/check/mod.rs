@@ -17,7 +17,7 @@ use serde::Serialize;
 use shared::clock;
 use shared::config::{Env, Problem};
 use shared::event::{Millis, NewEvent};
-use shared::platform::Platform;
+use shared::platform::{InvalidRequests, Platform};
 use shared::signature::Verified;
 
 use crate::pipeline::handshake;
@@ -195,6 +195,11 @@ fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake
                 Part { event, effect, body }
             };
             Draft { batch: Some(events.into_iter().map(part).collect()), ..Draft::default() }
+        }
+        // Made by what refuses or keeps such a request, which is not asked here.
+        Ok(Identified::Unusable(_)) => Draft::default(),
+        Err(invalid) if platform.invalid == InvalidRequests::Keep => {
+            refused(format!("it is no usable event of this platform (kept as a dead letter): {invalid}"))
         }
         Err(invalid) => refused(format!("it is no event of this platform (400): {invalid}")),
     }

@@ -63,7 +63,12 @@ impl Lines {
         self.add("event id", &format!("{} ({})", event.event_id, event.id_from));
         let ignored = if event.subscribed { "" } else { " (not subscribed: answered `ignored`, not queued)" };
         self.add("event type", &format!("{}{ignored}", event.event_type));
-        self.add("time", event.occurred_at.as_deref().unwrap_or("none: the time of arrival"));
+        let no_time = if event.time_unreadable {
+            "unreadable: older than every known time, among such events by arrival"
+        } else {
+            "none: the time of arrival"
+        };
+        self.add("time", event.occurred_at.as_deref().unwrap_or(no_time));
         self.add("session", event.session.as_deref().unwrap_or("none"));
         self.add("live stream id", event.live_stream_id.as_deref().unwrap_or("none"));
         self.maybe("delivery id", event.delivery_id.as_deref());

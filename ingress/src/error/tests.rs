@@ -74,6 +74,7 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
         (E::Busy, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook receiver overloaded"),
         (E::SubscriptionRefused, "404 E_NOT_FOUND handshake -", "Subscription not confirmed"),
         (E::BacklogFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook backlog full"),
+        (E::DeadLettersFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook dead letters full"),
         (E::QueueAway("x"), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
         (E::QueueRefused(fault()), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
         (
@@ -124,6 +125,7 @@ fn rank(error: &Error) -> usize {
         E::Internal => 21,
         E::Conflict(_) => 22,
         E::CannotRegister => 23,
+        E::DeadLettersFull => 24,
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) async fn answer(answer: Answer, mut waiter: Waiter, target: &Target) 
     let (outcome, counted) = match answer.status {
         Status::Accepted => (waiter.outcome().await, RequestOutcome::Accepted),
         Status::Duplicate => (waiter.stored().await, RequestOutcome::Duplicate),
+        // A dead letter has no result to wait for.
+        Status::Kept => (None, RequestOutcome::KeptInvalid),
         Status::Ignored => (None, RequestOutcome::Ignored),
     };
     let Some(outcome) = outcome else { return respond(&answer, target) };

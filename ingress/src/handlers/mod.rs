@@ -45,6 +45,7 @@ pub(crate) struct Body<'a> {
 fn respond(answer: &Answer, target: &Target) -> HttpResponse {
     let (code, status, outcome) = match answer.status {
         Status::Accepted => (target.ack_status, "accepted", RequestOutcome::Accepted),
+        Status::Kept => (target.ack_status, "accepted", RequestOutcome::KeptInvalid),
         Status::Duplicate => (StatusCode::OK, "duplicate", RequestOutcome::Duplicate),
         Status::Ignored => (StatusCode::OK, "ignored", RequestOutcome::Ignored),
     };

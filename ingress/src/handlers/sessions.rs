@@ -12,8 +12,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::config::AdminToken;
-use shared::event::{MAX_EVENT_ID_BYTES, NewEvent, marker_digest};
-use shared::json::{Document, Node, Value};
+use shared::event::{EventTime, MAX_EVENT_ID_BYTES, NewEvent, marker_digest};
+use shared::json::{self, Document, Node, Value};
 use shared::platform::{PlatformName, SessionStatus};
 use uuid::Uuid;
 
@@ -71,13 +71,14 @@ fn event(platform: &PlatformName, room_id: &str, key: Option<&str>, body: Bytes)
     NewEvent {
         event_id: scoped.unwrap_or_else(|| Uuid::new_v4().to_string()),
         event_type: EVENT_TYPE.to_owned(),
-        occurred_at: None,
+        occurred_at: EventTime::Absent,
         body,
         marker,
         delivery_id: None,
         traceparent: None,
         reply_to: None,
         hops: 0,
+        unusable: None,
     }
 }
 
@@ -110,7 +111,8 @@ fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
         return Err(invalid("room_id must be 1 to 256 bytes of text without control characters"));
     }
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    let document = Document::parse(body).map_err(|error| invalid(&format!("body: {error}")))?;
+    let text = json::text(body);
+    let document = Document::parse_text(&text).map_err(|error| invalid(&format!("body: {error}")))?;
     let Value::Object(members) = document.root().value() else {
         return Err(invalid("body: must be an object"));
     };

@@ -146,6 +146,7 @@ pub(super) fn webhook() -> Vec<Error> {
     errors.push(Error::InvalidPayload(InvalidPayload::Json(JsonError::NotUtf8)));
     errors.push(Error::InvalidPayload(InvalidPayload::LargeBatch("/events".to_owned())));
     errors.extend(queueing());
+    errors.push(Error::DeadLettersFull);
     errors.extend(busy());
     errors
 }

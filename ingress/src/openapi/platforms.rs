@@ -27,8 +27,8 @@ const ABOUT_REMOVE: &str = "Only a registered one. Its webhooks are refused with
     processed, and then the platform is forgotten. Dead letters stay.";
 
 /// A platform that is to be registered. Beside these members, any key of a definition in `PLATFORMS_FILE` may be given:
-/// `aliases`, `enabled`, `paused`, `burst`, `limits`, `ack_status`, `busy_status`, `dedup_ttl_hours`, `missing_session`,
-/// `signature`, `event`, `handshake`, `effects`, …
+/// `aliases`, `enabled`, `paused`, `burst`, `limits`, `ack_status`, `busy_status`, `invalid`,
+/// `dedup_ttl_hours`, `missing_session`, `signature`, `event`, `handshake`, `effects`, …
 #[allow(dead_code, reason = "describes what is read member by member")]
 #[derive(ToSchema)]
 #[schema(as = Registration)]
@@ -165,7 +165,8 @@ fn named() -> Parameter {
 fn registered(state: &str) -> Value {
     json!({"platform": "acme", "source": "registered", "state": state, "configured": state == "active",
         "enabled": true, "paused": false, "aliases": [], "event_types": null, "rate_limit": 600, "burst": 600,
-        "limits": {}, "signature": "hmac", "ack_status": 202, "busy_status": null, "missing_session": "create",
+        "limits": {}, "signature": "hmac", "ack_status": 202, "busy_status": null, "invalid": "refuse",
+        "missing_session": "create",
         "definition": {"rate_limit": 600}, "keys": [{"expires_at": null}],
         "registered_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-01-01T00:00:00.000Z"})
 }

@@ -31,7 +31,9 @@ const RECEIVE: &str = "The body is the provider's JSON, verified byte by byte as
     at. A 2xx is a promise: it is sent only after Redis confirmed the write, and the event is applied exactly once. A 5xx \
     says that it was not queued, or not certainly; sending the same request again is always safe. Checked in this order: \
     platform known, enabled, configured; size and encoding; signature; JSON and schema; handshake; subscription; then \
-    duplicate, backlog and rate limit. Duplicates and ignored events cost nothing of the limit. What the provider asks \
+    duplicate, backlog and rate limit. Duplicates and ignored events cost nothing of the limit. \
+    A verified request that is no usable event is refused with 400, or accepted and kept as a dead letter where the \
+    definition has `invalid = \"keep\"`. What the provider asks \
     before it sends events (Twitch, Zoom, Slack) is answered, too, once the request has proved genuine. A batch (Twitch's \
     drops) is taken as a whole or not at all, and answered with `event_ids`; an empty one is `ignored`.";
 

@@ -53,7 +53,7 @@ pub(crate) trait Enqueue: Send + Sync + 'static {
 pub(crate) struct Share<'a> {
     /// The platform.
     pub(crate) target: &'a Target,
-    /// Its requests, in the order of their arrival.
+    /// Its requests, in the order of their arrival: all of them usable events, or none.
     pub(crate) groups: &'a [&'a [NewEvent]],
 }
 
@@ -144,6 +144,8 @@ async fn work(queue: impl Enqueue, mut waiting: mpsc::Receiver<Job>, stop: Cance
 /// One platform's part of a round, or as much of it as goes into one call.
 struct Part {
     target: Arc<Target>,
+    /// Whether its requests are no usable events.
+    unusable: bool,
     jobs: Vec<Job>,
     events: usize,
     bytes: usize,
@@ -162,15 +164,17 @@ fn group(jobs: impl Iterator<Item = Job>, now: Instant) -> Vec<Part> {
             continue;
         }
         let (events, bytes) = (job.load.events.events().len(), job.load.events.bytes());
+        let unusable = matches!(job.load.events, Identified::Unusable(_));
         // Only the platform's newest part may be filled up, or a later event would overtake an earlier one.
-        let newest = parts.iter_mut().rfind(|part| Arc::ptr_eq(&part.target, &job.target));
+        let newest =
+            parts.iter_mut().rfind(|part| part.unusable == unusable && Arc::ptr_eq(&part.target, &job.target));
         match newest.filter(|part| fits(part.events + events, part.bytes + bytes)) {
             Some(part) => {
                 part.events += events;
                 part.bytes += bytes;
                 part.jobs.push(job);
             }
-            None => parts.push(Part { target: Arc::clone(&job.target), events, bytes, jobs: vec![job] }),
+            None => parts.push(Part { target: Arc::clone(&job.target), unusable, events, bytes, jobs: vec![job] }),
         }
     }
     parts

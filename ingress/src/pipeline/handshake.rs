@@ -14,7 +14,7 @@ use actix_web::web::Query;
 use bytes::Bytes;
 use serde::Serialize;
 use shared::event::Millis;
-use shared::json::{Document, Node};
+use shared::json::{self, Document, Node};
 use shared::platform::{Handshake, Platform};
 use shared::signature::{Headers, Keys, Secret, Verified, prove};
 use utoipa::ToSchema;
@@ -57,7 +57,8 @@ pub(crate) fn asked(
 ) -> Option<Reply> {
     let handshake = platform.handshake.as_ref()?;
     // What is no JSON is no question; why, is said where events are read.
-    let document = Document::parse(body).ok()?;
+    let text = json::text(body);
+    let document = Document::parse_text(&text).ok()?;
     let reply = match handshake {
         Handshake::Twitch => twitch(document.root(), platform.name.as_str()),
         Handshake::Zoom => {

@@ -6,13 +6,14 @@
 //! batch, either every element is an event, or there is none.
 
 mod batch;
+mod unusable;
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shared::event::{MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, in_hex, marker_digest};
-use shared::json::{Document, JsonError, time};
+use shared::event::{EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, NewEvent, in_hex, marker_digest};
+use shared::json::{self, Document, JsonError, time};
 use shared::outbound::headers::HOPS;
 use shared::platform::{Locator, PayloadError, Platform, Pointer};
 use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
@@ -20,6 +21,7 @@ use shared::signature::Verified;
 use shared::trace;
 
 use batch::Element;
+pub(crate) use unusable::unusable;
 
 /// Longest provider's delivery id that is kept, in bytes.
 const MAX_DELIVERY_ID_BYTES: usize = 256;
@@ -61,6 +63,8 @@ pub enum Identified {
     /// The events of a batch, in their order, no more than the queue takes together; none of an
     /// empty list.
     Batch(Vec<NewEvent>),
+    /// The dead letter of a request that is no usable event, see [`unusable()`].
+    Unusable(NewEvent),
 }
 
 impl Identified {
@@ -68,7 +72,7 @@ impl Identified {
     #[must_use]
     pub fn events(&self) -> &[NewEvent] {
         match self {
-            Self::One(event) => std::slice::from_ref(event),
+            Self::One(event) | Self::Unusable(event) => std::slice::from_ref(event),
             Self::Batch(events) => events,
         }
     }
@@ -90,42 +94,54 @@ impl From<NewEvent> for Identified {
 /// # Errors
 /// When the body, or one element of it, is no event of this platform.
 pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<Identified, InvalidPayload> {
-    let document = Document::parse(body)?;
-    let elements = platform.event.batch.as_ref().map(|list| batch::elements(list, &document, body)).transpose()?;
-    let Some(elements) = elements.flatten() else {
-        return one(platform, verified, body.clone(), &document, None).map(Identified::One);
+    let text = json::text(body);
+    let document = Document::parse_text(&text)?;
+    let replaced = matches!(text, Cow::Owned(_)).then_some(&body[..]);
+    let found = platform.event.batch.as_ref().map(|list| batch::elements(list, &document, text.as_bytes()));
+    let Some(elements) = found.transpose()?.flatten() else {
+        let whole = Part { body: body.clone(), document: &document, element: None, replaced };
+        return one(platform, verified, whole).map(Identified::One);
     };
     let event = |(element, body): (Element<'_>, Bytes)| {
         let document = Document::parse(&body)?;
-        one(platform, verified, body.clone(), &document, Some(element))
+        one(platform, verified, Part { body: body.clone(), document: &document, element: Some(element), replaced })
     };
     elements.into_iter().map(event).collect::<Result<_, _>>().map(Identified::Batch)
 }
 
-/// Reads one event out of `document`, which `body` is the text of.
-fn one(
-    platform: &Platform,
-    verified: &Verified<'_>,
+/// A request, or one element of it.
+struct Part<'p, 'd> {
     body: Bytes,
-    document: &Document<'_>,
-    element: Option<Element<'_>>,
-) -> Result<NewEvent, InvalidPayload> {
+    /// The body, parsed.
+    document: &'p Document<'d>,
+    element: Option<Element<'p>>,
+    /// The request's bytes where its text is not just these: other bytes may have the same text.
+    replaced: Option<&'p [u8]>,
+}
+
+/// Reads one event.
+fn one(platform: &Platform, verified: &Verified<'_>, part: Part<'_, '_>) -> Result<NewEvent, InvalidPayload> {
+    let Part { body, document, element, replaced } = part;
     let event_type = event_type(platform, verified, document, element)?;
     belongs(platform, document, element)?;
-    platform.schemas.check(&event_type, &body).map_err(|error| match element {
+    platform.schemas.check(&event_type, document.root().raw().as_bytes()).map_err(|error| match element {
         Some(element) => element.unmet(error),
         None => error,
     })?;
 
     let spec = &platform.event;
     let occurred_at = occurred_at(&spec.time, verified, document);
-    let (event_id, unique) = match provider_id(&spec.id, verified, document, element) {
+    let id = provider_id(&spec.id, verified, document, element);
+    // An id in which characters were replaced tells no two events apart.
+    let id = id.filter(|id| replaced.is_none() || !id.contains(char::REPLACEMENT_CHARACTER));
+    let content_hash = || content_hash(platform, &event_type, document, replaced);
+    let (event_id, unique) = match id {
         Some(id) => (id, true),
-        None if spec.repeatable && occurred_at.is_none() => {
+        None if spec.repeatable && occurred_at.known().is_none() => {
             let occurrence: u64 = rand::random();
-            (format!("{}-{occurrence:016x}", content_hash(platform, &event_type, document)), false)
+            (format!("{}-{occurrence:016x}", content_hash()), false)
         }
-        None => (content_hash(platform, &event_type, document), true),
+        None => (content_hash(), true),
     };
     Ok(NewEvent {
         marker: unique.then(|| marker_digest(platform.name.as_str(), &event_id)),
@@ -134,10 +150,19 @@ fn one(
         occurred_at,
         body,
         delivery_id: delivery_id(&spec.delivery_id, verified, document),
-        traceparent: verified.unsigned_header("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned),
+        traceparent: traceparent(verified),
         reply_to: None,
-        hops: verified.unsigned_header(HOPS).and_then(|text| text.trim().parse().ok()).unwrap_or(0),
+        hops: hops(verified),
+        unusable: None,
     })
+}
+
+fn traceparent(verified: &Verified<'_>) -> Option<String> {
+    verified.unsigned_header("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned)
+}
+
+fn hops(verified: &Verified<'_>) -> u32 {
+    verified.unsigned_header(HOPS).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The first of `locators` that is there and not null, as text. `None` in the inner place: it is there, but no text.
@@ -223,8 +248,10 @@ fn provider_id(
     })
 }
 
-fn occurred_at(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<Millis> {
-    time::parse_text(&first(locators, document, |name| verified.signed_header(name))??)
+/// The first usable time: a value that is none hides no other place.
+fn occurred_at(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> EventTime {
+    let found = |locator| first(std::slice::from_ref(locator), document, |name| verified.signed_header(name));
+    time::read_first(locators.iter().filter_map(found))
 }
 
 fn delivery_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {
@@ -232,14 +259,16 @@ fn delivery_id(locators: &[Locator], verified: &Verified<'_>, document: &Documen
     first_usable(locators, document, header, |id| is_name(id, MAX_DELIVERY_ID_BYTES)).map(Cow::into_owned)
 }
 
-/// SHA-256 over platform, type and the canonical body, in hex.
-fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>) -> String {
+/// SHA-256 over platform, type and the canonical body, in hex; and over the bytes that were
+/// `replaced` in it, if any.
+fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>, replaced: Option<&[u8]>) -> String {
     let mut hash = Sha256::new();
     for piece in [platform.name.as_str(), event_type] {
         hash.update((piece.len() as u64).to_be_bytes());
         hash.update(piece);
     }
     document.canonical_hash_into(&mut |piece| hash.update(piece), &platform.event.ignore);
+    replaced.into_iter().for_each(|body| hash.update(body));
     in_hex(&hash.finalize())
 }
 

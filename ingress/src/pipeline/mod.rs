@@ -30,8 +30,11 @@ use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use futures_util::future::Either;
 use shared::clock;
-use shared::json::Document;
+use shared::event::{EventTime, NewEvent};
+use shared::json::{self, Document};
+use shared::platform::InvalidRequests;
 use shared::queue::Enqueued;
+use shared::signature::Verified;
 use shared::trace;
 
 pub(crate) use batcher::{Batcher, Enqueue, Lost, Share};
@@ -41,7 +44,7 @@ use crate::directory::Target;
 use crate::error::Error;
 use crate::gate::Gate;
 use coding::Coding;
-use identify::{Identified, InvalidPayload, identify};
+use identify::{Identified, InvalidPayload, identify, unusable};
 use verify::{RequestHeaders, genuine};
 pub use wait::preferred_wait;
 pub(crate) use wait::{Waiter, Waiters};
@@ -67,6 +70,8 @@ pub(crate) enum Status {
     Accepted,
     /// Seen before.
     Duplicate,
+    /// No usable event; among the dead letters.
+    Kept,
     /// Not subscribed.
     Ignored,
 }
@@ -77,6 +82,7 @@ impl Status {
         match self {
             Self::Accepted => "accepted",
             Self::Duplicate => "duplicate",
+            Self::Kept => "kept_invalid",
             Self::Ignored => "ignored",
         }
     }
@@ -98,7 +104,9 @@ impl Answer {
     fn to(events: &Identified, status: Status) -> Self {
         let mut ids = events.events().iter().map(|event| event.event_id.clone());
         match events {
-            Identified::One(event) => Self { event_id: event.event_id.clone(), event_ids: None, status },
+            Identified::One(event) | Identified::Unusable(event) => {
+                Self { event_id: event.event_id.clone(), event_ids: None, status }
+            }
             Identified::Batch(_) => {
                 let event_ids: Vec<String> = ids.by_ref().collect();
                 let event_id = event_ids.first().cloned().unwrap_or_default();
@@ -156,7 +164,7 @@ impl Pipeline {
         let on_wire = genuine(scheme, keys, &headers, &wire, now, &self.gate);
         let coding = match coding {
             Ok(None) => None,
-            _ if on_wire.is_ok() && Document::parse(&wire).is_ok() => None,
+            _ if on_wire.is_ok() && Document::parse_text(&json::text(&wire)).is_ok() => None,
             named => named.map_err(|_| Error::UnsupportedEncoding)?,
         };
         let decoded = match to_decode(coding, on_wire.as_ref().err()) {
@@ -167,17 +175,21 @@ impl Pipeline {
             Decoded::Is(ref body) => {
                 (body, on_wire.or_else(|_| genuine(scheme, keys, &headers, body, now, &self.gate))?)
             }
-            Decoded::Same => (&wire, on_wire?),
-            Decoded::Malformed => return Err(Error::InvalidPayload(on_wire.map(|_| InvalidPayload::Coding)?)),
+            Decoded::Same | Decoded::Malformed => (&wire, on_wire?),
         };
         if let Some(reply) = handshake::asked(&target.platform, keys, &headers, &verified, body, now) {
             return Ok(Taken::Handshake(reply));
         }
-        let events = identify(&target.platform, &verified, body).map_err(Error::InvalidPayload)?;
+        let found = match decoded {
+            Decoded::Malformed => Err(InvalidPayload::Coding),
+            Decoded::Same | Decoded::Is(_) => identify(&target.platform, &verified, body),
+        };
+        let events = found.or_else(|reason| kept(target, &verified, body, reason))?;
         let mut events = match subscribed(target, events) {
             Ok(events) => events,
             Err(ignored) => return Ok(Taken::Event(ignored)),
         };
+        note_flaws(target, &events);
         let more = events.bytes().saturating_sub(body.len());
         if more > 0 {
             Box::pin(self.bodies.hold_more(&mut held, more)).await?;
@@ -230,7 +242,8 @@ impl Pipeline {
         let admitted =
             self.gate.open().and_then(|()| target.shield.as_ref().map_or(Ok(()), |shield| shield.admit()));
         let asked = admitted.map(|()| {
-            let answer = Answer::to(&events, Status::Accepted);
+            let unusable = matches!(events, Identified::Unusable(_));
+            let answer = Answer::to(&events, if unusable { Status::Kept } else { Status::Accepted });
             (answer, Instant::now(), self.batcher.enqueue(target, events, held))
         });
         async move {
@@ -240,6 +253,7 @@ impl Pipeline {
             match outcome? {
                 Enqueued::Accepted => {}
                 Enqueued::Duplicate => answer.status = Status::Duplicate,
+                Enqueued::Overloaded if answer.status == Status::Kept => return Err(Error::DeadLettersFull),
                 Enqueued::Overloaded => return Err(Error::BacklogFull),
                 Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
                 Enqueued::Refused => return Err(Error::QueueAway("Redis refused the entry")),
@@ -284,16 +298,54 @@ fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<t
     }
     let traceparent = span.traceparent();
     match events {
-        Identified::One(event) => event.traceparent = traceparent,
+        Identified::One(event) | Identified::Unusable(event) => event.traceparent = traceparent,
         Identified::Batch(events) => events.iter_mut().for_each(|event| event.traceparent.clone_from(&traceparent)),
     }
     Some(span)
 }
 
+/// The dead letter of a verified request that is no usable event, where its sender does not come
+/// again after a 4xx.
+fn kept(
+    target: &Target,
+    verified: &Verified<'_>,
+    body: &Bytes,
+    reason: InvalidPayload,
+) -> Result<Identified, Error> {
+    match target.platform.invalid {
+        InvalidRequests::Refuse => Err(Error::InvalidPayload(reason)),
+        InvalidRequests::Keep => Ok(Identified::Unusable(unusable(&target.platform, verified, body, &reason))),
+    }
+}
+
+/// Logs and counts what is wrong with `events`.
+fn note_flaws(target: &Target, events: &Identified) {
+    if let Identified::Unusable(NewEvent { event_id, unusable: Some(reason), .. }) = events {
+        let platform = target.platform.name.as_str();
+        tracing::warn!(platform, event_id, reason, "verified request is no usable event; dead-lettering it");
+    }
+    for event in events.events().iter().filter(|event| event.occurred_at == EventTime::Unreadable) {
+        target.metrics.unreadable_time();
+        if target.unreadable_logged.is_due() {
+            let (platform, event_id) = (target.platform.name.as_str(), event.event_id.as_str());
+            tracing::warn!(
+                platform,
+                event_id,
+                event_type = event.event_type,
+                "event time is unreadable; the event is ordered before every known time (logged once a minute)"
+            );
+        }
+    }
+}
+
 /// Returns the events that the operator of `target` asked for, or the answer where there are none:
 /// `ignored`, for an empty batch too.
 fn subscribed(target: &Target, mut events: Identified) -> Result<Identified, Answer> {
-    if !events.events().iter().any(|event| target.subscribes(&event.event_type)) {
+    let wanted = |event: &NewEvent| {
+        // A dead letter's type may not be known.
+        event.unusable.is_some() && event.event_type.is_empty() || target.subscribes(&event.event_type)
+    };
+    if !events.events().iter().any(wanted) {
         return Err(Answer::to(&events, Status::Ignored));
     }
     if let Identified::Batch(events) = &mut events {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::event::Envelope;
-use crate::json::{Document, Node};
+use crate::json::{self, Document, Node};
 use crate::platform::{
     ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer, RecordingColumn,
     SessionColumn,
@@ -27,7 +27,8 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, Invalid
     value::storable(&envelope.event_type, Essential::EventType)?;
     value::in_range(envelope.occurred_at, Essential::OccurredAt)?;
     value::in_range(envelope.received_at, Essential::ReceivedAt)?;
-    let document = Document::parse(&envelope.body).map_err(InvalidEvent::Body)?;
+    let text = json::text(&envelope.body);
+    let document = Document::parse_text(&text).map_err(InvalidEvent::Body)?;
     let mut body = Body::new(&document);
     let spec = platform.effects.get(&envelope.event_type);
     let change = spec.map_or(Ok(Change::Log), |spec| change(&mut body, &spec.effect))?;

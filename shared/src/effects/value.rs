@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::reading::Reading;
 use super::refusal::{Essential, InvalidEvent, MAX_KEY_BYTES};
 use super::warning::Reason;
-use crate::event::Millis;
+use crate::event::{EventTime, Millis};
 use crate::json::{Node, Value, time};
 
 /// 0001-01-01 and the last millisecond of 9999: what both databases and RFC 3339 can say.
@@ -134,22 +134,17 @@ fn known<N: PartialOrd + From<i8>>(number: N) -> Reading<Option<N>> {
 
 /// A time; zero and empty are how several senders write "absent".
 pub(super) fn instant(node: &Node<'_>) -> Reading<Millis> {
-    match (time::parse(node), node.value()) {
-        (Some(at), _) => Reading::Value(at),
-        (None, Value::Null) => Reading::Absent,
-        (None, Value::Bool(_) | Value::Array(_) | Value::Object(_)) => Reading::Unusable(Reason::WrongType),
-        (None, Value::String(_) | Value::Number(_)) => match node.as_text() {
-            Some(text) if says_nothing(text.trim()) => Reading::Absent,
-            _ => Reading::Unusable(Reason::UnreadableTime),
-        },
+    let text = match node.value() {
+        Value::Null => return Reading::Absent,
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Reading::Unusable(Reason::WrongType),
+        Value::String(text) => text,
+        Value::Number(lexeme) => *lexeme,
+    };
+    match time::read_text(text) {
+        EventTime::Known(at) => Reading::Value(at),
+        EventTime::Absent => Reading::Absent,
+        EventTime::Unreadable => Reading::Unusable(Reason::UnreadableTime),
     }
-}
-
-/// Empty, zero, before the epoch, or Go's zero time: how several senders write "absent".
-fn says_nothing(time: &str) -> bool {
-    time.is_empty()
-        || time.starts_with("0001-01-01T00:00:00")
-        || time.parse::<f64>().is_ok_and(|number| number <= 0.0)
 }
 
 pub(super) fn has_nul(text: &str) -> bool {

@@ -5,11 +5,14 @@
 
 mod canonical;
 mod parse;
+mod text;
 pub mod time;
 
 use std::borrow::Cow;
 
 use crate::platform::Pointer;
+
+pub use text::text;
 
 /// Deepest nesting that is accepted; the same as serde_json's, which schemas and stores read bodies with.
 pub const MAX_DEPTH: usize = 127;
@@ -20,6 +23,12 @@ pub enum JsonError {
     /// Not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
+    /// A form, as browsers and some senders encode it.
+    #[error("form-encoded, but only JSON is accepted; choose application/json at the sender")]
+    Form,
+    /// XML or HTML.
+    #[error("XML or HTML, but only JSON is accepted; choose JSON at the sender")]
+    Markup,
     /// Not JSON.
     #[error("not JSON at line {line}, column {column}")]
     Syntax {
@@ -144,7 +153,15 @@ impl<'a> Document<'a> {
     /// # Errors
     /// When it is not UTF-8 JSON, has duplicate keys or half characters, or is nested deeper than [`MAX_DEPTH`].
     pub fn parse(body: &'a [u8]) -> Result<Self, JsonError> {
-        parse::parse(body).map(|root| Self { root })
+        Self::parse_text(std::str::from_utf8(body).map_err(|_| JsonError::NotUtf8)?)
+    }
+
+    /// Parses the [`text()`] of a body.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_text(text: &'a str) -> Result<Self, JsonError> {
+        parse::parse(text).map(|root| Self { root })
     }
 
     /// The whole value.

@@ -18,12 +18,32 @@ const USUAL_MEMBERS: usize = 8;
 /// Up to so many members, comparing each with each is faster than sorting.
 const FEW_MEMBERS: usize = 16;
 
-pub(super) fn parse(body: &[u8]) -> Result<Node<'_>, JsonError> {
-    let text = std::str::from_utf8(body).map_err(|_| JsonError::NotUtf8)?;
+pub(super) fn parse(text: &str) -> Result<Node<'_>, JsonError> {
     Walk { text, at: 0 }.document().map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
-        Err(syntax) => JsonError::Syntax { line: syntax.line(), column: syntax.column() },
+        Err(syntax) => {
+            let place = JsonError::Syntax { line: syntax.line(), column: syntax.column() };
+            other_format(text).unwrap_or(place)
+        }
         Ok(IgnoredAny) => error,
     })
+}
+
+/// Another format that `text`, which is no JSON, is in.
+fn other_format(text: &str) -> Option<JsonError> {
+    let text = text.trim_start();
+    let is_key = |b: u8| b.is_ascii_alphanumeric() || b"_.-~[]%+*".contains(&b);
+    let is_form = || {
+        let key = text.split_once('=').map(|(key, _)| key);
+        let is_named = key.is_some_and(|key| !key.is_empty() && key.bytes().all(is_key));
+        is_named && text.bytes().all(|b| b.is_ascii_graphic())
+    };
+    if text.starts_with('<') {
+        Some(JsonError::Markup)
+    } else if is_form() || text.starts_with("--") && text.contains("Content-Disposition: form-data") {
+        Some(JsonError::Form)
+    } else {
+        None
+    }
 }
 
 /// Whether a key stands twice.

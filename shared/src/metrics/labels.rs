@@ -28,6 +28,8 @@ labels! {
     RequestOutcome =
     /// Queued.
     Accepted "accepted",
+    /// No usable event; kept as a dead letter.
+    KeptInvalid "kept_invalid",
     /// Seen before.
     Duplicate "duplicate",
     /// Type not subscribed.
@@ -38,7 +40,7 @@ labels! {
     InvalidSignature "invalid_signature",
     /// Outside the tolerance.
     SignatureExpired "signature_expired",
-    /// Not JSON, or schema not met.
+    /// Not JSON, or schema not met; refused.
     InvalidPayload "invalid_payload",
     /// Over the limit.
     RateLimited "rate_limited",

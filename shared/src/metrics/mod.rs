@@ -62,6 +62,8 @@ pub const DEAD_LETTERS_FULL: &str = "webhook_dead_letters_full";
 pub const STREAM_BROKEN: &str = "webhook_stream_broken";
 /// Events found outside every place and put back.
 pub const ORPHANS: &str = "webhook_orphans_total";
+/// Events whose time cannot be read.
+pub const UNREADABLE_TIMES: &str = "webhook_unreadable_times_total";
 /// Requests that wait for what becomes of their event.
 pub const WAITERS: &str = "webhook_waiters";
 /// Dead letters that were archived and removed.
@@ -160,6 +162,7 @@ fn describe() {
     describe_gauge!(OLDEST_AGE, "Age of the oldest unfinished event that could be worked on");
     describe_gauge!(DEAD_LETTERS_FULL, "1 while the dead letters are at their bound");
     describe_gauge!(STREAM_BROKEN, "1 while the stream cannot be read for a reason that waiting does not cure");
+    describe_counter!(UNREADABLE_TIMES, "Verified events whose time is given and cannot be read");
     describe_counter!(ORPHANS, "Events found outside every place and put back");
     describe_gauge!(WAITERS, "Requests that wait for what becomes of their event");
     describe_counter!(DEAD_LETTERS_EXPIRED, "Dead letters that were archived and removed");

@@ -7,7 +7,7 @@ use metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogram
 use super::{
     Action, BACKLOG, COLUMN_WARNINGS, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION, ENQUEUE_DURATION,
     EVENTS, EventOutcome, OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING,
-    RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, count, switch,
+    RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
 };
 use crate::effects::Warning;
 use crate::platform::PlatformName;
@@ -25,6 +25,7 @@ pub struct IngressMetrics {
     requests: [Counter; REQUEST_OUTCOMES],
     request_duration: Histogram,
     enqueue_duration: Histogram,
+    unreadable_times: Counter,
 }
 
 impl IngressMetrics {
@@ -45,13 +46,19 @@ impl IngressMetrics {
         Self {
             requests: outcomes(REQUESTS, &platform, "outcome", RequestOutcome::ALL, RequestOutcome::as_str),
             request_duration: histogram!(REQUEST_DURATION, "platform" => platform.clone()),
-            enqueue_duration: histogram!(ENQUEUE_DURATION, "platform" => platform),
+            enqueue_duration: histogram!(ENQUEUE_DURATION, "platform" => platform.clone()),
+            unreadable_times: counter!(UNREADABLE_TIMES, "platform" => platform),
         }
     }
 
     /// Counts one answered request, or one event of an answered batch.
     pub fn request(&self, outcome: RequestOutcome) {
         self.requests[outcome as usize].increment(1);
+    }
+
+    /// Counts an event whose time is given and cannot be read.
+    pub fn unreadable_time(&self) {
+        self.unreadable_times.increment(1);
     }
 
     /// First byte of the request to its answer.

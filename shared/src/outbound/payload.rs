@@ -48,7 +48,7 @@ pub fn payload(parts: &Parts<'_>) -> String {
     };
     text(&mut out, "{\"event\":", parts.event);
     out.push_str(",\"data\":");
-    json(&mut out, parts.body, |root| {
+    json(&mut out, &crate::json::text(parts.body), |root| {
         PLACES
             .iter()
             .filter_map(|place| root.get(place))
@@ -63,7 +63,7 @@ pub fn payload(parts: &Parts<'_>) -> String {
     text(&mut out, ",\"event_id\":", parts.event_id);
     out.push_str(",\"result\":");
     match parts.result {
-        Some(result) => json(&mut out, result.as_bytes(), Clone::clone),
+        Some(result) => json(&mut out, result, Clone::clone),
         None => out.push_str("null"),
     }
     out.push('}');
@@ -85,8 +85,8 @@ pub fn delivery_id(platform: &str, event_id: &str, destination: &str) -> Uuid {
     uuid::Builder::from_sha1_bytes(bytes).into_uuid()
 }
 
-fn json<'a>(out: &mut String, text: &'a [u8], choose: impl Fn(&Node<'a>) -> Node<'a>) {
-    match Document::parse(text) {
+fn json<'a>(out: &mut String, text: &'a str, choose: impl Fn(&Node<'a>) -> Node<'a>) {
+    match Document::parse_text(text) {
         Ok(document) => print(out, &choose(document.root())),
         Err(_) => out.push_str("null"),
     }

@@ -4,15 +4,16 @@
 //! event's id and its place in the order of arrival are not looked for: an edited event is still that event.
 
 use super::{Locator, PayloadError, Platform};
-use crate::event::{MAX_EVENT_TYPE_BYTES, MAX_FUTURE_MS, Millis};
-use crate::json::{Document, JsonError, Node, time};
+use crate::event::{MAX_EVENT_TYPE_BYTES, Millis};
+use crate::json::{self, Document, JsonError, Node, time};
 
 /// What an event is, beside its id and its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Derived {
     /// Its type.
     pub event_type: String,
-    /// The provider's time, clamped at arrival, or the time of arrival.
+    /// The provider's time, clamped at arrival, or the time of arrival; as entries carry it, see
+    /// [`crate::event::EventTime`].
     pub occurred_at: Millis,
 }
 
@@ -33,16 +34,6 @@ pub enum InvalidEdit {
     Schema(#[from] PayloadError),
 }
 
-/// Where a value stands.
-enum Place<'n, 'b> {
-    /// In the body.
-    Body(&'n Node<'b>),
-    /// In a header, if anywhere: that of the request, which nobody has any more.
-    Header,
-    /// Nowhere.
-    Nowhere,
-}
-
 /// Reads `body` as an event of `platform` that `was` something before and came at `received_at`.
 ///
 /// # Errors
@@ -53,9 +44,10 @@ pub fn derive(
     was: &Derived,
     received_at: Millis,
 ) -> Result<Derived, InvalidEdit> {
-    let document = Document::parse(body)?;
+    let text = json::text(body);
+    let document = Document::parse_text(&text)?;
     let usable = |locator: &Locator| match locator {
-        Locator::Header(_) => Some(was.event_type.clone()),
+        Locator::Header(_) => Some(&was.event_type).filter(|kind| is_type(kind)).cloned(),
         Locator::Body(at) => {
             document.find(at)?.as_text().filter(|text| is_type(text)).map(|text| text.into_owned())
         }
@@ -68,30 +60,30 @@ pub fn derive(
             return Err(InvalidEdit::Platform(pointer.to_string()));
         }
     }
-    platform.schemas.check(&event_type, body)?;
-    let occurred_at = match place(&platform.event.time, &document) {
-        Place::Header => was.occurred_at,
-        Place::Body(node) => match time::parse(node) {
-            Some(at) if at <= received_at.saturating_add(MAX_FUTURE_MS) => at,
-            _ => received_at,
-        },
-        Place::Nowhere => received_at,
+    platform.schemas.check(&event_type, text.as_bytes())?;
+    let nodes = platform.event.time.iter().filter_map(|locator| present(locator, &document));
+    let occurred_at = if was_in_a_header(&platform.event.time, &document) {
+        was.occurred_at
+    } else {
+        time::read_first(nodes.map(Node::as_text)).clamped(received_at)
     };
     Ok(Derived { event_type, occurred_at })
 }
 
-fn place<'n, 'b>(locators: &[Locator], document: &'n Document<'b>) -> Place<'n, 'b> {
-    for locator in locators {
-        match locator {
-            Locator::Header(_) => return Place::Header,
-            Locator::Body(pointer) => {
-                if let Some(node) = document.find(pointer).filter(|node| !node.is_null()) {
-                    return Place::Body(node);
-                }
-            }
-        }
+/// The value in the body at `locator`; `None` for null, and for a header.
+fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n Node<'b>> {
+    match locator {
+        Locator::Body(pointer) => document.find(pointer).filter(|node| !node.is_null()),
+        Locator::Header(_) => None,
     }
-    Place::Nowhere
+}
+
+/// Returns true if no place in the body comes before a header, which nobody has any more.
+fn was_in_a_header(locators: &[Locator], document: &Document<'_>) -> bool {
+    let first = locators
+        .iter()
+        .find(|locator| matches!(locator, Locator::Header(_)) || present(locator, document).is_some());
+    matches!(first, Some(Locator::Header(_)))
 }
 
 fn is_type(text: &str) -> bool {
@@ -102,6 +94,7 @@ fn is_type(text: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::event::EventTime;
     use crate::platform::registry::Registry;
 
     const RECEIVED: Millis = 1_767_225_600_000;
@@ -124,14 +117,23 @@ mod tests {
         let at = |body: &str| derived("mux", body).unwrap().occurred_at;
         assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:00Z"}"#), RECEIVED + 300_000);
         assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:01Z"}"#), RECEIVED);
-        assert_eq!(at(r#"{"type":"t","created_at":"soon"}"#), RECEIVED);
+        assert_eq!(at(r#"{"type":"t","created_at":""}"#), RECEIVED);
         assert_eq!(at(r#"{"type":"t"}"#), RECEIVED);
+    }
+
+    #[test]
+    fn unreadable_time_stays_older_than_every_known_one() {
+        let edited = derived("mux", r#"{"type":"t","created_at":"soon"}"#).unwrap();
+        assert!(EventTime::is_unreadable(edited.occurred_at));
     }
 
     #[test]
     fn what_a_header_said_stays() {
         let found = derived("github", "{}").unwrap();
         assert_eq!(found.event_type, "before");
+        let registry = Registry::from_text("test", "").unwrap();
+        let unknown = Derived { event_type: String::new(), occurred_at: 5 };
+        assert_eq!(derive(registry.get("github").unwrap(), b"{}", &unknown, RECEIVED), Err(InvalidEdit::Type));
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod types;
 pub use schema::{PayloadError, Schemas};
 pub use types::{
     ChatColumn, ContentColumn, ContentState, CredentialRef, DataMember, Effect, EffectSpec, EventSpec, Handshake,
-    InvalidPointer, JobColumn, LONGEST_WAIT, Locator, MissingSession, Platform, PlatformName, Pointer, RateLimit,
-    RecordingColumn, RecordingState, SecretRef, SecretRefs, SessionColumn, SessionScope, SessionStatus, Source,
-    UnknownName,
+    InvalidPointer, InvalidRequests, JobColumn, LONGEST_WAIT, Locator, MissingSession, Platform, PlatformName,
+    Pointer, RateLimit, RecordingColumn, RecordingState, SecretRef, SecretRefs, SessionColumn, SessionScope,
+    SessionStatus, Source, UnknownName,
 };

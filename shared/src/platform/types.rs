@@ -84,6 +84,16 @@ pub enum SessionScope {
     Shared,
 }
 
+/// Fate of a verified request that is no usable event: no JSON, without a type, or against the
+/// schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidRequests {
+    /// Accepted and kept as a dead letter, for senders that never retry after a 4xx.
+    Keep,
+    /// Refused with 400.
+    Refuse,
+}
+
 /// Where a definition came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -150,6 +160,8 @@ pub struct Platform {
     pub ack_status: u16,
     /// Status instead of 429 and 408.
     pub busy_status: Option<u16>,
+    /// See [`InvalidRequests`].
+    pub invalid: InvalidRequests,
     /// How long duplicates are remembered in Redis; `None`: `DEDUP_TTL_HOURS`.
     pub dedup_ttl: Option<Duration>,
     /// How long a request waits for its event's result unless it says otherwise, at most [`LONGEST_WAIT`]; `None`: not

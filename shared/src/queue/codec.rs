@@ -12,7 +12,8 @@ use redis::Value;
 
 use super::{Fault, keys};
 use crate::event::{
-    Envelope, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION, edit_digest,
+    Envelope, EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION,
+    edit_digest,
 };
 
 pub use packed::Packed;
@@ -86,12 +87,16 @@ pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
     if attempt == 0 {
         return Err(Undecodable::Invalid("attempt"));
     }
+    let received_at = required("received_at", found.received_at)?;
+    let occurred_at: Millis = required("occurred_at", found.occurred_at)?;
+    let time_unreadable = EventTime::is_unreadable(occurred_at);
     let mut envelope = Envelope {
         id: entry.id,
         event_id: bounded("event_id", found.event_id, MAX_EVENT_ID_BYTES)?,
         event_type: bounded("event_type", found.event_type, MAX_EVENT_TYPE_BYTES)?,
-        occurred_at: required("occurred_at", found.occurred_at)?,
-        received_at: required("received_at", found.received_at)?,
+        occurred_at: if time_unreadable { received_at } else { occurred_at },
+        time_unreadable,
+        received_at,
         attempt,
         origin: required("origin", found.origin)?,
         body: Bytes::new(),

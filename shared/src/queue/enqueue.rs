@@ -14,6 +14,7 @@ use redis::{Cmd, RedisWrite};
 use super::keys::PLATFORMS;
 use super::script::{Script, optional};
 use super::{Fault, Layout, PlatformKeys, Queue};
+use crate::error_code::DeadLetterCode;
 use crate::event::{MAX_FUTURE_MS, NewEvent, WIRE_VERSION};
 use crate::platform::RateLimit;
 
@@ -42,6 +43,8 @@ pub struct EnqueuePolicy {
     pub dedup_ttl_s: u64,
     /// Entries of the platform's stream beyond which events are refused.
     pub max_backlog: u64,
+    /// Dead letters of the platform beyond which requests that are no usable events are refused.
+    pub max_dead_letters: u64,
     /// By event type, inside the platform's limit: an event is accepted if both have room, and charged to both.
     pub types: BTreeMap<String, TypeLimit>,
 }
@@ -60,8 +63,15 @@ impl EnqueuePolicy {
             burst: limit.burst.max(1),
             dedup_ttl_s: dedup_ttl.as_secs().max(1),
             max_backlog,
+            max_dead_letters: u64::MAX,
             types: BTreeMap::new(),
         }
+    }
+
+    /// With a bound on dead letters.
+    #[must_use]
+    pub fn bounding_dead_letters(self, max_dead_letters: u64) -> Self {
+        Self { max_dead_letters, ..self }
     }
 
     /// With limits per event type and minute; a type's whole minute may come at once.
@@ -98,13 +108,19 @@ pub struct Share<'a> {
     pub keys: &'a PlatformKeys,
     /// What decides about its events.
     pub policy: &'a EnqueuePolicy,
-    /// Its requests, in their order: events, or groups of several.
+    /// Its requests, in their order: events, or groups of several. All of them are usable events,
+    /// or none is.
     pub groups: &'a [&'a [NewEvent]],
 }
 
 impl<'a> Share<'a> {
     fn events(&self) -> impl Iterator<Item = &'a NewEvent> + use<'a> {
         self.groups.iter().copied().flatten()
+    }
+
+    /// Returns true if its events are dead letters at once.
+    fn is_dead(&self) -> bool {
+        self.events().next().is_some_and(|event| event.unusable.is_some())
     }
 }
 
@@ -149,6 +165,9 @@ impl Queue {
     ///
     /// A group that is larger than a limit's burst is accepted when that limit is at rest, and charged in full.
     ///
+    /// Events that are not usable ([`NewEvent::unusable`]) become dead letters under the same
+    /// rules, with [`EnqueuePolicy::max_dead_letters`] as their bound.
+    ///
     /// The platforms enter the index of platforms: on a single server by the script, on a cluster, where the index is in
     /// another slot, before it.
     ///
@@ -166,6 +185,9 @@ impl Queue {
         let events: usize = shares.iter().map(|share| share.events().count()).sum();
         if events > MAX_BATCH_EVENTS || shares.iter().flat_map(|share| share.groups).any(|group| group.is_empty()) {
             return Err(refusal("too many events in one call, or none"));
+        }
+        if shares.iter().any(|share| share.events().any(|event| event.unusable.is_some() != share.is_dead())) {
+            return Err(refusal("usable events and others in one share"));
         }
         let indexed = self.mixes_platforms();
         if !indexed {
@@ -193,13 +215,14 @@ fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
     let (mut markers, mut latest, mut bytes) = (0, None, 0);
     for event in shares.iter().flat_map(Share::events) {
         markers += usize::from(event.marker.is_some());
-        latest = latest.max(event.occurred_at);
+        latest = latest.max(event.occurred_at.on_wire());
         bytes += event.body.len() + event.event_id.len() + 128;
     }
     let sorts = Sorts::of(shares, &types);
+    let dead = shares.iter().filter(|share| share.is_dead()).count();
 
-    let mut call =
-        script.begin(usize::from(indexed) + limits + 2 * shares.len() + markers, bytes + 256 * shares.len());
+    let keys = usize::from(indexed) + limits + 2 * shares.len() + dead + markers;
+    let mut call = script.begin(keys, bytes + 256 * shares.len());
     if indexed {
         call.arg(PLATFORMS);
     }
@@ -210,7 +233,11 @@ fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
         }
     }
     for share in shares {
-        call.arg(&share.keys.incoming).arg(&share.keys.counters);
+        if share.is_dead() {
+            call.arg(&share.keys.dlq).arg(&share.keys.counters).arg(&share.keys.exceptions);
+        } else {
+            call.arg(&share.keys.incoming).arg(&share.keys.counters);
+        }
     }
     for share in shares {
         for digest in share.events().filter_map(|event| event.marker.as_deref()) {
@@ -218,17 +245,22 @@ fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
         }
     }
 
-    call.arg(usize::from(indexed)).arg(limits).arg(shares.len()).arg(WIRE_VERSION).arg(MAX_FUTURE_MS);
+    call.arg(usize::from(indexed)).arg(limits);
+    match dead {
+        0 => call.arg(shares.len()),
+        _ => call.arg(format!("{} {dead}", shares.len())),
+    };
+    call.arg(WIRE_VERSION).arg(MAX_FUTURE_MS);
     optional(&mut call, latest);
     call.arg(&sorts.of_events).arg(sorts.sorts.len());
     for (marker, limit, more, kind) in &sorts.sorts {
         call.write_arg_fmt(format_args!("{marker} {limit} {more} {kind}"));
     }
     for (share, types) in shares.iter().zip(&types) {
-        call.arg(share.keys.platform.as_str()).arg(numbers(share.policy, types)).arg(shape(share.groups));
+        call.arg(share.keys.platform.as_str()).arg(numbers(share, types)).arg(shape(share));
         for event in share.events() {
             call.arg(&event.event_id);
-            optional(&mut call, event.occurred_at);
+            optional(&mut call, event.occurred_at.on_wire());
             call.arg(&*event.body);
             for (field, value) in rare(event) {
                 call.arg(field).arg(&*value);
@@ -275,9 +307,10 @@ impl<'a> Sorts<'a> {
 }
 
 /// A share's policy, as the script reads it.
-fn numbers(policy: &EnqueuePolicy, types: &[(&String, TypeLimit)]) -> String {
-    let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, .. } = policy;
-    let mut text = format!("{dedup_ttl_s} {max_backlog} {period_us} {burst}");
+fn numbers(share: &Share<'_>, types: &[(&String, TypeLimit)]) -> String {
+    let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, max_dead_letters, .. } = share.policy;
+    let bound = if share.is_dead() { max_dead_letters } else { max_backlog };
+    let mut text = format!("{dedup_ttl_s} {bound} {period_us} {burst}");
     for (_, limit) in types {
         text.push_str(&format!(" {} {}", limit.period_us, limit.burst));
     }
@@ -285,8 +318,9 @@ fn numbers(policy: &EnqueuePolicy, types: &[(&String, TypeLimit)]) -> String {
 }
 
 /// How many events there are, and where groups of several begin and how many they are, as the script reads it; mostly
-/// there are no such groups.
-fn shape(groups: &[&[NewEvent]]) -> String {
+/// there are no such groups. `dead` behind it: they are dead letters.
+fn shape(share: &Share<'_>) -> String {
+    let groups = share.groups;
     let mut text = groups.iter().map(|group| group.len()).sum::<usize>().to_string();
     let mut first = 1;
     for group in groups {
@@ -295,17 +329,27 @@ fn shape(groups: &[&[NewEvent]]) -> String {
         }
         first += group.len();
     }
+    if share.is_dead() {
+        text.push_str(" dead");
+    }
     text
 }
 
 /// The fields that only some events have, in the order of [`super::encode`].
 fn rare(event: &NewEvent) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
     let hops = (event.hops > 0).then(|| event.hops.to_string());
+    let failure = event.unusable.as_deref();
+    let fact = |value: &'static str| failure.map(|_| Cow::Borrowed(value));
     let fields = [
         ("reply_to", event.reply_to.as_deref().map(Cow::Borrowed)),
         ("hops", hops.map(Cow::Owned)),
         ("delivery_id", event.delivery_id.as_deref().map(Cow::Borrowed)),
         ("traceparent", event.traceparent.as_deref().map(Cow::Borrowed)),
+        ("error_code", fact(DeadLetterCode::InvalidEvent.as_str())),
+        ("error", failure.map(Cow::Borrowed)),
+        ("attempts", fact("0")),
+        ("worker", fact("ingress")),
+        ("replays", fact("0")),
     ];
     fields.into_iter().filter_map(|(field, value)| Some((field, value?)))
 }

@@ -106,7 +106,7 @@ impl Subject {
             let genuine = verify(&self.platform.scheme, &self.keys, headers, body, NOW_MS);
             match identify(&self.platform, &genuine.map_err(|refusal| refusal.to_string())?, body)? {
                 Identified::One(event) => Ok(event),
-                Identified::Batch(_) => Err("a batch".into()),
+                Identified::Batch(_) | Identified::Unusable(_) => Err("not one event".into()),
             }
         };
         self.events.iter().map(queued).collect()

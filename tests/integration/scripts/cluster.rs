@@ -31,7 +31,7 @@ pub async fn one_node() -> RedisServer {
 }
 
 /// A queue on `server`, and what reads it.
-fn reading(server: &RedisServer) -> (Queue, Reader) {
+pub fn reading(server: &RedisServer) -> (Queue, Reader) {
     let url = server.url().into();
     (Queue::new(Layout::Cluster, connect(&url, true).unwrap()), blocking_connection(&url, true).unwrap())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use shared::error_code::DeadLetterCode;
-use shared::event::{NewEvent, StreamId, marker_digest};
+use shared::event::{EventTime, NewEvent, StreamId, marker_digest};
 use shared::queue::{DeadLetter, DeadLettered, Enqueued, Imported, NewDeadLetter, Replayed, decode};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field, name};
@@ -159,7 +159,7 @@ async fn an_entry_of_another_consumer_is_left_alone() {
 async fn a_replay_begins_anew_with_its_lineage() {
     let mut fixture = Fixture::consuming().await;
     let hour_ago = fixture.queue.now().await.unwrap() - 3_600_000;
-    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: Some(hour_ago), ..event("a") }]).await;
+    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: EventTime::Known(hour_ago), ..event("a") }]).await;
     let origin = fixture.read_as(CONSUMER).await[0].id;
     let mut id = origin;
     for replays in 1..=2 {

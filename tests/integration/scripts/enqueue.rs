@@ -1,6 +1,6 @@
 //! Entry, marker, order and clamp.
 
-use shared::event::{MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
+use shared::event::{EventTime, MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
 use shared::queue::{EnqueuePolicy, Enqueued, MAX_BATCH_EVENTS, decode};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field, name};
@@ -12,13 +12,14 @@ async fn an_accepted_event_reads_back_as_it_was_given() {
     let given = NewEvent {
         event_id: "evt-ü".into(),
         event_type: "video.asset.ready".into(),
-        occurred_at: Some(before - 5000),
+        occurred_at: EventTime::Known(before - 5000),
         body: (0..=255u8).collect::<Vec<u8>>().into(),
         marker: Some(marker_digest("mux", "evt-ü")),
         delivery_id: Some("d-1".into()),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         reply_to: None,
         hops: 0,
+        unusable: None,
     };
     assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(&given)).await, [Enqueued::Accepted]);
     let after = fixture.queue.now().await.unwrap();
@@ -28,7 +29,7 @@ async fn an_accepted_event_reads_back_as_it_was_given() {
     let envelope = decode(entry).unwrap();
     assert_eq!(envelope.event_id, given.event_id);
     assert_eq!(envelope.event_type, given.event_type);
-    assert_eq!(Some(envelope.occurred_at), given.occurred_at);
+    assert_eq!(Some(envelope.occurred_at), given.occurred_at.known());
     assert_eq!(envelope.body, given.body);
     assert_eq!(envelope.delivery_id, given.delivery_id);
     assert_eq!(envelope.traceparent, given.traceparent);
@@ -208,8 +209,11 @@ async fn a_time_from_the_future_counts_as_arrival() {
     let now = fixture.queue.now().await.unwrap();
     let times =
         [None, Some(now - 86_400_000), Some(now + MAX_FUTURE_MS - 10_000), Some(now + MAX_FUTURE_MS + 60_000)];
-    let batch: Vec<NewEvent> =
-        times.iter().enumerate().map(|(n, at)| NewEvent { occurred_at: *at, ..event(&format!("e{n}")) }).collect();
+    let batch: Vec<NewEvent> = times
+        .iter()
+        .enumerate()
+        .map(|(n, at)| NewEvent { occurred_at: (*at).into(), ..event(&format!("e{n}")) })
+        .collect();
     fixture.enqueue(&OPEN, &batch).await;
     let read: Vec<_> = fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap()).collect();
     assert_eq!(read[0].occurred_at, read[0].received_at, "none");
@@ -221,7 +225,7 @@ async fn a_time_from_the_future_counts_as_arrival() {
 #[tokio::test]
 async fn a_time_before_1970_is_kept() {
     let mut fixture = Fixture::consuming().await;
-    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: Some(-1), ..event("a") }]).await;
+    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: EventTime::Known(-1), ..event("a") }]).await;
     assert_eq!(decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap().occurred_at, -1);
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shared::event::{NewEvent, StreamId, marker_digest};
+use shared::event::{EventTime, NewEvent, StreamId, marker_digest};
 use shared::platform::PlatformName;
 use shared::queue::{
     EnqueuePolicy, Enqueued, Entry, GroupState, Layout, PlatformKeys, Queue, Reader, blocking_connection, connect,
@@ -21,8 +21,14 @@ pub struct Fixture {
 }
 
 /// No limit, no bound to speak of.
-pub const OPEN: EnqueuePolicy =
-    EnqueuePolicy { period_us: 0, burst: 1, dedup_ttl_s: 3600, max_backlog: 1_000_000, types: BTreeMap::new() };
+pub const OPEN: EnqueuePolicy = EnqueuePolicy {
+    period_us: 0,
+    burst: 1,
+    dedup_ttl_s: 3600,
+    max_backlog: 1_000_000,
+    max_dead_letters: 1_000_000,
+    types: BTreeMap::new(),
+};
 
 pub fn name(text: &str) -> PlatformName {
     PlatformName::new(text).unwrap()
@@ -33,13 +39,14 @@ pub fn event(id: &str) -> NewEvent {
     NewEvent {
         event_id: id.into(),
         event_type: "stream.up".into(),
-        occurred_at: None,
+        occurred_at: EventTime::Absent,
         body: format!("{{\"id\":\"{id}\"}}").into_bytes().into(),
         marker: Some(marker_digest("mux", id)),
         delivery_id: None,
         traceparent: None,
         reply_to: None,
         hops: 0,
+        unusable: None,
     }
 }
 

@@ -19,4 +19,5 @@ mod registrations;
 mod retry;
 mod settle;
 mod shares;
+mod unusable;
 mod waiting;

@@ -263,8 +263,8 @@ async fn a_time_from_the_future_is_cut_wherever_it_stands() {
     let (past, near, far) = (now - 86_400_000, now + MAX_FUTURE_MS - 10_000, now + MAX_FUTURE_MS + 60_000);
     let given = [[Some(past), None], [Some(far), Some(near)], [Some(-5), Some(past)]];
     for (call, times) in [given, [given[0], given[2], given[0]]].into_iter().enumerate() {
-        let one = |platform: &str, nth: usize, occurred_at| {
-            vec![NewEvent { occurred_at, ..of(platform, &format!("{call}-{nth}")) }]
+        let one = |platform: &str, nth: usize, occurred_at: Option<_>| {
+            vec![NewEvent { occurred_at: occurred_at.into(), ..of(platform, &format!("{call}-{nth}")) }]
         };
         let events: Vec<Vec<Vec<NewEvent>>> = PLATFORMS
             .iter()

@@ -148,6 +148,7 @@ impl Fixture {
             event_id: event.id.clone(),
             event_type: event.kind.to_owned(),
             occurred_at: T0 + event.at,
+            time_unreadable: false,
             received_at: T0 + event.at + 5,
             attempt: 1,
             origin,

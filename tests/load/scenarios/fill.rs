@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Script;
 use secrecy::SecretString;
-use shared::event::{NewEvent, marker_digest};
+use shared::event::{EventTime, NewEvent, marker_digest};
 use shared::platform::PlatformName;
 use shared::queue::{EnqueuePolicy, Enqueued, Layout, MAX_BATCH_EVENTS, Queue, connect};
 use std::time::Duration;
@@ -29,6 +29,7 @@ const POLICY: EnqueuePolicy = EnqueuePolicy {
     burst: 1,
     dedup_ttl_s: REMEMBERED_S,
     max_backlog: 1_000_000_000,
+    max_dead_letters: 1_000_000_000,
     types: BTreeMap::new(),
 };
 
@@ -47,13 +48,14 @@ pub(crate) async fn events(redis: &RedisServer, count: usize, marked: bool) -> R
         let at = first_ms + (i * 60_000 / count) as i64;
         NewEvent {
             event_type: KINDS[i % KINDS.len()].to_owned(),
-            occurred_at: Some(at),
+            occurred_at: EventTime::Known(at),
             body: Bytes::from(body(&run, i, at)),
             marker: marked.then(|| marker_digest(platform.as_str(), &event_id)),
             event_id,
             delivery_id: None,
             traceparent: None,
             hops: 0,
+            unusable: None,
             reply_to: None,
         }
     };

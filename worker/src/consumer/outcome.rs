@@ -252,6 +252,7 @@ mod tests {
             event_id: "e".into(),
             event_type: "t".into(),
             occurred_at: 1_000,
+            time_unreadable: false,
             received_at: 1_000,
             attempt,
             origin: StreamId { ms: 1_000, seq: 0 },

@@ -37,8 +37,8 @@ impl ChatRow {
         for field in set {
             won |= self.set(field, key);
         }
-        if self.guards.get(ChatColumn::SentAt.as_str()).is_none() && key.at < self.sent_at {
-            self.sent_at = key.at;
+        if self.guards.get(ChatColumn::SentAt.as_str()).is_none() && key.shown_at() < self.sent_at {
+            self.sent_at = key.shown_at();
             won = true;
         }
         won

@@ -318,7 +318,7 @@ impl<'p> Rows<'p> {
             return Found::Conflict;
         }
         holders.sort_by(|(_, a), (_, b)| (b.announced(stream), &a.room_id).cmp(&(a.announced(stream), &b.room_id)));
-        let fits = |row: &SessionRow| event.order.at >= row.created_at.saturating_sub(REUSE_SLACK_MS);
+        let fits = |row: &SessionRow| event.occurred_at >= row.created_at.saturating_sub(REUSE_SLACK_MS);
         let newest = holders.first().map(|(at, _)| *at).filter(|_| event.replayed);
         let found = holders.into_iter().find(|(_, row)| fits(row)).map(|(at, _)| at).or(newest);
         found.map_or(Found::Stale, Found::At)

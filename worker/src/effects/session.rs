@@ -126,7 +126,7 @@ impl SessionRow {
             status: None,
             live_stream_id: None,
             egress_live_stream_id: None,
-            created_at: key.at,
+            created_at: key.shown_at(),
             guards,
             written: Written { mask: bit::CREATED, ..Written::default() },
         }
@@ -149,9 +149,9 @@ impl SessionRow {
 
     /// An event that may create the row came: the oldest of these is the one that did, in whatever order they come.
     pub(super) fn created_by(&mut self, platform: &str, key: OrderKey) {
-        if self.guards.get(group::CREATED).is_some_and(|created| key < created) {
+        if self.guards.get(group::CREATED).is_some_and(|created| key.precedes(created)) {
             self.guards.put(group::CREATED, key);
-            self.created_at = key.at;
+            self.created_at = key.shown_at();
             platform.clone_into(&mut self.platform);
             self.written.mask |= bit::CREATED;
         }
@@ -316,7 +316,7 @@ impl SessionRow {
         if self.guards.advance(group::LAST, cause.key) {
             self.written.mask |= bit::LAST;
             self.written.last_event_id = Some(cause.event_id.to_owned());
-            self.written.last_event_at = Some(cause.key.at);
+            self.written.last_event_at = Some(cause.key.shown_at());
         }
     }
 }

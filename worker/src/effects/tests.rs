@@ -91,6 +91,40 @@ fn every_order_of_five_events_ends_in_the_same_row() {
     }
 }
 
+/// An event that arrived at `arrival`, whose time could not be read.
+fn unreadable(arrival: u64, to: SessionStatus, set: Vec<SessionField>) -> Planned {
+    let order = OrderKey { at: 0, origin: StreamId { ms: arrival, seq: 0 } };
+    Planned { event_id: format!("u{arrival}"), order, ..status(arrival.cast_signed(), to, set) }
+}
+
+#[test]
+fn unreadable_time_never_beats_a_known_one_in_any_order() {
+    let registry = Registry::from_text("test", STUDIO).unwrap();
+    let studio = registry.get("studio").unwrap();
+    let title = |text: &str| vec![SessionField::Title(text.to_owned())];
+    let events = [
+        status(10, SessionStatus::Live, title("known")),
+        status(20, SessionStatus::Ended, vec![SessionField::EndedAt(20)]),
+        unreadable(5, SessionStatus::Error, vec![SessionField::ErrorCode("c".to_owned())]),
+        unreadable(30, SessionStatus::Live, title("unreadable")),
+        unreadable(40, SessionStatus::Idle, vec![SessionField::StreamerId("s".to_owned())]),
+    ];
+    let all: Vec<&Planned> = events.iter().collect();
+    let expected = row(studio, &all);
+    let written = &expected.written;
+    assert_eq!(expected.status, Some(SessionStatus::Ended));
+    assert_eq!((written.title.as_deref(), written.streamer_id.as_deref()), (Some("known"), Some("s")));
+    assert_eq!((expected.created_at, written.last_event_id.as_deref()), (10, Some("e20")));
+    for order in orders(&all) {
+        let mut row = row(studio, &order);
+        row.written.mask = expected.written.mask;
+        assert_eq!(row, expected, "{:?}", order.iter().map(|event| &event.event_id).collect::<Vec<_>>());
+    }
+    let alone = row(studio, &[all[4], all[3], all[2]]);
+    assert_eq!((alone.status, alone.created_at), (Some(SessionStatus::Idle), 5), "arrival decides among them");
+    assert_eq!(alone.written.last_event_at, Some(40), "what is shown is the time of arrival");
+}
+
 #[test]
 fn unknown_number_is_the_same_row_in_every_order() {
     let registry = Registry::from_text("test", STUDIO).unwrap();

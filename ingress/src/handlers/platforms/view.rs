@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use shared::clock;
-use shared::platform::{MissingSession, Platform, PlatformName, Source};
+use shared::platform::{InvalidRequests, MissingSession, Platform, PlatformName, Source};
 use shared::registration::{Record, Snapshot, State};
 use utoipa::ToSchema;
 
@@ -69,6 +69,9 @@ pub(crate) struct Terms {
     /// Status instead of 429 and 408.
     #[schema(required)]
     busy_status: Option<u16>,
+    /// Fate of a verified request that is no usable event.
+    #[schema(pattern = "^(keep|refuse)$")]
+    invalid: &'static str,
     /// What becomes of an event whose session does not exist.
     #[schema(pattern = "^(create|retry)$")]
     missing_session: &'static str,
@@ -172,6 +175,10 @@ impl Terms {
             signature: platform.scheme.name(),
             ack_status: platform.ack_status,
             busy_status: platform.busy_status,
+            invalid: match platform.invalid {
+                InvalidRequests::Keep => "keep",
+                InvalidRequests::Refuse => "refuse",
+            },
             missing_session: match platform.missing_session {
                 MissingSession::Create => "create",
                 MissingSession::Retry => "retry",
@@ -243,7 +250,8 @@ mod tests {
             find("shop"),
             json!({"platform": "shop", "source": "registered", "state": "active", "configured": true, "enabled": true,
                 "paused": false, "aliases": [], "event_types": ["a", "b"], "rate_limit": 5, "burst": 5, "limits": {},
-                "signature": "hmac", "ack_status": 202, "busy_status": null, "missing_session": "create",
+                "signature": "hmac", "ack_status": 202, "busy_status": null, "invalid": "refuse",
+                "missing_session": "create",
                 "definition": {"rate_limit": 5, "event_types": ["b", "a"]},
                 "keys": [{"expires_at": null}, {"expires_at": "2100-01-01T00:00:00.000Z"}],
                 "registered_at": "1970-01-01T00:00:00.000Z", "updated_at": "1970-01-01T00:00:00.001Z"})

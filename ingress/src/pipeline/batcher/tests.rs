@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use shared::event::EventTime;
 use tokio::sync::Notify;
 
 use super::*;
@@ -16,13 +17,14 @@ fn event(id: &str, bytes: usize) -> NewEvent {
     NewEvent {
         event_id: id.to_owned(),
         event_type: "t".to_owned(),
-        occurred_at: None,
+        occurred_at: EventTime::Absent,
         body: Bytes::from(vec![b' '; bytes]),
         marker: None,
         delivery_id: None,
         traceparent: None,
         reply_to: None,
         hops: 0,
+        unusable: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::event::Millis;
 use shared::platform::registry::Registry;
 use shared::signature::{Credential, Keys, Secret, verify};
 
@@ -48,7 +49,7 @@ struct Expected {
 impl From<NewEvent> for Expected {
     fn from(event: NewEvent) -> Self {
         let NewEvent { event_id, event_type, occurred_at, marker, delivery_id, .. } = event;
-        Self { event_id, event_type, occurred_at, marker, delivery_id, body: None }
+        Self { event_id, event_type, occurred_at: occurred_at.known(), marker, delivery_id, body: None }
     }
 }
 
@@ -63,6 +64,7 @@ fn single(found: Identified) -> NewEvent {
     match found {
         Identified::One(event) => event,
         Identified::Batch(events) => panic!("a batch of {}", events.len()),
+        Identified::Unusable(event) => panic!("unusable: {:?}", event.unusable),
     }
 }
 
@@ -98,6 +100,7 @@ fn every_known_event_is_identified() {
                     let events = events.into_iter().map(Expected::element).collect();
                     assert_eq!(Some(events), request.events, "{place}");
                 }
+                Identified::Unusable(event) => panic!("{place}: {:?}", event.unusable),
             }
             identified.insert(fixture.platform.clone());
         }
@@ -141,6 +144,10 @@ impl Acme {
         self.with(body.to_string().as_bytes(), &[]).unwrap()
     }
 
+    fn event_of(&self, body: &[u8]) -> NewEvent {
+        self.with(body, &[]).unwrap()
+    }
+
     fn refusal(&self, body: &Value) -> String {
         self.identified(body.to_string().as_bytes(), &[]).unwrap_err().to_string()
     }
@@ -148,7 +155,7 @@ impl Acme {
     fn batch(&self, body: &str) -> Vec<NewEvent> {
         match self.identified(body.as_bytes(), &[]).unwrap() {
             Identified::Batch(events) => events,
-            Identified::One(event) => panic!("one event: {}", event.event_id),
+            Identified::One(event) | Identified::Unusable(event) => panic!("one event: {}", event.event_id),
         }
     }
 }
@@ -164,11 +171,21 @@ fn the_first_place_that_holds_a_value_counts() {
     let acme = acme();
     let event = acme.event(&json!({"id": null, "data": {"id": "a", "at": "2024-12-09T10:00:00Z"}, "event": 7}));
     assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("a", "7"));
-    assert_eq!(event.occurred_at, Some(1_733_738_400_000));
+    assert_eq!(event.occurred_at, EventTime::Known(1_733_738_400_000));
     let event = acme.event(&json!({"id": "b", "data": {"id": "a"}, "kind": "x", "event": "y"}));
     assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("b", "x"));
-    // A value that is no time hides no other place, since only presence decides; it is no time.
-    assert_eq!(acme.event(&json!({"kind": "x", "at": "soon", "data": {"at": 1_733_738_400}})).occurred_at, None);
+}
+
+#[test]
+fn unusable_time_does_not_hide_the_next_place() {
+    let at = |body: &Value| acme().event(body).occurred_at;
+    let known = EventTime::Known(1_733_738_400_000);
+    assert_eq!(at(&json!({"kind": "x", "at": "soon", "data": {"at": 1_733_738_400}})), known);
+    assert_eq!(at(&json!({"kind": "x", "at": [], "data": {"at": "2024-12-09T10:00:00+0000"}})), known);
+    assert_eq!(at(&json!({"kind": "x", "at": "soon", "data": {"at": null}})), EventTime::Unreadable);
+    assert_eq!(at(&json!({"kind": "x", "at": true})), EventTime::Unreadable);
+    assert_eq!(at(&json!({"kind": "x", "at": "", "data": {"at": 0}})), EventTime::Absent);
+    assert_eq!(at(&json!({"kind": "x"})), EventTime::Absent);
 }
 
 #[test]
@@ -428,7 +445,7 @@ fn a_batch_is_bounded_in_events_and_in_bytes() {
 fn a_body_that_is_a_list_is_a_batch_where_the_definition_says_so() {
     let acme = Acme::new("batch = ''\nid = '/id'\ntype = '/kind'\ntime = '/at'");
     let events = acme.batch(r#" [{"kind":"a","id":"1"}, {"kind":"b","at":1733738400}] "#);
-    let told: Vec<_> = events.iter().map(|event| (event.event_type.as_str(), event.occurred_at)).collect();
+    let told: Vec<_> = events.iter().map(|event| (event.event_type.as_str(), event.occurred_at.known())).collect();
     assert_eq!(told, [("a", None), ("b", Some(1_733_738_400_000))]);
     assert_eq!(events[0].body, br#" {"kind":"a","id":"1"} "#.as_slice());
     assert_eq!(acme.refusal(&json!([{"kind": "a"}, {}])), "/1/kind: no event type of 1 to 256 bytes");
@@ -487,4 +504,25 @@ fn identify_never_panics() {
             prop_assert!(!event.event_type.is_empty() && event.event_type.len() <= MAX_EVENT_TYPE_BYTES);
         }
     });
+}
+
+#[test]
+fn text_that_others_decode_is_an_event_with_its_own_bytes() {
+    let acme = acme();
+    let plain = acme.event_of(br#"{"kind":"x","a":1}"#);
+    let marked = acme.event_of(b"\xef\xbb\xbf{\"kind\":\"x\",\"a\":1}\0");
+    assert_eq!(marked.event_id, plain.event_id, "neither a mark nor a NUL behind it is content");
+    assert_eq!(marked.body, b"\xef\xbb\xbf{\"kind\":\"x\",\"a\":1}\0".as_slice());
+    let odd: [&[u8]; 5] = [
+        br#"{"kind":"x","a":"\ud83d"}"#,
+        br#"{"kind":"x","a":"\ud83e"}"#,
+        br#"{"kind":"x","a":"\ufffd"}"#,
+        b"{\"kind\":\"x\",\"a\":\"\xe9\"}",
+        b"{\"kind\":\"x\",\"a\":\"\xe8\"}",
+    ];
+    let ids: BTreeSet<String> = odd.iter().map(|body| acme.event_of(body).event_id).collect();
+    assert_eq!(ids.len(), odd.len(), "other bytes are another event");
+    let by_id = |half: &str| acme.event_of(format!(r#"{{"kind":"x","id":"m{half}"}}"#).as_bytes()).event_id;
+    assert_ne!(by_id("\\ud83d"), by_id("\\ud83e"));
+    assert_eq!(by_id("\u{fffd}"), "m\u{fffd}", "an id that was sent so");
 }

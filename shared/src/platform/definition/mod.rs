@@ -26,8 +26,8 @@ use toml::{Table, Value};
 pub(crate) use self::section::{Report, Section, child};
 pub(crate) use self::syntax::{duration, secret_ref};
 use super::types::{
-    CredentialRef, LONGEST_WAIT, MissingSession, Platform, PlatformName, RateLimit, SecretRef, SecretRefs,
-    SessionScope, Source,
+    CredentialRef, InvalidRequests, LONGEST_WAIT, MissingSession, Platform, PlatformName, RateLimit, SecretRef,
+    SecretRefs, SessionScope, Source,
 };
 use crate::event::MAX_EVENT_TYPE_BYTES;
 
@@ -132,6 +132,10 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
         let fits = status(&value, |code| code == 429 || (500..=599).contains(&code));
         fits.ok_or("must be 429, or a status from 500 to 599".into())
     });
+    // Where a provider takes 4xx as final, a refused event is lost.
+    let by_status =
+        if busy_status.is_some_and(|code| code >= 500) { InvalidRequests::Keep } else { InvalidRequests::Refuse };
+    let invalid = section.word("invalid", invalid_requests).unwrap_or(by_status);
     let wait = section.parse("wait", |value| {
         let wait = value.as_str().and_then(|text| duration(text).ok());
         wait.filter(|wait| *wait <= LONGEST_WAIT)
@@ -156,6 +160,7 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
         event_types,
         ack_status: ack_status.unwrap_or(202),
         busy_status,
+        invalid,
         dedup_ttl: dedup_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600)),
         wait,
         missing_session,
@@ -180,6 +185,14 @@ fn missing_session(text: &str) -> Result<MissingSession, &'static str> {
         "create" => Ok(MissingSession::Create),
         "retry" => Ok(MissingSession::Retry),
         _ => Err("must be one of: create retry"),
+    }
+}
+
+fn invalid_requests(text: &str) -> Result<InvalidRequests, &'static str> {
+    match text {
+        "keep" => Ok(InvalidRequests::Keep),
+        "refuse" => Ok(InvalidRequests::Refuse),
+        _ => Err("must be one of: keep refuse"),
     }
 }
 

@@ -705,7 +705,7 @@ fn no_place_takes_a_value_of_the_wrong_kind() {
     const PLACES: [(&str, &str); 4] = [
         (
             "",
-            "preset secrets aliases label enabled paused event_types limits ack_status busy_status wait dedup_ttl_hours \
+            "preset secrets aliases label enabled paused event_types limits ack_status busy_status invalid wait dedup_ttl_hours \
              missing_session session_scope rate_limit burst signature event handshake effects",
         ),
         (

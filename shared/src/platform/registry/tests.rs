@@ -273,6 +273,28 @@ fn providers_are_answered_as_they_take_it() {
 }
 
 #[test]
+fn unusable_requests_are_kept_where_a_4xx_is_final() {
+    let registry = Registry::load(None).unwrap();
+    let kept: Vec<&str> = registry
+        .iter()
+        .filter(|platform| platform.invalid == InvalidRequests::Keep)
+        .map(|platform| platform.name.as_str())
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    let expected = ["cloudflare-live", "cloudflare-stream", "github", "livekit", "livepeer", "realcast", "zoom"];
+    assert_eq!(kept, expected);
+    let of =
+        |words: &str| load(&format!("[platforms.acme]\nsecrets = 'env:A'\n{words}")).get("acme").unwrap().invalid;
+    assert_eq!(of(""), InvalidRequests::Refuse);
+    assert_eq!(of("busy_status = 429"), InvalidRequests::Refuse);
+    assert_eq!(of("busy_status = 503"), InvalidRequests::Keep);
+    assert_eq!(of("busy_status = 503\ninvalid = 'refuse'"), InvalidRequests::Refuse);
+    assert_eq!(of("invalid = 'keep'"), InvalidRequests::Keep);
+    assert_eq!(of("preset = 'github'"), InvalidRequests::Keep);
+}
+
+#[test]
 fn generic_bodies_have_a_shape_and_those_of_netflix_a_stricter_one() {
     let registry = Registry::load(None).unwrap();
     let check = |name: &str, body: &str| {

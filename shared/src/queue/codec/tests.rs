@@ -18,13 +18,14 @@ fn events() -> impl Strategy<Value = NewEvent> {
         |(event_id, event_type, body, delivery_id, traceparent, reply_to)| NewEvent {
             event_id,
             event_type,
-            occurred_at: None,
+            occurred_at: EventTime::Absent,
             body: body.into(),
             marker: None,
             delivery_id,
             traceparent,
             reply_to,
             hops: 0,
+            unusable: None,
         },
     )
 }
@@ -71,7 +72,8 @@ proptest! {
             id,
             event_id: event.event_id,
             event_type: event.event_type,
-            occurred_at: at,
+            occurred_at: if at == 0 { received_at } else { at },
+            time_unreadable: at == 0,
             received_at,
             attempt: 1,
             origin,
@@ -128,13 +130,14 @@ fn event() -> NewEvent {
     NewEvent {
         event_id: "a".into(),
         event_type: "t".into(),
-        occurred_at: None,
+        occurred_at: EventTime::Absent,
         body: Bytes::from_static(b"{}"),
         marker: None,
         delivery_id: None,
         traceparent: None,
         reply_to: None,
         hops: 0,
+        unusable: None,
     }
 }
 
@@ -195,4 +198,13 @@ fn names_longer_than_databases_take_are_refused() {
 #[test]
 fn a_deleted_entry_is_gone() {
     assert_eq!(decode(Entry { id: StreamId::default(), fields: None }).unwrap_err(), Undecodable::Gone);
+}
+
+#[test]
+fn unreadable_time_is_shown_as_arrival_and_orders_below_all() {
+    let envelope = with("occurred_at", "0").unwrap();
+    assert!(envelope.time_unreadable);
+    assert_eq!((envelope.occurred_at, envelope.received_at, envelope.order().at), (2, 2, 0));
+    let envelope = with("occurred_at", "1").unwrap();
+    assert_eq!((envelope.time_unreadable, envelope.order().at), (false, 1));
 }

@@ -5,9 +5,14 @@
 -- each platform has a slot of its own, one (rule 12).
 -- Without allow-oom on purpose: when Redis is full nothing of the batch runs (rule 1).
 --
+-- A section may hold verified requests that are no usable events. They become dead letters under the
+-- same rules: the bound of the section is that of the dead letters.
+--
 -- KEYS  [1 platforms, if ARGV 1 says so]  then per section its limit and those of its event types
---       then per section incoming, counters  then one marker per event that has one
--- ARGV  1 whether the platforms are there: 1 or 0  2 how many limits there are in all  3 how many sections
+--       then per section incoming, counters (of dead letters: dlq, counters, exceptions)
+--       then one marker per event that has one
+-- ARGV  1 whether the platforms are there: 1 or 0  2 how many limits there are in all
+--       3 'sections [dead]': how many sections, and how many of them hold dead letters
 --       4 wire version  5 how far ahead of now a provider's time counts, in ms  6 the latest of the times given, or ''
 --       7 a byte per event: which of the sorts it is (from 1)
 --       8 n, then n sorts: 'marker limit m type'. marker: 0 the event has none, 1 it has one, 2 an earlier event of this
@@ -15,9 +20,10 @@
 --       then per section: platform's name
 --         'TTL bound period burst [period burst …]': the marker's TTL in s, the bound of the stream, and per limit how
 --         many us apart (0: no limit) and how many at once
---         'size [first:size …]': how many events, and of each group which of them (from 1) is its first and how many it is
---         then per event: event_id, occurred_at|'', body, then m arguments: fields that only some events have, and
---         their values
+--         'size [first:size …] [dead]': how many events, and of each group which of them (from 1) is
+--         its first and how many it is, and whether they are dead letters
+--         then per event: event_id, occurred_at (0: unreadable)|'', body, then m arguments: fields
+--         that only some events have, and their values
 -- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
 -- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the platform's limit and that
@@ -45,6 +51,11 @@ local format, match, gmatch, pcall_, ceil = string.format, string.match, string.
 local WHOLE = format('%d', 4294967296) == '4294967296' and '%d' or '%.0f'
 
 local indexed, limit_count, section_count = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3])
+local dead_count = 0
+if not section_count then
+  section_count, dead_count = match(ARGV[3], '^(%d+) (%d+)$')
+  section_count, dead_count = tonumber(section_count), tonumber(dead_count)
+end
 local version, future = ARGV[4], tonumber(ARGV[5])
 local sort_of = { string.byte(ARGV[7], 1, -1) }
 local at = 9 + tonumber(ARGV[8]) -- the next argument to be read
@@ -64,7 +75,7 @@ local some_ahead = ARGV[6] ~= '' and tonumber(ARGV[6]) > now + future
 
 local next_limit = indexed and 2 or 1
 local next_stream = next_limit + limit_count
-local next_marker = next_stream + 2 * section_count
+local next_marker = next_stream + 2 * section_count + dead_count
 
 local states = pcall_('MGET', unpack(KEYS, next_limit, next_stream - 1))
 if states.err then
@@ -80,6 +91,7 @@ local all_new = next_marker <= #KEYS and pcall_('EXISTS', unpack(KEYS, next_mark
 
 -- Of the section: its keys, what it says, and how far it is.
 local incoming, counters, policy, size, groups
+local exceptions -- of dead letters only
 local length, limits, tats, charged
 local accepted, duplicates, limited, overloaded
 local event = 0 -- the number of the event before, of all
@@ -178,6 +190,27 @@ local function catch_up()
   return false
 end
 
+-- Adds the event as a dead letter.
+local function bury(id, occurred_at, first, sort)
+  local out = { 'v', version, 'event_id', ARGV[first] }
+  if sort.event_type ~= '' then
+    out[#out + 1] = 'event_type'
+    out[#out + 1] = sort.event_type
+  end
+  for _, value in ipairs({ 'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1',
+    'origin', id, 'body', ARGV[first + 2], 'first_failed_at', received_at, 'failed_at', received_at }) do
+    out[#out + 1] = value
+  end
+  for i = first + 3, first + 2 + sort.more do
+    out[#out + 1] = ARGV[i]
+  end
+  local reply = pcall_('XADD', incoming, id, unpack(out))
+  if reply == id then
+    pcall_('HSET', exceptions, ARGV[first], 'dead:' .. id)
+  end
+  return reply
+end
+
 -- The new entry's id; false: Redis refused it.
 local function append(first, sort)
   local occurred_at = ARGV[first + 1]
@@ -186,9 +219,14 @@ local function append(first, sort)
   end
   repeat
     local id = format(id_format, seq)
-    local reply = pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[first], 'event_type', sort.event_type,
-      'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', ARGV[first + 2],
-      unpack(ARGV, first + 3, first + 2 + sort.more))
+    local reply
+    if exceptions then
+      reply = bury(id, occurred_at, first, sort)
+    else
+      reply = pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[first], 'event_type', sort.event_type,
+        'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', ARGV[first + 2],
+        unpack(ARGV, first + 3, first + 2 + sort.more))
+    end
     if reply == id then
       seq = seq + 1
       return id
@@ -372,7 +410,8 @@ local begun = {}
 for _ = 1, section_count do
   local platform, shape = ARGV[at], ARGV[at + 2]
   policy = policy_of(ARGV[at + 1])
-  size, groups = tonumber(shape), nil
+  size, groups, exceptions = tonumber(shape), nil, nil
+  local dead = not size and string.find(shape, ' dead', 1, true)
   if not size then
     groups = {}
     size = tonumber(match(shape, '^%d+'))
@@ -383,6 +422,10 @@ for _ = 1, section_count do
   at = at + 3
   incoming, counters = KEYS[next_stream], KEYS[next_stream + 1]
   next_stream = next_stream + 2
+  if dead then
+    exceptions = KEYS[next_stream]
+    next_stream = next_stream + 1
+  end
   length = pcall_('XLEN', incoming)
   if type(length) == 'table' then
     length = 0 -- no stream: XADD says so for each event
@@ -423,6 +466,9 @@ for _ = 1, section_count do
     begun[#begun + 1] = platform
   end
   count('accepted', accepted)
+  if dead then
+    count('dead_lettered', accepted)
+  end
   count('duplicate', duplicates)
   count('rate_limited', limited)
   count('overloaded', overloaded)

@@ -1,0 +1,57 @@
+//! Dead letters of verified requests that are no usable events.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use shared::event::{NewEvent, in_hex, marker_digest};
+use shared::json::{self, Document};
+use shared::platform::Platform;
+use shared::signature::Verified;
+
+use super::{InvalidPayload, delivery_id, event_type, hops, occurred_at, traceparent};
+
+/// Makes the dead letter of a verified request whose `body` is no usable event, for `reason`.
+///
+/// Its id is the hash of the bytes. Its type and its time are what the request says of them; an
+/// unknown type is empty.
+pub(crate) fn unusable(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    body: &Bytes,
+    reason: &InvalidPayload,
+) -> NewEvent {
+    let text = json::text(body);
+    // A header may name the type of a body that cannot be read.
+    let document = Document::parse_text(&text).or_else(|_| Document::parse_text("null"));
+    let (event_type, occurred_at, delivery_id) = match &document {
+        Ok(document) => (
+            event_type(platform, verified, document, None).unwrap_or_default(),
+            occurred_at(&platform.event.time, verified, document),
+            delivery_id(&platform.event.delivery_id, verified, document),
+        ),
+        Err(_) => Default::default(),
+    };
+    let event_id = bytes_hash(platform, body);
+    NewEvent {
+        marker: Some(marker_digest(platform.name.as_str(), &event_id)),
+        event_id,
+        event_type,
+        occurred_at,
+        body: body.clone(),
+        delivery_id,
+        traceparent: traceparent(verified),
+        reply_to: None,
+        hops: hops(verified),
+        unusable: Some(reason.to_string()),
+    }
+}
+
+/// SHA-256 over platform and body, in hex. No content hash is made of the same input: it begins
+/// with a length.
+fn bytes_hash(platform: &Platform, body: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(u64::MAX.to_be_bytes());
+    hash.update((platform.name.as_str().len() as u64).to_be_bytes());
+    hash.update(platform.name.as_str());
+    hash.update(body);
+    in_hex(&hash.finalize())
+}
