@@ -30,8 +30,9 @@ const AT_ONCE: u64 = 16;
 /// How much more memory ten thousand requests may leave behind than three thousand did: a leak of 500 bytes each.
 const FLAT: u64 = 5 * 1024 * 1024;
 
-/// A sender of batches.
-const SEVERAL: &str = "[platforms.several]\nsecrets = [\"env:ACME_SECRET\"]\n\
+/// A sender of batches, and one whose unusable requests are refused like those of the others.
+const SEVERAL: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
+                       [platforms.several]\nsecrets = [\"env:ACME_SECRET\"]\n\
                        event = { batch = \"/events\", id = \"/events/id\", type = \"/kind\" }\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

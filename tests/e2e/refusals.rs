@@ -44,7 +44,7 @@ async fn bodies_that_are_not_what_they_should_be() {
         ("cut short", br#"{"event_type":"t","payload":{"#),
         ("two documents", br#"{"event_type":"t","payload":{}}{}"#),
         ("a key twice", br#"{"event_type":"a","event_type":"b","payload":{}}"#),
-        ("not UTF-8", b"{\"event_type\":\"\xff\",\"payload\":{}}"),
+        ("not UTF-8", b"{\"event_type\":\"t\",\xff\"payload\":{}}"),
         ("not an object", b"[1,2,3]"),
         ("too deep", deep.as_bytes()),
         ("no type", br#"{"payload":{}}"#),

@@ -18,16 +18,11 @@ pub(super) fn junk(dice: &mut Dice) -> Case {
     let depth = 128 + dice.below(8_000);
     let body = match dice.below(14) {
         0 => good[..dice.below(good.len())].to_vec(),
-        1 => [&good[..], dice.pick(&[&b"{}"[..], b"x", b"]", b"}", b",", b"\0", b"null"])].concat(),
-        2 => [dice.pick(&[&b"\xef\xbb\xbf"[..], b"[", b",", b"//\n", b"\0"]), &good].concat(),
+        1 => [&good[..], dice.pick(&[&b"{}"[..], b"x", b"]", b"}", b",", b"null"])].concat(),
+        2 => [dice.pick(&[&b"\xef\xbb\xbf,"[..], b"[", b",", b"//\n", b"\0"]), &good].concat(),
         3 => insert(
             1,
-            &[
-                &b"\"type\":\""[..],
-                dice.pick(&[&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]),
-                b"\",",
-            ]
-            .concat(),
+            &[dice.pick(&[&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]), &b","[..]].concat(),
         ),
         4 => insert(1, b"\"k\":1,\"k\":2,"),
         5 => insert(1, b"\"k\":1,\"\\u006b\":2,"),
@@ -57,12 +52,8 @@ pub(super) fn junk(dice: &mut Dice) -> Case {
         ),
         10 => insert(
             1,
-            &[
-                &b"\"k\":\""[..],
-                dice.pick(&[&b"\\x"[..], b"\\u12", b"\n", b"\x01", b"\\ud800", b"\\udc00\\ud800", b"\\"]),
-                b"\",",
-            ]
-            .concat(),
+            &[&b"\"k\":\""[..], dice.pick(&[&b"\\x"[..], b"\\u12", b"\n", b"\x01", b"\\ud80", b"\\"]), b"\","]
+                .concat(),
         ),
         11 => good.iter().flat_map(|byte| [*byte, 0]).collect(),
         12 => [&b"\xff"[..], &dice.bytes(3_000)].concat(),
