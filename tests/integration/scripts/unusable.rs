@@ -73,7 +73,8 @@ async fn usable_and_unusable_events_go_in_one_call_of_two_shares() {
     let (good, bad, other) = ([event("a")], [unusable("b", "t")], [event("c")]);
     let acme = fixture.queue.keys(&name("acme"));
     let groups: [[&[NewEvent]; 1]; 3] = [[&good], [&bad], [&other]];
-    let share = |keys, groups| Share { keys, policy: &OPEN, groups };
+    let policy = &OPEN;
+    let share = |keys, groups| Share { keys, policy, groups };
     let shares = [share(&fixture.keys, &groups[0][..]), share(&fixture.keys, &groups[1]), share(&acme, &groups[2])];
     assert_eq!(fixture.queue.enqueue_shares(&shares).await.unwrap(), [Enqueued::Accepted; 3]);
     let entries = fixture.fields(&acme.incoming).await;
