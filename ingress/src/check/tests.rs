@@ -81,6 +81,16 @@ fn a_genuine_request_is_told_in_full() {
 }
 
 #[test]
+fn unreadable_time_is_shown_as_what_it_is() {
+    let body = mux().replace("2025-12-31T23:59:58Z", "soon");
+    let headers = signed("mux", body.as_bytes(), AT);
+    let event = verdict("mux", &headers, body.as_bytes())["event"].clone();
+    assert_eq!((&event["occurred_at"], &event["time_unreadable"]), (&Value::Null, &json!(true)), "{event}");
+    let table = run(tempfile::tempdir().unwrap().path(), "mux", &headers, body.as_bytes(), Format::Table);
+    assert!(table.text.contains("unreadable: older than every known time"), "{}", table.text);
+}
+
+#[test]
 fn columns_are_told_with_their_places() {
     let body = r#"{"event_type":"content_added","payload":{"content_id":"c-1","title":"A film"}}"#;
     let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());

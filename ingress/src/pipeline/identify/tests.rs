@@ -219,7 +219,7 @@ fn a_body_without_a_usable_type_is_refused_with_the_place() {
 fn what_is_not_json_is_refused() {
     for (body, reason) in [
         (b"".as_slice(), "not JSON at line 1, column 0"),
-        (b"\xff", "not UTF-8"),
+        (b"\xff", "not JSON at line 1, column 1"),
         (br#"{"kind":"a","kind":"b"}"#, "duplicate key in the object at byte 0"),
         (br#"{"kind":"a"} x"#, "not JSON at line 1, column 14"),
     ] {
