@@ -5,8 +5,8 @@
 -- each platform has a slot of its own, one (rule 12).
 -- Without allow-oom on purpose: when Redis is full nothing of the batch runs (rule 1).
 --
--- A section may hold verified requests that are no usable events. They become dead letters under the
--- same rules: the bound of the section is that of the dead letters.
+-- A section may hold verified requests that are no usable events. They become dead letters under
+-- the same rules: the bound of the section is that of the dead letters.
 --
 -- KEYS  [1 platforms, if ARGV 1 says so]  then per section its limit and those of its event types
 --       then per section incoming, counters (of dead letters: dlq, counters, exceptions)
@@ -20,8 +20,8 @@
 --       then per section: platform's name
 --         'TTL bound period burst [period burst …]': the marker's TTL in s, the bound of the stream, and per limit how
 --         many us apart (0: no limit) and how many at once
---         'size [first:size …] [dead]': how many events, and of each group which of them (from 1) is
---         its first and how many it is, and whether they are dead letters
+--         'size [first:size …] [dead]': how many events, and of each group which of them (from 1)
+--         is its first and how many it is, and whether they are dead letters
 --         then per event: event_id, occurred_at (0: unreadable)|'', body, then m arguments: fields
 --         that only some events have, and their values
 -- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s

@@ -1,0 +1,77 @@
+//! Time of an event, as its sender gives it and as entries carry it.
+
+use super::{MAX_FUTURE_MS, Millis};
+
+/// Order of an event whose time cannot be read: below every known time, which lie after the epoch.
+/// Entries carry it as `occurred_at`, so a worker of an earlier release orders such an event as
+/// this one does.
+pub(super) const UNREADABLE: Millis = 0;
+
+/// Time of an event, as its sender gives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventTime {
+    /// A time after the epoch.
+    Known(Millis),
+    /// No time: the time of arrival counts.
+    #[default]
+    Absent,
+    /// A value that is no time. The event is older than each event whose time is known; among such
+    /// events, arrival counts.
+    Unreadable,
+}
+
+impl EventTime {
+    /// The time, if one is known.
+    #[must_use]
+    pub const fn known(self) -> Option<Millis> {
+        match self {
+            Self::Known(at) => Some(at),
+            Self::Absent | Self::Unreadable => None,
+        }
+    }
+
+    /// The value of `occurred_at` in an entry; `None`: the time of arrival.
+    #[must_use]
+    pub const fn on_wire(self) -> Option<Millis> {
+        match self {
+            Self::Known(at) => Some(at),
+            Self::Absent => None,
+            Self::Unreadable => Some(UNREADABLE),
+        }
+    }
+
+    /// The value of `occurred_at` in an entry that arrived at `received_at`: what the enqueue
+    /// script writes.
+    #[must_use]
+    pub fn clamped(self, received_at: Millis) -> Millis {
+        let at = self.on_wire().filter(|at| *at <= received_at.saturating_add(MAX_FUTURE_MS));
+        at.unwrap_or(received_at)
+    }
+
+    /// Returns true if an entry's `occurred_at` stands for a time that could not be read.
+    #[must_use]
+    pub const fn is_unreadable(occurred_at: Millis) -> bool {
+        occurred_at == UNREADABLE
+    }
+}
+
+impl From<Option<Millis>> for EventTime {
+    fn from(known: Option<Millis>) -> Self {
+        known.map_or(Self::Absent, Self::Known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_clamped_as_the_enqueue_script_clamps_it() {
+        let at = |time: EventTime| time.clamped(1_000_000);
+        assert_eq!(at(EventTime::Absent), 1_000_000);
+        assert_eq!(at(EventTime::Known(5)), 5);
+        assert_eq!(at(EventTime::Known(1_000_000 + MAX_FUTURE_MS)), 1_000_000 + MAX_FUTURE_MS);
+        assert_eq!(at(EventTime::Known(1_000_001 + MAX_FUTURE_MS)), 1_000_000);
+        assert!(EventTime::is_unreadable(at(EventTime::Unreadable)));
+    }
+}
