@@ -142,11 +142,14 @@ async fn start(
     let Some(()) = identity::agree(&queue, &store, config.adopt_database, stop).await? else { return Ok(None) };
     let Some(lease) = identity::take_name(&config.name, &queue, stop).await? else { return Ok(None) };
 
+    let forwarding = Forwarding::new(&config.outbound, config.common.sealer.clone());
+    let Some(()) = bind(&forwarding, &queue, stop).await else { return Ok(None) };
+
     let back_at = AtomicI64::new(redis.borrow().now_ms());
     let worker = Arc::new(Worker {
         lanes: Lanes::new(platforms, &queue),
         queue,
-        forwarding: Forwarding::new(&config.outbound, config.common.sealer.clone()),
+        forwarding,
         store,
         rescheduled: Notify::new(),
         inflight: InFlight::default(),
@@ -169,6 +172,22 @@ async fn start(
     }
     tracing::info!(consumer = worker.consumer, platforms = worker.lanes.all().len(), "working");
     Ok(Some((worker, reader, lease)))
+}
+
+/// Finds the queues of all destinations: no event is settled before. `None`: told to stop.
+async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) -> Option<()> {
+    let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    for attempt in 1.. {
+        match forwarding.bind(queue).await {
+            Ok(_) => break,
+            Err(fault) => {
+                tracing::warn!(error = consumer::chain(&fault),
+                    "queues of destinations cannot be found; trying again");
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(backoff.delay(attempt, &mut rand::rng()))).await?;
+    }
+    Some(())
 }
 
 /// Whether the database keeps what it commits; waits until it says so.
@@ -227,6 +246,7 @@ async fn work(
     side.spawn(upkeep::show_depths(Arc::clone(&worker)));
     side.spawn(upkeep::find_unhandled(Arc::clone(&worker)));
     side.spawn(upkeep::tidy(Arc::clone(&worker)));
+    side.spawn(forward::parked::watch(Arc::clone(&worker)));
     side.spawn(retention::run(Arc::clone(&worker)));
     side.spawn(registrations::follow(Arc::clone(&worker), live.clone()));
     side.spawn(registrations::retire(Arc::clone(&worker), live));

@@ -14,8 +14,8 @@ use shared::outbound::DestinationName;
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::queue::Fault;
-use shared::registration::{Live, Record};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use shared::registration::{Live, Record, Snapshot};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::consumer::{chain, reader};
 use crate::worker::Worker;
@@ -24,6 +24,8 @@ use crate::worker::Worker;
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked whether a removed platform has drained.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Pause between attempts at finding the queues of destinations.
+const BIND_PAUSE: Duration = Duration::from_millis(500);
 /// How long a removed platform drains at least, in ms: by then every ingress replica refuses it, and what it had in hand
 /// when it learned of that is queued.
 const DRAINS_AT_LEAST_MS: Millis = 10_000;
@@ -38,7 +40,9 @@ pub async fn follow(worker: Arc<Worker>, live: Live) {
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             // Before its platform is served: no event of it is finished without its destination.
-            worker.forwarding.follow(&snapshot);
+            if !forward_to(&worker, &snapshot).await {
+                return;
+            }
             adopt(&worker, &snapshot.registry).await;
         }
         match worker.stop.run_until_cancelled(snapshots.changed()).await {
@@ -46,6 +50,17 @@ pub async fn follow(worker: Arc<Worker>, live: Live) {
             _ => return,
         }
     }
+}
+
+/// Delivers to the destinations of `snapshot`; false if the worker stops before Redis answers.
+async fn forward_to(worker: &Worker, snapshot: &Snapshot) -> bool {
+    while let Err(fault) = worker.forwarding.follow(snapshot, &worker.queue).await {
+        tracing::warn!(error = chain(&fault), "queues of destinations cannot be found; trying again");
+        if worker.stop.run_until_cancelled(sleep(BIND_PAUSE)).await.is_none() {
+            return false;
+        }
+    }
+    true
 }
 
 async fn adopt(worker: &Worker, registry: &Registry) {
@@ -143,9 +158,11 @@ async fn left(worker: &Worker, name: &PlatformName, record: &Record) -> Result<L
         true => 0,
         false => queue.depth(&queue.layout().outbox(name)).await?.length,
     };
-    let deliveries = match DestinationName::of_registered(name).ok().filter(|_| record.delivers()) {
-        Some(destination) => queue.depth(&queue.layout().destination(&destination).queue).await?.length,
-        None => 0,
-    };
+    let mut deliveries = 0;
+    if let Some(destination) = DestinationName::of_registered(name).ok().filter(|_| record.delivers()) {
+        for outlet in worker.forwarding.all().iter().filter(|one| one.destination.name == destination) {
+            deliveries += queue.depth(&queue.layout().destination(&outlet.queue).queue).await?.length;
+        }
+    }
     Ok(Left { queued: events.length + events.retrying + outbox, deliveries })
 }

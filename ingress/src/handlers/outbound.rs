@@ -20,8 +20,8 @@ use shared::outbound::config::{Configured, destination_url};
 use shared::outbound::delivery::Attempt;
 use shared::outbound::headers::headers;
 use shared::outbound::payload::{Parts, delivery_id, payload};
-use shared::outbound::{Destination, DestinationName, Format, format};
-use shared::queue::{DestinationState, Fault, Forwarded, NewDelivery, Queue};
+use shared::outbound::{Destination, DestinationName, format};
+use shared::queue::{Fault, Forwarded, NewDelivery, Queue, QueueBindings};
 use shared::registration::{Live, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -30,6 +30,11 @@ use super::{admin, caught};
 use crate::app::Ingress;
 use crate::error::Error;
 use crate::pipeline::Lost;
+
+mod shown;
+
+pub(crate) use shown::{Overflow, Parked, Shown, Status};
+use shown::{parked, shown};
 
 /// Longest body of these routes, in bytes.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
@@ -40,6 +45,8 @@ const MAX_DEAD: u64 = 1_000_000;
 const TESTS: usize = 8;
 /// What a triggered event says of its platform; a reserved word, so that no platform is called so.
 const TRIGGER: &str = "trigger";
+/// Form of what `PATCH` takes.
+pub(crate) const HOLD_FORM: &str = "{\"paused\": true}, {\"paused\": false} or {\"take_over\": \"out:webhook_2\"}";
 /// What a test says it is.
 const TEST_EVENT: &str = "webhook.test";
 
@@ -67,6 +74,27 @@ impl Outbound {
         let registered = live.and_then(Live::current);
         let registered = registered.map(|snapshot| snapshot.destinations(&self.configured.defaults, &self.sealer));
         self.configured.destinations.iter().cloned().chain(registered.into_iter().flatten()).collect()
+    }
+
+    /// All destinations now, with their queues.
+    async fn bound(&self, live: Option<&Live>) -> Result<Bound, Error> {
+        let destinations = self.all(live);
+        let all: Vec<&Destination> = destinations.iter().collect();
+        let bindings = self.queue.bind_queues(&all).await;
+        let bindings = bindings.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
+        Ok(Bound { destinations, bindings })
+    }
+}
+
+/// Destinations and their queues.
+struct Bound {
+    destinations: Vec<Destination>,
+    bindings: QueueBindings,
+}
+
+impl Bound {
+    fn iter(&self) -> impl Iterator<Item = (&Destination, &DestinationName)> {
+        self.destinations.iter().zip(&self.bindings.homes)
     }
 }
 
@@ -140,70 +168,16 @@ pub(crate) struct Delivery {
     status: &'static str,
 }
 
-/// What became of deliveries.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Destinations)]
-pub(crate) struct Status {
-    /// Every destination, by name.
-    destinations: Vec<Shown>,
-}
-
-/// A destination.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Destination)]
-pub(crate) struct Shown {
-    /// Its name; `out:<name>` in dlq-tool.
-    #[schema(value_type = String)]
-    name: DestinationName,
-    /// Its host. The rest of its URL may be a secret.
-    host: String,
-    /// `standard`, `slack` or `discord`.
-    #[schema(value_type = String)]
-    format: Format,
-    /// Which events it asked for.
-    events: Vec<String>,
-    /// Whether it is held back; its deliveries are kept.
-    paused: bool,
-    /// Whether it answered 410: nothing is sent until it is resumed.
-    gone: bool,
-    /// `closed`, or `open` or `half-open` while it fails and only probes are sent.
-    circuit: String,
-    /// Deliveries that wait, retries included.
-    depth: u64,
-    /// Of these, those that wait for another attempt.
-    retrying: u64,
-    /// Its dead letters.
-    dead_letters: u64,
-    /// Deliveries that it has confirmed.
-    delivered: u64,
-    /// Deliveries that became dead letters.
-    failed: u64,
-    /// What went wrong last.
-    last_error: Option<String>,
-    /// When, RFC 3339.
-    last_error_at: Option<String>,
-    /// What was lost because queue and dead letters were full; null: nothing.
-    overflow: Option<Overflow>,
-}
-
-/// What was lost.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Overflow {
-    /// How many deliveries.
-    count: u64,
-    /// The first one's id.
-    first: Option<String>,
-    /// The last one's id.
-    last: Option<String>,
-}
-
 /// What `PATCH` changes.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = DestinationChange)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Hold {
     /// True: deliveries are kept, and sent when it is false again; false also resumes one that had answered 410.
-    paused: bool,
+    paused: Option<bool>,
+    /// Queue whose deliveries are sent to this destination from now on, such as `out:webhook_2`: one
+    /// whose URL is not configured any more.
+    take_over: Option<String>,
 }
 
 /// `POST /api/webhooks/test`: sends a test event to a URL.
@@ -268,9 +242,10 @@ pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Dat
         let mut deliveries = Vec::new();
         let (event_id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
         let text = format!("{{\"data\":{}}}", data.get());
-        for one in outbound.configured.destinations.iter().filter(|one| one.subscription.wants_by_hand(&event)) {
-            let delivery = made(one, &event, &event_id, &text, now);
-            let keys = outbound.queue.layout().destination(&one.name);
+        let bound = outbound.bound(ingress.directory.live()).await?;
+        for (one, queue) in bound.iter().filter(|(one, _)| one.subscription.wants_by_hand(&event)) {
+            let delivery = made(one, queue, &event, &event_id, &text, now);
+            let keys = outbound.queue.layout().destination(queue);
             let queued =
                 outbound.queue.forward(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD).await;
             let status = match queued.map_err(|fault| Error::from(lost(fault)))?.first() {
@@ -284,9 +259,16 @@ pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Dat
     .await
 }
 
-fn made(to: &Destination, event: &str, event_id: &str, body: &str, now: Millis) -> NewDelivery {
+fn made(
+    to: &Destination,
+    queue: &DestinationName,
+    event: &str,
+    event_id: &str,
+    body: &str,
+    now: Millis,
+) -> NewDelivery {
     NewDelivery {
-        id: delivery_id(TRIGGER, event_id, to.name.as_str()).to_string(),
+        id: delivery_id(TRIGGER, event_id, queue.as_str()).to_string(),
         event_type: event.to_owned(),
         occurred_at: now,
         origin: StreamId { ms: u64::try_from(now).unwrap_or(0), seq: 0 },
@@ -312,11 +294,16 @@ fn lost(fault: Fault) -> Lost {
 /// `GET /api/webhooks/status`: every destination.
 pub(crate) async fn status(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, _| {
+        let live = ingress.directory.live();
+        let bound = outbound.bound(live).await?;
         let mut destinations = Vec::new();
-        for one in outbound.all(ingress.directory.live()) {
-            destinations.push(shown(outbound, &one).await?);
+        for (position, one) in bound.destinations.iter().enumerate() {
+            destinations.push(shown(&outbound.queue, one, &bound.bindings, position).await?);
         }
-        Ok(Status { destinations })
+        // Before registrations are read, a registered platform's URL would not be known as configured.
+        let complete = live.is_none_or(|live| live.current().is_some());
+        let parked = if complete { parked(&outbound.queue, &bound.bindings).await? } else { Vec::new() };
+        Ok(Status { destinations, parked })
     })
     .await
 }
@@ -329,52 +316,60 @@ pub(crate) async fn hold(
     ingress: Data<Ingress>,
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, body| {
-        let Hold { paused } = read(&body, "{\"paused\": true} or {\"paused\": false}")?;
-        let all = outbound.all(ingress.directory.live());
-        let one = all.iter().find(|one| one.name.as_str() == name.as_str()).ok_or(Error::NotFound)?;
-        let keys = outbound.queue.layout().destination(&one.name);
-        outbound.queue.pause_destination(&keys, paused).await.map_err(|fault| Error::from(lost(fault)))?;
-        let action = if paused { "paused" } else { "resumed" };
+        let Hold { paused, take_over } = read(&body, HOLD_FORM)?;
+        if paused.is_none() && take_over.is_none() {
+            return Err(Error::InvalidRequest(format!("body: must be {HOLD_FORM}")));
+        }
+        let bound = outbound.bound(ingress.directory.live()).await?;
+        let named = |one: &Destination| one.name.as_str() == name.as_str();
+        let position = bound.destinations.iter().position(named).ok_or(Error::NotFound)?;
+        let (one, home) = bound.iter().nth(position).ok_or(Error::NotFound)?;
         let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-        tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
-        shown(outbound, one).await
+        if let Some(queue) = take_over {
+            let queue = taken_over(outbound, &bound, position, &queue).await?;
+            tracing::info!(audit = true, action = "taken over", destination = %one.name, queue = %queue.queue(), peer,
+                "destination {} sends what waits in another queue", one.name);
+        }
+        if let Some(paused) = paused {
+            let keys = outbound.queue.layout().destination(home);
+            outbound.queue.pause_destination(&keys, paused).await.map_err(|fault| Error::from(lost(fault)))?;
+            let action = if paused { "paused" } else { "resumed" };
+            tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
+        }
+        // A queue that was handed over may be the destination's home now.
+        let now = outbound.bound(ingress.directory.live()).await?;
+        let position = now.destinations.iter().position(named).ok_or(Error::NotFound)?;
+        shown(&outbound.queue, one, &now.bindings, position).await
     })
     .await
 }
 
-async fn shown(outbound: &Outbound, one: &Destination) -> Result<Shown, Error> {
-    let (queue, keys) = (&outbound.queue, outbound.queue.layout().destination(&one.name));
-    let all = async {
-        Ok::<_, Fault>((
-            queue.destination_state(&keys).await?,
-            queue.depth(&keys.queue).await?,
-            queue.counters(&keys.queue).await?,
-        ))
+/// Gives the queue called `text` to the destination at `position`.
+async fn taken_over(
+    outbound: &Outbound,
+    bound: &Bound,
+    position: usize,
+    text: &str,
+) -> Result<DestinationName, Error> {
+    let refused = |reason: &str| Error::InvalidRequest(format!("take_over: {reason}"));
+    let name = text.strip_prefix("out:").and_then(|name| DestinationName::new(name).ok());
+    let queue = name.ok_or_else(|| refused("must be the name of a queue, such as out:webhook_2"))?;
+    let known = outbound.queue.destination_queues().await;
+    if !known.map_err(|fault| Error::from(Lost::NotRun(fault)))?.contains(&queue) {
+        return Err(refused("there is no such queue"));
+    }
+    if bound.bindings.serves(&queue) {
+        return Err(refused("the queue has a destination; only one whose URL is not configured can be taken over"));
+    }
+    let (Some(to), Some(home)) = (bound.destinations.get(position), bound.bindings.homes.get(position)) else {
+        return Err(Error::NotFound);
     };
-    let (state, depth, counters) = all.await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
-    let counted = |name: &str| counters.get(name).copied().unwrap_or(0);
-    let DestinationState { overflow, overflow_first, overflow_last, .. } = &state;
-    Ok(Shown {
-        name: one.name.clone(),
-        host: one.url.host_str().unwrap_or_default().to_owned(),
-        format: one.format,
-        events: one.subscription.patterns().into_iter().map(str::to_owned).collect(),
-        paused: one.sealed || state.paused.unwrap_or(one.paused),
-        gone: state.gone,
-        circuit: state.circuit.clone().unwrap_or_else(|| "closed".to_owned()),
-        depth: depth.backlog + depth.pending + depth.retrying,
-        retrying: depth.retrying,
-        dead_letters: depth.dead_letters,
-        delivered: counted("processed"),
-        failed: counted("dead_lettered"),
-        last_error: state.last_error.clone(),
-        last_error_at: state.last_error_at.map(clock::rfc3339),
-        overflow: (*overflow > 0).then(|| Overflow {
-            count: *overflow,
-            first: overflow_first.clone(),
-            last: overflow_last.clone(),
-        }),
-    })
+    let before = bound.bindings.urls.get(&queue);
+    match outbound.queue.hand_over_queue(&queue, before, to, home).await {
+        Ok(true) => Ok(queue),
+        Ok(false) => Err(refused("somebody else changed the queue meanwhile; try again")),
+        Err(fault) => Err(Error::from(lost(fault))),
+    }
 }
 
 fn read<'b, T: Deserialize<'b>>(body: &'b [u8], form: &str) -> Result<T, Error> {

@@ -8,7 +8,7 @@ use super::errors::{self, Refusing};
 use super::parts::{Described, admin, body, content, in_path, json, operation, schema, string};
 use crate::error::Error;
 use crate::handlers::outbound::{
-    Delivery, Hold, MAX_BODY, Overflow, Shown, Status, Test, TestResult, Tested, Trigger, Triggered,
+    Delivery, HOLD_FORM, Hold, MAX_BODY, Overflow, Parked, Shown, Status, Test, TestResult, Tested, Trigger, Triggered,
 };
 use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
 
@@ -18,9 +18,11 @@ const ABOUT_TEST: &str = "Sends one test event there, signed with `WEBHOOK_SECRE
     nobody was reached. Private addresses are refused unless `WEBHOOK_ALLOW_PRIVATE` allows them (`EBLOCKED`).";
 const ABOUT_TRIGGER: &str = "Puts an event up for delivery to every destination that asks for events of this type. It changes \
     no session. The ids are those of `X-<Source>-Delivery`.";
-const ABOUT_STATUS: &str = "What became of deliveries, of the whole system.";
+const ABOUT_STATUS: &str = "What became of deliveries, of the whole system. `parked` lists the queues whose URL is not \
+    configured any more: their deliveries are kept, and sent nowhere else.";
 const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent once it is resumed. Resuming also ends what a 410 \
-    of the destination began, and forgets its overflow.";
+    of the destination began, and forgets its overflow. `take_over` names a parked queue: its deliveries are sent to \
+    this destination from now on.";
 
 /// The schemas that the routes refer to.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
@@ -34,6 +36,7 @@ pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
         .schema_from::<Delivery>()
         .schema_from::<Shown>()
         .schema_from::<Overflow>()
+        .schema_from::<Parked>()
         .schema_from::<Hold>()
 }
 
@@ -59,7 +62,8 @@ pub(super) fn routes() -> Vec<Described> {
             Error::ResultUnknown(None),
         ]));
     let status = route("destinations", "What became of deliveries", ABOUT_STATUS)
-        .response("200", json("All destinations", schema::<Status>(), json!({"destinations": [shown()]})))
+        .response("200", json("All destinations", schema::<Status>(), json!({"destinations": [shown()],
+            "parked": [parked()]})))
         .refusing(&refusals([]));
     let hold = route("changeDestination", "Pause or resume a destination", ABOUT_HOLD)
         .parameter(in_path("name", "The destination's name", string().examples(["webhook_1"])))
@@ -70,7 +74,7 @@ pub(super) fn routes() -> Vec<Described> {
         )))
         .response("200", json("Changed", schema::<Shown>(), shown()))
         .refusing(&refusals([
-            errors::invalid("body: must be {\"paused\": true} or {\"paused\": false}"),
+            errors::invalid(&format!("body: must be {HOLD_FORM}")),
             Error::NotFound,
             Error::ResultUnknown(None),
         ]));
@@ -106,7 +110,11 @@ fn triggered() -> Value {
 }
 
 fn shown() -> Value {
-    json!({"name": "webhook_1", "host": "your-app.example", "format": "standard", "events": ["job.*"],
+    json!({"name": "webhook_1", "queue": "out:webhook_1", "host": "your-app.example", "format": "standard", "events": ["job.*"],
         "paused": false, "gone": false, "circuit": "closed", "depth": 0, "retrying": 0, "dead_letters": 0,
         "delivered": 1204, "failed": 0, "last_error": null, "last_error_at": null, "overflow": null})
+}
+
+fn parked() -> Value {
+    json!({"queue": "out:webhook_2", "host": "former.example", "depth": 17, "retrying": 3, "dead_letters": 0})
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{CIRCUIT_OPEN, DELIVERIES, DELIVERY_DURATION, switch};
+use super::{CIRCUIT_OPEN, DELIVERIES, DELIVERY_DURATION, PARKED_DELIVERIES, count, switch};
 use crate::outbound::DestinationName;
 
 macro_rules! outcomes {
@@ -78,5 +78,21 @@ impl DeliveryMetrics {
     /// Whether nothing but probes is sent.
     pub fn circuit_open(&self, open: bool) {
         self.circuit_open.set(switch(open));
+    }
+}
+
+/// Gauge of the deliveries in one queue that wait for a URL that is not configured.
+pub struct ParkedMetrics(Gauge);
+
+impl ParkedMetrics {
+    /// Registers the series of `queue`.
+    #[must_use]
+    pub fn new(queue: &DestinationName) -> Self {
+        Self(gauge!(PARKED_DELIVERIES, "platform" => queue.queue().to_string()))
+    }
+
+    /// Sets how many wait.
+    pub fn parked(&self, deliveries: u64) {
+        self.0.set(count(deliveries));
     }
 }

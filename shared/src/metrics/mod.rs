@@ -23,7 +23,7 @@ mod retention;
 mod tests;
 mod waiters;
 
-pub use delivery::{DeliveryMetrics, DeliveryOutcome};
+pub use delivery::{DeliveryMetrics, DeliveryOutcome, ParkedMetrics};
 pub use dependencies::{DatabaseMetrics, DependencyMetrics, RegistrationMetrics};
 pub use labels::{Action, EventOutcome, RequestOutcome};
 pub use platform::{IngressMetrics, QueueMetrics, WorkerMetrics};
@@ -80,6 +80,8 @@ pub const DELIVERIES: &str = "webhook_deliveries_total";
 pub const DELIVERY_DURATION: &str = "webhook_delivery_duration_seconds";
 /// 1 while nothing but probes is sent to a destination.
 pub const CIRCUIT_OPEN: &str = "webhook_destination_circuit_open";
+/// Deliveries that wait for a URL that is not configured, by queue (`out:…`).
+pub const PARKED_DELIVERIES: &str = "webhook_parked_deliveries";
 /// 1 while Redis answers.
 pub const REDIS_UP: &str = "webhook_redis_up";
 /// 1 while the database commits.
@@ -155,6 +157,7 @@ fn describe() {
     describe_counter!(DELIVERIES, "Attempts at deliveries to destinations by outcome");
     describe_histogram!(DELIVERY_DURATION, "A request to a destination to its answer");
     describe_gauge!(CIRCUIT_OPEN, "1 while nothing but probes is sent to a destination");
+    describe_gauge!(PARKED_DELIVERIES, "Deliveries that wait for a URL that is not configured");
     describe_gauge!(BACKLOG, "Events that nobody has taken yet");
     describe_gauge!(PENDING, "Events taken and not settled");
     describe_gauge!(RETRYING, "Events waiting for a retry");

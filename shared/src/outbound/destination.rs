@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::address::AllowPrivate;
@@ -73,6 +74,27 @@ impl Serialize for DestinationName {
 impl fmt::Display for DestinationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// Digest of a URL: tells URLs apart without their secrets (32 hex digits of SHA-256).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UrlFingerprint(String);
+
+impl UrlFingerprint {
+    /// Fingerprint of `url`. A fragment is no part of it, since it is never sent.
+    #[must_use]
+    pub fn of(url: &Url) -> Self {
+        let mut sent = url.clone();
+        sent.set_fragment(None);
+        let digest = Sha256::new_with_prefix(b"tributary destination url\0").chain_update(sent.as_str());
+        Self(hex::encode(&digest.finalize()[..16]))
+    }
+}
+
+impl fmt::Display for UrlFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -281,6 +303,19 @@ mod tests {
         assert!(!all_of_acme.wants(&PlatformName::new("mux").unwrap(), "x"));
         let jobs = Subscription::new(Some(vec!["job.*".to_owned()]), None);
         assert!(jobs.wants(&acme, "job.done") && !jobs.wants(&acme, "stream.live"));
+    }
+
+    #[test]
+    fn fingerprint_differs_where_the_receiver_may() {
+        let of = |url: &str| UrlFingerprint::of(&url.parse().unwrap()).to_string();
+        let hook = of("https://example.com/hook");
+        assert_eq!(hook.len(), 32);
+        for same in ["https://EXAMPLE.com/hook", "https://example.com:443/hook#part"] {
+            assert_eq!(of(same), hook, "{same}");
+        }
+        for other in ["http://example.com/hook", "https://example.com/hook/", "https://example.com/hook?a=1"] {
+            assert_ne!(of(other), hook, "{other}");
+        }
     }
 
     #[test]

@@ -13,4 +13,6 @@ pub mod format;
 pub mod headers;
 pub mod payload;
 
-pub use destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
+pub use destination::{
+    DeliveryLimit, Destination, DestinationName, Format, Subscription, UrlFingerprint,
+};

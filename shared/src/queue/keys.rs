@@ -24,6 +24,7 @@
 //! | `webhooks:state:out:{d}` | hash | a destination's circuit, last error, pause and overflow |
 //! | `webhooks:forwarded:out:{d}:{id}` | string, TTL | a delivery that is queued, so that it is not queued twice |
 //! | `webhooks:destinations` | set | every destination that ever got a delivery |
+//! | `webhooks:destination-urls` | hash | queue of a destination → fingerprint and host of its URL |
 //! | `webhooks:lease:{consumer}` | string, TTL | who holds a consumer name |
 //!
 //! On a cluster the braces around a platform are written out, so that all keys of a platform share a slot, and the
@@ -43,6 +44,8 @@ pub const GROUP: &str = "webhook-processors";
 pub const PLATFORMS: &str = "webhooks:platforms";
 /// Set of every destination that ever got a delivery.
 pub const DESTINATIONS: &str = "webhooks:destinations";
+/// Hash of the URLs that destinations' queues belong to, see [`super::QueueBindings`].
+pub const DESTINATION_URLS: &str = "webhooks:destination-urls";
 /// What this Redis holds: layout, database, sentinel.
 pub const META: &str = "webhooks:meta";
 
@@ -104,7 +107,7 @@ impl Layout {
         self.queue(platform, self.key("outbox", platform), "outbox-")
     }
 
-    /// All keys of a destination.
+    /// All keys of a destination's queue, which is named after the destination that had it first.
     #[must_use]
     pub fn destination(self, name: &DestinationName) -> DestinationKeys {
         DestinationKeys {
@@ -201,6 +204,14 @@ pub struct DestinationKeys {
 }
 
 impl DestinationKeys {
+    /// The same queue with the state and the limit of `home`, for a destination that has both.
+    #[must_use]
+    pub fn of(mut self, home: &Self) -> Self {
+        self.state.clone_from(&home.state);
+        self.queue.limit.clone_from(&home.queue.limit);
+        self
+    }
+
     /// The mark of a delivery that is queued.
     #[must_use]
     pub fn forwarded(&self, delivery_id: &str) -> String {

@@ -31,6 +31,7 @@
 //!
 //! Entries are only ever deleted by id. The stream is never trimmed: a bound is kept by refusing.
 
+mod bindings;
 mod codec;
 mod connection;
 mod consume;
@@ -51,6 +52,7 @@ mod transition;
 
 use std::sync::Arc;
 
+pub use bindings::{BoundUrl, QueueBindings};
 pub use codec::{Entry, Fields, Packed, Undecodable, decode, encode};
 pub use connection::{
     CONNECT_TIMEOUT, Confirmation, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT,

@@ -13,7 +13,7 @@ use super::keys::{DESTINATIONS, DestinationKeys};
 use super::script::optional;
 use super::{Fault, Layout, MAX_BATCH_BYTES, Queue};
 use crate::event::{Millis, StreamId, WIRE_VERSION};
-use crate::outbound::DeliveryLimit;
+use crate::outbound::{DeliveryLimit, DestinationName};
 use crate::platform::PlatformName;
 
 /// How long a queued delivery is remembered: many times the span after which an event's holder is taken for dead.
@@ -181,6 +181,22 @@ impl Queue {
         self.connection.run(&forget).await.map(drop)
     }
 
+    /// Ends what is known of the receiver of a queue that is to have another one, but not its overflow.
+    ///
+    /// # Errors
+    /// If Redis did not answer.
+    pub(super) async fn forget_receiver(
+        &self,
+        keys: &DestinationKeys,
+        paused: Option<bool>,
+    ) -> Result<(), Fault> {
+        let paused = paused.map_or("", |paused| if paused { "1" } else { "0" });
+        self.state_is(keys, &[("paused", paused), ("circuit", ""), ("last_error", "")]).await?;
+        let mut forget = cmd("HDEL");
+        forget.arg(&keys.state).arg(&["gone", "last_error_at"]);
+        self.connection.run(&forget).await.map(drop)
+    }
+
     /// Notes that the destination answered 410.
     ///
     /// # Errors
@@ -220,15 +236,26 @@ impl Queue {
     /// # Errors
     /// When Redis did not answer.
     pub async fn queues(&self) -> Result<Vec<PlatformName>, Fault> {
+        let mut queues = self.platforms().await?;
+        let destinations = self.destination_queues().await?;
+        let destinations = destinations.into_iter().map(|name| name.queue().clone());
+        queues.extend(destinations);
+        Ok(queues)
+    }
+
+    /// Queues that ever held a delivery, in the order of their names.
+    ///
+    /// # Errors
+    /// If Redis did not answer.
+    pub async fn destination_queues(&self) -> Result<Vec<DestinationName>, Fault> {
         let mut members = cmd("SMEMBERS");
         members.arg(DESTINATIONS);
         let reply = self.connection.run(&members).await?;
-        let names: Vec<String> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
-        let mut queues = self.platforms().await?;
-        let mut destinations: Vec<PlatformName> =
-            names.iter().filter_map(|name| PlatformName::queue(&format!("out:{name}")).ok()).collect();
-        destinations.sort();
-        queues.extend(destinations);
+        let names: Vec<String> =
+            redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+        let mut queues: Vec<_> =
+            names.iter().filter_map(|name| DestinationName::new(name).ok()).collect();
+        queues.sort();
         Ok(queues)
     }
 }

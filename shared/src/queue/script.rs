@@ -90,6 +90,7 @@ macro_rules! scripts {
 
 scripts!(
     agree,
+    bind_urls,
     census,
     check_enqueue,
     check_settle,
@@ -100,6 +101,7 @@ scripts!(
     depth,
     enqueue,
     forward,
+    hand_over_queue,
     import,
     lease,
     pace,

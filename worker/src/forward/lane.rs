@@ -1,4 +1,4 @@
-//! One destination: its queue, its tasks and what is in flight to it.
+//! One queue of a destination: its tasks and what is in flight from it.
 //!
 //! Guarantee: at most [`IN_FLIGHT`] deliveries are held at a time, each renewed while it is, and none is read that could
 //! not be sent: while the destination is paused or its circuit is open its queue stays where it is. What is held when the
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::circuit::{Circuit, Gate};
 use super::deliver::deliver;
+use super::outlets::Outlet;
 use crate::consumer::inflight::Weight;
 use crate::worker::Worker;
 
@@ -46,7 +47,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 const FAILED_MIN: Duration = Duration::from_millis(50);
 const FAILED_MAX: Duration = Duration::from_secs(1);
 
-/// What a destination's tasks share.
+/// What a queue's tasks share.
 pub(super) struct Lane {
     pub(super) destination: Arc<Destination>,
     pub(super) keys: DestinationKeys,
@@ -65,15 +66,17 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(
-        destination: Arc<Destination>,
+        outlet: &Outlet,
         client: Client,
         worker: Arc<Worker>,
         stop: CancellationToken,
     ) -> Self {
+        let destination = Arc::clone(&outlet.destination);
+        let layout = worker.queue.layout();
         Self {
-            keys: worker.queue.layout().destination(&destination.name),
+            keys: layout.destination(&outlet.queue).of(&layout.destination(&outlet.home)),
             metrics: DeliveryMetrics::new(&destination.name),
-            depth: QueueMetrics::new(destination.name.queue()),
+            depth: QueueMetrics::new(outlet.queue.queue()),
             circuit: watch::Sender::new(Circuit::new()),
             state: watch::Sender::new(None),
             held: Mutex::default(),

@@ -41,7 +41,7 @@ const FAILED_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn run(worker: Arc<Worker>, mut reader: Reader) {
     let backoff = Backoff::new(FAILED_MIN, FAILED_MAX);
     let mut failures = 0_u32;
-    let mut changes = worker.forwarding.current.subscribe();
+    let mut changes = worker.forwarding.subscribe();
     let mut mover = Mover {
         worker: Arc::clone(&worker),
         cursors: HashMap::new(),
@@ -232,6 +232,7 @@ impl Outbox {
 /// A processed event on its way to destinations.
 struct Processed {
     event: Envelope,
+    /// Queues of the destinations that want it.
     destinations: Vec<String>,
     result: Option<String>,
     at: Millis,
@@ -275,9 +276,10 @@ impl Processed {
         }
     }
 
-    fn delivery(&self, worker: &Worker, platform: &PlatformName, name: &str) -> NewDelivery {
-        let destination = worker.forwarding.find(name);
-        let source = destination.as_ref().map_or(worker.forwarding.defaults.source(), |one| &one.source);
+    fn delivery(&self, worker: &Worker, platform: &PlatformName, queue: &str) -> NewDelivery {
+        let destination = worker.forwarding.find(queue);
+        let source = destination.as_ref().map_or(worker.forwarding.defaults().source(), |one| &one.source);
+        let name = destination.as_ref().map_or(queue, |one| one.name.as_str());
         let event = &self.event;
         let parts = Parts {
             event: &event.event_type,
@@ -290,7 +292,8 @@ impl Processed {
             result: self.result.as_deref(),
         };
         NewDelivery {
-            id: delivery_id(platform.as_str(), &event.event_id, name).to_string(),
+            // The queue stays the same when the destination's name changes.
+            id: delivery_id(platform.as_str(), &event.event_id, queue).to_string(),
             event_type: event.event_type.clone(),
             occurred_at: event.occurred_at,
             origin: event.origin,
@@ -307,10 +310,10 @@ async fn queue_up(worker: &Worker, shares: &Shares, name: &str, deliveries: &[Ne
         tracing::error!(deliveries = deliveries.len(), "an outbox entry names no destination; it is dropped");
         return Ok(());
     };
-    let bound = worker
-        .forwarding
-        .find(name.as_str())
-        .map_or(worker.forwarding.defaults.max_backlog(), |one| one.max_backlog);
+    let destination = worker.forwarding.find(name.as_str());
+    let bound = destination
+        .as_ref()
+        .map_or(worker.forwarding.defaults().max_backlog(), |one| one.max_backlog);
     let keys: DestinationKeys = worker.queue.layout().destination(&name);
     // Said when it began.
     let exceeds = shares.exceeds(&name);
@@ -325,7 +328,7 @@ async fn queue_up(worker: &Worker, shares: &Shares, name: &str, deliveries: &[Ne
         tracing::error!(destination = %name, deliveries = lost,
             "its queue and its dead letters are full; deliveries were dropped and counted");
     }
-    let metrics = DeliveryMetrics::new(&name);
+    let metrics = DeliveryMetrics::new(destination.as_ref().map_or(&name, |one| &one.name));
     metrics.delivery(DeliveryOutcome::Overflow, u64::try_from(dead).unwrap_or(0));
     metrics.delivery(DeliveryOutcome::Lost, u64::try_from(lost).unwrap_or(0));
     Ok(())

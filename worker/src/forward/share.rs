@@ -61,7 +61,7 @@ impl Shares {
             Ok(_) => return BTreeSet::new(),
             Err(_) => return self.over.clone(),
         }
-        let names: Vec<DestinationName> = worker.forwarding.all().iter().map(|one| one.name.clone()).collect();
+        let names: Vec<DestinationName> = worker.forwarding.all().iter().map(|one| one.queue.clone()).collect();
         let both = |name: &DestinationName| {
             let queue = worker.queue.layout().destination(name).queue;
             let letters = PlatformKeys { incoming: queue.dlq.clone(), ..queue.clone() };

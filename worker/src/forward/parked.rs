@@ -1,0 +1,68 @@
+//! Deliveries that wait for a URL that is no longer configured.
+//!
+//! # Guarantees
+//!
+//! - Such deliveries are counted and logged, and no task of this worker reads them
+//!   (`deliveries_of_a_removed_url_wait_for_it`).
+//! - A queue that an operator hands over is sent from within [`EVERY`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::metrics::ParkedMetrics;
+use shared::outbound::DestinationName;
+use shared::queue::Fault;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::consumer::chain;
+use crate::worker::Worker;
+
+/// Interval between two looks for such deliveries, and for queues that were handed over.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Looks for them until the worker is to stop; begins when registrations have been read, since the
+/// URLs of registered platforms are configured, too.
+pub async fn watch(worker: Arc<Worker>) {
+    if worker.stop.run_until_cancelled(worker.lanes.changes().complete()).await.is_none() {
+        return;
+    }
+    let mut known = HashMap::new();
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(fault) = look(&worker, &mut known).await {
+            tracing::debug!(error = chain(&fault), "parked deliveries not counted; trying again");
+        }
+    }
+}
+
+async fn look(
+    worker: &Worker,
+    known: &mut HashMap<DestinationName, ParkedMetrics>,
+) -> Result<(), Fault> {
+    let queue = &worker.queue;
+    let bindings = worker.forwarding.bind(queue).await?;
+    for name in queue.destination_queues().await? {
+        let parked = if bindings.serves(&name) {
+            0
+        } else {
+            queue.depth(&queue.layout().destination(&name).queue).await?.length
+        };
+        if parked == 0 {
+            if let Some(metrics) = known.remove(&name) {
+                metrics.parked(0);
+                tracing::info!(queue = %name.queue(), "no delivery is parked here any more");
+            }
+            continue;
+        }
+        let metrics = known.entry(name).or_insert_with_key(|name| {
+            let host = bindings.urls.get(name).map_or("", |url| url.host.as_str());
+            tracing::error!(queue = %name.queue(), deliveries = parked, host,
+                "deliveries wait for a URL that is not configured; they are kept and sent nowhere else");
+            ParkedMetrics::new(name)
+        });
+        metrics.parked(parked);
+    }
+    Ok(())
+}
