@@ -181,8 +181,10 @@ async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) 
         match forwarding.bind(queue).await {
             Ok(_) => break,
             Err(fault) => {
-                tracing::warn!(error = consumer::chain(&fault),
-                    "queues of destinations cannot be found; trying again");
+                tracing::warn!(
+                    error = consumer::chain(&fault),
+                    "queues of destinations cannot be found; trying again"
+                );
             }
         }
         stop.run_until_cancelled(tokio::time::sleep(backoff.delay(attempt, &mut rand::rng()))).await?;

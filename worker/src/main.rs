@@ -63,6 +63,7 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
   DISCORD_WEBHOOK_URL      none; one more, discord
   WEBHOOK_EVENTS           all; types, with commas between; * stands for any text
   WEBHOOK_SECRET_KEY       none: deliveries are not signed
+  WEBHOOK_SECRET_KEY_PREVIOUS  none; the secret before it, which signs as well
   WEBHOOK_SOURCE           Tributary: X-Tributary-Signature and so on
   WEBHOOK_HEADERS          none; Name:Value,Name:Value
   WEBHOOK_TIMEOUT          10000 ms per attempt

@@ -175,8 +175,8 @@ pub(crate) struct Delivery {
 pub(crate) struct Hold {
     /// True: deliveries are kept, and sent when it is false again; false also resumes one that had answered 410.
     paused: Option<bool>,
-    /// Queue whose deliveries are sent to this destination from now on, such as `out:webhook_2`: one
-    /// whose URL is not configured any more.
+    /// Queue whose deliveries are sent to this destination from now on, such as `out:webhook_2`.
+    /// Its URL must not be configured any more.
     take_over: Option<String>,
 }
 
@@ -207,7 +207,7 @@ async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(Attempt, Du
         result: None,
     });
     let body = Bytes::from(format::body(to, &text));
-    let ours = headers(&to.source, to.secret.as_ref(), TEST_EVENT, &id, 1, &body, now);
+    let ours = headers(&to.source, &to.signing_secrets(now), TEST_EVENT, &id, 1, &body, now);
     let ours = ours.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let headers = header_map(ours).map_err(|_| Error::Internal)?;
     Ok(outbound.client.post(&to.url, headers, body, to.timeout).await)
@@ -221,7 +221,8 @@ fn result(attempt: &Attempt, took: Duration, url: String) -> TestResult {
             let message = if success {
                 "Webhook endpoint is reachable".to_owned()
             } else {
-                format!("Webhook endpoint answered with status {status}")
+                let redirect = attempt.redirect().map(|to| format!(": redirect to {}", to.target));
+                format!("Webhook endpoint answered with status {status}{}", redirect.unwrap_or_default())
             };
             TestResult { success, status: *status, duration, url, message, error: None }
         }
@@ -300,7 +301,7 @@ pub(crate) async fn status(request: HttpRequest, payload: Payload, ingress: Data
         for (position, one) in bound.destinations.iter().enumerate() {
             destinations.push(shown(&outbound.queue, one, &bound.bindings, position).await?);
         }
-        // Before registrations are read, a registered platform's URL would not be known as configured.
+        // Until registrations are read, URLs of registered platforms are not known here.
         let complete = live.is_none_or(|live| live.current().is_some());
         let parked = if complete { parked(&outbound.queue, &bound.bindings).await? } else { Vec::new() };
         Ok(Status { destinations, parked })
@@ -359,7 +360,7 @@ async fn taken_over(
         return Err(refused("there is no such queue"));
     }
     if bound.bindings.serves(&queue) {
-        return Err(refused("the queue has a destination; only one whose URL is not configured can be taken over"));
+        return Err(refused("the queue has a destination; only a parked one can be taken over"));
     }
     let (Some(to), Some(home)) = (bound.destinations.get(position), bound.bindings.homes.get(position)) else {
         return Err(Error::NotFound);

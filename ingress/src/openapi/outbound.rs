@@ -8,7 +8,8 @@ use super::errors::{self, Refusing};
 use super::parts::{Described, admin, body, content, in_path, json, operation, schema, string};
 use crate::error::Error;
 use crate::handlers::outbound::{
-    Delivery, HOLD_FORM, Hold, MAX_BODY, Overflow, Parked, Shown, Status, Test, TestResult, Tested, Trigger, Triggered,
+    Delivery, HOLD_FORM, Hold, MAX_BODY, Overflow, Parked, Shown, Status, Test, TestResult, Tested, Trigger,
+    Triggered,
 };
 use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
 
@@ -62,8 +63,15 @@ pub(super) fn routes() -> Vec<Described> {
             Error::ResultUnknown(None),
         ]));
     let status = route("destinations", "What became of deliveries", ABOUT_STATUS)
-        .response("200", json("All destinations", schema::<Status>(), json!({"destinations": [shown()],
-            "parked": [parked()]})))
+        .response(
+            "200",
+            json(
+                "All destinations",
+                schema::<Status>(),
+                json!({"destinations": [shown()],
+            "parked": [parked()]}),
+            ),
+        )
         .refusing(&refusals([]));
     let hold = route("changeDestination", "Pause or resume a destination", ABOUT_HOLD)
         .parameter(in_path("name", "The destination's name", string().examples(["webhook_1"])))
@@ -111,7 +119,7 @@ fn triggered() -> Value {
 
 fn shown() -> Value {
     json!({"name": "webhook_1", "queue": "out:webhook_1", "host": "your-app.example", "format": "standard", "events": ["job.*"],
-        "paused": false, "gone": false, "circuit": "closed", "depth": 0, "retrying": 0, "dead_letters": 0,
+        "paused": false, "gone": false, "busy_until": null, "busy_since": null, "circuit": "closed", "depth": 0, "retrying": 0, "dead_letters": 0,
         "delivered": 1204, "failed": 0, "last_error": null, "last_error_at": null, "overflow": null})
 }
 

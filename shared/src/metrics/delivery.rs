@@ -31,6 +31,8 @@ outcomes! {
     Delivered "delivered",
     /// It will be tried again.
     Retried "retried",
+    /// The destination is busy: it will be tried again, and no attempt is spent.
+    Busy "busy",
     /// It became a dead letter.
     DeadLettered "dead_lettered",
     /// Too many were waiting: it became a dead letter without an attempt.
@@ -81,17 +83,20 @@ impl DeliveryMetrics {
     }
 }
 
-/// Gauge of the deliveries in one queue that wait for a URL that is not configured.
+/// Gauge of the deliveries that wait for URLs that are not configured.
 pub struct ParkedMetrics(Gauge);
 
-impl ParkedMetrics {
-    /// Registers the series of `queue`.
-    #[must_use]
-    pub fn new(queue: &DestinationName) -> Self {
-        Self(gauge!(PARKED_DELIVERIES, "platform" => queue.queue().to_string()))
+impl Default for ParkedMetrics {
+    /// Registers the series at 0.
+    fn default() -> Self {
+        let gauge = gauge!(PARKED_DELIVERIES);
+        gauge.set(0);
+        Self(gauge)
     }
+}
 
-    /// Sets how many wait.
+impl ParkedMetrics {
+    /// Sets how many wait, in all queues.
     pub fn parked(&self, deliveries: u64) {
         self.0.set(count(deliveries));
     }

@@ -80,7 +80,7 @@ pub const DELIVERIES: &str = "webhook_deliveries_total";
 pub const DELIVERY_DURATION: &str = "webhook_delivery_duration_seconds";
 /// 1 while nothing but probes is sent to a destination.
 pub const CIRCUIT_OPEN: &str = "webhook_destination_circuit_open";
-/// Deliveries that wait for a URL that is not configured, by queue (`out:…`).
+/// Deliveries that wait for a URL that is not configured.
 pub const PARKED_DELIVERIES: &str = "webhook_parked_deliveries";
 /// 1 while Redis answers.
 pub const REDIS_UP: &str = "webhook_redis_up";

@@ -5,7 +5,6 @@
 //! nothing. Redirects are not followed, proxies not asked, certificates always verified. Every attempt ends in time, and
 //! of an answer no more than a bounded part is read.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,16 +14,21 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use url::{Host, Url};
 
 use super::address::AllowPrivate;
 use super::certificates::{Clients, NoCertificates};
 use super::delivery::{Attempt, NoAnswer};
+use super::failure::failed;
+use super::pause::AskedPause;
+use super::redirect::Redirect;
 
 /// The longest that connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT: Duration = Duration::from_secs(5);
+/// Most headers of an answer; hyper alone would fail at 100.
+const MAX_HEADERS: usize = 1024;
 /// What is read of an answer's body, so that its connection can be used again, and kept of it.
 const MAX_ANSWER: usize = 64 * 1024;
 const MAX_EXCERPT: usize = 500;
@@ -47,12 +51,12 @@ pub struct SetupError(#[source] reqwest::Error);
 /// No address of the name is allowed.
 #[derive(Debug, thiserror::Error)]
 #[error("its address is not public; WEBHOOK_ALLOW_PRIVATE allows networks")]
-struct Blocked;
+pub(super) struct Blocked;
 
 /// The name has no address.
 #[derive(Debug, thiserror::Error)]
 #[error("the name has no address")]
-struct NotFound(#[source] Option<io::Error>);
+pub(super) struct NotFound(#[source] Option<io::Error>);
 
 /// Looks up the addresses of a name.
 trait Lookup: Send + Sync {
@@ -118,6 +122,7 @@ impl Client {
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(MAX_IDLE)
                 .tcp_nodelay(true)
+                .http1_max_headers(MAX_HEADERS)
         });
         Ok(Self { http: Arc::new(http.map_err(SetupError)?), allowed })
     }
@@ -174,11 +179,12 @@ impl Client {
         match request.send().await {
             Ok(mut answer) => {
                 let status = answer.status().as_u16();
-                let retry_after = retry_after(answer.headers(), SystemTime::now());
                 let left = timeout.saturating_sub(begun.elapsed());
                 // What counts is the status; an answer that ends half-way has one.
-                let excerpt = tokio::time::timeout(left, excerpt(&mut answer)).await.unwrap_or_default();
-                Attempt::Answered { status, retry_after, excerpt }
+                let body = tokio::time::timeout(left, beginning(&mut answer)).await.unwrap_or_default();
+                let pause = AskedPause::read(answer.headers(), &body, SystemTime::now());
+                let redirect = Redirect::read(status, answer.headers(), url);
+                Attempt::Answered { status, pause, redirect, excerpt: excerpt(&body) }
             }
             Err(error) => failed(&error, url, timeout),
         }
@@ -186,7 +192,7 @@ impl Client {
 }
 
 /// Reads the body to its bound and keeps the beginning.
-async fn excerpt(answer: &mut reqwest::Response) -> String {
+async fn beginning(answer: &mut reqwest::Response) -> Vec<u8> {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Ok(Some(chunk)) = answer.chunk().await {
         read += chunk.len();
@@ -196,66 +202,13 @@ async fn excerpt(answer: &mut reqwest::Response) -> String {
             break;
         }
     }
-    let text = String::from_utf8_lossy(&kept);
+    kept
+}
+
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
     let text: String = text.chars().take(MAX_EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect();
     text.trim().to_owned()
-}
-
-/// Seconds, or a date (RFC 9110, section 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    httpdate::parse_http_date(text).ok().map(|at| at.duration_since(now).unwrap_or_default())
-}
-
-fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> Attempt {
-    let host = url.host_str().unwrap_or_default();
-    let (kind, reason) = if find::<Blocked>(error).is_some() {
-        (NoAnswer::Blocked, Blocked.to_string())
-    } else if find::<NotFound>(error).is_some() {
-        (NoAnswer::NotFound, format!("getaddrinfo ENOTFOUND {host}"))
-    } else if error.is_timeout() {
-        (NoAnswer::TimedOut, format!("timeout of {}ms exceeded", timeout.as_millis()))
-    } else if let Some(tls) = find::<rustls::Error>(error) {
-        (NoAnswer::Certificate, format!("ECERT {tls}"))
-    } else {
-        match find::<io::Error>(error).map(io::Error::kind) {
-            Some(io::ErrorKind::ConnectionRefused) => (NoAnswer::Refused, "ECONNREFUSED".to_owned()),
-            Some(io::ErrorKind::TimedOut) => {
-                (NoAnswer::TimedOut, format!("timeout of {}ms exceeded", timeout.as_millis()))
-            }
-            Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
-                (NoAnswer::Refused, "EHOSTUNREACH".to_owned())
-            }
-            _ => (NoAnswer::Refused, "ECONNRESET".to_owned()),
-        }
-    };
-    Attempt::Failed { kind, reason }
-}
-
-/// The first cause of this type.
-fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
-    let mut next = Some(error);
-    while let Some(one) = next {
-        if let Some(found) = one.downcast_ref::<E>() {
-            return Some(found);
-        }
-        // An io::Error's cause is not what it wraps but what that is caused by.
-        if let Some(wrapped) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
-            && let Some(found) = find_in::<E>(wrapped)
-        {
-            return Some(found);
-        }
-        next = one.source();
-    }
-    None
-}
-
-fn find_in<'e, E: Error + 'static>(error: &'e (dyn Error + Send + Sync + 'static)) -> Option<&'e E> {
-    let error: &'e (dyn Error + 'static) = error;
-    find::<E>(error)
 }
 
 /// Headers that cannot be sent. Never shows their values.
@@ -336,7 +289,8 @@ mod tests {
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
         let expected = Attempt::Answered {
             status: 503,
-            retry_after: Some(Duration::from_secs(7)),
+            pause: AskedPause { retry_after: Some(Duration::from_secs(7)), ..AskedPause::default() },
+            redirect: None,
             excerpt: "sorry   x".to_owned(),
         };
         assert_eq!(attempt, expected);
@@ -355,6 +309,45 @@ mod tests {
         let attempt = post(&client("127.0.0.1"), &url, SOON).await;
         let reason = "timeout of 300ms exceeded".to_owned();
         assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::TimedOut, reason });
+    }
+
+    #[tokio::test]
+    async fn answer_with_many_headers_counts_by_its_status() {
+        let mut answer = "HTTP/1.1 200 OK\r\n".to_owned();
+        (0..500).for_each(|number| answer.push_str(&format!("X-Header-{number}: value\r\n")));
+        answer.push_str("Content-Length: 0\r\n\r\n");
+        let attempt = post(&client("127.0.0.1"), &server(answer.leak()).await, SOON).await;
+        assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+    }
+
+    async fn reason(answer: &'static str) -> String {
+        match post(&client("127.0.0.1"), &server(answer).await, Duration::from_secs(5)).await {
+            Attempt::Failed { kind, reason } => format!("{} {reason}", kind.code()),
+            Attempt::Answered { status, .. } => status.to_string(),
+        }
+    }
+
+    #[tokio::test]
+    async fn answer_that_is_no_http_is_named_so() {
+        // The preface of an HTTP/2 server: an empty SETTINGS frame.
+        for answer in ["\0\0\0\x04\0\0\0\0\0", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail ESMTP\r\n"] {
+            let reason = reason(answer).await;
+            assert_eq!(reason, "EPROTO EPROTO the answer is not HTTP/1.1 (an HTTP/2-only receiver?)");
+        }
+        let reason = reason("HTTP/1.1 200 OK\r\nno header\r\n\r\n").await;
+        assert!(reason.starts_with("EPROTO EPROTO the answer cannot be read: "), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn connect_timeout_is_told_from_that_of_the_attempt() {
+        let mut url = server("").await;
+        url.set_scheme("https").unwrap();
+        let client = client("127.0.0.1");
+        // The server takes the connection and begins no TLS session.
+        let (slow, short) = tokio::join!(post(&client, &url, Duration::from_secs(60)), post(&client, &url, SOON),);
+        let timed_out = |reason: &str| Attempt::Failed { kind: NoAnswer::TimedOut, reason: reason.to_owned() };
+        assert_eq!(slow, timed_out("connect timeout of 5000ms exceeded"));
+        assert_eq!(short, timed_out("timeout of 300ms exceeded"));
     }
 
     #[tokio::test]
@@ -449,18 +442,6 @@ mod tests {
         url.set_scheme("https").unwrap();
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
         assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Certificate, .. }), "{attempt:?}");
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let at = |text: &'static str| {
-            let headers = [(RETRY_AFTER, HeaderValue::from_static(text))].into_iter().collect();
-            retry_after(&headers, httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap())
-        };
-        assert_eq!(at("120"), Some(Duration::from_secs(120)));
-        assert_eq!(at("Sun, 06 Nov 1994 08:50:07 GMT"), Some(Duration::from_secs(30)));
-        assert_eq!(at("Sun, 06 Nov 1994 08:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(at("soon"), None);
     }
 
     #[test]

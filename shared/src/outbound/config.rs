@@ -15,12 +15,16 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::address::AllowPrivate;
-use super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
+use super::destination::{DeliveryLimit, Destination, DestinationName, Format, PreviousSecret, Subscription};
 use super::headers::{Source, may_be_set};
 use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
 use crate::visible::is_visible;
 
+/// Variable with the secret that deliveries are signed with.
+const KEY: &str = "WEBHOOK_SECRET_KEY";
+/// Variable with the secret that [`KEY`] replaced, while receivers change over.
+const PREVIOUS_KEY: &str = "WEBHOOK_SECRET_KEY_PREVIOUS";
 /// Most destinations; each has streams, connections and tasks of its own.
 pub const MAX_DESTINATIONS: usize = 64;
 /// Longest URL, in bytes.
@@ -35,6 +39,7 @@ const MAX_SPAN_MS: u64 = 24 * 3600 * 1000;
 pub struct Defaults {
     events: Option<Vec<String>>,
     secret: Option<SecretString>,
+    previous_secret: Option<SecretString>,
     source: Source,
     headers: Vec<(String, SecretString)>,
     timeout: Duration,
@@ -72,6 +77,10 @@ pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Configur
 
 impl Defaults {
     fn read(env: &Env) -> Self {
+        let (secret, previous_secret) = (signing_secret(env, KEY), signing_secret(env, PREVIOUS_KEY));
+        if previous_secret.is_some() && secret.is_none() {
+            env.problem(PREVIOUS_KEY, format_args!("needs {KEY}, which replaced it"));
+        }
         let source = env.opt("WEBHOOK_SOURCE").map(|name| {
             Source::new(name.trim()).unwrap_or_else(|reason| {
                 env.problem("WEBHOOK_SOURCE", reason);
@@ -81,7 +90,8 @@ impl Defaults {
         let source = source.unwrap_or_default();
         Self {
             events: env.opt("WEBHOOK_EVENTS").map(|list| patterns(env, &list)),
-            secret: env.text("WEBHOOK_SECRET_KEY").and_then(|text| signing_secret(env, &text)),
+            secret,
+            previous_secret,
             headers: env.opt("WEBHOOK_HEADERS").map(|list| headers(env, &list, &source)).unwrap_or_default(),
             timeout: env.millis("WEBHOOK_TIMEOUT", 10_000, 100..=600_000),
             max_attempts: env.bounded("WEBHOOK_MAX_RETRIES", 3_u32, 0..=1_000) + 1,
@@ -105,6 +115,7 @@ impl Defaults {
             url,
             subscription: Subscription::new(self.events.clone(), None),
             secret: self.secret.clone(),
+            previous_secrets: self.previous_secret.clone().map(PreviousSecret::lasting).into_iter().collect(),
             timeout: self.timeout,
             max_attempts: self.max_attempts,
             retry_delay: self.retry_delay,
@@ -135,6 +146,7 @@ impl Defaults {
         Ok(Destination {
             subscription: Subscription::new(None, Some(platform.clone())),
             secret: Some(secret),
+            previous_secrets: Vec::new(),
             // The operator's headers may hold credentials of his own.
             headers: Vec::new(),
             ..self.destination(name, url)
@@ -216,11 +228,12 @@ fn patterns(env: &Env, list: &str) -> Vec<String> {
     patterns
 }
 
-/// `WEBHOOK_SECRET_KEY`, unless Standard Webhooks could not use it.
-fn signing_secret(env: &Env, text: &SecretText) -> Option<SecretString> {
-    let key = signing_key(text).map_err(|reason| env.problem("WEBHOOK_SECRET_KEY", reason)).ok()?;
-    if let Some(remark) = signing_remark(text) {
-        env.warn("WEBHOOK_SECRET_KEY", remark);
+/// Secret in `variable`, unless Standard Webhooks cannot use it: no receiver could verify its signatures.
+fn signing_secret(env: &Env, variable: &str) -> Option<SecretString> {
+    let text = env.text(variable)?;
+    let key = signing_key(&text).map_err(|reason| env.problem(variable, reason)).ok()?;
+    if let Some(remark) = signing_remark(&text) {
+        env.warn(variable, remark);
     }
     Some(key)
 }

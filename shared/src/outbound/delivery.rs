@@ -3,13 +3,27 @@
 //! Guarantee: pure, so that the whole policy can be read here. An attempt is a success only with a 2xx. What the
 //! destination says of this request is the delivery's fault and final; what befalls any request to it (no connection, no
 //! answer in time, 5xx) is the destination's, is tried again, and opens its circuit.
+//!
+//! A destination that says that it is busy is left alone. After an unexpected 4xx it is tried for
+//! about a minute: it may be in the middle of a deploy.
 
 use std::time::Duration;
 
+use super::Format;
+use super::pause::AskedPause;
+use super::redirect::Redirect;
 use crate::error_code::DeadLetterCode;
 
-/// The longest pause that a destination may ask for by `Retry-After`.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// Time without a success after which busy answers spend attempts.
+pub const LONGEST_BUSY: Duration = Duration::from_secs(24 * 3600);
+/// Pauses after unexpected 4xx answers to one delivery: less than a minute in all.
+pub const PATIENCE: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(10),
+    Duration::from_secs(15),
+    Duration::from_secs(25),
+];
 
 /// What one attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +32,10 @@ pub enum Attempt {
     Answered {
         /// Its status.
         status: u16,
-        /// `Retry-After`, as a span from now.
-        retry_after: Option<Duration>,
+        /// When to ask again, as far as it says so.
+        pause: AskedPause,
+        /// Target of a redirect.
+        redirect: Option<Redirect>,
         /// The beginning of its body, without control characters.
         excerpt: String,
     },
@@ -43,6 +59,8 @@ pub enum NoAnswer {
     TimedOut,
     /// The certificate or the handshake is wrong.
     Certificate,
+    /// Answer that is not HTTP/1.1.
+    Protocol,
     /// Its address is not allowed.
     Blocked,
 }
@@ -56,6 +74,7 @@ impl NoAnswer {
             Self::Refused => "ECONNREFUSED",
             Self::TimedOut => "ETIMEDOUT",
             Self::Certificate => "ECERT",
+            Self::Protocol => "EPROTO",
             Self::Blocked => "EBLOCKED",
         }
     }
@@ -66,14 +85,28 @@ impl NoAnswer {
 pub enum Meaning {
     /// Done.
     Delivered,
-    /// Worth another attempt.
+    /// Destination has enough for now: nothing is sent to it for a while, and no attempt is spent.
+    Busy {
+        /// Code of the dead letter that it may become.
+        code: DeadLetterCode,
+        /// Pause that it asked for.
+        pause: Option<Duration>,
+    },
+    /// Worth another attempt. Enough of these in a row open the destination's circuit.
     Again {
-        /// What the dead letter would say.
+        /// Code of the dead letter that it may become.
         code: DeadLetterCode,
         /// Not before this, whatever the backoff says.
         not_before: Option<Duration>,
-        /// Whether it counts against the destination: enough of these in a row open its circuit.
-        destinations_fault: bool,
+    },
+    /// Worth the attempts of [`PATIENCE`], which are not spent.
+    Unexpected {
+        /// Code of the dead letter that it may become.
+        code: DeadLetterCode,
+        /// Not before this, even if [`PATIENCE`] is shorter.
+        not_before: Option<Duration>,
+        /// True if the other attempts are worth making, too.
+        passing: bool,
     },
     /// Never.
     Never {
@@ -85,30 +118,47 @@ pub enum Meaning {
 }
 
 impl Attempt {
-    /// What it means.
+    /// Meaning for a destination of `format`.
     #[must_use]
-    pub fn meaning(&self) -> Meaning {
-        let again = |code, not_before: &Option<Duration>, destinations_fault| Meaning::Again {
-            code,
-            not_before: not_before.map(|span| span.min(MAX_RETRY_AFTER)),
-            destinations_fault,
-        };
+    pub fn meaning(&self, format: Format) -> Meaning {
+        let again = |code, not_before| Meaning::Again { code, not_before };
+        let unexpected =
+            |not_before, passing| Meaning::Unexpected { code: DeadLetterCode::Http4xx, not_before, passing };
         match self {
-            Self::Answered { status, retry_after, .. } => match status {
-                200..=299 => Meaning::Delivered,
-                410 => Meaning::Gone,
-                // It answers, and may say when: waiting is enough.
-                408 | 425 | 429 => again(DeadLetterCode::Http4xx, retry_after, false),
-                500..=599 => again(DeadLetterCode::Http5xx, retry_after, true),
-                _ => Meaning::Never { code: DeadLetterCode::Http4xx },
-            },
+            Self::Answered { status, pause, .. } => {
+                let pause_for = pause.pause(format);
+                match status {
+                    200..=299 => Meaning::Delivered,
+                    410 => Meaning::Gone,
+                    400 | 401 | 403 | 413 | 422 => Meaning::Never { code: DeadLetterCode::Http4xx },
+                    429 => Meaning::Busy { code: DeadLetterCode::Http4xx, pause: pause_for },
+                    503 if pause.retry_after.is_some() => {
+                        Meaning::Busy { code: DeadLetterCode::Http5xx, pause: pause_for }
+                    }
+                    500..=599 => again(DeadLetterCode::Http5xx, pause_for),
+                    408 | 425 => unexpected(pause_for, true),
+                    400..=499 => unexpected(pause_for, false),
+                    // Temporary redirects are how some proxies answer during a deploy.
+                    302 | 303 | 307 => unexpected(None, false),
+                    _ => Meaning::Never { code: DeadLetterCode::Http4xx },
+                }
+            }
             Self::Failed { kind, .. } => match kind {
-                NoAnswer::TimedOut => again(DeadLetterCode::Timeout, &None, true),
-                NoAnswer::NotFound | NoAnswer::Refused | NoAnswer::Certificate => {
-                    again(DeadLetterCode::Unreachable, &None, true)
+                NoAnswer::TimedOut => again(DeadLetterCode::Timeout, None),
+                NoAnswer::NotFound | NoAnswer::Refused | NoAnswer::Certificate | NoAnswer::Protocol => {
+                    again(DeadLetterCode::Unreachable, None)
                 }
                 NoAnswer::Blocked => Meaning::Never { code: DeadLetterCode::BlockedAddress },
             },
+        }
+    }
+
+    /// Target of a redirect.
+    #[must_use]
+    pub fn redirect(&self) -> Option<&Redirect> {
+        match self {
+            Self::Answered { redirect, .. } => redirect.as_ref(),
+            Self::Failed { .. } => None,
         }
     }
 
@@ -116,6 +166,9 @@ impl Attempt {
     #[must_use]
     pub fn brief(&self) -> String {
         match self {
+            Self::Answered { status, redirect: Some(redirect), .. } => {
+                format!("status {status} (redirect to {})", redirect.host)
+            }
             Self::Answered { status, .. } => format!("status {status}"),
             Self::Failed { reason, .. } => reason.clone(),
         }
@@ -125,6 +178,9 @@ impl Attempt {
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
+            Self::Answered { status, redirect: Some(redirect), .. } => {
+                format!("status {status}: redirect to {}; redirects are not followed", redirect.target)
+            }
             Self::Answered { status, excerpt, .. } if excerpt.is_empty() => format!("status {status}"),
             Self::Answered { status, excerpt, .. } => format!("status {status}: {excerpt}"),
             Self::Failed { reason, .. } => reason.clone(),
@@ -136,50 +192,99 @@ impl Attempt {
 mod tests {
     use super::*;
 
-    fn answered(status: u16) -> Attempt {
-        Attempt::Answered { status, retry_after: Some(Duration::from_secs(90_000)), excerpt: String::new() }
+    fn answered(status: u16, retry_after: Option<u64>) -> Attempt {
+        let retry_after = retry_after.map(Duration::from_secs);
+        let pause = AskedPause { retry_after, ..AskedPause::default() };
+        Attempt::Answered { status, pause, redirect: None, excerpt: String::new() }
+    }
+
+    fn meaning(status: u16, retry_after: Option<u64>) -> Meaning {
+        answered(status, retry_after).meaning(Format::Standard)
     }
 
     #[test]
     fn only_2xx_is_a_success() {
         for status in 100..=599 {
-            assert_eq!(answered(status).meaning() == Meaning::Delivered, (200..300).contains(&status), "{status}");
+            assert_eq!(meaning(status, None) == Meaning::Delivered, (200..300).contains(&status), "{status}");
         }
     }
 
     #[test]
     fn what_is_this_requests_fault_is_final() {
-        for status in [301, 302, 307, 400, 401, 403, 404, 413, 422] {
-            assert_eq!(answered(status).meaning(), Meaning::Never { code: DeadLetterCode::Http4xx }, "{status}");
+        for status in [300, 301, 308, 400, 401, 403, 413, 422] {
+            let expected = Meaning::Never { code: DeadLetterCode::Http4xx };
+            assert_eq!(meaning(status, Some(9)), expected, "{status}");
         }
-        assert_eq!(answered(410).meaning(), Meaning::Gone);
+        assert_eq!(meaning(410, None), Meaning::Gone);
     }
 
     #[test]
-    fn what_passes_is_tried_again_and_retry_after_has_a_bound() {
-        let not_before = Some(MAX_RETRY_AFTER);
-        for (status, code, destinations_fault) in [
-            (408, DeadLetterCode::Http4xx, false),
-            (429, DeadLetterCode::Http4xx, false),
-            (500, DeadLetterCode::Http5xx, true),
-            (503, DeadLetterCode::Http5xx, true),
-        ] {
-            let expected = Meaning::Again { code, not_before, destinations_fault };
-            assert_eq!(answered(status).meaning(), expected, "{status}");
+    fn unexpected_4xx_is_tried_for_less_than_a_minute() {
+        assert!(PATIENCE.iter().sum::<Duration>() < Duration::from_secs(60));
+        for status in [302, 307, 402, 404, 405, 406, 409, 415, 421, 423, 428, 431, 451, 499] {
+            let expected = Meaning::Unexpected { code: DeadLetterCode::Http4xx, not_before: None, passing: false };
+            assert_eq!(meaning(status, None), expected, "{status}");
         }
+        let not_before = Some(Duration::from_secs(9));
+        for status in [408, 425] {
+            let expected = Meaning::Unexpected { code: DeadLetterCode::Http4xx, not_before, passing: true };
+            assert_eq!(meaning(status, Some(9)), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn busy_answer_is_429_or_503_with_retry_after() {
+        let (short, hour) = (Some(Duration::from_secs(7)), Some(Duration::from_secs(3600)));
+        for (status, asked, pause) in [(429, None, None), (429, Some(7), short), (429, Some(90_000), hour)] {
+            let expected = Meaning::Busy { code: DeadLetterCode::Http4xx, pause };
+            assert_eq!(meaning(status, asked), expected, "{status}");
+        }
+        for (asked, pause) in [(7, short), (0, None)] {
+            let expected = Meaning::Busy { code: DeadLetterCode::Http5xx, pause };
+            assert_eq!(meaning(503, Some(asked)), expected);
+        }
+    }
+
+    #[test]
+    fn what_passes_is_tried_again() {
+        for status in [500, 502, 503, 504] {
+            let code = DeadLetterCode::Http5xx;
+            let expected = Meaning::Again { code, not_before: None };
+            assert_eq!(meaning(status, None), expected, "{status}");
+        }
+        let code = DeadLetterCode::Http5xx;
+        let not_before = Some(Duration::from_secs(3600));
+        assert_eq!(meaning(500, Some(90_000)), Meaning::Again { code, not_before });
+    }
+
+    #[test]
+    fn redirect_target_is_named_and_only_its_host_in_logs() {
+        let redirect = Redirect { target: "https://b.example/x".to_owned(), host: "b.example".to_owned() };
+        let attempt = Attempt::Answered {
+            status: 302,
+            pause: AskedPause::default(),
+            redirect: Some(redirect),
+            excerpt: "moved".to_owned(),
+        };
+        let reason = "status 302: redirect to https://b.example/x; redirects are not followed";
+        assert_eq!(
+            (attempt.reason().as_str(), attempt.brief().as_str()),
+            (reason, "status 302 (redirect to b.example)")
+        );
     }
 
     #[test]
     fn a_blocked_address_is_final_and_an_unreachable_one_is_not() {
-        let failed = |kind| Attempt::Failed { kind, reason: String::new() }.meaning();
+        let failed = |kind| Attempt::Failed { kind, reason: String::new() }.meaning(Format::Standard);
         assert_eq!(failed(NoAnswer::Blocked), Meaning::Never { code: DeadLetterCode::BlockedAddress });
         for (kind, code) in [
             (NoAnswer::TimedOut, DeadLetterCode::Timeout),
             (NoAnswer::Refused, DeadLetterCode::Unreachable),
             (NoAnswer::NotFound, DeadLetterCode::Unreachable),
             (NoAnswer::Certificate, DeadLetterCode::Unreachable),
+            (NoAnswer::Protocol, DeadLetterCode::Unreachable),
         ] {
-            assert_eq!(failed(kind), Meaning::Again { code, not_before: None, destinations_fault: true });
+            assert_eq!(failed(kind), Meaning::Again { code, not_before: None });
         }
     }
 }

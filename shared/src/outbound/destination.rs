@@ -14,6 +14,7 @@ use url::Url;
 
 use super::address::AllowPrivate;
 use super::headers::Source;
+use crate::event::Millis;
 use crate::platform::{PlatformName, UnknownName};
 
 /// What the names of registered platforms' destinations begin with, and no other's.
@@ -198,6 +199,22 @@ pub struct DeliveryLimit {
     pub window: Duration,
 }
 
+/// Secret that was replaced and is still valid.
+#[derive(Clone)]
+pub struct PreviousSecret {
+    /// The secret.
+    pub secret: SecretString,
+    /// When it ends, by Redis's clock; `None`: when the operator removes it.
+    pub expires_at: Option<Millis>,
+}
+
+impl PreviousSecret {
+    /// One that is valid until the operator removes it.
+    pub(super) fn lasting(secret: SecretString) -> Self {
+        Self { secret, expires_at: None }
+    }
+}
+
 /// Where processed events go, and on what terms.
 #[derive(Clone)]
 pub struct Destination {
@@ -209,6 +226,8 @@ pub struct Destination {
     pub subscription: Subscription,
     /// What deliveries are signed with; none: they are not.
     pub secret: Option<SecretString>,
+    /// Secrets that deliveries are signed with beside it, the newest first.
+    pub previous_secrets: Vec<PreviousSecret>,
     /// Of a whole attempt.
     pub timeout: Duration,
     /// Executions in all, at least 1.
@@ -244,10 +263,23 @@ impl Destination {
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         let secret = |one: &Self| one.secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        let previous = |one: &Self| -> Vec<_> {
+            let all = one.previous_secrets.iter();
+            all.map(|one| (one.secret.expose_secret().to_owned(), one.expires_at)).collect()
+        };
         self.name == other.name
             && self.url == other.url
             && self.sealed == other.sealed
             && secret(self) == secret(other)
+            && previous(self) == previous(other)
+    }
+
+    /// Secrets that a delivery is signed with at `now`, the newest first.
+    #[must_use]
+    pub fn signing_secrets(&self, now: Millis) -> Vec<&SecretString> {
+        let previous = self.previous_secrets.iter();
+        let valid = previous.filter(|one| one.expires_at.is_none_or(|at| at > now));
+        self.secret.iter().chain(valid.map(|one| &one.secret)).collect()
     }
 }
 

@@ -83,10 +83,13 @@ pub fn may_be_set(name: &str, source: &Source) -> bool {
 }
 
 /// What one attempt is sent with, in order; `now` is the time of the attempt.
+///
+/// `secrets` are those that are valid, the newest first: `X-<Source>-Signature` is by the newest,
+/// `X-<Source>-Signature-Previous` by the others, and `webhook-signature` by all of them.
 #[must_use]
 pub fn headers(
     source: &Source,
-    secret: Option<&SecretString>,
+    secrets: &[&SecretString],
     event: &str,
     delivery: &str,
     hops: u32,
@@ -102,15 +105,21 @@ pub fn headers(
         ("webhook-timestamp".to_owned(), now.div_euclid(1000).to_string()),
         (HOPS.to_owned(), hops.to_string()),
     ];
-    if let Some(secret) = secret {
-        let seconds = now.div_euclid(1000).to_string();
-        if let Some(tag) = mac(secret.expose_secret().as_bytes(), &[body]) {
-            headers.push((source.header("Signature"), format!("sha256={}", hex::encode(tag))));
-        }
-        let signed = [delivery.as_bytes(), b".", seconds.as_bytes(), b".", body];
-        if let Some(tag) = mac(&standard_key(secret.expose_secret()), &signed) {
-            headers.push(("webhook-signature".to_owned(), format!("v1,{}", STANDARD.encode(tag))));
-        }
+    let seconds = now.div_euclid(1000).to_string();
+    let signed = [delivery.as_bytes(), b".", seconds.as_bytes(), b".", body];
+    let over_body = secrets.iter().filter_map(|secret| mac(secret.expose_secret().as_bytes(), &[body]));
+    let mut over_body = over_body.map(|tag| format!("sha256={}", hex::encode(tag)));
+    if let Some(newest) = over_body.next() {
+        headers.push((source.header("Signature"), newest));
+    }
+    let previous = over_body.collect::<Vec<_>>().join(", ");
+    if !previous.is_empty() {
+        headers.push((source.header("Signature-Previous"), previous));
+    }
+    let standard = secrets.iter().filter_map(|secret| mac(&standard_key(secret.expose_secret()), &signed));
+    let standard: Vec<String> = standard.map(|tag| format!("v1,{}", STANDARD.encode(tag))).collect();
+    if !standard.is_empty() {
+        headers.push(("webhook-signature".to_owned(), standard.join(" ")));
     }
     headers
 }
@@ -141,10 +150,15 @@ mod tests {
     use super::*;
 
     fn of(secret: Option<&str>, body: &[u8]) -> std::collections::BTreeMap<String, String> {
-        let secret = secret.map(SecretString::from);
+        by_all(secret.as_slice(), body)
+    }
+
+    fn by_all(secrets: &[&str], body: &[u8]) -> std::collections::BTreeMap<String, String> {
+        let secrets: Vec<SecretString> = secrets.iter().map(|secret| SecretString::from(*secret)).collect();
+        let secrets: Vec<&SecretString> = secrets.iter().collect();
         headers(
             &Source::new("StreamGank").unwrap(),
-            secret.as_ref(),
+            &secrets,
             "job.completed",
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
             1,
@@ -174,6 +188,20 @@ mod tests {
         assert_eq!(headers["X-StreamGank-Event"], "job.completed");
         assert_eq!(headers["X-StreamGank-Delivery"], headers["webhook-id"]);
         assert_eq!(headers["User-Agent"], "StreamGank-Webhook/1.0");
+    }
+
+    #[test]
+    fn rotation_signs_with_the_old_secrets_too() {
+        let body = br#"{"a":1}"#;
+        let alone = |secret| of(Some(secret), body);
+        let all = by_all(&["new", "old", "older"], body);
+        let signature = |of: &std::collections::BTreeMap<String, String>| of["X-StreamGank-Signature"].clone();
+        assert_eq!(signature(&all), signature(&alone("new")));
+        let previous = [signature(&alone("old")), signature(&alone("older"))].join(", ");
+        assert_eq!(all["X-StreamGank-Signature-Previous"], previous);
+        let standard = ["new", "old", "older"].map(|secret| alone(secret)["webhook-signature"].clone());
+        assert_eq!(all["webhook-signature"], standard.join(" "));
+        assert!(!alone("new").contains_key("X-StreamGank-Signature-Previous"));
     }
 
     #[test]

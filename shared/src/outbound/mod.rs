@@ -9,10 +9,13 @@ pub mod client;
 pub mod config;
 pub mod delivery;
 pub mod destination;
+mod failure;
 pub mod format;
 pub mod headers;
+pub mod pause;
 pub mod payload;
+pub mod redirect;
 
 pub use destination::{
-    DeliveryLimit, Destination, DestinationName, Format, Subscription, UrlFingerprint,
+    DeliveryLimit, Destination, DestinationName, Format, PreviousSecret, Subscription, UrlFingerprint,
 };

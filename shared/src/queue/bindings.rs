@@ -71,13 +71,12 @@ impl QueueBindings {
             first.entry(fingerprint).or_insert(position);
         }
         let others = urls.iter().filter(|(queue, _)| !homes.contains(queue));
-        let others = others
-            .filter_map(|(queue, url)| Some((*first.get(&url.fingerprint)?, queue.clone())))
-            .collect();
+        let others =
+            others.filter_map(|(queue, url)| Some((*first.get(&url.fingerprint)?, queue.clone()))).collect();
         Self { homes, others, urls }
     }
 
-    /// Whether `queue` belongs to one of the destinations.
+    /// True if `queue` belongs to one of the destinations.
     #[must_use]
     pub fn serves(&self, queue: &DestinationName) -> bool {
         self.homes.contains(queue) || self.others.iter().any(|(_, other)| other == queue)
@@ -89,10 +88,7 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis did not answer. Calling again is safe.
-    pub async fn bind_queues(
-        &self,
-        destinations: &[&Destination],
-    ) -> Result<QueueBindings, Fault> {
+    pub async fn bind_queues(&self, destinations: &[&Destination]) -> Result<QueueBindings, Fault> {
         let script = &self.scripts.bind_urls;
         let mut call = script.call(&[DESTINATION_URLS], destinations.len() * 160);
         for destination in destinations {
@@ -113,7 +109,7 @@ impl Queue {
 
     /// Gives `queue` to `destination`, if its URL is still `before`. False: it has another by now.
     ///
-    /// The queue's 410, circuit and busy state end; `paused` is what the destination's own queue has.
+    /// The queue's 410, circuit and busy state end. It is paused if the destination is.
     ///
     /// # Errors
     /// If Redis did not answer. Calling again is safe.

@@ -21,10 +21,10 @@
 //! | `webhooks:outbox:{p}` | stream | processed events on their way to destinations; group `webhook-processors` |
 //! | `webhooks:outgoing:{d}` | stream | deliveries to the destination `d`; group `webhook-processors` |
 //! | `webhooks:dlq:out:{d}`, `webhooks:retry:out:{d}`, … | | all that a platform has, for the destination's queue `out:{d}` |
-//! | `webhooks:state:out:{d}` | hash | a destination's circuit, last error, pause and overflow |
+//! | `webhooks:state:out:{d}` | hash | a destination's circuit, last error, pauses and overflow |
 //! | `webhooks:forwarded:out:{d}:{id}` | string, TTL | a delivery that is queued, so that it is not queued twice |
 //! | `webhooks:destinations` | set | every destination that ever got a delivery |
-//! | `webhooks:destination-urls` | hash | queue of a destination → fingerprint and host of its URL |
+//! | `webhooks:destination-urls` | hash | queue → fingerprint and host of its URL |
 //! | `webhooks:lease:{consumer}` | string, TTL | who holds a consumer name |
 //!
 //! On a cluster the braces around a platform are written out, so that all keys of a platform share a slot, and the

@@ -67,7 +67,7 @@ pub use keys::{DestinationKeys, Layout, PlatformKeys};
 pub use memory::Memory;
 pub use observe::{Depth, Misfit, Unfinished};
 pub use outage::{OutageLog, RedisTrouble};
-pub use outbound::{DestinationState, Forwarded, NewDelivery, REMEMBERED};
+pub use outbound::{DestinationState, Forwarded, Held, NewDelivery, Pace, REMEMBERED};
 pub use registrations::{Change, Changed, Registrations};
 pub use reply::{Addressed, NoReply, Outcome, Reply};
 pub use subscription::{Heard, Subscription};

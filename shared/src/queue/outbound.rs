@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use redis::cmd;
 
+use super::codec::array;
 use super::consume::counted;
 use super::keys::{DESTINATIONS, DestinationKeys};
 use super::script::optional;
-use super::{Fault, Layout, MAX_BATCH_BYTES, Queue};
+use super::{Fault, Layout, MAX_BATCH_BYTES, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId, WIRE_VERSION};
+use crate::outbound::pause::MAX_PAUSE;
 use crate::outbound::{DeliveryLimit, DestinationName};
 use crate::platform::PlatformName;
 
@@ -21,6 +23,14 @@ pub const REMEMBERED: Duration = Duration::from_secs(600);
 /// Most deliveries in one call, and so many bytes of them ([`MAX_BATCH_BYTES`]) that one never keeps Redis busy for long, or
 /// takes longer than its answer is waited for: it would be made again for ever.
 const CHUNK: usize = 64;
+/// Pauses of a busy destination: at least this,
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+/// and, where it does not say how long, from this, doubling,
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Fields of the state that tell of a busy destination.
+const BUSY: [&str; 3] = ["busy_since", "busy_until", "busy_rounds"];
 /// Longest text of a last error.
 const MAX_ERROR_CHARS: usize = 500;
 
@@ -56,6 +66,28 @@ pub enum Forwarded {
     Overflowed,
 }
 
+/// Leave to make one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Now.
+    Now,
+    /// Not before this, by the rate limit.
+    Limited(Duration),
+    /// Not before this: the destination is busy.
+    Busy(Duration),
+}
+
+/// Pause of a busy destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Time from now in which nothing is sent.
+    pub pause: Duration,
+    /// Time since the first busy answer after the last success.
+    pub busy: Duration,
+    /// True if it was not paused before.
+    pub begins: bool,
+}
+
 /// What the workers and operators know of a destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationState {
@@ -69,6 +101,10 @@ pub struct DestinationState {
     pub last_error: Option<String>,
     /// When, by Redis's clock.
     pub last_error_at: Option<Millis>,
+    /// Time until which it asked to be left alone, by Redis's clock.
+    pub busy_until: Option<Millis>,
+    /// Its first busy answer since the last success.
+    pub busy_since: Option<Millis>,
     /// Deliveries that were lost because queue and dead letters were full.
     pub overflow: u64,
     /// The first of them.
@@ -131,16 +167,50 @@ impl Queue {
         Ok(outcomes)
     }
 
-    /// Asks for leave to make one delivery. `None`: go on; else how long to wait before asking again.
+    /// Asks for leave to make one delivery.
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn pace(&self, keys: &DestinationKeys, limit: DeliveryLimit) -> Result<Option<Duration>, Fault> {
+    pub async fn pace(&self, keys: &DestinationKeys, limit: DeliveryLimit) -> Result<Pace, Fault> {
         let window_us = u64::try_from(limit.window.as_micros()).unwrap_or(u64::MAX);
-        let mut call = self.scripts.pace.call(&[&keys.queue.limit], 32);
+        let mut call = self.scripts.pace.call(&[&keys.queue.limit, &keys.state], 32);
         call.arg((window_us / u64::from(limit.max.max(1))).max(1)).arg(limit.max.max(1));
-        let wait = self.number(self.scripts.pace.run(&self.connection, &call).await?)?;
-        Ok((wait > 0).then(|| Duration::from_millis(wait)))
+        let reply = self.scripts.pace.run(&self.connection, &call).await?;
+        let wait: i64 = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+        let span = Duration::from_millis(wait.unsigned_abs());
+        Ok(match wait {
+            0 => Pace::Now,
+            1.. => Pace::Limited(span),
+            _ => Pace::Busy(span),
+        })
+    }
+
+    /// Notes that the destination is busy, and for how long it asked to be left alone.
+    ///
+    /// # Errors
+    /// If Redis did not answer. Calling again is safe.
+    pub async fn hold_destination(&self, keys: &DestinationKeys, asked: Option<Duration>) -> Result<Held, Fault> {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let script = &self.scripts.hold_destination;
+        let mut call = script.call(&[&keys.state], 64);
+        optional(&mut call, asked.map(ms));
+        call.arg(ms(SHORTEST_PAUSE)).arg(ms(MAX_PAUSE)).arg(ms(FIRST_PAUSE)).arg(ms(LONGEST_PAUSE));
+        let [pause, busy, begins] = array(script.run(&self.connection, &call).await?)?;
+        Ok(Held {
+            pause: Duration::from_millis(self.number(pause)?),
+            busy: Duration::from_millis(self.number(busy)?),
+            begins: self.number(begins)? == 1,
+        })
+    }
+
+    /// Notes that a busy destination took a delivery. A pause goes on to its end.
+    ///
+    /// # Errors
+    /// If Redis did not answer.
+    pub async fn note_not_busy(&self, keys: &DestinationKeys) -> Result<(), Fault> {
+        let mut forget = cmd("HDEL");
+        forget.arg(&keys.state).arg(&["busy_since", "busy_rounds"]);
+        self.connection.run(&forget).await.map(drop)
     }
 
     /// What is known of a destination.
@@ -161,13 +231,16 @@ impl Queue {
             circuit: text("circuit"),
             last_error: text("last_error"),
             last_error_at: fields.get("last_error_at").and_then(|text| text.parse().ok()),
+            busy_until: fields.get("busy_until").and_then(|text| text.parse().ok()),
+            busy_since: fields.get("busy_since").and_then(|text| text.parse().ok()),
             overflow: number("overflow").unwrap_or(0),
             overflow_first: text("overflow_first"),
             overflow_last: text("overflow_last"),
         })
     }
 
-    /// Holds a destination back, or lets it go on: also one that had answered 410, and whose overflow is seen by then.
+    /// Holds a destination back, or lets it go on: also one that had answered 410 or that is busy, and whose overflow is
+    /// seen by then.
     ///
     /// # Errors
     /// When Redis did not answer.
@@ -177,23 +250,19 @@ impl Queue {
             return Ok(());
         }
         let mut forget = cmd("HDEL");
-        forget.arg(&keys.state).arg(&["gone", "overflow", "overflow_first", "overflow_last"]);
+        forget.arg(&keys.state).arg(&["gone", "overflow", "overflow_first", "overflow_last"]).arg(&BUSY);
         self.connection.run(&forget).await.map(drop)
     }
 
-    /// Ends what is known of the receiver of a queue that is to have another one, but not its overflow.
+    /// Ends what is known of the receiver of a queue that gets another one. Its overflow stays.
     ///
     /// # Errors
     /// If Redis did not answer.
-    pub(super) async fn forget_receiver(
-        &self,
-        keys: &DestinationKeys,
-        paused: Option<bool>,
-    ) -> Result<(), Fault> {
+    pub(super) async fn forget_receiver(&self, keys: &DestinationKeys, paused: Option<bool>) -> Result<(), Fault> {
         let paused = paused.map_or("", |paused| if paused { "1" } else { "0" });
         self.state_is(keys, &[("paused", paused), ("circuit", ""), ("last_error", "")]).await?;
         let mut forget = cmd("HDEL");
-        forget.arg(&keys.state).arg(&["gone", "last_error_at"]);
+        forget.arg(&keys.state).arg(&["gone", "last_error_at"]).arg(&BUSY);
         self.connection.run(&forget).await.map(drop)
     }
 
@@ -243,6 +312,18 @@ impl Queue {
         Ok(queues)
     }
 
+    /// Unfinished entries of a queue; none if its key is no stream.
+    ///
+    /// # Errors
+    /// If Redis did not answer.
+    pub async fn waiting(&self, keys: &PlatformKeys) -> Result<u64, Fault> {
+        match self.depth(keys).await {
+            Ok(depth) => Ok(depth.length),
+            Err(fault) if fault.is_wrong_type() => Ok(0),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Queues that ever held a delivery, in the order of their names.
     ///
     /// # Errors
@@ -251,10 +332,8 @@ impl Queue {
         let mut members = cmd("SMEMBERS");
         members.arg(DESTINATIONS);
         let reply = self.connection.run(&members).await?;
-        let names: Vec<String> =
-            redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
-        let mut queues: Vec<_> =
-            names.iter().filter_map(|name| DestinationName::new(name).ok()).collect();
+        let names: Vec<String> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+        let mut queues: Vec<_> = names.iter().filter_map(|name| DestinationName::new(name).ok()).collect();
         queues.sort();
         Ok(queues)
     }

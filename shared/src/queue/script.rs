@@ -102,6 +102,7 @@ scripts!(
     enqueue,
     forward,
     hand_over_queue,
+    hold_destination,
     import,
     lease,
     pace,

@@ -207,11 +207,36 @@ impl Queue {
         consumer: &str,
         entries: &[Retry],
     ) -> Result<Vec<bool>, Fault> {
+        self.schedule(keys, consumer, entries, 0).await
+    }
+
+    /// As [`Self::schedule_retry`], for a delivery of which `excused` executions spent no attempt.
+    ///
+    /// # Errors
+    /// As [`Self::schedule_retry`].
+    pub async fn schedule_excused(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        entry: &Retry,
+        excused: u32,
+    ) -> Result<bool, Fault> {
+        let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused).await?;
+        Ok(done.first() == Some(&true))
+    }
+
+    async fn schedule(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        entries: &[Retry],
+        excused: u32,
+    ) -> Result<Vec<bool>, Fault> {
         let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
         let mut done = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(CHUNK) {
             let mut call = self.scripts.schedule_retry.call(&names, chunk.len() * 256);
-            call.arg(GROUP).arg(consumer);
+            call.arg(GROUP).arg(consumer).arg(excused);
             for entry in chunk {
                 call.arg(entry.id.to_string()).arg(entry.delay_ms).arg(entry.attempt);
                 optional(&mut call, entry.first_failed_at);

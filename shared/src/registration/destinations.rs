@@ -6,10 +6,10 @@
 use secrecy::SecretString;
 
 use super::build::Snapshot;
-use super::record::Material;
+use super::record::StoredSecret;
 use super::seal::Sealer;
-use crate::outbound::Destination;
 use crate::outbound::config::{Defaults, destination_url, signing_key};
+use crate::outbound::{Destination, PreviousSecret};
 
 impl Snapshot {
     /// The destinations of registered platforms, those included that are being removed: what they have queued is still
@@ -19,12 +19,19 @@ impl Snapshot {
         let mut found = Vec::new();
         for (name, record) in &self.records {
             let Some(url) = record.url.as_deref().and_then(|url| destination_url(url).ok()) else { continue };
-            let opened = record.secrets.first().and_then(|stored| sealer.open(name, stored).ok());
-            let sealed = opened.is_none();
-            let key = |one: Material| signing_key(&one.text()).unwrap_or_else(|_| SecretString::from(one.secret()));
-            let secret = opened.map_or_else(SecretString::default, key);
+            let open = |stored: &StoredSecret| {
+                let opened = sealer.open(name, stored).ok()?;
+                let unusable = |_| SecretString::from(opened.secret());
+                let secret = signing_key(&opened.text()).unwrap_or_else(unusable);
+                Some(PreviousSecret { secret, expires_at: stored.expires_at_ms })
+            };
+            let newest = record.secrets.first().and_then(open);
+            let sealed = newest.is_none();
+            let secret = newest.map_or_else(SecretString::default, |one| one.secret);
+            // One that this process cannot open adds no signature; the newest is what matters.
+            let previous_secrets = record.secrets.iter().skip(1).filter_map(open).collect();
             match defaults.registered(name, url, secret) {
-                Ok(destination) => found.push(Destination { sealed, ..destination }),
+                Ok(destination) => found.push(Destination { sealed, previous_secrets, ..destination }),
                 Err(error) => tracing::error!(platform = %name, %error, "its processed events cannot be forwarded"),
             }
         }

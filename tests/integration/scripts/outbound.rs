@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use shared::event::{NewEvent, StreamId};
 use shared::outbound::{DeliveryLimit, DestinationName};
 use shared::queue::{
-    DestinationKeys, Enqueued, Forward, Forwarded, GroupState, Layout, NewDelivery, Queue, SettleOutcome, Settled,
-    blocking_connection, connect,
+    DestinationKeys, Enqueued, Forward, Forwarded, GroupState, Layout, NewDelivery, Pace, Queue, SettleOutcome,
+    Settled, blocking_connection, connect,
 };
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
@@ -28,6 +28,14 @@ fn delivery(id: &str) -> NewDelivery {
 
 fn crm(queue: &Queue) -> DestinationKeys {
     queue.layout().destination(&DestinationName::new("crm").unwrap())
+}
+
+fn limited(pace: Pace) -> Option<Duration> {
+    match pace {
+        Pace::Now => None,
+        Pace::Limited(wait) => Some(wait),
+        Pace::Busy(wait) => panic!("busy for {wait:?}"),
+    }
 }
 
 fn forwarded(id: StreamId) -> Settled {
@@ -159,7 +167,7 @@ async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
     assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [true]);
     assert_eq!(fixture.fields("webhooks:outbox:mux").await.len(), 1);
     let limit = DeliveryLimit { max: 1, window: Duration::from_secs(60) };
-    assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), None);
+    assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let outcomes = fixture.queue.forward(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
     assert_eq!(outcomes, [Forwarded::Queued], "no mark was left behind");
@@ -242,13 +250,13 @@ async fn a_limit_is_exact() {
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
     let begun = Instant::now();
     for _ in 0..5 {
-        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), None);
+        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
     }
-    let wait = fixture.queue.pace(&keys, limit).await.unwrap().expect("a wait");
+    let wait = limited(fixture.queue.pace(&keys, limit).await.unwrap()).expect("a wait");
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
     let mut given = 0_u32;
     while given < 10 {
-        match fixture.queue.pace(&keys, limit).await.unwrap() {
+        match limited(fixture.queue.pace(&keys, limit).await.unwrap()) {
             None => given += 1,
             Some(wait) => tokio::time::sleep(wait).await,
         }
@@ -258,7 +266,7 @@ async fn a_limit_is_exact() {
     for _ in 0..50 {
         let _ = fixture.queue.pace(&keys, limit).await.unwrap();
     }
-    let wait = fixture.queue.pace(&keys, limit).await.unwrap().unwrap_or_default();
+    let wait = limited(fixture.queue.pace(&keys, limit).await.unwrap()).unwrap_or_default();
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
 }
 
@@ -269,12 +277,12 @@ async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
     let limit = DeliveryLimit { max: 2, window: Duration::from_secs(1) };
     for stored in ["9999999999999999", "nan", "-5", "text", "inf"] {
         fixture.redis::<()>(&["SET", &keys.queue.limit, stored]).await;
-        let wait = fixture.queue.pace(&keys, limit).await.unwrap().unwrap_or_default();
+        let wait = limited(fixture.queue.pace(&keys, limit).await.unwrap()).unwrap_or_default();
         assert!(wait <= Duration::from_millis(500), "{stored}: {wait:?}");
     }
     let ttl: i64 = {
         fixture.redis::<u64>(&["DEL", &keys.queue.limit]).await;
-        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), None);
+        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
         fixture.redis(&["PTTL", &keys.queue.limit]).await
     };
     assert!((1_000..=1_600).contains(&ttl), "it forgets itself: {ttl}");
@@ -291,7 +299,10 @@ async fn on_a_cluster_a_destination_keeps_to_its_slot() {
     let all: Vec<NewDelivery> = ["a", "b", "c", "d"].map(delivery).into();
     let outcomes = queue.forward(&keys, &all, 2, 1).await.unwrap();
     assert_eq!(outcomes, [Forwarded::Queued, Forwarded::Queued, Forwarded::DeadLettered, Forwarded::Overflowed]);
-    assert_eq!(queue.pace(&keys, DeliveryLimit { max: 1, window: Duration::from_secs(9) }).await.unwrap(), None);
+    assert_eq!(
+        queue.pace(&keys, DeliveryLimit { max: 1, window: Duration::from_secs(9) }).await.unwrap(),
+        Pace::Now
+    );
     let pages = queue.read_new(&mut reader, &[&keys.queue], CONSUMER, 10, Duration::ZERO).await.unwrap();
     let ids: Vec<StreamId> = pages[0].1.iter().map(|entry| entry.id).collect();
     assert_eq!(queue.settle(&keys.queue, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(), [true]);

@@ -5,7 +5,7 @@
 //! id, and is never forgotten.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::ExposeSecret;
@@ -14,31 +14,26 @@ use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, StreamId};
 use shared::metrics::DeliveryOutcome;
 use shared::outbound::client::header_map;
-use shared::outbound::delivery::{Attempt, Meaning};
+use shared::outbound::delivery::Attempt;
 use shared::outbound::format;
 use shared::outbound::headers::{MAX_HOPS, TRACEPARENT, headers};
-use shared::queue::{DeadLettered, Entry, Fault, NewDeadLetter, Retry, SettleOutcome, Settled, decode};
+use shared::queue::{DeadLettered, Entry, Fault, NewDeadLetter, Pace, Retry, SettleOutcome, Settled, decode};
 use shared::trace::{self, Span, SpanKind};
 
-use super::circuit::{Circuit, Fault as Failure};
+use super::circuit::Circuit;
+use super::judge::{Next, Spends, Tried, judge, shut_out};
 use super::lane::Lane;
 use crate::consumer::chain;
 
 /// Pauses between two calls of a Redis that does not answer.
 const REDIS_MIN: Duration = Duration::from_millis(50);
 const REDIS_MAX: Duration = Duration::from_secs(1);
-/// A delivery that met a closed door waits at least this long.
-const SHUT_OUT: Duration = Duration::from_secs(1);
+
+/// Interval at which a held delivery asks whether its destination is still busy.
+const BUSY_LOOK: Duration = Duration::from_secs(5);
 
 /// The lane is to stop; the entry stays pending and is handed back.
-struct Interrupted;
-
-/// What is to become of an entry.
-enum Next {
-    Settle,
-    Retry { delay: Duration, attempt: u32, code: DeadLetterCode, error: String },
-    Dead { code: DeadLetterCode, error: String, attempts: u32 },
-}
+pub(super) struct Interrupted;
 
 /// Lets go of an entry that the program failed over, so that it is claimed by time instead of being renewed for ever.
 struct Hold<'l>(&'l Lane, StreamId);
@@ -55,8 +50,9 @@ impl Drop for Hold<'_> {
 pub(super) async fn deliver(lane: &Lane, entry: Entry, probe: bool) {
     let id = entry.id;
     let _hold = Hold(lane, id);
+    let excused = excused(&entry);
     let next = match decode(entry) {
-        Ok(event) => attempt(lane, &event, probe).await.map(|next| (next, Some(event))),
+        Ok(event) => attempt(lane, &event, excused, probe).await.map(|next| (next, Some(event))),
         Err(shared::queue::Undecodable::Gone) => Ok((Next::Settle, None)),
         Err(reason) => {
             Ok((Next::Dead { code: DeadLetterCode::Undecodable, error: reason.to_string(), attempts: 1 }, None))
@@ -67,7 +63,7 @@ pub(super) async fn deliver(lane: &Lane, entry: Entry, probe: bool) {
         lane.circuit(Circuit::forget_probe).await;
     }
     let done = match next {
-        Ok((next, event)) => carry_out(lane, id, next, event.as_ref()).await,
+        Ok((next, event)) => carry_out(lane, id, next, event.as_ref(), excused).await,
         Err(interrupted) => Err(interrupted),
     };
     // What is not finished when the lane stops is handed back; anything else is claimed by time.
@@ -76,8 +72,15 @@ pub(super) async fn deliver(lane: &Lane, entry: Entry, probe: bool) {
     }
 }
 
+/// Executions of a delivery that spent none of its attempts.
+fn excused(entry: &Entry) -> u32 {
+    let mut fields = entry.fields.iter().flat_map(|fields| fields.iter());
+    let value = fields.find(|(name, _)| *name == b"excused").map(|(_, value)| value);
+    value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
+}
+
 /// Sends it, if it may be sent.
-async fn attempt(lane: &Lane, event: &Envelope, probe: bool) -> Result<Next, Interrupted> {
+async fn attempt(lane: &Lane, event: &Envelope, excused: u32, probe: bool) -> Result<Next, Interrupted> {
     if event.hops >= MAX_HOPS {
         lane.circuit(|circuit| {
             if probe {
@@ -103,7 +106,7 @@ async fn attempt(lane: &Lane, event: &Envelope, probe: bool) -> Result<Next, Int
     lane.resumed().await.ok_or(Interrupted)?;
     if !probe && lane.circuit_is_open() {
         // Others have failed meanwhile.
-        return Ok(shut_out(event, DeadLetterCode::Unreachable, "its circuit is open".to_owned()));
+        return Ok(shut_out(DeadLetterCode::Unreachable, "its circuit is open".to_owned()));
     }
     let mut span = begin(lane, event);
     let traceparent = span.as_ref().and_then(Span::traceparent).or_else(|| event.traceparent.clone());
@@ -112,7 +115,7 @@ async fn attempt(lane: &Lane, event: &Envelope, probe: bool) -> Result<Next, Int
     if let (Some(span), Attempt::Answered { status, .. }) = (&mut span, &attempt) {
         span.set("http.response.status_code", i64::from(*status));
     }
-    let next = judge(lane, event, probe, &attempt, took).await;
+    let next = judge(lane, &Tried { event, excused, probe, attempt: &attempt, took }).await;
     if let (Some(span), Ok(next)) = (span, &next) {
         end(span, next);
     }
@@ -132,7 +135,7 @@ fn begin(lane: &Lane, event: &Envelope) -> Option<Span> {
 fn end(mut span: Span, next: &Next) {
     match next {
         Next::Settle => span.end("delivered"),
-        Next::Retry { code, .. } => {
+        Next::Retry { code, .. } | Next::Busy { code, .. } => {
             span.failed(code.as_str());
             span.end("retried");
         }
@@ -143,18 +146,29 @@ fn end(mut span: Span, next: &Next) {
     }
 }
 
-/// Waits until the rate limit allows one more.
+/// Waits until the rate limit allows one more, and the destination is not busy.
 async fn leave(lane: &Lane) -> Result<(), Interrupted> {
     let (name, limit) = (&lane.destination.name, lane.destination.limit);
     let mut told = false;
-    while let Some(wait) = insist(lane, || lane.worker.queue.pace(&lane.keys, limit)).await? {
-        if !told && lane.tell_of_limit() {
-            tracing::warn!("Rate limit exceeded for webhook {name}: {}/{}", limit.max.saturating_add(1), limit.max);
-        }
-        told = true;
+    loop {
+        let wait = match insist(lane, || lane.worker.queue.pace(&lane.keys, limit)).await? {
+            Pace::Now => return Ok(()),
+            // An operator may end the pause.
+            Pace::Busy(wait) => wait.min(BUSY_LOOK),
+            Pace::Limited(wait) => {
+                if !told && lane.tell_of_limit() {
+                    tracing::warn!(
+                        "Rate limit exceeded for webhook {name}: {}/{}",
+                        limit.max.saturating_add(1),
+                        limit.max
+                    );
+                }
+                told = true;
+                wait
+            }
+        };
         lane.stop.run_until_cancelled(tokio::time::sleep(wait)).await.ok_or(Interrupted)?;
     }
-    Ok(())
 }
 
 async fn send(
@@ -167,7 +181,7 @@ async fn send(
     let body = Bytes::from(format::body(destination, &payload));
     let ours = headers(
         &destination.source,
-        destination.secret.as_ref(),
+        &destination.signing_secrets(lane.worker.now()),
         &event.event_type,
         &event.event_id,
         event.hops + 1,
@@ -183,81 +197,13 @@ async fn send(
     Ok(lane.client.post(&destination.url, headers, body, destination.timeout).await)
 }
 
-/// Decides what becomes of the delivery, and notes what that says of the destination.
-async fn judge(
+async fn carry_out(
     lane: &Lane,
-    event: &Envelope,
-    probe: bool,
-    attempt: &Attempt,
-    took: Duration,
-) -> Result<Next, Interrupted> {
-    let (destination, name) = (&lane.destination, &lane.destination.name);
-    let (delivery_id, trace_id) = (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
-    let meaning = attempt.meaning();
-    if let Meaning::Delivered = meaning {
-        lane.circuit(Circuit::succeeded).await;
-        let status = if let Attempt::Answered { status, .. } = attempt { *status } else { 0 };
-        tracing::info!(
-            delivery_id,
-            trace_id,
-            "Webhook delivered successfully: {name} ({}ms, status: {status})",
-            took.as_millis()
-        );
-        return Ok(Next::Settle);
-    }
-    let reason = attempt.reason();
-    let now = lane.worker.now();
-    // For showing only.
-    let _ = lane.worker.queue.note_error(&lane.keys, &reason, now).await;
-    match meaning {
-        Meaning::Delivered => Ok(Next::Settle),
-        Meaning::Gone => {
-            lane.circuit(Circuit::succeeded).await;
-            lane.note_gone();
-            insist(lane, || lane.worker.queue.note_gone(&lane.keys)).await?;
-            tracing::error!(destination = %name, "the destination answered 410: nothing more is sent until it is resumed");
-            Ok(Next::Dead { code: DeadLetterCode::Gone, error: reason, attempts: event.attempt })
-        }
-        Meaning::Never { code } => {
-            lane.circuit(Circuit::succeeded).await;
-            Ok(Next::Dead { code, error: reason, attempts: event.attempt })
-        }
-        Meaning::Again { code, not_before, destinations_fault } => {
-            let was_open = lane.circuit_is_open();
-            if destinations_fault {
-                let fault = if code == DeadLetterCode::Http5xx { Failure::Failing } else { Failure::NoAnswer };
-                lane.circuit(|circuit| circuit.failed(Instant::now(), fault, probe)).await;
-            } else {
-                lane.circuit(Circuit::succeeded).await;
-            }
-            if was_open && destinations_fault {
-                return Ok(shut_out(event, code, reason));
-            }
-            if event.attempt >= destination.max_attempts {
-                tracing::error!(destination = %name, delivery_id, trace_id, "Webhook delivery failed after {} attempts: {}", event.attempt, attempt.brief());
-                return Ok(Next::Dead { code, error: reason, attempts: event.attempt });
-            }
-            let delay = lane.backoff().delay(event.attempt, &mut rand::rng()).max(not_before.unwrap_or_default());
-            tracing::warn!(
-                delivery_id,
-                trace_id,
-                "Webhook delivery failed (attempt {}/{}): {name} - {}. Retrying in {}ms...",
-                event.attempt,
-                destination.max_attempts,
-                attempt.brief(),
-                delay.as_millis()
-            );
-            Ok(Next::Retry { delay, attempt: event.attempt + 1, code, error: reason })
-        }
-    }
-}
-
-/// Comes again at no cost; it is read again when the circuit allows it.
-fn shut_out(event: &Envelope, code: DeadLetterCode, error: String) -> Next {
-    Next::Retry { delay: SHUT_OUT, attempt: event.attempt, code, error }
-}
-
-async fn carry_out(lane: &Lane, id: StreamId, next: Next, event: Option<&Envelope>) -> Result<(), Interrupted> {
+    id: StreamId,
+    next: Next,
+    event: Option<&Envelope>,
+    excused: u32,
+) -> Result<(), Interrupted> {
     let (queue, keys, consumer) = (&lane.worker.queue, &lane.keys.queue, &lane.worker.consumer);
     let first_failed_at = event.and_then(|event| event.first_failed_at);
     match next {
@@ -270,18 +216,36 @@ async fn carry_out(lane: &Lane, id: StreamId, next: Next, event: Option<&Envelop
                 lane.metrics.delivery(DeliveryOutcome::Delivered, 1);
             }
         }
-        Next::Retry { delay, attempt, code, error } => {
-            let spent = event.is_none_or(|event| attempt > event.attempt);
-            let retry = [Retry {
+        Next::Retry { delay, spends, code, error } => {
+            let before = event.map_or(1, |event| event.attempt);
+            let (attempt, excused) = match spends {
+                Spends::Nothing => (before, excused),
+                Spends::Attempt => (before + 1, excused),
+                Spends::Patience => (before + 1, excused + 1),
+            };
+            let spent = attempt > before;
+            let retry = Retry {
                 id,
                 delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
                 attempt,
                 first_failed_at: first_failed_at.or_else(|| spent.then(|| lane.worker.now())),
                 error_code: code,
                 error,
-            }];
-            insist(lane, || queue.schedule_retry(keys, consumer, &retry)).await?;
+            };
+            insist(lane, || queue.schedule_excused(keys, consumer, &retry, excused)).await?;
             lane.metrics.delivery(DeliveryOutcome::Retried, 1);
+        }
+        Next::Busy { delay, code, error } => {
+            let retry = Retry {
+                id,
+                delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                attempt: event.map_or(1, |event| event.attempt),
+                first_failed_at,
+                error_code: code,
+                error,
+            };
+            insist(lane, || queue.schedule_excused(keys, consumer, &retry, excused)).await?;
+            lane.metrics.delivery(DeliveryOutcome::Busy, 1);
         }
         Next::Dead { code, error, attempts } => {
             let letter = [NewDeadLetter {
@@ -315,7 +279,7 @@ async fn carry_out(lane: &Lane, id: StreamId, next: Next, event: Option<&Envelop
 }
 
 /// Makes a call until Redis answers it, or the worker is to stop and it does not.
-async fn insist<T, F>(lane: &Lane, mut call: impl FnMut() -> F) -> Result<T, Interrupted>
+pub(super) async fn insist<T, F>(lane: &Lane, mut call: impl FnMut() -> F) -> Result<T, Interrupted>
 where
     F: Future<Output = Result<T, Fault>>,
 {

@@ -13,6 +13,7 @@ use shared::event::StreamId;
 use shared::metrics::{DeliveryMetrics, QueueMetrics};
 use shared::outbound::Destination;
 use shared::outbound::client::Client;
+use shared::outbound::pause::MAX_PAUSE;
 use shared::queue::{DestinationKeys, DestinationState, Entry, Fault, Reader};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -47,7 +48,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1);
 const FAILED_MIN: Duration = Duration::from_millis(50);
 const FAILED_MAX: Duration = Duration::from_secs(1);
 
-/// What a queue's tasks share.
+/// State that a queue's tasks share.
 pub(super) struct Lane {
     pub(super) destination: Arc<Destination>,
     pub(super) keys: DestinationKeys,
@@ -57,7 +58,7 @@ pub(super) struct Lane {
     pub(super) stop: CancellationToken,
     depth: QueueMetrics,
     circuit: watch::Sender<Circuit>,
-    state: watch::Sender<Option<DestinationState>>,
+    pub(super) state: watch::Sender<Option<DestinationState>>,
     held: Mutex<HashSet<StreamId>>,
     room: Arc<Semaphore>,
     limit_told: Mutex<Option<Instant>>,
@@ -65,12 +66,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(
-        outlet: &Outlet,
-        client: Client,
-        worker: Arc<Worker>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(outlet: &Outlet, client: Client, worker: Arc<Worker>, stop: CancellationToken) -> Self {
         let destination = Arc::clone(&outlet.destination);
         let layout = worker.queue.layout();
         Self {
@@ -165,6 +161,8 @@ impl Lane {
             }
             let wait_until = if self.is_paused() {
                 None
+            } else if let Some(busy) = self.busy_for() {
+                Some(Instant::now() + busy)
             } else {
                 let gate = self.circuit.borrow().gate(Instant::now());
                 match gate {
@@ -332,7 +330,7 @@ async fn read(lane: &Arc<Lane>, mut reader: Reader, deliveries: &mut JoinSet<()>
 /// What an operator has set, what is due again, and how full the queue is.
 async fn look(lane: Arc<Lane>, done: CancellationToken) {
     let (worker, queue) = (&lane.worker, &lane.keys.queue);
-    let longest = (lane.destination.max_retry_delay + CLOCK_SLACK).max(shared::outbound::delivery::MAX_RETRY_AFTER);
+    let longest = (lane.destination.max_retry_delay + CLOCK_SLACK).max(MAX_PAUSE);
     let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
     let mut cursor = None;
     let mut was_off = false;

@@ -5,8 +5,10 @@
 //! own queue, connection, tasks and bounds, so a slow or dead one delays no other. A delivery is sent at least once, under
 //! one id; it is let go of only when the destination has confirmed it or it is a dead letter.
 
+mod busy;
 mod circuit;
 mod deliver;
+mod judge;
 mod lane;
 mod mover;
 mod outlets;

@@ -311,9 +311,7 @@ async fn queue_up(worker: &Worker, shares: &Shares, name: &str, deliveries: &[Ne
         return Ok(());
     };
     let destination = worker.forwarding.find(name.as_str());
-    let bound = destination
-        .as_ref()
-        .map_or(worker.forwarding.defaults().max_backlog(), |one| one.max_backlog);
+    let bound = destination.as_ref().map_or(worker.forwarding.defaults().max_backlog(), |one| one.max_backlog);
     let keys: DestinationKeys = worker.queue.layout().destination(&name);
     // Said when it began.
     let exceeds = shares.exceeds(&name);

@@ -27,20 +27,18 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// Whether new deliveries go to this queue.
+    /// True if new deliveries go to this queue.
     #[must_use]
     pub fn is_home(&self) -> bool {
         self.queue == self.home
     }
 
     fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.destination, &other.destination)
-            && self.queue == other.queue
-            && self.home == other.home
+        Arc::ptr_eq(&self.destination, &other.destination) && self.queue == other.queue && self.home == other.home
     }
 }
 
-/// All destinations now. Shared by the consume loop, which asks who wants an event, and those who deliver.
+/// All destinations now, for the consume loop and for the tasks that deliver.
 pub struct Forwarding {
     current: watch::Sender<Arc<[Arc<Outlet>]>>,
     /// Destinations of registered platforms. Locked while queues are bound, so that an older
@@ -93,22 +91,14 @@ impl Forwarding {
         self.bind_all(queue, &registered).await.map(drop)
     }
 
-    async fn bind_all(
-        &self,
-        queue: &Queue,
-        registered: &[Arc<Destination>],
-    ) -> Result<QueueBindings, Fault> {
+    async fn bind_all(&self, queue: &Queue, registered: &[Arc<Destination>]) -> Result<QueueBindings, Fault> {
         let all: Vec<&Arc<Destination>> = self.configured.iter().chain(registered).collect();
         let plain: Vec<&Destination> = all.iter().map(|one| &***one).collect();
         let bindings = queue.bind_queues(&plain).await?;
         let mut outlets: Vec<Outlet> = all
             .iter()
             .zip(&bindings.homes)
-            .map(|(one, home)| Outlet {
-                destination: Arc::clone(one),
-                queue: home.clone(),
-                home: home.clone(),
-            })
+            .map(|(one, home)| Outlet { destination: Arc::clone(one), queue: home.clone(), home: home.clone() })
             .collect();
         for (position, name) in &bindings.others {
             let keys = queue.layout().destination(name).queue;
@@ -116,12 +106,8 @@ impl Forwarding {
                 continue;
             };
             // An empty one gets nothing new, and is worth no connection.
-            if queue.depth(&keys).await?.length > 0 {
-                outlets.push(Outlet {
-                    destination: Arc::clone(one),
-                    queue: name.clone(),
-                    home: home.clone(),
-                });
+            if queue.waiting(&keys).await? > 0 {
+                outlets.push(Outlet { destination: Arc::clone(one), queue: name.clone(), home: home.clone() });
             }
         }
         self.publish(outlets);

@@ -6,7 +6,7 @@
 //!   (`deliveries_of_a_removed_url_wait_for_it`).
 //! - A queue that an operator hands over is sent from within [`EVERY`].
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,42 +27,41 @@ pub async fn watch(worker: Arc<Worker>) {
     if worker.stop.run_until_cancelled(worker.lanes.changes().complete()).await.is_none() {
         return;
     }
-    let mut known = HashMap::new();
+    let (metrics, mut known) = (ParkedMetrics::default(), BTreeSet::new());
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        if let Err(fault) = look(&worker, &mut known).await {
-            tracing::debug!(error = chain(&fault), "parked deliveries not counted; trying again");
+        match look(&worker, &mut known).await {
+            Ok(parked) => metrics.parked(parked),
+            Err(fault) => {
+                tracing::debug!(error = chain(&fault), "parked deliveries not counted; trying again");
+            }
         }
     }
 }
 
-async fn look(
-    worker: &Worker,
-    known: &mut HashMap<DestinationName, ParkedMetrics>,
-) -> Result<(), Fault> {
+/// Number of parked deliveries. `known`: queues that have some, and were logged.
+async fn look(worker: &Worker, known: &mut BTreeSet<DestinationName>) -> Result<u64, Fault> {
     let queue = &worker.queue;
     let bindings = worker.forwarding.bind(queue).await?;
+    let mut all = 0;
     for name in queue.destination_queues().await? {
         let parked = if bindings.serves(&name) {
             0
         } else {
-            queue.depth(&queue.layout().destination(&name).queue).await?.length
+            queue.waiting(&queue.layout().destination(&name).queue).await?
         };
+        all += parked;
         if parked == 0 {
-            if let Some(metrics) = known.remove(&name) {
-                metrics.parked(0);
+            if known.remove(&name) {
                 tracing::info!(queue = %name.queue(), "no delivery is parked here any more");
             }
-            continue;
-        }
-        let metrics = known.entry(name).or_insert_with_key(|name| {
-            let host = bindings.urls.get(name).map_or("", |url| url.host.as_str());
+        } else if !known.contains(&name) {
+            let host = bindings.urls.get(&name).map_or("", |url| url.host.as_str());
             tracing::error!(queue = %name.queue(), deliveries = parked, host,
                 "deliveries wait for a URL that is not configured; they are kept and sent nowhere else");
-            ParkedMetrics::new(name)
-        });
-        metrics.parked(parked);
+            known.insert(name);
+        }
     }
-    Ok(())
+    Ok(all)
 }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::error::Error;
 use crate::pipeline::Lost;
 
-/// What became of deliveries.
+/// Destinations and parked queues.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Destinations)]
 pub(crate) struct Status {
@@ -26,19 +26,23 @@ pub(crate) struct Shown {
     /// Its name.
     #[schema(value_type = String)]
     name: DestinationName,
-    /// Queue of its new deliveries in dlq-tool: `out:<name>`, unless its URL or its position changed.
+    /// Queue of its new deliveries: `out:<name>`, unless its URL or its position changed.
     queue: String,
     /// Its host. The rest of its URL may be a secret.
     host: String,
     /// `standard`, `slack` or `discord`.
     #[schema(value_type = String)]
     format: Format,
-    /// Which events it asked for.
+    /// Events it asked for.
     events: Vec<String>,
-    /// Whether it is held back; its deliveries are kept.
+    /// True: it is held back, and its deliveries are kept.
     paused: bool,
-    /// Whether it answered 410: nothing is sent until it is resumed.
+    /// True: it answered 410, and nothing is sent until it is resumed.
     gone: bool,
+    /// Time until which it asked to be left alone, RFC 3339; null: it is not busy.
+    busy_until: Option<String>,
+    /// Its first busy answer since the last success, RFC 3339; null: none.
+    busy_since: Option<String>,
     /// `closed`, or `open` or `half-open` while it fails and only probes are sent.
     circuit: String,
     /// Deliveries that wait, retries included.
@@ -51,18 +55,18 @@ pub(crate) struct Shown {
     delivered: u64,
     /// Deliveries that became dead letters.
     failed: u64,
-    /// What went wrong last.
+    /// Last failure.
     last_error: Option<String>,
     /// When, RFC 3339.
     last_error_at: Option<String>,
-    /// What was lost because queue and dead letters were full; null: nothing.
+    /// Deliveries that were lost because queue and dead letters were full; null: none.
     overflow: Option<Overflow>,
 }
 
-/// What was lost.
+/// Lost deliveries.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Overflow {
-    /// How many deliveries.
+    /// Number of deliveries.
     count: u64,
     /// The first one's id.
     first: Option<String>,
@@ -113,6 +117,8 @@ pub(super) async fn shown(
         events: one.subscription.patterns().into_iter().map(str::to_owned).collect(),
         paused: one.sealed || state.paused.unwrap_or(one.paused),
         gone: state.gone,
+        busy_until: state.busy_until.filter(|until| *until > clock::now_ms()).map(clock::rfc3339),
+        busy_since: state.busy_since.map(clock::rfc3339),
         circuit: state.circuit.clone().unwrap_or_else(|| "closed".to_owned()),
         depth: sums.depth,
         retrying: sums.retrying,
@@ -160,7 +166,10 @@ pub(super) async fn parked(queue: &Queue, bindings: &QueueBindings) -> Result<Ve
             if bindings.serves(&name) {
                 continue;
             }
-            let depth = queue.depth(&queue.layout().destination(&name).queue).await?;
+            let depth = match queue.depth(&queue.layout().destination(&name).queue).await {
+                Err(fault) if fault.is_wrong_type() => continue,
+                depth => depth?,
+            };
             if depth.length > 0 || depth.dead_letters > 0 {
                 parked.push(Parked {
                     queue: name.queue().to_string(),

@@ -8,7 +8,9 @@ use secrecy::SecretString;
 use toml::{Table, Value};
 
 use super::super::address::AllowPrivate;
-use super::super::destination::{DeliveryLimit, Destination, DestinationName, Format, Subscription};
+use super::super::destination::{
+    DeliveryLimit, Destination, DestinationName, Format, PreviousSecret, Subscription,
+};
 use super::super::headers::Source;
 use super::{Defaults, destination_url, header, signing_key, signing_remark};
 use crate::config::{Env, SecretText};
@@ -106,8 +108,13 @@ impl Reader<'_> {
         if events.is_some() || platforms.is_some() {
             made.subscription = Subscription::new(events.or_else(|| made.subscription.events()), platforms);
         }
-        if let Some(secret) = self.secret(&mut section) {
+        if let Some(secret) = self.secret(&mut section, "secret") {
             made.secret = Some(secret);
+            // Those of the variables belong to the secret of the variables.
+            made.previous_secrets.clear();
+        }
+        if let Some(secret) = self.secret(&mut section, "previous_secret") {
+            made.previous_secrets = vec![PreviousSecret::lasting(secret)];
         }
         let span = |section: &mut Section<'_>, name, value: &mut Duration| {
             if let Some(span) = section.word(name, duration) {
@@ -174,14 +181,14 @@ impl Reader<'_> {
         }
     }
 
-    fn secret(&self, section: &mut Section<'_>) -> Option<SecretString> {
-        let text = section.text("secret")?;
+    fn secret(&self, section: &mut Section<'_>, key: &'static str) -> Option<SecretString> {
+        let text = section.text(key)?;
         let resolved = secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));
-        let text = resolved.map_err(|reason| section.problem("secret", reason)).ok()??;
+        let text = resolved.map_err(|reason| section.problem(key, reason)).ok()??;
         if let Some(remark) = signing_remark(&text) {
-            self.env.warn(&child(section.path(), "secret"), remark);
+            self.env.warn(&child(section.path(), key), remark);
         }
-        signing_key(&text).map_err(|reason| section.problem("secret", reason)).ok()
+        signing_key(&text).map_err(|reason| section.problem(key, reason)).ok()
     }
 
     /// What `env:…` or `file:…` stands for; `None`: it is neither.

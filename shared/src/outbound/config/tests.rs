@@ -83,6 +83,45 @@ fn every_variable_is_read() {
     assert!(one.allow_private.permits("10.1.1.1".parse().unwrap()));
 }
 
+fn signing(one: &Destination) -> Vec<&str> {
+    one.signing_secrets(0).into_iter().map(ExposeSecret::expose_secret).collect()
+}
+
+#[test]
+fn previous_secret_signs_beside_the_secret_that_replaced_it() {
+    let both = [("WEBHOOK_SECRET_KEY", "new"), ("WEBHOOK_SECRET_KEY_PREVIOUS", "old")];
+    let file = r#"
+        [destinations.a]
+        url = "https://a.example"
+        [destinations.b]
+        url = "https://b.example"
+        secret = "env:OWN"
+        [destinations.c]
+        url = "https://c.example"
+        secret = "env:OWN"
+        previous_secret = "env:FORMER"
+    "#;
+    let more = [("OWN", "own"), ("FORMER", "former")];
+    let configured = loaded(&[both, more].concat(), Some(file)).unwrap();
+    let all: Vec<_> = configured.destinations.iter().map(signing).collect();
+    assert_eq!(all, [vec!["new", "old"], vec!["own"], vec!["own", "former"]]);
+    let alone = loaded(&both[1..], None).unwrap_err();
+    assert_eq!(alone, ["WEBHOOK_SECRET_KEY_PREVIOUS: needs WEBHOOK_SECRET_KEY, which replaced it"]);
+    let unusable = loaded(&[both[0], ("WEBHOOK_SECRET_KEY_PREVIOUS", "whsec_!")], None).unwrap_err();
+    assert_eq!(unusable, ["WEBHOOK_SECRET_KEY_PREVIOUS: must be padded standard base64 after whsec_"]);
+}
+
+#[test]
+fn previous_secret_ends_at_its_time() {
+    let mut one = loaded(&[("WEBHOOK_URLS", "https://a.example"), ("WEBHOOK_SECRET_KEY", "new")], None)
+        .unwrap()
+        .destinations
+        .remove(0);
+    one.previous_secrets = vec![PreviousSecret { secret: "old".into(), expires_at: Some(1_000) }];
+    let count = |now| one.signing_secrets(now).len();
+    assert_eq!((count(999), count(1_000)), (2, 1));
+}
+
 #[test]
 fn the_file_lies_over_the_variables() {
     let file = r#"

@@ -6,8 +6,8 @@
 -- ARGV  per destination: name, fingerprint, host
 -- Reply the queue of each destination, in order; then all of the hash as it is now, flat
 --
--- A destination takes the queue of its own name if that has its URL, else any other queue that has
--- (the position in a list may have changed), else a new one: of its own name if no URL has that yet.
+-- A destination takes the queue of its own name if that has its URL, else any other queue that has:
+-- its position in a list may have changed. Else it takes a new one, of its own name if possible.
 
 local PRINT = 32 -- hex digits of a fingerprint
 local LONGEST = 64 -- bytes of a name

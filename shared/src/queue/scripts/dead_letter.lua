@@ -12,7 +12,7 @@ local MOST_VALUES = 4000 -- what unpack can pass on; beyond it the pairs are kep
 local LONGEST_ID = 256 -- in bytes; an event has no longer one
 local KEPT_S = 60 -- how long a result can be asked for
 local OURS = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
-  worker = true, source_id = true, replays = true, reply_to = true }
+  worker = true, source_id = true, replays = true, reply_to = true, excused = true }
 local group, consumer, most, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))

@@ -1,13 +1,20 @@
 #!lua flags=allow-oom
 -- Asks for leave to make one delivery, across all workers (GCRA, as rule 24 has it for events).
 --
--- KEYS  1 limit
+-- KEYS  1 limit  2 state
 -- ARGV  1 period in us  2 burst
--- Reply 0 go on, else how long to wait, in ms
+-- Reply 0 go on, else how long to wait, in ms: less than 0 if the destination is busy (no key but a
+--       hash can say so)
 
+local MAX_PAUSE = 3600000 -- in ms; what lies further ahead was noted before the clock was set back
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local period, reach = tonumber(ARGV[1]), tonumber(ARGV[2]) * tonumber(ARGV[1])
+local busy = redis.pcall('HGET', KEYS[2], 'busy_until')
+local held = (type(busy) == 'string' and tonumber(busy) or 0) - math.floor(now / 1000)
+if held > 0 and held <= MAX_PAUSE then
+  return -math.ceil(held)
+end
 local tat = tonumber(redis.call('GET', KEYS[1])) or 0
 if not (tat >= 0) then
   tat = 0

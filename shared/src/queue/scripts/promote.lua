@@ -45,7 +45,7 @@ local function merged(fields, facts)
     out[at + 1] = facts[name] or fields[at + 1]
     facts[name] = nil
   end
-  for _, name in ipairs({ 'attempt', 'first_failed_at', 'error_code', 'error' }) do
+  for _, name in ipairs({ 'attempt', 'first_failed_at', 'error_code', 'error', 'excused' }) do
     if facts[name] then
       out[#out + 1] = name
       out[#out + 1] = facts[name]

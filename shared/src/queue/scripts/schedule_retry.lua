@@ -3,7 +3,8 @@
 -- cannot wait twice, and what the next execution must know stands in `failures` until promote merges it (rule 3).
 --
 -- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions
--- ARGV  1 group  2 consumer, then per entry: id, delay in ms, attempt, first_failed_at|'', error_code, error
+-- ARGV  1 group  2 consumer  3 executions that spent no attempt (0 of an event), then per entry:
+--       id, delay in ms, attempt, first_failed_at|'', error_code, error
 -- Reply one integer per entry: 1 done, 0 it does not exist or is not pending for this consumer (nothing was done)
 --
 -- Without first_failed_at the entry keeps what it says of it: a wait that is free must not begin the time bound of one
@@ -11,7 +12,7 @@
 --
 -- ZADD comes before XACK: at no instant is the entry in neither list.
 
-local group, consumer = ARGV[1], ARGV[2]
+local group, consumer, excused = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local LONGEST_ID = 256 -- in bytes; an event has no longer one
@@ -26,7 +27,7 @@ local function event_id(fields)
 end
 
 local done, total = {}, 0
-for at = 3, #ARGV, 6 do
+for at = 4, #ARGV, 6 do
   local id = ARGV[at]
   local held = redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer)
   local entry = #held == 1 and redis.call('XRANGE', KEYS[1], id, id)[1]
@@ -35,6 +36,9 @@ for at = 3, #ARGV, 6 do
     local facts = { delay = ARGV[at + 1], attempt = ARGV[at + 2], error_code = ARGV[at + 4], error = ARGV[at + 5] }
     if ARGV[at + 3] ~= '' then
       facts.first_failed_at = ARGV[at + 3]
+    end
+    if excused ~= '0' then
+      facts.excused = excused
     end
     if event then
       facts.event_id = event

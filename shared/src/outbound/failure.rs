@@ -1,0 +1,128 @@
+//! Names of what kept a request from being answered.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError};
+use url::Url;
+
+use super::client::{Blocked, CONNECT, NotFound};
+use super::delivery::{Attempt, NoAnswer};
+
+/// Outcome of an attempt that got no answer from `url` within `timeout`.
+pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> Attempt {
+    let host = url.host_str().unwrap_or_default();
+    let (kind, reason) = if find::<Blocked>(error).is_some() {
+        (NoAnswer::Blocked, Blocked.to_string())
+    } else if find::<NotFound>(error).is_some() {
+        (NoAnswer::NotFound, format!("getaddrinfo ENOTFOUND {host}"))
+    } else if error.is_timeout() {
+        (NoAnswer::TimedOut, timed_out(error, timeout))
+    } else if let Some(tls) = find::<rustls::Error>(error) {
+        tls_failed(tls, host)
+    } else if let Some(http) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
+        (NoAnswer::Protocol, unreadable(http))
+    } else {
+        match find::<io::Error>(error).map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionRefused) => (NoAnswer::Refused, "ECONNREFUSED".to_owned()),
+            Some(io::ErrorKind::TimedOut) => (NoAnswer::TimedOut, timed_out(error, timeout)),
+            Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                (NoAnswer::Refused, "EHOSTUNREACH".to_owned())
+            }
+            _ => (NoAnswer::Refused, "ECONNRESET".to_owned()),
+        }
+    };
+    Attempt::Failed { kind, reason }
+}
+
+fn timed_out(error: &reqwest::Error, timeout: Duration) -> String {
+    if error.is_connect() {
+        format!("connect timeout of {}ms exceeded", CONNECT.as_millis())
+    } else {
+        format!("timeout of {}ms exceeded", timeout.as_millis())
+    }
+}
+
+/// Reason why the bytes of an answer are no HTTP message.
+fn unreadable(error: &hyper::Error) -> String {
+    let text = error.to_string();
+    if text.contains("HTTP version") {
+        "EPROTO the answer is not HTTP/1.1 (an HTTP/2-only receiver?)".to_owned()
+    } else if text.contains("too large") {
+        "EPROTO the answer has too many or too large headers".to_owned()
+    } else {
+        format!("EPROTO the answer cannot be read: {text}")
+    }
+}
+
+fn tls_failed(error: &rustls::Error, host: &str) -> (NoAnswer, String) {
+    use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
+    let text = match error {
+        AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            let text = "EPROTO the receiver refuses HTTP/1.1 (an HTTP/2-only receiver?)";
+            return (NoAnswer::Protocol, text.to_owned());
+        }
+        InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "the certificate has expired".to_owned()
+        }
+        InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            "the certificate is not valid yet".to_owned()
+        }
+        InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+            format!("the certificate is not valid for {host}")
+        }
+        InvalidCertificate(CertificateError::UnknownIssuer) => "the certificate's issuer is unknown".to_owned(),
+        InvalidCertificate(CertificateError::Revoked) => "the certificate is revoked".to_owned(),
+        InvalidMessage(_) => format!("the receiver does not speak TLS: {error}"),
+        AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure) => {
+            format!("no TLS version or cipher in common: {error}")
+        }
+        other => other.to_string(),
+    };
+    (NoAnswer::Certificate, format!("ECERT {text}"))
+}
+
+/// The first cause of this type.
+fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+    let mut next = Some(error);
+    while let Some(one) = next {
+        if let Some(found) = one.downcast_ref::<E>() {
+            return Some(found);
+        }
+        // An io::Error's cause is not what it wraps but what that is caused by.
+        if let Some(wrapped) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
+            && let Some(found) = find_in::<E>(wrapped)
+        {
+            return Some(found);
+        }
+        next = one.source();
+    }
+    None
+}
+
+fn find_in<'e, E: Error + 'static>(error: &'e (dyn Error + Send + Sync + 'static)) -> Option<&'e E> {
+    let error: &'e (dyn Error + 'static) = error;
+    find::<E>(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificate_errors_are_told_apart_by_cause() {
+        let of = |error| tls_failed(&rustls::Error::InvalidCertificate(error), "hook.example").1;
+        for (error, reason) in [
+            (CertificateError::Expired, "ECERT the certificate has expired"),
+            (CertificateError::NotValidYet, "ECERT the certificate is not valid yet"),
+            (CertificateError::NotValidForName, "ECERT the certificate is not valid for hook.example"),
+            (CertificateError::UnknownIssuer, "ECERT the certificate's issuer is unknown"),
+            (CertificateError::Revoked, "ECERT the certificate is revoked"),
+        ] {
+            assert_eq!(of(error), reason);
+        }
+        let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
+        assert_eq!(tls_failed(&alert, "hook.example").0, NoAnswer::Protocol);
+    }
+}

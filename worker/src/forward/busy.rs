@@ -1,0 +1,43 @@
+//! Times of a busy destination, as this worker knows them between two reads of its state.
+//!
+//! All workers share them through the destination's state in Redis, which decides over every send.
+
+use std::time::Duration;
+
+use shared::event::Millis;
+use shared::outbound::pause::MAX_PAUSE;
+use shared::queue::Held;
+
+use super::lane::Lane;
+
+impl Lane {
+    /// Notes that the destination is busy.
+    pub(super) fn note_busy(&self, held: Held) {
+        let now = self.worker.now();
+        let ms = |span: Duration| Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX);
+        self.state.send_modify(|state| {
+            let state = state.get_or_insert_default();
+            state.busy_until = Some(now.saturating_add(ms(held.pause)));
+            state.busy_since = Some(now.saturating_sub(ms(held.busy)));
+        });
+    }
+
+    /// Notes that the destination took a delivery.
+    pub(super) async fn not_busy(&self) {
+        let was = self
+            .state
+            .send_if_modified(|state| state.as_mut().is_some_and(|state| state.busy_since.take().is_some()));
+        if was {
+            // Read again and noted again with the next success if Redis does not answer now.
+            let _ = self.worker.queue.note_not_busy(&self.keys).await;
+        }
+    }
+
+    /// Time that is left of its pause; `None`: it is not busy.
+    pub(super) fn busy_for(&self) -> Option<Duration> {
+        let until = self.state.borrow().as_ref().and_then(|state| state.busy_until)?;
+        let left = u64::try_from(until.saturating_sub(self.worker.now())).ok().filter(|left| *left > 0)?;
+        // Noted before Redis's clock was set back, if it is longer.
+        Some(Duration::from_millis(left)).filter(|left| *left <= MAX_PAUSE)
+    }
+}
