@@ -25,6 +25,10 @@ pub enum Manner {
     Always(u16),
     /// 429 with `Retry-After: 2` to the first attempt, 200 to the next.
     Busy,
+    /// 200 to so many requests per window; else 429, with the rest of the window as `Retry-After`.
+    Limited(usize, Duration),
+    /// 404 for a while after the first request, then 502 for as long again, then 200.
+    Deploying(Duration),
 }
 
 /// One request.
@@ -63,8 +67,34 @@ pub struct Downstream {
 struct State {
     manner: Arc<Mutex<Manner>>,
     log: Log,
+    window: Mutex<Window>,
     requests: AtomicUsize,
     begun: std::time::Instant,
+}
+
+/// Requests in the window that began last.
+#[derive(Default)]
+struct Window {
+    first: Option<std::time::Instant>,
+    begun: Option<std::time::Instant>,
+    taken: usize,
+}
+
+impl Window {
+    /// Takes one more request; else how long the window lasts.
+    fn take(&mut self, most: usize, window: Duration) -> Option<Duration> {
+        let begun = self.begun.filter(|begun| begun.elapsed() < window);
+        let begun = begun.unwrap_or_else(|| {
+            self.taken = 0;
+            std::time::Instant::now()
+        });
+        self.begun = Some(begun);
+        if self.taken < most {
+            self.taken += 1;
+            return None;
+        }
+        Some(window.saturating_sub(begun.elapsed()))
+    }
 }
 
 impl Downstream {
@@ -93,7 +123,8 @@ impl Downstream {
     /// When somebody else took the port.
     pub fn arrive(&mut self) {
         let (manner, log, begun) = (Arc::clone(&self.manner), Arc::clone(&self.log), self.begun);
-        let state = Data::new(State { manner, log, requests: AtomicUsize::new(0), begun });
+        let requests = AtomicUsize::new(0);
+        let state = Data::new(State { manner, log, window: Mutex::default(), requests, begun });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
@@ -165,6 +196,7 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpR
     let id = headers.get("webhook-id").cloned().unwrap_or_default();
     let manner = *state.manner.lock().unwrap_or_else(PoisonError::into_inner);
     let request = state.requests.fetch_add(1, Ordering::Relaxed);
+    let mut retry_after = "2".to_owned();
     let status = {
         let mut log = state.log.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = log.entry(id).or_default();
@@ -192,6 +224,25 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpR
                 }
             }
             Manner::Always(status) => status,
+            Manner::Limited(most, window) => {
+                let mut counted = state.window.lock().unwrap_or_else(PoisonError::into_inner);
+                match counted.take(most, window) {
+                    None => 200,
+                    Some(left) => {
+                        retry_after = format!("{:.3}", left.as_secs_f64());
+                        429
+                    }
+                }
+            }
+            Manner::Deploying(time) => {
+                let mut counted = state.window.lock().unwrap_or_else(PoisonError::into_inner);
+                let since = counted.first.get_or_insert_with(std::time::Instant::now).elapsed();
+                match since.as_millis() / time.as_millis().max(1) {
+                    0 => 404,
+                    1 => 502,
+                    _ => 200,
+                }
+            }
         };
         seen.push(Received { headers, body, at: state.begun.elapsed(), status });
         status
@@ -201,7 +252,10 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpR
     }
     let mut answer = HttpResponse::build(actix_web::http::StatusCode::from_u16(status).unwrap_or_default());
     if status == 429 {
-        answer.insert_header(("Retry-After", "2"));
+        answer.insert_header(("Retry-After", retry_after));
+    }
+    if (300..400).contains(&status) {
+        answer.insert_header(("Location", "https://moved.example/new/hook?key=s3cret"));
     }
     if status == 500 { answer.body("not yet") } else { answer.finish() }
 }

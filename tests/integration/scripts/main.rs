@@ -7,6 +7,7 @@ mod claiming;
 mod cluster;
 mod connection;
 mod dead_letters;
+mod destinations;
 mod durability;
 mod enqueue;
 mod fixture;

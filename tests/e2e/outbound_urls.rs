@@ -1,0 +1,276 @@
+//! A queue belongs to its URL: a changed list of URLs loses no delivery, and sends none to another
+//! receiver.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tests::admin::SECRETS_KEY;
+use tests::downstream::{Downstream, Manner};
+use tests::poll;
+use tests::sender::{Answer, content_event, now_ms};
+use tests::stack::{Builder, Role, Stack};
+
+use crate::SOON;
+use crate::registration::{KNOWN_WITHIN, accepted, event};
+
+const SECRET: &str = "outbound-urls-secret-0b4d";
+
+fn terms() -> Builder {
+    Stack::builder()
+        .env("WEBHOOK_SECRET_KEY", SECRET)
+        .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
+        .env("WEBHOOK_RATE_LIMIT_MAX", "1000000")
+        // Receivers that are absent for a while cost no delivery its last attempt.
+        .env("WEBHOOK_MAX_RETRIES", "30")
+}
+
+fn list(urls: &[&Downstream]) -> String {
+    urls.iter().map(|one| one.url()).collect::<Vec<_>>().join(",")
+}
+
+fn film(number: usize) -> Value {
+    content_event("content_added", &format!("film-{number}"), "A film", now_ms())
+}
+
+async fn film_is_processed(stack: &Stack, number: usize) {
+    stack.sender().netflix(&film(number)).await.expect(202, "accepted");
+}
+
+/// Stops everything and starts it again with another list.
+async fn restarted_with(stack: &mut Stack, urls: &[&Downstream]) {
+    for role in stack.workers.drain(..).chain(stack.ingresses.drain(..)) {
+        role.process.terminate();
+        role.process.ended(SOON).await;
+    }
+    let (program, url, ops) = stack.ingress_program();
+    let process = program.env("WEBHOOK_URLS", list(urls)).spawn();
+    stack.ingresses.push(Role { process, url, ops });
+    stack.ingresses[0].ready(SOON).await;
+    let (program, ops) = stack.worker_program();
+    let process = program.env("WEBHOOK_URLS", list(urls)).spawn();
+    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers[0].ready(SOON).await;
+}
+
+async fn has(receiver: &Downstream, deliveries: usize) {
+    poll::until(&format!("{deliveries} deliveries"), SOON, async || match receiver.confirmed().len() {
+        seen if seen == deliveries => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+}
+
+async fn queued(stack: &Stack, queue: &str, deliveries: usize) {
+    poll::until(&format!("{deliveries} in {queue}"), SOON, async || {
+        let seen: usize = stack.redis.command(&["XLEN", &format!("webhooks:outgoing:{queue}")]).await;
+        if seen == deliveries { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}
+
+async fn status(stack: &Stack) -> Value {
+    let answer = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.json
+}
+
+async fn change(stack: &Stack, name: &str, body: &Value) -> Answer {
+    let path = format!("/api/webhooks/destinations/{name}");
+    stack.sender().admin(Method::PATCH, &path, body).await
+}
+
+async fn parked_metric(stack: &Stack, deliveries: f64) {
+    poll::until("the metric of parked deliveries", SOON, async || {
+        match stack.workers[0].metric("webhook_parked_deliveries", &[]).await {
+            seen if (seen - deliveries).abs() < 0.5 => Ok(()),
+            seen => Err(seen),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_of_a_removed_url_wait_for_it() {
+    let (mut former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former, &kind])).start().await;
+    for number in 0..3 {
+        film_is_processed(&stack, number).await;
+    }
+    has(&kind, 3).await;
+    queued(&stack, "webhook_1", 3).await;
+
+    restarted_with(&mut stack, &[&kind]).await;
+    film_is_processed(&stack, 3).await;
+    has(&kind, 4).await;
+    parked_metric(&stack, 3.0).await;
+    let shown = status(&stack).await;
+    let destination = &shown["destinations"][0];
+    assert_eq!((&destination["name"], &destination["queue"]), (&json!("webhook_1"), &json!("out:webhook_2")));
+    assert_eq!((&destination["depth"], &destination["delivered"]), (&json!(0), &json!(4)), "{shown}");
+    let parked = &shown["parked"][0];
+    assert_eq!((&parked["queue"], &parked["depth"]), (&json!("out:webhook_1"), &json!(3)), "{shown}");
+    assert_eq!(parked["host"], "127.0.0.1", "no path: it may be a secret");
+    let log = stack.workers[0].process.log();
+    assert!(log.contains("deliveries wait for a URL that is not configured"), "{log}");
+    assert!(!log.contains("/hook"), "{log}");
+    assert_eq!(kind.deliveries(), 4, "nothing that waits for another URL");
+
+    // Back in the list, and in another place of it.
+    former.arrive();
+    restarted_with(&mut stack, &[&kind, &former]).await;
+    has(&former, 3).await;
+    film_is_processed(&stack, 4).await;
+    has(&former, 4).await;
+    has(&kind, 5).await;
+    assert_eq!(status(&stack).await["parked"], json!([]));
+    parked_metric(&stack, 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn urls_that_change_places_keep_their_queues() {
+    let (mut first, mut second) = (Downstream::absent(Manner::Kind), Downstream::absent(Manner::Kind));
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
+    for number in 0..3 {
+        film_is_processed(&stack, number).await;
+    }
+    queued(&stack, "webhook_1", 3).await;
+    queued(&stack, "webhook_2", 3).await;
+    restarted_with(&mut stack, &[&second, &first]).await;
+    first.arrive();
+    has(&first, 3).await;
+    assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
+    second.arrive();
+    has(&second, 3).await;
+    assert!(second.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_2"));
+    film_is_processed(&stack, 3).await;
+    has(&first, 4).await;
+    has(&second, 4).await;
+    let ids = |receiver: &Downstream, place: &str| -> usize {
+        receiver.received().values().filter(|seen| seen[0].json()["webhook_id"] == place).count()
+    };
+    assert_eq!((ids(&first, "webhook_2"), ids(&second, "webhook_1")), (1, 1), "the names are positions");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gone_url_does_not_end_the_one_in_its_place() {
+    let (gone, kind) = (Downstream::start(Manner::Always(410)), Downstream::start(Manner::Kind));
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone])).start().await;
+    film_is_processed(&stack, 0).await;
+    poll::until("a dead letter", SOON, async || match stack.dead("out:webhook_1").await {
+        1 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(status(&stack).await["destinations"][0]["gone"], true);
+
+    restarted_with(&mut stack, &[&kind]).await;
+    film_is_processed(&stack, 1).await;
+    has(&kind, 1).await;
+    let shown = status(&stack).await;
+    assert_eq!(
+        (&shown["destinations"][0]["gone"], &shown["destinations"][0]["circuit"]),
+        (&json!(false), &json!("closed"))
+    );
+    assert_eq!(shown["parked"][0]["dead_letters"], 1, "{shown}");
+
+    // Replayed, it waits for the URL that it was meant for.
+    let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_1", "--yes"]).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    parked_metric(&stack, 1.0).await;
+    assert_eq!((kind.deliveries(), gone.deliveries()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_hands_parked_deliveries_over() {
+    let (former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former])).start().await;
+    for number in 0..3 {
+        film_is_processed(&stack, number).await;
+    }
+    queued(&stack, "webhook_1", 3).await;
+    restarted_with(&mut stack, &[&kind]).await;
+    film_is_processed(&stack, 3).await;
+    has(&kind, 1).await;
+    for (body, reason) in [
+        (json!({}), "take_over"),
+        (json!({"take_over": "webhook_1"}), "must be the name of a queue"),
+        (json!({"take_over": "out:nobody"}), "there is no such queue"),
+        (json!({"take_over": status(&stack).await["destinations"][0]["queue"]}), "the queue has a destination"),
+    ] {
+        let answer = change(&stack, "webhook_1", &body).await;
+        answer.expect_error(400, "E_INVALID_REQUEST");
+        assert!(answer.text.contains(reason), "{}", answer.text);
+    }
+    let answer = change(&stack, "webhook_1", &json!({"take_over": "out:webhook_1"})).await;
+    assert_eq!((answer.status, &answer.json["queue"]), (200, &json!("out:webhook_1")), "{}", answer.text);
+    has(&kind, 4).await;
+    film_is_processed(&stack, 4).await;
+    has(&kind, 5).await;
+    assert_eq!(status(&stack).await["parked"], json!([]));
+    assert!(kind.confirmed().values().all(|times| *times == 1), "{:?}", kind.confirmed());
+}
+
+/// A rolling change of the list: workers with both lists run beside each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_with_different_lists_misdirect_nothing() {
+    let (first, second) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
+    film_is_processed(&stack, 0).await;
+    has(&first, 1).await;
+    has(&second, 1).await;
+    let (program, ops) = stack.worker_program();
+    let process = program.env("WEBHOOK_URLS", list(&[&second])).env("WORKER_NAME", "another").spawn();
+    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers[1].ready(SOON).await;
+    for number in 1..=60 {
+        film_is_processed(&stack, number).await;
+    }
+    // Either worker may have processed an event; one of them does not know the first URL any more.
+    has(&second, 61).await;
+    stack.drained(SOON).await;
+    queued(&stack, "webhook_1", 0).await;
+    assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
+    assert!(second.confirmed().values().all(|times| *times == 1), "{:?}", second.confirmed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_with_another_url_parks_what_waits() {
+    let (mut former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let sender = stack.sender();
+    let registration = |to: &Downstream| json!({"platform": "shop", "secret": SECRET, "url": to.url()});
+    sender.registered(&registration(&former)).await;
+    for _ in 0..3 {
+        accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    }
+    queued(&stack, "platform_shop", 3).await;
+    sender.registered(&registration(&kind)).await;
+    poll::until("a delivery to the new URL", SOON, async || {
+        accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+        if kind.deliveries() > 0 { Ok(()) } else { Err("none") }
+    })
+    .await;
+    let waiting: usize = stack.redis.command(&["XLEN", "webhooks:outgoing:platform_shop"]).await;
+    assert!(waiting >= 3, "{waiting}");
+    let shown = status(&stack).await;
+    assert_eq!(shown["parked"][0]["queue"], "out:platform_shop", "{shown}");
+    // Registered with it again, the first URL gets all of it.
+    former.arrive();
+    sender.registered(&registration(&former)).await;
+    has(&former, waiting).await;
+}
+
+/// Entries of a release that did not know URLs go where that release would have sent them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn queues_of_an_earlier_release_get_the_configured_url() {
+    let mut receiver = Downstream::absent(Manner::Kind);
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&receiver])).start().await;
+    film_is_processed(&stack, 0).await;
+    queued(&stack, "webhook_1", 1).await;
+    for role in stack.workers.drain(..) {
+        role.process.kill();
+    }
+    let (): () = stack.redis.command(&["DEL", "webhooks:destination-urls"]).await;
+    receiver.arrive();
+    restarted_with(&mut stack, &[&receiver]).await;
+    has(&receiver, 1).await;
+}
