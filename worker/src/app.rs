@@ -12,6 +12,7 @@ use shared::config::DurabilityMode;
 use shared::metrics::{self, DatabaseMetrics, DependencyMetrics};
 use shared::ops;
 use shared::platform::registry::Registry;
+use shared::queue::keys::DESTINATION_URLS;
 use shared::queue::{Connection, Layout, Monitor, Queue, Reader, blocking_connection, connect};
 use shared::registration::Live;
 use shared::trace;
@@ -182,6 +183,7 @@ async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) 
             Ok(_) => break,
             Err(fault) => {
                 tracing::warn!(
+                    key = DESTINATION_URLS,
                     error = consumer::chain(&fault),
                     "queues of destinations cannot be found; trying again"
                 );

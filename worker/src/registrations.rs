@@ -14,6 +14,7 @@ use shared::outbound::DestinationName;
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
 use shared::queue::Fault;
+use shared::queue::keys::DESTINATION_URLS;
 use shared::registration::{Live, Record, Snapshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -55,7 +56,11 @@ pub async fn follow(worker: Arc<Worker>, live: Live) {
 /// Delivers to the destinations of `snapshot`; false if the worker stops before Redis answers.
 async fn forward_to(worker: &Worker, snapshot: &Snapshot) -> bool {
     while let Err(fault) = worker.forwarding.follow(snapshot, &worker.queue).await {
-        tracing::warn!(error = chain(&fault), "queues of destinations cannot be found; trying again");
+        tracing::warn!(
+            key = DESTINATION_URLS,
+            error = chain(&fault),
+            "queues of destinations cannot be found; trying again"
+        );
         if worker.stop.run_until_cancelled(sleep(BIND_PAUSE)).await.is_none() {
             return false;
         }

@@ -67,7 +67,7 @@ pub struct Settled {
 /// A processed event that destinations wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Their names, separated by commas.
+    /// Names of their queues, separated by commas.
     pub destinations: Arc<str>,
     /// What the ledger says the event did, as JSON.
     pub result: String,
