@@ -334,3 +334,25 @@ async fn locked_row_delays_no_other_room() {
     stack.status("room", "live", SOON).await;
     check_afterwards(&stack, &ledger).await;
 }
+
+/// A migration of the application locks a table: its events wait, those of other tables go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locked_table_holds_up_only_its_own_events() {
+    let stack = impatient().database(Kind::Postgres).start().await;
+    announced(&stack).await;
+    let (sender, ledger) = (stack.sender(), Ledger::default());
+    let lock = RowLock::take_table(&stack.database, "contents").await;
+    for _ in 0..20 {
+        let answer = sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+        answer.expect(202, "accepted");
+        ledger.record("acme", &answer);
+    }
+    for (kind, status) in [("active", "live"), ("idle", "idle"), ("active", "live")] {
+        let answer = sender.mux(&mux_event(&unique("e"), kind, Some("room"), "ls", now_ms())).await;
+        ledger.record("mux", &answer);
+        stack.status("room", status, SOON).await;
+    }
+    assert_eq!((stack.unfinished("acme").await, stack.dead("acme").await), (20, 0));
+    lock.release().await;
+    check_afterwards(&stack, &ledger).await;
+}

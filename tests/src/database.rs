@@ -203,6 +203,18 @@ impl RowLock {
         Self(connection)
     }
 
+    /// Locks a whole table, as a migration of the application does.
+    ///
+    /// # Panics
+    /// When there is no such table, or the database is not PostgreSQL.
+    pub async fn take_table(database: &Database, table: &str) -> Self {
+        let Database::Postgres(url) = database else { panic!("only PostgreSQL has table locks") };
+        let mut connection = PgConnection::connect(url).await.expect("the database");
+        let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut connection).await.expect("a table to lock");
+        Self(connection)
+    }
+
     /// Gives it back.
     ///
     /// # Panics
