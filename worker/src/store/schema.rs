@@ -1,7 +1,7 @@
 //! Tables and columns that this program's statements need, compared with those that are there.
 //!
 //! The migrations decide what is needed. SQLite's are run in memory and read back; those of
-//! PostgreSQL make the same tables and columns (`a_fresh_database_lacks_nothing`).
+//! PostgreSQL make the same tables and columns (`eight_workers_that_start_at_once_all_start`).
 
 use std::sync::OnceLock;
 
