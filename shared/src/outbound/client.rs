@@ -6,14 +6,11 @@
 //! of an answer no more than a bounded part is read.
 
 use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use url::{Host, Url};
@@ -22,6 +19,7 @@ use super::address::AllowPrivate;
 use super::certificates::{Clients, NoCertificates};
 use super::delivery::{Attempt, NoAnswer};
 use super::failure::failed;
+use super::names::{Blocked, Lookup, Resolver, SystemLookup};
 use super::pause::AskedPause;
 use super::redirect::Redirect;
 
@@ -47,59 +45,6 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 #[error("the client for outbound requests cannot be set up")]
 pub struct SetupError(#[source] reqwest::Error);
-
-/// No address of the name is allowed.
-#[derive(Debug, thiserror::Error)]
-#[error("its address is not public; WEBHOOK_ALLOW_PRIVATE allows networks")]
-pub(super) struct Blocked;
-
-/// The name has no address.
-#[derive(Debug, thiserror::Error)]
-#[error("the name has no address")]
-pub(super) struct NotFound(#[source] Option<io::Error>);
-
-/// Looks up the addresses of a name.
-trait Lookup: Send + Sync {
-    /// All addresses of `name`.
-    ///
-    /// # Errors
-    /// When there is no answer, or the name does not exist.
-    fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
-}
-
-/// The host's own resolver.
-struct SystemLookup;
-
-impl Lookup for SystemLookup {
-    fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
-    }
-}
-
-/// Resolves names to those of their addresses that are allowed.
-struct Resolver {
-    allowed: Arc<AllowPrivate>,
-    names: Arc<dyn Lookup>,
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allowed = Arc::clone(&self.allowed);
-        let found = self.names.lookup(name.as_str().to_owned());
-        Box::pin(async move {
-            let found = found.await.map_err(|error| NotFound(Some(error)))?;
-            if found.is_empty() {
-                return Err(NotFound(None).into());
-            }
-            let permitted: Vec<SocketAddr> =
-                found.into_iter().filter(|address| allowed.permits(address.ip())).collect();
-            if permitted.is_empty() {
-                return Err(Blocked.into());
-            }
-            Ok(Box::new(permitted.into_iter()) as Addrs)
-        })
-    }
-}
 
 impl Client {
     /// A client that reaches public addresses and those that `allowed` names.
@@ -236,8 +181,14 @@ pub fn header_map<'h>(pairs: impl IntoIterator<Item = (&'h str, &'h str)>) -> Re
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::net::SocketAddr;
+
+    use futures_util::future::BoxFuture;
+    use reqwest::dns::Resolve;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+
+    use std::io;
 
     use super::*;
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
-use super::client::{Blocked, CONNECT, NotFound};
+use super::client::CONNECT;
 use super::delivery::{Attempt, NoAnswer};
+use super::names::{Blocked, NotFound};
 
 /// Outcome of an attempt that got no answer from `url` within `timeout`.
 pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> Attempt {

@@ -12,6 +12,7 @@ pub mod destination;
 mod failure;
 pub mod format;
 pub mod headers;
+mod names;
 pub mod pause;
 pub mod payload;
 pub mod redirect;
