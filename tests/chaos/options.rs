@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Events a second.
     #[arg(long, default_value_t = 150, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) rate: u32,
+    /// One event in this many carries an odd but genuine value; 0: none.
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) odd: u32,
     /// Only these faults, separated by commas; default: all that are possible here.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub(crate) faults: Vec<Kind>,

@@ -55,11 +55,12 @@ impl Report {
     ) -> Self {
         let (database, fsync) = (format!("{:?}", options.database), format!("{:?}", options.fsync).to_lowercase());
         let setting = format!(
-            "{} s, {} ingress, {} workers, {database}, appendfsync {fsync}, {} events/s",
+            "{} s, {} ingress, {} workers, {database}, appendfsync {fsync}, {} events/s, one in {} odd",
             options.duration().as_secs(),
             options.ingress,
             options.workers,
-            options.rate
+            options.rate,
+            options.odd
         );
         Self {
             seed,

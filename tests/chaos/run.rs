@@ -34,7 +34,8 @@ pub(crate) async fn run(options: &Options) -> Report {
     let oracle = Arc::new(Oracle::default());
     let follower = Arc::new(Follower::start(arena.stack.database.clone()));
     let senders: Vec<Sender> = arena.ingresses.iter().map(|node| node.role.sender()).collect();
-    let mut generator = Generator::new(seed, sender::now_ms(), f64::from(options.rate));
+    let generator = Generator::new(seed, sender::now_ms(), f64::from(options.rate));
+    let mut generator = generator.with_odd_values(options.odd);
     Load::found(&mut generator, &senders, &oracle).await;
     arena.stack.drained(DRAINS).await;
 

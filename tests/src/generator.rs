@@ -4,6 +4,7 @@
 //! out of order, some are missing, some lie far in the future; sessions are announced before and after their first
 //! events; some events must end as dead letters, and some requests are forged.
 
+mod odd;
 mod platforms;
 
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::model::{Deed, Event, Fate, Named, Row};
+use crate::model::{At, Deed, Event, Fate, Named, Row};
 use crate::sender::{self, ADMIN_TOKEN, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET};
 use crate::sign::{self, Signed};
 
@@ -118,6 +119,7 @@ pub struct Generator {
     rate: f64,
     newest_room: Option<u64>,
     late: VecDeque<(u64, u64)>,
+    odd: u32,
 }
 
 impl Generator {
@@ -125,7 +127,13 @@ impl Generator {
     #[must_use]
     pub fn new(seed: u64, began: i64, rate: f64) -> Self {
         let rng = StdRng::seed_from_u64(seed);
-        Self { seed, rng, number: 0, began, rate, newest_room: None, late: VecDeque::new() }
+        Self { seed, rng, number: 0, began, rate, newest_room: None, late: VecDeque::new(), odd: 0 }
+    }
+
+    /// One event in `odd` carries an odd value, or a time in an odd spelling; 0: none.
+    #[must_use]
+    pub fn with_odd_values(self, odd: u32) -> Self {
+        Self { odd, ..self }
     }
 
     /// The announcements that must have taken effect before anything else is sent.
@@ -143,8 +151,14 @@ impl Generator {
     pub fn probe(seed: u64, number: u64) -> Said {
         let body = json!({"kind": "probe", "run": format!("{seed:x}"), "n": number});
         let by = By::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
-        let event =
-            Event { number, platform: "studio", kind: "probe", at: None, deed: Deed::Log, fate: Fate::Effect };
+        let event = Event {
+            number,
+            platform: "studio",
+            kind: "probe",
+            at: At::Absent,
+            deed: Deed::Log,
+            fate: Fate::Effect,
+        };
         Said { event, genuine: true, copies: 0, replica: 0, body, by }
     }
 
@@ -192,7 +206,7 @@ impl Generator {
         body: Value,
         by: By,
     ) -> Said {
-        let event = Event { number: self.number, platform, kind, at, deed, fate: Fate::Effect };
+        let event = Event { number: self.number, platform, kind, at: at.into(), deed, fate: Fate::Effect };
         self.number += 1;
         let genuine = !self.chance(2.0);
         let copies = if self.chance(5.0) { self.rng.random_range(1..4) } else { 0 };
@@ -240,7 +254,11 @@ impl Iterator for Generator {
             let said = self.announcement(self.announced_room(room), None);
             return Some(Said { genuine: true, ..said });
         }
-        Some(self.event())
+        let mut said = self.event();
+        if said.event.fate == Fate::Effect && self.odd > 0 && self.rng.random_ratio(1, self.odd) {
+            odd::alter(&mut said, &mut self.rng);
+        }
+        Some(said)
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the session database must hold: the contract's meaning of events, applied one after the other.
 //!
 //! Guarantee: nothing of the worker is used. There are no guards, batches or merges here: events are sorted by the
-//! provider's time (an absent one, or one more than five minutes ahead of arrival, is the time of arrival), then by
-//! arrival, and each simply overwrites what the ones before it have written. A system that took them in any other order
+//! provider's time (an absent one, or one more than five minutes ahead of arrival, is the time of arrival; one that
+//! cannot be read is older than all others), then by arrival, and each simply overwrites what the ones before it have written. A system that took them in any other order
 //! must end with the very same rows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -125,6 +125,23 @@ pub enum Fate {
     Dead(&'static str),
 }
 
+/// The time of an event, as its sender gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// A time in ms since the epoch.
+    Known(i64),
+    /// None: the time of arrival counts.
+    Absent,
+    /// A value that is no time: the event is older than each event whose time is known.
+    Unreadable,
+}
+
+impl From<Option<i64>> for At {
+    fn from(known: Option<i64>) -> Self {
+        known.map_or(Self::Absent, Self::Known)
+    }
+}
+
 /// An event, as its sender means it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -134,8 +151,8 @@ pub struct Event {
     pub platform: &'static str,
     /// Its type.
     pub kind: &'static str,
-    /// The provider's time in ms since the epoch, if it tells one.
-    pub at: Option<i64>,
+    /// The provider's time.
+    pub at: At,
     /// What it means.
     pub deed: Deed,
     /// How it must end.
@@ -180,7 +197,10 @@ impl Arrived<'_> {
 /// The time that counts for an event accepted at `received_at`.
 #[must_use]
 pub fn occurred_at(event: &Event, received_at: i64) -> i64 {
-    event.at.filter(|at| *at <= received_at + FUTURE_MS).unwrap_or(received_at)
+    match event.at {
+        At::Known(at) if at <= received_at + FUTURE_MS => at,
+        At::Known(_) | At::Absent | At::Unreadable => received_at,
+    }
 }
 
 /// What must be there once all events have taken effect.
@@ -195,12 +215,15 @@ pub struct Model {
 /// Applies all of `arrived` in their order.
 #[must_use]
 pub fn apply(mut arrived: Vec<Arrived<'_>>) -> Model {
-    arrived.sort_by_key(|one| (one.occurred_at(), one.origin));
+    let unreadable = |one: &Arrived<'_>| one.event.at == At::Unreadable;
     let mut model = Model::default();
     // Sessions first: an event may come before the announcement that makes its session, and counts all the same.
+    // The oldest event makes it. One whose time is unreadable does so only where no other can.
+    arrived.sort_by_key(|one| (unreadable(one), one.occurred_at(), one.origin));
     for one in &arrived {
         found(&mut model.rows, one);
     }
+    arrived.sort_by_key(|one| (!unreadable(one), one.occurred_at(), one.origin));
     for one in &arrived {
         let Some((key, written)) = written(&model.rows, one) else { continue };
         let row = model.rows.entry(key.clone()).or_default();
@@ -338,7 +361,7 @@ mod tests {
         let set = set.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let named = Named::Creating;
         let deed = Deed::Session { room: "r".into(), named, status: Some(status), set, data: Row::new() };
-        Event { number, platform: "studio", kind: "k", at: Some(at), deed, fate: Fate::Effect }
+        Event { number, platform: "studio", kind: "k", at: At::Known(at), deed, fate: Fate::Effect }
     }
 
     fn arrived(event: &Event) -> Arrived<'_> {

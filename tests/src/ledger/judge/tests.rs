@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::{Deed, Event, Named, Row, Table};
+use crate::model::{At, Deed, Event, Named, Row, Table, occurred_at};
 
 const AT: i64 = 1_800_000_000_000;
 
@@ -12,14 +12,21 @@ fn good() -> (Vec<Promise>, Found) {
     let session = |number, kind, at, status| {
         let (room, named) = ("room".to_owned(), Named::Creating);
         let deed = Deed::Session { room, named, status: Some(status), set: Row::new(), data: Row::new() };
-        Event { number, platform: "studio", kind, at: Some(at), deed, fate: Fate::Effect }
+        Event { number, platform: "studio", kind, at: At::Known(at), deed, fate: Fate::Effect }
     };
     let set = Row::from([("status".to_owned(), json!("completed"))]);
     let job = Deed::Thing { table: Table::Jobs, id: "job".into(), set };
     let events = [
         session(0, "stage.open", AT, "live"),
         session(1, "stage.closed", AT + 5_000, "ended"),
-        Event { number: 2, platform: "streamgank", kind: "job.completed", at: None, deed: job, fate: Fate::Effect },
+        Event {
+            number: 2,
+            platform: "streamgank",
+            kind: "job.completed",
+            at: At::Absent,
+            deed: job,
+            fate: Fate::Effect,
+        },
         Event { fate: Fate::Dead("session_conflict"), ..session(3, "stage.open", AT, "live") },
     ];
     let promises: Vec<Promise> = events
@@ -42,7 +49,7 @@ fn good() -> (Vec<Promise>, Found) {
             platform: platform.to_owned(),
             event_id: promise.id.clone(),
             event_type: kind.to_owned(),
-            occurred_at: promise.event.at.unwrap_or(received_at(number)),
+            occurred_at: occurred_at(&promise.event, received_at(number)),
             received_at: received_at(number),
             origin: (7, number),
             attempts: 1,
@@ -208,7 +215,7 @@ fn a_missing_session_is_an_excuse_only_where_nobody_announced_it_in_time() {
         found.queued[0] = dead("session_not_found");
         let (room, live_stream_id) = ("hall".to_owned(), None);
         let deed = Deed::Announce { room, live_stream_id, status: None, config: None };
-        let event = Event { number: 9, platform: "sessions", kind: "a", at: None, deed, fate: Fate::Effect };
+        let event = Event { number: 9, platform: "sessions", kind: "a", at: At::Absent, deed, fate: Fate::Effect };
         let at = Duration::from_secs(announced);
         promises.push(Promise { event, id: "a".into(), sent: at, promised: at });
         let row = LedgerRow {
