@@ -28,6 +28,7 @@ mod accept;
 mod alerts;
 mod balancer;
 mod body_limits;
+mod cases;
 mod certificates;
 mod check_platform;
 mod cluster;

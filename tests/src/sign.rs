@@ -56,8 +56,14 @@ pub fn hmac_sha256_hex(secret: &str, message: &[u8]) -> String {
     hex::encode(hmac_sha256(secret, message))
 }
 
-fn hmac_sha256(secret: &str, message: &[u8]) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key of any length");
+/// HMAC-SHA256 in padded standard base64, for a key of any bytes.
+#[must_use]
+pub fn hmac_sha256_base64(key: &[u8], message: &[u8]) -> String {
+    STANDARD.encode(hmac_sha256(key, message))
+}
+
+fn hmac_sha256(key: impl AsRef<[u8]>, message: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_ref()).expect("a key of any length");
     mac.update(message);
     mac.finalize().into_bytes().to_vec()
 }
