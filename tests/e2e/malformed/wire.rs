@@ -15,7 +15,7 @@ pub(super) fn elsewhere(dice: &mut Dice) -> Case {
         "/api",
         "/api/v1/webhooks",
         "/api/v1/webhooks/",
-        "/api/v1/webhooks/mux/",
+        "/api/v1/webhooks/mux/.",
         "/api/v1/webhooks/mux/x",
         "/api/v1/webhooks/MUX",
         "/api/v1/webhooks/%6dux%00",
@@ -35,7 +35,7 @@ pub(super) fn elsewhere(dice: &mut Dice) -> Case {
             whole("a long path", framed("POST", &path, &own(&signed), &body))
         }
         2 => {
-            let method = dice.pick(&["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "post", "PROPFIND", "X"]);
+            let method = dice.pick(&["PUT", "DELETE", "PATCH", "LINK", "TRACE", "post", "PROPFIND", "X"]);
             whole("another method", framed(method, &signed.path, &own(&signed), &body))
         }
         3 => {
