@@ -178,7 +178,7 @@ pub(super) struct OpenFiles {
 enum Seen {
     InPlace,
     Displaced,
-    /// As before, and [`OpenFiles::are_newly_displaced`] has said so.
+    /// As before, and [`OpenFiles::newly_displaced`] has returned it once.
     Told,
 }
 
