@@ -68,7 +68,6 @@ fn receive() -> ExitCode {
         return fail(error, EXIT_CONFIG);
     }
     env.log_warnings();
-    env.log_ignored();
     // One thread drives Redis and the batcher; HTTP has threads of its own.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -97,7 +97,6 @@ fn main() -> ExitCode {
         return refuse(&format!("logging cannot start: {error}\n"));
     }
     env.log_warnings();
-    env.log_ignored();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the runtime cannot start: {error}\n"), 1),

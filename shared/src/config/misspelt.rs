@@ -54,7 +54,7 @@ impl Env {
     }
 
     /// Logs each variable that is set and has no effect, as far as it looks meant for this program.
-    pub fn log_ignored(&self) {
+    pub(super) fn log_ignored(&self) {
         for Misspelt { variable, nearest } in self.misspelt() {
             tracing::warn!(variable, nearest, "not a variable of this program; did you mean the nearest one?");
         }

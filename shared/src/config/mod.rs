@@ -237,8 +237,10 @@ impl Env {
         self.all_warnings().push(Problem::new(name, reason));
     }
 
-    /// Logs the warnings so far, and forgets them.
+    /// Logs the warnings so far and forgets them, and logs variables that look meant for this program
+    /// and have no effect.
     pub fn log_warnings(&self) {
+        self.log_ignored();
         for Problem { name, reason } in self.warnings() {
             tracing::warn!(variable = name, reason, "configuration may not be what was meant; starting anyway");
         }
