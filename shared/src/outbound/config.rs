@@ -241,9 +241,11 @@ fn signing_secret(env: &Env, variable: &str) -> Option<SecretString> {
 /// The secret that deliveries are signed with. Receivers may have been given all of `text`, so
 /// nothing is cut off unless it is the `whsec_` form, which nothing surrounds.
 pub(crate) fn signing_key(text: &SecretText) -> Result<SecretString, &'static str> {
-    let clean = text.clean().strip_prefix("v1,").unwrap_or(text.clean());
+    let clean = crate::signature::base64_text::without_version(text.clean());
     match clean.strip_prefix("whsec_") {
-        Some(rest) if crate::signature::base64_text::decode(rest).is_none() => Err("must be base64 after whsec_"),
+        Some(rest) if crate::signature::base64_text::decode_secret(rest).is_none() => {
+            Err("must be base64 after whsec_")
+        }
         Some(_) => Ok(SecretString::from(clean)),
         None => Ok(SecretString::from(text.literal())),
     }

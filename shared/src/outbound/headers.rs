@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
 use crate::event::Millis;
+use crate::signature::base64_text;
 
 /// How far events travelled from one Tributary to the next; see [`MAX_HOPS`].
 pub const HOPS: &str = "tributary-hops";
@@ -131,8 +132,8 @@ fn printable(text: &str) -> String {
 
 /// Standard Webhooks: what follows `whsec_` is base64; another secret is its own bytes.
 fn standard_key(secret: &str) -> zeroize::Zeroizing<Vec<u8>> {
-    let text = secret.strip_prefix("v1,").unwrap_or(secret);
-    let decoded = text.strip_prefix("whsec_").and_then(crate::signature::base64_text::decode);
+    let text = base64_text::without_version(secret);
+    let decoded = text.strip_prefix("whsec_").and_then(base64_text::decode_secret);
     zeroize::Zeroizing::new(decoded.unwrap_or_else(|| secret.as_bytes().to_vec()))
 }
 

@@ -6,6 +6,7 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use zeroize::Zeroizing;
 
 const READING: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -16,6 +17,21 @@ const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, READIN
 pub(crate) fn decode(text: impl AsRef<[u8]>) -> Option<Vec<u8>> {
     let text = text.as_ref();
     STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text)).ok()
+}
+
+/// A Standard Webhooks secret without the `v1,` that some services put in front, blank or not.
+pub(crate) fn without_version(secret: &str) -> &str {
+    secret.strip_prefix("v1,").map_or(secret, str::trim_start)
+}
+
+/// The bytes that a secret's `text` stands for. Tools wrap long secrets: line breaks in it, and
+/// white space around them, do not count.
+pub(crate) fn decode_secret(text: &str) -> Option<Vec<u8>> {
+    if !text.contains('\n') {
+        return decode(text);
+    }
+    let whole: Zeroizing<String> = Zeroizing::new(text.lines().map(str::trim).collect());
+    decode(whole.as_bytes())
 }
 
 /// Decodes `text` into `bytes` and returns how many there are. `bytes` needs room for
@@ -33,6 +49,17 @@ mod tests {
         let bytes = [0xfb, 0xef, 0xff, 0x01];
         for text in ["++//AQ==", "++//AQ", "--__AQ==", "--__AQ"] {
             assert_eq!(decode(text), Some(bytes.to_vec()), "{text}");
+        }
+    }
+
+    #[test]
+    fn base64_of_a_wrapped_secret_is_read() {
+        for text in ["++//\nAQ==", "++//\r\nAQ==\r\n", "++//\n  AQ"] {
+            assert_eq!(decode_secret(text), Some(vec![0xfb, 0xef, 0xff, 0x01]), "{text:?}");
+            assert_eq!(decode(text), None, "{text:?}");
+        }
+        for text in ["+-//\nAQ", "++// AQ", "++// AQ\n"] {
+            assert_eq!(decode_secret(text), None, "{text:?}");
         }
     }
 

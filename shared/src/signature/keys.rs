@@ -25,6 +25,9 @@ pub enum InvalidSecret {
     /// The definition says base64.
     #[error("is not base64")]
     Base64,
+    /// A secret of Standard Webhooks is base64, with or without what services put in front of it.
+    #[error("is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that base64 alone")]
+    StandardWebhooks,
     /// The definition says hex.
     #[error("is not hex")]
     Hex,
@@ -46,7 +49,7 @@ impl Secret {
     pub fn decode(text: &str, encoding: SecretEncoding) -> Result<Self, InvalidSecret> {
         let secret = match encoding {
             SecretEncoding::Utf8 => Self::new(text),
-            SecretEncoding::Base64 => Self::new(base64_text::decode(text).ok_or(InvalidSecret::Base64)?),
+            SecretEncoding::Base64 => Self::new(base64_text::decode_secret(text).ok_or(InvalidSecret::Base64)?),
             SecretEncoding::Hex => Self::new(hex::decode(text).map_err(|_| InvalidSecret::Hex)?),
         };
         if secret.0.is_empty() { Err(InvalidSecret::Empty) } else { Ok(secret) }
@@ -165,11 +168,13 @@ impl Scheme {
     }
 }
 
-/// `whsec_…`, which some services hand out as `v1,whsec_…`, or without either.
+/// `whsec_…`, which some services hand out as `v1,whsec_…`, or without either. A blank may follow
+/// the comma.
 fn standard_webhooks(text: &str) -> Result<Secret, InvalidSecret> {
-    let text = text.strip_prefix("v1,").unwrap_or(text);
+    let text = base64_text::without_version(text);
     if ["whsk_", "whpk_"].iter().any(|prefix| text.starts_with(prefix)) {
         return Err(InvalidSecret::Asymmetric);
     }
-    Secret::decode(text.strip_prefix("whsec_").unwrap_or(text), SecretEncoding::Base64)
+    let key = Secret::decode(text.strip_prefix("whsec_").unwrap_or(text), SecretEncoding::Base64);
+    key.map_err(|error| if error == InvalidSecret::Base64 { InvalidSecret::StandardWebhooks } else { error })
 }

@@ -272,6 +272,11 @@ fn secrets_are_read_as_the_scheme_says_and_never_shown() {
     assert_eq!(scheme.secret("AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
     assert_eq!(scheme_of("standard-webhooks").secret("whsec_AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
     assert_eq!(scheme_of("standard-webhooks").secret("whsec_").err(), Some(InvalidSecret::Empty));
+    for text in ["v1, whsec_AAECAw==", "whsec_AAEC\nAw==", "AAEC\r\nAw=="] {
+        assert_eq!(scheme_of("standard-webhooks").secret(text).unwrap().expose(), [0, 1, 2, 3], "{text:?}");
+    }
+    let invalid = scheme_of("standard-webhooks").secret("not base64!").unwrap_err();
+    assert!(invalid.to_string().contains("whsec_ and the key in base64"), "{invalid}");
     assert_eq!(scheme_of("mux").secret("whsec_AAECAw==").unwrap().expose(), b"whsec_AAECAw==");
     assert_eq!(scheme_of("mux").secret("").err(), Some(InvalidSecret::Empty));
 

@@ -35,14 +35,14 @@ fn variants(secret: &Secret) -> Vec<(&'static str, Secret)> {
     let bytes = secret.expose();
     let mut found = Vec::new();
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let bare = text.strip_prefix("v1,").unwrap_or(text);
+        let bare = base64_text::without_version(text);
         let standard = bare.strip_prefix("whsec_");
         let trimmed = text.trim();
         found.extend([
             ("without white space around it", (trimmed != text).then(|| trimmed.into())),
             ("without whsec_ in front of it", standard.map(Into::into)),
-            ("decoded from base64 behind whsec_", standard.and_then(base64_text::decode)),
-            ("decoded from base64 (secret_encoding = \"base64\")", base64_text::decode(text)),
+            ("decoded from base64 behind whsec_", standard.and_then(base64_text::decode_secret)),
+            ("decoded from base64 (secret_encoding = \"base64\")", base64_text::decode_secret(text)),
             ("decoded from hex (secret_encoding = \"hex\")", hex::decode(text).ok()),
         ]);
     }

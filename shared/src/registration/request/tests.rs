@@ -73,7 +73,13 @@ fn secrets_have_bounds_and_the_form_that_their_scheme_wants() {
     }
     let standard = |secret: &str| json!({"platform": "shop", "secret": secret, "preset": "standard-webhooks"});
     assert!(read(&standard("whsec_AAAAAAAAAAAAAAAAAAAAAAAA")).is_ok());
-    assert_eq!(problems(&standard("5ecret!")), ["secret: the secret is not base64"]);
+    assert_eq!(
+        problems(&standard("5ecret!")),
+        [
+            "secret: the secret is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that \
+          base64 alone"
+        ]
+    );
 }
 
 #[test]
