@@ -203,6 +203,9 @@ async fn a_full_dead_letter_stream_forgets_nothing() {
         seen => Err(format!("{seen:?}")),
     })
     .await;
+    // Tried again, and refused again, several times: one line says so.
+    let log = stack.workers[0].process.log();
+    assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
     // Announced meanwhile, the waiting ones are processed after all.
     stack.sender().announce("absent", &json!({})).await.expect(202, "accepted");
     stack.drained(SOON).await;
@@ -233,6 +236,8 @@ async fn what_kills_workers_is_not_run_again_because_there_is_no_room_for_it() {
     })
     .await;
     assert_eq!(stack.database.count("webhook_events").await, 0);
+    let log = stack.workers[0].process.log();
+    assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
     stack.redis.command::<usize>(&["DEL", "webhooks:dlq:acme"]).await;
     stack.drained(SOON).await;
     assert_eq!((stack.dead("acme").await, stack.database.count("webhook_events").await), (1, 0));

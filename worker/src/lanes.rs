@@ -33,7 +33,19 @@ pub struct Lane {
     pub rescheduled: Arc<AtomicBool>,
     /// Bounds the log lines about columns that its events do not set as sent.
     pub warned: Arc<SparseLog>,
+    dead_letters_full: Arc<FullDeadLetters>,
     paused: Arc<AtomicBool>,
+}
+
+/// State of a queue's dead letters: at `DLQ_MAX_LEN`, or not.
+#[derive(Debug, Default)]
+pub struct FullDeadLetters(AtomicBool);
+
+impl FullDeadLetters {
+    /// Returns true if `full` is not the state that was noted last.
+    pub fn note(&self, full: bool) -> bool {
+        self.0.swap(full, Ordering::Relaxed) != full
+    }
 }
 
 impl Lane {
@@ -46,6 +58,7 @@ impl Lane {
             weight: Arc::default(),
             rescheduled: Arc::new(AtomicBool::new(true)),
             warned: Arc::default(),
+            dead_letters_full: Arc::default(),
             paused: Arc::new(AtomicBool::new(platform.paused)),
             platform,
         }
@@ -61,7 +74,22 @@ impl Lane {
             weight: Arc::clone(&self.weight),
             rescheduled: Arc::clone(&self.rescheduled),
             warned: Arc::clone(&self.warned),
+            dead_letters_full: Arc::clone(&self.dead_letters_full),
             paused: Arc::clone(&self.paused),
+        }
+    }
+
+    /// Shows whether the dead letters are at `DLQ_MAX_LEN`, and logs it where that has changed.
+    pub fn dead_letters_full(&self, full: bool) {
+        self.depth.dead_letters_full(full);
+        if !self.dead_letters_full.note(full) {
+            return;
+        }
+        if full {
+            tracing::error!(platform = %self.name(),
+                "the dead letters are at DLQ_MAX_LEN; replay or purge some, until then events stay in retry");
+        } else {
+            tracing::info!(platform = %self.name(), "dead letters are below DLQ_MAX_LEN again");
         }
     }
 

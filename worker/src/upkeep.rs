@@ -104,7 +104,7 @@ pub async fn show_depths(worker: Arc<Worker>) {
             let age = if lane.is_paused() { None } else { depth.oldest_age_ms() };
             lane.depth.oldest_age(Duration::from_millis(age.unwrap_or(0)));
             if depth.dead_letters < worker.dlq_max_len {
-                lane.depth.dead_letters_full(false);
+                lane.dead_letters_full(false);
             }
         }
     }

@@ -263,12 +263,12 @@ async fn bury(worker: &Worker, lane: &Lane, settlement: &Settlement, spans: &mut
     let move_them =
         || worker.queue.dead_letter(&lane.keys, &worker.consumer, &worker.consumer, dead, worker.dlq_max_len);
     let done = until_answered(worker, lane, move_them).await?.unwrap_or_default();
-    let (mut held_back, mut full) = (Vec::new(), false);
+    let (mut held_back, mut full, mut moved) = (Vec::new(), false, false);
     for (letter, done) in dead.iter().zip(done) {
         match done {
             DeadLettered::Done => {
                 lane.metrics.event(EventOutcome::DeadLettered);
-                lane.depth.dead_letters_full(false);
+                moved = true;
                 spans.close(letter.id, "dead_lettered", Some(letter.error_code));
                 let (event_id, trace_id) = settlement.names(letter.id);
                 tracing::warn!(platform = %lane.name(), event_id, trace_id, id = %letter.id, code = %letter.error_code,
@@ -289,9 +289,9 @@ async fn bury(worker: &Worker, lane: &Lane, settlement: &Settlement, spans: &mut
         }
     }
     if full || !held_back.is_empty() {
-        lane.depth.dead_letters_full(true);
-        tracing::error!(platform = %lane.name(), events = held_back.len(),
-            "the dead letters are at DLQ_MAX_LEN; replay or purge some, until then these events keep being retried");
+        lane.dead_letters_full(true);
+    } else if moved {
+        lane.dead_letters_full(false);
     }
     let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
     let gone = dead.iter().map(|letter| letter.id).filter(|id| !kept.contains(id));

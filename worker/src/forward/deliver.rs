@@ -267,9 +267,10 @@ async fn carry_out(
                     error_code: code,
                     error,
                 }];
-                tracing::error!(destination = %lane.destination.name, "its dead letters are at DLQ_MAX_LEN");
+                lane.note_dead_letters(true);
                 insist(lane, || queue.schedule_retry(keys, consumer, &retry)).await?;
             } else {
+                lane.note_dead_letters(false);
                 tracing::warn!(destination = %lane.destination.name, %id, %code, attempts, "dead letter");
                 lane.metrics.delivery(DeliveryOutcome::DeadLettered, 1);
             }

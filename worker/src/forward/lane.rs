@@ -23,6 +23,7 @@ use super::circuit::{Circuit, Gate};
 use super::deliver::deliver;
 use super::outlets::Outlet;
 use crate::consumer::inflight::Weight;
+use crate::lanes::FullDeadLetters;
 use crate::worker::Worker;
 
 /// Deliveries to one destination at a time, per process.
@@ -62,6 +63,7 @@ pub(super) struct Lane {
     held: Mutex<HashSet<StreamId>>,
     room: Arc<Semaphore>,
     limit_told: Mutex<Option<Instant>>,
+    dead_letters_full: FullDeadLetters,
     weight: Weight,
 }
 
@@ -78,11 +80,22 @@ impl Lane {
             held: Mutex::default(),
             room: Arc::new(Semaphore::new(IN_FLIGHT)),
             limit_told: Mutex::default(),
+            dead_letters_full: FullDeadLetters::default(),
             weight: Weight::default(),
             destination,
             client,
             worker,
             stop,
+        }
+    }
+
+    /// Logs whether its dead letters are at `DLQ_MAX_LEN`, where that has changed.
+    pub(super) fn note_dead_letters(&self, full: bool) {
+        let destination = &self.destination.name;
+        match (self.dead_letters_full.note(full), full) {
+            (true, true) => tracing::error!(%destination, "its dead letters are at DLQ_MAX_LEN"),
+            (true, false) => tracing::info!(%destination, "its dead letters are below DLQ_MAX_LEN again"),
+            (false, _) => {}
         }
     }
 
@@ -361,6 +374,9 @@ async fn look(lane: Arc<Lane>, done: CancellationToken) {
         {
             // Without its age: that is what alerts know sessions by that are out of date.
             lane.depth.depth(depth.backlog, depth.pending, depth.retrying, depth.dead_letters);
+            if depth.dead_letters < worker.dlq_max_len {
+                lane.note_dead_letters(false);
+            }
         }
         if round % SWEEP_EVERY == SWEEP_EVERY - 1
             && let Ok(swept) = worker.queue.sweep_orphans(queue, cursor).await
