@@ -29,6 +29,7 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
   MAX_BODY_BYTES        largest body of a request, as sent and decoded [default: 1048576]
   BODY_TIMEOUT_MS       how long a body may take to arrive [default: 10000]
   MAX_IN_FLIGHT_BYTES   bodies of all unanswered requests together [default: 67108864]
+  KEEP_ALIVE_MS         how long a connection stays open without a request [default: 75000]
   MAX_CONNECTIONS       open at the same time; beyond it the longest idle ones are closed [default: 10000]
   DEDUP_TTL_HOURS       how long duplicates are remembered in Redis [default: 24]
   MAX_BACKLOG           entries per platform stream, then 503 [default: 1000000]
@@ -37,8 +38,16 @@ Environment (a secret NAME may instead come from the file that NAME_FILE names):
   SHUTDOWN_GRACE_MS     for requests in progress, on SIGTERM and SIGINT [default: 25000]
   LOG_FORMAT, RUST_LOG  text or json; filter directives [default: text, info]
   OTEL_EXPORTER_OTLP_ENDPOINT  http://HOST:4318 of an OTLP collector, which gets traces [default: none, nothing is traced];
-                        OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and its _ARG as usual
-  WEBHOOK_URLS, …       destinations of processed events, as for the worker (worker --help) [default: none]
+                        OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TIMEOUT,
+                        OTEL_EXPORTER_OTLP_PROTOCOL (http/protobuf only), OTEL_SERVICE_NAME,
+                        OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG as usual
+  WEBHOOK_URLS          destinations of processed events [default: none]; ingress needs what
+                        workers have (worker --help): DISCORD_WEBHOOK_URL, WEBHOOK_EVENTS,
+                        WEBHOOK_SECRET_KEY, WEBHOOK_SECRET_KEY_PREVIOUS, WEBHOOK_SOURCE,
+                        WEBHOOK_HEADERS, WEBHOOK_TIMEOUT, WEBHOOK_MAX_RETRIES,
+                        WEBHOOK_RETRY_DELAY, WEBHOOK_MAX_RETRY_DELAY, WEBHOOK_RATE_LIMIT_MAX,
+                        WEBHOOK_RATE_LIMIT_WINDOW, WEBHOOK_ALLOW_PRIVATE
+  SSL_CERT_FILE, SSL_CERT_DIR  CA certificates instead of the system's [default: none]
 
 Bundled platforms are switched on by their secrets:
   mux (also: streaming)  STREAMING_WEBHOOK_SIGNING_SECRET
@@ -93,4 +102,27 @@ pub enum Tool {
         #[arg(long)]
         ready: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use shared::config::Env;
+
+    use super::*;
+
+    #[test]
+    fn help_names_every_variable() {
+        let env =
+            Env::from_pairs([("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318"), ("WEBHOOK_URLS", "https://h/")]);
+        crate::config::Config::read(&env).unwrap();
+        let unnamed: Vec<String> = env.names_read().into_iter().filter(|name| !names(ENVIRONMENT, name)).collect();
+        assert_eq!(unnamed, Vec::<String>::new());
+    }
+
+    /// Returns true if `help` has `name` as a word of its own.
+    fn names(help: &str, name: &str) -> bool {
+        help.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == name)
+    }
 }

@@ -75,7 +75,10 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
   SHUTDOWN_GRACE_MS        25000, on SIGTERM and SIGINT
   LOG_FORMAT, RUST_LOG     text or json; info
   OTEL_EXPORTER_OTLP_ENDPOINT  none: nothing is traced; http://HOST:4318 of an OTLP collector, which gets traces, with
-                           OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and its _ARG as usual
+                           OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TIMEOUT,
+                           OTEL_EXPORTER_OTLP_PROTOCOL (http/protobuf only), OTEL_SERVICE_NAME,
+                           OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG as usual
+  SSL_CERT_FILE, SSL_CERT_DIR  none; CA certificates instead of the system's, for deliveries
 
 Exit status: 0 stopped in order, 1 failed, 2 configuration.";
 
@@ -147,4 +150,25 @@ fn fail(text: &str, status: u8) -> ExitCode {
     use std::io::Write;
     let _ = std::io::stderr().write_all(text.as_bytes());
     ExitCode::from(status)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn help_names_every_variable() {
+        let env = Env::from_pairs([
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318"),
+            ("WEBHOOK_URLS", "https://h/"),
+            ("WORKER_NAME", "w"),
+        ]);
+        WorkerConfig::read(&env, false).unwrap();
+        let words: Vec<&str> = HELP.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let unnamed: Vec<String> =
+            env.names_read().into_iter().filter(|name| !words.contains(&name.as_str())).collect();
+        assert_eq!(unnamed, Vec::<String>::new());
+    }
 }

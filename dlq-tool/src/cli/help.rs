@@ -9,6 +9,9 @@ A tour:
   dlq-tool replay --error-code session_not_found     once the cause is mended
   dlq-tool top                                       all of it, live
 
+Environment, as for ingress and workers: REDIS_URL, or REDIS_URL_FILE; REDIS_CLUSTER; PLATFORMS_FILE
+(replay --set); MAX_BACKLOG (replay); DLQ_MAX_LEN (import). NO_COLOR turns colours off.
+
 Data goes to stdout, talk to stderr. Exit codes:
   0  done (also where a reader closes the pipe early)
   1  some entries failed, or the run was stopped; stderr names what was left

@@ -278,6 +278,15 @@ impl Env {
         result.map_err(|problem| self.problems().push(problem)).ok()
     }
 
+    /// Names of the variables that were read from this value so far, without the `NAME_FILE` of
+    /// each secret.
+    #[must_use]
+    pub fn names_read(&self) -> Vec<String> {
+        let asked = self.asked();
+        let is_file = |name: &String| name.strip_suffix("_FILE").is_some_and(|name| asked.contains(name));
+        asked.iter().filter(|name| !is_file(name)).cloned().collect()
+    }
+
     fn asked(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
