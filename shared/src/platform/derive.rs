@@ -54,9 +54,7 @@ pub fn derive(
     };
     let event_type = platform.event.kind.iter().find_map(usable).ok_or(InvalidEdit::Type)?;
     for pointer in &platform.event.platform {
-        let Some(node) = document.find(pointer).filter(|node| !node.is_null()) else { continue };
-        let named = node.as_str();
-        if !platform.aliases.iter().chain([&platform.name]).any(|name| Some(name.as_str()) == named) {
+        if document.find(pointer).is_some_and(|node| platform.is_named_otherwise(node)) {
             return Err(InvalidEdit::Platform(pointer.to_string()));
         }
     }
@@ -68,6 +66,16 @@ pub fn derive(
         time::read_first(nodes.map(Node::as_text)).clamped(received_at)
     };
     Ok(Derived { event_type, occurred_at })
+}
+
+impl Platform {
+    /// Returns true if `node` names another platform than this one or its aliases. Null and an
+    /// empty text name none.
+    #[must_use]
+    pub fn is_named_otherwise(&self, node: &Node<'_>) -> bool {
+        let is_own = |named: &str| self.aliases.iter().chain([&self.name]).any(|name| name.as_str() == named);
+        !node.is_null() && !node.as_str().is_some_and(|named| named.is_empty() || is_own(named))
+    }
 }
 
 /// The value in the body at `locator`; `None` for null, and for a header.
@@ -159,5 +167,9 @@ mod tests {
         assert!(matches!(derived("netflix", r#"{"event_type":"x"}"#), Err(InvalidEdit::Schema(_))));
         let other = r#"{"event_type":"x","payload":{"content_id":"a"},"platform":"mux"}"#;
         assert_eq!(derived("netflix", other), Err(InvalidEdit::Platform("/platform".to_owned())));
+        for absent in ["null", "\"\""] {
+            let body = other.replace("\"mux\"", absent);
+            assert_eq!(derived("netflix", &body).map(|found| found.event_type).as_deref(), Ok("x"), "{body}");
+        }
     }
 }
