@@ -18,7 +18,7 @@ impl Planned {
             Change::Status { .. } | Change::Viewers { .. } => {
                 self.room.is_none() || platform.missing_session == MissingSession::Retry
             }
-            Change::Chat { .. } => self.room.is_none(),
+            Change::Chat { .. } => self.room.is_none() && self.live_stream_id.is_some(),
             Change::Announce(_)
             | Change::Recording { .. }
             | Change::Content { .. }

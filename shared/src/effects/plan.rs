@@ -64,10 +64,14 @@ fn session(
     let (room, stream) = (body.key(rooms), body.key(streams));
     let named = match change {
         Change::Announce(_) => matches!(room, Ok(Some(_))),
-        Change::Status { .. } | Change::Viewers { .. } | Change::Chat { .. } => {
+        Change::Status { .. } | Change::Viewers { .. } => {
             matches!(room, Ok(Some(_))) || matches!(stream, Ok(Some(_)))
         }
-        Change::Recording { .. } | Change::Content { .. } | Change::Job { .. } | Change::Log => true,
+        Change::Recording { .. }
+        | Change::Content { .. }
+        | Change::Job { .. }
+        | Change::Chat { .. }
+        | Change::Log => true,
     };
     if !named {
         let unusable = |found, what| match found {
@@ -94,10 +98,10 @@ fn session(
 fn change(body: &mut Body<'_, '_>, effect: &Effect) -> Result<Change, InvalidEvent> {
     Ok(match effect {
         Effect::SessionStatus { status, set, data } => {
-            Change::Status { status: *status, set: session_fields(body, set, data) }
+            Change::Status { status: *status, set: session_fields(body, set, data, session_field) }
         }
         Effect::SessionViewers { set, data } => {
-            let set = session_fields(body, set, data);
+            let set = session_fields(body, set, data, viewers_field);
             if !set.iter().any(|field| matches!(field, SessionField::ViewerCount(_))) {
                 return Err(no_viewer_count(body));
             }
@@ -139,8 +143,9 @@ fn session_fields(
     body: &mut Body<'_, '_>,
     set: &[(SessionColumn, Vec<Pointer>)],
     data: &[DataMember],
+    read: fn(SessionColumn, &Node<'_>) -> Reading<SessionField>,
 ) -> Vec<SessionField> {
-    let mut all = body.columns(set, data.len(), SessionColumn::as_str, session_field);
+    let mut all = body.columns(set, data.len(), SessionColumn::as_str, read);
     for (name, at) in data {
         let found = body.column(|| Cow::Owned(format!("data.{name}")), at, |_, node| json_value::scalar(node));
         all.extend(found.map(|(_, json)| SessionField::Data { name: name.clone(), json }));
@@ -210,6 +215,14 @@ fn session_field(column: SessionColumn, node: &Node<'_>) -> Reading<SessionField
         SessionColumn::ErrorMessage => value::text(node).map(SessionField::ErrorMessage),
         SessionColumn::StartedAt => value::instant(node).map(SessionField::StartedAt),
         SessionColumn::EndedAt => value::instant(node).map(SessionField::EndedAt),
+    }
+}
+
+/// Other than elsewhere, a null number of viewers tells something: it is unknown.
+fn viewers_field(column: SessionColumn, node: &Node<'_>) -> Reading<SessionField> {
+    match column {
+        SessionColumn::ViewerCount => or_emptied(node, value::count(node)).map(SessionField::ViewerCount),
+        _ => session_field(column, node),
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Essential {
     OccurredAt,
     /// The time at which it was queued.
     ReceivedAt,
-    /// The session of a status, a number of viewers, a chat message or an announcement.
+    /// The session of a status, a number of viewers or an announcement.
     Session,
     /// The session's room id, where nothing else names the session.
     RoomId,
@@ -104,6 +104,12 @@ pub enum InvalidEvent {
         /// The missing or unusable value.
         what: Essential,
     },
+    /// A key with a U+FFFD, which may stand for several keys.
+    #[error("{what} contains U+FFFD, which may stand for any character: it does not tell two ids apart")]
+    ReplacementCharacter {
+        /// The missing or unusable value.
+        what: Essential,
+    },
 }
 
 impl InvalidEvent {
@@ -112,6 +118,7 @@ impl InvalidEvent {
         match reason {
             Reason::TooLong => Self::TooLong { what, max: MAX_KEY_BYTES },
             Reason::NulCharacter => Self::Nul { what },
+            Reason::ReplacementCharacter => Self::ReplacementCharacter { what },
             _ => Self::WrongType { what, expected: "a text" },
         }
     }

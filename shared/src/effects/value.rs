@@ -34,6 +34,10 @@ pub(super) fn key(node: &Node<'_>) -> Result<Option<String>, Reason> {
     if has_nul(&text) {
         return Err(Reason::NulCharacter);
     }
+    // Several ids may have become this one where the body's text was read (`json::text`).
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(Reason::ReplacementCharacter);
+    }
     if text.len() > MAX_KEY_BYTES {
         return Err(Reason::TooLong);
     }
@@ -196,6 +200,9 @@ mod tests {
         }
         assert_eq!(with("7", key), Ok(Some("7".to_owned())));
         assert_eq!(with(r#""a\u0000""#, key), Err(Reason::NulCharacter));
+        for json in ["\"caf\u{fffd}\"", r#""\ufffd""#] {
+            assert_eq!(with(json, key), Err(Reason::ReplacementCharacter), "{json}");
+        }
         assert_eq!(with("{}", key), Err(Reason::WrongType));
     }
 

@@ -38,6 +38,8 @@ pub enum Reason {
     TooLong,
     /// An id with a NUL character.
     NulCharacter,
+    /// An id with a U+FFFD, which may stand for several ids.
+    ReplacementCharacter,
     /// A text with NUL characters, which was stored with U+FFFD in their place.
     ReplacedCharacters,
     /// A reason that only a later version knows, read back from the ledger.
@@ -56,6 +58,7 @@ impl Reason {
             Self::Empty => "empty",
             Self::TooLong => "too_long",
             Self::NulCharacter => "nul_character",
+            Self::ReplacementCharacter => "replacement_character",
             Self::ReplacedCharacters => "replaced_characters",
             Self::Other => "other",
         }

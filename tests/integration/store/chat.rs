@@ -1,7 +1,7 @@
 //! Chat messages.
 
 use serde_json::{Value, json};
-use worker::effects::{Action, Applied};
+use worker::effects::{Action, Applied, Reason, Warning};
 
 use crate::fixture::{Fixture, action, done, event, time};
 
@@ -11,6 +11,7 @@ on_both!(
     old_never_beats_new_in_a_message,
     a_message_was_sent_when_its_oldest_event_says,
     a_room_is_found_by_its_stream,
+    message_without_a_room_is_stored_and_takes_a_later_room,
 );
 
 async fn message(fixture: &Fixture, id: &str) -> Value {
@@ -71,4 +72,17 @@ async fn a_room_is_found_by_its_stream(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     assert_eq!(done(fixture.one("partner", said("e1")).await).room_id.as_deref(), Some("r"));
     assert_eq!(message(&fixture, "m").await["room_id"], "r");
+}
+
+async fn message_without_a_room_is_stored_and_takes_a_later_room(fixture: Fixture) {
+    let said = |id: &str, at, body| event(id, "said", at, body);
+    let first = done(fixture.one("studio", said("e1", 1_000, json!({"message": "m", "text": "hi"}))).await);
+    assert_eq!((first.action, first.room_id, first.warnings), (Action::Recorded, None, Vec::new()));
+    assert_eq!(message(&fixture, "m").await["room_id"], Value::Null);
+    let unusable = json!({"message": "m", "room": {"id": 1}, "text": "ho"});
+    let second = done(fixture.one("studio", said("e2", 2_000, unusable)).await);
+    assert_eq!(second.warnings, [Warning { column: "room_id".into(), reason: Reason::WrongType }]);
+    fixture.one("studio", said("e3", 1_500, json!({"message": "m", "room": "r", "text": "old"}))).await;
+    let row = message(&fixture, "m").await;
+    assert_eq!((&row["room_id"], &row["message"]), (&json!("r"), &json!("ho")));
 }

@@ -32,7 +32,8 @@ fn refused_for(invalid: &InvalidEvent) -> Option<Essential> {
         InvalidEvent::Missing { what }
         | InvalidEvent::WrongType { what, .. }
         | InvalidEvent::TooLong { what, .. }
-        | InvalidEvent::Nul { what } => Some(*what),
+        | InvalidEvent::Nul { what }
+        | InvalidEvent::ReplacementCharacter { what } => Some(*what),
     }
 }
 

@@ -19,10 +19,16 @@ async fn event_without_a_usable_essential_value_is_refused() {
     let wrong = |what, expected| InvalidEvent::WrongType { what, expected };
     let missing = |what| InvalidEvent::Missing { what };
     let nul = |what| InvalidEvent::Nul { what };
+    let replaced = |what| InvalidEvent::ReplacementCharacter { what };
     let too_long = |what| InvalidEvent::TooLong { what, max: MAX_KEY_BYTES };
     let cases = [
         (live(json!({"room": "r\u{0}"})), nul(Essential::RoomId)),
         (live(json!({"room": long})), too_long(Essential::RoomId)),
+        (live(json!({"room": "caf\u{fffd}"})), replaced(Essential::RoomId)),
+        (event("e", "taped", 0, json!({"tape": "t\u{fffd}"})), replaced(Essential::RecordingId)),
+        (event("e", "added", 0, json!({"item": "c\u{fffd}"})), replaced(Essential::ContentId)),
+        (event("e", "worked", 0, json!({"job": "j\u{fffd}"})), replaced(Essential::JobId)),
+        (event("e", "said", 0, json!({"room": "r", "message": "m\u{fffd}"})), replaced(Essential::MessageId)),
         (live(json!({"stream": long})), too_long(Essential::LiveStreamId)),
         (live(json!({"room": {"id": "r"}, "stream": long})), wrong(Essential::RoomId, "a text")),
         (live(json!({"room": "", "stream": null})), missing(Essential::Session)),
@@ -30,11 +36,11 @@ async fn event_without_a_usable_essential_value_is_refused() {
         (event("e", "taped", 0, json!({"tape": long})), too_long(Essential::RecordingId)),
         (event("e", "added", 0, json!({"item": ""})), missing(Essential::ContentId)),
         (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong(Essential::ViewerCount, "a count")),
+        (event("e", "watched", 0, json!({"room": "r", "n": "N/A"})), wrong(Essential::ViewerCount, "a count")),
         (event("e", "watched", 0, json!({"room": "r", "n": -5})), wrong(Essential::ViewerCount, "a count")),
         (event("e", "watched", 0, json!({"room": "r"})), missing(Essential::ViewerCount)),
         (event("e", "watched", 0, json!({"n": 1})), missing(Essential::Session)),
         (event("e", "said", 0, json!({"room": "r"})), missing(Essential::MessageId)),
-        (event("e", "said", 0, json!({"message": "m"})), missing(Essential::Session)),
         (event("e", "worked", 0, json!({"progress": 1})), missing(Essential::JobId)),
         (event("e", "worked", 0, json!({"job": long})), too_long(Essential::JobId)),
         (event("e\u{0}", "live", 0, json!({"room": "r"})), nul(Essential::EventId)),
@@ -70,6 +76,7 @@ async fn column_with_an_unusable_value_is_left_alone_and_named() {
         (live(json!({"room": "r", "title": "a\u{0}b"})), "title", Reason::ReplacedCharacters),
         (live(json!({"room": "r", "at": "tomorrow"})), "started_at", Reason::UnreadableTime),
         (live(json!({"room": long, "stream": "s"})), "room_id", Reason::TooLong),
+        (live(json!({"room": "\u{fffd}", "stream": "s"})), "room_id", Reason::ReplacementCharacter),
         (live(json!({"room": "r", "stream": ["s"]})), "live_stream_id", Reason::WrongType),
         (event("e", "offline", 0, json!({"room": "r", "peak": -5})), "peak_viewers", Reason::OutOfRange),
         (event("e", "offline", 0, json!({"room": "r", "duration": ""})), "duration_seconds", Reason::Empty),
@@ -81,6 +88,7 @@ async fn column_with_an_unusable_value_is_left_alone_and_named() {
             "data.viewer",
             Reason::WrongType,
         ),
+        (event("e", "said", 0, json!({"room": ["r"], "message": "m"})), "room_id", Reason::WrongType),
         (said("name", json!(false)), "user_name", Reason::WrongType),
         (said("at", json!("x")), "sent_at", Reason::UnreadableTime),
         (job("progress", json!("half")), "progress", Reason::WrongType),
@@ -105,7 +113,7 @@ async fn unusable_first_place_leaves_the_next_one() {
         assert_eq!(planned.warnings, []);
     }
     let long = "k".repeat(MAX_KEY_BYTES + 1);
-    for unusable in [json!(long), json!("\u{0}"), json!({"id": 1}), json!(""), Value::Null] {
+    for unusable in [json!(long), json!("\u{0}"), json!("\u{fffd}"), json!({"id": 1}), json!(""), Value::Null] {
         let body = json!({"object": {"id": unusable}, "data": {"id": "s", "passthrough": unusable}});
         let planned = fixture.plan("mux", &event("e", ACTIVE, 0, body));
         assert_eq!((planned.room, planned.live_stream_id.as_deref()), (None, Some("s")), "{unusable}");

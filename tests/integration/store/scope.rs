@@ -11,6 +11,8 @@ on_both!(
     a_room_that_a_platform_owns_cannot_be_announced,
     a_live_stream_id_does_not_get_around_it,
     a_recording_does_not_get_around_it,
+    room_out_of_reach_leaves_the_live_stream_id,
+    room_out_of_reach_is_refused_where_no_stream_decides,
 );
 
 async fn a_platform_with_own_scope_touches_only_its_own_sessions(fixture: Fixture) {
@@ -65,4 +67,55 @@ async fn a_recording_does_not_get_around_it(fixture: Fixture) {
     let refused = fixture.one("rival", event("x1", "taped", 0, json!({"room": "r", "tape": "t"}))).await;
     assert_eq!(refused, Applied::Conflict);
     assert_eq!(fixture.database.count("recordings").await, 0);
+}
+
+/// Sessions `own` (of `rival`, with stream `s`) and `theirs` (of `studio`, with stream `t`).
+async fn two_owners(fixture: &Fixture) {
+    fixture.one("studio", event("e1", "live", 0, json!({"room": "theirs", "stream": "t"}))).await;
+    fixture.one("rival", event("x1", "live", 0, json!({"room": "own", "stream": "s"}))).await;
+}
+
+async fn room_out_of_reach_leaves_the_live_stream_id(fixture: Fixture) {
+    two_owners(&fixture).await;
+    let theirs = fixture.session("theirs").await;
+    let body = |more: serde_json::Value| {
+        let mut body = json!({"room": "theirs", "stream": "s"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    // One batch: the room's row and the stream's row are both needed.
+    let outcomes = fixture
+        .apply(
+            "rival",
+            &[
+                event("x2", "offline", 2_000, body(json!({}))),
+                event("x3", "taped", 2_000, body(json!({"tape": "t"}))),
+                event("x4", "said", 2_000, body(json!({"message": "m"}))),
+            ],
+        )
+        .await;
+    for outcome in outcomes {
+        assert_eq!(done(outcome).room_id.as_deref(), Some("own"));
+    }
+    assert_eq!(fixture.session("own").await["status"], "ended");
+    assert_eq!(fixture.session("theirs").await, theirs);
+    for table in ["recordings", "chat_messages"] {
+        let rows = fixture.database.rows(&format!("SELECT room_id FROM {table}"), &[]).await;
+        assert_eq!(rows, [json!({"room_id": "own"})], "{table}");
+    }
+}
+
+async fn room_out_of_reach_is_refused_where_no_stream_decides(fixture: Fixture) {
+    two_owners(&fixture).await;
+    for (number, stream) in [json!("unknown"), json!("t"), json!(null)].into_iter().enumerate() {
+        let body = json!({"room": "theirs", "stream": stream, "tape": "t", "message": "m"});
+        for kind in ["offline", "taped", "said"] {
+            let refused = fixture.one("rival", event(&format!("x{number}{kind}"), kind, 2_000, body.clone())).await;
+            assert_eq!(refused, Applied::Conflict, "{kind} {stream}");
+        }
+    }
+    // Older than the session that holds the stream now.
+    let old = event("old", "taped", -3_600_000, json!({"room": "theirs", "stream": "s", "tape": "t"}));
+    assert_eq!(fixture.one("rival", old).await, Applied::Conflict);
+    assert_eq!(fixture.database.count("recordings").await + fixture.database.count("chat_messages").await, 0);
 }

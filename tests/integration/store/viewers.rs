@@ -11,6 +11,7 @@ on_both!(
     a_broadcast_begins_with_no_viewers_of_the_one_before,
     what_has_no_column_is_merged_into_data,
     viewers_of_a_session_that_is_not_there_or_not_ours,
+    unknown_number_of_viewers_takes_effect,
 );
 
 fn watched(id: &str, at: i64, n: i64) -> crate::fixture::Event {
@@ -79,4 +80,16 @@ async fn viewers_of_a_session_that_is_not_there_or_not_ours(fixture: Fixture) {
     fixture.one("studio", watched("e1", 0, 1)).await;
     assert_eq!(fixture.one("rival", watched("e2", 1_000, 9)).await, Applied::Conflict);
     assert_eq!(fixture.session("r").await["viewer_count"], 1);
+}
+
+async fn unknown_number_of_viewers_takes_effect(fixture: Fixture) {
+    for (number, unknown) in [Value::Null, json!(-1), json!("-1")].into_iter().enumerate() {
+        let at = 1_000 * number as i64;
+        fixture.one("studio", watched(&format!("known-{number}"), at, 7)).await;
+        let body = json!({"room": "r", "n": unknown, "peak": 9});
+        let result = done(fixture.one("studio", event(&format!("e{number}"), "watched", at + 500, body)).await);
+        assert_eq!((result.action, result.warnings), (Action::Recorded, Vec::new()), "{unknown}");
+        let row = fixture.session("r").await;
+        assert_eq!((&row["viewer_count"], &row["peak_viewers"]), (&Value::Null, &json!(9)), "{unknown}");
+    }
 }

@@ -14,7 +14,7 @@ use super::guards::Guards;
 #[allow(missing_docs)]
 pub struct ChatRow {
     pub message_id: String,
-    pub room_id: String,
+    pub room_id: Option<String>,
     pub user_id: Option<String>,
     pub user_name: Option<String>,
     pub message: Option<String>,
@@ -29,10 +29,13 @@ impl ChatRow {
     }
 
     /// `chat`. Whether the event changed anything.
-    pub(super) fn apply(&mut self, room: &str, set: &[ChatField], key: OrderKey) -> bool {
-        let mut won = self.guards.advance("room_id", key);
-        if won {
-            room.clone_into(&mut self.room_id);
+    pub(super) fn apply(&mut self, room: Option<&str>, set: &[ChatField], key: OrderKey) -> bool {
+        let mut won = false;
+        if let Some(room) = room
+            && self.guards.advance("room_id", key)
+        {
+            self.room_id = Some(room.to_owned());
+            won = true;
         }
         for field in set {
             won |= self.set(field, key);

@@ -25,7 +25,7 @@ pub use job::JobRow;
 pub use recording::RecordingRow;
 pub use result::{Action, Applied, EventResult};
 pub use rows::{Held, Needs, Rows};
-pub use session::{SessionRow, Written, bit};
+pub use session::{Reach, SessionRow, Written, bit};
 pub use shared::effects::{
     Announcement, Change, ChatField, Config, ContentField, Essential, InvalidEvent, JobField, MAX_KEY_BYTES,
     Planned, Reason, RecordingField, SessionField, Warning, plan,

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 
 use shared::event::Millis;
-use shared::platform::{MissingSession, Platform, SessionScope, SessionStatus};
+use shared::platform::{MissingSession, Platform, SessionStatus};
 
 use super::chat::ChatRow;
 use super::content::ContentRow;
 use super::job::JobRow;
 use super::recording::RecordingRow;
 use super::result::{Action, Applied, EventResult};
-use super::session::{Cause, SessionRow, Touched};
+use super::session::{Cause, Reach, SessionRow, Touched};
 use super::{Announcement, Change, ChatField, Planned, RecordingField, SessionField};
 
 /// How much older than a session an event may be and still be of its live stream id's present holder.
@@ -35,7 +35,8 @@ pub struct Held<R> {
 pub struct Needs<'a> {
     /// Rooms.
     pub rooms: Vec<&'a str>,
-    /// Live stream ids, each with the room that its event names: whose session is there needs no other.
+    /// Live stream ids, each with the room that its event names: its session, where it is in
+    /// reach, makes the look-up by stream needless.
     pub live_streams: Vec<(&'a str, Option<&'a str>)>,
     /// Recordings.
     pub recordings: Vec<&'a str>,
@@ -280,19 +281,24 @@ impl<'p> Rows<'p> {
             Found::At(at) => self.sessions.get(*at).map(|held| held.row.room_id.clone()),
             Found::Absent | Found::Missing | Found::Stale => event.room.clone(),
         };
-        let Some(room) = room else {
+        if room.is_none() && event.live_stream_id.is_some() {
             return if matches!(found, Found::Stale) { stale(event) } else { Applied::MissingSession };
-        };
+        }
         let held = self.chats.entry(id.to_owned()).or_insert_with(|| fresh(ChatRow::new(id)));
-        let won = held.row.apply(&room, set, event.order);
+        let won = held.row.apply(room.as_deref(), set, event.order);
         held.changed |= won;
-        done(event, recorded(won), Some(room), event.live_stream_id.clone(), None)
+        done(event, recorded(won), room, event.live_stream_id.clone(), None)
     }
 
     fn find(&self, event: &Planned) -> Found {
         let by_room = event.room.as_ref().and_then(|room| self.by_room.get(room));
         if let Some((at, held)) = by_room.and_then(|at| Some((*at, self.sessions.get(*at)?))) {
-            return if self.may_touch(&held.row) { Found::At(at) } else { Found::Conflict };
+            if self.may_touch(&held.row) {
+                return Found::At(at);
+            }
+            // A room out of reach is as unusable as an unknown one, but never a room of the event.
+            let holder = event.live_stream_id.as_deref().map(|stream| self.holder(stream, event));
+            return holder.filter(|found| matches!(found, Found::At(_))).unwrap_or(Found::Conflict);
         }
         // A platform that creates its sessions means the room that it names, whoever used its stream before.
         if event.room.is_some() && self.platform.missing_session == MissingSession::Create {
@@ -324,15 +330,9 @@ impl<'p> Rows<'p> {
         found.map_or(Found::Stale, Found::At)
     }
 
-    /// A registered third party must not be able to end somebody else's stream.
     fn may_touch(&self, row: &SessionRow) -> bool {
-        match self.platform.session_scope {
-            // Its own rows too: they may be older than the definition's scope.
-            SessionScope::Shared => {
-                row.scope == SessionScope::Shared || row.platform == self.platform.name.as_str()
-            }
-            SessionScope::Own => row.platform == self.platform.name.as_str(),
-        }
+        let reach = Reach { platform: self.platform.name.as_str(), scope: self.platform.session_scope };
+        reach.includes(&row.platform, row.scope)
     }
 
     fn create(&mut self, event: &Planned) -> usize {

@@ -99,6 +99,25 @@ pub mod bit {
     pub const DATA: i32 = 32768;
 }
 
+/// The sessions that a platform's events may touch: a registered third party must not be able to
+/// end somebody else's stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Reach<'a> {
+    /// The platform.
+    pub platform: &'a str,
+    /// Its `session_scope`.
+    pub scope: SessionScope,
+}
+
+impl Reach<'_> {
+    /// Returns true for a session that `owner` created with the scope `of`.
+    #[must_use]
+    pub fn includes(self, owner: &str, of: SessionScope) -> bool {
+        // Its own rows too: they may be older than the definition's scope.
+        owner == self.platform || (self.scope == SessionScope::Shared && of == SessionScope::Shared)
+    }
+}
+
 /// What an event did to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Touched {

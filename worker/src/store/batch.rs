@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::future::Future;
 
 use shared::event::{Millis, StreamId};
-use shared::platform::Platform;
+use shared::platform::{Platform, SessionScope};
 
 use super::error::Cause;
 use super::held::HeldRow;
@@ -84,6 +84,7 @@ pub struct Part<'a> {
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) platform: &'a str,
+    pub(super) scope: SessionScope,
     /// Of the events to be asked for in the ledger.
     pub(super) ids: Vec<&'a str>,
     pub(super) needs: Needs<'a>,
@@ -178,7 +179,8 @@ impl<'a> Part<'a> {
             Ledger::Read => self.events.iter().map(|event| event.event_id.as_str()).collect(),
             Ledger::Unread => Vec::new(),
         };
-        Wanted { platform: self.platform.name.as_str(), ids, needs: Needs::of(self.events.iter()) }
+        let (platform, scope) = (self.platform.name.as_str(), self.platform.session_scope);
+        Wanted { platform, scope, ids, needs: Needs::of(self.events.iter()) }
     }
 
     /// Applies the events to what the database has.

@@ -15,8 +15,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Version, description, statements.
 type Step = (i64, &'static str, &'static str);
 
-pub(super) const SQLITE: [Step; 1] = [(1, "tables", include_str!("../../migrations/sqlite/0001_tables.sql"))];
-pub(super) const POSTGRES: [Step; 1] = [(1, "tables", include_str!("../../migrations/postgres/0001_tables.sql"))];
+pub(super) const SQLITE: [Step; 2] = [
+    (1, "tables", include_str!("../../migrations/sqlite/0001_tables.sql")),
+    (2, "chat room optional", include_str!("../../migrations/sqlite/0002_chat_room_optional.sql")),
+];
+pub(super) const POSTGRES: [Step; 2] = [
+    (1, "tables", include_str!("../../migrations/postgres/0001_tables.sql")),
+    (2, "chat room optional", include_str!("../../migrations/postgres/0002_chat_room_optional.sql")),
+];
 
 /// Reads the database's own UUID.
 pub(super) const DATABASE_ID: &str = "SELECT value FROM tributary_meta WHERE key = 'database_id'";

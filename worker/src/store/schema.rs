@@ -103,6 +103,29 @@ mod tests {
     }
 
     #[test]
+    fn room_of_chat_messages_becomes_optional_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let (first, second) = (Connection::open(&path).unwrap(), Connection::open(&path).unwrap());
+        first.execute_batch(SQLITE[0].2).unwrap();
+        let insert = |room: Option<&str>, sent_at: Option<&str>| {
+            let sql = "INSERT INTO chat_messages (platform, message_id, room_id, sent_at) \
+                       VALUES ('p', ?1 || hex(randomblob(4)), ?1, ?2)";
+            let sql = sql.replace("?1 ||", "coalesce(?1, '') ||");
+            second.execute(&sql, (room, sent_at))
+        };
+        insert(Some("r"), Some("t")).unwrap();
+        insert(None, Some("t")).unwrap_err();
+        second.execute_batch("CREATE VIEW rooms AS SELECT room_id FROM chat_messages").unwrap();
+        first.execute_batch(&format!("BEGIN; {} COMMIT", SQLITE[1].2)).unwrap();
+        insert(None, Some("t")).unwrap();
+        insert(Some("r"), None).unwrap_err();
+        let one = |sql: &str| first.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
+        assert_eq!(one("SELECT count(*) || ' of ' || count(room_id) FROM rooms"), "2 of 1");
+        assert_eq!(one("PRAGMA integrity_check"), "ok");
+    }
+
+    #[test]
     fn what_is_missing_is_named() {
         assert!(complete(Vec::new()).is_ok());
         let column = |column: &str| ("sessions".to_owned(), Some(column.to_owned()));

@@ -12,7 +12,7 @@ use super::texts::{
     RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
 };
 use super::writes::write;
-use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, RecordingRow, SessionRow, Written};
+use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, Reach, RecordingRow, SessionRow, Written};
 use crate::store::batch::{Changes, LedgerRow, Loaded, Transact, Wanted};
 use crate::store::error::Cause;
 use crate::store::held::{HeldRow, OwnTable};
@@ -23,7 +23,7 @@ type RecordingColumns = (String, Option<String>, String, Option<String>, Option<
 type ContentColumns = (String, Option<String>, Option<String>, String, String);
 type JobColumns =
     (String, String, Option<f64>, Option<String>, Option<String>, Option<String>, Option<i64>, String);
-type ChatColumns = (String, String, Option<String>, Option<String>, Option<String>, OffsetDateTime, String);
+type ChatColumns = (String, Option<String>, Option<String>, Option<String>, Option<String>, OffsetDateTime, String);
 
 impl Transact for PgConnection {
     async fn is_alive(&mut self) -> bool {
@@ -92,12 +92,13 @@ impl Transact for PgConnection {
 /// `sessions` reads them, if any are needed.
 async fn load(
     on: &mut PgConnection,
-    Wanted { platform, ids, needs }: &Wanted<'_>,
-    sessions: impl AsyncFnOnce(&mut PgConnection, &Needs<'_>) -> Result<Vec<SessionColumns>, Cause>,
+    Wanted { platform, ids, needs, scope }: &Wanted<'_>,
+    sessions: impl AsyncFnOnce(&mut PgConnection, &Needs<'_>, Reach<'_>) -> Result<Vec<SessionColumns>, Cause>,
 ) -> Result<Loaded, Cause> {
     let mut loaded = Loaded { ledger: ledger(on, platform, ids).await?, ..Loaded::default() };
     if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
-        loaded.sessions = sessions(on, needs).await?.into_iter().map(session_row).collect();
+        loaded.sessions =
+            sessions(on, needs, Reach { platform, scope: *scope }).await?.into_iter().map(session_row).collect();
     }
     if !needs.recordings.is_empty() {
         loaded.recordings = recordings(on, platform, &needs.recordings).await?;
@@ -124,13 +125,18 @@ async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<V
 
 /// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order:
 /// for a transaction that has nothing else yet.
-async fn sessions_anew(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionColumns>, Cause> {
+async fn sessions_anew(
+    on: &mut PgConnection,
+    needs: &Needs<'_>,
+    reach: Reach<'_>,
+) -> Result<Vec<SessionColumns>, Cause> {
     let by_stream_alone = needs.live_streams.iter().any(|(_, room)| room.is_none());
     if by_stream_alone {
         return sessions_by_either(on, needs).await;
     }
     let rows: Vec<SessionColumns> = sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
-    let found: HashSet<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+    let reached = rows.iter().filter(|row| reach.includes(&row.1, read_scope(&row.2)));
+    let found: HashSet<&str> = reached.map(|row| row.0.as_str()).collect();
     if needs.live_streams.iter().all(|(_, room)| room.is_some_and(|room| found.contains(room))) {
         return Ok(rows);
     }
@@ -139,7 +145,11 @@ async fn sessions_anew(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<S
 }
 
 /// All locks in one statement: what earlier parts have written and locked stays.
-async fn sessions_at_once(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionColumns>, Cause> {
+async fn sessions_at_once(
+    on: &mut PgConnection,
+    needs: &Needs<'_>,
+    _: Reach<'_>,
+) -> Result<Vec<SessionColumns>, Cause> {
     if needs.live_streams.is_empty() {
         return Ok(sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(on).await?);
     }

@@ -246,7 +246,7 @@ async fn write_chats(
     let done = sqlx::query(write.statement)
         .bind(platform)
         .bind(&keys)
-        .bind(column(rows, |row| row.room_id.as_str()))
+        .bind(column(rows, |row| row.room_id.as_deref()))
         .bind(column(rows, |row| row.user_id.as_deref()))
         .bind(column(rows, |row| row.user_name.as_deref()))
         .bind(column(rows, |row| row.message.as_deref()))

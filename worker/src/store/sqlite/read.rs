@@ -6,7 +6,7 @@ use shared::platform::SessionScope;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::effects::{ChatRow, ContentRow, Guards, JobRow, RecordingRow, SessionRow, Written};
+use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Reach, RecordingRow, SessionRow, Written};
 use crate::store::batch::{LedgerRow, Loaded, Wanted};
 use crate::store::error::Cause;
 
@@ -42,6 +42,7 @@ const CHAT: &str = "SELECT message_id, room_id, user_id, user_name, message, sen
 /// The keys of a part, to be sent to the thread that reads.
 pub(super) struct Asked {
     platform: String,
+    scope: SessionScope,
     ids: Vec<String>,
     rooms: Vec<String>,
     /// With the room whose session makes the look for this one needless.
@@ -53,11 +54,12 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(Wanted { platform, ids, needs }: &Wanted<'_>) -> Self {
+    pub(super) fn new(Wanted { platform, scope, ids, needs }: &Wanted<'_>) -> Self {
         let own = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         let stream = |(stream, room): &(&str, Option<&str>)| ((*stream).to_owned(), room.map(str::to_owned));
         Self {
             platform: (*platform).to_owned(),
+            scope: *scope,
             ids: own(ids),
             rooms: own(&needs.rooms),
             live_streams: needs.live_streams.iter().map(stream).collect(),
@@ -82,12 +84,15 @@ pub(super) fn all(connection: &Connection, asked: &Asked) -> Result<Loaded, Caus
     })
 }
 
-/// Sessions by room, and by live stream where no room leads to one already.
+/// Sessions by room, and by live stream where no room leads to a usable one already.
 fn sessions(connection: &Connection, asked: &Asked) -> Result<Vec<SessionRow>, Cause> {
     let by = |statement, keys: &[String]| Keyed { connection, statement, platform: None }.rows(keys, session_row);
     let mut found = by(SESSION, &asked.rooms)?;
     // Rooms were asked for in their order, so what was found is in it.
-    let known = |room: &String| found.binary_search_by(|row| row.room_id.cmp(room)).is_ok();
+    let reach = Reach { platform: &asked.platform, scope: asked.scope };
+    let named =
+        |room: &String| found.binary_search_by(|row| row.room_id.cmp(room)).ok().and_then(|at| found.get(at));
+    let known = |room: &String| named(room).is_some_and(|row| reach.includes(&row.platform, row.scope));
     let needed = asked.live_streams.iter().filter(|(_, room)| !room.as_ref().is_some_and(known));
     let mut streams: Vec<String> = needed.map(|(stream, _)| stream.clone()).collect();
     streams.dedup();

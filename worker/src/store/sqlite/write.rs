@@ -227,7 +227,7 @@ fn job(to: &mut Table, row: &&JobRow) {
 
 fn chat(to: &mut Table, row: &&ChatRow) {
     to.text(&row.message_id);
-    to.text(&row.room_id);
+    to.maybe(row.room_id.as_deref());
     to.maybe(row.user_id.as_deref());
     to.maybe(row.user_name.as_deref());
     to.maybe(row.message.as_deref());
