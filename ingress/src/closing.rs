@@ -35,8 +35,7 @@ impl Closing {
 
 /// The answer to what came too late.
 pub(crate) fn refuse(mut request: Request) -> HttpResponse {
-    let refusal = Error::InvalidRequest("Request after the end of the connection".to_owned());
-    let mut refused = refusal.respond(None, request.take_payload());
+    let mut refused = Error::AfterClose.respond(None, request.take_payload());
     refused.head_mut().set_connection_type(ConnectionType::Close);
     refused
 }

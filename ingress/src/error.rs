@@ -104,6 +104,9 @@ pub(crate) enum Error {
     /// A request to a route of our own that makes no sense.
     #[error("{0}")]
     InvalidRequest(String),
+    /// A request behind one that was answered as the last of its connection: certainly not queued.
+    #[error("Connection is closing; send the request again on a new one")]
+    AfterClose,
     /// A change of what is registered that contradicts what is there.
     #[error("{0}")]
     Conflict(String),
@@ -230,6 +233,8 @@ impl Error {
             Self::Admin(AdminRefusal::Missing) => facts(401, "E_ADMIN_FORBIDDEN", None),
             Self::Admin(AdminRefusal::Forbidden) => facts(403, "E_ADMIN_FORBIDDEN", None),
             Self::InvalidRequest(_) => facts(400, "E_INVALID_REQUEST", None),
+            // A 4xx is final to some senders.
+            Self::AfterClose => facts(503, "E_WEBHOOK_QUEUE_ERROR", None).again_after(1),
             Self::Conflict(_) => facts(409, "E_INVALID_REQUEST", None),
             Self::CannotRegister => facts(503, "E_REGISTRATION_UNAVAILABLE", None),
             Self::NotFound => facts(404, "E_NOT_FOUND", None),

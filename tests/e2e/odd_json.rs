@@ -108,3 +108,31 @@ async fn form_and_xml_get_an_error_that_says_what_to_choose() {
         assert!(answer.json["errmesg"].as_str().expect("a text").contains(told), "{}", answer.text);
     }
 }
+
+/// Two ids that differ in a byte which has no UTF-8 are not one id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_with_replaced_bytes_never_share_a_row() {
+    let stack = Stack::builder().ingress_env("REALCAST_WEBHOOK_SECRET", SECRET).start().await;
+    let at = rfc3339(now_ms());
+    let event = |kind: &str, data: &str| {
+        let text = format!(r#"{{"event":"{kind}","timestamp":"{at}","data":{{{data}}}}}"#);
+        let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1")).collect();
+        sign::over_body("realcast", "X-RealCast-Signature", SECRET, &bytes)
+    };
+    let ids = ["caf\u{e9}-X", "caf\u{e8}-X", "\\ud83d-X", "\\ud83e-X"];
+    for id in ids {
+        let room = event("stream.live", &format!(r#""stream_id":"{id}""#));
+        stack.sender().send(&room).await.expect(202, "accepted");
+        let chat = event("chat.message.new", &format!(r#""stream_id":"r","message_id":"{id}""#));
+        stack.sender().send(&chat).await.expect(202, "accepted");
+    }
+    stack.drained(SOON).await;
+    assert_eq!(stack.database.count("sessions").await + stack.database.count("chat_messages").await, 0);
+    let listed = stack.dlq_tool(&["list", "--platform", "realcast", "--output", "json"]).await;
+    let dead: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(dead.len(), 2 * ids.len(), "{}", listed.stdout);
+    for letter in dead {
+        assert_eq!(letter["error_code"], "invalid_event");
+        assert!(letter["error"].as_str().is_some_and(|error| error.contains("U+FFFD")), "{letter}");
+    }
+}

@@ -51,7 +51,7 @@ async fn what_follows_the_last_request_of_a_connection_does_nothing() {
         [request(&event(), ""), request(&event(), close), request(&event(), ""), request(&event(), "")].concat();
     let seen = answers(&stack, &bytes).await;
     assert_eq!(seen[..2], ["202", "202"]);
-    assert!(seen[2..].iter().all(|status| status == "400"), "{seen:?}");
+    assert!(seen[2..].iter().all(|status| status == "503"), "{seen:?}");
     assert_eq!(stack.unfinished("acme").await, 2);
     // A new connection is as good as any.
     assert_eq!(answers(&stack, &request(&event(), close)).await, ["202"]);

@@ -148,3 +148,35 @@ async fn unusable_requests_are_bounded_and_counted() {
     }
     assert_eq!(events, [202, 503], "they share the limit of three");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verified_body_that_cannot_be_decoded_is_kept() {
+    let stack = builder().workers(0).ingress_env("MAX_BODY_BYTES", "1000").start().await;
+    let sender = stack.sender();
+    let large = zstd::bulk::compress(&[b' '; 2_000], 3).expect("compressed");
+    for (coding, wire, reason) in [
+        ("deflate", b"\x78\x9c\xab".as_slice(), "none of gzip, zstd and br"),
+        ("gzip, gzip", b"\x1f\x8b\x08", "none of gzip, zstd and br"),
+        ("zstd", &large, "larger than MAX_BODY_BYTES once decoded"),
+    ] {
+        let answer = sender.send(&realcast(wire).header("content-encoding", coding)).await;
+        let id = answer.expect(202, "accepted").to_owned();
+        let dead = letter(&stack, "realcast").await;
+        assert_eq!((&dead["event_id"], &dead["error_code"]), (&json!(id), &json!("invalid_event")), "{coding}");
+        assert!(dead["error"].as_str().is_some_and(|error| error.contains(reason)), "{coding}: {dead}");
+        let stored = &entries(&stack, "webhooks:dlq:realcast").await[0].1["body"];
+        assert_eq!(stored, wire, "{coding}");
+        assert_eq!(stack.dlq_tool(&["purge", "--yes"]).await.code, Some(0));
+        // Unverified requests, and other definitions, keep their answers.
+        let (status, errcode) = if coding == "zstd" {
+            (413, "E_WEBHOOK_PAYLOAD_TOO_LARGE")
+        } else {
+            (415, "E_WEBHOOK_UNSUPPORTED_ENCODING")
+        };
+        let forged = sign::over_body("realcast", "X-RealCast-Signature", "wrong", wire);
+        sender.send(&forged.header("content-encoding", coding)).await.expect_error(status, errcode);
+        let refused = sign::generic("acme", ACME_SECRET, wire).header("content-encoding", coding);
+        sender.send(&refused).await.expect_error(status, errcode);
+    }
+    assert_eq!(stack.dead("realcast").await + stack.dead("acme").await, 0);
+}

@@ -1,10 +1,12 @@
 //! A request as somebody has captured it.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
 use shared::config::Problem;
+use shared::json;
 
 use crate::config::LARGEST_BODY;
 
@@ -26,7 +28,7 @@ impl Capture {
     /// Which of them cannot be read, or which line is no header.
     pub(super) fn read(headers: &Path, body: &Path) -> Result<Self, Problem> {
         let head = file(headers, MAX_HEAD_BYTES)?;
-        let headers = head_lines(&head).map_err(|line| {
+        let headers = head_lines(&without_mark(&head)).map_err(|line| {
             Problem::new(headers.display().to_string(), format_args!("line {line}: must be `Name: value`"))
         })?;
         Ok(Self { headers, body: file(body, LARGEST_BODY as u64)?.into() })
@@ -39,6 +41,15 @@ fn file(path: &Path, max: u64) -> Result<Vec<u8>, Problem> {
     let mut content = Vec::new();
     file.take(max + 1).read_to_end(&mut content).map_err(|error| problem(format!("cannot be read: {error}")))?;
     if content.len() as u64 > max { Err(problem(format!("is longer than {max} bytes"))) } else { Ok(content) }
+}
+
+/// `text` without a byte order mark, in UTF-8 where the mark is that of UTF-16.
+pub(super) fn without_mark(text: &[u8]) -> Cow<'_, [u8]> {
+    match text {
+        [0xef, 0xbb, 0xbf, rest @ ..] => Cow::Borrowed(rest),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Cow::Owned(json::text(text).into_owned().into_bytes()),
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// Headers, as tools write them down: also after the request's first line, after `curl -v`'s `> `, and among the pseudo
@@ -83,6 +94,13 @@ mod tests {
             ":method: POST\nmux-signature: t=1,v1=ab\n:path: /\nhost: a:80\n",
         ] {
             assert_eq!(head_lines(text.as_bytes()).unwrap(), expected, "{text}");
+        }
+        let text = "mux-signature: t=1,v1=ab\r\nhost: a:80\r\n";
+        let utf16 = |unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
+            std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(unit).collect()
+        };
+        for file in [format!("\u{feff}{text}").into_bytes(), utf16(u16::to_le_bytes), utf16(u16::to_be_bytes)] {
+            assert_eq!(head_lines(&without_mark(&file)).unwrap(), expected);
         }
         for (text, line) in [("a: b\nno header", 2), ("{\"a\": 1}", 1), ("na me: x", 1)] {
             assert_eq!(head_lines(text.as_bytes()), Err(line), "{text}");

@@ -34,6 +34,9 @@ pub(super) struct EventReport {
 #[derive(Debug, Serialize)]
 pub(super) struct EffectReport {
     pub(super) effect: &'static str,
+    /// The reason for which ingress does not queue it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) not_queued: Option<&'static str>,
     /// The reason for which a worker would make it a dead letter `invalid_event`.
     pub(super) refusal: Option<String>,
     /// True where it waits until its session is there.
@@ -60,11 +63,17 @@ pub(super) fn told(
     at: Millis,
 ) -> (EventReport, EffectReport) {
     let planned = plan(platform, &event, at);
-    let effect = effect(platform, platform.effects.get(&event.event_type), planned.as_ref());
+    let mut effect = effect(platform, platform.effects.get(&event.event_type), planned.as_ref());
     let planned = planned.ok();
+    let subscribed = platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type));
+    effect.not_queued = match (platform.enabled, subscribed) {
+        (false, _) => Some("the platform is disabled (403)"),
+        (true, false) => Some("its type is not one of the platform's event_types (answered `ignored`)"),
+        (true, true) => None,
+    };
     let event = EventReport {
         id_from: id_from(platform, verified, &event),
-        subscribed: platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type)),
+        subscribed,
         occurred_at: event.occurred_at.known().map(clock::rfc3339),
         time_unreadable: event.occurred_at == EventTime::Unreadable,
         session: planned.as_ref().and_then(|planned| planned.room.clone()),
@@ -88,6 +97,7 @@ fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<Planned, St
 fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&Planned, &String>) -> EffectReport {
     let mut report = EffectReport {
         effect: "log",
+        not_queued: None,
         refusal: planned.err().cloned(),
         needs_session: planned.is_ok_and(|planned| planned.needs_session(platform)),
         columns: Vec::new(),

@@ -39,7 +39,8 @@ What an event changes is what a worker would change. A value that its column can
 warning: the column is left alone, the event takes effect. Sessions are not looked up.
 
 Exit status: 0 verified, identified and fit to take effect; 1 not, or a handshake only: a dead
-letter `invalid_event` is 1, too; 2 usage or configuration.";
+letter `invalid_event`, a disabled platform and a type outside `event_types` are 1, too; 2 usage or
+configuration.";
 
 /// The arguments of `ingress check-platform`.
 #[derive(Debug, Args)]
@@ -84,7 +85,8 @@ struct Report {
     platform: String,
     verified: bool,
     identified: bool,
-    /// True where no event of it would become a dead letter `invalid_event`.
+    /// True where at least one event of it would be queued, and none that is would become a dead
+    /// letter `invalid_event`.
     takes_effect: bool,
     /// Why not.
     reason: Option<String>,
@@ -96,6 +98,23 @@ struct Report {
     /// Instead of `event` and `effect`, where the request holds several events.
     #[serde(skip_serializing_if = "Option::is_none")]
     batch: Option<Vec<Part>>,
+}
+
+impl Report {
+    fn effects(&self) -> impl Iterator<Item = &EffectReport> {
+        self.effect.iter().chain(self.batch.iter().flatten().map(|part| &part.effect))
+    }
+
+    /// The reason for which an identified request takes no effect.
+    fn hindrance(&self) -> Option<String> {
+        let mut queued = self.effects().filter(|effect| effect.not_queued.is_none()).peekable();
+        if queued.peek().is_none() {
+            let why = self.effects().find_map(|effect| effect.not_queued);
+            return Some(format!("nothing of it is queued: {}", why.unwrap_or("the batch is empty (200)")));
+        }
+        let refused = queued.find_map(|effect| effect.refusal.as_deref())?;
+        Some(format!("a worker would dead-letter it (invalid_event): {refused}"))
+    }
 }
 
 /// One event of a batch.
@@ -128,8 +147,9 @@ impl CheckPlatform {
         let at = self.at.unwrap_or_else(clock::now_ms);
 
         let decoded = signature::decode(&capture, max_body);
-        let (scheme, keys) = (&platform.scheme, &keys);
-        let checked = Question { scheme, keys, capture: &capture, decoded: &decoded, at, max_body }.answer();
+        let (scheme, keys, invalid) = (&platform.scheme, &keys, platform.invalid);
+        let checked =
+            Question { scheme, keys, capture: &capture, decoded: &decoded, at, max_body, invalid }.answer();
         let report = match &checked {
             Checked { verified: Ok((verified, body)), .. } => {
                 let asked = handshake::asked(&platform, keys, &capture.headers, verified, body, at).is_some();
@@ -142,18 +162,17 @@ impl CheckPlatform {
         if !platform.enabled {
             notes.push("the platform is disabled: ingress answers 403 before it looks at a signature".to_owned());
         }
+        if platform.paused {
+            notes
+                .push("the platform is paused: its events are kept, and take effect once it is resumed".to_owned());
+        }
         let Draft { reason, event, effect, batch } = report;
-        let effects = || effect.iter().chain(batch.iter().flatten().map(|part| &part.effect));
-        let refused = effects().find_map(|effect| effect.refusal.as_deref());
         let identified = event.is_some() || batch.is_some();
-        let takes_effect = identified && refused.is_none();
-        let reason =
-            reason.or_else(|| Some(format!("a worker would dead-letter it (invalid_event): {}", refused?)));
-        let report = Report {
+        let mut report = Report {
             platform: platform.name.to_string(),
             verified: checked.verified.is_ok(),
             identified,
-            takes_effect,
+            takes_effect: false,
             reason,
             notes,
             signature: checked.report,
@@ -161,6 +180,10 @@ impl CheckPlatform {
             effect,
             batch,
         };
+        if report.identified {
+            report.reason = report.hindrance();
+            report.takes_effect = report.reason.is_none();
+        }
         let text = match self.output {
             Format::Json => serde_json::to_string(&report).unwrap_or_default(),
             Format::Table => print::table(&report),

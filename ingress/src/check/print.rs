@@ -10,7 +10,10 @@ pub(super) fn table(report: &Report) -> String {
     let mut lines = Lines::default();
     let verdict = match (report.verified, report.identified, report.takes_effect) {
         (true, true, true) => "verified and identified",
-        (true, true, false) => "verified and identified, but a dead letter",
+        (true, true, false) if report.effects().any(|effect| effect.not_queued.is_none()) => {
+            "verified and identified, but a dead letter"
+        }
+        (true, true, false) => "verified and identified, but not queued",
         (true, false, _) => "verified, but not an event",
         (false, ..) => "not verified",
     };
@@ -77,6 +80,7 @@ impl Lines {
     fn effect(&mut self, effect: &EffectReport) {
         self.add("effect", effect.effect);
         let outcome = match &effect.refusal {
+            _ if effect.not_queued.is_some() => format!("no: {}", effect.not_queued.unwrap_or_default()),
             Some(refusal) => format!("no: dead letter invalid_event: {refusal}"),
             None if effect.needs_session => "yes, once its session is there".to_owned(),
             None => "yes".to_owned(),

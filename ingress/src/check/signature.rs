@@ -6,12 +6,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use shared::event::Millis;
-use shared::json::Document;
+use shared::json::{self, Document};
+use shared::platform::InvalidRequests;
 use shared::signature::{
     Encoding, Found, Hash, Headers, Keys, Refusal, Scheme, SecretEncoding, Template, Verified, verify,
 };
 
-use super::capture::Capture;
+use super::capture::{Capture, without_mark};
 use crate::pipeline::coding::{Coding, Undecodable, Unsupported};
 
 /// What was checked.
@@ -66,6 +67,8 @@ pub(super) struct Question<'a> {
     pub(super) decoded: &'a Decoded,
     pub(super) at: Millis,
     pub(super) max_body: usize,
+    /// What ingress does with a verified request that is no usable event.
+    pub(super) invalid: InvalidRequests,
 }
 
 /// A captured body without its coding; `Ok(None)`: it has none.
@@ -92,32 +95,33 @@ impl<'a> Question<'a> {
         report: &mut SignatureReport,
         notes: &mut Vec<String>,
     ) -> Result<(Verified<'a>, &'a Bytes), String> {
-        let too_large =
-            || format!("the body is larger than MAX_BODY_BYTES ({}), decoded or as sent (413)", self.max_body);
+        let too_large = || format!("the body is larger than MAX_BODY_BYTES ({}) as sent (413)", self.max_body);
         let wire = &self.capture.body;
         if !matches!(self.decoded, Ok(None))
             && wire.len() <= self.max_body
-            && Document::parse(wire).is_ok()
+            && Document::parse_text(&json::text(wire)).is_ok()
             && let Ok(verified) = self.verify(wire)
         {
             notes.push("the bytes as sent verify and are JSON: Content-Encoding is ignored".to_owned());
             return Ok((self.verified(verified, "wire", report), wire));
         }
         let Ok(decoded) = self.decoded else {
-            return Err("Content-Encoding must be one of gzip, zstd and br (415)".to_owned());
+            let wrong = "Content-Encoding must be one of gzip, zstd and br";
+            return Err(self.undecodable(wire.len() <= self.max_body && self.verify(wire).is_ok(), wrong, 415));
         };
         if wire.len() > self.max_body {
             return Err(too_large());
         }
         let refusal = match (self.verify(wire), decoded) {
             (Err(refusal), Some(_)) if !refusal.depends_on_body() => refusal,
-            (_, Some(Err(Undecodable::TooLarge))) => return Err(too_large()),
+            (verified, Some(Err(Undecodable::TooLarge))) => {
+                let wrong = format!("the body is larger than MAX_BODY_BYTES ({}) once decoded", self.max_body);
+                return Err(self.undecodable(verified.is_ok(), &wrong, 413));
+            }
             (Ok(verified), None) => return Ok((self.verified(verified, "wire", report), wire)),
             (Ok(verified), Some(Ok(body))) => return Ok((self.verified(verified, "wire", report), body)),
             (Ok(_), Some(Err(Undecodable::Malformed))) => {
-                return Err(
-                    "the signature verifies, but the body is not what Content-Encoding says (400)".to_owned()
-                );
+                return Err(self.undecodable(true, "the body is not what Content-Encoding says", 400));
             }
             (Err(_), Some(Ok(body))) => match self.verify(body) {
                 Ok(verified) => return Ok((self.verified(verified, "decoded", report), body)),
@@ -137,6 +141,15 @@ impl<'a> Question<'a> {
         }
         notes.extend(self.hints(refusal));
         Err(self.reason(refusal))
+    }
+
+    /// The reason against a body that cannot be decoded. `genuine`: it verifies as sent.
+    fn undecodable(self, genuine: bool, wrong: &str, status: u16) -> String {
+        match (genuine, self.invalid) {
+            (true, InvalidRequests::Keep) => format!("the signature verifies, but {wrong} (kept as a dead letter)"),
+            (true, InvalidRequests::Refuse) => format!("the signature verifies, but {wrong} ({status})"),
+            (false, _) => format!("{wrong} ({status})"),
+        }
     }
 
     fn verify(self, body: &'a [u8]) -> Result<Verified<'a>, Refusal> {
@@ -243,8 +256,15 @@ impl<'a> Question<'a> {
             };
         let genuine = |body: &[u8]| verifies(self.keys, body);
         let unix = String::from_utf8_lossy(body).replace("\r\n", "\n");
-        let without_end = body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body));
+        let without_end = without_line_end(body);
+        let unmarked = without_mark(body);
+        let unmarked = (*unmarked != *body).then_some(&*unmarked);
         let tries = [
+            (unmarked.map(<[u8]>::to_vec), "without the byte order mark at its beginning, in UTF-8"),
+            (
+                unmarked.and_then(without_line_end).map(<[u8]>::to_vec),
+                "without the byte order mark at its beginning and the line break at its end, in UTF-8",
+            ),
             (without_end.map(<[u8]>::to_vec), "without the line break at its end, which was not sent"),
             (Some([body, b"\n"].concat()), "with a line break at its end, which the capture lacks"),
             (Some(unix.replace('\n', "\r\n").into_bytes()), "with CRLF line breaks, which the capture has changed"),
@@ -258,6 +278,11 @@ impl<'a> Question<'a> {
         let meant = self.keys.variants().into_iter().find(|(_, keys)| verifies(keys, body));
         meant.map(|(how, _)| format!("the signature verifies with the secret {how}")).into_iter().collect()
     }
+}
+
+/// `body` without a line break at its end; `None`: it has none.
+fn without_line_end(body: &[u8]) -> Option<&[u8]> {
+    body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body))
 }
 
 /// JSON without white space between its values.

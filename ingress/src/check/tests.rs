@@ -9,6 +9,8 @@ use shared::signature::{Keys, Secret, sign};
 
 use super::*;
 
+mod outcomes;
+
 const SECRET: &str = "a-secret-nobody-may-see";
 const AT: Millis = 1_767_225_600_000;
 
@@ -171,7 +173,15 @@ fn what_stands_against_it_is_told_precisely() {
     let headers = half.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
     let capture = Capture { headers, body: Bytes::from_static(b"{}") };
     let (scheme, decoded) = (&platform.scheme, Ok(None));
-    let question = Question { scheme, keys: &keys, capture: &capture, decoded: &decoded, at: AT, max_body: 100 };
+    let question = Question {
+        scheme,
+        keys: &keys,
+        capture: &capture,
+        decoded: &decoded,
+        at: AT,
+        max_body: 100,
+        invalid: platform.invalid,
+    };
     let reason_of_half = question.answer().verified.err().unwrap();
     assert_eq!(
         reason_of_half,
@@ -190,6 +200,8 @@ fn what_captures_suffer_from_is_recognised() {
     for (captured, hint) in [
         (format!("{sent}\n"), "without the line break at its end"),
         (format!("{sent}\r\n"), "without the line break at its end"),
+        (format!("\u{feff}{sent}"), "without the byte order mark at its beginning"),
+        (format!("\u{feff}{sent}\r\n"), "without the byte order mark at its beginning and the line break"),
         (sent.replace(':', " : ").replace(',', ",\n  "), "without the white space between its values"),
     ] {
         let report = verdict("netflix", &signed("netflix", sent.as_bytes(), AT), captured.as_bytes());

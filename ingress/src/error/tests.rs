@@ -85,6 +85,11 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
         (E::Admin(AdminRefusal::Missing), "401 E_ADMIN_FORBIDDEN - -", "admin token required"),
         (E::Admin(AdminRefusal::Forbidden), "403 E_ADMIN_FORBIDDEN - -", "admin token refused"),
         (E::InvalidRequest("why".to_owned()), "400 E_INVALID_REQUEST - -", "why"),
+        (
+            E::AfterClose,
+            "503 E_WEBHOOK_QUEUE_ERROR - 1",
+            "Connection is closing; send the request again on a new one",
+        ),
         (E::Conflict("why".to_owned()), "409 E_INVALID_REQUEST - -", "why"),
         (
             E::CannotRegister,
@@ -126,6 +131,7 @@ fn rank(error: &Error) -> usize {
         E::Conflict(_) => 22,
         E::CannotRegister => 23,
         E::DeadLettersFull => 24,
+        E::AfterClose => 25,
     }
 }
 

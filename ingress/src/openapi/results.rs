@@ -48,8 +48,8 @@ pub(super) struct Warning {
 }
 
 /// Reason for which a value is not stored as sent: another type; negative or too large; not a time;
-/// an empty text for a number; an id that is too long or has a NUL character; NUL characters that
-/// were replaced. `other` is a reason of a later version.
+/// an empty text for a number; an id that is too long, or has a NUL character or a U+FFFD; NUL
+/// characters that were replaced. `other` is a reason of a later version.
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarningReason, rename_all = "snake_case")]
@@ -60,6 +60,7 @@ pub(super) enum Reason {
     Empty,
     TooLong,
     NulCharacter,
+    ReplacementCharacter,
     ReplacedCharacters,
     Other,
 }

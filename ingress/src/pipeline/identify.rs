@@ -32,6 +32,12 @@ pub enum InvalidPayload {
     /// Not what its `Content-Encoding` says.
     #[error("not decodable as its content encoding says")]
     Coding,
+    /// A coding that is not undone here.
+    #[error("content encoding is none of gzip, zstd and br")]
+    UnknownCoding,
+    /// More bytes than are accepted, once decoded.
+    #[error("larger than MAX_BODY_BYTES once decoded")]
+    LargeDecoded,
     /// Not a JSON document as we take them.
     #[error(transparent)]
     Json(#[from] JsonError),
@@ -131,9 +137,9 @@ fn one(platform: &Platform, verified: &Verified<'_>, part: Part<'_, '_>) -> Resu
 
     let spec = &platform.event;
     let occurred_at = occurred_at(&spec.time, verified, document);
-    let id = provider_id(&spec.id, verified, document, element);
     // An id in which characters were replaced tells no two events apart.
-    let id = id.filter(|id| replaced.is_none() || !id.contains(char::REPLACEMENT_CHARACTER));
+    let is_whole = |id: &str| replaced.is_none() || !id.contains(char::REPLACEMENT_CHARACTER);
+    let id = provider_id(&spec.id, verified, document, element, is_whole);
     let content_hash = || content_hash(platform, &event_type, document, replaced);
     let (event_id, unique) = match id {
         Some(id) => (id, true),
@@ -219,10 +225,7 @@ fn belongs(
     element: Option<Element<'_>>,
 ) -> Result<(), InvalidPayload> {
     for pointer in &platform.event.platform {
-        let Some(node) = document.find(pointer).filter(|node| !node.is_null()) else { continue };
-        let named = node.as_str();
-        let own = platform.aliases.iter().chain([&platform.name]).any(|name| Some(name.as_str()) == named);
-        if !own {
+        if document.find(pointer).is_some_and(|node| platform.is_named_otherwise(node)) {
             return Err(InvalidPayload::Platform(place_in(pointer, element)));
         }
     }
@@ -236,9 +239,11 @@ fn provider_id(
     verified: &Verified<'_>,
     document: &Document<'_>,
     element: Option<Element<'_>>,
+    is_whole: impl Fn(&str) -> bool,
 ) -> Option<String> {
     locators.iter().find_map(|locator| {
-        let id = text_at(locator, document, |name| verified.signed_header(name)).filter(|id| !id.is_empty())?;
+        let id = text_at(locator, document, |name| verified.signed_header(name));
+        let id = id.filter(|id| !id.is_empty() && is_whole(id))?;
         let id = match (element, locator) {
             (Some(element), Locator::Body(pointer)) if element.holds(pointer) => id,
             (Some(element), _) => format!("{id}#{}", element.index).into(),

@@ -11,6 +11,9 @@
 //! Bytes on the wire that verify and are JSON are the event for any `Content-Encoding`: the
 //! header is a leftover of a proxy that decoded them, or wrong. Otherwise an unknown coding is 415,
 //! with or without a valid signature.
+//!
+//! Where the definition keeps unusable requests, one that verifies on the wire is kept instead of
+//! answered with 400, 415 or 413 (decoded): as a dead letter, with its bytes on the wire.
 
 mod batcher;
 mod body;
@@ -134,6 +137,10 @@ enum Decoded {
     Is(Bytes),
     /// Nothing.
     Malformed,
+    /// Unknown, since its coding is; of a request that is kept.
+    Unsupported,
+    /// More than the bound; of a request that is kept.
+    TooLarge,
 }
 
 impl From<Option<Bytes>> for Decoded {
@@ -162,26 +169,34 @@ impl Pipeline {
         let Body { bytes: wire, coding, mut held } = self.bodies.read(head.borrow(), payload).await?;
         let (scheme, headers, now) = (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
         let on_wire = genuine(scheme, keys, &headers, &wire, now, &self.gate);
+        let keeps = on_wire.is_ok() && target.platform.invalid == InvalidRequests::Keep;
         let coding = match coding {
-            Ok(None) => None,
-            _ if on_wire.is_ok() && Document::parse_text(&json::text(&wire)).is_ok() => None,
-            named => named.map_err(|_| Error::UnsupportedEncoding)?,
+            Ok(None) => Ok(None),
+            _ if is_json_as_sent(&on_wire, &wire) => Ok(None),
+            Err(_) if !keeps => return Err(Error::UnsupportedEncoding),
+            named => named,
         };
-        let decoded = match to_decode(coding, on_wire.as_ref().err()) {
-            Some(coding) => Box::pin(self.bodies.decode(coding, &wire, &mut held)).await?.into(),
-            None => Decoded::Same,
+        let decoded = match coding.map(|coding| to_decode(coding, on_wire.as_ref().err())) {
+            Err(_) => Decoded::Unsupported,
+            Ok(None) => Decoded::Same,
+            Ok(Some(coding)) => match Box::pin(self.bodies.decode(coding, &wire, &mut held)).await {
+                Err(Error::PayloadTooLarge { .. }) if keeps => Decoded::TooLarge,
+                decoded => decoded?.into(),
+            },
         };
         let (body, verified) = match decoded {
             Decoded::Is(ref body) => {
                 (body, on_wire.or_else(|_| genuine(scheme, keys, &headers, body, now, &self.gate))?)
             }
-            Decoded::Same | Decoded::Malformed => (&wire, on_wire?),
+            Decoded::Same | Decoded::Malformed | Decoded::Unsupported | Decoded::TooLarge => (&wire, on_wire?),
         };
         if let Some(reply) = handshake::asked(&target.platform, keys, &headers, &verified, body, now) {
             return Ok(Taken::Handshake(reply));
         }
         let found = match decoded {
             Decoded::Malformed => Err(InvalidPayload::Coding),
+            Decoded::Unsupported => Err(InvalidPayload::UnknownCoding),
+            Decoded::TooLarge => Err(InvalidPayload::LargeDecoded),
             Decoded::Same | Decoded::Is(_) => identify(&target.platform, &verified, body),
         };
         let events = found.or_else(|reason| kept(target, &verified, body, reason))?;
@@ -262,6 +277,11 @@ impl Pipeline {
             Ok(answer)
         }
     }
+}
+
+/// Returns true if a body verifies as sent and is JSON as sent.
+fn is_json_as_sent(on_wire: &Result<Verified<'_>, Error>, wire: &Bytes) -> bool {
+    on_wire.is_ok() && Document::parse_text(&json::text(wire)).is_ok()
 }
 
 /// The coding to undo: of a body that is genuine as it came, or whose signature may be over what it stands for. What cannot

@@ -80,9 +80,9 @@ const CASES: [(Said, &[&str]); 38] = [
     (|path| genuine("POST", path, "1.1", &"x: y\r\n".repeat(200)), &["431"]),
     (|path| [good(path), good(path).replace("sha256=", "sha256=0"), good(path)].concat(), &["202", "401", "202"]),
     // Behind what says that nothing comes behind it.
-    (|path| [last(path), good(path)].concat(), &["202", "400"]),
-    (|path| [large(path), good(path)].concat(), &["413", "400"]),
-    (|path| [genuine("PUT", path, "1.1", ""), good(path)].concat(), &["405", "400"]),
+    (|path| [last(path), good(path)].concat(), &["202", "503"]),
+    (|path| [large(path), good(path)].concat(), &["413", "503"]),
+    (|path| [genuine("PUT", path, "1.1", ""), good(path)].concat(), &["405", "503"]),
 ];
 
 /// What was answered, without what no two answers have in common.

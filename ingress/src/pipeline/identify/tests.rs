@@ -267,7 +267,10 @@ fn a_body_may_name_its_own_platform_only() {
         acme.event(&body(own));
     }
     acme.event(&json!({"event_type": "a", "payload": {}}));
-    for other in [json!("netflix"), json!("Acme"), json!("")] {
+    for absent in [json!(null), json!("")] {
+        acme.event(&body(absent));
+    }
+    for other in [json!("netflix"), json!("Acme"), json!(" ")] {
         assert_eq!(acme.refusal(&body(other)), "/platform: names another platform");
     }
     for other in [json!(1), json!(["acme"]), json!({})] {
@@ -525,4 +528,6 @@ fn text_that_others_decode_is_an_event_with_its_own_bytes() {
     let by_id = |half: &str| acme.event_of(format!(r#"{{"kind":"x","id":"m{half}"}}"#).as_bytes()).event_id;
     assert_ne!(by_id("\\ud83d"), by_id("\\ud83e"));
     assert_eq!(by_id("\u{fffd}"), "m\u{fffd}", "an id that was sent so");
+    let next = acme.event_of(b"{\"kind\":\"x\",\"id\":\"m\xe9\",\"data\":{\"id\":\"next\"}}");
+    assert_eq!(next.event_id, "next", "an id in which a byte was replaced hides no other place");
 }
