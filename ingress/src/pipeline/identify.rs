@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use shared::event::{EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, NewEvent, in_hex, marker_digest};
 use shared::json::{self, Document, JsonError, time};
 use shared::outbound::headers::HOPS;
-use shared::platform::{Locator, PayloadError, Platform, Pointer};
+use shared::platform::{EventSpec, Locator, PayloadError, Platform, Pointer};
 use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use shared::signature::Verified;
 use shared::trace;
@@ -136,7 +136,7 @@ fn one(platform: &Platform, verified: &Verified<'_>, part: Part<'_, '_>) -> Resu
     })?;
 
     let spec = &platform.event;
-    let occurred_at = occurred_at(&spec.time, verified, document);
+    let occurred_at = occurred_at(spec, verified, document);
     // An id in which characters were replaced tells no two events apart.
     let is_whole = |id: &str| replaced.is_none() || !id.contains(char::REPLACEMENT_CHARACTER);
     let id = provider_id(&spec.id, verified, document, element, is_whole);
@@ -254,9 +254,9 @@ fn provider_id(
 }
 
 /// The first usable time: a value that is none hides no other place.
-fn occurred_at(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> EventTime {
+fn occurred_at(spec: &EventSpec, verified: &Verified<'_>, document: &Document<'_>) -> EventTime {
     let found = |locator| first(std::slice::from_ref(locator), document, |name| verified.signed_header(name));
-    time::read_first(locators.iter().filter_map(found))
+    time::read_first(spec.time.iter().filter_map(found), spec.time_zone)
 }
 
 fn delivery_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {

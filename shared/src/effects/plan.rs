@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::event::Envelope;
+use crate::json::time::UtcOffset;
 use crate::json::{self, Document, Node};
 use crate::platform::{
     ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer, RecordingColumn,
@@ -31,7 +32,7 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, Invalid
     let document = Document::parse_text(&text).map_err(InvalidEvent::Body)?;
     let mut body = Body::new(&document);
     let spec = platform.effects.get(&envelope.event_type);
-    let change = spec.map_or(Ok(Change::Log), |spec| change(&mut body, &spec.effect))?;
+    let change = spec.map_or(Ok(Change::Log), |spec| change(&mut body, &spec.effect, platform.event.time_zone))?;
     let (room, live_stream_id) = session(&mut body, platform, spec, &change)?;
     Ok(Planned {
         event_id: envelope.event_id.clone(),
@@ -95,13 +96,15 @@ fn session(
     Ok((usable(room, ROOM_ID), usable(stream, LIVE_STREAM_ID)))
 }
 
-fn change(body: &mut Body<'_, '_>, effect: &Effect) -> Result<Change, InvalidEvent> {
+fn change(body: &mut Body<'_, '_>, effect: &Effect, time_zone: UtcOffset) -> Result<Change, InvalidEvent> {
     Ok(match effect {
         Effect::SessionStatus { status, set, data } => {
-            Change::Status { status: *status, set: session_fields(body, set, data, session_field) }
+            let read = |column, node: &Node<'_>| session_field(column, node, time_zone);
+            Change::Status { status: *status, set: session_fields(body, set, data, read) }
         }
         Effect::SessionViewers { set, data } => {
-            let set = session_fields(body, set, data, viewers_field);
+            let read = |column, node: &Node<'_>| viewers_field(column, node, time_zone);
+            let set = session_fields(body, set, data, read);
             if !set.iter().any(|field| matches!(field, SessionField::ViewerCount(_))) {
                 return Err(no_viewer_count(body));
             }
@@ -123,7 +126,7 @@ fn change(body: &mut Body<'_, '_>, effect: &Effect) -> Result<Change, InvalidEve
         }
         Effect::Chat { id, set } => Change::Chat {
             id: body.required(id, Essential::MessageId)?.1,
-            set: body.columns(set, 0, ChatColumn::as_str, chat_field),
+            set: body.columns(set, 0, ChatColumn::as_str, |column, node| chat_field(column, node, time_zone)),
         },
         Effect::SessionAnnounce => Change::Announce(announcement(body)?),
         Effect::Log => Change::Log,
@@ -143,7 +146,7 @@ fn session_fields(
     body: &mut Body<'_, '_>,
     set: &[(SessionColumn, Vec<Pointer>)],
     data: &[DataMember],
-    read: fn(SessionColumn, &Node<'_>) -> Reading<SessionField>,
+    read: impl Fn(SessionColumn, &Node<'_>) -> Reading<SessionField>,
 ) -> Vec<SessionField> {
     let mut all = body.columns(set, data.len(), SessionColumn::as_str, read);
     for (name, at) in data {
@@ -203,7 +206,7 @@ fn or_emptied<T>(node: &Node<'_>, reading: Reading<Option<T>>) -> Reading<Option
     if node.is_null() { Reading::Unknown(None) } else { reading }
 }
 
-fn session_field(column: SessionColumn, node: &Node<'_>) -> Reading<SessionField> {
+fn session_field(column: SessionColumn, node: &Node<'_>, time_zone: UtcOffset) -> Reading<SessionField> {
     match column {
         SessionColumn::Title => value::text(node).map(SessionField::Title),
         SessionColumn::StreamerId => value::text(node).map(SessionField::StreamerId),
@@ -213,16 +216,16 @@ fn session_field(column: SessionColumn, node: &Node<'_>) -> Reading<SessionField
         SessionColumn::DurationSeconds => value::number(node).map(SessionField::DurationSeconds),
         SessionColumn::ErrorCode => value::text(node).map(SessionField::ErrorCode),
         SessionColumn::ErrorMessage => value::text(node).map(SessionField::ErrorMessage),
-        SessionColumn::StartedAt => value::instant(node).map(SessionField::StartedAt),
-        SessionColumn::EndedAt => value::instant(node).map(SessionField::EndedAt),
+        SessionColumn::StartedAt => value::instant(node, time_zone).map(SessionField::StartedAt),
+        SessionColumn::EndedAt => value::instant(node, time_zone).map(SessionField::EndedAt),
     }
 }
 
 /// Other than elsewhere, a null number of viewers tells something: it is unknown.
-fn viewers_field(column: SessionColumn, node: &Node<'_>) -> Reading<SessionField> {
+fn viewers_field(column: SessionColumn, node: &Node<'_>, time_zone: UtcOffset) -> Reading<SessionField> {
     match column {
         SessionColumn::ViewerCount => or_emptied(node, value::count(node)).map(SessionField::ViewerCount),
-        _ => session_field(column, node),
+        _ => session_field(column, node, time_zone),
     }
 }
 
@@ -242,12 +245,12 @@ fn content_field(column: ContentColumn, node: &Node<'_>) -> Reading<ContentField
     }
 }
 
-fn chat_field(column: ChatColumn, node: &Node<'_>) -> Reading<ChatField> {
+fn chat_field(column: ChatColumn, node: &Node<'_>, time_zone: UtcOffset) -> Reading<ChatField> {
     match column {
         ChatColumn::UserId => value::text(node).map(ChatField::UserId),
         ChatColumn::UserName => value::text(node).map(ChatField::UserName),
         ChatColumn::Message => value::wording(node).map(ChatField::Message),
-        ChatColumn::SentAt => value::instant(node).map(ChatField::SentAt),
+        ChatColumn::SentAt => value::instant(node, time_zone).map(ChatField::SentAt),
     }
 }
 

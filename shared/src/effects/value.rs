@@ -10,6 +10,7 @@ use super::reading::Reading;
 use super::refusal::{Essential, InvalidEvent, MAX_KEY_BYTES};
 use super::warning::Reason;
 use crate::event::{EventTime, Millis};
+use crate::json::time::UtcOffset;
 use crate::json::{Node, Value, time};
 
 /// 0001-01-01 and the last millisecond of 9999: what both databases and RFC 3339 can say.
@@ -136,15 +137,16 @@ fn known<N: PartialOrd + From<i8>>(number: N) -> Reading<Option<N>> {
     }
 }
 
-/// A time; zero and empty are how several senders write "absent".
-pub(super) fn instant(node: &Node<'_>) -> Reading<Millis> {
+/// A time; zero and empty are how several senders write "absent". `default` is the offset of a time
+/// that names none.
+pub(super) fn instant(node: &Node<'_>, default: UtcOffset) -> Reading<Millis> {
     let text = match node.value() {
         Value::Null => return Reading::Absent,
         Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Reading::Unusable(Reason::WrongType),
         Value::String(text) => text,
         Value::Number(lexeme) => *lexeme,
     };
-    match time::read_text(text) {
+    match time::read_text(text, default) {
         EventTime::Known(at) => Reading::Value(at),
         EventTime::Absent => Reading::Absent,
         EventTime::Unreadable => Reading::Unusable(Reason::UnreadableTime),
@@ -264,11 +266,20 @@ mod tests {
 
     #[test]
     fn time_of_several_forms_is_one_and_zero_is_absent() {
+        let instant = |node: &Node<'_>| instant(node, UtcOffset::UTC);
         for json in ["\"2026-01-02T03:04:05.006Z\"", "1767323045006", "\"1767323045.006\""] {
             assert_eq!(with(json, instant), Reading::Value(1_767_323_045_006), "{json}");
         }
         for json in ["0", "-1", "\"0001-01-01T00:00:00Z\"", "\"\"", "\"0\"", "null"] {
             assert_eq!(with(json, instant), Reading::Absent, "{json}");
+        }
+        let offset: UtcOffset = "-05:30".parse().unwrap();
+        for (json, expected) in [
+            ("\"2026-01-01T21:34:05.006\"", 1_767_323_045_006),
+            ("\"2026-01-02T03:04:05.006Z\"", 1_767_323_045_006),
+            ("1767323045006", 1_767_323_045_006),
+        ] {
+            assert_eq!(with(json, |node| super::instant(node, offset)), Reading::Value(expected), "{json}");
         }
         assert_eq!(with("\"yesterday\"", instant), Reading::Unusable(Reason::UnreadableTime));
         for json in ["[]", "true"] {

@@ -44,8 +44,13 @@ impl EventTime {
     /// script writes.
     #[must_use]
     pub fn clamped(self, received_at: Millis) -> Millis {
-        let at = self.on_wire().filter(|at| *at <= received_at.saturating_add(MAX_FUTURE_MS));
-        at.unwrap_or(received_at)
+        self.on_wire().filter(|_| !self.is_ahead(received_at)).unwrap_or(received_at)
+    }
+
+    /// Returns true if the time lies so far ahead of arrival at `received_at` that arrival counts.
+    #[must_use]
+    pub const fn is_ahead(self, received_at: Millis) -> bool {
+        matches!(self, Self::Known(at) if at > received_at.saturating_add(MAX_FUTURE_MS))
     }
 
     /// Returns true if an entry's `occurred_at` stands for a time that could not be read.
@@ -72,6 +77,10 @@ mod tests {
         assert_eq!(at(EventTime::Known(5)), 5);
         assert_eq!(at(EventTime::Known(1_000_000 + MAX_FUTURE_MS)), 1_000_000 + MAX_FUTURE_MS);
         assert_eq!(at(EventTime::Known(1_000_001 + MAX_FUTURE_MS)), 1_000_000);
+        let ahead = |time: EventTime| time.is_ahead(1_000_000);
+        assert!(!ahead(EventTime::Known(1_000_000 + MAX_FUTURE_MS)));
+        assert!(ahead(EventTime::Known(1_000_001 + MAX_FUTURE_MS)));
+        assert!(!ahead(EventTime::Absent) && !ahead(EventTime::Unreadable));
         assert!(EventTime::is_unreadable(at(EventTime::Unreadable)));
     }
 }

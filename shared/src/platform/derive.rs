@@ -63,7 +63,7 @@ pub fn derive(
     let occurred_at = if was_in_a_header(&platform.event.time, &document) {
         was.occurred_at
     } else {
-        time::read_first(nodes.map(Node::as_text)).clamped(received_at)
+        time::read_first(nodes.map(Node::as_text), platform.event.time_zone).clamped(received_at)
     };
     Ok(Derived { event_type, occurred_at })
 }
@@ -127,6 +127,19 @@ mod tests {
         assert_eq!(at(r#"{"type":"t","created_at":"2026-01-01T00:05:01Z"}"#), RECEIVED);
         assert_eq!(at(r#"{"type":"t","created_at":""}"#), RECEIVED);
         assert_eq!(at(r#"{"type":"t"}"#), RECEIVED);
+    }
+
+    #[test]
+    fn time_without_offset_is_of_the_time_zone() {
+        let toml = "[platforms.acme]\nsecrets = ['env:A']\n\
+                    event = { type = '/kind', time = '/at', time_zone = '+02:00' }";
+        let registry = Registry::from_text("test", toml).unwrap();
+        let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
+        for at in ["2026-01-01T01:00:00", "2025-12-31T23:00:00Z", "20260101010000"] {
+            let body = format!(r#"{{"kind":"up","at":"{at}"}}"#);
+            let found = derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED).unwrap();
+            assert_eq!(found.occurred_at, RECEIVED - 3_600_000, "{at}");
+        }
     }
 
     #[test]

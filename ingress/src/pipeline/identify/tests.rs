@@ -189,6 +189,15 @@ fn unusable_time_does_not_hide_the_next_place() {
 }
 
 #[test]
+fn time_zone_is_the_offset_of_times_without_one() {
+    let acme = Acme::new("type = '/kind'\ntime = ['/at', '/data/at']\ntime_zone = '+02:00'");
+    let at = |text: &str| acme.event(&json!({"kind": "x", "at": text})).occurred_at;
+    for text in ["2024-12-09T12:00:00", "2024-12-09T10:00:00Z", "20241209120000", "1733738400"] {
+        assert_eq!(at(text), EventTime::Known(1_733_738_400_000), "{text}");
+    }
+}
+
+#[test]
 fn unusable_id_or_type_leaves_the_next_place() {
     let acme = acme();
     let long = "x".repeat(257);

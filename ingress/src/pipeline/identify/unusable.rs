@@ -25,7 +25,7 @@ pub(crate) fn unusable(
     let (event_type, occurred_at, delivery_id) = match &document {
         Ok(document) => (
             event_type(platform, verified, document, None).unwrap_or_default(),
-            occurred_at(&platform.event.time, verified, document),
+            occurred_at(&platform.event, verified, document),
             delivery_id(&platform.event.delivery_id, verified, document),
         ),
         Err(_) => Default::default(),

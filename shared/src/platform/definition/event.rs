@@ -16,6 +16,7 @@ pub(super) fn read(mut section: Section<'_>, scheme: Option<&Scheme>) -> Option<
         id: section.words("id", syntax::locator).unwrap_or_default(),
         kind: section.words("type", syntax::locator).unwrap_or_default(),
         time: section.words("time", syntax::locator).unwrap_or_default(),
+        time_zone: section.word("time_zone", str::parse).unwrap_or_default(),
         session: pointers(&mut section, "session").unwrap_or_default(),
         live_stream_id: pointers(&mut section, "live_stream_id").unwrap_or_default(),
         platform: pointers(&mut section, "platform").unwrap_or_default(),

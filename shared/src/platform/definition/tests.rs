@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::registry::Registry;
 use super::super::types::*;
 use super::*;
+use crate::json::time::UtcOffset;
 use crate::signature::{Hash, PairsSpec, Scheme, TimestampHeader, TimestampUnit};
 
 const ACME: &str = "[platforms.acme]\nsecrets = 'env:A'\n";
@@ -82,6 +83,7 @@ fn every_key_arrives() {
         id = ["/id", "/uid"]
         type = "/kind"
         time = false
+        time_zone = "-05:30"
         session = "/stream/room"
         live_stream_id = ["/stream/id", "/stream_id"]
         platform = "/from"
@@ -111,6 +113,7 @@ fn every_key_arrives() {
             id: vec![body("/id"), body("/uid")],
             kind: vec![body("/kind")],
             time: Vec::new(),
+            time_zone: "-0530".parse().unwrap(),
             session: vec![pointer("/stream/room")],
             live_stream_id: vec![pointer("/stream/id"), pointer("/stream_id")],
             platform: vec![pointer("/from")],
@@ -467,6 +470,19 @@ fn pointers_are_checked_wherever_they_stand() {
 }
 
 #[test]
+fn time_zone_is_utc_or_an_offset() {
+    let zone = |value: &str| format!("[platforms.acme.event]\ntime_zone = {value}");
+    let of = |value: &str| acme(&zone(value)).event.time_zone;
+    assert_eq!(acme("").event.time_zone, UtcOffset::UTC);
+    assert_eq!((of("'UTC'"), of("false")), (UtcOffset::UTC, UtcOffset::UTC));
+    assert_eq!((of("'+02:00'"), of("'+0200'")), ("+02:00".parse().unwrap(), "+02:00".parse().unwrap()));
+    for wrong in ["'Europe/Berlin'", "'CET'", "'local'", "''", "'+2'", "'+25:00'"] {
+        refused(&zone(wrong), ".event.time_zone", "instead of a zone's name, give its offset");
+    }
+    refused(&zone("2"), ".event.time_zone", "must be a text");
+}
+
+#[test]
 fn identity_needs_an_id_or_a_time_unless_events_repeat() {
     let without = "[platforms.acme.event]\ntime = false";
     refused(without, ".event.id", "neither `id` nor `time`");
@@ -714,7 +730,7 @@ fn no_place_takes_a_value_of_the_wrong_kind() {
         ),
         (
             ".event",
-            "id type time session live_stream_id platform delivery_id unsigned ignore repeatable schema schemas",
+            "id type time time_zone session live_stream_id platform delivery_id unsigned ignore repeatable schema schemas",
         ),
         (".effects", "a \"\" \"b.c\""),
     ];

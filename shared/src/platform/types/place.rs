@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::json::time::UtcOffset;
+
 /// A JSON pointer (RFC 6901) into the signed body, already split into unescaped segments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pointer {
@@ -41,6 +43,8 @@ pub struct EventSpec {
     pub kind: Vec<Locator>,
     /// The provider's time.
     pub time: Vec<Locator>,
+    /// Offset of times that name none: of the event's, and of those in columns.
+    pub time_zone: UtcOffset,
     /// The room id.
     pub session: Vec<Pointer>,
     /// The live stream id, tried when no session has the room id.
