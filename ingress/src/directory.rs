@@ -42,6 +42,8 @@ pub(crate) struct Target {
     pub(crate) busy_status: Option<StatusCode>,
     /// When an unreadable time was logged last.
     pub(crate) unreadable_logged: LogInterval,
+    /// When a time ahead of its arrival was logged last.
+    pub(crate) future_logged: LogInterval,
 }
 
 /// What holds for all platforms unless one says otherwise.
@@ -91,6 +93,7 @@ impl Target {
             ack_status: status(platform.ack_status).unwrap_or(StatusCode::ACCEPTED),
             busy_status: platform.busy_status.and_then(status),
             unreadable_logged: LogInterval::default(),
+            future_logged: LogInterval::default(),
             platform: Arc::clone(platform),
             keys,
         }

@@ -87,6 +87,51 @@ async fn unreadable_time_never_beats_a_known_one(kind: Kind) {
     assert!(!log.contains("yesterday") && !log.contains("10:00 PM"), "never the value:\n{log}");
 }
 
+/// A platform whose clocks are three hours ahead of UTC, and whose times name no offset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_zone_holds_for_event_times_and_columns() {
+    let ahead = OWN
+        .replace("time = \"/at\"", "time = \"/at\"\ntime_zone = \"+03:00\"")
+        .replace("status = \"live\" }", "status = \"live\", set = { started_at = \"/at\" } }");
+    let stack = Stack::builder().platforms(&ahead).ingress_env("OWN_SECRET", SECRET).start().await;
+    let sender = stack.sender();
+    let (older, newer) = (now_ms() - 120_000, now_ms() - 60_000);
+    let local = |at: i64| rfc3339(at + 3 * 3_600_000).replace('Z', "");
+    send(&sender, "up", "room", &json!(local(older))).await.expect(202, "accepted");
+    send(&sender, "down", "room", &json!(rfc3339(newer))).await.expect(202, "accepted");
+    // Go's form in a zone without a name.
+    let go = format!("{} +0300 +03", local(newer - 1000).replace('T', " "));
+    send(&sender, "up", "other", &json!(go)).await.expect(202, "accepted");
+    send(&sender, "down", "other", &json!(local(newer))).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    for (room, started) in [("room", older), ("other", newer - 1000)] {
+        let session = stack.database.session(room).await.expect("a session");
+        assert_eq!((&session["status"], &session["started_at"]), (&json!("ended"), &json!(rfc3339(started))));
+    }
+    let row = stack.database.event("own", "room-up").await.expect("in the ledger");
+    assert_eq!(row["occurred_at"], rfc3339(older));
+    let ahead = stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
+    assert!(ahead.abs() < f64::EPSILON, "{ahead}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_ahead_of_arrival_is_arrival_and_counted() {
+    let stack = builder().start().await;
+    let sender = stack.sender();
+    for room in ["first", "second"] {
+        let ahead = json!(rfc3339(now_ms() + 3 * 3_600_000));
+        send(&sender, "up", room, &ahead).await.expect(202, "accepted");
+    }
+    send(&sender, "up", "third", &json!(rfc3339(now_ms() + 60_000))).await.expect(202, "accepted");
+    stack.drained(SOON).await;
+    let row = stack.database.event("own", "first-up").await.expect("in the ledger");
+    assert_eq!(row["occurred_at"], row["received_at"]);
+    let ahead = stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
+    assert!((ahead - 2.0).abs() < f64::EPSILON, "{ahead}");
+    let log = stack.ingresses[0].process.log();
+    assert_eq!(log.matches("ahead of its arrival").count(), 1, "once a minute:\n{log}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_time_stays_so_through_dead_letter_and_replay() {
     let shared = "rate_limit = 6000\nmissing_session = \"retry\"\nsession_scope = \"shared\"";

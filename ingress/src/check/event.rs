@@ -24,6 +24,9 @@ pub(super) struct EventReport {
     /// True if a time is given that cannot be read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) time_unreadable: bool,
+    /// The time of arrival, if it counts instead of `occurred_at`, which is too far ahead of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ordered_by: Option<String>,
     pub(super) session: Option<String>,
     pub(super) live_stream_id: Option<String>,
     pub(super) delivery_id: Option<String>,
@@ -76,6 +79,7 @@ pub(super) fn told(
         subscribed,
         occurred_at: event.occurred_at.known().map(clock::rfc3339),
         time_unreadable: event.occurred_at == EventTime::Unreadable,
+        ordered_by: event.occurred_at.is_ahead(at).then(|| clock::rfc3339(event.occurred_at.clamped(at))),
         session: planned.as_ref().and_then(|planned| planned.room.clone()),
         live_stream_id: planned.and_then(|planned| planned.live_stream_id),
         delivery_id: event.delivery_id,

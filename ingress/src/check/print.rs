@@ -72,6 +72,10 @@ impl Lines {
             "none: the time of arrival"
         };
         self.add("time", event.occurred_at.as_deref().unwrap_or(no_time));
+        if let Some(arrival) = &event.ordered_by {
+            let why = "more than five minutes ahead of its arrival: the time of arrival counts";
+            self.add("  ordered by", &format!("{arrival} ({why})"));
+        }
         self.add("session", event.session.as_deref().unwrap_or("none"));
         self.add("live stream id", event.live_stream_id.as_deref().unwrap_or("none"));
         self.maybe("delivery id", event.delivery_id.as_deref());

@@ -93,6 +93,24 @@ fn unreadable_time_is_shown_as_what_it_is() {
 }
 
 #[test]
+fn time_ahead_of_arrival_is_shown_with_what_counts() {
+    for (at, ordered_by) in
+        [("2026-01-01T00:05:00Z", None), ("2026-01-01T00:05:01Z", Some("2026-01-01T00:00:00.000Z"))]
+    {
+        let body = mux().replace("2025-12-31T23:59:58Z", at);
+        let headers = signed("mux", body.as_bytes(), AT);
+        let event = verdict("mux", &headers, body.as_bytes())["event"].clone();
+        assert_eq!(event["occurred_at"], at.replace('Z', ".000Z"), "{event}");
+        assert_eq!(event["ordered_by"].as_str(), ordered_by, "{event}");
+        let folder = tempfile::tempdir().unwrap();
+        let table = run(folder.path(), "mux", &headers, body.as_bytes(), Format::Table).text;
+        let told = "2026-01-01T00:00:00.000Z (more than five minutes ahead of its arrival: \
+                    the time of arrival counts)";
+        assert_eq!(table.contains(told), ordered_by.is_some(), "{table}");
+    }
+}
+
+#[test]
 fn columns_are_told_with_their_places() {
     let body = r#"{"event_type":"content_added","payload":{"content_id":"c-1","title":"A film"}}"#;
     let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());

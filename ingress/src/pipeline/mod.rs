@@ -33,7 +33,7 @@ use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use futures_util::future::Either;
 use shared::clock;
-use shared::event::{EventTime, NewEvent};
+use shared::event::{EventTime, Millis, NewEvent};
 use shared::json::{self, Document};
 use shared::platform::InvalidRequests;
 use shared::queue::Enqueued;
@@ -204,7 +204,7 @@ impl Pipeline {
             Ok(events) => events,
             Err(ignored) => return Ok(Taken::Event(ignored)),
         };
-        note_flaws(target, &events);
+        note_flaws(target, &events, now);
         let more = events.bytes().saturating_sub(body.len());
         if more > 0 {
             Box::pin(self.bodies.hold_more(&mut held, more)).await?;
@@ -338,22 +338,42 @@ fn kept(
     }
 }
 
-/// Logs and counts what is wrong with `events`.
-fn note_flaws(target: &Target, events: &Identified) {
+/// Logs and counts what is wrong with `events`, which arrived at `now`.
+fn note_flaws(target: &Target, events: &Identified, now: Millis) {
     if let Identified::Unusable(NewEvent { event_id, unusable: Some(reason), .. }) = events {
         let platform = target.platform.name.as_str();
         tracing::warn!(platform, event_id, reason, "verified request is no usable event; dead-lettering it");
     }
-    for event in events.events().iter().filter(|event| event.occurred_at == EventTime::Unreadable) {
-        target.metrics.unreadable_time();
-        if target.unreadable_logged.is_due() {
-            let (platform, event_id) = (target.platform.name.as_str(), event.event_id.as_str());
-            tracing::warn!(
-                platform,
-                event_id,
-                event_type = event.event_type,
-                "event time is unreadable; the event is ordered before every known time (logged once a minute)"
-            );
+    for event in events.events() {
+        let NewEvent { event_id, event_type, occurred_at, .. } = event;
+        let platform = target.platform.name.as_str();
+        match occurred_at {
+            EventTime::Unreadable => {
+                target.metrics.unreadable_time();
+                if target.unreadable_logged.is_due() {
+                    tracing::warn!(
+                        platform,
+                        event_id,
+                        event_type,
+                        "event time is unreadable; the event is ordered before every known time \
+                         (logged once a minute)"
+                    );
+                }
+            }
+            EventTime::Known(at) if occurred_at.is_ahead(now) => {
+                target.metrics.future_time();
+                if target.future_logged.is_due() {
+                    tracing::warn!(
+                        platform,
+                        event_id,
+                        event_type,
+                        ahead_s = (at - now) / 1000,
+                        "event time is more than five minutes ahead of its arrival; \
+                         the time of arrival counts (logged once a minute)"
+                    );
+                }
+            }
+            EventTime::Known(_) | EventTime::Absent => {}
         }
     }
 }

@@ -64,6 +64,8 @@ pub const STREAM_BROKEN: &str = "webhook_stream_broken";
 pub const ORPHANS: &str = "webhook_orphans_total";
 /// Events whose time cannot be read.
 pub const UNREADABLE_TIMES: &str = "webhook_unreadable_times_total";
+/// Events whose time is too far ahead of their arrival, which counts instead.
+pub const FUTURE_TIMES: &str = "webhook_future_times_total";
 /// Requests that wait for what becomes of their event.
 pub const WAITERS: &str = "webhook_waiters";
 /// Dead letters that were archived and removed.

@@ -6,8 +6,8 @@ use metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogram
 
 use super::{
     Action, BACKLOG, COLUMN_WARNINGS, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION, ENQUEUE_DURATION,
-    EVENTS, EventOutcome, OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING,
-    RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
+    EVENTS, EventOutcome, FUTURE_TIMES, OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION,
+    REQUESTS, RETRYING, RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
 };
 use crate::effects::Warning;
 use crate::platform::PlatformName;
@@ -26,6 +26,7 @@ pub struct IngressMetrics {
     request_duration: Histogram,
     enqueue_duration: Histogram,
     unreadable_times: Counter,
+    future_times: Counter,
 }
 
 impl IngressMetrics {
@@ -47,7 +48,8 @@ impl IngressMetrics {
             requests: outcomes(REQUESTS, &platform, "outcome", RequestOutcome::ALL, RequestOutcome::as_str),
             request_duration: histogram!(REQUEST_DURATION, "platform" => platform.clone()),
             enqueue_duration: histogram!(ENQUEUE_DURATION, "platform" => platform.clone()),
-            unreadable_times: counter!(UNREADABLE_TIMES, "platform" => platform),
+            unreadable_times: counter!(UNREADABLE_TIMES, "platform" => platform.clone()),
+            future_times: counter!(FUTURE_TIMES, "platform" => platform),
         }
     }
 
@@ -59,6 +61,11 @@ impl IngressMetrics {
     /// Counts an event whose time is given and cannot be read.
     pub fn unreadable_time(&self) {
         self.unreadable_times.increment(1);
+    }
+
+    /// Counts an event whose time is so far ahead of its arrival that arrival counts.
+    pub fn future_time(&self) {
+        self.future_times.increment(1);
     }
 
     /// First byte of the request to its answer.
