@@ -47,6 +47,7 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
   DATABASE_URL             sqlite://tributary.db, or postgres://user:password@host/database
   PLATFORMS_FILE           platforms and destinations (TOML); only destinations' secrets in it must resolve here
   SECRETS_KEY              opens the secrets of registered platforms that have a url; without it their deliveries are kept
+  ALLOW_PLAINTEXT_SECRETS  false; true: such secrets may stand in Redis unsealed
   OPS_BIND                 0.0.0.0:9101: /metrics, /live, /ready, GET /api/v1/sessions/{room_id},
                            GET /api/v1/webhooks/{platform}/events/{event_id}
   ADMIN_TOKEN              for these two routes; without it they answer 403
@@ -59,6 +60,7 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
   DLQ_RETENTION_DAYS       for ever; older dead letters are written to DLQ_ARCHIVE_DIR, then removed
   DLQ_ARCHIVE_DIR          none: dead letters stay, however old; how many are overdue is reported
   EVENTS_RETENTION_DAYS    for ever; older rows of webhook_events are deleted, unless a dead letter needs them
+  DEDUP_TTL_HOURS          24, as for ingress: no row is deleted before its duplicates are forgotten
   WEBHOOK_URLS             none; destinations of processed events: webhook_1, webhook_2, … (commas between)
   DISCORD_WEBHOOK_URL      none; one more, discord
   WEBHOOK_EVENTS           all; types, with commas between; * stands for any text

@@ -168,6 +168,7 @@ fn describe() {
     describe_gauge!(DEAD_LETTERS_FULL, "1 while the dead letters are at their bound");
     describe_gauge!(STREAM_BROKEN, "1 while the stream cannot be read for a reason that waiting does not cure");
     describe_counter!(UNREADABLE_TIMES, "Verified events whose time is given and cannot be read");
+    describe_counter!(FUTURE_TIMES, "Verified events whose time is too far ahead of their arrival");
     describe_counter!(ORPHANS, "Events found outside every place and put back");
     describe_gauge!(WAITERS, "Requests that wait for what becomes of their event");
     describe_counter!(DEAD_LETTERS_EXPIRED, "Dead letters that were archived and removed");
