@@ -179,6 +179,49 @@ async fn a_gone_url_does_not_end_the_one_in_its_place() {
     assert_eq!((kind.deliveries(), gone.deliveries()), (1, 1));
 }
 
+/// The URL had two queues, of which the list's position once decided.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gone_url_stays_gone_at_another_position() {
+    let (gone, kind) = (Downstream::start(Manner::Always(410)), Downstream::start(Manner::Kind));
+    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone, &gone])).start().await;
+    restarted_with(&mut stack, &[&gone]).await;
+    film_is_processed(&stack, 0).await;
+    poll::until("it is gone", SOON, async || match &status(&stack).await["destinations"][0]["gone"] {
+        Value::Bool(true) => Ok(()),
+        other => Err(other.clone()),
+    })
+    .await;
+    restarted_with(&mut stack, &[&kind, &gone]).await;
+    film_is_processed(&stack, 1).await;
+    has(&kind, 1).await;
+    let shown = status(&stack).await;
+    assert_eq!(shown["destinations"][1]["gone"], true, "{shown}");
+    stack.drained(SOON).await;
+    assert_eq!(gone.deliveries(), 1);
+}
+
+/// It was sent to a named destination, with that one's secret.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
+    let receiver = Downstream::start(Manner::Always(500));
+    let mut stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let sender = stack.sender();
+    sender.registered(&json!({"platform": "shop", "secret": SECRET, "url": receiver.url()})).await;
+    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    queued(&stack, "platform_shop", 1).await;
+    restarted_with(&mut stack, &[&receiver]).await;
+    film_is_processed(&stack, 1).await;
+    poll::until("a delivery by the list", SOON, async || {
+        let received = receiver.received();
+        let by = |name: &str| received.values().flatten().any(|one| one.json()["webhook_id"] == name);
+        if by("webhook_1") { Ok(()) } else { Err(received.len()) }
+    })
+    .await;
+    let shown = status(&stack).await;
+    let queues: Vec<_> = shown["destinations"].as_array().unwrap().iter().map(|one| &one["queue"]).collect();
+    assert_eq!(queues, ["out:webhook_1", "out:platform_shop"], "{shown}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_hands_parked_deliveries_over() {
     let (former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
@@ -200,8 +243,16 @@ async fn an_operator_hands_parked_deliveries_over() {
         answer.expect_error(400, "E_INVALID_REQUEST");
         assert!(answer.text.contains(reason), "{}", answer.text);
     }
-    let answer = change(&stack, "webhook_1", &json!({"take_over": "out:webhook_1"})).await;
-    assert_eq!((answer.status, &answer.json["queue"]), (200, &json!("out:webhook_1")), "{}", answer.text);
+    // Held back in the same request, it is sent nothing before it is let go on.
+    let own = status(&stack).await["destinations"][0]["queue"].clone();
+    let body = json!({"take_over": "out:webhook_1", "paused": true});
+    let answer = change(&stack, "webhook_1", &body).await;
+    assert_eq!((answer.status, &answer.json["queue"]), (200, &own), "{}", answer.text);
+    assert_eq!((&answer.json["paused"], &answer.json["depth"]), (&json!(true), &json!(3)), "{}", answer.text);
+    parked_metric(&stack, 0.0).await;
+    assert_eq!(kind.deliveries(), 1);
+    let answer = change(&stack, "webhook_1", &json!({"paused": false})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
     has(&kind, 4).await;
     film_is_processed(&stack, 4).await;
     has(&kind, 5).await;

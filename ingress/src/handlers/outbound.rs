@@ -21,7 +21,7 @@ use shared::outbound::delivery::Attempt;
 use shared::outbound::headers::headers;
 use shared::outbound::payload::{Parts, delivery_id, payload};
 use shared::outbound::{Destination, DestinationName, format};
-use shared::queue::{Fault, Forwarded, NewDelivery, Queue, QueueBindings};
+use shared::queue::{Complete, Fault, Forwarded, NewDelivery, Queue, QueueBindings};
 use shared::registration::{Live, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -80,9 +80,29 @@ impl Outbound {
     async fn bound(&self, live: Option<&Live>) -> Result<Bound, Error> {
         let destinations = self.all(live);
         let all: Vec<&Destination> = destinations.iter().collect();
-        let bindings = self.queue.bind_queues(&all).await;
+        let bindings = self.queue.bind_queues(&all, Complete::Unknown).await;
         let bindings = bindings.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
         Ok(Bound { destinations, bindings })
+    }
+}
+
+impl Outbound {
+    /// Holds a receiver back, or lets it go on, and `home`, whose overflow is seen by then.
+    async fn set_paused(
+        &self,
+        state: &DestinationName,
+        home: &DestinationName,
+        paused: bool,
+    ) -> Result<(), Error> {
+        let layout = self.queue.layout();
+        let done = async {
+            self.queue.pause_destination(&layout.destination(state), paused).await?;
+            if !paused && home != state {
+                self.queue.forget_overflow(&layout.destination(home)).await?;
+            }
+            Ok(())
+        };
+        done.await.map_err(|fault| Error::from(lost(fault)))
     }
 }
 
@@ -326,18 +346,26 @@ pub(crate) async fn hold(
         let position = bound.destinations.iter().position(named).ok_or(Error::NotFound)?;
         let (one, home) = bound.iter().nth(position).ok_or(Error::NotFound)?;
         let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let pause = async |paused: bool| {
+            let state = bound.bindings.states.get(position).unwrap_or(home);
+            outbound.set_paused(state, home, paused).await?;
+            let action = if paused { "paused" } else { "resumed" };
+            tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
+            Ok::<(), Error>(())
+        };
+        // Held back before it gets more to send, and let go on after a take-over that is not refused.
+        if paused == Some(true) {
+            pause(true).await?;
+        }
         if let Some(queue) = take_over {
             let queue = taken_over(outbound, &bound, position, &queue).await?;
             tracing::info!(audit = true, action = "taken over", destination = %one.name, queue = %queue.queue(), peer,
                 "destination {} sends what waits in another queue", one.name);
         }
-        if let Some(paused) = paused {
-            let keys = outbound.queue.layout().destination(home);
-            outbound.queue.pause_destination(&keys, paused).await.map_err(|fault| Error::from(lost(fault)))?;
-            let action = if paused { "paused" } else { "resumed" };
-            tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
+        if paused == Some(false) {
+            pause(false).await?;
         }
-        // A queue that was handed over may be the destination's home now.
+        // A queue that was handed over is one of the destination's now.
         let now = outbound.bound(ingress.directory.live()).await?;
         let position = now.destinations.iter().position(named).ok_or(Error::NotFound)?;
         shown(&outbound.queue, one, &now.bindings, position).await
@@ -362,11 +390,9 @@ async fn taken_over(
     if bound.bindings.serves(&queue) {
         return Err(refused("the queue has a destination; only a parked one can be taken over"));
     }
-    let (Some(to), Some(home)) = (bound.destinations.get(position), bound.bindings.homes.get(position)) else {
-        return Err(Error::NotFound);
-    };
+    let to = bound.destinations.get(position).ok_or(Error::NotFound)?;
     let before = bound.bindings.urls.get(&queue);
-    match outbound.queue.hand_over_queue(&queue, before, to, home).await {
+    match outbound.queue.hand_over_queue(&queue, before, to).await {
         Ok(true) => Ok(queue),
         Ok(false) => Err(refused("somebody else changed the queue meanwhile; try again")),
         Err(fault) => Err(Error::from(lost(fault))),

@@ -21,6 +21,8 @@ use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
 use crate::visible::is_visible;
 
+/// Variable with the list of URLs.
+const URLS: &str = "WEBHOOK_URLS";
 /// Variable with the secret that deliveries are signed with.
 const KEY: &str = "WEBHOOK_SECRET_KEY";
 /// Variable with the secret that [`KEY`] replaced, while receivers change over.
@@ -70,7 +72,7 @@ pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Configur
         file::lay_over(&mut destinations, path, &defaults, env, secrets);
     }
     if destinations.len() > MAX_DESTINATIONS {
-        env.problem("WEBHOOK_URLS", format_args!("more than {MAX_DESTINATIONS} destinations in all"));
+        env.problem(URLS, format_args!("more than {MAX_DESTINATIONS} destinations in all"));
     }
     Configured { destinations, defaults }
 }
@@ -129,6 +131,7 @@ impl Defaults {
             allow_private: Arc::clone(&self.allow_private),
             paused: false,
             sealed: false,
+            listed: false,
         }
     }
 
@@ -201,16 +204,17 @@ fn from_variables(env: &Env, defaults: &Defaults) -> Vec<Destination> {
     let mut add = |variable: &str, name: &str, text: &str| match destination_url(text) {
         Ok(url) => {
             if let Ok(name) = DestinationName::new(name) {
-                destinations.push(defaults.destination(name, url));
+                let listed = variable == URLS;
+                destinations.push(Destination { listed, ..defaults.destination(name, url) });
             }
         }
         Err(reason) => env.problem(variable, format_args!("{name}: {reason}")),
     };
-    if let Some(list) = env.text("WEBHOOK_URLS") {
+    if let Some(list) = env.text(URLS) {
         for (at, text) in
             list.clean().trim_end_matches(|c: char| c == ',' || c.is_whitespace()).split(',').enumerate()
         {
-            add("WEBHOOK_URLS", &format!("webhook_{}", at + 1), text);
+            add(URLS, &format!("webhook_{}", at + 1), text);
         }
     }
     if let Some(text) = env.text("DISCORD_WEBHOOK_URL") {

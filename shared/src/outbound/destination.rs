@@ -256,6 +256,8 @@ pub struct Destination {
     pub paused: bool,
     /// Its secret cannot be opened by this process: nothing is sent.
     pub sealed: bool,
+    /// True if it is one of `WEBHOOK_URLS`.
+    pub listed: bool,
 }
 
 impl Destination {
@@ -272,6 +274,13 @@ impl Destination {
             && self.sealed == other.sealed
             && secret(self) == secret(other)
             && previous(self) == previous(other)
+    }
+
+    /// Scope in which its URL identifies it: `*` for the destinations of `WEBHOOK_URLS`, whose names
+    /// are mere positions, else its name.
+    #[must_use]
+    pub fn scope(&self) -> &str {
+        if self.listed { "*" } else { self.name.as_str() }
     }
 
     /// Secrets that a delivery is signed with at `now`, the newest first.

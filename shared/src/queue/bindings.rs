@@ -1,10 +1,16 @@
-//! Queues of destinations, and the URLs that they belong to.
+//! Queues of destinations, and the receivers that they belong to.
 //!
 //! # Guarantees
 //!
-//! - A queue is bound to the URL of its first destination and keeps it, so that no delivery reaches
-//!   another receiver (`a_queue_keeps_its_url_when_the_list_changes`).
-//! - Only an operator can give a queue another URL, by [`Queue::hand_over_queue`].
+//! - A queue is bound to the receiver of its first destination and keeps it, so that no delivery
+//!   reaches another one (`a_queue_keeps_its_url_when_the_list_changes`).
+//! - Pause, 410 and busy state belong to the receiver, wherever its URL stands in a list
+//!   (`state_stays_with_its_url_when_the_list_changes`).
+//! - No delivery is signed for another destination: a URL alone identifies only the destinations of
+//!   a list, which share their terms (`named_destination_serves_only_its_own_queues`).
+//! - A queue without a URL that holds something is given to nobody after the first start
+//!   (`unbound_queue_with_deliveries_stays_parked`).
+//! - Only an operator can give a queue another receiver, by [`Queue::hand_over_queue`].
 //!
 //! # Design
 //!
@@ -12,7 +18,7 @@
 //! that changes moves no entry: it only changes which queue belongs to which destination. Processes
 //! with different lists therefore misdirect nothing, however long they run beside each other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use redis::from_redis_value;
 
@@ -21,30 +27,53 @@ use super::keys::DESTINATION_URLS;
 use super::{Fault, Queue};
 use crate::outbound::{Destination, DestinationName, UrlFingerprint};
 
-/// URL that a queue belongs to, as far as Redis knows it.
+/// Receiver that a queue belongs to, as far as Redis knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundUrl {
     /// Digest of the URL.
     pub fingerprint: String,
     /// Host of the URL, for showing.
     pub host: String,
+    /// Scope of the destination, see [`Destination::scope`].
+    pub scope: String,
+    /// The whole of it, as it is stored.
+    stored: String,
 }
 
 impl BoundUrl {
-    fn of(destination: &Destination) -> Self {
-        Self {
-            fingerprint: UrlFingerprint::of(&destination.url).to_string(),
-            host: destination.url.host_str().unwrap_or_default().to_owned(),
-        }
-    }
-
     fn read(stored: &str) -> Self {
-        let (fingerprint, host) = stored.split_once(' ').unwrap_or((stored, ""));
-        Self { fingerprint: fingerprint.to_owned(), host: host.to_owned() }
+        let mut parts = stored.split(' ').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Self { fingerprint: next(), host: next(), scope: next(), stored: stored.to_owned() }
     }
 
-    fn stored(&self) -> String {
-        format!("{} {}", self.fingerprint, self.host)
+    fn is_of(&self, destination: &Destination) -> bool {
+        self.fingerprint == UrlFingerprint::of(&destination.url).to_string() && self.scope == destination.scope()
+    }
+}
+
+fn host(destination: &Destination) -> &str {
+    destination.url.host_str().unwrap_or_default()
+}
+
+/// Kinds of destinations that a process knows completely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complete {
+    /// None for certain.
+    Unknown,
+    /// Those that are configured.
+    Configured,
+    /// All, those of registered platforms too.
+    All,
+}
+
+impl Complete {
+    const fn kinds(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::Configured => "c",
+            Self::All => "cr",
+        }
     }
 }
 
@@ -53,9 +82,12 @@ impl BoundUrl {
 pub struct QueueBindings {
     /// Queue that each destination's new deliveries go to, in the order of the destinations.
     pub homes: Vec<DestinationName>,
-    /// Other queues that have the URL of a destination, by the position of that destination.
+    /// Queue whose state and limit hold for each destination, in the same order. Destinations of one
+    /// receiver share them.
+    pub states: Vec<DestinationName>,
+    /// Other queues that have the receiver of a destination, by the position of that destination.
     pub others: Vec<(usize, DestinationName)>,
-    /// Every queue that has a URL.
+    /// Every queue that has a receiver.
     pub urls: BTreeMap<DestinationName, BoundUrl>,
 }
 
@@ -63,17 +95,15 @@ impl QueueBindings {
     fn new(
         destinations: &[&Destination],
         homes: Vec<DestinationName>,
+        states: Vec<DestinationName>,
         urls: BTreeMap<DestinationName, BoundUrl>,
     ) -> Self {
-        let mut first = HashMap::new();
-        for (position, destination) in destinations.iter().enumerate() {
-            let fingerprint = UrlFingerprint::of(&destination.url).to_string();
-            first.entry(fingerprint).or_insert(position);
-        }
         let others = urls.iter().filter(|(queue, _)| !homes.contains(queue));
-        let others =
-            others.filter_map(|(queue, url)| Some((*first.get(&url.fingerprint)?, queue.clone()))).collect();
-        Self { homes, others, urls }
+        let others = others.filter_map(|(queue, url)| {
+            let position = destinations.iter().position(|destination| url.is_of(destination))?;
+            Some((position, queue.clone()))
+        });
+        Self { others: others.collect(), homes, states, urls }
     }
 
     /// True if `queue` belongs to one of the destinations.
@@ -84,32 +114,87 @@ impl QueueBindings {
 }
 
 impl Queue {
-    /// Queues of `destinations`, which are all that the caller knows; new URLs get a queue.
+    /// Queues of `destinations`; new receivers get a queue. `complete`: kinds of which
+    /// `destinations` holds all.
     ///
     /// # Errors
     /// If Redis did not answer. Calling again is safe.
-    pub async fn bind_queues(&self, destinations: &[&Destination]) -> Result<QueueBindings, Fault> {
-        let script = &self.scripts.bind_urls;
-        let mut call = script.call(&[DESTINATION_URLS], destinations.len() * 160);
-        for destination in destinations {
-            let url = BoundUrl::of(destination);
-            call.arg(destination.name.as_str()).arg(url.fingerprint).arg(url.host);
+    pub async fn bind_queues(
+        &self,
+        destinations: &[&Destination],
+        complete: Complete,
+    ) -> Result<QueueBindings, Fault> {
+        if let Some(bindings) = self.try_bind(destinations, complete, None).await? {
+            return Ok(bindings);
         }
-        let [homes, urls] = array(script.run(&self.connection, &call).await?)?;
-        let unreadable = |error: redis::ParsingError| Fault::Unknown(error.into());
-        let homes: Vec<String> = from_redis_value(homes).map_err(unreadable)?;
-        let urls: HashMap<String, String> = from_redis_value(urls).map_err(unreadable)?;
-        let name = |text: &str| DestinationName::new(text).ok();
-        let homes: Option<Vec<_>> = homes.iter().map(|text| name(text)).collect();
-        let homes = homes.filter(|homes| homes.len() == destinations.len());
-        let urls = urls.iter().filter_map(|(queue, url)| Some((name(queue)?, BoundUrl::read(url))));
-        let homes = homes.ok_or_else(|| Fault::nonsense("a queue for each destination expected"))?;
-        Ok(QueueBindings::new(destinations, homes, urls.collect()))
+        let occupied = self.occupied(destinations).await?;
+        let bindings = self.try_bind(destinations, complete, Some(&occupied)).await?;
+        bindings.ok_or_else(|| Fault::nonsense("a queue for each destination expected"))
     }
 
-    /// Gives `queue` to `destination`, if its URL is still `before`. False: it has another by now.
-    ///
-    /// The queue's 410, circuit and busy state end. It is paused if the destination is.
+    /// Assigns queues; `None`: new ones are needed, and `occupied` is not known.
+    async fn try_bind(
+        &self,
+        destinations: &[&Destination],
+        complete: Complete,
+        occupied: Option<&[DestinationName]>,
+    ) -> Result<Option<QueueBindings>, Fault> {
+        let script = &self.scripts.bind_urls;
+        let mut call = script.call(&[DESTINATION_URLS], destinations.len() * 192);
+        call.arg(complete.kinds());
+        match occupied {
+            None => call.arg("?"),
+            Some(names) => call.arg(names.len()),
+        };
+        for name in occupied.into_iter().flatten() {
+            call.arg(name.as_str());
+        }
+        for one in destinations {
+            let kind = if one.name.is_of_registered() { "r" } else { "c" };
+            call.arg(one.name.as_str()).arg(one.scope()).arg(kind);
+            call.arg(UrlFingerprint::of(&one.url).to_string()).arg(host(one));
+        }
+        let [homes, states, urls] = array(script.run(&self.connection, &call).await?)?;
+        let unreadable = |error: redis::ParsingError| Fault::Unknown(error.into());
+        let names = |value| -> Result<Vec<DestinationName>, Fault> {
+            let texts: Vec<String> = from_redis_value(value).map_err(unreadable)?;
+            let names: Result<Vec<_>, _> = texts.iter().map(|text| DestinationName::new(text)).collect();
+            names.map_err(|_| Fault::nonsense("names of queues expected"))
+        };
+        let (homes, states) = (names(homes)?, names(states)?);
+        if homes.len() != destinations.len() || states.len() != destinations.len() {
+            return Ok(None);
+        }
+        let urls: HashMap<String, String> = from_redis_value(urls).map_err(unreadable)?;
+        // Other fields than queues have no name of a queue.
+        let urls =
+            urls.iter().filter_map(|(queue, url)| Some((DestinationName::new(queue).ok()?, BoundUrl::read(url))));
+        Ok(Some(QueueBindings::new(destinations, homes, states, urls.collect())))
+    }
+
+    /// Queues that hold something, or have a state that stops deliveries.
+    async fn occupied(&self, destinations: &[&Destination]) -> Result<Vec<DestinationName>, Fault> {
+        let mut names: BTreeSet<_> = self.destination_queues().await?.into_iter().collect();
+        // An import may have made one that nothing was ever forwarded to.
+        names.extend(destinations.iter().map(|one| one.name.clone()));
+        let mut occupied = Vec::new();
+        for name in names {
+            let keys = self.layout.destination(&name);
+            let holds = match self.depth(&keys.queue).await {
+                Ok(depth) => depth.length > 0 || depth.dead_letters > 0,
+                Err(fault) if fault.is_wrong_type() => true,
+                Err(fault) => return Err(fault),
+            };
+            let state = self.destination_state(&keys).await?;
+            if holds || state.gone || state.paused == Some(true) {
+                occupied.push(name);
+            }
+        }
+        Ok(occupied)
+    }
+
+    /// Gives `queue` to `destination`, if its receiver is still `before`. False: it has another by
+    /// now, and nothing was changed. The destination's own state holds for the queue from then on.
     ///
     /// # Errors
     /// If Redis did not answer. Calling again is safe.
@@ -118,14 +203,12 @@ impl Queue {
         queue: &DestinationName,
         before: Option<&BoundUrl>,
         destination: &Destination,
-        home: &DestinationName,
     ) -> Result<bool, Fault> {
-        let paused = self.destination_state(&self.layout.destination(home)).await?.paused;
-        self.forget_receiver(&self.layout.destination(queue), paused).await?;
         let script = &self.scripts.hand_over_queue;
         let mut call = script.call(&[DESTINATION_URLS], 256);
-        call.arg(queue.as_str()).arg(before.map(BoundUrl::stored).unwrap_or_default());
-        call.arg(BoundUrl::of(destination).stored());
+        call.arg(queue.as_str()).arg(before.map_or("", |url| url.stored.as_str()));
+        let print = UrlFingerprint::of(&destination.url);
+        call.arg(format!("{print} {} {}", host(destination), destination.scope()));
         Ok(self.number(script.run(&self.connection, &call).await?)? == 1)
     }
 }

@@ -52,7 +52,7 @@ mod transition;
 
 use std::sync::Arc;
 
-pub use bindings::{BoundUrl, QueueBindings};
+pub use bindings::{BoundUrl, Complete, QueueBindings};
 pub use codec::{Entry, Fields, Packed, Undecodable, decode, encode};
 pub use connection::{
     CONNECT_TIMEOUT, Confirmation, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT,

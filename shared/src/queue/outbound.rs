@@ -127,9 +127,7 @@ impl Queue {
     ) -> Result<Vec<Forwarded>, Fault> {
         let indexed = self.layout == Layout::Single;
         if !indexed && let Some(name) = keys.queue.platform.destination() {
-            let mut add = cmd("SADD");
-            add.arg(DESTINATIONS).arg(name);
-            self.connection.run(&add).await?;
+            self.note_destination_queue(name).await?;
         }
         let mut outcomes = Vec::with_capacity(deliveries.len());
         let mut rest = deliveries;
@@ -250,19 +248,18 @@ impl Queue {
             return Ok(());
         }
         let mut forget = cmd("HDEL");
-        forget.arg(&keys.state).arg(&["gone", "overflow", "overflow_first", "overflow_last"]).arg(&BUSY);
-        self.connection.run(&forget).await.map(drop)
+        forget.arg(&keys.state).arg("gone").arg(&BUSY);
+        self.connection.run(&forget).await?;
+        self.forget_overflow(keys).await
     }
 
-    /// Ends what is known of the receiver of a queue that gets another one. Its overflow stays.
+    /// Forgets what was lost because a queue and its dead letters were full: an operator has seen it.
     ///
     /// # Errors
-    /// If Redis did not answer.
-    pub(super) async fn forget_receiver(&self, keys: &DestinationKeys, paused: Option<bool>) -> Result<(), Fault> {
-        let paused = paused.map_or("", |paused| if paused { "1" } else { "0" });
-        self.state_is(keys, &[("paused", paused), ("circuit", ""), ("last_error", "")]).await?;
+    /// If Redis did not answer. Calling again is safe.
+    pub async fn forget_overflow(&self, keys: &DestinationKeys) -> Result<(), Fault> {
         let mut forget = cmd("HDEL");
-        forget.arg(&keys.state).arg(&["gone", "last_error_at"]).arg(&BUSY);
+        forget.arg(&keys.state).arg(&["overflow", "overflow_first", "overflow_last"]);
         self.connection.run(&forget).await.map(drop)
     }
 
@@ -289,6 +286,13 @@ impl Queue {
     pub async fn note_error(&self, keys: &DestinationKeys, error: &str, at: Millis) -> Result<(), Fault> {
         let error: String = error.chars().take(MAX_ERROR_CHARS).collect();
         self.state_is(keys, &[("last_error", &error), ("last_error_at", &at.to_string())]).await
+    }
+
+    /// Lists the queue `out:<name>` among those that hold something.
+    pub(super) async fn note_destination_queue(&self, name: &str) -> Result<(), Fault> {
+        let mut add = cmd("SADD");
+        add.arg(DESTINATIONS).arg(name);
+        self.connection.run(&add).await.map(drop)
     }
 
     async fn state_is(&self, keys: &DestinationKeys, facts: &[(&str, &str)]) -> Result<(), Fault> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::config::Env;
 use shared::outbound::config::load;
 use shared::outbound::{DeliveryLimit, Destination, DestinationName};
-use shared::queue::{DestinationKeys, Pace, Queue, QueueBindings};
+use shared::queue::{Complete, DestinationKeys, Pace, Queue, QueueBindings};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
 
@@ -19,7 +19,15 @@ fn listed(urls: &[&str]) -> Vec<Destination> {
 }
 
 async fn bound(queue: &Queue, destinations: &[Destination]) -> QueueBindings {
-    queue.bind_queues(&destinations.iter().collect::<Vec<_>>()).await.unwrap()
+    let all: Vec<&Destination> = destinations.iter().collect();
+    queue.bind_queues(&all, Complete::Configured).await.unwrap()
+}
+
+/// Destination called `name`, as a file defines it.
+fn named(name_of: &str, url: &str) -> Destination {
+    let mut one = listed(&[url]).remove(0);
+    (one.name, one.listed) = (name(name_of), false);
+    one
 }
 
 async fn homes(queue: &Queue, urls: &[&str]) -> Vec<String> {
@@ -45,45 +53,137 @@ async fn a_queue_keeps_its_url_when_the_list_changes() {
     let twice = homes(queue, &[A, A]).await;
     assert!(twice[0] == "webhook_1" && twice[1].starts_with("webhook_2-"), "{twice:?}");
     let stored: Vec<String> = fixture.redis(&["HVALS", "webhooks:destination-urls"]).await;
-    assert!(stored.iter().all(|url| !url.contains("hook") && url.contains(".example")), "{stored:?}");
+    assert!(stored.iter().all(|stored| !stored.contains("/hook")), "{stored:?}");
+    assert!(stored.iter().any(|stored| stored.contains("a.example")), "{stored:?}");
 }
 
 #[tokio::test]
 async fn names_as_long_as_allowed_get_a_queue_of_their_own() {
     let fixture = Fixture::start().await;
     let long = "d".repeat(64);
-    let mut one = listed(&[A]).remove(0);
-    one.name = name(&long);
-    let mut other = listed(&[B]).remove(0);
-    other.name = name(&long);
-    assert_eq!(bound(&fixture.queue, &[one]).await.homes, [name(&long)]);
-    let homes = bound(&fixture.queue, &[other]).await.homes;
+    assert_eq!(bound(&fixture.queue, &[named(&long, A)]).await.homes, [name(&long)]);
+    let homes = bound(&fixture.queue, &[named(&long, B)]).await.homes;
     assert!(homes[0].as_str().len() == 64 && homes[0] != name(&long), "{homes:?}");
 }
 
+fn keys(queue: &Queue, name_of: &DestinationName) -> DestinationKeys {
+    queue.layout().destination(name_of)
+}
+
 #[tokio::test]
-async fn a_queue_that_is_handed_over_serves_the_other_url() {
+async fn state_stays_with_its_url_when_the_list_changes() {
     let fixture = Fixture::start().await;
     let queue = &fixture.queue;
-    let keys: DestinationKeys = queue.layout().destination(&name("webhook_1"));
+    // A second queue of one URL, once by a list with the URL twice and once by a hand-over.
+    homes(queue, &[A, A, B]).await;
+    let only = listed(&[A]);
+    let before = bound(queue, &only).await;
+    let url = before.urls.get(&name("webhook_3"));
+    assert!(queue.hand_over_queue(&name("webhook_3"), url, &only[0]).await.unwrap());
+    let state = |bindings: &QueueBindings, at: usize| bindings.states[at].clone();
+    queue.pause_destination(&keys(queue, &state(&before, 0)), true).await.unwrap();
+    for (list, at) in [(&[A][..], 0), (&[C, A], 1), (&[C, C, A], 2), (&[A, A, A], 1), (&[A, A, A], 2)] {
+        let now = bound(queue, &listed(list)).await;
+        assert_eq!(state(&now, at), state(&before, 0), "{list:?}");
+    }
+    let alone = bound(queue, &listed(&[C, A])).await;
+    assert_eq!((&alone.homes[1], alone.others.len()), (&before.homes[0], 3), "{alone:?}");
+    // Even where the queue itself belongs to another URL by now.
+    let other = listed(&[C]);
+    let url = bound(queue, &other).await.urls.get(&name("webhook_1")).cloned();
+    assert!(queue.hand_over_queue(&name("webhook_1"), url.as_ref(), &other[0]).await.unwrap());
+    let now = bound(queue, &listed(&[C, A])).await;
+    assert_eq!((state(&now, 1), now.serves(&name("webhook_1"))), (state(&before, 0), true));
+    assert_ne!(state(&now, 0), state(&now, 1));
+}
+
+#[tokio::test]
+async fn unbound_queue_with_deliveries_stays_parked() {
+    let fixture = Fixture::start().await;
+    let queue = &fixture.queue;
+    let waits = async |name_of: &str| {
+        let key = format!("webhooks:outgoing:{name_of}");
+        fixture.redis::<String>(&["XADD", &key, "*", "v", "1"]).await;
+        fixture.redis::<i64>(&["SADD", "webhooks:destinations", name_of]).await;
+    };
+    // An earlier release would have sent what waits to the URL of this name.
+    waits("webhook_1").await;
+    assert_eq!(homes(queue, &[A]).await, ["webhook_1"]);
+    waits("webhook_2").await;
+    fixture.redis::<String>(&["XADD", "webhooks:dlq:out:webhook_3", "*", "v", "1"]).await;
+    fixture.redis::<i64>(&["HSET", "webhooks:state:out:webhook_4", "gone", "1"]).await;
+    let destinations = listed(&[A, B, C, "https://d.example/", "https://e.example/"]);
+    let now = bound(queue, &destinations).await;
+    for at in [1, 2, 3] {
+        assert!(now.homes[at].as_str().starts_with(&format!("webhook_{}-", at + 1)), "{now:?}");
+    }
+    assert_eq!((&now.homes[0], &now.homes[4]), (&name("webhook_1"), &name("webhook_5")));
+    assert!(!now.serves(&name("webhook_2")) && !now.urls.contains_key(&name("webhook_2")));
+    // An operator can say whose it is.
+    assert!(queue.hand_over_queue(&name("webhook_2"), None, &destinations[1]).await.unwrap());
+    assert_eq!(bound(queue, &destinations).await.others, [(1, name("webhook_2"))]);
+}
+
+#[tokio::test]
+async fn first_start_without_destinations_ends_the_migration() {
+    let fixture = Fixture::start().await;
+    fixture.redis::<String>(&["XADD", "webhooks:outgoing:webhook_1", "*", "v", "1"]).await;
+    assert_eq!(homes(&fixture.queue, &[]).await, Vec::<String>::new());
+    assert!(homes(&fixture.queue, &[A]).await[0].starts_with("webhook_1-"));
+    // Registered platforms are known later, and keep their queues.
+    fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_shop", "*", "v", "1"]).await;
+    assert_eq!(bound(&fixture.queue, &[named("platform_shop", B)]).await.homes, [name("platform_shop")]);
+    fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_fans", "*", "v", "1"]).await;
+    let both = [named("platform_shop", B), named("platform_fans", C)];
+    assert!(bound(&fixture.queue, &both).await.homes[1].as_str().starts_with("platform_fans-"));
+}
+
+#[tokio::test]
+async fn named_destination_serves_only_its_own_queues() {
+    let fixture = Fixture::start().await;
+    let queue = &fixture.queue;
+    assert_eq!(bound(queue, &[named("crm", A), named("platform_shop", A)]).await.homes.len(), 2);
+    let list = bound(queue, &listed(&[A])).await;
+    assert_eq!((&list.homes[0], list.others.len()), (&name("webhook_1"), 0), "{list:?}");
+    assert!(!list.serves(&name("crm")) && !list.serves(&name("platform_shop")));
+    let renamed = bound(queue, &[named("sales", A)]).await;
+    assert_eq!((&renamed.homes[0], renamed.others.len()), (&name("sales"), 0), "{renamed:?}");
+    // Back under its name and URL, it has its queue again.
+    assert_ne!(bound(queue, &[named("crm", B)]).await.homes[0], name("crm"));
+    assert_eq!(bound(queue, &[named("crm", A)]).await.homes[0], name("crm"));
+}
+
+#[tokio::test]
+async fn take_over_leaves_the_destinations_state_as_it_is() {
+    let fixture = Fixture::start().await;
+    let queue = &fixture.queue;
     homes(queue, &[A]).await;
-    queue.note_gone(&keys).await.unwrap();
-    queue.hold_destination(&keys, None).await.unwrap();
+    let parked = name("webhook_1");
+    queue.note_error(&keys(queue, &parked), "status 500", 1).await.unwrap();
     let destinations = listed(&[B]);
     let before = bound(queue, &destinations).await;
-    assert!(!before.serves(&name("webhook_1")), "{before:?}");
-    let url = before.urls.get(&name("webhook_1"));
-    let (to, home) = (&destinations[0], &before.homes[0]);
-    queue.pause_destination(&queue.layout().destination(home), true).await.unwrap();
-    assert!(!queue.hand_over_queue(&name("webhook_1"), None, to, home).await.unwrap(), "it has a URL");
-    assert!(queue.hand_over_queue(&name("webhook_1"), url, to, home).await.unwrap());
+    assert!(!before.serves(&parked), "{before:?}");
+    let own = keys(queue, &before.states[0]);
+    queue.note_gone(&own).await.unwrap();
+    queue.hold_destination(&own, None).await.unwrap();
+    queue.pause_destination(&keys(queue, &parked), true).await.unwrap();
+    let states = async || {
+        let own = queue.destination_state(&own).await.unwrap();
+        (own, queue.destination_state(&keys(queue, &parked)).await.unwrap())
+    };
+    let known = states().await;
+    assert!(!queue.hand_over_queue(&parked, None, &destinations[0]).await.unwrap(), "it has a URL");
+    assert_eq!(states().await, known, "a refusal changes nothing");
+    let url = before.urls.get(&parked);
+    assert!(queue.hand_over_queue(&parked, url, &destinations[0]).await.unwrap());
     let after = bound(queue, &destinations).await;
-    assert_eq!(after.homes, [name("webhook_1")]);
-    assert_eq!(after.others, [(0, home.clone())], "what waited there is still sent");
-    let state = queue.destination_state(&keys).await.unwrap();
-    assert_eq!((state.gone, state.busy_until, state.paused), (false, None, Some(true)));
-    // The former URL begins again with a queue of its own.
-    assert!(homes(queue, &[A]).await[0].starts_with("webhook_1-"));
+    assert_eq!((&after.homes, &after.states), (&before.homes, &before.states));
+    assert_eq!(after.others, [(0, parked.clone())]);
+    assert_eq!(states().await, known);
+    // The former URL begins again with a queue of its own, and with what is known of it.
+    let former = bound(queue, &listed(&[A])).await;
+    assert!(former.homes[0].as_str().starts_with("webhook_1-"), "{former:?}");
+    assert_eq!(former.states, [parked]);
 }
 
 #[tokio::test]

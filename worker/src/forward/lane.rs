@@ -72,7 +72,7 @@ impl Lane {
         let destination = Arc::clone(&outlet.destination);
         let layout = worker.queue.layout();
         Self {
-            keys: layout.destination(&outlet.queue).of(&layout.destination(&outlet.home)),
+            keys: layout.destination(&outlet.queue).of(&layout.destination(&outlet.state)),
             metrics: DeliveryMetrics::new(&destination.name),
             depth: QueueMetrics::new(outlet.queue.queue()),
             circuit: watch::Sender::new(Circuit::new()),

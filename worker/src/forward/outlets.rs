@@ -11,7 +11,7 @@ use std::sync::Arc;
 use shared::outbound::config::{Configured, Defaults};
 use shared::outbound::{Destination, DestinationName};
 use shared::platform::PlatformName;
-use shared::queue::{Fault, Queue, QueueBindings};
+use shared::queue::{Complete, Fault, Queue, QueueBindings};
 use shared::registration::{Sealer, Snapshot};
 use tokio::sync::{Mutex, watch};
 
@@ -22,8 +22,10 @@ pub struct Outlet {
     pub destination: Arc<Destination>,
     /// The queue.
     pub queue: DestinationName,
-    /// Queue for the destination's new deliveries; its state and its limit hold for all of them.
+    /// Queue for the destination's new deliveries.
     pub home: DestinationName,
+    /// Queue whose state and limit hold for all queues of the receiver.
+    pub state: DestinationName,
 }
 
 impl Outlet {
@@ -34,7 +36,8 @@ impl Outlet {
     }
 
     fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.destination, &other.destination) && self.queue == other.queue && self.home == other.home
+        Arc::ptr_eq(&self.destination, &other.destination)
+            && (&self.queue, &self.home, &self.state) == (&other.queue, &other.home, &other.state)
     }
 }
 
@@ -65,7 +68,7 @@ impl Forwarding {
     /// If Redis did not answer; what was known before stays in use.
     pub async fn bind(&self, queue: &Queue) -> Result<QueueBindings, Fault> {
         let registered = self.registered.lock().await;
-        self.bind_all(queue, &registered).await
+        self.bind_all(queue, &registered, Complete::Configured).await
     }
 
     /// Delivers to those that are registered, too, from now on.
@@ -88,26 +91,30 @@ impl Forwarding {
                 })
             })
             .collect();
-        self.bind_all(queue, &registered).await.map(drop)
+        self.bind_all(queue, &registered, Complete::All).await.map(drop)
     }
 
-    async fn bind_all(&self, queue: &Queue, registered: &[Arc<Destination>]) -> Result<QueueBindings, Fault> {
+    async fn bind_all(
+        &self,
+        queue: &Queue,
+        registered: &[Arc<Destination>],
+        complete: Complete,
+    ) -> Result<QueueBindings, Fault> {
         let all: Vec<&Arc<Destination>> = self.configured.iter().chain(registered).collect();
         let plain: Vec<&Destination> = all.iter().map(|one| &***one).collect();
-        let bindings = queue.bind_queues(&plain).await?;
-        let mut outlets: Vec<Outlet> = all
-            .iter()
-            .zip(&bindings.homes)
-            .map(|(one, home)| Outlet { destination: Arc::clone(one), queue: home.clone(), home: home.clone() })
-            .collect();
+        let bindings = queue.bind_queues(&plain, complete).await?;
+        let outlet = |position: usize, queue: &DestinationName| {
+            let (home, state) = (bindings.homes.get(position)?, bindings.states.get(position)?);
+            let (queue, home, state) = (queue.clone(), home.clone(), state.clone());
+            Some(Outlet { destination: Arc::clone(all.get(position)?), queue, home, state })
+        };
+        let homes = bindings.homes.iter().enumerate();
+        let mut outlets: Vec<Outlet> = homes.filter_map(|(position, home)| outlet(position, home)).collect();
         for (position, name) in &bindings.others {
             let keys = queue.layout().destination(name).queue;
-            let (Some(one), Some(home)) = (all.get(*position), bindings.homes.get(*position)) else {
-                continue;
-            };
             // An empty one gets nothing new, and is worth no connection.
             if queue.waiting(&keys).await? > 0 {
-                outlets.push(Outlet { destination: Arc::clone(one), queue: name.clone(), home: home.clone() });
+                outlets.extend(outlet(*position, name));
             }
         }
         self.publish(outlets);

@@ -98,9 +98,15 @@ pub(super) async fn shown(
     position: usize,
 ) -> Result<Shown, Error> {
     let home = bindings.homes.get(position).unwrap_or(&one.name);
+    let receiver = bindings.states.get(position).unwrap_or(home);
     let others = bindings.others.iter().filter(|(at, _)| *at == position).map(|(_, name)| name);
     let all = async {
-        let state = queue.destination_state(&queue.layout().destination(home)).await?;
+        let mut state = queue.destination_state(&queue.layout().destination(receiver)).await?;
+        if receiver != home {
+            let own = queue.destination_state(&queue.layout().destination(home)).await?;
+            let DestinationState { overflow, overflow_first, overflow_last, .. } = own;
+            state = DestinationState { overflow, overflow_first, overflow_last, ..state };
+        }
         let mut sums = Sums::default();
         for name in others.chain([home]) {
             sums.add(queue, name).await?;

@@ -164,6 +164,9 @@ impl Queue {
         fields: &Fields,
         max_len: u64,
     ) -> Result<Imported, Fault> {
+        if let Some(name) = keys.platform.destination() {
+            self.note_destination_queue(name).await?;
+        }
         let names = [&keys.dlq, &keys.imported, &keys.exceptions];
         let weight: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 16).sum();
         let mut call = self.scripts.import.call(&names, weight + 64);

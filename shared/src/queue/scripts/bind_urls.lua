@@ -1,61 +1,104 @@
 #!lua flags=allow-oom
--- Assigns a queue to every destination, by its URL. A queue that was assigned once keeps its URL.
+-- Assigns queues to destinations, by receiver: the URL and who signs for it. A queue that was assigned keeps its receiver.
 -- Allowed on a full Redis: without a queue a worker cannot deliver, and so cannot free memory.
 --
--- KEYS  1 URLs: queue -> fingerprint of its URL, a blank, host
--- ARGV  per destination: name, fingerprint, host
--- Reply the queue of each destination, in order; then all of the hash as it is now, flat
+-- KEYS  1 hash of these fields:
+--         queue            -> fingerprint of the URL, host, scope, order of the assignment
+--         =fingerprint scope -> queue whose state (pause, 410, busy) holds for that receiver
+--         #configured, #registered -> set once destinations of that kind were assigned
+-- ARGV  1 kinds to note as assigned, even if there is no destination of them: '', 'c' or 'cr'
+--       2 number of names that are not free, or '?': unknown. Then these names
+--       then per destination: name, scope, kind (c or r), fingerprint, host
+-- Reply the queue of each destination, in order; the queue that has its state, in order; then all of the
+--       hash as it is now, flat. All are empty if a new queue is needed and the names were unknown
 --
--- A destination takes the queue of its own name if that has its URL, else any other queue that has:
--- its position in a list may have changed. Else it takes a new one, of its own name if possible.
+-- The scope is the destination's name, or * for those that are told apart by URL alone. A receiver's queues are given
+-- out in the order in which they were assigned, so that the position in a list never decides.
+-- A queue of an earlier release has no URL. Its name is free for the first destinations of a kind only.
 
 local PRINT = 32 -- hex digits of a fingerprint
 local LONGEST = 64 -- bytes of a name
+local FIELDS = 5 -- arguments per destination
 local urls = KEYS[1]
 
-local known, order = {}, {}
+local known, order, states, last = {}, {}, {}, 0
 local stored = redis.call('HGETALL', urls)
 for at = 1, #stored, 2 do
-  known[stored[at]] = string.sub(stored[at + 1], 1, PRINT)
-  order[#order + 1] = stored[at]
-end
-table.sort(order)
-
-local assigned, taken = {}, {}
-local function assign(position, queue)
-  assigned[position] = queue
-  taken[queue] = true
-end
-
-local count = #ARGV / 3
-for position = 1, count do
-  local name, print = ARGV[position * 3 - 2], ARGV[position * 3 - 1]
-  if known[name] == print then
-    assign(position, name)
+  local field, value = stored[at], stored[at + 1]
+  local first = string.sub(field, 1, 1)
+  if first == '=' then
+    states[string.sub(field, 2)] = value
+  elseif first ~= '#' then
+    local print, scope, number = string.match(value, '^(%x+) %S* (%S+) (%d+)$')
+    known[field] = print and print .. ' ' .. scope or ''
+    number = tonumber(number) or 0
+    last = math.max(last, number)
+    order[#order + 1] = { field, number }
   end
 end
+table.sort(order, function(one, other)
+  if one[2] ~= other[2] then
+    return one[2] < other[2]
+  end
+  return one[1] < other[1]
+end)
+
+local occupied = {}
+local named = tonumber(ARGV[2]) or 0
+for at = 3, named + 2 do
+  occupied[ARGV[at]] = true
+end
+local adopting = {
+  c = redis.call('HEXISTS', urls, '#configured') == 0,
+  r = redis.call('HEXISTS', urls, '#registered') == 0,
+}
+
+local first, assigned, taken = named + 3, {}, {}
+local count = (#ARGV - first + 1) / FIELDS
+local function destination(position)
+  local at = first + (position - 1) * FIELDS
+  return ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+end
 for position = 1, count do
-  local print = ARGV[position * 3 - 1]
+  local _, scope, _, print = destination(position)
   for _, queue in ipairs(order) do
-    if not assigned[position] and known[queue] == print and not taken[queue] then
-      assign(position, queue)
+    if not assigned[position] and known[queue[1]] == print .. ' ' .. scope and not taken[queue[1]] then
+      assigned[position] = queue[1]
+      taken[queue[1]] = true
     end
   end
+  if not assigned[position] and ARGV[2] == '?' then
+    return { {}, {}, {} }
+  end
 end
+local homes = {}
 for position = 1, count do
+  local name, scope, kind, print, host = destination(position)
   if not assigned[position] then
-    local name, print, host = ARGV[position * 3 - 2], ARGV[position * 3 - 1], ARGV[position * 3]
     local queue, digits = name, 8
-    while known[queue] do
+    while known[queue] or occupied[queue] and not (queue == name and adopting[kind]) do
       digits = digits + 4
       queue = string.sub(name, 1, LONGEST - digits - 1) .. '-' .. string.sub(print, 1, digits)
       if digits > PRINT then
         return redis.error_reply('ERR no name is free for the queue of ' .. name)
       end
     end
-    redis.call('HSET', urls, queue, print .. ' ' .. host)
-    known[queue] = print
-    assign(position, queue)
+    last = last + 1
+    redis.call('HSET', urls, queue, print .. ' ' .. host .. ' ' .. scope .. ' ' .. last)
+    known[queue] = print .. ' ' .. scope
+    assigned[position] = queue
+  end
+  local receiver = print .. ' ' .. scope
+  if not states[receiver] then
+    states[receiver] = assigned[position]
+    redis.call('HSET', urls, '=' .. receiver, assigned[position])
+  end
+  homes[position] = states[receiver]
+  redis.call('HSETNX', urls, kind == 'r' and '#registered' or '#configured', '1')
+end
+for kind, mark in pairs({ c = '#configured', r = '#registered' }) do
+  if string.find(ARGV[1], kind, 1, true) then
+    redis.call('HSETNX', urls, mark, '1')
   end
 end
-return { assigned, redis.call('HGETALL', urls) }
+return { assigned, homes, redis.call('HGETALL', urls) }

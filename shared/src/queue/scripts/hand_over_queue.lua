@@ -1,12 +1,18 @@
 #!lua flags=allow-oom
--- Gives a queue another URL, as an operator asked.
+-- Gives a queue another receiver, as an operator asked.
 --
--- KEYS  1 URLs: queue -> fingerprint of its URL, a blank, host
--- ARGV  1 queue  2 what it has, or ''  3 what it is to have
+-- KEYS  1 hash that bind_urls.lua describes
+-- ARGV  1 queue  2 what it has, or ''  3 what it is to have, without the order
 -- Reply 1 done, 0 it has something else by now
+--
+-- The queue comes last among those of its new receiver, so that the receiver's own stays its first.
 
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
   return 0
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+local last = 0
+for _, value in ipairs(redis.call('HVALS', KEYS[1])) do
+  last = math.max(last, tonumber(string.match(value, '^%x+ %S* %S+ (%d+)$')) or 0)
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3] .. ' ' .. (last + 1))
 return 1
