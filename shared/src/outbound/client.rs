@@ -22,6 +22,7 @@ use super::failure::failed;
 use super::names::{Blocked, Lookup, Resolver, SystemLookup};
 use super::pause::AskedPause;
 use super::redirect::Redirect;
+use crate::visible::is_visible;
 
 /// The longest that connecting may take.
 pub(super) const CONNECT: Duration = Duration::from_secs(5);
@@ -126,8 +127,11 @@ impl Client {
                 let status = answer.status().as_u16();
                 let left = timeout.saturating_sub(begun.elapsed());
                 // What counts is the status; an answer that ends half-way has one.
-                let body = tokio::time::timeout(left, beginning(&mut answer)).await.unwrap_or_default();
-                let pause = AskedPause::read(answer.headers(), &body, SystemTime::now());
+                // Of a success nothing is asked of the body.
+                let most = if answer.status().is_success() { MAX_EXCERPT * 4 } else { MAX_ANSWER };
+                let reading = beginning(&mut answer, most);
+                let body = tokio::time::timeout(left, reading).await.unwrap_or_default();
+                let pause = AskedPause::read(url, answer.headers(), &body, SystemTime::now());
                 let redirect = Redirect::read(status, answer.headers(), url);
                 Attempt::Answered { status, pause, redirect, excerpt: excerpt(&body) }
             }
@@ -136,12 +140,12 @@ impl Client {
     }
 }
 
-/// Reads the body to its bound and keeps the beginning.
-async fn beginning(answer: &mut reqwest::Response) -> Vec<u8> {
+/// Reads the body to its bound and keeps at most `most` bytes of the beginning.
+async fn beginning(answer: &mut reqwest::Response, most: usize) -> Vec<u8> {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Ok(Some(chunk)) = answer.chunk().await {
         read += chunk.len();
-        let room = (MAX_EXCERPT * 4).saturating_sub(kept.len());
+        let room = most.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if read > MAX_ANSWER {
             break;
@@ -151,8 +155,8 @@ async fn beginning(answer: &mut reqwest::Response) -> Vec<u8> {
 }
 
 fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let text: String = text.chars().take(MAX_EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = String::from_utf8_lossy(body.get(..MAX_EXCERPT * 4).unwrap_or(body));
+    let text: String = text.chars().take(MAX_EXCERPT).map(|c| if is_visible(c) { c } else { ' ' }).collect();
     text.trim().to_owned()
 }
 
@@ -240,11 +244,16 @@ mod tests {
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
         let expected = Attempt::Answered {
             status: 503,
-            pause: AskedPause { retry_after: Some(Duration::from_secs(7)), ..AskedPause::default() },
+            pause: AskedPause::of(Some(Duration::from_secs(7))),
             redirect: None,
             excerpt: "sorry   x".to_owned(),
         };
         assert_eq!(attempt, expected);
+    }
+
+    #[test]
+    fn excerpt_has_no_character_that_turns_text_around() {
+        assert_eq!(excerpt("a\u{202e}b\u{200f}c\u{e0041}\u{1b}[2Jé".as_bytes()), "a b c  [2Jé");
     }
 
     #[tokio::test]

@@ -25,6 +25,20 @@ pub const PATIENCE: [Duration; 5] = [
     Duration::from_secs(25),
 ];
 
+/// Time within which [`PATIENCE`] ends.
+const PATIENCE_ENDS: Duration = Duration::from_secs(60);
+
+/// Pause after the unexpected answer to try number `tries`, counted from 0, `elapsed` after the
+/// first. `not_before` counts as far as all tries end within a minute. `None`: there are no more.
+#[must_use]
+pub fn patient_pause(tries: u32, elapsed: Duration, not_before: Option<Duration>) -> Option<Duration> {
+    let tries = usize::try_from(tries).ok()?;
+    let pause = *PATIENCE.get(tries)?;
+    let later: Duration = PATIENCE.iter().skip(tries + 1).sum();
+    let room = PATIENCE_ENDS.saturating_sub(elapsed).saturating_sub(later);
+    Some(pause.max(not_before.unwrap_or_default().min(room)))
+}
+
 /// What one attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -36,7 +50,7 @@ pub enum Attempt {
         pause: AskedPause,
         /// Target of a redirect.
         redirect: Option<Redirect>,
-        /// The beginning of its body, without control characters.
+        /// The beginning of its body, visible characters only.
         excerpt: String,
     },
     /// No answer.
@@ -126,18 +140,19 @@ impl Attempt {
             |not_before, passing| Meaning::Unexpected { code: DeadLetterCode::Http4xx, not_before, passing };
         match self {
             Self::Answered { status, pause, .. } => {
-                let pause_for = pause.pause(format);
+                let not_before = pause.retry_after();
                 match status {
                     200..=299 => Meaning::Delivered,
                     410 => Meaning::Gone,
                     400 | 401 | 403 | 413 | 422 => Meaning::Never { code: DeadLetterCode::Http4xx },
-                    429 => Meaning::Busy { code: DeadLetterCode::Http4xx, pause: pause_for },
-                    503 if pause.retry_after.is_some() => {
-                        Meaning::Busy { code: DeadLetterCode::Http5xx, pause: pause_for }
+                    429 => Meaning::Busy { code: DeadLetterCode::Http4xx, pause: pause.pause(format) },
+                    // One that cannot be read says that it is busy all the same.
+                    503 if pause.has_retry_after() => {
+                        Meaning::Busy { code: DeadLetterCode::Http5xx, pause: pause.pause(format) }
                     }
-                    500..=599 => again(DeadLetterCode::Http5xx, pause_for),
-                    408 | 425 => unexpected(pause_for, true),
-                    400..=499 => unexpected(pause_for, false),
+                    500..=599 => again(DeadLetterCode::Http5xx, not_before),
+                    408 | 425 => unexpected(not_before, true),
+                    400..=499 => unexpected(not_before, false),
                     // Temporary redirects are how some proxies answer during a deploy.
                     302 | 303 | 307 => unexpected(None, false),
                     _ => Meaning::Never { code: DeadLetterCode::Http4xx },
@@ -190,16 +205,30 @@ impl Attempt {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::SystemTime;
+
+    use reqwest::header::{HeaderName, HeaderValue};
+
     use super::*;
 
     fn answered(status: u16, retry_after: Option<u64>) -> Attempt {
         let retry_after = retry_after.map(Duration::from_secs);
-        let pause = AskedPause { retry_after, ..AskedPause::default() };
+        let pause = AskedPause::of(retry_after);
         Attempt::Answered { status, pause, redirect: None, excerpt: String::new() }
     }
 
     fn meaning(status: u16, retry_after: Option<u64>) -> Meaning {
         answered(status, retry_after).meaning(Format::Standard)
+    }
+
+    fn told(status: u16, name: &'static str, value: &'static str) -> Meaning {
+        let (name, value) = (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let headers = [(name, value)].into_iter().collect();
+        let url = "https://a.example/".parse().unwrap();
+        let pause = AskedPause::read(&url, &headers, b"", SystemTime::UNIX_EPOCH);
+        Attempt::Answered { status, pause, redirect: None, excerpt: String::new() }.meaning(Format::Standard)
     }
 
     #[test]
@@ -233,6 +262,21 @@ mod tests {
     }
 
     #[test]
+    fn patience_ends_within_a_minute_whatever_is_asked_for() {
+        let (none, hour) = (None, Some(Duration::from_secs(3600)));
+        let second = Duration::from_secs(1);
+        assert_eq!(patient_pause(0, Duration::ZERO, none), Some(second));
+        assert_eq!(patient_pause(0, Duration::ZERO, Some(second * 3)), Some(second * 3));
+        let mut elapsed = Duration::ZERO;
+        for tries in 0..5 {
+            elapsed += patient_pause(tries, elapsed, hour).unwrap_or_default();
+        }
+        assert_eq!((elapsed, patient_pause(5, elapsed, hour)), (second * 60, None));
+        // Held up by a pause of its destination, it keeps to the plan.
+        assert_eq!(patient_pause(1, second * 900, hour), Some(PATIENCE[1]));
+    }
+
+    #[test]
     fn busy_answer_is_429_or_503_with_retry_after() {
         let (short, hour) = (Some(Duration::from_secs(7)), Some(Duration::from_secs(3600)));
         for (status, asked, pause) in [(429, None, None), (429, Some(7), short), (429, Some(90_000), hour)] {
@@ -242,6 +286,15 @@ mod tests {
         for (asked, pause) in [(7, short), (0, None)] {
             let expected = Meaning::Busy { code: DeadLetterCode::Http5xx, pause };
             assert_eq!(meaning(503, Some(asked)), expected);
+        }
+        for (asked, pause) in [("", None), ("soon", None), ("0", None), ("30s", Some(30))] {
+            let expected = Meaning::Busy { code: DeadLetterCode::Http5xx, pause: pause.map(Duration::from_secs) };
+            assert_eq!(told(503, "retry-after", asked), expected, "{asked}");
+        }
+        // A window that ends some time later says nothing of a failure.
+        for (status, code) in [(500, DeadLetterCode::Http5xx), (503, DeadLetterCode::Http5xx)] {
+            let expected = Meaning::Again { code, not_before: None };
+            assert_eq!(told(status, "ratelimit-reset", "3000"), expected);
         }
     }
 

@@ -1,16 +1,19 @@
 //! Pause that a busy receiver asks for.
 //!
 //! Sources: RFC 9110 section 10.2.3 (`Retry-After`), draft-ietf-httpapi-ratelimit-headers
-//! (`RateLimit`, `RateLimit-Reset`), and <https://discord.com/developers/docs/topics/rate-limits>
-//! (`X-RateLimit-Reset-After`, `retry_after`).
+//! (`RateLimit`, `RateLimit-Reset`), <https://discord.com/developers/docs/topics/rate-limits>
+//! (`X-RateLimit-Reset-After`, `retry_after`), <https://core.telegram.org/bots/api#responseparameters>
+//! (`parameters.retry_after`), and the services that write `X-Rate-Limit-Reset` and `Retry-After-Ms`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use url::Url;
 
 use super::Format;
+use crate::json::time::parse_text;
 
 /// The longest pause that is obeyed.
 pub const MAX_PAUSE: Duration = Duration::from_secs(3600);
@@ -18,57 +21,92 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(3600);
 const EPOCH_SECONDS: f64 = 1e9;
 /// Numbers from here on are a time in milliseconds since the epoch.
 const EPOCH_MILLIS: f64 = 1e12;
+/// First version of Discord's interface that writes seconds in bodies.
+const DISCORD_SECONDS: u32 = 8;
+/// Shortest pause for which a number is taken as milliseconds.
+const MIN_MILLIS: Duration = Duration::from_millis(250);
 
 /// Pauses that an answer names, in the forms that receivers have for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AskedPause {
-    /// `Retry-After`.
-    pub retry_after: Option<Duration>,
+    /// True if it has `Retry-After`, readable or not.
+    present: bool,
+    /// `Retry-After`, or its form in milliseconds.
+    retry_after: Option<Duration>,
     /// `X-RateLimit-Reset-After`.
-    pub reset_after: Option<Duration>,
+    reset_after: Option<Duration>,
     /// `RateLimit`, `RateLimit-Reset` or `X-RateLimit-Reset`.
-    pub window: Option<Duration>,
+    window: Option<Duration>,
     /// `retry_after` of a JSON body.
-    pub body: Option<BodyPause>,
+    body: Option<BodyPause>,
 }
 
 /// Number in a body; the unit depends on who wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BodyPause {
+struct BodyPause {
     /// The number as seconds.
     seconds: Duration,
-    /// True if it has no decimals.
-    whole: bool,
+    /// True if Discord means milliseconds.
+    old_discord: bool,
 }
 
 impl AskedPause {
-    /// Reads an answer that arrived at `now`. Times are compared with the answer's own `Date`.
-    pub(super) fn read(headers: &HeaderMap, body: &[u8], now: SystemTime) -> Self {
-        let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    /// Reads an answer of `url` that arrived at `now`. Times are compared with the answer's own
+    /// `Date`.
+    pub(super) fn read(url: &Url, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Self {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok()).unwrap_or(now);
+        // The first that says anything but zero.
+        let first = |names: &[&str], read: &dyn Fn(&str) -> Option<Duration>| {
+            let values = names.iter().flat_map(|name| headers.get_all(*name));
+            let mut read = values.filter_map(|value| read(value.to_str().ok()?.trim()));
+            read.find(|pause| !pause.is_zero())
+        };
         let when = |text: &str| span(text, now);
+        let millis = |text: &str| seconds(text).map(|number| number / 1000);
         Self {
-            retry_after: text(RETRY_AFTER.as_str()).and_then(when),
-            reset_after: text("x-ratelimit-reset-after").and_then(seconds),
-            window: text("ratelimit")
-                .and_then(policy)
-                .or_else(|| text("ratelimit-reset").and_then(when))
-                .or_else(|| text("x-ratelimit-reset").and_then(when)),
-            body: in_body(body),
+            present: headers.contains_key(RETRY_AFTER),
+            retry_after: first(&["retry-after-ms", "x-ms-retry-after-ms"], &millis)
+                .or_else(|| first(&[RETRY_AFTER.as_str()], &when)),
+            reset_after: first(&["x-ratelimit-reset-after"], &when),
+            window: first(&["ratelimit"], &policies)
+                .or_else(|| first(&["ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset"], &when)),
+            body: in_body(url, body, now),
         }
+    }
+
+    /// True if the answer has a `Retry-After`, readable or not.
+    #[must_use]
+    pub const fn has_retry_after(&self) -> bool {
+        self.present
+    }
+
+    /// Pause that `Retry-After` asks for, as far as it can be read.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after.map(|pause| pause.min(MAX_PAUSE))
     }
 
     /// Pause of a receiver of `format`, the most precise first; `None`: it names none.
     #[must_use]
     pub fn pause(&self, format: Format) -> Option<Duration> {
-        let body = self.body.map(|body| match format {
-            // Before version 8 of its interface, Discord writes whole milliseconds.
-            Format::Discord if body.whole => body.seconds / 1000,
-            _ => body.seconds,
+        let body = self.body.map(|body| {
+            let millis = body.seconds / 1000;
+            let is_millis = format == Format::Discord && body.old_discord && millis >= MIN_MILLIS;
+            if is_millis { millis } else { body.seconds }
         });
         let all = [self.reset_after, body, self.retry_after, self.window];
-        all.into_iter().flatten().next().filter(|pause| !pause.is_zero()).map(|pause| pause.min(MAX_PAUSE))
+        let mut named = all.into_iter().flatten().filter(|pause| !pause.is_zero());
+        named.next().map(|pause| pause.min(MAX_PAUSE))
+    }
+}
+
+#[cfg(test)]
+impl AskedPause {
+    /// A `Retry-After` of so long.
+    pub(super) fn of(retry_after: Option<Duration>) -> Self {
+        let usable = retry_after.filter(|pause| !pause.is_zero());
+        Self { present: retry_after.is_some(), retry_after: usable, ..Self::default() }
     }
 }
 
@@ -80,12 +118,24 @@ fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX))
 }
 
-/// A number of seconds, a number that is a time, or a date.
+/// A number of seconds, a span with a unit, a number that is a time, or a date; in quotes, and with
+/// a list or parameters after it, too.
 fn span(text: &str, now: SystemTime) -> Option<Duration> {
     let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
-    let Ok(number) = text.parse::<f64>() else {
-        return httpdate::parse_http_date(text).ok().map(until);
+    let bare = |text: &str| text.trim_matches(|c: char| c == '"' || c == '\'' || c.is_whitespace()).to_owned();
+    let text = bare(text);
+    let date = || {
+        let known = parse_text(&text).and_then(|ms| u64::try_from(ms).ok());
+        let date = known.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
+        httpdate::parse_http_date(&text).ok().or(date).map(until)
     };
+    let number = |text: &str| numeric(text, now).or_else(|| with_unit(text)).or_else(|| iso_span(text));
+    number(&text).or_else(date).or_else(|| number(&bare(text.split([',', ';']).next()?)))
+}
+
+/// A number of seconds, or one that is a time.
+fn numeric(text: &str, now: SystemTime) -> Option<Duration> {
+    let number = text.parse::<f64>().ok()?;
     if number < EPOCH_SECONDS {
         return seconds(text);
     }
@@ -94,25 +144,84 @@ fn span(text: &str, now: SystemTime) -> Option<Duration> {
         return None;
     }
     let at = Duration::try_from_secs_f64(number).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
-    Some(at.map_or(Duration::MAX, until))
+    Some(at.map_or(Duration::MAX, |at| at.duration_since(now).unwrap_or_default()))
 }
 
-/// The longest `t=` (or `reset=`, in older drafts) of a `RateLimit` header.
-fn policy(text: &str) -> Option<Duration> {
-    let parameters = text.split([',', ';']).filter_map(|part| part.split_once('='));
-    let resets = parameters.filter(|(name, _)| matches!(name.trim(), "t" | "reset"));
-    resets.filter_map(|(_, value)| seconds(value.trim())).max()
+/// A number with a unit: `30s`, `500 ms`, `1 minute`.
+fn with_unit(text: &str) -> Option<Duration> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = text.split_at(at);
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "ms" | "millis" | "milliseconds" => 0.001,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hour" | "hours" => 3600.0,
+        _ => return None,
+    };
+    let number: f64 = number.trim().parse().ok()?;
+    Some(Duration::try_from_secs_f64((number * unit).max(0.0)).unwrap_or(Duration::MAX))
 }
 
-fn in_body(body: &[u8]) -> Option<BodyPause> {
+/// A span of ISO 8601 below a day: `PT1M30S`.
+fn iso_span(text: &str) -> Option<Duration> {
+    let text = text.to_ascii_uppercase();
+    let mut rest = text.strip_prefix("PT").filter(|rest| !rest.is_empty())?;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let at = rest.find(|c: char| c.is_ascii_alphabetic())?;
+        sum = sum.saturating_add(with_unit(rest.get(..=at)?)?);
+        rest = rest.get(at + 1..)?;
+    }
+    Some(sum)
+}
+
+/// Pause of a `RateLimit` header: the longest of its exhausted policies, else the shortest of all.
+fn policies(text: &str) -> Option<Duration> {
+    let value = |policy: &str, names: &[&str]| {
+        let mut pairs = policy.split([';', ',']).filter_map(|part| part.split_once('='));
+        let (_, value) = pairs.find(|(name, _)| names.contains(&name.trim()))?;
+        seconds(value.trim())
+    };
+    // Older drafts separate the parts of their one policy by commas.
+    let separator = if text.contains("reset") { '\0' } else { ',' };
+    let policies = text.split(separator).filter_map(|policy| {
+        let left = value(policy, &["r", "remaining"]);
+        Some((left.is_some_and(|left| left.is_zero()), value(policy, &["t", "reset"])?))
+    });
+    let all: Vec<(bool, Duration)> = policies.collect();
+    let exhausted = all.iter().filter(|(exhausted, _)| *exhausted).map(|(_, pause)| *pause).max();
+    exhausted.or_else(|| all.iter().map(|(_, pause)| *pause).min())
+}
+
+fn in_body(url: &Url, body: &[u8], now: SystemTime) -> Option<BodyPause> {
     #[derive(Deserialize)]
     struct Busy<'b> {
-        #[serde(borrow)]
-        retry_after: &'b RawValue,
+        #[serde(borrow, default)]
+        retry_after: Option<&'b RawValue>,
+        #[serde(borrow, default)]
+        parameters: Option<&'b RawValue>,
     }
-    let Busy { retry_after } = serde_json::from_slice(body).ok()?;
-    let text = retry_after.get();
-    Some(BodyPause { seconds: seconds(text)?, whole: text.bytes().all(|byte| byte.is_ascii_digit()) })
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let busy: Busy<'_> = serde_json::from_slice(body).ok()?;
+    let inner = busy.parameters.and_then(|inner| serde_json::from_str::<Busy<'_>>(inner.get()).ok());
+    let places = [busy.retry_after, inner.and_then(|inner| inner.retry_after)];
+    let text = |raw: &RawValue| {
+        serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+    };
+    let mut texts = places.into_iter().flatten().map(text);
+    texts.find_map(|text| {
+        let seconds = span(&text, now).filter(|pause| !pause.is_zero())?;
+        let whole = text.bytes().all(|byte| byte.is_ascii_digit());
+        Some(BodyPause { seconds, old_discord: whole && is_before(url, DISCORD_SECONDS) })
+    })
+}
+
+/// True if the path of `url` names a version of an interface before `version`.
+fn is_before(url: &Url, version: u32) -> bool {
+    let mut segments = url.path_segments().into_iter().flatten();
+    segments.any(|one| {
+        one.strip_prefix('v').and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|one| one < version)
+    })
 }
 
 #[cfg(test)]
@@ -123,7 +232,13 @@ mod tests {
 
     use super::*;
 
+    const HOOK: &str = "https://a.example/api/webhooks/1/x";
+
     fn asked(headers: &[(&str, &str)], body: &str, format: Format) -> Option<f64> {
+        asked_by(HOOK, headers, body, format)
+    }
+
+    fn asked_by(url: &str, headers: &[(&str, &str)], body: &str, format: Format) -> Option<f64> {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let headers = headers
             .iter()
@@ -131,7 +246,7 @@ mod tests {
                 (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
             })
             .collect();
-        let pause = AskedPause::read(&headers, body.as_bytes(), now).pause(format);
+        let pause = AskedPause::read(&url.parse().unwrap(), &headers, body.as_bytes(), now).pause(format);
         pause.map(|pause| pause.as_secs_f64())
     }
 
@@ -142,6 +257,25 @@ mod tests {
             (" 1.5 ", Some(1.5)),
             ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30.0)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", None),
+            ("Sun, 06 Nov 1994 08:50:07 +0000", Some(30.0)),
+            ("Sun, 06 Nov 1994 09:50:07 +0100", Some(30.0)),
+            ("Sun, 06 Nov 1994 08:50:07 UTC", Some(30.0)),
+            ("Sunday, 06-Nov-94 08:50:07 GMT", Some(30.0)),
+            ("1994-11-06T08:50:07Z", Some(30.0)),
+            ("1994-11-06T09:50:07+01:00", Some(30.0)),
+            ("1994-11-06 08:50:07", Some(30.0)),
+            ("30s", Some(30.0)),
+            ("30 seconds", Some(30.0)),
+            ("2m", Some(120.0)),
+            ("1500ms", Some(1.5)),
+            ("\"30\"", Some(30.0)),
+            ("30, 30", Some(30.0)),
+            ("30; foo", Some(30.0)),
+            ("PT30S", Some(30.0)),
+            ("PT1M0.5S", Some(60.5)),
+            ("PT", None),
+            ("", None),
+            ("inf", Some(3600.0)),
             ("784111787", Some(3600.0)),
             ("99999999999999999999999", Some(3600.0)),
             ("0", None),
@@ -164,11 +298,17 @@ mod tests {
         for (name, value, pause) in [
             ("RateLimit-Reset", "50", 50.0),
             ("RateLimit", "limit=100, remaining=0, reset=50", 50.0),
-            ("RateLimit", "\"burst\";r=0;t=2, \"daily\";r=10;t=40", 40.0),
+            ("RateLimit", "\"burst\";r=0;t=2, \"daily\";r=10;t=40", 2.0),
+            ("RateLimit", "\"burst\";r=5;t=2, \"daily\";r=0;t=40", 40.0),
+            ("RateLimit", "\"burst\";r=5;t=2, \"daily\";r=10;t=40", 2.0),
+            ("RateLimit", "\"burst\";r=0;t=2, \"daily\";r=0;t=40", 40.0),
+            ("X-Rate-Limit-Reset", "1500000000", 3600.0),
+            ("retry-after-ms", "1500", 1.5),
             ("X-RateLimit-Reset-After", "0.25", 0.25),
             ("X-RateLimit-Reset", "1500000000", 3600.0),
             ("X-RateLimit-Reset", "1500000000123", 3600.0),
             ("X-RateLimit-Reset", "7", 7.0),
+            ("X-RateLimit-Reset-After", "5s", 5.0),
         ] {
             assert_eq!(asked(&[(name, value)], "", Format::Standard), Some(pause), "{name}: {value}");
         }
@@ -177,16 +317,48 @@ mod tests {
     }
 
     #[test]
-    fn discord_means_milliseconds_where_it_writes_whole_numbers() {
+    fn first_usable_place_and_value_count() {
+        let fine = [("Retry-After", "soon"), ("Retry-After", "0"), ("Retry-After", "60"), ("Retry-After", "30")];
+        assert_eq!(asked(&fine, "", Format::Standard), Some(60.0));
+        let zero = [("X-RateLimit-Reset-After", "0"), ("Retry-After", "0"), ("RateLimit-Reset", "50")];
+        assert_eq!(asked(&zero, "{\"retry_after\": 0}", Format::Standard), Some(50.0));
+        assert_eq!(asked(&zero[..2], "{\"retry_after\": 7}", Format::Standard), Some(7.0));
+    }
+
+    #[test]
+    fn retry_after_of_a_body_is_found_as_services_write_it() {
+        let long = format!("{{\"text\": \"{}\", \"retry_after\": 9}}", "x".repeat(5_000));
+        for (body, pause) in [
+            ("{\"retry_after\": \"2.5\"}", Some(2.5)),
+            ("{\"ok\": false, \"parameters\": {\"retry_after\": 35}}", Some(35.0)),
+            ("{\"parameters\": [], \"retry_after\": 3}", Some(3.0)),
+            ("{\"parameters\": {\"retry_after\": 3}, \"retry_after\": null}", Some(3.0)),
+            ("\u{feff}{\"retry_after\": 4}", Some(4.0)),
+            (&long, Some(9.0)),
+            ("{\"retry_after\": {}}", None),
+            ("[]", None),
+        ] {
+            assert_eq!(asked(&[], body, Format::Standard), pause, "{body}");
+        }
+    }
+
+    #[test]
+    fn discord_means_milliseconds_before_version_8_only() {
         let limited =
             |number: &str| format!("{{\"message\": \"slow\", \"retry_after\": {number}, \"global\": false}}");
-        for (headers, number, pause) in [
-            (&[("Retry-After", "65")][..], "64.57", 64.57),
-            (&[("Retry-After", "1337")], "1337", 1.337),
-            (&[("Retry-After", "1337"), ("X-RateLimit-Reset-After", "1.5")], "1337", 1.5),
+        let old = "https://discord.com/api/v6/webhooks/1/x";
+        let new = "https://discord.com/api/v10/webhooks/1/x";
+        for (url, headers, number, pause) in [
+            (new, &[("Retry-After", "65")][..], "64.57", 64.57),
+            (new, &[("Retry-After", "5")], "5", 5.0),
+            (HOOK, &[("Retry-After", "5")], "5", 5.0),
+            (old, &[("Retry-After", "1337")], "1337", 1.337),
+            (old, &[], "5", 5.0),
+            (old, &[], "64.57", 64.57),
+            (old, &[("X-RateLimit-Reset-After", "1.5")], "1337", 1.5),
         ] {
-            assert_eq!(asked(headers, &limited(number), Format::Discord), Some(pause), "{number}");
+            assert_eq!(asked_by(url, headers, &limited(number), Format::Discord), Some(pause), "{url} {number}");
         }
-        assert_eq!(asked(&[], &limited("30"), Format::Standard), Some(30.0));
+        assert_eq!(asked_by(old, &[], &limited("1337"), Format::Standard), Some(1337.0));
     }
 }

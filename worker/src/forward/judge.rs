@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use shared::error_code::DeadLetterCode;
 use shared::event::Envelope;
-use shared::outbound::delivery::{Attempt, LONGEST_BUSY, Meaning, PATIENCE};
+use shared::outbound::delivery::{Attempt, LONGEST_BUSY, Meaning, PATIENCE, patient_pause};
 use shared::trace;
 
 use super::circuit::{Circuit, Fault as Failure};
@@ -101,10 +101,10 @@ pub(super) async fn judge(lane: &Lane, tried: &Tried<'_>) -> Result<Next, Interr
             Ok(spend(lane, tried, code, Some(held.pause), reason))
         }
         Meaning::Unexpected { code, not_before, passing } => {
-            let patience = usize::try_from(tried.excused).ok().and_then(|tries| PATIENCE.get(tries));
-            match patience {
-                Some(pause) => {
-                    let delay = (*pause).max(not_before.unwrap_or_default());
+            let since = event.first_failed_at.map_or(0, |at| now.saturating_sub(at));
+            let elapsed = Duration::from_millis(u64::try_from(since).unwrap_or(0));
+            match patient_pause(tried.excused, elapsed, not_before) {
+                Some(delay) => {
                     let tries = u32::try_from(PATIENCE.len()).unwrap_or(u32::MAX);
                     retrying(lane, tried, (tried.excused + 1, tries + 1), delay);
                     Ok(Next::Retry { delay, spends: Spends::Patience, code, error: reason })
