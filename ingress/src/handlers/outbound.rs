@@ -87,18 +87,20 @@ impl Outbound {
 }
 
 impl Outbound {
-    /// Holds a receiver back, or lets it go on, and `home`, whose overflow is seen by then.
-    async fn set_paused(
-        &self,
-        state: &DestinationName,
-        home: &DestinationName,
-        paused: bool,
-    ) -> Result<(), Error> {
+    /// Holds the destination at `position` back, or lets it go on, with all queues of its receiver.
+    async fn set_paused(&self, bound: &Bound, position: usize, paused: bool) -> Result<(), Error> {
+        let bindings = &bound.bindings;
+        let Some(state) = bindings.states.get(position) else { return Err(Error::NotFound) };
         let layout = self.queue.layout();
         let done = async {
             self.queue.pause_destination(&layout.destination(state), paused).await?;
-            if !paused && home != state {
-                self.queue.forget_overflow(&layout.destination(home)).await?;
+            if paused {
+                return Ok(());
+            }
+            for queue in bindings.queues_of(state) {
+                let keys = layout.destination(queue);
+                self.queue.forget_overflow(&keys).await?;
+                self.queue.release_held(&keys.queue).await?;
             }
             Ok(())
         };
@@ -344,11 +346,10 @@ pub(crate) async fn hold(
         let bound = outbound.bound(ingress.directory.live()).await?;
         let named = |one: &Destination| one.name.as_str() == name.as_str();
         let position = bound.destinations.iter().position(named).ok_or(Error::NotFound)?;
-        let (one, home) = bound.iter().nth(position).ok_or(Error::NotFound)?;
+        let one = bound.destinations.get(position).ok_or(Error::NotFound)?;
         let peer = request.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let pause = async |paused: bool| {
-            let state = bound.bindings.states.get(position).unwrap_or(home);
-            outbound.set_paused(state, home, paused).await?;
+            outbound.set_paused(&bound, position, paused).await?;
             let action = if paused { "paused" } else { "resumed" };
             tracing::info!(audit = true, action, destination = %one.name, peer, "destination {} {action}", one.name);
             Ok::<(), Error>(())
@@ -393,7 +394,12 @@ async fn taken_over(
     let to = bound.destinations.get(position).ok_or(Error::NotFound)?;
     let before = bound.bindings.urls.get(&queue);
     match outbound.queue.hand_over_queue(&queue, before, to).await {
-        Ok(true) => Ok(queue),
+        Ok(true) => {
+            // Its former receiver was busy, if any.
+            let keys = outbound.queue.layout().destination(&queue).queue;
+            let released = outbound.queue.release_held(&keys).await;
+            released.map(|_| queue).map_err(|fault| Error::from(lost(fault)))
+        }
         Ok(false) => Err(refused("somebody else changed the queue meanwhile; try again")),
         Err(fault) => Err(Error::from(lost(fault))),
     }

@@ -257,6 +257,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn connection_closed_without_an_answer_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+        });
+        let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
+        let reason = "ECONNRESET the connection was closed without an answer".to_owned();
+        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::Refused, reason });
+    }
+
+    #[tokio::test]
     async fn an_answer_whose_body_never_comes_counts_by_its_status() {
         let url = server("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n").await;
         let attempt = post(&client("127.0.0.1"), &url, SOON).await;

@@ -189,6 +189,9 @@ pub fn destination_url(text: &str) -> Result<Url, &'static str> {
     if text.contains(|c: char| c.is_whitespace() || !is_visible(c)) {
         return Err("holds a blank, line break or invisible character; several URLs are separated by commas");
     }
+    if text.contains(";http://") || text.contains(";https://") {
+        return Err("holds two URLs; several URLs are separated by commas");
+    }
     let url = Url::parse(text).map_err(|_| WRONG)?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(WRONG);

@@ -53,6 +53,15 @@ impl DestinationName {
         self.as_str().starts_with(REGISTERED)
     }
 
+    /// Name of the destination that a queue of this name was made for: without the digits of a
+    /// fingerprint that tell it from another queue.
+    #[must_use]
+    pub fn first_owner(&self) -> &str {
+        let is_print = |text: &str| text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = self.as_str();
+        name.rsplit_once('-').filter(|(_, end)| is_print(end)).map_or(name, |(owner, _)| owner)
+    }
+
     /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -344,6 +353,18 @@ mod tests {
         assert!(!all_of_acme.wants(&PlatformName::new("mux").unwrap(), "x"));
         let jobs = Subscription::new(Some(vec!["job.*".to_owned()]), None);
         assert!(jobs.wants(&acme, "job.done") && !jobs.wants(&acme, "stream.live"));
+    }
+
+    #[test]
+    fn queue_is_named_after_its_first_owner() {
+        for (queue, owner) in [
+            ("webhook_2", "webhook_2"),
+            ("webhook_2-0123456789ab", "webhook_2"),
+            ("my-crm-0123456789abcdef", "my-crm"),
+            ("my-crm", "my-crm"),
+        ] {
+            assert_eq!(DestinationName::new(queue).unwrap().first_owner(), owner);
+        }
     }
 
     #[test]

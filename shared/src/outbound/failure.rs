@@ -24,6 +24,8 @@ pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> At
         tls_failed(tls, host)
     } else if let Some(http) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
         (NoAnswer::Protocol, unreadable(http))
+    } else if find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message) {
+        (NoAnswer::Refused, "ECONNRESET the connection was closed without an answer".to_owned())
     } else {
         match find::<io::Error>(error).map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused) => (NoAnswer::Refused, "ECONNREFUSED".to_owned()),

@@ -205,9 +205,7 @@ fn in_body(url: &Url, body: &[u8], now: SystemTime) -> Option<BodyPause> {
     let busy: Busy<'_> = serde_json::from_slice(body).ok()?;
     let inner = busy.parameters.and_then(|inner| serde_json::from_str::<Busy<'_>>(inner.get()).ok());
     let places = [busy.retry_after, inner.and_then(|inner| inner.retry_after)];
-    let text = |raw: &RawValue| {
-        serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
-    };
+    let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
     let mut texts = places.into_iter().flatten().map(text);
     texts.find_map(|text| {
         let seconds = span(&text, now).filter(|pause| !pause.is_zero())?;

@@ -106,6 +106,14 @@ impl QueueBindings {
         Self { others: others.collect(), homes, states, urls }
     }
 
+    /// Queues for which the state of the queue `state` holds.
+    pub fn queues_of<'b>(&'b self, state: &'b DestinationName) -> impl Iterator<Item = &'b DestinationName> {
+        let homes = self.homes.iter().enumerate();
+        let others = self.others.iter().map(|(position, queue)| (*position, queue));
+        let all = homes.chain(others);
+        all.filter(move |(position, _)| self.states.get(*position) == Some(state)).map(|(_, queue)| queue)
+    }
+
     /// True if `queue` belongs to one of the destinations.
     #[must_use]
     pub fn serves(&self, queue: &DestinationName) -> bool {

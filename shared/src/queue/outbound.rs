@@ -75,6 +75,10 @@ pub enum Pace {
     Limited(Duration),
     /// Not before this: the destination is busy.
     Busy(Duration),
+    /// Not before an operator lets it go on.
+    Paused,
+    /// Never: it answered 410.
+    Gone,
 }
 
 /// Pause of a busy destination.
@@ -174,12 +178,15 @@ impl Queue {
         let mut call = self.scripts.pace.call(&[&keys.queue.limit, &keys.state], 32);
         call.arg((window_us / u64::from(limit.max.max(1))).max(1)).arg(limit.max.max(1));
         let reply = self.scripts.pace.run(&self.connection, &call).await?;
-        let wait: i64 = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
-        let span = Duration::from_millis(wait.unsigned_abs());
-        Ok(match wait {
+        let [what, wait] = array(reply)?;
+        let wait = Duration::from_millis(self.number(wait)?);
+        Ok(match self.number(what)? {
             0 => Pace::Now,
-            1.. => Pace::Limited(span),
-            _ => Pace::Busy(span),
+            1 => Pace::Limited(wait),
+            2 => Pace::Busy(wait),
+            3 => Pace::Paused,
+            4 => Pace::Gone,
+            _ => return Err(Fault::nonsense("a pace expected")),
         })
     }
 

@@ -109,6 +109,7 @@ scripts!(
     promote,
     purge,
     reap_consumers,
+    release_held,
     release_lease,
     renew,
     replay,

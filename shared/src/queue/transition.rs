@@ -207,7 +207,7 @@ impl Queue {
         consumer: &str,
         entries: &[Retry],
     ) -> Result<Vec<bool>, Fault> {
-        self.schedule(keys, consumer, entries, 0).await
+        self.schedule(keys, consumer, entries, 0, false).await
     }
 
     /// As [`Self::schedule_retry`], for a delivery of which `excused` executions spent no attempt.
@@ -221,8 +221,43 @@ impl Queue {
         entry: &Retry,
         excused: u32,
     ) -> Result<bool, Fault> {
-        let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused).await?;
+        let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused, false).await?;
         Ok(done.first() == Some(&true))
+    }
+
+    /// As [`Self::schedule_excused`], for a delivery that waits for its busy destination:
+    /// [`Self::release_held`] ends that.
+    ///
+    /// # Errors
+    /// As [`Self::schedule_retry`].
+    pub async fn schedule_held(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        entry: &Retry,
+        excused: u32,
+    ) -> Result<bool, Fault> {
+        let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused, true).await?;
+        Ok(done.first() == Some(&true))
+    }
+
+    /// Makes all deliveries due that wait for a busy destination. Returns their number.
+    ///
+    /// # Errors
+    /// If Redis did not answer. Calling again is safe.
+    pub async fn release_held(&self, keys: &PlatformKeys) -> Result<u64, Fault> {
+        let script = &self.scripts.release_held;
+        let (mut after, mut released) = (String::new(), 0);
+        loop {
+            let mut call = script.call(&[&keys.retry, &keys.failures], 32);
+            call.arg(&after).arg(CHUNK);
+            let [next, some] = array(script.run(&self.connection, &call).await?)?;
+            released += self.number(some)?;
+            after = redis::from_redis_value(next).map_err(|error| Fault::Unknown(error.into()))?;
+            if after.is_empty() {
+                return Ok(released);
+            }
+        }
     }
 
     async fn schedule(
@@ -231,12 +266,13 @@ impl Queue {
         consumer: &str,
         entries: &[Retry],
         excused: u32,
+        held: bool,
     ) -> Result<Vec<bool>, Fault> {
         let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
         let mut done = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(CHUNK) {
             let mut call = self.scripts.schedule_retry.call(&names, chunk.len() * 256);
-            call.arg(GROUP).arg(consumer).arg(excused);
+            call.arg(GROUP).arg(consumer).arg(excused).arg(i32::from(held));
             for entry in chunk {
                 call.arg(entry.id.to_string()).arg(entry.delay_ms).arg(entry.attempt);
                 optional(&mut call, entry.first_failed_at);

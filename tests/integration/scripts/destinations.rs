@@ -208,6 +208,53 @@ async fn a_busy_destination_is_left_alone_by_all_workers() {
     assert!(state.busy_until.is_some() && state.busy_since.is_none(), "{state:?}");
     queue.pause_destination(&keys, false).await.unwrap();
     assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Now, "an operator ends it");
+    // What an operator says, or a 410, is known with the next delivery.
+    queue.pause_destination(&keys, true).await.unwrap();
+    assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Paused);
+    queue.note_gone(&keys).await.unwrap();
+    assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Gone);
+}
+
+#[tokio::test]
+async fn day_of_busy_answers_counts_without_time_when_nobody_asks() {
+    let fixture = Fixture::start().await;
+    let keys = fixture.queue.layout().destination(&name("crm"));
+    let hour = Duration::from_secs(3600);
+    let now = async || fixture.redis::<Vec<u64>>(&["TIME"]).await[0] * 1000;
+    for (pause_over, since, busy) in [(59 * 60, 23, 23), (61 * 60, 23, 0), (61 * 60, 240, 0), (0, 30, 30)] {
+        let until = (now().await - pause_over * 1000).to_string();
+        let since = (now().await - since * 3_600_000).to_string();
+        fixture
+            .redis::<i64>(&["HSET", &keys.state, "busy_until", &until, "busy_since", &since, "busy_rounds", "5"])
+            .await;
+        let held = fixture.queue.hold_destination(&keys, None).await.unwrap();
+        let hours = (held.busy.as_secs() + 60) / hour.as_secs();
+        assert_eq!(hours, busy, "{held:?}");
+        assert_eq!(held.pause.as_secs(), if busy == 0 { 1 } else { 32 }, "{held:?}");
+    }
+}
+
+#[tokio::test]
+async fn resume_makes_due_what_waits_for_a_busy_destination() {
+    let mut fixture = Fixture::consuming().await;
+    for round in 0..3_u64 {
+        let waits: Vec<String> = (0..100).map(|number| format!("busy-{round}-{number}")).collect();
+        let waits: Vec<&str> = waits.iter().map(String::as_str).collect();
+        for id in fixture.deliver(&waits).await {
+            let retry = crate::retry::retry(id, 3_000_000 + round);
+            assert!(fixture.queue.schedule_held(&fixture.keys, CONSUMER, &retry, 0).await.unwrap());
+        }
+    }
+    let failed = fixture.deliver(&["failed"]).await;
+    let retry = [crate::retry::retry(failed[0], 3_000_100)];
+    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retry).await.unwrap(), [true]);
+    assert_eq!(fixture.queue.promote_due(&fixture.keys, 9_000_000, 1_000).await.unwrap().moved, 0);
+    assert_eq!(fixture.queue.release_held(&fixture.keys).await.unwrap(), 300);
+    for _ in 0..3 {
+        assert_eq!(fixture.queue.promote_due(&fixture.keys, 9_000_000, 1_000).await.unwrap().moved, 100);
+    }
+    assert_eq!(fixture.retrying().await, 1, "an ordinary retry keeps its time");
+    assert_eq!(fixture.queue.release_held(&fixture.keys).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -220,7 +267,8 @@ async fn a_pause_that_nobody_named_doubles_up_to_a_minute() {
         assert!(held.begins);
         pauses.push(held.pause.as_secs());
         // As if the pause were over.
-        fixture.redis::<i64>(&["HSET", &keys.state, "busy_until", "1"]).await;
+        let over = fixture.redis::<Vec<u64>>(&["TIME"]).await[0] * 1000 - 5_000;
+        fixture.redis::<i64>(&["HSET", &keys.state, "busy_until", &over.to_string()]).await;
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     let since: Option<String> = fixture.redis(&["HGET", &keys.state, "busy_since"]).await;

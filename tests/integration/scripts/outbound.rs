@@ -34,7 +34,7 @@ fn limited(pace: Pace) -> Option<Duration> {
     match pace {
         Pace::Now => None,
         Pace::Limited(wait) => Some(wait),
-        Pace::Busy(wait) => panic!("busy for {wait:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -91,7 +91,8 @@ async fn attempt(lane: &Lane, event: &Envelope, excused: u32, probe: bool) -> Re
         let error = format!("passed on {} times from one Tributary to the next", event.hops);
         return Ok(Next::Dead { code: DeadLetterCode::Loop, error, attempts: event.attempt - 1 });
     }
-    if lane.is_gone() {
+    let may_go = !lane.is_gone() && leave(lane).await?;
+    if !may_go {
         lane.circuit(|circuit| {
             if probe {
                 circuit.forget_probe()
@@ -101,9 +102,6 @@ async fn attempt(lane: &Lane, event: &Envelope, excused: u32, probe: bool) -> Re
         let error = "the destination has answered 410; resume it to send again".to_owned();
         return Ok(Next::Dead { code: DeadLetterCode::Gone, error, attempts: event.attempt - 1 });
     }
-    leave(lane).await?;
-    // It was read before somebody said so.
-    lane.resumed().await.ok_or(Interrupted)?;
     if !probe && lane.circuit_is_open() {
         // Others have failed meanwhile.
         return Ok(shut_out(DeadLetterCode::Unreachable, "its circuit is open".to_owned()));
@@ -146,13 +144,24 @@ fn end(mut span: Span, next: &Next) {
     }
 }
 
-/// Waits until the rate limit allows one more, and the destination is not busy.
-async fn leave(lane: &Lane) -> Result<(), Interrupted> {
+/// Waits until the rate limit allows one more, and the destination is neither busy nor held back.
+/// False: it has answered 410.
+async fn leave(lane: &Lane) -> Result<bool, Interrupted> {
     let (name, limit) = (&lane.destination.name, lane.destination.limit);
     let mut told = false;
     loop {
+        // It was read before somebody said so.
+        lane.resumed().await.ok_or(Interrupted)?;
         let wait = match insist(lane, || lane.worker.queue.pace(&lane.keys, limit)).await? {
-            Pace::Now => return Ok(()),
+            Pace::Now => return Ok(true),
+            Pace::Gone => {
+                lane.note_gone();
+                return Ok(false);
+            }
+            Pace::Paused => {
+                lane.note_paused();
+                continue;
+            }
             // An operator may end the pause.
             Pace::Busy(wait) => wait.min(BUSY_LOOK),
             Pace::Limited(wait) => {
@@ -244,7 +253,7 @@ async fn carry_out(
                 error_code: code,
                 error,
             };
-            insist(lane, || queue.schedule_excused(keys, consumer, &retry, excused)).await?;
+            insist(lane, || queue.schedule_held(keys, consumer, &retry, excused)).await?;
             lane.metrics.delivery(DeliveryOutcome::Busy, 1);
         }
         Next::Dead { code, error, attempts } => {

@@ -160,6 +160,11 @@ impl Lane {
         off.is_some()
     }
 
+    /// An operator holds it back since the state was read.
+    pub(super) fn note_paused(&self) {
+        self.state.send_modify(|state| state.get_or_insert_default().paused = Some(true));
+    }
+
     /// It answered 410: nothing more is sent until an operator resumes it.
     pub(super) fn note_gone(&self) {
         self.state.send_modify(|state| state.get_or_insert_default().gone = true);

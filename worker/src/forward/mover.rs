@@ -279,7 +279,10 @@ impl Processed {
     fn delivery(&self, worker: &Worker, platform: &PlatformName, queue: &str) -> NewDelivery {
         let destination = worker.forwarding.find(queue);
         let source = destination.as_ref().map_or(worker.forwarding.defaults().source(), |one| &one.source);
-        let name = destination.as_ref().map_or(queue, |one| one.name.as_str());
+        // A worker that lacks the destination knows the one that the queue was made for.
+        let made_for = DestinationName::new(queue).ok();
+        let known = destination.as_ref().map(|one| one.name.as_str());
+        let name = known.or_else(|| Some(made_for.as_ref()?.first_owner())).unwrap_or(queue);
         let event = &self.event;
         let parts = Parts {
             event: &event.event_type,

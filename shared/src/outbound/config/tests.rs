@@ -238,6 +238,14 @@ fn url_with_a_break_inside_is_refused_by_its_place() {
 }
 
 #[test]
+fn urls_separated_by_a_semicolon_are_refused_by_name() {
+    let list = "https://a.example/1,https://a.example/2;https://a.example/3";
+    let problems = loaded(&[("WEBHOOK_URLS", list)], None).unwrap_err();
+    assert_eq!(problems, ["WEBHOOK_URLS: webhook_2: holds two URLs; several URLs are separated by commas"]);
+    assert!(loaded(&[("WEBHOOK_URLS", "https://a.example/1;v=2?a=1;b=2")], None).is_ok());
+}
+
+#[test]
 fn urls_may_have_blanks_and_quotes_around_them() {
     let list = "\"https://a.example/1,\n  https://a.example/2 ,\n\"\n";
     let discord = "\u{feff}'https://discord.com/api/webhooks/1/token'\n";

@@ -29,6 +29,10 @@ if till > now + longest then
   till = 0
 end
 local rounds = number('busy_rounds') or 0
+-- Nothing was tried, or nobody was busy, since the last pause: another run of busy answers begins.
+if now - (number('busy_until') or 0) > tonumber(ARGV[3]) then
+  since, rounds = now, 0
+end
 local begins = till <= now
 if begins then
   rounds = rounds + 1

@@ -3,17 +3,26 @@
 --
 -- KEYS  1 limit  2 state
 -- ARGV  1 period in us  2 burst
--- Reply 0 go on, else how long to wait, in ms: less than 0 if the destination is busy (no key but a
---       hash can say so)
+-- Reply what to do: 0 go on, 1 wait for the limit, 2 wait because the destination is busy, 3 wait because an operator
+--       holds it back, 4 give up because it answered 410; then how long to wait, in ms (0 if not known)
+--
+-- No key but a hash can say so.
 
 local MAX_PAUSE = 3600000 -- in ms; what lies further ahead was noted before the clock was set back
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local period, reach = tonumber(ARGV[1]), tonumber(ARGV[2]) * tonumber(ARGV[1])
-local busy = redis.pcall('HGET', KEYS[2], 'busy_until')
-local held = (type(busy) == 'string' and tonumber(busy) or 0) - math.floor(now / 1000)
+local state = redis.pcall('HMGET', KEYS[2], 'busy_until', 'paused', 'gone')
+local busy, paused, gone = state[1], state[2], state[3]
+if gone and gone ~= '' then
+  return { 4, 0 }
+end
+if paused == '1' then
+  return { 3, 0 }
+end
+local held = (tonumber(busy or '') or 0) - math.floor(now / 1000)
 if held > 0 and held <= MAX_PAUSE then
-  return -math.ceil(held)
+  return { 2, math.ceil(held) }
 end
 local tat = tonumber(redis.call('GET', KEYS[1])) or 0
 if not (tat >= 0) then
@@ -22,8 +31,8 @@ end
 tat = math.max(math.min(tat, now + reach), now) -- the clock may have been set back (rule 23)
 local wait = tat + period - now - reach
 if wait > 0 then
-  return math.max(1, math.ceil(wait / 1000))
+  return { 1, math.max(1, math.ceil(wait / 1000)) }
 end
 redis.call('SET', KEYS[1], string.format('%.0f', tat + period), 'PX',
   string.format('%.0f', math.ceil((tat + period - now) / 1000) + 1000))
-return 0
+return { 0, 0 }

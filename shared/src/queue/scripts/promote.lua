@@ -71,7 +71,7 @@ for _, id in ipairs(due) do
     redis.call('ZADD', retry, text(now + longest), id)
   else
     local facts = known(id)
-    facts.delay, facts.event_id = nil, nil
+    facts.delay, facts.event_id, facts.held = nil, nil, nil
     local fields = merged(entry[2], facts)
     redis.call('XADD', incoming, '*', unpack(fields))
     redis.call('XACK', incoming, group, id)

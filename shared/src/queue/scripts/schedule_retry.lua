@@ -3,7 +3,8 @@
 -- cannot wait twice, and what the next execution must know stands in `failures` until promote merges it (rule 3).
 --
 -- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions
--- ARGV  1 group  2 consumer  3 executions that spent no attempt (0 of an event), then per entry:
+-- ARGV  1 group  2 consumer  3 executions that spent no attempt (0 of an event)
+--       4 1 if they wait for a busy destination, so that its release releases them, then per entry:
 --       id, delay in ms, attempt, first_failed_at|'', error_code, error
 -- Reply one integer per entry: 1 done, 0 it does not exist or is not pending for this consumer (nothing was done)
 --
@@ -27,7 +28,7 @@ local function event_id(fields)
 end
 
 local done, total = {}, 0
-for at = 4, #ARGV, 6 do
+for at = 5, #ARGV, 6 do
   local id = ARGV[at]
   local held = redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer)
   local entry = #held == 1 and redis.call('XRANGE', KEYS[1], id, id)[1]
@@ -39,6 +40,9 @@ for at = 4, #ARGV, 6 do
     end
     if excused ~= '0' then
       facts.excused = excused
+    end
+    if ARGV[4] == '1' then
+      facts.held = '1'
     end
     if event then
       facts.event_id = event
