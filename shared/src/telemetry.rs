@@ -40,8 +40,8 @@ impl FromStr for LogFormat {
 }
 
 /// What only matters to those who ask for it: actix tells at length how it starts and stops, and calls every request that
-/// is no HTTP an error. A filter overrides it by naming the same targets.
-const QUIET: &str = "actix_server=warn,actix_http::h1::dispatcher=off";
+/// is no HTTP an error. Notices of PostgreSQL are those of an application's triggers. A filter overrides it by naming the same targets.
+const QUIET: &str = "actix_server=warn,actix_http::h1::dispatcher=off,sqlx::postgres::notice=error";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -259,3 +259,120 @@ async fn sqlite_backup_is_restored_as_documented() {
     assert_eq!(contents(&stack).await, ["backed-up", "since-then", "while-stopped"]);
     check_integrity(&stack).await;
 }
+
+/// Names and sizes of the files in the folder of the database.
+fn listing(file: &Path) -> Vec<(String, u64)> {
+    let entries = fs::read_dir(file.parent().unwrap()).unwrap().map(Result::unwrap);
+    let sized = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len());
+    let mut listing: Vec<_> = entries.map(sized).collect();
+    listing.sort();
+    listing
+}
+
+/// Starts a worker that must end with status 2. Returns its log.
+async fn refused(stack: &Stack) -> String {
+    let (program, _) = stack.worker_program();
+    let process = program.spawn();
+    let status = process.ended(SOON).await;
+    assert_eq!(status.code(), Some(2), "{}", process.tail());
+    process.log()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_file_missing_at_start_is_refused_untouched() {
+    let (mut stack, folder) = start(1).await;
+    let (file, elsewhere) = (path(&stack), folder.path().join("elsewhere"));
+    let ledger = Ledger::default();
+    send(&stack, &ledger, "only-in-the-log").await;
+    stack.drained(SOON).await;
+    stack.workers.remove(0).process.kill();
+    fs::create_dir(&elsewhere).unwrap();
+    let moved = |suffix: &str| elsewhere.join(beside(&file, suffix).file_name().unwrap());
+
+    for empty in [false, true] {
+        // The log alone is left, then nothing.
+        fs::rename(&file, moved("")).unwrap();
+        if empty {
+            fs::File::create(&file).unwrap();
+        }
+        let before = listing(&file);
+        let log = refused(&stack).await;
+        assert!(log.contains("it holds events of the missing database"), "{log}");
+        assert_eq!(listing(&file), before);
+
+        for suffix in ["-wal", "-shm"] {
+            fs::rename(beside(&file, suffix), moved(suffix)).unwrap();
+        }
+        let before = listing(&file);
+        let log = refused(&stack).await;
+        assert!(log.contains("Restore the file") && log.contains("--adopt-database"), "{log}");
+        assert_eq!(listing(&file), before);
+        for suffix in ["", "-wal", "-shm"] {
+            fs::rename(moved(suffix), beside(&file, suffix)).unwrap();
+        }
+    }
+
+    send(&stack, &ledger, "since-then").await;
+    stack.add_worker().await;
+    stack.drained(SOON).await;
+    check_integrity(&stack).await;
+    ledger.check(&stack).await;
+    assert_eq!(contents(&stack).await, ["only-in-the-log", "since-then"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_file_of_another_redis_is_refused_without_logs() {
+    let (mut stack, folder) = start(1).await;
+    let (other, _other_folder) = start(1).await;
+    send(&stack, &Ledger::default(), "ours").await;
+    stack.drained(SOON).await;
+    stop(&mut stack).await;
+    let (file, elsewhere) = (path(&stack), folder.path().join("ours.db"));
+    fs::rename(&file, &elsewhere).unwrap();
+    other.database.execute(&format!("VACUUM INTO '{}'", file.display())).await;
+    let log = refused(&stack).await;
+    assert!(log.contains("--adopt-database"), "{log}");
+    for suffix in ["-wal", "-shm"] {
+        assert!(!beside(&file, suffix).exists(), "{suffix} would be applied to the next file");
+    }
+    fs::rename(&elsewhere, &file).unwrap();
+    stack.add_worker().await;
+    check_integrity(&stack).await;
+    assert_eq!(contents(&stack).await, ["ours"]);
+}
+
+/// SQLite follows links, so the next process would name the log after the new name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_file_renamed_behind_a_link_takes_nothing() {
+    let (mut stack, _folder) = start(1).await;
+    let file = path(&stack);
+    let renamed = file.with_file_name("real.db");
+    let ledger = Ledger::default();
+    send(&stack, &ledger, "before").await;
+    stack.drained(SOON).await;
+    fs::rename(&file, &renamed).unwrap();
+    std::os::unix::fs::symlink(&renamed, &file).unwrap();
+    send(&stack, &ledger, "meanwhile").await;
+    not_ready(&stack, "while it is in use").await;
+    assert_eq!(stack.unfinished("acme").await, 1);
+    stack.workers.remove(0).process.kill();
+    stack.add_worker().await;
+    stack.drained(SOON).await;
+    check_integrity(&stack).await;
+    ledger.check(&stack).await;
+    assert_eq!(contents(&stack).await, ["before", "meanwhile"]);
+}
+
+/// The folder is the same one, and so is the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_folder_renamed_behind_a_link_goes_on() {
+    let (stack, folder) = start(1).await;
+    let (data, moved) = (folder.path().join("data"), folder.path().join("moved"));
+    fs::rename(&data, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, &data).unwrap();
+    let ledger = Ledger::default();
+    send(&stack, &ledger, "after").await;
+    stack.drained(SOON).await;
+    ledger.check(&stack).await;
+    stack.workers[0].ready(SOON).await;
+}

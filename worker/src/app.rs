@@ -133,14 +133,19 @@ async fn start(
 
     // Shown as down from the start, or a worker that waits for its database would raise no alert.
     let database_metrics = DatabaseMetrics::new();
-    let Some(store) = open_store(config, waiting, stop).await? else { return Ok(None) };
+    let Some(store) = open_store(config, &queue, waiting, stop).await? else { return Ok(None) };
     database_metrics.database_up(true);
     if strict && !durable(&store, waiting, stop).await {
         return Err(Fatal::Configuration(
             "DATABASE_URL: DURABILITY=strict needs a database with fsync on".to_owned(),
         ));
     }
-    let Some(()) = identity::agree(&queue, &store, config.adopt_database, stop).await? else { return Ok(None) };
+    let agreed = identity::agree(&queue, &store, config.adopt_database, stop).await;
+    let Ok(Some(())) = agreed else {
+        // A refused database keeps no log that belongs to it.
+        store.close().await;
+        return agreed.map(|_| None);
+    };
     let Some(lease) = identity::take_name(&config.name, &queue, stop).await? else { return Ok(None) };
 
     let forwarding = Forwarding::new(&config.outbound, config.common.sealer.clone());
@@ -209,16 +214,24 @@ async fn durable(store: &Store, waiting: &Waiting, stop: &CancellationToken) -> 
 
 async fn open_store(
     config: &WorkerConfig,
+    queue: &Queue,
     waiting: &Waiting,
     stop: &CancellationToken,
 ) -> Result<Option<Store>, Fatal> {
-    let options = StoreOptions::default();
+    let mut options = StoreOptions { create_file: false, ..StoreOptions::default() };
     let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     for attempt in 1.. {
         match Store::open(&config.database_url, &options).await {
             Ok(store) => {
                 waiting.note_database_ready();
                 return Ok(Some(store));
+            }
+            Err(OpenError::NoFile(_)) => {
+                let Some(()) = identity::may_create(queue, config.adopt_database, stop).await? else {
+                    return Ok(None);
+                };
+                options.create_file = true;
+                continue;
             }
             Err(OpenError::Unavailable(error)) => waiting.note_database(consumer::chain(error.cause())),
             Err(error) => return Err(Fatal::Configuration(consumer::chain(&error))),

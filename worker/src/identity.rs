@@ -71,6 +71,25 @@ pub async fn agree(
     Ok(Some(()))
 }
 
+/// Checks that a SQLite file may be created: that `queue` belongs to no database yet, or that this
+/// one is adopted. `None`: told to stop before Redis answered.
+///
+/// # Errors
+/// When the missing file is that of the database that `queue` belongs to.
+pub async fn may_create(queue: &Queue, adopt: bool, stop: &CancellationToken) -> Result<Option<()>, Fatal> {
+    if adopt {
+        return Ok(Some(()));
+    }
+    match until_answered(queue, stop, || queue.agreed("database")).await {
+        None => Ok(None),
+        Some(None) => Ok(Some(())),
+        Some(Some(known)) => Err(Fatal::Configuration(format!(
+            "DATABASE_URL: the file does not exist or is empty, but this Redis belongs to session database {known}. \
+             Restore the file, or start one worker with --adopt-database to begin with a new one."
+        ))),
+    }
+}
+
 /// Takes the first free slot of `host`; `None`: told to stop before Redis answered.
 ///
 /// # Errors

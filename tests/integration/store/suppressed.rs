@@ -141,3 +141,164 @@ async fn row_level_security_refuses_the_event_not_the_worker() {
     let planned = [fixture.plan("studio", &event("b", "added", 1, json!({"item": "yes"})))];
     store.apply(fixture.platform("studio"), &planned).await.unwrap();
 }
+
+/// A plan made while the rule was there has nothing left that its end could invalidate.
+#[tokio::test]
+async fn dropped_rule_suppresses_no_more() {
+    let fixture = Fixture::postgres().await;
+    done(fixture.one("studio", event("a", "worked", 0, json!({"job": "j"}))).await);
+    for (verb, said) in [
+        ("INSERT", event("b", "added", 0, json!({"item": "i"}))),
+        ("UPDATE", event("c", "removed", 1_000, json!({"item": "i"}))),
+    ] {
+        let rule = format!("CREATE RULE swallow AS ON {verb} TO contents DO INSTEAD NOTHING");
+        fixture.database.execute(&rule).await;
+        for _ in 0..3 {
+            refusal(&fixture, &said).await;
+        }
+        fixture.database.execute("DROP RULE swallow ON contents").await;
+        done(fixture.one("studio", said).await);
+    }
+}
+
+#[tokio::test]
+async fn changed_column_type_costs_no_event() {
+    let fixture = Fixture::postgres().await;
+    for (n, table) in ["contents", "jobs", "sessions"].into_iter().enumerate() {
+        let said = |id: &str, at| {
+            let id = format!("{id}{n}");
+            match table {
+                "contents" => event(&id, "added", at, json!({"item": "i"})),
+                "jobs" => event(&id, "worked", at, json!({"job": "j"})),
+                _ => event(&id, "live", at, json!({"room": "r", "stream": "s"})),
+            }
+        };
+        let column = match table {
+            "contents" => "title",
+            "jobs" => "current_step",
+            _ => "live_stream_id",
+        };
+        for at in 0..3 {
+            done(fixture.one("studio", said(&format!("before-{at}"), at)).await);
+        }
+        fixture.database.execute(&format!("ALTER TABLE {table} ALTER {column} TYPE varchar(4000)")).await;
+        done(fixture.one("studio", said("after", 10)).await);
+    }
+}
+
+/// Its own statements, not those of the worker, cannot run.
+#[tokio::test]
+async fn trigger_that_cannot_run_is_a_rejection_that_names_it() {
+    let fixture = Fixture::postgres().await;
+    for (n, body) in [
+        "INSERT INTO no_such_table VALUES (1);",
+        "NEW.no_such_column := 1;",
+        "PERFORM no_such_function();",
+        "EXECUTE 'SELEC 1';",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        fixture
+            .database
+            .execute(&format!(
+                "CREATE OR REPLACE FUNCTION audit() RETURNS trigger AS $$ BEGIN {body} RETURN NEW; END $$ \
+                 LANGUAGE plpgsql; DROP TRIGGER IF EXISTS audit ON contents; \
+                 CREATE TRIGGER audit BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION audit()"
+            ))
+            .await;
+        let said = event(&format!("e{n}"), "added", 0, json!({"item": "i"}));
+        let text = refusal(&fixture, &said).await;
+        assert!(text.contains("audit()"), "{text}");
+        fixture.store.probe().await.unwrap();
+    }
+}
+
+/// As if another worker were always faster.
+#[tokio::test]
+async fn trigger_that_asks_for_a_retry_each_time_is_a_rejection() {
+    let fixture = Fixture::postgres().await;
+    for code in ["serialization_failure", "deadlock_detected"] {
+        fixture
+            .database
+            .execute(&format!(
+                "CREATE OR REPLACE FUNCTION again() RETURNS trigger AS $$ BEGIN \
+                 RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END $$ LANGUAGE plpgsql; \
+                 DROP TRIGGER IF EXISTS again ON contents; \
+                 CREATE TRIGGER again BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION again()"
+            ))
+            .await;
+        let text = refusal(&fixture, &event(code, "added", 0, json!({"item": "i"}))).await;
+        assert!(text.contains("not now") && text.contains("again()"), "{text}");
+    }
+    fixture.database.execute("DROP TRIGGER again ON contents").await;
+    done(fixture.one("studio", event("ok", "added", 0, json!({"item": "i"}))).await);
+}
+
+#[tokio::test]
+async fn rows_hidden_from_updates_alone_are_rejections() {
+    let fixture = Fixture::postgres().await;
+    let cases = [
+        ("sessions", event("a", "live", 0, json!({"room": "r"}))),
+        ("recordings", event("b", "taped", 0, json!({"tape": "t"}))),
+        ("contents", event("c", "added", 0, json!({"item": "i"}))),
+        ("jobs", event("d", "worked", 0, json!({"job": "j"}))),
+        ("chat_messages", event("e", "said", 0, json!({"room": "r", "message": "m", "text": "hi"}))),
+    ];
+    let (url, role) = limited(&fixture).await;
+    for (table, mut said) in cases {
+        done(fixture.one("studio", event(&said.id, said.kind, said.at, said.body.clone())).await);
+        for statement in [
+            format!("ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"),
+            format!("CREATE POLICY read ON {table} FOR SELECT USING (true)"),
+            format!("CREATE POLICY add ON {table} FOR INSERT WITH CHECK (true)"),
+        ] {
+            fixture.database.execute(&statement).await;
+        }
+        let store = Store::open(&SecretString::from(url.clone()), &options()).await.unwrap();
+        said.id.push_str("-again");
+        said.at += 1_000;
+        let planned = [fixture.plan("studio", &said)];
+        match store.apply(fixture.platform("studio"), &planned).await {
+            Err(StoreError::Rejected(cause)) => {
+                assert!(cause.to_string().contains(table), "{table}: {cause}");
+            }
+            other => panic!("{table} for {role}: {other:?}"),
+        }
+        fixture.database.execute(&format!("ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")).await;
+        store.apply(fixture.platform("studio"), &planned).await.unwrap();
+    }
+}
+
+/// URL and name of a role that row-level security applies to.
+async fn limited(fixture: &Fixture) -> (String, String) {
+    let Database::Postgres(url) = &fixture.database else { panic!() };
+    let name = url.rsplit('/').next().unwrap().replace(|c: char| !c.is_alphanumeric(), "_");
+    let role = format!("limited_{name}");
+    for statement in [
+        format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'"),
+        format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON SCHEMA public TO {role}"),
+    ] {
+        fixture.database.execute(&statement).await;
+    }
+    (url.replace("postgres@", &format!("{role}:limited@")), role)
+}
+
+#[tokio::test]
+async fn revoked_privilege_is_named_by_the_probe() {
+    let fixture = Fixture::postgres().await;
+    let (url, role) = limited(&fixture).await;
+    let store = Store::open(&SecretString::from(url), &options()).await.unwrap();
+    for (verb, table) in [("INSERT", "jobs"), ("UPDATE", "sessions"), ("SELECT", "webhook_events")] {
+        fixture.database.execute(&format!("REVOKE {verb} ON {table} FROM {role}")).await;
+        match store.probe().await {
+            Err(StoreError::Outage(cause)) => {
+                let text = cause.to_string();
+                assert!(text.contains(&format!("may not {verb} on table {table}")), "{text}");
+            }
+            other => panic!("{verb} on {table}: {other:?}"),
+        }
+        fixture.database.execute(&format!("GRANT {verb} ON {table} TO {role}")).await;
+        store.probe().await.unwrap();
+    }
+}

@@ -123,12 +123,20 @@ pub(super) trait Transact: Send {
     ) -> impl Future<Output = Result<Option<Loaded>, Cause>> + Send;
     /// Writes what the last part says and commits. `false`: as `None` above.
     fn commit(&mut self, changes: &Changes<'_>) -> impl Future<Output = Result<bool, Cause>> + Send;
-    /// Gives the transaction up.
-    fn rollback(&mut self) -> impl Future<Output = Result<(), Cause>> + Send;
+    /// Gives up what is open. `begun`: whether [`Self::begin`] was called.
+    fn rollback(&mut self, begun: bool) -> impl Future<Output = Result<(), Cause>> + Send;
     /// A write of its own, committed, to see whether writes commit.
     fn probe(&mut self, now: Millis) -> impl Future<Output = Result<(), Cause>> + Send;
     /// Returns the UUID of the database that the connection writes to, without a write.
     fn look(&mut self) -> impl Future<Output = Result<String, Cause>> + Send;
+    /// Forgets prepared statements, whose plans may be older than the schema.
+    fn forget_statements(&mut self) -> impl Future<Output = Result<(), Cause>> + Send {
+        std::future::ready(Ok(()))
+    }
+    /// Closes the connection in order.
+    fn close(self) -> impl Future<Output = ()> + Send
+    where
+        Self: Sized;
     /// Returns the rows of a part that another transaction keeps locked, without waiting. Empty
     /// where the database has no row locks.
     fn held(&mut self, _: &Wanted<'_>) -> impl Future<Output = Result<Vec<HeldRow>, Cause>> + Send {

@@ -5,6 +5,7 @@
 //! constraints, limits, an application's trigger) may be an event's fault.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
@@ -68,6 +69,9 @@ pub enum OpenError {
     /// Trying again cannot help. Never holds the URL, which may hold a password.
     #[error("DATABASE_URL: {0}")]
     Configuration(String),
+    /// There is no SQLite file, or an empty one, and [`super::StoreOptions::create_file`] is off.
+    #[error("DATABASE_URL: the file {} does not exist or is empty", .0.display())]
+    NoFile(PathBuf),
     /// The database's migrations are not this program's; trying again cannot help.
     #[error("the session database's migrations do not fit this version: {0}")]
     Migration(String),
@@ -142,12 +146,20 @@ fn legible(error: &sqlx::Error) -> String {
     if let sqlx::Error::Database(error) = error {
         let code = error.code().unwrap_or_default();
         let kind = error.try_downcast_ref::<PgDatabaseError>().map_or("code", |_| "SQLSTATE");
-        return format!("{} ({kind} {code})", error.message());
+        let raised = error.try_downcast_ref::<PgDatabaseError>().and_then(raised_in).unwrap_or_default();
+        return format!("{} ({kind} {code}){raised}", error.message());
     }
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.map(ToString::to_string).fold(error.to_string(), |text, cause| {
         if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
     })
+}
+
+/// The application's function that raised the error, unless its context may quote values.
+fn raised_in(error: &PgDatabaseError) -> Option<String> {
+    let is_of_a_function = error.routine() == Some("exec_stmt_raise") || fails_within_function(error.code());
+    let outermost = error.r#where().filter(|_| is_of_a_function)?.lines().last()?;
+    Some(format!(" in {outermost}"))
 }
 
 /// Returns true if a migration's statement cannot run here, however often: PostgreSQL's class
@@ -167,7 +179,9 @@ impl Cause {
             Self::Database(sqlx::Error::Database(error)) => {
                 let code = error.code().unwrap_or_default();
                 if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
-                    postgres_blames_values(&code) || postgres_refuses_row(&code, error.routine())
+                    postgres_blames_values(&code)
+                        || postgres_refuses_row(&code, error.routine())
+                        || (error.r#where().is_some() && fails_within_function(&code))
                 } else {
                     code.parse().is_ok_and(sqlite_blames_values)
                 }
@@ -209,6 +223,19 @@ impl Cause {
         }
     }
 
+    /// Returns `true` if statements prepared before a change of the schema may be the reason: their
+    /// result has another type, they are gone, or a dropped rule left them an empty plan.
+    pub(super) fn may_be_of_old_statements(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.try_downcast_ref::<PgDatabaseError>().is_some()
+                    && matches!(error.code().as_deref(), Some("0A000" | "26000"))
+            }
+            Self::Suppressed(_) => true,
+            _ => false,
+        }
+    }
+
     /// Returns `true` if the lock timeout passed.
     pub(super) fn is_lock_timeout(&self) -> bool {
         matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
@@ -233,10 +260,19 @@ fn postgres_blames_values(sqlstate: &str) -> bool {
     sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
+/// By SQLSTATE of an error with a context: an application's trigger whose own statements cannot run.
+/// The statements of this program are run without a context, and [`super::Store::probe`] finds
+/// out what they miss.
+fn fails_within_function(sqlstate: &str) -> bool {
+    const CLASSES: [&str; 8] = ["0A", "24", "26", "2D", "34", "3B", "3F", "42"];
+    sqlstate == "55000" || sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
+}
+
 /// By the server's function that raised the error: `RAISE` in a trigger, with an SQLSTATE of its
-/// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege.
+/// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege. Class 40
+/// asks for another run, which a trigger has had by then, see [`Cause::lost_a_race`].
 fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
-    const OUTAGES: [&str; 4] = ["40", "53", "55", "57"];
+    const OUTAGES: [&str; 3] = ["53", "55", "57"];
     let outage = sqlstate.get(..2).is_some_and(|class| OUTAGES.contains(&class));
     match routine {
         Some("exec_stmt_raise") => !outage,
@@ -275,7 +311,8 @@ mod tests {
             ("42501", "ExecWithCheckOptions", true),
             ("42501", "aclcheck_error", false),
             ("MYAPP", "exec_stmt_raise", true),
-            ("40001", "exec_stmt_raise", false),
+            ("40001", "exec_stmt_raise", true),
+            ("40001", "ExecUpdate", false),
             ("55P03", "exec_stmt_raise", false),
             ("42P01", "parserOpenTable", false),
         ] {

@@ -45,6 +45,8 @@ pub struct StoreOptions {
     pub connect_timeout: Duration,
     /// Bound of one [`Store::apply_together`], whatever the server does.
     pub deadline: Duration,
+    /// Creates a SQLite file that does not exist. Else opening it is [`OpenError::NoFile`].
+    pub create_file: bool,
 }
 
 impl Default for StoreOptions {
@@ -58,6 +60,7 @@ impl Default for StoreOptions {
             idle_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
+            create_file: true,
         }
     }
 }
@@ -117,12 +120,16 @@ impl Store {
         }
     }
 
-    /// Closes what can be closed in order. A displaced SQLite database leaves no write-ahead log
-    /// behind that SQLite would apply to another file.
+    /// Closes all connections. The last one of a SQLite database applies its write-ahead log and
+    /// removes it. A displaced one leaves no log behind that SQLite would apply to another file.
     pub async fn close(&self) {
         let _ = self.look().await;
-        if let Self::Sqlite(store) = self {
-            store.close_readers().await;
+        match self {
+            Self::Sqlite(store) => {
+                store.close_readers().await;
+                store.writer.close().await;
+            }
+            Self::Postgres(store) => store.writer.close().await,
         }
     }
 

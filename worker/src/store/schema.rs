@@ -62,6 +62,16 @@ pub(super) fn complete(missing: Vec<(String, Option<String>)>) -> Result<(), Cau
         .collect();
     named.sort();
     named.dedup();
+    fail_if_any(named)
+}
+
+/// Fails where the database user lacks a privilege: `(table, privilege)`.
+pub(super) fn permitted(lacking: Vec<(String, String)>) -> Result<(), Cause> {
+    let named = |(table, verb)| format!("the database user may not {verb} on table {table}; GRANT it");
+    fail_if_any(lacking.into_iter().map(named).collect())
+}
+
+fn fail_if_any(mut named: Vec<String>) -> Result<(), Cause> {
     if named.is_empty() {
         return Ok(());
     }

@@ -2,7 +2,8 @@
 //!
 //! Guarantee: a connection is used again only after a commit or a rollback that the database confirmed. After anything
 //! else, a cancelled call included, it is closed, which rolls back what was open, and the next call
-//! reconnects. A new connection, and every probe, must find the database that was opened first.
+//! reconnects. A failure that may be due to statements prepared before a change of the schema counts
+//! only if it repeats with new ones. A new connection, and every probe, must find the database that was opened first.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -190,6 +191,7 @@ impl<B: Backend> Writer<B> {
         }
         let mut ledger = turn.doubts.about(parts);
         let mut races = 0;
+        let mut last = Cause::Contended(MAX_RACES);
         while races < MAX_RACES {
             match self.once(&mut turn.idle, Work::Parts(parts, ledger)).await {
                 Ok(Ran::Applied(applied)) => {
@@ -202,11 +204,17 @@ impl<B: Backend> Writer<B> {
                     ledger = Ledger::Read;
                 }
                 Ok(Ran::LostRace) => races += 1,
-                Err(cause) if cause.lost_a_race() => races += 1,
+                Err(cause) if cause.lost_a_race() => {
+                    races += 1;
+                    // A trigger that raises it each time refuses the event.
+                    if cause.may_be_an_events_fault() {
+                        last = cause;
+                    }
+                }
                 Err(cause) => return Err(cause),
             }
         }
-        Err(Cause::Contended(MAX_RACES))
+        Err(last)
     }
 
     /// See [`super::Store::sharing`].
@@ -233,8 +241,19 @@ impl<B: Backend> Writer<B> {
         .await
     }
 
+    /// Closes the connection, once no call uses it.
+    pub(super) async fn close(&self) {
+        let idle = self.turn.lock().await.idle.take();
+        if let Some(Idle { connection, .. }) = idle {
+            connection.close().await;
+        }
+    }
+
     async fn once(&self, idle: &mut Option<Idle<B::Connection>>, work: Work<'_>) -> Result<Ran, Cause> {
-        let done = self.transact(idle, work).await;
+        let mut done = self.transact(idle, work).await;
+        if done.as_ref().is_err_and(Cause::may_be_of_old_statements) {
+            done = self.transact(idle, work).await;
+        }
         self.note(&done);
         done
     }
@@ -265,6 +284,7 @@ impl<B: Backend> Writer<B> {
     async fn transact(&self, idle: &mut Option<Idle<B::Connection>>, work: Work<'_>) -> Result<Ran, Cause> {
         let mut connection = self.connection(idle).await?;
         let now = clock::now_ms();
+        let begun = matches!(work, Work::Parts(..));
         let done = match work {
             Work::Parts(parts, ledger) => batch::run(&mut connection, parts, ledger, now).await,
             Work::Probe => match connection.probe(now).await {
@@ -274,7 +294,11 @@ impl<B: Backend> Writer<B> {
             Work::Look => self.recognize(&mut connection).await,
         };
         // A connection that cannot confirm the rollback is dropped, which rolls back as well.
-        if matches!(done, Ok(Ran::Applied(_))) || connection.rollback().await.is_ok() {
+        let mut usable = matches!(done, Ok(Ran::Applied(_))) || connection.rollback(begun).await.is_ok();
+        if done.as_ref().is_err_and(Cause::may_be_of_old_statements) {
+            usable &= connection.forget_statements().await.is_ok();
+        }
+        if usable {
             *idle = Some(Idle::now(connection));
         }
         done

@@ -56,6 +56,13 @@ const MISSING: &str = "SELECT n.tab, CASE WHEN to_regclass(n.tab) IS NULL THEN N
     FROM unnest($1::text[], $2::text[]) AS n (tab, col) WHERE NOT EXISTS (SELECT FROM pg_attribute a \
     WHERE a.attrelid = to_regclass(n.tab) AND a.attname = n.col AND a.attnum > 0 AND NOT a.attisdropped)";
 
+/// Given tables that this session's role may not use, with the privilege that it lacks. Nobody updates
+/// the ledger.
+const FORBIDDEN: &str = "SELECT t.tab, p.verb FROM unnest($1::text[]) AS t (tab) \
+    CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS p (verb) \
+    WHERE NOT (t.tab = 'webhook_events' AND p.verb = 'UPDATE') \
+    AND NOT has_any_column_privilege(to_regclass(t.tab), p.verb)";
+
 /// Connections for the routes that show rows.
 const READERS: u32 = 2;
 
@@ -190,11 +197,13 @@ async fn unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
     )
 }
 
-/// Checks that no table or column is missing.
+/// Checks that no table, column or privilege is missing.
 pub(super) async fn complete(connection: &mut PgConnection) -> Result<(), Cause> {
     let needed = schema::needed()?;
-    let missing = sqlx::query_as(MISSING).bind(&needed.tables).bind(&needed.columns).fetch_all(connection).await?;
-    schema::complete(missing)
+    let missing = sqlx::query_as(MISSING).bind(&needed.tables).bind(&needed.columns);
+    schema::complete(missing.fetch_all(&mut *connection).await?)?;
+    let forbidden = sqlx::query_as(FORBIDDEN).bind(schema::tables()?);
+    schema::permitted(forbidden.fetch_all(connection).await?)
 }
 
 async fn within<T>(

@@ -47,14 +47,25 @@ impl Transact for PgConnection {
         Ok(all)
     }
 
-    async fn rollback(&mut self) -> Result<(), Cause> {
-        sqlx::raw_sql("ROLLBACK").execute(self).await?;
+    /// Outside a transaction the server would log a warning.
+    async fn rollback(&mut self, begun: bool) -> Result<(), Cause> {
+        if begun {
+            sqlx::raw_sql("ROLLBACK").execute(self).await?;
+        }
         Ok(())
     }
 
     async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
         sqlx::query(PROBE).bind(shared::clock::rfc3339(now)).execute(&mut *self).await?;
         super::complete(self).await
+    }
+
+    async fn forget_statements(&mut self) -> Result<(), Cause> {
+        Ok(self.clear_cached_statements().await?)
+    }
+
+    async fn close(self) {
+        let _ = sqlx::Connection::close(self).await;
     }
 
     async fn look(&mut self) -> Result<String, Cause> {

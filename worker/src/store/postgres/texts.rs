@@ -165,26 +165,37 @@ pub(super) const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES (
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
 // True if a row is missing behind an insertion that wrote too few rows. If none is, another worker
-// was faster.
+// was faster. A row that row-level security hides from updates alone is missing as well: it was
+// there before, and is not found for an update the next time either.
 
 macro_rules! missing {
-    ($row:literal, $keys:literal) => {
+    ($table:literal, $key:literal, $keys:literal) => {
         concat!(
             "SELECT EXISTS (SELECT 1 FROM UNNEST(",
             $keys,
-            "::text[]) AS k(id) WHERE NOT EXISTS (SELECT 1 FROM ",
-            $row,
-            " = k.id))"
+            "::text[]) AS k(id) WHERE CASE WHEN row_security_active('",
+            $table,
+            "') THEN NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " WHERE ",
+            $key,
+            " = k.id FOR NO KEY UPDATE) ELSE NOT EXISTS (SELECT 1 FROM ",
+            $table,
+            " WHERE ",
+            $key,
+            " = k.id) END)"
         )
     };
 }
 
-pub(super) const MISSING_SESSIONS: &str = missing!("sessions WHERE room_id", "$1");
-pub(super) const MISSING_RECORDINGS: &str = missing!("recordings WHERE platform = $1 AND recording_id", "$2");
-pub(super) const MISSING_CONTENTS: &str = missing!("contents WHERE platform = $1 AND content_id", "$2");
-pub(super) const MISSING_JOBS: &str = missing!("jobs WHERE platform = $1 AND job_id", "$2");
-pub(super) const MISSING_CHATS: &str = missing!("chat_messages WHERE platform = $1 AND message_id", "$2");
-pub(super) const MISSING_LEDGER: &str = missing!("webhook_events WHERE platform = $1 AND event_id", "$2");
+pub(super) const MISSING_SESSIONS: &str = missing!("sessions", "room_id", "$1");
+pub(super) const MISSING_RECORDINGS: &str = missing!("recordings", "platform = $1 AND recording_id", "$2");
+pub(super) const MISSING_CONTENTS: &str = missing!("contents", "platform = $1 AND content_id", "$2");
+pub(super) const MISSING_JOBS: &str = missing!("jobs", "platform = $1 AND job_id", "$2");
+pub(super) const MISSING_CHATS: &str = missing!("chat_messages", "platform = $1 AND message_id", "$2");
+/// Nobody updates it, so what is visible is enough.
+pub(super) const MISSING_LEDGER: &str = "SELECT EXISTS (SELECT 1 FROM UNNEST($2::text[]) AS k(id) \
+    WHERE NOT EXISTS (SELECT 1 FROM webhook_events WHERE platform = $1 AND event_id = k.id))";
 
 // The rows that are there and that somebody else keeps locked.
 

@@ -55,6 +55,8 @@ type Job = Box<dyn FnOnce(&Opened) + Send>;
 #[derive(Debug)]
 pub(in crate::store) struct Session {
     jobs: mpsc::Sender<Job>,
+    /// Fails once the connection is closed.
+    closed: oneshot::Receiver<()>,
 }
 
 impl Backend for File {
@@ -64,6 +66,7 @@ impl Backend for File {
     async fn connect(&self) -> Result<Session, Cause> {
         let (jobs, asked) = mpsc::channel::<Job>();
         let (opened, answer) = oneshot::channel();
+        let (open_until, closed) = oneshot::channel::<()>();
         let file = self.clone();
         let run = move || {
             let open = match file.open() {
@@ -76,10 +79,12 @@ impl Backend for File {
             if opened.send(Ok(())).is_ok() {
                 asked.into_iter().for_each(|job| job(&open));
             }
+            drop(open);
+            drop(open_until);
         };
         std::thread::Builder::new().name("sqlite".to_owned()).spawn(run).map_err(sqlx::Error::Io)?;
         answer.await.map_err(|_| Cause::Gone)??;
-        Ok(Session { jobs })
+        Ok(Session { jobs, closed })
     }
 }
 
@@ -163,7 +168,7 @@ impl Transact for Session {
         Ok(true)
     }
 
-    async fn rollback(&mut self) -> Result<(), Cause> {
+    async fn rollback(&mut self, _: bool) -> Result<(), Cause> {
         self.run(|open| {
             if !open.connection.is_autocommit() {
                 execute(&open.connection, "ROLLBACK")?;
@@ -183,6 +188,12 @@ impl Transact for Session {
             Ok(files.check()?)
         })
         .await
+    }
+
+    async fn close(self) {
+        let Self { jobs, closed } = self;
+        drop(jobs);
+        let _ = closed.await;
     }
 
     async fn look(&mut self) -> Result<String, Cause> {

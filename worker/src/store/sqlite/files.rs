@@ -4,6 +4,8 @@
 //! # Guarantees
 //! - Events are acknowledged only if their commit went into the file at the path
 //!   (`sqlite_file_replaced_under_a_worker_takes_nothing`).
+//! - A file that was renamed and linked to takes no commit: the next process would look for its
+//!   write-ahead log elsewhere (`sqlite_file_renamed_behind_a_link_takes_nothing`).
 //! - A file that comes back is used again without a restart, another file never
 //!   (`sqlite_file_moved_away_and_back_is_used_again`).
 //! - A file that something else than SQLite wrote over takes no commit
@@ -55,6 +57,14 @@ pub enum Displaced {
     /// Another file is there.
     #[error("{} was replaced by another file while it is in use", .0.display())]
     Replaced(PathBuf),
+    /// The same file under another name, which another process would name other logs after.
+    #[error("{} leads to {} now, while it is in use", path.display(), real.display())]
+    Renamed {
+        /// The path.
+        path: PathBuf,
+        /// Where it leads.
+        real: PathBuf,
+    },
     /// The same file, with older content.
     #[error("{} was written over while it is in use", .0.display())]
     Overwritten(PathBuf),
@@ -80,6 +90,8 @@ pub(super) struct Original {
 #[derive(Debug)]
 struct Content {
     id: FileId,
+    /// Path without links, which SQLite names the other files after.
+    real: PathBuf,
     /// Never closed: that would drop the locks that SQLite has on the file in this process.
     file: &'static fs::File,
     seen: Mutex<(Stamp, Header)>,
@@ -137,6 +149,10 @@ impl Original {
         if content.id != FileId::of(&found) {
             return Err(Displaced::Replaced(self.path.clone()));
         }
+        let real = self.path.canonicalize().map_err(|error| classify(&self.path, error))?;
+        if !is_same_place(&real, &content.real) {
+            return Err(Displaced::Renamed { path: self.path.clone(), real });
+        }
         let mut seen = content.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = Stamp::of(&found);
         if seen.0 != stamp {
@@ -158,7 +174,8 @@ impl Original {
             let header = Header::read(file).map_err(error)?;
             let header = header.ok_or_else(|| Displaced::Overwritten(self.path.clone()))?;
             let seen = Mutex::new((Stamp::of(&metadata), header));
-            self.opened.get_or_init(|| Content { id: FileId::of(&metadata), file, seen });
+            let real = self.path.canonicalize().map_err(error)?;
+            self.opened.get_or_init(|| Content { id: FileId::of(&metadata), real, file, seen });
         }
         self.confirm()
     }
@@ -248,6 +265,24 @@ impl OpenFiles {
         }
         Ok(())
     }
+}
+
+/// Returns `true` if both paths are one name in one folder.
+fn is_same_place(one: &Path, other: &Path) -> bool {
+    let folder = |path: &Path| path.parent().and_then(|folder| FileId::at(folder).ok());
+    one == other || (one.file_name() == other.file_name() && folder(one) == folder(other))
+}
+
+/// The file that SQLite opens for `path`, even if it does not exist: it follows links.
+pub(super) fn target(path: &Path) -> PathBuf {
+    /// As many as the kernel follows.
+    const MAX_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(next) = fs::read_link(&path) else { break };
+        path = path.parent().map_or_else(|| next.clone(), |folder| folder.join(&next));
+    }
+    path.canonicalize().unwrap_or(path)
 }
 
 /// The path of a file that is kept beside `file`.

@@ -60,8 +60,9 @@ impl Sqlite {
             .parse()
             .map_err(|_| OpenError::Configuration("is not a SQLite URL that can be understood".to_owned()))?;
         let path = file(&connect)?;
+        check_presence(&path, options.create_file)?;
         let connect = connect
-            .create_if_missing(true)
+            .create_if_missing(options.create_file)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.busy_timeout)
@@ -110,7 +111,7 @@ impl Sqlite {
 
 /// The write-ahead log, which SQLite keeps beside the file itself, not beside a link to it.
 fn wal_of(file: &Path) -> PathBuf {
-    files::with_suffix(&file.canonicalize().unwrap_or_else(|_| file.to_owned()), "-wal")
+    files::with_suffix(&files::target(file), "-wal")
 }
 
 /// A database in memory would forget what was acknowledged.
@@ -125,6 +126,26 @@ fn file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
         return Err(OpenError::Configuration(format!("the folder {} does not exist", folder.display())));
     }
     Ok(file.to_owned())
+}
+
+/// Checks that opening `file` loses nothing. SQLite discards the write-ahead log of a file that it
+/// creates, or that is empty.
+fn check_presence(file: &Path, may_create: bool) -> Result<(), OpenError> {
+    let log = files::with_suffix(&files::target(file), "-wal");
+    // First, since another worker may create both.
+    let log_exists = log.exists();
+    if file.metadata().is_ok_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    if log_exists {
+        return Err(OpenError::Configuration(format!(
+            "{} exists, but its database file {} does not or is empty; restore the file, or move \
+             the log away: it holds events of the missing database",
+            log.display(),
+            file.display()
+        )));
+    }
+    if may_create { Ok(()) } else { Err(OpenError::NoFile(file.to_owned())) }
 }
 
 async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, OpenError> {

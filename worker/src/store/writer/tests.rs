@@ -76,14 +76,16 @@ impl Transact for Fake {
         }))
     }
 
-    async fn rollback(&mut self) -> Result<(), Cause> {
-        self.with(|inner| inner.rolled_back += 1);
+    async fn rollback(&mut self, begun: bool) -> Result<(), Cause> {
+        self.with(|inner| inner.rolled_back += usize::from(begun));
         Ok(())
     }
 
     async fn probe(&mut self, _: Millis) -> Result<(), Cause> {
         Ok(())
     }
+
+    async fn close(self) {}
 
     async fn look(&mut self) -> Result<String, Cause> {
         Ok(self.with(|inner| inner.database_id.clone()))
@@ -183,4 +185,13 @@ async fn another_database_is_an_outage_until_the_former_is_back() {
     stage.fake.with(|inner| inner.database_id.clear());
     stage.writer.probe().await.unwrap();
     assert_eq!(stage.writer.trouble(), None);
+}
+
+/// PostgreSQL warns of it, in every probe of an outage.
+#[tokio::test]
+async fn failed_probe_rolls_no_transaction_back() {
+    let stage = Stage::new();
+    stage.fake.with(|inner| inner.database_id = "another".to_owned());
+    assert!(stage.writer.probe().await.is_err());
+    assert_eq!(stage.fake.with(|inner| inner.rolled_back), 0);
 }
