@@ -79,3 +79,40 @@ async fn https_deliveries_wait_for_certificates() {
     })
     .await;
 }
+
+/// Nobody writes into the pipe, as with a mount that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
+    let folder = process::folder();
+    let pipe = folder.path().join("ca.pem");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let receiver = Downstream::start(Manner::Kind);
+    let stack = Stack::builder()
+        .env("SSL_CERT_FILE", pipe.to_str().unwrap())
+        .env("WEBHOOK_URLS", &format!("{},https://127.0.0.1:{}/", receiver.url(), ports::free()))
+        .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
+        .start()
+        .await;
+    stack
+        .sender()
+        .netflix(&content_event("content_added", "film", "A film", now_ms()))
+        .await
+        .expect(202, "accepted");
+    poll::until(
+        "http goes on",
+        SOON,
+        async || {
+            if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
+        },
+    )
+    .await;
+    assert_eq!(stack.dead("out:webhook_2").await, 0);
+    for role in stack.ingresses.iter().chain(&stack.workers) {
+        role.process.terminate();
+        let status = role.process.ended(SOON).await;
+        assert_eq!(status.code(), Some(0), "{}", role.process.tail());
+        assert!(!role.process.log().contains("the grace period is over"), "{}", role.process.tail());
+    }
+}

@@ -5,12 +5,16 @@
 //! - Without certificates a client still reaches `http://` URLs, and verifies no `https://` URL.
 //!   (`https_waits_for_certificates_and_http_does_not`)
 //! - Certificates are looked for again, so that no restart is needed when they arrive.
+//! - They are read on a thread of their own: a read that never ends, such as from a mount that
+//!   hangs, delays neither `http://` nor the end of the process.
+//!   (`sigterm_while_certificates_cannot_be_read_ends_the_process`)
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, ClientBuilder};
+use tokio::sync::watch;
 
 /// Pause between two searches for certificates.
 const SEARCHED_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -23,7 +27,7 @@ type Build = Box<dyn Fn() -> ClientBuilder + Send + Sync>;
 
 /// No certificate of a server can be verified.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("no CA certificates {0}; https is off")]
+#[error("{0}; https is off")]
 pub struct NoCertificates(String);
 
 impl NoCertificates {
@@ -33,66 +37,112 @@ impl NoCertificates {
             .map(|(name, path)| format!("{name}{}", if Path::new(&path).exists() { "" } else { " (no such path)" }))
             .collect();
         Self(match wrong.as_slice() {
-            [] => "on this host: install ca-certificates, or set SSL_CERT_FILE".to_owned(),
-            names => format!("in {}", names.join(" and ")),
+            [] => "no CA certificates on this host: install ca-certificates, or set SSL_CERT_FILE".to_owned(),
+            names => format!("no CA certificates in {}", names.join(" and ")),
         })
+    }
+
+    fn unread() -> Self {
+        let set: Vec<&str> = VARIABLES.iter().copied().filter(|name| std::env::var_os(name).is_some()).collect();
+        let place = if set.is_empty() { String::new() } else { format!(" in {}", set.join(" and ")) };
+        Self(format!("the CA certificates{place} are still being read"))
     }
 }
 
 /// A client for `http` at once, and for `https` as soon as there are certificates.
 pub(crate) struct Clients {
-    build: Build,
     plain: Client,
+    search: Arc<Search>,
+}
+
+/// The search for certificates, shared with the thread that reads them.
+struct Search {
+    build: Build,
     secure: OnceLock<Client>,
-    searched: Mutex<Instant>,
+    is_reading: watch::Sender<bool>,
+    /// The beginning of the last search.
+    begun: Mutex<Instant>,
 }
 
 impl Clients {
-    /// Searches for certificates; a host without any is logged.
+    /// Begins to search for certificates; a host without any is logged.
     pub(crate) fn new(build: impl Fn() -> ClientBuilder + Send + Sync + 'static) -> Result<Self, reqwest::Error> {
         // Fails where it is installed already: there is one TLS stack.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (plain, secure) = match build().build() {
-            Ok(client) => (client.clone(), OnceLock::from(client)),
-            Err(error) => {
-                let plain = build().tls_certs_only([]).build()?;
-                let reason = NoCertificates::found();
-                tracing::error!(%reason, %error, "http goes on; https waits");
-                (plain, OnceLock::new())
-            }
+        let clients = Self {
+            plain: build().tls_certs_only([]).build()?,
+            search: Arc::new(Search {
+                build: Box::new(build),
+                secure: OnceLock::new(),
+                is_reading: watch::Sender::new(false),
+                begun: Mutex::new(Instant::now()),
+            }),
         };
-        Ok(Self { build: Box::new(build), plain, secure, searched: Mutex::new(Instant::now()) })
+        clients.search.begin(true);
+        Ok(clients)
+    }
+
+    /// Waits until the search that is under way ends, for at most `timeout`.
+    pub(crate) async fn searched(&self, timeout: Duration) {
+        let mut reading = self.search.is_reading.subscribe();
+        let _ = tokio::time::timeout(timeout, reading.wait_for(|reading| !reading)).await;
     }
 
     /// The client for `https`, or for `http`.
     pub(crate) fn get(&self, https: bool) -> Result<&Client, NoCertificates> {
-        match self.secure.get() {
+        match self.search.secure.get() {
             Some(client) => Ok(client),
-            None if https => Err(NoCertificates::found()),
-            None => Ok(&self.plain),
+            None if !https => Ok(&self.plain),
+            None if *self.search.is_reading.borrow() => Err(NoCertificates::unread()),
+            None => Err(NoCertificates::found()),
         }
     }
 
-    /// Looks for certificates again if that is due. Returns true if `https` can be verified.
-    pub(crate) fn search(&self) -> bool {
-        if self.secure.get().is_some() {
-            return true;
+    /// Begins to look for certificates again if that is due.
+    pub(crate) fn search(&self) {
+        if self.search.secure.get().is_some() || *self.search.is_reading.borrow() {
+            return;
         }
-        let mut searched = self.searched.lock().unwrap_or_else(PoisonError::into_inner);
-        if searched.elapsed() < SEARCHED_AGAIN_AFTER {
-            return false;
+        let mut begun = self.search.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.elapsed() >= SEARCHED_AGAIN_AFTER {
+            *begun = Instant::now();
+            self.search.begin(false);
         }
-        *searched = Instant::now();
-        let Ok(client) = (self.build)().build() else { return false };
-        tracing::info!("CA certificates were found; https is on");
-        self.secure.get_or_init(|| client);
-        true
+    }
+}
+
+impl Search {
+    /// Reads certificates on a new thread. Logs that there are none the `first` time, and later that
+    /// there are some.
+    fn begin(self: &Arc<Self>, first: bool) {
+        self.is_reading.send_replace(true);
+        let search = Arc::clone(self);
+        let read = move || {
+            match (search.build)().build() {
+                Ok(client) => {
+                    let _ = search.secure.set(client);
+                    if !first {
+                        tracing::info!("CA certificates were found; https is on");
+                    }
+                }
+                Err(error) if first => {
+                    let reason = NoCertificates::found();
+                    tracing::error!(%reason, %error, "http goes on; https waits");
+                }
+                Err(_) => {}
+            }
+            search.is_reading.send_replace(false);
+        };
+        if let Err(error) = std::thread::Builder::new().name("certificates".to_owned()).spawn(read) {
+            tracing::error!(%error, "no thread to read CA certificates on; https waits");
+            self.is_reading.send_replace(false);
+        }
     }
 }
 
 impl std::fmt::Debug for Clients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clients").field("https", &self.secure.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("Clients").field("https", &self.search.secure.get().is_some()).finish_non_exhaustive()
     }
 }
 
@@ -101,12 +151,12 @@ impl Clients {
     /// As on a host without certificates.
     pub(crate) fn without_certificates() -> Self {
         let plain = Client::builder().no_proxy().tls_certs_only([]).build();
-        let searched = Mutex::new(Instant::now());
-        Self {
+        let search = Search {
             build: Box::new(Client::builder),
-            plain: plain.unwrap_or_default(),
             secure: OnceLock::new(),
-            searched,
-        }
+            is_reading: watch::Sender::new(false),
+            begun: Mutex::new(Instant::now()),
+        };
+        Self { plain: plain.unwrap_or_default(), search: Arc::new(search) }
     }
 }

@@ -81,6 +81,12 @@ impl Client {
         self.http.get(url.scheme() == "https").map(drop)
     }
 
+    /// Waits until CA certificates were read, for at most `timeout`. Without them only `http://` URLs
+    /// can be sent to.
+    pub async fn certificates_read(&self, timeout: Duration) {
+        self.http.searched(timeout).await;
+    }
+
     /// Looks for CA certificates again if there were none, now and then.
     pub fn search_certificates(&self) {
         self.http.search();

@@ -60,6 +60,9 @@ pub enum CannotForward {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// Longest wait for CA certificates before `http://` goes on without them.
+const CERTIFICATES: Duration = Duration::from_secs(2);
+
 /// An outlet's tasks.
 struct Running {
     outlet: Arc<Outlet>,
@@ -109,6 +112,11 @@ pub async fn run(worker: Arc<Worker>, target: Target, grace: Duration) -> Result
                 continue;
             }
             let (client, reader) = (clients.of(&outlet.destination)?, target.reader()?);
+            // So that the start of every worker does not report https as off.
+            let read = client.certificates_read(CERTIFICATES);
+            if worker.stop.run_until_cancelled(read).await.is_none() {
+                break;
+            }
             let stop = worker.stop.child_token();
             let lane = lane::Lane::new(outlet, client, Arc::clone(&worker), stop.clone());
             let ended = CancellationToken::new();
