@@ -5,8 +5,8 @@
 //! told is refused. The registries are IANA's of special-purpose addresses (RFC 6890 and its updates).
 //!
 //! A cloud's metadata service hands out credentials to every process that can reach it. Such services
-//! stay refused under `true` and under networks that merely contain them. Only an entry that names
-//! them opens them.
+//! stay refused under `true` and under networks that contain them, however small. Only an entry that
+//! is such an address opens it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -60,18 +60,15 @@ impl AllowPrivate {
         let plain = address.to_canonical();
         let mut listed = listed.iter().filter(|network| network.contains(&plain));
         if is_platform_service(address) {
-            return listed.any(names_platform_service);
+            return listed.any(is_one_address);
         }
         *self == Self::Everything || is_public(address) || listed.next().is_some()
     }
 }
 
-/// Returns true if `network` lies within the networks of platform services, so that it was meant for them.
-fn names_platform_service(network: &IpNet) -> bool {
-    match network {
-        IpNet::V4(network) => SERVICES_V4.iter().any(|services| services.contains(network)),
-        IpNet::V6(network) => SERVICES_V6.iter().any(|services| services.contains(network)),
-    }
+/// Returns true if `network` has one address, so that it was meant for what is there.
+fn is_one_address(network: &IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
 }
 
 /// Returns true if `address` is, or stands for, a metadata or platform service of a cloud: all link-local
@@ -289,7 +286,11 @@ mod tests {
     #[test]
     fn platform_services_open_only_by_name() {
         let wide = "0.0.0.0/0,::/0,10.0.0.0/8,100.64.0.0/10,168.0.0.0/8,fd00::/8,64:ff9b::/32,2000::/3";
-        for allowed in ["false", "true", wide] {
+        let narrow = "169.254.0.0/16,169.254.128.0/17,169.254.169.0/24,169.254.169.254/31,169.254.170.2/31,\
+                      169.254.170.22/31,169.254.0.22/31,169.254.42.42/31,100.96.0.96/31,100.100.100.200/31,\
+                      161.26.0.0/16,166.8.0.0/14,168.63.129.16/31,192.0.0.192/31,fd00:ec2::/32,fe80::/10,\
+                      fd20:ce::254/127,fd00:c1::/64,fd00:100::/32,fd00:42::42/127,fd00:a9fe:a9fe::/48";
+        for allowed in ["false", "true", wide, narrow] {
             let allowed: AllowPrivate = allowed.parse().unwrap();
             for address in SERVICES {
                 assert!(!allowed.permits(address.parse().unwrap()), "{address} by {allowed:?}");
@@ -297,7 +298,8 @@ mod tests {
         }
         for (named, address) in [
             ("169.254.169.254", "169.254.169.254"),
-            ("169.254.0.0/16", "::ffff:169.254.169.254"),
+            ("169.254.169.254/32", "::ffff:169.254.169.254"),
+            ("169.254.170.2", "169.254.170.2"),
             ("168.63.129.16/32", "168.63.129.16"),
             ("fd00:ec2::254", "fd00:ec2::254"),
         ] {
