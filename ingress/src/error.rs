@@ -1,6 +1,7 @@
 //! The one place that maps what can go wrong to HTTP: status, `errcode`, text, headers, metric outcome and log line.
 //!
-//! Guarantee: every refusal has one `erresid`, in its body and in its log line. No text holds a secret, a signature or
+//! Guarantee: every refusal has one `erresid`, in its body and in its log line, which is at DEBUG where
+//! one of the same kind was logged just before. No text holds a secret, a signature or
 //! a value from the body. A 4xx is answered only for what must not come again: what is our fault is a 5xx, so that the
 //! sender keeps the event.
 
@@ -20,17 +21,21 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use shared::config::AdminRefusal;
 use shared::metrics::RequestOutcome;
-use shared::queue::Fault;
+use shared::queue::{Fault, RedisTrouble};
 use shared::signature;
 use utoipa::ToSchema;
 
 use crate::directory::Target;
+use crate::log_summary::LogSummary;
 use crate::pipeline::Lost;
 use crate::pipeline::identify::InvalidPayload;
 
 /// How long a sender should wait before it tries again when something of ours is not available, in seconds: short
 /// enough for senders that give an event up after half a minute, long enough to be no stampede.
 const RETRY_AFTER_S: u64 = 5;
+
+/// An outage refuses every request, and one line says so.
+static REFUSALS: LogSummary = LogSummary::new();
 
 /// Why a request is refused. Its text is what the sender is told.
 #[derive(Debug, thiserror::Error)]
@@ -306,6 +311,10 @@ impl Error {
     fn log(&self, facts: &Facts, target: Option<&Target>, erresid: &str) {
         let errcode = facts.errcode;
         let platform = target.map_or("unknown", |target| target.platform.name.as_str());
+        if facts.status >= 500 && !REFUSALS.is_first(errcode, platform) {
+            tracing::debug!(erresid, errcode, platform, "{self}");
+            return;
+        }
         match self {
             Self::Signature(refusal) => {
                 let known_as = target.map_or("unknown", Target::known_as);
@@ -324,7 +333,8 @@ impl Error {
             Self::BodyBroken(source) => tracing::warn!(erresid, errcode, platform, reason = %source, "{self}"),
             Self::QueueAway(reason) => tracing::error!(erresid, errcode, platform, reason, "{self}"),
             Self::QueueRefused(fault) | Self::ResultUnknown(Some(fault)) => {
-                tracing::error!(erresid, errcode, platform, reason = %fault.error(), "{self}");
+                let reason = RedisTrouble::of(fault);
+                tracing::error!(erresid, errcode, platform, %reason, "{self}");
             }
             _ if facts.status >= 500 => tracing::error!(erresid, errcode, platform, "{self}"),
             _ => tracing::warn!(erresid, errcode, platform, "{self}"),

@@ -17,6 +17,7 @@ mod error;
 mod gate;
 mod handlers;
 mod log_interval;
+mod log_summary;
 mod openapi;
 mod pipeline;
 mod platform;

@@ -23,7 +23,9 @@ pub struct RedisTrouble {
 }
 
 impl RedisTrouble {
-    pub(super) fn of(fault: &Fault) -> Self {
+    /// Trouble that `fault` shows.
+    #[must_use]
+    pub fn of(fault: &Fault) -> Self {
         let error = fault.error();
         if error.kind() == ErrorKind::AuthenticationFailed {
             // The client drops Redis's own words here.
