@@ -376,3 +376,33 @@ async fn sqlite_folder_renamed_behind_a_link_goes_on() {
     ledger.check(&stack).await;
     stack.workers[0].ready(SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_log_cut_off_takes_nothing() {
+    let (stack, _folder) = start(1).await;
+    send(&stack, &Ledger::default(), "before").await;
+    stack.drained(SOON).await;
+    fs::File::create(beside(&path(&stack), "-wal")).unwrap();
+    send(&stack, &Ledger::default(), "meanwhile").await;
+    not_ready(&stack, "-wal was").await;
+    let log = stack.workers[0].process.log();
+    assert!(log.contains("-wal was written over while it is in use"), "{log}");
+    assert_eq!(stack.unfinished("acme").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_log_shortened_by_a_checkpoint_goes_on() {
+    let (stack, _folder) = start(2).await;
+    let ledger = Ledger::default();
+    for n in 0..5 {
+        send(&stack, &ledger, &format!("event-{n}")).await;
+        stack.drained(SOON).await;
+        stack.database.rows("PRAGMA wal_checkpoint(TRUNCATE)", &[]).await;
+    }
+    ledger.check(&stack).await;
+    check_integrity(&stack).await;
+    for worker in &stack.workers {
+        worker.ready(SOON).await;
+        assert!(!worker.process.log().contains(DISPLACED), "{}", worker.process.tail());
+    }
+}

@@ -260,8 +260,8 @@ fn postgres_blames_values(sqlstate: &str) -> bool {
     sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
-/// By SQLSTATE of an error with a context: an application's trigger whose own statements cannot run.
-/// The statements of this program are run without a context, and [`super::Store::probe`] finds
+/// By SQLSTATE of an error with a context: an application's trigger whose own statements cannot
+/// run. The statements of this program run without a context, and [`super::Store::probe`] finds
 /// out what they miss.
 fn fails_within_function(sqlstate: &str) -> bool {
     const CLASSES: [&str; 8] = ["0A", "24", "26", "2D", "34", "3B", "3F", "42"];
@@ -269,8 +269,8 @@ fn fails_within_function(sqlstate: &str) -> bool {
 }
 
 /// By the server's function that raised the error: `RAISE` in a trigger, with an SQLSTATE of its
-/// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege. Class 40
-/// asks for another run, which a trigger has had by then, see [`Cause::lost_a_race`].
+/// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege.
+/// Class 40 asks for another run, which a trigger has had by then, see [`Cause::lost_a_race`].
 fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
     const OUTAGES: [&str; 3] = ["53", "55", "57"];
     let outage = sqlstate.get(..2).is_some_and(|class| OUTAGES.contains(&class));

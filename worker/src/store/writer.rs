@@ -2,8 +2,9 @@
 //!
 //! Guarantee: a connection is used again only after a commit or a rollback that the database confirmed. After anything
 //! else, a cancelled call included, it is closed, which rolls back what was open, and the next call
-//! reconnects. A failure that may be due to statements prepared before a change of the schema counts
-//! only if it repeats with new ones. A new connection, and every probe, must find the database that was opened first.
+//! reconnects. A failure that may be due to statements prepared before a change of the schema
+//! counts only if it repeats with new ones. A new connection, and every probe, must find the
+//! database that was opened first.
 
 use std::future::Future;
 use std::time::{Duration, Instant};

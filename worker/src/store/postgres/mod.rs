@@ -56,8 +56,8 @@ const MISSING: &str = "SELECT n.tab, CASE WHEN to_regclass(n.tab) IS NULL THEN N
     FROM unnest($1::text[], $2::text[]) AS n (tab, col) WHERE NOT EXISTS (SELECT FROM pg_attribute a \
     WHERE a.attrelid = to_regclass(n.tab) AND a.attname = n.col AND a.attnum > 0 AND NOT a.attisdropped)";
 
-/// Given tables that this session's role may not use, with the privilege that it lacks. Nobody updates
-/// the ledger.
+/// Given tables that this session's role may not use, with the privilege that it lacks. Rows of
+/// the ledger are never updated.
 const FORBIDDEN: &str = "SELECT t.tab, p.verb FROM unnest($1::text[]) AS t (tab) \
     CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS p (verb) \
     WHERE NOT (t.tab = 'webhook_events' AND p.verb = 'UPDATE') \

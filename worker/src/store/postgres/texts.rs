@@ -193,7 +193,7 @@ pub(super) const MISSING_RECORDINGS: &str = missing!("recordings", "platform = $
 pub(super) const MISSING_CONTENTS: &str = missing!("contents", "platform = $1 AND content_id", "$2");
 pub(super) const MISSING_JOBS: &str = missing!("jobs", "platform = $1 AND job_id", "$2");
 pub(super) const MISSING_CHATS: &str = missing!("chat_messages", "platform = $1 AND message_id", "$2");
-/// Nobody updates it, so what is visible is enough.
+/// Its rows are never updated, so a visible one is enough.
 pub(super) const MISSING_LEDGER: &str = "SELECT EXISTS (SELECT 1 FROM UNNEST($2::text[]) AS k(id) \
     WHERE NOT EXISTS (SELECT 1 FROM webhook_events WHERE platform = $1 AND event_id = k.id))";
 

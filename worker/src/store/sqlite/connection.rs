@@ -138,6 +138,7 @@ impl Transact for Session {
         let asked = Asked::new(first);
         // `IMMEDIATE`: a transaction that reads first and asks for the write lock later fails instead of waiting.
         self.run(move |open| {
+            open.explain_log()?;
             execute(&open.connection, "BEGIN IMMEDIATE")?;
             read::all(&open.connection, &asked)
         })
@@ -181,7 +182,9 @@ impl Transact for Session {
 
     async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
         let now = rfc3339(now);
-        self.run(move |Opened { connection, files }| {
+        self.run(move |open| {
+            open.explain_log()?;
+            let Opened { connection, files } = open;
             files.check()?;
             connection.prepare_cached(PROBE)?.execute([now])?;
             complete(connection)?;
@@ -198,6 +201,7 @@ impl Transact for Session {
 
     async fn look(&mut self) -> Result<String, Cause> {
         self.run(|open| {
+            open.explain_log()?;
             open.files.check()?;
             database_id(&open.connection)
         })
@@ -206,6 +210,22 @@ impl Transact for Session {
 }
 
 impl Opened {
+    /// Accepts a log that is shorter than before if it has all frames that SQLite expects in it, as
+    /// after a checkpoint. Outside a transaction only.
+    fn explain_log(&self) -> Result<(), Cause> {
+        /// Bytes of the header of a log and of a frame (sqlite.org/fileformat.html, 4.1).
+        const HEADERS: (u64, u64) = (32, 24);
+        let Some(bytes) = self.files.shorter_log() else { return Ok(()) };
+        let frames = |row: &rusqlite::Row<'_>| row.get::<_, i64>(1);
+        let frames = self.connection.query_row("PRAGMA wal_checkpoint(NOOP)", [], frames)?;
+        let page = self.connection.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?;
+        let (frames, page) = (u64::try_from(frames).unwrap_or(0), u64::try_from(page).unwrap_or(0));
+        if frames == 0 || bytes >= HEADERS.0 + frames * (HEADERS.1 + page) {
+            self.files.accept_log();
+        }
+        Ok(())
+    }
+
     /// Keeps SQLite from applying the write-ahead log of a displaced database to the file that
     /// takes its place. The content of the log goes into the displaced database, unless that was
     /// written over: then the log is renamed.

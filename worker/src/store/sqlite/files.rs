@@ -10,6 +10,8 @@
 //!   (`sqlite_file_moved_away_and_back_is_used_again`).
 //! - A file that something else than SQLite wrote over takes no commit
 //!   (`sqlite_file_copied_over_takes_nothing`).
+//! - A write-ahead log that something else than SQLite cut off takes no commit
+//!   (`sqlite_log_cut_off_takes_nothing`).
 //!
 //! # Design
 //! A connection keeps its files open when their names change, so a removed or replaced file
@@ -62,7 +64,7 @@ pub enum Displaced {
     Renamed {
         /// The path.
         path: PathBuf,
-        /// Where it leads.
+        /// The file that it leads to.
         real: PathBuf,
     },
     /// The same file, with older content.
@@ -185,8 +187,10 @@ impl Original {
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     database: Original,
-    /// The others.
+    /// The others, the write-ahead log first.
     beside: Vec<(PathBuf, FileId)>,
+    /// Bytes of the log that were seen, if there is one.
+    log_bytes: Cell<u64>,
     seen: Cell<Seen>,
 }
 
@@ -218,7 +222,12 @@ impl OpenFiles {
         match beside.iter().find(|(_, id)| !id.is_open_here()) {
             // Replaced between the opening and the look.
             Some((path, _)) => Err(Displaced::Replaced(path.clone())),
-            None => Ok(Self { database: database.clone(), beside, seen: Cell::new(Seen::InPlace) }),
+            None => {
+                let seen = Cell::new(Seen::InPlace);
+                let files = Self { database: database.clone(), beside, log_bytes: Cell::new(0), seen };
+                files.accept_log();
+                Ok(files)
+            }
         }
     }
 
@@ -236,13 +245,43 @@ impl OpenFiles {
     fn compare(&self) -> Result<(), Displaced> {
         self.database.confirm()?;
         for (path, id) in &self.beside {
-            match FileId::at(path) {
-                Ok(found) if found == *id => {}
+            match fs::metadata(path).map(|found| (FileId::of(&found), found.len())) {
+                Ok((found, bytes)) if found == *id => self.compare_log(path, bytes)?,
                 Ok(_) => return Err(Displaced::Replaced(path.clone())),
                 Err(error) => return Err(classify(path, error)),
             }
         }
         Ok(())
+    }
+
+    /// Checks that the log, if `path` is that, is no shorter than it was.
+    fn compare_log(&self, path: &Path, bytes: u64) -> Result<(), Displaced> {
+        if self.log().is_none_or(|(log, _)| log != path) {
+            return Ok(());
+        }
+        if bytes < self.log_bytes.get() {
+            return Err(Displaced::Overwritten(path.to_owned()));
+        }
+        self.log_bytes.set(bytes);
+        Ok(())
+    }
+
+    fn log(&self) -> Option<&(PathBuf, FileId)> {
+        self.beside.first().filter(|(path, _)| path.as_os_str().as_encoded_bytes().ends_with(b"-wal"))
+    }
+
+    /// Returns the bytes of the log if it is shorter than it was. A checkpoint of another program
+    /// may have shortened it, but not while this process writes.
+    pub(super) fn shorter_log(&self) -> Option<u64> {
+        let found = fs::metadata(&self.log()?.0).ok()?.len();
+        (found < self.log_bytes.get()).then_some(found)
+    }
+
+    /// Takes the log to be as long as it should be.
+    pub(super) fn accept_log(&self) {
+        if let Some(found) = self.log().and_then(|(path, _)| fs::metadata(path).ok()) {
+            self.log_bytes.set(found.len());
+        }
     }
 
     /// Reason why [`Self::check`] fails. `None` if it does not, or on a second call since it last
