@@ -72,7 +72,7 @@ impl Config {
         let common = CommonConfig::read(env, (Ipv4Addr::UNSPECIFIED, 9100).into());
         let confirmation = confirmation(env);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let bind = env.parse("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
+        let bind = env.address("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
         let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
         let max_body = env.bytes("MAX_BODY_BYTES", DEFAULT_BODY, 1..=LARGEST_BODY);
         let max_in_flight =

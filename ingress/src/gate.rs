@@ -204,7 +204,7 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
         }
     }
     match (before.up, now.up) {
-        (false, true) => tracing::info!("webhooks are accepted"),
+        (false, true) => tracing::info!("Redis can be used; webhooks are queued"),
         (true, false) => tracing::warn!("webhooks are refused until Redis can be used again"),
         _ => {}
     }

@@ -165,6 +165,17 @@ async fn invisible_characters_never_reach_a_terminal() {
 }
 
 #[tokio::test]
+async fn command_line_error_shows_no_invisible_characters() {
+    let server = server(&["mux"]).await;
+    for words in [&["list", "--platform", "a\u{202e}"][..], &["show", "a\u{202e}"], &["a\u{202e}"]] {
+        let finished = run(&server, words).await;
+        let hidden = finished.stderr.chars().find(|letter| !is_visible(*letter) && *letter != '\n');
+        assert_eq!((finished.code, hidden), (Some(2), None), "{words:?}: {}", finished.stderr);
+        assert!(finished.stderr.contains("a\\u202e"), "{words:?}: {}", finished.stderr);
+    }
+}
+
+#[tokio::test]
 async fn wide_characters_keep_tables_aligned() {
     let server = server(&["mux"]).await;
     for (number, kind) in ["plain", "日本語のイベント", "🎬🎬", "e\u{301}ve\u{301}nement"].iter().enumerate()

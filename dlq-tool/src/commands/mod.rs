@@ -23,6 +23,7 @@ use shared::config::{Env, percent_encoding_hint, redis_url};
 use shared::platform::PlatformName;
 use shared::queue::{Layout, Queue, Reader, blocking_connection, connect};
 use shared::shutdown;
+use shared::visible::is_visible;
 
 use crate::cli::{Cli, Global, SelectionArgs, Verb};
 use crate::exit_code::{Failure, Outcome, code};
@@ -58,8 +59,18 @@ pub(crate) fn main() -> ExitCode {
 fn parse(words: Vec<OsString>) -> Cli {
     let plain = words.iter().any(|word| word == "--no-color");
     let command = Cli::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
-    let matches = command.get_matches_from(words);
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let matches = command.try_get_matches_from(words);
+    matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| refuse(&error))
+}
+
+/// Shows help or an error. An error quotes the command line, of which a terminal may obey a part.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if error.use_stderr() && text.chars().any(|c| c != '\n' && !is_visible(c)) {
+        say(text.trim_end());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 async fn run(cli: Cli) -> Result<Outcome, Failure> {

@@ -54,7 +54,7 @@ impl CommonConfig {
             log_filter: log_filter(env),
             trace: TraceConfig::read(env),
             durability: env.parse("DURABILITY", DurabilityMode::default()),
-            ops_bind: env.parse("OPS_BIND", ops_bind),
+            ops_bind: env.address("OPS_BIND", ops_bind),
             shutdown_grace: env.millis("SHUTDOWN_GRACE_MS", 25_000, 0..=3_600_000),
             admin_token: admin_token(env),
         }

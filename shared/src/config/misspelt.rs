@@ -91,9 +91,24 @@ fn distance(variable: &str, name: &str) -> Option<usize> {
     if without_unit(&spelled) == without_unit(name) {
         return Some(0);
     }
+    if is_missing_a_word(&spelled, name) {
+        return Some(1);
+    }
     let allowed = (name.len() / LETTERS_PER_EDIT).min(MAX_EDITS);
     let edits = strsim::damerau_levenshtein(&spelled, name);
     (edits <= allowed).then_some(edits)
+}
+
+/// Returns true if `name` is `variable` with one more word between its first and its last, of at least
+/// four.
+fn is_missing_a_word(variable: &str, name: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let inner = 1..words.len().saturating_sub(1);
+    words.len() > 3
+        && inner.into_iter().any(|left_out| {
+            let rest = words.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, word)| *word);
+            variable.split('_').eq(rest)
+        })
 }
 
 fn without_unit(name: &str) -> &str {
@@ -122,6 +137,8 @@ mod tests {
             "WEBHOOK_MAX_RETRIES",
             "WEBHOOK_SECRET_KEY",
             "WEBHOOK_TIMEOUT",
+            "STREAMING_WEBHOOK_SIGNING_SECRET",
+            "NETFLIX_WEBHOOK_SECRET",
             "MAX_BODY_BYTES",
             "SHUTDOWN_GRACE_MS",
             "OPS_BIND",
@@ -146,6 +163,7 @@ mod tests {
             ("REDIS_URI", "REDIS_URL"),
             ("REDIS_ULR", "REDIS_URL"),
             ("REDISURL", "REDIS_URL"),
+            ("STREAMING_WEBHOOK_SECRET", "STREAMING_WEBHOOK_SIGNING_SECRET"),
             ("redis_url", "REDIS_URL"),
             ("MAX_BODY_SIZE", "MAX_BODY_BYTES"),
             ("SHUTDOWN_GRACE", "SHUTDOWN_GRACE_MS"),

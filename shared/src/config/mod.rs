@@ -12,6 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display};
 use std::io::Read;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -168,14 +169,23 @@ impl Env {
     where
         T: FromStr<Err: Display> + PartialOrd + Display,
     {
-        match self.parse_opt::<T>(name) {
-            Some(value) if range.contains(&value) => value,
-            Some(_) => {
-                self.problem(name, format_args!("must be between {} and {}", range.start(), range.end()));
-                default
-            }
-            None => default,
+        let Some(text) = self.opt(name) else { return default };
+        let (least, most) = (range.start(), range.end());
+        match text.trim().parse::<T>() {
+            Ok(value) if range.contains(&value) => return value,
+            Ok(_) => self.problem(name, format_args!("must be between {least} and {most}")),
+            Err(_) => self.problem(name, format_args!("must be a number between {least} and {most}")),
         }
+        default
+    }
+
+    /// Address to listen on in `name`, or `default`.
+    pub fn address(&self, name: &str, default: SocketAddr) -> SocketAddr {
+        let Some(text) = self.opt(name) else { return default };
+        text.trim().parse().unwrap_or_else(|_| {
+            self.problem(name, format_args!("must be HOST:PORT with an IP address as HOST, such as {default}"));
+            default
+        })
     }
 
     /// Duration in `name`, or `default`; a bare number, `default` and `range` are in milliseconds.

@@ -347,3 +347,19 @@ fn the_report_has_a_line_per_problem() {
     let text = report(&[Problem::new("A", "is bad"), Problem::new("B", "is worse")]);
     assert_eq!(text, "configuration problems:\n  A: is bad\n  B: is worse\n");
 }
+
+#[test]
+fn value_that_is_no_number_or_address_names_the_form() {
+    let env = Env::from_pairs([("N", "5x"), ("M", "-1"), ("A", "8000"), ("B", " 127.0.0.1:80 ")]);
+    let default = std::net::SocketAddr::from(([0, 0, 0, 0], 8000));
+    assert_eq!((env.bounded("N", 5, 1..=100), env.bounded("M", 5_u32, 1..=100)), (5, 5));
+    assert_eq!((env.address("A", default), env.address("B", default).port()), (default, 80));
+    assert_eq!(
+        problems(&env),
+        [
+            "A: must be HOST:PORT with an IP address as HOST, such as 0.0.0.0:8000",
+            "M: must be a number between 1 and 100",
+            "N: must be a number between 1 and 100",
+        ]
+    );
+}
