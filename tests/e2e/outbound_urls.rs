@@ -200,7 +200,7 @@ async fn a_gone_url_stays_gone_at_another_position() {
     assert_eq!(gone.deliveries(), 1);
 }
 
-/// It was sent to a named destination, with that one's secret.
+/// The list signs with another secret than the registration.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
     let receiver = Downstream::start(Manner::Always(500));

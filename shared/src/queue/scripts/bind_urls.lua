@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
--- Assigns queues to destinations, by receiver: the URL and who signs for it. A queue that was assigned keeps its receiver.
+-- Assigns queues to destinations by receiver: URL and scope. An assigned queue keeps its receiver.
 -- Allowed on a full Redis: without a queue a worker cannot deliver, and so cannot free memory.
 --
 -- KEYS  1 hash of these fields:
---         queue            -> fingerprint of the URL, host, scope, order of the assignment
+--         queue -> fingerprint of the URL, host, scope, order of the assignment
 --         =fingerprint scope -> queue whose state (pause, 410, busy) holds for that receiver
 --         #configured, #registered -> set once destinations of that kind were assigned
 -- ARGV  1 kinds to note as assigned, even if there is no destination of them: '', 'c' or 'cr'
 --       2 number of names that are not free, or '?': unknown. Then these names
 --       then per destination: name, scope, kind (c or r), fingerprint, host
--- Reply the queue of each destination, in order; the queue that has its state, in order; then all of the
---       hash as it is now, flat. All are empty if a new queue is needed and the names were unknown
+-- Reply the queue of each destination, in order; the queue that has its state, in order; then all
+--       of the hash as it is now, flat. All are empty if a new queue is needed and the names that
+--       are not free are unknown
 --
--- The scope is the destination's name, or * for those that are told apart by URL alone. A receiver's queues are given
--- out in the order in which they were assigned, so that the position in a list never decides.
--- A queue of an earlier release has no URL. Its name is free for the first destinations of a kind only.
+-- The scope is the destination's name, or * for those that are told apart by URL alone. A receiver's
+-- queues are given out in the order of their assignment, so that no position in a list decides.
+-- A queue of an earlier release has no URL. Its name is free for the first destinations of a kind.
 
 local PRINT = 32 -- hex digits of a fingerprint
 local LONGEST = 64 -- bytes of a name

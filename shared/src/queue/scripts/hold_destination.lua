@@ -29,7 +29,7 @@ if till > now + longest then
   till = 0
 end
 local rounds = number('busy_rounds') or 0
--- Nothing was tried, or nobody was busy, since the last pause: another run of busy answers begins.
+-- The last pause ended long ago without a busy answer after it: another run begins.
 if now - (number('busy_until') or 0) > tonumber(ARGV[3]) then
   since, rounds = now, 0
 end

@@ -3,8 +3,9 @@
 --
 -- KEYS  1 limit  2 state
 -- ARGV  1 period in us  2 burst
--- Reply what to do: 0 go on, 1 wait for the limit, 2 wait because the destination is busy, 3 wait because an operator
---       holds it back, 4 give up because it answered 410; then how long to wait, in ms (0 if not known)
+-- Reply what to do: 0 go on, 1 wait for the limit, 2 wait for a busy destination, 3 wait for an
+--       operator who paused it, 4 give up because it answered 410
+--       then how long to wait, in ms; 0 if not known
 --
 -- No key but a hash can say so.
 

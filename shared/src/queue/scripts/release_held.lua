@@ -8,7 +8,8 @@
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 local from, most = ARGV[1] == '' and now or ARGV[1], tonumber(ARGV[2])
-local waiting = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. from, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+local waiting = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. from, '+inf', 'WITHSCORES',
+  'LIMIT', 0, most)
 local final = waiting[#waiting]
 local released, last = 0, final
 for at = 1, #waiting, 2 do
