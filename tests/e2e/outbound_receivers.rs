@@ -117,7 +117,11 @@ async fn a_day_of_busy_answers_spends_attempts_again() {
     let receiver = Downstream::start(Manner::Always(429));
     let stack = sending_to(&[&receiver]).start().await;
     let since = (now_ms() - 25 * 3_600_000).to_string();
-    let (): () = stack.redis.command(&["HSET", "webhooks:state:out:webhook_1", "busy_since", &since]).await;
+    // The run of busy answers goes on: its last pause ended just now.
+    let until = (now_ms() - 1_000).to_string();
+    let state = ["busy_since", &since, "busy_until", &until];
+    let words = [&["HSET", "webhooks:state:out:webhook_1"][..], &state].concat();
+    let (): () = stack.redis.command(&words).await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
     let letter = dead_letter(&stack, "out:webhook_1", Duration::from_secs(60)).await;
     assert_eq!((&letter["error_code"], &letter["attempts"]), (&json!("http_4xx"), &json!(4)), "{letter}");
