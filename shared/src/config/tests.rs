@@ -351,7 +351,7 @@ fn the_report_has_a_line_per_problem() {
 #[test]
 fn value_that_is_no_number_or_address_names_the_form() {
     let env = Env::from_pairs([("N", "5x"), ("M", "-1"), ("A", "8000"), ("B", " 127.0.0.1:80 ")]);
-    let default = std::net::SocketAddr::from(([0, 0, 0, 0], 8000));
+    let default = SocketAddr::from(([0, 0, 0, 0], 8000));
     assert_eq!((env.bounded("N", 5, 1..=100), env.bounded("M", 5_u32, 1..=100)), (5, 5));
     assert_eq!((env.address("A", default), env.address("B", default).port()), (default, 80));
     assert_eq!(
