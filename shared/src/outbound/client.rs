@@ -322,6 +322,7 @@ mod tests {
         let mut url = server("").await;
         url.set_scheme("https").unwrap();
         let client = client("127.0.0.1");
+        client.http.searched(Duration::from_secs(20)).await;
         // The server takes the connection and begins no TLS session.
         let (slow, short) = tokio::join!(post(&client, &url, Duration::from_secs(60)), post(&client, &url, SOON),);
         let timed_out = |reason: &str| Attempt::Failed { kind: NoAnswer::TimedOut, reason: reason.to_owned() };
