@@ -124,7 +124,7 @@ fn wrong_configuration_is_named_and_never_quoted() {
         [("REDIS_URL", "nonsense://:hunter2@x"), ("MAX_BACKLOG", "many-hunter2"), ("REDIS_CLUSTER", "hunter2")];
     insta::assert_snapshot!(refused(2, &["stats"], &variables), @"
     dlq-tool: configuration problems:
-      MAX_BACKLOG: invalid digit found in string
+      MAX_BACKLOG: must be a number between 1 and 1000000000
       REDIS_CLUSTER: must be true or false
       REDIS_URL: must be of the form redis://[user:password@]host[:port][/database]; of a cluster, several with commas between
     ");

@@ -133,6 +133,7 @@ async fn start(
 
     // Shown as down from the start, or a worker that waits for its database would raise no alert.
     let database_metrics = DatabaseMetrics::new();
+    let Some(()) = identity::agree_layout(&queue, stop).await? else { return Ok(None) };
     let Some(store) = open_store(config, &queue, waiting, stop).await? else { return Ok(None) };
     database_metrics.database_up(true);
     if strict && !durable(&store, waiting, stop).await {

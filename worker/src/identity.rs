@@ -27,16 +27,12 @@ pub struct Lease {
     pub token: String,
 }
 
-/// Sees to it that `queue` and `store` belong together; `None`: told to stop before Redis answered.
+/// Checks that Redis is of the configured kind, before any key of a platform or a database is asked
+/// for. `None`: told to stop before Redis answered.
 ///
 /// # Errors
-/// When they do not, or when the keys are laid out for another kind of Redis.
-pub async fn agree(
-    queue: &Queue,
-    store: &Store,
-    adopt: bool,
-    stop: &CancellationToken,
-) -> Result<Option<()>, Fatal> {
+/// `REDIS_CLUSTER` disagrees with the server, or with the layout of its keys.
+pub async fn agree_layout(queue: &Queue, stop: &CancellationToken) -> Result<Option<()>, Fatal> {
     let Some(settings) = until_answered(queue, stop, || Durability::read(queue.connection())).await else {
         return Ok(None);
     };
@@ -54,6 +50,19 @@ pub async fn agree(
             "REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {layout}"
         )));
     }
+    Ok(Some(()))
+}
+
+/// Checks that `queue` and `store` belong together. `None`: told to stop before Redis answered.
+///
+/// # Errors
+/// The queue belongs to another database.
+pub async fn agree(
+    queue: &Queue,
+    store: &Store,
+    adopt: bool,
+    stop: &CancellationToken,
+) -> Result<Option<()>, Fatal> {
     let own = store.database_id();
     if adopt {
         let Some(()) = until_answered(queue, stop, || queue.adopt("database", own)).await else { return Ok(None) };

@@ -70,7 +70,11 @@ pub async fn watch_redis(worker: Arc<Worker>, metrics: DependencyMetrics) {
             data_lost = health.data_lost;
             metrics.data_lost();
             tracing::error!("Redis was emptied or replaced: events that were accepted before may be lost");
-            if let Err(error) = identity::agree(&worker.queue, &worker.store, false, &worker.stop).await {
+            let refused = match identity::agree_layout(&worker.queue, &worker.stop).await {
+                Ok(_) => identity::agree(&worker.queue, &worker.store, false, &worker.stop).await.err(),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = refused {
                 tracing::error!("{error}");
                 return;
             }
