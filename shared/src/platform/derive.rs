@@ -69,12 +69,11 @@ pub fn derive(
 }
 
 impl Platform {
-    /// Returns true if `node` names another platform than this one or its aliases. Null and an
-    /// empty text name none.
+    /// Returns true if `node` names another platform than this one or its aliases. Null names none.
     #[must_use]
     pub fn is_named_otherwise(&self, node: &Node<'_>) -> bool {
         let is_own = |named: &str| self.aliases.iter().chain([&self.name]).any(|name| name.as_str() == named);
-        !node.is_null() && !node.as_str().is_some_and(|named| named.is_empty() || is_own(named))
+        !node.is_null() && !node.as_str().is_some_and(is_own)
     }
 }
 

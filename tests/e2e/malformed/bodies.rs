@@ -114,7 +114,7 @@ pub(super) fn no_event(dice: &mut Dice) -> Case {
             json!({"event_type": "content_added", "payload": dice.pick(&[json!(1), json!("x"), json!([{}]), json!(null)])})
         }
         3 => {
-            json!({"event_type": "content_added", "payload": {"content_id": "c"}, "platform": dice.pick(&[json!("hulu"), json!(7), json!("")])})
+            json!({"event_type": "content_added", "payload": {"content_id": "c"}, "platform": dice.pick(&[json!("hulu"), json!(7), json!(false)])})
         }
         _ => json!({"event_type": "content_added", "payload": {"content_id": text}}),
     };

@@ -276,10 +276,8 @@ fn a_body_may_name_its_own_platform_only() {
         acme.event(&body(own));
     }
     acme.event(&json!({"event_type": "a", "payload": {}}));
-    for absent in [json!(null), json!("")] {
-        acme.event(&body(absent));
-    }
-    for other in [json!("netflix"), json!("Acme"), json!(" ")] {
+    acme.event(&body(json!(null)));
+    for other in [json!("netflix"), json!("Acme"), json!(" "), json!("")] {
         assert_eq!(acme.refusal(&body(other)), "/platform: names another platform");
     }
     for other in [json!(1), json!(["acme"]), json!({})] {
