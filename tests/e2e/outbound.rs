@@ -283,6 +283,8 @@ async fn a_slow_a_failing_and_a_dead_destination_hold_nobody_up() {
         .worker_env("RUST_LOG", "warn")
         // So that none of the failing one's deliveries runs out of attempts by chance.
         .worker_env("WEBHOOK_MAX_RETRIES", "30")
+        // So that the unluckiest one does not wait for 30 s between its last attempts.
+        .worker_env("WEBHOOK_MAX_RETRY_DELAY", "2000")
         .workers(2)
         .start()
         .await;
