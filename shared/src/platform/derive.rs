@@ -179,9 +179,7 @@ mod tests {
         assert!(matches!(derived("netflix", r#"{"event_type":"x"}"#), Err(InvalidEdit::Schema(_))));
         let other = r#"{"event_type":"x","payload":{"content_id":"a"},"platform":"mux"}"#;
         assert_eq!(derived("netflix", other), Err(InvalidEdit::Platform("/platform".to_owned())));
-        for absent in ["null", "\"\""] {
-            let body = other.replace("\"mux\"", absent);
-            assert_eq!(derived("netflix", &body).map(|found| found.event_type).as_deref(), Ok("x"), "{body}");
-        }
+        let absent = other.replace("\"mux\"", "null");
+        assert_eq!(derived("netflix", &absent).map(|found| found.event_type).as_deref(), Ok("x"));
     }
 }
