@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use serde::de::IgnoredAny;
-use shared::json::{self, Document, JsonError, Node, Value};
+use shared::json::{self, Document, JsonError, JsonNode, Value};
 
 /// One `--set`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ fn splice(document: &Document<'_>, body: &[u8], edit: &Edit) -> Option<(Range<us
     Some((at..at, if empty { text } else { format!(",{text}") }))
 }
 
-fn child<'n, 'b>(node: &'n Node<'b>, token: &str) -> Option<&'n Node<'b>> {
+fn child<'n, 'b>(node: &'n JsonNode<'b>, token: &str) -> Option<&'n JsonNode<'b>> {
     match node.value() {
         Value::Object(_) => node.get(token),
         Value::Array(items) => items.get(index(token)?),
@@ -134,7 +134,7 @@ fn index(token: &str) -> Option<usize> {
 }
 
 /// Where in `body` the text of `node` stands; it borrows from there.
-fn span(node: &Node<'_>, body: &[u8]) -> Option<Range<usize>> {
+fn span(node: &JsonNode<'_>, body: &[u8]) -> Option<Range<usize>> {
     let start = (node.raw().as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start.checked_add(node.raw().len())?;
     (end <= body.len()).then_some(start..end)

@@ -3,7 +3,7 @@
 use std::io;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
-use shared::queue::Fault;
+use shared::queue::CallError;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub(crate) enum Failure {
 }
 
 /// Sorted by what the operator can do about it.
-impl From<Fault> for Failure {
-    fn from(fault: Fault) -> Self {
+impl From<CallError> for Failure {
+    fn from(fault: CallError) -> Self {
         let error = fault.into_error();
         match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_fault_ends_with_the_code_that_tells_what_to_mend() {
-        let of = |kind: ErrorKind| code(&Err(Fault::Unknown((kind, "").into()).into()));
+        let of = |kind: ErrorKind| code(&Err(CallError::Unknown((kind, "").into()).into()));
         assert_eq!(of(ErrorKind::Io), 4);
         assert_eq!(of(ErrorKind::AuthenticationFailed), 2);
         assert_eq!(of(ErrorKind::Server(ServerErrorKind::BusyLoading)), 4);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, Entry, PlatformKeys, Queue};
+use shared::queue::{DeadLetter, StreamEntry, PlatformKeys, Queue};
 
 use crate::exit_code::Failure;
 use crate::select::Selection;
@@ -76,7 +76,7 @@ impl Scan {
     }
 
     /// As [`Self::next`], with all fields as they are.
-    pub(crate) async fn next_raw(&mut self) -> Result<Option<(PlatformName, Vec<Entry>)>, Failure> {
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<(PlatformName, Vec<StreamEntry>)>, Failure> {
         while self.left > 0 {
             let Some(platform) = self.platforms.front().cloned() else { break };
             let mut entries = self.page(&platform).await?;
@@ -106,7 +106,7 @@ impl Scan {
     }
 
     /// Reads one page, and moves on behind it.
-    async fn page(&mut self, platform: &PlatformName) -> Result<Vec<Entry>, Failure> {
+    async fn page(&mut self, platform: &PlatformName) -> Result<Vec<StreamEntry>, Failure> {
         let keys = self.queue.keys(platform);
         let most = self.size.entries();
         let (entries, ended) = if self.selection.ids().is_empty() {
@@ -117,7 +117,7 @@ impl Scan {
         } else {
             self.those_asked_for(&keys, most).await?
         };
-        self.size.learn(entries.len(), entries.iter().map(Entry::weight).sum());
+        self.size.learn(entries.len(), entries.iter().map(StreamEntry::weight).sum());
         if ended {
             self.platforms.pop_front();
             self.after = self.selection.after();
@@ -126,7 +126,7 @@ impl Scan {
         Ok(entries)
     }
 
-    async fn those_asked_for(&mut self, keys: &PlatformKeys, most: usize) -> Result<(Vec<Entry>, bool), Failure> {
+    async fn those_asked_for(&mut self, keys: &PlatformKeys, most: usize) -> Result<(Vec<StreamEntry>, bool), Failure> {
         let ids: Vec<StreamId> = self.selection.ids().iter().copied().skip(self.asked).take(most).collect();
         self.asked += ids.len();
         let found = self.queue.find_dead_letters(keys, &ids).await?;

@@ -71,7 +71,7 @@ impl Selection {
 
     /// Whether `letter` meets every condition (the limit is the caller's to count).
     pub(crate) fn matches(&self, letter: &DeadLetter) -> bool {
-        let died = letter.died_at();
+        let died = letter.dead_lettered_at();
         (self.ids.is_empty() || self.ids.binary_search(&letter.id).is_ok())
             && any(&self.event_ids, letter.event_id.as_deref())
             && any(&self.event_types, letter.event_type.as_deref())
@@ -100,7 +100,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use clap::Parser;
     use shared::platform::PlatformName;
-    use shared::queue::Entry;
+    use shared::queue::StreamEntry;
 
     use super::*;
     use crate::cli::{Cli, Verb};
@@ -118,7 +118,7 @@ mod tests {
     fn letter(fields: &[(&str, &[u8])]) -> DeadLetter {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
-        let entry = Entry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields.into()) };
+        let entry = StreamEntry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields.into()) };
         DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
     }
 

@@ -14,10 +14,10 @@ use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
 use shared::config::AdminToken;
 use shared::metrics::DependencyMetrics;
-use shared::ops::{self, Readiness};
-use shared::outbound::client::SetupError;
+use shared::ops::{self, ReadinessCheck};
+use shared::outbound::client::ClientSetupError;
 use shared::platform::PlatformName;
-use shared::queue::{self, InvalidTarget, Layout, Monitor, Queue};
+use shared::queue::{self, RedisUrlError, KeyLayout, HealthMonitor, Queue};
 use shared::registration::Live;
 use shared::trace;
 use tokio::task::{JoinError, JoinHandle};
@@ -58,7 +58,7 @@ pub(crate) struct Ingress {
 pub enum RunError {
     /// `REDIS_URL` can never connect.
     #[error("REDIS_URL: {0}")]
-    Redis(#[from] InvalidTarget),
+    Redis(#[from] RedisUrlError),
     /// A Redis that must not be written to.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
@@ -77,7 +77,7 @@ pub enum RunError {
     Metrics(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Nothing can be sent to destinations.
     #[error(transparent)]
-    Outbound(#[from] SetupError),
+    Outbound(#[from] ClientSetupError),
     /// The HTTP server ended by itself.
     #[error("the HTTP server failed")]
     Server(#[source] io::Error),
@@ -108,8 +108,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let tracing = trace::start(config.common.trace.as_ref(), "tributary-ingress");
 
     let (url, cluster) = (&config.common.redis_url, config.common.redis_cluster);
-    let queue = Queue::new(Layout::of(cluster), queue::connect_confirming(url, cluster, config.confirmation)?);
-    let health = Monitor::new(queue.clone()).spawn(background.clone());
+    let queue = Queue::new(KeyLayout::of(cluster), queue::connect_confirming(url, cluster, config.confirmation)?);
+    let health = HealthMonitor::new(queue.clone()).spawn(background.clone());
     let pressure = Pressure::default();
     let looked_at = health.clone();
     let gate = Gate::new(health, config.is_strict(), queue.connection().clone());
@@ -150,7 +150,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         () = stop.cancelled() => Ok(()),
         failed = parts.failed() => Err(failed),
     };
-    parts.stop(grace.saturating_sub(tracing.spare(grace)), flush).await;
+    parts.stop(grace.saturating_sub(tracing.flush_timeout(grace)), flush).await;
     tracing.finish(grace).await;
     ops.stop().await;
     ended
@@ -212,7 +212,7 @@ fn report(directory: &Current) {
     }
 }
 
-fn readiness(gate: Gate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> Readiness {
+fn readiness(gate: Gate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> ReadinessCheck {
     Arc::new(move || match gate.unready_because() {
         _ if stop.is_cancelled() => Err("shutting down".to_owned()),
         _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),

@@ -8,10 +8,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use shared::config::{CommonConfig, DurabilityMode, Env, Problem, TimeUnit};
-use shared::outbound::{self, config::Configured};
+use shared::outbound::{self, config::OutboundConfig};
 use shared::platform::PlatformName;
 use shared::platform::registry::Registry;
-use shared::queue::Confirmation;
+use shared::queue::ReplicaAck;
 use shared::signature::{Keys, Secret};
 
 use crate::connections;
@@ -27,7 +27,7 @@ pub struct Config {
     /// What it has in common with workers.
     pub common: CommonConfig,
     /// `REDIS_WAIT_REPLICAS` and `REDIS_WAIT_TIMEOUT_MS`: what must have an event before it is accepted; `None`: one Redis.
-    pub confirmation: Option<Confirmation>,
+    pub confirmation: Option<ReplicaAck>,
     /// `INGRESS_BIND`.
     pub bind: SocketAddr,
     /// `INGRESS_WORKERS`: HTTP threads.
@@ -60,7 +60,7 @@ pub struct Config {
     /// Tokens of the handshakes of kind `meta`.
     pub verify_tokens: HashMap<PlatformName, Secret>,
     /// Where processed events go; workers deliver them.
-    pub outbound: Configured,
+    pub outbound: OutboundConfig,
 }
 
 impl Config {
@@ -121,11 +121,11 @@ impl Config {
 }
 
 /// What replicas are asked for, if they are.
-fn confirmation(env: &Env) -> Option<Confirmation> {
-    let longest = u64::try_from(Confirmation::LONGEST.as_millis()).unwrap_or(u64::MAX);
+fn confirmation(env: &Env) -> Option<ReplicaAck> {
+    let longest = u64::try_from(ReplicaAck::MAX_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
     let timeout = env.millis("REDIS_WAIT_TIMEOUT_MS", 1000, 1..=longest);
     let replicas = env.bounded("REDIS_WAIT_REPLICAS", 0, 0..=16);
-    (replicas > 0).then_some(Confirmation { replicas, timeout })
+    (replicas > 0).then_some(ReplicaAck { replicas, timeout })
 }
 
 /// The platforms and what they are verified with; `None` where `env` was told of a problem.

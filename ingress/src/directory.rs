@@ -14,7 +14,7 @@ use shared::metrics::IngressMetrics;
 use shared::platform::registry::Registry;
 use shared::platform::{Platform, PlatformName};
 use shared::queue::EnqueuePolicy;
-use shared::queue::keys::{Layout, PlatformKeys};
+use shared::queue::keys::{KeyLayout, PlatformKeys};
 use shared::signature::Keys;
 
 pub(crate) use current::Current;
@@ -50,7 +50,7 @@ pub(crate) struct Target {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Defaults {
     /// How keys are spelled.
-    pub(crate) layout: Layout,
+    pub(crate) layout: KeyLayout,
     /// `DEDUP_TTL_HOURS`.
     pub(crate) dedup_ttl: Duration,
     /// `MAX_BACKLOG`.
@@ -85,8 +85,8 @@ impl Target {
                 platform.dedup_ttl.unwrap_or(defaults.dedup_ttl),
                 defaults.max_backlog,
             )
-            .bounding_dead_letters(defaults.max_dead_letters)
-            .limiting(&platform.limits),
+            .with_max_dead_letters(defaults.max_dead_letters)
+            .with_type_limits(&platform.limits),
             shield: shield
                 .or_else(|| limit.per_minute.map(|per_minute| Arc::new(Shield::new(per_minute, limit.burst)))),
             metrics: before.map_or_else(|| IngressMetrics::new(&platform.name), |before| before.metrics.clone()),

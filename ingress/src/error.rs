@@ -19,9 +19,9 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
-use shared::config::AdminRefusal;
+use shared::config::AdminAuthError;
 use shared::metrics::RequestOutcome;
-use shared::queue::{Fault, RedisTrouble};
+use shared::queue::{CallError, RedisTrouble};
 use shared::signature;
 use utoipa::ToSchema;
 
@@ -99,13 +99,13 @@ pub(crate) enum Error {
     QueueAway(&'static str),
     /// Redis refused: certainly not queued.
     #[error("Webhook queue not available")]
-    QueueRefused(#[source] Fault),
+    QueueRefused(#[source] CallError),
     /// Redis's answer was lost: it may be queued.
     #[error("Webhook queue did not answer")]
-    ResultUnknown(Option<Fault>),
+    ResultUnknown(Option<CallError>),
     /// An admin route without the right token.
     #[error("{0}")]
-    Admin(AdminRefusal),
+    Admin(AdminAuthError),
     /// A request to a route of our own that makes no sense.
     #[error("{0}")]
     InvalidRequest(String),
@@ -235,8 +235,8 @@ impl Error {
             Self::ResultUnknown(_) => {
                 facts(503, "E_WEBHOOK_DEDUPLICATION_ERROR", Some(Outcome::UnknownResult)).again_after(RETRY_AFTER_S)
             }
-            Self::Admin(AdminRefusal::Missing) => facts(401, "E_ADMIN_FORBIDDEN", None),
-            Self::Admin(AdminRefusal::Forbidden) => facts(403, "E_ADMIN_FORBIDDEN", None),
+            Self::Admin(AdminAuthError::Missing) => facts(401, "E_ADMIN_FORBIDDEN", None),
+            Self::Admin(AdminAuthError::Forbidden) => facts(403, "E_ADMIN_FORBIDDEN", None),
             Self::InvalidRequest(_) => facts(400, "E_INVALID_REQUEST", None),
             // A 4xx is final to some senders.
             Self::AfterClose => facts(503, "E_WEBHOOK_QUEUE_ERROR", None).again_after(1),
@@ -298,7 +298,7 @@ impl Error {
             Self::BodyTimeout | Self::BodyBroken(_) => {
                 response.force_close();
             }
-            Self::Admin(AdminRefusal::Missing) => {
+            Self::Admin(AdminAuthError::Missing) => {
                 response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
             }
             Self::MethodNotAllowed { allow } => {

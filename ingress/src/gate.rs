@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shared::event::Millis;
 use shared::metrics::DependencyMetrics;
-use shared::queue::{Connection, Durability, Fault, Layout, Queue, RedisHealth, RedisTrouble};
+use shared::queue::{RedisConnection, Durability, CallError, KeyLayout, Queue, RedisHealth, RedisTrouble};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ pub(crate) struct Gate {
     agreed: Arc<AtomicBool>,
     strict: bool,
     /// The connection that events are queued on, to know one that durability was not read on yet.
-    connection: Option<Connection>,
+    connection: Option<RedisConnection>,
 }
 
 /// Why this host's clock cannot be trusted.
@@ -58,7 +58,7 @@ pub enum Mismatch {
     },
     /// It holds keys that are spelled in another way.
     #[error("REDIS_CLUSTER: this Redis is in use with the key layout `{found}`, not `{configured}`")]
-    Layout {
+    KeyLayout {
         /// What is configured.
         configured: &'static str,
         /// What Redis holds.
@@ -68,7 +68,7 @@ pub enum Mismatch {
 
 impl Gate {
     /// A gate that follows `health`; closed until [`watch()`] has found the right Redis.
-    pub(crate) fn new(health: watch::Receiver<RedisHealth>, strict: bool, connection: Connection) -> Self {
+    pub(crate) fn new(health: watch::Receiver<RedisHealth>, strict: bool, connection: RedisConnection) -> Self {
         Self { health, agreed: Arc::default(), strict, connection: Some(connection) }
     }
 
@@ -122,7 +122,7 @@ impl Gate {
 
     /// Whether Redis's settings were last read on another connection than the one in use.
     fn reconnected(&self, health: &RedisHealth) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.established() != health.established)
+        self.connection.as_ref().is_some_and(|connection| connection.connection_epoch() != health.connection_epoch)
     }
 
     /// Whether this host's clock cannot be trusted: it differs from Redis's too much, or that is not known yet.
@@ -173,8 +173,8 @@ pub(crate) async fn watch(gate: Gate, queue: Queue, metrics: DependencyMetrics) 
     }
 }
 
-fn compatible(durability: Option<&Durability>, layout: Layout) -> Result<(), Mismatch> {
-    let configured = layout == Layout::Cluster;
+fn compatible(durability: Option<&Durability>, layout: KeyLayout) -> Result<(), Mismatch> {
+    let configured = layout == KeyLayout::Cluster;
     match durability.and_then(|durability| durability.cluster_enabled) {
         Some(found) if found != configured => Err(Mismatch::Cluster { configured, found }),
         _ => Ok(()),
@@ -184,10 +184,10 @@ fn compatible(durability: Option<&Durability>, layout: Layout) -> Result<(), Mis
 /// Whether Redis is known to be laid out as configured; `false`: it did not answer.
 async fn agree(queue: &Queue) -> Result<bool, Mismatch> {
     let configured = queue.layout().as_str();
-    match queue.agree(LAYOUT, configured).await {
+    match queue.put_meta_if_absent(LAYOUT, configured).await {
         Ok(found) if found == configured => Ok(true),
-        Ok(found) => Err(Mismatch::Layout { configured, found: found.chars().take(32).collect() }),
-        Err(Fault::NotRun(error) | Fault::Unknown(error)) => {
+        Ok(found) => Err(Mismatch::KeyLayout { configured, found: found.chars().take(32).collect() }),
+        Err(CallError::NotRun(error) | CallError::Unknown(error)) => {
             tracing::warn!(%error, "Redis's key layout could not be looked at");
             Ok(false)
         }
@@ -234,7 +234,7 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-    use shared::clock::{Reading, now_ms};
+    use shared::clock::{ClockSample, now_ms};
 
     use super::*;
 
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_since_redis_was_asked_is_in_doubt_at_once() {
         let hour = 3_600_000;
-        let clock = Some(Reading::new(now_ms() - hour, std::time::Instant::now()));
+        let clock = Some(ClockSample::new(now_ms() - hour, std::time::Instant::now()));
         let health = RedisHealth { skew_ms: Some(0), clock, ..RedisHealth::default() };
         let doubt = gate(health, true, false).clock_in_doubt();
         assert!(matches!(doubt, Some(Doubt::Differs { skew_ms }) if (skew_ms + hour).abs() < 1_000), "{doubt:?}");
@@ -294,9 +294,9 @@ mod tests {
 
     #[test]
     fn a_cluster_is_not_taken_for_a_single_server() {
-        assert!(compatible(Some(&durable()), Layout::Single).is_ok());
-        assert!(compatible(None, Layout::Single).is_ok(), "unknown is no contradiction");
+        assert!(compatible(Some(&durable()), KeyLayout::Single).is_ok());
+        assert!(compatible(None, KeyLayout::Single).is_ok(), "unknown is no contradiction");
         let cluster = Durability { cluster_enabled: Some(true), ..durable() };
-        assert!(matches!(compatible(Some(&cluster), Layout::Single), Err(Mismatch::Cluster { .. })));
+        assert!(matches!(compatible(Some(&cluster), KeyLayout::Single), Err(Mismatch::Cluster { .. })));
     }
 }

@@ -12,7 +12,7 @@ use ingress::{Config, RunError};
 use mimalloc::MiMalloc;
 use shared::config::{EXIT_CONFIG, Env, report};
 use shared::visible::escaped_lines;
-use shared::{probe, shutdown, telemetry};
+use shared::{health_check, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             Err(problems) => fail(report(&problems), EXIT_CONFIG),
         },
         Some(Tool::Health { ready }) => {
-            match probe::ask(&Env::from_process(), (Ipv4Addr::UNSPECIFIED, 9100).into(), ready) {
+            match health_check::query_health(&Env::from_process(), (Ipv4Addr::UNSPECIFIED, 9100).into(), ready) {
                 Ok((good, said)) => print(&said, good),
                 Err(problems) => fail(report(&problems), EXIT_CONFIG),
             }
@@ -56,7 +56,7 @@ fn print(text: &str, good: bool) -> ExitCode {
 }
 
 fn receive() -> ExitCode {
-    if let Err(error) = shutdown::watch(Some(0)) {
+    if let Err(error) = shutdown::watch_signals(Some(0)) {
         return fail(error, 1);
     }
     let env = Env::from_process();
@@ -74,7 +74,7 @@ fn receive() -> ExitCode {
         Err(error) => return fail(error, 1),
     };
     let ended = runtime.block_on(run(config));
-    shutdown::end_runtime(runtime);
+    shutdown::shutdown_runtime(runtime);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err((text, code)) => fail(text, code),
@@ -82,7 +82,7 @@ fn receive() -> ExitCode {
 }
 
 async fn run(config: Config) -> Result<(), (String, u8)> {
-    let stop = shutdown::on_signals().map_err(|error| (error.to_string(), 1))?;
+    let stop = shutdown::shutdown_token().map_err(|error| (error.to_string(), 1))?;
     ingress::run(config, stop).await.map_err(|error| (chain(&error), code(&error)))
 }
 

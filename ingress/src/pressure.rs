@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use shared::platform::PlatformName;
 use shared::queue::keys::PlatformKeys;
-use shared::queue::{self, EnqueuePolicy, Enqueued, Fault, Layout, Memory, Queue, RedisHealth};
+use shared::queue::{self, EnqueuePolicy, Enqueued, CallError, KeyLayout, MemoryUsage, Queue, RedisHealth};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ impl Pressure {
         stop: CancellationToken,
     ) {
         // The nodes of a cluster have memory of their own, and platforms their nodes.
-        if queue.layout() == Layout::Cluster {
+        if queue.layout() == KeyLayout::Cluster {
             return;
         }
         while stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
@@ -93,7 +93,7 @@ impl Enqueue for Pressed {
         self.queue.mixes_platforms()
     }
 
-    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
         let nothing_more =
             |target: &Target| EnqueuePolicy { max_backlog: 0, max_dead_letters: 0, ..target.policy.clone() };
         let policy = |share: &Share<'_>| {
@@ -105,15 +105,15 @@ impl Enqueue for Pressed {
             .zip(&refusing)
             .map(|(Share { target, groups }, refusing)| {
                 let policy = refusing.as_ref().unwrap_or(&target.policy);
-                queue::Share { keys: &target.queue, policy, groups }
+                queue::EnqueueSection { keys: &target.queue, policy, groups }
             })
             .collect();
-        self.queue.enqueue_shares(&shares).await
+        self.queue.enqueue_sections(&shares).await
     }
 }
 
 /// Those of `names` whose streams, `memory.streams` in the same order, are too large while memory is short.
-fn over_their_share(names: Vec<PlatformName>, memory: &Memory) -> BTreeSet<PlatformName> {
+fn over_their_share(names: Vec<PlatformName>, memory: &MemoryUsage) -> BTreeSet<PlatformName> {
     let high = u128::from(memory.bound) * u128::from(HIGH) / 1000;
     if names.len() < 2 || u128::from(memory.used) <= high {
         return BTreeSet::new();
@@ -131,7 +131,7 @@ mod tests {
 
     fn refused(used: u64, streams: &[u64]) -> Vec<String> {
         let names = (0..streams.len()).map(|at| PlatformName::new(&format!("p{at}")).unwrap()).collect();
-        let memory = Memory { used, bound: 1000, streams: streams.to_vec() };
+        let memory = MemoryUsage { used, bound: 1000, streams: streams.to_vec() };
         over_their_share(names, &memory).iter().map(ToString::to_string).collect()
     }
 

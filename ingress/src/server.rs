@@ -3,7 +3,7 @@
 //! # Guarantees
 //! - HTTP/2 with prior knowledge (RFC 9113, section 3.3) is served beside HTTP/1.1, under the same
 //!   bounds: `http2_with_prior_knowledge_is_served`.
-//! - A connection counts before it has sent a byte: `at_its_bound_the_longest_idle_connection_gives_way`.
+//! - A connection counts before it has sent a byte: `connection_bound_evicts_the_longest_idle_connection`.
 //!
 //! # Design
 //! `actix_web::HttpServer::bind_auto_h2c` is not used: it waits for the first bytes before anybody

@@ -13,7 +13,7 @@ use sha2::Sha256;
 use shared::config::{AdminToken, Env};
 use shared::event::NewEvent;
 use shared::platform::registry::Registry;
-use shared::queue::{Enqueued, Fault, Layout, Queue, RedisHealth, connect};
+use shared::queue::{Enqueued, CallError, KeyLayout, Queue, RedisHealth, connect};
 use shared::registration::{Live, Sealer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -87,13 +87,13 @@ pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Cu
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
     let (dedup_ttl, max_backlog, max_dead_letters) = (Duration::from_secs(60), 100, 10);
-    let defaults = Defaults { layout: Layout::Single, dedup_ttl, max_backlog, max_dead_letters };
+    let defaults = Defaults { layout: KeyLayout::Single, dedup_ttl, max_backlog, max_dead_letters };
     let tokens = registry.verify_tokens(&env).expect("tokens");
     Current::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
 }
 
 /// What the queue in memory does with a call.
-type Answer = dyn Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> + Send + Sync;
+type Answer = dyn Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync;
 
 /// A call's platform and events, or of a call that several share each one's.
 pub(crate) type Call = (String, Vec<NewEvent>);
@@ -110,7 +110,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn answering(
-        answer: impl Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> + Send + Sync + 'static,
+        answer: impl Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync + 'static,
     ) -> Self {
         Self { answer: Some(Arc::new(answer)), ..Self::default() }
     }
@@ -140,7 +140,7 @@ impl Enqueue for Memory {
         self.mixing
     }
 
-    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
         let mut outcomes = Vec::new();
         for Share { target, groups } in shares {
             let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
@@ -170,7 +170,7 @@ pub(crate) fn outbound() -> Outbound {
 /// A Redis that is not there.
 pub(crate) fn nowhere() -> Queue {
     let nowhere = SecretString::from("redis://127.0.0.1:1");
-    Queue::new(Layout::Single, connect(&nowhere, false).unwrap())
+    Queue::new(KeyLayout::Single, connect(&nowhere, false).unwrap())
 }
 
 /// An ingress over a [`Memory`].

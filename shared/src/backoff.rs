@@ -74,12 +74,12 @@ mod tests {
     }
 
     #[test]
-    fn a_base_above_max_is_max() {
+    fn base_above_max_counts_as_max() {
         assert_eq!(Backoff::new(10 * SECOND, SECOND).ceiling(1), SECOND);
     }
 
     #[test]
-    fn two_draws_differ() {
+    fn delay_differs_between_draws() {
         let backoff = Backoff::new(SECOND, 30 * SECOND);
         let mut rng = StdRng::seed_from_u64(1);
         assert_ne!(backoff.delay(3, &mut rng), backoff.delay(3, &mut rng));

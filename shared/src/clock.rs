@@ -24,12 +24,12 @@ pub fn now_ms() -> Millis {
 /// A clock elsewhere, as it was read once. It goes on in true seconds, whatever becomes of this host's clock, so that a
 /// jump of either is seen at once instead of at the next reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockSample {
     said: Millis,
     at: Instant,
 }
 
-impl Reading {
+impl ClockSample {
     /// The clock said `said` at `at`.
     #[must_use]
     pub fn new(said: Millis, at: Instant) -> Self {
@@ -95,18 +95,18 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_goes_on_and_is_compared_with_the_clock_of_now() {
+    fn clock_sample_advances_and_its_skew_follows_the_host_clock() {
         let ago = Duration::from_secs(60);
         let Some(at) = Instant::now().checked_sub(ago) else { return };
-        let reading = Reading::new(now_ms() - 60_000, at);
+        let reading = ClockSample::new(now_ms() - 60_000, at);
         assert!(reading.skew_ms().abs() < 1_000, "{}", reading.skew_ms());
         // This host's clock was set ahead by an hour since.
-        let reading = Reading::new(now_ms() - 60_000 - 3_600_000, at);
+        let reading = ClockSample::new(now_ms() - 60_000 - 3_600_000, at);
         assert!((reading.skew_ms() + 3_600_000).abs() < 1_000, "{}", reading.skew_ms());
     }
 
     #[test]
-    fn the_clock_is_past_2025() {
+    fn now_ms_is_past_2025() {
         assert!(now_ms() > 1_735_689_600_000);
     }
 
@@ -117,7 +117,7 @@ mod tests {
         }
 
         #[test]
-        fn any_instant_is_24_characters_wide(at in any::<i64>()) {
+        fn rfc3339_text_is_24_characters_wide(at in any::<i64>()) {
             prop_assert_eq!(rfc3339(at).len(), 24);
         }
     }

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 /// A text that names no [`DeadLetterCode`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a dead-letter code")]
-pub struct UnknownCode;
+pub struct DeadLetterCodeError;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident $text:literal),+ $(,)?) => {
@@ -74,10 +74,10 @@ impl fmt::Display for DeadLetterCode {
 }
 
 impl FromStr for DeadLetterCode {
-    type Err = UnknownCode;
+    type Err = DeadLetterCodeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.iter().copied().find(|code| code.as_str() == text).ok_or(UnknownCode)
+        Self::ALL.iter().copied().find(|code| code.as_str() == text).ok_or(DeadLetterCodeError)
     }
 }
 
@@ -92,15 +92,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_found_by_its_spelling() {
+    fn code_parses_from_its_spelling() {
         for code in DeadLetterCode::ALL {
             assert_eq!(code.as_str().parse(), Ok(*code));
         }
-        assert_eq!("Session_not_found".parse::<DeadLetterCode>(), Err(UnknownCode));
+        assert_eq!("Session_not_found".parse::<DeadLetterCode>(), Err(DeadLetterCodeError));
     }
 
     #[test]
-    fn spellings_are_those_of_the_contract() {
+    fn code_spellings_are_stable() {
         let all: Vec<&str> = DeadLetterCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(
             all.join(" "),

@@ -54,16 +54,16 @@ impl StreamId {
 /// A text that is not a stream id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a stream id of the form <ms>-<seq>")]
-pub struct InvalidStreamId;
+pub struct StreamIdError;
 
 /// An id as text, without memory of its own: each entry's is written several times.
 #[derive(Clone, Copy, Debug)]
-pub struct IdText {
+pub struct StreamIdText {
     digits: [u8; Self::LONGEST],
     start: usize,
 }
 
-impl IdText {
+impl StreamIdText {
     /// Two numbers of 64 bits and what is between them.
     const LONGEST: usize = 2 * 20 + 1;
 
@@ -93,10 +93,10 @@ impl IdText {
 }
 
 impl StreamId {
-    /// As text, see [`IdText`].
+    /// As text, see [`StreamIdText`].
     #[must_use]
-    pub fn text(self) -> IdText {
-        let mut text = IdText { digits: [0; IdText::LONGEST], start: IdText::LONGEST };
+    pub fn text(self) -> StreamIdText {
+        let mut text = StreamIdText { digits: [0; StreamIdText::LONGEST], start: StreamIdText::LONGEST };
         text.put_number(self.seq);
         text.put(b'-');
         text.put_number(self.ms);
@@ -111,17 +111,17 @@ impl fmt::Display for StreamId {
 }
 
 impl FromStr for StreamId {
-    type Err = InvalidStreamId;
+    type Err = StreamIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.as_bytes();
-        let hyphen = text.iter().position(|byte| *byte == b'-').ok_or(InvalidStreamId)?;
+        let hyphen = text.iter().position(|byte| *byte == b'-').ok_or(StreamIdError)?;
         let number = |part: &[u8]| {
             let digit = |number: u64, byte: &u8| {
                 let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
                 number.checked_mul(10)?.checked_add(u64::from(digit))
             };
-            if part.is_empty() { None } else { part.iter().try_fold(0, digit) }.ok_or(InvalidStreamId)
+            if part.is_empty() { None } else { part.iter().try_fold(0, digit) }.ok_or(StreamIdError)
         };
         Ok(Self { ms: number(&text[..hyphen])?, seq: number(&text[hyphen + 1..])? })
     }
@@ -156,18 +156,18 @@ impl fmt::Display for OrderKey {
 }
 
 impl FromStr for OrderKey {
-    type Err = InvalidStreamId;
+    type Err = StreamIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (at, origin) = text.split_once(':').ok_or(InvalidStreamId)?;
-        Ok(Self { at: at.parse().map_err(|_| InvalidStreamId)?, origin: origin.parse()? })
+        let (at, origin) = text.split_once(':').ok_or(StreamIdError)?;
+        Ok(Self { at: at.parse().map_err(|_| StreamIdError)?, origin: origin.parse()? })
     }
 }
 
 impl OrderKey {
     /// The time to show: that of arrival where the event's own cannot be read.
     #[must_use]
-    pub fn shown_at(self) -> Millis {
+    pub fn display_time(self) -> Millis {
         if EventTime::is_unreadable(self.at) {
             Millis::try_from(self.origin.ms).unwrap_or(self.at)
         } else {
@@ -203,7 +203,7 @@ pub struct NewEvent {
     pub traceparent: Option<String>,
     /// How often it was passed on from one Tributary to the next.
     pub hops: u32,
-    /// The channel on which somebody waits for what becomes of it, see [`crate::queue::Reply`].
+    /// The channel on which somebody waits for what becomes of it, see [`crate::queue::EventReply`].
     pub reply_to: Option<String>,
     /// Reason why the verified request is no usable event. With one, it is queued as a dead letter,
     /// and its type may be empty.
@@ -219,12 +219,12 @@ pub fn marker_digest(platform: &str, event_id: &str) -> String {
         hash.update((piece.len() as u64).to_be_bytes());
         hash.update(piece);
     }
-    in_hex(&hash.finalize()[..16])
+    to_hex(&hash.finalize()[..16])
 }
 
 /// `bytes` in hex, in lower case. What `hex::encode` says, which puts one character behind the other.
 #[must_use]
-pub fn in_hex(bytes: &[u8]) -> String {
+pub fn to_hex(bytes: &[u8]) -> String {
     let mut digits = vec![0; 2 * bytes.len()];
     let written = hex::encode_to_slice(bytes, &mut digits).ok().and_then(|()| String::from_utf8(digits).ok());
     // There is room for just as many digits, and they are ASCII.
@@ -284,7 +284,7 @@ impl Envelope {
 
     /// Whether it has been put off or replayed, so that more may be known of it in Redis than its entry.
     #[must_use]
-    pub fn was_moved(&self) -> bool {
+    pub fn was_requeued(&self) -> bool {
         self.id != self.origin
     }
 }
@@ -294,14 +294,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_two_digits() {
+    fn hex_has_two_digits_for_every_byte() {
         let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(in_hex(&bytes), hex::encode(&bytes));
-        assert_eq!(in_hex(&[]), "");
+        assert_eq!(to_hex(&bytes), hex::encode(&bytes));
+        assert_eq!(to_hex(&[]), "");
     }
 
     #[test]
-    fn an_id_is_its_text_and_nothing_else_is() {
+    fn stream_id_parses_only_its_own_text() {
         for (ms, seq) in [(0, 0), (7, 10), (1_763_000_000_000, 99), (u64::MAX, u64::MAX), (10, 0)] {
             let id = StreamId { ms, seq };
             assert_eq!(id.to_string(), format!("{ms}-{seq}"));
@@ -310,7 +310,7 @@ mod tests {
         let wrong =
             ["", "-", "1-", "-1", "1", "1-2-3", "+1-2", "1-+2", " 1-2", "1-2 ", "1:2", "a-1", "1-a", "\u{661}-1"];
         for text in wrong.iter().copied().chain(["18446744073709551616-0", "0-18446744073709551616"]) {
-            assert_eq!(text.parse::<StreamId>(), Err(InvalidStreamId), "{text}");
+            assert_eq!(text.parse::<StreamId>(), Err(StreamIdError), "{text}");
         }
         assert_eq!("007-08".parse(), Ok(StreamId { ms: 7, seq: 8 }));
     }
@@ -322,12 +322,12 @@ mod tests {
         assert!(late < known && early < late, "the newest wins");
         assert!(known.precedes(early) && known.precedes(late) && early.precedes(late), "the oldest wins");
         assert!(!early.precedes(known) && !late.precedes(early));
-        assert_eq!((known.shown_at(), late.shown_at()), (1, 9));
+        assert_eq!((known.display_time(), late.display_time()), (1, 9));
         assert_eq!(late.to_string().parse(), Ok(late), "as guards keep it");
     }
 
     #[test]
-    fn nothing_lies_between_an_id_and_the_one_before() {
+    fn stream_id_before_is_the_direct_predecessor() {
         let id = |ms, seq| StreamId { ms, seq };
         assert_eq!(id(5, 7).before(), id(5, 6));
         assert_eq!(id(5, 0).before(), id(4, u64::MAX));

@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod ops;
 pub mod outbound;
 pub mod platform;
-pub mod probe;
+pub mod health_check;
 pub mod queue;
 pub mod registration;
 pub mod shutdown;

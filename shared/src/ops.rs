@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 /// Says whether the process can do its work now, and if not, why not (plain words, no secrets). Called on every request
 /// to `/ready`, so it must only look at what is known.
-pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub type ReadinessCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Media type of the Prometheus text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -26,13 +26,13 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The running operational server.
 #[derive(Debug)]
-pub struct Ops {
+pub struct OpsServer {
     address: SocketAddr,
     handle: ServerHandle,
     task: JoinHandle<io::Result<()>>,
 }
 
-impl Ops {
+impl OpsServer {
     /// Where it listens; the real port, even when port 0 was asked for.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -52,7 +52,7 @@ impl Ops {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn serve(bind: SocketAddr, metrics: PrometheusHandle, readiness: Readiness) -> io::Result<Ops> {
+pub fn serve(bind: SocketAddr, metrics: PrometheusHandle, readiness: ReadinessCheck) -> io::Result<OpsServer> {
     serve_with(bind, metrics, readiness, |_| {})
 }
 
@@ -63,9 +63,9 @@ pub fn serve(bind: SocketAddr, metrics: PrometheusHandle, readiness: Readiness) 
 pub fn serve_with(
     bind: SocketAddr,
     metrics: PrometheusHandle,
-    readiness: Readiness,
+    readiness: ReadinessCheck,
     routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
-) -> io::Result<Ops> {
+) -> io::Result<OpsServer> {
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(metrics.clone()))
@@ -83,7 +83,7 @@ pub fn serve_with(
     let server = server.run();
     let handle = server.handle();
     tracing::info!(role = "ops", %address, "listening");
-    Ok(Ops { address, handle, task: tokio::spawn(server) })
+    Ok(OpsServer { address, handle, task: tokio::spawn(server) })
 }
 
 /// Probes ask with HEAD as well as with GET.
@@ -103,7 +103,7 @@ async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
     HttpResponse::Ok().insert_header((header::CONTENT_TYPE, PROMETHEUS_TEXT)).body(metrics.render())
 }
 
-async fn ready(readiness: web::Data<Readiness>) -> HttpResponse {
+async fn ready(readiness: web::Data<ReadinessCheck>) -> HttpResponse {
     match readiness() {
         Ok(()) => HttpResponse::Ok().content_type(TEXT).body("ready\n"),
         Err(reason) => HttpResponse::ServiceUnavailable().content_type(TEXT).body(format!("not ready: {reason}\n")),
@@ -137,10 +137,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn three_routes_answer_and_only_readiness_follows_the_closure() {
+    async fn ops_routes_answer_and_ready_follows_its_check() {
         let good = Arc::new(AtomicBool::new(false));
         let seen = good.clone();
-        let readiness: Readiness =
+        let readiness: ReadinessCheck =
             Arc::new(move || if seen.load(Ordering::SeqCst) { Ok(()) } else { Err("redis is away".to_owned()) });
         let recorder = PrometheusBuilder::new().build_recorder();
         let metrics = recorder.handle();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_address_is_an_error() {
+    async fn address_in_use_is_an_error() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let metrics = PrometheusBuilder::new().build_recorder().handle();
         assert!(serve(taken.local_addr().unwrap(), metrics, Arc::new(|| Ok(()))).is_err());

@@ -3,10 +3,10 @@
 //! # Guarantees
 //!
 //! - Signals are watched on a thread of their own, so that no blocking call delays the reaction.
-//! - Before [`on_signals`], SIGTERM or SIGINT ends the process at once: nothing is in hand yet.
-//!   (`a_signal_before_the_start_ends_at_once`)
+//! - Before [`shutdown_token`], SIGTERM or SIGINT ends the process at once: nothing is in hand yet.
+//!   (`signal_before_the_start_ends_the_process_at_once`)
 //! - From then on the first signal cancels the token that everything long-running watches, and a
-//!   second one ends the process at once. (`a_second_signal_ends_a_stuck_process`)
+//!   second one ends the process at once. (`second_signal_ends_a_stuck_process`)
 
 use std::io;
 use std::sync::OnceLock;
@@ -20,25 +20,25 @@ use tokio_util::sync::CancellationToken;
 const STACK_BYTES: usize = 256 * 1024;
 
 /// The one watch of this process.
-static WATCH: OnceLock<Watch> = OnceLock::new();
+static WATCH: OnceLock<SignalWatch> = OnceLock::new();
 
-struct Watch {
+struct SignalWatch {
     /// Set once the process stops in an orderly way.
     orderly: OnceLock<CancellationToken>,
     /// Exit status for a signal before that; `None`: that of a process ended by the signal.
     early: Option<i32>,
 }
 
-/// Begins to watch for SIGTERM and SIGINT. Until [`on_signals`] either ends the process with the
+/// Begins to watch for SIGTERM and SIGINT. Until [`shutdown_token`] either ends the process with the
 /// status `early`, or, where that is `None`, with 128 and the signal's number.
 ///
 /// # Errors
 /// When the signal handlers cannot be registered.
-pub fn watch(early: Option<i32>) -> io::Result<()> {
+pub fn watch_signals(early: Option<i32>) -> io::Result<()> {
     if WATCH.get().is_some() {
         return Ok(());
     }
-    let watch = WATCH.get_or_init(|| Watch { orderly: OnceLock::new(), early });
+    let watch = WATCH.get_or_init(|| SignalWatch { orderly: OnceLock::new(), early });
     let (registered, outcome) = mpsc::sync_channel(1);
     let run = move || match listen() {
         Ok((runtime, mut signals)) => {
@@ -54,19 +54,19 @@ pub fn watch(early: Option<i32>) -> io::Result<()> {
 /// Token that the first SIGTERM or SIGINT cancels.
 ///
 /// # Errors
-/// As [`watch`], which this calls if the process has not.
-pub fn on_signals() -> io::Result<CancellationToken> {
-    watch(None)?;
+/// As [`watch_signals`], which this calls if the process has not.
+pub fn shutdown_token() -> io::Result<CancellationToken> {
+    watch_signals(None)?;
     let watch = WATCH.get().ok_or_else(|| io::Error::other("signals are not watched"))?;
     Ok(watch.orderly.get_or_init(CancellationToken::new).clone())
 }
 
 /// Ends `runtime` without waiting for its blocking calls, such as a name look-up that hangs.
-pub fn end_runtime(runtime: Runtime) {
+pub fn shutdown_runtime(runtime: Runtime) {
     runtime.shutdown_background();
 }
 
-impl Watch {
+impl SignalWatch {
     async fn obey(&self, signals: &mut Signals) {
         let (name, number) = signals.next().await;
         let Some(token) = self.orderly.get() else {
@@ -114,8 +114,8 @@ mod tests {
 
     /// The second signal ends the process, so only real binaries can show it.
     #[tokio::test]
-    async fn the_first_signal_cancels_the_token() {
-        let token = on_signals().unwrap();
+    async fn first_signal_cancels_the_token() {
+        let token = shutdown_token().unwrap();
         assert!(!token.is_cancelled());
         let pid = std::process::id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

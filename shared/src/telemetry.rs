@@ -25,23 +25,23 @@ pub enum LogFormat {
 /// A text other than `text` and `json`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be text or json")]
-pub struct UnknownLogFormat;
+pub struct LogFormatError;
 
 impl FromStr for LogFormat {
-    type Err = UnknownLogFormat;
+    type Err = LogFormatError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(UnknownLogFormat),
+            _ => Err(LogFormatError),
         }
     }
 }
 
 /// What only matters to those who ask for it: actix tells at length how it starts and stops, and calls every request that
 /// is no HTTP an error. Notices of PostgreSQL are those of an application's triggers. A filter overrides it by naming the same targets.
-const QUIET: &str = "actix_server=warn,actix_http::h1::dispatcher=off,sqlx::postgres::notice=error";
+const DEFAULT_DIRECTIVES: &str = "actix_server=warn,actix_http::h1::dispatcher=off,sqlx::postgres::notice=error";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ pub fn check_filter(filter: &str) -> Result<(), ParseError> {
 /// # Errors
 /// When `filter` is not valid or a subscriber is installed already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(format!("{QUIET},{filter}"))?;
+    let filter = EnvFilter::builder().parse(format!("{DEFAULT_DIRECTIVES},{filter}"))?;
     let lines = tracing_subscriber::fmt::layer().with_ansi(io::stdout().is_terminal());
     let registry = tracing_subscriber::registry().with(filter);
     match format {
@@ -95,7 +95,7 @@ mod tests {
     fn formats_are_named_exactly() {
         assert_eq!("text".parse(), Ok(LogFormat::Text));
         assert_eq!("json".parse(), Ok(LogFormat::Json));
-        assert_eq!("JSON".parse::<LogFormat>(), Err(UnknownLogFormat));
+        assert_eq!("JSON".parse::<LogFormat>(), Err(LogFormatError));
     }
 
     #[test]

@@ -13,12 +13,12 @@ use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now, now_ms, 
 use tests::sign;
 use tests::stack::{Builder, Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// A minute of the rules is a second.
-const FACTOR: u32 = 60;
+const SPEEDUP: u32 = 60;
 /// Longest wait for an alert to fire or end, on a machine that is busy with other tests.
-const LATE: Duration = Duration::from_secs(60);
+const ALERT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn durable() -> Builder {
     Stack::builder().redis(RedisOptions::durable())
@@ -34,7 +34,7 @@ async fn held(prometheus: &Prometheus, alert: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_system_that_works_raises_none_idle_busy_or_restarted() {
+async fn healthy_system_idle_busy_or_restarted_raises_no_alert() {
     let mut stack = durable().ingresses(2).workers(2).start().await;
     // Slower than elsewhere: a start takes a while on a busy machine, and must not look like an outage.
     let prometheus = Prometheus::start(&stack, 20).await;
@@ -61,7 +61,7 @@ async fn a_system_that_works_raises_none_idle_busy_or_restarted() {
     prometheus.follow(&stack).await;
     for role in [&stack.workers[0], &stack.workers[1], &stack.ingresses[0], &stack.ingresses[1]] {
         role.process.terminate();
-        role.process.ended(SOON).await;
+        role.process.ended(WAIT_LIMIT).await;
         prometheus.follow(&stack).await;
     }
     stack.ingresses[2].sender().acme(&content()).await.expect(202, "accepted");
@@ -69,38 +69,38 @@ async fn a_system_that_works_raises_none_idle_busy_or_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stopped_workers_then_stopped_ingress() {
+async fn stopped_workers_and_stopped_ingress_raise_alerts() {
     let mut stack = durable().start().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let mut sender = stack.sender();
     stack.workers[0].process.kill();
     sender.acme(&content()).await.expect(202, "accepted");
-    prometheus.fires(&["WebhookWorkerSilent", "WebhookInstanceDown"], LATE).await;
+    prometheus.fires(&["WebhookWorkerSilent", "WebhookInstanceDown"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookNoData").await;
     stack.add_worker().await;
     prometheus.follow(&stack).await;
-    prometheus.quiet(LATE).await;
-    stack.drained(SOON).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
+    stack.drained(WAIT_LIMIT).await;
 
     stack.ingresses[0].process.kill();
-    prometheus.fires(&["WebhookNoData"], LATE).await;
+    prometheus.fires(&["WebhookNoData"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookWorkerSilent").await;
     stack.add_ingress().await;
     prometheus.follow(&stack).await;
-    prometheus.quiet(LATE).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
     sender = stack.ingresses[1].sender();
     sender.acme(&content()).await.expect(202, "accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_database_away() {
+async fn database_outage_raises_alerts() {
     let mut stack = durable().database(Kind::OwnPostgres).start().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     sender.acme(&content()).await.expect(202, "accepted");
     stack.postgres.as_mut().unwrap().stop().await;
     sender.acme(&content()).await.expect(202, "accepted");
-    prometheus.fires(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], LATE).await;
+    prometheus.fires(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookWorkerSilent:acme").await;
     // A worker that starts meanwhile has no database yet, and says so.
     stack.workers[0].process.kill();
@@ -109,26 +109,26 @@ async fn the_database_away() {
     let instance = stack.workers[1].ops.trim_start_matches("http://");
     let of_the_new_one =
         format!("ALERTS{{alertname=\"WebhookDatabaseDown\",alertstate=\"firing\",instance=\"{instance}\"}}");
-    poll::until("it fires for the new worker", LATE, async || {
+    poll::until("it fires for the new worker", ALERT_TIMEOUT, async || {
         let firing = prometheus.query(&of_the_new_one).await?;
         if firing.is_empty() { Err(String::from("not yet")) } else { Ok(()) }
     })
     .await;
     stack.postgres.as_mut().unwrap().restart().await;
-    prometheus.quiet(LATE).await;
-    stack.drained(SOON).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_down_and_then_emptied() {
+async fn redis_outage_and_emptied_redis_raise_alerts() {
     let mut stack = durable().start().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     sender.acme(&content()).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.redis.kill();
-    poll::until("it fires, events being refused", LATE, async || {
+    poll::until("it fires, events being refused", ALERT_TIMEOUT, async || {
         assert_eq!(sender.acme(&content()).await.status, 503);
         let firing = prometheus.firing().await;
         let wanted = ["WebhookRedisDown", "WebhookRequestsRefused:acme"];
@@ -136,27 +136,27 @@ async fn redis_down_and_then_emptied() {
     })
     .await;
     stack.redis.restart().await;
-    prometheus.quiet(LATE).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookDataLost").await;
 
     let _: String = stack.redis.command(&["FLUSHALL"]).await;
-    prometheus.fires(&["WebhookDataLost"], LATE).await;
+    prometheus.fires(&["WebhookDataLost"], ALERT_TIMEOUT).await;
     // The runbook: find out what was lost, then restart the processes, which ends the alert.
     stack.add_worker().await;
     stack.add_ingress().await;
     for role in [&stack.workers[0], &stack.ingresses[0]] {
         role.process.terminate();
-        role.process.ended(SOON).await;
+        role.process.ended(WAIT_LIMIT).await;
     }
     prometheus.follow(&stack).await;
-    prometheus.quiet(LATE).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_secret_and_a_rate_limit() {
+async fn wrong_secret_and_rate_limit_raise_alerts() {
     let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 60\nburst = 1\n";
     let stack = durable().platforms(toml).start().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     let body = mux_event(&unique("e"), "active", Some("room"), "ls", now_ms()).to_string();
     for _ in 0..8 {
@@ -169,41 +169,41 @@ async fn a_wrong_secret_and_a_rate_limit() {
         refused += usize::from(sender.send(&tight).await.status == 429);
     }
     assert!(refused > 0);
-    prometheus.fires(&["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"], LATE).await;
+    prometheus.fires(&["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"], ALERT_TIMEOUT).await;
     let firing = prometheus.firing().await;
     assert!(
         !firing.contains("WebhookSignatureFailures:tight") && !firing.contains("WebhookRateLimitHits:mux"),
         "{firing:?}"
     );
-    prometheus.quiet(LATE).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_poison_burst() {
+async fn poison_burst_raises_alerts() {
     let stack = durable().worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     for _ in 0..30 {
         sender.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
         sender.acme(&content()).await.expect(202, "accepted");
     }
-    prometheus.fires(&["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"], LATE).await;
+    prometheus.fires(&["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookDeadLettersGrowing:acme").await;
     // The runbook: look why, mend the cause (here: announce the room), replay.
     let stats = stack.dlq_tool(&["stats", "--platform", "mux"]).await;
     assert!(stats.stdout.contains("session_not_found"), "{stats:?}");
     sender.announce("late", &json!({})).await.expect(202, "accepted");
-    stack.status("late", "ready", SOON).await;
+    stack.status("late", "ready", WAIT_LIMIT).await;
     let replay =
         stack.dlq_tool(&["replay", "--platform", "mux", "--error-code", "session_not_found", "--yes"]).await;
     assert_eq!(replay.code, Some(0), "{replay:?}");
-    stack.status("late", "live", SOON).await;
-    prometheus.quiet(LATE).await;
+    stack.status("late", "live", WAIT_LIMIT).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
     assert_eq!(stack.dead("mux").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_of_a_paused_platform_and_a_broken_stream() {
+async fn paused_backlog_and_broken_stream_raise_alerts() {
     let toml = "[platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 60000\n";
     let paused =
         format!("[platforms.acme]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n{toml}paused = true\n");
@@ -213,42 +213,42 @@ async fn a_backlog_of_a_paused_platform_and_a_broken_stream() {
     let (program, ops) = stack.worker_program();
     let process = program.env("PLATFORMS_FILE", &file).spawn();
     stack.workers.push(tests::stack::Role { process, url: ops.clone(), ops });
-    stack.workers[0].ready(SOON).await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     for _ in 0..1_010 {
         let held = sign::generic("held", ACME_SECRET, content().to_string().as_bytes());
         sender.send(&held).await.expect(202, "accepted");
     }
     let _: String = stack.redis.command(&["SET", "webhooks:incoming:netflix", "no stream"]).await;
-    prometheus.fires(&["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"], LATE).await;
+    prometheus.fires(&["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookOldestEventOld:held").await;
     held(&prometheus, "WebhookWorkerSilent:held").await;
     // The runbook: resume the platform, remove the foreign key.
     stack.add_worker().await;
     stack.workers[0].process.terminate();
-    stack.workers[0].process.ended(SOON).await;
+    stack.workers[0].process.ended(WAIT_LIMIT).await;
     let _: usize = stack.redis.command(&["DEL", "webhooks:incoming:netflix"]).await;
     prometheus.follow(&stack).await;
-    stack.drained(LATE).await;
-    prometheus.quiet(LATE).await;
+    stack.drained(ALERT_TIMEOUT).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_at_their_bound() {
+async fn full_dead_letters_raise_alerts() {
     let stack = durable().worker_env("MISSING_SESSION_WAIT_MS", "100").worker_env("DLQ_MAX_LEN", "1").start().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     for _ in 0..2 {
         let event = mux_event(&unique("e"), "active", Some("late"), "ls", now_ms());
         stack.sender().mux(&event).await.expect(202, "accepted");
     }
-    prometheus.fires(&["WebhookDeadLettersFull:mux"], LATE).await;
+    prometheus.fires(&["WebhookDeadLettersFull:mux"], ALERT_TIMEOUT).await;
     // The runbook: mend the cause, replay, and what stayed in retry goes through by itself.
     stack.sender().announce("late", &json!({})).await.expect(202, "accepted");
-    stack.status("late", "live", SOON).await;
+    stack.status("late", "live", WAIT_LIMIT).await;
     let replay = stack.dlq_tool(&["replay", "--platform", "mux", "--yes"]).await;
     assert_eq!(replay.code, Some(0), "{replay:?}");
-    prometheus.quiet(LATE).await;
+    prometheus.quiet(ALERT_TIMEOUT).await;
 }
 
 /// Something of everything, so that every query has something to show.
@@ -257,7 +257,7 @@ async fn busy() -> Stack {
     let stack = durable().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let sender = stack.sender();
     sender.announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
     stack
 }
 
@@ -317,13 +317,13 @@ fn metrics(query: &str) -> impl Iterator<Item = &str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_query_of_the_dashboard_and_the_rules_shows_something_of_the_real_processes() {
+async fn dashboard_and_rule_queries_find_real_metrics() {
     let stack = busy().await;
-    let prometheus = Prometheus::start(&stack, FACTOR).await;
+    let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     let queries = dashboard_queries();
     assert!(queries.len() > 50, "{}", queries.len());
-    poll::until("every query shows something", LATE, async || {
+    poll::until("every query shows something", ALERT_TIMEOUT, async || {
         traffic(&sender).await;
         let mut empty = Vec::new();
         for (place, query) in &queries {
@@ -356,14 +356,14 @@ async fn every_query_of_the_dashboard_and_the_rules_shows_something_of_the_real_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn promtool_finds_nothing_to_say_about_the_metrics() {
+async fn promtool_accepts_the_metrics() {
     let stack = busy().await;
     traffic(&stack.sender()).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let text = Sender::new(&role.ops).get("/metrics").await.text;
         assert!(text.contains("webhook_redis_up") && text.contains("process_resident_memory_bytes"), "{text}");
         let promtool = Program::at("promtool", "promtool").args(["check", "metrics"]);
-        let found = promtool.run_with_input(text.as_bytes(), SOON).await;
+        let found = promtool.run_with_input(text.as_bytes(), WAIT_LIMIT).await;
         assert_eq!((found.code, found.stderr.as_str(), found.stdout.as_str()), (Some(0), "", ""));
     }
 }

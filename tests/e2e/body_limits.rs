@@ -39,7 +39,7 @@ fn parsed(raw: &str) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn size_is_bounded_with_and_without_a_declared_length() {
+async fn body_size_is_bounded_with_and_without_content_length() {
     let stack = Stack::builder().workers(0).ingress_env("MAX_BODY_BYTES", "1000").start().await;
     let sender = stack.sender();
     let sized = |size: usize| {
@@ -66,7 +66,7 @@ async fn size_is_bounded_with_and_without_a_declared_length() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_encoding_is_refused() {
+async fn unknown_content_encoding_is_refused() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
@@ -81,7 +81,7 @@ async fn an_unknown_encoding_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_does_not_arrive_times_out() {
+async fn incomplete_body_times_out() {
     let toml = "[platforms.patient]\nsecrets = [\"env:ACME_SECRET\"]\nbusy_status = 503\n";
     let stack = Stack::builder().workers(0).platforms(toml).ingress_env("BODY_TIMEOUT_MS", "700").start().await;
     let role = &stack.ingresses[0];
@@ -108,7 +108,7 @@ async fn a_body_that_does_not_arrive_times_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_in_flight_is_bounded_and_the_slowest_gives_way() {
+async fn in_flight_bytes_at_their_bound_evict_the_slowest_body() {
     let stack = Stack::builder()
         .workers(0)
         .ingress_env("MAX_BODY_BYTES", "1000")

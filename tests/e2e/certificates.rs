@@ -9,7 +9,7 @@ use tests::process;
 use tests::sender::{content_event, now_ms};
 use tests::stack::Stack;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// Some CA's certificate; no server has one of it.
 const CA: &str = "-----BEGIN CERTIFICATE-----
@@ -46,7 +46,7 @@ async fn https_deliveries_wait_for_certificates() {
         .expect(202, "accepted");
     poll::until(
         "http goes on",
-        SOON,
+        WAIT_LIMIT,
         async || {
             if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
         },
@@ -56,7 +56,7 @@ async fn https_deliveries_wait_for_certificates() {
         let answer = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
         answer.json["destinations"][1]["last_error"].as_str().unwrap_or_default().to_owned()
     };
-    poll::until("the status says why", SOON, async || {
+    poll::until("the status says why", WAIT_LIMIT, async || {
         let error = last_error().await;
         let named = error.contains("no CA certificates in SSL_CERT_FILE (no such path)");
         if named { Ok(()) } else { Err(error) }
@@ -65,7 +65,7 @@ async fn https_deliveries_wait_for_certificates() {
     let waiting: usize = stack.redis.command(&["XLEN", "webhooks:outgoing:webhook_2"]).await;
     assert_eq!((waiting, stack.dead("out:webhook_2").await), (1, 0));
     for role in stack.ingresses.iter().chain(&stack.workers) {
-        role.ready(SOON).await;
+        role.ready(WAIT_LIMIT).await;
         assert!(role.process.log().contains("no CA certificates"), "{}", role.process.tail());
     }
     let open = stack.workers[0].metric("webhook_destination_circuit_open", &["destination=\"webhook_2\""]).await;
@@ -73,7 +73,7 @@ async fn https_deliveries_wait_for_certificates() {
 
     // They are found without a restart; the receiver's port is closed.
     std::fs::write(&file, CA).unwrap();
-    poll::until("it is tried", SOON * 3, async || {
+    poll::until("it is tried", WAIT_LIMIT * 3, async || {
         let error = last_error().await;
         if error.contains("ECONNREFUSED") { Ok(()) } else { Err(error) }
     })
@@ -102,7 +102,7 @@ async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
         .expect(202, "accepted");
     poll::until(
         "http goes on",
-        SOON,
+        WAIT_LIMIT,
         async || {
             if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
         },
@@ -111,7 +111,7 @@ async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
     assert_eq!(stack.dead("out:webhook_2").await, 0);
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
-        let status = role.process.ended(SOON).await;
+        let status = role.process.ended(WAIT_LIMIT).await;
         assert_eq!(status.code(), Some(0), "{}", role.process.tail());
         assert!(!role.process.log().contains("the grace period is over"), "{}", role.process.tail());
     }

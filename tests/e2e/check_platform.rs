@@ -9,11 +9,11 @@ use tests::sign::{self, Signed};
 use tests::stack::Stack;
 use tests::{ports, sender};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const REALCAST_SECRET: &str = "realcast-secret-5c1e";
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An ingress command without Redis: nothing listens where it is told to look.
 fn ingress() -> Program {
@@ -33,7 +33,7 @@ async fn check(platform: &str, request: &Signed, args: &[&str]) -> Finished {
     std::fs::write(&headers, format!("POST {} HTTP/1.1\r\n{}", request.path, lines.concat())).unwrap();
     std::fs::write(&body, &request.body).unwrap();
     let program = ingress().args(["check-platform", "--platform", platform]).arg("--headers").arg(&headers);
-    let finished = program.arg("--body").arg(&body).args(args).run(PATIENCE).await;
+    let finished = program.arg("--body").arg(&body).args(args).run(TIMEOUT).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
     for secret in [MUX_SECRET, LIVEKIT_SECRET, NETFLIX_SECRET, REALCAST_SECRET] {
         assert!(!text.contains(secret), "{text}");
@@ -42,7 +42,7 @@ async fn check(platform: &str, request: &Signed, args: &[&str]) -> Finished {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_capture_is_judged_without_redis() {
+async fn check_platform_verifies_a_capture_without_redis() {
     let body = mux_event("evt-1", "active", Some("room-7"), "ls-7", now_ms()).to_string();
     let request = sign::mux(MUX_SECRET, now(), body.as_bytes());
     let finished = check("mux", &request, &[]).await;
@@ -72,7 +72,7 @@ async fn a_capture_is_judged_without_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn verdict_on_an_event_is_the_plan_of_the_worker() {
+async fn check_platform_predicts_the_effects_of_the_worker() {
     let realcast = |body: Value| {
         sign::over_body("realcast", "X-RealCast-Signature", REALCAST_SECRET, body.to_string().as_bytes())
     };
@@ -102,7 +102,7 @@ async fn verdict_on_an_event_is_the_plan_of_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn usage_and_configuration_are_status_two() {
+async fn usage_and_configuration_errors_exit_with_2() {
     let request = sign::mux(MUX_SECRET, now(), b"{}");
     for (platform, args) in [
         ("nobody", &[][..]),
@@ -117,18 +117,18 @@ async fn usage_and_configuration_are_status_two() {
     }
     for args in [&["send-test"][..], &["send-test", "nobody"], &["send-test", "mux", "--url", "https://localhost"]]
     {
-        let finished = ingress().args(args).run(PATIENCE).await;
+        let finished = ingress().args(args).run(TIMEOUT).await;
         assert_eq!(finished.code, Some(2), "{args:?}: {finished:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_test_event_goes_all_the_way() {
+async fn send_test_event_is_processed() {
     let stack = Stack::builder().start().await;
     let url = stack.ingresses[0].url.clone();
     let send = async |args: &[&str]| {
         let (program, ..) = stack.ingress_program();
-        program.args(["send-test", "--url", &url]).args(args).run(PATIENCE).await
+        program.args(["send-test", "--url", &url]).args(args).run(TIMEOUT).await
     };
     for platform in ["mux", "livekit", "netflix", "acme"] {
         let finished = send(&[platform]).await;
@@ -137,7 +137,7 @@ async fn a_test_event_goes_all_the_way() {
     }
     let finished = send(&["netflix", "--type", "content_added"]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     for platform in ["mux", "livekit", "netflix", "acme"] {
         assert_eq!(stack.dead(platform).await, 0, "{platform}");
     }
@@ -151,18 +151,18 @@ async fn a_test_event_goes_all_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_and_no_answer_are_status_one() {
+async fn send_test_refused_or_unanswered_exits_with_1() {
     let stack = Stack::builder().workers(0).start().await;
     let url = stack.ingresses[0].url.clone();
     let other = ingress().env("NETFLIX_WEBHOOK_SECRET", "another").args(["send-test", "netflix", "--url", &url]);
-    let finished = other.run(PATIENCE).await;
+    let finished = other.run(TIMEOUT).await;
     assert_eq!(finished.code, Some(1), "{finished:?}");
     assert!(
         finished.stdout.starts_with("401 ") && finished.stdout.contains("E_WEBHOOK_INVALID_SIGNATURE"),
         "{finished:?}"
     );
     let nobody = format!("http://127.0.0.1:{}", ports::free());
-    let finished = ingress().args(["send-test", "netflix", "--url", &nobody]).run(PATIENCE).await;
+    let finished = ingress().args(["send-test", "netflix", "--url", &nobody]).run(TIMEOUT).await;
     assert_eq!((finished.code, finished.stdout.as_str()), (Some(1), ""), "{finished:?}");
     assert!(!finished.stderr.contains(NETFLIX_SECRET));
 }

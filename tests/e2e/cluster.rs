@@ -18,15 +18,15 @@ use tests::sender::{ACME_SECRET, MUX_SECRET, content_event, mux_event, now, now_
 use tests::sign::{self, Signed};
 use tests::stack::{Builder, Stack};
 
-use crate::SOON;
-use crate::registration::{KNOWN_WITHIN, accepted, event, keyed};
+use crate::WAIT_LIMIT;
+use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 
 /// After which silence a node counts as failed.
 const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Within this the system works again after a primary was killed: until the cluster has noticed and elected, and then some.
-const RECOVERED: Duration = Duration::from_secs(20);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(20);
 /// Longest that replicas were behind before the kill, and longest that a dying primary's answers took.
-const LAG: Duration = Duration::from_secs(1);
+const REPLICATION_LAG: Duration = Duration::from_secs(1);
 
 /// More than the senders of these tests can do together.
 const NO_LIMIT: &str = "
@@ -40,7 +40,7 @@ fn on(cluster: &RedisCluster, builder: Builder) -> Builder {
 }
 
 async fn dlq_tool(stack: &Stack, args: &[&str]) -> (Option<i32>, Vec<Value>, String) {
-    let ran = stack.program("dlq-tool").env("NO_COLOR", "1").args(args).run(SOON).await;
+    let ran = stack.program("dlq-tool").env("NO_COLOR", "1").args(args).run(WAIT_LIMIT).await;
     (ran.code, ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(), ran.stderr)
 }
 
@@ -57,19 +57,19 @@ async fn drained(cluster: &RedisCluster, platforms: &[&str], within: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_works_on_a_cluster() {
+async fn cluster_serves_every_operation() {
     let cluster = RedisCluster::start(RedisOptions::fast(), Duration::from_secs(15)).await;
-    let builder = on(&cluster, keyed().ingresses(2).workers(2));
+    let builder = on(&cluster, builder_with_key().ingresses(2).workers(2));
     let stack = builder.worker_env("MISSING_SESSION_WAIT_MS", "300").start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
 
     // An event becomes a row, a duplicate is known to the other replica.
     one.announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
     let live = mux_event(&unique("e"), "active", Some("room"), "stream", now_ms());
     one.mux(&live).await.expect(202, "accepted");
     two.mux(&live).await.expect(200, "duplicate");
-    stack.status("room", "live", SOON).await;
+    stack.status("room", "live", WAIT_LIMIT).await;
     let spread: Vec<usize> = {
         let mut spread = Vec::new();
         for platform in ["mux", "sessions", "acme", "netflix", "livekit"] {
@@ -96,8 +96,8 @@ async fn everything_works_on_a_cluster() {
 
     // What is registered is known everywhere.
     one.registered(&json!({"platform": "shop", "secret": "registered-5ecret-of-shop"})).await;
-    let id = accepted(&two, &event("shop", "registered-5ecret-of-shop"), KNOWN_WITHIN).await;
-    poll::until("the registered platform's event is in the ledger", SOON, async || {
+    let id = accepted(&two, &event("shop", "registered-5ecret-of-shop"), PROPAGATION_LIMIT).await;
+    poll::until("the registered platform's event is in the ledger", WAIT_LIMIT, async || {
         stack.database.event("shop", &id).await.map(drop).ok_or("not there")
     })
     .await;
@@ -105,7 +105,7 @@ async fn everything_works_on_a_cluster() {
     // Dead letters of two slots are found, counted and put back.
     let lost = mux_event("dead_1", "active", Some("late"), "ls", now_ms());
     one.mux(&lost).await.expect(202, "accepted");
-    poll::until("it is a dead letter", SOON, async || {
+    poll::until("it is a dead letter", WAIT_LIMIT, async || {
         let (code, letters, said) = dlq_tool(&stack, &["list", "--output", "json"]).await;
         if code == Some(0) && letters.len() == 1 { Ok(()) } else { Err(format!("{code:?} {letters:?} {said}")) }
     })
@@ -117,12 +117,12 @@ async fn everything_works_on_a_cluster() {
         assert!(named.contains(&platform), "{platform} is not in the index: {named:?}");
     }
     one.announce("late", &json!({})).await.expect(202, "accepted");
-    stack.status("late", "ready", SOON).await;
+    stack.status("late", "ready", WAIT_LIMIT).await;
     let (code, _, said) = dlq_tool(&stack, &["replay", "--event-id", "dead_1", "--yes"]).await;
     assert_eq!(code, Some(0), "{said}");
-    stack.status("late", "live", SOON).await;
+    stack.status("late", "live", WAIT_LIMIT).await;
 
-    drained(&cluster, &["mux", "sessions", "acme", "shop"], SOON).await;
+    drained(&cluster, &["mux", "sessions", "acme", "shop"], WAIT_LIMIT).await;
     let numbers = one.admin(reqwest::Method::GET, "/api/v1/webhooks/stats", &Value::Null).await;
     let expected = json!({"pending_count": 0, "processing_count": 0, "dead_letter_count": 0, "total_processed": 7});
     assert_eq!(numbers.json, expected);
@@ -134,7 +134,7 @@ async fn everything_works_on_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_kind_of_redis_than_configured_is_refused() {
+async fn redis_of_another_kind_than_configured_is_refused() {
     let cluster = RedisCluster::start(RedisOptions::fast(), NODE_TIMEOUT).await;
     let single = RedisServer::start(RedisOptions::fast()).await;
     // Every node, since only one of them has the key that the layout stands in.
@@ -144,7 +144,7 @@ async fn another_kind_of_redis_than_configured_is_refused() {
         let stack = Stack::builder().env("REDIS_URL", &url).env("REDIS_CLUSTER", configured).servers().await;
         let dlq_tool = stack.program("dlq-tool").arg("list");
         for program in [stack.ingress_program().0, stack.worker_program().0, dlq_tool] {
-            let ended = program.run(SOON).await;
+            let ended = program.run(WAIT_LIMIT).await;
             let said = format!("{}{}", ended.stdout, ended.stderr);
             assert_eq!(ended.code, Some(2), "{said}");
             assert!(said.contains("REDIS_CLUSTER"), "{said}");
@@ -157,7 +157,7 @@ async fn another_kind_of_redis_than_configured_is_refused() {
     single.command::<()>(&["HSET", "webhooks:meta", "layout", "cluster"]).await;
     let stack = Stack::builder().env("REDIS_URL", &single.url()).servers().await;
     for program in [stack.ingress_program().0, stack.worker_program().0, stack.program("dlq-tool").arg("list")] {
-        let ended = program.run(SOON).await;
+        let ended = program.run(WAIT_LIMIT).await;
         assert_eq!(ended.code, Some(2), "{}{}", ended.stdout, ended.stderr);
     }
 }
@@ -169,13 +169,13 @@ fn acme(content_id: &str) -> Signed {
 
 /// A replica that does not answer: nothing is accepted, and no duplicate is confirmed, until it does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_replica_has_not_got_is_not_accepted_where_that_is_asked_for() {
+async fn unreplicated_event_is_not_accepted_with_wait_replicas() {
     let cluster = RedisCluster::start(RedisOptions::fast(), Duration::from_secs(15)).await;
     let builder = on(&cluster, Stack::builder().workers(0)).ingress_env("REDIS_WAIT_REPLICAS", "1");
     let stack = builder.ingress_env("REDIS_WAIT_TIMEOUT_MS", "300").start().await;
     let (sender, before, signed) = (stack.sender(), acme("before"), acme("during"));
     // A replica that has only just begun may take longer than it is waited for.
-    poll::until("the replica confirms", SOON, async || {
+    poll::until("the replica confirms", WAIT_LIMIT, async || {
         let answer = sender.send(&before).await;
         if answer.status < 300 { Ok(()) } else { Err(answer.text) }
     })
@@ -198,7 +198,7 @@ async fn what_a_replica_has_not_got_is_not_accepted_where_that_is_asked_for() {
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     replica.thaw();
     cluster.replicated().await;
-    poll::until("the replica confirms again", SOON, async || {
+    poll::until("the replica confirms again", WAIT_LIMIT, async || {
         let answer = sender.send(&signed).await;
         if (answer.status, answer.outcome()) == (200, "duplicate") { Ok(()) } else { Err(answer.text) }
     })
@@ -208,13 +208,13 @@ async fn what_a_replica_has_not_got_is_not_accepted_where_that_is_asked_for() {
 
 /// The other side of it: without waiting, what a replica had not got when it took over is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_waiting_exactly_what_the_replica_had_not_got_is_lost() {
+async fn failover_without_wait_loses_only_unreplicated_events() {
     let mut cluster = RedisCluster::start(RedisOptions::fast(), NODE_TIMEOUT).await;
     let mut stack = on(&cluster, Stack::builder().workers(0)).start().await;
     let sender = stack.sender();
     let kept = sender.send(&acme("kept")).await.expect(202, "accepted").to_owned();
     let primary = cluster.serving("webhooks:incoming:{acme}").await;
-    poll::until("the replica has it", SOON, async || {
+    poll::until("the replica has it", WAIT_LIMIT, async || {
         let mut replica = cluster.nodes[primary + 3].connection().await;
         redis::cmd("READONLY").exec_async(&mut replica).await.unwrap();
         let length = redis::cmd("XLEN").arg("webhooks:incoming:{acme}").query_async::<usize>(&mut replica).await;
@@ -228,7 +228,7 @@ async fn without_waiting_exactly_what_the_replica_had_not_got_is_lost() {
     let gone = sender.send(&signed).await.expect(202, "accepted").to_owned();
     cluster.nodes[primary].kill();
     cluster.nodes[primary + 3].process().thaw();
-    let again = poll::until("the replica has taken over", RECOVERED, async || {
+    let again = poll::until("the replica has taken over", RECOVERY_LIMIT, async || {
         let answer = sender.send(&signed).await;
         if answer.status < 300 { Ok(answer) } else { Err(answer.text) }
     })
@@ -237,22 +237,22 @@ async fn without_waiting_exactly_what_the_replica_had_not_got_is_lost() {
     assert_eq!(again.expect(202, "accepted"), gone);
     stack.add_worker().await;
     for id in [&kept, &gone] {
-        poll::until("it is in the ledger", SOON, async || {
+        poll::until("it is in the ledger", WAIT_LIMIT, async || {
             stack.database.event("acme", id).await.map(drop).ok_or("not there")
         })
         .await;
     }
-    drained(&cluster, &["acme"], SOON).await;
+    drained(&cluster, &["acme"], WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 2);
     cluster.nodes[primary].restart().await;
     cluster.replicated().await;
 }
 
 /// What was promised, by event id, and when.
-type Promised = Arc<Mutex<BTreeMap<(&'static str, String), Instant>>>;
+type AcceptedEvents = Arc<Mutex<BTreeMap<(&'static str, String), Instant>>>;
 
 /// Sends events of two platforms, each until it is taken, as providers do, until told to stop.
-fn load(stack: &Stack, promised: &Promised, stop: &Arc<AtomicBool>) -> tokio::task::JoinSet<()> {
+fn load(stack: &Stack, promised: &AcceptedEvents, stop: &Arc<AtomicBool>) -> tokio::task::JoinSet<()> {
     let mut senders = tokio::task::JoinSet::new();
     for lane in 0..6 {
         let (sender, promised, stop) = (stack.sender(), Arc::clone(promised), Arc::clone(stop));
@@ -284,7 +284,7 @@ fn load(stack: &Stack, promised: &Promised, stop: &Arc<AtomicBool>) -> tokio::ta
 }
 
 /// What came of a blow under load.
-struct Survived {
+struct FaultOutcome {
     /// When what was lost had been promised.
     lost: Vec<Instant>,
     /// When the blow came.
@@ -299,17 +299,17 @@ async fn under_load(
     cluster: &mut RedisCluster,
     stack: &Stack,
     strike: impl AsyncFnOnce(&mut RedisCluster) -> Duration,
-) -> Survived {
+) -> FaultOutcome {
     watch::install(&stack.database).await;
     for room in [1, 3, 5] {
-        poll::until("the room is announced", SOON, async || {
+        poll::until("the room is announced", WAIT_LIMIT, async || {
             let answer = stack.sender().announce(&format!("room{room}"), &json!({})).await;
             if answer.status < 300 { Ok(()) } else { Err(answer.text) }
         })
         .await;
-        stack.status(&format!("room{room}"), "ready", SOON).await;
+        stack.status(&format!("room{room}"), "ready", WAIT_LIMIT).await;
     }
-    let (promised, stop) = (Promised::default(), Arc::new(AtomicBool::new(false)));
+    let (promised, stop) = (AcceptedEvents::default(), Arc::new(AtomicBool::new(false)));
     let mut senders = load(stack, &promised, &stop);
     let of_acme = |after: Option<Instant>| {
         let promised = promised.lock().unwrap();
@@ -320,10 +320,10 @@ async fn under_load(
         let count = of_acme(after).len();
         if count > 200 { Ok(()) } else { Err(count) }
     };
-    poll::until("events flow", SOON, async || flowing(None)).await;
+    poll::until("events flow", WAIT_LIMIT, async || flowing(None)).await;
     let struck = Instant::now();
     let back = struck + strike(cluster).await;
-    poll::until("events are accepted again", RECOVERED, async || flowing(Some(back))).await;
+    poll::until("events are accepted again", RECOVERY_LIMIT, async || flowing(Some(back))).await;
     let recovered = of_acme(Some(back)).into_iter().min().unwrap() - struck;
     stop.store(true, Ordering::Relaxed);
     while let Some(ended) = senders.join_next().await {
@@ -354,7 +354,7 @@ async fn under_load(
     }
     let dead: usize = cluster.command(&["XLEN", "webhooks:dlq:{acme}"]).await;
     assert_eq!(dead, 0, "a failover is nobody's fault");
-    Survived { lost, struck, recovered, promised: promised.len() }
+    FaultOutcome { lost, struck, recovered, promised: promised.len() }
 }
 
 /// Kills the primary of `acme`, and starts it again when it has been replaced, as a supervisor does: it is the replica
@@ -373,17 +373,17 @@ async fn freeze(cluster: &mut RedisCluster) -> Duration {
     took
 }
 
-impl Survived {
+impl FaultOutcome {
     /// Says what came of it, and checks that it took no longer than it may.
     fn check(&self, what: &str) {
         let Self { lost, recovered, promised, .. } = self;
         eprintln!("{what}: {promised} accepted, {} lost, accepting again after {recovered:?}", lost.len());
-        assert!(*recovered < RECOVERED, "{recovered:?}");
+        assert!(*recovered < RECOVERY_LIMIT, "{recovered:?}");
     }
 
     /// Checks that only what was promised around the blow was lost.
     fn check_window(&self) {
-        let within = |at: &Instant| *at + LAG > self.struck && *at < self.struck + self.recovered;
+        let within = |at: &Instant| *at + REPLICATION_LAG > self.struck && *at < self.struck + self.recovered;
         assert!(
             self.lost.iter().all(within),
             "lost although accepted long before {:?}: {:?}",
@@ -394,7 +394,7 @@ impl Survived {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_killed_under_load_costs_nothing_where_replicas_confirm() {
+async fn killed_primary_loses_nothing_with_wait_replicas() {
     let mut cluster = RedisCluster::start(RedisOptions::fast(), NODE_TIMEOUT).await;
     let builder = on(&cluster, Stack::builder().workers(2)).ingress_env("REDIS_WAIT_REPLICAS", "1");
     let stack = builder.start().await;
@@ -404,7 +404,7 @@ async fn a_primary_killed_under_load_costs_nothing_where_replicas_confirm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_frozen_under_load_costs_nothing_where_replicas_confirm() {
+async fn frozen_primary_loses_nothing_with_wait_replicas() {
     let mut cluster = RedisCluster::start(RedisOptions::fast(), NODE_TIMEOUT).await;
     let builder = on(&cluster, Stack::builder().workers(2)).ingress_env("REDIS_WAIT_REPLICAS", "1");
     let stack = builder.start().await;
@@ -414,7 +414,7 @@ async fn a_primary_frozen_under_load_costs_nothing_where_replicas_confirm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_killed_under_load_costs_at_most_what_its_replica_had_not_got() {
+async fn killed_primary_loses_only_unreplicated_events() {
     let mut cluster = RedisCluster::start(RedisOptions::fast(), NODE_TIMEOUT).await;
     let stack = on(&cluster, Stack::builder().workers(2)).start().await;
     let survived = under_load(&mut cluster, &stack, kill).await;
@@ -423,7 +423,7 @@ async fn a_primary_killed_under_load_costs_at_most_what_its_replica_had_not_got(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_moves_under_load_costs_nothing() {
+async fn slot_migration_under_load_loses_nothing() {
     let mut cluster = RedisCluster::start(RedisOptions::fast(), Duration::from_secs(15)).await;
     let stack = on(&cluster, Stack::builder().workers(2)).start().await;
     let move_it = async |cluster: &mut RedisCluster| {

@@ -9,7 +9,7 @@ use tests::sender::{content_event, livekit_event, mux_event, now, now_ms, unique
 use tests::sign::{self, Signed};
 use tests::stack::Stack;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const CODINGS: [&str; 3] = ["gzip", "zstd", "br"];
 
@@ -45,7 +45,7 @@ async fn queued(stack: &Stack, platform: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn signed_on_the_wire_or_decoded_is_the_same_event() {
+async fn compressed_body_signed_in_either_form_is_the_same_event() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let mut bodies = Vec::new();
@@ -64,7 +64,7 @@ async fn signed_on_the_wire_or_decoded_is_the_same_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_scheme_takes_them_and_workers_apply_them() {
+async fn compressed_bodies_of_every_scheme_are_applied() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     let room = unique("room");
@@ -72,15 +72,15 @@ async fn every_scheme_takes_them_and_workers_apply_them() {
     let body = mux_event(&unique("event"), "active", Some(&room), "ls-compressed", now_ms()).to_string();
     let request = compressed(sign::mux(MUX_SECRET, now(), body.as_bytes()), "br");
     sender.send(&request).await.expect(202, "accepted");
-    stack.status(&room, "live", SOON).await;
+    stack.status(&room, "live", WAIT_LIMIT).await;
     let body = livekit_event(&unique("EV"), "room_finished", &room, now() + 1).to_string();
     let request = compressed(sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.as_bytes()), "zstd");
     sender.send(&request).await.expect(202, "accepted");
-    stack.status(&room, "stopped", SOON).await;
+    stack.status(&room, "stopped", WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgeries_stay_forgeries_and_nothing_is_said_about_their_streams() {
+async fn compressed_forgery_gets_no_detail_about_its_stream() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
@@ -111,7 +111,7 @@ fn stranger_request(coding: &str) -> Signed {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_decoded_size_is_bounded_while_it_is_decoded() {
+async fn decoded_size_is_bounded_while_decoding() {
     let stack = Stack::builder().workers(0).ingress_env("MAX_BODY_BYTES", "400000").start().await;
     let sender = stack.sender();
     let sized = |size: usize| {
@@ -138,7 +138,7 @@ async fn the_decoded_size_is_bounded_while_it_is_decoded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_codings_and_unknown_ones_are_refused() {
+async fn several_or_unknown_content_codings_are_refused() {
     let stack = Stack::builder().workers(0).start().await;
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
     let signed = sign::generic("acme", ACME_SECRET, &encode("gzip", body.as_bytes()));
@@ -151,7 +151,7 @@ async fn several_codings_and_unknown_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn content_encoding_that_does_not_apply_is_ignored() {
+async fn inapplicable_content_encoding_is_ignored() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     // Charsets and MIME encodings name no coding; the others are left over from a proxy that

@@ -12,7 +12,7 @@ use tests::stack::{Role, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 fn event() -> Signed {
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
@@ -48,14 +48,14 @@ async fn answer(stream: &mut TcpStream) -> String {
             return answer;
         }
         let mut part = [0; 4096];
-        let read = tokio::time::timeout(SOON, stream.read(&mut part)).await.expect("an answer in time").unwrap();
+        let read = tokio::time::timeout(WAIT_LIMIT, stream.read(&mut part)).await.expect("an answer in time").unwrap();
         assert!(read > 0, "closed after {}", String::from_utf8_lossy(&received));
         received.extend_from_slice(&part[..read]);
     }
 }
 
 /// As `java.net.http.HttpClient` offers it by default, proxies do, and a client that was told to.
-const OFFERS: [&str; 5] = [
+const UPGRADE_OFFERS: [&str; 5] = [
     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
     "Connection: upgrade\r\n",
     "Connection: keep-alive, Upgrade\r\nUpgrade: TLS/1.2\r\n",
@@ -66,26 +66,26 @@ const OFFERS: [&str; 5] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upgrade_is_declined_and_the_close_is_announced() {
     let stack = Stack::builder().workers(0).start().await;
-    for offer in OFFERS {
+    for offer in UPGRADE_OFFERS {
         let mut stream = connect(&stack.ingresses[0]).await;
         stream.write_all(&request(&event(), offer)).await.unwrap();
         let told = answer(&mut stream).await;
         assert!(told.starts_with("http/1.1 202 "), "{offer}: {told}");
         assert!(told.contains("\r\nconnection: close\r\n") && !told.contains("upgrade"), "{offer}: {told}");
         let mut rest = Vec::new();
-        let ended = tokio::time::timeout(SOON, stream.read_to_end(&mut rest)).await;
+        let ended = tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut rest)).await;
         assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{offer}: {ended:?}");
     }
     // What is refused is refused as ever, and the end is announced all the same.
     let mut stream = connect(&stack.ingresses[0]).await;
-    stream.write_all(&request(&event().to("/webhooks/nobody"), OFFERS[0])).await.unwrap();
+    stream.write_all(&request(&event().to("/webhooks/nobody"), UPGRADE_OFFERS[0])).await.unwrap();
     let told = answer(&mut stream).await;
     assert!(told.starts_with("http/1.1 404 ") && told.contains("\r\nconnection: close\r\n"), "{told}");
-    assert_eq!(stack.unfinished("acme").await, OFFERS.len());
+    assert_eq!(stack.unfinished("acme").await, UPGRADE_OFFERS.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_connection_is_kept_and_a_setting_says_how_long() {
+async fn idle_connection_is_kept_for_the_configured_time() {
     let kept = Stack::builder().workers(0).start().await;
     let brief = Stack::builder().workers(0).ingress_env("KEEP_ALIVE_MS", "2000").start().await;
     let (mut long, mut short) = (connect(&kept.ingresses[0]).await, connect(&brief.ingresses[0]).await);
@@ -97,7 +97,7 @@ async fn idle_connection_is_kept_and_a_setting_says_how_long() {
     tokio::time::sleep(Duration::from_secs(13)).await;
     long.write_all(&request(&event(), "")).await.unwrap();
     assert!(answer(&mut long).await.starts_with("http/1.1 202 "));
-    let ended = tokio::time::timeout(SOON, short.read(&mut [0])).await.expect("it is closed");
+    let ended = tokio::time::timeout(WAIT_LIMIT, short.read(&mut [0])).await.expect("it is closed");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
 
@@ -151,7 +151,7 @@ async fn http2_requests_in_progress_survive_a_shutdown() {
     // No worker runs: the answer comes when the time to wait is over, or at the shutdown.
     let waiting = sender.send_request(asked("POST", &event().header("prefer", "wait=3")));
     let waiting = tokio::spawn(waiting);
-    poll::until("it is queued", SOON, async || match stack.unfinished("acme").await {
+    poll::until("it is queued", WAIT_LIMIT, async || match stack.unfinished("acme").await {
         2 => Ok(()),
         seen => Err(seen),
     })
@@ -166,7 +166,7 @@ async fn http2_requests_in_progress_survive_a_shutdown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_http2_connection_is_told_before_it_ends() {
+async fn silent_http2_connection_gets_goaway_before_it_ends() {
     let stack = Stack::builder().workers(0).ingress_env("KEEP_ALIVE_MS", "1000").start().await;
     let (mut sender, connection) =
         http2::handshake::<_, _, String>(TokioExecutor::new(), TokioIo::new(connect(&stack.ingresses[0]).await))
@@ -176,6 +176,6 @@ async fn silent_http2_connection_is_told_before_it_ends() {
     assert_eq!(sender.send_request(asked("POST", &event())).await.unwrap().status(), 202);
     // GOAWAY without an error ends a client's connection in order; a connection that is cut ends in
     // an error.
-    let ended = tokio::time::timeout(SOON, connection).await.expect("it ends").unwrap();
+    let ended = tokio::time::timeout(WAIT_LIMIT, connection).await.expect("it ends").unwrap();
     assert!(ended.is_ok(), "{ended:?}");
 }

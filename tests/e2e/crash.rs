@@ -12,9 +12,9 @@ use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, uniqu
 use tests::sign::{self, Signed};
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-on_both!(a_worker_killed_in_mid_batch);
+on_both!(worker_killed_in_mid_batch_loses_nothing);
 
 fn event(n: usize) -> Signed {
     let body = content_event("content_updated", &format!("c{}", n % 50), &unique("title"), now_ms()).to_string();
@@ -42,7 +42,7 @@ async fn fill(stack: &Stack, ledger: &Arc<Ledger>, count: usize) {
     senders.join_all().await;
 }
 
-async fn a_worker_killed_in_mid_batch(kind: Kind) {
+async fn worker_killed_in_mid_batch_loses_nothing(kind: Kind) {
     const EVENTS: usize = 3_000;
     let mut stack = Stack::builder().database(kind).workers(0).worker_env("CLAIM_IDLE_MS", "1000").start().await;
     let ledger = Arc::new(Ledger::default());
@@ -51,7 +51,7 @@ async fn a_worker_killed_in_mid_batch(kind: Kind) {
     for round in 0..4 {
         let before = stack.database.count("webhook_events").await;
         stack.add_worker().await;
-        poll::until("the worker has begun", SOON, async || {
+        poll::until("the worker has begun", WAIT_LIMIT, async || {
             let done = stack.database.count("webhook_events").await;
             if done > before || stack.unfinished("acme").await == 0 { Ok(()) } else { Err(done) }
         })
@@ -72,7 +72,7 @@ async fn a_worker_killed_in_mid_batch(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_killed_while_another_lives() {
+async fn worker_killed_beside_another_loses_nothing() {
     // On PostgreSQL: a worker frozen in mid-transaction holds SQLite's one write lock, and nobody can take that away.
     let stack = Stack::builder().database(Kind::Postgres).workers(3).worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
@@ -82,14 +82,14 @@ async fn a_worker_killed_while_another_lives() {
     // A frozen worker that comes back late must not do anything twice.
     stack.workers[1].process.freeze();
     fill(&stack, &ledger, 300).await;
-    poll::until("the living one takes over all", SOON, async || match stack.unfinished("acme").await {
+    poll::until("the living one takes over all", WAIT_LIMIT, async || match stack.unfinished("acme").await {
         0 => Ok(()),
         left => Err(left),
     })
     .await;
     stack.workers[1].process.thaw();
     fill(&stack, &ledger, 100).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.workers.remove(0);
     ledger.check(&stack).await;
     assert_eq!(stack.database.count("webhook_events").await, 700);
@@ -97,7 +97,7 @@ async fn a_worker_killed_while_another_lives() {
 
 /// What the killed replica promised is queued; what it did not answer is safe to send again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ingress_killed_in_mid_request() {
+async fn ingress_killed_in_mid_request_loses_nothing() {
     let mut stack = Stack::builder().ingresses(2).start().await;
     let ledger = Arc::new(Ledger::default());
     let other = stack.ingresses[1].sender();
@@ -130,7 +130,7 @@ async fn an_ingress_killed_in_mid_request() {
         let before = ledger.len();
         poll::until(
             "events flow",
-            SOON,
+            WAIT_LIMIT,
             async || if ledger.len() > before + 150 { Ok(()) } else { Err(ledger.len()) },
         )
         .await;
@@ -139,15 +139,15 @@ async fn an_ingress_killed_in_mid_request() {
         assert!(broken.load(Ordering::Relaxed) > 0, "round {round}: the kill must hit requests");
         let (program, url, ops) = stack.ingress_program();
         stack.ingresses[0] = tests::stack::Role { process: program.spawn(), url, ops };
-        stack.ingresses[0].ready(SOON).await;
+        stack.ingresses[0].ready(WAIT_LIMIT).await;
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let places = ledger.check(&stack).await;
     assert_eq!(places[&Place::Database], ledger.len(), "{places:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_destroyed_consumer_group_is_made_again_and_nothing_is_skipped() {
+async fn destroyed_consumer_group_is_recreated_without_gaps() {
     let stack = Stack::builder().workers(2).worker_env("MISSING_SESSION_WAIT_MS", "60000").start().await;
     let ledger = Arc::new(Ledger::default());
     let sender = stack.sender();
@@ -163,13 +163,13 @@ async fn a_destroyed_consumer_group_is_made_again_and_nothing_is_skipped() {
             assert_eq!(gone, 1);
         }
         fill(&stack, &ledger, 150).await;
-        poll::until("acme is drained", SOON, async || match stack.unfinished("acme").await {
+        poll::until("acme is drained", WAIT_LIMIT, async || match stack.unfinished("acme").await {
             0 => Ok(()),
             left => Err(left),
         })
         .await;
         // The next round destroys a group again, so both must be back.
-        poll::until("the groups are back", SOON, async || {
+        poll::until("the groups are back", WAIT_LIMIT, async || {
             for platform in ["acme", "mux"] {
                 let groups: Vec<redis::Value> =
                     stack.redis.command(&["XINFO", "GROUPS", &format!("webhooks:incoming:{platform}")]).await;
@@ -182,8 +182,8 @@ async fn a_destroyed_consumer_group_is_made_again_and_nothing_is_skipped() {
         .await;
     }
     sender.announce("later", &json!({})).await.expect(202, "accepted");
-    stack.status("later", "live", SOON).await;
-    stack.drained(SOON).await;
+    stack.status("later", "live", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     let places = ledger.check(&stack).await;
     assert_eq!(places[&Place::Database], 901, "{places:?}");
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await, 0);
@@ -191,14 +191,14 @@ async fn a_destroyed_consumer_group_is_made_again_and_nothing_is_skipped() {
 
 /// The whole stream deleted is the one loss that Redis's owner can cause; the worker must go on all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_or_mistyped_stream_stops_nothing_else() {
+async fn deleted_or_mistyped_stream_stops_nothing_else() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.send(&event(0)).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let (): () = stack.redis.command(&["DEL", "webhooks:incoming:acme"]).await;
     sender.send(&event(1)).await.expect(202, "accepted");
-    poll::until("the new stream is worked on", SOON, async || match stack.database.count("webhook_events").await {
+    poll::until("the new stream is worked on", WAIT_LIMIT, async || match stack.database.count("webhook_events").await {
         2 => Ok(()),
         n => Err(n),
     })
@@ -207,7 +207,7 @@ async fn a_deleted_or_mistyped_stream_stops_nothing_else() {
     let (): () = stack.redis.command(&["DEL", "webhooks:incoming:livekit"]).await;
     let (): () = stack.redis.command(&["SET", "webhooks:incoming:livekit", "not a stream"]).await;
     sender.send(&event(2)).await.expect(202, "accepted");
-    poll::until("acme is served beside a broken stream", SOON, async || {
+    poll::until("acme is served beside a broken stream", WAIT_LIMIT, async || {
         match stack.database.count("webhook_events").await {
             3 => Ok(()),
             n => Err(n),
@@ -221,16 +221,16 @@ async fn a_deleted_or_mistyped_stream_stops_nothing_else() {
 
 /// Redis emptied behind everybody's back: what was in it is lost, but the system goes on, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_emptied_redis_is_noticed_and_work_goes_on() {
+async fn emptied_redis_is_reported_and_work_continues() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.send(&event(0)).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let (): () = stack.redis.command(&["FLUSHALL"]).await;
     for n in 1..=3 {
         sender.send(&event(n)).await.expect(202, "accepted");
     }
-    poll::until("new events are processed", SOON, async || match stack.database.count("webhook_events").await {
+    poll::until("new events are processed", WAIT_LIMIT, async || match stack.database.count("webhook_events").await {
         4 => Ok(()),
         n => Err(n),
     })

@@ -12,7 +12,7 @@ use tests::sender::{ADMIN_TOKEN, Sender, content_event, now_ms};
 use tests::sign::Signed;
 use tests::stack::Stack;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// Logged once for each change.
 const DISPLACED: &str = "not the session database; nothing is committed";
@@ -50,8 +50,8 @@ async fn contents(stack: &Stack) -> Vec<String> {
 /// Waits until every worker says why it does nothing.
 async fn not_ready(stack: &Stack, reason: &str) {
     for worker in &stack.workers {
-        worker.health("/ready", 503, SOON).await;
-        poll::until("the reason is the file", SOON, async || {
+        worker.health("/ready", 503, WAIT_LIMIT).await;
+        poll::until("the reason is the file", WAIT_LIMIT, async || {
             let said = Sender::new(&worker.ops).get("/ready").await.text;
             if said.contains(reason) && said.contains("README.md") { Ok(()) } else { Err(said) }
         })
@@ -71,7 +71,7 @@ async fn restart(stack: &mut Stack) {
 async fn stop(stack: &mut Stack) {
     for worker in stack.workers.drain(..) {
         worker.process.terminate();
-        worker.process.ended(SOON).await;
+        worker.process.ended(WAIT_LIMIT).await;
     }
 }
 
@@ -81,15 +81,15 @@ async fn check_integrity(stack: &Stack) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_file_replaced_under_a_worker_takes_nothing() {
+async fn sqlite_file_replaced_under_a_worker_gets_no_commit() {
     let (mut stack, folder) = start(2).await;
     let (file, backup) = (path(&stack), folder.path().join("backup.db"));
     let (before, after) = (Ledger::default(), Ledger::default());
     send(&stack, &before, "backed-up").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
     send(&stack, &Ledger::default(), "since-then").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
 
     fs::rename(&backup, &file).unwrap();
     for n in 0..20 {
@@ -107,7 +107,7 @@ async fn sqlite_file_replaced_under_a_worker_takes_nothing() {
     }
 
     restart(&mut stack).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     check_integrity(&stack).await;
     let places = after.check(&stack).await;
     assert_eq!(places[&Place::Database], 20, "{places:?}");
@@ -120,15 +120,15 @@ async fn sqlite_file_replaced_under_a_worker_takes_nothing() {
 
 /// `cp` keeps the file and changes its content, which SQLite would mix with its log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_file_copied_over_takes_nothing() {
+async fn sqlite_file_copied_over_gets_no_commit() {
     for empty in [false, true] {
         let (mut stack, folder) = start(2).await;
         let (file, backup) = (path(&stack), folder.path().join("backup.db"));
         send(&stack, &Ledger::default(), "backed-up").await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
         send(&stack, &Ledger::default(), "since-then").await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         // Opens a connection that reads.
         for worker in &stack.workers {
             let path = "/api/v1/sessions/none".to_owned();
@@ -152,7 +152,7 @@ async fn sqlite_file_copied_over_takes_nothing() {
             fs::copy(&backup, &file).unwrap();
         }
         stack.add_worker().await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         check_integrity(&stack).await;
         ledger.check(&stack).await;
         assert_eq!(contents(&stack).await, ["backed-up", "later"]);
@@ -167,16 +167,16 @@ async fn sqlite_file_moved_away_and_back_is_used_again() {
     let ledger = Ledger::default();
     for (n, (from, to)) in [(&file, &elsewhere), (&data, &elsewhere)].into_iter().enumerate() {
         send(&stack, &ledger, &format!("before-{n}")).await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         fs::rename(from, to).unwrap();
         send(&stack, &ledger, &format!("meanwhile-{n}")).await;
         not_ready(&stack, "was removed or renamed").await;
         assert_eq!(stack.unfinished("acme").await, 1);
         fs::rename(to, from).unwrap();
         for worker in &stack.workers {
-            worker.ready(SOON).await;
+            worker.ready(WAIT_LIMIT).await;
         }
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
     }
     let places = ledger.check(&stack).await;
     assert_eq!(places[&Place::Database], 4, "{places:?}");
@@ -191,7 +191,7 @@ async fn sqlite_log_or_index_removed_loses_no_commit() {
         let (mut stack, _folder) = start(1).await;
         let ledger = Ledger::default();
         send(&stack, &ledger, "before").await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         for suffix in suffixes {
             fs::remove_file(beside(&path(&stack), suffix)).unwrap();
         }
@@ -200,7 +200,7 @@ async fn sqlite_log_or_index_removed_loses_no_commit() {
         assert_eq!(stack.unfinished("acme").await, 1, "{suffixes:?}");
         stack.workers.remove(0).process.kill();
         stack.add_worker().await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         assert_eq!(contents(&stack).await, ["before", "meanwhile"], "{suffixes:?}");
         ledger.check(&stack).await;
         check_integrity(&stack).await;
@@ -208,14 +208,14 @@ async fn sqlite_log_or_index_removed_loses_no_commit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_link_that_leads_elsewhere_takes_nothing() {
+async fn sqlite_link_to_another_file_gets_no_commit() {
     let (stack, folder) = start(0).await;
     let mut stack = stack;
     let (file, one, two) = (path(&stack), folder.path().join("one.db"), folder.path().join("two.db"));
     std::os::unix::fs::symlink(&one, &file).unwrap();
     stack.add_worker().await;
     send(&stack, &Ledger::default(), "before").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.database.execute(&format!("VACUUM INTO '{}'", two.display())).await;
     fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink(&two, &file).unwrap();
@@ -231,10 +231,10 @@ async fn sqlite_backup_is_restored_as_documented() {
     let (file, backup) = (path(&stack), folder.path().join("backup.db"));
     let event = content_event("content_added", "since-then", "t", now_ms());
     send(&stack, &Ledger::default(), "backed-up").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
     stack.sender().acme(&event).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
 
     stop(&mut stack).await;
     for suffix in ["", "-wal", "-shm"] {
@@ -246,7 +246,7 @@ async fn sqlite_backup_is_restored_as_documented() {
     for _ in 0..2 {
         stack.add_worker().await;
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     ledger.check(&stack).await;
     assert_eq!(contents(&stack).await, ["backed-up", "while-stopped"]);
 
@@ -255,7 +255,7 @@ async fn sqlite_backup_is_restored_as_documented() {
     let words: Vec<&str> = std::iter::once("UNLINK").chain(markers.iter().map(String::as_str)).collect();
     let _: usize = stack.redis.command(&words).await;
     stack.sender().acme(&event).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(contents(&stack).await, ["backed-up", "since-then", "while-stopped"]);
     check_integrity(&stack).await;
 }
@@ -273,7 +273,7 @@ fn listing(file: &Path) -> Vec<(String, u64)> {
 async fn refused(stack: &Stack) -> String {
     let (program, _) = stack.worker_program();
     let process = program.spawn();
-    let status = process.ended(SOON).await;
+    let status = process.ended(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(2), "{}", process.tail());
     process.log()
 }
@@ -284,7 +284,7 @@ async fn sqlite_file_missing_at_start_is_refused_untouched() {
     let (file, elsewhere) = (path(&stack), folder.path().join("elsewhere"));
     let ledger = Ledger::default();
     send(&stack, &ledger, "only-in-the-log").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.workers.remove(0).process.kill();
     fs::create_dir(&elsewhere).unwrap();
     let moved = |suffix: &str| elsewhere.join(beside(&file, suffix).file_name().unwrap());
@@ -314,7 +314,7 @@ async fn sqlite_file_missing_at_start_is_refused_untouched() {
 
     send(&stack, &ledger, "since-then").await;
     stack.add_worker().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     check_integrity(&stack).await;
     ledger.check(&stack).await;
     assert_eq!(contents(&stack).await, ["only-in-the-log", "since-then"]);
@@ -325,7 +325,7 @@ async fn sqlite_file_of_another_redis_is_refused_without_logs() {
     let (mut stack, folder) = start(1).await;
     let (other, _other_folder) = start(1).await;
     send(&stack, &Ledger::default(), "ours").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stop(&mut stack).await;
     let (file, elsewhere) = (path(&stack), folder.path().join("ours.db"));
     fs::rename(&file, &elsewhere).unwrap();
@@ -343,13 +343,13 @@ async fn sqlite_file_of_another_redis_is_refused_without_logs() {
 
 /// SQLite follows links, so the next process would name the log after the new name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_file_renamed_behind_a_link_takes_nothing() {
+async fn sqlite_file_renamed_behind_a_link_gets_no_commit() {
     let (mut stack, _folder) = start(1).await;
     let file = path(&stack);
     let renamed = file.with_file_name("real.db");
     let ledger = Ledger::default();
     send(&stack, &ledger, "before").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     fs::rename(&file, &renamed).unwrap();
     std::os::unix::fs::symlink(&renamed, &file).unwrap();
     send(&stack, &ledger, "meanwhile").await;
@@ -357,7 +357,7 @@ async fn sqlite_file_renamed_behind_a_link_takes_nothing() {
     assert_eq!(stack.unfinished("acme").await, 1);
     stack.workers.remove(0).process.kill();
     stack.add_worker().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     check_integrity(&stack).await;
     ledger.check(&stack).await;
     assert_eq!(contents(&stack).await, ["before", "meanwhile"]);
@@ -365,23 +365,23 @@ async fn sqlite_file_renamed_behind_a_link_takes_nothing() {
 
 /// The folder is the same one, and so is the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_folder_renamed_behind_a_link_goes_on() {
+async fn sqlite_folder_renamed_behind_a_link_still_works() {
     let (stack, folder) = start(1).await;
     let (data, moved) = (folder.path().join("data"), folder.path().join("moved"));
     fs::rename(&data, &moved).unwrap();
     std::os::unix::fs::symlink(&moved, &data).unwrap();
     let ledger = Ledger::default();
     send(&stack, &ledger, "after").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     ledger.check(&stack).await;
-    stack.workers[0].ready(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_log_cut_off_takes_nothing() {
+async fn sqlite_log_cut_off_gets_no_commit() {
     let (stack, _folder) = start(1).await;
     send(&stack, &Ledger::default(), "before").await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     fs::File::create(beside(&path(&stack), "-wal")).unwrap();
     send(&stack, &Ledger::default(), "meanwhile").await;
     not_ready(&stack, "-wal was").await;
@@ -391,18 +391,18 @@ async fn sqlite_log_cut_off_takes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_log_shortened_by_a_checkpoint_goes_on() {
+async fn sqlite_log_shortened_by_a_checkpoint_still_works() {
     let (stack, _folder) = start(2).await;
     let ledger = Ledger::default();
     for n in 0..5 {
         send(&stack, &ledger, &format!("event-{n}")).await;
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         stack.database.rows("PRAGMA wal_checkpoint(TRUNCATE)", &[]).await;
     }
     ledger.check(&stack).await;
     check_integrity(&stack).await;
     for worker in &stack.workers {
-        worker.ready(SOON).await;
+        worker.ready(WAIT_LIMIT).await;
         assert!(!worker.process.log().contains(DISPLACED), "{}", worker.process.tail());
     }
 }

@@ -11,9 +11,9 @@ use tests::stack::{Builder, Kind, Stack};
 use tests::tcp_proxy::Mode;
 use tests::{pending, poll};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-const AWAY: Duration = Duration::from_secs(30);
+const OUTAGE: Duration = Duration::from_secs(30);
 
 /// Impatient on purpose: if an outage cost attempts, every event would be dead long before it ends.
 fn impatient() -> Builder {
@@ -31,7 +31,7 @@ fn impatient() -> Builder {
 async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
     let sender = stack.sender();
     let mut number = 0;
-    while begun.elapsed() < AWAY {
+    while begun.elapsed() < OUTAGE {
         number += 1;
         let answer = sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
         answer.expect(202, "accepted");
@@ -44,11 +44,11 @@ async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
             assert_eq!(stack.dead(platform).await, 0, "an outage made a dead letter");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        if begun.elapsed() > AWAY / 2 {
+        if begun.elapsed() > OUTAGE / 2 {
             for worker in &stack.workers {
                 assert!(worker.process.is_running());
-                worker.health("/ready", 503, SOON).await;
-                worker.health("/live", 200, SOON).await;
+                worker.health("/ready", 503, WAIT_LIMIT).await;
+                worker.health("/live", 200, WAIT_LIMIT).await;
             }
         }
     }
@@ -66,19 +66,19 @@ async fn check_afterwards(stack: &Stack, ledger: &Ledger) {
     assert_eq!(spent, Vec::<serde_json::Value>::new(), "an outage spent attempts");
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await + stack.dead("sessions").await, 0);
     for worker in &stack.workers {
-        worker.ready(SOON).await;
+        worker.ready(WAIT_LIMIT).await;
     }
     assert_eq!(stack.database.status("room").await, "live");
 }
 
 async fn announced(stack: &Stack) {
     stack.sender().announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
-    stack.drained(SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_stopped_for_half_a_minute() {
+async fn postgres_outage_of_half_a_minute_spends_no_attempt() {
     let mut stack = impatient().database(Kind::OwnPostgres).start().await;
     announced(&stack).await;
     let ledger = Ledger::default();
@@ -89,7 +89,7 @@ async fn postgres_stopped_for_half_a_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sqlite_locked_for_half_a_minute() {
+async fn sqlite_lock_of_half_a_minute_spends_no_attempt() {
     let stack = impatient().start().await;
     announced(&stack).await;
     let ledger = Ledger::default();
@@ -110,7 +110,7 @@ async fn held(stack: &Stack) -> Option<(String, u64, u64)> {
 /// What a worker left when it was killed is not taken over while the database is away: each time would count as one more
 /// delivery that came to nothing, as if the event were what kills workers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_taken_over_while_the_database_is_away() {
+async fn entries_are_not_claimed_during_a_database_outage() {
     const CLAIM_IDLE_MS: u64 = 1_000;
     let mut stack = impatient().workers(1).database(Kind::OwnPostgres).start().await;
     // One after the other, so that the names are known.
@@ -119,15 +119,15 @@ async fn nothing_is_taken_over_while_the_database_is_away() {
     let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
     answer.expect(202, "accepted");
     for worker in &stack.workers {
-        worker.health("/ready", 503, SOON).await;
+        worker.health("/ready", 503, WAIT_LIMIT).await;
     }
     let (holder, _, deliveries) =
-        poll::until("one of them holds it", SOON, async || held(&stack).await.ok_or("nobody")).await;
+        poll::until("one of them holds it", WAIT_LIMIT, async || held(&stack).await.ok_or("nobody")).await;
     assert_eq!(deliveries, 1);
     let dying = usize::from(holder == "harness-2");
     assert_eq!(holder, format!("harness-{}", dying + 1));
     stack.workers[dying].process.kill();
-    poll::until("nobody has touched it for several times CLAIM_IDLE_MS", SOON, async || {
+    poll::until("nobody has touched it for several times CLAIM_IDLE_MS", WAIT_LIMIT, async || {
         let seen = held(&stack).await;
         assert!(matches!(&seen, Some((by, _, 1)) if *by == holder), "taken over during the outage: {seen:?}");
         if seen.as_ref().is_some_and(|(_, idle, _)| *idle > 6 * CLAIM_IDLE_MS) {
@@ -137,10 +137,10 @@ async fn nothing_is_taken_over_while_the_database_is_away() {
         }
     })
     .await;
-    stack.workers[1 - dying].health("/ready", 503, SOON).await;
+    stack.workers[1 - dying].health("/ready", 503, WAIT_LIMIT).await;
     stack.postgres.as_mut().unwrap().restart().await;
-    stack.workers[1 - dying].ready(SOON).await;
-    stack.drained(SOON).await;
+    stack.workers[1 - dying].ready(WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     let row = stack.database.event("acme", answer.event_id()).await.unwrap();
     assert_eq!(row["attempts"], 1, "{row}");
     assert_eq!(stack.dead("acme").await, 0);
@@ -148,7 +148,7 @@ async fn nothing_is_taken_over_while_the_database_is_away() {
 
 /// A worker that waits for the database over an event that often came to nothing may be stopped meanwhile: that is no crash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_is_not_counted_against_a_suspect() {
+async fn database_outage_is_not_counted_against_a_suspect() {
     let stack = impatient().workers(1).start().await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
     let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
@@ -166,24 +166,24 @@ async fn an_outage_is_not_counted_against_a_suspect() {
             break;
         }
         lock.release().await;
-        stack.workers[0].ready(SOON).await;
-        stack.drained(SOON).await;
+        stack.workers[0].ready(WAIT_LIMIT).await;
+        stack.drained(WAIT_LIMIT).await;
     }
     let lock = locked.expect("it ran");
-    poll::until("it is cleared while the database is away", SOON, async || match suspects().await {
+    poll::until("it is cleared while the database is away", WAIT_LIMIT, async || match suspects().await {
         0 => Ok(()),
         seen => Err(seen),
     })
     .await;
-    stack.workers[0].health("/ready", 503, SOON).await;
+    stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
     lock.release().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 0);
 }
 
 /// PostgreSQL killed under load, several times, in the middle of transactions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_killed_under_load() {
+async fn postgres_killed_under_load_loses_nothing() {
     let mut stack = impatient().database(Kind::OwnPostgres).start().await;
     announced(&stack).await;
     let ledger = Ledger::default();
@@ -211,7 +211,7 @@ async fn postgres_killed_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_waits_for_a_database_that_is_not_there_yet() {
+async fn worker_waits_for_the_database_at_start() {
     let mut stack = impatient().workers(0).database(Kind::OwnPostgres).start().await;
     stack.postgres.as_mut().unwrap().stop().await;
     let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
@@ -222,14 +222,14 @@ async fn a_worker_waits_for_a_database_that_is_not_there_yet() {
     })
     .await;
     stack.postgres.as_mut().unwrap().restart().await;
-    stack.workers[0].ready(SOON).await;
-    stack.drained(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert!(stack.database.event("acme", answer.event_id()).await.is_some());
 }
 
 /// The connection stands and nothing gets through: the worker must notice by itself, and lose and spend nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_database_connection_is_an_outage() {
+async fn half_open_database_connection_is_an_outage() {
     let stack = impatient().database(Kind::Postgres).database_proxied().start().await;
     announced(&stack).await;
     let ledger = Ledger::default();
@@ -252,7 +252,7 @@ async fn a_half_open_database_connection_is_an_outage() {
 
 /// A connection cut at any point of a transaction: whether it committed or not, the effect is there once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_cut_under_load_change_nothing() {
+async fn database_connections_cut_under_load_lose_nothing() {
     let stack = impatient().database(Kind::Postgres).database_proxied().start().await;
     announced(&stack).await;
     let ledger = Ledger::default();
@@ -276,13 +276,13 @@ async fn connections_cut_under_load_change_nothing() {
 
 /// A row that an application keeps locked holds up its own event, at no cost, and nobody else's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_locked_row_holds_up_only_its_own_event() {
+async fn locked_row_delays_only_its_own_event() {
     let stack = impatient().database(Kind::Postgres).start().await;
     announced(&stack).await;
     let sender = stack.sender();
     for n in 0..10 {
         sender.announce(&format!("free_{n}"), &json!({})).await.expect(202, "accepted");
-        stack.status(&format!("free_{n}"), "ready", SOON).await;
+        stack.status(&format!("free_{n}"), "ready", WAIT_LIMIT).await;
     }
     let lock = RowLock::take(&stack.database, "room").await;
     let ledger = Ledger::default();
@@ -308,9 +308,9 @@ async fn locked_row_delays_no_other_room() {
     let (sender, ledger) = (stack.sender(), Ledger::default());
     for room in ["room", "free"] {
         sender.announce(room, &json!({})).await.expect(202, "accepted");
-        stack.status(room, "ready", SOON).await;
+        stack.status(room, "ready", WAIT_LIMIT).await;
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let lock = RowLock::take(&stack.database, "room").await;
     let begun = Instant::now();
     while begun.elapsed() < HELD {
@@ -331,13 +331,13 @@ async fn locked_row_delays_no_other_room() {
     let late = took.iter().filter(|ms| **ms > 1_000.0).count();
     assert!(took.len() > 20 && late * 10 < took.len(), "{late} of {} others were late: {took:?}", took.len());
     lock.release().await;
-    stack.status("room", "live", SOON).await;
+    stack.status("room", "live", WAIT_LIMIT).await;
     check_afterwards(&stack, &ledger).await;
 }
 
 /// A migration of the application locks a table: its events wait, those of other tables go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locked_table_holds_up_only_its_own_events() {
+async fn locked_table_delays_only_its_own_events() {
     let stack = impatient().database(Kind::Postgres).start().await;
     announced(&stack).await;
     let (sender, ledger) = (stack.sender(), Ledger::default());
@@ -350,7 +350,7 @@ async fn locked_table_holds_up_only_its_own_events() {
     for (kind, status) in [("active", "live"), ("idle", "idle"), ("active", "live")] {
         let answer = sender.mux(&mux_event(&unique("e"), kind, Some("room"), "ls", now_ms())).await;
         ledger.record("mux", &answer);
-        stack.status("room", status, SOON).await;
+        stack.status("room", status, WAIT_LIMIT).await;
     }
     assert_eq!((stack.unfinished("acme").await, stack.dead("acme").await), (20, 0));
     lock.release().await;

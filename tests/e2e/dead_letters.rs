@@ -7,7 +7,7 @@ use tests::sender::{content_event, mux_event, now_ms, unique};
 use tests::stack::Stack;
 use tests::{pending, poll};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// A stack with `count` dead letters of mux (`session_not_found`).
 async fn with_dead(count: usize) -> Stack {
@@ -16,7 +16,7 @@ async fn with_dead(count: usize) -> Stack {
         let body = mux_event(&format!("dead_{n}"), "active", Some(&format!("room_{n}")), "ls", now_ms());
         stack.sender().mux(&body).await.expect(202, "accepted");
     }
-    poll::until("all are dead", SOON, async || match stack.dead("mux").await {
+    poll::until("all are dead", WAIT_LIMIT, async || match stack.dead("mux").await {
         dead if dead == count => Ok(()),
         dead => Err(dead),
     })
@@ -33,7 +33,7 @@ fn lines(finished: &Finished) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn list_show_and_stats_say_what_is_there() {
+async fn list_show_and_stats_print_the_dead_letters() {
     let stack = with_dead(3).await;
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
     assert_eq!((listed.code, lines(&listed).len()), (Some(0), 3), "{listed:?}");
@@ -83,7 +83,7 @@ async fn list_show_and_stats_say_what_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replay_asks_plans_and_moves() {
+async fn replay_needs_consent_previews_and_moves() {
     let stack = with_dead(3).await;
     let before = entries(&stack, "webhooks:dlq:mux").await;
     let planned = stack.dlq_tool(&["replay", "--platform", "mux", "--dry-run"]).await;
@@ -97,33 +97,33 @@ async fn replay_asks_plans_and_moves() {
 
     for n in 0..3 {
         stack.sender().announce(&format!("room_{n}"), &json!({})).await.expect(202, "accepted");
-        stack.status(&format!("room_{n}"), "ready", SOON).await;
+        stack.status(&format!("room_{n}"), "ready", WAIT_LIMIT).await;
     }
     let replayed = stack.dlq_tool(&["replay", "--platform", "mux", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     for n in 0..3 {
-        stack.status(&format!("room_{n}"), "live", SOON).await;
+        stack.status(&format!("room_{n}"), "live", WAIT_LIMIT).await;
         let id = format!("dead_{n}");
         let row = stack.database.event("mux", &id).await.unwrap();
         let (_, fields) = before.iter().find(|(_, fields)| fields["event_id"] == id.as_bytes()).unwrap();
         assert_eq!(row["origin"], String::from_utf8_lossy(&fields["origin"]).as_ref(), "origin is kept");
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
 }
 
 /// Replayed, the event keeps its place in the order: it does not overwrite what came after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replay_is_not_newer_than_it_was() {
+async fn replayed_event_keeps_its_place_in_the_order() {
     let stack = with_dead(1).await;
     stack.sender().announce("room_0", &json!({})).await.expect(202, "accepted");
-    stack.status("room_0", "ready", SOON).await;
+    stack.status("room_0", "ready", WAIT_LIMIT).await;
     let body = mux_event(&unique("e"), "disconnected", Some("room_0"), "ls", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
-    stack.status("room_0", "ended", SOON).await;
+    stack.status("room_0", "ended", WAIT_LIMIT).await;
     let replayed = stack.dlq_tool(&["replay", "--event-id", "dead_0"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    poll::until("it is processed", SOON, async || {
+    poll::until("it is processed", WAIT_LIMIT, async || {
         stack.database.event("mux", "dead_0").await.map(drop).ok_or("no row")
     })
     .await;
@@ -132,7 +132,7 @@ async fn a_replay_is_not_newer_than_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes() {
+async fn dlq_tool_failures_have_their_exit_codes() {
     let mut stack = Stack::builder().workers(0).ingresses(0).start().await;
     let code = async |stack: &Stack, args: &[&str]| {
         let finished = stack.dlq_tool(args).await;
@@ -151,7 +151,7 @@ async fn exit_codes() {
     ] {
         assert_eq!(code(&stack, wrong).await, Some(2), "{wrong:?}");
     }
-    let nowhere = Program::new("dlq-tool").env("REDIS_URL", "not a url ://hunter2").arg("list").run(SOON).await;
+    let nowhere = Program::new("dlq-tool").env("REDIS_URL", "not a url ://hunter2").arg("list").run(WAIT_LIMIT).await;
     assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
     assert!(!nowhere.stderr.contains("hunter2"), "{}", nowhere.stderr);
     stack.redis.stop().await;
@@ -163,12 +163,12 @@ async fn exit_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_has_seen_enough_is_no_error() {
+async fn list_into_a_pipe_closed_early_succeeds() {
     let stack = with_dead(40).await;
     let tool = tests::process::binary("dlq-tool");
     let line = format!("{} list --output json | head -n 1; exit ${{PIPESTATUS[0]}}", tool.display());
     let program = Program::at("bash", "bash").env("REDIS_URL", stack.redis.url()).args(["-c", &line]);
-    let finished = program.run(SOON).await;
+    let finished = program.run(WAIT_LIMIT).await;
     // Whether the pipe closes before the last row is a race; either way there is no complaint.
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
     assert!(!finished.stderr.contains("dlq-tool:"), "{}", finished.stderr);
@@ -176,7 +176,7 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
 
 /// Full dead letters refuse; the event stays in the retry set, and moves on when there is room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_dead_letter_stream_forgets_nothing() {
+async fn full_dead_letter_stream_loses_nothing() {
     let builder = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("RETRY_MAX_MS", "8000");
     let stack = builder.worker_env("DLQ_MAX_LEN", "2").start().await;
     for n in 0..5 {
@@ -184,12 +184,12 @@ async fn a_full_dead_letter_stream_forgets_nothing() {
         stack.sender().mux(&body).await.expect(202, "accepted");
     }
     let counts = async || (stack.dead("mux").await, stack.retrying("mux").await, stack.unfinished("mux").await);
-    poll::until("two are dead and three wait", SOON, async || match counts().await {
+    poll::until("two are dead and three wait", WAIT_LIMIT, async || match counts().await {
         (2, 3, 3) => Ok(()),
         seen => Err(format!("{seen:?}")),
     })
     .await;
-    poll::until("they wait for the longest delay", SOON, async || {
+    poll::until("they wait for the longest delay", WAIT_LIMIT, async || {
         let words = ["ZRANGE", "webhooks:retry:mux", "0", "0", "WITHSCORES"];
         let first: Vec<(String, i64)> = stack.redis.command(&words).await;
         match &first[..] {
@@ -208,7 +208,7 @@ async fn a_full_dead_letter_stream_forgets_nothing() {
     assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
     // Announced meanwhile, the waiting ones are processed after all.
     stack.sender().announce("absent", &json!({})).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(
         (stack.dead("mux").await, stack.database.count("webhook_events WHERE platform = 'mux'").await),
         (2, 3)
@@ -217,7 +217,7 @@ async fn a_full_dead_letter_stream_forgets_nothing() {
 
 /// Scheduled again it would end another worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_kills_workers_is_not_run_again_because_there_is_no_room_for_it() {
+async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
     let builder = Stack::builder().worker_env("DLQ_MAX_LEN", "1").worker_env("CLAIM_IDLE_MS", "1000");
     let stack = builder.worker_env("RETRY_BASE_MS", "20").worker_env("RETRY_MAX_MS", "100").start().await;
     stack.redis.command::<String>(&["XADD", "webhooks:dlq:acme", "*", "event_id", "another"]).await;
@@ -227,7 +227,7 @@ async fn what_kills_workers_is_not_run_again_because_there_is_no_room_for_it() {
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     // Three workers ended over it.
     pending::condemned(&stack.redis, "webhooks:incoming:acme", "webhooks:suspects:acme", &fields).await;
-    stack.workers[0].process.logged("the dead letters are at DLQ_MAX_LEN", SOON).await;
+    stack.workers[0].process.logged("the dead letters are at DLQ_MAX_LEN", WAIT_LIMIT).await;
     poll::throughout("it is left alone", std::time::Duration::from_secs(3), async || {
         match (stack.unfinished("acme").await, stack.retrying("acme").await) {
             (1, 0) => Ok(()),
@@ -239,6 +239,6 @@ async fn what_kills_workers_is_not_run_again_because_there_is_no_room_for_it() {
     let log = stack.workers[0].process.log();
     assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
     stack.redis.command::<usize>(&["DEL", "webhooks:dlq:acme"]).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!((stack.dead("acme").await, stack.database.count("webhook_events").await), (1, 0));
 }

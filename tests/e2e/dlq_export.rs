@@ -3,8 +3,8 @@
 use tests::process::Finished;
 use tests::redis::RedisServer;
 
-use crate::SOON;
-use crate::dlq_tool::{bury, bury_many, length, run, server, tool};
+use crate::WAIT_LIMIT;
+use crate::dlq_tool::{add_dead_letter, add_dead_letters, length, run, server, tool};
 
 /// A fingerprint of every dead letter's fields, in order.
 async fn fingerprints(server: &RedisServer) -> Vec<String> {
@@ -14,14 +14,14 @@ async fn fingerprints(server: &RedisServer) -> Vec<String> {
 }
 
 async fn import(server: &RedisServer, words: &[&str], lines: &str) -> Finished {
-    tool(server, &[&["import"], words].concat()).run_with_input(lines.as_bytes(), SOON).await
+    tool(server, &[&["import"], words].concat()).run_with_input(lines.as_bytes(), WAIT_LIMIT).await
 }
 
 #[tokio::test]
-async fn whatever_a_dead_letter_is_it_comes_back_as_it_was() {
+async fn exported_dead_letters_are_imported_unchanged() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 3).await;
-    bury(&server, "mux", "10-0", &[("later", "kept"), ("v", "01"), ("replays", "2")]).await;
+    add_dead_letters(&server, "mux", 3).await;
+    add_dead_letter(&server, "mux", "10-0", &[("later", "kept"), ("v", "01"), ("replays", "2")]).await;
     // Not text, repeated, out of order: what a worker could not decode.
     let odd = "redis.call('XADD', KEYS[1], '*', 'body', '\\255\\000\\254', '\\200', 'x', 'body', 'again', 'replays', '0') \
                redis.call('XADD', KEYS[1], '*', '', '')";
@@ -52,9 +52,9 @@ async fn server_without_platforms() -> RedisServer {
 }
 
 #[tokio::test]
-async fn what_was_purged_comes_back_once() {
+async fn purged_dead_letters_are_imported_once() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 3).await;
+    add_dead_letters(&server, "mux", 3).await;
     let (before, exported) = (fingerprints(&server).await, run(&server, &["export"]).await.stdout);
     assert_eq!(run(&server, &["purge", "--yes"]).await.code, Some(0));
     for _ in 0..2 {
@@ -64,9 +64,9 @@ async fn what_was_purged_comes_back_once() {
 }
 
 #[tokio::test]
-async fn a_line_that_cannot_be_read_is_named_and_the_others_are_imported() {
+async fn unreadable_line_is_reported_and_others_are_imported() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 2).await;
+    add_dead_letters(&server, "mux", 2).await;
     let exported = run(&server, &["export"]).await.stdout;
     assert_eq!(run(&server, &["purge", "--yes"]).await.code, Some(0));
     let lines: Vec<_> = exported.lines().collect();
@@ -81,9 +81,9 @@ async fn a_line_that_cannot_be_read_is_named_and_the_others_are_imported() {
 }
 
 #[tokio::test]
-async fn several_need_a_word_and_one_does_not() {
+async fn import_of_several_needs_yes_and_of_one_does_not() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 2).await;
+    add_dead_letters(&server, "mux", 2).await;
     let exported = run(&server, &["export"]).await.stdout;
     assert_eq!(run(&server, &["purge", "--yes"]).await.code, Some(0));
     let refused = import(&server, &[], &exported).await;
@@ -98,9 +98,9 @@ async fn several_need_a_word_and_one_does_not() {
 }
 
 #[tokio::test]
-async fn import_takes_a_byte_order_mark() {
+async fn import_accepts_a_byte_order_mark() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 2).await;
+    add_dead_letters(&server, "mux", 2).await;
     let (before, exported) = (fingerprints(&server).await, run(&server, &["export"]).await.stdout);
     assert_eq!(run(&server, &["purge", "--yes"]).await.code, Some(0));
     let saved = format!("\u{feff}{}", exported.replace('\n', "\r\n"));
@@ -110,18 +110,18 @@ async fn import_takes_a_byte_order_mark() {
     assert_eq!(import(&server, &["--yes"], "\u{feff}\n").await.code, Some(3), "nothing in it");
 
     let utf16: Vec<u8> = saved.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let refused = tool(&server, &["import", "--yes"]).run_with_input(&utf16, SOON).await;
+    let refused = tool(&server, &["import", "--yes"]).run_with_input(&utf16, WAIT_LIMIT).await;
     assert!(refused.code == Some(1) && refused.stderr.contains("is UTF-16; convert it first"), "{refused:?}");
 }
 
 #[tokio::test]
-async fn an_import_ends_at_the_bound() {
+async fn import_stops_at_the_dead_letter_bound() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 5).await;
+    add_dead_letters(&server, "mux", 5).await;
     let exported = run(&server, &["export"]).await.stdout;
     assert_eq!(run(&server, &["purge", "--yes", "--limit", "4"]).await.code, Some(0));
     let program = tool(&server, &["import", "--yes"]).env("DLQ_MAX_LEN", "3");
-    let imported = program.run_with_input(exported.as_bytes(), SOON).await;
+    let imported = program.run_with_input(exported.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(1), "{imported:?}");
     assert_eq!(imported.stdout, "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              2        1        2\n");
     assert!(imported.stderr.contains("line 3: mux has as many dead letters as DLQ_MAX_LEN allows"), "{imported:?}");
@@ -129,9 +129,9 @@ async fn an_import_ends_at_the_bound() {
 }
 
 #[tokio::test]
-async fn an_export_goes_straight_into_an_import() {
+async fn export_can_be_piped_into_import() {
     let (from, to) = (server(&["mux"]).await, server(&[]).await);
-    bury_many(&from, "mux", 300).await;
+    add_dead_letters(&from, "mux", 300).await;
     let tool = tests::process::binary("dlq-tool");
     let script = format!(
         "set -o pipefail; '{0}' export --redis-url {1} | '{0}' import --redis-url {2} --yes",
@@ -139,7 +139,7 @@ async fn an_export_goes_straight_into_an_import() {
         from.url(),
         to.url()
     );
-    let finished = tests::process::Program::at("bash", "bash").args(["-c", &script]).run(SOON).await;
+    let finished = tests::process::Program::at("bash", "bash").args(["-c", &script]).run(WAIT_LIMIT).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert_eq!(fingerprints(&to).await, fingerprints(&from).await);
 }

@@ -3,13 +3,13 @@
 use shared::event::marker_digest;
 use tests::{poll, process};
 
-use crate::SOON;
-use crate::dlq_tool::{bury, bury_many, length, run, server, tool};
+use crate::WAIT_LIMIT;
+use crate::dlq_tool::{add_dead_letter, add_dead_letters, length, run, server, tool};
 
 #[tokio::test]
-async fn a_purged_event_is_heard_when_it_is_sent_again() {
+async fn purged_event_is_accepted_when_sent_again() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 2).await;
+    add_dead_letters(&server, "mux", 2).await;
     let marker = |event_id: &str| format!("webhook:hash:{}", marker_digest("mux", event_id));
     for event_id in ["evt-1", "evt-2"] {
         server.command::<()>(&["SET", &marker(event_id), "1"]).await;
@@ -23,10 +23,10 @@ async fn a_purged_event_is_heard_when_it_is_sent_again() {
 }
 
 #[tokio::test]
-async fn several_need_a_word_and_a_dry_run_needs_none() {
+async fn purge_of_several_needs_yes_and_a_dry_run_does_not() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 3).await;
-    bury(&server, "mux", "9-0", &[("error_code", "invalid_event")]).await;
+    add_dead_letters(&server, "mux", 3).await;
+    add_dead_letter(&server, "mux", "9-0", &[("error_code", "invalid_event")]).await;
     let purged = run(&server, &["purge"]).await;
     assert_eq!((purged.code, purged.stdout.as_str()), (Some(2), ""));
     assert!(purged.stderr.contains("add --yes"), "{}", purged.stderr);
@@ -49,10 +49,10 @@ async fn several_need_a_word_and_a_dry_run_needs_none() {
 }
 
 #[tokio::test]
-async fn what_is_purged_is_in_the_file_and_can_be_imported() {
+async fn purge_exports_to_a_file_that_can_be_imported() {
     let server = server(&["livekit", "mux"]).await;
-    bury_many(&server, "mux", 40).await;
-    bury(&server, "livekit", "5-0", &[]).await;
+    add_dead_letters(&server, "mux", 40).await;
+    add_dead_letter(&server, "livekit", "5-0", &[]).await;
     let exported = run(&server, &["export"]).await.stdout;
     let folder = process::folder();
     let file = folder.path().join("purged.ndjson");
@@ -65,9 +65,9 @@ async fn what_is_purged_is_in_the_file_and_can_be_imported() {
 }
 
 #[tokio::test]
-async fn without_a_copy_that_was_asked_for_nothing_is_purged() {
+async fn purge_with_a_failed_export_removes_nothing() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 2).await;
+    add_dead_letters(&server, "mux", 2).await;
     let folder = process::folder();
     let taken = folder.path().join("taken");
     std::fs::write(&taken, "something else").unwrap();
@@ -85,8 +85,8 @@ async fn without_a_copy_that_was_asked_for_nothing_is_purged() {
 #[tokio::test]
 async fn purge_exports_to_standard_output() {
     let server = server(&["livekit", "mux"]).await;
-    bury_many(&server, "mux", 40).await;
-    bury(&server, "livekit", "5-0", &[]).await;
+    add_dead_letters(&server, "mux", 40).await;
+    add_dead_letter(&server, "livekit", "5-0", &[]).await;
     let exported = run(&server, &["export"]).await.stdout;
     let both = run(&server, &["purge", "--yes", "--export", "-", "--output", "json"]).await;
     assert_eq!((both.code, both.stdout.as_str()), (Some(2), ""), "{both:?}");
@@ -101,14 +101,14 @@ async fn purge_exports_to_standard_output() {
 #[tokio::test]
 async fn purge_into_a_closed_pipe_removes_nothing() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 3).await;
+    add_dead_letters(&server, "mux", 3).await;
     let script = format!(
         "set -o pipefail; '{}' purge --yes --export - --redis-url {} | true",
         process::binary("dlq-tool").display(),
         server.url()
     );
     // The reader may not have gone yet: then all of it is in the pipe, and may be removed.
-    let finished = process::Program::at("bash", "bash").args(["-c", &script]).run(SOON).await;
+    let finished = process::Program::at("bash", "bash").args(["-c", &script]).run(WAIT_LIMIT).await;
     let left = length(&server, "webhooks:dlq:mux").await;
     assert_eq!(left, if finished.code == Some(0) { 0 } else { 3 }, "{finished:?}");
     let full = format!(
@@ -116,19 +116,19 @@ async fn purge_into_a_closed_pipe_removes_nothing() {
         process::binary("dlq-tool").display(),
         server.url()
     );
-    bury(&server, "mux", "9-0", &[]).await;
-    let failed = process::Program::at("bash", "bash").args(["-c", &full]).run(SOON).await;
+    add_dead_letter(&server, "mux", "9-0", &[]).await;
+    let failed = process::Program::at("bash", "bash").args(["-c", &full]).run(WAIT_LIMIT).await;
     assert_eq!((failed.code, length(&server, "webhooks:dlq:mux").await), (Some(1), left + 1), "{failed:?}");
 }
 
 /// One operator replays slowly; another purges the rest meanwhile.
 #[tokio::test]
-async fn second_operator_is_one_line_with_a_count() {
+async fn entries_removed_by_a_second_operator_are_counted_once() {
     for verb in ["replay", "purge"] {
         let server = server(&["mux"]).await;
-        bury_many(&server, "mux", 10).await;
+        add_dead_letters(&server, "mux", 10).await;
         let replay = tool(&server, &["replay", "--yes", "--rate", "2"]).spawn();
-        poll::until("the first is replayed", SOON, async || match length(&server, "webhooks:dlq:mux").await {
+        poll::until("the first is replayed", WAIT_LIMIT, async || match length(&server, "webhooks:dlq:mux").await {
             10 => Err("none yet"),
             _ => Ok(()),
         })
@@ -137,7 +137,7 @@ async fn second_operator_is_one_line_with_a_count() {
         let left = length(&server, "webhooks:dlq:mux").await;
         assert_eq!(run(&server, &[verb, "--yes"]).await.code, Some(0));
         replay.thaw();
-        let status = replay.ended(SOON).await;
+        let status = replay.ended(WAIT_LIMIT).await;
         let log = replay.log();
         let lines = log.lines().filter(|line| line.contains("no longer")).count();
         let told = format!("{left} dead letters were no longer there: replayed or purged elsewhere meanwhile");

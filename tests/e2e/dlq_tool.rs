@@ -8,7 +8,7 @@ use tests::process::{Finished, Program};
 use tests::redis::{RedisOptions, RedisServer};
 use unicode_width::UnicodeWidthStr;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// Nobody but dlq-tool touches this Redis.
 pub(crate) async fn server(platforms: &[&str]) -> RedisServer {
@@ -20,7 +20,7 @@ pub(crate) async fn server(platforms: &[&str]) -> RedisServer {
 }
 
 /// Adds a dead letter of `platform` under `id`; `more` replaces fields or adds some.
-pub(crate) async fn bury(server: &RedisServer, platform: &str, id: &str, more: &[(&str, &str)]) {
+pub(crate) async fn add_dead_letter(server: &RedisServer, platform: &str, id: &str, more: &[(&str, &str)]) {
     let mut fields = BTreeMap::from([
         ("v", "1"),
         ("event_id", "evt-1"),
@@ -45,9 +45,9 @@ pub(crate) async fn bury(server: &RedisServer, platform: &str, id: &str, more: &
     server.command::<String>(&words).await;
 }
 
-pub(crate) async fn bury_many(server: &RedisServer, platform: &str, count: usize) {
+pub(crate) async fn add_dead_letters(server: &RedisServer, platform: &str, count: usize) {
     for number in 1..=count {
-        bury(server, platform, &format!("{number}-0"), &[("event_id", &format!("evt-{number}"))]).await;
+        add_dead_letter(server, platform, &format!("{number}-0"), &[("event_id", &format!("evt-{number}"))]).await;
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn tool(server: &RedisServer, words: &[&str]) -> Program {
 }
 
 pub(crate) async fn run(server: &RedisServer, words: &[&str]) -> Finished {
-    tool(server, words).run(SOON).await
+    tool(server, words).run(WAIT_LIMIT).await
 }
 
 pub(crate) async fn length(server: &RedisServer, key: &str) -> usize {
@@ -64,12 +64,12 @@ pub(crate) async fn length(server: &RedisServer, key: &str) -> usize {
 }
 
 #[tokio::test]
-async fn tables_are_laid_out_over_all_platforms() {
+async fn tables_are_aligned_across_all_platforms() {
     let server = server(&["mux", "livekit", "sessions"]).await;
-    bury(&server, "livekit", "1767225660300-0", &[]).await;
-    bury(&server, "mux", "1767225660300-0", &[("event_type", "video.live_stream.active"), ("attempts", "12")])
+    add_dead_letter(&server, "livekit", "1767225660300-0", &[]).await;
+    add_dead_letter(&server, "mux", "1767225660300-0", &[("event_type", "video.live_stream.active"), ("attempts", "12")])
         .await;
-    bury(&server, "mux", "1767225660301-0", &[("error_code", "invalid_event"), ("replays", "2")]).await;
+    add_dead_letter(&server, "mux", "1767225660301-0", &[("error_code", "invalid_event"), ("replays", "2")]).await;
     let listed = run(&server, &["list"]).await;
     insta::assert_snapshot!("list", listed.stdout);
     assert_eq!(listed.stderr, "3 dead letters\n");
@@ -84,9 +84,9 @@ async fn tables_are_laid_out_over_all_platforms() {
 }
 
 #[tokio::test]
-async fn show_has_everything() {
+async fn show_prints_every_field() {
     let server = server(&["mux"]).await;
-    bury(&server, "mux", "1767225660300-0", &[("delivery_id", "d-1"), ("from_the_future", "kept")]).await;
+    add_dead_letter(&server, "mux", "1767225660300-0", &[("delivery_id", "d-1"), ("from_the_future", "kept")]).await;
     let shown = run(&server, &["show", "1767225660300-0"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     insta::assert_snapshot!("show", shown.stdout);
@@ -95,10 +95,10 @@ async fn show_has_everything() {
 }
 
 #[tokio::test]
-async fn an_id_in_two_platforms_needs_the_platform() {
+async fn id_in_two_platforms_needs_the_platform_option() {
     let server = server(&["mux", "livekit"]).await;
-    bury(&server, "mux", "5-0", &[]).await;
-    bury(&server, "livekit", "5-0", &[]).await;
+    add_dead_letter(&server, "mux", "5-0", &[]).await;
+    add_dead_letter(&server, "livekit", "5-0", &[]).await;
     let shown = run(&server, &["show", "5-0"]).await;
     assert_eq!((shown.code, shown.stdout.as_str()), (Some(2), ""));
     assert_eq!(
@@ -109,9 +109,9 @@ async fn an_id_in_two_platforms_needs_the_platform() {
 }
 
 #[tokio::test]
-async fn what_providers_typed_does_not_command_the_terminal() {
+async fn control_characters_are_escaped_for_the_terminal() {
     let server = server(&["mux"]).await;
-    bury(
+    add_dead_letter(
         &server,
         "mux",
         "5-0",
@@ -139,7 +139,7 @@ async fn invisible_characters_never_reach_a_terminal() {
         (odd, odd),
         ("body", odd),
     ];
-    bury(&server, "mux", "5-0", &fields).await;
+    add_dead_letter(&server, "mux", "5-0", &fields).await;
     for words in [
         &["list"][..],
         &["show", "5-0"],
@@ -180,7 +180,7 @@ async fn wide_characters_keep_tables_aligned() {
     let server = server(&["mux"]).await;
     for (number, kind) in ["plain", "日本語のイベント", "🎬🎬", "e\u{301}ve\u{301}nement"].iter().enumerate()
     {
-        bury(&server, "mux", &format!("{}-0", number + 1), &[("event_type", kind)]).await;
+        add_dead_letter(&server, "mux", &format!("{}-0", number + 1), &[("event_type", kind)]).await;
     }
     let listed = run(&server, &["list"]).await.stdout;
     let column = |line: &str| line.find("evt-1").map(|at| line[..at].width());
@@ -189,20 +189,20 @@ async fn wide_characters_keep_tables_aligned() {
 }
 
 #[tokio::test]
-async fn a_closed_pipe_is_not_an_error() {
+async fn closed_pipe_is_not_an_error() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 600).await;
+    add_dead_letters(&server, "mux", 600).await;
     let tool = tests::process::binary("dlq-tool");
     let script = format!("set -o pipefail; '{}' list --output json | head -n 1", tool.display());
-    let finished = Program::at("bash", "bash").args(["-c", &script]).env("REDIS_URL", server.url()).run(SOON).await;
+    let finished = Program::at("bash", "bash").args(["-c", &script]).env("REDIS_URL", server.url()).run(WAIT_LIMIT).await;
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
     assert_eq!(finished.stderr, "", "and nothing is said about it");
 }
 
 #[tokio::test]
-async fn one_entry_needs_no_yes_and_a_missing_one_is_named() {
+async fn replay_of_one_needs_no_yes_and_a_missing_id_is_named() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 3).await;
+    add_dead_letters(&server, "mux", 3).await;
     let replayed = run(&server, &["replay", "--id", "2-0"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     assert_eq!(replayed.stdout, "PLATFORM  REPLAYED  GONE  LEFT\nmux              1     0     0\n");
@@ -218,17 +218,17 @@ async fn one_entry_needs_no_yes_and_a_missing_one_is_named() {
 }
 
 #[tokio::test]
-async fn an_interrupted_replay_stops_between_entries() {
+async fn interrupted_replay_stops_between_entries() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 60).await;
+    add_dead_letters(&server, "mux", 60).await;
     let process = tool(&server, &["replay", "--yes", "--rate", "10"]).spawn();
-    poll::until("some are replayed", SOON, async || match length(&server, "webhooks:incoming:mux").await {
+    poll::until("some are replayed", WAIT_LIMIT, async || match length(&server, "webhooks:incoming:mux").await {
         count @ 0..3 => Err(count),
         _ => Ok(()),
     })
     .await;
     process.interrupt();
-    assert_eq!(process.ended(SOON).await.code(), Some(1));
+    assert_eq!(process.ended(WAIT_LIMIT).await.code(), Some(1));
     let (left, moved) = (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await);
     assert_eq!(left + moved, 60);
     assert!(left > 0, "it went on");
@@ -239,24 +239,24 @@ async fn an_interrupted_replay_stops_between_entries() {
 }
 
 #[tokio::test]
-async fn a_replay_leaves_ingress_half_of_the_backlog() {
+async fn replay_leaves_half_of_the_backlog_to_ingress() {
     let server = server(&["mux"]).await;
-    bury_many(&server, "mux", 15).await;
+    add_dead_letters(&server, "mux", 15).await;
     let process = tool(&server, &["replay", "--yes"]).env("MAX_BACKLOG", "20").spawn();
     let filled = async |count: usize| match length(&server, "webhooks:incoming:mux").await {
         filled if filled == count => Ok(()),
         filled => Err(filled),
     };
-    poll::until("half of the backlog is filled", SOON, async || filled(10).await).await;
+    poll::until("half of the backlog is filled", WAIT_LIMIT, async || filled(10).await).await;
     assert!(process.is_running(), "{}", process.log());
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 5);
     server.command::<usize>(&["DEL", "webhooks:incoming:mux"]).await;
-    assert_eq!(process.ended(SOON).await.code(), Some(0), "{}", process.log());
+    assert_eq!(process.ended(WAIT_LIMIT).await.code(), Some(0), "{}", process.log());
     assert_eq!(filled(5).await, Ok(()));
 }
 
 #[tokio::test]
-async fn a_key_of_another_kind_is_reported() {
+async fn redis_key_of_another_type_is_reported() {
     let server = server(&["mux"]).await;
     server.command::<()>(&["SET", "webhooks:dlq:mux", "text"]).await;
     let listed = run(&server, &["list"]).await;
@@ -265,11 +265,11 @@ async fn a_key_of_another_kind_is_reported() {
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_a_matter_of_configuration() {
+async fn wrong_redis_credentials_are_a_configuration_error() {
     let server = RedisServer::start(RedisOptions::fast()).await;
     server.command::<()>(&["CONFIG", "SET", "requirepass", "right"]).await;
     for url in [server.url(), server.url().replace("//", "//:wrong-hunter2@")] {
-        let listed = Program::new("dlq-tool").env("REDIS_URL", &url).arg("list").run(SOON).await;
+        let listed = Program::new("dlq-tool").env("REDIS_URL", &url).arg("list").run(WAIT_LIMIT).await;
         assert_eq!(listed.code, Some(2), "{listed:?}");
         assert!(!listed.stderr.contains("hunter2"), "{}", listed.stderr);
     }

@@ -4,8 +4,8 @@ use tests::poll;
 use tests::process::Process;
 use tests::redis::{RedisOptions, RedisServer};
 
-use crate::SOON;
-use crate::dlq_tool::{bury, server, tool};
+use crate::WAIT_LIMIT;
+use crate::dlq_tool::{add_dead_letter, server, tool};
 
 /// The rows that a watch has shown, by event id.
 fn shown(watch: &Process) -> Vec<String> {
@@ -20,59 +20,59 @@ fn shown(watch: &Process) -> Vec<String> {
 }
 
 async fn shows(watch: &Process, expected: &[&str]) {
-    poll::until("the dead letters are shown", SOON, async || match shown(watch) {
+    poll::until("the dead letters are shown", WAIT_LIMIT, async || match shown(watch) {
         rows if rows == expected => Ok(()),
         rows => Err(format!("{rows:?}\n{}", watch.log())),
     })
     .await;
 }
 
-async fn die(server: &RedisServer, platform: &str, event_id: &str) {
-    bury(server, platform, "*", &[("event_id", event_id)]).await;
+async fn add_dead_letter_of(server: &RedisServer, platform: &str, event_id: &str) {
+    add_dead_letter(server, platform, "*", &[("event_id", event_id)]).await;
 }
 
 #[tokio::test]
-async fn what_dies_from_now_on_is_shown_until_ctrl_c() {
+async fn watch_shows_new_dead_letters_until_ctrl_c() {
     let server = server(&["mux", "broken"]).await;
     server.command::<()>(&["SET", "webhooks:dlq:broken", "text"]).await;
-    die(&server, "mux", "before").await;
+    add_dead_letter_of(&server, "mux", "before").await;
     let watch = tool(&server, &["watch"]).spawn();
-    watch.logged("watching", SOON).await;
-    die(&server, "mux", "one").await;
+    watch.logged("watching", WAIT_LIMIT).await;
+    add_dead_letter_of(&server, "mux", "one").await;
     shows(&watch, &["one"]).await;
-    watch.logged("broken: webhooks:dlq:broken holds something else; it is not watched", SOON).await;
+    watch.logged("broken: webhooks:dlq:broken holds something else; it is not watched", WAIT_LIMIT).await;
     // A platform that has never had an event before.
     server.command::<()>(&["SADD", "webhooks:platforms", "acme"]).await;
-    die(&server, "acme", "two").await;
+    add_dead_letter_of(&server, "acme", "two").await;
     shows(&watch, &["one", "two"]).await;
     watch.interrupt();
-    assert_eq!(watch.ended(SOON).await.code(), Some(0), "{}", watch.log());
+    assert_eq!(watch.ended(WAIT_LIMIT).await.code(), Some(0), "{}", watch.log());
 }
 
 #[tokio::test]
-async fn it_goes_on_where_it_was_when_redis_is_back() {
+async fn watch_resumes_after_a_redis_outage() {
     let mut server = RedisServer::start(RedisOptions::durable()).await;
     server.command::<()>(&["SADD", "webhooks:platforms", "mux"]).await;
     let watch = tool(&server, &["watch"]).spawn();
-    watch.logged("watching", SOON).await;
-    die(&server, "mux", "one").await;
+    watch.logged("watching", WAIT_LIMIT).await;
+    add_dead_letter_of(&server, "mux", "one").await;
     shows(&watch, &["one"]).await;
     server.kill();
-    watch.logged("Redis is away", SOON).await;
+    watch.logged("Redis is away", WAIT_LIMIT).await;
     server.restart().await;
-    die(&server, "mux", "two").await;
+    add_dead_letter_of(&server, "mux", "two").await;
     shows(&watch, &["one", "two"]).await;
-    watch.logged("Redis is back", SOON).await;
+    watch.logged("Redis is back", WAIT_LIMIT).await;
 }
 
 #[tokio::test]
-async fn it_begins_and_ends_as_asked() {
+async fn watch_honours_since_and_limit() {
     let server = server(&["mux"]).await;
     for event_id in ["a", "b", "c"] {
-        die(&server, "mux", event_id).await;
+        add_dead_letter_of(&server, "mux", event_id).await;
     }
     let far = ["watch", "--since", "2026-01-01T00:00:00Z", "--limit", "2", "--output", "json"];
-    let finished = tool(&server, &far).run(SOON).await;
+    let finished = tool(&server, &far).run(WAIT_LIMIT).await;
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 2), "{finished:?}");
     assert!(finished.stdout.starts_with("{\"id\":"), "{finished:?}");
 }

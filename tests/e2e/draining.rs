@@ -8,8 +8,8 @@ use tests::sender::{Answer, content_event, mux_event, now_ms, unique};
 use tests::sign;
 use tests::stack::{Builder, Role, Stack};
 
-use crate::SOON;
-use crate::registration::{KNOWN_WITHIN, accepted, event, keyed};
+use crate::WAIT_LIMIT;
+use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 
 const SECRET: &str = "leaving-secret-03aa-81d4";
 
@@ -33,7 +33,7 @@ fn done(answer: &Answer) {
 
 async fn shows(role: &Role, metric: &str, platform: &str, value: f64) {
     let label = format!("platform=\"{platform}\"");
-    poll::until(&format!("{metric} of {platform} is {value}"), SOON, async || {
+    poll::until(&format!("{metric} of {platform} is {value}"), WAIT_LIMIT, async || {
         let seen = role.metric(metric, &[&label]).await;
         if (seen - value).abs() < 0.1 { Ok(()) } else { Err(seen) }
     })
@@ -43,13 +43,13 @@ async fn shows(role: &Role, metric: &str, platform: &str, value: f64) {
 /// 404 at once, but what was accepted before is processed, by workers that start later, too; then nothing is left of it
 /// but its dead letters.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_platform_drains_first() {
-    let mut stack = keyed().ingresses(2).workers(1).start().await;
+async fn removed_platform_drains_first() {
+    let mut stack = builder_with_key().ingresses(2).workers(1).start().await;
     let senders = [stack.ingresses[0].sender(), stack.ingresses[1].sender()];
     senders[0].registered(&json!({"platform": "shop", "secret": SECRET})).await;
     let body = json!({"event_type": "content_added", "payload": {}}).to_string();
-    accepted(&senders[0], &sign::generic("shop", SECRET, body.as_bytes()), KNOWN_WITHIN).await;
-    poll::until("the event without a content is dead", SOON, async || match stack.dead("shop").await {
+    accepted(&senders[0], &sign::generic("shop", SECRET, body.as_bytes()), PROPAGATION_LIMIT).await;
+    poll::until("the event without a content is dead", WAIT_LIMIT, async || match stack.dead("shop").await {
         1 => Ok(()),
         n => Err(n),
     })
@@ -57,13 +57,13 @@ async fn a_removed_platform_drains_first() {
     shows(&stack.workers[0], "webhook_dead_letters", "shop", 1.0).await;
     // Paused, so that there is something to drain for as long as this test wants it.
     done(&senders[0].pause("shop", true).await);
-    tokio::time::sleep(KNOWN_WITHIN).await;
+    tokio::time::sleep(PROPAGATION_LIMIT).await;
     for sender in senders.iter().cycle().take(6) {
-        accepted(sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+        accepted(sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     }
     done(&senders[1].unregister("shop").await);
     for sender in &senders {
-        poll::until("it is not found any more", KNOWN_WITHIN, async || {
+        poll::until("it is not found any more", PROPAGATION_LIMIT, async || {
             let answer = sender.send(&event("shop", SECRET)).await;
             if answer.errcode() == "E_WEBHOOK_UNSUPPORTED_PLATFORM" { Ok(()) } else { Err(answer.text) }
         })
@@ -82,8 +82,8 @@ async fn a_removed_platform_drains_first() {
     stack.add_worker().await;
     shows(&stack.workers[0], "webhook_dead_letters", "shop", 1.0).await;
     done(&senders[1].pause("shop", false).await);
-    ledger_has(&stack, "shop", left, SOON).await;
-    poll::until("the record is removed", SOON, async || match record_of(&stack, "shop").await {
+    ledger_has(&stack, "shop", left, WAIT_LIMIT).await;
+    poll::until("the record is removed", WAIT_LIMIT, async || match record_of(&stack, "shop").await {
         None => Ok(()),
         Some(_) => Err("still there"),
     })
@@ -94,57 +94,57 @@ async fn a_removed_platform_drains_first() {
     assert_eq!(senders[0].unregister("shop").await.status, 404);
     senders[0].registered(&json!({"platform": "shop", "secret": "another"})).await;
     for sender in &senders {
-        accepted(sender, &event("shop", "another"), KNOWN_WITHIN).await;
+        accepted(sender, &event("shop", "another"), PROPAGATION_LIMIT).await;
         assert_eq!(sender.send(&event("shop", SECRET)).await.status, 401);
     }
-    ledger_has(&stack, "shop", left + 2, SOON).await;
+    ledger_has(&stack, "shop", left + 2, WAIT_LIMIT).await;
     assert!(!stack.workers[0].process.log().contains("no definition for"));
 }
 
 /// Its record stays for ten seconds even if nothing is queued, since a replica that has not heard of it may still take
 /// something; and registered again meanwhile, it is as if it had never been removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_draining_platform_may_come_back() {
-    let stack = keyed().start().await;
+async fn draining_platform_can_be_registered_again() {
+    let stack = builder_with_key().start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
-    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
-    ledger_has(&stack, "shop", 1, SOON).await;
+    accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
+    ledger_has(&stack, "shop", 1, WAIT_LIMIT).await;
     let there = async || record_of(&stack, "shop").await.map(drop).ok_or("it is gone");
     done(&sender.unregister("shop").await);
     poll::throughout("the record of what drains is there", Duration::from_secs(7), there).await;
     sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
     poll::throughout("the record of what came back is there", Duration::from_secs(7), there).await;
     sender.send(&event("shop", SECRET)).await.expect(202, "accepted");
-    ledger_has(&stack, "shop", 2, SOON).await;
+    ledger_has(&stack, "shop", 2, WAIT_LIMIT).await;
     done(&sender.unregister("shop").await);
-    poll::until("the record is removed", SOON, async || if there().await.is_err() { Ok(()) } else { Err("there") })
+    poll::until("the record is removed", WAIT_LIMIT, async || if there().await.is_err() { Ok(()) } else { Err("there") })
         .await;
 }
 
 /// Of a paused platform everything is accepted and nothing executed: not what is new, not what is due for a retry, not
 /// what a dead worker held. Others go on, and all of it goes on when it is resumed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_platform_holds_and_resumes() {
+async fn paused_platform_holds_and_resumes() {
     // Long enough that it is not due before the pause is known, and then is.
     let delays = |builder: Builder| builder.worker_env("RETRY_BASE_MS", "4000").worker_env("RETRY_MAX_MS", "4000");
-    let mut stack = delays(keyed()).ingresses(2).workers(1).start().await;
+    let mut stack = delays(builder_with_key()).ingresses(2).workers(1).start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     // One that waits for its session, in the retry set.
     one.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
-    poll::until("it waits for a retry", SOON, async || match stack.retrying("mux").await {
+    poll::until("it waits for a retry", WAIT_LIMIT, async || match stack.retrying("mux").await {
         1 => Ok(()),
         n => Err(n),
     })
     .await;
     done(&one.pause("mux", true).await);
-    tokio::time::sleep(KNOWN_WITHIN).await;
+    tokio::time::sleep(PROPAGATION_LIMIT).await;
     let event = |kind: &str| mux_event(&unique("e"), kind, Some("late"), "ls", now_ms());
     two.mux(&event("idle")).await.expect(202, "accepted");
     two.announce("late", &json!({"live_stream_id": "ls"})).await.expect(202, "accepted");
     two.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
-    stack.status("late", "ready", SOON).await;
-    ledger_has(&stack, "acme", 1, SOON).await;
+    stack.status("late", "ready", WAIT_LIMIT).await;
+    ledger_has(&stack, "acme", 1, WAIT_LIMIT).await;
     // Another worker, which has to read the pause before it reads the queue, holds it as well.
     stack.add_worker().await;
     poll::throughout("mux is left alone", Duration::from_secs(6), async || {
@@ -159,16 +159,16 @@ async fn a_paused_platform_holds_and_resumes() {
     assert!(one.platforms().await.text.contains("\"paused\":true"));
 
     done(&two.pause("mux", false).await);
-    stack.status("late", "idle", KNOWN_WITHIN).await;
-    ledger_has(&stack, "mux", 2, KNOWN_WITHIN).await;
-    stack.drained(SOON).await;
+    stack.status("late", "idle", PROPAGATION_LIMIT).await;
+    ledger_has(&stack, "mux", 2, PROPAGATION_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
 }
 
 /// What a worker held when the platform was paused goes back at once, and is taken up again when it is resumed, without
 /// waiting for `CLAIM_IDLE_MS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_held_when_it_was_paused_is_taken_up_again() {
-    let stack = keyed().worker_env("CLAIM_IDLE_MS", "600000").start().await;
+async fn pending_entries_of_a_paused_platform_resume_at_once() {
+    let stack = builder_with_key().worker_env("CLAIM_IDLE_MS", "600000").start().await;
     let sender = stack.sender();
     let lock = tests::database::ExclusiveLock::take(&stack.database).await;
     // The first is in the transaction that waits; what comes after it is held.
@@ -177,24 +177,24 @@ async fn what_was_held_when_it_was_paused_is_taken_up_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     done(&sender.pause("acme", true).await);
-    tokio::time::sleep(KNOWN_WITHIN).await;
+    tokio::time::sleep(PROPAGATION_LIMIT).await;
     lock.release().await;
-    stack.workers[0].process.logged("paused; handed back", SOON).await;
+    stack.workers[0].process.logged("paused; handed back", WAIT_LIMIT).await;
     let finished = stack.database.count("contents").await;
     assert!(finished < 20, "{finished}");
     done(&sender.pause("acme", false).await);
     ledger_has(&stack, "acme", 20, Duration::from_secs(5)).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
 }
 
 /// A worker that has just started touches nothing before it has read what is paused and what is registered, and does not
 /// take for nobody's what it has not read about.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_begins_with_what_is_registered_and_paused() {
-    let mut stack = keyed().workers(0).start().await;
+async fn worker_start_reads_registrations_and_pauses_first() {
+    let mut stack = builder_with_key().workers(0).start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
-    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     done(&sender.pause("acme", true).await);
     sender.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
     // Somebody's key stands in the way: it cannot be read for now.
@@ -207,10 +207,10 @@ async fn a_worker_begins_with_what_is_registered_and_paused() {
     })
     .await;
     let (): () = stack.redis.command(&["RENAME", "aside", "webhooks:registrations"]).await;
-    ledger_has(&stack, "shop", 1, SOON).await;
+    ledger_has(&stack, "shop", 1, WAIT_LIMIT).await;
     assert_eq!(stack.unfinished("acme").await, 1, "it is paused");
     done(&sender.pause("acme", false).await);
-    ledger_has(&stack, "acme", 1, SOON).await;
+    ledger_has(&stack, "acme", 1, WAIT_LIMIT).await;
     let log = stack.workers[0].process.log();
     assert!(!log.contains("no definition for"), "{log}");
 }

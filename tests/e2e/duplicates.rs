@@ -9,17 +9,17 @@ use tests::sender::{ACME_SECRET, MUX_SECRET, Sender, content_event, mux_event, n
 use tests::sign;
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-on_both!(a_thousand_copies_at_once_are_one_event);
-on_both!(an_expired_marker_changes_nothing);
+on_both!(thousand_concurrent_duplicates_are_one_event);
+on_both!(expired_dedup_marker_does_not_repeat_the_effect);
 
-async fn a_thousand_copies_at_once_are_one_event(kind: Kind) {
+async fn thousand_concurrent_duplicates_are_one_event(kind: Kind) {
     const CONNECTIONS: usize = 64;
     const COPIES: usize = 1_000;
     let stack = Stack::builder().database(kind).ingresses(2).workers(2).start().await;
     stack.sender().announce("crowded", &json!({})).await.expect(202, "accepted");
-    stack.status("crowded", "ready", SOON).await;
+    stack.status("crowded", "ready", WAIT_LIMIT).await;
 
     let body = mux_event(&unique("event"), "active", Some("crowded"), "ls", now_ms()).to_string();
     let signed = Arc::new(sign::mux(MUX_SECRET, now(), body.as_bytes()));
@@ -45,7 +45,7 @@ async fn a_thousand_copies_at_once_are_one_event(kind: Kind) {
     let ids: BTreeSet<&str> = answers.iter().map(|answer| answer.event_id()).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
 
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 1);
     assert_eq!(stack.database.status("crowded").await, "live");
     let ledger = Ledger::default();
@@ -53,16 +53,16 @@ async fn a_thousand_copies_at_once_are_one_event(kind: Kind) {
     ledger.check(&stack).await;
 }
 
-async fn an_expired_marker_changes_nothing(kind: Kind) {
+async fn expired_dedup_marker_does_not_repeat_the_effect(kind: Kind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("twice", &json!({})).await.expect(202, "accepted");
-    stack.status("twice", "ready", SOON).await;
+    stack.status("twice", "ready", WAIT_LIMIT).await;
     let at = now_ms();
     let first = mux_event(&unique("event"), "active", Some("twice"), "ls", at);
     sender.mux(&first).await.expect(202, "accepted");
-    stack.status("twice", "live", SOON).await;
-    stack.drained(SOON).await;
+    stack.status("twice", "live", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     let before = stack.database.event("mux", first["id"].as_str().unwrap()).await.unwrap();
 
     let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
@@ -75,14 +75,14 @@ async fn an_expired_marker_changes_nothing(kind: Kind) {
     // A direct write by the application in between must survive the late copy.
     stack.database.execute("UPDATE sessions SET status = 'idle' WHERE room_id = 'twice'").await;
     sender.mux(&first).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("twice").await, "idle", "the ledger decides: no second effect");
     assert_eq!(stack.database.event("mux", first["id"].as_str().unwrap()).await.unwrap(), before);
     assert_eq!(stack.dead("mux").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_an_id_the_content_is_the_identity() {
+async fn event_without_id_is_identified_by_its_content() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let send = async |text: &str| sender.send(&sign::generic("acme", ACME_SECRET, text.as_bytes())).await;
@@ -103,7 +103,7 @@ async fn without_an_id_the_content_is_the_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unsigned_header_does_not_make_it_another_event() {
+async fn unsigned_header_does_not_change_the_event_id() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
@@ -119,7 +119,7 @@ async fn an_unsigned_header_does_not_make_it_another_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_empty_or_over_long_id_falls_back_to_the_content() {
+async fn empty_or_overlong_id_falls_back_to_the_content() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let long = "x".repeat(5_000);

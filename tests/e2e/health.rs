@@ -6,10 +6,10 @@ use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, uniqu
 use tests::sign;
 use tests::stack::Stack;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_count_what_happened() {
+async fn metrics_count_requests_and_events_by_outcome() {
     let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\nevent_types = [\"content_added\"]\n";
     let stack = Stack::builder().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let sender = stack.sender();
@@ -26,10 +26,10 @@ async fn metrics_count_what_happened() {
         assert_eq!(sender.send(&first.clone().to(&format!("/webhook/unknown-{n}"))).await.status, 404);
     }
     sender.announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
     sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
     sender.mux(&mux_event(&unique("e"), "active", Some("nowhere"), "x", now_ms())).await.expect(202, "accepted");
-    stack.status("room", "live", SOON).await;
+    stack.status("room", "live", WAIT_LIMIT).await;
 
     let ingress = &stack.ingresses[0];
     for outcome in ["accepted", "duplicate", "ignored", "rate_limited", "invalid_payload", "invalid_signature"] {
@@ -45,7 +45,7 @@ async fn metrics_count_what_happened() {
     assert!(ingress.metric("webhook_enqueue_duration_seconds_count", &["platform=\"tight\""]).await > 0.5);
 
     let worker = &stack.workers[0];
-    poll::until("the worker's metrics", SOON, async || {
+    poll::until("the worker's metrics", WAIT_LIMIT, async || {
         let processed = worker.metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"processed\""]).await;
         let dead = worker.metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"dead_lettered\""]).await;
         let updates = worker.metric("webhook_session_updates_total", &["action=\"status_updated\""]).await;
@@ -59,7 +59,7 @@ async fn metrics_count_what_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_log_line_holds_a_secret_a_signature_or_a_body() {
+async fn log_lines_hold_no_secret_signature_or_body() {
     let stack = Stack::builder().env("RUST_LOG", "trace").env("LOG_FORMAT", "json").start().await;
     let sender = stack.sender();
     let body = content_event("content_added", "c", "needle-in-the-body", now_ms()).to_string();
@@ -74,7 +74,7 @@ async fn no_log_line_holds_a_secret_a_signature_or_a_body() {
         .await
         .expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
     sender.announce("room", &json!({"config": {"x": "needle-in-the-body"}})).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let signature = signed.value("x-webhook-signature").trim_start_matches("sha256=").to_owned();
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
@@ -92,20 +92,20 @@ async fn no_log_line_holds_a_secret_a_signature_or_a_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_commands_say_what_the_routes_say() {
+async fn health_commands_agree_with_the_health_routes() {
     let mut stack = Stack::builder().start().await;
     let ask = async |stack: &Stack, name: &str, words: &[&str]| {
         let role = if name == "ingress" { &stack.ingresses[0] } else { &stack.workers[0] };
         let program = stack.program(name).env("OPS_BIND", role.ops.trim_start_matches("http://"));
-        program.arg("health").args(words).run(SOON).await
+        program.arg("health").args(words).run(WAIT_LIMIT).await
     };
     for name in ["ingress", "worker"] {
         let ready = ask(&stack, name, &["--ready"]).await;
         assert_eq!((ready.code, ready.stdout.as_str()), (Some(0), "ready\n"), "{ready:?}");
     }
     stack.redis.kill();
-    stack.ingresses[0].health("/ready", 503, SOON).await;
-    stack.workers[0].health("/ready", 503, SOON).await;
+    stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
+    stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
     for name in ["ingress", "worker"] {
         let ready = ask(&stack, name, &["--ready"]).await;
         assert_eq!(ready.code, Some(1), "{ready:?}");

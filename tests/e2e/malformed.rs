@@ -4,11 +4,11 @@
 //! Which requests these are follows from a seed. A failure names it: `MALFORMED_SEED=… cargo test …` sends the same again.
 
 mod bodies;
-mod dice;
-mod head;
-mod http;
+mod rng;
+mod headers;
+mod raw_client;
 mod requests;
-mod wire;
+mod protocol;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use std::time::Duration;
 use tests::sender::{content_event, now_ms, unique};
 use tests::stack::{Role, Stack};
 
-use http::Reply;
-use requests::{Case, Seed};
+use raw_client::RawReply;
+use requests::{MalformedRequest, RunSeed};
 
 /// How many there are.
 const REQUESTS: u64 = 10_000;
 /// How many go before, so that buffers, pools and caches are as large as they get.
 const WARM_UP: u64 = 3_000;
 /// How many are on their way at the same time.
-const AT_ONCE: u64 = 16;
+const CONCURRENCY: u64 = 16;
 /// How much more memory ten thousand requests may leave behind than three thousand did: a leak of 500 bytes each.
-const FLAT: u64 = 5 * 1024 * 1024;
+const MAX_GROWTH: u64 = 5 * 1024 * 1024;
 
 /// A sender of batches, and one whose unusable requests are refused like those of the others.
 const SEVERAL: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
@@ -36,7 +36,7 @@ const SEVERAL: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
                        event = { batch = \"/events\", id = \"/events/id\", type = \"/kind\" }\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_malformed_requests_do_no_harm() {
+async fn malformed_requests_by_the_thousand_do_no_harm() {
     let seed = std::env::var("MALFORMED_SEED").ok().map_or_else(rand::random, |text| text.parse().unwrap());
     let stack = Stack::builder()
         .workers(0)
@@ -50,10 +50,10 @@ async fn ten_thousand_malformed_requests_do_no_harm() {
     let role = &stack.ingresses[0];
     let address: Arc<str> = role.url.trim_start_matches("http://").into();
 
-    storm(&address, Seed(seed), 0..WARM_UP).await;
-    let before = resident(role);
-    storm(&address, Seed(seed), WARM_UP..WARM_UP + REQUESTS).await;
-    let after = resident(role);
+    send_range(&address, RunSeed(seed), 0..WARM_UP).await;
+    let before = resident_memory(role);
+    send_range(&address, RunSeed(seed), WARM_UP..WARM_UP + REQUESTS).await;
+    let after = resident_memory(role);
 
     assert!(role.process.is_running(), "seed {seed}: it ended:\n{}", role.process.tail());
     let log = role.process.log();
@@ -66,16 +66,16 @@ async fn ten_thousand_malformed_requests_do_no_harm() {
         assert!(keys.is_empty(), "seed {seed}: left in Redis: {keys:?}");
     }
     let grown = after.saturating_sub(before);
-    assert!(grown <= FLAT, "seed {seed}: {grown} bytes more than {before} before");
+    assert!(grown <= MAX_GROWTH, "seed {seed}: {grown} bytes more than {before} before");
     let sender = stack.sender();
     sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await.expect(202, "accepted");
 }
 
 /// Sends what `numbers` stand for and looks at every answer.
-async fn storm(address: &Arc<str>, seed: Seed, numbers: std::ops::Range<u64>) {
+async fn send_range(address: &Arc<str>, seed: RunSeed, numbers: std::ops::Range<u64>) {
     let next = Arc::new(AtomicU64::new(numbers.start));
     let mut senders = tokio::task::JoinSet::new();
-    for _ in 0..AT_ONCE {
+    for _ in 0..CONCURRENCY {
         let (address, next, end) = (Arc::clone(address), Arc::clone(&next), numbers.end);
         senders.spawn(async move {
             loop {
@@ -84,8 +84,8 @@ async fn storm(address: &Arc<str>, seed: Seed, numbers: std::ops::Range<u64>) {
                     return;
                 }
                 let case = seed.case(number);
-                let reply = http::send(&address, &case).await;
-                if let Err(reason) = judge(&case, &reply) {
+                let reply = raw_client::send(&address, &case).await;
+                if let Err(reason) = check_reply(&case, &reply) {
                     panic!(
                         "MALFORMED_SEED={}, request {number}, {}: {reason}\n{}",
                         seed.0,
@@ -104,20 +104,20 @@ async fn storm(address: &Arc<str>, seed: Seed, numbers: std::ops::Range<u64>) {
 }
 
 /// A refusal that blames the sender, or no answer where the request is none that HTTP knows.
-fn judge(case: &Case, reply: &Reply) -> Result<(), String> {
+fn check_reply(case: &MalformedRequest, reply: &RawReply) -> Result<(), String> {
     match reply {
-        Reply::Closed if case.may_be_cut_off => Ok(()),
-        Reply::Closed => Err("the connection was closed without an answer".to_owned()),
-        Reply::Silent => Err("neither answer nor end".to_owned()),
-        Reply::Answer { status, .. } if !(400..500).contains(status) => Err(format!("answered with {status}")),
-        Reply::Answer { json, body, .. } => {
+        RawReply::Closed if case.may_be_cut_off => Ok(()),
+        RawReply::Closed => Err("the connection was closed without an answer".to_owned()),
+        RawReply::Silent => Err("neither answer nor end".to_owned()),
+        RawReply::Answer { status, .. } if !(400..500).contains(status) => Err(format!("answered with {status}")),
+        RawReply::Answer { json, body, .. } => {
             let ours = json["success"] == false && json["errcode"].is_string() && json["erresid"].is_string();
             if ours || (case.may_be_cut_off && body.is_empty()) { Ok(()) } else { Err("not our error".to_owned()) }
         }
     }
 }
 
-fn shown(case: &Case, reply: &Reply) -> String {
+fn shown(case: &MalformedRequest, reply: &RawReply) -> String {
     let mut text = String::new();
     let cut = &case.bytes[..case.bytes.len().min(1500)];
     let _ = writeln!(text, "{}", cut.escape_ascii());
@@ -126,7 +126,7 @@ fn shown(case: &Case, reply: &Reply) -> String {
 }
 
 /// Memory in use, in bytes.
-fn resident(role: &Role) -> u64 {
+fn resident_memory(role: &Role) -> u64 {
     // What is in flight has been answered, but tasks end a moment later.
     std::thread::sleep(Duration::from_millis(300));
     let status = std::fs::read_to_string(format!("/proc/{}/status", role.process.pid())).unwrap();

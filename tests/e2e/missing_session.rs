@@ -7,26 +7,26 @@ use tests::poll;
 use tests::sender::{mux_asset, mux_event, now_ms, unique};
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-on_both!(it_waits_dies_and_is_replayed);
+on_both!(event_without_session_waits_dies_and_is_replayed);
 
-async fn it_waits_dies_and_is_replayed(kind: Kind) {
+async fn event_without_session_waits_dies_and_is_replayed(kind: Kind) {
     let stack = Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "1500").start().await;
     let sender = stack.sender();
     let id = unique("event");
     sender.mux(&mux_event(&id, "active", Some("nowhere"), "ls_9", now_ms())).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", SOON, async || match stack.retrying("mux").await {
+    poll::until("it waits in the retry set", WAIT_LIMIT, async || match stack.retrying("mux").await {
         0 => Err("not there"),
         _ => Ok(()),
     })
     .await;
     assert_eq!(stack.dead("mux").await, 0);
     assert!(stack.database.event("mux", &id).await.is_none(), "no ledger row without an effect");
-    poll::until("it is dead", SOON, async || if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") })
+    poll::until("it is dead", WAIT_LIMIT, async || if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") })
         .await;
     assert_eq!((stack.unfinished("mux").await, stack.retrying("mux").await), (0, 0));
-    stack.workers[0].process.logged("No session found for live_stream_id=ls_9, passthrough=nowhere", SOON).await;
+    stack.workers[0].process.logged("No session found for live_stream_id=ls_9, passthrough=nowhere", WAIT_LIMIT).await;
 
     let listed = stack.dlq_tool(&["list", "--output", "json", "--error-code", "session_not_found"]).await;
     let letter: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
@@ -38,17 +38,17 @@ async fn it_waits_dies_and_is_replayed(kind: Kind) {
     }
 
     sender.announce("nowhere", &json!({})).await.expect(202, "accepted");
-    stack.status("nowhere", "ready", SOON).await;
+    stack.status("nowhere", "ready", WAIT_LIMIT).await;
     let replayed = stack.dlq_tool(&["replay", "--event-id", &id]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    stack.status("nowhere", "live", SOON).await;
-    stack.drained(SOON).await;
+    stack.status("nowhere", "live", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
     assert_eq!(stack.database.event("mux", &id).await.unwrap()["action"], "status_updated");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn announced_in_time_it_is_processed() {
+async fn event_with_a_session_announced_in_time_is_processed() {
     let stack = Stack::builder()
         .worker_env("MISSING_SESSION_WAIT_MS", "30000")
         .worker_env("MAX_ATTEMPTS", "1")
@@ -58,7 +58,7 @@ async fn announced_in_time_it_is_processed() {
     let id = unique("event");
     sender.mux(&mux_event(&id, "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
     sender.mux(&mux_asset(&unique("event"), "ready", "asset_9", "ls_late", now_ms())).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", SOON, async || match stack.retrying("mux").await {
+    poll::until("it waits in the retry set", WAIT_LIMIT, async || match stack.retrying("mux").await {
         0 => Err("not there"),
         _ => Ok(()),
     })
@@ -67,19 +67,19 @@ async fn announced_in_time_it_is_processed() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(stack.dead("mux").await, 0);
     sender.announce("late", &json!({"live_stream_id": "ls_late"})).await.expect(202, "accepted");
-    stack.status("late", "live", SOON).await;
-    stack.drained(SOON).await;
+    stack.status("late", "live", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 2);
 }
 
 /// One event that waits does not hold up those behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiting_events_do_not_stop_others() {
+async fn events_waiting_for_a_session_do_not_block_others() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.announce("there", &json!({})).await.expect(202, "accepted");
-    stack.status("there", "ready", SOON).await;
+    stack.status("there", "ready", WAIT_LIMIT).await;
     let mut at = now_ms();
     for n in 0..50 {
         at += 1;
@@ -92,7 +92,7 @@ async fn waiting_events_do_not_stop_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_platform_may_not_touch_a_shared_room() {
+async fn platform_cannot_change_an_announced_room() {
     let toml = r#"
 [platforms.intruder]
 secrets = ["env:ACME_SECRET"]
@@ -103,14 +103,14 @@ missing_session = "create"
     let stack = Stack::builder().platforms(toml).start().await;
     let sender = stack.sender();
     sender.announce("theirs", &json!({})).await.expect(202, "accepted");
-    stack.status("theirs", "ready", SOON).await;
+    stack.status("theirs", "ready", WAIT_LIMIT).await;
     for room in ["theirs", "mine"] {
         let body = json!({"event_type": "stop", "timestamp": now_ms(), "payload": {"room": room}}).to_string();
         let signed = tests::sign::generic("intruder", tests::sender::ACME_SECRET, body.as_bytes());
         sender.send(&signed).await.expect(202, "accepted");
     }
-    stack.status("mine", "stopped", SOON).await;
-    stack.drained(SOON).await;
+    stack.status("mine", "stopped", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("theirs").await, "ready");
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
     let letter: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
@@ -120,7 +120,7 @@ missing_session = "create"
 /// Announcements are in another stream: while one that came before the event is unfinished, nobody can say that the
 /// session is missing, and waiting for it costs neither an attempt nor time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_unfinished_announcement_holds_the_verdict() {
+async fn unfinished_older_announcement_postpones_missing_session() {
     let stack =
         Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("MAX_ATTEMPTS", "1").start().await;
     // Of a later wire version: it stays in the stream until a newer worker comes.
@@ -131,7 +131,7 @@ async fn an_older_unfinished_announcement_holds_the_verdict() {
     let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
     let body = mux_event(&unique("event"), "active", Some("nowhere"), "ls", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", SOON, async || match stack.retrying("mux").await {
+    poll::until("it waits in the retry set", WAIT_LIMIT, async || match stack.retrying("mux").await {
         0 => Err("not there"),
         _ => Ok(()),
     })
@@ -146,7 +146,7 @@ async fn an_older_unfinished_announcement_holds_the_verdict() {
     assert_eq!(removed, 1);
     poll::until(
         "now it is dead",
-        SOON,
+        WAIT_LIMIT,
         async || if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") },
     )
     .await;

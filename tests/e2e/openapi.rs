@@ -2,8 +2,8 @@
 //! table names with its reason, and every answer that is provoked is described.
 
 mod description;
-mod provoked;
-mod system;
+mod responses;
+mod conformance;
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use reqwest::Method;
 use tests::sender::Sender;
 
 use description::Description;
-use system::{Conformance, admin};
+use conformance::{Conformance, admin};
 
 /// Answers that need a fault which no request can cause, and where they are provoked: the end of the path, method and status.
-const ELSEWHERE: [(&str, &str, &str, &str); 11] = [
+const PROVOKED_ELSEWHERE: [(&str, &str, &str, &str); 11] = [
     ("", "put", "500", "a fault of the program: `a_panic_is_an_answer_too`"),
     ("", "patch", "500", "the same"),
     ("", "delete", "500", "the same"),
@@ -46,29 +46,29 @@ fn spellings(api: &Description) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_description_is_openapi_and_says_what_happens() {
+async fn openapi_document_is_valid_and_matches_the_answers() {
     let conformance = Conformance::start().await;
     let api = &conformance.api;
     api.is_valid();
     let spellings = spellings(api);
     for path in &spellings {
-        provoked::webhooks(&conformance, path).await;
-        provoked::subscriptions(&conformance, path).await;
-        provoked::probes(&conformance, path).await;
+        responses::webhooks(&conformance, path).await;
+        responses::subscriptions(&conformance, path).await;
+        responses::probes(&conformance, path).await;
     }
-    provoked::sessions(&conformance).await;
-    provoked::platforms(&conformance).await;
-    provoked::outbound(&conformance).await;
-    provoked::statistics(&conformance).await;
-    provoked::events(&conformance).await;
-    provoked::operations(&conformance).await;
-    provoked::outage(&conformance, &spellings).await;
+    responses::sessions(&conformance).await;
+    responses::platforms(&conformance).await;
+    responses::outbound(&conformance).await;
+    responses::statistics(&conformance).await;
+    responses::events(&conformance).await;
+    responses::operations(&conformance).await;
+    responses::outage(&conformance, &spellings).await;
     methods(&conformance).await;
     routes_of_workers(api).await;
 
     let mut unseen = api.unseen();
     unseen.retain(|(path, method, status)| {
-        !ELSEWHERE.iter().any(|(end, by, known, _)| path.ends_with(end) && method == by && status == known)
+        !PROVOKED_ELSEWHERE.iter().any(|(end, by, known, _)| path.ends_with(end) && method == by && status == known)
     });
     assert!(unseen.is_empty(), "described, but not seen: {unseen:#?}");
     let mut codes = api.unseen_codes();

@@ -6,18 +6,18 @@ use serde_json::{Value, json};
 use tests::sender::{livekit_event, mux_event, now, now_ms, unique};
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
-on_both!(every_order_of_delivery_ends_in_the_same_row);
+on_both!(delivery_order_does_not_change_the_final_row);
 
-async fn every_order_of_delivery_ends_in_the_same_row(kind: Kind) {
+async fn delivery_order_does_not_change_the_final_row(kind: Kind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     for n in 0..ORDERS.len() {
         sender.announce(&format!("room_{n}"), &json!({})).await.expect(202, "accepted");
-        stack.status(&format!("room_{n}"), "ready", SOON).await;
+        stack.status(&format!("room_{n}"), "ready", WAIT_LIMIT).await;
     }
     // After the announcements, which are events of the sessions, too.
     let at = now_ms() + 1_000;
@@ -31,7 +31,7 @@ async fn every_order_of_delivery_ends_in_the_same_row(kind: Kind) {
             sender.mux(&body).await.expect(202, "accepted");
         }
         // Each step is processed before the next one is sent, so that delivery really has this order.
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
     }
     let mut rows = Vec::new();
     for n in 0..ORDERS.len() {
@@ -54,7 +54,7 @@ async fn every_order_of_delivery_ends_in_the_same_row(kind: Kind) {
 
 /// All events of many rooms at once, from all sides, to two workers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shuffled_burst_ends_in_the_newest_state() {
+async fn shuffled_burst_ends_in_the_newest_state() {
     const ROOMS: usize = 40;
     let stack = Stack::builder().ingresses(2).workers(2).start().await;
     for n in 0..ROOMS {
@@ -94,20 +94,20 @@ async fn a_shuffled_burst_ends_in_the_newest_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_time_from_the_future_cannot_freeze_a_session() {
+async fn future_event_time_cannot_freeze_a_session() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
     let year = 365 * 24 * 3_600;
     let id = unique("e");
     sender
         .mux(&mux_event(&id, "active", Some("room"), "ls", now_ms() + year * 1_000))
         .await
         .expect(202, "accepted");
-    stack.status("room", "live", SOON).await;
+    stack.status("room", "live", WAIT_LIMIT).await;
     sender.livekit(&livekit_event(&unique("EV"), "room_finished", "room", now() + 1)).await.expect(202, "accepted");
-    stack.status("room", "stopped", SOON).await;
+    stack.status("room", "stopped", WAIT_LIMIT).await;
     let row = stack.database.event("mux", &id).await.unwrap();
     assert_eq!(row["occurred_at"], row["received_at"], "counts as arrival");
 }

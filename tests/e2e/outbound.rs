@@ -15,7 +15,7 @@ use tests::sender::{content_event, mux_event, now_ms};
 use tests::sign;
 use tests::stack::{Builder, Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const SECRET: &str = "outbound-secret-31c7";
 
@@ -55,7 +55,7 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
 
 /// As after a worker that was killed when it had put a delivery up, and not yet let go of what it came from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_put_up_twice_is_one_delivery() {
+async fn delivery_enqueued_twice_is_sent_once() {
     let receiver = Downstream::start(Manner::Kind);
     let stack = builder(&[&receiver]).start().await;
     let at = now_ms().to_string();
@@ -65,15 +65,15 @@ async fn what_is_put_up_twice_is_one_delivery() {
     let left = async || stack.redis.command::<usize>(&["XLEN", "webhooks:outbox:acme"]).await;
     for _ in 0..2 {
         let _: String = stack.redis.command(&words).await;
-        poll::until("it is moved on", SOON, async || match left().await {
+        poll::until("it is moved on", WAIT_LIMIT, async || match left().await {
             0 => Ok(()),
             left => Err(left),
         })
         .await;
-        has(&receiver, 1, SOON).await;
+        has(&receiver, 1, WAIT_LIMIT).await;
     }
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
-    poll::until("what came later is there", SOON, async || {
+    poll::until("what came later is there", WAIT_LIMIT, async || {
         let seen = receiver.received();
         if seen.values().any(|attempts| attempts[0].json()["event_id"] != "e") { Ok(()) } else { Err(seen.len()) }
     })
@@ -85,16 +85,16 @@ async fn what_is_put_up_twice_is_one_delivery() {
     .await;
 }
 
-on_both!(a_processed_event_is_sent_signed_and_with_its_result);
+on_both!(processed_event_is_sent_signed_with_its_result);
 
-async fn a_processed_event_is_sent_signed_and_with_its_result(kind: Kind) {
+async fn processed_event_is_sent_signed_with_its_result(kind: Kind) {
     let receiver = Downstream::start(Manner::Kind);
     let stack = builder(&[&receiver]).database(kind).start().await;
     stack.sender().announce("room-1", &json!({"live_stream_id": "ls-1"})).await.expect(202, "accepted");
     let event = mux_event("evt_1", "active", Some("room-1"), "ls-1", now_ms());
     stack.sender().mux(&event).await.expect(202, "accepted");
-    stack.status("room-1", "live", SOON).await;
-    has(&receiver, 1, SOON).await;
+    stack.status("room-1", "live", WAIT_LIMIT).await;
+    has(&receiver, 1, WAIT_LIMIT).await;
 
     let received = receiver.received();
     let (id, attempts) = received.first_key_value().unwrap();
@@ -127,12 +127,12 @@ async fn a_processed_event_is_sent_signed_and_with_its_result(kind: Kind) {
 
     // The same event again is neither processed nor sent.
     stack.sender().mux(&event).await.expect(200, "duplicate");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(receiver.deliveries(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_was_asked_for_is_sent_and_what_was_never_processed_is_not() {
+async fn deliveries_are_only_processed_events_of_chosen_types() {
     let (jobs, all) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
     let file = format!(
         "[destinations.removals]\nurl = \"{}\"\nevents = [\"*_removed\"]\nallow_private = \"127.0.0.1\"\n",
@@ -145,27 +145,27 @@ async fn only_what_was_asked_for_is_sent_and_what_was_never_processed_is_not() {
     // Missing its content id where the definition's schema does not ask for one: a dead letter.
     let bad = json!({"event_type": "content_added", "payload": {}});
     stack.sender().acme(&bad).await.expect(202, "accepted");
-    has(&all, 3, SOON).await;
-    has(&jobs, 1, SOON).await;
+    has(&all, 3, WAIT_LIMIT).await;
+    has(&jobs, 1, WAIT_LIMIT).await;
     let received = jobs.received();
     assert_eq!(received.first_key_value().unwrap().1[0].json()["event"], "content_removed");
     assert_eq!(stack.dead("acme").await, 1);
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(all.deliveries(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_fails_is_tried_again_and_then_a_dead_letter_that_can_be_replayed() {
+async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
     let (second, never) = (Downstream::start(Manner::SecondTry), Downstream::start(Manner::Always(500)));
     let stack = builder(&[&second, &never]).start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    has(&second, 1, SOON).await;
-    poll::until("a second attempt", SOON, async || {
+    has(&second, 1, WAIT_LIMIT).await;
+    poll::until("a second attempt", WAIT_LIMIT, async || {
         let attempts: usize = second.received().values().map(Vec::len).sum();
         if attempts == 2 { Ok(()) } else { Err(attempts) }
     })
     .await;
-    poll::until("a dead letter", SOON, async || match stack.dead("out:webhook_2").await {
+    poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_2").await {
         1 => Ok(()),
         other => Err(other),
     })
@@ -181,7 +181,7 @@ async fn what_fails_is_tried_again_and_then_a_dead_letter_that_can_be_replayed()
     never.behave(Manner::Kind);
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_2", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    poll::until("the fifth attempt", SOON, async || {
+    poll::until("the fifth attempt", WAIT_LIMIT, async || {
         let attempts: usize = never.received().values().map(Vec::len).sum();
         if attempts == 5 { Ok(()) } else { Err(attempts) }
     })
@@ -196,7 +196,7 @@ async fn what_fails_is_tried_again_and_then_a_dead_letter_that_can_be_replayed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retry_after_is_obeyed_and_permanent_refusals_are_not_repeated() {
+async fn retry_after_is_obeyed_and_permanent_refusals_are_final() {
     let (busy, refusing, gone) = (
         Downstream::start(Manner::Busy),
         Downstream::start(Manner::Always(400)),
@@ -204,7 +204,7 @@ async fn retry_after_is_obeyed_and_permanent_refusals_are_not_repeated() {
     );
     let stack = builder(&[&busy, &refusing, &gone]).start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    poll::until("a second attempt", SOON, async || {
+    poll::until("a second attempt", WAIT_LIMIT, async || {
         let attempts: usize = busy.received().values().map(Vec::len).sum();
         if attempts == 2 { Ok(()) } else { Err(attempts) }
     })
@@ -213,7 +213,7 @@ async fn retry_after_is_obeyed_and_permanent_refusals_are_not_repeated() {
     let attempts = received.first_key_value().unwrap().1;
     assert!(attempts[1].at - attempts[0].at >= Duration::from_secs(2), "{attempts:?}");
     for destination in ["out:webhook_2", "out:webhook_3"] {
-        poll::until("a dead letter", SOON, async || match stack.dead(destination).await {
+        poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead(destination).await {
             1 => Ok(()),
             other => Err(other),
         })
@@ -222,7 +222,7 @@ async fn retry_after_is_obeyed_and_permanent_refusals_are_not_repeated() {
     assert_eq!(refusing.received().values().map(Vec::len).sum::<usize>(), 1);
     // After a 410 nothing more is sent there.
     stack.sender().netflix(&film(2)).await.expect(202, "accepted");
-    poll::until("another dead letter", SOON, async || match stack.dead("out:webhook_3").await {
+    poll::until("another dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_3").await {
         2 => Ok(()),
         other => Err(other),
     })
@@ -235,7 +235,7 @@ async fn private_addresses_are_refused_unless_allowed() {
     let receiver = Downstream::start(Manner::Kind);
     let stack = builder(&[&receiver]).worker_env("WEBHOOK_ALLOW_PRIVATE", "false").start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    poll::until("a dead letter", SOON, async || match stack.dead("out:webhook_1").await {
+    poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_1").await {
         1 => Ok(()),
         other => Err(other),
     })
@@ -246,7 +246,7 @@ async fn private_addresses_are_refused_unless_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rate_limit_of_a_destination_holds_across_workers() {
+async fn destination_rate_limit_holds_across_workers() {
     let receiver = Downstream::start(Manner::Kind);
     let stack = builder(&[&receiver])
         .workers(2)
@@ -257,7 +257,7 @@ async fn the_rate_limit_of_a_destination_holds_across_workers() {
     for number in 0..25 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    has(&receiver, 25, SOON).await;
+    has(&receiver, 25, WAIT_LIMIT).await;
     let mut times: Vec<Duration> = receiver.received().values().map(|attempts| attempts[0].at).collect();
     times.sort_unstable();
     // Ten at once, then one every 200 ms: the 25th not before 3 s after the first. A little less for clocks and queues.
@@ -270,7 +270,7 @@ async fn the_rate_limit_of_a_destination_holds_across_workers() {
 /// Four destinations, one of them dead for a while; the fast one and the session database keep their pace.
 /// `OUTBOUND_EVENTS` sets how many events: 10,000 take some minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_a_failing_and_a_dead_destination_hold_nobody_up() {
+async fn slow_failing_and_dead_destinations_delay_no_other() {
     let events = std::env::var("OUTBOUND_EVENTS").map_or(2_000, |text| text.parse().unwrap());
     let patience = Duration::from_millis(60_000 + 20 * events as u64);
     let fast = Downstream::start(Manner::Kind);
@@ -352,6 +352,6 @@ async fn killed_workers_lose_no_delivery() {
     let events: std::collections::BTreeSet<String> =
         receiver.received().values().map(|seen| seen[0].json()["event_id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(events.len(), EVENTS);
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("out:webhook_1").await, 0);
 }

@@ -11,8 +11,8 @@ use tests::redis::RedisOptions;
 use tests::sender::{content_event, now_ms};
 use tests::stack::{Builder, Stack};
 
-use crate::SOON;
-use crate::registration::{KNOWN_WITHIN, accepted, event};
+use crate::WAIT_LIMIT;
+use crate::registration::{PROPAGATION_LIMIT, accepted, event};
 
 const SECRET: &str = "bulkhead-secret-51d0";
 
@@ -52,7 +52,7 @@ async fn record_of(stack: &Stack, platform: &str) -> Option<String> {
 /// What was accepted before a platform was removed is processed, and reaches the platform's destination, signed as ever,
 /// though that is away for longer than the platform takes to drain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_platform_s_destination_gets_what_was_on_its_way() {
+async fn removed_platform_still_delivers_its_accepted_events() {
     const EVENTS: usize = 25;
     let mut absent = Downstream::absent(Manner::Kind);
     let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
@@ -61,9 +61,9 @@ async fn a_removed_platform_s_destination_gets_what_was_on_its_way() {
     let registration = json!({"platform": "shop", "secret": SECRET, "url": absent.url()});
     sender.registered(&registration).await;
     for _ in 0..EVENTS {
-        accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+        accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let removed = sender.unregister("shop").await;
     assert_eq!(removed.status, 202, "{}", removed.text);
     assert_eq!(
@@ -87,7 +87,7 @@ async fn a_removed_platform_s_destination_gets_what_was_on_its_way() {
         let expected = format!("sha256={}", tests::sign::hmac_sha256_hex(SECRET, &received.body));
         assert_eq!(received.headers["x-tributary-signature"], expected);
     }
-    poll::until("its record is removed", SOON, async || match record_of(&stack, "shop").await {
+    poll::until("its record is removed", WAIT_LIMIT, async || match record_of(&stack, "shop").await {
         None => Ok(()),
         Some(_) => Err("still there"),
     })
@@ -100,7 +100,7 @@ async fn a_removed_platform_s_destination_gets_what_was_on_its_way() {
 /// Somebody's key where a destination's queue should be, or a platform's outbox: everything else goes on, and once it is
 /// removed nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_damaged_key_holds_up_nobody_else() {
+async fn damaged_key_delays_no_other_destination_or_platform() {
     let (first, second) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
     let stack = sending_to(&[&first, &second]).start().await;
     let sender = stack.sender();
@@ -112,8 +112,8 @@ async fn one_damaged_key_holds_up_nobody_else() {
     for number in 0..5 {
         sender.acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&second, 5, SOON).await;
-    poll::until("what the first cannot be queued is a dead letter", SOON, async || {
+    has(&second, 5, WAIT_LIMIT).await;
+    poll::until("what the first cannot be queued is a dead letter", WAIT_LIMIT, async || {
         match stack.dead("out:webhook_1").await {
             5 => Ok(()),
             other => Err(other),
@@ -124,20 +124,20 @@ async fn one_damaged_key_holds_up_nobody_else() {
     let (): () = stack.redis.command(&["DEL", "webhooks:outgoing:webhook_1"]).await;
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_1", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    has(&first, 5, SOON).await;
+    has(&first, 5, WAIT_LIMIT).await;
 
     set("webhooks:outbox:mux").await;
     for number in 5..10 {
         sender.acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&first, 10, SOON).await;
-    has(&second, 10, SOON).await;
+    has(&first, 10, WAIT_LIMIT).await;
+    has(&second, 10, WAIT_LIMIT).await;
 }
 
 /// A dead destination's queue may grow as large as it likes, but not over what Redis needs for events: those are
 /// accepted, and reach the others, while what the dead one cannot be kept for it is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_destination_does_not_fill_redis() {
+async fn dead_destination_does_not_fill_redis() {
     let (dead, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
     let stack = sending_to(&[&dead, &kind])
         .redis(RedisOptions::fast().set("maxmemory", "40mb").set("maxmemory-policy", "noeviction"))
@@ -160,22 +160,22 @@ async fn a_dead_destination_does_not_fill_redis() {
         sent += 1;
         if sent % 50 == 0 {
             // What waits for a worker is the platform's own share.
-            stack.drained(SOON).await;
+            stack.drained(WAIT_LIMIT).await;
         }
         assert!(Instant::now() < until, "{sent} sent");
     }
-    stack.drained(SOON).await;
-    has(&kind, sent, SOON).await;
+    stack.drained(WAIT_LIMIT).await;
+    has(&kind, sent, WAIT_LIMIT).await;
     assert!(overflowed().await > 0);
     let waiting = length(&stack, "webhooks:outgoing:webhook_1").await as u64;
     assert!(waiting > 100, "{waiting}");
     assert_eq!(waiting + overflowed().await, sent as u64, "each is waiting or counted");
-    stack.workers[0].process.logged("takes more than its share", SOON).await;
+    stack.workers[0].process.logged("takes more than its share", WAIT_LIMIT).await;
 }
 
 /// An entry that a later release has put into the outbox waits for a worker that can read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_later_release_put_up_for_delivery_waits_for_it() {
+async fn outbox_entry_of_a_later_release_waits_for_it() {
     let receiver = Downstream::start(Manner::Kind);
     let stack = sending_to(&[&receiver]).start().await;
     let at = now_ms().to_string();
@@ -195,9 +195,9 @@ async fn what_a_later_release_put_up_for_delivery_waits_for_it() {
     let words: Vec<&str> =
         ["XADD", "webhooks:outbox:acme", "*"].into_iter().chain(entry.iter().flat_map(|(k, v)| [*k, *v])).collect();
     let _: String = stack.redis.command(&words).await;
-    stack.workers[0].process.logged("an outbox entry of a later release", SOON).await;
+    stack.workers[0].process.logged("an outbox entry of a later release", WAIT_LIMIT).await;
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
-    has(&receiver, 1, SOON).await;
+    has(&receiver, 1, WAIT_LIMIT).await;
     // Claimed again and again, and kept.
     poll::throughout("it is there", Duration::from_secs(4), async || {
         match length(&stack, "webhooks:outbox:acme").await {

@@ -14,8 +14,8 @@ use tests::sender::{content_event, now_ms};
 use tests::sign;
 use tests::stack::{Builder, Stack};
 
-use crate::SOON;
-use crate::registration::{KNOWN_WITHIN, accepted, event, keyed};
+use crate::WAIT_LIMIT;
+use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 
 const NEW: &str = "outbound-receivers-new-91fe";
 const OLD: &str = "outbound-receivers-old-2c07";
@@ -79,7 +79,7 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     let (receiver, other) = (Downstream::start(Manner::Always(429)), Downstream::start(Manner::Kind));
     let stack = sending_to(&[&receiver, &other]).workers(2).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
-    poll::until("it is busy", SOON, async || {
+    poll::until("it is busy", WAIT_LIMIT, async || {
         let held: Option<String> =
             stack.redis.command(&["HGET", "webhooks:state:out:webhook_1", "busy_until"]).await;
         held.map(drop).ok_or("not yet")
@@ -88,7 +88,7 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     // As if it had asked for half an hour.
     let until = (now_ms() + 1_800_000).to_string();
     let (): () = stack.redis.command(&["HSET", "webhooks:state:out:webhook_1", "busy_until", &until]).await;
-    poll::until("nothing is on its way", SOON, async || {
+    poll::until("nothing is on its way", WAIT_LIMIT, async || {
         let before = receiver.received().values().map(Vec::len).sum::<usize>();
         tokio::time::sleep(Duration::from_millis(500)).await;
         let after = receiver.received().values().map(Vec::len).sum::<usize>();
@@ -100,7 +100,7 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     for number in 1..=20 {
         stack.sender().acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&other, 21, SOON).await;
+    has(&other, 21, WAIT_LIMIT).await;
     assert_eq!(receiver.received().values().map(Vec::len).sum::<usize>(), before);
     let shown = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await.json;
     assert!(shown["destinations"][0]["busy_until"].is_string(), "{shown}");
@@ -109,11 +109,11 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     let path = "/api/webhooks/destinations/webhook_1";
     let answer = stack.sender().admin(Method::PATCH, path, &json!({"paused": false})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    has(&receiver, 21, SOON).await;
+    has(&receiver, 21, WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_day_of_busy_answers_spends_attempts_again() {
+async fn busy_answers_for_a_day_spend_attempts_again() {
     let receiver = Downstream::start(Manner::Always(429));
     let stack = sending_to(&[&receiver]).start().await;
     let since = (now_ms() - 25 * 3_600_000).to_string();
@@ -128,12 +128,12 @@ async fn a_day_of_busy_answers_spends_attempts_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn receivers_deploy_costs_no_dead_letter() {
+async fn receiver_deploy_costs_no_dead_letter() {
     let deploying = Downstream::start(Manner::Deploying(Duration::from_secs(3)));
     let (never, moved) = (Downstream::start(Manner::Always(404)), Downstream::start(Manner::Always(301)));
     let stack = sending_to(&[&deploying, &never, &moved]).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
-    let letter = dead_letter(&stack, "out:webhook_3", SOON).await;
+    let letter = dead_letter(&stack, "out:webhook_3", WAIT_LIMIT).await;
     let target = "status 301: redirect to https://moved.example/new/…; redirects are not followed";
     assert_eq!((&letter["error"], &letter["attempts"]), (&json!(target), &json!(1)), "{letter}");
     has(&deploying, 1, Duration::from_secs(60)).await;
@@ -174,12 +174,12 @@ fn is_signed_with(one: &Received, newest: &str, previous: Option<&str>) -> bool 
 async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
     let (receiver, listed) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
     let stack =
-        terms(keyed()).env("WEBHOOK_URLS", &listed.url()).env("WEBHOOK_SECRET_KEY_PREVIOUS", OLD).start().await;
+        terms(builder_with_key()).env("WEBHOOK_URLS", &listed.url()).env("WEBHOOK_SECRET_KEY_PREVIOUS", OLD).start().await;
     let sender = stack.sender();
     let registered = |secret: &str, old: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url(), "old_secret_expires_in": old});
     let signed = async |newest: &str, previous: Option<&str>| {
-        poll::until("a delivery with these signatures", SOON, async || {
-            accepted(&sender, &event("shop", newest), KNOWN_WITHIN).await;
+        poll::until("a delivery with these signatures", WAIT_LIMIT, async || {
+            accepted(&sender, &event("shop", newest), PROPAGATION_LIMIT).await;
             let all = receiver.received();
             let good = |one: &&Received| is_signed_with(one, newest, previous);
             all.values().flatten().find(good).map(drop).ok_or_else(|| format!("{all:?}"))
@@ -192,7 +192,7 @@ async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
     signed(NEW, Some(OLD)).await;
     // The old one ends by itself.
     signed(NEW, None).await;
-    has(&listed, listed.deliveries(), SOON).await;
+    has(&listed, listed.deliveries(), WAIT_LIMIT).await;
     let all = listed.received();
     assert!(all.values().flatten().all(|one| is_signed_with(one, NEW, Some(OLD))), "{all:?}");
 }

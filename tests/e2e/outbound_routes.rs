@@ -14,8 +14,8 @@ use tests::sender::{Answer, content_event, now_ms, unique};
 use tests::sign;
 use tests::stack::{Builder, Role, Stack};
 
-use crate::SOON;
-use crate::registration::{KNOWN_WITHIN, accepted, event, keyed};
+use crate::WAIT_LIMIT;
+use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 
 const SECRET: &str = "outbound-secret-77aa";
 const REGISTERED: &str = "registered-outbound-secret-1";
@@ -39,7 +39,7 @@ fn film(number: usize) -> Value {
 }
 
 async fn has(destination: &Downstream, deliveries: usize) {
-    poll::until(&format!("{deliveries} deliveries"), SOON, async || {
+    poll::until(&format!("{deliveries} deliveries"), WAIT_LIMIT, async || {
         let seen = destination.deliveries();
         if seen == deliveries { Ok(()) } else { Err(format!("{seen} deliveries")) }
     })
@@ -67,12 +67,12 @@ async fn hold(stack: &Stack, name: &str, paused: bool) -> Answer {
 
 /// Waits until workers must have seen what was set: they look twice a second.
 async fn shows(stack: &Stack, worker: usize, text: &str) {
-    stack.workers[worker].process.logged(text, SOON).await;
+    stack.workers[worker].process.logged(text, WAIT_LIMIT).await;
 }
 
 async fn dead(stack: &Stack, name: &str, letters: usize) -> Vec<Value> {
     let platform = format!("out:{name}");
-    poll::until(&format!("{letters} dead letters"), SOON, async || match stack.dead(&platform).await {
+    poll::until(&format!("{letters} dead letters"), WAIT_LIMIT, async || match stack.dead(&platform).await {
         seen if seen == letters => Ok(()),
         seen => Err(seen),
     })
@@ -82,7 +82,7 @@ async fn dead(stack: &Stack, name: &str, letters: usize) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_test_says_what_came_of_it_in_the_documented_words() {
+async fn destination_test_reports_the_documented_outcomes() {
     let (kind, refusing, slow) = (
         Downstream::start(Manner::Kind),
         Downstream::start(Manner::Always(404)),
@@ -144,7 +144,7 @@ async fn a_test_says_what_came_of_it_in_the_documented_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_triggered_reaches_those_who_asked_for_it_under_the_answered_ids() {
+async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
     let (all, jobs, films) =
         (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
     let file = format!(
@@ -177,7 +177,7 @@ async fn what_is_triggered_reaches_those_who_asked_for_it_under_the_answered_ids
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_status_tells_how_each_destination_fares() {
+async fn destination_status_shows_each_destination() {
     let (kind, failing) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Always(500)));
     let mut absent = Downstream::absent(Manner::Kind);
     let stack = sending_to(&[&kind, &failing, &absent]).env("WEBHOOK_MAX_RETRIES", "1").start().await;
@@ -199,7 +199,7 @@ async fn the_status_tells_how_each_destination_fares() {
     for number in 2..12 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    poll::until("its circuit is open", SOON, async || {
+    poll::until("its circuit is open", WAIT_LIMIT, async || {
         let seen = status(&stack, "webhook_3").await;
         let open = seen["circuit"] == "open" || seen["circuit"] == "half-open";
         if open && seen["depth"].as_u64() > Some(0) { Ok(()) } else { Err(seen) }
@@ -207,7 +207,7 @@ async fn the_status_tells_how_each_destination_fares() {
     .await;
     assert_eq!(status(&stack, "webhook_3").await["last_error"], "ECONNREFUSED");
     absent.arrive();
-    poll::until("its circuit is closed", SOON, async || {
+    poll::until("its circuit is closed", WAIT_LIMIT, async || {
         let seen = status(&stack, "webhook_3").await;
         if seen["circuit"] == "closed" && seen["depth"] == 0 { Ok(()) } else { Err(seen) }
     })
@@ -217,13 +217,13 @@ async fn the_status_tells_how_each_destination_fares() {
 
 /// What a worker noted that is gone is not shown for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_circuit_that_was_open_when_its_worker_was_killed_is_not_open_for_ever() {
+async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
     let mut absent = Downstream::absent(Manner::Kind);
     let mut stack = sending_to(&[&absent]).start().await;
     for number in 0..10 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    poll::until("its circuit is open", SOON, async || {
+    poll::until("its circuit is open", WAIT_LIMIT, async || {
         let seen = status(&stack, "webhook_1").await;
         if seen["circuit"] == "open" { Ok(()) } else { Err(seen) }
     })
@@ -232,7 +232,7 @@ async fn a_circuit_that_was_open_when_its_worker_was_killed_is_not_open_for_ever
     absent.arrive();
     stack.add_worker().await;
     has(&absent, 10).await;
-    poll::until("its circuit is closed", SOON, async || {
+    poll::until("its circuit is closed", WAIT_LIMIT, async || {
         let seen = status(&stack, "webhook_1").await;
         if seen["circuit"] == "closed" && seen["depth"] == 0 { Ok(()) } else { Err(seen) }
     })
@@ -240,7 +240,7 @@ async fn a_circuit_that_was_open_when_its_worker_was_killed_is_not_open_for_ever
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_held_back_is_neither_sent_nor_lost() {
+async fn paused_destination_neither_sends_nor_loses_deliveries() {
     let (held, other) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
     let mut stack = sending_to(&[&held, &other]).start().await;
     stack.sender().netflix(&film(0)).await.expect(202, "accepted");
@@ -271,9 +271,9 @@ async fn what_is_held_back_is_neither_sent_nor_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registered_url_gets_its_platforms_events_signed_with_its_secret() {
+async fn registered_url_gets_its_platforms_events_signed() {
     let (receiver, other) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
-    let mut stack = terms(keyed()).redis(RedisOptions::durable()).start().await;
+    let mut stack = terms(builder_with_key()).redis(RedisOptions::durable()).start().await;
     let registration =
         json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url(), "old_secret_expires_in": "1h"});
     let answer = stack.sender().registered(&registration).await;
@@ -287,15 +287,15 @@ async fn a_registered_url_gets_its_platforms_events_signed_with_its_secret() {
         one.headers["x-streamgank-signature"] == format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body))
     };
     // Sent before a worker knows of the destination, an event is processed and not forwarded.
-    stack.workers[0].process.logged("serving a registered platform", SOON).await;
-    poll::until("a delivery", SOON, async || {
-        accepted(&stack.sender(), &event("shop", REGISTERED), KNOWN_WITHIN).await;
+    stack.workers[0].process.logged("serving a registered platform", WAIT_LIMIT).await;
+    poll::until("a delivery", WAIT_LIMIT, async || {
+        accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
         if receiver.deliveries() > 0 { Ok(()) } else { Err("none") }
     })
     .await;
     assert!(signed_with(0, REGISTERED));
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(status(&stack, "platform_shop").await["circuit"], "closed");
     assert_eq!(other.deliveries(), 0, "another platform's destination");
 
@@ -306,8 +306,8 @@ async fn a_registered_url_gets_its_platforms_events_signed_with_its_secret() {
     stack.add_ingress().await;
     stack.add_worker().await;
     let before = receiver.deliveries();
-    poll::until("a delivery after the restart", SOON, async || {
-        accepted(&stack.sender(), &event("shop", REGISTERED), SOON).await;
+    poll::until("a delivery after the restart", WAIT_LIMIT, async || {
+        accepted(&stack.sender(), &event("shop", REGISTERED), WAIT_LIMIT).await;
         if receiver.deliveries() > before { Ok(()) } else { Err("none") }
     })
     .await;
@@ -315,8 +315,8 @@ async fn a_registered_url_gets_its_platforms_events_signed_with_its_secret() {
     let new = "registered-outbound-secret-2";
     let rotated = json!({"platform": "shop", "secret": new, "url": receiver.url(), "old_secret_expires_in": "1h"});
     stack.sender().registered(&rotated).await;
-    poll::until("a delivery signed with the new secret", SOON, async || {
-        accepted(&stack.sender(), &event("shop", REGISTERED), KNOWN_WITHIN).await;
+    poll::until("a delivery signed with the new secret", WAIT_LIMIT, async || {
+        accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
         let last = receiver.deliveries() - 1;
         if signed_with(last, new) { Ok(()) } else { Err("the old one still") }
     })
@@ -330,21 +330,21 @@ async fn a_registered_url_gets_its_platforms_events_signed_with_its_secret() {
 
 /// The next definition of a destination must not take up what the last one is still sending.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_sends_nothing_twice() {
+async fn rotation_of_a_registration_sends_nothing_twice() {
     let receiver = Downstream::start(Manner::Slow(Duration::from_millis(1_500)));
-    let stack = terms(keyed()).start().await;
+    let stack = terms(builder_with_key()).start().await;
     let registered = |secret: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url()});
     stack.sender().registered(&registered(REGISTERED)).await;
-    poll::until("a delivery", SOON, async || {
-        accepted(&stack.sender(), &event("shop", REGISTERED), KNOWN_WITHIN).await;
+    poll::until("a delivery", WAIT_LIMIT, async || {
+        accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
         if receiver.deliveries() > 0 { Ok(()) } else { Err("none") }
     })
     .await;
     for _ in 0..40 {
-        accepted(&stack.sender(), &event("shop", REGISTERED), KNOWN_WITHIN).await;
+        accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
     }
     stack.sender().registered(&registered("registered-outbound-secret-2")).await;
-    poll::until("everything is confirmed", SOON, async || {
+    poll::until("everything is confirmed", WAIT_LIMIT, async || {
         let left: usize = stack.redis.command(&["XLEN", "webhooks:outgoing:platform_shop"]).await;
         if left == 0 && stack.unfinished("shop").await == 0 { Ok(()) } else { Err(left) }
     })
@@ -354,13 +354,13 @@ async fn a_rotation_sends_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_without_the_key_keeps_what_it_cannot_sign_and_says_so() {
+async fn worker_without_key_keeps_deliveries_and_reports_it() {
     let receiver = Downstream::start(Manner::Kind);
     let mut stack = terms(Stack::builder()).ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url()})).await;
     shows(&stack, 0, "its secret cannot be opened with this process's SECRETS_KEY; its deliveries are kept").await;
-    let id = accepted(&stack.sender(), &event("shop", REGISTERED), KNOWN_WITHIN).await;
-    poll::until("it is queued", SOON, async || {
+    let id = accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
+    poll::until("it is queued", WAIT_LIMIT, async || {
         let depth = status(&stack, "platform_shop").await["depth"].clone();
         if depth == 1 { Ok(()) } else { Err(depth) }
     })
@@ -369,13 +369,13 @@ async fn a_worker_without_the_key_keeps_what_it_cannot_sign_and_says_so() {
     let (program, ops) = stack.worker_program();
     let process = program.env("SECRETS_KEY", SECRETS_KEY).env("WORKER_NAME", "keyed").spawn();
     stack.workers.push(Role { process, url: ops.clone(), ops });
-    stack.workers[1].ready(SOON).await;
+    stack.workers[1].ready(WAIT_LIMIT).await;
     has(&receiver, 1).await;
     assert_eq!(receiver.received().into_values().next().unwrap()[0].json()["event_id"], json!(id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_from_one_tributary_to_the_next_ends() {
+async fn forwarding_loop_between_two_systems_ends() {
     let mut stack = terms(Stack::builder())
         .ingress_env("STREAMGANK_WEBHOOK_SECRET", SECRET)
         .worker_env("WEBHOOK_EVENTS", "job.*")
@@ -386,7 +386,7 @@ async fn a_loop_from_one_tributary_to_the_next_ends() {
     let hook = format!("{}/webhooks/streamgank", stack.ingresses[0].url);
     let process = program.env("WEBHOOK_URLS", hook).spawn();
     stack.workers.push(Role { process, url: ops.clone(), ops });
-    stack.workers[0].ready(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
     let job = json!({"event": "job.completed", "data": {"job_id": unique("job")}, "timestamp": "2024-01-01T12:05:30.123Z"});
     let signed = sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
@@ -394,13 +394,13 @@ async fn a_loop_from_one_tributary_to_the_next_ends() {
     assert_eq!(letters[0]["error_code"], "loop", "{}", letters[0]);
     // The first, and one for each time that it was passed on.
     assert_eq!(stack.database.count("webhook_events").await, 9);
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let delivered: i64 = stack.redis.command(&["HGET", "webhooks:counters:out:webhook_1", "processed"]).await;
     assert_eq!(delivered, 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chat_services_get_messages_of_their_own() {
+async fn chat_destinations_get_messages_in_their_format() {
     let (slack, discord) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Always(204)));
     let file = format!(
         "[destinations.team]\nurl = \"{}\"\nformat = \"slack\"\n[destinations.fans]\nurl = \"{}\"\nformat = \"discord\"\n\
@@ -444,7 +444,7 @@ async fn chat_services_get_messages_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_full_queue_cannot_take_becomes_dead_letters() {
+async fn full_destination_queue_overflows_into_dead_letters() {
     let receiver = Downstream::start(Manner::Kind);
     let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 5\npaused = true\n", receiver.url());
     let stack = terms(Stack::builder()).platforms(&file).start().await;
@@ -465,14 +465,14 @@ async fn what_a_full_queue_cannot_take_becomes_dead_letters() {
 
 /// Where the dead letters are full too, what is dropped is counted, and says which events it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_neither_queue_nor_dead_letters_can_take_is_counted() {
+async fn overflow_of_queue_and_dead_letters_is_counted() {
     let receiver = Downstream::start(Manner::Kind);
     let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 2\npaused = true\n", receiver.url());
     let stack = terms(Stack::builder()).worker_env("DLQ_MAX_LEN", "3").platforms(&file).start().await;
     for number in 0..9 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    poll::until("four are lost, and shown", SOON, async || {
+    poll::until("four are lost, and shown", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_deliveries_total", &["small", "lost"]).await {
             4.0 => Ok(()),
             seen => Err(seen),
@@ -488,7 +488,7 @@ async fn what_neither_queue_nor_dead_letters_can_take_is_counted() {
 
 /// A worker killed between commit and settle: whoever takes the entry up settles it in full, and so forwards it, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_committed_and_not_settled_is_still_forwarded_once() {
+async fn committed_but_unsettled_event_is_forwarded_once() {
     let receiver = Downstream::start(Manner::Kind);
     let mut stack = sending_to(&[&receiver]).workers(0).start().await;
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
@@ -499,7 +499,7 @@ async fn what_was_committed_and_not_settled_is_still_forwarded_once() {
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", "").spawn();
     stack.workers.push(Role { process, url: ops.clone(), ops });
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.workers.remove(0).process.kill();
     assert_eq!(stack.database.count("webhook_events").await, 1);
     let put = async || {
@@ -513,8 +513,8 @@ async fn what_was_committed_and_not_settled_is_still_forwarded_once() {
     let worker = Role { process: program.spawn(), url: ops.clone(), ops };
     has(&receiver, 1).await;
     put().await;
-    stack.drained(SOON).await;
-    poll::until("the outbox is empty", SOON, async || {
+    stack.drained(WAIT_LIMIT).await;
+    poll::until("the outbox is empty", WAIT_LIMIT, async || {
         let left: usize = stack.redis.command(&["XLEN", "webhooks:outbox:acme"]).await;
         if left == 0 { Ok(()) } else { Err(left) }
     })
@@ -529,7 +529,7 @@ async fn what_was_committed_and_not_settled_is_still_forwarded_once() {
 
 /// A delivery that takes longer than the worker has: it is handed back, not left until somebody takes its worker for dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_stopping_worker_is_sending_is_handed_back_within_its_grace() {
+async fn stopping_worker_hands_its_delivery_back_within_its_grace() {
     const IDLE: Duration = Duration::from_secs(40);
     let receiver = Downstream::start(Manner::Slow(Duration::from_secs(90)));
     let mut stack = sending_to(&[&receiver])

@@ -9,8 +9,8 @@ use tests::poll;
 use tests::sender::{Answer, content_event, now_ms};
 use tests::stack::{Builder, Role, Stack};
 
-use crate::SOON;
-use crate::registration::{KNOWN_WITHIN, accepted, event};
+use crate::WAIT_LIMIT;
+use crate::registration::{PROPAGATION_LIMIT, accepted, event};
 
 const SECRET: &str = "outbound-urls-secret-0b4d";
 
@@ -39,20 +39,20 @@ async fn film_is_processed(stack: &Stack, number: usize) {
 async fn restarted_with(stack: &mut Stack, urls: &[&Downstream]) {
     for role in stack.workers.drain(..).chain(stack.ingresses.drain(..)) {
         role.process.terminate();
-        role.process.ended(SOON).await;
+        role.process.ended(WAIT_LIMIT).await;
     }
     let (program, url, ops) = stack.ingress_program();
     let process = program.env("WEBHOOK_URLS", list(urls)).spawn();
     stack.ingresses.push(Role { process, url, ops });
-    stack.ingresses[0].ready(SOON).await;
+    stack.ingresses[0].ready(WAIT_LIMIT).await;
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", list(urls)).spawn();
     stack.workers.push(Role { process, url: ops.clone(), ops });
-    stack.workers[0].ready(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
 async fn has(receiver: &Downstream, deliveries: usize) {
-    poll::until(&format!("{deliveries} deliveries"), SOON, async || match receiver.confirmed().len() {
+    poll::until(&format!("{deliveries} deliveries"), WAIT_LIMIT, async || match receiver.confirmed().len() {
         seen if seen == deliveries => Ok(()),
         seen => Err(seen),
     })
@@ -60,7 +60,7 @@ async fn has(receiver: &Downstream, deliveries: usize) {
 }
 
 async fn queued(stack: &Stack, queue: &str, deliveries: usize) {
-    poll::until(&format!("{deliveries} in {queue}"), SOON, async || {
+    poll::until(&format!("{deliveries} in {queue}"), WAIT_LIMIT, async || {
         let seen: usize = stack.redis.command(&["XLEN", &format!("webhooks:outgoing:{queue}")]).await;
         if seen == deliveries { Ok(()) } else { Err(seen) }
     })
@@ -79,7 +79,7 @@ async fn change(stack: &Stack, name: &str, body: &Value) -> Answer {
 }
 
 async fn parked_metric(stack: &Stack, deliveries: f64) {
-    poll::until("the metric of parked deliveries", SOON, async || {
+    poll::until("the metric of parked deliveries", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_parked_deliveries", &[]).await {
             seen if (seen - deliveries).abs() < 0.5 => Ok(()),
             seen => Err(seen),
@@ -126,7 +126,7 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn urls_that_change_places_keep_their_queues() {
+async fn reordered_urls_keep_their_queues() {
     let (mut first, mut second) = (Downstream::absent(Manner::Kind), Downstream::absent(Manner::Kind));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     for number in 0..3 {
@@ -151,11 +151,11 @@ async fn urls_that_change_places_keep_their_queues() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gone_url_does_not_end_the_one_in_its_place() {
+async fn gone_url_does_not_end_the_one_in_its_place() {
     let (gone, kind) = (Downstream::start(Manner::Always(410)), Downstream::start(Manner::Kind));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone])).start().await;
     film_is_processed(&stack, 0).await;
-    poll::until("a dead letter", SOON, async || match stack.dead("out:webhook_1").await {
+    poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_1").await {
         1 => Ok(()),
         other => Err(other),
     })
@@ -181,12 +181,12 @@ async fn a_gone_url_does_not_end_the_one_in_its_place() {
 
 /// The URL had two queues, of which the list's position once decided.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gone_url_stays_gone_at_another_position() {
+async fn gone_url_stays_gone_at_another_position() {
     let (gone, kind) = (Downstream::start(Manner::Always(410)), Downstream::start(Manner::Kind));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone, &gone])).start().await;
     restarted_with(&mut stack, &[&gone]).await;
     film_is_processed(&stack, 0).await;
-    poll::until("it is gone", SOON, async || match &status(&stack).await["destinations"][0]["gone"] {
+    poll::until("it is gone", WAIT_LIMIT, async || match &status(&stack).await["destinations"][0]["gone"] {
         Value::Bool(true) => Ok(()),
         other => Err(other.clone()),
     })
@@ -196,7 +196,7 @@ async fn a_gone_url_stays_gone_at_another_position() {
     has(&kind, 1).await;
     let shown = status(&stack).await;
     assert_eq!(shown["destinations"][1]["gone"], true, "{shown}");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(gone.deliveries(), 1);
 }
 
@@ -207,11 +207,11 @@ async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
     let mut stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": SECRET, "url": receiver.url()})).await;
-    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     queued(&stack, "platform_shop", 1).await;
     restarted_with(&mut stack, &[&receiver]).await;
     film_is_processed(&stack, 1).await;
-    poll::until("a delivery by the list", SOON, async || {
+    poll::until("a delivery by the list", WAIT_LIMIT, async || {
         let received = receiver.received();
         let by = |name: &str| received.values().flatten().any(|one| one.json()["webhook_id"] == name);
         if by("webhook_1") { Ok(()) } else { Err(received.len()) }
@@ -223,7 +223,7 @@ async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_hands_parked_deliveries_over() {
+async fn operator_hands_over_parked_deliveries() {
     let (former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former])).start().await;
     for number in 0..3 {
@@ -271,32 +271,32 @@ async fn workers_with_different_lists_misdirect_nothing() {
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", list(&[&second])).env("WORKER_NAME", "another").spawn();
     stack.workers.push(Role { process, url: ops.clone(), ops });
-    stack.workers[1].ready(SOON).await;
+    stack.workers[1].ready(WAIT_LIMIT).await;
     for number in 1..=60 {
         film_is_processed(&stack, number).await;
     }
     // Either worker may have processed an event; one of them does not know the first URL any more.
     has(&second, 61).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     queued(&stack, "webhook_1", 0).await;
     assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
     assert!(second.confirmed().values().all(|times| *times == 1), "{:?}", second.confirmed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registration_with_another_url_parks_what_waits() {
+async fn registration_with_another_url_parks_its_deliveries() {
     let (mut former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
     let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     let registration = |to: &Downstream| json!({"platform": "shop", "secret": SECRET, "url": to.url()});
     sender.registered(&registration(&former)).await;
     for _ in 0..3 {
-        accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+        accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     }
     queued(&stack, "platform_shop", 3).await;
     sender.registered(&registration(&kind)).await;
-    poll::until("a delivery to the new URL", SOON, async || {
-        accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    poll::until("a delivery to the new URL", WAIT_LIMIT, async || {
+        accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
         if kind.deliveries() > 0 { Ok(()) } else { Err("none") }
     })
     .await;

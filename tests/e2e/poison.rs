@@ -9,26 +9,26 @@ use tests::poll;
 use tests::sender::{content_event, mux_event, now_ms, unique};
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-on_both!(refused_by_the_database_alone_it_dies_alone);
-on_both!(write_swallowed_by_a_trigger_dies_and_says_so);
+on_both!(event_refused_by_the_database_is_dead_lettered_alone);
+on_both!(write_swallowed_by_a_trigger_is_dead_lettered);
 
 async fn dead(stack: &Stack, platform: &str, count: usize) {
-    poll::until(&format!("{count} dead letters of {platform}"), SOON, async || {
+    poll::until(&format!("{count} dead letters of {platform}"), WAIT_LIMIT, async || {
         let seen = stack.dead(platform).await;
         if seen == count { Ok(()) } else { Err(seen) }
     })
     .await;
 }
 
-async fn letter(stack: &Stack, args: &[&str]) -> Value {
+async fn dead_letter(stack: &Stack, args: &[&str]) -> Value {
     let listed = stack.dlq_tool(&[&["list", "--output", "json"], args].concat()).await;
     serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_undecodable_entry_is_kept_as_it_is_and_replayable() {
+async fn undecodable_entry_is_kept_unchanged_and_replayable() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     let stream = "webhooks:incoming:acme";
@@ -39,19 +39,19 @@ async fn an_undecodable_entry_is_kept_as_it_is_and_replayable() {
         stack.redis.command(&["XADD", stream, "*", "v", "not-a-number", "event_id", "odd2", "body", "{}"]).await;
     sender.acme(&content_event("content_added", "after", "t", now_ms())).await.expect(202, "accepted");
     dead(&stack, "acme", 2).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("contents").await, 2, "its neighbours are processed");
     let (id, fields) = entries(&stack, "webhooks:dlq:acme").await.remove(0);
     assert_eq!(fields["rubbish"], b"\x01\x02kept");
     assert_eq!(fields["error_code"], b"undecodable");
 
-    let listed = letter(&stack, &["--id", &id]).await;
+    let listed = dead_letter(&stack, &["--id", &id]).await;
     assert_eq!(listed["error_code"], "undecodable");
     let shown = stack.dlq_tool(&["show", &id]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     let replayed = stack.dlq_tool(&["replay", "--id", &id]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    poll::until("it died again, with lineage", SOON, async || {
+    poll::until("it died again, with lineage", WAIT_LIMIT, async || {
         let letters = entries(&stack, "webhooks:dlq:acme").await;
         let again = letters.iter().find(|(_, fields)| fields.contains_key("rubbish"));
         match again {
@@ -64,11 +64,11 @@ async fn an_undecodable_entry_is_kept_as_it_is_and_replayable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_says_nonsense_is_an_invalid_event_and_its_neighbours_live() {
+async fn invalid_event_is_dead_lettered_without_its_neighbours() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
     stack.workers[0].process.freeze();
     // Databases refuse NUL; a room id of 100 kB does not fit an index.
     for room in ["a\u{0}b".to_owned(), "r".repeat(100_000)] {
@@ -77,19 +77,19 @@ async fn what_says_nonsense_is_an_invalid_event_and_its_neighbours_live() {
     }
     sender.mux(&mux_event("good", "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
     stack.workers[0].process.thaw();
-    stack.status("room", "live", SOON).await;
+    stack.status("room", "live", WAIT_LIMIT).await;
     dead(&stack, "mux", 2).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     for (_, fields) in entries(&stack, "webhooks:dlq:mux").await {
         assert_eq!(fields["error_code"], b"invalid_event");
         assert!(fields["error"].len() < 1_000);
     }
-    stack.workers[0].ready(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
 /// Only running alone without an orderly end counts as a crash; a high delivery count (an outage makes those) does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_high_delivery_count_alone_is_no_poison() {
+async fn high_delivery_count_alone_is_not_poison() {
     let mut stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let stream = "webhooks:incoming:acme";
@@ -116,7 +116,7 @@ async fn a_high_delivery_count_alone_is_no_poison() {
         let _: redis::Value = stack.redis.command(&claim).await;
     }
     stack.add_worker().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!((stack.database.count("contents").await, stack.dead("acme").await), (5, 0));
     let suspects: usize = stack.redis.command(&["HLEN", "webhooks:suspects:acme"]).await;
     assert_eq!(suspects, 0, "cleared by the orderly outcome");
@@ -124,7 +124,7 @@ async fn a_high_delivery_count_alone_is_no_poison() {
 
 /// A worker is killed whenever the database is busy with one certain event, which makes that event what kills workers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_keeps_killing_workers_becomes_a_crash_loop_letter() {
+async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     const ROUNDS: usize = 12;
     let stack = Stack::builder().database(Kind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
@@ -141,7 +141,7 @@ async fn what_keeps_killing_workers_becomes_a_crash_loop_letter() {
     let mut killed = 0;
     while stack.dead("acme").await == 0 {
         assert!(killed < ROUNDS, "{killed} workers killed, and the event is still not given up");
-        poll::until("a worker is at the event, or it is given up", SOON, async || {
+        poll::until("a worker is at the event, or it is given up", WAIT_LIMIT, async || {
             let sql =
                 "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
             let sleeping = stack.database.rows(sql, &[]).await;
@@ -156,7 +156,7 @@ async fn what_keeps_killing_workers_becomes_a_crash_loop_letter() {
         }
     }
     assert!(killed >= 3, "given up after {killed} kills: a few restarts are no crash loop");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let letters = entries(&stack, "webhooks:dlq:acme").await;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].1["error_code"], b"crash_loop");
@@ -168,7 +168,7 @@ async fn what_keeps_killing_workers_becomes_a_crash_loop_letter() {
 
 /// A trigger that refuses every row, also those without any event: whatever the database says, it is no event's fault.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_of_everybody_is_no_event_s_fault() {
+async fn refusal_of_every_row_is_blamed_on_no_event() {
     let stack = Stack::builder()
         .worker_env("MAX_ATTEMPTS", "2")
         .worker_env("RETRY_BASE_MS", "20")
@@ -184,7 +184,7 @@ async fn what_is_refused_of_everybody_is_no_event_s_fault() {
             .await;
     }
     stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
-    stack.workers[0].health("/ready", 503, SOON).await;
+    stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
     poll::throughout("it waits", Duration::from_secs(2), async || match stack.dead("acme").await {
         0 => Ok(()),
         dead => Err(dead),
@@ -193,20 +193,20 @@ async fn what_is_refused_of_everybody_is_no_event_s_fault() {
     for name in ["one", "two", "three"] {
         stack.database.execute(&format!("DROP TRIGGER {name}")).await;
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events WHERE attempts = 1").await, 1);
     assert_eq!(stack.dead("acme").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_wire_version_waits_for_a_newer_worker() {
+async fn unknown_wire_version_waits_for_a_newer_worker() {
     let stack = Stack::builder().start().await;
     let stream = "webhooks:incoming:acme";
     let now = now_ms().to_string();
     let fields =
         ["v", "99", "event_id", "newer", "event_type", "t", "received_at", &now, "body", "{}", "novelty", "kept"];
     let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
-    poll::until("it is put off", SOON, async || match stack.retrying("acme").await {
+    poll::until("it is put off", WAIT_LIMIT, async || match stack.retrying("acme").await {
         1 => Ok(()),
         n => Err(n),
     })
@@ -219,7 +219,7 @@ async fn an_unknown_wire_version_waits_for_a_newer_worker() {
     let kept = entries(&stack, stream).await;
     assert_eq!(kept[0].1["novelty"], b"kept");
     stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
-    poll::until("others are processed", SOON, async || match stack.database.count("contents").await {
+    poll::until("others are processed", WAIT_LIMIT, async || match stack.database.count("contents").await {
         1 => Ok(()),
         n => Err(n),
     })
@@ -235,12 +235,12 @@ async fn entries_of_an_unknown_platform_are_left_alone() {
     let (): () = stack.redis.command(&["SADD", "webhooks:platforms", "stranger"]).await;
     stack.add_worker().await;
     stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
-    poll::until("others are processed", SOON, async || match stack.database.count("contents").await {
+    poll::until("others are processed", WAIT_LIMIT, async || match stack.database.count("contents").await {
         1 => Ok(()),
         n => Err(n),
     })
     .await;
-    poll::until("it is reported", SOON, async || {
+    poll::until("it is reported", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_unhandled_platforms", &[]).await {
             1.0 => Ok(()),
             seen => Err(seen),
@@ -251,7 +251,7 @@ async fn entries_of_an_unknown_platform_are_left_alone() {
 }
 
 /// An application's own trigger refuses one event: it spends its attempts and dies, those around it are processed.
-async fn refused_by_the_database_alone_it_dies_alone(kind: Kind) {
+async fn event_refused_by_the_database_is_dead_lettered_alone(kind: Kind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "3").start().await;
     stack.database.refuse_content("bad").await;
     stack.workers[0].process.freeze();
@@ -262,16 +262,16 @@ async fn refused_by_the_database_alone_it_dies_alone(kind: Kind) {
     }
     stack.workers[0].process.thaw();
     dead(&stack, "acme", 1).await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let fields = entries(&stack, "webhooks:dlq:acme").await.remove(0).1;
     assert_eq!((&fields["error_code"][..], &fields["attempts"][..]), (&b"store_rejected"[..], &b"3"[..]));
     assert_eq!(stack.database.count("contents").await, 39);
     assert_eq!(stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE attempts <> 1", &[]).await.len(), 0);
-    stack.workers[0].ready(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
 /// Its neighbours of the batch take effect, and a replay does, once the trigger is gone.
-async fn write_swallowed_by_a_trigger_dies_and_says_so(kind: Kind) {
+async fn write_swallowed_by_a_trigger_is_dead_lettered(kind: Kind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "2").start().await;
     stack.database.swallow_content("bad").await;
     stack.workers[0].process.freeze();
@@ -281,8 +281,8 @@ async fn write_swallowed_by_a_trigger_dies_and_says_so(kind: Kind) {
     }
     stack.workers[0].process.thaw();
     dead(&stack, "acme", 1).await;
-    stack.drained(SOON).await;
-    let letter = letter(&stack, &["--platform", "acme"]).await;
+    stack.drained(WAIT_LIMIT).await;
+    let letter = dead_letter(&stack, &["--platform", "acme"]).await;
     let error = letter["error"].as_str().unwrap();
     assert_eq!(letter["error_code"], "store_rejected", "{letter}");
     assert!(error.contains("insert into contents changed no row; a trigger"), "{error}");
@@ -291,6 +291,6 @@ async fn write_swallowed_by_a_trigger_dies_and_says_so(kind: Kind) {
     stack.database.execute(&format!("DROP TRIGGER swallow{on}")).await;
     let replayed = stack.dlq_tool(&["replay", "--platform", "acme"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!((stack.database.count("contents").await, stack.dead("acme").await), (3, 0));
 }

@@ -9,7 +9,7 @@ use tests::sender::{Answer, Sender, now, now_ms, rfc3339, unique};
 use tests::sign::{Signed, hmac_sha256_hex};
 use tests::stack::{Builder, Stack};
 
-use super::SOON;
+use super::WAIT_LIMIT;
 
 /// Of every provider here; Standard Webhooks takes its base64.
 pub(super) const SECRET: &str = "a-provider-secret-of-32-characters";
@@ -65,7 +65,7 @@ fn mac(secret: &str, message: &str) -> String {
 }
 
 /// `body` as `provider` sends and signs it with `secret`, `age` seconds ago.
-pub(super) fn by(provider: &str, secret: &str, age: i64, body: &str) -> Signed {
+pub(super) fn signed_by(provider: &str, secret: &str, age: i64, body: &str) -> Signed {
     let (s, ms) = (now() - age, now_ms() - age * 1000);
     match provider {
         "twitch" => {
@@ -191,18 +191,18 @@ fn cloudflare_live(what: &str, input: &str, at: &str) -> Value {
 
 /// What stands in the ledger, once nothing is under way any more.
 async fn ledger(stack: &Stack, platform: &str, answer: &Answer) -> Value {
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let row = stack.database.event(platform, answer.event_id()).await;
     row.unwrap_or_else(|| panic!("{platform}: not in the ledger: {}", answer.text))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_every_provider_sends_is_accepted_once_and_ends_in_the_ledger() {
+async fn provider_samples_are_accepted_once_and_recorded() {
     let stack = stack().start().await;
     let sender = stack.sender();
     for provider in PROVIDERS {
         let (kind, body) = sample(provider);
-        let signed = by(provider, SECRET, 0, &body);
+        let signed = signed_by(provider, SECRET, 0, &body);
         let answer = sender.send(&signed).await;
         assert_eq!(answer.status, if provider == "zoom" { 200 } else { 202 }, "{provider}: {}", answer.text);
         assert_eq!(answer.outcome(), "accepted", "{provider}");
@@ -236,15 +236,15 @@ async fn what_every_provider_sends_is_accepted_once_and_ends_in_the_ledger() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twitch_streams_go_on_and_off_in_the_order_of_the_messages() {
+async fn twitch_stream_state_follows_the_message_order() {
     let stack = stack().start().await;
     let sender = stack.sender();
     let started = rfc3339(now_ms() - 60_000);
     let send = async |age: i64, kind: &str| {
-        let signed = by("twitch", SECRET, age, &twitch(kind, "42", &started).to_string());
+        let signed = signed_by("twitch", SECRET, age, &twitch(kind, "42", &started).to_string());
         let id = signed.value("Twitch-Eventsub-Message-Id").to_owned();
         assert_eq!(sender.send(&signed).await.expect(202, "accepted"), id, "the signed id is the event's");
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         stack.database.event("twitch", &id).await.unwrap()
     };
     let row = send(30, "stream.online").await;
@@ -262,12 +262,12 @@ async fn twitch_streams_go_on_and_off_in_the_order_of_the_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cloudflares_test_message_and_ends_are_taken() {
+async fn cloudflare_test_message_and_stream_ends_are_accepted() {
     let stack = stack().start().await;
     let sender = stack.sender();
     // Without a 2xx to this one, Cloudflare does not save the destination.
     let test = json!({"text": "Hello World! This is a test message sent from https://cloudflare.com."}).to_string();
-    let answer = sender.send(&by("cloudflare-live", SECRET, 0, &test)).await;
+    let answer = sender.send(&signed_by("cloudflare-live", SECRET, 0, &test)).await;
     answer.expect(202, "accepted");
     assert_eq!(ledger(&stack, "cloudflare-live", &answer).await["action"], "logged");
     let at = now_ms();
@@ -275,9 +275,9 @@ async fn cloudflares_test_message_and_ends_are_taken() {
         [("connected", at, "live"), ("disconnected", at + 1, "ended"), ("connected", at, "ended")]
     {
         let body = cloudflare_live(what, "in", &rfc3339(at));
-        let answer = sender.send(&by("cloudflare-live", SECRET, 0, &body.to_string())).await;
+        let answer = sender.send(&signed_by("cloudflare-live", SECRET, 0, &body.to_string())).await;
         assert!([200, 202].contains(&answer.status), "{}", answer.text);
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.status("in").await, status);
     }
 }
@@ -287,8 +287,8 @@ fn forgeries(provider: &str) -> Vec<(String, Signed, &'static str)> {
     const INVALID: &str = "E_WEBHOOK_INVALID_SIGNATURE";
     const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
     let (_, body) = sample(provider);
-    let good = by(provider, SECRET, 0, &body);
-    let mut found = vec![("another secret".to_owned(), by(provider, "wrong", 0, &body), INVALID)];
+    let good = signed_by(provider, SECRET, 0, &body);
+    let mut found = vec![("another secret".to_owned(), signed_by(provider, "wrong", 0, &body), INVALID)];
     let ours = |name: &str| name != "content-type" && !name.contains("Retry") && !name.starts_with("X-GitHub");
     for (name, value) in good.headers.iter().filter(|(name, _)| ours(name)) {
         found.push((format!("without {name}"), good.clone().without(name), INVALID));
@@ -311,8 +311,8 @@ fn forgeries(provider: &str) -> Vec<(String, Signed, &'static str)> {
     }
     if !["cloudflare-live", "github"].contains(&provider) {
         let late = if provider == "twitch" { 601 } else { 301 };
-        found.push(("too old".to_owned(), by(provider, SECRET, late + 5, &body), EXPIRED));
-        found.push(("too far ahead".to_owned(), by(provider, SECRET, -late - 5, &body), EXPIRED));
+        found.push(("too old".to_owned(), signed_by(provider, SECRET, late + 5, &body), EXPIRED));
+        found.push(("too far ahead".to_owned(), signed_by(provider, SECRET, -late - 5, &body), EXPIRED));
     }
     if provider == "twitch" {
         let id = good.value("Twitch-Eventsub-Message-Id").to_owned();
@@ -323,7 +323,7 @@ fn forgeries(provider: &str) -> Vec<(String, Signed, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgeries_leave_nothing() {
+async fn provider_forgeries_leave_nothing() {
     let stack = stack().start().await;
     let sender = stack.sender();
     for provider in PROVIDERS {
@@ -349,7 +349,7 @@ async fn check_echo(sender: &Sender, signed: &Signed, expected: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handshakes_are_answered_to_the_letter() {
+async fn handshakes_are_answered_exactly() {
     let stack = stack().start().await;
     let sender = stack.sender();
 
@@ -359,20 +359,20 @@ async fn handshakes_are_answered_to_the_letter() {
     let body =
         json!({"challenge": challenge, "subscription": subscription("webhook_callback_verification_pending")});
     let kind = |signed: Signed, kind: &str| signed.header("Twitch-Eventsub-Message-Type", kind);
-    let asked = by("twitch", SECRET, 0, &body.to_string());
+    let asked = signed_by("twitch", SECRET, 0, &body.to_string());
     check_echo(&sender, &kind(asked.clone(), "webhook_callback_verification"), challenge).await;
     // What the unsigned header says does not matter: nobody can turn one into the other on the way.
     check_echo(&sender, &kind(asked, "notification"), challenge).await;
-    let forged = kind(by("twitch", "wrong", 0, &body.to_string()), "webhook_callback_verification");
+    let forged = kind(signed_by("twitch", "wrong", 0, &body.to_string()), "webhook_callback_verification");
     sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
-    let online = by("twitch", SECRET, 0, &twitch("stream.online", "7", &rfc3339(now_ms())).to_string());
+    let online = signed_by("twitch", SECRET, 0, &twitch("stream.online", "7", &rfc3339(now_ms())).to_string());
     sender.send(&kind(online, "revocation")).await.expect(202, "accepted");
-    stack.status("7", "live", SOON).await;
+    stack.status("7", "live", WAIT_LIMIT).await;
 
     let revoked = json!({"subscription": subscription("authorization_revoked")}).to_string();
-    let answer = sender.send(&kind(by("twitch", SECRET, 0, &revoked), "revocation")).await;
+    let answer = sender.send(&kind(signed_by("twitch", SECRET, 0, &revoked), "revocation")).await;
     assert_eq!((answer.status, answer.text.as_str()), (204, ""));
-    poll::until("the revocation is in the log", SOON, async || {
+    poll::until("the revocation is in the log", WAIT_LIMIT, async || {
         let log = stack.ingresses[0].process.log();
         let told = log.lines().any(|line| line.contains("WARN") && line.contains("authorization_revoked"));
         if told { Ok(()) } else { Err(log) }
@@ -382,20 +382,20 @@ async fn handshakes_are_answered_to_the_letter() {
     let slack = json!({"token": "t", "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P",
         "type": "url_verification"});
     let expected = slack["challenge"].as_str().unwrap();
-    check_echo(&sender, &by("slack", SECRET, 0, &slack.to_string()), expected).await;
+    check_echo(&sender, &signed_by("slack", SECRET, 0, &slack.to_string()), expected).await;
 
     let zoom = json!({"payload": {"plainToken": "qgg8vlvZRS6UYooatFL8Aw"}, "event_ts": now_ms(),
         "event": "endpoint.url_validation"})
     .to_string();
     for (platform, secret) in [("zoom", SECRET), ("zoom-rotating", SECRET), ("zoom-rotating", OLD_SECRET)] {
-        let answer = sender.send(&by(platform, secret, 0, &zoom)).await;
+        let answer = sender.send(&signed_by(platform, secret, 0, &zoom)).await;
         let proof = mac(secret, "qgg8vlvZRS6UYooatFL8Aw");
         let expected = format!(r#"{{"plainToken":"qgg8vlvZRS6UYooatFL8Aw","encryptedToken":"{proof}"}}"#);
         assert_eq!((answer.status, answer.text.as_str()), (200, expected.as_str()), "{platform}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
     }
 
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1, "only the stream that went online");
     for (platform, count) in [("twitch", 3.0), ("slack", 1.0), ("zoom", 1.0), ("zoom-rotating", 2.0)] {
         let labels = [&*format!("platform=\"{platform}\""), "outcome=\"handshake\""];
@@ -405,7 +405,7 @@ async fn handshakes_are_answered_to_the_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_is_confirmed_only_what_is_declared() {
+async fn websub_hub_gets_only_declared_topics_confirmed() {
     let stack = stack().workers(0).start().await;
     let sender = stack.sender();
     let topic = "https%3A%2F%2Fexample.com%2Ffeed%3Fchannel%3D1";

@@ -7,7 +7,7 @@ use tests::sign::{self, Signed};
 use tests::stack::{Builder, Kind, Stack};
 use tests::{guide, poll};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const SECRET: &str = "realcast-secret-41d7";
 const HEADER: &str = "X-RealCast-Signature";
@@ -32,15 +32,15 @@ fn event(kind: &str) -> Signed {
     sign::over_body("realcast", HEADER, SECRET, guide::body("realcast", kind).as_bytes())
 }
 
-on_both!(every_event_of_the_guide_is_stored);
-on_both!(a_room_that_was_announced_is_not_realcast_s);
+on_both!(realcast_events_of_the_guide_are_stored);
+on_both!(announced_room_is_not_changed_by_realcast);
 
-async fn every_event_of_the_guide_is_stored(kind: Kind) {
+async fn realcast_events_of_the_guide_are_stored(kind: Kind) {
     let stack = builder().database(kind).start().await;
     let mut actions = Vec::new();
     for kind in EVENTS {
         let id = stack.sender().send(&event(kind)).await.expect(202, "accepted").to_owned();
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         let row = stack.database.event("realcast", &id).await.unwrap();
         assert_eq!((&row["event_type"], &row["room_id"]), (&json!(kind), &json!("stream_abc123")));
         actions.push((kind, row["action"].as_str().unwrap().to_owned()));
@@ -107,15 +107,15 @@ fn same(seen: &Value, expected: &Value, what: &str) {
     }
 }
 
-async fn a_room_that_was_announced_is_not_realcast_s(kind: Kind) {
+async fn announced_room_is_not_changed_by_realcast(kind: Kind) {
     let stack = builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("stream_abc123", &json!({})).await.expect(202, "accepted");
-    stack.status("stream_abc123", "ready", SOON).await;
+    stack.status("stream_abc123", "ready", WAIT_LIMIT).await;
     for kind in EVENTS {
         sender.send(&event(kind)).await.expect(202, "accepted");
     }
-    poll::until("all are dead letters", SOON, async || match stack.dead("realcast").await {
+    poll::until("all are dead letters", WAIT_LIMIT, async || match stack.dead("realcast").await {
         8 => Ok(()),
         dead => Err(dead),
     })
@@ -130,7 +130,7 @@ async fn a_room_that_was_announced_is_not_realcast_s(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgeries_leave_nothing() {
+async fn realcast_forgeries_leave_nothing() {
     let stack = builder().start().await;
     let body = guide::body("realcast", "stream.offline");
     let good = event("stream.offline");
@@ -160,7 +160,7 @@ async fn forgeries_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repetition_is_one_event_and_the_delivery_id_decides_nothing() {
+async fn realcast_repetition_is_one_event_under_any_delivery_id() {
     let stack = builder().workers(0).start().await;
     let sender = stack.sender();
     let delivered = |kind: &str, id: &str| event(kind).header("X-RealCast-Webhook-Id", id);
@@ -176,7 +176,7 @@ async fn a_repetition_is_one_event_and_the_delivery_id_decides_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_realcast_would_take_as_final_is_503() {
+async fn realcast_gets_503_instead_of_a_final_refusal() {
     let toml = "[platforms.realcast]\nrate_limit = 1\n";
     let stack = Stack::builder().workers(0).platforms(toml).ingress_env("WEBHOOK_SECRET", SECRET).start().await;
     stack.sender().send(&event("viewer.joined")).await.expect(202, "accepted");
@@ -186,12 +186,12 @@ async fn what_realcast_would_take_as_final_is_503() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_of_another_type_is_an_invalid_event() {
+async fn realcast_value_of_another_type_is_an_invalid_event() {
     let stack = builder().start().await;
     let body = guide::body("realcast", "viewer.joined").replace("125", "\"many\"");
     let signed = sign::over_body("realcast", HEADER, SECRET, body.as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
-    poll::until("it is a dead letter", SOON, async || match stack.dead("realcast").await {
+    poll::until("it is a dead letter", WAIT_LIMIT, async || match stack.dead("realcast").await {
         1 => Ok(()),
         dead => Err(dead),
     })

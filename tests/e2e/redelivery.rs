@@ -7,13 +7,13 @@ use tests::sender::{content_event, now_ms, unique};
 use tests::stack::Stack;
 use tests::tcp_proxy::Mode;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// Longer than a read waits for something new.
-const READ: Duration = Duration::from_secs(1);
+const READ_WAIT: Duration = Duration::from_secs(1);
 const INCOMING: &str = "webhooks:incoming:acme";
 
-impl Entry {
+impl QueuedEntry {
     /// Accepts an event and takes it out of the queue again, to be put back by [`Self::put`].
     async fn accepted(stack: &Stack) -> Self {
         let body = content_event("content_updated", "c1", &unique("title"), now_ms());
@@ -35,7 +35,7 @@ impl Entry {
     }
 }
 
-struct Entry {
+struct QueuedEntry {
     fields: Vec<String>,
 }
 
@@ -53,9 +53,9 @@ async fn processed(stack: &Stack) -> i64 {
 /// Redis counts an entry as delivered when it has answered, whether or not the answer arrives. It must not have to wait
 /// until the worker itself counts as dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_in_a_lost_answer_is_taken_up_at_once() {
+async fn entries_in_a_lost_reply_are_processed_at_once() {
     let mut stack = Stack::builder().proxied().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
-    let entry = Entry::accepted(&stack).await;
+    let entry = QueuedEntry::accepted(&stack).await;
     stack.add_worker().await;
     let proxy = stack.proxy.as_ref().expect("a proxy");
     for attempt in 1.. {
@@ -64,7 +64,7 @@ async fn what_was_in_a_lost_answer_is_taken_up_at_once() {
         // A read that began before answers were swallowed may still get through, and one that ends with nothing is the
         // last: then all of it again.
         let void =
-            poll::try_until("an entry is delivered into the void", READ, async || match pending(&stack).await {
+            poll::try_until("an entry is delivered into the void", READ_WAIT, async || match pending(&stack).await {
                 1 => Ok(()),
                 other => Err(other),
             });
@@ -75,25 +75,25 @@ async fn what_was_in_a_lost_answer_is_taken_up_at_once() {
         proxy.set(Mode::Cut);
         tokio::time::sleep(Duration::from_millis(100)).await;
         proxy.set(Mode::Pass);
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
     }
     proxy.set(Mode::Cut);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(pending(&stack).await, 1, "nobody has it");
     proxy.set(Mode::Pass);
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
 /// Where a marker has expired, one event may have two entries. The one that took effect and was not settled any more must
 /// be finished in full, once, whatever the other one is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_entry_that_took_effect_is_finished_in_full_beside_another_one_of_its_event() {
+async fn applied_entry_beside_a_duplicate_entry_settles_in_full() {
     let mut stack = Stack::builder().workers(0).start().await;
-    let entry = Entry::accepted(&stack).await;
+    let entry = QueuedEntry::accepted(&stack).await;
     entry.put(&stack, None).await;
     stack.add_worker().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(processed(&stack).await, 1);
     stack.workers.pop();
 
@@ -101,7 +101,7 @@ async fn the_entry_that_took_effect_is_finished_in_full_beside_another_one_of_it
     entry.put(&stack, Some("1-1")).await;
     entry.put(&stack, None).await;
     stack.add_worker().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(processed(&stack).await, 2, "the committed one, and not the other");
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }

@@ -13,7 +13,7 @@ use tests::sign::{self, Signed};
 use tests::stack::Stack;
 use tests::tcp_proxy::Mode;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// The most that ingress may take to answer when Redis does not.
 const REFUSED_WITHIN: Duration = Duration::from_secs(8);
@@ -39,7 +39,7 @@ async fn check_refused(sender: &Sender, signed: &Signed, code: &str) {
 
 /// How long after `since` ingress accepts again.
 async fn recovered(sender: &Sender, since: Instant) -> Duration {
-    poll::until("ingress accepts again", SOON, async || {
+    poll::until("ingress accepts again", WAIT_LIMIT, async || {
         let answer = sender.send(&event()).await;
         if answer.status == 202 { Ok(()) } else { Err(answer.text) }
     })
@@ -48,7 +48,7 @@ async fn recovered(sender: &Sender, since: Instant) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn away_means_503_and_back_means_accepted_within_two_seconds() {
+async fn redis_outage_gets_503_and_ends_within_two_seconds() {
     let mut stack = Stack::builder().redis(RedisOptions::durable()).start().await;
     let sender = stack.sender();
     sender.send(&event()).await.expect(202, "accepted");
@@ -67,28 +67,28 @@ async fn away_means_503_and_back_means_accepted_within_two_seconds() {
         // A forgery is told apart without Redis, and the process stays alive.
         sender.send(&event().without("x-webhook-signature")).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
         let role = &stack.ingresses[0];
-        role.health("/live", 200, SOON).await;
-        role.health("/ready", 503, SOON).await;
-        stack.workers[0].health("/live", 200, SOON).await;
-        stack.workers[0].health("/ready", 503, SOON).await;
+        role.health("/live", 200, WAIT_LIMIT).await;
+        role.health("/ready", 503, WAIT_LIMIT).await;
+        stack.workers[0].health("/live", 200, WAIT_LIMIT).await;
+        stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
         stack.redis.restart().await;
         let took = recovered(&sender, Instant::now()).await;
         assert!(took < Duration::from_secs(2), "round {round}: took {took:?}");
-        stack.ingresses[0].ready(SOON).await;
-        stack.workers[0].ready(SOON).await;
-        stack.drained(SOON).await;
+        stack.ingresses[0].ready(WAIT_LIMIT).await;
+        stack.workers[0].ready(WAIT_LIMIT).await;
+        stack.drained(WAIT_LIMIT).await;
     }
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }
 
 /// Many senders at once while Redis is gone: each is refused at once, nobody waits for the others, nothing is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_piles_up_while_redis_is_gone() {
+async fn requests_do_not_pile_up_during_a_redis_outage() {
     let mut stack = Stack::builder().workers(0).redis(RedisOptions::durable()).start().await;
     stack.sender().send(&event()).await.expect(202, "accepted");
     let before = stack.ingresses[0].process.peak_memory().unwrap_or(0);
     stack.redis.kill();
-    stack.ingresses[0].health("/ready", 503, SOON).await;
+    stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
     let senders = (0..32).map(|_| {
         let sender = stack.sender();
         async move {
@@ -114,26 +114,26 @@ async fn nobody_piles_up_while_redis_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ingress_and_worker_start_while_redis_is_away() {
+async fn ingress_and_worker_start_during_a_redis_outage() {
     let mut stack = Stack::builder().redis(RedisOptions::durable()).servers().await;
     stack.redis.stop().await;
     stack.spawn_ingress();
     stack.spawn_worker();
-    stack.ingresses[0].health("/live", 200, SOON).await;
-    stack.ingresses[0].health("/ready", 503, SOON).await;
-    stack.ingresses[0].listening(SOON).await;
+    stack.ingresses[0].health("/live", 200, WAIT_LIMIT).await;
+    stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
+    stack.ingresses[0].listening(WAIT_LIMIT).await;
     let sender = stack.sender();
     check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
     stack.redis.restart().await;
     let took = recovered(&sender, Instant::now()).await;
     assert!(took < Duration::from_secs(2), "took {took:?}");
-    stack.workers[0].ready(SOON).await;
-    stack.drained(SOON).await;
+    stack.workers[0].ready(WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_answer_is_503_and_the_retry_is_safe() {
+async fn lost_redis_reply_gets_503_and_the_retry_is_safe() {
     let stack = Stack::builder().proxied().start().await;
     let sender = stack.sender();
     sender.send(&event()).await.expect(202, "accepted");
@@ -143,20 +143,20 @@ async fn a_lost_answer_is_503_and_the_retry_is_safe() {
     check_refused(&sender, &signed, "E_WEBHOOK_DEDUPLICATION_ERROR").await;
     proxy.set(Mode::Cut);
     proxy.set(Mode::Pass);
-    let answer = poll::until("the retry gets through", SOON, async || {
+    let answer = poll::until("the retry gets through", WAIT_LIMIT, async || {
         let answer = sender.send(&signed).await;
         if answer.status < 300 { Ok(answer) } else { Err(answer.text) }
     })
     .await;
     answer.expect(200, "duplicate");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let ledger = Ledger::default();
     ledger.record("acme", &answer);
     assert_eq!(ledger.check(&stack).await[&Place::Database], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_half_open_connection_is_noticed() {
+async fn half_open_redis_connection_is_detected() {
     let stack = Stack::builder().proxied().start().await;
     let sender = stack.sender();
     sender.send(&event()).await.expect(202, "accepted");
@@ -173,19 +173,19 @@ async fn a_half_open_connection_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_is_not_away() {
+async fn slow_redis_is_not_an_outage() {
     let stack = Stack::builder().proxied().start().await;
     stack.proxy.as_ref().unwrap().set(Mode::Delay(Duration::from_millis(150)));
     let sender = stack.sender();
     for _ in 0..3 {
         sender.send(&event()).await.expect(202, "accepted");
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_redis_refuses_new_events_and_workers_still_empty_it() {
+async fn full_redis_refuses_new_events_and_workers_empty_it() {
     let stack = Stack::builder().redis(RedisOptions::durable()).start().await;
     let sender = stack.sender();
     stack.workers[0].process.freeze();
@@ -196,12 +196,12 @@ async fn a_full_redis_refuses_new_events_and_workers_still_empty_it() {
     let (): () = stack.redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
     stack.workers[0].process.thaw();
-    poll::until("the worker settles although Redis is full", SOON, async || match stack.unfinished("acme").await {
+    poll::until("the worker settles although Redis is full", WAIT_LIMIT, async || match stack.unfinished("acme").await {
         0 => Ok(()),
         left => Err(left),
     })
     .await;
-    poll::until("the event without session waits", SOON, async || match stack.retrying("mux").await {
+    poll::until("the event without session waits", WAIT_LIMIT, async || match stack.retrying("mux").await {
         0 => Err("not in the retry set"),
         _ => Ok(()),
     })
@@ -209,13 +209,13 @@ async fn a_full_redis_refuses_new_events_and_workers_still_empty_it() {
     assert_eq!(stack.database.count("webhook_events").await, 50);
     let (): () = stack.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     sender.announce("absent", &json!({})).await.expect(202, "accepted");
-    stack.status("absent", "live", SOON).await;
+    stack.status("absent", "live", WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await, 0);
 }
 
 /// The promise of a 2xx with `appendfsync always`: Redis is killed twice under load, and everything promised is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_under_load_nothing_promised_is_lost() {
+async fn redis_killed_under_load_loses_no_accepted_event() {
     let mut stack = Stack::builder().redis(RedisOptions::durable()).ingresses(2).workers(2).start().await;
     let ledger = Arc::new(Ledger::default());
     let stop = Arc::new(AtomicBool::new(false));
@@ -242,7 +242,7 @@ async fn killed_under_load_nothing_promised_is_lost() {
         let before = ledger.len();
         poll::until(
             "events flow",
-            SOON,
+            WAIT_LIMIT,
             async || if ledger.len() > before + 200 { Ok(()) } else { Err(ledger.len()) },
         )
         .await;
@@ -253,7 +253,7 @@ async fn killed_under_load_nothing_promised_is_lost() {
     let before = ledger.len();
     poll::until(
         "events flow again",
-        SOON,
+        WAIT_LIMIT,
         async || if ledger.len() > before + 100 { Ok(()) } else { Err(ledger.len()) },
     )
     .await;

@@ -14,13 +14,13 @@ use tests::sign::{self, Signed};
 use tests::stack::{Builder, Stack};
 use tests::tcp_proxy::Mode;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 /// Within this, a change is known to every replica and worker.
-pub(crate) const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+pub(crate) const PROPAGATION_LIMIT: Duration = Duration::from_secs(2);
 const SECRET: &str = "registered-secret-4be1-7a90-never-to-be-seen";
 
-pub(crate) fn keyed() -> Builder {
+pub(crate) fn builder_with_key() -> Builder {
     Stack::builder().env("SECRETS_KEY", SECRETS_KEY)
 }
 
@@ -68,8 +68,8 @@ async fn redis_holds(stack: &Stack, needle: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registered_platform_is_known_everywhere_within_two_seconds() {
-    let stack = keyed().ingresses(2).workers(2).start().await;
+async fn registered_platform_is_known_everywhere_in_two_seconds() {
+    let stack = builder_with_key().ingresses(2).workers(2).start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     assert_eq!(one.send(&event("shop", SECRET)).await.status, 404);
     let registration =
@@ -77,10 +77,10 @@ async fn a_registered_platform_is_known_everywhere_within_two_seconds() {
     let answer = one.registered(&registration).await;
     let since = Instant::now();
     assert!(!answer.text.contains(SECRET) && !answer.text.contains("never-to-be-seen"), "{}", answer.text);
-    let first = accepted(&one, &event("shop", SECRET), KNOWN_WITHIN).await;
-    let second = accepted(&two, &event("store", SECRET), KNOWN_WITHIN.saturating_sub(since.elapsed())).await;
+    let first = accepted(&one, &event("shop", SECRET), PROPAGATION_LIMIT).await;
+    let second = accepted(&two, &event("store", SECRET), PROPAGATION_LIMIT.saturating_sub(since.elapsed())).await;
     for id in [&first, &second] {
-        in_ledger(&stack, "shop", id, KNOWN_WITHIN.saturating_sub(since.elapsed())).await;
+        in_ledger(&stack, "shop", id, PROPAGATION_LIMIT.saturating_sub(since.elapsed())).await;
     }
     // By its definition: this type is not subscribed, this secret is another's, and nothing but the secret opens it.
     let body = content_event("content_removed", "c", "t", now_ms()).to_string();
@@ -99,8 +99,8 @@ async fn a_registered_platform_is_known_everywhere_within_two_seconds() {
 /// Many senders take 404 as final, and some are told of a platform the moment it is registered: a replica that does not know
 /// it yet looks, instead of waiting for its next poll.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_is_too_early_for_the_poll_is_not_told_404() {
-    let stack = keyed().ingresses(2).workers(0).start().await;
+async fn event_sent_before_the_registration_poll_gets_no_404() {
+    let stack = builder_with_key().ingresses(2).workers(0).start().await;
     for name in ["shop", "store", "stall", "kiosk"] {
         stack.ingresses[0].sender().registered(&json!({"platform": name, "secret": SECRET})).await;
         stack.ingresses[1].sender().send(&event(name, SECRET)).await.expect(202, "accepted");
@@ -108,11 +108,11 @@ async fn who_is_too_early_for_the_poll_is_not_told_404() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_sealed_and_survives_the_restart_of_everything() {
-    let mut stack = keyed().redis(RedisOptions::durable()).start().await;
+async fn registration_is_encrypted_and_survives_restarts() {
+    let mut stack = builder_with_key().redis(RedisOptions::durable()).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
-    let before = accepted(&stack.sender(), &event("shop", SECRET), KNOWN_WITHIN).await;
-    in_ledger(&stack, "shop", &before, SOON).await;
+    let before = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
+    in_ledger(&stack, "shop", &before, WAIT_LIMIT).await;
 
     let encoded = [hex::encode(SECRET), base64::Engine::encode(&base64::prelude::BASE64_STANDARD, SECRET)];
     for needle in [SECRET.to_owned(), SECRETS_KEY.to_owned()].iter().chain(&encoded) {
@@ -126,20 +126,20 @@ async fn it_is_sealed_and_survives_the_restart_of_everything() {
     stack.redis.restart().await;
     stack.add_ingress().await;
     let signed = event("shop", SECRET);
-    let after = accepted(&stack.sender(), &signed, SOON).await;
+    let after = accepted(&stack.sender(), &signed, WAIT_LIMIT).await;
     stack.add_worker().await;
-    in_ledger(&stack, "shop", &after, SOON).await;
+    in_ledger(&stack, "shop", &after, WAIT_LIMIT).await;
     assert!(!stack.workers[0].process.log().contains("no definition for"), "{}", stack.workers[0].process.tail());
     stack.sender().send(&signed).await.expect(200, "duplicate");
 }
 
 /// Workers need no secrets: one without the key, or with another one, works as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_without_the_key_serves_what_is_registered() {
+async fn worker_without_key_serves_registered_platforms() {
     let stack = Stack::builder().ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
-    let id = accepted(&stack.sender(), &event("shop", SECRET), KNOWN_WITHIN).await;
-    in_ledger(&stack, "shop", &id, SOON).await;
+    let id = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
+    in_ledger(&stack, "shop", &id, WAIT_LIMIT).await;
     let log = stack.workers[0].process.log();
     let complaints = log.lines().filter(|line| line.contains("regist") && !line.contains(" INFO "));
     assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
@@ -147,29 +147,29 @@ async fn a_worker_without_the_key_serves_what_is_registered() {
 
 /// Entries of a platform that nobody knows are told of, and not touched; once it is registered they are processed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_knew_is_processed_once_it_is_registered() {
-    let mut stack = keyed().workers(0).start().await;
+async fn entries_of_an_unknown_platform_run_once_registered() {
+    let mut stack = builder_with_key().workers(0).start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
-    accepted(&sender, &event("shop", SECRET), KNOWN_WITHIN).await;
+    accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     let record: String = stack.redis.command(&["HGET", "webhooks:registrations", "shop"]).await;
     for change in [&["HDEL", "shop"][..], &["HSET", "#version", "another"]] {
         let words = [&[change[0], "webhooks:registrations"], &change[1..]].concat();
         let _: i64 = stack.redis.command(&words).await;
     }
     stack.add_worker().await;
-    stack.workers[0].process.logged("events of a platform that this worker has no definition for", SOON).await;
+    stack.workers[0].process.logged("events of a platform that this worker has no definition for", WAIT_LIMIT).await;
     assert_eq!((stack.unfinished("shop").await, stack.dead("shop").await), (1, 0));
     for change in [&["HSET", "shop", &record][..], &["HSET", "#version", "one more"]] {
         let words = [&[change[0], "webhooks:registrations"], &change[1..]].concat();
         let _: i64 = stack.redis.command(&words).await;
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_key_nothing_is_registered_unless_plaintext_is_allowed() {
+async fn registration_needs_a_key_unless_plaintext_is_allowed() {
     let stack = Stack::builder().workers(0).start().await;
     let registration = json!({"platform": "shop", "secret": SECRET});
     let refused = stack.sender().register(&registration).await;
@@ -181,22 +181,22 @@ async fn without_a_key_nothing_is_registered_unless_plaintext_is_allowed() {
 
     let stack = Stack::builder().env("ALLOW_PLAINTEXT_SECRETS", "true").start().await;
     stack.sender().registered(&registration).await;
-    let id = accepted(&stack.sender(), &event("shop", SECRET), KNOWN_WITHIN).await;
-    in_ledger(&stack, "shop", &id, SOON).await;
+    let id = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
+    in_ledger(&stack, "shop", &id, WAIT_LIMIT).await;
 }
 
 /// Sealed with a key that this replica does not have: our own fault, so never a 4xx, and the others go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_opened_is_not_configured_and_harms_nobody_else() {
-    let mut stack = keyed().workers(0).start().await;
+async fn undecryptable_registration_affects_no_other_platform() {
+    let mut stack = builder_with_key().workers(0).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
     let (program, url, ops) = stack.ingress_program();
     let other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let process = program.env("SECRETS_KEY", other).spawn();
     stack.ingresses.push(tests::stack::Role { process, url, ops });
-    stack.ingresses[1].ready(SOON).await;
+    stack.ingresses[1].ready(WAIT_LIMIT).await;
     let sender = stack.ingresses[1].sender();
-    poll::until("it is known there", KNOWN_WITHIN, async || {
+    poll::until("it is known there", PROPAGATION_LIMIT, async || {
         let answer = sender.send(&event("shop", SECRET)).await;
         if answer.errcode() == "E_WEBHOOK_CONFIG_MISSING" { Ok(()) } else { Err(answer.text) }
     })
@@ -205,8 +205,8 @@ async fn what_cannot_be_opened_is_not_configured_and_harms_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_admin_token_may_register() {
-    let stack = keyed().workers(0).start().await;
+async fn registration_needs_the_admin_token() {
+    let stack = builder_with_key().workers(0).start().await;
     let body = json!({"platform": "shop", "secret": SECRET}).to_string().into_bytes();
     let bare = |path: &str| Signed { path: path.to_owned(), headers: Vec::new(), body: body.clone() };
     let routes = [
@@ -225,8 +225,8 @@ async fn only_the_admin_token_may_register() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_configured_elsewhere_is_refused() {
-    let stack = keyed().workers(0).start().await;
+async fn registration_of_a_configured_name_is_refused() {
+    let stack = builder_with_key().workers(0).start().await;
     let sender = stack.sender();
     for name in ["acme", "mux", "netflix"] {
         let answer = sender.register(&json!({"platform": name, "secret": SECRET})).await;
@@ -240,12 +240,12 @@ async fn what_is_configured_elsewhere_is_refused() {
     // Bundled, but without a secret: nobody's yet.
     sender.registered(&json!({"platform": "github", "secret": SECRET})).await;
     let signed = sign::over_body("github", "x-hub-signature-256", SECRET, b"{\"action\":\"opened\"}");
-    accepted(&sender, &signed.header("x-github-event", "issues"), KNOWN_WITHIN).await;
+    accepted(&sender, &signed.header("x-github-event", "issues"), PROPAGATION_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_problem_of_a_definition_is_named() {
-    let stack = keyed().workers(0).start().await;
+async fn invalid_definition_is_refused_naming_every_problem() {
+    let stack = builder_with_key().workers(0).start().await;
     let sender = stack.sender();
     let refused = |answer: Answer, named: &[&str]| {
         answer.expect_error(400, "E_INVALID_REQUEST");
@@ -279,29 +279,29 @@ async fn every_problem_of_a_definition_is_named() {
 
 /// A third party that was registered must not be able to end somebody else's stream (rule 42).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_cannot_touch_another_platform_s_session() {
-    let stack = keyed().start().await;
+async fn registered_platform_cannot_change_anothers_session() {
+    let stack = builder_with_key().start().await;
     let sender = stack.sender();
     sender.announce("room", &json!({})).await.expect(202, "accepted");
-    stack.status("room", "ready", SOON).await;
+    stack.status("room", "ready", WAIT_LIMIT).await;
     sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
-    stack.status("room", "live", SOON).await;
+    stack.status("room", "live", WAIT_LIMIT).await;
     let rival = json!({"platform": "rival", "secret": SECRET, "event": {"type": "/kind", "session": "/room"},
         "effects": {"down": {"effect": "session.status", "status": "ended"}}});
     sender.registered(&rival).await;
     let body = |room: &str| json!({"kind": "down", "room": room, "timestamp": now_ms()}).to_string();
-    accepted(&sender, &sign::generic("rival", SECRET, body("room").as_bytes()), KNOWN_WITHIN).await;
-    accepted(&sender, &sign::generic("rival", SECRET, body("own").as_bytes()), KNOWN_WITHIN).await;
-    stack.status("own", "ended", SOON).await;
-    stack.drained(SOON).await;
+    accepted(&sender, &sign::generic("rival", SECRET, body("room").as_bytes()), PROPAGATION_LIMIT).await;
+    accepted(&sender, &sign::generic("rival", SECRET, body("own").as_bytes()), PROPAGATION_LIMIT).await;
+    stack.status("own", "ended", WAIT_LIMIT).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("room").await, "live");
     let dead = entries(&stack, "webhooks:dlq:rival").await;
     assert_eq!((dead.len(), &dead[0].1["error_code"][..]), (1, &b"session_conflict"[..]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_changed_definition_holds_for_the_next_events() {
-    let stack = keyed().ingresses(2).workers(2).start().await;
+async fn changed_definition_applies_to_the_next_events() {
+    let stack = builder_with_key().ingresses(2).workers(2).start().await;
     let define = |status: &str| {
         json!({"platform": "shop", "secret": SECRET, "event": {"type": "/kind", "session": "/room", "time": "/at"},
             "effects": {"turn": {"effect": "session.status", "status": status}}})
@@ -312,23 +312,23 @@ async fn a_changed_definition_holds_for_the_next_events() {
     };
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     one.registered(&define("live")).await;
-    accepted(&two, &turn("first"), KNOWN_WITHIN).await;
-    stack.status("first", "live", SOON).await;
+    accepted(&two, &turn("first"), PROPAGATION_LIMIT).await;
+    stack.status("first", "live", WAIT_LIMIT).await;
     two.registered(&define("stopped")).await;
-    tokio::time::sleep(KNOWN_WITHIN).await;
+    tokio::time::sleep(PROPAGATION_LIMIT).await;
     for room in ["second", "third", "fourth"] {
         one.send(&turn(room)).await.expect(202, "accepted");
-        stack.status(room, "stopped", SOON).await;
+        stack.status(room, "stopped", WAIT_LIMIT).await;
     }
 }
 
 /// What is unknown is not found; but as long as nobody could look, it may be there, and a provider may not come twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_name_is_503_until_registrations_were_read() {
-    let mut stack = keyed().proxied().servers().await;
+async fn unknown_platform_gets_503_until_registrations_are_read() {
+    let mut stack = builder_with_key().proxied().servers().await;
     stack.proxy.as_ref().unwrap().set(Mode::Cut);
     stack.spawn_ingress();
-    stack.ingresses[0].listening(SOON).await;
+    stack.ingresses[0].listening(WAIT_LIMIT).await;
     let sender = stack.sender();
     let answer = sender.send(&event("shop", SECRET)).await;
     answer.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
@@ -336,7 +336,7 @@ async fn an_unknown_name_is_503_until_registrations_were_read() {
     // What is configured is known without Redis, and says what it says of everything then.
     sender.send(&event("acme", SECRET)).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     stack.proxy.as_ref().unwrap().set(Mode::Pass);
-    poll::until("it is known to be unknown", SOON, async || {
+    poll::until("it is known to be unknown", WAIT_LIMIT, async || {
         let answer = sender.send(&event("shop", SECRET)).await;
         if answer.status == 404 { Ok(()) } else { Err(answer.text) }
     })

@@ -8,14 +8,14 @@ use tests::redis::RedisServer;
 use tests::sender::{content_event, now_ms, rfc3339, unique};
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-on_both!(old_rows_of_the_ledger_go_unless_something_needs_them);
+on_both!(ledger_rows_expire_unless_something_needs_them);
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// A dead letter of acme that came into its stream so many days ago.
-async fn bury_days_ago(redis: &RedisServer, days: i64, event_id: &str) {
+async fn add_old_dead_letter(redis: &RedisServer, days: i64, event_id: &str) {
     let at = now_ms() - days * DAY_MS;
     let (id, at) = (format!("{at}-0"), at.to_string());
     redis.command::<()>(&["SADD", "webhooks:platforms", "acme"]).await;
@@ -61,19 +61,19 @@ async fn expired_dead_letters_are_archived_then_removed() {
         .start()
         .await;
     for n in 0..70 {
-        bury_days_ago(&stack.redis, 100 - n, &format!("old-{n}")).await;
+        add_old_dead_letter(&stack.redis, 100 - n, &format!("old-{n}")).await;
     }
-    bury_days_ago(&stack.redis, 6, "young").await;
+    add_old_dead_letter(&stack.redis, 6, "young").await;
     let before = stack.dlq_tool(&["export", "--until", "7d"]).await.stdout;
     stack.add_worker().await;
-    poll::until("only the young one is left", SOON, async || match stack.dead("acme").await {
+    poll::until("only the young one is left", WAIT_LIMIT, async || match stack.dead("acme").await {
         1 => Ok(()),
         dead => Err(dead),
     })
     .await;
     let lines: Vec<serde_json::Value> = before.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines.len(), archived(folder.path())), (70, lines), "as `export` writes them");
-    poll::until("they are counted", SOON, async || {
+    poll::until("they are counted", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_dead_letters_expired_total", &["platform=\"acme\""]).await {
             expired if expired > 69.5 => Ok(()),
             expired => Err(expired),
@@ -81,29 +81,29 @@ async fn expired_dead_letters_are_archived_then_removed() {
     })
     .await;
     let imported =
-        stack.program("dlq-tool").args(["import", "--yes"]).run_with_input(before.as_bytes(), SOON).await;
+        stack.program("dlq-tool").args(["import", "--yes"]).run_with_input(before.as_bytes(), WAIT_LIMIT).await;
     assert_eq!((imported.code, stack.dead("acme").await), (Some(0), 71), "{imported:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_an_archive_expired_dead_letters_stay_and_are_reported() {
+async fn expired_dead_letters_stay_and_are_reported_without_archive() {
     let mut stack = Stack::builder().workers(0).worker_env("DLQ_RETENTION_DAYS", "7").start().await;
-    bury_days_ago(&stack.redis, 8, "old").await;
-    bury_days_ago(&stack.redis, 6, "young").await;
+    add_old_dead_letter(&stack.redis, 8, "old").await;
+    add_old_dead_letter(&stack.redis, 6, "young").await;
     stack.add_worker().await;
-    poll::until("it is shown", SOON, async || {
+    poll::until("it is shown", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_dead_letters_overdue", &["platform=\"acme\""]).await {
             overdue if (overdue - 1.0).abs() < 0.1 => Ok(()),
             overdue => Err(overdue),
         }
     })
     .await;
-    stack.workers[0].process.logged("older than DLQ_RETENTION_DAYS and stay", SOON).await;
+    stack.workers[0].process.logged("older than DLQ_RETENTION_DAYS and stay", WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_archived_stays() {
+async fn dead_letter_that_cannot_be_archived_stays() {
     let folder = process::folder();
     let mut stack = Stack::builder()
         .workers(0)
@@ -111,15 +111,15 @@ async fn what_cannot_be_archived_stays() {
         .worker_env("DLQ_ARCHIVE_DIR", folder.path().to_str().unwrap())
         .start()
         .await;
-    bury_days_ago(&stack.redis, 8, "old").await;
+    add_old_dead_letter(&stack.redis, 8, "old").await;
     // A folder stands where the file would be; around midnight, where tomorrow's would be.
     for day in [now_ms(), now_ms() + DAY_MS] {
         let day: String = rfc3339(day).chars().take(10).collect();
         std::fs::create_dir(folder.path().join(format!("acme-{day}-harness-1.ndjson"))).unwrap();
     }
     stack.add_worker().await;
-    stack.workers[0].process.logged("expired dead letters are kept", SOON).await;
-    poll::until("it is shown", SOON, async || {
+    stack.workers[0].process.logged("expired dead letters are kept", WAIT_LIMIT).await;
+    poll::until("it is shown", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_retention_failing", &["platform=\"acme\""]).await {
             failing if failing > 0.5 => Ok(()),
             failing => Err(failing),
@@ -129,7 +129,7 @@ async fn what_cannot_be_archived_stays() {
     assert_eq!(stack.dead("acme").await, 1);
 }
 
-async fn old_rows_of_the_ledger_go_unless_something_needs_them(kind: Kind) {
+async fn ledger_rows_expire_unless_something_needs_them(kind: Kind) {
     let toml = "[platforms.remembered]\nsecrets = [\"env:ACME_SECRET\"]\ndedup_ttl_hours = 8784\n\
                 [platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\npaused = true\n\
                 [platforms.mourned]\nsecrets = [\"env:ACME_SECRET\"]\n";
@@ -138,7 +138,7 @@ async fn old_rows_of_the_ledger_go_unless_something_needs_them(kind: Kind) {
         let body = content_event("content_added", &unique(id), id, now_ms());
         stack.sender().acme(&body).await.expect(202, "accepted");
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let ids = stack.database.rows("SELECT event_id FROM webhook_events ORDER BY received_at", &[]).await;
     let ids: Vec<String> = ids.iter().map(|row| row["event_id"].as_str().unwrap().to_owned()).collect();
     let [old, young, needed] = &ids[..] else { panic!("{ids:?}") };
@@ -168,17 +168,17 @@ async fn old_rows_of_the_ledger_go_unless_something_needs_them(kind: Kind) {
     let line = format!(
         "{{\"id\":\"1-0\",\"platform\":\"acme\",\"event_id\":\"{needed}\",\"body\":\"{{}}\",\"error_code\":\"crash_loop\",\"replays\":0}}"
     );
-    let imported = stack.program("dlq-tool").arg("import").run_with_input(line.as_bytes(), SOON).await;
+    let imported = stack.program("dlq-tool").arg("import").run_with_input(line.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
 
     let (program, _) = stack.worker_program();
     let worker = program.env("EVENTS_RETENTION_DAYS", "1").env("RUST_LOG", "info").spawn();
-    poll::until("the old row goes", SOON, async || match stack.database.event("acme", old).await {
+    poll::until("the old row goes", WAIT_LIMIT, async || match stack.database.event("acme", old).await {
         None => Ok(()),
         Some(row) => Err(format!("{row}\n{}", worker.log())),
     })
     .await;
-    worker.logged("rows of the ledger expired", SOON).await;
+    worker.logged("rows of the ledger expired", WAIT_LIMIT).await;
     for (platform, id) in [("acme", young), ("acme", needed), ("remembered", old), ("held", old), ("mourned", old)]
     {
         assert!(stack.database.event(platform, id).await.is_some(), "{id} of {platform} is gone");

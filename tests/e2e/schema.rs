@@ -7,13 +7,13 @@ use tests::process::Program;
 use tests::sender::{Sender, content_event, now_ms, unique};
 use tests::stack::{Kind, Role, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn says(role: &Role, words: &[&str]) {
-    role.health("/ready", 503, PATIENCE).await;
-    poll::until(&format!("/ready says {words:?}"), PATIENCE, async || {
+    role.health("/ready", 503, TIMEOUT).await;
+    poll::until(&format!("/ready says {words:?}"), TIMEOUT, async || {
         let text = Sender::new(&role.ops).get("/ready").await.text;
         if words.iter().all(|word| text.contains(word)) { Ok(()) } else { Err(text) }
     })
@@ -40,14 +40,14 @@ async fn missing_column_or_table_is_unready_and_named() {
 
         stack.database.execute("ALTER TABLE contents ADD COLUMN title text").await;
         for worker in &stack.workers {
-            worker.ready(PATIENCE).await;
+            worker.ready(TIMEOUT).await;
         }
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
 
         stack.database.execute("ALTER TABLE jobs RENAME TO jobs_old").await;
         says(&stack.workers[0], &["there is no table jobs"]).await;
         stack.database.execute("ALTER TABLE jobs_old RENAME TO jobs").await;
-        stack.workers[0].ready(PATIENCE).await;
+        stack.workers[0].ready(TIMEOUT).await;
         let log = stack.workers[0].process.log();
         let changes = log.matches("the session database is unavailable").count();
         assert_eq!(changes, 2, "one line per change:\n{log}");
@@ -56,7 +56,7 @@ async fn missing_column_or_table_is_unready_and_named() {
 }
 
 async fn refused(program: Program, words: &[&str]) {
-    let finished = program.run(PATIENCE).await;
+    let finished = program.run(TIMEOUT).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
     assert_eq!(finished.code, Some(2), "{text}");
     for word in words {
@@ -84,9 +84,9 @@ async fn sessions_table_of_an_application_is_recognised() {
     stack.database.execute("CREATE SCHEMA tributary").await;
     let (program, ops) = elsewhere();
     let worker = Role { process: program.spawn(), url: ops.clone(), ops };
-    worker.ready(PATIENCE).await;
+    worker.ready(TIMEOUT).await;
     worker.process.terminate();
-    assert_eq!(worker.process.ended(SOON).await.code(), Some(0));
+    assert_eq!(worker.process.ended(WAIT_LIMIT).await.code(), Some(0));
 
     let stack = Stack::builder().database(Kind::Sqlite).servers().await;
     let tests::database::Database::Sqlite(path) = &stack.database else { panic!("SQLite") };

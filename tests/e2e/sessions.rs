@@ -5,12 +5,12 @@ use serde_json::json;
 use tests::sender::{ADMIN_TOKEN, announcement, livekit_event, mux_event, now, now_ms, unique};
 use tests::stack::{Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
-on_both!(an_announcement_sets_what_it_names);
+on_both!(announcement_sets_the_fields_it_names);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_admin_token_may_announce() {
+async fn announcement_needs_the_admin_token() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let put = async |header: Option<&str>| {
@@ -33,7 +33,7 @@ async fn only_the_admin_token_may_announce() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_session_is_refused() {
+async fn invalid_announcement_is_refused() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let bodies =
@@ -47,38 +47,38 @@ async fn what_is_no_session_is_refused() {
     assert_eq!(stack.unfinished("sessions").await, 0);
 }
 
-async fn an_announcement_sets_what_it_names(kind: Kind) {
+async fn announcement_sets_the_fields_it_names(kind: Kind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     let first = json!({"live_stream_id": "ls_1", "config": {"a": 1, "b": {"c": 2}}});
     sender.announce("r%C3%B6om%201", &first).await.expect(202, "accepted");
-    stack.status("röom 1", "ready", SOON).await;
+    stack.status("röom 1", "ready", WAIT_LIMIT).await;
     let session = stack.database.session("röom 1").await.unwrap();
     assert_eq!((&session["live_stream_id"], &session["config"]), (&json!("ls_1"), &first["config"]));
 
     // `config` is replaced whole; what is not named stays.
     sender.announce("r%C3%B6om%201", &json!({"config": {"d": 4}})).await.expect(202, "accepted");
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     let session = stack.database.session("röom 1").await.unwrap();
     assert_eq!((&session["live_stream_id"], &session["config"]), (&json!("ls_1"), &json!({"d": 4})));
 
     // A live session stays live, whether the announcement says nothing or `ready`.
     sender.announce("room2", &json!({})).await.expect(202, "accepted");
-    stack.status("room2", "ready", SOON).await;
+    stack.status("room2", "ready", WAIT_LIMIT).await;
     sender.mux(&mux_event(&unique("e"), "active", Some("room2"), "ls_2", now_ms())).await.expect(202, "accepted");
-    stack.status("room2", "live", SOON).await;
+    stack.status("room2", "live", WAIT_LIMIT).await;
     for body in [json!({}), json!({"status": "ready"}), json!({"config": {}})] {
         sender.announce("room2", &body).await.expect(202, "accepted");
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.status("room2").await, "live", "{body}");
     }
     sender.announce("room2", &json!({"status": "ended"})).await.expect(202, "accepted");
-    stack.status("room2", "ended", SOON).await;
+    stack.status("room2", "ended", WAIT_LIMIT).await;
     assert_eq!(stack.dead("sessions").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idempotency_key_is_the_identity() {
+async fn idempotency_key_identifies_the_announcement() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let put = async |key: Option<&str>| {
@@ -96,7 +96,7 @@ async fn an_idempotency_key_is_the_identity() {
 
 /// The announcement and the event are in different streams; the event must not be taken first and thrown away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn announced_and_live_at_once_works_for_every_room() {
+async fn announcement_and_event_sent_at_once_are_both_applied() {
     const ROOMS: usize = 60;
     let stack = Stack::builder().workers(2).start().await;
     let sender = stack.sender();
@@ -115,30 +115,30 @@ async fn announced_and_live_at_once_works_for_every_room() {
                 .expect(202, "accepted");
         }
     }
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("sessions WHERE status = 'live'").await, 60);
     assert_eq!(stack.dead("mux").await + stack.dead("livekit").await, 0);
 }
 
 /// Live stream ids come back with another session: the newest announcement wins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reused_live_stream_id_means_its_newest_session() {
+async fn reused_live_stream_id_means_its_newest_session() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     for room in ["older", "newer"] {
         sender.announce(room, &json!({"live_stream_id": "ls_shared"})).await.expect(202, "accepted");
-        stack.status(room, "ready", SOON).await;
+        stack.status(room, "ready", WAIT_LIMIT).await;
     }
     sender.mux(&mux_event(&unique("e"), "active", None, "ls_shared", now_ms())).await.expect(202, "accepted");
-    stack.status("newer", "live", SOON).await;
+    stack.status("newer", "live", WAIT_LIMIT).await;
     assert_eq!(stack.database.status("older").await, "ready");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_shows_a_session_to_the_admin() {
+async fn worker_route_shows_a_session_to_the_admin() {
     let stack = Stack::builder().start().await;
     stack.sender().announce("shown", &json!({"live_stream_id": "ls"})).await.expect(202, "accepted");
-    stack.status("shown", "ready", SOON).await;
+    stack.status("shown", "ready", WAIT_LIMIT).await;
     let ops = tests::sender::Sender::new(&stack.workers[0].ops);
     let get = async |room: &str, token: Option<&str>| {
         let request =

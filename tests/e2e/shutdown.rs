@@ -11,10 +11,10 @@ use tests::{pending, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_finishes_or_hands_back_what_it_holds() {
+async fn stopping_worker_finishes_or_hands_back_its_entries() {
     // Nobody could claim an abandoned entry within this test: only handing back makes it end.
     let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
     let ledger = Ledger::default();
@@ -27,7 +27,7 @@ async fn a_worker_finishes_or_hands_back_what_it_holds() {
         stack.spawn_worker();
         let before = stack.database.count("webhook_events").await;
         let busy = Instant::now();
-        while stack.database.count("webhook_events").await == before && busy.elapsed() < SOON {
+        while stack.database.count("webhook_events").await == before && busy.elapsed() < WAIT_LIMIT {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         stack.workers[round].process.terminate();
@@ -40,13 +40,13 @@ async fn a_worker_finishes_or_hands_back_what_it_holds() {
         }
     }
     stack.add_worker().await;
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(ledger.check(&stack).await[&Place::Database], 700);
 }
 
 /// The database is away, so nothing can be finished: another worker, under another name, can take it up at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_finished_is_handed_back() {
+async fn unfinished_entries_are_handed_back_at_shutdown() {
     let mut stack = Stack::builder().worker_env("CLAIM_IDLE_MS", "600000").start().await;
     let lock = ExclusiveLock::take(&stack.database).await;
     for _ in 0..50 {
@@ -64,7 +64,7 @@ async fn what_cannot_be_finished_is_handed_back() {
     };
     poll::until(
         "the worker holds some",
-        SOON,
+        WAIT_LIMIT,
         async || if pending().await.is_empty() { Err("none") } else { Ok(()) },
     )
     .await;
@@ -77,13 +77,13 @@ async fn what_cannot_be_finished_is_handed_back() {
     lock.release().await;
     let (program, ops) = stack.worker_program();
     stack.workers.push(Role { process: program.env("WORKER_NAME", "other").spawn(), url: ops.clone(), ops });
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 50);
 }
 
 /// Its grace ends while it runs what often came to nothing: stopping is no crash, and is not counted as one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_is_stopped_over_a_suspect_has_not_crashed() {
+async fn worker_stopped_during_a_suspect_has_not_crashed() {
     let stack = Stack::builder().database(Kind::Postgres).worker_env("SHUTDOWN_GRACE_MS", "4000").start().await;
     let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(9); RETURN NEW; END $$ LANGUAGE plpgsql;
                 CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION slow()";
@@ -94,14 +94,14 @@ async fn a_worker_that_is_stopped_over_a_suspect_has_not_crashed() {
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     pending::suspect(&stack.redis, "webhooks:incoming:acme", &fields).await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
-    poll::until("it runs alone", SOON, async || if suspects().await == 1 { Ok(()) } else { Err("not yet") }).await;
+    poll::until("it runs alone", WAIT_LIMIT, async || if suspects().await == 1 { Ok(()) } else { Err("not yet") }).await;
     stack.workers[0].process.terminate();
     stack.workers[0].process.ended(Duration::from_secs(10)).await;
     assert_eq!((suspects().await, stack.unfinished("acme").await), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_worker_ends_at_once_and_a_second_signal_is_obeyed() {
+async fn idle_worker_stops_at_once_and_obeys_a_second_signal() {
     let stack = Stack::builder().start().await;
     let begun = Instant::now();
     stack.workers[0].process.interrupt();
@@ -110,7 +110,7 @@ async fn an_idle_worker_ends_at_once_and_a_second_signal_is_obeyed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ingress_answers_what_it_has_begun() {
+async fn stopping_ingress_answers_requests_in_flight() {
     let stack = Stack::builder().workers(0).start().await;
     let ingress = &stack.ingresses[0];
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
@@ -130,7 +130,7 @@ async fn an_ingress_answers_what_it_has_begun() {
     assert_ne!(ingress.probe("/ready").await, Some(200), "no longer ready");
     stream.write_all(&body.as_bytes()[10..]).await.unwrap();
     let mut answer = vec![0; 4096];
-    let length = tokio::time::timeout(SOON, stream.read(&mut answer)).await.unwrap().unwrap();
+    let length = tokio::time::timeout(WAIT_LIMIT, stream.read(&mut answer)).await.unwrap().unwrap();
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
     drop(stream);
@@ -139,7 +139,7 @@ async fn an_ingress_answers_what_it_has_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_never_ends_does_not_stop_the_shutdown() {
+async fn endless_request_does_not_prevent_the_shutdown() {
     let stack = Stack::builder().workers(0).env("SHUTDOWN_GRACE_MS", "1000").start().await;
     let ingress = &stack.ingresses[0];
     let mut stream = TcpStream::connect(ingress.url.trim_start_matches("http://")).await.unwrap();

@@ -7,7 +7,7 @@ use tests::sender::{ADMIN_TOKEN, Sender, mux_event, now_ms, unique};
 use tests::sign::Signed;
 use tests::stack::Stack;
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 fn get(path: &str) -> Signed {
     Signed { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
@@ -21,7 +21,7 @@ async fn numbers(sender: &Sender, path: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_numbers_are_the_whole_system_s() {
+async fn statistics_cover_the_whole_system() {
     let stack = Stack::builder().ingresses(2).workers(2).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let (one, two) = (Sender::new(&stack.ingresses[0].url), Sender::new(&stack.ingresses[1].url));
     one.announce("r", &json!({})).await.expect(202, "accepted");
@@ -34,7 +34,7 @@ async fn the_numbers_are_the_whole_system_s() {
     let expected = json!({"received": 4, "processed": 2, "failed": 1, "duplicates": 1, "rate_limited": 0,
         "success_rate": 50.0, "failure_rate": 25.0});
     for (sender, path) in [(&one, "/api/v1/webhooks/metrics"), (&two, "/webhooks/stats")] {
-        poll::until("all events are at rest", SOON, async || {
+        poll::until("all events are at rest", WAIT_LIMIT, async || {
             let found = numbers(sender, path).await;
             if found == expected { Ok(()) } else { Err(found) }
         })
@@ -45,7 +45,7 @@ async fn the_numbers_are_the_whole_system_s() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn they_ask_for_the_token_unless_they_are_public() {
+async fn statistics_need_the_token_unless_public() {
     let routes = ["/api/v1/webhooks/metrics", "/api/v1/webhooks/stats", "/webhooks/stats"];
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();

@@ -6,7 +6,7 @@ use tests::ledger::entries;
 use tests::sign::{self, Signed};
 use tests::stack::{Builder, Kind, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const SECRET: &str = "streamgank-secret-90be";
 const HEADER: &str = "X-StreamGank-Signature";
@@ -35,14 +35,14 @@ fn event(status: &str) -> Signed {
 }
 
 async fn job(stack: &Stack, id: &str) -> Value {
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     stack.database.rows("SELECT * FROM jobs WHERE platform = 'streamgank' AND job_id = $1", &[id]).await.remove(0)
 }
 
-on_both!(every_event_of_the_guide_is_a_job_s_row);
-on_both!(a_job_goes_on_and_an_older_event_does_not_bring_it_back);
+on_both!(streamgank_events_of_the_guide_are_stored_in_the_job);
+on_both!(job_advances_and_an_older_event_does_not_reset_it);
 
-async fn every_event_of_the_guide_is_a_job_s_row(kind: Kind) {
+async fn streamgank_events_of_the_guide_are_stored_in_the_job(kind: Kind) {
     let stack = builder().database(kind).start().await;
     for status in STATUSES {
         let name = format!("job.{status}");
@@ -81,7 +81,7 @@ async fn every_event_of_the_guide_is_a_job_s_row(kind: Kind) {
     assert_eq!(stack.dead("streamgank").await, 0);
 }
 
-async fn a_job_goes_on_and_an_older_event_does_not_bring_it_back(kind: Kind) {
+async fn job_advances_and_an_older_event_does_not_reset_it(kind: Kind) {
     let stack = builder().database(kind).start().await;
     let at = |status: &str, second: u32| {
         let body = guide::body("streamgank", &format!("job.{status}"));
@@ -89,7 +89,7 @@ async fn a_job_goes_on_and_an_older_event_does_not_bring_it_back(kind: Kind) {
     };
     for signed in [at("failed", 31), at("completed", 33)] {
         stack.sender().send(&signed).await.expect(202, "accepted");
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
     }
     let id = "job_1704123456789_abc123";
     let after = job(&stack, id).await;
@@ -105,7 +105,7 @@ async fn a_job_goes_on_and_an_older_event_does_not_bring_it_back(kind: Kind) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forgeries_leave_nothing() {
+async fn streamgank_forgeries_leave_nothing() {
     let stack = builder().start().await;
     let good = event("completed");
     let mut moved = good.clone();
@@ -130,7 +130,7 @@ async fn forgeries_leave_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repetition_is_one_event_whatever_endpoint_it_was_sent_to() {
+async fn streamgank_repetition_at_any_endpoint_is_one_event() {
     let stack = builder().workers(0).start().await;
     let delivered = |signed: Signed, id: &str| signed.header("X-StreamGank-Delivery", id);
     let first = stack.sender().send(&delivered(event("failed"), "d-1")).await.expect(202, "accepted").to_owned();

@@ -10,7 +10,7 @@ use tests::sender::{ADMIN_TOKEN, MUX_SECRET, content_event, mux_event, now, now_
 use tests::sign;
 use tests::stack::{Builder, Stack};
 
-use crate::SOON;
+use crate::WAIT_LIMIT;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
@@ -34,7 +34,7 @@ async fn send(stack: &Stack) {
     let signed = sign::mux(MUX_SECRET, now(), event.to_string().as_bytes())
         .header("traceparent", &format!("00-{TRACE}-{CALLER}-01"));
     stack.sender().send(&signed).await.expect(202, "accepted");
-    stack.status("room-1", "live", SOON).await;
+    stack.status("room-1", "live", WAIT_LIMIT).await;
 }
 
 /// Terminates every process; each must end within its grace.
@@ -53,16 +53,16 @@ fn of_the_trace(spans: &[Span]) -> &Span {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_trace_leads_from_the_request_to_the_delivery() {
+async fn trace_covers_the_request_up_to_the_delivery() {
     let (collector, receiver) = (Collector::start(), Downstream::start(Manner::Kind));
     let stack = builder(&format!("http://me:otlp-password@{}", collector.address())).env("LOG_FORMAT", "json");
     let stack = delivering(stack, &receiver).start().await;
     send(&stack).await;
 
     // The announcement is an event, too, of a trace of its own, and goes nowhere.
-    let received = collector.has("webhook receive", 2, SOON).await;
-    let processed = collector.has("webhook process", 2, SOON).await;
-    let delivered = collector.has("webhook deliver", 1, SOON).await;
+    let received = collector.has("webhook receive", 2, WAIT_LIMIT).await;
+    let processed = collector.has("webhook process", 2, WAIT_LIMIT).await;
+    let delivered = collector.has("webhook deliver", 1, WAIT_LIMIT).await;
     let (receive, process, deliver) = (of_the_trace(&received), of_the_trace(&processed), of_the_trace(&delivered));
     assert_eq!((receive.parent.as_str(), receive.service.as_str()), (CALLER, "tributary-ingress"));
     assert_eq!((&process.parent, process.service.as_str()), (&receive.id, "tributary-worker"));
@@ -108,7 +108,7 @@ async fn one_trace_leads_from_the_request_to_the_delivery() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_fails_says_so_and_the_last_spans_are_sent_at_the_end() {
+async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
     let collector = Collector::start();
     // Nothing is sent before the end.
     let stack = builder(&format!("http://{}/", collector.address()))
@@ -124,15 +124,15 @@ async fn what_fails_says_so_and_the_last_spans_are_sent_at_the_end() {
     // Not from one who has not proved himself.
     let forged = sign::generic("netflix", "wrong", film.to_string().as_bytes());
     assert_eq!(stack.sender().send(&forged).await.status, 401);
-    stack.drained(SOON).await;
+    stack.drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 1);
     assert_eq!(collector.requests().len(), 0);
     stop(&stack).await;
 
-    let received = collector.has("webhook receive", 3, SOON).await;
+    let received = collector.has("webhook receive", 3, WAIT_LIMIT).await;
     let outcomes: Vec<&str> = received.iter().map(|span| span.get("outcome")).collect();
     assert_eq!(outcomes, ["accepted", "duplicate", "accepted"]);
-    let processed = collector.has("webhook process", 2, SOON).await;
+    let processed = collector.has("webhook process", 2, WAIT_LIMIT).await;
     let dead = processed.iter().find(|span| span.get("platform") == "acme").unwrap();
     assert_eq!((dead.get("outcome"), dead.error.as_deref()), ("dead_lettered", Some("invalid_event")));
     assert!(received.iter().chain(&processed).all(|span| span.service == "events"));
@@ -146,14 +146,14 @@ async fn what_fails_says_so_and_the_last_spans_are_sent_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_the_variable_nothing_is_sent_and_the_context_still_passes() {
+async fn trace_context_passes_when_no_exporter_is_configured() {
     let (collector, receiver) = (Collector::start(), Downstream::start(Manner::Kind));
     // This one alone asks for nothing.
     let stack =
         Stack::builder().env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("http://{}", collector.address()));
     let stack = delivering(stack.env("OTEL_BSP_SCHEDULE_DELAY", "100"), &receiver).start().await;
     send(&stack).await;
-    poll::until("a delivery", SOON, async || if receiver.deliveries() == 1 { Ok(()) } else { Err("none") }).await;
+    poll::until("a delivery", WAIT_LIMIT, async || if receiver.deliveries() == 1 { Ok(()) } else { Err("none") }).await;
     let all = receiver.received();
     assert_eq!(all.values().next().unwrap()[0].headers["traceparent"], format!("00-{TRACE}-{CALLER}-01"));
     stop(&stack).await;
@@ -162,7 +162,7 @@ async fn without_the_variable_nothing_is_sent_and_the_context_still_passes() {
 
 /// One refuses connections, the other takes them and never answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_not_there_harms_nothing() {
+async fn unavailable_collector_harms_nothing() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     for address in [format!("127.0.0.1:{}", tests::ports::free()), silent.local_addr().unwrap().to_string()] {
         let stack = builder(&format!("http://me:otlp-password@{address}"))
@@ -176,12 +176,12 @@ async fn a_collector_that_is_not_there_harms_nothing() {
             let film = content_event("content_added", &format!("film-{number}"), "A film", now_ms());
             stack.sender().netflix(&film).await.expect(202, "accepted");
         }
-        stack.drained(SOON).await;
+        stack.drained(WAIT_LIMIT).await;
         let took = begun.elapsed();
-        assert!(took < SOON, "{took:?}");
+        assert!(took < WAIT_LIMIT, "{took:?}");
         let told = "the trace collector does not take spans";
         for role in stack.ingresses.iter().chain(&stack.workers) {
-            role.process.logged(told, SOON).await;
+            role.process.logged(told, WAIT_LIMIT).await;
         }
         stop(&stack).await;
         for role in stack.ingresses.iter().chain(&stack.workers) {
@@ -193,11 +193,11 @@ async fn a_collector_that_is_not_there_harms_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_endpoint_that_is_none_is_told_at_start_without_its_value() {
+async fn invalid_trace_endpoint_is_reported_without_its_value() {
     let stack = Stack::builder().servers().await;
     let (ingress, ..) = stack.ingress_program();
     for program in [ingress, stack.worker_program().0] {
-        let ended = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector-hunter2:4317").run(SOON).await;
+        let ended = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector-hunter2:4317").run(WAIT_LIMIT).await;
         assert_eq!(ended.code, Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains("OTEL_EXPORTER_OTLP_ENDPOINT: must be"), "{}", ended.stderr);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);

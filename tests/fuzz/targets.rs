@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 
 use shared::event::StreamId;
 use shared::json::Document;
-use shared::outbound::payload::{Parts, payload as print};
+use shared::outbound::payload::{PayloadParts, payload as print};
 use shared::platform::{PlatformName, registry::Registry};
-use shared::queue::{DeadLetter, Entry, Fields, decode, record};
+use shared::queue::{DeadLetter, StreamEntry, Fields, decode, record};
 use shared::signature::{Credential, Keys, Scheme, Secret, verify};
 
 /// What is tried with any bytes.
@@ -75,8 +75,8 @@ fn fields(data: &[u8]) -> Fields {
         .collect()
 }
 
-fn entry(fields: Fields) -> Entry {
-    Entry { id: StreamId { ms: 7, seq: 3 }, fields: Some(fields.into()) }
+fn entry(fields: Fields) -> StreamEntry {
+    StreamEntry { id: StreamId { ms: 7, seq: 3 }, fields: Some(fields.into()) }
 }
 
 /// Fields of a stream entry: read as an event or refused; as a dead letter it is written as a line that gives back the very
@@ -118,7 +118,7 @@ pub(crate) fn definition(data: &[u8]) {
 pub(crate) fn import(data: &[u8]) {
     let Ok(read) = record::read(data) else { return };
     let mut line = Vec::new();
-    record::write(&read.platform, Entry { id: read.id, fields: Some(read.fields.clone().into()) }, &mut line)
+    record::write(&read.platform, StreamEntry { id: read.id, fields: Some(read.fields.clone().into()) }, &mut line)
         .expect("a line");
     assert_eq!(record::read(&line).expect("what was written"), read);
 }
@@ -149,7 +149,7 @@ pub(crate) fn json(data: &[u8]) {
 
 /// What a destination is sent of `body`.
 pub(crate) fn printed(body: &[u8]) -> String {
-    print(&Parts {
+    print(&PayloadParts {
         event: "e",
         body,
         at: 0,

@@ -13,7 +13,7 @@ use shared::metrics::{self, DatabaseMetrics, DependencyMetrics};
 use shared::ops;
 use shared::platform::registry::Registry;
 use shared::queue::keys::DESTINATION_URLS;
-use shared::queue::{Connection, Layout, Monitor, Queue, Reader, blocking_connection, connect};
+use shared::queue::{RedisConnection, KeyLayout, HealthMonitor, Queue, StreamReader, blocking_connection, connect};
 use shared::registration::Live;
 use shared::trace;
 use tokio::sync::{Notify, mpsc, watch};
@@ -23,24 +23,24 @@ use tokio_util::sync::CancellationToken;
 use crate::config::WorkerConfig;
 use crate::consumer::{self, claimer, inflight::InFlight, reader};
 use crate::forward::{self, Forwarding};
-use crate::identity::Lease;
-use crate::lanes::Lanes;
+use crate::identity::NameLease;
+use crate::platforms::PlatformQueues;
 use crate::routes;
 use crate::store::{OpenError, Store, StoreOptions};
-use crate::waiting::Waiting;
-use crate::worker::{Trouble, Worker};
+use crate::startup_status::StartupStatus;
+use crate::context::{LastDatabaseOutage, WorkerContext};
 use crate::{identity, registrations, retention, retry, upkeep};
 
 /// Batches that may wait for the consume loop; what is held is bounded by the in-flight set.
-const BATCHES: usize = 256;
+const BATCH_CHANNEL_CAPACITY: usize = 256;
 /// Part of the grace period that is kept for handing back.
-const HAND_BACK: Duration = Duration::from_secs(3);
+const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Part of that in which renewals come to their end.
-const SIDE: Duration = Duration::from_secs(1);
+const SIDE_TASKS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a worker did not start, or ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Fatal {
+pub enum WorkerError {
     /// What the operator set cannot work; trying again cannot help. Exit status 2.
     #[error("{0}")]
     Configuration(String),
@@ -55,7 +55,7 @@ pub enum Fatal {
     },
 }
 
-impl Fatal {
+impl WorkerError {
     fn failed(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         move |source| Self::Failed { what, source }
     }
@@ -65,18 +65,18 @@ impl Fatal {
 ///
 /// # Errors
 /// When it cannot start, or when one of its loops ends before it was told to stop.
-pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationToken) -> Result<(), Fatal> {
-    let recorder = metrics::install().map_err(|error| Fatal::failed("metrics")(error.into()))?;
+pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationToken) -> Result<(), WorkerError> {
+    let recorder = metrics::install().map_err(|error| WorkerError::failed("metrics")(error.into()))?;
     let done = CancellationToken::new();
     metrics::spawn_upkeep(recorder.clone(), done.clone());
-    let started: routes::Started = Arc::new(OnceLock::new());
-    let waiting = Arc::new(Waiting::default());
-    let ops = serve_ops(&config, recorder, &started, &waiting)?;
+    let started: routes::StartedWorker = Arc::new(OnceLock::new());
+    let startup_status = Arc::new(StartupStatus::default());
+    let ops = serve_ops(&config, recorder, &started, &startup_status)?;
 
     let tracing = trace::start(config.common.trace.as_ref(), "tributary-worker");
     let grace = config.common.shutdown_grace;
     // Nothing is in hand until the start is complete, so that every wait in it may be cut off.
-    let begun = match stop.run_until_cancelled(start(&config, &platforms, &waiting, &stop)).await {
+    let begun = match stop.run_until_cancelled(start(&config, &platforms, &startup_status, &stop)).await {
         Some(begun) => begun?,
         None => None,
     };
@@ -86,8 +86,8 @@ pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationTo
             // Workers verify nothing, so they open no secret.
             let live = Live::start(worker.queue.clone(), platforms, None, stop.clone());
             let target =
-                forward::Target { url: config.common.redis_url.clone(), cluster: config.common.redis_cluster };
-            work(worker, redis, lease, live, target, grace.saturating_sub(tracing.spare(grace))).await
+                forward::RedisTarget { url: config.common.redis_url.clone(), cluster: config.common.redis_cluster };
+            run_loops(worker, redis, lease, live, target, grace.saturating_sub(tracing.flush_timeout(grace))).await
         }
         None => Ok(()),
     };
@@ -100,18 +100,18 @@ pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationTo
 fn serve_ops(
     config: &WorkerConfig,
     recorder: metrics_exporter_prometheus::PrometheusHandle,
-    started: &routes::Started,
-    waiting: &Arc<Waiting>,
-) -> Result<ops::Ops, Fatal> {
-    let (ready, waiting) = (Arc::clone(started), Arc::clone(waiting));
-    let readiness: ops::Readiness =
-        Arc::new(move || ready.get().map_or_else(|| Err(waiting.reason()), |worker| worker.readiness()));
+    started: &routes::StartedWorker,
+    startup_status: &Arc<StartupStatus>,
+) -> Result<ops::OpsServer, WorkerError> {
+    let (ready, startup_status) = (Arc::clone(started), Arc::clone(startup_status));
+    let readiness: ops::ReadinessCheck =
+        Arc::new(move || ready.get().map_or_else(|| Err(startup_status.reason()), |worker| worker.readiness()));
     let (started, token) = (Arc::clone(started), config.common.admin_token.clone());
     let routes = move |service: &mut actix_web::web::ServiceConfig| {
         routes::configure(service, Arc::clone(&started), token.clone());
     };
     ops::serve_with(config.common.ops_bind, recorder, readiness, routes).map_err(|error| {
-        Fatal::Configuration(format!("OPS_BIND: cannot listen on {}: {error}", config.common.ops_bind))
+        WorkerError::Configuration(format!("OPS_BIND: cannot listen on {}: {error}", config.common.ops_bind))
     })
 }
 
@@ -119,42 +119,42 @@ fn serve_ops(
 async fn start(
     config: &WorkerConfig,
     platforms: &Registry,
-    waiting: &Waiting,
+    startup_status: &StartupStatus,
     stop: &CancellationToken,
-) -> Result<Option<(Arc<Worker>, Reader, Lease)>, Fatal> {
+) -> Result<Option<(Arc<WorkerContext>, StreamReader, NameLease)>, WorkerError> {
     let url = &config.common.redis_url;
-    let unusable = |error: &dyn std::fmt::Display| Fatal::Configuration(format!("REDIS_URL: {error}"));
-    let connection: Connection = connect(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
+    let unusable = |error: &dyn std::fmt::Display| WorkerError::Configuration(format!("REDIS_URL: {error}"));
+    let connection: RedisConnection = connect(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
     let reader = blocking_connection(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
-    let queue = Queue::new(Layout::of(config.common.redis_cluster), connection);
-    let redis = Monitor::new(queue.clone()).spawn(stop.clone());
-    waiting.watch(redis.clone());
+    let queue = Queue::new(KeyLayout::of(config.common.redis_cluster), connection);
+    let redis = HealthMonitor::new(queue.clone()).spawn(stop.clone());
+    startup_status.watch(redis.clone());
     let strict = config.common.durability == DurabilityMode::Strict;
 
     // Shown as down from the start, or a worker that waits for its database would raise no alert.
     let database_metrics = DatabaseMetrics::new();
-    let Some(()) = identity::agree_layout(&queue, stop).await? else { return Ok(None) };
-    let Some(store) = open_store(config, &queue, waiting, stop).await? else { return Ok(None) };
+    let Some(()) = identity::check_layout(&queue, stop).await? else { return Ok(None) };
+    let Some(store) = open_store(config, &queue, startup_status, stop).await? else { return Ok(None) };
     database_metrics.database_up(true);
-    if strict && !durable(&store, waiting, stop).await {
-        return Err(Fatal::Configuration(
+    if strict && !is_durable(&store, startup_status, stop).await {
+        return Err(WorkerError::Configuration(
             "DATABASE_URL: DURABILITY=strict needs a database with fsync on".to_owned(),
         ));
     }
-    let agreed = identity::agree(&queue, &store, config.adopt_database, stop).await;
+    let agreed = identity::check_database(&queue, &store, config.adopt_database, stop).await;
     let Ok(Some(())) = agreed else {
         // A refused database keeps no log that belongs to it.
         store.close().await;
         return agreed.map(|_| None);
     };
-    let Some(lease) = identity::take_name(&config.name, &queue, stop).await? else { return Ok(None) };
+    let Some(lease) = identity::acquire_name(&config.name, &queue, stop).await? else { return Ok(None) };
 
     let forwarding = Forwarding::new(&config.outbound, config.common.sealer.clone());
     let Some(()) = bind(&forwarding, &queue, stop).await else { return Ok(None) };
 
-    let back_at = AtomicI64::new(redis.borrow().now_ms());
-    let worker = Arc::new(Worker {
-        lanes: Lanes::new(platforms, &queue),
+    let recovered_at = AtomicI64::new(redis.borrow().now_ms());
+    let worker = Arc::new(WorkerContext {
+        platforms: PlatformQueues::new(platforms, &queue),
         queue,
         forwarding,
         store,
@@ -168,16 +168,16 @@ async fn start(
         strict,
         redis,
         database: watch::Sender::new(true),
-        database_trouble: Trouble::default(),
-        back_at,
+        database_outage: LastDatabaseOutage::default(),
+        recovered_at,
         database_metrics,
         stop: stop.clone(),
     });
-    for lane in worker.lanes.all().iter() {
+    for platform_queue in worker.platforms.all().iter() {
         // A failure here is repaired by the reader.
-        let _ = reader::ensure_group(&worker, lane).await;
+        let _ = reader::ensure_group(&worker, platform_queue).await;
     }
-    tracing::info!(consumer = worker.consumer, platforms = worker.lanes.all().len(), "working");
+    tracing::info!(consumer = worker.consumer, platforms = worker.platforms.all().len(), "working");
     Ok(Some((worker, reader, lease)))
 }
 
@@ -201,11 +201,11 @@ async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) 
 }
 
 /// Whether the database keeps what it commits; waits until it says so.
-async fn durable(store: &Store, waiting: &Waiting, stop: &CancellationToken) -> bool {
+async fn is_durable(store: &Store, startup_status: &StartupStatus, stop: &CancellationToken) -> bool {
     loop {
-        match store.durable().await {
+        match store.is_durable().await {
             Ok(durable) => return durable,
-            Err(error) => waiting.note_database(consumer::chain(error.cause())),
+            Err(error) => startup_status.note_database(consumer::chain(error.cause())),
         }
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
             return true;
@@ -216,26 +216,26 @@ async fn durable(store: &Store, waiting: &Waiting, stop: &CancellationToken) -> 
 async fn open_store(
     config: &WorkerConfig,
     queue: &Queue,
-    waiting: &Waiting,
+    startup_status: &StartupStatus,
     stop: &CancellationToken,
-) -> Result<Option<Store>, Fatal> {
+) -> Result<Option<Store>, WorkerError> {
     let mut options = StoreOptions { create_file: false, ..StoreOptions::default() };
     let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     for attempt in 1.. {
         match Store::open(&config.database_url, &options).await {
             Ok(store) => {
-                waiting.note_database_ready();
+                startup_status.note_database_ready();
                 return Ok(Some(store));
             }
             Err(OpenError::NoFile(_)) => {
-                let Some(()) = identity::may_create(queue, config.adopt_database, stop).await? else {
+                let Some(()) = identity::check_may_create(queue, config.adopt_database, stop).await? else {
                     return Ok(None);
                 };
                 options.create_file = true;
                 continue;
             }
-            Err(OpenError::Unavailable(error)) => waiting.note_database(consumer::chain(error.cause())),
-            Err(error) => return Err(Fatal::Configuration(consumer::chain(&error))),
+            Err(OpenError::Unavailable(error)) => startup_status.note_database(consumer::chain(error.cause())),
+            Err(error) => return Err(WorkerError::Configuration(consumer::chain(&error))),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -246,28 +246,28 @@ async fn open_store(
 }
 
 /// Runs every loop until the worker is to stop, then winds down.
-async fn work(
-    worker: Arc<Worker>,
-    redis: Reader,
-    lease: Lease,
+async fn run_loops(
+    worker: Arc<WorkerContext>,
+    redis: StreamReader,
+    lease: NameLease,
     live: Live,
-    target: forward::Target,
+    target: forward::RedisTarget,
     grace: Duration,
-) -> Result<(), Fatal> {
-    let (batches, received) = mpsc::channel(BATCHES);
+) -> Result<(), WorkerError> {
+    let (batches, received) = mpsc::channel(BATCH_CHANNEL_CAPACITY);
     let finished = CancellationToken::new();
     let mut side = JoinSet::new();
     side.spawn(claimer::renew(Arc::clone(&worker), finished.clone()));
-    side.spawn(identity::keep_name(worker.queue.clone(), lease.clone(), finished.clone()));
+    side.spawn(identity::renew_name(worker.queue.clone(), lease.clone(), finished.clone()));
     side.spawn(upkeep::watch_database(Arc::clone(&worker)));
     side.spawn(upkeep::watch_redis(Arc::clone(&worker), DependencyMetrics::new()));
-    side.spawn(upkeep::show_depths(Arc::clone(&worker)));
-    side.spawn(upkeep::find_unhandled(Arc::clone(&worker)));
-    side.spawn(upkeep::tidy(Arc::clone(&worker)));
+    side.spawn(upkeep::publish_depths(Arc::clone(&worker)));
+    side.spawn(upkeep::report_unhandled_platforms(Arc::clone(&worker)));
+    side.spawn(upkeep::sweep_and_reap(Arc::clone(&worker)));
     side.spawn(forward::parked::watch(Arc::clone(&worker)));
     side.spawn(retention::run(Arc::clone(&worker)));
     side.spawn(registrations::follow(Arc::clone(&worker), live.clone()));
-    side.spawn(registrations::retire(Arc::clone(&worker), live));
+    side.spawn(registrations::remove_drained_platforms(Arc::clone(&worker), live));
     // Nothing is touched before it is known what is paused.
     let (known_done, mut known_seen) = watch::channel(false);
     side.spawn({
@@ -282,13 +282,13 @@ async fn work(
     loops.spawn({
         let worker = Arc::clone(&worker);
         async move {
-            let grace = grace.saturating_sub(HAND_BACK + SIDE);
+            let grace = grace.saturating_sub(HAND_BACK_TIMEOUT + SIDE_TASKS_TIMEOUT);
             let stop = worker.stop.clone();
             if let Err(error) = forward::run(worker, target, grace).await {
                 tracing::error!(error = consumer::chain(&error), "nothing can be forwarded");
                 // Sessions do not need destinations. A task that panicked ends the worker, as
                 // everywhere.
-                if !matches!(error, forward::CannotForward::Task(_)) {
+                if !matches!(error, forward::ForwardError::Task(_)) {
                     stop.cancelled().await;
                 }
             }
@@ -307,9 +307,9 @@ async fn work(
     loops.spawn({
         let worker = Arc::clone(&worker);
         async move {
-            registrations::known(&worker).await;
+            registrations::wait_for_registrations(&worker).await;
             known_done.send_replace(true);
-            claimer::own_pending(&worker, &batches).await;
+            claimer::recover_own_pending(&worker, &batches).await;
             own_done.send_replace(true);
             reader::run(worker, redis, batches).await;
         }
@@ -326,22 +326,22 @@ async fn work(
     };
     if let Some(ended) = broken {
         let source = ended.err().map_or_else(|| "it returned".into(), Into::into);
-        return Err(Fatal::failed("a loop of the worker ended before its time")(source));
+        return Err(WorkerError::failed("a loop of the worker ended before its time")(source));
     }
     let drain = async { while loops.join_next().await.is_some() {} };
-    if tokio::time::timeout(grace.saturating_sub(HAND_BACK), drain).await.is_err() {
+    if tokio::time::timeout(grace.saturating_sub(HAND_BACK_TIMEOUT), drain).await.is_err() {
         tracing::warn!("the grace period is over; handing back what is not finished");
         loops.shutdown().await;
     }
     // A renewal that came after it would undo the handing back.
     finished.cancel();
-    let farewell = async {
-        let _ = tokio::time::timeout(SIDE, async { while side.join_next().await.is_some() {} }).await;
+    let shutdown_tasks = async {
+        let _ = tokio::time::timeout(SIDE_TASKS_TIMEOUT, async { while side.join_next().await.is_some() {} }).await;
         claimer::hand_back(&worker).await;
         worker.store.close().await;
         let _ = worker.queue.release_lease(&lease.name, &lease.token).await;
     };
-    let _ = tokio::time::timeout(HAND_BACK, farewell).await;
+    let _ = tokio::time::timeout(HAND_BACK_TIMEOUT, shutdown_tasks).await;
     tracing::info!("stopped");
     Ok(())
 }

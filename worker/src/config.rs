@@ -5,12 +5,12 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use shared::backoff::Backoff;
 use shared::config::{CommonConfig, Env, Problem, SecretText, percent_encoding_hint};
-use shared::outbound::{self, config::Configured};
+use shared::outbound::{self, config::OutboundConfig};
 use sqlx::postgres::PgConnectOptions;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
-use crate::consumer::outcome::Policy;
+use crate::consumer::outcome::RetryPolicy;
 use crate::retention::Retention;
 
 /// Longest `WORKER_NAME`, in bytes.
@@ -26,13 +26,13 @@ pub struct WorkerConfig {
     /// `WORKER_NAME`, else the host's name; a slot number is added.
     pub name: String,
     /// `MAX_ATTEMPTS`, `RETRY_BASE_MS`, `RETRY_MAX_MS`, `MISSING_SESSION_WAIT_MS`.
-    pub policy: Policy,
+    pub policy: RetryPolicy,
     /// `CLAIM_IDLE_MS`: an entry that its holder has not renewed for so long is taken over.
     pub claim_idle: Duration,
     /// `DLQ_MAX_LEN`: dead letters kept per platform.
     pub dlq_max_len: u64,
     /// `WEBHOOK_URLS` and its companions, `[destinations]` in `PLATFORMS_FILE`.
-    pub outbound: Configured,
+    pub outbound: OutboundConfig,
     /// `EVENTS_RETENTION_DAYS`, `DLQ_RETENTION_DAYS`, `DLQ_ARCHIVE_DIR`.
     pub retention: Retention,
     /// `--adopt-database`: make the database at hand the one that this Redis belongs to.
@@ -57,7 +57,7 @@ impl WorkerConfig {
             common,
             database_url: database_url(env),
             name: name(env),
-            policy: Policy {
+            policy: RetryPolicy {
                 max_attempts: env.bounded("MAX_ATTEMPTS", 5, 1..=100),
                 backoff: Backoff::new(base, max),
                 missing_session_wait: env.millis("MISSING_SESSION_WAIT_MS", 60_000, 0..=86_400_000),
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_those_of_the_documentation() {
+    fn defaults_match_the_documentation() {
         let config = WorkerConfig::read(&Env::from_pairs([("WORKER_NAME", "w")]), false).unwrap();
         assert_eq!(config.database_url.expose_secret(), "sqlite://tributary.db");
         assert_eq!(config.policy.max_attempts, 5);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_url_that_cannot_be_read_is_a_problem() {
+    fn database_url_that_cannot_be_parsed_is_a_problem() {
         let read = |url: &str| {
             let env = Env::from_pairs([("DATABASE_URL", url), ("WORKER_NAME", "w")]);
             WorkerConfig::read(&env, false).err().map(|problems| shared::config::report(&problems))
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_come_at_once_and_without_values() {
+    fn problems_are_reported_together_without_values() {
         let env = Env::from_pairs([
             ("DATABASE_URL", "mysql://user:hunter2@db"),
             ("MAX_ATTEMPTS", "0"),

@@ -6,21 +6,21 @@
 use std::time::Duration;
 
 use shared::backoff::Backoff;
-use shared::queue::{Durability, Fault, Layout, Queue};
+use shared::queue::{Durability, CallError, KeyLayout, Queue};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::app::Fatal;
+use crate::app::WorkerError;
 use crate::store::Store;
 
 /// How long a lease on a consumer name lasts without being renewed.
-const LEASE: Duration = Duration::from_secs(30);
+const NAME_LEASE_TTL: Duration = Duration::from_secs(30);
 /// Consumer names tried per host before giving up.
-const SLOTS: u32 = 1000;
+const MAX_NAME_SLOTS: u32 = 1000;
 
 /// The consumer name that this process holds.
 #[derive(Clone, Debug)]
-pub struct Lease {
+pub struct NameLease {
     /// The name: `WORKER_NAME` and a slot number.
     pub name: String,
     /// Proves that it is ours.
@@ -32,21 +32,21 @@ pub struct Lease {
 ///
 /// # Errors
 /// `REDIS_CLUSTER` disagrees with the server, or with the layout of its keys.
-pub async fn agree_layout(queue: &Queue, stop: &CancellationToken) -> Result<Option<()>, Fatal> {
-    let Some(settings) = until_answered(queue, stop, || Durability::read(queue.connection())).await else {
+pub async fn check_layout(queue: &Queue, stop: &CancellationToken) -> Result<Option<()>, WorkerError> {
+    let Some(settings) = retry_until_answered(queue, stop, || Durability::read(queue.connection())).await else {
         return Ok(None);
     };
-    let configured = queue.layout() == Layout::Cluster;
+    let configured = queue.layout() == KeyLayout::Cluster;
     if settings.cluster_enabled.is_some_and(|found| found != configured) {
-        return Err(Fatal::Configuration(format!(
+        return Err(WorkerError::Configuration(format!(
             "REDIS_CLUSTER: is {configured}, but Redis says cluster_enabled={}",
             !configured
         )));
     }
     let layout = queue.layout().as_str();
-    let Some(found) = until_answered(queue, stop, || queue.agree("layout", layout)).await else { return Ok(None) };
+    let Some(found) = retry_until_answered(queue, stop, || queue.put_meta_if_absent("layout", layout)).await else { return Ok(None) };
     if found != layout {
-        return Err(Fatal::Configuration(format!(
+        return Err(WorkerError::Configuration(format!(
             "REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {layout}"
         )));
     }
@@ -57,21 +57,21 @@ pub async fn agree_layout(queue: &Queue, stop: &CancellationToken) -> Result<Opt
 ///
 /// # Errors
 /// The queue belongs to another database.
-pub async fn agree(
+pub async fn check_database(
     queue: &Queue,
     store: &Store,
     adopt: bool,
     stop: &CancellationToken,
-) -> Result<Option<()>, Fatal> {
+) -> Result<Option<()>, WorkerError> {
     let own = store.database_id();
     if adopt {
-        let Some(()) = until_answered(queue, stop, || queue.adopt("database", own)).await else { return Ok(None) };
+        let Some(()) = retry_until_answered(queue, stop, || queue.set_meta("database", own)).await else { return Ok(None) };
         tracing::warn!(database = own, "this Redis belongs to this database from now on");
         return Ok(Some(()));
     }
-    let Some(found) = until_answered(queue, stop, || queue.agree("database", own)).await else { return Ok(None) };
+    let Some(found) = retry_until_answered(queue, stop, || queue.put_meta_if_absent("database", own)).await else { return Ok(None) };
     if found != own {
-        return Err(Fatal::Configuration(format!(
+        return Err(WorkerError::Configuration(format!(
             "DATABASE_URL: this Redis belongs to session database {found}, but this one is {own}. Two databases would \
              split sessions between them. Point every worker at the same database, or start one worker with \
              --adopt-database if this one is meant to take over."
@@ -85,14 +85,14 @@ pub async fn agree(
 ///
 /// # Errors
 /// When the missing file is that of the database that `queue` belongs to.
-pub async fn may_create(queue: &Queue, adopt: bool, stop: &CancellationToken) -> Result<Option<()>, Fatal> {
+pub async fn check_may_create(queue: &Queue, adopt: bool, stop: &CancellationToken) -> Result<Option<()>, WorkerError> {
     if adopt {
         return Ok(Some(()));
     }
-    match until_answered(queue, stop, || queue.agreed("database")).await {
+    match retry_until_answered(queue, stop, || queue.meta("database")).await {
         None => Ok(None),
         Some(None) => Ok(Some(())),
-        Some(Some(known)) => Err(Fatal::Configuration(format!(
+        Some(Some(known)) => Err(WorkerError::Configuration(format!(
             "DATABASE_URL: the file does not exist or is empty, but this Redis belongs to session database {known}. \
              Restore the file, or start one worker with --adopt-database to begin with a new one."
         ))),
@@ -103,24 +103,24 @@ pub async fn may_create(queue: &Queue, adopt: bool, stop: &CancellationToken) ->
 ///
 /// # Errors
 /// When every slot is taken.
-pub async fn take_name(host: &str, queue: &Queue, stop: &CancellationToken) -> Result<Option<Lease>, Fatal> {
+pub async fn acquire_name(host: &str, queue: &Queue, stop: &CancellationToken) -> Result<Option<NameLease>, WorkerError> {
     let token = Uuid::new_v4().to_string();
-    for slot in 1..=SLOTS {
+    for slot in 1..=MAX_NAME_SLOTS {
         let name = format!("{host}-{slot}");
-        match until_answered(queue, stop, || queue.lease(&name, &token, LEASE)).await {
+        match retry_until_answered(queue, stop, || queue.lease(&name, &token, NAME_LEASE_TTL)).await {
             None => return Ok(None),
-            Some(true) => return Ok(Some(Lease { name, token })),
+            Some(true) => return Ok(Some(NameLease { name, token })),
             Some(false) => {}
         }
     }
-    Err(Fatal::Configuration(format!("WORKER_NAME: all {SLOTS} slots of {host} are taken")))
+    Err(WorkerError::Configuration(format!("WORKER_NAME: all {MAX_NAME_SLOTS} slots of {host} are taken")))
 }
 
 /// Renews the lease until `done`. Returns early, which ends the worker, when somebody else has the name: what is pending
 /// for this name is the other's then.
-pub async fn keep_name(queue: Queue, lease: Lease, done: CancellationToken) {
-    while done.run_until_cancelled(tokio::time::sleep(LEASE / 3)).await.is_some() {
-        match queue.lease(&lease.name, &lease.token, LEASE).await {
+pub async fn renew_name(queue: Queue, lease: NameLease, done: CancellationToken) {
+    while done.run_until_cancelled(tokio::time::sleep(NAME_LEASE_TTL / 3)).await.is_some() {
+        match queue.lease(&lease.name, &lease.token, NAME_LEASE_TTL).await {
             Ok(true) => {}
             Ok(false) => {
                 tracing::error!(consumer = lease.name, "another process took this worker's name while it was away");
@@ -131,9 +131,9 @@ pub async fn keep_name(queue: Queue, lease: Lease, done: CancellationToken) {
     }
 }
 
-async fn until_answered<T, F>(queue: &Queue, stop: &CancellationToken, mut call: impl FnMut() -> F) -> Option<T>
+async fn retry_until_answered<T, F>(queue: &Queue, stop: &CancellationToken, mut call: impl FnMut() -> F) -> Option<T>
 where
-    F: Future<Output = Result<T, Fault>>,
+    F: Future<Output = Result<T, CallError>>,
 {
     let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     for attempt in 1.. {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shared::config::{EXIT_CONFIG, Env, report};
 use shared::platform::registry::Registry;
-use shared::{probe, shutdown, telemetry};
-use worker::app::{self, Fatal};
+use shared::{health_check, shutdown, telemetry};
+use worker::app::{self, WorkerError};
 use worker::config::WorkerConfig;
 
 #[global_allocator]
@@ -20,18 +20,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// (see dlq-tool). Run as many as you like; with SQLite all of them on one machine.
 #[derive(Parser)]
 #[command(version, after_help = HELP, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
-struct Cli {
+struct Args {
     /// Make this session database the one that this Redis belongs to, and start. Only when it is meant to take over:
     /// events that took effect in the former database would take effect again here.
     #[arg(long)]
     adopt_database: bool,
     /// Instead of working.
     #[command(subcommand)]
-    tool: Option<Tool>,
+    tool: Option<ToolCommand>,
 }
 
 #[derive(Subcommand)]
-enum Tool {
+enum ToolCommand {
     /// Asks the worker on this host (at OPS_BIND) how it is, for containers; exit status 0: well
     Health {
         /// Whether it can do its work now (/ready), not only whether it runs (/live)
@@ -85,12 +85,12 @@ Configuration comes from the environment (NAME_FILE reads NAME from a file):
 Exit status: 0 stopped in order, 1 failed, 2 configuration.";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Args::parse();
     let env = Env::from_process();
-    if let Some(Tool::Health { ready }) = cli.tool {
+    if let Some(ToolCommand::Health { ready }) = cli.tool {
         return health(&env, ready);
     }
-    if let Err(error) = shutdown::watch(Some(0)) {
+    if let Err(error) = shutdown::watch_signals(Some(0)) {
         return fail(&format!("signals cannot be watched: {error}\n"), 1);
     }
     let mut problems = Vec::new();
@@ -106,13 +106,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the runtime cannot start: {error}\n"), 1),
     };
-    let status = runtime.block_on(work(config, platforms));
-    shutdown::end_runtime(runtime);
+    let status = runtime.block_on(run_worker(config, platforms));
+    shutdown::shutdown_runtime(runtime);
     status
 }
 
-async fn work(config: WorkerConfig, platforms: Registry) -> ExitCode {
-    let stop = match shutdown::on_signals() {
+async fn run_worker(config: WorkerConfig, platforms: Registry) -> ExitCode {
+    let stop = match shutdown::shutdown_token() {
         Ok(stop) => stop,
         Err(error) => {
             tracing::error!(%error, "signals cannot be watched");
@@ -121,7 +121,7 @@ async fn work(config: WorkerConfig, platforms: Registry) -> ExitCode {
     };
     match app::run(config, platforms, stop).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Fatal::Configuration(reason)) => {
+        Err(WorkerError::Configuration(reason)) => {
             tracing::error!("{reason}");
             ExitCode::from(EXIT_CONFIG)
         }
@@ -134,7 +134,7 @@ async fn work(config: WorkerConfig, platforms: Registry) -> ExitCode {
 
 fn health(env: &Env, ready: bool) -> ExitCode {
     use std::io::Write;
-    match probe::ask(env, (Ipv4Addr::UNSPECIFIED, 9101).into(), ready) {
+    match health_check::query_health(env, (Ipv4Addr::UNSPECIFIED, 9101).into(), ready) {
         Ok((good, said)) => {
             // A reader that has gone has seen what it wanted.
             let _ = writeln!(std::io::stdout(), "{said}");

@@ -8,15 +8,15 @@ use actix_web::http::header::{ALLOW, AUTHORIZATION, HeaderValue, WWW_AUTHENTICAT
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
-use shared::config::{AdminRefusal, AdminToken};
+use shared::config::{AdminAuthError, AdminToken};
 
-use crate::worker::Worker;
+use crate::context::WorkerContext;
 
 /// The worker, once it has started.
-pub type Started = Arc<OnceLock<Arc<Worker>>>;
+pub type StartedWorker = Arc<OnceLock<Arc<WorkerContext>>>;
 
 /// Adds the routes about sessions and events, for those with the admin token.
-pub fn configure(config: &mut ServiceConfig, started: Started, token: Option<AdminToken>) {
+pub fn configure(config: &mut ServiceConfig, started: StartedWorker, token: Option<AdminToken>) {
     let only_get = || async {
         let mut response = error(405, "E_METHOD_NOT_ALLOWED", "only GET is allowed here");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
@@ -39,15 +39,15 @@ pub fn configure(config: &mut ServiceConfig, started: Started, token: Option<Adm
 }
 
 /// The worker, for those with the admin token; for others, the answer.
-fn admitted<'s>(
+fn require_admin<'s>(
     request: &HttpRequest,
-    started: &'s Started,
+    started: &'s StartedWorker,
     token: &Option<AdminToken>,
-) -> Result<&'s Arc<Worker>, Box<HttpResponse>> {
+) -> Result<&'s Arc<WorkerContext>, Box<HttpResponse>> {
     let presented = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     match AdminToken::authorize(token.as_ref(), presented) {
         Ok(()) => started.get().ok_or_else(|| error(500, "E_INTERNAL", "starting").into()),
-        Err(refusal @ AdminRefusal::Missing) => {
+        Err(refusal @ AdminAuthError::Missing) => {
             let mut response = error(401, "E_ADMIN_FORBIDDEN", &refusal.to_string());
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             Err(response.into())
@@ -60,10 +60,10 @@ fn admitted<'s>(
 async fn session(
     request: HttpRequest,
     room: Path<String>,
-    started: Data<Started>,
+    started: Data<StartedWorker>,
     token: Data<Option<AdminToken>>,
 ) -> HttpResponse {
-    let worker = match admitted(&request, &started, &token) {
+    let worker = match require_admin(&request, &started, &token) {
         Ok(worker) => worker,
         Err(refused) => return *refused,
     };

@@ -163,6 +163,6 @@ fn platform(text: &str) -> Result<PlatformName, UnknownName> {
 }
 
 /// A bare number means sequence 0, as it does in Redis.
-fn stream_id(text: &str) -> Result<StreamId, shared::event::InvalidStreamId> {
+fn stream_id(text: &str) -> Result<StreamId, shared::event::StreamIdError> {
     text.parse().or_else(|error| format!("{text}-0").parse().map_err(|_| error))
 }

@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::record::{self, Record};
-use shared::queue::{Fault, Imported};
+use shared::queue::record::{self, DeadLetterRecord};
+use shared::queue::{CallError, ImportOutcome};
 use tokio::sync::mpsc;
 
 use super::Session;
@@ -43,7 +43,7 @@ pub(super) async fn run(session: &mut Session, args: ImportArgs) -> Result<Outco
         say("nothing was imported");
         return Ok(Outcome::Incomplete);
     }
-    let stop = shared::shutdown::on_signals()?;
+    let stop = shared::shutdown::shutdown_token()?;
     let mut run = Run {
         progress: Progress::new(session.screen.format(), None),
         totals: BTreeMap::new(),
@@ -171,7 +171,7 @@ impl Run {
                 }
             }
         }
-        for (_, Record { platform, .. }) in &records {
+        for (_, DeadLetterRecord { platform, .. }) in &records {
             if self.known.insert(platform.clone()) {
                 session.queue.register_platform(platform).await?;
             }
@@ -189,29 +189,29 @@ impl Run {
             }
         }
         heard(session.screen.flush())?;
-        lost.map_or(Ok(()), |fault: Fault| Err(fault.into()))
+        lost.map_or(Ok(()), |fault: CallError| Err(fault.into()))
     }
 
     fn settle(
         &mut self,
         screen: &mut Screen,
         number: u64,
-        record: &Record,
-        imported: Imported,
+        record: &DeadLetterRecord,
+        imported: ImportOutcome,
     ) -> Result<(), Failure> {
         let total = self.totals.entry(record.platform.clone()).or_default();
         let mut line =
             Line { line: number, platform: Some(&record.platform), id: Some(record.id), ..Line::default() };
         match imported {
-            Imported::Done(id) => {
+            ImportOutcome::Done(id) => {
                 total.imported += 1;
                 (line.result, line.imported_as) = ("imported", Some(id));
             }
-            Imported::Present => {
+            ImportOutcome::Present => {
                 total.present += 1;
                 line.result = "present";
             }
-            Imported::Full => {
+            ImportOutcome::Full => {
                 total.full += 1;
                 line.result = "full";
                 let platform = &record.platform;

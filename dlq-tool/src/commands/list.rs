@@ -104,6 +104,6 @@ fn row(letter: &DeadLetter) -> [String; 8] {
         text(&letter.event_id),
         letter.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
         letter.replays.to_string(),
-        when::to_seconds(letter.died_at()),
+        when::to_seconds(letter.dead_lettered_at()),
     ]
 }

@@ -21,7 +21,7 @@ use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
 use shared::config::{Env, percent_encoding_hint, redis_url};
 use shared::platform::PlatformName;
-use shared::queue::{Layout, Queue, Reader, blocking_connection, connect};
+use shared::queue::{KeyLayout, Queue, StreamReader, blocking_connection, connect};
 use shared::shutdown;
 use shared::visible::is_visible;
 
@@ -34,7 +34,7 @@ use crate::select::Selection;
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
     let cli = parse(std::env::args_os().collect());
-    if let Err(error) = shutdown::watch(None) {
+    if let Err(error) = shutdown::watch_signals(None) {
         say(&format!("dlq-tool: signals cannot be watched: {error}"));
         return ExitCode::FAILURE;
     }
@@ -46,7 +46,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(cli));
-    shutdown::end_runtime(runtime);
+    shutdown::shutdown_runtime(runtime);
     let code = code(&result);
     if let Err(failure) = &result
         && code != 0
@@ -83,7 +83,7 @@ async fn run(cli: Cli) -> Result<Outcome, Failure> {
     if matches!(cli.verb, Verb::Top(_)) {
         top::on_a_terminal()?;
     }
-    match session.queue.misfit().await {
+    match session.queue.layout_error().await {
         Ok(None) => {}
         Ok(Some(misfit)) => return Err(Failure::Usage(misfit.to_string())),
         Err(fault) => return Err(Failure::from(fault).of(&session.address)),
@@ -141,7 +141,7 @@ impl Session {
         let address = first.into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
         let connection = connect(&url, cluster).map_err(|error| Failure::Usage(error.to_string()))?;
         Ok(Self {
-            queue: Queue::new(Layout::of(cluster), connection),
+            queue: Queue::new(KeyLayout::of(cluster), connection),
             screen: Screen::new(global),
             url,
             cluster,
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// A connection of its own for reads that wait.
-    fn reader(&self) -> Result<Reader, Failure> {
+    fn reader(&self) -> Result<StreamReader, Failure> {
         blocking_connection(&self.url, self.cluster).map_err(|error| Failure::Usage(error.to_string()))
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use shared::event::{StreamId, marker_digest};
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, Entry, PlatformKeys, record};
+use shared::queue::{DeadLetter, StreamEntry, PlatformKeys, record};
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -60,7 +60,7 @@ async fn purge(
     export: Option<Export>,
     _consent: Consent,
 ) -> Result<Outcome, Failure> {
-    let stop = shared::shutdown::on_signals()?;
+    let stop = shared::shutdown::shutdown_token()?;
     let progress = Progress::new(session.screen.format(), Some(plan.left()));
     let mut run = Run { progress, stop, export, size: PageSize::new() };
     let mut result = Ok(());
@@ -97,8 +97,8 @@ impl Run {
         while share.left() > 0 && !self.stop.is_cancelled() {
             let ids = cursor.take(&share.ids, self.size.entries());
             let entries = session.queue.find_dead_letters(&keys, &ids).await?;
-            let found: Vec<Entry> = entries.into_iter().flatten().collect();
-            self.size.learn(found.len(), found.iter().map(Entry::weight).sum());
+            let found: Vec<StreamEntry> = entries.into_iter().flatten().collect();
+            self.size.learn(found.len(), found.iter().map(StreamEntry::weight).sum());
             let letters = self.keep(&mut session.screen, &keys, found)?;
             let mut removed = session.queue.purge(&keys, &letters).await?.into_iter();
             let mut letters = letters.iter().map(|(id, _)| *id).peekable();
@@ -116,7 +116,7 @@ impl Run {
         &mut self,
         screen: &mut Screen,
         keys: &PlatformKeys,
-        found: Vec<Entry>,
+        found: Vec<StreamEntry>,
     ) -> Result<Vec<(StreamId, Option<String>)>, Failure> {
         let mut letters = Vec::with_capacity(found.len());
         let mut lines = Vec::new();
@@ -150,7 +150,7 @@ impl Run {
 }
 
 /// A dead letter, and the digest of its duplicate marker.
-pub(super) fn marker(platform: &PlatformName, entry: Entry) -> (StreamId, Option<String>) {
+pub(super) fn marker(platform: &PlatformName, entry: StreamEntry) -> (StreamId, Option<String>) {
     let letter = DeadLetter::decode(platform, entry);
     let digest = letter.event_id.as_deref().map(|event_id| marker_digest(platform.as_str(), event_id));
     (letter.id, digest)

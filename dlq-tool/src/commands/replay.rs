@@ -67,7 +67,7 @@ async fn replay(
     editor: Option<Editor>,
     _consent: Consent,
 ) -> Result<Outcome, Failure> {
-    let stop = shared::shutdown::on_signals()?;
+    let stop = shared::shutdown::shutdown_token()?;
     let mut run = Run { progress: Progress::new(session.screen.format(), Some(plan.left())), pace, stop, editor };
     let mut result = Ok(());
     for share in &mut plan.shares {

@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 use shared::event::Millis;
 use shared::platform::PlatformName;
-use shared::queue::{Census, Depth, PlatformKeys};
+use shared::queue::{DeadLetterStats, Depth, PlatformKeys};
 
 use super::Session;
 use crate::cli::{Format, StatsArgs};
@@ -84,7 +84,7 @@ async fn count(session: &Session, platform: PlatformName) -> Result<Stats, Failu
         stats.add(&seen);
         size.learn(usize::try_from(seen.counted).unwrap_or(usize::MAX), usize::try_from(seen.bytes).unwrap_or(0));
         let Some(after) = seen.next else { break };
-        seen = session.queue.census(&keys, Some(after), last, size.entries()).await?;
+        seen = session.queue.dead_letter_stats(&keys, Some(after), last, size.entries()).await?;
     }
     let counted: u64 = stats.by_error_code.values().sum();
     if counted != stats.dead_letters {
@@ -98,17 +98,17 @@ async fn count(session: &Session, platform: PlatformName) -> Result<Stats, Failu
 }
 
 /// Two looks, again until both see as many dead letters: nothing has changed between them then.
-async fn at_one_moment(session: &Session, keys: &PlatformKeys) -> Result<(Depth, Census), Failure> {
+async fn at_one_moment(session: &Session, keys: &PlatformKeys) -> Result<(Depth, DeadLetterStats), Failure> {
     for _ in 0..LOOKS {
         let depth = session.queue.depth(keys).await?;
-        let seen = session.queue.census(keys, None, None, PageSize::new().entries()).await?;
+        let seen = session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?;
         if depth.dead_letters == seen.length {
             return Ok((depth, seen));
         }
     }
     // They change faster than one can look; dead letters are counted by the second look.
     let depth = session.queue.depth(keys).await?;
-    Ok((depth, session.queue.census(keys, None, None, PageSize::new().entries()).await?))
+    Ok((depth, session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?))
 }
 
 fn counted_away(count: u64) -> String {
@@ -116,7 +116,7 @@ fn counted_away(count: u64) -> String {
 }
 
 impl Stats {
-    fn add(&mut self, seen: &Census) {
+    fn add(&mut self, seen: &DeadLetterStats) {
         self.oldest_failed_at = self.oldest_failed_at.into_iter().chain(seen.oldest).min();
         self.newest_failed_at = self.newest_failed_at.into_iter().chain(seen.newest).max();
         tally(&mut self.by_error_code, &seen.by_error_code);

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use shared::event::StreamId;
-use shared::queue::{DeadLetter, Fault, PlatformKeys, Reader};
+use shared::queue::{DeadLetter, CallError, PlatformKeys, StreamReader};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +42,7 @@ pub(super) async fn run(session: &mut Session, args: WatchArgs) -> Result<Outcom
     };
     watch.find_platforms(session).await?;
     say(&format!("watching {}; Ctrl-C ends it", session.address));
-    let stop = shared::shutdown::on_signals()?;
+    let stop = shared::shutdown::shutdown_token()?;
     let mut away = false;
     while watch.left > 0 && !stop.is_cancelled() {
         match watch.step(session).await {
@@ -68,7 +68,7 @@ async fn rest(stop: &CancellationToken) {
 }
 
 struct Watch {
-    reader: Reader,
+    reader: StreamReader,
     selection: Selection,
     args: WatchArgs,
     left: u64,
@@ -153,7 +153,7 @@ impl Watch {
                 Err(fault) => {
                     kept.push((keys, after));
                     self.streams.append(&mut kept);
-                    return Err(Fault::into(fault));
+                    return Err(CallError::into(fault));
                 }
                 Ok(_) => kept.push((keys, after)),
             }

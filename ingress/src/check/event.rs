@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 use shared::clock;
-use shared::effects::{self, Planned, Warning};
+use shared::effects::{self, PlannedEvent, ColumnWarning};
 use shared::event::{EventTime, Millis, NewEvent, StreamId};
 use shared::json::{self, Document};
 use shared::platform::{EffectSpec, Locator, Platform, Pointer};
-use shared::queue::{Entry, decode, encode};
+use shared::queue::{StreamEntry, decode, encode};
 use shared::signature::Verified;
 
 use crate::effects::parts;
@@ -46,7 +46,7 @@ pub(super) struct EffectReport {
     pub(super) needs_session: bool,
     pub(super) columns: Vec<Column>,
     /// Columns that are not set as sent.
-    pub(super) warnings: Vec<Warning>,
+    pub(super) warnings: Vec<ColumnWarning>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,15 +90,15 @@ pub(super) fn told(
 }
 
 /// Plans `event` as a worker does: as the entry that the enqueue script would write `at` that time.
-fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<Planned, String> {
+fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<PlannedEvent, String> {
     let occurred_at = event.occurred_at.clamped(at);
     let fields = encode(event, occurred_at, at, StreamId::default());
-    let entry = Entry { id: StreamId::default(), fields: Some(fields.into()) };
+    let entry = StreamEntry { id: StreamId::default(), fields: Some(fields.into()) };
     let envelope = decode(entry).map_err(|reason| reason.to_string())?;
     effects::plan(platform, &envelope).map_err(|invalid| invalid.to_string())
 }
 
-fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&Planned, &String>) -> EffectReport {
+fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&PlannedEvent, &String>) -> EffectReport {
     let mut report = EffectReport {
         effect: "log",
         not_queued: None,

@@ -12,8 +12,8 @@ use super::*;
 use crate::gate::Doubt;
 use crate::testing::directory;
 
-fn fault() -> Fault {
-    Fault::NotRun((redis::ErrorKind::Io, "refused").into())
+fn fault() -> CallError {
+    CallError::NotRun((redis::ErrorKind::Io, "refused").into())
 }
 
 fn outside_tolerance() -> Refusal {
@@ -82,8 +82,8 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
             "503 E_WEBHOOK_DEDUPLICATION_ERROR unknown_result 5",
             "Webhook queue did not answer",
         ),
-        (E::Admin(AdminRefusal::Missing), "401 E_ADMIN_FORBIDDEN - -", "admin token required"),
-        (E::Admin(AdminRefusal::Forbidden), "403 E_ADMIN_FORBIDDEN - -", "admin token refused"),
+        (E::Admin(AdminAuthError::Missing), "401 E_ADMIN_FORBIDDEN - -", "admin token required"),
+        (E::Admin(AdminAuthError::Forbidden), "403 E_ADMIN_FORBIDDEN - -", "admin token refused"),
         (E::InvalidRequest("why".to_owned()), "400 E_INVALID_REQUEST - -", "why"),
         (
             E::AfterClose,

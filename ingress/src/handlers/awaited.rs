@@ -8,7 +8,7 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::metrics::RequestOutcome;
-use shared::queue::Outcome;
+use shared::queue::ReplyOutcome;
 use utoipa::ToSchema;
 
 use super::respond;
@@ -58,8 +58,8 @@ pub(super) async fn answer(answer: Answer, mut waiter: Waiter, target: &Target) 
     let Some(outcome) = outcome else { return respond(&answer, target) };
     target.metrics.request(counted);
     let body = match &outcome {
-        Outcome::Processed(results) => serde_json::to_vec(&Done { success: true, results }),
-        Outcome::Dead(code) => failed(&answer, code, target),
+        ReplyOutcome::Processed(results) => serde_json::to_vec(&Done { success: true, results }),
+        ReplyOutcome::Dead(code) => failed(&answer, code, target),
     };
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")));

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::clock;
 use shared::event::{MAX_EVENT_TYPE_BYTES, Millis, StreamId};
-use shared::outbound::client::{Client, SetupError, header_map};
-use shared::outbound::config::{Configured, destination_url};
-use shared::outbound::delivery::Attempt;
+use shared::outbound::client::{OutboundClient, ClientSetupError, header_map};
+use shared::outbound::config::{OutboundConfig, destination_url};
+use shared::outbound::delivery::AttemptOutcome;
 use shared::outbound::headers::headers;
-use shared::outbound::payload::{Parts, delivery_id, payload};
+use shared::outbound::payload::{PayloadParts, delivery_id, payload};
 use shared::outbound::{Destination, DestinationName, format};
-use shared::queue::{Complete, Fault, Forwarded, NewDelivery, Queue, QueueBindings};
+use shared::queue::{CompleteKinds, CallError, EnqueuedDelivery, NewDelivery, Queue, QueueBindings};
 use shared::registration::{Live, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -53,8 +53,8 @@ const TEST_EVENT: &str = "webhook.test";
 /// The destinations, as these routes need them.
 pub(crate) struct Outbound {
     queue: Queue,
-    configured: Configured,
-    client: Client,
+    configured: OutboundConfig,
+    client: OutboundClient,
     tests: Semaphore,
     sealer: Sealer,
 }
@@ -64,8 +64,8 @@ impl Outbound {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub(crate) fn new(queue: Queue, configured: Configured, sealer: Sealer) -> Result<Self, SetupError> {
-        let client = Client::new(Arc::clone(configured.defaults.allow_private()))?;
+    pub(crate) fn new(queue: Queue, configured: OutboundConfig, sealer: Sealer) -> Result<Self, ClientSetupError> {
+        let client = OutboundClient::new(Arc::clone(configured.defaults.allow_private()))?;
         Ok(Self { queue, configured, client, tests: Semaphore::new(TESTS), sealer })
     }
 
@@ -80,7 +80,7 @@ impl Outbound {
     async fn bound(&self, live: Option<&Live>) -> Result<Bound, Error> {
         let destinations = self.all(live);
         let all: Vec<&Destination> = destinations.iter().collect();
-        let bindings = self.queue.bind_queues(&all, Complete::Unknown).await;
+        let bindings = self.queue.bind_queues(&all, CompleteKinds::Unknown).await;
         let bindings = bindings.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
         Ok(Bound { destinations, bindings })
     }
@@ -216,9 +216,9 @@ pub(crate) async fn test(request: HttpRequest, payload: Payload, ingress: Data<I
     .await
 }
 
-async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(Attempt, Duration), Error> {
+async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(AttemptOutcome, Duration), Error> {
     let (id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
-    let text = payload(&Parts {
+    let text = payload(&PayloadParts {
         event: TEST_EVENT,
         body: br#"{"data":{"message":"A test of this webhook"}}"#,
         at: now,
@@ -235,10 +235,10 @@ async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(Attempt, Du
     Ok(outbound.client.post(&to.url, headers, body, to.timeout).await)
 }
 
-fn result(attempt: &Attempt, took: Duration, url: String) -> TestResult {
+fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> TestResult {
     let duration = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match attempt {
-        Attempt::Answered { status, .. } => {
+        AttemptOutcome::Answered { status, .. } => {
             let success = (200..300).contains(status);
             let message = if success {
                 "Webhook endpoint is reachable".to_owned()
@@ -248,7 +248,7 @@ fn result(attempt: &Attempt, took: Duration, url: String) -> TestResult {
             };
             TestResult { success, status: *status, duration, url, message, error: None }
         }
-        Attempt::Failed { kind, reason } => {
+        AttemptOutcome::Failed { kind, reason } => {
             let (message, error) = (reason.clone(), Some(kind.code()));
             TestResult { success: false, status: 0, duration: 0, url, message, error }
         }
@@ -266,14 +266,14 @@ pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Dat
         let (event_id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
         let text = format!("{{\"data\":{}}}", data.get());
         let bound = outbound.bound(ingress.directory.live()).await?;
-        for (one, queue) in bound.iter().filter(|(one, _)| one.subscription.wants_by_hand(&event)) {
+        for (one, queue) in bound.iter().filter(|(one, _)| one.subscription.wants_manual_trigger(&event)) {
             let delivery = made(one, queue, &event, &event_id, &text, now);
             let keys = outbound.queue.layout().destination(queue);
             let queued =
-                outbound.queue.forward(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD).await;
+                outbound.queue.enqueue_deliveries(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD).await;
             let status = match queued.map_err(|fault| Error::from(lost(fault)))?.first() {
-                Some(Forwarded::Queued | Forwarded::Already) => "queued",
-                Some(Forwarded::DeadLettered | Forwarded::Overflowed) | None => "overflow",
+                Some(EnqueuedDelivery::Queued | EnqueuedDelivery::AlreadyQueued) => "queued",
+                Some(EnqueuedDelivery::DeadLettered | EnqueuedDelivery::Overflowed) | None => "overflow",
             };
             deliveries.push(Delivery { destination: one.name.clone(), delivery_id: delivery.id, status });
         }
@@ -295,7 +295,7 @@ fn made(
         event_type: event.to_owned(),
         occurred_at: now,
         origin: StreamId { ms: u64::try_from(now).unwrap_or(0), seq: 0 },
-        body: payload(&Parts {
+        body: payload(&PayloadParts {
             event,
             body: body.as_bytes(),
             at: now,
@@ -310,7 +310,7 @@ fn made(
     }
 }
 
-fn lost(fault: Fault) -> Lost {
+fn lost(fault: CallError) -> Lost {
     if fault.certainly_not_run() { Lost::NotRun(fault) } else { Lost::Unknown(Some(fault)) }
 }
 

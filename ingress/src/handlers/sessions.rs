@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::config::AdminToken;
 use shared::event::{EventTime, MAX_EVENT_ID_BYTES, NewEvent, marker_digest};
-use shared::json::{self, Document, Node, Value};
+use shared::json::{self, Document, JsonNode, Value};
 use shared::platform::{PlatformName, SessionStatus};
 use uuid::Uuid;
 
@@ -128,19 +128,19 @@ fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
     serde_json::to_vec(&announced).map(Bytes::from).map_err(|_| Error::Internal)
 }
 
-fn live_stream_id<'a>(node: &'a Node<'_>) -> Result<&'a str, Error> {
+fn live_stream_id<'a>(node: &'a JsonNode<'_>) -> Result<&'a str, Error> {
     let id = node.as_str().filter(|id| is_id(id));
     id.ok_or_else(|| {
         invalid("/live_stream_id: must be a string of 1 to 256 bytes of text without control characters")
     })
 }
 
-fn status(node: &Node<'_>) -> Result<SessionStatus, Error> {
+fn status(node: &JsonNode<'_>) -> Result<SessionStatus, Error> {
     let status = node.as_str().and_then(|text| text.parse().ok());
     status.ok_or_else(|| invalid("/status: must be one of ready, live, idle, ended, stopped, error"))
 }
 
-fn config<'a>(node: &Node<'a>) -> Result<&'a RawValue, Error> {
+fn config<'a>(node: &JsonNode<'a>) -> Result<&'a RawValue, Error> {
     if !matches!(node.value(), Value::Object(_)) {
         return Err(invalid("/config: must be an object"));
     }

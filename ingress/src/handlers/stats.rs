@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use shared::config::AdminToken;
 use shared::platform::PlatformName;
-use shared::queue::{Depth, Fault, PlatformKeys, Queue};
+use shared::queue::{Depth, CallError, PlatformKeys, Queue};
 use utoipa::ToSchema;
 
 use super::caught;
@@ -90,7 +90,7 @@ async fn answer<T: Serialize>(
     request: &HttpRequest,
     payload: Payload,
     ingress: &Ingress,
-    read: impl AsyncFnOnce(&Queue) -> Result<T, Fault>,
+    read: impl AsyncFnOnce(&Queue) -> Result<T, CallError>,
 ) -> HttpResponse {
     let Statistics { queue, public } = &ingress.statistics;
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
@@ -107,12 +107,12 @@ async fn answer<T: Serialize>(
     }
 }
 
-async fn platforms(queue: &Queue) -> Result<Vec<PlatformKeys>, Fault> {
+async fn platforms(queue: &Queue) -> Result<Vec<PlatformKeys>, CallError> {
     let names = queue.platforms().await?;
     Ok(names.iter().filter(|name| name.as_str() != PlatformName::SESSIONS).map(|name| queue.keys(name)).collect())
 }
 
-async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<Counts>, Fault> {
+async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<Counts>, CallError> {
     let all = try_join_all(platforms.iter().map(|keys| queue.counters(keys))).await?;
     let counts = all.into_iter().map(|counters| {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use actix_web::error::PayloadError;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::Value;
-use shared::config::AdminRefusal;
+use shared::config::AdminAuthError;
 use shared::json::JsonError;
-use shared::queue::Fault;
+use shared::queue::CallError;
 use shared::signature::Refusal;
 use utoipa::openapi::example::{Example, ExampleBuilder};
 use utoipa::openapi::header::HeaderBuilder;
@@ -91,7 +91,7 @@ fn header(name: &HeaderName, value: &str) -> (String, Header) {
 
 /// Without the right admin token.
 pub(super) fn admin() -> Vec<Error> {
-    vec![Error::Admin(AdminRefusal::Missing), Error::Admin(AdminRefusal::Forbidden)]
+    vec![Error::Admin(AdminAuthError::Missing), Error::Admin(AdminAuthError::Forbidden)]
 }
 
 /// A request that makes no sense, for such a reason.
@@ -112,7 +112,7 @@ pub(super) fn reading() -> Vec<Error> {
 
 /// A Redis that cannot be read.
 pub(super) fn asking() -> Vec<Error> {
-    let refused = Fault::NotRun((redis::ErrorKind::Io, "refused").into());
+    let refused = CallError::NotRun((redis::ErrorKind::Io, "refused").into());
     vec![Error::QueueAway("Redis does not answer"), Error::QueueRefused(refused), Error::Internal]
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use shared::event::NewEvent;
-use shared::queue::{Enqueued, Fault, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+use shared::queue::{Enqueued, CallError, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -44,8 +44,8 @@ pub(crate) trait Enqueue: Send + Sync + 'static {
     /// Whether a call may hold shares of several platforms.
     fn mixes_platforms(&self) -> bool;
 
-    /// Decides about the groups of all `shares` in their order; see [`shared::queue::Queue::enqueue_shares`].
-    fn enqueue(&self, shares: &[Share<'_>]) -> impl Future<Output = Result<Vec<Enqueued>, Fault>> + Send;
+    /// Decides about the groups of all `shares` in their order; see [`shared::queue::Queue::enqueue_sections`].
+    fn enqueue(&self, shares: &[Share<'_>]) -> impl Future<Output = Result<Vec<Enqueued>, CallError>> + Send;
 }
 
 /// What one platform brings to a call.
@@ -65,9 +65,9 @@ pub(crate) enum Lost {
     /// Its time ran out before its call was built. Not queued.
     Expired,
     /// Redis did not run its call. Not queued.
-    NotRun(Fault),
+    NotRun(CallError),
     /// It may be queued; the fault, if one was seen.
-    Unknown(Option<Fault>),
+    Unknown(Option<CallError>),
 }
 
 struct Job {

@@ -14,7 +14,7 @@ use actix_web::web::Query;
 use bytes::Bytes;
 use serde::Serialize;
 use shared::event::Millis;
-use shared::json::{self, Document, Node};
+use shared::json::{self, Document, JsonNode};
 use shared::platform::{Handshake, Platform};
 use shared::signature::{Headers, Keys, Secret, Verified, prove};
 use utoipa::ToSchema;
@@ -75,7 +75,7 @@ pub(crate) fn asked(
 
 /// A notification has an event. Without one, a challenge wants to be sent back, and anything else tells that the
 /// subscription is over.
-fn twitch(body: &Node<'_>, platform: &str) -> Option<Reply> {
+fn twitch(body: &JsonNode<'_>, platform: &str) -> Option<Reply> {
     if ["event", "events"].iter().any(|name| body.get(name).is_some_and(|node| !node.is_null())) {
         return None;
     }
@@ -89,7 +89,7 @@ fn twitch(body: &Node<'_>, platform: &str) -> Option<Reply> {
     Some(Reply::Noted)
 }
 
-fn zoom(body: &Node<'_>, prove: impl FnOnce(&str) -> Option<String>) -> Option<Reply> {
+fn zoom(body: &JsonNode<'_>, prove: impl FnOnce(&str) -> Option<String>) -> Option<Reply> {
     if body.get("event")?.as_str() != Some("endpoint.url_validation") {
         return None;
     }
@@ -98,7 +98,7 @@ fn zoom(body: &Node<'_>, prove: impl FnOnce(&str) -> Option<String>) -> Option<R
     Some(Reply::Zoom(TokenProof { plain_token, encrypted_token }))
 }
 
-fn echo(body: &Node<'_>) -> Option<Reply> {
+fn echo(body: &JsonNode<'_>) -> Option<Reply> {
     if body.get("type")?.as_str() != Some("url_verification") {
         return None;
     }
@@ -106,7 +106,7 @@ fn echo(body: &Node<'_>) -> Option<Reply> {
 }
 
 /// A member that is a text and not empty.
-fn text(node: &Node<'_>, name: &str) -> Option<String> {
+fn text(node: &JsonNode<'_>, name: &str) -> Option<String> {
     node.get(name)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    fn ask(question: impl FnOnce(&Node<'_>) -> Option<Reply>, body: &str) -> Option<Reply> {
+    fn ask(question: impl FnOnce(&JsonNode<'_>) -> Option<Reply>, body: &str) -> Option<Reply> {
         question(Document::parse(body.as_bytes()).unwrap().root())
     }
 

@@ -12,9 +12,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shared::event::{EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, NewEvent, in_hex, marker_digest};
+use shared::event::{EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, NewEvent, to_hex, marker_digest};
 use shared::json::{self, Document, JsonError, time};
-use shared::outbound::headers::HOPS;
+use shared::outbound::headers::HOPS_HEADER;
 use shared::platform::{EventSpec, Locator, PayloadError, Platform, Pointer};
 use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use shared::signature::Verified;
@@ -168,7 +168,7 @@ fn traceparent(verified: &Verified<'_>) -> Option<String> {
 }
 
 fn hops(verified: &Verified<'_>) -> u32 {
-    verified.unsigned_header(HOPS).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    verified.unsigned_header(HOPS_HEADER).and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The first of `locators` that is there and not null, as text. `None` in the inner place: it is there, but no text.
@@ -274,7 +274,7 @@ fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>, 
     }
     document.canonical_hash_into(&mut |piece| hash.update(piece), &platform.event.ignore);
     replaced.into_iter().for_each(|body| hash.update(body));
-    in_hex(&hash.finalize())
+    to_hex(&hash.finalize())
 }
 
 /// Whether `text` can name something in keys, columns and logs: not empty, short, without control characters.
@@ -290,7 +290,7 @@ fn is_traceparent(text: &str) -> bool {
     let mut next = |len| parts.next().is_some_and(|part| hex(part, len));
     let formed = text.starts_with("00-") && next(2) && next(32) && next(16) && next(2) && parts.next().is_none();
     // Ids of nothing but zeros are none.
-    formed && trace::is_context(text)
+    formed && trace::is_valid_traceparent(text)
 }
 
 fn place(pointer: &Pointer) -> String {

@@ -292,7 +292,7 @@ fn to_decode(coding: Option<Coding>, refused: Option<&Error>) -> Option<Coding> 
 
 /// Ends `span` with `answer`.
 async fn traced(
-    mut span: trace::Span,
+    mut span: trace::TraceSpan,
     answer: impl Future<Output = Result<Answer, Error>>,
 ) -> Result<Answer, Error> {
     let answer = answer.await;
@@ -307,7 +307,7 @@ async fn traced(
 }
 
 /// A request's span, begun at `began`. Its events go on under it.
-fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<trace::Span> {
+fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<trace::TraceSpan> {
     let first = events.events().first()?;
     let mut span = trace::span("webhook receive", trace::SpanKind::Server, first.traceparent.as_deref(), began)?;
     span.set("platform", target.platform.name.as_str().to_owned());

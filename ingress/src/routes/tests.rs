@@ -9,7 +9,7 @@ use actix_web::test::{TestRequest, init_service};
 use actix_web::{App, http::header};
 use serde_json::{Value, json};
 use shared::clock;
-use shared::queue::{Enqueued, Fault};
+use shared::queue::{Enqueued, CallError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -193,14 +193,14 @@ async fn a_flood_is_stopped_before_the_queue_but_an_outage_is_told_first() {
 #[actix_web::test]
 async fn what_redis_says_decides_the_answer() {
     let fault = || (redis::ErrorKind::Io, "test").into();
-    type Answer = fn(redis::RedisError) -> Result<Vec<Enqueued>, Fault>;
+    type Answer = fn(redis::RedisError) -> Result<Vec<Enqueued>, CallError>;
     let answers: [(Answer, (u16, String)); 6] = [
         (|_| Ok(vec![Enqueued::Overloaded]), refused(503, "E_WEBHOOK_OVERLOADED")),
         (|_| Ok(vec![Enqueued::RateLimited { retry_after_s: 3 }]), refused(503, "E_WEBHOOK_RATE_LIMITED")),
         (|_| Ok(vec![Enqueued::Refused]), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
         (|_| Ok(vec![]), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
-        (|error| Err(Fault::NotRun(error)), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
-        (|error| Err(Fault::Unknown(error)), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
+        (|error| Err(CallError::NotRun(error)), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
+        (|error| Err(CallError::Unknown(error)), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
     ];
     for (answer, expected) in answers {
         let fixture = Fixture::over(Memory::answering(move |_, _| answer(fault())));

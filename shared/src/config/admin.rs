@@ -18,7 +18,7 @@ pub struct AdminToken {
 
 /// Why an admin route refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AdminRefusal {
+pub enum AdminAuthError {
     /// No `Authorization: Bearer …` came with the request (401).
     #[error("admin token required")]
     Missing,
@@ -46,13 +46,13 @@ impl AdminToken {
     ///
     /// # Errors
     /// Why not; the time taken says nothing about the token.
-    pub fn authorize(configured: Option<&Self>, authorization: Option<&[u8]>) -> Result<(), AdminRefusal> {
-        let Self { token, unquoted } = configured.ok_or(AdminRefusal::Forbidden)?;
-        let presented = authorization.and_then(bearer).ok_or(AdminRefusal::Missing)?;
+    pub fn authorize(configured: Option<&Self>, authorization: Option<&[u8]>) -> Result<(), AdminAuthError> {
+        let Self { token, unquoted } = configured.ok_or(AdminAuthError::Forbidden)?;
+        let presented = authorization.and_then(bearer).ok_or(AdminAuthError::Missing)?;
         // Digests have one length, so comparing them does not tell the token's.
         let presented = Sha256::digest(presented);
         let is_one = |token: &SecretString| Sha256::digest(token.expose_secret()).ct_eq(&presented).into();
-        if is_one(token) | unquoted.as_ref().is_some_and(is_one) { Ok(()) } else { Err(AdminRefusal::Forbidden) }
+        if is_one(token) | unquoted.as_ref().is_some_and(is_one) { Ok(()) } else { Err(AdminAuthError::Forbidden) }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{AdminToken, Env, SecretText, Surroundings, percent_encoding_hint};
-use crate::queue::check_target;
+use crate::queue::check_redis_url;
 use crate::registration::{Sealer, SealingKey};
 use crate::telemetry::{LogFormat, check_filter};
 use crate::trace::TraceConfig;
@@ -67,7 +67,7 @@ pub fn redis_url(env: &Env, cluster: bool) -> SecretString {
     let url = env.text("REDIS_URL");
     let url = SecretString::from(url.as_ref().map_or("redis://127.0.0.1:6379", SecretText::clean));
     let hint = url.expose_secret().split(',').find_map(percent_encoding_hint);
-    match (check_target(&url, cluster), hint) {
+    match (check_redis_url(&url, cluster), hint) {
         (_, Some(hint)) => env.problem("REDIS_URL", hint),
         (Err(reason), None) => env.problem("REDIS_URL", reason),
         (Ok(()), None) => {}
@@ -130,16 +130,16 @@ pub enum DurabilityMode {
 /// A text other than `warn` and `strict`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be warn or strict")]
-pub struct UnknownDurability;
+pub struct DurabilityModeError;
 
 impl FromStr for DurabilityMode {
-    type Err = UnknownDurability;
+    type Err = DurabilityModeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "warn" => Ok(Self::Warn),
             "strict" => Ok(Self::Strict),
-            _ => Err(UnknownDurability),
+            _ => Err(DurabilityModeError),
         }
     }
 }

@@ -13,7 +13,7 @@ const UNITS: &[&str] =
     &["MS", "MILLIS", "S", "SEC", "SECS", "SECONDS", "MINUTES", "HOURS", "DAYS", "BYTES", "SIZE", "KB", "MB"];
 
 /// Variables that other HTTP clients take a proxy from.
-const PROXIES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
 /// A variable that is probably meant for this program, under a wrong name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,11 +54,11 @@ impl Env {
     }
 
     /// Logs each variable that is set and has no effect, as far as it looks meant for this program.
-    pub(super) fn log_ignored(&self) {
+    pub(super) fn log_ineffective(&self) {
         for Misspelt { variable, nearest } in self.misspelt() {
             tracing::warn!(variable, nearest, "not a variable of this program; did you mean the nearest one?");
         }
-        for variable in PROXIES.iter().filter(|name| self.is_given(name)) {
+        for variable in PROXY_VARIABLES.iter().filter(|name| self.is_given(name)) {
             tracing::warn!(
                 variable,
                 "proxies are not supported, the variable is ignored; a proxy would connect to \
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_variable_names_the_nearest() {
+    fn misspelt_variable_names_the_nearest() {
         for (variable, expected) in [
             ("WEBHOOK_MAX_RETRYS", "WEBHOOK_MAX_RETRIES"),
             ("WEBHOOK_URL", "WEBHOOK_URLS"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_is_set_is_not_missed() {
+    fn variable_that_is_set_is_not_suggested() {
         assert_eq!(found(&[("REDIS_URL", "redis://a"), ("REDIS_URI", "b")]), []);
         assert_eq!(found(&[("REDIS_URL_FILE", "/a"), ("REDIS_URI", "b")]), []);
         assert_eq!(found(&[("REDIS_URI", "")]), [], "set to nothing");

@@ -27,8 +27,8 @@ mod secret_text;
 mod tests;
 mod url_hint;
 
-pub use admin::{AdminRefusal, AdminToken};
-pub use common::{CommonConfig, DurabilityMode, UnknownDurability, redis_url};
+pub use admin::{AdminAuthError, AdminToken};
+pub use common::{CommonConfig, DurabilityMode, DurabilityModeError, redis_url};
 pub use misspelt::Misspelt;
 pub use quantity::TimeUnit;
 pub use secret_text::{SecretText, Surroundings};
@@ -250,7 +250,7 @@ impl Env {
     /// Logs the warnings so far and forgets them, and logs variables that look meant for this program
     /// and have no effect.
     pub fn log_warnings(&self) {
-        self.log_ignored();
+        self.log_ineffective();
         for Problem { name, reason } in self.warnings() {
             tracing::warn!(variable = name, reason, "configuration may not be what was meant; starting anyway");
         }

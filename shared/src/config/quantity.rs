@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_quantities() {
+    fn quantity_of_another_form_is_rejected() {
         for text in ["", "s", "-1", "1.5h", "1e3", "5 fortnights", "1MBps", "99999999999999999999", "٣s"] {
             assert_eq!(duration(text, TimeUnit::Milliseconds), None, "{text}");
             assert_eq!(bytes(text), None, "{text}");

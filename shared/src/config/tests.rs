@@ -39,7 +39,7 @@ fn problems(env: &Env) -> Vec<String> {
 }
 
 #[test]
-fn nothing_set_means_the_documented_defaults() {
+fn config_without_variables_has_the_documented_defaults() {
     let env = env(&[]);
     let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
     assert_eq!(env.finish(), Ok(()));
@@ -56,7 +56,7 @@ fn nothing_set_means_the_documented_defaults() {
 }
 
 #[test]
-fn every_variable_is_read() {
+fn config_reads_every_variable() {
     let platforms = TempFile::new(b"");
     let env = env(&[
         ("REDIS_URL", "redis://:word@redis.example:7000, redis://redis2.example"),
@@ -83,7 +83,7 @@ fn every_variable_is_read() {
 }
 
 #[test]
-fn only_a_cluster_has_several_nodes_and_it_has_one_database() {
+fn redis_url_of_a_cluster_has_several_nodes_and_one_database() {
     let sound = |url, cluster| {
         let env = env(&[("REDIS_URL", url), ("REDIS_CLUSTER", cluster)]);
         let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
@@ -95,7 +95,7 @@ fn only_a_cluster_has_several_nodes_and_it_has_one_database() {
 }
 
 #[test]
-fn all_problems_are_reported_at_once_by_name_and_never_by_value() {
+fn problems_are_reported_at_once_by_name_without_values() {
     let env = env(&[
         ("REDIS_URL", "nonsense-5ecret"),
         ("REDIS_CLUSTER", "nonsense-5ecret"),
@@ -136,7 +136,7 @@ fn all_problems_are_reported_at_once_by_name_and_never_by_value() {
 }
 
 #[test]
-fn secrets_can_be_sealed_with_a_key_or_kept_plain_where_that_is_allowed() {
+fn secrets_need_a_key_or_permission_for_plain_text() {
     let (one, two) =
         ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     let file = TempFile::new(format!("{two}\n").as_bytes());
@@ -186,7 +186,7 @@ fn quantities_take_units_and_errors_name_them() {
 }
 
 #[test]
-fn a_reserved_character_in_the_password_is_named() {
+fn redis_url_with_a_reserved_character_in_its_password_is_named() {
     let reasons = |url: &str, cluster| {
         let env = env(&[("REDIS_URL", url), ("REDIS_CLUSTER", cluster)]);
         let _ = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
@@ -204,7 +204,7 @@ fn a_reserved_character_in_the_password_is_named() {
 }
 
 #[test]
-fn finishing_forgets_the_problems() {
+fn finish_forgets_the_problems() {
     let env = env(&[("N", "x")]);
     env.parse("N", 1_u8);
     env.parse("N", 1_u8);
@@ -213,7 +213,7 @@ fn finishing_forgets_the_problems() {
 }
 
 #[test]
-fn a_value_may_come_from_a_file() {
+fn variable_may_come_from_a_file() {
     for (content, value) in [("word", "word"), ("word\n", "word"), ("word\r\n", "word"), ("a b\n\n", "a b\n")] {
         let file = TempFile::new(content.as_bytes());
         let env = env(&[("SECRET_FILE", file.path())]);
@@ -238,7 +238,7 @@ fn admin_token_in_quotes_opens_with_and_without_them() {
     assert_eq!(env.finish(), Ok(()));
     let ask = |header: &str| AdminToken::authorize(config.admin_token.as_ref(), Some(header.as_bytes()));
     assert_eq!((ask("Bearer token"), ask("Bearer \"token\"")), (Ok(()), Ok(())));
-    assert_eq!(ask("Bearer \"token"), Err(AdminRefusal::Forbidden));
+    assert_eq!(ask("Bearer \"token"), Err(AdminAuthError::Forbidden));
     let warnings: Vec<String> = env.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(warnings, ["ADMIN_TOKEN: is in quotation marks; it is accepted with and without them"]);
 }
@@ -276,7 +276,7 @@ fn files_that_hold_no_value_are_problems() {
 }
 
 #[test]
-fn a_missing_file_is_a_problem_that_does_not_name_the_path() {
+fn missing_file_is_a_problem_that_hides_the_path() {
     let env = env(&[("SECRET_FILE", "/does/not/exist")]);
     assert!(env.text("SECRET").is_none());
     let found = problems(&env);
@@ -285,7 +285,7 @@ fn a_missing_file_is_a_problem_that_does_not_name_the_path() {
 }
 
 #[test]
-fn a_value_and_a_file_together_are_a_problem() {
+fn variable_with_a_value_and_a_file_is_a_problem() {
     let env = env(&[("SECRET", "word"), ("SECRET_FILE", "/some/file")]);
     assert!(env.lookup("SECRET").is_err());
     assert!(env.text("SECRET").is_none());
@@ -293,7 +293,7 @@ fn a_value_and_a_file_together_are_a_problem() {
 }
 
 #[test]
-fn an_empty_variable_is_not_set() {
+fn empty_variable_counts_as_not_set() {
     let env = env(&[("A", ""), ("SECRET", "word"), ("SECRET_FILE", "")]);
     assert_eq!(env.string("A", "default"), "default");
     assert_eq!(env.text("SECRET").unwrap().literal(), "word");
@@ -301,7 +301,7 @@ fn an_empty_variable_is_not_set() {
 }
 
 #[test]
-fn a_value_that_is_not_utf8_is_a_problem() {
+fn variable_that_is_not_utf8_is_a_problem() {
     let variables = HashMap::from([("A".to_owned(), None)]);
     let env = Env { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() };
     assert_eq!(env.opt("A"), None);
@@ -309,7 +309,7 @@ fn a_value_that_is_not_utf8_is_a_problem() {
 }
 
 #[test]
-fn switches_take_four_words() {
+fn flag_accepts_four_words() {
     for (text, on) in [("true", true), ("1", true), ("false", false), ("0", false)] {
         assert_eq!(env(&[("A", text)]).flag("A", !on), on);
     }
@@ -319,7 +319,7 @@ fn switches_take_four_words() {
 }
 
 #[test]
-fn nothing_secret_is_printed_by_debug() {
+fn debug_output_holds_no_secret() {
     let env = env(&[("ADMIN_TOKEN", "5ecret"), ("REDIS_URL", "redis://:5ecret@localhost")]);
     let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
     assert!(!format!("{env:?} {config:?}").contains("5ecret"));
@@ -332,18 +332,18 @@ fn admin_routes_open_for_the_token_only() {
     assert_eq!(ask(Some("Bearer s3cret")), Ok(()));
     assert_eq!(ask(Some("bearer  s3cret ")), Ok(()));
     for wrong in ["Bearer s3cre", "Bearer s3cret2", "Bearer S3CRET"] {
-        assert_eq!(ask(Some(wrong)), Err(AdminRefusal::Forbidden), "{wrong}");
+        assert_eq!(ask(Some(wrong)), Err(AdminAuthError::Forbidden), "{wrong}");
     }
     for none in ["", "s3cret", "Basic s3cret", "Bearer", "Bearer ", "Bearers3cret"] {
-        assert_eq!(ask(Some(none)), Err(AdminRefusal::Missing), "{none}");
+        assert_eq!(ask(Some(none)), Err(AdminAuthError::Missing), "{none}");
     }
-    assert_eq!(ask(None), Err(AdminRefusal::Missing));
-    assert_eq!(AdminToken::authorize(None, Some(b"Bearer ")), Err(AdminRefusal::Forbidden));
-    assert_eq!(AdminToken::authorize(None, None), Err(AdminRefusal::Forbidden));
+    assert_eq!(ask(None), Err(AdminAuthError::Missing));
+    assert_eq!(AdminToken::authorize(None, Some(b"Bearer ")), Err(AdminAuthError::Forbidden));
+    assert_eq!(AdminToken::authorize(None, None), Err(AdminAuthError::Forbidden));
 }
 
 #[test]
-fn the_report_has_a_line_per_problem() {
+fn report_has_a_line_per_problem() {
     let text = report(&[Problem::new("A", "is bad"), Problem::new("B", "is worse")]);
     assert_eq!(text, "configuration problems:\n  A: is bad\n  B: is worse\n");
 }

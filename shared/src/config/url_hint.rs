@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserved_character_in_a_password_is_named() {
+    fn reserved_character_in_a_password_is_named() {
         for (url, wrong) in [
             ("redis://:pa/ss@host", '/'),
             ("redis://:pa#ss@host:6379/0", '#'),

@@ -1,12 +1,12 @@
 //! The planned form of an event: typed values only, so that applying it cannot fail.
 
-use super::warning::Warning;
+use super::warning::ColumnWarning;
 use crate::event::{Millis, OrderKey};
 use crate::platform::{ChatColumn, ContentState, JobColumn, RecordingState, SessionColumn, SessionStatus};
 
 /// An event, checked and ready to be applied.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Planned {
+pub struct PlannedEvent {
     /// Identity within the platform.
     pub event_id: String,
     /// As the provider names it.
@@ -29,14 +29,14 @@ pub struct Planned {
     /// its sessions.
     pub live_stream_id: Option<String>,
     /// What it does.
-    pub change: Change,
+    pub change: PlannedChange,
     /// Columns that it does not set as sent; at most [`MAX_WARNINGS`](super::MAX_WARNINGS).
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<ColumnWarning>,
 }
 
 /// What an event does.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub enum PlannedChange {
     /// A session's status, and columns beside it.
     Status {
         /// The new status.
@@ -50,7 +50,7 @@ pub enum Change {
         set: Vec<SessionField>,
     },
     /// An application's announcement of a session.
-    Announce(Announcement),
+    Announce(SessionAnnouncement),
     /// A recording.
     Recording {
         /// Its id within the platform.
@@ -91,18 +91,18 @@ pub enum Change {
 
 /// The body of `PUT /api/v1/sessions/{room_id}`; absent fields are left alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Announcement {
+pub struct SessionAnnouncement {
     /// The provider's id of the stream.
     pub live_stream_id: Option<String>,
     /// A status; `ready` only initialises.
     pub status: Option<SessionStatus>,
     /// Replaces the configuration whole.
-    pub config: Option<Config>,
+    pub config: Option<SessionConfig>,
 }
 
 /// A session's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
+pub struct SessionConfig {
     /// JSON, as given.
     pub json: String,
     /// Its `egress.live_stream_id`, by which events find the session too.

@@ -2,36 +2,36 @@
 
 use std::borrow::Cow;
 
-use super::change::{Change, ChatField, ContentField, JobField, Planned, RecordingField, SessionField};
+use super::change::{PlannedChange, ChatField, ContentField, JobField, PlannedEvent, RecordingField, SessionField};
 use crate::clock;
 use crate::event::Millis;
 use crate::platform::{ContentColumn, MissingSession, Platform, RecordingColumn};
 
 /// A column's name and its value as JSON.
-pub type ShownColumn = (Cow<'static, str>, String);
+pub type DisplayColumn = (Cow<'static, str>, String);
 
-impl Planned {
+impl PlannedEvent {
     /// Returns true where the event waits for a session that another event has to create.
     #[must_use]
     pub fn needs_session(&self, platform: &Platform) -> bool {
         match self.change {
-            Change::Status { .. } | Change::Viewers { .. } => {
+            PlannedChange::Status { .. } | PlannedChange::Viewers { .. } => {
                 self.room.is_none() || platform.missing_session == MissingSession::Retry
             }
-            Change::Chat { .. } => self.room.is_none() && self.live_stream_id.is_some(),
-            Change::Announce(_)
-            | Change::Recording { .. }
-            | Change::Content { .. }
-            | Change::Job { .. }
-            | Change::Log => false,
+            PlannedChange::Chat { .. } => self.room.is_none() && self.live_stream_id.is_some(),
+            PlannedChange::Announce(_)
+            | PlannedChange::Recording { .. }
+            | PlannedChange::Content { .. }
+            | PlannedChange::Job { .. }
+            | PlannedChange::Log => false,
         }
     }
 }
 
-impl Change {
+impl PlannedChange {
     /// The row's id and the columns that are set from the body. An announcement has none.
     #[must_use]
-    pub fn columns(&self) -> Vec<ShownColumn> {
+    pub fn columns(&self) -> Vec<DisplayColumn> {
         match self {
             Self::Status { set, .. } | Self::Viewers { set } => set.iter().map(session).collect(),
             Self::Recording { id, set, .. } => with_id("recording_id", id, set.iter().map(recording)),
@@ -43,11 +43,11 @@ impl Change {
     }
 }
 
-fn with_id(column: &'static str, id: &str, others: impl Iterator<Item = ShownColumn>) -> Vec<ShownColumn> {
+fn with_id(column: &'static str, id: &str, others: impl Iterator<Item = DisplayColumn>) -> Vec<DisplayColumn> {
     std::iter::once((column.into(), text(id))).chain(others).collect()
 }
 
-fn session(field: &SessionField) -> ShownColumn {
+fn session(field: &SessionField) -> DisplayColumn {
     let name = match (field, field.column()) {
         (_, Some(column)) => column.as_str().into(),
         (SessionField::Data { name, .. }, None) => format!("data.{name}").into(),
@@ -67,7 +67,7 @@ fn session(field: &SessionField) -> ShownColumn {
     (name, value)
 }
 
-fn recording(field: &RecordingField) -> ShownColumn {
+fn recording(field: &RecordingField) -> DisplayColumn {
     let value = match field {
         RecordingField::Url(url) => text(url),
         RecordingField::DurationSeconds(seconds) => number(*seconds),
@@ -76,7 +76,7 @@ fn recording(field: &RecordingField) -> ShownColumn {
     (field.column().as_str().into(), value)
 }
 
-fn content(field: &ContentField) -> ShownColumn {
+fn content(field: &ContentField) -> DisplayColumn {
     let value = match field {
         ContentField::Title(value) | ContentField::ContentType(value) => text(value),
         ContentField::Data(json) => json.clone(),
@@ -84,7 +84,7 @@ fn content(field: &ContentField) -> ShownColumn {
     (field.column().as_str().into(), value)
 }
 
-fn job(field: &JobField) -> ShownColumn {
+fn job(field: &JobField) -> DisplayColumn {
     let value = match field {
         JobField::Progress(progress) => number(*progress),
         JobField::CurrentStep(value) | JobField::VideoUrl(value) | JobField::Error(value) => {
@@ -96,7 +96,7 @@ fn job(field: &JobField) -> ShownColumn {
     (field.column().as_str().into(), value)
 }
 
-fn chat(field: &ChatField) -> ShownColumn {
+fn chat(field: &ChatField) -> DisplayColumn {
     let value = match field {
         ChatField::UserId(value) | ChatField::UserName(value) | ChatField::Message(value) => text(value),
         ChatField::SentAt(at) => time(*at),

@@ -6,29 +6,29 @@
 
 use std::borrow::Cow;
 
-use super::reading::Reading;
+use super::column_reader::ColumnValue;
 use super::value::{has_nul, without_nul};
-use super::warning::Reason;
-use crate::json::{Node, Value};
+use super::warning::ColumnWarningReason;
+use crate::json::{JsonNode, Value};
 
 /// Digits that a number in a JSON column may need when it is written out.
 const MAX_DIGITS: usize = 1000;
 
 /// A text, a number or a truth value, as JSON.
-pub(super) fn scalar(node: &Node<'_>) -> Reading<String> {
+pub(super) fn scalar(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
         Value::String(_) | Value::Number(_) | Value::Bool(_) => json(node),
-        Value::Null => Reading::Absent,
-        Value::Array(_) | Value::Object(_) => Reading::Unusable(Reason::WrongType),
+        Value::Null => ColumnValue::Absent,
+        Value::Array(_) | Value::Object(_) => ColumnValue::Unusable(ColumnWarningReason::WrongType),
     }
 }
 
 /// Any JSON value, as written as far as databases take it.
-pub(super) fn json(node: &Node<'_>) -> Reading<String> {
+pub(super) fn json(node: &JsonNode<'_>) -> ColumnValue<String> {
     if node.is_null() {
-        return Reading::Absent;
+        return ColumnValue::Absent;
     }
-    let mut fits = Fits::default();
+    let mut fits = StorableCheck::default();
     fits.look_at(node);
     fits.reading(|rewritten| {
         if !rewritten {
@@ -41,10 +41,10 @@ pub(super) fn json(node: &Node<'_>) -> Reading<String> {
 }
 
 /// An object without the members `known`, as written; any other JSON value whole.
-pub(super) fn rest(node: &Node<'_>, known: &[&str]) -> Reading<String> {
+pub(super) fn rest(node: &JsonNode<'_>, known: &[&str]) -> ColumnValue<String> {
     let Value::Object(members) = node.value() else { return json(node) };
     let unknown = || members.iter().filter(|(key, _)| !known.contains(&&**key));
-    let mut fits = Fits::default();
+    let mut fits = StorableCheck::default();
     unknown().for_each(|member| fits.look_at_member(member));
     fits.reading(|rewritten| {
         let mut text = String::from("{");
@@ -67,7 +67,7 @@ pub(super) fn rest(node: &Node<'_>, known: &[&str]) -> Reading<String> {
 
 /// Obstacles to storing a JSON value as it is written.
 #[derive(Default)]
-struct Fits {
+struct StorableCheck {
     /// PostgreSQL refuses `\u0000` anywhere in a `jsonb`, keys included.
     nul: bool,
     /// Half of a surrogate pair, which a document holds as U+FFFD; PostgreSQL refuses it, too.
@@ -76,8 +76,8 @@ struct Fits {
     huge: bool,
 }
 
-impl Fits {
-    fn look_at(&mut self, node: &Node<'_>) {
+impl StorableCheck {
+    fn look_at(&mut self, node: &JsonNode<'_>) {
         match node.value() {
             Value::Null | Value::Bool(_) => {}
             Value::Number(lexeme) => self.huge |= is_huge(lexeme),
@@ -87,7 +87,7 @@ impl Fits {
         }
     }
 
-    fn look_at_member(&mut self, (key, node): &(Cow<'_, str>, Node<'_>)) {
+    fn look_at_member(&mut self, (key, node): &(Cow<'_, str>, JsonNode<'_>)) {
         self.look_at_text(key, matches!(key, Cow::Owned(_)));
         self.look_at(node);
     }
@@ -99,17 +99,17 @@ impl Fits {
     }
 
     /// The text that `write` makes. Its argument is true where strings have to be written again.
-    fn reading(self, write: impl FnOnce(bool) -> String) -> Reading<String> {
+    fn reading(self, write: impl FnOnce(bool) -> String) -> ColumnValue<String> {
         match self {
-            Self { huge: true, .. } => Reading::Unusable(Reason::OutOfRange),
-            Self { nul: true, .. } => Reading::Replaced(write(true)),
-            Self { replaced, .. } => Reading::Value(write(replaced)),
+            Self { huge: true, .. } => ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
+            Self { nul: true, .. } => ColumnValue::Replaced(write(true)),
+            Self { replaced, .. } => ColumnValue::Value(write(replaced)),
         }
     }
 }
 
 /// Writes `node` with its numbers as they are and its strings without NUL characters.
-fn write(node: &Node<'_>, to: &mut String) {
+fn write(node: &JsonNode<'_>, to: &mut String) {
     match node.value() {
         Value::Null | Value::Bool(_) | Value::Number(_) => to.push_str(node.raw()),
         Value::String(text) => write_text(text, to),
@@ -155,12 +155,12 @@ mod tests {
     use super::*;
     use crate::json::Document;
 
-    fn with<T>(json: &str, read: impl Fn(&Node<'_>) -> T) -> T {
+    fn with<T>(json: &str, read: impl Fn(&JsonNode<'_>) -> T) -> T {
         read(Document::parse(json.as_bytes()).unwrap().root())
     }
 
-    fn value(text: &str) -> Reading<String> {
-        Reading::Value(text.to_owned())
+    fn value(text: &str) -> ColumnValue<String> {
+        ColumnValue::Value(text.to_owned())
     }
 
     #[test]
@@ -177,12 +177,12 @@ mod tests {
             (r#"{"\u0000": null, "b": true}"#, "{\"\u{fffd}\":null,\"b\":true}"),
             (r#""\u0000\"\n""#, "\"\u{fffd}\\\"\\n\""),
         ] {
-            assert_eq!(with(text, json), Reading::Replaced(expected.to_owned()), "{text}");
+            assert_eq!(with(text, json), ColumnValue::Replaced(expected.to_owned()), "{text}");
         }
     }
 
     #[test]
-    fn text_that_holds_a_replacement_character_is_written_anew() {
+    fn text_with_a_replacement_character_is_rewritten() {
         assert_eq!(with("[\"\\ufffd\", 1.0]", json), value("[\"\u{fffd}\",1.0]"));
         assert_eq!(with("[\"\u{fffd}\", 1.0]", json), value("[\"\u{fffd}\", 1.0]"));
     }
@@ -191,7 +191,7 @@ mod tests {
     fn number_that_is_long_when_written_out_is_out_of_range() {
         assert_eq!(with("[1e100, -2.5E-3]", json), value("[1e100, -2.5E-3]"));
         for text in ["{\"a\":[1e131071]}", "1e-99999999999999999999"] {
-            assert_eq!(with(text, json), Reading::Unusable(Reason::OutOfRange), "{text}");
+            assert_eq!(with(text, json), ColumnValue::Unusable(ColumnWarningReason::OutOfRange), "{text}");
         }
     }
 
@@ -202,9 +202,9 @@ mod tests {
         assert_eq!(rest(text), value(r#"{"c":{"a": 1.0},"q\"":"x"}"#));
         assert_eq!(rest(r#"{"a": 1, "b": "\u0000"}"#), value("{}"));
         assert_eq!(rest(r#"["a"]"#), value(r#"["a"]"#));
-        assert_eq!(rest(r#"{"c": "\u0000"}"#), Reading::Replaced("{\"c\":\"\u{fffd}\"}".to_owned()));
-        assert_eq!(rest(r#"{"\u0000": 1}"#), Reading::Replaced("{\"\u{fffd}\":1}".to_owned()));
-        assert_eq!(rest(r#"{"c": 1e5000}"#), Reading::Unusable(Reason::OutOfRange));
+        assert_eq!(rest(r#"{"c": "\u0000"}"#), ColumnValue::Replaced("{\"c\":\"\u{fffd}\"}".to_owned()));
+        assert_eq!(rest(r#"{"\u0000": 1}"#), ColumnValue::Replaced("{\"\u{fffd}\":1}".to_owned()));
+        assert_eq!(rest(r#"{"c": 1e5000}"#), ColumnValue::Unusable(ColumnWarningReason::OutOfRange));
     }
 
     #[test]
@@ -212,9 +212,9 @@ mod tests {
         for text in ["\"a\"", "1.50", "false"] {
             assert_eq!(with(text, scalar), value(text));
         }
-        assert_eq!(with("null", scalar), Reading::Absent);
+        assert_eq!(with("null", scalar), ColumnValue::Absent);
         for text in ["[]", "{}"] {
-            assert_eq!(with(text, scalar), Reading::Unusable(Reason::WrongType), "{text}");
+            assert_eq!(with(text, scalar), ColumnValue::Unusable(ColumnWarningReason::WrongType), "{text}");
         }
     }
 }

@@ -4,37 +4,37 @@ use std::borrow::Cow;
 
 use crate::event::Envelope;
 use crate::json::time::UtcOffset;
-use crate::json::{self, Document, Node};
+use crate::json::{self, Document, JsonNode};
 use crate::platform::{
     ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer, RecordingColumn,
     SessionColumn,
 };
 
 use super::change::{
-    Announcement, Change, ChatField, Config, ContentField, JobField, Planned, RecordingField, SessionField,
+    SessionAnnouncement, PlannedChange, ChatField, SessionConfig, ContentField, JobField, PlannedEvent, RecordingField, SessionField,
 };
-use super::reading::{Body, Reading};
-use super::refusal::{Essential, InvalidEvent, MAX_KEY_BYTES};
-use super::warning::{LIVE_STREAM_ID, ROOM_ID, Reason};
+use super::column_reader::{ColumnReader, ColumnValue};
+use super::invalid_event::{RequiredValue, InvalidEventError, MAX_KEY_BYTES};
+use super::warning::{LIVE_STREAM_ID, ROOM_ID, ColumnWarningReason};
 use super::{json_value, value};
 
 /// Decides what `envelope` does, by `platform`'s definition alone.
 ///
 /// # Errors
-/// The event can never be applied: it is not JSON, or an [`Essential`] value is missing or cannot
+/// The event can never be applied: it is not JSON, or an [`RequiredValue`] value is missing or cannot
 /// be used.
-pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, InvalidEvent> {
-    value::storable(&envelope.event_id, Essential::EventId)?;
-    value::storable(&envelope.event_type, Essential::EventType)?;
-    value::in_range(envelope.occurred_at, Essential::OccurredAt)?;
-    value::in_range(envelope.received_at, Essential::ReceivedAt)?;
+pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<PlannedEvent, InvalidEventError> {
+    value::storable(&envelope.event_id, RequiredValue::EventId)?;
+    value::storable(&envelope.event_type, RequiredValue::EventType)?;
+    value::in_range(envelope.occurred_at, RequiredValue::OccurredAt)?;
+    value::in_range(envelope.received_at, RequiredValue::ReceivedAt)?;
     let text = json::text(&envelope.body);
-    let document = Document::parse_text(&text).map_err(InvalidEvent::Body)?;
-    let mut body = Body::new(&document);
+    let document = Document::parse_text(&text).map_err(InvalidEventError::Body)?;
+    let mut body = ColumnReader::new(&document);
     let spec = platform.effects.get(&envelope.event_type);
-    let change = spec.map_or(Ok(Change::Log), |spec| change(&mut body, &spec.effect, platform.event.time_zone))?;
+    let change = spec.map_or(Ok(PlannedChange::Log), |spec| change(&mut body, &spec.effect, platform.event.time_zone))?;
     let (room, live_stream_id) = session(&mut body, platform, spec, &change)?;
-    Ok(Planned {
+    Ok(PlannedEvent {
         event_id: envelope.event_id.clone(),
         event_type: envelope.event_type.clone(),
         occurred_at: envelope.occurred_at,
@@ -52,42 +52,42 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<Planned, Invalid
 
 /// The room id and the live stream id of the session that `change` concerns.
 fn session(
-    body: &mut Body<'_, '_>,
+    body: &mut ColumnReader<'_, '_>,
     platform: &Platform,
     spec: Option<&EffectSpec>,
-    change: &Change,
-) -> Result<(Option<String>, Option<String>), InvalidEvent> {
-    if matches!(change, Change::Content { .. } | Change::Job { .. }) {
+    change: &PlannedChange,
+) -> Result<(Option<String>, Option<String>), InvalidEventError> {
+    if matches!(change, PlannedChange::Content { .. } | PlannedChange::Job { .. }) {
         return Ok((None, None));
     }
     let rooms = spec.and_then(|spec| spec.session.as_deref()).unwrap_or(&platform.event.session);
     let streams = spec.and_then(|spec| spec.live_stream_id.as_deref()).unwrap_or(&platform.event.live_stream_id);
     let (room, stream) = (body.key(rooms), body.key(streams));
     let named = match change {
-        Change::Announce(_) => matches!(room, Ok(Some(_))),
-        Change::Status { .. } | Change::Viewers { .. } => {
+        PlannedChange::Announce(_) => matches!(room, Ok(Some(_))),
+        PlannedChange::Status { .. } | PlannedChange::Viewers { .. } => {
             matches!(room, Ok(Some(_))) || matches!(stream, Ok(Some(_)))
         }
-        Change::Recording { .. }
-        | Change::Content { .. }
-        | Change::Job { .. }
-        | Change::Chat { .. }
-        | Change::Log => true,
+        PlannedChange::Recording { .. }
+        | PlannedChange::Content { .. }
+        | PlannedChange::Job { .. }
+        | PlannedChange::Chat { .. }
+        | PlannedChange::Log => true,
     };
     if !named {
         let unusable = |found, what| match found {
-            Err(reason) => Err(InvalidEvent::key(what, reason)),
+            Err(reason) => Err(InvalidEventError::key(what, reason)),
             Ok(_) => Ok(()),
         };
-        unusable(room, Essential::RoomId)?;
-        unusable(stream, Essential::LiveStreamId)?;
-        return Err(InvalidEvent::Missing { what: Essential::Session });
+        unusable(room, RequiredValue::RoomId)?;
+        unusable(stream, RequiredValue::LiveStreamId)?;
+        return Err(InvalidEventError::Missing { what: RequiredValue::Session });
     }
-    let mut usable = |found: Result<Option<(_, String)>, Reason>, column| match found {
+    let mut usable = |found: Result<Option<(_, String)>, ColumnWarningReason>, column| match found {
         Ok(found) => found.map(|(_, key)| key),
         Err(reason) => {
             // Nothing depends on the session of an event that is only logged.
-            if !matches!(change, Change::Log) {
+            if !matches!(change, PlannedChange::Log) {
                 body.warn(column, reason);
             }
             None
@@ -96,57 +96,57 @@ fn session(
     Ok((usable(room, ROOM_ID), usable(stream, LIVE_STREAM_ID)))
 }
 
-fn change(body: &mut Body<'_, '_>, effect: &Effect, time_zone: UtcOffset) -> Result<Change, InvalidEvent> {
+fn change(body: &mut ColumnReader<'_, '_>, effect: &Effect, time_zone: UtcOffset) -> Result<PlannedChange, InvalidEventError> {
     Ok(match effect {
         Effect::SessionStatus { status, set, data } => {
-            let read = |column, node: &Node<'_>| session_field(column, node, time_zone);
-            Change::Status { status: *status, set: session_fields(body, set, data, read) }
+            let read = |column, node: &JsonNode<'_>| session_field(column, node, time_zone);
+            PlannedChange::Status { status: *status, set: session_fields(body, set, data, read) }
         }
         Effect::SessionViewers { set, data } => {
-            let read = |column, node: &Node<'_>| viewers_field(column, node, time_zone);
+            let read = |column, node: &JsonNode<'_>| viewers_field(column, node, time_zone);
             let set = session_fields(body, set, data, read);
             if !set.iter().any(|field| matches!(field, SessionField::ViewerCount(_))) {
                 return Err(no_viewer_count(body));
             }
-            Change::Viewers { set }
+            PlannedChange::Viewers { set }
         }
-        Effect::Recording { state, id, set } => Change::Recording {
-            id: body.required(id, Essential::RecordingId)?.1,
+        Effect::Recording { state, id, set } => PlannedChange::Recording {
+            id: body.required(id, RequiredValue::RecordingId)?.1,
             state: *state,
             set: body.columns(set, 0, RecordingColumn::as_str, recording_field),
         },
-        Effect::Content { state, id, set } => Change::Content {
-            id: body.required(id, Essential::ContentId)?.1,
+        Effect::Content { state, id, set } => PlannedChange::Content {
+            id: body.required(id, RequiredValue::ContentId)?.1,
             state: *state,
             set: body.columns(set, 0, ContentColumn::as_str, content_field),
         },
         Effect::Job { status, id, set } => {
-            let (at, id) = body.required(id, Essential::JobId)?;
-            Change::Job { id, status: status.clone(), set: job_fields(body, at, set) }
+            let (at, id) = body.required(id, RequiredValue::JobId)?;
+            PlannedChange::Job { id, status: status.clone(), set: job_fields(body, at, set) }
         }
-        Effect::Chat { id, set } => Change::Chat {
-            id: body.required(id, Essential::MessageId)?.1,
+        Effect::Chat { id, set } => PlannedChange::Chat {
+            id: body.required(id, RequiredValue::MessageId)?.1,
             set: body.columns(set, 0, ChatColumn::as_str, |column, node| chat_field(column, node, time_zone)),
         },
-        Effect::SessionAnnounce => Change::Announce(announcement(body)?),
-        Effect::Log => Change::Log,
+        Effect::SessionAnnounce => PlannedChange::Announce(announcement(body)?),
+        Effect::Log => PlannedChange::Log,
     })
 }
 
-fn no_viewer_count(body: &Body<'_, '_>) -> InvalidEvent {
-    let what = Essential::ViewerCount;
+fn no_viewer_count(body: &ColumnReader<'_, '_>) -> InvalidEventError {
+    let what = RequiredValue::ViewerCount;
     if body.warnings.iter().any(|warning| warning.column == SessionColumn::ViewerCount.as_str()) {
-        InvalidEvent::WrongType { what, expected: "a count" }
+        InvalidEventError::WrongType { what, expected: "a count" }
     } else {
-        InvalidEvent::Missing { what }
+        InvalidEventError::Missing { what }
     }
 }
 
 fn session_fields(
-    body: &mut Body<'_, '_>,
+    body: &mut ColumnReader<'_, '_>,
     set: &[(SessionColumn, Vec<Pointer>)],
     data: &[DataMember],
-    read: impl Fn(SessionColumn, &Node<'_>) -> Reading<SessionField>,
+    read: impl Fn(SessionColumn, &JsonNode<'_>) -> ColumnValue<SessionField>,
 ) -> Vec<SessionField> {
     let mut all = body.columns(set, data.len(), SessionColumn::as_str, read);
     for (name, at) in data {
@@ -157,7 +157,7 @@ fn session_fields(
 }
 
 /// Other than elsewhere, a null that stands there tells something: the job has no error (any more).
-fn job_fields(body: &mut Body<'_, '_>, id: &Pointer, set: &[(JobColumn, Vec<Pointer>)]) -> Vec<JobField> {
+fn job_fields(body: &mut ColumnReader<'_, '_>, id: &Pointer, set: &[(JobColumn, Vec<Pointer>)]) -> Vec<JobField> {
     let mut all = Vec::with_capacity(set.len());
     let mut taken: Vec<&Pointer> = Vec::with_capacity(set.len() + 1);
     taken.push(id);
@@ -190,7 +190,7 @@ fn member<'p>(whole: &Pointer, pointer: &'p Pointer) -> Option<&'p str> {
     }
 }
 
-fn job_field(column: JobColumn, node: &Node<'_>) -> Reading<JobField> {
+fn job_field(column: JobColumn, node: &JsonNode<'_>) -> ColumnValue<JobField> {
     match column {
         JobColumn::Progress => or_emptied(node, value::progress(node)).map(JobField::Progress),
         JobColumn::CurrentStep => or_emptied(node, value::text(node).map(Some)).map(JobField::CurrentStep),
@@ -201,12 +201,12 @@ fn job_field(column: JobColumn, node: &Node<'_>) -> Reading<JobField> {
     }
 }
 
-/// `reading`, where a null empties the column unless another place has a value.
-fn or_emptied<T>(node: &Node<'_>, reading: Reading<Option<T>>) -> Reading<Option<T>> {
-    if node.is_null() { Reading::Unknown(None) } else { reading }
+/// `column_reader`, where a null empties the column unless another place has a value.
+fn or_emptied<T>(node: &JsonNode<'_>, reading: ColumnValue<Option<T>>) -> ColumnValue<Option<T>> {
+    if node.is_null() { ColumnValue::Unknown(None) } else { reading }
 }
 
-fn session_field(column: SessionColumn, node: &Node<'_>, time_zone: UtcOffset) -> Reading<SessionField> {
+fn session_field(column: SessionColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> ColumnValue<SessionField> {
     match column {
         SessionColumn::Title => value::text(node).map(SessionField::Title),
         SessionColumn::StreamerId => value::text(node).map(SessionField::StreamerId),
@@ -222,14 +222,14 @@ fn session_field(column: SessionColumn, node: &Node<'_>, time_zone: UtcOffset) -
 }
 
 /// Other than elsewhere, a null number of viewers tells something: it is unknown.
-fn viewers_field(column: SessionColumn, node: &Node<'_>, time_zone: UtcOffset) -> Reading<SessionField> {
+fn viewers_field(column: SessionColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> ColumnValue<SessionField> {
     match column {
         SessionColumn::ViewerCount => or_emptied(node, value::count(node)).map(SessionField::ViewerCount),
         _ => session_field(column, node, time_zone),
     }
 }
 
-fn recording_field(column: RecordingColumn, node: &Node<'_>) -> Reading<RecordingField> {
+fn recording_field(column: RecordingColumn, node: &JsonNode<'_>) -> ColumnValue<RecordingField> {
     match column {
         RecordingColumn::Url => value::text(node).map(RecordingField::Url),
         RecordingColumn::DurationSeconds => value::number(node).map(RecordingField::DurationSeconds),
@@ -237,7 +237,7 @@ fn recording_field(column: RecordingColumn, node: &Node<'_>) -> Reading<Recordin
     }
 }
 
-fn content_field(column: ContentColumn, node: &Node<'_>) -> Reading<ContentField> {
+fn content_field(column: ContentColumn, node: &JsonNode<'_>) -> ColumnValue<ContentField> {
     match column {
         ContentColumn::Title => value::text(node).map(ContentField::Title),
         ContentColumn::ContentType => value::text(node).map(ContentField::ContentType),
@@ -245,7 +245,7 @@ fn content_field(column: ContentColumn, node: &Node<'_>) -> Reading<ContentField
     }
 }
 
-fn chat_field(column: ChatColumn, node: &Node<'_>, time_zone: UtcOffset) -> Reading<ChatField> {
+fn chat_field(column: ChatColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> ColumnValue<ChatField> {
     match column {
         ChatColumn::UserId => value::text(node).map(ChatField::UserId),
         ChatColumn::UserName => value::text(node).map(ChatField::UserName),
@@ -255,36 +255,36 @@ fn chat_field(column: ChatColumn, node: &Node<'_>, time_zone: UtcOffset) -> Read
 }
 
 /// Other than an effect's columns, what an application announces is taken whole or refused.
-fn announcement(body: &Body<'_, '_>) -> Result<Announcement, InvalidEvent> {
+fn announcement(body: &ColumnReader<'_, '_>) -> Result<SessionAnnouncement, InvalidEventError> {
     let given = |name: &str| body.document.root().get(name).filter(|node| !node.is_null());
     let status = given("status").map(|node| {
-        let wrong = InvalidEvent::WrongType { what: Essential::AnnouncedStatus, expected: "a session status" };
+        let wrong = InvalidEventError::WrongType { what: RequiredValue::AnnouncedStatus, expected: "a session status" };
         node.as_str().and_then(|text| text.parse().ok()).ok_or(wrong)
     });
-    let unusable = |reason| InvalidEvent::key(Essential::AnnouncedStream, reason);
+    let unusable = |reason| InvalidEventError::key(RequiredValue::AnnouncedStream, reason);
     let live_stream_id = given("live_stream_id").map(|node| value::key(node).map_err(unusable));
-    Ok(Announcement {
+    Ok(SessionAnnouncement {
         live_stream_id: live_stream_id.transpose()?.flatten(),
         status: status.transpose()?,
         config: given("config").map(config).transpose()?,
     })
 }
 
-fn config(node: &Node<'_>) -> Result<Config, InvalidEvent> {
-    let what = Essential::AnnouncedConfig;
+fn config(node: &JsonNode<'_>) -> Result<SessionConfig, InvalidEventError> {
+    let what = RequiredValue::AnnouncedConfig;
     let json = match json_value::json(node) {
-        Reading::Value(json) => json,
-        Reading::Replaced(_) => return Err(InvalidEvent::Nul { what }),
-        Reading::Unknown(_) | Reading::Absent | Reading::Unusable(_) => {
+        ColumnValue::Value(json) => json,
+        ColumnValue::Replaced(_) => return Err(InvalidEventError::Nul { what }),
+        ColumnValue::Unknown(_) | ColumnValue::Absent | ColumnValue::Unusable(_) => {
             let expected = "JSON whose numbers have at most 1000 digits";
-            return Err(InvalidEvent::WrongType { what, expected });
+            return Err(InvalidEventError::WrongType { what, expected });
         }
     };
     // Databases index it as text, of any type: only the length matters where it is no text.
     let stream = node.get("egress").and_then(|egress| egress.get("live_stream_id")).filter(|id| !id.is_null());
     if stream.is_some_and(|id| id.raw().len() > MAX_KEY_BYTES && value::key(id).is_err()) {
-        return Err(InvalidEvent::TooLong { what: Essential::AnnouncedEgress, max: MAX_KEY_BYTES });
+        return Err(InvalidEventError::TooLong { what: RequiredValue::AnnouncedEgress, max: MAX_KEY_BYTES });
     }
     let live_stream_id = stream.and_then(|id| value::key(id).ok().flatten());
-    Ok(Config { json, live_stream_id })
+    Ok(SessionConfig { json, live_stream_id })
 }

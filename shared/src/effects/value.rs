@@ -2,70 +2,70 @@
 //!
 //! # Guarantees
 //! - A value that is read is storable in its column on both databases.
-//! - A [`Reason`] says nothing of the value itself.
+//! - A [`ColumnWarningReason`] says nothing of the value itself.
 
 use std::borrow::Cow;
 
-use super::reading::Reading;
-use super::refusal::{Essential, InvalidEvent, MAX_KEY_BYTES};
-use super::warning::Reason;
+use super::column_reader::ColumnValue;
+use super::invalid_event::{RequiredValue, InvalidEventError, MAX_KEY_BYTES};
+use super::warning::ColumnWarningReason;
 use crate::event::{EventTime, Millis};
 use crate::json::time::UtcOffset;
-use crate::json::{Node, Value, time};
+use crate::json::{JsonNode, Value, time};
 
 /// 0001-01-01 and the last millisecond of 9999: what both databases and RFC 3339 can say.
 const TIME_RANGE: std::ops::RangeInclusive<Millis> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// Refuses NUL characters.
-pub(super) fn storable(text: &str, what: Essential) -> Result<(), InvalidEvent> {
-    if has_nul(text) { Err(InvalidEvent::Nul { what }) } else { Ok(()) }
+pub(super) fn storable(text: &str, what: RequiredValue) -> Result<(), InvalidEventError> {
+    if has_nul(text) { Err(InvalidEventError::Nul { what }) } else { Ok(()) }
 }
 
 /// Checks one of the envelope's own times.
-pub(super) fn in_range(at: Millis, what: Essential) -> Result<(), InvalidEvent> {
-    if TIME_RANGE.contains(&at) { Ok(()) } else { Err(InvalidEvent::WrongType { what, expected: "a time" }) }
+pub(super) fn in_range(at: Millis, what: RequiredValue) -> Result<(), InvalidEventError> {
+    if TIME_RANGE.contains(&at) { Ok(()) } else { Err(InvalidEventError::WrongType { what, expected: "a time" }) }
 }
 
 /// An index key: a text, or a number as it is written. An empty one and null are none.
-pub(super) fn key(node: &Node<'_>) -> Result<Option<String>, Reason> {
+pub(super) fn key(node: &JsonNode<'_>) -> Result<Option<String>, ColumnWarningReason> {
     if node.is_null() {
         return Ok(None);
     }
-    let text = node.as_text().ok_or(Reason::WrongType)?;
+    let text = node.as_text().ok_or(ColumnWarningReason::WrongType)?;
     if has_nul(&text) {
-        return Err(Reason::NulCharacter);
+        return Err(ColumnWarningReason::NulCharacter);
     }
     // Several ids may have become this one where the body's text was read (`json::text`).
     if text.contains(char::REPLACEMENT_CHARACTER) {
-        return Err(Reason::ReplacementCharacter);
+        return Err(ColumnWarningReason::ReplacementCharacter);
     }
     if text.len() > MAX_KEY_BYTES {
-        return Err(Reason::TooLong);
+        return Err(ColumnWarningReason::TooLong);
     }
     Ok(if text.is_empty() { None } else { Some(text.into_owned()) })
 }
 
 /// A text; numbers count as they are written.
-pub(super) fn text(node: &Node<'_>) -> Reading<String> {
+pub(super) fn text(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
-        Value::Null => Reading::Absent,
-        Value::String(text) if has_nul(text) => Reading::Replaced(without_nul(text).into_owned()),
-        Value::String(text) => Reading::Value(text.clone().into_owned()),
-        Value::Number(lexeme) => Reading::Value((*lexeme).to_owned()),
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Reading::Unusable(Reason::WrongType),
+        Value::Null => ColumnValue::Absent,
+        Value::String(text) if has_nul(text) => ColumnValue::Replaced(without_nul(text).into_owned()),
+        Value::String(text) => ColumnValue::Value(text.clone().into_owned()),
+        Value::Number(lexeme) => ColumnValue::Value((*lexeme).to_owned()),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => ColumnValue::Unusable(ColumnWarningReason::WrongType),
     }
 }
 
 /// A text that says what it can: a string's text, anything else as JSON.
-pub(super) fn wording(node: &Node<'_>) -> Reading<String> {
+pub(super) fn wording(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Reading::Value(node.raw().to_owned()),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => ColumnValue::Value(node.raw().to_owned()),
         Value::Null | Value::String(_) | Value::Number(_) => text(node),
     }
 }
 
 /// A count: a whole number, as number or text. -1 is how senders write "unknown".
-pub(super) fn count(node: &Node<'_>) -> Reading<Option<i64>> {
+pub(super) fn count(node: &JsonNode<'_>) -> ColumnValue<Option<i64>> {
     /// 2^53: beyond it a float does not name one whole number.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let text = match numeric(node) {
@@ -76,80 +76,80 @@ pub(super) fn count(node: &Node<'_>) -> Reading<Option<i64>> {
         return known(whole);
     }
     match decimal(text) {
-        Err(reason) => Reading::Unusable(reason),
-        Ok(float) if float.fract() != 0.0 => Reading::Unusable(Reason::WrongType),
-        Ok(float) if float.abs() > EXACT => Reading::Unusable(Reason::OutOfRange),
+        Err(reason) => ColumnValue::Unusable(reason),
+        Ok(float) if float.fract() != 0.0 => ColumnValue::Unusable(ColumnWarningReason::WrongType),
+        Ok(float) if float.abs() > EXACT => ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
         #[allow(clippy::cast_possible_truncation, reason = "whole and within the exact range")]
         Ok(float) => known(float as i64),
     }
 }
 
 /// A number, as number or text. -1 is how senders write "unknown".
-pub(super) fn number(node: &Node<'_>) -> Reading<Option<f64>> {
+pub(super) fn number(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     match numeric(node) {
-        Ok(text) => decimal(text).map_or_else(Reading::Unusable, known),
+        Ok(text) => decimal(text).map_or_else(ColumnValue::Unusable, known),
         Err(nothing) => nothing,
     }
 }
 
 /// A number, perhaps with a percent sign.
-pub(super) fn progress(node: &Node<'_>) -> Reading<Option<f64>> {
+pub(super) fn progress(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     match numeric(node) {
         Ok(text) => {
             let text = text.strip_suffix('%').map_or(text, str::trim_end);
-            decimal(text).map_or_else(Reading::Unusable, known)
+            decimal(text).map_or_else(ColumnValue::Unusable, known)
         }
         Err(nothing) => nothing,
     }
 }
 
 /// The text of a number, without white space around it; or what stands there instead.
-fn numeric<'n, T>(node: &'n Node<'_>) -> Result<&'n str, Reading<T>> {
+fn numeric<'n, T>(node: &'n JsonNode<'_>) -> Result<&'n str, ColumnValue<T>> {
     match node.value() {
-        Value::Null => Err(Reading::Absent),
+        Value::Null => Err(ColumnValue::Absent),
         Value::Number(lexeme) => Ok(lexeme),
         Value::String(text) => match text.trim() {
-            "" => Err(Reading::Unusable(Reason::Empty)),
+            "" => Err(ColumnValue::Unusable(ColumnWarningReason::Empty)),
             text => Ok(text),
         },
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(Reading::Unusable(Reason::WrongType)),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(ColumnValue::Unusable(ColumnWarningReason::WrongType)),
     }
 }
 
 /// A finite number; not what only Rust reads as one (`inf`, `NaN`).
-fn decimal(text: &str) -> Result<f64, Reason> {
+fn decimal(text: &str) -> Result<f64, ColumnWarningReason> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if !digits.starts_with(|c: char| c == '.' || c.is_ascii_digit()) {
-        return Err(Reason::WrongType);
+        return Err(ColumnWarningReason::WrongType);
     }
-    let number: f64 = text.parse().map_err(|_| Reason::WrongType)?;
-    if number.is_finite() { Ok(number) } else { Err(Reason::OutOfRange) }
+    let number: f64 = text.parse().map_err(|_| ColumnWarningReason::WrongType)?;
+    if number.is_finite() { Ok(number) } else { Err(ColumnWarningReason::OutOfRange) }
 }
 
 /// Reads -1 as unknown, and refuses other negative numbers: no column has any.
-fn known<N: PartialOrd + From<i8>>(number: N) -> Reading<Option<N>> {
+fn known<N: PartialOrd + From<i8>>(number: N) -> ColumnValue<Option<N>> {
     if number >= N::from(0) {
-        Reading::Value(Some(number))
+        ColumnValue::Value(Some(number))
     } else if number == N::from(-1) {
-        Reading::Unknown(None)
+        ColumnValue::Unknown(None)
     } else {
-        Reading::Unusable(Reason::OutOfRange)
+        ColumnValue::Unusable(ColumnWarningReason::OutOfRange)
     }
 }
 
 /// A time; zero and empty are how several senders write "absent". `default` is the offset of a time
 /// that names none.
-pub(super) fn instant(node: &Node<'_>, default: UtcOffset) -> Reading<Millis> {
+pub(super) fn instant(node: &JsonNode<'_>, default: UtcOffset) -> ColumnValue<Millis> {
     let text = match node.value() {
-        Value::Null => return Reading::Absent,
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => return Reading::Unusable(Reason::WrongType),
+        Value::Null => return ColumnValue::Absent,
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => return ColumnValue::Unusable(ColumnWarningReason::WrongType),
         Value::String(text) => text,
         Value::Number(lexeme) => *lexeme,
     };
     match time::read_text(text, default) {
-        EventTime::Known(at) => Reading::Value(at),
-        EventTime::Absent => Reading::Absent,
-        EventTime::Unreadable => Reading::Unusable(Reason::UnreadableTime),
+        EventTime::Known(at) => ColumnValue::Value(at),
+        EventTime::Absent => ColumnValue::Absent,
+        EventTime::Unreadable => ColumnValue::Unusable(ColumnWarningReason::UnreadableTime),
     }
 }
 
@@ -167,19 +167,19 @@ mod tests {
     use super::*;
     use crate::json::Document;
 
-    fn with<T>(json: &str, read: impl Fn(&Node<'_>) -> T) -> T {
+    fn with<T>(json: &str, read: impl Fn(&JsonNode<'_>) -> T) -> T {
         read(Document::parse(json.as_bytes()).unwrap().root())
     }
 
-    fn wrong<T>() -> Reading<T> {
-        Reading::Unusable(Reason::WrongType)
+    fn wrong<T>() -> ColumnValue<T> {
+        ColumnValue::Unusable(ColumnWarningReason::WrongType)
     }
 
     #[test]
     fn text_takes_strings_and_numbers_as_written() {
-        assert_eq!(with("\"a\"", text), Reading::Value("a".to_owned()));
-        assert_eq!(with("1.50", text), Reading::Value("1.50".to_owned()));
-        assert_eq!(with("null", text), Reading::Absent);
+        assert_eq!(with("\"a\"", text), ColumnValue::Value("a".to_owned()));
+        assert_eq!(with("1.50", text), ColumnValue::Value("1.50".to_owned()));
+        assert_eq!(with("null", text), ColumnValue::Absent);
         for json in ["true", "[]", "{}"] {
             assert_eq!(with(json, text), wrong(), "{json}");
         }
@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn text_with_nul_is_read_with_replacement_characters() {
-        assert_eq!(with(r#""a\u0000b\u0000""#, text), Reading::Replaced("a\u{fffd}b\u{fffd}".to_owned()));
-        assert_eq!(with(r#""\u0000""#, wording), Reading::Replaced("\u{fffd}".to_owned()));
+        assert_eq!(with(r#""a\u0000b\u0000""#, text), ColumnValue::Replaced("a\u{fffd}b\u{fffd}".to_owned()));
+        assert_eq!(with(r#""\u0000""#, wording), ColumnValue::Replaced("\u{fffd}".to_owned()));
     }
 
     #[test]
@@ -196,16 +196,16 @@ mod tests {
         let longest = format!("\"{}\"", "k".repeat(MAX_KEY_BYTES));
         assert_eq!(with(&longest, key).unwrap().unwrap().len(), MAX_KEY_BYTES);
         let longer = format!("\"{}\"", "k".repeat(MAX_KEY_BYTES + 1));
-        assert_eq!(with(&longer, key), Err(Reason::TooLong));
+        assert_eq!(with(&longer, key), Err(ColumnWarningReason::TooLong));
         for json in ["\"\"", "null"] {
             assert_eq!(with(json, key), Ok(None), "{json}");
         }
         assert_eq!(with("7", key), Ok(Some("7".to_owned())));
-        assert_eq!(with(r#""a\u0000""#, key), Err(Reason::NulCharacter));
+        assert_eq!(with(r#""a\u0000""#, key), Err(ColumnWarningReason::NulCharacter));
         for json in ["\"caf\u{fffd}\"", r#""\ufffd""#] {
-            assert_eq!(with(json, key), Err(Reason::ReplacementCharacter), "{json}");
+            assert_eq!(with(json, key), Err(ColumnWarningReason::ReplacementCharacter), "{json}");
         }
-        assert_eq!(with("{}", key), Err(Reason::WrongType));
+        assert_eq!(with("{}", key), Err(ColumnWarningReason::WrongType));
     }
 
     #[test]
@@ -213,51 +213,51 @@ mod tests {
         for (json, expected) in
             [("0", 0), ("-0", 0), ("12", 12), ("\" 12 \"", 12), ("\"+12\"", 12), ("12.0", 12), ("1e3", 1000)]
         {
-            assert_eq!(with(json, count), Reading::Value(Some(expected)), "{json}");
+            assert_eq!(with(json, count), ColumnValue::Value(Some(expected)), "{json}");
         }
-        assert_eq!(with("9223372036854775807", count), Reading::Value(Some(i64::MAX)));
+        assert_eq!(with("9223372036854775807", count), ColumnValue::Value(Some(i64::MAX)));
         for json in ["1.5", "\"x\"", "true", "\"NaN\"", "\"inf\"", "[1]", "\"1,234\"", "\"5%\""] {
             assert_eq!(with(json, count), wrong(), "{json}");
         }
         for json in ["9223372036854775808", "1e300", "1e999", "-5", "-9223372036854775808"] {
-            assert_eq!(with(json, count), Reading::Unusable(Reason::OutOfRange), "{json}");
+            assert_eq!(with(json, count), ColumnValue::Unusable(ColumnWarningReason::OutOfRange), "{json}");
         }
     }
 
     #[test]
     fn number_is_finite_and_not_negative() {
-        assert_eq!(with("1.25", number), Reading::Value(Some(1.25)));
-        assert_eq!(with("\" 330 \"", number), Reading::Value(Some(330.0)));
+        assert_eq!(with("1.25", number), ColumnValue::Value(Some(1.25)));
+        assert_eq!(with("\" 330 \"", number), ColumnValue::Value(Some(330.0)));
         for json in ["\"NaN\"", "\"inf\"", "\"-inf\"", "false", "\"1:30\"", "\"50%\""] {
             assert_eq!(with(json, number), wrong(), "{json}");
         }
         for json in ["1e999", "-2.5"] {
-            assert_eq!(with(json, number), Reading::Unusable(Reason::OutOfRange), "{json}");
+            assert_eq!(with(json, number), ColumnValue::Unusable(ColumnWarningReason::OutOfRange), "{json}");
         }
     }
 
     #[test]
     fn minus_one_is_an_unknown_number() {
         for json in ["-1", "-1.0", "\"-1\"", "\"-1.0\""] {
-            assert_eq!(with(json, count), Reading::Unknown(None), "{json}");
-            assert_eq!(with(json, number), Reading::Unknown(None), "{json}");
-            assert_eq!(with(json, progress), Reading::Unknown(None), "{json}");
+            assert_eq!(with(json, count), ColumnValue::Unknown(None), "{json}");
+            assert_eq!(with(json, number), ColumnValue::Unknown(None), "{json}");
+            assert_eq!(with(json, progress), ColumnValue::Unknown(None), "{json}");
         }
     }
 
     #[test]
     fn empty_text_is_no_number() {
         for json in ["\"\"", "\"  \""] {
-            assert_eq!(with(json, count), Reading::Unusable(Reason::Empty), "{json}");
-            assert_eq!(with(json, number), Reading::Unusable(Reason::Empty), "{json}");
+            assert_eq!(with(json, count), ColumnValue::Unusable(ColumnWarningReason::Empty), "{json}");
+            assert_eq!(with(json, number), ColumnValue::Unusable(ColumnWarningReason::Empty), "{json}");
         }
-        assert_eq!(with("null", number), Reading::Absent);
+        assert_eq!(with("null", number), ColumnValue::Absent);
     }
 
     #[test]
     fn progress_may_have_a_percent_sign() {
         for (json, expected) in [("\"100%\"", 100.0), ("\" 37.5 % \"", 37.5), ("50", 50.0), ("\"0.5\"", 0.5)] {
-            assert_eq!(with(json, progress), Reading::Value(Some(expected)), "{json}");
+            assert_eq!(with(json, progress), ColumnValue::Value(Some(expected)), "{json}");
         }
         for json in ["\"%\"", "\"50%%\"", "\"half\""] {
             assert_eq!(with(json, progress), wrong(), "{json}");
@@ -266,12 +266,12 @@ mod tests {
 
     #[test]
     fn time_of_several_forms_is_one_and_zero_is_absent() {
-        let instant = |node: &Node<'_>| instant(node, UtcOffset::UTC);
+        let instant = |node: &JsonNode<'_>| instant(node, UtcOffset::UTC);
         for json in ["\"2026-01-02T03:04:05.006Z\"", "1767323045006", "\"1767323045.006\""] {
-            assert_eq!(with(json, instant), Reading::Value(1_767_323_045_006), "{json}");
+            assert_eq!(with(json, instant), ColumnValue::Value(1_767_323_045_006), "{json}");
         }
         for json in ["0", "-1", "\"0001-01-01T00:00:00Z\"", "\"\"", "\"0\"", "null"] {
-            assert_eq!(with(json, instant), Reading::Absent, "{json}");
+            assert_eq!(with(json, instant), ColumnValue::Absent, "{json}");
         }
         let offset: UtcOffset = "-05:30".parse().unwrap();
         for (json, expected) in [
@@ -279,9 +279,9 @@ mod tests {
             ("\"2026-01-02T03:04:05.006Z\"", 1_767_323_045_006),
             ("1767323045006", 1_767_323_045_006),
         ] {
-            assert_eq!(with(json, |node| super::instant(node, offset)), Reading::Value(expected), "{json}");
+            assert_eq!(with(json, |node| super::instant(node, offset)), ColumnValue::Value(expected), "{json}");
         }
-        assert_eq!(with("\"yesterday\"", instant), Reading::Unusable(Reason::UnreadableTime));
+        assert_eq!(with("\"yesterday\"", instant), ColumnValue::Unusable(ColumnWarningReason::UnreadableTime));
         for json in ["[]", "true"] {
             assert_eq!(with(json, instant), wrong(), "{json}");
         }
@@ -292,7 +292,7 @@ mod tests {
         for (json, expected) in
             [("\"late\"", "late"), ("{\"a\": [1]}", "{\"a\": [1]}"), ("7", "7"), ("true", "true")]
         {
-            assert_eq!(with(json, wording), Reading::Value(expected.to_owned()));
+            assert_eq!(with(json, wording), ColumnValue::Value(expected.to_owned()));
         }
     }
 }

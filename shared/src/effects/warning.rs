@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - A warning holds names, never a value of the body.
-//! - [`Warning::label`] and [`Reason`] come from closed sets, so both can be labels of a metric
+//! - [`ColumnWarning::label`] and [`ColumnWarningReason`] come from closed sets, so both can be labels of a metric
 //!   (`warning_label_is_a_column_that_definitions_know`).
 
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ const DATA: &str = "data";
 /// Reason for which a value is not stored as sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum ColumnWarningReason {
     /// Of another type than the column, and not readable as that type.
     WrongType,
     /// Negative, or larger than the column holds.
@@ -47,7 +47,7 @@ pub enum Reason {
     Other,
 }
 
-impl Reason {
+impl ColumnWarningReason {
     /// Its name in results, log lines and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -65,7 +65,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for ColumnWarningReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -73,14 +73,14 @@ impl fmt::Display for Reason {
 
 /// A column that was left alone, or stored with replaced characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Warning {
+pub struct ColumnWarning {
     /// The column as definitions name it; of a session's `data`, with the member: `data.change`.
     pub column: Cow<'static, str>,
     /// The reason.
-    pub reason: Reason,
+    pub reason: ColumnWarningReason,
 }
 
-impl Warning {
+impl ColumnWarning {
     /// The column's name without a member.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -88,7 +88,7 @@ impl Warning {
     }
 }
 
-impl fmt::Display for Warning {
+impl fmt::Display for ColumnWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.column, self.reason)
     }
@@ -114,7 +114,7 @@ mod tests {
     fn warning_label_is_a_column_that_definitions_know() {
         let label = |column: &str| {
             let column = Cow::Owned(column.to_owned());
-            Warning { column, reason: Reason::WrongType }.label()
+            ColumnWarning { column, reason: ColumnWarningReason::WrongType }.label()
         };
         assert_eq!(label("peak_viewers"), "peak_viewers");
         assert_eq!(label("room_id"), "room_id");
@@ -124,10 +124,10 @@ mod tests {
 
     #[test]
     fn warning_of_a_later_version_can_be_read_back() {
-        let warning: Warning =
+        let warning: ColumnWarning =
             serde_json::from_str(r#"{"column": "x", "reason": "unheard_of", "more": 1}"#).unwrap();
-        assert_eq!(warning.reason, Reason::Other);
-        let text = serde_json::to_string(&Warning { column: "title".into(), reason: Reason::TooLong });
+        assert_eq!(warning.reason, ColumnWarningReason::Other);
+        let text = serde_json::to_string(&ColumnWarning { column: "title".into(), reason: ColumnWarningReason::TooLong });
         assert_eq!(text.unwrap(), r#"{"column":"title","reason":"too_long"}"#);
     }
 }

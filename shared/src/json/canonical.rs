@@ -1,30 +1,30 @@
 //! The canonical form: each value is a tag, then its content; texts stand after their length, members in order of
 //! their keys, and containers end with a tag of their own, so the form can be read back and nothing is ambiguous.
 
-use super::{Node, Value, index};
+use super::{JsonNode, Value, index};
 use crate::platform::Pointer;
 
 /// Bytes that are collected before they are handed on, since most pieces are shorter than a hash's block.
 const COLLECTED: usize = 512;
 
-pub(super) fn feed(root: &Node<'_>, sink: &mut impl FnMut(&[u8]), ignore: &[Pointer]) {
+pub(super) fn feed(root: &JsonNode<'_>, sink: &mut impl FnMut(&[u8]), ignore: &[Pointer]) {
     let paths: Vec<&[String]> = ignore.iter().map(|pointer| pointer.segments.as_slice()).collect();
     if !paths.iter().any(|path| path.is_empty()) {
-        let mut form = Form { sink, collected: [0; COLLECTED], len: 0 };
+        let mut form = CanonicalWriter { sink, collected: [0; COLLECTED], len: 0 };
         form.value(root, &paths);
         form.hand_on();
     }
 }
 
-struct Form<'s, S> {
+struct CanonicalWriter<'s, S> {
     sink: &'s mut S,
     collected: [u8; COLLECTED],
     len: usize,
 }
 
-impl<S: FnMut(&[u8])> Form<'_, S> {
+impl<S: FnMut(&[u8])> CanonicalWriter<'_, S> {
     /// Feeds `node` without what the paths in `ignore`, none of which is empty, lead to from it.
-    fn value(&mut self, node: &Node<'_>, ignore: &[&[String]]) {
+    fn value(&mut self, node: &JsonNode<'_>, ignore: &[&[String]]) {
         match &node.value {
             Value::Null => self.piece(b"n"),
             Value::Bool(true) => self.piece(b"t"),

@@ -66,14 +66,14 @@ pub enum Value<'a> {
     /// The text, unescaped.
     String(Cow<'a, str>),
     /// The items in order.
-    Array(Vec<Node<'a>>),
+    Array(Vec<JsonNode<'a>>),
     /// The members in order; no key stands twice.
-    Object(Vec<(Cow<'a, str>, Node<'a>)>),
+    Object(Vec<(Cow<'a, str>, JsonNode<'a>)>),
 }
 
 /// A value and the text that it was written as.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node<'a> {
+pub struct JsonNode<'a> {
     value: Value<'a>,
     raw: &'a str,
 }
@@ -81,10 +81,10 @@ pub struct Node<'a> {
 /// A parsed body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document<'a> {
-    root: Node<'a>,
+    root: JsonNode<'a>,
 }
 
-impl<'a> Node<'a> {
+impl<'a> JsonNode<'a> {
     /// The value.
     #[must_use]
     pub fn value(&self) -> &Value<'a> {
@@ -124,7 +124,7 @@ impl<'a> Node<'a> {
 
     /// An object's member.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Node<'a>> {
+    pub fn get(&self, key: &str) -> Option<&JsonNode<'a>> {
         match &self.value {
             Value::Object(members) => members.iter().find(|(one, _)| one == key).map(|(_, node)| node),
             _ => None,
@@ -132,7 +132,7 @@ impl<'a> Node<'a> {
     }
 
     /// What one reference token of a JSON pointer names: an object's member, or an array's item by its index.
-    fn child(&self, token: &str) -> Option<&Node<'a>> {
+    fn child(&self, token: &str) -> Option<&JsonNode<'a>> {
         match &self.value {
             Value::Object(_) => self.get(token),
             Value::Array(items) => items.get(index(token)?),
@@ -166,19 +166,19 @@ impl<'a> Document<'a> {
 
     /// The whole value.
     #[must_use]
-    pub fn root(&self) -> &Node<'a> {
+    pub fn root(&self) -> &JsonNode<'a> {
         &self.root
     }
 
     /// The value at `pointer`, be it `null`.
     #[must_use]
-    pub fn find(&self, pointer: &Pointer) -> Option<&Node<'a>> {
+    pub fn find(&self, pointer: &Pointer) -> Option<&JsonNode<'a>> {
         pointer.segments.iter().try_fold(&self.root, |node, token| node.child(token))
     }
 
     /// The first value that is present and not `null`.
     #[must_use]
-    pub fn first(&self, pointers: &[Pointer]) -> Option<&Node<'a>> {
+    pub fn first(&self, pointers: &[Pointer]) -> Option<&JsonNode<'a>> {
         pointers.iter().filter_map(|pointer| self.find(pointer)).find(|node| !node.is_null())
     }
 

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-use super::{JsonError, MAX_DEPTH, Node, Value};
+use super::{JsonError, MAX_DEPTH, JsonNode, Value};
 
-type Member<'a> = (Cow<'a, str>, Node<'a>);
+type Member<'a> = (Cow<'a, str>, JsonNode<'a>);
 
 /// Room for the members of an object before they are known; most have no more.
 const USUAL_MEMBERS: usize = 8;
@@ -18,8 +18,8 @@ const USUAL_MEMBERS: usize = 8;
 /// Up to so many members, comparing each with each is faster than sorting.
 const FEW_MEMBERS: usize = 16;
 
-pub(super) fn parse(text: &str) -> Result<Node<'_>, JsonError> {
-    Walk { text, at: 0 }.document().map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
+pub(super) fn parse(text: &str) -> Result<JsonNode<'_>, JsonError> {
+    JsonParser { text, at: 0 }.document().map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
         Err(syntax) => {
             let place = JsonError::Syntax { line: syntax.line(), column: syntax.column() };
             other_format(text).unwrap_or(place)
@@ -85,14 +85,14 @@ fn plain(text: &[u8]) -> usize {
     text.len() - rest.len() + rest.iter().position(ends).unwrap_or(rest.len())
 }
 
-struct Walk<'a> {
+struct JsonParser<'a> {
     text: &'a str,
     at: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> JsonParser<'a> {
     /// The whole text as one value.
-    fn document(&mut self) -> Result<Node<'a>, JsonError> {
+    fn document(&mut self) -> Result<JsonNode<'a>, JsonError> {
         let root = self.value(0)?;
         self.peek();
         if self.at == self.text.len() { Ok(root) } else { Err(self.lost()) }
@@ -118,7 +118,7 @@ impl<'a> Walk<'a> {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
-    fn value(&mut self, depth: usize) -> Result<Node<'a>, JsonError> {
+    fn value(&mut self, depth: usize) -> Result<JsonNode<'a>, JsonError> {
         let first = self.peek();
         let start = self.at;
         let value = match first {
@@ -131,7 +131,7 @@ impl<'a> Walk<'a> {
             b'f' => self.word("false", Value::Bool(false))?,
             _ => return Err(self.lost()),
         };
-        Ok(Node { value, raw: self.since(start) })
+        Ok(JsonNode { value, raw: self.since(start) })
     }
 
     fn object(&mut self, depth: usize) -> Result<Value<'a>, JsonError> {

@@ -38,11 +38,11 @@ fn values_are_found_as_written() {
 }
 
 #[test]
-fn the_first_value_that_is_there_counts_and_null_is_not_there() {
+fn first_returns_the_first_value_that_is_not_null() {
     let document = Document::parse(br#"{"a":null,"b":"","c":1}"#).unwrap();
     let first = |paths: &[&str]| {
         let pointers: Vec<Pointer> = paths.iter().map(|path| pointer(path)).collect();
-        document.first(&pointers).and_then(Node::as_text).map(Cow::into_owned)
+        document.first(&pointers).and_then(JsonNode::as_text).map(Cow::into_owned)
     };
     assert_eq!(first(&["/x", "/a", "/c", "/b"]).unwrap(), "1");
     assert_eq!(first(&["/b", "/c"]).unwrap(), "");
@@ -50,7 +50,7 @@ fn the_first_value_that_is_there_counts_and_null_is_not_there() {
 }
 
 #[test]
-fn duplicate_keys_are_refused_at_every_level_and_however_they_are_spelled() {
+fn duplicate_keys_are_refused_at_any_level_and_in_any_spelling() {
     for text in [
         r#"{"a":1,"a":1}"#,
         r#"{"a":1,"b":2,"\u0061":3}"#,
@@ -77,7 +77,7 @@ fn nesting_is_bounded_where_serde_json_bounds_it() {
 }
 
 #[test]
-fn what_is_nearly_json_is_judged_as_serde_json_judges_it() {
+fn near_json_is_accepted_or_refused_as_serde_json_does() {
     let whole = [
         "",
         " ",
@@ -187,7 +187,7 @@ fn what_is_nearly_json_is_judged_as_serde_json_judges_it() {
 }
 
 #[test]
-fn an_error_names_the_place() {
+fn error_names_the_position() {
     assert_eq!(Document::parse(b"\xff"), Err(JsonError::NotUtf8));
     for form in ["payload=%7B%22a%22%3A1%7D", "a=1&b[]=2", "a="] {
         assert_eq!(Document::parse(form.as_bytes()), Err(JsonError::Form), "{form}");
@@ -207,7 +207,7 @@ fn an_error_names_the_place() {
 }
 
 #[test]
-fn the_canonical_form_tells_apart_what_a_reader_could() {
+fn canonical_form_differs_for_distinguishable_documents() {
     let texts = [
         r#"1"#,
         r#"1.0"#,
@@ -245,7 +245,7 @@ fn the_canonical_form_tells_apart_what_a_reader_could() {
 }
 
 #[test]
-fn what_is_ignored_is_as_if_it_were_not_there() {
+fn ignored_members_do_not_change_the_canonical_form() {
     let base = hash(r#"{"a":1,"b":{"c":[1,3]}}"#, &[]);
     let ignore = ["/signature", "/b/at", "/b/c/1", "/x/y"];
     assert_eq!(hash(r#"{"signature":"s","a":1,"b":{"at":7,"c":[1,2,3]}}"#, &ignore), base);
@@ -297,7 +297,7 @@ fn respell(value: &Model, out: &mut String) {
 }
 
 /// Whether a tree says the same as serde_json's.
-fn same(node: &Node<'_>, model: &Model) -> bool {
+fn same(node: &JsonNode<'_>, model: &Model) -> bool {
     match (node.value(), model) {
         (Value::Null, Model::Null) => true,
         (Value::Bool(one), Model::Bool(other)) => one == other,
@@ -337,7 +337,7 @@ fn visit(node: &mut Model, at: usize, change: &mut impl FnMut(&mut Model)) -> us
 
 proptest! {
     #[test]
-    fn the_tree_is_the_one_that_serde_json_sees(model in model()) {
+    fn document_tree_equals_that_of_serde_json(model in model()) {
         for text in [model.to_string(), serde_json::to_string_pretty(&model).unwrap()] {
             let document = Document::parse(text.as_bytes()).unwrap();
             let read: Model = serde_json::from_str(&text).unwrap();
@@ -354,7 +354,7 @@ proptest! {
     }
 
     #[test]
-    fn another_value_anywhere_changes_the_canonical_form(model in model(), at in any::<prop::sample::Index>()) {
+    fn changed_value_changes_the_canonical_form(model in model(), at in any::<prop::sample::Index>()) {
         let mut other = model.clone();
         let nodes = visit(&mut other, usize::MAX, &mut |_| ());
         visit(&mut other, at.index(nodes), &mut |node| *node = Model::from(vec![node.take()]));
@@ -362,7 +362,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_judged_as_serde_json_judges_them(
+    fn arbitrary_bytes_are_accepted_or_refused_as_serde_json_does(
         bytes in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..40),
             "[\\[\\]{}\":,\\\\/ntrueflas0-9.eE+ u\n\td8]{0,24}".prop_map(String::into_bytes),

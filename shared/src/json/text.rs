@@ -153,7 +153,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_have_a_text(body in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn text_accepts_any_bytes(body in prop::collection::vec(any::<u8>(), 0..60)) {
             let text = text(&body);
             if std::str::from_utf8(&body).is_ok_and(|body| serde_json::from_str::<serde_json::Value>(body).is_ok()) {
                 prop_assert_eq!(text.as_bytes(), &body[..]);

@@ -3,14 +3,14 @@
 //! # Guarantees
 //!
 //! - A known time lies after the epoch and before the year 10000, so every store can hold it
-//!   (`any_text_is_a_storable_time_or_none`).
+//!   (`time_of_any_text_is_storable_or_none`).
 //! - A value that is present and no time is [`EventTime::Unreadable`], never absent
 //!   (`times_without_a_meaning_are_unreadable`).
 
 mod number;
 mod offset;
 mod words;
-mod written;
+mod date_text;
 
 use std::borrow::Cow;
 
@@ -18,10 +18,10 @@ use ::time::OffsetDateTime;
 use ::time::format_description::well_known::Rfc3339;
 use jiff::Timestamp;
 
-use super::Node;
+use super::JsonNode;
 use crate::event::{EventTime, Millis};
 
-pub use offset::{InvalidOffset, UtcOffset};
+pub use offset::{UtcOffsetError, UtcOffset};
 
 /// End of the year 9999, the last that RFC 3339 can write.
 const MAX: Millis = 253_402_300_799_999;
@@ -35,7 +35,7 @@ const ZERO_TIMES: std::ops::RangeInclusive<Millis> = {
 
 /// Returns the known time that `node` names, see [`parse_text`].
 #[must_use]
-pub fn parse(node: &Node<'_>) -> Option<Millis> {
+pub fn parse(node: &JsonNode<'_>) -> Option<Millis> {
     parse_text(&node.as_text()?)
 }
 
@@ -95,7 +95,7 @@ pub fn read_text(text: &str, default: UtcOffset) -> EventTime {
     if let Some(ms) = dot_net(text) {
         return if ms < 0 { EventTime::Absent } else { checked(ms) };
     }
-    written::read(text, default).map_or(EventTime::Unreadable, checked)
+    date_text::read(text, default).map_or(EventTime::Unreadable, checked)
 }
 
 /// U+2212, the minus that ISO 8601 prefers to a hyphen.

@@ -112,7 +112,7 @@ const END_TO_END_BUCKETS: &[f64] = &[
     86_400.0,
 ];
 /// How often recorded samples are folded into buckets; they use memory until then.
-const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// Installs the process's recorder; once per process. Without [`spawn_upkeep`] its memory grows with every sample.
 ///
 /// # Errors
@@ -129,7 +129,7 @@ pub fn spawn_upkeep(handle: PrometheusHandle, stop: CancellationToken) -> JoinHa
         let process = metrics_process::Collector::default();
         process.describe();
         process.collect();
-        while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_EVERY)).await.is_some() {
+        while stop.run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL)).await.is_some() {
             handle.run_upkeep();
             process.collect();
         }

@@ -9,7 +9,7 @@ use super::{
     EVENTS, EventOutcome, FUTURE_TIMES, OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION,
     REQUESTS, RETRYING, RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
 };
-use crate::effects::Warning;
+use crate::effects::ColumnWarning;
 use crate::platform::PlatformName;
 
 /// What requests for platforms that are not defined are counted under.
@@ -116,7 +116,7 @@ impl WorkerMetrics {
     }
 
     /// Counts a column that an applied event did not set as sent.
-    pub fn column_warning(&self, warning: &Warning) {
+    pub fn column_warning(&self, warning: &ColumnWarning) {
         let (platform, column, reason) = (self.platform.clone(), warning.label(), warning.reason.as_str());
         counter!(COLUMN_WARNINGS, "platform" => platform, "column" => column, "reason" => reason).increment(1);
     }

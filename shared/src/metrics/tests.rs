@@ -21,7 +21,7 @@ fn mux() -> PlatformName {
 }
 
 #[test]
-fn every_series_is_there_at_zero_before_anything_happened() {
+fn series_exist_at_zero_from_the_start() {
     let lines = scrape(|| {
         let _ = (IngressMetrics::new(&mux()), IngressMetrics::unknown());
         let _ = (WorkerMetrics::new(&mux()), QueueMetrics::new(&mux()));

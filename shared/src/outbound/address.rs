@@ -21,17 +21,17 @@ pub enum AllowPrivate {
     Nothing,
     /// These networks.
     Networks(Vec<IpNet>),
-    /// Everything but the services of clouds, see [`is_platform_service`].
+    /// Everything but the services of clouds, see [`is_cloud_service`].
     Everything,
 }
 
 /// A text that is neither a switch nor a list of networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be true, false or a list of networks such as 10.0.0.0/8,fd00::/8")]
-pub struct InvalidNetworks;
+pub struct AllowPrivateError;
 
 impl FromStr for AllowPrivate {
-    type Err = InvalidNetworks;
+    type Err = AllowPrivateError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.trim() {
@@ -42,7 +42,7 @@ impl FromStr for AllowPrivate {
                 .map(|one| network(one.trim()))
                 .collect::<Option<Vec<_>>>()
                 .map(Self::Networks)
-                .ok_or(InvalidNetworks),
+                .ok_or(AllowPrivateError),
         }
     }
 }
@@ -59,7 +59,7 @@ impl AllowPrivate {
         let listed: &[IpNet] = if let Self::Networks(networks) = self { networks } else { &[] };
         let plain = address.to_canonical();
         let mut listed = listed.iter().filter(|network| network.contains(&plain));
-        if is_platform_service(address) {
+        if is_cloud_service(address) {
             return listed.any(is_one_address);
         }
         *self == Self::Everything || is_public(address) || listed.next().is_some()
@@ -74,12 +74,12 @@ fn is_one_address(network: &IpNet) -> bool {
 /// Returns true if `address` is, or stands for, a metadata or platform service of a cloud: all link-local
 /// addresses, and those that providers have chosen elsewhere.
 #[must_use]
-pub fn is_platform_service(address: IpAddr) -> bool {
-    let v4 = |address: &Ipv4Addr| SERVICES_V4.iter().any(|services| services.contains(address));
+pub fn is_cloud_service(address: IpAddr) -> bool {
+    let v4 = |address: &Ipv4Addr| CLOUD_SERVICES_V4.iter().any(|services| services.contains(address));
     match address {
         IpAddr::V4(address) => v4(&address),
         IpAddr::V6(address) => {
-            SERVICES_V6.iter().any(|services| services.contains(&address))
+            CLOUD_SERVICES_V6.iter().any(|services| services.contains(&address))
                 || embedded(address).iter().flatten().any(v4)
         }
     }
@@ -129,7 +129,7 @@ const SPECIAL_V4: [Ipv4Net; 15] = [
 /// - 100.100.100.200: metadata of Alibaba. 100.96.0.96: metadata of Volcano Engine.
 /// - 168.63.129.16: Azure's virtual address of the host. 192.0.0.192: metadata of Oracle Classic.
 /// - 161.26.0.0/16 and 166.8.0.0/14: service endpoints of IBM Cloud.
-const SERVICES_V4: [Ipv4Net; 7] = [
+const CLOUD_SERVICES_V4: [Ipv4Net; 7] = [
     v4(169, 254, 0, 0, 16),
     v4(100, 96, 0, 96, 32),
     v4(100, 100, 100, 200, 32),
@@ -138,8 +138,8 @@ const SERVICES_V4: [Ipv4Net; 7] = [
     v4(168, 63, 129, 16, 32),
     v4(192, 0, 0, 192, 32),
 ];
-/// As [`SERVICES_V4`]: link-local, AWS, Google Cloud, Oracle, Alibaba, Scaleway, Akamai (Linode).
-const SERVICES_V6: [Ipv6Net; 7] = [
+/// As [`CLOUD_SERVICES_V4`]: link-local, AWS, Google Cloud, Oracle, Alibaba, Scaleway, Akamai (Linode).
+const CLOUD_SERVICES_V6: [Ipv6Net; 7] = [
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
     v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
     v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
@@ -160,7 +160,7 @@ const SPECIAL_V6: [Ipv6Net; 3] = [
 
 fn public_v4(address: Ipv4Addr) -> bool {
     let is_in = |networks: &[Ipv4Net]| networks.iter().any(|network| network.contains(&address));
-    !is_in(&SPECIAL_V4) && !is_in(&SERVICES_V4)
+    !is_in(&SPECIAL_V4) && !is_in(&CLOUD_SERVICES_V4)
 }
 
 fn public_v6(address: Ipv6Addr) -> bool {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_inside_is_reached_in_any_form() {
+    fn private_addresses_of_any_form_are_not_public() {
         for address in [
             "127.0.0.1",
             "127.8.8.8",
@@ -284,7 +284,7 @@ mod tests {
     ];
 
     #[test]
-    fn platform_services_open_only_by_name() {
+    fn cloud_services_open_only_by_their_own_address() {
         let wide = "0.0.0.0/0,::/0,10.0.0.0/8,100.64.0.0/10,168.0.0.0/8,fd00::/8,64:ff9b::/32,2000::/3";
         let narrow = "169.254.0.0/16,169.254.128.0/17,169.254.169.0/24,169.254.169.254/31,169.254.170.2/31,\
                       169.254.170.22/31,169.254.0.22/31,169.254.42.42/31,100.96.0.96/31,100.100.100.200/31,\
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_all_but_platform_services() {
+    fn allow_private_true_permits_all_but_cloud_services() {
         let allowed: AllowPrivate = "true".parse().unwrap();
         for address in ["10.0.0.1", "127.0.0.1", "::1", "fd12::1", "100.64.0.1", "1.1.1.1", "2606:4700::1111"] {
             assert!(allowed.permits(address.parse().unwrap()), "{address}");
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operator_may_allow_networks() {
+    fn allow_private_permits_listed_networks() {
         let allowed: AllowPrivate = "10.0.0.0/8, fd00::/8,192.168.1.7".parse().unwrap();
         for address in ["10.9.9.9", "::ffff:10.9.9.9", "fd12::1", "192.168.1.7", "1.1.1.1"] {
             assert!(allowed.permits(address.parse().unwrap()), "{address}");
@@ -329,7 +329,7 @@ mod tests {
         assert!("true".parse::<AllowPrivate>().unwrap().permits("127.0.0.1".parse().unwrap()));
         assert!(!"false".parse::<AllowPrivate>().unwrap().permits("127.0.0.1".parse().unwrap()));
         for wrong in ["yes", "10.0.0.0/33", "10.0.0.0/8,", "localhost"] {
-            assert_eq!(wrong.parse::<AllowPrivate>(), Err(InvalidNetworks), "{wrong}");
+            assert_eq!(wrong.parse::<AllowPrivate>(), Err(AllowPrivateError), "{wrong}");
         }
     }
 }

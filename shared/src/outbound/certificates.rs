@@ -17,20 +17,20 @@ use reqwest::{Client, ClientBuilder};
 use tokio::sync::watch;
 
 /// Pause between two searches for certificates.
-const SEARCHED_AGAIN_AFTER: Duration = Duration::from_secs(30);
+const SEARCH_INTERVAL: Duration = Duration::from_secs(30);
 /// Variables that name certificates instead of the system's.
 const VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Builds a client that trusts the system's certificates, or those of `SSL_CERT_FILE` and
 /// `SSL_CERT_DIR`.
-type Build = Box<dyn Fn() -> ClientBuilder + Send + Sync>;
+type ClientFactory = Box<dyn Fn() -> ClientBuilder + Send + Sync>;
 
 /// No certificate of a server can be verified.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}; https is off")]
-pub struct NoCertificates(String);
+pub struct CertificatesError(String);
 
-impl NoCertificates {
+impl CertificatesError {
     fn found() -> Self {
         let set = VARIABLES.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         let wrong: Vec<String> = set
@@ -50,28 +50,28 @@ impl NoCertificates {
 }
 
 /// A client for `http` at once, and for `https` as soon as there are certificates.
-pub(crate) struct Clients {
+pub(crate) struct HttpClients {
     plain: Client,
-    search: Arc<Search>,
+    search: Arc<CertificateSearch>,
 }
 
 /// The search for certificates, shared with the thread that reads them.
-struct Search {
-    build: Build,
+struct CertificateSearch {
+    build: ClientFactory,
     secure: OnceLock<Client>,
     is_reading: watch::Sender<bool>,
     /// The beginning of the last search.
     begun: Mutex<Instant>,
 }
 
-impl Clients {
+impl HttpClients {
     /// Begins to search for certificates; a host without any is logged.
     pub(crate) fn new(build: impl Fn() -> ClientBuilder + Send + Sync + 'static) -> Result<Self, reqwest::Error> {
         // Fails where it is installed already: there is one TLS stack.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clients = Self {
             plain: build().tls_certs_only([]).build()?,
-            search: Arc::new(Search {
+            search: Arc::new(CertificateSearch {
                 build: Box::new(build),
                 secure: OnceLock::new(),
                 is_reading: watch::Sender::new(false),
@@ -83,18 +83,18 @@ impl Clients {
     }
 
     /// Waits until the search that is under way ends, for at most `timeout`.
-    pub(crate) async fn searched(&self, timeout: Duration) {
+    pub(crate) async fn wait_for_search(&self, timeout: Duration) {
         let mut reading = self.search.is_reading.subscribe();
         let _ = tokio::time::timeout(timeout, reading.wait_for(|reading| !reading)).await;
     }
 
     /// The client for `https`, or for `http`.
-    pub(crate) fn get(&self, https: bool) -> Result<&Client, NoCertificates> {
+    pub(crate) fn get(&self, https: bool) -> Result<&Client, CertificatesError> {
         match self.search.secure.get() {
             Some(client) => Ok(client),
             None if !https => Ok(&self.plain),
-            None if *self.search.is_reading.borrow() => Err(NoCertificates::unread()),
-            None => Err(NoCertificates::found()),
+            None if *self.search.is_reading.borrow() => Err(CertificatesError::unread()),
+            None => Err(CertificatesError::found()),
         }
     }
 
@@ -104,14 +104,14 @@ impl Clients {
             return;
         }
         let mut begun = self.search.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.elapsed() >= SEARCHED_AGAIN_AFTER {
+        if begun.elapsed() >= SEARCH_INTERVAL {
             *begun = Instant::now();
             self.search.begin(false);
         }
     }
 }
 
-impl Search {
+impl CertificateSearch {
     /// Reads certificates on a new thread. Logs that there are none the `first` time, and later that
     /// there are some.
     fn begin(self: &Arc<Self>, first: bool) {
@@ -126,7 +126,7 @@ impl Search {
                     }
                 }
                 Err(error) if first => {
-                    let reason = NoCertificates::found();
+                    let reason = CertificatesError::found();
                     tracing::error!(%reason, %error, "http goes on; https waits");
                 }
                 Err(_) => {}
@@ -140,18 +140,18 @@ impl Search {
     }
 }
 
-impl std::fmt::Debug for Clients {
+impl std::fmt::Debug for HttpClients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clients").field("https", &self.search.secure.get().is_some()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
-impl Clients {
+impl HttpClients {
     /// As on a host without certificates.
     pub(crate) fn without_certificates() -> Self {
         let plain = Client::builder().no_proxy().tls_certs_only([]).build();
-        let search = Search {
+        let search = CertificateSearch {
             build: Box::new(Client::builder),
             secure: OnceLock::new(),
             is_reading: watch::Sender::new(false),

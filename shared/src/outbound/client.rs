@@ -16,84 +16,84 @@ use reqwest::redirect::Policy;
 use url::{Host, Url};
 
 use super::address::AllowPrivate;
-use super::certificates::{Clients, NoCertificates};
-use super::delivery::{Attempt, NoAnswer};
+use super::certificates::{HttpClients, CertificatesError};
+use super::delivery::{AttemptOutcome, TransportError};
 use super::failure::failed;
-use super::names::{Blocked, Lookup, Resolver, SystemLookup};
-use super::pause::AskedPause;
+use super::resolver::{BlockedAddressError, NameLookup, AddressFilter, SystemLookup};
+use super::pause::RequestedPause;
 use super::redirect::Redirect;
 use crate::visible::is_visible;
 
 /// The longest that connecting may take.
-pub(super) const CONNECT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most headers of an answer; hyper alone would fail at 100.
 const MAX_HEADERS: usize = 1024;
 /// What is read of an answer's body, so that its connection can be used again, and kept of it.
-const MAX_ANSWER: usize = 64 * 1024;
-const MAX_EXCERPT: usize = 500;
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+const MAX_EXCERPT_CHARS: usize = 500;
 /// Connections kept open without a request.
-const IDLE: Duration = Duration::from_secs(60);
-const MAX_IDLE: usize = 32;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_IDLE_CONNECTIONS: usize = 32;
 
 /// A client for the destinations that may have the same addresses. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client {
-    http: Arc<Clients>,
+pub struct OutboundClient {
+    http: Arc<HttpClients>,
     allowed: Arc<AllowPrivate>,
 }
 
-/// The client could not be set up. A host without certificates is no reason, see [`Client::https`].
+/// The client could not be set up. A host without certificates is no reason, see [`OutboundClient::https`].
 #[derive(Debug, thiserror::Error)]
 #[error("the client for outbound requests cannot be set up")]
-pub struct SetupError(#[source] reqwest::Error);
+pub struct ClientSetupError(#[source] reqwest::Error);
 
-impl Client {
+impl OutboundClient {
     /// A client that reaches public addresses and those that `allowed` names.
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(allowed: Arc<AllowPrivate>) -> Result<Self, SetupError> {
+    pub fn new(allowed: Arc<AllowPrivate>) -> Result<Self, ClientSetupError> {
         Self::with_names(allowed, Arc::new(SystemLookup))
     }
 
-    fn with_names(allowed: Arc<AllowPrivate>, names: Arc<dyn Lookup>) -> Result<Self, SetupError> {
+    fn with_names(allowed: Arc<AllowPrivate>, names: Arc<dyn NameLookup>) -> Result<Self, ClientSetupError> {
         let reachable = Arc::clone(&allowed);
-        let http = Clients::new(move || {
+        let http = HttpClients::new(move || {
             let (allowed, names) = (Arc::clone(&reachable), Arc::clone(&names));
             reqwest::Client::builder()
-                .dns_resolver(Arc::new(Resolver { allowed, names }))
+                .dns_resolver(Arc::new(AddressFilter { allowed, names }))
                 .redirect(Policy::none())
                 .no_proxy()
-                .connect_timeout(CONNECT)
-                .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(MAX_IDLE)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
                 .tcp_nodelay(true)
                 .http1_max_headers(MAX_HEADERS)
         });
-        Ok(Self { http: Arc::new(http.map_err(SetupError)?), allowed })
+        Ok(Self { http: Arc::new(http.map_err(ClientSetupError)?), allowed })
     }
 
     /// Checks that `url` can be sent to, as far as certificates are needed for it.
     ///
     /// # Errors
     /// When this host has no CA certificates.
-    pub fn https(&self, url: &Url) -> Result<(), NoCertificates> {
+    pub fn https(&self, url: &Url) -> Result<(), CertificatesError> {
         self.http.get(url.scheme() == "https").map(drop)
     }
 
     /// Waits until CA certificates were read, for at most `timeout`. Without them only `http://` URLs
     /// can be sent to.
-    pub async fn certificates_read(&self, timeout: Duration) {
-        self.http.searched(timeout).await;
+    pub async fn wait_for_certificates(&self, timeout: Duration) {
+        self.http.wait_for_search(timeout).await;
     }
 
     /// Looks for CA certificates again if there were none, now and then.
-    pub fn search_certificates(&self) {
+    pub fn search_certificates_if_due(&self) {
         self.http.search();
     }
 
     /// One attempt: POSTs `body` to `url`, within `timeout`. Says what came of it and how long it took.
-    pub async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes, timeout: Duration) -> (Attempt, Duration) {
+    pub async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes, timeout: Duration) -> (AttemptOutcome, Duration) {
         let begun = Instant::now();
         let attempt = self.attempt(url, headers, body, timeout, begun).await;
         (attempt, begun.elapsed())
@@ -117,14 +117,14 @@ impl Client {
         body: Bytes,
         timeout: Duration,
         begun: Instant,
-    ) -> Attempt {
+    ) -> AttemptOutcome {
         if self.blocks(url) {
-            return Attempt::Failed { kind: NoAnswer::Blocked, reason: Blocked.to_string() };
+            return AttemptOutcome::Failed { kind: TransportError::Blocked, reason: BlockedAddressError.to_string() };
         }
         let http = match self.http.get(url.scheme() == "https") {
             Ok(http) => http,
             Err(none) => {
-                return Attempt::Failed { kind: NoAnswer::Certificate, reason: format!("ECERT {none}") };
+                return AttemptOutcome::Failed { kind: TransportError::Certificate, reason: format!("ECERT {none}") };
             }
         };
         let request = http.post(url.clone()).headers(headers).body(body).timeout(timeout);
@@ -134,12 +134,12 @@ impl Client {
                 let left = timeout.saturating_sub(begun.elapsed());
                 // What counts is the status; an answer that ends half-way has one.
                 // Of a success nothing is asked of the body.
-                let most = if answer.status().is_success() { MAX_EXCERPT * 4 } else { MAX_ANSWER };
+                let most = if answer.status().is_success() { MAX_EXCERPT_CHARS * 4 } else { MAX_RESPONSE_BYTES };
                 let reading = beginning(&mut answer, most);
                 let body = tokio::time::timeout(left, reading).await.unwrap_or_default();
-                let pause = AskedPause::read(url, answer.headers(), &body, SystemTime::now());
+                let pause = RequestedPause::read(url, answer.headers(), &body, SystemTime::now());
                 let redirect = Redirect::read(status, answer.headers(), url);
-                Attempt::Answered { status, pause, redirect, excerpt: excerpt(&body) }
+                AttemptOutcome::Answered { status, pause, redirect, excerpt: excerpt(&body) }
             }
             Err(error) => failed(&error, url, timeout),
         }
@@ -153,7 +153,7 @@ async fn beginning(answer: &mut reqwest::Response, most: usize) -> Vec<u8> {
         read += chunk.len();
         let room = most.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if read > MAX_ANSWER {
+        if read > MAX_RESPONSE_BYTES {
             break;
         }
     }
@@ -161,24 +161,24 @@ async fn beginning(answer: &mut reqwest::Response, most: usize) -> Vec<u8> {
 }
 
 fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body.get(..MAX_EXCERPT * 4).unwrap_or(body));
-    let text: String = text.chars().take(MAX_EXCERPT).map(|c| if is_visible(c) { c } else { ' ' }).collect();
+    let text = String::from_utf8_lossy(body.get(..MAX_EXCERPT_CHARS * 4).unwrap_or(body));
+    let text: String = text.chars().take(MAX_EXCERPT_CHARS).map(|c| if is_visible(c) { c } else { ' ' }).collect();
     text.trim().to_owned()
 }
 
 /// Headers that cannot be sent. Never shows their values.
 #[derive(Debug, thiserror::Error)]
 #[error("the header {0} cannot be sent")]
-pub struct InvalidHeader(String);
+pub struct HeaderError(String);
 
 /// Headers as the client takes them; values are kept out of logs.
 ///
 /// # Errors
 /// When a name or value is none.
-pub fn header_map<'h>(pairs: impl IntoIterator<Item = (&'h str, &'h str)>) -> Result<HeaderMap, InvalidHeader> {
+pub fn header_map<'h>(pairs: impl IntoIterator<Item = (&'h str, &'h str)>) -> Result<HeaderMap, HeaderError> {
     let mut map = HeaderMap::new();
     for (name, value) in pairs {
-        let invalid = |_: &dyn fmt::Display| InvalidHeader(name.to_owned());
+        let invalid = |_: &dyn fmt::Display| HeaderError(name.to_owned());
         let key = HeaderName::from_bytes(name.as_bytes()).map_err(|error| invalid(&error))?;
         let mut value = HeaderValue::from_str(value).map_err(|error| invalid(&error))?;
         value.set_sensitive(true);
@@ -202,17 +202,17 @@ mod tests {
 
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(300);
+    const TEST_TIMEOUT: Duration = Duration::from_millis(300);
 
     /// A client for which every name that ends in `.test` has the addresses in front of that, joined
     /// by `-and-`; no other name exists. No test asks a name server.
-    fn client(allowed: &str) -> Client {
-        Client::with_names(Arc::new(allowed.parse().unwrap()), Arc::new(TestLookup)).unwrap()
+    fn client(allowed: &str) -> OutboundClient {
+        OutboundClient::with_names(Arc::new(allowed.parse().unwrap()), Arc::new(TestLookup)).unwrap()
     }
 
     struct TestLookup;
 
-    impl Lookup for TestLookup {
+    impl NameLookup for TestLookup {
         fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
             let addresses = name.strip_suffix(".test").map(|names| names.replace('_', ":"));
             Box::pin(async move {
@@ -240,17 +240,17 @@ mod tests {
         url
     }
 
-    async fn post(client: &Client, url: &Url, timeout: Duration) -> Attempt {
+    async fn post(client: &OutboundClient, url: &Url, timeout: Duration) -> AttemptOutcome {
         client.post(url, HeaderMap::new(), Bytes::from_static(b"{}"), timeout).await.0
     }
 
     #[tokio::test]
-    async fn an_answer_is_told_with_its_beginning() {
+    async fn response_is_returned_with_an_excerpt() {
         let url = server("HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\nsorry\x07\r\nx").await;
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
-        let expected = Attempt::Answered {
+        let expected = AttemptOutcome::Answered {
             status: 503,
-            pause: AskedPause::of(Some(Duration::from_secs(7))),
+            pause: RequestedPause::of(Some(Duration::from_secs(7))),
             redirect: None,
             excerpt: "sorry   x".to_owned(),
         };
@@ -272,22 +272,22 @@ mod tests {
         });
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
         let reason = "ECONNRESET the connection was closed without an answer".to_owned();
-        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::Refused, reason });
+        assert_eq!(attempt, AttemptOutcome::Failed { kind: TransportError::Refused, reason });
     }
 
     #[tokio::test]
-    async fn an_answer_whose_body_never_comes_counts_by_its_status() {
+    async fn response_without_its_body_counts_by_its_status() {
         let url = server("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n").await;
-        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
-        assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+        let attempt = post(&client("127.0.0.1"), &url, TEST_TIMEOUT).await;
+        assert!(matches!(attempt, AttemptOutcome::Answered { status: 200, .. }), "{attempt:?}");
     }
 
     #[tokio::test]
-    async fn silence_ends_in_time() {
+    async fn silent_receiver_times_out() {
         let url = server("").await;
-        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
+        let attempt = post(&client("127.0.0.1"), &url, TEST_TIMEOUT).await;
         let reason = "timeout of 300ms exceeded".to_owned();
-        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::TimedOut, reason });
+        assert_eq!(attempt, AttemptOutcome::Failed { kind: TransportError::TimedOut, reason });
     }
 
     #[tokio::test]
@@ -295,14 +295,14 @@ mod tests {
         let mut answer = "HTTP/1.1 200 OK\r\n".to_owned();
         (0..500).for_each(|number| answer.push_str(&format!("X-Header-{number}: value\r\n")));
         answer.push_str("Content-Length: 0\r\n\r\n");
-        let attempt = post(&client("127.0.0.1"), &server(answer.leak()).await, SOON).await;
-        assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+        let attempt = post(&client("127.0.0.1"), &server(answer.leak()).await, TEST_TIMEOUT).await;
+        assert!(matches!(attempt, AttemptOutcome::Answered { status: 200, .. }), "{attempt:?}");
     }
 
     async fn reason(answer: &'static str) -> String {
         match post(&client("127.0.0.1"), &server(answer).await, Duration::from_secs(5)).await {
-            Attempt::Failed { kind, reason } => format!("{} {reason}", kind.code()),
-            Attempt::Answered { status, .. } => status.to_string(),
+            AttemptOutcome::Failed { kind, reason } => format!("{} {reason}", kind.code()),
+            AttemptOutcome::Answered { status, .. } => status.to_string(),
         }
     }
 
@@ -318,47 +318,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connect_timeout_is_told_from_that_of_the_attempt() {
+    async fn connect_timeout_differs_from_the_attempt_timeout() {
         let mut url = server("").await;
         url.set_scheme("https").unwrap();
         let client = client("127.0.0.1");
-        client.http.searched(Duration::from_secs(20)).await;
+        client.http.wait_for_search(Duration::from_secs(20)).await;
         // The server takes the connection and begins no TLS session.
-        let (slow, short) = tokio::join!(post(&client, &url, Duration::from_secs(60)), post(&client, &url, SOON),);
-        let timed_out = |reason: &str| Attempt::Failed { kind: NoAnswer::TimedOut, reason: reason.to_owned() };
+        let (slow, short) = tokio::join!(post(&client, &url, Duration::from_secs(60)), post(&client, &url, TEST_TIMEOUT),);
+        let timed_out = |reason: &str| AttemptOutcome::Failed { kind: TransportError::TimedOut, reason: reason.to_owned() };
         assert_eq!(slow, timed_out("connect timeout of 5000ms exceeded"));
         assert_eq!(short, timed_out("timeout of 300ms exceeded"));
     }
 
     #[tokio::test]
-    async fn a_redirect_is_not_followed() {
+    async fn redirect_is_not_followed() {
         let url = server("HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
-        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
-        assert!(matches!(attempt, Attempt::Answered { status: 307, .. }), "{attempt:?}");
+        let attempt = post(&client("127.0.0.1"), &url, TEST_TIMEOUT).await;
+        assert!(matches!(attempt, AttemptOutcome::Answered { status: 307, .. }), "{attempt:?}");
     }
 
     #[tokio::test]
     async fn https_waits_for_certificates_and_http_does_not() {
         let allowed = Arc::new("127.0.0.1".parse().unwrap());
-        let client = Client { http: Arc::new(Clients::without_certificates()), allowed };
+        let client = OutboundClient { http: Arc::new(HttpClients::without_certificates()), allowed };
         let mut url = server("HTTP/1.1 204 No\r\n\r\n").await;
         assert!(client.https(&url).is_ok());
         let attempt = post(&client, &url, Duration::from_secs(5)).await;
-        assert!(matches!(attempt, Attempt::Answered { status: 204, .. }), "{attempt:?}");
+        assert!(matches!(attempt, AttemptOutcome::Answered { status: 204, .. }), "{attempt:?}");
         url.set_scheme("https").unwrap();
         assert!(client.https(&url).is_err());
         let attempt = post(&client, &url, Duration::from_secs(5)).await;
-        assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Certificate, .. }), "{attempt:?}");
+        assert!(matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Certificate, .. }), "{attempt:?}");
     }
 
     #[tokio::test]
-    async fn nobody_there_is_refused() {
+    async fn closed_port_is_refused() {
         let url = {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap()
         };
-        let attempt = post(&client("127.0.0.1"), &url, SOON).await;
-        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::Refused, reason: "ECONNREFUSED".to_owned() });
+        let attempt = post(&client("127.0.0.1"), &url, TEST_TIMEOUT).await;
+        assert_eq!(attempt, AttemptOutcome::Failed { kind: TransportError::Refused, reason: "ECONNREFUSED".to_owned() });
     }
 
     #[tokio::test]
@@ -367,19 +367,19 @@ mod tests {
         let port = url.port().unwrap();
         for host in ["127.0.0.1", "127.0.0.1.test", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
             let url = format!("http://{host}:{port}/").parse().unwrap();
-            let attempt = post(&client("false"), &url, SOON).await;
-            assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Blocked, .. }), "{host}: {attempt:?}");
+            let attempt = post(&client("false"), &url, TEST_TIMEOUT).await;
+            assert!(matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Blocked, .. }), "{host}: {attempt:?}");
         }
         let named = format!("http://10.0.0.1-and-127.0.0.1.test:{port}/").parse().unwrap();
-        let attempt = post(&client("127.0.0.0/8"), &named, SOON).await;
-        assert!(matches!(attempt, Attempt::Answered { status: 200, .. }), "{attempt:?}");
+        let attempt = post(&client("127.0.0.0/8"), &named, TEST_TIMEOUT).await;
+        assert!(matches!(attempt, AttemptOutcome::Answered { status: 200, .. }), "{attempt:?}");
     }
 
     /// Only the decision is asked for, so that not even a mistake could reach one of these.
     #[tokio::test]
-    async fn platform_services_are_blocked_under_true() {
+    async fn cloud_services_are_blocked_under_true() {
         let allowed: Arc<AllowPrivate> = Arc::new("true".parse().unwrap());
-        let client = Client::with_names(Arc::clone(&allowed), Arc::new(TestLookup)).unwrap();
+        let client = OutboundClient::with_names(Arc::clone(&allowed), Arc::new(TestLookup)).unwrap();
         for host in [
             "169.254.169.254",
             "2852039166",
@@ -391,7 +391,7 @@ mod tests {
             assert!(client.blocks(&url), "{host}");
         }
         assert!(!client.blocks(&"http://127.0.0.1/".parse().unwrap()));
-        let resolver = Resolver { allowed, names: Arc::new(TestLookup) };
+        let resolver = AddressFilter { allowed, names: Arc::new(TestLookup) };
         for (name, good) in [
             ("169.254.169.254.test", None),
             ("100.100.100.200-and-168.63.129.16.test", None),
@@ -402,30 +402,30 @@ mod tests {
             let found = found.map(|all| all.map(|one| one.to_string()).collect::<Vec<_>>());
             match (found, good) {
                 (Ok(found), Some(good)) => assert_eq!(found, [good], "{name}"),
-                (Err(error), None) => assert!(error.is::<Blocked>(), "{name}: {error}"),
+                (Err(error), None) => assert!(error.is::<BlockedAddressError>(), "{name}: {error}"),
                 (found, _) => unreachable!("{name}: {found:?}"),
             }
         }
     }
 
     #[tokio::test]
-    async fn a_name_without_address_is_not_found() {
+    async fn name_without_address_is_not_found() {
         let url = "http://nobody.invalid/".parse().unwrap();
         let attempt = post(&client("false"), &url, Duration::from_secs(5)).await;
         let reason = "getaddrinfo ENOTFOUND nobody.invalid".to_owned();
-        assert_eq!(attempt, Attempt::Failed { kind: NoAnswer::NotFound, reason });
+        assert_eq!(attempt, AttemptOutcome::Failed { kind: TransportError::NotFound, reason });
     }
 
     #[tokio::test]
-    async fn what_speaks_no_tls_is_a_certificate_error_or_a_broken_connection() {
+    async fn https_to_a_plain_text_port_is_a_certificate_error() {
         let mut url = server("HTTP/1.1 200 OK\r\n\r\n").await;
         url.set_scheme("https").unwrap();
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
-        assert!(matches!(attempt, Attempt::Failed { kind: NoAnswer::Certificate, .. }), "{attempt:?}");
+        assert!(matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Certificate, .. }), "{attempt:?}");
     }
 
     #[test]
-    fn a_header_that_cannot_be_sent_is_named_without_its_value() {
+    fn header_that_cannot_be_sent_is_named_without_its_value() {
         let error = header_map([("X-A", "s3cret\n")]).unwrap_err().to_string();
         assert_eq!(error, "the header X-A cannot be sent");
         assert!(!format!("{:?}", header_map([("X-A", "s3cret")]).unwrap()).contains("s3cret"));

@@ -15,8 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::address::AllowPrivate;
-use super::destination::{DeliveryLimit, Destination, DestinationName, Format, PreviousSecret, Subscription};
-use super::headers::{Source, may_be_set};
+use super::destination::{DeliveryLimit, Destination, DestinationName, PayloadFormat, PreviousSecret, EventFilter};
+use super::headers::{SourceName, is_settable};
 use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
 use crate::visible::is_visible;
@@ -38,11 +38,11 @@ const MAX_SPAN_MS: u64 = 24 * 3600 * 1000;
 
 /// What destinations have in common unless they say otherwise; made from `WEBHOOK_…`.
 #[derive(Clone, Debug)]
-pub struct Defaults {
+pub struct DestinationDefaults {
     events: Option<Vec<String>>,
     secret: Option<SecretString>,
     previous_secret: Option<SecretString>,
-    source: Source,
+    source: SourceName,
     headers: Vec<(String, SecretString)>,
     timeout: Duration,
     max_attempts: u32,
@@ -54,39 +54,39 @@ pub struct Defaults {
 
 /// What was configured.
 #[derive(Clone, Debug)]
-pub struct Configured {
+pub struct OutboundConfig {
     /// The destinations, in the order of their names.
     pub destinations: Vec<Destination>,
     /// For those that come later: registered ones, and tests of a URL.
-    pub defaults: Defaults,
+    pub defaults: DestinationDefaults,
 }
 
 /// Reads `WEBHOOK_URLS` and its companions, `DISCORD_WEBHOOK_URL`, and the destinations of `platforms_file`; problems
 /// are remembered in `env`. With `secrets` false (a process that delivers nothing) a reference that cannot be resolved
 /// is no problem.
 #[must_use]
-pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Configured {
-    let defaults = Defaults::read(env);
+pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> OutboundConfig {
+    let defaults = DestinationDefaults::read(env);
     let mut destinations = from_variables(env, &defaults);
     if let Some(path) = platforms_file {
-        file::lay_over(&mut destinations, path, &defaults, env, secrets);
+        file::apply_file(&mut destinations, path, &defaults, env, secrets);
     }
     if destinations.len() > MAX_DESTINATIONS {
         env.problem(URLS, format_args!("more than {MAX_DESTINATIONS} destinations in all"));
     }
-    Configured { destinations, defaults }
+    OutboundConfig { destinations, defaults }
 }
 
-impl Defaults {
+impl DestinationDefaults {
     fn read(env: &Env) -> Self {
         let (secret, previous_secret) = (signing_secret(env, KEY), signing_secret(env, PREVIOUS_KEY));
         if previous_secret.is_some() && secret.is_none() {
             env.problem(PREVIOUS_KEY, format_args!("needs {KEY}, which replaced it"));
         }
         let source = env.opt("WEBHOOK_SOURCE").map(|name| {
-            Source::new(name.trim()).unwrap_or_else(|reason| {
+            SourceName::new(name.trim()).unwrap_or_else(|reason| {
                 env.problem("WEBHOOK_SOURCE", reason);
-                Source::default()
+                SourceName::default()
             })
         });
         let source = source.unwrap_or_default();
@@ -113,9 +113,9 @@ impl Defaults {
     pub fn destination(&self, name: DestinationName, url: Url) -> Destination {
         Destination {
             name,
-            format: Format::of(&url),
+            format: PayloadFormat::of(&url),
             url,
-            subscription: Subscription::new(self.events.clone(), None),
+            subscription: EventFilter::new(self.events.clone(), None),
             secret: self.secret.clone(),
             previous_secrets: self.previous_secret.clone().map(PreviousSecret::lasting).into_iter().collect(),
             timeout: self.timeout,
@@ -130,8 +130,8 @@ impl Defaults {
             max_backlog: MAX_BACKLOG,
             allow_private: Arc::clone(&self.allow_private),
             paused: false,
-            sealed: false,
-            listed: false,
+            secret_unreadable: false,
+            from_url_list: false,
         }
     }
 
@@ -145,9 +145,9 @@ impl Defaults {
         url: Url,
         secret: SecretString,
     ) -> Result<Destination, crate::platform::UnknownName> {
-        let name = DestinationName::of_registered(platform)?;
+        let name = DestinationName::for_registered_platform(platform)?;
         Ok(Destination {
-            subscription: Subscription::new(None, Some(platform.clone())),
+            subscription: EventFilter::new(None, Some(platform.clone())),
             secret: Some(secret),
             previous_secrets: Vec::new(),
             // The operator's headers may hold credentials of his own.
@@ -158,7 +158,7 @@ impl Defaults {
 
     /// `WEBHOOK_SOURCE`.
     #[must_use]
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &SourceName {
         &self.source
     }
 
@@ -202,13 +202,13 @@ pub fn destination_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-fn from_variables(env: &Env, defaults: &Defaults) -> Vec<Destination> {
+fn from_variables(env: &Env, defaults: &DestinationDefaults) -> Vec<Destination> {
     let mut destinations = Vec::new();
     let mut add = |variable: &str, name: &str, text: &str| match destination_url(text) {
         Ok(url) => {
             if let Ok(name) = DestinationName::new(name) {
-                let listed = variable == URLS;
-                destinations.push(Destination { listed, ..defaults.destination(name, url) });
+                let from_url_list = variable == URLS;
+                destinations.push(Destination { from_url_list, ..defaults.destination(name, url) });
             }
         }
         Err(reason) => env.problem(variable, format_args!("{name}: {reason}")),
@@ -239,7 +239,7 @@ fn patterns(env: &Env, list: &str) -> Vec<String> {
 fn signing_secret(env: &Env, variable: &str) -> Option<SecretString> {
     let text = env.text(variable)?;
     let key = signing_key(&text).map_err(|reason| env.problem(variable, reason)).ok()?;
-    if let Some(remark) = signing_remark(&text) {
+    if let Some(remark) = signing_warning(&text) {
         env.warn(variable, remark);
     }
     Some(key)
@@ -259,13 +259,13 @@ pub(crate) fn signing_key(text: &SecretText) -> Result<SecretString, &'static st
 }
 
 /// Warning for the operator about `text`, which deliveries are signed with as it is.
-fn signing_remark(text: &SecretText) -> Option<String> {
+fn signing_warning(text: &SecretText) -> Option<String> {
     let remark = text.remark()?;
     let as_it_is = signing_key(text).is_ok_and(|key| key.expose_secret() == text.literal());
     as_it_is.then(|| format!("{remark}; deliveries are signed with all of it, which receivers may not expect"))
 }
 
-fn headers(env: &Env, list: &str, source: &Source) -> Vec<(String, SecretString)> {
+fn headers(env: &Env, list: &str, source: &SourceName) -> Vec<(String, SecretString)> {
     let mut headers = Vec::new();
     for piece in list.split(',').filter(|piece| !piece.trim().is_empty()) {
         let Some((name, value)) = piece.split_once(':') else {
@@ -281,11 +281,11 @@ fn headers(env: &Env, list: &str, source: &Source) -> Vec<(String, SecretString)
 }
 
 /// One of the operator's headers.
-fn header(name: &str, value: &str, source: &Source) -> Result<(String, SecretString), String> {
+fn header(name: &str, value: &str, source: &SourceName) -> Result<(String, SecretString), String> {
     if super::client::header_map([(name, value)]).is_err() {
         return Err("holds a name or value that no header can have".to_owned());
     }
-    if !may_be_set(name, source) {
+    if !is_settable(name, source) {
         return Err(format!("{name} is set by Tributary and cannot be replaced"));
     }
     Ok((name.to_owned(), SecretString::from(value)))

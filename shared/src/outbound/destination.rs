@@ -13,12 +13,12 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::address::AllowPrivate;
-use super::headers::Source;
+use super::headers::SourceName;
 use crate::event::Millis;
 use crate::platform::{PlatformName, UnknownName};
 
 /// What the names of registered platforms' destinations begin with, and no other's.
-const REGISTERED: &str = "platform_";
+const REGISTERED_PREFIX: &str = "platform_";
 
 /// A destination's name: the grammar of a platform's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,14 +43,14 @@ impl DestinationName {
     ///
     /// # Errors
     /// When the platform's name leaves no room for it.
-    pub fn of_registered(platform: &PlatformName) -> Result<Self, UnknownName> {
-        Self::new(&format!("{REGISTERED}{platform}"))
+    pub fn for_registered_platform(platform: &PlatformName) -> Result<Self, UnknownName> {
+        Self::new(&format!("{REGISTERED_PREFIX}{platform}"))
     }
 
-    /// Whether it is one that [`Self::of_registered`] gives.
+    /// Whether it is one that [`Self::for_registered_platform`] gives.
     #[must_use]
-    pub fn is_of_registered(&self) -> bool {
-        self.as_str().starts_with(REGISTERED)
+    pub fn is_for_registered_platform(&self) -> bool {
+        self.as_str().starts_with(REGISTERED_PREFIX)
     }
 
     /// Name of the destination that a queue of this name was made for: without the digits of a
@@ -111,7 +111,7 @@ impl fmt::Display for UrlFingerprint {
 /// What a destination is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum PayloadFormat {
     /// The standard payload, signed.
     Standard,
     /// A message for people, by Slack's incoming webhooks.
@@ -120,7 +120,7 @@ pub enum Format {
     Discord,
 }
 
-impl Format {
+impl PayloadFormat {
     /// What the services' own hosts understand.
     #[must_use]
     pub fn of(url: &Url) -> Self {
@@ -139,14 +139,14 @@ impl Format {
 
 /// Which events a destination gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subscription {
+pub struct EventFilter {
     /// Patterns; `*` stands for any text. None: all.
     events: Option<Vec<String>>,
     /// Only of this platform.
     platform: Option<PlatformName>,
 }
 
-impl Subscription {
+impl EventFilter {
     /// Everything that `events` (none: all) match, of `platform` (none: of all).
     #[must_use]
     pub fn new(events: Option<Vec<String>>, platform: Option<PlatformName>) -> Self {
@@ -162,7 +162,7 @@ impl Subscription {
 
     /// Whether an event that somebody triggers by hand, and that is of no platform, is wanted.
     #[must_use]
-    pub fn wants_by_hand(&self, event: &str) -> bool {
+    pub fn wants_manual_trigger(&self, event: &str) -> bool {
         self.platform.is_none()
             && self.events.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
     }
@@ -232,7 +232,7 @@ pub struct Destination {
     /// Where to. Its path is often a secret: only the host is ever shown.
     pub url: Url,
     /// Which events.
-    pub subscription: Subscription,
+    pub subscription: EventFilter,
     /// What deliveries are signed with; none: they are not.
     pub secret: Option<SecretString>,
     /// Secrets that deliveries are signed with beside it, the newest first.
@@ -250,9 +250,9 @@ pub struct Destination {
     /// How fast.
     pub limit: DeliveryLimit,
     /// What is sent.
-    pub format: Format,
+    pub format: PayloadFormat,
     /// Who sends.
-    pub source: Source,
+    pub source: SourceName,
     /// Discord on `stream.live`: whom to mention (`everyone`, `here`, or a role's id).
     pub mention: Option<String>,
     /// Discord on `stream.live`: where to watch; `{stream_id}` and `{room_id}` are replaced.
@@ -264,9 +264,9 @@ pub struct Destination {
     /// Held from the start.
     pub paused: bool,
     /// Its secret cannot be opened by this process: nothing is sent.
-    pub sealed: bool,
+    pub secret_unreadable: bool,
     /// True if it is one of `WEBHOOK_URLS`.
-    pub listed: bool,
+    pub from_url_list: bool,
 }
 
 impl Destination {
@@ -280,7 +280,7 @@ impl Destination {
         };
         self.name == other.name
             && self.url == other.url
-            && self.sealed == other.sealed
+            && self.secret_unreadable == other.secret_unreadable
             && secret(self) == secret(other)
             && previous(self) == previous(other)
     }
@@ -289,7 +289,7 @@ impl Destination {
     /// are mere positions, else its name.
     #[must_use]
     pub fn scope(&self) -> &str {
-        if self.listed { "*" } else { self.name.as_str() }
+        if self.from_url_list { "*" } else { self.name.as_str() }
     }
 
     /// Secrets that a delivery is signed with at `now`, the newest first.
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_text() {
+    fn pattern_star_stands_for_any_text() {
         for (pattern, text) in [
             ("*", "job.completed"),
             ("*", ""),
@@ -346,12 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn a_registered_destination_gets_its_own_platforms_events_only() {
+    fn filter_of_a_platform_matches_its_events_only() {
         let acme = PlatformName::new("acme").unwrap();
-        let all_of_acme = Subscription::new(None, Some(acme.clone()));
+        let all_of_acme = EventFilter::new(None, Some(acme.clone()));
         assert!(all_of_acme.wants(&acme, "x"));
         assert!(!all_of_acme.wants(&PlatformName::new("mux").unwrap(), "x"));
-        let jobs = Subscription::new(Some(vec!["job.*".to_owned()]), None);
+        let jobs = EventFilter::new(Some(vec!["job.*".to_owned()]), None);
         assert!(jobs.wants(&acme, "job.done") && !jobs.wants(&acme, "stream.live"));
     }
 
@@ -381,16 +381,16 @@ mod tests {
     }
 
     #[test]
-    fn the_format_follows_from_the_host() {
+    fn format_follows_from_the_host() {
         for (url, format) in [
-            ("https://hooks.slack.com/services/T/B/X", Format::Slack),
-            ("https://discord.com/api/webhooks/1/x", Format::Discord),
-            ("https://discord.com/api/v10/webhooks/1/x", Format::Discord),
-            ("https://discordapp.com/api/webhooks/1/x", Format::Discord),
-            ("https://discord.com.evil.example/api/webhooks/1/x", Format::Standard),
-            ("https://example.com/hooks.slack.com", Format::Standard),
+            ("https://hooks.slack.com/services/T/B/X", PayloadFormat::Slack),
+            ("https://discord.com/api/webhooks/1/x", PayloadFormat::Discord),
+            ("https://discord.com/api/v10/webhooks/1/x", PayloadFormat::Discord),
+            ("https://discordapp.com/api/webhooks/1/x", PayloadFormat::Discord),
+            ("https://discord.com.evil.example/api/webhooks/1/x", PayloadFormat::Standard),
+            ("https://example.com/hooks.slack.com", PayloadFormat::Standard),
         ] {
-            assert_eq!(Format::of(&url.parse().unwrap()), format, "{url}");
+            assert_eq!(PayloadFormat::of(&url.parse().unwrap()), format, "{url}");
         }
     }
 }

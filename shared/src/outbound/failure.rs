@@ -7,41 +7,41 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 use url::Url;
 
-use super::client::CONNECT;
-use super::delivery::{Attempt, NoAnswer};
-use super::names::{Blocked, NotFound};
+use super::client::CONNECT_TIMEOUT;
+use super::delivery::{AttemptOutcome, TransportError};
+use super::resolver::{BlockedAddressError, NameNotFoundError};
 
 /// Outcome of an attempt that got no answer from `url` within `timeout`.
-pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> Attempt {
+pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> AttemptOutcome {
     let host = url.host_str().unwrap_or_default();
-    let (kind, reason) = if find::<Blocked>(error).is_some() {
-        (NoAnswer::Blocked, Blocked.to_string())
-    } else if find::<NotFound>(error).is_some() {
-        (NoAnswer::NotFound, format!("getaddrinfo ENOTFOUND {host}"))
+    let (kind, reason) = if find::<BlockedAddressError>(error).is_some() {
+        (TransportError::Blocked, BlockedAddressError.to_string())
+    } else if find::<NameNotFoundError>(error).is_some() {
+        (TransportError::NotFound, format!("getaddrinfo ENOTFOUND {host}"))
     } else if error.is_timeout() {
-        (NoAnswer::TimedOut, timed_out(error, timeout))
+        (TransportError::TimedOut, timed_out(error, timeout))
     } else if let Some(tls) = find::<rustls::Error>(error) {
         tls_failed(tls, host)
     } else if let Some(http) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
-        (NoAnswer::Protocol, unreadable(http))
+        (TransportError::Protocol, unreadable(http))
     } else if find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message) {
-        (NoAnswer::Refused, "ECONNRESET the connection was closed without an answer".to_owned())
+        (TransportError::Refused, "ECONNRESET the connection was closed without an answer".to_owned())
     } else {
         match find::<io::Error>(error).map(io::Error::kind) {
-            Some(io::ErrorKind::ConnectionRefused) => (NoAnswer::Refused, "ECONNREFUSED".to_owned()),
-            Some(io::ErrorKind::TimedOut) => (NoAnswer::TimedOut, timed_out(error, timeout)),
+            Some(io::ErrorKind::ConnectionRefused) => (TransportError::Refused, "ECONNREFUSED".to_owned()),
+            Some(io::ErrorKind::TimedOut) => (TransportError::TimedOut, timed_out(error, timeout)),
             Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
-                (NoAnswer::Refused, "EHOSTUNREACH".to_owned())
+                (TransportError::Refused, "EHOSTUNREACH".to_owned())
             }
-            _ => (NoAnswer::Refused, "ECONNRESET".to_owned()),
+            _ => (TransportError::Refused, "ECONNRESET".to_owned()),
         }
     };
-    Attempt::Failed { kind, reason }
+    AttemptOutcome::Failed { kind, reason }
 }
 
 fn timed_out(error: &reqwest::Error, timeout: Duration) -> String {
     if error.is_connect() {
-        format!("connect timeout of {}ms exceeded", CONNECT.as_millis())
+        format!("connect timeout of {}ms exceeded", CONNECT_TIMEOUT.as_millis())
     } else {
         format!("timeout of {}ms exceeded", timeout.as_millis())
     }
@@ -59,12 +59,12 @@ fn unreadable(error: &hyper::Error) -> String {
     }
 }
 
-fn tls_failed(error: &rustls::Error, host: &str) -> (NoAnswer, String) {
+fn tls_failed(error: &rustls::Error, host: &str) -> (TransportError, String) {
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
     let text = match error {
         AlertReceived(AlertDescription::NoApplicationProtocol) => {
             let text = "EPROTO the receiver refuses HTTP/1.1 (an HTTP/2-only receiver?)";
-            return (NoAnswer::Protocol, text.to_owned());
+            return (TransportError::Protocol, text.to_owned());
         }
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "the certificate has expired".to_owned()
@@ -83,7 +83,7 @@ fn tls_failed(error: &rustls::Error, host: &str) -> (NoAnswer, String) {
         }
         other => other.to_string(),
     };
-    (NoAnswer::Certificate, format!("ECERT {text}"))
+    (TransportError::Certificate, format!("ECERT {text}"))
 }
 
 /// The first cause of this type.
@@ -126,6 +126,6 @@ mod tests {
             assert_eq!(of(error), reason);
         }
         let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
-        assert_eq!(tls_failed(&alert, "hook.example").0, NoAnswer::Protocol);
+        assert_eq!(tls_failed(&alert, "hook.example").0, TransportError::Protocol);
     }
 }

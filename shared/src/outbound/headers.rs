@@ -14,11 +14,11 @@ use crate::event::Millis;
 use crate::signature::base64_text;
 
 /// How far events travelled from one Tributary to the next; see [`MAX_HOPS`].
-pub const HOPS: &str = "tributary-hops";
+pub const HOPS_HEADER: &str = "tributary-hops";
 /// Deliveries of one event, from one Tributary to the next, before it is a loop.
 pub const MAX_HOPS: u32 = 8;
 /// W3C trace context, where the event has one.
-pub const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT_HEADER: &str = "traceparent";
 /// Header names that the operator cannot set, beside `X-<Source>-…` and `webhook-…`.
 const RESERVED: [&str; 13] = [
     "host",
@@ -32,28 +32,28 @@ const RESERVED: [&str; 13] = [
     "trailer",
     "upgrade",
     "user-agent",
-    HOPS,
-    TRACEPARENT,
+    HOPS_HEADER,
+    TRACEPARENT_HEADER,
 ];
 
 /// `WEBHOOK_SOURCE`: a name that header names can be made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source(String);
+pub struct SourceName(String);
 
 /// A text that no header name can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to 64 letters, digits and '-', since header names are made of it")]
-pub struct InvalidSource;
+pub struct SourceNameError;
 
-impl Source {
+impl SourceName {
     /// Checks it.
     ///
     /// # Errors
     /// When it is empty, long, or holds anything but ASCII letters, digits and `-`.
-    pub fn new(name: &str) -> Result<Self, InvalidSource> {
+    pub fn new(name: &str) -> Result<Self, SourceNameError> {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         let fits = (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with('-');
-        if fits { Ok(Self(name.to_owned())) } else { Err(InvalidSource) }
+        if fits { Ok(Self(name.to_owned())) } else { Err(SourceNameError) }
     }
 
     /// As the operator wrote it.
@@ -69,7 +69,7 @@ impl Source {
     }
 }
 
-impl Default for Source {
+impl Default for SourceName {
     fn default() -> Self {
         Self("Tributary".to_owned())
     }
@@ -77,7 +77,7 @@ impl Default for Source {
 
 /// Whether the operator may set the header `name` (of any case).
 #[must_use]
-pub fn may_be_set(name: &str, source: &Source) -> bool {
+pub fn is_settable(name: &str, source: &SourceName) -> bool {
     let name = name.to_ascii_lowercase();
     let ours = source.header("").to_ascii_lowercase();
     !name.starts_with(&ours) && !name.starts_with("webhook-") && !RESERVED.contains(&name.as_str())
@@ -89,7 +89,7 @@ pub fn may_be_set(name: &str, source: &Source) -> bool {
 /// `X-<Source>-Signature-Previous` by the others, and `webhook-signature` by all of them.
 #[must_use]
 pub fn headers(
-    source: &Source,
+    source: &SourceName,
     secrets: &[&SecretString],
     event: &str,
     delivery: &str,
@@ -104,7 +104,7 @@ pub fn headers(
         (source.header("Delivery"), delivery.to_owned()),
         ("webhook-id".to_owned(), delivery.to_owned()),
         ("webhook-timestamp".to_owned(), now.div_euclid(1000).to_string()),
-        (HOPS.to_owned(), hops.to_string()),
+        (HOPS_HEADER.to_owned(), hops.to_string()),
     ];
     let seconds = now.div_euclid(1000).to_string();
     let signed = [delivery.as_bytes(), b".", seconds.as_bytes(), b".", body];
@@ -158,7 +158,7 @@ mod tests {
         let secrets: Vec<SecretString> = secrets.iter().map(|secret| SecretString::from(*secret)).collect();
         let secrets: Vec<&SecretString> = secrets.iter().collect();
         headers(
-            &Source::new("StreamGank").unwrap(),
+            &SourceName::new("StreamGank").unwrap(),
             &secrets,
             "job.completed",
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -172,7 +172,7 @@ mod tests {
 
     /// The vector of the Standard Webhooks reference libraries.
     #[test]
-    fn the_standard_signature_is_that_of_its_vector() {
+    fn standard_signature_matches_its_test_vector() {
         let headers = of(Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), br#"{"test": 2432232314}"#);
         assert_eq!(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         assert_eq!(headers["webhook-timestamp"], "1614265330");
@@ -180,7 +180,7 @@ mod tests {
 
     /// `printf '{"a":1}' | openssl dgst -sha256 -hmac s3cret`
     #[test]
-    fn the_body_is_signed_as_sent() {
+    fn body_is_signed_as_sent() {
         let headers = of(Some("s3cret"), br#"{"a":1}"#);
         assert_eq!(
             headers["X-StreamGank-Signature"],
@@ -206,26 +206,26 @@ mod tests {
     }
 
     #[test]
-    fn without_a_secret_nothing_is_signed() {
+    fn delivery_without_a_secret_is_not_signed() {
         let headers = of(None, b"{}");
         assert!(!headers.keys().any(|name| name.to_lowercase().contains("signature")));
     }
 
     #[test]
-    fn the_operators_headers_replace_none_of_ours() {
-        let source = Source::new("StreamGank").unwrap();
-        for name in ["x-streamgank-signature", "X-STREAMGANK-Extra", "Webhook-Id", "Host", "content-length", HOPS] {
-            assert!(!may_be_set(name, &source), "{name}");
+    fn operator_headers_cannot_replace_reserved_ones() {
+        let source = SourceName::new("StreamGank").unwrap();
+        for name in ["x-streamgank-signature", "X-STREAMGANK-Extra", "Webhook-Id", "Host", "content-length", HOPS_HEADER] {
+            assert!(!is_settable(name, &source), "{name}");
         }
         for name in ["Authorization", "X-Custom-Header", "X-Tributary-Event"] {
-            assert!(may_be_set(name, &source), "{name}");
+            assert!(is_settable(name, &source), "{name}");
         }
     }
 
     #[test]
-    fn a_source_makes_a_header_name() {
+    fn source_name_must_fit_a_header_name() {
         for wrong in ["", "a b", "ä", "a:b", "-a", &"a".repeat(65)] {
-            assert_eq!(Source::new(wrong), Err(InvalidSource), "{wrong}");
+            assert_eq!(SourceName::new(wrong), Err(SourceNameError), "{wrong}");
         }
     }
 }

@@ -12,11 +12,11 @@ pub mod destination;
 mod failure;
 pub mod format;
 pub mod headers;
-mod names;
+mod resolver;
 pub mod pause;
 pub mod payload;
 pub mod redirect;
 
 pub use destination::{
-    DeliveryLimit, Destination, DestinationName, Format, PreviousSecret, Subscription, UrlFingerprint,
+    DeliveryLimit, Destination, DestinationName, PayloadFormat, PreviousSecret, EventFilter, UrlFingerprint,
 };

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::Format;
+use super::PayloadFormat;
 use crate::json::time::parse_text;
 
 /// The longest pause that is obeyed.
@@ -28,7 +28,7 @@ const MIN_MILLIS: Duration = Duration::from_millis(250);
 
 /// Pauses that an answer names, in the forms that receivers have for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AskedPause {
+pub struct RequestedPause {
     /// True if it has `Retry-After`, readable or not.
     present: bool,
     /// `Retry-After`, or its form in milliseconds.
@@ -50,7 +50,7 @@ struct BodyPause {
     old_discord: bool,
 }
 
-impl AskedPause {
+impl RequestedPause {
     /// Reads an answer of `url` that arrived at `now`. Times are compared with the answer's own
     /// `Date`.
     pub(super) fn read(url: &Url, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Self {
@@ -89,10 +89,10 @@ impl AskedPause {
 
     /// Pause of a receiver of `format`, the most precise first; `None`: it names none.
     #[must_use]
-    pub fn pause(&self, format: Format) -> Option<Duration> {
+    pub fn pause(&self, format: PayloadFormat) -> Option<Duration> {
         let body = self.body.map(|body| {
             let millis = body.seconds / 1000;
-            let is_millis = format == Format::Discord && body.old_discord && millis >= MIN_MILLIS;
+            let is_millis = format == PayloadFormat::Discord && body.old_discord && millis >= MIN_MILLIS;
             if is_millis { millis } else { body.seconds }
         });
         let all = [self.reset_after, body, self.retry_after, self.window];
@@ -102,7 +102,7 @@ impl AskedPause {
 }
 
 #[cfg(test)]
-impl AskedPause {
+impl RequestedPause {
     /// A `Retry-After` of so long.
     pub(super) fn of(retry_after: Option<Duration>) -> Self {
         let usable = retry_after.filter(|pause| !pause.is_zero());
@@ -195,15 +195,15 @@ fn policies(text: &str) -> Option<Duration> {
 
 fn in_body(url: &Url, body: &[u8], now: SystemTime) -> Option<BodyPause> {
     #[derive(Deserialize)]
-    struct Busy<'b> {
+    struct BusyBody<'b> {
         #[serde(borrow, default)]
         retry_after: Option<&'b RawValue>,
         #[serde(borrow, default)]
         parameters: Option<&'b RawValue>,
     }
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let busy: Busy<'_> = serde_json::from_slice(body).ok()?;
-    let inner = busy.parameters.and_then(|inner| serde_json::from_str::<Busy<'_>>(inner.get()).ok());
+    let busy: BusyBody<'_> = serde_json::from_slice(body).ok()?;
+    let inner = busy.parameters.and_then(|inner| serde_json::from_str::<BusyBody<'_>>(inner.get()).ok());
     let places = [busy.retry_after, inner.and_then(|inner| inner.retry_after)];
     let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
     let mut texts = places.into_iter().flatten().map(text);
@@ -232,11 +232,11 @@ mod tests {
 
     const HOOK: &str = "https://a.example/api/webhooks/1/x";
 
-    fn asked(headers: &[(&str, &str)], body: &str, format: Format) -> Option<f64> {
+    fn asked(headers: &[(&str, &str)], body: &str, format: PayloadFormat) -> Option<f64> {
         asked_by(HOOK, headers, body, format)
     }
 
-    fn asked_by(url: &str, headers: &[(&str, &str)], body: &str, format: Format) -> Option<f64> {
+    fn asked_by(url: &str, headers: &[(&str, &str)], body: &str, format: PayloadFormat) -> Option<f64> {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let headers = headers
             .iter()
@@ -244,7 +244,7 @@ mod tests {
                 (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
             })
             .collect();
-        let pause = AskedPause::read(&url.parse().unwrap(), &headers, body.as_bytes(), now).pause(format);
+        let pause = RequestedPause::read(&url.parse().unwrap(), &headers, body.as_bytes(), now).pause(format);
         pause.map(|pause| pause.as_secs_f64())
     }
 
@@ -281,18 +281,18 @@ mod tests {
             ("NaN", None),
             ("soon", None),
         ] {
-            assert_eq!(asked(&[("Retry-After", text)], "", Format::Standard), pause, "{text}");
+            assert_eq!(asked(&[("Retry-After", text)], "", PayloadFormat::Standard), pause, "{text}");
         }
     }
 
     #[test]
     fn dates_are_compared_with_the_receivers_clock() {
         let headers = [("Date", "Sun, 06 Nov 1994 10:00:00 GMT"), ("Retry-After", "Sun, 06 Nov 1994 10:00:09 GMT")];
-        assert_eq!(asked(&headers, "", Format::Standard), Some(9.0));
+        assert_eq!(asked(&headers, "", PayloadFormat::Standard), Some(9.0));
     }
 
     #[test]
-    fn rate_limit_headers_count_where_nothing_better_does() {
+    fn rate_limit_headers_count_without_more_precise_ones() {
         for (name, value, pause) in [
             ("RateLimit-Reset", "50", 50.0),
             ("RateLimit", "limit=100, remaining=0, reset=50", 50.0),
@@ -308,19 +308,19 @@ mod tests {
             ("X-RateLimit-Reset", "7", 7.0),
             ("X-RateLimit-Reset-After", "5s", 5.0),
         ] {
-            assert_eq!(asked(&[(name, value)], "", Format::Standard), Some(pause), "{name}: {value}");
+            assert_eq!(asked(&[(name, value)], "", PayloadFormat::Standard), Some(pause), "{name}: {value}");
         }
         let headers = [("Retry-After", "3"), ("RateLimit-Reset", "50"), ("X-RateLimit-Reset", "9")];
-        assert_eq!(asked(&headers, "", Format::Standard), Some(3.0));
+        assert_eq!(asked(&headers, "", PayloadFormat::Standard), Some(3.0));
     }
 
     #[test]
     fn first_usable_place_and_value_count() {
         let fine = [("Retry-After", "soon"), ("Retry-After", "0"), ("Retry-After", "60"), ("Retry-After", "30")];
-        assert_eq!(asked(&fine, "", Format::Standard), Some(60.0));
+        assert_eq!(asked(&fine, "", PayloadFormat::Standard), Some(60.0));
         let zero = [("X-RateLimit-Reset-After", "0"), ("Retry-After", "0"), ("RateLimit-Reset", "50")];
-        assert_eq!(asked(&zero, "{\"retry_after\": 0}", Format::Standard), Some(50.0));
-        assert_eq!(asked(&zero[..2], "{\"retry_after\": 7}", Format::Standard), Some(7.0));
+        assert_eq!(asked(&zero, "{\"retry_after\": 0}", PayloadFormat::Standard), Some(50.0));
+        assert_eq!(asked(&zero[..2], "{\"retry_after\": 7}", PayloadFormat::Standard), Some(7.0));
     }
 
     #[test]
@@ -336,7 +336,7 @@ mod tests {
             ("{\"retry_after\": {}}", None),
             ("[]", None),
         ] {
-            assert_eq!(asked(&[], body, Format::Standard), pause, "{body}");
+            assert_eq!(asked(&[], body, PayloadFormat::Standard), pause, "{body}");
         }
     }
 
@@ -355,8 +355,8 @@ mod tests {
             (old, &[], "64.57", 64.57),
             (old, &[("X-RateLimit-Reset-After", "1.5")], "1337", 1.5),
         ] {
-            assert_eq!(asked_by(url, headers, &limited(number), Format::Discord), Some(pause), "{url} {number}");
+            assert_eq!(asked_by(url, headers, &limited(number), PayloadFormat::Discord), Some(pause), "{url} {number}");
         }
-        assert_eq!(asked_by(old, &[], &limited("1337"), Format::Standard), Some(1337.0));
+        assert_eq!(asked_by(old, &[], &limited("1337"), PayloadFormat::Standard), Some(1337.0));
     }
 }

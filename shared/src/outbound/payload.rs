@@ -8,18 +8,18 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::event::Millis;
-use crate::json::{Document, Node, Value};
+use crate::json::{Document, JsonNode, Value};
 
 /// Where an event without a `/data` object keeps what it is about.
-const PLACES: [&str; 2] = ["data", "payload"];
+const DATA_MEMBERS: [&str; 2] = ["data", "payload"];
 /// Largest integer that ECMAScript's numbers hold exactly with all smaller ones (2^53 − 1).
 const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
 /// Namespace of delivery ids (a UUID made once for this purpose).
-const DELIVERIES: Uuid = Uuid::from_u128(0x6f1d_3f0a_8f3c_4b8e_9a51_2d0c_7be4_91aa);
+const DELIVERY_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_3f0a_8f3c_4b8e_9a51_2d0c_7be4_91aa);
 
 /// What a payload is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Parts<'a> {
+pub struct PayloadParts<'a> {
     /// The event's type.
     pub event: &'a str,
     /// The event's body as the provider sent it.
@@ -40,7 +40,7 @@ pub struct Parts<'a> {
 
 /// The payload's text. A body that is no JSON becomes `null`.
 #[must_use]
-pub fn payload(parts: &Parts<'_>) -> String {
+pub fn payload(parts: &PayloadParts<'_>) -> String {
     let mut out = String::with_capacity(parts.body.len() + 512);
     let text = |out: &mut String, key: &str, value: &str| {
         out.push_str(key);
@@ -49,7 +49,7 @@ pub fn payload(parts: &Parts<'_>) -> String {
     text(&mut out, "{\"event\":", parts.event);
     out.push_str(",\"data\":");
     json(&mut out, &crate::json::text(parts.body), |root| {
-        PLACES
+        DATA_MEMBERS
             .iter()
             .filter_map(|place| root.get(place))
             .find(|node| matches!(node.value(), Value::Object(_)))
@@ -75,7 +75,7 @@ pub fn payload(parts: &Parts<'_>) -> String {
 pub fn delivery_id(platform: &str, event_id: &str, destination: &str) -> Uuid {
     use sha1::{Digest as _, Sha1};
     let mut hash = Sha1::new();
-    hash.update(DELIVERIES.as_bytes());
+    hash.update(DELIVERY_ID_NAMESPACE.as_bytes());
     for piece in [platform, event_id, destination] {
         hash.update((piece.len() as u64).to_be_bytes());
         hash.update(piece);
@@ -85,14 +85,14 @@ pub fn delivery_id(platform: &str, event_id: &str, destination: &str) -> Uuid {
     uuid::Builder::from_sha1_bytes(bytes).into_uuid()
 }
 
-fn json<'a>(out: &mut String, text: &'a str, choose: impl Fn(&Node<'a>) -> Node<'a>) {
+fn json<'a>(out: &mut String, text: &'a str, choose: impl Fn(&JsonNode<'a>) -> JsonNode<'a>) {
     match Document::parse_text(text) {
         Ok(document) => print(out, &choose(document.root())),
         Err(_) => out.push_str("null"),
     }
 }
 
-fn print(out: &mut String, node: &Node<'_>) {
+fn print(out: &mut String, node: &JsonNode<'_>) {
     match node.value() {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
@@ -155,8 +155,8 @@ mod tests {
 
     use super::*;
 
-    fn parts(body: &[u8]) -> Parts<'_> {
-        Parts {
+    fn parts(body: &[u8]) -> PayloadParts<'_> {
+        PayloadParts {
             event: "job.completed",
             body,
             at: 1_704_110_730_123,
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_the_documented_members_in_the_documented_order() {
+    fn payload_members_are_in_the_documented_order() {
         assert_eq!(
             payload(&parts(br#"{"event":"x","data":{"job_id":"j"}}"#)),
             r#"{"event":"job.completed","data":{"job_id":"j"},"timestamp":"2024-01-01T12:05:30.123Z","webhook_id":"webhook_1","source":"streamgank","platform":"streamgank","event_id":"e-1","result":{"processed":true,"action":"recorded"}}"#
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_the_bodys_data_else_its_payload_else_the_body() {
+    fn payload_data_is_data_else_payload_else_the_body() {
         assert_eq!(data(r#"{"data":{"a":1},"payload":{"b":2}}"#), r#"{"a":1}"#);
         assert_eq!(data(r#"{"data":[1],"payload":{"b":2}}"#), r#"{"b":2}"#);
         assert_eq!(data(r#"{"data":[1],"payload":"x"}"#), r#"{"data":[1],"payload":"x"}"#);
@@ -193,7 +193,7 @@ mod tests {
 
     /// Expected values from `JSON.stringify(JSON.parse(text))` in Node 20.
     #[test]
-    fn it_is_what_javascript_would_print() {
+    fn payload_equals_json_stringify() {
         for (given, printed) in [
             (r#"{"n":1.0}"#, r#"{"n":1}"#),
             (r#"{"n":1e3}"#, r#"{"n":1000}"#),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_too_large_for_javascript_is_kept() {
+    fn integer_too_large_for_javascript_is_kept() {
         assert_eq!(
             data(r#"{"n":9007199254740993,"m":-12345678901234567890}"#),
             r#"{"n":9007199254740993,"m":-12345678901234567890}"#
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_has_one_id_and_no_other_delivery_has_it() {
+    fn delivery_id_is_stable_and_unique() {
         let id = delivery_id("mux", "e-1", "webhook_1");
         assert_eq!(id, delivery_id("mux", "e-1", "webhook_1"));
         assert_eq!(id.get_version_num(), 5);

@@ -5,7 +5,7 @@
 
 use super::{Locator, PayloadError, Platform};
 use crate::event::{MAX_EVENT_TYPE_BYTES, Millis};
-use crate::json::{self, Document, JsonError, Node, time};
+use crate::json::{self, Document, JsonError, JsonNode, time};
 
 /// What an event is, beside its id and its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub fn derive(
     let occurred_at = if was_in_a_header(&platform.event.time, &document) {
         was.occurred_at
     } else {
-        time::read_first(nodes.map(Node::as_text), platform.event.time_zone).clamped(received_at)
+        time::read_first(nodes.map(JsonNode::as_text), platform.event.time_zone).clamped(received_at)
     };
     Ok(Derived { event_type, occurred_at })
 }
@@ -71,14 +71,14 @@ pub fn derive(
 impl Platform {
     /// Returns true if `node` names another platform than this one or its aliases. Null names none.
     #[must_use]
-    pub fn is_named_otherwise(&self, node: &Node<'_>) -> bool {
+    pub fn is_named_otherwise(&self, node: &JsonNode<'_>) -> bool {
         let is_own = |named: &str| self.aliases.iter().chain([&self.name]).any(|name| name.as_str() == named);
         !node.is_null() && !node.as_str().is_some_and(is_own)
     }
 }
 
 /// The value in the body at `locator`; `None` for null, and for a header.
-fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n Node<'b>> {
+fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n JsonNode<'b>> {
     match locator {
         Locator::Body(pointer) => document.find(pointer).filter(|node| !node.is_null()),
         Locator::Header(_) => None,

@@ -24,7 +24,7 @@ use redis::from_redis_value;
 
 use super::codec::array;
 use super::keys::DESTINATION_URLS;
-use super::{Fault, Queue};
+use super::{CallError, Queue};
 use crate::outbound::{Destination, DestinationName, UrlFingerprint};
 
 /// Receiver that a queue belongs to, as far as Redis knows it.
@@ -47,7 +47,7 @@ impl BoundUrl {
         Self { fingerprint: next(), host: next(), scope: next(), stored: stored.to_owned() }
     }
 
-    fn is_of(&self, destination: &Destination) -> bool {
+    fn belongs_to(&self, destination: &Destination) -> bool {
         self.fingerprint == UrlFingerprint::of(&destination.url).to_string() && self.scope == destination.scope()
     }
 }
@@ -58,7 +58,7 @@ fn host(destination: &Destination) -> &str {
 
 /// Kinds of destinations that a process knows completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Complete {
+pub enum CompleteKinds {
     /// None for certain.
     Unknown,
     /// Those that are configured.
@@ -67,7 +67,7 @@ pub enum Complete {
     All,
 }
 
-impl Complete {
+impl CompleteKinds {
     const fn kinds(self) -> &'static str {
         match self {
             Self::Unknown => "",
@@ -100,7 +100,7 @@ impl QueueBindings {
     ) -> Self {
         let others = urls.iter().filter(|(queue, _)| !homes.contains(queue));
         let others = others.filter_map(|(queue, url)| {
-            let position = destinations.iter().position(|destination| url.is_of(destination))?;
+            let position = destinations.iter().position(|destination| url.belongs_to(destination))?;
             Some((position, queue.clone()))
         });
         Self { others: others.collect(), homes, states, urls }
@@ -130,23 +130,23 @@ impl Queue {
     pub async fn bind_queues(
         &self,
         destinations: &[&Destination],
-        complete: Complete,
-    ) -> Result<QueueBindings, Fault> {
+        complete: CompleteKinds,
+    ) -> Result<QueueBindings, CallError> {
         if let Some(bindings) = self.try_bind(destinations, complete, None).await? {
             return Ok(bindings);
         }
         let occupied = self.occupied(destinations).await?;
         let bindings = self.try_bind(destinations, complete, Some(&occupied)).await?;
-        bindings.ok_or_else(|| Fault::nonsense("a queue for each destination expected"))
+        bindings.ok_or_else(|| CallError::unexpected_reply("a queue for each destination expected"))
     }
 
     /// Assigns queues; `None`: new ones are needed, and `occupied` is not known.
     async fn try_bind(
         &self,
         destinations: &[&Destination],
-        complete: Complete,
+        complete: CompleteKinds,
         occupied: Option<&[DestinationName]>,
-    ) -> Result<Option<QueueBindings>, Fault> {
+    ) -> Result<Option<QueueBindings>, CallError> {
         let script = &self.scripts.bind_urls;
         let mut call = script.call(&[DESTINATION_URLS], destinations.len() * 192);
         call.arg(complete.kinds());
@@ -158,16 +158,16 @@ impl Queue {
             call.arg(name.as_str());
         }
         for one in destinations {
-            let kind = if one.name.is_of_registered() { "r" } else { "c" };
+            let kind = if one.name.is_for_registered_platform() { "r" } else { "c" };
             call.arg(one.name.as_str()).arg(one.scope()).arg(kind);
             call.arg(UrlFingerprint::of(&one.url).to_string()).arg(host(one));
         }
         let [homes, states, urls] = array(script.run(&self.connection, &call).await?)?;
-        let unreadable = |error: redis::ParsingError| Fault::Unknown(error.into());
-        let names = |value| -> Result<Vec<DestinationName>, Fault> {
+        let unreadable = |error: redis::ParsingError| CallError::Unknown(error.into());
+        let names = |value| -> Result<Vec<DestinationName>, CallError> {
             let texts: Vec<String> = from_redis_value(value).map_err(unreadable)?;
             let names: Result<Vec<_>, _> = texts.iter().map(|text| DestinationName::new(text)).collect();
-            names.map_err(|_| Fault::nonsense("names of queues expected"))
+            names.map_err(|_| CallError::unexpected_reply("names of queues expected"))
         };
         let (homes, states) = (names(homes)?, names(states)?);
         if homes.len() != destinations.len() || states.len() != destinations.len() {
@@ -181,7 +181,7 @@ impl Queue {
     }
 
     /// Queues that hold something, or have a state that stops deliveries.
-    async fn occupied(&self, destinations: &[&Destination]) -> Result<Vec<DestinationName>, Fault> {
+    async fn occupied(&self, destinations: &[&Destination]) -> Result<Vec<DestinationName>, CallError> {
         let mut names: BTreeSet<_> = self.destination_queues().await?.into_iter().collect();
         // An import may have made one that nothing was ever forwarded to.
         names.extend(destinations.iter().map(|one| one.name.clone()));
@@ -211,7 +211,7 @@ impl Queue {
         queue: &DestinationName,
         before: Option<&BoundUrl>,
         destination: &Destination,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, CallError> {
         let script = &self.scripts.hand_over_queue;
         let mut call = script.call(&[DESTINATION_URLS], 256);
         call.arg(queue.as_str()).arg(before.map_or("", |url| url.stored.as_str()));

@@ -3,45 +3,45 @@
 //! Guarantee: [`decode`] never panics and never guesses. What it refuses stays in the stream with its raw fields, which
 //! the scripts that move entries copy verbatim; unknown extra fields are ignored here and travel along there.
 
-mod packed;
+mod field_buf;
 
 use std::str::FromStr;
 
 use bytes::Bytes;
 use redis::Value;
 
-use super::{Fault, keys};
+use super::{CallError, keys};
 use crate::event::{
     Envelope, EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION,
     edit_digest,
 };
 
-pub use packed::Packed;
-pub(super) use packed::Place;
+pub use field_buf::FieldBuf;
+pub(super) use field_buf::ByteSpan;
 
 /// Field pairs, in their order. Names may repeat and need not be text.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A stream entry as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct StreamEntry {
     /// Its id.
     pub id: StreamId,
     /// Its fields; `None` when the entry is listed as pending but was deleted, so that nothing is left to do but settle.
-    pub fields: Option<Packed>,
+    pub fields: Option<FieldBuf>,
 }
 
-impl Entry {
+impl StreamEntry {
     /// What its fields weigh, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.fields.as_ref().map_or(0, Packed::weight)
+        self.fields.as_ref().map_or(0, FieldBuf::weight)
     }
 }
 
 /// Why an entry is no event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Undecodable {
+pub enum DecodeError {
     /// A required field is absent.
     #[error("field {0} is missing")]
     Missing(&'static str),
@@ -71,12 +71,12 @@ pub enum Undecodable {
 ///
 /// # Errors
 /// When it is not an event of [`WIRE_VERSION`].
-pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
-    let fields = entry.fields.ok_or(Undecodable::Gone)?;
-    let found = Found::among(&fields);
+pub fn decode(entry: StreamEntry) -> Result<Envelope, DecodeError> {
+    let fields = entry.fields.ok_or(DecodeError::Gone)?;
+    let found = EventFields::among(&fields);
     let version: u32 = required("v", found.v)?;
     if version != WIRE_VERSION {
-        return Err(Undecodable::UnsupportedVersion {
+        return Err(DecodeError::UnsupportedVersion {
             version,
             received_at: optional("received_at", found.received_at).ok().flatten(),
             attempt: optional("attempt", found.attempt).ok().flatten().unwrap_or(1),
@@ -85,7 +85,7 @@ pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
     }
     let attempt: u32 = required("attempt", found.attempt)?;
     if attempt == 0 {
-        return Err(Undecodable::Invalid("attempt"));
+        return Err(DecodeError::Invalid("attempt"));
     }
     let received_at = required("received_at", found.received_at)?;
     let occurred_at: Millis = required("occurred_at", found.occurred_at)?;
@@ -112,7 +112,7 @@ pub fn decode(entry: Entry) -> Result<Envelope, Undecodable> {
         replays: optional("replays", found.replays)?.unwrap_or(0),
         edited: None,
     };
-    envelope.body = fields.share(found.body.ok_or(Undecodable::Missing("body"))?);
+    envelope.body = fields.share(found.body.ok_or(DecodeError::Missing("body"))?);
     envelope.edited = found.edited.map(|_| edit_digest(&envelope.body));
     Ok(envelope)
 }
@@ -121,10 +121,10 @@ macro_rules! found {
     ($($name:ident),+ $(,)?) => {
         /// What each field of an event says first.
         #[derive(Default)]
-        struct Found<'a> { $($name: Option<&'a [u8]>),+ }
+        struct EventFields<'a> { $($name: Option<&'a [u8]>),+ }
 
-        impl<'a> Found<'a> {
-            fn among(fields: &'a Packed) -> Self {
+        impl<'a> EventFields<'a> {
+            fn among(fields: &'a FieldBuf) -> Self {
                 let mut found = Self::default();
                 for (name, value) in fields.iter() {
                     $(if name == stringify!($name).as_bytes() {
@@ -166,86 +166,86 @@ pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin
     fields
 }
 
-fn optional<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<Option<T>, Undecodable> {
+fn optional<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<Option<T>, DecodeError> {
     let Some(raw) = value else { return Ok(None) };
-    let text = std::str::from_utf8(raw).map_err(|_| Undecodable::Invalid(name))?;
-    text.parse().map(Some).map_err(|_| Undecodable::Invalid(name))
+    let text = std::str::from_utf8(raw).map_err(|_| DecodeError::Invalid(name))?;
+    text.parse().map(Some).map_err(|_| DecodeError::Invalid(name))
 }
 
-fn required<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<T, Undecodable> {
-    optional(name, value)?.ok_or(Undecodable::Missing(name))
+fn required<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<T, DecodeError> {
+    optional(name, value)?.ok_or(DecodeError::Missing(name))
 }
 
-fn bounded(name: &'static str, value: Option<&[u8]>, most: usize) -> Result<String, Undecodable> {
+fn bounded(name: &'static str, value: Option<&[u8]>, most: usize) -> Result<String, DecodeError> {
     let text: String = required(name, value)?;
-    if text.is_empty() || text.len() > most { Err(Undecodable::Invalid(name)) } else { Ok(text) }
+    if text.is_empty() || text.len() > most { Err(DecodeError::Invalid(name)) } else { Ok(text) }
 }
 
 /// Fields by name.
-pub(crate) struct View<'a>(pub(crate) &'a Fields);
+pub(crate) struct FieldView<'a>(pub(crate) &'a Fields);
 
-impl<'a> View<'a> {
+impl<'a> FieldView<'a> {
     pub(crate) fn raw(&self, name: &str) -> Option<&'a [u8]> {
         self.0.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.as_slice())
     }
 
-    pub(crate) fn optional<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, Undecodable> {
+    pub(crate) fn optional<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, DecodeError> {
         optional(name, self.raw(name))
     }
 }
 
 /// `[[id, [field, value, …] | nil], …]`, as XRANGE, XREADGROUP and XCLAIM answer. A nil in an entry's place (an entry
 /// that XCLAIM of Redis 6 lists as deleted) is left out.
-pub(crate) fn entries(value: Value) -> Result<Vec<Entry>, Fault> {
+pub(crate) fn entries(value: Value) -> Result<Vec<StreamEntry>, CallError> {
     match value {
         Value::Nil => Ok(Vec::new()),
         Value::Array(items) => items.into_iter().filter(|item| *item != Value::Nil).map(entry).collect(),
-        _ => Err(Fault::nonsense("entries expected")),
+        _ => Err(CallError::unexpected_reply("entries expected")),
     }
 }
 
-fn entry(value: Value) -> Result<Entry, Fault> {
+fn entry(value: Value) -> Result<StreamEntry, CallError> {
     let [id, fields] = array(value)?;
     let fields = match fields {
         Value::Nil => None,
         Value::Array(flat) if flat.is_empty() => None,
         Value::Array(flat) => Some(packed(flat)?),
-        _ => return Err(Fault::nonsense("fields expected")),
+        _ => return Err(CallError::unexpected_reply("fields expected")),
     };
-    Ok(Entry { id: stream_id(&id)?, fields })
+    Ok(StreamEntry { id: stream_id(&id)?, fields })
 }
 
-fn packed(flat: Vec<Value>) -> Result<Packed, Fault> {
+fn packed(flat: Vec<Value>) -> Result<FieldBuf, CallError> {
     if !flat.len().is_multiple_of(2) {
-        return Err(Fault::nonsense("a field without a value"));
+        return Err(CallError::unexpected_reply("a field without a value"));
     }
     let strings: Vec<Vec<u8>> = flat.into_iter().map(bytes).collect::<Result<_, _>>()?;
     Ok(strings.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect())
 }
 
-pub(crate) fn array<const N: usize>(value: Value) -> Result<[Value; N], Fault> {
+pub(crate) fn array<const N: usize>(value: Value) -> Result<[Value; N], CallError> {
     match value {
-        Value::Array(items) => items.try_into().map_err(|_| Fault::nonsense("an array of another length")),
-        _ => Err(Fault::nonsense("an array expected")),
+        Value::Array(items) => items.try_into().map_err(|_| CallError::unexpected_reply("an array of another length")),
+        _ => Err(CallError::unexpected_reply("an array expected")),
     }
 }
 
-pub(crate) fn bytes(value: Value) -> Result<Vec<u8>, Fault> {
+pub(crate) fn bytes(value: Value) -> Result<Vec<u8>, CallError> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         Value::SimpleString(text) => Ok(text.into_bytes()),
         Value::Int(number) => Ok(number.to_string().into_bytes()),
-        _ => Err(Fault::nonsense("a string expected")),
+        _ => Err(CallError::unexpected_reply("a string expected")),
     }
 }
 
-pub(crate) fn stream_id(value: &Value) -> Result<StreamId, Fault> {
+pub(crate) fn stream_id(value: &Value) -> Result<StreamId, CallError> {
     let raw = match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text.as_str()),
         _ => None,
     };
-    raw.and_then(|text| text.parse().ok()).ok_or(Fault::nonsense("a stream id expected"))
+    raw.and_then(|text| text.parse().ok()).ok_or(CallError::unexpected_reply("a stream id expected"))
 }
 
 #[cfg(test)]

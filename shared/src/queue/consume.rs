@@ -12,7 +12,7 @@ use super::codec::{array, entries, stream_id};
 use super::connection::pages;
 use super::keys::{GROUP, lease};
 use super::script::optional;
-use super::{Entry, Fault, PlatformKeys, Queue, Reader};
+use super::{StreamEntry, CallError, PlatformKeys, Queue, StreamReader};
 use crate::event::StreamId;
 
 /// Idle time that entries handed back are given: longer than any claim waits for.
@@ -31,11 +31,11 @@ pub enum GroupState {
 
 /// One page of claimed entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct ClaimedPage {
     /// Where to go on; `0-0`: the whole pending list was looked at.
     pub cursor: StreamId,
     /// What belongs to the caller now, with Redis's delivery count, this one included.
-    pub entries: Vec<(Entry, u64)>,
+    pub entries: Vec<(StreamEntry, u64)>,
     /// Entries that were pending but deleted; Redis has forgotten them. More than none is worth an alert.
     pub deleted: Vec<StreamId>,
 }
@@ -43,20 +43,20 @@ pub struct Claimed {
 impl Queue {
     /// Waits up to `block` for new entries of any of `streams`, at most `count` of each. A zero `block` does not wait.
     ///
-    /// Returns the position in `streams` with what was read. Must not be cancelled, see [`Reader`].
+    /// Returns the position in `streams` with what was read. Must not be cancelled, see [`StreamReader`].
     ///
     /// # Errors
-    /// [`Fault::is_no_group`] or [`Fault::is_wrong_type`] when one of the streams is not as it should be: on a single
+    /// [`CallError::is_no_group`] or [`CallError::is_wrong_type`] when one of the streams is not as it should be: on a single
     /// server none of them was read then, on a cluster this call or the one before it brought what the others had. Call
     /// [`Self::create_group`] on each.
     pub async fn read_new(
         &self,
-        reader: &mut Reader,
+        reader: &mut StreamReader,
         streams: &[&PlatformKeys],
         consumer: &str,
         count: usize,
         block: Duration,
-    ) -> Result<Vec<(usize, Vec<Entry>)>, Fault> {
+    ) -> Result<Vec<(usize, Vec<StreamEntry>)>, CallError> {
         let streams: Vec<_> = streams.iter().map(|keys| (keys.incoming.as_str(), ">".to_owned())).collect();
         reader.read(&read_group(consumer, count), &streams, block).await
     }
@@ -72,7 +72,7 @@ impl Queue {
         consumer: &str,
         after: StreamId,
         count: usize,
-    ) -> Result<Vec<Entry>, Fault> {
+    ) -> Result<Vec<StreamEntry>, CallError> {
         let mut read = read_group(consumer, count);
         let after = after.to_string();
         read.arg("STREAMS").arg(&keys.incoming).arg(&after);
@@ -91,16 +91,16 @@ impl Queue {
         consumer: &str,
         after: StreamId,
         count: usize,
-    ) -> Result<Vec<StreamId>, Fault> {
+    ) -> Result<Vec<StreamId>, CallError> {
         let mut pending = cmd("XPENDING");
         pending.arg(&keys.incoming).arg(GROUP).arg(format!("({after}")).arg("+").arg(count.max(1)).arg(consumer);
         let Value::Array(page) = self.connection.run(&pending).await? else {
-            return Err(Fault::nonsense("pending entries expected"));
+            return Err(CallError::unexpected_reply("pending entries expected"));
         };
         page.into_iter()
             .map(|entry| match entry {
-                Value::Array(facts) => facts.first().map_or(Err(Fault::nonsense("an id expected")), stream_id),
-                _ => Err(Fault::nonsense("a pending entry expected")),
+                Value::Array(facts) => facts.first().map_or(Err(CallError::unexpected_reply("an id expected")), stream_id),
+                _ => Err(CallError::unexpected_reply("a pending entry expected")),
             })
             .collect()
     }
@@ -110,13 +110,13 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer, or there is no group.
-    pub async fn reset_idle(&self, keys: &PlatformKeys) -> Result<(), Fault> {
+    pub async fn reset_idle(&self, keys: &PlatformKeys) -> Result<(), CallError> {
         let mut after: Option<StreamId> = None;
         loop {
             let mut call = self.scripts.reset_idle.call(&[&keys.incoming], 64);
             call.arg(GROUP);
             optional(&mut call, after.map(|id| id.to_string()));
-            call.arg(CHUNK);
+            call.arg(MAX_IDS_PER_CALL);
             match self.scripts.reset_idle.run(&self.connection, &call).await? {
                 Value::BulkString(text) if text.is_empty() => return Ok(()),
                 id => after = Some(stream_id(&id)?),
@@ -138,7 +138,7 @@ impl Queue {
         min_idle: Duration,
         cursor: StreamId,
         count: usize,
-    ) -> Result<Claimed, Fault> {
+    ) -> Result<ClaimedPage, CallError> {
         let mut claim = cmd("XAUTOCLAIM");
         claim.arg(&keys.incoming).arg(GROUP).arg(consumer);
         claim.arg(u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX));
@@ -147,8 +147,8 @@ impl Queue {
         let claimed = entries(claimed)?;
         let ids: Vec<StreamId> = claimed.iter().map(|entry| entry.id).collect();
         let counts = self.delivery_counts(keys, consumer, &ids).await?;
-        let Value::Array(deleted) = deleted else { return Err(Fault::nonsense("deleted ids expected")) };
-        Ok(Claimed {
+        let Value::Array(deleted) = deleted else { return Err(CallError::unexpected_reply("deleted ids expected")) };
+        Ok(ClaimedPage {
             cursor: stream_id(&next)?,
             entries: claimed.into_iter().zip(counts).collect(),
             deleted: deleted.iter().map(stream_id).collect::<Result<_, _>>()?,
@@ -164,15 +164,15 @@ impl Queue {
         keys: &PlatformKeys,
         consumer: &str,
         ids: &[StreamId],
-    ) -> Result<Vec<u64>, Fault> {
+    ) -> Result<Vec<u64>, CallError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
         let mut call = self.scripts.delivery_counts.call(&[&keys.incoming], ids.len() * 24);
         call.arg(GROUP).arg(consumer);
-        per_id(&mut call, ids);
+        append_ids(&mut call, ids);
         let reply = self.scripts.delivery_counts.run(&self.connection, &call).await?;
-        counted(reply, ids.len())
+        per_id_numbers(reply, ids.len())
     }
 
     /// Tells Redis that `consumer` still works on `ids`: their idle time begins anew, their counts stay.
@@ -181,7 +181,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn renew(&self, keys: &PlatformKeys, consumer: &str, ids: &[StreamId]) -> Result<Vec<bool>, Fault> {
+    pub async fn extend_claims(&self, keys: &PlatformKeys, consumer: &str, ids: &[StreamId]) -> Result<Vec<bool>, CallError> {
         self.set_idle(keys, consumer, ids, 0).await
     }
 
@@ -194,7 +194,7 @@ impl Queue {
         keys: &PlatformKeys,
         consumer: &str,
         ids: &[StreamId],
-    ) -> Result<Vec<bool>, Fault> {
+    ) -> Result<Vec<bool>, CallError> {
         self.set_idle(keys, consumer, ids, HAND_BACK_IDLE_MS).await
     }
 
@@ -204,14 +204,14 @@ impl Queue {
         consumer: &str,
         ids: &[StreamId],
         idle_ms: u64,
-    ) -> Result<Vec<bool>, Fault> {
+    ) -> Result<Vec<bool>, CallError> {
         let mut held = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(CHUNK) {
-            let mut call = self.scripts.renew.call(&[&keys.incoming], ids.len() * 24);
+        for ids in ids.chunks(MAX_IDS_PER_CALL) {
+            let mut call = self.scripts.extend_claims.call(&[&keys.incoming], ids.len() * 24);
             call.arg(GROUP).arg(consumer).arg(idle_ms);
-            per_id(&mut call, ids);
-            let reply = self.scripts.renew.run(&self.connection, &call).await?;
-            held.extend(counted(reply, ids.len())?.into_iter().map(|one| one == 1));
+            append_ids(&mut call, ids);
+            let reply = self.scripts.extend_claims.run(&self.connection, &call).await?;
+            held.extend(per_id_numbers(reply, ids.len())?.into_iter().map(|one| one == 1));
         }
         Ok(held)
     }
@@ -220,14 +220,14 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn create_group(&self, keys: &PlatformKeys) -> Result<GroupState, Fault> {
+    pub async fn create_group(&self, keys: &PlatformKeys) -> Result<GroupState, CallError> {
         let call_keys = [&keys.incoming, &keys.retry, &keys.failures, &keys.exceptions];
         let mut call = self.scripts.create_group.call(&call_keys, 32);
         call.arg(GROUP);
         match self.scripts.create_group.run(&self.connection, &call).await {
             Ok(Value::Int(1)) => Ok(GroupState::Created),
             Ok(Value::Int(0)) => Ok(GroupState::Existed),
-            Ok(_) => Err(Fault::nonsense("0 or 1 expected")),
+            Ok(_) => Err(CallError::unexpected_reply("0 or 1 expected")),
             Err(fault) if fault.is_wrong_type() => Ok(GroupState::WrongType),
             Err(fault) => Err(fault),
         }
@@ -237,7 +237,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer, or there is no group.
-    pub async fn reap_consumers(&self, keys: &PlatformKeys, min_idle: Duration) -> Result<u64, Fault> {
+    pub async fn reap_consumers(&self, keys: &PlatformKeys, min_idle: Duration) -> Result<u64, CallError> {
         let mut call = self.scripts.reap_consumers.call(&[&keys.incoming], 48);
         call.arg(GROUP).arg(u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX));
         self.number(self.scripts.reap_consumers.run(&self.connection, &call).await?)
@@ -249,24 +249,24 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn suspect(&self, keys: &PlatformKeys, id: StreamId, run: Uuid) -> Result<u64, Fault> {
-        let mut call = self.scripts.suspect.call(&[&keys.incoming, &keys.suspects], 24);
+    pub async fn count_isolated_run(&self, keys: &PlatformKeys, id: StreamId, run: Uuid) -> Result<u64, CallError> {
+        let mut call = self.scripts.count_isolated_run.call(&[&keys.incoming, &keys.suspects], 24);
         call.arg(id.to_string()).arg(run.simple().to_string());
-        self.number(self.scripts.suspect.run(&self.connection, &call).await?)
+        self.number(self.scripts.count_isolated_run.run(&self.connection, &call).await?)
     }
 
-    /// Clears the count of [`Self::suspect`] after an orderly outcome that moved nothing, such as an outage. Settling,
+    /// Clears the count of [`Self::count_isolated_run`] after an orderly outcome that moved nothing, such as an outage. Settling,
     /// retrying and dead-lettering clear it by themselves.
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn clear_suspects(&self, keys: &PlatformKeys, ids: &[StreamId]) -> Result<(), Fault> {
+    pub async fn clear_suspects(&self, keys: &PlatformKeys, ids: &[StreamId]) -> Result<(), CallError> {
         if ids.is_empty() {
             return Ok(());
         }
         let mut clear = cmd("HDEL");
         clear.arg(&keys.suspects);
-        per_id(&mut clear, ids);
+        append_ids(&mut clear, ids);
         self.connection.run(&clear).await.map(drop)
     }
 
@@ -274,7 +274,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer: the lease may be held or not.
-    pub async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Result<bool, Fault> {
+    pub async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Result<bool, CallError> {
         let mut call = self.scripts.lease.call(&[lease(name)], 64);
         call.arg(token).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
         Ok(self.number(self.scripts.lease.run(&self.connection, &call).await?)? == 1)
@@ -284,30 +284,30 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer; it ends by itself then.
-    pub async fn release_lease(&self, name: &str, token: &str) -> Result<bool, Fault> {
+    pub async fn release_lease(&self, name: &str, token: &str) -> Result<bool, CallError> {
         let mut call = self.scripts.release_lease.call(&[lease(name)], 64);
         call.arg(token);
         Ok(self.number(self.scripts.release_lease.run(&self.connection, &call).await?)? == 1)
     }
 
-    pub(super) fn number(&self, reply: Value) -> Result<u64, Fault> {
-        redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))
+    pub(super) fn number(&self, reply: Value) -> Result<u64, CallError> {
+        redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))
     }
 }
 
 /// Ids in one script call: enough to share its cost, few enough not to keep Redis busy.
-pub(super) const CHUNK: usize = 100;
+pub(super) const MAX_IDS_PER_CALL: usize = 100;
 
-pub(super) fn per_id(call: &mut Cmd, ids: &[StreamId]) {
+pub(super) fn append_ids(call: &mut Cmd, ids: &[StreamId]) {
     for id in ids {
         call.arg(id.text().as_str());
     }
 }
 
 /// One number per id.
-pub(super) fn counted(reply: Value, expected: usize) -> Result<Vec<u64>, Fault> {
-    let counts: Vec<u64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
-    if counts.len() == expected { Ok(counts) } else { Err(Fault::nonsense("one number per id expected")) }
+pub(super) fn per_id_numbers(reply: Value, expected: usize) -> Result<Vec<u64>, CallError> {
+    let counts: Vec<u64> = redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
+    if counts.len() == expected { Ok(counts) } else { Err(CallError::unexpected_reply("one number per id expected")) }
 }
 
 fn read_group(consumer: &str, count: usize) -> Cmd {

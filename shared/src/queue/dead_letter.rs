@@ -3,7 +3,7 @@
 //! Guarantee: an entry is a record whatever its fields are, so that none is invisible, and nothing is lost between the
 //! stream and the record: fields that this release does not know, or cannot read, are kept.
 
-mod look;
+mod query;
 pub mod record;
 
 use std::collections::BTreeMap;
@@ -15,19 +15,19 @@ use redis::{Value, cmd};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use super::codec::{View, entries, stream_id};
-use super::consume::{CHUNK, counted, per_id};
-pub use look::{Census, Imported};
+use super::codec::{FieldView, entries, stream_id};
+use super::consume::{MAX_IDS_PER_CALL, per_id_numbers, append_ids};
+pub use query::{DeadLetterStats, ImportOutcome};
 
-use super::{Entry, Fault, Fields, PlatformKeys, Queue};
+use super::{StreamEntry, CallError, Fields, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
 
 /// An event's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Body(pub Bytes);
+pub struct DeadLetterBody(pub Bytes);
 
-impl Body {
+impl DeadLetterBody {
     /// The body, if it is text.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
@@ -50,7 +50,7 @@ pub struct DeadLetter {
     pub received_at: Option<Millis>,
     pub attempt: Option<u32>,
     pub origin: Option<StreamId>,
-    pub body: Option<Body>,
+    pub body: Option<DeadLetterBody>,
     pub delivery_id: Option<String>,
     pub traceparent: Option<String>,
     /// Why; codes of other releases are kept as they are.
@@ -70,10 +70,10 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// Reads an entry of the dead-letter stream.
     #[must_use]
-    pub fn decode(platform: &PlatformName, entry: Entry) -> Self {
+    pub fn decode(platform: &PlatformName, entry: StreamEntry) -> Self {
         let fields = entry.fields.map(|fields| fields.to_fields()).unwrap_or_default();
-        let view = View(&fields);
-        let mut known = Known { view: &view, taken: Vec::with_capacity(fields.len()) };
+        let view = FieldView(&fields);
+        let mut known = FieldReader { view: &view, taken: Vec::with_capacity(fields.len()) };
         let mut letter = Self {
             id: entry.id,
             platform: platform.clone(),
@@ -113,12 +113,12 @@ impl DeadLetter {
     }
 }
 
-struct Known<'a, 'b> {
-    view: &'b View<'a>,
+struct FieldReader<'a, 'b> {
+    view: &'b FieldView<'a>,
     taken: Vec<&'static str>,
 }
 
-impl Known<'_, '_> {
+impl FieldReader<'_, '_> {
     fn take<T: std::str::FromStr + ToString>(&mut self, name: &'static str) -> Option<T> {
         let value: T = self.view.optional(name).ok().flatten()?;
         // Only what reads back the same may leave `extra`: "007" stays there as it is.
@@ -128,10 +128,10 @@ impl Known<'_, '_> {
         Some(value)
     }
 
-    fn body(&mut self) -> Option<Body> {
+    fn body(&mut self) -> Option<DeadLetterBody> {
         let raw = self.view.raw("body")?;
         self.taken.push("body");
-        Some(Body(Bytes::copy_from_slice(raw)))
+        Some(DeadLetterBody(Bytes::copy_from_slice(raw)))
     }
 }
 
@@ -186,7 +186,7 @@ impl Queue {
         keys: &PlatformKeys,
         after: Option<StreamId>,
         count: usize,
-    ) -> Result<Vec<Entry>, Fault> {
+    ) -> Result<Vec<StreamEntry>, CallError> {
         let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         let mut range = cmd("XRANGE");
         range.arg(&keys.dlq).arg(from).arg("+").arg("COUNT").arg(count.max(1));
@@ -197,7 +197,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn find_dead_letter(&self, keys: &PlatformKeys, id: StreamId) -> Result<Option<Entry>, Fault> {
+    pub async fn find_dead_letter(&self, keys: &PlatformKeys, id: StreamId) -> Result<Option<StreamEntry>, CallError> {
         let id = id.to_string();
         let reply = self.connection.run(cmd("XRANGE").arg(&keys.dlq).arg(&id).arg(&id)).await?;
         Ok(entries(reply)?.pop())
@@ -216,22 +216,22 @@ impl Queue {
         ids: &[StreamId],
         limit: u64,
         edit: &BTreeMap<String, Vec<u8>>,
-    ) -> Result<Vec<Replayed>, Fault> {
+    ) -> Result<Vec<Replayed>, CallError> {
         let names = [&keys.dlq, &keys.incoming, &keys.counters, &keys.exceptions];
         let mut outcomes = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(CHUNK) {
+        for ids in ids.chunks(MAX_IDS_PER_CALL) {
             let bytes: usize = edit.values().map(Vec::len).sum();
             let mut call = self.scripts.replay.call(&names, bytes + ids.len() * 24);
             call.arg(limit).arg(edit.len());
             for (name, value) in edit {
                 call.arg(name).arg(value);
             }
-            per_id(&mut call, ids);
+            append_ids(&mut call, ids);
             let Value::Array(replies) = self.scripts.replay.run(&self.connection, &call).await? else {
-                return Err(Fault::nonsense("an array expected"));
+                return Err(CallError::unexpected_reply("an array expected"));
             };
             if replies.len() != ids.len() {
-                return Err(Fault::nonsense("one outcome per id expected"));
+                return Err(CallError::unexpected_reply("one outcome per id expected"));
             }
             for reply in &replies {
                 outcomes.push(match reply {
@@ -253,9 +253,9 @@ impl Queue {
         &self,
         keys: &PlatformKeys,
         letters: &[(StreamId, Option<String>)],
-    ) -> Result<Vec<bool>, Fault> {
+    ) -> Result<Vec<bool>, CallError> {
         let mut removed = Vec::with_capacity(letters.len());
-        for chunk in letters.chunks(CHUNK) {
+        for chunk in letters.chunks(MAX_IDS_PER_CALL) {
             let mut names = vec![keys.dlq.clone(), keys.exceptions.clone()];
             names
                 .extend(chunk.iter().filter_map(|(_, digest)| digest.as_deref()).map(|digest| keys.marker(digest)));
@@ -264,7 +264,7 @@ impl Queue {
                 call.arg(id.to_string()).arg(i32::from(digest.is_some()));
             }
             let reply = self.scripts.purge.run(&self.connection, &call).await?;
-            removed.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
+            removed.extend(per_id_numbers(reply, chunk.len())?.into_iter().map(|one| one == 1));
         }
         Ok(removed)
     }

@@ -13,7 +13,7 @@ use redis::{Cmd, RedisWrite};
 
 use super::keys::PLATFORMS;
 use super::script::{Script, optional};
-use super::{Fault, Layout, PlatformKeys, Queue};
+use super::{CallError, KeyLayout, PlatformKeys, Queue};
 use crate::error_code::DeadLetterCode;
 use crate::event::{MAX_FUTURE_MS, NewEvent, WIRE_VERSION};
 use crate::platform::RateLimit;
@@ -70,13 +70,13 @@ impl EnqueuePolicy {
 
     /// With a bound on dead letters.
     #[must_use]
-    pub fn bounding_dead_letters(self, max_dead_letters: u64) -> Self {
+    pub fn with_max_dead_letters(self, max_dead_letters: u64) -> Self {
         Self { max_dead_letters, ..self }
     }
 
     /// With limits per event type and minute; a type's whole minute may come at once.
     #[must_use]
-    pub fn limiting<'t>(mut self, types: impl IntoIterator<Item = (&'t String, &'t u32)>) -> Self {
+    pub fn with_type_limits<'t>(mut self, types: impl IntoIterator<Item = (&'t String, &'t u32)>) -> Self {
         let limit = |per_minute: u32| TypeLimit { period_us: period_us(per_minute), burst: per_minute.max(1) };
         self.types.extend(types.into_iter().map(|(kind, per_minute)| (kind.clone(), limit(*per_minute))));
         self
@@ -103,7 +103,7 @@ pub enum Enqueued {
 
 /// What one platform brings to a call.
 #[derive(Clone, Copy, Debug)]
-pub struct Share<'a> {
+pub struct EnqueueSection<'a> {
     /// The platform's keys.
     pub keys: &'a PlatformKeys,
     /// What decides about its events.
@@ -113,7 +113,7 @@ pub struct Share<'a> {
     pub groups: &'a [&'a [NewEvent]],
 }
 
-impl<'a> Share<'a> {
+impl<'a> EnqueueSection<'a> {
     fn events(&self) -> impl Iterator<Item = &'a NewEvent> + use<'a> {
         self.groups.iter().copied().flatten()
     }
@@ -134,12 +134,12 @@ impl Queue {
         keys: &PlatformKeys,
         policy: &EnqueuePolicy,
         events: &[&NewEvent],
-    ) -> Result<Vec<Enqueued>, Fault> {
+    ) -> Result<Vec<Enqueued>, CallError> {
         let groups: Vec<&[NewEvent]> = events.iter().map(|event| std::slice::from_ref(*event)).collect();
         self.enqueue_groups(keys, policy, &groups).await
     }
 
-    /// [`Queue::enqueue_shares`] of one platform.
+    /// [`Queue::enqueue_sections`] of one platform.
     ///
     /// # Errors
     /// As there.
@@ -148,15 +148,15 @@ impl Queue {
         keys: &PlatformKeys,
         policy: &EnqueuePolicy,
         groups: &[&[NewEvent]],
-    ) -> Result<Vec<Enqueued>, Fault> {
-        self.enqueue_shares(&[Share { keys, policy, groups }]).await
+    ) -> Result<Vec<Enqueued>, CallError> {
+        self.enqueue_sections(&[EnqueueSection { keys, policy, groups }]).await
     }
 
     /// Whether a call may hold shares of several platforms: on a single server. On a cluster each platform has a slot of
     /// its own, and so calls of its own.
     #[must_use]
     pub fn mixes_platforms(&self) -> bool {
-        self.layout == Layout::Single
+        self.layout == KeyLayout::Single
     }
 
     /// Decides about the groups of all `shares` in their order and appends the accepted ones, in one atomic script. The
@@ -174,10 +174,10 @@ impl Queue {
     /// Returns one outcome per group, those of the first share first.
     ///
     /// # Errors
-    /// For all shares alike: [`Fault::NotRun`] when certainly nothing was queued (also for an empty group, more than
-    /// [`MAX_BATCH_EVENTS`] in all, or shares of several platforms where they do not mix), [`Fault::Unknown`] when
+    /// For all shares alike: [`CallError::NotRun`] when certainly nothing was queued (also for an empty group, more than
+    /// [`MAX_BATCH_EVENTS`] in all, or shares of several platforms where they do not mix), [`CallError::Unknown`] when
     /// anything may have been.
-    pub async fn enqueue_shares(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+    pub async fn enqueue_sections(&self, shares: &[EnqueueSection<'_>]) -> Result<Vec<Enqueued>, CallError> {
         let groups: usize = shares.iter().map(|share| share.groups.len()).sum();
         if groups == 0 {
             return Ok(Vec::new());
@@ -192,33 +192,33 @@ impl Queue {
         let indexed = self.mixes_platforms();
         if !indexed {
             let [share] = shares else { return Err(refusal("one platform per call on a cluster")) };
-            self.announce(&share.keys.platform).await;
+            self.ensure_platform_indexed(&share.keys.platform).await;
         }
         let call = call(&self.scripts.enqueue, indexed, shares);
         let reply = self.scripts.enqueue.run_confirmed(&self.connection, &call).await?;
-        let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))?;
+        let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
         if codes.len() != groups {
-            return Err(Fault::nonsense("one outcome per request expected"));
+            return Err(CallError::unexpected_reply("one outcome per request expected"));
         }
         codes.into_iter().map(outcome).collect()
     }
 }
 
-fn refusal(what: &'static str) -> Fault {
-    Fault::NotRun((redis::ErrorKind::Client, what).into())
+fn refusal(what: &'static str) -> CallError {
+    CallError::NotRun((redis::ErrorKind::Client, what).into())
 }
 
 /// The call, as the head of `enqueue.lua` describes it.
-fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
-    let types: Vec<_> = shares.iter().map(limited).collect();
+fn call(script: &Script, indexed: bool, shares: &[EnqueueSection<'_>]) -> Cmd {
+    let types: Vec<_> = shares.iter().map(limited_types).collect();
     let limits: usize = types.iter().map(|types| 1 + types.len()).sum();
     let (mut markers, mut latest, mut bytes) = (0, None, 0);
-    for event in shares.iter().flat_map(Share::events) {
+    for event in shares.iter().flat_map(EnqueueSection::events) {
         markers += usize::from(event.marker.is_some());
         latest = latest.max(event.occurred_at.on_wire());
         bytes += event.body.len() + event.event_id.len() + 128;
     }
-    let sorts = Sorts::of(shares, &types);
+    let sorts = EventKinds::of(shares, &types);
     let dead = shares.iter().filter(|share| share.is_dead()).count();
 
     let keys = usize::from(indexed) + limits + 2 * shares.len() + dead + markers;
@@ -262,7 +262,7 @@ fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
             call.arg(&event.event_id);
             optional(&mut call, event.occurred_at.on_wire());
             call.arg(&*event.body);
-            for (field, value) in rare(event) {
+            for (field, value) in optional_fields(event) {
                 call.arg(field).arg(&*value);
             }
         }
@@ -272,15 +272,15 @@ fn call(script: &Script, indexed: bool, shares: &[Share<'_>]) -> Cmd {
 
 /// What events have in common, so that it is said once per call.
 #[derive(Default)]
-struct Sorts<'a> {
+struct EventKinds<'a> {
     /// Which marker it is, the position of its type's limit, how many arguments follow its own, and its type.
     sorts: Vec<(u8, usize, usize, &'a str)>,
     /// Which of them each event is, from 1.
     of_events: Vec<u8>,
 }
 
-impl<'a> Sorts<'a> {
-    fn of(shares: &[Share<'a>], types: &[Vec<(&String, TypeLimit)>]) -> Self {
+impl<'a> EventKinds<'a> {
+    fn of(shares: &[EnqueueSection<'a>], types: &[Vec<(&String, TypeLimit)>]) -> Self {
         let (mut all, mut markers) = (Self::default(), HashSet::new());
         for (share, types) in shares.iter().zip(types) {
             for event in share.events() {
@@ -290,7 +290,7 @@ impl<'a> Sorts<'a> {
                     Some(_) => 2,
                 };
                 let limit = types.iter().position(|(kind, _)| **kind == event.event_type).map_or(1, |at| at + 2);
-                all.push((marker, limit, rare(event).count() * 2, &event.event_type));
+                all.push((marker, limit, optional_fields(event).count() * 2, &event.event_type));
             }
         }
         all
@@ -307,7 +307,7 @@ impl<'a> Sorts<'a> {
 }
 
 /// A share's policy, as the script reads it.
-fn numbers(share: &Share<'_>, types: &[(&String, TypeLimit)]) -> String {
+fn numbers(share: &EnqueueSection<'_>, types: &[(&String, TypeLimit)]) -> String {
     let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, max_dead_letters, .. } = share.policy;
     let bound = if share.is_dead() { max_dead_letters } else { max_backlog };
     let mut text = format!("{dedup_ttl_s} {bound} {period_us} {burst}");
@@ -319,7 +319,7 @@ fn numbers(share: &Share<'_>, types: &[(&String, TypeLimit)]) -> String {
 
 /// How many events there are, and where groups of several begin and how many they are, as the script reads it; mostly
 /// there are no such groups. `dead` behind it: they are dead letters.
-fn shape(share: &Share<'_>) -> String {
+fn shape(share: &EnqueueSection<'_>) -> String {
     let groups = share.groups;
     let mut text = groups.iter().map(|group| group.len()).sum::<usize>().to_string();
     let mut first = 1;
@@ -336,7 +336,7 @@ fn shape(share: &Share<'_>) -> String {
 }
 
 /// The fields that only some events have, in the order of [`super::encode`].
-fn rare(event: &NewEvent) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
+fn optional_fields(event: &NewEvent) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
     let hops = (event.hops > 0).then(|| event.hops.to_string());
     let failure = event.unusable.as_deref();
     let fact = |value: &'static str| failure.map(|_| Cow::Borrowed(value));
@@ -355,7 +355,7 @@ fn rare(event: &NewEvent) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> 
 }
 
 /// The types of the share's events that have a limit of their own, each once.
-fn limited<'a>(share: &Share<'a>) -> Vec<(&'a String, TypeLimit)> {
+fn limited_types<'a>(share: &EnqueueSection<'a>) -> Vec<(&'a String, TypeLimit)> {
     let mut types: Vec<(&String, TypeLimit)> = Vec::new();
     if share.policy.types.is_empty() {
         return types;
@@ -370,14 +370,14 @@ fn limited<'a>(share: &Share<'a>) -> Vec<(&'a String, TypeLimit)> {
     types
 }
 
-fn outcome(code: i64) -> Result<Enqueued, Fault> {
+fn outcome(code: i64) -> Result<Enqueued, CallError> {
     match code {
         0 => Ok(Enqueued::Accepted),
         1 => Ok(Enqueued::Duplicate),
         2 => Ok(Enqueued::Overloaded),
         3 => Ok(Enqueued::Refused),
         seconds if seconds < 0 => Ok(Enqueued::RateLimited { retry_after_s: seconds.unsigned_abs() }),
-        _ => Err(Fault::nonsense("an outcome expected")),
+        _ => Err(CallError::unexpected_reply("an outcome expected")),
     }
 }
 
@@ -386,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_never_has_a_limit_of_nothing() {
+    fn policy_period_of_a_limit_is_never_zero() {
         let policy = |per_minute| {
             let limit = RateLimit { per_minute, burst: 1 };
             EnqueuePolicy::new(limit, Duration::from_secs(60), 10)

@@ -56,14 +56,14 @@ pub const REGISTRATIONS_VERSION: &str = "#version";
 
 /// How keys are spelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum KeyLayout {
     /// One server.
     Single,
     /// Redis Cluster: the platform is a hash tag.
     Cluster,
 }
 
-impl Layout {
+impl KeyLayout {
     /// That of a cluster, or of one server.
     #[must_use]
     pub const fn of(cluster: bool) -> Self {
@@ -250,27 +250,27 @@ mod tests {
     }
 
     #[test]
-    fn a_single_server_has_no_hash_tags() {
-        let keys = Layout::Single.platform(&name("mux"));
+    fn keys_of_a_single_server_have_no_hash_tags() {
+        let keys = KeyLayout::Single.platform(&name("mux"));
         assert_eq!(keys.incoming, "webhooks:incoming:mux");
         assert_eq!(keys.dlq, "webhooks:dlq:mux");
         assert_eq!(keys.marker("00ff"), "webhook:hash:00ff");
     }
 
     #[test]
-    fn a_destination_has_a_queue_like_a_platforms() {
-        let keys = Layout::Single.destination(&DestinationName::new("crm").unwrap());
+    fn destination_keys_have_the_shape_of_a_platform() {
+        let keys = KeyLayout::Single.destination(&DestinationName::new("crm").unwrap());
         assert_eq!(keys.queue.incoming, "webhooks:outgoing:crm");
         assert_eq!(keys.queue.dlq, "webhooks:dlq:out:crm");
         assert_eq!(keys.state, "webhooks:state:out:crm");
-        let keys = Layout::Cluster.destination(&DestinationName::new("crm").unwrap());
+        let keys = KeyLayout::Cluster.destination(&DestinationName::new("crm").unwrap());
         let all = [&keys.queue.incoming, &keys.queue.dlq, &keys.queue.limit, &keys.state, &keys.forwarded("x")];
         assert!(all.iter().all(|key| key.matches("{out:crm}").count() == 1), "{all:?}");
     }
 
     #[test]
-    fn an_outbox_shares_nothing_with_its_platforms_queue_but_the_slot() {
-        let (queue, outbox) = (Layout::Cluster.platform(&name("mux")), Layout::Cluster.outbox(&name("mux")));
+    fn outbox_shares_only_the_slot_with_its_platform() {
+        let (queue, outbox) = (KeyLayout::Cluster.platform(&name("mux")), KeyLayout::Cluster.outbox(&name("mux")));
         assert_eq!(queue.outbox, outbox.incoming);
         for (one, other) in [
             (&queue.incoming, &outbox.incoming),
@@ -284,8 +284,8 @@ mod tests {
     }
 
     #[test]
-    fn on_a_cluster_every_key_of_a_platform_carries_its_tag() {
-        let keys = Layout::Cluster.platform(&name("mux"));
+    fn cluster_keys_of_a_platform_share_one_hash_tag() {
+        let keys = KeyLayout::Cluster.platform(&name("mux"));
         let all = [
             &keys.incoming,
             &keys.dlq,

@@ -4,12 +4,12 @@
 
 use redis::{InfoDict, cmd};
 
-use super::connection::Server;
-use super::{Fault, PlatformKeys, Queue};
+use super::connection::RedisNode;
+use super::{CallError, PlatformKeys, Queue};
 
 /// Redis's memory, and what streams take of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryUsage {
     /// Bytes that Redis counts against its bound.
     pub used: u64,
     /// `maxmemory`, above 0.
@@ -28,12 +28,12 @@ impl Queue {
     pub async fn memory<'k>(
         &self,
         platforms: impl IntoIterator<Item = &'k PlatformKeys>,
-    ) -> Result<Option<Memory>, Fault> {
+    ) -> Result<Option<MemoryUsage>, CallError> {
         let connection = self.connection();
-        let mut tightest: Option<(Server, u64, u64)> = None;
+        let mut tightest: Option<(RedisNode, u64, u64)> = None;
         for server in connection.servers().await? {
-            let info: Result<InfoDict, Fault> = server.query(cmd("INFO").arg("memory")).await;
-            let Some(info) = told(info)? else { return Ok(None) };
+            let info: Result<InfoDict, CallError> = server.query(cmd("INFO").arg("memory")).await;
+            let Some(info) = unless_denied(info)? else { return Ok(None) };
             let (used, bound) = (info.get("used_memory"), info.get("maxmemory").filter(|bound: &u64| *bound > 0));
             let (Some(used), Some(bound)) = (used, bound) else { continue };
             let full = |used: u64, bound: u64| u128::from(used) * 1000 / u128::from(bound);
@@ -44,21 +44,21 @@ impl Queue {
         let Some((server, used, bound)) = tightest else { return Ok(None) };
         let mut streams = Vec::new();
         for keys in platforms {
-            if !connection.leads_to(&server, &keys.incoming) {
+            if !connection.key_is_on(&server, &keys.incoming) {
                 streams.push(0);
                 continue;
             }
-            let size: Result<Option<u64>, Fault> =
+            let size: Result<Option<u64>, CallError> =
                 connection.query(cmd("MEMORY").arg("USAGE").arg(&keys.incoming)).await;
-            let Some(size) = told(size)? else { return Ok(None) };
+            let Some(size) = unless_denied(size)? else { return Ok(None) };
             streams.push(size.unwrap_or(0));
         }
-        Ok(Some(Memory { used, bound, streams }))
+        Ok(Some(MemoryUsage { used, bound, streams }))
     }
 }
 
 /// `None`: Redis answered, but does not tell.
-fn told<T>(reply: Result<T, Fault>) -> Result<Option<T>, Fault> {
+fn unless_denied<T>(reply: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match reply {
         Ok(value) => Ok(Some(value)),
         Err(fault) if matches!(fault.code(), Some("NOPERM" | "ERR")) => Ok(None),

@@ -36,14 +36,14 @@ mod codec;
 mod connection;
 mod consume;
 mod dead_letter;
-mod durability;
+mod health;
 mod enqueue;
-mod fault;
+mod call_error;
 pub mod keys;
 mod memory;
 mod observe;
 mod outage;
-mod outbound;
+mod deliveries;
 mod registrations;
 mod reply;
 mod script;
@@ -52,57 +52,57 @@ mod transition;
 
 use std::sync::Arc;
 
-pub use bindings::{BoundUrl, Complete, QueueBindings};
-pub use codec::{Entry, Fields, Packed, Undecodable, decode, encode};
+pub use bindings::{BoundUrl, CompleteKinds, QueueBindings};
+pub use codec::{StreamEntry, Fields, FieldBuf, DecodeError, decode, encode};
 pub use connection::{
-    CONNECT_TIMEOUT, Confirmation, Connection, FAILURE_PAUSE, InvalidTarget, READ_TIMEOUT, RESPONSE_TIMEOUT,
-    Reader, blocking_connection, check_target, connect, connect_confirming,
+    CONNECT_TIMEOUT, ReplicaAck, RedisConnection, FAILURE_PAUSE, RedisUrlError, READ_TIMEOUT, RESPONSE_TIMEOUT,
+    StreamReader, blocking_connection, check_redis_url, connect, connect_confirming,
 };
-pub use consume::{Claimed, GroupState, HAND_BACK_IDLE_MS};
-pub use dead_letter::{Body, Census, DeadLetter, Imported, Replayed, record};
-pub use durability::{Durability, Monitor, RedisHealth};
-pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Share, TypeLimit};
-pub use fault::Fault;
-pub use keys::{DestinationKeys, Layout, PlatformKeys};
-pub use memory::Memory;
-pub use observe::{Depth, Misfit, Unfinished};
+pub use consume::{ClaimedPage, GroupState, HAND_BACK_IDLE_MS};
+pub use dead_letter::{DeadLetterBody, DeadLetterStats, DeadLetter, ImportOutcome, Replayed, record};
+pub use health::{Durability, HealthMonitor, RedisHealth};
+pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EnqueueSection, TypeLimit};
+pub use call_error::CallError;
+pub use keys::{DestinationKeys, KeyLayout, PlatformKeys};
+pub use memory::MemoryUsage;
+pub use observe::{Depth, RedisLayoutError, UnfinishedState};
 pub use outage::{OutageLog, RedisTrouble};
-pub use outbound::{DestinationState, Forwarded, Held, NewDelivery, Pace, REMEMBERED};
-pub use registrations::{Change, Changed, Registrations};
-pub use reply::{Addressed, NoReply, Outcome, Reply};
-pub use subscription::{Heard, Subscription};
-pub use transition::{DeadLettered, Forward, NewDeadLetter, Promoted, Retry, SettleOutcome, Settled, Swept};
+pub use deliveries::{DestinationState, EnqueuedDelivery, BusyPause, NewDelivery, DeliveryPermit, DELIVERY_MARK_TTL};
+pub use registrations::{RegistrationChange, ChangeOutcome, Registrations};
+pub use reply::{AddressedReply, ReplyDecodeError, ReplyOutcome, EventReply};
+pub use subscription::{SubscriptionEvent, ChannelSubscription};
+pub use transition::{DeadLettered, OutboxEntry, NewDeadLetter, Promoted, Retry, SettleOutcome, Settled, OrphanSweep};
 
-use observe::Announced;
+use observe::PlatformIndexCache;
 use script::Scripts;
 
 /// The queue: every operation on it, over one shared connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    layout: Layout,
-    connection: Connection,
+    layout: KeyLayout,
+    connection: RedisConnection,
     scripts: Arc<Scripts>,
-    announced: Arc<Announced>,
+    announced: Arc<PlatformIndexCache>,
     outage: Arc<OutageLog>,
 }
 
 impl Queue {
     /// A queue over `connection`; nothing is sent before the first call.
     #[must_use]
-    pub fn new(layout: Layout, connection: Connection) -> Self {
+    pub fn new(layout: KeyLayout, connection: RedisConnection) -> Self {
         let (announced, outage) = (Arc::default(), Arc::default());
         Self { layout, connection, scripts: Arc::new(Scripts::new()), announced, outage }
     }
 
     /// How keys are spelled.
     #[must_use]
-    pub fn layout(&self) -> Layout {
+    pub fn layout(&self) -> KeyLayout {
         self.layout
     }
 
     /// The connection, for what has no method here.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
+    pub fn connection(&self) -> &RedisConnection {
         &self.connection
     }
 

@@ -10,18 +10,18 @@ use redis::{Value, cmd};
 
 use super::codec::array;
 use super::keys::{GROUP, META, PLATFORMS};
-use super::{Durability, Fault, Layout, PlatformKeys, Queue};
+use super::{Durability, CallError, KeyLayout, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId, marker_digest};
 use crate::platform::PlatformName;
 
 /// How long a platform counts as announced: Redis may have been emptied, or have lost it in a failover.
-const ANNOUNCED_FOR: Duration = Duration::from_secs(30);
+const INDEX_CACHE_TTL: Duration = Duration::from_secs(30);
 
 /// Platforms that are in the index, and when that was last seen to.
 #[derive(Debug, Default)]
-pub(super) struct Announced(Mutex<HashMap<PlatformName, Instant>>);
+pub(super) struct PlatformIndexCache(Mutex<HashMap<PlatformName, Instant>>);
 
-impl Announced {
+impl PlatformIndexCache {
     fn lock(&self) -> MutexGuard<'_, HashMap<PlatformName, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,7 +59,7 @@ impl Depth {
 
 /// Where an event is that is not in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfinished {
+pub enum UnfinishedState {
     /// Queued, and not put off so far (since it was replayed, if it was).
     Pending,
     /// Put off at least once; it may be executed at this moment.
@@ -70,7 +70,7 @@ pub enum Unfinished {
 
 /// A Redis of another kind than is configured: it must not be written to (rule 12).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum RedisLayoutError {
     /// `cluster_enabled` is not what `REDIS_CLUSTER` says.
     #[error("REDIS_CLUSTER: is {configured}, but Redis says cluster_enabled={}", !configured)]
     Cluster {
@@ -79,7 +79,7 @@ pub enum Misfit {
     },
     /// It holds keys that are spelled in another way.
     #[error("REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {configured}")]
-    Layout {
+    KeyLayout {
         /// What is configured.
         configured: &'static str,
         /// What Redis holds.
@@ -92,43 +92,43 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn misfit(&self) -> Result<Option<Misfit>, Fault> {
-        let configured = self.layout == Layout::Cluster;
+    pub async fn layout_error(&self) -> Result<Option<RedisLayoutError>, CallError> {
+        let configured = self.layout == KeyLayout::Cluster;
         let settings = Durability::read(&self.connection).await?;
         if settings.cluster_enabled.is_some_and(|found| found != configured) {
-            return Ok(Some(Misfit::Cluster { configured }));
+            return Ok(Some(RedisLayoutError::Cluster { configured }));
         }
         let configured = self.layout.as_str();
-        let found = self.agreed("layout").await?.filter(|found| found != configured);
-        Ok(found.map(|found| Misfit::Layout { configured, found: found.chars().take(32).collect() }))
+        let found = self.meta("layout").await?.filter(|found| found != configured);
+        Ok(found.map(|found| RedisLayoutError::KeyLayout { configured, found: found.chars().take(32).collect() }))
     }
 
     /// Where the event `event_id` is, as far as Redis knows. `None`: it knows nothing of it, so it is finished, or never
-    /// came. [`Unfinished::Pending`] is also said of what is finished, for as long as it is remembered as a duplicate:
+    /// came. [`UnfinishedState::Pending`] is also said of what is finished, for as long as it is remembered as a duplicate:
     /// ask the ledger first, and once more after `None`.
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn unfinished(&self, keys: &PlatformKeys, event_id: &str) -> Result<Option<Unfinished>, Fault> {
+    pub async fn unfinished(&self, keys: &PlatformKeys, event_id: &str) -> Result<Option<UnfinishedState>, CallError> {
         let marker = keys.marker(&marker_digest(keys.platform.as_str(), event_id));
         let mut look = redis::pipe();
         look.cmd("HGET").arg(&keys.exceptions).arg(event_id);
         look.cmd("EXISTS").arg(marker);
         let (exception, marked): (Option<String>, bool) = self.connection.pipeline(&look).await?;
         let known = match exception.as_deref() {
-            Some("retrying") => Some(Unfinished::Retrying),
-            Some("pending") => Some(Unfinished::Pending),
-            Some(other) => other.strip_prefix("dead:").and_then(|id| id.parse().ok()).map(Unfinished::Dead),
+            Some("retrying") => Some(UnfinishedState::Retrying),
+            Some("pending") => Some(UnfinishedState::Pending),
+            Some(other) => other.strip_prefix("dead:").and_then(|id| id.parse().ok()).map(UnfinishedState::Dead),
             None => None,
         };
-        Ok(known.or(marked.then_some(Unfinished::Pending)))
+        Ok(known.or(marked.then_some(UnfinishedState::Pending)))
     }
 
     /// Looks at one platform. A missing stream or group is an empty one.
     ///
     /// # Errors
     /// When Redis did not answer, or a key holds something else.
-    pub async fn depth(&self, keys: &PlatformKeys) -> Result<Depth, Fault> {
+    pub async fn depth(&self, keys: &PlatformKeys) -> Result<Depth, CallError> {
         let names = [&keys.incoming, &keys.retry, &keys.dlq];
         let mut call = self.scripts.depth.call(&names, 32);
         call.arg(GROUP);
@@ -141,7 +141,7 @@ impl Queue {
             retrying,
             dead_letters: self.number(dead)?,
             backlog: length.saturating_sub(pending).saturating_sub(retrying),
-            now: redis::from_redis_value(now).map_err(|error| Fault::Unknown(error.into()))?,
+            now: redis::from_redis_value(now).map_err(|error| CallError::Unknown(error.into()))?,
             oldest_received_at: time(oldest),
             head_received_at: time(head),
         })
@@ -152,7 +152,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn counters(&self, keys: &PlatformKeys) -> Result<HashMap<String, u64>, Fault> {
+    pub async fn counters(&self, keys: &PlatformKeys) -> Result<HashMap<String, u64>, CallError> {
         self.connection.query(cmd("HGETALL").arg(&keys.counters)).await
     }
 
@@ -160,14 +160,14 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn register_platform(&self, platform: &PlatformName) -> Result<(), Fault> {
+    pub async fn register_platform(&self, platform: &PlatformName) -> Result<(), CallError> {
         self.connection.run(cmd("SADD").arg(PLATFORMS).arg(platform.as_str())).await.map(drop)
     }
 
     /// Sees to it, now and then, that `platform` is in the index, which on a cluster no script of the platform's can do.
     /// A Redis that does not answer keeps no event from being queued: the next one announces its platform.
-    pub(super) async fn announce(&self, platform: &PlatformName) {
-        let known = |at: &Instant| at.elapsed() < ANNOUNCED_FOR;
+    pub(super) async fn ensure_platform_indexed(&self, platform: &PlatformName) {
+        let known = |at: &Instant| at.elapsed() < INDEX_CACHE_TTL;
         if self.announced.lock().get(platform).is_some_and(known) {
             return;
         }
@@ -181,7 +181,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn platforms(&self) -> Result<Vec<PlatformName>, Fault> {
+    pub async fn platforms(&self) -> Result<Vec<PlatformName>, CallError> {
         let names: Vec<String> = self.connection.query(cmd("SMEMBERS").arg(PLATFORMS)).await?;
         let mut names: Vec<_> = names.iter().filter_map(|name| PlatformName::new(name).ok()).collect();
         names.sort();
@@ -193,36 +193,36 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn agree(&self, field: &str, value: &str) -> Result<String, Fault> {
-        self.note(META, field, value).await
+    pub async fn put_meta_if_absent(&self, field: &str, value: &str) -> Result<String, CallError> {
+        self.put_field_if_absent(META, field, value).await
     }
 
-    /// [`Self::agree`], under another key.
-    pub(super) async fn note(&self, key: &str, field: &str, value: &str) -> Result<String, Fault> {
-        let mut call = self.scripts.agree.call(&[key], 64);
+    /// [`Self::put_meta_if_absent`], under another key.
+    pub(super) async fn put_field_if_absent(&self, key: &str, field: &str, value: &str) -> Result<String, CallError> {
+        let mut call = self.scripts.put_meta_if_absent.call(&[key], 64);
         call.arg(field).arg(value);
-        let reply = self.scripts.agree.run(&self.connection, &call).await?;
-        redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))
+        let reply = self.scripts.put_meta_if_absent.run(&self.connection, &call).await?;
+        redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))
     }
 
-    /// What stands under `field`, see [`Self::agree`].
+    /// What stands under `field`, see [`Self::put_meta_if_absent`].
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn agreed(&self, field: &str) -> Result<Option<String>, Fault> {
-        self.noted(META, field).await
+    pub async fn meta(&self, field: &str) -> Result<Option<String>, CallError> {
+        self.read_field(META, field).await
     }
 
-    /// [`Self::agreed`], under another key.
-    pub(super) async fn noted(&self, key: &str, field: &str) -> Result<Option<String>, Fault> {
+    /// [`Self::meta`], under another key.
+    pub(super) async fn read_field(&self, key: &str, field: &str) -> Result<Option<String>, CallError> {
         self.connection.query(cmd("HGET").arg(key).arg(field)).await
     }
 
-    /// Overrides what stands under `field` (`--adopt-database`).
+    /// Overrides what stands under `field` (`--set_meta-database`).
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn adopt(&self, field: &str, value: &str) -> Result<(), Fault> {
+    pub async fn set_meta(&self, field: &str, value: &str) -> Result<(), CallError> {
         self.connection.run(cmd("HSET").arg(META).arg(field).arg(value)).await.map(drop)
     }
 
@@ -230,7 +230,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn now(&self) -> Result<Millis, Fault> {
+    pub async fn now(&self) -> Result<Millis, CallError> {
         self.connection.redis_time().await
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use redis::ErrorKind;
 
-use super::{Fault, Queue};
+use super::{CallError, Queue};
 
 /// Longest text of Redis that is shown.
 const MAX_TEXT_CHARS: usize = 300;
 /// A fault that was logged so long ago is logged again, unless Redis has been unusable since.
-const LOGGED_AGAIN_AFTER: Duration = Duration::from_secs(10);
+const RELOG_AFTER: Duration = Duration::from_secs(10);
 
 /// Reason why Redis cannot be used as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct RedisTrouble {
 impl RedisTrouble {
     /// Trouble that `fault` shows.
     #[must_use]
-    pub fn of(fault: &Fault) -> Self {
+    pub fn of(fault: &CallError) -> Self {
         let error = fault.error();
         if error.kind() == ErrorKind::AuthenticationFailed {
             // The client drops Redis's own words here.
@@ -67,7 +67,7 @@ pub struct OutageLog(Mutex<HashMap<Option<String>, Instant>>);
 impl OutageLog {
     /// Logs that `task` could not be done because of `fault`: at WARN once for each kind of fault
     /// and outage, at DEBUG otherwise. The task tries again.
-    pub fn failed(&self, task: &'static str, fault: &Fault) {
+    pub fn failed(&self, task: &'static str, fault: &CallError) {
         let error = fault.error();
         if self.is_new(fault.code()) {
             tracing::warn!(task, %error, "Redis did not do its part; trying again");
@@ -82,7 +82,7 @@ impl OutageLog {
 
     /// Redis can be used: what is logged from now on belongs to another outage.
     pub(super) fn recovered(&self) {
-        self.logged().retain(|_, at| at.elapsed() < LOGGED_AGAIN_AFTER);
+        self.logged().retain(|_, at| at.elapsed() < RELOG_AFTER);
     }
 
     fn logged(&self) -> std::sync::MutexGuard<'_, HashMap<Option<String>, Instant>> {
@@ -102,7 +102,7 @@ impl Queue {
     ///
     /// # Errors
     /// When it takes no writes, in Redis's words.
-    pub(super) async fn check_writes(&self, key: &str) -> Result<Option<Fault>, Fault> {
+    pub(super) async fn check_writes(&self, key: &str) -> Result<Option<CallError>, CallError> {
         let call = self.scripts.check_enqueue.call(&[key], 0);
         match self.scripts.check_enqueue.run(&self.connection, &call).await {
             Ok(_) => Ok(None),
@@ -121,30 +121,30 @@ mod tests {
 
     use super::*;
 
-    fn refusal() -> Fault {
+    fn refusal() -> CallError {
         let error = redis::parse_redis_value(b"-MISCONF Errors writing\tto the AOF\r\n");
         let error = error.and_then(redis::Value::extract_error);
-        Fault::classify(error.err().unwrap_or_else(|| (ErrorKind::Client, "no error").into()))
+        CallError::classify(error.err().unwrap_or_else(|| (ErrorKind::Client, "no error").into()))
     }
 
     #[test]
-    fn a_refusal_is_shown_in_redis_words() {
+    fn trouble_shows_the_words_of_redis() {
         let shown = RedisTrouble::of(&refusal()).to_string();
         assert_eq!(shown, "Redis refuses commands: MISCONF Errors writing to the AOF");
         let lost = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-        let shown = RedisTrouble::of(&Fault::classify(lost)).to_string();
+        let shown = RedisTrouble::of(&CallError::classify(lost)).to_string();
         assert!(shown.starts_with("Redis does not answer: "), "{shown}");
     }
 
     #[test]
-    fn a_fault_is_logged_once_until_redis_recovers() {
+    fn call_error_is_logged_once_until_redis_recovers() {
         let log = OutageLog::default();
         assert!(log.is_new(Some("MISCONF")));
         assert!(!log.is_new(Some("MISCONF")));
         assert!(log.is_new(None));
         log.recovered();
         assert!(!log.is_new(Some("MISCONF")), "the same outage, or one that follows at once");
-        log.logged().values_mut().for_each(|at| *at -= LOGGED_AGAIN_AFTER);
+        log.logged().values_mut().for_each(|at| *at -= RELOG_AFTER);
         log.recovered();
         assert!(log.is_new(Some("MISCONF")));
     }

@@ -1,6 +1,6 @@
 //! What is registered while the system runs: one hash, read whole and changed by one script.
 //!
-//! Guarantee: a change happens to exactly what its caller looked at, or not at all ([`Changed::Conflict`]), and every
+//! Guarantee: a change happens to exactly what its caller looked at, or not at all ([`ChangeOutcome::Conflict`]), and every
 //! change gives the hash a version that it never had, so that whoever compares versions misses none. The number of
 //! fields is bounded. What a record says is [`crate::registration`]'s business; here it is bytes.
 
@@ -10,7 +10,7 @@ use redis::cmd;
 use uuid::Uuid;
 
 use super::keys::{REGISTRATIONS, REGISTRATIONS_VERSION};
-use super::{Fault, Queue};
+use super::{CallError, Queue};
 use crate::event::Millis;
 use crate::platform::PlatformName;
 use crate::platform::registry::MAX_PLATFORMS;
@@ -35,7 +35,7 @@ pub struct Registrations {
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum RegistrationChange {
     /// Puts a record in the place of what is there; it must not be empty.
     Put(PlatformName, Vec<u8>),
     /// Removes a record.
@@ -46,7 +46,7 @@ pub enum Change {
 
 /// What became of changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
+pub enum ChangeOutcome {
     /// All were made; this is the version now.
     Done(String),
     /// None was: somebody else changed something meanwhile. Read and decide again.
@@ -60,7 +60,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn registrations_version(&self) -> Result<(Option<String>, Millis), Fault> {
+    pub async fn registrations_version(&self) -> Result<(Option<String>, Millis), CallError> {
         let mut look = redis::pipe();
         look.add_command(version()).add_command(cmd("TIME"));
         let (version, (seconds, micros)): (Option<String>, (i64, i64)) = self.connection.pipeline(&look).await?;
@@ -71,7 +71,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn registrations(&self) -> Result<Registrations, Fault> {
+    pub async fn registrations(&self) -> Result<Registrations, CallError> {
         let fields: Vec<(Vec<u8>, Vec<u8>)> = self.connection.query(cmd("HGETALL").arg(REGISTRATIONS)).await?;
         Ok(Registrations::read(fields))
     }
@@ -79,17 +79,17 @@ impl Queue {
     /// Makes `changes`, all or none, if `version` is still the one that was looked at.
     ///
     /// # Errors
-    /// When Redis did not answer; after [`Fault::Unknown`] they may have been made.
-    pub async fn change_registrations(&self, version: Option<&str>, changes: &[Change]) -> Result<Changed, Fault> {
+    /// When Redis did not answer; after [`CallError::Unknown`] they may have been made.
+    pub async fn change_registrations(&self, version: Option<&str>, changes: &[RegistrationChange]) -> Result<ChangeOutcome, CallError> {
         let next = Uuid::new_v4().to_string();
         let script = &self.scripts.change_registrations;
-        let mut call = script.call(&[REGISTRATIONS], changes.iter().map(Change::bytes).sum());
+        let mut call = script.call(&[REGISTRATIONS], changes.iter().map(RegistrationChange::bytes).sum());
         call.arg(version.unwrap_or_default()).arg(&next).arg(MAX_FIELDS);
         for change in changes {
             match change {
-                Change::Put(name, record) => call.arg(name.as_str()).arg(record.as_slice()),
-                Change::Remove(name) => call.arg(name.as_str()).arg(""),
-                Change::Pause(name, on) => call.arg(format!("{PAUSED}{name}")).arg(match on {
+                RegistrationChange::Put(name, record) => call.arg(name.as_str()).arg(record.as_slice()),
+                RegistrationChange::Remove(name) => call.arg(name.as_str()).arg(""),
+                RegistrationChange::Pause(name, on) => call.arg(format!("{PAUSED}{name}")).arg(match on {
                     Some(true) => "1",
                     Some(false) => "0",
                     None => "",
@@ -97,16 +97,16 @@ impl Queue {
             };
         }
         let reply = script.run_confirmed(&self.connection, &call).await?;
-        match redis::from_redis_value(reply).map_err(|error| Fault::Unknown(error.into()))? {
-            1 => Ok(Changed::Done(next)),
-            0 => Ok(Changed::Conflict),
-            -1 => Ok(Changed::Full),
-            _ => Err(Fault::nonsense("change_registrations replied with something else")),
+        match redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))? {
+            1 => Ok(ChangeOutcome::Done(next)),
+            0 => Ok(ChangeOutcome::Conflict),
+            -1 => Ok(ChangeOutcome::Full),
+            _ => Err(CallError::unexpected_reply("change_registrations replied with something else")),
         }
     }
 }
 
-impl Change {
+impl RegistrationChange {
     fn bytes(&self) -> usize {
         match self {
             Self::Put(_, record) => 96 + record.len(),
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_told_apart_and_what_is_none_of_them_is_counted() {
+    fn registrations_classify_fields_and_count_unknown_ones() {
         let name = |text: &str| PlatformName::new(text).unwrap();
         let fields = [
             ("acme", "{}"),

@@ -6,7 +6,7 @@
 use redis::{Cmd, ToRedisArgs, Value, cmd};
 use sha1::{Digest, Sha1};
 
-use super::{Connection, Fault};
+use super::{RedisConnection, CallError};
 
 /// One script.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Script {
     }
 
     /// Sends a call made by [`Self::call`].
-    pub(crate) async fn run(&self, connection: &Connection, call: &Cmd) -> Result<Value, Fault> {
+    pub(crate) async fn run(&self, connection: &RedisConnection, call: &Cmd) -> Result<Value, CallError> {
         match connection.run(call).await {
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.load(connection, call).await?;
@@ -50,7 +50,7 @@ impl Script {
     }
 
     /// [`Self::run`], and what it wrote is confirmed by replicas where that is asked for.
-    pub(crate) async fn run_confirmed(&self, connection: &Connection, call: &Cmd) -> Result<Value, Fault> {
+    pub(crate) async fn run_confirmed(&self, connection: &RedisConnection, call: &Cmd) -> Result<Value, CallError> {
         match connection.run_confirmed(call).await {
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.load(connection, call).await?;
@@ -61,11 +61,11 @@ impl Script {
     }
 
     /// Makes the script known to the server that is to run `call`.
-    async fn load(&self, connection: &Connection, call: &Cmd) -> Result<(), Fault> {
+    async fn load(&self, connection: &RedisConnection, call: &Cmd) -> Result<(), CallError> {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(self.code);
         // Nothing of the call itself ran so far, whatever becomes of the loading.
-        connection.run_beside(call, &load).await.map(drop).map_err(|fault| Fault::NotRun(fault.into_error()))
+        connection.run_on_same_node(call, &load).await.map(drop).map_err(|fault| CallError::NotRun(fault.into_error()))
     }
 }
 
@@ -89,9 +89,9 @@ macro_rules! scripts {
 }
 
 scripts!(
-    agree,
+    put_meta_if_absent,
     bind_urls,
-    census,
+    dead_letter_stats,
     check_enqueue,
     check_settle,
     change_registrations,
@@ -100,23 +100,23 @@ scripts!(
     delivery_counts,
     depth,
     enqueue,
-    forward,
+    enqueue_deliveries,
     hand_over_queue,
     hold_destination,
     import,
     lease,
-    pace,
+    acquire_delivery_permit,
     promote,
     purge,
     reap_consumers,
     release_held,
     release_lease,
-    renew,
+    extend_claims,
     replay,
     reset_idle,
     schedule_retry,
     settle,
-    suspect,
+    count_isolated_run,
     sweep_orphans,
 );
 
@@ -133,12 +133,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_grows_the_queue_or_writes_nothing_is_refused_when_redis_is_full() {
+    fn script_flags_refuse_only_growth_when_redis_is_full() {
         for (name, script) in Scripts::new().all() {
             let flags = script.code.lines().next().unwrap_or_default();
             let expected = match name {
-                "enqueue" | "forward" | "import" | "check_enqueue" => "#!lua",
-                "census" | "depth" | "delivery_counts" => "#!lua flags=no-writes",
+                "enqueue" | "enqueue_deliveries" | "import" | "check_enqueue" => "#!lua",
+                "dead_letter_stats" | "depth" | "delivery_counts" => "#!lua flags=no-writes",
                 _ => "#!lua flags=allow-oom",
             };
             assert_eq!(flags, expected, "{name}");
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_the_one_redis_computes() {
+    fn script_digest_equals_the_one_of_redis() {
         assert_eq!(Script::new("return KEYS[1]").sha, "4a2267357833227dd98abdedb8cf24b15a986445");
     }
 }

@@ -1,6 +1,6 @@
 //! Listening to a channel of Redis.
 //!
-//! Guarantee: a [`Subscription`] is never stuck and never gives up: a peer that closes, or that has not answered a ping
+//! Guarantee: a [`ChannelSubscription`] is never stuck and never gives up: a peer that closes, or that has not answered a ping
 //! for [`RESPONSE_TIMEOUT`], is left, and it connects anew, for as long as it is wanted. It says whenever it begins to
 //! listen, since what is published while it does not reaches nobody. In a cluster every node passes on what is published at
 //! any, so one of them is listened to, another one after each failure.
@@ -13,17 +13,17 @@ use secrecy::SecretString;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{CONNECT_TIMEOUT, FAILURE_PAUSE, InvalidTarget, RESPONSE_TIMEOUT, Targets};
+use super::connection::{CONNECT_TIMEOUT, FAILURE_PAUSE, RedisUrlError, RESPONSE_TIMEOUT, SubscriptionTargets};
 use crate::backoff::Backoff;
 
 /// Pause between two pings.
-const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest pause between two tries to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a listener hears.
 #[derive(Debug)]
-pub enum Heard {
+pub enum SubscriptionEvent {
     /// From now on nothing is missed until the connection fails; what was published before may have been.
     Listening,
     /// Something was published.
@@ -32,32 +32,32 @@ pub enum Heard {
 
 /// A channel to listen to, on a connection of its own.
 #[derive(Debug)]
-pub struct Subscription {
-    targets: Targets,
+pub struct ChannelSubscription {
+    targets: SubscriptionTargets,
     channel: String,
 }
 
-impl Subscription {
+impl ChannelSubscription {
     /// Prepares to listen; nothing is sent before [`Self::run`].
     ///
     /// # Errors
     /// As [`super::connect`].
-    pub fn new(url: &SecretString, cluster: bool, channel: String) -> Result<Self, InvalidTarget> {
-        Ok(Self { targets: Targets::new(url, cluster)?, channel })
+    pub fn new(url: &SecretString, cluster: bool, channel: String) -> Result<Self, RedisUrlError> {
+        Ok(Self { targets: SubscriptionTargets::new(url, cluster)?, channel })
     }
 
     /// Listens until `stop`. `heard` must not block.
-    pub async fn run(self, stop: CancellationToken, mut heard: impl FnMut(Heard)) {
-        let backoff = Backoff::new(FAILURE_PAUSE, LONGEST_PAUSE);
+    pub async fn run(self, stop: CancellationToken, mut heard: impl FnMut(SubscriptionEvent)) {
+        let backoff = Backoff::new(FAILURE_PAUSE, MAX_RECONNECT_PAUSE);
         let (mut failures, mut turn) = (0, rand::random_range(0..usize::from(u16::MAX)));
         loop {
             let mut listening = false;
             let told = |what| {
-                listening |= matches!(what, Heard::Listening);
+                listening |= matches!(what, SubscriptionEvent::Listening);
                 heard(what);
             };
             let Some(error) = stop.run_until_cancelled(self.listen(turn, told)).await else { return };
-            self.targets.suspect();
+            self.targets.refresh();
             turn += 1;
             if listening {
                 failures = 0;
@@ -75,7 +75,7 @@ impl Subscription {
     }
 
     /// Listens until the connection fails; to which node of a cluster is decided by `turn`.
-    async fn listen(&self, turn: usize, mut heard: impl FnMut(Heard)) -> RedisError {
+    async fn listen(&self, turn: usize, mut heard: impl FnMut(SubscriptionEvent)) -> RedisError {
         let clients = self.targets.clients().await;
         let Some(client) = clients.get(turn % clients.len().max(1)) else { return lost("there is no node") };
         let subscribe = async {
@@ -88,14 +88,14 @@ impl Subscription {
             Ok(Err(error)) => return error,
             Err(_) => return lost("it took too long to subscribe"),
         };
-        heard(Heard::Listening);
+        heard(SubscriptionEvent::Listening);
         let (mut sink, mut messages) = connection.split();
-        let mut pings = interval(PING_EVERY);
+        let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.next() => match message {
-                    Some(message) => heard(Heard::Message(message.get_payload_bytes().to_vec())),
+                    Some(message) => heard(SubscriptionEvent::Message(message.get_payload_bytes().to_vec())),
                     None => return lost("the connection was closed"),
                 },
                 _ = pings.tick() => match timeout(RESPONSE_TIMEOUT, sink.ping::<Value>()).await {

@@ -10,10 +10,10 @@ use std::time::Duration;
 use redis::Value;
 
 use super::codec::array;
-use super::consume::{CHUNK, counted};
+use super::consume::{MAX_IDS_PER_CALL, per_id_numbers};
 use super::keys::GROUP;
 use super::script::optional;
-use super::{Addressed, Fault, PlatformKeys, Queue};
+use super::{AddressedReply, CallError, PlatformKeys, Queue};
 use crate::error_code::DeadLetterCode;
 use crate::event::{Millis, StreamId};
 
@@ -21,9 +21,9 @@ use crate::event::{Millis, StreamId};
 const MAX_ERROR_CHARS: usize = 500;
 /// Entries in one settle: all of a read, so that they share its cost and, where every write is synced, one sync. Each
 /// costs Redis about two microseconds.
-const SETTLE_CHUNK: usize = 512;
+const MAX_SETTLED_PER_CALL: usize = 512;
 /// Entries that one orphan sweep looks at.
-const SWEEP_COUNT: usize = 64;
+const MAX_SWEPT_PER_CALL: usize = 64;
 /// How old an entry must be to count as an orphan.
 const ORPHAN_AGE_MS: u64 = 10 * 60 * 1000;
 
@@ -59,14 +59,14 @@ pub struct Settled {
     /// The event's id, if it was put off or replayed before: it leaves the index of exceptions.
     pub moved: Option<String>,
     /// What is told to who waits for it.
-    pub reply: Option<Addressed>,
+    pub reply: Option<AddressedReply>,
     /// Which destinations get it.
-    pub forward: Option<Forward>,
+    pub forward: Option<OutboxEntry>,
 }
 
 /// A processed event that destinations wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forward {
+pub struct OutboxEntry {
     /// Names of their queues, separated by commas.
     pub destinations: Arc<str>,
     /// What the ledger says the event did, as JSON.
@@ -114,7 +114,7 @@ pub struct NewDeadLetter {
     /// When an execution failed first; `None`: what the entry says, else now.
     pub first_failed_at: Option<Millis>,
     /// What is told to who waits for it.
-    pub reply: Option<Addressed>,
+    pub reply: Option<AddressedReply>,
 }
 
 /// What became of an entry that was to become a dead letter.
@@ -142,7 +142,7 @@ pub struct Promoted {
 
 /// What a sweep for orphans did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Swept {
+pub struct OrphanSweep {
     /// Where to go on; `None`: the end was reached.
     pub cursor: Option<StreamId>,
     /// Orphans put into the retry set, due at once. More than none is worth an alert.
@@ -158,10 +158,10 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer. Settle all of them again: the ledger makes that harmless.
-    pub async fn settle(&self, keys: &PlatformKeys, entries: &[Settled]) -> Result<Vec<bool>, Fault> {
+    pub async fn settle(&self, keys: &PlatformKeys, entries: &[Settled]) -> Result<Vec<bool>, CallError> {
         let mut removed = Vec::with_capacity(entries.len());
-        for chunk in entries.chunks(SETTLE_CHUNK) {
-            let (awaited, results) = awaited(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
+        for chunk in entries.chunks(MAX_SETTLED_PER_CALL) {
+            let (awaited, results) = awaited_replies(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
             let mut names: Vec<&str> =
                 vec![&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
             names.push(&keys.outbox);
@@ -191,7 +191,7 @@ impl Queue {
                 call.arg(at + 1).arg(&addressed.channel).arg(addressed.reply.encode());
             }
             let reply = self.scripts.settle.run(&self.connection, &call).await?;
-            removed.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
+            removed.extend(per_id_numbers(reply, chunk.len())?.into_iter().map(|one| one == 1));
         }
         Ok(removed)
     }
@@ -206,7 +206,7 @@ impl Queue {
         keys: &PlatformKeys,
         consumer: &str,
         entries: &[Retry],
-    ) -> Result<Vec<bool>, Fault> {
+    ) -> Result<Vec<bool>, CallError> {
         self.schedule(keys, consumer, entries, 0, false).await
     }
 
@@ -220,7 +220,7 @@ impl Queue {
         consumer: &str,
         entry: &Retry,
         excused: u32,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, CallError> {
         let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused, false).await?;
         Ok(done.first() == Some(&true))
     }
@@ -236,7 +236,7 @@ impl Queue {
         consumer: &str,
         entry: &Retry,
         excused: u32,
-    ) -> Result<bool, Fault> {
+    ) -> Result<bool, CallError> {
         let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused, true).await?;
         Ok(done.first() == Some(&true))
     }
@@ -245,15 +245,15 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis did not answer. Calling again is safe.
-    pub async fn release_held(&self, keys: &PlatformKeys) -> Result<u64, Fault> {
+    pub async fn release_held(&self, keys: &PlatformKeys) -> Result<u64, CallError> {
         let script = &self.scripts.release_held;
         let (mut after, mut released) = (String::new(), 0);
         loop {
             let mut call = script.call(&[&keys.retry, &keys.failures], 32);
-            call.arg(&after).arg(CHUNK);
+            call.arg(&after).arg(MAX_IDS_PER_CALL);
             let [next, some] = array(script.run(&self.connection, &call).await?)?;
             released += self.number(some)?;
-            after = redis::from_redis_value(next).map_err(|error| Fault::Unknown(error.into()))?;
+            after = redis::from_redis_value(next).map_err(|error| CallError::Unknown(error.into()))?;
             if after.is_empty() {
                 return Ok(released);
             }
@@ -267,19 +267,19 @@ impl Queue {
         entries: &[Retry],
         excused: u32,
         held: bool,
-    ) -> Result<Vec<bool>, Fault> {
+    ) -> Result<Vec<bool>, CallError> {
         let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
         let mut done = Vec::with_capacity(entries.len());
-        for chunk in entries.chunks(CHUNK) {
+        for chunk in entries.chunks(MAX_IDS_PER_CALL) {
             let mut call = self.scripts.schedule_retry.call(&names, chunk.len() * 256);
             call.arg(GROUP).arg(consumer).arg(excused).arg(i32::from(held));
             for entry in chunk {
                 call.arg(entry.id.to_string()).arg(entry.delay_ms).arg(entry.attempt);
                 optional(&mut call, entry.first_failed_at);
-                call.arg(entry.error_code.as_str()).arg(cut(&entry.error));
+                call.arg(entry.error_code.as_str()).arg(truncate_error(&entry.error));
             }
             let reply = self.scripts.schedule_retry.run(&self.connection, &call).await?;
-            done.extend(counted(reply, chunk.len())?.into_iter().map(|one| one == 1));
+            done.extend(per_id_numbers(reply, chunk.len())?.into_iter().map(|one| one == 1));
         }
         Ok(done)
     }
@@ -294,10 +294,10 @@ impl Queue {
         keys: &PlatformKeys,
         max_delay_ms: u64,
         limit: usize,
-    ) -> Result<Promoted, Fault> {
+    ) -> Result<Promoted, CallError> {
         let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.exceptions];
         let mut call = self.scripts.promote.call(&names, 64);
-        call.arg(GROUP).arg(max_delay_ms).arg(limit.clamp(1, CHUNK));
+        call.arg(GROUP).arg(max_delay_ms).arg(limit.clamp(1, MAX_IDS_PER_CALL));
         let reply = self.scripts.promote.run(&self.connection, &call).await?;
         let [moved, vanished, next] = array(reply)?;
         Ok(Promoted {
@@ -306,7 +306,7 @@ impl Queue {
             next_due: match next {
                 Value::Int(ms) if ms < 0 => None,
                 Value::Int(ms) => Some(Duration::from_millis(ms.unsigned_abs())),
-                _ => return Err(Fault::nonsense("a number expected")),
+                _ => return Err(CallError::unexpected_reply("a number expected")),
             },
         })
     }
@@ -322,10 +322,10 @@ impl Queue {
         worker: &str,
         entries: &[NewDeadLetter],
         max_len: u64,
-    ) -> Result<Vec<DeadLettered>, Fault> {
+    ) -> Result<Vec<DeadLettered>, CallError> {
         let mut outcomes = Vec::with_capacity(entries.len());
-        for chunk in entries.chunks(CHUNK) {
-            let (_, results) = awaited(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
+        for chunk in entries.chunks(MAX_IDS_PER_CALL) {
+            let (_, results) = awaited_replies(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
             let mut names: Vec<&str> =
                 vec![&keys.incoming, &keys.dlq, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
             names.push(&keys.exceptions);
@@ -333,19 +333,19 @@ impl Queue {
             let mut call = self.scripts.dead_letter.call(&names, chunk.len() * 256);
             call.arg(GROUP).arg(consumer).arg(max_len).arg(worker);
             for entry in chunk {
-                call.arg(entry.id.to_string()).arg(entry.error_code.as_str()).arg(cut(&entry.error));
+                call.arg(entry.id.to_string()).arg(entry.error_code.as_str()).arg(truncate_error(&entry.error));
                 call.arg(entry.attempts);
                 optional(&mut call, entry.first_failed_at);
                 optional(&mut call, entry.reply.as_ref().map(|addressed| &addressed.channel));
                 optional(&mut call, entry.reply.as_ref().map(|addressed| addressed.reply.encode()));
             }
             let reply = self.scripts.dead_letter.run(&self.connection, &call).await?;
-            for code in counted(reply, chunk.len())? {
+            for code in per_id_numbers(reply, chunk.len())? {
                 outcomes.push(match code {
                     0 => DeadLettered::Done,
                     1 => DeadLettered::Full,
                     2 => DeadLettered::Gone,
-                    _ => return Err(Fault::nonsense("an outcome expected")),
+                    _ => return Err(CallError::unexpected_reply("an outcome expected")),
                 });
             }
         }
@@ -357,7 +357,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer, or there is no group.
-    pub async fn sweep_orphans(&self, keys: &PlatformKeys, cursor: Option<StreamId>) -> Result<Swept, Fault> {
+    pub async fn sweep_orphans(&self, keys: &PlatformKeys, cursor: Option<StreamId>) -> Result<OrphanSweep, CallError> {
         self.sweep_orphans_older_than(keys, cursor, ORPHAN_AGE_MS).await
     }
 
@@ -370,19 +370,19 @@ impl Queue {
         keys: &PlatformKeys,
         cursor: Option<StreamId>,
         age_ms: u64,
-    ) -> Result<Swept, Fault> {
+    ) -> Result<OrphanSweep, CallError> {
         let names = [&keys.incoming, &keys.retry, &keys.counters];
         let mut call = self.scripts.sweep_orphans.call(&names, 96);
         call.arg(GROUP);
         optional(&mut call, cursor.map(|id| id.to_string()));
-        call.arg(SWEEP_COUNT).arg(age_ms);
+        call.arg(MAX_SWEPT_PER_CALL).arg(age_ms);
         let reply = self.scripts.sweep_orphans.run(&self.connection, &call).await?;
         let [next, rescheduled] = array(reply)?;
         let cursor = match &next {
             Value::BulkString(text) if text.is_empty() => None,
             id => Some(super::codec::stream_id(id)?),
         };
-        Ok(Swept { cursor, rescheduled: self.number(rescheduled)? })
+        Ok(OrphanSweep { cursor, rescheduled: self.number(rescheduled)? })
     }
 }
 
@@ -395,15 +395,15 @@ fn runs(entries: &[Settled]) -> Vec<(&'static str, usize)> {
 }
 
 /// What is told of some of `entries`, with their positions, and the keys under which it is kept.
-fn awaited<'e>(
+fn awaited_replies<'e>(
     keys: &PlatformKeys,
-    entries: impl Iterator<Item = Option<&'e Addressed>>,
-) -> (Vec<(usize, &'e Addressed)>, Vec<String>) {
+    entries: impl Iterator<Item = Option<&'e AddressedReply>>,
+) -> (Vec<(usize, &'e AddressedReply)>, Vec<String>) {
     let awaited = entries.enumerate().filter_map(|(at, reply)| Some((at, reply?)));
     awaited.map(|(at, addressed)| ((at, addressed), keys.result(&addressed.reply.event_id))).unzip()
 }
 
-fn cut(text: &str) -> &str {
+fn truncate_error(text: &str) -> &str {
     text.char_indices().nth(MAX_ERROR_CHARS).map_or(text, |(end, _)| &text[..end])
 }
 
@@ -412,9 +412,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_cut_between_characters() {
+    fn error_text_is_cut_between_characters() {
         let long = "ü".repeat(MAX_ERROR_CHARS + 1);
-        assert_eq!(cut(&long).chars().count(), MAX_ERROR_CHARS);
-        assert_eq!(cut("short"), "short");
+        assert_eq!(truncate_error(&long).chars().count(), MAX_ERROR_CHARS);
+        assert_eq!(truncate_error("short"), "short");
     }
 }

@@ -14,7 +14,7 @@ use super::seal::Sealer;
 use crate::event::Millis;
 use crate::platform::PlatformName;
 use crate::platform::registry::Clash;
-use crate::queue::{Change, Changed, Fault};
+use crate::queue::{RegistrationChange, ChangeOutcome, CallError};
 
 /// Most secrets of a platform at a time.
 const MAX_SECRETS: usize = 16;
@@ -45,9 +45,9 @@ pub enum Refused {
     /// Others changed something all the time. Nothing was changed.
     #[error("Too many changes at a time")]
     Contended,
-    /// Redis did not answer; see [`Fault`] for whether the change may have been made.
+    /// Redis did not answer; see [`CallError`] for whether the change may have been made.
     #[error("Redis did not answer")]
-    Redis(#[from] Fault),
+    Redis(#[from] CallError),
 }
 
 impl Live {
@@ -55,7 +55,7 @@ impl Live {
     /// for as long as it says. One that is being removed is registered anew; its old secrets stay gone.
     ///
     /// # Errors
-    /// Why not. After [`Fault::Unknown`] it may have been registered; registering it again is safe.
+    /// Why not. After [`CallError::Unknown`] it may have been registered; registering it again is safe.
     pub async fn register(&self, registration: &Registration) -> Result<Arc<Snapshot>, Refused> {
         let sealer = self.sealer().filter(|sealer| sealer.can_seal()).ok_or(Refused::NoKey)?;
         let name = &registration.platform.name;
@@ -66,7 +66,7 @@ impl Live {
             snapshot.registry.admits(&registration.platform)?;
             let before = snapshot.records.get(name).map(Arc::as_ref);
             let record = registered(registration, before, sealer, now)?;
-            Ok(vec![Change::Put(name.clone(), record.to_json())])
+            Ok(vec![RegistrationChange::Put(name.clone(), record.to_json())])
         })
         .await
         .inspect(|_| {
@@ -92,7 +92,7 @@ impl Live {
             let mut record = Record::clone(record);
             (record.state, record.draining_since, record.updated_at) = (State::Draining, Some(now), now);
             record.secrets.truncate(usize::from(record.url.is_some()));
-            Ok(vec![Change::Put(name.clone(), record.to_json())])
+            Ok(vec![RegistrationChange::Put(name.clone(), record.to_json())])
         })
         .await
     }
@@ -110,7 +110,7 @@ impl Live {
         let mut removed = false;
         self.change(|snapshot, _| {
             removed = drained(snapshot);
-            let both = [Change::Remove(name.clone()), Change::Pause(name.clone(), None)];
+            let both = [RegistrationChange::Remove(name.clone()), RegistrationChange::Pause(name.clone(), None)];
             Ok(if removed { both.into() } else { Vec::new() })
         })
         .await?;
@@ -127,7 +127,7 @@ impl Live {
             match there {
                 None => Err(absent(snapshot, name)),
                 Some(platform) if platform.paused == paused => Ok(Vec::new()),
-                Some(_) => Ok(vec![Change::Pause(name.clone(), Some(paused))]),
+                Some(_) => Ok(vec![RegistrationChange::Pause(name.clone(), Some(paused))]),
             }
         })
         .await
@@ -136,7 +136,7 @@ impl Live {
     /// Makes the changes that `decide` finds right for what stands in Redis; none: nothing is to be changed.
     async fn change(
         &self,
-        mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<Change>, Refused>,
+        mut decide: impl FnMut(&Snapshot, Millis) -> Result<Vec<RegistrationChange>, Refused>,
     ) -> Result<Arc<Snapshot>, Refused> {
         for _ in 0..TRIES {
             let snapshot = self.fresh().await?;
@@ -146,11 +146,11 @@ impl Live {
             }
             match self.queue().change_registrations(snapshot.version.as_deref(), &changes).await? {
                 // It is made; what is unknown is only what it looks like from here.
-                Changed::Done(_) => {
-                    return self.fresh().await.map_err(|fault| Fault::Unknown(fault.into_error()).into());
+                ChangeOutcome::Done(_) => {
+                    return self.fresh().await.map_err(|fault| CallError::Unknown(fault.into_error()).into());
                 }
-                Changed::Conflict => {}
-                Changed::Full => return Err(Refused::Full),
+                ChangeOutcome::Conflict => {}
+                ChangeOutcome::Full => return Err(Refused::Full),
             }
         }
         Err(Refused::Contended)

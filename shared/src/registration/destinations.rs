@@ -8,14 +8,14 @@ use secrecy::SecretString;
 use super::build::Snapshot;
 use super::record::StoredSecret;
 use super::seal::Sealer;
-use crate::outbound::config::{Defaults, destination_url, signing_key};
+use crate::outbound::config::{DestinationDefaults, destination_url, signing_key};
 use crate::outbound::{Destination, PreviousSecret};
 
 impl Snapshot {
     /// The destinations of registered platforms, those included that are being removed: what they have queued is still
     /// processed.
     #[must_use]
-    pub fn destinations(&self, defaults: &Defaults, sealer: &Sealer) -> Vec<Destination> {
+    pub fn destinations(&self, defaults: &DestinationDefaults, sealer: &Sealer) -> Vec<Destination> {
         let mut found = Vec::new();
         for (name, record) in &self.records {
             let Some(url) = record.url.as_deref().and_then(|url| destination_url(url).ok()) else { continue };
@@ -26,12 +26,12 @@ impl Snapshot {
                 Some(PreviousSecret { secret, expires_at: stored.expires_at_ms })
             };
             let newest = record.secrets.first().and_then(open);
-            let sealed = newest.is_none();
+            let secret_unreadable = newest.is_none();
             let secret = newest.map_or_else(SecretString::default, |one| one.secret);
             // One that this process cannot open adds no signature; the newest is what matters.
             let previous_secrets = record.secrets.iter().skip(1).filter_map(open).collect();
             match defaults.registered(name, url, secret) {
-                Ok(destination) => found.push(Destination { sealed, previous_secrets, ..destination }),
+                Ok(destination) => found.push(Destination { secret_unreadable, previous_secrets, ..destination }),
                 Err(error) => tracing::error!(platform = %name, %error, "its processed events cannot be forwarded"),
             }
         }

@@ -17,7 +17,7 @@ use super::seal::Sealer;
 use crate::clock;
 use crate::event::Millis;
 use crate::platform::registry::Registry;
-use crate::queue::{Fault, Queue};
+use crate::queue::{CallError, Queue};
 
 /// How often Redis is asked whether something changed.
 const POLL: Duration = Duration::from_millis(500);
@@ -46,7 +46,7 @@ struct Inner {
 
 /// The read before: when it began, and what came of it.
 #[derive(Default)]
-struct LastRead(Option<(Instant, Result<Arc<Snapshot>, Fault>)>);
+struct LastRead(Option<(Instant, Result<Arc<Snapshot>, CallError>)>);
 
 impl std::fmt::Debug for Live {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -103,7 +103,7 @@ impl Live {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn fresh(&self) -> Result<Arc<Snapshot>, Fault> {
+    pub async fn fresh(&self) -> Result<Arc<Snapshot>, CallError> {
         let asked = Instant::now();
         let mut last = self.inner.reading.lock().await;
         if let LastRead(Some((begun, result))) = &*last {
@@ -132,7 +132,7 @@ impl Live {
         clock::now_ms().saturating_add(self.inner.skew.load(Ordering::Relaxed))
     }
 
-    async fn read(&self) -> Result<Arc<Snapshot>, Fault> {
+    async fn read(&self) -> Result<Arc<Snapshot>, CallError> {
         let (version, time) = self.inner.queue.registrations_version().await?;
         self.inner.skew.store(time.saturating_sub(clock::now_ms()), Ordering::Relaxed);
         if let Some(known) = self.current().filter(|known| known.version == version) {
@@ -141,7 +141,7 @@ impl Live {
         let picture = self.inner.queue.registrations().await?;
         self.publish(|builder, now| builder.build(picture, now))
             .await
-            .ok_or_else(|| Fault::NotRun((redis::ErrorKind::Client, "what is registered could not be read").into()))
+            .ok_or_else(|| CallError::NotRun((redis::ErrorKind::Client, "what is registered could not be read").into()))
     }
 
     /// Publishes what `build` makes; snapshots are published in the order in which they are made. `None`: it failed, and

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_endpoint_there_is_nothing() {
+    fn trace_config_without_an_endpoint_is_none() {
         assert!(read(&[]).unwrap().is_none());
         assert!(read(&[(ENDPOINT, ""), ("OTEL_TRACES_SAMPLER", "nonsense")]).unwrap().is_none());
     }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told_without_its_value() {
+    fn unusable_trace_variables_are_problems_without_values() {
         for wrong in ["collector:4318", "hunter2", "ftp://hunter2@host", "http://", "http://host/?token=hunter2"] {
             let problems = read(&[(ENDPOINT, wrong)]).unwrap_err();
             assert!(problems.len() == 1 && problems[0].starts_with(ENDPOINT), "{problems:?}");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn samplers_have_the_names_that_opentelemetry_gave_them() {
+    fn samplers_have_their_opentelemetry_names() {
         let sampler = |name: &str| {
             let set =
                 [(ENDPOINT, "http://host"), ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", "0.25")];

@@ -22,16 +22,16 @@ use url::Url;
 
 use super::config::TraceConfig;
 use crate::metrics::spans_dropped as dropped;
-use crate::outbound::certificates::Clients;
+use crate::outbound::certificates::HttpClients;
 
 /// Between two warnings.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest that connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends batches of spans; asked by the SDK's own thread, it sends on the runtime that it was made on.
-pub(super) struct Exporter {
-    clients: Clients,
+pub(super) struct OtlpExporter {
+    clients: HttpClients,
     url: Url,
     headers: HeaderMap,
     runtime: Handle,
@@ -39,18 +39,18 @@ pub(super) struct Exporter {
     warned: Mutex<Option<Instant>>,
 }
 
-impl fmt::Debug for Exporter {
+impl fmt::Debug for OtlpExporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exporter").finish_non_exhaustive()
     }
 }
 
-impl Exporter {
+impl OtlpExporter {
     /// One for this runtime.
     pub(super) fn new(config: &TraceConfig) -> Result<Self, reqwest::Error> {
         let timeout = config.timeout;
-        let clients = Clients::new(move || {
-            reqwest::Client::builder().redirect(Policy::none()).no_proxy().connect_timeout(CONNECT).timeout(timeout)
+        let clients = HttpClients::new(move || {
+            reqwest::Client::builder().redirect(Policy::none()).no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(timeout)
         })?;
         let mut headers = config.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
@@ -81,14 +81,14 @@ impl Exporter {
     fn warn(&self, spans: usize, reason: &str) {
         dropped(spans);
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+        if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
             *warned = Some(Instant::now());
             tracing::warn!(spans, reason, "the trace collector does not take spans; they are dropped");
         }
     }
 }
 
-impl SpanExporter for Exporter {
+impl SpanExporter for OtlpExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);

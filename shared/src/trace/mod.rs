@@ -3,7 +3,7 @@
 //! Guarantee: without `OTEL_EXPORTER_OTLP_ENDPOINT` there is no span, only the question whether there is one. With it, a span
 //! costs who makes it no waiting: it goes into a bounded queue, or is dropped when that is full, and a thread of its own
 //! sends it. A collector that is slow, refuses or is not there delays neither an answer nor the end of the process by
-//! more than [`Tracing::spare`]. Spans carry names and outcomes, never a body, a signature or a secret.
+//! more than [`TraceGuard::flush_timeout`]. Spans carry names and outcomes, never a body, a signature or a secret.
 //!
 //! The context crosses Redis as the entry's `traceparent` (W3C Trace Context, version 00).
 
@@ -26,27 +26,27 @@ pub use config::TraceConfig;
 pub use opentelemetry::Value;
 pub use opentelemetry::trace::SpanKind;
 
-use export::Exporter;
+use export::OtlpExporter;
 
 /// Longest that an end waits for the last spans.
-const FLUSH: Duration = Duration::from_secs(1);
+const MAX_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 /// What sends spans, if anything does.
 #[must_use = "the last spans are sent by its end"]
-pub struct Tracing(Option<SdkTracerProvider>);
+pub struct TraceGuard(Option<SdkTracerProvider>);
 
 /// Begins to trace if `config` says so, on the runtime that this is called on; once per process. `service` is what it is
 /// known as unless `OTEL_SERVICE_NAME` says otherwise. A client that cannot be set up is logged; then
 /// nothing is traced.
-pub fn start(config: Option<&TraceConfig>, service: &'static str) -> Tracing {
-    let Some(config) = config else { return Tracing(None) };
-    let exporter = match Exporter::new(config) {
+pub fn start(config: Option<&TraceConfig>, service: &'static str) -> TraceGuard {
+    let Some(config) = config else { return TraceGuard(None) };
+    let exporter = match OtlpExporter::new(config) {
         Ok(exporter) => exporter,
         Err(error) => {
             tracing::error!(%error, "the client for traces cannot be set up; nothing is traced");
-            return Tracing(None);
+            return TraceGuard(None);
         }
     };
     let service = config.service.clone().unwrap_or_else(|| service.to_owned());
@@ -57,19 +57,19 @@ pub fn start(config: Option<&TraceConfig>, service: &'static str) -> Tracing {
         .with_batch_exporter(exporter)
         .build();
     let _ = TRACER.set(provider.tracer("tributary"));
-    Tracing(Some(provider))
+    TraceGuard(Some(provider))
 }
 
-impl Tracing {
+impl TraceGuard {
     /// The part of a grace period that sending the last spans may take; nothing where there are none.
     #[must_use]
-    pub fn spare(&self, grace: Duration) -> Duration {
-        if self.0.is_some() { FLUSH.min(grace / 10) } else { Duration::ZERO }
+    pub fn flush_timeout(&self, grace: Duration) -> Duration {
+        if self.0.is_some() { MAX_FLUSH_TIMEOUT.min(grace / 10) } else { Duration::ZERO }
     }
 
-    /// Sends what is left, within [`spare`](Self::spare) of `grace`.
+    /// Sends what is left, within [`flush_timeout`](Self::flush_timeout) of `grace`.
     pub async fn finish(self, grace: Duration) {
-        let within = self.spare(grace);
+        let within = self.flush_timeout(grace);
         if let Some(provider) = self.0 {
             // The SDK waits by blocking, and this runtime may have no other thread to send with.
             let ended = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(within)).await;
@@ -88,22 +88,22 @@ pub fn now() -> Option<SystemTime> {
 
 /// One step of an event. Dropped without an outcome it says that it was cut off.
 #[derive(Debug)]
-pub struct Span(Option<Box<opentelemetry_sdk::trace::Span>>);
+pub struct TraceSpan(Option<Box<opentelemetry_sdk::trace::Span>>);
 
 /// A span that began at `began`, under what `parent`, a `traceparent`, says; without one it begins a trace. `None`: nothing
 /// is traced.
 #[must_use]
-pub fn span(name: &'static str, kind: SpanKind, parent: Option<&str>, began: SystemTime) -> Option<Span> {
+pub fn span(name: &'static str, kind: SpanKind, parent: Option<&str>, began: SystemTime) -> Option<TraceSpan> {
     let tracer = TRACER.get()?;
     let context = match parent.and_then(context) {
         Some(parent) => Context::new().with_remote_span_context(parent),
         None => Context::new(),
     };
     let builder = tracer.span_builder(name).with_kind(kind).with_start_time(began);
-    Some(Span(Some(Box::new(builder.start_with_context(tracer, &context)))))
+    Some(TraceSpan(Some(Box::new(builder.start_with_context(tracer, &context)))))
 }
 
-impl Span {
+impl TraceSpan {
     /// The context for what follows from this step.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
@@ -146,7 +146,7 @@ impl Span {
     }
 }
 
-impl Drop for Span {
+impl Drop for TraceSpan {
     fn drop(&mut self) {
         self.close("unfinished");
     }
@@ -160,7 +160,7 @@ pub fn trace_id(traceparent: Option<&str>) -> Option<&str> {
 
 /// Whether a `traceparent` names a trace and a span.
 #[must_use]
-pub fn is_context(traceparent: &str) -> bool {
+pub fn is_valid_traceparent(traceparent: &str) -> bool {
     context(traceparent).is_some()
 }
 
@@ -180,7 +180,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_traceparent_is_read() {
+    fn traceparent_is_parsed() {
         let context = context(PARENT).unwrap();
         assert_eq!(context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(context.span_id().to_string(), "00f067aa0ba902b7");
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_is_no_parent() {
+    fn invalid_traceparent_is_no_parent() {
         let zeros = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         for wrong in
             ["", "00", "t", zeros, "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", &PARENT[..54]]
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_before_it_was_asked_for() {
+    fn span_is_none_before_tracing_starts() {
         assert!(now().is_none());
         assert!(span("x", SpanKind::Server, Some(PARENT), SystemTime::now()).is_none());
     }

@@ -15,7 +15,7 @@ use shared::event::{Envelope, NewEvent, StreamId};
 use shared::json::Document;
 use shared::platform::Platform;
 use shared::platform::registry::Registry;
-use shared::queue::{Entry, decode, encode};
+use shared::queue::{StreamEntry, decode, encode};
 use shared::signature::{Keys, verify};
 use worker::effects::plan;
 
@@ -149,18 +149,18 @@ fn encoding() -> Prepared {
     Ok(Box::new(move |i| drop(black_box(encode(&events[i], NOW_MS, NOW_MS, origin(i))))))
 }
 
-fn entries(source: Source) -> Result<(Arc<Platform>, Vec<Entry>), Box<dyn Error>> {
+fn entries(source: Source) -> Result<(Arc<Platform>, Vec<StreamEntry>), Box<dyn Error>> {
     let subject = Subject::of(source)?;
     let events = subject.queued()?;
-    let entry = |(i, event)| Entry { id: origin(i), fields: Some(encode(event, NOW_MS, NOW_MS, origin(i)).into()) };
+    let entry = |(i, event)| StreamEntry { id: origin(i), fields: Some(encode(event, NOW_MS, NOW_MS, origin(i)).into()) };
     Ok((subject.platform, events.iter().enumerate().map(entry).collect()))
 }
 
 /// Reading an entry uses it up, so each is there twice.
 fn decoding() -> Prepared {
     let (_, entries) = entries(MUX)?;
-    let mut again: Vec<Option<Entry>> = entries.iter().cloned().map(Some).collect();
-    let mut first: Vec<Option<Entry>> = entries.into_iter().map(Some).collect();
+    let mut again: Vec<Option<StreamEntry>> = entries.iter().cloned().map(Some).collect();
+    let mut first: Vec<Option<StreamEntry>> = entries.into_iter().map(Some).collect();
     Ok(Box::new(move |i| {
         let entry = first[i].take().or_else(|| again[i].take());
         assert!(black_box(entry.map(decode)).is_some_and(|event| event.is_ok()), "refused");

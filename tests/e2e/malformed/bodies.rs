@@ -8,21 +8,21 @@ use serde_json::json;
 use tests::sender::{ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, now, now_ms, rfc3339};
 use tests::sign;
 
-use super::dice::Dice;
-use super::requests::{Case, genuine, good_body, posted};
+use super::rng::SplitMix64;
+use super::requests::{MalformedRequest, signed_request, good_body, post};
 
 /// Genuine, of what is no JSON document.
-pub(super) fn junk(dice: &mut Dice) -> Case {
-    let good = good_body(dice);
+pub(super) fn not_json(rng: &mut SplitMix64) -> MalformedRequest {
+    let good = good_body(rng);
     let insert = |at: usize, what: &[u8]| [&good[..at], what, &good[at..]].concat();
-    let depth = 128 + dice.below(8_000);
-    let body = match dice.below(14) {
-        0 => good[..dice.below(good.len())].to_vec(),
-        1 => [&good[..], dice.pick(&[&b"{}"[..], b"x", b"]", b"}", b",", b"null"])].concat(),
-        2 => [dice.pick(&[&b"\xef\xbb\xbf,"[..], b"[", b",", b"//\n", b"\0"]), &good].concat(),
+    let depth = 128 + rng.below(8_000);
+    let body = match rng.below(14) {
+        0 => good[..rng.below(good.len())].to_vec(),
+        1 => [&good[..], rng.pick(&[&b"{}"[..], b"x", b"]", b"}", b",", b"null"])].concat(),
+        2 => [rng.pick(&[&b"\xef\xbb\xbf,"[..], b"[", b",", b"//\n", b"\0"]), &good].concat(),
         3 => insert(
             1,
-            &[dice.pick(&[&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]), &b","[..]].concat(),
+            &[rng.pick(&[&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]), &b","[..]].concat(),
         ),
         4 => insert(1, b"\"k\":1,\"k\":2,"),
         5 => insert(1, b"\"k\":1,\"\\u006b\":2,"),
@@ -33,7 +33,7 @@ pub(super) fn junk(dice: &mut Dice) -> Case {
             1,
             &[
                 &b"\"k\":"[..],
-                dice.pick(&[
+                rng.pick(&[
                     &b"NaN"[..],
                     b"01",
                     b"+1",
@@ -52,22 +52,22 @@ pub(super) fn junk(dice: &mut Dice) -> Case {
         ),
         10 => insert(
             1,
-            &[&b"\"k\":\""[..], dice.pick(&[&b"\\x"[..], b"\\u12", b"\n", b"\x01", b"\\ud80", b"\\"]), b"\","]
+            &[&b"\"k\":\""[..], rng.pick(&[&b"\\x"[..], b"\\u12", b"\n", b"\x01", b"\\ud80", b"\\"]), b"\","]
                 .concat(),
         ),
         11 => good.iter().flat_map(|byte| [*byte, 0]).collect(),
-        12 => [&b"\xff"[..], &dice.bytes(3_000)].concat(),
-        _ => dice
+        12 => [&b"\xff"[..], &rng.bytes(3_000)].concat(),
+        _ => rng
             .pick(&[&b""[..], b" ", b"\n\n", b"\"", b"{", b"nul", b"tru", b"payload=%7B%7D", b"<xml/>"])
             .to_vec(),
     };
-    posted("genuine junk", &genuine(dice, &body))
+    post("genuine junk", &signed_request(rng, &body))
 }
 
 /// Genuine JSON that is no event of its platform.
-pub(super) fn no_event(dice: &mut Dice) -> Case {
-    let huge = "x".repeat(257 + dice.below(5_000));
-    let scalar = dice.pick(&[
+pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
+    let huge = "x".repeat(257 + rng.below(5_000));
+    let scalar = rng.pick(&[
         json!(null),
         json!(true),
         json!([]),
@@ -78,47 +78,47 @@ pub(super) fn no_event(dice: &mut Dice) -> Case {
         json!(huge),
     ]);
     let other =
-        dice.pick(&[json!(null), json!(7), json!("text"), json!([1, 2]), json!([[]]), json!(1.5e300), json!({})]);
-    let text = dice.pick(&[json!(1), json!(null), json!([]), json!({"a": 1})]);
-    let (mux, livekit, batch) = (dice.below(4) == 0, dice.below(4) == 0, dice.below(4) == 0);
+        rng.pick(&[json!(null), json!(7), json!("text"), json!([1, 2]), json!([[]]), json!(1.5e300), json!({})]);
+    let text = rng.pick(&[json!(1), json!(null), json!([]), json!({"a": 1})]);
+    let (mux, livekit, batch) = (rng.below(4) == 0, rng.below(4) == 0, rng.below(4) == 0);
     if batch {
-        let mut list = vec![json!({"id": "1"}); 1 + dice.below(100)];
-        let at = dice.below(list.len());
-        list[at] = dice.pick(&[json!(1), json!(null), json!([{}]), json!("x")]);
-        let body = match dice.below(4) {
-            0 => json!({"kind": "k", "events": dice.pick(&[json!("x"), json!(1), json!(false)])}),
-            1 => json!({"kind": "k", "events": vec![json!({"id": "1"}); 129 + dice.below(1000)]}),
+        let mut list = vec![json!({"id": "1"}); 1 + rng.below(100)];
+        let at = rng.below(list.len());
+        list[at] = rng.pick(&[json!(1), json!(null), json!([{}]), json!("x")]);
+        let body = match rng.below(4) {
+            0 => json!({"kind": "k", "events": rng.pick(&[json!("x"), json!(1), json!(false)])}),
+            1 => json!({"kind": "k", "events": vec![json!({"id": "1"}); 129 + rng.below(1000)]}),
             2 => json!({"kind": scalar, "events": [{"id": "1"}]}),
             _ => json!({"kind": "k", "events": list}),
         };
         let signed = sign::generic("several", ACME_SECRET, body.to_string().as_bytes());
-        return posted("genuine, a batch with what is no event", &signed);
+        return post("genuine, a batch with what is no event", &signed);
     }
     if mux {
-        let body = if dice.below(2) == 0 {
+        let body = if rng.below(2) == 0 {
             other
         } else {
             json!({"id": "x", "type": scalar, "created_at": rfc3339(now_ms())})
         };
-        return posted("genuine, no type", &sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()));
+        return post("genuine, no type", &sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()));
     }
     if livekit {
-        let body = if dice.below(2) == 0 { other } else { json!({"id": "x", "event": scalar}) };
+        let body = if rng.below(2) == 0 { other } else { json!({"id": "x", "event": scalar}) };
         let signed = sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.to_string().as_bytes());
-        return posted("genuine, no event", &signed);
+        return post("genuine, no event", &signed);
     }
-    let body = match dice.below(5) {
+    let body = match rng.below(5) {
         0 => other,
         1 => json!({"event_type": scalar, "payload": {"content_id": "c"}}),
         2 => {
-            json!({"event_type": "content_added", "payload": dice.pick(&[json!(1), json!("x"), json!([{}]), json!(null)])})
+            json!({"event_type": "content_added", "payload": rng.pick(&[json!(1), json!("x"), json!([{}]), json!(null)])})
         }
         3 => {
-            json!({"event_type": "content_added", "payload": {"content_id": "c"}, "platform": dice.pick(&[json!("hulu"), json!(7), json!(false)])})
+            json!({"event_type": "content_added", "payload": {"content_id": "c"}, "platform": rng.pick(&[json!("hulu"), json!(7), json!(false)])})
         }
         _ => json!({"event_type": "content_added", "payload": {"content_id": text}}),
     };
-    posted("genuine, of no schema", &sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes()))
+    post("genuine, of no schema", &sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes()))
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {
@@ -128,18 +128,18 @@ fn gzip(body: &[u8]) -> Vec<u8> {
 }
 
 /// Codings that do not say the truth, and bombs.
-pub(super) fn compressed(dice: &mut Dice) -> Case {
-    let good = good_body(dice);
-    let coding = dice.pick(&["gzip", "zstd", "br"]);
-    match dice.below(6) {
+pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
+    let good = good_body(rng);
+    let coding = rng.pick(&["gzip", "zstd", "br"]);
+    match rng.below(6) {
         0 => {
-            let noise = [&b"\xff"[..], &dice.bytes(2_000)].concat();
-            posted("genuine, not what its coding says", &genuine(dice, &noise).header("content-encoding", coding))
+            let noise = [&b"\xff"[..], &rng.bytes(2_000)].concat();
+            post("genuine, not what its coding says", &signed_request(rng, &noise).header("content-encoding", coding))
         }
         1 => {
             let packed = gzip(&good);
-            let cut = packed[..1 + dice.below(packed.len() - 10)].to_vec();
-            posted("genuine, a compressed body cut short", &genuine(dice, &cut).header("content-encoding", "gzip"))
+            let cut = packed[..1 + rng.below(packed.len() - 10)].to_vec();
+            post("genuine, a compressed body cut short", &signed_request(rng, &cut).header("content-encoding", "gzip"))
         }
         2 => {
             let bomb = match coding {
@@ -147,20 +147,20 @@ pub(super) fn compressed(dice: &mut Dice) -> Case {
                 "zstd" => zstd::bulk::compress(&vec![b' '; 3_000_000], 1).unwrap(),
                 _ => brotli_bomb(),
             };
-            posted("a bomb", &genuine(dice, &bomb).header("content-encoding", coding))
+            post("a bomb", &signed_request(rng, &bomb).header("content-encoding", coding))
         }
         3 => {
-            let junk = gzip(&[&b"\xff"[..], &dice.bytes(500)].concat());
-            posted("genuine junk, compressed", &genuine(dice, &junk).header("content-encoding", "gzip"))
+            let junk = gzip(&[&b"\xff"[..], &rng.bytes(500)].concat());
+            post("genuine junk, compressed", &signed_request(rng, &junk).header("content-encoding", "gzip"))
         }
         4 => {
-            let odd = dice.pick(&["gzip, br", "compress", "x-unheard-of", "gzip;q=1", "*", "gzip gzip"]);
-            posted("an unknown coding", &genuine(dice, &gzip(&good)).header("content-encoding", odd))
+            let odd = rng.pick(&["gzip, br", "compress", "x-unheard-of", "gzip;q=1", "*", "gzip gzip"]);
+            post("an unknown coding", &signed_request(rng, &gzip(&good)).header("content-encoding", odd))
         }
         _ => {
             let signed =
-                genuine(dice, &gzip(&good)).header("content-encoding", coding).header("content-encoding", "br");
-            posted("two codings", &signed)
+                signed_request(rng, &gzip(&good)).header("content-encoding", coding).header("content-encoding", "br");
+            post("two codings", &signed)
         }
     }
 }

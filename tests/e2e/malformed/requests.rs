@@ -7,16 +7,16 @@ use tests::sender::{
 };
 use tests::sign::{self, Signed};
 
-use super::dice::Dice;
-use super::{bodies, head, wire};
+use super::rng::SplitMix64;
+use super::{bodies, headers, protocol};
 
 /// What a run's requests follow from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seed(pub(super) u64);
+pub(super) struct RunSeed(pub(super) u64);
 
 /// A request.
 #[derive(Debug)]
-pub(super) struct Case {
+pub(super) struct MalformedRequest {
     /// What is wrong with it.
     pub(super) name: &'static str,
     /// All of it, on the wire.
@@ -27,33 +27,33 @@ pub(super) struct Case {
     pub(super) may_be_cut_off: bool,
 }
 
-impl Seed {
+impl RunSeed {
     /// The request of a number.
-    pub(super) fn case(self, number: u64) -> Case {
-        let mut dice = Dice(self.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        dice.next();
-        match dice.below(10) {
-            0 | 1 => head::forged(&mut dice),
-            2 | 3 => bodies::junk(&mut dice),
-            4 => bodies::no_event(&mut dice),
-            5 => bodies::compressed(&mut dice),
-            6 => head::headers(&mut dice),
-            7 => wire::elsewhere(&mut dice),
-            8 => wire::framing(&mut dice),
-            _ => wire::no_http(&mut dice),
+    pub(super) fn case(self, number: u64) -> MalformedRequest {
+        let mut rng = SplitMix64(self.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        rng.next();
+        match rng.below(10) {
+            0 | 1 => headers::forged(&mut rng),
+            2 | 3 => bodies::not_json(&mut rng),
+            4 => bodies::not_an_event(&mut rng),
+            5 => bodies::compressed(&mut rng),
+            6 => headers::headers(&mut rng),
+            7 => protocol::unknown_route(&mut rng),
+            8 => protocol::framing(&mut rng),
+            _ => protocol::not_http(&mut rng),
         }
     }
 }
 
 /// A name and a value that need not be text.
-pub(super) type Header = (String, Vec<u8>);
+pub(super) type RawHeader = (String, Vec<u8>);
 
-pub(super) fn own(signed: &Signed) -> Vec<Header> {
+pub(super) fn raw_headers(signed: &Signed) -> Vec<RawHeader> {
     signed.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect()
 }
 
 /// A well-framed request.
-pub(super) fn framed(method: &str, path: &str, headers: &[Header], body: &[u8]) -> Vec<u8> {
+pub(super) fn framed(method: &str, path: &str, headers: &[RawHeader], body: &[u8]) -> Vec<u8> {
     let mut bytes =
         format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", body.len()).into_bytes();
     for (name, value) in headers {
@@ -62,17 +62,17 @@ pub(super) fn framed(method: &str, path: &str, headers: &[Header], body: &[u8]) 
     [&bytes, b"\r\n".as_slice(), body].concat()
 }
 
-pub(super) fn whole(name: &'static str, bytes: Vec<u8>) -> Case {
-    Case { name, bytes, ends: false, may_be_cut_off: false }
+pub(super) fn complete_request(name: &'static str, bytes: Vec<u8>) -> MalformedRequest {
+    MalformedRequest { name, bytes, ends: false, may_be_cut_off: false }
 }
 
-pub(super) fn posted(name: &'static str, signed: &Signed) -> Case {
-    whole(name, framed("POST", &signed.path, &own(signed), &signed.body))
+pub(super) fn post(name: &'static str, signed: &Signed) -> MalformedRequest {
+    complete_request(name, framed("POST", &signed.path, &raw_headers(signed), &signed.body))
 }
 
-pub(super) fn good_body(dice: &mut Dice) -> Vec<u8> {
-    let id = format!("malformed-{}", dice.next());
-    let body = match dice.below(2) {
+pub(super) fn good_body(rng: &mut SplitMix64) -> Vec<u8> {
+    let id = format!("malformed-{}", rng.next());
+    let body = match rng.below(2) {
         0 => mux_event(&id, "active", Some("room"), "ls", now_ms()),
         _ => content_event("content_added", &id, "t", now_ms()),
     };
@@ -80,8 +80,8 @@ pub(super) fn good_body(dice: &mut Dice) -> Vec<u8> {
 }
 
 /// `body`, signed as one of the platforms does it.
-pub(super) fn genuine(dice: &mut Dice, body: &[u8]) -> Signed {
-    match dice.below(4) {
+pub(super) fn signed_request(rng: &mut SplitMix64, body: &[u8]) -> Signed {
+    match rng.below(4) {
         0 => sign::mux(MUX_SECRET, now(), body),
         1 => sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body),
         2 => sign::generic("netflix", NETFLIX_SECRET, body),

@@ -11,7 +11,7 @@ use tests::sender::Answer;
 const OPENAPI: &str = include_str!("../../fixtures/openapi-3.1.schema.json");
 
 /// An answer that was seen: path as described, method, and status as described (`202`, `2XX`).
-pub(super) type Seen = (String, String, String);
+pub(super) type SeenAnswer = (String, String, String);
 
 /// A description, and what was seen of it.
 pub(super) struct Description {
@@ -19,7 +19,7 @@ pub(super) struct Description {
     pub(super) document: Value,
     /// In which objects may have no other members than those described.
     strict: Value,
-    seen: Mutex<BTreeSet<Seen>>,
+    seen: Mutex<BTreeSet<SeenAnswer>>,
     codes: Mutex<BTreeSet<String>>,
 }
 
@@ -142,7 +142,7 @@ impl Description {
     }
 
     /// What is described, and was not seen.
-    pub(super) fn unseen(&self) -> BTreeSet<Seen> {
+    pub(super) fn unseen(&self) -> BTreeSet<SeenAnswer> {
         let seen = self.seen.lock().expect("a lock");
         let mut unseen = BTreeSet::new();
         for (template, item) in self.items() {

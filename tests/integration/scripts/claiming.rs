@@ -75,7 +75,7 @@ async fn renewing_keeps_others_from_claiming_and_the_count_as_it_is() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap();
-    assert_eq!(fixture.queue.renew(&fixture.keys, CONSUMER, &ids[..1]).await.unwrap(), [true]);
+    assert_eq!(fixture.queue.extend_claims(&fixture.keys, CONSUMER, &ids[..1]).await.unwrap(), [true]);
     let claimed = fixture.queue.claim(&fixture.keys, OTHER, MINUTE, START, 10).await.unwrap();
     assert_eq!(claimed.entries.iter().map(|(entry, _)| entry.id).collect::<Vec<_>>(), ids[1..]);
     assert_eq!(fixture.holder(ids[0]).await, (CONSUMER.into(), 1));
@@ -88,7 +88,7 @@ async fn renewing_takes_nothing_back_from_whoever_claimed_it() {
     fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, START, 1).await.unwrap();
     fixture.queue.settle(&fixture.keys, &[Settled::new(ids[1], SettleOutcome::Processed)]).await.unwrap();
     for held in [
-        fixture.queue.renew(&fixture.keys, CONSUMER, &ids).await.unwrap(),
+        fixture.queue.extend_claims(&fixture.keys, CONSUMER, &ids).await.unwrap(),
         fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap(),
     ] {
         assert_eq!(held, [false, false, true]);
@@ -113,7 +113,7 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
     let ids = fixture.deliver(&["settled", "retried", "dead", "outage", "kept"]).await;
     for id in &ids {
         for run in 1..=2 {
-            assert_eq!(fixture.queue.suspect(&fixture.keys, *id, uuid::Uuid::new_v4()).await.unwrap(), run);
+            assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, *id, uuid::Uuid::new_v4()).await.unwrap(), run);
         }
     }
     fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap();
@@ -130,9 +130,9 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
     fixture.queue.clear_suspects(&fixture.keys, &ids[3..4]).await.unwrap();
     let left: Vec<String> = fixture.redis(&["HKEYS", &fixture.keys.suspects]).await;
     assert_eq!(left, [ids[4].to_string()]);
-    assert_eq!(fixture.queue.suspect(&fixture.keys, ids[4], uuid::Uuid::new_v4()).await.unwrap(), 3);
+    assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, ids[4], uuid::Uuid::new_v4()).await.unwrap(), 3);
     assert_eq!(
-        fixture.queue.suspect(&fixture.keys, ids[3], uuid::Uuid::new_v4()).await.unwrap(),
+        fixture.queue.count_isolated_run(&fixture.keys, ids[3], uuid::Uuid::new_v4()).await.unwrap(),
         1,
         "after an outage from the beginning"
     );
@@ -145,7 +145,7 @@ async fn a_repeated_call_counts_one_run() {
     let id = fixture.deliver(&["a"]).await[0];
     let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     for (run, count) in [(first, 1), (first, 1), (first, 1), (second, 2), (second, 2)] {
-        assert_eq!(fixture.queue.suspect(&fixture.keys, id, run).await.unwrap(), count);
+        assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, id, run).await.unwrap(), count);
     }
 }
 
@@ -154,7 +154,7 @@ async fn a_finished_entry_is_no_suspect() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap();
-    assert_eq!(fixture.queue.suspect(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 0);
+    assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 0);
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.suspects]).await, 0);
 }
 

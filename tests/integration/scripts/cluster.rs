@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use shared::event::marker_digest;
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    DeadLettered, Durability, EnqueuePolicy, Enqueued, Imported, Layout, Monitor, Queue, Reader, RedisHealth,
-    Replayed, Unfinished, blocking_connection, connect,
+    DeadLettered, Durability, EnqueuePolicy, Enqueued, ImportOutcome, KeyLayout, HealthMonitor, Queue, StreamReader, RedisHealth,
+    Replayed, UnfinishedState, blocking_connection, connect,
 };
 use tests::cluster::RedisCluster;
 use tests::poll;
@@ -31,9 +31,9 @@ pub async fn one_node() -> RedisServer {
 }
 
 /// A queue on `server`, and what reads it.
-pub fn reading(server: &RedisServer) -> (Queue, Reader) {
+pub fn reading(server: &RedisServer) -> (Queue, StreamReader) {
     let url = server.url().into();
-    (Queue::new(Layout::Cluster, connect(&url, true).unwrap()), blocking_connection(&url, true).unwrap())
+    (Queue::new(KeyLayout::Cluster, connect(&url, true).unwrap()), blocking_connection(&url, true).unwrap())
 }
 
 #[tokio::test]
@@ -52,9 +52,9 @@ async fn no_script_leaves_its_slot() {
     assert_eq!(outcomes, [Enqueued::Accepted; 3]);
     let mut pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 10, Duration::ZERO).await.unwrap();
     let ids: Vec<_> = pages.remove(0).1.iter().map(|entry| entry.id).collect();
-    assert_eq!(queue.renew(&keys, CONSUMER, &ids).await.unwrap(), [true; 3]);
+    assert_eq!(queue.extend_claims(&keys, CONSUMER, &ids).await.unwrap(), [true; 3]);
     assert_eq!(queue.delivery_counts(&keys, CONSUMER, &ids).await.unwrap(), [1; 3]);
-    assert_eq!(queue.suspect(&keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
+    assert_eq!(queue.count_isolated_run(&keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
     assert_eq!(queue.settle(&keys, &[crate::waiting::settled(ids[0], &channel, "a")]).await.unwrap(), [true]);
     let retry = [crate::retry::retry(ids[1], 0)];
     assert_eq!(queue.schedule_retry(&keys, CONSUMER, &retry).await.unwrap(), [true]);
@@ -63,7 +63,7 @@ async fn no_script_leaves_its_slot() {
     let dead = queue.dead_letter(&keys, CONSUMER, "w", &[letter.clone(), letter], 10).await.unwrap();
     assert_eq!(dead, [DeadLettered::Done, DeadLettered::Gone]);
     assert!(queue.stored_reply(&keys, "a").await.unwrap().is_some());
-    assert!(matches!(queue.unfinished(&keys, "c").await.unwrap(), Some(Unfinished::Dead(_))));
+    assert!(matches!(queue.unfinished(&keys, "c").await.unwrap(), Some(UnfinishedState::Dead(_))));
     assert_eq!(queue.depth(&keys).await.unwrap().dead_letters, 1);
     queue.sweep_orphans(&keys, None).await.unwrap();
     queue.reap_consumers(&keys, Duration::from_secs(60)).await.unwrap();
@@ -72,11 +72,11 @@ async fn no_script_leaves_its_slot() {
     assert!(matches!(replayed[..], [Replayed::Done(_)]));
     let fields = vec![(b"event_id".to_vec(), b"c".to_vec())];
     let imported = queue.import_dead_letter(&keys, ids[0], &fields, 9).await.unwrap();
-    let Imported::Done(imported) = imported else { panic!("{imported:?}") };
+    let ImportOutcome::Done(imported) = imported else { panic!("{imported:?}") };
     let digests = [(imported, Some(marker_digest("mux", "c")))];
     assert_eq!(queue.purge(&keys, &digests).await.unwrap(), [true]);
     assert!(queue.lease("host-1", "token", Duration::from_secs(60)).await.unwrap());
-    assert_eq!(queue.agree("layout", "cluster").await.unwrap(), "cluster");
+    assert_eq!(queue.put_meta_if_absent("layout", "cluster").await.unwrap(), "cluster");
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
 async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
     let server = one_node().await;
     server.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
-    let queue = Queue::new(Layout::Cluster, connect(&server.url().into(), true).unwrap());
+    let queue = Queue::new(KeyLayout::Cluster, connect(&server.url().into(), true).unwrap());
     let (gone, here) = (queue.keys(&name("mux")), queue.keys(&name("acme")));
     let slot: u16 = server.command(&["CLUSTER", "KEYSLOT", &gone.incoming]).await;
     let slot = slot.to_string();
@@ -189,33 +189,33 @@ async fn an_idle_reader_asks_seldom_and_is_still_quick() {
 #[tokio::test]
 async fn every_primary_is_watched() {
     let mut cluster = RedisCluster::start(RedisOptions::durable(), Duration::from_secs(60)).await;
-    let queue = Queue::new(Layout::Cluster, connect(&cluster.url().into(), true).unwrap());
-    assert_eq!(queue.misfit().await.unwrap(), None);
-    let mut monitor = Monitor::new(queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
+    let queue = Queue::new(KeyLayout::Cluster, connect(&cluster.url().into(), true).unwrap());
+    assert_eq!(queue.layout_error().await.unwrap(), None);
+    let mut monitor = HealthMonitor::new(queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
     let mut health = RedisHealth::default();
     for _ in 0..2 {
-        monitor.look(&mut health).await;
+        monitor.poll(&mut health).await;
         assert!(health.strict_ok() && health.data_lost == 0, "{health:?}");
     }
     // One that is emptied, whichever it is, is not what it was.
     for (lost, node) in (1..).zip(&cluster.nodes[..3]) {
         node.command::<()>(&["FLUSHALL"]).await;
-        monitor.look(&mut health).await;
+        monitor.poll(&mut health).await;
         assert_eq!((health.up, health.data_lost), (true, lost), "{health:?}");
     }
     // All promise what the weakest does.
     cluster.nodes[1].command::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
-    monitor.look(&mut health).await;
+    monitor.poll(&mut health).await;
     assert!(health.up && !health.strict_ok(), "{health:?}");
     cluster.nodes[1].command::<()>(&["CONFIG", "SET", "appendfsync", "always"]).await;
-    monitor.look(&mut health).await;
+    monitor.poll(&mut health).await;
     assert!(health.strict_ok(), "{health:?}");
     // One that is away: the others go on, but what it would promise is not known.
     cluster.nodes[2].kill();
-    monitor.look(&mut health).await;
+    monitor.poll(&mut health).await;
     assert!(health.up && !health.strict_ok() && health.durability.is_none(), "{health:?}");
     cluster.nodes[0].kill();
     cluster.nodes[1].kill();
-    monitor.look(&mut health).await;
+    monitor.poll(&mut health).await;
     assert!(!health.up, "{health:?}");
 }

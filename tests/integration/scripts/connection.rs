@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::event::{NewEvent, StreamId};
 use shared::queue::{
-    Confirmation, Enqueued, Fault, InvalidTarget, Layout, Misfit, Monitor, Queue, Reader, RedisHealth,
+    ReplicaAck, Enqueued, CallError, RedisUrlError, KeyLayout, RedisLayoutError, HealthMonitor, Queue, StreamReader, RedisHealth,
     SettleOutcome, Settled, blocking_connection, connect, connect_confirming, decode,
 };
 use tests::poll;
@@ -29,7 +29,7 @@ async fn scripts_are_loaded_again_when_redis_forgot_them() {
 async fn a_process_may_start_before_redis() {
     let mut fixture = Fixture::start().await;
     fixture.server.kill();
-    let queue = Queue::new(Layout::Single, connect(&fixture.server.url().into(), false).unwrap());
+    let queue = Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
     let fault = queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     fixture.server.restart().await;
@@ -40,7 +40,7 @@ async fn a_process_may_start_before_redis() {
 async fn calls_to_an_absent_redis_fail_fast_and_together() {
     let mut fixture = Fixture::start().await;
     fixture.server.kill();
-    let queue = Queue::new(Layout::Single, connect(&fixture.server.url().into(), false).unwrap());
+    let queue = Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
     let begin = std::time::Instant::now();
     let calls: Vec<_> = (0..200)
         .map(|_| {
@@ -58,10 +58,10 @@ async fn calls_to_an_absent_redis_fail_fast_and_together() {
 async fn a_restarted_redis_is_found_again() {
     let mut fixture = Fixture::start().await;
     assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Accepted]);
-    let before = fixture.queue.connection().established();
+    let before = fixture.queue.connection().connection_epoch();
     fixture.server.restart().await;
     answers(&fixture.queue).await;
-    assert!(fixture.queue.connection().established() > before);
+    assert!(fixture.queue.connection().connection_epoch() > before);
     fixture.accept(&["b"]).await;
     fixture.queue.create_group(&fixture.keys).await.unwrap();
     poll::until("the reader finds it too", Duration::from_secs(10), async || {
@@ -81,7 +81,7 @@ async fn a_refusal_while_connecting_is_not_for_ever() {
     // One connection holds the only place.
     let mut keeper = fixture.server.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(1).exec_async(&mut keeper).await.unwrap();
-    let queue = Queue::new(Layout::Single, connect(&fixture.server.url().into(), false).unwrap());
+    let queue = Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
     let fault = queue.now().await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(100).exec_async(&mut keeper).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_lost_reply_is_an_unknown_outcome() {
     // Redis takes the command and does not answer in time, as a frozen one would.
     fixture.redis::<()>(&["CLIENT", "PAUSE", "4000", "ALL"]).await;
     let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&event("b")]).await.unwrap_err();
-    assert!(matches!(fault, Fault::Unknown(_)), "{fault:?}");
+    assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
     // It happened all the same, so the provider's retry is a duplicate.
     let outcome = poll::until("Redis answers again", Duration::from_secs(20), async || {
         let given = event("b");
@@ -115,7 +115,7 @@ async fn what_may_have_run_is_not_sent_again() {
     fixture.redis::<()>(&["CLIENT", "PAUSE", "3000", "ALL"]).await;
     let unmarked = NewEvent { marker: None, ..event("b") };
     let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&unmarked]).await.unwrap_err();
-    assert!(matches!(fault, Fault::Unknown(_)), "{fault:?}");
+    assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
     poll::until("it is there once", Duration::from_secs(20), async || match fixture.length().await {
         2 => Ok(()),
         seen => Err(seen),
@@ -135,7 +135,7 @@ async fn a_script_on_a_key_of_another_type_is_refused() {
 async fn a_password_is_in_no_error() {
     let fixture = Fixture::start().await;
     let url = format!("redis://:hunter2-secret@{}", fixture.server.address());
-    let queue = Queue::new(Layout::Single, connect(&url.into(), false).unwrap());
+    let queue = Queue::new(KeyLayout::Single, connect(&url.into(), false).unwrap());
     let fault = queue.now().await.unwrap_err();
     let text = format!("{fault} {fault:?} {:?} {queue:?}", fault.error());
     assert!(!text.contains("hunter2"), "{text}");
@@ -148,34 +148,34 @@ async fn several_nodes_and_no_other_database_are_for_a_cluster() {
     let target = |url: &str, cluster| connect(&url.to_owned().into(), cluster).map(drop);
     let nodes = "redis://127.0.0.1:1, redis://127.0.0.1:2";
     assert!(target(nodes, true).is_ok());
-    assert!(matches!(target(nodes, false), Err(InvalidTarget::Url)));
-    assert!(matches!(target("redis://127.0.0.1:1/1", true), Err(InvalidTarget::Database)));
-    assert!(matches!(target("", true), Err(InvalidTarget::Url)));
+    assert!(matches!(target(nodes, false), Err(RedisUrlError::Url)));
+    assert!(matches!(target("redis://127.0.0.1:1/1", true), Err(RedisUrlError::Database)));
+    assert!(matches!(target("", true), Err(RedisUrlError::Url)));
 }
 
 #[tokio::test]
 async fn a_single_server_that_is_taken_for_a_cluster_says_what_is_wrong() {
     let fixture = Fixture::start().await;
-    let queue = Queue::new(Layout::Cluster, connect(&fixture.server.url().into(), true).unwrap());
-    assert_eq!(queue.misfit().await.unwrap(), Some(Misfit::Cluster { configured: true }));
+    let queue = Queue::new(KeyLayout::Cluster, connect(&fixture.server.url().into(), true).unwrap());
+    assert_eq!(queue.layout_error().await.unwrap(), Some(RedisLayoutError::Cluster { configured: true }));
     let fault = queue.now().await.map(drop);
     assert!(fault.is_ok(), "what belongs to no key is answered: {fault:?}");
     let fault = queue.enqueue(&queue.keys(&name("mux")), &OPEN, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     let mut health = RedisHealth::default();
-    Monitor::new(queue).look(&mut health).await;
+    HealthMonitor::new(queue).poll(&mut health).await;
     assert!(health.up && health.durability.is_some_and(|seen| seen.cluster_enabled == Some(false)));
 }
 
 #[tokio::test]
 async fn what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too() {
     let fixture = Fixture::start().await;
-    let wait = Confirmation { replicas: 1, timeout: Duration::from_millis(100) };
+    let wait = ReplicaAck { replicas: 1, timeout: Duration::from_millis(100) };
     let connection = connect_confirming(&fixture.server.url().into(), false, Some(wait)).unwrap();
-    let queue = Queue::new(Layout::Single, connection);
+    let queue = Queue::new(KeyLayout::Single, connection);
     for _ in 0..2 {
         let fault = queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
-        assert!(matches!(fault, Fault::Unknown(_)), "{fault:?}");
+        assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
     }
     let port = fixture.server.port().to_string();
     let options = RedisOptions::fast().set("replicaof", &format!("127.0.0.1 {port}"));
@@ -197,7 +197,7 @@ async fn answers(queue: &Queue) {
 }
 
 /// A reader of `fixture`'s server, whose URL begins with `who`.
-fn reader_as(fixture: &Fixture, who: &str, database: u8) -> Reader {
+fn reader_as(fixture: &Fixture, who: &str, database: u8) -> StreamReader {
     let url = fixture.server.url().replacen("redis://", &format!("redis://{who}"), 1);
     blocking_connection(&format!("{}/{database}", url.trim_end_matches('/')).into(), false).unwrap()
 }
@@ -233,7 +233,7 @@ async fn a_reader_leaves_a_server_that_became_a_replica() {
     };
     let keys = [&fixture.keys];
     let read =
-        async |reader: &mut Reader| fixture.queue.read_new(reader, &keys, CONSUMER, 10, Duration::ZERO).await;
+        async |reader: &mut StreamReader| fixture.queue.read_new(reader, &keys, CONSUMER, 10, Duration::ZERO).await;
     assert!(read(&mut fixture.reader).await.unwrap().is_empty());
     let before = connected().await;
     assert!(read(&mut fixture.reader).await.unwrap().is_empty());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::error_code::DeadLetterCode;
 use shared::event::{EventTime, NewEvent, StreamId, marker_digest};
-use shared::queue::{DeadLetter, DeadLettered, Enqueued, Imported, NewDeadLetter, Replayed, decode};
+use shared::queue::{DeadLetter, DeadLettered, Enqueued, ImportOutcome, NewDeadLetter, Replayed, decode};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field, name};
 
@@ -81,7 +81,7 @@ async fn a_pending_entry_that_was_deleted_is_no_dead_letter() {
 async fn a_dead_letter_leaves_no_trace_of_the_entry() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    fixture.queue.suspect(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
+    fixture.queue.count_isolated_run(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
     // As where somebody set the group back while the entry waited for a retry.
     fixture.redis::<()>(&["ZADD", &fixture.keys.retry, "0", &id.to_string()]).await;
     fixture.redis::<()>(&["HSET", &fixture.keys.failures, &id.to_string(), "{}"]).await;
@@ -274,7 +274,7 @@ async fn an_imported_dead_letter_is_the_exported_one() {
     let fields = exported.fields.unwrap();
     let given = fields.to_fields();
     let imported = fixture.queue.import_dead_letter(&fixture.keys, exported.id, &given, 9).await.unwrap();
-    let Imported::Done(new) = imported else { panic!("{imported:?}") };
+    let ImportOutcome::Done(new) = imported else { panic!("{imported:?}") };
     let found = fixture.queue.find_dead_letter(&fixture.keys, new).await.unwrap().unwrap();
     assert_eq!(found.fields, Some(fields));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::config::Env;
 use shared::outbound::config::load;
 use shared::outbound::{DeliveryLimit, Destination, DestinationName};
-use shared::queue::{Complete, DestinationKeys, Pace, Queue, QueueBindings};
+use shared::queue::{CompleteKinds, DestinationKeys, DeliveryPermit, Queue, QueueBindings};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
 
@@ -20,13 +20,13 @@ fn listed(urls: &[&str]) -> Vec<Destination> {
 
 async fn bound(queue: &Queue, destinations: &[Destination]) -> QueueBindings {
     let all: Vec<&Destination> = destinations.iter().collect();
-    queue.bind_queues(&all, Complete::Configured).await.unwrap()
+    queue.bind_queues(&all, CompleteKinds::Configured).await.unwrap()
 }
 
 /// Destination called `name`, as a file defines it.
 fn named(name_of: &str, url: &str) -> Destination {
     let mut one = listed(&[url]).remove(0);
-    (one.name, one.listed) = (name(name_of), false);
+    (one.name, one.from_url_list) = (name(name_of), false);
     one
 }
 
@@ -191,28 +191,28 @@ async fn a_busy_destination_is_left_alone_by_all_workers() {
     let fixture = Fixture::start().await;
     let (queue, limit) = (&fixture.queue, DeliveryLimit { max: 1_000, window: Duration::from_secs(1) });
     let keys = queue.layout().destination(&name("crm"));
-    assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Now);
+    assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
     let held = queue.hold_destination(&keys, Some(Duration::from_secs(30))).await.unwrap();
     assert_eq!((held.pause, held.busy, held.begins), (Duration::from_secs(30), Duration::ZERO, true));
     // A shorter pause, asked for by what was on its way, ends no longer one.
     let held = queue.hold_destination(&keys, Some(Duration::from_secs(1))).await.unwrap();
     assert!(held.pause > Duration::from_secs(25) && !held.begins, "{held:?}");
-    match queue.pace(&keys, limit).await.unwrap() {
-        Pace::Busy(wait) => assert!(wait > Duration::from_secs(25) && wait <= Duration::from_secs(30)),
+    match queue.acquire_delivery_permit(&keys, limit).await.unwrap() {
+        DeliveryPermit::Busy(wait) => assert!(wait > Duration::from_secs(25) && wait <= Duration::from_secs(30)),
         other => panic!("{other:?}"),
     }
     // A success ends the count of days, not the pause.
     queue.note_not_busy(&keys).await.unwrap();
-    assert!(matches!(queue.pace(&keys, limit).await.unwrap(), Pace::Busy(_)));
+    assert!(matches!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Busy(_)));
     let state = queue.destination_state(&keys).await.unwrap();
     assert!(state.busy_until.is_some() && state.busy_since.is_none(), "{state:?}");
     queue.pause_destination(&keys, false).await.unwrap();
-    assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Now, "an operator ends it");
+    assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now, "an operator ends it");
     // What an operator says, or a 410, is known with the next delivery.
     queue.pause_destination(&keys, true).await.unwrap();
-    assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Paused);
+    assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Paused);
     queue.note_gone(&keys).await.unwrap();
-    assert_eq!(queue.pace(&keys, limit).await.unwrap(), Pace::Gone);
+    assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Gone);
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn a_pause_that_nobody_named_doubles_up_to_a_minute() {
     for stored in ["9999999999999", "nan", "text", "-1", "inf"] {
         fixture.redis::<i64>(&["HSET", &keys.state, "busy_until", stored, "busy_since", stored]).await;
         let limit = DeliveryLimit { max: 1_000, window: Duration::from_secs(1) };
-        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now, "{stored}");
+        assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now, "{stored}");
         let held = fixture.queue.hold_destination(&keys, Some(Duration::from_secs(1))).await.unwrap();
         assert_eq!(held.pause, Duration::from_secs(1), "{stored}");
         assert!(held.busy <= Duration::from_secs(60), "{stored}: {held:?}");
@@ -290,7 +290,7 @@ async fn a_state_that_is_no_hash_keeps_nothing_waiting() {
     let keys = fixture.queue.layout().destination(&name("crm"));
     fixture.redis::<()>(&["SET", &keys.state, "somebody's"]).await;
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
-    assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
+    assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
     let held = fixture.queue.hold_destination(&keys, Some(Duration::from_secs(2))).await.unwrap();
     assert_eq!(held.pause, Duration::from_secs(2));
 }

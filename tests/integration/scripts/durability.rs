@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::queue::{Durability, Layout, Monitor, Queue, RedisHealth, connect};
+use shared::queue::{Durability, KeyLayout, HealthMonitor, Queue, RedisHealth, connect};
 use tests::poll;
 use tests::redis::RedisOptions;
 
@@ -11,7 +11,7 @@ use crate::fixture::Fixture;
 /// A server, and what a monitor sees of it.
 struct Watched {
     fixture: Fixture,
-    monitor: Monitor,
+    monitor: HealthMonitor,
     health: RedisHealth,
 }
 
@@ -19,14 +19,14 @@ impl Watched {
     /// Seen once.
     async fn start(options: RedisOptions) -> Self {
         let fixture = Fixture::with(options).await;
-        let monitor = Monitor::new(fixture.queue.clone());
+        let monitor = HealthMonitor::new(fixture.queue.clone());
         let mut watched = Self { fixture, monitor, health: RedisHealth::default() };
-        watched.look().await;
+        watched.poll().await;
         watched
     }
 
-    async fn look(&mut self) -> &RedisHealth {
-        self.monitor.look(&mut self.health).await;
+    async fn poll(&mut self) -> &RedisHealth {
+        self.monitor.poll(&mut self.health).await;
         &self.health
     }
 }
@@ -54,7 +54,7 @@ async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
     let fixture = Fixture::with(RedisOptions::durable()).await;
     fixture.redis::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~*", "+@all", "-config"]).await;
     let url = format!("redis://guest:pass@{}", fixture.server.address());
-    let queue = Queue::new(Layout::Single, connect(&url.into(), false).unwrap());
+    let queue = Queue::new(KeyLayout::Single, connect(&url.into(), false).unwrap());
     let durability = Durability::read(queue.connection()).await.unwrap();
     assert_eq!((durability.appendonly, durability.appendfsync.as_deref()), (None, None));
     assert!(!durability.is_strict());
@@ -65,15 +65,15 @@ async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
 async fn a_demoted_master_is_down_and_left() {
     let mut watched = Watched::start(RedisOptions::fast()).await;
     assert!(watched.health.up);
-    let before = watched.fixture.queue.connection().established();
+    let before = watched.fixture.queue.connection().connection_epoch();
     // Of a master that does not exist: it answers reads as every replica does.
     watched.fixture.redis::<()>(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]).await;
     watched.fixture.redis::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
-    let health = watched.look().await;
+    let health = watched.poll().await;
     assert!(!health.up, "{health:?}");
     watched.fixture.redis::<()>(&["REPLICAOF", "NO", "ONE"]).await;
-    assert!(watched.look().await.up);
-    assert!(watched.fixture.queue.connection().established() > before, "the name may lead to another server now");
+    assert!(watched.poll().await.up);
+    assert!(watched.fixture.queue.connection().connection_epoch() > before, "the name may lead to another server now");
 }
 
 #[tokio::test]
@@ -87,12 +87,12 @@ async fn health_follows_redis() {
     assert!(health.skew_ms.unwrap().abs() < 1000, "{health:?}");
 
     watched.fixture.server.kill();
-    let health = watched.look().await;
+    let health = watched.poll().await;
     assert!(!health.up && !health.strict_ok(), "{health:?}");
 
     watched.fixture.server.restart().await;
     poll::until("it is up again", Duration::from_secs(10), async || {
-        if watched.look().await.up { Ok(()) } else { Err("down") }
+        if watched.poll().await.up { Ok(()) } else { Err("down") }
     })
     .await;
     assert!(watched.health.strict_ok(), "settings are read again on a new connection");
@@ -110,9 +110,9 @@ async fn to_have_been_stopped_says_nothing_of_redis() {
             }
             std::thread::sleep(Duration::from_secs(3));
         };
-        let (health, ()) = tokio::join!(watched.look(), stop);
+        let (health, ()) = tokio::join!(watched.poll(), stop);
         assert!(health.up && health.strict_ok(), "after {turns}: {health:?}");
-        assert!(health.skew_ms.unwrap().abs() < 500 && health.clock_jumps == 0, "after {turns}: {health:?}");
+        assert!(health.skew_ms.unwrap().abs() < 500 && health.clock_steps == 0, "after {turns}: {health:?}");
     }
 }
 
@@ -120,9 +120,9 @@ async fn to_have_been_stopped_says_nothing_of_redis() {
 async fn a_changed_setting_is_noticed() {
     let mut watched = Watched::start(RedisOptions::durable()).await;
     watched.monitor = watched.monitor.every(Duration::from_secs(1), Duration::ZERO);
-    assert!(watched.look().await.strict_ok());
+    assert!(watched.poll().await.strict_ok());
     watched.fixture.redis::<()>(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
-    let health = watched.look().await;
+    let health = watched.poll().await;
     assert!(health.up && !health.strict_ok());
 }
 
@@ -131,30 +131,30 @@ async fn memory_is_told_in_parts_of_its_bound() {
     let mut watched = Watched::start(RedisOptions::fast()).await;
     assert_eq!(watched.health.memory_permille, None, "no bound");
     watched.fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]).await;
-    let health = watched.look().await;
+    let health = watched.poll().await;
     assert!((1..100).contains(&health.memory_permille.unwrap()), "{health:?}");
     watched.fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let health = watched.look().await;
+    let health = watched.poll().await;
     assert!(health.up && health.memory_permille.unwrap() > 1000, "{health:?}");
 }
 
 #[tokio::test]
 async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
     let fixture = Fixture::start().await;
-    let mut monitors = [Monitor::new(fixture.queue.clone()), Monitor::new(fixture.queue.clone())];
+    let mut monitors = [HealthMonitor::new(fixture.queue.clone()), HealthMonitor::new(fixture.queue.clone())];
     let mut health = [RedisHealth::default(), RedisHealth::default()];
     for round in 0..3 {
         if round == 1 {
             fixture.redis::<()>(&["FLUSHALL"]).await;
         }
         for (monitor, health) in monitors.iter_mut().zip(&mut health) {
-            monitor.look(health).await;
+            monitor.poll(health).await;
             assert_eq!(health.data_lost, u64::from(round >= 1), "round {round}");
         }
     }
     // Whoever comes later has lost nothing.
     let mut late = RedisHealth::default();
-    Monitor::new(fixture.queue.clone()).look(&mut late).await;
+    HealthMonitor::new(fixture.queue.clone()).poll(&mut late).await;
     assert_eq!(late.data_lost, 0);
 }
 
@@ -162,7 +162,7 @@ async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
 async fn the_watch_tells_of_changes() {
     let mut fixture = Fixture::start().await;
     let stop = tokio_util::sync::CancellationToken::new();
-    let monitor = Monitor::new(fixture.queue.clone()).every(Duration::from_millis(20), Duration::from_secs(60));
+    let monitor = HealthMonitor::new(fixture.queue.clone()).every(Duration::from_millis(20), Duration::from_secs(60));
     let mut health = monitor.spawn(stop.clone());
     let wait = Duration::from_secs(10);
     tokio::time::timeout(wait, health.wait_for(|health| health.up)).await.unwrap().unwrap();

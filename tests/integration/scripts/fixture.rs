@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::event::{EventTime, NewEvent, StreamId, marker_digest};
 use shared::platform::PlatformName;
 use shared::queue::{
-    EnqueuePolicy, Enqueued, Entry, GroupState, Layout, PlatformKeys, Queue, Reader, blocking_connection, connect,
+    EnqueuePolicy, Enqueued, StreamEntry, GroupState, KeyLayout, PlatformKeys, Queue, StreamReader, blocking_connection, connect,
 };
 use tests::redis::{RedisOptions, RedisServer};
 
@@ -17,7 +17,7 @@ pub struct Fixture {
     pub server: RedisServer,
     pub queue: Queue,
     pub keys: PlatformKeys,
-    pub reader: Reader,
+    pub reader: StreamReader,
 }
 
 /// No limit, no bound to speak of.
@@ -58,7 +58,7 @@ impl Fixture {
     pub async fn with(options: RedisOptions) -> Self {
         let server = RedisServer::start(options).await;
         let url = server.url().into();
-        let queue = Queue::new(Layout::Single, connect(&url, false).unwrap());
+        let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
         let reader = blocking_connection(&url, false).unwrap();
         let keys = queue.keys(&name("mux"));
         Self { server, queue, keys, reader }
@@ -83,7 +83,7 @@ impl Fixture {
     }
 
     /// Reads what is new as `consumer`.
-    pub async fn read_as(&mut self, consumer: &str) -> Vec<Entry> {
+    pub async fn read_as(&mut self, consumer: &str) -> Vec<StreamEntry> {
         let pages =
             self.queue.read_new(&mut self.reader, &[&self.keys], consumer, 1000, Duration::ZERO).await.unwrap();
         pages.into_iter().flat_map(|(_, entries)| entries).collect()

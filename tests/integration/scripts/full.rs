@@ -6,7 +6,7 @@ use std::time::Duration;
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
 use shared::queue::{
-    Change, Changed, DeadLettered, Enqueued, GroupState, Imported, NewDeadLetter, Replayed, SettleOutcome, Settled,
+    RegistrationChange, ChangeOutcome, DeadLettered, Enqueued, GroupState, ImportOutcome, NewDeadLetter, Replayed, SettleOutcome, Settled,
 };
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, name};
@@ -44,21 +44,21 @@ async fn a_full_redis_refuses_new_events_only() {
     };
     let outcome = queue.dead_letter(&keys, CONSUMER, "w", &[letter], 10).await.unwrap();
     assert_eq!(outcome, [DeadLettered::Done]);
-    assert_eq!(queue.renew(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [true]);
+    assert_eq!(queue.extend_claims(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [true]);
     assert_eq!(queue.hand_back(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [true]);
     assert_eq!(queue.delivery_counts(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [1]);
     let claimed = queue.claim(&keys, OTHER, Duration::from_secs(60), StreamId::default(), 10).await.unwrap();
     assert_eq!(claimed.entries.len(), 1);
-    assert_eq!(queue.suspect(&keys, ids[4], uuid::Uuid::new_v4()).await.unwrap(), 1);
+    assert_eq!(queue.count_isolated_run(&keys, ids[4], uuid::Uuid::new_v4()).await.unwrap(), 1);
     queue.clear_suspects(&keys, &ids[4..]).await.unwrap();
     queue.sweep_orphans_older_than(&keys, None, 0).await.unwrap();
     queue.reap_consumers(&keys, Duration::from_secs(3600)).await.unwrap();
     assert_eq!(queue.create_group(&queue.keys(&name("acme"))).await.unwrap(), GroupState::Created);
     assert!(queue.lease("host-1", "token", Duration::from_secs(60)).await.unwrap());
     assert!(queue.release_lease("host-1", "token").await.unwrap());
-    let pause = Change::Pause(name("mux"), Some(true));
-    assert!(matches!(queue.change_registrations(None, &[pause]).await.unwrap(), Changed::Done(_)));
-    assert_eq!(queue.agree("layout", "single").await.unwrap(), "single");
+    let pause = RegistrationChange::Pause(name("mux"), Some(true));
+    assert!(matches!(queue.change_registrations(None, &[pause]).await.unwrap(), ChangeOutcome::Done(_)));
+    assert_eq!(queue.put_meta_if_absent("layout", "single").await.unwrap(), "single");
     assert_eq!(queue.depth(&keys).await.unwrap().dead_letters, 1);
 
     let dead = queue.dead_letters(&keys, None, 10).await.unwrap()[0].id;
@@ -82,7 +82,7 @@ async fn a_purge_works_when_it_is_needed_most() {
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec())];
     let exported = StreamId { ms: 1, seq: 1 };
     let imported = fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
-    let Imported::Done(id) = imported else { panic!("{imported:?}") };
+    let ImportOutcome::Done(id) = imported else { panic!("{imported:?}") };
     fixture.fill().await;
     let digest = Some(shared::event::marker_digest("mux", "a"));
     assert_eq!(fixture.queue.purge(&fixture.keys, &[(id, digest)]).await.unwrap(), [true]);

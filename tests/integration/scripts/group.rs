@@ -64,7 +64,7 @@ async fn without_a_group_transitions_say_so_and_change_nothing() {
     let id = fixture.fields(&fixture.keys.incoming).await[0].0.parse().unwrap();
     let retry = [crate::retry::retry(id, 0)];
     assert!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retry).await.unwrap_err().is_no_group());
-    assert!(fixture.queue.renew(&fixture.keys, CONSUMER, &[id]).await.unwrap_err().is_no_group());
+    assert!(fixture.queue.extend_claims(&fixture.keys, CONSUMER, &[id]).await.unwrap_err().is_no_group());
     assert!(fixture.queue.reap_consumers(&fixture.keys, Duration::ZERO).await.is_err());
     assert_eq!((fixture.length().await, fixture.retrying().await), (1, 0));
 }

@@ -71,11 +71,11 @@ async fn the_oldest_is_the_oldest_that_waits_for_no_retry() {
 #[tokio::test]
 async fn what_was_agreed_first_stands() {
     let fixture = Fixture::start().await;
-    assert_eq!(fixture.queue.agreed("database").await.unwrap(), None);
-    assert_eq!(fixture.queue.agree("database", "one").await.unwrap(), "one");
-    assert_eq!(fixture.queue.agree("database", "two").await.unwrap(), "one");
-    fixture.queue.adopt("database", "two").await.unwrap();
-    assert_eq!(fixture.queue.agreed("database").await.unwrap().as_deref(), Some("two"));
+    assert_eq!(fixture.queue.meta("database").await.unwrap(), None);
+    assert_eq!(fixture.queue.put_meta_if_absent("database", "one").await.unwrap(), "one");
+    assert_eq!(fixture.queue.put_meta_if_absent("database", "two").await.unwrap(), "one");
+    fixture.queue.set_meta("database", "two").await.unwrap();
+    assert_eq!(fixture.queue.meta("database").await.unwrap().as_deref(), Some("two"));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use shared::event::{NewEvent, StreamId};
 use shared::outbound::{DeliveryLimit, DestinationName};
 use shared::queue::{
-    DestinationKeys, Enqueued, Forward, Forwarded, GroupState, Layout, NewDelivery, Pace, Queue, SettleOutcome,
+    DestinationKeys, Enqueued, OutboxEntry, EnqueuedDelivery, GroupState, KeyLayout, NewDelivery, DeliveryPermit, Queue, SettleOutcome,
     Settled, blocking_connection, connect,
 };
 
@@ -30,16 +30,16 @@ fn crm(queue: &Queue) -> DestinationKeys {
     queue.layout().destination(&DestinationName::new("crm").unwrap())
 }
 
-fn limited(pace: Pace) -> Option<Duration> {
+fn limited(pace: DeliveryPermit) -> Option<Duration> {
     match pace {
-        Pace::Now => None,
-        Pace::Limited(wait) => Some(wait),
+        DeliveryPermit::Now => None,
+        DeliveryPermit::Limited(wait) => Some(wait),
         other => panic!("{other:?}"),
     }
 }
 
 fn forwarded(id: StreamId) -> Settled {
-    let forward = Forward { destinations: Arc::from("crm,fans"), result: "{\"a\":1}".into(), traceparent: None };
+    let forward = OutboxEntry { destinations: Arc::from("crm,fans"), result: "{\"a\":1}".into(), traceparent: None };
     Settled { forward: Some(forward), ..Settled::new(id, SettleOutcome::Processed) }
 }
 
@@ -48,14 +48,14 @@ async fn a_delivery_is_queued_like_an_event_and_once() {
     let fixture = Fixture::start().await;
     let keys = crm(&fixture.queue);
     let both = [delivery("one"), delivery("two")];
-    let outcomes = fixture.queue.forward(&keys, &both[..1], NO_END, NO_END).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Queued]);
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::Queued]);
     // A mover that was killed before its ack does it all again.
-    let outcomes = fixture.queue.forward(&keys, &both, NO_END, NO_END).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Already, Forwarded::Queued]);
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &both, NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::AlreadyQueued, EnqueuedDelivery::Queued]);
     let twice = [delivery("three"), delivery("three")];
-    let outcomes = fixture.queue.forward(&keys, &twice, NO_END, NO_END).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Queued, Forwarded::Already]);
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &twice, NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::Queued, EnqueuedDelivery::AlreadyQueued]);
 
     let entries = fixture.fields("webhooks:outgoing:crm").await;
     assert_eq!(entries.len(), 3);
@@ -86,11 +86,11 @@ async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
     let fixture = Fixture::start().await;
     let keys = crm(&fixture.queue);
     let all: Vec<NewDelivery> = ["a", "b", "c", "d", "e", "f"].map(delivery).into();
-    let outcomes = fixture.queue.forward(&keys, &all, 2, 1).await.unwrap();
-    use Forwarded::{Already, DeadLettered, Overflowed, Queued};
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap();
+    use EnqueuedDelivery::{AlreadyQueued, DeadLettered, Overflowed, Queued};
     assert_eq!(outcomes, [Queued, Queued, DeadLettered, Overflowed, Overflowed, Overflowed]);
     // None of them is counted again when the mover asks again.
-    assert_eq!(fixture.queue.forward(&keys, &all, 2, 1).await.unwrap(), [Already; 6]);
+    assert_eq!(fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap(), [AlreadyQueued; 6]);
 
     let letters = fixture.fields("webhooks:dlq:out:crm").await;
     assert_eq!(letters.len(), 1);
@@ -119,10 +119,10 @@ async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
     let keys = crm(&fixture.queue);
     let large = |number: usize| NewDelivery { body: "x".repeat(1_000_000), ..delivery(&number.to_string()) };
     let all: Vec<NewDelivery> = (0..9).map(large).collect();
-    fixture.queue.forward(&keys, &[delivery("the script is there now")], NO_END, NO_END).await.unwrap();
+    fixture.queue.enqueue_deliveries(&keys, &[delivery("the script is there now")], NO_END, NO_END).await.unwrap();
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
-    let outcomes = fixture.queue.forward(&keys, &all, NO_END, NO_END).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Queued; 9]);
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::Queued; 9]);
     let order: Vec<String> = fixture
         .fields("webhooks:outgoing:crm")
         .await
@@ -142,8 +142,8 @@ async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
     let fixture = Fixture::start().await;
     let keys = crm(&fixture.queue);
     fixture.redis::<()>(&["SET", "webhooks:outgoing:crm", "somebody's"]).await;
-    let outcomes = fixture.queue.forward(&keys, &[delivery("one"), delivery("two")], NO_END, 1).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::DeadLettered, Forwarded::Overflowed]);
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &[delivery("one"), delivery("two")], NO_END, 1).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::DeadLettered, EnqueuedDelivery::Overflowed]);
     let letters = fixture.fields("webhooks:dlq:out:crm").await;
     assert_eq!(field(&letters[0].1, "error"), Some("the queue of its destination is no stream"));
     for key in
@@ -152,8 +152,8 @@ async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
         fixture.redis::<()>(&["DEL", key]).await;
         fixture.redis::<()>(&["SET", key, "somebody's"]).await;
     }
-    let outcomes = fixture.queue.forward(&keys, &[delivery("three")], NO_END, NO_END).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Overflowed], "whatever else is damaged");
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &[delivery("three")], NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::Overflowed], "whatever else is damaged");
 }
 
 #[tokio::test]
@@ -162,15 +162,15 @@ async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
     let ids = fixture.deliver(&["a"]).await;
     let keys = crm(&fixture.queue);
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let fault = fixture.queue.forward(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap_err();
+    let fault = fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap_err();
     assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
     assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [true]);
     assert_eq!(fixture.fields("webhooks:outbox:mux").await.len(), 1);
     let limit = DeliveryLimit { max: 1, window: Duration::from_secs(60) };
-    assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
+    assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let outcomes = fixture.queue.forward(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Queued], "no mark was left behind");
+    let outcomes = fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::Queued], "no mark was left behind");
 }
 
 #[tokio::test]
@@ -250,13 +250,13 @@ async fn a_limit_is_exact() {
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
     let begun = Instant::now();
     for _ in 0..5 {
-        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
+        assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
     }
-    let wait = limited(fixture.queue.pace(&keys, limit).await.unwrap()).expect("a wait");
+    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()).expect("a wait");
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
     let mut given = 0_u32;
     while given < 10 {
-        match limited(fixture.queue.pace(&keys, limit).await.unwrap()) {
+        match limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()) {
             None => given += 1,
             Some(wait) => tokio::time::sleep(wait).await,
         }
@@ -264,9 +264,9 @@ async fn a_limit_is_exact() {
     assert!(begun.elapsed() >= Duration::from_millis(2_000), "{:?}", begun.elapsed());
     // What is refused costs nothing: whoever asks again and again does not push it out.
     for _ in 0..50 {
-        let _ = fixture.queue.pace(&keys, limit).await.unwrap();
+        let _ = fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap();
     }
-    let wait = limited(fixture.queue.pace(&keys, limit).await.unwrap()).unwrap_or_default();
+    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()).unwrap_or_default();
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
 }
 
@@ -277,12 +277,12 @@ async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
     let limit = DeliveryLimit { max: 2, window: Duration::from_secs(1) };
     for stored in ["9999999999999999", "nan", "-5", "text", "inf"] {
         fixture.redis::<()>(&["SET", &keys.queue.limit, stored]).await;
-        let wait = limited(fixture.queue.pace(&keys, limit).await.unwrap()).unwrap_or_default();
+        let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()).unwrap_or_default();
         assert!(wait <= Duration::from_millis(500), "{stored}: {wait:?}");
     }
     let ttl: i64 = {
         fixture.redis::<u64>(&["DEL", &keys.queue.limit]).await;
-        assert_eq!(fixture.queue.pace(&keys, limit).await.unwrap(), Pace::Now);
+        assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
         fixture.redis(&["PTTL", &keys.queue.limit]).await
     };
     assert!((1_000..=1_600).contains(&ttl), "it forgets itself: {ttl}");
@@ -292,16 +292,16 @@ async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
 async fn on_a_cluster_a_destination_keeps_to_its_slot() {
     let server = crate::cluster::one_node().await;
     let url = server.url().into();
-    let queue = Queue::new(Layout::Cluster, connect(&url, true).unwrap());
+    let queue = Queue::new(KeyLayout::Cluster, connect(&url, true).unwrap());
     let mut reader = blocking_connection(&url, true).unwrap();
     let keys = crm(&queue);
     assert_eq!(queue.create_group(&keys.queue).await.unwrap(), GroupState::Created);
     let all: Vec<NewDelivery> = ["a", "b", "c", "d"].map(delivery).into();
-    let outcomes = queue.forward(&keys, &all, 2, 1).await.unwrap();
-    assert_eq!(outcomes, [Forwarded::Queued, Forwarded::Queued, Forwarded::DeadLettered, Forwarded::Overflowed]);
+    let outcomes = queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap();
+    assert_eq!(outcomes, [EnqueuedDelivery::Queued, EnqueuedDelivery::Queued, EnqueuedDelivery::DeadLettered, EnqueuedDelivery::Overflowed]);
     assert_eq!(
-        queue.pace(&keys, DeliveryLimit { max: 1, window: Duration::from_secs(9) }).await.unwrap(),
-        Pace::Now
+        queue.acquire_delivery_permit(&keys, DeliveryLimit { max: 1, window: Duration::from_secs(9) }).await.unwrap(),
+        DeliveryPermit::Now
     );
     let pages = queue.read_new(&mut reader, &[&keys.queue], CONSUMER, 10, Duration::ZERO).await.unwrap();
     let ids: Vec<StreamId> = pages[0].1.iter().map(|entry| entry.id).collect();

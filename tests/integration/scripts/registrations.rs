@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use shared::platform::registry::Registry;
-use shared::queue::{Change, Changed, Fault};
+use shared::queue::{RegistrationChange, ChangeOutcome, CallError};
 use shared::registration::{Live, Refused, Registration, Sealer, Snapshot, State};
 use shared::signature::Keys;
 use tests::poll;
@@ -61,26 +61,26 @@ impl Fixture {
 async fn a_change_is_made_to_what_was_looked_at_or_not_at_all() {
     let fixture = Fixture::start().await;
     let queue = &fixture.queue;
-    let put = |text: &str| [Change::Put(name("shop"), text.as_bytes().to_vec())];
+    let put = |text: &str| [RegistrationChange::Put(name("shop"), text.as_bytes().to_vec())];
     assert_eq!(fixture.version().await, None);
-    let Changed::Done(first) = queue.change_registrations(None, &put("1")).await.unwrap() else {
+    let ChangeOutcome::Done(first) = queue.change_registrations(None, &put("1")).await.unwrap() else {
         panic!("refused")
     };
     assert_eq!(fixture.version().await.as_ref(), Some(&first));
     for stale in [None, Some("another")] {
-        assert_eq!(queue.change_registrations(stale, &put("2")).await.unwrap(), Changed::Conflict);
+        assert_eq!(queue.change_registrations(stale, &put("2")).await.unwrap(), ChangeOutcome::Conflict);
     }
     let all = queue.registrations().await.unwrap();
     assert_eq!((all.records[&name("shop")].as_slice(), all.version.as_ref()), (&b"1"[..], Some(&first)));
-    let both = [Change::Remove(name("shop")), Change::Pause(name("mux"), Some(false))];
-    let Changed::Done(second) = queue.change_registrations(Some(&first), &both).await.unwrap() else {
+    let both = [RegistrationChange::Remove(name("shop")), RegistrationChange::Pause(name("mux"), Some(false))];
+    let ChangeOutcome::Done(second) = queue.change_registrations(Some(&first), &both).await.unwrap() else {
         panic!("refused")
     };
     assert_ne!(first, second);
     let all = queue.registrations().await.unwrap();
     assert!(all.records.is_empty() && !all.paused[&name("mux")]);
-    let none = [Change::Pause(name("mux"), None), Change::Remove(name("never-there"))];
-    assert!(matches!(queue.change_registrations(Some(&second), &none).await.unwrap(), Changed::Done(_)));
+    let none = [RegistrationChange::Pause(name("mux"), None), RegistrationChange::Remove(name("never-there"))];
+    assert!(matches!(queue.change_registrations(Some(&second), &none).await.unwrap(), ChangeOutcome::Done(_)));
     let fields: Vec<String> = fixture.redis(&["HKEYS", HASH]).await;
     assert_eq!(fields, ["#version"]);
 }
@@ -88,26 +88,26 @@ async fn a_change_is_made_to_what_was_looked_at_or_not_at_all() {
 #[tokio::test]
 async fn the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up() {
     let fixture = Fixture::start().await;
-    let changes = |of: std::ops::Range<usize>| -> Vec<Change> {
-        of.map(|n| Change::Put(name(&format!("shop-{n}")), b"{}".to_vec())).collect()
+    let changes = |of: std::ops::Range<usize>| -> Vec<RegistrationChange> {
+        of.map(|n| RegistrationChange::Put(name(&format!("shop-{n}")), b"{}".to_vec())).collect()
     };
     // One field is the version.
     let full = fixture.queue.change_registrations(None, &changes(0..1024)).await.unwrap();
-    assert_eq!(full, Changed::Full);
+    assert_eq!(full, ChangeOutcome::Full);
     let exists: bool = fixture.redis(&["EXISTS", HASH]).await;
     assert!(!exists, "nothing was changed");
-    let Changed::Done(version) = fixture.queue.change_registrations(None, &changes(0..1023)).await.unwrap() else {
+    let ChangeOutcome::Done(version) = fixture.queue.change_registrations(None, &changes(0..1023)).await.unwrap() else {
         panic!("refused")
     };
     let one_more = fixture.queue.change_registrations(Some(&version), &changes(1023..1024)).await.unwrap();
-    assert_eq!(one_more, Changed::Full);
-    let Changed::Done(version) = fixture.queue.change_registrations(Some(&version), &changes(5..6)).await.unwrap()
+    assert_eq!(one_more, ChangeOutcome::Full);
+    let ChangeOutcome::Done(version) = fixture.queue.change_registrations(Some(&version), &changes(5..6)).await.unwrap()
     else {
         panic!("what is there can be replaced")
     };
     fixture.redis::<()>(&["HSET", HASH, "strange", "x", "stranger", "x"]).await;
-    let remove = [Change::Remove(name("shop-5"))];
-    assert!(matches!(fixture.queue.change_registrations(Some(&version), &remove).await.unwrap(), Changed::Done(_)));
+    let remove = [RegistrationChange::Remove(name("shop-5"))];
+    assert!(matches!(fixture.queue.change_registrations(Some(&version), &remove).await.unwrap(), ChangeOutcome::Done(_)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,7 +221,7 @@ async fn an_emptied_redis_is_a_change_and_an_outage_is_none() {
     let live = fixture.live(Some(sealer(1)));
     live.register(&asked("shop", json!({}))).await.unwrap();
     fixture.server.kill();
-    assert!(matches!(live.fresh().await, Err(Fault::NotRun(_) | Fault::Unknown(_))));
+    assert!(matches!(live.fresh().await, Err(CallError::NotRun(_) | CallError::Unknown(_))));
     assert_eq!(secrets(&live.current().unwrap(), "shop"), 1, "what is known holds");
     assert!(live.register(&asked("other", json!({}))).await.is_err());
     fixture.server.restart().await;

@@ -169,7 +169,7 @@ async fn a_promoted_entry_leaves_no_trace_of_the_old_one() {
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
     fixture.redis::<()>(&["XGROUP", "SETID", &fixture.keys.incoming, "webhook-processors", "0"]).await;
     assert_eq!(fixture.read_as(OTHER).await[0].id, id);
-    fixture.queue.suspect(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
+    fixture.queue.count_isolated_run(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
     assert_eq!((fixture.length().await, fixture.pending().await), (1, 0));
     for key in [&fixture.keys.retry, &fixture.keys.failures, &fixture.keys.suspects] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::event::StreamId;
 use shared::queue::SettleOutcome::{Duplicate, Processed, Stale};
-use shared::queue::{Forward, SettleOutcome, Settled};
+use shared::queue::{OutboxEntry, SettleOutcome, Settled};
 
 use crate::fixture::{CONSUMER, Fixture, OTHER, field};
 
@@ -13,7 +13,7 @@ fn processed(ids: &[StreamId]) -> Vec<Settled> {
 }
 
 fn forwarded(id: StreamId) -> Settled {
-    let forward = Forward { destinations: "crm".into(), result: String::new(), traceparent: None };
+    let forward = OutboxEntry { destinations: "crm".into(), result: String::new(), traceparent: None };
     Settled { forward: Some(forward), ..Settled::new(id, Processed) }
 }
 
@@ -122,7 +122,7 @@ async fn a_settle_clears_every_trace_of_the_entry() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     let id = ids[0].to_string();
-    assert_eq!(fixture.queue.suspect(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
+    assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
     fixture.redis::<()>(&["ZADD", &fixture.keys.retry, "0", &id]).await;
     fixture.redis::<()>(&["HSET", &fixture.keys.failures, &id, "{}"]).await;
     fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap();

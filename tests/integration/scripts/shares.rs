@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::event::{MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
 use shared::queue::Enqueued::{Accepted, Duplicate, Overloaded, RateLimited, Refused};
 use shared::queue::{
-    EnqueuePolicy, Enqueued, Layout, MAX_BATCH_EVENTS, PlatformKeys, Queue, Share, TypeLimit, connect,
+    EnqueuePolicy, Enqueued, KeyLayout, MAX_BATCH_EVENTS, PlatformKeys, Queue, EnqueueSection, TypeLimit, connect,
 };
 
 use crate::cluster::one_node;
@@ -52,10 +52,10 @@ impl Fixture {
         let platforms: Vec<_> = platforms.map(|(platform, policy)| (self.of(platform), policy)).collect();
         let groups: Vec<Vec<&[NewEvent]>> =
             events.iter().map(|groups| groups.iter().map(Vec::as_slice).collect()).collect();
-        let share = |((keys, policy), groups)| Share { keys, policy, groups };
+        let share = |((keys, policy), groups)| EnqueueSection { keys, policy, groups };
         let platforms = platforms.iter().map(|(keys, policy)| (keys, *policy));
-        let shares: Vec<Share<'_>> = platforms.zip(groups.iter().map(Vec::as_slice)).map(share).collect();
-        self.queue.enqueue_shares(&shares).await.unwrap()
+        let shares: Vec<EnqueueSection<'_>> = platforms.zip(groups.iter().map(Vec::as_slice)).map(share).collect();
+        self.queue.enqueue_sections(&shares).await.unwrap()
     }
 
     /// The ids of the events in a platform's stream.
@@ -322,30 +322,30 @@ async fn the_bound_of_a_call_is_that_of_all_its_shares() {
     let bare = |n: usize| NewEvent { marker: None, ..event(&n.to_string()) };
     let events: Vec<NewEvent> = (0..MAX_BATCH_EVENTS).map(bare).collect();
     let singly: Vec<&[NewEvent]> = events.iter().map(std::slice::from_ref).collect();
-    let share = |keys, groups| Share { keys, policy: &UNLIMITED, groups };
+    let share = |keys, groups| EnqueueSection { keys, policy: &UNLIMITED, groups };
     let too_many = [share(&mux, &singly[..]), share(&acme, &singly[..1])];
-    assert!(fixture.queue.enqueue_shares(&too_many).await.unwrap_err().certainly_not_run());
+    assert!(fixture.queue.enqueue_sections(&too_many).await.unwrap_err().certainly_not_run());
     let empty = [share(&mux, &singly[..1]), share(&acme, &[&[]])];
-    assert!(fixture.queue.enqueue_shares(&empty).await.unwrap_err().certainly_not_run());
+    assert!(fixture.queue.enqueue_sections(&empty).await.unwrap_err().certainly_not_run());
     assert_eq!(fixture.redis::<u64>(&["DBSIZE"]).await, 0);
 
     let just = [share(&mux, &singly[..100]), share(&acme, &[]), share(&acme, &singly[100..])];
-    assert_eq!(fixture.queue.enqueue_shares(&just).await.unwrap(), vec![Accepted; MAX_BATCH_EVENTS]);
+    assert_eq!(fixture.queue.enqueue_sections(&just).await.unwrap(), vec![Accepted; MAX_BATCH_EVENTS]);
     assert_eq!((fixture.queued_of("mux").await.len(), fixture.queued_of("acme").await.len()), (100, 28));
-    assert!(fixture.queue.enqueue_shares(&[share(&mux, &[])]).await.unwrap().is_empty());
+    assert!(fixture.queue.enqueue_sections(&[share(&mux, &[])]).await.unwrap().is_empty());
 }
 
 #[tokio::test]
 async fn on_a_cluster_platforms_do_not_mix() {
     let server = one_node().await;
-    let queue = Queue::new(Layout::Cluster, connect(&server.url().into(), true).unwrap());
+    let queue = Queue::new(KeyLayout::Cluster, connect(&server.url().into(), true).unwrap());
     assert!(!queue.mixes_platforms());
     let (mux, acme, given) = (queue.keys(&name("mux")), queue.keys(&name("acme")), [event("a")]);
     let groups = [&given[..]];
-    let share = |keys| Share { keys, policy: &UNLIMITED, groups: &groups };
-    assert!(queue.enqueue_shares(&[share(&mux), share(&acme)]).await.unwrap_err().certainly_not_run());
+    let share = |keys| EnqueueSection { keys, policy: &UNLIMITED, groups: &groups };
+    assert!(queue.enqueue_sections(&[share(&mux), share(&acme)]).await.unwrap_err().certainly_not_run());
     assert_eq!(server.command::<u64>(&["DBSIZE"]).await, 0);
     for keys in [&mux, &acme] {
-        assert_eq!(queue.enqueue_shares(&[share(keys)]).await.unwrap(), [Accepted]);
+        assert_eq!(queue.enqueue_sections(&[share(keys)]).await.unwrap(), [Accepted]);
     }
 }

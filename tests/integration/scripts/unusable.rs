@@ -1,7 +1,7 @@
 //! Verified requests that are no usable events: dead letters under the rules of events.
 
 use shared::event::{EventTime, NewEvent, marker_digest};
-use shared::queue::{EnqueuePolicy, Enqueued, Fault, Replayed, Share, Undecodable, decode};
+use shared::queue::{EnqueuePolicy, Enqueued, CallError, Replayed, EnqueueSection, DecodeError, decode};
 
 use crate::cluster::{one_node, reading};
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field, name};
@@ -74,17 +74,17 @@ async fn usable_and_unusable_events_go_in_one_call_of_two_shares() {
     let acme = fixture.queue.keys(&name("acme"));
     let groups: [[&[NewEvent]; 1]; 3] = [[&good], [&bad], [&other]];
     let policy = &OPEN;
-    let share = |keys, groups| Share { keys, policy, groups };
+    let share = |keys, groups| EnqueueSection { keys, policy, groups };
     let shares = [share(&fixture.keys, &groups[0][..]), share(&fixture.keys, &groups[1]), share(&acme, &groups[2])];
-    assert_eq!(fixture.queue.enqueue_shares(&shares).await.unwrap(), [Enqueued::Accepted; 3]);
+    assert_eq!(fixture.queue.enqueue_sections(&shares).await.unwrap(), [Enqueued::Accepted; 3]);
     let entries = fixture.fields(&acme.incoming).await;
     assert_eq!(field(&entries[0].1, "event_id"), Some("c"), "sections behind dead letters keep their keys");
     let dead: u64 = fixture.redis(&["XLEN", &fixture.keys.dlq]).await;
     assert_eq!((fixture.length().await, dead), (1, 1));
 
     let mixed: [&[NewEvent]; 2] = [&good, &bad];
-    let refused = fixture.queue.enqueue_shares(&[share(&fixture.keys, &mixed)]).await.unwrap_err();
-    assert!(matches!(refused, Fault::NotRun(_)), "{refused:?}");
+    let refused = fixture.queue.enqueue_sections(&[share(&fixture.keys, &mixed)]).await.unwrap_err();
+    assert!(matches!(refused, CallError::NotRun(_)), "{refused:?}");
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn unusable_event_can_be_replayed() {
     let envelope = decode(first).unwrap();
     assert_eq!((envelope.event_id.as_str(), envelope.origin, envelope.replays), ("a", ids[0], 1));
     assert_eq!((Some(envelope.occurred_at), envelope.first_failed_at), (time.known(), None));
-    assert_eq!(decode(second).unwrap_err(), Undecodable::Missing("event_type"));
+    assert_eq!(decode(second).unwrap_err(), DecodeError::Missing("event_type"));
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, NewEvent, StreamId, marker_digest};
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    Addressed, DeadLettered, Enqueued, GroupState, Heard, Imported, NewDeadLetter, Outcome, Replayed, Reply,
-    SettleOutcome, Settled, Subscription, Unfinished, decode,
+    AddressedReply, DeadLettered, Enqueued, GroupState, SubscriptionEvent, ImportOutcome, NewDeadLetter, ReplyOutcome, Replayed, EventReply,
+    SettleOutcome, Settled, ChannelSubscription, UnfinishedState, decode,
 };
 use tests::poll;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -21,32 +21,32 @@ use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field};
 
 const SOON: Duration = Duration::from_secs(10);
 
-fn reply(event_id: &str, outcome: Outcome) -> Reply {
-    Reply { platform: "mux".into(), event_id: event_id.into(), outcome }
+fn reply(event_id: &str, outcome: ReplyOutcome) -> EventReply {
+    EventReply { platform: "mux".into(), event_id: event_id.into(), outcome }
 }
 
-fn done(channel: &str, event_id: &str) -> Option<Addressed> {
+fn done(channel: &str, event_id: &str) -> Option<AddressedReply> {
     let results = to_raw_value(&serde_json::json!({"event_id": event_id})).unwrap();
-    Some(Addressed { channel: channel.into(), reply: reply(event_id, Outcome::Processed(results)) })
+    Some(AddressedReply { channel: channel.into(), reply: reply(event_id, ReplyOutcome::Processed(results)) })
 }
 
-pub fn given_up(channel: &str, event_id: &str) -> Option<Addressed> {
-    let outcome = Outcome::Dead("store_rejected".into());
-    Some(Addressed { channel: channel.into(), reply: reply(event_id, outcome) })
+pub fn given_up(channel: &str, event_id: &str) -> Option<AddressedReply> {
+    let outcome = ReplyOutcome::Dead("store_rejected".into());
+    Some(AddressedReply { channel: channel.into(), reply: reply(event_id, outcome) })
 }
 
 pub fn settled(id: StreamId, channel: &str, event_id: &str) -> Settled {
     Settled { reply: done(channel, event_id), ..Settled::new(id, SettleOutcome::Processed) }
 }
 
-pub fn letter(id: StreamId, reply: Option<Addressed>) -> NewDeadLetter {
+pub fn letter(id: StreamId, reply: Option<AddressedReply>) -> NewDeadLetter {
     let error_code = DeadLetterCode::StoreRejected;
     NewDeadLetter { id, error_code, error: "no".into(), attempts: 5, first_failed_at: None, reply }
 }
 
 /// Everything that is published on a channel.
 struct Ear {
-    heard: UnboundedReceiver<Heard>,
+    heard: UnboundedReceiver<SubscriptionEvent>,
     stop: CancellationToken,
 }
 
@@ -55,24 +55,24 @@ impl Ear {
         let (tell, heard) = unbounded_channel();
         let stop = CancellationToken::new();
         let url = fixture.server.url().into();
-        let subscription = Subscription::new(&url, false, channel.to_owned()).unwrap();
+        let subscription = ChannelSubscription::new(&url, false, channel.to_owned()).unwrap();
         tokio::spawn(subscription.run(stop.clone(), move |heard| drop(tell.send(heard))));
         let mut ear = Self { heard, stop };
         ear.listening().await;
         ear
     }
 
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> SubscriptionEvent {
         timeout(SOON, self.heard.recv()).await.expect("something is heard").expect("it listens")
     }
 
     async fn listening(&mut self) {
-        while !matches!(self.next().await, Heard::Listening) {}
+        while !matches!(self.next().await, SubscriptionEvent::Listening) {}
     }
 
-    async fn message(&mut self) -> Reply {
+    async fn message(&mut self) -> EventReply {
         match self.next().await {
-            Heard::Message(text) => Reply::decode(&text).unwrap(),
+            SubscriptionEvent::Message(text) => EventReply::decode(&text).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -89,11 +89,11 @@ impl Fixture {
         self.redis(&["HGETALL", &self.keys.exceptions]).await
     }
 
-    async fn unfinished(&self, event_id: &str) -> Option<Unfinished> {
+    async fn unfinished(&self, event_id: &str) -> Option<UnfinishedState> {
         self.queue.unfinished(&self.keys, event_id).await.unwrap()
     }
 
-    async fn told(&self, event_id: &str) -> Option<Outcome> {
+    async fn told(&self, event_id: &str) -> Option<ReplyOutcome> {
         self.queue.stored_reply(&self.keys, event_id).await.unwrap().map(|reply| reply.outcome)
     }
 
@@ -145,7 +145,7 @@ async fn who_waits_stands_in_the_entry_and_travels_with_it() {
         assert_eq!((&given.reply_to, &given.event_id), (&read.reply_to, &read.event_id));
         assert_eq!((&given.delivery_id, &given.traceparent), (&read.delivery_id, &read.traceparent));
         assert_eq!((&given.body, read.id), (&read.body, read.origin));
-        assert!(!read.was_moved());
+        assert!(!read.was_requeued());
     }
     let (_, fields) = fixture.fields(&fixture.keys.incoming).await.pop().unwrap();
     assert_eq!(field(&fields, "reply_to"), None);
@@ -166,10 +166,10 @@ async fn a_settled_event_is_told_once_to_who_waits() {
     for (ear, id) in [(&mut ear, "a"), (&mut other, "c")] {
         let told = ear.message().await;
         assert_eq!((told.platform.as_str(), told.event_id.as_str()), ("mux", id));
-        let Outcome::Processed(results) = told.outcome else { panic!("{id}") };
+        let ReplyOutcome::Processed(results) = told.outcome else { panic!("{id}") };
         assert_eq!(results.get(), format!("{{\"event_id\":\"{id}\"}}"));
         assert!(
-            matches!(fixture.told(id).await, Some(Outcome::Processed(stored)) if stored.get() == results.get())
+            matches!(fixture.told(id).await, Some(ReplyOutcome::Processed(stored)) if stored.get() == results.get())
         );
         let left: i64 = fixture.redis(&["TTL", &fixture.keys.result(id)]).await;
         assert!((1..=60).contains(&left), "{left}");
@@ -181,7 +181,7 @@ async fn a_settled_event_is_told_once_to_who_waits() {
     let late = [settled(ids[0], &here, "a")];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
     assert!(fixture.told("a").await.is_none());
-    fixture.redis::<()>(&["PUBLISH", &here, &reply("end", Outcome::Dead(String::new())).encode()]).await;
+    fixture.redis::<()>(&["PUBLISH", &here, &reply("end", ReplyOutcome::Dead(String::new())).encode()]).await;
     assert_eq!(ear.message().await.event_id, "end", "nothing was published twice");
 }
 
@@ -205,8 +205,8 @@ async fn a_dead_letter_is_told_and_nobody_waits_for_it_any_more() {
     assert_eq!(outcomes, [DeadLettered::Gone, DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]);
     let told = ear.message().await;
     assert_eq!(told.event_id, "b");
-    assert!(matches!(told.outcome, Outcome::Dead(code) if code == "store_rejected"));
-    assert!(matches!(fixture.told("b").await, Some(Outcome::Dead(_))));
+    assert!(matches!(told.outcome, ReplyOutcome::Dead(code) if code == "store_rejected"));
+    assert!(matches!(fixture.told("b").await, Some(ReplyOutcome::Dead(_))));
     let left: i64 = fixture.redis(&["TTL", &fixture.keys.result("b")]).await;
     assert!((1..=60).contains(&left), "{left}");
     for id in ["nobody", "a", "c"] {
@@ -262,19 +262,19 @@ async fn what_nobody_waits_for_costs_no_further_command() {
 async fn the_index_follows_an_event_through_retry_dead_letter_and_replay() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Pending), "its marker says so");
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "its marker says so");
     assert_eq!(fixture.unfinished("b").await, None);
     fixture.put_off(id).await;
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Retrying));
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying));
     let again = fixture.again().await;
-    assert!(again.was_moved());
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Retrying), "until it is decided");
+    assert!(again.was_requeued());
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying), "until it is decided");
     let dead = fixture.give_up(again.id).await;
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(dead)));
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
     fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
     let replayed = fixture.queue.replay(&fixture.keys, &[dead], 100, &BTreeMap::new()).await.unwrap();
     assert!(matches!(replayed[..], [Replayed::Done(_)]));
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Pending), "without its marker, too");
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "without its marker, too");
     let last = fixture.again().await;
     let moved = Some(last.event_id.clone());
     let batch = [Settled { moved, ..Settled::new(last.id, SettleOutcome::Processed) }];
@@ -292,7 +292,7 @@ async fn a_settle_that_came_too_late_does_not_touch_the_index() {
     let dead = fixture.give_up(again.id).await;
     let late = [Settled { moved: Some("a".into()), ..Settled::new(again.id, SettleOutcome::Processed) }];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(dead)));
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
 }
 
 /// Frozen between commit and settle; another worker had found the session missing and put the event off meanwhile.
@@ -318,7 +318,7 @@ async fn a_purge_forgets_only_the_letter_that_it_removes() {
     let second = fixture.deliver(&["a"]).await[0];
     let second = fixture.give_up(second).await;
     assert_eq!(fixture.queue.purge(&fixture.keys, &[(first, None)]).await.unwrap(), [true]);
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(second)));
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(second)));
     let digest = Some(marker_digest("mux", "a"));
     assert_eq!(fixture.queue.purge(&fixture.keys, &[(second, digest)]).await.unwrap(), [true]);
     assert_eq!(fixture.unfinished("a").await, None);
@@ -331,8 +331,8 @@ async fn an_imported_dead_letter_is_in_the_index() {
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec()), (b"body".to_vec(), b"{}".to_vec())];
     let exported = StreamId { ms: 1, seq: 1 };
     let imported = fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
-    let Imported::Done(id) = imported else { panic!("{imported:?}") };
-    assert_eq!(fixture.unfinished("a").await, Some(Unfinished::Dead(id)));
+    let ImportOutcome::Done(id) = imported else { panic!("{imported:?}") };
+    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(id)));
 }
 
 #[tokio::test]
@@ -395,7 +395,7 @@ async fn a_subscription_comes_back() {
     fixture.redis::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     ear.listening().await;
     assert_eq!(
-        fixture.redis::<u64>(&["PUBLISH", &channel, &reply("a", Outcome::Dead("x".into())).encode()]).await,
+        fixture.redis::<u64>(&["PUBLISH", &channel, &reply("a", ReplyOutcome::Dead("x".into())).encode()]).await,
         1
     );
     assert_eq!(ear.message().await.event_id, "a");
@@ -404,7 +404,7 @@ async fn a_subscription_comes_back() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     fixture.server.restart().await;
     ear.listening().await;
-    fixture.redis::<u64>(&["PUBLISH", &channel, &reply("b", Outcome::Dead("x".into())).encode()]).await;
+    fixture.redis::<u64>(&["PUBLISH", &channel, &reply("b", ReplyOutcome::Dead("x".into())).encode()]).await;
     assert_eq!(ear.message().await.event_id, "b");
 
     ear.stop.cancel();

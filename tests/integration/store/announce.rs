@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use shared::platform::SessionStatus;
-use worker::effects::Action;
+use worker::effects::EventAction;
 
 use crate::fixture::{ACTIVE, Fixture, IDLE, done, mux, time};
 
@@ -21,7 +21,7 @@ async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
     let result = fixture.announce("a", 7, json!({"room_id": "r", "config": {"a": [1.50, null]}})).await;
     assert_eq!(
         (result.action, result.old_status, result.new_status),
-        (Action::Recorded, None, Some(SessionStatus::Ready))
+        (EventAction::Recorded, None, Some(SessionStatus::Ready))
     );
     let row = fixture.session("r").await;
     for (column, value) in [
@@ -36,7 +36,7 @@ async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
         assert_eq!(row[column], value, "{column}");
     }
     let explicit = fixture.announce("b", 7, json!({"room_id": "r2", "status": "ready"})).await;
-    assert_eq!((explicit.action, explicit.new_status), (Action::StatusUpdated, Some(SessionStatus::Ready)));
+    assert_eq!((explicit.action, explicit.new_status), (EventAction::StatusUpdated, Some(SessionStatus::Ready)));
 }
 
 async fn a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone(fixture: Fixture) {
@@ -57,7 +57,7 @@ async fn ready_only_initialises(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
     let result = fixture.announce("b", 5_000, json!({"room_id": "r", "status": "ready"})).await;
-    assert_eq!((result.action, result.new_status), (Action::StatusUnchanged, Some(SessionStatus::Live)));
+    assert_eq!((result.action, result.new_status), (EventAction::StatusUnchanged, Some(SessionStatus::Live)));
     let late = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
     assert_eq!(
         late.new_status,
@@ -72,15 +72,15 @@ async fn without_a_status_no_status_guard_is_touched(fixture: Fixture) {
     assert_eq!(result.new_status, Some(SessionStatus::Live));
     fixture.announce("b", 9_000, json!({"room_id": "r", "config": {"x": 1}})).await;
     let result = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
-    assert_eq!(result.action, Action::StatusUpdated);
+    assert_eq!(result.action, EventAction::StatusUpdated);
 }
 
 async fn another_status_is_an_event_like_any_other(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let stopped = fixture.announce("b", 3_000, json!({"room_id": "r", "status": "stopped"})).await;
-    assert_eq!((stopped.action, stopped.old_status), (Action::StatusUpdated, Some(SessionStatus::Ready)));
+    assert_eq!((stopped.action, stopped.old_status), (EventAction::StatusUpdated, Some(SessionStatus::Ready)));
     let stale = done(fixture.one("mux", mux("e1", ACTIVE, 2_000, Some("r"), "s")).await);
-    assert_eq!(stale.action, Action::StaleIgnored);
+    assert_eq!(stale.action, EventAction::StaleIgnored);
     assert_eq!(fixture.session("r").await["status"], "stopped");
 }
 
@@ -88,12 +88,12 @@ async fn an_older_announcement_changes_nothing_that_a_newer_one_gave(fixture: Fi
     fixture.announce("b", 5_000, json!({"room_id": "r", "config": {"n": 2}})).await;
     let older =
         fixture.announce("a", 1_000, json!({"room_id": "r", "config": {"n": 1}, "live_stream_id": "s"})).await;
-    assert_eq!(older.action, Action::Recorded, "its live stream id is news");
+    assert_eq!(older.action, EventAction::Recorded, "its live stream id is news");
     let row = fixture.session("r").await;
     assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"n": 2}), &json!("s")));
     assert_eq!((&row["created_at"], &row["last_event_id"]), (&json!(time(1_000)), &json!("b")));
     let oldest = fixture.announce("c", 500, json!({"room_id": "r", "config": {"n": 0}})).await;
-    assert_eq!(oldest.action, Action::StaleIgnored);
+    assert_eq!(oldest.action, EventAction::StaleIgnored);
 }
 
 async fn announced_and_used_in_one_batch(fixture: Fixture) {

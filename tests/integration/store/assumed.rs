@@ -5,8 +5,8 @@
 
 use serde_json::json;
 use shared::platform::Platform;
-use worker::effects::{Action, Applied, Planned};
-use worker::store::{Part, StoreError};
+use worker::effects::{EventAction, Applied, PlannedEvent};
+use worker::store::{PlatformEvents, StoreError};
 
 use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, done, event, mux, open};
 
@@ -22,7 +22,7 @@ on_both!(
     a_crowd_of_redeliveries_is_known_batch_after_batch,
 );
 
-async fn again(fixture: &Fixture, platform: &str, events: &[Planned]) -> Result<Vec<Applied>, StoreError> {
+async fn again(fixture: &Fixture, platform: &str, events: &[PlannedEvent]) -> Result<Vec<Applied>, StoreError> {
     open(&fixture.database).await.apply(fixture.platform(platform), events).await
 }
 
@@ -31,10 +31,10 @@ fn live(id: &str, at: i64, room: &str) -> Event {
 }
 
 /// Applies `said` and gives the very event again, with what it did.
-async fn delivered(fixture: &Fixture, platform: &str, said: Event) -> (Planned, Applied) {
+async fn delivered(fixture: &Fixture, platform: &str, said: Event) -> (PlannedEvent, Applied) {
     let planned = fixture.plan(platform, &said);
     let result = done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
-    (planned, Applied::Known { same_origin: true, result })
+    (planned, Applied::AlreadyApplied { same_origin: true, result })
 }
 
 async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixture: Fixture) {
@@ -52,7 +52,7 @@ async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixtur
     let actions =
         [done(outcomes[0].clone()), done(outcomes[2].clone())].map(|result| (result.action, result.old_status));
     let old = |text: &str| text.parse().ok();
-    assert_eq!(actions, [(Action::StatusUpdated, old("ready")), (Action::StatusUpdated, old("live"))]);
+    assert_eq!(actions, [(EventAction::StatusUpdated, old("ready")), (EventAction::StatusUpdated, old("live"))]);
     assert_eq!(fixture.database.count("webhook_events").await, 4);
     assert_eq!(fixture.session("r").await["status"], "idle");
 }
@@ -79,19 +79,19 @@ async fn a_redelivery_is_known_although_the_database_would_refuse_it_now(fixture
     let new = fixture.plan("studio", &live("good", 1_000, "other"));
     let outcomes = again(&fixture, "studio", &[event, new]).await.unwrap();
     assert_eq!(outcomes[0], known);
-    assert_eq!(done(outcomes[1].clone()).action, Action::StatusUpdated);
+    assert_eq!(done(outcomes[1].clone()).action, EventAction::StatusUpdated);
 }
 
 async fn a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again(fixture: Fixture) {
     let (event, known) = delivered(&fixture, "studio", live("e", 1_000, "studios")).await;
     let firsts = [fixture.plan("rival", &live("e", 1_000, "rivals"))];
     let seconds = [fixture.plan("studio", &live("f", 2_000, "studios")), event];
-    let part = |name: &str, events| Part { platform: fixture.platform(name), events };
+    let part = |name: &str, events| PlatformEvents { platform: fixture.platform(name), events };
     let parts = [part("rival", &firsts[..]), part("studio", &seconds[..]), part("rival", &firsts[..])];
     let outcomes = open(&fixture.database).await.apply_together(&parts).await.unwrap();
     assert_eq!(done(outcomes[0][0].clone()).old_status, None, "its room was not there yet");
-    assert_eq!((done(outcomes[1][0].clone()).action, &outcomes[1][1]), (Action::StatusUnchanged, &known));
-    assert!(matches!(outcomes[2][0], Applied::Known { same_origin: true, .. }), "{outcomes:?}");
+    assert_eq!((done(outcomes[1][0].clone()).action, &outcomes[1][1]), (EventAction::StatusUnchanged, &known));
+    assert!(matches!(outcomes[2][0], Applied::AlreadyApplied { same_origin: true, .. }), "{outcomes:?}");
     assert_eq!(fixture.database.count("webhook_events").await, 3);
     assert_eq!(fixture.database.count("sessions").await, 2);
 }
@@ -103,7 +103,7 @@ async fn a_missing_session_beside_a_redelivery_stays_missing(fixture: Fixture) {
     let new = fixture.plan("mux", &mux("n", IDLE, 2_000, Some("r"), "s"));
     let outcomes = again(&fixture, "mux", &[missing, event, new]).await.unwrap();
     assert_eq!((&outcomes[0], &outcomes[1]), (&Applied::MissingSession, &known));
-    assert_eq!(done(outcomes[2].clone()).action, Action::StatusUpdated);
+    assert_eq!(done(outcomes[2].clone()).action, EventAction::StatusUpdated);
     assert_eq!(fixture.database.event("mux", "m").await, None);
 }
 
@@ -112,7 +112,7 @@ async fn another_copy_is_another_copy_for_a_store_that_did_not_ask(fixture: Fixt
     let result = done(fixture.one("mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await);
     let copy = fixture.plan("mux", &mux("e", ACTIVE, 1_000, Some("r"), "s"));
     let outcomes = again(&fixture, "mux", &[copy]).await.unwrap();
-    assert_eq!(outcomes, [Applied::Known { same_origin: false, result }]);
+    assert_eq!(outcomes, [Applied::AlreadyApplied { same_origin: false, result }]);
 }
 
 async fn what_is_refused_is_refused_whether_the_ledger_was_asked_or_not(fixture: Fixture) {
@@ -131,7 +131,7 @@ async fn a_crowd_of_redeliveries_is_known_batch_after_batch(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let kinds = [ACTIVE, IDLE, DISCONNECTED];
     let said = |n: usize| mux(&format!("e{n:02}"), kinds[n % 3], n as i64, Some("r"), "s");
-    let events: Vec<Planned> = (0..40).map(|n| fixture.plan("mux", &said(n))).collect();
+    let events: Vec<PlannedEvent> = (0..40).map(|n| fixture.plan("mux", &said(n))).collect();
     for batch in events.chunks(10) {
         fixture.try_apply("mux", batch).await.unwrap().into_iter().for_each(|one| drop(done(one)));
     }
@@ -144,7 +144,7 @@ async fn a_crowd_of_redeliveries_is_known_batch_after_batch(fixture: Fixture) {
         done(store.apply(fixture.platform("sessions"), &[new]).await.unwrap().remove(0));
         let batch = &events[round % 31..round % 31 + 10];
         let outcomes = store.apply(fixture.platform("mux"), batch).await.unwrap();
-        let known = |one: &Applied| matches!(one, Applied::Known { same_origin: true, .. });
+        let known = |one: &Applied| matches!(one, Applied::AlreadyApplied { same_origin: true, .. });
         assert!(outcomes.iter().all(known), "{round}: {outcomes:?}");
     }
     assert_eq!(fixture.session("r").await, before);

@@ -1,7 +1,7 @@
 //! Recordings and contents.
 
 use serde_json::{Value, json};
-use worker::effects::Action;
+use worker::effects::EventAction;
 
 use crate::fixture::{Fixture, action, done, event};
 
@@ -24,7 +24,7 @@ async fn a_recording_needs_no_session_and_finds_it_where_there_is_one(fixture: F
     let created = "video.asset.created";
     let asset = |id: &str, room: Value| json!({"data": {"id": id, "live_stream_id": "s", "passthrough": room}});
     let alone = done(fixture.one("mux", event("e1", created, 0, asset("t1", Value::Null))).await);
-    assert_eq!((alone.action, alone.room_id), (Action::Recorded, None));
+    assert_eq!((alone.action, alone.room_id), (EventAction::Recorded, None));
     assert_eq!(fixture.database.count("sessions").await, 0);
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let found = done(fixture.one("mux", event("e2", created, 1_000, asset("t2", Value::Null))).await);
@@ -38,11 +38,11 @@ async fn a_recording_needs_no_session_and_finds_it_where_there_is_one(fixture: F
 async fn old_never_beats_new_in_a_recording(fixture: Fixture) {
     let taped = |id, at, body| event(id, "taped", at, body);
     let newer = json!({"room": "r", "tape": "t", "url": "https://new", "size": 9_000_000_000_i64});
-    assert_eq!(action(fixture.one("studio", taped("e2", 2_000, newer)).await), Action::Recorded);
+    assert_eq!(action(fixture.one("studio", taped("e2", 2_000, newer)).await), EventAction::Recorded);
     let older = json!({"room": "q", "tape": "t", "url": "https://old", "duration": "12.5"});
-    assert_eq!(action(fixture.one("studio", taped("e1", 1_000, older)).await), Action::Recorded);
+    assert_eq!(action(fixture.one("studio", taped("e1", 1_000, older)).await), EventAction::Recorded);
     let oldest = event("e0", "taping", 0, json!({"tape": "t"}));
-    assert_eq!(action(fixture.one("studio", oldest).await), Action::StaleIgnored);
+    assert_eq!(action(fixture.one("studio", oldest).await), EventAction::StaleIgnored);
     let row = recording(&fixture, "t").await;
     assert_eq!(
         (&row["url"], &row["state"], &row["room_id"]),
@@ -54,7 +54,7 @@ async fn old_never_beats_new_in_a_recording(fixture: Fixture) {
 async fn a_content_comes_and_goes(fixture: Fixture) {
     let added = json!({"event_type": "content_added", "payload": {"content_id": "c", "title": "Film", "content_type": "movie"}});
     let result = done(fixture.one("netflix", event("e1", "content_added", 1_000, added)).await);
-    assert_eq!((result.action, result.room_id), (Action::Recorded, None));
+    assert_eq!((result.action, result.room_id), (EventAction::Recorded, None));
     let row = content(&fixture, "c").await;
     assert_eq!(
         (&row["state"], &row["title"], &row["content_type"]),

@@ -1,7 +1,7 @@
 //! Chat messages.
 
 use serde_json::{Value, json};
-use worker::effects::{Action, Applied, Reason, Warning};
+use worker::effects::{EventAction, Applied, ColumnWarningReason, ColumnWarning};
 
 use crate::fixture::{Fixture, action, done, event, time};
 
@@ -21,7 +21,7 @@ async fn message(fixture: &Fixture, id: &str) -> Value {
 async fn a_message_needs_no_session_and_makes_none(fixture: Fixture) {
     let body = json!({"room": "r", "message": "m", "user": "u1", "name": "Ann", "text": "Hi 👋", "at": time(-500)});
     let result = done(fixture.one("studio", event("e1", "said", 0, body)).await);
-    assert_eq!((result.action, result.room_id.as_deref(), result.new_status), (Action::Recorded, Some("r"), None));
+    assert_eq!((result.action, result.room_id.as_deref(), result.new_status), (EventAction::Recorded, Some("r"), None));
     assert_eq!(fixture.database.count("sessions").await, 0);
     let mut row = message(&fixture, "m").await;
     row.as_object_mut().unwrap().remove("guards");
@@ -42,9 +42,9 @@ async fn old_never_beats_new_in_a_message(fixture: Fixture) {
     let said = |id: &str, at, body| event(id, "said", at, body);
     fixture.one("studio", said("e2", 2_000, json!({"room": "r", "message": "m", "text": "edited"}))).await;
     let older = json!({"room": "q", "message": "m", "text": "first", "user": "u1"});
-    assert_eq!(action(fixture.one("studio", said("e1", 1_000, older)).await), Action::Recorded);
+    assert_eq!(action(fixture.one("studio", said("e1", 1_000, older)).await), EventAction::Recorded);
     let oldest = json!({"room": "q", "message": "m", "text": "zeroth"});
-    assert_eq!(action(fixture.one("studio", said("e3", 1_500, oldest)).await), Action::StaleIgnored);
+    assert_eq!(action(fixture.one("studio", said("e3", 1_500, oldest)).await), EventAction::StaleIgnored);
     let row = message(&fixture, "m").await;
     assert_eq!((&row["message"], &row["room_id"], &row["user_id"]), (&json!("edited"), &json!("r"), &json!("u1")));
 }
@@ -77,11 +77,11 @@ async fn a_room_is_found_by_its_stream(fixture: Fixture) {
 async fn message_without_a_room_is_stored_and_takes_a_later_room(fixture: Fixture) {
     let said = |id: &str, at, body| event(id, "said", at, body);
     let first = done(fixture.one("studio", said("e1", 1_000, json!({"message": "m", "text": "hi"}))).await);
-    assert_eq!((first.action, first.room_id, first.warnings), (Action::Recorded, None, Vec::new()));
+    assert_eq!((first.action, first.room_id, first.warnings), (EventAction::Recorded, None, Vec::new()));
     assert_eq!(message(&fixture, "m").await["room_id"], Value::Null);
     let unusable = json!({"message": "m", "room": {"id": 1}, "text": "ho"});
     let second = done(fixture.one("studio", said("e2", 2_000, unusable)).await);
-    assert_eq!(second.warnings, [Warning { column: "room_id".into(), reason: Reason::WrongType }]);
+    assert_eq!(second.warnings, [ColumnWarning { column: "room_id".into(), reason: ColumnWarningReason::WrongType }]);
     fixture.one("studio", said("e3", 1_500, json!({"message": "m", "room": "r", "text": "old"}))).await;
     let row = message(&fixture, "m").await;
     assert_eq!((&row["room_id"], &row["message"]), (&json!("r"), &json!("ho")));

@@ -11,7 +11,7 @@ use shared::platform::Platform;
 use shared::platform::registry::Registry;
 use tests::database::Database;
 use tests::postgres;
-use worker::effects::{Action, Applied, EventResult, InvalidEvent, Planned, plan};
+use worker::effects::{EventAction, Applied, EventResult, InvalidEventError, PlannedEvent, plan};
 use worker::store::{Store, StoreError, StoreOptions};
 
 /// Where event times begin.
@@ -163,22 +163,22 @@ impl Fixture {
         }
     }
 
-    pub(crate) fn try_plan(&self, platform: &str, event: &Event) -> Result<Planned, InvalidEvent> {
+    pub(crate) fn try_plan(&self, platform: &str, event: &Event) -> Result<PlannedEvent, InvalidEventError> {
         plan(self.platform(platform), &self.envelope(event))
     }
 
-    pub(crate) fn plan(&self, platform: &str, event: &Event) -> Planned {
+    pub(crate) fn plan(&self, platform: &str, event: &Event) -> PlannedEvent {
         self.try_plan(platform, event).unwrap()
     }
 
-    pub(crate) async fn try_apply(&self, platform: &str, events: &[Planned]) -> Result<Vec<Applied>, StoreError> {
+    pub(crate) async fn try_apply(&self, platform: &str, events: &[PlannedEvent]) -> Result<Vec<Applied>, StoreError> {
         let applied = self.store.apply(self.platform(platform), events).await?;
         assert_eq!(applied.len(), events.len());
         Ok(applied)
     }
 
     pub(crate) async fn apply(&self, platform: &str, events: &[Event]) -> Vec<Applied> {
-        let planned: Vec<Planned> = events.iter().map(|event| self.plan(platform, event)).collect();
+        let planned: Vec<PlannedEvent> = events.iter().map(|event| self.plan(platform, event)).collect();
         self.try_apply(platform, &planned).await.unwrap()
     }
 
@@ -222,7 +222,7 @@ pub(crate) fn done(applied: Applied) -> EventResult {
     }
 }
 
-pub(crate) fn action(applied: Applied) -> Action {
+pub(crate) fn action(applied: Applied) -> EventAction {
     done(applied).action
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tests::poll;
 use worker::effects::Applied;
-use worker::store::{Part, Store, StoreOptions};
+use worker::store::{PlatformEvents, Store, StoreOptions};
 
 use crate::fixture::{ACTIVE, Event, Fixture, event, mux, options};
 
@@ -36,7 +36,7 @@ async fn apply(store: &Store, fixture: &Fixture, platform: &str, events: &[Event
     let planned: Vec<_> = events.iter().map(|event| fixture.plan(platform, event)).collect();
     let applied = store.apply(fixture.platform(platform), &planned).await.unwrap();
     let kept = |applied: &Applied| match applied {
-        Applied::Held => true,
+        Applied::RowLocked => true,
         Applied::Done(_) => false,
         other => panic!("{other:?}"),
     };
@@ -128,18 +128,18 @@ async fn held_row_of_one_part_lets_the_other_parts_through() {
     let rival = [fixture.plan("rival", &live("e", "rivals"))];
     let studio = [fixture.plan("studio", &live("e", "studios")), fixture.plan("studio", &live("f", "other"))];
     let parts = [
-        Part { platform: fixture.platform("rival"), events: &rival },
-        Part { platform: fixture.platform("studio"), events: &studio },
+        PlatformEvents { platform: fixture.platform("rival"), events: &rival },
+        PlatformEvents { platform: fixture.platform("studio"), events: &studio },
     ];
     let applied = store.apply_together(&parts).await.unwrap();
     let shape: Vec<Vec<bool>> =
-        applied.iter().map(|part| part.iter().map(|one| *one == Applied::Held).collect()).collect();
+        applied.iter().map(|part| part.iter().map(|one| *one == Applied::RowLocked).collect()).collect();
     assert_eq!(shape, [vec![false], vec![true, false]]);
     release(holder).await;
     assert_eq!(fixture.database.count("webhook_events").await, 3);
     let again = store.apply_together(&parts).await.unwrap();
     assert!(matches!(again[1][0], Applied::Done(_)), "{again:?}");
-    assert!(matches!(again[1][1], Applied::Known { same_origin: true, .. }), "{again:?}");
+    assert!(matches!(again[1][1], Applied::AlreadyApplied { same_origin: true, .. }), "{again:?}");
 }
 
 /// No query finds a row that another transaction has inserted and not committed.

@@ -1,7 +1,7 @@
 //! Jobs.
 
 use serde_json::{Value, json};
-use worker::effects::Action;
+use worker::effects::EventAction;
 
 use crate::fixture::{Fixture, action, done, event};
 
@@ -19,7 +19,7 @@ async fn a_job_is_kept_with_all_that_is_known_of_it(fixture: Fixture) {
     let body = json!({"job": "j", "progress": 62.5, "step": "Rendering", "url": "https://v", "retries": 2,
                       "error": null, "made": {"by": ["x", 1.5]}, "phase": "not taken"});
     let result = done(fixture.one("studio", event("e1", "worked", 0, body)).await);
-    assert_eq!((result.action, result.room_id), (Action::Recorded, None));
+    assert_eq!((result.action, result.room_id), (EventAction::Recorded, None));
     let row = job(&fixture, "j").await;
     assert_eq!((&row["platform"], &row["status"]), (&json!("studio"), &json!("worked")));
     assert_eq!((&row["progress"], &row["current_step"]), (&json!(62.5), &json!("Rendering")));
@@ -34,9 +34,9 @@ async fn a_job_is_kept_with_all_that_is_known_of_it(fixture: Fixture) {
 async fn old_never_beats_new_in_a_job(fixture: Fixture) {
     fixture.one("studio", event("e3", "failed", 3_000, json!({"job": "j", "error": "late"}))).await;
     let older = json!({"job": "j", "progress": 50, "error": "early", "n": 1});
-    assert_eq!(action(fixture.one("studio", event("e2", "worked", 2_000, older)).await), Action::Recorded);
+    assert_eq!(action(fixture.one("studio", event("e2", "worked", 2_000, older)).await), EventAction::Recorded);
     let oldest = json!({"job": "j", "progress": 10, "error": "first", "n": 0});
-    assert_eq!(action(fixture.one("studio", event("e1", "worked", 1_000, oldest)).await), Action::StaleIgnored);
+    assert_eq!(action(fixture.one("studio", event("e1", "worked", 1_000, oldest)).await), EventAction::StaleIgnored);
     let row = job(&fixture, "j").await;
     assert_eq!((&row["status"], &row["error"]), (&json!("failed"), &json!("late")));
     assert_eq!((row["progress"].as_f64(), &row["data"]), (Some(50.0), &json!({"n": 1})));
@@ -55,6 +55,6 @@ async fn an_explicit_null_empties_and_an_absent_value_does_not(fixture: Fixture)
     let row = job(&fixture, "j").await;
     assert_eq!((&row["error"], &row["video_url"]), (&Value::Null, &Value::Null));
     let stale = event("e0", "failed", 500, json!({"job": "j", "error": "old"}));
-    assert_eq!(action(fixture.one("studio", stale).await), Action::StaleIgnored);
+    assert_eq!(action(fixture.one("studio", stale).await), EventAction::StaleIgnored);
     assert_eq!(job(&fixture, "j").await["error"], Value::Null);
 }

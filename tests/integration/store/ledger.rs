@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use worker::effects::{Action, Applied, MAX_KEY_BYTES};
+use worker::effects::{EventAction, Applied, MAX_KEY_BYTES};
 
 use crate::fixture::{ACTIVE, Fixture, IDLE, done, event, mux, open, time};
 
@@ -26,7 +26,7 @@ async fn a_second_delivery_is_known_and_changes_nothing(fixture: Fixture) {
     fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await;
     let before = fixture.session("r").await;
     let again = fixture.try_apply("mux", std::slice::from_ref(&first)).await.unwrap().remove(0);
-    assert_eq!(again, Applied::Known { same_origin: true, result });
+    assert_eq!(again, Applied::AlreadyApplied { same_origin: true, result });
     assert_eq!(fixture.session("r").await, before, "not even updated_at");
 }
 
@@ -34,9 +34,9 @@ async fn another_copy_is_told_apart_by_its_origin(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
     let copy = fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
-    assert_eq!(copy, Applied::Known { same_origin: false, result });
+    assert_eq!(copy, Applied::AlreadyApplied { same_origin: false, result });
     let elsewhere = fixture.one("partner", event("e1", "offline", 2_000, json!({"room": "r"}))).await;
-    assert_eq!(done(elsewhere).action, Action::StatusUpdated, "ids are a platform's own");
+    assert_eq!(done(elsewhere).action, EventAction::StatusUpdated, "ids are a platform's own");
 }
 
 async fn one_event_in_two_workers_at_once_takes_effect_once(fixture: Fixture) {
@@ -49,7 +49,7 @@ async fn one_event_in_two_workers_at_once_takes_effect_once(fixture: Fixture) {
         let (first, second) = tokio::join!(one.apply(mux, &event), two.apply(mux, &event));
         let outcomes = [first.unwrap().remove(0), second.unwrap().remove(0)];
         let took = outcomes.iter().filter(|one| matches!(one, Applied::Done(_))).count();
-        let known = outcomes.iter().filter(|one| matches!(one, Applied::Known { same_origin: true, .. })).count();
+        let known = outcomes.iter().filter(|one| matches!(one, Applied::AlreadyApplied { same_origin: true, .. })).count();
         assert_eq!((took, known), (1, 1), "{outcomes:?}");
     }
     assert_eq!(fixture.database.count("webhook_events").await, 21);
@@ -82,7 +82,7 @@ async fn many_workers_share_the_work_of_one_session(fixture: Fixture) {
                             assert!(
                                 applied
                                     .iter()
-                                    .all(|one| { matches!(one, Applied::Done(_) | Applied::Known { .. }) })
+                                    .all(|one| { matches!(one, Applied::Done(_) | Applied::AlreadyApplied { .. }) })
                             );
                             break;
                         }
@@ -113,12 +113,12 @@ async fn a_missing_session_leaves_nothing(fixture: Fixture) {
         )
         .await;
     assert_eq!(outcomes[0], Applied::MissingSession);
-    assert_eq!(done(outcomes[1].clone()).action, Action::Logged, "a neighbour is not harmed");
+    assert_eq!(done(outcomes[1].clone()).action, EventAction::Logged, "a neighbour is not harmed");
     assert_eq!(fixture.database.count("sessions").await, 0);
     assert_eq!(fixture.database.event("mux", "e1").await, None);
     fixture.announce("a", 0, json!({"room_id": "nowhere"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("nowhere"), "s")).await);
-    assert_eq!(result.action, Action::StatusUpdated, "once it exists");
+    assert_eq!(result.action, EventAction::StatusUpdated, "once it exists");
 }
 
 async fn a_batch_is_answered_in_its_order(fixture: Fixture) {
@@ -139,10 +139,10 @@ async fn a_batch_is_answered_in_its_order(fixture: Fixture) {
         .iter()
         .map(|one| match one {
             Applied::Done(result) => format!("done {}", result.event_id),
-            Applied::Known { result, .. } => format!("known {}", result.event_id),
+            Applied::AlreadyApplied { result, .. } => format!("known {}", result.event_id),
             Applied::MissingSession => "missing".to_owned(),
             Applied::Conflict => "conflict".to_owned(),
-            Applied::Held => "held".to_owned(),
+            Applied::RowLocked => "held".to_owned(),
         })
         .collect();
     assert_eq!(ids, ["done z", "missing", "known known", "done b"]);

@@ -1,7 +1,7 @@
 //! Sessions found by live stream id, and ids that are used again.
 
 use serde_json::json;
-use worker::effects::{Action, Applied};
+use worker::effects::{EventAction, Applied};
 
 use crate::fixture::{ACTIVE, Fixture, IDLE, T0, done, event, mux};
 
@@ -69,11 +69,11 @@ async fn the_newest_announcement_of_a_live_stream_id_wins(fixture: Fixture) {
 async fn an_event_older_than_every_holder_is_stale(fixture: Fixture) {
     fixture.announce("a", 60 * MINUTE, json!({"room_id": "r", "live_stream_id": "s"})).await;
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 54 * MINUTE, None, "s")).await);
-    assert_eq!((result.action, result.room_id), (Action::StaleIgnored, None));
+    assert_eq!((result.action, result.room_id), (EventAction::StaleIgnored, None));
     assert_eq!(fixture.session("r").await["status"], "ready");
     assert_eq!(fixture.database.event("mux", "e1").await.unwrap()["action"], "stale_ignored");
     let result = done(fixture.one("mux", mux("e2", ACTIVE, 54 * MINUTE, Some("r"), "s")).await);
-    assert_eq!(result.action, Action::StatusUpdated, "its room id leaves no doubt");
+    assert_eq!(result.action, EventAction::StatusUpdated, "its room id leaves no doubt");
 }
 
 async fn an_event_replayed_after_its_announcement_takes_effect(fixture: Fixture) {
@@ -81,7 +81,7 @@ async fn an_event_replayed_after_its_announcement_takes_effect(fixture: Fixture)
     let mut planned = fixture.plan("mux", &mux("e1", ACTIVE, 54 * MINUTE, None, "s"));
     planned.replayed = true;
     let result = done(fixture.try_apply("mux", &[planned]).await.unwrap().remove(0));
-    assert_eq!((result.action, result.room_id.as_deref()), (Action::StatusUpdated, Some("r")));
+    assert_eq!((result.action, result.room_id.as_deref()), (EventAction::StatusUpdated, Some("r")));
 }
 
 async fn a_live_stream_id_announced_by_hand_counts_from_its_creation(fixture: Fixture) {

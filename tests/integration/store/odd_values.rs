@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 use tests::odd;
-use worker::effects::{Essential, InvalidEvent, Planned};
+use worker::effects::{RequiredValue, InvalidEventError, PlannedEvent};
 
 use crate::fixture::{Fixture, event};
 
@@ -15,30 +15,30 @@ on_both!(odd_values_are_stored, unknown_numbers_are_stored_as_null, newest_event
 const BATCH: usize = 200;
 
 /// The values that these events may be refused for.
-const ESSENTIAL: [Essential; 8] = [
-    Essential::Session,
-    Essential::RoomId,
-    Essential::LiveStreamId,
-    Essential::RecordingId,
-    Essential::ContentId,
-    Essential::JobId,
-    Essential::MessageId,
-    Essential::ViewerCount,
+const ESSENTIAL: [RequiredValue; 8] = [
+    RequiredValue::Session,
+    RequiredValue::RoomId,
+    RequiredValue::LiveStreamId,
+    RequiredValue::RecordingId,
+    RequiredValue::ContentId,
+    RequiredValue::JobId,
+    RequiredValue::MessageId,
+    RequiredValue::ViewerCount,
 ];
 
-fn refused_for(invalid: &InvalidEvent) -> Option<Essential> {
+fn refused_for(invalid: &InvalidEventError) -> Option<RequiredValue> {
     match invalid {
-        InvalidEvent::Body(_) => None,
-        InvalidEvent::Missing { what }
-        | InvalidEvent::WrongType { what, .. }
-        | InvalidEvent::TooLong { what, .. }
-        | InvalidEvent::Nul { what }
-        | InvalidEvent::ReplacementCharacter { what } => Some(*what),
+        InvalidEventError::Body(_) => None,
+        InvalidEventError::Missing { what }
+        | InvalidEventError::WrongType { what, .. }
+        | InvalidEventError::TooLong { what, .. }
+        | InvalidEventError::Nul { what }
+        | InvalidEventError::ReplacementCharacter { what } => Some(*what),
     }
 }
 
 /// The plans of all odd events of `platform` that are not refused.
-fn planned(fixture: &Fixture, platform: &str) -> Vec<Planned> {
+fn planned(fixture: &Fixture, platform: &str) -> Vec<PlannedEvent> {
     let mut plans = Vec::new();
     for (number, odd) in odd::events(fixture.platform(platform)).into_iter().enumerate() {
         let id = format!("{platform}-{number}");

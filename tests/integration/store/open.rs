@@ -56,11 +56,11 @@ async fn database_with_another_identity_is_an_outage(fixture: Fixture) {
     fixture.database.execute(&set("another")).await;
     let probed = fixture.store.probe().await;
     assert!(matches!(probed, Err(StoreError::Outage(_))), "{probed:?}");
-    let trouble = fixture.store.trouble().unwrap();
+    let trouble = fixture.store.wrong_database().unwrap();
     assert!(trouble.contains("another") && trouble.contains(own), "{trouble}");
     fixture.database.execute(&set(own)).await;
     fixture.store.probe().await.unwrap();
-    assert_eq!(fixture.store.trouble(), None);
+    assert_eq!(fixture.store.wrong_database(), None);
 }
 
 async fn an_older_program_starts_beside_newer_migrations(fixture: Fixture) {
@@ -89,7 +89,7 @@ async fn an_application_keeps_its_own_migrations_in_the_same_database(fixture: F
 
 async fn commits_are_durable_by_the_server_s_own_settings(fixture: Fixture) {
     let expected = matches!(fixture.database, tests::database::Database::Sqlite(_));
-    assert_eq!(fixture.store.durable().await.unwrap(), expected, "the tests' PostgreSQL runs with fsync off");
+    assert_eq!(fixture.store.is_durable().await.unwrap(), expected, "the tests' PostgreSQL runs with fsync off");
 }
 
 #[tokio::test]

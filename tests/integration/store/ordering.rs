@@ -1,7 +1,7 @@
 //! Old never beats new.
 
 use serde_json::{Value, json};
-use worker::effects::Action;
+use worker::effects::EventAction;
 
 use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, action, done, event, mux, time};
 
@@ -53,8 +53,8 @@ fn offline(id: &str, at: i64) -> Event {
 }
 
 async fn what_a_late_event_alone_can_tell_is_kept(fixture: Fixture) {
-    assert_eq!(action(fixture.one("studio", offline("e2", 5_000)).await), Action::StatusUpdated);
-    assert_eq!(action(fixture.one("studio", live("e1", 1_000, "Show")).await), Action::Recorded);
+    assert_eq!(action(fixture.one("studio", offline("e2", 5_000)).await), EventAction::StatusUpdated);
+    assert_eq!(action(fixture.one("studio", live("e1", 1_000, "Show")).await), EventAction::Recorded);
     let row = fixture.session("r").await;
     for (column, value) in [
         ("status", json!("ended")),
@@ -95,11 +95,11 @@ async fn actions_tell_what_happened(fixture: Fixture) {
     assert_eq!(fixture.store.result("mux", "e1").await.unwrap(), Some(result));
 
     let again = done(fixture.one("mux", mux("e2", ACTIVE, 3_000, Some("r"), "s")).await);
-    assert_eq!((again.action, again.old_status), (Action::StatusUnchanged, again.new_status));
+    assert_eq!((again.action, again.old_status), (EventAction::StatusUnchanged, again.new_status));
     let stale = done(fixture.one("mux", mux("e0", IDLE, 1_000, Some("r"), "s")).await);
-    assert_eq!((stale.action, stale.old_status), (Action::StaleIgnored, stale.new_status));
+    assert_eq!((stale.action, stale.old_status), (EventAction::StaleIgnored, stale.new_status));
     let logged = done(fixture.one("mux", mux("e3", "video.live_stream.created", 1, Some("r"), "s")).await);
-    assert_eq!((logged.action, logged.room_id.as_deref()), (Action::Logged, Some("r")));
+    assert_eq!((logged.action, logged.room_id.as_deref()), (EventAction::Logged, Some("r")));
     assert_eq!((logged.old_status, logged.new_status), (None, None));
 }
 

@@ -92,7 +92,7 @@ async fn a_killed_postgres_is_an_outage_and_comes_back_with_everything_it_confir
     fixture.store.probe().await.unwrap();
     fixture.try_apply("mux", &planned).await.unwrap();
     assert_eq!(fixture.session("r").await["status"], "live");
-    assert!(fixture.store.durable().await.unwrap());
+    assert!(fixture.store.is_durable().await.unwrap());
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn session_row_held_by_another_is_no_fault_of_the_event() {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let holder = hold(&fixture).await;
     let planned = [fixture.plan("mux", &mux("e", ACTIVE, 0, Some("r"), "s"))];
-    assert_eq!(store.apply(fixture.platform("mux"), &planned).await.unwrap(), [Applied::Held]);
+    assert_eq!(store.apply(fixture.platform("mux"), &planned).await.unwrap(), [Applied::RowLocked]);
     let_go(holder).await;
     store.apply(fixture.platform("mux"), &planned).await.unwrap();
 }

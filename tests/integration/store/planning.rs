@@ -1,7 +1,7 @@
 //! What planning refuses, so that no database has to; and what a database refuses all the same.
 
 use serde_json::{Value, json};
-use worker::effects::{Change, Essential, InvalidEvent, JobField, MAX_KEY_BYTES, Reason, Warning};
+use worker::effects::{PlannedChange, RequiredValue, InvalidEventError, JobField, MAX_KEY_BYTES, ColumnWarningReason, ColumnWarning};
 use worker::store::StoreError;
 
 use crate::fixture::{ACTIVE, Event, Fixture, event};
@@ -16,48 +16,48 @@ fn live(body: Value) -> Event {
 async fn event_without_a_usable_essential_value_is_refused() {
     let fixture = Fixture::sqlite().await;
     let long = "k".repeat(MAX_KEY_BYTES + 1);
-    let wrong = |what, expected| InvalidEvent::WrongType { what, expected };
-    let missing = |what| InvalidEvent::Missing { what };
-    let nul = |what| InvalidEvent::Nul { what };
-    let replaced = |what| InvalidEvent::ReplacementCharacter { what };
-    let too_long = |what| InvalidEvent::TooLong { what, max: MAX_KEY_BYTES };
+    let wrong = |what, expected| InvalidEventError::WrongType { what, expected };
+    let missing = |what| InvalidEventError::Missing { what };
+    let nul = |what| InvalidEventError::Nul { what };
+    let replaced = |what| InvalidEventError::ReplacementCharacter { what };
+    let too_long = |what| InvalidEventError::TooLong { what, max: MAX_KEY_BYTES };
     let cases = [
-        (live(json!({"room": "r\u{0}"})), nul(Essential::RoomId)),
-        (live(json!({"room": long})), too_long(Essential::RoomId)),
-        (live(json!({"room": "caf\u{fffd}"})), replaced(Essential::RoomId)),
-        (event("e", "taped", 0, json!({"tape": "t\u{fffd}"})), replaced(Essential::RecordingId)),
-        (event("e", "added", 0, json!({"item": "c\u{fffd}"})), replaced(Essential::ContentId)),
-        (event("e", "worked", 0, json!({"job": "j\u{fffd}"})), replaced(Essential::JobId)),
-        (event("e", "said", 0, json!({"room": "r", "message": "m\u{fffd}"})), replaced(Essential::MessageId)),
-        (live(json!({"stream": long})), too_long(Essential::LiveStreamId)),
-        (live(json!({"room": {"id": "r"}, "stream": long})), wrong(Essential::RoomId, "a text")),
-        (live(json!({"room": "", "stream": null})), missing(Essential::Session)),
-        (event("e", "taped", 0, json!({"room": "r"})), missing(Essential::RecordingId)),
-        (event("e", "taped", 0, json!({"tape": long})), too_long(Essential::RecordingId)),
-        (event("e", "added", 0, json!({"item": ""})), missing(Essential::ContentId)),
-        (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong(Essential::ViewerCount, "a count")),
-        (event("e", "watched", 0, json!({"room": "r", "n": "N/A"})), wrong(Essential::ViewerCount, "a count")),
-        (event("e", "watched", 0, json!({"room": "r", "n": -5})), wrong(Essential::ViewerCount, "a count")),
-        (event("e", "watched", 0, json!({"room": "r"})), missing(Essential::ViewerCount)),
-        (event("e", "watched", 0, json!({"n": 1})), missing(Essential::Session)),
-        (event("e", "said", 0, json!({"room": "r"})), missing(Essential::MessageId)),
-        (event("e", "worked", 0, json!({"progress": 1})), missing(Essential::JobId)),
-        (event("e", "worked", 0, json!({"job": long})), too_long(Essential::JobId)),
-        (event("e\u{0}", "live", 0, json!({"room": "r"})), nul(Essential::EventId)),
+        (live(json!({"room": "r\u{0}"})), nul(RequiredValue::RoomId)),
+        (live(json!({"room": long})), too_long(RequiredValue::RoomId)),
+        (live(json!({"room": "caf\u{fffd}"})), replaced(RequiredValue::RoomId)),
+        (event("e", "taped", 0, json!({"tape": "t\u{fffd}"})), replaced(RequiredValue::RecordingId)),
+        (event("e", "added", 0, json!({"item": "c\u{fffd}"})), replaced(RequiredValue::ContentId)),
+        (event("e", "worked", 0, json!({"job": "j\u{fffd}"})), replaced(RequiredValue::JobId)),
+        (event("e", "said", 0, json!({"room": "r", "message": "m\u{fffd}"})), replaced(RequiredValue::MessageId)),
+        (live(json!({"stream": long})), too_long(RequiredValue::LiveStreamId)),
+        (live(json!({"room": {"id": "r"}, "stream": long})), wrong(RequiredValue::RoomId, "a text")),
+        (live(json!({"room": "", "stream": null})), missing(RequiredValue::Session)),
+        (event("e", "taped", 0, json!({"room": "r"})), missing(RequiredValue::RecordingId)),
+        (event("e", "taped", 0, json!({"tape": long})), too_long(RequiredValue::RecordingId)),
+        (event("e", "added", 0, json!({"item": ""})), missing(RequiredValue::ContentId)),
+        (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong(RequiredValue::ViewerCount, "a count")),
+        (event("e", "watched", 0, json!({"room": "r", "n": "N/A"})), wrong(RequiredValue::ViewerCount, "a count")),
+        (event("e", "watched", 0, json!({"room": "r", "n": -5})), wrong(RequiredValue::ViewerCount, "a count")),
+        (event("e", "watched", 0, json!({"room": "r"})), missing(RequiredValue::ViewerCount)),
+        (event("e", "watched", 0, json!({"n": 1})), missing(RequiredValue::Session)),
+        (event("e", "said", 0, json!({"room": "r"})), missing(RequiredValue::MessageId)),
+        (event("e", "worked", 0, json!({"progress": 1})), missing(RequiredValue::JobId)),
+        (event("e", "worked", 0, json!({"job": long})), too_long(RequiredValue::JobId)),
+        (event("e\u{0}", "live", 0, json!({"room": "r"})), nul(RequiredValue::EventId)),
     ];
     for (event, expected) in cases {
         assert_eq!(fixture.try_plan("studio", &event).unwrap_err(), expected, "{}", event.body);
     }
     let announced = |body| event("e", "session.announced", 0, body);
     let cases = [
-        (json!({"status": "ready"}), missing(Essential::Session)),
-        (json!({"room_id": "r", "status": "asleep"}), wrong(Essential::AnnouncedStatus, "a session status")),
-        (json!({"room_id": "r", "live_stream_id": long}), too_long(Essential::AnnouncedStream)),
+        (json!({"status": "ready"}), missing(RequiredValue::Session)),
+        (json!({"room_id": "r", "status": "asleep"}), wrong(RequiredValue::AnnouncedStatus, "a session status")),
+        (json!({"room_id": "r", "live_stream_id": long}), too_long(RequiredValue::AnnouncedStream)),
         (
             json!({"room_id": "r", "config": {"egress": {"live_stream_id": long}}}),
-            too_long(Essential::AnnouncedEgress),
+            too_long(RequiredValue::AnnouncedEgress),
         ),
-        (json!({"room_id": "r", "config": {"a": "\u{0}"}}), nul(Essential::AnnouncedConfig)),
+        (json!({"room_id": "r", "config": {"a": "\u{0}"}}), nul(RequiredValue::AnnouncedConfig)),
     ];
     for (body, expected) in cases {
         assert_eq!(fixture.try_plan("sessions", &announced(body)).unwrap_err(), expected);
@@ -72,32 +72,32 @@ async fn column_with_an_unusable_value_is_left_alone_and_named() {
     let said =
         |column: &str, value: Value| event("e", "said", 0, json!({"room": "r", "message": "m", column: value}));
     for (event, column, reason) in [
-        (live(json!({"room": "r", "title": ["x"]})), "title", Reason::WrongType),
-        (live(json!({"room": "r", "title": "a\u{0}b"})), "title", Reason::ReplacedCharacters),
-        (live(json!({"room": "r", "at": "tomorrow"})), "started_at", Reason::UnreadableTime),
-        (live(json!({"room": long, "stream": "s"})), "room_id", Reason::TooLong),
-        (live(json!({"room": "\u{fffd}", "stream": "s"})), "room_id", Reason::ReplacementCharacter),
-        (live(json!({"room": "r", "stream": ["s"]})), "live_stream_id", Reason::WrongType),
-        (event("e", "offline", 0, json!({"room": "r", "peak": -5})), "peak_viewers", Reason::OutOfRange),
-        (event("e", "offline", 0, json!({"room": "r", "duration": ""})), "duration_seconds", Reason::Empty),
-        (event("e", "taped", 0, json!({"tape": "t", "size": 1.5})), "size_bytes", Reason::WrongType),
-        (event("e", "taped", 0, json!({"tape": "t", "room": "\u{0}"})), "room_id", Reason::NulCharacter),
-        (event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})), "data", Reason::ReplacedCharacters),
+        (live(json!({"room": "r", "title": ["x"]})), "title", ColumnWarningReason::WrongType),
+        (live(json!({"room": "r", "title": "a\u{0}b"})), "title", ColumnWarningReason::ReplacedCharacters),
+        (live(json!({"room": "r", "at": "tomorrow"})), "started_at", ColumnWarningReason::UnreadableTime),
+        (live(json!({"room": long, "stream": "s"})), "room_id", ColumnWarningReason::TooLong),
+        (live(json!({"room": "\u{fffd}", "stream": "s"})), "room_id", ColumnWarningReason::ReplacementCharacter),
+        (live(json!({"room": "r", "stream": ["s"]})), "live_stream_id", ColumnWarningReason::WrongType),
+        (event("e", "offline", 0, json!({"room": "r", "peak": -5})), "peak_viewers", ColumnWarningReason::OutOfRange),
+        (event("e", "offline", 0, json!({"room": "r", "duration": ""})), "duration_seconds", ColumnWarningReason::Empty),
+        (event("e", "taped", 0, json!({"tape": "t", "size": 1.5})), "size_bytes", ColumnWarningReason::WrongType),
+        (event("e", "taped", 0, json!({"tape": "t", "room": "\u{0}"})), "room_id", ColumnWarningReason::NulCharacter),
+        (event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})), "data", ColumnWarningReason::ReplacedCharacters),
         (
             event("e", "watched", 0, json!({"room": "r", "n": 1, "viewer": {"id": 1}})),
             "data.viewer",
-            Reason::WrongType,
+            ColumnWarningReason::WrongType,
         ),
-        (event("e", "said", 0, json!({"room": ["r"], "message": "m"})), "room_id", Reason::WrongType),
-        (said("name", json!(false)), "user_name", Reason::WrongType),
-        (said("at", json!("x")), "sent_at", Reason::UnreadableTime),
-        (job("progress", json!("half")), "progress", Reason::WrongType),
-        (job("retries", json!(u64::MAX)), "retry_count", Reason::OutOfRange),
-        (job("step", json!([])), "current_step", Reason::WrongType),
-        (job("more", json!("\u{0}")), "data", Reason::ReplacedCharacters),
+        (event("e", "said", 0, json!({"room": ["r"], "message": "m"})), "room_id", ColumnWarningReason::WrongType),
+        (said("name", json!(false)), "user_name", ColumnWarningReason::WrongType),
+        (said("at", json!("x")), "sent_at", ColumnWarningReason::UnreadableTime),
+        (job("progress", json!("half")), "progress", ColumnWarningReason::WrongType),
+        (job("retries", json!(u64::MAX)), "retry_count", ColumnWarningReason::OutOfRange),
+        (job("step", json!([])), "current_step", ColumnWarningReason::WrongType),
+        (job("more", json!("\u{0}")), "data", ColumnWarningReason::ReplacedCharacters),
     ] {
         let planned = fixture.plan("studio", &event);
-        let expected = [Warning { column: column.into(), reason }];
+        let expected = [ColumnWarning { column: column.into(), reason }];
         assert_eq!(planned.warnings, expected, "{}", event.body);
     }
 }
@@ -108,7 +108,7 @@ async fn unusable_first_place_leaves_the_next_one() {
     for unusable in [json!({}), json!([]), Value::Null] {
         let body = json!({"job": "j", "step": unusable, "phase": "render"});
         let planned = fixture.plan("studio", &event("e", "worked", 0, body));
-        let Change::Job { set, .. } = &planned.change else { panic!("{planned:?}") };
+        let PlannedChange::Job { set, .. } = &planned.change else { panic!("{planned:?}") };
         assert!(set.contains(&JobField::CurrentStep(Some("render".to_owned()))), "{set:?}");
         assert_eq!(planned.warnings, []);
     }
@@ -125,7 +125,7 @@ async fn member_that_its_column_cannot_take_stays_in_data() {
     let fixture = Fixture::sqlite().await;
     let body = json!({"job": "j", "progress": "half", "retries": 2, "more": 1});
     let planned = fixture.plan("studio", &event("e", "worked", 0, body));
-    let Change::Job { set, .. } = planned.change else { panic!() };
+    let PlannedChange::Job { set, .. } = planned.change else { panic!() };
     let data = JobField::Data(r#"{"more":1,"progress":"half"}"#.to_owned());
     assert_eq!(set, [JobField::RetryCount(Some(2)), data]);
 }

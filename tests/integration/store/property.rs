@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
-use worker::effects::{Applied, Planned};
+use worker::effects::{Applied, PlannedEvent};
 use worker::store::Store;
 
 use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, event, open, time};
@@ -124,7 +124,7 @@ fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
 async fn play(
     fixture: &Fixture,
     store: &Store,
-    events: Vec<(&'static str, Planned)>,
+    events: Vec<(&'static str, PlannedEvent)>,
     batches: &[usize],
 ) -> (Vec<String>, Vec<String>) {
     let (mut done, mut known) = (Vec::new(), Vec::new());
@@ -138,15 +138,15 @@ async fn play(
             let size = *sizes.next().unwrap();
             // Copies in one batch are folded before they come here: the second one waits for the next batch.
             let mut ids = HashSet::new();
-            let fits = |one: &&(&str, Planned)| one.0 == *platform && ids.insert(one.1.event_id.clone());
+            let fits = |one: &&(&str, PlannedEvent)| one.0 == *platform && ids.insert(one.1.event_id.clone());
             let (batch, after) = rest.split_at(rest.iter().take(size).take_while(fits).count());
             rest = after;
-            let planned: Vec<Planned> = batch.iter().map(|one| one.1.clone()).collect();
+            let planned: Vec<PlannedEvent> = batch.iter().map(|one| one.1.clone()).collect();
             let outcomes = store.apply(fixture.platform(platform), &planned).await.unwrap();
             for (one, outcome) in batch.iter().zip(outcomes) {
                 match outcome {
                     Applied::Done(_) => done.push(one.1.event_id.clone()),
-                    Applied::Known { same_origin: true, .. } => known.push(one.1.event_id.clone()),
+                    Applied::AlreadyApplied { same_origin: true, .. } => known.push(one.1.event_id.clone()),
                     Applied::MissingSession => missing.push(one.clone()),
                     other => panic!("{other:?}"),
                 }
@@ -184,7 +184,7 @@ async fn rows(fixture: &Fixture, run: &str) -> Vec<Value> {
 
 async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseError> {
     let (first, second) = (format!("a{run:06}"), format!("b{run:06}"));
-    let plan = |run: &str| -> Vec<(&'static str, Planned)> {
+    let plan = |run: &str| -> Vec<(&'static str, PlannedEvent)> {
         let said = case.seeds.iter().enumerate().map(|(n, seed)| said(run, n, seed));
         let mut planned: Vec<_> =
             said.map(|(platform, event)| (platform, fixture.plan(platform, &event))).collect();
@@ -200,7 +200,7 @@ async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseE
     prop_assert_eq!(none.len(), 0);
     let mut order: Vec<_> = plan(&second).into_iter().zip(&case.order).collect();
     order.sort_by_key(|(_, place)| **place);
-    let mut mixed: Vec<(usize, (&'static str, Planned))> = Vec::new();
+    let mut mixed: Vec<(usize, (&'static str, PlannedEvent))> = Vec::new();
     for (at, ((one, _), again)) in order.into_iter().zip(&case.again).enumerate() {
         // Even places for the events, odd ones for what comes again.
         mixed.extend(again.map(|after| (2 * (at + after) - 1, one.clone())));

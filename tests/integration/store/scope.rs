@@ -1,7 +1,7 @@
 //! Whose room: a registered third party must not be able to end somebody else's stream.
 
 use serde_json::json;
-use worker::effects::{Action, Applied};
+use worker::effects::{EventAction, Applied};
 
 use crate::fixture::{ACTIVE, Fixture, done, event, mux};
 
@@ -28,7 +28,7 @@ async fn a_platform_with_own_scope_touches_only_its_own_sessions(fixture: Fixtur
         )
         .await;
     assert_eq!(outcomes[0], Applied::Conflict);
-    assert_eq!(done(outcomes[1].clone()).action, Action::StatusUpdated, "a neighbour is not harmed");
+    assert_eq!(done(outcomes[1].clone()).action, EventAction::StatusUpdated, "a neighbour is not harmed");
     assert_eq!(fixture.session("r").await, before);
     assert_eq!(fixture.database.event("rival", "x1").await, None);
 }
@@ -39,7 +39,7 @@ async fn shared_rooms_are_closed_to_own_scope_and_open_to_shared_scope(fixture: 
     let refused = fixture.one("rival", event("x1", "offline", 2_000, json!({"room": "r"}))).await;
     assert_eq!(refused, Applied::Conflict);
     let trusted = fixture.one("partner", event("x1", "offline", 2_000, json!({"room": "r"}))).await;
-    assert_eq!(done(trusted).action, Action::StatusUpdated);
+    assert_eq!(done(trusted).action, EventAction::StatusUpdated);
     assert_eq!(fixture.session("r").await["status"], "ended");
 }
 

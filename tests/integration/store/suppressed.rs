@@ -96,7 +96,7 @@ async fn suppressed_row_of_a_redelivery_is_still_known(fixture: Fixture) {
     swallow(&fixture, "INSERT", "webhook_events").await;
     let again = crate::fixture::open(&fixture.database).await.apply(fixture.platform("mux"), &planned).await;
     assert!(
-        matches!(again.as_deref(), Ok([worker::effects::Applied::Known { same_origin: true, .. }])),
+        matches!(again.as_deref(), Ok([worker::effects::Applied::AlreadyApplied { same_origin: true, .. }])),
         "{again:?}"
     );
 }

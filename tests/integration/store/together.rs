@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use shared::platform::Platform;
-use worker::effects::{Action, Applied, Planned};
-use worker::store::{Part, Sharing, Store, StoreError};
+use worker::effects::{EventAction, Applied, PlannedEvent};
+use worker::store::{PlatformEvents, TransactionScope, Store, StoreError};
 
 use crate::fixture::{ACTIVE, Event, Fixture, done, event, mux, open};
 
@@ -19,7 +19,7 @@ on_both!(
 /// Parts as a test says them.
 type Said = Vec<(&'static str, Vec<Event>)>;
 
-fn planned(fixture: &Fixture, said: &Said) -> Vec<(&'static str, Vec<Planned>)> {
+fn planned(fixture: &Fixture, said: &Said) -> Vec<(&'static str, Vec<PlannedEvent>)> {
     let plan = |(platform, events): &(&'static str, Vec<Event>)| {
         (*platform, events.iter().map(|event| fixture.plan(platform, event)).collect())
     };
@@ -29,11 +29,11 @@ fn planned(fixture: &Fixture, said: &Said) -> Vec<(&'static str, Vec<Planned>)> 
 async fn try_together(
     store: &Store,
     fixture: &Fixture,
-    planned: &[(&'static str, Vec<Planned>)],
+    planned: &[(&'static str, Vec<PlannedEvent>)],
 ) -> Result<Vec<Vec<Applied>>, StoreError> {
     let platforms: Vec<&Platform> = planned.iter().map(|(name, _)| fixture.platform(name)).collect();
-    let parts: Vec<Part<'_>> =
-        platforms.into_iter().zip(planned).map(|(platform, (_, events))| Part { platform, events }).collect();
+    let parts: Vec<PlatformEvents<'_>> =
+        platforms.into_iter().zip(planned).map(|(platform, (_, events))| PlatformEvents { platform, events }).collect();
     let applied = store.apply_together(&parts).await?;
     let lengths = |all: &[Vec<Applied>]| all.iter().map(Vec::len).collect::<Vec<_>>();
     assert_eq!(lengths(&applied), planned.iter().map(|(_, events)| events.len()).collect::<Vec<_>>());
@@ -54,12 +54,12 @@ async fn parts_of_two_platforms_take_effect_at_once(fixture: Fixture) {
         ("studio", vec![live("e", 1, "studios"), event("tape", "taped", 2, json!({"tape": "t", "url": "u"}))]),
     ];
     let applied = together(&fixture, parts).await;
-    let actions: Vec<Vec<Action>> =
+    let actions: Vec<Vec<EventAction>> =
         applied.into_iter().map(|part| part.into_iter().map(|one| done(one).action).collect()).collect();
-    let changed = Action::StatusUpdated;
+    let changed = EventAction::StatusUpdated;
     assert_eq!(
         actions,
-        [[changed, Action::StatusUnchanged], [changed, Action::Recorded]],
+        [[changed, EventAction::StatusUnchanged], [changed, EventAction::Recorded]],
         "ids are a platform's own"
     );
     for (room, platform) in [("rivals", "rival"), ("studios", "studio")] {
@@ -85,7 +85,7 @@ async fn what_a_part_writes_is_there_for_the_next_one(fixture: Fixture) {
     ];
     let applied = together(&fixture, parts).await;
     let old = &applied[1][0];
-    assert_eq!(done(old.clone()).action, Action::StaleIgnored, "the first part's event is newer");
+    assert_eq!(done(old.clone()).action, EventAction::StaleIgnored, "the first part's event is newer");
     let ended = done(applied[1][1].clone());
     assert_eq!((ended.room_id.as_deref(), ended.old_status.map(|s| s.as_str())), (Some("r"), Some("live")));
     assert_eq!(fixture.session("r").await["status"], "ended");
@@ -100,7 +100,7 @@ async fn what_a_part_creates_is_there_for_the_next_one(fixture: Fixture) {
     let titled = fixture.plan("studio", &event("e3", "live", 3_000, json!({"room": "r", "title": "Show"})));
     let parts = [("studio", vec![twice.clone()]), ("studio", vec![twice, ended]), ("studio", vec![titled])];
     let applied = try_together(&fixture.store, &fixture, &parts).await.unwrap();
-    assert!(matches!(applied[1][0], Applied::Known { same_origin: true, .. }), "{applied:?}");
+    assert!(matches!(applied[1][0], Applied::AlreadyApplied { same_origin: true, .. }), "{applied:?}");
     assert_eq!(done(applied[1][1].clone()).room_id.as_deref(), Some("r"));
     assert_eq!(done(applied[2][0].clone()).old_status.map(|status| status.as_str()), Some("ended"));
     assert_eq!(fixture.database.count("sessions").await, 1);
@@ -160,7 +160,7 @@ async fn workers_that_apply_the_same_parts_at_once_do_it_once(fixture: Fixture) 
             tokio::join!(try_together(&one, &fixture, &first), try_together(&two, &fixture, &second));
         let all: Vec<Applied> = [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
         let took = all.iter().filter(|one| matches!(one, Applied::Done(_))).count();
-        let known = all.iter().filter(|one| matches!(one, Applied::Known { same_origin: true, .. })).count();
+        let known = all.iter().filter(|one| matches!(one, Applied::AlreadyApplied { same_origin: true, .. })).count();
         assert_eq!((took, known), (6, 6), "{all:?}");
     }
     assert_eq!(fixture.database.count("webhook_events").await, 6 * ROUNDS);
@@ -193,6 +193,6 @@ async fn a_deadlock_is_a_lost_race() {
 
 #[tokio::test]
 async fn each_database_says_whose_events_may_share() {
-    assert_eq!(Fixture::sqlite().await.store.sharing(), Sharing::Any);
-    assert_eq!(Fixture::postgres().await.store.sharing(), Sharing::OwnSessions);
+    assert_eq!(Fixture::sqlite().await.store.transaction_scope(), TransactionScope::Any);
+    assert_eq!(Fixture::postgres().await.store.transaction_scope(), TransactionScope::OwnSessions);
 }

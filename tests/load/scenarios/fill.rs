@@ -13,7 +13,7 @@ use redis::Script;
 use secrecy::SecretString;
 use shared::event::{EventTime, NewEvent, marker_digest};
 use shared::platform::PlatformName;
-use shared::queue::{EnqueuePolicy, Enqueued, Layout, MAX_BATCH_EVENTS, Queue, connect};
+use shared::queue::{EnqueuePolicy, Enqueued, KeyLayout, MAX_BATCH_EVENTS, Queue, connect};
 use std::time::Duration;
 
 use crate::Failure;
@@ -39,7 +39,7 @@ const MARKERS: &str = "for i = 1, tonumber(ARGV[1]) do \
 
 /// Queues `count` events of `mux`; gives the length of a body. `marked`: their ids are remembered.
 pub(crate) async fn events(redis: &RedisServer, count: usize, marked: bool) -> Result<usize, Failure> {
-    let queue = Queue::new(Layout::Single, connect(&SecretString::from(redis.url()), false)?);
+    let queue = Queue::new(KeyLayout::Single, connect(&SecretString::from(redis.url()), false)?);
     let platform = PlatformName::new("mux")?;
     let keys = queue.keys(&platform);
     let (run, first_ms) = (unique("fill"), now_ms() - 60_000);

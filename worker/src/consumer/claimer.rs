@@ -11,32 +11,32 @@ use std::time::{Duration, Instant};
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{Entry, Fault};
+use shared::queue::{StreamEntry, CallError};
 use tokio::sync::mpsc;
 
-use super::Ready;
+use super::PlannedBatch;
 use super::execute::chain;
-use super::reader::hold;
+use super::reader::hold_entries;
 use super::suspects::SUSPECT_DELIVERIES;
-use crate::worker::{Batch, Lane, Worker};
+use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
 
 /// Entries per page.
-const PAGE: usize = 128;
+const MAX_PAGE_ENTRIES: usize = 128;
 /// Bytes per page: what arrives well within the bound of a call.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
+const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Suspects per batch: few, so that good events get their turn soon.
 const SUSPECTS_PER_BATCH: usize = 4;
 /// How often to look for entries to take over.
-const LOOK_MIN: Duration = Duration::from_millis(250);
-const LOOK_MAX: Duration = Duration::from_secs(10);
+const CLAIM_INTERVAL_MIN: Duration = Duration::from_millis(250);
+const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Takes up what an earlier process of this name left pending.
-pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
-    for lane in worker.lanes.all().iter().filter(|lane| !lane.is_paused()) {
+pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<EntryBatch>) {
+    for platform_queue in worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused()) {
         let mut after = StreamId::default();
-        while worker.may_take().await {
-            let count = lane.weight.fit(PAGE_BYTES).min(PAGE);
-            let page = match worker.queue.read_own_pending(&lane.keys, &worker.consumer, after, count).await {
+        while worker.wait_until_may_take().await {
+            let count = platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
+            let page = match worker.queue.read_own_pending(&platform_queue.keys, &worker.consumer, after, count).await {
                 Ok(page) => page,
                 Err(fault) => {
                     // The claimer finds them too, only later.
@@ -47,9 +47,9 @@ pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
             let Some(last) = page.last().map(|entry| entry.id) else { break };
             after = last;
             let ids: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
-            let counts = worker.queue.delivery_counts(&lane.keys, &worker.consumer, &ids).await.unwrap_or_default();
+            let counts = worker.queue.delivery_counts(&platform_queue.keys, &worker.consumer, &ids).await.unwrap_or_default();
             let counts = counts.into_iter().chain(std::iter::repeat(0));
-            if sort_out(worker, lane, page.into_iter().zip(counts).collect(), batches).await.is_err() {
+            if dispatch_recovered(worker, platform_queue, page.into_iter().zip(counts).collect(), batches).await.is_err() {
                 return;
             }
         }
@@ -61,20 +61,20 @@ pub async fn own_pending(worker: &Worker, batches: &mpsc::Sender<Batch>) {
 ///
 /// # Errors
 /// When Redis does not answer: try again.
-pub(super) async fn undelivered(worker: &Worker, batches: &mpsc::Sender<Batch>) -> Result<(), Fault> {
-    for lane in worker.lanes.all().iter().filter(|lane| !lane.is_paused()) {
+pub(super) async fn recover_lost_deliveries(worker: &WorkerContext, batches: &mpsc::Sender<EntryBatch>) -> Result<(), CallError> {
+    for platform_queue in worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused()) {
         let mut after = StreamId::default();
-        while worker.may_take().await {
-            let ids = match worker.queue.own_pending_ids(&lane.keys, &worker.consumer, after, PAGE).await {
+        while worker.wait_until_may_take().await {
+            let ids = match worker.queue.own_pending_ids(&platform_queue.keys, &worker.consumer, after, MAX_PAGE_ENTRIES).await {
                 // The reader repairs groups; what was pending is delivered anew then.
                 Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
                 ids => ids?,
             };
             let Some(last) = ids.last() else { break };
             after = *last;
-            let held: HashSet<StreamId> = worker.inflight.of(lane.name()).into_iter().collect();
+            let held: HashSet<StreamId> = worker.inflight.of(platform_queue.name()).into_iter().collect();
             for unseen in ids.split(|id| held.contains(id)).filter(|run| !run.is_empty()) {
-                take_up(worker, lane, unseen, batches).await?;
+                recover(worker, platform_queue, unseen, batches).await?;
             }
         }
     }
@@ -82,20 +82,20 @@ pub(super) async fn undelivered(worker: &Worker, batches: &mpsc::Sender<Batch>) 
 }
 
 /// Reads entries that are pending for this worker, one after the other in its pending list.
-async fn take_up(
-    worker: &Worker,
-    lane: &Arc<Lane>,
+async fn recover(
+    worker: &WorkerContext,
+    platform_queue: &Arc<PlatformQueue>,
     ids: &[StreamId],
-    batches: &mpsc::Sender<Batch>,
-) -> Result<(), Fault> {
-    for ids in ids.chunks(lane.weight.fit(PAGE_BYTES).min(PAGE)) {
+    batches: &mpsc::Sender<EntryBatch>,
+) -> Result<(), CallError> {
+    for ids in ids.chunks(platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES)) {
         let Some(first) = ids.first() else { break };
-        let page = worker.queue.read_own_pending(&lane.keys, &worker.consumer, first.before(), ids.len()).await?;
-        tracing::info!(platform = %lane.name(), entries = page.len(), "taking up entries whose delivery was lost");
+        let page = worker.queue.read_own_pending(&platform_queue.keys, &worker.consumer, first.before(), ids.len()).await?;
+        tracing::info!(platform = %platform_queue.name(), entries = page.len(), "taking up entries whose delivery was lost");
         let read: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
-        let counts = worker.queue.delivery_counts(&lane.keys, &worker.consumer, &read).await.unwrap_or_default();
+        let counts = worker.queue.delivery_counts(&platform_queue.keys, &worker.consumer, &read).await.unwrap_or_default();
         let counts = counts.into_iter().chain(std::iter::repeat(0));
-        if sort_out(worker, lane, page.into_iter().zip(counts).collect(), batches).await.is_err() {
+        if dispatch_recovered(worker, platform_queue, page.into_iter().zip(counts).collect(), batches).await.is_err() {
             break;
         }
     }
@@ -103,9 +103,9 @@ async fn take_up(
 }
 
 /// Makes entries claimable that a clock which was set back has put out of reach, once at the start and after each jump.
-async fn reach(worker: &Worker, lanes: &[Arc<Lane>]) -> Result<(), Fault> {
-    for lane in lanes {
-        match worker.queue.reset_idle(&lane.keys).await {
+async fn reset_idle_times(worker: &WorkerContext, platforms: &[Arc<PlatformQueue>]) -> Result<(), CallError> {
+    for platform_queue in platforms {
+        match worker.queue.reset_idle(&platform_queue.keys).await {
             Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {}
             done => done?,
         }
@@ -114,10 +114,10 @@ async fn reach(worker: &Worker, lanes: &[Arc<Lane>]) -> Result<(), Fault> {
 }
 
 /// Claims until the worker is to stop.
-pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
-    let pause = (worker.claim_idle / 4).clamp(LOOK_MIN, LOOK_MAX);
+pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) {
+    let pause = (worker.claim_idle / 4).clamp(CLAIM_INTERVAL_MIN, CLAIM_INTERVAL_MAX);
     let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
-    let mut changes = worker.lanes.changes();
+    let mut changes = worker.platforms.changes();
     let mut reached: Option<u64> = None;
     loop {
         // A platform that was resumed may have entries that were handed back.
@@ -130,33 +130,33 @@ pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
         if worker.stop.run_until_cancelled(next).await.is_none() {
             return;
         }
-        let lanes = worker.lanes.all();
-        let jumps = worker.redis.borrow().clock_jumps;
+        let platforms = worker.platforms.all();
+        let jumps = worker.redis.borrow().clock_steps;
         if reached != Some(jumps) {
-            match reach(&worker, &lanes).await {
+            match reset_idle_times(&worker, &platforms).await {
                 Ok(()) => reached = Some(jumps),
                 Err(fault) => worker.queue.outage_log().failed("read idle times", &fault),
             }
         }
-        cursors.retain(|name, _| lanes.iter().any(|lane| lane.name() == name));
-        for lane in lanes.iter() {
-            let cursor = cursors.entry(lane.name().clone()).or_default();
+        cursors.retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name));
+        for platform_queue in platforms.iter() {
+            let cursor = cursors.entry(platform_queue.name().clone()).or_default();
             // Page after page while there is something to take: a dead worker may have held thousands.
-            while !lane.is_paused() {
-                if !worker.may_take().await {
+            while !platform_queue.is_paused() {
+                if !worker.wait_until_may_take().await {
                     return;
                 }
-                let page = lane.weight.fit(PAGE_BYTES).min(PAGE);
-                let claim = worker.queue.claim(&lane.keys, &worker.consumer, worker.claim_idle, *cursor, page);
+                let page = platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
+                let claim = worker.queue.claim(&platform_queue.keys, &worker.consumer, worker.claim_idle, *cursor, page);
                 match claim.await {
                     Ok(claimed) => {
                         *cursor = claimed.cursor;
                         let through = claimed.cursor == StreamId::default();
                         if !claimed.deleted.is_empty() {
-                            tracing::error!(platform = %lane.name(), entries = claimed.deleted.len(),
+                            tracing::error!(platform = %platform_queue.name(), entries = claimed.deleted.len(),
                             "pending entries were deleted by somebody else");
                         }
-                        if sort_out(&worker, lane, claimed.entries, &batches).await.is_err() {
+                        if dispatch_recovered(&worker, platform_queue, claimed.entries, &batches).await.is_err() {
                             return;
                         }
                         if through {
@@ -176,26 +176,26 @@ pub async fn run(worker: Arc<Worker>, batches: mpsc::Sender<Batch>) {
 }
 
 /// Passes entries on: those delivered often apart from the others.
-async fn sort_out(
-    worker: &Worker,
-    lane: &Arc<Lane>,
-    entries: Vec<(Entry, u64)>,
-    batches: &mpsc::Sender<Batch>,
-) -> Result<(), mpsc::error::SendError<Batch>> {
+async fn dispatch_recovered(
+    worker: &WorkerContext,
+    platform_queue: &Arc<PlatformQueue>,
+    entries: Vec<(StreamEntry, u64)>,
+    batches: &mpsc::Sender<EntryBatch>,
+) -> Result<(), mpsc::error::SendError<EntryBatch>> {
     let (suspects, others): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|(_, deliveries)| *deliveries >= SUSPECT_DELIVERIES);
-    let bare = |list: Vec<(Entry, u64)>| list.into_iter().map(|(entry, _)| entry).collect();
-    let others = hold(worker, lane, bare(others));
-    let suspects = hold(worker, lane, bare(suspects));
-    for batch in in_batches(lane, others, suspects) {
+    let bare = |list: Vec<(StreamEntry, u64)>| list.into_iter().map(|(entry, _)| entry).collect();
+    let others = hold_entries(worker, platform_queue, bare(others));
+    let suspects = hold_entries(worker, platform_queue, bare(suspects));
+    for batch in split_into_batches(platform_queue, others, suspects) {
         batches.send(batch).await?;
     }
     Ok(())
 }
 
 /// Good events first and together, then suspects, a few at a time.
-fn in_batches(lane: &Arc<Lane>, others: Vec<Entry>, mut suspects: Vec<Entry>) -> Vec<Batch> {
-    let batch = |entries, suspect| Batch { lane: Arc::clone(lane), entries, suspect, taken: Instant::now() };
+fn split_into_batches(platform_queue: &Arc<PlatformQueue>, others: Vec<StreamEntry>, mut suspects: Vec<StreamEntry>) -> Vec<EntryBatch> {
+    let batch = |entries, suspect| EntryBatch { platform_queue: Arc::clone(platform_queue), entries, suspect, taken: Instant::now() };
     let mut all = Vec::new();
     if !others.is_empty() {
         all.push(batch(others, false));
@@ -208,11 +208,11 @@ fn in_batches(lane: &Arc<Lane>, others: Vec<Entry>, mut suspects: Vec<Entry>) ->
 }
 
 /// Renews what is held until `done` is cancelled: after the order to stop too, while work in hand is finished.
-pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToken) {
+pub async fn renew(worker: Arc<WorkerContext>, done: tokio_util::sync::CancellationToken) {
     while done.run_until_cancelled(tokio::time::sleep(worker.claim_idle / 3)).await.is_some() {
         for (platform, ids) in worker.inflight.all() {
             let keys = worker.queue.keys(&platform);
-            if let Err(fault) = worker.queue.renew(&keys, &worker.consumer, &ids).await {
+            if let Err(fault) = worker.queue.extend_claims(&keys, &worker.consumer, &ids).await {
                 worker.queue.outage_log().failed("extend claims", &fault);
             }
         }
@@ -220,26 +220,26 @@ pub async fn renew(worker: Arc<Worker>, done: tokio_util::sync::CancellationToke
 }
 
 /// Gives back those batches whose platform was paused after they were read.
-pub(super) async fn unpaused(worker: &Worker, turn: Vec<Ready>) -> Vec<Ready> {
-    let (paused, others): (Vec<_>, Vec<_>) = turn.into_iter().partition(|ready| ready.lane.is_paused());
+pub(super) async fn hand_back_paused(worker: &WorkerContext, turn: Vec<PlannedBatch>) -> Vec<PlannedBatch> {
+    let (paused, others): (Vec<_>, Vec<_>) = turn.into_iter().partition(|ready| ready.platform_queue.is_paused());
     for ready in paused {
-        put_back(worker, &ready.lane, ready.ids).await;
+        hand_back_entries(worker, &ready.platform_queue, ready.ids).await;
     }
     others
 }
 
 /// Gives back entries of a platform that was paused after they were read. Nothing is lost by a Redis that does not answer:
 /// they are claimable by time then.
-pub(super) async fn put_back(worker: &Worker, lane: &Lane, ids: Vec<StreamId>) {
-    match worker.queue.hand_back(&lane.keys, &worker.consumer, &ids).await {
-        Ok(_) => tracing::info!(platform = %lane.name(), entries = ids.len(), "paused; handed back"),
-        Err(fault) => tracing::warn!(platform = %lane.name(), error = chain(&fault), "not handed back"),
+pub(super) async fn hand_back_entries(worker: &WorkerContext, platform_queue: &PlatformQueue, ids: Vec<StreamId>) {
+    match worker.queue.hand_back(&platform_queue.keys, &worker.consumer, &ids).await {
+        Ok(_) => tracing::info!(platform = %platform_queue.name(), entries = ids.len(), "paused; handed back"),
+        Err(fault) => tracing::warn!(platform = %platform_queue.name(), error = chain(&fault), "not handed back"),
     }
-    worker.inflight.release(lane.name(), ids);
+    worker.inflight.release(platform_queue.name(), ids);
 }
 
 /// Gives back what is still held, so that another worker may claim it at once.
-pub async fn hand_back(worker: &Worker) {
+pub async fn hand_back(worker: &WorkerContext) {
     for (platform, ids) in worker.inflight.all() {
         let keys = worker.queue.keys(&platform);
         // Not finished is not crashed.
@@ -258,24 +258,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use secrecy::SecretString;
     use shared::platform::registry::Registry;
-    use shared::queue::{Layout, Queue, connect};
+    use shared::queue::{KeyLayout, Queue, connect};
 
     use super::*;
 
     #[tokio::test]
-    async fn suspects_come_last_and_a_few_at_a_time() {
+    async fn suspects_are_dispatched_last_in_small_batches() {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
-        let queue = Queue::new(Layout::Single, connect(&url, false).unwrap());
+        let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
         let registry = Registry::load(None).unwrap();
-        let lane = Arc::new(Lane::new(Arc::clone(registry.get("mux").unwrap()), &queue));
-        let entries = |ids: std::ops::Range<u64>| -> Vec<Entry> {
-            ids.map(|ms| Entry { id: StreamId { ms, seq: 0 }, fields: None }).collect()
+        let platform_queue = Arc::new(PlatformQueue::new(Arc::clone(registry.get("mux").unwrap()), &queue));
+        let entries = |ids: std::ops::Range<u64>| -> Vec<StreamEntry> {
+            ids.map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect()
         };
-        let batches = in_batches(&lane, entries(0..100), entries(100..110));
+        let batches = split_into_batches(&platform_queue, entries(0..100), entries(100..110));
         let seen: Vec<_> = batches.iter().map(|batch| (batch.suspect, batch.entries.len())).collect();
         assert_eq!(seen, [(false, 100), (true, 4), (true, 4), (true, 2)]);
         let ids = batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.id.ms);
         assert!(ids.eq(0..110), "none is missing");
-        assert!(in_batches(&lane, Vec::new(), Vec::new()).is_empty());
+        assert!(split_into_batches(&platform_queue, Vec::new(), Vec::new()).is_empty());
     }
 }

@@ -6,79 +6,79 @@
 use std::sync::Arc;
 
 use shared::event::Envelope;
-use shared::queue::{Forward, SettleOutcome};
+use shared::queue::{OutboxEntry, SettleOutcome};
 use shared::trace::trace_id;
 
-use super::outcome::{Moment, Next, Verdict, decide};
+use super::outcome::{DecisionContext, EntryTransition, ExecutionVerdict, decide};
 use super::settle::Settlement;
-use super::{Interrupted, Ready, execute, warned};
+use super::{ConsumerInterruptedError, PlannedBatch, execute, column_warnings};
 use crate::effects::EventResult;
-use crate::worker::{Lane, Worker};
+use crate::context::{PlatformQueue, WorkerContext};
 
 /// A batch behind its transaction.
-pub(super) struct Executed {
-    ready: Ready,
+pub(super) struct ExecutedBatch {
+    ready: PlannedBatch,
     /// One for each planned event.
-    verdicts: Vec<Verdict>,
-    moment: Moment,
+    verdicts: Vec<ExecutionVerdict>,
+    context: DecisionContext,
 }
 
-impl Executed {
+impl ExecutedBatch {
     /// Of a batch whose events miss no session.
-    pub(super) fn now(worker: &Worker, ready: Ready, verdicts: Vec<Verdict>) -> Self {
-        Self { ready, verdicts, moment: Moment::at(worker) }
+    pub(super) fn now(worker: &WorkerContext, ready: PlannedBatch, verdicts: Vec<ExecutionVerdict>) -> Self {
+        Self { ready, verdicts, context: DecisionContext::at(worker) }
     }
 
     /// Looks again for sessions that were missing.
-    pub(super) async fn after_second_look(
-        worker: &Worker,
-        ready: Ready,
-        mut verdicts: Vec<Verdict>,
-    ) -> Result<Self, Interrupted> {
-        if !verdicts.iter().any(Verdict::is_missing_session) {
+    pub(super) async fn recheck_missing_sessions(
+        worker: &WorkerContext,
+        ready: PlannedBatch,
+        mut verdicts: Vec<ExecutionVerdict>,
+    ) -> Result<Self, ConsumerInterruptedError> {
+        if !verdicts.iter().any(ExecutionVerdict::is_missing_session) {
             return Ok(Self::now(worker, ready, verdicts));
         }
         // An announcement that settles between the look for the session and the look for announcements is seen by the
         // second look for the session.
-        let moment = execute::moment_of_missing(worker).await;
-        execute::look_again(worker, &ready.lane, &ready.folded.plans, &mut verdicts).await?;
-        Ok(Self { ready, verdicts, moment })
+        let context = execute::missing_session_context(worker).await;
+        execute::retry_missing_sessions(worker, &ready.platform_queue, &ready.deduped.plans, &mut verdicts).await?;
+        Ok(Self { ready, verdicts, context })
     }
 
     /// Decides about every event.
-    pub(super) fn conclude(self, worker: &Worker) -> (Arc<Lane>, Settlement) {
-        let Self { ready: Ready { lane, folded, mut settlement, .. }, verdicts, moment } = self;
-        for ((plan, copies), verdict) in folded.plans.iter().zip(&folded.copies).zip(verdicts) {
+    pub(super) fn conclude(self, worker: &WorkerContext) -> (Arc<PlatformQueue>, Settlement) {
+        let Self { ready: PlannedBatch { platform_queue, deduped, mut settlement, .. }, verdicts, context } = self;
+        for ((plan, copies), verdict) in deduped.plans.iter().zip(&deduped.copies).zip(verdicts) {
             let traced = trace_id(copies.first.traceparent.as_deref());
-            execute::log(&lane, plan, traced, &verdict);
-            warned::log(&lane, plan, traced, &verdict);
-            settlement.count_result(&lane, &verdict);
+            execute::log(&platform_queue, plan, traced, &verdict);
+            column_warnings::log(&platform_queue, plan, traced, &verdict);
+            settlement.count_result(&platform_queue, &verdict);
             let first = &copies.first;
             let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
             let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
-            let forward = forward(worker, &lane, first, &verdict);
-            let next = decide(&worker.policy, first, verdict, moment, &mut rand::rng());
-            if let Next::Settle(SettleOutcome::Duplicate) = next {
+            let forward = forward(worker, &platform_queue, first, &verdict);
+            let next = decide(&worker.policy, first, verdict, context, &mut rand::rng());
+            if let EntryTransition::Settle(SettleOutcome::Duplicate) = next {
                 // The ledger has the event by another entry. One of these copies may be that one, and what remains to
                 // be done for it is its own: it comes again by itself.
                 let (twins, others): (Vec<&Envelope>, Vec<&Envelope>) =
                     copies.iter().partition(|copy| copy.origin == first.origin);
-                settlement.add(&lane, twins, &next, results.as_deref(), None);
+                settlement.add(&platform_queue, twins, &next, results.as_deref(), None);
                 for copy in others {
-                    let again = Next::after_its_twin(&worker.policy, copy.attempt, &mut rand::rng());
-                    settlement.add(&lane, [copy], &again, None, None);
+                    let again = EntryTransition::after_duplicate_entry(&worker.policy, copy.attempt, &mut rand::rng());
+                    settlement.add(&platform_queue, [copy], &again, None, None);
                 }
             } else {
-                settlement.add(&lane, copies.iter(), &next, results.as_deref(), forward);
+                settlement.add(&platform_queue, copies.iter(), &next, results.as_deref(), forward);
             }
         }
-        (lane, settlement)
+        (platform_queue, settlement)
     }
 }
 
 /// What goes to destinations, if any wants it and the event has taken effect.
-fn forward(worker: &Worker, lane: &Lane, event: &Envelope, verdict: &Verdict) -> Option<Forward> {
+fn forward(worker: &WorkerContext, platform_queue: &PlatformQueue, event: &Envelope, verdict: &ExecutionVerdict) -> Option<OutboxEntry> {
     let result = verdict.result()?;
-    let destinations = worker.forwarding.wanted(lane.name(), &event.event_type)?;
-    Some(Forward { destinations, result: result.to_json(), traceparent: None })
+    let destinations = worker.forwarding.wanted(platform_queue.name(), &event.event_type)?;
+    Some(OutboxEntry { destinations, result: result.to_json(), traceparent: None })
 }

@@ -15,37 +15,37 @@ use shared::platform::PlatformName;
 use tokio::sync::Notify;
 
 /// Entries held at most, before the reader waits. One read may overshoot by its own size.
-pub const MAX_ENTRIES: usize = 4096;
+pub const MAX_HELD_ENTRIES: usize = 4096;
 /// Bytes held at most, before the reader waits. One read may overshoot by its own size.
-pub const MAX_BYTES: usize = 32 * 1024 * 1024;
+pub const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 
 /// Bytes that an entry is taken to have before the first one was seen.
-const FIRST_GUESS: usize = 64 * 1024;
+const INITIAL_ENTRY_BYTES: usize = 64 * 1024;
 /// After about so many smaller entries an estimate has come down.
-const SLOWNESS: usize = 16;
+const DECAY_ENTRIES: usize = 16;
 
 /// The set of held entries.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    held: Mutex<Held>,
+    held: Mutex<HeldEntries>,
     released: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Held {
-    ids: BTreeMap<PlatformName, Ids>,
+struct HeldEntries {
+    ids: BTreeMap<PlatformName, HeldIds>,
     entries: usize,
     bytes: usize,
 }
 
 /// The entries of one platform, with their sizes.
-type Ids = HashMap<StreamId, usize, BuildHasherDefault<IdHasher>>;
+type HeldIds = HashMap<StreamId, usize, BuildHasherDefault<StreamIdHasher>>;
 
 /// Mixes the two numbers of an id, which Redis chose and no sender can.
 #[derive(Debug, Default)]
-struct IdHasher(u64);
+struct StreamIdHasher(u64);
 
-impl Hasher for IdHasher {
+impl Hasher for StreamIdHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.write_u64(u64::from(*byte));
@@ -63,7 +63,7 @@ impl Hasher for IdHasher {
 }
 
 impl InFlight {
-    fn locked(&self) -> std::sync::MutexGuard<'_, Held> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HeldEntries> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,18 +116,18 @@ impl InFlight {
     }
 
     /// How many more entries and bytes may be read now.
-    pub fn room(&self) -> (usize, usize) {
+    pub fn capacity_left(&self) -> (usize, usize) {
         let held = self.locked();
-        (MAX_ENTRIES.saturating_sub(held.entries), MAX_BYTES.saturating_sub(held.bytes))
+        (MAX_HELD_ENTRIES.saturating_sub(held.entries), MAX_HELD_BYTES.saturating_sub(held.bytes))
     }
 
     /// Waits until at least half of the bounds are free, so that reads stay large.
-    pub async fn wait_for_room(&self) {
+    pub async fn wait_for_capacity(&self) {
         loop {
             let released = self.released.notified();
             {
                 let held = self.locked();
-                if held.entries <= MAX_ENTRIES / 2 && held.bytes <= MAX_BYTES / 2 {
+                if held.entries <= MAX_HELD_ENTRIES / 2 && held.bytes <= MAX_HELD_BYTES / 2 {
                     return;
                 }
             }
@@ -146,7 +146,7 @@ impl InFlight {
     }
 }
 
-fn in_order(ids: &Ids) -> Vec<StreamId> {
+fn in_order(ids: &HeldIds) -> Vec<StreamId> {
     let mut ids: Vec<StreamId> = ids.keys().copied().collect();
     ids.sort_unstable();
     ids
@@ -155,19 +155,19 @@ fn in_order(ids: &Ids) -> Vec<StreamId> {
 /// What an entry of a platform weighs, so that reads fit the bounds before anything is read. It follows larger entries at
 /// once and smaller ones slowly.
 #[derive(Debug)]
-pub struct Weight(AtomicUsize);
+pub struct EntrySizeEstimate(AtomicUsize);
 
-impl Default for Weight {
+impl Default for EntrySizeEstimate {
     fn default() -> Self {
-        Self(AtomicUsize::new(FIRST_GUESS))
+        Self(AtomicUsize::new(INITIAL_ENTRY_BYTES))
     }
 }
 
-impl Weight {
+impl EntrySizeEstimate {
     /// Notes an entry of `bytes`.
     pub fn note(&self, bytes: usize) {
         let known = self.0.load(Ordering::Relaxed);
-        let next = if bytes >= known { bytes } else { known - (known - bytes) / SLOWNESS };
+        let next = if bytes >= known { bytes } else { known - (known - bytes) / DECAY_ENTRIES };
         self.0.store(next.max(1), Ordering::Relaxed);
     }
 
@@ -177,7 +177,7 @@ impl Weight {
     }
 
     /// Entries that fit into `bytes`, at least one.
-    pub fn fit(&self, bytes: usize) -> usize {
+    pub fn entries_in(&self, bytes: usize) -> usize {
         (bytes / self.estimate().max(1)).max(1)
     }
 }
@@ -192,35 +192,35 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_held_once_and_its_size_is_given_back() {
+    fn entry_is_held_once_and_its_size_is_released() {
         let inflight = InFlight::default();
         let mux = PlatformName::new("mux").unwrap();
-        assert!(inflight.hold(&mux, id(1), MAX_BYTES));
+        assert!(inflight.hold(&mux, id(1), MAX_HELD_BYTES));
         assert!(!inflight.hold(&mux, id(1), 10));
-        assert_eq!(inflight.room(), (MAX_ENTRIES - 1, 0), "the byte bound is reached");
+        assert_eq!(inflight.capacity_left(), (MAX_HELD_ENTRIES - 1, 0), "the byte bound is reached");
         inflight.release(&mux, [id(1), id(2)]);
-        assert_eq!(inflight.room(), (MAX_ENTRIES, MAX_BYTES));
+        assert_eq!(inflight.capacity_left(), (MAX_HELD_ENTRIES, MAX_HELD_BYTES));
         assert!(inflight.all().is_empty());
     }
 
     #[test]
-    fn a_weight_rises_at_once_and_falls_slowly() {
-        let weight = Weight::default();
+    fn size_estimate_rises_at_once_and_falls_slowly() {
+        let weight = EntrySizeEstimate::default();
         for _ in 0..1000 {
             weight.note(500);
         }
         assert!(weight.estimate() < 520, "{}", weight.estimate());
         weight.note(1_000_000);
         assert_eq!(weight.estimate(), 1_000_000);
-        assert_eq!(weight.fit(10), 1);
+        assert_eq!(weight.entries_in(10), 1);
         weight.note(500);
         assert!(weight.estimate() > 900_000);
     }
 
     #[tokio::test]
-    async fn a_waiter_wakes_when_room_appears() {
-        wakes_when_released(vec![1; MAX_ENTRIES]).await;
-        wakes_when_released(vec![MAX_BYTES / 2 + 1]).await;
+    async fn wait_for_capacity_ends_when_entries_are_released() {
+        wakes_when_released(vec![1; MAX_HELD_ENTRIES]).await;
+        wakes_when_released(vec![MAX_HELD_BYTES / 2 + 1]).await;
     }
 
     /// Holds entries of these sizes, and lets go of them.
@@ -232,11 +232,11 @@ mod tests {
         }
         let waiter = tokio::spawn({
             let inflight = inflight.clone();
-            async move { inflight.wait_for_room().await }
+            async move { inflight.wait_for_capacity().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiter.is_finished());
-        inflight.release(&mux, (0..MAX_ENTRIES as u64).map(id));
+        inflight.release(&mux, (0..MAX_HELD_ENTRIES as u64).map(id));
         tokio::time::timeout(std::time::Duration::from_secs(5), waiter).await.unwrap().unwrap();
     }
 }

@@ -16,8 +16,8 @@ mod settle;
 mod spans;
 mod stages;
 pub mod suspects;
-mod turns;
-pub mod warned;
+mod scheduler;
+pub mod column_warnings;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -25,143 +25,143 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use shared::event::{Envelope, StreamId};
-use shared::queue::{Entry, Undecodable, decode};
+use shared::queue::{StreamEntry, DecodeError, decode};
 use tokio::sync::mpsc;
 
-use crate::effects::{self, Planned};
-use crate::worker::{Batch, Lane, Worker};
-use conclude::Executed;
+use crate::effects::{self, PlannedEvent};
+use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
+use conclude::ExecutedBatch;
 pub use execute::chain;
-use outcome::{Moment, Next, Verdict, decide};
+use outcome::{DecisionContext, EntryTransition, ExecutionVerdict, decide};
 use settle::Settlement;
-use stages::{Ahead, Behind};
-use turns::{Turn, Turns};
+use stages::{NextBatchPlanner, BackgroundSettler};
+use scheduler::{ScheduledWork, BatchScheduler};
 
 /// The worker is stopping; what is held stays pending and is handed back.
 #[derive(Debug)]
-pub struct Interrupted;
+pub struct ConsumerInterruptedError;
 
 /// Works until every sender of `batches` is gone, or an outage outlasts the order to stop.
-pub async fn run(worker: Arc<Worker>, batches: mpsc::Receiver<Batch>) {
-    if let Err(Interrupted) = work(&worker, batches).await {
+pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Receiver<EntryBatch>) {
+    if let Err(ConsumerInterruptedError) = work(&worker, batches).await {
         tracing::info!("stopping with work in hand; it stays in the queue");
     }
 }
 
-async fn work(worker: &Arc<Worker>, batches: mpsc::Receiver<Batch>) -> Result<(), Interrupted> {
-    let mut turns = Turns::new(batches, worker.store.sharing());
-    let (mut ahead, mut behind) = (Ahead::default(), Behind::default());
+async fn work(worker: &Arc<WorkerContext>, batches: mpsc::Receiver<EntryBatch>) -> Result<(), ConsumerInterruptedError> {
+    let mut scheduler = BatchScheduler::new(batches, worker.store.transaction_scope());
+    let (mut planner, mut settler) = (NextBatchPlanner::default(), BackgroundSettler::default());
     loop {
-        let ready = match ahead.take().await {
+        let ready = match planner.take().await {
             Some(planned) => planned?,
             None => {
                 let next = tokio::select! {
-                    settled = behind.next() => {
+                    settled = settler.next() => {
                         settled?;
                         continue;
                     }
-                    next = turns.next() => next,
+                    next = scheduler.next() => next,
                 };
                 match next {
-                    Some(Turn::Together(batches)) => prepare_all(worker, batches),
-                    Some(Turn::Suspects(batch)) => {
+                    Some(ScheduledWork::Shared(batches)) => prepare_all(worker, batches),
+                    Some(ScheduledWork::Suspects(batch)) => {
                         // What ends the process is to end nothing but itself.
-                        behind.finish().await?;
+                        settler.finish().await?;
                         suspects::consume_alone(worker, batch).await?;
                         continue;
                     }
-                    None => return behind.finish().await,
+                    None => return settler.finish().await,
                 }
             }
         };
-        ahead.begin(worker, &mut turns);
-        transact(worker, ready, &mut behind).await?;
+        planner.begin(worker, &mut scheduler);
+        transact(worker, ready, &mut settler).await?;
     }
 }
 
 /// Takes batches of different lanes through one transaction, or each through its own if that is not to be had, and hands
 /// on what came of them.
-async fn transact(worker: &Arc<Worker>, turn: Vec<Ready>, behind: &mut Behind) -> Result<(), Interrupted> {
-    let turn = claimer::unpaused(worker, turn).await;
-    let Some(verdicts) = execute::together(worker, &turn).await else {
+async fn transact(worker: &Arc<WorkerContext>, turn: Vec<PlannedBatch>, settler: &mut BackgroundSettler) -> Result<(), ConsumerInterruptedError> {
+    let turn = claimer::hand_back_paused(worker, turn).await;
+    let Some(verdicts) = execute::apply_shared(worker, &turn).await else {
         for ready in turn {
             // This may take as long as an outage does.
-            let Some(ready) = claimer::unpaused(worker, vec![ready]).await.pop() else { continue };
-            let verdicts = execute::run(worker, &ready.lane, &ready.folded.plans).await?;
-            let executed = Executed::after_second_look(worker, ready, verdicts).await?;
-            behind.settle(worker, vec![executed]).await?;
+            let Some(ready) = claimer::hand_back_paused(worker, vec![ready]).await.pop() else { continue };
+            let verdicts = execute::apply_events(worker, &ready.platform_queue, &ready.deduped.plans).await?;
+            let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
+            settler.settle(worker, vec![executed]).await?;
         }
         return Ok(());
     };
-    let missing = |(_, verdicts): &(Ready, Vec<Verdict>)| verdicts.iter().any(Verdict::is_missing_session);
+    let missing = |(_, verdicts): &(PlannedBatch, Vec<ExecutionVerdict>)| verdicts.iter().any(ExecutionVerdict::is_missing_session);
     let (missing, others): (Vec<_>, Vec<_>) = turn.into_iter().zip(verdicts).partition(missing);
-    let others = others.into_iter().map(|(ready, verdicts)| Executed::now(worker, ready, verdicts));
-    behind.settle(worker, others.collect()).await?;
+    let others = others.into_iter().map(|(ready, verdicts)| ExecutedBatch::now(worker, ready, verdicts));
+    settler.settle(worker, others.collect()).await?;
     for (ready, verdicts) in missing {
-        let executed = Executed::after_second_look(worker, ready, verdicts).await?;
-        behind.settle(worker, vec![executed]).await?;
+        let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
+        settler.settle(worker, vec![executed]).await?;
     }
     Ok(())
 }
 
 /// Takes entries of one platform to their end.
 async fn consume(
-    worker: &Worker,
-    lane: &Arc<Lane>,
-    entries: Vec<Entry>,
+    worker: &WorkerContext,
+    platform_queue: &Arc<PlatformQueue>,
+    entries: Vec<StreamEntry>,
     taken: Instant,
-) -> Result<(), Interrupted> {
-    let ready = prepare(worker, Arc::clone(lane), entries, taken);
-    let verdicts = execute::run(worker, lane, &ready.folded.plans).await?;
-    let executed = Executed::after_second_look(worker, ready, verdicts).await?;
-    let (lane, settlement) = executed.conclude(worker);
-    settle::run(worker, &lane, settlement).await
+) -> Result<(), ConsumerInterruptedError> {
+    let ready = prepare(worker, Arc::clone(platform_queue), entries, taken);
+    let verdicts = execute::apply_events(worker, platform_queue, &ready.deduped.plans).await?;
+    let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
+    let (platform_queue, settlement) = executed.conclude(worker);
+    settle::run(worker, &platform_queue, settlement).await
 }
 
 /// A batch that waits for its transaction.
-struct Ready {
-    lane: Arc<Lane>,
+struct PlannedBatch {
+    platform_queue: Arc<PlatformQueue>,
     /// Of all its entries.
     ids: Vec<StreamId>,
-    folded: Folded,
+    deduped: DedupedBatch,
     /// Of what needs no transaction, so far.
     settlement: Settlement,
 }
 
-fn prepare_all(worker: &Worker, batches: Vec<Batch>) -> Vec<Ready> {
-    batches.into_iter().map(|Batch { lane, entries, taken, .. }| prepare(worker, lane, entries, taken)).collect()
+fn prepare_all(worker: &WorkerContext, batches: Vec<EntryBatch>) -> Vec<PlannedBatch> {
+    batches.into_iter().map(|EntryBatch { platform_queue, entries, taken, .. }| prepare(worker, platform_queue, entries, taken)).collect()
 }
 
-fn prepare(worker: &Worker, lane: Arc<Lane>, entries: Vec<Entry>, taken: Instant) -> Ready {
+fn prepare(worker: &WorkerContext, platform_queue: Arc<PlatformQueue>, entries: Vec<StreamEntry>, taken: Instant) -> PlannedBatch {
     let mut settlement = Settlement::new(taken, entries.len());
     let ids = entries.iter().map(|entry| entry.id).collect();
-    let folded = decode_and_plan(worker, &lane, entries, &mut settlement);
-    Ready { lane, ids, folded, settlement }
+    let deduped = decode_and_plan(worker, &platform_queue, entries, &mut settlement);
+    PlannedBatch { platform_queue, ids, deduped, settlement }
 }
 
 /// Distinct events in the order of their first entries, and for each all its entries: they end as one.
-struct Folded {
-    plans: Vec<Planned>,
-    copies: Vec<Copies>,
+struct DedupedBatch {
+    plans: Vec<PlannedEvent>,
+    copies: Vec<EventCopies>,
 }
 
 /// The entries of one event.
-struct Copies {
+struct EventCopies {
     first: Envelope,
     /// Practically always none.
     others: Vec<Envelope>,
 }
 
-impl Copies {
+impl EventCopies {
     fn iter(&self) -> impl Iterator<Item = &Envelope> {
         std::iter::once(&self.first).chain(&self.others)
     }
 }
 
 /// Sorts out what can be told without the database.
-fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement: &mut Settlement) -> Folded {
+fn decode_and_plan(worker: &WorkerContext, platform_queue: &PlatformQueue, entries: Vec<StreamEntry>, settlement: &mut Settlement) -> DedupedBatch {
     let most = entries.len();
-    let mut folded = Folded { plans: Vec::with_capacity(most), copies: Vec::with_capacity(most) };
+    let mut deduped = DedupedBatch { plans: Vec::with_capacity(most), copies: Vec::with_capacity(most) };
     let mut seen: HashMap<String, usize> = HashMap::with_capacity(most);
     let now = worker.now();
     for entry in entries {
@@ -169,33 +169,33 @@ fn decode_and_plan(worker: &Worker, lane: &Lane, entries: Vec<Entry>, settlement
         match decode(entry) {
             Ok(envelope) => match seen.entry(envelope.event_id.clone()) {
                 // Copies end as one only where they say the same.
-                Slot::Occupied(first) if folded.plans[*first.get()].edited != envelope.edited => {
-                    let next = Next::after_its_twin(&worker.policy, envelope.attempt, &mut rand::rng());
-                    settlement.add(lane, [&envelope], &next, None, None);
+                Slot::Occupied(first) if deduped.plans[*first.get()].edited != envelope.edited => {
+                    let next = EntryTransition::after_duplicate_entry(&worker.policy, envelope.attempt, &mut rand::rng());
+                    settlement.add(platform_queue, [&envelope], &next, None, None);
                 }
-                Slot::Occupied(first) => folded.copies[*first.get()].others.push(envelope),
-                Slot::Vacant(slot) => match effects::plan(&lane.platform, &envelope) {
+                Slot::Occupied(first) => deduped.copies[*first.get()].others.push(envelope),
+                Slot::Vacant(slot) => match effects::plan(&platform_queue.platform, &envelope) {
                     Ok(plan) => {
-                        slot.insert(folded.plans.len());
-                        folded.plans.push(plan);
-                        folded.copies.push(Copies { first: envelope, others: Vec::new() });
+                        slot.insert(deduped.plans.len());
+                        deduped.plans.push(plan);
+                        deduped.copies.push(EventCopies { first: envelope, others: Vec::new() });
                     }
                     Err(invalid) => {
-                        let moment = Moment::at(worker);
-                        let verdict = Verdict::Invalid(invalid.to_string());
-                        let next = decide(&worker.policy, &envelope, verdict, moment, &mut rand::rng());
-                        settlement.add(lane, [&envelope], &next, None, None);
+                        let context = DecisionContext::at(worker);
+                        let verdict = ExecutionVerdict::Invalid(invalid.to_string());
+                        let next = decide(&worker.policy, &envelope, verdict, context, &mut rand::rng());
+                        settlement.add(platform_queue, [&envelope], &next, None, None);
                     }
                 },
             },
-            Err(Undecodable::Gone) => settlement.vanished(id),
-            Err(Undecodable::UnsupportedVersion { version, received_at, attempt, .. }) => {
+            Err(DecodeError::Gone) => settlement.deleted(id),
+            Err(DecodeError::UnsupportedVersion { version, received_at, attempt, .. }) => {
                 let since = received_at.unwrap_or_else(|| i64::try_from(id.ms).unwrap_or(now));
-                let next = Next::unknown_version(&worker.policy, version, attempt, since, now);
+                let next = EntryTransition::unknown_version(&worker.policy, version, attempt, since, now);
                 settlement.add_raw(id, attempt, &next);
             }
-            Err(reason) => settlement.add_raw(id, 1, &Next::undecodable(&reason)),
+            Err(reason) => settlement.add_raw(id, 1, &EntryTransition::undecodable(&reason)),
         }
     }
-    folded
+    deduped
 }

@@ -10,17 +10,17 @@ use rand::Rng;
 use shared::backoff::Backoff;
 use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, Millis};
-use shared::queue::{SettleOutcome, Undecodable};
+use shared::queue::{SettleOutcome, DecodeError};
 
-use crate::effects::{Action, Applied, EventResult};
-use crate::worker::Worker;
+use crate::effects::{EventAction, Applied, EventResult};
+use crate::context::WorkerContext;
 
 /// How long an entry of an unknown wire version is kept for a newer worker before it is dead-lettered.
 pub const UNKNOWN_VERSION_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The operator's bounds on retrying.
 #[derive(Clone, Copy, Debug)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// Executions in all, at least 1.
     pub max_attempts: u32,
     /// Delay between executions.
@@ -31,7 +31,7 @@ pub struct Policy {
 
 /// What an execution found out.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum ExecutionVerdict {
     /// The transaction committed, or the store said why this event takes no part in it.
     Applied(Applied),
     /// Its body cannot be what its type says.
@@ -42,7 +42,7 @@ pub enum Verdict {
     Blocked(String),
 }
 
-impl Verdict {
+impl ExecutionVerdict {
     /// Whether the event has to wait for its session.
     pub fn is_missing_session(&self) -> bool {
         matches!(self, Self::Applied(Applied::MissingSession))
@@ -51,7 +51,7 @@ impl Verdict {
     /// What the event did, if it took effect now or before.
     pub fn result(&self) -> Option<&EventResult> {
         match self {
-            Self::Applied(Applied::Done(result) | Applied::Known { result, .. }) => Some(result),
+            Self::Applied(Applied::Done(result) | Applied::AlreadyApplied { result, .. }) => Some(result),
             _ => None,
         }
     }
@@ -59,7 +59,7 @@ impl Verdict {
 
 /// What to do with the entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum EntryTransition {
     /// Ack and delete.
     Settle(SettleOutcome),
     /// Execute again after `delay`.
@@ -76,7 +76,7 @@ pub enum Next {
         error: String,
     },
     /// Move to the dead letters.
-    Dead {
+    DeadLetter {
         /// Why, from the closed set.
         code: DeadLetterCode,
         /// Why, for people.
@@ -86,7 +86,7 @@ pub enum Next {
 
 /// Facts about the moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct DecisionContext {
     /// By Redis's clock.
     pub now: Millis,
     /// When the oldest announcement that is not finished yet was queued.
@@ -95,9 +95,9 @@ pub struct Moment {
     pub up_since: Millis,
 }
 
-impl Next {
+impl EntryTransition {
     /// For an edit whose event is in the same batch: it comes again when the ledger knows what became of that.
-    pub fn after_its_twin(policy: &Policy, attempt: u32, rng: &mut impl Rng) -> Self {
+    pub fn after_duplicate_entry(policy: &RetryPolicy, attempt: u32, rng: &mut impl Rng) -> Self {
         Self::Retry {
             delay: policy.backoff.delay(1, rng),
             attempt,
@@ -108,52 +108,52 @@ impl Next {
     }
 }
 
-impl Moment {
-    /// Now, as `worker` sees it, with no announcement asked for.
-    pub fn at(worker: &Worker) -> Self {
+impl DecisionContext {
+    /// Now, as `context` sees it, with no announcement asked for.
+    pub fn at(worker: &WorkerContext) -> Self {
         let now = worker.now();
         Self { now, oldest_announcement: None, up_since: worker.up_since() }
     }
 }
 
 /// Decides what becomes of `event`.
-pub fn decide(policy: &Policy, event: &Envelope, verdict: Verdict, moment: Moment, rng: &mut impl Rng) -> Next {
+pub fn decide(policy: &RetryPolicy, event: &Envelope, verdict: ExecutionVerdict, context: DecisionContext, rng: &mut impl Rng) -> EntryTransition {
     match verdict {
         // What took effect is not this edit, whoever's copy it was; this very edit is as any other event below.
-        Verdict::Applied(Applied::Known { result, .. })
+        ExecutionVerdict::Applied(Applied::AlreadyApplied { result, .. })
             if event.edited.is_some() && event.edited != result.edited =>
         {
-            Next::Dead {
+            EntryTransition::DeadLetter {
                 code: DeadLetterCode::AlreadyProcessed,
                 error: "the event had taken effect before this edit of it was replayed".to_owned(),
             }
         }
         // Known with the same origin: a worker was killed between commit and settle; this is the rest of its work.
-        Verdict::Applied(Applied::Done(result) | Applied::Known { same_origin: true, result }) => {
-            Next::Settle(match result.action {
-                Action::StaleIgnored => SettleOutcome::Stale,
+        ExecutionVerdict::Applied(Applied::Done(result) | Applied::AlreadyApplied { same_origin: true, result }) => {
+            EntryTransition::Settle(match result.action {
+                EventAction::StaleIgnored => SettleOutcome::Stale,
                 _ => SettleOutcome::Processed,
             })
         }
-        Verdict::Applied(Applied::Known { same_origin: false, .. }) => Next::Settle(SettleOutcome::Duplicate),
-        Verdict::Applied(Applied::MissingSession) => missing_session(policy, event, moment, rng),
-        Verdict::Applied(Applied::Conflict) => Next::Dead {
+        ExecutionVerdict::Applied(Applied::AlreadyApplied { same_origin: false, .. }) => EntryTransition::Settle(SettleOutcome::Duplicate),
+        ExecutionVerdict::Applied(Applied::MissingSession) => missing_session(policy, event, context, rng),
+        ExecutionVerdict::Applied(Applied::Conflict) => EntryTransition::DeadLetter {
             code: DeadLetterCode::SessionConflict,
             error: "the session belongs to another platform".to_owned(),
         },
-        Verdict::Invalid(error) => Next::Dead { code: DeadLetterCode::InvalidEvent, error },
-        Verdict::Rejected(error) if event.attempt >= policy.max_attempts => {
-            Next::Dead { code: DeadLetterCode::StoreRejected, error }
+        ExecutionVerdict::Invalid(error) => EntryTransition::DeadLetter { code: DeadLetterCode::InvalidEvent, error },
+        ExecutionVerdict::Rejected(error) if event.attempt >= policy.max_attempts => {
+            EntryTransition::DeadLetter { code: DeadLetterCode::StoreRejected, error }
         }
-        Verdict::Applied(Applied::Held) => {
+        ExecutionVerdict::Applied(Applied::RowLocked) => {
             let error = "somebody else keeps a row locked that the event needs".to_owned();
-            blocked(policy, event, error, moment, rng)
+            blocked(policy, event, error, context, rng)
         }
-        Verdict::Blocked(error) => blocked(policy, event, error, moment, rng),
-        Verdict::Rejected(error) => Next::Retry {
+        ExecutionVerdict::Blocked(error) => blocked(policy, event, error, context, rng),
+        ExecutionVerdict::Rejected(error) => EntryTransition::Retry {
             delay: policy.backoff.delay(event.attempt, rng),
             attempt: event.attempt.saturating_add(1),
-            first_failed_at: Some(event.first_failed_at.unwrap_or(moment.now)),
+            first_failed_at: Some(event.first_failed_at.unwrap_or(context.now)),
             code: DeadLetterCode::StoreRejected,
             error,
         },
@@ -161,9 +161,9 @@ pub fn decide(policy: &Policy, event: &Envelope, verdict: Verdict, moment: Momen
 }
 
 /// Something that the event needs is locked, by no fault of its own.
-fn blocked(policy: &Policy, event: &Envelope, error: String, moment: Moment, rng: &mut impl Rng) -> Next {
-    Next::Retry {
-        delay: rarer_with_age(policy, event, moment, rng),
+fn blocked(policy: &RetryPolicy, event: &Envelope, error: String, context: DecisionContext, rng: &mut impl Rng) -> EntryTransition {
+    EntryTransition::Retry {
+        delay: age_based_delay(policy, event, context, rng),
         attempt: event.attempt,
         first_failed_at: event.first_failed_at,
         code: DeadLetterCode::StoreRejected,
@@ -173,30 +173,30 @@ fn blocked(policy: &Policy, event: &Envelope, error: String, moment: Moment, rng
 
 /// Delay of a retry that spends no attempt: about as long as the event has waited, within the
 /// bounds.
-fn rarer_with_age(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut impl Rng) -> Duration {
-    let age = Duration::from_millis(u64::try_from(moment.now - event.received_at).unwrap_or(0));
+fn age_based_delay(policy: &RetryPolicy, event: &Envelope, context: DecisionContext, rng: &mut impl Rng) -> Duration {
+    let age = Duration::from_millis(u64::try_from(context.now - event.received_at).unwrap_or(0));
     let doublings = (age.as_millis() / policy.backoff.ceiling(1).as_millis().max(1)).max(1).ilog2();
     policy.backoff.delay(doublings + 1, rng)
 }
 
-fn missing_session(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut impl Rng) -> Next {
+fn missing_session(policy: &RetryPolicy, event: &Envelope, context: DecisionContext, rng: &mut impl Rng) -> EntryTransition {
     let code = DeadLetterCode::SessionNotFound;
     let error = "no session has this room id or live stream id".to_owned();
     // A failure in the future is one before the clock was set back: waiting must not last until the clock is there again.
-    let first = event.first_failed_at.filter(|first| *first <= moment.now).unwrap_or(moment.now);
-    let since = first.max(moment.up_since.min(moment.now));
+    let first = event.first_failed_at.filter(|first| *first <= context.now).unwrap_or(context.now);
+    let since = first.max(context.up_since.min(context.now));
     let wait = Millis::try_from(policy.missing_session_wait.as_millis()).unwrap_or(Millis::MAX);
     let announced_until = event.received_at.max(since.saturating_add(wait));
-    if moment.oldest_announcement.is_some_and(|oldest| oldest <= announced_until) {
+    if context.oldest_announcement.is_some_and(|oldest| oldest <= announced_until) {
         // Many events may wait for one announcement.
-        let delay = rarer_with_age(policy, event, moment, rng);
-        return Next::Retry { delay, attempt: event.attempt, first_failed_at: event.first_failed_at, code, error };
+        let delay = age_based_delay(policy, event, context, rng);
+        return EntryTransition::Retry { delay, attempt: event.attempt, first_failed_at: event.first_failed_at, code, error };
     }
-    let waited = Duration::from_millis(u64::try_from(moment.now - since).unwrap_or(0));
+    let waited = Duration::from_millis(u64::try_from(context.now - since).unwrap_or(0));
     let Some(left) = policy.missing_session_wait.checked_sub(waited).filter(|left| !left.is_zero()) else {
-        return Next::Dead { code, error };
+        return EntryTransition::DeadLetter { code, error };
     };
-    Next::Retry {
+    EntryTransition::Retry {
         delay: policy.backoff.delay(event.attempt, rng).min(left),
         attempt: event.attempt.saturating_add(1),
         first_failed_at: Some(first),
@@ -205,19 +205,19 @@ fn missing_session(policy: &Policy, event: &Envelope, moment: Moment, rng: &mut 
     }
 }
 
-impl Next {
+impl EntryTransition {
     /// What becomes of an entry that is no event: a dead letter, with its fields as they are.
-    pub fn undecodable(reason: &Undecodable) -> Self {
-        Self::Dead { code: DeadLetterCode::Undecodable, error: reason.to_string() }
+    pub fn undecodable(reason: &DecodeError) -> Self {
+        Self::DeadLetter { code: DeadLetterCode::Undecodable, error: reason.to_string() }
     }
 
     /// What becomes of an entry of a later wire version, queued at `since`: it waits for a newer worker.
-    pub fn unknown_version(policy: &Policy, version: u32, attempt: u32, since: Millis, now: Millis) -> Self {
+    pub fn unknown_version(policy: &RetryPolicy, version: u32, attempt: u32, since: Millis, now: Millis) -> Self {
         let code = DeadLetterCode::UnsupportedVersion;
-        let error = Undecodable::UnsupportedVersion { version, received_at: None, attempt, first_failed_at: None }
+        let error = DecodeError::UnsupportedVersion { version, received_at: None, attempt, first_failed_at: None }
             .to_string();
         if Duration::from_millis(u64::try_from(now - since).unwrap_or(0)) >= UNKNOWN_VERSION_WAIT {
-            return Self::Dead { code, error };
+            return Self::DeadLetter { code, error };
         }
         Self::Retry { delay: policy.backoff.max(), attempt, first_failed_at: None, code, error }
     }
@@ -225,7 +225,7 @@ impl Next {
     /// What becomes of an event that ended the process whenever it ran alone.
     pub fn crash_loop(runs: u64) -> Self {
         let error = format!("the worker ended {runs} times while it executed this event alone");
-        Self::Dead { code: DeadLetterCode::CrashLoop, error }
+        Self::DeadLetter { code: DeadLetterCode::CrashLoop, error }
     }
 }
 
@@ -242,8 +242,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn policy() -> Policy {
-        Policy { max_attempts: 5, backoff: Backoff::new(SECOND, 30 * SECOND), missing_session_wait: 60 * SECOND }
+    fn policy() -> RetryPolicy {
+        RetryPolicy { max_attempts: 5, backoff: Backoff::new(SECOND, 30 * SECOND), missing_session_wait: 60 * SECOND }
     }
 
     fn event(attempt: u32, first_failed_at: Option<Millis>) -> Envelope {
@@ -267,100 +267,100 @@ mod tests {
         }
     }
 
-    fn at(now: Millis) -> Moment {
-        Moment { now, oldest_announcement: None, up_since: 0 }
+    fn at(now: Millis) -> DecisionContext {
+        DecisionContext { now, oldest_announcement: None, up_since: 0 }
     }
 
-    fn missing() -> Verdict {
-        Verdict::Applied(Applied::MissingSession)
+    fn missing() -> ExecutionVerdict {
+        ExecutionVerdict::Applied(Applied::MissingSession)
     }
 
-    fn decided(event: &Envelope, verdict: Verdict, moment: Moment) -> Next {
-        decide(&policy(), event, verdict, moment, &mut StdRng::seed_from_u64(7))
-    }
-
-    #[test]
-    fn the_last_attempt_of_a_refused_event_is_its_end() {
-        let next = decided(&event(4, None), Verdict::Rejected("no".into()), at(5_000));
-        assert!(matches!(next, Next::Retry { attempt: 5, first_failed_at: Some(5_000), .. }), "{next:?}");
-        let next = decided(&event(5, Some(5_000)), Verdict::Rejected("no".into()), at(9_000));
-        assert!(matches!(next, Next::Dead { code: DeadLetterCode::StoreRejected, .. }), "{next:?}");
+    fn decided(event: &Envelope, verdict: ExecutionVerdict, context: DecisionContext) -> EntryTransition {
+        decide(&policy(), event, verdict, context, &mut StdRng::seed_from_u64(7))
     }
 
     #[test]
-    fn an_older_unfinished_announcement_makes_waiting_free() {
-        let moment = Moment { now: 10_000_000, oldest_announcement: Some(999), up_since: 0 };
-        let next = decided(&event(9, None), missing(), moment);
-        assert!(matches!(next, Next::Retry { attempt: 9, first_failed_at: None, .. }), "{next:?}");
-        let in_time = Moment { oldest_announcement: Some(60_001), ..moment };
+    fn rejected_event_is_dead_lettered_after_its_last_attempt() {
+        let next = decided(&event(4, None), ExecutionVerdict::Rejected("no".into()), at(5_000));
+        assert!(matches!(next, EntryTransition::Retry { attempt: 5, first_failed_at: Some(5_000), .. }), "{next:?}");
+        let next = decided(&event(5, Some(5_000)), ExecutionVerdict::Rejected("no".into()), at(9_000));
+        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::StoreRejected, .. }), "{next:?}");
+    }
+
+    #[test]
+    fn missing_session_spends_nothing_before_its_announcement() {
+        let context = DecisionContext { now: 10_000_000, oldest_announcement: Some(999), up_since: 0 };
+        let next = decided(&event(9, None), missing(), context);
+        assert!(matches!(next, EntryTransition::Retry { attempt: 9, first_failed_at: None, .. }), "{next:?}");
+        let in_time = DecisionContext { oldest_announcement: Some(60_001), ..context };
         let next = decided(&event(9, Some(1)), missing(), in_time);
-        assert!(matches!(next, Next::Retry { attempt: 9, first_failed_at: Some(1), .. }), "{next:?}");
-        let too_late = Moment { oldest_announcement: Some(60_002), ..moment };
+        assert!(matches!(next, EntryTransition::Retry { attempt: 9, first_failed_at: Some(1), .. }), "{next:?}");
+        let too_late = DecisionContext { oldest_announcement: Some(60_002), ..context };
         let next = decided(&event(9, Some(1)), missing(), too_late);
-        assert!(matches!(next, Next::Dead { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
+        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
     }
 
     #[test]
-    fn time_without_redis_or_database_does_not_count_as_waiting() {
+    fn outage_time_does_not_count_as_waiting_for_a_session() {
         let hour = 3_600_000;
-        let back = Moment { now: hour, oldest_announcement: None, up_since: hour - 1_000 };
+        let back = DecisionContext { now: hour, oldest_announcement: None, up_since: hour - 1_000 };
         let next = decided(&event(2, Some(1_000)), missing(), back);
-        assert!(matches!(next, Next::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
-        let next = decided(&event(2, Some(1_000)), missing(), Moment { up_since: hour - 60_000, ..back });
-        assert!(matches!(next, Next::Dead { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
+        assert!(matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
+        let next = decided(&event(2, Some(1_000)), missing(), DecisionContext { up_since: hour - 60_000, ..back });
+        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
     }
 
     #[test]
-    fn an_edit_of_what_has_taken_effect_is_told_from_a_redelivery_of_itself() {
+    fn edited_event_is_dead_lettered_unless_it_is_a_redelivery() {
         let result =
             |edited: Option<&str>| EventResult { edited: edited.map(str::to_owned), ..EventResult::logged("e") };
-        let known = |same_origin, edited| Verdict::Applied(Applied::Known { same_origin, result: result(edited) });
+        let known = |same_origin, edited| ExecutionVerdict::Applied(Applied::AlreadyApplied { same_origin, result: result(edited) });
         let edit = Envelope { edited: Some("b".into()), ..event(1, None) };
         for taken in [known(true, None), known(false, None), known(true, Some("a"))] {
             let next = decided(&edit, taken, at(0));
-            assert!(matches!(next, Next::Dead { code: DeadLetterCode::AlreadyProcessed, .. }), "{next:?}");
+            assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::AlreadyProcessed, .. }), "{next:?}");
         }
         // Killed between commit and settle.
-        assert_eq!(decided(&edit, known(true, Some("b")), at(0)), Next::Settle(SettleOutcome::Processed));
-        assert_eq!(decided(&event(1, None), known(true, Some("b")), at(0)), Next::Settle(SettleOutcome::Processed));
+        assert_eq!(decided(&edit, known(true, Some("b")), at(0)), EntryTransition::Settle(SettleOutcome::Processed));
+        assert_eq!(decided(&event(1, None), known(true, Some("b")), at(0)), EntryTransition::Settle(SettleOutcome::Processed));
     }
 
     #[test]
-    fn a_wait_that_began_before_the_clock_was_set_back_begins_anew() {
+    fn missing_session_wait_restarts_after_a_backward_clock_step() {
         let hour = 3_600_000;
         let next = decided(&event(2, Some(hour)), missing(), at(1_000));
-        assert!(matches!(next, Next::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
-        let next = decided(&event(3, Some(1_000)), missing(), Moment { up_since: hour, ..at(61_000) });
-        assert!(matches!(next, Next::Retry { .. }), "found back before the clock was set: {next:?}");
+        assert!(matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
+        let next = decided(&event(3, Some(1_000)), missing(), DecisionContext { up_since: hour, ..at(61_000) });
+        assert!(matches!(next, EntryTransition::Retry { .. }), "found back before the clock was set: {next:?}");
     }
 
     #[test]
-    fn a_blocked_event_comes_again_at_no_cost() {
-        let next = decided(&event(5, None), Verdict::Blocked("locked".into()), at(5_000));
-        assert!(matches!(next, Next::Retry { attempt: 5, first_failed_at: None, .. }), "{next:?}");
+    fn blocked_event_is_retried_without_spending_an_attempt() {
+        let next = decided(&event(5, None), ExecutionVerdict::Blocked("locked".into()), at(5_000));
+        assert!(matches!(next, EntryTransition::Retry { attempt: 5, first_failed_at: None, .. }), "{next:?}");
     }
 
     #[test]
-    fn a_clash_and_an_invalid_event_are_never_tried_again() {
-        let next = decided(&event(1, None), Verdict::Applied(Applied::Conflict), at(0));
-        assert!(matches!(next, Next::Dead { code: DeadLetterCode::SessionConflict, .. }));
-        let next = decided(&event(1, None), Verdict::Invalid("x".into()), at(0));
-        assert!(matches!(next, Next::Dead { code: DeadLetterCode::InvalidEvent, .. }));
+    fn conflicting_and_invalid_events_are_never_retried() {
+        let next = decided(&event(1, None), ExecutionVerdict::Applied(Applied::Conflict), at(0));
+        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::SessionConflict, .. }));
+        let next = decided(&event(1, None), ExecutionVerdict::Invalid("x".into()), at(0));
+        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::InvalidEvent, .. }));
     }
 
     #[test]
-    fn an_unknown_version_waits_a_day_without_spending_an_attempt() {
+    fn unknown_version_waits_a_day_without_spending_an_attempt() {
         let day = 24 * 60 * 60 * 1000;
-        let next = Next::unknown_version(&policy(), 9, 3, 1_000, 1_000 + day - 1);
-        assert!(matches!(next, Next::Retry { attempt: 3, first_failed_at: None, .. }), "{next:?}");
-        let next = Next::unknown_version(&policy(), 9, 3, 1_000, 1_000 + day);
-        assert!(matches!(next, Next::Dead { code: DeadLetterCode::UnsupportedVersion, .. }), "{next:?}");
+        let next = EntryTransition::unknown_version(&policy(), 9, 3, 1_000, 1_000 + day - 1);
+        assert!(matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: None, .. }), "{next:?}");
+        let next = EntryTransition::unknown_version(&policy(), 9, 3, 1_000, 1_000 + day);
+        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::UnsupportedVersion, .. }), "{next:?}");
     }
 
     proptest! {
         /// However the delays fall, the wait for a session ends at its bound and not before, whatever the attempts say.
         #[test]
-        fn a_missing_session_is_waited_for_exactly_as_long_as_set(seed: u64, start in 0_i64..1 << 40) {
+        fn missing_session_is_awaited_exactly_as_long_as_configured(seed: u64, start in 0_i64..1 << 40) {
             let policy = policy();
             let wait = i64::try_from(policy.missing_session_wait.as_millis()).unwrap();
             let mut rng = StdRng::seed_from_u64(seed);
@@ -368,7 +368,7 @@ mod tests {
             for round in 0.. {
                 prop_assert!(round < 100, "it never ends");
                 match decide(&policy, &event, missing(), at(now), &mut rng) {
-                    Next::Retry { delay, attempt, first_failed_at, .. } => {
+                    EntryTransition::Retry { delay, attempt, first_failed_at, .. } => {
                         prop_assert_eq!(first_failed_at, Some(start));
                         prop_assert_eq!(attempt, event.attempt + 1);
                         prop_assert!(now < start + wait);
@@ -377,12 +377,12 @@ mod tests {
                         event.attempt = attempt;
                         event.first_failed_at = first_failed_at;
                     }
-                    Next::Dead { code, .. } => {
+                    EntryTransition::DeadLetter { code, .. } => {
                         prop_assert_eq!(code, DeadLetterCode::SessionNotFound);
                         prop_assert!(now >= start + wait);
                         break;
                     }
-                    Next::Settle(_) => prop_assert!(false, "nothing took effect"),
+                    EntryTransition::Settle(_) => prop_assert!(false, "nothing took effect"),
                 }
             }
         }

@@ -12,43 +12,43 @@ use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::platform::PlatformName;
-use shared::queue::{Entry, Fault, GroupState, Reader};
+use shared::queue::{StreamEntry, CallError, GroupState, StreamReader};
 use tokio::sync::mpsc;
 
 use super::claimer;
 use super::execute::chain;
-use crate::worker::{Batch, Lane, Worker};
+use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
 
 /// How long a read waits for something new; also how late the order to stop, or another list of lanes, may be seen.
-const BLOCK: Duration = Duration::from_millis(500);
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// Entries of one stream per read: large enough for one transaction to pay, small enough to take turns.
-const COUNT: usize = 512;
+const MAX_ENTRIES_PER_STREAM: usize = 512;
 /// Entries that a busy stream is to bring at least: where so many of each are too much to hold, only some are read at once.
 /// Reading, applying and settling a few of each costs several times as much.
-const WORTHWHILE: usize = 128;
+const MIN_ENTRIES_PER_STREAM: usize = 128;
 /// Bytes that a read is to bring at most: while its answer is taken apart they are there twice.
-const READ_BYTES: usize = 8 * 1024 * 1024;
+const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
 /// How much less a stream is expected to bring that had less than was asked for when it was read last: only what has
 /// come since.
-const QUIETER: usize = 64;
+const IDLE_DISCOUNT: usize = 64;
 /// How long a stream that cannot be read is left alone.
-const SET_ASIDE: Duration = Duration::from_secs(30);
+const BROKEN_STREAM_PAUSE: Duration = Duration::from_secs(30);
 /// Pauses after failed reads.
-const FAILED_MIN: Duration = Duration::from_millis(50);
-const FAILED_MAX: Duration = Duration::from_secs(1);
+const FAILURE_PAUSE_MIN: Duration = Duration::from_millis(50);
+const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Reads until the worker is to stop.
-pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<Batch>) {
-    let backoff = Backoff::new(FAILED_MIN, FAILED_MAX);
-    let mut aside: HashMap<PlatformName, Instant> = HashMap::new();
+pub async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader, batches: mpsc::Sender<EntryBatch>) {
+    let backoff = Backoff::new(FAILURE_PAUSE_MIN, FAILURE_PAUSE_MAX);
+    let mut blocked: HashMap<PlatformName, Instant> = HashMap::new();
     let mut drained: HashSet<PlatformName> = HashSet::new();
     let (mut turn, mut failures) = (0_usize, 0_u32);
     // An answer was lost, and with it what Redis counts as delivered.
-    let mut unheard = false;
-    while worker.may_take().await {
-        if unheard {
-            match claimer::undelivered(&worker, &batches).await {
-                Ok(()) => unheard = false,
+    let mut lost_delivery = false;
+    while worker.wait_until_may_take().await {
+        if lost_delivery {
+            match claimer::recover_lost_deliveries(&worker, &batches).await {
+                Ok(()) => lost_delivery = false,
                 Err(fault) => {
                     failures = failures.saturating_add(1);
                     tracing::debug!(error = chain(&fault), "lost deliveries not looked for yet");
@@ -58,41 +58,41 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
                 }
             }
         }
-        let all = worker.lanes.all();
-        readmit(&all, &mut aside);
-        let room = worker.inflight.room();
-        let most = if reader.may_choose() { (room.0 / WORTHWHILE).max(1) } else { usize::MAX };
-        let Choice { lanes, passed_over } = choose(order(&all, &aside, turn), most, &drained);
-        if lanes.is_empty() {
-            let _ = worker.stop.run_until_cancelled(tokio::time::sleep(BLOCK)).await;
+        let all = worker.platforms.all();
+        unblock_streams(&all, &mut blocked);
+        let room = worker.inflight.capacity_left();
+        let most = if reader.supports_stream_selection() { (room.0 / MIN_ENTRIES_PER_STREAM).max(1) } else { usize::MAX };
+        let ReadSelection { platforms, passed_over } = choose_platforms(read_order(&all, &blocked, turn), most, &drained);
+        if platforms.is_empty() {
+            let _ = worker.stop.run_until_cancelled(tokio::time::sleep(READ_TIMEOUT)).await;
             continue;
         }
-        let keys: Vec<_> = lanes.iter().map(|lane| &lane.keys).collect();
-        let count = share(room, &lanes, &drained);
+        let keys: Vec<_> = platforms.iter().map(|platform_queue| &platform_queue.keys).collect();
+        let count = entries_per_stream(room, &platforms, &drained);
         // Those that were passed over may have something while these have nothing.
-        let block = if passed_over.is_some() { Duration::ZERO } else { BLOCK };
+        let block = if passed_over.is_some() { Duration::ZERO } else { READ_TIMEOUT };
         match worker.queue.read_new(&mut reader, &keys, &worker.consumer, count, block).await {
             Ok(pages) => {
                 failures = 0;
                 turn = turn.wrapping_add(passed_over.unwrap_or(1));
-                note_drained(&lanes, &pages, count, &mut drained);
+                note_drained(&platforms, &pages, count, &mut drained);
                 // All are held, and so renewed, before the first one may have to wait for its turn.
                 let pages: Vec<_> = pages
                     .into_iter()
-                    .map(|(position, entries)| (&lanes[position], hold(&worker, &lanes[position], entries)))
+                    .map(|(position, entries)| (&platforms[position], hold_entries(&worker, &platforms[position], entries)))
                     .collect();
-                for (lane, entries) in pages {
-                    if hand_over(lane, entries, &batches).await.is_err() {
+                for (platform_queue, entries) in pages {
+                    if dispatch_batch(platform_queue, entries, &batches).await.is_err() {
                         return;
                     }
                 }
             }
             Err(fault) => {
                 failures = failures.saturating_add(1);
-                unheard |= !fault.certainly_not_run();
+                lost_delivery |= !fault.certainly_not_run();
                 worker.queue.outage_log().failed("read events", &fault);
                 if fault.is_no_group() || fault.is_wrong_type() {
-                    repair(&worker, &lanes, &mut aside).await;
+                    repair_streams(&worker, &platforms, &mut blocked).await;
                 }
                 let pause = backoff.delay(failures, &mut rand::rng());
                 let _ = worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -102,31 +102,31 @@ pub async fn run(worker: Arc<Worker>, mut reader: Reader, batches: mpsc::Sender<
 }
 
 /// The lanes to read: announcements first, then the others, beginning one further each turn.
-fn order(lanes: &[Arc<Lane>], aside: &HashMap<PlatformName, Instant>, turn: usize) -> Vec<Arc<Lane>> {
-    let readable = |lane: &&Arc<Lane>| !lane.is_paused() && !aside.contains_key(lane.name());
+fn read_order(platforms: &[Arc<PlatformQueue>], blocked: &HashMap<PlatformName, Instant>, turn: usize) -> Vec<Arc<PlatformQueue>> {
+    let readable = |platform_queue: &&Arc<PlatformQueue>| !platform_queue.is_paused() && !blocked.contains_key(platform_queue.name());
     let (first, others): (Vec<_>, Vec<_>) =
-        lanes.iter().filter(readable).cloned().partition(|lane| announces(lane));
+        platforms.iter().filter(readable).cloned().partition(|platform_queue| is_announcements(platform_queue));
     let begin = turn % others.len().max(1);
     first.into_iter().chain(others[begin..].iter().cloned()).chain(others[..begin].iter().cloned()).collect()
 }
 
 /// What is read at once.
-struct Choice {
-    lanes: Vec<Arc<Lane>>,
+struct ReadSelection {
+    platforms: Vec<Arc<PlatformQueue>>,
     /// How many of the lanes that take turns come before the first one that is left out, if any is.
     passed_over: Option<usize>,
 }
 
 /// The announcements, quiet lanes, and of the others the first `most`.
-fn choose(ordered: Vec<Arc<Lane>>, most: usize, drained: &HashSet<PlatformName>) -> Choice {
+fn choose_platforms(ordered: Vec<Arc<PlatformQueue>>, most: usize, drained: &HashSet<PlatformName>) -> ReadSelection {
     let (mut left, mut place, mut passed_over) = (most, 0, None);
-    let mut lanes = ordered;
-    lanes.retain(|lane| {
-        if announces(lane) {
+    let mut platforms = ordered;
+    platforms.retain(|platform_queue| {
+        if is_announcements(platform_queue) {
             return true;
         }
         place += 1;
-        if drained.contains(lane.name()) {
+        if drained.contains(platform_queue.name()) {
             return true;
         }
         if left == 0 {
@@ -136,46 +136,46 @@ fn choose(ordered: Vec<Arc<Lane>>, most: usize, drained: &HashSet<PlatformName>)
         left -= 1;
         true
     });
-    Choice { lanes, passed_over }
+    ReadSelection { platforms, passed_over }
 }
 
-fn announces(lane: &Lane) -> bool {
-    lane.name().as_str() == PlatformName::SESSIONS
+fn is_announcements(platform_queue: &PlatformQueue) -> bool {
+    platform_queue.name().as_str() == PlatformName::SESSIONS
 }
 
 /// Entries to ask of each stream, so that an answer as full as can be expected fits what may still be held: one busy
 /// stream among many quiet ones is read in large pieces.
-fn share((entries, bytes): (usize, usize), lanes: &[Arc<Lane>], drained: &HashSet<PlatformName>) -> usize {
-    let (quiet, busy): (Vec<_>, Vec<_>) = lanes.iter().partition(|lane| drained.contains(lane.name()));
-    let weight = |lanes: &[&Arc<Lane>]| lanes.iter().map(|lane| lane.weight.estimate()).sum::<usize>();
-    let streams = busy.len() + quiet.len().div_ceil(QUIETER);
-    let heaviest = weight(&busy) + weight(&quiet).div_ceil(QUIETER);
-    (entries / streams.max(1)).min(bytes.min(READ_BYTES) / heaviest.max(1)).clamp(1, COUNT)
+fn entries_per_stream((entries, bytes): (usize, usize), platforms: &[Arc<PlatformQueue>], drained: &HashSet<PlatformName>) -> usize {
+    let (quiet, busy): (Vec<_>, Vec<_>) = platforms.iter().partition(|platform_queue| drained.contains(platform_queue.name()));
+    let weight = |platforms: &[&Arc<PlatformQueue>]| platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum::<usize>();
+    let streams = busy.len() + quiet.len().div_ceil(IDLE_DISCOUNT);
+    let heaviest = weight(&busy) + weight(&quiet).div_ceil(IDLE_DISCOUNT);
+    (entries / streams.max(1)).min(bytes.min(MAX_READ_BYTES) / heaviest.max(1)).clamp(1, MAX_ENTRIES_PER_STREAM)
 }
 
-/// Notes which of `lanes` had less than the `count` that was asked of each.
+/// Notes which of `platforms` had less than the `count` that was asked of each.
 fn note_drained(
-    lanes: &[Arc<Lane>],
-    pages: &[(usize, Vec<Entry>)],
+    platforms: &[Arc<PlatformQueue>],
+    pages: &[(usize, Vec<StreamEntry>)],
     count: usize,
     drained: &mut HashSet<PlatformName>,
 ) {
     let full = |position| pages.iter().any(|(at, entries)| *at == position && entries.len() >= count);
-    for (position, lane) in lanes.iter().enumerate() {
+    for (position, platform_queue) in platforms.iter().enumerate() {
         if full(position) {
-            drained.remove(lane.name());
-        } else if !drained.contains(lane.name()) {
-            drained.insert(lane.name().clone());
+            drained.remove(platform_queue.name());
+        } else if !drained.contains(platform_queue.name()) {
+            drained.insert(platform_queue.name().clone());
         }
     }
 }
 
 /// Lets streams that were set aside be tried again, and forgets those of platforms that are gone.
-fn readmit(lanes: &[Arc<Lane>], aside: &mut HashMap<PlatformName, Instant>) {
+fn unblock_streams(platforms: &[Arc<PlatformQueue>], blocked: &mut HashMap<PlatformName, Instant>) {
     let now = Instant::now();
-    aside.retain(|name, until| match lanes.iter().find(|lane| lane.name() == name) {
-        Some(lane) if *until <= now => {
-            lane.depth.stream_broken(false);
+    blocked.retain(|name, until| match platforms.iter().find(|platform_queue| platform_queue.name() == name) {
+        Some(platform_queue) if *until <= now => {
+            platform_queue.depth.stream_broken(false);
             false
         }
         Some(_) => true,
@@ -184,34 +184,34 @@ fn readmit(lanes: &[Arc<Lane>], aside: &mut HashMap<PlatformName, Instant>) {
 }
 
 /// Takes hold of entries; those that are held already are left to their holder.
-pub(super) fn hold(worker: &Worker, lane: &Lane, mut entries: Vec<Entry>) -> Vec<Entry> {
-    worker.inflight.hold_all(lane.name(), &mut entries, |entry| {
+pub(super) fn hold_entries(worker: &WorkerContext, platform_queue: &PlatformQueue, mut entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
+    worker.inflight.hold_all(platform_queue.name(), &mut entries, |entry| {
         let bytes = entry.weight();
-        lane.weight.note(bytes);
+        platform_queue.weight.note(bytes);
         (entry.id, bytes)
     });
     entries
 }
 
 /// Passes held entries on.
-async fn hand_over(
-    lane: &Arc<Lane>,
-    entries: Vec<Entry>,
-    batches: &mpsc::Sender<Batch>,
-) -> Result<(), mpsc::error::SendError<Batch>> {
+async fn dispatch_batch(
+    platform_queue: &Arc<PlatformQueue>,
+    entries: Vec<StreamEntry>,
+    batches: &mpsc::Sender<EntryBatch>,
+) -> Result<(), mpsc::error::SendError<EntryBatch>> {
     if entries.is_empty() {
         return Ok(());
     }
-    batches.send(Batch { lane: Arc::clone(lane), entries, suspect: false, taken: Instant::now() }).await
+    batches.send(EntryBatch { platform_queue: Arc::clone(platform_queue), entries, suspect: false, taken: Instant::now() }).await
 }
 
 /// Makes missing groups again and sets aside what is no stream.
-async fn repair(worker: &Worker, lanes: &[Arc<Lane>], aside: &mut HashMap<PlatformName, Instant>) {
-    for lane in lanes {
-        match ensure_group(worker, lane).await {
-            Ok(true) => lane.depth.stream_broken(false),
+async fn repair_streams(worker: &WorkerContext, platforms: &[Arc<PlatformQueue>], blocked: &mut HashMap<PlatformName, Instant>) {
+    for platform_queue in platforms {
+        match ensure_group(worker, platform_queue).await {
+            Ok(true) => platform_queue.depth.stream_broken(false),
             Ok(false) => {
-                aside.insert(lane.name().clone(), Instant::now() + SET_ASIDE);
+                blocked.insert(platform_queue.name().clone(), Instant::now() + BROKEN_STREAM_PAUSE);
             }
             Err(fault) => worker.queue.outage_log().failed("repair a consumer group", &fault),
         }
@@ -222,15 +222,15 @@ async fn repair(worker: &Worker, lanes: &[Arc<Lane>], aside: &mut HashMap<Platfo
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn ensure_group(worker: &Worker, lane: &Lane) -> Result<bool, Fault> {
-    match worker.queue.create_group(&lane.keys).await? {
+pub async fn ensure_group(worker: &WorkerContext, platform_queue: &PlatformQueue) -> Result<bool, CallError> {
+    match worker.queue.create_group(&platform_queue.keys).await? {
         GroupState::Created => {
-            tracing::info!(platform = %lane.name(), "consumer group created; every unfinished event is delivered anew");
+            tracing::info!(platform = %platform_queue.name(), "consumer group created; every unfinished event is delivered anew");
         }
         GroupState::Existed => {}
         GroupState::WrongType => {
-            lane.depth.stream_broken(true);
-            tracing::error!(platform = %lane.name(), key = lane.keys.incoming,
+            platform_queue.depth.stream_broken(true);
+            tracing::error!(platform = %platform_queue.name(), key = platform_queue.keys.incoming,
                 "this key is no stream; its platform is set aside until somebody removes it");
             return Ok(false);
         }
@@ -244,51 +244,51 @@ mod tests {
     use secrecy::SecretString;
     use shared::event::StreamId;
     use shared::platform::registry::Registry;
-    use shared::queue::{Layout, Queue, connect};
+    use shared::queue::{KeyLayout, Queue, connect};
 
     use super::*;
 
-    fn lanes() -> Vec<Arc<Lane>> {
+    fn platforms() -> Vec<Arc<PlatformQueue>> {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
-        let queue = Queue::new(Layout::Single, connect(&url, false).unwrap());
+        let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
         let registry = Registry::load(None).unwrap();
-        registry.iter().map(|platform| Arc::new(Lane::new(Arc::clone(platform), &queue))).collect()
+        registry.iter().map(|platform| Arc::new(PlatformQueue::new(Arc::clone(platform), &queue))).collect()
     }
 
-    fn names(lanes: &[Arc<Lane>]) -> Vec<&str> {
-        lanes.iter().map(|lane| lane.name().as_str()).collect()
+    fn names(platforms: &[Arc<PlatformQueue>]) -> Vec<&str> {
+        platforms.iter().map(|platform_queue| platform_queue.name().as_str()).collect()
     }
 
     #[tokio::test]
-    async fn announcements_are_read_first_and_the_others_take_turns() {
-        let lanes = lanes();
-        let mut others = names(&lanes);
+    async fn announcements_are_read_first_and_others_rotate() {
+        let platforms = platforms();
+        let mut others = names(&platforms);
         others.retain(|name| *name != PlatformName::SESSIONS);
         for turn in 0..=others.len() {
-            let read = order(&lanes, &HashMap::new(), turn);
+            let read = read_order(&platforms, &HashMap::new(), turn);
             assert_eq!(names(&read)[..2], [PlatformName::SESSIONS, others[turn % others.len()]], "turn {turn}");
-            assert_eq!(read.len(), lanes.len());
+            assert_eq!(read.len(), platforms.len());
         }
-        let aside = HashMap::from([(lanes[2].name().clone(), Instant::now())]);
-        assert!(!names(&order(&lanes, &aside, 0)).contains(&lanes[2].name().as_str()));
+        let blocked = HashMap::from([(platforms[2].name().clone(), Instant::now())]);
+        assert!(!names(&read_order(&platforms, &blocked, 0)).contains(&platforms[2].name().as_str()));
     }
 
     #[tokio::test]
-    async fn busy_streams_take_turns_where_little_of_each_would_be_read_and_quiet_ones_are_in_every_read() {
-        let lanes = lanes();
-        let others: Vec<&str> = names(&lanes).into_iter().filter(|name| *name != PlatformName::SESSIONS).collect();
-        let quiet = HashSet::from([lanes[3].name().clone(), lanes[6].name().clone()]);
+    async fn busy_streams_rotate_and_idle_streams_are_always_read() {
+        let platforms = platforms();
+        let others: Vec<&str> = names(&platforms).into_iter().filter(|name| *name != PlatformName::SESSIONS).collect();
+        let quiet = HashSet::from([platforms[3].name().clone(), platforms[6].name().clone()]);
         let busy = others.len() - quiet.len();
-        let all = choose(order(&lanes, &HashMap::new(), 0), busy, &quiet);
-        assert_eq!((all.lanes.len(), all.passed_over), (lanes.len(), None), "there is room for all");
+        let all = choose_platforms(read_order(&platforms, &HashMap::new(), 0), busy, &quiet);
+        assert_eq!((all.platforms.len(), all.passed_over), (platforms.len(), None), "there is room for all");
 
         let (mut turn, mut times) = (0, HashMap::<String, usize>::new());
         for _ in 0..busy {
-            let read = choose(order(&lanes, &HashMap::new(), turn), 2, &quiet);
-            let read_names = names(&read.lanes);
+            let read = choose_platforms(read_order(&platforms, &HashMap::new(), turn), 2, &quiet);
+            let read_names = names(&read.platforms);
             assert_eq!(read_names[0], PlatformName::SESSIONS);
             assert!(quiet.iter().all(|name| read_names.contains(&name.as_str())));
-            assert_eq!(read.lanes.len(), 1 + quiet.len() + 2);
+            assert_eq!(read.platforms.len(), 1 + quiet.len() + 2);
             for name in read_names {
                 *times.entry(name.to_owned()).or_default() += 1;
             }
@@ -300,47 +300,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_was_set_aside_is_tried_again_in_time() {
-        let lanes = lanes();
+    async fn blocked_stream_is_read_again_after_its_pause() {
+        let platforms = platforms();
         let (now, stranger) = (Instant::now(), PlatformName::new("stranger").unwrap());
-        let mut aside = HashMap::from([
-            (lanes[1].name().clone(), now),
-            (lanes[2].name().clone(), now + SET_ASIDE),
-            (stranger, now + SET_ASIDE),
+        let mut blocked = HashMap::from([
+            (platforms[1].name().clone(), now),
+            (platforms[2].name().clone(), now + BROKEN_STREAM_PAUSE),
+            (stranger, now + BROKEN_STREAM_PAUSE),
         ]);
-        readmit(&lanes, &mut aside);
-        assert_eq!(aside.into_keys().collect::<Vec<_>>(), [lanes[2].name().clone()]);
+        unblock_streams(&platforms, &mut blocked);
+        assert_eq!(blocked.into_keys().collect::<Vec<_>>(), [platforms[2].name().clone()]);
     }
 
     #[tokio::test]
-    async fn what_is_asked_for_fits_what_may_be_held() {
-        let lanes = lanes();
-        let weight: usize = lanes.iter().map(|lane| lane.weight.estimate()).sum();
+    async fn read_size_fits_the_capacity_left() {
+        let platforms = platforms();
+        let weight: usize = platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum();
         let none = HashSet::new();
         assert_eq!(
-            share((usize::MAX, usize::MAX), &lanes, &none),
-            READ_BYTES / weight,
+            entries_per_stream((usize::MAX, usize::MAX), &platforms, &none),
+            MAX_READ_BYTES / weight,
             "nor more than one answer may"
         );
-        assert_eq!(share((usize::MAX, usize::MAX), &lanes[..1], &none), READ_BYTES / lanes[0].weight.estimate());
-        assert_eq!(share((3 * lanes.len(), usize::MAX), &lanes, &none), 3);
-        assert_eq!(share((usize::MAX, 2 * weight), &lanes, &none), 2);
-        assert_eq!(share((0, 0), &lanes, &none), 1, "one is always asked for");
+        assert_eq!(entries_per_stream((usize::MAX, usize::MAX), &platforms[..1], &none), MAX_READ_BYTES / platforms[0].weight.estimate());
+        assert_eq!(entries_per_stream((3 * platforms.len(), usize::MAX), &platforms, &none), 3);
+        assert_eq!(entries_per_stream((usize::MAX, 2 * weight), &platforms, &none), 2);
+        assert_eq!(entries_per_stream((0, 0), &platforms, &none), 1, "one is always asked for");
     }
 
     #[tokio::test]
-    async fn a_busy_stream_is_not_read_in_crumbs_because_of_quiet_ones() {
-        let lanes = lanes();
+    async fn busy_stream_gets_large_reads_beside_idle_streams() {
+        let platforms = platforms();
         let mut drained = HashSet::new();
-        let page = |count: u64| (0..count).map(|ms| Entry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
-        note_drained(&lanes, &[(1, page(3)), (2, page(2))], 3, &mut drained);
-        assert_eq!(drained.len(), lanes.len() - 1);
-        assert!(!drained.contains(lanes[1].name()), "it may have more");
+        let page = |count: u64| (0..count).map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
+        note_drained(&platforms, &[(1, page(3)), (2, page(2))], 3, &mut drained);
+        assert_eq!(drained.len(), platforms.len() - 1);
+        assert!(!drained.contains(platforms[1].name()), "it may have more");
         for _ in 0..1_000 {
-            lanes[1].weight.note(500);
+            platforms[1].weight.note(500);
         }
-        assert_eq!(share((1_024, usize::MAX), &lanes, &drained), COUNT);
-        note_drained(&lanes, &[(2, page(3))], 3, &mut drained);
-        assert!(drained.contains(lanes[1].name()) && !drained.contains(lanes[2].name()));
+        assert_eq!(entries_per_stream((1_024, usize::MAX), &platforms, &drained), MAX_ENTRIES_PER_STREAM);
+        note_drained(&platforms, &[(2, page(3))], 3, &mut drained);
+        assert!(drained.contains(platforms[1].name()) && !drained.contains(platforms[2].name()));
     }
 }

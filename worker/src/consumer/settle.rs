@@ -18,23 +18,23 @@ use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, Millis, StreamId};
 use shared::metrics::{Action as Counted, EventOutcome};
 use shared::queue::{
-    Addressed, DeadLettered, Fault, Forward, NewDeadLetter, Outcome, Reply, Retry, SettleOutcome, Settled,
+    AddressedReply, DeadLettered, CallError, OutboxEntry, NewDeadLetter, ReplyOutcome, EventReply, Retry, SettleOutcome, Settled,
 };
 use shared::trace::trace_id;
 
-use super::Interrupted;
+use super::ConsumerInterruptedError;
 use super::execute::chain;
-use super::outcome::{Next, Verdict};
+use super::outcome::{EntryTransition, ExecutionVerdict};
 use super::spans::Spans;
-use crate::effects::{Action, Applied};
-use crate::worker::{Lane, Worker};
+use crate::effects::{EventAction, Applied};
+use crate::context::{PlatformQueue, WorkerContext};
 
 /// Pauses between two calls of a Redis that does not answer.
-const REDIS_MIN: Duration = Duration::from_millis(50);
-const REDIS_MAX: Duration = Duration::from_secs(1);
+const REDIS_RETRY_MIN: Duration = Duration::from_millis(50);
+const REDIS_RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Entries that one call settles at most. All calls of a batch are on their way at once, so that they share Redis's sync.
-const AT_ONCE: usize = 128;
+const MAX_ENTRIES_PER_CALL: usize = 128;
 
 /// What was decided for the entries of one batch.
 pub(super) struct Settlement {
@@ -42,15 +42,15 @@ pub(super) struct Settlement {
     received: Vec<Millis>,
     retries: Vec<Retry>,
     dead: Vec<NewDeadLetter>,
-    vanished: Vec<StreamId>,
+    deleted: Vec<StreamId>,
     taken: Instant,
     /// Those of `retries` and `dead`, for their log lines.
-    named: HashMap<StreamId, Named>,
+    named: HashMap<StreamId, LogIdentity>,
     spans: Spans,
 }
 
 /// What a log line calls an event.
-struct Named {
+struct LogIdentity {
     event_id: String,
     trace_id: Option<String>,
 }
@@ -63,7 +63,7 @@ impl Settlement {
             received: Vec::with_capacity(entries),
             retries: Vec::new(),
             dead: Vec::new(),
-            vanished: Vec::new(),
+            deleted: Vec::new(),
             taken,
             named: HashMap::new(),
             spans: Spans::default(),
@@ -74,37 +74,37 @@ impl Settlement {
     /// those who wait for it; `forward`, for destinations.
     pub(super) fn add<'e>(
         &mut self,
-        lane: &Lane,
+        platform_queue: &PlatformQueue,
         copies: impl IntoIterator<Item = &'e Envelope>,
-        next: &Next,
+        next: &EntryTransition,
         results: Option<&RawValue>,
-        forward: Option<Forward>,
+        forward: Option<OutboxEntry>,
     ) {
         let mut forward = forward;
         for (position, copy) in copies.into_iter().enumerate() {
-            let traceparent = self.spans.open(lane.name(), copy, self.taken);
+            let traceparent = self.spans.open(platform_queue.name(), copy, self.taken);
             match next {
-                Next::Settle(outcome) => {
+                EntryTransition::Settle(outcome) => {
                     let outcome = if position == 0 { *outcome } else { SettleOutcome::Duplicate };
                     self.finished.push(Settled {
                         id: copy.id,
                         outcome,
                         forward: forward
                             .take_if(|_| outcome != SettleOutcome::Duplicate)
-                            .map(|forward| Forward { traceparent, ..forward }),
-                        moved: copy.was_moved().then(|| copy.event_id.clone()),
+                            .map(|forward| OutboxEntry { traceparent, ..forward }),
+                        moved: copy.was_requeued().then(|| copy.event_id.clone()),
                         reply: results
-                            .and_then(|results| addressed(lane, copy, Outcome::Processed(results.to_owned()))),
+                            .and_then(|results| reply_to_waiter(platform_queue, copy, ReplyOutcome::Processed(results.to_owned()))),
                     });
                     self.received.push(copy.received_at);
                 }
                 other => {
                     let trace_id =
                         trace_id(copy.traceparent.as_deref().or(traceparent.as_deref())).map(str::to_owned);
-                    self.named.insert(copy.id, Named { event_id: copy.event_id.clone(), trace_id });
+                    self.named.insert(copy.id, LogIdentity { event_id: copy.event_id.clone(), trace_id });
                     self.add_raw(copy.id, copy.attempt, other);
-                    if let (Next::Dead { code, .. }, Some(letter)) = (other, self.dead.last_mut()) {
-                        letter.reply = addressed(lane, copy, Outcome::Dead(code.as_str().to_owned()));
+                    if let (EntryTransition::DeadLetter { code, .. }, Some(letter)) = (other, self.dead.last_mut()) {
+                        letter.reply = reply_to_waiter(platform_queue, copy, ReplyOutcome::Dead(code.as_str().to_owned()));
                     }
                 }
             }
@@ -112,13 +112,13 @@ impl Settlement {
     }
 
     /// An entry of which no more is known than its id and attempt.
-    pub(super) fn add_raw(&mut self, id: StreamId, executions: u32, next: &Next) {
+    pub(super) fn add_raw(&mut self, id: StreamId, executions: u32, next: &EntryTransition) {
         match next.clone() {
-            Next::Settle(outcome) => {
+            EntryTransition::Settle(outcome) => {
                 self.finished.push(Settled::new(id, outcome));
                 self.received.push(Millis::MAX);
             }
-            Next::Retry { delay, attempt, first_failed_at, code, error } => self.retries.push(Retry {
+            EntryTransition::Retry { delay, attempt, first_failed_at, code, error } => self.retries.push(Retry {
                 id,
                 delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
                 attempt,
@@ -126,7 +126,7 @@ impl Settlement {
                 error_code: code,
                 error,
             }),
-            Next::Dead { code, error } => self.dead.push(NewDeadLetter {
+            EntryTransition::DeadLetter { code, error } => self.dead.push(NewDeadLetter {
                 id,
                 error_code: code,
                 error,
@@ -138,8 +138,8 @@ impl Settlement {
     }
 
     /// An entry that was deleted while it was pending: nothing is left to do but to forget it.
-    pub(super) fn vanished(&mut self, id: StreamId) {
-        self.vanished.push(id);
+    pub(super) fn deleted(&mut self, id: StreamId) {
+        self.deleted.push(id);
         self.finished.push(Settled::new(id, SettleOutcome::Duplicate));
         self.received.push(Millis::MAX);
     }
@@ -151,57 +151,57 @@ impl Settlement {
     }
 
     /// Counts what an applied event did.
-    pub(super) fn count_result(&self, lane: &Lane, verdict: &Verdict) {
-        if let Verdict::Applied(Applied::Done(result)) = verdict {
-            lane.metrics.session_update(match result.action {
-                Action::StatusUpdated => Counted::StatusUpdated,
-                Action::StatusUnchanged => Counted::StatusUnchanged,
-                Action::StaleIgnored => Counted::StaleIgnored,
-                Action::Recorded => Counted::Recorded,
-                Action::Logged => Counted::Logged,
+    pub(super) fn count_result(&self, platform_queue: &PlatformQueue, verdict: &ExecutionVerdict) {
+        if let ExecutionVerdict::Applied(Applied::Done(result)) = verdict {
+            platform_queue.metrics.session_update(match result.action {
+                EventAction::StatusUpdated => Counted::StatusUpdated,
+                EventAction::StatusUnchanged => Counted::StatusUnchanged,
+                EventAction::StaleIgnored => Counted::StaleIgnored,
+                EventAction::Recorded => Counted::Recorded,
+                EventAction::Logged => Counted::Logged,
             });
             for warning in &result.warnings {
-                lane.metrics.column_warning(warning);
+                platform_queue.metrics.column_warning(warning);
             }
         }
     }
 }
 
 /// What is told to who waits for `event`; `None`: nobody does.
-fn addressed(lane: &Lane, event: &Envelope, outcome: Outcome) -> Option<Addressed> {
+fn reply_to_waiter(platform_queue: &PlatformQueue, event: &Envelope, outcome: ReplyOutcome) -> Option<AddressedReply> {
     let channel = event.reply_to.clone()?;
-    let (platform, event_id) = (lane.name().as_str().to_owned(), event.event_id.clone());
-    Some(Addressed { channel, reply: Reply { platform, event_id, outcome } })
+    let (platform, event_id) = (platform_queue.name().as_str().to_owned(), event.event_id.clone());
+    Some(AddressedReply { channel, reply: EventReply { platform, event_id, outcome } })
 }
 
 /// Carries out what was decided, and lets go of the entries.
-pub(super) async fn run(worker: &Worker, lane: &Arc<Lane>, mut settlement: Settlement) -> Result<(), Interrupted> {
-    for id in &settlement.vanished {
-        tracing::error!(platform = %lane.name(), %id, "a pending entry was deleted by somebody else");
+pub(super) async fn run(worker: &WorkerContext, platform_queue: &Arc<PlatformQueue>, mut settlement: Settlement) -> Result<(), ConsumerInterruptedError> {
+    for id in &settlement.deleted {
+        tracing::error!(platform = %platform_queue.name(), %id, "a pending entry was deleted by somebody else");
     }
     // What is not reached says of itself that it was not finished here.
     let mut spans = std::mem::take(&mut settlement.spans);
-    finish(worker, lane, &settlement, &mut spans).await?;
-    reschedule(worker, lane, &settlement, &settlement.retries, &mut spans).await?;
-    bury(worker, lane, &settlement, &mut spans).await
+    finish(worker, platform_queue, &settlement, &mut spans).await?;
+    reschedule(worker, platform_queue, &settlement, &settlement.retries, &mut spans).await?;
+    dead_letter(worker, platform_queue, &settlement, &mut spans).await
 }
 
 async fn finish(
-    worker: &Worker,
-    lane: &Lane,
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
     settlement: &Settlement,
     spans: &mut Spans,
-) -> Result<(), Interrupted> {
+) -> Result<(), ConsumerInterruptedError> {
     let entries = &settlement.finished;
     if entries.is_empty() {
         return Ok(());
     }
     // As alike as they can be: a call costs something beside its entries.
-    let alike = entries.len().div_ceil(entries.len().div_ceil(AT_ONCE));
+    let alike = entries.len().div_ceil(entries.len().div_ceil(MAX_ENTRIES_PER_CALL));
     let parts = entries.chunks(alike).map(|part| async move {
-        let settle = || worker.queue.settle(&lane.keys, part);
+        let settle = || worker.queue.settle(&platform_queue.keys, part);
         // Unanswered, none of them is known to have been removed here.
-        let removed = until_answered(worker, lane, settle).await?;
+        let removed = retry_until_answered(worker, platform_queue, settle).await?;
         Ok(removed.unwrap_or_else(|| vec![false; part.len()]))
     });
     let removed = try_join_all(parts).await?.into_iter().flatten();
@@ -216,62 +216,62 @@ async fn finish(
             SettleOutcome::Stale => (EventOutcome::Stale, "stale"),
             SettleOutcome::Duplicate => (EventOutcome::Duplicate, "duplicate"),
         };
-        lane.metrics.event(outcome);
+        platform_queue.metrics.event(outcome);
         spans.close(entry.id, shown, None);
-        lane.metrics.processing_duration(took);
+        platform_queue.metrics.processing_duration(took);
         if let Ok(age) = u64::try_from(now - received_at) {
-            lane.metrics.end_to_end_duration(Duration::from_millis(age));
+            platform_queue.metrics.end_to_end_duration(Duration::from_millis(age));
         }
     }
-    worker.inflight.release(lane.name(), entries.iter().map(|entry| entry.id));
+    worker.inflight.release(platform_queue.name(), entries.iter().map(|entry| entry.id));
     Ok(())
 }
 
 async fn reschedule(
-    worker: &Worker,
-    lane: &Lane,
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
     settlement: &Settlement,
     retries: &[Retry],
     spans: &mut Spans,
-) -> Result<(), Interrupted> {
+) -> Result<(), ConsumerInterruptedError> {
     if retries.is_empty() {
         return Ok(());
     }
-    let schedule = || worker.queue.schedule_retry(&lane.keys, &worker.consumer, retries);
-    let done = until_answered(worker, lane, schedule).await?.unwrap_or_default();
+    let schedule = || worker.queue.schedule_retry(&platform_queue.keys, &worker.consumer, retries);
+    let done = retry_until_answered(worker, platform_queue, schedule).await?.unwrap_or_default();
     for (retry, done) in retries.iter().zip(done) {
         if done {
-            lane.metrics.event(EventOutcome::Retried);
+            platform_queue.metrics.event(EventOutcome::Retried);
             spans.close(retry.id, "retried", Some(retry.error_code));
             let (event_id, trace_id) = settlement.names(retry.id);
-            tracing::debug!(platform = %lane.name(), event_id, trace_id, id = %retry.id, delay_ms = retry.delay_ms, attempt = retry.attempt,
+            tracing::debug!(platform = %platform_queue.name(), event_id, trace_id, id = %retry.id, delay_ms = retry.delay_ms, attempt = retry.attempt,
                 code = %retry.error_code, "will be executed again");
         }
     }
-    worker.inflight.release(lane.name(), retries.iter().map(|retry| retry.id));
-    lane.rescheduled.store(true, Ordering::Relaxed);
+    worker.inflight.release(platform_queue.name(), retries.iter().map(|retry| retry.id));
+    platform_queue.rescheduled.store(true, Ordering::Relaxed);
     worker.rescheduled.notify_one();
     Ok(())
 }
 
 /// Moves events to the dead letters; where those are full, an event keeps trying at the longest delay instead.
-async fn bury(worker: &Worker, lane: &Lane, settlement: &Settlement, spans: &mut Spans) -> Result<(), Interrupted> {
+async fn dead_letter(worker: &WorkerContext, platform_queue: &PlatformQueue, settlement: &Settlement, spans: &mut Spans) -> Result<(), ConsumerInterruptedError> {
     let dead: &[NewDeadLetter] = &settlement.dead;
     if dead.is_empty() {
         return Ok(());
     }
     let move_them =
-        || worker.queue.dead_letter(&lane.keys, &worker.consumer, &worker.consumer, dead, worker.dlq_max_len);
-    let done = until_answered(worker, lane, move_them).await?.unwrap_or_default();
+        || worker.queue.dead_letter(&platform_queue.keys, &worker.consumer, &worker.consumer, dead, worker.dlq_max_len);
+    let done = retry_until_answered(worker, platform_queue, move_them).await?.unwrap_or_default();
     let (mut held_back, mut full, mut moved) = (Vec::new(), false, false);
     for (letter, done) in dead.iter().zip(done) {
         match done {
             DeadLettered::Done => {
-                lane.metrics.event(EventOutcome::DeadLettered);
+                platform_queue.metrics.event(EventOutcome::DeadLettered);
                 moved = true;
                 spans.close(letter.id, "dead_lettered", Some(letter.error_code));
                 let (event_id, trace_id) = settlement.names(letter.id);
-                tracing::warn!(platform = %lane.name(), event_id, trace_id, id = %letter.id, code = %letter.error_code,
+                tracing::warn!(platform = %platform_queue.name(), event_id, trace_id, id = %letter.id, code = %letter.error_code,
                     attempts = letter.attempts, reason = letter.error, "dead letter");
             }
             // Scheduled again it would be executed again, and would end another worker. It stays pending, and is
@@ -289,32 +289,32 @@ async fn bury(worker: &Worker, lane: &Lane, settlement: &Settlement, spans: &mut
         }
     }
     if full || !held_back.is_empty() {
-        lane.dead_letters_full(true);
+        platform_queue.note_dead_letters_full(true);
     } else if moved {
-        lane.dead_letters_full(false);
+        platform_queue.note_dead_letters_full(false);
     }
     let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
     let gone = dead.iter().map(|letter| letter.id).filter(|id| !kept.contains(id));
-    worker.inflight.release(lane.name(), gone);
-    reschedule(worker, lane, settlement, &held_back, spans).await
+    worker.inflight.release(platform_queue.name(), gone);
+    reschedule(worker, platform_queue, settlement, &held_back, spans).await
 }
 
 /// Makes a call until Redis answers it, or the worker is to stop. `None`: the platform's keys are not as they should be;
 /// what was to be moved stays where it is and comes back by a claim, or as new once the reader has repaired the group.
-pub(super) async fn until_answered<T, F>(
-    worker: &Worker,
-    lane: &Lane,
+pub(super) async fn retry_until_answered<T, F>(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
     mut call: impl FnMut() -> F,
-) -> Result<Option<T>, Interrupted>
+) -> Result<Option<T>, ConsumerInterruptedError>
 where
-    F: Future<Output = Result<T, Fault>>,
+    F: Future<Output = Result<T, CallError>>,
 {
-    let backoff = Backoff::new(REDIS_MIN, REDIS_MAX);
+    let backoff = Backoff::new(REDIS_RETRY_MIN, REDIS_RETRY_MAX);
     for attempt in 1.. {
         match call().await {
             Ok(answer) => return Ok(Some(answer)),
             Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {
-                tracing::error!(platform = %lane.name(), error = chain(&fault), "the platform's keys are damaged");
+                tracing::error!(platform = %platform_queue.name(), error = chain(&fault), "the platform's keys are damaged");
                 return Ok(None);
             }
             Err(fault) => worker.queue.outage_log().failed("settle events", &fault),
@@ -324,5 +324,5 @@ where
             break;
         }
     }
-    Err(Interrupted)
+    Err(ConsumerInterruptedError)
 }

@@ -10,11 +10,11 @@ use std::time::Instant;
 use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, StreamId};
 use shared::platform::PlatformName;
-use shared::trace::{self, Span, SpanKind};
+use shared::trace::{self, TraceSpan, SpanKind};
 
 /// The spans of a batch.
 #[derive(Default)]
-pub(super) struct Spans(HashMap<StreamId, Span>);
+pub(super) struct Spans(HashMap<StreamId, TraceSpan>);
 
 impl Spans {
     /// Begins that of `event`, which was taken at `taken` and has been executed by now. Says what follows from it.

@@ -7,7 +7,7 @@ use shared::event::{Millis, OrderKey};
 use shared::platform::ChatColumn;
 
 use super::ChatField;
-use super::guards::Guards;
+use super::guards::VersionGuards;
 
 /// A row of `chat_messages`; its platform is the batch's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct ChatRow {
     pub user_name: Option<String>,
     pub message: Option<String>,
     pub sent_at: Millis,
-    pub guards: Guards,
+    pub guards: VersionGuards,
 }
 
 impl ChatRow {
@@ -40,8 +40,8 @@ impl ChatRow {
         for field in set {
             won |= self.set(field, key);
         }
-        if self.guards.get(ChatColumn::SentAt.as_str()).is_none() && key.shown_at() < self.sent_at {
-            self.sent_at = key.shown_at();
+        if self.guards.get(ChatColumn::SentAt.as_str()).is_none() && key.display_time() < self.sent_at {
+            self.sent_at = key.display_time();
             won = true;
         }
         won

@@ -4,7 +4,7 @@ use shared::event::OrderKey;
 use shared::platform::ContentState;
 
 use super::ContentField;
-use super::guards::Guards;
+use super::guards::VersionGuards;
 
 /// A row of `contents`; its platform is the batch's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct ContentRow {
     pub state: Option<ContentState>,
     /// JSON that replaces the stored one; `None` leaves it.
     pub data: Option<String>,
-    pub guards: Guards,
+    pub guards: VersionGuards,
 }
 
 impl ContentRow {

@@ -11,45 +11,45 @@ use shared::event::OrderKey;
 /// By group, the key of the event that wrote it last. Kept as JSON text in the column `guards`; groups that this
 /// version does not know are kept as they are.
 #[derive(Clone, Debug, Default)]
-pub struct Guards {
-    keys: BTreeMap<Cow<'static, str>, Key>,
-    moved: bool,
+pub struct VersionGuards {
+    keys: BTreeMap<Cow<'static, str>, GuardKey>,
+    changed: bool,
 }
 
-impl PartialEq for Guards {
+impl PartialEq for VersionGuards {
     fn eq(&self, other: &Self) -> bool {
         self.keys == other.keys
     }
 }
 
-impl Eq for Guards {}
+impl Eq for VersionGuards {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key(OrderKey);
+struct GuardKey(OrderKey);
 
-impl Serialize for Key {
+impl Serialize for GuardKey {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for GuardKey {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
         text.parse().map(Self).map_err(serde::de::Error::custom)
     }
 }
 
-impl Guards {
+impl VersionGuards {
     /// Reads the column. What is unreadable (an application may write it, or a later release) guards nothing; the rest
     /// still does.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let keys = serde_json::from_str(text).unwrap_or_else(|_| Self::legible(text));
-        Self { keys, moved: false }
+        let keys = serde_json::from_str(text).unwrap_or_else(|_| Self::parse_readable(text));
+        Self { keys, changed: false }
     }
 
-    fn legible(text: &str) -> BTreeMap<Cow<'static, str>, Key> {
+    fn parse_readable(text: &str) -> BTreeMap<Cow<'static, str>, GuardKey> {
         let values: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
         let key = |value: serde_json::Value| serde_json::from_value(value).ok();
         values.into_iter().filter_map(|(group, value)| Some((Cow::Owned(group), key(value)?))).collect()
@@ -67,10 +67,10 @@ impl Guards {
         self.keys.get(group).map(|key| key.0)
     }
 
-    /// Whether anything changed since [`Guards::parse`].
+    /// Whether anything changed since [`VersionGuards::parse`].
     #[must_use]
-    pub fn moved(&self) -> bool {
-        self.moved
+    pub fn changed(&self) -> bool {
+        self.changed
     }
 
     /// Whether `key` may write `group` now; if so, it is its last writer from now on.
@@ -85,13 +85,13 @@ impl Guards {
 
     /// Sets `group` without looking.
     pub fn put(&mut self, group: impl Into<Cow<'static, str>>, key: OrderKey) {
-        self.keys.insert(group.into(), Key(key));
-        self.moved = true;
+        self.keys.insert(group.into(), GuardKey(key));
+        self.changed = true;
     }
 
     /// Forgets `group`.
     pub fn forget(&mut self, group: &'static str) {
-        self.moved |= self.keys.remove(group).is_some();
+        self.changed |= self.keys.remove(group).is_some();
     }
 }
 
@@ -107,16 +107,16 @@ mod tests {
     }
 
     #[test]
-    fn one_unreadable_guard_does_not_take_the_others_with_it() {
-        let guards = Guards::parse(r#"{"status":"5:1-0","title":7,"viewers":"later:form"}"#);
+    fn unreadable_guard_leaves_the_others_in_force() {
+        let guards = VersionGuards::parse(r#"{"status":"5:1-0","title":7,"viewers":"later:form"}"#);
         assert_eq!(guards.get("status"), Some(key(5, 0)));
         assert_eq!((guards.get("title"), guards.get("viewers")), (None, None));
-        assert_eq!(Guards::parse("not json").get("status"), None);
+        assert_eq!(VersionGuards::parse("not json").get("status"), None);
     }
 
     #[test]
-    fn a_group_takes_only_newer_keys_and_ties_are_decided_by_arrival() {
-        let mut guards = Guards::default();
+    fn guard_takes_only_newer_keys_and_arrival_decides_ties() {
+        let mut guards = VersionGuards::default();
         assert!(guards.advance("status", key(5, 1)));
         assert!(!guards.advance("status", key(5, 1)), "its own event again");
         assert!(!guards.advance("status", key(4, 9)));
@@ -126,13 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn the_text_survives_a_round_trip_and_garbage_guards_nothing() {
-        let mut guards = Guards::default();
+    fn guards_survive_a_round_trip_and_garbage_guards_nothing() {
+        let mut guards = VersionGuards::default();
         guards.advance("status", key(-5, 1));
         guards.advance("from a later version", key(7, 2));
-        assert_eq!(Guards::parse(&guards.to_text()), guards);
+        assert_eq!(VersionGuards::parse(&guards.to_text()), guards);
         for garbage in ["", "{", "[]", "{\"status\":1}", "{\"status\":\"x\"}"] {
-            assert_eq!(Guards::parse(garbage), Guards::default(), "{garbage}");
+            assert_eq!(VersionGuards::parse(garbage), VersionGuards::default(), "{garbage}");
         }
     }
 }

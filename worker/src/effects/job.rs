@@ -3,7 +3,7 @@
 use shared::event::OrderKey;
 
 use super::JobField;
-use super::guards::Guards;
+use super::guards::VersionGuards;
 
 /// A row of `jobs`; its platform is the batch's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,7 +18,7 @@ pub struct JobRow {
     pub retry_count: Option<i64>,
     /// JSON that replaces the stored one; `None` leaves it.
     pub data: Option<String>,
-    pub guards: Guards,
+    pub guards: VersionGuards,
 }
 
 impl JobRow {

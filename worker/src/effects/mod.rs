@@ -4,7 +4,7 @@
 //! any order of delivery, and any split into batches, of events with distinct keys ends in the same rows. Nothing here
 //! does I/O or reads a clock.
 //!
-//! [`plan()`], of the crate `shared`, turns an envelope into a [`Planned`] event. [`Rows`] holds the
+//! [`plan()`], of the crate `shared`, turns an envelope into a [`PlannedEvent`] event. [`TransactionRows`] holds the
 //! rows of one transaction and applies planned events to them, one after the other.
 //!
 //! [`OrderKey`]: shared::event::OrderKey
@@ -20,15 +20,15 @@ mod session;
 
 pub use chat::ChatRow;
 pub use content::ContentRow;
-pub use guards::Guards;
+pub use guards::VersionGuards;
 pub use job::JobRow;
 pub use recording::RecordingRow;
-pub use result::{Action, Applied, EventResult};
-pub use rows::{Held, Needs, Rows};
-pub use session::{Reach, SessionRow, Written, bit};
+pub use result::{EventAction, Applied, EventResult};
+pub use rows::{TrackedRow, RowKeys, TransactionRows};
+pub use session::{Reach, SessionRow, WrittenColumns, bit};
 pub use shared::effects::{
-    Announcement, Change, ChatField, Config, ContentField, Essential, InvalidEvent, JobField, MAX_KEY_BYTES,
-    Planned, Reason, RecordingField, SessionField, Warning, plan,
+    SessionAnnouncement, PlannedChange, ChatField, SessionConfig, ContentField, RequiredValue, InvalidEventError, JobField, MAX_KEY_BYTES,
+    PlannedEvent, ColumnWarningReason, RecordingField, SessionField, ColumnWarning, plan,
 };
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use shared::event::OrderKey;
 use shared::platform::RecordingState;
 
 use super::RecordingField;
-use super::guards::Guards;
+use super::guards::VersionGuards;
 
 /// A row of `recordings`; its platform is the batch's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,7 +17,7 @@ pub struct RecordingRow {
     pub url: Option<String>,
     pub duration_seconds: Option<f64>,
     pub size_bytes: Option<i64>,
-    pub guards: Guards,
+    pub guards: VersionGuards,
 }
 
 impl RecordingRow {

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use shared::effects::Warning;
+use shared::effects::ColumnWarning;
 use shared::platform::SessionStatus;
 
 /// What an event did, as in the ledger's `action`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum EventAction {
     /// The session's status changed.
     StatusUpdated,
     /// It already had that status.
@@ -23,7 +23,7 @@ pub enum Action {
     Logged,
 }
 
-impl Action {
+impl EventAction {
     /// Its name in the ledger, in answers and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -37,7 +37,7 @@ impl Action {
     }
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for EventAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -49,7 +49,7 @@ pub struct EventResult {
     /// Always true: a result exists only for a processed event.
     pub processed: bool,
     /// What it did.
-    pub action: Action,
+    pub action: EventAction,
     /// The session's room, or the room that the event names.
     pub room_id: Option<String>,
     /// The session's status before; null where the event created the session or touched none.
@@ -69,7 +69,7 @@ pub struct EventResult {
     pub edited: Option<String>,
     /// Columns that the event did not set as sent; absent when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Warning>,
+    pub warnings: Vec<ColumnWarning>,
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ impl EventResult {
     pub(crate) fn logged(event_id: &str) -> Self {
         Self {
             processed: true,
-            action: Action::Logged,
+            action: EventAction::Logged,
             room_id: None,
             old_status: None,
             new_status: None,
@@ -102,7 +102,7 @@ impl EventResult {
     /// What answers show as `results`. `None`: it cannot be written, which strings and a closed enum always can.
     #[must_use]
     pub fn to_results(&self) -> Option<Box<RawValue>> {
-        let facts = Facts {
+        let facts = ResultFields {
             processed: self.processed,
             action: self.action,
             room_id: self.room_id.as_deref(),
@@ -110,7 +110,7 @@ impl EventResult {
             new_status: self.new_status,
             live_stream_id: self.live_stream_id.as_deref(),
         };
-        let results = Results {
+        let results = ResultsBody {
             event_id: &self.event_id,
             event_type: &self.event_type,
             facts: &facts,
@@ -123,20 +123,20 @@ impl EventResult {
 
 /// `results` of an answer: everything at its top, and once more below, for those who look there.
 #[derive(Serialize)]
-struct Results<'a> {
+struct ResultsBody<'a> {
     event_id: &'a str,
     event_type: &'a str,
     #[serde(flatten)]
-    facts: &'a Facts<'a>,
-    processing_result: &'a Facts<'a>,
+    facts: &'a ResultFields<'a>,
+    processing_result: &'a ResultFields<'a>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    warnings: &'a [Warning],
+    warnings: &'a [ColumnWarning],
 }
 
 #[derive(Serialize)]
-struct Facts<'a> {
+struct ResultFields<'a> {
     processed: bool,
-    action: Action,
+    action: EventAction,
     room_id: Option<&'a str>,
     old_status: Option<SessionStatus>,
     new_status: Option<SessionStatus>,
@@ -154,7 +154,7 @@ pub enum Applied {
     /// It took effect in this transaction.
     Done(EventResult),
     /// The ledger had it already; it changed nothing now.
-    Known {
+    AlreadyApplied {
         /// Whether it is the very event that was committed (killed before settling), not another copy.
         same_origin: bool,
         /// What it did then.
@@ -165,7 +165,7 @@ pub enum Applied {
     /// Its room belongs to another platform. No ledger row, no effect.
     Conflict,
     /// Somebody else keeps a row locked that it needs. No ledger row, no effect.
-    Held,
+    RowLocked,
 }
 
 impl Applied {
@@ -179,15 +179,15 @@ impl Applied {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use shared::effects::Reason;
+    use shared::effects::ColumnWarningReason;
 
     use super::*;
 
     #[test]
-    fn results_are_shown_twice_and_with_their_nulls() {
+    fn results_repeat_their_fields_and_keep_nulls() {
         let mut result = EventResult {
             processed: true,
-            action: Action::StatusUpdated,
+            action: EventAction::StatusUpdated,
             room_id: Some("room_123".into()),
             old_status: None,
             new_status: Some(SessionStatus::Live),
@@ -200,7 +200,7 @@ mod tests {
         let facts = r#""processed":true,"action":"status_updated","room_id":"room_123","old_status":null,"new_status":"live","live_stream_id":null"#;
         let expected = format!(r#"{{"event_id":"e","event_type":"t",{facts},"processing_result":{{{facts}}}}}"#);
         assert_eq!(result.to_results().unwrap().get(), expected);
-        result.warnings = vec![Warning { column: "title".into(), reason: Reason::WrongType }];
+        result.warnings = vec![ColumnWarning { column: "title".into(), reason: ColumnWarningReason::WrongType }];
         let expected = format!(
             "{},{}}}",
             expected.strip_suffix('}').unwrap(),

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use shared::event::{Millis, OrderKey};
 use shared::platform::{SessionColumn, SessionScope, SessionStatus};
 
-use super::guards::Guards;
-use super::result::Action;
-use super::{Announcement, SessionField};
+use super::guards::VersionGuards;
+use super::result::EventAction;
+use super::{SessionAnnouncement, SessionField};
 
 /// Groups that are no column.
 mod group {
@@ -38,15 +38,15 @@ pub struct SessionRow {
     /// `config.egress.live_stream_id`.
     pub egress_live_stream_id: Option<String>,
     pub created_at: Millis,
-    pub guards: Guards,
-    pub written: Written,
+    pub guards: VersionGuards,
+    pub written: WrittenColumns,
 }
 
 /// The columns that events have written, so that a row need not be read to be changed, and a column that no event has
 /// written keeps what an application put there. A value counts where its bit is set.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)]
-pub struct Written {
+pub struct WrittenColumns {
     /// Of [`bit`].
     pub mask: i32,
     pub config: Option<String>,
@@ -66,8 +66,8 @@ pub struct Written {
     pub last_event_at: Option<Millis>,
 }
 
-impl Written {
-    /// [`Written::data`] as one JSON object; `None` when there is no member.
+impl WrittenColumns {
+    /// [`WrittenColumns::data`] as one JSON object; `None` when there is no member.
     #[must_use]
     pub fn data_json(&self) -> Option<String> {
         let member = |(name, json): (&String, &String)| format!("\"{name}\":{json}");
@@ -76,7 +76,7 @@ impl Written {
     }
 }
 
-/// Bits of [`Written::mask`]; the statements of both databases spell them as numbers.
+/// Bits of [`WrittenColumns::mask`]; the statements of both databases spell them as numbers.
 #[allow(missing_docs)]
 pub mod bit {
     pub const STATUS: i32 = 1;
@@ -120,15 +120,15 @@ impl Reach<'_> {
 
 /// What an event did to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Touched {
-    pub(super) action: Action,
+pub(super) struct SessionUpdate {
+    pub(super) action: EventAction,
     pub(super) old: Option<SessionStatus>,
     pub(super) new: Option<SessionStatus>,
 }
 
 /// The event that touches a row.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cause<'a> {
+pub(super) struct WritingEvent<'a> {
     pub(super) event_id: &'a str,
     pub(super) key: OrderKey,
 }
@@ -136,7 +136,7 @@ pub(super) struct Cause<'a> {
 impl SessionRow {
     /// A row that an event of `platform` brings into being.
     pub(super) fn new(room_id: &str, platform: &str, scope: SessionScope, key: OrderKey) -> Self {
-        let mut guards = Guards::default();
+        let mut guards = VersionGuards::default();
         guards.advance(group::CREATED, key);
         Self {
             room_id: room_id.to_owned(),
@@ -145,9 +145,9 @@ impl SessionRow {
             status: None,
             live_stream_id: None,
             egress_live_stream_id: None,
-            created_at: key.shown_at(),
+            created_at: key.display_time(),
             guards,
-            written: Written { mask: bit::CREATED, ..Written::default() },
+            written: WrittenColumns { mask: bit::CREATED, ..WrittenColumns::default() },
         }
     }
 
@@ -157,7 +157,7 @@ impl SessionRow {
     }
 
     /// When `stream` was announced for this session; a row written by hand: when it was created.
-    pub(super) fn announced(&self, stream: &str) -> OrderKey {
+    pub(super) fn announced_at(&self, stream: &str) -> OrderKey {
         let by_hand = OrderKey { at: self.created_at, ..OrderKey::default() };
         let held = |is: &Option<String>, group| {
             (is.as_deref() == Some(stream)).then(|| self.guards.get(group).unwrap_or(by_hand))
@@ -167,10 +167,10 @@ impl SessionRow {
     }
 
     /// An event that may create the row came: the oldest of these is the one that did, in whatever order they come.
-    pub(super) fn created_by(&mut self, platform: &str, key: OrderKey) {
+    pub(super) fn note_creator(&mut self, platform: &str, key: OrderKey) {
         if self.guards.get(group::CREATED).is_some_and(|created| key.precedes(created)) {
             self.guards.put(group::CREATED, key);
-            self.created_at = key.shown_at();
+            self.created_at = key.display_time();
             platform.clone_into(&mut self.platform);
             self.written.mask |= bit::CREATED;
         }
@@ -191,8 +191,8 @@ impl SessionRow {
         &mut self,
         status: SessionStatus,
         set: &[SessionField],
-        cause: Cause<'_>,
-    ) -> Touched {
+        cause: WritingEvent<'_>,
+    ) -> SessionUpdate {
         let old = self.status;
         let fresh = self.set_status(status, cause.key);
         let mut recorded = false;
@@ -201,16 +201,16 @@ impl SessionRow {
         }
         self.touch(cause);
         let action = match (fresh, self.status == old, recorded) {
-            (true, false, _) => Action::StatusUpdated,
-            (true, true, _) => Action::StatusUnchanged,
-            (false, _, true) => Action::Recorded,
-            (false, _, false) => Action::StaleIgnored,
+            (true, false, _) => EventAction::StatusUpdated,
+            (true, true, _) => EventAction::StatusUnchanged,
+            (false, _, true) => EventAction::Recorded,
+            (false, _, false) => EventAction::StaleIgnored,
         };
-        Touched { action, old, new: self.status }
+        SessionUpdate { action, old, new: self.status }
     }
 
     /// `session.viewers`. `created`: whether this very event made the row.
-    pub(super) fn apply_viewers(&mut self, set: &[SessionField], created: bool, cause: Cause<'_>) -> Touched {
+    pub(super) fn apply_viewers(&mut self, set: &[SessionField], created: bool, cause: WritingEvent<'_>) -> SessionUpdate {
         let old = self.status;
         if created {
             self.status = Some(SessionStatus::Ready);
@@ -221,11 +221,11 @@ impl SessionRow {
             recorded |= self.set(field, cause.key);
         }
         self.touch(cause);
-        Touched { action: if recorded { Action::Recorded } else { Action::StaleIgnored }, old, new: self.status }
+        SessionUpdate { action: if recorded { EventAction::Recorded } else { EventAction::StaleIgnored }, old, new: self.status }
     }
 
     /// `session.announce`. `created`: whether this very announcement made the row.
-    pub(super) fn apply_announce(&mut self, given: &Announcement, created: bool, cause: Cause<'_>) -> Touched {
+    pub(super) fn apply_announce(&mut self, given: &SessionAnnouncement, created: bool, cause: WritingEvent<'_>) -> SessionUpdate {
         let old = self.status;
         let mut recorded = created;
         if let Some(stream) = &given.live_stream_id {
@@ -249,20 +249,20 @@ impl SessionRow {
         self.touch(cause);
         let bare = given.live_stream_id.is_none() && given.config.is_none();
         let action = match given.status {
-            Some(_) if self.status != old => Action::StatusUpdated,
-            _ if recorded => Action::Recorded,
-            Some(SessionStatus::Ready) if bare => Action::StatusUnchanged,
-            Some(_) if fresh => Action::StatusUnchanged,
-            None if bare => Action::Recorded,
-            _ => Action::StaleIgnored,
+            Some(_) if self.status != old => EventAction::StatusUpdated,
+            _ if recorded => EventAction::Recorded,
+            Some(SessionStatus::Ready) if bare => EventAction::StatusUnchanged,
+            Some(_) if fresh => EventAction::StatusUnchanged,
+            None if bare => EventAction::Recorded,
+            _ => EventAction::StaleIgnored,
         };
-        Touched { action, old, new: self.status }
+        SessionUpdate { action, old, new: self.status }
     }
 
     /// Whether the event won the status.
     fn set_status(&mut self, status: SessionStatus, key: OrderKey) -> bool {
         if status == SessionStatus::Live && self.guards.advance(group::BROADCAST, key) {
-            for column in OF_BROADCAST {
+            for column in BROADCAST_COLUMNS {
                 if self.guards.get(column.as_str()).is_none_or(|held| held < key) {
                     self.guards.forget(column.as_str());
                     self.empty(column);
@@ -298,7 +298,7 @@ impl SessionRow {
     fn set(&mut self, field: &SessionField, key: OrderKey) -> bool {
         let Some(column) = field.column() else { return self.set_member(field, key) };
         let over =
-            OF_BROADCAST.contains(&column) && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
+            BROADCAST_COLUMNS.contains(&column) && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
         if over || !self.guards.advance(column.as_str(), key) {
             return false;
         }
@@ -331,11 +331,11 @@ impl SessionRow {
         wins
     }
 
-    fn touch(&mut self, cause: Cause<'_>) {
+    fn touch(&mut self, cause: WritingEvent<'_>) {
         if self.guards.advance(group::LAST, cause.key) {
             self.written.mask |= bit::LAST;
             self.written.last_event_id = Some(cause.event_id.to_owned());
-            self.written.last_event_at = Some(cause.key.shown_at());
+            self.written.last_event_at = Some(cause.key.display_time());
         }
     }
 }
@@ -356,7 +356,7 @@ const fn column_bit(column: SessionColumn) -> i32 {
 }
 
 /// What belongs to one broadcast: how many watched it, and how it ended.
-const OF_BROADCAST: [SessionColumn; 6] = [
+const BROADCAST_COLUMNS: [SessionColumn; 6] = [
     SessionColumn::ViewerCount,
     SessionColumn::PeakViewers,
     SessionColumn::DurationSeconds,

@@ -18,8 +18,8 @@ type    = "/event"
 session = "/room"
 "#;
 
-fn event(at: Millis, change: Change) -> Planned {
-    Planned {
+fn event(at: Millis, change: PlannedChange) -> PlannedEvent {
+    PlannedEvent {
         event_id: format!("e{at}"),
         event_type: "x".to_owned(),
         occurred_at: at,
@@ -35,13 +35,13 @@ fn event(at: Millis, change: Change) -> Planned {
     }
 }
 
-fn status(at: Millis, status: SessionStatus, set: Vec<SessionField>) -> Planned {
-    event(at, Change::Status { status, set })
+fn status(at: Millis, status: SessionStatus, set: Vec<SessionField>) -> PlannedEvent {
+    event(at, PlannedChange::Status { status, set })
 }
 
 /// The one session's row after all of `events`.
-fn row(platform: &Platform, events: &[&Planned]) -> SessionRow {
-    let mut rows = Rows::new(platform);
+fn row(platform: &Platform, events: &[&PlannedEvent]) -> SessionRow {
+    let mut rows = TransactionRows::new(platform);
     for event in events {
         assert!(matches!(rows.apply(event), Applied::Done(_)));
     }
@@ -62,7 +62,7 @@ fn orders<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
 }
 
 #[test]
-fn every_order_of_five_events_ends_in_the_same_row() {
+fn five_events_end_in_the_same_row_in_every_order() {
     let registry = Registry::from_text("test", STUDIO).unwrap();
     let studio = registry.get("studio").unwrap();
     let text = |text: &str| text.to_owned();
@@ -73,7 +73,7 @@ fn every_order_of_five_events_ends_in_the_same_row() {
         status(4, SessionStatus::Error, vec![SessionField::ErrorCode(text("c")), SessionField::Title(text("two"))]),
         status(5, SessionStatus::Ended, vec![SessionField::EndedAt(5)]),
     ];
-    let all: Vec<&Planned> = events.iter().collect();
+    let all: Vec<&PlannedEvent> = events.iter().collect();
     let expected = row(studio, &all);
     let written = &expected.written;
     assert_eq!(expected.status, Some(SessionStatus::Ended));
@@ -92,9 +92,9 @@ fn every_order_of_five_events_ends_in_the_same_row() {
 }
 
 /// An event that arrived at `arrival`, whose time could not be read.
-fn unreadable(arrival: u64, to: SessionStatus, set: Vec<SessionField>) -> Planned {
+fn unreadable(arrival: u64, to: SessionStatus, set: Vec<SessionField>) -> PlannedEvent {
     let order = OrderKey { at: 0, origin: StreamId { ms: arrival, seq: 0 } };
-    Planned { event_id: format!("u{arrival}"), order, ..status(arrival.cast_signed(), to, set) }
+    PlannedEvent { event_id: format!("u{arrival}"), order, ..status(arrival.cast_signed(), to, set) }
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn unreadable_time_never_beats_a_known_one_in_any_order() {
         unreadable(30, SessionStatus::Live, title("unreadable")),
         unreadable(40, SessionStatus::Idle, vec![SessionField::StreamerId("s".to_owned())]),
     ];
-    let all: Vec<&Planned> = events.iter().collect();
+    let all: Vec<&PlannedEvent> = events.iter().collect();
     let expected = row(studio, &all);
     let written = &expected.written;
     assert_eq!(expected.status, Some(SessionStatus::Ended));
@@ -139,7 +139,7 @@ fn unknown_number_is_the_same_row_in_every_order() {
         ended(3, None, None),
         ended(4, None, Some(9.0)),
     ];
-    let all: Vec<&Planned> = events.iter().collect();
+    let all: Vec<&PlannedEvent> = events.iter().collect();
     for order in orders(&all) {
         let written = row(studio, &order).written;
         assert_eq!((written.peak_viewers, written.duration_seconds), (None, Some(9.0)));
@@ -147,17 +147,17 @@ fn unknown_number_is_the_same_row_in_every_order() {
 }
 
 #[test]
-fn a_stale_event_leaves_a_loaded_row_unchanged() {
+fn stale_event_leaves_a_loaded_row_unchanged() {
     let registry = Registry::from_text("test", STUDIO).unwrap();
     let studio = registry.get("studio").unwrap();
     let newer = status(5, SessionStatus::Ended, vec![SessionField::EndedAt(5)]);
     let first = status(1, SessionStatus::Live, vec![]);
     let mut stored = row(studio, &[&first, &newer]);
-    stored.guards = Guards::parse(&stored.guards.to_text());
-    let mut rows = Rows::new(studio);
+    stored.guards = VersionGuards::parse(&stored.guards.to_text());
+    let mut rows = TransactionRows::new(studio);
     rows.load_session(stored);
     let older = status(3, SessionStatus::Idle, vec![SessionField::EndedAt(3)]);
     let Applied::Done(result) = rows.apply(&older) else { panic!() };
-    assert_eq!((result.action, result.new_status), (Action::StaleIgnored, Some(SessionStatus::Ended)));
+    assert_eq!((result.action, result.new_status), (EventAction::StaleIgnored, Some(SessionStatus::Ended)));
     assert!(rows.sessions().is_empty(), "nothing to write");
 }

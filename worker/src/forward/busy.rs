@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use shared::event::Millis;
 use shared::outbound::pause::MAX_PAUSE;
-use shared::queue::Held;
+use shared::queue::BusyPause;
 
-use super::lane::Lane;
+use super::sender::DestinationSender;
 
-impl Lane {
+impl DestinationSender {
     /// Notes that the destination is busy.
-    pub(super) fn note_busy(&self, held: Held) {
+    pub(super) fn note_busy(&self, held: BusyPause) {
         let now = self.worker.now();
         let ms = |span: Duration| Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX);
         self.state.send_modify(|state| {
@@ -23,7 +23,7 @@ impl Lane {
     }
 
     /// Notes that the destination took a delivery.
-    pub(super) async fn not_busy(&self) {
+    pub(super) async fn note_delivered(&self) {
         let was = self
             .state
             .send_if_modified(|state| state.as_mut().is_some_and(|state| state.busy_since.take().is_some()));

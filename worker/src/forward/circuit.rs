@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The weight of faults in a row that opens the circuit: five [`Fault::NoAnswer`]. That is one more than a delivery's
+/// The weight of faults in a row that opens the circuit: five [`DestinationFault::NoAnswer`]. That is one more than a delivery's
 /// attempts by default, so that a lone delivery to a dead host ends as documented, after its attempts.
 const THRESHOLD: u32 = 20;
 /// The pause before the first probe; it doubles with each that fails.
@@ -19,14 +19,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A fault of the destination, not of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum DestinationFault {
     /// Nobody there, or no answer in time.
     NoAnswer,
     /// A 5xx.
     Failing,
 }
 
-impl Fault {
+impl DestinationFault {
     const fn weight(self) -> u32 {
         match self {
             Self::NoAnswer => 4,
@@ -41,11 +41,11 @@ pub(crate) struct Circuit {
     /// What the faults in a row weigh.
     faults: u32,
     /// `None`: closed.
-    open: Option<Open>,
+    open: Option<OpenCircuit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Open {
+struct OpenCircuit {
     probes: u32,
     next: Instant,
     probing: bool,
@@ -53,13 +53,13 @@ struct Open {
 
 /// What may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gate {
+pub(crate) enum CircuitPermit {
     /// Anything.
-    Closed,
+    Unlimited,
     /// One delivery, to see.
     Probe,
     /// Nothing before then; `None`: before the probe that is under way has ended.
-    Shut(Option<Instant>),
+    Blocked(Option<Instant>),
 }
 
 impl Circuit {
@@ -69,16 +69,16 @@ impl Circuit {
     }
 
     /// What may be sent at `now`.
-    pub(crate) fn gate(&self, now: Instant) -> Gate {
+    pub(crate) fn permit(&self, now: Instant) -> CircuitPermit {
         match self.open {
-            None => Gate::Closed,
-            Some(Open { probing: true, .. }) => Gate::Shut(None),
-            Some(Open { next, .. }) if next > now => Gate::Shut(Some(next)),
-            Some(_) => Gate::Probe,
+            None => CircuitPermit::Unlimited,
+            Some(OpenCircuit { probing: true, .. }) => CircuitPermit::Blocked(None),
+            Some(OpenCircuit { next, .. }) if next > now => CircuitPermit::Blocked(Some(next)),
+            Some(_) => CircuitPermit::Probe,
         }
     }
 
-    /// Takes the one probe that [`Gate::Probe`] allows.
+    /// Takes the one probe that [`CircuitPermit::Probe`] allows.
     pub(crate) fn begin_probe(&mut self) {
         if let Some(open) = &mut self.open {
             open.probing = true;
@@ -98,11 +98,11 @@ impl Circuit {
     }
 
     /// A fault of the destination at `now`, of the probe or of another delivery.
-    pub(crate) fn failed(&mut self, now: Instant, fault: Fault, probe: bool) {
+    pub(crate) fn failed(&mut self, now: Instant, fault: DestinationFault, probe: bool) {
         self.faults = self.faults.saturating_add(fault.weight());
         match &mut self.open {
             None if self.faults >= THRESHOLD => {
-                self.open = Some(Open { probes: 0, next: now + FIRST_PAUSE, probing: false });
+                self.open = Some(OpenCircuit { probes: 0, next: now + FIRST_PAUSE, probing: false });
             }
             Some(open) if probe => {
                 open.probes = open.probes.saturating_add(1);
@@ -123,7 +123,7 @@ impl Circuit {
     pub(crate) const fn name(&self) -> &'static str {
         match self.open {
             None => "closed",
-            Some(Open { probing: true, .. }) => "half-open",
+            Some(OpenCircuit { probing: true, .. }) => "half-open",
             Some(_) => "open",
         }
     }
@@ -140,20 +140,20 @@ mod tests {
     fn opened(now: Instant) -> Circuit {
         let mut circuit = Circuit::new();
         for _ in 0..4 {
-            circuit.failed(now, Fault::NoAnswer, false);
-            assert_eq!(circuit.gate(now), Gate::Closed);
+            circuit.failed(now, DestinationFault::NoAnswer, false);
+            assert_eq!(circuit.permit(now), CircuitPermit::Unlimited);
         }
-        circuit.failed(now, Fault::NoAnswer, false);
+        circuit.failed(now, DestinationFault::NoAnswer, false);
         assert!(circuit.is_open());
         circuit
     }
 
     #[test]
-    fn it_opens_after_faults_in_a_row_only() {
+    fn circuit_opens_only_after_consecutive_faults() {
         let now = Instant::now();
         let mut circuit = Circuit::new();
         for _ in 0..100 {
-            (0..4).for_each(|_| circuit.failed(now, Fault::NoAnswer, false));
+            (0..4).for_each(|_| circuit.failed(now, DestinationFault::NoAnswer, false));
             assert!(!circuit.is_open());
             circuit.succeeded();
         }
@@ -161,54 +161,54 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_at_a_time_each_after_a_longer_pause() {
+    fn circuit_probes_one_at_a_time_after_longer_pauses() {
         let mut now = Instant::now();
         let mut circuit = opened(now);
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let Gate::Shut(Some(next)) = circuit.gate(now) else { unreachable!() };
+            let CircuitPermit::Blocked(Some(next)) = circuit.permit(now) else { unreachable!() };
             pauses.push((next - now).as_secs());
             now = next;
-            assert_eq!(circuit.gate(now), Gate::Probe);
+            assert_eq!(circuit.permit(now), CircuitPermit::Probe);
             circuit.begin_probe();
-            assert_eq!((circuit.gate(now), circuit.name()), (Gate::Shut(None), "half-open"));
-            circuit.failed(now, Fault::NoAnswer, true);
+            assert_eq!((circuit.permit(now), circuit.name()), (CircuitPermit::Blocked(None), "half-open"));
+            circuit.failed(now, DestinationFault::NoAnswer, true);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);
     }
 
     #[test]
-    fn one_that_answers_is_given_more_time() {
+    fn circuit_tolerates_more_5xx_than_missing_answers() {
         let now = Instant::now();
         let mut circuit = Circuit::new();
         for _ in 0..19 {
-            circuit.failed(now, Fault::Failing, false);
+            circuit.failed(now, DestinationFault::Failing, false);
             assert!(!circuit.is_open());
         }
-        circuit.failed(now, Fault::Failing, false);
+        circuit.failed(now, DestinationFault::Failing, false);
         assert!(circuit.is_open());
     }
 
     #[test]
-    fn the_first_success_closes_it() {
+    fn circuit_closes_after_the_first_success() {
         let now = Instant::now();
         let mut circuit = opened(now);
         circuit.begin_probe();
         circuit.succeeded();
-        assert_eq!((circuit.gate(now), circuit.name()), (Gate::Closed, "closed"));
+        assert_eq!((circuit.permit(now), circuit.name()), (CircuitPermit::Unlimited, "closed"));
     }
 
     #[test]
-    fn what_was_sent_before_it_opened_neither_ends_the_probe_nor_prolongs_the_pause() {
+    fn circuit_ignores_faults_of_earlier_deliveries() {
         let now = Instant::now();
         let mut circuit = opened(now);
-        let gate = circuit.gate(now);
-        circuit.failed(now, Fault::NoAnswer, false);
-        assert_eq!(circuit.gate(now), gate);
+        let permit = circuit.permit(now);
+        circuit.failed(now, DestinationFault::NoAnswer, false);
+        assert_eq!(circuit.permit(now), permit);
         circuit.begin_probe();
-        circuit.failed(now, Fault::NoAnswer, false);
-        assert_eq!(circuit.gate(now), Gate::Shut(None));
+        circuit.failed(now, DestinationFault::NoAnswer, false);
+        assert_eq!(circuit.permit(now), CircuitPermit::Blocked(None));
         circuit.forget_probe();
-        assert_eq!(circuit.gate(now + FIRST_PAUSE), Gate::Probe);
+        assert_eq!(circuit.permit(now + FIRST_PAUSE), CircuitPermit::Probe);
     }
 }

@@ -8,12 +8,12 @@
 mod busy;
 mod circuit;
 mod deliver;
-mod judge;
-mod lane;
-mod mover;
-mod outlets;
+mod decide;
+mod sender;
+mod outbox_relay;
+mod forwarding;
 pub mod parked;
-mod share;
+mod memory_quota;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,65 +21,65 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::outbound::address::AllowPrivate;
-use shared::outbound::client::{Client, SetupError};
+use shared::outbound::client::{OutboundClient, ClientSetupError};
 use shared::outbound::{Destination, DestinationName};
-use shared::queue::{InvalidTarget, Reader, blocking_connection};
+use shared::queue::{RedisUrlError, StreamReader, blocking_connection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use outlets::{Forwarding, Outlet};
+pub use forwarding::{Forwarding, DestinationQueue};
 
-use crate::worker::Worker;
+use crate::context::WorkerContext;
 
 /// Where blocking reads go.
 #[derive(Clone)]
-pub struct Target {
+pub struct RedisTarget {
     /// `REDIS_URL`.
     pub url: SecretString,
     /// `REDIS_CLUSTER`.
     pub cluster: bool,
 }
 
-impl Target {
-    fn reader(&self) -> Result<Reader, InvalidTarget> {
+impl RedisTarget {
+    fn reader(&self) -> Result<StreamReader, RedisUrlError> {
         blocking_connection(&self.url, self.cluster)
     }
 }
 
 /// Why forwarding cannot begin.
 #[derive(Debug, thiserror::Error)]
-pub enum CannotForward {
+pub enum ForwardError {
     /// The client cannot be set up.
     #[error(transparent)]
-    Client(#[from] SetupError),
+    Client(#[from] ClientSetupError),
     /// Redis can never be reached.
     #[error("REDIS_URL: {0}")]
-    Redis(#[from] InvalidTarget),
+    Redis(#[from] RedisUrlError),
     /// A task failed: the process must not go on without it.
     #[error("a task that forwards has failed")]
     Task(#[from] tokio::task::JoinError),
 }
 
 /// Longest wait for CA certificates before `http://` goes on without them.
-const CERTIFICATES: Duration = Duration::from_secs(2);
+const CERTIFICATES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An outlet's tasks.
-struct Running {
-    outlet: Arc<Outlet>,
+struct RunningSender {
+    destination_queue: Arc<DestinationQueue>,
     stop: CancellationToken,
 }
 
 /// One client for all destinations that may have the same addresses: each has its own copy of the system's certificates.
 #[derive(Default)]
-struct Clients(Vec<(Arc<AllowPrivate>, Client)>);
+struct ClientCache(Vec<(Arc<AllowPrivate>, OutboundClient)>);
 
-impl Clients {
-    fn of(&mut self, destination: &Destination) -> Result<Client, SetupError> {
+impl ClientCache {
+    fn of(&mut self, destination: &Destination) -> Result<OutboundClient, ClientSetupError> {
         let allowed = &destination.allow_private;
         if let Some((_, client)) = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, allowed)) {
             return Ok(client.clone());
         }
-        let client = Client::new(Arc::clone(allowed))?;
+        let client = OutboundClient::new(Arc::clone(allowed))?;
         self.0.push((Arc::clone(allowed), client.clone()));
         Ok(client)
     }
@@ -90,45 +90,45 @@ impl Clients {
 ///
 /// # Errors
 /// When it cannot begin, or one of its tasks fails; nothing is lost by that.
-pub async fn run(worker: Arc<Worker>, target: Target, grace: Duration) -> Result<(), CannotForward> {
+pub async fn run(worker: Arc<WorkerContext>, target: RedisTarget, grace: Duration) -> Result<(), ForwardError> {
     let mut changes = worker.forwarding.subscribe();
-    let (mut clients, mut tasks) = (Clients::default(), JoinSet::new());
+    let (mut clients, mut tasks) = (ClientCache::default(), JoinSet::new());
     // Cancelled when a queue's tasks have ended: those of its next definition share a consumer's name with them,
     // and must not take up what they still hold.
     let mut ends: HashMap<DestinationName, CancellationToken> = HashMap::new();
-    tasks.spawn(mover::run(Arc::clone(&worker), target.reader()?));
-    let mut running: Vec<Running> = Vec::new();
+    tasks.spawn(outbox_relay::run(Arc::clone(&worker), target.reader()?));
+    let mut running: Vec<RunningSender> = Vec::new();
     loop {
         let wanted = Arc::clone(&changes.borrow_and_update());
         running.retain(|one| {
-            let stays = wanted.iter().any(|other| Arc::ptr_eq(other, &one.outlet));
+            let stays = wanted.iter().any(|other| Arc::ptr_eq(other, &one.destination_queue));
             if !stays {
                 one.stop.cancel();
             }
             stays
         });
-        for outlet in wanted.iter() {
-            if running.iter().any(|one| Arc::ptr_eq(outlet, &one.outlet)) {
+        for destination_queue in wanted.iter() {
+            if running.iter().any(|one| Arc::ptr_eq(destination_queue, &one.destination_queue)) {
                 continue;
             }
-            let (client, reader) = (clients.of(&outlet.destination)?, target.reader()?);
+            let (client, reader) = (clients.of(&destination_queue.destination)?, target.reader()?);
             // So that the start of every worker does not report https as off.
-            let read = client.certificates_read(CERTIFICATES);
+            let read = client.wait_for_certificates(CERTIFICATES_TIMEOUT);
             if worker.stop.run_until_cancelled(read).await.is_none() {
                 break;
             }
             let stop = worker.stop.child_token();
-            let lane = lane::Lane::new(outlet, client, Arc::clone(&worker), stop.clone());
+            let sender = sender::DestinationSender::new(destination_queue, client, Arc::clone(&worker), stop.clone());
             let ended = CancellationToken::new();
-            let before = ends.insert(outlet.queue.clone(), ended.clone());
+            let before = ends.insert(destination_queue.queue.clone(), ended.clone());
             tasks.spawn(async move {
                 let _ended = ended.drop_guard();
                 if let Some(before) = before {
                     before.cancelled().await;
                 }
-                lane::run(Arc::new(lane), reader, grace).await;
+                sender::run(Arc::new(sender), reader, grace).await;
             });
-            running.push(Running { outlet: Arc::clone(outlet), stop });
+            running.push(RunningSender { destination_queue: Arc::clone(destination_queue), stop });
         }
         tokio::select! {
             () = worker.stop.cancelled() => break,

@@ -4,7 +4,7 @@
 //!
 //! - Such deliveries are counted and logged, and no task of this worker reads them
 //!   (`deliveries_of_a_removed_url_wait_for_it`).
-//! - A queue that an operator hands over is sent from within [`EVERY`].
+//! - A queue that an operator hands over is sent from within [`CHECK_INTERVAL`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use std::time::Duration;
 
 use shared::metrics::ParkedMetrics;
 use shared::outbound::DestinationName;
-use shared::queue::Fault;
+use shared::queue::CallError;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::consumer::chain;
-use crate::worker::Worker;
+use crate::context::WorkerContext;
 
 /// Interval between two looks for such deliveries, and for queues that were handed over.
-const EVERY: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Looks for them until the worker is to stop; begins when registrations have been read, since the
 /// URLs of registered platforms are configured, too.
-pub async fn watch(worker: Arc<Worker>) {
-    if worker.stop.run_until_cancelled(worker.lanes.changes().complete()).await.is_none() {
+pub async fn watch(worker: Arc<WorkerContext>) {
+    if worker.stop.run_until_cancelled(worker.platforms.changes().complete()).await.is_none() {
         return;
     }
     let (metrics, mut known) = (ParkedMetrics::default(), BTreeSet::new());
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match look(&worker, &mut known).await {
+        match count_parked(&worker, &mut known).await {
             Ok(parked) => metrics.parked(parked),
             Err(fault) => {
                 tracing::debug!(error = chain(&fault), "parked deliveries not counted; trying again");
@@ -41,7 +41,7 @@ pub async fn watch(worker: Arc<Worker>) {
 }
 
 /// Number of parked deliveries. `known`: queues that have some, and were logged.
-async fn look(worker: &Worker, known: &mut BTreeSet<DestinationName>) -> Result<u64, Fault> {
+async fn count_parked(worker: &WorkerContext, known: &mut BTreeSet<DestinationName>) -> Result<u64, CallError> {
     let queue = &worker.queue;
     let bindings = worker.forwarding.bind(queue).await?;
     let mut all = 0;

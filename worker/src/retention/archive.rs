@@ -1,6 +1,6 @@
 //! The archive: a folder of files with a line per dead letter, as `dlq-tool export` writes them and `import` reads them.
 //!
-//! Guarantee: [`Archive::add`] returns only when the lines are on disk, and a file never holds a half line before a whole
+//! Guarantee: [`Archive::append`] returns only when the lines are on disk, and a file never holds a half line before a whole
 //! one: what a crash or a full disk cut off is ended before anything is added.
 
 use std::fs::{File, OpenOptions};
@@ -32,7 +32,7 @@ impl Archive {
     }
 
     /// Appends `lines` to the file at `path`. Blocks.
-    pub(super) fn add(&self, path: &Path, lines: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&self, path: &Path, lines: &[u8]) -> io::Result<()> {
         let is_new = !path.exists();
         let mut options = OpenOptions::new();
         options.create(true).append(true).read(true);
@@ -65,23 +65,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_a_day_and_worker() {
+    fn archive_has_one_file_per_day_and_worker() {
         let archive = Archive::new(Path::new("/archive"), "host/a.b-1");
         let path = archive.path(&PlatformName::new("mux").unwrap(), 1_767_225_600_000);
         assert_eq!(path, Path::new("/archive/mux-2026-01-01-host_a_b-1.ndjson"));
     }
 
     #[test]
-    fn what_was_cut_off_stays_a_line_of_its_own() {
+    fn archive_line_cut_off_stays_a_line_of_its_own() {
         let folder = std::env::temp_dir().join(format!("archive-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&folder).unwrap();
         let archive = Archive::new(&folder, "w");
         let path = archive.path(&PlatformName::new("mux").unwrap(), 0);
-        archive.add(&path, b"one\n").unwrap();
+        archive.append(&path, b"one\n").unwrap();
         std::fs::write(&path, b"one\ntw").unwrap();
-        archive.add(&path, b"two\nthree\n").unwrap();
+        archive.append(&path, b"two\nthree\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntw\ntwo\nthree\n");
         std::fs::remove_dir_all(&folder).unwrap();
-        assert!(archive.add(&path, b"x\n").is_err());
+        assert!(archive.append(&path, b"x\n").is_err());
     }
 }

@@ -13,34 +13,34 @@ use std::time::Duration;
 use shared::event::{Millis, StreamId, marker_digest};
 use shared::metrics::RetentionMetrics;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, Entry, Fault, PlatformKeys, record};
+use shared::queue::{DeadLetter, StreamEntry, CallError, PlatformKeys, record};
 
 use super::archive::Archive;
-use super::{DEAD_LETTERS_EVERY, Turn, pause, platforms};
+use super::{DEAD_LETTERS_INTERVAL, LeaderLease, sleep_unless_stopped, platforms};
 use crate::consumer::chain;
-use crate::worker::Worker;
+use crate::context::WorkerContext;
 
 /// Entries per step; with bodies of a megabyte that is what a step weighs.
-const STEP: usize = 32;
+const STEP_ENTRIES: usize = 32;
 /// Steps per platform and round, so that one full platform does not keep the others waiting.
-const STEPS: usize = 200;
+const MAX_STEPS: usize = 200;
 /// How often those that stay are counted, which looks at all of them.
-const OVERDUE_EVERY: Duration = Duration::from_secs(600);
+const OVERDUE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long the turn is held without a sign of life.
-const TURN: Duration = Duration::from_secs(180);
+const LEASE_TTL: Duration = Duration::from_secs(180);
 
 /// Why a step was not made; everything stays where it is.
 #[derive(Debug, thiserror::Error)]
-enum Held {
+enum ExpiryError {
     #[error("Redis did not answer")]
-    Queue(#[from] Fault),
+    Queue(#[from] CallError),
     #[error("the archive cannot be written")]
     Archive(#[from] io::Error),
 }
 
 /// Looks for expired ones, now and then every minute, until the worker is to stop.
-pub(super) async fn run(worker: &Worker, age: Duration, archive: Option<&Path>) {
-    let mut expiry = Expiry {
+pub(super) async fn run(worker: &WorkerContext, age: Duration, archive: Option<&Path>) {
+    let mut expiry = DeadLetterExpiry {
         worker,
         age,
         archive: archive.map(|folder| Archive::new(folder, &worker.consumer)),
@@ -53,19 +53,19 @@ pub(super) async fn run(worker: &Worker, age: Duration, archive: Option<&Path>) 
     }
     loop {
         let mut again = false;
-        if let Some(turn) = Turn::take(worker, "retention-dead-letters", TURN).await {
-            again = expiry.round(&turn).await;
-            turn.end().await;
+        if let Some(lease) = LeaderLease::take(worker, "retention-dead-letters", LEASE_TTL).await {
+            again = expiry.round(&lease).await;
+            lease.end().await;
         }
-        let rest = if expiry.archive.is_some() { DEAD_LETTERS_EVERY } else { OVERDUE_EVERY };
-        if !again && !pause(worker, rest).await || worker.stop.is_cancelled() {
+        let rest = if expiry.archive.is_some() { DEAD_LETTERS_INTERVAL } else { OVERDUE_INTERVAL };
+        if !again && !sleep_unless_stopped(worker, rest).await || worker.stop.is_cancelled() {
             return;
         }
     }
 }
 
-struct Expiry<'w> {
-    worker: &'w Worker,
+struct DeadLetterExpiry<'w> {
+    worker: &'w WorkerContext,
     age: Duration,
     archive: Option<Archive>,
     metrics: BTreeMap<PlatformName, RetentionMetrics>,
@@ -73,13 +73,13 @@ struct Expiry<'w> {
     reported: BTreeMap<PlatformName, u64>,
 }
 
-impl Expiry<'_> {
+impl DeadLetterExpiry<'_> {
     /// Goes through all platforms; whether there is more to do at once.
-    async fn round(&mut self, turn: &Turn<'_>) -> bool {
+    async fn round(&mut self, lease: &LeaderLease<'_>) -> bool {
         let Ok(platforms) = platforms(self.worker).await else { return false };
         let mut more = false;
         for platform in platforms {
-            if self.worker.stop.is_cancelled() || !turn.renew().await {
+            if self.worker.stop.is_cancelled() || !lease.renew().await {
                 return false;
             }
             let done = match &self.archive {
@@ -87,7 +87,7 @@ impl Expiry<'_> {
                 None => self.overdue(&platform).await.map(|()| (0, false)),
             };
             let metrics = self.metrics.entry(platform.clone()).or_insert_with(|| RetentionMetrics::new(&platform));
-            metrics.failing(matches!(done, Err(Held::Archive(_))));
+            metrics.failing(matches!(done, Err(ExpiryError::Archive(_))));
             match done {
                 Ok((expired, unfinished)) => {
                     more |= unfinished;
@@ -96,7 +96,7 @@ impl Expiry<'_> {
                             "dead letters expired; they are in the archive");
                     }
                 }
-                Err(held @ Held::Archive(_)) => {
+                Err(held @ ExpiryError::Archive(_)) => {
                     tracing::error!(platform = %platform, error = chain(&held), "expired dead letters are kept");
                 }
                 Err(held) => tracing::warn!(platform = %platform, error = chain(&held), "retention goes on later"),
@@ -106,19 +106,19 @@ impl Expiry<'_> {
     }
 
     /// The last id that has expired.
-    async fn bound(&self) -> Result<StreamId, Fault> {
+    async fn bound(&self) -> Result<StreamId, CallError> {
         let age = Millis::try_from(self.age.as_millis()).unwrap_or(Millis::MAX);
         let before = self.worker.queue.now().await?.saturating_sub(age);
         Ok(StreamId { ms: u64::try_from(before).unwrap_or(0), seq: 0 })
     }
 
     /// Archives and removes; how many, and whether there are more.
-    async fn expire(&self, platform: &PlatformName, archive: &Archive) -> Result<(u64, bool), Held> {
+    async fn expire(&self, platform: &PlatformName, archive: &Archive) -> Result<(u64, bool), ExpiryError> {
         let keys = self.worker.queue.keys(platform);
         let bound = self.bound().await?;
         let mut expired = 0;
-        for _ in 0..STEPS {
-            let mut entries = self.worker.queue.dead_letters(&keys, None, STEP).await?;
+        for _ in 0..MAX_STEPS {
+            let mut entries = self.worker.queue.dead_letters(&keys, None, STEP_ENTRIES).await?;
             entries.retain(|entry| entry.id < bound);
             if entries.is_empty() || self.worker.stop.is_cancelled() {
                 return Ok((expired, false));
@@ -134,7 +134,7 @@ impl Expiry<'_> {
         Ok((expired, true))
     }
 
-    async fn step(&self, keys: &PlatformKeys, archive: &Archive, entries: Vec<Entry>) -> Result<u64, Held> {
+    async fn step(&self, keys: &PlatformKeys, archive: &Archive, entries: Vec<StreamEntry>) -> Result<u64, ExpiryError> {
         let (mut lines, mut letters) = (Vec::new(), Vec::with_capacity(entries.len()));
         for entry in entries {
             record::write(&keys.platform, entry.clone(), &mut lines).map_err(io::Error::other)?;
@@ -144,20 +144,20 @@ impl Expiry<'_> {
         }
         let path = archive.path(&keys.platform, self.worker.now());
         let archive = archive.clone();
-        tokio::task::spawn_blocking(move || archive.add(&path, &lines)).await.map_err(io::Error::other)??;
+        tokio::task::spawn_blocking(move || archive.append(&path, &lines)).await.map_err(io::Error::other)??;
         let removed = self.worker.queue.purge(keys, &letters).await?;
         Ok(removed.into_iter().filter(|removed| *removed).count() as u64)
     }
 
     /// Counts those that would expire if there were an archive.
-    async fn overdue(&mut self, platform: &PlatformName) -> Result<(), Held> {
+    async fn overdue(&mut self, platform: &PlatformName) -> Result<(), ExpiryError> {
         let keys = self.worker.queue.keys(platform);
         let (bound, mut after, mut overdue) = (self.bound().await?, None, 0);
         loop {
-            let seen = self.worker.queue.census(&keys, after, Some(bound), 200).await?;
+            let seen = self.worker.queue.dead_letter_stats(&keys, after, Some(bound), 200).await?;
             overdue += seen.counted;
             after = seen.next;
-            if after.is_none() || !pause(self.worker, Duration::from_millis(5)).await {
+            if after.is_none() || !sleep_unless_stopped(self.worker, Duration::from_millis(5)).await {
                 break;
             }
         }

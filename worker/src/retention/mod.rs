@@ -14,17 +14,17 @@ use std::time::Duration;
 
 use shared::config::{Env, TimeUnit};
 use shared::platform::PlatformName;
-use shared::queue::Fault;
+use shared::queue::CallError;
 use tokio::time::sleep;
 
-use crate::worker::Worker;
+use crate::context::WorkerContext;
 
 /// How often expired dead letters are looked for.
-const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(60);
+const DEAD_LETTERS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ledger is gone through, at most.
-const LEDGER_EVERY: Duration = Duration::from_secs(60 * 60);
+const LEDGER_SCAN_INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// The ledger is gone through during no more than this part of the time.
-const LEDGER_SHARE: u32 = 20;
+const LEDGER_PAUSE_FACTOR: u32 = 20;
 /// Longest retention, in days.
 const MAX_DAYS: u64 = 36_500;
 /// A day.
@@ -73,7 +73,7 @@ impl Retention {
 }
 
 /// Forgets what has expired until the worker is to stop. Of all workers, one at a time does it.
-pub async fn run(worker: Arc<Worker>) {
+pub async fn run(worker: Arc<WorkerContext>) {
     let retention = &worker.retention;
     let dead_letters = async {
         match retention.dead_letters {
@@ -91,17 +91,17 @@ pub async fn run(worker: Arc<Worker>) {
 }
 
 /// Holds what only one worker at a time may do.
-struct Turn<'w> {
-    worker: &'w Worker,
+struct LeaderLease<'w> {
+    worker: &'w WorkerContext,
     what: &'static str,
     ttl: Duration,
 }
 
-impl<'w> Turn<'w> {
+impl<'w> LeaderLease<'w> {
     /// The turn, for `ttl` unless it is renewed. `None`: another worker has it, or Redis does not answer.
-    async fn take(worker: &'w Worker, what: &'static str, ttl: Duration) -> Option<Self> {
-        let turn = Self { worker, what, ttl };
-        turn.renew().await.then_some(turn)
+    async fn take(worker: &'w WorkerContext, what: &'static str, ttl: Duration) -> Option<Self> {
+        let lease = Self { worker, what, ttl };
+        lease.renew().await.then_some(lease)
     }
 
     /// Keeps it for another while; `false`: it is somebody else's now.
@@ -115,12 +115,12 @@ impl<'w> Turn<'w> {
 }
 
 /// Every platform that has keys, whether this worker has a definition for it or not, and every destination.
-async fn platforms(worker: &Worker) -> Result<Vec<PlatformName>, Fault> {
+async fn platforms(worker: &WorkerContext) -> Result<Vec<PlatformName>, CallError> {
     worker.queue.queues().await
 }
 
 /// Waits; `false`: the worker is to stop.
-async fn pause(worker: &Worker, time: Duration) -> bool {
+async fn sleep_unless_stopped(worker: &WorkerContext, time: Duration) -> bool {
     worker.stop.run_until_cancelled(sleep(time)).await.is_some()
 }
 
@@ -136,25 +136,25 @@ mod tests {
     }
 
     #[test]
-    fn by_default_nothing_is_forgotten() {
+    fn retention_is_off_by_default() {
         assert_eq!(read(&[]), (Retention::default(), String::new()));
     }
 
     #[test]
-    fn ages_are_days() {
+    fn retention_ages_are_read_in_days() {
         let (retention, problems) = read(&[("EVENTS_RETENTION_DAYS", "30"), ("DLQ_RETENTION_DAYS", "1")]);
         assert_eq!((retention.events, retention.dead_letters), (Some(30 * DAY), Some(DAY)));
         assert_eq!(problems, "");
     }
 
     #[test]
-    fn an_archive_that_is_not_there_yet_is_no_problem() {
+    fn missing_archive_folder_is_accepted() {
         let (retention, problems) = read(&[("DLQ_RETENTION_DAYS", "7"), ("DLQ_ARCHIVE_DIR", "/no/such/folder")]);
         assert_eq!((retention.archive.is_some(), problems.as_str()), (true, ""));
     }
 
     #[test]
-    fn what_cannot_work_is_refused() {
+    fn unusable_retention_settings_are_refused() {
         for (pairs, name) in [
             (&[("EVENTS_RETENTION_DAYS", "0")][..], "EVENTS_RETENTION_DAYS"),
             (&[("DLQ_RETENTION_DAYS", "a week")], "DLQ_RETENTION_DAYS"),

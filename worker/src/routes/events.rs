@@ -11,15 +11,15 @@ use serde_json::value::RawValue;
 use shared::config::AdminToken;
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::Unfinished;
+use shared::queue::UnfinishedState;
 
-use super::{Started, admitted, error};
+use super::{StartedWorker, require_admin, error};
 use crate::consumer::chain;
-use crate::worker::Worker;
+use crate::context::WorkerContext;
 
 /// The answer.
 #[derive(Serialize)]
-struct Found {
+struct EventStateResponse {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Box<RawValue>>,
@@ -31,15 +31,15 @@ struct Found {
 pub(super) async fn event(
     request: HttpRequest,
     path: Path<(String, String)>,
-    started: Data<Started>,
+    started: Data<StartedWorker>,
     token: Data<Option<AdminToken>>,
 ) -> HttpResponse {
-    let worker = match admitted(&request, &started, &token) {
+    let worker = match require_admin(&request, &started, &token) {
         Ok(worker) => worker,
         Err(refused) => return *refused,
     };
     let (platform, event_id) = path.into_inner();
-    let Some(platform) = canonical(worker, &platform) else {
+    let Some(platform) = resolve_platform(worker, &platform) else {
         return error(404, "E_NOT_FOUND", "no such platform");
     };
     match find(worker, &platform, &event_id).await {
@@ -53,37 +53,37 @@ pub(super) async fn event(
 }
 
 /// The platform of this name or alias. One that is not defined any more may still have events.
-fn canonical(worker: &Worker, name: &str) -> Option<PlatformName> {
-    let lanes = worker.lanes.all();
+fn resolve_platform(worker: &WorkerContext, name: &str) -> Option<PlatformName> {
+    let platforms = worker.platforms.all();
     let goes_by = |platform: &shared::platform::Platform| {
         platform.name.as_str() == name || platform.aliases.iter().any(|alias| alias.as_str() == name)
     };
-    match lanes.iter().find(|lane| goes_by(&lane.platform)) {
-        Some(lane) => Some(lane.name().clone()),
+    match platforms.iter().find(|platform_queue| goes_by(&platform_queue.platform)) {
+        Some(platform_queue) => Some(platform_queue.name().clone()),
         None => PlatformName::new(name).ok(),
     }
 }
 
 async fn find(
-    worker: &Worker,
+    worker: &WorkerContext,
     platform: &PlatformName,
     event_id: &str,
-) -> Result<Option<Found>, Box<dyn std::error::Error>> {
-    let processed = async || -> Result<Option<Found>, crate::store::StoreError> {
+) -> Result<Option<EventStateResponse>, Box<dyn std::error::Error>> {
+    let processed = async || -> Result<Option<EventStateResponse>, crate::store::StoreError> {
         let result = worker.store.result(platform.as_str(), event_id).await?;
         let results = |result: crate::effects::EventResult| result.to_results();
-        Ok(result.map(|result| Found { state: "processed", results: results(result), dead_letter_id: None }))
+        Ok(result.map(|result| EventStateResponse { state: "processed", results: results(result), dead_letter_id: None }))
     };
     if let Some(found) = processed().await? {
         return Ok(Some(found));
     }
     let unfinished = worker.queue.unfinished(&worker.queue.keys(platform), event_id).await?;
-    let at = |state, dead_letter_id| Some(Found { state, results: None, dead_letter_id });
+    let at = |state, dead_letter_id| Some(EventStateResponse { state, results: None, dead_letter_id });
     match unfinished {
-        Some(Unfinished::Dead(id)) => Ok(at("dead", Some(id))),
-        Some(Unfinished::Retrying) => Ok(at("retrying", None)),
+        Some(UnfinishedState::Dead(id)) => Ok(at("dead", Some(id))),
+        Some(UnfinishedState::Retrying) => Ok(at("retrying", None)),
         // It may have been finished between the two looks.
-        Some(Unfinished::Pending) => Ok(processed().await?.or_else(|| at("pending", None))),
+        Some(UnfinishedState::Pending) => Ok(processed().await?.or_else(|| at("pending", None))),
         None => Ok(processed().await?),
     }
 }

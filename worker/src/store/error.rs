@@ -17,27 +17,27 @@ use super::sqlite::Displaced;
 pub enum StoreError {
     /// No event is to blame; try again later.
     #[error("the session database is unavailable")]
-    Outage(#[source] Cause),
+    Outage(#[source] BackendError),
     /// An event of the batch may be to blame; nothing was committed.
     #[error("the session database rejected the batch")]
-    Rejected(#[source] Cause),
+    Rejected(#[source] BackendError),
 }
 
 /// What lies behind a [`StoreError`].
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub enum BackendError {
     /// The database's own error. Its text may quote values: for logs only, never for an answer.
-    #[error("{}", legible(.0))]
+    #[error("{}", describe(.0))]
     Database(sqlx::Error),
     /// A table or column is missing; the text names it.
     #[error("the schema is not complete: {0}")]
     Schema(String),
     /// SQLite's own, where it writes.
     #[error(transparent)]
-    Embedded(#[from] rusqlite::Error),
+    Rusqlite(#[from] rusqlite::Error),
     /// The thread that writes to SQLite has ended.
     #[error("the connection has gone")]
-    Gone,
+    ThreadEnded,
     /// A stored value that cannot be read.
     #[error("a stored {0} cannot be read")]
     Unreadable(&'static str),
@@ -55,7 +55,7 @@ pub enum Cause {
     Displaced(#[from] Displaced),
     /// Another database than the one that was opened first.
     #[error("this is session database {found}, no longer {expected}")]
-    Foreign {
+    OtherDatabase {
         /// The identity of the first one.
         expected: String,
         /// The identity of this one.
@@ -83,7 +83,7 @@ pub enum OpenError {
 impl StoreError {
     /// The cause behind it.
     #[must_use]
-    pub const fn cause(&self) -> &Cause {
+    pub const fn cause(&self) -> &BackendError {
         match self {
             Self::Outage(cause) | Self::Rejected(cause) => cause,
         }
@@ -92,8 +92,8 @@ impl StoreError {
     /// Returns true if a part of the schema is missing. Only [`super::Store::probe`] finds out when
     /// that is over.
     #[must_use]
-    pub const fn is_of_the_schema(&self) -> bool {
-        matches!(self.cause(), Cause::Schema(_))
+    pub const fn is_schema_error(&self) -> bool {
+        matches!(self.cause(), BackendError::Schema(_))
     }
 
     /// Returns `true` if a lock of another transaction was in the way.
@@ -103,21 +103,21 @@ impl StoreError {
     }
 }
 
-impl From<Cause> for StoreError {
-    fn from(cause: Cause) -> Self {
-        if cause.may_be_an_events_fault() { Self::Rejected(cause) } else { Self::Outage(cause) }
+impl From<BackendError> for StoreError {
+    fn from(cause: BackendError) -> Self {
+        if cause.may_be_caused_by_event() { Self::Rejected(cause) } else { Self::Outage(cause) }
     }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
-        Cause::from(error).into()
+        BackendError::from(error).into()
     }
 }
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Cause::from(error).into()
+        BackendError::from(error).into()
     }
 }
 
@@ -127,7 +127,7 @@ impl From<sqlx::migrate::MigrateError> for OpenError {
         match error {
             MigrateError::Execute(error) => Self::Unavailable(error.into()),
             MigrateError::ExecuteMigration(error, version) if blames_statement(&error) => {
-                Self::Migration(format!("migration {version}: {}", legible(&error)))
+                Self::Migration(format!("migration {version}: {}", describe(&error)))
             }
             MigrateError::ExecuteMigration(error, _) => Self::Unavailable(error.into()),
             other => Self::Migration(other.to_string()),
@@ -135,14 +135,14 @@ impl From<sqlx::migrate::MigrateError> for OpenError {
     }
 }
 
-impl From<sqlx::Error> for Cause {
+impl From<sqlx::Error> for BackendError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error)
     }
 }
 
 /// The error and its causes, without the place in PostgreSQL's source that raised it.
-fn legible(error: &sqlx::Error) -> String {
+fn describe(error: &sqlx::Error) -> String {
     if let sqlx::Error::Database(error) = error {
         let code = error.code().unwrap_or_default();
         let kind = error.try_downcast_ref::<PgDatabaseError>().map_or("code", |_| "SQLSTATE");
@@ -173,8 +173,8 @@ fn blames_statement(error: &sqlx::Error) -> bool {
     }
 }
 
-impl Cause {
-    pub(super) fn may_be_an_events_fault(&self) -> bool {
+impl BackendError {
+    pub(super) fn may_be_caused_by_event(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 let code = error.code().unwrap_or_default();
@@ -190,23 +190,23 @@ impl Cause {
             Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_))
             | Self::Unreadable(_)
             | Self::Suppressed(_) => true,
-            Self::Embedded(rusqlite::Error::SqliteFailure(failure, _)) => {
+            Self::Rusqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
                 sqlite_blames_values(failure.extended_code)
             }
-            Self::Embedded(
+            Self::Rusqlite(
                 rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::InvalidColumnType(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..)
                 | rusqlite::Error::Utf8Error(..),
             ) => true,
             Self::Database(_)
-            | Self::Embedded(_)
-            | Self::Gone
+            | Self::Rusqlite(_)
+            | Self::ThreadEnded
             | Self::Deadline(_)
             | Self::Contended(_)
             | Self::Schema(_)
             | Self::Displaced(_)
-            | Self::Foreign { .. } => false,
+            | Self::OtherDatabase { .. } => false,
         }
     }
 
@@ -216,7 +216,7 @@ impl Cause {
             Self::Displaced(_) => {
                 Some("put the file back, or stop all workers, restore it as README.md describes, and start them")
             }
-            Self::Foreign { .. } => {
+            Self::OtherDatabase { .. } => {
                 Some("point DATABASE_URL at the former database, or restart one worker with --adopt-database")
             }
             _ => None,
@@ -225,7 +225,7 @@ impl Cause {
 
     /// Returns `true` if statements prepared before a change of the schema may be the reason: their
     /// result has another type, they are gone, or a dropped rule left them an empty plan.
-    pub(super) fn may_be_of_old_statements(&self) -> bool {
+    pub(super) fn may_be_stale_statement(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.try_downcast_ref::<PgDatabaseError>().is_some()
@@ -242,7 +242,7 @@ impl Cause {
     }
 
     /// Whether the database gave this transaction up for another's sake, so that it may be run again at once.
-    pub(super) fn lost_a_race(&self) -> bool {
+    pub(super) fn is_lost_race(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.try_downcast_ref::<PgDatabaseError>().is_some()
@@ -270,7 +270,7 @@ fn fails_within_function(sqlstate: &str) -> bool {
 
 /// By the server's function that raised the error: `RAISE` in a trigger, with an SQLSTATE of its
 /// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege.
-/// Class 40 asks for another run, which a trigger has had by then, see [`Cause::lost_a_race`].
+/// Class 40 asks for another run, which a trigger has had by then, see [`BackendError::is_lost_race`].
 fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
     const OUTAGES: [&str; 3] = ["53", "55", "57"];
     let outage = sqlstate.get(..2).is_some_and(|class| OUTAGES.contains(&class));
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outages_of_postgres_are_nobodys_fault() {
+    fn postgres_outages_blame_no_event() {
         let outages = [
             "08006", "08P01", "25006", "25P03", "28P01", "3D000", "40001", "40P01", "42501", "42P01", "53100",
             "53200", "53300", "55P03", "57014", "57P01", "57P03", "58030", "XX000", "XX001", "",
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn refusal_by_trigger_or_policy_is_told_from_an_outage() {
+    fn refusal_by_trigger_or_policy_is_no_outage() {
         for (code, routine, refused) in [
             ("42501", "ExecWithCheckOptions", true),
             ("42501", "aclcheck_error", false),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn outages_of_sqlite_are_nobodys_fault() {
+    fn sqlite_outages_blame_no_event() {
         // ERROR, PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, SCHEMA,
         // NOTADB; BUSY_RECOVERY, BUSY_SNAPSHOT, IOERR_FSYNC, READONLY_DBMOVED.
         for code in [1, 3, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 26, 261, 517, 1034, 1032] {
@@ -335,12 +335,12 @@ mod tests {
     }
 
     #[test]
-    fn what_never_reached_the_database_is_an_outage() {
+    fn failure_before_the_database_is_an_outage() {
         for error in [sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {
             assert!(matches!(StoreError::from(error), StoreError::Outage(_)));
         }
         let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
         assert!(matches!(StoreError::from(lost), StoreError::Outage(_)));
-        assert!(matches!(StoreError::from(Cause::Deadline(Duration::ZERO)), StoreError::Outage(_)));
+        assert!(matches!(StoreError::from(BackendError::Deadline(Duration::ZERO)), StoreError::Outage(_)));
     }
 }

@@ -10,16 +10,16 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// How long to wait for another worker's migration before reporting an outage.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Version, description, statements.
-type Step = (i64, &'static str, &'static str);
+type MigrationStep = (i64, &'static str, &'static str);
 
-pub(super) const SQLITE: [Step; 2] = [
+pub(super) const SQLITE: [MigrationStep; 2] = [
     (1, "tables", include_str!("../../migrations/sqlite/0001_tables.sql")),
     (2, "chat room optional", include_str!("../../migrations/sqlite/0002_chat_room_optional.sql")),
 ];
-pub(super) const POSTGRES: [Step; 2] = [
+pub(super) const POSTGRES: [MigrationStep; 2] = [
     (1, "tables", include_str!("../../migrations/postgres/0001_tables.sql")),
     (2, "chat room optional", include_str!("../../migrations/postgres/0002_chat_room_optional.sql")),
 ];
@@ -27,8 +27,8 @@ pub(super) const POSTGRES: [Step; 2] = [
 /// Reads the database's own UUID.
 pub(super) const DATABASE_ID: &str = "SELECT value FROM tributary_meta WHERE key = 'database_id'";
 
-pub(super) fn migrator(steps: &[Step]) -> Migrator {
-    let step = |(version, description, sql): &Step| {
+pub(super) fn migrator(steps: &[MigrationStep]) -> Migrator {
+    let step = |(version, description, sql): &MigrationStep| {
         let name = Cow::Borrowed(*description);
         Migration::new(*version, name, MigrationType::Simple, (*sql).into_sql_str(), false)
     };

@@ -5,30 +5,30 @@
 //! by the ledger's unique key alone, so redelivery, claim races and replays change nothing.
 
 mod batch;
-mod doubts;
+mod duplicate_hint;
 mod error;
-mod forget;
-mod held;
+mod ledger_retention;
+mod locked_rows;
 mod migrate;
 mod postgres;
 mod schema;
-mod sharing;
+mod transaction_scope;
 mod sqlite;
 mod writer;
 
 use std::time::Duration;
 
-pub use batch::Part;
-pub use error::{Cause, OpenError, StoreError};
-pub use forget::{LedgerKey, LedgerPage};
+pub use batch::PlatformEvents;
+pub use error::{BackendError, OpenError, StoreError};
+pub use ledger_retention::{LedgerKey, LedgerPage};
 pub use postgres::Postgres;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
 use shared::platform::Platform;
-pub use sharing::Sharing;
+pub use transaction_scope::TransactionScope;
 pub use sqlite::{Displaced, Sqlite};
 
-use crate::effects::{Applied, EventResult, Planned};
+use crate::effects::{Applied, EventResult, PlannedEvent};
 
 /// Bounds of the store; the defaults are for production.
 #[derive(Clone, Debug)]
@@ -113,9 +113,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Outage`] when they are not.
-    pub async fn look(&self) -> Result<(), StoreError> {
+    pub async fn check_identity(&self) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(store) => store.writer.look().await,
+            Self::Sqlite(store) => store.writer.check_identity().await,
             Self::Postgres(_) => Ok(()),
         }
     }
@@ -123,7 +123,7 @@ impl Store {
     /// Closes all connections. The last one of a SQLite database applies its write-ahead log and
     /// removes it. A displaced one leaves no log behind that SQLite would apply to another file.
     pub async fn close(&self) {
-        let _ = self.look().await;
+        let _ = self.check_identity().await;
         match self {
             Self::Sqlite(store) => {
                 store.close_readers().await;
@@ -136,10 +136,10 @@ impl Store {
     /// Reason why nothing is committed until an operator acts: the open database is not the session
     /// database.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
+    pub fn wrong_database(&self) -> Option<String> {
         match self {
-            Self::Sqlite(store) => store.writer.trouble(),
-            Self::Postgres(store) => store.writer.trouble(),
+            Self::Sqlite(store) => store.writer.wrong_database(),
+            Self::Postgres(store) => store.writer.wrong_database(),
         }
     }
 
@@ -157,19 +157,19 @@ impl Store {
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub async fn durable(&self) -> Result<bool, StoreError> {
+    pub async fn is_durable(&self) -> Result<bool, StoreError> {
         match self {
             Self::Sqlite(_) => Ok(true),
-            Self::Postgres(store) => store.durable().await,
+            Self::Postgres(store) => store.is_durable().await,
         }
     }
 
     /// Which platforms' events may share a transaction: of others, [`Self::apply_together`] gets one part at a time.
     #[must_use]
-    pub const fn sharing(&self) -> Sharing {
+    pub const fn transaction_scope(&self) -> TransactionScope {
         match self {
-            Self::Sqlite(store) => store.writer.sharing(),
-            Self::Postgres(store) => store.writer.sharing(),
+            Self::Sqlite(store) => store.writer.transaction_scope(),
+            Self::Postgres(store) => store.writer.transaction_scope(),
         }
     }
 
@@ -177,8 +177,8 @@ impl Store {
     ///
     /// # Errors
     /// As there.
-    pub async fn apply(&self, platform: &Platform, batch: &[Planned]) -> Result<Vec<Applied>, StoreError> {
-        let applied = self.apply_together(&[Part { platform, events: batch }]).await?;
+    pub async fn apply(&self, platform: &Platform, batch: &[PlannedEvent]) -> Result<Vec<Applied>, StoreError> {
+        let applied = self.apply_together(&[PlatformEvents { platform, events: batch }]).await?;
         Ok(applied.into_iter().flatten().collect())
     }
 
@@ -188,7 +188,7 @@ impl Store {
     /// # Errors
     /// Nothing of any part took effect, or (lost commit) applying it again finds out: [`StoreError::Outage`] where no
     /// event is to blame, [`StoreError::Rejected`] where one may be, of whichever part.
-    pub async fn apply_together(&self, parts: &[Part<'_>]) -> Result<Vec<Vec<Applied>>, StoreError> {
+    pub async fn apply_together(&self, parts: &[PlatformEvents<'_>]) -> Result<Vec<Vec<Applied>>, StoreError> {
         match self {
             Self::Sqlite(store) => store.writer.apply(parts).await,
             Self::Postgres(store) => store.writer.apply(parts).await,
@@ -208,7 +208,7 @@ impl Store {
             Self::Postgres(store) => store.result(platform, event_id).await?,
         };
         let result = text.map(|text| serde_json::from_str(&text)).transpose();
-        result.map_err(|_| Cause::Unreadable("result").into())
+        result.map_err(|_| BackendError::Unreadable("result").into())
     }
 
     /// A session's row as a JSON object: every documented column, times RFC 3339 with milliseconds.
@@ -223,6 +223,6 @@ impl Store {
             Self::Sqlite(store) => store.session(room_id).await?,
             Self::Postgres(store) => store.session(room_id).await?,
         };
-        text.map(RawValue::from_string).transpose().map_err(|_| Cause::Unreadable("session").into())
+        text.map(RawValue::from_string).transpose().map_err(|_| BackendError::Unreadable("session").into())
     }
 }

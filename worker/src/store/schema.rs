@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use rusqlite::Connection;
 
-use super::error::{Cause, OpenError};
+use super::error::{BackendError, OpenError};
 use super::migrate::SQLITE;
 
 /// Missing parts that one message names.
@@ -15,15 +15,15 @@ const MAX_NAMED: usize = 5;
 
 /// Tables with their columns, a pair for each column.
 #[derive(Debug)]
-pub(super) struct Needed {
+pub(super) struct RequiredSchema {
     pub(super) tables: Vec<String>,
     pub(super) columns: Vec<String>,
 }
 
 /// Everything that the migrations make.
-pub(super) fn needed() -> Result<&'static Needed, Cause> {
-    static NEEDED: OnceLock<Needed> = OnceLock::new();
-    if let Some(needed) = NEEDED.get() {
+pub(super) fn required() -> Result<&'static RequiredSchema, BackendError> {
+    static REQUIRED: OnceLock<RequiredSchema> = OnceLock::new();
+    if let Some(needed) = REQUIRED.get() {
         return Ok(needed);
     }
     let memory = Connection::open_in_memory()?;
@@ -31,12 +31,12 @@ pub(super) fn needed() -> Result<&'static Needed, Cause> {
         memory.execute_batch(sql)?;
     }
     let (tables, columns) = columns(&memory)?.into_iter().unzip();
-    Ok(NEEDED.get_or_init(|| Needed { tables, columns }))
+    Ok(REQUIRED.get_or_init(|| RequiredSchema { tables, columns }))
 }
 
 /// Names of the tables that the migrations make.
-pub(super) fn tables() -> Result<Vec<String>, Cause> {
-    let mut tables = needed()?.tables.clone();
+pub(super) fn tables() -> Result<Vec<String>, BackendError> {
+    let mut tables = required()?.tables.clone();
     tables.sort();
     tables.dedup();
     Ok(tables)
@@ -52,7 +52,7 @@ pub(super) fn columns(connection: &Connection) -> Result<Vec<(String, String)>, 
 }
 
 /// Fails where a table or column is missing: `(table, None)` or `(table, Some(column))`.
-pub(super) fn complete(missing: Vec<(String, Option<String>)>) -> Result<(), Cause> {
+pub(super) fn check_schema(missing: Vec<(String, Option<String>)>) -> Result<(), BackendError> {
     let mut named: Vec<String> = missing
         .into_iter()
         .map(|(table, column)| match column {
@@ -66,12 +66,12 @@ pub(super) fn complete(missing: Vec<(String, Option<String>)>) -> Result<(), Cau
 }
 
 /// Fails where the database user lacks a privilege: `(table, privilege)`.
-pub(super) fn permitted(lacking: Vec<(String, String)>) -> Result<(), Cause> {
+pub(super) fn check_privileges(lacking: Vec<(String, String)>) -> Result<(), BackendError> {
     let named = |(table, verb)| format!("the database user may not {verb} on table {table}; GRANT it");
     fail_if_any(lacking.into_iter().map(named).collect())
 }
 
-fn fail_if_any(mut named: Vec<String>) -> Result<(), Cause> {
+fn fail_if_any(mut named: Vec<String>) -> Result<(), BackendError> {
     if named.is_empty() {
         return Ok(());
     }
@@ -79,12 +79,12 @@ fn fail_if_any(mut named: Vec<String>) -> Result<(), Cause> {
         let more = named.split_off(MAX_NAMED).len();
         named.push(format!("and {more} more"));
     }
-    Err(Cause::Schema(named.join(", ")))
+    Err(BackendError::Schema(named.join(", ")))
 }
 
 /// Refuses a fresh database in which an application has tables of the same names. `own`: whether
 /// Tributary's migrations have run here before; `remedy`: where else to put its tables.
-pub(super) fn unclaimed(found: &[String], remedy: &str) -> Result<(), OpenError> {
+pub(super) fn check_unclaimed(found: &[String], remedy: &str) -> Result<(), OpenError> {
     const OWN: &str = "tributary_meta";
     if found.is_empty() || found.iter().any(|table| table == OWN) {
         return Ok(());
@@ -101,8 +101,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_migrations_say_what_is_needed() {
-        let needed = needed().unwrap();
+    fn required_schema_is_read_from_the_migrations() {
+        let needed = required().unwrap();
         let has = |table: &str, column: &str| {
             needed.tables.iter().zip(&needed.columns).any(|(t, c)| t == table && c == column)
         };
@@ -136,24 +136,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
-        assert!(complete(Vec::new()).is_ok());
+    fn missing_parts_of_the_schema_are_named() {
+        assert!(check_schema(Vec::new()).is_ok());
         let column = |column: &str| ("sessions".to_owned(), Some(column.to_owned()));
-        let error = complete(vec![column("title"), ("jobs".to_owned(), None), ("jobs".to_owned(), None)]);
+        let error = check_schema(vec![column("title"), ("jobs".to_owned(), None), ("jobs".to_owned(), None)]);
         assert_eq!(
             error.unwrap_err().to_string(),
             "the schema is not complete: the table sessions has no column title, there is no table jobs"
         );
-        let error = complete(["a", "b", "c", "d", "e", "f", "g"].map(column).to_vec()).unwrap_err();
+        let error = check_schema(["a", "b", "c", "d", "e", "f", "g"].map(column).to_vec()).unwrap_err();
         assert!(error.to_string().ends_with("has no column e, and 2 more"), "{error}");
     }
 
     #[test]
     fn tables_of_an_application_are_refused() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert!(unclaimed(&[], "").is_ok());
-        assert!(unclaimed(&names(&["sessions", "tributary_meta"]), "").is_ok());
-        let error = unclaimed(&names(&["jobs", "sessions"]), "move").unwrap_err().to_string();
+        assert!(check_unclaimed(&[], "").is_ok());
+        assert!(check_unclaimed(&names(&["sessions", "tributary_meta"]), "").is_ok());
+        let error = check_unclaimed(&names(&["jobs", "sessions"]), "move").unwrap_err().to_string();
         let expected = "DATABASE_URL: the database already has the tables jobs, sessions, which Tributary did \
                         not make; move";
         assert_eq!(error, expected);

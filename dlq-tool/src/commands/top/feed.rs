@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, Entry, Queue, Replayed};
+use shared::queue::{DeadLetter, StreamEntry, Queue, Replayed};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -169,7 +169,7 @@ impl Source {
         let mut told = Instant::now();
         loop {
             let begun = Instant::now();
-            let seen = self.queue.census(&keys, after, last, size.entries()).await?;
+            let seen = self.queue.dead_letter_stats(&keys, after, last, size.entries()).await?;
             if after.is_none() {
                 (reasons.total, last) = (seen.length, seen.last);
             }
@@ -219,7 +219,7 @@ impl Source {
             let entries = self.queue.newest_dead_letters(&keys, before, size.entries()).await?;
             let ended = entries.len() < size.entries();
             looked_at += entries.len();
-            size.learn(entries.len(), entries.iter().map(Entry::weight).sum());
+            size.learn(entries.len(), entries.iter().map(StreamEntry::weight).sum());
             before = entries.last().map(|entry| entry.id);
             let letters = entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry));
             items.extend(letters.filter(|letter| filter.matches(letter)).map(|letter| Item::from(&letter)));

@@ -39,7 +39,7 @@ pub(super) fn on_a_terminal() -> Result<(), Failure> {
 pub(super) async fn run(session: &mut Session, args: TopArgs) -> Result<Outcome, Failure> {
     // Before the screen is taken over, so that what is wrong can be read.
     session.queue.now().await?;
-    let stop = shared::shutdown::on_signals()?;
+    let stop = shared::shutdown::shutdown_token()?;
     let mut app = App::new(session.address.clone(), session.screen.is_colored());
     let ended = CancellationToken::new();
     // Restores the terminal on a panic, too.

@@ -73,7 +73,7 @@ impl From<&DeadLetter> for Item {
             code: text(&letter.error_code),
             kind: text(&letter.event_type),
             event_id: text(&letter.event_id),
-            died_at: letter.died_at(),
+            died_at: letter.dead_lettered_at(),
         }
     }
 }

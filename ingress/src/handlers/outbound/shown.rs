@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use shared::clock;
-use shared::outbound::{Destination, DestinationName, Format};
-use shared::queue::{DestinationState, Fault, Queue, QueueBindings};
+use shared::outbound::{Destination, DestinationName, PayloadFormat};
+use shared::queue::{DestinationState, CallError, Queue, QueueBindings};
 use utoipa::ToSchema;
 
 use crate::error::Error;
@@ -32,7 +32,7 @@ pub(crate) struct Shown {
     host: String,
     /// `standard`, `slack` or `discord`.
     #[schema(value_type = String)]
-    format: Format,
+    format: PayloadFormat,
     /// Events it asked for.
     events: Vec<String>,
     /// True: it is held back, and its deliveries are kept.
@@ -111,7 +111,7 @@ pub(super) async fn shown(
         for name in others.chain([home]) {
             sums.add(queue, name).await?;
         }
-        Ok::<_, Fault>((state, sums))
+        Ok::<_, CallError>((state, sums))
     };
     let (state, sums) = all.await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
     let DestinationState { overflow, overflow_first, overflow_last, .. } = &state;
@@ -121,7 +121,7 @@ pub(super) async fn shown(
         host: one.url.host_str().unwrap_or_default().to_owned(),
         format: one.format,
         events: one.subscription.patterns().into_iter().map(str::to_owned).collect(),
-        paused: one.sealed || state.paused.unwrap_or(one.paused),
+        paused: one.secret_unreadable || state.paused.unwrap_or(one.paused),
         gone: state.gone,
         busy_until: state.busy_until.filter(|until| *until > clock::now_ms()).map(clock::rfc3339),
         busy_since: state.busy_since.map(clock::rfc3339),
@@ -151,7 +151,7 @@ struct Sums {
 }
 
 impl Sums {
-    async fn add(&mut self, queue: &Queue, name: &DestinationName) -> Result<(), Fault> {
+    async fn add(&mut self, queue: &Queue, name: &DestinationName) -> Result<(), CallError> {
         let keys = queue.layout().destination(name).queue;
         let (depth, counters) = (queue.depth(&keys).await?, queue.counters(&keys).await?);
         let counted = |name: &str| counters.get(name).copied().unwrap_or(0);
@@ -186,7 +186,7 @@ pub(super) async fn parked(queue: &Queue, bindings: &QueueBindings) -> Result<Ve
                 });
             }
         }
-        Ok::<_, Fault>(parked)
+        Ok::<_, CallError>(parked)
     };
     all.await.map_err(|fault| Error::from(Lost::NotRun(fault)))
 }

@@ -181,7 +181,7 @@ async fn what_waits_during_a_call_goes_into_the_next_one() {
             true
         }
 
-        async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+        async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
             self.begun.notify_one();
             self.go_on.notified().await;
             self.memory.enqueue(shares).await
@@ -231,10 +231,10 @@ async fn every_event_gets_the_outcome_of_its_position() {
 }
 
 /// How a call is answered.
-type Answering = fn() -> Result<Vec<Enqueued>, Fault>;
+type Answering = fn() -> Result<Vec<Enqueued>, CallError>;
 
 /// Decided by what the event is called.
-fn as_called(events: &[&NewEvent]) -> Result<Vec<Enqueued>, Fault> {
+fn as_called(events: &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> {
     let outcome = |event: &&NewEvent| match event.event_id.as_str() {
         "seen" => Enqueued::Duplicate,
         "full" => Enqueued::Overloaded,
@@ -258,7 +258,7 @@ async fn every_event_of_a_shared_call_gets_the_outcome_of_its_position() {
 #[tokio::test]
 async fn what_happens_to_a_shared_call_happens_to_all_of_it() {
     let answers: [Answering; 3] =
-        [|| Err(Fault::NotRun(fault())), || Err(Fault::Unknown(fault())), || Ok(vec![Enqueued::Accepted; 2])];
+        [|| Err(CallError::NotRun(fault())), || Err(CallError::Unknown(fault())), || Ok(vec![Enqueued::Accepted; 2])];
     for answer in answers {
         let of_mux = move |target: &Target, events: &[&NewEvent]| match target.platform.name.as_str() {
             "mux" => answer(),
@@ -269,8 +269,8 @@ async fn what_happens_to_a_shared_call_happens_to_all_of_it() {
         let (mux, acme) = (target("mux"), target("acme"));
         let outcomes = all(&batcher, &[(&acme, "1"), (&mux, "2"), (&acme, "3")]).await;
         let as_expected = |outcome: &Result<Enqueued, Lost>| match answer() {
-            Err(Fault::NotRun(_)) => matches!(outcome, Err(Lost::NotRun(_))),
-            Err(Fault::Unknown(_)) => matches!(outcome, Err(Lost::Unknown(Some(_)))),
+            Err(CallError::NotRun(_)) => matches!(outcome, Err(Lost::NotRun(_))),
+            Err(CallError::Unknown(_)) => matches!(outcome, Err(Lost::Unknown(Some(_)))),
             Ok(_) => matches!(outcome, Err(Lost::Unknown(None))),
         };
         assert!(outcomes.iter().all(as_expected), "{outcomes:?}");
@@ -280,8 +280,8 @@ async fn what_happens_to_a_shared_call_happens_to_all_of_it() {
 #[tokio::test]
 async fn one_platforms_failing_call_harms_no_others() {
     let memory = Memory::answering(|target, events| match target.platform.name.as_str() {
-        "mux" => Err(Fault::NotRun(fault())),
-        "busy" => Err(Fault::Unknown(fault())),
+        "mux" => Err(CallError::NotRun(fault())),
+        "busy" => Err(CallError::Unknown(fault())),
         _ => Ok(vec![Enqueued::Accepted; events.len()]),
     });
     let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
@@ -312,7 +312,7 @@ async fn a_call_that_never_ends_is_an_unknown_outcome() {
             true
         }
 
-        async fn enqueue(&self, _: &[Share<'_>]) -> Result<Vec<Enqueued>, Fault> {
+        async fn enqueue(&self, _: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
             std::future::pending().await
         }
     }

@@ -5,7 +5,7 @@
 //! one call to the queue.
 
 use bytes::Bytes;
-use shared::json::{Document, Node, Value};
+use shared::json::{Document, JsonNode, Value};
 use shared::platform::{PayloadError, Pointer};
 use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 
@@ -64,7 +64,7 @@ pub(super) fn elements<'p>(
     if items.len() > MAX_BATCH_EVENTS || bytes > MAX_BATCH_BYTES {
         return Err(InvalidPayload::LargeBatch(place(list)));
     }
-    let one = |(index, item): (usize, &Node<'_>)| {
+    let one = |(index, item): (usize, &JsonNode<'_>)| {
         let element = Element { list, index };
         if !matches!(item.value(), Value::Object(_)) {
             return Err(InvalidPayload::NoObject(format!("{list}/{index}")));
@@ -75,7 +75,7 @@ pub(super) fn elements<'p>(
 }
 
 /// What stands before and behind `node`, whose text is a part of `body`.
-fn around<'b>(node: &Node<'_>, body: &'b [u8]) -> (&'b [u8], &'b [u8]) {
+fn around<'b>(node: &JsonNode<'_>, body: &'b [u8]) -> (&'b [u8], &'b [u8]) {
     let begin = (node.raw().as_ptr() as usize).saturating_sub(body.as_ptr() as usize);
     let end = begin + node.raw().len();
     (body.get(..begin).unwrap_or_default(), body.get(end..).unwrap_or_default())

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shared::event::{NewEvent, in_hex, marker_digest};
+use shared::event::{NewEvent, to_hex, marker_digest};
 use shared::json::{self, Document};
 use shared::platform::Platform;
 use shared::signature::Verified;
@@ -53,5 +53,5 @@ fn bytes_hash(platform: &Platform, body: &[u8]) -> String {
     hash.update((platform.name.as_str().len() as u64).to_be_bytes());
     hash.update(platform.name.as_str());
     hash.update(body);
-    in_hex(&hash.finalize())
+    to_hex(&hash.finalize())
 }

@@ -20,7 +20,7 @@ use secrecy::SecretString;
 use shared::metrics::WaiterMetrics;
 use shared::platform::LONGEST_WAIT;
 use shared::queue::keys::reply_channel;
-use shared::queue::{FAILURE_PAUSE, Heard, InvalidTarget, Outcome, Queue, Reply, Subscription};
+use shared::queue::{FAILURE_PAUSE, SubscriptionEvent, RedisUrlError, ReplyOutcome, Queue, EventReply, ChannelSubscription};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -63,7 +63,7 @@ struct Seat {
     number: u64,
     target: Arc<Target>,
     /// Nothing once it was told.
-    tell: Option<oneshot::Sender<Outcome>>,
+    tell: Option<oneshot::Sender<ReplyOutcome>>,
 }
 
 /// A request's place among those who wait, given up when it is dropped.
@@ -72,7 +72,7 @@ pub(crate) struct Waiter {
     target: Arc<Target>,
     event_id: String,
     number: u64,
-    told: oneshot::Receiver<Outcome>,
+    told: oneshot::Receiver<ReplyOutcome>,
     until: Instant,
     wait: Duration,
 }
@@ -99,12 +99,12 @@ impl Waiters {
         url: &SecretString,
         cluster: bool,
         stop: CancellationToken,
-    ) -> Result<(), InvalidTarget> {
-        let subscription = Subscription::new(url, cluster, self.room.channel.clone())?;
+    ) -> Result<(), RedisUrlError> {
+        let subscription = ChannelSubscription::new(url, cluster, self.room.channel.clone())?;
         let room = Arc::clone(&self.room);
         tokio::spawn(subscription.run(stop, move |heard| match heard {
-            Heard::Listening => drop(tokio::spawn(Arc::clone(&room).catch_up())),
-            Heard::Message(text) => match Reply::decode(&text) {
+            SubscriptionEvent::Listening => drop(tokio::spawn(Arc::clone(&room).catch_up())),
+            SubscriptionEvent::Message(text) => match EventReply::decode(&text) {
                 Ok(reply) => room.tell(reply),
                 Err(error) => tracing::warn!(%error, "something else than a result was published to this replica"),
             },
@@ -135,7 +135,7 @@ impl Waiters {
 
     /// What would have been published.
     #[cfg(test)]
-    pub(crate) fn tell(&self, reply: Reply) {
+    pub(crate) fn tell(&self, reply: EventReply) {
         self.room.tell(reply);
     }
 
@@ -176,7 +176,7 @@ impl Room {
     }
 
     /// Tells everybody who waits for this event. They leave their seats themselves.
-    fn tell(&self, reply: Reply) {
+    fn tell(&self, reply: EventReply) {
         let mut seats = self.seats();
         let Some(waiting) = seats.by_event.get_mut(&key(&reply.platform, &reply.event_id)) else { return };
         for tell in waiting.iter_mut().filter_map(|seat| seat.tell.take()) {
@@ -200,7 +200,7 @@ impl Room {
 
     /// The result of an event, if one is kept. Asks until Redis answers: a connection that Redis's restart has left
     /// behind fails once before there is a new one.
-    async fn stored(&self, target: &Target, event_id: &str) -> Option<Reply> {
+    async fn stored(&self, target: &Target, event_id: &str) -> Option<EventReply> {
         loop {
             match self.queue.stored_reply(&target.queue, event_id).await {
                 Ok(stored) => return stored,
@@ -242,7 +242,7 @@ impl Waiter {
     }
 
     /// Waits for what becomes of the event. `None`: it is not known in time, or this replica stops.
-    pub(crate) async fn outcome(&mut self) -> Option<Outcome> {
+    pub(crate) async fn outcome(&mut self) -> Option<ReplyOutcome> {
         tokio::select! {
             biased;
             told = &mut self.told => told.ok(),
@@ -252,7 +252,7 @@ impl Waiter {
     }
 
     /// What became of the event, if it was waited for before and is still kept.
-    pub(crate) async fn stored(&self) -> Option<Outcome> {
+    pub(crate) async fn stored(&self) -> Option<ReplyOutcome> {
         let look = self.room.stored(&self.target, &self.event_id);
         timeout(LAST_LOOK, look).await.ok().flatten().map(|reply| reply.outcome)
     }

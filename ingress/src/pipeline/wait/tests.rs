@@ -57,15 +57,15 @@ impl Fixture {
     }
 
     /// Tells who waits for the `n`-th queued event.
-    async fn tell(&self, platform: &str, n: usize, outcome: Outcome) {
+    async fn tell(&self, platform: &str, n: usize, outcome: ReplyOutcome) {
         self.queued(n + 1).await;
         let event_id = self.memory.events()[n].event_id.clone();
-        self.waiters().tell(Reply { platform: platform.to_owned(), event_id, outcome });
+        self.waiters().tell(EventReply { platform: platform.to_owned(), event_id, outcome });
     }
 }
 
-fn done() -> Outcome {
-    Outcome::Processed(serde_json::value::to_raw_value(&json!({"action": "recorded", "room_id": null})).unwrap())
+fn done() -> ReplyOutcome {
+    ReplyOutcome::Processed(serde_json::value::to_raw_value(&json!({"action": "recorded", "room_id": null})).unwrap())
 }
 
 #[actix_web::test]
@@ -90,7 +90,7 @@ async fn no_result_is_too_early() {
     let fixture = Fixture::over(Memory::answering(move |target, events| {
         for event in events {
             let (platform, event_id) = (target.platform.name.to_string(), event.event_id.clone());
-            told.get().unwrap().tell(Reply { platform, event_id, outcome: done() });
+            told.get().unwrap().tell(EventReply { platform, event_id, outcome: done() });
         }
         Ok(vec![Enqueued::Accepted; events.len()])
     }));
@@ -103,7 +103,7 @@ async fn no_result_is_too_early() {
 async fn a_dead_letter_is_told_with_its_id() {
     let fixture = Fixture::new();
     let asked = fixture.seen(request("acme", 0, Some("wait=20")));
-    let dead = Outcome::Dead("store_rejected".to_owned());
+    let dead = ReplyOutcome::Dead("store_rejected".to_owned());
     let ((status, applied, mut body), ()) = tokio::join!(asked, fixture.tell("acme", 0, dead));
     let erresid = body["erresid"].take();
     assert_eq!(erresid.as_str().map(str::len), Some(12));

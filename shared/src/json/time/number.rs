@@ -7,7 +7,7 @@ use crate::event::{EventTime, Millis};
 
 /// First number of seconds that is a time since the epoch, in March 1973. The numbers below it are
 /// years, dates, counters and ids.
-const FIRST: u128 = 100_000_000;
+const MIN_EPOCH_SECONDS: u128 = 100_000_000;
 
 /// Units of a time in numbers: where the unit's range ends, and its power of ten in ms.
 const UNITS: [(u128, i32); 4] = [
@@ -72,7 +72,7 @@ fn portion(fraction: &str, unit: Millis) -> Millis {
 }
 
 fn since_epoch(mantissa: u128, exponent: i32) -> Option<Millis> {
-    let whole = shift(mantissa, exponent).filter(|whole| *whole >= FIRST)?;
+    let whole = shift(mantissa, exponent).filter(|whole| *whole >= MIN_EPOCH_SECONDS)?;
     let (_, to_ms) = UNITS.into_iter().find(|(end, _)| whole < *end)?;
     Millis::try_from(shift(mantissa, exponent.checked_add(to_ms)?)?).ok()
 }

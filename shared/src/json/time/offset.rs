@@ -20,7 +20,7 @@ pub struct UtcOffset {
     "must be \"UTC\" or an offset such as \"+02:00\" or \"-0530\"; instead of a zone's name, give \
      its offset"
 )]
-pub struct InvalidOffset;
+pub struct UtcOffsetError;
 
 impl UtcOffset {
     /// UTC itself.
@@ -61,13 +61,13 @@ impl UtcOffset {
 }
 
 impl FromStr for UtcOffset {
-    type Err = InvalidOffset;
+    type Err = UtcOffsetError;
 
     /// Parses `UTC`, or an offset of hours and minutes.
-    fn from_str(text: &str) -> Result<Self, InvalidOffset> {
+    fn from_str(text: &str) -> Result<Self, UtcOffsetError> {
         match text {
             "UTC" => Ok(Self::UTC),
-            _ => Self::parse(text).filter(|_| text.len() >= "+0000".len()).ok_or(InvalidOffset),
+            _ => Self::parse(text).filter(|_| text.len() >= "+0000".len()).ok_or(UtcOffsetError),
         }
     }
 }
@@ -108,7 +108,7 @@ mod tests {
             "+\u{e9}200",
             "+002:00",
         ] {
-            assert_eq!(text.parse::<UtcOffset>(), Err(InvalidOffset), "{text}");
+            assert_eq!(text.parse::<UtcOffset>(), Err(UtcOffsetError), "{text}");
         }
     }
 }

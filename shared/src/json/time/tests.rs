@@ -334,7 +334,7 @@ fn first_usable_value_of_several_is_the_time() {
 
 proptest! {
     #[test]
-    fn any_text_is_a_storable_time_or_none(
+    fn time_of_any_text_is_storable_or_none(
         text in "\\PC{0,40}|[0-9]{1,40}(\\.[0-9]{0,12})?([eE][-+]?[0-9]{1,12})?|[0-9]{4}[-/]?[0-9]{2}[-/]?[0-9]{2}[T ]?[0-9:.,]{0,12}[ ]?[-+Z0-9: A-Z]{0,8}",
     ) {
         if let EventTime::Known(at) = read_text(&text, UtcOffset::UTC) {
@@ -343,7 +343,7 @@ proptest! {
     }
 
     #[test]
-    fn each_spelling_of_a_moment_is_the_same_time(ms in 220_000_000_000_i64..=4_000_000_000_000, below in 0_u32..1_000_000) {
+    fn spellings_of_a_moment_are_the_same_time(ms in 220_000_000_000_i64..=4_000_000_000_000, below in 0_u32..1_000_000) {
         let (seconds, fraction) = (ms / 1000, ms % 1000);
         for text in [
             format!("{ms}"),

@@ -27,7 +27,7 @@ const UTC_NAMES: [&str; 5] = ["UTC", "GMT", "UT", "Z", "z"];
 
 /// Time of day, as written.
 #[derive(Clone, Copy)]
-pub(super) enum Clock {
+pub(super) enum ClockTime {
     At(Time),
     /// 24:00, the midnight at the end of the day.
     EndOfDay,
@@ -85,7 +85,7 @@ pub(super) fn digits(text: &str) -> Option<i16> {
 }
 
 /// `h:mm`, `hh`, `hhmm` and longer forms, with a fraction that is cut to ns.
-pub(super) fn time_of_day(text: &str) -> Option<Clock> {
+pub(super) fn time_of_day(text: &str) -> Option<ClockTime> {
     let (whole, fraction) = text.split_once(['.', ',']).unwrap_or((text, ""));
     let padding = if whole.as_bytes().get(1) == Some(&b':') { "0" } else { "" };
     let is_end = whole.starts_with("24");
@@ -94,8 +94,8 @@ pub(super) fn time_of_day(text: &str) -> Option<Clock> {
     let dot = if fraction.is_empty() { "" } else { "." };
     let time: Time = format!("T{padding}{whole}{dot}{fraction}").parse().ok()?;
     match is_end {
-        true => (time == Time::midnight()).then_some(Clock::EndOfDay),
-        false => Some(Clock::At(time)),
+        true => (time == Time::midnight()).then_some(ClockTime::EndOfDay),
+        false => Some(ClockTime::At(time)),
     }
 }
 

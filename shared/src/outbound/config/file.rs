@@ -9,19 +9,19 @@ use toml::{Table, Value};
 
 use super::super::address::AllowPrivate;
 use super::super::destination::{
-    DeliveryLimit, Destination, DestinationName, Format, PreviousSecret, Subscription,
+    DeliveryLimit, Destination, DestinationName, PayloadFormat, PreviousSecret, EventFilter,
 };
-use super::super::headers::Source;
-use super::{Defaults, destination_url, header, signing_key, signing_remark};
+use super::super::headers::SourceName;
+use super::{DestinationDefaults, destination_url, header, signing_key, signing_warning};
 use crate::config::{Env, SecretText};
 use crate::platform::definition::{Report, Section, child, duration, secret_ref};
 use crate::platform::{PlatformName, SecretRef};
 
 /// Lays what the file says over `destinations`. A file that cannot be read is the registry's problem.
-pub(super) fn lay_over(
+pub(super) fn apply_file(
     destinations: &mut Vec<Destination>,
     path: &Path,
-    defaults: &Defaults,
+    defaults: &DestinationDefaults,
     env: &Env,
     secrets: bool,
 ) {
@@ -30,7 +30,7 @@ pub(super) fn lay_over(
     match table.get("destinations") {
         None => {}
         Some(Value::Table(tables)) => {
-            let reader = Reader { report: &report, folder: path.parent(), defaults, env, secrets };
+            let reader = DestinationReader { report: &report, folder: path.parent(), defaults, env, secrets };
             for (name, value) in tables {
                 reader.one(destinations, name, value);
             }
@@ -40,22 +40,22 @@ pub(super) fn lay_over(
     report.into_problems().into_iter().for_each(|problem| env.problem(&problem.name, problem.reason));
 }
 
-struct Reader<'a> {
+struct DestinationReader<'a> {
     report: &'a Report,
     folder: Option<&'a Path>,
-    defaults: &'a Defaults,
+    defaults: &'a DestinationDefaults,
     env: &'a Env,
     secrets: bool,
 }
 
-impl Reader<'_> {
+impl DestinationReader<'_> {
     fn one(&self, destinations: &mut Vec<Destination>, name: &str, value: &Value) {
         let key = child("destinations", name);
         let name = match DestinationName::new(name) {
             Ok(name) => name,
             Err(reason) => return self.report.add(&key, reason.to_string()),
         };
-        if name.is_of_registered() {
+        if name.is_for_registered_platform() {
             // Two would share its queue, and each get what is meant for the other.
             return self
                 .report
@@ -100,13 +100,13 @@ impl Reader<'_> {
     }
 
     fn terms(&self, mut made: Destination, mut section: Section<'_>) -> Destination {
-        if let Some(name) = section.word("source", Source::new) {
+        if let Some(name) = section.word("source", SourceName::new) {
             made.source = name;
         }
         let events = section.words("events", pattern);
         let platforms = section.word("platform", PlatformName::new);
         if events.is_some() || platforms.is_some() {
-            made.subscription = Subscription::new(events.or_else(|| made.subscription.events()), platforms);
+            made.subscription = EventFilter::new(events.or_else(|| made.subscription.events()), platforms);
         }
         if let Some(secret) = self.secret(&mut section, "secret") {
             made.secret = Some(secret);
@@ -185,7 +185,7 @@ impl Reader<'_> {
         let text = section.text(key)?;
         let resolved = secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));
         let text = resolved.map_err(|reason| section.problem(key, reason)).ok()??;
-        if let Some(remark) = signing_remark(&text) {
+        if let Some(remark) = signing_warning(&text) {
             self.env.warn(&child(section.path(), key), remark);
         }
         signing_key(&text).map_err(|reason| section.problem(key, reason)).ok()
@@ -226,11 +226,11 @@ fn pattern(text: &str) -> Result<String, &'static str> {
     if fits { Ok(text.to_owned()) } else { Err("must be an event type, in which * stands for any text") }
 }
 
-fn format(text: &str) -> Result<Format, &'static str> {
+fn format(text: &str) -> Result<PayloadFormat, &'static str> {
     match text {
-        "standard" => Ok(Format::Standard),
-        "slack" => Ok(Format::Slack),
-        "discord" => Ok(Format::Discord),
+        "standard" => Ok(PayloadFormat::Standard),
+        "slack" => Ok(PayloadFormat::Slack),
+        "discord" => Ok(PayloadFormat::Discord),
         _ => Err("must be standard, slack or discord"),
     }
 }

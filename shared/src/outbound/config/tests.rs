@@ -8,7 +8,7 @@ fn env(pairs: &[(&str, &str)]) -> Env {
     Env::from_pairs(pairs.iter().copied())
 }
 
-fn loaded(pairs: &[(&str, &str)], file: Option<&str>) -> Result<Configured, Vec<String>> {
+fn loaded(pairs: &[(&str, &str)], file: Option<&str>) -> Result<OutboundConfig, Vec<String>> {
     let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
     if let Some(text) = file {
         std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -20,12 +20,12 @@ fn loaded(pairs: &[(&str, &str)], file: Option<&str>) -> Result<Configured, Vec<
     env.finish().map(|()| loaded).map_err(|problems| problems.iter().map(shown).collect())
 }
 
-fn names(configured: &Configured) -> Vec<&str> {
+fn names(configured: &OutboundConfig) -> Vec<&str> {
     configured.destinations.iter().map(|one| one.name.as_str()).collect()
 }
 
 #[test]
-fn nothing_set_means_no_destination() {
+fn config_without_variables_has_no_destination() {
     assert!(loaded(&[], None).unwrap().destinations.is_empty());
 }
 
@@ -41,7 +41,7 @@ fn variables_make_destinations_with_the_documented_defaults() {
     .unwrap();
     assert_eq!(names(&configured), ["webhook_1", "webhook_2", "discord"]);
     let [first, slack, discord] = configured.destinations.as_slice() else { unreachable!() };
-    assert_eq!((first.format, slack.format, discord.format), (Format::Standard, Format::Slack, Format::Discord));
+    assert_eq!((first.format, slack.format, discord.format), (PayloadFormat::Standard, PayloadFormat::Slack, PayloadFormat::Discord));
     assert_eq!(first.timeout, Duration::from_secs(10));
     assert_eq!((first.max_attempts, first.retry_delay), (4, Duration::from_secs(1)));
     assert_eq!(first.max_retry_delay, Duration::from_secs(30));
@@ -52,7 +52,7 @@ fn variables_make_destinations_with_the_documented_defaults() {
 }
 
 #[test]
-fn every_variable_is_read() {
+fn destinations_read_every_variable() {
     let configured = loaded(
         &[
             ("WEBHOOK_URLS", "http://10.0.0.5/x"),
@@ -123,7 +123,7 @@ fn previous_secret_ends_at_its_time() {
 }
 
 #[test]
-fn the_file_lies_over_the_variables() {
+fn file_overrides_the_variables() {
     let file = r#"
         [destinations.webhook_1]
         events = ["chat.*"]
@@ -159,7 +159,7 @@ fn the_file_lies_over_the_variables() {
     let [crm, discord, first, second] = configured.destinations.as_slice() else { unreachable!() };
     assert_eq!((first.subscription.patterns(), first.paused), (vec!["chat.*"], true));
     assert_eq!((second.subscription.patterns(), second.paused), (vec!["*"], false));
-    assert_eq!((discord.format, discord.mention.as_deref()), (Format::Discord, Some("everyone")));
+    assert_eq!((discord.format, discord.mention.as_deref()), (PayloadFormat::Discord, Some("everyone")));
     assert_eq!((crm.max_attempts, crm.max_backlog, crm.timeout.as_secs()), (10, 50, 3));
     let headers: Vec<_> = crm.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
     assert_eq!(headers, [("X-A", "1"), ("Authorization", "Bearer b")]);
@@ -168,7 +168,7 @@ fn the_file_lies_over_the_variables() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_and_never_a_value() {
+fn destination_problems_are_reported_at_once_without_values() {
     let file = r#"
         [destinations.a]
         url = "ftp://nonsense-5ecret"
@@ -220,7 +220,7 @@ fn all_problems_are_told_at_once_and_never_a_value() {
 }
 
 #[test]
-fn url_with_a_break_inside_is_refused_by_its_place() {
+fn url_with_a_break_inside_is_refused_by_its_position() {
     let why = "holds a blank, line break or invisible character; several URLs are separated by commas";
     for (list, entry) in [
         ("https://a.example/1\nhttps://a.example/2", "webhook_1"),
@@ -258,7 +258,7 @@ fn urls_may_have_blanks_and_quotes_around_them() {
 fn signing_secret_in_surroundings_is_kept_and_named() {
     let read = |secret: &str| {
         let env = env(&[("WEBHOOK_SECRET_KEY", secret)]);
-        let key = Defaults::read(&env).secret.map(|key| key.expose_secret().to_owned());
+        let key = DestinationDefaults::read(&env).secret.map(|key| key.expose_secret().to_owned());
         env.finish().unwrap();
         (key, env.warnings().into_iter().map(|warning| warning.to_string()).collect::<Vec<_>>())
     };
@@ -274,7 +274,7 @@ fn signing_secret_in_surroundings_is_kept_and_named() {
 }
 
 #[test]
-fn who_delivers_nothing_needs_no_secrets() {
+fn process_without_deliveries_needs_no_secrets() {
     let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
     let text = "[destinations.c]\nurl = \"https://c.example\"\nsecret = \"env:MISSING\"\n[destinations.d]\nurl = \"env:MISSING\"\n";
     std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
@@ -286,7 +286,7 @@ fn who_delivers_nothing_needs_no_secrets() {
 }
 
 #[test]
-fn a_registered_platform_has_a_destination_of_its_own() {
+fn registered_platform_has_its_own_destination() {
     let configured = loaded(&[("WEBHOOK_HEADERS", "Authorization:mine")], None).unwrap();
     let acme = PlatformName::new("acme").unwrap();
     let url = destination_url("https://acme.example/back").unwrap();
@@ -300,18 +300,18 @@ fn a_registered_platform_has_a_destination_of_its_own() {
 
 /// Its queue would be shared by two, and each would be sent what is meant for the other.
 #[test]
-fn no_configured_destination_has_the_name_of_a_registered_one() {
+fn configured_destination_cannot_have_a_registered_name() {
     let file = "[destinations.platform_acme]\nurl = 'https://example.com/'\n";
     let problems = loaded(&[], Some(file)).unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].contains("destinations.platform_acme: must not begin with platform_"), "{problems:?}");
-    let acme = DestinationName::of_registered(&PlatformName::new("acme").unwrap()).unwrap();
-    assert!(acme.as_str() == "platform_acme" && acme.is_of_registered());
+    let acme = DestinationName::for_registered_platform(&PlatformName::new("acme").unwrap()).unwrap();
+    assert!(acme.as_str() == "platform_acme" && acme.is_for_registered_platform());
 }
 
 /// Every key that it explains, and nothing else.
 #[test]
-fn the_example_file_loads() {
+fn example_file_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     let all: String = text.lines().map(|line| format!("{}\n", line.strip_prefix("#~ ").unwrap_or(line))).collect();

@@ -6,13 +6,13 @@
 use serde_json::{Value, json};
 use url::form_urlencoded::byte_serialize;
 
-use super::message::{FactValue, Message, Mood, cut};
+use super::message::{FactValue, Message, Severity, cut};
 
 /// Discord's limits, in characters: 256 of a title, 1,024 of a field, 25 fields, 2,000 of the content, 6,000 in all.
 const MAX_TITLE: usize = 250;
 const MAX_FIELD: usize = 1_000;
 const MAX_CONTENT: usize = 1_900;
-const MAX_ALL: usize = 5_500;
+const MAX_TOTAL: usize = 5_500;
 /// Longest address to watch at; with a longer one there is no announcement.
 const MAX_URL: usize = 1_500;
 /// The event that a stream went live with.
@@ -29,12 +29,12 @@ pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&
             FactValue::Link(link) => link.clone(),
         };
         all += fact.name.len() + value.chars().count();
-        if all > MAX_ALL {
+        if all > MAX_TOTAL {
             break;
         }
         fields.push(json!({"name": fact.name, "value": value, "inline": value.chars().count() <= 40}));
     }
-    let mut embed = json!({"title": title, "color": colour(message.mood), "fields": fields});
+    let mut embed = json!({"title": title, "color": colour(message.severity), "fields": fields});
     if let Some(timestamp) = &message.timestamp {
         embed["timestamp"] = Value::from(timestamp.as_str());
     }
@@ -71,12 +71,12 @@ fn live(message: &Message, mention: Option<&str>, watch_url: Option<&str>) -> (O
     (Some(format!("{mention} {name} is now live! Watch at: {url}")), allowed)
 }
 
-const fn colour(mood: Mood) -> u32 {
-    match mood {
-        Mood::Good => 0x002e_a44f,
-        Mood::Bad => 0x00d7_3a49,
-        Mood::Warning => 0x00db_ab09,
-        Mood::Plain => 0x0058_65f2,
+const fn colour(severity: Severity) -> u32 {
+    match severity {
+        Severity::Success => 0x002e_a44f,
+        Severity::Failure => 0x00d7_3a49,
+        Severity::Warning => 0x00db_ab09,
+        Severity::Neutral => 0x0058_65f2,
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_told_with_its_facts() {
+    fn job_message_has_its_facts() {
         let body = parsed("job.failed", r#"{"job_id":"j","error":"no space"}"#, None, None);
         assert_eq!(body["embeds"][0]["title"], "StreamGank Job Failed");
         assert_eq!(body["embeds"][0]["fields"][0]["name"], "Job ID");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_announced_only_as_the_operator_set_it() {
+    fn stream_is_announced_only_as_configured() {
         let data = r#"{"title":"Epic Gaming Session","stream_id":"stream/1"}"#;
         let body = parsed(LIVE, data, Some("everyone"), Some(WATCH));
         assert_eq!(
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_typed_mentions_nobody() {
+    fn user_text_mentions_nobody() {
         let data = r#"{"title":"@everyone <@1> [x](https://evil.example) **b**"}"#;
         let body = parsed(LIVE, data, Some("everyone"), Some(WATCH));
         let content = body["content"].as_str().unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_whatever_was_typed() {
+    fn discord_limits_hold_for_any_text() {
         let long = "*".repeat(5_000);
         let data = json!({"title": long, "message": long, "user_name": long, "error": long, "current_step": long,
             "stream_id": long, "job_id": long});

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use url::Url;
 
-use super::super::headers::Source;
+use super::super::headers::SourceName;
 use crate::visible::{is_blank, is_visible};
 
 /// Longest text of one fact, in characters; longer ones end with "…".
@@ -11,11 +11,11 @@ const MAX_FACT: usize = 500;
 
 /// How a message feels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
-    Good,
-    Bad,
+pub(super) enum Severity {
+    Success,
+    Failure,
     Warning,
-    Plain,
+    Neutral,
 }
 
 /// One line.
@@ -39,7 +39,7 @@ pub(super) enum FactValue {
 pub(super) struct Message {
     /// `StreamGank Job Completed`: source and event, both harmless.
     pub(super) title: String,
-    pub(super) mood: Mood,
+    pub(super) severity: Severity,
     pub(super) facts: Vec<Fact>,
     /// The event's type.
     pub(super) event: String,
@@ -74,7 +74,7 @@ const FACTS: [(&str, &[&str]); 16] = [
 ];
 
 impl Message {
-    pub(super) fn of(payload: &str, source: &Source) -> Self {
+    pub(super) fn of(payload: &str, source: &SourceName) -> Self {
         let payload: Value = serde_json::from_str(payload).unwrap_or_default();
         let event = payload.get("event").and_then(Value::as_str).unwrap_or("event").to_owned();
         let data = payload.get("data").unwrap_or(&Value::Null);
@@ -91,7 +91,7 @@ impl Message {
         }
         Self {
             title: format!("{} {}", source.as_str(), words(&event)),
-            mood: mood(&event),
+            severity: severity(&event),
             facts,
             stream_title: text(data.get("title")),
             stream_id: text(data.get("stream_id")).or_else(|| text(result.get("live_stream_id"))),
@@ -147,16 +147,16 @@ fn words(event: &str) -> String {
     cut(&clean.split_whitespace().filter_map(word).collect::<Vec<_>>().join(" "), 100)
 }
 
-fn mood(event: &str) -> Mood {
+fn severity(event: &str) -> Severity {
     let has = |parts: &[&str]| parts.iter().any(|part| event.contains(part));
     if has(&["with_issues", "cancelled", "canceled", "warning"]) {
-        Mood::Warning
+        Severity::Warning
     } else if has(&["fail", "error", "timeout", "timed_out"]) {
-        Mood::Bad
+        Severity::Failure
     } else if has(&["completed", ".live", ".active", "ready", "online", "started"]) {
-        Mood::Good
+        Severity::Success
     } else {
-        Mood::Plain
+        Severity::Neutral
     }
 }
 
@@ -218,7 +218,7 @@ pub(super) mod tests {
             r#"{{"event":{},"data":{data},"timestamp":"2024-01-01T12:05:30.123Z","result":{{"room_id":null}}}}"#,
             Value::from(event)
         );
-        Message::of(&payload, &Source::new("StreamGank").unwrap())
+        Message::of(&payload, &SourceName::new("StreamGank").unwrap())
     }
 
     fn value(message: &Message, name: &str) -> String {
@@ -228,7 +228,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_finished_job_reads_as_documented() {
+    fn finished_job_message_is_as_documented() {
         let message = message(
             "job.completed",
             r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4","processing_duration_ms":330000}"#,
@@ -237,7 +237,7 @@ pub(super) mod tests {
         assert_eq!(value(&message, "Job ID"), "job_1");
         assert_eq!(value(&message, "Video"), "https://cdn.creatomate.com/video.mp4");
         assert_eq!(value(&message, "Duration"), "5m 30s");
-        assert_eq!(message.mood, Mood::Good);
+        assert_eq!(message.severity, Severity::Success);
     }
 
     #[test]
@@ -252,7 +252,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_link_is_one_or_is_text() {
+    fn link_is_a_safe_url_or_plain_text() {
         for hostile in [
             "javascript:alert(1)",
             "https://good.example@evil.example/",
@@ -275,7 +275,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_turns_text_around_or_ends_a_line_is_taken_out() {
+    fn control_and_bidirectional_characters_are_removed() {
         let message = message("chat.message.new", "{\"message\":\"a\\u202eb\\nc\\u0000\",\"user_name\":\"x\"}");
         assert_eq!(value(&message, "Message"), "ab c");
         assert_eq!(value(&message, "From"), "x");
@@ -295,7 +295,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_between_characters() {
+    fn long_text_is_cut_between_characters() {
         assert_eq!(cut("äöü", 3), "äöü");
         assert_eq!(cut("äöüx", 3), "äö…");
     }

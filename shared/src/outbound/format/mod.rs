@@ -7,16 +7,16 @@ mod discord;
 mod message;
 mod slack;
 
-use super::destination::{Destination, Format};
+use super::destination::{Destination, PayloadFormat};
 
 /// The body that `destination` is sent for the standard payload `payload`.
 #[must_use]
 pub fn body(destination: &Destination, payload: &str) -> String {
     let message = || message::Message::of(payload, &destination.source);
     match destination.format {
-        Format::Standard => payload.to_owned(),
-        Format::Slack => slack::body(&message()),
-        Format::Discord => {
+        PayloadFormat::Standard => payload.to_owned(),
+        PayloadFormat::Slack => slack::body(&message()),
+        PayloadFormat::Discord => {
             discord::body(&message(), destination.mention.as_deref(), destination.watch_url.as_deref())
         }
     }

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::message::{FactValue, Message, Mood, cut};
+use super::message::{FactValue, Message, Severity, cut};
 
 /// Slack's limit is 150 characters.
 const MAX_HEADER: usize = 140;
@@ -15,7 +15,7 @@ const MAX_SECTION: usize = 2_900;
 
 /// The request's body.
 pub(super) fn body(message: &Message) -> String {
-    let title = format!("{} {}", icon(message.mood), message.title);
+    let title = format!("{} {}", icon(message.severity), message.title);
     let mut lines: Vec<String> = Vec::new();
     let mut length = 0;
     for fact in &message.facts {
@@ -41,12 +41,12 @@ pub(super) fn body(message: &Message) -> String {
     Value::to_string(&json!({"text": text, "blocks": blocks, "unfurl_links": false, "unfurl_media": false}))
 }
 
-const fn icon(mood: Mood) -> &'static str {
-    match mood {
-        Mood::Good => "\u{2705}",
-        Mood::Bad => "\u{274c}",
-        Mood::Warning => "\u{26a0}\u{fe0f}",
-        Mood::Plain => "\u{2139}\u{fe0f}",
+const fn icon(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Success => "\u{2705}",
+        Severity::Failure => "\u{274c}",
+        Severity::Warning => "\u{26a0}\u{fe0f}",
+        Severity::Neutral => "\u{2139}\u{fe0f}",
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_told_as_documented() {
+    fn job_message_is_as_documented() {
         let body = parsed(
             "job.completed",
             r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4","processing_duration_ms":330000}"#,
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_mentioned_and_nothing_is_styled() {
+    fn user_text_neither_mentions_nor_styles() {
         let typed = r#"{"message":"<!channel> <@U1> @here *b* <https://evil.example|bank> `c` :smile:","title":"&lt;!here&gt;"}"#;
         let body = parsed("chat.message.new", typed);
         let text = body["blocks"][1]["text"]["text"].as_str().unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_whatever_was_typed() {
+    fn slack_limits_hold_for_any_text() {
         let long = "&".repeat(5_000);
         let data = json!({"title": long, "message": long, "user_name": long, "error": long, "current_step": long});
         let body = parsed(&"x".repeat(500), &data.to_string());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_facts_is_a_title() {
+    fn event_without_facts_is_a_title_alone() {
         assert_eq!(parsed("ping", "null")["blocks"].as_array().unwrap().len(), 1);
     }
 }

@@ -63,10 +63,10 @@ fn values_of_redis() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(
+    fn encoded_event_decodes_to_itself(
         event in events(), id in stream_ids(), origin in stream_ids(), at in any::<i64>(), received_at in any::<i64>(),
     ) {
-        let entry = Entry { id, fields: Some(encode(&event, at, received_at, origin).into()) };
+        let entry = StreamEntry { id, fields: Some(encode(&event, at, received_at, origin).into()) };
         let envelope = decode(entry).unwrap();
         prop_assert_eq!(envelope, Envelope {
             id,
@@ -89,8 +89,8 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_fields_are_refused_or_read_but_never_panic(fields in vec((names(), values()), 0..14)) {
-        let entry = Entry { id: StreamId::default(), fields: Some(fields.clone().into()) };
+    fn decode_of_arbitrary_fields_never_panics(fields in vec((names(), values()), 0..14)) {
+        let entry = StreamEntry { id: StreamId::default(), fields: Some(fields.clone().into()) };
         if let Ok(envelope) = decode(entry) {
             prop_assert!(envelope.attempt >= 1);
             prop_assert!(!envelope.event_id.is_empty() && envelope.event_id.len() <= MAX_EVENT_ID_BYTES);
@@ -100,26 +100,26 @@ proptest! {
     }
 
     #[test]
-    fn one_field_less_or_broken_is_named(event in events(), which in 0..8usize, garbage in vec(any::<u8>(), 0..5)) {
+    fn decode_names_a_missing_or_broken_field(event in events(), which in 0..8usize, garbage in vec(any::<u8>(), 0..5)) {
         let fields = encode(&event, 1, 2, StreamId { ms: 3, seq: 4 });
         let name = String::from_utf8(fields[which].0.clone()).unwrap();
         let mut less = fields.clone();
         less.remove(which);
-        let refused = decode(Entry { id: StreamId::default(), fields: Some(less.into()) }).unwrap_err();
-        prop_assert!(matches!(refused, Undecodable::Missing(field) if field == name), "{refused}");
+        let refused = decode(StreamEntry { id: StreamId::default(), fields: Some(less.into()) }).unwrap_err();
+        prop_assert!(matches!(refused, DecodeError::Missing(field) if field == name), "{refused}");
 
         let mut broken = fields;
         broken[which].1 = [&[0xff][..], &garbage].concat();
-        let result = decode(Entry { id: StreamId::default(), fields: Some(broken.into()) });
+        let result = decode(StreamEntry { id: StreamId::default(), fields: Some(broken.into()) });
         if name == "body" {
             prop_assert!(result.is_ok(), "a body is bytes");
         } else {
-            prop_assert!(matches!(result.unwrap_err(), Undecodable::Invalid(field) if field == name));
+            prop_assert!(matches!(result.unwrap_err(), DecodeError::Invalid(field) if field == name));
         }
     }
 
     #[test]
-    fn whatever_redis_answers_is_read_or_refused(value in values_of_redis()) {
+    fn entries_of_arbitrary_values_never_panic(value in values_of_redis()) {
         let _ = entries(value.clone());
         let _ = stream_id(&value);
         let _ = array::<3>(value);
@@ -141,41 +141,41 @@ fn event() -> NewEvent {
     }
 }
 
-fn with(name: &str, value: &str) -> Result<Envelope, Undecodable> {
+fn with(name: &str, value: &str) -> Result<Envelope, DecodeError> {
     let mut fields = encode(&event(), 1, 2, StreamId::default());
     fields.retain(|(field, _)| field != name.as_bytes());
     fields.push((name.into(), value.into()));
-    decode(Entry { id: StreamId::default(), fields: Some(fields.into()) })
+    decode(StreamEntry { id: StreamId::default(), fields: Some(fields.into()) })
 }
 
 #[test]
-fn a_later_version_is_told_from_garbage() {
+fn later_version_is_distinguished_from_garbage() {
     let fault = with("v", "2").unwrap_err();
     let expected =
-        Undecodable::UnsupportedVersion { version: 2, received_at: Some(2), attempt: 1, first_failed_at: None };
+        DecodeError::UnsupportedVersion { version: 2, received_at: Some(2), attempt: 1, first_failed_at: None };
     assert_eq!(fault, expected);
-    assert_eq!(with("v", "one").unwrap_err(), Undecodable::Invalid("v"));
-    assert_eq!(with("v", "").unwrap_err(), Undecodable::Invalid("v"));
+    assert_eq!(with("v", "one").unwrap_err(), DecodeError::Invalid("v"));
+    assert_eq!(with("v", "").unwrap_err(), DecodeError::Invalid("v"));
 }
 
 #[test]
-fn a_later_version_may_say_anything_else() {
+fn later_version_may_have_any_other_fields() {
     let fields = vec![(b"v".to_vec(), b"7".to_vec()), (b"attempt".to_vec(), b"many".to_vec())];
-    let fault = decode(Entry { id: StreamId::default(), fields: Some(fields.into()) }).unwrap_err();
+    let fault = decode(StreamEntry { id: StreamId::default(), fields: Some(fields.into()) }).unwrap_err();
     let expected =
-        Undecodable::UnsupportedVersion { version: 7, received_at: None, attempt: 1, first_failed_at: None };
+        DecodeError::UnsupportedVersion { version: 7, received_at: None, attempt: 1, first_failed_at: None };
     assert_eq!(fault, expected);
 }
 
 #[test]
-fn what_travels_with_a_retry_or_a_replay_is_read() {
+fn decode_reads_replays_and_first_failure() {
     assert_eq!(with("replays", "3").unwrap().replays, 3);
     assert_eq!(with("first_failed_at", "77").unwrap().first_failed_at, Some(77));
-    assert_eq!(with("replays", "-1").unwrap_err(), Undecodable::Invalid("replays"));
+    assert_eq!(with("replays", "-1").unwrap_err(), DecodeError::Invalid("replays"));
 }
 
 #[test]
-fn edits_are_told_apart_by_their_bodies() {
+fn edits_differ_by_the_digest_of_their_body() {
     assert_eq!(with("attempt", "1").unwrap().edited, None);
     let one = with("edited", "1").unwrap().edited.unwrap();
     assert_eq!(one, edit_digest(b"{}"));
@@ -183,21 +183,21 @@ fn edits_are_told_apart_by_their_bodies() {
 }
 
 #[test]
-fn there_is_no_execution_number_0() {
-    assert_eq!(with("attempt", "0").unwrap_err(), Undecodable::Invalid("attempt"));
+fn attempt_zero_is_invalid() {
+    assert_eq!(with("attempt", "0").unwrap_err(), DecodeError::Invalid("attempt"));
 }
 
 #[test]
-fn names_longer_than_databases_take_are_refused() {
+fn oversized_event_id_and_empty_type_are_invalid() {
     let most = "x".repeat(MAX_EVENT_ID_BYTES);
     assert_eq!(with("event_id", &most).unwrap().event_id, most);
-    assert_eq!(with("event_id", &format!("{most}x")).unwrap_err(), Undecodable::Invalid("event_id"));
-    assert_eq!(with("event_type", "").unwrap_err(), Undecodable::Invalid("event_type"));
+    assert_eq!(with("event_id", &format!("{most}x")).unwrap_err(), DecodeError::Invalid("event_id"));
+    assert_eq!(with("event_type", "").unwrap_err(), DecodeError::Invalid("event_type"));
 }
 
 #[test]
-fn a_deleted_entry_is_gone() {
-    assert_eq!(decode(Entry { id: StreamId::default(), fields: None }).unwrap_err(), Undecodable::Gone);
+fn deleted_entry_decodes_as_gone() {
+    assert_eq!(decode(StreamEntry { id: StreamId::default(), fields: None }).unwrap_err(), DecodeError::Gone);
 }
 
 #[test]

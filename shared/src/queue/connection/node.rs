@@ -2,7 +2,7 @@
 //!
 //! Guarantee: it is never stuck. It connects on first use, so a process may start while Redis is away; after a failure
 //! every later call tries again, at most once per [`FAILURE_PAUSE`] for all callers together, and one that failed to
-//! connect says [`Fault::NotRun`]. redis-rs's own `ConnectionManager` is not used because it reconnects after
+//! connect says [`CallError::NotRun`]. redis-rs's own `ConnectionManager` is not used because it reconnects after
 //! input/output errors only: one `max number of clients reached` or refused password while connecting is its last
 //! answer for ever, and it cannot tell a call that was never sent from one whose reply was lost.
 
@@ -15,7 +15,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisE
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use super::super::Fault;
+use super::super::CallError;
 use super::{CONNECT_TIMEOUT, FAILURE_PAUSE};
 
 /// Commands that may wait to be written before callers do.
@@ -23,7 +23,7 @@ const PIPELINE_BUFFER: usize = 4096;
 
 /// How a connection behaves.
 #[derive(Clone, Debug)]
-pub(super) struct Manner {
+pub(super) struct NodeConfig {
     /// How long a command may take.
     pub(super) response_timeout: Duration,
     /// After this many timeouts in a row the connection is replaced: a silent peer never closes it.
@@ -31,49 +31,49 @@ pub(super) struct Manner {
     /// The runtime that drives the sockets: the one `connect` was called on, whoever uses the connection later.
     pub(super) runtime: Handle,
     /// Counts connections that were established, of all nodes together.
-    pub(super) established: Arc<AtomicU64>,
+    pub(super) connection_epoch: Arc<AtomicU64>,
 }
 
-impl Manner {
+impl NodeConfig {
     pub(super) fn new(response_timeout: Duration, patience: u32) -> Self {
-        Self { response_timeout, patience, runtime: Handle::current(), established: Arc::default() }
+        Self { response_timeout, patience, runtime: Handle::current(), connection_epoch: Arc::default() }
     }
 }
 
 /// A connection to one server: shared, multiplexed, reconnecting, cheap to clone.
 #[derive(Clone)]
-pub(super) struct Node {
-    shared: Arc<Shared>,
+pub(super) struct NodeConnection {
+    shared: Arc<NodeInner>,
 }
 
 /// A socket, and which one in the row.
-pub(super) type Live = (MultiplexedConnection, u64);
+pub(super) type LiveConnection = (MultiplexedConnection, u64);
 
-struct Shared {
+struct NodeInner {
     client: Client,
-    manner: Manner,
-    slot: Mutex<Slot>,
+    manner: NodeConfig,
+    slot: Mutex<ConnectionSlot>,
     timeouts: AtomicU32,
 }
 
 #[derive(Default)]
-struct Slot {
+struct ConnectionSlot {
     live: Option<MultiplexedConnection>,
     /// Distinguishes connections, so that a late failure of an old one does not end the new one.
     generation: u64,
     failure: Option<(Instant, RedisError)>,
 }
 
-impl std::fmt::Debug for Node {
+impl std::fmt::Debug for NodeConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Node({})", self.address())
     }
 }
 
-impl Node {
-    pub(super) fn new(client: Client, manner: Manner) -> Self {
+impl NodeConnection {
+    pub(super) fn new(client: Client, manner: NodeConfig) -> Self {
         let (slot, timeouts) = (Mutex::default(), AtomicU32::new(0));
-        Self { shared: Arc::new(Shared { client, manner, slot, timeouts }) }
+        Self { shared: Arc::new(NodeInner { client, manner, slot, timeouts }) }
     }
 
     /// `host:port`.
@@ -86,8 +86,8 @@ impl Node {
     }
 
     /// How many connections were established so far, by all that share this one's manner.
-    pub(super) fn established(&self) -> u64 {
-        self.shared.manner.established.load(Ordering::Relaxed)
+    pub(super) fn connection_epoch(&self) -> u64 {
+        self.shared.manner.connection_epoch.load(Ordering::Relaxed)
     }
 
     /// Gives the connection up; the next call makes a new one, which may lead elsewhere.
@@ -96,13 +96,13 @@ impl Node {
     }
 
     /// Runs one command.
-    pub(super) async fn run(&self, command: &Cmd) -> Result<Value, Fault> {
+    pub(super) async fn run(&self, command: &Cmd) -> Result<Value, CallError> {
         let mut live = self.live().await?;
         self.send(&mut live, command).await
     }
 
     /// Runs one command on a slot that is about to move here.
-    pub(super) async fn run_asking(&self, command: &Cmd) -> Result<Value, Fault> {
+    pub(super) async fn run_asking(&self, command: &Cmd) -> Result<Value, CallError> {
         let (mut live, generation) = self.live().await?;
         let mut both = redis::pipe();
         both.cmd("ASKING");
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// Runs several commands in one round trip and reads their replies as `T`.
-    pub(super) async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Fault> {
+    pub(super) async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CallError> {
         let (mut live, generation) = self.live().await?;
         let result = commands.query_async(&mut live).await;
         self.observe(result, generation).await
@@ -125,20 +125,20 @@ impl Node {
         commands: &Pipeline,
         offset: usize,
         count: usize,
-    ) -> Result<Vec<Value>, Fault> {
+    ) -> Result<Vec<Value>, CallError> {
         let (mut live, generation) = self.live().await?;
         let result = live.send_packed_commands(commands, offset, count).await;
         self.observe(result, generation).await
     }
 
     /// Sends one command over this very socket.
-    pub(super) async fn send(&self, (live, generation): &mut Live, command: &Cmd) -> Result<Value, Fault> {
+    pub(super) async fn send(&self, (live, generation): &mut LiveConnection, command: &Cmd) -> Result<Value, CallError> {
         let result = live.send_packed_command(command).await.and_then(Value::extract_error);
         self.observe(result, *generation).await
     }
 
     /// The socket in use, or a new one.
-    pub(super) async fn live(&self) -> Result<Live, Fault> {
+    pub(super) async fn live(&self) -> Result<LiveConnection, CallError> {
         let slot = self.shared.slot.lock().await;
         if let Some(live) = &slot.live {
             return Ok((live.clone(), slot.generation));
@@ -147,12 +147,12 @@ impl Node {
         // In a task of its own, on the runtime that is to drive the socket, so that a caller who gives up stops nobody.
         let shared = Arc::clone(&self.shared);
         match self.shared.manner.runtime.spawn(async move { shared.establish().await }).await {
-            Ok(result) => result.map_err(Fault::NotRun),
-            Err(_) => Err(Fault::NotRun((redis::ErrorKind::Client, "the runtime is shutting down").into())),
+            Ok(result) => result.map_err(CallError::NotRun),
+            Err(_) => Err(CallError::NotRun((redis::ErrorKind::Client, "the runtime is shutting down").into())),
         }
     }
 
-    async fn observe<T>(&self, result: Result<T, RedisError>, generation: u64) -> Result<T, Fault> {
+    async fn observe<T>(&self, result: Result<T, RedisError>, generation: u64) -> Result<T, CallError> {
         let error = match result {
             Ok(value) => {
                 self.shared.timeouts.store(0, Ordering::Relaxed);
@@ -171,12 +171,12 @@ impl Node {
                 self.shared.timeouts.store(0, Ordering::Relaxed);
             }
         }
-        Err(Fault::classify(error))
+        Err(CallError::classify(error))
     }
 }
 
-impl Shared {
-    async fn establish(&self) -> Result<Live, RedisError> {
+impl NodeInner {
+    async fn establish(&self) -> Result<LiveConnection, RedisError> {
         let mut slot = self.slot.lock().await;
         if let Some(live) = &slot.live {
             return Ok((live.clone(), slot.generation));
@@ -195,7 +195,7 @@ impl Shared {
                 slot.generation += 1;
                 slot.live = Some(live.clone());
                 slot.failure = None;
-                self.manner.established.fetch_add(1, Ordering::Relaxed);
+                self.manner.connection_epoch.fetch_add(1, Ordering::Relaxed);
                 Ok((live, slot.generation))
             }
             Err(error) => {

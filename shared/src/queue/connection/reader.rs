@@ -18,22 +18,22 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::codec::{array, bytes, entries};
-use super::super::{Entry, Fault};
+use super::super::{StreamEntry, CallError};
 use super::cluster::Cluster;
 use super::resp;
-use super::socket::Socket;
+use super::blocking::BlockingConnection;
 
 /// First pause of an idle reader of a cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Its longest one, unless there are more streams than milliseconds in it.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 /// How long one node may hold up what others have answered.
-const STRAGGLERS: Duration = Duration::from_millis(100);
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A stream and the id after which it is read.
 pub(crate) type From<'a> = (&'a str, String);
 /// What a read found: positions in what was asked for.
-pub(crate) type Pages = Vec<(usize, Vec<Entry>)>;
+pub(crate) type StreamPages = Vec<(usize, Vec<StreamEntry>)>;
 
 /// The connections of one reader.
 ///
@@ -41,55 +41,55 @@ pub(crate) type Pages = Vec<(usize, Vec<Entry>)>;
 /// consumer, and nobody would see it until the consumer reads its own pending entries again. Use short blocks, and look
 /// for a shutdown between two reads.
 #[derive(Debug)]
-pub struct Reader {
-    kind: Kind,
+pub struct StreamReader {
+    kind: ReaderKind,
 }
 
 #[derive(Debug)]
-enum Kind {
-    One(Box<Socket>),
-    Cluster(Box<Polling>),
+enum ReaderKind {
+    One(Box<BlockingConnection>),
+    Cluster(Box<ClusterPoller>),
 }
 
-impl Reader {
-    pub(super) fn of_one(socket: Socket) -> Self {
-        Self { kind: Kind::One(Box::new(socket)) }
+impl StreamReader {
+    pub(super) fn of_one(socket: BlockingConnection) -> Self {
+        Self { kind: ReaderKind::One(Box::new(socket)) }
     }
 
     pub(super) fn of_cluster(cluster: Arc<Cluster>) -> Self {
         let (busy, asked, fault) = (HashSet::new(), JoinSet::new(), None);
-        Self { kind: Kind::Cluster(Box::new(Polling { cluster, busy, asked, fault, pause: FIRST_PAUSE })) }
+        Self { kind: ReaderKind::Cluster(Box::new(ClusterPoller { cluster, busy, asked, fault, pause: FIRST_PAUSE })) }
     }
 
     /// Whether each read may ask for other streams than the one before. Not so on a cluster: what a slow node answers after
     /// its stream has ceased to be asked for is seen by nobody until it is claimed.
     #[must_use]
-    pub const fn may_choose(&self) -> bool {
-        matches!(self.kind, Kind::One(_))
+    pub const fn supports_stream_selection(&self) -> bool {
+        matches!(self.kind, ReaderKind::One(_))
     }
 
     /// Reads `streams` with `head` (`XREADGROUP GROUP … COUNT n`, or `XREAD COUNT n`), waiting up to `block`.
-    pub(crate) async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<Pages, Fault> {
+    pub(crate) async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<StreamPages, CallError> {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
         match &mut self.kind {
-            Kind::One(socket) => {
+            ReaderKind::One(socket) => {
                 let mut read = head.clone();
                 if !block.is_zero() {
                     read.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
                 }
-                let read = socket.run(&of_streams(read, streams)).await;
+                let read = socket.run(&with_streams(read, streams)).await;
                 let read = read.and_then(|reply| resp::pages(reply, streams));
                 socket.forget();
                 read
             }
-            Kind::Cluster(polling) => polling.read(head, streams, block).await,
+            ReaderKind::Cluster(polling) => polling.read(head, streams, block).await,
         }
     }
 }
 
-fn of_streams(mut read: Cmd, streams: &[From<'_>]) -> Cmd {
+fn with_streams(mut read: Cmd, streams: &[From<'_>]) -> Cmd {
     read.arg("STREAMS");
     for (key, _) in streams {
         read.arg(*key);
@@ -101,11 +101,11 @@ fn of_streams(mut read: Cmd, streams: &[From<'_>]) -> Cmd {
 }
 
 /// What a reply holds of `streams`.
-pub(crate) fn pages(reply: Value, streams: &[From<'_>]) -> Result<Pages, Fault> {
+pub(crate) fn pages(reply: Value, streams: &[From<'_>]) -> Result<StreamPages, CallError> {
     let found = match reply {
         Value::Nil => return Ok(Vec::new()),
         Value::Array(found) => found,
-        _ => return Err(Fault::nonsense("streams expected")),
+        _ => return Err(CallError::unexpected_reply("streams expected")),
     };
     let mut read = Vec::with_capacity(found.len());
     for page in found {
@@ -114,28 +114,28 @@ pub(crate) fn pages(reply: Value, streams: &[From<'_>]) -> Result<Pages, Fault> 
         let position = streams
             .iter()
             .position(|(stream, _)| stream.as_bytes() == key)
-            .ok_or(Fault::nonsense("a stream that was not asked for"))?;
+            .ok_or(CallError::unexpected_reply("a stream that was not asked for"))?;
         read.push((position, entries(page)?));
     }
     Ok(read)
 }
 
 /// What one node answered: about each of its streams.
-type Answers = (String, Vec<(String, Result<Value, Fault>)>);
+type NodeReplies = (String, Vec<(String, Result<Value, CallError>)>);
 
 #[derive(Debug)]
-struct Polling {
+struct ClusterPoller {
     cluster: Arc<Cluster>,
     /// Nodes that have not answered yet.
     busy: HashSet<String>,
-    asked: JoinSet<Answers>,
+    asked: JoinSet<NodeReplies>,
     /// What went wrong with a read that found something else; told by the next one.
-    fault: Option<Fault>,
+    fault: Option<CallError>,
     pause: Duration,
 }
 
-impl Polling {
-    async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<Pages, Fault> {
+impl ClusterPoller {
+    async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<StreamPages, CallError> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
@@ -160,12 +160,12 @@ impl Polling {
     }
 
     /// Asks every node that owes no answer.
-    async fn ask(&mut self, head: &Cmd, streams: &[From<'_>]) -> Result<(), Fault> {
+    async fn ask(&mut self, head: &Cmd, streams: &[From<'_>]) -> Result<(), CallError> {
         let mut by_node: BTreeMap<String, Vec<(String, Cmd)>> = BTreeMap::new();
         let mut unserved = None;
         for stream in streams {
-            let read = of_streams(head.clone(), std::slice::from_ref(stream));
-            match self.cluster.place(&read).await {
+            let read = with_streams(head.clone(), std::slice::from_ref(stream));
+            match self.cluster.node_for(&read).await {
                 Ok(node) => by_node.entry(node).or_default().push((stream.0.to_owned(), read)),
                 Err(fault) => unserved = Some(fault),
             }
@@ -191,9 +191,9 @@ impl Polling {
     }
 
     /// Waits for the answers, for slow nodes only a little, and reads what came.
-    async fn answers(&mut self, streams: &[From<'_>]) -> (Pages, Option<Fault>) {
+    async fn answers(&mut self, streams: &[From<'_>]) -> (StreamPages, Option<CallError>) {
         let (mut found, mut failure) = (Vec::new(), None);
-        let until = Instant::now() + STRAGGLERS;
+        let until = Instant::now() + STRAGGLER_TIMEOUT;
         while let Ok(Some(answered)) = timeout_at(until, self.asked.join_next()).await {
             let Ok((node, answers)) = answered else {
                 self.busy.clear();
@@ -226,10 +226,10 @@ mod tests {
     use super::super::blocking_connection;
 
     #[tokio::test]
-    async fn streams_may_be_left_out_of_a_read_of_one_server_only() {
+    async fn reader_selects_streams_on_a_single_server_only() {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
         for (cluster, may) in [(false, true), (true, false)] {
-            assert_eq!(blocking_connection(&url, cluster).unwrap().may_choose(), may, "cluster: {cluster}");
+            assert_eq!(blocking_connection(&url, cluster).unwrap().supports_stream_selection(), may, "cluster: {cluster}");
         }
     }
 }

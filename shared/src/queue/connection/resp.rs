@@ -6,65 +6,65 @@
 
 use bytes::Bytes;
 
-use super::super::codec::{Packed, Place};
-use super::super::{Entry, Fault};
-use super::reader::{From, Pages};
+use super::super::codec::{FieldBuf, ByteSpan};
+use super::super::{StreamEntry, CallError};
+use super::reader::{From, StreamPages};
 use crate::event::StreamId;
 
 /// What ends a line, and a string.
-const END: &[u8; 2] = b"\r\n";
+const CRLF: &[u8; 2] = b"\r\n";
 /// Longer ones are no reply.
-const LONGEST_LINE: usize = 64 * 1024;
+const MAX_LINE_BYTES: usize = 64 * 1024;
 /// What an empty string takes.
-const SHORTEST: usize = 6;
+const MIN_STRING_BYTES: usize = 6;
 
 /// How much of a reply has come.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ReplyScanner {
     /// What has been looked at.
     at: usize,
     /// Values that are still to come.
     left: usize,
 }
 
-impl Progress {
+impl ReplyScanner {
     /// Of a reply of which nothing has come.
     pub(super) fn new() -> Self {
         Self { at: 0, left: 1 }
     }
 
     /// Looks on in `received`, which is what was looked at before and what has come since. Whether the reply is whole.
-    pub(super) fn look(&mut self, received: &[u8]) -> Result<bool, Fault> {
-        let mut walk = Walk { reply: received, at: self.at };
+    pub(super) fn scan(&mut self, received: &[u8]) -> Result<bool, CallError> {
+        let mut walk = ReplyParser { reply: received, at: self.at };
         while self.left > 0 {
             let more = match walk.header()? {
-                Some(Header::Line | Header::Nil) => 0,
-                Some(Header::String(length)) if walk.rest().len() >= length.saturating_add(END.len()) => {
-                    walk.at += length + END.len();
+                Some(ReplyHeader::Line | ReplyHeader::Nil) => 0,
+                Some(ReplyHeader::String(length)) if walk.rest().len() >= length.saturating_add(CRLF.len()) => {
+                    walk.at += length + CRLF.len();
                     0
                 }
-                Some(Header::Array(length)) => length,
-                None | Some(Header::String(_)) => return Ok(false),
+                Some(ReplyHeader::Array(length)) => length,
+                None | Some(ReplyHeader::String(_)) => return Ok(false),
             };
-            self.left = (self.left - 1).checked_add(more).ok_or(Malformed)?;
+            self.left = (self.left - 1).checked_add(more).ok_or(MalformedReplyError)?;
             self.at = walk.at;
         }
-        if walk.rest().is_empty() { Ok(true) } else { Err(Malformed.into()) }
+        if walk.rest().is_empty() { Ok(true) } else { Err(MalformedReplyError.into()) }
     }
 }
 
 /// What a whole reply holds of `streams`.
-pub(super) fn pages(reply: &[u8], streams: &[From<'_>]) -> Result<Pages, Fault> {
-    let mut walk = Walk { reply, at: 0 };
+pub(super) fn pages(reply: &[u8], streams: &[From<'_>]) -> Result<StreamPages, CallError> {
+    let mut walk = ReplyParser { reply, at: 0 };
     let Some(found) = walk.array()? else { return Ok(Vec::new()) };
     let mut pages = Vec::new();
     for _ in 0..found {
         if walk.array()? != Some(2) {
-            return Err(Malformed.into());
+            return Err(MalformedReplyError.into());
         }
         let key = walk.text()?;
         let position = streams.iter().position(|(stream, _)| stream.as_bytes() == key);
-        let position = position.ok_or(Fault::nonsense("a stream that was not asked for"))?;
+        let position = position.ok_or(CallError::unexpected_reply("a stream that was not asked for"))?;
         let mut page = Vec::new();
         for _ in 0..walk.array()?.unwrap_or(0) {
             page.extend(walk.entry()?);
@@ -76,16 +76,16 @@ pub(super) fn pages(reply: &[u8], streams: &[From<'_>]) -> Result<Pages, Fault> 
 
 /// A reply that is none.
 #[derive(Debug)]
-struct Malformed;
+struct MalformedReplyError;
 
-impl std::convert::From<Malformed> for Fault {
-    fn from(Malformed: Malformed) -> Self {
-        Self::nonsense("streams expected")
+impl std::convert::From<MalformedReplyError> for CallError {
+    fn from(MalformedReplyError: MalformedReplyError) -> Self {
+        Self::unexpected_reply("streams expected")
     }
 }
 
 /// What a value begins with.
-enum Header {
+enum ReplyHeader {
     /// All of it: a status, an error or a number.
     Line,
     /// All of it: there is nothing.
@@ -96,109 +96,109 @@ enum Header {
     Array(usize),
 }
 
-struct Walk<'a> {
+struct ReplyParser<'a> {
     reply: &'a [u8],
     at: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ReplyParser<'a> {
     fn rest(&self) -> &'a [u8] {
         self.reply.get(self.at..).unwrap_or_default()
     }
 
     /// Steps behind the line that the next value begins with; `None`: not all of it has come.
-    fn header(&mut self) -> Result<Option<Header>, Malformed> {
+    fn header(&mut self) -> Result<Option<ReplyHeader>, MalformedReplyError> {
         let Some((kind, rest)) = self.rest().split_first() else { return Ok(None) };
         let Some(line) = line(rest)? else { return Ok(None) };
-        self.at += 1 + line.len() + END.len();
+        self.at += 1 + line.len() + CRLF.len();
         Ok(Some(match kind {
-            b'+' | b'-' | b':' => Header::Line,
-            b'$' | b'*' if line == b"-1" => Header::Nil,
-            b'$' => Header::String(length(line)?),
-            b'*' => Header::Array(length(line)?),
-            _ => return Err(Malformed),
+            b'+' | b'-' | b':' => ReplyHeader::Line,
+            b'$' | b'*' if line == b"-1" => ReplyHeader::Nil,
+            b'$' => ReplyHeader::String(length(line)?),
+            b'*' => ReplyHeader::Array(length(line)?),
+            _ => return Err(MalformedReplyError),
         }))
     }
 
     /// Steps into an array: how many values it has, if it is not nil.
-    fn array(&mut self) -> Result<Option<usize>, Malformed> {
+    fn array(&mut self) -> Result<Option<usize>, MalformedReplyError> {
         match self.header()? {
-            Some(Header::Array(length)) => Ok(Some(length)),
-            Some(Header::Nil) => Ok(None),
-            _ => Err(Malformed),
+            Some(ReplyHeader::Array(length)) => Ok(Some(length)),
+            Some(ReplyHeader::Nil) => Ok(None),
+            _ => Err(MalformedReplyError),
         }
     }
 
     /// Steps behind a string: where it is.
-    fn string(&mut self) -> Result<Place, Malformed> {
-        let Some(Header::String(length)) = self.header()? else { return Err(Malformed) };
-        let place = Place { start: self.at, end: self.at.saturating_add(length) };
-        if self.reply.get(place.end..).is_none_or(|behind| !behind.starts_with(END)) {
-            return Err(Malformed);
+    fn string(&mut self) -> Result<ByteSpan, MalformedReplyError> {
+        let Some(ReplyHeader::String(length)) = self.header()? else { return Err(MalformedReplyError) };
+        let place = ByteSpan { start: self.at, end: self.at.saturating_add(length) };
+        if self.reply.get(place.end..).is_none_or(|behind| !behind.starts_with(CRLF)) {
+            return Err(MalformedReplyError);
         }
-        self.at = place.end + END.len();
+        self.at = place.end + CRLF.len();
         Ok(place)
     }
 
-    fn text(&mut self) -> Result<&'a [u8], Malformed> {
-        let Place { start, end } = self.string()?;
+    fn text(&mut self) -> Result<&'a [u8], MalformedReplyError> {
+        let ByteSpan { start, end } = self.string()?;
         Ok(self.reply.get(start..end).unwrap_or_default())
     }
 
     /// `[id, [field, value, …] | nil]`; nothing in the place of an entry is left out.
-    fn entry(&mut self) -> Result<Option<Entry>, Malformed> {
+    fn entry(&mut self) -> Result<Option<StreamEntry>, MalformedReplyError> {
         match self.array()? {
             None => return Ok(None),
             Some(2) => {}
-            Some(_) => return Err(Malformed),
+            Some(_) => return Err(MalformedReplyError),
         }
         let id = std::str::from_utf8(self.text()?).ok().and_then(|text| text.parse::<StreamId>().ok());
-        let id = id.ok_or(Malformed)?;
+        let id = id.ok_or(MalformedReplyError)?;
         let fields = match self.array()? {
             None | Some(0) => None,
             Some(strings) if strings.is_multiple_of(2) => Some(self.fields(strings)?),
-            Some(_) => return Err(Malformed),
+            Some(_) => return Err(MalformedReplyError),
         };
-        Ok(Some(Entry { id, fields }))
+        Ok(Some(StreamEntry { id, fields }))
     }
 
     /// A copy: an entry that stays long must not keep all the others that came with it.
-    fn fields(&mut self, strings: usize) -> Result<Packed, Malformed> {
+    fn fields(&mut self, strings: usize) -> Result<FieldBuf, MalformedReplyError> {
         let begin = self.at;
-        if strings > self.rest().len() / SHORTEST {
-            return Err(Malformed);
+        if strings > self.rest().len() / MIN_STRING_BYTES {
+            return Err(MalformedReplyError);
         }
         let mut places = Vec::with_capacity(strings);
         for _ in 0..strings {
-            let Place { start, end } = self.string()?;
-            places.push(Place { start: start - begin, end: end - begin });
+            let ByteSpan { start, end } = self.string()?;
+            places.push(ByteSpan { start: start - begin, end: end - begin });
         }
         let text = self.reply.get(begin..self.at).unwrap_or_default();
-        Ok(Packed::new(Bytes::copy_from_slice(text), places))
+        Ok(FieldBuf::new(Bytes::copy_from_slice(text), places))
     }
 }
 
 /// What `rest` begins with, up to the end of the line; `None`: that has not come yet.
-fn line(rest: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    match rest.iter().position(|byte| *byte == END[0]) {
+fn line(rest: &[u8]) -> Result<Option<&[u8]>, MalformedReplyError> {
+    match rest.iter().position(|byte| *byte == CRLF[0]) {
         Some(length) if rest.len() > length + 1 => {
             let (line, behind) = rest.split_at(length);
-            if behind.starts_with(END) { Ok(Some(line)) } else { Err(Malformed) }
+            if behind.starts_with(CRLF) { Ok(Some(line)) } else { Err(MalformedReplyError) }
         }
-        None if rest.len() > LONGEST_LINE => Err(Malformed),
+        None if rest.len() > MAX_LINE_BYTES => Err(MalformedReplyError),
         _ => Ok(None),
     }
 }
 
-fn length(digits: &[u8]) -> Result<usize, Malformed> {
+fn length(digits: &[u8]) -> Result<usize, MalformedReplyError> {
     if digits.is_empty() {
-        return Err(Malformed);
+        return Err(MalformedReplyError);
     }
     digits.iter().try_fold(0_usize, |number, digit| match digit {
         b'0'..=b'9' => {
-            number.checked_mul(10).and_then(|tens| tens.checked_add(usize::from(digit - b'0'))).ok_or(Malformed)
+            number.checked_mul(10).and_then(|tens| tens.checked_add(usize::from(digit - b'0'))).ok_or(MalformedReplyError)
         }
-        _ => Err(Malformed),
+        _ => Err(MalformedReplyError),
     })
 }
 

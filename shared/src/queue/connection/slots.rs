@@ -58,7 +58,7 @@ pub(super) fn slot_of(command: &Cmd) -> Option<u16> {
 
 /// A part of the slots, and who serves them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Range {
+pub(super) struct SlotRange {
     pub(super) first: u16,
     pub(super) last: u16,
     /// `host` and port of the primary.
@@ -68,12 +68,12 @@ pub(super) struct Range {
 }
 
 /// Reads the reply to `CLUSTER SLOTS`. `asked` stands for a node that does not know its own address. `None`: it is none.
-pub(super) fn ranges(reply: Value, asked: &str) -> Option<Vec<Range>> {
+pub(super) fn ranges(reply: Value, asked: &str) -> Option<Vec<SlotRange>> {
     let Value::Array(entries) = reply else { return None };
     entries.into_iter().map(|entry| range(entry, asked)).collect()
 }
 
-fn range(entry: Value, asked: &str) -> Option<Range> {
+fn range(entry: Value, asked: &str) -> Option<SlotRange> {
     let Value::Array(parts) = entry else { return None };
     let mut parts = parts.into_iter();
     let mut number = || match parts.next()? {
@@ -83,7 +83,7 @@ fn range(entry: Value, asked: &str) -> Option<Range> {
     let (first, last) = (number()?, number()?);
     let mut nodes = parts.map(|node| address(node, asked));
     let primary = nodes.next()??;
-    Some(Range { first, last, primary, replicas: nodes.flatten().collect() })
+    Some(SlotRange { first, last, primary, replicas: nodes.flatten().collect() })
 }
 
 fn address(node: Value, asked: &str) -> Option<(String, u16)> {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_routed_by_its_first_key() {
+    fn command_is_routed_by_its_first_key() {
         let of = |words: &[&str]| {
             let mut command = cmd(words[0]);
             for word in &words[1..] {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_does_not_know_its_address_has_the_one_it_was_asked_at() {
+    fn node_without_address_gets_the_one_it_was_asked_at() {
         let node = |host: &str, port| Value::Array(vec![Value::BulkString(host.into()), Value::Int(port)]);
         let reply = Value::Array(vec![Value::Array(vec![
             Value::Int(0),

@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::DeadLetter;
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
-use crate::queue::{Entry, Fields, Packed};
+use crate::queue::{StreamEntry, Fields, FieldBuf};
 
 /// Most fields that a script can move; an entry of more could never be replayed.
 const MAX_FIELDS: usize = 2000;
 
 /// A dead letter that was read from a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct DeadLetterRecord {
     /// Whose it is.
     pub platform: PlatformName,
     /// The id it had where it was exported.
@@ -29,7 +29,7 @@ pub struct Record {
 
 /// Why a line is no dead letter. Names places, never values.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidRecord {
+pub enum RecordError {
     /// Not an object of the fields that a dead letter has.
     #[error("not a dead letter as `export` writes it: {0}")]
     Shape(String),
@@ -51,7 +51,7 @@ pub enum InvalidRecord {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct ExportedLine<'a> {
     #[serde(flatten)]
     letter: &'a DeadLetter,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,12 +62,12 @@ struct Line<'a> {
 ///
 /// # Errors
 /// Never, as far as is known: everything in it can be written as JSON.
-pub fn write(platform: &PlatformName, entry: Entry, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-    let fields = entry.fields.as_ref().map(Packed::to_fields).unwrap_or_default();
+pub fn write(platform: &PlatformName, entry: StreamEntry, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    let fields = entry.fields.as_ref().map(FieldBuf::to_fields).unwrap_or_default();
     let letter = DeadLetter::decode(platform, entry);
     let raw = (fields_of(&letter) != fields)
         .then(|| fields.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect());
-    serde_json::to_writer(&mut *out, &Line { letter: &letter, raw })?;
+    serde_json::to_writer(&mut *out, &ExportedLine { letter: &letter, raw })?;
     out.push(b'\n');
     Ok(())
 }
@@ -110,7 +110,7 @@ fn text<T: ToString>(value: Option<T>) -> Option<Vec<u8>> {
 /// What a line may hold; anything else is refused, since it would be lost.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Given {
+struct ImportedLine {
     id: StreamId,
     platform: String,
     v: Option<u32>,
@@ -140,15 +140,15 @@ struct Given {
 ///
 /// # Errors
 /// When anything in it is not understood.
-pub fn read(line: &[u8]) -> Result<Record, InvalidRecord> {
-    let given: Given = serde_json::from_slice(line).map_err(|error| InvalidRecord::Shape(shape(&error)))?;
-    let platform = PlatformName::queue(&given.platform).map_err(|_| InvalidRecord::Platform)?;
+pub fn read(line: &[u8]) -> Result<DeadLetterRecord, RecordError> {
+    let given: ImportedLine = serde_json::from_slice(line).map_err(|error| RecordError::Shape(shape(&error)))?;
+    let platform = PlatformName::queue(&given.platform).map_err(|_| RecordError::Platform)?;
     let id = given.id;
     let fields = given.fields()?;
     match fields.len() {
-        0 => Err(InvalidRecord::Empty),
-        1..=MAX_FIELDS => Ok(Record { platform, id, fields }),
-        _ => Err(InvalidRecord::TooMany),
+        0 => Err(RecordError::Empty),
+        1..=MAX_FIELDS => Ok(DeadLetterRecord { platform, id, fields }),
+        _ => Err(RecordError::TooMany),
     }
 }
 
@@ -162,16 +162,16 @@ fn shape(error: &serde_json::Error) -> String {
     format!("{what} (column {})", error.column())
 }
 
-impl Given {
-    fn fields(self) -> Result<Fields, InvalidRecord> {
+impl ImportedLine {
+    fn fields(self) -> Result<Fields, RecordError> {
         if let Some(raw) = &self.raw {
             return pairs(raw, "raw");
         }
         let mut fields = Fields::new();
         let body = match (self.body, self.body_base64) {
-            (Some(_), Some(_)) => return Err(InvalidRecord::TwoBodies),
+            (Some(_), Some(_)) => return Err(RecordError::TwoBodies),
             (Some(body), None) => Some(body.into_bytes()),
-            (None, Some(body)) => Some(BASE64.decode(body).map_err(|_| InvalidRecord::Base64("body_base64"))?),
+            (None, Some(body)) => Some(BASE64.decode(body).map_err(|_| RecordError::Base64("body_base64"))?),
             (None, None) => None,
         };
         let mut pair = |name: &str, value: Option<Vec<u8>>| {
@@ -205,8 +205,8 @@ impl Given {
     }
 }
 
-fn pairs(encoded: &[[String; 2]], what: &'static str) -> Result<Fields, InvalidRecord> {
-    let bytes = |text: &str| BASE64.decode(text).map_err(|_| InvalidRecord::Base64(what));
+fn pairs(encoded: &[[String; 2]], what: &'static str) -> Result<Fields, RecordError> {
+    let bytes = |text: &str| BASE64.decode(text).map_err(|_| RecordError::Base64(what));
     encoded.iter().map(|[name, value]| Ok((bytes(name)?, bytes(value)?))).collect()
 }
 
@@ -224,7 +224,7 @@ mod tests {
 
     fn line(fields: &Fields) -> String {
         let mut out = Vec::new();
-        let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone().into()) };
+        let entry = StreamEntry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone().into()) };
         write(&mux(), entry, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
@@ -274,15 +274,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_was_written_is_read(fields in vec((names(), values()), 1..14)) {
+        fn record_reads_back_as_written(fields in vec((names(), values()), 1..14)) {
             let line = line(&fields);
-            let expected = Record { platform: mux(), id: StreamId { ms: 5, seq: 6 }, fields };
+            let expected = DeadLetterRecord { platform: mux(), id: StreamId { ms: 5, seq: 6 }, fields };
             prop_assert_eq!(read(line.as_bytes()).unwrap(), expected);
         }
     }
 
     #[test]
-    fn what_a_worker_writes_needs_no_raw_fields() {
+    fn record_of_a_worker_needs_no_raw_fields() {
         let line = line(&natural());
         assert!(!line.contains("\"raw\""), "{line}");
         assert_eq!(line.matches('\n').count(), 1);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_reads_the_same_but_is_written_otherwise_is_kept() {
+    fn record_keeps_fields_with_unusual_spelling() {
         for odd in [
             fields(&[("v", b"01")]),
             fields(&[("v", b"1"), ("v", b"01")]),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_is_refused() {
+    fn record_read_refuses_what_it_cannot_keep() {
         let refused = |line: &str| read(line.as_bytes()).unwrap_err().to_string();
         let shape = "not a dead letter as `export` writes it: ";
         assert_eq!(refused("{"), format!("{shape}it ends too early (column 1)"));

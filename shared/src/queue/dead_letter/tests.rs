@@ -6,12 +6,12 @@ use super::*;
 
 fn decoded(pairs: &[(&str, &[u8])]) -> DeadLetter {
     let fields: Vec<_> = pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
-    let entry = Entry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.into()) };
+    let entry = StreamEntry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.into()) };
     DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
 }
 
 #[test]
-fn a_record_is_an_object_of_its_fields() {
+fn dead_letter_serializes_as_an_object_of_its_fields() {
     let letter = decoded(&[
         ("v", b"1"),
         ("event_id", b"evt-1"),
@@ -40,13 +40,13 @@ fn a_record_is_an_object_of_its_fields() {
 }
 
 #[test]
-fn a_body_that_is_no_text_is_base64() {
+fn body_that_is_not_utf8_is_base64() {
     let value = serde_json::to_value(decoded(&[("body", b"\xff\x00")])).unwrap();
     assert_eq!(value, json!({"id": "5-6", "platform": "mux", "replays": 0, "body_base64": "/wA="}));
 }
 
 #[test]
-fn whatever_cannot_be_read_is_kept_as_it_is() {
+fn unreadable_fields_are_kept_in_extra() {
     let pairs: &[(&str, &[u8])] = &[
         ("v", b"01"),
         ("attempts", b"many"),
@@ -68,8 +68,8 @@ fn whatever_cannot_be_read_is_kept_as_it_is() {
 }
 
 #[test]
-fn an_empty_entry_is_a_record_too() {
-    let entry = Entry { id: StreamId::default(), fields: None };
+fn empty_entry_decodes_as_a_dead_letter() {
+    let entry = StreamEntry { id: StreamId::default(), fields: None };
     let letter = DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry);
     assert_eq!(letter.body, None);
     assert!(letter.extra.is_empty());

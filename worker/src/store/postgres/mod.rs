@@ -3,9 +3,9 @@
 //! Guarantee: rows that a batch changes are locked first, in order of key, and a session that holds locks cannot hold up
 //! others for longer than its own time-outs (a worker may be frozen in mid-transaction).
 
-mod forget;
+mod ledger_retention;
 mod statements;
-mod texts;
+mod sql;
 mod writes;
 
 use std::time::Duration;
@@ -14,10 +14,10 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection as _, PgConnection};
 
 use super::StoreOptions;
-use super::error::{Cause, OpenError, StoreError};
+use super::error::{BackendError, OpenError, StoreError};
 use super::migrate::{self, DATABASE_ID, POSTGRES};
 use super::schema;
-use super::sharing::Sharing;
+use super::transaction_scope::TransactionScope;
 use super::writer::{Backend, Writer};
 
 /// Session settings, one round trip per connection; not start-up options, which poolers refuse. Every statement here is a
@@ -64,34 +64,34 @@ const FORBIDDEN: &str = "SELECT t.tab, p.verb FROM unnest($1::text[]) AS t (tab)
     AND NOT has_any_column_privilege(to_regclass(t.tab), p.verb)";
 
 /// Connections for the routes that show rows.
-const READERS: u32 = 2;
+const READER_CONNECTIONS: u32 = 2;
 
 /// A PostgreSQL session database.
 #[derive(Debug)]
 pub struct Postgres {
-    pub(super) writer: Writer<Server>,
+    pub(super) writer: Writer<PostgresBackend>,
     readers: PgPool,
     pub(super) database_id: String,
 }
 
 /// Where and how to connect.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
+pub(super) struct PostgresBackend {
     connect: PgConnectOptions,
     options: StoreOptions,
 }
 
-impl Backend for Server {
+impl Backend for PostgresBackend {
     type Connection = PgConnection;
-    const SHARING: Sharing = Sharing::OwnSessions;
+    const TRANSACTION_SCOPE: TransactionScope = TransactionScope::OwnSessions;
 
-    async fn connect(&self) -> Result<PgConnection, Cause> {
+    async fn connect(&self) -> Result<PgConnection, BackendError> {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.connect).await?;
-            settle(&mut connection, &self.options).await?;
+            configure_session(&mut connection, &self.options).await?;
             Ok(connection)
         };
-        Ok(within(self.options.connect_timeout, connecting).await?)
+        Ok(with_timeout(self.options.connect_timeout, connecting).await?)
     }
 }
 
@@ -101,17 +101,17 @@ impl Postgres {
             .parse()
             .map_err(|_| OpenError::Configuration("is not a PostgreSQL URL that can be understood".to_owned()))?;
         let connect = connect.application_name("tributary-worker");
-        let server = Server { connect, options: options.clone() };
+        let server = PostgresBackend { connect, options: options.clone() };
         let database_id = migrate(&server).await?;
         let connection = server.connect().await.map_err(StoreError::from)?;
         let settings = options.clone();
         let readers = PgPoolOptions::new()
-            .max_connections(READERS)
+            .max_connections(READER_CONNECTIONS)
             .min_connections(0)
             .acquire_timeout(options.connect_timeout)
             .after_connect(move |connection, _| {
                 let settings = settings.clone();
-                Box::pin(async move { settle(connection, &settings).await })
+                Box::pin(async move { configure_session(connection, &settings).await })
             })
             .connect_lazy_with(server.connect.clone());
         let writer = Writer::new(server, connection, &database_id, options.deadline);
@@ -127,7 +127,7 @@ impl Postgres {
     }
 
     /// Whether commits survive a power loss.
-    pub(super) async fn durable(&self) -> Result<bool, StoreError> {
+    pub(super) async fn is_durable(&self) -> Result<bool, StoreError> {
         let settings: String =
             sqlx::query_scalar("SELECT current_setting('fsync') || current_setting('full_page_writes')")
                 .fetch_one(&self.readers)
@@ -136,7 +136,7 @@ impl Postgres {
     }
 }
 
-async fn settle(connection: &mut PgConnection, options: &StoreOptions) -> Result<(), sqlx::Error> {
+async fn configure_session(connection: &mut PgConnection, options: &StoreOptions) -> Result<(), sqlx::Error> {
     sqlx::query(SETTINGS)
         .bind(milliseconds(options.idle_timeout))
         .bind(milliseconds(options.statement_timeout))
@@ -152,7 +152,7 @@ fn milliseconds(time: Duration) -> String {
 }
 
 /// On a connection of its own, whose end releases the lock whatever happens.
-async fn migrate(server: &Server) -> Result<String, OpenError> {
+async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
     let mut connection = server.connect().await.map_err(StoreError::from)?;
     let work = async {
         // A migration may take longer than a batch, and waiting for another worker's is normal.
@@ -162,8 +162,8 @@ async fn migrate(server: &Server) -> Result<String, OpenError> {
         sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
         Ok::<_, sqlx::Error>(())
     };
-    within(migrate::PATIENCE, work).await.map_err(StoreError::from)?;
-    unclaimed(&mut connection).await?;
+    with_timeout(migrate::MIGRATION_TIMEOUT, work).await.map_err(StoreError::from)?;
+    check_unclaimed(&mut connection).await?;
     migrate::migrator(&POSTGRES).run_direct(None, &mut connection, false).await?;
     let id = migrate::new_database_id();
     sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', $1) ON CONFLICT (key) DO NOTHING")
@@ -175,13 +175,13 @@ async fn migrate(server: &Server) -> Result<String, OpenError> {
     // Unasked, a pooler might keep the session, and with it the lock.
     let unlock = sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
     unlock.await.map_err(StoreError::from)?;
-    complete(&mut connection).await.map_err(StoreError::from)?;
+    check_schema(&mut connection).await.map_err(StoreError::from)?;
     connection.close().await.map_err(StoreError::from)?;
     Ok(id)
 }
 
 /// Refuses a schema in which an application has tables of our names.
-async fn unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
+async fn check_unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
     let tables = schema::tables().map_err(StoreError::from)?;
     let (schema, found): (Option<String>, Vec<String>) =
         sqlx::query_as(RELATIONS).bind(tables).fetch_one(connection).await.map_err(StoreError::from)?;
@@ -190,7 +190,7 @@ async fn unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
             "no schema of the connection's search_path exists; create one: CREATE SCHEMA tributary".to_owned(),
         ));
     }
-    schema::unclaimed(
+    schema::check_unclaimed(
         &found,
         "give Tributary a schema of its own: run CREATE SCHEMA tributary, and add the \
          parameter options=-csearch_path%3Dtributary to the URL",
@@ -198,15 +198,15 @@ async fn unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
 }
 
 /// Checks that no table, column or privilege is missing.
-pub(super) async fn complete(connection: &mut PgConnection) -> Result<(), Cause> {
-    let needed = schema::needed()?;
+pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<(), BackendError> {
+    let needed = schema::required()?;
     let missing = sqlx::query_as(MISSING).bind(&needed.tables).bind(&needed.columns);
-    schema::complete(missing.fetch_all(&mut *connection).await?)?;
+    schema::check_schema(missing.fetch_all(&mut *connection).await?)?;
     let forbidden = sqlx::query_as(FORBIDDEN).bind(schema::tables()?);
-    schema::permitted(forbidden.fetch_all(connection).await?)
+    schema::check_privileges(forbidden.fetch_all(connection).await?)
 }
 
-async fn within<T>(
+async fn with_timeout<T>(
     bound: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>> + Send,
 ) -> Result<T, sqlx::Error> {

@@ -7,15 +7,15 @@ use shared::platform::SessionScope;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
-use super::texts::{
-    CHATS, CONTENTS, HELD_CHATS, HELD_CONTENTS, HELD_JOBS, HELD_RECORDINGS, HELD_SESSIONS, JOBS, LEDGER, PROBE,
+use super::sql::{
+    CHATS, CONTENTS, LOCKED_CHATS, LOCKED_CONTENTS, LOCKED_JOBS, LOCKED_RECORDINGS, LOCKED_SESSIONS, JOBS, LEDGER, PROBE,
     RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
 };
 use super::writes::write;
-use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Needs, Reach, RecordingRow, SessionRow, Written};
-use crate::store::batch::{Changes, LedgerRow, Loaded, Transact, Wanted};
-use crate::store::error::Cause;
-use crate::store::held::{HeldRow, OwnTable};
+use crate::effects::{ChatRow, ContentRow, VersionGuards, JobRow, RowKeys, Reach, RecordingRow, SessionRow, WrittenColumns};
+use crate::store::batch::{RowChanges, StoredLedgerRow, LoadedRows, Transact, RowQuery};
+use crate::store::error::BackendError;
+use crate::store::locked_rows::{LockedRow, PlatformTable};
 use crate::store::migrate::DATABASE_ID;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
@@ -30,16 +30,16 @@ impl Transact for PgConnection {
         self.ping().await.is_ok()
     }
 
-    async fn begin(&mut self, first: &Wanted<'_>) -> Result<Loaded, Cause> {
+    async fn begin(&mut self, first: &RowQuery<'_>) -> Result<LoadedRows, BackendError> {
         sqlx::raw_sql("BEGIN").execute(&mut *self).await?;
-        load(self, first, sessions_anew).await
+        load(self, first, lock_first_sessions).await
     }
 
-    async fn go_on(&mut self, changes: &Changes<'_>, next: &Wanted<'_>) -> Result<Option<Loaded>, Cause> {
-        if write(self, changes).await? { load(self, next, sessions_at_once).await.map(Some) } else { Ok(None) }
+    async fn write_then_read(&mut self, changes: &RowChanges<'_>, next: &RowQuery<'_>) -> Result<Option<LoadedRows>, BackendError> {
+        if write(self, changes).await? { load(self, next, lock_next_sessions).await.map(Some) } else { Ok(None) }
     }
 
-    async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
+    async fn commit(&mut self, changes: &RowChanges<'_>) -> Result<bool, BackendError> {
         let all = write(self, changes).await?;
         if all {
             sqlx::raw_sql("COMMIT").execute(self).await?;
@@ -48,19 +48,19 @@ impl Transact for PgConnection {
     }
 
     /// Outside a transaction the server would log a warning.
-    async fn rollback(&mut self, begun: bool) -> Result<(), Cause> {
+    async fn rollback(&mut self, begun: bool) -> Result<(), BackendError> {
         if begun {
             sqlx::raw_sql("ROLLBACK").execute(self).await?;
         }
         Ok(())
     }
 
-    async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
+    async fn probe(&mut self, now: Millis) -> Result<(), BackendError> {
         sqlx::query(PROBE).bind(shared::clock::rfc3339(now)).execute(&mut *self).await?;
-        super::complete(self).await
+        super::check_schema(self).await
     }
 
-    async fn forget_statements(&mut self) -> Result<(), Cause> {
+    async fn clear_statements(&mut self) -> Result<(), BackendError> {
         Ok(self.clear_cached_statements().await?)
     }
 
@@ -68,33 +68,33 @@ impl Transact for PgConnection {
         let _ = sqlx::Connection::close(self).await;
     }
 
-    async fn look(&mut self) -> Result<String, Cause> {
+    async fn read_database_id(&mut self) -> Result<String, BackendError> {
         Ok(sqlx::query_scalar(DATABASE_ID).fetch_one(self).await?)
     }
 
-    async fn held(&mut self, Wanted { platform, needs, .. }: &Wanted<'_>) -> Result<Vec<HeldRow>, Cause> {
+    async fn locked_rows(&mut self, RowQuery { platform, needs, .. }: &RowQuery<'_>) -> Result<Vec<LockedRow>, BackendError> {
         let mut held = Vec::new();
         if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
             let streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
-            let sessions = sqlx::query_as(HELD_SESSIONS).bind(&needs.rooms).bind(streams);
+            let sessions = sqlx::query_as(LOCKED_SESSIONS).bind(&needs.rooms).bind(streams);
             let rows: Vec<(String, Option<String>, Option<String>)> = sessions.fetch_all(&mut *self).await?;
             for (room, live, egress) in rows {
-                held.push(HeldRow::Room(room));
-                held.extend([live, egress].into_iter().flatten().map(HeldRow::LiveStream));
+                held.push(LockedRow::Room(room));
+                held.extend([live, egress].into_iter().flatten().map(LockedRow::LiveStream));
             }
         }
         for (table, statement, keys) in [
-            (OwnTable::Recordings, HELD_RECORDINGS, &needs.recordings),
-            (OwnTable::Contents, HELD_CONTENTS, &needs.contents),
-            (OwnTable::Jobs, HELD_JOBS, &needs.jobs),
-            (OwnTable::Chats, HELD_CHATS, &needs.chats),
+            (PlatformTable::Recordings, LOCKED_RECORDINGS, &needs.recordings),
+            (PlatformTable::Contents, LOCKED_CONTENTS, &needs.contents),
+            (PlatformTable::Jobs, LOCKED_JOBS, &needs.jobs),
+            (PlatformTable::Chats, LOCKED_CHATS, &needs.chats),
         ] {
             if keys.is_empty() {
                 continue;
             }
             let ids: Vec<String> =
                 sqlx::query_scalar(statement).bind(platform).bind(keys).fetch_all(&mut *self).await?;
-            held.extend(ids.into_iter().map(|id| HeldRow::Own(table, (*platform).to_owned(), id)));
+            held.extend(ids.into_iter().map(|id| LockedRow::OfPlatform(table, (*platform).to_owned(), id)));
         }
         Ok(held)
     }
@@ -103,10 +103,10 @@ impl Transact for PgConnection {
 /// `sessions` reads them, if any are needed.
 async fn load(
     on: &mut PgConnection,
-    Wanted { platform, ids, needs, scope }: &Wanted<'_>,
-    sessions: impl AsyncFnOnce(&mut PgConnection, &Needs<'_>, Reach<'_>) -> Result<Vec<SessionColumns>, Cause>,
-) -> Result<Loaded, Cause> {
-    let mut loaded = Loaded { ledger: ledger(on, platform, ids).await?, ..Loaded::default() };
+    RowQuery { platform, ids, needs, scope }: &RowQuery<'_>,
+    sessions: impl AsyncFnOnce(&mut PgConnection, &RowKeys<'_>, Reach<'_>) -> Result<Vec<SessionColumns>, BackendError>,
+) -> Result<LoadedRows, BackendError> {
+    let mut loaded = LoadedRows { ledger: ledger(on, platform, ids).await?, ..LoadedRows::default() };
     if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
         loaded.sessions =
             sessions(on, needs, Reach { platform, scope: *scope }).await?.into_iter().map(session_row).collect();
@@ -126,21 +126,21 @@ async fn load(
     Ok(loaded)
 }
 
-async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<LedgerRow>, Cause> {
+async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<StoredLedgerRow>, BackendError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
     let rows: Vec<(String, String, String)> = sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(on).await?;
-    Ok(rows.into_iter().map(|(event_id, origin, result)| LedgerRow { event_id, origin, result }).collect())
+    Ok(rows.into_iter().map(|(event_id, origin, result)| StoredLedgerRow { event_id, origin, result }).collect())
 }
 
 /// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order:
 /// for a transaction that has nothing else yet.
-async fn sessions_anew(
+async fn lock_first_sessions(
     on: &mut PgConnection,
-    needs: &Needs<'_>,
+    needs: &RowKeys<'_>,
     reach: Reach<'_>,
-) -> Result<Vec<SessionColumns>, Cause> {
+) -> Result<Vec<SessionColumns>, BackendError> {
     let by_stream_alone = needs.live_streams.iter().any(|(_, room)| room.is_none());
     if by_stream_alone {
         return sessions_by_either(on, needs).await;
@@ -156,18 +156,18 @@ async fn sessions_anew(
 }
 
 /// All locks in one statement: what earlier parts have written and locked stays.
-async fn sessions_at_once(
+async fn lock_next_sessions(
     on: &mut PgConnection,
-    needs: &Needs<'_>,
+    needs: &RowKeys<'_>,
     _: Reach<'_>,
-) -> Result<Vec<SessionColumns>, Cause> {
+) -> Result<Vec<SessionColumns>, BackendError> {
     if needs.live_streams.is_empty() {
         return Ok(sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(on).await?);
     }
     sessions_by_either(on, needs).await
 }
 
-async fn sessions_by_either(on: &mut PgConnection, needs: &Needs<'_>) -> Result<Vec<SessionColumns>, Cause> {
+async fn sessions_by_either(on: &mut PgConnection, needs: &RowKeys<'_>) -> Result<Vec<SessionColumns>, BackendError> {
     let mut streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
     streams.dedup();
     Ok(sqlx::query_as(SESSIONS_BY_EITHER).bind(&needs.rooms).bind(&streams).fetch_all(on).await?)
@@ -183,44 +183,44 @@ fn session_row(columns: SessionColumns) -> SessionRow {
         live_stream_id: live,
         egress_live_stream_id: egress,
         created_at,
-        guards: Guards::parse(&guards),
-        written: Written::default(),
+        guards: VersionGuards::parse(&guards),
+        written: WrittenColumns::default(),
     }
 }
 
-async fn recordings(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<RecordingRow>, Cause> {
+async fn recordings(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<RecordingRow>, BackendError> {
     let rows: Vec<RecordingColumns> = sqlx::query_as(RECORDINGS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |(recording_id, room_id, state, url, duration_seconds, size_bytes, guards): RecordingColumns| {
-        let (state, guards) = (state.parse().ok(), Guards::parse(&guards));
+        let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
         RecordingRow { recording_id, room_id, state, url, duration_seconds, size_bytes, guards }
     };
     Ok(rows.into_iter().map(row).collect())
 }
 
-async fn contents(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<ContentRow>, Cause> {
+async fn contents(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<ContentRow>, BackendError> {
     let rows: Vec<ContentColumns> = sqlx::query_as(CONTENTS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |(content_id, title, content_type, state, guards): ContentColumns| {
-        let (state, guards) = (state.parse().ok(), Guards::parse(&guards));
+        let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
         ContentRow { content_id, title, content_type, state, data: None, guards }
     };
     Ok(rows.into_iter().map(row).collect())
 }
 
-async fn jobs(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<JobRow>, Cause> {
+async fn jobs(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<JobRow>, BackendError> {
     let rows: Vec<JobColumns> = sqlx::query_as(JOBS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |columns: JobColumns| {
         let (job_id, status, progress, current_step, video_url, error, retry_count, guards) = columns;
-        let guards = Guards::parse(&guards);
+        let guards = VersionGuards::parse(&guards);
         JobRow { job_id, status, progress, current_step, video_url, error, retry_count, data: None, guards }
     };
     Ok(rows.into_iter().map(row).collect())
 }
 
-async fn chats(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<ChatRow>, Cause> {
+async fn chats(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<ChatRow>, BackendError> {
     let rows: Vec<ChatColumns> = sqlx::query_as(CHATS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |(message_id, room_id, user_id, user_name, message, sent_at, guards): ChatColumns| {
         let sent_at = i64::try_from(sent_at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(0);
-        ChatRow { message_id, room_id, user_id, user_name, message, sent_at, guards: Guards::parse(&guards) }
+        ChatRow { message_id, room_id, user_id, user_name, message, sent_at, guards: VersionGuards::parse(&guards) }
     };
     Ok(rows.into_iter().map(row).collect())
 }

@@ -6,18 +6,18 @@ use sqlx::PgConnection;
 use sqlx::postgres::PgQueryResult;
 use time::OffsetDateTime;
 
-use super::texts::{
+use super::sql::{
     INSERT_CHATS, INSERT_CONTENTS, INSERT_JOBS, INSERT_LEDGER, INSERT_NEW_LEDGER, INSERT_RECORDINGS,
     INSERT_SESSIONS, MISSING_CHATS, MISSING_CONTENTS, MISSING_JOBS, MISSING_LEDGER, MISSING_RECORDINGS,
     MISSING_SESSIONS, UPDATE_CHATS, UPDATE_CONTENTS, UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
 };
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow};
-use crate::store::batch::{Changes, Effective, Ledger};
-use crate::store::error::Cause;
+use crate::store::batch::{RowChanges, EffectiveEvent, LedgerCheck};
+use crate::store::error::BackendError;
 
 /// A write of rows of one table.
 #[derive(Clone, Copy)]
-struct Write {
+struct PostgresWrite {
     /// For error texts.
     what: &'static str,
     statement: &'static str,
@@ -26,33 +26,33 @@ struct Write {
     missing: Option<&'static str>,
 }
 
-const fn update(what: &'static str, statement: &'static str) -> Write {
-    Write { what, statement, missing: None }
+const fn update(what: &'static str, statement: &'static str) -> PostgresWrite {
+    PostgresWrite { what, statement, missing: None }
 }
 
-const fn insert(what: &'static str, statement: &'static str, missing: &'static str) -> Write {
-    Write { what, statement, missing: Some(missing) }
+const fn insert(what: &'static str, statement: &'static str, missing: &'static str) -> PostgresWrite {
+    PostgresWrite { what, statement, missing: Some(missing) }
 }
 
-const KNOWN_SESSIONS: Write = update("update of sessions", UPDATE_SESSIONS);
-const KNOWN_RECORDINGS: Write = update("update of recordings", UPDATE_RECORDINGS);
-const KNOWN_CONTENTS: Write = update("update of contents", UPDATE_CONTENTS);
-const KNOWN_JOBS: Write = update("update of jobs", UPDATE_JOBS);
-const KNOWN_CHATS: Write = update("update of chat_messages", UPDATE_CHATS);
-const NEW_SESSIONS: Write = insert("insert into sessions", INSERT_SESSIONS, MISSING_SESSIONS);
-const NEW_RECORDINGS: Write = insert("insert into recordings", INSERT_RECORDINGS, MISSING_RECORDINGS);
-const NEW_CONTENTS: Write = insert("insert into contents", INSERT_CONTENTS, MISSING_CONTENTS);
-const NEW_JOBS: Write = insert("insert into jobs", INSERT_JOBS, MISSING_JOBS);
-const NEW_CHATS: Write = insert("insert into chat_messages", INSERT_CHATS, MISSING_CHATS);
-const ASKED_LEDGER: Write = insert("insert into webhook_events", INSERT_LEDGER, MISSING_LEDGER);
-const ASSUMED_LEDGER: Write = insert("insert into webhook_events", INSERT_NEW_LEDGER, MISSING_LEDGER);
+const KNOWN_SESSIONS: PostgresWrite = update("update of sessions", UPDATE_SESSIONS);
+const KNOWN_RECORDINGS: PostgresWrite = update("update of recordings", UPDATE_RECORDINGS);
+const KNOWN_CONTENTS: PostgresWrite = update("update of contents", UPDATE_CONTENTS);
+const KNOWN_JOBS: PostgresWrite = update("update of jobs", UPDATE_JOBS);
+const KNOWN_CHATS: PostgresWrite = update("update of chat_messages", UPDATE_CHATS);
+const NEW_SESSIONS: PostgresWrite = insert("insert into sessions", INSERT_SESSIONS, MISSING_SESSIONS);
+const NEW_RECORDINGS: PostgresWrite = insert("insert into recordings", INSERT_RECORDINGS, MISSING_RECORDINGS);
+const NEW_CONTENTS: PostgresWrite = insert("insert into contents", INSERT_CONTENTS, MISSING_CONTENTS);
+const NEW_JOBS: PostgresWrite = insert("insert into jobs", INSERT_JOBS, MISSING_JOBS);
+const NEW_CHATS: PostgresWrite = insert("insert into chat_messages", INSERT_CHATS, MISSING_CHATS);
+const ASKED_LEDGER: PostgresWrite = insert("insert into webhook_events", INSERT_LEDGER, MISSING_LEDGER);
+const ASSUMED_LEDGER: PostgresWrite = insert("insert into webhook_events", INSERT_NEW_LEDGER, MISSING_LEDGER);
 
 /// Writes all rows. Returns `false` if another worker has inserted one first.
-pub(super) async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Result<bool, Cause> {
-    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked } = changes;
-    let new_ledger = match asked {
-        Ledger::Read => ASKED_LEDGER,
-        Ledger::Unread => ASSUMED_LEDGER,
+pub(super) async fn write(on: &mut PgConnection, changes: &RowChanges<'_>) -> Result<bool, BackendError> {
+    let RowChanges { platform, now, sessions, recordings, contents, jobs, chats, ledger, ledger_check } = changes;
+    let new_ledger = match ledger_check {
+        LedgerCheck::Query => ASKED_LEDGER,
+        LedgerCheck::AssumeNew => ASSUMED_LEDGER,
     };
     Ok(write_sessions(on, KNOWN_SESSIONS, &sessions.known, *now).await?
         && write_recordings(on, KNOWN_RECORDINGS, platform, &recordings.known, *now).await?
@@ -71,29 +71,29 @@ pub(super) async fn write(on: &mut PgConnection, changes: &Changes<'_>) -> Resul
 /// first.
 async fn written(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     platform: Option<&str>,
     keys: &[&str],
     done: &PgQueryResult,
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if done.rows_affected() >= keys.len() as u64 {
         return Ok(true);
     }
-    let Some(missing) = write.missing else { return Err(Cause::Suppressed(write.what)) };
+    let Some(missing) = write.missing else { return Err(BackendError::Suppressed(write.what)) };
     let query = sqlx::query_scalar(missing);
     let query = if let Some(platform) = platform { query.bind(platform) } else { query };
-    if query.bind(keys).fetch_one(on).await? { Err(Cause::Suppressed(write.what)) } else { Ok(false) }
+    if query.bind(keys).fetch_one(on).await? { Err(BackendError::Suppressed(write.what)) } else { Ok(false) }
 }
 
 // Each write answers as `written` does.
 
 async fn write_ledger(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     platform: &str,
-    rows: &[Effective<'_>],
+    rows: &[EffectiveEvent<'_>],
     now: Millis,
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if rows.is_empty() {
         return Ok(true);
     }
@@ -117,10 +117,10 @@ async fn write_ledger(
 
 async fn write_sessions(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     rows: &[&SessionRow],
     now: Millis,
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if rows.is_empty() {
         return Ok(true);
     }
@@ -156,11 +156,11 @@ async fn write_sessions(
 
 async fn write_recordings(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     platform: &str,
     rows: &[&RecordingRow],
     now: Millis,
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if rows.is_empty() {
         return Ok(true);
     }
@@ -182,11 +182,11 @@ async fn write_recordings(
 
 async fn write_contents(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     platform: &str,
     rows: &[&ContentRow],
     now: Millis,
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if rows.is_empty() {
         return Ok(true);
     }
@@ -207,11 +207,11 @@ async fn write_contents(
 
 async fn write_jobs(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     platform: &str,
     rows: &[&JobRow],
     now: Millis,
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if rows.is_empty() {
         return Ok(true);
     }
@@ -235,10 +235,10 @@ async fn write_jobs(
 
 async fn write_chats(
     on: &mut PgConnection,
-    write: Write,
+    write: PostgresWrite,
     platform: &str,
     rows: &[&ChatRow],
-) -> Result<bool, Cause> {
+) -> Result<bool, BackendError> {
     if rows.is_empty() {
         return Ok(true);
     }

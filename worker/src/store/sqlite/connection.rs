@@ -2,7 +2,7 @@
 //! handing the row to another thread would. So a whole step of a transaction is one hand-over, with one prepared statement
 //! for each kind of row.
 //!
-//! Guarantee: steps run in the order in which they were asked for. Once the [`Session`] is dropped the connection is
+//! Guarantee: steps run in the order in which they were asked for. Once the [`WriterThread`] is dropped the connection is
 //! closed, after the step it is in, which rolls back what is open.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -16,55 +16,55 @@ use shared::clock::rfc3339;
 use shared::event::Millis;
 use tokio::sync::oneshot;
 
-use super::files::{Displaced, OpenFiles, Original};
-use super::read::{self, Asked};
+use super::files::{Displaced, OpenFiles, OriginalFile};
+use super::read::{self, OwnedRowQuery};
 use super::write;
-use crate::store::batch::{Changes, Loaded, Transact, Wanted};
-use crate::store::error::Cause;
+use crate::store::batch::{RowChanges, LoadedRows, Transact, RowQuery};
+use crate::store::error::BackendError;
 use crate::store::migrate::DATABASE_ID;
 use crate::store::schema;
-use crate::store::sharing::Sharing;
+use crate::store::transaction_scope::TransactionScope;
 use crate::store::writer::Backend;
 
 /// As many statements as there are in [`mod@read`] and [`mod@write`], and some.
-const STATEMENTS: usize = 48;
+const STATEMENT_CACHE_CAPACITY: usize = 48;
 
 const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at', ?1) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
 /// Which file, and how to open it.
 #[derive(Clone, Debug)]
-pub(in crate::store) struct File {
+pub(in crate::store) struct SqliteFile {
     /// Absolute, so that it cannot be taken for a URI.
     pub(super) path: PathBuf,
     /// Another one of SQLite's ways to the disk, if the URL names one.
     pub(super) vfs: Option<String>,
     pub(super) busy_timeout: Duration,
-    pub(super) original: Original,
+    pub(super) original: OriginalFile,
 }
 
 /// A connection and its files.
-struct Opened {
+struct OpenDatabase {
     connection: Connection,
     files: OpenFiles,
 }
 
-type Job = Box<dyn FnOnce(&Opened) + Send>;
+type ThreadJob = Box<dyn FnOnce(&OpenDatabase) + Send>;
 
 /// The way to the thread that has the connection.
 #[derive(Debug)]
-pub(in crate::store) struct Session {
-    jobs: mpsc::Sender<Job>,
+pub(in crate::store) struct WriterThread {
+    jobs: mpsc::Sender<ThreadJob>,
     /// Fails once the connection is closed.
     closed: oneshot::Receiver<()>,
 }
 
-impl Backend for File {
-    type Connection = Session;
-    const SHARING: Sharing = Sharing::Any;
+impl Backend for SqliteFile {
+    type Connection = WriterThread;
+    const TRANSACTION_SCOPE: TransactionScope = TransactionScope::Any;
 
-    async fn connect(&self) -> Result<Session, Cause> {
-        let (jobs, asked) = mpsc::channel::<Job>();
+    async fn connect(&self) -> Result<WriterThread, BackendError> {
+        let (jobs, asked) = mpsc::channel::<ThreadJob>();
         let (opened, answer) = oneshot::channel();
         let (open_until, closed) = oneshot::channel::<()>();
         let file = self.clone();
@@ -83,13 +83,13 @@ impl Backend for File {
             drop(open_until);
         };
         std::thread::Builder::new().name("sqlite".to_owned()).spawn(run).map_err(sqlx::Error::Io)?;
-        answer.await.map_err(|_| Cause::Gone)??;
-        Ok(Session { jobs, closed })
+        answer.await.map_err(|_| BackendError::ThreadEnded)??;
+        Ok(WriterThread { jobs, closed })
     }
 }
 
-impl File {
-    fn open(&self) -> Result<Opened, Cause> {
+impl SqliteFile {
+    fn open(&self) -> Result<OpenDatabase, BackendError> {
         // SQLite would apply the present write-ahead log to another file.
         self.original.confirm()?;
         let flags =
@@ -101,41 +101,41 @@ impl File {
         connection.busy_timeout(self.busy_timeout)?;
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
         // The first read opens the write-ahead log.
         database_id(&connection)?;
         let files = OpenFiles::record(&self.original)?;
-        Ok(Opened { connection, files })
+        Ok(OpenDatabase { connection, files })
     }
 }
 
-impl Session {
+impl WriterThread {
     /// Has `work` done with the connection. A panic in it is the caller's.
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Opened) -> Result<T, Cause> + Send + 'static,
-    ) -> Result<T, Cause> {
+        work: impl FnOnce(&OpenDatabase) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
         let (done, answer) = oneshot::channel();
-        let job = move |open: &Opened| {
+        let job = move |open: &OpenDatabase| {
             let _ = done.send(catch_unwind(AssertUnwindSafe(|| work(open))));
         };
-        self.jobs.send(Box::new(job)).map_err(|_| Cause::Gone)?;
+        self.jobs.send(Box::new(job)).map_err(|_| BackendError::ThreadEnded)?;
         match answer.await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(panic)) => resume_unwind(panic),
-            Err(_) => Err(Cause::Gone),
+            Err(_) => Err(BackendError::ThreadEnded),
         }
     }
 }
 
-impl Transact for Session {
+impl Transact for WriterThread {
     /// A file answers.
     async fn is_alive(&mut self) -> bool {
         true
     }
 
-    async fn begin(&mut self, first: &Wanted<'_>) -> Result<Loaded, Cause> {
-        let asked = Asked::new(first);
+    async fn begin(&mut self, first: &RowQuery<'_>) -> Result<LoadedRows, BackendError> {
+        let asked = OwnedRowQuery::new(first);
         // `IMMEDIATE`: a transaction that reads first and asks for the write lock later fails instead of waiting.
         self.run(move |open| {
             open.explain_log()?;
@@ -147,18 +147,18 @@ impl Transact for Session {
 
     /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is an error: a fault, or a
     /// ledger row where the ledger was not asked.
-    async fn go_on(&mut self, changes: &Changes<'_>, next: &Wanted<'_>) -> Result<Option<Loaded>, Cause> {
-        let (tables, asked) = (write::tables(changes), Asked::new(next));
-        self.run(move |Opened { connection, .. }| {
+    async fn write_then_read(&mut self, changes: &RowChanges<'_>, next: &RowQuery<'_>) -> Result<Option<LoadedRows>, BackendError> {
+        let (tables, asked) = (write::tables(changes), OwnedRowQuery::new(next));
+        self.run(move |OpenDatabase { connection, .. }| {
             tables.iter().try_for_each(|table| table.write(connection))?;
             read::all(connection, &asked).map(Some)
         })
         .await
     }
 
-    async fn commit(&mut self, changes: &Changes<'_>) -> Result<bool, Cause> {
+    async fn commit(&mut self, changes: &RowChanges<'_>) -> Result<bool, BackendError> {
         let tables = write::tables(changes);
-        self.run(move |Opened { connection, files }| {
+        self.run(move |OpenDatabase { connection, files }| {
             tables.iter().try_for_each(|table| table.write(connection))?;
             files.check()?;
             execute(connection, "COMMIT")?;
@@ -169,7 +169,7 @@ impl Transact for Session {
         Ok(true)
     }
 
-    async fn rollback(&mut self, _: bool) -> Result<(), Cause> {
+    async fn rollback(&mut self, _: bool) -> Result<(), BackendError> {
         self.run(|open| {
             if !open.connection.is_autocommit() {
                 execute(&open.connection, "ROLLBACK")?;
@@ -180,14 +180,14 @@ impl Transact for Session {
         .await
     }
 
-    async fn probe(&mut self, now: Millis) -> Result<(), Cause> {
+    async fn probe(&mut self, now: Millis) -> Result<(), BackendError> {
         let now = rfc3339(now);
         self.run(move |open| {
             open.explain_log()?;
-            let Opened { connection, files } = open;
+            let OpenDatabase { connection, files } = open;
             files.check()?;
             connection.prepare_cached(PROBE)?.execute([now])?;
-            complete(connection)?;
+            check_schema(connection)?;
             Ok(files.check()?)
         })
         .await
@@ -199,7 +199,7 @@ impl Transact for Session {
         let _ = closed.await;
     }
 
-    async fn look(&mut self) -> Result<String, Cause> {
+    async fn read_database_id(&mut self) -> Result<String, BackendError> {
         self.run(|open| {
             open.explain_log()?;
             open.files.check()?;
@@ -209,10 +209,10 @@ impl Transact for Session {
     }
 }
 
-impl Opened {
+impl OpenDatabase {
     /// Accepts a log that is shorter than before if it has all frames that SQLite expects in it, as
     /// after a checkpoint. Outside a transaction only.
-    fn explain_log(&self) -> Result<(), Cause> {
+    fn explain_log(&self) -> Result<(), BackendError> {
         /// Bytes of the header of a log and of a frame (sqlite.org/fileformat.html, 4.1).
         const HEADERS: (u64, u64) = (32, 24);
         let Some(bytes) = self.files.shorter_log() else { return Ok(()) };
@@ -234,7 +234,7 @@ impl Opened {
             None => return,
             Some(Displaced::Overwritten(_)) => self.set_log_aside(),
             Some(_) => {
-                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(Cause::from)
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(BackendError::from)
             }
         };
         if let Err(error) = left {
@@ -242,28 +242,28 @@ impl Opened {
         }
     }
 
-    fn set_log_aside(&self) -> Result<(), Cause> {
+    fn set_log_aside(&self) -> Result<(), BackendError> {
         self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         self.files.set_log_aside().map_err(|error| sqlx::Error::Io(error).into())
     }
 }
 
-fn database_id(connection: &Connection) -> Result<String, Cause> {
+fn database_id(connection: &Connection) -> Result<String, BackendError> {
     Ok(connection.prepare_cached(DATABASE_ID)?.query_row([], |row| row.get(0))?)
 }
 
 /// Checks that no table or column is missing.
-fn complete(connection: &Connection) -> Result<(), Cause> {
-    let (needed, found) = (schema::needed()?, schema::columns(connection)?);
+fn check_schema(connection: &Connection) -> Result<(), BackendError> {
+    let (needed, found) = (schema::required()?, schema::columns(connection)?);
     let has = |table: &str, column: &str| found.iter().any(|(t, c)| t == table && c == column);
     let is_table = |table: &str| found.iter().any(|(t, _)| t == table);
     let pairs = needed.tables.iter().zip(&needed.columns);
     let missing = pairs.filter(|(table, column)| !has(table, column));
     let missing = missing.map(|(table, column)| (table.clone(), is_table(table).then(|| column.clone())));
-    schema::complete(missing.collect())
+    schema::check_schema(missing.collect())
 }
 
-fn execute(connection: &Connection, statement: &str) -> Result<(), Cause> {
+fn execute(connection: &Connection, statement: &str) -> Result<(), BackendError> {
     connection.prepare_cached(statement)?.execute([])?;
     Ok(())
 }

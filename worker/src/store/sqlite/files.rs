@@ -3,15 +3,15 @@
 //!
 //! # Guarantees
 //! - Events are acknowledged only if their commit went into the file at the path
-//!   (`sqlite_file_replaced_under_a_worker_takes_nothing`).
+//!   (`sqlite_file_replaced_under_a_worker_gets_no_commit`).
 //! - A file that was renamed and linked to takes no commit: the next process would look for its
-//!   write-ahead log elsewhere (`sqlite_file_renamed_behind_a_link_takes_nothing`).
+//!   write-ahead log elsewhere (`sqlite_file_renamed_behind_a_link_gets_no_commit`).
 //! - A file that comes back is used again without a restart, another file never
 //!   (`sqlite_file_moved_away_and_back_is_used_again`).
 //! - A file that something else than SQLite wrote over takes no commit
-//!   (`sqlite_file_copied_over_takes_nothing`).
+//!   (`sqlite_file_copied_over_gets_no_commit`).
 //! - A write-ahead log that something else than SQLite cut off takes no commit
-//!   (`sqlite_log_cut_off_takes_nothing`).
+//!   (`sqlite_log_cut_off_gets_no_commit`).
 //!
 //! # Design
 //! A connection keeps its files open when their names change, so a removed or replaced file
@@ -82,26 +82,26 @@ pub enum Displaced {
 
 /// The database file that was opened first: no other one is ever written.
 #[derive(Clone, Debug)]
-pub(super) struct Original {
+pub(super) struct OriginalFile {
     path: PathBuf,
     /// Unknown before the first connection.
-    opened: Arc<OnceLock<Content>>,
+    opened: Arc<OnceLock<OpenedFile>>,
 }
 
 /// The content of a database file, as far as it was seen.
 #[derive(Debug)]
-struct Content {
+struct OpenedFile {
     id: FileId,
     /// Path without links, which SQLite names the other files after.
     real: PathBuf,
     /// Never closed: that would drop the locks that SQLite has on the file in this process.
     file: &'static fs::File,
-    seen: Mutex<(Stamp, Header)>,
+    seen: Mutex<(FileStamp, SqliteHeader)>,
 }
 
 /// Changes with every write to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     bytes: u64,
     seconds: i64,
     nanoseconds: i64,
@@ -109,19 +109,19 @@ struct Stamp {
 
 /// Fields of SQLite's file header that never go back (sqlite.org/fileformat.html, 1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Header {
+struct SqliteHeader {
     change_counter: u32,
     /// 0 where pages may be given back (auto-vacuum).
     pages: u32,
 }
 
-impl Stamp {
+impl FileStamp {
     fn of(metadata: &fs::Metadata) -> Self {
         Self { bytes: metadata.len(), seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() }
     }
 }
 
-impl Header {
+impl SqliteHeader {
     /// `None`: this is no SQLite database.
     fn read(file: &fs::File) -> io::Result<Option<Self>> {
         let mut bytes = [0; 100];
@@ -139,7 +139,7 @@ impl Header {
     }
 }
 
-impl Original {
+impl OriginalFile {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, opened: Arc::default() }
     }
@@ -156,9 +156,9 @@ impl Original {
             return Err(Displaced::Renamed { path: self.path.clone(), real });
         }
         let mut seen = content.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = Stamp::of(&found);
+        let stamp = FileStamp::of(&found);
         if seen.0 != stamp {
-            let header = Header::read(content.file).map_err(|error| classify(&self.path, error))?;
+            let header = SqliteHeader::read(content.file).map_err(|error| classify(&self.path, error))?;
             match header.filter(|header| *header >= seen.1) {
                 Some(header) => *seen = (stamp, header),
                 None => return Err(Displaced::Overwritten(self.path.clone())),
@@ -173,11 +173,11 @@ impl Original {
             let error = |error| classify(&self.path, error);
             let file = Box::leak(Box::new(fs::File::open(&self.path).map_err(error)?));
             let metadata = file.metadata().map_err(error)?;
-            let header = Header::read(file).map_err(error)?;
+            let header = SqliteHeader::read(file).map_err(error)?;
             let header = header.ok_or_else(|| Displaced::Overwritten(self.path.clone()))?;
-            let seen = Mutex::new((Stamp::of(&metadata), header));
+            let seen = Mutex::new((FileStamp::of(&metadata), header));
             let real = self.path.canonicalize().map_err(error)?;
-            self.opened.get_or_init(|| Content { id: FileId::of(&metadata), real, file, seen });
+            self.opened.get_or_init(|| OpenedFile { id: FileId::of(&metadata), real, file, seen });
         }
         self.confirm()
     }
@@ -186,27 +186,27 @@ impl Original {
 /// The files of one connection: the database, its write-ahead log, and the index of that.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
-    database: Original,
+    database: OriginalFile,
     /// The others, the write-ahead log first.
     beside: Vec<(PathBuf, FileId)>,
     /// Bytes of the log that were seen, if there is one.
     log_bytes: Cell<u64>,
-    seen: Cell<Seen>,
+    seen: Cell<CheckState>,
 }
 
 /// The outcome of the last check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+enum CheckState {
     InPlace,
     Displaced,
     /// As before, and [`OpenFiles::newly_displaced`] has returned it once.
-    Told,
+    Reported,
 }
 
 impl OpenFiles {
     /// Records the files of a connection that has just been opened on `database` and has read
     /// something.
-    pub(super) fn record(database: &Original) -> Result<Self, Displaced> {
+    pub(super) fn record(database: &OriginalFile) -> Result<Self, Displaced> {
         database.record()?;
         let path = &database.path;
         // Beside the file itself, not beside a link to it.
@@ -223,7 +223,7 @@ impl OpenFiles {
             // Replaced between the opening and the look.
             Some((path, _)) => Err(Displaced::Replaced(path.clone())),
             None => {
-                let seen = Cell::new(Seen::InPlace);
+                let seen = Cell::new(CheckState::InPlace);
                 let files = Self { database: database.clone(), beside, log_bytes: Cell::new(0), seen };
                 files.accept_log();
                 Ok(files)
@@ -235,8 +235,8 @@ impl OpenFiles {
     pub(super) fn check(&self) -> Result<(), Displaced> {
         let checked = self.compare();
         match (&checked, self.seen.get()) {
-            (Ok(()), _) => self.seen.set(Seen::InPlace),
-            (Err(_), Seen::InPlace) => self.seen.set(Seen::Displaced),
+            (Ok(()), _) => self.seen.set(CheckState::InPlace),
+            (Err(_), CheckState::InPlace) => self.seen.set(CheckState::Displaced),
             (Err(_), _) => {}
         }
         checked
@@ -288,10 +288,10 @@ impl OpenFiles {
     /// succeeded. What happens to the write-ahead log has to happen at once: a later process may
     /// use it for another file.
     pub(super) fn newly_displaced(&self) -> Option<Displaced> {
-        if self.seen.get() != Seen::Displaced {
+        if self.seen.get() != CheckState::Displaced {
             return None;
         }
-        self.seen.set(Seen::Told);
+        self.seen.set(CheckState::Reported);
         self.compare().err()
     }
 
@@ -313,7 +313,7 @@ fn is_same_place(one: &Path, other: &Path) -> bool {
 }
 
 /// The file that SQLite opens for `path`, even if it does not exist: it follows links.
-pub(super) fn target(path: &Path) -> PathBuf {
+pub(super) fn resolve_links(path: &Path) -> PathBuf {
     /// As many as the kernel follows.
     const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
@@ -343,13 +343,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn header(change_counter: u32, pages: u32, auto_vacuum: u32) -> Option<Header> {
+    fn header(change_counter: u32, pages: u32, auto_vacuum: u32) -> Option<SqliteHeader> {
         let mut bytes = [0; 100];
         bytes[..16].copy_from_slice(b"SQLite format 3\0");
         for (at, number) in [(24, change_counter), (28, pages), (52, auto_vacuum)] {
             bytes[at..at + 4].copy_from_slice(&number.to_be_bytes());
         }
-        Header::parse(&bytes)
+        SqliteHeader::parse(&bytes)
     }
 
     #[test]
@@ -362,6 +362,6 @@ mod tests {
             assert!(later >= live, "{later:?}");
         }
         assert!(header(3, 10, 7) >= header(3, 20, 7), "auto-vacuum gives pages back");
-        assert_eq!(Header::parse(&[0; 100]), None);
+        assert_eq!(SqliteHeader::parse(&[0; 100]), None);
     }
 }

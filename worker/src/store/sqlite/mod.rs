@@ -6,7 +6,7 @@
 
 mod connection;
 mod files;
-mod forget;
+mod ledger_retention;
 mod read;
 mod table;
 mod write;
@@ -20,16 +20,16 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use super::StoreOptions;
 use super::batch::Transact as _;
-use super::error::{Cause, OpenError, StoreError};
+use super::error::{BackendError, OpenError, StoreError};
 use super::migrate::{self, DATABASE_ID, SQLITE};
 use super::schema;
 use super::writer::{Backend as _, Writer};
-use connection::File;
+use connection::SqliteFile;
 pub use files::Displaced;
-use files::Original;
+use files::OriginalFile;
 
 /// Before this, two connections that write could corrupt a WAL database (sqlite.org/wal.html#walresetbug).
-const OLDEST: (u32, u32, u32) = (3, 51, 3);
+const MIN_SQLITE_VERSION: (u32, u32, u32) = (3, 51, 3);
 
 const RESULT: &str = "SELECT result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
 
@@ -42,14 +42,14 @@ const SESSION: &str = "SELECT json_object('room_id', room_id, 'platform', platfo
     FROM sessions WHERE room_id = ?1";
 
 /// Connections for the routes that show rows.
-const READERS: u32 = 2;
+const READER_CONNECTIONS: u32 = 2;
 
 /// A SQLite session database.
 #[derive(Debug)]
 pub struct Sqlite {
-    pub(super) writer: Writer<File>,
+    pub(super) writer: Writer<SqliteFile>,
     readers: SqlitePool,
-    original: Original,
+    original: OriginalFile,
     wal: PathBuf,
     pub(super) database_id: String,
 }
@@ -59,7 +59,7 @@ impl Sqlite {
         let connect: SqliteConnectOptions = url
             .parse()
             .map_err(|_| OpenError::Configuration("is not a SQLite URL that can be understood".to_owned()))?;
-        let path = file(&connect)?;
+        let path = database_file(&connect)?;
         check_presence(&path, options.create_file)?;
         let connect = connect
             .create_if_missing(options.create_file)
@@ -69,22 +69,22 @@ impl Sqlite {
             .foreign_keys(false);
         let database_id = migrate(&connect, &path).await?;
         let absolute = std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
-        let original = Original::new(absolute.clone());
+        let original = OriginalFile::new(absolute.clone());
         let file =
-            File { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout, original: original.clone() };
+            SqliteFile { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout, original: original.clone() };
         let mut connection = file.connect().await.map_err(StoreError::from)?;
         connection.probe(shared::clock::now_ms()).await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
+            .max_connections(READER_CONNECTIONS)
             .acquire_timeout(options.connect_timeout)
             .connect_lazy_with(connect.create_if_missing(false));
         let writer = Writer::new(file, connection, &database_id, options.deadline);
-        writer.look().await?;
+        writer.check_identity().await?;
         Ok(Self { writer, readers, original, wal: wal_of(&path), database_id })
     }
 
     /// The connections for readers, unless they would open another file.
-    fn readers(&self) -> Result<&SqlitePool, Cause> {
+    fn readers(&self) -> Result<&SqlitePool, BackendError> {
         self.original.confirm()?;
         Ok(&self.readers)
     }
@@ -111,11 +111,11 @@ impl Sqlite {
 
 /// The write-ahead log, which SQLite keeps beside the file itself, not beside a link to it.
 fn wal_of(file: &Path) -> PathBuf {
-    files::with_suffix(&files::target(file), "-wal")
+    files::with_suffix(&files::resolve_links(file), "-wal")
 }
 
 /// A database in memory would forget what was acknowledged.
-fn file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
+fn database_file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
     let file = connect.get_filename();
     let name = file.to_string_lossy();
     if name.is_empty() || name.contains(":memory:") || name.starts_with("file:sqlx-in-memory") {
@@ -128,10 +128,10 @@ fn file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
     Ok(file.to_owned())
 }
 
-/// Checks that opening `file` loses nothing. SQLite discards the write-ahead log of a file that it
+/// Checks that opening `database_file` loses nothing. SQLite discards the write-ahead log of a file that it
 /// creates, or that is empty.
 fn check_presence(file: &Path, may_create: bool) -> Result<(), OpenError> {
-    let log = files::with_suffix(&files::target(file), "-wal");
+    let log = files::with_suffix(&files::resolve_links(file), "-wal");
     // First, since another worker may create both.
     let log_exists = log.exists();
     if file.metadata().is_ok_and(|found| found.len() > 0) {
@@ -153,13 +153,13 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
     let mut connection = SqliteConnection::connect_with(connect).await.map_err(StoreError::from)?;
     let version: String =
         sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await.map_err(StoreError::from)?;
-    if !recent(&version) {
+    if !is_supported_version(&version) {
         return Err(OpenError::Configuration(format!(
             "SQLite {version} can corrupt a database that two workers write; 3.51.3 is the oldest supported"
         )));
     }
-    kept(&mut connection).await?;
-    unclaimed(&mut connection).await?;
+    check_is_file(&mut connection).await?;
+    check_unclaimed(&mut connection).await?;
     migrate::migrator(&SQLITE).run_direct(None, &mut connection, false).await?;
     sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', ?1) ON CONFLICT (key) DO NOTHING")
         .bind(migrate::new_database_id())
@@ -173,16 +173,16 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
 }
 
 /// Refuses a file in which an application has tables of our names.
-async fn unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+async fn check_unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let ours = schema::tables().map_err(StoreError::from)?;
     let found = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name");
     let mut found: Vec<String> = found.fetch_all(connection).await.map_err(StoreError::from)?;
     found.retain(|table| ours.contains(table));
-    schema::unclaimed(&found, "name another file, for example sqlite://tributary.db")
+    schema::check_unclaimed(&found, "name another file, for example sqlite://tributary.db")
 }
 
 /// Whatever the URL says (`mode=memory`, another VFS), what SQLite opened must be a file with a write-ahead log.
-async fn kept(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+async fn check_is_file(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let journal: String =
         sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(StoreError::from)?;
     let file: String = sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
@@ -207,7 +207,7 @@ async fn lock_beside(file: &Path) -> Result<std::fs::File, OpenError> {
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) if began.elapsed() < migrate::PATIENCE => tokio::time::sleep(PAUSE).await,
+            Err(TryLockError::WouldBlock) if began.elapsed() < migrate::MIGRATION_TIMEOUT => tokio::time::sleep(PAUSE).await,
             Err(TryLockError::WouldBlock) => return Err(io(std::io::ErrorKind::TimedOut.into()).into()),
             Err(TryLockError::Error(error)) => return Err(io(error).into()),
         }
@@ -220,10 +220,10 @@ fn vfs(url: &str) -> Option<String> {
     parameters.split('&').find_map(|parameter| parameter.strip_prefix("vfs=")).map(str::to_owned)
 }
 
-fn recent(version: &str) -> bool {
+fn is_supported_version(version: &str) -> bool {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
-    (next(), next(), next()) >= OLDEST
+    (next(), next(), next()) >= MIN_SQLITE_VERSION
 }
 
 #[cfg(test)]
@@ -234,16 +234,16 @@ mod tests {
     #[test]
     fn versions_with_the_wal_reset_bug_are_refused() {
         for old in ["3.46.0", "3.50.7", "3.51.2", "2.99.99", ""] {
-            assert!(!recent(old), "{old}");
+            assert!(!is_supported_version(old), "{old}");
         }
         for good in ["3.51.3", "3.51.10", "3.52.0", "4.0.0"] {
-            assert!(recent(good), "{good}");
+            assert!(is_supported_version(good), "{good}");
         }
     }
 
     #[test]
-    fn only_a_file_is_a_session_database() {
-        let named = |url: &str| file(&url.parse().unwrap());
+    fn database_url_must_name_a_file() {
+        let named = |url: &str| database_file(&url.parse().unwrap());
         assert_eq!(named("sqlite://tributary.db").unwrap(), Path::new("tributary.db"));
         assert!(matches!(named("sqlite::memory:"), Err(OpenError::Configuration(_))));
         assert!(matches!(named("sqlite:///no/such/folder/x.db"), Err(OpenError::Configuration(_))));

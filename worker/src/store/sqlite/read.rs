@@ -6,9 +6,9 @@ use shared::platform::SessionScope;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::effects::{ChatRow, ContentRow, Guards, JobRow, Reach, RecordingRow, SessionRow, Written};
-use crate::store::batch::{LedgerRow, Loaded, Wanted};
-use crate::store::error::Cause;
+use crate::effects::{ChatRow, ContentRow, VersionGuards, JobRow, Reach, RecordingRow, SessionRow, WrittenColumns};
+use crate::store::batch::{StoredLedgerRow, LoadedRows, RowQuery};
+use crate::store::error::BackendError;
 
 const LEDGER: &str = "SELECT event_id, origin, result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
 
@@ -40,7 +40,7 @@ const CHAT: &str = "SELECT message_id, room_id, user_id, user_name, message, sen
     WHERE platform = ?1 AND message_id = ?2";
 
 /// The keys of a part, to be sent to the thread that reads.
-pub(super) struct Asked {
+pub(super) struct OwnedRowQuery {
     platform: String,
     scope: SessionScope,
     ids: Vec<String>,
@@ -53,8 +53,8 @@ pub(super) struct Asked {
     chats: Vec<String>,
 }
 
-impl Asked {
-    pub(super) fn new(Wanted { platform, scope, ids, needs }: &Wanted<'_>) -> Self {
+impl OwnedRowQuery {
+    pub(super) fn new(RowQuery { platform, scope, ids, needs }: &RowQuery<'_>) -> Self {
         let own = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
         let stream = |(stream, room): &(&str, Option<&str>)| ((*stream).to_owned(), room.map(str::to_owned));
         Self {
@@ -72,9 +72,9 @@ impl Asked {
 }
 
 /// Reads everything that `asked` names.
-pub(super) fn all(connection: &Connection, asked: &Asked) -> Result<Loaded, Cause> {
+pub(super) fn all(connection: &Connection, asked: &OwnedRowQuery) -> Result<LoadedRows, BackendError> {
     let platform = Some(asked.platform.as_str());
-    Ok(Loaded {
+    Ok(LoadedRows {
         ledger: Keyed { connection, statement: LEDGER, platform }.rows(&asked.ids, ledger_row)?,
         sessions: sessions(connection, asked)?,
         recordings: Keyed { connection, statement: RECORDING, platform }.rows(&asked.recordings, recording_row)?,
@@ -85,7 +85,7 @@ pub(super) fn all(connection: &Connection, asked: &Asked) -> Result<Loaded, Caus
 }
 
 /// Sessions by room, and by live stream where no room leads to a usable one already.
-fn sessions(connection: &Connection, asked: &Asked) -> Result<Vec<SessionRow>, Cause> {
+fn sessions(connection: &Connection, asked: &OwnedRowQuery) -> Result<Vec<SessionRow>, BackendError> {
     let by = |statement, keys: &[String]| Keyed { connection, statement, platform: None }.rows(keys, session_row);
     let mut found = by(SESSION, &asked.rooms)?;
     // Rooms were asked for in their order, so what was found is in it.
@@ -120,7 +120,7 @@ impl Keyed<'_> {
         self,
         keys: &[String],
         read: impl Fn(&Row<'_>) -> Result<R, rusqlite::Error>,
-    ) -> Result<Vec<R>, Cause> {
+    ) -> Result<Vec<R>, BackendError> {
         let mut found = Vec::new();
         if keys.is_empty() {
             return Ok(found);
@@ -142,8 +142,8 @@ impl Keyed<'_> {
     }
 }
 
-fn ledger_row(row: &Row<'_>) -> Result<LedgerRow, rusqlite::Error> {
-    Ok(LedgerRow { event_id: row.get(0)?, origin: row.get(1)?, result: row.get(2)? })
+fn ledger_row(row: &Row<'_>) -> Result<StoredLedgerRow, rusqlite::Error> {
+    Ok(StoredLedgerRow { event_id: row.get(0)?, origin: row.get(1)?, result: row.get(2)? })
 }
 
 fn session_row(row: &Row<'_>) -> Result<SessionRow, rusqlite::Error> {
@@ -155,8 +155,8 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow, rusqlite::Error> {
         live_stream_id: row.get(4)?,
         egress_live_stream_id: row.get(5)?,
         created_at: read_time(text(row, 6)?),
-        guards: Guards::parse(text(row, 7)?),
-        written: Written::default(),
+        guards: VersionGuards::parse(text(row, 7)?),
+        written: WrittenColumns::default(),
     })
 }
 
@@ -168,7 +168,7 @@ fn recording_row(row: &Row<'_>) -> Result<RecordingRow, rusqlite::Error> {
         url: row.get(3)?,
         duration_seconds: row.get(4)?,
         size_bytes: row.get(5)?,
-        guards: Guards::parse(text(row, 6)?),
+        guards: VersionGuards::parse(text(row, 6)?),
     })
 }
 
@@ -179,7 +179,7 @@ fn content_row(row: &Row<'_>) -> Result<ContentRow, rusqlite::Error> {
         content_type: row.get(2)?,
         state: text(row, 3)?.parse().ok(),
         data: None,
-        guards: Guards::parse(text(row, 4)?),
+        guards: VersionGuards::parse(text(row, 4)?),
     })
 }
 
@@ -193,7 +193,7 @@ fn job_row(row: &Row<'_>) -> Result<JobRow, rusqlite::Error> {
         error: row.get(5)?,
         retry_count: row.get(6)?,
         data: None,
-        guards: Guards::parse(text(row, 7)?),
+        guards: VersionGuards::parse(text(row, 7)?),
     })
 }
 
@@ -205,7 +205,7 @@ fn chat_row(row: &Row<'_>) -> Result<ChatRow, rusqlite::Error> {
         user_name: row.get(3)?,
         message: row.get(4)?,
         sent_at: read_time(text(row, 5)?),
-        guards: Guards::parse(text(row, 6)?),
+        guards: VersionGuards::parse(text(row, 6)?),
     })
 }
 
@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_as_an_application_may_write_them() {
+    fn times_written_by_an_application_are_read() {
         for text in ["2026-01-31T23:59:59.123Z", "2026-02-01T00:59:59.123+01:00", "2026-01-31 23:59:59.123"] {
             assert_eq!(read_time(text), 1_769_903_999_123, "{text}");
         }

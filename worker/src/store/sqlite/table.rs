@@ -10,17 +10,17 @@ use serde::Serialize;
 use shared::clock::rfc3339;
 use shared::event::Millis;
 
-use crate::store::error::Cause;
+use crate::store::error::BackendError;
 
 /// Parameters of a statement that are the same for all of its rows, and stay bound: the time, the platform.
-const COMMON: usize = 2;
+const COMMON_PARAMETERS: usize = 2;
 
 /// The instants that are written as they are.
 const WRITABLE: std::ops::Range<Millis> = 0..253_402_300_800_000;
 
 /// A write of one row.
 #[derive(Clone, Copy)]
-pub(super) struct Write {
+pub(super) struct SqliteWrite {
     /// For error texts, such as "insert into sessions".
     pub(super) what: &'static str,
     /// The statement.
@@ -32,14 +32,14 @@ pub(super) struct Write {
 }
 
 /// A statement, and rows for it.
-pub(super) struct Table {
-    write: Write,
+pub(super) struct RowBuffer {
+    write: SqliteWrite,
     now: String,
     platform: String,
     /// Values of a row; 0 before the first has ended.
     width: usize,
     /// Row after row.
-    values: Vec<Value>,
+    values: Vec<BoundValue>,
     /// UTF-8.
     texts: Vec<u8>,
     /// The second of the last instant, and where its text begins: the next one is often of the same second.
@@ -47,17 +47,17 @@ pub(super) struct Table {
 }
 
 #[derive(Clone, Copy)]
-enum Value {
+enum BoundValue {
     Null,
     Integer(i64),
     Real(f64),
-    /// From here to there in [`Table::texts`].
+    /// From here to there in [`RowBuffer::texts`].
     Text(usize, usize),
 }
 
-impl Table {
+impl RowBuffer {
     /// No rows yet.
-    pub(super) fn new(write: Write, now: &str, platform: &str) -> Self {
+    pub(super) fn new(write: SqliteWrite, now: &str, platform: &str) -> Self {
         let (now, platform) = (now.to_owned(), platform.to_owned());
         Self { write, now, platform, width: 0, values: Vec::new(), texts: Vec::new(), second: None }
     }
@@ -75,15 +75,15 @@ impl Table {
         self.ends(begin);
     }
 
-    pub(super) fn maybe(&mut self, given: Option<&str>) {
+    pub(super) fn text_or_null(&mut self, given: Option<&str>) {
         match given {
             Some(text) => self.text(text),
-            None => self.values.push(Value::Null),
+            None => self.values.push(BoundValue::Null),
         }
     }
 
     /// As it shows itself.
-    pub(super) fn shown(&mut self, value: impl Display) {
+    pub(super) fn display(&mut self, value: impl Display) {
         let begin = self.texts.len();
         // Memory takes everything.
         let _ = write!(self.texts, "{value}");
@@ -98,16 +98,16 @@ impl Table {
     }
 
     pub(super) fn integer(&mut self, number: Option<i64>) {
-        self.values.push(number.map_or(Value::Null, Value::Integer));
+        self.values.push(number.map_or(BoundValue::Null, BoundValue::Integer));
     }
 
     pub(super) fn real(&mut self, number: Option<f64>) {
-        self.values.push(number.map_or(Value::Null, Value::Real));
+        self.values.push(number.map_or(BoundValue::Null, BoundValue::Real));
     }
 
     /// As RFC 3339.
     pub(super) fn time(&mut self, at: Option<Millis>) {
-        let Some(at) = at else { return self.values.push(Value::Null) };
+        let Some(at) = at else { return self.values.push(BoundValue::Null) };
         let begin = self.texts.len();
         match self.second {
             Some((second, text)) if second == at.div_euclid(1000) => {
@@ -122,27 +122,27 @@ impl Table {
     }
 
     fn ends(&mut self, begin: usize) {
-        self.values.push(Value::Text(begin, self.texts.len()));
+        self.values.push(BoundValue::Text(begin, self.texts.len()));
     }
 
     /// Runs the statement for each row.
     ///
     /// # Errors
-    /// [`Cause::Suppressed`] when it left a row unwritten.
-    pub(super) fn write(&self, connection: &Connection) -> Result<(), Cause> {
+    /// [`BackendError::Suppressed`] when it left a row unwritten.
+    pub(super) fn write(&self, connection: &Connection) -> Result<(), BackendError> {
         let mut statement = connection.prepare_cached(self.write.statement)?;
         self.bind_common(&mut statement)?;
         for row in self.values.chunks_exact(self.width.max(1)) {
             self.bind(&mut statement, row)?;
             if statement.raw_execute()? == 0 && !self.is_written(connection, row)? {
-                return Err(Cause::Suppressed(self.write.what));
+                return Err(BackendError::Suppressed(self.write.what));
             }
         }
         Ok(())
     }
 
     /// Returns `true` if the table has the row after all.
-    fn is_written(&self, connection: &Connection, row: &[Value]) -> Result<bool, Cause> {
+    fn is_written(&self, connection: &Connection, row: &[BoundValue]) -> Result<bool, BackendError> {
         let mut proof = connection.prepare_cached(self.write.proof)?;
         self.bind_common(&mut proof)?;
         self.bind(&mut proof, row)?;
@@ -155,13 +155,13 @@ impl Table {
     }
 
     /// Binds as many values as the statement has parameters for.
-    fn bind(&self, statement: &mut Statement<'_>, row: &[Value]) -> Result<(), rusqlite::Error> {
-        for (place, value) in (COMMON + 1..=statement.parameter_count()).zip(row) {
+    fn bind(&self, statement: &mut Statement<'_>, row: &[BoundValue]) -> Result<(), rusqlite::Error> {
+        for (place, value) in (COMMON_PARAMETERS + 1..=statement.parameter_count()).zip(row) {
             match *value {
-                Value::Null => statement.raw_bind_parameter(place, Null)?,
-                Value::Integer(number) => statement.raw_bind_parameter(place, number)?,
-                Value::Real(number) => statement.raw_bind_parameter(place, number)?,
-                Value::Text(begin, end) => {
+                BoundValue::Null => statement.raw_bind_parameter(place, Null)?,
+                BoundValue::Integer(number) => statement.raw_bind_parameter(place, number)?,
+                BoundValue::Real(number) => statement.raw_bind_parameter(place, number)?,
+                BoundValue::Text(begin, end) => {
                     let text = ValueRef::Text(self.texts.get(begin..end).unwrap_or_default());
                     statement.raw_bind_parameter(place, ToSqlOutput::Borrowed(text))?;
                 }
@@ -176,21 +176,21 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn to(statement: &'static str) -> Write {
-        Write { what: "insert into t", statement, proof: "SELECT 1 FROM t WHERE b = ?4" }
+    fn to(statement: &'static str) -> SqliteWrite {
+        SqliteWrite { what: "insert into t", statement, proof: "SELECT 1 FROM t WHERE b = ?4" }
     }
 
     #[test]
     fn suppressed_row_is_an_error_unless_it_is_there() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (a, b); CREATE TABLE elsewhere (a, b)").unwrap();
-        let mut table = Table::new(to("INSERT INTO t VALUES (?3, ?4)"), "now", "mux");
+        let mut table = RowBuffer::new(to("INSERT INTO t VALUES (?3, ?4)"), "now", "mux");
         table.text("a");
         table.text("b");
         table.end_row();
         connection.execute_batch("CREATE TRIGGER skip BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END").unwrap();
         let suppressed = table.write(&connection);
-        assert!(matches!(suppressed, Err(Cause::Suppressed("insert into t"))), "{suppressed:?}");
+        assert!(matches!(suppressed, Err(BackendError::Suppressed("insert into t"))), "{suppressed:?}");
         connection
             .execute_batch(
                 "DROP TABLE t; CREATE VIEW t AS SELECT * FROM elsewhere;
@@ -202,15 +202,15 @@ mod tests {
     }
 
     #[test]
-    fn rows_arrive_as_they_were_said() {
+    fn rows_are_written_with_their_values() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (now, platform, a, b, c, d, e, f)").unwrap();
-        let mut table = Table::new(to("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"), "now", "mux");
+        let mut table = RowBuffer::new(to("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"), "now", "mux");
         for (text, number) in [(Some("ä"), Some(1)), (None, None), (Some(""), Some(-7))] {
-            table.maybe(text);
+            table.text_or_null(text);
             table.integer(number);
             table.real(number.map(|_| 0.5));
-            table.shown(12);
+            table.display(12);
             table.json(&["\"", "ü"]);
             table.time(number);
             table.end_row();
@@ -242,7 +242,7 @@ mod tests {
             253_402_300_800_000,
             253_402_300_800_001,
         ];
-        let mut table = Table::new(to(""), "", "");
+        let mut table = RowBuffer::new(to(""), "", "");
         for at in instants.into_iter().chain([Millis::MAX, Millis::MAX - 1, Millis::MIN]) {
             let begin = table.texts.len();
             table.time(Some(at));

@@ -3,9 +3,9 @@
 use shared::clock::rfc3339;
 use shared::platform::SessionScope;
 
-use super::table::{Table, Write};
+use super::table::{RowBuffer, SqliteWrite};
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow, bit};
-use crate::store::batch::{Changes, Effective};
+use crate::store::batch::{RowChanges, EffectiveEvent};
 
 // In all of them ?1 is the time and ?2 the platform.
 
@@ -88,14 +88,14 @@ const CHAT_WRITTEN: &str = "SELECT 1 FROM chat_messages WHERE platform = ?2 AND 
 const LEDGER_WRITTEN: &str =
     "SELECT 1 FROM webhook_events WHERE platform = ?2 AND event_id = ?3 AND origin = ?10 AND processed_at = ?1";
 
-const fn write(what: &'static str, statement: &'static str, proof: &'static str) -> Write {
-    Write { what, statement, proof }
+const fn write(what: &'static str, statement: &'static str, proof: &'static str) -> SqliteWrite {
+    SqliteWrite { what, statement, proof }
 }
 
 /// Everything that `changes` says, in the order in which it is to be written.
-pub(super) fn tables(changes: &Changes<'_>) -> Vec<Table> {
-    let Changes { platform, now, sessions, recordings, contents, jobs, chats, ledger, asked: _ } = changes;
-    let mut into = Tables { platform, now: rfc3339(*now), tables: Vec::new() };
+pub(super) fn tables(changes: &RowChanges<'_>) -> Vec<RowBuffer> {
+    let RowChanges { platform, now, sessions, recordings, contents, jobs, chats, ledger, ledger_check: _ } = changes;
+    let mut into = RowBuffers { platform, now: rfc3339(*now), tables: Vec::new() };
     let indexed = |row: &&&SessionRow| row.written.mask & (bit::LIVE_STREAM_ID | bit::CONFIG) != 0;
     into.add(write("update of sessions", UPDATE_SESSION, SESSION_WRITTEN), sessions.known.iter(), session);
     into.add(
@@ -124,20 +124,20 @@ pub(super) fn tables(changes: &Changes<'_>) -> Vec<Table> {
     into.tables
 }
 
-struct Tables<'p> {
+struct RowBuffers<'p> {
     platform: &'p str,
     now: String,
-    tables: Vec<Table>,
+    tables: Vec<RowBuffer>,
 }
 
-impl Tables<'_> {
+impl RowBuffers<'_> {
     /// `values` says a row's values, in the order of the statement's parameters from the third on.
-    fn add<R>(&mut self, write: Write, rows: impl Iterator<Item = R>, mut values: impl FnMut(&mut Table, R)) {
+    fn add<R>(&mut self, write: SqliteWrite, rows: impl Iterator<Item = R>, mut values: impl FnMut(&mut RowBuffer, R)) {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
             return;
         }
-        let mut table = Table::new(write, &self.now, self.platform);
+        let mut table = RowBuffer::new(write, &self.now, self.platform);
         for row in rows {
             values(&mut table, row);
             table.end_row();
@@ -146,7 +146,7 @@ impl Tables<'_> {
     }
 }
 
-fn session(to: &mut Table, row: &&SessionRow) {
+fn session(to: &mut RowBuffer, row: &&SessionRow) {
     let written = &row.written;
     to.text(&row.room_id);
     to.text(&row.platform);
@@ -155,82 +155,82 @@ fn session(to: &mut Table, row: &&SessionRow) {
         SessionScope::Shared => "shared",
     });
     to.integer(Some(written.mask.into()));
-    to.maybe(row.status.map(shared::platform::SessionStatus::as_str));
-    to.maybe(row.live_stream_id.as_deref());
-    to.maybe(written.config.as_deref());
-    to.maybe(written.title.as_deref());
-    to.maybe(written.streamer_id.as_deref());
-    to.maybe(written.app_id.as_deref());
+    to.text_or_null(row.status.map(shared::platform::SessionStatus::as_str));
+    to.text_or_null(row.live_stream_id.as_deref());
+    to.text_or_null(written.config.as_deref());
+    to.text_or_null(written.title.as_deref());
+    to.text_or_null(written.streamer_id.as_deref());
+    to.text_or_null(written.app_id.as_deref());
     to.integer(written.peak_viewers);
     to.real(written.duration_seconds);
-    to.maybe(written.error_code.as_deref());
-    to.maybe(written.error_message.as_deref());
+    to.text_or_null(written.error_code.as_deref());
+    to.text_or_null(written.error_message.as_deref());
     to.time(written.started_at);
     to.time(written.ended_at);
-    to.maybe(written.last_event_id.as_deref());
+    to.text_or_null(written.last_event_id.as_deref());
     to.time(written.last_event_at);
     to.time(Some(row.created_at).filter(|_| written.mask & bit::CREATED != 0));
     to.text(&row.guards.to_text());
     to.integer(written.viewer_count);
-    to.maybe(written.data_json().as_deref());
+    to.text_or_null(written.data_json().as_deref());
 }
 
-fn indexed_columns(to: &mut Table, row: &&SessionRow) {
+fn indexed_columns(to: &mut RowBuffer, row: &&SessionRow) {
     to.text(&row.room_id);
     to.integer(Some(row.written.mask.into()));
-    to.maybe(row.live_stream_id.as_deref());
-    to.maybe(row.written.config.as_deref());
+    to.text_or_null(row.live_stream_id.as_deref());
+    to.text_or_null(row.written.config.as_deref());
 }
 
-fn entry(to: &mut Table, (event, result): &Effective<'_>) {
+fn entry(to: &mut RowBuffer, (event, result): &EffectiveEvent<'_>) {
     to.text(&event.event_id);
     to.text(&event.event_type);
-    to.maybe(result.room_id.as_deref());
+    to.text_or_null(result.room_id.as_deref());
     to.time(Some(event.occurred_at));
     to.time(Some(event.received_at));
     to.integer(Some(event.attempt.into()));
     to.text(result.action.as_str());
-    to.shown(event.order.origin);
+    to.display(event.order.origin);
     to.json(*result);
 }
 
-fn recording(to: &mut Table, row: &&RecordingRow) {
+fn recording(to: &mut RowBuffer, row: &&RecordingRow) {
     to.text(&row.recording_id);
-    to.maybe(row.room_id.as_deref());
-    to.maybe(row.state.map(shared::platform::RecordingState::as_str));
-    to.maybe(row.url.as_deref());
+    to.text_or_null(row.room_id.as_deref());
+    to.text_or_null(row.state.map(shared::platform::RecordingState::as_str));
+    to.text_or_null(row.url.as_deref());
     to.real(row.duration_seconds);
     to.integer(row.size_bytes);
     to.text(&row.guards.to_text());
 }
 
-fn content(to: &mut Table, row: &&ContentRow) {
+fn content(to: &mut RowBuffer, row: &&ContentRow) {
     to.text(&row.content_id);
-    to.maybe(row.title.as_deref());
-    to.maybe(row.content_type.as_deref());
-    to.maybe(row.state.map(shared::platform::ContentState::as_str));
-    to.maybe(row.data.as_deref());
+    to.text_or_null(row.title.as_deref());
+    to.text_or_null(row.content_type.as_deref());
+    to.text_or_null(row.state.map(shared::platform::ContentState::as_str));
+    to.text_or_null(row.data.as_deref());
     to.text(&row.guards.to_text());
 }
 
-fn job(to: &mut Table, row: &&JobRow) {
+fn job(to: &mut RowBuffer, row: &&JobRow) {
     to.text(&row.job_id);
     to.text(&row.status);
     to.real(row.progress);
-    to.maybe(row.current_step.as_deref());
-    to.maybe(row.video_url.as_deref());
-    to.maybe(row.error.as_deref());
+    to.text_or_null(row.current_step.as_deref());
+    to.text_or_null(row.video_url.as_deref());
+    to.text_or_null(row.error.as_deref());
     to.integer(row.retry_count);
-    to.maybe(row.data.as_deref());
+    to.text_or_null(row.data.as_deref());
     to.text(&row.guards.to_text());
 }
 
-fn chat(to: &mut Table, row: &&ChatRow) {
+fn chat(to: &mut RowBuffer, row: &&ChatRow) {
     to.text(&row.message_id);
-    to.maybe(row.room_id.as_deref());
-    to.maybe(row.user_id.as_deref());
-    to.maybe(row.user_name.as_deref());
-    to.maybe(row.message.as_deref());
+    to.text_or_null(row.room_id.as_deref());
+    to.text_or_null(row.user_id.as_deref());
+    to.text_or_null(row.user_name.as_deref());
+    to.text_or_null(row.message.as_deref());
     to.time(Some(row.sent_at));
     to.text(&row.guards.to_text());
 }

@@ -32,62 +32,62 @@ fn replies() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What redis-rs takes it for.
-fn as_redis_rs_reads(reply: &[u8]) -> Option<Pages> {
+fn as_redis_rs_reads(reply: &[u8]) -> Option<StreamPages> {
     let value = redis::parse_redis_value(reply).ok()?;
     reader::pages(value, &streams()).ok()
 }
 
 proptest! {
     #[test]
-    fn a_reply_is_what_redis_rs_takes_it_for(reply in replies()) {
-        prop_assert!(Progress::new().look(&reply).unwrap());
+    fn reply_parses_as_with_redis_rs(reply in replies()) {
+        prop_assert!(ReplyScanner::new().scan(&reply).unwrap());
         prop_assert_eq!(pages(&reply, &streams()).ok(), as_redis_rs_reads(&reply));
     }
 
     #[test]
-    fn a_reply_is_whole_with_its_last_byte_however_it_comes(reply in replies(), mut cuts in vec(any::<prop::sample::Index>(), 0..6)) {
+    fn scanner_completes_at_the_last_byte_of_any_split(reply in replies(), mut cuts in vec(any::<prop::sample::Index>(), 0..6)) {
         cuts.sort_by_key(|cut| cut.index(reply.len()));
-        let mut progress = Progress::new();
+        let mut progress = ReplyScanner::new();
         for cut in cuts {
-            prop_assert!(!progress.look(&reply[..cut.index(reply.len())]).unwrap());
+            prop_assert!(!progress.scan(&reply[..cut.index(reply.len())]).unwrap());
         }
-        prop_assert!(progress.look(&reply).unwrap());
-        prop_assert!(Progress::new().look(&[&reply[..], b"+"].concat()).is_err(), "nobody asked for more");
+        prop_assert!(progress.scan(&reply).unwrap());
+        prop_assert!(ReplyScanner::new().scan(&[&reply[..], b"+"].concat()).is_err(), "nobody asked for more");
     }
 
     #[test]
-    fn whatever_comes_is_read_or_refused(reply in vec(prop::sample::select(b"*$:+-0129 a\r\n".to_vec()), 0..40), whole in any::<bool>()) {
-        let looked = Progress::new().look(&reply);
+    fn parser_never_panics_on_arbitrary_bytes(reply in vec(prop::sample::select(b"*$:+-0129 a\r\n".to_vec()), 0..40), whole in any::<bool>()) {
+        let looked = ReplyScanner::new().scan(&reply);
         if whole || matches!(looked, Ok(true)) {
             let _ = pages(&reply, &streams());
         }
     }
 
     #[test]
-    fn a_changed_byte_is_no_other_entry_s(reply in replies(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn reply_with_a_changed_byte_parses_as_with_redis_rs(reply in replies(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut reply = reply;
         let at = at.index(reply.len());
         reply[at] = byte;
-        if let Ok(true) = Progress::new().look(&reply) && let Ok(read) = pages(&reply, &streams()) {
+        if let Ok(true) = ReplyScanner::new().scan(&reply) && let Ok(read) = pages(&reply, &streams()) {
             prop_assert_eq!(Some(read), as_redis_rs_reads(&reply));
         }
     }
 }
 
 #[test]
-fn an_entry_that_was_deleted_has_no_fields_and_what_is_nothing_is_left_out() {
+fn deleted_entry_has_no_fields_and_nil_is_left_out() {
     let reply = b"*1\r\n*2\r\n$1\r\nb\r\n*3\r\n*2\r\n$3\r\n1-2\r\n*-1\r\n*-1\r\n*2\r\n$3\r\n1-3\r\n*2\r\n$1\r\nv\r\n$1\r\n1\r\n";
     let read = pages(reply, &streams()).unwrap();
-    let entry = |seq, fields| Entry { id: StreamId { ms: 1, seq }, fields };
+    let entry = |seq, fields| StreamEntry { id: StreamId { ms: 1, seq }, fields };
     assert_eq!(read, [(1, vec![entry(2, None), entry(3, Some([("v", "1")].into_iter().collect()))])]);
 }
 
 #[test]
-fn lengths_that_no_bytes_fill_are_refused_or_waited_for() {
+fn length_without_bytes_is_refused_or_awaited() {
     let many = b"*1\r\n*2\r\n$1\r\na\r\n*1\r\n*2\r\n$3\r\n1-2\r\n*18446744073709551614\r\n$1\r\n";
     assert!(pages(many, &streams()).is_err());
-    assert!(!Progress::new().look(b"$18446744073709551615\r\nabc\r\n").unwrap());
-    assert!(Progress::new().look(b"$18446744073709551616\r\n").is_err());
-    assert!(Progress::new().look(b"$-2\r\n").is_err());
-    assert!(Progress::new().look(&vec![b'+'; LONGEST_LINE + 2]).is_err());
+    assert!(!ReplyScanner::new().scan(b"$18446744073709551615\r\nabc\r\n").unwrap());
+    assert!(ReplyScanner::new().scan(b"$18446744073709551616\r\n").is_err());
+    assert!(ReplyScanner::new().scan(b"$-2\r\n").is_err());
+    assert!(ReplyScanner::new().scan(&vec![b'+'; MAX_LINE_BYTES + 2]).is_err());
 }

@@ -1,0 +1,129 @@
+//! Odd requests to a platform whose path is written as usual, which go straight to its handler, and as nobody writes it,
+//! which the table of routes brings there: both are answered alike, and as they should be.
+
+use futures_util::future::join_all;
+
+use super::*;
+
+const PLAIN_PATH: &str = "/webhooks/acme";
+const ESCAPED_PATH: &str = "/webhooks/%61cme";
+
+/// A request, or several, to a path.
+type RequestForPath = fn(&str) -> String;
+
+/// `more`: headers, each with its end.
+fn framed(method: &str, path: &str, version: &str, more: &str, body: &str) -> String {
+    format!("{method} {path} HTTP/{version}\r\nhost: x\r\n{more}\r\n{body}")
+}
+
+/// A genuine one, in its event and signature.
+fn genuine(method: &str, path: &str, version: &str, more: &str) -> String {
+    let (signed, mut more) = (event(), more.to_owned());
+    more.push_str(&format!("x-webhook-signature: {}\r\n", signed.value("x-webhook-signature")));
+    let body = String::from_utf8(signed.body).unwrap();
+    if more.contains("chunked") {
+        let (first, second) = body.split_at(7);
+        let chunks = format!("7\r\n{first}\r\n{:x}\r\n{second}\r\n0\r\n\r\n", second.len());
+        return framed(method, path, version, &more, &chunks);
+    }
+    more.push_str(&format!("content-length: {}\r\n", body.len()));
+    framed(method, path, version, &more, &body)
+}
+
+fn good(path: &str) -> String {
+    genuine("POST", path, "1.1", "")
+}
+
+fn last(path: &str) -> String {
+    genuine("POST", path, "1.1", "connection: close\r\n")
+}
+
+fn large(path: &str) -> String {
+    framed("POST", path, "1.1", "content-length: 20001\r\n", &"x".repeat(20_001))
+}
+
+/// What is said, and the statuses of the answers.
+const CASES: [(RequestForPath, &[&str]); 38] = [
+    (good, &["202"]),
+    (last, &["202"]),
+    (|path| genuine("POST", path, "1.0", ""), &["202"]),
+    (|path| genuine("POST", path, "1.0", "connection: keep-alive\r\n"), &["202"]),
+    (|path| good(&format!("{path}?platform=other&x=%20")), &["202"]),
+    (|path| good(&format!("http://elsewhere{path}")), &["202"]),
+    (|path| good(&format!("{path}/")), &["202"]),
+    (|path| good(&format!("/{path}")), &["202"]),
+    (|path| good(&format!("{path}/.")), &["404"]),
+    (|path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: h2c\r\n"), &["202"]),
+    (|path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: websocket\r\n"), &["202"]),
+    (|path| genuine("GET", path, "1.1", ""), &["405"]),
+    (|path| genuine("PUT", path, "1.1", ""), &["405"]),
+    (|path| genuine("PATCH", path, "1.1", ""), &["405"]),
+    (|path| genuine("DELETE", path, "1.1", ""), &["405"]),
+    (|path| genuine("post", path, "1.1", ""), &["405"]),
+    (|path| framed("GET", path, "1.1", "", ""), &["405"]),
+    (|path| framed("HEAD", path, "1.1", "", ""), &["200"]),
+    (|path| framed("OPTIONS", path, "1.1", "origin: http://x\r\n", ""), &["204"]),
+    (|path| framed("POST", path, "1.1", "", ""), &["401"]),
+    (|path| good(path).replace("sha256=", "sha256=0"), &["401"]),
+    (|path| framed("POST", path, "1.1", "content-encoding: deflate\r\n", ""), &["415"]),
+    (|path| genuine("POST", path, "1.1", "x-webhook-signature: sha256=00\r\n"), &["202"]),
+    (|path| genuine("POST", path, "1.1", "expect: 100-continue\r\n"), &["100", "202"]),
+    (|path| genuine("POST", path, "1.1", "expect: something\r\n"), &["202"]),
+    (|path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\n"), &["202"]),
+    (|path| genuine("POST", path, "1.1", "transfer-encoding: gzip, chunked\r\n"), &["400"]),
+    (|path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\ncontent-length: 7\r\n"), &["400"]),
+    (|path| framed("POST", path, "1.1", "transfer-encoding: chunked\r\n", "zz\r\n"), &["400"]),
+    (large, &["413"]),
+    (|path| framed("POST", path, "1.1", "content-length: 20001\r\n", ""), &["413"]),
+    (|path| framed("POST", path, "1.1", "content-length: 20000\r\n", "{"), &["408"]),
+    (|path| good(path).replace("host: x\r\n", ""), &["400"]),
+    (|path| genuine("POST", path, "1.1", &"x: y\r\n".repeat(200)), &["431"]),
+    (|path| [good(path), good(path).replace("sha256=", "sha256=0"), good(path)].concat(), &["202", "401", "202"]),
+    // Behind what says that nothing comes behind it.
+    (|path| [last(path), good(path)].concat(), &["202", "503"]),
+    (|path| [large(path), good(path)].concat(), &["413", "503"]),
+    (|path| [genuine("PUT", path, "1.1", ""), good(path)].concat(), &["405", "503"]),
+];
+
+/// What was answered, without what no two answers have in common.
+fn plain(received: &str) -> Vec<String> {
+    let mut lines: Vec<String> = received.split("\r\n").map(str::to_owned).collect();
+    lines.retain(|line| !line.starts_with("date: "));
+    for line in &mut lines {
+        for name in ["erresid", "event_id"] {
+            let begin = format!("\"{name}\":\"");
+            if let Some((before, (_, after))) =
+                line.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once('"')?)))
+            {
+                *line = format!("{before}{begin}\"{after}");
+            }
+        }
+    }
+    // Headers have no order.
+    lines.sort();
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_requests_get_the_same_answer_for_either_path_form() {
+    let builder = Stack::builder().workers(0).ingress_env("MAX_BODY_BYTES", "20000");
+    let stack = builder.ingress_env("BODY_TIMEOUT_MS", "500").start().await;
+    let to = address(&stack);
+    let ask = async |said: String| exchange(to, said.as_bytes(), Duration::from_secs(5)).await;
+    let both = CASES.iter().map(async |(said, statuses)| {
+        let (usual, unusual) = tokio::join!(ask(said(PLAIN_PATH)), ask(said(ESCAPED_PATH)));
+        (said(PLAIN_PATH), statuses, usual, unusual)
+    });
+    let mut accepted = 0;
+    for (said, expected, (usual, closed), (unusual, unusual_closed)) in join_all(both).await {
+        let statuses: Vec<&str> = usual.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect();
+        let said = &said[..said.len().min(300)];
+        assert_eq!(statuses, **expected, "{said}\n{usual}");
+        assert_eq!((plain(&usual), closed), (plain(&unusual), unusual_closed), "{said}");
+        accepted += 2 * expected.iter().filter(|status| **status == "202").count();
+    }
+    assert_eq!(stack.unfinished("acme").await, accepted);
+    let counted =
+        stack.ingresses[0].metric("webhook_requests_total", &["platform=\"acme\"", "outcome=\"accepted\""]);
+    assert!((counted.await - accepted as f64).abs() < 0.1);
+}

@@ -1,0 +1,78 @@
+//! One request on one connection, byte by byte as it is, and what came back.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::requests::MalformedRequest;
+
+/// Longest wait for an answer: longer than anything that the receiver waits for.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What came back.
+#[derive(Debug)]
+pub(super) enum RawReply {
+    /// An answer.
+    Answer {
+        /// Of HTTP.
+        status: u16,
+        /// As text.
+        body: String,
+        /// Null where it is none.
+        json: Value,
+    },
+    /// The connection was closed first.
+    Closed,
+    /// Neither.
+    Silent,
+}
+
+/// Sends `case`.
+pub(super) async fn send(address: &str, case: &MalformedRequest) -> RawReply {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let (mut read, mut write) = stream.split();
+    let sending = async {
+        // Whoever refuses early closes early.
+        if write.write_all(&case.bytes).await.is_ok() && case.ends {
+            let _ = write.shutdown().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let receiving = async {
+        let mut received = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(reply) = parse(&received) {
+                return reply;
+            }
+            match read.read(&mut buffer).await {
+                Ok(length @ 1..) => received.extend_from_slice(&buffer[..length]),
+                Ok(0) | Err(_) => return RawReply::Closed,
+            }
+        }
+    };
+    let reply = async {
+        tokio::select! {
+            reply = receiving => reply,
+            () = sending => RawReply::Silent,
+        }
+    };
+    timeout(TIMEOUT, reply).await.unwrap_or(RawReply::Silent)
+}
+
+/// The first whole answer in `received`.
+fn parse(received: &[u8]) -> Option<RawReply> {
+    let end = received.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&received[..end]).to_lowercase();
+    let status: u16 = head.split(' ').nth(1)?.parse().ok()?;
+    if status < 200 {
+        return parse(&received[end + 4..]);
+    }
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).and_then(|n| n.parse().ok());
+    let body = received.get(end + 4..end + 4 + length.unwrap_or(0))?;
+    let body = String::from_utf8_lossy(body).into_owned();
+    Some(RawReply::Answer { status, json: serde_json::from_str(&body).unwrap_or_default(), body })
+}

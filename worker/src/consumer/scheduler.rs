@@ -1,0 +1,312 @@
+//! Which batches are next.
+//!
+//! Guarantee: lanes take turns in the order of their oldest waiting batch, and no batch overtakes another one of its own
+//! lane, suspects aside, nor an announcement. What was read for a lane while a transaction ran goes into its next one, and
+//! so do the lanes behind it that may share a transaction: many lanes with a little each would otherwise keep a worker at a
+//! fraction of its speed. Suspects and announcements share with nobody.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use shared::platform::PlatformName;
+use tokio::sync::mpsc;
+
+use crate::store::TransactionScope;
+use crate::context::{EntryBatch, PlatformQueue};
+
+/// Entries that are taken to their end together, unless a single read brought more.
+const MAX_SHARED_ENTRIES: usize = 512;
+
+/// What is taken to its end at once.
+pub(super) enum ScheduledWork {
+    /// One batch, each of whose entries runs alone.
+    Suspects(EntryBatch),
+    /// One batch of each lane, in order of their names; never none.
+    Shared(Vec<EntryBatch>),
+}
+
+/// The batches that wait for the consume loop.
+pub(super) struct BatchScheduler {
+    arriving: mpsc::Receiver<EntryBatch>,
+    waiting: VecDeque<EntryBatch>,
+    transaction_scope: TransactionScope,
+}
+
+/// Which of the waiting batches are the next turn.
+struct BatchSelection {
+    /// Of each from the front on, as far as it was looked.
+    joins: Vec<bool>,
+    /// Nothing more could join.
+    full: bool,
+}
+
+impl BatchScheduler {
+    /// Of `arriving`; lanes join as `transaction_scope` allows.
+    pub(super) fn new(arriving: mpsc::Receiver<EntryBatch>, transaction_scope: TransactionScope) -> Self {
+        Self { arriving, waiting: VecDeque::new(), transaction_scope }
+    }
+
+    /// The oldest batch with what can join it; `None`: there will be no more.
+    pub(super) async fn next(&mut self) -> Option<ScheduledWork> {
+        if self.waiting.is_empty() {
+            self.waiting.push_back(self.arriving.recv().await?);
+        }
+        self.receive_waiting();
+        if self.waiting.front().is_some_and(|first| first.suspect) {
+            return self.waiting.pop_front().map(ScheduledWork::Suspects);
+        }
+        let next = self.select()?;
+        Some(ScheduledWork::Shared(self.take_selected(next)))
+    }
+
+    /// As [`Self::next`], but only what nothing more could join, and at once. No suspects.
+    pub(super) fn take_full(&mut self) -> Option<Vec<EntryBatch>> {
+        self.receive_waiting();
+        let next = self.select()?;
+        next.full.then(|| self.take_selected(next))
+    }
+
+    /// Bounded by what a worker may hold.
+    fn receive_waiting(&mut self) {
+        while let Ok(batch) = self.arriving.try_recv() {
+            self.waiting.push_back(batch);
+        }
+    }
+
+    /// What joins the first batch; `None`: nothing waits, or a suspect is first.
+    fn select(&self) -> Option<BatchSelection> {
+        let first = self.waiting.front().filter(|first| !first.suspect)?;
+        let shares = self.transaction_scope.allows(&first.platform_queue.platform);
+        let (mut joins, mut entries, mut full) = (vec![true], first.entries.len(), false);
+        let mut platforms = HashSet::from([Arc::as_ptr(&first.platform_queue)]);
+        for batch in self.waiting.iter().skip(1) {
+            let same = Arc::ptr_eq(&batch.platform_queue, &first.platform_queue);
+            let may = !batch.suspect && (same || shares && self.transaction_scope.allows(&batch.platform_queue.platform));
+            let another = may && !platforms.contains(&Arc::as_ptr(&batch.platform_queue));
+            full |= may && entries + batch.entries.len() > MAX_SHARED_ENTRIES;
+            full |= another && platforms.len() >= self.transaction_scope.max_parts();
+            let overtakes = !may && !batch.suspect && is_announcements(&batch.platform_queue);
+            if full || overtakes {
+                break;
+            }
+            joins.push(may);
+            if may {
+                entries += batch.entries.len();
+                platforms.insert(Arc::as_ptr(&batch.platform_queue));
+            }
+        }
+        Some(BatchSelection { joins, full: full || entries >= MAX_SHARED_ENTRIES })
+    }
+
+    /// Takes those batches out of what waits, those of a lane as one.
+    fn take_selected(&mut self, next: BatchSelection) -> Vec<EntryBatch> {
+        let mut turn: Vec<EntryBatch> = Vec::new();
+        let mut left = VecDeque::with_capacity(self.waiting.len());
+        let mut joins = next.joins.into_iter();
+        for batch in self.waiting.drain(..) {
+            if !joins.next().unwrap_or(false) {
+                left.push_back(batch);
+                continue;
+            }
+            match turn.iter_mut().find(|one| Arc::ptr_eq(&one.platform_queue, &batch.platform_queue)) {
+                Some(one) => one.entries.extend(batch.entries),
+                None => turn.push(batch),
+            }
+        }
+        self.waiting = left;
+        // The order in which workers take locks; that of two definitions of one platform stays.
+        turn.sort_by(|a, b| a.platform_queue.name().cmp(b.platform_queue.name()));
+        turn
+    }
+}
+
+fn is_announcements(platform_queue: &PlatformQueue) -> bool {
+    platform_queue.name().as_str() == PlatformName::SESSIONS
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
+    use secrecy::SecretString;
+    use shared::event::StreamId;
+    use shared::platform::registry::Registry;
+    use shared::queue::{StreamEntry, KeyLayout, Queue, connect};
+
+    use super::*;
+
+    /// mux and livekit share rooms, realcast and generic have sessions of their own; and announcements.
+    fn platforms() -> [Arc<PlatformQueue>; 5] {
+        let url = SecretString::from("redis://127.0.0.1:1".to_owned());
+        let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
+        let registry = Registry::load(None).unwrap();
+        let platform_queue = |name| Arc::new(PlatformQueue::new(Arc::clone(registry.get(name).unwrap()), &queue));
+        let sessions = Arc::new(PlatformQueue::new(Arc::clone(registry.sessions()), &queue));
+        [platform_queue("mux"), platform_queue("livekit"), platform_queue("realcast"), platform_queue("generic"), sessions]
+    }
+
+    fn batch(platform_queue: &Arc<PlatformQueue>, ids: std::ops::Range<u64>, suspect: bool) -> EntryBatch {
+        let entries = ids.map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
+        EntryBatch { platform_queue: Arc::clone(platform_queue), entries, suspect, taken: Instant::now() }
+    }
+
+    /// A turn: of each lane its name, and of its entries how many and the first.
+    type SeenBatches = Vec<(String, usize, u64)>;
+
+    fn seen(batches: &[EntryBatch]) -> SeenBatches {
+        let one = |batch: &EntryBatch| {
+            let ids: Vec<u64> = batch.entries.iter().map(|entry| entry.id.ms).collect();
+            assert!(ids.is_sorted(), "overtaken: {ids:?}");
+            (batch.platform_queue.name().to_string(), ids.len(), ids[0])
+        };
+        batches.iter().map(one).collect()
+    }
+
+    fn shown(scheduler: &[&[(&str, usize, u64)]]) -> Vec<SeenBatches> {
+        let one = |(name, count, first): &(&str, usize, u64)| ((*name).to_owned(), *count, *first);
+        scheduler.iter().map(|turn| turn.iter().map(one).collect()).collect()
+    }
+
+    /// A batch per element: whose, and the ids of its entries.
+    async fn are_taken_as(
+        transaction_scope: TransactionScope,
+        read: &[(&Arc<PlatformQueue>, std::ops::Range<u64>)],
+        expected: &[&[(&str, usize, u64)]],
+    ) {
+        let batches = read.iter().map(|(platform_queue, ids)| batch(platform_queue, ids.clone(), false)).collect();
+        assert_eq!(scheduler(transaction_scope, batches).await, shown(expected));
+    }
+
+    async fn scheduler(transaction_scope: TransactionScope, batches: Vec<EntryBatch>) -> Vec<SeenBatches> {
+        let (sender, receiver) = mpsc::channel(batches.len().max(1));
+        for batch in batches {
+            sender.send(batch).await.unwrap();
+        }
+        drop(sender);
+        let mut scheduler = BatchScheduler::new(receiver, transaction_scope);
+        let mut all = Vec::new();
+        while let Some(turn) = scheduler.next().await {
+            all.push(match turn {
+                ScheduledWork::Shared(batches) => {
+                    assert!(batches.iter().all(|batch| !batch.suspect));
+                    seen(&batches)
+                }
+                ScheduledWork::Suspects(batch) => {
+                    assert!(batch.suspect);
+                    seen(&[batch])
+                }
+            });
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn small_reads_join_and_platforms_share_in_order_of_name() {
+        let [mux, livekit, realcast, ..] = &platforms();
+        let read = [(mux, 0..2), (realcast, 7..8), (livekit, 5..6), (mux, 2..3)];
+        are_taken_as(TransactionScope::Any, &read, &[&[("livekit", 1, 5), ("mux", 3, 0), ("realcast", 1, 7)]]).await;
+    }
+
+    #[tokio::test]
+    async fn only_platforms_with_own_sessions_share_on_row_locks() {
+        let [mux, livekit, realcast, generic, _] = &platforms();
+        let read = [(mux, 0..2), (livekit, 5..6), (realcast, 0..1), (mux, 2..3), (generic, 0..1)];
+        let expected: [&[_]; 3] =
+            [&[("mux", 3, 0)], &[("livekit", 1, 5)], &[("generic", 1, 0), ("realcast", 1, 0)]];
+        are_taken_as(TransactionScope::OwnSessions, &read, &expected).await;
+    }
+
+    #[tokio::test]
+    async fn shared_platforms_are_bounded_on_row_locks() {
+        // Each a definition of its own.
+        let many: Vec<Arc<PlatformQueue>> = (0..60).map(|_| platforms()[3].clone()).collect();
+        let sizes = async |transaction_scope| {
+            let all = scheduler(transaction_scope, many.iter().map(|platform_queue| batch(platform_queue, 0..1, false)).collect()).await;
+            all.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        let most = TransactionScope::OwnSessions.max_parts();
+        assert_eq!(sizes(TransactionScope::OwnSessions).await, [most, most, 60 - 2 * most]);
+        assert_eq!(sizes(TransactionScope::Any).await, [60]);
+    }
+
+    #[tokio::test]
+    async fn batch_never_overtakes_its_own_platform_when_full() {
+        let [mux, livekit, ..] = &platforms();
+        let most = MAX_SHARED_ENTRIES as u64;
+        let read = [
+            (mux, 0..most - 2),
+            (livekit, 0..1),
+            (mux, most - 2..most + 1),
+            // These would fit.
+            (mux, most + 1..most + 2),
+            (livekit, 1..2),
+        ];
+        let expected: [&[_]; 2] =
+            [&[("livekit", 1, 0), ("mux", MAX_SHARED_ENTRIES - 2, 0)], &[("livekit", 1, 1), ("mux", 4, most - 2)]];
+        are_taken_as(TransactionScope::Any, &read, &expected).await;
+    }
+
+    #[tokio::test]
+    async fn small_batches_share_work_up_to_its_bound() {
+        let [mux, livekit, realcast, generic, _] = &platforms();
+        let (part, half) = (MAX_SHARED_ENTRIES as u64 / 2, MAX_SHARED_ENTRIES / 2);
+        let read = [mux, livekit, realcast, generic].map(|platform_queue| (platform_queue, 0..part));
+        let expected: [&[_]; 2] =
+            [&[("livekit", half, 0), ("mux", half, 0)], &[("generic", half, 0), ("realcast", half, 0)]];
+        are_taken_as(TransactionScope::Any, &read, &expected).await;
+    }
+
+    #[tokio::test]
+    async fn announcements_run_alone_and_are_not_overtaken() {
+        let [mux, livekit, _, _, sessions] = &platforms();
+        // The first turn takes all that have been read.
+        let read =
+            [(sessions, 0..1), (mux, 0..1), (sessions, 1..2), (mux, 1..2), (sessions, 2..3), (livekit, 0..1)];
+        let expected: [&[_]; 2] = [&[("sessions", 3, 0)], &[("livekit", 1, 0), ("mux", 2, 0)]];
+        are_taken_as(TransactionScope::Any, &read, &expected).await;
+        let read = [(mux, 0..1), (sessions, 1..2), (mux, 1..2), (livekit, 0..1)];
+        let expected: [&[_]; 3] = [&[("mux", 1, 0)], &[("sessions", 1, 1)], &[("livekit", 1, 0), ("mux", 1, 1)]];
+        are_taken_as(TransactionScope::Any, &read, &expected).await;
+    }
+
+    #[tokio::test]
+    async fn take_full_returns_only_work_that_cannot_grow() {
+        let [mux, livekit, _, _, sessions] = platforms();
+        let (sender, receiver) = mpsc::channel(8);
+        let mut scheduler = BatchScheduler::new(receiver, TransactionScope::Any);
+        let most = MAX_SHARED_ENTRIES as u64;
+        assert!(scheduler.take_full().is_none());
+        sender.send(batch(&mux, 0..most - 2, false)).await.unwrap();
+        assert!(scheduler.take_full().is_none());
+        sender.send(batch(&livekit, 0..1, false)).await.unwrap();
+        assert!(scheduler.take_full().is_none(), "there is room for one more");
+        sender.send(batch(&sessions, 0..most, false)).await.unwrap();
+        sender.send(batch(&mux, most - 2..most, false)).await.unwrap();
+        assert!(scheduler.take_full().is_none(), "what waits behind announcements joins nobody before them");
+        let Some(ScheduledWork::Shared(first)) = scheduler.next().await else { unreachable!() };
+        assert_eq!(seen(&first), [("livekit".to_owned(), 1, 0), ("mux".to_owned(), MAX_SHARED_ENTRIES - 2, 0)]);
+        assert_eq!(seen(&scheduler.take_full().unwrap()), [("sessions".to_owned(), MAX_SHARED_ENTRIES, 0)]);
+        sender.send(batch(&livekit, 1..most, false)).await.unwrap();
+        assert_eq!(seen(&scheduler.take_full().unwrap()), [("mux".to_owned(), 2, most - 2)]);
+        sender.send(batch(&mux, 0..most, true)).await.unwrap();
+        sender.send(batch(&livekit, most..most + 1, false)).await.unwrap();
+        assert_eq!(seen(&scheduler.take_full().unwrap()), [("livekit".to_owned(), MAX_SHARED_ENTRIES, 1)], "suspects are passed by");
+        assert!(scheduler.take_full().is_none(), "a suspect runs alone");
+        assert!(matches!(scheduler.next().await, Some(ScheduledWork::Suspects(_))));
+    }
+
+    #[tokio::test]
+    async fn suspects_run_alone() {
+        let [mux, livekit, ..] = platforms();
+        let batches = vec![
+            batch(&mux, 0..1, false),
+            batch(&mux, 1..2, true),
+            batch(&livekit, 0..1, true),
+            batch(&mux, 2..3, false),
+        ];
+        let scheduler = scheduler(TransactionScope::Any, batches).await;
+        let expected: [&[_]; 3] = [&[("mux", 2, 0)], &[("mux", 1, 1)], &[("livekit", 1, 0)]];
+        assert_eq!(scheduler, shown(&expected));
+    }
+}
