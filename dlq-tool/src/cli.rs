@@ -17,9 +17,9 @@ pub(crate) use help::TOP_KEYS;
 /// webhooks:dlq:PLATFORM, with its body, its history and the reason, until somebody decides.
 #[derive(Debug, Parser)]
 #[command(name = "dlq-tool", version, disable_help_subcommand = true, after_help = help::TOUR)]
-pub(crate) struct Cli {
+pub(crate) struct ToolArgs {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -27,14 +27,14 @@ pub(crate) struct Cli {
 /// Flags that every verb takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
+pub(crate) struct GlobalArgs {
     /// Where Redis is. Default: REDIS_URL, or the file that REDIS_URL_FILE names (they keep a password out of the
     /// process list), else redis://127.0.0.1:6379
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) redis_url: Option<String>,
     /// How data is printed; json: one object per line
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    pub(crate) output: Format,
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Table, value_name = "FORMAT")]
+    pub(crate) output: OutputFormat,
     /// Plain text, also on a terminal (so does the variable NO_COLOR)
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
@@ -42,7 +42,7 @@ pub(crate) struct Global {
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum OutputFormat {
     /// Aligned columns, for people.
     Table,
     /// One object per line, for programs.

@@ -22,10 +22,10 @@ pub(crate) struct Edit {
 
 /// A text that is no edit.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum InvalidEdit {
+pub(crate) enum EditParseError {
     /// No `=`.
     #[error("must be a JSON pointer, '=' and a value, such as /data/room=r-1")]
-    Form,
+    MissingEquals,
     /// No pointer into the body.
     #[error("must begin with a JSON pointer such as /data/id, with ~0 for ~ and ~1 for /")]
     Pointer,
@@ -33,23 +33,23 @@ pub(crate) enum InvalidEdit {
 
 /// Why a body cannot be edited so.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(crate) enum Inapplicable {
+pub(crate) enum EditApplyError {
     /// It is not JSON.
     #[error("the body is {0}")]
     Body(#[from] JsonError),
     /// Nothing is there that could be changed or added to.
     #[error("the body has no place {0}")]
-    NoPlace(String),
+    NoSuchPath(String),
 }
 
 impl FromStr for Edit {
-    type Err = InvalidEdit;
+    type Err = EditParseError;
 
-    fn from_str(text: &str) -> Result<Self, InvalidEdit> {
-        let (pointer, value) = text.split_once('=').ok_or(InvalidEdit::Form)?;
+    fn from_str(text: &str) -> Result<Self, EditParseError> {
+        let (pointer, value) = text.split_once('=').ok_or(EditParseError::MissingEquals)?;
         let tokens: Option<Vec<String>> =
             pointer.strip_prefix('/').map(|rest| rest.split('/').map(unescaped).collect()).unwrap_or(None);
-        let tokens = tokens.ok_or(InvalidEdit::Pointer)?;
+        let tokens = tokens.ok_or(EditParseError::Pointer)?;
         let value = match serde_json::from_str::<IgnoredAny>(value) {
             Ok(_) => value.to_owned(),
             Err(_) => quoted(value),
@@ -83,12 +83,12 @@ fn quoted(text: &str) -> String {
 ///
 /// # Errors
 /// When the body is not JSON, or one of the edits has no place in it.
-pub(crate) fn apply(body: &[u8], edits: &[Edit]) -> Result<Vec<u8>, Inapplicable> {
+pub(crate) fn apply(body: &[u8], edits: &[Edit]) -> Result<Vec<u8>, EditApplyError> {
     let mut body = json::text(body).into_owned().into_bytes();
     for edit in edits {
         let (place, text) = {
             let document = Document::parse(&body)?;
-            splice(&document, &body, edit).ok_or_else(|| Inapplicable::NoPlace(edit.pointer.clone()))?
+            splice(&document, &body, edit).ok_or_else(|| EditApplyError::NoSuchPath(edit.pointer.clone()))?
         };
         body.splice(place, text.into_bytes());
     }
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_named_changes() {
+    fn edit_changes_only_the_named_value() {
         check(&["/z=7"], &BODY.replace("1.10e2", "7"));
         check(&["/a/b~0~1c=y"], &BODY.replace("\"x\"", "\"y\""));
         check(&["/list/1={\"k\":[null]}"], &BODY.replace("2 ]", "{\"k\":[null]} ]"));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_member_or_item_is_added_at_the_end() {
+    fn edit_appends_new_members_and_items() {
         check(&["/a/new=true"], &BODY.replace("\"x\"}", "\"x\",\"new\":true}"));
         check(&["/none/a=1", "/none/b=2"], &BODY.replace("{}", "{\"a\":1,\"b\":2}"));
         check(&["/list/-=3", "/list/3=4"], &BODY.replace("2 ]", "2,3,4 ]"));
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_json_or_else_a_text() {
+    fn edit_value_is_json_or_a_string() {
         let value = |edit: &str| edit.parse::<Edit>().unwrap().value;
         assert_eq!(value("/a=1"), "1");
         assert_eq!(value("/a=\"1\""), "\"1\"");
@@ -183,16 +183,16 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_place_is_refused() {
+    fn edit_without_a_place_is_refused() {
         for edit in ["/z/a=1", "/no/a=1", "/list/5=1", "/list/01=1", "/list/x=1", "/a/b~0~1c/d=1"] {
             let edit: Edit = edit.parse().unwrap();
             let refused = apply(BODY.as_bytes(), std::slice::from_ref(&edit));
-            assert_eq!(refused, Err(Inapplicable::NoPlace(edit.pointer.clone())));
+            assert_eq!(refused, Err(EditApplyError::NoSuchPath(edit.pointer.clone())));
         }
-        assert!(matches!(apply(b"\xff", &["/a=1".parse().unwrap()]), Err(Inapplicable::Body(_))));
-        assert_eq!("/a".parse::<Edit>(), Err(InvalidEdit::Form));
-        assert_eq!("a=1".parse::<Edit>(), Err(InvalidEdit::Pointer));
-        assert_eq!("=1".parse::<Edit>(), Err(InvalidEdit::Pointer));
-        assert_eq!("/a~2=1".parse::<Edit>(), Err(InvalidEdit::Pointer));
+        assert!(matches!(apply(b"\xff", &["/a=1".parse().unwrap()]), Err(EditApplyError::Body(_))));
+        assert_eq!("/a".parse::<Edit>(), Err(EditParseError::MissingEquals));
+        assert_eq!("a=1".parse::<Edit>(), Err(EditParseError::Pointer));
+        assert_eq!("=1".parse::<Edit>(), Err(EditParseError::Pointer));
+        assert_eq!("/a~2=1".parse::<Edit>(), Err(EditParseError::Pointer));
     }
 }

@@ -7,7 +7,7 @@ use shared::queue::CallError;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum RunOutcome {
     /// Everything that was asked for.
     Done,
     /// Some entries could not be done, or the run was stopped before the last one; stderr accounts for them.
@@ -18,7 +18,7 @@ pub(crate) enum Outcome {
 
 /// Why a run could not go on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum ToolError {
     /// The command line or the configuration is wrong.
     #[error("{0}")]
     Usage(String),
@@ -45,7 +45,7 @@ pub(crate) enum Failure {
 }
 
 /// Sorted by what the operator can do about it.
-impl From<CallError> for Failure {
+impl From<CallError> for ToolError {
     fn from(fault: CallError) -> Self {
         let error = fault.into_error();
         match (error.kind(), error.code()) {
@@ -65,9 +65,9 @@ impl From<CallError> for Failure {
     }
 }
 
-impl Failure {
+impl ToolError {
     /// Says which Redis.
-    pub(crate) fn of(self, redis: &str) -> Self {
+    pub(crate) fn with_address(self, redis: &str) -> Self {
         match self {
             Self::Unreachable { source, .. } => Self::Unreachable { address: Some(redis.to_owned()), source },
             other => other,
@@ -75,7 +75,7 @@ impl Failure {
     }
 
     /// The error and what it came from, each once.
-    pub(crate) fn chain(&self) -> String {
+    pub(crate) fn error_chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
@@ -95,14 +95,14 @@ fn at(address: Option<&str>) -> String {
 }
 
 /// The number a run ends with. A reader that closed the pipe has what it wanted: that is no error.
-pub(crate) fn code(result: &Result<Outcome, Failure>) -> u8 {
+pub(crate) fn code(result: &Result<RunOutcome, ToolError>) -> u8 {
     match result {
-        Ok(Outcome::Done) => 0,
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Ok(Outcome::Incomplete) | Err(Failure::Refused(_) | Failure::Input(_) | Failure::Output(_)) => 1,
-        Err(Failure::Usage(_) | Failure::Credentials(_)) => 2,
-        Ok(Outcome::NothingMatched) => 3,
-        Err(Failure::Unreachable { .. }) => 4,
+        Ok(RunOutcome::Done) => 0,
+        Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        Ok(RunOutcome::Incomplete) | Err(ToolError::Refused(_) | ToolError::Input(_) | ToolError::Output(_)) => 1,
+        Err(ToolError::Usage(_) | ToolError::Credentials(_)) => 2,
+        Ok(RunOutcome::NothingMatched) => 3,
+        Err(ToolError::Unreachable { .. }) => 4,
     }
 }
 
@@ -111,13 +111,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_pipe_is_not_an_error() {
-        assert_eq!(code(&Err(Failure::Output(io::ErrorKind::BrokenPipe.into()))), 0);
-        assert_eq!(code(&Err(Failure::Output(io::ErrorKind::StorageFull.into()))), 1);
+    fn closed_pipe_exits_with_0() {
+        assert_eq!(code(&Err(ToolError::Output(io::ErrorKind::BrokenPipe.into()))), 0);
+        assert_eq!(code(&Err(ToolError::Output(io::ErrorKind::StorageFull.into()))), 1);
     }
 
     #[test]
-    fn a_fault_ends_with_the_code_that_tells_what_to_mend() {
+    fn redis_errors_map_to_exit_codes() {
         let of = |kind: ErrorKind| code(&Err(CallError::Unknown((kind, "").into()).into()));
         assert_eq!(of(ErrorKind::Io), 4);
         assert_eq!(of(ErrorKind::AuthenticationFailed), 2);

@@ -11,12 +11,12 @@ mod confirm;
 mod edit;
 mod exit_code;
 mod output;
-mod pace;
+mod rate;
 mod plan;
 mod progress;
 mod scan;
 mod select;
-mod when;
+mod time_arg;
 
 fn main() -> std::process::ExitCode {
     commands::main()

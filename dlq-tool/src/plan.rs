@@ -9,25 +9,25 @@ use shared::event::StreamId;
 use shared::platform::PlatformName;
 use shared::queue::DeadLetter;
 
-use crate::output::{counted, say};
+use crate::output::{count_noun, eprint_line};
 
 /// Different reasons that are told apart when a plan is shown.
-const KINDS: usize = 100;
+const MAX_ERROR_CODES: usize = 100;
 
 /// Ids in the order of their stream.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ids {
+pub(crate) struct IdList {
     bytes: Vec<u8>,
     len: usize,
     last: StreamId,
 }
 
-impl Ids {
+impl IdList {
     /// Adds one.
     pub(crate) fn push(&mut self, id: StreamId) {
         let ms = id.ms.wrapping_sub(self.last.ms);
-        write(&mut self.bytes, ms);
-        write(&mut self.bytes, if ms == 0 { id.seq.wrapping_sub(self.last.seq) } else { id.seq });
+        write_varint(&mut self.bytes, ms);
+        write_varint(&mut self.bytes, if ms == 0 { id.seq.wrapping_sub(self.last.seq) } else { id.seq });
         self.last = id;
         self.len += 1;
     }
@@ -39,7 +39,7 @@ impl Ids {
 }
 
 /// Seven bits a byte, the lowest first.
-fn write(bytes: &mut Vec<u8>, mut number: u64) {
+fn write_varint(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push((number as u8 & 0x7f) | 0x80);
         number >>= 7;
@@ -47,7 +47,7 @@ fn write(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number as u8);
 }
 
-/// What is left of some [`Ids`].
+/// What is left of some [`IdList`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Cursor {
     at: usize,
@@ -56,9 +56,9 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     /// The next id.
-    pub(crate) fn next(&mut self, ids: &Ids) -> Option<StreamId> {
-        let ms = self.number(ids)?;
-        let seq = self.number(ids)?;
+    pub(crate) fn next(&mut self, ids: &IdList) -> Option<StreamId> {
+        let ms = self.read_varint(ids)?;
+        let seq = self.read_varint(ids)?;
         self.last = match ms {
             0 => StreamId { ms: self.last.ms, seq: self.last.seq.wrapping_add(seq) },
             _ => StreamId { ms: self.last.ms.wrapping_add(ms), seq },
@@ -67,11 +67,11 @@ impl Cursor {
     }
 
     /// The next `most` ids.
-    pub(crate) fn take(&mut self, ids: &Ids, most: usize) -> Vec<StreamId> {
+    pub(crate) fn take(&mut self, ids: &IdList, most: usize) -> Vec<StreamId> {
         std::iter::from_fn(|| self.next(ids)).take(most).collect()
     }
 
-    fn number(&mut self, ids: &Ids) -> Option<u64> {
+    fn read_varint(&mut self, ids: &IdList) -> Option<u64> {
         let (mut number, mut shift) = (0, 0);
         loop {
             let byte = *ids.bytes.get(self.at)?;
@@ -87,13 +87,13 @@ impl Cursor {
 
 /// One platform's part of a plan, and what became of it.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct PlatformPlan {
     /// Whose.
     pub(crate) platform: PlatformName,
     /// Which.
-    pub(crate) ids: Ids,
+    pub(crate) ids: IdList,
     /// How many died of what.
-    kinds: BTreeMap<String, u64>,
+    by_error_code: BTreeMap<String, u64>,
     /// Done as asked.
     pub(crate) done: usize,
     /// No dead letters any more when their turn came.
@@ -102,57 +102,57 @@ pub(crate) struct Share {
     pub(crate) failed: usize,
 }
 
-impl Share {
+impl PlatformPlan {
     /// How many have not had their turn.
-    pub(crate) fn left(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.ids.len() - self.done - self.gone - self.failed
     }
 }
 
 /// What is to be done, platform by platform.
 #[derive(Debug, Default)]
-pub(crate) struct Plan {
+pub(crate) struct BulkPlan {
     /// In the order of the walk.
-    pub(crate) shares: Vec<Share>,
+    pub(crate) platforms: Vec<PlatformPlan>,
 }
 
-impl Plan {
+impl BulkPlan {
     /// Notes `letter`.
     pub(crate) fn add(&mut self, letter: &DeadLetter) {
-        if self.shares.last().is_none_or(|share| share.platform != letter.platform) {
-            self.shares.push(Share {
+        if self.platforms.last().is_none_or(|part| part.platform != letter.platform) {
+            self.platforms.push(PlatformPlan {
                 platform: letter.platform.clone(),
-                ids: Ids::default(),
-                kinds: BTreeMap::new(),
+                ids: IdList::default(),
+                by_error_code: BTreeMap::new(),
                 done: 0,
                 gone: 0,
                 failed: 0,
             });
         }
-        let Some(share) = self.shares.last_mut() else { return };
-        share.ids.push(letter.id);
+        let Some(part) = self.platforms.last_mut() else { return };
+        part.ids.push(letter.id);
         let kind = letter.error_code.as_deref().unwrap_or("(no error code)");
-        let known = share.kinds.len() < KINDS || share.kinds.contains_key(kind);
-        *share.kinds.entry(if known { kind } else { "(others)" }.to_owned()).or_default() += 1;
+        let known = part.by_error_code.len() < MAX_ERROR_CODES || part.by_error_code.contains_key(kind);
+        *part.by_error_code.entry(if known { kind } else { "(others)" }.to_owned()).or_default() += 1;
     }
 
     /// How many have not had their turn.
-    pub(crate) fn left(&self) -> usize {
-        self.shares.iter().map(Share::left).sum()
+    pub(crate) fn remaining(&self) -> usize {
+        self.platforms.iter().map(PlatformPlan::remaining).sum()
     }
 
     /// Whether all of it was done.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.shares.iter().all(|share| share.done == share.ids.len())
+    pub(crate) fn is_complete(&self) -> bool {
+        self.platforms.iter().all(|part| part.done == part.ids.len())
     }
 
     /// Says how many of what kind, and where to: `to` is told the platform.
-    pub(crate) fn say(&self, to: impl Fn(&PlatformName) -> String) {
-        for share in &self.shares {
-            let kinds: Vec<_> = share.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-            let count = counted(share.ids.len() as u64, "dead letter", "dead letters");
-            let kinds = crate::output::plain(&kinds.join(", "));
-            say(&format!("  {}: {count}{} ({kinds})", share.platform, to(&share.platform)));
+    pub(crate) fn eprint_summary(&self, to: impl Fn(&PlatformName) -> String) {
+        for part in &self.platforms {
+            let by_error_code: Vec<_> = part.by_error_code.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            let count = count_noun(part.ids.len() as u64, "dead letter", "dead letters");
+            let by_error_code = crate::output::escaped(&by_error_code.join(", "));
+            eprint_line(&format!("  {}: {count}{} ({by_error_code})", part.platform, to(&part.platform)));
         }
     }
 }
@@ -162,11 +162,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_come_back_as_they_went_in() {
+    fn id_list_returns_ids_in_order() {
         let ids = [(0, 0), (0, 7), (1_767_225_600_000, 0), (1_767_225_600_000, 1), (1_767_225_600_001, 0), (3, 9)];
         let ids = ids.map(|(ms, seq)| StreamId { ms, seq });
         let extreme = StreamId { ms: u64::MAX, seq: u64::MAX };
-        let mut noted = Ids::default();
+        let mut noted = IdList::default();
         ids.iter().chain([&extreme, &StreamId::default()]).for_each(|id| noted.push(*id));
         let mut cursor = Cursor::default();
         assert_eq!(cursor.take(&noted, 2), ids[..2]);
@@ -175,8 +175,8 @@ mod tests {
     }
 
     #[test]
-    fn a_million_ids_of_a_busy_stream_take_four_bytes_each() {
-        let mut noted = Ids::default();
+    fn id_list_of_a_busy_stream_takes_four_bytes_an_id() {
+        let mut noted = IdList::default();
         (0..1_000_000).for_each(|n| noted.push(StreamId { ms: 1_767_225_600_000 + n * 700, seq: 0 }));
         assert!(noted.bytes.len() <= 4_000_000, "{}", noted.bytes.len());
     }

@@ -5,17 +5,17 @@ use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::cli::Format;
-use crate::output::say;
+use crate::cli::OutputFormat;
+use crate::output::eprint_line;
 
 /// The bar; hidden where stderr is no terminal, or where data run over it.
 #[derive(Debug)]
-pub(crate) struct Progress(ProgressBar);
+pub(crate) struct ProgressIndicator(ProgressBar);
 
-impl Progress {
+impl ProgressIndicator {
     /// A bar up to `total`; `None`: nobody knows how many there are.
-    pub(crate) fn new(format: Format, total: Option<usize>) -> Self {
-        if format == Format::Json && io::stdout().is_terminal() {
+    pub(crate) fn new(format: OutputFormat, total: Option<usize>) -> Self {
+        if format == OutputFormat::Json && io::stdout().is_terminal() {
             return Self(ProgressBar::hidden());
         }
         let total = total.map(|total| total as u64);
@@ -38,13 +38,13 @@ impl Progress {
     }
 
     /// What it is at.
-    pub(crate) fn at(&self, what: &str) {
+    pub(crate) fn set_message(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }
 
     /// Says something without tearing the bar.
-    pub(crate) fn say(&self, text: &str) {
-        self.0.suspend(|| say(text));
+    pub(crate) fn eprint_line(&self, text: &str) {
+        self.0.suspend(|| eprint_line(text));
     }
 
     /// Takes the bar away.

@@ -6,15 +6,15 @@ use shared::event::StreamId;
 use shared::platform::PlatformName;
 use shared::queue::{DeadLetter, StreamEntry, PlatformKeys, Queue};
 
-use crate::exit_code::Failure;
+use crate::exit_code::ToolError;
 use crate::select::Selection;
 
 /// Entries of the first page, before anything is known of their size.
-const FIRST_PAGE: usize = 16;
+const FIRST_PAGE_ENTRIES: usize = 16;
 /// Most entries of a page.
-const MOST: usize = 500;
+const MAX_PAGE_ENTRIES: usize = 500;
 /// What a page should weigh.
-const PAGE_BYTES: usize = 4 * 1024 * 1024;
+const TARGET_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How many entries the next page should have, so that pages weigh about the same however large bodies are.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct PageSize(usize);
 impl PageSize {
     /// Careful.
     pub(crate) fn new() -> Self {
-        Self(FIRST_PAGE)
+        Self(FIRST_PAGE_ENTRIES)
     }
 
     /// Entries of the next page.
@@ -32,17 +32,17 @@ impl PageSize {
     }
 
     /// Learns from a page of `entries` that weighed `bytes`. Grows slowly, since the next entries may be larger.
-    pub(crate) fn learn(&mut self, entries: usize, bytes: usize) {
+    pub(crate) fn adapt(&mut self, entries: usize, bytes: usize) {
         if let Some(each) = bytes.checked_div(entries) {
-            let fits = PAGE_BYTES / each.max(1);
-            self.0 = fits.clamp(1, MOST).min(self.0.saturating_mul(4));
+            let fits = TARGET_PAGE_BYTES / each.max(1);
+            self.0 = fits.clamp(1, MAX_PAGE_ENTRIES).min(self.0.saturating_mul(4));
         }
     }
 }
 
 /// A walk over platforms, in order, and over each one's dead letters, oldest first.
 #[derive(Debug)]
-pub(crate) struct Scan {
+pub(crate) struct DeadLetterScan {
     queue: Queue,
     platforms: VecDeque<PlatformName>,
     selection: Selection,
@@ -54,7 +54,7 @@ pub(crate) struct Scan {
     found: BTreeSet<StreamId>,
 }
 
-impl Scan {
+impl DeadLetterScan {
     /// A walk over `platforms`.
     pub(crate) fn new(queue: Queue, platforms: Vec<PlatformName>, selection: Selection) -> Self {
         Self {
@@ -70,13 +70,13 @@ impl Scan {
     }
 
     /// The next matches, at least one, all of one platform; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Vec<DeadLetter>>, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<DeadLetter>>, ToolError> {
         let Some((platform, entries)) = self.next_raw().await? else { return Ok(None) };
         Ok(Some(entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry)).collect()))
     }
 
     /// As [`Self::next`], with all fields as they are.
-    pub(crate) async fn next_raw(&mut self) -> Result<Option<(PlatformName, Vec<StreamEntry>)>, Failure> {
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<(PlatformName, Vec<StreamEntry>)>, ToolError> {
         while self.left > 0 {
             let Some(platform) = self.platforms.front().cloned() else { break };
             let mut entries = self.page(&platform).await?;
@@ -96,7 +96,7 @@ impl Scan {
     }
 
     /// Whether the limit ended the walk, so that there may be more.
-    pub(crate) fn was_cut(&self) -> bool {
+    pub(crate) fn hit_limit(&self) -> bool {
         self.left == 0
     }
 
@@ -106,7 +106,7 @@ impl Scan {
     }
 
     /// Reads one page, and moves on behind it.
-    async fn page(&mut self, platform: &PlatformName) -> Result<Vec<StreamEntry>, Failure> {
+    async fn page(&mut self, platform: &PlatformName) -> Result<Vec<StreamEntry>, ToolError> {
         let keys = self.queue.keys(platform);
         let most = self.size.entries();
         let (entries, ended) = if self.selection.ids().is_empty() {
@@ -115,9 +115,9 @@ impl Scan {
             let ended = entries.len() < most;
             (entries, ended)
         } else {
-            self.those_asked_for(&keys, most).await?
+            self.page_by_ids(&keys, most).await?
         };
-        self.size.learn(entries.len(), entries.iter().map(StreamEntry::weight).sum());
+        self.size.adapt(entries.len(), entries.iter().map(StreamEntry::weight).sum());
         if ended {
             self.platforms.pop_front();
             self.after = self.selection.after();
@@ -126,7 +126,7 @@ impl Scan {
         Ok(entries)
     }
 
-    async fn those_asked_for(&mut self, keys: &PlatformKeys, most: usize) -> Result<(Vec<StreamEntry>, bool), Failure> {
+    async fn page_by_ids(&mut self, keys: &PlatformKeys, most: usize) -> Result<(Vec<StreamEntry>, bool), ToolError> {
         let ids: Vec<StreamId> = self.selection.ids().iter().copied().skip(self.asked).take(most).collect();
         self.asked += ids.len();
         let found = self.queue.find_dead_letters(keys, &ids).await?;
@@ -139,17 +139,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_weighs_about_the_same_however_large_bodies_are() {
+    fn page_size_adapts_to_entry_size() {
         let mut size = PageSize::new();
         for _ in 0..5 {
-            size.learn(size.entries(), size.entries() * 1000);
+            size.adapt(size.entries(), size.entries() * 1000);
         }
-        assert_eq!(size.entries(), MOST);
-        size.learn(MOST, MOST * 1024 * 1024);
+        assert_eq!(size.entries(), MAX_PAGE_ENTRIES);
+        size.adapt(MAX_PAGE_ENTRIES, MAX_PAGE_ENTRIES * 1024 * 1024);
         assert_eq!(size.entries(), 4);
-        size.learn(4, 4 * PAGE_BYTES);
+        size.adapt(4, 4 * TARGET_PAGE_BYTES);
         assert_eq!(size.entries(), 1);
-        size.learn(0, 0);
+        size.adapt(0, 0);
         assert_eq!(size.entries(), 1);
     }
 }

@@ -73,9 +73,9 @@ impl Selection {
     pub(crate) fn matches(&self, letter: &DeadLetter) -> bool {
         let died = letter.dead_lettered_at();
         (self.ids.is_empty() || self.ids.binary_search(&letter.id).is_ok())
-            && any(&self.event_ids, letter.event_id.as_deref())
-            && any(&self.event_types, letter.event_type.as_deref())
-            && any(&self.error_codes, letter.error_code.as_deref())
+            && matches_any(&self.event_ids, letter.event_id.as_deref())
+            && matches_any(&self.event_types, letter.event_type.as_deref())
+            && matches_any(&self.error_codes, letter.error_code.as_deref())
             && self.since.is_none_or(|since| died >= since)
             && self.until.is_none_or(|until| died < until)
             && letter.attempts.unwrap_or(0) >= self.min_attempts
@@ -83,7 +83,7 @@ impl Selection {
     }
 }
 
-fn any<T: AsRef<str>>(wanted: &[T], value: Option<&str>) -> bool {
+fn matches_any<T: AsRef<str>>(wanted: &[T], value: Option<&str>) -> bool {
     wanted.is_empty() || value.is_some_and(|value| wanted.iter().any(|one| one.as_ref() == value))
 }
 
@@ -103,13 +103,13 @@ mod tests {
     use shared::queue::StreamEntry;
 
     use super::*;
-    use crate::cli::{Cli, Verb};
+    use crate::cli::{ToolArgs, Verb};
 
     const NOW: Millis = 1_000_000_000;
 
     fn selection(flags: &str) -> Selection {
         let words = ["dlq-tool", "list"].into_iter().chain(flags.split_whitespace());
-        match Cli::try_parse_from(words).unwrap().verb {
+        match ToolArgs::try_parse_from(words).unwrap().verb {
             Verb::List(list) => Selection::new(&list.selection, NOW),
             other => panic!("{other:?}"),
         }
@@ -139,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn no_condition_selects_everything() {
+    fn selection_without_conditions_matches_everything() {
         check("", true);
         assert!(selection("").matches(&letter(&[])));
     }
 
     #[test]
-    fn only_the_limit_is_no_condition() {
+    fn selection_with_only_a_limit_is_everything() {
         assert!(selection("--limit 5").is_everything());
         for flags in [
             "--id 1-1",
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn each_condition_decides() {
+    fn selection_conditions_each_decide() {
         check("--id 999000000-7", true);
         check("--id 999000000-8", false);
         check("--event-id evt-1", true);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_one_kind_are_alternatives_and_kinds_add_up() {
+    fn selection_values_are_ored_and_conditions_anded() {
         check("--id 1-1 999000000-7", true);
         check("--event-id x --event-id evt-1", true);
         check("--error-code crash_loop --error-code invalid_event", true);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn since_includes_its_instant_and_until_does_not() {
+    fn selection_since_is_inclusive_and_until_exclusive() {
         check("--since 1000s", true);
         check("--since 999s", false);
         check("--until 1000s", false);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scan_begins_no_later_than_the_first_match() {
+    fn scan_starts_no_later_than_the_first_match() {
         assert_eq!(selection("").after(), None);
         let after = selection("--since 1000s").after().unwrap();
         assert!(after < StreamId { ms: 999_000_000, seq: 0 });
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_field_meets_no_condition_but_the_time_of_the_id() {
+    fn absent_field_matches_only_time_conditions() {
         let bare = letter(&[]);
         for flags in ["--event-id a", "--event-type a", "--error-code timeout", "--min-attempts 1", "--contains a"]
         {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_no_text_are_searched_too() {
+    fn contains_condition_searches_binary_bodies() {
         let binary = letter(&[("body", b"\xff\xfeabc\x00")]);
         assert!(selection("--contains abc").matches(&binary));
         assert!(!selection("--contains abd").matches(&binary));

@@ -42,7 +42,7 @@ fn help() {
 }
 
 #[test]
-fn shells_and_readers_are_served_without_a_redis() {
+fn completions_and_man_need_no_redis() {
     for (shell, expected) in
         [("bash", "complete -F"), ("zsh", "#compdef dlq-tool"), ("fish", "complete -c dlq-tool")]
     {
@@ -77,7 +77,7 @@ fn refused(code: i32, words: &[&str], variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn wrong_usage_is_explained() {
+fn usage_errors_are_explained() {
     insta::assert_snapshot!(refused(2, &["list", "--error-code", "session_not_fuond"], &[]), @"
     error: invalid value 'session_not_fuond' for '--error-code <CODE>'
       [possible values: session_not_found, session_conflict, invalid_event, undecodable, unsupported_version, store_rejected, already_processed, crash_loop, http_4xx, http_5xx, timeout, unreachable, blocked_address, gone, overflow, loop]
@@ -119,7 +119,7 @@ fn wrong_usage_is_explained() {
 }
 
 #[test]
-fn wrong_configuration_is_named_and_never_quoted() {
+fn configuration_errors_name_the_variable_not_its_value() {
     let variables =
         [("REDIS_URL", "nonsense://:hunter2@x"), ("MAX_BACKLOG", "many-hunter2"), ("REDIS_CLUSTER", "hunter2")];
     insta::assert_snapshot!(refused(2, &["stats"], &variables), @"
@@ -133,7 +133,7 @@ fn wrong_configuration_is_named_and_never_quoted() {
 }
 
 #[test]
-fn a_redis_that_is_not_there_is_named_without_its_password() {
+fn unreachable_redis_is_named_without_its_password() {
     // Nothing listens on port 1.
     for words in [
         &["stats"][..],

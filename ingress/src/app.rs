@@ -26,31 +26,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
-use crate::directory::{Current, Defaults};
-use crate::gate::{self, Gate, Mismatch};
-use crate::handlers::outbound::Outbound;
-use crate::handlers::stats::Statistics;
-use crate::pipeline::{Batcher, Bodies, Pipeline, Waiters};
-use crate::pressure::{Pressed, Pressure};
+use crate::targets::{LiveTargets, TargetDefaults};
+use crate::redis_gate::{self, RedisGate, RedisMismatchError};
+use crate::handlers::outbound::OutboundState;
+use crate::handlers::stats::StatisticsSource;
+use crate::pipeline::{Batcher, BodyReader, Pipeline, WaiterRegistry};
+use crate::memory_backpressure::{BackpressureQueue, MemoryBackpressure};
 use crate::server::IngressServer;
 
 /// How long a start waits for Redis before it goes on without.
-const FIRST_LOOK: Duration = Duration::from_millis(500);
+const STARTUP_WAIT: Duration = Duration::from_millis(500);
 /// How long the batcher may take once nobody waits for it any more, however short the grace is.
-const LAST_CALLS: Duration = Duration::from_millis(500);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What handlers share.
-pub(crate) struct Ingress {
+pub(crate) struct AppState {
     /// Who may send.
-    pub(crate) directory: Current,
+    pub(crate) targets: LiveTargets,
     /// What happens to what they send.
     pub(crate) pipeline: Pipeline,
     /// What admin routes ask for.
     pub(crate) admin_token: Option<AdminToken>,
     /// What the routes of statistics read.
-    pub(crate) statistics: Statistics,
+    pub(crate) statistics: StatisticsSource,
     /// Where processed events go.
-    pub(crate) outbound: Outbound,
+    pub(crate) outbound: OutboundState,
 }
 
 /// Why ingress cannot start, or had to stop.
@@ -61,7 +61,7 @@ pub enum RunError {
     Redis(#[from] RedisUrlError),
     /// A Redis that must not be written to.
     #[error(transparent)]
-    Mismatch(#[from] Mismatch),
+    Mismatch(#[from] RedisMismatchError),
     /// An address that cannot be listened on.
     #[error("{variable}: cannot listen on {address}")]
     Bind {
@@ -110,16 +110,16 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let (url, cluster) = (&config.common.redis_url, config.common.redis_cluster);
     let queue = Queue::new(KeyLayout::of(cluster), queue::connect_confirming(url, cluster, config.confirmation)?);
     let health = HealthMonitor::new(queue.clone()).spawn(background.clone());
-    let pressure = Pressure::default();
+    let pressure = MemoryBackpressure::default();
     let looked_at = health.clone();
-    let gate = Gate::new(health, config.is_strict(), queue.connection().clone());
-    let mut watching = tokio::spawn(gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
+    let gate = RedisGate::new(health, config.is_strict(), queue.connection().clone());
+    let mut watching = tokio::spawn(redis_gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
     let sealer = config.common.sealer.clone();
     let live = Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
     let flush = CancellationToken::new();
-    let pressed = Pressed { queue: queue.clone(), pressure: pressure.clone() };
+    let pressed = BackpressureQueue { queue: queue.clone(), pressure: pressure.clone() };
     let (batcher, batching) = Batcher::start(pressed, flush.clone());
-    let waiters = Waiters::new(queue.clone(), config.max_waiters, stop.clone());
+    let waiters = WaiterRegistry::new(queue.clone(), config.max_waiters, stop.clone());
     waiters.listen(url, cluster, background.clone())?;
 
     let listening = Arc::new(AtomicBool::new(false));
@@ -130,22 +130,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
         source,
     })?;
     tokio::select! {
-        opened = gate.wait_open(FIRST_LOOK) => if let Err(reason) = opened {
+        opened = gate.wait_open(STARTUP_WAIT) => if let Err(reason) = opened {
             tracing::warn!(reason, "starting all the same; webhooks are refused until this has changed");
         },
         ended = &mut watching => return Err(watch_ended(ended)),
     }
     let mut known = live.subscribe();
     // Without it, platforms that are registered are refused with 503 for a moment.
-    let _ = timeout(FIRST_LOOK, known.wait_for(Option::is_some)).await;
+    let _ = timeout(STARTUP_WAIT, known.wait_for(Option::is_some)).await;
     let grace = config.common.shutdown_grace;
-    let (server, serving, following, directory) =
+    let (server, serving, following, targets) =
         serve(config, queue.clone(), gate, batcher, waiters, live, background.clone())?;
-    let configured = move || directory.directory.configured();
+    let configured = move || targets.targets.configured();
     tokio::spawn(pressure.follow(queue, looked_at, configured, background.clone()));
     listening.store(true, Ordering::Release);
 
-    let mut parts = Parts { server, serving, batching, watching, following };
+    let mut parts = IngressTasks { server, serving, batching, watching, following };
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
         failed = parts.failed() => Err(failed),
@@ -156,45 +156,45 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     ended
 }
 
-type Serving = JoinHandle<io::Result<()>>;
+type ServerTask = JoinHandle<io::Result<()>>;
 
 fn serve(
     config: Config,
     queue: Queue,
-    gate: Gate,
+    gate: RedisGate,
     batcher: Batcher,
-    waiters: Waiters,
+    waiters: WaiterRegistry,
     live: Live,
     stop: CancellationToken,
-) -> Result<(ServerHandle, Serving, JoinHandle<()>, Data<Ingress>), RunError> {
-    let defaults = Defaults {
+) -> Result<(ServerHandle, ServerTask, JoinHandle<()>, Data<AppState>), RunError> {
+    let defaults = TargetDefaults {
         layout: queue.layout(),
         dedup_ttl: config.dedup_ttl,
         max_backlog: config.max_backlog,
         max_dead_letters: config.max_dead_letters,
     };
-    let ingress = Data::new(Ingress {
-        directory: Current::new(&config.registry, config.keys, defaults, Some(live))
+    let ingress = Data::new(AppState {
+        targets: LiveTargets::new(&config.registry, config.keys, defaults, Some(live))
             .with_verify_tokens(config.verify_tokens),
         pipeline: Pipeline {
-            bodies: Bodies::new(config.max_body, config.body_timeout, config.max_in_flight),
+            body_reader: BodyReader::new(config.max_body, config.body_timeout, config.max_in_flight),
             gate,
             batcher,
             waiters,
         },
         admin_token: config.common.admin_token,
-        outbound: Outbound::new(queue.clone(), config.outbound, config.common.sealer.clone())?,
-        statistics: Statistics { queue, public: config.stats_public },
+        outbound: OutboundState::new(queue.clone(), config.outbound, config.common.sealer.clone())?,
+        statistics: StatisticsSource { queue, public: config.stats_public },
     });
-    if let Some(known) = ingress.directory.live().and_then(Live::current) {
-        ingress.directory.apply(&known);
+    if let Some(known) = ingress.targets.live().and_then(Live::current) {
+        ingress.targets.apply(&known);
     }
-    report(&ingress.directory);
+    log_platforms(&ingress.targets);
     let follower = ingress.clone();
-    let connections = Connections::new(connections::within_files(config.max_connections), config.keep_alive);
-    let per_thread = connections::per_thread(connections.most(), config.workers);
+    let connections = Connections::new(connections::limit_to_open_files(config.max_connections), config.keep_alive);
+    let per_thread = connections::per_thread(connections.max_connections(), config.workers);
     let serving = IngressServer { ingress: ingress.clone(), connections, stop: stop.clone() };
-    let following = tokio::spawn(async move { follower.directory.follow(stop).await });
+    let following = tokio::spawn(async move { follower.targets.follow(stop).await });
     let (server, address) =
         serving
             .listen(config.bind, config.workers, per_thread, config.common.shutdown_grace)
@@ -203,8 +203,8 @@ fn serve(
     Ok((server.handle(), tokio::spawn(server), following, ingress))
 }
 
-fn report(directory: &Current) {
-    let platforms = directory.configured();
+fn log_platforms(targets: &LiveTargets) {
+    let platforms = targets.configured();
     let platforms: Vec<_> = platforms.iter().map(PlatformName::as_str).collect();
     match platforms.as_slice() {
         [] => tracing::warn!("no platform is configured: every webhook will be refused"),
@@ -212,8 +212,8 @@ fn report(directory: &Current) {
     }
 }
 
-fn readiness(gate: Gate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> ReadinessCheck {
-    Arc::new(move || match gate.unready_because() {
+fn readiness(gate: RedisGate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> ReadinessCheck {
+    Arc::new(move || match gate.unready_reason() {
         _ if stop.is_cancelled() => Err("shutting down".to_owned()),
         _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),
         Some(reason) => Err(reason),
@@ -222,7 +222,7 @@ fn readiness(gate: Gate, live: Live, stop: CancellationToken, listening: Arc<Ato
     })
 }
 
-fn watch_ended(ended: Result<Result<(), Mismatch>, JoinError>) -> RunError {
+fn watch_ended(ended: Result<Result<(), RedisMismatchError>, JoinError>) -> RunError {
     match ended {
         Ok(Err(mismatch)) => RunError::Mismatch(mismatch),
         Ok(Ok(())) | Err(_) => RunError::Ended("the watch over Redis"),
@@ -230,15 +230,15 @@ fn watch_ended(ended: Result<Result<(), Mismatch>, JoinError>) -> RunError {
 }
 
 /// What runs.
-struct Parts {
+struct IngressTasks {
     server: ServerHandle,
-    serving: Serving,
+    serving: ServerTask,
     batching: JoinHandle<()>,
-    watching: JoinHandle<Result<(), Mismatch>>,
+    watching: JoinHandle<Result<(), RedisMismatchError>>,
     following: JoinHandle<()>,
 }
 
-impl Parts {
+impl IngressTasks {
     /// Waits for a part that ends although nobody asked.
     async fn failed(&mut self) -> RunError {
         tokio::select! {
@@ -259,7 +259,7 @@ impl Parts {
             drop(self.server.stop(false));
         }
         flush.cancel();
-        let rest = until.saturating_duration_since(Instant::now()).max(LAST_CALLS);
+        let rest = until.saturating_duration_since(Instant::now()).max(DRAIN_TIMEOUT);
         // The batcher may have ended already: it does so, too, when nobody is left who could ask it.
         if !self.batching.is_finished() && timeout(rest, self.batching).await.is_err() {
             tracing::warn!("events were still on their way to Redis when the grace was over");

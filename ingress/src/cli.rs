@@ -83,15 +83,15 @@ Exit status: 0 stopped as asked, 1 failed, 2 usage or configuration (all problem
 /// Receives webhooks: verifies, rate-limits and deduplicates them, and queues each one once in Redis.
 #[derive(Debug, Parser)]
 #[command(name = "ingress", version, about, after_help = ENVIRONMENT, disable_help_subcommand = true)]
-pub struct Cli {
+pub struct Args {
     /// Instead of receiving.
     #[command(subcommand)]
-    pub tool: Option<Tool>,
+    pub tool: Option<IngressTool>,
 }
 
 /// What ingress does instead of receiving.
 #[derive(Debug, Subcommand)]
-pub enum Tool {
+pub enum IngressTool {
     /// Says what ingress would make of a captured request, and precisely why not
     CheckPlatform(CheckPlatform),
     /// Sends one genuinely signed test event of a configured platform to a running ingress

@@ -17,9 +17,9 @@ use shared::signature::{Keys, Secret};
 use crate::connections;
 
 /// Largest body that may be configured, in bytes: the length of a field in Redis has bounds too.
-pub(crate) const LARGEST_BODY: usize = 64 * 1024 * 1024;
+pub(crate) const MAX_BODY_LIMIT: usize = 64 * 1024 * 1024;
 /// `MAX_BODY_BYTES` where nothing is said.
-pub(crate) const DEFAULT_BODY: usize = 1024 * 1024;
+pub(crate) const DEFAULT_MAX_BODY: usize = 1024 * 1024;
 
 /// Everything that ingress is told.
 #[derive(Debug)]
@@ -74,11 +74,11 @@ impl Config {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bind = env.address("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
         let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
-        let max_body = env.bytes("MAX_BODY_BYTES", DEFAULT_BODY, 1..=LARGEST_BODY);
+        let max_body = env.bytes("MAX_BODY_BYTES", DEFAULT_MAX_BODY, 1..=MAX_BODY_LIMIT);
         let max_in_flight =
-            env.bytes("MAX_IN_FLIGHT_BYTES", max_body.max(LARGEST_BODY), max_body..=usize::MAX >> 4);
+            env.bytes("MAX_IN_FLIGHT_BYTES", max_body.max(MAX_BODY_LIMIT), max_body..=usize::MAX >> 4);
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
-        let max_connections = env.bounded("MAX_CONNECTIONS", 10_000, connections::FEWEST..=1_000_000);
+        let max_connections = env.bounded("MAX_CONNECTIONS", 10_000, connections::MIN_CONNECTIONS..=1_000_000);
         // Longer than balancers keep theirs (AWS: 60 s), so that none sends into a connection that
         // is being closed.
         let keep_alive = env.millis("KEEP_ALIVE_MS", 75_000, 1_000..=3_600_000);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_that_are_documented() {
+    fn config_defaults_are_the_documented_ones() {
         let config = read(&[]).unwrap();
         assert_eq!(config.bind.to_string(), "0.0.0.0:8000");
         assert_eq!(config.common.ops_bind.to_string(), "0.0.0.0:9100");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_named_at_once() {
+    fn config_problems_are_reported_at_once() {
         let problems = read(&[
             ("INGRESS_BIND", "nowhere"),
             ("MAX_BODY_BYTES", "0"),
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn one_body_always_fits_into_what_may_be_in_flight() {
+    fn in_flight_bound_below_one_body_is_a_problem() {
         let problems = read(&[("MAX_BODY_BYTES", "1000"), ("MAX_IN_FLIGHT_BYTES", "999")]).unwrap_err();
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].name, "MAX_IN_FLIGHT_BYTES");
     }
 
     #[test]
-    fn a_bundled_platform_is_switched_on_by_its_secret_alone() {
+    fn bundled_platform_is_enabled_by_its_secret_alone() {
         let config = read(&[("NETFLIX_WEBHOOK_SECRET", "s3cret")]).unwrap();
         let names: Vec<_> = config.keys.keys().map(PlatformName::as_str).collect();
         assert_eq!(names, ["netflix"]);

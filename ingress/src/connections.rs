@@ -8,7 +8,7 @@
 //! answer, which every sender tries again: a bound of our own in place of actix's,
 //! whose 408 for the first head would also meet genuine senders after this process was frozen or starved of its CPU, and
 //! to some providers 4xx is final; and whose timer between requests would be made, set and cancelled for each of them.
-//! Silence is found twice, a [`SWEEP`] apart and by the thread that serves the connection, so that after such a time it
+//! Silence is found twice, a [`SWEEP_INTERVAL`] apart and by the thread that serves the connection, so that after such a time it
 //! first reads what has come in meanwhile.
 //!
 //! Who is at the other end is not asked: behind a balancer all senders have one address.
@@ -26,38 +26,38 @@ use actix_http::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::closing::Closing;
+use crate::connection_close::CloseFlag;
 
 /// How often those that were silent for longer are looked for.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest time that a head may take from its first byte to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// So many times a head may be found begun and not ended, [`SWEEP`] apart.
-const HEAD_LOOKS: u8 = (HEAD_TIMEOUT.as_secs() / SWEEP.as_secs()) as u8;
+/// So many times a head may be found begun and not ended, [`SWEEP_INTERVAL`] apart.
+const MAX_HEAD_SWEEPS: u8 = (HEAD_TIMEOUT.as_secs() / SWEEP_INTERVAL.as_secs()) as u8;
 /// Part of all connections that is closed at once at the bound, so that not every new one searches them all.
-const SHARE: usize = 64;
+const EVICT_FRACTION: usize = 64;
 /// Files that are open besides connections: listeners, Redis, what belongs to threads.
 const OTHER_FILES: u64 = 256;
 /// The fewest connections that a bound may leave.
-pub(crate) const FEWEST: usize = 16;
+pub(crate) const MIN_CONNECTIONS: usize = 16;
 
 /// All connections of this process; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Connections(Arc<All>);
+pub(crate) struct Connections(Arc<ConnectionsInner>);
 
-struct All {
+struct ConnectionsInner {
     most: usize,
     keep_alive: Duration,
     /// Room for requests of connections that carry many at a time.
     streams: Arc<Semaphore>,
     begun: Instant,
     next: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<One>>>,
+    open: Mutex<HashMap<u64, Arc<ConnectionState>>>,
     /// The bound was reached since this was last told.
     reached: AtomicBool,
 }
 
-struct One {
+struct ConnectionState {
     /// A second handle on the connection: closing it is felt by whoever reads from the first.
     socket: TcpStream,
     /// Who serves it.
@@ -65,58 +65,58 @@ struct One {
     /// Requests in progress.
     requests: AtomicU32,
     /// Since when there was none, in ms since the process began.
-    silent_since: AtomicU64,
+    idle_since_ms: AtomicU64,
     /// It was silent for too long when it was last looked at.
-    seen_silent: AtomicBool,
+    was_idle: AtomicBool,
     /// 0 while nothing has come since the last request; then 1 and, at each look, one more.
     head: AtomicU8,
 }
 
 /// A connection's entry, which ends with it.
-pub(crate) struct Entry {
+pub(crate) struct ConnectionGuard {
     number: u64,
-    one: Arc<One>,
+    one: Arc<ConnectionState>,
     all: Connections,
 }
 
 /// A request in progress.
-pub(crate) struct Busy {
-    one: Arc<One>,
+pub(crate) struct RequestGuard {
+    one: Arc<ConnectionState>,
     all: Connections,
 }
 
 /// Tie between a request and its connection.
-pub(crate) struct Link {
+pub(crate) struct ConnectionLink {
     /// Says that a request is going on, until it is dropped: so long its connection is not silent.
-    pub(crate) busy: Option<Busy>,
+    pub(crate) busy: Option<RequestGuard>,
     /// State of the connection's end, announced or not.
-    pub(crate) closing: Closing,
+    pub(crate) closing: CloseFlag,
 }
 
-impl Link {
+impl ConnectionLink {
     /// The connection that `request` came on.
     pub(crate) fn of(request: &Request) -> Self {
-        let entry = request.conn_data::<Rc<Entry>>();
-        Self { busy: entry.map(|entry| entry.busy()), closing: Closing::of(request) }
+        let entry = request.conn_data::<Rc<ConnectionGuard>>();
+        Self { busy: entry.map(|entry| entry.busy()), closing: CloseFlag::of(request) }
     }
 
     /// A connection that says itself when it ends.
-    pub(crate) fn to(entry: Option<&Entry>) -> Self {
-        Self { busy: entry.map(Entry::busy), closing: Closing::default() }
+    pub(crate) fn to(entry: Option<&ConnectionGuard>) -> Self {
+        Self { busy: entry.map(ConnectionGuard::busy), closing: CloseFlag::default() }
     }
 }
 
-impl Entry {
+impl ConnectionGuard {
     /// Takes note that bytes have come, which are a head's unless a request is going on.
-    pub(crate) fn hear(&self) {
+    pub(crate) fn note_bytes(&self) {
         if self.one.head.load(Ordering::Relaxed) == 0 {
             self.one.head.store(1, Ordering::Relaxed);
         }
     }
 
     /// Begins a request.
-    fn busy(&self) -> Busy {
-        Busy::begin(&self.one, &self.all)
+    fn busy(&self) -> RequestGuard {
+        RequestGuard::begin(&self.one, &self.all)
     }
 
     /// Room for one more request, where a connection carries many at a time. `None`: there are too
@@ -126,10 +126,10 @@ impl Entry {
     }
 
     /// Waits until there was no request for as long as a connection may stay open without one.
-    pub(crate) async fn falls_silent(&self) {
+    pub(crate) async fn wait_until_idle(&self) {
         let keep_alive = self.all.0.keep_alive;
         loop {
-            let since = Duration::from_millis(self.one.silent_since.load(Ordering::Relaxed));
+            let since = Duration::from_millis(self.one.idle_since_ms.load(Ordering::Relaxed));
             let silent =
                 if self.one.is_busy() { Duration::ZERO } else { self.all.0.begun.elapsed().saturating_sub(since) };
             if silent >= keep_alive {
@@ -141,10 +141,10 @@ impl Entry {
 }
 
 impl Connections {
-    /// None yet, and never more than `most`, nor one for longer than `keep_alive` without a
+    /// None yet, and never more than `max_connections`, nor one for longer than `keep_alive` without a
     /// request.
     pub(crate) fn new(most: usize, keep_alive: Duration) -> Self {
-        Self(Arc::new(All {
+        Self(Arc::new(ConnectionsInner {
             most: most.max(1),
             keep_alive,
             streams: Arc::new(Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS))),
@@ -156,41 +156,41 @@ impl Connections {
     }
 
     /// How many there may be.
-    pub(crate) fn most(&self) -> usize {
+    pub(crate) fn max_connections(&self) -> usize {
         self.0.most
     }
 
     /// Takes a new connection. `None`: it is closed, or nothing can be known of it.
-    pub(crate) fn enter(&self, stream: &tokio::net::TcpStream) -> Option<Entry> {
+    pub(crate) fn register(&self, stream: &tokio::net::TcpStream) -> Option<ConnectionGuard> {
         // Out of file descriptors, which the bound is there to prevent: it is served, and ends with
         // its sender.
         let socket = stream.as_fd().try_clone_to_owned().map(TcpStream::from).ok()?;
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let one = Arc::new(One {
+        let one = Arc::new(ConnectionState {
             socket,
             thread: thread::current().id(),
             requests: AtomicU32::new(0),
-            silent_since: AtomicU64::new(self.now()),
-            seen_silent: AtomicBool::new(false),
+            idle_since_ms: AtomicU64::new(self.now()),
+            was_idle: AtomicBool::new(false),
             head: AtomicU8::new(0),
         });
         let mut open = self.lock();
         if open.len() >= self.0.most {
             self.0.reached.store(true, Ordering::Relaxed);
-            if !close_longest_silent(&mut open, (self.0.most / SHARE).max(1)) {
+            if !close_longest_idle(&mut open, (self.0.most / EVICT_FRACTION).max(1)) {
                 one.close();
                 return None;
             }
         }
         open.insert(number, Arc::clone(&one));
         drop(open);
-        Some(Entry { number, one, all: self.clone() })
+        Some(ConnectionGuard { number, one, all: self.clone() })
     }
 
     /// Closes what is silent for too long of what this thread serves, until `stop`.
     pub(crate) async fn sweep(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
-            self.close_silent(self.0.keep_alive);
+        while stop.run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL)).await.is_some() {
+            self.close_idle(self.0.keep_alive);
             if self.0.reached.swap(false, Ordering::Relaxed) {
                 let most = self.0.most;
                 tracing::warn!(most, "MAX_CONNECTIONS was reached: connections without a request were closed");
@@ -198,15 +198,15 @@ impl Connections {
         }
     }
 
-    fn close_silent(&self, longest: Duration) {
+    fn close_idle(&self, longest: Duration) {
         let (before, here) = (self.now().checked_sub(millis(longest)), thread::current().id());
         self.lock().retain(|_, one| {
             if one.thread != here {
                 return true;
             }
-            let since = one.silent_since.load(Ordering::Relaxed);
+            let since = one.idle_since_ms.load(Ordering::Relaxed);
             let silent = !one.is_busy() && before.is_some_and(|before| since <= before);
-            let closes = one.seen_silent.swap(silent, Ordering::Relaxed) && silent || one.is_stuck_in_a_head();
+            let closes = one.was_idle.swap(silent, Ordering::Relaxed) && silent || one.is_head_overdue();
             if closes {
                 one.close();
             }
@@ -218,25 +218,25 @@ impl Connections {
         millis(self.0.begun.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<One>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<ConnectionState>>> {
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl One {
+impl ConnectionState {
     fn is_busy(&self) -> bool {
         self.requests.load(Ordering::Acquire) > 0
     }
 
     /// Looks whether a head has begun and does not end. Only the thread that serves the connection
     /// looks.
-    fn is_stuck_in_a_head(&self) -> bool {
+    fn is_head_overdue(&self) -> bool {
         let looks = self.head.load(Ordering::Relaxed);
         if looks == 0 || self.is_busy() {
             return false;
         }
         self.head.store(looks.saturating_add(1), Ordering::Relaxed);
-        looks > HEAD_LOOKS
+        looks > MAX_HEAD_SWEEPS
     }
 
     fn close(&self) {
@@ -245,33 +245,33 @@ impl One {
     }
 }
 
-impl Drop for Entry {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.all.lock().remove(&self.number);
     }
 }
 
-impl Busy {
-    fn begin(one: &Arc<One>, all: &Connections) -> Self {
+impl RequestGuard {
+    fn begin(one: &Arc<ConnectionState>, all: &Connections) -> Self {
         one.requests.fetch_add(1, Ordering::AcqRel);
         one.head.store(0, Ordering::Relaxed);
         Self { one: Arc::clone(one), all: all.clone() }
     }
 }
 
-impl Drop for Busy {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.one.silent_since.store(self.all.now(), Ordering::Relaxed);
+        self.one.idle_since_ms.store(self.all.now(), Ordering::Relaxed);
         self.one.head.store(0, Ordering::Relaxed);
         self.one.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// Closes up to `count`; `false`: none is silent.
-fn close_longest_silent(open: &mut HashMap<u64, Arc<One>>, count: usize) -> bool {
+fn close_longest_idle(open: &mut HashMap<u64, Arc<ConnectionState>>, count: usize) -> bool {
     let silent = open.iter().filter(|(_, one)| !one.is_busy());
     let mut silent: Vec<(u64, u64)> =
-        silent.map(|(number, one)| (one.silent_since.load(Ordering::Relaxed), *number)).collect();
+        silent.map(|(number, one)| (one.idle_since_ms.load(Ordering::Relaxed), *number)).collect();
     if silent.len() > count {
         silent.select_nth_unstable(count);
         silent.truncate(count);
@@ -286,9 +286,9 @@ fn close_longest_silent(open: &mut HashMap<u64, Arc<One>>, count: usize) -> bool
 
 /// Raises the number of files that this process may have open as far as the system lets it, and gives the most connections
 /// that leave room for the rest: at most `wanted`.
-pub(crate) fn within_files(wanted: usize) -> usize {
+pub(crate) fn limit_to_open_files(wanted: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    let most = most_with(files, wanted);
+    let most = max_with_files(files, wanted);
     if most < wanted {
         tracing::warn!(files, most, wanted, "fewer connections than MAX_CONNECTIONS: too few files may be open");
     }
@@ -296,12 +296,12 @@ pub(crate) fn within_files(wanted: usize) -> usize {
 }
 
 /// A connection is two files, and those that were told to close are there for another moment.
-fn most_with(files: u64, wanted: usize) -> usize {
+fn max_with_files(files: u64, wanted: usize) -> usize {
     let room = files.saturating_sub(OTHER_FILES) * 2 / 5;
-    usize::try_from(room).unwrap_or(usize::MAX).max(FEWEST).min(wanted)
+    usize::try_from(room).unwrap_or(usize::MAX).max(MIN_CONNECTIONS).min(wanted)
 }
 
-/// What each of `threads` may hold of `most` connections: more than its share, since they last unequally long.
+/// What each of `threads` may hold of `max_connections` connections: more than its share, since they last unequally long.
 pub(crate) fn per_thread(most: usize, threads: usize) -> usize {
     let share = most.div_ceil(threads.max(1));
     share + share / 8 + 8

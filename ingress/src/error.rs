@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::gate::Doubt;
+use crate::redis_gate::ClockDoubt;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
@@ -25,10 +25,10 @@ use shared::queue::{CallError, RedisTrouble};
 use shared::signature;
 use utoipa::ToSchema;
 
-use crate::directory::Target;
+use crate::targets::IngestTarget;
 use crate::log_summary::LogSummary;
-use crate::pipeline::Lost;
-use crate::pipeline::identify::InvalidPayload;
+use crate::pipeline::EnqueueError;
+use crate::pipeline::identify::IdentifyError;
 
 /// How long a sender should wait before it tries again when something of ours is not available, in seconds: short
 /// enough for senders that give an event up after half a minute, long enough to be no stampede.
@@ -75,10 +75,10 @@ pub(crate) enum Error {
     Signature(signature::Refusal),
     /// Genuine but for its time, and our clock is the one to doubt.
     #[error("Webhook temporarily not accepted")]
-    ClockInDoubt(Doubt),
+    ClockInDoubt(ClockDoubt),
     /// Genuine, but not an event.
     #[error("Invalid webhook payload: {0}")]
-    InvalidPayload(InvalidPayload),
+    InvalidPayload(IdentifyError),
     /// A hub asked for a subscription that nobody means.
     #[error("Subscription not confirmed")]
     SubscriptionRefused,
@@ -96,7 +96,7 @@ pub(crate) enum Error {
     DeadLettersFull,
     /// Redis is away, or was not asked in time: certainly not queued.
     #[error("Webhook queue not available")]
-    QueueAway(&'static str),
+    QueueUnavailable(&'static str),
     /// Redis refused: certainly not queued.
     #[error("Webhook queue not available")]
     QueueRefused(#[source] CallError),
@@ -134,19 +134,19 @@ pub(crate) enum Error {
 
 /// What HTTP, metrics and log make of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Facts {
+struct ErrorSpec {
     status: u16,
     errcode: &'static str,
     outcome: Option<RequestOutcome>,
     retry_after_s: Option<u64>,
 }
 
-const fn facts(status: u16, errcode: &'static str, outcome: Option<RequestOutcome>) -> Facts {
-    Facts { status, errcode, outcome, retry_after_s: None }
+const fn spec(status: u16, errcode: &'static str, outcome: Option<RequestOutcome>) -> ErrorSpec {
+    ErrorSpec { status, errcode, outcome, retry_after_s: None }
 }
 
-impl Facts {
-    const fn again_after(self, seconds: u64) -> Self {
+impl ErrorSpec {
+    const fn with_retry_after(self, seconds: u64) -> Self {
         Self { retry_after_s: Some(seconds), ..self }
     }
 }
@@ -154,7 +154,7 @@ impl Facts {
 /// What every error is answered with.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
-pub(crate) struct Body<'a> {
+pub(crate) struct ErrorResponse<'a> {
     /// False.
     success: bool,
     /// Which error it is.
@@ -167,7 +167,7 @@ pub(crate) struct Body<'a> {
 }
 
 /// An answer as a client would see it.
-pub(crate) struct Shown {
+pub(crate) struct RenderedError {
     /// Status and headers.
     pub(crate) head: HttpResponse,
     /// Which error it is.
@@ -184,108 +184,108 @@ impl Error {
 
     /// What the request counts as; `None` for what is no webhook.
     pub(crate) fn outcome(&self) -> Option<RequestOutcome> {
-        self.facts().outcome
+        self.spec().outcome
     }
 
     /// Which error it is.
     pub(crate) fn errcode(&self) -> &'static str {
-        self.facts().errcode
+        self.spec().errcode
     }
 
     /// Whether other bytes under the same headers might have been genuine.
-    pub(crate) fn may_be_for_the_body(&self) -> bool {
+    pub(crate) fn could_verify_after_decoding(&self) -> bool {
         matches!(self, Self::Signature(refusal) if refusal.depends_on_body())
     }
 
-    fn facts(&self) -> Facts {
+    fn spec(&self) -> ErrorSpec {
         use RequestOutcome as Outcome;
         match self {
             // The label `unknown` says which platform; as an outcome it is closest to one that is switched off.
             Self::UnsupportedPlatform { .. } => {
-                facts(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM", Some(Outcome::NotConfigured))
+                spec(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM", Some(Outcome::NotConfigured))
             }
-            Self::PlatformDisabled => facts(403, "E_WEBHOOK_PLATFORM_DISABLED", Some(Outcome::Disabled)),
-            Self::ConfigMissing => facts(500, "E_WEBHOOK_CONFIG_MISSING", Some(Outcome::NotConfigured)),
-            Self::PayloadTooLarge { .. } => facts(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge)),
+            Self::PlatformDisabled => spec(403, "E_WEBHOOK_PLATFORM_DISABLED", Some(Outcome::Disabled)),
+            Self::ConfigMissing => spec(500, "E_WEBHOOK_CONFIG_MISSING", Some(Outcome::NotConfigured)),
+            Self::PayloadTooLarge { .. } => spec(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge)),
             Self::UnsupportedEncoding => {
-                facts(415, "E_WEBHOOK_UNSUPPORTED_ENCODING", Some(Outcome::UnsupportedEncoding))
+                spec(415, "E_WEBHOOK_UNSUPPORTED_ENCODING", Some(Outcome::UnsupportedEncoding))
             }
             Self::BodyTimeout => {
-                facts(408, "E_WEBHOOK_BODY_TIMEOUT", Some(Outcome::BodyTimeout)).again_after(RETRY_AFTER_S)
+                spec(408, "E_WEBHOOK_BODY_TIMEOUT", Some(Outcome::BodyTimeout)).with_retry_after(RETRY_AFTER_S)
             }
-            Self::BodyBroken(_) => facts(400, "E_INVALID_REQUEST", Some(Outcome::InvalidPayload)),
+            Self::BodyBroken(_) => spec(400, "E_INVALID_REQUEST", Some(Outcome::InvalidPayload)),
             Self::Signature(refusal) if refusal.is_expiry() => {
-                facts(401, "E_WEBHOOK_SIGNATURE_ERROR", Some(Outcome::SignatureExpired))
+                spec(401, "E_WEBHOOK_SIGNATURE_ERROR", Some(Outcome::SignatureExpired))
             }
-            Self::Signature(_) => facts(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature)),
-            Self::InvalidPayload(InvalidPayload::LargeBatch(_)) => {
-                facts(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge))
+            Self::Signature(_) => spec(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature)),
+            Self::InvalidPayload(IdentifyError::LargeBatch(_)) => {
+                spec(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge))
             }
-            Self::InvalidPayload(_) => facts(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload)),
-            Self::SubscriptionRefused => facts(404, "E_NOT_FOUND", Some(Outcome::Handshake)),
+            Self::InvalidPayload(_) => spec(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload)),
+            Self::SubscriptionRefused => spec(404, "E_NOT_FOUND", Some(Outcome::Handshake)),
             Self::RateLimited { retry_after_s } => {
-                facts(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited)).again_after(*retry_after_s)
+                spec(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited)).with_retry_after(*retry_after_s)
             }
             Self::Busy | Self::BacklogFull | Self::DeadLettersFull => {
-                facts(503, "E_WEBHOOK_OVERLOADED", Some(Outcome::Overloaded)).again_after(RETRY_AFTER_S)
+                spec(503, "E_WEBHOOK_OVERLOADED", Some(Outcome::Overloaded)).with_retry_after(RETRY_AFTER_S)
             }
-            Self::QueueAway(_) | Self::QueueRefused(_) | Self::ClockInDoubt(_) => {
-                facts(503, "E_WEBHOOK_QUEUE_ERROR", Some(Outcome::QueueError)).again_after(RETRY_AFTER_S)
+            Self::QueueUnavailable(_) | Self::QueueRefused(_) | Self::ClockInDoubt(_) => {
+                spec(503, "E_WEBHOOK_QUEUE_ERROR", Some(Outcome::QueueError)).with_retry_after(RETRY_AFTER_S)
             }
             Self::ResultUnknown(_) => {
-                facts(503, "E_WEBHOOK_DEDUPLICATION_ERROR", Some(Outcome::UnknownResult)).again_after(RETRY_AFTER_S)
+                spec(503, "E_WEBHOOK_DEDUPLICATION_ERROR", Some(Outcome::UnknownResult)).with_retry_after(RETRY_AFTER_S)
             }
-            Self::Admin(AdminAuthError::Missing) => facts(401, "E_ADMIN_FORBIDDEN", None),
-            Self::Admin(AdminAuthError::Forbidden) => facts(403, "E_ADMIN_FORBIDDEN", None),
-            Self::InvalidRequest(_) => facts(400, "E_INVALID_REQUEST", None),
+            Self::Admin(AdminAuthError::Missing) => spec(401, "E_ADMIN_FORBIDDEN", None),
+            Self::Admin(AdminAuthError::Forbidden) => spec(403, "E_ADMIN_FORBIDDEN", None),
+            Self::InvalidRequest(_) => spec(400, "E_INVALID_REQUEST", None),
             // A 4xx is final to some senders.
-            Self::AfterClose => facts(503, "E_WEBHOOK_QUEUE_ERROR", None).again_after(1),
-            Self::Conflict(_) => facts(409, "E_INVALID_REQUEST", None),
-            Self::CannotRegister => facts(503, "E_REGISTRATION_UNAVAILABLE", None),
-            Self::NotFound => facts(404, "E_NOT_FOUND", None),
-            Self::MethodNotAllowed { .. } => facts(405, "E_METHOD_NOT_ALLOWED", None),
-            Self::Internal => facts(500, "E_INTERNAL", None),
+            Self::AfterClose => spec(503, "E_WEBHOOK_QUEUE_ERROR", None).with_retry_after(1),
+            Self::Conflict(_) => spec(409, "E_INVALID_REQUEST", None),
+            Self::CannotRegister => spec(503, "E_REGISTRATION_UNAVAILABLE", None),
+            Self::NotFound => spec(404, "E_NOT_FOUND", None),
+            Self::MethodNotAllowed { .. } => spec(405, "E_METHOD_NOT_ALLOWED", None),
+            Self::Internal => spec(500, "E_INTERNAL", None),
         }
     }
 
     /// Answers and logs it. `target` is the platform that was asked for, if it is known; `unread` is what is left of
     /// the request's body, behind which nothing more is read.
-    pub(crate) fn respond(&self, target: Option<&Target>, mut unread: Payload) -> HttpResponse {
-        let facts = self.facts();
+    pub(crate) fn respond(&self, target: Option<&IngestTarget>, mut unread: Payload) -> HttpResponse {
+        let facts = self.spec();
         let erresid = format!("{:012x}", rand::random::<u64>() >> 16);
         self.log(&facts, target, &erresid);
         let body = self.body(&facts, &erresid).into();
         let mut head = self.head(&facts, target);
         // actix says so, too, but nobody else would know.
-        if !is_read(&mut unread) {
+        if !is_drained(&mut unread) {
             head.force_close();
         }
-        head.body(Text { left: body, _unread: unread })
+        head.body(RefusalBody { left: body, _unread: unread })
     }
 
     /// What a client would be answered, for the description of the interface; nothing is logged.
-    pub(crate) fn shown(&self) -> Shown {
-        let facts = self.facts();
+    pub(crate) fn rendered(&self) -> RenderedError {
+        let facts = self.spec();
         let body = self.body(&facts, "000000000000");
-        Shown { head: self.head(&facts, None).finish(), errcode: facts.errcode, body }
+        RenderedError { head: self.head(&facts, None).finish(), errcode: facts.errcode, body }
     }
 
-    fn head(&self, facts: &Facts, target: Option<&Target>) -> HttpResponseBuilder {
+    fn head(&self, facts: &ErrorSpec, target: Option<&IngestTarget>) -> HttpResponseBuilder {
         let mut response = HttpResponse::build(self.status(facts, target));
         response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         if let Some(seconds) = facts.retry_after_s {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
-        self.more_headers(&mut response);
+        self.add_headers(&mut response);
         response
     }
 
-    fn body(&self, facts: &Facts, erresid: &str) -> Vec<u8> {
-        let body = Body { success: false, errcode: facts.errcode, errmesg: &self.to_string(), erresid };
+    fn body(&self, facts: &ErrorSpec, erresid: &str) -> Vec<u8> {
+        let body = ErrorResponse { success: false, errcode: facts.errcode, errmesg: &self.to_string(), erresid };
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
-    fn status(&self, facts: &Facts, target: Option<&Target>) -> StatusCode {
+    fn status(&self, facts: &ErrorSpec, target: Option<&IngestTarget>) -> StatusCode {
         let busy = target.and_then(|target| target.busy_status);
         match (self, busy) {
             (Self::RateLimited { .. } | Self::BodyTimeout, Some(busy)) => busy,
@@ -293,7 +293,7 @@ impl Error {
         }
     }
 
-    fn more_headers(&self, response: &mut HttpResponseBuilder) {
+    fn add_headers(&self, response: &mut HttpResponseBuilder) {
         match self {
             Self::BodyTimeout | Self::BodyBroken(_) => {
                 response.force_close();
@@ -308,7 +308,7 @@ impl Error {
         }
     }
 
-    fn log(&self, facts: &Facts, target: Option<&Target>, erresid: &str) {
+    fn log(&self, facts: &ErrorSpec, target: Option<&IngestTarget>, erresid: &str) {
         let errcode = facts.errcode;
         let platform = target.map_or("unknown", |target| target.platform.name.as_str());
         if facts.status >= 500 && !REFUSALS.is_first(errcode, platform) {
@@ -317,8 +317,8 @@ impl Error {
         }
         match self {
             Self::Signature(refusal) => {
-                let known_as = target.map_or("unknown", Target::known_as);
-                tracing::warn!(erresid, errcode, platform, reason = %refusal, "Invalid {known_as} webhook signature");
+                let log_name = target.map_or("unknown", IngestTarget::log_name);
+                tracing::warn!(erresid, errcode, platform, reason = %refusal, "Invalid {log_name} webhook signature");
             }
             Self::ClockInDoubt(doubt) => tracing::error!(
                 erresid,
@@ -331,7 +331,7 @@ impl Error {
                 tracing::warn!(erresid, errcode, platform, asked = ?name, "{self}")
             }
             Self::BodyBroken(source) => tracing::warn!(erresid, errcode, platform, reason = %source, "{self}"),
-            Self::QueueAway(reason) => tracing::error!(erresid, errcode, platform, reason, "{self}"),
+            Self::QueueUnavailable(reason) => tracing::error!(erresid, errcode, platform, reason, "{self}"),
             Self::QueueRefused(fault) | Self::ResultUnknown(Some(fault)) => {
                 let reason = RedisTrouble::of(fault);
                 tracing::error!(erresid, errcode, platform, %reason, "{self}");
@@ -343,7 +343,7 @@ impl Error {
 }
 
 /// Whether nothing is left of a body. What has come in of it is thrown away.
-fn is_read(body: &mut Payload) -> bool {
+fn is_drained(body: &mut Payload) -> bool {
     loop {
         match body.next().now_or_never() {
             Some(None) => return true,
@@ -356,12 +356,12 @@ fn is_read(body: &mut Payload) -> bool {
 /// A refusal's text, which keeps hold of the rest of the request's body: actix reads on for ever through a chunked body
 /// that was dropped, but closes the connection over one that is still held when the answer has been written, after a
 /// moment in which the sender can read it.
-struct Text {
+struct RefusalBody {
     left: Bytes,
     _unread: Payload,
 }
 
-impl MessageBody for Text {
+impl MessageBody for RefusalBody {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
@@ -374,13 +374,13 @@ impl MessageBody for Text {
     }
 }
 
-impl From<Lost> for Error {
-    fn from(lost: Lost) -> Self {
+impl From<EnqueueError> for Error {
+    fn from(lost: EnqueueError) -> Self {
         match lost {
-            Lost::Full => Self::Busy,
-            Lost::Expired => Self::QueueAway("Redis could not be asked in time"),
-            Lost::NotRun(fault) => Self::QueueRefused(fault),
-            Lost::Unknown(fault) => Self::ResultUnknown(fault),
+            EnqueueError::Full => Self::Busy,
+            EnqueueError::Expired => Self::QueueUnavailable("Redis could not be asked in time"),
+            EnqueueError::NotRun(fault) => Self::QueueRefused(fault),
+            EnqueueError::Unknown(fault) => Self::ResultUnknown(fault),
         }
     }
 }

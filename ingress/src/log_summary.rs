@@ -13,10 +13,10 @@ use std::time::Duration;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// `errcode` and platform.
-type Kind = (&'static str, String);
+type RefusalKind = (&'static str, String);
 
 /// Refusals that were not logged in full, for each kind that was logged lately.
-pub(crate) struct LogSummary(LazyLock<Mutex<HashMap<Kind, u64>>>);
+pub(crate) struct LogSummary(LazyLock<Mutex<HashMap<RefusalKind, u64>>>);
 
 impl LogSummary {
     pub(crate) const fn new() -> Self {
@@ -39,7 +39,7 @@ impl LogSummary {
     }
 
     /// Logs the number of refusals of `kind` until there are none for a while.
-    async fn sum_up(&self, kind: Kind) {
+    async fn sum_up(&self, kind: RefusalKind) {
         loop {
             tokio::time::sleep(INTERVAL).await;
             let Some(count) = self.take(&kind) else { return };
@@ -49,7 +49,7 @@ impl LogSummary {
     }
 
     /// The number since the last call. `None`: nothing was refused, and the next one is a first one.
-    fn take(&self, kind: &Kind) -> Option<u64> {
+    fn take(&self, kind: &RefusalKind) -> Option<u64> {
         let mut counts = self.counts();
         let count = counts.get_mut(kind).map(std::mem::take).filter(|count| *count > 0);
         if count.is_none() {
@@ -58,7 +58,7 @@ impl LogSummary {
         count
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<Kind, u64>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<RefusalKind, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use clap::Parser;
-use ingress::cli::{Cli, Tool};
-use ingress::send_test::Request;
+use ingress::cli::{Args, IngressTool};
+use ingress::send_test::SignedRequest;
 use ingress::{Config, RunError};
 use mimalloc::MiMalloc;
 use shared::config::{EXIT_CONFIG, Env, report};
@@ -18,26 +18,26 @@ use shared::{health_check, shutdown, telemetry};
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    match Cli::parse().tool {
+    match Args::parse().tool {
         None => receive(),
-        Some(Tool::CheckPlatform(check)) => match check.run(&Env::from_process()) {
+        Some(IngressTool::CheckPlatform(check)) => match check.run(&Env::from_process()) {
             Ok(outcome) => print(&outcome.text, outcome.good),
             Err(problems) => fail(report(&problems), EXIT_CONFIG),
         },
-        Some(Tool::Health { ready }) => {
+        Some(IngressTool::Health { ready }) => {
             match health_check::query_health(&Env::from_process(), (Ipv4Addr::UNSPECIFIED, 9100).into(), ready) {
                 Ok((good, said)) => print(&said, good),
                 Err(problems) => fail(report(&problems), EXIT_CONFIG),
             }
         }
-        Some(Tool::SendTest(send)) => match send.prepare(&Env::from_process()) {
+        Some(IngressTool::SendTest(send)) => match send.prepare(&Env::from_process()) {
             Ok(request) => send_test(request),
             Err(problems) => fail(report(&problems), EXIT_CONFIG),
         },
     }
 }
 
-fn send_test(request: Request) -> ExitCode {
+fn send_test(request: SignedRequest) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "sending {}", request.about);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -1,7 +1,7 @@
 //! The URL table.
 
-mod direct;
-mod spelling;
+mod fast_path;
+mod path_form;
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
@@ -10,8 +10,8 @@ use actix_web::web::{self, ServiceConfig};
 use crate::handlers::{fallback, handshake, outbound, platforms, probe, sessions, stats, webhook};
 use crate::openapi;
 
-pub(crate) use direct::named;
-pub(crate) use spelling::{Spelling, respell, spelling};
+pub(crate) use fast_path::direct_platform_name;
+pub(crate) use path_form::{PathForm, replace_path, classify_path};
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
 pub(crate) const WEBHOOKS: [&str; 4] = [
@@ -55,12 +55,12 @@ pub(crate) const DESTINATION: &str = "/api/webhooks/destinations/{name}";
 pub(crate) const OPENAPI: &str = "/api/openapi.json";
 
 /// The platform's name in the path of a request that the table has brought to the webhooks' route.
-pub(crate) fn platform(request: &HttpRequest) -> &str {
+pub(crate) fn platform_name(request: &HttpRequest) -> &str {
     request.match_info().get("platform").unwrap_or_default()
 }
 
-/// All routes; see [`crate::entrance`] for the short way to the busiest of them.
-pub(crate) fn table(service: &mut ServiceConfig) {
+/// All routes; see [`crate::dispatch`] for the short way to the busiest of them.
+pub(crate) fn configure(service: &mut ServiceConfig) {
     // Before the webhooks' routes, in which these words would stand where a platform's name does; none may be called so.
     for path in METRICS {
         service.service(
@@ -92,7 +92,7 @@ pub(crate) fn table(service: &mut ServiceConfig) {
     );
     service.service(
         web::resource(DESTINATION)
-            .route(web::patch().to(outbound::hold))
+            .route(web::patch().to(outbound::change))
             .default_service(web::to(fallback::only_patch)),
     );
     for path in WEBHOOKS {

@@ -30,10 +30,10 @@ use actix_web::web::Data;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use self::stream::{Protocol, Stream};
-use crate::app::Ingress;
-use crate::connections::{Connections, Link};
-use crate::entrance;
+use self::stream::{Protocol, ServerStream};
+use crate::app::AppState;
+use crate::connections::{Connections, ConnectionLink};
+use crate::dispatch;
 use crate::routes;
 
 /// Connections that the system keeps until they are taken.
@@ -45,7 +45,7 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct IngressServer {
     /// State that handlers share.
-    pub(crate) ingress: Data<Ingress>,
+    pub(crate) ingress: Data<AppState>,
     /// The bound on connections.
     pub(crate) connections: Connections,
     /// Ends the search for silent connections.
@@ -95,7 +95,7 @@ impl IngressServer {
                 let (http1, http2) = (Rc::new(of_http1.await?), Rc::new(of_http2.await?));
                 Ok(fn_service(move |io| {
                     let (http1, http2) = (Rc::clone(&http1), Rc::clone(&http2));
-                    serve(Stream::new(io, &connections), http1, http2, stopping.clone())
+                    serve(ServerStream::new(io, &connections), http1, http2, stopping.clone())
                 }))
             }
         })
@@ -106,12 +106,12 @@ impl IngressServer {
     fn http1(
         &self,
         stopping: GracefulShutdownSignal,
-    ) -> impl ServiceFactory<(Stream, Option<SocketAddr>), Config = (), InitError = (), Service: 'static> + use<>
+    ) -> impl ServiceFactory<(ServerStream, Option<SocketAddr>), Config = (), InitError = (), Service: 'static> + use<>
     {
         let ingress = self.ingress.clone();
         let entered = apply_fn_factory(self.application(), move |request: Request, application: &_| {
-            let link = Link::of(&request);
-            entrance::enter(request, application, &ingress, link)
+            let link = ConnectionLink::of(&request);
+            dispatch::dispatch(request, application, &ingress, link)
         });
         let entered = entered.map_err(|failure: actix_web::Error| failure.error_response());
         HttpServiceBuilder::default()
@@ -128,14 +128,14 @@ impl IngressServer {
             // A sender that closes its side has hung up: what it would be told is not worth waiting
             // for.
             .h1_allow_half_closed(false)
-            .on_connect_ext(|stream: &Stream, data| stream.connect(data))
+            .on_connect_ext(|stream: &ServerStream, data| stream.connect(data))
             .h1(map_config(entered, |()| AppConfig::default()))
     }
 
     fn http2(
         &self,
     ) -> impl ServiceFactory<
-        (Request, Link),
+        (Request, ConnectionLink),
         Config = AppConfig,
         Response = Response<BoxBody>,
         Error = actix_web::Error,
@@ -143,8 +143,8 @@ impl IngressServer {
         Service: 'static,
     > + use<> {
         let ingress = self.ingress.clone();
-        apply_fn_factory(self.application(), move |(request, link): (Request, Link), application: &_| {
-            entrance::enter(request, application, &ingress, link)
+        apply_fn_factory(self.application(), move |(request, link): (Request, ConnectionLink), application: &_| {
+            dispatch::dispatch(request, application, &ingress, link)
         })
     }
 
@@ -158,20 +158,20 @@ impl IngressServer {
         InitError = (),
         Service: 'static,
     > + use<> {
-        App::new().app_data(self.ingress.clone()).configure(routes::table).into_factory()
+        App::new().app_data(self.ingress.clone()).configure(routes::configure).into_factory()
     }
 }
 
 /// Serves one connection to its end.
 async fn serve<One, Two>(
-    mut stream: Stream,
+    mut stream: ServerStream,
     http1: Rc<One>,
     http2: Rc<Two>,
     stopping: GracefulShutdownSignal,
 ) -> Result<(), ()>
 where
-    One: Service<(Stream, Option<SocketAddr>)>,
-    Two: Service<(Request, Link), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
+    One: Service<(ServerStream, Option<SocketAddr>)>,
+    Two: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
 {
     let begun = tokio::select! {
         biased;

@@ -18,12 +18,12 @@ use shared::registration::{Live, Sealer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::Ingress;
-use crate::directory::{Current, Defaults, Target};
-use crate::gate::Gate;
-use crate::handlers::outbound::Outbound;
-use crate::handlers::stats::Statistics;
-use crate::pipeline::{Batcher, Bodies, Enqueue, Pipeline, Share, Waiters};
+use crate::app::AppState;
+use crate::targets::{LiveTargets, TargetDefaults, IngestTarget};
+use crate::redis_gate::RedisGate;
+use crate::handlers::outbound::OutboundState;
+use crate::handlers::stats::StatisticsSource;
+use crate::pipeline::{Batcher, BodyReader, Enqueue, Pipeline, PlatformBatch, WaiterRegistry};
 
 pub(crate) const SECRET: &str = "test-secret";
 pub(crate) const ADMIN_TOKEN: &str = "test-admin-token";
@@ -74,11 +74,11 @@ secrets = ["env:ACME"]
 handshake = { kind = "websub", topics = ["https://example.com/feed"] }
 "#;
 
-pub(crate) fn directory() -> Current {
-    directory_with(|_| None)
+pub(crate) fn targets() -> LiveTargets {
+    targets_with(|_| None)
 }
 
-pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Current {
+pub(crate) fn targets_with(live: impl FnOnce(&Registry) -> Option<Live>) -> LiveTargets {
     let env = Env::from_pairs([
         ("ACME", SECRET),
         ("OTHER", "another-secret"),
@@ -87,30 +87,30 @@ pub(crate) fn directory_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Cu
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
     let (dedup_ttl, max_backlog, max_dead_letters) = (Duration::from_secs(60), 100, 10);
-    let defaults = Defaults { layout: KeyLayout::Single, dedup_ttl, max_backlog, max_dead_letters };
+    let defaults = TargetDefaults { layout: KeyLayout::Single, dedup_ttl, max_backlog, max_dead_letters };
     let tokens = registry.verify_tokens(&env).expect("tokens");
-    Current::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
+    LiveTargets::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
 }
 
 /// What the queue in memory does with a call.
-type Answer = dyn Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync;
+type MemoryAnswer = dyn Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync;
 
 /// A call's platform and events, or of a call that several share each one's.
-pub(crate) type Call = (String, Vec<NewEvent>);
+pub(crate) type RecordedCall = (String, Vec<NewEvent>);
 
 /// A queue in memory: remembers what it was asked, and knows duplicates by their markers unless told otherwise.
 #[derive(Clone, Default)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryQueue {
     /// Every call.
-    pub(crate) calls: Arc<Mutex<Vec<Call>>>,
+    pub(crate) calls: Arc<Mutex<Vec<RecordedCall>>>,
     mixing: bool,
     markers: Arc<Mutex<HashSet<String>>>,
-    answer: Option<Arc<Answer>>,
+    answer: Option<Arc<MemoryAnswer>>,
 }
 
-impl Memory {
+impl MemoryQueue {
     pub(crate) fn answering(
-        answer: impl Fn(&Target, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync + 'static,
+        answer: impl Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync + 'static,
     ) -> Self {
         Self { answer: Some(Arc::new(answer)), ..Self::default() }
     }
@@ -135,14 +135,14 @@ impl Memory {
     }
 }
 
-impl Enqueue for Memory {
+impl Enqueue for MemoryQueue {
     fn mixes_platforms(&self) -> bool {
         self.mixing
     }
 
-    async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
+    async fn enqueue(&self, shares: &[PlatformBatch<'_>]) -> Result<Vec<Enqueued>, CallError> {
         let mut outcomes = Vec::new();
-        for Share { target, groups } in shares {
+        for PlatformBatch { target, groups } in shares {
             let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
             let call = (target.platform.name.to_string(), events.iter().map(|event| (*event).clone()).collect());
             self.calls.lock().unwrap().push(call);
@@ -156,59 +156,59 @@ impl Enqueue for Memory {
 }
 
 /// Statistics of a Redis that is not there.
-pub(crate) fn statistics(public: bool) -> Statistics {
-    Statistics { queue: nowhere(), public }
+pub(crate) fn statistics(public: bool) -> StatisticsSource {
+    StatisticsSource { queue: unreachable_queue(), public }
 }
 
 /// No destinations, and a Redis that is not there.
-pub(crate) fn outbound() -> Outbound {
+pub(crate) fn outbound() -> OutboundState {
     let none = Env::from_pairs::<&str, &str>([]);
-    Outbound::new(nowhere(), shared::outbound::config::load(&none, None, false), Sealer::new(Vec::new(), true))
+    OutboundState::new(unreachable_queue(), shared::outbound::config::load(&none, None, false), Sealer::new(Vec::new(), true))
         .expect("a client")
 }
 
 /// A Redis that is not there.
-pub(crate) fn nowhere() -> Queue {
+pub(crate) fn unreachable_queue() -> Queue {
     let nowhere = SecretString::from("redis://127.0.0.1:1");
     Queue::new(KeyLayout::Single, connect(&nowhere, false).unwrap())
 }
 
-/// An ingress over a [`Memory`].
-pub(crate) struct Fixture {
-    pub(crate) ingress: Data<Ingress>,
-    pub(crate) memory: Memory,
+/// An ingress over a [`MemoryQueue`].
+pub(crate) struct TestIngress {
+    pub(crate) ingress: Data<AppState>,
+    pub(crate) memory: MemoryQueue,
     /// What is said about Redis.
     pub(crate) redis: watch::Sender<RedisHealth>,
     /// The order to stop.
     pub(crate) stop: CancellationToken,
 }
 
-impl Fixture {
+impl TestIngress {
     pub(crate) fn new() -> Self {
-        Self::over(Memory::default())
+        Self::over(MemoryQueue::default())
     }
 
-    pub(crate) fn over(memory: Memory) -> Self {
-        Self::with(memory, directory())
+    pub(crate) fn over(memory: MemoryQueue) -> Self {
+        Self::with(memory, targets())
     }
 
     /// Where platforms can be registered, but for a Redis that is not there.
     pub(crate) fn registering(sealer: Sealer) -> Self {
-        let live = |base: &Registry| Live::start(nowhere(), base.clone(), Some(sealer), CancellationToken::new());
-        Self::with(Memory::default(), directory_with(|base| Some(live(base))))
+        let live = |base: &Registry| Live::start(unreachable_queue(), base.clone(), Some(sealer), CancellationToken::new());
+        Self::with(MemoryQueue::default(), targets_with(|base| Some(live(base))))
     }
 
-    fn with(memory: Memory, directory: Current) -> Self {
+    fn with(memory: MemoryQueue, targets: LiveTargets) -> Self {
         let (redis, health) = watch::channel(RedisHealth { up: true, skew_ms: Some(0), ..RedisHealth::default() });
         let (batcher, _) = Batcher::start(memory.clone(), CancellationToken::new());
         let stop = CancellationToken::new();
-        let ingress = Data::new(Ingress {
-            directory,
+        let ingress = Data::new(AppState {
+            targets,
             pipeline: Pipeline {
-                bodies: Bodies::new(MAX_BODY, Duration::from_secs(5), 10 * MAX_BODY),
-                gate: Gate::agreed(health, false),
+                body_reader: BodyReader::new(MAX_BODY, Duration::from_secs(5), 10 * MAX_BODY),
+                gate: RedisGate::layout_checked(health, false),
                 batcher,
-                waiters: Waiters::new(nowhere(), MAX_WAITERS, stop.clone()),
+                waiters: WaiterRegistry::new(unreachable_queue(), MAX_WAITERS, stop.clone()),
             },
             admin_token: Some(AdminToken::new(SecretString::from(ADMIN_TOKEN))),
             statistics: statistics(false),
@@ -217,7 +217,7 @@ impl Fixture {
         Self { ingress, memory, redis, stop }
     }
 
-    pub(crate) fn redis_away(&self) {
+    pub(crate) fn make_redis_unavailable(&self) {
         self.redis.send_modify(|health| health.up = false);
     }
 }

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn request_without_an_offer_is_left_alone() {
+    async fn request_without_an_offer_is_unchanged() {
         let mut request = TestRequest::post().insert_header((UPGRADE, "h2c")).set_payload("{}").to_request();
         assert!(!decline(&mut request), "the header means nothing without `Connection: upgrade`");
         assert_eq!(body(&mut request).await.unwrap(), b"{}");

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// What is not synced yet, at most, by Redis's own documentation.
-pub(crate) const UNSYNCED: Duration = Duration::from_secs(1);
+pub(crate) const FSYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the size is noted.
-const NOTED: Duration = Duration::from_millis(20);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Notes sizes until dropped, and when Redis was killed.
 #[derive(Debug)]
-pub(crate) struct Sizes {
+pub(crate) struct AofSizes {
     folder: PathBuf,
     /// From when to when each kill may have lost what was answered.
     losses: Vec<(Instant, Instant)>,
@@ -27,22 +27,22 @@ pub(crate) struct Sizes {
     full: Option<(Instant, Option<Instant>)>,
     /// When the disk was full first since Redis read its log: from there on half a write may be in it.
     suspect: Option<Instant>,
-    noted: Arc<Mutex<VecDeque<Note>>>,
+    noted: Arc<Mutex<VecDeque<SizeSample>>>,
     noting: JoinHandle<()>,
 }
 
 #[derive(Clone, Debug)]
-struct Note {
+struct SizeSample {
     at: Instant,
     file: PathBuf,
     bytes: u64,
 }
 
-impl Sizes {
+impl AofSizes {
     /// Notes what Redis writes below `folder`, its data folder.
     pub(crate) fn note(folder: &Path) -> Self {
         let folder = folder.join("appendonlydir");
-        let noted: Arc<Mutex<VecDeque<Note>>> = Arc::default();
+        let noted: Arc<Mutex<VecDeque<SizeSample>>> = Arc::default();
         let noting = tokio::spawn({
             let (folder, noted) = (folder.clone(), Arc::clone(&noted));
             async move {
@@ -50,11 +50,11 @@ impl Sizes {
                     if let Some(note) = newest(&folder) {
                         let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
                         noted.push_back(note);
-                        while noted.front().is_some_and(|note| note.at.elapsed() > 3 * UNSYNCED) {
+                        while noted.front().is_some_and(|note| note.at.elapsed() > 3 * FSYNC_INTERVAL) {
                             noted.pop_front();
                         }
                     }
-                    tokio::time::sleep(NOTED).await;
+                    tokio::time::sleep(SAMPLE_INTERVAL).await;
                 }
             }
         });
@@ -62,14 +62,14 @@ impl Sizes {
     }
 
     /// Notes that Redis is killed. What it could not write since the disk was full is lost, too.
-    pub(crate) fn killed(&mut self) {
+    pub(crate) fn record_kill(&mut self) {
         let now = Instant::now();
-        let unwritten = self.full.filter(|(_, freed)| freed.is_none_or(|freed| now - freed < 2 * UNSYNCED));
+        let unwritten = self.full.filter(|(_, freed)| freed.is_none_or(|freed| now - freed < 2 * FSYNC_INTERVAL));
         self.losses.push((unwritten.map_or(now, |(since, _)| since), now));
     }
 
     /// Notes that the disk is full now, or no longer.
-    pub(crate) fn full(&mut self, full: bool) {
+    pub(crate) fn record_disk_full(&mut self, full: bool) {
         let now = Instant::now();
         if full {
             self.suspect.get_or_insert(now);
@@ -82,21 +82,21 @@ impl Sizes {
     }
 
     /// Notes that Redis has read its log.
-    pub(crate) fn read(&mut self) {
+    pub(crate) fn record_log_read(&mut self) {
         self.suspect = None;
     }
 
     /// From when to when what was answered may have been lost, seen from `began`.
-    pub(crate) fn losses(&self, began: Instant) -> impl Iterator<Item = (Duration, Duration)> {
+    pub(crate) fn loss_windows(&self, began: Instant) -> impl Iterator<Item = (Duration, Duration)> {
         let since = move |at: Instant| at.saturating_duration_since(began);
-        self.losses.iter().map(move |(from, until)| (since(*from).saturating_sub(2 * UNSYNCED), since(*until)))
+        self.losses.iter().map(move |(from, until)| (since(*from).saturating_sub(2 * FSYNC_INTERVAL), since(*until)))
     }
 
     /// Cuts the file that a killed Redis wrote last. Gives how many bytes that took.
-    pub(crate) fn cut(&self) -> u64 {
+    pub(crate) fn truncate_unsynced(&self) -> u64 {
         let Some(now) = newest(&self.folder) else { return 0 };
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let synced = noted.iter().rev().find(|note| now.at - note.at >= UNSYNCED && note.file == now.file);
+        let synced = noted.iter().rev().find(|note| now.at - note.at >= FSYNC_INTERVAL && note.file == now.file);
         // A file that did not exist a second ago may have nothing of it on disk.
         let bytes = synced.map_or(0, |note| note.bytes).min(now.bytes);
         let file = std::fs::File::options().write(true).open(&now.file).expect("the append-only file");
@@ -127,17 +127,17 @@ impl Sizes {
     }
 }
 
-impl Drop for Sizes {
+impl Drop for AofSizes {
     fn drop(&mut self) {
         self.noting.abort();
     }
 }
 
 /// The file that Redis appends to now, as its manifest says.
-fn newest(folder: &Path) -> Option<Note> {
+fn newest(folder: &Path) -> Option<SizeSample> {
     let manifest = std::fs::read_to_string(folder.join("appendonly.aof.manifest")).ok()?;
     let line = manifest.lines().rev().find(|line| line.trim_end().ends_with("type i"))?;
     let file = folder.join(line.split_whitespace().nth(1)?);
     let bytes = std::fs::metadata(&file).ok()?.len();
-    Some(Note { at: Instant::now(), file, bytes })
+    Some(SizeSample { at: Instant::now(), file, bytes })
 }

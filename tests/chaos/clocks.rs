@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// The wall clock of one process.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub(crate) struct FakeClock {
     /// What `LD_PRELOAD` names.
     libraries: String,
     file: PathBuf,
 }
 
-impl Clock {
+impl FakeClock {
     /// The clock of the program `name`, whose file lies in `folder`.
     ///
     /// # Errors

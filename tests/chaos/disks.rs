@@ -14,11 +14,11 @@ use tests::process;
 use tokio::task::JoinHandle;
 
 /// Set in the process that has its own mounts.
-const MARK: &str = "CHAOS_OWN_MOUNTS";
+const OWN_MOUNTS_ENV: &str = "CHAOS_OWN_MOUNTS";
 /// Size of a disk: much more than a run needs.
-const SIZE: &str = "size=768m,mode=0777";
+const MOUNT_OPTIONS: &str = "size=768m,mode=0777";
 /// How often a disk that is to be full is filled again: what is on it may be deleted meanwhile.
-const REFILL: Duration = Duration::from_millis(50);
+const REFILL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Starts this program once more in a mount namespace of its own; returns only there, or when that cannot be.
 ///
@@ -39,12 +39,12 @@ pub(crate) fn own_mounts() -> io::Result<()> {
     }
     let mut again = Command::new("unshare");
     again.args(["--mount", "--propagation", "private", "--"]).arg(std::env::current_exe()?);
-    Err(again.args(std::env::args_os().skip(1)).env(MARK, "1").exec())
+    Err(again.args(std::env::args_os().skip(1)).env(OWN_MOUNTS_ENV, "1").exec())
 }
 
 /// Whether mounts of this process are its own.
 pub(crate) fn have_own_mounts() -> bool {
-    std::env::var_os(MARK).is_some()
+    std::env::var_os(OWN_MOUNTS_ENV).is_some()
 }
 
 /// A file system in memory.
@@ -60,7 +60,7 @@ impl Disk {
             return None;
         }
         let folder = process::folder();
-        mount(folder.path(), SIZE).then_some(Self { folder })
+        mount(folder.path(), MOUNT_OPTIONS).then_some(Self { folder })
     }
 
     /// Where it is mounted.
@@ -77,7 +77,7 @@ impl Disk {
         fill(&file);
         let refilling = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(REFILL).await;
+                tokio::time::sleep(REFILL_INTERVAL).await;
                 fill(&file);
             }
         });

@@ -5,29 +5,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tests::database::Database;
-use tests::ledger::watch;
+use tests::ledger::triggers;
 use tokio::task::JoinHandle;
 
 /// How often it looks: what a commit may seem to be late.
-const EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a number that was skipped is waited for: a transaction that began earlier may commit later.
-const GAPS_CLOSE: Duration = Duration::from_secs(30);
+const GAP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Skipped numbers that are waited for at most.
-const MOST_GAPS: usize = 2_000;
+const MAX_GAPS: usize = 2_000;
 
-type Seen = HashMap<(String, String), Instant>;
+type SeenEvents = HashMap<(String, String), Instant>;
 
 /// Looks until dropped.
 #[derive(Debug)]
-pub(crate) struct Follower {
-    seen: Arc<Mutex<Seen>>,
+pub(crate) struct CommitFollower {
+    seen: Arc<Mutex<SeenEvents>>,
     looking: JoinHandle<()>,
 }
 
-impl Follower {
+impl CommitFollower {
     /// Begins to look.
     pub(crate) fn start(database: Database) -> Self {
-        let seen: Arc<Mutex<Seen>> = Arc::default();
+        let seen: Arc<Mutex<SeenEvents>> = Arc::default();
         let looking = tokio::spawn(follow(database, Arc::clone(&seen)));
         Self { seen, looking }
     }
@@ -39,19 +39,19 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for CommitFollower {
     fn drop(&mut self) {
         self.looking.abort();
     }
 }
 
-async fn follow(database: Database, seen: Arc<Mutex<Seen>>) {
+async fn follow(database: Database, seen: Arc<Mutex<SeenEvents>>) {
     let (mut last, mut gaps) = (0, BTreeMap::<i64, Instant>::new());
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let open: Vec<i64> = gaps.keys().copied().collect();
         // A database that is away is looked at again.
-        let look = tokio::time::timeout(Duration::from_secs(5), watch::applied(&database, last, &open)).await;
+        let look = tokio::time::timeout(Duration::from_secs(5), triggers::applied(&database, last, &open)).await;
         let Ok(Ok(rows)) = look else { continue };
         let now = Instant::now();
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,8 +63,8 @@ async fn follow(database: Database, seen: Arc<Mutex<Seen>>) {
                 last = number;
             }
         }
-        gaps.retain(|_, since| since.elapsed() < GAPS_CLOSE);
-        while gaps.len() > MOST_GAPS {
+        gaps.retain(|_, since| since.elapsed() < GAP_TIMEOUT);
+        while gaps.len() > MAX_GAPS {
             gaps.pop_first();
         }
     }

@@ -15,7 +15,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod aof;
-mod arena;
+mod system;
 mod clocks;
 mod disks;
 mod engine;
@@ -32,10 +32,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use options::Options;
+use options::ChaosOptions;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = ChaosOptions::parse();
     if let Err(error) = disks::own_mounts() {
         eprintln!("chaos: no mounts of its own ({error}): disks will not run full");
     }

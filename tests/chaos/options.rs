@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::schedule::Kind;
+use crate::schedule::FaultKind;
 
 /// Runs a whole system under load, makes everything that can fail do so, and proves that nothing was lost, done twice or
 /// turned backwards.
@@ -17,7 +17,7 @@ use crate::schedule::Kind;
 /// model computes. Exit status: 0 if so, 1 if not.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "chaos", after_help = HELP)]
-pub(crate) struct Options {
+pub(crate) struct ChaosOptions {
     /// How long faults follow each other.
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
@@ -25,8 +25,8 @@ pub(crate) struct Options {
     #[arg(long)]
     seed: Option<u64>,
     /// The session database.
-    #[arg(long, value_enum, default_value_t = Database::Sqlite)]
-    pub(crate) database: Database,
+    #[arg(long, value_enum, default_value_t = DatabaseChoice::Sqlite)]
+    pub(crate) database: DatabaseChoice,
     /// Redis's appendfsync. With everysec a power cut may lose the last second: it is counted and stated.
     #[arg(long, value_enum, default_value_t = Fsync::Always)]
     pub(crate) fsync: Fsync,
@@ -44,7 +44,7 @@ pub(crate) struct Options {
     pub(crate) odd: u32,
     /// Only these faults, separated by commas; default: all that are possible here.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
-    pub(crate) faults: Vec<Kind>,
+    pub(crate) faults: Vec<FaultKind>,
     /// The report as one JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -60,7 +60,7 @@ minutes hold each fault more briefly: processes are then not frozen for longer t
 
 /// Which database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Database {
+pub(crate) enum DatabaseChoice {
     /// A file that all workers share.
     Sqlite,
     /// A server of its own, with fsync on.
@@ -76,7 +76,7 @@ pub(crate) enum Fsync {
     Everysec,
 }
 
-impl Options {
+impl ChaosOptions {
     /// How long faults follow each other.
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds)

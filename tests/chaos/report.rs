@@ -7,24 +7,24 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use serde_json::json;
-use tests::ledger::judge::{Tally, Verdict};
+use tests::ledger::judge::{FailureTally, JudgeVerdict};
 
-use crate::engine::Felt;
-use crate::load::Sent;
-use crate::options::Options;
-use crate::schedule::Kind;
+use crate::engine::RecoveryStats;
+use crate::load::LoadTotals;
+use crate::options::ChaosOptions;
+use crate::schedule::FaultKind;
 
 /// Examples shown of each kind of failure.
-const SHOWN: usize = 8;
+const MAX_SHOWN_EXAMPLES: usize = 8;
 
 /// Everything worth telling.
 #[derive(Debug)]
-pub(crate) struct Report {
+pub(crate) struct ChaosReport {
     seed: u64,
     setting: String,
-    felt: BTreeMap<Kind, Felt>,
-    sent: Sent,
-    verdict: Verdict,
+    felt: BTreeMap<FaultKind, RecoveryStats>,
+    sent: LoadTotals,
+    verdict: JudgeVerdict,
     commits: Histogram<u64>,
     /// Genuine events that were never answered 2xx.
     pub(crate) unanswered: usize,
@@ -45,13 +45,13 @@ struct Recovery {
     recovery_ms_max: u128,
 }
 
-impl Report {
+impl ChaosReport {
     pub(crate) fn new(
         seed: u64,
-        options: &Options,
-        felt: BTreeMap<Kind, Felt>,
-        sent: Sent,
-        verdict: Verdict,
+        options: &ChaosOptions,
+        felt: BTreeMap<FaultKind, RecoveryStats>,
+        sent: LoadTotals,
+        verdict: JudgeVerdict,
     ) -> Self {
         let (database, fsync) = (format!("{:?}", options.database), format!("{:?}", options.fsync).to_lowercase());
         let setting = format!(
@@ -77,7 +77,7 @@ impl Report {
     }
 
     /// Notes how long after its answer an event took effect.
-    pub(crate) fn committed(&mut self, after: Duration) {
+    pub(crate) fn record_commit(&mut self, after: Duration) {
         self.commits.saturating_record(u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 
@@ -87,7 +87,7 @@ impl Report {
         self.verdict.is_good() && self.unanswered == 0 && self.complaints.is_empty() && felt
     }
 
-    fn recovery(felt: &Felt) -> Recovery {
+    fn recovery(felt: &RecoveryStats) -> Recovery {
         let mut times: Vec<u128> = felt.recoveries.iter().map(Duration::as_millis).collect();
         times.sort_unstable();
         Recovery {
@@ -129,7 +129,7 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(out, "\nseed {}: {}\n", self.seed, self.setting);
         let _ = writeln!(out, "{:<22}{:>6}{:>22}{:>12}", "fault", "count", "felt after it, p50", "max");
-        let mut all = Felt::default();
+        let mut all = RecoveryStats::default();
         for (kind, felt) in &self.felt {
             self.line(&mut out, &kind.name(), felt);
             all.recoveries.extend(&felt.recoveries);
@@ -163,7 +163,7 @@ impl Report {
             if !items.is_empty() {
                 let _ = writeln!(out, "{title}: {}", items.len());
             }
-            for item in items.iter().take(SHOWN) {
+            for item in items.iter().take(MAX_SHOWN_EXAMPLES) {
                 let _ = writeln!(out, "  {item}");
             }
         };
@@ -178,7 +178,7 @@ impl Report {
     }
 
     #[allow(clippy::unused_self)]
-    fn line(&self, out: &mut String, name: &str, felt: &Felt) {
+    fn line(&self, out: &mut String, name: &str, felt: &RecoveryStats) {
         let recovery = Self::recovery(felt);
         let (count, p50, max) = (recovery.count, recovery.recovery_ms_p50, recovery.recovery_ms_max);
         let never = if felt.never > 0 { format!("  {} still felt", felt.never) } else { String::new() };
@@ -186,9 +186,9 @@ impl Report {
     }
 }
 
-fn tell(out: &mut String, name: &str, tally: &Tally) {
+fn tell(out: &mut String, name: &str, tally: &FailureTally) {
     let _ = writeln!(out, "{name:<12} {}", tally.count);
-    for example in tally.examples.iter().take(SHOWN) {
+    for example in tally.examples.iter().take(MAX_SHOWN_EXAMPLES) {
         let _ = writeln!(out, "  {example}");
     }
 }

@@ -16,7 +16,7 @@ const SALT: u64 = 0x0063_6861_6f73;
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
+pub(crate) enum FaultKind {
     /// kill -9 of an ingress, which is started again.
     KillIngress,
     /// kill -9 of a worker, which is started again.
@@ -79,7 +79,7 @@ pub(crate) enum Kind {
     ClockRedis,
 }
 
-impl Kind {
+impl FaultKind {
     /// Its name on the command line.
     pub(crate) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
@@ -130,8 +130,8 @@ impl Kind {
 
 /// A fault to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) kind: Kind,
+pub(crate) struct PlannedFault {
+    pub(crate) kind: FaultKind,
     /// Which of several, to be divided by their number.
     pub(crate) target: usize,
     /// How long it lasts.
@@ -142,33 +142,33 @@ pub(crate) struct Fault {
 
 /// One step of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) fault: Fault,
+pub(crate) struct ScheduleStep {
+    pub(crate) fault: PlannedFault,
     /// Another one that comes in its midst.
-    pub(crate) companion: Option<Fault>,
+    pub(crate) companion: Option<PlannedFault>,
     /// How long to wait before it.
     pub(crate) pause: Duration,
 }
 
 /// Draws steps; it never ends while there are kinds.
 #[derive(Debug)]
-pub(crate) struct Schedule {
+pub(crate) struct FaultSchedule {
     rng: StdRng,
-    kinds: Vec<Kind>,
-    round: Vec<Kind>,
+    kinds: Vec<FaultKind>,
+    round: Vec<FaultKind>,
     short: bool,
 }
 
-impl Schedule {
-    pub(crate) fn new(seed: u64, mut kinds: Vec<Kind>, short: bool) -> Self {
+impl FaultSchedule {
+    pub(crate) fn new(seed: u64, mut kinds: Vec<FaultKind>, short: bool) -> Self {
         kinds.sort_unstable();
         kinds.dedup();
         Self { rng: StdRng::seed_from_u64(seed ^ SALT), kinds, round: Vec::new(), short }
     }
 
-    fn fault(&mut self, kind: Kind) -> Fault {
+    fn fault(&mut self, kind: FaultKind) -> PlannedFault {
         let (least, most) = kind.span(self.short);
-        Fault {
+        PlannedFault {
             kind,
             target: self.rng.random_range(0..1024),
             holds: Duration::from_millis(self.rng.random_range(least..=most)),
@@ -177,25 +177,25 @@ impl Schedule {
     }
 }
 
-impl Iterator for Schedule {
-    type Item = Step;
+impl Iterator for FaultSchedule {
+    type Item = ScheduleStep;
 
-    fn next(&mut self) -> Option<Step> {
+    fn next(&mut self) -> Option<ScheduleStep> {
         if self.round.is_empty() {
-            let often = |kind: &Kind| std::iter::repeat_n(*kind, if self.short { 1 } else { kind.weight() });
+            let often = |kind: &FaultKind| std::iter::repeat_n(*kind, if self.short { 1 } else { kind.weight() });
             self.round = self.kinds.iter().flat_map(often).collect();
             self.round.shuffle(&mut self.rng);
         }
         let kind = self.round.pop()?;
         let fault = self.fault(kind);
-        let companions: Vec<Kind> =
+        let companions: Vec<FaultKind> =
             self.kinds.iter().copied().filter(|other| other.is_companion() && *other != kind).collect();
         let draw = self.rng.random_range(0..usize::MAX);
         let together = self.rng.random_bool(0.3) && !kind.is_background() && !fault.holds.is_zero();
         let companion = companions.get(draw % companions.len().max(1)).copied().filter(|_| together);
         let companion = companion.map(|kind| self.fault(kind));
         let pause = Duration::from_millis(self.rng.random_range(0..if self.short { 300 } else { 800 }));
-        Some(Step { fault, companion, pause })
+        Some(ScheduleStep { fault, companion, pause })
     }
 }
 
@@ -206,26 +206,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_same_steps_again_and_another_one_others() {
+    fn schedule_with_one_seed_repeats_its_steps() {
         let steps =
-            |seed| Schedule::new(seed, Kind::value_variants().to_vec(), false).take(100).collect::<Vec<_>>();
+            |seed| FaultSchedule::new(seed, FaultKind::value_variants().to_vec(), false).take(100).collect::<Vec<_>>();
         assert_eq!(steps(7), steps(7));
         assert_ne!(steps(7), steps(8));
     }
 
     #[test]
-    fn every_round_has_every_kind() {
-        let all = Kind::value_variants();
+    fn schedule_round_has_every_kind() {
+        let all = FaultKind::value_variants();
         let length: usize = all.iter().map(|kind| kind.weight()).sum();
-        let mut steps = Schedule::new(7, all.to_vec(), false);
+        let mut steps = FaultSchedule::new(7, all.to_vec(), false);
         for _ in 0..3 {
-            let seen: HashSet<Kind> = steps.by_ref().take(length).map(|step| step.fault.kind).collect();
+            let seen: HashSet<FaultKind> = steps.by_ref().take(length).map(|step| step.fault.kind).collect();
             assert_eq!(seen.len(), all.len());
         }
     }
 
     #[test]
-    fn without_kinds_nothing_happens() {
-        assert_eq!(Schedule::new(7, Vec::new(), true).next(), None);
+    fn schedule_without_kinds_is_empty() {
+        assert_eq!(FaultSchedule::new(7, Vec::new(), true).next(), None);
     }
 }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Role, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{ServerProcess, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 /// The longest that a good sender may wait for its answer on a machine that is busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-fn event() -> Signed {
+fn event() -> SignedWebhook {
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
@@ -38,7 +38,7 @@ async fn connect(to: SocketAddr, from: u8) -> std::io::Result<TcpStream> {
 }
 
 /// A request's line and headers, the last line not ended.
-fn head(signed: &Signed, more: &str) -> String {
+fn head(signed: &SignedWebhook, more: &str) -> String {
     let signature = signed.value("x-webhook-signature");
     format!("POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n{more}", signed.path)
 }
@@ -76,7 +76,7 @@ fn statuses(received: &str) -> Vec<&str> {
 
 /// Good events, each on a connection of its own, one after the other until `done`: how many there were. Each is accepted,
 /// and soon.
-async fn served_meanwhile(role: &Role, done: &AtomicBool) -> usize {
+async fn served_meanwhile(role: &ServerProcess, done: &AtomicBool) -> usize {
     let mut served = 0;
     let mut slowest = Duration::ZERO;
     while !done.load(Ordering::Relaxed) || served < 3 {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::poll;
 use tests::process::Program;
-use tests::prometheus::{Prometheus, shipped};
+use tests::prometheus::{Prometheus, repository_file};
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
 use tests::sign;
-use tests::stack::{Builder, Kind, Stack};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -20,7 +20,7 @@ const SPEEDUP: u32 = 60;
 /// Longest wait for an alert to fire or end, on a machine that is busy with other tests.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(60);
 
-fn durable() -> Builder {
+fn durable() -> StackBuilder {
     Stack::builder().redis(RedisOptions::durable())
 }
 
@@ -61,7 +61,7 @@ async fn healthy_system_idle_busy_or_restarted_raises_no_alert() {
     prometheus.follow(&stack).await;
     for role in [&stack.workers[0], &stack.workers[1], &stack.ingresses[0], &stack.ingresses[1]] {
         role.process.terminate();
-        role.process.ended(WAIT_LIMIT).await;
+        role.process.wait_until_ended(WAIT_LIMIT).await;
         prometheus.follow(&stack).await;
     }
     stack.ingresses[2].sender().acme(&content()).await.expect(202, "accepted");
@@ -75,32 +75,32 @@ async fn stopped_workers_and_stopped_ingress_raise_alerts() {
     let mut sender = stack.sender();
     stack.workers[0].process.kill();
     sender.acme(&content()).await.expect(202, "accepted");
-    prometheus.fires(&["WebhookWorkerSilent", "WebhookInstanceDown"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookWorkerSilent", "WebhookInstanceDown"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookNoData").await;
     stack.add_worker().await;
     prometheus.follow(&stack).await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
-    stack.drained(WAIT_LIMIT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 
     stack.ingresses[0].process.kill();
-    prometheus.fires(&["WebhookNoData"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookNoData"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookWorkerSilent").await;
     stack.add_ingress().await;
     prometheus.follow(&stack).await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
     sender = stack.ingresses[1].sender();
     sender.acme(&content()).await.expect(202, "accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_outage_raises_alerts() {
-    let mut stack = durable().database(Kind::OwnPostgres).start().await;
+    let mut stack = durable().database(DatabaseKind::OwnPostgres).start().await;
     let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     sender.acme(&content()).await.expect(202, "accepted");
     stack.postgres.as_mut().unwrap().stop().await;
     sender.acme(&content()).await.expect(202, "accepted");
-    prometheus.fires(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookWorkerSilent:acme").await;
     // A worker that starts meanwhile has no database yet, and says so.
     stack.workers[0].process.kill();
@@ -115,8 +115,8 @@ async fn database_outage_raises_alerts() {
     })
     .await;
     stack.postgres.as_mut().unwrap().restart().await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
-    stack.drained(WAIT_LIMIT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 0);
 }
 
@@ -126,7 +126,7 @@ async fn redis_outage_and_emptied_redis_raise_alerts() {
     let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     sender.acme(&content()).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.redis.kill();
     poll::until("it fires, events being refused", ALERT_TIMEOUT, async || {
         assert_eq!(sender.acme(&content()).await.status, 503);
@@ -136,20 +136,20 @@ async fn redis_outage_and_emptied_redis_raise_alerts() {
     })
     .await;
     stack.redis.restart().await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookDataLost").await;
 
     let _: String = stack.redis.command(&["FLUSHALL"]).await;
-    prometheus.fires(&["WebhookDataLost"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookDataLost"], ALERT_TIMEOUT).await;
     // The runbook: find out what was lost, then restart the processes, which ends the alert.
     stack.add_worker().await;
     stack.add_ingress().await;
     for role in [&stack.workers[0], &stack.ingresses[0]] {
         role.process.terminate();
-        role.process.ended(WAIT_LIMIT).await;
+        role.process.wait_until_ended(WAIT_LIMIT).await;
     }
     prometheus.follow(&stack).await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,13 +169,13 @@ async fn wrong_secret_and_rate_limit_raise_alerts() {
         refused += usize::from(sender.send(&tight).await.status == 429);
     }
     assert!(refused > 0);
-    prometheus.fires(&["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"], ALERT_TIMEOUT).await;
     let firing = prometheus.firing().await;
     assert!(
         !firing.contains("WebhookSignatureFailures:tight") && !firing.contains("WebhookRateLimitHits:mux"),
         "{firing:?}"
     );
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,7 +187,7 @@ async fn poison_burst_raises_alerts() {
         sender.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
         sender.acme(&content()).await.expect(202, "accepted");
     }
-    prometheus.fires(&["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookDeadLettersGrowing:acme").await;
     // The runbook: look why, mend the cause (here: announce the room), replay.
     let stats = stack.dlq_tool(&["stats", "--platform", "mux"]).await;
@@ -198,7 +198,7 @@ async fn poison_burst_raises_alerts() {
         stack.dlq_tool(&["replay", "--platform", "mux", "--error-code", "session_not_found", "--yes"]).await;
     assert_eq!(replay.code, Some(0), "{replay:?}");
     stack.status("late", "live", WAIT_LIMIT).await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
     assert_eq!(stack.dead("mux").await, 0);
 }
 
@@ -212,7 +212,7 @@ async fn paused_backlog_and_broken_stream_raise_alerts() {
     std::fs::write(&file, paused).unwrap();
     let (program, ops) = stack.worker_program();
     let process = program.env("PLATFORMS_FILE", &file).spawn();
-    stack.workers.push(tests::stack::Role { process, url: ops.clone(), ops });
+    stack.workers.push(tests::stack::ServerProcess { process, url: ops.clone(), ops });
     stack.workers[0].ready(WAIT_LIMIT).await;
     let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
@@ -221,17 +221,17 @@ async fn paused_backlog_and_broken_stream_raise_alerts() {
         sender.send(&held).await.expect(202, "accepted");
     }
     let _: String = stack.redis.command(&["SET", "webhooks:incoming:netflix", "no stream"]).await;
-    prometheus.fires(&["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"], ALERT_TIMEOUT).await;
     held(&prometheus, "WebhookOldestEventOld:held").await;
     held(&prometheus, "WebhookWorkerSilent:held").await;
     // The runbook: resume the platform, remove the foreign key.
     stack.add_worker().await;
     stack.workers[0].process.terminate();
-    stack.workers[0].process.ended(WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_ended(WAIT_LIMIT).await;
     let _: usize = stack.redis.command(&["DEL", "webhooks:incoming:netflix"]).await;
     prometheus.follow(&stack).await;
-    stack.drained(ALERT_TIMEOUT).await;
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    stack.wait_until_drained(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,13 +242,13 @@ async fn full_dead_letters_raise_alerts() {
         let event = mux_event(&unique("e"), "active", Some("late"), "ls", now_ms());
         stack.sender().mux(&event).await.expect(202, "accepted");
     }
-    prometheus.fires(&["WebhookDeadLettersFull:mux"], ALERT_TIMEOUT).await;
+    prometheus.wait_until_firing(&["WebhookDeadLettersFull:mux"], ALERT_TIMEOUT).await;
     // The runbook: mend the cause, replay, and what stayed in retry goes through by itself.
     stack.sender().announce("late", &json!({})).await.expect(202, "accepted");
     stack.status("late", "live", WAIT_LIMIT).await;
     let replay = stack.dlq_tool(&["replay", "--platform", "mux", "--yes"]).await;
     assert_eq!(replay.code, Some(0), "{replay:?}");
-    prometheus.quiet(ALERT_TIMEOUT).await;
+    prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
 }
 
 /// Something of everything, so that every query has something to show.
@@ -280,7 +280,7 @@ const OPTIONAL: [&str; 2] = ["webhook_deliveries_total", "webhook_retention_fail
 
 /// Every query of the dashboard, by where it stands, with what Grafana puts in for its variables.
 fn dashboard_queries() -> BTreeMap<String, String> {
-    let dashboard: Value = serde_json::from_str(&shipped("deploy/grafana/dashboards/tributary.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&repository_file("deploy/grafana/dashboards/tributary.json")).unwrap();
     let mut found = BTreeMap::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
@@ -343,7 +343,7 @@ async fn dashboard_and_rule_queries_find_real_metrics() {
     let groups = prometheus.get("rules", &[]).await.unwrap();
     let rules: Vec<&Value> =
         groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
-    assert_eq!(rules.len(), shipped("deploy/prometheus/alerts.yml").matches("- alert: ").count());
+    assert_eq!(rules.len(), repository_file("deploy/prometheus/alerts.yml").matches("- alert: ").count());
     for rule in &rules {
         assert_eq!(rule["health"], "ok", "{rule}");
     }

@@ -7,24 +7,24 @@ use serde_json::{Value, json};
 use tests::ledger::entries;
 use tests::poll;
 use tests::process;
-use tests::sender::{ACME_SECRET, Answer, Sender, now_ms, rfc3339, unique};
-use tests::sign::{self, Signed, hmac_sha256_hex};
-use tests::stack::{Builder, Kind, Stack};
+use tests::sender::{ACME_SECRET, HttpAnswer, Sender, now_ms, rfc3339, unique};
+use tests::sign::{self, SignedWebhook, hmac_sha256_hex};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 const SECRET: &str = "a-twitch-secret-of-enough-characters";
 
-fn stack(toml: &str) -> Builder {
+fn stack(toml: &str) -> StackBuilder {
     let twitch = format!("[platforms.twitch]\nsecrets = [\"env:TWITCH_SECRET\"]\n{toml}");
     Stack::builder().platforms(&twitch).ingress_env("TWITCH_SECRET", SECRET)
 }
 
 /// A message of Twitch, as it signs it now.
-fn message(platform: &str, id: &str, body: &str) -> Signed {
+fn message(platform: &str, id: &str, body: &str) -> SignedWebhook {
     let at = rfc3339(now_ms()).replace('Z', "456789Z");
     let signature = hmac_sha256_hex(SECRET, format!("{id}{at}{body}").as_bytes());
-    Signed { path: format!("/api/v1/webhooks/{platform}"), headers: Vec::new(), body: body.as_bytes().to_vec() }
+    SignedWebhook { path: format!("/api/v1/webhooks/{platform}"), headers: Vec::new(), body: body.as_bytes().to_vec() }
         .header("Twitch-Eventsub-Message-Id", id)
         .header("Twitch-Eventsub-Message-Timestamp", &at)
         .header("Twitch-Eventsub-Message-Signature", &format!("sha256={signature}"))
@@ -48,13 +48,13 @@ fn drops(ids: &[&str]) -> String {
     )
 }
 
-fn ids(answer: &Answer) -> Vec<&str> {
+fn ids(answer: &HttpAnswer) -> Vec<&str> {
     answer.json["event_ids"].as_array().expect("event_ids").iter().filter_map(Value::as_str).collect()
 }
 
 on_both!(batch_applies_every_drop_once);
 
-async fn batch_applies_every_drop_once(kind: Kind) {
+async fn batch_applies_every_drop_once(kind: DatabaseKind) {
     let effects = "[platforms.twitch.effects]\n\"drop.entitlement.grant\" = { effect = \"job\", status = \"granted\", \
                    id = \"/events/data/entitlement_id\", set = { data = \"/events/data\" } }\n";
     let stack = stack(effects).database(kind).start().await;
@@ -75,7 +75,7 @@ async fn batch_applies_every_drop_once(kind: Kind) {
     let lone = sender.send(&message("twitch", &unique("message"), &drops(&[&three]))).await;
     assert_eq!((lone.expect(200, "duplicate"), ids(&lone)), (three.as_str(), vec![three.as_str()]));
 
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!((stack.database.count("webhook_events").await, stack.database.count("jobs").await), (3, 3));
     for id in [&one, &two, &three] {
         let event = stack.database.event("twitch", id).await.expect("the ledger's row");
@@ -129,7 +129,7 @@ async fn refused_batch_leaves_nothing() {
     };
     let good = drops(&["a", "b", "c"]);
     let wrong = message("twitch", "m", &good.replace("1234", "1235"));
-    let forged = Signed { body: good.clone().into_bytes(), ..wrong };
+    let forged = SignedWebhook { body: good.clone().into_bytes(), ..wrong };
     sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
 
     let bad = good.replace(&drop_event("c", "1234"), "7");
@@ -217,7 +217,7 @@ async fn custom_platform_can_send_batches_of_several_types() {
     assert_eq!((ignored.expect(200, "ignored"), ids(&ignored)), ("5", vec!["5", "6"]));
     stack.status("r1", "ended", WAIT_LIMIT).await;
     stack.status("r2", "live", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.session("r1").await.unwrap()["title"], "A title");
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }

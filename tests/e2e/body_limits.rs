@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tests::sender::{ACME_SECRET, Answer, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Role, Stack};
+use tests::sender::{ACME_SECRET, HttpAnswer, content_event, now_ms, unique};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{ServerProcess, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Sends raw bytes and gives what came back until the other side closed or fell silent for `patience`.
-async fn raw(role: &Role, pieces: &[&[u8]], pause: Duration, patience: Duration) -> String {
+async fn raw(role: &ServerProcess, pieces: &[&[u8]], pause: Duration, patience: Duration) -> String {
     let mut stream = TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap();
     for piece in pieces {
         if stream.write_all(piece).await.is_err() {
@@ -25,17 +25,17 @@ async fn raw(role: &Role, pieces: &[&[u8]], pause: Duration, patience: Duration)
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn head(signed: &Signed, extra: &str) -> String {
+fn head(signed: &SignedWebhook, extra: &str) -> String {
     let signature = signed.value("x-webhook-signature");
     format!("POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n{extra}\r\n", signed.path)
 }
 
-fn parsed(raw: &str) -> Answer {
+fn parsed(raw: &str) -> HttpAnswer {
     let (head, text) = raw.split_once("\r\n\r\n").unwrap_or((raw, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    Answer { status, headers, text: text.to_owned(), json: serde_json::from_str(text).unwrap_or_default() }
+    HttpAnswer { status, headers, text: text.to_owned(), json: serde_json::from_str(text).unwrap_or_default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

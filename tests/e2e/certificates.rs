@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::Value;
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::ports;
 use tests::process;
@@ -29,7 +29,7 @@ Od/As/Rp6CWfJZmFngc3pGGAp/o/z7fLadqmXTLvh8wCIBPRQh2feCSOBZfJULKm
 async fn https_deliveries_wait_for_certificates() {
     let folder = process::folder();
     let file = folder.path().join("ca.pem");
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let nobody = format!("https://127.0.0.1:{}/", ports::free());
     let stack = Stack::builder()
         .env("SSL_CERT_FILE", file.to_str().unwrap())
@@ -87,7 +87,7 @@ async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
     let pipe = folder.path().join("ca.pem");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = Stack::builder()
         .env("SSL_CERT_FILE", pipe.to_str().unwrap())
         .env("WEBHOOK_URLS", &format!("{},https://127.0.0.1:{}/", receiver.url(), ports::free()))
@@ -111,7 +111,7 @@ async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
     assert_eq!(stack.dead("out:webhook_2").await, 0);
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
-        let status = role.process.ended(WAIT_LIMIT).await;
+        let status = role.process.wait_until_ended(WAIT_LIMIT).await;
         assert_eq!(status.code(), Some(0), "{}", role.process.tail());
         assert!(!role.process.log().contains("the grace period is over"), "{}", role.process.tail());
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::process::{self, Finished, Program};
+use tests::process::{self, ProgramOutput, Program};
 use tests::sender::{LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, mux_event, now, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 use tests::{ports, sender};
 
@@ -26,7 +26,7 @@ fn ingress() -> Program {
         .env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET)
 }
 
-async fn check(platform: &str, request: &Signed, args: &[&str]) -> Finished {
+async fn check(platform: &str, request: &SignedWebhook, args: &[&str]) -> ProgramOutput {
     let folder = process::folder();
     let (headers, body) = (folder.path().join("headers.txt"), folder.path().join("body.json"));
     let lines: Vec<String> = request.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -137,7 +137,7 @@ async fn send_test_event_is_processed() {
     }
     let finished = send(&["netflix", "--type", "content_added"]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for platform in ["mux", "livekit", "netflix", "acme"] {
         assert_eq!(stack.dead(platform).await, 0, "{platform}");
     }

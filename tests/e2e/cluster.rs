@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::cluster::RedisCluster;
-use tests::ledger::found::Found;
-use tests::ledger::judge::{Terms, judge};
-use tests::ledger::watch;
+use tests::ledger::observed::ObservedState;
+use tests::ledger::judge::{JudgeConfig, judge};
+use tests::ledger::triggers;
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
 use tests::sender::{ACME_SECRET, MUX_SECRET, content_event, mux_event, now, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Builder, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{StackBuilder, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
@@ -34,7 +34,7 @@ const NO_LIMIT: &str = "
 rate_limit = 60000
 ";
 
-fn on(cluster: &RedisCluster, builder: Builder) -> Builder {
+fn on(cluster: &RedisCluster, builder: StackBuilder) -> StackBuilder {
     let builder = builder.platforms(NO_LIMIT);
     builder.env("REDIS_URL", &cluster.url()).env("REDIS_CLUSTER", "true")
 }
@@ -44,7 +44,7 @@ async fn dlq_tool(stack: &Stack, args: &[&str]) -> (Option<i32>, Vec<Value>, Str
     (ran.code, ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(), ran.stderr)
 }
 
-async fn drained(cluster: &RedisCluster, platforms: &[&str], within: Duration) {
+async fn wait_until_drained(cluster: &RedisCluster, platforms: &[&str], within: Duration) {
     for platform in platforms {
         poll::until("nothing is unfinished", within, async || {
             match cluster.command::<usize>(&["XLEN", &format!("webhooks:incoming:{{{platform}}}")]).await {
@@ -73,7 +73,7 @@ async fn cluster_serves_every_operation() {
     let spread: Vec<usize> = {
         let mut spread = Vec::new();
         for platform in ["mux", "sessions", "acme", "netflix", "livekit"] {
-            spread.push(cluster.serving(&format!("webhooks:incoming:{{{platform}}}")).await);
+            spread.push(cluster.primary_of(&format!("webhooks:incoming:{{{platform}}}")).await);
         }
         spread.sort_unstable();
         spread.dedup();
@@ -122,7 +122,7 @@ async fn cluster_serves_every_operation() {
     assert_eq!(code, Some(0), "{said}");
     stack.status("late", "live", WAIT_LIMIT).await;
 
-    drained(&cluster, &["mux", "sessions", "acme", "shop"], WAIT_LIMIT).await;
+    wait_until_drained(&cluster, &["mux", "sessions", "acme", "shop"], WAIT_LIMIT).await;
     let numbers = one.admin(reqwest::Method::GET, "/api/v1/webhooks/stats", &Value::Null).await;
     let expected = json!({"pending_count": 0, "processing_count": 0, "dead_letter_count": 0, "total_processed": 7});
     assert_eq!(numbers.json, expected);
@@ -162,7 +162,7 @@ async fn redis_of_another_kind_than_configured_is_refused() {
     }
 }
 
-fn acme(content_id: &str) -> Signed {
+fn acme(content_id: &str) -> SignedWebhook {
     let body = content_event("content_added", content_id, "t", now_ms()).to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
@@ -180,7 +180,7 @@ async fn unreplicated_event_is_not_accepted_with_wait_replicas() {
         if answer.status < 300 { Ok(()) } else { Err(answer.text) }
     })
     .await;
-    let primary = cluster.serving("webhooks:incoming:{acme}").await;
+    let primary = cluster.primary_of("webhooks:incoming:{acme}").await;
     let replica = cluster.nodes[primary + 3].process();
     replica.freeze();
     // What was confirmed long ago is asked for again with everything else.
@@ -197,7 +197,7 @@ async fn unreplicated_event_is_not_accepted_with_wait_replicas() {
     assert!(waiting.join_all().await.iter().all(|status| *status == 503));
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     replica.thaw();
-    cluster.replicated().await;
+    cluster.wait_until_replicated().await;
     poll::until("the replica confirms again", WAIT_LIMIT, async || {
         let answer = sender.send(&signed).await;
         if (answer.status, answer.outcome()) == (200, "duplicate") { Ok(()) } else { Err(answer.text) }
@@ -213,7 +213,7 @@ async fn failover_without_wait_loses_only_unreplicated_events() {
     let mut stack = on(&cluster, Stack::builder().workers(0)).start().await;
     let sender = stack.sender();
     let kept = sender.send(&acme("kept")).await.expect(202, "accepted").to_owned();
-    let primary = cluster.serving("webhooks:incoming:{acme}").await;
+    let primary = cluster.primary_of("webhooks:incoming:{acme}").await;
     poll::until("the replica has it", WAIT_LIMIT, async || {
         let mut replica = cluster.nodes[primary + 3].connection().await;
         redis::cmd("READONLY").exec_async(&mut replica).await.unwrap();
@@ -242,10 +242,10 @@ async fn failover_without_wait_loses_only_unreplicated_events() {
         })
         .await;
     }
-    drained(&cluster, &["acme"], WAIT_LIMIT).await;
+    wait_until_drained(&cluster, &["acme"], WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 2);
     cluster.nodes[primary].restart().await;
-    cluster.replicated().await;
+    cluster.wait_until_replicated().await;
 }
 
 /// What was promised, by event id, and when.
@@ -300,7 +300,7 @@ async fn under_load(
     stack: &Stack,
     strike: impl AsyncFnOnce(&mut RedisCluster) -> Duration,
 ) -> FaultOutcome {
-    watch::install(&stack.database).await;
+    triggers::install(&stack.database).await;
     for room in [1, 3, 5] {
         poll::until("the room is announced", WAIT_LIMIT, async || {
             let answer = stack.sender().announce(&format!("room{room}"), &json!({})).await;
@@ -329,7 +329,7 @@ async fn under_load(
     while let Some(ended) = senders.join_next().await {
         ended.unwrap();
     }
-    drained(cluster, &["acme", "mux", "sessions"], Duration::from_secs(60)).await;
+    wait_until_drained(cluster, &["acme", "mux", "sessions"], Duration::from_secs(60)).await;
     let promised = promised.lock().unwrap().clone();
     let mut lost = Vec::new();
     for ((platform, id), at) in &promised {
@@ -337,10 +337,10 @@ async fn under_load(
             lost.push(*at);
         }
     }
-    let mut found = Found::default();
-    watch::read(&stack.database, &mut found).await;
+    let mut found = ObservedState::default();
+    triggers::read(&stack.database, &mut found).await;
     assert!(found.applied.len() > 400 && found.changes.len() > 100, "nobody watched");
-    let verdict = judge(&[], &found, &Terms::default());
+    let verdict = judge(&[], &found, &JudgeConfig::default());
     assert_eq!((verdict.twice.count, verdict.backwards.count), (0, 0), "{verdict:?}");
     for room in [1, 3, 5] {
         // Where it ended is what the newest event of the room says.

@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tests::sender::{ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET};
 use tests::sender::{content_event, livekit_event, mux_event, now, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
@@ -31,8 +31,8 @@ fn encode(coding: &str, body: &[u8]) -> Vec<u8> {
 }
 
 /// The request with its body compressed after it was signed: the signature is over what it stands for.
-fn compressed(signed: Signed, coding: &str) -> Signed {
-    Signed { body: encode(coding, &signed.body), ..signed.header("content-encoding", coding) }
+fn compressed(signed: SignedWebhook, coding: &str) -> SignedWebhook {
+    SignedWebhook { body: encode(coding, &signed.body), ..signed.header("content-encoding", coding) }
 }
 
 async fn queued(stack: &Stack, platform: &str) -> Vec<String> {
@@ -96,7 +96,7 @@ async fn compressed_forgery_gets_no_detail_about_its_stream() {
         let genuine = sign::generic("acme", ACME_SECRET, broken).header("content-encoding", coding);
         sender.send(&genuine).await.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
         // Without a signature nothing is decoded at all.
-        let bomb = Signed { body: encode(coding, &vec![b' '; 3 << 20]), ..stranger_request(coding) };
+        let bomb = SignedWebhook { body: encode(coding, &vec![b' '; 3 << 20]), ..stranger_request(coding) };
         sender.send(&bomb).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     }
     // Outside its time it is expired, whichever of the two its signature is over.
@@ -106,7 +106,7 @@ async fn compressed_forgery_gets_no_detail_about_its_stream() {
     assert_eq!(stack.unfinished("acme").await + stack.unfinished("mux").await, 0);
 }
 
-fn stranger_request(coding: &str) -> Signed {
+fn stranger_request(coding: &str) -> SignedWebhook {
     sign::generic("acme", ACME_SECRET, b"").without("x-webhook-signature").header("content-encoding", coding)
 }
 

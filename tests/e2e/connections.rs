@@ -7,20 +7,20 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tests::poll;
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Role, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{ServerProcess, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::WAIT_LIMIT;
 
-fn event() -> Signed {
+fn event() -> SignedWebhook {
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
 
 /// A request with a length and `more` headers, each with its end.
-fn request(signed: &Signed, more: &str) -> Vec<u8> {
+fn request(signed: &SignedWebhook, more: &str) -> Vec<u8> {
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {}\r\ncontent-length: {}\r\n{more}\r\n",
         signed.path,
@@ -30,7 +30,7 @@ fn request(signed: &Signed, more: &str) -> Vec<u8> {
     [head.as_bytes(), &signed.body].concat()
 }
 
-async fn connect(role: &Role) -> TcpStream {
+async fn connect(role: &ServerProcess) -> TcpStream {
     TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap()
 }
 
@@ -102,14 +102,14 @@ async fn idle_connection_is_kept_for_the_configured_time() {
 }
 
 /// A connection in HTTP/2 without any upgrade.
-async fn http2(role: &Role) -> SendRequest<String> {
+async fn http2(role: &ServerProcess) -> SendRequest<String> {
     let (sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(connect(role).await)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-fn asked(method: &str, signed: &Signed) -> Request<String> {
+fn asked(method: &str, signed: &SignedWebhook) -> Request<String> {
     let request = Request::builder().method(method).uri(format!("http://ingress.example{}", signed.path));
     let request = signed.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
     request.body(String::from_utf8(signed.body.clone()).unwrap()).unwrap()
@@ -127,13 +127,13 @@ async fn http2_with_prior_knowledge_is_served() {
     let large = sign::generic("acme", ACME_SECRET, large.as_bytes()).to("/webhooks/acme/");
     assert_eq!(sender.send_request(asked("POST", &large)).await.unwrap().status(), 202);
     assert_eq!(stack.unfinished("acme").await, 151);
-    let too_large = Signed { body: vec![b' '; 300_001], ..event() };
+    let too_large = SignedWebhook { body: vec![b' '; 300_001], ..event() };
     assert_eq!(sender.send_request(asked("POST", &too_large)).await.unwrap().status(), 413);
-    let probe = Signed { path: "/webhooks/acme".to_owned(), headers: Vec::new(), body: Vec::new() };
+    let probe = SignedWebhook { path: "/webhooks/acme".to_owned(), headers: Vec::new(), body: Vec::new() };
     for (method, status) in [("HEAD", 200), ("OPTIONS", 204), ("GET", 405), ("POST", 401)] {
         assert_eq!(sender.send_request(asked(method, &probe)).await.unwrap().status(), status, "{method}");
     }
-    let headers = Signed { headers: vec![("x".to_owned(), "y".repeat(100_000))], ..probe };
+    let headers = SignedWebhook { headers: vec![("x".to_owned(), "y".repeat(100_000))], ..probe };
     let refused = sender.send_request(asked("POST", &headers)).await;
     assert!(refused.is_err() || refused.is_ok_and(|refused| refused.status() == 431));
     // The connection, or the next one, is as good as any.
@@ -160,7 +160,7 @@ async fn http2_requests_in_progress_survive_a_shutdown() {
     assert_eq!(waiting.await.unwrap().unwrap().status(), 202);
     // Far sooner than SHUTDOWN_GRACE_MS: neither an idle connection nor one without a byte is
     // waited for.
-    stack.ingresses[0].process.ended(Duration::from_secs(15)).await;
+    stack.ingresses[0].process.wait_until_ended(Duration::from_secs(15)).await;
     assert!(sender.is_closed() && idle.is_closed());
     drop(silent);
 }

@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use tests::ledger::{Ledger, Place};
+use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::poll;
 use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Kind, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 on_both!(worker_killed_in_mid_batch_loses_nothing);
 
-fn event(n: usize) -> Signed {
+fn event(n: usize) -> SignedWebhook {
     let body = content_event("content_updated", &format!("c{}", n % 50), &unique("title"), now_ms()).to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
 
 /// Sends `count` events over 16 connections and records the answers.
-async fn fill(stack: &Stack, ledger: &Arc<Ledger>, count: usize) {
+async fn fill(stack: &Stack, ledger: &Arc<AcceptanceLog>, count: usize) {
     let next = Arc::new(AtomicUsize::new(0));
     let mut senders = tokio::task::JoinSet::new();
     for _ in 0..16 {
@@ -42,10 +42,10 @@ async fn fill(stack: &Stack, ledger: &Arc<Ledger>, count: usize) {
     senders.join_all().await;
 }
 
-async fn worker_killed_in_mid_batch_loses_nothing(kind: Kind) {
+async fn worker_killed_in_mid_batch_loses_nothing(kind: DatabaseKind) {
     const EVENTS: usize = 3_000;
     let mut stack = Stack::builder().database(kind).workers(0).worker_env("CLAIM_IDLE_MS", "1000").start().await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(AcceptanceLog::default());
     fill(&stack, &ledger, EVENTS).await;
     let mut killed_midway = 0;
     for round in 0..4 {
@@ -61,9 +61,9 @@ async fn worker_killed_in_mid_batch_loses_nothing(kind: Kind) {
     }
     assert!(killed_midway > 0, "the test must kill a worker that has work left: send more events");
     stack.add_worker().await;
-    stack.drained(Duration::from_secs(40)).await;
+    stack.wait_until_drained(Duration::from_secs(40)).await;
     let places = ledger.check(&stack).await;
-    assert_eq!(places[&Place::Database], EVENTS, "{places:?}");
+    assert_eq!(places[&EventPlace::Database], EVENTS, "{places:?}");
     assert_eq!(stack.database.count("webhook_events").await, i64::try_from(EVENTS).unwrap());
     assert_eq!(stack.dead("acme").await, 0);
     let pending: Vec<redis::Value> =
@@ -74,9 +74,9 @@ async fn worker_killed_in_mid_batch_loses_nothing(kind: Kind) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_killed_beside_another_loses_nothing() {
     // On PostgreSQL: a worker frozen in mid-transaction holds SQLite's one write lock, and nobody can take that away.
-    let stack = Stack::builder().database(Kind::Postgres).workers(3).worker_env("CLAIM_IDLE_MS", "1000");
+    let stack = Stack::builder().database(DatabaseKind::Postgres).workers(3).worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(AcceptanceLog::default());
     fill(&stack, &ledger, 300).await;
     stack.workers[0].process.kill();
     // A frozen worker that comes back late must not do anything twice.
@@ -89,7 +89,7 @@ async fn worker_killed_beside_another_loses_nothing() {
     .await;
     stack.workers[1].process.thaw();
     fill(&stack, &ledger, 100).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.workers.remove(0);
     ledger.check(&stack).await;
     assert_eq!(stack.database.count("webhook_events").await, 700);
@@ -99,7 +99,7 @@ async fn worker_killed_beside_another_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ingress_killed_in_mid_request_loses_nothing() {
     let mut stack = Stack::builder().ingresses(2).start().await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(AcceptanceLog::default());
     let other = stack.ingresses[1].sender();
     for round in 0..3 {
         let mut senders = tokio::task::JoinSet::new();
@@ -138,18 +138,18 @@ async fn ingress_killed_in_mid_request_loses_nothing() {
         senders.join_all().await;
         assert!(broken.load(Ordering::Relaxed) > 0, "round {round}: the kill must hit requests");
         let (program, url, ops) = stack.ingress_program();
-        stack.ingresses[0] = tests::stack::Role { process: program.spawn(), url, ops };
+        stack.ingresses[0] = tests::stack::ServerProcess { process: program.spawn(), url, ops };
         stack.ingresses[0].ready(WAIT_LIMIT).await;
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let places = ledger.check(&stack).await;
-    assert_eq!(places[&Place::Database], ledger.len(), "{places:?}");
+    assert_eq!(places[&EventPlace::Database], ledger.len(), "{places:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn destroyed_consumer_group_is_recreated_without_gaps() {
     let stack = Stack::builder().workers(2).worker_env("MISSING_SESSION_WAIT_MS", "60000").start().await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(AcceptanceLog::default());
     let sender = stack.sender();
     // One event waits for a retry meanwhile: its place in the retry set must not make it run twice, or get lost.
     let waiting = sender.mux(&mux_event(&unique("e"), "active", Some("later"), "x", now_ms())).await;
@@ -183,9 +183,9 @@ async fn destroyed_consumer_group_is_recreated_without_gaps() {
     }
     sender.announce("later", &json!({})).await.expect(202, "accepted");
     stack.status("later", "live", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let places = ledger.check(&stack).await;
-    assert_eq!(places[&Place::Database], 901, "{places:?}");
+    assert_eq!(places[&EventPlace::Database], 901, "{places:?}");
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await, 0);
 }
 
@@ -195,7 +195,7 @@ async fn deleted_or_mistyped_stream_stops_nothing_else() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.send(&event(0)).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let (): () = stack.redis.command(&["DEL", "webhooks:incoming:acme"]).await;
     sender.send(&event(1)).await.expect(202, "accepted");
     poll::until("the new stream is worked on", WAIT_LIMIT, async || match stack.database.count("webhook_events").await {
@@ -225,7 +225,7 @@ async fn emptied_redis_is_reported_and_work_continues() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     sender.send(&event(0)).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let (): () = stack.redis.command(&["FLUSHALL"]).await;
     for n in 1..=3 {
         sender.send(&event(n)).await.expect(202, "accepted");

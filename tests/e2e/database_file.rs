@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Method;
-use tests::ledger::{Ledger, Place};
+use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::poll;
 use tests::sender::{ADMIN_TOKEN, Sender, content_event, now_ms};
-use tests::sign::Signed;
+use tests::sign::SignedWebhook;
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
@@ -36,7 +36,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", path.display()))
 }
 
-async fn send(stack: &Stack, ledger: &Ledger, content_id: &str) {
+async fn send(stack: &Stack, ledger: &AcceptanceLog, content_id: &str) {
     let answer = stack.sender().acme(&content_event("content_added", content_id, "t", now_ms())).await;
     answer.expect(202, "accepted");
     ledger.record("acme", &answer);
@@ -71,7 +71,7 @@ async fn restart(stack: &mut Stack) {
 async fn stop(stack: &mut Stack) {
     for worker in stack.workers.drain(..) {
         worker.process.terminate();
-        worker.process.ended(WAIT_LIMIT).await;
+        worker.process.wait_until_ended(WAIT_LIMIT).await;
     }
 }
 
@@ -84,12 +84,12 @@ async fn check_integrity(stack: &Stack) {
 async fn sqlite_file_replaced_under_a_worker_gets_no_commit() {
     let (mut stack, folder) = start(2).await;
     let (file, backup) = (path(&stack), folder.path().join("backup.db"));
-    let (before, after) = (Ledger::default(), Ledger::default());
+    let (before, after) = (AcceptanceLog::default(), AcceptanceLog::default());
     send(&stack, &before, "backed-up").await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
-    send(&stack, &Ledger::default(), "since-then").await;
-    stack.drained(WAIT_LIMIT).await;
+    send(&stack, &AcceptanceLog::default(), "since-then").await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 
     fs::rename(&backup, &file).unwrap();
     for n in 0..20 {
@@ -107,10 +107,10 @@ async fn sqlite_file_replaced_under_a_worker_gets_no_commit() {
     }
 
     restart(&mut stack).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     check_integrity(&stack).await;
     let places = after.check(&stack).await;
-    assert_eq!(places[&Place::Database], 20, "{places:?}");
+    assert_eq!(places[&EventPlace::Database], 20, "{places:?}");
     before.check(&stack).await;
     let spent = stack.database.rows("SELECT event_id FROM webhook_events WHERE attempts <> 1", &[]).await;
     assert!(spent.is_empty(), "{spent:?}");
@@ -124,15 +124,15 @@ async fn sqlite_file_copied_over_gets_no_commit() {
     for empty in [false, true] {
         let (mut stack, folder) = start(2).await;
         let (file, backup) = (path(&stack), folder.path().join("backup.db"));
-        send(&stack, &Ledger::default(), "backed-up").await;
-        stack.drained(WAIT_LIMIT).await;
+        send(&stack, &AcceptanceLog::default(), "backed-up").await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
-        send(&stack, &Ledger::default(), "since-then").await;
-        stack.drained(WAIT_LIMIT).await;
+        send(&stack, &AcceptanceLog::default(), "since-then").await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         // Opens a connection that reads.
         for worker in &stack.workers {
             let path = "/api/v1/sessions/none".to_owned();
-            let request = Signed { path, headers: Vec::new(), body: Vec::new() };
+            let request = SignedWebhook { path, headers: Vec::new(), body: Vec::new() };
             let request = request.header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
             let answer = Sender::new(&worker.ops).request(Method::GET, &request).await.unwrap();
             answer.expect_error(404, "E_NOT_FOUND");
@@ -143,7 +143,7 @@ async fn sqlite_file_copied_over_gets_no_commit() {
         } else {
             fs::copy(&backup, &file).unwrap();
         }
-        let ledger = Ledger::default();
+        let ledger = AcceptanceLog::default();
         send(&stack, &ledger, "later").await;
         not_ready(&stack, "was written over").await;
         assert_eq!((stack.unfinished("acme").await, stack.dead("acme").await), (1, 0));
@@ -152,7 +152,7 @@ async fn sqlite_file_copied_over_gets_no_commit() {
             fs::copy(&backup, &file).unwrap();
         }
         stack.add_worker().await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         check_integrity(&stack).await;
         ledger.check(&stack).await;
         assert_eq!(contents(&stack).await, ["backed-up", "later"]);
@@ -164,10 +164,10 @@ async fn sqlite_file_moved_away_and_back_is_used_again() {
     let (stack, folder) = start(2).await;
     let data = folder.path().join("data");
     let (file, elsewhere) = (path(&stack), folder.path().join("elsewhere"));
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     for (n, (from, to)) in [(&file, &elsewhere), (&data, &elsewhere)].into_iter().enumerate() {
         send(&stack, &ledger, &format!("before-{n}")).await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         fs::rename(from, to).unwrap();
         send(&stack, &ledger, &format!("meanwhile-{n}")).await;
         not_ready(&stack, "was removed or renamed").await;
@@ -176,10 +176,10 @@ async fn sqlite_file_moved_away_and_back_is_used_again() {
         for worker in &stack.workers {
             worker.ready(WAIT_LIMIT).await;
         }
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
     let places = ledger.check(&stack).await;
-    assert_eq!(places[&Place::Database], 4, "{places:?}");
+    assert_eq!(places[&EventPlace::Database], 4, "{places:?}");
     assert_eq!(contents(&stack).await.len(), 4);
     check_integrity(&stack).await;
 }
@@ -189,9 +189,9 @@ async fn sqlite_file_moved_away_and_back_is_used_again() {
 async fn sqlite_log_or_index_removed_loses_no_commit() {
     for suffixes in [&["-wal"][..], &["-shm"], &["-wal", "-shm"]] {
         let (mut stack, _folder) = start(1).await;
-        let ledger = Ledger::default();
+        let ledger = AcceptanceLog::default();
         send(&stack, &ledger, "before").await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         for suffix in suffixes {
             fs::remove_file(beside(&path(&stack), suffix)).unwrap();
         }
@@ -200,7 +200,7 @@ async fn sqlite_log_or_index_removed_loses_no_commit() {
         assert_eq!(stack.unfinished("acme").await, 1, "{suffixes:?}");
         stack.workers.remove(0).process.kill();
         stack.add_worker().await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         assert_eq!(contents(&stack).await, ["before", "meanwhile"], "{suffixes:?}");
         ledger.check(&stack).await;
         check_integrity(&stack).await;
@@ -214,12 +214,12 @@ async fn sqlite_link_to_another_file_gets_no_commit() {
     let (file, one, two) = (path(&stack), folder.path().join("one.db"), folder.path().join("two.db"));
     std::os::unix::fs::symlink(&one, &file).unwrap();
     stack.add_worker().await;
-    send(&stack, &Ledger::default(), "before").await;
-    stack.drained(WAIT_LIMIT).await;
+    send(&stack, &AcceptanceLog::default(), "before").await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.database.execute(&format!("VACUUM INTO '{}'", two.display())).await;
     fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink(&two, &file).unwrap();
-    send(&stack, &Ledger::default(), "meanwhile").await;
+    send(&stack, &AcceptanceLog::default(), "meanwhile").await;
     not_ready(&stack, "was replaced by another file").await;
     assert_eq!(stack.unfinished("acme").await, 1);
 }
@@ -230,23 +230,23 @@ async fn sqlite_backup_is_restored_as_documented() {
     let (mut stack, folder) = start(2).await;
     let (file, backup) = (path(&stack), folder.path().join("backup.db"));
     let event = content_event("content_added", "since-then", "t", now_ms());
-    send(&stack, &Ledger::default(), "backed-up").await;
-    stack.drained(WAIT_LIMIT).await;
+    send(&stack, &AcceptanceLog::default(), "backed-up").await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
     stack.sender().acme(&event).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 
     stop(&mut stack).await;
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(beside(&file, suffix));
     }
     fs::copy(&backup, &file).unwrap();
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     send(&stack, &ledger, "while-stopped").await;
     for _ in 0..2 {
         stack.add_worker().await;
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     ledger.check(&stack).await;
     assert_eq!(contents(&stack).await, ["backed-up", "while-stopped"]);
 
@@ -255,7 +255,7 @@ async fn sqlite_backup_is_restored_as_documented() {
     let words: Vec<&str> = std::iter::once("UNLINK").chain(markers.iter().map(String::as_str)).collect();
     let _: usize = stack.redis.command(&words).await;
     stack.sender().acme(&event).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(contents(&stack).await, ["backed-up", "since-then", "while-stopped"]);
     check_integrity(&stack).await;
 }
@@ -273,7 +273,7 @@ fn listing(file: &Path) -> Vec<(String, u64)> {
 async fn refused(stack: &Stack) -> String {
     let (program, _) = stack.worker_program();
     let process = program.spawn();
-    let status = process.ended(WAIT_LIMIT).await;
+    let status = process.wait_until_ended(WAIT_LIMIT).await;
     assert_eq!(status.code(), Some(2), "{}", process.tail());
     process.log()
 }
@@ -282,9 +282,9 @@ async fn refused(stack: &Stack) -> String {
 async fn sqlite_file_missing_at_start_is_refused_untouched() {
     let (mut stack, folder) = start(1).await;
     let (file, elsewhere) = (path(&stack), folder.path().join("elsewhere"));
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     send(&stack, &ledger, "only-in-the-log").await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.workers.remove(0).process.kill();
     fs::create_dir(&elsewhere).unwrap();
     let moved = |suffix: &str| elsewhere.join(beside(&file, suffix).file_name().unwrap());
@@ -314,7 +314,7 @@ async fn sqlite_file_missing_at_start_is_refused_untouched() {
 
     send(&stack, &ledger, "since-then").await;
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     check_integrity(&stack).await;
     ledger.check(&stack).await;
     assert_eq!(contents(&stack).await, ["only-in-the-log", "since-then"]);
@@ -324,8 +324,8 @@ async fn sqlite_file_missing_at_start_is_refused_untouched() {
 async fn sqlite_file_of_another_redis_is_refused_without_logs() {
     let (mut stack, folder) = start(1).await;
     let (other, _other_folder) = start(1).await;
-    send(&stack, &Ledger::default(), "ours").await;
-    stack.drained(WAIT_LIMIT).await;
+    send(&stack, &AcceptanceLog::default(), "ours").await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stop(&mut stack).await;
     let (file, elsewhere) = (path(&stack), folder.path().join("ours.db"));
     fs::rename(&file, &elsewhere).unwrap();
@@ -347,9 +347,9 @@ async fn sqlite_file_renamed_behind_a_link_gets_no_commit() {
     let (mut stack, _folder) = start(1).await;
     let file = path(&stack);
     let renamed = file.with_file_name("real.db");
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     send(&stack, &ledger, "before").await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     fs::rename(&file, &renamed).unwrap();
     std::os::unix::fs::symlink(&renamed, &file).unwrap();
     send(&stack, &ledger, "meanwhile").await;
@@ -357,7 +357,7 @@ async fn sqlite_file_renamed_behind_a_link_gets_no_commit() {
     assert_eq!(stack.unfinished("acme").await, 1);
     stack.workers.remove(0).process.kill();
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     check_integrity(&stack).await;
     ledger.check(&stack).await;
     assert_eq!(contents(&stack).await, ["before", "meanwhile"]);
@@ -370,9 +370,9 @@ async fn sqlite_folder_renamed_behind_a_link_still_works() {
     let (data, moved) = (folder.path().join("data"), folder.path().join("moved"));
     fs::rename(&data, &moved).unwrap();
     std::os::unix::fs::symlink(&moved, &data).unwrap();
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     send(&stack, &ledger, "after").await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     ledger.check(&stack).await;
     stack.workers[0].ready(WAIT_LIMIT).await;
 }
@@ -380,10 +380,10 @@ async fn sqlite_folder_renamed_behind_a_link_still_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_log_cut_off_gets_no_commit() {
     let (stack, _folder) = start(1).await;
-    send(&stack, &Ledger::default(), "before").await;
-    stack.drained(WAIT_LIMIT).await;
+    send(&stack, &AcceptanceLog::default(), "before").await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     fs::File::create(beside(&path(&stack), "-wal")).unwrap();
-    send(&stack, &Ledger::default(), "meanwhile").await;
+    send(&stack, &AcceptanceLog::default(), "meanwhile").await;
     not_ready(&stack, "-wal was").await;
     let log = stack.workers[0].process.log();
     assert!(log.contains("-wal was written over while it is in use"), "{log}");
@@ -393,10 +393,10 @@ async fn sqlite_log_cut_off_gets_no_commit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_log_shortened_by_a_checkpoint_still_works() {
     let (stack, _folder) = start(2).await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     for n in 0..5 {
         send(&stack, &ledger, &format!("event-{n}")).await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         stack.database.rows("PRAGMA wal_checkpoint(TRUNCATE)", &[]).await;
     }
     ledger.check(&stack).await;

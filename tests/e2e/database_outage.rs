@@ -4,19 +4,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::database::{ExclusiveLock, RowLock};
-use tests::ledger::{Ledger, Place};
+use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, mux_event, now_ms, unique};
-use tests::stack::{Builder, Kind, Stack};
-use tests::tcp_proxy::Mode;
-use tests::{pending, poll};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::tcp_proxy::ProxyMode;
+use tests::{pending_entries, poll};
 
 use crate::WAIT_LIMIT;
 
 const OUTAGE: Duration = Duration::from_secs(30);
 
 /// Impatient on purpose: if an outage cost attempts, every event would be dead long before it ends.
-fn impatient() -> Builder {
+fn impatient() -> StackBuilder {
     Stack::builder()
         .redis(RedisOptions::durable())
         .workers(2)
@@ -28,7 +28,7 @@ fn impatient() -> Builder {
 
 /// Sends events for as long as the outage lasts; nothing may die, be lost or be processed meanwhile. What the room is told
 /// changes with each event, so that only the order in which they were sent ends as it is checked afterwards.
-async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
+async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
     let sender = stack.sender();
     let mut number = 0;
     while begun.elapsed() < OUTAGE {
@@ -58,10 +58,10 @@ async fn check_outage(stack: &Stack, ledger: &Ledger, begun: Instant) {
 }
 
 /// After the outage: everything is in the database, at its first attempt.
-async fn check_afterwards(stack: &Stack, ledger: &Ledger) {
-    stack.drained(Duration::from_secs(40)).await;
+async fn check_afterwards(stack: &Stack, ledger: &AcceptanceLog) {
+    stack.wait_until_drained(Duration::from_secs(40)).await;
     let places = ledger.check(stack).await;
-    assert_eq!(places[&Place::Database], ledger.len(), "{places:?}");
+    assert_eq!(places[&EventPlace::Database], ledger.len(), "{places:?}");
     let spent = stack.database.rows("SELECT event_id, attempts FROM webhook_events WHERE attempts <> 1", &[]).await;
     assert_eq!(spent, Vec::<serde_json::Value>::new(), "an outage spent attempts");
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await + stack.dead("sessions").await, 0);
@@ -74,14 +74,14 @@ async fn check_afterwards(stack: &Stack, ledger: &Ledger) {
 async fn announced(stack: &Stack) {
     stack.sender().announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "ready", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_outage_of_half_a_minute_spends_no_attempt() {
-    let mut stack = impatient().database(Kind::OwnPostgres).start().await;
+    let mut stack = impatient().database(DatabaseKind::OwnPostgres).start().await;
     announced(&stack).await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     stack.postgres.as_mut().unwrap().stop().await;
     check_outage(&stack, &ledger, Instant::now()).await;
     stack.postgres.as_mut().unwrap().restart().await;
@@ -92,7 +92,7 @@ async fn postgres_outage_of_half_a_minute_spends_no_attempt() {
 async fn sqlite_lock_of_half_a_minute_spends_no_attempt() {
     let stack = impatient().start().await;
     announced(&stack).await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     let lock = ExclusiveLock::take(&stack.database).await;
     check_outage(&stack, &ledger, Instant::now()).await;
     lock.release().await;
@@ -112,7 +112,7 @@ async fn held(stack: &Stack) -> Option<(String, u64, u64)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_are_not_claimed_during_a_database_outage() {
     const CLAIM_IDLE_MS: u64 = 1_000;
-    let mut stack = impatient().workers(1).database(Kind::OwnPostgres).start().await;
+    let mut stack = impatient().workers(1).database(DatabaseKind::OwnPostgres).start().await;
     // One after the other, so that the names are known.
     stack.add_worker().await;
     stack.postgres.as_mut().unwrap().stop().await;
@@ -140,7 +140,7 @@ async fn entries_are_not_claimed_during_a_database_outage() {
     stack.workers[1 - dying].health("/ready", 503, WAIT_LIMIT).await;
     stack.postgres.as_mut().unwrap().restart().await;
     stack.workers[1 - dying].ready(WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let row = stack.database.event("acme", answer.event_id()).await.unwrap();
     assert_eq!(row["attempts"], 1, "{row}");
     assert_eq!(stack.dead("acme").await, 0);
@@ -159,7 +159,7 @@ async fn database_outage_is_not_counted_against_a_suspect() {
     // Where the worker looks at the database just now, it takes nothing up until that is back.
     for _ in 0..5 {
         let lock = ExclusiveLock::take(&stack.database).await;
-        pending::suspect(&stack.redis, "webhooks:incoming:acme", &fields).await;
+        pending_entries::add_suspect_entry(&stack.redis, "webhooks:incoming:acme", &fields).await;
         let runs = async || if suspects().await == 1 { Ok(()) } else { Err("not yet") };
         if poll::try_until("it runs alone", Duration::from_secs(3), runs).await.is_ok() {
             locked = Some(lock);
@@ -167,7 +167,7 @@ async fn database_outage_is_not_counted_against_a_suspect() {
         }
         lock.release().await;
         stack.workers[0].ready(WAIT_LIMIT).await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
     let lock = locked.expect("it ran");
     poll::until("it is cleared while the database is away", WAIT_LIMIT, async || match suspects().await {
@@ -177,16 +177,16 @@ async fn database_outage_is_not_counted_against_a_suspect() {
     .await;
     stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
     lock.release().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 0);
 }
 
 /// PostgreSQL killed under load, several times, in the middle of transactions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_killed_under_load_loses_nothing() {
-    let mut stack = impatient().database(Kind::OwnPostgres).start().await;
+    let mut stack = impatient().database(DatabaseKind::OwnPostgres).start().await;
     announced(&stack).await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     let sender = stack.sender();
     for round in 0..3 {
         for n in 0..60 {
@@ -212,7 +212,7 @@ async fn postgres_killed_under_load_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_waits_for_the_database_at_start() {
-    let mut stack = impatient().workers(0).database(Kind::OwnPostgres).start().await;
+    let mut stack = impatient().workers(0).database(DatabaseKind::OwnPostgres).start().await;
     stack.postgres.as_mut().unwrap().stop().await;
     let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
     answer.expect(202, "accepted");
@@ -223,18 +223,18 @@ async fn worker_waits_for_the_database_at_start() {
     .await;
     stack.postgres.as_mut().unwrap().restart().await;
     stack.workers[0].ready(WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert!(stack.database.event("acme", answer.event_id()).await.is_some());
 }
 
 /// The connection stands and nothing gets through: the worker must notice by itself, and lose and spend nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_open_database_connection_is_an_outage() {
-    let stack = impatient().database(Kind::Postgres).database_proxied().start().await;
+    let stack = impatient().database(DatabaseKind::Postgres).database_proxied().start().await;
     announced(&stack).await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     let proxy = stack.database_proxy.as_ref().unwrap();
-    proxy.set(Mode::Silent);
+    proxy.set(ProxyMode::Silent);
     let sender = stack.sender();
     for n in 0..20 {
         let answer = sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
@@ -246,16 +246,16 @@ async fn half_open_database_connection_is_an_outage() {
     for worker in &stack.workers {
         worker.health("/ready", 503, Duration::from_secs(30)).await;
     }
-    proxy.set(Mode::Pass);
+    proxy.set(ProxyMode::Pass);
     check_afterwards(&stack, &ledger).await;
 }
 
 /// A connection cut at any point of a transaction: whether it committed or not, the effect is there once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_connections_cut_under_load_lose_nothing() {
-    let stack = impatient().database(Kind::Postgres).database_proxied().start().await;
+    let stack = impatient().database(DatabaseKind::Postgres).database_proxied().start().await;
     announced(&stack).await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     let proxy = stack.database_proxy.as_ref().unwrap();
     let sender = stack.sender();
     for n in 0..300 {
@@ -263,9 +263,9 @@ async fn database_connections_cut_under_load_lose_nothing() {
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
         match n % 20 {
-            5 => proxy.set(Mode::SwallowAnswers),
-            10 => proxy.set(Mode::Cut),
-            12 => proxy.set(Mode::Pass),
+            5 => proxy.set(ProxyMode::SwallowAnswers),
+            10 => proxy.set(ProxyMode::Cut),
+            12 => proxy.set(ProxyMode::Pass),
             _ => {}
         }
     }
@@ -277,7 +277,7 @@ async fn database_connections_cut_under_load_lose_nothing() {
 /// A row that an application keeps locked holds up its own event, at no cost, and nobody else's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_row_delays_only_its_own_event() {
-    let stack = impatient().database(Kind::Postgres).start().await;
+    let stack = impatient().database(DatabaseKind::Postgres).start().await;
     announced(&stack).await;
     let sender = stack.sender();
     for n in 0..10 {
@@ -285,7 +285,7 @@ async fn locked_row_delays_only_its_own_event() {
         stack.status(&format!("free_{n}"), "ready", WAIT_LIMIT).await;
     }
     let lock = RowLock::take(&stack.database, "room").await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     for room in std::iter::once("room".to_owned()).chain((0..10).map(|n| format!("free_{n}"))) {
         let answer = sender.mux(&mux_event(&unique("e"), "active", Some(&room), "ls", now_ms())).await;
         answer.expect(202, "accepted");
@@ -304,13 +304,13 @@ async fn locked_row_delays_only_its_own_event() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_row_delays_no_other_room() {
     const HELD: Duration = Duration::from_secs(20);
-    let stack = impatient().database(Kind::Postgres).start().await;
-    let (sender, ledger) = (stack.sender(), Ledger::default());
+    let stack = impatient().database(DatabaseKind::Postgres).start().await;
+    let (sender, ledger) = (stack.sender(), AcceptanceLog::default());
     for room in ["room", "free"] {
         sender.announce(room, &json!({})).await.expect(202, "accepted");
         stack.status(room, "ready", WAIT_LIMIT).await;
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let lock = RowLock::take(&stack.database, "room").await;
     let begun = Instant::now();
     while begun.elapsed() < HELD {
@@ -338,9 +338,9 @@ async fn locked_row_delays_no_other_room() {
 /// A migration of the application locks a table: its events wait, those of other tables go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_table_delays_only_its_own_events() {
-    let stack = impatient().database(Kind::Postgres).start().await;
+    let stack = impatient().database(DatabaseKind::Postgres).start().await;
     announced(&stack).await;
-    let (sender, ledger) = (stack.sender(), Ledger::default());
+    let (sender, ledger) = (stack.sender(), AcceptanceLog::default());
     let lock = RowLock::take_table(&stack.database, "contents").await;
     for _ in 0..20 {
         let answer = sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;

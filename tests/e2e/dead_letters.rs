@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
-use tests::process::{Finished, Program};
+use tests::process::{ProgramOutput, Program};
 use tests::sender::{content_event, mux_event, now_ms, unique};
 use tests::stack::Stack;
-use tests::{pending, poll};
+use tests::{pending_entries, poll};
 
 use crate::WAIT_LIMIT;
 
@@ -24,7 +24,7 @@ async fn with_dead(count: usize) -> Stack {
     stack
 }
 
-fn lines(finished: &Finished) -> Vec<Value> {
+fn lines(finished: &ProgramOutput) -> Vec<Value> {
     finished
         .stdout
         .lines()
@@ -108,7 +108,7 @@ async fn replay_needs_consent_previews_and_moves() {
         let (_, fields) = before.iter().find(|(_, fields)| fields["event_id"] == id.as_bytes()).unwrap();
         assert_eq!(row["origin"], String::from_utf8_lossy(&fields["origin"]).as_ref(), "origin is kept");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
 }
 
@@ -208,7 +208,7 @@ async fn full_dead_letter_stream_loses_nothing() {
     assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
     // Announced meanwhile, the waiting ones are processed after all.
     stack.sender().announce("absent", &json!({})).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(
         (stack.dead("mux").await, stack.database.count("webhook_events WHERE platform = 'mux'").await),
         (2, 3)
@@ -226,8 +226,8 @@ async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
         ["v", "1", "event_id", "poison", "event_type", "content_added", "occurred_at", &now, "received_at"];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     // Three workers ended over it.
-    pending::condemned(&stack.redis, "webhooks:incoming:acme", "webhooks:suspects:acme", &fields).await;
-    stack.workers[0].process.logged("the dead letters are at DLQ_MAX_LEN", WAIT_LIMIT).await;
+    pending_entries::add_condemned_entry(&stack.redis, "webhooks:incoming:acme", "webhooks:suspects:acme", &fields).await;
+    stack.workers[0].process.wait_until_logged("the dead letters are at DLQ_MAX_LEN", WAIT_LIMIT).await;
     poll::throughout("it is left alone", std::time::Duration::from_secs(3), async || {
         match (stack.unfinished("acme").await, stack.retrying("acme").await) {
             (1, 0) => Ok(()),
@@ -239,6 +239,6 @@ async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
     let log = stack.workers[0].process.log();
     assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
     stack.redis.command::<usize>(&["DEL", "webhooks:dlq:acme"]).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!((stack.dead("acme").await, stack.database.count("webhook_events").await), (1, 0));
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::ledger::entries;
 use tests::poll;
 use tests::sender::{mux_event, now_ms};
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::dlq_tool::{add_dead_letter, length, run, server};
@@ -12,7 +12,7 @@ use crate::dlq_tool::{add_dead_letter, length, run, server};
 on_both!(edited_event_takes_effect_once);
 
 /// A dead letter of mux whose room does not exist.
-async fn with_a_dead_letter(kind: Kind) -> (Stack, String) {
+async fn with_a_dead_letter(kind: DatabaseKind) -> (Stack, String) {
     let stack = Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let body = mux_event("evt", "active", Some("wrong-room"), "wrong-stream", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
@@ -31,7 +31,7 @@ async fn dead_by(stack: &Stack, code: &str) -> std::collections::HashMap<String,
     .await
 }
 
-async fn edited_event_takes_effect_once(kind: Kind) {
+async fn edited_event_takes_effect_once(kind: DatabaseKind) {
     let (stack, exported) = with_a_dead_letter(kind).await;
     let original: Value = serde_json::from_str(&exported).unwrap();
     stack.sender().announce("right-room", &json!({})).await.expect(202, "accepted");
@@ -43,7 +43,7 @@ async fn edited_event_takes_effect_once(kind: Kind) {
     stack.status("right-room", "idle", WAIT_LIMIT).await;
     let row = stack.database.event("mux", "evt").await.expect("in the ledger");
     assert_eq!((&row["event_type"], &row["origin"]), (&json!("video.live_stream.idle"), &original["origin"]));
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 
     // The dead letter comes back from a file, and is edited otherwise: the event has had its effect.
     let file = stack.program("dlq-tool").env("NO_COLOR", "1").args(["import"]);
@@ -66,7 +66,7 @@ async fn edited_event_takes_effect_once(kind: Kind) {
     let imported = stack.program("dlq-tool").arg("import").run_with_input(exported.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
     assert_eq!(stack.dlq_tool(&["replay"]).await.code, Some(0));
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
 }
 

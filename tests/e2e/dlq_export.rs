@@ -1,6 +1,6 @@
 //! `dlq-tool export` and `import`: what went out comes back as it was, once, or is refused by name.
 
-use tests::process::Finished;
+use tests::process::ProgramOutput;
 use tests::redis::RedisServer;
 
 use crate::WAIT_LIMIT;
@@ -13,7 +13,7 @@ async fn fingerprints(server: &RedisServer) -> Vec<String> {
     server.command(&["EVAL", script, "1", "webhooks:dlq:mux"]).await
 }
 
-async fn import(server: &RedisServer, words: &[&str], lines: &str) -> Finished {
+async fn import(server: &RedisServer, words: &[&str], lines: &str) -> ProgramOutput {
     tool(server, &[&["import"], words].concat()).run_with_input(lines.as_bytes(), WAIT_LIMIT).await
 }
 

@@ -137,7 +137,7 @@ async fn entries_removed_by_a_second_operator_are_counted_once() {
         let left = length(&server, "webhooks:dlq:mux").await;
         assert_eq!(run(&server, &[verb, "--yes"]).await.code, Some(0));
         replay.thaw();
-        let status = replay.ended(WAIT_LIMIT).await;
+        let status = replay.wait_until_ended(WAIT_LIMIT).await;
         let log = replay.log();
         let lines = log.lines().filter(|line| line.contains("no longer")).count();
         let told = format!("{left} dead letters were no longer there: replayed or purged elsewhere meanwhile");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::visible::is_visible;
 use tests::poll;
-use tests::process::{Finished, Program};
+use tests::process::{ProgramOutput, Program};
 use tests::redis::{RedisOptions, RedisServer};
 use unicode_width::UnicodeWidthStr;
 
@@ -55,7 +55,7 @@ pub(crate) fn tool(server: &RedisServer, words: &[&str]) -> Program {
     Program::new("dlq-tool").env("REDIS_URL", server.url()).args(words)
 }
 
-pub(crate) async fn run(server: &RedisServer, words: &[&str]) -> Finished {
+pub(crate) async fn run(server: &RedisServer, words: &[&str]) -> ProgramOutput {
     tool(server, words).run(WAIT_LIMIT).await
 }
 
@@ -228,7 +228,7 @@ async fn interrupted_replay_stops_between_entries() {
     })
     .await;
     process.interrupt();
-    assert_eq!(process.ended(WAIT_LIMIT).await.code(), Some(1));
+    assert_eq!(process.wait_until_ended(WAIT_LIMIT).await.code(), Some(1));
     let (left, moved) = (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await);
     assert_eq!(left + moved, 60);
     assert!(left > 0, "it went on");
@@ -251,7 +251,7 @@ async fn replay_leaves_half_of_the_backlog_to_ingress() {
     assert!(process.is_running(), "{}", process.log());
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 5);
     server.command::<usize>(&["DEL", "webhooks:incoming:mux"]).await;
-    assert_eq!(process.ended(WAIT_LIMIT).await.code(), Some(0), "{}", process.log());
+    assert_eq!(process.wait_until_ended(WAIT_LIMIT).await.code(), Some(0), "{}", process.log());
     assert_eq!(filled(5).await, Ok(()));
 }
 

@@ -37,16 +37,16 @@ async fn watch_shows_new_dead_letters_until_ctrl_c() {
     server.command::<()>(&["SET", "webhooks:dlq:broken", "text"]).await;
     add_dead_letter_of(&server, "mux", "before").await;
     let watch = tool(&server, &["watch"]).spawn();
-    watch.logged("watching", WAIT_LIMIT).await;
+    watch.wait_until_logged("watching", WAIT_LIMIT).await;
     add_dead_letter_of(&server, "mux", "one").await;
     shows(&watch, &["one"]).await;
-    watch.logged("broken: webhooks:dlq:broken holds something else; it is not watched", WAIT_LIMIT).await;
+    watch.wait_until_logged("broken: webhooks:dlq:broken holds something else; it is not watched", WAIT_LIMIT).await;
     // A platform that has never had an event before.
     server.command::<()>(&["SADD", "webhooks:platforms", "acme"]).await;
     add_dead_letter_of(&server, "acme", "two").await;
     shows(&watch, &["one", "two"]).await;
     watch.interrupt();
-    assert_eq!(watch.ended(WAIT_LIMIT).await.code(), Some(0), "{}", watch.log());
+    assert_eq!(watch.wait_until_ended(WAIT_LIMIT).await.code(), Some(0), "{}", watch.log());
 }
 
 #[tokio::test]
@@ -54,15 +54,15 @@ async fn watch_resumes_after_a_redis_outage() {
     let mut server = RedisServer::start(RedisOptions::durable()).await;
     server.command::<()>(&["SADD", "webhooks:platforms", "mux"]).await;
     let watch = tool(&server, &["watch"]).spawn();
-    watch.logged("watching", WAIT_LIMIT).await;
+    watch.wait_until_logged("watching", WAIT_LIMIT).await;
     add_dead_letter_of(&server, "mux", "one").await;
     shows(&watch, &["one"]).await;
     server.kill();
-    watch.logged("Redis is away", WAIT_LIMIT).await;
+    watch.wait_until_logged("Redis is away", WAIT_LIMIT).await;
     server.restart().await;
     add_dead_letter_of(&server, "mux", "two").await;
     shows(&watch, &["one", "two"]).await;
-    watch.logged("Redis is back", WAIT_LIMIT).await;
+    watch.wait_until_logged("Redis is back", WAIT_LIMIT).await;
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use tests::poll;
-use tests::sender::{Answer, content_event, mux_event, now_ms, unique};
+use tests::sender::{HttpAnswer, content_event, mux_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{Builder, Role, Stack};
+use tests::stack::{StackBuilder, ServerProcess, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
@@ -27,11 +27,11 @@ async fn ledger_has(stack: &Stack, platform: &str, count: usize, within: Duratio
 }
 
 #[track_caller]
-fn done(answer: &Answer) {
+fn done(answer: &HttpAnswer) {
     assert!((200..300).contains(&answer.status), "answer: {}", answer.text);
 }
 
-async fn shows(role: &Role, metric: &str, platform: &str, value: f64) {
+async fn shows(role: &ServerProcess, metric: &str, platform: &str, value: f64) {
     let label = format!("platform=\"{platform}\"");
     poll::until(&format!("{metric} of {platform} is {value}"), WAIT_LIMIT, async || {
         let seen = role.metric(metric, &[&label]).await;
@@ -127,7 +127,7 @@ async fn draining_platform_can_be_registered_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_platform_holds_and_resumes() {
     // Long enough that it is not due before the pause is known, and then is.
-    let delays = |builder: Builder| builder.worker_env("RETRY_BASE_MS", "4000").worker_env("RETRY_MAX_MS", "4000");
+    let delays = |builder: StackBuilder| builder.worker_env("RETRY_BASE_MS", "4000").worker_env("RETRY_MAX_MS", "4000");
     let mut stack = delays(builder_with_key()).ingresses(2).workers(1).start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     // One that waits for its session, in the retry set.
@@ -161,7 +161,7 @@ async fn paused_platform_holds_and_resumes() {
     done(&two.pause("mux", false).await);
     stack.status("late", "idle", PROPAGATION_LIMIT).await;
     ledger_has(&stack, "mux", 2, PROPAGATION_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 }
 
 /// What a worker held when the platform was paused goes back at once, and is taken up again when it is resumed, without
@@ -179,12 +179,12 @@ async fn pending_entries_of_a_paused_platform_resume_at_once() {
     done(&sender.pause("acme", true).await);
     tokio::time::sleep(PROPAGATION_LIMIT).await;
     lock.release().await;
-    stack.workers[0].process.logged("paused; handed back", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("paused; handed back", WAIT_LIMIT).await;
     let finished = stack.database.count("contents").await;
     assert!(finished < 20, "{finished}");
     done(&sender.pause("acme", false).await);
     ledger_has(&stack, "acme", 20, Duration::from_secs(5)).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 }
 
 /// A worker that has just started touches nothing before it has read what is paused and what is registered, and does not

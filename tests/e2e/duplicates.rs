@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::json;
-use tests::ledger::Ledger;
+use tests::ledger::AcceptanceLog;
 use tests::sender::{ACME_SECRET, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
 use tests::sign;
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 on_both!(thousand_concurrent_duplicates_are_one_event);
 on_both!(expired_dedup_marker_does_not_repeat_the_effect);
 
-async fn thousand_concurrent_duplicates_are_one_event(kind: Kind) {
+async fn thousand_concurrent_duplicates_are_one_event(kind: DatabaseKind) {
     const CONNECTIONS: usize = 64;
     const COPIES: usize = 1_000;
     let stack = Stack::builder().database(kind).ingresses(2).workers(2).start().await;
@@ -45,15 +45,15 @@ async fn thousand_concurrent_duplicates_are_one_event(kind: Kind) {
     let ids: BTreeSet<&str> = answers.iter().map(|answer| answer.event_id()).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
 
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 1);
     assert_eq!(stack.database.status("crowded").await, "live");
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     answers.iter().for_each(|answer| ledger.record("mux", answer));
     ledger.check(&stack).await;
 }
 
-async fn expired_dedup_marker_does_not_repeat_the_effect(kind: Kind) {
+async fn expired_dedup_marker_does_not_repeat_the_effect(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("twice", &json!({})).await.expect(202, "accepted");
@@ -62,7 +62,7 @@ async fn expired_dedup_marker_does_not_repeat_the_effect(kind: Kind) {
     let first = mux_event(&unique("event"), "active", Some("twice"), "ls", at);
     sender.mux(&first).await.expect(202, "accepted");
     stack.status("twice", "live", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let before = stack.database.event("mux", first["id"].as_str().unwrap()).await.unwrap();
 
     let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
@@ -75,7 +75,7 @@ async fn expired_dedup_marker_does_not_repeat_the_effect(kind: Kind) {
     // A direct write by the application in between must survive the late copy.
     stack.database.execute("UPDATE sessions SET status = 'idle' WHERE room_id = 'twice'").await;
     sender.mux(&first).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("twice").await, "idle", "the ledger decides: no second effect");
     assert_eq!(stack.database.event("mux", first["id"].as_str().unwrap()).await.unwrap(), before);
     assert_eq!(stack.dead("mux").await, 0);

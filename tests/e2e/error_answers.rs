@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::json;
 use tests::sender::{ACME_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event, now, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -24,7 +24,7 @@ async fn unknown_disabled_and_unconfigured_platforms_are_refused() {
     answer.expect_error(500, "E_WEBHOOK_CONFIG_MISSING");
     assert_eq!(answer.json["errmesg"], "Webhook signing secret not configured");
     // In this order: what is wrong about the platform comes before what is wrong about the request.
-    let huge = Signed { body: vec![b'x'; 2 << 20], ..to("off") };
+    let huge = SignedWebhook { body: vec![b'x'; 2 << 20], ..to("off") };
     sender.send(&huge).await.expect_error(403, "E_WEBHOOK_PLATFORM_DISABLED");
     let streams: Vec<String> = stack.redis.command(&["KEYS", "webhooks:incoming:*"]).await;
     for stream in streams {
@@ -95,11 +95,11 @@ async fn errors_have_the_envelope_and_a_logged_error_id() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let mut ids = BTreeSet::new();
-    let mut seen = |answer: &tests::sender::Answer, status: u16, code: &str| {
+    let mut seen = |answer: &tests::sender::HttpAnswer, status: u16, code: &str| {
         answer.expect_error(status, code);
         assert!(ids.insert(answer.json["erresid"].as_str().unwrap().to_owned()), "an erresid came twice");
     };
-    let path = |path: &str| Signed { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
+    let path = |path: &str| SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
     seen(&sender.get("/nothing/here").await, 404, "E_NOT_FOUND");
     seen(&sender.send(&path("/")).await, 404, "E_NOT_FOUND");
     seen(&sender.get("/api/v1/webhooks/mux").await, 405, "E_METHOD_NOT_ALLOWED");

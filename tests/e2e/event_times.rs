@@ -1,8 +1,8 @@
 //! Times as senders write them order events; a time that cannot be read never beats a known one.
 
 use serde_json::json;
-use tests::sender::{Answer, Sender, now_ms, rfc3339};
-use tests::stack::{Builder, Kind, Stack};
+use tests::sender::{HttpAnswer, Sender, now_ms, rfc3339};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
 use tests::{poll, sign};
 
 use crate::WAIT_LIMIT;
@@ -25,11 +25,11 @@ session = "/room"
 "down" = { effect = "session.status", status = "ended" }
 "#;
 
-fn builder() -> Builder {
+fn builder() -> StackBuilder {
     Stack::builder().platforms(OWN).ingress_env("OWN_SECRET", SECRET)
 }
 
-async fn send(sender: &Sender, kind: &str, room: &str, at: &serde_json::Value) -> Answer {
+async fn send(sender: &Sender, kind: &str, room: &str, at: &serde_json::Value) -> HttpAnswer {
     let body = json!({"id": format!("{room}-{kind}"), "type": kind, "room": room, "at": at}).to_string();
     sender.send(&sign::over_body("own", "X-Own-Signature", SECRET, body.as_bytes())).await
 }
@@ -50,11 +50,11 @@ async fn older_event_loses_however_its_time_is_written() {
     for (n, form) in forms.iter().enumerate() {
         send(&sender, "down", &format!("room_{n}"), &form(&newer).into()).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for (n, form) in forms.iter().enumerate() {
         send(&sender, "up", &format!("room_{n}"), &form(&older).into()).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for (n, form) in forms.iter().enumerate() {
         assert_eq!(stack.database.status(&format!("room_{n}")).await, "ended", "{}", form(&newer));
     }
@@ -62,18 +62,18 @@ async fn older_event_loses_however_its_time_is_written() {
 
 on_both!(unreadable_time_never_beats_a_known_one);
 
-async fn unreadable_time_never_beats_a_known_one(kind: Kind) {
+async fn unreadable_time_never_beats_a_known_one(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     let sender = stack.sender();
     let known = json!(rfc3339(now_ms() - 60_000));
     // Both orders of arrival.
     send(&sender, "down", "first", &known).await.expect(202, "accepted");
     send(&sender, "up", "second", &json!("12/01/2026 10:00 PM")).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.status("second", "live", WAIT_LIMIT).await;
     send(&sender, "up", "first", &json!("yesterday")).await.expect(202, "accepted");
     send(&sender, "down", "second", &known).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for room in ["first", "second"] {
         assert_eq!(stack.database.status(room).await, "ended", "{room}");
     }
@@ -103,7 +103,7 @@ async fn time_zone_holds_for_event_times_and_columns() {
     let go = format!("{} +0300 +03", local(newer - 1000).replace('T', " "));
     send(&sender, "up", "other", &json!(go)).await.expect(202, "accepted");
     send(&sender, "down", "other", &json!(local(newer))).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for (room, started) in [("room", older), ("other", newer - 1000)] {
         let session = stack.database.session(room).await.expect("a session");
         assert_eq!((&session["status"], &session["started_at"]), (&json!("ended"), &json!(rfc3339(started))));
@@ -123,7 +123,7 @@ async fn time_ahead_of_arrival_becomes_arrival_and_is_counted() {
         send(&sender, "up", room, &ahead).await.expect(202, "accepted");
     }
     send(&sender, "up", "third", &json!(rfc3339(now_ms() + 60_000))).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let row = stack.database.event("own", "first-up").await.expect("in the ledger");
     assert_eq!(row["occurred_at"], row["received_at"]);
     let ahead = stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
@@ -160,10 +160,10 @@ async fn unreadable_time_stays_unreadable_through_a_replay() {
     let imported = stack.program("dlq-tool").arg("import").run_with_input(exported.stdout.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
     sender.announce("room", &json!({"status": "idle"})).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let replayed = stack.dlq_tool(&["replay"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert!(stack.database.event("own", "room-up").await.is_some(), "it was applied");
     assert_eq!(stack.database.status("room").await, "idle", "the announcement's time is known");
 }

@@ -4,17 +4,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tests::sender::{
-    ACME_SECRET, Answer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, Sender, content_event, livekit_event, mux_event,
+    ACME_SECRET, HttpAnswer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, Sender, content_event, livekit_event, mux_event,
     now, now_ms, unique,
 };
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 const INVALID: &str = "E_WEBHOOK_INVALID_SIGNATURE";
 const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
 
 /// Refused with `code`; Redis holds neither entry nor marker nor quota.
-async fn check_refused(stack: &Stack, sender: &Sender, what: &str, signed: &Signed, code: &str) -> Answer {
+async fn check_refused(stack: &Stack, sender: &Sender, what: &str, signed: &SignedWebhook, code: &str) -> HttpAnswer {
     let answer = sender.send(signed).await;
     assert_eq!((answer.status, answer.errcode()), (401, code), "{what}: {}", answer.text);
     answer.expect_error(401, code);
@@ -37,13 +37,13 @@ async fn check_refused(stack: &Stack, sender: &Sender, what: &str, signed: &Sign
     answer
 }
 
-fn tampered(mut signed: Signed) -> Signed {
+fn tampered(mut signed: SignedWebhook) -> SignedWebhook {
     let text = String::from_utf8(signed.body).unwrap();
     signed.body = text.replacen("room_1", "room_2", 1).into_bytes();
     signed
 }
 
-fn resigned(signed: &Signed, header: &str, value: &str) -> Signed {
+fn resigned(signed: &SignedWebhook, header: &str, value: &str) -> SignedWebhook {
     signed.clone().without(header).header(header, value)
 }
 
@@ -188,8 +188,8 @@ async fn generic_forgeries_leave_nothing() {
         ("not hex", header(&format!("sha256={}", "z".repeat(64)))),
         ("cut short", header(&format!("sha256={}", &hex[..32]))),
         ("only the prefix", header("sha256=")),
-        ("an appended byte", Signed { body: format!("{body} ").into_bytes(), ..good.clone() }),
-        ("an empty body", Signed { body: Vec::new(), ..good.clone() }),
+        ("an appended byte", SignedWebhook { body: format!("{body} ").into_bytes(), ..good.clone() }),
+        ("an empty body", SignedWebhook { body: Vec::new(), ..good.clone() }),
         ("two wrong headers", header(&format!("sha1={hex}")).header("x-webhook-signature", "sha256=00")),
     ];
     for (what, signed) in &forgeries {

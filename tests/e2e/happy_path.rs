@@ -6,7 +6,7 @@ use tests::sender::{
     ACME_SECRET, MUX_SECRET, content_event, livekit_event, mux_asset, mux_event, now, now_ms, rfc3339, unique,
 };
 use tests::sign;
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -15,7 +15,7 @@ on_both!(livekit_events_open_and_close_a_room);
 on_both!(contents_follow_netflix_and_generic_events);
 on_both!(mux_assets_become_recordings);
 
-async fn mux_events_update_an_announced_session(kind: Kind) {
+async fn mux_events_update_an_announced_session(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("room_123", &json!({})).await.expect(202, "accepted");
@@ -33,7 +33,7 @@ async fn mux_events_update_an_announced_session(kind: Kind) {
         let session = stack.database.session("room_123").await.unwrap();
         assert_eq!(session["last_event_id"], id.as_str());
         assert_eq!(session["last_event_at"], rfc3339(at + n * 1_000));
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         let row = stack.database.event("mux", &id).await.unwrap();
         assert_eq!(row["action"], "status_updated");
         assert_eq!(row["event_type"], format!("video.live_stream.{event}"));
@@ -53,13 +53,13 @@ async fn mux_events_update_an_announced_session(kind: Kind) {
         .mux(&mux_event(&id, "disconnected", Some("room_123"), "stream_xyz", at + 9_000))
         .await
         .expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.event("mux", &id).await.unwrap()["action"], "status_unchanged");
 
     // Types without an effect need no session and leave a ledger row.
     let id = unique("event");
     sender.mux(&mux_event(&id, "created", None, "unheard_of", at)).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.event("mux", &id).await.unwrap()["action"], "logged");
     assert_eq!(stack.dead("mux").await, 0);
 }
@@ -91,7 +91,7 @@ async fn mux_finds_the_session_by_live_stream_id() {
     stack.status("by_config", "idle", WAIT_LIMIT).await;
 }
 
-async fn mux_assets_become_recordings(kind: Kind) {
+async fn mux_assets_become_recordings(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("recorded", &json!({"live_stream_id": "ls_rec"})).await.expect(202, "accepted");
@@ -100,7 +100,7 @@ async fn mux_assets_become_recordings(kind: Kind) {
     for (n, state) in (0..).zip(["created", "ready"]) {
         let body = mux_asset(&unique("event"), state, "asset_1", "ls_rec", at + n);
         sender.mux(&body).await.expect(202, "accepted");
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         let rows = stack.database.rows("SELECT * FROM recordings WHERE recording_id = $1", &["asset_1"]).await;
         assert_eq!(rows.len(), 1);
         assert_eq!((&rows[0]["state"], &rows[0]["room_id"]), (&json!(state), &json!("recorded")));
@@ -108,7 +108,7 @@ async fn mux_assets_become_recordings(kind: Kind) {
     }
     // Arriving late, the older state does not come back.
     sender.mux(&mux_asset(&unique("event"), "created", "asset_1", "ls_rec", at - 1)).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let rows = stack.database.rows("SELECT state FROM recordings", &[]).await;
     assert_eq!(rows, [json!({"state": "ready"})]);
     assert_eq!(
@@ -118,7 +118,7 @@ async fn mux_assets_become_recordings(kind: Kind) {
     );
 }
 
-async fn livekit_events_open_and_close_a_room(kind: Kind) {
+async fn livekit_events_open_and_close_a_room(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("lk-room", &json!({})).await.expect(202, "accepted");
@@ -132,16 +132,16 @@ async fn livekit_events_open_and_close_a_room(kind: Kind) {
 
     let id = unique("EV");
     sender.livekit(&livekit_event(&id, "participant_joined", "lk-room", at)).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.event("livekit", &id).await.unwrap()["action"], "logged");
 }
 
-async fn contents_follow_netflix_and_generic_events(kind: Kind) {
+async fn contents_follow_netflix_and_generic_events(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     let at = now_ms();
     let content = async |platform: &str| {
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         let sql = "SELECT title, content_type, state FROM contents WHERE platform = $1 AND content_id = 'c1'";
         stack.database.rows(sql, &[platform]).await.pop().unwrap()
     };
@@ -162,7 +162,7 @@ async fn contents_follow_netflix_and_generic_events(kind: Kind) {
         let body =
             json!({"event_type": "something_else", "timestamp": rfc3339(at), "payload": {"content_id": "c2"}});
         let id = send(body).await.expect(202, "accepted").to_owned();
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.event(platform, &id).await.unwrap()["action"], "logged");
     }
 }
@@ -181,7 +181,7 @@ async fn bundled_platforms_serve_every_route_alias_and_header() {
             sender.send(&signed).await.expect(202, "accepted");
         }
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 8, "one name in the ledger");
 }
 
@@ -244,7 +244,7 @@ session = "/payload/room"
         .send(&sign::generic("rotating", "no-key", body(4, "stream.down").as_bytes()))
         .await
         .expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 2, "an ignored type is not queued");
     let session = stack.database.session("r1").await.unwrap();
     assert_eq!((&session["title"], &session["status"]), (&json!("Hello"), &json!("live")));

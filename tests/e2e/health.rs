@@ -74,7 +74,7 @@ async fn log_lines_hold_no_secret_signature_or_body() {
         .await
         .expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
     sender.announce("room", &json!({"config": {"x": "needle-in-the-body"}})).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let signature = signed.value("x-webhook-signature").trim_start_matches("sha256=").to_owned();
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();

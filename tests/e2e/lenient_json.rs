@@ -2,20 +2,20 @@
 
 use serde_json::{Value, json};
 use tests::sender::{ACME_SECRET, now_ms, rfc3339, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Kind, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 const SECRET: &str = "realcast-secret-77aa";
 
-fn realcast(body: &str) -> Signed {
+fn realcast(body: &str) -> SignedWebhook {
     sign::over_body("realcast", "X-RealCast-Signature", SECRET, body.as_bytes())
 }
 
 on_both!(lone_surrogate_is_stored_as_replacement_character);
 
-async fn lone_surrogate_is_stored_as_replacement_character(kind: Kind) {
+async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).ingress_env("REALCAST_WEBHOOK_SECRET", SECRET).start().await;
     let sender = stack.sender();
     let at = rfc3339(now_ms());
@@ -35,10 +35,10 @@ async fn lone_surrogate_is_stored_as_replacement_character(kind: Kind) {
     let config = br#"{"config":{"name":"\ud83d"}}"#;
     let token = format!("Bearer {}", tests::sender::ADMIN_TOKEN);
     let announced = tests::sender::announcement("room", &json!({})).header("authorization", &token);
-    let announced = Signed { body: config.to_vec(), ..announced };
+    let announced = SignedWebhook { body: config.to_vec(), ..announced };
     let announced = sender.request(reqwest::Method::PUT, &announced).await.expect("an answer");
     announced.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 
     let rows = stack.database.rows("SELECT message FROM chat_messages WHERE message_id = 'm'", &[]).await;
     assert_eq!(rows, [json!({"message": "cut \u{fffd}"})]);
@@ -83,7 +83,7 @@ async fn other_text_encodings_are_accepted_as_json() {
     for body in &bodies {
         sender.send(&sign::generic("acme", ACME_SECRET, body)).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for id in &ids {
         let rows = stack.database.rows("SELECT title FROM contents WHERE content_id = $1", &[id]).await;
         assert_eq!(rows.len(), 1, "{id}");
@@ -126,7 +126,7 @@ async fn ids_with_replaced_bytes_never_share_a_row() {
         let chat = event("chat.message.new", &format!(r#""stream_id":"r","message_id":"{id}""#));
         stack.sender().send(&chat).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("sessions").await + stack.database.count("chat_messages").await, 0);
     let listed = stack.dlq_tool(&["list", "--platform", "realcast", "--output", "json"]).await;
     let dead: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();

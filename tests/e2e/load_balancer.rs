@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::process::{self, Process, Program};
-use tests::prometheus::shipped;
+use tests::prometheus::repository_file;
 use tests::redis::RedisOptions;
 use tests::sender::{Sender, content_event, now_ms, unique};
 use tests::stack::Stack;
@@ -23,7 +23,7 @@ struct HaProxy {
 
 async fn balancer(stack: &Stack) -> HaProxy {
     let (front, operations) = (ports::free(), ports::free());
-    let mut shipped = shipped("deploy/haproxy.cfg");
+    let mut shipped = repository_file("deploy/haproxy.cfg");
     for (name, here) in [(":8000", front), (":8404", operations)] {
         let bind = format!("bind {name}");
         assert_eq!(shipped.matches(&bind).count(), 1, "{bind}");
@@ -86,10 +86,10 @@ async fn replicas_restarted_in_turn_accept_every_event_once() {
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
     stack.ingresses[0].process.terminate();
-    stack.ingresses[0].process.ended(WAIT_LIMIT).await;
+    stack.ingresses[0].process.wait_until_ended(WAIT_LIMIT).await;
     balancer.ready(1).await;
     let accepted = sending.await.unwrap();
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("contents").await, accepted);
 
     // While Redis is away no replica is ready; the answer is ingress's own all the same.

@@ -5,20 +5,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
-/// Runs `async fn NAME(kind: Kind)` as the tests `NAME::sqlite` and `NAME::postgres`.
+/// Runs `async fn NAME(kind: DatabaseKind)` as the tests `NAME::sqlite` and `NAME::postgres`.
 macro_rules! on_both {
     ($name:ident) => {
         mod $name {
-            use tests::stack::Kind;
+            use tests::stack::DatabaseKind;
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                super::$name(Kind::Sqlite).await;
+                super::$name(DatabaseKind::Sqlite).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                super::$name(Kind::Postgres).await;
+                super::$name(DatabaseKind::Postgres).await;
             }
         }
     };

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tests::sender::{content_event, now_ms, unique};
-use tests::stack::{Role, Stack};
+use tests::stack::{ServerProcess, Stack};
 
 use raw_client::RawReply;
 use requests::{MalformedRequest, RunSeed};
@@ -126,7 +126,7 @@ fn shown(case: &MalformedRequest, reply: &RawReply) -> String {
 }
 
 /// Memory in use, in bytes.
-fn resident_memory(role: &Role) -> u64 {
+fn resident_memory(role: &ServerProcess) -> u64 {
     // What is in flight has been answered, but tasks end a moment later.
     std::thread::sleep(Duration::from_millis(300));
     let status = std::fs::read_to_string(format!("/proc/{}/status", role.process.pid())).unwrap();

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tests::poll;
 use tests::sender::{mux_asset, mux_event, now_ms, unique};
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 on_both!(event_without_session_waits_dies_and_is_replayed);
 
-async fn event_without_session_waits_dies_and_is_replayed(kind: Kind) {
+async fn event_without_session_waits_dies_and_is_replayed(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "1500").start().await;
     let sender = stack.sender();
     let id = unique("event");
@@ -26,7 +26,7 @@ async fn event_without_session_waits_dies_and_is_replayed(kind: Kind) {
     poll::until("it is dead", WAIT_LIMIT, async || if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") })
         .await;
     assert_eq!((stack.unfinished("mux").await, stack.retrying("mux").await), (0, 0));
-    stack.workers[0].process.logged("No session found for live_stream_id=ls_9, passthrough=nowhere", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("No session found for live_stream_id=ls_9, passthrough=nowhere", WAIT_LIMIT).await;
 
     let listed = stack.dlq_tool(&["list", "--output", "json", "--error-code", "session_not_found"]).await;
     let letter: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
@@ -42,7 +42,7 @@ async fn event_without_session_waits_dies_and_is_replayed(kind: Kind) {
     let replayed = stack.dlq_tool(&["replay", "--event-id", &id]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     stack.status("nowhere", "live", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
     assert_eq!(stack.database.event("mux", &id).await.unwrap()["action"], "status_updated");
 }
@@ -68,7 +68,7 @@ async fn event_with_a_session_announced_in_time_is_processed() {
     assert_eq!(stack.dead("mux").await, 0);
     sender.announce("late", &json!({"live_stream_id": "ls_late"})).await.expect(202, "accepted");
     stack.status("late", "live", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 2);
 }
@@ -110,7 +110,7 @@ missing_session = "create"
         sender.send(&signed).await.expect(202, "accepted");
     }
     stack.status("mine", "stopped", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("theirs").await, "ready");
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
     let letter: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));

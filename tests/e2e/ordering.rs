@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::sender::{livekit_event, mux_event, now, now_ms, unique};
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -12,7 +12,7 @@ const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2,
 
 on_both!(delivery_order_does_not_change_the_final_row);
 
-async fn delivery_order_does_not_change_the_final_row(kind: Kind) {
+async fn delivery_order_does_not_change_the_final_row(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     for n in 0..ORDERS.len() {
@@ -31,7 +31,7 @@ async fn delivery_order_does_not_change_the_final_row(kind: Kind) {
             sender.mux(&body).await.expect(202, "accepted");
         }
         // Each step is processed before the next one is sent, so that delivery really has this order.
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
     let mut rows = Vec::new();
     for n in 0..ORDERS.len() {
@@ -86,7 +86,7 @@ async fn shuffled_burst_ends_in_the_newest_state() {
         }
     }
     assert!(sends.join_all().await.iter().all(|status| *status == 202));
-    stack.drained(Duration::from_secs(30)).await;
+    stack.wait_until_drained(Duration::from_secs(30)).await;
     for n in 0..ROOMS {
         let wanted = if n % 2 == 0 { "ended" } else { "idle" };
         assert_eq!(stack.database.status(&format!("room_{n}")).await, wanted, "room_{n}");

@@ -8,18 +8,18 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, mux_event, now_ms};
 use tests::sign;
-use tests::stack::{Builder, Kind, Stack};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 const SECRET: &str = "outbound-secret-31c7";
 
-fn builder(urls: &[&Downstream]) -> Builder {
+fn builder(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
     Stack::builder()
         .worker_env("WEBHOOK_URLS", &urls.join(","))
@@ -56,7 +56,7 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
 /// As after a worker that was killed when it had put a delivery up, and not yet let go of what it came from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delivery_enqueued_twice_is_sent_once() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = builder(&[&receiver]).start().await;
     let at = now_ms().to_string();
     let fields = ["v", "1", "event_id", "e", "event_type", "content_added", "occurred_at", &at, "received_at", &at];
@@ -87,8 +87,8 @@ async fn delivery_enqueued_twice_is_sent_once() {
 
 on_both!(processed_event_is_sent_signed_with_its_result);
 
-async fn processed_event_is_sent_signed_with_its_result(kind: Kind) {
-    let receiver = Downstream::start(Manner::Kind);
+async fn processed_event_is_sent_signed_with_its_result(kind: DatabaseKind) {
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = builder(&[&receiver]).database(kind).start().await;
     stack.sender().announce("room-1", &json!({"live_stream_id": "ls-1"})).await.expect(202, "accepted");
     let event = mux_event("evt_1", "active", Some("room-1"), "ls-1", now_ms());
@@ -127,13 +127,13 @@ async fn processed_event_is_sent_signed_with_its_result(kind: Kind) {
 
     // The same event again is neither processed nor sent.
     stack.sender().mux(&event).await.expect(200, "duplicate");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(receiver.deliveries(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_are_only_processed_events_of_chosen_types() {
-    let (jobs, all) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let (jobs, all) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let file = format!(
         "[destinations.removals]\nurl = \"{}\"\nevents = [\"*_removed\"]\nallow_private = \"127.0.0.1\"\n",
         jobs.url()
@@ -150,13 +150,13 @@ async fn deliveries_are_only_processed_events_of_chosen_types() {
     let received = jobs.received();
     assert_eq!(received.first_key_value().unwrap().1[0].json()["event"], "content_removed");
     assert_eq!(stack.dead("acme").await, 1);
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(all.deliveries(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
-    let (second, never) = (Downstream::start(Manner::SecondTry), Downstream::start(Manner::Always(500)));
+    let (second, never) = (Downstream::start(ReceiverBehavior::FailFirst), Downstream::start(ReceiverBehavior::Always(500)));
     let stack = builder(&[&second, &never]).start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
     has(&second, 1, WAIT_LIMIT).await;
@@ -178,7 +178,7 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
     let letter: Value = serde_json::from_str(shown.stdout.lines().next().unwrap()).unwrap();
     assert_eq!((&letter["error_code"], &letter["attempts"]), (&json!("http_5xx"), &json!(4)), "{letter}");
     assert_eq!(letter["event_id"], json!(ids[0]));
-    never.behave(Manner::Kind);
+    never.set_behavior(ReceiverBehavior::Accept);
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_2", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     poll::until("the fifth attempt", WAIT_LIMIT, async || {
@@ -198,9 +198,9 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retry_after_is_obeyed_and_permanent_refusals_are_final() {
     let (busy, refusing, gone) = (
-        Downstream::start(Manner::Busy),
-        Downstream::start(Manner::Always(400)),
-        Downstream::start(Manner::Always(410)),
+        Downstream::start(ReceiverBehavior::BusyFirst),
+        Downstream::start(ReceiverBehavior::Always(400)),
+        Downstream::start(ReceiverBehavior::Always(410)),
     );
     let stack = builder(&[&busy, &refusing, &gone]).start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
@@ -232,7 +232,7 @@ async fn retry_after_is_obeyed_and_permanent_refusals_are_final() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn private_addresses_are_refused_unless_allowed() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = builder(&[&receiver]).worker_env("WEBHOOK_ALLOW_PRIVATE", "false").start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
     poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_1").await {
@@ -247,7 +247,7 @@ async fn private_addresses_are_refused_unless_allowed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn destination_rate_limit_holds_across_workers() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = builder(&[&receiver])
         .workers(2)
         .worker_env("WEBHOOK_RATE_LIMIT_MAX", "10")
@@ -273,10 +273,10 @@ async fn destination_rate_limit_holds_across_workers() {
 async fn slow_failing_and_dead_destinations_delay_no_other() {
     let events = std::env::var("OUTBOUND_EVENTS").map_or(2_000, |text| text.parse().unwrap());
     let patience = Duration::from_millis(60_000 + 20 * events as u64);
-    let fast = Downstream::start(Manner::Kind);
-    let slow = Downstream::start(Manner::Slow(Duration::from_secs(2)));
-    let failing = Downstream::start(Manner::Half);
-    let mut dead = Downstream::absent(Manner::Kind);
+    let fast = Downstream::start(ReceiverBehavior::Accept);
+    let slow = Downstream::start(ReceiverBehavior::Slow(Duration::from_secs(2)));
+    let failing = Downstream::start(ReceiverBehavior::FailEveryOther);
+    let mut dead = Downstream::not_listening(ReceiverBehavior::Accept);
     let stack = builder(&[&fast, &slow, &failing, &dead])
         .redis(RedisOptions::fast())
         .ingress_env("RUST_LOG", "warn")
@@ -299,7 +299,7 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
         }
     }
     while sent.join_next().await.is_some() {}
-    stack.drained(patience).await;
+    stack.wait_until_drained(patience).await;
     let settled = begun.elapsed();
     has(&fast, events, patience).await;
     let delivered = begun.elapsed();
@@ -309,9 +309,9 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     eprintln!("{events} events: settled after {settled:?}, all at the fast one after {delivered:?}");
     assert!(slow.deliveries() < events, "the slow one is still at it");
 
-    dead.arrive();
+    dead.listen();
     has(&dead, events, patience).await;
-    slow.behave(Manner::Kind);
+    slow.set_behavior(ReceiverBehavior::Accept);
     has(&slow, events, patience).await;
     poll::until("every queue is empty", patience, async || {
         let mut left = Vec::new();
@@ -337,7 +337,7 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_workers_lose_no_delivery() {
     const EVENTS: usize = 400;
-    let receiver = Downstream::start(Manner::Slow(Duration::from_millis(20)));
+    let receiver = Downstream::start(ReceiverBehavior::Slow(Duration::from_millis(20)));
     let mut stack = builder(&[&receiver]).workers(2).worker_env("RUST_LOG", "warn").start().await;
     let sender = stack.sender();
     for number in 0..EVENTS {
@@ -352,6 +352,6 @@ async fn killed_workers_lose_no_delivery() {
     let events: std::collections::BTreeSet<String> =
         receiver.received().values().map(|seen| seen[0].json()["event_id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(events.len(), EVENTS);
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("out:webhook_1").await, 0);
 }

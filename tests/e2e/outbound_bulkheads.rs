@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::admin::SECRETS_KEY;
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, now_ms};
-use tests::stack::{Builder, Stack};
+use tests::stack::{StackBuilder, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event};
 
 const SECRET: &str = "bulkhead-secret-51d0";
 
-fn terms() -> Builder {
+fn terms() -> StackBuilder {
     Stack::builder()
         .env("WEBHOOK_SECRET_KEY", SECRET)
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
@@ -24,7 +24,7 @@ fn terms() -> Builder {
         .env("WEBHOOK_RETRY_DELAY", "100")
 }
 
-fn sending_to(urls: &[&Downstream]) -> Builder {
+fn sending_to(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
     terms().env("WEBHOOK_URLS", &urls.join(","))
 }
@@ -54,7 +54,7 @@ async fn record_of(stack: &Stack, platform: &str) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_platform_still_delivers_its_accepted_events() {
     const EVENTS: usize = 25;
-    let mut absent = Downstream::absent(Manner::Kind);
+    let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
     let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": "a-former-secret", "url": absent.url()})).await;
@@ -63,7 +63,7 @@ async fn removed_platform_still_delivers_its_accepted_events() {
     for _ in 0..EVENTS {
         accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let removed = sender.unregister("shop").await;
     assert_eq!(removed.status, 202, "{}", removed.text);
     assert_eq!(
@@ -80,7 +80,7 @@ async fn removed_platform_still_delivers_its_accepted_events() {
     })
     .await;
     assert_eq!(sender.send(&event("shop", SECRET)).await.errcode(), "E_WEBHOOK_UNSUPPORTED_PLATFORM");
-    absent.arrive();
+    absent.listen();
     // The circuit lets probes through after up to half a minute.
     has(&absent, EVENTS, Duration::from_secs(50)).await;
     for received in absent.received().values().flatten() {
@@ -101,7 +101,7 @@ async fn removed_platform_still_delivers_its_accepted_events() {
 /// removed nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_key_delays_no_other_destination_or_platform() {
-    let (first, second) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let (first, second) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let stack = sending_to(&[&first, &second]).start().await;
     let sender = stack.sender();
     let set = async |key: &str| {
@@ -138,7 +138,7 @@ async fn damaged_key_delays_no_other_destination_or_platform() {
 /// accepted, and reach the others, while what the dead one cannot be kept for it is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_destination_does_not_fill_redis() {
-    let (dead, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let (dead, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let stack = sending_to(&[&dead, &kind])
         .redis(RedisOptions::fast().set("maxmemory", "40mb").set("maxmemory-policy", "noeviction"))
         .ingress_env("RUST_LOG", "warn")
@@ -160,23 +160,23 @@ async fn dead_destination_does_not_fill_redis() {
         sent += 1;
         if sent % 50 == 0 {
             // What waits for a worker is the platform's own share.
-            stack.drained(WAIT_LIMIT).await;
+            stack.wait_until_drained(WAIT_LIMIT).await;
         }
         assert!(Instant::now() < until, "{sent} sent");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     has(&kind, sent, WAIT_LIMIT).await;
     assert!(overflowed().await > 0);
     let waiting = length(&stack, "webhooks:outgoing:webhook_1").await as u64;
     assert!(waiting > 100, "{waiting}");
     assert_eq!(waiting + overflowed().await, sent as u64, "each is waiting or counted");
-    stack.workers[0].process.logged("takes more than its share", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("takes more than its share", WAIT_LIMIT).await;
 }
 
 /// An entry that a later release has put into the outbox waits for a worker that can read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outbox_entry_of_a_later_release_waits_for_it() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = sending_to(&[&receiver]).start().await;
     let at = now_ms().to_string();
     let entry = [
@@ -195,7 +195,7 @@ async fn outbox_entry_of_a_later_release_waits_for_it() {
     let words: Vec<&str> =
         ["XADD", "webhooks:outbox:acme", "*"].into_iter().chain(entry.iter().flat_map(|(k, v)| [*k, *v])).collect();
     let _: String = stack.redis.command(&words).await;
-    stack.workers[0].process.logged("an outbox entry of a later release", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("an outbox entry of a later release", WAIT_LIMIT).await;
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
     has(&receiver, 1, WAIT_LIMIT).await;
     // Claimed again and again, and kept.

@@ -8,11 +8,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tests::downstream::{Downstream, Manner, Received};
+use tests::downstream::{Downstream, ReceiverBehavior, ReceivedRequest};
 use tests::poll;
 use tests::sender::{content_event, now_ms};
 use tests::sign;
-use tests::stack::{Builder, Stack};
+use tests::stack::{StackBuilder, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
@@ -20,11 +20,11 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 const NEW: &str = "outbound-receivers-new-91fe";
 const OLD: &str = "outbound-receivers-old-2c07";
 
-fn terms(builder: Builder) -> Builder {
+fn terms(builder: StackBuilder) -> StackBuilder {
     builder.env("WEBHOOK_SECRET_KEY", NEW).env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
 }
 
-fn sending_to(urls: &[&Downstream]) -> Builder {
+fn sending_to(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
     terms(Stack::builder()).env("WEBHOOK_URLS", &urls.join(","))
 }
@@ -56,7 +56,7 @@ async fn dead_letter(stack: &Stack, platform: &str, within: Duration) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_receiver_gets_everything_without_a_dead_letter() {
     const EVENTS: usize = 250;
-    let receiver = Downstream::start(Manner::Limited(30, Duration::from_secs(1)));
+    let receiver = Downstream::start(ReceiverBehavior::Limited(30, Duration::from_secs(1)));
     let stack = sending_to(&[&receiver]).env("WEBHOOK_RATE_LIMIT_WINDOW", "1000").workers(2).start().await;
     let sender = stack.sender();
     for number in 0..EVENTS {
@@ -76,7 +76,7 @@ async fn busy_receiver_gets_everything_without_a_dead_letter() {
 /// While one answer asks for a pause, nothing else is sent either, by any worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_answer_holds_the_destination_for_all_workers() {
-    let (receiver, other) = (Downstream::start(Manner::Always(429)), Downstream::start(Manner::Kind));
+    let (receiver, other) = (Downstream::start(ReceiverBehavior::Always(429)), Downstream::start(ReceiverBehavior::Accept));
     let stack = sending_to(&[&receiver, &other]).workers(2).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
     poll::until("it is busy", WAIT_LIMIT, async || {
@@ -95,7 +95,7 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
         if before == after { Ok(()) } else { Err(after) }
     })
     .await;
-    receiver.behave(Manner::Kind);
+    receiver.set_behavior(ReceiverBehavior::Accept);
     let before: usize = receiver.received().values().map(Vec::len).sum();
     for number in 1..=20 {
         stack.sender().acme(&film(number)).await.expect(202, "accepted");
@@ -114,7 +114,7 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_answers_for_a_day_spend_attempts_again() {
-    let receiver = Downstream::start(Manner::Always(429));
+    let receiver = Downstream::start(ReceiverBehavior::Always(429));
     let stack = sending_to(&[&receiver]).start().await;
     let since = (now_ms() - 25 * 3_600_000).to_string();
     // The run of busy answers goes on: its last pause ended just now.
@@ -129,8 +129,8 @@ async fn busy_answers_for_a_day_spend_attempts_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receiver_deploy_costs_no_dead_letter() {
-    let deploying = Downstream::start(Manner::Deploying(Duration::from_secs(3)));
-    let (never, moved) = (Downstream::start(Manner::Always(404)), Downstream::start(Manner::Always(301)));
+    let deploying = Downstream::start(ReceiverBehavior::Deploying(Duration::from_secs(3)));
+    let (never, moved) = (Downstream::start(ReceiverBehavior::Always(404)), Downstream::start(ReceiverBehavior::Always(301)));
     let stack = sending_to(&[&deploying, &never, &moved]).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
     let letter = dead_letter(&stack, "out:webhook_3", WAIT_LIMIT).await;
@@ -154,14 +154,14 @@ async fn receiver_deploy_costs_no_dead_letter() {
     assert!(!log.contains("/new") && !log.contains("/hook") && !log.contains("s3cret"), "{log}");
 }
 
-fn standard_signature(secret: &str, one: &Received) -> String {
+fn standard_signature(secret: &str, one: &ReceivedRequest) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(format!("{}.{}.", one.headers["webhook-id"], one.headers["webhook-timestamp"]).as_bytes());
     mac.update(&one.body);
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
-fn is_signed_with(one: &Received, newest: &str, previous: Option<&str>) -> bool {
+fn is_signed_with(one: &ReceivedRequest, newest: &str, previous: Option<&str>) -> bool {
     let plain = |secret: &str| format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body));
     let standard: Vec<String> =
         [Some(newest), previous].into_iter().flatten().map(|secret| standard_signature(secret, one)).collect();
@@ -172,7 +172,7 @@ fn is_signed_with(one: &Received, newest: &str, previous: Option<&str>) -> bool 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
-    let (receiver, listed) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let (receiver, listed) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let stack =
         terms(builder_with_key()).env("WEBHOOK_URLS", &listed.url()).env("WEBHOOK_SECRET_KEY_PREVIOUS", OLD).start().await;
     let sender = stack.sender();
@@ -181,7 +181,7 @@ async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
         poll::until("a delivery with these signatures", WAIT_LIMIT, async || {
             accepted(&sender, &event("shop", newest), PROPAGATION_LIMIT).await;
             let all = receiver.received();
-            let good = |one: &&Received| is_signed_with(one, newest, previous);
+            let good = |one: &&ReceivedRequest| is_signed_with(one, newest, previous);
             all.values().flatten().find(good).map(drop).ok_or_else(|| format!("{all:?}"))
         })
         .await;

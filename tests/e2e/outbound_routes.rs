@@ -6,13 +6,13 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::admin::SECRETS_KEY;
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::ports;
 use tests::redis::RedisOptions;
-use tests::sender::{Answer, content_event, now_ms, unique};
+use tests::sender::{HttpAnswer, content_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{Builder, Role, Stack};
+use tests::stack::{StackBuilder, ServerProcess, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
@@ -20,7 +20,7 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 const SECRET: &str = "outbound-secret-77aa";
 const REGISTERED: &str = "registered-outbound-secret-1";
 
-fn terms(builder: Builder) -> Builder {
+fn terms(builder: StackBuilder) -> StackBuilder {
     builder
         .env("WEBHOOK_SECRET_KEY", SECRET)
         .env("WEBHOOK_SOURCE", "StreamGank")
@@ -29,7 +29,7 @@ fn terms(builder: Builder) -> Builder {
         .env("WEBHOOK_RETRY_DELAY", "100")
 }
 
-fn sending_to(urls: &[&Downstream]) -> Builder {
+fn sending_to(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
     terms(Stack::builder()).env("WEBHOOK_URLS", &urls.join(","))
 }
@@ -46,7 +46,7 @@ async fn has(destination: &Downstream, deliveries: usize) {
     .await;
 }
 
-async fn tried(stack: &Stack, url: &str) -> Answer {
+async fn tried(stack: &Stack, url: &str) -> HttpAnswer {
     let answer = stack.sender().admin(Method::POST, "/api/webhooks/test", &json!({"url": url})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert_eq!(answer.json["success"], true, "the test was made: {}", answer.text);
@@ -60,14 +60,14 @@ async fn status(stack: &Stack, name: &str) -> Value {
     all.into_iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("no {name}: {}", answer.text))
 }
 
-async fn hold(stack: &Stack, name: &str, paused: bool) -> Answer {
+async fn hold(stack: &Stack, name: &str, paused: bool) -> HttpAnswer {
     let path = format!("/api/webhooks/destinations/{name}");
     stack.sender().admin(Method::PATCH, &path, &json!({"paused": paused})).await
 }
 
 /// Waits until workers must have seen what was set: they look twice a second.
 async fn shows(stack: &Stack, worker: usize, text: &str) {
-    stack.workers[worker].process.logged(text, WAIT_LIMIT).await;
+    stack.workers[worker].process.wait_until_logged(text, WAIT_LIMIT).await;
 }
 
 async fn dead(stack: &Stack, name: &str, letters: usize) -> Vec<Value> {
@@ -84,9 +84,9 @@ async fn dead(stack: &Stack, name: &str, letters: usize) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn destination_test_reports_the_documented_outcomes() {
     let (kind, refusing, slow) = (
-        Downstream::start(Manner::Kind),
-        Downstream::start(Manner::Always(404)),
-        Downstream::start(Manner::Slow(Duration::from_secs(30))),
+        Downstream::start(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Always(404)),
+        Downstream::start(ReceiverBehavior::Slow(Duration::from_secs(30))),
     );
     let stack = terms(Stack::builder())
         .workers(0)
@@ -146,7 +146,7 @@ async fn destination_test_reports_the_documented_outcomes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
     let (all, jobs, films) =
-        (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let file = format!(
         "[destinations.jobs]\nurl = \"{}\"\nevents = [\"job.*\"]\n[destinations.films]\nurl = \"{}\"\nevents = [\"content_*\"]\n",
         jobs.url(),
@@ -178,8 +178,8 @@ async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn destination_status_shows_each_destination() {
-    let (kind, failing) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Always(500)));
-    let mut absent = Downstream::absent(Manner::Kind);
+    let (kind, failing) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Always(500)));
+    let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
     let stack = sending_to(&[&kind, &failing, &absent]).env("WEBHOOK_MAX_RETRIES", "1").start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
     dead(&stack, "webhook_2", 1).await;
@@ -206,7 +206,7 @@ async fn destination_status_shows_each_destination() {
     })
     .await;
     assert_eq!(status(&stack, "webhook_3").await["last_error"], "ECONNREFUSED");
-    absent.arrive();
+    absent.listen();
     poll::until("its circuit is closed", WAIT_LIMIT, async || {
         let seen = status(&stack, "webhook_3").await;
         if seen["circuit"] == "closed" && seen["depth"] == 0 { Ok(()) } else { Err(seen) }
@@ -218,7 +218,7 @@ async fn destination_status_shows_each_destination() {
 /// What a worker noted that is gone is not shown for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
-    let mut absent = Downstream::absent(Manner::Kind);
+    let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
     let mut stack = sending_to(&[&absent]).start().await;
     for number in 0..10 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
@@ -229,7 +229,7 @@ async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
     })
     .await;
     stack.workers.remove(0).process.kill();
-    absent.arrive();
+    absent.listen();
     stack.add_worker().await;
     has(&absent, 10).await;
     poll::until("its circuit is closed", WAIT_LIMIT, async || {
@@ -241,7 +241,7 @@ async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_destination_neither_sends_nor_loses_deliveries() {
-    let (held, other) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let (held, other) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = sending_to(&[&held, &other]).start().await;
     stack.sender().netflix(&film(0)).await.expect(202, "accepted");
     has(&held, 1).await;
@@ -272,7 +272,7 @@ async fn paused_destination_neither_sends_nor_loses_deliveries() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registered_url_gets_its_platforms_events_signed() {
-    let (receiver, other) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let (receiver, other) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms(builder_with_key()).redis(RedisOptions::durable()).start().await;
     let registration =
         json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url(), "old_secret_expires_in": "1h"});
@@ -287,7 +287,7 @@ async fn registered_url_gets_its_platforms_events_signed() {
         one.headers["x-streamgank-signature"] == format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body))
     };
     // Sent before a worker knows of the destination, an event is processed and not forwarded.
-    stack.workers[0].process.logged("serving a registered platform", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("serving a registered platform", WAIT_LIMIT).await;
     poll::until("a delivery", WAIT_LIMIT, async || {
         accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
         if receiver.deliveries() > 0 { Ok(()) } else { Err("none") }
@@ -295,7 +295,7 @@ async fn registered_url_gets_its_platforms_events_signed() {
     .await;
     assert!(signed_with(0, REGISTERED));
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(status(&stack, "platform_shop").await["circuit"], "closed");
     assert_eq!(other.deliveries(), 0, "another platform's destination");
 
@@ -331,7 +331,7 @@ async fn registered_url_gets_its_platforms_events_signed() {
 /// The next definition of a destination must not take up what the last one is still sending.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_of_a_registration_sends_nothing_twice() {
-    let receiver = Downstream::start(Manner::Slow(Duration::from_millis(1_500)));
+    let receiver = Downstream::start(ReceiverBehavior::Slow(Duration::from_millis(1_500)));
     let stack = terms(builder_with_key()).start().await;
     let registered = |secret: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url()});
     stack.sender().registered(&registered(REGISTERED)).await;
@@ -355,7 +355,7 @@ async fn rotation_of_a_registration_sends_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_without_key_keeps_deliveries_and_reports_it() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let mut stack = terms(Stack::builder()).ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url()})).await;
     shows(&stack, 0, "its secret cannot be opened with this process's SECRETS_KEY; its deliveries are kept").await;
@@ -368,7 +368,7 @@ async fn worker_without_key_keeps_deliveries_and_reports_it() {
     assert_eq!(receiver.deliveries(), 0);
     let (program, ops) = stack.worker_program();
     let process = program.env("SECRETS_KEY", SECRETS_KEY).env("WORKER_NAME", "keyed").spawn();
-    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[1].ready(WAIT_LIMIT).await;
     has(&receiver, 1).await;
     assert_eq!(receiver.received().into_values().next().unwrap()[0].json()["event_id"], json!(id));
@@ -385,7 +385,7 @@ async fn forwarding_loop_between_two_systems_ends() {
     let (program, ops) = stack.worker_program();
     let hook = format!("{}/webhooks/streamgank", stack.ingresses[0].url);
     let process = program.env("WEBHOOK_URLS", hook).spawn();
-    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[0].ready(WAIT_LIMIT).await;
     let job = json!({"event": "job.completed", "data": {"job_id": unique("job")}, "timestamp": "2024-01-01T12:05:30.123Z"});
     let signed = sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
@@ -394,14 +394,14 @@ async fn forwarding_loop_between_two_systems_ends() {
     assert_eq!(letters[0]["error_code"], "loop", "{}", letters[0]);
     // The first, and one for each time that it was passed on.
     assert_eq!(stack.database.count("webhook_events").await, 9);
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let delivered: i64 = stack.redis.command(&["HGET", "webhooks:counters:out:webhook_1", "processed"]).await;
     assert_eq!(delivered, 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chat_destinations_get_messages_in_their_format() {
-    let (slack, discord) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Always(204)));
+    let (slack, discord) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Always(204)));
     let file = format!(
         "[destinations.team]\nurl = \"{}\"\nformat = \"slack\"\n[destinations.fans]\nurl = \"{}\"\nformat = \"discord\"\n\
          mention = \"everyone\"\nwatch_url = \"https://watch.example.com/{{stream_id}}\"\n",
@@ -445,7 +445,7 @@ async fn chat_destinations_get_messages_in_their_format() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_destination_queue_overflows_into_dead_letters() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 5\npaused = true\n", receiver.url());
     let stack = terms(Stack::builder()).platforms(&file).start().await;
     for number in 0..12 {
@@ -466,7 +466,7 @@ async fn full_destination_queue_overflows_into_dead_letters() {
 /// Where the dead letters are full too, what is dropped is counted, and says which events it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overflow_of_queue_and_dead_letters_is_counted() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 2\npaused = true\n", receiver.url());
     let stack = terms(Stack::builder()).worker_env("DLQ_MAX_LEN", "3").platforms(&file).start().await;
     for number in 0..9 {
@@ -489,7 +489,7 @@ async fn overflow_of_queue_and_dead_letters_is_counted() {
 /// A worker killed between commit and settle: whoever takes the entry up settles it in full, and so forwards it, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn committed_but_unsettled_event_is_forwarded_once() {
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let mut stack = sending_to(&[&receiver]).workers(0).start().await;
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
     let entries: Vec<(String, Vec<String>)> =
@@ -498,8 +498,8 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
     // Committed, by a worker that forwards nothing.
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", "").spawn();
-    stack.workers.push(Role { process, url: ops.clone(), ops });
-    stack.drained(WAIT_LIMIT).await;
+    stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.workers.remove(0).process.kill();
     assert_eq!(stack.database.count("webhook_events").await, 1);
     let put = async || {
@@ -510,10 +510,10 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
     // The entry as it was, twice: the second time as if the settle had been lost as well.
     put().await;
     let (program, ops) = stack.worker_program();
-    let worker = Role { process: program.spawn(), url: ops.clone(), ops };
+    let worker = ServerProcess { process: program.spawn(), url: ops.clone(), ops };
     has(&receiver, 1).await;
     put().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     poll::until("the outbox is empty", WAIT_LIMIT, async || {
         let left: usize = stack.redis.command(&["XLEN", "webhooks:outbox:acme"]).await;
         if left == 0 { Ok(()) } else { Err(left) }
@@ -531,7 +531,7 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_worker_hands_its_delivery_back_within_its_grace() {
     const IDLE: Duration = Duration::from_secs(40);
-    let receiver = Downstream::start(Manner::Slow(Duration::from_secs(90)));
+    let receiver = Downstream::start(ReceiverBehavior::Slow(Duration::from_secs(90)));
     let mut stack = sending_to(&[&receiver])
         .env("WEBHOOK_TIMEOUT", "120000")
         .worker_env("CLAIM_IDLE_MS", &IDLE.as_millis().to_string())
@@ -540,13 +540,13 @@ async fn stopping_worker_hands_its_delivery_back_within_its_grace() {
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
     has(&receiver, 1).await;
     stack.workers[0].process.terminate();
-    let status = stack.workers[0].process.ended(Duration::from_secs(8)).await;
+    let status = stack.workers[0].process.wait_until_ended(Duration::from_secs(8)).await;
     let stopped = std::time::Instant::now();
     assert!(status.success(), "{status:?}");
-    receiver.behave(Manner::Kind);
+    receiver.set_behavior(ReceiverBehavior::Accept);
     let (program, ops) = stack.worker_program();
     let process = program.env("WORKER_NAME", "another").spawn();
-    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     poll::until("a second attempt", IDLE, async || {
         let attempts: usize = receiver.received().values().map(Vec::len).sum();
         if attempts == 2 { Ok(()) } else { Err(attempts) }

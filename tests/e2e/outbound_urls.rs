@@ -4,17 +4,17 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::admin::SECRETS_KEY;
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
-use tests::sender::{Answer, content_event, now_ms};
-use tests::stack::{Builder, Role, Stack};
+use tests::sender::{HttpAnswer, content_event, now_ms};
+use tests::stack::{StackBuilder, ServerProcess, Stack};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event};
 
 const SECRET: &str = "outbound-urls-secret-0b4d";
 
-fn terms() -> Builder {
+fn terms() -> StackBuilder {
     Stack::builder()
         .env("WEBHOOK_SECRET_KEY", SECRET)
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
@@ -39,15 +39,15 @@ async fn film_is_processed(stack: &Stack, number: usize) {
 async fn restarted_with(stack: &mut Stack, urls: &[&Downstream]) {
     for role in stack.workers.drain(..).chain(stack.ingresses.drain(..)) {
         role.process.terminate();
-        role.process.ended(WAIT_LIMIT).await;
+        role.process.wait_until_ended(WAIT_LIMIT).await;
     }
     let (program, url, ops) = stack.ingress_program();
     let process = program.env("WEBHOOK_URLS", list(urls)).spawn();
-    stack.ingresses.push(Role { process, url, ops });
+    stack.ingresses.push(ServerProcess { process, url, ops });
     stack.ingresses[0].ready(WAIT_LIMIT).await;
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", list(urls)).spawn();
-    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
@@ -73,7 +73,7 @@ async fn status(stack: &Stack) -> Value {
     answer.json
 }
 
-async fn change(stack: &Stack, name: &str, body: &Value) -> Answer {
+async fn change(stack: &Stack, name: &str, body: &Value) -> HttpAnswer {
     let path = format!("/api/webhooks/destinations/{name}");
     stack.sender().admin(Method::PATCH, &path, body).await
 }
@@ -90,7 +90,7 @@ async fn parked_metric(stack: &Stack, deliveries: f64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_a_removed_url_wait_for_it() {
-    let (mut former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let (mut former, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former, &kind])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
@@ -115,7 +115,7 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
     assert_eq!(kind.deliveries(), 4, "nothing that waits for another URL");
 
     // Back in the list, and in another place of it.
-    former.arrive();
+    former.listen();
     restarted_with(&mut stack, &[&kind, &former]).await;
     has(&former, 3).await;
     film_is_processed(&stack, 4).await;
@@ -127,7 +127,7 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reordered_urls_keep_their_queues() {
-    let (mut first, mut second) = (Downstream::absent(Manner::Kind), Downstream::absent(Manner::Kind));
+    let (mut first, mut second) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::not_listening(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
@@ -135,10 +135,10 @@ async fn reordered_urls_keep_their_queues() {
     queued(&stack, "webhook_1", 3).await;
     queued(&stack, "webhook_2", 3).await;
     restarted_with(&mut stack, &[&second, &first]).await;
-    first.arrive();
+    first.listen();
     has(&first, 3).await;
     assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
-    second.arrive();
+    second.listen();
     has(&second, 3).await;
     assert!(second.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_2"));
     film_is_processed(&stack, 3).await;
@@ -152,7 +152,7 @@ async fn reordered_urls_keep_their_queues() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gone_url_does_not_end_the_one_in_its_place() {
-    let (gone, kind) = (Downstream::start(Manner::Always(410)), Downstream::start(Manner::Kind));
+    let (gone, kind) = (Downstream::start(ReceiverBehavior::Always(410)), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone])).start().await;
     film_is_processed(&stack, 0).await;
     poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_1").await {
@@ -182,7 +182,7 @@ async fn gone_url_does_not_end_the_one_in_its_place() {
 /// The URL had two queues, of which the list's position once decided.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gone_url_stays_gone_at_another_position() {
-    let (gone, kind) = (Downstream::start(Manner::Always(410)), Downstream::start(Manner::Kind));
+    let (gone, kind) = (Downstream::start(ReceiverBehavior::Always(410)), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone, &gone])).start().await;
     restarted_with(&mut stack, &[&gone]).await;
     film_is_processed(&stack, 0).await;
@@ -196,14 +196,14 @@ async fn gone_url_stays_gone_at_another_position() {
     has(&kind, 1).await;
     let shown = status(&stack).await;
     assert_eq!(shown["destinations"][1]["gone"], true, "{shown}");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(gone.deliveries(), 1);
 }
 
 /// The list signs with another secret than the registration.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
-    let receiver = Downstream::start(Manner::Always(500));
+    let receiver = Downstream::start(ReceiverBehavior::Always(500));
     let mut stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": SECRET, "url": receiver.url()})).await;
@@ -224,7 +224,7 @@ async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operator_hands_over_parked_deliveries() {
-    let (former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let (former, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
@@ -263,21 +263,21 @@ async fn operator_hands_over_parked_deliveries() {
 /// A rolling change of the list: workers with both lists run beside each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_with_different_lists_misdirect_nothing() {
-    let (first, second) = (Downstream::start(Manner::Kind), Downstream::start(Manner::Kind));
+    let (first, second) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     film_is_processed(&stack, 0).await;
     has(&first, 1).await;
     has(&second, 1).await;
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", list(&[&second])).env("WORKER_NAME", "another").spawn();
-    stack.workers.push(Role { process, url: ops.clone(), ops });
+    stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[1].ready(WAIT_LIMIT).await;
     for number in 1..=60 {
         film_is_processed(&stack, number).await;
     }
     // Either worker may have processed an event; one of them does not know the first URL any more.
     has(&second, 61).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     queued(&stack, "webhook_1", 0).await;
     assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
     assert!(second.confirmed().values().all(|times| *times == 1), "{:?}", second.confirmed());
@@ -285,7 +285,7 @@ async fn workers_with_different_lists_misdirect_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_with_another_url_parks_its_deliveries() {
-    let (mut former, kind) = (Downstream::absent(Manner::Kind), Downstream::start(Manner::Kind));
+    let (mut former, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     let registration = |to: &Downstream| json!({"platform": "shop", "secret": SECRET, "url": to.url()});
@@ -305,7 +305,7 @@ async fn registration_with_another_url_parks_its_deliveries() {
     let shown = status(&stack).await;
     assert_eq!(shown["parked"][0]["queue"], "out:platform_shop", "{shown}");
     // Registered with it again, the first URL gets all of it.
-    former.arrive();
+    former.listen();
     sender.registered(&registration(&former)).await;
     has(&former, waiting).await;
 }
@@ -313,7 +313,7 @@ async fn registration_with_another_url_parks_its_deliveries() {
 /// Entries of a release that did not know URLs go where that release would have sent them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_of_an_earlier_release_get_the_configured_url() {
-    let mut receiver = Downstream::absent(Manner::Kind);
+    let mut receiver = Downstream::not_listening(ReceiverBehavior::Accept);
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&receiver])).start().await;
     film_is_processed(&stack, 0).await;
     queued(&stack, "webhook_1", 1).await;
@@ -321,7 +321,7 @@ async fn queues_of_an_earlier_release_get_the_configured_url() {
         role.process.kill();
     }
     let (): () = stack.redis.command(&["DEL", "webhooks:destination-urls"]).await;
-    receiver.arrive();
+    receiver.listen();
     restarted_with(&mut stack, &[&receiver]).await;
     has(&receiver, 1).await;
 }

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-fn event() -> Signed {
+fn event() -> SignedWebhook {
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
 
-fn request(signed: &Signed, more: &str) -> Vec<u8> {
+fn request(signed: &SignedWebhook, more: &str) -> Vec<u8> {
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {}\r\ncontent-length: {}\r\n{more}\r\n",
         signed.path,

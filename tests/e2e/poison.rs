@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::ledger::entries;
 use tests::poll;
 use tests::sender::{content_event, mux_event, now_ms, unique};
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -39,7 +39,7 @@ async fn undecodable_entry_is_kept_unchanged_and_replayable() {
         stack.redis.command(&["XADD", stream, "*", "v", "not-a-number", "event_id", "odd2", "body", "{}"]).await;
     sender.acme(&content_event("content_added", "after", "t", now_ms())).await.expect(202, "accepted");
     dead(&stack, "acme", 2).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("contents").await, 2, "its neighbours are processed");
     let (id, fields) = entries(&stack, "webhooks:dlq:acme").await.remove(0);
     assert_eq!(fields["rubbish"], b"\x01\x02kept");
@@ -79,7 +79,7 @@ async fn invalid_event_is_dead_lettered_without_its_neighbours() {
     stack.workers[0].process.thaw();
     stack.status("room", "live", WAIT_LIMIT).await;
     dead(&stack, "mux", 2).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for (_, fields) in entries(&stack, "webhooks:dlq:mux").await {
         assert_eq!(fields["error_code"], b"invalid_event");
         assert!(fields["error"].len() < 1_000);
@@ -116,7 +116,7 @@ async fn high_delivery_count_alone_is_not_poison() {
         let _: redis::Value = stack.redis.command(&claim).await;
     }
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!((stack.database.count("contents").await, stack.dead("acme").await), (5, 0));
     let suspects: usize = stack.redis.command(&["HLEN", "webhooks:suspects:acme"]).await;
     assert_eq!(suspects, 0, "cleared by the orderly outcome");
@@ -126,7 +126,7 @@ async fn high_delivery_count_alone_is_not_poison() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     const ROUNDS: usize = 12;
-    let stack = Stack::builder().database(Kind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
+    let stack = Stack::builder().database(DatabaseKind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
     let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(4); RETURN NEW; END $$ LANGUAGE plpgsql;
                 CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'poison')
@@ -156,7 +156,7 @@ async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
         }
     }
     assert!(killed >= 3, "given up after {killed} kills: a few restarts are no crash loop");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let letters = entries(&stack, "webhooks:dlq:acme").await;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].1["error_code"], b"crash_loop");
@@ -193,7 +193,7 @@ async fn refusal_of_every_row_is_blamed_on_no_event() {
     for name in ["one", "two", "three"] {
         stack.database.execute(&format!("DROP TRIGGER {name}")).await;
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events WHERE attempts = 1").await, 1);
     assert_eq!(stack.dead("acme").await, 0);
 }
@@ -251,7 +251,7 @@ async fn entries_of_an_unknown_platform_are_left_alone() {
 }
 
 /// An application's own trigger refuses one event: it spends its attempts and dies, those around it are processed.
-async fn event_refused_by_the_database_is_dead_lettered_alone(kind: Kind) {
+async fn event_refused_by_the_database_is_dead_lettered_alone(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "3").start().await;
     stack.database.refuse_content("bad").await;
     stack.workers[0].process.freeze();
@@ -262,7 +262,7 @@ async fn event_refused_by_the_database_is_dead_lettered_alone(kind: Kind) {
     }
     stack.workers[0].process.thaw();
     dead(&stack, "acme", 1).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let fields = entries(&stack, "webhooks:dlq:acme").await.remove(0).1;
     assert_eq!((&fields["error_code"][..], &fields["attempts"][..]), (&b"store_rejected"[..], &b"3"[..]));
     assert_eq!(stack.database.count("contents").await, 39);
@@ -271,7 +271,7 @@ async fn event_refused_by_the_database_is_dead_lettered_alone(kind: Kind) {
 }
 
 /// Its neighbours of the batch take effect, and a replay does, once the trigger is gone.
-async fn write_swallowed_by_a_trigger_is_dead_lettered(kind: Kind) {
+async fn write_swallowed_by_a_trigger_is_dead_lettered(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "2").start().await;
     stack.database.swallow_content("bad").await;
     stack.workers[0].process.freeze();
@@ -281,16 +281,16 @@ async fn write_swallowed_by_a_trigger_is_dead_lettered(kind: Kind) {
     }
     stack.workers[0].process.thaw();
     dead(&stack, "acme", 1).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let letter = dead_letter(&stack, &["--platform", "acme"]).await;
     let error = letter["error"].as_str().unwrap();
     assert_eq!(letter["error_code"], "store_rejected", "{letter}");
     assert!(error.contains("insert into contents changed no row; a trigger"), "{error}");
     assert_eq!(stack.database.count("contents").await, 2);
-    let on = if kind == Kind::Sqlite { "" } else { " ON contents" };
+    let on = if kind == DatabaseKind::Sqlite { "" } else { " ON contents" };
     stack.database.execute(&format!("DROP TRIGGER swallow{on}")).await;
     let replayed = stack.dlq_tool(&["replay", "--platform", "acme"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!((stack.database.count("contents").await, stack.dead("acme").await), (3, 0));
 }

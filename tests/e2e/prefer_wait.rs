@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{
-    ACME_SECRET, ADMIN_TOKEN, Answer, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique,
+    ACME_SECRET, ADMIN_TOKEN, HttpAnswer, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique,
 };
-use tests::sign::{self, Signed};
-use tests::stack::{Kind, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{DatabaseKind, Stack};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -19,22 +19,22 @@ use crate::WAIT_LIMIT;
 on_both!(waiting_sender_gets_the_result_of_its_event);
 on_both!(worker_route_reports_the_state_of_an_event);
 
-fn mux(body: &Value, prefer: &str) -> Signed {
+fn mux(body: &Value, prefer: &str) -> SignedWebhook {
     sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()).header("prefer", prefer)
 }
 
-fn acme(content_id: &str, prefer: &str) -> Signed {
+fn acme(content_id: &str, prefer: &str) -> SignedWebhook {
     let body = content_event("content_added", content_id, "t", now_ms()).to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes()).header("prefer", prefer)
 }
 
 /// Checks that this is what an event of `acme` did.
-fn check_recorded(answer: &Answer) {
+fn check_recorded(answer: &HttpAnswer) {
     assert_eq!((answer.status, &answer.json["success"]), (200, &json!(true)), "{}", answer.text);
     assert_eq!(answer.json["results"]["action"], "recorded", "{}", answer.text);
 }
 
-async fn waiting_sender_gets_the_result_of_its_event(kind: Kind) {
+async fn waiting_sender_gets_the_result_of_its_event(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("room_123", &json!({})).await.expect(202, "accepted");
@@ -83,7 +83,7 @@ async fn waiting_sender_gets_the_result_of_its_event(kind: Kind) {
     assert_eq!(stack.redis.command::<u64>(&["DEL", &marker, &format!("webhooks:result:mux:{id}")]).await, 2);
     let answer = sender.send(&mux(&body, "wait=20")).await;
     assert_eq!(answer.json["results"], results);
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let kept: Vec<String> = stack.redis.command(&["KEYS", "webhooks:result:*"]).await;
     assert_eq!(kept.len(), 3, "only of what was waited for: {kept:?}");
     assert_eq!(stack.ingresses[0].metric("webhook_waiters", &[]).await, 0.0);
@@ -124,7 +124,7 @@ async fn late_result_gets_202_and_is_kept_for_the_next_request() {
     assert_eq!(answer.header("preference-applied"), None);
     assert_eq!(sender.send(&signed).await.expect(200, "duplicate"), id, "it does not wait");
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let answer = sender.send(&signed).await;
     check_recorded(&answer);
     assert_eq!(answer.json["results"]["event_id"], id);
@@ -236,7 +236,7 @@ async fn result_published_without_a_subscriber_is_read() {
     waits(&stack, 1.0).await;
     stack.redis.command::<()>(&["ACL", "SETUSER", "default", "resetchannels"]).await;
     stack.workers[0].process.thaw();
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let begun = Instant::now();
     check_recorded(&stack.sender().send(&acme(&unique("c"), "wait=2")).await);
     assert!(begun.elapsed() >= Duration::from_secs(2), "nobody told: {:?}", begun.elapsed());
@@ -286,7 +286,7 @@ async fn shutdown_answers_waiting_requests_at_once() {
     let begun = Instant::now();
     stack.ingresses[0].process.terminate();
     waiting.await.unwrap().expect(202, "accepted");
-    assert_eq!(stack.ingresses[0].process.ended(Duration::from_secs(10)).await.code(), Some(0));
+    assert_eq!(stack.ingresses[0].process.wait_until_ended(Duration::from_secs(10)).await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
@@ -295,7 +295,7 @@ async fn shutdown_answers_waiting_requests_at_once() {
 async fn worker_started_later_answers_waiting_requests() {
     let mut stack = Stack::builder().start().await;
     stack.workers[0].process.terminate();
-    assert_eq!(stack.workers[0].process.ended(Duration::from_secs(10)).await.code(), Some(0));
+    assert_eq!(stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await.code(), Some(0));
     let sender = stack.sender();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
     waits(&stack, 1.0).await;
@@ -304,13 +304,13 @@ async fn worker_started_later_answers_waiting_requests() {
 }
 
 /// What the first worker says of an event.
-async fn said(stack: &Stack, platform: &str, event_id: &str) -> Answer {
+async fn said(stack: &Stack, platform: &str, event_id: &str) -> HttpAnswer {
     ask(stack, platform, event_id, Some(ADMIN_TOKEN)).await
 }
 
-async fn ask(stack: &Stack, platform: &str, event_id: &str, token: Option<&str>) -> Answer {
+async fn ask(stack: &Stack, platform: &str, event_id: &str, token: Option<&str>) -> HttpAnswer {
     let path = format!("/api/v1/webhooks/{platform}/events/{event_id}");
-    let mut request = Signed { path, headers: Vec::new(), body: Vec::new() };
+    let mut request = SignedWebhook { path, headers: Vec::new(), body: Vec::new() };
     if let Some(token) = token {
         request = request.header("authorization", &format!("Bearer {token}"));
     }
@@ -318,7 +318,7 @@ async fn ask(stack: &Stack, platform: &str, event_id: &str, token: Option<&str>)
 }
 
 /// Waits until the worker says that the event is in `state`.
-async fn becomes(stack: &Stack, platform: &str, event_id: &str, state: &str) -> Answer {
+async fn becomes(stack: &Stack, platform: &str, event_id: &str, state: &str) -> HttpAnswer {
     poll::until(&format!("{event_id} is {state}"), WAIT_LIMIT, async || {
         let answer = said(stack, platform, event_id).await;
         if answer.status == 200 && answer.json["state"] == state { Ok(answer) } else { Err(answer.text) }
@@ -326,7 +326,7 @@ async fn becomes(stack: &Stack, platform: &str, event_id: &str, state: &str) -> 
     .await
 }
 
-async fn worker_route_reports_the_state_of_an_event(kind: Kind) {
+async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
     let toml = "[platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\npaused = true\n";
     let stack =
         Stack::builder().database(kind).platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "4000").start().await;

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use tests::sender::unique;
-use tests::sign::{Signed, hmac_sha256_hex};
+use tests::sign::{SignedWebhook, hmac_sha256_hex};
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
@@ -46,13 +46,13 @@ async fn stack(workers: usize) -> Stack {
     builder.ingress_env("OWN_SECRET", SECRET).ingress_env("META_VERIFY_TOKEN", "meatyhamhock").start().await
 }
 
-fn plain(path: &str) -> Signed {
-    Signed { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+fn plain(path: &str) -> SignedWebhook {
+    SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
 }
 
-fn own(path: &str, body: &str) -> Signed {
+fn own(path: &str, body: &str) -> SignedWebhook {
     let signature = format!("sha256={}", hmac_sha256_hex(SECRET, body.as_bytes()));
-    Signed { body: body.as_bytes().to_vec(), ..plain(path) }.header("x-own-signature", &signature)
+    SignedWebhook { body: body.as_bytes().to_vec(), ..plain(path) }.header("x-own-signature", &signature)
 }
 
 /// Xero's "intent to receive": a signed list without an event, to be answered with 2xx or 401 as
@@ -65,7 +65,7 @@ async fn empty_batch_is_answered_2xx_and_queues_nothing() {
         use base64::Engine as _;
         let mac = hex::decode(hmac_sha256_hex(secret, body.as_bytes())).unwrap();
         let signature = base64::engine::general_purpose::STANDARD.encode(mac);
-        Signed { body: body.as_bytes().to_vec(), ..plain("/webhooks/xero") }.header("x-xero-signature", &signature)
+        SignedWebhook { body: body.as_bytes().to_vec(), ..plain("/webhooks/xero") }.header("x-xero-signature", &signature)
     };
     let answer = stack.sender().send(&signed(SECRET)).await;
     assert_eq!((answer.status, &answer.json), (200, &json!({"event_ids": [], "status": "ignored"})));
@@ -126,7 +126,7 @@ async fn mistyped_urls_lead_to_the_platform() {
 }
 
 /// Sends a request with its path as it is, which clients would have put in order.
-async fn raw(address: &str, request: &Signed) -> String {
+async fn raw(address: &str, request: &SignedWebhook) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let mut head = format!("POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n", request.path);

@@ -5,9 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tests::poll;
-use tests::sender::{Answer, Sender, now, now_ms, rfc3339, unique};
-use tests::sign::{Signed, hmac_sha256_hex};
-use tests::stack::{Builder, Stack};
+use tests::sender::{HttpAnswer, Sender, now, now_ms, rfc3339, unique};
+use tests::sign::{SignedWebhook, hmac_sha256_hex};
+use tests::stack::{StackBuilder, Stack};
 
 use super::WAIT_LIMIT;
 
@@ -30,7 +30,7 @@ pub(super) const PROVIDERS: [&str; 9] = [
 
 const FEED: &str = "https://example.com/feed?channel=1";
 
-pub(super) fn stack() -> Builder {
+pub(super) fn stack() -> StackBuilder {
     let mut toml = String::new();
     for name in PROVIDERS {
         let variable = if name == "standard-webhooks" { "STANDARD_SECRET" } else { "PROVIDER_SECRET" };
@@ -48,8 +48,8 @@ pub(super) fn stack() -> Builder {
         .ingress_env("STANDARD_SECRET", &format!("whsec_{}", STANDARD.encode(SECRET)))
 }
 
-fn request(platform: &str, body: &str, headers: &[(&str, &str)]) -> Signed {
-    let mut signed = Signed {
+fn request(platform: &str, body: &str, headers: &[(&str, &str)]) -> SignedWebhook {
+    let mut signed = SignedWebhook {
         path: format!("/api/v1/webhooks/{platform}"),
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
         body: body.as_bytes().to_vec(),
@@ -65,7 +65,7 @@ fn mac(secret: &str, message: &str) -> String {
 }
 
 /// `body` as `provider` sends and signs it with `secret`, `age` seconds ago.
-pub(super) fn signed_by(provider: &str, secret: &str, age: i64, body: &str) -> Signed {
+pub(super) fn signed_by(provider: &str, secret: &str, age: i64, body: &str) -> SignedWebhook {
     let (s, ms) = (now() - age, now_ms() - age * 1000);
     match provider {
         "twitch" => {
@@ -190,8 +190,8 @@ fn cloudflare_live(what: &str, input: &str, at: &str) -> Value {
 }
 
 /// What stands in the ledger, once nothing is under way any more.
-async fn ledger(stack: &Stack, platform: &str, answer: &Answer) -> Value {
-    stack.drained(WAIT_LIMIT).await;
+async fn ledger(stack: &Stack, platform: &str, answer: &HttpAnswer) -> Value {
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let row = stack.database.event(platform, answer.event_id()).await;
     row.unwrap_or_else(|| panic!("{platform}: not in the ledger: {}", answer.text))
 }
@@ -244,7 +244,7 @@ async fn twitch_stream_state_follows_the_message_order() {
         let signed = signed_by("twitch", SECRET, age, &twitch(kind, "42", &started).to_string());
         let id = signed.value("Twitch-Eventsub-Message-Id").to_owned();
         assert_eq!(sender.send(&signed).await.expect(202, "accepted"), id, "the signed id is the event's");
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         stack.database.event("twitch", &id).await.unwrap()
     };
     let row = send(30, "stream.online").await;
@@ -277,13 +277,13 @@ async fn cloudflare_test_message_and_stream_ends_are_accepted() {
         let body = cloudflare_live(what, "in", &rfc3339(at));
         let answer = sender.send(&signed_by("cloudflare-live", SECRET, 0, &body.to_string())).await;
         assert!([200, 202].contains(&answer.status), "{}", answer.text);
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.status("in").await, status);
     }
 }
 
 /// Every forgery of `provider`'s genuine request, with the code that it must be refused with.
-fn forgeries(provider: &str) -> Vec<(String, Signed, &'static str)> {
+fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
     const INVALID: &str = "E_WEBHOOK_INVALID_SIGNATURE";
     const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
     let (_, body) = sample(provider);
@@ -341,7 +341,7 @@ async fn provider_forgeries_leave_nothing() {
 }
 
 /// A challenge is sent back to the letter, and nothing is queued or counted as an event.
-async fn check_echo(sender: &Sender, signed: &Signed, expected: &str) {
+async fn check_echo(sender: &Sender, signed: &SignedWebhook, expected: &str) {
     let answer = sender.send(signed).await;
     assert_eq!((answer.status, answer.text.as_str()), (200, expected));
     assert_eq!(answer.header("content-type"), Some("text/plain"));
@@ -358,7 +358,7 @@ async fn handshakes_are_answered_exactly() {
         |status: &str| json!({"id": "f1c2", "status": status, "type": "channel.follow", "version": "1"});
     let body =
         json!({"challenge": challenge, "subscription": subscription("webhook_callback_verification_pending")});
-    let kind = |signed: Signed, kind: &str| signed.header("Twitch-Eventsub-Message-Type", kind);
+    let kind = |signed: SignedWebhook, kind: &str| signed.header("Twitch-Eventsub-Message-Type", kind);
     let asked = signed_by("twitch", SECRET, 0, &body.to_string());
     check_echo(&sender, &kind(asked.clone(), "webhook_callback_verification"), challenge).await;
     // What the unsigned header says does not matter: nobody can turn one into the other on the way.
@@ -395,7 +395,7 @@ async fn handshakes_are_answered_exactly() {
         assert_eq!(answer.header("content-type"), Some("application/json"));
     }
 
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1, "only the stream that went online");
     for (platform, count) in [("twitch", 3.0), ("slack", 1.0), ("zoom", 1.0), ("zoom-rotating", 2.0)] {
         let labels = [&*format!("platform=\"{platform}\""), "outcome=\"handshake\""];

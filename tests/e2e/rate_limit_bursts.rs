@@ -3,28 +3,28 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tests::sender::{ACME_SECRET, Answer, Sender, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sender::{ACME_SECRET, HttpAnswer, Sender, content_event, now_ms, unique};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 /// 100 a minute, all of which may come at once; so one more every 600 ms.
 const PLATFORM: &str = "[platforms.hundred]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 100\nburst = 100\n";
 const PERIOD: Duration = Duration::from_millis(600);
 
-fn event() -> Signed {
+fn event() -> SignedWebhook {
     let body = content_event("content_updated", &unique("c"), "t", now_ms()).to_string();
     sign::generic("hundred", ACME_SECRET, body.as_bytes())
 }
 
-fn retry_after(answer: &Answer) -> Duration {
+fn retry_after(answer: &HttpAnswer) -> Duration {
     Duration::from_secs(answer.header("retry-after").expect("Retry-After").parse().expect("whole seconds"))
 }
 
-fn is_new(answer: &Answer) -> bool {
+fn is_new(answer: &HttpAnswer) -> bool {
     answer.status == 202 && answer.outcome() == "accepted"
 }
 
-fn is_limited(answer: &Answer) -> bool {
+fn is_limited(answer: &HttpAnswer) -> bool {
     if answer.status == 429 {
         answer.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
         assert!(retry_after(answer) >= Duration::from_secs(1));
@@ -38,7 +38,7 @@ fn earned(since: Instant) -> usize {
 }
 
 /// Sends all at once, one half to each replica.
-async fn at_once(stack: &Stack, events: &[Signed]) -> Vec<Answer> {
+async fn at_once(stack: &Stack, events: &[SignedWebhook]) -> Vec<HttpAnswer> {
     let senders: Vec<Sender> = stack.ingresses.iter().map(|role| role.sender()).collect();
     join_all(events.iter().enumerate().map(|(n, signed)| senders[n % senders.len()].send(signed))).await
 }
@@ -46,7 +46,7 @@ async fn at_once(stack: &Stack, events: &[Signed]) -> Vec<Answer> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn burst_passes_up_to_its_limit_plus_one_per_period() {
     let stack = Stack::builder().ingresses(2).workers(0).platforms(PLATFORM).start().await;
-    let events: Vec<Signed> = (0..400).map(|_| event()).collect();
+    let events: Vec<SignedWebhook> = (0..400).map(|_| event()).collect();
     let begun = Instant::now();
     let answers = at_once(&stack, &events).await;
     let most = 100 + earned(begun);
@@ -64,7 +64,7 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
     assert!(is_new(&answer), "as it was told: {answer:?}");
 
     // Hammered from both sides, no more pass than time has earned; and those are not lost either.
-    let rest: Vec<Signed> =
+    let rest: Vec<SignedWebhook> =
         events.into_iter().zip(answers).filter(|(_, answer)| answer.status == 429).map(|(e, _)| e).collect();
     let mut passed = accepted + 1;
     while begun.elapsed() < Duration::from_secs(4) {
@@ -81,13 +81,13 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
 async fn duplicate_storm_takes_no_quota_from_new_events() {
     let stack = Stack::builder().ingresses(2).workers(0).platforms(PLATFORM).start().await;
     let begun = Instant::now();
-    let known: Vec<Signed> = (0..40).map(|_| event()).collect();
+    let known: Vec<SignedWebhook> = (0..40).map(|_| event()).collect();
     assert!(at_once(&stack, &known).await.iter().all(is_new));
 
     // A thousand duplicates, to both replicas, in the midst of exactly as many new events as are left of the burst.
     let storm = |round: usize| known.iter().cycle().skip(round * 7).take(1000).cloned();
-    let fresh: Vec<Signed> = (0..60).map(|_| event()).collect();
-    let mut all: Vec<Signed> = storm(0).collect();
+    let fresh: Vec<SignedWebhook> = (0..60).map(|_| event()).collect();
+    let mut all: Vec<SignedWebhook> = storm(0).collect();
     for (n, signed) in fresh.iter().enumerate() {
         all.insert(n * 17, signed.clone());
     }
@@ -101,7 +101,7 @@ async fn duplicate_storm_takes_no_quota_from_new_events() {
     // The limit is used up, and duplicates still pass, at no cost: what is refused now is so for want of time alone.
     let answers = at_once(&stack, &storm(1).collect::<Vec<_>>()).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    let more: Vec<Signed> = (0..50).map(|_| event()).collect();
+    let more: Vec<SignedWebhook> = (0..50).map(|_| event()).collect();
     let answers = at_once(&stack, &more).await;
     let passed = answers.iter().filter(|answer| is_new(answer)).count();
     assert!(passed <= earned(begun), "{passed} in {:?}", begun.elapsed());

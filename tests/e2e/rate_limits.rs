@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use tests::sender::{ACME_SECRET, Answer, Sender, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sender::{ACME_SECRET, HttpAnswer, Sender, content_event, now_ms, unique};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
 
-fn event(platform: &str) -> Signed {
+fn event(platform: &str) -> SignedWebhook {
     let body = content_event("content_updated", &unique("c"), "t", now_ms()).to_string();
     sign::generic(platform, ACME_SECRET, body.as_bytes())
 }
 
-fn retry_after(answer: &Answer) -> u64 {
+fn retry_after(answer: &HttpAnswer) -> u64 {
     answer.header("retry-after").expect("Retry-After").parse().expect("seconds")
 }
 
@@ -111,8 +111,8 @@ async fn full_backlog_refuses_and_recovers() {
     // The bound is per platform.
     sender.netflix(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     sender.send(&refused).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 7);
 }

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
-use tests::sign::{self, Signed};
-use tests::stack::{Builder, Kind, Stack};
-use tests::{guide, poll};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::{fixtures, poll};
 
 use crate::WAIT_LIMIT;
 
@@ -24,23 +24,23 @@ const EVENTS: [&str; 8] = [
     "recording.started",
 ];
 
-fn builder() -> Builder {
+fn builder() -> StackBuilder {
     Stack::builder().ingress_env("REALCAST_WEBHOOK_SECRET", SECRET)
 }
 
-fn event(kind: &str) -> Signed {
-    sign::over_body("realcast", HEADER, SECRET, guide::body("realcast", kind).as_bytes())
+fn event(kind: &str) -> SignedWebhook {
+    sign::over_body("realcast", HEADER, SECRET, fixtures::body("realcast", kind).as_bytes())
 }
 
 on_both!(realcast_events_of_the_guide_are_stored);
 on_both!(announced_room_is_not_changed_by_realcast);
 
-async fn realcast_events_of_the_guide_are_stored(kind: Kind) {
+async fn realcast_events_of_the_guide_are_stored(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     let mut actions = Vec::new();
     for kind in EVENTS {
         let id = stack.sender().send(&event(kind)).await.expect(202, "accepted").to_owned();
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         let row = stack.database.event("realcast", &id).await.unwrap();
         assert_eq!((&row["event_type"], &row["room_id"]), (&json!(kind), &json!("stream_abc123")));
         actions.push((kind, row["action"].as_str().unwrap().to_owned()));
@@ -107,7 +107,7 @@ fn same(seen: &Value, expected: &Value, what: &str) {
     }
 }
 
-async fn announced_room_is_not_changed_by_realcast(kind: Kind) {
+async fn announced_room_is_not_changed_by_realcast(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     let sender = stack.sender();
     sender.announce("stream_abc123", &json!({})).await.expect(202, "accepted");
@@ -132,7 +132,7 @@ async fn announced_room_is_not_changed_by_realcast(kind: Kind) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn realcast_forgeries_leave_nothing() {
     let stack = builder().start().await;
-    let body = guide::body("realcast", "stream.offline");
+    let body = fixtures::body("realcast", "stream.offline");
     let good = event("stream.offline");
     let mut moved = good.clone();
     moved.body = body.replace("stream_abc123", "stream_other").into_bytes();
@@ -188,7 +188,7 @@ async fn realcast_gets_503_instead_of_a_final_refusal() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn realcast_value_of_another_type_is_an_invalid_event() {
     let stack = builder().start().await;
-    let body = guide::body("realcast", "viewer.joined").replace("125", "\"many\"");
+    let body = fixtures::body("realcast", "viewer.joined").replace("125", "\"many\"");
     let signed = sign::over_body("realcast", HEADER, SECRET, body.as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
     poll::until("it is a dead letter", WAIT_LIMIT, async || match stack.dead("realcast").await {

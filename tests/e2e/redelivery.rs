@@ -5,7 +5,7 @@ use std::time::Duration;
 use tests::poll;
 use tests::sender::{content_event, now_ms, unique};
 use tests::stack::Stack;
-use tests::tcp_proxy::Mode;
+use tests::tcp_proxy::ProxyMode;
 
 use crate::WAIT_LIMIT;
 
@@ -59,7 +59,7 @@ async fn entries_in_a_lost_reply_are_processed_at_once() {
     stack.add_worker().await;
     let proxy = stack.proxy.as_ref().expect("a proxy");
     for attempt in 1.. {
-        proxy.set(Mode::SwallowAnswers);
+        proxy.set(ProxyMode::SwallowAnswers);
         entry.put(&stack, None).await;
         // A read that began before answers were swallowed may still get through, and one that ends with nothing is the
         // last: then all of it again.
@@ -72,16 +72,16 @@ async fn entries_in_a_lost_reply_are_processed_at_once() {
             Ok(()) => break,
             Err(late) => assert!(attempt < 20, "{late}"),
         }
-        proxy.set(Mode::Cut);
+        proxy.set(ProxyMode::Cut);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        proxy.set(Mode::Pass);
-        stack.drained(WAIT_LIMIT).await;
+        proxy.set(ProxyMode::Pass);
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
-    proxy.set(Mode::Cut);
+    proxy.set(ProxyMode::Cut);
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(pending(&stack).await, 1, "nobody has it");
-    proxy.set(Mode::Pass);
-    stack.drained(WAIT_LIMIT).await;
+    proxy.set(ProxyMode::Pass);
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
@@ -93,7 +93,7 @@ async fn applied_entry_beside_a_duplicate_entry_settles_in_full() {
     let entry = QueuedEntry::accepted(&stack).await;
     entry.put(&stack, None).await;
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(processed(&stack).await, 1);
     stack.workers.pop();
 
@@ -101,7 +101,7 @@ async fn applied_entry_beside_a_duplicate_entry_settles_in_full() {
     entry.put(&stack, Some("1-1")).await;
     entry.put(&stack, None).await;
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(processed(&stack).await, 2, "the committed one, and not the other");
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }

@@ -5,20 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tests::ledger::{Ledger, Place};
+use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
-use tests::tcp_proxy::Mode;
+use tests::tcp_proxy::ProxyMode;
 
 use crate::WAIT_LIMIT;
 
 /// The most that ingress may take to answer when Redis does not.
 const REFUSED_WITHIN: Duration = Duration::from_secs(8);
 
-fn event() -> Signed {
+fn event() -> SignedWebhook {
     sign::generic(
         "acme",
         ACME_SECRET,
@@ -26,7 +26,7 @@ fn event() -> Signed {
     )
 }
 
-async fn check_refused(sender: &Sender, signed: &Signed, code: &str) {
+async fn check_refused(sender: &Sender, signed: &SignedWebhook, code: &str) {
     let begun = Instant::now();
     let answer = sender.send(signed).await;
     answer.expect_error(503, code);
@@ -76,7 +76,7 @@ async fn redis_outage_gets_503_and_ends_within_two_seconds() {
         assert!(took < Duration::from_secs(2), "round {round}: took {took:?}");
         stack.ingresses[0].ready(WAIT_LIMIT).await;
         stack.workers[0].ready(WAIT_LIMIT).await;
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }
@@ -128,7 +128,7 @@ async fn ingress_and_worker_start_during_a_redis_outage() {
     let took = recovered(&sender, Instant::now()).await;
     assert!(took < Duration::from_secs(2), "took {took:?}");
     stack.workers[0].ready(WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
@@ -139,20 +139,20 @@ async fn lost_redis_reply_gets_503_and_the_retry_is_safe() {
     sender.send(&event()).await.expect(202, "accepted");
     let proxy = stack.proxy.as_ref().unwrap();
     let signed = event();
-    proxy.set(Mode::SwallowAnswers);
+    proxy.set(ProxyMode::SwallowAnswers);
     check_refused(&sender, &signed, "E_WEBHOOK_DEDUPLICATION_ERROR").await;
-    proxy.set(Mode::Cut);
-    proxy.set(Mode::Pass);
+    proxy.set(ProxyMode::Cut);
+    proxy.set(ProxyMode::Pass);
     let answer = poll::until("the retry gets through", WAIT_LIMIT, async || {
         let answer = sender.send(&signed).await;
         if answer.status < 300 { Ok(answer) } else { Err(answer.text) }
     })
     .await;
     answer.expect(200, "duplicate");
-    stack.drained(WAIT_LIMIT).await;
-    let ledger = Ledger::default();
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    let ledger = AcceptanceLog::default();
     ledger.record("acme", &answer);
-    assert_eq!(ledger.check(&stack).await[&Place::Database], 1);
+    assert_eq!(ledger.check(&stack).await[&EventPlace::Database], 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,26 +161,26 @@ async fn half_open_redis_connection_is_detected() {
     let sender = stack.sender();
     sender.send(&event()).await.expect(202, "accepted");
     let proxy = stack.proxy.as_ref().unwrap();
-    proxy.set(Mode::Silent);
+    proxy.set(ProxyMode::Silent);
     let begun = Instant::now();
     let answer = sender.send(&event()).await;
     assert_eq!(answer.status, 503, "{}", answer.text);
     assert!(begun.elapsed() < REFUSED_WITHIN, "{:?}", begun.elapsed());
-    proxy.set(Mode::Pass);
+    proxy.set(ProxyMode::Pass);
     recovered(&sender, Instant::now()).await;
     // The worker's blocking read hangs on a dead connection, too; it must notice within its own bounds.
-    stack.drained(Duration::from_secs(30)).await;
+    stack.wait_until_drained(Duration::from_secs(30)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_redis_is_not_an_outage() {
     let stack = Stack::builder().proxied().start().await;
-    stack.proxy.as_ref().unwrap().set(Mode::Delay(Duration::from_millis(150)));
+    stack.proxy.as_ref().unwrap().set(ProxyMode::Delay(Duration::from_millis(150)));
     let sender = stack.sender();
     for _ in 0..3 {
         sender.send(&event()).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }
 
@@ -217,7 +217,7 @@ async fn full_redis_refuses_new_events_and_workers_empty_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_killed_under_load_loses_no_accepted_event() {
     let mut stack = Stack::builder().redis(RedisOptions::durable()).ingresses(2).workers(2).start().await;
-    let ledger = Arc::new(Ledger::default());
+    let ledger = Arc::new(AcceptanceLog::default());
     let stop = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
     for n in 0..16 {
@@ -259,8 +259,8 @@ async fn redis_killed_under_load_loses_no_accepted_event() {
     .await;
     stop.store(true, Ordering::Relaxed);
     senders.join_all().await;
-    stack.drained(Duration::from_secs(40)).await;
+    stack.wait_until_drained(Duration::from_secs(40)).await;
     let places = ledger.check(&stack).await;
-    assert_eq!(places[&Place::Database], ledger.len(), "{places:?}");
+    assert_eq!(places[&EventPlace::Database], ledger.len(), "{places:?}");
     assert_eq!(stack.database.count("webhook_events").await, i64::try_from(ledger.len()).unwrap());
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tests::poll;
 use tests::sender::{Sender, content_event, now_ms, unique};
-use tests::stack::{Role, Stack};
+use tests::stack::{ServerProcess, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -13,11 +13,11 @@ const OUTAGE: Duration = Duration::from_secs(6);
 /// Lines that a process may log about one outage, however long it is.
 const MAX_LINES: usize = 8;
 
-async fn ready(role: &Role) -> String {
+async fn ready(role: &ServerProcess) -> String {
     Sender::new(&role.ops).get("/ready").await.text
 }
 
-async fn says(role: &Role, words: &str) {
+async fn says(role: &ServerProcess, words: &str) {
     poll::until(&format!("/ready says {words:?}"), WAIT_LIMIT, async || {
         let text = ready(role).await;
         if text.contains(words) { Ok(()) } else { Err(text) }
@@ -25,7 +25,7 @@ async fn says(role: &Role, words: &str) {
     .await;
 }
 
-async fn redis_up(role: &Role, up: bool) {
+async fn redis_up(role: &ServerProcess, up: bool) {
     poll::until(&format!("webhook_redis_up is {up}"), WAIT_LIMIT, async || {
         let shown = role.metric("webhook_redis_up", &[]).await;
         if (shown > 0.5) == up { Ok(()) } else { Err(shown) }
@@ -81,7 +81,7 @@ async fn wrong_credentials_are_unready_in_redis_words() {
     for (user, words) in [("someone:other", "WRONGPASS"), ("limited:word", "NOPERM")] {
         let (program, url, ops) = stack.ingress_program();
         let redis = format!("redis://{user}@{}", stack.redis.address());
-        let role = Role { process: program.env("REDIS_URL", redis).spawn(), url, ops };
+        let role = ServerProcess { process: program.env("REDIS_URL", redis).spawn(), url, ops };
         role.health("/ready", 503, WAIT_LIMIT).await;
         says(&role, words).await;
         stack.ingresses.push(role);
@@ -116,7 +116,7 @@ async fn redis_outage_is_logged_once() {
     tokio::time::sleep(OUTAGE).await;
     let _: String = stack.redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     stack.workers[0].ready(WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("NOREPLICAS")).collect();

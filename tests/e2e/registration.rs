@@ -9,10 +9,10 @@ use tests::admin::SECRETS_KEY;
 use tests::ledger::entries;
 use tests::poll;
 use tests::redis::RedisOptions;
-use tests::sender::{Answer, Sender, content_event, mux_event, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Builder, Stack};
-use tests::tcp_proxy::Mode;
+use tests::sender::{HttpAnswer, Sender, content_event, mux_event, now_ms, unique};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{StackBuilder, Stack};
+use tests::tcp_proxy::ProxyMode;
 
 use crate::WAIT_LIMIT;
 
@@ -20,17 +20,17 @@ use crate::WAIT_LIMIT;
 pub(crate) const PROPAGATION_LIMIT: Duration = Duration::from_secs(2);
 const SECRET: &str = "registered-secret-4be1-7a90-never-to-be-seen";
 
-pub(crate) fn builder_with_key() -> Builder {
+pub(crate) fn builder_with_key() -> StackBuilder {
     Stack::builder().env("SECRETS_KEY", SECRETS_KEY)
 }
 
-pub(crate) fn event(platform: &str, secret: &str) -> Signed {
+pub(crate) fn event(platform: &str, secret: &str) -> SignedWebhook {
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
     sign::generic(platform, secret, body.as_bytes())
 }
 
 /// Sends until it is accepted, as a sender does that comes again; never longer than `within`.
-pub(crate) async fn accepted(sender: &Sender, signed: &Signed, within: Duration) -> String {
+pub(crate) async fn accepted(sender: &Sender, signed: &SignedWebhook, within: Duration) -> String {
     poll::until("the event is accepted", within, async || {
         let answer = sender.send(signed).await;
         if answer.status == 202 { Ok(answer.event_id().to_owned()) } else { Err(answer.text) }
@@ -158,13 +158,13 @@ async fn entries_of_an_unknown_platform_run_once_registered() {
         let _: i64 = stack.redis.command(&words).await;
     }
     stack.add_worker().await;
-    stack.workers[0].process.logged("events of a platform that this worker has no definition for", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("events of a platform that this worker has no definition for", WAIT_LIMIT).await;
     assert_eq!((stack.unfinished("shop").await, stack.dead("shop").await), (1, 0));
     for change in [&["HSET", "shop", &record][..], &["HSET", "#version", "one more"]] {
         let words = [&[change[0], "webhooks:registrations"], &change[1..]].concat();
         let _: i64 = stack.redis.command(&words).await;
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
@@ -193,7 +193,7 @@ async fn undecryptable_registration_affects_no_other_platform() {
     let (program, url, ops) = stack.ingress_program();
     let other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let process = program.env("SECRETS_KEY", other).spawn();
-    stack.ingresses.push(tests::stack::Role { process, url, ops });
+    stack.ingresses.push(tests::stack::ServerProcess { process, url, ops });
     stack.ingresses[1].ready(WAIT_LIMIT).await;
     let sender = stack.ingresses[1].sender();
     poll::until("it is known there", PROPAGATION_LIMIT, async || {
@@ -208,7 +208,7 @@ async fn undecryptable_registration_affects_no_other_platform() {
 async fn registration_needs_the_admin_token() {
     let stack = builder_with_key().workers(0).start().await;
     let body = json!({"platform": "shop", "secret": SECRET}).to_string().into_bytes();
-    let bare = |path: &str| Signed { path: path.to_owned(), headers: Vec::new(), body: body.clone() };
+    let bare = |path: &str| SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: body.clone() };
     let routes = [
         (Method::POST, "/api/v1/webhooks/register"),
         (Method::GET, "/api/v1/webhooks/platforms"),
@@ -247,7 +247,7 @@ async fn registration_of_a_configured_name_is_refused() {
 async fn invalid_definition_is_refused_naming_every_problem() {
     let stack = builder_with_key().workers(0).start().await;
     let sender = stack.sender();
-    let refused = |answer: Answer, named: &[&str]| {
+    let refused = |answer: HttpAnswer, named: &[&str]| {
         answer.expect_error(400, "E_INVALID_REQUEST");
         for name in named {
             assert!(answer.json["errmesg"].as_str().unwrap().contains(name), "{name} in {}", answer.text);
@@ -293,7 +293,7 @@ async fn registered_platform_cannot_change_anothers_session() {
     accepted(&sender, &sign::generic("rival", SECRET, body("room").as_bytes()), PROPAGATION_LIMIT).await;
     accepted(&sender, &sign::generic("rival", SECRET, body("own").as_bytes()), PROPAGATION_LIMIT).await;
     stack.status("own", "ended", WAIT_LIMIT).await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("room").await, "live");
     let dead = entries(&stack, "webhooks:dlq:rival").await;
     assert_eq!((dead.len(), &dead[0].1["error_code"][..]), (1, &b"session_conflict"[..]));
@@ -326,7 +326,7 @@ async fn changed_definition_applies_to_the_next_events() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_platform_gets_503_until_registrations_are_read() {
     let mut stack = builder_with_key().proxied().servers().await;
-    stack.proxy.as_ref().unwrap().set(Mode::Cut);
+    stack.proxy.as_ref().unwrap().set(ProxyMode::Cut);
     stack.spawn_ingress();
     stack.ingresses[0].listening(WAIT_LIMIT).await;
     let sender = stack.sender();
@@ -335,7 +335,7 @@ async fn unknown_platform_gets_503_until_registrations_are_read() {
     assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|n| n >= 1)));
     // What is configured is known without Redis, and says what it says of everything then.
     sender.send(&event("acme", SECRET)).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
-    stack.proxy.as_ref().unwrap().set(Mode::Pass);
+    stack.proxy.as_ref().unwrap().set(ProxyMode::Pass);
     poll::until("it is known to be unknown", WAIT_LIMIT, async || {
         let answer = sender.send(&event("shop", SECRET)).await;
         if answer.status == 404 { Ok(()) } else { Err(answer.text) }

@@ -12,7 +12,7 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
 const SECRET: &str = "registered-secret-1c55-never-to-be-seen";
 const HASH: &str = "webhooks:registrations";
 
-fn shown(answer: &tests::sender::Answer, platform: &str) -> Value {
+fn shown(answer: &tests::sender::HttpAnswer, platform: &str) -> Value {
     let all = answer.json["platforms"].as_array().unwrap();
     all.iter().find(|one| one["platform"] == platform).cloned().unwrap_or_default()
 }
@@ -81,7 +81,7 @@ async fn registration_of_a_later_version_waits_and_harms_no_other() {
     let started = stack.ingresses[1].sender();
     started.send(&event("shop", SECRET)).await.expect(202, "accepted");
     assert_eq!(started.send(&event("morrow", SECRET)).await.status, 503);
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use serde_json::json;
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, content_event, mux_event, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
@@ -67,7 +67,7 @@ async fn poison_filling_half_the_backlog_blocks_no_good_event() {
     assert_eq!((refused, stack.unfinished("mux").await), (MAX_BACKLOG / 2, MAX_BACKLOG));
 }
 
-fn large(platform: &str) -> Signed {
+fn large(platform: &str) -> SignedWebhook {
     let title = "x".repeat(100_000);
     let body = content_event("content_added", &unique("c"), &title, now_ms()).to_string();
     sign::generic(platform, ACME_SECRET, body.as_bytes())
@@ -92,7 +92,7 @@ async fn platform_over_its_share_of_redis_is_refused_first() {
     // Ingress samples the memory only once a second. The test stops well above the threshold of 80 %
     // and waits for that sample, so that Redis cannot fill up first.
     while memory_permille(&stack).await < 840 && sender.send(&large("big")).await.status == 202 {}
-    stack.ingresses[0].process.logged("takes more than its share", WAIT_LIMIT).await;
+    stack.ingresses[0].process.wait_until_logged("takes more than its share", WAIT_LIMIT).await;
     let refused = poll::until("it is refused", WAIT_LIMIT, async || {
         let answer = sender.send(&large("big")).await;
         if answer.status == 202 { Err(answer.status) } else { Ok(answer) }
@@ -106,7 +106,7 @@ async fn platform_over_its_share_of_redis_is_refused_first() {
     }
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.add_worker().await;
-    stack.drained(Duration::from_secs(40)).await;
+    stack.wait_until_drained(Duration::from_secs(40)).await;
     poll::until("there is room again", WAIT_LIMIT, async || match sender.send(&large("big")).await.status {
         202 => Ok(()),
         status => Err(status),

@@ -6,7 +6,7 @@ use tests::poll;
 use tests::process;
 use tests::redis::RedisServer;
 use tests::sender::{content_event, now_ms, rfc3339, unique};
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -98,7 +98,7 @@ async fn expired_dead_letters_stay_and_are_reported_without_archive() {
         }
     })
     .await;
-    stack.workers[0].process.logged("older than DLQ_RETENTION_DAYS and stay", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("older than DLQ_RETENTION_DAYS and stay", WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 2);
 }
 
@@ -118,7 +118,7 @@ async fn dead_letter_that_cannot_be_archived_stays() {
         std::fs::create_dir(folder.path().join(format!("acme-{day}-harness-1.ndjson"))).unwrap();
     }
     stack.add_worker().await;
-    stack.workers[0].process.logged("expired dead letters are kept", WAIT_LIMIT).await;
+    stack.workers[0].process.wait_until_logged("expired dead letters are kept", WAIT_LIMIT).await;
     poll::until("it is shown", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_retention_failing", &["platform=\"acme\""]).await {
             failing if failing > 0.5 => Ok(()),
@@ -129,7 +129,7 @@ async fn dead_letter_that_cannot_be_archived_stays() {
     assert_eq!(stack.dead("acme").await, 1);
 }
 
-async fn ledger_rows_expire_unless_something_needs_them(kind: Kind) {
+async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
     let toml = "[platforms.remembered]\nsecrets = [\"env:ACME_SECRET\"]\ndedup_ttl_hours = 8784\n\
                 [platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\npaused = true\n\
                 [platforms.mourned]\nsecrets = [\"env:ACME_SECRET\"]\n";
@@ -138,7 +138,7 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: Kind) {
         let body = content_event("content_added", &unique(id), id, now_ms());
         stack.sender().acme(&body).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let ids = stack.database.rows("SELECT event_id FROM webhook_events ORDER BY received_at", &[]).await;
     let ids: Vec<String> = ids.iter().map(|row| row["event_id"].as_str().unwrap().to_owned()).collect();
     let [old, young, needed] = &ids[..] else { panic!("{ids:?}") };
@@ -178,7 +178,7 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: Kind) {
         Some(row) => Err(format!("{row}\n{}", worker.log())),
     })
     .await;
-    worker.logged("rows of the ledger expired", WAIT_LIMIT).await;
+    worker.wait_until_logged("rows of the ledger expired", WAIT_LIMIT).await;
     for (platform, id) in [("acme", young), ("acme", needed), ("remembered", old), ("held", old), ("mourned", old)]
     {
         assert!(stack.database.event(platform, id).await.is_some(), "{id} of {platform} is gone");

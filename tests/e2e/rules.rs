@@ -5,13 +5,13 @@ use std::time::Duration;
 use tests::ledger::entries;
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Kind, Stack};
-use tests::{pending, poll};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{DatabaseKind, Stack};
+use tests::{pending_entries, poll};
 
 use crate::WAIT_LIMIT;
 
-fn event(platform: &str) -> Signed {
+fn event(platform: &str) -> SignedWebhook {
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
     sign::generic(platform, ACME_SECRET, body.as_bytes())
 }
@@ -62,7 +62,7 @@ async fn duplicate_entries_in_one_batch_take_effect_once() {
     sender.send(&event("acme")).await.expect(202, "accepted");
     assert_eq!(stack.unfinished("acme").await, 4);
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 2);
     assert_eq!(stack.dead("acme").await, 0);
     let role = &stack.workers[0];
@@ -79,7 +79,7 @@ async fn duplicate_entries_in_one_batch_take_effect_once() {
 /// They are told apart before the database sees them: no transaction fails over the second one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_entries_in_one_batch_roll_nothing_back() {
-    let mut stack = Stack::builder().database(Kind::Postgres).workers(0).start().await;
+    let mut stack = Stack::builder().database(DatabaseKind::Postgres).workers(0).start().await;
     let signed = event("acme");
     for _ in 0..3 {
         stack.sender().send(&signed).await.expect(202, "accepted");
@@ -87,7 +87,7 @@ async fn duplicate_entries_in_one_batch_roll_nothing_back() {
         let _: usize = stack.redis.command(&["DEL", &markers[0]]).await;
     }
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
     let rolled_back = async || {
         let sql = "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
@@ -100,7 +100,7 @@ async fn duplicate_entries_in_one_batch_roll_nothing_back() {
     })
     .await;
     stack.sender().send(&event("acme")).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     poll::throughout("nothing was rolled back", Duration::from_secs(1), async || match rolled_back().await {
         Some(0) => Ok(()),
         seen => Err(format!("{seen:?}")),
@@ -119,7 +119,7 @@ async fn repeatable_event_takes_effect_each_time() {
     for _ in 0..3 {
         stack.sender().send(&signed).await.expect(202, "accepted");
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'bell'").await, 3);
 }
 
@@ -163,9 +163,9 @@ async fn sqlite_log_size_is_a_metric() {
     })
     .await;
 
-    let stack = Stack::builder().database(Kind::Postgres).start().await;
+    let stack = Stack::builder().database(DatabaseKind::Postgres).start().await;
     stack.sender().send(&event("acme")).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(format!("{}", stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await), "0");
 }
 
@@ -190,7 +190,7 @@ async fn orphaned_entry_is_requeued() {
         stack.database.event("acme", "lost").await.map(drop).ok_or("no row")
     })
     .await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     poll::until("it is counted", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_orphans_total", &["acme"]).await {
             1.0 => Ok(()),
@@ -212,9 +212,9 @@ async fn entry_delivered_in_the_future_is_claimed() {
     let _: redis::Value =
         stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;
     let id = entries(&stack, STREAM).await[0].0.parse().unwrap();
-    pending::delivered_in_the_future(&stack.redis, STREAM, "gone", &[id]).await;
+    pending_entries::move_delivery_into_future(&stack.redis, STREAM, "gone", &[id]).await;
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert!(stack.database.event("acme", answer.event_id()).await.is_some());
 }
 
@@ -230,6 +230,6 @@ async fn worker_renews_its_lease_and_exits_when_another_holds_it() {
     })
     .await;
     let (): () = stack.redis.command(&["SET", LEASE, "somebody else", "PX", "600000"]).await;
-    let status = stack.workers[0].process.ended(WAIT_LIMIT).await;
+    let status = stack.workers[0].process.wait_until_ended(WAIT_LIMIT).await;
     assert!(!status.success(), "{status}");
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use tests::poll;
 use tests::process::Program;
 use tests::sender::{Sender, content_event, now_ms, unique};
-use tests::stack::{Kind, Role, Stack};
+use tests::stack::{DatabaseKind, ServerProcess, Stack};
 
 use crate::WAIT_LIMIT;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn says(role: &Role, words: &[&str]) {
+async fn says(role: &ServerProcess, words: &[&str]) {
     role.health("/ready", 503, TIMEOUT).await;
     poll::until(&format!("/ready says {words:?}"), TIMEOUT, async || {
         let text = Sender::new(&role.ops).get("/ready").await.text;
@@ -22,7 +22,7 @@ async fn says(role: &Role, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_column_or_table_is_unready_and_named() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
         let mut stack = Stack::builder().database(kind).start().await;
         let send = async |stack: &Stack| {
             let event = content_event("content_added", &unique("c"), "t", now_ms());
@@ -42,7 +42,7 @@ async fn missing_column_or_table_is_unready_and_named() {
         for worker in &stack.workers {
             worker.ready(TIMEOUT).await;
         }
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
 
         stack.database.execute("ALTER TABLE jobs RENAME TO jobs_old").await;
         says(&stack.workers[0], &["there is no table jobs"]).await;
@@ -67,7 +67,7 @@ async fn refused(program: Program, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_table_of_an_application_is_recognised() {
-    let stack = Stack::builder().database(Kind::Postgres).servers().await;
+    let stack = Stack::builder().database(DatabaseKind::Postgres).servers().await;
     stack.database.execute("CREATE TABLE sessions (id int); CREATE TABLE jobs (id int)").await;
     let words = ["DATABASE_URL", "the tables jobs, sessions, which Tributary did not make", "search_path"];
     refused(stack.worker_program().0, &words).await;
@@ -83,12 +83,12 @@ async fn sessions_table_of_an_application_is_recognised() {
     refused(elsewhere().0, &["no schema of the connection's search_path exists", "CREATE SCHEMA"]).await;
     stack.database.execute("CREATE SCHEMA tributary").await;
     let (program, ops) = elsewhere();
-    let worker = Role { process: program.spawn(), url: ops.clone(), ops };
+    let worker = ServerProcess { process: program.spawn(), url: ops.clone(), ops };
     worker.ready(TIMEOUT).await;
     worker.process.terminate();
-    assert_eq!(worker.process.ended(WAIT_LIMIT).await.code(), Some(0));
+    assert_eq!(worker.process.wait_until_ended(WAIT_LIMIT).await.code(), Some(0));
 
-    let stack = Stack::builder().database(Kind::Sqlite).servers().await;
+    let stack = Stack::builder().database(DatabaseKind::Sqlite).servers().await;
     let tests::database::Database::Sqlite(path) = &stack.database else { panic!("SQLite") };
     std::fs::File::create_new(path).unwrap();
     stack.database.execute("CREATE TABLE sessions (id int)").await;

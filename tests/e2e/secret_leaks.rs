@@ -9,15 +9,15 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::admin::SECRETS_KEY;
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::generator::{REALCAST_SECRET, STREAMGANK_SECRET};
 use tests::poll;
 use tests::process::Program;
 use tests::sender::{
-    ACME_SECRET, ADMIN_TOKEN, Answer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, Sender,
+    ACME_SECRET, ADMIN_TOKEN, HttpAnswer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, Sender,
     announcement, content_event, livekit_event, mux_event, now, now_ms, unique,
 };
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
@@ -58,7 +58,7 @@ impl LeakScan {
     }
 
     /// Sends `signed` and remembers what was answered, and what proves it.
-    async fn send(&mut self, sender: &Sender, what: &str, signed: &Signed) -> Answer {
+    async fn send(&mut self, sender: &Sender, what: &str, signed: &SignedWebhook) -> HttpAnswer {
         for (name, value) in &signed.headers {
             let lower = name.to_lowercase();
             if ["signature", "authorization", "cf-webhook-auth"].iter().any(|part| lower.contains(part)) {
@@ -94,7 +94,7 @@ fn marked(body: &Value) -> Vec<u8> {
 }
 
 /// A genuine request of each platform with a signature of its own, by `secret`, or by its own one.
-fn own(body_of: &str, secret: Option<&str>) -> Signed {
+fn own(body_of: &str, secret: Option<&str>) -> SignedWebhook {
     let content = marked(&content_event("content_added", &unique("c"), MARKER, now_ms()));
     match body_of {
         "mux" => {
@@ -140,9 +140,9 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
         assert_eq!(answer.status, 202, "{name}: {}", answer.text);
         all.send(sender, &format!("{name}, again"), &genuine).await;
         all.send(sender, &format!("{name}, forged"), &own(name, Some(FORGER))).await;
-        let other = Signed { body: [genuine.body.as_slice(), b" "].concat(), ..genuine.clone() };
+        let other = SignedWebhook { body: [genuine.body.as_slice(), b" "].concat(), ..genuine.clone() };
         all.send(sender, &format!("{name}, changed"), &other).await;
-        let packed = Signed { body: gzip(&own(name, None).body), ..genuine }.header("content-encoding", "gzip");
+        let packed = SignedWebhook { body: gzip(&own(name, None).body), ..genuine }.header("content-encoding", "gzip");
         all.send(sender, &format!("{name}, packed and forged"), &packed).await;
     }
     for name in providers::PROVIDERS {
@@ -174,7 +174,7 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
 
 /// Registering, rotating, pausing, with what is right and with what is wrong.
 async fn admin(all: &mut LeakScan, sender: &Sender) {
-    let mut heard = |what: &str, answer: &Answer| all.heard(format!("the answer to {what}"), answer.text.clone());
+    let mut heard = |what: &str, answer: &HttpAnswer| all.heard(format!("the answer to {what}"), answer.text.clone());
     for (what, body) in [
         ("a registration", json!({"platform": "third", "secret": REGISTERED, "rate_limit": 6000})),
         ("a rotation", json!({"platform": "third", "secret": ROTATED, "url": away(REGISTERED_PATH)})),
@@ -319,7 +319,7 @@ async fn outputs_hold_no_secret_signature_or_body() {
     ] {
         all.hide(what, secret);
     }
-    let receiver = Downstream::start(Manner::Kind);
+    let receiver = Downstream::start(ReceiverBehavior::Accept);
     let mut stack = providers::stack()
         .ingress_env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET)
         .ingress_env("STREAMGANK_WEBHOOK_SECRET", STREAMGANK_SECRET)
@@ -355,7 +355,7 @@ async fn outputs_hold_no_secret_signature_or_body() {
     all.send(&sender, "one without Redis", &own("acme", None)).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
-        role.process.ended(WAIT_LIMIT).await;
+        role.process.wait_until_ended(WAIT_LIMIT).await;
         assert!(role.process.log().lines().count() > 20, "it was silent");
         all.heard("a log", role.process.log());
     }

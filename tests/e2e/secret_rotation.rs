@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tests::ledger::{Ledger, Place};
+use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::poll;
 use tokio::sync::watch;
 
@@ -28,7 +28,7 @@ async fn secret_rotation_under_load_refuses_nothing() {
     for role in &stack.ingresses {
         accepted(&role.sender(), &event("shop", OLD), PROPAGATION_LIMIT).await;
     }
-    let (ledger, (switch, switched)) = (Arc::new(Ledger::default()), watch::channel(false));
+    let (ledger, (switch, switched)) = (Arc::new(AcceptanceLog::default()), watch::channel(false));
     let (sent, with_new, old_after) = (counter(), counter(), counter());
     let mut senders = tokio::task::JoinSet::new();
     for n in 0..SENDERS {
@@ -72,8 +72,8 @@ async fn secret_rotation_under_load_refuses_nothing() {
         count(&with_new) >= 200 && count(&old_after) >= 200,
         "{with_new:?} new, {old_after:?} old after the change"
     );
-    stack.drained(WAIT_LIMIT).await;
-    assert_eq!(ledger.check(&stack).await[&Place::Database], SENDERS * EVENTS_EACH);
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert_eq!(ledger.check(&stack).await[&EventPlace::Database], SENDERS * EVENTS_EACH);
     let rows = stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE platform = 'shop'", &[]).await;
     assert_eq!(rows.len(), SENDERS * EVENTS_EACH + 2, "each once, with those that looked whether it is known");
 }

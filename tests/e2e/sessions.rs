@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 use tests::sender::{ADMIN_TOKEN, announcement, livekit_event, mux_event, now, now_ms, unique};
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -47,7 +47,7 @@ async fn invalid_announcement_is_refused() {
     assert_eq!(stack.unfinished("sessions").await, 0);
 }
 
-async fn announcement_sets_the_fields_it_names(kind: Kind) {
+async fn announcement_sets_the_fields_it_names(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).start().await;
     let sender = stack.sender();
     let first = json!({"live_stream_id": "ls_1", "config": {"a": 1, "b": {"c": 2}}});
@@ -58,7 +58,7 @@ async fn announcement_sets_the_fields_it_names(kind: Kind) {
 
     // `config` is replaced whole; what is not named stays.
     sender.announce("r%C3%B6om%201", &json!({"config": {"d": 4}})).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let session = stack.database.session("röom 1").await.unwrap();
     assert_eq!((&session["live_stream_id"], &session["config"]), (&json!("ls_1"), &json!({"d": 4})));
 
@@ -69,7 +69,7 @@ async fn announcement_sets_the_fields_it_names(kind: Kind) {
     stack.status("room2", "live", WAIT_LIMIT).await;
     for body in [json!({}), json!({"status": "ready"}), json!({"config": {}})] {
         sender.announce("room2", &body).await.expect(202, "accepted");
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.status("room2").await, "live", "{body}");
     }
     sender.announce("room2", &json!({"status": "ended"})).await.expect(202, "accepted");
@@ -115,7 +115,7 @@ async fn announcement_and_event_sent_at_once_are_both_applied() {
                 .expect(202, "accepted");
         }
     }
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("sessions WHERE status = 'live'").await, 60);
     assert_eq!(stack.dead("mux").await + stack.dead("livekit").await, 0);
 }
@@ -142,7 +142,7 @@ async fn worker_route_shows_a_session_to_the_admin() {
     let ops = tests::sender::Sender::new(&stack.workers[0].ops);
     let get = async |room: &str, token: Option<&str>| {
         let request =
-            tests::sign::Signed { path: format!("/api/v1/sessions/{room}"), headers: Vec::new(), body: Vec::new() };
+            tests::sign::SignedWebhook { path: format!("/api/v1/sessions/{room}"), headers: Vec::new(), body: Vec::new() };
         let request =
             token.map_or(request.clone(), |token| request.header("authorization", &format!("Bearer {token}")));
         ops.request(Method::GET, &request).await.unwrap()

@@ -5,7 +5,7 @@ use tests::ledger::entries;
 use tests::poll;
 use tests::sender::{ACME_SECRET, content_event, mux_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{Kind, Stack};
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -44,7 +44,7 @@ async fn most_at_once(stack: &Stack) -> u64 {
     rows.first().and_then(|row| row["n"].as_u64()).unwrap_or(0)
 }
 
-async fn shared_transaction_isolates_a_refused_platform(kind: Kind) {
+async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
     let platform = |n| {
         format!(
             "[platforms.{}]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600000\n",
@@ -79,7 +79,7 @@ async fn shared_transaction_isolates_a_refused_platform(kind: Kind) {
         seen => Err(seen),
     })
     .await;
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let fields = entries(&stack, &format!("webhooks:dlq:{odd}")).await.remove(0).1;
     assert_eq!((&fields["error_code"][..], &fields["attempts"][..]), (&b"store_rejected"[..], &b"3"[..]));
     assert!(String::from_utf8_lossy(&fields["body"]).contains("bad"));

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use tests::database::ExclusiveLock;
-use tests::ledger::{Ledger, Place};
+use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::sender::{ACME_SECRET, content_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{Kind, Role, Stack};
-use tests::{pending, poll};
+use tests::stack::{DatabaseKind, ServerProcess, Stack};
+use tests::{pending_entries, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -17,7 +17,7 @@ use crate::WAIT_LIMIT;
 async fn stopping_worker_finishes_or_hands_back_its_entries() {
     // Nobody could claim an abandoned entry within this test: only handing back makes it end.
     let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
-    let ledger = Ledger::default();
+    let ledger = AcceptanceLog::default();
     for _ in 0..400 {
         let answer = stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
         answer.expect(202, "accepted");
@@ -31,7 +31,7 @@ async fn stopping_worker_finishes_or_hands_back_its_entries() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         stack.workers[round].process.terminate();
-        let status = stack.workers[round].process.ended(Duration::from_secs(10)).await;
+        let status = stack.workers[round].process.wait_until_ended(Duration::from_secs(10)).await;
         assert_eq!(status.code(), Some(0), "log:\n{}", stack.workers[round].process.tail());
         for _ in 0..100 {
             let answer = stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
@@ -40,8 +40,8 @@ async fn stopping_worker_finishes_or_hands_back_its_entries() {
         }
     }
     stack.add_worker().await;
-    stack.drained(WAIT_LIMIT).await;
-    assert_eq!(ledger.check(&stack).await[&Place::Database], 700);
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert_eq!(ledger.check(&stack).await[&EventPlace::Database], 700);
 }
 
 /// The database is away, so nothing can be finished: another worker, under another name, can take it up at once.
@@ -69,22 +69,22 @@ async fn unfinished_entries_are_handed_back_at_shutdown() {
     )
     .await;
     stack.workers[0].process.terminate();
-    let status = stack.workers[0].process.ended(Duration::from_secs(10)).await;
+    let status = stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(0), "log:\n{}", stack.workers[0].process.tail());
     let left = pending().await;
     assert!(!left.is_empty(), "nothing could be finished");
     assert!(left.iter().all(|(_, _, idle, deliveries)| *idle >= 600_000 && *deliveries <= 1), "{left:?}");
     lock.release().await;
     let (program, ops) = stack.worker_program();
-    stack.workers.push(Role { process: program.env("WORKER_NAME", "other").spawn(), url: ops.clone(), ops });
-    stack.drained(WAIT_LIMIT).await;
+    stack.workers.push(ServerProcess { process: program.env("WORKER_NAME", "other").spawn(), url: ops.clone(), ops });
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 50);
 }
 
 /// Its grace ends while it runs what often came to nothing: stopping is no crash, and is not counted as one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_stopped_during_a_suspect_has_not_crashed() {
-    let stack = Stack::builder().database(Kind::Postgres).worker_env("SHUTDOWN_GRACE_MS", "4000").start().await;
+    let stack = Stack::builder().database(DatabaseKind::Postgres).worker_env("SHUTDOWN_GRACE_MS", "4000").start().await;
     let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(9); RETURN NEW; END $$ LANGUAGE plpgsql;
                 CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION slow()";
     stack.database.execute(slow).await;
@@ -92,11 +92,11 @@ async fn worker_stopped_during_a_suspect_has_not_crashed() {
     let fields =
         ["v", "1", "event_id", "suspect", "event_type", "content_added", "occurred_at", &now, "received_at"];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
-    pending::suspect(&stack.redis, "webhooks:incoming:acme", &fields).await;
+    pending_entries::add_suspect_entry(&stack.redis, "webhooks:incoming:acme", &fields).await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
     poll::until("it runs alone", WAIT_LIMIT, async || if suspects().await == 1 { Ok(()) } else { Err("not yet") }).await;
     stack.workers[0].process.terminate();
-    stack.workers[0].process.ended(Duration::from_secs(10)).await;
+    stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await;
     assert_eq!((suspects().await, stack.unfinished("acme").await), (0, 1));
 }
 
@@ -105,7 +105,7 @@ async fn idle_worker_stops_at_once_and_obeys_a_second_signal() {
     let stack = Stack::builder().start().await;
     let begun = Instant::now();
     stack.workers[0].process.interrupt();
-    assert_eq!(stack.workers[0].process.ended(Duration::from_secs(5)).await.code(), Some(0));
+    assert_eq!(stack.workers[0].process.wait_until_ended(Duration::from_secs(5)).await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
@@ -134,7 +134,7 @@ async fn stopping_ingress_answers_requests_in_flight() {
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
     drop(stream);
-    assert_eq!(ingress.process.ended(Duration::from_secs(8)).await.code(), Some(0));
+    assert_eq!(ingress.process.wait_until_ended(Duration::from_secs(8)).await.code(), Some(0));
     assert_eq!(stack.unfinished("acme").await, 1);
 }
 
@@ -147,6 +147,6 @@ async fn endless_request_does_not_prevent_the_shutdown() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let begun = Instant::now();
     ingress.process.terminate();
-    ingress.process.ended(Duration::from_secs(6)).await;
+    ingress.process.wait_until_ended(Duration::from_secs(6)).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }

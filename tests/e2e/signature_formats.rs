@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use tests::process::{self, Program};
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
@@ -42,7 +42,7 @@ fn body(id: &str) -> String {
     format!(r#"{{"id":"{id}","type":"x"}}"#)
 }
 
-fn mux(secret_header: impl Fn(i64, &[u8]) -> Vec<String>) -> Signed {
+fn mux(secret_header: impl Fn(i64, &[u8]) -> Vec<String>) -> SignedWebhook {
     let body = mux_event(&unique("event"), "active", None, "ls", now_ms()).to_string();
     let signed = sign::mux(MUX_SECRET, now(), body.as_bytes()).without("mux-signature");
     secret_header(now(), body.as_bytes()).iter().fold(signed, |signed, line| signed.header("mux-signature", line))
@@ -50,7 +50,7 @@ fn mux(secret_header: impl Fn(i64, &[u8]) -> Vec<String>) -> Signed {
 
 /// A request of `own` with the lines of the signature header that `lines` makes of a wrong signature
 /// and the right one.
-fn own(lines: impl Fn(&str, &str) -> Vec<String>) -> Signed {
+fn own(lines: impl Fn(&str, &str) -> Vec<String>) -> SignedWebhook {
     let body = body(&unique("own"));
     let [wrong, right] = [OTHER, OWN_SECRET].map(|secret| sign::hmac_sha256_hex(secret, body.as_bytes()));
     let bare = sign::generic("own", OWN_SECRET, body.as_bytes()).without("x-webhook-signature");
@@ -107,7 +107,7 @@ async fn pasted_secret_works_and_is_named_at_startup() {
         let stack =
             Stack::builder().workers(0).ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET", &given).start().await;
         let process = &stack.ingresses[0].process;
-        process.logged("STREAMING_WEBHOOK_SIGNING_SECRET", WAIT_LIMIT).await;
+        process.wait_until_logged("STREAMING_WEBHOOK_SIGNING_SECRET", WAIT_LIMIT).await;
         assert!(process.log().contains(remark), "{}", process.log());
         assert!(!process.log().contains(MUX_SECRET), "{}", process.log());
         for secret in [MUX_SECRET, &given] {
@@ -121,7 +121,7 @@ async fn pasted_secret_works_and_is_named_at_startup() {
 
 /// `ingress check-platform` of a platform whose secret is `reference`, on a request that is signed
 /// with `secret` for it.
-async fn checked(preset: &str, secrets: &str, env: &[(&str, &str)], request: &Signed) -> process::Finished {
+async fn checked(preset: &str, secrets: &str, env: &[(&str, &str)], request: &SignedWebhook) -> process::ProgramOutput {
     let folder = process::folder();
     let file = |name: &str| folder.path().join(name);
     std::fs::write(file("secret"), b"\xef\xbb\xbfsecret-of-own-3b9d1c\r\n").unwrap();
@@ -150,7 +150,7 @@ async fn check_platform_explains_an_ambiguous_secret() {
     assert!(meant.stdout.contains(note), "{meant:?}");
 
     // The vector that the specification's own libraries test with.
-    let vector = Signed { body: br#"{"test": 2432232314}"#.to_vec(), ..request }
+    let vector = SignedWebhook { body: br#"{"test": 2432232314}"#.to_vec(), ..request }
         .header("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek")
         .header("webhook-timestamp", "1614265330")
         .header("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");

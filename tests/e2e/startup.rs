@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use tests::process::{Finished, Program};
+use tests::process::{ProgramOutput, Program};
 use tests::redis::RedisOptions;
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, unique};
-use tests::stack::{Kind, Role, Stack};
+use tests::stack::{DatabaseKind, ServerProcess, Stack};
 use tests::{ports, process, sign};
 
 use crate::WAIT_LIMIT;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-fn check_problems(finished: &Finished, named: &[&str], hidden: &[&str]) {
+fn check_problems(finished: &ProgramOutput, named: &[&str], hidden: &[&str]) {
     let text = format!("{}{}", finished.stdout, finished.stderr);
     assert_eq!(finished.code, Some(2), "{text}");
     for name in named {
@@ -112,13 +112,13 @@ async fn secret_files_are_read_and_workers_need_no_secrets() {
     std::fs::write(&file, format!("{MUX_SECRET}\n")).unwrap();
     let (program, url, ops) = stack.ingress_program();
     let program = program.env("STREAMING_WEBHOOK_SIGNING_SECRET_FILE", &file);
-    stack.ingresses.push(Role { process: program.spawn(), url, ops });
+    stack.ingresses.push(ServerProcess { process: program.spawn(), url, ops });
     stack.ingresses[0].ready(WAIT_LIMIT).await;
     // The worker's PLATFORMS_FILE names `env:ACME_SECRET`, which it has not got.
     stack.add_worker().await;
     let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
     stack.sender().send(&sign::mux(MUX_SECRET, now(), body.as_bytes())).await.expect(202, "accepted");
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
         assert!(!log.contains(MUX_SECRET), "{log}");
@@ -139,7 +139,7 @@ async fn worker_with_another_database_does_not_start() {
     assert!(text.contains("--adopt-database"), "it says what to do:\n{text}");
     assert!(stack.workers[0].process.is_running());
 
-    let adopted = Role { process: program.arg("--adopt-database").spawn(), url: ops.clone(), ops };
+    let adopted = ServerProcess { process: program.arg("--adopt-database").spawn(), url: ops.clone(), ops };
     adopted.ready(WAIT_LIMIT).await;
     let left_behind = stack.worker_program().0.run(TIMEOUT).await;
     assert_eq!(left_behind.code, Some(2), "this Redis belongs to the other database now: {left_behind:?}");
@@ -151,7 +151,7 @@ async fn worker_exits_when_redis_was_bound_to_another_database() {
     let stack = Stack::builder().start().await;
     let taken = "redis.call('FLUSHALL') return redis.call('HSET', 'webhooks:meta', 'database', 'another')";
     let _: usize = stack.redis.command(&["EVAL", taken, "0"]).await;
-    let status = stack.workers[0].process.ended(WAIT_LIMIT).await;
+    let status = stack.workers[0].process.wait_until_ended(WAIT_LIMIT).await;
     assert!(!status.success(), "{status}");
     assert!(stack.workers[0].process.log().contains("--adopt-database"), "{}", stack.workers[0].process.tail());
 }
@@ -159,7 +159,7 @@ async fn worker_exits_when_redis_was_bound_to_another_database() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_durability_refuses_a_non_durable_database() {
     // The PostgreSQL that tests share runs with `fsync` off.
-    let stack = Stack::builder().database(Kind::Postgres).redis(RedisOptions::durable()).servers().await;
+    let stack = Stack::builder().database(DatabaseKind::Postgres).redis(RedisOptions::durable()).servers().await;
     let finished = stack.worker_program().0.env("DURABILITY", "strict").run(TIMEOUT).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
     assert_eq!(finished.code, Some(2), "{text}");
@@ -168,7 +168,7 @@ async fn strict_durability_refuses_a_non_durable_database() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_starting_at_once_share_one_fresh_database() {
-    for kind in [Kind::Sqlite, Kind::Postgres] {
+    for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
         let mut stack = Stack::builder().database(kind).servers().await;
         for _ in 0..4 {
             stack.spawn_worker();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::Connection as _;
 use tests::process::{Process, Program};
-use tests::stack::{Kind, Role, Stack};
+use tests::stack::{DatabaseKind, ServerProcess, Stack};
 use tests::tcp_proxy::TcpProxy;
 use tests::{poll, ports};
 use tokio::io::AsyncWriteExt;
@@ -20,12 +20,12 @@ const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;
 async fn stops(process: &Process) {
     let begun = Instant::now();
     process.terminate();
-    let status = process.ended(STOP_LIMIT).await;
+    let status = process.wait_until_ended(STOP_LIMIT).await;
     assert_eq!(status.code(), Some(0), "after {:?}:\n{}", begun.elapsed(), process.tail());
 }
 
-fn role((program, ops): (Program, String)) -> Role {
-    Role { process: program.spawn(), url: ops.clone(), ops }
+fn role((program, ops): (Program, String)) -> ServerProcess {
+    ServerProcess { process: program.spawn(), url: ops.clone(), ops }
 }
 
 /// Listens and never answers: what a name that leads nowhere looks like.
@@ -53,7 +53,7 @@ async fn sigterm_while_redis_is_unavailable_ends_the_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_waiting_for_a_migration_ends_the_start() {
-    let stack = Stack::builder().database(Kind::Sqlite).servers().await;
+    let stack = Stack::builder().database(DatabaseKind::Sqlite).servers().await;
     let tests::database::Database::Sqlite(path) = &stack.database else { panic!("SQLite") };
     let lock = std::fs::File::create(format!("{}.migrate-lock", path.display())).unwrap();
     lock.lock().unwrap();
@@ -61,7 +61,7 @@ async fn sigterm_while_waiting_for_a_migration_ends_the_start() {
     worker.health("/ready", 503, WAIT_LIMIT).await;
     stops(&worker.process).await;
 
-    let stack = Stack::builder().database(Kind::Postgres).servers().await;
+    let stack = Stack::builder().database(DatabaseKind::Postgres).servers().await;
     let mut other = sqlx::PgConnection::connect(&stack.database_url()).await.unwrap();
     let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK);
     lock.execute(&mut other).await.unwrap();
@@ -79,7 +79,7 @@ async fn sigterm_while_waiting_for_a_migration_ends_the_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_the_database_is_silent_ends_the_start() {
-    let stack = Stack::builder().database(Kind::Postgres).servers().await;
+    let stack = Stack::builder().database(DatabaseKind::Postgres).servers().await;
     let (_listener, address) = silent().await;
     let (program, ops) = stack.worker_program();
     let worker = role((program.env("DATABASE_URL", format!("postgres://a@{address}/b")), ops));
@@ -102,7 +102,7 @@ async fn signal_before_the_start_ends_the_process_at_once() {
     let process = Program::new("dlq-tool").env("REDIS_URL_FILE", &pipe).arg("list").spawn();
     handles_signals(&process).await;
     process.interrupt();
-    assert_eq!(process.ended(STOP_LIMIT).await.code(), Some(130), "as a shell has it");
+    assert_eq!(process.wait_until_ended(STOP_LIMIT).await.code(), Some(130), "as a shell has it");
 }
 
 /// Waits until SIGTERM and SIGINT are caught.
@@ -125,9 +125,9 @@ async fn second_signal_ends_a_stuck_process() {
     let head = b"POST /webhook/acme HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     stream.write_all(head).await.unwrap();
     ingress.process.terminate();
-    ingress.process.logged("shutting down", WAIT_LIMIT).await;
+    ingress.process.wait_until_logged("shutting down", WAIT_LIMIT).await;
     ingress.process.terminate();
-    assert_eq!(ingress.process.ended(STOP_LIMIT).await.code(), Some(143));
+    assert_eq!(ingress.process.wait_until_ended(STOP_LIMIT).await.code(), Some(143));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,13 +4,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tests::poll;
 use tests::sender::{ADMIN_TOKEN, Sender, mux_event, now_ms, unique};
-use tests::sign::Signed;
+use tests::sign::SignedWebhook;
 use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
 
-fn get(path: &str) -> Signed {
-    Signed { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+fn get(path: &str) -> SignedWebhook {
+    SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
 }
 
 async fn numbers(sender: &Sender, path: &str) -> Value {

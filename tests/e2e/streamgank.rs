@@ -1,10 +1,10 @@
 //! StreamGank, received: every event of its guide ends in the job's row; forgeries and repetitions.
 
 use serde_json::{Value, json};
-use tests::guide;
+use tests::fixtures;
 use tests::ledger::entries;
-use tests::sign::{self, Signed};
-use tests::stack::{Builder, Kind, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -22,31 +22,31 @@ const STATUSES: [&str; 8] = [
     "timeout",
 ];
 
-fn builder() -> Builder {
+fn builder() -> StackBuilder {
     Stack::builder().ingress_env("STREAMGANK_WEBHOOK_SECRET", SECRET)
 }
 
-fn signed(body: &str) -> Signed {
+fn signed(body: &str) -> SignedWebhook {
     sign::over_body("streamgank", HEADER, SECRET, body.as_bytes())
 }
 
-fn event(status: &str) -> Signed {
-    signed(&guide::body("streamgank", &format!("job.{status}")))
+fn event(status: &str) -> SignedWebhook {
+    signed(&fixtures::body("streamgank", &format!("job.{status}")))
 }
 
 async fn job(stack: &Stack, id: &str) -> Value {
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     stack.database.rows("SELECT * FROM jobs WHERE platform = 'streamgank' AND job_id = $1", &[id]).await.remove(0)
 }
 
 on_both!(streamgank_events_of_the_guide_are_stored_in_the_job);
 on_both!(job_advances_and_an_older_event_does_not_reset_it);
 
-async fn streamgank_events_of_the_guide_are_stored_in_the_job(kind: Kind) {
+async fn streamgank_events_of_the_guide_are_stored_in_the_job(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     for status in STATUSES {
         let name = format!("job.{status}");
-        let body = guide::body("streamgank", &name).replace("job_1704123456789_abc123", status);
+        let body = fixtures::body("streamgank", &name).replace("job_1704123456789_abc123", status);
         let id = stack.sender().send(&signed(&body)).await.expect(202, "accepted").to_owned();
         let row = job(&stack, status).await;
         assert_eq!(row["status"], status);
@@ -81,15 +81,15 @@ async fn streamgank_events_of_the_guide_are_stored_in_the_job(kind: Kind) {
     assert_eq!(stack.dead("streamgank").await, 0);
 }
 
-async fn job_advances_and_an_older_event_does_not_reset_it(kind: Kind) {
+async fn job_advances_and_an_older_event_does_not_reset_it(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     let at = |status: &str, second: u32| {
-        let body = guide::body("streamgank", &format!("job.{status}"));
+        let body = fixtures::body("streamgank", &format!("job.{status}"));
         signed(&body.replace("12:05:30.123Z", &format!("12:05:{second}.123Z")))
     };
     for signed in [at("failed", 31), at("completed", 33)] {
         stack.sender().send(&signed).await.expect(202, "accepted");
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
     let id = "job_1704123456789_abc123";
     let after = job(&stack, id).await;
@@ -109,8 +109,8 @@ async fn streamgank_forgeries_leave_nothing() {
     let stack = builder().start().await;
     let good = event("completed");
     let mut moved = good.clone();
-    moved.body = guide::body("streamgank", "job.completed").replace("abc123-video", "xyz-video").into_bytes();
-    let body = guide::body("streamgank", "job.completed");
+    moved.body = fixtures::body("streamgank", "job.completed").replace("abc123-video", "xyz-video").into_bytes();
+    let body = fixtures::body("streamgank", "job.completed");
     let compact = serde_json::from_str::<Value>(&body).unwrap().to_string();
     let forgeries = [
         ("no header", good.clone().without(HEADER)),
@@ -132,9 +132,9 @@ async fn streamgank_forgeries_leave_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streamgank_repetition_at_any_endpoint_is_one_event() {
     let stack = builder().workers(0).start().await;
-    let delivered = |signed: Signed, id: &str| signed.header("X-StreamGank-Delivery", id);
+    let delivered = |signed: SignedWebhook, id: &str| signed.header("X-StreamGank-Delivery", id);
     let first = stack.sender().send(&delivered(event("failed"), "d-1")).await.expect(202, "accepted").to_owned();
-    let elsewhere = guide::body("streamgank", "job.failed").replace("webhook_1", "webhook_2");
+    let elsewhere = fixtures::body("streamgank", "job.failed").replace("webhook_1", "webhook_2");
     for again in [delivered(event("failed"), "d-1"), delivered(event("failed"), "d-2"), signed(&elsewhere)] {
         assert_eq!(stack.sender().send(&again).await.expect(200, "duplicate"), first);
     }

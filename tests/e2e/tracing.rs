@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::collector::{Collector, Span};
-use tests::downstream::{Downstream, Manner};
+use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::sender::{ADMIN_TOKEN, MUX_SECRET, content_event, mux_event, now, now_ms};
 use tests::sign;
-use tests::stack::{Builder, Stack};
+use tests::stack::{StackBuilder, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -16,11 +16,11 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 const OUTBOUND: &str = "outbound-secret-31c7";
 
-fn builder(endpoint: &str) -> Builder {
+fn builder(endpoint: &str) -> StackBuilder {
     Stack::builder().env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "100")
 }
 
-fn delivering(builder: Builder, to: &Downstream) -> Builder {
+fn delivering(builder: StackBuilder, to: &Downstream) -> StackBuilder {
     builder
         .worker_env("WEBHOOK_URLS", &to.url())
         .worker_env("WEBHOOK_SECRET_KEY", OUTBOUND)
@@ -41,7 +41,7 @@ async fn send(stack: &Stack) {
 async fn stop(stack: &Stack) {
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
-        let status = role.process.ended(Duration::from_secs(6)).await;
+        let status = role.process.wait_until_ended(Duration::from_secs(6)).await;
         assert_eq!(status.code(), Some(0), "log:\n{}", role.process.tail());
     }
 }
@@ -54,7 +54,7 @@ fn of_the_trace(spans: &[Span]) -> &Span {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trace_covers_the_request_up_to_the_delivery() {
-    let (collector, receiver) = (Collector::start(), Downstream::start(Manner::Kind));
+    let (collector, receiver) = (Collector::start(), Downstream::start(ReceiverBehavior::Accept));
     let stack = builder(&format!("http://me:otlp-password@{}", collector.address())).env("LOG_FORMAT", "json");
     let stack = delivering(stack, &receiver).start().await;
     send(&stack).await;
@@ -124,7 +124,7 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
     // Not from one who has not proved himself.
     let forged = sign::generic("netflix", "wrong", film.to_string().as_bytes());
     assert_eq!(stack.sender().send(&forged).await.status, 401);
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("acme").await, 1);
     assert_eq!(collector.requests().len(), 0);
     stop(&stack).await;
@@ -147,7 +147,7 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trace_context_passes_when_no_exporter_is_configured() {
-    let (collector, receiver) = (Collector::start(), Downstream::start(Manner::Kind));
+    let (collector, receiver) = (Collector::start(), Downstream::start(ReceiverBehavior::Accept));
     // This one alone asks for nothing.
     let stack =
         Stack::builder().env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("http://{}", collector.address()));
@@ -176,12 +176,12 @@ async fn unavailable_collector_harms_nothing() {
             let film = content_event("content_added", &format!("film-{number}"), "A film", now_ms());
             stack.sender().netflix(&film).await.expect(202, "accepted");
         }
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         let took = begun.elapsed();
         assert!(took < WAIT_LIMIT, "{took:?}");
         let told = "the trace collector does not take spans";
         for role in stack.ingresses.iter().chain(&stack.workers) {
-            role.process.logged(told, WAIT_LIMIT).await;
+            role.process.wait_until_logged(told, WAIT_LIMIT).await;
         }
         stop(&stack).await;
         for role in stack.ingresses.iter().chain(&stack.workers) {

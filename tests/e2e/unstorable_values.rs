@@ -3,37 +3,37 @@
 
 use serde_json::{Value, json};
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, rfc3339, unique};
-use tests::sign::{self, Signed};
-use tests::stack::{Builder, Kind, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{StackBuilder, DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 const REALCAST_SECRET: &str = "realcast-secret-77b0";
 const STREAMGANK_SECRET: &str = "streamgank-secret-31ee";
 
-fn builder() -> Builder {
+fn builder() -> StackBuilder {
     let builder = Stack::builder().ingress_env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET);
     builder.ingress_env("STREAMGANK_WEBHOOK_SECRET", STREAMGANK_SECRET)
 }
 
-fn realcast(event: &str, data: &Value) -> Signed {
+fn realcast(event: &str, data: &Value) -> SignedWebhook {
     let body = json!({"event": event, "timestamp": rfc3339(now_ms()), "data": data}).to_string();
     sign::over_body("realcast", "X-RealCast-Signature", REALCAST_SECRET, body.as_bytes())
 }
 
-fn streamgank(event: &str, data: &Value) -> Signed {
+fn streamgank(event: &str, data: &Value) -> SignedWebhook {
     let body = json!({"event": event, "timestamp": rfc3339(now_ms()), "data": data}).to_string();
     sign::over_body("streamgank", "X-StreamGank-Signature", STREAMGANK_SECRET, body.as_bytes())
 }
 
-fn mux(body: &Value) -> Signed {
+fn mux(body: &Value) -> SignedWebhook {
     sign::mux(MUX_SECRET, now(), body.to_string().as_bytes())
 }
 
 /// Sends `request`, waits until it is finished, and returns the ledger's result of its event.
-async fn result(stack: &Stack, platform: &str, request: &Signed) -> Value {
+async fn result(stack: &Stack, platform: &str, request: &SignedWebhook) -> Value {
     let id = stack.sender().send(request).await.expect(202, "accepted").to_owned();
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead(platform).await, 0, "{platform}: {id}");
     let row = stack.database.event(platform, &id).await.expect("a row in the ledger");
     match &row["result"] {
@@ -50,7 +50,7 @@ on_both!(session_goes_live_and_ends_despite_unstorable_values);
 on_both!(job_and_recording_are_stored_without_bad_values);
 on_both!(unusable_room_id_falls_back_to_the_live_stream_id);
 
-async fn session_goes_live_and_ends_despite_unstorable_values(kind: Kind) {
+async fn session_goes_live_and_ends_despite_unstorable_values(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     for (number, (column, value, reason)) in [
         ("title", json!("a\u{0}b"), "replaced_characters"),
@@ -106,7 +106,7 @@ async fn session_goes_live_and_ends_despite_unstorable_values(kind: Kind) {
     assert!(!log.contains("around noon"), "no line holds a value");
 }
 
-async fn job_and_recording_are_stored_without_bad_values(kind: Kind) {
+async fn job_and_recording_are_stored_without_bad_values(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     let data = json!({"job_id": "j", "error": "stack\u{0}trace", "progress": "50 %", "retry_count": "many"});
     let outcome = result(&stack, "streamgank", &streamgank("job.failed", &data)).await;
@@ -128,7 +128,7 @@ async fn job_and_recording_are_stored_without_bad_values(kind: Kind) {
     assert_eq!((&recording["state"], &recording["duration_seconds"]), (&json!("ready"), &Value::Null));
 }
 
-async fn unusable_room_id_falls_back_to_the_live_stream_id(kind: Kind) {
+async fn unusable_room_id_falls_back_to_the_live_stream_id(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
     let sender = stack.sender();
     for (number, room) in ["x".repeat(600), "a\u{0}".to_owned()].into_iter().enumerate() {

@@ -3,21 +3,21 @@
 use serde_json::{Value, json};
 use tests::ledger::entries;
 use tests::sender::{ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, now, now_ms, rfc3339};
-use tests::sign::{self, Signed};
-use tests::stack::{Builder, Stack};
+use tests::sign::{self, SignedWebhook};
+use tests::stack::{StackBuilder, Stack};
 use tests::{poll, sender};
 
 use crate::WAIT_LIMIT;
 
 const SECRET: &str = "realcast-secret-3c1d";
 
-fn builder() -> Builder {
+fn builder() -> StackBuilder {
     Stack::builder()
         .platforms("[platforms.github]\nsecrets = [\"env:REALCAST_WEBHOOK_SECRET\"]\n")
         .ingress_env("REALCAST_WEBHOOK_SECRET", SECRET)
 }
 
-fn realcast(body: &[u8]) -> Signed {
+fn realcast(body: &[u8]) -> SignedWebhook {
     sign::over_body("realcast", "X-RealCast-Signature", SECRET, body)
 }
 
@@ -63,7 +63,7 @@ async fn unusable_request_is_kept_and_edited_into_an_event() {
     // Unedited it is no event to a worker either.
     assert_eq!(stack.dlq_tool(&["replay", "--platform", "realcast"]).await.code, Some(0));
     poll::until("it is dead again", WAIT_LIMIT, async || {
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
         let dead = dead_letter(&stack, "realcast").await;
         if dead["replays"] == 1 { Ok(()) } else { Err(dead) }
     })

@@ -14,7 +14,7 @@ use std::time::Duration;
 use case::{RequestCase, ExpectedOutcome};
 use serde_json::Value;
 use tests::poll;
-use tests::stack::{Builder, Stack};
+use tests::stack::{StackBuilder, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -90,7 +90,7 @@ async fn run(case: &RequestCase) {
         let body = serde_json::json!({"live_stream_id": session["live_stream_id"]});
         let room = session["room_id"].as_str().expect("a room");
         stack.sender().announce(room, &body).await.expect(202, "accepted");
-        stack.drained(WAIT_LIMIT).await;
+        stack.wait_until_drained(WAIT_LIMIT).await;
     }
     if case.same_connection {
         return connection::both_are_answered(&stack, &case.requests).await;
@@ -107,7 +107,7 @@ async fn run(case: &RequestCase) {
     leaves_the_row(&stack, &case.expected).await;
 }
 
-fn builder(case: &RequestCase) -> Builder {
+fn builder(case: &RequestCase) -> StackBuilder {
     let mut builder = Stack::builder().platforms(case.platforms_toml.as_deref().unwrap_or_default());
     for (name, value) in SECRETS {
         builder = builder.ingress_env(name, value);

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use ::tests::sender::{self, content_event, livekit_event, now};
-use ::tests::sign::{self, Signed};
+use ::tests::sign::{self, SignedWebhook};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use ingress::identify;
@@ -61,7 +61,7 @@ impl<'p> Subject<'p> {
         registry: &'p Registry,
         keys: &'p HashMap<PlatformName, Keys>,
         name: &str,
-        event: impl Fn(usize) -> Signed,
+        event: impl Fn(usize) -> SignedWebhook,
     ) -> Result<Self, Box<dyn Error>> {
         let platform = registry.get(name).ok_or("a bundled platform is missing")?;
         let keys = keys.get(&platform.name).ok_or("a secret is missing")?;

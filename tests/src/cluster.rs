@@ -10,7 +10,7 @@ const PRIMARIES: usize = 3;
 /// Slots of a cluster.
 const SLOTS: usize = 16_384;
 /// Longest wait for the cluster to agree about something.
-const AGREED: Duration = Duration::from_secs(60);
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Six servers that are one cluster. All end, and their folders go, on drop.
 #[derive(Debug)]
@@ -49,11 +49,11 @@ impl RedisCluster {
             let (port, bus) = (node.port().to_string(), self.bus(node).await);
             self.nodes[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
         }
-        self.agreed("all know each other", |node| node.contains(&format!("cluster_known_nodes:{}", 2 * PRIMARIES)))
+        self.wait_until_agreed("all know each other", |node| node.contains(&format!("cluster_known_nodes:{}", 2 * PRIMARIES)))
             .await;
         for (at, replica) in self.nodes[PRIMARIES..].iter().enumerate() {
             let primary: String = self.nodes[at].command(&["CLUSTER", "MYID"]).await;
-            poll::until("a replica finds its primary", AGREED, async || {
+            poll::until("a replica finds its primary", AGREEMENT_TIMEOUT, async || {
                 let mut connection = replica.connection().await;
                 let mut replicate = redis::cmd("CLUSTER");
                 replicate.arg("REPLICATE").arg(&primary);
@@ -61,8 +61,8 @@ impl RedisCluster {
             })
             .await;
         }
-        self.agreed("the cluster works", |node| node.contains("cluster_state:ok")).await;
-        self.replicated().await;
+        self.wait_until_agreed("the cluster works", |node| node.contains("cluster_state:ok")).await;
+        self.wait_until_replicated().await;
     }
 
     async fn bus(&self, node: &RedisServer) -> String {
@@ -70,9 +70,9 @@ impl RedisCluster {
         port.into_iter().nth(1).expect("a port of the cluster bus")
     }
 
-    async fn agreed(&self, what: &str, holds: impl Fn(&str) -> bool) {
+    async fn wait_until_agreed(&self, what: &str, holds: impl Fn(&str) -> bool) {
         for node in self.nodes.iter().filter(|node| node.runs()) {
-            poll::until(what, AGREED, async || {
+            poll::until(what, AGREEMENT_TIMEOUT, async || {
                 let info: String = node.command(&["CLUSTER", "INFO"]).await;
                 if holds(&info) { Ok(()) } else { Err(info) }
             })
@@ -81,14 +81,14 @@ impl RedisCluster {
     }
 
     /// Waits until every node that runs says that the cluster works.
-    pub async fn works(&self) {
-        self.agreed("the cluster works", |node| node.contains("cluster_state:ok")).await;
+    pub async fn wait_until_works(&self) {
+        self.wait_until_agreed("the cluster works", |node| node.contains("cluster_state:ok")).await;
     }
 
     /// Waits until every replica that runs is connected to its primary.
-    pub async fn replicated(&self) {
+    pub async fn wait_until_replicated(&self) {
         for node in self.nodes.iter().filter(|node| node.runs()) {
-            poll::until("a replica is connected", AGREED, async || {
+            poll::until("a replica is connected", AGREEMENT_TIMEOUT, async || {
                 let info: String = node.command(&["INFO", "replication"]).await;
                 if info.contains("role:master") || info.contains("master_link_status:up") {
                     Ok(())
@@ -110,7 +110,7 @@ impl RedisCluster {
     ///
     /// # Panics
     /// When none does.
-    pub async fn serving(&self, key: &str) -> usize {
+    pub async fn primary_of(&self, key: &str) -> usize {
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
             if self.ask::<redis::Value>(node, &["EXISTS", key]).await.is_ok() {
                 return at;
@@ -124,7 +124,7 @@ impl RedisCluster {
     /// # Panics
     /// When no node serves it, or it fails.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let node = self.serving(words[1]).await;
+        let node = self.primary_of(words[1]).await;
         self.nodes[node].command(words).await
     }
 
@@ -134,10 +134,10 @@ impl RedisCluster {
     /// # Panics
     /// When it does not.
     pub async fn fail_over(&mut self, key: &str, strike: impl FnOnce(&mut RedisServer)) -> (usize, Duration) {
-        let primary = self.serving(key).await;
+        let primary = self.primary_of(key).await;
         strike(&mut self.nodes[primary]);
         let begin = Instant::now();
-        poll::until("a replica takes over", AGREED, async || {
+        poll::until("a replica takes over", AGREEMENT_TIMEOUT, async || {
             for (at, node) in self.nodes.iter().enumerate() {
                 if at != primary && self.ask::<redis::Value>(node, &["EXISTS", key]).await.is_ok() {
                     return Ok(());
@@ -154,7 +154,7 @@ impl RedisCluster {
     /// # Panics
     /// When a node refuses a step.
     pub async fn move_slot(&self, key: &str) {
-        let from = self.serving(key).await;
+        let from = self.primary_of(key).await;
         let to = (from + 1) % PRIMARIES;
         let slot: u16 = self.nodes[from].command(&["CLUSTER", "KEYSLOT", key]).await;
         let slot = slot.to_string();

@@ -46,7 +46,7 @@ impl Span {
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct ReceivedTraces {
     spans: Vec<Span>,
     raw: Vec<(String, String, Bytes)>,
 }
@@ -55,7 +55,7 @@ struct Seen {
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<ReceivedTraces>>,
     running: ServerHandle,
 }
 
@@ -67,7 +67,7 @@ impl Collector {
     #[must_use]
     pub fn start() -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], crate::ports::free()));
-        let seen = Arc::<Mutex<Seen>>::default();
+        let seen = Arc::<Mutex<ReceivedTraces>>::default();
         let state = Data::from(Arc::clone(&seen));
         let server = HttpServer::new(move || {
             App::new()
@@ -123,7 +123,7 @@ impl Drop for Collector {
     }
 }
 
-async fn receive(request: HttpRequest, body: Bytes, seen: Data<Mutex<Seen>>) -> HttpResponse {
+async fn receive(request: HttpRequest, body: Bytes, seen: Data<Mutex<ReceivedTraces>>) -> HttpResponse {
     let authorization =
         request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,19 +12,19 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 
 /// How it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum ReceiverBehavior {
     /// 200 at once.
-    Kind,
+    Accept,
     /// 200 after a while.
     Slow(Duration),
     /// 500 to every delivery's first attempt, 200 to the next.
-    SecondTry,
+    FailFirst,
     /// 500 to every other request.
-    Half,
+    FailEveryOther,
     /// This status, always.
     Always(u16),
     /// 429 with `Retry-After: 2` to the first attempt, 200 to the next.
-    Busy,
+    BusyFirst,
     /// 200 to so many requests per window; else 429, with the rest of the window as `Retry-After`.
     Limited(usize, Duration),
     /// 404 for a while after the first request, then 502 for as long again, then 200.
@@ -33,7 +33,7 @@ pub enum Manner {
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub struct ReceivedRequest {
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
     /// The raw body.
@@ -44,7 +44,7 @@ pub struct Received {
     pub status: u16,
 }
 
-impl Received {
+impl ReceivedRequest {
     /// The body as JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
@@ -52,35 +52,35 @@ impl Received {
     }
 }
 
-type Log = Arc<Mutex<BTreeMap<String, Vec<Received>>>>;
+type RequestLog = Arc<Mutex<BTreeMap<String, Vec<ReceivedRequest>>>>;
 
 /// A receiver on a free port.
 #[derive(Debug)]
 pub struct Downstream {
     address: SocketAddr,
-    manner: Arc<Mutex<Manner>>,
-    log: Log,
+    manner: Arc<Mutex<ReceiverBehavior>>,
+    log: RequestLog,
     begun: std::time::Instant,
     running: Option<ServerHandle>,
 }
 
-struct State {
-    manner: Arc<Mutex<Manner>>,
-    log: Log,
-    window: Mutex<Window>,
+struct ReceiverState {
+    manner: Arc<Mutex<ReceiverBehavior>>,
+    log: RequestLog,
+    window: Mutex<RequestWindow>,
     requests: AtomicUsize,
     begun: std::time::Instant,
 }
 
 /// Requests in the window that began last.
 #[derive(Default)]
-struct Window {
+struct RequestWindow {
     first: Option<std::time::Instant>,
     begun: Option<std::time::Instant>,
     taken: usize,
 }
 
-impl Window {
+impl RequestWindow {
     /// Takes one more request; else how long the window lasts.
     fn take(&mut self, most: usize, window: Duration) -> Option<Duration> {
         let begun = self.begun.filter(|begun| begun.elapsed() < window);
@@ -103,28 +103,28 @@ impl Downstream {
     /// # Panics
     /// When there is no free port.
     #[must_use]
-    pub fn start(manner: Manner) -> Self {
-        let mut made = Self::absent(manner);
-        made.arrive();
+    pub fn start(manner: ReceiverBehavior) -> Self {
+        let mut made = Self::not_listening(manner);
+        made.listen();
         made
     }
 
     /// One that has an address, and nobody listening there yet.
     #[must_use]
-    pub fn absent(manner: Manner) -> Self {
+    pub fn not_listening(manner: ReceiverBehavior) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], crate::ports::free()));
         let manner = Arc::new(Mutex::new(manner));
-        Self { address, manner, log: Log::default(), begun: std::time::Instant::now(), running: None }
+        Self { address, manner, log: RequestLog::default(), begun: std::time::Instant::now(), running: None }
     }
 
     /// Begins to listen.
     ///
     /// # Panics
     /// When somebody else took the port.
-    pub fn arrive(&mut self) {
+    pub fn listen(&mut self) {
         let (manner, log, begun) = (Arc::clone(&self.manner), Arc::clone(&self.log), self.begun);
         let requests = AtomicUsize::new(0);
-        let state = Data::new(State { manner, log, window: Mutex::default(), requests, begun });
+        let state = Data::new(ReceiverState { manner, log, window: Mutex::default(), requests, begun });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
@@ -142,14 +142,14 @@ impl Downstream {
     }
 
     /// Stops listening; what it has is kept.
-    pub async fn leave(&mut self) {
+    pub async fn stop_listening(&mut self) {
         if let Some(server) = self.running.take() {
             server.stop(false).await;
         }
     }
 
     /// Answers otherwise from now on.
-    pub fn behave(&self, manner: Manner) {
+    pub fn set_behavior(&self, manner: ReceiverBehavior) {
         *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
@@ -161,14 +161,14 @@ impl Downstream {
 
     /// Every request, by delivery id, in the order of arrival.
     #[must_use]
-    pub fn received(&self) -> BTreeMap<String, Vec<Received>> {
+    pub fn received(&self) -> BTreeMap<String, Vec<ReceivedRequest>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often each delivery was answered with a 2xx.
     #[must_use]
     pub fn confirmed(&self) -> BTreeMap<String, usize> {
-        let good = |seen: &[Received]| seen.iter().filter(|one| (200..300).contains(&one.status)).count();
+        let good = |seen: &[ReceivedRequest]| seen.iter().filter(|one| (200..300).contains(&one.status)).count();
         self.received().iter().map(|(id, seen)| (id.clone(), good(seen))).collect()
     }
 
@@ -187,7 +187,7 @@ impl Drop for Downstream {
     }
 }
 
-async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpResponse {
+async fn receive(request: HttpRequest, body: Bytes, state: Data<ReceiverState>) -> HttpResponse {
     let headers: BTreeMap<String, String> = request
         .headers()
         .iter()
@@ -201,30 +201,30 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpR
         let mut log = state.log.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = log.entry(id).or_default();
         let status = match manner {
-            Manner::Kind | Manner::Slow(_) => 200,
-            Manner::Half => {
+            ReceiverBehavior::Accept | ReceiverBehavior::Slow(_) => 200,
+            ReceiverBehavior::FailEveryOther => {
                 if request.is_multiple_of(2) {
                     500
                 } else {
                     200
                 }
             }
-            Manner::SecondTry => {
+            ReceiverBehavior::FailFirst => {
                 if seen.is_empty() {
                     500
                 } else {
                     200
                 }
             }
-            Manner::Busy => {
+            ReceiverBehavior::BusyFirst => {
                 if seen.is_empty() {
                     429
                 } else {
                     200
                 }
             }
-            Manner::Always(status) => status,
-            Manner::Limited(most, window) => {
+            ReceiverBehavior::Always(status) => status,
+            ReceiverBehavior::Limited(most, window) => {
                 let mut counted = state.window.lock().unwrap_or_else(PoisonError::into_inner);
                 match counted.take(most, window) {
                     None => 200,
@@ -234,7 +234,7 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpR
                     }
                 }
             }
-            Manner::Deploying(time) => {
+            ReceiverBehavior::Deploying(time) => {
                 let mut counted = state.window.lock().unwrap_or_else(PoisonError::into_inner);
                 let since = counted.first.get_or_insert_with(std::time::Instant::now).elapsed();
                 match since.as_millis() / time.as_millis().max(1) {
@@ -244,10 +244,10 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<State>) -> HttpR
                 }
             }
         };
-        seen.push(Received { headers, body, at: state.begun.elapsed(), status });
+        seen.push(ReceivedRequest { headers, body, at: state.begun.elapsed(), status });
         status
     };
-    if let Manner::Slow(time) = manner {
+    if let ReceiverBehavior::Slow(time) = manner {
         tokio::time::sleep(time).await;
     }
     let mut answer = HttpResponse::build(actix_web::http::StatusCode::from_u16(status).unwrap_or_default());

@@ -4,7 +4,7 @@
 //! out of order, some are missing, some lie far in the future; sessions are announced before and after their first
 //! events; some events must end as dead letters, and some requests are forged.
 
-mod odd;
+mod odd_values;
 mod platforms;
 
 use std::collections::VecDeque;
@@ -13,9 +13,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::model::{At, Deed, Event, Fate, Named, Row};
+use crate::model::{ProviderTime, EventMeaning, ModelEvent, ExpectedEnd, SessionRef, ColumnValues};
 use crate::sender::{self, ADMIN_TOKEN, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET};
-use crate::sign::{self, Signed};
+use crate::sign::{self, SignedWebhook};
 
 /// `REALCAST_WEBHOOK_SECRET` of the systems that these events are for.
 pub const REALCAST_SECRET: &str = "realcast-secret-0b64";
@@ -58,47 +58,47 @@ pub const FOUNDING_ROOMS: u64 = 16;
 /// Requests between two new rooms.
 const EVENTS_PER_ROOM: u64 = 120;
 /// Rooms that things happen in at a time.
-const ROOMS_AT_A_TIME: u64 = 8;
+const ACTIVE_ROOMS: u64 = 8;
 /// Requests by which an announcement may come late.
-const LATE: u64 = 30;
+const MAX_ANNOUNCEMENT_DELAY: u64 = 30;
 
 /// A request, and what it means.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct SentEvent {
     /// What it means.
-    pub event: Event,
+    pub event: ModelEvent,
     /// Whether it is signed as it should be. Otherwise it must be refused.
-    pub genuine: bool,
+    pub validly_signed: bool,
     /// How often it is sent once more after it was accepted.
     pub copies: u8,
     /// Which ingress replica is asked first, to be divided by their number.
     pub replica: usize,
     body: Value,
-    by: By,
+    by: RequestStyle,
 }
 
 /// How a request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
+enum RequestStyle {
     Mux,
     LiveKit,
     Body { header: &'static str, secret: &'static str },
     Announcement,
 }
 
-impl Said {
+impl SentEvent {
     /// The request, signed at `now` (seconds since the epoch).
     #[must_use]
-    pub fn request(&self, now: i64) -> (reqwest::Method, Signed) {
+    pub fn request(&self, now: i64) -> (reqwest::Method, SignedWebhook) {
         let body = self.body.to_string().into_bytes();
         let secret =
-            |genuine: &'static str| if self.genuine { genuine } else { "somebody-elses-secret-0123456789abcdef" };
+            |validly_signed: &'static str| if self.validly_signed { validly_signed } else { "somebody-elses-secret-0123456789abcdef" };
         let signed = match self.by {
-            By::Mux => sign::mux(secret(MUX_SECRET), now, &body),
-            By::LiveKit => sign::livekit(LIVEKIT_KEY, secret(LIVEKIT_SECRET), now, &body),
-            By::Body { header, secret: own } => sign::over_body(self.event.platform, header, secret(own), &body),
-            By::Announcement => {
-                let Deed::Announce { room, .. } = &self.event.deed else { unreachable!("an announcement") };
+            RequestStyle::Mux => sign::mux(secret(MUX_SECRET), now, &body),
+            RequestStyle::LiveKit => sign::livekit(LIVEKIT_KEY, secret(LIVEKIT_SECRET), now, &body),
+            RequestStyle::Body { header, secret: own } => sign::over_body(self.event.platform, header, secret(own), &body),
+            RequestStyle::Announcement => {
+                let EventMeaning::Announce { room, .. } = &self.event.meaning else { unreachable!("an announcement") };
                 let signed = sender::announcement(room, &self.body)
                     .header("authorization", &format!("Bearer {}", secret(ADMIN_TOKEN)))
                     .header("idempotency-key", &format!("n{}", self.event.number));
@@ -130,36 +130,36 @@ impl Generator {
         Self { seed, rng, number: 0, began, rate, newest_room: None, late: VecDeque::new(), odd: 0 }
     }
 
-    /// One event in `odd` carries an odd value, or a time in an odd spelling; 0: none.
+    /// One event in `odd_values` carries an odd value, or a time in an odd spelling; 0: none.
     #[must_use]
     pub fn with_odd_values(self, odd: u32) -> Self {
         Self { odd, ..self }
     }
 
     /// The announcements that must have taken effect before anything else is sent.
-    pub fn foundation(&mut self) -> Vec<Said> {
+    pub fn founding_announcements(&mut self) -> Vec<SentEvent> {
         (0..FOUNDING_ROOMS)
             .map(|n| {
                 let (room, stream) = (self.founding_room(n), self.stream(n));
-                Said { genuine: true, copies: 0, ..self.announcement(room, Some(stream)) }
+                SentEvent { validly_signed: true, copies: 0, ..self.announcement(room, Some(stream)) }
             })
             .collect()
     }
 
     /// An event that is only logged, from no sequence: for looking whether the system works. `number` must be new.
     #[must_use]
-    pub fn probe(seed: u64, number: u64) -> Said {
+    pub fn probe(seed: u64, number: u64) -> SentEvent {
         let body = json!({"kind": "probe", "run": format!("{seed:x}"), "n": number});
-        let by = By::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
-        let event = Event {
+        let by = RequestStyle::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
+        let event = ModelEvent {
             number,
             platform: "studio",
             kind: "probe",
-            at: At::Absent,
-            deed: Deed::Log,
-            fate: Fate::Effect,
+            at: ProviderTime::Absent,
+            meaning: EventMeaning::LogOnly,
+            expected_end: ExpectedEnd::Effect,
         };
-        Said { event, genuine: true, copies: 0, replica: 0, body, by }
+        SentEvent { event, validly_signed: true, copies: 0, replica: 0, body, by }
     }
 
     fn founding_room(&self, n: u64) -> String {
@@ -176,8 +176,8 @@ impl Generator {
 
     /// One of the rooms (or things) that are of interest now.
     fn current(&mut self) -> u64 {
-        let newest = self.number / EVENTS_PER_ROOM + ROOMS_AT_A_TIME;
-        newest - self.rng.random_range(0..ROOMS_AT_A_TIME)
+        let newest = self.number / EVENTS_PER_ROOM + ACTIVE_ROOMS;
+        newest - self.rng.random_range(0..ACTIVE_ROOMS)
     }
 
     fn chance(&mut self, percent: f64) -> bool {
@@ -197,23 +197,23 @@ impl Generator {
             }
     }
 
-    fn said(
+    fn sent_event(
         &mut self,
         platform: &'static str,
         kind: &'static str,
         at: Option<i64>,
-        deed: Deed,
+        meaning: EventMeaning,
         body: Value,
-        by: By,
-    ) -> Said {
-        let event = Event { number: self.number, platform, kind, at: at.into(), deed, fate: Fate::Effect };
+        by: RequestStyle,
+    ) -> SentEvent {
+        let event = ModelEvent { number: self.number, platform, kind, at: at.into(), meaning, expected_end: ExpectedEnd::Effect };
         self.number += 1;
-        let genuine = !self.chance(2.0);
+        let validly_signed = !self.chance(2.0);
         let copies = if self.chance(5.0) { self.rng.random_range(1..4) } else { 0 };
-        Said { event, genuine, copies, replica: self.rng.random_range(0..1024), body, by }
+        SentEvent { event, validly_signed, copies, replica: self.rng.random_range(0..1024), body, by }
     }
 
-    fn announcement(&mut self, room: String, live_stream_id: Option<String>) -> Said {
+    fn announcement(&mut self, room: String, live_stream_id: Option<String>) -> SentEvent {
         let mut body = json!({});
         if let Some(stream) = &live_stream_id {
             body["live_stream_id"] = stream.as_str().into();
@@ -227,38 +227,38 @@ impl Generator {
         if let Some(config) = &config {
             body["config"] = config.clone();
         }
-        let deed = Deed::Announce { room, live_stream_id, status, config };
-        self.said("sessions", "session.announced", None, deed, body, By::Announcement)
+        let meaning = EventMeaning::Announce { room, live_stream_id, status, config };
+        self.sent_event("sessions", "session.announced", None, meaning, body, RequestStyle::Announcement)
     }
 
     /// A status event or the like of a session.
-    fn session(room: String, named: Named, status: Option<&'static str>, set: Row, data: Row) -> Deed {
-        Deed::Session { room, named, status, set, data }
+    fn session(room: String, session_ref: SessionRef, status: Option<&'static str>, set: ColumnValues, data: ColumnValues) -> EventMeaning {
+        EventMeaning::Session { room, session_ref, status, set, data }
     }
 }
 
 impl Iterator for Generator {
-    type Item = Said;
+    type Item = SentEvent;
 
-    fn next(&mut self) -> Option<Said> {
-        let newest = self.number / EVENTS_PER_ROOM + ROOMS_AT_A_TIME;
-        let first = self.newest_room.map_or(newest + 1 - ROOMS_AT_A_TIME, |known| known + 1);
+    fn next(&mut self) -> Option<SentEvent> {
+        let newest = self.number / EVENTS_PER_ROOM + ACTIVE_ROOMS;
+        let first = self.newest_room.map_or(newest + 1 - ACTIVE_ROOMS, |known| known + 1);
         for room in first..=newest {
-            let due = self.number + self.rng.random_range(0..LATE);
+            let due = self.number + self.rng.random_range(0..MAX_ANNOUNCEMENT_DELAY);
             self.late.push_back((due, room));
         }
         self.newest_room = Some(newest);
         if self.late.front().is_some_and(|(due, _)| *due <= self.number)
             && let Some((_, room)) = self.late.pop_front()
         {
-            let said = self.announcement(self.announced_room(room), None);
-            return Some(Said { genuine: true, ..said });
+            let sent_event = self.announcement(self.announced_room(room), None);
+            return Some(SentEvent { validly_signed: true, ..sent_event });
         }
-        let mut said = self.event();
-        if said.event.fate == Fate::Effect && self.odd > 0 && self.rng.random_ratio(1, self.odd) {
-            odd::alter(&mut said, &mut self.rng);
+        let mut sent_event = self.event();
+        if sent_event.event.expected_end == ExpectedEnd::Effect && self.odd > 0 && self.rng.random_ratio(1, self.odd) {
+            odd_values::alter(&mut sent_event, &mut self.rng);
         }
-        Some(said)
+        Some(sent_event)
     }
 }
 
@@ -269,11 +269,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_gives_the_same_requests_again_and_another_one_others() {
+    fn generator_with_one_seed_repeats_its_requests() {
         let requests = |seed| -> Vec<_> {
             Generator::new(seed, 1_800_000_000_000, 100.0)
                 .take(400)
-                .map(|said| said.request(1_800_000_000))
+                .map(|sent_event| sent_event.request(1_800_000_000))
                 .collect()
         };
         assert!(requests(7) == requests(7));
@@ -281,16 +281,16 @@ mod tests {
     }
 
     #[test]
-    fn every_platform_every_fate_and_forgeries_are_among_them() {
-        let said: Vec<_> = Generator::new(7, 1_800_000_000_000, 100.0).take(3_000).collect();
-        let platforms: HashSet<_> = said.iter().map(|said| said.event.platform).collect();
+    fn generator_covers_platforms_ends_and_forgeries() {
+        let sent_event: Vec<_> = Generator::new(7, 1_800_000_000_000, 100.0).take(3_000).collect();
+        let platforms: HashSet<_> = sent_event.iter().map(|sent_event| sent_event.event.platform).collect();
         assert_eq!(platforms.len(), 7, "{platforms:?}");
         for code in ["session_conflict", "invalid_event"] {
-            assert!(said.iter().any(|said| said.event.fate == Fate::Dead(code)), "{code}");
+            assert!(sent_event.iter().any(|sent_event| sent_event.event.expected_end == ExpectedEnd::Dead(code)), "{code}");
         }
-        assert!(said.iter().any(|said| !said.genuine));
-        assert!(said.iter().any(|said| said.copies > 0));
-        let numbers: HashSet<_> = said.iter().map(|said| said.event.number).collect();
-        assert_eq!(numbers.len(), said.len());
+        assert!(sent_event.iter().any(|sent_event| !sent_event.validly_signed));
+        assert!(sent_event.iter().any(|sent_event| sent_event.copies > 0));
+        let numbers: HashSet<_> = sent_event.iter().map(|sent_event| sent_event.event.number).collect();
+        assert_eq!(numbers.len(), sent_event.len());
     }
 }

@@ -1,24 +1,24 @@
 //! The proof of no loss: every id that was answered with 2xx is somewhere, and at rest in exactly one place.
 //!
-//! [`Ledger`] counts places, for tests of one behaviour. For whole systems under load and failures there is more:
-//! [`oracle`] remembers what was sent and promised, [`found`] and [`watch`] read what is there and how it came about, and
+//! [`AcceptanceLog`] counts places, for tests of one behaviour. For whole systems under load and failures there is more:
+//! [`recorder`] remembers what was sent and promised, [`observed`] and [`triggers`] read what is there and how it came about, and
 //! [`judge`] compares both through the sequential [`model`](crate::model).
 
-pub mod found;
+pub mod observed;
 pub mod judge;
-pub mod oracle;
-pub mod watch;
+pub mod recorder;
+pub mod triggers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use crate::sender::Answer;
+use crate::sender::HttpAnswer;
 use crate::stack::Stack;
 
 /// Where an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum EventPlace {
     /// In the database's ledger.
     Database,
     /// In the incoming stream.
@@ -31,13 +31,13 @@ pub enum Place {
 
 /// Remembers what was promised.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub struct AcceptanceLog {
     promised: Mutex<BTreeMap<(String, String), u32>>,
 }
 
-impl Ledger {
+impl AcceptanceLog {
     /// Remembers the event of an answer, if that was a 2xx.
-    pub fn record(&self, platform: &str, answer: &Answer) {
+    pub fn record(&self, platform: &str, answer: &HttpAnswer) {
         if (200..300).contains(&answer.status) && !answer.event_id().is_empty() {
             let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
             *promised.entry((platform.to_owned(), answer.event_id().to_owned())).or_default() += 1;
@@ -60,7 +60,7 @@ impl Ledger {
     ///
     /// # Panics
     /// With the events that are nowhere or in several places.
-    pub async fn check(&self, stack: &Stack) -> BTreeMap<Place, usize> {
+    pub async fn check(&self, stack: &Stack) -> BTreeMap<EventPlace, usize> {
         let found = places(stack).await;
         let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut counts = BTreeMap::new();
@@ -83,21 +83,21 @@ impl Ledger {
 }
 
 /// Where each event of `stack` is, with repetitions.
-pub async fn places(stack: &Stack) -> HashMap<(String, String), Vec<Place>> {
-    let mut found: HashMap<(String, String), Vec<Place>> = HashMap::new();
+pub async fn places(stack: &Stack) -> HashMap<(String, String), Vec<EventPlace>> {
+    let mut found: HashMap<(String, String), Vec<EventPlace>> = HashMap::new();
     for row in stack.database.rows("SELECT platform, event_id FROM webhook_events", &[]).await {
         let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
-        found.entry((text("platform"), text("event_id"))).or_default().push(Place::Database);
+        found.entry((text("platform"), text("event_id"))).or_default().push(EventPlace::Database);
     }
     for platform in stack.platforms().await {
         let waiting: Vec<String> =
             stack.redis.command(&["ZRANGE", &format!("webhooks:retry:{platform}"), "0", "-1"]).await;
         for (id, fields) in entries(stack, &format!("webhooks:incoming:{platform}")).await {
-            let place = if waiting.contains(&id) { Place::Retry } else { Place::Incoming };
+            let place = if waiting.contains(&id) { EventPlace::Retry } else { EventPlace::Incoming };
             found.entry((platform.clone(), event_id(&fields))).or_default().push(place);
         }
         for (_, fields) in entries(stack, &format!("webhooks:dlq:{platform}")).await {
-            found.entry((platform.clone(), event_id(&fields))).or_default().push(Place::Dead);
+            found.entry((platform.clone(), event_id(&fields))).or_default().push(EventPlace::Dead);
         }
     }
     found

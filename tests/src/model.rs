@@ -12,23 +12,23 @@ use serde_json::Value;
 use crate::sender::rfc3339;
 
 /// How far ahead of arrival a provider's time counts, in ms.
-const FUTURE_MS: i64 = 300_000;
+const MAX_FUTURE_MS: i64 = 300_000;
 /// How much older than its session an event may be that names it by live stream id only, in ms.
-const REUSE_MS: i64 = 300_000;
+const STREAM_REUSE_MS: i64 = 300_000;
 /// What an event that is no announcement says of how a broadcast went; a new broadcast begins without it.
-const OF_BROADCAST: [&str; 6] =
+const BROADCAST_COLUMNS: [&str; 6] =
     ["viewer_count", "peak_viewers", "duration_seconds", "error_code", "error_message", "ended_at"];
 
 /// Columns and their values; null: empty.
-pub type Row = BTreeMap<String, Value>;
+pub type ColumnValues = BTreeMap<String, Value>;
 
 /// Table, platform (empty for sessions, which all platforms share), key.
-pub type Key = (Table, String, String);
+pub type RowKey = (EventTable, String, String);
 
 /// The tables that events write, beside the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
-pub enum Table {
+pub enum EventTable {
     Sessions,
     Recordings,
     Contents,
@@ -36,7 +36,7 @@ pub enum Table {
     ChatMessages,
 }
 
-impl Table {
+impl EventTable {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Sessions, Self::Recordings, Self::Contents, Self::Jobs, Self::ChatMessages];
 
@@ -67,7 +67,7 @@ impl Table {
 
 /// What an event means, in the contract's words.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Deed {
+pub enum EventMeaning {
     /// An application announces a session; what is absent is left alone.
     Announce {
         /// The session.
@@ -84,41 +84,41 @@ pub enum Deed {
         /// The session.
         room: String,
         /// How the event names it and what it may do about a missing one.
-        named: Named,
+        session_ref: SessionRef,
         /// Its new status, if it gets one.
         status: Option<&'static str>,
         /// Columns that are written.
-        set: Row,
+        set: ColumnValues,
         /// Members of `data` that are written.
-        data: Row,
+        data: ColumnValues,
     },
     /// A row of another table, whose columns are simply written.
-    Thing {
+    Upsert {
         /// Which table.
-        table: Table,
+        table: EventTable,
         /// Its key.
         id: String,
         /// Columns that are written.
-        set: Row,
+        set: ColumnValues,
     },
     /// Nothing but a ledger row.
-    Log,
+    LogOnly,
 }
 
 /// How an event names its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
+pub enum SessionRef {
     /// By room; a missing one is made.
-    Creating,
+    RoomOrCreate,
     /// By room; a missing one is waited for.
     Room,
     /// By live stream id only: what is clearly older than the session meant somebody else's.
-    Stream,
+    LiveStream,
 }
 
 /// How an event must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum ExpectedEnd {
     /// It takes effect (or waits for its session until the waiting time is over, where nobody announces that).
     Effect,
     /// It becomes a dead letter with this code.
@@ -127,7 +127,7 @@ pub enum Fate {
 
 /// The time of an event, as its sender gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum ProviderTime {
     /// A time in ms since the epoch.
     Known(i64),
     /// None: the time of arrival counts.
@@ -136,7 +136,7 @@ pub enum At {
     Unreadable,
 }
 
-impl From<Option<i64>> for At {
+impl From<Option<i64>> for ProviderTime {
     fn from(known: Option<i64>) -> Self {
         known.map_or(Self::Absent, Self::Known)
     }
@@ -144,7 +144,7 @@ impl From<Option<i64>> for At {
 
 /// An event, as its sender means it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct ModelEvent {
     /// Counts up; names the event in reports.
     pub number: u64,
     /// Whose it is.
@@ -152,19 +152,19 @@ pub struct Event {
     /// Its type.
     pub kind: &'static str,
     /// The provider's time.
-    pub at: At,
+    pub at: ProviderTime,
     /// What it means.
-    pub deed: Deed,
+    pub meaning: EventMeaning,
     /// How it must end.
-    pub fate: Fate,
+    pub expected_end: ExpectedEnd,
 }
 
-impl Event {
+impl ModelEvent {
     /// The room whose session it waits for.
     #[must_use]
     pub fn awaited(&self) -> Option<&str> {
-        match &self.deed {
-            Deed::Session { room, named: Named::Room | Named::Stream, .. } => Some(room),
+        match &self.meaning {
+            EventMeaning::Session { room, session_ref: SessionRef::Room | SessionRef::LiveStream, .. } => Some(room),
             _ => None,
         }
     }
@@ -175,9 +175,9 @@ pub type Origin = (u64, u64);
 
 /// An event that was accepted, and when.
 #[derive(Clone, Debug)]
-pub struct Arrived<'e> {
+pub struct ArrivedEvent<'e> {
     /// The event.
-    pub event: &'e Event,
+    pub event: &'e ModelEvent,
     /// The id that it was given.
     pub id: &'e str,
     /// When it was accepted, by the queue's clock, in ms since the epoch.
@@ -186,7 +186,7 @@ pub struct Arrived<'e> {
     pub origin: Origin,
 }
 
-impl Arrived<'_> {
+impl ArrivedEvent<'_> {
     /// The time that counts, in ms since the epoch.
     #[must_use]
     pub fn occurred_at(&self) -> i64 {
@@ -196,10 +196,10 @@ impl Arrived<'_> {
 
 /// The time that counts for an event accepted at `received_at`.
 #[must_use]
-pub fn occurred_at(event: &Event, received_at: i64) -> i64 {
+pub fn occurred_at(event: &ModelEvent, received_at: i64) -> i64 {
     match event.at {
-        At::Known(at) if at <= received_at + FUTURE_MS => at,
-        At::Known(_) | At::Absent | At::Unreadable => received_at,
+        ProviderTime::Known(at) if at <= received_at + MAX_FUTURE_MS => at,
+        ProviderTime::Known(_) | ProviderTime::Absent | ProviderTime::Unreadable => received_at,
     }
 }
 
@@ -207,15 +207,15 @@ pub fn occurred_at(event: &Event, received_at: i64) -> i64 {
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     /// The rows.
-    pub rows: BTreeMap<Key, Row>,
+    pub rows: BTreeMap<RowKey, ColumnValues>,
     /// Every value that a column had at any time, by row: what stands there now must be the last one.
-    pub told: BTreeMap<Key, BTreeMap<String, Vec<Value>>>,
+    pub told: BTreeMap<RowKey, BTreeMap<String, Vec<Value>>>,
 }
 
 /// Applies all of `arrived` in their order.
 #[must_use]
-pub fn apply(mut arrived: Vec<Arrived<'_>>) -> Model {
-    let unreadable = |one: &Arrived<'_>| one.event.at == At::Unreadable;
+pub fn apply(mut arrived: Vec<ArrivedEvent<'_>>) -> Model {
+    let unreadable = |one: &ArrivedEvent<'_>| one.event.at == ProviderTime::Unreadable;
     let mut model = Model::default();
     // Sessions first: an event may come before the announcement that makes its session, and counts all the same.
     // The oldest event makes it. One whose time is unreadable does so only where no other can.
@@ -237,20 +237,20 @@ pub fn apply(mut arrived: Vec<Arrived<'_>>) -> Model {
 }
 
 /// The columns that an event writes into a row as it is now.
-fn written(rows: &BTreeMap<Key, Row>, one: &Arrived<'_>) -> Option<(Key, Row)> {
-    match &one.event.deed {
-        Deed::Log => None,
-        Deed::Thing { table, id, set } => {
+fn written(rows: &BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) -> Option<(RowKey, ColumnValues)> {
+    match &one.event.meaning {
+        EventMeaning::LogOnly => None,
+        EventMeaning::Upsert { table, id, set } => {
             let key = key(*table, one.event.platform, id);
             let mut written = set.clone();
             // A message whose sender never says when it was sent was sent at the time of its oldest event.
-            if *table == Table::ChatMessages && !rows.contains_key(&key) {
+            if *table == EventTable::ChatMessages && !rows.contains_key(&key) {
                 written.entry("sent_at".to_owned()).or_insert_with(|| rfc3339(one.occurred_at()).into());
             }
             Some((key, written))
         }
-        Deed::Announce { room, live_stream_id, status, config } => {
-            let key = key(Table::Sessions, "", room);
+        EventMeaning::Announce { room, live_stream_id, status, config } => {
+            let key = key(EventTable::Sessions, "", room);
             rows.get(&key)?;
             let told = [
                 ("live_stream_id", live_stream_id.clone().map(Value::from)),
@@ -261,15 +261,15 @@ fn written(rows: &BTreeMap<Key, Row>, one: &Arrived<'_>) -> Option<(Key, Row)> {
             written.extend(told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
             Some((key, written))
         }
-        Deed::Session { room, named, status, set, data } => {
-            let key = key(Table::Sessions, "", room);
+        EventMeaning::Session { room, session_ref, status, set, data } => {
+            let key = key(EventTable::Sessions, "", room);
             let row = rows.get(&key)?;
-            if *named == Named::Stream && older_than_its_session(row, one) {
+            if *session_ref == SessionRef::LiveStream && older_than_its_session(row, one) {
                 return None;
             }
             let mut written = touch(one);
             if *status == Some("live") {
-                written.extend(OF_BROADCAST.map(|column| (column.to_owned(), Value::Null)));
+                written.extend(BROADCAST_COLUMNS.map(|column| (column.to_owned(), Value::Null)));
             }
             written.extend(status.map(|status| ("status".to_owned(), status.into())));
             written.extend(set.clone());
@@ -283,12 +283,12 @@ fn written(rows: &BTreeMap<Key, Row>, one: &Arrived<'_>) -> Option<(Key, Row)> {
 }
 
 /// The oldest event that may make a session is the one that did.
-fn found(tables: &mut BTreeMap<Key, Row>, one: &Arrived<'_>) {
-    let room = match &one.event.deed {
-        Deed::Announce { room, .. } | Deed::Session { room, named: Named::Creating, .. } => room,
+fn found(tables: &mut BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) {
+    let room = match &one.event.meaning {
+        EventMeaning::Announce { room, .. } | EventMeaning::Session { room, session_ref: SessionRef::RoomOrCreate, .. } => room,
         _ => return,
     };
-    tables.entry(key(Table::Sessions, "", room)).or_insert_with(|| {
+    tables.entry(key(EventTable::Sessions, "", room)).or_insert_with(|| {
         let facts = [
             ("platform", one.event.platform.into()),
             ("created_at", rfc3339(one.occurred_at()).into()),
@@ -298,23 +298,23 @@ fn found(tables: &mut BTreeMap<Key, Row>, one: &Arrived<'_>) {
     });
 }
 
-fn key(table: Table, platform: &str, id: &str) -> Key {
+fn key(table: EventTable, platform: &str, id: &str) -> RowKey {
     (table, platform.to_owned(), id.to_owned())
 }
 
-fn older_than_its_session(row: &Row, one: &Arrived<'_>) -> bool {
-    let earliest = rfc3339(one.occurred_at() + REUSE_MS);
+fn older_than_its_session(row: &ColumnValues, one: &ArrivedEvent<'_>) -> bool {
+    let earliest = rfc3339(one.occurred_at() + STREAM_REUSE_MS);
     row.get("created_at").and_then(Value::as_str).is_some_and(|created| created > earliest.as_str())
 }
 
-fn touch(one: &Arrived<'_>) -> Row {
+fn touch(one: &ArrivedEvent<'_>) -> ColumnValues {
     let facts = [("last_event_id", one.id.to_owned()), ("last_event_at", rfc3339(one.occurred_at()))];
     facts.map(|(name, value)| (name.to_owned(), value.into())).into()
 }
 
 /// A column that is not as it should be.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Difference {
+pub struct ColumnDifference {
     /// Its name.
     pub column: String,
     /// What it must be.
@@ -325,15 +325,15 @@ pub struct Difference {
 
 /// What the row `found` says otherwise than `expected`. A column that no event has written must be empty.
 #[must_use]
-pub fn differences(table: Table, expected: &Row, found: &Value) -> Vec<Difference> {
+pub fn differences(table: EventTable, expected: &ColumnValues, found: &Value) -> Vec<ColumnDifference> {
     const NOT_EVENTS: [&str; 3] = ["updated_at", "guards", "scope"];
-    let platform = if table == Table::Sessions { "" } else { "platform" };
+    let platform = if table == EventTable::Sessions { "" } else { "platform" };
     let given = found.as_object().into_iter().flat_map(|row| row.keys());
     let mut columns: BTreeSet<&str> = given.chain(expected.keys()).map(String::as_str).collect();
     columns.retain(|column| !NOT_EVENTS.contains(column) && ![table.key(), platform].contains(column));
     let differs = |column: &str| {
         let (wanted, seen) = (expected.get(column).unwrap_or(&Value::Null), &found[column]);
-        let difference = || Difference { column: column.to_owned(), wanted: wanted.clone(), seen: seen.clone() };
+        let difference = || ColumnDifference { column: column.to_owned(), wanted: wanted.clone(), seen: seen.clone() };
         (!same(wanted, seen)).then(difference)
     };
     columns.into_iter().filter_map(differs).collect()
@@ -357,46 +357,46 @@ mod tests {
 
     use super::*;
 
-    fn session(number: u64, at: i64, status: &'static str, set: &[(&str, Value)]) -> Event {
+    fn session(number: u64, at: i64, status: &'static str, set: &[(&str, Value)]) -> ModelEvent {
         let set = set.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let named = Named::Creating;
-        let deed = Deed::Session { room: "r".into(), named, status: Some(status), set, data: Row::new() };
-        Event { number, platform: "studio", kind: "k", at: At::Known(at), deed, fate: Fate::Effect }
+        let session_ref = SessionRef::RoomOrCreate;
+        let meaning = EventMeaning::Session { room: "r".into(), session_ref, status: Some(status), set, data: ColumnValues::new() };
+        ModelEvent { number, platform: "studio", kind: "k", at: ProviderTime::Known(at), meaning, expected_end: ExpectedEnd::Effect }
     }
 
-    fn arrived(event: &Event) -> Arrived<'_> {
-        Arrived { event, id: "e", received_at: 1_000_000, origin: (1, event.number) }
+    fn arrived(event: &ModelEvent) -> ArrivedEvent<'_> {
+        ArrivedEvent { event, id: "e", received_at: 1_000_000, origin: (1, event.number) }
     }
 
     #[test]
-    fn the_time_decides_then_arrival_and_a_broadcast_begins_anew() {
+    fn model_orders_by_time_then_arrival() {
         let ended = session(1, 5_000, "ended", &[("peak_viewers", json!(7)), ("title", json!("old"))]);
         let live = session(2, 6_000, "live", &[]);
         let twin = session(3, 6_000, "idle", &[("duration_seconds", json!(1.5))]);
         let model = apply(vec![arrived(&twin), arrived(&live), arrived(&ended)]);
-        let row = &model.rows[&(Table::Sessions, String::new(), "r".to_owned())];
+        let row = &model.rows[&(EventTable::Sessions, String::new(), "r".to_owned())];
         assert_eq!((&row["status"], &row["peak_viewers"]), (&json!("idle"), &Value::Null));
         assert_eq!((&row["title"], &row["duration_seconds"]), (&json!("old"), &json!(1.5)));
         assert_eq!(row["created_at"], json!("1970-01-01T00:00:05.000Z"));
     }
 
     #[test]
-    fn a_time_from_the_far_future_is_the_time_of_arrival() {
+    fn model_replaces_a_future_time_by_arrival() {
         let event = session(1, 1_300_001, "live", &[]);
         assert_eq!(arrived(&event).occurred_at(), 1_000_000);
         assert_eq!(occurred_at(&session(1, 1_300_000, "live", &[]), 1_000_000), 1_300_000);
     }
 
     #[test]
-    fn a_column_that_nobody_wrote_must_be_empty() {
+    fn model_expects_unwritten_columns_to_be_empty() {
         let expected =
-            Row::from([("status".to_owned(), json!("live")), ("duration_seconds".to_owned(), json!(60))]);
+            ColumnValues::from([("status".to_owned(), json!("live")), ("duration_seconds".to_owned(), json!(60))]);
         let found =
             json!({"room_id": "r", "guards": "{}", "status": "live", "duration_seconds": 60.0, "title": null});
-        assert_eq!(differences(Table::Sessions, &expected, &found), []);
+        assert_eq!(differences(EventTable::Sessions, &expected, &found), []);
         let found = json!({"room_id": "r", "status": "ended", "duration_seconds": 60.0, "title": "x"});
         let said: Vec<_> =
-            differences(Table::Sessions, &expected, &found).into_iter().map(|differs| differs.column).collect();
+            differences(EventTable::Sessions, &expected, &found).into_iter().map(|differs| differs.column).collect();
         assert_eq!(said, ["status", "title"]);
     }
 }

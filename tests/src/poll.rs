@@ -4,12 +4,12 @@ use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 /// Pause between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The condition did not come to hold.
 #[derive(Debug, thiserror::Error)]
 #[error("not within {within:?}: {what}; last seen: {last}")]
-pub struct TimedOut {
+pub struct PollTimeoutError {
     /// What was waited for.
     pub what: String,
     /// How long.
@@ -22,8 +22,8 @@ pub struct TimedOut {
 /// One look that hangs is cut at the deadline as well.
 ///
 /// # Errors
-/// [`TimedOut`], with the last status.
-pub async fn try_until<T, E, F>(what: &str, within: Duration, mut look: F) -> Result<T, TimedOut>
+/// [`PollTimeoutError`], with the last status.
+pub async fn try_until<T, E, F>(what: &str, within: Duration, mut look: F) -> Result<T, PollTimeoutError>
 where
     E: Display,
     F: AsyncFnMut() -> Result<T, E>,
@@ -32,15 +32,15 @@ where
     let mut last = String::from("nothing");
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left.max(PAUSE), look()).await {
+        match tokio::time::timeout(left.max(POLL_INTERVAL), look()).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(status)) => last = status.to_string(),
             Err(_) => last = format!("{last} (and the last look hung)"),
         }
         if Instant::now() >= end {
-            return Err(TimedOut { what: what.to_owned(), within, last });
+            return Err(PollTimeoutError { what: what.to_owned(), within, last });
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -64,6 +64,6 @@ where
         if let Err(status) = look().await {
             panic!("did not stay true: {what}; seen: {status}");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

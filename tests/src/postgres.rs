@@ -13,9 +13,9 @@ use tokio::sync::OnceCell;
 use crate::process::{self, Process, Program};
 use crate::{poll, ports};
 
-const READY: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two looks at what runs.
-const LOOK: Duration = Duration::from_millis(2);
+const PROCESS_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// How the server is configured.
 #[derive(Clone, Debug, Default)]
@@ -36,18 +36,18 @@ pub struct PostgresServer {
 }
 
 /// A process of this machine.
-struct Running {
+struct RunningProcess {
     pid: u32,
     parent: u32,
 }
 
 /// Those that are neither dead nor frozen.
-fn running() -> Vec<Running> {
+fn running() -> Vec<RunningProcess> {
     let table = Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().expect("ps runs");
     let one = |line: &str| {
         let mut words = line.split_whitespace();
         let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        (!words.next()?.starts_with(['T', 't', 'Z', 'X'])).then_some(Running { pid, parent })
+        (!words.next()?.starts_with(['T', 't', 'Z', 'X'])).then_some(RunningProcess { pid, parent })
     };
     String::from_utf8_lossy(&table.stdout).lines().filter_map(one).collect()
 }
@@ -142,8 +142,8 @@ impl PostgresServer {
         process.kill();
         let begun = Instant::now();
         while running().iter().any(|one| children.contains(&one.pid)) {
-            assert!(begun.elapsed() < READY, "children of a killed PostgreSQL go on");
-            std::thread::sleep(LOOK);
+            assert!(begun.elapsed() < START_TIMEOUT, "children of a killed PostgreSQL go on");
+            std::thread::sleep(PROCESS_POLL_INTERVAL);
         }
     }
 
@@ -151,7 +151,7 @@ impl PostgresServer {
     pub async fn stop(&mut self) {
         if let Some(process) = self.process.take() {
             process.interrupt();
-            process.ended(READY).await;
+            process.wait_until_ended(START_TIMEOUT).await;
         }
     }
 
@@ -161,7 +161,7 @@ impl PostgresServer {
         let url = self.url("postgres");
         let mut process = self.program.spawn();
         // After a kill, the old server's children may hold its shared memory for a moment; then the new one gives up.
-        poll::until("PostgreSQL answers", READY, async || {
+        poll::until("PostgreSQL answers", START_TIMEOUT, async || {
             if !process.is_running() {
                 let log = process.tail();
                 process = self.program.spawn();

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use crate::poll;
 
 /// Lines of a log that a failure shows.
-const SHOWN_LINES: usize = 60;
+const LOG_TAIL_LINES: usize = 60;
 /// Longest that a process takes to stop: a thread that waits for a disk stops after that.
-const FROZEN_WITHIN: Duration = Duration::from_secs(20);
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Reads `pid N`, `done N` and `dir PATH`; when the pipe closes, ends the pids that are left and removes the folders.
 const GUARDIAN: &str = r#"
@@ -93,7 +93,7 @@ pub struct Program {
 
 /// What a finished program left.
 #[derive(Clone, Debug)]
-pub struct Finished {
+pub struct ProgramOutput {
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     /// Signal that ended it.
@@ -188,7 +188,7 @@ impl Program {
     ///
     /// # Panics
     /// When it cannot be started or does not end in time.
-    pub async fn run_with_input(&self, input: &[u8], within: Duration) -> Finished {
+    pub async fn run_with_input(&self, input: &[u8], within: Duration) -> ProgramOutput {
         let folder = folder();
         let (out, err, inp) = (folder.path().join("out"), folder.path().join("err"), folder.path().join("in"));
         std::fs::write(&inp, input).expect("an input file");
@@ -206,16 +206,16 @@ impl Program {
             quiet: false,
             _folder: folder,
         };
-        let status = process.ended(within).await;
+        let status = process.wait_until_ended(within).await;
         let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-        Finished { code: status.code(), signal: status.signal(), stdout: text(&out), stderr: text(&err) }
+        ProgramOutput { code: status.code(), signal: status.signal(), stdout: text(&out), stderr: text(&err) }
     }
 
     /// Runs it to its end, at most `within`, with nothing on standard input.
     ///
     /// # Panics
     /// When it cannot be started or does not end in time.
-    pub async fn run(&self, within: Duration) -> Finished {
+    pub async fn run(&self, within: Duration) -> ProgramOutput {
         self.run_with_input(b"", within).await
     }
 }
@@ -270,7 +270,7 @@ impl Process {
     }
 
     /// Does not show its log when the test fails.
-    pub fn hush(&mut self) {
+    pub fn hide_log(&mut self) {
         self.quiet = true;
     }
 
@@ -297,7 +297,7 @@ impl Process {
     /// When it cannot be stopped.
     pub fn freeze(&self) {
         self.signal("STOP");
-        let end = Instant::now() + FROZEN_WITHIN;
+        let end = Instant::now() + FREEZE_TIMEOUT;
         while !is_stopped(self.child().id()) {
             assert!(Instant::now() < end, "{} goes on after SIGSTOP", self.program.name);
             std::thread::sleep(Duration::from_millis(1));
@@ -319,7 +319,7 @@ impl Process {
     ///
     /// # Panics
     /// With its log, when it still runs after `within`.
-    pub async fn ended(&self, within: Duration) -> ExitStatus {
+    pub async fn wait_until_ended(&self, within: Duration) -> ExitStatus {
         let end = Instant::now() + within;
         loop {
             if let Some(status) = self.status() {
@@ -339,7 +339,7 @@ impl Process {
     ///
     /// # Panics
     /// When it does not within `within`.
-    pub async fn logged(&self, text: &str, within: Duration) {
+    pub async fn wait_until_logged(&self, text: &str, within: Duration) {
         poll::until(&format!("{} logs {text:?}", self.program.name), within, async || {
             if self.log().contains(text) { Ok(()) } else { Err(self.tail()) }
         })
@@ -351,7 +351,7 @@ impl Process {
     pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
 
     fn child(&self) -> std::sync::MutexGuard<'_, Child> {

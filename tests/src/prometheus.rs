@@ -10,14 +10,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::process::{self, Process, Program};
-use crate::role::Role;
+use crate::server_process::ServerProcess;
 use crate::stack::Stack;
 use crate::{poll, ports};
 
-const READY: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where Prometheus reads its targets from.
-const TARGETS: &str = "targets.json";
+const TARGETS_FILE: &str = "targets.json";
 
 /// A running Prometheus; killed, and its folder removed, on drop.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Prometheus {
 /// # Panics
 /// When it cannot be read.
 #[must_use]
-pub fn shipped(path: &str) -> String {
+pub fn repository_file(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -45,7 +45,7 @@ impl Prometheus {
     pub async fn start(stack: &Stack, factor: u32) -> Self {
         let folder = process::folder();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
-        write("alerts.yml", &faster(&shipped("deploy/prometheus/alerts.yml"), factor));
+        write("alerts.yml", &speed_up_rules(&repository_file("deploy/prometheus/alerts.yml"), factor));
         write("prometheus.yml", CONFIG);
         let _ = write_targets(folder.path(), stack);
         let address = format!("127.0.0.1:{}", ports::free());
@@ -56,7 +56,7 @@ impl Prometheus {
             .arg(format!("--query.lookback-delta={}ms", 300_000 / factor))
             .spawn();
         let prometheus = Self { process, url: format!("http://{address}"), folder };
-        poll::until("prometheus is ready", READY, async || {
+        poll::until("prometheus is ready", START_TIMEOUT, async || {
             let answer = reqwest::get(format!("{}/-/ready", prometheus.url)).await;
             match answer.map(|answer| answer.status().is_success()) {
                 Ok(true) => Ok(()),
@@ -75,7 +75,7 @@ impl Prometheus {
     pub async fn follow(&self, stack: &Stack) {
         let mut wanted = write_targets(self.folder.path(), stack);
         wanted.sort();
-        poll::until("every process is scraped", READY, async || {
+        poll::until("every process is scraped", START_TIMEOUT, async || {
             let up = self.query("up == 1").await?;
             let mut up: Vec<&str> = up.iter().filter_map(|one| one["metric"]["instance"].as_str()).collect();
             up.sort_unstable();
@@ -127,7 +127,7 @@ impl Prometheus {
     ///
     /// # Panics
     /// When they do not, `within`.
-    pub async fn fires(&self, alerts: &[&str], within: Duration) {
+    pub async fn wait_until_firing(&self, alerts: &[&str], within: Duration) {
         poll::until(&format!("{alerts:?} fire"), within, async || {
             let firing = self.firing().await;
             if alerts.iter().all(|alert| firing.contains(*alert)) { Ok(()) } else { Err(format!("{firing:?}")) }
@@ -139,7 +139,7 @@ impl Prometheus {
     ///
     /// # Panics
     /// When one still does, `within`.
-    pub async fn quiet(&self, within: Duration) {
+    pub async fn wait_until_quiet(&self, within: Duration) {
         poll::until("no alert fires", within, async || {
             let firing = self.firing().await;
             if firing.is_empty() { Ok(()) } else { Err(format!("{firing:?}")) }
@@ -158,7 +158,7 @@ scrape_configs:
 
 /// Tells Prometheus, and the caller, the addresses of all processes that run.
 fn write_targets(folder: &Path, stack: &Stack) -> Vec<String> {
-    let addresses = |roles: &[Role]| -> Vec<String> {
+    let addresses = |roles: &[ServerProcess]| -> Vec<String> {
         let running = roles.iter().filter(|role| role.process.is_running());
         running.map(|role| role.ops.trim_start_matches("http://").to_owned()).collect()
     };
@@ -168,7 +168,7 @@ fn write_targets(folder: &Path, stack: &Stack) -> Vec<String> {
         {"targets": workers, "labels": {"job": "tributary-worker"}},
     ]);
     // In one step, since Prometheus reads it whenever it changes.
-    let (new, file) = (folder.join("targets.new"), folder.join(TARGETS));
+    let (new, file) = (folder.join("targets.new"), folder.join(TARGETS_FILE));
     std::fs::write(&new, targets.to_string())
         .and_then(|()| std::fs::rename(&new, &file))
         .expect("a file of targets");
@@ -180,7 +180,7 @@ fn write_targets(folder: &Path, stack: &Stack) -> Vec<String> {
 /// # Panics
 /// When nothing is found to divide, or a `for` that is no duration.
 #[must_use]
-pub fn faster(rules: &str, factor: u32) -> String {
+pub fn speed_up_rules(rules: &str, factor: u32) -> String {
     let mut text = String::new();
     let mut divided = 0;
     for line in rules.lines() {
@@ -232,9 +232,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_durations_are_divided() {
-        let rules = shipped("deploy/prometheus/alerts.yml");
-        let fast = faster(&rules, 60);
+    fn speed_up_rules_divides_only_durations() {
+        let rules = repository_file("deploy/prometheus/alerts.yml");
+        let fast = speed_up_rules(&rules, 60);
         assert_eq!(fast.lines().count(), rules.lines().count());
         for (before, after) in [
             (

@@ -7,7 +7,7 @@ use crate::process::{self, Process, Program};
 use crate::{poll, ports};
 
 /// Longest wait for a server that loads its data.
-const READY: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How the server is configured.
 #[derive(Clone, Debug, Default)]
@@ -129,7 +129,7 @@ impl RedisServer {
     pub async fn stop(&mut self) {
         if let Some(process) = self.process.take() {
             process.terminate();
-            process.ended(READY).await;
+            process.wait_until_ended(START_TIMEOUT).await;
         }
     }
 
@@ -150,7 +150,7 @@ impl RedisServer {
         self.kill();
         let process = self.program.spawn();
         let url = self.url();
-        let started = poll::try_until("redis-server answers", READY, async || {
+        let started = poll::try_until("redis-server answers", START_TIMEOUT, async || {
             if !process.is_running() {
                 return Ok(Err(format!("it ended; log:\n{}", process.tail())));
             }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::sign::{self, Signed};
+use crate::sign::{self, SignedWebhook};
 
 /// `STREAMING_WEBHOOK_SIGNING_SECRET` of every stack.
 pub const MUX_SECRET: &str = "mux-secret-a8f1";
@@ -43,7 +43,7 @@ pub fn rfc3339(ms: i64) -> String {
 
 /// What an ingress answered.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpAnswer {
     /// HTTP status.
     pub status: u16,
     /// Headers, names in lower case.
@@ -54,7 +54,7 @@ pub struct Answer {
     pub json: Value,
 }
 
-impl Answer {
+impl HttpAnswer {
     /// A header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -140,7 +140,7 @@ impl Sender {
     ///
     /// # Errors
     /// When no complete answer came.
-    pub async fn try_send(&self, signed: &Signed) -> reqwest::Result<Answer> {
+    pub async fn try_send(&self, signed: &SignedWebhook) -> reqwest::Result<HttpAnswer> {
         self.request(reqwest::Method::POST, signed).await
     }
 
@@ -148,7 +148,7 @@ impl Sender {
     ///
     /// # Errors
     /// When no complete answer came.
-    pub async fn request(&self, method: reqwest::Method, signed: &Signed) -> reqwest::Result<Answer> {
+    pub async fn request(&self, method: reqwest::Method, signed: &SignedWebhook) -> reqwest::Result<HttpAnswer> {
         let mut request =
             self.http.request(method, format!("{}{}", self.base, signed.path)).body(signed.body.clone());
         for (name, value) in &signed.headers {
@@ -160,14 +160,14 @@ impl Sender {
         let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         let text = answer.text().await?;
         let json = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Answer { status, headers, text, json })
+        Ok(HttpAnswer { status, headers, text, json })
     }
 
     /// Sends by POST.
     ///
     /// # Panics
     /// When no complete answer came.
-    pub async fn send(&self, signed: &Signed) -> Answer {
+    pub async fn send(&self, signed: &SignedWebhook) -> HttpAnswer {
         self.try_send(signed).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
@@ -175,28 +175,28 @@ impl Sender {
     ///
     /// # Panics
     /// When no complete answer came.
-    pub async fn get(&self, path: &str) -> Answer {
-        let request = Signed { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
+    pub async fn get(&self, path: &str) -> HttpAnswer {
+        let request = SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
         self.request(reqwest::Method::GET, &request).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
     /// Signs and sends an event of the streaming provider.
-    pub async fn mux(&self, body: &Value) -> Answer {
+    pub async fn mux(&self, body: &Value) -> HttpAnswer {
         self.send(&sign::mux(MUX_SECRET, now(), body.to_string().as_bytes())).await
     }
 
     /// Signs and sends a LiveKit event.
-    pub async fn livekit(&self, body: &Value) -> Answer {
+    pub async fn livekit(&self, body: &Value) -> HttpAnswer {
         self.send(&sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.to_string().as_bytes())).await
     }
 
     /// Signs and sends a Netflix event.
-    pub async fn netflix(&self, body: &Value) -> Answer {
+    pub async fn netflix(&self, body: &Value) -> HttpAnswer {
         self.send(&sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes())).await
     }
 
     /// Signs and sends an event of `acme`, a platform made from `generic`.
-    pub async fn acme(&self, body: &Value) -> Answer {
+    pub async fn acme(&self, body: &Value) -> HttpAnswer {
         self.send(&sign::generic("acme", ACME_SECRET, body.to_string().as_bytes())).await
     }
 
@@ -204,7 +204,7 @@ impl Sender {
     ///
     /// # Panics
     /// When no complete answer came.
-    pub async fn announce(&self, room: &str, body: &Value) -> Answer {
+    pub async fn announce(&self, room: &str, body: &Value) -> HttpAnswer {
         let signed = announcement(room, body).header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
         self.request(reqwest::Method::PUT, &signed).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
@@ -212,9 +212,9 @@ impl Sender {
 
 /// The request that announces a session, without a token.
 #[must_use]
-pub fn announcement(room: &str, body: &Value) -> Signed {
+pub fn announcement(room: &str, body: &Value) -> SignedWebhook {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    Signed { path: format!("/api/v1/sessions/{room}"), headers, body: body.to_string().into_bytes() }
+    SignedWebhook { path: format!("/api/v1/sessions/{room}"), headers, body: body.to_string().into_bytes() }
 }
 
 /// An event of a live stream as the streaming provider sends it; `kind` is the part after `video.live_stream.`.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 /// A request, signed and ready; change it to forge one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct SignedWebhook {
     /// Path below the ingress's address.
     pub path: String,
     /// Header names and values.
@@ -17,7 +17,7 @@ pub struct Signed {
     pub body: Vec<u8>,
 }
 
-impl Signed {
+impl SignedWebhook {
     /// To another path.
     #[must_use]
     pub fn to(mut self, path: &str) -> Self {
@@ -68,9 +68,9 @@ fn hmac_sha256(key: impl AsRef<[u8]>, message: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-fn request(platform: &str, body: &[u8]) -> Signed {
+fn request(platform: &str, body: &[u8]) -> SignedWebhook {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    Signed { path: format!("/api/v1/webhooks/{platform}"), headers, body: body.to_vec() }
+    SignedWebhook { path: format!("/api/v1/webhooks/{platform}"), headers, body: body.to_vec() }
 }
 
 /// The value of `mux-signature`: `t=…,v1=…` at `timestamp` (seconds).
@@ -82,19 +82,19 @@ pub fn pairs(secret: &str, timestamp: i64, body: &[u8]) -> String {
 
 /// A streaming provider's request, signed at `timestamp` (seconds).
 #[must_use]
-pub fn mux(secret: &str, timestamp: i64, body: &[u8]) -> Signed {
+pub fn mux(secret: &str, timestamp: i64, body: &[u8]) -> SignedWebhook {
     request("mux", body).header("mux-signature", &pairs(secret, timestamp, body))
 }
 
 /// A request with `X-Webhook-Signature: sha256=…` over the raw body (`generic`, `netflix` and what is made from them).
 #[must_use]
-pub fn generic(platform: &str, secret: &str, body: &[u8]) -> Signed {
+pub fn generic(platform: &str, secret: &str, body: &[u8]) -> SignedWebhook {
     request(platform, body).header("x-webhook-signature", &format!("sha256={}", hmac_sha256_hex(secret, body)))
 }
 
 /// A request with `sha256=…` over the raw body in a header of the sender's own (RealCast, StreamGank).
 #[must_use]
-pub fn over_body(platform: &str, header: &str, secret: &str, body: &[u8]) -> Signed {
+pub fn over_body(platform: &str, header: &str, secret: &str, body: &[u8]) -> SignedWebhook {
     request(platform, body).header(header, &format!("sha256={}", hmac_sha256_hex(secret, body)))
 }
 
@@ -114,7 +114,7 @@ pub fn livekit_claims(key: &str, now: i64, body: &[u8]) -> Value {
 
 /// A LiveKit request at `now` (seconds).
 #[must_use]
-pub fn livekit(key: &str, secret: &str, now: i64, body: &[u8]) -> Signed {
+pub fn livekit(key: &str, secret: &str, now: i64, body: &[u8]) -> SignedWebhook {
     let token = livekit_token(secret, &livekit_claims(key, now, body));
     request("livekit", body).header("authorization", &token)
 }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use crate::database::Database;
 use crate::postgres::{self, PostgresOptions, PostgresServer};
-use crate::process::{self, Finished, Program};
+use crate::process::{self, ProgramOutput, Program};
 use crate::redis::{RedisOptions, RedisServer};
-pub use crate::role::Role;
+pub use crate::server_process::ServerProcess;
 use crate::sender::{self, Sender};
 use crate::tcp_proxy::TcpProxy;
 use crate::{poll, ports};
 
 /// Longest wait for a process to become ready.
-const READY: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The platform that every stack has beside the bundled ones.
 const ACME: &str = r#"
@@ -25,7 +25,7 @@ rate_limit = 60000
 
 /// Which database the workers get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum DatabaseKind {
     /// A file of its own.
     Sqlite,
     /// A fresh database on the server that all tests share.
@@ -36,13 +36,13 @@ pub enum Kind {
 
 /// What to start.
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct StackBuilder {
     redis: RedisOptions,
     proxied: bool,
     database_proxied: bool,
     ingresses: usize,
     workers: usize,
-    kind: Kind,
+    kind: DatabaseKind,
     database_folder: Option<PathBuf>,
     platforms: String,
     env: Vec<(String, String)>,
@@ -60,19 +60,19 @@ pub struct Stack {
     /// What stands between the workers and PostgreSQL, when asked for.
     pub database_proxy: Option<TcpProxy>,
     /// Its ingress replicas.
-    pub ingresses: Vec<Role>,
+    pub ingresses: Vec<ServerProcess>,
     /// Its workers.
-    pub workers: Vec<Role>,
+    pub workers: Vec<ServerProcess>,
     /// Its database.
     pub database: Database,
     /// Its PostgreSQL server, when it has one of its own.
     pub postgres: Option<PostgresServer>,
-    builder: Builder,
+    builder: StackBuilder,
     platforms_file: PathBuf,
     _folder: tempfile::TempDir,
 }
 
-impl Default for Builder {
+impl Default for StackBuilder {
     fn default() -> Self {
         let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
         Self {
@@ -81,7 +81,7 @@ impl Default for Builder {
             database_proxied: false,
             ingresses: 1,
             workers: 1,
-            kind: Kind::Sqlite,
+            kind: DatabaseKind::Sqlite,
             database_folder: None,
             platforms: String::new(),
             env: pairs(&[("RUST_LOG", "info"), ("SHUTDOWN_GRACE_MS", "5000")]),
@@ -105,7 +105,7 @@ impl Default for Builder {
     }
 }
 
-impl Builder {
+impl StackBuilder {
     /// How Redis is configured; default [`RedisOptions::fast`].
     #[must_use]
     pub fn redis(mut self, options: RedisOptions) -> Self {
@@ -143,12 +143,12 @@ impl Builder {
 
     /// Which database; default SQLite.
     #[must_use]
-    pub fn database(mut self, kind: Kind) -> Self {
+    pub fn database(mut self, kind: DatabaseKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// Where the file of [`Kind::Sqlite`] lies; default: in the stack's own folder.
+    /// Where the file of [`DatabaseKind::Sqlite`] lies; default: in the stack's own folder.
     #[must_use]
     pub fn database_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.database_folder = Some(folder.into());
@@ -211,12 +211,12 @@ impl Builder {
         let redis = RedisServer::start(self.redis.clone()).await;
         let proxy = if self.proxied { Some(TcpProxy::start(&redis.address()).await) } else { None };
         let (database, postgres) = match self.kind {
-            Kind::Sqlite => {
+            DatabaseKind::Sqlite => {
                 let chosen = self.database_folder.as_deref().unwrap_or(folder.path());
                 (Database::Sqlite(chosen.join("tributary.db")), None)
             }
-            Kind::Postgres => (Database::Postgres(postgres::shared().await.database().await), None),
-            Kind::OwnPostgres => {
+            DatabaseKind::Postgres => (Database::Postgres(postgres::shared().await.database().await), None),
+            DatabaseKind::OwnPostgres => {
                 let server = PostgresServer::start(PostgresOptions { fsync: true, ..Default::default() }).await;
                 (Database::Postgres(server.database().await), Some(server))
             }
@@ -244,10 +244,10 @@ impl Builder {
 }
 
 impl Stack {
-    /// What to start; see [`Builder`] for the defaults.
+    /// What to start; see [`StackBuilder`] for the defaults.
     #[must_use]
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> StackBuilder {
+        StackBuilder::default()
     }
 
     /// The Redis that the processes know: the proxy where there is one.
@@ -290,25 +290,25 @@ impl Stack {
     /// Starts one more worker and waits until it is ready.
     pub async fn add_worker(&mut self) {
         self.spawn_worker();
-        self.workers[self.workers.len() - 1].ready(READY).await;
+        self.workers[self.workers.len() - 1].ready(START_TIMEOUT).await;
     }
 
     /// Starts one more worker.
     pub fn spawn_worker(&mut self) {
         let (program, ops) = self.worker_program();
-        self.workers.push(Role { process: program.spawn(), url: ops.clone(), ops });
+        self.workers.push(ServerProcess { process: program.spawn(), url: ops.clone(), ops });
     }
 
     /// Starts one more ingress and waits until it is ready.
     pub async fn add_ingress(&mut self) {
         self.spawn_ingress();
-        self.ingresses[self.ingresses.len() - 1].ready(READY).await;
+        self.ingresses[self.ingresses.len() - 1].ready(START_TIMEOUT).await;
     }
 
     /// Starts one more ingress.
     pub fn spawn_ingress(&mut self) {
         let (program, url, ops) = self.ingress_program();
-        self.ingresses.push(Role { process: program.spawn(), url, ops });
+        self.ingresses.push(ServerProcess { process: program.spawn(), url, ops });
     }
 
     /// A client of the first ingress.
@@ -318,7 +318,7 @@ impl Stack {
     }
 
     /// `dlq-tool` with these arguments, run to its end.
-    pub async fn dlq_tool(&self, args: &[&str]) -> Finished {
+    pub async fn dlq_tool(&self, args: &[&str]) -> ProgramOutput {
         let program = Program::new("dlq-tool").env("REDIS_URL", self.redis.url()).env("NO_COLOR", "1");
         program.args(args).run(Duration::from_secs(20)).await
     }
@@ -354,7 +354,7 @@ impl Stack {
     ///
     /// # Panics
     /// When some are left after `within`.
-    pub async fn drained(&self, within: Duration) {
+    pub async fn wait_until_drained(&self, within: Duration) {
         poll::until("nothing is unfinished", within, async || {
             for platform in self.platforms().await {
                 let left = self.unfinished(&platform).await;

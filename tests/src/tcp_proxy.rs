@@ -12,7 +12,7 @@ use crate::ports;
 
 /// What the proxy does to its connections, old and new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum ProxyMode {
     /// Passes everything on.
     Pass,
     /// Closes every connection, and each new one at once.
@@ -29,7 +29,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct TcpProxy {
     port: u16,
-    mode: watch::Sender<Mode>,
+    mode: watch::Sender<ProxyMode>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,7 +42,7 @@ impl TcpProxy {
         let upstream: SocketAddr = upstream.parse().expect("an address");
         let port = ports::free();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("a free port");
-        let (mode, watched) = watch::channel(Mode::Pass);
+        let (mode, watched) = watch::channel(ProxyMode::Pass);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(connection(client, upstream, watched.clone()));
@@ -58,7 +58,7 @@ impl TcpProxy {
     }
 
     /// Changes what is done, to the connections that exist too.
-    pub fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: ProxyMode) {
         self.mode.send_replace(mode);
     }
 }
@@ -66,11 +66,11 @@ impl TcpProxy {
 impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.mode.send_replace(Mode::Cut);
+        self.mode.send_replace(ProxyMode::Cut);
     }
 }
 
-async fn connection(client: TcpStream, upstream: SocketAddr, mut mode: watch::Receiver<Mode>) {
+async fn connection(client: TcpStream, upstream: SocketAddr, mut mode: watch::Receiver<ProxyMode>) {
     let pumps = mode.clone();
     let relay = async move {
         let Ok(server) = TcpStream::connect(upstream).await else { return };
@@ -84,14 +84,14 @@ async fn connection(client: TcpStream, upstream: SocketAddr, mut mode: watch::Re
     };
     tokio::select! {
         () = relay => {}
-        _ = mode.wait_for(|now| *now == Mode::Cut) => {}
+        _ = mode.wait_for(|now| *now == ProxyMode::Cut) => {}
     }
 }
 
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut mode: watch::Receiver<Mode>,
+    mut mode: watch::Receiver<ProxyMode>,
     answers: bool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
@@ -99,11 +99,11 @@ async fn pump(
         let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
         let now = *mode.borrow_and_update();
         match now {
-            Mode::Delay(pause) => tokio::time::sleep(pause).await,
+            ProxyMode::Delay(pause) => tokio::time::sleep(pause).await,
             // What was swallowed must never come out later: the stream would be torn. The connection is dead from here on.
-            Mode::Silent => std::future::pending().await,
-            Mode::SwallowAnswers if answers => std::future::pending().await,
-            Mode::Pass | Mode::Cut | Mode::SwallowAnswers => {}
+            ProxyMode::Silent => std::future::pending().await,
+            ProxyMode::SwallowAnswers if answers => std::future::pending().await,
+            ProxyMode::Pass | ProxyMode::Cut | ProxyMode::SwallowAnswers => {}
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;

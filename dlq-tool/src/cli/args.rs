@@ -11,9 +11,9 @@ use shared::event::StreamId;
 use shared::platform::{PlatformName, UnknownName};
 
 use crate::edit::Edit;
-use crate::when::When;
+use crate::time_arg::TimeArg;
 
-const RATES: RangeInclusive<i64> = 1..=100_000;
+const RATE_RANGE: RangeInclusive<i64> = 1..=100_000;
 
 /// Which dead letters: an entry must meet every kind of condition given; several values of one kind are alternatives.
 #[derive(Clone, Debug, Default, Args)]
@@ -36,10 +36,10 @@ pub(crate) struct SelectionArgs {
     pub(crate) error_code: Vec<DeadLetterCode>,
     /// Died at or after this time (2026-01-31T12:00:00Z), or this long ago (15m, 24h, 7d)
     #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<When>,
+    pub(crate) since: Option<TimeArg>,
     /// Died before this time, or longer ago than this
     #[arg(long, value_name = "TIME")]
-    pub(crate) until: Option<When>,
+    pub(crate) until: Option<TimeArg>,
     /// Was executed at least so often
     #[arg(long, value_name = "N")]
     pub(crate) min_attempts: Option<u32>,
@@ -89,7 +89,7 @@ pub(crate) struct ReplayArgs {
     #[arg(long, short = 'y', help_heading = "Replay")]
     pub(crate) yes: bool,
     /// At most so many per second
-    #[arg(long, help_heading = "Replay", value_name = "N", value_parser = clap::value_parser!(u32).range(RATES))]
+    #[arg(long, help_heading = "Replay", value_name = "N", value_parser = clap::value_parser!(u32).range(RATE_RANGE))]
     pub(crate) rate: Option<u32>,
     /// Put this into the body first: a JSON pointer and a value; may be repeated
     #[arg(long, help_heading = "Replay", value_name = "/POINTER=VALUE")]

@@ -16,8 +16,8 @@ use shared::registration::Live;
 use tokio_util::sync::CancellationToken;
 
 use crate::edit::{Edit, apply};
-use crate::exit_code::Failure;
-use crate::output::say;
+use crate::exit_code::ToolError;
+use crate::output::eprint_line;
 
 /// The edits, and the definitions that tell what comes of them.
 #[derive(Debug)]
@@ -30,11 +30,11 @@ pub(super) struct Editor {
 
 impl Editor {
     /// Reads the definitions: the bundled ones, those of `PLATFORMS_FILE`, and those that are registered in Redis.
-    pub(super) async fn new(queue: &Queue, edits: Vec<Edit>) -> Result<Self, Failure> {
+    pub(super) async fn new(queue: &Queue, edits: Vec<Edit>) -> Result<Self, ToolError> {
         let env = Env::from_process();
         let file = env.opt("PLATFORMS_FILE").map(PathBuf::from);
         let registry = Registry::load(file.as_deref())
-            .map_err(|problems| Failure::Usage(report(&problems).trim_end().to_owned()))?;
+            .map_err(|problems| ToolError::Usage(report(&problems).trim_end().to_owned()))?;
         let once = CancellationToken::new();
         let _over = once.clone().drop_guard();
         let registry = Live::start(queue.clone(), registry, None, once).fresh().await?.registry.clone();
@@ -60,7 +60,7 @@ impl Editor {
             }
             None => {
                 if self.unknown.borrow_mut().insert(letter.platform.clone()) {
-                    say(&format!(
+                    eprint_line(&format!(
                         "{}: no definition here (is PLATFORMS_FILE set?); event type and time stay as they are",
                         letter.platform
                     ));

@@ -4,14 +4,14 @@ use std::io;
 
 use shared::queue::record;
 
-use super::Session;
-use super::list::say_end;
+use super::ToolSession;
+use super::list::eprint_total;
 use crate::cli::ExportArgs;
-use crate::exit_code::{Failure, Outcome};
-use crate::output::plain_lines;
+use crate::exit_code::{ToolError, RunOutcome};
+use crate::output::escaped_json_lines;
 
 /// Writes what is selected, page by page.
-pub(super) async fn run(session: &mut Session, args: ExportArgs) -> Result<Outcome, Failure> {
+pub(super) async fn run(session: &mut ToolSession, args: ExportArgs) -> Result<RunOutcome, ToolError> {
     let mut scan = session.scan(&args.selection).await?;
     let (mut count, mut lines) = (0, Vec::new());
     while let Some((platform, entries)) = scan.next_raw().await? {
@@ -20,13 +20,13 @@ pub(super) async fn run(session: &mut Session, args: ExportArgs) -> Result<Outco
         for entry in entries {
             record::write(&platform, entry, &mut lines).map_err(io::Error::other)?;
         }
-        lines = plain_lines(lines);
+        lines = escaped_json_lines(lines);
         session.screen.write_bytes(&lines)?;
         session.screen.flush()?;
     }
     if count == 0 {
         return session.nothing_matched(&args.selection.platform).await;
     }
-    say_end(&scan, count);
-    Ok(if scan.missing().is_empty() { Outcome::Done } else { Outcome::Incomplete })
+    eprint_total(&scan, count);
+    Ok(if scan.missing().is_empty() { RunOutcome::Done } else { RunOutcome::Incomplete })
 }

@@ -14,46 +14,46 @@ use shared::queue::record::{self, DeadLetterRecord};
 use shared::queue::{CallError, ImportOutcome};
 use tokio::sync::mpsc;
 
-use super::Session;
-use crate::cli::{Format, ImportArgs};
-use crate::confirm::{self, Answer};
-use crate::exit_code::{Failure, Outcome};
-use crate::output::table::{Column, Table};
-use crate::output::{Screen, counted, heard, json, say};
-use crate::progress::Progress;
+use super::ToolSession;
+use crate::cli::{OutputFormat, ImportArgs};
+use crate::confirm::{self, ConfirmAnswer};
+use crate::exit_code::{ToolError, RunOutcome};
+use crate::output::table::{TableColumn, TextTable};
+use crate::output::{OutputWriter, count_noun, ignore_broken_pipe, json, eprint_line};
+use crate::progress::ProgressIndicator;
 
 /// Longest line: a body of a megabyte, escaped as badly as can be, and everything beside it.
-const MAX_LINE: u64 = 64 * 1024 * 1024;
+const MAX_LINE_BYTES: u64 = 64 * 1024 * 1024;
 /// U+FEFF in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Lines that are imported together, and bytes of them. Up to thirty, `join_all` sends in order, and so they stay.
-const AHEAD: usize = 30;
-const AHEAD_BYTES: usize = 4 * 1024 * 1024;
+const MAX_BATCH_LINES: usize = 30;
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads, asks before the second one, and imports.
-pub(super) async fn run(session: &mut Session, args: ImportArgs) -> Result<Outcome, Failure> {
-    let mut input = Input::open();
+pub(super) async fn run(session: &mut ToolSession, args: ImportArgs) -> Result<RunOutcome, ToolError> {
+    let mut input = LineReader::open();
     let Some(first) = input.next().await? else { return nothing() };
     let second = input.next().await?;
     // How many there are is known only at the end; whether there are several, already here.
     if second.is_some()
-        && let Answer::No =
-            confirm::ask_beside_data("Import all dead letters from standard input", "import", args.yes)?
+        && let ConfirmAnswer::No =
+            confirm::ask_on_tty("Import all dead letters from standard input", "import", args.yes)?
     {
-        say("nothing was imported");
-        return Ok(Outcome::Incomplete);
+        eprint_line("nothing was imported");
+        return Ok(RunOutcome::Incomplete);
     }
     let stop = shared::shutdown::shutdown_token()?;
-    let mut run = Run {
-        progress: Progress::new(session.screen.format(), None),
+    let mut run = ImportRun {
+        progress: ProgressIndicator::new(session.screen.format(), None),
         totals: BTreeMap::new(),
         refused: 0,
         known: BTreeSet::new(),
     };
-    let mut held: Vec<Numbered> = std::iter::once(first).chain(second).collect();
+    let mut held: Vec<NumberedLine> = std::iter::once(first).chain(second).collect();
     let result = loop {
         let mut bytes: usize = held.iter().map(|line| line.bytes.len()).sum();
-        while held.len() < AHEAD && bytes < AHEAD_BYTES {
+        while held.len() < MAX_BATCH_LINES && bytes < MAX_BATCH_BYTES {
             let next = tokio::select! {
                 next = input.next() => next?,
                 () = stop.cancelled() => None,
@@ -70,45 +70,45 @@ pub(super) async fn run(session: &mut Session, args: ImportArgs) -> Result<Outco
         }
     };
     run.progress.end();
-    heard(run.report(&mut session.screen))?;
+    ignore_broken_pipe(run.report(&mut session.screen))?;
     if stop.is_cancelled() {
-        say("stopped; running it again goes on where it was");
+        eprint_line("stopped; running it again goes on where it was");
     }
     if result.is_err() {
-        say(&format!("stopped; up to {AHEAD} more lines may be imported: running it again is safe"));
+        eprint_line(&format!("stopped; up to {MAX_BATCH_LINES} more lines may be imported: running it again is safe"));
     }
     result?;
     if run.refused == 0 && run.totals.is_empty() && !stop.is_cancelled() {
         return nothing();
     }
     let complete = run.refused == 0 && !stop.is_cancelled() && run.totals.values().all(|total| total.full == 0);
-    Ok(if complete { Outcome::Done } else { Outcome::Incomplete })
+    Ok(if complete { RunOutcome::Done } else { RunOutcome::Incomplete })
 }
 
-fn nothing() -> Result<Outcome, Failure> {
-    say("no dead letter in the input");
-    Ok(Outcome::NothingMatched)
+fn nothing() -> Result<RunOutcome, ToolError> {
+    eprint_line("no dead letter in the input");
+    Ok(RunOutcome::NothingMatched)
 }
 
 /// A line of the input, with its number from 1.
-struct Numbered {
+struct NumberedLine {
     number: u64,
     bytes: Vec<u8>,
 }
 
 /// Lines that are not blank, read by a thread of its own: reading a pipe must not keep Ctrl-C waiting.
-struct Input {
-    lines: mpsc::Receiver<io::Result<Numbered>>,
+struct LineReader {
+    lines: mpsc::Receiver<io::Result<NumberedLine>>,
 }
 
-impl Input {
+impl LineReader {
     fn open() -> Self {
         let (sender, lines) = mpsc::channel(1);
         std::thread::spawn(move || {
             let mut input = io::stdin().lock();
             for number in 1.. {
                 let mut bytes = Vec::new();
-                let read = (&mut input).take(MAX_LINE).read_until(b'\n', &mut bytes);
+                let read = (&mut input).take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes);
                 // Editors and shells put one at the beginning of a file.
                 if bytes.starts_with(BYTE_ORDER_MARK) {
                     bytes.drain(..BYTE_ORDER_MARK.len());
@@ -119,10 +119,10 @@ impl Input {
                         Err(io::Error::other("is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"))
                     }
                     Ok(_) if bytes.iter().all(u8::is_ascii_whitespace) => continue,
-                    Ok(length) if length as u64 == MAX_LINE && !bytes.ends_with(b"\n") => {
-                        Err(io::Error::other(format!("line {number} is longer than {MAX_LINE} bytes")))
+                    Ok(length) if length as u64 == MAX_LINE_BYTES && !bytes.ends_with(b"\n") => {
+                        Err(io::Error::other(format!("line {number} is longer than {MAX_LINE_BYTES} bytes")))
                     }
-                    Ok(_) => Ok(Numbered { number, bytes }),
+                    Ok(_) => Ok(NumberedLine { number, bytes }),
                     Err(error) => Err(error),
                 };
                 let broken = line.is_err();
@@ -134,40 +134,40 @@ impl Input {
         Self { lines }
     }
 
-    async fn next(&mut self) -> Result<Option<Numbered>, Failure> {
+    async fn next(&mut self) -> Result<Option<NumberedLine>, ToolError> {
         let line = self.lines.recv().await.transpose();
-        line.map_err(|error| Failure::Input(io::Error::other(format!("standard input: {error}"))))
+        line.map_err(|error| ToolError::Input(io::Error::other(format!("standard input: {error}"))))
     }
 }
 
 #[derive(Debug, Default)]
-struct Total {
+struct ImportTotals {
     imported: u64,
     present: u64,
     full: u64,
 }
 
-struct Run {
-    progress: Progress,
-    totals: BTreeMap<PlatformName, Total>,
+struct ImportRun {
+    progress: ProgressIndicator,
+    totals: BTreeMap<PlatformName, ImportTotals>,
     refused: u64,
     /// Platforms that are in the index.
     known: BTreeSet<PlatformName>,
 }
 
-impl Run {
+impl ImportRun {
     /// Imports some lines, in their order; all that can be known of them is said, also where Redis goes away.
-    async fn take(&mut self, session: &mut Session, lines: Vec<Numbered>) -> Result<(), Failure> {
+    async fn take(&mut self, session: &mut ToolSession, lines: Vec<NumberedLine>) -> Result<(), ToolError> {
         let mut records = Vec::with_capacity(lines.len());
-        for Numbered { number, bytes } in lines {
+        for NumberedLine { number, bytes } in lines {
             match record::read(&bytes) {
                 Ok(record) => records.push((number, record)),
                 Err(error) => {
                     self.refused += 1;
-                    self.progress.say(&format!("line {number}: {error}"));
+                    self.progress.eprint_line(&format!("line {number}: {error}"));
                     let reason = error.to_string();
-                    let line = Line { line: number, result: "refused", reason: Some(&reason), ..Line::default() };
-                    self.tell(&mut session.screen, &line)?;
+                    let line = ImportLineReport { line: number, result: "refused", reason: Some(&reason), ..ImportLineReport::default() };
+                    self.print_report(&mut session.screen, &line)?;
                 }
             }
         }
@@ -188,20 +188,20 @@ impl Run {
                 Err(fault) => lost = Some(fault),
             }
         }
-        heard(session.screen.flush())?;
+        ignore_broken_pipe(session.screen.flush())?;
         lost.map_or(Ok(()), |fault: CallError| Err(fault.into()))
     }
 
     fn settle(
         &mut self,
-        screen: &mut Screen,
+        screen: &mut OutputWriter,
         number: u64,
         record: &DeadLetterRecord,
         imported: ImportOutcome,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ToolError> {
         let total = self.totals.entry(record.platform.clone()).or_default();
         let mut line =
-            Line { line: number, platform: Some(&record.platform), id: Some(record.id), ..Line::default() };
+            ImportLineReport { line: number, platform: Some(&record.platform), id: Some(record.id), ..ImportLineReport::default() };
         match imported {
             ImportOutcome::Done(id) => {
                 total.imported += 1;
@@ -216,34 +216,34 @@ impl Run {
                 line.result = "full";
                 let platform = &record.platform;
                 self.progress
-                    .say(&format!("line {number}: {platform} has as many dead letters as DLQ_MAX_LEN allows"));
+                    .eprint_line(&format!("line {number}: {platform} has as many dead letters as DLQ_MAX_LEN allows"));
             }
         }
         self.progress.inc(1);
-        self.tell(screen, &line)
+        self.print_report(screen, &line)
     }
 
-    fn tell(&self, screen: &mut Screen, line: &Line<'_>) -> Result<(), Failure> {
-        if screen.format() == Format::Json {
-            heard(json::line(screen, line))?;
+    fn print_report(&self, screen: &mut OutputWriter, line: &ImportLineReport<'_>) -> Result<(), ToolError> {
+        if screen.format() == OutputFormat::Json {
+            ignore_broken_pipe(json::line(screen, line))?;
         }
         Ok(())
     }
 
-    fn report(&self, screen: &mut Screen) -> io::Result<()> {
+    fn report(&self, screen: &mut OutputWriter) -> io::Result<()> {
         if self.refused > 0 {
-            say(&format!("refused: {}", counted(self.refused, "line", "lines")));
+            eprint_line(&format!("refused: {}", count_noun(self.refused, "line", "lines")));
         }
-        if screen.format() == Format::Json {
+        if screen.format() == OutputFormat::Json {
             return screen.flush();
         }
-        let mut table = Table::new([
-            Column::text("PLATFORM", 64),
-            Column::number("IMPORTED"),
-            Column::number("PRESENT"),
-            Column::number("NO ROOM"),
+        let mut table = TextTable::new([
+            TableColumn::text("PLATFORM", 64),
+            TableColumn::number("IMPORTED"),
+            TableColumn::number("PRESENT"),
+            TableColumn::number("NO ROOM"),
         ]);
-        let row = |(platform, total): (&PlatformName, &Total)| {
+        let row = |(platform, total): (&PlatformName, &ImportTotals)| {
             [platform.to_string(), total.imported.to_string(), total.present.to_string(), total.full.to_string()]
         };
         table.page(screen, &self.totals.iter().map(row).collect::<Vec<_>>())?;
@@ -253,7 +253,7 @@ impl Run {
 
 /// What `--output json` says of one line.
 #[derive(Debug, Default, Serialize)]
-struct Line<'a> {
+struct ImportLineReport<'a> {
     line: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     platform: Option<&'a PlatformName>,

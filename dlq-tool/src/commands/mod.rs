@@ -1,11 +1,11 @@
 //! The verbs, one file each, and what they share: a connection, a screen, and how a run ends.
 
-mod carry;
+mod bulk;
 mod editor;
 mod export;
 mod import;
 mod list;
-mod paper;
+mod generate;
 mod purge;
 mod replay;
 mod show;
@@ -25,23 +25,23 @@ use shared::queue::{KeyLayout, Queue, StreamReader, blocking_connection, connect
 use shared::shutdown;
 use shared::visible::is_visible;
 
-use crate::cli::{Cli, Global, SelectionArgs, Verb};
-use crate::exit_code::{Failure, Outcome, code};
-use crate::output::{Screen, heard, say};
-use crate::scan::Scan;
+use crate::cli::{ToolArgs, GlobalArgs, SelectionArgs, Verb};
+use crate::exit_code::{ToolError, RunOutcome, code};
+use crate::output::{OutputWriter, ignore_broken_pipe, eprint_line};
+use crate::scan::DeadLetterScan;
 use crate::select::Selection;
 
 /// Parses, runs, reports.
 pub(crate) fn main() -> ExitCode {
     let cli = parse(std::env::args_os().collect());
     if let Err(error) = shutdown::watch_signals(None) {
-        say(&format!("dlq-tool: signals cannot be watched: {error}"));
+        eprint_line(&format!("dlq-tool: signals cannot be watched: {error}"));
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(&format!("dlq-tool: cannot start: {error}"));
+            eprint_line(&format!("dlq-tool: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -51,45 +51,45 @@ pub(crate) fn main() -> ExitCode {
     if let Err(failure) = &result
         && code != 0
     {
-        say(&format!("dlq-tool: {}", failure.chain()));
+        eprint_line(&format!("dlq-tool: {}", failure.error_chain()));
     }
     ExitCode::from(code)
 }
 
-fn parse(words: Vec<OsString>) -> Cli {
+fn parse(words: Vec<OsString>) -> ToolArgs {
     let plain = words.iter().any(|word| word == "--no-color");
-    let command = Cli::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
+    let command = ToolArgs::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
     let matches = command.try_get_matches_from(words);
-    matches.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| refuse(&error))
+    matches.and_then(|matches| ToolArgs::from_arg_matches(&matches)).unwrap_or_else(|error| refuse(&error))
 }
 
 /// Shows help or an error. An error quotes the command line, of which a terminal may obey a part.
 fn refuse(error: &clap::Error) -> ! {
     let text = error.render().to_string();
     if error.use_stderr() && text.chars().any(|c| c != '\n' && !is_visible(c)) {
-        say(text.trim_end());
+        eprint_line(text.trim_end());
         std::process::exit(error.exit_code());
     }
     error.exit()
 }
 
-async fn run(cli: Cli) -> Result<Outcome, Failure> {
+async fn run(cli: ToolArgs) -> Result<RunOutcome, ToolError> {
     match &cli.verb {
-        Verb::Completions(args) => return paper::completions(args),
-        Verb::Man => return paper::man(),
+        Verb::Completions(args) => return generate::completions(args),
+        Verb::Man => return generate::man(),
         _ => {}
     }
-    let mut session = Session::open(&cli.global)?;
+    let mut session = ToolSession::open(&cli.global)?;
     if matches!(cli.verb, Verb::Top(_)) {
         top::on_a_terminal()?;
     }
     match session.queue.layout_error().await {
         Ok(None) => {}
-        Ok(Some(misfit)) => return Err(Failure::Usage(misfit.to_string())),
-        Err(fault) => return Err(Failure::from(fault).of(&session.address)),
+        Ok(Some(misfit)) => return Err(ToolError::Usage(misfit.to_string())),
+        Err(fault) => return Err(ToolError::from(fault).with_address(&session.address)),
     }
     let result = match cli.verb {
-        Verb::Completions(_) | Verb::Man => Ok(Outcome::Done),
+        Verb::Completions(_) | Verb::Man => Ok(RunOutcome::Done),
         Verb::Stats(args) => stats::run(&mut session, args).await,
         Verb::List(args) => list::run(&mut session, args).await,
         Verb::Show(args) => show::run(&mut session, args).await,
@@ -100,14 +100,14 @@ async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Verb::Watch(args) => watch::run(&mut session, args).await,
         Verb::Top(args) => top::run(&mut session, args).await,
     };
-    heard(session.screen.flush())?;
-    result.map_err(|failure| failure.of(&session.address))
+    ignore_broken_pipe(session.screen.flush())?;
+    result.map_err(|failure| failure.with_address(&session.address))
 }
 
 /// What a verb works with.
-struct Session {
+struct ToolSession {
     queue: Queue,
-    screen: Screen,
+    screen: OutputWriter,
     url: SecretString,
     cluster: bool,
     /// Where Redis is, without the password.
@@ -119,15 +119,15 @@ struct Session {
     dlq_max_len: u64,
 }
 
-impl Session {
+impl ToolSession {
     /// Reads the configuration; Redis is reached with the first command.
-    fn open(global: &Global) -> Result<Self, Failure> {
+    fn open(global: &GlobalArgs) -> Result<Self, ToolError> {
         let env = Env::from_process();
         let cluster = env.flag("REDIS_CLUSTER", false);
         let url = match &global.redis_url {
             Some(url) => {
                 if let Some(hint) = url.split(',').find_map(percent_encoding_hint) {
-                    return Err(Failure::Usage(format!("--redis-url: {hint}")));
+                    return Err(ToolError::Usage(format!("--redis-url: {hint}")));
                 }
                 SecretString::from(url.as_str())
             }
@@ -135,14 +135,14 @@ impl Session {
         };
         let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let dlq_max_len = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
-        env.finish().map_err(|problems| Failure::Usage(env.report(&problems).trim_end().to_owned()))?;
-        env.misspelt().iter().for_each(|one| say(&format!("dlq-tool: {one}")));
+        env.finish().map_err(|problems| ToolError::Usage(env.report(&problems).trim_end().to_owned()))?;
+        env.misspelt().iter().for_each(|one| eprint_line(&format!("dlq-tool: {one}")));
         let first = url.expose_secret().split(',').next().unwrap_or_default();
         let address = first.into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
-        let connection = connect(&url, cluster).map_err(|error| Failure::Usage(error.to_string()))?;
+        let connection = connect(&url, cluster).map_err(|error| ToolError::Usage(error.to_string()))?;
         Ok(Self {
             queue: Queue::new(KeyLayout::of(cluster), connection),
-            screen: Screen::new(global),
+            screen: OutputWriter::new(global),
             url,
             cluster,
             address,
@@ -152,12 +152,12 @@ impl Session {
     }
 
     /// A connection of its own for reads that wait.
-    fn reader(&self) -> Result<StreamReader, Failure> {
-        blocking_connection(&self.url, self.cluster).map_err(|error| Failure::Usage(error.to_string()))
+    fn reader(&self) -> Result<StreamReader, ToolError> {
+        blocking_connection(&self.url, self.cluster).map_err(|error| ToolError::Usage(error.to_string()))
     }
 
     /// The platforms asked for, else all that ever got an event; sorted.
-    async fn platforms(&self, asked: &[PlatformName]) -> Result<Vec<PlatformName>, Failure> {
+    async fn platforms(&self, asked: &[PlatformName]) -> Result<Vec<PlatformName>, ToolError> {
         if asked.is_empty() {
             return Ok(self.queue.queues().await?);
         }
@@ -168,23 +168,23 @@ impl Session {
     }
 
     /// A walk over what `args` select.
-    async fn scan(&self, args: &SelectionArgs) -> Result<Scan, Failure> {
+    async fn scan(&self, args: &SelectionArgs) -> Result<DeadLetterScan, ToolError> {
         // Dead letters carry Redis's times, so that is the clock that "24h ago" is counted on.
         let selection = Selection::new(args, self.queue.now().await?);
-        Ok(Scan::new(self.queue.clone(), self.platforms(&args.platform).await?, selection))
+        Ok(DeadLetterScan::new(self.queue.clone(), self.platforms(&args.platform).await?, selection))
     }
 
     /// Says that nothing matched, and why that may be.
-    async fn nothing_matched(&self, asked: &[PlatformName]) -> Result<Outcome, Failure> {
+    async fn nothing_matched(&self, asked: &[PlatformName]) -> Result<RunOutcome, ToolError> {
         let known = self.queue.queues().await?;
         let strangers: Vec<_> =
             asked.iter().filter(|name| !known.contains(name)).map(PlatformName::as_str).collect();
-        say("no dead letter matches");
+        eprint_line("no dead letter matches");
         if !strangers.is_empty() {
             let known: Vec<_> = known.iter().map(PlatformName::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            say(&format!("no event ever came for {}; platforms with events: {known}", strangers.join(", ")));
+            eprint_line(&format!("no event ever came for {}; platforms with events: {known}", strangers.join(", ")));
         }
-        Ok(Outcome::NothingMatched)
+        Ok(RunOutcome::NothingMatched)
     }
 }

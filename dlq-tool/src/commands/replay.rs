@@ -9,95 +9,95 @@ use shared::platform::PlatformName;
 use shared::queue::{DeadLetter, PlatformKeys, Replayed};
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
-use super::carry::{self, Consider};
+use super::ToolSession;
+use super::bulk::{self, BulkRequest};
 use super::editor::Editor;
-use crate::cli::{Format, ReplayArgs};
-use crate::confirm::{self, Answer, Consent};
-use crate::exit_code::{Failure, Outcome};
-use crate::output::{Screen, heard, json, say};
-use crate::pace::{BATCH, Pace};
-use crate::plan::{Cursor, Plan, Share};
-use crate::progress::Progress;
+use crate::cli::{OutputFormat, ReplayArgs};
+use crate::confirm::{self, ConfirmAnswer, Consent};
+use crate::exit_code::{ToolError, RunOutcome};
+use crate::output::{OutputWriter, ignore_broken_pipe, json, eprint_line};
+use crate::rate::{DEFAULT_BATCH, RateLimiter};
+use crate::plan::{Cursor, BulkPlan, PlatformPlan};
+use crate::progress::ProgressIndicator;
 
 /// How long to wait while a platform's queue is as full as a replay may make it.
-const PAUSE: Duration = Duration::from_millis(500);
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Selects, shows or asks, and replays.
-pub(super) async fn run(session: &mut Session, args: ReplayArgs) -> Result<Outcome, Failure> {
+pub(super) async fn run(session: &mut ToolSession, args: ReplayArgs) -> Result<RunOutcome, ToolError> {
     let editor = if args.set.is_empty() { None } else { Some(Editor::new(&session.queue, args.set).await?) };
-    let consider = Consider { selection: &args.selection, dry_run: args.dry_run };
-    let Some((mut plan, complete)) = carry::consider(session, consider, editor.as_ref()).await? else {
+    let consider = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
+    let Some((mut plan, complete)) = bulk::build_plan(session, consider, editor.as_ref()).await? else {
         return session.nothing_matched(&args.selection.platform).await;
     };
-    let count = plan.left() as u64;
+    let count = plan.remaining() as u64;
     if args.dry_run {
         let mut room = BTreeMap::new();
-        for share in &plan.shares {
+        for share in &plan.platforms {
             let depth = session.queue.depth(&session.queue.keys(&share.platform)).await?;
             room.insert(share.platform.clone(), session.replay_limit.saturating_sub(depth.length));
         }
-        plan.say(|platform| {
+        plan.eprint_summary(|platform| {
             let keys = session.queue.keys(platform);
             format!(" to {}, which has room for {}", keys.incoming, room.get(platform).copied().unwrap_or(0))
         });
-        say("dry run: these would be replayed, nothing was changed");
+        eprint_line("dry run: these would be replayed, nothing was changed");
         return Ok(complete);
     }
-    if plan.shares.len() > 1 {
-        plan.say(|_| String::new());
+    if plan.platforms.len() > 1 {
+        plan.eprint_summary(|_| String::new());
     }
     match confirm::ask("replay", count, args.yes)? {
-        Answer::Yes(consent) => {
-            let outcome = replay(session, &mut plan, Pace::new(args.rate), editor, consent).await?;
-            Ok(if outcome == Outcome::Done { complete } else { outcome })
+        ConfirmAnswer::Yes(consent) => {
+            let outcome = replay(session, &mut plan, RateLimiter::new(args.rate), editor, consent).await?;
+            Ok(if outcome == RunOutcome::Done { complete } else { outcome })
         }
-        Answer::No => {
-            say("nothing was replayed");
-            Ok(Outcome::Incomplete)
+        ConfirmAnswer::No => {
+            eprint_line("nothing was replayed");
+            Ok(RunOutcome::Incomplete)
         }
     }
 }
 
 /// Carries out the plan, and reports on all of it, also where it ends early.
 async fn replay(
-    session: &mut Session,
-    plan: &mut Plan,
-    pace: Pace,
+    session: &mut ToolSession,
+    plan: &mut BulkPlan,
+    pace: RateLimiter,
     editor: Option<Editor>,
     _consent: Consent,
-) -> Result<Outcome, Failure> {
+) -> Result<RunOutcome, ToolError> {
     let stop = shared::shutdown::shutdown_token()?;
-    let mut run = Run { progress: Progress::new(session.screen.format(), Some(plan.left())), pace, stop, editor };
+    let mut run = ReplayRun { progress: ProgressIndicator::new(session.screen.format(), Some(plan.remaining())), pace, stop, editor };
     let mut result = Ok(());
-    for share in &mut plan.shares {
-        result = run.share(session, share).await;
+    for share in &mut plan.platforms {
+        result = run.replay_platform(session, share).await;
         if result.is_err() || run.stop.is_cancelled() {
             break;
         }
     }
     run.progress.end();
     let failed = run.editor.is_some();
-    carry::report(&mut session.screen, plan, "REPLAYED", failed)?;
-    let doubt = format!("Up to {BATCH} of them may be queued: running it again is safe");
-    carry::conclude(plan, result, &doubt)
+    bulk::report(&mut session.screen, plan, "REPLAYED", failed)?;
+    let doubt = format!("Up to {DEFAULT_BATCH} of them may be queued: running it again is safe");
+    bulk::conclude(plan, result, &doubt)
 }
 
-struct Run {
-    progress: Progress,
-    pace: Pace,
+struct ReplayRun {
+    progress: ProgressIndicator,
+    pace: RateLimiter,
     stop: CancellationToken,
     editor: Option<Editor>,
 }
 
-impl Run {
+impl ReplayRun {
     /// Replays one platform's share, until it is done or the run is to stop.
-    async fn share(&mut self, session: &mut Session, share: &mut Share) -> Result<(), Failure> {
+    async fn replay_platform(&mut self, session: &mut ToolSession, share: &mut PlatformPlan) -> Result<(), ToolError> {
         let keys = session.queue.keys(&share.platform);
-        self.progress.at(share.platform.as_str());
+        self.progress.set_message(share.platform.as_str());
         let mut cursor = Cursor::default();
-        while share.left() > 0 {
-            let batch = self.pace.batch().min(share.left());
+        while share.remaining() > 0 {
+            let batch = self.pace.batch().min(share.remaining());
             if !self.pace.wait(batch, &self.stop).await {
                 break;
             }
@@ -105,9 +105,9 @@ impl Run {
             let ids = ahead.take(&share.ids, batch);
             let outcomes = self.outcomes(session, &keys, &ids).await?;
             let settled = self.settle(&mut session.screen, share, &ids, &outcomes)?;
-            self.pace.note(settled);
+            self.pace.record_done(settled);
             cursor.take(&share.ids, settled);
-            if settled < ids.len() && !self.rest(share).await {
+            if settled < ids.len() && !self.wait_for_room(share).await {
                 break;
             }
         }
@@ -117,14 +117,14 @@ impl Run {
     /// What becomes of each of `ids`, in their order, up to the first that has to wait.
     async fn outcomes(
         &self,
-        session: &Session,
+        session: &ToolSession,
         keys: &PlatformKeys,
         ids: &[StreamId],
-    ) -> Result<Vec<Fate>, Failure> {
+    ) -> Result<Vec<ReplayOutcome>, ToolError> {
         let limit = session.replay_limit;
         let Some(editor) = &self.editor else {
             let outcomes = session.queue.replay(keys, ids, limit, &BTreeMap::new()).await?;
-            return Ok(outcomes.into_iter().map(Fate::from).collect());
+            return Ok(outcomes.into_iter().map(ReplayOutcome::from).collect());
         };
         let mut fates = Vec::with_capacity(ids.len());
         for (id, entry) in ids.iter().zip(session.queue.find_dead_letters(keys, ids).await?) {
@@ -133,14 +133,14 @@ impl Run {
             }
             let letter = entry.map(|entry| DeadLetter::decode(&keys.platform, entry));
             let fate = match letter.as_ref().map(|letter| editor.fields(letter)) {
-                None => Fate::Gone,
-                Some(Err(reason)) => Fate::Failed(reason),
+                None => ReplayOutcome::Gone,
+                Some(Err(reason)) => ReplayOutcome::Failed(reason),
                 Some(Ok(fields)) => {
                     let outcome = session.queue.replay(keys, &[*id], limit, &fields).await?;
-                    outcome.into_iter().next().map_or(Fate::Gone, Fate::from)
+                    outcome.into_iter().next().map_or(ReplayOutcome::Gone, ReplayOutcome::from)
                 }
             };
-            let waits = matches!(fate, Fate::Waits);
+            let waits = matches!(fate, ReplayOutcome::QueueFull);
             fates.push(fate);
             if waits {
                 break;
@@ -152,50 +152,50 @@ impl Run {
     /// Notes what became of `ids`, and returns how many of them are settled: the queue may be full.
     fn settle(
         &self,
-        screen: &mut Screen,
-        share: &mut Share,
+        screen: &mut OutputWriter,
+        share: &mut PlatformPlan,
         ids: &[StreamId],
-        fates: &[Fate],
-    ) -> Result<usize, Failure> {
+        fates: &[ReplayOutcome],
+    ) -> Result<usize, ToolError> {
         let mut settled = 0;
         for (id, fate) in ids.iter().zip(fates) {
             let (result, queued_as) = match fate {
                 // Whatever is reported for those behind it, they are asked for again.
-                Fate::Waits => break,
-                Fate::Done(queued) => ("replayed", Some(*queued)),
-                Fate::Gone => ("gone", None),
-                Fate::Failed(_) => ("failed", None),
+                ReplayOutcome::QueueFull => break,
+                ReplayOutcome::Done(queued) => ("replayed", Some(*queued)),
+                ReplayOutcome::Gone => ("gone", None),
+                ReplayOutcome::Failed(_) => ("failed", None),
             };
             let reason = match fate {
-                Fate::Failed(reason) => Some(reason.as_str()),
-                Fate::Gone => Some("no longer a dead letter"),
+                ReplayOutcome::Failed(reason) => Some(reason.as_str()),
+                ReplayOutcome::Gone => Some("no longer a dead letter"),
                 _ => None,
             };
             match fate {
-                Fate::Done(_) => share.done += 1,
-                Fate::Gone => share.gone += 1,
+                ReplayOutcome::Done(_) => share.done += 1,
+                ReplayOutcome::Gone => share.gone += 1,
                 _ => share.failed += 1,
             }
-            if let (Some(reason), Fate::Failed(_)) = (reason, fate) {
-                self.progress.say(&format!("{} {id}: {reason}", share.platform));
+            if let (Some(reason), ReplayOutcome::Failed(_)) = (reason, fate) {
+                self.progress.eprint_line(&format!("{} {id}: {reason}", share.platform));
             }
-            if screen.format() == Format::Json {
-                let line = Line { platform: &share.platform, id: *id, result, queued_as, reason };
-                heard(json::line(screen, &line))?;
+            if screen.format() == OutputFormat::Json {
+                let line = ReplayReport { platform: &share.platform, id: *id, result, queued_as, reason };
+                ignore_broken_pipe(json::line(screen, &line))?;
             }
             self.progress.inc(1);
             settled += 1;
         }
-        heard(screen.flush())?;
+        ignore_broken_pipe(screen.flush())?;
         Ok(settled)
     }
 
     /// Waits for workers to make room; `false`: the run is to stop.
-    async fn rest(&self, share: &Share) -> bool {
-        self.progress.at(&format!("{}: its queue is half full, waiting", share.platform));
+    async fn wait_for_room(&self, share: &PlatformPlan) -> bool {
+        self.progress.set_message(&format!("{}: its queue is half full, waiting", share.platform));
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {
-                self.progress.at(share.platform.as_str());
+            () = tokio::time::sleep(QUEUE_FULL_PAUSE) => {
+                self.progress.set_message(share.platform.as_str());
                 true
             }
             () = self.stop.cancelled() => false,
@@ -204,26 +204,26 @@ impl Run {
 }
 
 /// What became of one dead letter.
-enum Fate {
+enum ReplayOutcome {
     Done(StreamId),
     Gone,
-    Waits,
+    QueueFull,
     Failed(String),
 }
 
-impl From<Replayed> for Fate {
+impl From<Replayed> for ReplayOutcome {
     fn from(outcome: Replayed) -> Self {
         match outcome {
             Replayed::Done(queued) => Self::Done(queued),
             Replayed::Gone => Self::Gone,
-            Replayed::Paused => Self::Waits,
+            Replayed::Paused => Self::QueueFull,
         }
     }
 }
 
 /// What `--output json` says of one entry.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+struct ReplayReport<'a> {
     platform: &'a PlatformName,
     id: StreamId,
     result: &'static str,

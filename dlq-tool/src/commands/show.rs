@@ -6,17 +6,17 @@ use shared::event::{EventTime, Millis};
 use shared::queue::DeadLetter;
 use unicode_width::UnicodeWidthStr;
 
-use super::Session;
-use crate::cli::{Format, ShowArgs};
-use crate::exit_code::{Failure, Outcome};
-use crate::output::{Screen, body, counted, json, plain};
-use crate::when;
+use super::ToolSession;
+use crate::cli::{OutputFormat, ShowArgs};
+use crate::exit_code::{ToolError, RunOutcome};
+use crate::output::{OutputWriter, body, count_noun, json, escaped};
+use crate::time_arg;
 
 /// Text in place of a time that the sender gave in a form that is none.
 const UNREADABLE_TIME: &str = "unreadable (older than every known time)";
 
 /// Finds it, wherever it is, and prints it.
-pub(super) async fn run(session: &mut Session, args: ShowArgs) -> Result<Outcome, Failure> {
+pub(super) async fn run(session: &mut ToolSession, args: ShowArgs) -> Result<RunOutcome, ToolError> {
     let platforms = session.platforms(args.platform.as_slice()).await?;
     let mut found = Vec::new();
     for platform in &platforms {
@@ -27,13 +27,13 @@ pub(super) async fn run(session: &mut Session, args: ShowArgs) -> Result<Outcome
         [] => session.nothing_matched(args.platform.as_slice()).await,
         [letter] => {
             print(&mut session.screen, letter)?;
-            Ok(Outcome::Done)
+            Ok(RunOutcome::Done)
         }
         several => {
             let names: Vec<_> = several.iter().map(|letter| letter.platform.as_str()).collect();
-            Err(Failure::Usage(format!(
+            Err(ToolError::Usage(format!(
                 "{} have a dead letter {}: {}. Say which with --platform",
-                counted(several.len() as u64, "platform", "platforms"),
+                count_noun(several.len() as u64, "platform", "platforms"),
                 args.id,
                 names.join(", ")
             )))
@@ -41,14 +41,14 @@ pub(super) async fn run(session: &mut Session, args: ShowArgs) -> Result<Outcome
     }
 }
 
-fn print(screen: &mut Screen, letter: &DeadLetter) -> io::Result<()> {
-    if screen.format() == Format::Json {
+fn print(screen: &mut OutputWriter, letter: &DeadLetter) -> io::Result<()> {
+    if screen.format() == OutputFormat::Json {
         return json::line(screen, letter);
     }
     for part in parts(letter) {
         match part {
-            Part::Heading(text) => screen.heading(&text)?,
-            Part::Text(text) => screen.write(&text)?,
+            DetailPart::Heading(text) => screen.heading(&text)?,
+            DetailPart::Text(text) => screen.write(&text)?,
         }
         screen.write("\n")?;
     }
@@ -56,21 +56,21 @@ fn print(screen: &mut Screen, letter: &DeadLetter) -> io::Result<()> {
 }
 
 /// All of it as plain lines.
-pub(super) fn text(letter: &DeadLetter) -> String {
+pub(super) fn detail_text(letter: &DeadLetter) -> String {
     let lines = parts(letter).into_iter().map(|part| match part {
-        Part::Heading(text) | Part::Text(text) => text,
+        DetailPart::Heading(text) | DetailPart::Text(text) => text,
     });
     lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A line, or some.
-enum Part {
+enum DetailPart {
     Heading(String),
     Text(String),
 }
 
-fn parts(letter: &DeadLetter) -> Vec<Part> {
-    let mut parts = Parts(vec![Part::Heading("event".to_owned())]);
+fn parts(letter: &DeadLetter) -> Vec<DetailPart> {
+    let mut parts = DetailBuilder(vec![DetailPart::Heading("event".to_owned())]);
     parts.line("id", Some(letter.id));
     parts.line("platform", Some(&letter.platform));
     parts.line("event id", letter.event_id.as_ref());
@@ -97,37 +97,37 @@ fn parts(letter: &DeadLetter) -> Vec<Part> {
     if !letter.extra.is_empty() {
         parts.heading("other fields");
         for (name, value) in &letter.extra {
-            parts.line(&plain(&String::from_utf8_lossy(name)), Some(String::from_utf8_lossy(value)));
+            parts.line(&escaped(&String::from_utf8_lossy(name)), Some(String::from_utf8_lossy(value)));
         }
     }
     match &letter.body {
         None => parts.heading("no body"),
         Some(body) => {
-            parts.heading(&format!("body ({})", counted(body.0.len() as u64, "byte", "bytes")));
-            parts.0.push(Part::Text(body::pretty(&body.0)));
+            parts.heading(&format!("body ({})", count_noun(body.0.len() as u64, "byte", "bytes")));
+            parts.0.push(DetailPart::Text(body::pretty(&body.0)));
         }
     }
     parts.0
 }
 
-struct Parts(Vec<Part>);
+struct DetailBuilder(Vec<DetailPart>);
 
-impl Parts {
+impl DetailBuilder {
     /// A heading after an empty line.
     fn heading(&mut self, text: &str) {
-        self.0.push(Part::Text(String::new()));
-        self.0.push(Part::Heading(text.to_owned()));
+        self.0.push(DetailPart::Text(String::new()));
+        self.0.push(DetailPart::Heading(text.to_owned()));
     }
 
     /// One fact; an absent one is left out.
     fn line<T: ToString>(&mut self, name: &str, value: Option<T>) {
         if let Some(value) = value {
             let gap = " ".repeat(16_usize.saturating_sub(name.width()));
-            self.0.push(Part::Text(format!("  {name}{gap} {}", plain(&value.to_string()))));
+            self.0.push(DetailPart::Text(format!("  {name}{gap} {}", escaped(&value.to_string()))));
         }
     }
 }
 
 fn time(instant: Option<Millis>) -> Option<String> {
-    instant.map(when::to_millis)
+    instant.map(time_arg::format_millis)
 }

@@ -8,47 +8,47 @@ use shared::event::Millis;
 use shared::platform::PlatformName;
 use shared::queue::{DeadLetterStats, Depth, PlatformKeys};
 
-use super::Session;
-use crate::cli::{Format, StatsArgs};
-use crate::exit_code::{Failure, Outcome};
-use crate::output::table::{Column, Table};
-use crate::output::{Screen, counted, json, say};
+use super::ToolSession;
+use crate::cli::{OutputFormat, StatsArgs};
+use crate::exit_code::{ToolError, RunOutcome};
+use crate::output::table::{TableColumn, TextTable};
+use crate::output::{OutputWriter, count_noun, json, eprint_line};
 use crate::scan::PageSize;
-use crate::when;
+use crate::time_arg;
 
 /// Different event types that are counted one by one; senders choose them, so there is no other bound.
-const KINDS: usize = 1000;
+const MAX_EVENT_TYPES: usize = 1000;
 /// What the others are counted under.
 const OTHERS: &str = "(others)";
 /// Attempts at looking twice at the same moment.
-const LOOKS: usize = 10;
+const MAX_SNAPSHOT_TRIES: usize = 10;
 /// Event types that the table shows; `--output json` has all that are counted.
-const SHOWN: usize = 10;
+const MAX_SHOWN_VALUES: usize = 10;
 
 /// Prints the counts of every platform, or of those asked for.
-pub(super) async fn run(session: &mut Session, args: StatsArgs) -> Result<Outcome, Failure> {
+pub(super) async fn run(session: &mut ToolSession, args: StatsArgs) -> Result<RunOutcome, ToolError> {
     let platforms = session.platforms(&args.platform).await?;
     if platforms.is_empty() {
-        say("no event has come yet, for any platform");
+        eprint_line("no event has come yet, for any platform");
     }
     let mut all = Vec::with_capacity(platforms.len());
     for platform in platforms {
         all.push(count(session, platform).await?);
     }
     match session.screen.format() {
-        Format::Json => all.iter().try_for_each(|stats| json::line(&mut session.screen, stats))?,
-        Format::Table => print(&mut session.screen, &all)?,
+        OutputFormat::Json => all.iter().try_for_each(|stats| json::line(&mut session.screen, stats))?,
+        OutputFormat::Table => print(&mut session.screen, &all)?,
     }
     if let Some(first) = all.first() {
         let source = format!("from {}, each platform at one moment", session.address);
-        say(&format!("counted from {} on (Redis's clock), {source}", when::to_millis(first.as_of)));
+        eprint_line(&format!("counted from {} on (Redis's clock), {source}", time_arg::format_millis(first.as_of)));
     }
-    Ok(Outcome::Done)
+    Ok(RunOutcome::Done)
 }
 
 /// One platform, as `--output json` prints it. Times are milliseconds since the epoch.
 #[derive(Debug, Serialize)]
-struct Stats {
+struct PlatformStats {
     platform: PlatformName,
     dead_letters: u64,
     oldest_failed_at: Option<Millis>,
@@ -62,10 +62,10 @@ struct Stats {
     as_of: Millis,
 }
 
-async fn count(session: &Session, platform: PlatformName) -> Result<Stats, Failure> {
+async fn count(session: &ToolSession, platform: PlatformName) -> Result<PlatformStats, ToolError> {
     let keys = session.queue.keys(&platform);
-    let (depth, mut seen) = at_one_moment(session, &keys).await?;
-    let mut stats = Stats {
+    let (depth, mut seen) = consistent_snapshot(session, &keys).await?;
+    let mut stats = PlatformStats {
         platform,
         dead_letters: seen.length,
         oldest_failed_at: None,
@@ -82,24 +82,24 @@ async fn count(session: &Session, platform: PlatformName) -> Result<Stats, Failu
     let mut size = PageSize::new();
     loop {
         stats.add(&seen);
-        size.learn(usize::try_from(seen.counted).unwrap_or(usize::MAX), usize::try_from(seen.bytes).unwrap_or(0));
+        size.adapt(usize::try_from(seen.counted).unwrap_or(usize::MAX), usize::try_from(seen.bytes).unwrap_or(0));
         let Some(after) = seen.next else { break };
         seen = session.queue.dead_letter_stats(&keys, Some(after), last, size.entries()).await?;
     }
     let counted: u64 = stats.by_error_code.values().sum();
     if counted != stats.dead_letters {
-        say(&format!(
+        eprint_line(&format!(
             "{}: {} while they were counted; the reasons and types are those of the rest",
             stats.platform,
-            counted_away(stats.dead_letters.saturating_sub(counted))
+            removed_meanwhile(stats.dead_letters.saturating_sub(counted))
         ));
     }
     Ok(stats)
 }
 
 /// Two looks, again until both see as many dead letters: nothing has changed between them then.
-async fn at_one_moment(session: &Session, keys: &PlatformKeys) -> Result<(Depth, DeadLetterStats), Failure> {
-    for _ in 0..LOOKS {
+async fn consistent_snapshot(session: &ToolSession, keys: &PlatformKeys) -> Result<(Depth, DeadLetterStats), ToolError> {
+    for _ in 0..MAX_SNAPSHOT_TRIES {
         let depth = session.queue.depth(keys).await?;
         let seen = session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?;
         if depth.dead_letters == seen.length {
@@ -111,37 +111,37 @@ async fn at_one_moment(session: &Session, keys: &PlatformKeys) -> Result<(Depth,
     Ok((depth, session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?))
 }
 
-fn counted_away(count: u64) -> String {
-    format!("{} replayed or purged", counted(count, "dead letter was", "dead letters were"))
+fn removed_meanwhile(count: u64) -> String {
+    format!("{} replayed or purged", count_noun(count, "dead letter was", "dead letters were"))
 }
 
-impl Stats {
+impl PlatformStats {
     fn add(&mut self, seen: &DeadLetterStats) {
         self.oldest_failed_at = self.oldest_failed_at.into_iter().chain(seen.oldest).min();
         self.newest_failed_at = self.newest_failed_at.into_iter().chain(seen.newest).max();
-        tally(&mut self.by_error_code, &seen.by_error_code);
-        tally(&mut self.by_event_type, &seen.by_event_type);
+        add_counts(&mut self.by_error_code, &seen.by_error_code);
+        add_counts(&mut self.by_event_type, &seen.by_event_type);
     }
 }
 
-fn tally(counts: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+fn add_counts(counts: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
     for (kind, count) in more {
         let kind = if kind.is_empty() { "(none)" } else { kind };
-        let counted = if counts.len() < KINDS || counts.contains_key(kind) { kind } else { OTHERS };
+        let counted = if counts.len() < MAX_EVENT_TYPES || counts.contains_key(kind) { kind } else { OTHERS };
         *counts.entry(counted.to_owned()).or_default() += count;
     }
 }
 
-fn print(screen: &mut Screen, all: &[Stats]) -> io::Result<()> {
-    let time = |instant: Option<Millis>| instant.map_or_else(|| "-".to_owned(), when::to_seconds);
-    let mut table = Table::new([
-        Column::text("PLATFORM", 64),
-        Column::number("DEAD"),
-        Column::text("OLDEST", 24),
-        Column::text("NEWEST", 24),
-        Column::number("BACKLOG"),
-        Column::number("PENDING"),
-        Column::number("RETRYING"),
+fn print(screen: &mut OutputWriter, all: &[PlatformStats]) -> io::Result<()> {
+    let time = |instant: Option<Millis>| instant.map_or_else(|| "-".to_owned(), time_arg::format_seconds);
+    let mut table = TextTable::new([
+        TableColumn::text("PLATFORM", 64),
+        TableColumn::number("DEAD"),
+        TableColumn::text("OLDEST", 24),
+        TableColumn::text("NEWEST", 24),
+        TableColumn::number("BACKLOG"),
+        TableColumn::number("PENDING"),
+        TableColumn::number("RETRYING"),
     ]);
     let rows: Vec<_> = all
         .iter()
@@ -163,24 +163,24 @@ fn print(screen: &mut Screen, all: &[Stats]) -> io::Result<()> {
     if !reasons.is_empty() {
         screen.write("\n")?;
     }
-    let mut table = Table::new([
-        Column::text("PLATFORM", 64),
-        Column::text("BY", 12),
-        Column::text("VALUE", 64),
-        Column::number("DEAD"),
+    let mut table = TextTable::new([
+        TableColumn::text("PLATFORM", 64),
+        TableColumn::text("BY", 12),
+        TableColumn::text("VALUE", 64),
+        TableColumn::number("DEAD"),
     ]);
     table.page(screen, &reasons)
 }
 
 /// The counts by error code and by event type, the most frequent first.
-fn breakdown(stats: &Stats) -> Vec<[String; 4]> {
+fn breakdown(stats: &PlatformStats) -> Vec<[String; 4]> {
     let mut rows = Vec::new();
     for (by, counts) in [("error code", &stats.by_error_code), ("event type", &stats.by_event_type)] {
         let mut sorted: Vec<_> = counts.iter().collect();
         sorted.sort_by_key(|(kind, count)| (std::cmp::Reverse(**count), kind.as_str()));
         let row = |kind: &str, count: u64| [stats.platform.to_string(), by.into(), kind.into(), count.to_string()];
-        rows.extend(sorted.iter().take(SHOWN).map(|(kind, count)| row(kind, **count)));
-        let rest: u64 = sorted.iter().skip(SHOWN).map(|(_, count)| **count).sum();
+        rows.extend(sorted.iter().take(MAX_SHOWN_VALUES).map(|(kind, count)| row(kind, **count)));
+        let rest: u64 = sorted.iter().skip(MAX_SHOWN_VALUES).map(|(_, count)| **count).sum();
         if rest > 0 {
             rows.push(row(OTHERS, rest));
         }
@@ -193,14 +193,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_of_kinds_is_bounded_and_nothing_goes_uncounted() {
+    fn stats_bound_the_event_types_and_count_every_entry() {
         let mut counts = BTreeMap::new();
-        for number in 0..KINDS + 50 {
-            tally(&mut counts, &BTreeMap::from([(format!("type-{number}"), 1)]));
+        for number in 0..MAX_EVENT_TYPES + 50 {
+            add_counts(&mut counts, &BTreeMap::from([(format!("type-{number}"), 1)]));
         }
-        tally(&mut counts, &BTreeMap::from([("type-0".to_owned(), 1), (String::new(), 2)]));
-        assert_eq!(counts.len(), KINDS + 1);
+        add_counts(&mut counts, &BTreeMap::from([("type-0".to_owned(), 1), (String::new(), 2)]));
+        assert_eq!(counts.len(), MAX_EVENT_TYPES + 1);
         assert_eq!(counts.get(OTHERS), Some(&52));
-        assert_eq!(counts.values().sum::<u64>(), KINDS as u64 + 53);
+        assert_eq!(counts.values().sum::<u64>(), MAX_EVENT_TYPES as u64 + 53);
     }
 }

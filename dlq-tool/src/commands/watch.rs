@@ -11,26 +11,26 @@ use shared::queue::{DeadLetter, CallError, PlatformKeys, StreamReader};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
-use super::list::Rows;
+use super::ToolSession;
+use super::list::ListPrinter;
 use crate::cli::WatchArgs;
-use crate::exit_code::{Failure, Outcome};
-use crate::output::say;
+use crate::exit_code::{ToolError, RunOutcome};
+use crate::output::eprint_line;
 use crate::select::Selection;
 
 /// How long a read waits; also how soon Ctrl-C is obeyed at the latest.
-const BLOCK: Duration = Duration::from_secs(1);
+const BLOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Entries of one read, per platform.
-const PAGE: usize = 100;
+const PAGE_ENTRIES: usize = 100;
 /// How often platforms are looked for that are new.
-const PLATFORMS_EVERY: Duration = Duration::from_secs(2);
+const PLATFORM_REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long to wait before the next attempt while Redis is away.
-const AWAY: Duration = Duration::from_millis(500);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Follows until Ctrl-C, or until `--limit` are shown.
-pub(super) async fn run(session: &mut Session, args: WatchArgs) -> Result<Outcome, Failure> {
+pub(super) async fn run(session: &mut ToolSession, args: WatchArgs) -> Result<RunOutcome, ToolError> {
     let selection = Selection::new(&args.selection, session.queue.now().await?);
-    let mut watch = Watch {
+    let mut watch = Watcher {
         reader: session.reader()?,
         left: selection.limit().unwrap_or(u64::MAX),
         selection,
@@ -38,36 +38,36 @@ pub(super) async fn run(session: &mut Session, args: WatchArgs) -> Result<Outcom
         streams: Vec::new(),
         set_aside: Vec::new(),
         looked: None,
-        rows: Rows::following(),
+        rows: ListPrinter::for_watch(),
     };
-    watch.find_platforms(session).await?;
-    say(&format!("watching {}; Ctrl-C ends it", session.address));
+    watch.refresh_platforms(session).await?;
+    eprint_line(&format!("watching {}; Ctrl-C ends it", session.address));
     let stop = shared::shutdown::shutdown_token()?;
     let mut away = false;
     while watch.left > 0 && !stop.is_cancelled() {
         match watch.step(session).await {
-            Ok(()) if std::mem::take(&mut away) => say("Redis is back; going on"),
+            Ok(()) if std::mem::take(&mut away) => eprint_line("Redis is back; going on"),
             Ok(()) => {}
-            Err(Failure::Unreachable { .. }) => {
+            Err(ToolError::Unreachable { .. }) => {
                 if !std::mem::replace(&mut away, true) {
-                    say("Redis is away; waiting for it");
+                    eprint_line("Redis is away; waiting for it");
                 }
-                rest(&stop).await;
+                pause(&stop).await;
             }
             Err(failure) => return Err(failure),
         }
     }
-    Ok(Outcome::Done)
+    Ok(RunOutcome::Done)
 }
 
-async fn rest(stop: &CancellationToken) {
+async fn pause(stop: &CancellationToken) {
     tokio::select! {
-        () = sleep(AWAY) => {}
+        () = sleep(RECONNECT_PAUSE) => {}
         () = stop.cancelled() => {}
     }
 }
 
-struct Watch {
+struct Watcher {
     reader: StreamReader,
     selection: Selection,
     args: WatchArgs,
@@ -77,19 +77,19 @@ struct Watch {
     /// Keys that hold something else.
     set_aside: Vec<PlatformKeys>,
     looked: Option<Instant>,
-    rows: Rows,
+    rows: ListPrinter,
 }
 
-impl Watch {
-    async fn step(&mut self, session: &mut Session) -> Result<(), Failure> {
-        if self.looked.is_none_or(|at| at.elapsed() >= PLATFORMS_EVERY) {
-            self.find_platforms(session).await?;
+impl Watcher {
+    async fn step(&mut self, session: &mut ToolSession) -> Result<(), ToolError> {
+        if self.looked.is_none_or(|at| at.elapsed() >= PLATFORM_REFRESH_INTERVAL) {
+            self.refresh_platforms(session).await?;
         }
         if self.streams.is_empty() {
-            sleep(BLOCK).await;
+            sleep(BLOCK_TIMEOUT).await;
             return Ok(());
         }
-        let pages = match session.queue.follow_dead_letters(&mut self.reader, &self.streams, PAGE, BLOCK).await {
+        let pages = match session.queue.follow_dead_letters(&mut self.reader, &self.streams, PAGE_ENTRIES, BLOCK_TIMEOUT).await {
             Ok(pages) => pages,
             // One key that is no stream would keep all others from being read.
             Err(fault) if fault.is_wrong_type() => return self.set_aside(session).await,
@@ -109,7 +109,7 @@ impl Watch {
         Ok(())
     }
 
-    fn show(&mut self, session: &mut Session, letters: &[DeadLetter]) -> io::Result<()> {
+    fn show(&mut self, session: &mut ToolSession, letters: &[DeadLetter]) -> io::Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
@@ -119,7 +119,7 @@ impl Watch {
 
     /// Takes in platforms that are not followed yet: those of the start from now on (or from `--since`), later ones from
     /// their beginning, since all of theirs is new.
-    async fn find_platforms(&mut self, session: &Session) -> Result<(), Failure> {
+    async fn refresh_platforms(&mut self, session: &ToolSession) -> Result<(), ToolError> {
         let first = self.looked.is_none();
         for platform in session.platforms(&self.args.selection.platform).await? {
             let known = self.streams.iter().map(|(keys, _)| keys).chain(&self.set_aside);
@@ -142,12 +142,12 @@ impl Watch {
         Ok(())
     }
 
-    async fn set_aside(&mut self, session: &Session) -> Result<(), Failure> {
+    async fn set_aside(&mut self, session: &ToolSession) -> Result<(), ToolError> {
         let mut kept = Vec::new();
         for (keys, after) in std::mem::take(&mut self.streams) {
             match session.queue.newest_dead_letters(&keys, None, 1).await {
                 Err(fault) if fault.is_wrong_type() => {
-                    say(&format!("{}: {} holds something else; it is not watched", keys.platform, keys.dlq));
+                    eprint_line(&format!("{}: {} holds something else; it is not watched", keys.platform, keys.dlq));
                     self.set_aside.push(keys);
                 }
                 Err(fault) => {

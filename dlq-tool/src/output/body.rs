@@ -10,20 +10,20 @@ use serde::de::IgnoredAny;
 
 use shared::visible::is_visible;
 
-use super::plain;
+use super::escaped;
 
 /// Bytes of a binary body that are shown; `--output json` has all of them.
-const DUMPED: usize = 1024;
+const MAX_DUMPED_BYTES: usize = 1024;
 
 /// Levels that are indented: without a bound, a body of opening brackets would square its size.
-const DEEPEST: usize = 64;
+const MAX_INDENT_LEVELS: usize = 64;
 
 /// `body` in lines, without a final line break.
 pub(crate) fn pretty(body: &[u8]) -> String {
     match std::str::from_utf8(body) {
         Ok("") => "(empty)".to_owned(),
         Ok(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => indented(text),
-        Ok(text) => text.lines().map(plain).collect::<Vec<_>>().join("\n"),
+        Ok(text) => text.lines().map(escaped).collect::<Vec<_>>().join("\n"),
         Err(_) => dump(body),
     }
 }
@@ -55,7 +55,7 @@ fn indented(text: &str) -> String {
                 break_line(&mut out, depth);
             }
             ":" => out.push_str(": "),
-            _ => push_harmless(&mut out, token),
+            _ => push_escaped(&mut out, token),
         }
     }
     out
@@ -63,14 +63,14 @@ fn indented(text: &str) -> String {
 
 fn break_line(out: &mut String, depth: usize) {
     out.push('\n');
-    out.extend(std::iter::repeat_n("  ", depth.min(DEEPEST)));
+    out.extend(std::iter::repeat_n("  ", depth.min(MAX_INDENT_LEVELS)));
 }
 
 /// Adds a string or scalar; a raw character that is not visible becomes the JSON escape that means the same.
-fn push_harmless(out: &mut String, token: &str) {
+fn push_escaped(out: &mut String, token: &str) {
     match token.chars().all(is_visible) {
         true => out.push_str(token),
-        false => out.push_str(&plain(token)),
+        false => out.push_str(&escaped(token)),
     }
 }
 
@@ -109,7 +109,7 @@ fn string_length(text: &[u8]) -> usize {
 
 fn dump(body: &[u8]) -> String {
     let mut out = format!("({} bytes, not text)", body.len());
-    for (row, bytes) in body.chunks(16).take(DUMPED / 16).enumerate() {
+    for (row, bytes) in body.chunks(16).take(MAX_DUMPED_BYTES / 16).enumerate() {
         let _ = write!(out, "\n{:06x} ", row * 16);
         for byte in bytes {
             let _ = write!(out, " {byte:02x}");
@@ -118,8 +118,8 @@ fn dump(body: &[u8]) -> String {
         let shown = bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' });
         out.extend(std::iter::repeat_n(' ', gap).chain(shown));
     }
-    if body.len() > DUMPED {
-        let _ = write!(out, "\n… {} more bytes; --output json has them", body.len() - DUMPED);
+    if body.len() > MAX_DUMPED_BYTES {
+        let _ = write!(out, "\n… {} more bytes; --output json has them", body.len() - MAX_DUMPED_BYTES);
     }
     out
 }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_indented_and_nothing_else_changes() {
+    fn json_body_is_indented_and_otherwise_unchanged() {
         let body = r#" {"z":1.10e2,"a" : [ 18446744073709551616 , {} ,[ ]],"t":"a, {b}\\ \"c\"","n":null} "#;
         let expected = r#"{
   "z": 1.10e2,
@@ -146,27 +146,27 @@ mod tests {
     }
 
     #[test]
-    fn a_scalar_is_a_body_too() {
+    fn scalar_body_is_printed() {
         assert_eq!(pretty(b" 42 "), "42");
         assert_eq!(pretty(br#""a b""#), r#""a b""#);
         assert_eq!(pretty(b""), "(empty)");
     }
 
     #[test]
-    fn no_body_commands_the_terminal() {
+    fn body_control_characters_are_escaped() {
         assert_eq!(pretty("{\"a\":\"\u{9b}2J\"}".as_bytes()), "{\n  \"a\": \"\\u009b2J\"\n}");
         assert_eq!(pretty(b"{\x1b[2J\nsecond"), "{\\u001b[2J\nsecond");
         assert_eq!(pretty("\"\u{202e}\u{e0041}\"".as_bytes()), "\"\\u202e\\udb40\\udc41\"");
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_dumped_up_to_a_bound() {
+    fn binary_body_is_dumped_up_to_a_bound() {
         assert_eq!(
             pretty(b"\xff\x00ab"),
             "(4 bytes, not text)\n000000  ff 00 61 62                                      ..ab"
         );
-        let long = pretty(&[0xff; DUMPED + 5]);
-        assert_eq!(long.lines().count(), 1 + DUMPED / 16 + 1);
+        let long = pretty(&[0xff; MAX_DUMPED_BYTES + 5]);
+        assert_eq!(long.lines().count(), 1 + MAX_DUMPED_BYTES / 16 + 1);
         assert!(long.ends_with("… 5 more bytes; --output json has them"));
     }
 }

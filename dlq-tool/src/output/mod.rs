@@ -1,7 +1,7 @@
 //! Where data and talk go.
 //!
 //! Guarantee: stdout carries data and nothing else; what is said beside it goes to stderr. What providers and users
-//! typed cannot move the cursor, colour or reorder the screen: see [`plain`]. In JSON the escapes mean the very same
+//! typed cannot move the cursor, colour or reorder the screen: see [`escaped`]. In JSON the escapes mean the very same
 //! characters, so that nothing is lost.
 
 pub(crate) mod body;
@@ -12,22 +12,22 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::os::fd::AsFd;
 
-pub(crate) use shared::visible::escaped as plain;
+pub(crate) use shared::visible::escaped;
 use shared::visible::escaped_lines;
 
-use crate::cli::{Format, Global};
+use crate::cli::{OutputFormat, GlobalArgs};
 
 /// The two streams, and how to write on them.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub(crate) struct OutputWriter {
     data: BufWriter<Stdout>,
-    format: Format,
+    format: OutputFormat,
     color: bool,
 }
 
-impl Screen {
+impl OutputWriter {
     /// As the command line and the environment want it.
-    pub(crate) fn new(global: &Global) -> Self {
+    pub(crate) fn new(global: &GlobalArgs) -> Self {
         let quiet = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             data: BufWriter::new(io::stdout()),
@@ -37,7 +37,7 @@ impl Screen {
     }
 
     /// The format that was asked for.
-    pub(crate) fn format(&self) -> Format {
+    pub(crate) fn format(&self) -> OutputFormat {
         self.format
     }
 
@@ -77,13 +77,13 @@ impl Screen {
     }
 }
 
-/// Writes to stderr, each line of it made [`plain`]. A closed stderr is no error.
-pub(crate) fn say(text: &str) {
+/// Writes to stderr, each line of it made [`escaped`]. A closed stderr is no error.
+pub(crate) fn eprint_line(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", escaped_lines(text));
 }
 
 /// Data that nobody reads any more are no failure: for what must go on, or has been done, after the reader left.
-pub(crate) fn heard(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn ignore_broken_pipe(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
@@ -91,12 +91,12 @@ pub(crate) fn heard(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// `1 entry`, `2 entries`.
-pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+pub(crate) fn count_noun(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// Lines of JSON in which every character is visible. They mean what they meant before.
-pub(crate) fn plain_lines(lines: Vec<u8>) -> Vec<u8> {
+pub(crate) fn escaped_json_lines(lines: Vec<u8>) -> Vec<u8> {
     let is_plain = |byte: &u8| *byte == b'\n' || byte.is_ascii_graphic() || *byte == b' ';
     if lines.iter().all(is_plain) {
         return lines;
@@ -114,18 +114,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_a_provider_sends_commands_the_terminal() {
-        assert_eq!(plain("grün ✓"), "grün ✓");
-        assert_eq!(plain("a\x1b[2Jb\r\n\tc\u{9b}d\u{202e}e"), "a\\u001b[2Jb\\r\\n\\tc\\u009bd\\u202ee");
-        assert_eq!(plain("a\u{e0041}b\u{200b}c\u{ad}d"), "a\\udb40\\udc41b\\u200bc\\u00add");
+    fn output_control_characters_are_escaped() {
+        assert_eq!(escaped("grün ✓"), "grün ✓");
+        assert_eq!(escaped("a\x1b[2Jb\r\n\tc\u{9b}d\u{202e}e"), "a\\u001b[2Jb\\r\\n\\tc\\u009bd\\u202ee");
+        assert_eq!(escaped("a\u{e0041}b\u{200b}c\u{ad}d"), "a\\udb40\\udc41b\\u200bc\\u00add");
     }
 
     #[test]
-    fn escaped_lines_of_json_mean_the_same() {
+    fn escaped_json_lines_parse_to_the_same_value() {
         let text = "grün \u{7f}\u{9b}\u{202e}\u{2066}\u{e0041}\u{e0100}\u{200d} 日本 \n\t\"\\";
         let line = serde_json::to_vec(&serde_json::json!({ "body": text })).unwrap_or_default();
         let lines = [line.as_slice(), b"\n", line.as_slice(), b"\n"].concat();
-        let escaped = String::from_utf8(plain_lines(lines)).unwrap_or_default();
+        let escaped = String::from_utf8(escaped_json_lines(lines)).unwrap_or_default();
         assert!(escaped.chars().all(|c| c == '\n' || is_visible(c)), "{escaped:?}");
         assert_eq!(escaped.lines().count(), 2);
         for line in escaped.lines() {

@@ -7,10 +7,10 @@ use std::io;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{Screen, plain};
+use super::{OutputWriter, escaped};
 
 /// Characters kept per column: a letter and its marks.
-const MARKS: usize = 4;
+const MAX_CHARS_PER_COLUMN: usize = 4;
 
 /// On which side a column is flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,13 @@ pub(crate) enum Align {
 
 /// A column's title, side, and the longest value that it shows in full, in columns of the terminal.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Column {
+pub(crate) struct TableColumn {
     title: &'static str,
     align: Align,
     longest: usize,
 }
 
-impl Column {
+impl TableColumn {
     /// Text; a value wider than `longest` columns of the terminal is cut, and ends in `…`.
     pub(crate) const fn text(title: &'static str, longest: usize) -> Self {
         Self { title, align: Align::Left, longest }
@@ -43,15 +43,15 @@ impl Column {
 
 /// A table in the making.
 #[derive(Debug)]
-pub(crate) struct Table<const N: usize> {
-    columns: [Column; N],
+pub(crate) struct TextTable<const N: usize> {
+    columns: [TableColumn; N],
     widths: [usize; N],
     headed: bool,
 }
 
-impl<const N: usize> Table<N> {
+impl<const N: usize> TextTable<N> {
     /// An empty table; its head is printed with the first page.
-    pub(crate) fn new(columns: [Column; N]) -> Self {
+    pub(crate) fn new(columns: [TableColumn; N]) -> Self {
         let widths = columns.map(|column| column.title.width());
         Self { columns, widths, headed: false }
     }
@@ -64,7 +64,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Prints a page of rows.
-    pub(crate) fn page(&mut self, screen: &mut Screen, rows: &[[String; N]]) -> io::Result<()> {
+    pub(crate) fn page(&mut self, screen: &mut OutputWriter, rows: &[[String; N]]) -> io::Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -89,7 +89,7 @@ impl<const N: usize> Table<N> {
 
     fn fitted(&self, row: &[String; N]) -> [String; N] {
         std::array::from_fn(|index| match (row.get(index), self.columns.get(index)) {
-            (Some(cell), Some(column)) => cut(&plain(cell), column.longest),
+            (Some(cell), Some(column)) => cut(&escaped(cell), column.longest),
             _ => String::new(),
         })
     }
@@ -114,7 +114,7 @@ impl<const N: usize> Table<N> {
 /// As much of `text` as takes `longest` columns of a terminal, with `…` at the end where something
 /// was left out. Of marks that take no column, a few per character are kept.
 fn cut(text: &str, longest: usize) -> String {
-    let most = longest.saturating_mul(MARKS);
+    let most = longest.saturating_mul(MAX_CHARS_PER_COLUMN);
     if text.width() <= longest && text.chars().nth(most).is_none() {
         return text.to_owned();
     }
@@ -129,8 +129,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_their_longest_value() {
-        let mut table = Table::new([Column::text("NAME", 8), Column::number("N")]);
+    fn table_columns_fit_their_longest_value() {
+        let mut table = TextTable::new([TableColumn::text("NAME", 8), TableColumn::number("N")]);
         let rows = [["a".to_owned(), "1".to_owned()], ["abcdefgh".to_owned(), "123".to_owned()]];
         for row in &rows {
             for (width, cell) in table.widths.iter_mut().zip(row) {
@@ -142,8 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn wide_characters_keep_columns_aligned() {
-        let mut table = Table::new([Column::text("TYPE", 8), Column::number("N")]);
+    fn table_with_wide_characters_stays_aligned() {
+        let mut table = TextTable::new([TableColumn::text("TYPE", 8), TableColumn::number("N")]);
         table.reserve([8, 1]);
         for (cell, line) in [
             ("plain", "plain     1"),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_says_so() {
+    fn cut_values_end_in_an_ellipsis() {
         assert_eq!(cut("12345", 5), "12345");
         assert_eq!(cut("123456", 5), "1234…");
         assert_eq!(cut("äöüäöü", 5), "äöüä…");
@@ -164,6 +164,6 @@ mod tests {
         assert_eq!(cut("日本語", 5), "日本…");
         assert_eq!(cut("日本語", 4), "日…");
         assert_eq!(cut("🎬🎬🎬", 5), "🎬🎬…");
-        assert!(cut(&format!("a{}", "\u{301}".repeat(1000)), 5).chars().count() <= 5 * MARKS);
+        assert!(cut(&format!("a{}", "\u{301}".repeat(1000)), 5).chars().count() <= 5 * MAX_CHARS_PER_COLUMN);
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use shared::config::Problem;
 use shared::json;
 
-use crate::config::LARGEST_BODY;
+use crate::config::MAX_BODY_LIMIT;
 
 /// Longest file of headers, in bytes.
 const MAX_HEAD_BYTES: u64 = 1024 * 1024;
@@ -31,7 +31,7 @@ impl Capture {
         let headers = head_lines(&without_mark(&head)).map_err(|line| {
             Problem::new(headers.display().to_string(), format_args!("line {line}: must be `Name: value`"))
         })?;
-        Ok(Self { headers, body: file(body, LARGEST_BODY as u64)?.into() })
+        Ok(Self { headers, body: file(body, MAX_BODY_LIMIT as u64)?.into() })
     }
 }
 
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_are_read_as_tools_write_them() {
+    fn capture_reads_headers_as_tools_write_them() {
         let expected =
             vec![("mux-signature".to_owned(), b"t=1,v1=ab".to_vec()), ("host".to_owned(), b"a:80".to_vec())];
         for text in [

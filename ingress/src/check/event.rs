@@ -9,7 +9,7 @@ use shared::platform::{EffectSpec, Locator, Platform, Pointer};
 use shared::queue::{StreamEntry, decode, encode};
 use shared::signature::Verified;
 
-use crate::effects::parts;
+use crate::effect_description::describe_effect;
 
 /// Longest value of a column that is printed, in characters.
 const MAX_SHOWN: usize = 120;
@@ -44,13 +44,13 @@ pub(super) struct EffectReport {
     pub(super) refusal: Option<String>,
     /// True where it waits until its session is there.
     pub(super) needs_session: bool,
-    pub(super) columns: Vec<Column>,
+    pub(super) columns: Vec<ColumnReport>,
     /// Columns that are not set as sent.
     pub(super) warnings: Vec<ColumnWarning>,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Column {
+pub(super) struct ColumnReport {
     pub(super) column: String,
     /// As JSON; absent: the column is left alone.
     pub(super) value: Option<String>,
@@ -59,7 +59,7 @@ pub(super) struct Column {
 }
 
 /// Describes one event, received `at`, and what it does.
-pub(super) fn told(
+pub(super) fn describe_event(
     platform: &Platform,
     verified: &Verified<'_>,
     event: NewEvent,
@@ -109,13 +109,13 @@ fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&Plann
     };
     let Some(spec) = spec else { return report };
     let set = planned.map_or_else(|_| Vec::new(), |planned| planned.change.columns());
-    let parts = parts(&spec.effect);
-    let fixed = parts.fixed.into_iter().map(|(column, value)| Column {
+    let parts = describe_effect(&spec.effect);
+    let fixed = parts.fixed.into_iter().map(|(column, value)| ColumnReport {
         column: column.to_owned(),
         value: Some(value),
         from: None,
     });
-    let read = parts.read.into_iter().map(|(column, at)| Column {
+    let read = parts.read.into_iter().map(|(column, at)| ColumnReport {
         value: set.iter().find(|(name, _)| *name == column).map(|(_, value)| shown(value)),
         column,
         from: Some(at.iter().map(Pointer::to_string).collect::<Vec<_>>().join(" or ")),

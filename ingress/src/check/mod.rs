@@ -24,7 +24,7 @@ use crate::pipeline::handshake;
 use crate::pipeline::identify::{Identified, identify};
 use capture::Capture;
 use event::{EffectReport, EventReport};
-use signature::{Checked, Question, SignatureReport};
+use signature::{SignatureVerdict, SignatureCheck, SignatureReport};
 
 const EXAMPLE: &str = "\
 Example, with a request as it was captured:
@@ -62,13 +62,13 @@ pub struct CheckPlatform {
     #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Millis>,
     /// How the verdict is printed
-    #[arg(long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    output: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table, value_name = "FORMAT")]
+    output: ReportFormat,
 }
 
 /// How a verdict is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ReportFormat {
     /// Lines for people
     Table,
     /// One JSON object
@@ -81,7 +81,7 @@ fn instant(text: &str) -> Result<Millis, &'static str> {
 
 /// The verdict.
 #[derive(Debug, Serialize)]
-struct Report {
+struct CheckReport {
     platform: String,
     verified: bool,
     identified: bool,
@@ -97,16 +97,16 @@ struct Report {
     effect: Option<EffectReport>,
     /// Instead of `event` and `effect`, where the request holds several events.
     #[serde(skip_serializing_if = "Option::is_none")]
-    batch: Option<Vec<Part>>,
+    batch: Option<Vec<CheckedBatchEvent>>,
 }
 
-impl Report {
+impl CheckReport {
     fn effects(&self) -> impl Iterator<Item = &EffectReport> {
         self.effect.iter().chain(self.batch.iter().flatten().map(|part| &part.effect))
     }
 
     /// The reason for which an identified request takes no effect.
-    fn hindrance(&self) -> Option<String> {
+    fn blocking_reason(&self) -> Option<String> {
         let mut queued = self.effects().filter(|effect| effect.not_queued.is_none()).peekable();
         if queued.peek().is_none() {
             let why = self.effects().find_map(|effect| effect.not_queued);
@@ -119,7 +119,7 @@ impl Report {
 
 /// One event of a batch.
 #[derive(Debug, Serialize)]
-struct Part {
+struct CheckedBatchEvent {
     event: EventReport,
     effect: EffectReport,
     /// The body that is queued for it.
@@ -127,7 +127,7 @@ struct Part {
 }
 
 /// What a check ended with.
-pub struct Outcome {
+pub struct CheckOutcome {
     /// What to print.
     pub text: String,
     /// True where the request verifies, is an event and would take effect.
@@ -139,23 +139,23 @@ impl CheckPlatform {
     ///
     /// # Errors
     /// What of usage or configuration makes it impossible.
-    pub fn run(self, env: &Env) -> Result<Outcome, Vec<Problem>> {
+    pub fn run(self, env: &Env) -> Result<CheckOutcome, Vec<Problem>> {
         let capture = Capture::read(&self.headers, &self.body).map_err(|problem| vec![problem])?;
-        let (platform, keys) = crate::platform::load(&self.platform, self.platforms_file, env)?;
-        let max_body = env.bytes("MAX_BODY_BYTES", crate::config::DEFAULT_BODY, 1..=crate::config::LARGEST_BODY);
+        let (platform, keys) = crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
+        let max_body = env.bytes("MAX_BODY_BYTES", crate::config::DEFAULT_MAX_BODY, 1..=crate::config::MAX_BODY_LIMIT);
         env.finish()?;
         let at = self.at.unwrap_or_else(clock::now_ms);
 
         let decoded = signature::decode(&capture, max_body);
         let (scheme, keys, invalid) = (&platform.scheme, &keys, platform.invalid);
         let checked =
-            Question { scheme, keys, capture: &capture, decoded: &decoded, at, max_body, invalid }.answer();
+            SignatureCheck { scheme, keys, capture: &capture, decoded: &decoded, at, max_body, invalid }.answer();
         let report = match &checked {
-            Checked { verified: Ok((verified, body)), .. } => {
-                let asked = handshake::asked(&platform, keys, &capture.headers, verified, body, at).is_some();
-                genuine(&platform, verified, body, asked, at)
+            SignatureVerdict { verified: Ok((verified, body)), .. } => {
+                let asked = handshake::answer_challenge(&platform, keys, &capture.headers, verified, body, at).is_some();
+                describe_verified(&platform, verified, body, asked, at)
             }
-            Checked { verified: Err(reason), .. } => Draft { reason: Some(reason.clone()), ..Draft::default() },
+            SignatureVerdict { verified: Err(reason), .. } => EventVerdict { reason: Some(reason.clone()), ..EventVerdict::default() },
         };
         let mut notes = checked.notes;
         notes.extend(env.warnings().iter().map(ToString::to_string));
@@ -166,9 +166,9 @@ impl CheckPlatform {
             notes
                 .push("the platform is paused: its events are kept, and take effect once it is resumed".to_owned());
         }
-        let Draft { reason, event, effect, batch } = report;
+        let EventVerdict { reason, event, effect, batch } = report;
         let identified = event.is_some() || batch.is_some();
-        let mut report = Report {
+        let mut report = CheckReport {
             platform: platform.name.to_string(),
             verified: checked.verified.is_ok(),
             identified,
@@ -181,46 +181,46 @@ impl CheckPlatform {
             batch,
         };
         if report.identified {
-            report.reason = report.hindrance();
+            report.reason = report.blocking_reason();
             report.takes_effect = report.reason.is_none();
         }
         let text = match self.output {
-            Format::Json => serde_json::to_string(&report).unwrap_or_default(),
-            Format::Table => print::table(&report),
+            ReportFormat::Json => serde_json::to_string(&report).unwrap_or_default(),
+            ReportFormat::Table => print::table(&report),
         };
-        Ok(Outcome { text, good: report.takes_effect })
+        Ok(CheckOutcome { text, good: report.takes_effect })
     }
 }
 
 /// What is known of the event.
 #[derive(Default)]
-struct Draft {
+struct EventVerdict {
     reason: Option<String>,
     event: Option<EventReport>,
     effect: Option<EffectReport>,
-    batch: Option<Vec<Part>>,
+    batch: Option<Vec<CheckedBatchEvent>>,
 }
 
-fn genuine(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake: bool, at: Millis) -> Draft {
-    let refused = |reason: String| Draft { reason: Some(reason), ..Draft::default() };
+fn describe_verified(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake: bool, at: Millis) -> EventVerdict {
+    let refused = |reason: String| EventVerdict { reason: Some(reason), ..EventVerdict::default() };
     if handshake {
         return refused("it is the provider's handshake, which is answered at once and is no event".to_owned());
     }
     match identify(platform, verified, body) {
         Ok(Identified::One(event)) => {
-            let (event, effect) = event::told(platform, verified, event, at);
-            Draft { event: Some(event), effect: Some(effect), ..Draft::default() }
+            let (event, effect) = event::describe_event(platform, verified, event, at);
+            EventVerdict { event: Some(event), effect: Some(effect), ..EventVerdict::default() }
         }
         Ok(Identified::Batch(events)) => {
             let part = |event: NewEvent| {
                 let body = String::from_utf8_lossy(&event.body).into_owned();
-                let (event, effect) = event::told(platform, verified, event, at);
-                Part { event, effect, body }
+                let (event, effect) = event::describe_event(platform, verified, event, at);
+                CheckedBatchEvent { event, effect, body }
             };
-            Draft { batch: Some(events.into_iter().map(part).collect()), ..Draft::default() }
+            EventVerdict { batch: Some(events.into_iter().map(part).collect()), ..EventVerdict::default() }
         }
         // Made by what refuses or keeps such a request, which is not asked here.
-        Ok(Identified::Unusable(_)) => Draft::default(),
+        Ok(Identified::Unusable(_)) => EventVerdict::default(),
         Err(invalid) if platform.invalid == InvalidRequests::Keep => {
             refused(format!("it is no usable event of this platform (kept as a dead letter): {invalid}"))
         }

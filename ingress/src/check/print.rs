@@ -1,13 +1,13 @@
 //! A verdict in lines for people.
 
-use super::Report;
+use super::CheckReport;
 use super::event::{EffectReport, EventReport};
 
 /// Space for the names of lines.
 const WIDTH: usize = 16;
 
-pub(super) fn table(report: &Report) -> String {
-    let mut lines = Lines::default();
+pub(super) fn table(report: &CheckReport) -> String {
+    let mut lines = ReportLines::default();
     let verdict = match (report.verified, report.identified, report.takes_effect) {
         (true, true, true) => "verified and identified",
         (true, true, false) if report.effects().any(|effect| effect.not_queued.is_none()) => {
@@ -51,11 +51,11 @@ pub(super) fn table(report: &Report) -> String {
     lines.text
 }
 #[derive(Default)]
-struct Lines {
+struct ReportLines {
     text: String,
 }
 
-impl Lines {
+impl ReportLines {
     fn add(&mut self, name: &str, value: &str) {
         // What a stranger sent must not steer a terminal.
         let value: String = value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();

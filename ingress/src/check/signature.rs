@@ -13,7 +13,7 @@ use shared::signature::{
 };
 
 use super::capture::{Capture, without_mark};
-use crate::pipeline::coding::{Coding, Undecodable, Unsupported};
+use crate::pipeline::content_encoding::{ContentEncoding, ContentDecodeError, UnsupportedEncodingError};
 
 /// What was checked.
 #[derive(Debug, Serialize)]
@@ -48,7 +48,7 @@ pub(super) struct HeaderReport {
 }
 
 /// The verdict on a capture.
-pub(super) struct Checked<'a> {
+pub(super) struct SignatureVerdict<'a> {
     /// The genuine request and what its body stands for, or why it is not.
     pub(super) verified: Result<(Verified<'a>, &'a Bytes), String>,
     /// What may help.
@@ -59,12 +59,12 @@ pub(super) struct Checked<'a> {
 
 /// What is judged, and when.
 #[derive(Clone, Copy)]
-pub(super) struct Question<'a> {
+pub(super) struct SignatureCheck<'a> {
     pub(super) scheme: &'a Scheme,
     pub(super) keys: &'a Keys,
     pub(super) capture: &'a Capture,
     /// What the body stands for by its `Content-Encoding`, see [`decode`].
-    pub(super) decoded: &'a Decoded,
+    pub(super) decoded: &'a DecodedCapture,
     pub(super) at: Millis,
     pub(super) max_body: usize,
     /// What ingress does with a verified request that is no usable event.
@@ -72,25 +72,25 @@ pub(super) struct Question<'a> {
 }
 
 /// A captured body without its coding; `Ok(None)`: it has none.
-pub(super) type Decoded = Result<Option<Result<Bytes, Undecodable>>, Unsupported>;
+pub(super) type DecodedCapture = Result<Option<Result<Bytes, ContentDecodeError>>, UnsupportedEncodingError>;
 
 /// Undoes the coding that `capture` names.
-pub(super) fn decode(capture: &Capture, max_body: usize) -> Decoded {
+pub(super) fn decode(capture: &Capture, max_body: usize) -> DecodedCapture {
     let encodings = capture.headers.iter().filter(|(name, _)| name == "content-encoding");
-    let coding = Coding::named(encodings.map(|(_, value)| value.as_slice()))?;
+    let coding = ContentEncoding::named(encodings.map(|(_, value)| value.as_slice()))?;
     Ok(coding.map(|coding| coding.decode(&capture.body, max_body).map(Bytes::from)))
 }
 
-impl<'a> Question<'a> {
+impl<'a> SignatureCheck<'a> {
     /// Checks as ingress does.
-    pub(super) fn answer(self) -> Checked<'a> {
+    pub(super) fn answer(self) -> SignatureVerdict<'a> {
         let mut report = self.facts();
         let mut notes = Vec::new();
-        let verified = self.judge(&mut report, &mut notes);
-        Checked { verified, notes, report }
+        let verified = self.verify_as_ingress(&mut report, &mut notes);
+        SignatureVerdict { verified, notes, report }
     }
 
-    fn judge(
+    fn verify_as_ingress(
         self,
         report: &mut SignatureReport,
         notes: &mut Vec<String>,
@@ -114,20 +114,20 @@ impl<'a> Question<'a> {
         }
         let refusal = match (self.verify(wire), decoded) {
             (Err(refusal), Some(_)) if !refusal.depends_on_body() => refusal,
-            (verified, Some(Err(Undecodable::TooLarge))) => {
+            (verified, Some(Err(ContentDecodeError::TooLarge))) => {
                 let wrong = format!("the body is larger than MAX_BODY_BYTES ({}) once decoded", self.max_body);
                 return Err(self.undecodable(verified.is_ok(), &wrong, 413));
             }
             (Ok(verified), None) => return Ok((self.verified(verified, "wire", report), wire)),
             (Ok(verified), Some(Ok(body))) => return Ok((self.verified(verified, "wire", report), body)),
-            (Ok(_), Some(Err(Undecodable::Malformed))) => {
+            (Ok(_), Some(Err(ContentDecodeError::Malformed))) => {
                 return Err(self.undecodable(true, "the body is not what Content-Encoding says", 400));
             }
             (Err(_), Some(Ok(body))) => match self.verify(body) {
                 Ok(verified) => return Ok((self.verified(verified, "decoded", report), body)),
                 Err(refusal) => refusal,
             },
-            (Err(refusal), Some(Err(Undecodable::Malformed))) => {
+            (Err(refusal), Some(Err(ContentDecodeError::Malformed))) => {
                 notes.push(
                     "the body is not what Content-Encoding says; if a tool has decoded it, leave that header out"
                         .to_owned(),

@@ -19,11 +19,11 @@ fn env() -> Env {
 }
 
 fn signed(platform: &str, body: &[u8], at: Millis) -> Vec<(String, String)> {
-    let (platform, _) = crate::platform::load(platform, None, &env()).unwrap();
+    let (platform, _) = crate::tool_platform::load(platform, None, &env()).unwrap();
     sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(SECRET)]), body, "id", at).unwrap()
 }
 
-fn run(folder: &Path, platform: &str, headers: &[(String, String)], body: &[u8], format: Format) -> Outcome {
+fn run(folder: &Path, platform: &str, headers: &[(String, String)], body: &[u8], format: ReportFormat) -> CheckOutcome {
     let (head, content) = (folder.join("headers.txt"), folder.join("body"));
     let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     std::fs::write(&head, lines).unwrap();
@@ -42,8 +42,8 @@ fn run(folder: &Path, platform: &str, headers: &[(String, String)], body: &[u8],
 /// The verdict as JSON, after looking that neither form of it tells the secret or a signature.
 fn verdict(platform: &str, headers: &[(String, String)], body: &[u8]) -> Value {
     let folder = tempfile::tempdir().unwrap();
-    let table = run(folder.path(), platform, headers, body, Format::Table);
-    let outcome = run(folder.path(), platform, headers, body, Format::Json);
+    let table = run(folder.path(), platform, headers, body, ReportFormat::Table);
+    let outcome = run(folder.path(), platform, headers, body, ReportFormat::Json);
     for text in [&table.text, &outcome.text] {
         assert!(!text.contains(SECRET), "{text}");
         for (_, value) in headers.iter().filter(|(name, _)| name.contains("signature")) {
@@ -65,7 +65,7 @@ fn mux() -> String {
 }
 
 #[test]
-fn a_genuine_request_is_told_in_full() {
+fn check_reports_a_verified_request_in_full() {
     let body = mux();
     let report = verdict("streaming", &signed("mux", body.as_bytes(), AT), body.as_bytes());
     assert_eq!((&report["platform"], &report["verified"]), (&json!("mux"), &json!(true)), "{report}");
@@ -83,17 +83,17 @@ fn a_genuine_request_is_told_in_full() {
 }
 
 #[test]
-fn unreadable_time_is_shown_as_what_it_is() {
+fn check_reports_an_unreadable_time() {
     let body = mux().replace("2025-12-31T23:59:58Z", "soon");
     let headers = signed("mux", body.as_bytes(), AT);
     let event = verdict("mux", &headers, body.as_bytes())["event"].clone();
     assert_eq!((&event["occurred_at"], &event["time_unreadable"]), (&Value::Null, &json!(true)), "{event}");
-    let table = run(tempfile::tempdir().unwrap().path(), "mux", &headers, body.as_bytes(), Format::Table);
+    let table = run(tempfile::tempdir().unwrap().path(), "mux", &headers, body.as_bytes(), ReportFormat::Table);
     assert!(table.text.contains("unreadable: older than every known time"), "{}", table.text);
 }
 
 #[test]
-fn time_ahead_of_arrival_is_shown_with_what_counts() {
+fn check_reports_a_future_time_and_what_counts() {
     for (at, ordered_by) in
         [("2026-01-01T00:05:00Z", None), ("2026-01-01T00:05:01Z", Some("2026-01-01T00:00:00.000Z"))]
     {
@@ -103,7 +103,7 @@ fn time_ahead_of_arrival_is_shown_with_what_counts() {
         assert_eq!(event["occurred_at"], at.replace('Z', ".000Z"), "{event}");
         assert_eq!(event["ordered_by"].as_str(), ordered_by, "{event}");
         let folder = tempfile::tempdir().unwrap();
-        let table = run(folder.path(), "mux", &headers, body.as_bytes(), Format::Table).text;
+        let table = run(folder.path(), "mux", &headers, body.as_bytes(), ReportFormat::Table).text;
         let told = "2026-01-01T00:00:00.000Z (more than five minutes ahead of its arrival: \
                     the time of arrival counts)";
         assert_eq!(table.contains(told), ordered_by.is_some(), "{table}");
@@ -111,7 +111,7 @@ fn time_ahead_of_arrival_is_shown_with_what_counts() {
 }
 
 #[test]
-fn columns_are_told_with_their_places() {
+fn check_reports_columns_with_their_pointers() {
     let body = r#"{"event_type":"content_added","payload":{"content_id":"c-1","title":"A film"}}"#;
     let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());
     assert_eq!(report["event"]["id_from"], "content hash", "{report}");
@@ -123,7 +123,7 @@ fn columns_are_told_with_their_places() {
 }
 
 #[test]
-fn columns_that_cannot_be_set_are_warnings() {
+fn check_reports_columns_that_cannot_be_set() {
     let body = r#"{"event_type":"content_added","payload":{"content_id":"c","title":"a\u0000b","n":1e5000}}"#;
     let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());
     assert_eq!((&report["takes_effect"], &report["effect"]["refusal"]), (&json!(true), &Value::Null), "{report}");
@@ -139,7 +139,7 @@ fn columns_that_cannot_be_set_are_warnings() {
 }
 
 #[test]
-fn event_that_a_worker_would_refuse_is_told_with_the_reason() {
+fn check_reports_an_event_that_a_worker_refuses() {
     let room = "r".repeat(600);
     let body = json!({"type": "video.live_stream.active", "id": "e", "data": {"passthrough": room}}).to_string();
     let report = verdict("mux", &signed("mux", body.as_bytes(), AT), body.as_bytes());
@@ -155,7 +155,7 @@ fn event_that_a_worker_would_refuse_is_told_with_the_reason() {
 }
 
 #[test]
-fn what_stands_against_it_is_told_precisely() {
+fn check_reports_the_precise_verification_error() {
     let body = mux();
     let body = body.as_bytes();
     let reason = |report: &Value| report["reason"].as_str().unwrap_or_default().to_owned();
@@ -187,11 +187,11 @@ fn what_stands_against_it_is_told_precisely() {
     let file = folder.path().join("platforms.toml");
     std::fs::write(&file, "[platforms.acme]\npreset = 'standard-webhooks'\nsecrets = ['env:ACME']").unwrap();
     let env = Env::from_pairs([("ACME", "c2VjcmV0")]);
-    let (platform, keys) = crate::platform::load("acme", Some(file), &env).unwrap();
+    let (platform, keys) = crate::tool_platform::load("acme", Some(file), &env).unwrap();
     let headers = half.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
     let capture = Capture { headers, body: Bytes::from_static(b"{}") };
     let (scheme, decoded) = (&platform.scheme, Ok(None));
-    let question = Question {
+    let question = SignatureCheck {
         scheme,
         keys: &keys,
         capture: &capture,
@@ -213,7 +213,7 @@ fn what_stands_against_it_is_told_precisely() {
 }
 
 #[test]
-fn what_captures_suffer_from_is_recognised() {
+fn check_recognises_common_capture_damage() {
     let sent = r#"{"event_type":"t","payload":{"a text":"with \" blanks "}}"#;
     for (captured, hint) in [
         (format!("{sent}\n"), "without the line break at its end"),
@@ -235,20 +235,20 @@ fn verdict_with(definition: &str, configured: &str, signing: &[u8]) -> Value {
     let file = folder.path().join("platforms.toml");
     std::fs::write(&file, format!("[platforms.acme]\nsecrets = ['env:ACME']\n{definition}")).unwrap();
     let env = Env::from_pairs([("ACME", configured)]);
-    let (platform, _) = crate::platform::load("acme", Some(file.clone()), &env).unwrap();
+    let (platform, _) = crate::tool_platform::load("acme", Some(file.clone()), &env).unwrap();
     let body = br#"{"event_type":"t","payload":{}}"#;
     let signed = sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(signing)]), body, "id", AT).unwrap();
     let (headers, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
     std::fs::write(&headers, signed.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>())
         .unwrap();
     std::fs::write(&content, body).unwrap();
-    let (platform, platforms_file, output) = ("acme".to_owned(), Some(file), Format::Json);
+    let (platform, platforms_file, output) = ("acme".to_owned(), Some(file), ReportFormat::Json);
     let check = CheckPlatform { platform, platforms_file, headers, body: content, at: Some(AT), output };
     serde_json::from_str(&check.run(&env).unwrap().text).unwrap()
 }
 
 #[test]
-fn secret_of_another_spelling_is_named_in_a_note() {
+fn check_notes_a_secret_in_another_encoding() {
     let standard = "preset = 'standard-webhooks'";
     for (definition, configured, signing, note) in [
         ("", "a2V5", b"key".as_slice(), "the secret decoded from base64 (secret_encoding = \"base64\")"),
@@ -266,7 +266,7 @@ fn secret_of_another_spelling_is_named_in_a_note() {
 }
 
 #[test]
-fn pasted_secret_verifies_and_is_named_in_a_note() {
+fn check_notes_a_secret_with_pasted_whitespace() {
     for (configured, remark) in [
         ("key\n", "has a line break at its beginning or end"),
         (" key", "has white space at its beginning or end"),
@@ -283,7 +283,7 @@ fn pasted_secret_verifies_and_is_named_in_a_note() {
 }
 
 #[test]
-fn a_compressed_body_is_judged_as_sent_and_decoded() {
+fn check_verifies_a_compressed_body_as_sent_and_decoded() {
     let body = mux();
     let wire = zstd::bulk::compress(body.as_bytes(), 3).unwrap();
     let encoded = |mut headers: Vec<(String, String)>, coding: &str| {
@@ -305,7 +305,7 @@ fn a_compressed_body_is_judged_as_sent_and_decoded() {
 }
 
 #[test]
-fn what_makes_it_impossible_is_named() {
+fn check_reports_usage_problems() {
     let folder = tempfile::tempdir().unwrap();
     let (head, body) = (folder.path().join("headers.txt"), folder.path().join("body"));
     std::fs::write(&head, "x: y").unwrap();
@@ -315,7 +315,7 @@ fn what_makes_it_impossible_is_named() {
         headers: head.clone(),
         body: body.clone(),
         at: None,
-        output: Format::Table,
+        output: ReportFormat::Table,
     };
     let problem = |platform: &str| check(platform).run(&env()).err().unwrap()[0].to_string();
     assert!(problem("mux").contains("body"), "{}", problem("mux"));
@@ -330,7 +330,7 @@ fn what_makes_it_impossible_is_named() {
 }
 
 #[test]
-fn each_event_of_a_batch_is_told() {
+fn check_reports_every_event_of_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("platforms.toml");
     let toml = "[platforms.acme]\nsecrets = ['env:ACME']\nevent_types = ['up']\n\
@@ -338,7 +338,7 @@ fn each_event_of_a_batch_is_told() {
                 effects = { up = { effect = 'session.status', status = 'live', set = { title = '/all/title' } } }";
     std::fs::write(&file, toml).unwrap();
     let env = Env::from_pairs([("ACME", SECRET)]);
-    let (platform, keys) = crate::platform::load("acme", Some(file.clone()), &env).unwrap();
+    let (platform, keys) = crate::tool_platform::load("acme", Some(file.clone()), &env).unwrap();
     let body = br#"{"id":"m","all":[{"kind":"up","id":"1","room":"r","title":"T"},{"kind":"down","n":1.0}]}"#;
     let headers = sign(&platform.scheme, &keys, body, "id", AT).unwrap();
     let (head, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
@@ -350,7 +350,7 @@ fn each_event_of_a_batch_is_told() {
         let (headers, body) = (head.clone(), content.clone());
         CheckPlatform { platform, platforms_file, headers, body, at: Some(AT), output }.run(&env).unwrap()
     };
-    let outcome = check(Format::Json);
+    let outcome = check(ReportFormat::Json);
     let report: Value = serde_json::from_str(&outcome.text).unwrap();
     assert!(outcome.good, "{report}");
     assert_eq!((&report["event"], report["batch"].as_array().unwrap().len()), (&Value::Null, 2));
@@ -361,14 +361,14 @@ fn each_event_of_a_batch_is_told() {
     assert_eq!((&down["event"]["event_id"], &down["event"]["subscribed"]), (&json!("m#1"), &json!(false)));
     assert_eq!(down["event"]["id_from"], "message id and position");
     assert_eq!(down["body"], r#"{"id":"m","all":{"kind":"down","n":1.0}}"#);
-    let table = check(Format::Table).text;
+    let table = check(ReportFormat::Table).text;
     for told in ["2 events", "1 (provider)", "m#1 (message id and position)", "not subscribed", "\"T\""] {
         assert!(table.contains(told), "{told}:\n{table}");
     }
 }
 
 #[test]
-fn a_signature_in_another_form_is_told_the_right_one() {
+fn check_reports_the_expected_signature_form() {
     let header = |value: &str| vec![("x-webhook-signature".to_owned(), value.to_owned())];
     let reason = |value: &str| verdict("netflix", &header(value), b"{}")["reason"].as_str().unwrap().to_owned();
     for wrong in [format!("sha1={}", "0f".repeat(20)), format!("sha256={}", "0f".repeat(20))] {

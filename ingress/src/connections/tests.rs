@@ -8,18 +8,18 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The other side of a connection, and what ingress knows it by.
-fn open(all: &Connections, listener: &TcpListener) -> (TcpStream, Served) {
+fn open(all: &Connections, listener: &TcpListener) -> (TcpStream, ServedConnection) {
     let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     other.set_nonblocking(true).unwrap();
     let (stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
     let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-    (other, Served { entry: all.enter(&stream), _stream: stream })
+    (other, ServedConnection { entry: all.register(&stream), _stream: stream })
 }
 
 /// The server's own handle lives as long as its entry.
-struct Served {
-    entry: Option<Entry>,
+struct ServedConnection {
+    entry: Option<ConnectionGuard>,
     _stream: tokio::net::TcpStream,
 }
 
@@ -27,12 +27,12 @@ fn is_closed(other: &mut TcpStream) -> bool {
     matches!(other.read(&mut [0]), Ok(0))
 }
 
-fn busy(served: &Served) -> Busy {
+fn busy(served: &ServedConnection) -> RequestGuard {
     served.entry.as_ref().unwrap().busy()
 }
 
 #[tokio::test]
-async fn the_longest_silent_one_goes_and_none_in_the_middle_of_a_request() {
+async fn longest_idle_connection_is_evicted_not_a_busy_one() {
     let (all, listener) = (Connections::new(2, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut first, data) = open(&all, &listener);
     let working = busy(&data);
@@ -51,25 +51,25 @@ async fn the_longest_silent_one_goes_and_none_in_the_middle_of_a_request() {
 }
 
 #[tokio::test]
-async fn silence_has_an_end_and_begins_after_the_last_request() {
+async fn idle_time_is_bounded_and_starts_after_the_last_request() {
     let (all, listener) = (Connections::new(9, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut idle, _idle) = open(&all, &listener);
     let (mut working, data) = open(&all, &listener);
     let request = busy(&data);
     let look = async || {
         tokio::time::sleep(Duration::from_millis(360)).await;
-        all.close_silent(Duration::from_millis(300));
+        all.close_idle(Duration::from_millis(300));
     };
     look().await;
     assert!(!is_closed(&mut idle), "what came in may not have been read yet");
     look().await;
     assert!(is_closed(&mut idle) && !is_closed(&mut working));
     drop(request);
-    all.close_silent(Duration::from_millis(300));
+    all.close_idle(Duration::from_millis(300));
     assert!(!is_closed(&mut working), "it has only just been answered");
     look().await;
     drop(busy(&data));
-    all.close_silent(Duration::from_millis(300));
+    all.close_idle(Duration::from_millis(300));
     assert!(!is_closed(&mut working), "it has spoken since it was found silent");
     look().await;
     look().await;
@@ -77,10 +77,10 @@ async fn silence_has_an_end_and_begins_after_the_last_request() {
 }
 
 #[tokio::test]
-async fn silence_is_found_by_the_thread_that_would_have_read() {
+async fn idle_connection_is_closed_by_its_own_thread() {
     let (all, listener) = (Connections::new(9, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut idle, _idle) = open(&all, &listener);
-    let look = || all.close_silent(Duration::ZERO);
+    let look = || all.close_idle(Duration::ZERO);
     thread::scope(|scope| {
         scope.spawn(|| (look(), look()));
     });
@@ -91,30 +91,30 @@ async fn silence_is_found_by_the_thread_that_would_have_read() {
 }
 
 #[tokio::test]
-async fn head_that_begins_and_does_not_end_is_closed() {
+async fn connection_with_an_unfinished_head_is_closed() {
     let (all, listener) = (Connections::new(9, HOUR), TcpListener::bind("127.0.0.1:0").unwrap());
     let (mut idle, _idle) = open(&all, &listener);
     let (mut begun, served) = open(&all, &listener);
     let (mut speaking, spoken) = open(&all, &listener);
-    served.entry.as_ref().unwrap().hear();
-    for _ in 0..HEAD_LOOKS {
+    served.entry.as_ref().unwrap().note_bytes();
+    for _ in 0..MAX_HEAD_SWEEPS {
         // A connection whose requests come to their ends may be met in the middle of a head any
         // number of times.
-        spoken.entry.as_ref().unwrap().hear();
-        all.close_silent(HOUR);
+        spoken.entry.as_ref().unwrap().note_bytes();
+        all.close_idle(HOUR);
         drop(busy(&spoken));
     }
     assert!(!is_closed(&mut begun));
-    spoken.entry.as_ref().unwrap().hear();
-    all.close_silent(HOUR);
+    spoken.entry.as_ref().unwrap().note_bytes();
+    all.close_idle(HOUR);
     assert!(is_closed(&mut begun));
     assert!(!is_closed(&mut idle) && !is_closed(&mut speaking));
 }
 
 #[test]
-fn files_bound_connections() {
-    assert_eq!(most_with(1 << 20, 10_000), 10_000);
-    assert_eq!(most_with(1024, 10_000), 307);
-    assert_eq!(most_with(64, 10_000), FEWEST);
+fn open_file_limit_bounds_connections() {
+    assert_eq!(max_with_files(1 << 20, 10_000), 10_000);
+    assert_eq!(max_with_files(1024, 10_000), 307);
+    assert_eq!(max_with_files(64, 10_000), MIN_CONNECTIONS);
     assert_eq!((per_thread(10_000, 2), per_thread(16, 4)), (5_633, 12));
 }

@@ -9,8 +9,8 @@ use shared::json::JsonError;
 use shared::signature::Refusal;
 
 use super::*;
-use crate::gate::Doubt;
-use crate::testing::directory;
+use crate::redis_gate::ClockDoubt;
+use crate::testing::targets;
 
 fn fault() -> CallError {
     CallError::NotRun((redis::ErrorKind::Io, "refused").into())
@@ -24,7 +24,7 @@ fn outside_tolerance() -> Refusal {
 pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
     use Error as E;
     let early = PayloadError::Incomplete(None);
-    let invalid = InvalidPayload::Json(JsonError::NotUtf8);
+    let invalid = IdentifyError::Json(JsonError::NotUtf8);
     let unsigned = "401 E_WEBHOOK_INVALID_SIGNATURE invalid_signature -";
     let window = "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s";
     vec![
@@ -57,7 +57,7 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
         (E::Signature(Refusal::BodyHashMismatch), unsigned, "Webhook verification failed: hash mismatch"),
         (E::Signature(outside_tolerance()), "401 E_WEBHOOK_SIGNATURE_ERROR signature_expired -", window),
         (
-            E::ClockInDoubt(Doubt::Differs { skew_ms: 9000 }),
+            E::ClockInDoubt(ClockDoubt::Differs { skew_ms: 9000 }),
             "503 E_WEBHOOK_QUEUE_ERROR queue_error 5",
             "Webhook temporarily not accepted",
         ),
@@ -75,7 +75,7 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
         (E::SubscriptionRefused, "404 E_NOT_FOUND handshake -", "Subscription not confirmed"),
         (E::BacklogFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook backlog full"),
         (E::DeadLettersFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook dead letters full"),
-        (E::QueueAway("x"), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
+        (E::QueueUnavailable("x"), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
         (E::QueueRefused(fault()), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
         (
             E::ResultUnknown(None),
@@ -120,7 +120,7 @@ fn rank(error: &Error) -> usize {
         E::SubscriptionRefused => 11,
         E::RateLimited { .. } => 12,
         E::BacklogFull => 13,
-        E::QueueAway(_) => 14,
+        E::QueueUnavailable(_) => 14,
         E::QueueRefused(_) => 15,
         E::ResultUnknown(_) => 16,
         E::Admin(_) => 17,
@@ -136,7 +136,7 @@ fn rank(error: &Error) -> usize {
 }
 
 #[test]
-fn the_table_has_every_error() {
+fn error_table_has_every_variant() {
     let ranks: std::collections::BTreeSet<usize> = table().iter().map(|(error, ..)| rank(error)).collect();
     let last = ranks.last().copied().unwrap_or_default();
     assert_eq!(ranks, (0..=last).collect(), "a variant is missing in the table");
@@ -151,7 +151,7 @@ async fn answered(response: HttpResponse) -> (u16, Option<String>, Value) {
 }
 
 #[tokio::test]
-async fn every_error_is_answered_as_the_contract_has_it() {
+async fn error_responses_match_the_contract() {
     for (error, facts, errmesg) in table() {
         let (status, again, body) = answered(error.respond(None, Payload::None)).await;
         let errcode = body["errcode"].as_str().unwrap();
@@ -165,7 +165,7 @@ async fn every_error_is_answered_as_the_contract_has_it() {
 
 /// Behind what is left of a body nothing is read, and who asks whether the connection goes on is to know.
 #[tokio::test]
-async fn the_connection_ends_unless_the_body_was_read_to_its_end() {
+async fn connection_ends_after_an_unread_body() {
     fn arriving(body: impl Stream<Item = Result<Bytes, PayloadError>> + 'static) -> Payload {
         Payload::Stream { payload: Box::pin(body) }
     }
@@ -183,9 +183,9 @@ async fn the_connection_ends_unless_the_body_was_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn only_429_and_408_become_busy_status() {
-    let directory = directory();
-    let busy = directory.find("busy").unwrap();
+async fn busy_status_replaces_429_and_408_only() {
+    let targets = targets();
+    let busy = targets.find("busy").unwrap();
     for (error, facts, _) in table() {
         let (found, ..) = answered(error.respond(Some(&busy), Payload::None)).await;
         let status = facts.split(' ').next().unwrap();
@@ -195,33 +195,33 @@ async fn only_429_and_408_become_busy_status() {
 }
 
 #[test]
-fn a_platform_is_called_what_its_users_call_it() {
-    let directory = directory();
-    let known_as = |name| directory.find(name).unwrap().known_as().to_owned();
-    assert_eq!([known_as("mux"), known_as("livekit"), known_as("acme")], ["streaming", "livekit", "acme"]);
+fn log_name_is_the_label_of_the_platform() {
+    let targets = targets();
+    let log_name = |name| targets.find(name).unwrap().log_name().to_owned();
+    assert_eq!([log_name("mux"), log_name("livekit"), log_name("acme")], ["streaming", "livekit", "acme"]);
 }
 
 #[tokio::test]
-async fn two_refusals_have_two_ids() {
+async fn erresid_differs_between_refusals() {
     let (_, _, one) = answered(Error::NotFound.respond(None, Payload::None)).await;
     let (_, _, other) = answered(Error::NotFound.respond(None, Payload::None)).await;
     assert_ne!(one["erresid"], other["erresid"]);
 }
 
 #[test]
-fn waiting_is_rounded_up() {
+fn retry_after_is_rounded_up() {
     let seconds = |millis| retry_after(Duration::from_millis(millis));
     assert_eq!([seconds(0), seconds(1), seconds(1000), seconds(1001)], [1, 1, 1, 2]);
 }
 
 #[test]
-fn lost_outcomes_say_whether_the_event_may_be_queued() {
+fn enqueue_error_says_whether_the_event_may_be_queued() {
     for (lost, errcode) in [
-        (Lost::Full, "E_WEBHOOK_OVERLOADED"),
-        (Lost::Expired, "E_WEBHOOK_QUEUE_ERROR"),
-        (Lost::NotRun(fault()), "E_WEBHOOK_QUEUE_ERROR"),
-        (Lost::Unknown(None), "E_WEBHOOK_DEDUPLICATION_ERROR"),
+        (EnqueueError::Full, "E_WEBHOOK_OVERLOADED"),
+        (EnqueueError::Expired, "E_WEBHOOK_QUEUE_ERROR"),
+        (EnqueueError::NotRun(fault()), "E_WEBHOOK_QUEUE_ERROR"),
+        (EnqueueError::Unknown(None), "E_WEBHOOK_DEDUPLICATION_ERROR"),
     ] {
-        assert_eq!(Error::from(lost).facts().errcode, errcode);
+        assert_eq!(Error::from(lost).spec().errcode, errcode);
     }
 }

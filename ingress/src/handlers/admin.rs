@@ -9,9 +9,9 @@ use actix_web::http::header::AUTHORIZATION;
 use bytes::Bytes;
 use shared::config::AdminToken;
 
-use crate::app::Ingress;
+use crate::app::AppState;
 use crate::error::Error;
-use crate::pipeline::{Body, Held};
+use crate::pipeline::{ReceivedBody, InFlightPermit};
 
 /// The body of an administrator's request, at most `most` bytes long, and what holds its place while it is in use.
 ///
@@ -20,18 +20,18 @@ use crate::pipeline::{Body, Held};
 pub(crate) async fn body(
     request: &HttpRequest,
     payload: &mut Payload,
-    ingress: &Ingress,
+    ingress: &AppState,
     most: usize,
-) -> Result<(Bytes, Held), Error> {
+) -> Result<(Bytes, InFlightPermit), Error> {
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
-    let Body { bytes, coding: Ok(None), held } = ingress.pipeline.bodies.read(request.headers(), payload).await?
+    let ReceivedBody { bytes, coding: Ok(None), held } = ingress.pipeline.body_reader.read(request.headers(), payload).await?
     else {
         return Err(Error::UnsupportedEncoding);
     };
     if bytes.len() > most {
         return Err(Error::PayloadTooLarge { limit: most });
     }
-    ingress.pipeline.gate.open()?;
+    ingress.pipeline.gate.check_open()?;
     Ok((bytes, held))
 }

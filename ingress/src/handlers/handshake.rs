@@ -12,25 +12,25 @@ use actix_web::{HttpRequest, HttpResponse};
 use shared::metrics::RequestOutcome;
 use shared::platform::Handshake;
 
-use super::{caught, fallback};
-use crate::app::Ingress;
-use crate::directory::Target;
+use super::{catch_panic, fallback};
+use crate::app::AppState;
+use crate::targets::IngestTarget;
 use crate::error::Error;
-use crate::pipeline::handshake::{Reply, Unanswered, dashboard, hub, open_challenge};
+use crate::pipeline::handshake::{HandshakeReply, HandshakeError, answer_dashboard, answer_hub, open_challenge};
 use crate::routes;
 
 /// The answer to what is no question of a WebSub hub.
-pub(crate) const HUB: &str = "Not a WebSub verification of intent";
+pub(crate) const HUB_FORM: &str = "Not a WebSub verification of intent";
 /// The answer to what is no question of Meta's dashboard.
-pub(crate) const DASHBOARD: &str = "Not a verification with hub.mode, hub.verify_token and hub.challenge";
+pub(crate) const DASHBOARD_FORM: &str = "Not a verification with hub.mode, hub.verify_token and hub.challenge";
 
 /// Writes the answer and counts it.
-pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
+pub(super) fn respond(reply: HandshakeReply, target: &IngestTarget) -> HttpResponse {
     target.metrics.request(RequestOutcome::Handshake);
     let (kind, body) = match reply {
-        Reply::Text(text) => ("text/plain", text.into_bytes()),
-        Reply::Zoom(proof) => ("application/json", serde_json::to_vec(&proof).unwrap_or_default()),
-        Reply::Noted => return HttpResponse::new(StatusCode::NO_CONTENT),
+        HandshakeReply::Text(text) => ("text/plain", text.into_bytes()),
+        HandshakeReply::Zoom(proof) => ("application/json", serde_json::to_vec(&proof).unwrap_or_default()),
+        HandshakeReply::Acknowledged => return HttpResponse::new(StatusCode::NO_CONTENT),
     };
     // What is sent back was chosen by somebody else: no browser shall make more of it than text.
     HttpResponse::Ok()
@@ -41,10 +41,10 @@ pub(super) fn respond(reply: Reply, target: &Target) -> HttpResponse {
 
 /// Answers a WebSub hub that asks whether a subscription is meant, and Meta's dashboard that wants
 /// to save this URL.
-pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     let begun = Instant::now();
-    let name = routes::platform(&request);
-    let found = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await;
+    let name = routes::platform_name(&request);
+    let found = catch_panic(ingress.targets.resolve(name, &ingress.pipeline.gate)).await;
     let target = match &found {
         Ok(target) => target,
         Err(error) => return error.respond(None, payload.into_inner()),
@@ -52,9 +52,9 @@ pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Dat
     let (platform, query) = (&target.platform.name, request.query_string());
     let handshake = target.platform.handshake.as_ref();
     let expected = match handshake {
-        Some(Handshake::WebSub { .. }) => HUB,
-        Some(Handshake::Meta { .. }) => DASHBOARD,
-        None if open_challenge(query).is_some() => DASHBOARD,
+        Some(Handshake::WebSub { .. }) => HUB_FORM,
+        Some(Handshake::Meta { .. }) => DASHBOARD_FORM,
+        None if open_challenge(query).is_some() => DASHBOARD_FORM,
         _ => return fallback::no_webhook(payload).await,
     };
     let malformed = || Error::InvalidRequest(expected.to_owned());
@@ -66,13 +66,13 @@ pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Dat
         Err(malformed())
     } else {
         let answered = match handshake {
-            Some(Handshake::WebSub { topics }) => hub(topics, platform.as_str(), query),
-            Some(_) => dashboard(ingress.directory.verify_token(platform), platform.as_str(), query),
-            None => open_challenge(query).ok_or(Unanswered::Malformed),
+            Some(Handshake::WebSub { topics }) => answer_hub(topics, platform.as_str(), query),
+            Some(_) => answer_dashboard(ingress.targets.verify_token(platform), platform.as_str(), query),
+            None => open_challenge(query).ok_or(HandshakeError::Malformed),
         };
         answered.map_err(|unanswered| match unanswered {
-            Unanswered::Malformed => malformed(),
-            Unanswered::NotMeant => Error::SubscriptionRefused,
+            HandshakeError::Malformed => malformed(),
+            HandshakeError::NotDeclared => Error::SubscriptionRefused,
         })
     };
     let response = match answered {

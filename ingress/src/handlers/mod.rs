@@ -1,7 +1,7 @@
 //! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
 
 mod admin;
-pub(crate) mod awaited;
+pub(crate) mod wait_response;
 pub(crate) mod fallback;
 pub(crate) mod handshake;
 pub(crate) mod outbound;
@@ -21,14 +21,14 @@ use serde::Serialize;
 use shared::metrics::RequestOutcome;
 use utoipa::ToSchema;
 
-use crate::directory::Target;
+use crate::targets::IngestTarget;
 use crate::error::Error;
-use crate::pipeline::{Answer, Status};
+use crate::pipeline::{IngestReply, IngestStatus};
 
 /// What a good answer says.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Queued)]
-pub(crate) struct Body<'a> {
+pub(crate) struct QueuedResponse<'a> {
     /// The event's id; a duplicate's is that of the first one. Of a batch, that of its first event.
     /// Absent for a batch without events.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,12 +42,12 @@ pub(crate) struct Body<'a> {
 }
 
 /// Writes a good answer and counts it.
-fn respond(answer: &Answer, target: &Target) -> HttpResponse {
+fn respond(answer: &IngestReply, target: &IngestTarget) -> HttpResponse {
     let (code, status, outcome) = match answer.status {
-        Status::Accepted => (target.ack_status, "accepted", RequestOutcome::Accepted),
-        Status::Kept => (target.ack_status, "accepted", RequestOutcome::KeptInvalid),
-        Status::Duplicate => (StatusCode::OK, "duplicate", RequestOutcome::Duplicate),
-        Status::Ignored => (StatusCode::OK, "ignored", RequestOutcome::Ignored),
+        IngestStatus::Accepted => (target.ack_status, "accepted", RequestOutcome::Accepted),
+        IngestStatus::KeptInvalid => (target.ack_status, "accepted", RequestOutcome::KeptInvalid),
+        IngestStatus::Duplicate => (StatusCode::OK, "duplicate", RequestOutcome::Duplicate),
+        IngestStatus::Ignored => (StatusCode::OK, "ignored", RequestOutcome::Ignored),
     };
     target.metrics.request(outcome);
     if matches!(code, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
@@ -55,12 +55,12 @@ fn respond(answer: &Answer, target: &Target) -> HttpResponse {
     }
     let event_id = Some(answer.event_id.as_str()).filter(|id| !id.is_empty());
     let body =
-        serde_json::to_vec(&Body { event_id, event_ids: answer.event_ids.as_deref(), status }).unwrap_or_default();
+        serde_json::to_vec(&QueuedResponse { event_id, event_ids: answer.event_ids.as_deref(), status }).unwrap_or_default();
     HttpResponse::build(code).insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json"))).body(body)
 }
 
 /// Turns a panic into an answer: it is logged by the panic hook, and costs its sender one try instead of a connection.
-fn caught<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+fn catch_panic<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
     AssertUnwindSafe(work).catch_unwind().map(|answer| answer.unwrap_or(Err(Error::Internal)))
 }
 
@@ -71,8 +71,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_an_answer_too() {
-        let answer: Result<Answer, Error> = caught(async { panic!("as in a test") }).await;
+    async fn panic_is_answered_as_internal_error() {
+        let answer: Result<IngestReply, Error> = catch_panic(async { panic!("as in a test") }).await;
         assert!(matches!(answer, Err(Error::Internal)));
     }
 }

@@ -26,32 +26,32 @@ use shared::registration::{Live, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-use super::{admin, caught};
-use crate::app::Ingress;
+use super::{admin, catch_panic};
+use crate::app::AppState;
 use crate::error::Error;
-use crate::pipeline::Lost;
+use crate::pipeline::EnqueueError;
 
-mod shown;
+mod status_view;
 
-pub(crate) use shown::{Overflow, Parked, Shown, Status};
-use shown::{parked, shown};
+pub(crate) use status_view::{OverflowSummary, ParkedQueue, DestinationStatus, DestinationList};
+use status_view::{parked, destination_status};
 
 /// Longest body of these routes, in bytes.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
 /// Dead letters that a destination may have by what is triggered by hand: `DLQ_MAX_LEN`, which is the workers' variable,
 /// where nothing is said.
-const MAX_DEAD: u64 = 1_000_000;
+const MAX_DEAD_LETTERS: u64 = 1_000_000;
 /// Tests of a URL at a time.
-const TESTS: usize = 8;
+const MAX_CONCURRENT_TESTS: usize = 8;
 /// What a triggered event says of its platform; a reserved word, so that no platform is called so.
-const TRIGGER: &str = "trigger";
+const TRIGGER_PLATFORM: &str = "trigger";
 /// Form of what `PATCH` takes.
-pub(crate) const HOLD_FORM: &str = "{\"paused\": true}, {\"paused\": false} or {\"take_over\": \"out:webhook_2\"}";
+pub(crate) const CHANGE_FORM: &str = "{\"paused\": true}, {\"paused\": false} or {\"take_over\": \"out:webhook_2\"}";
 /// What a test says it is.
 const TEST_EVENT: &str = "webhook.test";
 
 /// The destinations, as these routes need them.
-pub(crate) struct Outbound {
+pub(crate) struct OutboundState {
     queue: Queue,
     configured: OutboundConfig,
     client: OutboundClient,
@@ -59,14 +59,14 @@ pub(crate) struct Outbound {
     sealer: Sealer,
 }
 
-impl Outbound {
+impl OutboundState {
     /// Those that were configured.
     ///
     /// # Errors
     /// When TLS cannot be set up.
     pub(crate) fn new(queue: Queue, configured: OutboundConfig, sealer: Sealer) -> Result<Self, ClientSetupError> {
         let client = OutboundClient::new(Arc::clone(configured.defaults.allow_private()))?;
-        Ok(Self { queue, configured, client, tests: Semaphore::new(TESTS), sealer })
+        Ok(Self { queue, configured, client, tests: Semaphore::new(MAX_CONCURRENT_TESTS), sealer })
     }
 
     /// All destinations now, those of registered platforms last.
@@ -77,18 +77,18 @@ impl Outbound {
     }
 
     /// All destinations now, with their queues.
-    async fn bound(&self, live: Option<&Live>) -> Result<Bound, Error> {
+    async fn bound(&self, live: Option<&Live>) -> Result<BoundDestinations, Error> {
         let destinations = self.all(live);
         let all: Vec<&Destination> = destinations.iter().collect();
         let bindings = self.queue.bind_queues(&all, CompleteKinds::Unknown).await;
-        let bindings = bindings.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
-        Ok(Bound { destinations, bindings })
+        let bindings = bindings.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+        Ok(BoundDestinations { destinations, bindings })
     }
 }
 
-impl Outbound {
+impl OutboundState {
     /// Holds the destination at `position` back, or lets it go on, with all queues of its receiver.
-    async fn set_paused(&self, bound: &Bound, position: usize, paused: bool) -> Result<(), Error> {
+    async fn set_paused(&self, bound: &BoundDestinations, position: usize, paused: bool) -> Result<(), Error> {
         let bindings = &bound.bindings;
         let Some(state) = bindings.states.get(position) else { return Err(Error::NotFound) };
         let layout = self.queue.layout();
@@ -104,17 +104,17 @@ impl Outbound {
             }
             Ok(())
         };
-        done.await.map_err(|fault| Error::from(lost(fault)))
+        done.await.map_err(|fault| Error::from(enqueue_error(fault)))
     }
 }
 
 /// Destinations and their queues.
-struct Bound {
+struct BoundDestinations {
     destinations: Vec<Destination>,
     bindings: QueueBindings,
 }
 
-impl Bound {
+impl BoundDestinations {
     fn iter(&self) -> impl Iterator<Item = (&Destination, &DestinationName)> {
         self.destinations.iter().zip(&self.bindings.homes)
     }
@@ -124,23 +124,23 @@ impl Bound {
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = DestinationTest)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Test {
+pub(crate) struct DestinationTestRequest {
     /// Where to send a test event.
     url: String,
 }
 
 /// What came of it.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Tested {
+#[schema(as = Tested)] pub(crate) struct DestinationTestResponse {
     /// True: the test was made, whatever came of it.
     success: bool,
     /// What came of it.
-    test_result: TestResult,
+    test_result: DestinationTestResult,
 }
 
 /// What came of a test.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct TestResult {
+#[schema(as = TestResult)] pub(crate) struct DestinationTestResult {
     /// Whether the answer was a 2xx.
     success: bool,
     /// The answer's status; 0: there was none.
@@ -159,7 +159,7 @@ pub(crate) struct TestResult {
 /// What `trigger` asks for.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Trigger {
+#[schema(as = Trigger)] pub(crate) struct TriggerRequest {
     /// The event's type.
     event: String,
     /// What it is about.
@@ -169,18 +169,18 @@ pub(crate) struct Trigger {
 
 /// What was put up for delivery.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Triggered {
+#[schema(as = Triggered)] pub(crate) struct TriggerResponse {
     /// True.
     success: bool,
     /// The event's type.
     event: String,
     /// One per destination that asked for events of this type.
-    deliveries: Vec<Delivery>,
+    deliveries: Vec<TriggeredDelivery>,
 }
 
 /// One of them.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Delivery {
+#[schema(as = Delivery)] pub(crate) struct TriggeredDelivery {
     /// Its destination.
     #[schema(value_type = String)]
     destination: DestinationName,
@@ -194,7 +194,7 @@ pub(crate) struct Delivery {
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = DestinationChange)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Hold {
+pub(crate) struct DestinationChange {
     /// True: deliveries are kept, and sent when it is false again; false also resumes one that had answered 410.
     paused: Option<bool>,
     /// Queue whose deliveries are sent to this destination from now on, such as `out:webhook_2`.
@@ -203,20 +203,20 @@ pub(crate) struct Hold {
 }
 
 /// `POST /api/webhooks/test`: sends a test event to a URL.
-pub(crate) async fn test(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn test(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, body| {
-        let Test { url: text } = read(&body, "{\"url\": \"https://…\"}")?;
+        let DestinationTestRequest { url: text } = read(&body, "{\"url\": \"https://…\"}")?;
         let url = destination_url(&text).map_err(|reason| Error::InvalidRequest(format!("url: {reason}")))?;
         let _turn = outbound.tests.acquire().await.map_err(|_| Error::Internal)?;
         let name = DestinationName::new("test").map_err(|_| Error::Internal)?;
         let destination = outbound.configured.defaults.destination(name, url);
         let (attempt, took) = send_test(outbound, &destination).await?;
-        Ok(Tested { success: true, test_result: result(&attempt, took, text) })
+        Ok(DestinationTestResponse { success: true, test_result: result(&attempt, took, text) })
     })
     .await
 }
 
-async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(AttemptOutcome, Duration), Error> {
+async fn send_test(outbound: &OutboundState, to: &Destination) -> Result<(AttemptOutcome, Duration), Error> {
     let (id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
     let text = payload(&PayloadParts {
         event: TEST_EVENT,
@@ -224,7 +224,7 @@ async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(AttemptOutc
         at: now,
         webhook_id: to.name.as_str(),
         source: to.source.as_str(),
-        platform: TRIGGER,
+        platform: TRIGGER_PLATFORM,
         event_id: &id,
         result: None,
     });
@@ -235,7 +235,7 @@ async fn send_test(outbound: &Outbound, to: &Destination) -> Result<(AttemptOutc
     Ok(outbound.client.post(&to.url, headers, body, to.timeout).await)
 }
 
-fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> TestResult {
+fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> DestinationTestResult {
     let duration = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     match attempt {
         AttemptOutcome::Answered { status, .. } => {
@@ -246,43 +246,43 @@ fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> TestResult {
                 let redirect = attempt.redirect().map(|to| format!(": redirect to {}", to.target));
                 format!("Webhook endpoint answered with status {status}{}", redirect.unwrap_or_default())
             };
-            TestResult { success, status: *status, duration, url, message, error: None }
+            DestinationTestResult { success, status: *status, duration, url, message, error: None }
         }
         AttemptOutcome::Failed { kind, reason } => {
             let (message, error) = (reason.clone(), Some(kind.code()));
-            TestResult { success: false, status: 0, duration: 0, url, message, error }
+            DestinationTestResult { success: false, status: 0, duration: 0, url, message, error }
         }
     }
 }
 
 /// `POST /api/webhooks/trigger`: puts an event up for delivery by hand.
-pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |outbound, body| {
-        let Trigger { event, data } = read(&body, "{\"event\": \"job.completed\", \"data\": {…}}")?;
+        let TriggerRequest { event, data } = read(&body, "{\"event\": \"job.completed\", \"data\": {…}}")?;
         if event.is_empty() || event.len() > MAX_EVENT_TYPE_BYTES {
             return Err(Error::InvalidRequest(format!("event: must be 1 to {MAX_EVENT_TYPE_BYTES} bytes long")));
         }
         let mut deliveries = Vec::new();
         let (event_id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
         let text = format!("{{\"data\":{}}}", data.get());
-        let bound = outbound.bound(ingress.directory.live()).await?;
+        let bound = outbound.bound(ingress.targets.live()).await?;
         for (one, queue) in bound.iter().filter(|(one, _)| one.subscription.wants_manual_trigger(&event)) {
-            let delivery = made(one, queue, &event, &event_id, &text, now);
+            let delivery = trigger_delivery(one, queue, &event, &event_id, &text, now);
             let keys = outbound.queue.layout().destination(queue);
             let queued =
-                outbound.queue.enqueue_deliveries(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD).await;
-            let status = match queued.map_err(|fault| Error::from(lost(fault)))?.first() {
+                outbound.queue.enqueue_deliveries(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD_LETTERS).await;
+            let status = match queued.map_err(|fault| Error::from(enqueue_error(fault)))?.first() {
                 Some(EnqueuedDelivery::Queued | EnqueuedDelivery::AlreadyQueued) => "queued",
                 Some(EnqueuedDelivery::DeadLettered | EnqueuedDelivery::Overflowed) | None => "overflow",
             };
-            deliveries.push(Delivery { destination: one.name.clone(), delivery_id: delivery.id, status });
+            deliveries.push(TriggeredDelivery { destination: one.name.clone(), delivery_id: delivery.id, status });
         }
-        Ok(Triggered { success: true, event, deliveries })
+        Ok(TriggerResponse { success: true, event, deliveries })
     })
     .await
 }
 
-fn made(
+fn trigger_delivery(
     to: &Destination,
     queue: &DestinationName,
     event: &str,
@@ -291,7 +291,7 @@ fn made(
     now: Millis,
 ) -> NewDelivery {
     NewDelivery {
-        id: delivery_id(TRIGGER, event_id, queue.as_str()).to_string(),
+        id: delivery_id(TRIGGER_PLATFORM, event_id, queue.as_str()).to_string(),
         event_type: event.to_owned(),
         occurred_at: now,
         origin: StreamId { ms: u64::try_from(now).unwrap_or(0), seq: 0 },
@@ -301,7 +301,7 @@ fn made(
             at: now,
             webhook_id: to.name.as_str(),
             source: to.source.as_str(),
-            platform: TRIGGER,
+            platform: TRIGGER_PLATFORM,
             event_id,
             result: None,
         }),
@@ -310,40 +310,40 @@ fn made(
     }
 }
 
-fn lost(fault: CallError) -> Lost {
-    if fault.certainly_not_run() { Lost::NotRun(fault) } else { Lost::Unknown(Some(fault)) }
+fn enqueue_error(fault: CallError) -> EnqueueError {
+    if fault.certainly_not_run() { EnqueueError::NotRun(fault) } else { EnqueueError::Unknown(Some(fault)) }
 }
 
 /// `GET /api/webhooks/status`: every destination.
-pub(crate) async fn status(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn status(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, _| {
-        let live = ingress.directory.live();
+        let live = ingress.targets.live();
         let bound = outbound.bound(live).await?;
         let mut destinations = Vec::new();
         for (position, one) in bound.destinations.iter().enumerate() {
-            destinations.push(shown(&outbound.queue, one, &bound.bindings, position).await?);
+            destinations.push(destination_status(&outbound.queue, one, &bound.bindings, position).await?);
         }
         // Until registrations are read, URLs of registered platforms are not known here.
         let complete = live.is_none_or(|live| live.current().is_some());
         let parked = if complete { parked(&outbound.queue, &bound.bindings).await? } else { Vec::new() };
-        Ok(Status { destinations, parked })
+        Ok(DestinationList { destinations, parked })
     })
     .await
 }
 
 /// `PATCH /api/webhooks/destinations/{name}`: holds a destination back, or lets it go on.
-pub(crate) async fn hold(
+pub(crate) async fn change(
     request: HttpRequest,
     name: Path<String>,
     payload: Payload,
-    ingress: Data<Ingress>,
+    ingress: Data<AppState>,
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, body| {
-        let Hold { paused, take_over } = read(&body, HOLD_FORM)?;
+        let DestinationChange { paused, take_over } = read(&body, CHANGE_FORM)?;
         if paused.is_none() && take_over.is_none() {
-            return Err(Error::InvalidRequest(format!("body: must be {HOLD_FORM}")));
+            return Err(Error::InvalidRequest(format!("body: must be {CHANGE_FORM}")));
         }
-        let bound = outbound.bound(ingress.directory.live()).await?;
+        let bound = outbound.bound(ingress.targets.live()).await?;
         let named = |one: &Destination| one.name.as_str() == name.as_str();
         let position = bound.destinations.iter().position(named).ok_or(Error::NotFound)?;
         let one = bound.destinations.get(position).ok_or(Error::NotFound)?;
@@ -359,7 +359,7 @@ pub(crate) async fn hold(
             pause(true).await?;
         }
         if let Some(queue) = take_over {
-            let queue = taken_over(outbound, &bound, position, &queue).await?;
+            let queue = take_over_queue(outbound, &bound, position, &queue).await?;
             tracing::info!(audit = true, action = "taken over", destination = %one.name, queue = %queue.queue(), peer,
                 "destination {} sends what waits in another queue", one.name);
         }
@@ -367,17 +367,17 @@ pub(crate) async fn hold(
             pause(false).await?;
         }
         // A queue that was handed over is one of the destination's now.
-        let now = outbound.bound(ingress.directory.live()).await?;
+        let now = outbound.bound(ingress.targets.live()).await?;
         let position = now.destinations.iter().position(named).ok_or(Error::NotFound)?;
-        shown(&outbound.queue, one, &now.bindings, position).await
+        destination_status(&outbound.queue, one, &now.bindings, position).await
     })
     .await
 }
 
 /// Gives the queue called `text` to the destination at `position`.
-async fn taken_over(
-    outbound: &Outbound,
-    bound: &Bound,
+async fn take_over_queue(
+    outbound: &OutboundState,
+    bound: &BoundDestinations,
     position: usize,
     text: &str,
 ) -> Result<DestinationName, Error> {
@@ -385,7 +385,7 @@ async fn taken_over(
     let name = text.strip_prefix("out:").and_then(|name| DestinationName::new(name).ok());
     let queue = name.ok_or_else(|| refused("must be the name of a queue, such as out:webhook_2"))?;
     let known = outbound.queue.destination_queues().await;
-    if !known.map_err(|fault| Error::from(Lost::NotRun(fault)))?.contains(&queue) {
+    if !known.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?.contains(&queue) {
         return Err(refused("there is no such queue"));
     }
     if bound.bindings.serves(&queue) {
@@ -398,10 +398,10 @@ async fn taken_over(
             // Its former receiver was busy, if any.
             let keys = outbound.queue.layout().destination(&queue).queue;
             let released = outbound.queue.release_held(&keys).await;
-            released.map(|_| queue).map_err(|fault| Error::from(lost(fault)))
+            released.map(|_| queue).map_err(|fault| Error::from(enqueue_error(fault)))
         }
         Ok(false) => Err(refused("somebody else changed the queue meanwhile; try again")),
-        Err(fault) => Err(Error::from(lost(fault))),
+        Err(fault) => Err(Error::from(enqueue_error(fault))),
     }
 }
 
@@ -413,9 +413,9 @@ fn read<'b, T: Deserialize<'b>>(body: &'b [u8], form: &str) -> Result<T, Error> 
 async fn answer<T: Serialize>(
     request: &HttpRequest,
     payload: Payload,
-    ingress: &Ingress,
+    ingress: &AppState,
     good: StatusCode,
-    work: impl AsyncFnOnce(&Outbound, Bytes) -> Result<T, Error>,
+    work: impl AsyncFnOnce(&OutboundState, Bytes) -> Result<T, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
     let all = async {
@@ -424,7 +424,7 @@ async fn answer<T: Serialize>(
         drop(held);
         done
     };
-    match caught(all).await {
+    match catch_panic(all).await {
         Ok(done) => HttpResponse::build(good).json(done),
         Err(error) => error.respond(None, payload),
     }

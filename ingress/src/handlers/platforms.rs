@@ -16,12 +16,12 @@ use shared::platform::{PlatformName, Source};
 use shared::registration::{Live, MAX_REQUEST_BYTES, Refused, Registration, Snapshot};
 use utoipa::ToSchema;
 
-pub(crate) use view::{Defined, Platforms, Registered, Terms, Valid};
+pub(crate) use view::{PlatformView, PlatformListResponse, RegistrationView, PlatformSettings, KeyValidity};
 
-use super::{admin, caught};
-use crate::app::Ingress;
+use super::{admin, catch_panic};
+use crate::app::AppState;
 use crate::error::Error;
-use crate::pipeline::Lost;
+use crate::pipeline::EnqueueError;
 
 /// Longest list of problems that is answered, in bytes.
 const MAX_PROBLEMS_BYTES: usize = 2000;
@@ -29,33 +29,33 @@ const MAX_PROBLEMS_BYTES: usize = 2000;
 /// What `PATCH` changes.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Change {
+#[schema(as = Change)] pub(crate) struct PlatformChange {
     /// True: events are taken and kept, and processed when it is false again.
     paused: bool,
 }
 
 /// `POST …/register`: registers a platform, or updates it.
-pub(crate) async fn register(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn register(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::CREATED, async |live, body| {
-        let registration = Registration::read(&body, ingress.directory.base()).map_err(|all| invalid(&all))?;
+        let registration = Registration::read(&body, ingress.targets.base()).map_err(|all| invalid(&all))?;
         let name = &registration.platform.name;
-        ingress.directory.base().admits(&registration.platform).map_err(Refused::from)?;
-        if ingress.directory.configured_at_start(name) {
+        ingress.targets.base().admits(&registration.platform).map_err(Refused::from)?;
+        if ingress.targets.configured_at_start(name) {
             let text = format!("Platform cannot be registered: {name} is configured by this system's environment");
             return Err(Error::Conflict(text));
         }
         let snapshot = live.register(&registration).await?;
         audit(&request, "registered", name);
-        Ok(Platforms::new(&snapshot, &ingress.directory).one(name))
+        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).one(name))
     })
     .await
 }
 
 /// `GET …/platforms`: what is defined, from where.
-pub(crate) async fn list(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn list(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |live, _| {
-        let snapshot = live.fresh().await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
-        Ok(Some(Platforms::new(&snapshot, &ingress.directory)))
+        let snapshot = live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+        Ok(Some(PlatformListResponse::new(&snapshot, &ingress.targets)))
     })
     .await
 }
@@ -65,16 +65,16 @@ pub(crate) async fn change(
     request: HttpRequest,
     asked: Path<String>,
     payload: Payload,
-    ingress: Data<Ingress>,
+    ingress: Data<AppState>,
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |live, body| {
-        let Change { paused } = serde_json::from_slice(&body).map_err(|_| {
+        let PlatformChange { paused } = serde_json::from_slice(&body).map_err(|_| {
             Error::InvalidRequest("body: must be {\"paused\": true} or {\"paused\": false}".to_owned())
         })?;
         let (name, _) = named(live, &asked).await?;
         let snapshot = live.pause(&name, paused).await?;
         audit(&request, if paused { "paused" } else { "resumed" }, &name);
-        Ok(Platforms::new(&snapshot, &ingress.directory).one(&name))
+        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).one(&name))
     })
     .await
 }
@@ -84,7 +84,7 @@ pub(crate) async fn remove(
     request: HttpRequest,
     asked: Path<String>,
     payload: Payload,
-    ingress: Data<Ingress>,
+    ingress: Data<AppState>,
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |live, _| {
         let (name, source) = named(live, &asked).await?;
@@ -101,7 +101,7 @@ pub(crate) async fn remove(
         }
         let snapshot = live.drain(&name).await?;
         audit(&request, "removed", &name);
-        Ok(Platforms::new(&snapshot, &ingress.directory).one(&name))
+        Ok(PlatformListResponse::new(&snapshot, &ingress.targets).one(&name))
     })
     .await
 }
@@ -110,21 +110,21 @@ pub(crate) async fn remove(
 async fn answer<T: Serialize>(
     request: &HttpRequest,
     payload: Payload,
-    ingress: &Ingress,
+    ingress: &AppState,
     good: StatusCode,
     work: impl AsyncFnOnce(&Live, Bytes) -> Result<Option<T>, Error>,
 ) -> HttpResponse {
     let mut payload = payload.into_inner();
     let all = async {
         let (bytes, held) = admin::body(request, &mut payload, ingress, MAX_REQUEST_BYTES).await?;
-        let live = ingress.directory.live().ok_or(Error::CannotRegister)?;
+        let live = ingress.targets.live().ok_or(Error::CannotRegister)?;
         let done = work(live, bytes).await;
         drop(held);
         // Whatever was changed, this replica shall work by it before anybody is told.
-        live.current().into_iter().for_each(|snapshot| ingress.directory.apply(&snapshot));
+        live.current().into_iter().for_each(|snapshot| ingress.targets.apply(&snapshot));
         done
     };
-    match caught(all).await {
+    match catch_panic(all).await {
         Ok(Some(done)) => HttpResponse::build(good).json(done),
         Ok(None) => Error::NotFound.respond(None, payload),
         Err(error) => error.respond(None, payload),
@@ -134,7 +134,7 @@ async fn answer<T: Serialize>(
 /// The canonical name of the platform that `asked` names, by its name or an alias, and where it came from; `None`: nowhere
 /// that this process can use.
 async fn named(live: &Live, asked: &str) -> Result<(PlatformName, Option<Source>), Error> {
-    let snapshot: &Snapshot = &*live.fresh().await.map_err(|fault| Error::from(Lost::NotRun(fault)))?;
+    let snapshot: &Snapshot = &*live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
     if let Some(platform) = snapshot.registry.get(asked) {
         return Ok((platform.name.clone(), Some(platform.source)));
     }
@@ -165,7 +165,7 @@ impl From<Refused> for Error {
                 Self::Conflict(refused.to_string())
             }
             Refused::Unknown => Self::NotFound,
-            Refused::Contended => Self::QueueAway("registrations are changed by others all the time"),
+            Refused::Contended => Self::QueueUnavailable("registrations are changed by others all the time"),
             Refused::Redis(fault) if fault.certainly_not_run() => Self::QueueRefused(fault),
             Refused::Redis(fault) => Self::ResultUnknown(Some(fault)),
         }

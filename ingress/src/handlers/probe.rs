@@ -14,9 +14,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use shared::platform::Handshake;
 
 use super::handshake::has_body;
-use super::{caught, fallback};
-use crate::app::Ingress;
-use crate::directory::Target;
+use super::{catch_panic, fallback};
+use crate::app::AppState;
+use crate::targets::IngestTarget;
 use crate::error::Error;
 use crate::routes;
 
@@ -32,7 +32,7 @@ const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-orig
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
 
 /// Answers 200 where a webhook could be posted.
-pub(crate) async fn head(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn head(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     match receiver(&request, &ingress).await {
         Ok(_) => HttpResponse::new(StatusCode::OK),
         Err(error) => error.respond(None, payload.into_inner()),
@@ -41,7 +41,7 @@ pub(crate) async fn head(request: HttpRequest, payload: Payload, ingress: Data<I
 
 /// Lists the methods, and grants a CloudEvents sender what it asks for: its events are verified one
 /// by one anyway.
-pub(crate) async fn options(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn options(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     let target = match receiver(&request, &ingress).await {
         Ok(target) => target,
         Err(error) => return error.respond(None, payload.into_inner()),
@@ -63,9 +63,9 @@ pub(crate) async fn options(request: HttpRequest, payload: Payload, ingress: Dat
 }
 
 /// The platform that `request` names, if it receives webhooks.
-async fn receiver(request: &HttpRequest, ingress: &Ingress) -> Result<Arc<Target>, Error> {
-    let name = routes::platform(request);
-    let target = caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await?;
+async fn receiver(request: &HttpRequest, ingress: &AppState) -> Result<Arc<IngestTarget>, Error> {
+    let name = routes::platform_name(request);
+    let target = catch_panic(ingress.targets.resolve(name, &ingress.pipeline.gate)).await?;
     if !target.platform.enabled {
         return Err(Error::PlatformDisabled);
     }

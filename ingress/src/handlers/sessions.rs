@@ -17,10 +17,10 @@ use shared::json::{self, Document, JsonNode, Value};
 use shared::platform::{PlatformName, SessionStatus};
 use uuid::Uuid;
 
-use super::{caught, respond};
-use crate::app::Ingress;
+use super::{catch_panic, respond};
+use crate::app::AppState;
 use crate::error::Error;
-use crate::pipeline::Body;
+use crate::pipeline::ReceivedBody;
 
 /// The type of an announcement.
 const EVENT_TYPE: &str = "session.announced";
@@ -32,19 +32,19 @@ pub(crate) async fn announce(
     request: HttpRequest,
     room_id: Path<String>,
     payload: Payload,
-    ingress: Data<Ingress>,
+    ingress: Data<AppState>,
 ) -> HttpResponse {
     let begun = Instant::now();
     let mut payload = payload.into_inner();
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     if let Err(refusal) = AdminToken::authorize(ingress.admin_token.as_ref(), authorization) {
-        return Error::Admin(refusal).respond(Some(ingress.directory.sessions()), payload);
+        return Error::Admin(refusal).respond(Some(ingress.targets.sessions()), payload);
     }
-    let target = ingress.directory.sessions();
+    let target = ingress.targets.sessions();
     let work = async {
         let key = idempotency_key(&request)?;
-        let Body { bytes, coding: Ok(None), held } =
-            ingress.pipeline.bodies.read(request.headers(), &mut payload).await?
+        let ReceivedBody { bytes, coding: Ok(None), held } =
+            ingress.pipeline.body_reader.read(request.headers(), &mut payload).await?
         else {
             return Err(Error::UnsupportedEncoding);
         };
@@ -52,7 +52,7 @@ pub(crate) async fn announce(
         let event = event(&target.platform.name, &room_id, key, body);
         ingress.pipeline.enqueue(target, event, held).await
     };
-    let response = match caught(work).await {
+    let response = match catch_panic(work).await {
         Ok(answer) => respond(&answer, target),
         Err(error) => {
             error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
@@ -95,7 +95,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<&str>, Error> {
 }
 
 #[derive(Serialize)]
-struct Announcement<'a> {
+struct AnnouncementBody<'a> {
     room_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     live_stream_id: Option<&'a str>,
@@ -116,7 +116,7 @@ fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
     let Value::Object(members) = document.root().value() else {
         return Err(invalid("body: must be an object"));
     };
-    let mut announced = Announcement { room_id, live_stream_id: None, status: None, config: None };
+    let mut announced = AnnouncementBody { room_id, live_stream_id: None, status: None, config: None };
     for (key, node) in members.iter().filter(|(_, node)| !node.is_null()) {
         match &**key {
             "live_stream_id" => announced.live_stream_id = Some(live_stream_id(node)?),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_is_queued_and_nothing_else() {
+    fn announcement_holds_the_given_members_only() {
         assert_eq!(queued("r", ""), r#"{"room_id":"r"}"#);
         assert_eq!(queued("r", r#"{"config":null}"#), r#"{"room_id":"r"}"#);
         assert_eq!(
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named_by_its_path() {
+    fn announcement_errors_name_the_path() {
         assert_eq!(
             refused("r", r#"{"status":"on fire"}"#),
             "/status: must be one of ready, live, idle, ended, stopped, error"
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_makes_an_announcement_happen_once() {
+    fn idempotency_key_makes_an_announcement_happen_once() {
         let platform = PlatformName::new(PlatformName::SESSIONS).unwrap();
         let keyed = |room, key| event(&platform, room, Some(key), Bytes::new());
         assert_eq!(keyed("room", "k").event_id, keyed("room", "k").event_id);

@@ -13,13 +13,13 @@ use shared::platform::PlatformName;
 use shared::queue::{Depth, CallError, PlatformKeys, Queue};
 use utoipa::ToSchema;
 
-use super::caught;
-use crate::app::Ingress;
+use super::catch_panic;
+use crate::app::AppState;
 use crate::error::Error;
-use crate::pipeline::Lost;
+use crate::pipeline::EnqueueError;
 
 /// Where the numbers are, and who may see them.
-pub(crate) struct Statistics {
+pub(crate) struct StatisticsSource {
     /// The queue.
     pub(crate) queue: Queue,
     /// `STATS_PUBLIC`: no token is asked for.
@@ -60,7 +60,7 @@ pub(crate) struct Stats {
 
 /// One platform's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
+struct PlatformCounts {
     accepted: u64,
     duplicate: u64,
     rate_limited: u64,
@@ -69,7 +69,7 @@ struct Counts {
 }
 
 /// `GET …/metrics`: what became of webhooks.
-pub(crate) async fn metrics(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn metrics(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, async |queue| {
         Ok(Metrics::of(&counts(queue, &platforms(queue).await?).await?))
     })
@@ -77,7 +77,7 @@ pub(crate) async fn metrics(request: HttpRequest, payload: Payload, ingress: Dat
 }
 
 /// `GET …/stats`: where events are.
-pub(crate) async fn stats(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn stats(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     answer(&request, payload, &ingress, async |queue| {
         let platforms = platforms(queue).await?;
         let depths = try_join_all(platforms.iter().map(|keys| queue.depth(keys))).await?;
@@ -89,19 +89,19 @@ pub(crate) async fn stats(request: HttpRequest, payload: Payload, ingress: Data<
 async fn answer<T: Serialize>(
     request: &HttpRequest,
     payload: Payload,
-    ingress: &Ingress,
+    ingress: &AppState,
     read: impl AsyncFnOnce(&Queue) -> Result<T, CallError>,
 ) -> HttpResponse {
-    let Statistics { queue, public } = &ingress.statistics;
+    let StatisticsSource { queue, public } = &ingress.statistics;
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     let work = async {
         if !public {
             AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
         }
-        ingress.pipeline.gate.open()?;
-        read(queue).await.map_err(|fault| Error::from(Lost::NotRun(fault)))
+        ingress.pipeline.gate.check_open()?;
+        read(queue).await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))
     };
-    match caught(work).await {
+    match catch_panic(work).await {
         Ok(numbers) => HttpResponse::Ok().json(numbers),
         Err(error) => error.respond(None, payload.into_inner()),
     }
@@ -112,11 +112,11 @@ async fn platforms(queue: &Queue) -> Result<Vec<PlatformKeys>, CallError> {
     Ok(names.iter().filter(|name| name.as_str() != PlatformName::SESSIONS).map(|name| queue.keys(name)).collect())
 }
 
-async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<Counts>, CallError> {
+async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<PlatformCounts>, CallError> {
     let all = try_join_all(platforms.iter().map(|keys| queue.counters(keys))).await?;
     let counts = all.into_iter().map(|counters| {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
-        Counts {
+        PlatformCounts {
             accepted: of("accepted"),
             duplicate: of("duplicate"),
             rate_limited: of("rate_limited"),
@@ -128,8 +128,8 @@ async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<Counts>
 }
 
 impl Metrics {
-    fn of(counts: &[Counts]) -> Self {
-        let sum = |of: fn(&Counts) -> u64| counts.iter().map(of).fold(0, u64::saturating_add);
+    fn of(counts: &[PlatformCounts]) -> Self {
+        let sum = |of: fn(&PlatformCounts) -> u64| counts.iter().map(of).fold(0, u64::saturating_add);
         let (processed, failed) = (sum(|c| c.processed), sum(|c| c.dead_lettered));
         let duplicates = sum(|c| c.duplicate);
         let received = sum(|c| c.accepted).saturating_add(duplicates);
@@ -146,7 +146,7 @@ impl Metrics {
 }
 
 impl Stats {
-    fn of(depths: &[Depth], counts: &[Counts]) -> Self {
+    fn of(depths: &[Depth], counts: &[PlatformCounts]) -> Self {
         let mut stats = Self::default();
         for depth in depths {
             stats.pending_count += depth.backlog + depth.retrying;
@@ -168,19 +168,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_percent_of_what_was_received_and_zero_of_nothing() {
+    fn rates_are_percent_of_received_and_zero_without_events() {
         assert_eq!(Metrics::of(&[]), Metrics::default());
-        let mux = Counts { accepted: 900, duplicate: 15, rate_limited: 10, processed: 860, dead_lettered: 30 };
-        let acme = Counts { accepted: 80, duplicate: 5, rate_limited: 0, processed: 90, dead_lettered: 0 };
+        let mux = PlatformCounts { accepted: 900, duplicate: 15, rate_limited: 10, processed: 860, dead_lettered: 30 };
+        let acme = PlatformCounts { accepted: 80, duplicate: 5, rate_limited: 0, processed: 90, dead_lettered: 0 };
         let metrics = Metrics::of(&[mux, acme]);
         assert_eq!((metrics.received, metrics.processed, metrics.failed, metrics.duplicates), (1000, 950, 30, 20));
         assert_eq!((metrics.rate_limited, metrics.success_rate, metrics.failure_rate), (10, 95.0, 3.0));
     }
 
     #[test]
-    fn what_waits_for_a_retry_is_pending() {
+    fn event_that_waits_for_a_retry_is_pending() {
         let depth = Depth { backlog: 40, pending: 5, retrying: 10, dead_letters: 10, ..Depth::default() };
-        let stats = Stats::of(&[depth], &[Counts { processed: 1000, ..Counts::default() }]);
+        let stats = Stats::of(&[depth], &[PlatformCounts { processed: 1000, ..PlatformCounts::default() }]);
         assert_eq!(
             stats,
             Stats { pending_count: 50, processing_count: 5, dead_letter_count: 10, total_processed: 1000 }

@@ -9,17 +9,17 @@ use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, dev};
 
-use super::{awaited, caught, handshake, respond};
-use crate::app::Ingress;
-use crate::directory::Target;
+use super::{wait_response, catch_panic, handshake, respond};
+use crate::app::AppState;
+use crate::targets::IngestTarget;
 use crate::error::Error;
-use crate::pipeline::Taken;
+use crate::pipeline::IngestOutcome;
 use crate::routes;
 
 /// A request whose body was taken.
-struct Head(Request);
+struct BodylessRequest(Request);
 
-impl Borrow<HeaderMap> for Head {
+impl Borrow<HeaderMap> for BodylessRequest {
     fn borrow(&self) -> &HeaderMap {
         self.0.head().headers()
     }
@@ -28,27 +28,27 @@ impl Borrow<HeaderMap> for Head {
 /// Receives one webhook for `target`, whose name its path holds.
 pub(crate) async fn receive_directly(
     mut request: Request,
-    target: Arc<Target>,
-    ingress: Data<Ingress>,
+    target: Arc<IngestTarget>,
+    ingress: Data<AppState>,
 ) -> HttpResponse {
     let begun = Instant::now();
     let mut payload = request.take_payload();
-    let taken = caught(ingress.pipeline.ingest(&target, Head(request), &mut payload)).await;
+    let taken = catch_panic(ingress.pipeline.ingest(&target, BodylessRequest(request), &mut payload)).await;
     answer(taken, &target, payload, begun).await
 }
 
 /// Receives one webhook that the table of routes has brought here.
-pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Data<Ingress>) -> HttpResponse {
+pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
     let begun = Instant::now();
     let mut payload = payload.into_inner();
-    let name = routes::platform(&request);
-    match caught(ingress.directory.look_up(name, &ingress.pipeline.gate)).await {
+    let name = routes::platform_name(&request);
+    match catch_panic(ingress.targets.resolve(name, &ingress.pipeline.gate)).await {
         Ok(target) => {
-            let taken = caught(ingress.pipeline.ingest(&target, request.headers(), &mut payload)).await;
+            let taken = catch_panic(ingress.pipeline.ingest(&target, request.headers(), &mut payload)).await;
             answer(taken, &target, payload, begun).await
         }
         Err(error) => {
-            let unknown = ingress.directory.unknown();
+            let unknown = ingress.targets.unknown();
             error.outcome().into_iter().for_each(|outcome| unknown.request(outcome));
             unknown.request_duration(begun.elapsed());
             error.respond(None, payload)
@@ -57,16 +57,16 @@ pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Dat
 }
 
 async fn answer(
-    taken: Result<Taken, Error>,
-    target: &Target,
+    taken: Result<IngestOutcome, Error>,
+    target: &IngestTarget,
     unread: dev::Payload,
     begun: Instant,
 ) -> HttpResponse {
     let response = match taken {
-        Ok(Taken::Event(answer)) => respond(&answer, target),
+        Ok(IngestOutcome::Event(answer)) => respond(&answer, target),
         // Rare: it is not to make what every request waits in larger.
-        Ok(Taken::Awaited(answer, waiter)) => Box::pin(awaited::answer(answer, *waiter, target)).await,
-        Ok(Taken::Handshake(reply)) => handshake::respond(reply, target),
+        Ok(IngestOutcome::Waiting(answer, waiter)) => Box::pin(wait_response::wait_response(answer, *waiter, target)).await,
+        Ok(IngestOutcome::Handshake(reply)) => handshake::respond(reply, target),
         Err(error) => {
             error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));
             error.respond(Some(target), unread)
@@ -83,12 +83,12 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
-    use crate::testing::{Fixture, directory};
+    use crate::testing::{TestIngress, targets};
 
     /// Each request makes one, moves it once and keeps it until Redis has answered: what few requests need is boxed.
     #[actix_web::test]
-    async fn what_a_request_waits_in_is_small() {
-        let (ingress, mux) = (Fixture::new().ingress, directory().find("mux").unwrap());
+    async fn request_future_is_at_most_2560_bytes() {
+        let (ingress, mux) = (TestIngress::new().ingress, targets().find("mux").unwrap());
         let waits = receive_directly(TestRequest::post().to_request(), mux, ingress);
         let bytes = size_of_val(&waits);
         assert!(bytes <= 2560, "{bytes} bytes");

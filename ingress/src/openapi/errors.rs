@@ -18,23 +18,23 @@ use utoipa::openapi::path::OperationBuilder;
 use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{ContentBuilder, Header, Response, ResponseBuilder};
 
-use super::parts::{JSON, one_of, schema, string};
-use crate::config::DEFAULT_BODY;
-use crate::error::{Body, Error, Shown};
-use crate::gate::Doubt;
-use crate::pipeline::identify::InvalidPayload;
+use super::builders::{JSON, one_of, schema, string};
+use crate::config::DEFAULT_MAX_BODY;
+use crate::error::{ErrorResponse, Error, RenderedError};
+use crate::redis_gate::ClockDoubt;
+use crate::pipeline::identify::IdentifyError;
 
 /// An operation that may refuse.
-pub(super) trait Refusing {
+pub(super) trait DocumentErrors {
     /// Describes the answers to `errors`, by status.
-    fn refusing(self, errors: &[Error]) -> Self;
+    fn with_errors(self, errors: &[Error]) -> Self;
 }
 
-impl Refusing for OperationBuilder {
-    fn refusing(self, errors: &[Error]) -> Self {
+impl DocumentErrors for OperationBuilder {
+    fn with_errors(self, errors: &[Error]) -> Self {
         let mut by_status = BTreeMap::<u16, Vec<&Error>>::new();
         for error in errors {
-            by_status.entry(error.shown().head.status().as_u16()).or_default().push(error);
+            by_status.entry(error.rendered().head.status().as_u16()).or_default().push(error);
         }
         let answers = by_status.into_iter().map(|(status, errors)| (status.to_string(), answer(errors)));
         answers.fold(self, |operation, (status, answer)| operation.response(status, answer))
@@ -48,7 +48,7 @@ pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Respons
     let mut examples = Vec::<(String, Example)>::new();
     let mut answer = ResponseBuilder::new();
     for error in errors {
-        let Shown { head, errcode, body } = error.shown();
+        let RenderedError { head, errcode, body } = error.rendered();
         let text = error.to_string();
         for (name, value) in head.headers().iter().filter(|(name, _)| *name != CONTENT_TYPE) {
             let (name, header) = header(name, value.to_str().unwrap_or_default());
@@ -68,7 +68,7 @@ pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Respons
     codes.sort_unstable();
     codes.dedup();
     let schema = AllOfBuilder::new()
-        .item(schema::<Body<'_>>())
+        .item(schema::<ErrorResponse<'_>>())
         .item(ObjectBuilder::new().property("success", one_of(&[false])).property("errcode", one_of(&codes)));
     let content = ContentBuilder::new().schema(Some(schema)).examples_from_iter(examples);
     answer.description(reasons.join("  \n")).content(JSON, content).build()
@@ -100,9 +100,9 @@ pub(super) fn invalid(reason: &str) -> Error {
 }
 
 /// A body that cannot be read.
-pub(super) fn reading() -> Vec<Error> {
+pub(super) fn reading_body() -> Vec<Error> {
     vec![
-        Error::PayloadTooLarge { limit: DEFAULT_BODY },
+        Error::PayloadTooLarge { limit: DEFAULT_MAX_BODY },
         Error::UnsupportedEncoding,
         Error::BodyTimeout,
         Error::BodyBroken(PayloadError::Incomplete(None)),
@@ -111,14 +111,14 @@ pub(super) fn reading() -> Vec<Error> {
 }
 
 /// A Redis that cannot be read.
-pub(super) fn asking() -> Vec<Error> {
+pub(super) fn reading_redis() -> Vec<Error> {
     let refused = CallError::NotRun((redis::ErrorKind::Io, "refused").into());
-    vec![Error::QueueAway("Redis does not answer"), Error::QueueRefused(refused), Error::Internal]
+    vec![Error::QueueUnavailable("Redis does not answer"), Error::QueueRefused(refused), Error::Internal]
 }
 
 /// An event that cannot be queued.
 pub(super) fn queueing() -> Vec<Error> {
-    let mut errors = asking();
+    let mut errors = reading_redis();
     errors.extend([Error::ResultUnknown(None), Error::BacklogFull]);
     errors
 }
@@ -137,14 +137,14 @@ pub(super) fn platform() -> Vec<Error> {
 pub(super) fn webhook() -> Vec<Error> {
     let mut errors = vec![unknown()];
     errors.extend(platform());
-    errors.extend(reading());
+    errors.extend(reading_body());
     errors.extend([Refusal::Missing, Refusal::BodyHashMismatch].map(Error::Signature));
     let (received, current) = (1_767_225_600, 1_767_226_200);
     let late = Refusal::OutsideTolerance { received, current, diff: current - received, signature_valid: true };
     errors.push(Error::Signature(late));
-    errors.push(Error::ClockInDoubt(Doubt::NeverCompared));
-    errors.push(Error::InvalidPayload(InvalidPayload::Json(JsonError::NotUtf8)));
-    errors.push(Error::InvalidPayload(InvalidPayload::LargeBatch("/events".to_owned())));
+    errors.push(Error::ClockInDoubt(ClockDoubt::NeverCompared));
+    errors.push(Error::InvalidPayload(IdentifyError::Json(JsonError::NotUtf8)));
+    errors.push(Error::InvalidPayload(IdentifyError::LargeBatch("/events".to_owned())));
     errors.extend(queueing());
     errors.push(Error::DeadLettersFull);
     errors.extend(busy());

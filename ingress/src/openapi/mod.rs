@@ -7,7 +7,7 @@
 mod errors;
 mod ops;
 mod outbound;
-mod parts;
+mod builders;
 mod platforms;
 pub(crate) mod results;
 mod sessions;
@@ -26,12 +26,12 @@ use utoipa::openapi::{
     Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Paths,
 };
 
-use crate::error::{Body as ErrorBody, Error};
-use crate::handlers::Body as Queued;
-use crate::handlers::awaited::{Done, Failed};
+use crate::error::{ErrorResponse, Error};
+use crate::handlers::QueuedResponse;
+use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse};
 use crate::handlers::stats::{Metrics, Stats};
 use crate::pipeline::handshake::TokenProof;
-use parts::Described;
+use builders::RouteDoc;
 
 const ABOUT: &str = "Webhooks from streaming and media platforms, received once, kept safely, applied exactly once.
 
@@ -66,7 +66,7 @@ fn document() -> OpenApi {
         .build()
 }
 
-fn described() -> impl Iterator<Item = Described> {
+fn described() -> impl Iterator<Item = RouteDoc> {
     [webhooks::routes, platforms::routes, sessions::routes, outbound::routes, statistics::routes, ops::routes]
         .into_iter()
         .flat_map(|of| of())
@@ -74,7 +74,7 @@ fn described() -> impl Iterator<Item = Described> {
 
 fn paths() -> Paths {
     let mut paths = Paths::new();
-    for (path, item) in described().map(Described::item) {
+    for (path, item) in described().map(RouteDoc::item) {
         let known: &mut PathItem = paths.paths.entry(path.to_owned()).or_default();
         known.merge_operations(item);
     }
@@ -93,27 +93,27 @@ fn components() -> Components {
          hex. Mux has `Mux-Signature`, LiveKit `Authorization`, Twitch `Twitch-Eventsub-Message-Signature`, …",
     );
     outbound::schemas(platforms::schemas(ComponentsBuilder::new()))
-        .schema_from::<ErrorBody<'_>>()
-        .schema_from::<Queued<'_>>()
+        .schema_from::<ErrorResponse<'_>>()
+        .schema_from::<QueuedResponse<'_>>()
         .schema_from::<TokenProof>()
-        .schema_from::<Done<'_>>()
-        .schema_from::<Failed<'_>>()
-        .schema_from::<results::Results>()
-        .schema_from::<results::Facts>()
-        .schema_from::<results::Action>()
-        .schema_from::<results::Warning>()
-        .schema_from::<results::Reason>()
-        .schema_from::<results::Found>()
-        .schema_from::<results::State>()
+        .schema_from::<ProcessedResponse<'_>>()
+        .schema_from::<ProcessingErrorResponse<'_>>()
+        .schema_from::<results::EventResultsDoc>()
+        .schema_from::<results::ProcessingResultDoc>()
+        .schema_from::<results::ActionDoc>()
+        .schema_from::<results::ColumnWarningDoc>()
+        .schema_from::<results::ColumnWarningReasonDoc>()
+        .schema_from::<results::EventStateDoc>()
+        .schema_from::<results::StateDoc>()
         .schema_from::<Metrics>()
         .schema_from::<Stats>()
-        .schema_from::<sessions::Announced>()
-        .schema_from::<sessions::Status>()
-        .schema_from::<ops::Row>()
+        .schema_from::<sessions::AnnouncementRequest>()
+        .schema_from::<sessions::SessionStatusDoc>()
+        .schema_from::<ops::SessionDoc>()
         .response("NoSuchRoute", errors::answer(&[Error::NotFound]))
         .response("NoSuchMethod", errors::answer(&[Error::MethodNotAllowed { allow: "GET" }]))
-        .security_scheme(parts::ADMIN, SecurityScheme::Http(token))
-        .security_scheme(parts::SIGNATURE, SecurityScheme::ApiKey(ApiKey::Header(signature)))
+        .security_scheme(builders::ADMIN, SecurityScheme::Http(token))
+        .security_scheme(builders::SIGNATURE, SecurityScheme::ApiKey(ApiKey::Header(signature)))
         .build()
 }
 

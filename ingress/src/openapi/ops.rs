@@ -6,8 +6,8 @@ use utoipa::openapi::ResponseBuilder;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
 use utoipa::openapi::server::{Server, ServerBuilder, ServerVariableBuilder};
 
-use super::errors::{self, Refusing};
-use super::parts::{Described, admin, in_path, json, operation, schema, string, text};
+use super::errors::{self, DocumentErrors};
+use super::builders::{RouteDoc, admin, in_path, json, operation, schema, string, text};
 use super::results;
 use super::sessions::{self, room};
 use crate::error::Error;
@@ -22,14 +22,14 @@ const EVENT: &str = "/api/v1/webhooks/{platform}/events/{event_id}";
 #[allow(dead_code, reason = "describes what a database writes")]
 #[derive(ToSchema)]
 #[schema(as = Session)]
-pub(super) struct Row {
+pub(super) struct SessionDoc {
     /// The room.
     #[schema(required)]
     room_id: String,
     /// Whose session it is; `sessions` where an application announced it.
     platform: String,
     /// What it is now.
-    status: sessions::Status,
+    status: sessions::SessionStatusDoc,
     /// The live stream's id at the provider.
     #[schema(required)]
     live_stream_id: Option<String>,
@@ -84,7 +84,7 @@ pub(super) struct Row {
 }
 
 /// The routes.
-pub(super) fn routes() -> Vec<Described> {
+pub(super) fn routes() -> Vec<RouteDoc> {
     let live = operation(TAG, "live", "Whether the process runs", "Depends on nothing outside the process.")
         .servers(Some([ingress(), worker()]))
         .response("200", text("It runs", "live\n"));
@@ -107,8 +107,8 @@ pub(super) fn routes() -> Vec<Described> {
         .servers(Some([worker()]))
         .security(admin())
         .parameter(room())
-        .response("200", json("The row", schema::<Row>(), example()))
-        .refusing(&errors);
+        .response("200", json("The row", schema::<SessionDoc>(), example()))
+        .with_errors(&errors);
     let event = operation(
         "webhooks",
         "getEvent",
@@ -123,20 +123,20 @@ pub(super) fn routes() -> Vec<Described> {
         "200",
         json(
             "Where it is, and what it did",
-            schema::<results::Found>(),
+            schema::<results::EventStateDoc>(),
             json!({"state": "processed", "results": results::example()}),
         ),
     )
-    .refusing(&errors);
+    .with_errors(&errors);
     vec![
-        Described::new(EVENT, HttpMethod::Get, event),
-        Described::new("/live", HttpMethod::Get, live),
-        Described::new("/live", HttpMethod::Head, probe("probeLive", false)),
-        Described::new("/ready", HttpMethod::Get, ready),
-        Described::new("/ready", HttpMethod::Head, probe("probeReady", true)),
-        Described::new("/metrics", HttpMethod::Get, metrics),
-        Described::new("/metrics", HttpMethod::Head, probe("probeMetrics", false)),
-        Described::new(SESSION, HttpMethod::Get, session),
+        RouteDoc::new(EVENT, HttpMethod::Get, event),
+        RouteDoc::new("/live", HttpMethod::Get, live),
+        RouteDoc::new("/live", HttpMethod::Head, probe("probeLive", false)),
+        RouteDoc::new("/ready", HttpMethod::Get, ready),
+        RouteDoc::new("/ready", HttpMethod::Head, probe("probeReady", true)),
+        RouteDoc::new("/metrics", HttpMethod::Get, metrics),
+        RouteDoc::new("/metrics", HttpMethod::Head, probe("probeMetrics", false)),
+        RouteDoc::new(SESSION, HttpMethod::Get, session),
     ]
 }
 

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
 use utoipa::openapi::{ComponentsBuilder, Required};
 
-use super::errors::{self, Refusing};
-use super::parts::{Described, admin, body, content, in_path, json, operation, schema, string};
+use super::errors::{self, DocumentErrors};
+use super::builders::{RouteDoc, admin, body, content, in_path, json, operation, schema, string};
 use crate::error::Error;
 use crate::handlers::outbound::{
-    Delivery, HOLD_FORM, Hold, MAX_BODY, Overflow, Parked, Shown, Status, Test, TestResult, Tested, Trigger,
-    Triggered,
+    TriggeredDelivery, CHANGE_FORM, DestinationChange, MAX_BODY, OverflowSummary, ParkedQueue, DestinationStatus, DestinationList, DestinationTestRequest, DestinationTestResult, DestinationTestResponse, TriggerRequest,
+    TriggerResponse,
 };
 use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
 
@@ -28,37 +28,37 @@ const ABOUT_HOLD: &str = "Deliveries of a paused destination are kept, and sent 
 /// The schemas that the routes refer to.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     components
-        .schema_from::<Test>()
-        .schema_from::<Tested>()
-        .schema_from::<Trigger>()
-        .schema_from::<Triggered>()
-        .schema_from::<Status>()
-        .schema_from::<TestResult>()
-        .schema_from::<Delivery>()
-        .schema_from::<Shown>()
-        .schema_from::<Overflow>()
-        .schema_from::<Parked>()
-        .schema_from::<Hold>()
+        .schema_from::<DestinationTestRequest>()
+        .schema_from::<DestinationTestResponse>()
+        .schema_from::<TriggerRequest>()
+        .schema_from::<TriggerResponse>()
+        .schema_from::<DestinationList>()
+        .schema_from::<DestinationTestResult>()
+        .schema_from::<TriggeredDelivery>()
+        .schema_from::<DestinationStatus>()
+        .schema_from::<OverflowSummary>()
+        .schema_from::<ParkedQueue>()
+        .schema_from::<DestinationChange>()
 }
 
 /// The routes.
-pub(super) fn routes() -> Vec<Described> {
+pub(super) fn routes() -> Vec<RouteDoc> {
     let test = route("testDestination", "Try a destination's URL", ABOUT_TEST)
         .request_body(Some(body(
             "Where to",
-            content(schema::<Test>(), json!({"url": "https://your-app.example/webhooks"})),
+            content(schema::<DestinationTestRequest>(), json!({"url": "https://your-app.example/webhooks"})),
             Required::True,
         )))
-        .response("200", json("It was tried", schema::<Tested>(), tested()))
-        .refusing(&refusals([errors::invalid("url: must be an http:// or https:// URL with a host")]));
+        .response("200", json("It was tried", schema::<DestinationTestResponse>(), tested()))
+        .with_errors(&refusals([errors::invalid("url: must be an http:// or https:// URL with a host")]));
     let trigger = route("triggerEvent", "Send an event by hand", ABOUT_TRIGGER)
         .request_body(Some(body(
             "The event",
-            content(schema::<Trigger>(), json!({"event": "job.completed", "data": {"job_id": "test_job_123"}})),
+            content(schema::<TriggerRequest>(), json!({"event": "job.completed", "data": {"job_id": "test_job_123"}})),
             Required::True,
         )))
-        .response("202", json("It is up for delivery", schema::<Triggered>(), triggered()))
-        .refusing(&refusals([
+        .response("202", json("It is up for delivery", schema::<TriggerResponse>(), triggered()))
+        .with_errors(&refusals([
             errors::invalid("body: must be {\"event\": \"job.completed\", \"data\": {…}}"),
             Error::ResultUnknown(None),
         ]));
@@ -67,30 +67,30 @@ pub(super) fn routes() -> Vec<Described> {
             "200",
             json(
                 "All destinations",
-                schema::<Status>(),
+                schema::<DestinationList>(),
                 json!({"destinations": [shown()],
             "parked": [parked()]}),
             ),
         )
-        .refusing(&refusals([]));
+        .with_errors(&refusals([]));
     let hold = route("changeDestination", "Pause or resume a destination", ABOUT_HOLD)
         .parameter(in_path("name", "The destination's name", string().examples(["webhook_1"])))
         .request_body(Some(body(
             "What is to change",
-            content(schema::<Hold>(), json!({"paused": true})),
+            content(schema::<DestinationChange>(), json!({"paused": true})),
             Required::True,
         )))
-        .response("200", json("Changed", schema::<Shown>(), shown()))
-        .refusing(&refusals([
-            errors::invalid(&format!("body: must be {HOLD_FORM}")),
+        .response("200", json("Changed", schema::<DestinationStatus>(), shown()))
+        .with_errors(&refusals([
+            errors::invalid(&format!("body: must be {CHANGE_FORM}")),
             Error::NotFound,
             Error::ResultUnknown(None),
         ]));
     vec![
-        Described::new(TEST, HttpMethod::Post, test),
-        Described::new(TRIGGER, HttpMethod::Post, trigger),
-        Described::new(STATUS, HttpMethod::Get, status),
-        Described::new(DESTINATION, HttpMethod::Patch, hold),
+        RouteDoc::new(TEST, HttpMethod::Post, test),
+        RouteDoc::new(TRIGGER, HttpMethod::Post, trigger),
+        RouteDoc::new(STATUS, HttpMethod::Get, status),
+        RouteDoc::new(DESTINATION, HttpMethod::Patch, hold),
     ]
 }
 
@@ -100,9 +100,9 @@ fn route(id: &str, summary: &str, description: &str) -> OperationBuilder {
 
 fn refusals<const N: usize>(more: [Error; N]) -> Vec<Error> {
     let mut errors = errors::admin();
-    errors.extend(errors::reading());
+    errors.extend(errors::reading_body());
     errors.push(Error::PayloadTooLarge { limit: MAX_BODY });
-    errors.extend(errors::asking());
+    errors.extend(errors::reading_redis());
     errors.extend(more);
     errors
 }

@@ -7,10 +7,10 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema};
 use utoipa::openapi::{ComponentsBuilder, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::errors::{self, Refusing};
-use super::parts::{Described, admin, body, content, in_path, json, operation, schema, string};
+use super::errors::{self, DocumentErrors};
+use super::builders::{RouteDoc, admin, body, content, in_path, json, operation, schema, string};
 use crate::error::Error;
-use crate::handlers::platforms::{Change, Defined, Platforms, Registered, Terms, Valid};
+use crate::handlers::platforms::{PlatformChange, PlatformView, PlatformListResponse, RegistrationView, PlatformSettings, KeyValidity};
 use crate::routes::{PLATFORM, PLATFORMS, REGISTER};
 
 const TAG: &str = "platforms";
@@ -32,7 +32,7 @@ const ABOUT_REMOVE: &str = "Only a registered one. Its webhooks are refused with
 #[allow(dead_code, reason = "describes what is read member by member")]
 #[derive(ToSchema)]
 #[schema(as = Registration)]
-pub(super) struct Asked {
+pub(super) struct RegistrationRequestDoc {
     /// Its name.
     #[schema(pattern = "^[a-z0-9][a-z0-9_-]{0,63}$")]
     platform: String,
@@ -59,16 +59,16 @@ pub(super) struct Asked {
 /// The schemas that the routes refer to.
 pub(super) fn schemas(components: ComponentsBuilder) -> ComponentsBuilder {
     components
-        .schema(Asked::name(), asked())
-        .schema_from::<Change>()
-        .schema_from::<Platforms>()
-        .schema(Defined::name(), defined())
-        .schema_from::<Valid>()
+        .schema(RegistrationRequestDoc::name(), asked())
+        .schema_from::<PlatformChange>()
+        .schema_from::<PlatformListResponse>()
+        .schema(PlatformView::name(), defined())
+        .schema_from::<KeyValidity>()
 }
 
 /// A registration, which may have the members of a definition, too.
 fn asked() -> RefOr<Schema> {
-    let mut schema = Asked::schema();
+    let mut schema = RegistrationRequestDoc::schema();
     if let RefOr::T(Schema::Object(object)) = &mut schema {
         object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(true)));
     }
@@ -78,7 +78,7 @@ fn asked() -> RefOr<Schema> {
 /// A platform with the members that are written beside its own, each of which may be absent.
 fn defined() -> Schema {
     let mut all = ObjectBuilder::new().description(Some("One platform.")).build();
-    for part in [Defined::schema(), Terms::schema(), Registered::schema()] {
+    for part in [PlatformView::schema(), PlatformSettings::schema(), RegistrationView::schema()] {
         let own = |part: RefOr<Schema>| match part {
             RefOr::T(Schema::Object(object)) => Some(object),
             _ => None,
@@ -99,48 +99,48 @@ fn defined() -> Schema {
 }
 
 /// The routes.
-pub(super) fn routes() -> Vec<Described> {
+pub(super) fn routes() -> Vec<RouteDoc> {
     let asked = json!({"platform": "acme", "secret": "a-secret-of-acme", "rate_limit": 600,
         "event": {"type": "/kind", "time": "/at", "session": "/room"},
         "effects": {"stream.up": {"effect": "session.status", "status": "live"}}});
     let register = change("registerPlatform", "Register a platform, or update it", ABOUT_REGISTER)
-        .request_body(Some(body("The platform", content(schema::<Asked>(), asked), Required::True)))
-        .response("201", json("Registered", schema::<Defined>(), registered("active")))
-        .refusing(&refusals([
+        .request_body(Some(body("The platform", content(schema::<RegistrationRequestDoc>(), asked), Required::True)))
+        .response("201", json("Registered", schema::<PlatformView>(), registered("active")))
+        .with_errors(&refusals([
             errors::invalid("rate_limit: must be 1 to 60000000"),
             Error::Conflict("Platform cannot be registered: acme is defined in PLATFORMS_FILE".to_owned()),
             Error::CannotRegister,
             Error::ResultUnknown(None),
         ]));
     let list = change("listPlatforms", "What is defined, and from where", ABOUT_LIST)
-        .response("200", json("All platforms", schema::<Platforms>(), json!({"platforms": [registered("active")]})))
-        .refusing(&refusals([]));
+        .response("200", json("All platforms", schema::<PlatformListResponse>(), json!({"platforms": [registered("active")]})))
+        .with_errors(&refusals([]));
     let pause = change("changePlatform", "Pause or resume a platform", ABOUT_PAUSE)
         .parameter(named())
         .request_body(Some(body(
             "What is to change",
-            content(schema::<Change>(), json!({"paused": true})),
+            content(schema::<PlatformChange>(), json!({"paused": true})),
             Required::True,
         )))
-        .response("200", json("Changed", schema::<Defined>(), registered("active")))
-        .refusing(&refusals([
+        .response("200", json("Changed", schema::<PlatformView>(), registered("active")))
+        .with_errors(&refusals([
             errors::invalid("body: must be {\"paused\": true} or {\"paused\": false}"),
             Error::NotFound,
             Error::ResultUnknown(None),
         ]));
     let remove = change("removePlatform", "Remove a registered platform", ABOUT_REMOVE)
         .parameter(named())
-        .response("202", json("It is being removed", schema::<Defined>(), registered("draining")))
-        .refusing(&refusals([
+        .response("202", json("It is being removed", schema::<PlatformView>(), registered("draining")))
+        .with_errors(&refusals([
             Error::NotFound,
             Error::Conflict("Platform mux is not registered, but bundled".to_owned()),
             Error::ResultUnknown(None),
         ]));
     vec![
-        Described::new(REGISTER, HttpMethod::Post, register),
-        Described::new(PLATFORMS, HttpMethod::Get, list),
-        Described::new(PLATFORM, HttpMethod::Patch, pause),
-        Described::new(PLATFORM, HttpMethod::Delete, remove),
+        RouteDoc::new(REGISTER, HttpMethod::Post, register),
+        RouteDoc::new(PLATFORMS, HttpMethod::Get, list),
+        RouteDoc::new(PLATFORM, HttpMethod::Patch, pause),
+        RouteDoc::new(PLATFORM, HttpMethod::Delete, remove),
     ]
 }
 
@@ -151,9 +151,9 @@ fn change(id: &str, summary: &str, description: &str) -> OperationBuilder {
 /// What each of them may refuse, and `more`.
 fn refusals<const N: usize>(more: [Error; N]) -> Vec<Error> {
     let mut errors = errors::admin();
-    errors.extend(errors::reading());
+    errors.extend(errors::reading_body());
     errors.push(Error::PayloadTooLarge { limit: MAX_REQUEST_BYTES });
-    errors.extend(errors::asking());
+    errors.extend(errors::reading_redis());
     errors.extend(more);
     errors
 }

@@ -3,12 +3,12 @@
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::sessions::Status;
+use super::sessions::SessionStatusDoc;
 
 /// What an event did. What does not apply is null.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
-pub(crate) struct Results {
+#[schema(as = Results)] pub(crate) struct EventResultsDoc {
     /// The event's id.
     event_id: String,
     /// Its type.
@@ -16,35 +16,35 @@ pub(crate) struct Results {
     /// True.
     processed: bool,
     /// What it came to.
-    action: Action,
+    action: ActionDoc,
     /// The session's room.
     #[schema(required)]
     room_id: Option<String>,
     /// What the session was before.
     #[schema(required)]
-    old_status: Option<Status>,
+    old_status: Option<SessionStatusDoc>,
     /// What it is now.
     #[schema(required)]
-    new_status: Option<Status>,
+    new_status: Option<SessionStatusDoc>,
     /// The live stream's id.
     #[schema(required)]
     live_stream_id: Option<String>,
     /// Six of these once more, for those who look here.
-    processing_result: Facts,
+    processing_result: ProcessingResultDoc,
     /// Columns that the event did not set as sent. Left out when there are none.
     #[schema(max_items = 32)]
-    warnings: Option<Vec<Warning>>,
+    warnings: Option<Vec<ColumnWarningDoc>>,
 }
 
 /// A column that was left alone, or stored with U+FFFD in place of what databases refuse.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarning)]
-pub(super) struct Warning {
+pub(super) struct ColumnWarningDoc {
     /// The column; of a session's `data`, with the member: `data.change`.
     column: String,
     /// The reason.
-    reason: Reason,
+    reason: ColumnWarningReasonDoc,
 }
 
 /// Reason for which a value is not stored as sent: another type; negative or too large; not a time;
@@ -53,7 +53,7 @@ pub(super) struct Warning {
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = ColumnWarningReason, rename_all = "snake_case")]
-pub(super) enum Reason {
+pub(super) enum ColumnWarningReasonDoc {
     WrongType,
     OutOfRange,
     UnreadableTime,
@@ -69,20 +69,20 @@ pub(super) enum Reason {
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = ProcessingResult)]
-pub(super) struct Facts {
+pub(super) struct ProcessingResultDoc {
     /// True.
     processed: bool,
     /// What it came to.
-    action: Action,
+    action: ActionDoc,
     /// The session's room.
     #[schema(required)]
     room_id: Option<String>,
     /// What the session was before.
     #[schema(required)]
-    old_status: Option<Status>,
+    old_status: Option<SessionStatusDoc>,
     /// What it is now.
     #[schema(required)]
-    new_status: Option<Status>,
+    new_status: Option<SessionStatusDoc>,
     /// The live stream's id.
     #[schema(required)]
     live_stream_id: Option<String>,
@@ -92,8 +92,8 @@ pub(super) struct Facts {
 /// table or column group changed; it was written into the ledger only.
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub(super) enum Action {
+#[schema(as = Action, rename_all = "snake_case")]
+pub(super) enum ActionDoc {
     StatusUpdated,
     StatusUnchanged,
     StaleIgnored,
@@ -105,11 +105,11 @@ pub(super) enum Action {
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
 #[schema(as = EventState)]
-pub(super) struct Found {
+pub(super) struct EventStateDoc {
     /// Where it is.
-    state: State,
+    state: StateDoc,
     /// What it did, once it is processed.
-    results: Option<Results>,
+    results: Option<EventResultsDoc>,
     /// Its id among the dead letters, where it is one.
     dead_letter_id: Option<String>,
 }
@@ -118,7 +118,7 @@ pub(super) struct Found {
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = State, rename_all = "lowercase")]
-pub(super) enum State {
+pub(super) enum StateDoc {
     Processed,
     Pending,
     Retrying,

@@ -5,11 +5,11 @@ use utoipa::ToSchema;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{HttpMethod, Parameter};
 
-use super::errors::{self, Refusing};
-use super::parts::{
-    Described, admin, body, content, in_header, in_path, json, narrowed, operation, schema, string,
+use super::errors::{self, DocumentErrors};
+use super::builders::{
+    RouteDoc, admin, body, content, in_header, in_path, json, narrowed, operation, schema, string,
 };
-use crate::handlers::Body as Queued;
+use crate::handlers::QueuedResponse;
 use crate::handlers::sessions::MAX_ID_BYTES;
 use crate::routes::SESSION;
 
@@ -27,7 +27,7 @@ const ANNOUNCE: &str = "What is announced goes the way of every event, through t
 #[derive(ToSchema)]
 #[schema(as = Announcement)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Announced {
+pub(super) struct AnnouncementRequest {
     /// The live stream's id at the provider, 1 to 256 bytes without control characters.
     #[schema(
         min_length = 1,
@@ -37,7 +37,7 @@ pub(super) struct Announced {
     )]
     live_stream_id: Option<String>,
     /// What the session is now.
-    status: Option<Status>,
+    status: Option<SessionStatusDoc>,
     /// Whatever the application keeps with a session.
     #[schema(value_type = Option<Object>)]
     config: Option<()>,
@@ -47,7 +47,7 @@ pub(super) struct Announced {
 #[allow(dead_code, reason = "describes text")]
 #[derive(ToSchema)]
 #[schema(as = SessionStatus, rename_all = "lowercase")]
-pub(super) enum Status {
+pub(super) enum SessionStatusDoc {
     Ready,
     Live,
     Idle,
@@ -57,13 +57,13 @@ pub(super) enum Status {
 }
 
 /// The route of announcements.
-pub(super) fn routes() -> Vec<Described> {
+pub(super) fn routes() -> Vec<RouteDoc> {
     let mut errors = errors::admin();
-    errors.extend(errors::reading());
+    errors.extend(errors::reading_body());
     errors.extend(errors::queueing());
     errors.push(errors::invalid("/status: must be one of ready, live, idle, ended, stopped, error"));
     let announced = content(
-        schema::<Announced>(),
+        schema::<AnnouncementRequest>(),
         json!({"live_stream_id": "ls-1", "status": "ready", "config": {"egress": {"live_stream_id": "ls-2"}}}),
     );
     let key =
@@ -77,7 +77,7 @@ pub(super) fn routes() -> Vec<Described> {
             "202",
             json(
                 "Queued",
-                narrowed::<Queued<'_>>("status", &["accepted"]),
+                narrowed::<QueuedResponse<'_>>("status", &["accepted"]),
                 json!({"event_id": "0b0e6e63-…", "status": "accepted"}),
             ),
         )
@@ -85,12 +85,12 @@ pub(super) fn routes() -> Vec<Described> {
             "200",
             json(
                 "Announced before with this `Idempotency-Key`",
-                narrowed::<Queued<'_>>("status", &["duplicate"]),
+                narrowed::<QueuedResponse<'_>>("status", &["duplicate"]),
                 json!({"event_id": "5f1c…", "status": "duplicate"}),
             ),
         )
-        .refusing(&errors);
-    vec![Described::new(SESSION, HttpMethod::Put, announce)]
+        .with_errors(&errors);
+    vec![RouteDoc::new(SESSION, HttpMethod::Put, announce)]
 }
 
 /// The room.

@@ -4,8 +4,8 @@ use serde_json::json;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
 use utoipa::openapi::schema::ObjectBuilder;
 
-use super::errors::{self, Refusing};
-use super::parts::{Described, admin, json, operation, schema};
+use super::errors::{self, DocumentErrors};
+use super::builders::{RouteDoc, admin, json, operation, schema};
 use crate::handlers::stats::{Metrics, Stats};
 use crate::routes::{METRICS, OPENAPI, STATS};
 
@@ -18,7 +18,7 @@ const NOTE: &str = "Numbers of the whole system, whichever replica is asked, sin
 const SPELLINGS: [&str; METRICS.len()] = ["getMetrics", "getMetricsShort"];
 
 /// The routes.
-pub(super) fn routes() -> Vec<Described> {
+pub(super) fn routes() -> Vec<RouteDoc> {
     let metrics = METRICS.into_iter().zip(SPELLINGS).map(|(path, id)| {
         let answer = json(
             "The numbers",
@@ -26,7 +26,7 @@ pub(super) fn routes() -> Vec<Described> {
             json!({"received": 1000, "processed": 950, "failed": 30, "duplicates": 20, "rate_limited": 10,
                 "success_rate": 95.0, "failure_rate": 3.0}),
         );
-        Described::new(path, HttpMethod::Get, numbers(id, "What became of webhooks").response("200", answer))
+        RouteDoc::new(path, HttpMethod::Get, numbers(id, "What became of webhooks").response("200", answer))
     });
     let answer = json(
         "The numbers",
@@ -37,12 +37,12 @@ pub(super) fn routes() -> Vec<Described> {
     let own = operation(TAG, "getDescription", "This description", "OpenAPI 3.1; needs no token.")
         .response("200", json("This document", ObjectBuilder::new(), json!({"openapi": "3.1.0"})));
     metrics
-        .chain([Described::new(STATS, HttpMethod::Get, stats), Described::new(OPENAPI, HttpMethod::Get, own)])
+        .chain([RouteDoc::new(STATS, HttpMethod::Get, stats), RouteDoc::new(OPENAPI, HttpMethod::Get, own)])
         .collect()
 }
 
 fn numbers(id: &str, summary: &str) -> OperationBuilder {
     let mut errors = errors::admin();
-    errors.extend(errors::asking());
-    operation(TAG, id, summary, NOTE).security(admin()).refusing(&errors)
+    errors.extend(errors::reading_redis());
+    operation(TAG, id, summary, NOTE).security(admin()).with_errors(&errors)
 }

@@ -7,7 +7,7 @@ use actix_web::test::{TestRequest, call_service, init_service};
 use serde_json::Value;
 
 use super::*;
-use crate::testing::Fixture;
+use crate::testing::TestIngress;
 
 const METHODS: [&str; 7] = ["get", "head", "options", "post", "put", "patch", "delete"];
 
@@ -48,11 +48,11 @@ fn refusals(document: &Value) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn every_error_is_described() {
+fn openapi_describes_every_error() {
     let described = refusals(&json());
     let mut seen = BTreeSet::new();
     for (error, ..) in crate::error::tests::table() {
-        let shown = error.shown();
+        let shown = error.rendered();
         let expected = (shown.head.status().as_u16().to_string(), shown.errcode.to_owned());
         assert!(described.contains(&expected), "{error:?}: {expected:?} is not described");
         seen.insert(expected);
@@ -67,8 +67,8 @@ fn every_error_is_described() {
 }
 
 #[actix_web::test]
-async fn the_routes_that_actix_knows_are_those_that_are_described() {
-    let app = App::new().app_data(Fixture::new().ingress).configure(crate::routes::table);
+async fn openapi_routes_are_those_of_the_router() {
+    let app = App::new().app_data(TestIngress::new().ingress).configure(crate::routes::configure);
     let response = call_service(&init_service(app).await, TestRequest::with_uri("/").to_request()).await;
     // The map has no other way of listing what it holds.
     let map = format!("{:?}", response.request().resource_map());
@@ -85,7 +85,7 @@ async fn the_routes_that_actix_knows_are_those_that_are_described() {
 }
 
 #[test]
-fn operations_have_names_of_their_own_and_references_lead_somewhere() {
+fn operation_ids_are_unique_and_references_resolve() {
     let document = json();
     let operations = operations(&document);
     let names: BTreeSet<_> = operations.iter().map(|(_, _, operation)| operation["operationId"].as_str()).collect();

@@ -8,17 +8,17 @@ use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, SchemaType};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, ContentBuilder, Required, ResponseBuilder};
 
-use super::errors::{self, Refusing, answer};
-use super::parts::{
-    Described, JSON, SIGNATURE, TEXT, body, content, in_header, in_path, in_query, json, narrowed, operation,
+use super::errors::{self, DocumentErrors, answer};
+use super::builders::{
+    RouteDoc, JSON, SIGNATURE, TEXT, body, content, in_header, in_path, in_query, json, narrowed, operation,
     schema, string, text,
 };
 use super::results;
 use crate::error::Error;
-use crate::handlers::Body as Queued;
-use crate::handlers::awaited::{Done, Failed};
+use crate::handlers::QueuedResponse;
+use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse};
 use crate::handlers::fallback::WEBHOOK_METHODS;
-use crate::handlers::handshake::{DASHBOARD, HUB};
+use crate::handlers::handshake::{DASHBOARD_FORM, HUB_FORM};
 use crate::pipeline::handshake::TokenProof;
 use crate::routes::WEBHOOKS;
 
@@ -48,15 +48,15 @@ const OPTIONS: &str = "Lists the methods. A CloudEvents sender that asks with `W
     for; each of its events is verified all the same.";
 
 /// The routes.
-pub(super) fn routes() -> Vec<Described> {
+pub(super) fn routes() -> Vec<RouteDoc> {
     let spelled = WEBHOOKS.into_iter().zip(SPELLINGS);
     spelled
         .flat_map(|(path, spelling)| {
             [
-                Described::new(path, HttpMethod::Post, receive(&format!("receiveWebhook{spelling}"))),
-                Described::new(path, HttpMethod::Get, confirm(&format!("confirmSubscription{spelling}"))),
-                Described::new(path, HttpMethod::Head, probe(&format!("probeWebhook{spelling}"))),
-                Described::new(path, HttpMethod::Options, options(&format!("listWebhookMethods{spelling}"))),
+                RouteDoc::new(path, HttpMethod::Post, receive(&format!("receiveWebhook{spelling}"))),
+                RouteDoc::new(path, HttpMethod::Get, confirm(&format!("confirmSubscription{spelling}"))),
+                RouteDoc::new(path, HttpMethod::Head, probe(&format!("probeWebhook{spelling}"))),
+                RouteDoc::new(path, HttpMethod::Options, options(&format!("listWebhookMethods{spelling}"))),
             ]
         })
         .collect()
@@ -65,7 +65,7 @@ pub(super) fn routes() -> Vec<Described> {
 fn receive(id: &str) -> OperationBuilder {
     let errors = errors::webhook();
     let busy = errors::busy();
-    let unavailable = errors.iter().filter(|error| error.shown().head.status() == 503).chain(&busy);
+    let unavailable = errors.iter().filter(|error| error.rendered().head.status() == 503).chain(&busy);
     operation(TAG, id, "Receive a webhook", RECEIVE)
         .security(SecurityRequirement::new(SIGNATURE, [""; 0]))
         .parameter(platform())
@@ -88,18 +88,18 @@ fn receive(id: &str) -> OperationBuilder {
             "The end of a subscription was noted (Twitch); or queued, where the definition says `ack_status = 204`",
         ))
         .response("2XX", accepted("Queued, with the `ack_status` of the platform's definition"))
-        .refusing(&errors)
+        .with_errors(&errors)
         .response("503", answer(unavailable))
         .response("5XX", answer(&busy))
 }
 
 fn confirm(id: &str) -> OperationBuilder {
     let mut errors = errors::platform();
-    errors.extend(errors::asking());
+    errors.extend(errors::reading_redis());
     errors.extend([
         Error::Busy,
-        errors::invalid(HUB),
-        errors::invalid(DASHBOARD),
+        errors::invalid(HUB_FORM),
+        errors::invalid(DASHBOARD_FORM),
         errors::unknown(),
         Error::SubscriptionRefused,
         Error::MethodNotAllowed { allow: WEBHOOK_METHODS },
@@ -113,7 +113,7 @@ fn confirm(id: &str) -> OperationBuilder {
         .parameter(optional("hub.challenge", "What is to be sent back; demanded unless the mode is `denied`"))
         .response("200", text("Confirmed: the challenge, as it came", "a-challenge"))
         .response("204", ResponseBuilder::new().description("`denied` was noted"))
-        .refusing(&errors)
+        .with_errors(&errors)
 }
 
 fn platform() -> Parameter {
@@ -138,7 +138,7 @@ fn probe(id: &str) -> OperationBuilder {
 
 fn options(id: &str) -> OperationBuilder {
     let mut errors = errors::platform();
-    errors.extend(errors::asking());
+    errors.extend(errors::reading_redis());
     errors.extend([Error::Busy, errors::invalid("A probe has no body"), errors::unknown()]);
     let header = |description: &str, example: &str| {
         let header = HeaderBuilder::new().schema(Some(string())).description(Some(description));
@@ -156,7 +156,7 @@ fn options(id: &str) -> OperationBuilder {
         .parameter(in_header("WebHook-Request-Rate", "Requests a minute that it asks for", string()))
         .response("200", granted)
         .response("204", ResponseBuilder::new().description("Only the methods").header("Allow", allow()))
-        .refusing(&errors)
+        .with_errors(&errors)
 }
 
 fn event() -> Content {
@@ -168,16 +168,16 @@ fn event() -> Content {
 
 fn accepted(description: &str) -> ResponseBuilder {
     let example = json!({"event_id": "evt-1", "status": "accepted"});
-    json(description, narrowed::<Queued<'_>>("status", &["accepted"]), example)
+    json(description, narrowed::<QueuedResponse<'_>>("status", &["accepted"]), example)
 }
 
 /// 200 has several meanings, which its body tells apart.
 fn settled() -> ResponseBuilder {
     let bodies = AnyOfBuilder::new()
-        .item(schema::<Queued<'_>>())
+        .item(schema::<QueuedResponse<'_>>())
         .item(schema::<TokenProof>())
-        .item(schema::<Done<'_>>())
-        .item(schema::<Failed<'_>>());
+        .item(schema::<ProcessedResponse<'_>>())
+        .item(schema::<ProcessingErrorResponse<'_>>());
     let applied = HeaderBuilder::new()
         .schema(Some(string().pattern(Some("^wait=[0-9]+$"))))
         .description(Some("The preference that was met, where the answer is what became of the event"))

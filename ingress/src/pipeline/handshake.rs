@@ -26,13 +26,13 @@ const MAX_OPEN_CHALLENGE: usize = 32;
 
 /// What a provider is told.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub(crate) enum HandshakeReply {
     /// This text, as it came.
     Text(String),
     /// A token and its proof.
     Zoom(TokenProof),
     /// That it was heard.
-    Noted,
+    Acknowledged,
 }
 
 /// Zoom's answer.
@@ -47,14 +47,14 @@ pub(crate) struct TokenProof {
 
 /// The answer to the question that a genuine request asks; `None`: it asks none. `now` is when it was verified, `body`
 /// what its signed bytes stand for.
-pub(crate) fn asked(
+pub(crate) fn answer_challenge(
     platform: &Platform,
     keys: &Keys,
     headers: &dyn Headers,
     verified: &Verified<'_>,
     body: &Bytes,
     now: Millis,
-) -> Option<Reply> {
+) -> Option<HandshakeReply> {
     let handshake = platform.handshake.as_ref()?;
     // What is no JSON is no question; why, is said where events are read.
     let text = json::text(body);
@@ -67,7 +67,7 @@ pub(crate) fn asked(
         Handshake::Echo => echo(document.root()),
         Handshake::WebSub { .. } | Handshake::Meta { .. } => None,
     }?;
-    if reply != Reply::Noted {
+    if reply != HandshakeReply::Acknowledged {
         tracing::info!(platform = platform.name.as_str(), "handshake answered");
     }
     Some(reply)
@@ -75,34 +75,34 @@ pub(crate) fn asked(
 
 /// A notification has an event. Without one, a challenge wants to be sent back, and anything else tells that the
 /// subscription is over.
-fn twitch(body: &JsonNode<'_>, platform: &str) -> Option<Reply> {
+fn twitch(body: &JsonNode<'_>, platform: &str) -> Option<HandshakeReply> {
     if ["event", "events"].iter().any(|name| body.get(name).is_some_and(|node| !node.is_null())) {
         return None;
     }
     if let Some(challenge) = text(body, "challenge") {
-        return Some(Reply::Text(challenge));
+        return Some(HandshakeReply::Text(challenge));
     }
     let subscription = body.get("subscription")?;
     let status = text(subscription, "status").filter(|status| status != "enabled")?;
     let kind = text(subscription, "type").unwrap_or_default();
     tracing::warn!(platform, status = ?cut(&status), kind = ?cut(&kind), "the provider has revoked a subscription");
-    Some(Reply::Noted)
+    Some(HandshakeReply::Acknowledged)
 }
 
-fn zoom(body: &JsonNode<'_>, prove: impl FnOnce(&str) -> Option<String>) -> Option<Reply> {
+fn zoom(body: &JsonNode<'_>, prove: impl FnOnce(&str) -> Option<String>) -> Option<HandshakeReply> {
     if body.get("event")?.as_str() != Some("endpoint.url_validation") {
         return None;
     }
     let plain_token = text(body.get("payload")?, "plainToken")?;
     let encrypted_token = prove(&plain_token)?;
-    Some(Reply::Zoom(TokenProof { plain_token, encrypted_token }))
+    Some(HandshakeReply::Zoom(TokenProof { plain_token, encrypted_token }))
 }
 
-fn echo(body: &JsonNode<'_>) -> Option<Reply> {
+fn echo(body: &JsonNode<'_>) -> Option<HandshakeReply> {
     if body.get("type")?.as_str() != Some("url_verification") {
         return None;
     }
-    text(body, "challenge").map(Reply::Text)
+    text(body, "challenge").map(HandshakeReply::Text)
 }
 
 /// A member that is a text and not empty.
@@ -116,34 +116,34 @@ fn cut(text: &str) -> &str {
 
 /// Why a hub's question is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unanswered {
+pub(crate) enum HandshakeError {
     /// Not a question as hubs ask it.
     Malformed,
     /// Not what the definition declares.
-    NotMeant,
+    NotDeclared,
 }
 
 /// Answers a WebSub hub's `query`. A subscription is confirmed for a declared topic; its end for any other, so that
 /// nobody else can end one that is meant.
-pub(crate) fn hub(topics: &HashSet<String>, platform: &str, query: &str) -> Result<Reply, Unanswered> {
+pub(crate) fn answer_hub(topics: &HashSet<String>, platform: &str, query: &str) -> Result<HandshakeReply, HandshakeError> {
     let query = parameters(query)?;
     let (mode, topic) = (only(&query, "hub.mode")?, only(&query, "hub.topic")?);
     let (declared, logged) = (topics.contains(topic), cut(topic));
     let meant = match mode {
         "subscribe" | "denied" => declared,
         "unsubscribe" => !declared,
-        _ => return Err(Unanswered::Malformed),
+        _ => return Err(HandshakeError::Malformed),
     };
     let reply = match mode {
-        "denied" => Reply::Noted,
-        _ => Reply::Text(only(&query, "hub.challenge")?.to_owned()),
+        "denied" => HandshakeReply::Acknowledged,
+        _ => HandshakeReply::Text(only(&query, "hub.challenge")?.to_owned()),
     };
     match (meant, &reply) {
         (false, _) => {
             tracing::info!(platform, mode, topic = ?logged, "a hub was refused: the definition declares otherwise");
-            return Err(Unanswered::NotMeant);
+            return Err(HandshakeError::NotDeclared);
         }
-        (true, Reply::Noted) => {
+        (true, HandshakeReply::Acknowledged) => {
             tracing::warn!(platform, topic = ?logged, "a hub has denied or ended a subscription")
         }
         (true, _) => tracing::info!(platform, mode, topic = ?logged, "handshake answered"),
@@ -152,40 +152,40 @@ pub(crate) fn hub(topics: &HashSet<String>, platform: &str, query: &str) -> Resu
 }
 
 /// Answers Meta's dashboard: the challenge, if the query presents `token`.
-pub(crate) fn dashboard(token: Option<&Secret>, platform: &str, query: &str) -> Result<Reply, Unanswered> {
+pub(crate) fn answer_dashboard(token: Option<&Secret>, platform: &str, query: &str) -> Result<HandshakeReply, HandshakeError> {
     let query = parameters(query)?;
     if only(&query, "hub.mode")? != "subscribe" {
-        return Err(Unanswered::Malformed);
+        return Err(HandshakeError::Malformed);
     }
     let (presented, challenge) = (only(&query, "hub.verify_token")?, only(&query, "hub.challenge")?);
     if !token.is_some_and(|token| token.is(presented.as_bytes())) {
         tracing::warn!(platform, "a dashboard presented another hub.verify_token than the definition's; refused");
-        return Err(Unanswered::NotMeant);
+        return Err(HandshakeError::NotDeclared);
     }
     tracing::info!(platform, "handshake answered");
-    Ok(Reply::Text(challenge.to_owned()))
+    Ok(HandshakeReply::Text(challenge.to_owned()))
 }
 
 /// The answer to a dashboard's `query` where no handshake is configured: a challenge of digits, and
 /// nothing else.
-pub(crate) fn open_challenge(query: &str) -> Option<Reply> {
+pub(crate) fn open_challenge(query: &str) -> Option<HandshakeReply> {
     let query = parameters(query).ok()?;
     let challenge = only(&query, "hub.challenge").ok()?;
     let is_number = challenge.len() <= MAX_OPEN_CHALLENGE && challenge.bytes().all(|b| b.is_ascii_digit());
     let subscribes = only(&query, "hub.mode") == Ok("subscribe");
-    (is_number && subscribes).then(|| Reply::Text(challenge.to_owned()))
+    (is_number && subscribes).then(|| HandshakeReply::Text(challenge.to_owned()))
 }
 
-fn parameters(query: &str) -> Result<Vec<(String, String)>, Unanswered> {
-    Query::from_query(query).map(Query::into_inner).map_err(|_| Unanswered::Malformed)
+fn parameters(query: &str) -> Result<Vec<(String, String)>, HandshakeError> {
+    Query::from_query(query).map(Query::into_inner).map_err(|_| HandshakeError::Malformed)
 }
 
 /// The parameter `name`, which must be there once and not be empty.
-fn only<'q>(query: &'q [(String, String)], name: &str) -> Result<&'q str, Unanswered> {
+fn only<'q>(query: &'q [(String, String)], name: &str) -> Result<&'q str, HandshakeError> {
     let mut values = query.iter().filter(|(one, _)| one == name).map(|(_, value)| value.as_str());
     match (values.next(), values.next()) {
         (Some(value), None) if !value.is_empty() => Ok(value),
-        _ => Err(Unanswered::Malformed),
+        _ => Err(HandshakeError::Malformed),
     }
 }
 
@@ -195,16 +195,16 @@ mod tests {
 
     use super::*;
 
-    fn ask(question: impl FnOnce(&JsonNode<'_>) -> Option<Reply>, body: &str) -> Option<Reply> {
+    fn ask(question: impl FnOnce(&JsonNode<'_>) -> Option<HandshakeReply>, body: &str) -> Option<HandshakeReply> {
         question(Document::parse(body.as_bytes()).unwrap().root())
     }
 
-    fn sent_back(text: &str) -> Option<Reply> {
-        Some(Reply::Text(text.to_owned()))
+    fn sent_back(text: &str) -> Option<HandshakeReply> {
+        Some(HandshakeReply::Text(text.to_owned()))
     }
 
     #[test]
-    fn twitch_is_sent_its_challenge_and_its_events_are_none_of_ours() {
+    fn twitch_challenge_is_echoed_and_events_are_not() {
         let twitch = |body: &str| ask(|root| twitch(root, "twitch"), body);
         let subscription =
             |status: &str| format!(r#""subscription":{{"status":"{status}","type":"stream.online"}}"#);
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(twitch(&format!(r#"{{"challenge":"pog ÿ<b>",{pending}}}"#)), sent_back("pog ÿ<b>"));
         assert_eq!(twitch(r#"{"challenge":"x"}"#), sent_back("x"));
         for status in ["authorization_revoked", "user_removed", "notification_failures_exceeded", "of tomorrow"] {
-            assert_eq!(twitch(&format!("{{{}}}", subscription(status))), Some(Reply::Noted), "{status}");
+            assert_eq!(twitch(&format!("{{{}}}", subscription(status))), Some(HandshakeReply::Acknowledged), "{status}");
         }
         let enabled = subscription("enabled");
         for event in [
@@ -230,11 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn zoom_is_shown_that_the_secret_is_known() {
+    fn zoom_validation_gets_the_token_and_its_hmac() {
         let zoom = |body: &str| ask(|root| zoom(root, |token| Some(format!("proof of {token}"))), body);
         let asked =
             zoom(r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q1"},"event_ts":1}"#).unwrap();
-        let Reply::Zoom(proof) = asked else { panic!("{asked:?}") };
+        let HandshakeReply::Zoom(proof) = asked else { panic!("{asked:?}") };
         assert_eq!(serde_json::to_string(&proof).unwrap(), r#"{"plainToken":"q1","encryptedToken":"proof of q1"}"#);
         for event in [
             r#"{"event":"meeting.started","payload":{"plainToken":"q1"}}"#,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_is_only_for_a_verification() {
+    fn echo_answers_url_verification_only() {
         let echo = |body: &str| ask(echo, body);
         assert_eq!(echo(r#"{"token":"t","challenge":"3eZb","type":"url_verification"}"#), sent_back("3eZb"));
         for event in [
@@ -261,18 +261,18 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_is_confirmed_what_is_declared_and_nothing_else() {
+    fn hub_is_confirmed_for_declared_topics_only() {
         let topics = HashSet::from(["https://example.com/feed?id=1".to_owned()]);
-        let hub = |query: &str| hub(&topics, "acme", query);
+        let answer_hub = |query: &str| answer_hub(&topics, "acme", query);
         let declared = "hub.topic=https%3A%2F%2Fexample.com%2Ffeed%3Fid%3D1";
         let other = "hub.topic=https%3A%2F%2Fexample.com%2Fother";
-        let ask = |mode: &str, topic: &str| hub(&format!("hub.mode={mode}&{topic}&hub.challenge=c+1%2F%C3%A9"));
-        assert_eq!(ask("subscribe", declared), Ok(Reply::Text("c 1/é".to_owned())));
-        assert_eq!(ask("subscribe", other), Err(Unanswered::NotMeant));
-        assert_eq!(ask("unsubscribe", declared), Err(Unanswered::NotMeant), "somebody else wants it to end");
-        assert_eq!(ask("unsubscribe", other), Ok(Reply::Text("c 1/é".to_owned())));
-        assert_eq!(ask("denied", declared), Ok(Reply::Noted));
-        assert_eq!(ask("denied", other), Err(Unanswered::NotMeant));
+        let ask = |mode: &str, topic: &str| answer_hub(&format!("hub.mode={mode}&{topic}&hub.challenge=c+1%2F%C3%A9"));
+        assert_eq!(ask("subscribe", declared), Ok(HandshakeReply::Text("c 1/é".to_owned())));
+        assert_eq!(ask("subscribe", other), Err(HandshakeError::NotDeclared));
+        assert_eq!(ask("unsubscribe", declared), Err(HandshakeError::NotDeclared), "somebody else wants it to end");
+        assert_eq!(ask("unsubscribe", other), Ok(HandshakeReply::Text("c 1/é".to_owned())));
+        assert_eq!(ask("denied", declared), Ok(HandshakeReply::Acknowledged));
+        assert_eq!(ask("denied", other), Err(HandshakeError::NotDeclared));
         for wrong in [
             String::new(),
             "hub.mode=subscribe".to_owned(),
@@ -284,30 +284,30 @@ mod tests {
             format!("hub.mode=publish&{declared}&hub.challenge=a"),
             format!("{declared}&hub.challenge=a"),
         ] {
-            assert_eq!(hub(&wrong), Err(Unanswered::Malformed), "{wrong}");
+            assert_eq!(answer_hub(&wrong), Err(HandshakeError::Malformed), "{wrong}");
         }
     }
 
     #[test]
     fn dashboard_gets_its_challenge_for_the_token_only() {
         let token = Secret::new("meaty hamhock");
-        let ask = |query: &str| dashboard(Some(&token), "acme", query);
+        let ask = |query: &str| answer_dashboard(Some(&token), "acme", query);
         let query = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meaty+hamhock";
-        assert_eq!(ask(query), Ok(Reply::Text("1158201444".to_owned())));
-        assert_eq!(ask(&query.replace("meaty", "meat")), Err(Unanswered::NotMeant));
-        assert_eq!(dashboard(None, "acme", query), Err(Unanswered::NotMeant));
+        assert_eq!(ask(query), Ok(HandshakeReply::Text("1158201444".to_owned())));
+        assert_eq!(ask(&query.replace("meaty", "meat")), Err(HandshakeError::NotDeclared));
+        assert_eq!(answer_dashboard(None, "acme", query), Err(HandshakeError::NotDeclared));
         for wrong in [
             query.replace("subscribe", "unsubscribe"),
             query.replace("&hub.challenge=1158201444", ""),
             query.replace("=meaty+hamhock", "="),
             format!("{query}&hub.verify_token=other"),
         ] {
-            assert_eq!(ask(&wrong), Err(Unanswered::Malformed), "{wrong}");
+            assert_eq!(ask(&wrong), Err(HandshakeError::Malformed), "{wrong}");
         }
     }
 
     #[test]
-    fn open_challenge_is_a_few_digits() {
+    fn open_challenge_is_at_most_32_digits() {
         let ask = |challenge: &str| open_challenge(&format!("hub.mode=subscribe&hub.challenge={challenge}"));
         assert_eq!(ask("1158201444"), sent_back("1158201444"));
         assert_eq!(ask(&"9".repeat(32)), sent_back(&"9".repeat(32)));

@@ -20,7 +20,7 @@ use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use shared::signature::Verified;
 use shared::trace;
 
-use batch::Element;
+use batch::BatchElement;
 pub(crate) use unusable::unusable;
 
 /// Longest provider's delivery id that is kept, in bytes.
@@ -28,7 +28,7 @@ const MAX_DELIVERY_ID_BYTES: usize = 256;
 
 /// Why a genuine body is no event. Names places, never values.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidPayload {
+pub enum IdentifyError {
     /// Not what its `Content-Encoding` says.
     #[error("not decodable as its content encoding says")]
     Coding,
@@ -99,39 +99,39 @@ impl From<NewEvent> for Identified {
 ///
 /// # Errors
 /// When the body, or one element of it, is no event of this platform.
-pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<Identified, InvalidPayload> {
+pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<Identified, IdentifyError> {
     let text = json::text(body);
     let document = Document::parse_text(&text)?;
     let replaced = matches!(text, Cow::Owned(_)).then_some(&body[..]);
     let found = platform.event.batch.as_ref().map(|list| batch::elements(list, &document, text.as_bytes()));
     let Some(elements) = found.transpose()?.flatten() else {
-        let whole = Part { body: body.clone(), document: &document, element: None, replaced };
-        return one(platform, verified, whole).map(Identified::One);
+        let whole = EventSource { body: body.clone(), document: &document, element: None, replaced };
+        return identify_event(platform, verified, whole).map(Identified::One);
     };
-    let event = |(element, body): (Element<'_>, Bytes)| {
+    let event = |(element, body): (BatchElement<'_>, Bytes)| {
         let document = Document::parse(&body)?;
-        one(platform, verified, Part { body: body.clone(), document: &document, element: Some(element), replaced })
+        identify_event(platform, verified, EventSource { body: body.clone(), document: &document, element: Some(element), replaced })
     };
     elements.into_iter().map(event).collect::<Result<_, _>>().map(Identified::Batch)
 }
 
 /// A request, or one element of it.
-struct Part<'p, 'd> {
+struct EventSource<'p, 'd> {
     body: Bytes,
     /// The body, parsed.
     document: &'p Document<'d>,
-    element: Option<Element<'p>>,
+    element: Option<BatchElement<'p>>,
     /// The request's bytes where its text is not just these: other bytes may have the same text.
     replaced: Option<&'p [u8]>,
 }
 
 /// Reads one event.
-fn one(platform: &Platform, verified: &Verified<'_>, part: Part<'_, '_>) -> Result<NewEvent, InvalidPayload> {
-    let Part { body, document, element, replaced } = part;
+fn identify_event(platform: &Platform, verified: &Verified<'_>, part: EventSource<'_, '_>) -> Result<NewEvent, IdentifyError> {
+    let EventSource { body, document, element, replaced } = part;
     let event_type = event_type(platform, verified, document, element)?;
-    belongs(platform, document, element)?;
+    check_platform(platform, document, element)?;
     platform.schemas.check(&event_type, document.root().raw().as_bytes()).map_err(|error| match element {
-        Some(element) => element.unmet(error),
+        Some(element) => element.in_request_error(error),
         None => error,
     })?;
 
@@ -209,24 +209,24 @@ fn event_type(
     platform: &Platform,
     verified: &Verified<'_>,
     document: &Document<'_>,
-    element: Option<Element<'_>>,
-) -> Result<String, InvalidPayload> {
+    element: Option<BatchElement<'_>>,
+) -> Result<String, IdentifyError> {
     let locators = &platform.event.kind;
     // The definition has declared what it takes from unsigned headers.
     let header = |name: &str| verified.unsigned_header(name);
     let found = first_usable(locators, document, header, |text| is_name(text, MAX_EVENT_TYPE_BYTES));
-    found.map(Cow::into_owned).ok_or_else(|| InvalidPayload::Type(places(locators, element)))
+    found.map(Cow::into_owned).ok_or_else(|| IdentifyError::Type(places(locators, element)))
 }
 
 /// Checks that the body, if it names a platform, names this one.
-fn belongs(
+fn check_platform(
     platform: &Platform,
     document: &Document<'_>,
-    element: Option<Element<'_>>,
-) -> Result<(), InvalidPayload> {
+    element: Option<BatchElement<'_>>,
+) -> Result<(), IdentifyError> {
     for pointer in &platform.event.platform {
         if document.find(pointer).is_some_and(|node| platform.is_named_otherwise(node)) {
-            return Err(InvalidPayload::Platform(place_in(pointer, element)));
+            return Err(IdentifyError::Platform(place_in(pointer, element)));
         }
     }
     Ok(())
@@ -238,7 +238,7 @@ fn provider_id(
     locators: &[Locator],
     verified: &Verified<'_>,
     document: &Document<'_>,
-    element: Option<Element<'_>>,
+    element: Option<BatchElement<'_>>,
     is_whole: impl Fn(&str) -> bool,
 ) -> Option<String> {
     locators.iter().find_map(|locator| {
@@ -298,12 +298,12 @@ fn place(pointer: &Pointer) -> String {
 }
 
 /// Where `pointer` into an event's body leads in the request's.
-fn place_in(pointer: &Pointer, element: Option<Element<'_>>) -> String {
+fn place_in(pointer: &Pointer, element: Option<BatchElement<'_>>) -> String {
     let place = place(pointer);
     element.map_or_else(|| place.clone(), |element| element.in_request(&place))
 }
 
-fn places(locators: &[Locator], element: Option<Element<'_>>) -> String {
+fn places(locators: &[Locator], element: Option<BatchElement<'_>>) -> String {
     let one = |locator: &Locator| match locator {
         Locator::Body(pointer) => place_in(pointer, element),
         Locator::Header(name) => format!("header {name}"),

@@ -17,10 +17,10 @@
 
 mod batcher;
 mod body;
-pub(crate) mod coding;
+pub(crate) mod content_encoding;
 pub(crate) mod handshake;
 pub(crate) mod identify;
-pub(crate) mod shield;
+pub(crate) mod local_rate_limit;
 mod verify;
 mod wait;
 
@@ -40,52 +40,52 @@ use shared::queue::Enqueued;
 use shared::signature::Verified;
 use shared::trace;
 
-pub(crate) use batcher::{Batcher, Enqueue, Lost, Share};
-pub(crate) use body::{Bodies, Body, Held};
+pub(crate) use batcher::{Batcher, Enqueue, EnqueueError, PlatformBatch};
+pub(crate) use body::{BodyReader, ReceivedBody, InFlightPermit};
 
-use crate::directory::Target;
+use crate::targets::IngestTarget;
 use crate::error::Error;
-use crate::gate::Gate;
-use coding::Coding;
-use identify::{Identified, InvalidPayload, identify, unusable};
-use verify::{RequestHeaders, genuine};
+use crate::redis_gate::RedisGate;
+use content_encoding::ContentEncoding;
+use identify::{Identified, IdentifyError, identify, unusable};
+use verify::{RequestHeaders, verify_request};
 pub use wait::preferred_wait;
-pub(crate) use wait::{Waiter, Waiters};
+pub(crate) use wait::{ResultWaiter, WaiterRegistry};
 
 /// What every request passes through; cheap to clone. Whatever a request seldom needs is kept apart from what it waits in
 /// (`Box::pin`): that is made for each one, and moved.
 #[derive(Clone)]
 pub(crate) struct Pipeline {
     /// The bounds of bodies.
-    pub(crate) bodies: Bodies,
+    pub(crate) body_reader: BodyReader,
     /// Whether Redis may be asked.
-    pub(crate) gate: Gate,
+    pub(crate) gate: RedisGate,
     /// The way into the queue.
     pub(crate) batcher: Batcher,
     /// Who waits for what becomes of an event.
-    pub(crate) waiters: Waiters,
+    pub(crate) waiters: WaiterRegistry,
 }
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Status {
+pub(crate) enum IngestStatus {
     /// Queued.
     Accepted,
     /// Seen before.
     Duplicate,
     /// No usable event; among the dead letters.
-    Kept,
+    KeptInvalid,
     /// Not subscribed.
     Ignored,
 }
 
-impl Status {
+impl IngestStatus {
     /// For traces.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Duplicate => "duplicate",
-            Self::Kept => "kept_invalid",
+            Self::KeptInvalid => "kept_invalid",
             Self::Ignored => "ignored",
         }
     }
@@ -93,18 +93,18 @@ impl Status {
 
 /// A request's answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct IngestReply {
     /// The event's id; a duplicate's is that of the first one. Of a batch, the first event's; empty
     /// if it has none.
     pub(crate) event_id: String,
     /// Of a batch: the ids of all its events, in their order, without those that are not subscribed (unless none is).
     pub(crate) event_ids: Option<Vec<String>>,
     /// What became of it. A batch is a duplicate when all of it is, and then nothing of it is queued.
-    pub(crate) status: Status,
+    pub(crate) status: IngestStatus,
 }
 
-impl Answer {
-    fn to(events: &Identified, status: Status) -> Self {
+impl IngestReply {
+    fn to(events: &Identified, status: IngestStatus) -> Self {
         let mut ids = events.events().iter().map(|event| event.event_id.clone());
         match events {
             Identified::One(event) | Identified::Unusable(event) => {
@@ -120,17 +120,17 @@ impl Answer {
 }
 
 /// What a request was.
-pub(crate) enum Taken {
+pub(crate) enum IngestOutcome {
     /// An event.
-    Event(Answer),
+    Event(IngestReply),
     /// An event whose sender waits for what becomes of it. Nothing of its body is held any more.
-    Awaited(Answer, Box<Waiter>),
+    Waiting(IngestReply, Box<ResultWaiter>),
     /// A provider's question.
-    Handshake(handshake::Reply),
+    Handshake(handshake::HandshakeReply),
 }
 
 /// A body without its coding.
-enum Decoded {
+enum DecodedBody {
     /// It has none, or nobody needs to know.
     Same,
     /// What it stands for.
@@ -143,7 +143,7 @@ enum Decoded {
     TooLarge,
 }
 
-impl From<Option<Bytes>> for Decoded {
+impl From<Option<Bytes>> for DecodedBody {
     fn from(decoded: Option<Bytes>) -> Self {
         decoded.map_or(Self::Malformed, Self::Is)
     }
@@ -156,19 +156,19 @@ impl Pipeline {
     /// Why it is refused; see [`Error`].
     pub(crate) async fn ingest(
         &self,
-        target: &Arc<Target>,
+        target: &Arc<IngestTarget>,
         head: impl Borrow<HeaderMap>,
         payload: &mut Payload,
-    ) -> Result<Taken, Error> {
+    ) -> Result<IngestOutcome, Error> {
         let began = trace::now();
         if !target.platform.enabled {
             return Err(Error::PlatformDisabled);
         }
         let keys = target.keys.as_ref().ok_or(Error::ConfigMissing)?;
 
-        let Body { bytes: wire, coding, mut held } = self.bodies.read(head.borrow(), payload).await?;
+        let ReceivedBody { bytes: wire, coding, mut held } = self.body_reader.read(head.borrow(), payload).await?;
         let (scheme, headers, now) = (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
-        let on_wire = genuine(scheme, keys, &headers, &wire, now, &self.gate);
+        let on_wire = verify_request(scheme, keys, &headers, &wire, now, &self.gate);
         let keeps = on_wire.is_ok() && target.platform.invalid == InvalidRequests::Keep;
         let coding = match coding {
             Ok(None) => Ok(None),
@@ -176,46 +176,46 @@ impl Pipeline {
             Err(_) if !keeps => return Err(Error::UnsupportedEncoding),
             named => named,
         };
-        let decoded = match coding.map(|coding| to_decode(coding, on_wire.as_ref().err())) {
-            Err(_) => Decoded::Unsupported,
-            Ok(None) => Decoded::Same,
-            Ok(Some(coding)) => match Box::pin(self.bodies.decode(coding, &wire, &mut held)).await {
-                Err(Error::PayloadTooLarge { .. }) if keeps => Decoded::TooLarge,
+        let decoded = match coding.map(|coding| encoding_to_decode(coding, on_wire.as_ref().err())) {
+            Err(_) => DecodedBody::Unsupported,
+            Ok(None) => DecodedBody::Same,
+            Ok(Some(coding)) => match Box::pin(self.body_reader.decode(coding, &wire, &mut held)).await {
+                Err(Error::PayloadTooLarge { .. }) if keeps => DecodedBody::TooLarge,
                 decoded => decoded?.into(),
             },
         };
         let (body, verified) = match decoded {
-            Decoded::Is(ref body) => {
-                (body, on_wire.or_else(|_| genuine(scheme, keys, &headers, body, now, &self.gate))?)
+            DecodedBody::Is(ref body) => {
+                (body, on_wire.or_else(|_| verify_request(scheme, keys, &headers, body, now, &self.gate))?)
             }
-            Decoded::Same | Decoded::Malformed | Decoded::Unsupported | Decoded::TooLarge => (&wire, on_wire?),
+            DecodedBody::Same | DecodedBody::Malformed | DecodedBody::Unsupported | DecodedBody::TooLarge => (&wire, on_wire?),
         };
-        if let Some(reply) = handshake::asked(&target.platform, keys, &headers, &verified, body, now) {
-            return Ok(Taken::Handshake(reply));
+        if let Some(reply) = handshake::answer_challenge(&target.platform, keys, &headers, &verified, body, now) {
+            return Ok(IngestOutcome::Handshake(reply));
         }
         let found = match decoded {
-            Decoded::Malformed => Err(InvalidPayload::Coding),
-            Decoded::Unsupported => Err(InvalidPayload::UnknownCoding),
-            Decoded::TooLarge => Err(InvalidPayload::LargeDecoded),
-            Decoded::Same | Decoded::Is(_) => identify(&target.platform, &verified, body),
+            DecodedBody::Malformed => Err(IdentifyError::Coding),
+            DecodedBody::Unsupported => Err(IdentifyError::UnknownCoding),
+            DecodedBody::TooLarge => Err(IdentifyError::LargeDecoded),
+            DecodedBody::Same | DecodedBody::Is(_) => identify(&target.platform, &verified, body),
         };
-        let events = found.or_else(|reason| kept(target, &verified, body, reason))?;
-        let mut events = match subscribed(target, events) {
+        let events = found.or_else(|reason| keep_or_refuse(target, &verified, body, reason))?;
+        let mut events = match retain_subscribed(target, events) {
             Ok(events) => events,
-            Err(ignored) => return Ok(Taken::Event(ignored)),
+            Err(ignored) => return Ok(IngestOutcome::Event(ignored)),
         };
-        note_flaws(target, &events, now);
+        report_flaws(target, &events, now);
         let more = events.bytes().saturating_sub(body.len());
         if more > 0 {
-            Box::pin(self.bodies.hold_more(&mut held, more)).await?;
+            Box::pin(self.body_reader.count_more(&mut held, more)).await?;
         }
-        let waiter = self.waiters.enter(target, headers.0, &mut events).map(Box::new);
+        let waiter = self.waiters.register(target, headers.0, &mut events).map(Box::new);
         // The next request is read into the same memory, while the caches still hold it.
         drop((decoded, wire, head));
         let answer = self.enqueue_traced(target, events, held, began).await?;
         Ok(match waiter {
-            Some(waiter) => Taken::Awaited(answer, waiter),
-            None => Taken::Event(answer),
+            Some(waiter) => IngestOutcome::Waiting(answer, waiter),
+            None => IngestOutcome::Event(answer),
         })
     }
 
@@ -226,39 +226,39 @@ impl Pipeline {
     /// Why it is not known to be queued.
     pub(crate) async fn enqueue(
         &self,
-        target: &Arc<Target>,
+        target: &Arc<IngestTarget>,
         events: impl Into<Identified>,
-        held: Held,
-    ) -> Result<Answer, Error> {
+        held: InFlightPermit,
+    ) -> Result<IngestReply, Error> {
         self.enqueue_traced(target, events.into(), held, trace::now()).await
     }
 
     /// The same, and what traces show of it: only of a sender that has proved itself, from `began`, where anything is traced.
     fn enqueue_traced(
         &self,
-        target: &Arc<Target>,
+        target: &Arc<IngestTarget>,
         mut events: Identified,
-        held: Held,
+        held: InFlightPermit,
         began: Option<SystemTime>,
-    ) -> impl Future<Output = Result<Answer, Error>> {
+    ) -> impl Future<Output = Result<IngestReply, Error>> {
         match began.and_then(|began| span(target, &mut events, began)) {
-            None => Either::Left(self.ask(target, events, held)),
-            Some(span) => Either::Right(Box::pin(traced(span, self.ask(target, events, held)))),
+            None => Either::Left(self.enqueue_untraced(target, events, held)),
+            Some(span) => Either::Right(Box::pin(traced(span, self.enqueue_untraced(target, events, held)))),
         }
     }
 
     /// Asks at once; the answer is waited for.
-    fn ask(
+    fn enqueue_untraced(
         &self,
-        target: &Arc<Target>,
+        target: &Arc<IngestTarget>,
         events: Identified,
-        held: Held,
-    ) -> impl Future<Output = Result<Answer, Error>> {
+        held: InFlightPermit,
+    ) -> impl Future<Output = Result<IngestReply, Error>> {
         let admitted =
-            self.gate.open().and_then(|()| target.shield.as_ref().map_or(Ok(()), |shield| shield.admit()));
+            self.gate.check_open().and_then(|()| target.limiter.as_ref().map_or(Ok(()), |limiter| limiter.admit()));
         let asked = admitted.map(|()| {
             let unusable = matches!(events, Identified::Unusable(_));
-            let answer = Answer::to(&events, if unusable { Status::Kept } else { Status::Accepted });
+            let answer = IngestReply::to(&events, if unusable { IngestStatus::KeptInvalid } else { IngestStatus::Accepted });
             (answer, Instant::now(), self.batcher.enqueue(target, events, held))
         });
         async move {
@@ -267,13 +267,13 @@ impl Pipeline {
             target.metrics.enqueue_duration(asked.elapsed());
             match outcome? {
                 Enqueued::Accepted => {}
-                Enqueued::Duplicate => answer.status = Status::Duplicate,
-                Enqueued::Overloaded if answer.status == Status::Kept => return Err(Error::DeadLettersFull),
+                Enqueued::Duplicate => answer.status = IngestStatus::Duplicate,
+                Enqueued::Overloaded if answer.status == IngestStatus::KeptInvalid => return Err(Error::DeadLettersFull),
                 Enqueued::Overloaded => return Err(Error::BacklogFull),
                 Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
-                Enqueued::Refused => return Err(Error::QueueAway("Redis refused the entry")),
+                Enqueued::Refused => return Err(Error::QueueUnavailable("Redis refused the entry")),
             }
-            self.gate.confirm()?;
+            self.gate.check_durable()?;
             Ok(answer)
         }
     }
@@ -286,15 +286,15 @@ fn is_json_as_sent(on_wire: &Result<Verified<'_>, Error>, wire: &Bytes) -> bool 
 
 /// The coding to undo: of a body that is genuine as it came, or whose signature may be over what it stands for. What cannot
 /// be genuine either way is not decoded.
-fn to_decode(coding: Option<Coding>, refused: Option<&Error>) -> Option<Coding> {
-    coding.filter(|_| refused.is_none_or(Error::may_be_for_the_body))
+fn encoding_to_decode(coding: Option<ContentEncoding>, refused: Option<&Error>) -> Option<ContentEncoding> {
+    coding.filter(|_| refused.is_none_or(Error::could_verify_after_decoding))
 }
 
 /// Ends `span` with `answer`.
 async fn traced(
     mut span: trace::TraceSpan,
-    answer: impl Future<Output = Result<Answer, Error>>,
-) -> Result<Answer, Error> {
+    answer: impl Future<Output = Result<IngestReply, Error>>,
+) -> Result<IngestReply, Error> {
     let answer = answer.await;
     match &answer {
         Ok(answer) => span.end(answer.status.as_str()),
@@ -307,7 +307,7 @@ async fn traced(
 }
 
 /// A request's span, begun at `began`. Its events go on under it.
-fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<trace::TraceSpan> {
+fn span(target: &IngestTarget, events: &mut Identified, began: SystemTime) -> Option<trace::TraceSpan> {
     let first = events.events().first()?;
     let mut span = trace::span("webhook receive", trace::SpanKind::Server, first.traceparent.as_deref(), began)?;
     span.set("platform", target.platform.name.as_str().to_owned());
@@ -326,11 +326,11 @@ fn span(target: &Target, events: &mut Identified, began: SystemTime) -> Option<t
 
 /// The dead letter of a verified request that is no usable event, where its sender does not come
 /// again after a 4xx.
-fn kept(
-    target: &Target,
+fn keep_or_refuse(
+    target: &IngestTarget,
     verified: &Verified<'_>,
     body: &Bytes,
-    reason: InvalidPayload,
+    reason: IdentifyError,
 ) -> Result<Identified, Error> {
     match target.platform.invalid {
         InvalidRequests::Refuse => Err(Error::InvalidPayload(reason)),
@@ -339,7 +339,7 @@ fn kept(
 }
 
 /// Logs and counts what is wrong with `events`, which arrived at `now`.
-fn note_flaws(target: &Target, events: &Identified, now: Millis) {
+fn report_flaws(target: &IngestTarget, events: &Identified, now: Millis) {
     if let Identified::Unusable(NewEvent { event_id, unusable: Some(reason), .. }) = events {
         let platform = target.platform.name.as_str();
         tracing::warn!(platform, event_id, reason, "verified request is no usable event; dead-lettering it");
@@ -380,13 +380,13 @@ fn note_flaws(target: &Target, events: &Identified, now: Millis) {
 
 /// Returns the events that the operator of `target` asked for, or the answer where there are none:
 /// `ignored`, for an empty batch too.
-fn subscribed(target: &Target, mut events: Identified) -> Result<Identified, Answer> {
+fn retain_subscribed(target: &IngestTarget, mut events: Identified) -> Result<Identified, IngestReply> {
     let wanted = |event: &NewEvent| {
         // A dead letter's type may not be known.
         event.unusable.is_some() && event.event_type.is_empty() || target.subscribes(&event.event_type)
     };
     if !events.events().iter().any(wanted) {
-        return Err(Answer::to(&events, Status::Ignored));
+        return Err(IngestReply::to(&events, IngestStatus::Ignored));
     }
     if let Identified::Batch(events) = &mut events {
         events.retain(|event| target.subscribes(&event.event_type));

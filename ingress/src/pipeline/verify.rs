@@ -8,7 +8,7 @@ use shared::event::Millis;
 use shared::signature::{Headers, Keys, Scheme, Verified, verify};
 
 use crate::error::Error;
-use crate::gate::Gate;
+use crate::redis_gate::RedisGate;
 
 /// A request's headers as verifiers read them.
 pub(crate) struct RequestHeaders<'a>(pub(crate) &'a HeaderMap);
@@ -24,13 +24,13 @@ impl Headers for RequestHeaders<'_> {
 ///
 /// # Errors
 /// [`Error::Signature`], or [`Error::ClockInDoubt`] where the clock is to blame.
-pub(crate) fn genuine<'a>(
+pub(crate) fn verify_request<'a>(
     scheme: &'a Scheme,
     keys: &Keys,
     headers: &'a RequestHeaders<'_>,
     body: &'a [u8],
     now: Millis,
-    gate: &Gate,
+    gate: &RedisGate,
 ) -> Result<Verified<'a>, Error> {
     verify(scheme, keys, headers, body, now).map_err(|refusal| match gate.clock_in_doubt() {
         Some(doubt) if refusal.valid_but_for_time() => Error::ClockInDoubt(doubt),
@@ -48,7 +48,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::testing::{directory, sign};
+    use crate::testing::{targets, sign};
 
     /// What becomes of a request that was signed `age_s` ago, genuine or not, while Redis's clock is `skew_ms` ahead of ours.
     fn judged(skew_ms: Option<i64>, age_s: i64, genuinely: bool) -> Result<(), Error> {
@@ -58,14 +58,14 @@ mod tests {
         let value = HeaderValue::from_str(&format!("t={at},v1={}", sign(signed.as_bytes()))).unwrap();
         let headers: HeaderMap = [(HeaderName::from_static("mux-signature"), value)].into_iter().collect();
         let health = RedisHealth { up: true, skew_ms, ..RedisHealth::default() };
-        let gate = Gate::agreed(watch::channel(health).1, false);
-        let mux = directory().find("mux").expect("mux");
+        let gate = RedisGate::layout_checked(watch::channel(health).1, false);
+        let mux = targets().find("mux").expect("mux");
         let keys = mux.keys.clone().expect("its secret");
-        genuine(&mux.platform.scheme, &keys, &RequestHeaders(&headers), body, now, &gate).map(|_| ())
+        verify_request(&mux.platform.scheme, &keys, &RequestHeaders(&headers), body, now, &gate).map(|_| ())
     }
 
     #[test]
-    fn only_a_genuine_request_out_of_its_time_by_a_clock_in_doubt_is_to_come_again() {
+    fn expired_signature_is_503_while_the_clock_is_in_doubt() {
         let hour = 3600;
         assert!(judged(Some(0), 0, true).is_ok());
         assert!(matches!(judged(Some(0), hour, true), Err(Error::Signature(refusal)) if refusal.is_expiry()));

@@ -13,10 +13,10 @@ use shared::queue::{Enqueued, CallError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::connections::{Connections, Link};
-use crate::entrance;
+use crate::connections::{Connections, ConnectionLink};
+use crate::dispatch;
 use crate::server::IngressServer;
-use crate::testing::{ADMIN_TOKEN, Fixture, MAX_BODY, Memory, sign};
+use crate::testing::{ADMIN_TOKEN, TestIngress, MAX_BODY, MemoryQueue, sign};
 
 const GOOD: &str =
     r#"{"event_type":"content_added","timestamp":"2026-01-01T00:00:00Z","payload":{"content_id":"1"}}"#;
@@ -42,7 +42,7 @@ fn announcement(room: &str, body: &str) -> TestRequest {
         .set_payload(body.to_owned())
 }
 
-impl Fixture {
+impl TestIngress {
     async fn answer(&self, request: TestRequest) -> (u16, Value) {
         let (status, _, body) = self.entered(request).await;
         (status.as_u16(), body)
@@ -50,10 +50,10 @@ impl Fixture {
 
     /// What the whole of ingress says.
     async fn entered(&self, request: TestRequest) -> (StatusCode, HeaderMap, Value) {
-        let app = init_service(App::new().app_data(self.ingress.clone()).configure(super::table)).await;
+        let app = init_service(App::new().app_data(self.ingress.clone()).configure(super::configure)).await;
         let request = request.to_request();
-        let link = Link::of(&request);
-        let entered = entrance::enter(request, &app, &self.ingress, link);
+        let link = ConnectionLink::of(&request);
+        let entered = dispatch::dispatch(request, &app, &self.ingress, link);
         let (head, body) = entered.await.unwrap().into_parts();
         let body = to_bytes(body).await.unwrap();
         (head.status(), head.headers().clone(), serde_json::from_slice(&body).unwrap())
@@ -70,8 +70,8 @@ fn refused(status: u16, errcode: &str) -> (u16, String) {
 }
 
 #[actix_web::test]
-async fn every_spelling_of_the_route_and_of_the_name_receives() {
-    let fixture = Fixture::new();
+async fn webhook_is_received_on_every_route_and_alias() {
+    let fixture = TestIngress::new();
     for (path, status) in [
         ("/api/v1/webhooks/acme", "accepted"),
         ("/webhooks/acme", "duplicate"),
@@ -88,8 +88,8 @@ async fn every_spelling_of_the_route_and_of_the_name_receives() {
 }
 
 #[actix_web::test]
-async fn the_short_way_leads_where_the_long_one_does() {
-    let fixture = Fixture::new();
+async fn fast_path_reaches_the_same_handler_as_the_router() {
+    let fixture = TestIngress::new();
     for path in ["/webhooks/acme", "/webhooks/%61cme", "/%77ebhooks/acme", "/api/v1/webhooks/acme?a=/b"] {
         let (code, body) = fixture.answer(signed(path, GOOD)).await;
         assert!(matches!(code, 200 | 202) && body["event_id"].is_string(), "{path}: {code} {body}");
@@ -125,8 +125,8 @@ async fn the_short_way_leads_where_the_long_one_does() {
 }
 
 #[actix_web::test]
-async fn an_answer_holds_the_events_id_and_what_became_of_it() {
-    let fixture = Fixture::new();
+async fn response_has_event_id_and_status() {
+    let fixture = TestIngress::new();
     let (_, body) = fixture.answer(signed("/webhooks/acme", GOOD)).await;
     let event_id = fixture.memory.events()[0].event_id.clone();
     assert_eq!(body, json!({"event_id": event_id, "status": "accepted"}));
@@ -139,9 +139,9 @@ async fn an_answer_holds_the_events_id_and_what_became_of_it() {
 }
 
 #[actix_web::test]
-async fn checks_come_in_the_contracts_order() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+async fn checks_run_in_the_order_of_the_contract() {
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let large = "x".repeat(MAX_BODY + 1);
     let wrong = |path: &str| {
         // Too large, encoded, unsigned and no JSON.
@@ -173,8 +173,8 @@ async fn checks_come_in_the_contracts_order() {
 }
 
 #[actix_web::test]
-async fn a_flood_is_stopped_before_the_queue_but_an_outage_is_told_first() {
-    let fixture = Fixture::over(Memory::answering(|_, events| Ok(vec![Enqueued::Duplicate; events.len()])));
+async fn flood_is_limited_locally_but_an_outage_is_503() {
+    let fixture = TestIngress::over(MemoryQueue::answering(|_, events| Ok(vec![Enqueued::Duplicate; events.len()])));
     // Ten times the limit of 100 per minute, and a burst of 100.
     for n in 0..1100 {
         let (code, _) = fixture.answer(signed("/webhooks/acme", GOOD)).await;
@@ -185,16 +185,16 @@ async fn a_flood_is_stopped_before_the_queue_but_an_outage_is_told_first() {
         answers.push(fixture.refusal(signed("/webhooks/acme", GOOD)).await);
     }
     assert_eq!(answers.pop(), Some(refused(429, "E_WEBHOOK_RATE_LIMITED")));
-    fixture.redis_away();
+    fixture.make_redis_unavailable();
     let refusal = fixture.refusal(signed("/webhooks/acme", GOOD)).await;
     assert_eq!(refusal, refused(503, "E_WEBHOOK_QUEUE_ERROR"));
 }
 
 #[actix_web::test]
-async fn what_redis_says_decides_the_answer() {
+async fn redis_outcome_decides_the_response() {
     let fault = || (redis::ErrorKind::Io, "test").into();
-    type Answer = fn(redis::RedisError) -> Result<Vec<Enqueued>, CallError>;
-    let answers: [(Answer, (u16, String)); 6] = [
+    type EnqueueAnswer = fn(redis::RedisError) -> Result<Vec<Enqueued>, CallError>;
+    let answers: [(EnqueueAnswer, (u16, String)); 6] = [
         (|_| Ok(vec![Enqueued::Overloaded]), refused(503, "E_WEBHOOK_OVERLOADED")),
         (|_| Ok(vec![Enqueued::RateLimited { retry_after_s: 3 }]), refused(503, "E_WEBHOOK_RATE_LIMITED")),
         (|_| Ok(vec![Enqueued::Refused]), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
@@ -203,14 +203,14 @@ async fn what_redis_says_decides_the_answer() {
         (|error| Err(CallError::Unknown(error)), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
     ];
     for (answer, expected) in answers {
-        let fixture = Fixture::over(Memory::answering(move |_, _| answer(fault())));
+        let fixture = TestIngress::over(MemoryQueue::answering(move |_, _| answer(fault())));
         assert_eq!(fixture.refusal(signed("/webhooks/busy", GOOD)).await, expected);
     }
 }
 
 #[actix_web::test]
-async fn a_time_outside_the_tolerance_is_refused_for_good_unless_our_clock_is_in_doubt() {
-    let fixture = Fixture::new();
+async fn expired_signature_is_401_unless_the_clock_is_in_doubt() {
+    let fixture = TestIngress::new();
     let body = r#"{"id":"evt_1","type":"video.live_stream.active"}"#;
     let now = clock::now_ms() / 1000;
     let (code, answer) = fixture.answer(mux(body, now - 600)).await;
@@ -230,8 +230,8 @@ async fn a_time_outside_the_tolerance_is_refused_for_good_unless_our_clock_is_in
 }
 
 #[actix_web::test]
-async fn everything_else_is_an_error_in_json_too() {
-    let fixture = Fixture::new();
+async fn unknown_routes_are_answered_in_json() {
+    let fixture = TestIngress::new();
     for path in ["/", "/api/v1/webhooks", "/api/v1/webhooks/", "/webhooks/a/b", "/api/v1/sessions", "/%ff/%00"] {
         let refusal = fixture.refusal(TestRequest::post().uri(path)).await;
         assert_eq!(refusal, refused(404, "E_NOT_FOUND"), "{path}");
@@ -253,8 +253,8 @@ async fn everything_else_is_an_error_in_json_too() {
 }
 
 #[actix_web::test]
-async fn slashes_too_many_lead_to_the_same_route() {
-    let fixture = Fixture::new();
+async fn extra_slashes_lead_to_the_same_route() {
+    let fixture = TestIngress::new();
     let mut first = true;
     for route in ["/api/v1/webhooks", "/webhooks", "/webhook", "/api/v1/live/webhooks"] {
         for path in [
@@ -279,7 +279,7 @@ async fn slashes_too_many_lead_to_the_same_route() {
 
 #[actix_web::test]
 async fn dot_segments_are_refused_everywhere() {
-    let fixture = Fixture::new();
+    let fixture = TestIngress::new();
     for path in [
         "/webhooks/../webhooks/acme",
         "/webhooks/./acme",
@@ -299,8 +299,8 @@ async fn dot_segments_are_refused_everywhere() {
 
 #[actix_web::test]
 async fn empty_batch_is_answered_and_queues_nothing() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let (code, body) = fixture.answer(signed("/webhooks/lists", r#"{"events":[],"entropy":"A"}"#)).await;
     assert_eq!((code, body), (200, json!({"event_ids": [], "status": "ignored"})));
     let forged = signed("/webhooks/lists", r#"{"events":[]}"#).set_payload(r#"{"events": []}"#);
@@ -309,8 +309,8 @@ async fn empty_batch_is_answered_and_queues_nothing() {
 }
 
 #[actix_web::test]
-async fn announcing_a_session_takes_the_token() {
-    let mut fixture = Fixture::new();
+async fn announcement_requires_the_admin_token() {
+    let mut fixture = TestIngress::new();
     let with = |value: &'static str| announcement("r", "{}").insert_header((header::AUTHORIZATION, value));
     let without = TestRequest::put().uri("/api/v1/sessions/r");
     assert_eq!(fixture.refusal(without).await, refused(401, "E_ADMIN_FORBIDDEN"));
@@ -320,11 +320,11 @@ async fn announcing_a_session_takes_the_token() {
     assert_eq!(fixture.answer(announcement("r", "{}")).await.0, 202);
 
     let ingress = &fixture.ingress;
-    let (directory, pipeline) = (crate::testing::directory(), ingress.pipeline.clone());
+    let (targets, pipeline) = (crate::testing::targets(), ingress.pipeline.clone());
     let statistics = crate::testing::statistics(false);
     let outbound = crate::testing::outbound();
-    fixture.ingress = actix_web::web::Data::new(crate::app::Ingress {
-        directory,
+    fixture.ingress = actix_web::web::Data::new(crate::app::AppState {
+        targets,
         pipeline,
         admin_token: None,
         statistics,
@@ -336,8 +336,8 @@ async fn announcing_a_session_takes_the_token() {
 }
 
 #[actix_web::test]
-async fn an_announcement_is_queued_on_the_reserved_platform() {
-    let fixture = Fixture::new();
+async fn announcement_is_queued_on_the_reserved_platform() {
+    let fixture = TestIngress::new();
     let request = announcement("a%2Fb", r#"{"config":{"n":1.0},"live_stream_id":"ls"}"#);
     let (code, body) = fixture.answer(request).await;
     assert_eq!((code, &body["status"]), (202, &"accepted".into()));
@@ -361,8 +361,8 @@ async fn an_announcement_is_queued_on_the_reserved_platform() {
 }
 
 #[actix_web::test]
-async fn a_sender_that_never_ends_is_answered_and_disconnected() {
-    let ingress = Fixture::new().ingress;
+async fn endless_body_is_answered_and_disconnected() {
+    let ingress = TestIngress::new().ingress;
     let connections = Connections::new(100, Duration::from_secs(75));
     let serving = IngressServer { ingress, connections, stop: CancellationToken::new() };
     let bind = "127.0.0.1:0".parse().unwrap();

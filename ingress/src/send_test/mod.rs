@@ -19,10 +19,10 @@ use shared::platform::{Locator, Platform};
 use shared::signature::{Keys, SignatureHeaders, sign, verify};
 
 use crate::pipeline::identify::identify;
-use sample::Sample;
+use sample::SampleEvent;
 
 /// How long an answer may take; longer than ingress lets anybody wait.
-const PATIENCE: Duration = Duration::from_secs(35);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(35);
 
 const EXAMPLE: &str = "\
 Examples:
@@ -59,7 +59,7 @@ pub struct SendTest {
 }
 
 /// A request that is ready to be sent. Never shown: a header of it may be a secret.
-pub struct Request {
+pub struct SignedRequest {
     url: Url,
     headers: SignatureHeaders,
     body: Bytes,
@@ -69,7 +69,7 @@ pub struct Request {
 
 /// What came back.
 #[derive(Debug)]
-pub struct Answer {
+pub struct SendTestResponse {
     /// Status and body, in one line.
     pub text: String,
     /// Whether the status is a 2xx.
@@ -81,14 +81,14 @@ impl SendTest {
     ///
     /// # Errors
     /// What of usage or configuration stands against it; never a secret.
-    pub fn prepare(self, env: &Env) -> Result<Request, Vec<Problem>> {
+    pub fn prepare(self, env: &Env) -> Result<SignedRequest, Vec<Problem>> {
         self.prepare_at(env, clock::now_ms())
     }
 
-    fn prepare_at(self, env: &Env, now: Millis) -> Result<Request, Vec<Problem>> {
+    fn prepare_at(self, env: &Env, now: Millis) -> Result<SignedRequest, Vec<Problem>> {
         let one = |name: &str, reason: &dyn std::fmt::Display| vec![Problem::new(name, reason)];
         let base = base(&self.url).map_err(|reason| one("--url", &reason))?;
-        let (platform, keys) = crate::platform::load(&self.platform, self.platforms_file, env)?;
+        let (platform, keys) = crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
         let id = format!("test-{}", uuid::Uuid::new_v4().simple());
         let (kind, body) = match &self.body {
             Some(file) => {
@@ -97,7 +97,7 @@ impl SendTest {
                 (self.event_type, Bytes::from(body))
             }
             None => {
-                let made = Sample { platform: &platform, id: &id, now }.make(self.event_type);
+                let made = SampleEvent { platform: &platform, id: &id, now }.make(self.event_type);
                 let (kind, body) = made.map_err(|reason| one(platform.name.as_str(), &reason))?;
                 (Some(kind), body)
             }
@@ -113,7 +113,7 @@ impl SendTest {
             })?;
         let about = about(&platform, events.events());
         let url = base.join(&format!("api/v1/webhooks/{}", platform.name)).map_err(|error| one("--url", &error))?;
-        Ok(Request { url, headers, body, about })
+        Ok(SignedRequest { url, headers, body, about })
     }
 }
 
@@ -162,16 +162,16 @@ fn headers(
     Ok(headers)
 }
 
-impl Request {
+impl SignedRequest {
     /// Sends it, once.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn send(self) -> Result<Answer, reqwest::Error> {
+    pub async fn send(self) -> Result<SendTestResponse, reqwest::Error> {
         // The TLS stack that the whole system has; whoever was first chose the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
-            .timeout(PATIENCE)
+            .timeout(RESPONSE_TIMEOUT)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("tributary-send-test/", env!("CARGO_PKG_VERSION")))
@@ -183,7 +183,7 @@ impl Request {
         let answer = request.send().await?;
         let status = answer.status();
         let text = answer.text().await?;
-        Ok(Answer { text: format!("{} {}", status.as_u16(), text.trim_end()), good: status.is_success() })
+        Ok(SendTestResponse { text: format!("{} {}", status.as_u16(), text.trim_end()), good: status.is_success() })
     }
 }
 

@@ -8,13 +8,13 @@ use shared::clock;
 use shared::event::Millis;
 use shared::platform::{Effect, EffectSpec, Locator, PayloadError, Platform, Pointer};
 
-use crate::effects;
+use crate::effect_description;
 
 /// What stands for a session, and for every other id but the event's.
-const NAME: &str = "tributary-test";
+const SAMPLE_NAME: &str = "tributary-test";
 
 /// A sample that is to be made.
-pub(super) struct Sample<'p> {
+pub(super) struct SampleEvent<'p> {
     pub(super) platform: &'p Platform,
     /// The event's id.
     pub(super) id: &'p str,
@@ -24,9 +24,9 @@ pub(super) struct Sample<'p> {
 
 /// The definition asks for more than can be guessed.
 #[derive(Debug)]
-pub(super) struct Unmet(PayloadError);
+pub(super) struct SampleError(PayloadError);
 
-impl fmt::Display for Unmet {
+impl fmt::Display for SampleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -36,10 +36,10 @@ impl fmt::Display for Unmet {
     }
 }
 
-impl Sample<'_> {
+impl SampleEvent<'_> {
     /// Type and body. First with what the type itself needs; where a schema asks for more, with what any type reads.
-    pub(super) fn make(&self, kind: Option<String>) -> Result<(String, Bytes), Unmet> {
-        let kind = kind.unwrap_or_else(|| self.harmless());
+    pub(super) fn make(&self, kind: Option<String>) -> Result<(String, Bytes), SampleError> {
+        let kind = kind.unwrap_or_else(|| self.logged_type());
         let own = self.platform.effects.get(&kind);
         let mut others: Vec<(&String, &EffectSpec)> = self.platform.effects.iter().collect();
         others.sort_unstable_by_key(|(kind, _)| *kind);
@@ -54,13 +54,13 @@ impl Sample<'_> {
         Ok((kind, text))
     }
 
-    fn checked(&self, kind: &str, body: &Value) -> Result<Bytes, Unmet> {
+    fn checked(&self, kind: &str, body: &Value) -> Result<Bytes, SampleError> {
         let text = Bytes::from(body.to_string());
-        self.platform.schemas.check(kind, &text).map(|()| text).map_err(Unmet)
+        self.platform.schemas.check(kind, &text).map(|()| text).map_err(SampleError)
     }
 
     /// A type that is only logged, if the definition takes one.
-    fn harmless(&self) -> String {
+    fn logged_type(&self) -> String {
         let logs = |kind: &str| self.platform.effects.get(kind).is_none_or(|spec| spec.effect == Effect::Log);
         let mut types: Vec<&String> = self.platform.event_types.iter().flatten().collect();
         types.sort_unstable();
@@ -79,16 +79,16 @@ impl Sample<'_> {
             }
         }
         for pointer in [spec.session.first(), spec.live_stream_id.first()].into_iter().flatten() {
-            put(&mut body, pointer, NAME.into());
+            put(&mut body, pointer, SAMPLE_NAME.into());
         }
         body
     }
 
     fn fill(&self, body: &mut Value, spec: &EffectSpec) {
         for pointers in [&spec.session, &spec.live_stream_id].into_iter().flatten() {
-            pointers.first().into_iter().for_each(|pointer| put(body, pointer, NAME.into()));
+            pointers.first().into_iter().for_each(|pointer| put(body, pointer, SAMPLE_NAME.into()));
         }
-        for (column, pointers) in effects::parts(&spec.effect).read {
+        for (column, pointers) in effect_description::describe_effect(&spec.effect).read {
             let Some(pointer) = pointers.first() else { continue };
             put(body, pointer, self.value(&column));
         }
@@ -103,7 +103,7 @@ impl Sample<'_> {
             "data" => Value::Object(Map::new()),
             "url" | "video_url" => "https://example.com/tributary-test".into(),
             column if column.ends_with("_at") => clock::rfc3339(self.now).into(),
-            _ => NAME.into(),
+            _ => SAMPLE_NAME.into(),
         }
     }
 }

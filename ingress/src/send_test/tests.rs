@@ -25,7 +25,7 @@ fn env() -> Env {
     Env::from_pairs([("K", "the key"), ("S", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0")])
 }
 
-fn prepare(platform: &str, kind: Option<&str>) -> Result<Request, Vec<Problem>> {
+fn prepare(platform: &str, kind: Option<&str>) -> Result<SignedRequest, Vec<Problem>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("platforms.toml");
     std::fs::write(&file, toml()).unwrap();
@@ -40,7 +40,7 @@ fn prepare(platform: &str, kind: Option<&str>) -> Result<Request, Vec<Problem>> 
 }
 
 #[test]
-fn every_bundled_platform_gets_an_event_of_every_type_that_it_knows() {
+fn sample_event_exists_for_every_bundled_type() {
     let registry = Registry::from_text("platforms.toml", &toml()).unwrap();
     for platform in registry.iter().filter(|platform| platform.name.as_str().starts_with("of-")) {
         let kinds: Vec<&str> = platform.effects.keys().map(String::as_str).collect();
@@ -56,7 +56,7 @@ fn every_bundled_platform_gets_an_event_of_every_type_that_it_knows() {
 }
 
 #[test]
-fn the_type_is_one_that_is_subscribed_and_only_logged() {
+fn sample_type_is_subscribed_and_only_logged() {
     assert!(prepare("only", None).unwrap().about.ends_with("(other)"));
     let body: Value = serde_json::from_slice(&prepare("only", Some("content_added")).unwrap().body).unwrap();
     assert_eq!(body["payload"]["content_id"], "tributary-test", "{body}");
@@ -64,8 +64,8 @@ fn the_type_is_one_that_is_subscribed_and_only_logged() {
 }
 
 #[test]
-fn what_cannot_be_made_or_sent_is_said() {
-    let reason = |result: Result<Request, Vec<Problem>>| result.err().unwrap()[0].to_string();
+fn send_test_errors_name_what_is_wrong() {
+    let reason = |result: Result<SignedRequest, Vec<Problem>>| result.err().unwrap()[0].to_string();
     assert!(reason(prepare("strict", None)).contains("--body"), "{}", reason(prepare("strict", None)));
     assert!(reason(prepare("mux", None)).contains("not configured"));
     for (url, expected) in

@@ -27,8 +27,8 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::stream::Stream;
-use crate::connections::{Entry, Link};
+use super::stream::ServerStream;
+use crate::connections::{ConnectionGuard, ConnectionLink};
 use crate::error::Error;
 
 /// Most requests at a time on one connection.
@@ -43,9 +43,9 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// Runs requests where their connection runs.
 #[derive(Clone, Copy)]
-struct Here;
+struct LocalExecutor;
 
-impl<F> Executor<F> for Here
+impl<F> Executor<F> for LocalExecutor
 where
     F: Future<Output: 'static> + 'static,
 {
@@ -55,14 +55,14 @@ where
 }
 
 /// Serves `stream` to its end, with what is left of it after a preface.
-pub(super) async fn serve<S>(stream: Stream, service: Rc<S>, stopping: GracefulShutdownSignal)
+pub(super) async fn serve<S>(stream: ServerStream, service: Rc<S>, stopping: GracefulShutdownSignal)
 where
-    S: Service<(Request, Link), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
+    S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
 {
     let entry = stream.entry();
     let of_requests = entry.clone();
     let answering = service_fn(move |request| answer(request, Rc::clone(&service), of_requests.clone()));
-    let mut builder = http2::Builder::new(Here);
+    let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
@@ -72,7 +72,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), answering));
     let silence = async {
         match &entry {
-            Some(entry) => entry.falls_silent().await,
+            Some(entry) => entry.wait_until_idle().await,
             None => std::future::pending().await,
         }
     };
@@ -89,10 +89,10 @@ where
 async fn answer<S>(
     request: hyper::Request<Incoming>,
     service: Rc<S>,
-    entry: Option<Rc<Entry>>,
-) -> Result<hyper::Response<Answer>, Infallible>
+    entry: Option<Rc<ConnectionGuard>>,
+) -> Result<hyper::Response<HyperResponseBody>, Infallible>
 where
-    S: Service<(Request, Link), Response = Response<BoxBody>, Error = actix_web::Error>,
+    S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error>,
 {
     let is_head = request.method() == hyper::Method::HEAD;
     let permit = entry.as_ref().map(|entry| entry.permit());
@@ -101,7 +101,7 @@ where
         Some(mut request) if matches!(permit, Some(None)) => {
             Error::Busy.respond(None, request.take_payload()).into()
         }
-        Some(request) => match service.call((request, Link::to(entry.as_deref()))).await {
+        Some(request) => match service.call((request, ConnectionLink::to(entry.as_deref()))).await {
             Ok(response) => response,
             Err(failure) => failure.error_response().into(),
         },
@@ -143,9 +143,9 @@ fn payload(mut body: Incoming) -> Payload {
     Payload::Stream { payload: Box::pin(parts) }
 }
 
-fn told(response: Response<BoxBody>, is_head: bool) -> hyper::Response<Answer> {
+fn told(response: Response<BoxBody>, is_head: bool) -> hyper::Response<HyperResponseBody> {
     let (response, body) = response.into_parts();
-    let mut told = hyper::Response::new(Answer((!is_head).then_some(body)));
+    let mut told = hyper::Response::new(HyperResponseBody((!is_head).then_some(body)));
     let status = hyper::StatusCode::from_u16(response.status().as_u16());
     *told.status_mut() = status.unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in response.headers().iter().filter(|(name, _)| *name != CONNECTION) {
@@ -159,9 +159,9 @@ fn told(response: Response<BoxBody>, is_head: bool) -> hyper::Response<Answer> {
 }
 
 /// An answer's body; `None`: it has none.
-struct Answer(Option<BoxBody>);
+struct HyperResponseBody(Option<BoxBody>);
 
-impl Body for Answer {
+impl Body for HyperResponseBody {
     type Data = Bytes;
     type Error = io::Error;
 

@@ -10,8 +10,8 @@ use actix_web::dev::Extensions;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::closing::Closing;
-use crate::connections::{Connections, Entry};
+use crate::connection_close::CloseFlag;
+use crate::connections::{Connections, ConnectionGuard};
 
 /// First bytes of HTTP/2 with prior knowledge (RFC 9113, section 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -24,9 +24,9 @@ pub(super) enum Protocol {
 }
 
 /// A connection, its first bytes and its place among all others.
-pub(super) struct Stream {
+pub(super) struct ServerStream {
     io: TcpStream,
-    entry: Option<Rc<Entry>>,
+    entry: Option<Rc<ConnectionGuard>>,
     /// `true` while bytes between two requests are the next one's head. In HTTP/2 they may be anything.
     hears_heads: bool,
     ahead: [u8; PREFACE.len()],
@@ -35,12 +35,12 @@ pub(super) struct Stream {
     taken: usize,
 }
 
-impl Stream {
+impl ServerStream {
     /// Enters a new connection.
     pub(super) fn new(io: TcpStream, connections: &Connections) -> Self {
         // Answers are small, and none waits for more.
         let _ = io.set_nodelay(true);
-        let entry = connections.enter(&io).map(Rc::new);
+        let entry = connections.register(&io).map(Rc::new);
         Self { io, entry, hears_heads: true, ahead: [0; PREFACE.len()], read: 0, taken: 0 }
     }
 
@@ -54,7 +54,7 @@ impl Stream {
             if read == 0 {
                 return Ok(Protocol::Http1);
             }
-            self.hear();
+            self.note_bytes();
             self.read += read;
             if !self.ahead.get(..self.read).is_some_and(|begun| PREFACE.starts_with(begun)) {
                 return Ok(Protocol::Http1);
@@ -66,14 +66,14 @@ impl Stream {
 
     /// Tells requests of this connection where they belong.
     pub(super) fn connect(&self, data: &mut Extensions) {
-        data.insert(Closing::default());
+        data.insert(CloseFlag::default());
         if let Some(entry) = &self.entry {
             data.insert(Rc::clone(entry));
         }
     }
 
     /// Its place among all connections; `None` where it could not get one.
-    pub(super) fn entry(&self) -> Option<Rc<Entry>> {
+    pub(super) fn entry(&self) -> Option<Rc<ConnectionGuard>> {
         self.entry.clone()
     }
 
@@ -82,16 +82,16 @@ impl Stream {
         self.io.peer_addr().ok()
     }
 
-    fn hear(&self) {
+    fn note_bytes(&self) {
         if self.hears_heads
             && let Some(entry) = &self.entry
         {
-            entry.hear();
+            entry.note_bytes();
         }
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ServerStream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let ahead = this.ahead.get(this.taken..this.read).unwrap_or_default();
@@ -104,13 +104,13 @@ impl AsyncRead for Stream {
         let before = into.filled().len();
         let read = Pin::new(&mut this.io).poll_read(context, into);
         if into.filled().len() > before {
-            this.hear();
+            this.note_bytes();
         }
         read
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for ServerStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().io).poll_write(context, bytes)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ::tests::sender::{
     LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, livekit_event, rfc3339,
 };
-use ::tests::sign::{self, Signed};
+use ::tests::sign::{self, SignedWebhook};
 use bytes::Bytes;
 use ingress::{Identified, identify};
 use shared::config::Env;
@@ -48,7 +48,7 @@ const NOW_MS: i64 = NOW_S * 1000;
 /// A platform and its `i`-th signed event.
 struct Source {
     platform: &'static str,
-    event: fn(usize) -> Signed,
+    event: fn(usize) -> SignedWebhook,
 }
 
 const MUX: Source = Source { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };

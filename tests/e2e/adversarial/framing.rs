@@ -133,7 +133,7 @@ async fn endless_input_is_cut_off() {
         .start()
         .await;
     let to = address(&stack);
-    let chunked = |signed: &Signed| head(signed, "transfer-encoding: chunked\r\n\r\n");
+    let chunked = |signed: &SignedWebhook| head(signed, "transfer-encoding: chunked\r\n\r\n");
     let genuine = event();
     let lost = genuine.clone().to("/api/v1/webhooks/nobody");
     let nowhere = genuine.clone().to("/nothing/at/all");

@@ -80,7 +80,7 @@ async fn connection_bound_evicts_the_longest_idle_connection() {
         ));
     }
     assert!(closed >= 400 - 32, "only {closed} were closed");
-    stack.ingresses[0].process.logged("MAX_CONNECTIONS was reached", ANSWER_LIMIT).await;
+    stack.ingresses[0].process.wait_until_logged("MAX_CONNECTIONS was reached", ANSWER_LIMIT).await;
 }
 
 /// Drips `bytes` over and over until the other side has had enough; how long that took.

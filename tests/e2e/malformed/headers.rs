@@ -1,7 +1,7 @@
 //! Signatures and other headers that are none, around a good event.
 
 use tests::sender::{LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, now};
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 
 use super::rng::SplitMix64;
 use super::requests::{MalformedRequest, framed, signed_request, good_body, raw_headers, post, signature_header, complete_request};
@@ -16,7 +16,7 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
     let with = |value: &str| bare.clone().header(name, value);
     match rng.below(9) {
         0 => post("no signature", &bare),
-        1 => post("another body", &Signed { body: [&body[..], b" "].concat(), ..signed }),
+        1 => post("another body", &SignedWebhook { body: [&body[..], b" "].concat(), ..signed }),
         2 => {
             let mut headers = raw_headers(&bare);
             headers.push((name.to_owned(), rng.header_value(200)));
@@ -33,7 +33,7 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
             text[at] = if text[at] == b'0' { b'1' } else { b'0' };
             // Where another letter means the same it is genuine still: the last of base64 has idle bits.
             let body = [&body[..], b"\n"].concat();
-            post("a digit of the signature", &Signed { body, ..with(&String::from_utf8(text).unwrap()) })
+            post("a digit of the signature", &SignedWebhook { body, ..with(&String::from_utf8(text).unwrap()) })
         }
         6 => post(
             "a very long signature",

@@ -5,7 +5,7 @@
 use tests::sender::{
     ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event, now, now_ms,
 };
-use tests::sign::{self, Signed};
+use tests::sign::{self, SignedWebhook};
 
 use super::rng::SplitMix64;
 use super::{bodies, headers, protocol};
@@ -48,7 +48,7 @@ impl RunSeed {
 /// A name and a value that need not be text.
 pub(super) type RawHeader = (String, Vec<u8>);
 
-pub(super) fn raw_headers(signed: &Signed) -> Vec<RawHeader> {
+pub(super) fn raw_headers(signed: &SignedWebhook) -> Vec<RawHeader> {
     signed.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect()
 }
 
@@ -66,7 +66,7 @@ pub(super) fn complete_request(name: &'static str, bytes: Vec<u8>) -> MalformedR
     MalformedRequest { name, bytes, ends: false, may_be_cut_off: false }
 }
 
-pub(super) fn post(name: &'static str, signed: &Signed) -> MalformedRequest {
+pub(super) fn post(name: &'static str, signed: &SignedWebhook) -> MalformedRequest {
     complete_request(name, framed("POST", &signed.path, &raw_headers(signed), &signed.body))
 }
 
@@ -80,7 +80,7 @@ pub(super) fn good_body(rng: &mut SplitMix64) -> Vec<u8> {
 }
 
 /// `body`, signed as one of the platforms does it.
-pub(super) fn signed_request(rng: &mut SplitMix64, body: &[u8]) -> Signed {
+pub(super) fn signed_request(rng: &mut SplitMix64, body: &[u8]) -> SignedWebhook {
     match rng.below(4) {
         0 => sign::mux(MUX_SECRET, now(), body),
         1 => sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body),
@@ -89,7 +89,7 @@ pub(super) fn signed_request(rng: &mut SplitMix64, body: &[u8]) -> Signed {
     }
 }
 
-pub(super) fn signature_header(signed: &Signed) -> &'static str {
+pub(super) fn signature_header(signed: &SignedWebhook) -> &'static str {
     ["mux-signature", "authorization", "x-webhook-signature"]
         .into_iter()
         .find(|name| signed.headers.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)))

@@ -3,8 +3,8 @@
 use reqwest::Method;
 use serde_json::Value;
 use tests::admin::SECRETS_KEY;
-use tests::sender::{ACME_SECRET, ADMIN_TOKEN, Answer, Sender, content_event, now_ms, unique};
-use tests::sign::{self, Signed};
+use tests::sender::{ACME_SECRET, ADMIN_TOKEN, HttpAnswer, Sender, content_event, now_ms, unique};
+use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -84,11 +84,11 @@ impl Conformance {
     }
 
     /// Sends to ingress, and checks that the answer is described.
-    pub(super) async fn ask(&self, method: &Method, request: &Signed) -> Answer {
+    pub(super) async fn ask(&self, method: &Method, request: &SignedWebhook) -> HttpAnswer {
         self.ask_at(&self.stack.ingresses[0].url, method, request).await
     }
 
-    pub(super) async fn ask_at(&self, base: &str, method: &Method, request: &Signed) -> Answer {
+    pub(super) async fn ask_at(&self, base: &str, method: &Method, request: &SignedWebhook) -> HttpAnswer {
         let answer = Sender::new(base).request(method.clone(), request).await.expect("an answer");
         self.api.check(&method.as_str().to_lowercase(), &request.path, &answer);
         answer
@@ -96,7 +96,7 @@ impl Conformance {
 
     /// Provokes what is wrong with a body, at a route that reads one.
     pub(super) async fn bodies(&self, method: &Method, path: &str) {
-        let large = Signed { body: vec![b' '; 2001], ..admin(path) };
+        let large = SignedWebhook { body: vec![b' '; 2001], ..admin(path) };
         self.ask(method, &large).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
         let coded = admin(path).header("content-encoding", "deflate");
         self.ask(method, &coded).await.expect_error(415, "E_WEBHOOK_UNSUPPORTED_ENCODING");
@@ -108,7 +108,7 @@ impl Conformance {
     }
 
     /// Sends what ends in `rest`, and nothing more.
-    async fn raw(&self, method: &Method, path: &str, rest: &str) -> Answer {
+    async fn raw(&self, method: &Method, path: &str, rest: &str) -> HttpAnswer {
         let address = self.stack.ingresses[0].url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).await.unwrap();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n{rest}");
@@ -122,19 +122,19 @@ impl Conformance {
     }
 }
 
-fn parsed(text: &str) -> Answer {
+fn parsed(text: &str) -> HttpAnswer {
     let (head, text) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    Answer { status, headers, text: text.to_owned(), json: serde_json::from_str(text).unwrap_or_default() }
+    HttpAnswer { status, headers, text: text.to_owned(), json: serde_json::from_str(text).unwrap_or_default() }
 }
 
-pub(super) fn plain(path: &str) -> Signed {
-    Signed { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+pub(super) fn plain(path: &str) -> SignedWebhook {
+    SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
 }
 
-pub(super) fn admin(path: &str) -> Signed {
+pub(super) fn admin(path: &str) -> SignedWebhook {
     plain(path).header("authorization", &format!("Bearer {ADMIN_TOKEN}"))
 }
 
@@ -142,6 +142,6 @@ pub(super) fn event() -> Value {
     content_event("content_added", &unique("content"), "t", now_ms())
 }
 
-pub(super) fn signed(platform: &str, body: &Value) -> Signed {
+pub(super) fn signed(platform: &str, body: &Value) -> SignedWebhook {
     sign::generic(platform, ACME_SECRET, body.to_string().as_bytes())
 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
-use tests::sender::Answer;
+use tests::sender::HttpAnswer;
 
 /// The structure of OpenAPI 3.1 documents: JSON Schema of the OpenAPI Initiative (2022-10-07), Apache License 2.0.
 const OPENAPI: &str = include_str!("../../fixtures/openapi-3.1.schema.json");
@@ -94,7 +94,7 @@ impl Description {
 
     /// Checks that the answer to `method` `path` is described, and remembers that it was seen.
     #[track_caller]
-    pub(super) fn check(&self, method: &str, path: &str, answer: &Answer) {
+    pub(super) fn check(&self, method: &str, path: &str, answer: &HttpAnswer) {
         let what = format!("{method} {path}: {} {}", answer.status, answer.text);
         let (template, item) = self.item(path).unwrap_or_else(|| panic!("no such path: {what}"));
         let operation = item.get(method).unwrap_or_else(|| panic!("no such method: {what}"));
@@ -109,13 +109,13 @@ impl Description {
 
     /// Checks that `answer` is the one that stands under `components/responses`.
     #[track_caller]
-    pub(super) fn is_general(&self, name: &str, answer: &Answer) {
+    pub(super) fn is_general(&self, name: &str, answer: &HttpAnswer) {
         let what = format!("{name}: {} {}", answer.status, answer.text);
         self.is_as_described(&self.document["components"]["responses"][name], answer, &what);
     }
 
     #[track_caller]
-    fn is_as_described(&self, described: &Value, answer: &Answer, what: &str) {
+    fn is_as_described(&self, described: &Value, answer: &HttpAnswer, what: &str) {
         let kind = answer.header("content-type").map(|kind| kind.split(';').next().unwrap_or_default().trim());
         match (&described["content"], kind) {
             (Value::Null, _) => assert!(answer.text.is_empty(), "a body: {what}"),

@@ -3,9 +3,9 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::sender::{MUX_SECRET, NETFLIX_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
-use tests::sign::{self, Signed};
-use tests::stack::Role;
-use tests::tcp_proxy::Mode;
+use tests::sign::{self, SignedWebhook};
+use tests::stack::ServerProcess;
+use tests::tcp_proxy::ProxyMode;
 
 use super::conformance::{Conformance, TOPIC, admin, event, plain, signed};
 use crate::WAIT_LIMIT;
@@ -15,7 +15,7 @@ const STATISTICS: [&str; 3] = ["/api/v1/webhooks/metrics", "/webhooks/stats", "/
 
 pub(super) async fn webhooks(conformance: &Conformance, path: &str) {
     let at = |platform: &str| format!("{path}/{platform}");
-    let post = async |request: &Signed| conformance.ask(&Method::POST, request).await;
+    let post = async |request: &SignedWebhook| conformance.ask(&Method::POST, request).await;
     let send = async |platform: &str, body: &Value| post(&signed(platform, body).to(&at(platform))).await;
 
     let body = event();
@@ -54,7 +54,7 @@ pub(super) async fn webhooks(conformance: &Conformance, path: &str) {
 
 /// Those that wait are told what became of their events.
 async fn waiting(conformance: &Conformance, acme: &str, mux: &str) {
-    let wait = async |request: Signed, path: &str| {
+    let wait = async |request: SignedWebhook, path: &str| {
         conformance.ask(&Method::POST, &request.to(path).header("prefer", "wait=20")).await
     };
     let answer = wait(signed("acme", &event()), acme).await;
@@ -91,27 +91,27 @@ pub(super) async fn probes(conformance: &Conformance, path: &str) {
     }
     let cloud_events = at("acme").header("webhook-request-origin", "events.example.com");
     assert_eq!(conformance.ask(&Method::OPTIONS, &cloud_events).await.status, 200);
-    let with_body = Signed { body: b"{}".to_vec(), ..at("acme") };
+    let with_body = SignedWebhook { body: b"{}".to_vec(), ..at("acme") };
     conformance.ask(&Method::OPTIONS, &with_body).await.expect_error(400, "E_INVALID_REQUEST");
 }
 
 pub(super) async fn sessions(conformance: &Conformance) {
     let path = "/api/v1/sessions/room";
-    let put = async |request: &Signed| conformance.ask(&Method::PUT, request).await;
+    let put = async |request: &SignedWebhook| conformance.ask(&Method::PUT, request).await;
     let body = json!({"live_stream_id": "ls", "status": "live", "config": {"a": 1}}).to_string().into_bytes();
-    let announcement = Signed { body, ..admin(path) };
+    let announcement = SignedWebhook { body, ..admin(path) };
     put(&announcement).await.expect(202, "accepted");
     let keyed = admin(path).header("idempotency-key", "once");
     put(&keyed).await.expect(202, "accepted");
     put(&keyed).await.expect(200, "duplicate");
-    put(&Signed { body: b"[]".to_vec(), ..admin(path) }).await.expect_error(400, "E_INVALID_REQUEST");
+    put(&SignedWebhook { body: b"[]".to_vec(), ..admin(path) }).await.expect_error(400, "E_INVALID_REQUEST");
     put(&plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
     put(&plain(path).header("authorization", "Bearer wrong")).await.expect_error(403, "E_ADMIN_FORBIDDEN");
     conformance.bodies(&Method::PUT, path).await;
 
     conformance.stack.status("room", "live", WAIT_LIMIT).await;
     let worker = &conformance.stack.workers[0].url;
-    let get = async |request: &Signed| conformance.ask_at(worker, &Method::GET, request).await;
+    let get = async |request: &SignedWebhook| conformance.ask_at(worker, &Method::GET, request).await;
     let row = get(&admin(path)).await;
     assert_eq!((row.status, &row.json["config"]), (200, &json!({"a": 1})));
     get(&plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
@@ -121,7 +121,7 @@ pub(super) async fn sessions(conformance: &Conformance) {
 
 pub(super) async fn statistics(conformance: &Conformance) {
     for path in STATISTICS {
-        let get = async |request: &Signed| conformance.ask(&Method::GET, request).await;
+        let get = async |request: &SignedWebhook| conformance.ask(&Method::GET, request).await;
         assert_eq!(get(&admin(path)).await.status, 200);
         get(&plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
         get(&plain(path).header("authorization", "Bearer wrong")).await.expect_error(403, "E_ADMIN_FORBIDDEN");
@@ -150,7 +150,7 @@ pub(super) async fn platforms(conformance: &Conformance) {
     );
     let ask = async |method: &Method, path: &str, body: &Value| {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        conformance.ask(method, &Signed { body, ..admin(path) }).await
+        conformance.ask(method, &SignedWebhook { body, ..admin(path) }).await
     };
     for (method, path) in
         [(Method::POST, register), (Method::GET, platforms), (Method::PATCH, one), (Method::DELETE, one)]
@@ -178,9 +178,9 @@ pub(super) async fn platforms(conformance: &Conformance) {
     assert_eq!(ask(&Method::DELETE, one, &Value::Null).await.json["state"], "draining");
 
     let (program, url, ops) = conformance.stack.ingress_program();
-    let keyless = Role { process: program.without("SECRETS_KEY").spawn(), url, ops };
+    let keyless = ServerProcess { process: program.without("SECRETS_KEY").spawn(), url, ops };
     keyless.ready(WAIT_LIMIT).await;
-    let refused = Signed { body: third.to_string().into_bytes(), ..admin(register) };
+    let refused = SignedWebhook { body: third.to_string().into_bytes(), ..admin(register) };
     let refused = conformance.ask_at(&keyless.url, &Method::POST, &refused).await;
     refused.expect_error(503, "E_REGISTRATION_UNAVAILABLE");
 }
@@ -190,7 +190,7 @@ pub(super) async fn outbound(conformance: &Conformance) {
     let (one, nobody) = ("/api/webhooks/destinations/webhook_1", "/api/webhooks/destinations/nobody");
     let ask = async |method: &Method, path: &str, body: &Value| {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-        conformance.ask(method, &Signed { body, ..admin(path) }).await
+        conformance.ask(method, &SignedWebhook { body, ..admin(path) }).await
     };
     for (method, path) in
         [(Method::POST, test), (Method::POST, trigger), (Method::GET, status), (Method::PATCH, one)]
@@ -220,12 +220,12 @@ pub(super) async fn outbound(conformance: &Conformance) {
 
 pub(super) async fn events(conformance: &Conformance) {
     let (stack, worker) = (&conformance.stack, &conformance.stack.workers[0].url);
-    let get = async |request: &Signed| conformance.ask_at(worker, &Method::GET, request).await;
+    let get = async |request: &SignedWebhook| conformance.ask_at(worker, &Method::GET, request).await;
     let at = |platform: &str, id: &str| format!("/api/v1/webhooks/{platform}/events/{id}");
     let id = stack.sender().acme(&event()).await.expect(202, "accepted").to_owned();
     let lost = mux_event(&unique("event"), "active", Some("nobody"), "none", now_ms());
     let lost = stack.sender().mux(&lost).await.expect(202, "accepted").to_owned();
-    stack.drained(WAIT_LIMIT).await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
     let processed = get(&admin(&at("acme", &id))).await;
     assert_eq!(
         (&processed.json["state"], &processed.json["results"]["event_id"]),
@@ -242,9 +242,9 @@ pub(super) async fn events(conformance: &Conformance) {
 /// Without Redis nothing is promised.
 pub(super) async fn outage(conformance: &Conformance, spellings: &[String]) {
     let stack = &conformance.stack;
-    stack.proxy.as_ref().unwrap().set(Mode::Cut);
+    stack.proxy.as_ref().unwrap().set(ProxyMode::Cut);
     stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
-    let ask = async |method: Method, request: Signed| {
+    let ask = async |method: Method, request: SignedWebhook| {
         conformance.ask(&method, &request).await.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
     };
     for path in spellings {

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tests::sender::{Answer, now_ms, unique};
-use tests::sign::Signed;
+use tests::sender::{HttpAnswer, now_ms, unique};
+use tests::sign::SignedWebhook;
 
 use super::signer::Signing;
 
@@ -161,14 +161,14 @@ impl CaseRequest {
     }
 
     /// The request with its signature.
-    pub(super) fn signed(&self) -> Signed {
+    pub(super) fn signed(&self) -> SignedWebhook {
         let body = match (&self.body, &self.body_base64) {
             (Some(text), _) => text.clone().into_bytes(),
             (None, Some(bytes)) => STANDARD.decode(bytes).expect("base64"),
             (None, None) => Vec::new(),
         };
         let headers = self.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        let mut request = Signed { path: self.path.clone(), headers, body };
+        let mut request = SignedWebhook { path: self.path.clone(), headers, body };
         if let Some(signing) = &self.signing {
             let added = signing.headers(&request.body);
             request.headers.extend(added);
@@ -180,7 +180,7 @@ impl CaseRequest {
 impl ExpectedOutcome {
     /// Checks the answer to the last request.
     #[track_caller]
-    pub(super) fn holds_for(&self, answer: &Answer) {
+    pub(super) fn holds_for(&self, answer: &HttpAnswer) {
         let allowed = match self.status.as_ref().expect("a status") {
             Value::Array(several) => several.clone(),
             one => vec![one.clone()],

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
 use shared::queue::{NewDeadLetter, SettleOutcome, Settled};
-use tests::{pending, poll};
+use tests::{pending_entries, poll};
 
 use crate::fixture::{CONSUMER, Fixture, OTHER};
 
@@ -224,7 +224,7 @@ async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
 async fn entries_that_were_delivered_in_the_future_can_be_claimed_again() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
-    pending::delivered_in_the_future(&fixture.server, &fixture.keys.incoming, CONSUMER, &ids).await;
+    pending_entries::move_delivery_into_future(&fixture.server, &fixture.keys.incoming, CONSUMER, &ids).await;
 
     let claim =
         async || fixture.queue.claim(&fixture.keys, OTHER, Duration::from_millis(20), START, 10).await.unwrap();

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use tests::odd;
+use tests::odd_values;
 use worker::effects::{RequiredValue, InvalidEventError, PlannedEvent};
 
 use crate::fixture::{Fixture, event};
@@ -40,7 +40,7 @@ fn refused_for(invalid: &InvalidEventError) -> Option<RequiredValue> {
 /// The plans of all odd events of `platform` that are not refused.
 fn planned(fixture: &Fixture, platform: &str) -> Vec<PlannedEvent> {
     let mut plans = Vec::new();
-    for (number, odd) in odd::events(fixture.platform(platform)).into_iter().enumerate() {
+    for (number, odd) in odd_values::events(fixture.platform(platform)).into_iter().enumerate() {
         let id = format!("{platform}-{number}");
         let kind: &'static str = odd.event_type.clone().leak();
         let what = format!("{platform}, {}, {}: {}", odd.event_type, odd.place, odd.body);
@@ -61,7 +61,7 @@ async fn odd_value_of_a_column_never_refuses_the_event() {
     let mut places = HashSet::new();
     for platform in fixture.registry.iter() {
         let name = platform.name.as_str();
-        places.extend(odd::events(platform).into_iter().map(|odd| odd.place));
+        places.extend(odd_values::events(platform).into_iter().map(|odd| odd.place));
         if name != "sessions" {
             planned(&fixture, name);
         }

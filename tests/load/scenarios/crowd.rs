@@ -139,7 +139,7 @@ impl Side {
         let drained = drain::drain(&mut self.stack, &names(self.platforms), new / 10 * 9).await?;
         self.memory = self.memory.max(drained.peak);
         if self.queued == 0 {
-            self.stack.drained(DRAINED).await;
+            self.stack.wait_until_drained(DRAINED).await;
         }
         drain::stop(&mut self.stack).await;
 

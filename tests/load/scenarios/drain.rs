@@ -70,7 +70,7 @@ pub(crate) async fn drain(stack: &mut Stack, platforms: &[String], enough: u64) 
 pub(crate) async fn stop(stack: &mut Stack) {
     if let Some(worker) = stack.workers.pop() {
         worker.process.terminate();
-        worker.process.ended(STOPPED).await;
+        worker.process.wait_until_ended(STOPPED).await;
     }
 }
 

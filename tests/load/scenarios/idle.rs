@@ -37,7 +37,7 @@ pub(crate) async fn measure(options: &Options, figures: &mut Figures) -> Result<
     };
     let offered = to_ingress(&stack, &plan, requests(&plan, &Kind { platforms: PLATFORMS, wait: false })).await?;
     offered.check(SECTION, 202, figures);
-    stack.drained(DRAINED).await;
+    stack.wait_until_drained(DRAINED).await;
     let (accepted, finished) = (offered.count(202), finished(&stack, PLATFORMS).await);
     if accepted != finished {
         figures.fault(format!("{SECTION}: {accepted} were accepted, {finished} finished"));

@@ -104,7 +104,7 @@ pub(crate) async fn full(
     let per_second = accepted.saturating_sub(left) as f64 / took;
     figures.add(FULL, "accepted/s", appendfsync, offered.per_second);
     figures.add(FULL, "all the way, events/s", appendfsync, per_second);
-    stack.drained(DRAINED).await;
+    stack.wait_until_drained(DRAINED).await;
     Ok(Full { accepted, per_second })
 }
 
@@ -139,7 +139,7 @@ pub(crate) async fn paced(
         generator::run(&some, asking, || {}),
     );
     let (outcome, waited) = (both.0?, both.1?);
-    stack.drained(DRAINED).await;
+    stack.wait_until_drained(DRAINED).await;
 
     let events = outcome.answers + waited.answers;
     figures.add(SECTION, "offered/s", column, rate);

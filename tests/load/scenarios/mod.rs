@@ -14,7 +14,7 @@ pub(crate) mod worker;
 use std::fmt::Write as _;
 
 use tests::redis::RedisOptions;
-use tests::stack::{Builder, Stack};
+use tests::stack::{StackBuilder, Stack};
 
 use serde_json::json;
 
@@ -29,7 +29,7 @@ pub(crate) fn redis(appendfsync: &str) -> RedisOptions {
 }
 
 /// A system without workers, with `platforms` platforms like `mux` beside it.
-pub(crate) fn stack(appendfsync: &str, platforms: usize) -> Builder {
+pub(crate) fn stack(appendfsync: &str, platforms: usize) -> StackBuilder {
     let mut toml = format!("[platforms.mux]\nrate_limit = {LIMIT}\n");
     for i in 0..platforms {
         let _ = write!(

@@ -52,7 +52,7 @@ async fn once(program: &Program, ops: &str) -> Result<Duration, Failure> {
     }
     let took = begin.elapsed();
     process.terminate();
-    process.ended(STOPPED).await;
+    process.wait_until_ended(STOPPED).await;
     Ok(took)
 }
 

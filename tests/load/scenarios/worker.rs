@@ -2,7 +2,7 @@
 
 use ::tests::database::Database;
 use ::tests::process;
-use ::tests::stack::{Kind, Stack};
+use ::tests::stack::{DatabaseKind, Stack};
 
 use super::{announce, drain, fill, finished, names, stack};
 use crate::Failure;
@@ -28,7 +28,7 @@ struct Drain {
 pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<(), Failure> {
     let events = if options.quick { EVENTS / 5 } else { EVENTS };
     eprintln!("load:   {events} events to SQLite: worker, then raw");
-    let (stack, drain) = backlog(Kind::Sqlite, events, "SQLite", figures).await?;
+    let (stack, drain) = backlog(DatabaseKind::Sqlite, events, "SQLite", figures).await?;
     let Database::Sqlite(file) = &stack.database else { return Err("not SQLite".into()) };
     let rows = rows::read(file)?;
     drop(stack);
@@ -39,7 +39,7 @@ pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<()
     judge(&drain, &floor, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", figures);
 
     eprintln!("load:   {events} events to PostgreSQL: worker, then raw");
-    let (stack, drain) = backlog(Kind::OwnPostgres, events, "PostgreSQL", figures).await?;
+    let (stack, drain) = backlog(DatabaseKind::OwnPostgres, events, "PostgreSQL", figures).await?;
     let server = stack.postgres.as_ref().ok_or("no server")?;
     let floor = fastest(&rows, drain.batch, "PostgreSQL", figures, async |batches: &[Batch]| {
         postgres::write(&server.database().await, batches).await
@@ -51,7 +51,7 @@ pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<()
 
 /// Queues `events` and lets a worker finish them.
 async fn backlog(
-    kind: Kind,
+    kind: DatabaseKind,
     events: usize,
     column: &str,
     figures: &mut Figures,

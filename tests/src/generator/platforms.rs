@@ -4,24 +4,24 @@ use rand::RngExt;
 use serde_json::{Map, Value, json};
 
 use super::{
-    By, FOUNDING_ROOMS, Generator, NETFLIX_SECRET, REALCAST_SECRET, STREAMGANK_SECRET, STUDIO_SECRET, Said,
+    RequestStyle, FOUNDING_ROOMS, Generator, NETFLIX_SECRET, REALCAST_SECRET, STREAMGANK_SECRET, STUDIO_SECRET, SentEvent,
 };
-use crate::model::{Deed, Fate, Named, Row, Table};
+use crate::model::{EventMeaning, ExpectedEnd, SessionRef, ColumnValues, EventTable};
 use crate::sender::rfc3339;
 
-const REALCAST: By = By::Body { header: "x-realcast-signature", secret: REALCAST_SECRET };
-const NETFLIX: By = By::Body { header: "x-webhook-signature", secret: NETFLIX_SECRET };
-const STREAMGANK: By = By::Body { header: "x-streamgank-signature", secret: STREAMGANK_SECRET };
-const OWN: By = By::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
+const REALCAST: RequestStyle = RequestStyle::Body { header: "x-realcast-signature", secret: REALCAST_SECRET };
+const NETFLIX: RequestStyle = RequestStyle::Body { header: "x-webhook-signature", secret: NETFLIX_SECRET };
+const STREAMGANK: RequestStyle = RequestStyle::Body { header: "x-streamgank-signature", secret: STREAMGANK_SECRET };
+const OWN: RequestStyle = RequestStyle::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
 
 /// Puts members into a body, and into the columns that they are for.
 #[derive(Default)]
-struct Told {
+struct BodyBuilder {
     body: Map<String, Value>,
-    set: Row,
+    set: ColumnValues,
 }
 
-impl Told {
+impl BodyBuilder {
     /// Only in the body.
     fn body(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.body.insert(name.to_owned(), value.into());
@@ -42,14 +42,14 @@ impl Told {
     }
 
     /// In both, if `told`.
-    fn maybe(self, told: bool, name: &str, column: &str, value: impl Into<Value>) -> Self {
+    fn both_if(self, told: bool, name: &str, column: &str, value: impl Into<Value>) -> Self {
         if told { self.both(name, column, value) } else { self }
     }
 }
 
 impl Generator {
     /// The next event that is no announcement of a new room.
-    pub(super) fn event(&mut self) -> Said {
+    pub(super) fn event(&mut self) -> SentEvent {
         match self.rng.random_range(0..1000) {
             0..110 => self.mux_by_stream(),
             110..270 => self.mux_by_room(),
@@ -66,9 +66,9 @@ impl Generator {
                 let room = self.current();
                 self.announcement(self.announced_room(room), None)
             }
-            980..987 => self.clash(),
+            980..987 => self.session_conflict(),
             987..994 => self.invalid(),
-            _ => self.orphan(),
+            _ => self.never_announced(),
         }
     }
 
@@ -77,61 +77,61 @@ impl Generator {
     }
 
     /// One of the things that things happen to at a time.
-    fn one_of(&mut self, kind: &str) -> String {
+    fn active_thing(&mut self, kind: &str) -> String {
         let n = self.current();
         format!("{:x}-{kind}-{n}", self.seed)
     }
 
-    fn mux_status(&mut self, room: String, named: Named, data: Value) -> Said {
+    fn mux_status(&mut self, room: String, session_ref: SessionRef, data: Value) -> SentEvent {
         let (kind, status) = [
             ("video.live_stream.active", "live"),
             ("video.live_stream.idle", "idle"),
             ("video.live_stream.disconnected", "ended"),
         ][self.rng.random_range(0..3)];
-        let deed = Self::session(room, named, Some(status), Row::new(), Row::new());
-        self.mux(kind, deed, data)
+        let meaning = Self::session(room, session_ref, Some(status), ColumnValues::new(), ColumnValues::new());
+        self.mux(kind, meaning, data)
     }
 
-    fn mux(&mut self, kind: &'static str, deed: Deed, data: Value) -> Said {
+    fn mux(&mut self, kind: &'static str, meaning: EventMeaning, data: Value) -> SentEvent {
         let at = self.at();
         let body = json!({"type": kind, "id": self.id("mux"), "created_at": rfc3339(at), "attempts": [], "data": data,
             "environment": {"name": "production", "id": "env_1"}});
-        self.said("mux", kind, Some(at), deed, body, By::Mux)
+        self.sent_event("mux", kind, Some(at), meaning, body, RequestStyle::Mux)
     }
 
-    fn mux_by_stream(&mut self) -> Said {
+    fn mux_by_stream(&mut self) -> SentEvent {
         let n = self.rng.random_range(0..FOUNDING_ROOMS);
         let (room, stream) = (self.founding_room(n), self.stream(n));
-        self.mux_status(room, Named::Stream, json!({"id": stream, "status": "x"}))
+        self.mux_status(room, SessionRef::LiveStream, json!({"id": stream, "status": "x"}))
     }
 
-    fn mux_by_room(&mut self) -> Said {
+    fn mux_by_room(&mut self) -> SentEvent {
         let n = self.current();
         let (room, stream) = (self.announced_room(n), self.id("nobodys"));
-        self.mux_status(room.clone(), Named::Room, json!({"id": stream, "passthrough": room}))
+        self.mux_status(room.clone(), SessionRef::Room, json!({"id": stream, "passthrough": room}))
     }
 
-    fn mux_asset(&mut self) -> Said {
+    fn mux_asset(&mut self) -> SentEvent {
         let n = self.current();
         let (id, room) = (format!("{:x}-asset-{n}", self.seed), self.announced_room(n));
         let ready = self.chance(60.0);
-        let told = Told::default().body("id", id.as_str()).both("passthrough", "room_id", room);
+        let told = BodyBuilder::default().body("id", id.as_str()).both("passthrough", "room_id", room);
         let told = told.column("state", if ready { "ready" } else { "created" });
         let seconds = f64::from(self.rng.random_range(0..8_000)) / 2.0;
-        let told = told.maybe(ready && self.chance(80.0), "duration", "duration_seconds", seconds);
+        let told = told.both_if(ready && self.chance(80.0), "duration", "duration_seconds", seconds);
         let kind = if ready { "video.asset.ready" } else { "video.asset.created" };
-        let deed = Deed::Thing { table: Table::Recordings, id, set: told.set };
-        self.mux(kind, deed, Value::Object(told.body))
+        let meaning = EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set };
+        self.mux(kind, meaning, Value::Object(told.body))
     }
 
-    fn mux_logged(&mut self) -> Said {
+    fn mux_logged(&mut self) -> SentEvent {
         let kind = ["video.live_stream.connected", "video.live_stream.recording", "video.upload.created"]
             [self.rng.random_range(0..3)];
         let stream = self.stream(0);
-        self.mux(kind, Deed::Log, json!({"id": stream}))
+        self.mux(kind, EventMeaning::LogOnly, json!({"id": stream}))
     }
 
-    fn livekit(&mut self) -> Said {
+    fn livekit(&mut self) -> SentEvent {
         let n = self.rng.random_range(0..3);
         let (kind, status) =
             [("room_started", Some("live")), ("room_finished", Some("stopped")), ("participant_joined", None)][n];
@@ -144,43 +144,43 @@ impl Generator {
         };
         let at = self.at() / 1000;
         let body = json!({"event": kind, "id": self.id("lk"), "createdAt": at.to_string(), "room": {"name": room}});
-        let session = |status| Self::session(room, Named::Room, Some(status), Row::new(), Row::new());
-        self.said("livekit", kind, Some(at * 1000), status.map_or(Deed::Log, session), body, By::LiveKit)
+        let session = |status| Self::session(room, SessionRef::Room, Some(status), ColumnValues::new(), ColumnValues::new());
+        self.sent_event("livekit", kind, Some(at * 1000), status.map_or(EventMeaning::LogOnly, session), body, RequestStyle::LiveKit)
     }
 
     /// RealCast signs no id: what tells two events apart is in the body.
-    fn realcast(&mut self, kind: &'static str, deed: Deed, data: Map<String, Value>) -> Said {
+    fn realcast(&mut self, kind: &'static str, meaning: EventMeaning, data: Map<String, Value>) -> SentEvent {
         let at = (!self.chance(3.0)).then(|| self.at());
         let mut body = json!({"event": kind, "data": data, "n": self.number});
         if let Some(at) = at {
             body["timestamp"] = rfc3339(at).into();
         }
-        self.said("realcast", kind, at, deed, body, REALCAST)
+        self.sent_event("realcast", kind, at, meaning, body, REALCAST)
     }
 
-    fn realcast_stream(&mut self) -> Said {
-        let room = self.one_of("cast");
-        let told = Told::default().body("stream_id", room.as_str());
+    fn realcast_stream(&mut self) -> SentEvent {
+        let room = self.active_thing("cast");
+        let told = BodyBuilder::default().body("stream_id", room.as_str());
         let (n, at) = (self.number, rfc3339(self.began + self.rng.random_range(0..600_000)));
         let few = self.rng.random_range(0..5_000);
         let mut tell = || self.rng.random_bool(0.7);
         let (a, b, c, d) = (tell(), tell(), tell(), tell());
-        let mut data = Row::new();
+        let mut data = ColumnValues::new();
         let (kind, status, told) = match self.rng.random_range(0..5) {
             0 => {
-                let told = told.maybe(a, "title", "title", format!("Title {n}"));
-                let told = told.maybe(b, "streamer_id", "streamer_id", format!("user_{few}"));
-                let told = told.maybe(c, "app_id", "app_id", format!("app_{few}"));
-                ("stream.live", Some("live"), told.maybe(d, "started_at", "started_at", at))
+                let told = told.both_if(a, "title", "title", format!("Title {n}"));
+                let told = told.both_if(b, "streamer_id", "streamer_id", format!("user_{few}"));
+                let told = told.both_if(c, "app_id", "app_id", format!("app_{few}"));
+                ("stream.live", Some("live"), told.both_if(d, "started_at", "started_at", at))
             }
             1 => {
-                let told = told.maybe(a, "duration", "duration_seconds", f64::from(few) / 4.0);
-                let told = told.maybe(b, "peak_viewers", "peak_viewers", few);
-                ("stream.offline", Some("ended"), told.maybe(c, "ended_at", "ended_at", at))
+                let told = told.both_if(a, "duration", "duration_seconds", f64::from(few) / 4.0);
+                let told = told.both_if(b, "peak_viewers", "peak_viewers", few);
+                ("stream.offline", Some("ended"), told.both_if(c, "ended_at", "ended_at", at))
             }
             2 => {
-                let told = told.maybe(a, "error_code", "error_code", format!("E{few}"));
-                ("stream.error", Some("error"), told.maybe(b, "error_message", "error_message", "it broke: ü"))
+                let told = told.both_if(a, "error_code", "error_code", format!("E{few}"));
+                ("stream.error", Some("error"), told.both_if(b, "error_message", "error_message", "it broke: ü"))
             }
             3 => {
                 data.insert("change".to_owned(), json!(few - 2_500));
@@ -193,43 +193,43 @@ impl Generator {
                 ("viewer.joined", None, told.body("viewer_id", format!("viewer_{few}")))
             }
         };
-        let deed = Self::session(room, Named::Creating, status, told.set, data);
-        self.realcast(kind, deed, told.body)
+        let meaning = Self::session(room, SessionRef::RoomOrCreate, status, told.set, data);
+        self.realcast(kind, meaning, told.body)
     }
 
-    fn realcast_recording(&mut self) -> Said {
-        let room = self.one_of("cast");
+    fn realcast_recording(&mut self) -> SentEvent {
+        let room = self.active_thing("cast");
         let (id, n) = (format!("{room}-rec"), self.number);
         let ready = self.chance(60.0);
-        let told = Told::default().body("recording_id", id.as_str()).both("stream_id", "room_id", room);
+        let told = BodyBuilder::default().body("recording_id", id.as_str()).both("stream_id", "room_id", room);
         let told = told.column("state", if ready { "ready" } else { "recording" });
-        let told = told.maybe(ready && self.chance(70.0), "cdn_url", "url", format!("https://cdn.example/{n}"));
-        let told = told.maybe(ready && self.chance(70.0), "duration", "duration_seconds", n % 7_000);
-        let told = told.maybe(ready && self.chance(70.0), "file_size", "size_bytes", n * 1_000);
+        let told = told.both_if(ready && self.chance(70.0), "cdn_url", "url", format!("https://cdn.example/{n}"));
+        let told = told.both_if(ready && self.chance(70.0), "duration", "duration_seconds", n % 7_000);
+        let told = told.both_if(ready && self.chance(70.0), "file_size", "size_bytes", n * 1_000);
         let kind = if ready { "recording.ready" } else { "recording.started" };
-        self.realcast(kind, Deed::Thing { table: Table::Recordings, id, set: told.set }, told.body)
+        self.realcast(kind, EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set }, told.body)
     }
 
-    fn realcast_chat(&mut self) -> Said {
-        let room = self.one_of("cast");
+    fn realcast_chat(&mut self) -> SentEvent {
+        let room = self.active_thing("cast");
         let (id, n) = (format!("{room}-msg-{}", self.rng.random_range(0..4)), self.number);
-        let told = Told::default().body("message_id", id.as_str()).both("stream_id", "room_id", room);
-        let told = told.maybe(self.chance(70.0), "user_id", "user_id", format!("user_{n}"));
-        let told = told.maybe(self.chance(70.0), "user_name", "user_name", format!("Näme {n}"));
-        let told = told.maybe(self.chance(70.0), "message", "message", format!("Great stream! №{n}"));
+        let told = BodyBuilder::default().body("message_id", id.as_str()).both("stream_id", "room_id", room);
+        let told = told.both_if(self.chance(70.0), "user_id", "user_id", format!("user_{n}"));
+        let told = told.both_if(self.chance(70.0), "user_name", "user_name", format!("Näme {n}"));
+        let told = told.both_if(self.chance(70.0), "message", "message", format!("Great stream! №{n}"));
         let at = rfc3339(self.began + self.rng.random_range(0..600_000));
-        let told = told.maybe(self.chance(50.0), "created_at", "sent_at", at);
-        self.realcast("chat.message.new", Deed::Thing { table: Table::ChatMessages, id, set: told.set }, told.body)
+        let told = told.both_if(self.chance(50.0), "created_at", "sent_at", at);
+        self.realcast("chat.message.new", EventMeaning::Upsert { table: EventTable::ChatMessages, id, set: told.set }, told.body)
     }
 
-    fn netflix(&mut self) -> Said {
-        let (id, n) = (self.one_of("film"), self.number);
-        let told = Told::default().body("content_id", id.as_str());
+    fn netflix(&mut self) -> SentEvent {
+        let (id, n) = (self.active_thing("film"), self.number);
+        let told = BodyBuilder::default().body("content_id", id.as_str());
         let (kind, told) = if self.chance(25.0) {
             ("content_removed", told.column("state", "removed"))
         } else {
-            let told = told.maybe(self.chance(70.0), "title", "title", format!("Title {n}"));
-            let told = told.maybe(self.chance(70.0), "content_type", "content_type", "series").body("n", n);
+            let told = told.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
+            let told = told.both_if(self.chance(70.0), "content_type", "content_type", "series").body("n", n);
             let payload = told.body.clone();
             (["content_added", "content_updated"][self.rng.random_range(0..2)], told.column("data", payload))
         };
@@ -239,43 +239,43 @@ impl Generator {
         if let Some(at) = at {
             body["timestamp"] = rfc3339(at).into();
         }
-        self.said("netflix", kind, at, Deed::Thing { table: Table::Contents, id, set: told.set }, body, NETFLIX)
+        self.sent_event("netflix", kind, at, EventMeaning::Upsert { table: EventTable::Contents, id, set: told.set }, body, NETFLIX)
     }
 
-    fn streamgank(&mut self) -> Said {
+    fn streamgank(&mut self) -> SentEvent {
         let (kind, status) = [
             ("job.completed", "completed"),
             ("job.failed", "failed"),
             ("job.script_completed", "script_completed"),
             ("job.timeout", "timeout"),
         ][self.rng.random_range(0..4)];
-        let (id, n) = (self.one_of("job"), self.number);
+        let (id, n) = (self.active_thing("job"), self.number);
         let rest = json!({"n": n, "status": status, "parameters": {"country": "us"}});
-        let told = Told::default().body("job_id", id.as_str());
-        let told = told.maybe(self.chance(70.0), "progress", "progress", n % 101);
-        let told = told.maybe(self.chance(70.0), "current_step", "current_step", format!("step {n}"));
-        let told = told.maybe(self.chance(30.0), "video_url", "video_url", format!("https://video.example/{n}"));
+        let told = BodyBuilder::default().body("job_id", id.as_str());
+        let told = told.both_if(self.chance(70.0), "progress", "progress", n % 101);
+        let told = told.both_if(self.chance(70.0), "current_step", "current_step", format!("step {n}"));
+        let told = told.both_if(self.chance(30.0), "video_url", "video_url", format!("https://video.example/{n}"));
         // A null that is there empties the column.
         let error = if self.chance(50.0) { Value::Null } else { format!("error {n}").into() };
-        let told = told.maybe(self.chance(70.0), "error", "error", error);
-        let told = told.maybe(self.chance(50.0), "retry_count", "retry_count", n % 4);
+        let told = told.both_if(self.chance(70.0), "error", "error", error);
+        let told = told.both_if(self.chance(50.0), "retry_count", "retry_count", n % 4);
         let told = told.column("status", status).column("data", rest.clone());
         let mut data = told.body;
         data.extend(rest.as_object().cloned().unwrap_or_default());
         let at = self.at();
         // The endpoint's id is no part of the event's identity.
         let body = json!({"event": kind, "timestamp": rfc3339(at), "data": data, "webhook_id": format!("wh_{n}")});
-        self.said(
+        self.sent_event(
             "streamgank",
             kind,
             Some(at),
-            Deed::Thing { table: Table::Jobs, id, set: told.set },
+            EventMeaning::Upsert { table: EventTable::Jobs, id, set: told.set },
             body,
             STREAMGANK,
         )
     }
 
-    fn studio_event(&mut self, kind: &'static str, deed: Deed, told: Map<String, Value>) -> Said {
+    fn studio_event(&mut self, kind: &'static str, meaning: EventMeaning, told: Map<String, Value>) -> SentEvent {
         let at = (!self.chance(10.0)).then(|| self.at());
         let mut body = Value::Object(told);
         body["kind"] = kind.into();
@@ -283,59 +283,59 @@ impl Generator {
         if let Some(at) = at {
             body["at"] = at.into();
         }
-        self.said("studio", kind, at, deed, body, OWN)
+        self.sent_event("studio", kind, at, meaning, body, OWN)
     }
 
-    fn studio(&mut self) -> Said {
-        let room = self.one_of("hall");
+    fn studio(&mut self) -> SentEvent {
+        let room = self.active_thing("hall");
         let (n, at) = (self.number, rfc3339(self.began + self.rng.random_range(0..600_000)));
-        let told = Told::default().body("room", room.as_str());
-        let mut data = Row::new();
+        let told = BodyBuilder::default().body("room", room.as_str());
+        let mut data = ColumnValues::new();
         let (kind, status, told) = match self.rng.random_range(0..3) {
             0 => {
-                let told = told.maybe(self.chance(70.0), "title", "title", format!("Title {n}"));
-                ("stage.open", Some("live"), told.maybe(self.chance(70.0), "since", "started_at", at))
+                let told = told.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
+                ("stage.open", Some("live"), told.both_if(self.chance(70.0), "since", "started_at", at))
             }
             1 => {
-                let told = told.maybe(self.chance(70.0), "peak", "peak_viewers", n % 900);
-                ("stage.closed", Some("ended"), told.maybe(self.chance(70.0), "until", "ended_at", at))
+                let told = told.both_if(self.chance(70.0), "peak", "peak_viewers", n % 900);
+                ("stage.closed", Some("ended"), told.both_if(self.chance(70.0), "until", "ended_at", at))
             }
             _ => {
                 data.insert("door".to_owned(), json!(n % 3));
                 ("stage.counted", None, told.both("people", "viewer_count", n % 900).body("door", n % 3))
             }
         };
-        let deed = Self::session(room, Named::Creating, status, told.set, data);
-        self.studio_event(kind, deed, told.body)
+        let meaning = Self::session(room, SessionRef::RoomOrCreate, status, told.set, data);
+        self.studio_event(kind, meaning, told.body)
     }
 
     /// A platform that would touch somebody else's session.
-    fn clash(&mut self) -> Said {
+    fn session_conflict(&mut self) -> SentEvent {
         let room = self.founding_room(self.number % FOUNDING_ROOMS);
-        let said = if self.chance(50.0) {
-            let told = Told::default().body("stream_id", room);
-            self.realcast("stream.offline", Deed::Log, told.body)
+        let sent_event = if self.chance(50.0) {
+            let told = BodyBuilder::default().body("stream_id", room);
+            self.realcast("stream.offline", EventMeaning::LogOnly, told.body)
         } else {
-            let told = Told::default().body("room", room);
-            self.studio_event("stage.open", Deed::Log, told.body)
+            let told = BodyBuilder::default().body("room", room);
+            self.studio_event("stage.open", EventMeaning::LogOnly, told.body)
         };
-        dead(said, "session_conflict")
+        dead(sent_event, "session_conflict")
     }
 
     /// A genuine body that says too little.
-    fn invalid(&mut self) -> Said {
-        let told = Told::default().body("stream_id", self.one_of("cast")).body("viewer_count", "many");
-        dead(self.realcast("viewer.count.update", Deed::Log, told.body), "invalid_event")
+    fn invalid(&mut self) -> SentEvent {
+        let told = BodyBuilder::default().body("stream_id", self.active_thing("cast")).body("viewer_count", "many");
+        dead(self.realcast("viewer.count.update", EventMeaning::LogOnly, told.body), "invalid_event")
     }
 
     /// An event of a session that nobody ever announces.
-    fn orphan(&mut self) -> Said {
+    fn never_announced(&mut self) -> SentEvent {
         let room = self.id("nowhere");
-        self.mux_status(room.clone(), Named::Room, json!({"id": self.id("nobodys"), "passthrough": room}))
+        self.mux_status(room.clone(), SessionRef::Room, json!({"id": self.id("nobodys"), "passthrough": room}))
     }
 }
 
-fn dead(mut said: Said, code: &'static str) -> Said {
-    said.event.fate = Fate::Dead(code);
-    said
+fn dead(mut sent_event: SentEvent, code: &'static str) -> SentEvent {
+    sent_event.event.expected_end = ExpectedEnd::Dead(code);
+    sent_event
 }

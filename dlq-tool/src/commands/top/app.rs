@@ -7,23 +7,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::event::StreamId;
 use shared::platform::PlatformName;
 
-use super::model::{Filter, List, Reasons, Row, Sample};
+use super::model::{Filter, DeadLetterList, ErrorCodeCounts, PlatformRow, PlatformSample};
 
 /// Which part the keys move in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pane {
     Platforms,
-    Letters,
+    DeadLetters,
 }
 
 /// What to do with dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Deed {
+pub(super) enum BulkAction {
     Replay,
     Purge,
 }
 
-impl Deed {
+impl BulkAction {
     pub(super) fn verb(self) -> &'static str {
         match self {
             Self::Replay => "replay",
@@ -41,17 +41,17 @@ impl Deed {
 
 /// What lies over the screen.
 #[derive(Clone, Debug)]
-pub(super) enum Over {
+pub(super) enum Overlay {
     /// The filter is being typed.
-    Typing(String),
+    FilterInput(String),
     /// `y` does it.
-    Asking {
-        deed: Deed,
+    Confirm {
+        action: BulkAction,
         platform: PlatformName,
         ids: Vec<StreamId>,
     },
     /// A dead letter, and the first line shown.
-    Letter {
+    DeadLetter {
         lines: Vec<String>,
         top: usize,
     },
@@ -60,7 +60,7 @@ pub(super) enum Over {
 
 /// What the keys can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Key {
+pub(super) enum KeyPress {
     Char(char),
     Up,
     Down,
@@ -77,12 +77,12 @@ pub(super) enum Key {
 
 /// What is to be done outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum AppCommand {
     Quit,
     /// Read the list of the platform under the cursor.
-    List(PlatformName, Filter),
+    ReadList(PlatformName, Filter),
     Show(PlatformName, StreamId),
-    Do(Deed, PlatformName, Vec<StreamId>),
+    Do(BulkAction, PlatformName, Vec<StreamId>),
 }
 
 /// Everything on the screen.
@@ -90,18 +90,18 @@ pub(super) enum Command {
 pub(super) struct App {
     pub(super) address: String,
     pub(super) color: bool,
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<PlatformRow>,
     pub(super) row: usize,
-    pub(super) list: Option<List>,
+    pub(super) list: Option<DeadLetterList>,
     pub(super) item: usize,
     pub(super) marked: BTreeSet<StreamId>,
     pub(super) filter: Filter,
     pub(super) pane: Pane,
-    pub(super) over: Option<Over>,
+    pub(super) overlay: Option<Overlay>,
     /// What the last deed came to.
     pub(super) notice: Option<String>,
     /// Redis is away since then.
-    pub(super) away: bool,
+    pub(super) unavailable: bool,
     /// Lines of the list that fit on the screen.
     pub(super) page: usize,
 }
@@ -118,27 +118,27 @@ impl App {
             marked: BTreeSet::new(),
             filter: Filter::default(),
             pane: Pane::Platforms,
-            over: None,
+            overlay: None,
             notice: None,
-            away: false,
+            unavailable: false,
             page: 10,
         }
     }
 
     /// The platform under the cursor.
-    pub(super) fn platform(&self) -> Option<&Row> {
+    pub(super) fn platform(&self) -> Option<&PlatformRow> {
         self.rows.get(self.row)
     }
 
     /// Takes in a reading of all platforms; what to read besides.
-    pub(super) fn read(&mut self, samples: Vec<(PlatformName, Sample)>) -> Option<Command> {
-        self.away = false;
+    pub(super) fn apply_samples(&mut self, samples: Vec<(PlatformName, PlatformSample)>) -> Option<AppCommand> {
+        self.unavailable = false;
         let under = self.platform().map(|row| row.platform.clone());
         let mut known: BTreeMap<_, _> = self.rows.drain(..).map(|row| (row.platform.clone(), row)).collect();
         for (platform, sample) in samples {
             let row = match known.remove(&platform) {
                 Some(row) => row.next(sample),
-                None => Row::first(platform, sample),
+                None => PlatformRow::first(platform, sample),
             };
             self.rows.push(row);
         }
@@ -154,22 +154,22 @@ impl App {
     }
 
     /// Takes in how many died of what. Half a count is better than none, and worse than the whole one before it.
-    pub(super) fn count(&mut self, platform: &PlatformName, reasons: Reasons) {
+    pub(super) fn apply_counts(&mut self, platform: &PlatformName, reasons: ErrorCodeCounts) {
         if let Some(row) = self.rows.iter_mut().find(|row| row.platform == *platform)
-            && (reasons.is_whole() || !row.reasons.is_whole() || row.reasons.total == 0)
+            && (reasons.is_complete() || !row.reasons.is_complete() || row.reasons.total == 0)
         {
             row.reasons = reasons;
         }
     }
 
     /// Takes in a list, if it is still what is wanted; the cursor stays on its dead letter.
-    pub(super) fn show_list(&mut self, list: List) {
+    pub(super) fn show_list(&mut self, list: DeadLetterList) {
         let wanted = self.platform().is_some_and(|row| row.platform == list.platform) && self.filter == list.filter;
         if !wanted {
             return;
         }
         let same = self.list.as_ref().is_some_and(|old| old.platform == list.platform && old.filter == list.filter);
-        let under = self.under_cursor().filter(|_| same);
+        let under = self.id_under_cursor().filter(|_| same);
         self.item = under.and_then(|id| list.items.iter().position(|item| item.id == id)).unwrap_or(if same {
             self.item.min(list.items.len().saturating_sub(1))
         } else {
@@ -180,98 +180,98 @@ impl App {
     }
 
     /// What a key does.
-    pub(super) fn key(&mut self, key: Key) -> Option<Command> {
-        if key == Key::Interrupt {
-            return Some(Command::Quit);
+    pub(super) fn key(&mut self, key: KeyPress) -> Option<AppCommand> {
+        if key == KeyPress::Interrupt {
+            return Some(AppCommand::Quit);
         }
-        match self.over.take() {
-            Some(over) => self.key_over(key, over),
-            None => self.key_main(key),
+        match self.overlay.take() {
+            Some(overlay) => self.key_in_overlay(key, overlay),
+            None => self.key_in_panes(key),
         }
     }
 
-    fn key_over(&mut self, key: Key, over: Over) -> Option<Command> {
-        match (over, key) {
-            (Over::Typing(_), Key::Esc) => None,
-            (Over::Typing(text), Key::Enter) => {
+    fn key_in_overlay(&mut self, key: KeyPress, overlay: Overlay) -> Option<AppCommand> {
+        match (overlay, key) {
+            (Overlay::FilterInput(_), KeyPress::Esc) => None,
+            (Overlay::FilterInput(text), KeyPress::Enter) => {
                 self.filter.text = text;
-                self.pane = Pane::Letters;
-                self.relist()
+                self.pane = Pane::DeadLetters;
+                self.reload_list()
             }
-            (Over::Typing(mut text), Key::Backspace) => {
+            (Overlay::FilterInput(mut text), KeyPress::Backspace) => {
                 text.pop();
-                self.over = Some(Over::Typing(text));
+                self.overlay = Some(Overlay::FilterInput(text));
                 None
             }
-            (Over::Typing(mut text), Key::Char(letter)) => {
+            (Overlay::FilterInput(mut text), KeyPress::Char(letter)) => {
                 text.push(letter);
-                self.over = Some(Over::Typing(text));
+                self.overlay = Some(Overlay::FilterInput(text));
                 None
             }
-            (over @ Over::Typing(_), _) => {
-                self.over = Some(over);
+            (overlay @ Overlay::FilterInput(_), _) => {
+                self.overlay = Some(overlay);
                 None
             }
-            (Over::Asking { deed, platform, ids }, Key::Char('y' | 'Y')) => Some(Command::Do(deed, platform, ids)),
-            (Over::Asking { deed, .. }, _) => {
-                self.notice = Some(format!("nothing was {}", deed.done()));
+            (Overlay::Confirm { action, platform, ids }, KeyPress::Char('y' | 'Y')) => Some(AppCommand::Do(action, platform, ids)),
+            (Overlay::Confirm { action, .. }, _) => {
+                self.notice = Some(format!("nothing was {}", action.done()));
                 None
             }
-            (Over::Letter { lines, top }, key) => {
+            (Overlay::DeadLetter { lines, top }, key) => {
                 let last = lines.len().saturating_sub(1);
                 let top = match key {
-                    Key::Up | Key::Char('k') => top.saturating_sub(1),
-                    Key::Down | Key::Char('j') => (top + 1).min(last),
-                    Key::PageUp => top.saturating_sub(10),
-                    Key::PageDown | Key::Char(' ') => (top + 10).min(last),
-                    Key::Home => 0,
-                    Key::End => last,
+                    KeyPress::Up | KeyPress::Char('k') => top.saturating_sub(1),
+                    KeyPress::Down | KeyPress::Char('j') => (top + 1).min(last),
+                    KeyPress::PageUp => top.saturating_sub(10),
+                    KeyPress::PageDown | KeyPress::Char(' ') => (top + 10).min(last),
+                    KeyPress::Home => 0,
+                    KeyPress::End => last,
                     _ => return None,
                 };
-                self.over = Some(Over::Letter { lines, top });
+                self.overlay = Some(Overlay::DeadLetter { lines, top });
                 None
             }
-            (Over::Help, _) => None,
+            (Overlay::Help, _) => None,
         }
     }
 
-    fn key_main(&mut self, key: Key) -> Option<Command> {
+    fn key_in_panes(&mut self, key: KeyPress) -> Option<AppCommand> {
         self.notice = None;
         match key {
-            Key::Char('q') => return Some(Command::Quit),
-            Key::Char('?') => self.over = Some(Over::Help),
-            Key::Char('/') => self.over = Some(Over::Typing(self.filter.text.clone())),
-            Key::Char('e') => return self.next_code(),
-            Key::Esc => {
+            KeyPress::Char('q') => return Some(AppCommand::Quit),
+            KeyPress::Char('?') => self.overlay = Some(Overlay::Help),
+            KeyPress::Char('/') => self.overlay = Some(Overlay::FilterInput(self.filter.text.clone())),
+            KeyPress::Char('e') => return self.next_error_code(),
+            KeyPress::Esc => {
                 if self.filter != Filter::default() || !self.marked.is_empty() {
                     self.filter = Filter::default();
                     self.marked.clear();
-                    return self.relist();
+                    return self.reload_list();
                 }
                 self.pane = Pane::Platforms;
             }
-            Key::Tab => {
-                self.pane = if self.pane == Pane::Platforms { Pane::Letters } else { Pane::Platforms };
+            KeyPress::Tab => {
+                self.pane = if self.pane == Pane::Platforms { Pane::DeadLetters } else { Pane::Platforms };
             }
-            Key::Enter if self.pane == Pane::Platforms => self.pane = Pane::Letters,
-            Key::Enter => return self.show(),
-            Key::Char(' ') if self.pane == Pane::Letters => {
-                if let Some(id) = self.under_cursor()
+            KeyPress::Enter if self.pane == Pane::Platforms => self.pane = Pane::DeadLetters,
+            KeyPress::Enter => return self.show(),
+            KeyPress::Char(' ') if self.pane == Pane::DeadLetters => {
+                if let Some(id) = self.id_under_cursor()
                     && !self.marked.remove(&id)
                 {
                     self.marked.insert(id);
                 }
-                return self.go(1);
+                return self.move_cursor(1);
             }
-            Key::Char('a') if self.pane == Pane::Letters => self.mark_all(),
-            Key::Char('r') => self.ask(Deed::Replay),
-            Key::Char('p') => self.ask(Deed::Purge),
-            Key::Up | Key::Char('k') => return self.go(-1),
-            Key::Down | Key::Char('j') => return self.go(1),
-            Key::PageUp => return self.go(-self.page_step()),
-            Key::PageDown => return self.go(self.page_step()),
-            Key::Home => return self.go(isize::MIN / 2),
-            Key::End => return self.go(isize::MAX / 2),
+            KeyPress::Char('a') if self.pane == Pane::DeadLetters => self.mark_all(),
+            KeyPress::Char('r') => self.confirm_action(BulkAction::Replay),
+            KeyPress::Char('p') => self.confirm_action(BulkAction::Purge),
+            KeyPress::Up | KeyPress::Char('k') => return self.move_cursor(-1),
+            KeyPress::Down | KeyPress::Char('j') => return self.move_cursor(1),
+            KeyPress::PageUp => return self.move_cursor(-self.page_step()),
+            KeyPress::PageDown => return self.move_cursor(self.page_step()),
+            KeyPress::Home => return self.move_cursor(isize::MIN / 2),
+            KeyPress::End => return self.move_cursor(isize::MAX / 2),
             _ => {}
         }
         None
@@ -281,7 +281,7 @@ impl App {
         isize::try_from(self.page.max(1)).unwrap_or(10)
     }
 
-    fn go(&mut self, by: isize) -> Option<Command> {
+    fn move_cursor(&mut self, by: isize) -> Option<AppCommand> {
         let moved = |at: usize, len: usize| {
             let last = isize::try_from(len).unwrap_or(isize::MAX) - 1;
             usize::try_from(isize::try_from(at).unwrap_or(0).saturating_add(by).clamp(0, last.max(0))).unwrap_or(0)
@@ -292,38 +292,38 @@ impl App {
                 self.row = moved(self.row, self.rows.len());
                 if before != self.row {
                     self.filter.code = None;
-                    return self.relist();
+                    return self.reload_list();
                 }
             }
-            Pane::Letters => self.item = moved(self.item, self.list.as_ref().map_or(0, |list| list.items.len())),
+            Pane::DeadLetters => self.item = moved(self.item, self.list.as_ref().map_or(0, |list| list.items.len())),
         }
         None
     }
 
     /// The list of another platform, or by another filter.
-    fn relist(&mut self) -> Option<Command> {
+    fn reload_list(&mut self) -> Option<AppCommand> {
         self.marked.clear();
         self.list = None;
         self.item = 0;
         self.list_command()
     }
 
-    fn list_command(&self) -> Option<Command> {
-        self.platform().map(|row| Command::List(row.platform.clone(), self.filter.clone()))
+    fn list_command(&self) -> Option<AppCommand> {
+        self.platform().map(|row| AppCommand::ReadList(row.platform.clone(), self.filter.clone()))
     }
 
     /// All, then each code that there is, then all again.
-    fn next_code(&mut self) -> Option<Command> {
+    fn next_error_code(&mut self) -> Option<AppCommand> {
         let codes: Vec<String> = self.platform()?.reasons.counts.keys().cloned().collect();
         let next = match &self.filter.code {
             None => codes.first().cloned(),
             Some(code) => codes.iter().skip_while(|one| *one != code).nth(1).cloned(),
         };
         self.filter.code = next;
-        self.relist()
+        self.reload_list()
     }
 
-    fn under_cursor(&self) -> Option<StreamId> {
+    fn id_under_cursor(&self) -> Option<StreamId> {
         Some(self.list.as_ref()?.items.get(self.item)?.id)
     }
 
@@ -333,22 +333,22 @@ impl App {
         self.marked = if self.marked == all { BTreeSet::new() } else { all };
     }
 
-    fn show(&self) -> Option<Command> {
-        Some(Command::Show(self.list.as_ref()?.platform.clone(), self.under_cursor()?))
+    fn show(&self) -> Option<AppCommand> {
+        Some(AppCommand::Show(self.list.as_ref()?.platform.clone(), self.id_under_cursor()?))
     }
 
-    fn ask(&mut self, deed: Deed) {
+    fn confirm_action(&mut self, action: BulkAction) {
         let Some(list) = &self.list else { return };
         let ids: Vec<StreamId> = match self.marked.is_empty() {
             // Without the cursor in the list nobody can see which one it would be.
-            true if self.pane == Pane::Letters => self.under_cursor().into_iter().collect(),
+            true if self.pane == Pane::DeadLetters => self.id_under_cursor().into_iter().collect(),
             true => Vec::new(),
             false => self.marked.iter().copied().collect(),
         };
         if ids.is_empty() {
             self.notice = Some("no dead letter is marked, and the cursor is on none (Tab goes there)".to_owned());
         } else {
-            self.over = Some(Over::Asking { deed, platform: list.platform.clone(), ids });
+            self.overlay = Some(Overlay::Confirm { action, platform: list.platform.clone(), ids });
         }
     }
 }

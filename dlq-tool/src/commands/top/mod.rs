@@ -18,25 +18,25 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
+use super::ToolSession;
 use crate::cli::TopArgs;
-use crate::exit_code::{Failure, Outcome};
-use app::{App, Command, Key, Over};
-use feed::{Feed, News};
+use crate::exit_code::{ToolError, RunOutcome};
+use app::{App, AppCommand, KeyPress, Overlay};
+use feed::{Feed, Update};
 
 /// How long to wait for a key before it is looked whether the view has ended.
-const POLL: Duration = Duration::from_millis(100);
+const KEY_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether there is a terminal to show it on.
-pub(super) fn on_a_terminal() -> Result<(), Failure> {
+pub(super) fn on_a_terminal() -> Result<(), ToolError> {
     if io::stdout().is_terminal() && io::stdin().is_terminal() {
         return Ok(());
     }
-    Err(Failure::Usage("top needs a terminal; stats and watch do without".to_owned()))
+    Err(ToolError::Usage("top needs a terminal; stats and watch do without".to_owned()))
 }
 
 /// Shows everything until it is told to stop.
-pub(super) async fn run(session: &mut Session, args: TopArgs) -> Result<Outcome, Failure> {
+pub(super) async fn run(session: &mut ToolSession, args: TopArgs) -> Result<RunOutcome, ToolError> {
     // Before the screen is taken over, so that what is wrong can be read.
     session.queue.now().await?;
     let stop = shared::shutdown::shutdown_token()?;
@@ -47,7 +47,7 @@ pub(super) async fn run(session: &mut Session, args: TopArgs) -> Result<Outcome,
     let result = show(&mut terminal, &mut app, Feed::start(session, args, ended.clone()), &stop, &ended).await;
     ended.cancel();
     ratatui::restore();
-    result.map(|()| Outcome::Done)
+    result.map(|()| RunOutcome::Done)
 }
 
 async fn show(
@@ -56,7 +56,7 @@ async fn show(
     mut feed: Feed,
     stop: &CancellationToken,
     ended: &CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<(), ToolError> {
     let mut keys = keys(ended.clone());
     loop {
         terminal.draw(|frame| view::draw(frame, app))?;
@@ -69,45 +69,45 @@ async fn show(
                 // The terminal has gone.
                 None => return Ok(()),
             },
-            news = feed.news() => match news {
-                Some(News::Samples(samples)) => app.read(samples),
-                Some(News::Reasons(platform, reasons)) => {
-                    app.count(&platform, reasons);
+            news = feed.next_update() => match news {
+                Some(Update::Samples(samples)) => app.apply_samples(samples),
+                Some(Update::ErrorCodeCounts(platform, reasons)) => {
+                    app.apply_counts(&platform, reasons);
                     None
                 }
-                Some(News::List(list)) => {
+                Some(Update::DeadLetterList(list)) => {
                     app.show_list(list);
                     None
                 }
-                Some(News::Letter(lines)) => {
-                    app.over = Some(Over::Letter { lines, top: 0 });
+                Some(Update::DeadLetter(lines)) => {
+                    app.overlay = Some(Overlay::DeadLetter { lines, top: 0 });
                     None
                 }
-                Some(News::Notice(text)) => {
+                Some(Update::Notice(text)) => {
                     app.notice = Some(text);
                     None
                 }
-                Some(News::Away) => {
-                    app.away = true;
+                Some(Update::Unavailable) => {
+                    app.unavailable = true;
                     None
                 }
                 None => return Ok(()),
             },
         };
         match command {
-            Some(Command::Quit) => return Ok(()),
-            Some(command) => feed.ask(command),
+            Some(AppCommand::Quit) => return Ok(()),
+            Some(command) => feed.request(command),
             None => {}
         }
     }
 }
 
 /// Keys as they are pressed, read by a thread of its own; `None`: the screen has another size.
-fn keys(ended: CancellationToken) -> mpsc::Receiver<Option<Key>> {
+fn keys(ended: CancellationToken) -> mpsc::Receiver<Option<KeyPress>> {
     let (sender, keys) = mpsc::channel(16);
     std::thread::spawn(move || {
         while !ended.is_cancelled() {
-            let event = match event::poll(POLL) {
+            let event = match event::poll(KEY_POLL_INTERVAL) {
                 Ok(false) => continue,
                 Ok(true) => event::read(),
                 Err(error) => Err(error),
@@ -129,22 +129,22 @@ fn keys(ended: CancellationToken) -> mpsc::Receiver<Option<Key>> {
     keys
 }
 
-fn key(pressed: KeyEvent) -> Option<Key> {
+fn key(pressed: KeyEvent) -> Option<KeyPress> {
     if pressed.modifiers.contains(KeyModifiers::CONTROL) {
-        return (pressed.code == KeyCode::Char('c')).then_some(Key::Interrupt);
+        return (pressed.code == KeyCode::Char('c')).then_some(KeyPress::Interrupt);
     }
     Some(match pressed.code {
-        KeyCode::Char(letter) => Key::Char(letter),
-        KeyCode::Up => Key::Up,
-        KeyCode::Down => Key::Down,
-        KeyCode::PageUp => Key::PageUp,
-        KeyCode::PageDown => Key::PageDown,
-        KeyCode::Home => Key::Home,
-        KeyCode::End => Key::End,
-        KeyCode::Enter => Key::Enter,
-        KeyCode::Tab | KeyCode::BackTab => Key::Tab,
-        KeyCode::Esc => Key::Esc,
-        KeyCode::Backspace => Key::Backspace,
+        KeyCode::Char(letter) => KeyPress::Char(letter),
+        KeyCode::Up => KeyPress::Up,
+        KeyCode::Down => KeyPress::Down,
+        KeyCode::PageUp => KeyPress::PageUp,
+        KeyCode::PageDown => KeyPress::PageDown,
+        KeyCode::Home => KeyPress::Home,
+        KeyCode::End => KeyPress::End,
+        KeyCode::Enter => KeyPress::Enter,
+        KeyCode::Tab | KeyCode::BackTab => KeyPress::Tab,
+        KeyCode::Esc => KeyPress::Esc,
+        KeyCode::Backspace => KeyPress::Backspace,
         _ => return None,
     })
 }

@@ -7,11 +7,11 @@ use shared::platform::PlatformName;
 use shared::queue::DeadLetter;
 
 /// Samples that are kept for the curve, one per reading.
-const HISTORY: usize = 240;
+const MAX_HISTORY_SAMPLES: usize = 240;
 
 /// One platform's numbers at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Sample {
+pub(super) struct PlatformSample {
     /// Redis's clock.
     pub(super) at: Millis,
     pub(super) backlog: u64,
@@ -27,7 +27,7 @@ pub(super) struct Sample {
 
 /// Dead letters of one platform by reason, as they were counted.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Reasons {
+pub(super) struct ErrorCodeCounts {
     pub(super) counts: BTreeMap<String, u64>,
     /// How many of `total` have been looked at.
     pub(super) counted: u64,
@@ -36,28 +36,28 @@ pub(super) struct Reasons {
     pub(super) at: Millis,
 }
 
-impl Reasons {
+impl ErrorCodeCounts {
     /// Whether all have been looked at.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.counted >= self.total
     }
 }
 
 /// A platform's row.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct PlatformRow {
     pub(super) platform: PlatformName,
-    pub(super) now: Sample,
+    pub(super) now: PlatformSample,
     /// Events per second between the last two readings.
     pub(super) per_second: Option<(f64, f64)>,
     /// Finished events per second, oldest first.
     pub(super) history: VecDeque<u64>,
-    pub(super) reasons: Reasons,
+    pub(super) reasons: ErrorCodeCounts,
 }
 
 /// A line of the list of dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Item {
+pub(super) struct ListItem {
     pub(super) id: StreamId,
     pub(super) code: String,
     pub(super) kind: String,
@@ -65,7 +65,7 @@ pub(super) struct Item {
     pub(super) died_at: Millis,
 }
 
-impl From<&DeadLetter> for Item {
+impl From<&DeadLetter> for ListItem {
     fn from(letter: &DeadLetter) -> Self {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         Self {
@@ -101,22 +101,22 @@ impl Filter {
 
 /// A list that was read.
 #[derive(Clone, Debug)]
-pub(super) struct List {
+pub(super) struct DeadLetterList {
     pub(super) platform: PlatformName,
     pub(super) filter: Filter,
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<ListItem>,
     /// There are older ones that were not looked at.
     pub(super) more: bool,
 }
 
-impl Row {
+impl PlatformRow {
     /// As it is first seen.
-    pub(super) fn first(platform: PlatformName, now: Sample) -> Self {
-        Self { platform, now, per_second: None, history: VecDeque::new(), reasons: Reasons::default() }
+    pub(super) fn first(platform: PlatformName, now: PlatformSample) -> Self {
+        Self { platform, now, per_second: None, history: VecDeque::new(), reasons: ErrorCodeCounts::default() }
     }
 
     /// As it is seen next.
-    pub(super) fn next(mut self, now: Sample) -> Self {
+    pub(super) fn next(mut self, now: PlatformSample) -> Self {
         let seconds = now.at.saturating_sub(self.now.at) as f64 / 1000.0;
         if seconds > 0.0 {
             // A counter that went down began anew: Redis was emptied.
@@ -124,7 +124,7 @@ impl Row {
             let rates = (rate(now.accepted, self.now.accepted), rate(now.finished, self.now.finished));
             self.per_second = Some(rates);
             self.history.push_back(rates.1.round() as u64);
-            if self.history.len() > HISTORY {
+            if self.history.len() > MAX_HISTORY_SAMPLES {
                 self.history.pop_front();
             }
         }

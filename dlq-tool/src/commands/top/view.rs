@@ -8,21 +8,21 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row as Cells, Sparkline, Table, TableState, Wrap};
 
-use super::app::{App, Over, Pane};
-use super::model::{Filter, Row};
-use crate::output::{counted, plain};
-use crate::when;
+use super::app::{App, Overlay, Pane};
+use super::model::{Filter, PlatformRow};
+use crate::output::{count_noun, escaped};
+use crate::time_arg;
 
 /// Smallest screen that all of it fits on.
-const LEAST: (u16, u16) = (60, 15);
+const MIN_SIZE: (u16, u16) = (60, 15);
 /// From this width on there is room for a curve.
-const WIDE: u16 = 100;
+const CHART_MIN_WIDTH: u16 = 100;
 
 /// Draws everything, and notes how many lines the list has.
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let area = frame.area();
-    if area.width < LEAST.0 || area.height < LEAST.1 {
-        let text = format!("The terminal is too small: {} columns and {} rows are needed.", LEAST.0, LEAST.1);
+    if area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1 {
+        let text = format!("The terminal is too small: {} columns and {} rows are needed.", MIN_SIZE.0, MIN_SIZE.1);
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
         return;
     }
@@ -37,22 +37,22 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     ])
     .areas(area);
     app.page = usize::from(list.height.saturating_sub(1));
-    let paint = Paint { color: app.color };
-    frame.render_widget(title_line(app, paint), title);
-    draw_platforms(frame, platforms, app, paint);
-    frame.render_widget(reasons_line(app, paint), reasons);
-    draw_list(frame, list, app, paint);
-    frame.render_widget(foot_line(app, paint), foot);
-    draw_over(frame, area, app, paint);
+    let theme = Theme { color: app.color };
+    frame.render_widget(title_line(app, theme), title);
+    draw_platforms(frame, platforms, app, theme);
+    frame.render_widget(reasons_line(app, theme), reasons);
+    draw_list(frame, list, app, theme);
+    frame.render_widget(foot_line(app, theme), foot);
+    draw_overlay(frame, area, app, theme);
 }
 
 /// Colours, where they are wanted.
 #[derive(Clone, Copy)]
-struct Paint {
+struct Theme {
     color: bool,
 }
 
-impl Paint {
+impl Theme {
     fn fg(self, color: Color) -> Style {
         if self.color { Style::new().fg(color) } else { Style::new() }
     }
@@ -74,25 +74,25 @@ impl Paint {
     }
 }
 
-fn title_line(app: &App, paint: Paint) -> Line<'static> {
-    let at = app.rows.iter().map(|row| row.now.at).max().map(when::to_seconds).unwrap_or_default();
+fn title_line(app: &App, theme: Theme) -> Line<'static> {
+    let at = app.rows.iter().map(|row| row.now.at).max().map(time_arg::format_seconds).unwrap_or_default();
     let dead: u64 = app.rows.iter().map(|row| row.now.dead).sum();
     let mut spans = vec![
-        Span::styled("dlq-tool top", paint.head()),
-        Span::raw(format!("  {}  {at}  ", plain(&app.address))),
+        Span::styled("dlq-tool top", theme.head()),
+        Span::raw(format!("  {}  {at}  ", escaped(&app.address))),
         Span::styled(
-            counted(dead, "dead letter", "dead letters"),
-            if dead > 0 { paint.bad() } else { Style::new() },
+            count_noun(dead, "dead letter", "dead letters"),
+            if dead > 0 { theme.bad() } else { Style::new() },
         ),
     ];
-    if app.away {
-        spans.push(Span::styled("  REDIS IS AWAY", paint.bad().add_modifier(Modifier::REVERSED)));
+    if app.unavailable {
+        spans.push(Span::styled("  REDIS IS AWAY", theme.bad().add_modifier(Modifier::REVERSED)));
     }
     Line::from(spans)
 }
 
-fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
-    let wide = area.width >= WIDE;
+fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
+    let wide = area.width >= CHART_MIN_WIDTH;
     let (table, curves) = if wide {
         let [table, curves] = Layout::horizontal([Constraint::Length(82), Constraint::Min(10)]).areas(area);
         (table, Some(curves))
@@ -114,7 +114,7 @@ fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
         ];
         let name = std::iter::once(cell(row.platform.to_string(), false));
         let dead = cell(row.now.dead.to_string(), true);
-        let dead = if row.now.dead > 0 { dead.style(paint.bad()) } else { dead };
+        let dead = if row.now.dead > 0 { dead.style(theme.bad()) } else { dead };
         Cells::new(name.chain(numbers.into_iter().map(|number| cell(number, true))).chain([dead]))
     });
     let widths = [
@@ -128,43 +128,43 @@ fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
         Constraint::Length(9),
     ];
     let table_widget = Table::new(rows, widths)
-        .header(Cells::new(head).style(paint.head()))
+        .header(Cells::new(head).style(theme.head()))
         .column_spacing(1)
-        .row_highlight_style(paint.cursor(app.pane == Pane::Platforms));
+        .row_highlight_style(theme.cursor(app.pane == Pane::Platforms));
     let mut state = TableState::default().with_selected((!app.rows.is_empty()).then_some(app.row));
     frame.render_stateful_widget(table_widget, table, &mut state);
     if let Some(curves) = curves {
-        draw_curves(frame, curves, app, state.offset(), paint);
+        draw_curves(frame, curves, app, state.offset(), theme);
     }
 }
 
 /// Finished events per second, a line per platform, each on a scale of its own.
-fn draw_curves(frame: &mut Frame<'_>, area: Rect, app: &App, offset: usize, paint: Paint) {
+fn draw_curves(frame: &mut Frame<'_>, area: Rect, app: &App, offset: usize, theme: Theme) {
     let head = Rect { height: 1, ..area };
-    frame.render_widget(Line::styled(" DONE/s, newest on the right", paint.head()), head);
+    frame.render_widget(Line::styled(" DONE/s, newest on the right", theme.head()), head);
     for (line, row) in (1..area.height).zip(app.rows.iter().skip(offset)) {
         let place = Rect { x: area.x + 1, y: area.y + line, width: area.width.saturating_sub(1), height: 1 };
         let shown = usize::from(place.width).min(row.history.len());
         let latest: Vec<u64> = row.history.iter().skip(row.history.len() - shown).copied().collect();
         let place = Rect { x: place.x + place.width - u16::try_from(shown).unwrap_or(0), ..place };
-        frame.render_widget(Sparkline::default().data(latest).style(paint.fg(Color::Green)), place);
+        frame.render_widget(Sparkline::default().data(latest).style(theme.fg(Color::Green)), place);
     }
 }
 
-fn reasons_line(app: &App, paint: Paint) -> Paragraph<'static> {
+fn reasons_line(app: &App, theme: Theme) -> Paragraph<'static> {
     let Some(row) = app.platform() else { return Paragraph::new("no event has come yet, for any platform") };
     let mut counts: Vec<_> = row.reasons.counts.iter().collect();
     counts.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), code.as_str()));
-    let text: Vec<_> = counts.iter().map(|(code, count)| format!("{count} {}", plain(code))).collect();
+    let text: Vec<_> = counts.iter().map(|(code, count)| format!("{count} {}", escaped(code))).collect();
     let text = if text.is_empty() { "none".to_owned() } else { text.join(", ") };
-    let mut spans = vec![Span::styled(format!("{} by error code: ", row.platform), paint.head()), Span::raw(text)];
+    let mut spans = vec![Span::styled(format!("{} by error code: ", row.platform), theme.head()), Span::raw(text)];
     let as_of = as_of(row);
     spans.push(Span::styled(as_of, Style::new().add_modifier(Modifier::DIM)));
     Paragraph::new(Line::from(spans)).wrap(Wrap { trim: true })
 }
 
 /// Counting takes a while: what was counted when.
-fn as_of(row: &Row) -> String {
+fn as_of(row: &PlatformRow) -> String {
     let reasons = &row.reasons;
     if reasons.counted < reasons.total {
         return format!("  ({} of {} counted)", reasons.counted, reasons.total);
@@ -173,7 +173,7 @@ fn as_of(row: &Row) -> String {
     if reasons.total > 0 && late > 5 { format!("  (counted {late} s ago)") } else { String::new() }
 }
 
-fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
+fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
     let Some(list) = &app.list else {
         let text = if app.rows.is_empty() { "" } else { "reading …" };
         frame.render_widget(Paragraph::new(text), area);
@@ -194,9 +194,9 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
         Constraint::Fill(2),
     ];
     let table = Table::new(rows, widths)
-        .header(Cells::new(head).style(paint.head()))
+        .header(Cells::new(head).style(theme.head()))
         .column_spacing(1)
-        .row_highlight_style(paint.cursor(app.pane == Pane::Letters));
+        .row_highlight_style(theme.cursor(app.pane == Pane::DeadLetters));
     let mut state = TableState::default().with_selected((!list.items.is_empty()).then_some(app.item));
     frame.render_stateful_widget(table, area, &mut state);
     if list.items.is_empty() {
@@ -213,15 +213,15 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
     }
 }
 
-fn foot_line(app: &App, paint: Paint) -> Line<'static> {
-    if let Some(Over::Typing(text)) = &app.over {
+fn foot_line(app: &App, theme: Theme) -> Line<'static> {
+    if let Some(Overlay::FilterInput(text)) = &app.overlay {
         return Line::from(vec![
-            Span::styled("filter by text: ", paint.head()),
-            Span::raw(format!("{}▏", plain(text))),
+            Span::styled("filter by text: ", theme.head()),
+            Span::raw(format!("{}▏", escaped(text))),
         ]);
     }
     if let Some(notice) = &app.notice {
-        return Line::styled(plain(notice), Style::new().add_modifier(Modifier::BOLD));
+        return Line::styled(escaped(notice), Style::new().add_modifier(Modifier::BOLD));
     }
     let mut text = String::new();
     if let Some(list) = &app.list {
@@ -237,25 +237,25 @@ fn foot_line(app: &App, paint: Paint) -> Line<'static> {
         text.push_str(&format!(", with \"{}\"", app.filter.text));
     }
     let keys = "?:help Tab /:filter e:code space:mark r:replay p:purge q:quit";
-    Line::from(vec![Span::styled(keys, paint.head()), Span::raw(format!("  {}", plain(&text)))])
+    Line::from(vec![Span::styled(keys, theme.head()), Span::raw(format!("  {}", escaped(&text)))])
 }
 
-fn draw_over(frame: &mut Frame<'_>, area: Rect, app: &App, paint: Paint) {
-    match &app.over {
-        Some(Over::Asking { deed, platform, ids }) => {
-            let what = counted(ids.len() as u64, "dead letter", "dead letters");
-            let text = format!("{} {what} of {platform}?\n\ny: yes   any other key: no", capital(deed.verb()));
-            popup(frame, area, (text.lines().map(str::len).max().unwrap_or(0) + 4, 5), "", text, 0, paint);
+fn draw_overlay(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
+    match &app.overlay {
+        Some(Overlay::Confirm { action, platform, ids }) => {
+            let what = count_noun(ids.len() as u64, "dead letter", "dead letters");
+            let text = format!("{} {what} of {platform}?\n\ny: yes   any other key: no", capital(action.verb()));
+            popup(frame, area, (text.lines().map(str::len).max().unwrap_or(0) + 4, 5), "", text, 0, theme);
         }
-        Some(Over::Letter { lines, top }) => {
+        Some(Overlay::DeadLetter { lines, top }) => {
             let size = (usize::from(area.width) - 4, usize::from(area.height) - 2);
-            popup(frame, area, size, " up, down: scroll   Esc: back ", lines.join("\n"), *top, paint);
+            popup(frame, area, size, " up, down: scroll   Esc: back ", lines.join("\n"), *top, theme);
         }
-        Some(Over::Help) => {
+        Some(Overlay::Help) => {
             let lines = crate::cli::TOP_KEYS.lines().count();
-            popup(frame, area, (80, lines + 2), " any key: back ", crate::cli::TOP_KEYS.to_owned(), 0, paint);
+            popup(frame, area, (80, lines + 2), " any key: back ", crate::cli::TOP_KEYS.to_owned(), 0, theme);
         }
-        Some(Over::Typing(_)) | None => {}
+        Some(Overlay::FilterInput(_)) | None => {}
     }
 }
 
@@ -266,25 +266,25 @@ fn popup(
     title: &'static str,
     text: String,
     top: usize,
-    paint: Paint,
+    theme: Theme,
 ) {
     let length = |size: usize| Constraint::Length(u16::try_from(size).unwrap_or(u16::MAX));
     let [across] = Layout::horizontal([length(size.0)]).flex(Flex::Center).areas(area);
     let [place] = Layout::vertical([length(size.1)]).flex(Flex::Center).areas(across);
-    let block = Block::bordered().title(title).border_style(paint.head());
+    let block = Block::bordered().title(title).border_style(theme.head());
     let text = Paragraph::new(text).block(block).scroll((u16::try_from(top).unwrap_or(u16::MAX), 0));
     frame.render_widget(Clear, place);
     frame.render_widget(text, place);
 }
 
 fn cell(text: String, number: bool) -> Cell<'static> {
-    let line = Line::raw(plain(&text));
+    let line = Line::raw(escaped(&text));
     Cell::new(if number { line.right_aligned() } else { line })
 }
 
 /// `01-31 12:00:00`; the year is in the letter itself.
 fn short(at: shared::event::Millis) -> String {
-    let text = when::to_seconds(at);
+    let text = time_arg::format_seconds(at);
     match (text.get(5..10), text.get(11..19)) {
         (Some(day), Some(time)) => format!("{day} {time}"),
         _ => text,

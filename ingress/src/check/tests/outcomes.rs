@@ -30,7 +30,7 @@ fn request_that_is_not_queued_takes_no_effect() {
 }
 
 #[test]
-fn undecodable_body_of_a_platform_that_keeps_is_told_so() {
+fn check_reports_an_undecodable_body_that_is_kept() {
     let reason = |definition: &str, signing: &str, coding: &str| {
         let body = b"no stream";
         let (json, _) = outcomes_of(definition, body, signing.as_bytes(), Some(coding));
@@ -45,18 +45,18 @@ fn undecodable_body_of_a_platform_that_keeps_is_told_so() {
     assert!(reason("invalid = 'keep'", "another", "deflate").ends_with("(415)"));
 }
 
-fn outcomes(definition: &str, body: &[u8]) -> (Outcome, Outcome) {
+fn outcomes(definition: &str, body: &[u8]) -> (CheckOutcome, CheckOutcome) {
     outcomes_of(definition, body, SECRET.as_bytes(), None)
 }
 
 /// The outcomes, as JSON and as a table, for `body` of a platform that `definition` says more of.
-fn outcomes_of(definition: &str, body: &[u8], signing: &[u8], coding: Option<&str>) -> (Outcome, Outcome) {
+fn outcomes_of(definition: &str, body: &[u8], signing: &[u8], coding: Option<&str>) -> (CheckOutcome, CheckOutcome) {
     let folder = tempfile::tempdir().unwrap();
     let (head, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
     let file = folder.path().join("platforms.toml");
     std::fs::write(&file, format!("[platforms.acme]\nsecrets = ['env:ACME']\n{definition}")).unwrap();
     let env = Env::from_pairs([("ACME", SECRET)]);
-    let (platform, _) = crate::platform::load("acme", Some(file.clone()), &env).unwrap();
+    let (platform, _) = crate::tool_platform::load("acme", Some(file.clone()), &env).unwrap();
     let signed = sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(signing)]), body, "id", AT).unwrap();
     let mut lines: String = signed.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     lines.extend(coding.map(|coding| format!("content-encoding: {coding}\n")));
@@ -67,5 +67,5 @@ fn outcomes_of(definition: &str, body: &[u8], signing: &[u8], coding: Option<&st
         let (headers, body) = (head.clone(), content.clone());
         CheckPlatform { platform, platforms_file, headers, body, at: Some(AT), output }.run(&env).unwrap()
     };
-    (check(Format::Json), check(Format::Table))
+    (check(ReportFormat::Json), check(ReportFormat::Table))
 }

@@ -7,14 +7,14 @@ use serde_json::Value;
 use shared::clock;
 
 use crate::routes;
-use crate::testing::{Fixture, sign};
+use crate::testing::{TestIngress, sign};
 
 /// Status, content type and body.
-type Answer = (u16, String, String);
+type HandshakeResponse = (u16, String, String);
 
-impl Fixture {
-    async fn said(&self, request: TestRequest) -> Answer {
-        let app = App::new().app_data(self.ingress.clone()).configure(routes::table);
+impl TestIngress {
+    async fn said(&self, request: TestRequest) -> HandshakeResponse {
+        let app = App::new().app_data(self.ingress.clone()).configure(routes::configure);
         let response = call_service(&init_service(app).await, request.to_request()).await;
         let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
         if kind.as_deref() == Some("text/plain") {
@@ -52,9 +52,9 @@ fn hub(path: &str, query: &str) -> TestRequest {
 }
 
 #[actix_web::test]
-async fn a_handshake_is_answered_without_redis_and_queues_nothing() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+async fn handshake_is_answered_without_redis_and_queues_nothing() {
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let body = r#"{"type":"url_verification","challenge":"3eZbrw <script>"}"#;
     let said = fixture.said(chat(body)).await;
     assert_eq!(said, (200, "text/plain".to_owned(), "3eZbrw <script>".to_owned()));
@@ -68,8 +68,8 @@ async fn a_handshake_is_answered_without_redis_and_queues_nothing() {
 }
 
 #[actix_web::test]
-async fn a_forged_handshake_is_told_nothing() {
-    let fixture = Fixture::new();
+async fn forged_handshake_is_refused() {
+    let fixture = TestIngress::new();
     let body = r#"{"payload":{"plainToken":"t"},"event":"endpoint.url_validation"}"#;
     let refused = (401, "E_WEBHOOK_INVALID_SIGNATURE".to_owned());
     assert_eq!(fixture.errcode(zoom(body, false)).await, refused);
@@ -80,8 +80,8 @@ async fn a_forged_handshake_is_told_nothing() {
 }
 
 #[actix_web::test]
-async fn other_bodies_are_events_as_ever() {
-    let fixture = Fixture::new();
+async fn body_without_a_challenge_is_an_event() {
+    let fixture = TestIngress::new();
     let (status, ..) = fixture.said(chat(r#"{"event_type":"url_verification","payload":{"challenge":"x"}}"#)).await;
     assert_eq!(status, 202);
     assert_eq!(fixture.errcode(chat("no JSON")).await, (400, "E_WEBHOOK_INVALID_PAYLOAD".to_owned()));
@@ -91,9 +91,9 @@ async fn other_bodies_are_events_as_ever() {
 }
 
 #[actix_web::test]
-async fn a_hub_is_answered_on_every_route_of_its_platform_only() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+async fn hub_is_answered_on_every_route_of_its_platform_only() {
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let query =
         "hub.mode=subscribe&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.challenge=a%2Bb&hub.lease_seconds=60";
     for path in ["/api/v1/webhooks", "/webhooks", "/webhook", "/api/v1/live/webhooks"] {
@@ -124,8 +124,8 @@ async fn a_hub_is_answered_on_every_route_of_its_platform_only() {
 
 #[actix_web::test]
 async fn dashboard_that_presents_the_token_gets_its_challenge() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let query = "hub.mode=subscribe&hub.challenge=a%3Cb%3E&hub.verify_token=another-secret";
     let said = fixture.said(hub("/webhooks/meta", query)).await;
     assert_eq!(said, (200, "text/plain".to_owned(), "a<b>".to_owned()));
@@ -136,9 +136,9 @@ async fn dashboard_that_presents_the_token_gets_its_challenge() {
 }
 
 #[actix_web::test]
-async fn numeric_challenge_is_sent_back_where_no_handshake_is() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+async fn numeric_challenge_is_echoed_without_a_handshake() {
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let query = "hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=meatyhamhock";
     let said = fixture.said(hub("/webhooks/acme", query)).await;
     assert_eq!(said, (200, "text/plain".to_owned(), "1158201444".to_owned()));
@@ -155,8 +155,8 @@ async fn numeric_challenge_is_sent_back_where_no_handshake_is() {
 }
 
 /// Status, and the headers that tell what is allowed.
-async fn probed(fixture: &Fixture, request: TestRequest) -> (u16, [Option<String>; 3]) {
-    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::table);
+async fn probed(fixture: &TestIngress, request: TestRequest) -> (u16, [Option<String>; 3]) {
+    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::configure);
     let response = call_service(&init_service(app).await, request.to_request()).await;
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let told = ["allow", "webhook-allowed-origin", "webhook-allowed-rate"].map(header);
@@ -165,8 +165,8 @@ async fn probed(fixture: &Fixture, request: TestRequest) -> (u16, [Option<String
 
 #[actix_web::test]
 async fn probes_of_dashboards_are_answered() {
-    let fixture = Fixture::new();
-    fixture.redis_away();
+    let fixture = TestIngress::new();
+    fixture.make_redis_unavailable();
     let ask = |method: Method, name: &str| TestRequest::with_uri(&format!("/webhooks/{name}")).method(method);
     for (name, status) in [("acme", 200), ("zoom", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
         assert_eq!(probed(&fixture, ask(Method::HEAD, name)).await.0, status, "{name}");
@@ -189,7 +189,7 @@ async fn probes_of_dashboards_are_answered() {
 
 #[actix_web::test]
 async fn cloudevents_sender_is_granted_origin_and_rate() {
-    let fixture = Fixture::new();
+    let fixture = TestIngress::new();
     let ask = |origin: &str| {
         let request = TestRequest::with_uri("/webhooks/acme").method(Method::OPTIONS);
         request.insert_header(("WebHook-Request-Origin", origin))

@@ -9,7 +9,7 @@ use shared::registration::Sealer;
 
 use super::*;
 use crate::routes;
-use crate::testing::{ADMIN_TOKEN, Fixture};
+use crate::testing::{ADMIN_TOKEN, TestIngress};
 
 const REGISTER: &str = "/api/v1/webhooks/register";
 const PLATFORMS: &str = "/api/v1/webhooks/platforms";
@@ -29,8 +29,8 @@ fn registration(more: Value) -> TestRequest {
     admin(Method::POST, REGISTER, &body)
 }
 
-async fn refusal(fixture: &Fixture, request: TestRequest) -> (u16, String, String) {
-    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::table);
+async fn refusal(fixture: &TestIngress, request: TestRequest) -> (u16, String, String) {
+    let app = App::new().app_data(fixture.ingress.clone()).configure(routes::configure);
     let response = call_service(&init_service(app).await, request.to_request()).await;
     let status = response.status().as_u16();
     let body: Value = read_body_json(response).await;
@@ -44,8 +44,8 @@ fn plain() -> Sealer {
 }
 
 #[actix_web::test]
-async fn only_the_admin_token_opens() {
-    let fixture = Fixture::registering(plain());
+async fn admin_token_is_required_to_change_platforms() {
+    let fixture = TestIngress::registering(plain());
     for (method, path) in [
         (Method::POST, REGISTER),
         (Method::GET, PLATFORMS),
@@ -60,8 +60,8 @@ async fn only_the_admin_token_opens() {
 }
 
 #[actix_web::test]
-async fn other_methods_are_told_which_ones_there_are() {
-    let fixture = Fixture::registering(plain());
+async fn method_not_allowed_lists_the_methods() {
+    let fixture = TestIngress::registering(plain());
     for (method, path) in
         [(Method::GET, REGISTER), (Method::POST, PLATFORMS), (Method::POST, "/api/v1/webhooks/platforms/shop")]
     {
@@ -71,8 +71,8 @@ async fn other_methods_are_told_which_ones_there_are() {
 }
 
 #[actix_web::test]
-async fn all_that_is_wrong_is_told_at_once_and_no_secret() {
-    let fixture = Fixture::registering(plain());
+async fn registration_reports_all_problems_without_secrets() {
+    let fixture = TestIngress::registering(plain());
     let wrong = json!({"rate_limit": 0, "url": "ftp://x", "old_secret_expires_in": "soon"});
     let (status, errcode, text) = refusal(&fixture, registration(wrong)).await;
     assert_eq!((status, errcode.as_str()), (400, "E_INVALID_REQUEST"));
@@ -89,8 +89,8 @@ async fn all_that_is_wrong_is_told_at_once_and_no_secret() {
 }
 
 #[actix_web::test]
-async fn a_bundled_platform_with_secrets_of_its_own_is_taken() {
-    let fixture = Fixture::registering(plain());
+async fn registration_of_a_configured_bundled_platform_conflicts() {
+    let fixture = TestIngress::registering(plain());
     for taken in ["mux", "acme"] {
         let answer = refusal(&fixture, registration(json!({"platform": taken}))).await;
         assert_eq!((answer.0, answer.1.as_str()), (409, "E_INVALID_REQUEST"), "{answer:?}");
@@ -98,11 +98,11 @@ async fn a_bundled_platform_with_secrets_of_its_own_is_taken() {
 }
 
 #[actix_web::test]
-async fn without_a_key_or_without_redis_nothing_is_registered() {
-    let (status, errcode, text) = refusal(&Fixture::registering(Sealer::default()), registration(json!({}))).await;
+async fn registration_without_key_or_redis_is_503() {
+    let (status, errcode, text) = refusal(&TestIngress::registering(Sealer::default()), registration(json!({}))).await;
     assert_eq!((status, errcode.as_str()), (503, "E_REGISTRATION_UNAVAILABLE"));
     assert!(text.contains("SECRETS_KEY"), "{text}");
-    let fixture = Fixture::registering(plain());
+    let fixture = TestIngress::registering(plain());
     for request in [
         registration(json!({})),
         admin(Method::GET, PLATFORMS, &json!({})),
@@ -112,13 +112,13 @@ async fn without_a_key_or_without_redis_nothing_is_registered() {
         let answer = refusal(&fixture, request).await;
         assert_eq!((answer.0, answer.1.as_str()), (503, "E_WEBHOOK_QUEUE_ERROR"), "{answer:?}");
     }
-    fixture.redis_away();
+    fixture.make_redis_unavailable();
     assert_eq!(refusal(&fixture, registration(json!({}))).await.1, "E_WEBHOOK_QUEUE_ERROR");
 }
 
 #[actix_web::test]
-async fn an_unknown_platform_is_503_until_somebody_could_look() {
-    let fixture = Fixture::registering(plain());
+async fn unknown_platform_is_503_until_registrations_are_read() {
+    let fixture = TestIngress::registering(plain());
     let answer = refusal(&fixture, request(Method::POST, "/webhooks/shop", &json!({}))).await;
     assert_eq!((answer.0, answer.1.as_str()), (503, "E_WEBHOOK_QUEUE_ERROR"));
     let answer = refusal(&fixture, request(Method::POST, "/webhooks/Shop", &json!({}))).await;

@@ -11,19 +11,19 @@ use shared::platform::{InvalidRequests, MissingSession, Platform, PlatformName, 
 use shared::registration::{Record, Snapshot, State};
 use utoipa::ToSchema;
 
-use crate::directory::Current;
+use crate::targets::LiveTargets;
 
 /// Everything that is defined.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Platforms {
+#[schema(as = Platforms)] pub(crate) struct PlatformListResponse {
     /// By name.
-    platforms: Vec<Defined>,
+    platforms: Vec<PlatformView>,
 }
 
 /// One platform.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Platform)]
-pub(crate) struct Defined {
+pub(crate) struct PlatformView {
     /// Its name.
     platform: String,
     /// Where its definition comes from.
@@ -37,15 +37,15 @@ pub(crate) struct Defined {
     configured: bool,
     /// What holds for it; absent where it is unusable.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    terms: Option<Terms>,
+    terms: Option<PlatformSettings>,
     /// What is known of a registered one.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    registered: Option<Registered>,
+    registered: Option<RegistrationView>,
 }
 
 /// What holds for a platform.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Terms {
+#[schema(as = Terms)] pub(crate) struct PlatformSettings {
     /// False: its webhooks are refused with 403.
     enabled: bool,
     /// True: its events are kept and not processed.
@@ -79,12 +79,12 @@ pub(crate) struct Terms {
 
 /// What is known of a registered platform.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Registered {
+#[schema(as = Registered)] pub(crate) struct RegistrationView {
     /// The definition as it was registered, without what its webhooks are verified with.
     #[schema(value_type = Object)]
     definition: Map<String, Value>,
     /// What its webhooks are verified with, newest first: any of these.
-    keys: Vec<Valid>,
+    keys: Vec<KeyValidity>,
     /// The destination of its processed events, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     destination: Option<String>,
@@ -98,36 +98,36 @@ pub(crate) struct Registered {
 
 /// One of the keys that verify a platform's webhooks; it itself is never shown.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Valid {
+#[schema(as = Valid)] pub(crate) struct KeyValidity {
     /// Until when it does; null: until another takes its place.
     #[schema(required, format = DateTime)]
     expires_at: Option<String>,
 }
 
-impl Platforms {
-    /// What stands in `snapshot`; `directory` says what this replica can verify.
-    pub(super) fn new(snapshot: &Snapshot, directory: &Current) -> Self {
+impl PlatformListResponse {
+    /// What stands in `snapshot`; `targets` says what this replica can verify.
+    pub(super) fn new(snapshot: &Snapshot, targets: &LiveTargets) -> Self {
         let addressable = snapshot.registry.iter().filter(|platform| platform.source != Source::Reserved);
         let mut platforms: Vec<_> =
-            addressable.map(|platform| Defined::new(platform, snapshot, directory)).collect();
+            addressable.map(|platform| PlatformView::new(platform, snapshot, targets)).collect();
         let known: Vec<_> = platforms.iter().map(|one| one.platform.clone()).collect();
         let mut aside: Vec<_> =
             snapshot.set_aside.values().filter(|name| !known.contains(&name.to_string())).collect();
         aside.dedup();
-        platforms.extend(aside.into_iter().map(Defined::unusable));
+        platforms.extend(aside.into_iter().map(PlatformView::unusable));
         platforms.sort_by(|a, b| a.platform.cmp(&b.platform));
         platforms.dedup_by(|a, b| a.platform == b.platform);
         Self { platforms }
     }
 
     /// Of these the one called `name`.
-    pub(super) fn one(self, name: &PlatformName) -> Option<Defined> {
+    pub(super) fn one(self, name: &PlatformName) -> Option<PlatformView> {
         self.platforms.into_iter().find(|one| one.platform == name.as_str())
     }
 }
 
-impl Defined {
-    fn new(platform: &Platform, snapshot: &Snapshot, directory: &Current) -> Self {
+impl PlatformView {
+    fn new(platform: &Platform, snapshot: &Snapshot, targets: &LiveTargets) -> Self {
         let name = &platform.name;
         let record = snapshot.records.get(name).filter(|_| platform.source == Source::Registered);
         let draining = snapshot.draining.contains(name);
@@ -139,9 +139,9 @@ impl Defined {
                 Source::Bundled | Source::Reserved => "bundled",
             },
             state: if draining { "draining" } else { "active" },
-            configured: !draining && (snapshot.keys.contains_key(name) || directory.configured_at_start(name)),
-            terms: Some(Terms::new(platform)),
-            registered: record.map(|record| Registered::new(&platform.name, record)),
+            configured: !draining && (snapshot.keys.contains_key(name) || targets.configured_at_start(name)),
+            terms: Some(PlatformSettings::new(platform)),
+            registered: record.map(|record| RegistrationView::new(&platform.name, record)),
         }
     }
 
@@ -157,7 +157,7 @@ impl Defined {
     }
 }
 
-impl Terms {
+impl PlatformSettings {
     fn new(platform: &Platform) -> Self {
         let sorted = |types: &std::collections::HashSet<String>| {
             let mut types: Vec<_> = types.iter().cloned().collect();
@@ -187,14 +187,14 @@ impl Terms {
     }
 }
 
-impl Registered {
+impl RegistrationView {
     fn new(name: &PlatformName, record: &Record) -> Self {
         // One that is being removed verifies nothing; what is left of its secrets only signs.
         let verifies = record.state == State::Active;
         let valid = record.secrets.iter().filter(|secret| verifies && !secret.is_expired(clock::now_ms()));
         Self {
             definition: record.definition.clone(),
-            keys: valid.map(|secret| Valid { expires_at: secret.expires_at_ms.map(clock::rfc3339) }).collect(),
+            keys: valid.map(|secret| KeyValidity { expires_at: secret.expires_at_ms.map(clock::rfc3339) }).collect(),
             destination: record.url.as_ref().map(|_| format!("platform_{name}")),
             registered_at: clock::rfc3339(record.registered_at),
             updated_at: clock::rfc3339(record.updated_at),
@@ -213,15 +213,15 @@ mod tests {
     use shared::signature::{Keys, Secret};
 
     use super::*;
-    use crate::testing::directory;
+    use crate::testing::targets;
 
     fn name(text: &str) -> PlatformName {
         PlatformName::new(text).unwrap()
     }
 
     #[test]
-    fn a_platform_is_shown_with_everything_but_its_secret() {
-        let current = directory();
+    fn platform_view_has_everything_but_the_secret() {
+        let current = targets();
         let shop =
             current.base().registered(&name("shop"), "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap());
         let (registry, _) = current.base().with_registered([Arc::new(shop.unwrap())], Arc::clone);
@@ -238,7 +238,7 @@ mod tests {
             sequence: 1,
             version: None,
         };
-        let all = serde_json::to_value(Platforms::new(&snapshot, &current)).unwrap();
+        let all = serde_json::to_value(PlatformListResponse::new(&snapshot, &current)).unwrap();
         assert!(!all.to_string().contains("5ecret"), "{all}");
         let find = |of: &str| {
             let found: Vec<_> =

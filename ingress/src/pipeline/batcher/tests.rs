@@ -7,10 +7,10 @@ use shared::event::EventTime;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::testing::{Memory, directory};
+use crate::testing::{MemoryQueue, targets};
 
-fn target(name: &str) -> Arc<Target> {
-    directory().find(name).unwrap()
+fn target(name: &str) -> Arc<IngestTarget> {
+    targets().find(name).unwrap()
 }
 
 fn event(id: &str, bytes: usize) -> NewEvent {
@@ -28,17 +28,17 @@ fn event(id: &str, bytes: usize) -> NewEvent {
     }
 }
 
-type Outcome = oneshot::Receiver<Answer>;
+type EnqueueReceiver = oneshot::Receiver<EnqueueReply>;
 
-fn job(target: &Arc<Target>, id: &str, bytes: usize, deadline: Instant) -> (Job, Outcome) {
+fn job(target: &Arc<IngestTarget>, id: &str, bytes: usize, deadline: Instant) -> (EnqueueRequest, EnqueueReceiver) {
     let (answer, outcome) = oneshot::channel();
     let event = event(id, bytes);
-    let load = Load { events: event.into(), _held: Held::default() };
-    (Job { target: Arc::clone(target), load, deadline, answer }, outcome)
+    let load = QueuedEvents { events: event.into(), _held: InFlightPermit::default() };
+    (EnqueueRequest { target: Arc::clone(target), load, deadline, answer }, outcome)
 }
 
-fn ids(parts: &[Part]) -> Vec<(String, Vec<String>)> {
-    let one = |part: &Part| {
+fn ids(parts: &[PendingBatch]) -> Vec<(String, Vec<String>)> {
+    let one = |part: &PendingBatch| {
         let events =
             part.jobs.iter().flat_map(|job| job.load.events.events()).map(|event| event.event_id.clone()).collect();
         (part.target.platform.name.to_string(), events)
@@ -51,13 +51,13 @@ fn fault() -> redis::RedisError {
 }
 
 /// Asks for all of `wanted` at once and waits for all answers, in order.
-async fn all(batcher: &Batcher, wanted: &[(&Arc<Target>, &str)]) -> Vec<Result<Enqueued, Lost>> {
-    join_all(wanted.iter().map(|(target, id)| batcher.enqueue(target, event(id, 1), Held::default()))).await
+async fn all(batcher: &Batcher, wanted: &[(&Arc<IngestTarget>, &str)]) -> Vec<Result<Enqueued, EnqueueError>> {
+    join_all(wanted.iter().map(|(target, id)| batcher.enqueue(target, event(id, 1), InFlightPermit::default()))).await
 }
 
 #[test]
-fn a_round_has_one_part_per_platform_in_the_order_of_arrival() {
-    let (mux, acme, later) = (target("mux"), target("acme"), Instant::now() + WAIT_BOUND);
+fn round_has_one_batch_per_platform_in_arrival_order() {
+    let (mux, acme, later) = (target("mux"), target("acme"), Instant::now() + MAX_WAIT);
     let order = [(&mux, "1"), (&acme, "2"), (&mux, "3"), (&acme, "4"), (&mux, "5")];
     let (jobs, _waiting): (Vec<_>, Vec<_>) = order.iter().map(|(target, id)| job(target, id, 1, later)).unzip();
     let expected = [("mux", vec!["1", "3", "5"]), ("acme", vec!["2", "4"])];
@@ -66,16 +66,16 @@ fn a_round_has_one_part_per_platform_in_the_order_of_arrival() {
 }
 
 /// Which platform brought how many events to which call.
-fn packed(jobs: Vec<Job>, mix: bool) -> Vec<Vec<(String, usize)>> {
-    let one = |part: &Part| (part.target.platform.name.to_string(), part.events);
+fn packed(jobs: Vec<EnqueueRequest>, mix: bool) -> Vec<Vec<(String, usize)>> {
+    let one = |part: &PendingBatch| (part.target.platform.name.to_string(), part.events);
     calls(group(jobs.into_iter(), Instant::now()), mix).iter().map(|call| call.iter().map(one).collect()).collect()
 }
 
 #[test]
-fn platforms_share_calls_within_their_bounds_and_only_where_they_mix() {
-    let (mux, acme, busy, later) = (target("mux"), target("acme"), target("busy"), Instant::now() + WAIT_BOUND);
-    let many = |shares: &[(&Arc<Target>, usize, usize)]| -> (Vec<Job>, Vec<Outcome>) {
-        let each = |(target, count, bytes): &(&Arc<Target>, usize, usize)| {
+fn platforms_share_calls_within_bounds_where_they_mix() {
+    let (mux, acme, busy, later) = (target("mux"), target("acme"), target("busy"), Instant::now() + MAX_WAIT);
+    let many = |shares: &[(&Arc<IngestTarget>, usize, usize)]| -> (Vec<EnqueueRequest>, Vec<EnqueueReceiver>) {
+        let each = |(target, count, bytes): &(&Arc<IngestTarget>, usize, usize)| {
             (0..*count).map(|n| job(target, &n.to_string(), *bytes, later)).collect::<Vec<_>>()
         };
         shares.iter().flat_map(each).unzip()
@@ -102,8 +102,8 @@ fn platforms_share_calls_within_their_bounds_and_only_where_they_mix() {
 }
 
 #[test]
-fn a_call_is_bounded_in_events() {
-    let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
+fn call_is_bounded_in_events() {
+    let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
     let (jobs, _waiting): (Vec<_>, Vec<_>) = (0..300).map(|n| job(&mux, &n.to_string(), 1, later)).unzip();
     let calls = group(jobs.into_iter(), Instant::now());
     assert_eq!(calls.iter().map(|call| call.jobs.len()).collect::<Vec<_>>(), [128, 128, 44]);
@@ -112,8 +112,8 @@ fn a_call_is_bounded_in_events() {
 }
 
 #[test]
-fn a_call_is_bounded_in_bytes_and_a_small_event_overtakes_no_large_one() {
-    let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
+fn call_is_bounded_in_bytes_and_keeps_the_order() {
+    let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
     let sizes = [MAX_BATCH_BYTES - 10, 11, 10, MAX_BATCH_BYTES + 1, 1];
     let jobs = sizes.iter().enumerate().map(|(n, bytes)| job(&mux, &n.to_string(), *bytes, later));
     let (jobs, _waiting): (Vec<_>, Vec<_>) = jobs.unzip();
@@ -122,8 +122,8 @@ fn a_call_is_bounded_in_bytes_and_a_small_event_overtakes_no_large_one() {
 }
 
 #[test]
-fn a_batch_goes_into_one_call_or_waits_for_the_next() {
-    let (mux, later) = (target("mux"), Instant::now() + WAIT_BOUND);
+fn batch_request_is_never_split_over_calls() {
+    let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
     let batch = |size: usize, bytes: usize| {
         let (mut job, waiting) = job(&mux, "", 1, later);
         job.load.events = Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
@@ -143,13 +143,13 @@ fn a_batch_goes_into_one_call_or_waits_for_the_next() {
 }
 
 #[tokio::test]
-async fn a_batch_has_one_answer() {
-    let memory = Memory::default();
+async fn batch_request_has_one_outcome() {
+    let memory = MemoryQueue::default();
     let (batcher, _task) = Batcher::start(memory.clone(), CancellationToken::new());
     let mux = target("mux");
     let enqueue = async |ids: &[&str]| {
         let marked = |id: &&str| NewEvent { marker: Some((*id).to_owned()), ..event(id, 1) };
-        batcher.enqueue(&mux, Identified::Batch(ids.iter().map(marked).collect()), Held::default()).await.unwrap()
+        batcher.enqueue(&mux, Identified::Batch(ids.iter().map(marked).collect()), InFlightPermit::default()).await.unwrap()
     };
     assert_eq!(enqueue(&["a", "b"]).await, Enqueued::Accepted);
     assert_eq!(enqueue(&["b", "c"]).await, Enqueued::Accepted);
@@ -157,49 +157,49 @@ async fn a_batch_has_one_answer() {
 }
 
 #[test]
-fn nothing_is_sent_for_those_that_hung_up_or_waited_too_long() {
+fn abandoned_and_expired_requests_are_not_sent() {
     let (mux, now) = (target("mux"), Instant::now());
-    let (hung_up, gone) = job(&mux, "hung up", 1, now + WAIT_BOUND);
+    let (hung_up, gone) = job(&mux, "hung up", 1, now + MAX_WAIT);
     drop(gone);
     let (expired, mut too_late) = job(&mux, "expired", 1, now);
-    let (good, _waiting) = job(&mux, "good", 1, now + WAIT_BOUND);
+    let (good, _waiting) = job(&mux, "good", 1, now + MAX_WAIT);
     let calls = group([hung_up, expired, good].into_iter(), now);
     assert_eq!(ids(&calls), [("mux".to_owned(), vec!["good".to_owned()])]);
-    assert!(matches!(too_late.try_recv(), Ok((Err(Lost::Expired), _))));
+    assert!(matches!(too_late.try_recv(), Ok((Err(EnqueueError::Expired), _))));
 }
 
 #[tokio::test]
-async fn what_waits_during_a_call_goes_into_the_next_one() {
+async fn requests_during_a_call_go_into_the_next_one() {
     #[derive(Clone, Default)]
-    struct Slow {
-        memory: Memory,
+    struct SlowQueue {
+        memory: MemoryQueue,
         begun: Arc<Notify>,
         go_on: Arc<Notify>,
     }
-    impl Enqueue for Slow {
+    impl Enqueue for SlowQueue {
         fn mixes_platforms(&self) -> bool {
             true
         }
 
-        async fn enqueue(&self, shares: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
+        async fn enqueue(&self, shares: &[PlatformBatch<'_>]) -> Result<Vec<Enqueued>, CallError> {
             self.begun.notify_one();
             self.go_on.notified().await;
             self.memory.enqueue(shares).await
         }
     }
-    let slow = Slow::default();
+    let slow = SlowQueue::default();
     let (batcher, _task) = Batcher::start(slow.clone(), CancellationToken::new());
     let mux = target("mux");
     let first = tokio::spawn({
         let (batcher, mux) = (batcher.clone(), Arc::clone(&mux));
-        async move { batcher.enqueue(&mux, event("first", 1), Held::default()).await }
+        async move { batcher.enqueue(&mux, event("first", 1), InFlightPermit::default()).await }
     });
     slow.begun.notified().await;
     let rest = tokio::spawn({
         let (batcher, mux) = (batcher.clone(), Arc::clone(&mux));
         async move { all(&batcher, &[(&mux, "a"), (&mux, "b"), (&mux, "c")]).await }
     });
-    while batcher.jobs.capacity() > MAX_WAITING - 3 {
+    while batcher.jobs.capacity() > MAX_WAITING_REQUESTS - 3 {
         tokio::task::yield_now().await;
     }
     slow.go_on.notify_one();
@@ -212,8 +212,8 @@ async fn what_waits_during_a_call_goes_into_the_next_one() {
 }
 
 #[tokio::test]
-async fn every_event_gets_the_outcome_of_its_position() {
-    let memory = Memory::answering(|_, events| {
+async fn event_gets_the_outcome_of_its_position() {
+    let memory = MemoryQueue::answering(|_, events| {
         let outcome = |event: &&NewEvent| match event.event_id.as_str() {
             "seen" => Enqueued::Duplicate,
             "much" => Enqueued::RateLimited { retry_after_s: 7 },
@@ -231,7 +231,7 @@ async fn every_event_gets_the_outcome_of_its_position() {
 }
 
 /// How a call is answered.
-type Answering = fn() -> Result<Vec<Enqueued>, CallError>;
+type ReplyFunction = fn() -> Result<Vec<Enqueued>, CallError>;
 
 /// Decided by what the event is called.
 fn as_called(events: &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> {
@@ -244,8 +244,8 @@ fn as_called(events: &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> {
 }
 
 #[tokio::test]
-async fn every_event_of_a_shared_call_gets_the_outcome_of_its_position() {
-    let memory = Memory::answering(|_, events| as_called(events)).mixing();
+async fn event_of_a_shared_call_gets_the_outcome_of_its_position() {
+    let memory = MemoryQueue::answering(|_, events| as_called(events)).mixing();
     let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
     let (mux, busy, acme) = (target("mux"), target("busy"), target("acme"));
     let wanted = [(&mux, "new"), (&busy, "full"), (&acme, "seen"), (&mux, "seen"), (&acme, "new"), (&mux, "full")];
@@ -256,30 +256,30 @@ async fn every_event_of_a_shared_call_gets_the_outcome_of_its_position() {
 
 /// Nobody is told "accepted" of a call that did not run, or whose answer does not say so of each.
 #[tokio::test]
-async fn what_happens_to_a_shared_call_happens_to_all_of_it() {
-    let answers: [Answering; 3] =
+async fn failure_of_a_shared_call_applies_to_all_requests() {
+    let answers: [ReplyFunction; 3] =
         [|| Err(CallError::NotRun(fault())), || Err(CallError::Unknown(fault())), || Ok(vec![Enqueued::Accepted; 2])];
     for answer in answers {
-        let of_mux = move |target: &Target, events: &[&NewEvent]| match target.platform.name.as_str() {
+        let of_mux = move |target: &IngestTarget, events: &[&NewEvent]| match target.platform.name.as_str() {
             "mux" => answer(),
             _ => as_called(events),
         };
-        let memory = Memory::answering(of_mux).mixing();
+        let memory = MemoryQueue::answering(of_mux).mixing();
         let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
         let (mux, acme) = (target("mux"), target("acme"));
         let outcomes = all(&batcher, &[(&acme, "1"), (&mux, "2"), (&acme, "3")]).await;
-        let as_expected = |outcome: &Result<Enqueued, Lost>| match answer() {
-            Err(CallError::NotRun(_)) => matches!(outcome, Err(Lost::NotRun(_))),
-            Err(CallError::Unknown(_)) => matches!(outcome, Err(Lost::Unknown(Some(_)))),
-            Ok(_) => matches!(outcome, Err(Lost::Unknown(None))),
+        let as_expected = |outcome: &Result<Enqueued, EnqueueError>| match answer() {
+            Err(CallError::NotRun(_)) => matches!(outcome, Err(EnqueueError::NotRun(_))),
+            Err(CallError::Unknown(_)) => matches!(outcome, Err(EnqueueError::Unknown(Some(_)))),
+            Ok(_) => matches!(outcome, Err(EnqueueError::Unknown(None))),
         };
         assert!(outcomes.iter().all(as_expected), "{outcomes:?}");
     }
 }
 
 #[tokio::test]
-async fn one_platforms_failing_call_harms_no_others() {
-    let memory = Memory::answering(|target, events| match target.platform.name.as_str() {
+async fn failing_call_of_a_platform_harms_no_other() {
+    let memory = MemoryQueue::answering(|target, events| match target.platform.name.as_str() {
         "mux" => Err(CallError::NotRun(fault())),
         "busy" => Err(CallError::Unknown(fault())),
         _ => Ok(vec![Enqueued::Accepted; events.len()]),
@@ -287,53 +287,53 @@ async fn one_platforms_failing_call_harms_no_others() {
     let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
     let (mux, busy, acme) = (target("mux"), target("busy"), target("acme"));
     let outcomes = all(&batcher, &[(&mux, "1"), (&busy, "2"), (&acme, "3"), (&mux, "4")]).await;
-    assert!(matches!(outcomes[0], Err(Lost::NotRun(_))));
-    assert!(matches!(outcomes[1], Err(Lost::Unknown(Some(_)))));
+    assert!(matches!(outcomes[0], Err(EnqueueError::NotRun(_))));
+    assert!(matches!(outcomes[1], Err(EnqueueError::Unknown(Some(_)))));
     assert!(matches!(outcomes[2], Ok(Enqueued::Accepted)));
-    assert!(matches!(outcomes[3], Err(Lost::NotRun(_))));
+    assert!(matches!(outcomes[3], Err(EnqueueError::NotRun(_))));
 }
 
 #[tokio::test]
-async fn an_answer_of_another_length_is_no_answer_to_any() {
+async fn reply_of_another_length_is_unknown_for_all() {
     for surplus in [0, 2] {
-        let memory = Memory::answering(move |_, events| Ok(vec![Enqueued::Accepted; events.len() - 1 + surplus]));
+        let memory = MemoryQueue::answering(move |_, events| Ok(vec![Enqueued::Accepted; events.len() - 1 + surplus]));
         let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
         let mux = target("mux");
         let outcomes = all(&batcher, &[(&mux, "1"), (&mux, "2")]).await;
-        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(Lost::Unknown(None)))), "{outcomes:?}");
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(EnqueueError::Unknown(None)))), "{outcomes:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_never_ends_is_an_unknown_outcome() {
-    struct Never;
-    impl Enqueue for Never {
+async fn call_that_times_out_is_unknown() {
+    struct StuckQueue;
+    impl Enqueue for StuckQueue {
         fn mixes_platforms(&self) -> bool {
             true
         }
 
-        async fn enqueue(&self, _: &[Share<'_>]) -> Result<Vec<Enqueued>, CallError> {
+        async fn enqueue(&self, _: &[PlatformBatch<'_>]) -> Result<Vec<Enqueued>, CallError> {
             std::future::pending().await
         }
     }
-    let (batcher, _task) = Batcher::start(Never, CancellationToken::new());
+    let (batcher, _task) = Batcher::start(StuckQueue, CancellationToken::new());
     let (mux, begun) = (target("mux"), Instant::now());
-    let first = batcher.enqueue(&mux, event("1", 1), Held::default());
+    let first = batcher.enqueue(&mux, event("1", 1), InFlightPermit::default());
     let second = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        batcher.enqueue(&mux, event("2", 1), Held::default()).await
+        batcher.enqueue(&mux, event("2", 1), InFlightPermit::default()).await
     };
     let (first, second) = tokio::join!(first, second);
-    assert!(matches!(first, Err(Lost::Unknown(None))));
-    assert!(matches!(second, Err(Lost::Expired)), "it waited for more than {WAIT_BOUND:?}");
-    assert_eq!(begun.elapsed().as_secs(), CALL_BOUND.as_secs());
+    assert!(matches!(first, Err(EnqueueError::Unknown(None))));
+    assert!(matches!(second, Err(EnqueueError::Expired)), "it waited for more than {MAX_WAIT:?}");
+    assert_eq!(begun.elapsed().as_secs(), CALL_TIMEOUT.as_secs());
 }
 
 #[tokio::test]
-async fn a_stop_answers_what_was_taken_and_takes_no_more() {
+async fn shutdown_answers_accepted_requests_and_takes_no_more() {
     let stop = CancellationToken::new();
     let taken: Arc<Mutex<usize>> = Arc::default();
-    let memory = Memory::answering({
+    let memory = MemoryQueue::answering({
         let taken = Arc::clone(&taken);
         move |_, events| {
             *taken.lock().unwrap() += events.len();
@@ -346,7 +346,7 @@ async fn a_stop_answers_what_was_taken_and_takes_no_more() {
     let wanted: Vec<_> = ids.iter().map(|id| (&mux, id.as_str())).collect();
     let asked = all(&batcher, &wanted);
     let stopped = async {
-        while batcher.jobs.capacity() == MAX_WAITING {
+        while batcher.jobs.capacity() == MAX_WAITING_REQUESTS {
             tokio::task::yield_now().await;
         }
         stop.cancel();
@@ -355,5 +355,5 @@ async fn a_stop_answers_what_was_taken_and_takes_no_more() {
     assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(Enqueued::Accepted))));
     task.await.unwrap();
     assert_eq!(*taken.lock().unwrap(), 200);
-    assert!(matches!(all(&batcher, &[(&mux, "late")]).await[0], Err(Lost::Full)));
+    assert!(matches!(all(&batcher, &[(&mux, "late")]).await[0], Err(EnqueueError::Full)));
 }

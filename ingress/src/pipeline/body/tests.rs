@@ -17,36 +17,36 @@ fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
     pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
 }
 
-fn bodies(max: usize, in_flight: usize) -> Bodies {
-    Bodies::new(max, Duration::from_secs(5), in_flight)
+fn body_reader(max: usize, in_flight: usize) -> BodyReader {
+    BodyReader::new(max, Duration::from_secs(5), in_flight)
 }
 
 #[tokio::test]
-async fn parts_make_one_body() {
+async fn body_is_joined_from_its_parts() {
     let parts: &[(&[&str], &str)] = &[(&[], ""), (&["ab"], "ab"), (&["", "a", "b", "", "cd"], "abcd")];
     for (parts, whole) in parts {
-        let body = bodies(4, 100).read(&HeaderMap::new(), &mut payload(parts)).await.unwrap();
+        let body = body_reader(4, 100).read(&HeaderMap::new(), &mut payload(parts)).await.unwrap();
         assert_eq!(body.bytes, whole.as_bytes());
     }
 }
 
 #[tokio::test]
-async fn too_much_is_refused_by_announcement_and_by_fact() {
-    let (bodies, limit) = (bodies(4, 100), 4);
+async fn body_too_large_is_refused_by_length_and_by_bytes() {
+    let (body_reader, limit) = (body_reader(4, 100), 4);
     let announced = headers(&[(CONTENT_LENGTH, "5"), (CONTENT_ENCODING, "gzip")]);
-    let refused = bodies.read(&announced, &mut payload(&[])).await;
+    let refused = body_reader.read(&announced, &mut payload(&[])).await;
     assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
-    let refused = bodies.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await;
+    let refused = body_reader.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await;
     assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
-    assert!(bodies.read(&headers(&[(CONTENT_LENGTH, "4")]), &mut payload(&["abcd"])).await.is_ok());
+    assert!(body_reader.read(&headers(&[(CONTENT_LENGTH, "4")]), &mut payload(&["abcd"])).await.is_ok());
 }
 
 #[tokio::test]
-async fn coding_of_a_body_is_kept_beside_it() {
-    let known = [("", Ok(None)), ("Identity", Ok(None)), ("utf-8", Ok(None)), ("gzip", Ok(Some(Coding::Gzip)))];
-    for (value, coding) in known.into_iter().chain([("br, zstd", Err(Unsupported)), ("compress", Err(Unsupported))])
+async fn content_encoding_is_returned_with_the_body() {
+    let known = [("", Ok(None)), ("Identity", Ok(None)), ("utf-8", Ok(None)), ("gzip", Ok(Some(ContentEncoding::Gzip)))];
+    for (value, coding) in known.into_iter().chain([("br, zstd", Err(UnsupportedEncodingError)), ("compress", Err(UnsupportedEncodingError))])
     {
-        let read = bodies(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
+        let read = body_reader(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
         assert_eq!(read.unwrap().coding, coding, "{value}");
     }
 }
@@ -56,12 +56,12 @@ fn zstd(body: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_body_is_decoded_within_its_bound_on_either_side_of_what_is_done_at_once() {
-    for max in [1000, DECODED_AT_ONCE, DECODED_AT_ONCE + 1, 4 * DECODED_AT_ONCE] {
-        let bodies = bodies(max, 16 * max);
+async fn decode_is_bounded_inline_and_on_the_decoder_pool() {
+    for max in [1000, MAX_INLINE_DECODE_BYTES, MAX_INLINE_DECODE_BYTES + 1, 4 * MAX_INLINE_DECODE_BYTES] {
+        let body_reader = body_reader(max, 16 * max);
         for (length, fits) in [(max - 1, true), (max, true), (max + 1, false), (8 * max, false)] {
-            let (body, mut held) = (vec![b' '; length], Held::default());
-            match bodies.decode(Coding::Zstd, &zstd(&body), &mut held).await {
+            let (body, mut held) = (vec![b' '; length], InFlightPermit::default());
+            match body_reader.decode(ContentEncoding::Zstd, &zstd(&body), &mut held).await {
                 Ok(decoded) => assert_eq!((decoded.unwrap(), fits), (body.into(), true)),
                 Err(Error::PayloadTooLarge { limit }) => assert_eq!((limit, fits), (max, false)),
                 Err(other) => panic!("{other}"),
@@ -71,52 +71,52 @@ async fn a_body_is_decoded_within_its_bound_on_either_side_of_what_is_done_at_on
 }
 
 #[tokio::test]
-async fn a_decoded_body_counts_as_what_it_has_become() {
-    let bodies = bodies(500, 700);
+async fn decoded_body_counts_with_its_decoded_size() {
+    let body_reader = body_reader(500, 700);
     let wire = zstd(&[b' '; 400]);
-    let mut held = Held::default();
-    bodies.hold(&mut held.0, wire.len()).unwrap();
-    bodies.decode(Coding::Zstd, &wire, &mut held).await.unwrap();
-    assert_eq!(bodies.in_flight.available_permits(), 300);
-    let mut second = Held::default();
-    assert!(matches!(bodies.decode(Coding::Zstd, &wire, &mut second).await, Err(Error::Busy)));
+    let mut held = InFlightPermit::default();
+    body_reader.hold(&mut held.0, wire.len()).unwrap();
+    body_reader.decode(ContentEncoding::Zstd, &wire, &mut held).await.unwrap();
+    assert_eq!(body_reader.in_flight.available_permits(), 300);
+    let mut second = InFlightPermit::default();
+    assert!(matches!(body_reader.decode(ContentEncoding::Zstd, &wire, &mut second).await, Err(Error::Busy)));
     drop((held, second));
-    assert_eq!(bodies.in_flight.available_permits(), 700);
+    assert_eq!(body_reader.in_flight.available_permits(), 700);
 }
 
 #[tokio::test]
-async fn what_is_malformed_is_no_body() {
-    for coding in [Coding::Gzip, Coding::Zstd, Coding::Brotli] {
+async fn malformed_encoding_decodes_to_none() {
+    for coding in [ContentEncoding::Gzip, ContentEncoding::Zstd, ContentEncoding::Brotli] {
         let wire = Bytes::from_static(b"neither of them");
-        assert_eq!(bodies(100, 100).decode(coding, &wire, &mut Held::default()).await.unwrap(), None);
+        assert_eq!(body_reader(100, 100).decode(coding, &wire, &mut InFlightPermit::default()).await.unwrap(), None);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_stops_coming_is_given_up() {
+async fn body_that_stalls_times_out() {
     let begun = stream::iter([Ok(Bytes::from_static(b"a"))]);
     let mut stalled = Payload::Stream { payload: Box::pin(begun.chain(stream::pending())) as _ };
-    let bodies = bodies(4, 100);
-    assert!(matches!(bodies.read(&HeaderMap::new(), &mut stalled).await, Err(Error::BodyTimeout)));
-    assert_eq!(bodies.in_flight.available_permits(), 100, "what had arrived must be given back");
+    let body_reader = body_reader(4, 100);
+    assert!(matches!(body_reader.read(&HeaderMap::new(), &mut stalled).await, Err(Error::BodyTimeout)));
+    assert_eq!(body_reader.in_flight.available_permits(), 100, "what had arrived must be given back");
 }
 
 #[tokio::test]
-async fn a_broken_body_is_named_so() {
+async fn broken_body_is_an_error_of_its_own() {
     let broken = stream::iter([Err(PayloadError::Incomplete(None))]);
     let mut broken = Payload::Stream { payload: Box::pin(broken) as _ };
-    assert!(matches!(bodies(4, 100).read(&HeaderMap::new(), &mut broken).await, Err(Error::BodyBroken(_))));
+    assert!(matches!(body_reader(4, 100).read(&HeaderMap::new(), &mut broken).await, Err(Error::BodyBroken(_))));
 }
 
 #[tokio::test]
-async fn bytes_are_counted_while_they_are_held() {
-    let bodies = bodies(8, 10);
-    let first = bodies.read(&HeaderMap::new(), &mut payload(&["1234", "5678"])).await.unwrap();
-    let second = bodies.read(&HeaderMap::new(), &mut payload(&["12", "3"])).await;
+async fn in_flight_bytes_are_counted_until_released() {
+    let body_reader = body_reader(8, 10);
+    let first = body_reader.read(&HeaderMap::new(), &mut payload(&["1234", "5678"])).await.unwrap();
+    let second = body_reader.read(&HeaderMap::new(), &mut payload(&["12", "3"])).await;
     assert!(matches!(second, Err(Error::Busy)));
-    assert_eq!(bodies.in_flight.available_permits(), 2, "a refused body must hold nothing");
+    assert_eq!(body_reader.in_flight.available_permits(), 2, "a refused body must hold nothing");
     drop(first.held);
-    assert!(bodies.read(&HeaderMap::new(), &mut payload(&["123"])).await.is_ok());
+    assert!(body_reader.read(&HeaderMap::new(), &mut payload(&["123"])).await.is_ok());
 }
 
 fn stalled(first: &'static [u8]) -> Payload {
@@ -124,43 +124,43 @@ fn stalled(first: &'static [u8]) -> Payload {
     Payload::Stream { payload: Box::pin(begun.chain(stream::pending())) as _ }
 }
 
-async fn read_stalled(bodies: Bodies, first: &'static [u8]) -> Result<Body, Error> {
-    bodies.read(&HeaderMap::new(), &mut stalled(first)).await
+async fn read_stalled(body_reader: BodyReader, first: &'static [u8]) -> Result<ReceivedBody, Error> {
+    body_reader.read(&HeaderMap::new(), &mut stalled(first)).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_was_waited_for_longest_yields_to_who_comes_whole() {
+async fn oldest_pending_body_is_evicted_first() {
     tokio::task::LocalSet::new().run_until(whoever()).await;
 }
 
 async fn whoever() {
-    let bodies = bodies(8, 10);
-    let oldest = tokio::task::spawn_local(read_stalled(bodies.clone(), b"1234"));
+    let body_reader = body_reader(8, 10);
+    let oldest = tokio::task::spawn_local(read_stalled(body_reader.clone(), b"1234"));
     tokio::task::yield_now().await;
-    let younger = tokio::task::spawn_local(read_stalled(bodies.clone(), b"5678"));
+    let younger = tokio::task::spawn_local(read_stalled(body_reader.clone(), b"5678"));
     tokio::task::yield_now().await;
-    assert_eq!(bodies.in_flight.available_permits(), 2);
-    let whole = bodies.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await.unwrap();
+    assert_eq!(body_reader.in_flight.available_permits(), 2);
+    let whole = body_reader.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await.unwrap();
     assert_eq!(whole.bytes, "abcde");
     assert!(matches!(oldest.await.unwrap(), Err(Error::Busy)), "the oldest had to go");
     assert!(!younger.is_finished(), "one was enough");
     // Nobody who is complete has to go; who comes when there is nobody else is refused.
-    let second = bodies.read(&HeaderMap::new(), &mut payload(&["abcdef"])).await;
+    let second = body_reader.read(&HeaderMap::new(), &mut payload(&["abcdef"])).await;
     assert!(matches!(second, Err(Error::Busy)), "not even if all yielded there would be room");
     assert!(!younger.is_finished(), "so nobody had to");
     drop(whole);
-    bodies.read(&HeaderMap::new(), &mut payload(&["abcdef"])).await.unwrap();
+    body_reader.read(&HeaderMap::new(), &mut payload(&["abcdef"])).await.unwrap();
     assert!(matches!(younger.await.unwrap(), Err(Error::BodyTimeout)));
-    assert_eq!(bodies.in_flight.available_permits(), 10);
+    assert_eq!(body_reader.in_flight.available_permits(), 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_body_does_not_push_out_a_younger_one() {
+async fn slow_body_does_not_evict_a_younger_one() {
     tokio::task::LocalSet::new().run_until(slow()).await;
 }
 
 async fn slow() {
-    let bodies = bodies(8, 8);
+    let body_reader = body_reader(8, 8);
     let parts = stream::iter([Ok(Bytes::from_static(b"1"))]);
     let later = stream::once(async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -168,12 +168,12 @@ async fn slow() {
     });
     let mut slow = Payload::Stream { payload: Box::pin(parts.chain(later)) as _ };
     let older = tokio::task::spawn_local({
-        let bodies = bodies.clone();
-        async move { bodies.read(&HeaderMap::new(), &mut slow).await }
+        let body_reader = body_reader.clone();
+        async move { body_reader.read(&HeaderMap::new(), &mut slow).await }
     });
     tokio::task::yield_now().await;
-    let younger = tokio::task::spawn_local(read_stalled(bodies.clone(), b"abcd"));
+    let younger = tokio::task::spawn_local(read_stalled(body_reader.clone(), b"abcd"));
     assert!(matches!(older.await.unwrap(), Err(Error::Busy)), "it is the older one that has to go");
     assert!(matches!(younger.await.unwrap(), Err(Error::BodyTimeout)));
-    assert_eq!(bodies.in_flight.available_permits(), 8);
+    assert_eq!(body_reader.in_flight.available_permits(), 8);
 }

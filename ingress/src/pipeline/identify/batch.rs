@@ -9,18 +9,18 @@ use shared::json::{Document, JsonNode, Value};
 use shared::platform::{PayloadError, Pointer};
 use shared::queue::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 
-use super::{InvalidPayload, place};
+use super::{IdentifyError, place};
 
 /// An element of the list that a definition names as its batch.
 #[derive(Clone, Copy)]
-pub(super) struct Element<'p> {
+pub(super) struct BatchElement<'p> {
     /// Where the list is.
     list: &'p Pointer,
     /// Its position, from 0.
     pub(super) index: usize,
 }
 
-impl Element<'_> {
+impl BatchElement<'_> {
     /// Whether `pointer` leads into the element and not to what stands around the list.
     pub(super) fn holds(&self, pointer: &Pointer) -> bool {
         pointer.segments.starts_with(&self.list.segments)
@@ -37,7 +37,7 @@ impl Element<'_> {
     }
 
     /// The same, where a schema's refusal names it.
-    pub(super) fn unmet(&self, error: PayloadError) -> PayloadError {
+    pub(super) fn in_request_error(&self, error: PayloadError) -> PayloadError {
         match error {
             PayloadError::Unmet { path, rule } => PayloadError::Unmet { path: self.in_request(&path), rule },
             other => other,
@@ -51,23 +51,23 @@ pub(super) fn elements<'p>(
     list: &'p Pointer,
     document: &Document<'_>,
     body: &[u8],
-) -> Result<Option<Vec<(Element<'p>, Bytes)>>, InvalidPayload> {
+) -> Result<Option<Vec<(BatchElement<'p>, Bytes)>>, IdentifyError> {
     let Some(node) = document.find(list) else { return Ok(None) };
     let items = match node.value() {
         Value::Array(items) => items,
         Value::Null | Value::Object(_) => return Ok(None),
-        _ => return Err(InvalidPayload::NoList(place(list))),
+        _ => return Err(IdentifyError::NoList(place(list))),
     };
     let (before, after) = around(node, body);
     let frame = before.len() + after.len();
     let bytes: usize = items.iter().map(|item| frame + item.raw().len()).sum();
     if items.len() > MAX_BATCH_EVENTS || bytes > MAX_BATCH_BYTES {
-        return Err(InvalidPayload::LargeBatch(place(list)));
+        return Err(IdentifyError::LargeBatch(place(list)));
     }
     let one = |(index, item): (usize, &JsonNode<'_>)| {
-        let element = Element { list, index };
+        let element = BatchElement { list, index };
         if !matches!(item.value(), Value::Object(_)) {
-            return Err(InvalidPayload::NoObject(format!("{list}/{index}")));
+            return Err(IdentifyError::NoObject(format!("{list}/{index}")));
         }
         Ok((element, [before, item.raw().as_bytes(), after].concat().into()))
     };

@@ -15,14 +15,14 @@ use super::*;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 
 #[derive(Deserialize)]
-struct Fixture {
+struct ProviderFixture {
     platform: String,
     definition: Option<String>,
-    requests: Vec<Request>,
+    requests: Vec<FixtureRequest>,
 }
 
 #[derive(Deserialize)]
-struct Request {
+struct FixtureRequest {
     name: String,
     headers: Vec<(String, String)>,
     body: Option<String>,
@@ -31,12 +31,12 @@ struct Request {
     #[serde(default)]
     credentials: Vec<(String, String)>,
     now: Millis,
-    event: Option<Expected>,
-    events: Option<Vec<Expected>>,
+    event: Option<FixtureExpectation>,
+    events: Option<Vec<FixtureExpectation>>,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
-struct Expected {
+struct FixtureExpectation {
     event_id: String,
     event_type: String,
     occurred_at: Option<Millis>,
@@ -46,14 +46,14 @@ struct Expected {
     body: Option<String>,
 }
 
-impl From<NewEvent> for Expected {
+impl From<NewEvent> for FixtureExpectation {
     fn from(event: NewEvent) -> Self {
         let NewEvent { event_id, event_type, occurred_at, marker, delivery_id, .. } = event;
         Self { event_id, event_type, occurred_at: occurred_at.known(), marker, delivery_id, body: None }
     }
 }
 
-impl Expected {
+impl FixtureExpectation {
     fn element(event: NewEvent) -> Self {
         let body = String::from_utf8(event.body.to_vec()).unwrap();
         Self { body: Some(body), ..event.into() }
@@ -69,12 +69,12 @@ fn single(found: Identified) -> NewEvent {
 }
 
 #[test]
-fn every_known_event_is_identified() {
+fn identify_reads_every_known_event() {
     let mut identified = BTreeSet::new();
     for entry in std::fs::read_dir(FIXTURES).unwrap() {
         let path = entry.unwrap().path().join("requests.json");
         let Ok(text) = std::fs::read_to_string(path) else { continue };
-        let fixture: Fixture = serde_json::from_str(&text).unwrap();
+        let fixture: ProviderFixture = serde_json::from_str(&text).unwrap();
         let registry = Registry::from_text("fixture", fixture.definition.as_deref().unwrap_or_default()).unwrap();
         let platform = registry.get(&fixture.platform).unwrap();
         for request in fixture.requests {
@@ -94,10 +94,10 @@ fn every_known_event_is_identified() {
             match identify(platform, &verified, &body).unwrap_or_else(|error| panic!("{place}: {error}")) {
                 Identified::One(event) => {
                     assert_eq!(event.body, body);
-                    assert_eq!(Some(Expected::from(event)), request.event, "{place}");
+                    assert_eq!(Some(FixtureExpectation::from(event)), request.event, "{place}");
                 }
                 Identified::Batch(events) => {
-                    let events = events.into_iter().map(Expected::element).collect();
+                    let events = events.into_iter().map(FixtureExpectation::element).collect();
                     assert_eq!(Some(events), request.events, "{place}");
                 }
                 Identified::Unusable(event) => panic!("{place}: {:?}", event.unusable),
@@ -115,11 +115,11 @@ fn every_known_event_is_identified() {
 }
 
 /// A platform whose requests need no more than the secret in a header.
-struct Acme {
+struct AcmePlatform {
     registry: Registry,
 }
 
-impl Acme {
+impl AcmePlatform {
     fn new(event: &str) -> Self {
         let text = format!(
             "[platforms.acme]\nsecrets = ['env:S']\naliases = ['acme-live']\n\
@@ -128,11 +128,11 @@ impl Acme {
         Self { registry: Registry::from_text("p.toml", &text).unwrap_or_else(|problems| panic!("{problems:?}")) }
     }
 
-    fn with(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<NewEvent, InvalidPayload> {
+    fn with(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<NewEvent, IdentifyError> {
         self.identified(body, headers).map(single)
     }
 
-    fn identified(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<Identified, InvalidPayload> {
+    fn identified(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<Identified, IdentifyError> {
         let platform = self.registry.get("acme").unwrap();
         let headers = [headers, &[("x-secret", "s")]].concat();
         let keys = Keys::Secrets(vec![Secret::new("s")]);
@@ -160,14 +160,14 @@ impl Acme {
     }
 }
 
-fn acme() -> Acme {
-    Acme::new(
+fn acme() -> AcmePlatform {
+    AcmePlatform::new(
         "id = ['/id', '/data/id']\ntype = ['/kind', '/event']\ntime = ['/at', '/data/at']\nignore = ['/retry']",
     )
 }
 
 #[test]
-fn the_first_place_that_holds_a_value_counts() {
+fn first_pointer_with_a_value_counts() {
     let acme = acme();
     let event = acme.event(&json!({"id": null, "data": {"id": "a", "at": "2024-12-09T10:00:00Z"}, "event": 7}));
     assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("a", "7"));
@@ -177,7 +177,7 @@ fn the_first_place_that_holds_a_value_counts() {
 }
 
 #[test]
-fn unusable_time_does_not_hide_the_next_place() {
+fn unusable_time_falls_through_to_the_next_pointer() {
     let at = |body: &Value| acme().event(body).occurred_at;
     let known = EventTime::Known(1_733_738_400_000);
     assert_eq!(at(&json!({"kind": "x", "at": "soon", "data": {"at": 1_733_738_400}})), known);
@@ -190,7 +190,7 @@ fn unusable_time_does_not_hide_the_next_place() {
 
 #[test]
 fn time_zone_is_the_offset_of_times_without_one() {
-    let acme = Acme::new("type = '/kind'\ntime = ['/at', '/data/at']\ntime_zone = '+02:00'");
+    let acme = AcmePlatform::new("type = '/kind'\ntime = ['/at', '/data/at']\ntime_zone = '+02:00'");
     let at = |text: &str| acme.event(&json!({"kind": "x", "at": text})).occurred_at;
     for text in ["2024-12-09T12:00:00", "2024-12-09T10:00:00Z", "20241209120000", "1733738400"] {
         assert_eq!(at(text), EventTime::Known(1_733_738_400_000), "{text}");
@@ -198,7 +198,7 @@ fn time_zone_is_the_offset_of_times_without_one() {
 }
 
 #[test]
-fn unusable_id_or_type_leaves_the_next_place() {
+fn unusable_id_or_type_falls_through_to_the_next_pointer() {
     let acme = acme();
     let long = "x".repeat(257);
     for unusable in [json!({}), json!([]), json!(true), json!(""), json!("a\0b"), json!(long)] {
@@ -209,7 +209,7 @@ fn unusable_id_or_type_leaves_the_next_place() {
 }
 
 #[test]
-fn a_body_without_a_usable_type_is_refused_with_the_place() {
+fn body_without_a_usable_type_is_refused_by_path() {
     let acme = acme();
     let long = "x".repeat(257);
     for kind in
@@ -225,7 +225,7 @@ fn a_body_without_a_usable_type_is_refused_with_the_place() {
 }
 
 #[test]
-fn what_is_not_json_is_refused() {
+fn body_that_is_not_json_is_refused() {
     for (body, reason) in [
         (b"".as_slice(), "not JSON at line 1, column 0"),
         (b"\xff", "not JSON at line 1, column 1"),
@@ -237,7 +237,7 @@ fn what_is_not_json_is_refused() {
 }
 
 #[test]
-fn an_unusable_id_falls_back_to_the_content() {
+fn unusable_id_falls_back_to_the_content_hash() {
     let acme = acme();
     let by_content = |id: Value| {
         let event = acme.event(&json!({"kind": "x", "id": id}));
@@ -261,7 +261,7 @@ fn an_unusable_id_falls_back_to_the_content() {
 }
 
 #[test]
-fn the_marker_names_platform_and_event() {
+fn dedup_marker_depends_on_platform_and_event() {
     let event = acme().event(&json!({"kind": "x", "id": "1"}));
     assert_eq!(event.marker, Some(marker_digest("acme", "1")));
     assert_ne!(marker_digest("acme", "1"), marker_digest("acm", "e1"));
@@ -269,8 +269,8 @@ fn the_marker_names_platform_and_event() {
 }
 
 #[test]
-fn a_body_may_name_its_own_platform_only() {
-    let acme = Acme::new("platform = '/platform'");
+fn body_that_names_another_platform_is_refused() {
+    let acme = AcmePlatform::new("platform = '/platform'");
     let body = |platform: Value| json!({"event_type": "a", "payload": {}, "platform": platform});
     for own in [json!("acme"), json!("acme-live")] {
         acme.event(&body(own));
@@ -286,8 +286,8 @@ fn a_body_may_name_its_own_platform_only() {
 }
 
 #[test]
-fn a_schema_is_met_or_the_place_is_named() {
-    let acme = Acme::new(
+fn schema_violation_is_refused_by_path() {
+    let acme = AcmePlatform::new(
         "type = '/kind'\ntime = '/at'\nschema = { required = ['n'], properties = { n = { type = 'integer' } } }",
     );
     acme.event(&json!({"kind": "a", "n": 1}));
@@ -296,8 +296,8 @@ fn a_schema_is_met_or_the_place_is_named() {
 }
 
 #[test]
-fn repeatable_events_without_id_and_time_are_each_their_own() {
-    let acme = Acme::new("id = '/id'\ntype = '/kind'\ntime = '/at'\nrepeatable = true");
+fn repeatable_events_without_id_and_time_are_distinct() {
+    let acme = AcmePlatform::new("id = '/id'\ntype = '/kind'\ntime = '/at'\nrepeatable = true");
     let body = json!({"kind": "tick"});
     let (one, other) = (acme.event(&body), acme.event(&body));
     assert_ne!(one.event_id, other.event_id);
@@ -311,8 +311,8 @@ fn repeatable_events_without_id_and_time_are_each_their_own() {
 }
 
 #[test]
-fn unsigned_headers_decide_a_declared_type_and_nothing_else() {
-    let acme = Acme::new(
+fn unsigned_headers_decide_only_a_declared_type() {
+    let acme = AcmePlatform::new(
         "type = 'header:x-type'\nunsigned = ['type']\ntime = '/at'\ndelivery_id = ['header:x-delivery', '/n']",
     );
     let body = br#"{"at":1733738400,"n":5}"#;
@@ -331,7 +331,7 @@ fn unsigned_headers_decide_a_declared_type_and_nothing_else() {
 }
 
 #[test]
-fn a_trace_context_is_kept_if_it_is_one() {
+fn traceparent_is_kept_if_it_is_valid() {
     let acme = acme();
     let kept = |text: &str| acme.with(br#"{"kind":"x"}"#, &[("traceparent", text)]).unwrap().traceparent;
     let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -352,15 +352,15 @@ fn a_trace_context_is_kept_if_it_is_one() {
 }
 
 /// The type stands outside the list, everything else in it.
-fn batches() -> Acme {
-    Acme::new(
+fn batches() -> AcmePlatform {
+    AcmePlatform::new(
         "batch = '/all/list'\nid = ['/all/list/id', '/id']\ntype = ['/all/list/kind', '/kind']\ntime = '/at'\n\
          platform = '/all/list/from'\nschema = { properties = { all = { properties = { list = { required = ['n'] } } } } }",
     )
 }
 
 #[test]
-fn each_element_of_a_batch_is_an_event_with_all_that_the_request_says() {
+fn batch_element_is_an_event_with_the_request_around_it() {
     let text =
         r#" {"kind":"x", "all" : {"a":[1.50], "list" :[ {"id":"1","n":1e1} ,{"n":-0,"id":2}], "z":"\u00e9"} } "#;
     let events = batches().batch(text);
@@ -382,7 +382,7 @@ fn each_element_of_a_batch_is_an_event_with_all_that_the_request_says() {
 }
 
 #[test]
-fn elements_share_no_identity() {
+fn batch_elements_have_distinct_ids() {
     let ids = |text: &str| batches().batch(text).into_iter().map(|event| event.event_id).collect::<Vec<_>>();
     // The message's id stands outside the list.
     assert_eq!(
@@ -402,7 +402,7 @@ fn elements_share_no_identity() {
 }
 
 #[test]
-fn without_a_list_a_request_is_one_event() {
+fn request_without_a_list_is_one_event() {
     for body in [json!({"kind": "x", "id": "1"}), json!({"kind": "x", "id": "1", "all": {"list": null}})] {
         assert_eq!(batches().event(&body).event_id, "1");
     }
@@ -411,7 +411,7 @@ fn without_a_list_a_request_is_one_event() {
 }
 
 #[test]
-fn a_batch_with_one_bad_element_is_refused_whole_with_its_place() {
+fn batch_with_a_bad_element_is_refused_by_its_path() {
     let refused = |list: Value| batches().refusal(&json!({"kind": "x", "all": {"list": list}}));
     for other in [json!("personal"), json!(1), json!(true)] {
         assert_eq!(refused(other.clone()), "/all/list: must be a list of events");
@@ -427,14 +427,14 @@ fn a_batch_with_one_bad_element_is_refused_whole_with_its_place() {
 }
 
 #[test]
-fn empty_list_holds_no_event_and_needs_nothing_else() {
+fn empty_list_is_a_batch_without_events() {
     for body in [r#"{"kind":"x","all":{"list":[]}}"#, r#"{"all":{"list": [ ]},"entropy":"A"}"#] {
         assert!(batches().batch(body).is_empty(), "{body}");
     }
 }
 
 #[test]
-fn a_batch_is_bounded_in_events_and_in_bytes() {
+fn batch_is_bounded_in_events_and_bytes() {
     let of = |count: usize, frame: usize| {
         let list: Vec<Value> = (0..count).map(|n| json!({"n": n})).collect();
         json!({"kind": "x", "frame": "f".repeat(frame), "all": {"list": list}})
@@ -452,8 +452,8 @@ fn a_batch_is_bounded_in_events_and_in_bytes() {
 }
 
 #[test]
-fn a_body_that_is_a_list_is_a_batch_where_the_definition_says_so() {
-    let acme = Acme::new("batch = ''\nid = '/id'\ntype = '/kind'\ntime = '/at'");
+fn body_that_is_a_list_is_a_batch_if_declared() {
+    let acme = AcmePlatform::new("batch = ''\nid = '/id'\ntype = '/kind'\ntime = '/at'");
     let events = acme.batch(r#" [{"kind":"a","id":"1"}, {"kind":"b","at":1733738400}] "#);
     let told: Vec<_> = events.iter().map(|event| (event.event_type.as_str(), event.occurred_at.known())).collect();
     assert_eq!(told, [("a", None), ("b", Some(1_733_738_400_000))]);
@@ -492,7 +492,7 @@ fn respell(value: &Value) -> String {
 }
 
 #[test]
-fn the_same_content_is_the_same_event_and_another_is_another() {
+fn content_hash_equals_for_equal_content_only() {
     let acme = acme();
     let body = |data: &Value, retry: u32| json!({"kind": "x", "payload": data, "retry": retry});
     proptest!(|(data in tree(), other in tree(), retry in any::<u32>())| {
@@ -506,7 +506,7 @@ fn the_same_content_is_the_same_event_and_another_is_another() {
 
 #[test]
 fn identify_never_panics() {
-    let acme = Acme::new("batch = '/e'\nid = '/id'\ntype = '/kind'\ntime = '/at'");
+    let acme = AcmePlatform::new("batch = '/e'\nid = '/id'\ntype = '/kind'\ntime = '/at'");
     proptest!(|(body in prop_oneof![prop::collection::vec(any::<u8>(), 0..60), "[{}\\[\\]\":,kind0-9e.\\\\ ]{0,40}".prop_map(String::into_bytes)])| {
         let Ok(found) = acme.identified(&body, &[]) else { return Ok(()) };
         for event in found.events() {
@@ -517,7 +517,7 @@ fn identify_never_panics() {
 }
 
 #[test]
-fn text_that_others_decode_is_an_event_with_its_own_bytes() {
+fn body_in_another_charset_keeps_its_bytes() {
     let acme = acme();
     let plain = acme.event_of(br#"{"kind":"x","a":1}"#);
     let marked = acme.event_of(b"\xef\xbb\xbf{\"kind\":\"x\",\"a\":1}\0");

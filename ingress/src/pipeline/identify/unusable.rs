@@ -7,7 +7,7 @@ use shared::json::{self, Document};
 use shared::platform::Platform;
 use shared::signature::Verified;
 
-use super::{InvalidPayload, delivery_id, event_type, hops, occurred_at, traceparent};
+use super::{IdentifyError, delivery_id, event_type, hops, occurred_at, traceparent};
 
 /// Makes the dead letter of a verified request whose `body` is no usable event, for `reason`.
 ///
@@ -17,7 +17,7 @@ pub(crate) fn unusable(
     platform: &Platform,
     verified: &Verified<'_>,
     body: &Bytes,
-    reason: &InvalidPayload,
+    reason: &IdentifyError,
 ) -> NewEvent {
     let text = json::text(body);
     // A header may name the type of a body that cannot be read.

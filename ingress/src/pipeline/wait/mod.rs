@@ -27,49 +27,49 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::identify::Identified;
-use crate::directory::Target;
+use crate::targets::IngestTarget;
 
 /// How long a waiter's last look may take.
-const LAST_LOOK: Duration = Duration::from_millis(500);
+const FINAL_READ_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a look may take when the subscription is back.
-const CATCH_UP: Duration = Duration::from_secs(10);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Results that are read at the same time when the subscription is back.
-const READ_TOGETHER: usize = 64;
+const MAX_CONCURRENT_READS: usize = 64;
 
 /// Everybody who waits at this replica; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Waiters {
-    room: Arc<Room>,
+pub(crate) struct WaiterRegistry {
+    room: Arc<WaiterRegistryInner>,
 }
 
-struct Room {
+struct WaiterRegistryInner {
     channel: String,
     most: usize,
     queue: Queue,
     stop: CancellationToken,
-    seats: Mutex<Seats>,
+    seats: Mutex<WaiterSlots>,
     metrics: WaiterMetrics,
 }
 
 #[derive(Default)]
-struct Seats {
+struct WaiterSlots {
     /// By platform and event. Several only while one of them does not know yet that it is a duplicate.
-    by_event: HashMap<String, Vec<Seat>>,
+    by_event: HashMap<String, Vec<WaiterSlot>>,
     taken: usize,
     numbers: u64,
 }
 
-struct Seat {
+struct WaiterSlot {
     number: u64,
-    target: Arc<Target>,
+    target: Arc<IngestTarget>,
     /// Nothing once it was told.
     tell: Option<oneshot::Sender<ReplyOutcome>>,
 }
 
 /// A request's place among those who wait, given up when it is dropped.
-pub(crate) struct Waiter {
-    room: Arc<Room>,
-    target: Arc<Target>,
+pub(crate) struct ResultWaiter {
+    room: Arc<WaiterRegistryInner>,
+    target: Arc<IngestTarget>,
     event_id: String,
     number: u64,
     told: oneshot::Receiver<ReplyOutcome>,
@@ -82,12 +82,12 @@ fn key(platform: &str, event_id: &str) -> String {
     format!("{platform}:{event_id}")
 }
 
-impl Waiters {
+impl WaiterRegistry {
     /// Seats for `most`, until `stop`. Nobody is told anything before [`Self::listen`].
     pub(crate) fn new(queue: Queue, most: usize, stop: CancellationToken) -> Self {
         let channel = reply_channel(Uuid::new_v4());
         let (seats, metrics) = (Mutex::default(), WaiterMetrics::new());
-        Self { room: Arc::new(Room { channel, most, queue, stop, seats, metrics }) }
+        Self { room: Arc::new(WaiterRegistryInner { channel, most, queue, stop, seats, metrics }) }
     }
 
     /// Listens for results until `stop`, on this runtime.
@@ -114,12 +114,12 @@ impl Waiters {
 
     /// Takes a seat for the result of `events`, if the sender or the definition wants one, and says so in the event.
     /// `None`: nobody waits: not asked for, a batch, a paused platform, no seat left, or a stop.
-    pub(crate) fn enter(
+    pub(crate) fn register(
         &self,
-        target: &Arc<Target>,
+        target: &Arc<IngestTarget>,
         headers: &HeaderMap,
         events: &mut Identified,
-    ) -> Option<Waiter> {
+    ) -> Option<ResultWaiter> {
         let wait = match prefer::wait(headers) {
             Some(seconds) => Duration::from_secs(seconds).min(LONGEST_WAIT),
             None => target.platform.wait?,
@@ -146,12 +146,12 @@ impl Waiters {
     }
 }
 
-impl Room {
-    fn seats(&self) -> MutexGuard<'_, Seats> {
+impl WaiterRegistryInner {
+    fn seats(&self) -> MutexGuard<'_, WaiterSlots> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(self: &Arc<Self>, target: &Arc<Target>, event_id: &str, wait: Duration) -> Option<Waiter> {
+    fn seat(self: &Arc<Self>, target: &Arc<IngestTarget>, event_id: &str, wait: Duration) -> Option<ResultWaiter> {
         let (tell, told) = oneshot::channel();
         let mut seats = self.seats();
         if seats.taken >= self.most {
@@ -160,11 +160,11 @@ impl Room {
         seats.taken += 1;
         seats.numbers += 1;
         let number = seats.numbers;
-        let seat = Seat { number, target: Arc::clone(target), tell: Some(tell) };
+        let seat = WaiterSlot { number, target: Arc::clone(target), tell: Some(tell) };
         seats.by_event.entry(key(target.platform.name.as_str(), event_id)).or_default().push(seat);
         drop(seats);
         self.metrics.entered();
-        Some(Waiter {
+        Some(ResultWaiter {
             room: Arc::clone(self),
             target: Arc::clone(target),
             event_id: event_id.to_owned(),
@@ -200,7 +200,7 @@ impl Room {
 
     /// The result of an event, if one is kept. Asks until Redis answers: a connection that Redis's restart has left
     /// behind fails once before there is a new one.
-    async fn stored(&self, target: &Target, event_id: &str) -> Option<EventReply> {
+    async fn stored(&self, target: &IngestTarget, event_id: &str) -> Option<EventReply> {
         loop {
             match self.queue.stored_reply(&target.queue, event_id).await {
                 Ok(stored) => return stored,
@@ -214,7 +214,7 @@ impl Room {
 
     /// Reads what may have been published while nobody listened.
     async fn catch_up(self: Arc<Self>) {
-        let waiting: Vec<(Arc<Target>, String)> = {
+        let waiting: Vec<(Arc<IngestTarget>, String)> = {
             let seats = self.seats();
             let event_id =
                 |key: &str| key.split_once(':').map_or(String::new(), |(_, event_id)| event_id.to_owned());
@@ -226,8 +226,8 @@ impl Room {
         };
         let room = &self;
         stream::iter(waiting)
-            .for_each_concurrent(READ_TOGETHER, async |(target, event_id)| {
-                if let Ok(Some(reply)) = timeout(CATCH_UP, room.stored(&target, &event_id)).await {
+            .for_each_concurrent(MAX_CONCURRENT_READS, async |(target, event_id)| {
+                if let Ok(Some(reply)) = timeout(CATCH_UP_TIMEOUT, room.stored(&target, &event_id)).await {
                     room.tell(reply);
                 }
             })
@@ -235,7 +235,7 @@ impl Room {
     }
 }
 
-impl Waiter {
+impl ResultWaiter {
     /// What is said to have been done: `wait=N`, in whole seconds.
     pub(crate) fn applied(&self) -> String {
         format!("wait={}", self.wait.as_millis().div_ceil(1000))
@@ -254,11 +254,11 @@ impl Waiter {
     /// What became of the event, if it was waited for before and is still kept.
     pub(crate) async fn stored(&self) -> Option<ReplyOutcome> {
         let look = self.room.stored(&self.target, &self.event_id);
-        timeout(LAST_LOOK, look).await.ok().flatten().map(|reply| reply.outcome)
+        timeout(FINAL_READ_TIMEOUT, look).await.ok().flatten().map(|reply| reply.outcome)
     }
 }
 
-impl Drop for Waiter {
+impl Drop for ResultWaiter {
     fn drop(&mut self) {
         self.room.leave(self.target.platform.name.as_str(), &self.event_id, self.number);
     }

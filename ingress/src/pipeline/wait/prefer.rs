@@ -10,35 +10,35 @@ static PREFER: HeaderName = HeaderName::from_static("prefer");
 /// For how many whole seconds the sender is ready to wait; 0: not at all. `None`: it does not say.
 pub fn wait(headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(&PREFER);
-    values.find_map(|value| Scan(value.as_bytes()).wait()).flatten()
+    values.find_map(|value| PreferScanner(value.as_bytes()).wait()).flatten()
 }
 
 /// What is left of a header's value.
-struct Scan<'v>(&'v [u8]);
+struct PreferScanner<'v>(&'v [u8]);
 
 /// What a preference is set to.
-enum Setting {
+enum PreferenceValue {
     Nothing,
     Text(Vec<u8>),
     Malformed,
 }
 
-impl Scan<'_> {
+impl PreferScanner<'_> {
     /// The first `wait` there is; inside, what it says if that makes sense.
     fn wait(mut self) -> Option<Option<u64>> {
         while !self.0.is_empty() {
             self.spaces();
             let name = self.token();
-            let mut setting = if self.punctuation(b'=') { self.word() } else { Setting::Nothing };
+            let mut setting = if self.punctuation(b'=') { self.word() } else { PreferenceValue::Nothing };
             self.spaces();
             if !matches!(self.0.first(), None | Some(b',' | b';')) {
-                setting = Setting::Malformed;
+                setting = PreferenceValue::Malformed;
             }
             self.skip_to_next();
             if name.eq_ignore_ascii_case(b"wait") {
                 return Some(match setting {
-                    Setting::Text(digits) => seconds(&digits),
-                    Setting::Nothing | Setting::Malformed => None,
+                    PreferenceValue::Text(digits) => seconds(&digits),
+                    PreferenceValue::Nothing | PreferenceValue::Malformed => None,
                 });
             }
         }
@@ -74,11 +74,11 @@ impl Scan<'_> {
     }
 
     /// A token or a quoted string.
-    fn word(&mut self) -> Setting {
+    fn word(&mut self) -> PreferenceValue {
         if self.0.first() != Some(&b'"') {
-            return Setting::Text(self.token());
+            return PreferenceValue::Text(self.token());
         }
-        self.quoted().map_or(Setting::Malformed, Setting::Text)
+        self.quoted().map_or(PreferenceValue::Malformed, PreferenceValue::Text)
     }
 
     /// The quoted string that begins here; `None`: it does not end.
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_wherever_it_stands() {
+    fn prefer_wait_is_found_in_any_position() {
         let cases: &[(&[&str], u64)] = &[
             (&["wait=5"], 5),
             (&["WAIT=5"], 5),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_asks_for_nothing() {
+    fn prefer_wait_that_is_malformed_is_ignored() {
         for value in [
             "",
             ",",
@@ -194,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic_or_run_for_ever(value in proptest::collection::vec(0x20_u8..=0x7e, 0..40)) {
+        fn prefer_parser_terminates_on_any_value(value in proptest::collection::vec(0x20_u8..=0x7e, 0..40)) {
             asked(&[&value]);
         }
     }

@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use shared::queue::Enqueued;
 
 use super::*;
-use crate::pipeline::Held;
-use crate::testing::{Fixture, MAX_BODY, MAX_WAITERS, Memory, sign};
+use crate::pipeline::InFlightPermit;
+use crate::testing::{TestIngress, MAX_BODY, MAX_WAITERS, MemoryQueue, sign};
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// What a request was answered: status, `Preference-Applied`, body.
-type Seen = (u16, Option<String>, Value);
+type WaitedResponse = (u16, Option<String>, Value);
 
 fn body(n: u32) -> String {
     json!({"event_type": "content_added", "payload": {"content_id": n.to_string()}}).to_string()
@@ -38,15 +38,15 @@ fn request(platform: &str, n: u32, prefer: Option<&str>) -> TestRequest {
     }
 }
 
-impl Fixture {
-    async fn seen(&self, request: TestRequest) -> Seen {
-        let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::table);
+impl TestIngress {
+    async fn seen(&self, request: TestRequest) -> WaitedResponse {
+        let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::configure);
         let response = call_service(&init_service(app).await, request.to_request()).await;
         let applied = response.headers().get("preference-applied").map(|value| value.to_str().unwrap().to_owned());
         (response.status().as_u16(), applied, read_body_json(response).await)
     }
 
-    fn waiters(&self) -> &Waiters {
+    fn waiters(&self) -> &WaiterRegistry {
         &self.ingress.pipeline.waiters
     }
 
@@ -69,8 +69,8 @@ fn done() -> ReplyOutcome {
 }
 
 #[actix_web::test]
-async fn who_asks_is_told_what_the_event_did() {
-    let fixture = Fixture::new();
+async fn waiting_request_gets_the_result() {
+    let fixture = TestIngress::new();
     for (n, (prefer, applied)) in
         (0..).zip([("wait=20", "wait=20"), ("respond-async, WAIT = \"5\"", "wait=5"), ("wait=999", "wait=30")])
     {
@@ -84,10 +84,10 @@ async fn who_asks_is_told_what_the_event_did() {
 
 /// A worker may be done before the enqueueing call is answered.
 #[actix_web::test]
-async fn no_result_is_too_early() {
-    let waiters: Arc<OnceLock<Waiters>> = Arc::default();
+async fn result_before_the_wait_is_not_missed() {
+    let waiters: Arc<OnceLock<WaiterRegistry>> = Arc::default();
     let told = Arc::clone(&waiters);
-    let fixture = Fixture::over(Memory::answering(move |target, events| {
+    let fixture = TestIngress::over(MemoryQueue::answering(move |target, events| {
         for event in events {
             let (platform, event_id) = (target.platform.name.to_string(), event.event_id.clone());
             told.get().unwrap().tell(EventReply { platform, event_id, outcome: done() });
@@ -100,8 +100,8 @@ async fn no_result_is_too_early() {
 }
 
 #[actix_web::test]
-async fn a_dead_letter_is_told_with_its_id() {
-    let fixture = Fixture::new();
+async fn dead_letter_is_answered_with_the_event_id() {
+    let fixture = TestIngress::new();
     let asked = fixture.seen(request("acme", 0, Some("wait=20")));
     let dead = ReplyOutcome::Dead("store_rejected".to_owned());
     let ((status, applied, mut body), ()) = tokio::join!(asked, fixture.tell("acme", 0, dead));
@@ -122,16 +122,16 @@ async fn a_dead_letter_is_told_with_its_id() {
 }
 
 #[actix_web::test]
-async fn another_event_of_the_same_id_is_not_the_one() {
-    let fixture = Fixture::new();
+async fn result_of_another_platform_is_ignored() {
+    let fixture = TestIngress::new();
     let asked = fixture.seen(request("acme", 0, Some("wait=1")));
     let ((status, applied, body), ()) = tokio::join!(asked, fixture.tell("busy", 0, done()));
     assert_eq!((status, applied, &body["status"]), (202, None, &json!("accepted")));
 }
 
 #[actix_web::test]
-async fn a_definition_asks_for_those_who_do_not() {
-    let fixture = Fixture::new();
+async fn definition_wait_applies_without_a_header() {
+    let fixture = TestIngress::new();
     let asked = fixture.seen(request("waiting", 0, None));
     let ((status, applied, _), ()) = tokio::join!(asked, fixture.tell("waiting", 0, done()));
     assert_eq!((status, applied.as_deref()), (200, Some("wait=2")));
@@ -141,8 +141,8 @@ async fn a_definition_asks_for_those_who_do_not() {
 }
 
 #[actix_web::test]
-async fn who_does_not_wait_is_answered_at_once_and_nobody_is_told() {
-    let fixture = Fixture::new();
+async fn request_that_does_not_wait_is_answered_at_once() {
+    let fixture = TestIngress::new();
     let cases = [
         ("acme", None),
         ("acme", Some("wait=0")),
@@ -161,8 +161,8 @@ async fn who_does_not_wait_is_answered_at_once_and_nobody_is_told() {
 }
 
 #[actix_web::test]
-async fn not_in_time_is_answered_as_if_nobody_had_asked() {
-    let fixture = Fixture::new();
+async fn wait_timeout_is_answered_as_queued() {
+    let fixture = TestIngress::new();
     let begun = Instant::now();
     let (status, applied, body) = fixture.seen(request("busy", 0, Some("wait=1"))).await;
     assert_eq!((status, applied, &body["status"]), (201, None, &json!("accepted")), "its ack_status");
@@ -173,8 +173,8 @@ async fn not_in_time_is_answered_as_if_nobody_had_asked() {
 }
 
 #[actix_web::test]
-async fn a_duplicate_never_waits() {
-    let fixture = Fixture::new();
+async fn duplicate_never_waits() {
+    let fixture = TestIngress::new();
     fixture.seen(request("acme", 0, None)).await;
     let begun = Instant::now();
     let (status, applied, body) = fixture.seen(request("acme", 0, Some("wait=30"))).await;
@@ -183,8 +183,8 @@ async fn a_duplicate_never_waits() {
 }
 
 #[actix_web::test]
-async fn a_duplicate_that_comes_meanwhile_takes_no_result_from_the_first() {
-    let fixture = Fixture::new();
+async fn duplicate_does_not_take_the_result_of_the_first() {
+    let fixture = TestIngress::new();
     let first = fixture.seen(request("acme", 0, Some("wait=20")));
     let second = async {
         fixture.queued(1).await;
@@ -198,8 +198,8 @@ async fn a_duplicate_that_comes_meanwhile_takes_no_result_from_the_first() {
 }
 
 #[actix_web::test]
-async fn beyond_the_bound_nobody_waits_and_who_hangs_up_makes_room() {
-    let fixture = Fixture::new();
+async fn waiters_are_bounded_and_a_hang_up_frees_a_slot() {
+    let fixture = TestIngress::new();
     let mut waiting: Vec<_> =
         (0..MAX_WAITERS as u32).map(|n| Box::pin(fixture.seen(request("acme", n, Some("wait=30"))))).collect();
     let all_wait = poll_fn(|context| {
@@ -222,14 +222,14 @@ async fn beyond_the_bound_nobody_waits_and_who_hangs_up_makes_room() {
 }
 
 #[actix_web::test]
-async fn nothing_of_a_body_is_held_while_its_sender_waits() {
-    let fixture = Fixture::new();
+async fn waiting_request_holds_no_body() {
+    let fixture = TestIngress::new();
     let mut asked = pin!(fixture.seen(request("acme", 0, Some("wait=30"))));
     let all = 10 * MAX_BODY;
     let free = poll_fn(|context| {
         assert!(asked.as_mut().poll(context).is_pending());
-        let mut held = Held::default();
-        let room = fixture.ingress.pipeline.bodies.hold_more(&mut held, all).now_or_never();
+        let mut held = InFlightPermit::default();
+        let room = fixture.ingress.pipeline.body_reader.count_more(&mut held, all).now_or_never();
         let free = room.is_some_and(|room| room.is_ok());
         drop(held);
         context.waker().wake_by_ref();
@@ -240,8 +240,8 @@ async fn nothing_of_a_body_is_held_while_its_sender_waits() {
 }
 
 #[actix_web::test]
-async fn a_stop_ends_all_waiting() {
-    let fixture = Fixture::new();
+async fn shutdown_ends_all_waits() {
+    let fixture = TestIngress::new();
     let begun = Instant::now();
     let asked = fixture.seen(request("acme", 0, Some("wait=30")));
     let stop = async {

@@ -3,37 +3,37 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::{At, Deed, Event, Named, Row, Table, occurred_at};
+use crate::model::{ProviderTime, EventMeaning, ModelEvent, SessionRef, ColumnValues, EventTable, occurred_at};
 
 const AT: i64 = 1_800_000_000_000;
 
 /// A system in which all is well: a session that went live and ended, another platform's job, a dead letter.
-fn good() -> (Vec<Promise>, Found) {
+fn good() -> (Vec<Acceptance>, ObservedState) {
     let session = |number, kind, at, status| {
-        let (room, named) = ("room".to_owned(), Named::Creating);
-        let deed = Deed::Session { room, named, status: Some(status), set: Row::new(), data: Row::new() };
-        Event { number, platform: "studio", kind, at: At::Known(at), deed, fate: Fate::Effect }
+        let (room, session_ref) = ("room".to_owned(), SessionRef::RoomOrCreate);
+        let meaning = EventMeaning::Session { room, session_ref, status: Some(status), set: ColumnValues::new(), data: ColumnValues::new() };
+        ModelEvent { number, platform: "studio", kind, at: ProviderTime::Known(at), meaning, expected_end: ExpectedEnd::Effect }
     };
-    let set = Row::from([("status".to_owned(), json!("completed"))]);
-    let job = Deed::Thing { table: Table::Jobs, id: "job".into(), set };
+    let set = ColumnValues::from([("status".to_owned(), json!("completed"))]);
+    let job = EventMeaning::Upsert { table: EventTable::Jobs, id: "job".into(), set };
     let events = [
         session(0, "stage.open", AT, "live"),
         session(1, "stage.closed", AT + 5_000, "ended"),
-        Event {
+        ModelEvent {
             number: 2,
             platform: "streamgank",
             kind: "job.completed",
-            at: At::Absent,
-            deed: job,
-            fate: Fate::Effect,
+            at: ProviderTime::Absent,
+            meaning: job,
+            expected_end: ExpectedEnd::Effect,
         },
-        Event { fate: Fate::Dead("session_conflict"), ..session(3, "stage.open", AT, "live") },
+        ModelEvent { expected_end: ExpectedEnd::Dead("session_conflict"), ..session(3, "stage.open", AT, "live") },
     ];
-    let promises: Vec<Promise> = events
+    let acceptances: Vec<Acceptance> = events
         .into_iter()
         .map(|event| {
             let begun = Duration::from_secs(event.number);
-            Promise {
+            Acceptance {
                 id: format!("e{}", event.number),
                 event,
                 sent: begun,
@@ -42,48 +42,48 @@ fn good() -> (Vec<Promise>, Found) {
         })
         .collect();
     let received_at = |number| AT + 10_000 + i64::try_from(number).unwrap();
-    let mut found = Found::default();
-    for promise in &promises[..3] {
-        let Event { number, platform, kind, .. } = promise.event;
+    let mut found = ObservedState::default();
+    for acceptance in &acceptances[..3] {
+        let ModelEvent { number, platform, kind, .. } = acceptance.event;
         found.ledger.push(LedgerRow {
             platform: platform.to_owned(),
-            event_id: promise.id.clone(),
+            event_id: acceptance.id.clone(),
             event_type: kind.to_owned(),
-            occurred_at: occurred_at(&promise.event, received_at(number)),
+            occurred_at: occurred_at(&acceptance.event, received_at(number)),
             received_at: received_at(number),
             origin: (7, number),
             attempts: 1,
         });
-        found.applied.push((platform.to_owned(), promise.id.clone()));
+        found.applied.push((platform.to_owned(), acceptance.id.clone()));
     }
     found.queued.push(dead("session_conflict"));
     let row = json!({"room_id": "room", "platform": "studio", "status": "ended", "last_event_id": "e1",
         "created_at": "2027-01-15T08:00:00.000Z", "last_event_at": "2027-01-15T08:00:05.000Z", "title": null});
-    found.rows.insert((Table::Sessions, String::new(), "room".into()), row);
+    found.rows.insert((EventTable::Sessions, String::new(), "room".into()), row);
     let job = json!({"job_id": "job", "platform": "streamgank", "status": "completed"});
-    found.rows.insert((Table::Jobs, "streamgank".into(), "job".into()), job);
+    found.rows.insert((EventTable::Jobs, "streamgank".into(), "job".into()), job);
     found.counted = [("studio".to_owned(), (2, 1)), ("streamgank".to_owned(), (1, 0))].into();
-    (promises, found)
+    (acceptances, found)
 }
 
-fn dead(code: &str) -> Queued {
+fn dead(code: &str) -> QueuedEvent {
     let (platform, event_id) = ("studio".to_owned(), "e3".to_owned());
-    Queued { platform, event_id, place: Place::Dead, error_code: code.to_owned(), received_at: AT, origin: (7, 3) }
+    QueuedEvent { platform, event_id, place: EventPlace::Dead, error_code: code.to_owned(), received_at: AT, origin: (7, 3) }
 }
 
 /// Judges the good system after `change`.
-fn after(change: impl FnOnce(&mut Vec<Promise>, &mut Found)) -> Verdict {
-    let (mut promises, mut found) = good();
-    change(&mut promises, &mut found);
-    judge(&promises, &found, &terms())
+fn after(change: impl FnOnce(&mut Vec<Acceptance>, &mut ObservedState)) -> JudgeVerdict {
+    let (mut acceptances, mut found) = good();
+    change(&mut acceptances, &mut found);
+    judge(&acceptances, &found, &config())
 }
 
-fn terms() -> Terms {
-    Terms { session_wait: Duration::from_secs(30), ..Terms::default() }
+fn config() -> JudgeConfig {
+    JudgeConfig { session_wait: Duration::from_secs(30), ..JudgeConfig::default() }
 }
 
 /// The names and numbers of what failed.
-fn failed(verdict: &Verdict) -> Vec<(&'static str, usize)> {
+fn failed(verdict: &JudgeVerdict) -> Vec<(&'static str, usize)> {
     verdict
         .failures()
         .iter()
@@ -92,19 +92,19 @@ fn failed(verdict: &Verdict) -> Vec<(&'static str, usize)> {
         .collect()
 }
 
-fn session(found: &mut Found) -> &mut serde_json::Value {
-    found.rows.get_mut(&(Table::Sessions, String::new(), "room".into())).unwrap()
+fn session(found: &mut ObservedState) -> &mut serde_json::Value {
+    found.rows.get_mut(&(EventTable::Sessions, String::new(), "room".into())).unwrap()
 }
 
 #[test]
-fn a_system_in_which_all_is_well_passes() {
+fn judge_passes_a_correct_system() {
     let verdict = after(|_, _| ());
     assert!(verdict.is_good(), "{verdict:?}");
-    assert_eq!(verdict.places, [(Place::Database, 3), (Place::Dead, 1)].into());
+    assert_eq!(verdict.places, [(EventPlace::Database, 3), (EventPlace::Dead, 1)].into());
 }
 
 #[test]
-fn a_lost_event_is_found_missing() {
+fn judge_reports_a_lost_event() {
     let verdict = after(|_, found| {
         found.queued.clear();
         found.counted.insert("studio".into(), (2, 0));
@@ -114,12 +114,12 @@ fn a_lost_event_is_found_missing() {
 }
 
 #[test]
-fn what_redis_may_have_forgotten_is_told_apart_from_what_it_may_not() {
-    let (promises, mut found) = good();
+fn judge_separates_forgotten_from_lost_events() {
+    let (acceptances, mut found) = good();
     found.queued.clear();
     let second = Duration::from_secs(1);
     let judged = |times| {
-        judge(&promises, &found, &Terms { session_wait: second, forgetful: vec![times], ..Terms::default() })
+        judge(&acceptances, &found, &JudgeConfig { session_wait: second, loss_windows: vec![times], ..JudgeConfig::default() })
     };
     let verdict = judged(2 * second..=4 * second);
     assert!(verdict.is_good() && verdict.forgotten.count == 1, "{verdict:?}");
@@ -127,21 +127,21 @@ fn what_redis_may_have_forgotten_is_told_apart_from_what_it_may_not() {
 }
 
 #[test]
-fn only_what_a_marker_has_outlived_may_be_dead_twice() {
-    let (promises, mut found) = good();
+fn judge_allows_two_dead_letters_after_marker_expiry() {
+    let (acceptances, mut found) = good();
     found.queued.push(dead("session_conflict"));
     found.counted.insert("studio".to_owned(), (2, 2));
-    let judged = |outlived| judge(&promises, &found, &Terms { outlived, ..terms() });
+    let judged = |markers_expired_at| judge(&acceptances, &found, &JudgeConfig { markers_expired_at, ..config() });
     assert_eq!(failed(&judged(vec![])), [("twice", 1)]);
-    assert_eq!(failed(&judged(vec![promises[3].promised])), [("twice", 1)], "it was promised later");
-    assert!(judged(vec![promises[3].promised + Duration::from_millis(1)]).is_good());
+    assert_eq!(failed(&judged(vec![acceptances[3].promised])), [("twice", 1)], "it was promised later");
+    assert!(judged(vec![acceptances[3].promised + Duration::from_millis(1)]).is_good());
     found.ledger.push(found.ledger[0].clone());
-    let twice = judge(&promises, &found, &Terms { outlived: vec![Duration::from_secs(600)], ..terms() });
+    let twice = judge(&acceptances, &found, &JudgeConfig { markers_expired_at: vec![Duration::from_secs(600)], ..config() });
     assert!(failed(&twice).iter().any(|(name, _)| *name == "twice"), "the database never forgets");
 }
 
 #[test]
-fn an_event_applied_twice_is_seen() {
+fn judge_reports_an_event_applied_twice() {
     let verdict = after(|_, found| found.applied.push(("studio".into(), "e1".into())));
     assert_eq!(failed(&verdict), [("twice", 1)]);
     let verdict = after(|_, found| found.ledger.push(found.ledger[0].clone()));
@@ -153,16 +153,16 @@ fn an_event_applied_twice_is_seen() {
 }
 
 #[test]
-fn an_event_in_two_places_is_seen() {
-    let copy = |place| Queued { event_id: "e1".into(), place, ..dead("") };
-    let verdict = after(|_, found| found.queued.push(copy(Place::Incoming)));
+fn judge_reports_an_event_in_two_places() {
+    let copy = |place| QueuedEvent { event_id: "e1".into(), place, ..dead("") };
+    let verdict = after(|_, found| found.queued.push(copy(EventPlace::Incoming)));
     assert_eq!(failed(&verdict), [("twice", 1), ("unfinished", 1)]);
-    let verdict = after(|_, found| found.queued.push(Queued { place: Place::Retry, ..dead("") }));
+    let verdict = after(|_, found| found.queued.push(QueuedEvent { place: EventPlace::Retry, ..dead("") }));
     assert_eq!(failed(&verdict), [("twice", 1), ("unfinished", 1)]);
 }
 
 #[test]
-fn an_old_event_over_a_new_one_is_seen_in_the_row() {
+fn judge_reports_an_old_value_in_a_row() {
     let verdict = after(|_, found| session(found)["status"] = "live".into());
     assert_eq!(failed(&verdict), [("backwards", 1)]);
     let verdict = after(|_, found| session(found)["last_event_id"] = "e0".into());
@@ -170,13 +170,13 @@ fn an_old_event_over_a_new_one_is_seen_in_the_row() {
 }
 
 #[test]
-fn an_old_event_over_a_new_one_is_seen_though_it_was_mended_later() {
-    let key = (Table::Sessions, String::new(), "room".to_owned());
+fn judge_reports_a_temporarily_old_value() {
+    let key = (EventTable::Sessions, String::new(), "room".to_owned());
     let state = |writers: &[(&str, i64)]| {
         let writers = writers.iter().map(|(group, at)| ((*group).to_owned(), (*at, (1, 1)))).collect();
-        Change { key: key.clone(), writers }
+        RowState { key: key.clone(), writers }
     };
-    let judged = |states: Vec<Change>| failed(&after(|_, found| found.changes = states));
+    let judged = |states: Vec<RowState>| failed(&after(|_, found| found.changes = states));
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 6)])]), []);
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 4)])]), [("backwards", 1)]);
     assert_eq!(judged(vec![state(&[("title", 5)]), state(&[])]), [("backwards", 1)], "its writer was forgotten");
@@ -184,40 +184,40 @@ fn an_old_event_over_a_new_one_is_seen_though_it_was_mended_later() {
 }
 
 #[test]
-fn wrong_missing_and_invented_rows_are_seen() {
+fn judge_reports_wrong_missing_and_extra_rows() {
     let verdict = after(|_, found| session(found)["title"] = "nobody said so".into());
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
-    let verdict = after(|_, found| drop(found.rows.remove(&(Table::Jobs, "streamgank".into(), "job".into()))));
+    let verdict = after(|_, found| drop(found.rows.remove(&(EventTable::Jobs, "streamgank".into(), "job".into()))));
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
     let row = json!({"content_id": "c"});
-    let verdict = after(|_, found| drop(found.rows.insert((Table::Contents, "netflix".into(), "c".into()), row)));
+    let verdict = after(|_, found| drop(found.rows.insert((EventTable::Contents, "netflix".into(), "c".into()), row)));
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
 }
 
 #[test]
-fn a_wrong_end_is_seen() {
+fn judge_reports_a_wrong_end() {
     let verdict = after(|_, found| found.queued[0] = dead("crash_loop"));
     assert_eq!(failed(&verdict), [("misjudged", 1)]);
     let verdict = after(|_, found| found.ledger[1].attempts = 2);
     assert_eq!(failed(&verdict), [("misjudged", 1)], "an attempt was spent");
     let verdict = after(|_, found| found.ledger[0].occurred_at += 1);
     assert_eq!(failed(&verdict), [("misjudged", 1)]);
-    let verdict = after(|promises, _| drop(promises.remove(3)));
+    let verdict = after(|acceptances, _| drop(acceptances.remove(3)));
     assert_eq!(failed(&verdict), [("misjudged", 1)], "nobody sent it");
 }
 
 #[test]
-fn a_missing_session_is_an_excuse_only_where_nobody_announced_it_in_time() {
-    let waiting = |promises: &mut Vec<Promise>, found: &mut Found, announced: u64| {
-        let (room, named) = ("hall".to_owned(), Named::Room);
-        let deed = Deed::Session { room, named, status: Some("live"), set: Row::new(), data: Row::new() };
-        promises[3].event = Event { platform: "studio", deed, fate: Fate::Effect, ..promises[3].event.clone() };
+fn judge_accepts_session_not_found_if_announced_late() {
+    let waiting = |acceptances: &mut Vec<Acceptance>, found: &mut ObservedState, announced: u64| {
+        let (room, session_ref) = ("hall".to_owned(), SessionRef::Room);
+        let meaning = EventMeaning::Session { room, session_ref, status: Some("live"), set: ColumnValues::new(), data: ColumnValues::new() };
+        acceptances[3].event = ModelEvent { platform: "studio", meaning, expected_end: ExpectedEnd::Effect, ..acceptances[3].event.clone() };
         found.queued[0] = dead("session_not_found");
         let (room, live_stream_id) = ("hall".to_owned(), None);
-        let deed = Deed::Announce { room, live_stream_id, status: None, config: None };
-        let event = Event { number: 9, platform: "sessions", kind: "a", at: At::Absent, deed, fate: Fate::Effect };
+        let meaning = EventMeaning::Announce { room, live_stream_id, status: None, config: None };
+        let event = ModelEvent { number: 9, platform: "sessions", kind: "a", at: ProviderTime::Absent, meaning, expected_end: ExpectedEnd::Effect };
         let at = Duration::from_secs(announced);
-        promises.push(Promise { event, id: "a".into(), sent: at, promised: at });
+        acceptances.push(Acceptance { event, id: "a".into(), sent: at, promised: at });
         let row = LedgerRow {
             platform: "sessions".into(),
             event_id: "a".into(),
@@ -227,14 +227,14 @@ fn a_missing_session_is_an_excuse_only_where_nobody_announced_it_in_time() {
         found.ledger.push(LedgerRow { occurred_at: row.received_at, origin: (9, 9), ..row });
         let row = json!({"status": "ready", "platform": "sessions", "created_at": "2027-01-15T08:00:10.000Z",
             "last_event_id": "a", "last_event_at": "2027-01-15T08:00:10.000Z"});
-        found.rows.insert((Table::Sessions, String::new(), "hall".into()), row);
+        found.rows.insert((EventTable::Sessions, String::new(), "hall".into()), row);
     };
-    assert_eq!(failed(&after(|promises, found| waiting(promises, found, 32))), [("misjudged", 1)]);
-    assert_eq!(failed(&after(|promises, found| waiting(promises, found, 34))), []);
+    assert_eq!(failed(&after(|acceptances, found| waiting(acceptances, found, 32))), [("misjudged", 1)]);
+    assert_eq!(failed(&after(|acceptances, found| waiting(acceptances, found, 34))), []);
 }
 
 #[test]
-fn an_answered_event_must_not_be_queued_behind_one_that_was_sent_later() {
+fn judge_reports_queueing_out_of_order() {
     let verdict = after(|_, found| found.ledger[0].origin = (8, 0));
     assert_eq!(failed(&verdict), [("backwards", 1)]);
 }
