@@ -6,8 +6,8 @@ mod help;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use args::{
-    CompletionsArgs, ExportArgs, ImportArgs, ListArgs, PurgeArgs, ReplayArgs, SelectionArgs, ShowArgs, StatsArgs,
-    TopArgs, WatchArgs,
+    CompletionsArgs, ExportArgs, ImportArgs, ListArgs, PurgeArgs, ReplayArgs, SelectionArgs,
+    ShowArgs, StatsArgs, TopArgs, WatchArgs,
 };
 pub(crate) use help::TOP_KEYS;
 

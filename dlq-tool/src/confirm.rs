@@ -52,7 +52,9 @@ pub(crate) fn ask(act: &str, entries: u64, yes: bool) -> Result<ConfirmAnswer, T
             "{entries} entries match: to {act} more than one without a terminal to ask on, add --yes \
              (or look first, with --dry-run)"
         ))),
-        Decision::Ask => prompt(&format!("{} {entries} dead letters", capitalised(act)), &mut io::stdin().lock()),
+        Decision::Ask => {
+            prompt(&format!("{} {entries} dead letters", capitalised(act)), &mut io::stdin().lock())
+        }
     }
 }
 

@@ -47,8 +47,10 @@ impl FromStr for Edit {
 
     fn from_str(text: &str) -> Result<Self, EditParseError> {
         let (pointer, value) = text.split_once('=').ok_or(EditParseError::MissingEquals)?;
-        let tokens: Option<Vec<String>> =
-            pointer.strip_prefix('/').map(|rest| rest.split('/').map(unescaped).collect()).unwrap_or(None);
+        let tokens: Option<Vec<String>> = pointer
+            .strip_prefix('/')
+            .map(|rest| rest.split('/').map(unescaped).collect())
+            .unwrap_or(None);
         let tokens = tokens.ok_or(EditParseError::Pointer)?;
         let value = match serde_json::from_str::<IgnoredAny>(value) {
             Ok(_) => value.to_owned(),
@@ -88,7 +90,8 @@ pub(crate) fn apply(body: &[u8], edits: &[Edit]) -> Result<Vec<u8>, EditApplyErr
     for edit in edits {
         let (place, text) = {
             let document = Document::parse(&body)?;
-            splice(&document, &body, edit).ok_or_else(|| EditApplyError::NoSuchPath(edit.pointer.clone()))?
+            splice(&document, &body, edit)
+                .ok_or_else(|| EditApplyError::NoSuchPath(edit.pointer.clone()))?
         };
         body.splice(place, text.into_bytes());
     }
@@ -107,7 +110,9 @@ fn splice(document: &Document<'_>, body: &[u8], edit: &Edit) -> Option<(Range<us
     }
     let (empty, text) = match node.value() {
         Value::Object(members) => (members.is_empty(), format!("{}:{}", quoted(last), edit.value)),
-        Value::Array(items) if last == "-" || last.parse() == Ok(items.len()) && index(last).is_some() => {
+        Value::Array(items)
+            if last == "-" || last.parse() == Ok(items.len()) && index(last).is_some() =>
+        {
             (items.is_empty(), edit.value.clone())
         }
         _ => return None,
@@ -129,7 +134,8 @@ fn child<'n, 'b>(node: &'n JsonNode<'b>, token: &str) -> Option<&'n JsonNode<'b>
 }
 
 fn index(token: &str) -> Option<usize> {
-    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|b| b.is_ascii_digit()));
+    let plain =
+        token == "0" || (!token.starts_with('0') && token.bytes().all(|b| b.is_ascii_digit()));
     if plain { token.parse().ok() } else { None }
 }
 
@@ -145,7 +151,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    const BODY: &str = r#"{ "z": 1.10e2, "a": {"b~/c": "x"} ,"list":[1, 2 ], "none": {}, "n": [ ] }"#;
+    const BODY: &str =
+        r#"{ "z": 1.10e2, "a": {"b~/c": "x"} ,"list":[1, 2 ], "none": {}, "n": [ ] }"#;
 
     #[track_caller]
     fn check(edits: &[&str], expected: &str) {

@@ -54,7 +54,9 @@ impl From<CallError> for ToolError {
             }
             (
                 ErrorKind::Server(
-                    ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown,
+                    ServerErrorKind::BusyLoading
+                    | ServerErrorKind::MasterDown
+                    | ServerErrorKind::ClusterDown,
                 ),
                 _,
             ) => Self::Unreachable { address: None, source: error },
@@ -69,7 +71,9 @@ impl ToolError {
     /// Says which Redis.
     pub(crate) fn with_address(self, redis: &str) -> Self {
         match self {
-            Self::Unreachable { source, .. } => Self::Unreachable { address: Some(redis.to_owned()), source },
+            Self::Unreachable { source, .. } => {
+                Self::Unreachable { address: Some(redis.to_owned()), source }
+            }
             other => other,
         }
     }
@@ -99,7 +103,8 @@ pub(crate) fn code(result: &Result<RunOutcome, ToolError>) -> u8 {
     match result {
         Ok(RunOutcome::Done) => 0,
         Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-        Ok(RunOutcome::Incomplete) | Err(ToolError::Refused(_) | ToolError::Input(_) | ToolError::Output(_)) => 1,
+        Ok(RunOutcome::Incomplete)
+        | Err(ToolError::Refused(_) | ToolError::Input(_) | ToolError::Output(_)) => 1,
         Err(ToolError::Usage(_) | ToolError::Credentials(_)) => 2,
         Ok(RunOutcome::NothingMatched) => 3,
         Err(ToolError::Unreachable { .. }) => 4,

@@ -27,7 +27,10 @@ impl IdList {
     pub(crate) fn push(&mut self, id: StreamId) {
         let ms = id.ms.wrapping_sub(self.last.ms);
         write_varint(&mut self.bytes, ms);
-        write_varint(&mut self.bytes, if ms == 0 { id.seq.wrapping_sub(self.last.seq) } else { id.seq });
+        write_varint(
+            &mut self.bytes,
+            if ms == 0 { id.seq.wrapping_sub(self.last.seq) } else { id.seq },
+        );
         self.last = id;
         self.len += 1;
     }
@@ -132,8 +135,10 @@ impl BulkPlan {
         let Some(part) = self.platforms.last_mut() else { return };
         part.ids.push(letter.id);
         let kind = letter.error_code.as_deref().unwrap_or("(no error code)");
-        let known = part.by_error_code.len() < MAX_ERROR_CODES || part.by_error_code.contains_key(kind);
-        *part.by_error_code.entry(if known { kind } else { "(others)" }.to_owned()).or_default() += 1;
+        let known =
+            part.by_error_code.len() < MAX_ERROR_CODES || part.by_error_code.contains_key(kind);
+        *part.by_error_code.entry(if known { kind } else { "(others)" }.to_owned()).or_default() +=
+            1;
     }
 
     /// How many have not had their turn.
@@ -149,10 +154,15 @@ impl BulkPlan {
     /// Says how many of what kind, and where to: `to` is told the platform.
     pub(crate) fn eprint_summary(&self, to: impl Fn(&PlatformName) -> String) {
         for part in &self.platforms {
-            let by_error_code: Vec<_> = part.by_error_code.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            let by_error_code: Vec<_> =
+                part.by_error_code.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             let count = count_noun(part.ids.len() as u64, "dead letter", "dead letters");
             let by_error_code = crate::output::escaped(&by_error_code.join(", "));
-            eprint_line(&format!("  {}: {count}{} ({by_error_code})", part.platform, to(&part.platform)));
+            eprint_line(&format!(
+                "  {}: {count}{} ({by_error_code})",
+                part.platform,
+                to(&part.platform)
+            ));
         }
     }
 }
@@ -163,7 +173,14 @@ mod tests {
 
     #[test]
     fn id_list_returns_ids_in_order() {
-        let ids = [(0, 0), (0, 7), (1_767_225_600_000, 0), (1_767_225_600_000, 1), (1_767_225_600_001, 0), (3, 9)];
+        let ids = [
+            (0, 0),
+            (0, 7),
+            (1_767_225_600_000, 0),
+            (1_767_225_600_000, 1),
+            (1_767_225_600_001, 0),
+            (3, 9),
+        ];
         let ids = ids.map(|(ms, seq)| StreamId { ms, seq });
         let extreme = StreamId { ms: u64::MAX, seq: u64::MAX };
         let mut noted = IdList::default();
@@ -177,7 +194,8 @@ mod tests {
     #[test]
     fn id_list_of_a_busy_stream_takes_four_bytes_an_id() {
         let mut noted = IdList::default();
-        (0..1_000_000).for_each(|n| noted.push(StreamId { ms: 1_767_225_600_000 + n * 700, seq: 0 }));
+        (0..1_000_000)
+            .for_each(|n| noted.push(StreamId { ms: 1_767_225_600_000 + n * 700, seq: 0 }));
         assert!(noted.bytes.len() <= 4_000_000, "{}", noted.bytes.len());
     }
 }

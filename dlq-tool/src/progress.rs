@@ -25,9 +25,12 @@ impl ProgressIndicator {
             None => "{pos}  {rate}  {elapsed}  {msg}",
         };
         Self(match ProgressStyle::with_template(template) {
-            Ok(style) => bar.with_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn Write| {
-                let _ = write!(out, "{:.0}/s", state.per_sec());
-            })),
+            Ok(style) => bar.with_style(style.with_key(
+                "rate",
+                |state: &ProgressState, out: &mut dyn Write| {
+                    let _ = write!(out, "{:.0}/s", state.per_sec());
+                },
+            )),
             Err(_) => bar,
         })
     }

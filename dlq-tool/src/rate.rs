@@ -32,7 +32,9 @@ impl RateLimiter {
 
     /// Entries of the next call: at a given rate, what is due in a twentieth of a second.
     pub(crate) fn batch(&self) -> usize {
-        self.rate.map_or(DEFAULT_BATCH, |rate| usize::try_from(rate / 20).unwrap_or(DEFAULT_BATCH).clamp(1, 4 * DEFAULT_BATCH))
+        self.rate.map_or(DEFAULT_BATCH, |rate| {
+            usize::try_from(rate / 20).unwrap_or(DEFAULT_BATCH).clamp(1, 4 * DEFAULT_BATCH)
+        })
     }
 
     /// Waits until `batch` entries are due; `false`: the run is to stop.
@@ -66,7 +68,9 @@ impl RateLimiter {
             return;
         }
         let now = Instant::now();
-        while let Some((_, count)) = self.done.pop_front_if(|(at, _)| now.duration_since(*at) > SECOND) {
+        while let Some((_, count)) =
+            self.done.pop_front_if(|(at, _)| now.duration_since(*at) > SECOND)
+        {
             self.lately -= count;
         }
         self.done.push_back((now, count));
@@ -79,8 +83,13 @@ mod tests {
     use super::*;
 
     /// Calls that take `took(n)`; when each was sent and answered, and how many it did.
-    async fn calls(rate: u32, seconds: u64, took: impl Fn(u64) -> u64) -> Vec<(Instant, Instant, usize)> {
-        let (mut pace, stop, begun) = (RateLimiter::new(Some(rate)), CancellationToken::new(), Instant::now());
+    async fn calls(
+        rate: u32,
+        seconds: u64,
+        took: impl Fn(u64) -> u64,
+    ) -> Vec<(Instant, Instant, usize)> {
+        let (mut pace, stop, begun) =
+            (RateLimiter::new(Some(rate)), CancellationToken::new(), Instant::now());
         let mut calls = Vec::new();
         while begun.elapsed() < Duration::from_secs(seconds) {
             let batch = pace.batch();
@@ -99,7 +108,8 @@ mod tests {
             // Some calls are late, so that the run catches up.
             let calls = calls(rate, 5, |n| if n % 50 == 49 { 200 } else { took }).await;
             for (_, from, _) in &calls {
-                let window = calls.iter().filter(|(sent, ..)| sent >= from && *sent < *from + SECOND);
+                let window =
+                    calls.iter().filter(|(sent, ..)| sent >= from && *sent < *from + SECOND);
                 let done: usize = window.map(|(.., count)| count).sum();
                 assert!(done <= rate as usize, "{rate}: {done} within a second");
             }
@@ -111,7 +121,10 @@ mod tests {
         for rate in [1, 7, 50, 400, 2000] {
             let done: usize = calls(rate, 20, |_| 1).await.iter().map(|(.., count)| count).sum();
             let expected = rate as usize * 20;
-            assert!(done * 100 >= expected * 97 && done <= expected + rate as usize, "{rate}: {done}");
+            assert!(
+                done * 100 >= expected * 97 && done <= expected + rate as usize,
+                "{rate}: {done}"
+            );
         }
     }
 

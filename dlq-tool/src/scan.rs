@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, StreamEntry, PlatformKeys, Queue};
+use shared::queue::{DeadLetter, PlatformKeys, Queue, StreamEntry};
 
 use crate::exit_code::ToolError;
 use crate::select::Selection;
@@ -76,12 +76,16 @@ impl DeadLetterScan {
     }
 
     /// As [`Self::next`], with all fields as they are.
-    pub(crate) async fn next_raw(&mut self) -> Result<Option<(PlatformName, Vec<StreamEntry>)>, ToolError> {
+    pub(crate) async fn next_raw(
+        &mut self,
+    ) -> Result<Option<(PlatformName, Vec<StreamEntry>)>, ToolError> {
         while self.left > 0 {
             let Some(platform) = self.platforms.front().cloned() else { break };
             let mut entries = self.page(&platform).await?;
             if !self.selection.is_everything() {
-                entries.retain(|entry| self.selection.matches(&DeadLetter::decode(&platform, entry.clone())));
+                entries.retain(|entry| {
+                    self.selection.matches(&DeadLetter::decode(&platform, entry.clone()))
+                });
             }
             entries.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left = self.left.saturating_sub(entries.len() as u64);
@@ -126,8 +130,13 @@ impl DeadLetterScan {
         Ok(entries)
     }
 
-    async fn page_by_ids(&mut self, keys: &PlatformKeys, most: usize) -> Result<(Vec<StreamEntry>, bool), ToolError> {
-        let ids: Vec<StreamId> = self.selection.ids().iter().copied().skip(self.asked).take(most).collect();
+    async fn page_by_ids(
+        &mut self,
+        keys: &PlatformKeys,
+        most: usize,
+    ) -> Result<(Vec<StreamEntry>, bool), ToolError> {
+        let ids: Vec<StreamId> =
+            self.selection.ids().iter().copied().skip(self.asked).take(most).collect();
         self.asked += ids.len();
         let found = self.queue.find_dead_letters(keys, &ids).await?;
         Ok((found.into_iter().flatten().collect(), self.asked >= self.selection.ids().len()))

@@ -91,7 +91,9 @@ fn contains(letter: &DeadLetter, text: &str) -> bool {
     let Some(body) = &letter.body else { return false };
     match body.as_text() {
         Some(body) => body.contains(text),
-        None => text.is_empty() || body.0.windows(text.len()).any(|window| window == text.as_bytes()),
+        None => {
+            text.is_empty() || body.0.windows(text.len()).any(|window| window == text.as_bytes())
+        }
     }
 }
 
@@ -118,7 +120,8 @@ mod tests {
     fn letter(fields: &[(&str, &[u8])]) -> DeadLetter {
         let fields: Vec<_> =
             fields.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
-        let entry = StreamEntry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields.into()) };
+        let entry =
+            StreamEntry { id: StreamId { ms: 999_000_000, seq: 7 }, fields: Some(fields.into()) };
         DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
     }
 
@@ -205,8 +208,13 @@ mod tests {
     #[test]
     fn absent_field_matches_only_time_conditions() {
         let bare = letter(&[]);
-        for flags in ["--event-id a", "--event-type a", "--error-code timeout", "--min-attempts 1", "--contains a"]
-        {
+        for flags in [
+            "--event-id a",
+            "--event-type a",
+            "--error-code timeout",
+            "--min-attempts 1",
+            "--contains a",
+        ] {
             assert!(!selection(flags).matches(&bare), "{flags}");
         }
         assert!(selection("--since 1000s --until 999s").matches(&bare));

@@ -39,7 +39,9 @@ impl FromStr for TimeArg {
             return Ok(Self::Ago(span));
         }
         let instant = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| TimeArgError)?;
-        Millis::try_from(instant.unix_timestamp_nanos() / 1_000_000).map(Self::At).map_err(|_| TimeArgError)
+        Millis::try_from(instant.unix_timestamp_nanos() / 1_000_000)
+            .map(Self::At)
+            .map_err(|_| TimeArgError)
     }
 }
 
@@ -63,13 +65,18 @@ fn parse_ago(text: &str) -> Option<Millis> {
 /// `2026-01-31T12:00:00Z`; an instant that no calendar holds is printed as the number it is.
 pub(crate) fn format_seconds(instant: Millis) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    to_date_time(instant).and_then(|when| when.format(format).ok()).unwrap_or_else(|| instant.to_string())
+    to_date_time(instant)
+        .and_then(|when| when.format(format).ok())
+        .unwrap_or_else(|| instant.to_string())
 }
 
 /// `2026-01-31T12:00:00.000Z`.
 pub(crate) fn format_millis(instant: Millis) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    to_date_time(instant).and_then(|when| when.format(format).ok()).unwrap_or_else(|| instant.to_string())
+    let format =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    to_date_time(instant)
+        .and_then(|when| when.format(format).ok())
+        .unwrap_or_else(|| instant.to_string())
 }
 
 fn to_date_time(instant: Millis) -> Option<OffsetDateTime> {
@@ -99,8 +106,18 @@ mod tests {
 
     #[test]
     fn time_arg_of_another_form_is_refused() {
-        for text in ["", "m", "15", "-5m", "+5m", "1.5h", "15 m", "yesterday", "2026-01-31", "9223372036854775807w"]
-        {
+        for text in [
+            "",
+            "m",
+            "15",
+            "-5m",
+            "+5m",
+            "1.5h",
+            "15 m",
+            "yesterday",
+            "2026-01-31",
+            "9223372036854775807w",
+        ] {
             assert_eq!(text.parse::<TimeArg>(), Err(TimeArgError), "{text:?}");
         }
     }

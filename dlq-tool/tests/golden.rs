@@ -55,9 +55,19 @@ fn completions_and_man_need_no_redis() {
     assert_eq!(output.status.code(), Some(0));
     let page = text(&output.stdout);
     assert!(page.contains(".TH dlq-tool 1"), "{page}");
-    for verb in
-        ["STATS", "LIST", "SHOW", "REPLAY", "PURGE", "EXPORT", "IMPORT", "WATCH", "TOP", "COMPLETIONS", "MAN"]
-    {
+    for verb in [
+        "STATS",
+        "LIST",
+        "SHOW",
+        "REPLAY",
+        "PURGE",
+        "EXPORT",
+        "IMPORT",
+        "WATCH",
+        "TOP",
+        "COMPLETIONS",
+        "MAN",
+    ] {
         assert!(page.contains(&format!(".SH \"DLQ\\-TOOL {verb}\"")), "{verb} is missing");
     }
 }
@@ -120,8 +130,11 @@ fn usage_errors_are_explained() {
 
 #[test]
 fn configuration_errors_name_the_variable_not_its_value() {
-    let variables =
-        [("REDIS_URL", "nonsense://:hunter2@x"), ("MAX_BACKLOG", "many-hunter2"), ("REDIS_CLUSTER", "hunter2")];
+    let variables = [
+        ("REDIS_URL", "nonsense://:hunter2@x"),
+        ("MAX_BACKLOG", "many-hunter2"),
+        ("REDIS_CLUSTER", "hunter2"),
+    ];
     insta::assert_snapshot!(refused(2, &["stats"], &variables), @"
     dlq-tool: configuration problems:
       MAX_BACKLOG: must be a number between 1 and 1000000000

@@ -17,7 +17,7 @@ use shared::metrics::DependencyMetrics;
 use shared::ops::{self, ReadinessCheck};
 use shared::outbound::client::ClientSetupError;
 use shared::platform::PlatformName;
-use shared::queue::{self, RedisUrlError, KeyLayout, HealthMonitor, Queue};
+use shared::queue::{self, HealthMonitor, KeyLayout, Queue, RedisUrlError};
 use shared::registration::Live;
 use shared::trace;
 use tokio::task::{JoinError, JoinHandle};
@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::connections::{self, Connections};
-use crate::targets::{LiveTargets, TargetDefaults};
-use crate::redis_gate::{self, RedisGate, RedisMismatchError};
 use crate::handlers::outbound::OutboundState;
 use crate::handlers::stats::StatisticsSource;
-use crate::pipeline::{Batcher, BodyReader, Pipeline, WaiterRegistry};
 use crate::memory_backpressure::{BackpressureQueue, MemoryBackpressure};
+use crate::pipeline::{Batcher, BodyReader, Pipeline, WaiterRegistry};
+use crate::redis_gate::{self, RedisGate, RedisMismatchError};
 use crate::server::IngressServer;
+use crate::targets::{LiveTargets, TargetDefaults};
 
 /// How long a start waits for Redis before it goes on without.
 const STARTUP_WAIT: Duration = Duration::from_millis(500);
@@ -108,14 +108,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
     let tracing = trace::start(config.common.trace.as_ref(), "tributary-ingress");
 
     let (url, cluster) = (&config.common.redis_url, config.common.redis_cluster);
-    let queue = Queue::new(KeyLayout::of(cluster), queue::connect_confirming(url, cluster, config.confirmation)?);
+    let queue = Queue::new(
+        KeyLayout::of(cluster),
+        queue::connect_confirming(url, cluster, config.confirmation)?,
+    );
     let health = HealthMonitor::new(queue.clone()).spawn(background.clone());
     let pressure = MemoryBackpressure::default();
     let looked_at = health.clone();
     let gate = RedisGate::new(health, config.is_strict(), queue.connection().clone());
-    let mut watching = tokio::spawn(redis_gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
+    let mut watching =
+        tokio::spawn(redis_gate::watch(gate.clone(), queue.clone(), DependencyMetrics::new()));
     let sealer = config.common.sealer.clone();
-    let live = Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
+    let live =
+        Live::start(queue.clone(), config.registry.clone(), Some(sealer), background.clone());
     let flush = CancellationToken::new();
     let pressed = BackpressureQueue { queue: queue.clone(), pressure: pressure.clone() };
     let (batcher, batching) = Batcher::start(pressed, flush.clone());
@@ -124,10 +129,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RunError
 
     let listening = Arc::new(AtomicBool::new(false));
     let readiness = readiness(gate.clone(), live.clone(), stop.clone(), listening.clone());
-    let ops = ops::serve(config.common.ops_bind, prometheus, readiness).map_err(|source| RunError::Bind {
-        variable: "OPS_BIND",
-        address: config.common.ops_bind,
-        source,
+    let ops = ops::serve(config.common.ops_bind, prometheus, readiness).map_err(|source| {
+        RunError::Bind { variable: "OPS_BIND", address: config.common.ops_bind, source }
     })?;
     tokio::select! {
         opened = gate.wait_open(STARTUP_WAIT) => if let Err(reason) = opened {
@@ -177,7 +180,11 @@ fn serve(
         targets: LiveTargets::new(&config.registry, config.keys, defaults, Some(live))
             .with_verify_tokens(config.verify_tokens),
         pipeline: Pipeline {
-            body_reader: BodyReader::new(config.max_body, config.body_timeout, config.max_in_flight),
+            body_reader: BodyReader::new(
+                config.max_body,
+                config.body_timeout,
+                config.max_in_flight,
+            ),
             gate,
             batcher,
             waiters,
@@ -191,14 +198,20 @@ fn serve(
     }
     log_platforms(&ingress.targets);
     let follower = ingress.clone();
-    let connections = Connections::new(connections::limit_to_open_files(config.max_connections), config.keep_alive);
+    let connections = Connections::new(
+        connections::limit_to_open_files(config.max_connections),
+        config.keep_alive,
+    );
     let per_thread = connections::per_thread(connections.max_connections(), config.workers);
     let serving = IngressServer { ingress: ingress.clone(), connections, stop: stop.clone() };
     let following = tokio::spawn(async move { follower.targets.follow(stop).await });
-    let (server, address) =
-        serving
-            .listen(config.bind, config.workers, per_thread, config.common.shutdown_grace)
-            .map_err(|source| RunError::Bind { variable: "INGRESS_BIND", address: config.bind, source })?;
+    let (server, address) = serving
+        .listen(config.bind, config.workers, per_thread, config.common.shutdown_grace)
+        .map_err(|source| RunError::Bind {
+            variable: "INGRESS_BIND",
+            address: config.bind,
+            source,
+        })?;
     tracing::info!(role = "ingress", %address, "listening");
     Ok((server.handle(), tokio::spawn(server), following, ingress))
 }
@@ -212,12 +225,19 @@ fn log_platforms(targets: &LiveTargets) {
     }
 }
 
-fn readiness(gate: RedisGate, live: Live, stop: CancellationToken, listening: Arc<AtomicBool>) -> ReadinessCheck {
+fn readiness(
+    gate: RedisGate,
+    live: Live,
+    stop: CancellationToken,
+    listening: Arc<AtomicBool>,
+) -> ReadinessCheck {
     Arc::new(move || match gate.unready_reason() {
         _ if stop.is_cancelled() => Err("shutting down".to_owned()),
         _ if !listening.load(Ordering::Acquire) => Err("not listening yet".to_owned()),
         Some(reason) => Err(reason),
-        None if live.current().is_none() => Err("what is registered has not been read yet".to_owned()),
+        None if live.current().is_none() => {
+            Err("what is registered has not been read yet".to_owned())
+        }
         None => Ok(()),
     })
 }

@@ -114,10 +114,13 @@ mod tests {
 
     #[test]
     fn help_names_every_variable() {
-        let env =
-            Env::from_pairs([("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318"), ("WEBHOOK_URLS", "https://h/")]);
+        let env = Env::from_pairs([
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:4318"),
+            ("WEBHOOK_URLS", "https://h/"),
+        ]);
         crate::config::Config::read(&env).unwrap();
-        let unnamed: Vec<String> = env.names_read().into_iter().filter(|name| !names(ENVIRONMENT, name)).collect();
+        let unnamed: Vec<String> =
+            env.names_read().into_iter().filter(|name| !names(ENVIRONMENT, name)).collect();
         assert_eq!(unnamed, Vec::<String>::new());
     }
 

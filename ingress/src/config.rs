@@ -75,10 +75,14 @@ impl Config {
         let bind = env.address("INGRESS_BIND", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
         let workers = env.bounded("INGRESS_WORKERS", cores.min(512), 1..=512);
         let max_body = env.bytes("MAX_BODY_BYTES", DEFAULT_MAX_BODY, 1..=MAX_BODY_LIMIT);
-        let max_in_flight =
-            env.bytes("MAX_IN_FLIGHT_BYTES", max_body.max(MAX_BODY_LIMIT), max_body..=usize::MAX >> 4);
+        let max_in_flight = env.bytes(
+            "MAX_IN_FLIGHT_BYTES",
+            max_body.max(MAX_BODY_LIMIT),
+            max_body..=usize::MAX >> 4,
+        );
         let body_timeout = env.millis("BODY_TIMEOUT_MS", 10_000, 1..=600_000);
-        let max_connections = env.bounded("MAX_CONNECTIONS", 10_000, connections::MIN_CONNECTIONS..=1_000_000);
+        let max_connections =
+            env.bounded("MAX_CONNECTIONS", 10_000, connections::MIN_CONNECTIONS..=1_000_000);
         // Longer than balancers keep theirs (AWS: 60 s), so that none sends into a connection that
         // is being closed.
         let keep_alive = env.millis("KEEP_ALIVE_MS", 75_000, 1_000..=3_600_000);
@@ -129,8 +133,13 @@ fn confirmation(env: &Env) -> Option<ReplicaAck> {
 }
 
 /// The platforms and what they are verified with; `None` where `env` was told of a problem.
-fn platforms(env: &Env, common: &CommonConfig) -> (Option<Registry>, Option<HashMap<PlatformName, Keys>>) {
-    let tell = |problems: Vec<Problem>| problems.iter().for_each(|one| env.problem(&one.name, &one.reason));
+fn platforms(
+    env: &Env,
+    common: &CommonConfig,
+) -> (Option<Registry>, Option<HashMap<PlatformName, Keys>>) {
+    let tell = |problems: Vec<Problem>| {
+        problems.iter().for_each(|one| env.problem(&one.name, &one.reason))
+    };
     // A file that cannot be opened is a problem that has been told already.
     let file = common.platforms_file.as_deref().filter(|path| File::open(path).is_ok());
     Registry::load_resolved(file, env).map_err(tell).ok().unzip()
@@ -154,7 +163,10 @@ mod tests {
         assert_eq!((config.max_body, config.max_in_flight), (1_048_576, 67_108_864));
         assert_eq!((config.body_timeout.as_secs(), config.dedup_ttl.as_secs()), (10, 86_400));
         assert_eq!(config.keep_alive.as_secs(), 75);
-        assert_eq!((config.max_backlog, config.max_waiters, config.max_connections), (1_000_000, 10_000, 10_000));
+        assert_eq!(
+            (config.max_backlog, config.max_waiters, config.max_connections),
+            (1_000_000, 10_000, 10_000)
+        );
         assert!(!config.is_strict());
         assert!(config.keys.is_empty());
     }
@@ -171,13 +183,20 @@ mod tests {
         let names: Vec<_> = problems.unwrap_err().into_iter().map(|problem| problem.name).collect();
         assert_eq!(
             names,
-            ["BODY_TIMEOUT_MS", "INGRESS_BIND", "MAX_BODY_BYTES", "REDIS_CLUSTER", "REDIS_WAIT_TIMEOUT_MS"]
+            [
+                "BODY_TIMEOUT_MS",
+                "INGRESS_BIND",
+                "MAX_BODY_BYTES",
+                "REDIS_CLUSTER",
+                "REDIS_WAIT_TIMEOUT_MS"
+            ]
         );
     }
 
     #[test]
     fn in_flight_bound_below_one_body_is_a_problem() {
-        let problems = read(&[("MAX_BODY_BYTES", "1000"), ("MAX_IN_FLIGHT_BYTES", "999")]).unwrap_err();
+        let problems =
+            read(&[("MAX_BODY_BYTES", "1000"), ("MAX_IN_FLIGHT_BYTES", "999")]).unwrap_err();
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].name, "MAX_IN_FLIGHT_BYTES");
     }

@@ -130,8 +130,11 @@ impl ConnectionGuard {
         let keep_alive = self.all.0.keep_alive;
         loop {
             let since = Duration::from_millis(self.one.idle_since_ms.load(Ordering::Relaxed));
-            let silent =
-                if self.one.is_busy() { Duration::ZERO } else { self.all.0.begun.elapsed().saturating_sub(since) };
+            let silent = if self.one.is_busy() {
+                Duration::ZERO
+            } else {
+                self.all.0.begun.elapsed().saturating_sub(since)
+            };
             if silent >= keep_alive {
                 return;
             }
@@ -193,7 +196,10 @@ impl Connections {
             self.close_idle(self.0.keep_alive);
             if self.0.reached.swap(false, Ordering::Relaxed) {
                 let most = self.0.most;
-                tracing::warn!(most, "MAX_CONNECTIONS was reached: connections without a request were closed");
+                tracing::warn!(
+                    most,
+                    "MAX_CONNECTIONS was reached: connections without a request were closed"
+                );
             }
         }
     }
@@ -206,7 +212,8 @@ impl Connections {
             }
             let since = one.idle_since_ms.load(Ordering::Relaxed);
             let silent = !one.is_busy() && before.is_some_and(|before| since <= before);
-            let closes = one.was_idle.swap(silent, Ordering::Relaxed) && silent || one.is_head_overdue();
+            let closes =
+                one.was_idle.swap(silent, Ordering::Relaxed) && silent || one.is_head_overdue();
             if closes {
                 one.close();
             }
@@ -290,7 +297,12 @@ pub(crate) fn limit_to_open_files(wanted: usize) -> usize {
     let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     let most = max_with_files(files, wanted);
     if most < wanted {
-        tracing::warn!(files, most, wanted, "fewer connections than MAX_CONNECTIONS: too few files may be open");
+        tracing::warn!(
+            files,
+            most,
+            wanted,
+            "fewer connections than MAX_CONNECTIONS: too few files may be open"
+        );
     }
     most
 }

@@ -22,10 +22,10 @@ use futures_util::future::Either;
 use crate::app::AppState;
 use crate::connection_close;
 use crate::connections::ConnectionLink;
-use crate::targets::IngestTarget;
 use crate::error::Error;
 use crate::handlers::webhook;
 use crate::routes::{self, PathForm};
+use crate::targets::IngestTarget;
 use crate::upgrade;
 
 /// Answers `request`, mostly by way of `application`.
@@ -63,7 +63,9 @@ where
         }
     }
     let answer = match target {
-        Some(target) => Either::Left(Box::pin(webhook::receive_directly(request, target, ingress.clone()))),
+        Some(target) => {
+            Either::Left(Box::pin(webhook::receive_directly(request, target, ingress.clone())))
+        }
         None => Either::Right(application.call(request)),
     };
     Either::Right(async move {

@@ -25,10 +25,10 @@ use shared::queue::{CallError, RedisTrouble};
 use shared::signature;
 use utoipa::ToSchema;
 
-use crate::targets::IngestTarget;
 use crate::log_summary::LogSummary;
 use crate::pipeline::EnqueueError;
 use crate::pipeline::identify::IdentifyError;
+use crate::targets::IngestTarget;
 
 /// How long a sender should wait before it tries again when something of ours is not available, in seconds: short
 /// enough for senders that give an event up after half a minute, long enough to be no stampede.
@@ -116,7 +116,9 @@ pub(crate) enum Error {
     #[error("{0}")]
     Conflict(String),
     /// Secrets can be kept in no way that is allowed.
-    #[error("Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set")]
+    #[error(
+        "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set"
+    )]
     CannotRegister,
     /// No such route.
     #[error("Not found")]
@@ -204,36 +206,49 @@ impl Error {
             Self::UnsupportedPlatform { .. } => {
                 spec(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM", Some(Outcome::NotConfigured))
             }
-            Self::PlatformDisabled => spec(403, "E_WEBHOOK_PLATFORM_DISABLED", Some(Outcome::Disabled)),
-            Self::ConfigMissing => spec(500, "E_WEBHOOK_CONFIG_MISSING", Some(Outcome::NotConfigured)),
-            Self::PayloadTooLarge { .. } => spec(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge)),
+            Self::PlatformDisabled => {
+                spec(403, "E_WEBHOOK_PLATFORM_DISABLED", Some(Outcome::Disabled))
+            }
+            Self::ConfigMissing => {
+                spec(500, "E_WEBHOOK_CONFIG_MISSING", Some(Outcome::NotConfigured))
+            }
+            Self::PayloadTooLarge { .. } => {
+                spec(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge))
+            }
             Self::UnsupportedEncoding => {
                 spec(415, "E_WEBHOOK_UNSUPPORTED_ENCODING", Some(Outcome::UnsupportedEncoding))
             }
-            Self::BodyTimeout => {
-                spec(408, "E_WEBHOOK_BODY_TIMEOUT", Some(Outcome::BodyTimeout)).with_retry_after(RETRY_AFTER_S)
-            }
+            Self::BodyTimeout => spec(408, "E_WEBHOOK_BODY_TIMEOUT", Some(Outcome::BodyTimeout))
+                .with_retry_after(RETRY_AFTER_S),
             Self::BodyBroken(_) => spec(400, "E_INVALID_REQUEST", Some(Outcome::InvalidPayload)),
             Self::Signature(refusal) if refusal.is_expiry() => {
                 spec(401, "E_WEBHOOK_SIGNATURE_ERROR", Some(Outcome::SignatureExpired))
             }
-            Self::Signature(_) => spec(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature)),
+            Self::Signature(_) => {
+                spec(401, "E_WEBHOOK_INVALID_SIGNATURE", Some(Outcome::InvalidSignature))
+            }
             Self::InvalidPayload(IdentifyError::LargeBatch(_)) => {
                 spec(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE", Some(Outcome::TooLarge))
             }
-            Self::InvalidPayload(_) => spec(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload)),
+            Self::InvalidPayload(_) => {
+                spec(400, "E_WEBHOOK_INVALID_PAYLOAD", Some(Outcome::InvalidPayload))
+            }
             Self::SubscriptionRefused => spec(404, "E_NOT_FOUND", Some(Outcome::Handshake)),
             Self::RateLimited { retry_after_s } => {
-                spec(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited)).with_retry_after(*retry_after_s)
+                spec(429, "E_WEBHOOK_RATE_LIMITED", Some(Outcome::RateLimited))
+                    .with_retry_after(*retry_after_s)
             }
             Self::Busy | Self::BacklogFull | Self::DeadLettersFull => {
-                spec(503, "E_WEBHOOK_OVERLOADED", Some(Outcome::Overloaded)).with_retry_after(RETRY_AFTER_S)
+                spec(503, "E_WEBHOOK_OVERLOADED", Some(Outcome::Overloaded))
+                    .with_retry_after(RETRY_AFTER_S)
             }
             Self::QueueUnavailable(_) | Self::QueueRefused(_) | Self::ClockInDoubt(_) => {
-                spec(503, "E_WEBHOOK_QUEUE_ERROR", Some(Outcome::QueueError)).with_retry_after(RETRY_AFTER_S)
+                spec(503, "E_WEBHOOK_QUEUE_ERROR", Some(Outcome::QueueError))
+                    .with_retry_after(RETRY_AFTER_S)
             }
             Self::ResultUnknown(_) => {
-                spec(503, "E_WEBHOOK_DEDUPLICATION_ERROR", Some(Outcome::UnknownResult)).with_retry_after(RETRY_AFTER_S)
+                spec(503, "E_WEBHOOK_DEDUPLICATION_ERROR", Some(Outcome::UnknownResult))
+                    .with_retry_after(RETRY_AFTER_S)
             }
             Self::Admin(AdminAuthError::Missing) => spec(401, "E_ADMIN_FORBIDDEN", None),
             Self::Admin(AdminAuthError::Forbidden) => spec(403, "E_ADMIN_FORBIDDEN", None),
@@ -250,7 +265,11 @@ impl Error {
 
     /// Answers and logs it. `target` is the platform that was asked for, if it is known; `unread` is what is left of
     /// the request's body, behind which nothing more is read.
-    pub(crate) fn respond(&self, target: Option<&IngestTarget>, mut unread: Payload) -> HttpResponse {
+    pub(crate) fn respond(
+        &self,
+        target: Option<&IngestTarget>,
+        mut unread: Payload,
+    ) -> HttpResponse {
         let facts = self.spec();
         let erresid = format!("{:012x}", rand::random::<u64>() >> 16);
         self.log(&facts, target, &erresid);
@@ -272,7 +291,8 @@ impl Error {
 
     fn head(&self, facts: &ErrorSpec, target: Option<&IngestTarget>) -> HttpResponseBuilder {
         let mut response = HttpResponse::build(self.status(facts, target));
-        response.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        response
+            .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
         if let Some(seconds) = facts.retry_after_s {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
@@ -281,7 +301,12 @@ impl Error {
     }
 
     fn body(&self, facts: &ErrorSpec, erresid: &str) -> Vec<u8> {
-        let body = ErrorResponse { success: false, errcode: facts.errcode, errmesg: &self.to_string(), erresid };
+        let body = ErrorResponse {
+            success: false,
+            errcode: facts.errcode,
+            errmesg: &self.to_string(),
+            erresid,
+        };
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
@@ -299,7 +324,8 @@ impl Error {
                 response.force_close();
             }
             Self::Admin(AdminAuthError::Missing) => {
-                response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+                response
+                    .insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
             }
             Self::MethodNotAllowed { allow } => {
                 response.insert_header((header::ALLOW, HeaderValue::from_static(allow)));
@@ -330,8 +356,12 @@ impl Error {
             Self::UnsupportedPlatform { name } => {
                 tracing::warn!(erresid, errcode, platform, asked = ?name, "{self}")
             }
-            Self::BodyBroken(source) => tracing::warn!(erresid, errcode, platform, reason = %source, "{self}"),
-            Self::QueueUnavailable(reason) => tracing::error!(erresid, errcode, platform, reason, "{self}"),
+            Self::BodyBroken(source) => {
+                tracing::warn!(erresid, errcode, platform, reason = %source, "{self}")
+            }
+            Self::QueueUnavailable(reason) => {
+                tracing::error!(erresid, errcode, platform, reason, "{self}")
+            }
             Self::QueueRefused(fault) | Self::ResultUnknown(Some(fault)) => {
                 let reason = RedisTrouble::of(fault);
                 tracing::error!(erresid, errcode, platform, %reason, "{self}");
@@ -368,7 +398,10 @@ impl MessageBody for RefusalBody {
         BodySize::Sized(self.left.len() as u64)
     }
 
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+    fn poll_next(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let left = std::mem::take(&mut self.get_mut().left);
         Poll::Ready((!left.is_empty()).then_some(Ok(left)))
     }

@@ -7,30 +7,30 @@
 mod app;
 pub mod check;
 pub mod cli;
-mod connection_close;
 mod config;
+mod connection_close;
 mod connections;
-mod targets;
-mod effect_description;
 mod dispatch;
+mod effect_description;
 mod error;
-mod redis_gate;
 mod handlers;
 mod log_interval;
 mod log_summary;
+mod memory_backpressure;
 mod openapi;
 mod pipeline;
-mod tool_platform;
-mod memory_backpressure;
+mod redis_gate;
 mod routes;
 pub mod send_test;
 mod server;
+mod targets;
 #[cfg(test)]
 mod testing;
+mod tool_platform;
 mod upgrade;
 
 pub use app::{RunError, run};
 pub use config::Config;
-pub use redis_gate::RedisMismatchError;
 pub use pipeline::identify::{Identified, IdentifyError, identify};
 pub use pipeline::preferred_wait;
+pub use redis_gate::RedisMismatchError;

@@ -25,7 +25,11 @@ fn main() -> ExitCode {
             Err(problems) => fail(report(&problems), EXIT_CONFIG),
         },
         Some(IngressTool::Health { ready }) => {
-            match health_check::query_health(&Env::from_process(), (Ipv4Addr::UNSPECIFIED, 9100).into(), ready) {
+            match health_check::query_health(
+                &Env::from_process(),
+                (Ipv4Addr::UNSPECIFIED, 9100).into(),
+                ready,
+            ) {
                 Ok((good, said)) => print(&said, good),
                 Err(problems) => fail(report(&problems), EXIT_CONFIG),
             }

@@ -12,12 +12,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use shared::platform::PlatformName;
 use shared::queue::keys::PlatformKeys;
-use shared::queue::{self, EnqueuePolicy, Enqueued, CallError, KeyLayout, MemoryUsage, Queue, RedisHealth};
+use shared::queue::{
+    self, CallError, EnqueuePolicy, Enqueued, KeyLayout, MemoryUsage, Queue, RedisHealth,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::targets::IngestTarget;
 use crate::pipeline::{Enqueue, PlatformBatch};
+use crate::targets::IngestTarget;
 
 /// How often it is looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -62,13 +64,16 @@ impl MemoryBackpressure {
                 continue;
             }
             let names = platforms();
-            let keys: Vec<PlatformKeys> = names.iter().map(|name| queue.layout().platform(name)).collect();
+            let keys: Vec<PlatformKeys> =
+                names.iter().map(|name| queue.layout().platform(name)).collect();
             match queue.memory(&keys).await {
                 Ok(memory) => {
                     self.set(memory.map_or_else(BTreeSet::new, |memory| over_quota(names, &memory)))
                 }
                 // Whoever has to be refused is refused by Redis itself; the health watch tells of it.
-                Err(error) => tracing::debug!(error = %error.error(), "memory could not be looked at"),
+                Err(error) => {
+                    tracing::debug!(error = %error.error(), "memory could not be looked at")
+                }
             }
         }
     }
@@ -94,8 +99,11 @@ impl Enqueue for BackpressureQueue {
     }
 
     async fn enqueue(&self, shares: &[PlatformBatch<'_>]) -> Result<Vec<Enqueued>, CallError> {
-        let nothing_more =
-            |target: &IngestTarget| EnqueuePolicy { max_backlog: 0, max_dead_letters: 0, ..target.policy.clone() };
+        let nothing_more = |target: &IngestTarget| EnqueuePolicy {
+            max_backlog: 0,
+            max_dead_letters: 0,
+            ..target.policy.clone()
+        };
         let policy = |share: &PlatformBatch<'_>| {
             self.pressure.refuses(&share.target.platform.name).then(|| nothing_more(share.target))
         };
@@ -130,7 +138,8 @@ mod tests {
     use super::*;
 
     fn refused(used: u64, streams: &[u64]) -> Vec<String> {
-        let names = (0..streams.len()).map(|at| PlatformName::new(&format!("p{at}")).unwrap()).collect();
+        let names =
+            (0..streams.len()).map(|at| PlatformName::new(&format!("p{at}")).unwrap()).collect();
         let memory = MemoryUsage { used, bound: 1000, streams: streams.to_vec() };
         over_quota(names, &memory).iter().map(ToString::to_string).collect()
     }
@@ -140,7 +149,11 @@ mod tests {
         assert_eq!(refused(800, &[700, 0]), Vec::<String>::new(), "there is room");
         assert_eq!(refused(801, &[700, 50]), ["p0"]);
         assert_eq!(refused(990, &[400, 401]), ["p1"], "exactly the share is not over it");
-        assert_eq!(refused(990, &[10, 20, 30]), Vec::<String>::new(), "it is not events that fill it");
+        assert_eq!(
+            refused(990, &[10, 20, 30]),
+            Vec::<String>::new(),
+            "it is not events that fill it"
+        );
         assert_eq!(refused(990, &[900]), Vec::<String>::new(), "nobody is there to be protected");
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use shared::event::Millis;
 use shared::metrics::DependencyMetrics;
-use shared::queue::{RedisConnection, Durability, CallError, KeyLayout, Queue, RedisHealth, RedisTrouble};
+use shared::queue::{
+    CallError, Durability, KeyLayout, Queue, RedisConnection, RedisHealth, RedisTrouble,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -57,7 +59,9 @@ pub enum RedisMismatchError {
         found: bool,
     },
     /// It holds keys that are spelled in another way.
-    #[error("REDIS_CLUSTER: this Redis is in use with the key layout `{found}`, not `{configured}`")]
+    #[error(
+        "REDIS_CLUSTER: this Redis is in use with the key layout `{found}`, not `{configured}`"
+    )]
     KeyLayout {
         /// What is configured.
         configured: &'static str,
@@ -68,7 +72,11 @@ pub enum RedisMismatchError {
 
 impl RedisGate {
     /// A gate that follows `health`; closed until [`watch()`] has found the right Redis.
-    pub(crate) fn new(health: watch::Receiver<RedisHealth>, strict: bool, connection: RedisConnection) -> Self {
+    pub(crate) fn new(
+        health: watch::Receiver<RedisHealth>,
+        strict: bool,
+        connection: RedisConnection,
+    ) -> Self {
         Self { health, layout_checked: Arc::default(), strict, connection: Some(connection) }
     }
 
@@ -122,7 +130,9 @@ impl RedisGate {
 
     /// Whether Redis's settings were last read on another connection than the one in use.
     fn reconnected(&self, health: &RedisHealth) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.connection_epoch() != health.connection_epoch)
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.connection_epoch() != health.connection_epoch)
     }
 
     /// Whether this host's clock cannot be trusted: it differs from Redis's too much, or that is not known yet.
@@ -154,7 +164,11 @@ impl RedisGate {
 ///
 /// # Errors
 /// When Redis is one that must not be written to.
-pub(crate) async fn watch(gate: RedisGate, queue: Queue, metrics: DependencyMetrics) -> Result<(), RedisMismatchError> {
+pub(crate) async fn watch(
+    gate: RedisGate,
+    queue: Queue,
+    metrics: DependencyMetrics,
+) -> Result<(), RedisMismatchError> {
     let mut health = gate.health.clone();
     let mut before = RedisHealth::default();
     loop {
@@ -173,10 +187,15 @@ pub(crate) async fn watch(gate: RedisGate, queue: Queue, metrics: DependencyMetr
     }
 }
 
-fn check_cluster_mode(durability: Option<&Durability>, layout: KeyLayout) -> Result<(), RedisMismatchError> {
+fn check_cluster_mode(
+    durability: Option<&Durability>,
+    layout: KeyLayout,
+) -> Result<(), RedisMismatchError> {
     let configured = layout == KeyLayout::Cluster;
     match durability.and_then(|durability| durability.cluster_enabled) {
-        Some(found) if found != configured => Err(RedisMismatchError::Cluster { configured, found }),
+        Some(found) if found != configured => {
+            Err(RedisMismatchError::Cluster { configured, found })
+        }
         _ => Ok(()),
     }
 }
@@ -186,7 +205,10 @@ async fn check_layout(queue: &Queue) -> Result<bool, RedisMismatchError> {
     let configured = queue.layout().as_str();
     match queue.put_meta_if_absent(LAYOUT_FIELD, configured).await {
         Ok(found) if found == configured => Ok(true),
-        Ok(found) => Err(RedisMismatchError::KeyLayout { configured, found: found.chars().take(32).collect() }),
+        Ok(found) => Err(RedisMismatchError::KeyLayout {
+            configured,
+            found: found.chars().take(32).collect(),
+        }),
         Err(CallError::NotRun(error) | CallError::Unknown(error)) => {
             tracing::warn!(%error, "Redis's key layout could not be looked at");
             Ok(false)
@@ -209,7 +231,8 @@ fn report(before: &RedisHealth, now: &RedisHealth, metrics: &DependencyMetrics, 
         _ => {}
     }
     if now.durability != before.durability
-        && let Some(durability) = now.durability.as_ref().filter(|durability| !durability.is_strict())
+        && let Some(durability) =
+            now.durability.as_ref().filter(|durability| !durability.is_strict())
     {
         let shortcomings = durability.shortcomings().join("; ");
         if strict {
@@ -276,7 +299,9 @@ mod tests {
 
     #[test]
     fn clock_is_in_doubt_beyond_five_seconds_of_skew() {
-        let at = |skew_ms| gate(RedisHealth { skew_ms, ..RedisHealth::default() }, true, false).clock_in_doubt();
+        let at = |skew_ms| {
+            gate(RedisHealth { skew_ms, ..RedisHealth::default() }, true, false).clock_in_doubt()
+        };
         assert_eq!(at(None), Some(ClockDoubt::NeverCompared));
         assert_eq!(at(Some(5000)), None);
         assert_eq!(at(Some(5001)), Some(ClockDoubt::Differs { skew_ms: 5001 }));
@@ -289,7 +314,10 @@ mod tests {
         let clock = Some(ClockSample::new(now_ms() - hour, std::time::Instant::now()));
         let health = RedisHealth { skew_ms: Some(0), clock, ..RedisHealth::default() };
         let doubt = gate(health, true, false).clock_in_doubt();
-        assert!(matches!(doubt, Some(ClockDoubt::Differs { skew_ms }) if (skew_ms + hour).abs() < 1_000), "{doubt:?}");
+        assert!(
+            matches!(doubt, Some(ClockDoubt::Differs { skew_ms }) if (skew_ms + hour).abs() < 1_000),
+            "{doubt:?}"
+        );
     }
 
     #[test]
@@ -297,6 +325,9 @@ mod tests {
         assert!(check_cluster_mode(Some(&durable()), KeyLayout::Single).is_ok());
         assert!(check_cluster_mode(None, KeyLayout::Single).is_ok(), "unknown is no contradiction");
         let cluster = Durability { cluster_enabled: Some(true), ..durable() };
-        assert!(matches!(check_cluster_mode(Some(&cluster), KeyLayout::Single), Err(RedisMismatchError::Cluster { .. })));
+        assert!(matches!(
+            check_cluster_mode(Some(&cluster), KeyLayout::Single),
+            Err(RedisMismatchError::Cluster { .. })
+        ));
     }
 }

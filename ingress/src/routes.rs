@@ -11,7 +11,7 @@ use crate::handlers::{fallback, handshake, outbound, platforms, probe, sessions,
 use crate::openapi;
 
 pub(crate) use fast_path::direct_platform_name;
-pub(crate) use path_form::{PathForm, replace_path, classify_path};
+pub(crate) use path_form::{PathForm, classify_path, replace_path};
 
 /// Where webhooks are received; the last segment is the platform's name or an alias.
 pub(crate) const WEBHOOKS: [&str; 4] = [
@@ -64,11 +64,15 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
     // Before the webhooks' routes, in which these words would stand where a platform's name does; none may be called so.
     for path in METRICS {
         service.service(
-            web::resource(path).route(web::get().to(stats::metrics)).default_service(web::to(fallback::only_get)),
+            web::resource(path)
+                .route(web::get().to(stats::metrics))
+                .default_service(web::to(fallback::only_get)),
         );
     }
     service.service(
-        web::resource(STATS).route(web::get().to(stats::stats)).default_service(web::to(fallback::only_get)),
+        web::resource(STATS)
+            .route(web::get().to(stats::stats))
+            .default_service(web::to(fallback::only_get)),
     );
     service.service(
         web::resource(REGISTER)
@@ -76,7 +80,9 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
             .default_service(web::to(fallback::only_post)),
     );
     service.service(
-        web::resource(PLATFORMS).route(web::get().to(platforms::list)).default_service(web::to(fallback::only_get)),
+        web::resource(PLATFORMS)
+            .route(web::get().to(platforms::list))
+            .default_service(web::to(fallback::only_get)),
     );
     service.service(
         web::resource(PLATFORM)
@@ -84,11 +90,17 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
             .route(web::delete().to(platforms::remove))
             .default_service(web::to(fallback::only_delete_and_patch)),
     );
-    for (path, route) in [(TEST, web::post().to(outbound::test)), (TRIGGER, web::post().to(outbound::trigger))] {
-        service.service(web::resource(path).route(route).default_service(web::to(fallback::only_post)));
+    for (path, route) in
+        [(TEST, web::post().to(outbound::test)), (TRIGGER, web::post().to(outbound::trigger))]
+    {
+        service.service(
+            web::resource(path).route(route).default_service(web::to(fallback::only_post)),
+        );
     }
     service.service(
-        web::resource(STATUS).route(web::get().to(outbound::status)).default_service(web::to(fallback::only_get)),
+        web::resource(STATUS)
+            .route(web::get().to(outbound::status))
+            .default_service(web::to(fallback::only_get)),
     );
     service.service(
         web::resource(DESTINATION)
@@ -111,7 +123,9 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
             .default_service(web::to(fallback::only_put)),
     );
     service.service(
-        web::resource(OPENAPI).route(web::get().to(openapi::serve)).default_service(web::to(fallback::only_get)),
+        web::resource(OPENAPI)
+            .route(web::get().to(openapi::serve))
+            .default_service(web::to(fallback::only_get)),
     );
     service.default_service(web::to(fallback::not_found));
 }

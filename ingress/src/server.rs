@@ -22,7 +22,9 @@ use std::time::Duration;
 use actix_http::{HttpServiceBuilder, KeepAlive, Request, Response};
 use actix_server::{GracefulShutdownSignal, Server};
 use actix_service::{IntoServiceFactory as _, map_config};
-use actix_service::{Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_factory, fn_service};
+use actix_service::{
+    Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory, fn_factory, fn_service,
+};
 use actix_web::App;
 use actix_web::body::BoxBody;
 use actix_web::dev::AppConfig;
@@ -32,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::stream::{Protocol, ServerStream};
 use crate::app::AppState;
-use crate::connections::{Connections, ConnectionLink};
+use crate::connections::{ConnectionLink, Connections};
 use crate::dispatch;
 use crate::routes;
 
@@ -76,7 +78,8 @@ impl IngressServer {
             .disable_signals()
             .shutdown_timeout(grace.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX));
         let stopping = builder.graceful_shutdown_signal();
-        let server = builder.listen("webhooks", listener, move || self.clone().factory(stopping.clone()))?;
+        let server =
+            builder.listen("webhooks", listener, move || self.clone().factory(stopping.clone()))?;
         Ok((server.run(), address))
     }
 
@@ -84,7 +87,8 @@ impl IngressServer {
     fn factory(
         self,
         stopping: GracefulShutdownSignal,
-    ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<> {
+    ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = (), InitError = ()> + use<>
+    {
         fn_factory(move || {
             let (serving, stopping) = (self.clone(), stopping.clone());
             let (of_http1, of_http2) = (self.http1(stopping.clone()).new_service(()), self.http2());
@@ -106,13 +110,18 @@ impl IngressServer {
     fn http1(
         &self,
         stopping: GracefulShutdownSignal,
-    ) -> impl ServiceFactory<(ServerStream, Option<SocketAddr>), Config = (), InitError = (), Service: 'static> + use<>
-    {
+    ) -> impl ServiceFactory<
+        (ServerStream, Option<SocketAddr>),
+        Config = (),
+        InitError = (),
+        Service: 'static,
+    > + use<> {
         let ingress = self.ingress.clone();
-        let entered = apply_fn_factory(self.application(), move |request: Request, application: &_| {
-            let link = ConnectionLink::of(&request);
-            dispatch::dispatch(request, application, &ingress, link)
-        });
+        let entered =
+            apply_fn_factory(self.application(), move |request: Request, application: &_| {
+                let link = ConnectionLink::of(&request);
+                dispatch::dispatch(request, application, &ingress, link)
+            });
         let entered = entered.map_err(|failure: actix_web::Error| failure.error_response());
         HttpServiceBuilder::default()
             .graceful_shutdown_signal(move || {
@@ -143,9 +152,12 @@ impl IngressServer {
         Service: 'static,
     > + use<> {
         let ingress = self.ingress.clone();
-        apply_fn_factory(self.application(), move |(request, link): (Request, ConnectionLink), application: &_| {
-            dispatch::dispatch(request, application, &ingress, link)
-        })
+        apply_fn_factory(
+            self.application(),
+            move |(request, link): (Request, ConnectionLink), application: &_| {
+                dispatch::dispatch(request, application, &ingress, link)
+            },
+        )
     }
 
     fn application(
@@ -171,7 +183,8 @@ async fn serve<One, Two>(
 ) -> Result<(), ()>
 where
     One: Service<(ServerStream, Option<SocketAddr>)>,
-    Two: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
+    Two: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error>
+        + 'static,
 {
     let begun = tokio::select! {
         biased;

@@ -87,9 +87,15 @@ impl IngestTarget {
             )
             .with_max_dead_letters(defaults.max_dead_letters)
             .with_type_limits(&platform.limits),
-            limiter: limiter
-                .or_else(|| limit.per_minute.map(|per_minute| Arc::new(LocalRateLimiter::new(per_minute, limit.burst)))),
-            metrics: before.map_or_else(|| IngressMetrics::new(&platform.name), |before| before.metrics.clone()),
+            limiter: limiter.or_else(|| {
+                limit
+                    .per_minute
+                    .map(|per_minute| Arc::new(LocalRateLimiter::new(per_minute, limit.burst)))
+            }),
+            metrics: before.map_or_else(
+                || IngressMetrics::new(&platform.name),
+                |before| before.metrics.clone(),
+            ),
             ack_status: status(platform.ack_status).unwrap_or(StatusCode::ACCEPTED),
             busy_status: platform.busy_status.and_then(status),
             unreadable_logged: LogInterval::default(),
@@ -129,8 +135,9 @@ impl TargetTable {
         before: Option<&Self>,
     ) -> Self {
         let mut by_name = HashMap::new();
-        let takes =
-            |one: &&Arc<Platform>| one.name.as_str() != PlatformName::SESSIONS && !left_out.contains(&one.name);
+        let takes = |one: &&Arc<Platform>| {
+            one.name.as_str() != PlatformName::SESSIONS && !left_out.contains(&one.name)
+        };
         for platform in registry.iter().filter(takes) {
             let before = before.and_then(|before| before.find(platform.name.as_str()));
             let before = before.filter(|before| before.platform.name == platform.name);
@@ -153,7 +160,13 @@ impl TargetTable {
 
     /// Every platform that can verify, once.
     fn configured(&self) -> impl Iterator<Item = &Arc<IngestTarget>> {
-        let by_own_name = |(name, target): &(&String, &Arc<IngestTarget>)| **name == target.platform.name.as_str();
-        self.by_name.iter().filter(by_own_name).map(|(_, target)| target).filter(|target| target.keys.is_some())
+        let by_own_name = |(name, target): &(&String, &Arc<IngestTarget>)| {
+            **name == target.platform.name.as_str()
+        };
+        self.by_name
+            .iter()
+            .filter(by_own_name)
+            .map(|(_, target)| target)
+            .filter(|target| target.keys.is_some())
     }
 }

@@ -13,17 +13,17 @@ use sha2::Sha256;
 use shared::config::{AdminToken, Env};
 use shared::event::NewEvent;
 use shared::platform::registry::Registry;
-use shared::queue::{Enqueued, CallError, KeyLayout, Queue, RedisHealth, connect};
+use shared::queue::{CallError, Enqueued, KeyLayout, Queue, RedisHealth, connect};
 use shared::registration::{Live, Sealer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::AppState;
-use crate::targets::{LiveTargets, TargetDefaults, IngestTarget};
-use crate::redis_gate::RedisGate;
 use crate::handlers::outbound::OutboundState;
 use crate::handlers::stats::StatisticsSource;
 use crate::pipeline::{Batcher, BodyReader, Enqueue, Pipeline, PlatformBatch, WaiterRegistry};
+use crate::redis_gate::RedisGate;
+use crate::targets::{IngestTarget, LiveTargets, TargetDefaults};
 
 pub(crate) const SECRET: &str = "test-secret";
 pub(crate) const ADMIN_TOKEN: &str = "test-admin-token";
@@ -87,13 +87,15 @@ pub(crate) fn targets_with(live: impl FnOnce(&Registry) -> Option<Live>) -> Live
     let registry = Registry::from_text("platforms.toml", PLATFORMS).expect("definitions");
     let keys = registry.resolve(&env).expect("secrets");
     let (dedup_ttl, max_backlog, max_dead_letters) = (Duration::from_secs(60), 100, 10);
-    let defaults = TargetDefaults { layout: KeyLayout::Single, dedup_ttl, max_backlog, max_dead_letters };
+    let defaults =
+        TargetDefaults { layout: KeyLayout::Single, dedup_ttl, max_backlog, max_dead_letters };
     let tokens = registry.verify_tokens(&env).expect("tokens");
     LiveTargets::new(&registry, keys, defaults, live(&registry)).with_verify_tokens(tokens)
 }
 
 /// What the queue in memory does with a call.
-type MemoryAnswer = dyn Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync;
+type MemoryAnswer =
+    dyn Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync;
 
 /// A call's platform and events, or of a call that several share each one's.
 pub(crate) type RecordedCall = (String, Vec<NewEvent>);
@@ -110,7 +112,10 @@ pub(crate) struct MemoryQueue {
 
 impl MemoryQueue {
     pub(crate) fn answering(
-        answer: impl Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError> + Send + Sync + 'static,
+        answer: impl Fn(&IngestTarget, &[&NewEvent]) -> Result<Vec<Enqueued>, CallError>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         Self { answer: Some(Arc::new(answer)), ..Self::default() }
     }
@@ -126,11 +131,18 @@ impl MemoryQueue {
 
     fn together(&self, group: &[NewEvent]) -> Enqueued {
         let outcomes: Vec<Enqueued> = group.iter().map(|event| self.outcome(event)).collect();
-        if outcomes.contains(&Enqueued::Accepted) { Enqueued::Accepted } else { Enqueued::Duplicate }
+        if outcomes.contains(&Enqueued::Accepted) {
+            Enqueued::Accepted
+        } else {
+            Enqueued::Duplicate
+        }
     }
 
     fn outcome(&self, event: &NewEvent) -> Enqueued {
-        let new = event.marker.as_ref().is_none_or(|marker| self.markers.lock().unwrap().insert(marker.clone()));
+        let new = event
+            .marker
+            .as_ref()
+            .is_none_or(|marker| self.markers.lock().unwrap().insert(marker.clone()));
         if new { Enqueued::Accepted } else { Enqueued::Duplicate }
     }
 }
@@ -144,7 +156,10 @@ impl Enqueue for MemoryQueue {
         let mut outcomes = Vec::new();
         for PlatformBatch { target, groups } in shares {
             let events: Vec<&NewEvent> = groups.iter().copied().flatten().collect();
-            let call = (target.platform.name.to_string(), events.iter().map(|event| (*event).clone()).collect());
+            let call = (
+                target.platform.name.to_string(),
+                events.iter().map(|event| (*event).clone()).collect(),
+            );
             self.calls.lock().unwrap().push(call);
             match &self.answer {
                 Some(answer) => outcomes.extend(answer(target, &events)?),
@@ -163,8 +178,12 @@ pub(crate) fn statistics(public: bool) -> StatisticsSource {
 /// No destinations, and a Redis that is not there.
 pub(crate) fn outbound() -> OutboundState {
     let none = Env::from_pairs::<&str, &str>([]);
-    OutboundState::new(unreachable_queue(), shared::outbound::config::load(&none, None, false), Sealer::new(Vec::new(), true))
-        .expect("a client")
+    OutboundState::new(
+        unreachable_queue(),
+        shared::outbound::config::load(&none, None, false),
+        Sealer::new(Vec::new(), true),
+    )
+    .expect("a client")
 }
 
 /// A Redis that is not there.
@@ -194,12 +213,15 @@ impl TestIngress {
 
     /// Where platforms can be registered, but for a Redis that is not there.
     pub(crate) fn registering(sealer: Sealer) -> Self {
-        let live = |base: &Registry| Live::start(unreachable_queue(), base.clone(), Some(sealer), CancellationToken::new());
+        let live = |base: &Registry| {
+            Live::start(unreachable_queue(), base.clone(), Some(sealer), CancellationToken::new())
+        };
         Self::with(MemoryQueue::default(), targets_with(|base| Some(live(base))))
     }
 
     fn with(memory: MemoryQueue, targets: LiveTargets) -> Self {
-        let (redis, health) = watch::channel(RedisHealth { up: true, skew_ms: Some(0), ..RedisHealth::default() });
+        let (redis, health) =
+            watch::channel(RedisHealth { up: true, skew_ms: Some(0), ..RedisHealth::default() });
         let (batcher, _) = Batcher::start(memory.clone(), CancellationToken::new());
         let stop = CancellationToken::new();
         let ingress = Data::new(AppState {

@@ -44,7 +44,9 @@ pub(crate) fn decline(request: &mut Request) -> bool {
 fn offers_websocket(headers: &HeaderMap) -> bool {
     // Comparing each name is cheaper than hashing this one.
     let offers = headers.iter().filter(|(name, _)| *name == UPGRADE);
-    offers.map(|(_, value)| value.as_bytes().trim_ascii()).any(|value| value.eq_ignore_ascii_case(b"websocket"))
+    offers
+        .map(|(_, value)| value.as_bytes().trim_ascii())
+        .any(|value| value.eq_ignore_ascii_case(b"websocket"))
 }
 
 fn content_length(headers: &HeaderMap) -> u64 {
@@ -86,7 +88,10 @@ mod tests {
     async fn websocket_offer_keeps_its_body() {
         let offer = |length: &'static str| {
             let request = TestRequest::post().insert_header((UPGRADE, "WebSocket"));
-            request.set_payload("{}POST / HTTP/1.1").insert_header((CONTENT_LENGTH, length)).to_request()
+            request
+                .set_payload("{}POST / HTTP/1.1")
+                .insert_header((CONTENT_LENGTH, length))
+                .to_request()
         };
         let mut request = offer("2");
         assert!(decline(&mut request));
@@ -101,7 +106,8 @@ mod tests {
 
     #[actix_web::test]
     async fn request_without_an_offer_is_unchanged() {
-        let mut request = TestRequest::post().insert_header((UPGRADE, "h2c")).set_payload("{}").to_request();
+        let mut request =
+            TestRequest::post().insert_header((UPGRADE, "h2c")).set_payload("{}").to_request();
         assert!(!decline(&mut request), "the header means nothing without `Connection: upgrade`");
         assert_eq!(body(&mut request).await.unwrap(), b"{}");
         request.head_mut().set_connection_type(ConnectionType::Upgrade);

@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn ceilings_double_up_to_max() {
         let backoff = Backoff::new(SECOND, 30 * SECOND);
-        let ceilings: Vec<u64> = (0..=8).map(|attempt| backoff.ceiling(attempt).as_secs()).collect();
+        let ceilings: Vec<u64> =
+            (0..=8).map(|attempt| backoff.ceiling(attempt).as_secs()).collect();
         assert_eq!(ceilings, [1, 1, 2, 4, 8, 16, 30, 30, 30]);
     }
 

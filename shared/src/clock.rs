@@ -39,7 +39,8 @@ impl ClockSample {
     /// What it says now, if nobody has set it since.
     #[must_use]
     pub fn now_ms(&self) -> Millis {
-        self.said.saturating_add(Millis::try_from(self.at.elapsed().as_millis()).unwrap_or(Millis::MAX))
+        self.said
+            .saturating_add(Millis::try_from(self.at.elapsed().as_millis()).unwrap_or(Millis::MAX))
     }
 
     /// How far it is ahead of this host's clock now.

@@ -71,7 +71,10 @@ impl StreamIdText {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // Digits and a hyphen are ASCII.
-        self.digits.get(self.start..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+        self.digits
+            .get(self.start..)
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .unwrap_or_default()
     }
 
     fn put(&mut self, byte: u8) {
@@ -96,7 +99,8 @@ impl StreamId {
     /// As text, see [`StreamIdText`].
     #[must_use]
     pub fn text(self) -> StreamIdText {
-        let mut text = StreamIdText { digits: [0; StreamIdText::LONGEST], start: StreamIdText::LONGEST };
+        let mut text =
+            StreamIdText { digits: [0; StreamIdText::LONGEST], start: StreamIdText::LONGEST };
         text.put_number(self.seq);
         text.put(b'-');
         text.put_number(self.ms);
@@ -226,7 +230,8 @@ pub fn marker_digest(platform: &str, event_id: &str) -> String {
 #[must_use]
 pub fn to_hex(bytes: &[u8]) -> String {
     let mut digits = vec![0; 2 * bytes.len()];
-    let written = hex::encode_to_slice(bytes, &mut digits).ok().and_then(|()| String::from_utf8(digits).ok());
+    let written =
+        hex::encode_to_slice(bytes, &mut digits).ok().and_then(|()| String::from_utf8(digits).ok());
     // There is room for just as many digits, and they are ASCII.
     written.unwrap_or_else(|| hex::encode(bytes))
 }
@@ -279,7 +284,10 @@ impl Envelope {
     /// The key that orders this event among all events of its session.
     #[must_use]
     pub fn order(&self) -> OrderKey {
-        OrderKey { at: if self.time_unreadable { UNREADABLE } else { self.occurred_at }, origin: self.origin }
+        OrderKey {
+            at: if self.time_unreadable { UNREADABLE } else { self.occurred_at },
+            origin: self.origin,
+        }
     }
 
     /// Whether it has been put off or replayed, so that more may be known of it in Redis than its entry.
@@ -307,9 +315,25 @@ mod tests {
             assert_eq!(id.to_string(), format!("{ms}-{seq}"));
             assert_eq!(id.to_string().parse(), Ok(id));
         }
-        let wrong =
-            ["", "-", "1-", "-1", "1", "1-2-3", "+1-2", "1-+2", " 1-2", "1-2 ", "1:2", "a-1", "1-a", "\u{661}-1"];
-        for text in wrong.iter().copied().chain(["18446744073709551616-0", "0-18446744073709551616"]) {
+        let wrong = [
+            "",
+            "-",
+            "1-",
+            "-1",
+            "1",
+            "1-2-3",
+            "+1-2",
+            "1-+2",
+            " 1-2",
+            "1-2 ",
+            "1:2",
+            "a-1",
+            "1-a",
+            "\u{661}-1",
+        ];
+        for text in
+            wrong.iter().copied().chain(["18446744073709551616-0", "0-18446744073709551616"])
+        {
             assert_eq!(text.parse::<StreamId>(), Err(StreamIdError), "{text}");
         }
         assert_eq!("007-08".parse(), Ok(StreamId { ms: 7, seq: 8 }));
@@ -320,7 +344,10 @@ mod tests {
         let key = |at, ms| OrderKey { at, origin: StreamId { ms, seq: 0 } };
         let (known, early, late) = (key(1, 1), key(UNREADABLE, 5), key(UNREADABLE, 9));
         assert!(late < known && early < late, "the newest wins");
-        assert!(known.precedes(early) && known.precedes(late) && early.precedes(late), "the oldest wins");
+        assert!(
+            known.precedes(early) && known.precedes(late) && early.precedes(late),
+            "the oldest wins"
+        );
         assert!(!early.precedes(known) && !late.precedes(early));
         assert_eq!((known.display_time(), late.display_time()), (1, 9));
         assert_eq!(late.to_string().parse(), Ok(late), "as guards keep it");

@@ -17,7 +17,11 @@ const MAX_RESPONSE_BYTES: u64 = 4096;
 ///
 /// # Errors
 /// When `OPS_BIND` is no address.
-pub fn query_health(env: &Env, default: SocketAddr, ready: bool) -> Result<(bool, String), Vec<Problem>> {
+pub fn query_health(
+    env: &Env,
+    default: SocketAddr,
+    ready: bool,
+) -> Result<(bool, String), Vec<Problem>> {
     let bind = env.parse("OPS_BIND", default);
     env.finish()?;
     let path = if ready { "/ready" } else { "/live" };
@@ -49,8 +53,17 @@ fn get(address: SocketAddr, path: &str) -> io::Result<String> {
 
 fn verdict(answer: &str) -> (bool, String) {
     let good = answer.starts_with("HTTP/1.1 200 ");
-    let said = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body.lines().next().unwrap_or_default());
-    (good, if said.is_empty() { "no such answer is expected here".to_owned() } else { said.to_owned() })
+    let said = answer
+        .split_once("\r\n\r\n")
+        .map_or("", |(_, body)| body.lines().next().unwrap_or_default());
+    (
+        good,
+        if said.is_empty() {
+            "no such answer is expected here".to_owned()
+        } else {
+            said.to_owned()
+        },
+    )
 }
 
 #[cfg(test)]
@@ -76,7 +89,8 @@ mod tests {
     }
 
     fn asked(bind: &str, ready: bool) -> (bool, String) {
-        query_health(&Env::from_pairs([("OPS_BIND", bind)]), "127.0.0.1:1".parse().unwrap(), ready).unwrap()
+        query_health(&Env::from_pairs([("OPS_BIND", bind)]), "127.0.0.1:1".parse().unwrap(), ready)
+            .unwrap()
     }
 
     #[test]
@@ -86,7 +100,10 @@ mod tests {
         assert_eq!(request.join().unwrap(), "GET /ready HTTP/1.1");
         let (address, request) =
             server("HTTP/1.1 503 Service Unavailable\r\n\r\nnot ready: Redis does not answer\n");
-        assert_eq!(asked(&address.to_string(), false), (false, "not ready: Redis does not answer".to_owned()));
+        assert_eq!(
+            asked(&address.to_string(), false),
+            (false, "not ready: Redis does not answer".to_owned())
+        );
         assert_eq!(request.join().unwrap(), "GET /live HTTP/1.1");
         let (address, _) = server("SSH-2.0-else\r\n");
         assert!(!asked(&address.to_string(), true).0);
@@ -97,7 +114,8 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (good, said) = asked(&free.to_string(), true);
         assert!(!good && said.contains("does not answer"), "{said}");
-        let problems = query_health(&Env::from_pairs([("OPS_BIND", "here")]), free, true).unwrap_err();
+        let problems =
+            query_health(&Env::from_pairs([("OPS_BIND", "here")]), free, true).unwrap_err();
         assert_eq!(problems[0].name, "OPS_BIND");
     }
 }

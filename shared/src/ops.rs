@@ -52,7 +52,11 @@ impl OpsServer {
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub fn serve(bind: SocketAddr, metrics: PrometheusHandle, readiness: ReadinessCheck) -> io::Result<OpsServer> {
+pub fn serve(
+    bind: SocketAddr,
+    metrics: PrometheusHandle,
+    readiness: ReadinessCheck,
+) -> io::Result<OpsServer> {
     serve_with(bind, metrics, readiness, |_| {})
 }
 
@@ -71,7 +75,10 @@ pub fn serve_with(
             .app_data(web::Data::new(metrics.clone()))
             .app_data(web::Data::new(readiness.clone()))
             .service(read_only("/metrics", web::to(render)))
-            .service(read_only("/live", web::to(|| async { HttpResponse::Ok().content_type(TEXT).body("live\n") })))
+            .service(read_only(
+                "/live",
+                web::to(|| async { HttpResponse::Ok().content_type(TEXT).body("live\n") }),
+            ))
             .service(read_only("/ready", web::to(ready)))
             .configure(routes.clone())
     })
@@ -106,7 +113,9 @@ async fn render(metrics: web::Data<PrometheusHandle>) -> HttpResponse {
 async fn ready(readiness: web::Data<ReadinessCheck>) -> HttpResponse {
     match readiness() {
         Ok(()) => HttpResponse::Ok().content_type(TEXT).body("ready\n"),
-        Err(reason) => HttpResponse::ServiceUnavailable().content_type(TEXT).body(format!("not ready: {reason}\n")),
+        Err(reason) => HttpResponse::ServiceUnavailable()
+            .content_type(TEXT)
+            .body(format!("not ready: {reason}\n")),
     }
 }
 
@@ -140,11 +149,14 @@ mod tests {
     async fn ops_routes_answer_and_ready_follows_its_check() {
         let good = Arc::new(AtomicBool::new(false));
         let seen = good.clone();
-        let readiness: ReadinessCheck =
-            Arc::new(move || if seen.load(Ordering::SeqCst) { Ok(()) } else { Err("redis is away".to_owned()) });
+        let readiness: ReadinessCheck = Arc::new(move || {
+            if seen.load(Ordering::SeqCst) { Ok(()) } else { Err("redis is away".to_owned()) }
+        });
         let recorder = PrometheusBuilder::new().build_recorder();
         let metrics = recorder.handle();
-        ::metrics::with_local_recorder(&recorder, || ::metrics::counter!("seen_total").increment(7));
+        ::metrics::with_local_recorder(&recorder, || {
+            ::metrics::counter!("seen_total").increment(7)
+        });
         let ops = serve_with("127.0.0.1:0".parse().unwrap(), metrics, readiness, |routes| {
             routes.route("/extra", web::get().to(HttpResponse::NoContent));
         })

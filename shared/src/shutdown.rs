@@ -84,7 +84,8 @@ impl SignalWatch {
 fn listen() -> io::Result<(Runtime, Signals)> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let registering = runtime.enter();
-    let signals = Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+    let signals =
+        Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
     drop(registering);
     Ok((runtime, signals))
 }

@@ -41,7 +41,8 @@ impl FromStr for LogFormat {
 
 /// What only matters to those who ask for it: actix tells at length how it starts and stops, and calls every request that
 /// is no HTTP an error. Notices of PostgreSQL are those of an application's triggers. A filter overrides it by naming the same targets.
-const DEFAULT_DIRECTIVES: &str = "actix_server=warn,actix_http::h1::dispatcher=off,sqlx::postgres::notice=error";
+const DEFAULT_DIRECTIVES: &str =
+    "actix_server=warn,actix_http::h1::dispatcher=off,sqlx::postgres::notice=error";
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +73,9 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     let registry = tracing_subscriber::registry().with(filter);
     match format {
         LogFormat::Text => registry.with(lines).try_init()?,
-        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()?,
+        LogFormat::Json => {
+            registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()?
+        }
     }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location();

@@ -72,7 +72,9 @@ pub fn escaped_lines(text: &str) -> String {
 /// Returns true if nothing of `text` is seen.
 #[must_use]
 pub fn is_blank(text: &str) -> bool {
-    !text.chars().any(|c| is_visible(c) && !c.is_whitespace() && !matches!(c, '\u{fe0e}' | '\u{fe0f}'))
+    !text
+        .chars()
+        .any(|c| is_visible(c) && !c.is_whitespace() && !matches!(c, '\u{fe0e}' | '\u{fe0f}'))
 }
 
 #[cfg(test)]
@@ -81,8 +83,16 @@ mod tests {
 
     #[test]
     fn text_of_any_script_is_visible() {
-        for text in ["plain text!", "grün ✓", "日本語", "한국어", "हिन्दी", "e\u{301}", "🎬❤\u{fe0f}", "العربية"]
-        {
+        for text in [
+            "plain text!",
+            "grün ✓",
+            "日本語",
+            "한국어",
+            "हिन्दी",
+            "e\u{301}",
+            "🎬❤\u{fe0f}",
+            "العربية",
+        ] {
             let hidden: Vec<char> = text.chars().filter(|c| !is_visible(*c)).collect();
             assert!(hidden.is_empty() && !is_blank(text), "{text}: {hidden:?}");
         }
@@ -114,7 +124,16 @@ mod tests {
 
     #[test]
     fn text_of_nothing_visible_is_blank() {
-        for text in ["", " ", "\n\t", "\u{200b}\u{feff}", "\u{3164}", "\u{a0}\u{2003}", "\u{e0041}", "\u{fe0f}"] {
+        for text in [
+            "",
+            " ",
+            "\n\t",
+            "\u{200b}\u{feff}",
+            "\u{3164}",
+            "\u{a0}\u{2003}",
+            "\u{e0041}",
+            "\u{fe0f}",
+        ] {
             assert!(is_blank(text), "{text:?}");
         }
     }

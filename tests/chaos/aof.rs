@@ -50,7 +50,10 @@ impl AofSizes {
                     if let Some(note) = newest(&folder) {
                         let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
                         noted.push_back(note);
-                        while noted.front().is_some_and(|note| note.at.elapsed() > 3 * FSYNC_INTERVAL) {
+                        while noted
+                            .front()
+                            .is_some_and(|note| note.at.elapsed() > 3 * FSYNC_INTERVAL)
+                        {
                             noted.pop_front();
                         }
                     }
@@ -64,7 +67,9 @@ impl AofSizes {
     /// Notes that Redis is killed. What it could not write since the disk was full is lost, too.
     pub(crate) fn record_kill(&mut self) {
         let now = Instant::now();
-        let unwritten = self.full.filter(|(_, freed)| freed.is_none_or(|freed| now - freed < 2 * FSYNC_INTERVAL));
+        let unwritten = self
+            .full
+            .filter(|(_, freed)| freed.is_none_or(|freed| now - freed < 2 * FSYNC_INTERVAL));
         self.losses.push((unwritten.map_or(now, |(since, _)| since), now));
     }
 
@@ -87,19 +92,28 @@ impl AofSizes {
     }
 
     /// From when to when what was answered may have been lost, seen from `began`.
-    pub(crate) fn loss_windows(&self, began: Instant) -> impl Iterator<Item = (Duration, Duration)> {
+    pub(crate) fn loss_windows(
+        &self,
+        began: Instant,
+    ) -> impl Iterator<Item = (Duration, Duration)> {
         let since = move |at: Instant| at.saturating_duration_since(began);
-        self.losses.iter().map(move |(from, until)| (since(*from).saturating_sub(2 * FSYNC_INTERVAL), since(*until)))
+        self.losses.iter().map(move |(from, until)| {
+            (since(*from).saturating_sub(2 * FSYNC_INTERVAL), since(*until))
+        })
     }
 
     /// Cuts the file that a killed Redis wrote last. Gives how many bytes that took.
     pub(crate) fn truncate_unsynced(&self) -> u64 {
         let Some(now) = newest(&self.folder) else { return 0 };
         let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let synced = noted.iter().rev().find(|note| now.at - note.at >= FSYNC_INTERVAL && note.file == now.file);
+        let synced = noted
+            .iter()
+            .rev()
+            .find(|note| now.at - note.at >= FSYNC_INTERVAL && note.file == now.file);
         // A file that did not exist a second ago may have nothing of it on disk.
         let bytes = synced.map_or(0, |note| note.bytes).min(now.bytes);
-        let file = std::fs::File::options().write(true).open(&now.file).expect("the append-only file");
+        let file =
+            std::fs::File::options().write(true).open(&now.file).expect("the append-only file");
         file.set_len(bytes).expect("a shorter append-only file");
         now.bytes - bytes
     }
@@ -115,13 +129,15 @@ impl AofSizes {
         }
         let mut check = Command::new("redis-check-aof");
         check.arg("--fix").arg(self.folder.join("appendonly.aof.manifest"));
-        let started = check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let started =
+            check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut started = started.map_err(|error| format!("redis-check-aof: {error}"))?;
         if let Some(mut asked) = started.stdin.take() {
             // It may have found nothing to ask about.
             let _ = asked.write_all(b"y\ny\n");
         }
-        let printed = started.wait_with_output().map_err(|error| format!("redis-check-aof: {error}"))?;
+        let printed =
+            started.wait_with_output().map_err(|error| format!("redis-check-aof: {error}"))?;
         let text = String::from_utf8_lossy(&printed.stdout).into_owned();
         if printed.status.success() { Ok(()) } else { Err(text) }
     }

@@ -18,8 +18,8 @@ impl FakeClock {
     /// # Errors
     /// What is not installed.
     pub(crate) fn new(folder: &Path, name: &str) -> Result<Self, &'static str> {
-        let library =
-            library("faketime/libfaketime.so.1").ok_or("libfaketime is not installed (Debian: faketime)")?;
+        let library = library("faketime/libfaketime.so.1")
+            .ok_or("libfaketime is not installed (Debian: faketime)")?;
         Ok(Self::with(folder, name, library.display().to_string()))
     }
 
@@ -62,7 +62,8 @@ impl FakeClock {
 
 /// A library of the system, wherever that keeps it.
 fn library(name: &str) -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders =
+        std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let mut places = folders.chain(["/usr/lib".into(), "/usr/local/lib".into()]);
     places.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()))
 }

@@ -88,7 +88,8 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: somebody may still be in there. The namespace ends with this process anyway.
-        let _ = Command::new("umount").arg("--lazy").arg(self.path()).stderr(Stdio::null()).status();
+        let _ =
+            Command::new("umount").arg("--lazy").arg(self.path()).stderr(Stdio::null()).status();
     }
 }
 

@@ -13,10 +13,10 @@ use tests::ledger::recorder::{AnswerKind, RequestRecorder};
 use tests::sender::{self, Sender};
 use tokio::task::JoinSet;
 
-use crate::system::{SystemUnderTest, ProcessState};
 use crate::faults::{self, UndoAction};
 use crate::follower::CommitFollower;
-use crate::schedule::{PlannedFault, FaultKind, FaultSchedule, ScheduleStep};
+use crate::schedule::{FaultKind, FaultSchedule, PlannedFault, ScheduleStep};
+use crate::system::{ProcessState, SystemUnderTest};
 
 /// How long a fault may be felt after it is over. A worker that is frozen in the midst of a transaction keeps SQLite
 /// locked for as long as it is frozen.
@@ -39,7 +39,12 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    pub(crate) fn new(seed: u64, system: &SystemUnderTest, recorder: Arc<RequestRecorder>, follower: Arc<CommitFollower>) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        system: &SystemUnderTest,
+        recorder: Arc<RequestRecorder>,
+        follower: Arc<CommitFollower>,
+    ) -> Self {
         let senders = system.ingresses.iter().map(|node| node.server.sender()).collect();
         Self { seed, next: AtomicU64::new(FIRST_PROBE_NUMBER), senders, recorder, follower }
     }
@@ -72,8 +77,13 @@ impl Prober {
     async fn try_send(&self, sent_event: &SentEvent, ingress: usize) -> bool {
         let (method, request) = sent_event.request(sender::now());
         self.recorder.record_sending(sent_event);
-        let answer = tokio::time::timeout(PROBE_TIMEOUT, self.senders[ingress].request(method, &request)).await;
-        let heard = answer.ok().and_then(Result::ok).map(|answer| self.recorder.record_answer(sent_event, &answer));
+        let answer =
+            tokio::time::timeout(PROBE_TIMEOUT, self.senders[ingress].request(method, &request))
+                .await;
+        let heard = answer
+            .ok()
+            .and_then(Result::ok)
+            .map(|answer| self.recorder.record_answer(sent_event, &answer));
         matches!(heard, Some(AnswerKind::Accepted | AnswerKind::Duplicate | AnswerKind::Wrong))
     }
 
@@ -126,7 +136,11 @@ impl FaultEngine {
     }
 
     /// Follows `schedule` for `duration`, then undoes everything but the jumps of clocks that stay.
-    pub(crate) async fn run(mut self, schedule: FaultSchedule, duration: Duration) -> (SystemUnderTest, BTreeMap<FaultKind, RecoveryStats>) {
+    pub(crate) async fn run(
+        mut self,
+        schedule: FaultSchedule,
+        duration: Duration,
+    ) -> (SystemUnderTest, BTreeMap<FaultKind, RecoveryStats>) {
         let end = self.began + duration;
         for step in schedule {
             self.hold(step.pause.min(end.saturating_duration_since(Instant::now()))).await;
@@ -201,7 +215,8 @@ impl FaultEngine {
     async fn hold(&mut self, duration: Duration) {
         let end = Instant::now() + duration;
         while Instant::now() < end {
-            tokio::time::sleep(POLL_INTERVAL.min(end.saturating_duration_since(Instant::now()))).await;
+            tokio::time::sleep(POLL_INTERVAL.min(end.saturating_duration_since(Instant::now())))
+                .await;
             self.restart_ended().await;
         }
     }
@@ -223,7 +238,10 @@ impl FaultEngine {
             Some(felt) => of_kind.recoveries.push(felt),
             None => of_kind.never += 1,
         }
-        let felt = felt.map_or_else(|| "still felt".to_owned(), |felt| format!("felt for {} ms", felt.as_millis()));
+        let felt = felt.map_or_else(
+            || "still felt".to_owned(),
+            |felt| format!("felt for {} ms", felt.as_millis()),
+        );
         eprintln!("chaos: {:>6.1} s    {} {felt}", self.began.elapsed().as_secs_f64(), kind.name());
     }
 
@@ -239,5 +257,12 @@ fn needs_redis(kind: FaultKind) -> bool {
 }
 
 fn stops_redis(kind: FaultKind) -> bool {
-    matches!(kind, FaultKind::KillRedis | FaultKind::PowerCut | FaultKind::FreezeRedis | FaultKind::FullRedis | FaultKind::MaxMemory)
+    matches!(
+        kind,
+        FaultKind::KillRedis
+            | FaultKind::PowerCut
+            | FaultKind::FreezeRedis
+            | FaultKind::FullRedis
+            | FaultKind::MaxMemory
+    )
 }

@@ -8,9 +8,9 @@ use tests::database::{ExclusiveLock, RowLock};
 use tests::poll;
 use tests::tcp_proxy::ProxyMode;
 
-use crate::system::{SystemUnderTest, ProcessState, ProcessKind};
 use crate::disks::Filler;
-use crate::schedule::{PlannedFault, FaultKind};
+use crate::schedule::{FaultKind, PlannedFault};
+use crate::system::{ProcessKind, ProcessState, SystemUnderTest};
 
 /// What a process that is told to stop may take: its grace period and some more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,7 +19,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a lock is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The platforms whose groups are destroyed.
-const PLATFORMS: [&str; 7] = ["sessions", "mux", "livekit", "realcast", "netflix", "streamgank", "studio"];
+const PLATFORMS: [&str; 7] =
+    ["sessions", "mux", "livekit", "realcast", "netflix", "streamgank", "studio"];
 /// Where wall clocks jump to, in seconds ahead of the true time. A day and an hour outlast every marker.
 const CLOCK_OFFSETS: [i64; 10] = [0, 30, -30, 0, 240, -240, 0, 3_600, -3_600, 90_000];
 
@@ -45,7 +46,10 @@ pub(crate) enum UndoAction {
 }
 
 /// Makes `fault` happen; `None`: there is nothing that it could happen to now.
-pub(crate) async fn inject(system: &mut SystemUnderTest, fault: &PlannedFault) -> Option<UndoAction> {
+pub(crate) async fn inject(
+    system: &mut SystemUnderTest,
+    fault: &PlannedFault,
+) -> Option<UndoAction> {
     let PlannedFault { kind, target, extent, .. } = *fault;
     let lift = match kind {
         FaultKind::KillIngress => kill(system, ProcessKind::Ingress, target)?,
@@ -102,9 +106,15 @@ pub(crate) async fn inject(system: &mut SystemUnderTest, fault: &PlannedFault) -
         }
         FaultKind::FullSqlite => UndoAction::DatabaseSpace(system.database_disk.as_ref()?.fill()),
         // Not while a worker that is frozen has it.
-        FaultKind::LockSqlite => UndoAction::Lock(ExclusiveLock::try_take(&system.stack.database, LOCK_TIMEOUT).await.ok()?),
+        FaultKind::LockSqlite => UndoAction::Lock(
+            ExclusiveLock::try_take(&system.stack.database, LOCK_TIMEOUT).await.ok()?,
+        ),
         FaultKind::LockRows => {
-            let room = system.stack.database.rows("SELECT room_id FROM sessions ORDER BY room_id", &[]).await;
+            let room = system
+                .stack
+                .database
+                .rows("SELECT room_id FROM sessions ORDER BY room_id", &[])
+                .await;
             let room = room.get(target % room.len().max(1))?["room_id"].as_str()?.to_owned();
             UndoAction::Rows(RowLock::take(&system.stack.database, &room).await)
         }
@@ -138,7 +148,9 @@ pub(crate) async fn inject(system: &mut SystemUnderTest, fault: &PlannedFault) -
 /// What the kind alone does not tell.
 pub(crate) fn details(fault: &PlannedFault) -> String {
     match fault.kind {
-        FaultKind::ClockIngress | FaultKind::ClockWorker | FaultKind::ClockRedis => format!(" {:+} s", jump(fault.extent)),
+        FaultKind::ClockIngress | FaultKind::ClockWorker | FaultKind::ClockRedis => {
+            format!(" {:+} s", jump(fault.extent))
+        }
         FaultKind::DropGroup => format!(" {}", PLATFORMS[fault.target % PLATFORMS.len()]),
         _ => String::new(),
     }
@@ -218,17 +230,26 @@ async fn roll(system: &mut SystemUnderTest, which: ProcessKind) -> UndoAction {
         node.server.process.terminate();
         node.state = ProcessState::Down;
         let name = node.name.clone();
-        let ended = poll::try_until("it stops", STOP_TIMEOUT, async || node.server.process.status().ok_or("it runs")).await;
+        let ended = poll::try_until("it stops", STOP_TIMEOUT, async || {
+            node.server.process.status().ok_or("it runs")
+        })
+        .await;
         match ended {
             Ok(status) if status.success() => {}
-            Ok(status) => system.complaints.push(format!("{name} was told to stop and ended with {status}")),
-            Err(_) => system.complaints.push(format!("{name} was told to stop and did not within {STOP_TIMEOUT:?}")),
+            Ok(status) => {
+                system.complaints.push(format!("{name} was told to stop and ended with {status}"))
+            }
+            Err(_) => system
+                .complaints
+                .push(format!("{name} was told to stop and did not within {STOP_TIMEOUT:?}")),
         }
         system.respawn(which, at);
         let server = &system.nodes(which)[at].server;
-        let ready = poll::try_until("it is ready", START_TIMEOUT, async || match server.probe("/ready").await {
-            Some(200) => Ok(()),
-            other => Err(format!("{other:?}")),
+        let ready = poll::try_until("it is ready", START_TIMEOUT, async || {
+            match server.probe("/ready").await {
+                Some(200) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
         });
         if let Err(late) = ready.await {
             system.complaints.push(format!("{name} was started: {late}"));
@@ -255,7 +276,9 @@ async fn command(system: &SystemUnderTest, words: &[&str]) -> UndoAction {
 }
 
 fn delay(extent: u32) -> ProxyMode {
-    ProxyMode::Delay(Duration::from_millis(StdRng::seed_from_u64(extent.into()).random_range(20..300)))
+    ProxyMode::Delay(Duration::from_millis(
+        StdRng::seed_from_u64(extent.into()).random_range(20..300),
+    ))
 }
 
 fn jump(extent: u32) -> i64 {

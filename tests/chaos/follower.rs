@@ -51,7 +51,9 @@ async fn follow(database: Database, seen: Arc<Mutex<SeenEvents>>) {
         tokio::time::sleep(POLL_INTERVAL).await;
         let open: Vec<i64> = gaps.keys().copied().collect();
         // A database that is away is looked at again.
-        let look = tokio::time::timeout(Duration::from_secs(5), triggers::applied(&database, last, &open)).await;
+        let look =
+            tokio::time::timeout(Duration::from_secs(5), triggers::applied(&database, last, &open))
+                .await;
         let Ok(Ok(rows)) = look else { continue };
         let now = Instant::now();
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);

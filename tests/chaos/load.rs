@@ -64,7 +64,11 @@ pub(crate) struct ProviderLoad {
 
 impl ProviderLoad {
     /// Sends announcements of the rooms that everything else is about, and waits until they are promised.
-    pub(crate) async fn announce_rooms(generator: &mut Generator, senders: &[Sender], recorder: &RequestRecorder) {
+    pub(crate) async fn announce_rooms(
+        generator: &mut Generator,
+        senders: &[Sender],
+        recorder: &RequestRecorder,
+    ) {
         for sent_event in generator.founding_announcements() {
             loop {
                 let (method, request) = sent_event.request(sender::now());
@@ -79,7 +83,12 @@ impl ProviderLoad {
     }
 
     /// Begins to send `rate` events a second.
-    pub(crate) fn start(generator: Generator, senders: Vec<Sender>, recorder: Arc<RequestRecorder>, rate: u32) -> Self {
+    pub(crate) fn start(
+        generator: Generator,
+        senders: Vec<Sender>,
+        recorder: Arc<RequestRecorder>,
+        rate: u32,
+    ) -> Self {
         let latency = Histogram::new_with_bounds(1, 60_000_000, 3).expect("a histogram");
         let shared = Arc::new(LoadState {
             senders,
@@ -163,7 +172,9 @@ async fn send(shared: &LoadState, sent_event: &SentEvent, attempt: u32) -> Optio
     shared.recorder.record_sending(sent_event);
     shared.requests.fetch_add(1, Ordering::Relaxed);
     let begun = Instant::now();
-    let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_TIMEOUT, sender.request(method, &request)).await else {
+    let Ok(Ok(answer)) =
+        tokio::time::timeout(ANSWER_TIMEOUT, sender.request(method, &request)).await
+    else {
         shared.unanswered.fetch_add(1, Ordering::Relaxed);
         return None;
     };

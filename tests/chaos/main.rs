@@ -15,7 +15,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod aof;
-mod system;
 mod clocks;
 mod disks;
 mod engine;
@@ -26,6 +25,7 @@ mod options;
 mod report;
 mod run;
 mod schedule;
+mod system;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         eprintln!("chaos: {error}");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let report = runtime.block_on(run::run(&options));
     let text = if options.json { report.json() + "\n" } else { report.table() };

@@ -53,7 +53,8 @@ impl ChaosReport {
         sent: LoadTotals,
         verdict: JudgeVerdict,
     ) -> Self {
-        let (database, fsync) = (format!("{:?}", options.database), format!("{:?}", options.fsync).to_lowercase());
+        let (database, fsync) =
+            (format!("{:?}", options.database), format!("{:?}", options.fsync).to_lowercase());
         let setting = format!(
             "{} s, {} ingress, {} workers, {database}, appendfsync {fsync}, {} events/s, one in {} odd",
             options.duration().as_secs(),
@@ -128,7 +129,8 @@ impl ChaosReport {
     pub(crate) fn table(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "\nseed {}: {}\n", self.seed, self.setting);
-        let _ = writeln!(out, "{:<22}{:>6}{:>22}{:>12}", "fault", "count", "felt after it, p50", "max");
+        let _ =
+            writeln!(out, "{:<22}{:>6}{:>22}{:>12}", "fault", "count", "felt after it, p50", "max");
         let mut all = RecoveryStats::default();
         for (kind, felt) in &self.felt {
             self.line(&mut out, &kind.name(), felt);
@@ -143,10 +145,18 @@ impl ChaosReport {
             self.sent.requests, self.sent.busy, self.sent.unanswered, self.sent.refused
         );
         let (accept, commit) = (&self.sent.latency, &self.commits);
-        let _ =
-            writeln!(out, "accept            p50 {:>9.1} ms   p99 {:>9.1} ms", ms(accept, 0.5), ms(accept, 0.99));
-        let _ =
-            writeln!(out, "accept to commit  p50 {:>9.1} ms   p99 {:>9.1} ms", ms(commit, 0.5), ms(commit, 0.99));
+        let _ = writeln!(
+            out,
+            "accept            p50 {:>9.1} ms   p99 {:>9.1} ms",
+            ms(accept, 0.5),
+            ms(accept, 0.99)
+        );
+        let _ = writeln!(
+            out,
+            "accept to commit  p50 {:>9.1} ms   p99 {:>9.1} ms",
+            ms(commit, 0.5),
+            ms(commit, 0.99)
+        );
         let verdict = &self.verdict;
         let _ = writeln!(
             out,
@@ -180,8 +190,10 @@ impl ChaosReport {
     #[allow(clippy::unused_self)]
     fn line(&self, out: &mut String, name: &str, felt: &RecoveryStats) {
         let recovery = Self::recovery(felt);
-        let (count, p50, max) = (recovery.count, recovery.recovery_ms_p50, recovery.recovery_ms_max);
-        let never = if felt.never > 0 { format!("  {} still felt", felt.never) } else { String::new() };
+        let (count, p50, max) =
+            (recovery.count, recovery.recovery_ms_p50, recovery.recovery_ms_max);
+        let never =
+            if felt.never > 0 { format!("  {} still felt", felt.never) } else { String::new() };
         let _ = writeln!(out, "{name:<22}{count:>6}{p50:>19} ms{max:>9} ms{never}");
     }
 }

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tests::generator::Generator;
-use tests::ledger::observed::ObservedState;
 use tests::ledger::judge::{JudgeConfig, judge};
+use tests::ledger::observed::ObservedState;
 use tests::ledger::recorder::RequestRecorder;
 use tests::ledger::triggers;
 use tests::poll;
 use tests::sender::{self, Sender};
 
-use crate::system::{SystemUnderTest, session_wait};
 use crate::engine::{FaultEngine, Prober};
 use crate::follower::CommitFollower;
 use crate::load::ProviderLoad;
 use crate::options::ChaosOptions;
 use crate::report::ChaosReport;
 use crate::schedule::{FaultKind, FaultSchedule};
+use crate::system::{SystemUnderTest, session_wait};
 
 /// How long unfinished events may take once nothing fails any more, beside the wait for sessions.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(90);
@@ -42,7 +42,8 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     let prober = Prober::new(seed, &system, Arc::clone(&recorder), Arc::clone(&follower));
     let load = ProviderLoad::start(generator, senders, Arc::clone(&recorder), options.rate);
     let schedule = FaultSchedule::new(seed, kinds, options.is_short());
-    let (mut system, felt) = FaultEngine::new(system, prober).run(schedule, options.duration()).await;
+    let (mut system, felt) =
+        FaultEngine::new(system, prober).run(schedule, options.duration()).await;
     let sent = load.finish().await;
     eprintln!("chaos: all answered; waiting for the rest to take effect");
     let drained = drain(&mut system, session_wait(options) + DRAIN_TIMEOUT).await;
@@ -53,8 +54,13 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
     let acceptances = recorder.acceptances();
     let losses = system.aof.iter().flat_map(|aof| aof.loss_windows(recorder.began()));
     let loss_windows = losses.map(|(from, until)| from..=until + ANSWER_SKEW).collect();
-    let markers_expired_at = system.markers_expired_at.iter().map(|at| at.saturating_duration_since(recorder.began())).collect();
-    let config = JudgeConfig { session_wait: session_wait(options), loss_windows, markers_expired_at };
+    let markers_expired_at = system
+        .markers_expired_at
+        .iter()
+        .map(|at| at.saturating_duration_since(recorder.began()))
+        .collect();
+    let config =
+        JudgeConfig { session_wait: session_wait(options), loss_windows, markers_expired_at };
     let verdict = judge(&acceptances, &found, &config);
     let mut complaints = recorder.complaints();
     complaints.append(&mut system.complaints);
@@ -76,7 +82,8 @@ pub(crate) async fn run(options: &ChaosOptions) -> ChaosReport {
 
 /// The kinds of faults that were asked for and are possible.
 fn kinds(options: &ChaosOptions, system: &SystemUnderTest) -> Vec<FaultKind> {
-    let asked = if options.faults.is_empty() { FaultKind::value_variants() } else { &options.faults };
+    let asked =
+        if options.faults.is_empty() { FaultKind::value_variants() } else { &options.faults };
     let mut kinds = Vec::new();
     for kind in asked {
         match system.unavailable_reason(*kind) {

@@ -89,7 +89,11 @@ impl FaultKind {
     fn weight(self) -> usize {
         match self {
             Self::KillIngress | Self::KillWorker | Self::KillRedis | Self::KillPostgres => 2,
-            Self::CutRedis | Self::CutDatabase | Self::KillClients | Self::DropGroup | Self::FlushScripts => 2,
+            Self::CutRedis
+            | Self::CutDatabase
+            | Self::KillClients
+            | Self::DropGroup
+            | Self::FlushScripts => 2,
             _ => 1,
         }
     }
@@ -103,7 +107,11 @@ impl FaultKind {
     fn is_companion(self) -> bool {
         matches!(
             self,
-            Self::KillIngress | Self::KillWorker | Self::KillClients | Self::FlushScripts | Self::DropGroup
+            Self::KillIngress
+                | Self::KillWorker
+                | Self::KillClients
+                | Self::FlushScripts
+                | Self::DropGroup
         )
     }
 
@@ -116,12 +124,16 @@ impl FaultKind {
             Self::FreezeIngress | Self::FreezeWorker | Self::FreezeRedis => (3_000, 6_000),
             // SQLite's busy timeout is 5 s.
             Self::LockSqlite if !short => (1_000, 8_000),
-            Self::HalfOpenRedis | Self::HalfOpenDatabase | Self::MuteRedis | Self::MuteDatabase if !short => {
+            Self::HalfOpenRedis | Self::HalfOpenDatabase | Self::MuteRedis | Self::MuteDatabase
+                if !short =>
+            {
                 (1_000, 7_000)
             }
-            Self::KillClients | Self::FlushScripts | Self::DropGroup | Self::ClockWorker | Self::ClockRedis => {
-                (0, 200)
-            }
+            Self::KillClients
+            | Self::FlushScripts
+            | Self::DropGroup
+            | Self::ClockWorker
+            | Self::ClockRedis => (0, 200),
             Self::RollIngress | Self::RollWorker => (0, 0),
             _ => (100, if short { 1_000 } else { 2_500 }),
         }
@@ -182,19 +194,27 @@ impl Iterator for FaultSchedule {
 
     fn next(&mut self) -> Option<ScheduleStep> {
         if self.round.is_empty() {
-            let often = |kind: &FaultKind| std::iter::repeat_n(*kind, if self.short { 1 } else { kind.weight() });
+            let often = |kind: &FaultKind| {
+                std::iter::repeat_n(*kind, if self.short { 1 } else { kind.weight() })
+            };
             self.round = self.kinds.iter().flat_map(often).collect();
             self.round.shuffle(&mut self.rng);
         }
         let kind = self.round.pop()?;
         let fault = self.fault(kind);
-        let companions: Vec<FaultKind> =
-            self.kinds.iter().copied().filter(|other| other.is_companion() && *other != kind).collect();
+        let companions: Vec<FaultKind> = self
+            .kinds
+            .iter()
+            .copied()
+            .filter(|other| other.is_companion() && *other != kind)
+            .collect();
         let draw = self.rng.random_range(0..usize::MAX);
         let together = self.rng.random_bool(0.3) && !kind.is_background() && !fault.holds.is_zero();
-        let companion = companions.get(draw % companions.len().max(1)).copied().filter(|_| together);
+        let companion =
+            companions.get(draw % companions.len().max(1)).copied().filter(|_| together);
         let companion = companion.map(|kind| self.fault(kind));
-        let pause = Duration::from_millis(self.rng.random_range(0..if self.short { 300 } else { 800 }));
+        let pause =
+            Duration::from_millis(self.rng.random_range(0..if self.short { 300 } else { 800 }));
         Some(ScheduleStep { fault, companion, pause })
     }
 }
@@ -207,8 +227,11 @@ mod tests {
 
     #[test]
     fn schedule_with_one_seed_repeats_its_steps() {
-        let steps =
-            |seed| FaultSchedule::new(seed, FaultKind::value_variants().to_vec(), false).take(100).collect::<Vec<_>>();
+        let steps = |seed| {
+            FaultSchedule::new(seed, FaultKind::value_variants().to_vec(), false)
+                .take(100)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(steps(7), steps(7));
         assert_ne!(steps(7), steps(8));
     }
@@ -219,7 +242,8 @@ mod tests {
         let length: usize = all.iter().map(|kind| kind.weight()).sum();
         let mut steps = FaultSchedule::new(7, all.to_vec(), false);
         for _ in 0..3 {
-            let seen: HashSet<FaultKind> = steps.by_ref().take(length).map(|step| step.fault.kind).collect();
+            let seen: HashSet<FaultKind> =
+                steps.by_ref().take(length).map(|step| step.fault.kind).collect();
             assert_eq!(seen.len(), all.len());
         }
     }

@@ -13,7 +13,7 @@ use tests::stack::{DatabaseKind, ServerProcess, Stack};
 use crate::aof::AofSizes;
 use crate::clocks::FakeClock;
 use crate::disks::{self, Disk};
-use crate::options::{DatabaseChoice, Fsync, ChaosOptions};
+use crate::options::{ChaosOptions, DatabaseChoice, Fsync};
 use crate::schedule::FaultKind;
 
 /// Longest wait for a process to become ready.
@@ -77,7 +77,8 @@ impl SystemUnderTest {
             disks::mount(std::path::Path::new("/dev/shm"), "mode=1777");
         }
         let (redis_disk, redis_clock) = (Disk::mount(), FakeClock::of_redis(folder.path()));
-        let database_disk = if options.database == DatabaseChoice::Sqlite { Disk::mount() } else { None };
+        let database_disk =
+            if options.database == DatabaseChoice::Sqlite { Disk::mount() } else { None };
         let mut builder = Stack::builder()
             .redis(redis_options(options, redis_disk.as_ref(), redis_clock.as_ref().ok()))
             .proxied()
@@ -90,7 +91,9 @@ impl SystemUnderTest {
             .worker_env("MISSING_SESSION_WAIT_MS", &session_wait(options).as_millis().to_string());
         builder = match options.database {
             DatabaseChoice::Sqlite => builder.database(DatabaseKind::Sqlite),
-            DatabaseChoice::Postgres => builder.database(DatabaseKind::OwnPostgres).database_proxied(),
+            DatabaseChoice::Postgres => {
+                builder.database(DatabaseKind::OwnPostgres).database_proxied()
+            }
         };
         if let Some(disk) = &database_disk {
             builder = builder.database_folder(disk.path());
@@ -136,18 +139,29 @@ impl SystemUnderTest {
         let postgres = self.stack.postgres.is_some();
         let needs = |there: bool, what: &'static str| (!there).then_some(what);
         match kind {
-            FaultKind::KillPostgres | FaultKind::RestartPostgres | FaultKind::LockRows => needs(postgres, "PostgreSQL only"),
-            FaultKind::CutDatabase | FaultKind::DelayDatabase | FaultKind::HalfOpenDatabase | FaultKind::MuteDatabase => {
+            FaultKind::KillPostgres | FaultKind::RestartPostgres | FaultKind::LockRows => {
                 needs(postgres, "PostgreSQL only")
             }
+            FaultKind::CutDatabase
+            | FaultKind::DelayDatabase
+            | FaultKind::HalfOpenDatabase
+            | FaultKind::MuteDatabase => needs(postgres, "PostgreSQL only"),
             FaultKind::LockSqlite => needs(!postgres, "SQLite only"),
             FaultKind::FullSqlite if postgres => Some("SQLite only"),
-            FaultKind::FullSqlite => needs(self.database_disk.is_some(), "no file system could be mounted"),
-            FaultKind::FullRedis => needs(self.redis_disk.is_some(), "no file system could be mounted"),
+            FaultKind::FullSqlite => {
+                needs(self.database_disk.is_some(), "no file system could be mounted")
+            }
+            FaultKind::FullRedis => {
+                needs(self.redis_disk.is_some(), "no file system could be mounted")
+            }
             FaultKind::PowerCut => needs(self.aof.is_some(), "--fsync everysec only"),
             FaultKind::ClockRedis => self.redis_clock.as_ref().err().copied(),
-            FaultKind::ClockIngress => self.ingresses.iter().find_map(|node| node.clock.as_ref().err().copied()),
-            FaultKind::ClockWorker => self.workers.iter().find_map(|node| node.clock.as_ref().err().copied()),
+            FaultKind::ClockIngress => {
+                self.ingresses.iter().find_map(|node| node.clock.as_ref().err().copied())
+            }
+            FaultKind::ClockWorker => {
+                self.workers.iter().find_map(|node| node.clock.as_ref().err().copied())
+            }
             _ => None,
         }
     }
@@ -181,7 +195,11 @@ impl SystemUnderTest {
         for which in [ProcessKind::Ingress, ProcessKind::Worker] {
             for at in 0..self.nodes(which).len() {
                 let node = &self.nodes(which)[at];
-                let Some(status) = node.server.process.status().filter(|_| node.state == ProcessState::Up) else { continue };
+                let Some(status) =
+                    node.server.process.status().filter(|_| node.state == ProcessState::Up)
+                else {
+                    continue;
+                };
                 let last = log_tail(&node.server.process.log());
                 let ended = format!("{} ended by itself ({status}):\n    {last}", node.name);
                 self.ended.push(ended);
@@ -208,8 +226,12 @@ impl SystemUnderTest {
     pub(crate) async fn start_redis(&mut self) {
         if let Err(refused) = self.stack.redis.try_restart().await {
             let Some(aof) = &mut self.aof else { panic!("redis does not start: {refused}") };
-            aof.repair().unwrap_or_else(|printed| panic!("redis refused its log: {refused}\n{printed}"));
-            let told = format!("redis refused its log until redis-check-aof --fix:\n    {}", log_tail(&refused));
+            aof.repair()
+                .unwrap_or_else(|printed| panic!("redis refused its log: {refused}\n{printed}"));
+            let told = format!(
+                "redis refused its log until redis-check-aof --fix:\n    {}",
+                log_tail(&refused)
+            );
             self.ended.push(told);
             self.stack.redis.restart().await;
         }
@@ -234,10 +256,15 @@ pub(crate) fn session_wait(options: &ChaosOptions) -> Duration {
     Duration::from_secs(if options.is_short() { 8 } else { 20 })
 }
 
-fn redis_options(options: &ChaosOptions, disk: Option<&Disk>, clock: Option<&FakeClock>) -> RedisOptions {
+fn redis_options(
+    options: &ChaosOptions,
+    disk: Option<&Disk>,
+    clock: Option<&FakeClock>,
+) -> RedisOptions {
     let fsync = if options.fsync == Fsync::Always { "always" } else { "everysec" };
     // Small, so that the log is rewritten again and again while other things fail.
-    let mut redis = RedisOptions::durable().set("appendfsync", fsync).set("auto-aof-rewrite-min-size", "4mb");
+    let mut redis =
+        RedisOptions::durable().set("appendfsync", fsync).set("auto-aof-rewrite-min-size", "4mb");
     if let Some(disk) = disk {
         redis = redis.set("dir", &disk.path().display().to_string());
     }
@@ -252,12 +279,23 @@ fn log_tail(log: &str) -> String {
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n    ")
 }
 
-fn node(folder: &tempfile::TempDir, name: String, mut program: Program, url: String, ops: String) -> ManagedProcess {
+fn node(
+    folder: &tempfile::TempDir,
+    name: String,
+    mut program: Program,
+    url: String,
+    ops: String,
+) -> ManagedProcess {
     let clock = FakeClock::new(folder.path(), &name);
     for (variable, value) in clock.iter().flat_map(FakeClock::env) {
         program = program.env(variable, value);
     }
-    ManagedProcess { name, server: ServerProcess { process: program.spawn(), url, ops }, state: ProcessState::Up, clock }
+    ManagedProcess {
+        name,
+        server: ServerProcess { process: program.spawn(), url, ops },
+        state: ProcessState::Up,
+        clock,
+    }
 }
 
 fn keep_log(folder: Option<&PathBuf>, node: &ManagedProcess) {

@@ -1,11 +1,11 @@
 //! Input that is meant to do harm: whatever a stranger sends, and however slowly, those who send as one does are answered
 //! soon, nothing of it is queued, and memory stays within its bound.
 
+mod decompression;
 mod framing;
 mod json;
-mod slow_clients;
 mod path_forms;
-mod decompression;
+mod slow_clients;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,10 @@ async fn connect(to: SocketAddr, from: u8) -> std::io::Result<TcpStream> {
 /// A request's line and headers, the last line not ended.
 fn head(signed: &SignedWebhook, more: &str) -> String {
     let signature = signed.value("x-webhook-signature");
-    format!("POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n{more}", signed.path)
+    format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n{more}",
+        signed.path
+    )
 }
 
 /// Sends `bytes` and reads until the other side closes or is silent for `patience`: what came, and whether it closed.
@@ -83,7 +86,11 @@ async fn served_meanwhile(role: &ServerProcess, done: &AtomicBool) -> usize {
         let begun = Instant::now();
         role.sender().send(&event()).await.expect(202, "accepted");
         slowest = slowest.max(begun.elapsed());
-        assert!(begun.elapsed() < ANSWER_LIMIT, "event {served} was answered after {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < ANSWER_LIMIT,
+            "event {served} was answered after {:?}",
+            begun.elapsed()
+        );
         served += 1;
     }
     eprintln!("{served} good events meanwhile, the slowest answered after {slowest:?}");

@@ -11,7 +11,7 @@ use tests::prometheus::{Prometheus, repository_file};
 use tests::redis::RedisOptions;
 use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
 use tests::sign;
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -75,7 +75,9 @@ async fn stopped_workers_and_stopped_ingress_raise_alerts() {
     let mut sender = stack.sender();
     stack.workers[0].process.kill();
     sender.acme(&content()).await.expect(202, "accepted");
-    prometheus.wait_until_firing(&["WebhookWorkerSilent", "WebhookInstanceDown"], ALERT_TIMEOUT).await;
+    prometheus
+        .wait_until_firing(&["WebhookWorkerSilent", "WebhookInstanceDown"], ALERT_TIMEOUT)
+        .await;
     held(&prometheus, "WebhookNoData").await;
     stack.add_worker().await;
     prometheus.follow(&stack).await;
@@ -100,15 +102,18 @@ async fn database_outage_raises_alerts() {
     sender.acme(&content()).await.expect(202, "accepted");
     stack.postgres.as_mut().unwrap().stop().await;
     sender.acme(&content()).await.expect(202, "accepted");
-    prometheus.wait_until_firing(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], ALERT_TIMEOUT).await;
+    prometheus
+        .wait_until_firing(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], ALERT_TIMEOUT)
+        .await;
     held(&prometheus, "WebhookWorkerSilent:acme").await;
     // A worker that starts meanwhile has no database yet, and says so.
     stack.workers[0].process.kill();
     stack.spawn_worker();
     prometheus.follow(&stack).await;
     let instance = stack.workers[1].ops.trim_start_matches("http://");
-    let of_the_new_one =
-        format!("ALERTS{{alertname=\"WebhookDatabaseDown\",alertstate=\"firing\",instance=\"{instance}\"}}");
+    let of_the_new_one = format!(
+        "ALERTS{{alertname=\"WebhookDatabaseDown\",alertstate=\"firing\",instance=\"{instance}\"}}"
+    );
     poll::until("it fires for the new worker", ALERT_TIMEOUT, async || {
         let firing = prometheus.query(&of_the_new_one).await?;
         if firing.is_empty() { Err(String::from("not yet")) } else { Ok(()) }
@@ -132,7 +137,11 @@ async fn redis_outage_and_emptied_redis_raise_alerts() {
         assert_eq!(sender.acme(&content()).await.status, 503);
         let firing = prometheus.firing().await;
         let wanted = ["WebhookRedisDown", "WebhookRequestsRefused:acme"];
-        if wanted.iter().all(|alert| firing.contains(*alert)) { Ok(()) } else { Err(format!("{firing:?}")) }
+        if wanted.iter().all(|alert| firing.contains(*alert)) {
+            Ok(())
+        } else {
+            Err(format!("{firing:?}"))
+        }
     })
     .await;
     stack.redis.restart().await;
@@ -169,10 +178,16 @@ async fn wrong_secret_and_rate_limit_raise_alerts() {
         refused += usize::from(sender.send(&tight).await.status == 429);
     }
     assert!(refused > 0);
-    prometheus.wait_until_firing(&["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"], ALERT_TIMEOUT).await;
+    prometheus
+        .wait_until_firing(
+            &["WebhookSignatureFailures:mux", "WebhookRateLimitHits:tight"],
+            ALERT_TIMEOUT,
+        )
+        .await;
     let firing = prometheus.firing().await;
     assert!(
-        !firing.contains("WebhookSignatureFailures:tight") && !firing.contains("WebhookRateLimitHits:mux"),
+        !firing.contains("WebhookSignatureFailures:tight")
+            && !firing.contains("WebhookRateLimitHits:mux"),
         "{firing:?}"
     );
     prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
@@ -184,18 +199,27 @@ async fn poison_burst_raises_alerts() {
     let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     for _ in 0..30 {
-        sender.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
+        sender
+            .mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms()))
+            .await
+            .expect(202, "accepted");
         sender.acme(&content()).await.expect(202, "accepted");
     }
-    prometheus.wait_until_firing(&["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"], ALERT_TIMEOUT).await;
+    prometheus
+        .wait_until_firing(
+            &["WebhookDeadLettersGrowing:mux", "WebhookFailureRateHigh:mux"],
+            ALERT_TIMEOUT,
+        )
+        .await;
     held(&prometheus, "WebhookDeadLettersGrowing:acme").await;
     // The runbook: look why, mend the cause (here: announce the room), replay.
     let stats = stack.dlq_tool(&["stats", "--platform", "mux"]).await;
     assert!(stats.stdout.contains("session_not_found"), "{stats:?}");
     sender.announce("late", &json!({})).await.expect(202, "accepted");
     stack.status("late", "ready", WAIT_LIMIT).await;
-    let replay =
-        stack.dlq_tool(&["replay", "--platform", "mux", "--error-code", "session_not_found", "--yes"]).await;
+    let replay = stack
+        .dlq_tool(&["replay", "--platform", "mux", "--error-code", "session_not_found", "--yes"])
+        .await;
     assert_eq!(replay.code, Some(0), "{replay:?}");
     stack.status("late", "live", WAIT_LIMIT).await;
     prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
@@ -205,8 +229,9 @@ async fn poison_burst_raises_alerts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_backlog_and_broken_stream_raise_alerts() {
     let toml = "[platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 60000\n";
-    let paused =
-        format!("[platforms.acme]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n{toml}paused = true\n");
+    let paused = format!(
+        "[platforms.acme]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n{toml}paused = true\n"
+    );
     let mut stack = durable().platforms(toml).workers(0).start().await;
     let file = stack.redis.folder().join("paused.toml");
     std::fs::write(&file, paused).unwrap();
@@ -221,7 +246,12 @@ async fn paused_backlog_and_broken_stream_raise_alerts() {
         sender.send(&held).await.expect(202, "accepted");
     }
     let _: String = stack.redis.command(&["SET", "webhooks:incoming:netflix", "no stream"]).await;
-    prometheus.wait_until_firing(&["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"], ALERT_TIMEOUT).await;
+    prometheus
+        .wait_until_firing(
+            &["WebhookBacklogHigh:held", "WebhookStreamBroken:netflix"],
+            ALERT_TIMEOUT,
+        )
+        .await;
     held(&prometheus, "WebhookOldestEventOld:held").await;
     held(&prometheus, "WebhookWorkerSilent:held").await;
     // The runbook: resume the platform, remove the foreign key.
@@ -236,7 +266,11 @@ async fn paused_backlog_and_broken_stream_raise_alerts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_dead_letters_raise_alerts() {
-    let stack = durable().worker_env("MISSING_SESSION_WAIT_MS", "100").worker_env("DLQ_MAX_LEN", "1").start().await;
+    let stack = durable()
+        .worker_env("MISSING_SESSION_WAIT_MS", "100")
+        .worker_env("DLQ_MAX_LEN", "1")
+        .start()
+        .await;
     let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     for _ in 0..2 {
         let event = mux_event(&unique("e"), "active", Some("late"), "ls", now_ms());
@@ -254,7 +288,8 @@ async fn full_dead_letters_raise_alerts() {
 /// Something of everything, so that every query has something to show.
 async fn busy() -> Stack {
     let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
-    let stack = durable().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let stack =
+        durable().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let sender = stack.sender();
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "ready", WAIT_LIMIT).await;
@@ -280,7 +315,8 @@ const OPTIONAL: [&str; 2] = ["webhook_deliveries_total", "webhook_retention_fail
 
 /// Every query of the dashboard, by where it stands, with what Grafana puts in for its variables.
 fn dashboard_queries() -> BTreeMap<String, String> {
-    let dashboard: Value = serde_json::from_str(&repository_file("deploy/grafana/dashboards/tributary.json")).unwrap();
+    let dashboard: Value =
+        serde_json::from_str(&repository_file("deploy/grafana/dashboards/tributary.json")).unwrap();
     let mut found = BTreeMap::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().into_iter().flatten() {
@@ -295,11 +331,17 @@ fn dashboard_queries() -> BTreeMap<String, String> {
     }
     for variable in dashboard["templating"]["list"].as_array().unwrap() {
         if let Some((selector, label)) = variable["definition"].as_str().and_then(label_values) {
-            found.insert(format!("variable {}", variable["name"]), format!("count by ({label}) ({selector})"));
+            found.insert(
+                format!("variable {}", variable["name"]),
+                format!("count by ({label}) ({selector})"),
+            );
         }
     }
     let fill = |query: String| {
-        let filled = query.replace("$__rate_interval", "5s").replace("[10m]", "[10s]").replace("[5m]", "[10s]");
+        let filled = query
+            .replace("$__rate_interval", "5s")
+            .replace("[10m]", "[10s]")
+            .replace("[5m]", "[10s]");
         filled.replace("$platform", ".*").replace("$instance", ".*")
     };
     found.into_iter().map(|(place, query)| (place, fill(query))).collect()
@@ -327,9 +369,13 @@ async fn dashboard_and_rule_queries_find_real_metrics() {
         traffic(&sender).await;
         let mut empty = Vec::new();
         for (place, query) in &queries {
-            let shown = prometheus.query(query).await.map_err(|error| format!("{place}: {query}: {error}"))?;
+            let shown = prometheus
+                .query(query)
+                .await
+                .map_err(|error| format!("{place}: {query}: {error}"))?;
             // No process has been restarted, no alert fires, and no destination is configured.
-            let may_be_empty = ["changes(", "ALERTS", OPTIONAL[0]].iter().any(|word| query.contains(word));
+            let may_be_empty =
+                ["changes(", "ALERTS", OPTIONAL[0]].iter().any(|word| query.contains(word));
             if shown.is_empty() && !may_be_empty {
                 empty.push(format!("{place}: {query}"));
             }
@@ -339,11 +385,19 @@ async fn dashboard_and_rule_queries_find_real_metrics() {
     .await;
 
     let names = prometheus.get("label/__name__/values", &[]).await.unwrap();
-    let names: BTreeSet<&str> = names.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let names: BTreeSet<&str> =
+        names.as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let groups = prometheus.get("rules", &[]).await.unwrap();
-    let rules: Vec<&Value> =
-        groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).collect();
-    assert_eq!(rules.len(), repository_file("deploy/prometheus/alerts.yml").matches("- alert: ").count());
+    let rules: Vec<&Value> = groups["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
+    assert_eq!(
+        rules.len(),
+        repository_file("deploy/prometheus/alerts.yml").matches("- alert: ").count()
+    );
     for rule in &rules {
         assert_eq!(rule["health"], "ok", "{rule}");
     }
@@ -361,7 +415,10 @@ async fn promtool_accepts_the_metrics() {
     traffic(&stack.sender()).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let text = Sender::new(&role.ops).get("/metrics").await.text;
-        assert!(text.contains("webhook_redis_up") && text.contains("process_resident_memory_bytes"), "{text}");
+        assert!(
+            text.contains("webhook_redis_up") && text.contains("process_resident_memory_bytes"),
+            "{text}"
+        );
         let promtool = Program::at("promtool", "promtool").args(["check", "metrics"]);
         let found = promtool.run_with_input(text.as_bytes(), WAIT_LIMIT).await;
         assert_eq!((found.code, found.stderr.as_str(), found.stdout.as_str()), (Some(0), "", ""));

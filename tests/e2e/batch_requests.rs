@@ -9,7 +9,7 @@ use tests::poll;
 use tests::process;
 use tests::sender::{ACME_SECRET, HttpAnswer, Sender, now_ms, rfc3339, unique};
 use tests::sign::{self, SignedWebhook, hmac_sha256_hex};
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -24,11 +24,15 @@ fn stack(toml: &str) -> StackBuilder {
 fn message(platform: &str, id: &str, body: &str) -> SignedWebhook {
     let at = rfc3339(now_ms()).replace('Z', "456789Z");
     let signature = hmac_sha256_hex(SECRET, format!("{id}{at}{body}").as_bytes());
-    SignedWebhook { path: format!("/api/v1/webhooks/{platform}"), headers: Vec::new(), body: body.as_bytes().to_vec() }
-        .header("Twitch-Eventsub-Message-Id", id)
-        .header("Twitch-Eventsub-Message-Timestamp", &at)
-        .header("Twitch-Eventsub-Message-Signature", &format!("sha256={signature}"))
-        .header("Twitch-Eventsub-Message-Type", "notification")
+    SignedWebhook {
+        path: format!("/api/v1/webhooks/{platform}"),
+        headers: Vec::new(),
+        body: body.as_bytes().to_vec(),
+    }
+    .header("Twitch-Eventsub-Message-Id", id)
+    .header("Twitch-Eventsub-Message-Timestamp", &at)
+    .header("Twitch-Eventsub-Message-Signature", &format!("sha256={signature}"))
+    .header("Twitch-Eventsub-Message-Type", "notification")
 }
 
 /// A drop that `user` was granted; the number is written as no JSON library would write it.
@@ -49,7 +53,12 @@ fn drops(ids: &[&str]) -> String {
 }
 
 fn ids(answer: &HttpAnswer) -> Vec<&str> {
-    answer.json["event_ids"].as_array().expect("event_ids").iter().filter_map(Value::as_str).collect()
+    answer.json["event_ids"]
+        .as_array()
+        .expect("event_ids")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 on_both!(batch_applies_every_drop_once);
@@ -76,13 +85,17 @@ async fn batch_applies_every_drop_once(kind: DatabaseKind) {
     assert_eq!((lone.expect(200, "duplicate"), ids(&lone)), (three.as_str(), vec![three.as_str()]));
 
     stack.wait_until_drained(WAIT_LIMIT).await;
-    assert_eq!((stack.database.count("webhook_events").await, stack.database.count("jobs").await), (3, 3));
+    assert_eq!(
+        (stack.database.count("webhook_events").await, stack.database.count("jobs").await),
+        (3, 3)
+    );
     for id in [&one, &two, &three] {
         let event = stack.database.event("twitch", id).await.expect("the ledger's row");
         assert_eq!(event["event_type"], "drop.entitlement.grant");
         assert_eq!(event["occurred_at"], "2024-12-09T09:58:30.325Z");
         let sql = "SELECT status, data FROM jobs WHERE platform = $1 AND job_id = $2";
-        let job = stack.database.rows(sql, &["twitch", &format!("e-{id}")]).await.pop().expect("the job");
+        let job =
+            stack.database.rows(sql, &["twitch", &format!("e-{id}")]).await.pop().expect("the job");
         assert_eq!((&job["status"], &job["data"]["user_id"]), (&json!("granted"), &json!("1234")));
     }
     let metric = async |outcome: &str| {
@@ -101,7 +114,11 @@ async fn batch_element_is_queued_with_the_message_fields() {
     let stack = stack("").workers(0).start().await;
     let (one, two) = (unique("drop"), unique("drop"));
     let body = drops(&[&one, &two]);
-    stack.sender().send(&message("twitch", &unique("message"), &body)).await.expect(202, "accepted");
+    stack
+        .sender()
+        .send(&message("twitch", &unique("message"), &body))
+        .await
+        .expect(202, "accepted");
     let queued = entries(&stack, "webhooks:incoming:twitch").await;
     assert_eq!(queued.len(), 2);
     for ((_, fields), id) in queued.iter().zip([&one, &two]) {
@@ -118,14 +135,17 @@ async fn batch_element_is_queued_with_the_message_fields() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_batch_leaves_nothing() {
-    let toml =
-        "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\nrate_limit = 4\nburst = 3\n";
+    let toml = "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\nrate_limit = 4\nburst = 3\n";
     let stack = stack(toml).workers(0).ingress_env("MAX_BACKLOG", "5").start().await;
     let sender = stack.sender();
     let traces = async || {
         let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
         let limits: Vec<String> = stack.redis.command(&["KEYS", "webhooks:limit:*"]).await;
-        (stack.unfinished("twitch").await + stack.unfinished("narrow").await, markers.len(), limits.len())
+        (
+            stack.unfinished("twitch").await + stack.unfinished("narrow").await,
+            markers.len(),
+            limits.len(),
+        )
     };
     let good = drops(&["a", "b", "c"]);
     let wrong = message("twitch", "m", &good.replace("1234", "1235"));
@@ -161,8 +181,7 @@ async fn refused_batch_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_racing_across_replicas_stay_whole() {
-    let toml =
-        "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\nrate_limit = 1\nburst = 30\n";
+    let toml = "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\nrate_limit = 1\nburst = 30\n";
     let stack = stack(toml).ingresses(2).workers(0).start().await;
     // Twenty batches of four; each shares one drop with the next, and comes twice, once to each replica.
     let mut sends = tokio::task::JoinSet::new();
@@ -184,12 +203,18 @@ async fn batches_racing_across_replicas_stay_whole() {
         }
     }
     let queued = entries(&stack, "webhooks:incoming:narrow").await;
-    let queued: Vec<String> =
-        queued.iter().map(|(_, fields)| String::from_utf8_lossy(&fields["event_id"]).into_owned()).collect();
+    let queued: Vec<String> = queued
+        .iter()
+        .map(|(_, fields)| String::from_utf8_lossy(&fields["event_id"]).into_owned())
+        .collect();
     let distinct: BTreeSet<String> = queued.iter().cloned().collect();
     assert_eq!(queued.len(), distinct.len(), "no drop twice: {queued:?}");
     assert_eq!(distinct, promised, "every drop of an accepted batch, and none of a refused one");
-    assert!((27..=30).contains(&queued.len()), "as many whole batches as fit into 30: {}", queued.len());
+    assert!(
+        (27..=30).contains(&queued.len()),
+        "as many whole batches as fit into 30: {}",
+        queued.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,16 +253,22 @@ async fn captured_batch_is_explained_event_by_event() {
     let request = message("twitch", "m", &drops(&["one", "two"]));
     let folder = process::folder();
     let (headers, body) = (folder.path().join("headers.txt"), folder.path().join("body.json"));
-    let lines: Vec<String> = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let lines: Vec<String> =
+        request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     std::fs::write(&headers, lines.concat()).unwrap();
     std::fs::write(&body, &request.body).unwrap();
     let (program, ..) = stack.ingress_program();
-    let program = program.args(["check-platform", "--platform", "twitch"]).arg("--headers").arg(&headers);
+    let program =
+        program.args(["check-platform", "--platform", "twitch"]).arg("--headers").arg(&headers);
     let finished = program.arg("--body").arg(&body).run(WAIT_LIMIT).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for told in
-        ["2 events", "one (provider)", "two (provider)", "drop.entitlement.grant", "2024-12-09T09:58:30.325Z"]
-    {
+    for told in [
+        "2 events",
+        "one (provider)",
+        "two (provider)",
+        "drop.entitlement.grant",
+        "2024-12-09T09:58:30.325Z",
+    ] {
         assert!(finished.stdout.contains(told), "{told}:\n{}", finished.stdout);
     }
     assert_eq!(stack.unfinished("twitch").await, 0, "nothing is sent");

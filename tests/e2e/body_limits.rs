@@ -9,7 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Sends raw bytes and gives what came back until the other side closed or fell silent for `patience`.
-async fn raw(role: &ServerProcess, pieces: &[&[u8]], pause: Duration, patience: Duration) -> String {
+async fn raw(
+    role: &ServerProcess,
+    pieces: &[&[u8]],
+    pause: Duration,
+    patience: Duration,
+) -> String {
     let mut stream = TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap();
     for piece in pieces {
         if stream.write_all(piece).await.is_err() {
@@ -19,7 +24,8 @@ async fn raw(role: &ServerProcess, pieces: &[&[u8]], pause: Duration, patience: 
     }
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
-    while let Ok(Ok(length @ 1..)) = tokio::time::timeout(patience, stream.read(&mut buffer)).await {
+    while let Ok(Ok(length @ 1..)) = tokio::time::timeout(patience, stream.read(&mut buffer)).await
+    {
         answer.extend_from_slice(&buffer[..length]);
     }
     String::from_utf8_lossy(&answer).into_owned()
@@ -27,7 +33,10 @@ async fn raw(role: &ServerProcess, pieces: &[&[u8]], pause: Duration, patience: 
 
 fn head(signed: &SignedWebhook, extra: &str) -> String {
     let signature = signed.value("x-webhook-signature");
-    format!("POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n{extra}\r\n", signed.path)
+    format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n{extra}\r\n",
+        signed.path
+    )
 }
 
 fn parsed(raw: &str) -> HttpAnswer {
@@ -35,7 +44,12 @@ fn parsed(raw: &str) -> HttpAnswer {
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    HttpAnswer { status, headers, text: text.to_owned(), json: serde_json::from_str(text).unwrap_or_default() }
+    HttpAnswer {
+        status,
+        headers,
+        text: text.to_owned(),
+        json: serde_json::from_str(text).unwrap_or_default(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +58,8 @@ async fn body_size_is_bounded_with_and_without_content_length() {
     let sender = stack.sender();
     let sized = |size: usize| {
         let frame = r#"{"event_type":"t","timestamp":1,"payload":{"p":""}}"#;
-        let body = frame.replace(r#""p":"""#, &format!(r#""p":"{}""#, "x".repeat(size - frame.len())));
+        let body =
+            frame.replace(r#""p":"""#, &format!(r#""p":"{}""#, "x".repeat(size - frame.len())));
         assert_eq!(body.len(), size);
         sign::generic("acme", ACME_SECRET, body.as_bytes())
     };
@@ -53,14 +68,18 @@ async fn body_size_is_bounded_with_and_without_content_length() {
     // Refused from the declared length alone, without the body.
     let declared = head(&sized(1000), "content-length: 99999999\r\n");
     let begun = Instant::now();
-    let answer = raw(&stack.ingresses[0], &[declared.as_bytes()], Duration::ZERO, Duration::from_secs(5)).await;
+    let answer =
+        raw(&stack.ingresses[0], &[declared.as_bytes()], Duration::ZERO, Duration::from_secs(5))
+            .await;
     parsed(&answer).expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
     assert!(begun.elapsed() < Duration::from_secs(9));
     // In chunks, with no length declared.
     let chunked = head(&sized(1000), "transfer-encoding: chunked\r\n");
     let chunk = format!("1f4\r\n{}\r\n", "y".repeat(500));
-    let pieces = [chunked.as_bytes(), chunk.as_bytes(), chunk.as_bytes(), chunk.as_bytes(), b"0\r\n\r\n"];
-    let answer = raw(&stack.ingresses[0], &pieces, Duration::from_millis(20), Duration::from_secs(2)).await;
+    let pieces =
+        [chunked.as_bytes(), chunk.as_bytes(), chunk.as_bytes(), chunk.as_bytes(), b"0\r\n\r\n"];
+    let answer =
+        raw(&stack.ingresses[0], &pieces, Duration::from_millis(20), Duration::from_secs(2)).await;
     parsed(&answer).expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
     assert_eq!(stack.unfinished("acme").await, 1);
 }
@@ -72,18 +91,28 @@ async fn unknown_content_encoding_is_refused() {
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
     for encoding in ["compress", "x-unheard-of", "gzip, compress"] {
-        let encoded = sign::generic("acme", ACME_SECRET, b"\x1f\x9d no JSON").header("content-encoding", encoding);
+        let encoded = sign::generic("acme", ACME_SECRET, b"\x1f\x9d no JSON")
+            .header("content-encoding", encoding);
         sender.send(&encoded).await.expect_error(415, "E_WEBHOOK_UNSUPPORTED_ENCODING");
-        let unsigned = signed.clone().without("x-webhook-signature").header("content-encoding", encoding);
+        let unsigned =
+            signed.clone().without("x-webhook-signature").header("content-encoding", encoding);
         sender.send(&unsigned).await.expect_error(415, "E_WEBHOOK_UNSUPPORTED_ENCODING");
     }
-    sender.send(&signed.clone().header("content-encoding", "identity")).await.expect(202, "accepted");
+    sender
+        .send(&signed.clone().header("content-encoding", "identity"))
+        .await
+        .expect(202, "accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn incomplete_body_times_out() {
     let toml = "[platforms.patient]\nsecrets = [\"env:ACME_SECRET\"]\nbusy_status = 503\n";
-    let stack = Stack::builder().workers(0).platforms(toml).ingress_env("BODY_TIMEOUT_MS", "700").start().await;
+    let stack = Stack::builder()
+        .workers(0)
+        .platforms(toml)
+        .ingress_env("BODY_TIMEOUT_MS", "700")
+        .start()
+        .await;
     let role = &stack.ingresses[0];
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
     for (platform, status) in [("acme", 408), ("patient", 503)] {
@@ -95,7 +124,8 @@ async fn incomplete_body_times_out() {
         parsed(&answer).expect_error(status, "E_WEBHOOK_BODY_TIMEOUT");
         assert!(begun.elapsed() >= Duration::from_millis(600), "it was given its time");
         // Dripping does not buy more time.
-        let drops: Vec<&[u8]> = std::iter::once(head.as_bytes()).chain(body.as_bytes()[..30].chunks(1)).collect();
+        let drops: Vec<&[u8]> =
+            std::iter::once(head.as_bytes()).chain(body.as_bytes()[..30].chunks(1)).collect();
         let answer = raw(role, &drops, Duration::from_millis(60), Duration::from_secs(5)).await;
         assert!(answer.contains("E_WEBHOOK_BODY_TIMEOUT"), "{answer}");
     }
@@ -103,7 +133,9 @@ async fn incomplete_body_times_out() {
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
     let head = head(&signed, &format!("content-length: {}\r\nconnection: close\r\n", body.len()));
     let (one, two) = body.as_bytes().split_at(30);
-    let answer = raw(role, &[head.as_bytes(), one, two], Duration::from_millis(100), Duration::from_secs(5)).await;
+    let answer =
+        raw(role, &[head.as_bytes(), one, two], Duration::from_millis(100), Duration::from_secs(5))
+            .await;
     parsed(&answer).expect(202, "accepted");
 }
 
@@ -115,21 +147,27 @@ async fn in_flight_bytes_at_their_bound_evict_the_slowest_body() {
         .ingress_env("MAX_IN_FLIGHT_BYTES", "1000");
     let stack = stack.start().await;
     let role = &stack.ingresses[0];
-    let body = || [vec![b' '; 500], content_event("content_added", &unique("c"), "t", now_ms()).to_string().into()];
+    let body = || {
+        [
+            vec![b' '; 500],
+            content_event("content_added", &unique("c"), "t", now_ms()).to_string().into(),
+        ]
+    };
     let signed = || sign::generic("acme", ACME_SECRET, &body().concat());
     let head = head(&signed(), "content-length: 950\r\n");
     let mut slow = TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap();
     slow.write_all(head.as_bytes()).await.unwrap();
     slow.write_all(&[b' '; 600]).await.unwrap();
     // Together they are too large. Whoever comes whole is served, and whoever was waited for is told to come again.
-    let answers = tests::poll::until("the slow one was told", Duration::from_secs(10), async || {
-        stack.sender().send(&signed()).await.expect(202, "accepted");
-        let mut answer = vec![0; 4096];
-        match tokio::time::timeout(Duration::from_millis(50), slow.read(&mut answer)).await {
-            Ok(Ok(length)) => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
-            waiting => Err(format!("{waiting:?}")),
-        }
-    });
+    let answers =
+        tests::poll::until("the slow one was told", Duration::from_secs(10), async || {
+            stack.sender().send(&signed()).await.expect(202, "accepted");
+            let mut answer = vec![0; 4096];
+            match tokio::time::timeout(Duration::from_millis(50), slow.read(&mut answer)).await {
+                Ok(Ok(length)) => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+                waiting => Err(format!("{waiting:?}")),
+            }
+        });
     let answer = parsed(&answers.await);
     answer.expect_error(503, "E_WEBHOOK_OVERLOADED");
     assert!(answer.header("retry-after").is_some());

@@ -44,13 +44,9 @@ async fn https_deliveries_wait_for_certificates() {
         .netflix(&content_event("content_added", "film", "A film", now_ms()))
         .await
         .expect(202, "accepted");
-    poll::until(
-        "http goes on",
-        WAIT_LIMIT,
-        async || {
-            if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
-        },
-    )
+    poll::until("http goes on", WAIT_LIMIT, async || {
+        if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
+    })
     .await;
     let last_error = async || {
         let answer = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
@@ -68,7 +64,9 @@ async fn https_deliveries_wait_for_certificates() {
         role.ready(WAIT_LIMIT).await;
         assert!(role.process.log().contains("no CA certificates"), "{}", role.process.tail());
     }
-    let open = stack.workers[0].metric("webhook_destination_circuit_open", &["destination=\"webhook_2\""]).await;
+    let open = stack.workers[0]
+        .metric("webhook_destination_circuit_open", &["destination=\"webhook_2\""])
+        .await;
     assert!(open > 0.5, "an alert can see it");
 
     // They are found without a restart; the receiver's port is closed.
@@ -100,19 +98,19 @@ async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
         .netflix(&content_event("content_added", "film", "A film", now_ms()))
         .await
         .expect(202, "accepted");
-    poll::until(
-        "http goes on",
-        WAIT_LIMIT,
-        async || {
-            if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
-        },
-    )
+    poll::until("http goes on", WAIT_LIMIT, async || {
+        if receiver.deliveries() == 1 { Ok(()) } else { Err("no delivery") }
+    })
     .await;
     assert_eq!(stack.dead("out:webhook_2").await, 0);
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
         let status = role.process.wait_until_ended(WAIT_LIMIT).await;
         assert_eq!(status.code(), Some(0), "{}", role.process.tail());
-        assert!(!role.process.log().contains("the grace period is over"), "{}", role.process.tail());
+        assert!(
+            !role.process.log().contains("the grace period is over"),
+            "{}",
+            role.process.tail()
+        );
     }
 }

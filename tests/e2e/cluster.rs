@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::cluster::RedisCluster;
-use tests::ledger::observed::ObservedState;
 use tests::ledger::judge::{JudgeConfig, judge};
+use tests::ledger::observed::ObservedState;
 use tests::ledger::triggers;
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
 use tests::sender::{ACME_SECRET, MUX_SECRET, content_event, mux_event, now, now_ms, unique};
 use tests::sign::{self, SignedWebhook};
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
-use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
+use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 
 /// After which silence a node counts as failed.
 const NODE_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -41,13 +41,20 @@ fn on(cluster: &RedisCluster, builder: StackBuilder) -> StackBuilder {
 
 async fn dlq_tool(stack: &Stack, args: &[&str]) -> (Option<i32>, Vec<Value>, String) {
     let ran = stack.program("dlq-tool").env("NO_COLOR", "1").args(args).run(WAIT_LIMIT).await;
-    (ran.code, ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(), ran.stderr)
+    (
+        ran.code,
+        ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(),
+        ran.stderr,
+    )
 }
 
 async fn wait_until_drained(cluster: &RedisCluster, platforms: &[&str], within: Duration) {
     for platform in platforms {
         poll::until("nothing is unfinished", within, async || {
-            match cluster.command::<usize>(&["XLEN", &format!("webhooks:incoming:{{{platform}}}")]).await {
+            match cluster
+                .command::<usize>(&["XLEN", &format!("webhooks:incoming:{{{platform}}}")])
+                .await
+            {
                 0 => Ok(()),
                 left => Err(left),
             }
@@ -84,7 +91,8 @@ async fn cluster_serves_every_operation() {
     // Whoever waits is told, whichever node the worker publishes at.
     for n in 0..4 {
         let body = content_event("content_added", &format!("c{n}"), "t", now_ms()).to_string();
-        let waiting = sign::generic("acme", ACME_SECRET, body.as_bytes()).header("prefer", "wait=20");
+        let waiting =
+            sign::generic("acme", ACME_SECRET, body.as_bytes()).header("prefer", "wait=20");
         let answer = if n % 2 == 0 { one.send(&waiting).await } else { two.send(&waiting).await };
         assert_eq!(
             (answer.status, &answer.json["results"]["action"]),
@@ -107,7 +115,11 @@ async fn cluster_serves_every_operation() {
     one.mux(&lost).await.expect(202, "accepted");
     poll::until("it is a dead letter", WAIT_LIMIT, async || {
         let (code, letters, said) = dlq_tool(&stack, &["list", "--output", "json"]).await;
-        if code == Some(0) && letters.len() == 1 { Ok(()) } else { Err(format!("{code:?} {letters:?} {said}")) }
+        if code == Some(0) && letters.len() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{code:?} {letters:?} {said}"))
+        }
     })
     .await;
     let (code, stats, said) = dlq_tool(&stack, &["stats", "--output", "json"]).await;
@@ -141,7 +153,11 @@ async fn redis_of_another_kind_than_configured_is_refused() {
     let mut wrong: Vec<_> = cluster.nodes.iter().map(|node| (node.url(), "false")).collect();
     wrong.push((single.url(), "true"));
     for (url, configured) in wrong {
-        let stack = Stack::builder().env("REDIS_URL", &url).env("REDIS_CLUSTER", configured).servers().await;
+        let stack = Stack::builder()
+            .env("REDIS_URL", &url)
+            .env("REDIS_CLUSTER", configured)
+            .servers()
+            .await;
         let dlq_tool = stack.program("dlq-tool").arg("list");
         for program in [stack.ingress_program().0, stack.worker_program().0, dlq_tool] {
             let ended = program.run(WAIT_LIMIT).await;
@@ -156,7 +172,9 @@ async fn redis_of_another_kind_than_configured_is_refused() {
     // A Redis that was used with the other layout.
     single.command::<()>(&["HSET", "webhooks:meta", "layout", "cluster"]).await;
     let stack = Stack::builder().env("REDIS_URL", &single.url()).servers().await;
-    for program in [stack.ingress_program().0, stack.worker_program().0, stack.program("dlq-tool").arg("list")] {
+    for program in
+        [stack.ingress_program().0, stack.worker_program().0, stack.program("dlq-tool").arg("list")]
+    {
         let ended = program.run(WAIT_LIMIT).await;
         assert_eq!(ended.code, Some(2), "{}{}", ended.stdout, ended.stderr);
     }
@@ -200,7 +218,11 @@ async fn unreplicated_event_is_not_accepted_with_wait_replicas() {
     cluster.wait_until_replicated().await;
     poll::until("the replica confirms again", WAIT_LIMIT, async || {
         let answer = sender.send(&signed).await;
-        if (answer.status, answer.outcome()) == (200, "duplicate") { Ok(()) } else { Err(answer.text) }
+        if (answer.status, answer.outcome()) == (200, "duplicate") {
+            Ok(())
+        } else {
+            Err(answer.text)
+        }
     })
     .await;
     assert_eq!(cluster.command::<usize>(&["XLEN", "webhooks:incoming:{acme}"]).await, 34);
@@ -217,7 +239,10 @@ async fn failover_without_wait_loses_only_unreplicated_events() {
     poll::until("the replica has it", WAIT_LIMIT, async || {
         let mut replica = cluster.nodes[primary + 3].connection().await;
         redis::cmd("READONLY").exec_async(&mut replica).await.unwrap();
-        let length = redis::cmd("XLEN").arg("webhooks:incoming:{acme}").query_async::<usize>(&mut replica).await;
+        let length = redis::cmd("XLEN")
+            .arg("webhooks:incoming:{acme}")
+            .query_async::<usize>(&mut replica)
+            .await;
         if length == Ok(1) { Ok(()) } else { Err(format!("{length:?}")) }
     })
     .await;
@@ -252,7 +277,11 @@ async fn failover_without_wait_loses_only_unreplicated_events() {
 type AcceptedEvents = Arc<Mutex<BTreeMap<(&'static str, String), Instant>>>;
 
 /// Sends events of two platforms, each until it is taken, as providers do, until told to stop.
-fn load(stack: &Stack, promised: &AcceptedEvents, stop: &Arc<AtomicBool>) -> tokio::task::JoinSet<()> {
+fn load(
+    stack: &Stack,
+    promised: &AcceptedEvents,
+    stop: &Arc<AtomicBool>,
+) -> tokio::task::JoinSet<()> {
     let mut senders = tokio::task::JoinSet::new();
     for lane in 0..6 {
         let (sender, promised, stop) = (stack.sender(), Arc::clone(promised), Arc::clone(stop));
@@ -264,7 +293,8 @@ fn load(stack: &Stack, promised: &AcceptedEvents, stop: &Arc<AtomicBool>) -> tok
                     ("acme", acme(&format!("c{lane}-{}", number % 10)))
                 } else {
                     let kind = if number % 2 == 0 { "active" } else { "idle" };
-                    let body = mux_event(&unique("e"), kind, Some(&format!("room{lane}")), "ls", now_ms());
+                    let body =
+                        mux_event(&unique("e"), kind, Some(&format!("room{lane}")), "ls", now_ms());
                     ("mux", sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()))
                 };
                 while let Ok(answer) = sender.try_send(&signed).await {
@@ -348,7 +378,8 @@ async fn under_load(
             "SELECT event_type FROM webhook_events WHERE platform = 'mux' AND room_id = 'room{room}' \
              ORDER BY occurred_at DESC, origin DESC LIMIT 1"
         );
-        let newest = stack.database.rows(&sql, &[]).await[0]["event_type"].as_str().unwrap().to_owned();
+        let newest =
+            stack.database.rows(&sql, &[]).await[0]["event_type"].as_str().unwrap().to_owned();
         let expected = if newest.ends_with(".active") { "live" } else { "idle" };
         assert_eq!(stack.database.status(&format!("room{room}")).await, expected);
     }
@@ -377,13 +408,18 @@ impl FaultOutcome {
     /// Says what came of it, and checks that it took no longer than it may.
     fn check(&self, what: &str) {
         let Self { lost, recovered, promised, .. } = self;
-        eprintln!("{what}: {promised} accepted, {} lost, accepting again after {recovered:?}", lost.len());
+        eprintln!(
+            "{what}: {promised} accepted, {} lost, accepting again after {recovered:?}",
+            lost.len()
+        );
         assert!(*recovered < RECOVERY_LIMIT, "{recovered:?}");
     }
 
     /// Checks that only what was promised around the blow was lost.
     fn check_window(&self) {
-        let within = |at: &Instant| *at + REPLICATION_LAG > self.struck && *at < self.struck + self.recovered;
+        let within = |at: &Instant| {
+            *at + REPLICATION_LAG > self.struck && *at < self.struck + self.recovered
+        };
         assert!(
             self.lost.iter().all(within),
             "lost although accepted long before {:?}: {:?}",

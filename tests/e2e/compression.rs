@@ -32,7 +32,10 @@ fn encode(coding: &str, body: &[u8]) -> Vec<u8> {
 
 /// The request with its body compressed after it was signed: the signature is over what it stands for.
 fn compressed(signed: SignedWebhook, coding: &str) -> SignedWebhook {
-    SignedWebhook { body: encode(coding, &signed.body), ..signed.header("content-encoding", coding) }
+    SignedWebhook {
+        body: encode(coding, &signed.body),
+        ..signed.header("content-encoding", coding)
+    }
 }
 
 async fn queued(stack: &Stack, platform: &str) -> Vec<String> {
@@ -68,13 +71,18 @@ async fn compressed_bodies_of_every_scheme_are_applied() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     let room = unique("room");
-    sender.announce(&room, &serde_json::json!({"live_stream_id": "ls-compressed"})).await.expect(202, "accepted");
-    let body = mux_event(&unique("event"), "active", Some(&room), "ls-compressed", now_ms()).to_string();
+    sender
+        .announce(&room, &serde_json::json!({"live_stream_id": "ls-compressed"}))
+        .await
+        .expect(202, "accepted");
+    let body =
+        mux_event(&unique("event"), "active", Some(&room), "ls-compressed", now_ms()).to_string();
     let request = compressed(sign::mux(MUX_SECRET, now(), body.as_bytes()), "br");
     sender.send(&request).await.expect(202, "accepted");
     stack.status(&room, "live", WAIT_LIMIT).await;
     let body = livekit_event(&unique("EV"), "room_finished", &room, now() + 1).to_string();
-    let request = compressed(sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.as_bytes()), "zstd");
+    let request =
+        compressed(sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.as_bytes()), "zstd");
     sender.send(&request).await.expect(202, "accepted");
     stack.status(&room, "stopped", WAIT_LIMIT).await;
 }
@@ -96,7 +104,10 @@ async fn compressed_forgery_gets_no_detail_about_its_stream() {
         let genuine = sign::generic("acme", ACME_SECRET, broken).header("content-encoding", coding);
         sender.send(&genuine).await.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
         // Without a signature nothing is decoded at all.
-        let bomb = SignedWebhook { body: encode(coding, &vec![b' '; 3 << 20]), ..stranger_request(coding) };
+        let bomb = SignedWebhook {
+            body: encode(coding, &vec![b' '; 3 << 20]),
+            ..stranger_request(coding)
+        };
         sender.send(&bomb).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     }
     // Outside its time it is expired, whichever of the two its signature is over.
@@ -107,7 +118,9 @@ async fn compressed_forgery_gets_no_detail_about_its_stream() {
 }
 
 fn stranger_request(coding: &str) -> SignedWebhook {
-    sign::generic("acme", ACME_SECRET, b"").without("x-webhook-signature").header("content-encoding", coding)
+    sign::generic("acme", ACME_SECRET, b"")
+        .without("x-webhook-signature")
+        .header("content-encoding", coding)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +129,9 @@ async fn decoded_size_is_bounded_while_decoding() {
     let sender = stack.sender();
     let sized = |size: usize| {
         let frame = r#"{"event_type":"t","timestamp":1,"payload":{"p":""}}"#;
-        frame.replace(r#""p":"""#, &format!(r#""p":"{}""#, "x".repeat(size - frame.len()))).into_bytes()
+        frame
+            .replace(r#""p":"""#, &format!(r#""p":"{}""#, "x".repeat(size - frame.len())))
+            .into_bytes()
     };
     for (at, coding) in CODINGS.into_iter().enumerate() {
         // Each its own event: one of them is longer by a byte.
@@ -156,14 +171,26 @@ async fn inapplicable_content_encoding_is_ignored() {
     let sender = stack.sender();
     // Charsets and MIME encodings name no coding; the others are left over from a proxy that
     // decoded the body.
-    let ignored =
-        ["UTF-8", "none", "8bit", "binary", "identity, utf-8", "gzip", "zstd", "br", "gzip, br", "deflate"];
+    let ignored = [
+        "UTF-8",
+        "none",
+        "8bit",
+        "binary",
+        "identity, utf-8",
+        "gzip",
+        "zstd",
+        "br",
+        "gzip, br",
+        "deflate",
+    ];
     let mut bodies = Vec::new();
     for coding in ignored {
         let body = content_event("content_added", &unique("c"), "a title", now_ms()).to_string();
-        let plain = sign::generic("acme", ACME_SECRET, body.as_bytes()).header("content-encoding", coding);
+        let plain =
+            sign::generic("acme", ACME_SECRET, body.as_bytes()).header("content-encoding", coding);
         sender.send(&plain).await.expect(202, "accepted");
-        let forged = sign::generic("acme", "wrong", body.as_bytes()).header("content-encoding", coding);
+        let forged =
+            sign::generic("acme", "wrong", body.as_bytes()).header("content-encoding", coding);
         assert!(matches!(sender.send(&forged).await.status, 401 | 415), "{coding}");
         bodies.push(body);
     }

@@ -40,7 +40,11 @@ async fn answer(stream: &mut TcpStream) -> String {
     let whole = |received: &[u8]| {
         let text = String::from_utf8_lossy(received).to_lowercase();
         let (head, body) = text.split_once("\r\n\r\n")?;
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse::<usize>().ok()?;
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))?
+            .parse::<usize>()
+            .ok()?;
         (body.len() >= length).then(|| text.clone())
     };
     loop {
@@ -48,7 +52,10 @@ async fn answer(stream: &mut TcpStream) -> String {
             return answer;
         }
         let mut part = [0; 4096];
-        let read = tokio::time::timeout(WAIT_LIMIT, stream.read(&mut part)).await.expect("an answer in time").unwrap();
+        let read = tokio::time::timeout(WAIT_LIMIT, stream.read(&mut part))
+            .await
+            .expect("an answer in time")
+            .unwrap();
         assert!(read > 0, "closed after {}", String::from_utf8_lossy(&received));
         received.extend_from_slice(&part[..read]);
     }
@@ -71,7 +78,10 @@ async fn upgrade_is_declined_and_the_close_is_announced() {
         stream.write_all(&request(&event(), offer)).await.unwrap();
         let told = answer(&mut stream).await;
         assert!(told.starts_with("http/1.1 202 "), "{offer}: {told}");
-        assert!(told.contains("\r\nconnection: close\r\n") && !told.contains("upgrade"), "{offer}: {told}");
+        assert!(
+            told.contains("\r\nconnection: close\r\n") && !told.contains("upgrade"),
+            "{offer}: {told}"
+        );
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut rest)).await;
         assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{offer}: {ended:?}");
@@ -80,7 +90,10 @@ async fn upgrade_is_declined_and_the_close_is_announced() {
     let mut stream = connect(&stack.ingresses[0]).await;
     stream.write_all(&request(&event().to("/webhooks/nobody"), UPGRADE_OFFERS[0])).await.unwrap();
     let told = answer(&mut stream).await;
-    assert!(told.starts_with("http/1.1 404 ") && told.contains("\r\nconnection: close\r\n"), "{told}");
+    assert!(
+        told.starts_with("http/1.1 404 ") && told.contains("\r\nconnection: close\r\n"),
+        "{told}"
+    );
     assert_eq!(stack.unfinished("acme").await, UPGRADE_OFFERS.len());
 }
 
@@ -88,7 +101,8 @@ async fn upgrade_is_declined_and_the_close_is_announced() {
 async fn idle_connection_is_kept_for_the_configured_time() {
     let kept = Stack::builder().workers(0).start().await;
     let brief = Stack::builder().workers(0).ingress_env("KEEP_ALIVE_MS", "2000").start().await;
-    let (mut long, mut short) = (connect(&kept.ingresses[0]).await, connect(&brief.ingresses[0]).await);
+    let (mut long, mut short) =
+        (connect(&kept.ingresses[0]).await, connect(&brief.ingresses[0]).await);
     for stream in [&mut long, &mut short] {
         stream.write_all(&request(&event(), "")).await.unwrap();
         assert!(answer(stream).await.starts_with("http/1.1 202 "));
@@ -110,8 +124,10 @@ async fn http2(role: &ServerProcess) -> SendRequest<String> {
 }
 
 fn asked(method: &str, signed: &SignedWebhook) -> Request<String> {
-    let request = Request::builder().method(method).uri(format!("http://ingress.example{}", signed.path));
-    let request = signed.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+    let request =
+        Request::builder().method(method).uri(format!("http://ingress.example{}", signed.path));
+    let request =
+        signed.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
     request.body(String::from_utf8(signed.body.clone()).unwrap()).unwrap()
 }
 
@@ -123,15 +139,21 @@ async fn http2_with_prior_knowledge_is_served() {
     let many = futures_util::future::join_all(many.collect::<Vec<_>>()).await;
     assert!(many.iter().all(|answer| answer.as_ref().unwrap().status() == 202), "{many:?}");
     // Larger than what may come unread.
-    let large = content_event("content_added", &unique("c"), &"t".repeat(250_000), now_ms()).to_string();
+    let large =
+        content_event("content_added", &unique("c"), &"t".repeat(250_000), now_ms()).to_string();
     let large = sign::generic("acme", ACME_SECRET, large.as_bytes()).to("/webhooks/acme/");
     assert_eq!(sender.send_request(asked("POST", &large)).await.unwrap().status(), 202);
     assert_eq!(stack.unfinished("acme").await, 151);
     let too_large = SignedWebhook { body: vec![b' '; 300_001], ..event() };
     assert_eq!(sender.send_request(asked("POST", &too_large)).await.unwrap().status(), 413);
-    let probe = SignedWebhook { path: "/webhooks/acme".to_owned(), headers: Vec::new(), body: Vec::new() };
+    let probe =
+        SignedWebhook { path: "/webhooks/acme".to_owned(), headers: Vec::new(), body: Vec::new() };
     for (method, status) in [("HEAD", 200), ("OPTIONS", 204), ("GET", 405), ("POST", 401)] {
-        assert_eq!(sender.send_request(asked(method, &probe)).await.unwrap().status(), status, "{method}");
+        assert_eq!(
+            sender.send_request(asked(method, &probe)).await.unwrap().status(),
+            status,
+            "{method}"
+        );
     }
     let headers = SignedWebhook { headers: vec![("x".to_owned(), "y".repeat(100_000))], ..probe };
     let refused = sender.send_request(asked("POST", &headers)).await;
@@ -168,10 +190,12 @@ async fn http2_requests_in_progress_survive_a_shutdown() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_http2_connection_gets_goaway_before_it_ends() {
     let stack = Stack::builder().workers(0).ingress_env("KEEP_ALIVE_MS", "1000").start().await;
-    let (mut sender, connection) =
-        http2::handshake::<_, _, String>(TokioExecutor::new(), TokioIo::new(connect(&stack.ingresses[0]).await))
-            .await
-            .unwrap();
+    let (mut sender, connection) = http2::handshake::<_, _, String>(
+        TokioExecutor::new(),
+        TokioIo::new(connect(&stack.ingresses[0]).await),
+    )
+    .await
+    .unwrap();
     let connection = tokio::spawn(connection);
     assert_eq!(sender.send_request(asked("POST", &event())).await.unwrap().status(), 202);
     // GOAWAY without an error ends a client's connection in order; a connection that is cut ends in

@@ -17,7 +17,9 @@ use crate::WAIT_LIMIT;
 on_both!(worker_killed_in_mid_batch_loses_nothing);
 
 fn event(n: usize) -> SignedWebhook {
-    let body = content_event("content_updated", &format!("c{}", n % 50), &unique("title"), now_ms()).to_string();
+    let body =
+        content_event("content_updated", &format!("c{}", n % 50), &unique("title"), now_ms())
+            .to_string();
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
 
@@ -44,7 +46,12 @@ async fn fill(stack: &Stack, ledger: &Arc<AcceptanceLog>, count: usize) {
 
 async fn worker_killed_in_mid_batch_loses_nothing(kind: DatabaseKind) {
     const EVENTS: usize = 3_000;
-    let mut stack = Stack::builder().database(kind).workers(0).worker_env("CLAIM_IDLE_MS", "1000").start().await;
+    let mut stack = Stack::builder()
+        .database(kind)
+        .workers(0)
+        .worker_env("CLAIM_IDLE_MS", "1000")
+        .start()
+        .await;
     let ledger = Arc::new(AcceptanceLog::default());
     fill(&stack, &ledger, EVENTS).await;
     let mut killed_midway = 0;
@@ -66,15 +73,20 @@ async fn worker_killed_in_mid_batch_loses_nothing(kind: DatabaseKind) {
     assert_eq!(places[&EventPlace::Database], EVENTS, "{places:?}");
     assert_eq!(stack.database.count("webhook_events").await, i64::try_from(EVENTS).unwrap());
     assert_eq!(stack.dead("acme").await, 0);
-    let pending: Vec<redis::Value> =
-        stack.redis.command(&["XPENDING", "webhooks:incoming:acme", "webhook-processors", "-", "+", "10"]).await;
+    let pending: Vec<redis::Value> = stack
+        .redis
+        .command(&["XPENDING", "webhooks:incoming:acme", "webhook-processors", "-", "+", "10"])
+        .await;
     assert!(pending.is_empty(), "{pending:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_killed_beside_another_loses_nothing() {
     // On PostgreSQL: a worker frozen in mid-transaction holds SQLite's one write lock, and nobody can take that away.
-    let stack = Stack::builder().database(DatabaseKind::Postgres).workers(3).worker_env("CLAIM_IDLE_MS", "1000");
+    let stack = Stack::builder()
+        .database(DatabaseKind::Postgres)
+        .workers(3)
+        .worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
     let ledger = Arc::new(AcceptanceLog::default());
     fill(&stack, &ledger, 300).await;
@@ -82,9 +94,11 @@ async fn worker_killed_beside_another_loses_nothing() {
     // A frozen worker that comes back late must not do anything twice.
     stack.workers[1].process.freeze();
     fill(&stack, &ledger, 300).await;
-    poll::until("the living one takes over all", WAIT_LIMIT, async || match stack.unfinished("acme").await {
-        0 => Ok(()),
-        left => Err(left),
+    poll::until("the living one takes over all", WAIT_LIMIT, async || {
+        match stack.unfinished("acme").await {
+            0 => Ok(()),
+            left => Err(left),
+        }
     })
     .await;
     stack.workers[1].process.thaw();
@@ -128,11 +142,9 @@ async fn ingress_killed_in_mid_request_loses_nothing() {
             });
         }
         let before = ledger.len();
-        poll::until(
-            "events flow",
-            WAIT_LIMIT,
-            async || if ledger.len() > before + 150 { Ok(()) } else { Err(ledger.len()) },
-        )
+        poll::until("events flow", WAIT_LIMIT, async || {
+            if ledger.len() > before + 150 { Ok(()) } else { Err(ledger.len()) }
+        })
         .await;
         stack.ingresses[0].process.kill();
         senders.join_all().await;
@@ -148,18 +160,21 @@ async fn ingress_killed_in_mid_request_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn destroyed_consumer_group_is_recreated_without_gaps() {
-    let stack = Stack::builder().workers(2).worker_env("MISSING_SESSION_WAIT_MS", "60000").start().await;
+    let stack =
+        Stack::builder().workers(2).worker_env("MISSING_SESSION_WAIT_MS", "60000").start().await;
     let ledger = Arc::new(AcceptanceLog::default());
     let sender = stack.sender();
     // One event waits for a retry meanwhile: its place in the retry set must not make it run twice, or get lost.
-    let waiting = sender.mux(&mux_event(&unique("e"), "active", Some("later"), "x", now_ms())).await;
+    let waiting =
+        sender.mux(&mux_event(&unique("e"), "active", Some("later"), "x", now_ms())).await;
     waiting.expect(202, "accepted");
     ledger.record("mux", &waiting);
     for _ in 0..3 {
         fill(&stack, &ledger, 150).await;
         for platform in ["acme", "mux"] {
             let stream = format!("webhooks:incoming:{platform}");
-            let gone: i64 = stack.redis.command(&["XGROUP", "DESTROY", &stream, "webhook-processors"]).await;
+            let gone: i64 =
+                stack.redis.command(&["XGROUP", "DESTROY", &stream, "webhook-processors"]).await;
             assert_eq!(gone, 1);
         }
         fill(&stack, &ledger, 150).await;
@@ -171,8 +186,10 @@ async fn destroyed_consumer_group_is_recreated_without_gaps() {
         // The next round destroys a group again, so both must be back.
         poll::until("the groups are back", WAIT_LIMIT, async || {
             for platform in ["acme", "mux"] {
-                let groups: Vec<redis::Value> =
-                    stack.redis.command(&["XINFO", "GROUPS", &format!("webhooks:incoming:{platform}")]).await;
+                let groups: Vec<redis::Value> = stack
+                    .redis
+                    .command(&["XINFO", "GROUPS", &format!("webhooks:incoming:{platform}")])
+                    .await;
                 if groups.is_empty() {
                     return Err(platform);
                 }
@@ -198,9 +215,11 @@ async fn deleted_or_mistyped_stream_stops_nothing_else() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     let (): () = stack.redis.command(&["DEL", "webhooks:incoming:acme"]).await;
     sender.send(&event(1)).await.expect(202, "accepted");
-    poll::until("the new stream is worked on", WAIT_LIMIT, async || match stack.database.count("webhook_events").await {
-        2 => Ok(()),
-        n => Err(n),
+    poll::until("the new stream is worked on", WAIT_LIMIT, async || {
+        match stack.database.count("webhook_events").await {
+            2 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
     // A key of the wrong type in one platform's place: the others are served.
@@ -230,9 +249,11 @@ async fn emptied_redis_is_reported_and_work_continues() {
     for n in 1..=3 {
         sender.send(&event(n)).await.expect(202, "accepted");
     }
-    poll::until("new events are processed", WAIT_LIMIT, async || match stack.database.count("webhook_events").await {
-        4 => Ok(()),
-        n => Err(n),
+    poll::until("new events are processed", WAIT_LIMIT, async || {
+        match stack.database.count("webhook_events").await {
+            4 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
     for role in [&stack.workers[0], &stack.ingresses[0]] {

@@ -37,13 +37,15 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 async fn send(stack: &Stack, ledger: &AcceptanceLog, content_id: &str) {
-    let answer = stack.sender().acme(&content_event("content_added", content_id, "t", now_ms())).await;
+    let answer =
+        stack.sender().acme(&content_event("content_added", content_id, "t", now_ms())).await;
     answer.expect(202, "accepted");
     ledger.record("acme", &answer);
 }
 
 async fn contents(stack: &Stack) -> Vec<String> {
-    let rows = stack.database.rows("SELECT content_id FROM contents ORDER BY content_id", &[]).await;
+    let rows =
+        stack.database.rows("SELECT content_id FROM contents ORDER BY content_id", &[]).await;
     rows.iter().map(|row| row["content_id"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -112,7 +114,8 @@ async fn sqlite_file_replaced_under_a_worker_gets_no_commit() {
     let places = after.check(&stack).await;
     assert_eq!(places[&EventPlace::Database], 20, "{places:?}");
     before.check(&stack).await;
-    let spent = stack.database.rows("SELECT event_id FROM webhook_events WHERE attempts <> 1", &[]).await;
+    let spent =
+        stack.database.rows("SELECT event_id FROM webhook_events WHERE attempts <> 1", &[]).await;
     assert!(spent.is_empty(), "{spent:?}");
     let contents = contents(&stack).await;
     assert_eq!((contents.len(), contents[0].as_str()), (21, "backed-up"), "{contents:?}");
@@ -211,7 +214,8 @@ async fn sqlite_log_or_index_removed_loses_no_commit() {
 async fn sqlite_link_to_another_file_gets_no_commit() {
     let (stack, folder) = start(0).await;
     let mut stack = stack;
-    let (file, one, two) = (path(&stack), folder.path().join("one.db"), folder.path().join("two.db"));
+    let (file, one, two) =
+        (path(&stack), folder.path().join("one.db"), folder.path().join("two.db"));
     std::os::unix::fs::symlink(&one, &file).unwrap();
     stack.add_worker().await;
     send(&stack, &AcceptanceLog::default(), "before").await;
@@ -252,7 +256,8 @@ async fn sqlite_backup_is_restored_as_documented() {
 
     stack.sender().acme(&event).await.expect(200, "duplicate");
     let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
-    let words: Vec<&str> = std::iter::once("UNLINK").chain(markers.iter().map(String::as_str)).collect();
+    let words: Vec<&str> =
+        std::iter::once("UNLINK").chain(markers.iter().map(String::as_str)).collect();
     let _: usize = stack.redis.command(&words).await;
     stack.sender().acme(&event).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -263,7 +268,9 @@ async fn sqlite_backup_is_restored_as_documented() {
 /// Names and sizes of the files in the folder of the database.
 fn listing(file: &Path) -> Vec<(String, u64)> {
     let entries = fs::read_dir(file.parent().unwrap()).unwrap().map(Result::unwrap);
-    let sized = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len());
+    let sized = |entry: fs::DirEntry| {
+        (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().len())
+    };
     let mut listing: Vec<_> = entries.map(sized).collect();
     listing.sort();
     listing

@@ -7,7 +7,7 @@ use tests::database::{ExclusiveLock, RowLock};
 use tests::ledger::{AcceptanceLog, EventPlace};
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, mux_event, now_ms, unique};
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 use tests::tcp_proxy::ProxyMode;
 use tests::{pending_entries, poll};
 
@@ -33,7 +33,8 @@ async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
     let mut number = 0;
     while begun.elapsed() < OUTAGE {
         number += 1;
-        let answer = sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
+        let answer =
+            sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
         let kind = if number % 2 == 0 { "active" } else { "idle" };
@@ -62,9 +63,15 @@ async fn check_afterwards(stack: &Stack, ledger: &AcceptanceLog) {
     stack.wait_until_drained(Duration::from_secs(40)).await;
     let places = ledger.check(stack).await;
     assert_eq!(places[&EventPlace::Database], ledger.len(), "{places:?}");
-    let spent = stack.database.rows("SELECT event_id, attempts FROM webhook_events WHERE attempts <> 1", &[]).await;
+    let spent = stack
+        .database
+        .rows("SELECT event_id, attempts FROM webhook_events WHERE attempts <> 1", &[])
+        .await;
     assert_eq!(spent, Vec::<serde_json::Value>::new(), "an outage spent attempts");
-    assert_eq!(stack.dead("acme").await + stack.dead("mux").await + stack.dead("sessions").await, 0);
+    assert_eq!(
+        stack.dead("acme").await + stack.dead("mux").await + stack.dead("sessions").await,
+        0
+    );
     for worker in &stack.workers {
         worker.ready(WAIT_LIMIT).await;
     }
@@ -121,15 +128,20 @@ async fn entries_are_not_claimed_during_a_database_outage() {
     for worker in &stack.workers {
         worker.health("/ready", 503, WAIT_LIMIT).await;
     }
-    let (holder, _, deliveries) =
-        poll::until("one of them holds it", WAIT_LIMIT, async || held(&stack).await.ok_or("nobody")).await;
+    let (holder, _, deliveries) = poll::until("one of them holds it", WAIT_LIMIT, async || {
+        held(&stack).await.ok_or("nobody")
+    })
+    .await;
     assert_eq!(deliveries, 1);
     let dying = usize::from(holder == "harness-2");
     assert_eq!(holder, format!("harness-{}", dying + 1));
     stack.workers[dying].process.kill();
     poll::until("nobody has touched it for several times CLAIM_IDLE_MS", WAIT_LIMIT, async || {
         let seen = held(&stack).await;
-        assert!(matches!(&seen, Some((by, _, 1)) if *by == holder), "taken over during the outage: {seen:?}");
+        assert!(
+            matches!(&seen, Some((by, _, 1)) if *by == holder),
+            "taken over during the outage: {seen:?}"
+        );
         if seen.as_ref().is_some_and(|(_, idle, _)| *idle > 6 * CLAIM_IDLE_MS) {
             Ok(())
         } else {
@@ -151,9 +163,19 @@ async fn entries_are_not_claimed_during_a_database_outage() {
 async fn database_outage_is_not_counted_against_a_suspect() {
     let stack = impatient().workers(1).start().await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
-    let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
-    let fields =
-        ["v", "1", "event_id", "suspect", "event_type", "content_added", "occurred_at", &now, "received_at"];
+    let (now, body) =
+        (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
+    let fields = [
+        "v",
+        "1",
+        "event_id",
+        "suspect",
+        "event_type",
+        "content_added",
+        "occurred_at",
+        &now,
+        "received_at",
+    ];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     let mut locked = None;
     // Where the worker looks at the database just now, it takes nothing up until that is back.
@@ -170,9 +192,11 @@ async fn database_outage_is_not_counted_against_a_suspect() {
         stack.wait_until_drained(WAIT_LIMIT).await;
     }
     let lock = locked.expect("it ran");
-    poll::until("it is cleared while the database is away", WAIT_LIMIT, async || match suspects().await {
-        0 => Ok(()),
-        seen => Err(seen),
+    poll::until("it is cleared while the database is away", WAIT_LIMIT, async || {
+        match suspects().await {
+            0 => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
     stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
@@ -194,7 +218,9 @@ async fn postgres_killed_under_load_loses_nothing() {
             let answer = if n % 3 == 0 {
                 sender.announce(&room, &json!({"config": {"n": n}})).await
             } else {
-                sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await
+                sender
+                    .acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms()))
+                    .await
             };
             answer.expect(202, "accepted");
             ledger.record(if n % 3 == 0 { "sessions" } else { "acme" }, &answer);
@@ -207,7 +233,10 @@ async fn postgres_killed_under_load_loses_nothing() {
     let answer = sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await;
     ledger.record("mux", &answer);
     check_afterwards(&stack, &ledger).await;
-    assert_eq!(stack.database.count("webhook_events").await, i64::try_from(ledger.len()).unwrap() + 1);
+    assert_eq!(
+        stack.database.count("webhook_events").await,
+        i64::try_from(ledger.len()).unwrap() + 1
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -218,7 +247,11 @@ async fn worker_waits_for_the_database_at_start() {
     answer.expect(202, "accepted");
     stack.spawn_worker();
     poll::throughout("the worker waits", Duration::from_secs(3), async || {
-        if stack.workers[0].process.is_running() { Ok(()) } else { Err(stack.workers[0].process.tail()) }
+        if stack.workers[0].process.is_running() {
+            Ok(())
+        } else {
+            Err(stack.workers[0].process.tail())
+        }
     })
     .await;
     stack.postgres.as_mut().unwrap().restart().await;
@@ -237,7 +270,8 @@ async fn half_open_database_connection_is_an_outage() {
     proxy.set(ProxyMode::Silent);
     let sender = stack.sender();
     for n in 0..20 {
-        let answer = sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
+        let answer =
+            sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
     }
@@ -259,7 +293,8 @@ async fn database_connections_cut_under_load_lose_nothing() {
     let proxy = stack.database_proxy.as_ref().unwrap();
     let sender = stack.sender();
     for n in 0..300 {
-        let answer = sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
+        let answer =
+            sender.acme(&content_event("content_updated", &format!("c{n}"), "t", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
         match n % 20 {
@@ -287,14 +322,18 @@ async fn locked_row_delays_only_its_own_event() {
     let lock = RowLock::take(&stack.database, "room").await;
     let ledger = AcceptanceLog::default();
     for room in std::iter::once("room".to_owned()).chain((0..10).map(|n| format!("free_{n}"))) {
-        let answer = sender.mux(&mux_event(&unique("e"), "active", Some(&room), "ls", now_ms())).await;
+        let answer =
+            sender.mux(&mux_event(&unique("e"), "active", Some(&room), "ls", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("mux", &answer);
     }
     for n in 0..10 {
         stack.status(&format!("free_{n}"), "live", Duration::from_secs(30)).await;
     }
-    assert_eq!((stack.database.status("room").await.as_str(), stack.dead("mux").await), ("ready", 0));
+    assert_eq!(
+        (stack.database.status("room").await.as_str(), stack.dead("mux").await),
+        ("ready", 0)
+    );
     lock.release().await;
     check_afterwards(&stack, &ledger).await;
 }
@@ -315,21 +354,35 @@ async fn locked_row_delays_no_other_room() {
     let begun = Instant::now();
     while begun.elapsed() < HELD {
         for room in ["room", "free"] {
-            let answer = sender.mux(&mux_event(&unique(room), "active", Some(room), room, now_ms())).await;
+            let answer =
+                sender.mux(&mux_event(&unique(room), "active", Some(room), room, now_ms())).await;
             answer.expect(202, "accepted");
             ledger.record("mux", &answer);
         }
-        let answer = sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
+        let answer =
+            sender.acme(&content_event("content_updated", &unique("c"), "t", now_ms())).await;
         ledger.record("acme", &answer);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!((stack.database.status("room").await.as_str(), stack.dead("mux").await), ("ready", 0));
+    assert_eq!(
+        (stack.database.status("room").await.as_str(), stack.dead("mux").await),
+        ("ready", 0)
+    );
     let took = "SELECT 1000 * extract(epoch FROM processed_at - received_at) AS ms FROM webhook_events \
         WHERE platform IN ('mux', 'acme') ORDER BY processed_at - received_at";
-    let took: Vec<f64> =
-        stack.database.rows(took, &[]).await.iter().map(|row| row["ms"].as_f64().unwrap()).collect();
+    let took: Vec<f64> = stack
+        .database
+        .rows(took, &[])
+        .await
+        .iter()
+        .map(|row| row["ms"].as_f64().unwrap())
+        .collect();
     let late = took.iter().filter(|ms| **ms > 1_000.0).count();
-    assert!(took.len() > 20 && late * 10 < took.len(), "{late} of {} others were late: {took:?}", took.len());
+    assert!(
+        took.len() > 20 && late * 10 < took.len(),
+        "{late} of {} others were late: {took:?}",
+        took.len()
+    );
     lock.release().await;
     stack.status("room", "live", WAIT_LIMIT).await;
     check_afterwards(&stack, &ledger).await;
@@ -343,7 +396,8 @@ async fn locked_table_delays_only_its_own_events() {
     let (sender, ledger) = (stack.sender(), AcceptanceLog::default());
     let lock = RowLock::take_table(&stack.database, "contents").await;
     for _ in 0..20 {
-        let answer = sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+        let answer =
+            sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
-use tests::process::{ProgramOutput, Program};
+use tests::process::{Program, ProgramOutput};
 use tests::sender::{content_event, mux_event, now_ms, unique};
 use tests::stack::Stack;
 use tests::{pending_entries, poll};
@@ -13,7 +13,8 @@ use crate::WAIT_LIMIT;
 async fn with_dead(count: usize) -> Stack {
     let stack = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").start().await;
     for n in 0..count {
-        let body = mux_event(&format!("dead_{n}"), "active", Some(&format!("room_{n}")), "ls", now_ms());
+        let body =
+            mux_event(&format!("dead_{n}"), "active", Some(&format!("room_{n}")), "ls", now_ms());
         stack.sender().mux(&body).await.expect(202, "accepted");
     }
     poll::until("all are dead", WAIT_LIMIT, async || match stack.dead("mux").await {
@@ -38,14 +39,17 @@ async fn list_show_and_stats_print_the_dead_letters() {
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
     assert_eq!((listed.code, lines(&listed).len()), (Some(0), 3), "{listed:?}");
     let letters = entries(&stack, "webhooks:dlq:mux").await;
-    let (stream_id, fields) = letters.into_iter().find(|(_, fields)| fields["event_id"] == b"dead_0").unwrap();
+    let (stream_id, fields) =
+        letters.into_iter().find(|(_, fields)| fields["event_id"] == b"dead_0").unwrap();
     let listed = lines(&listed);
     let first = listed.iter().find(|line| line["event_id"] == "dead_0").unwrap();
     assert_eq!((&first["id"], &first["platform"]), (&json!(stream_id), &json!("mux")));
     for name in ["event_id", "event_type", "error_code", "error", "origin", "source_id", "worker"] {
         assert_eq!(first[name], String::from_utf8_lossy(&fields[name]).as_ref(), "{name}");
     }
-    for name in ["occurred_at", "received_at", "attempts", "first_failed_at", "failed_at", "replays"] {
+    for name in
+        ["occurred_at", "received_at", "attempts", "first_failed_at", "failed_at", "replays"]
+    {
         assert!(!first[name].is_null(), "{name} is missing: {first}");
     }
     assert_eq!(first["body"], String::from_utf8_lossy(&fields["body"]).as_ref());
@@ -63,8 +67,10 @@ async fn list_show_and_stats_print_the_dead_letters() {
         assert!(shown.stdout.contains(text), "{text} is missing:\n{}", shown.stdout);
     }
     let stats = stack.dlq_tool(&["stats", "--output", "json"]).await;
-    let mux =
-        lines(&stats).into_iter().find(|line| line["platform"] == "mux").unwrap_or_else(|| panic!("{stats:?}"));
+    let mux = lines(&stats)
+        .into_iter()
+        .find(|line| line["platform"] == "mux")
+        .unwrap_or_else(|| panic!("{stats:?}"));
     assert_eq!(mux["by_error_code"]["session_not_found"], 3, "{mux}");
 
     let selected = async |args: &[&str]| {
@@ -105,8 +111,13 @@ async fn replay_needs_consent_previews_and_moves() {
         stack.status(&format!("room_{n}"), "live", WAIT_LIMIT).await;
         let id = format!("dead_{n}");
         let row = stack.database.event("mux", &id).await.unwrap();
-        let (_, fields) = before.iter().find(|(_, fields)| fields["event_id"] == id.as_bytes()).unwrap();
-        assert_eq!(row["origin"], String::from_utf8_lossy(&fields["origin"]).as_ref(), "origin is kept");
+        let (_, fields) =
+            before.iter().find(|(_, fields)| fields["event_id"] == id.as_bytes()).unwrap();
+        assert_eq!(
+            row["origin"],
+            String::from_utf8_lossy(&fields["origin"]).as_ref(),
+            "origin is kept"
+        );
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("mux").await, 0);
@@ -151,7 +162,11 @@ async fn dlq_tool_failures_have_their_exit_codes() {
     ] {
         assert_eq!(code(&stack, wrong).await, Some(2), "{wrong:?}");
     }
-    let nowhere = Program::new("dlq-tool").env("REDIS_URL", "not a url ://hunter2").arg("list").run(WAIT_LIMIT).await;
+    let nowhere = Program::new("dlq-tool")
+        .env("REDIS_URL", "not a url ://hunter2")
+        .arg("list")
+        .run(WAIT_LIMIT)
+        .await;
     assert_eq!(nowhere.code, Some(2), "{nowhere:?}");
     assert!(!nowhere.stderr.contains("hunter2"), "{}", nowhere.stderr);
     stack.redis.stop().await;
@@ -166,8 +181,10 @@ async fn dlq_tool_failures_have_their_exit_codes() {
 async fn list_into_a_pipe_closed_early_succeeds() {
     let stack = with_dead(40).await;
     let tool = tests::process::binary("dlq-tool");
-    let line = format!("{} list --output json | head -n 1; exit ${{PIPESTATUS[0]}}", tool.display());
-    let program = Program::at("bash", "bash").env("REDIS_URL", stack.redis.url()).args(["-c", &line]);
+    let line =
+        format!("{} list --output json | head -n 1; exit ${{PIPESTATUS[0]}}", tool.display());
+    let program =
+        Program::at("bash", "bash").env("REDIS_URL", stack.redis.url()).args(["-c", &line]);
     let finished = program.run(WAIT_LIMIT).await;
     // Whether the pipe closes before the last row is a race; either way there is no complaint.
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
@@ -177,13 +194,17 @@ async fn list_into_a_pipe_closed_early_succeeds() {
 /// Full dead letters refuse; the event stays in the retry set, and moves on when there is room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_dead_letter_stream_loses_nothing() {
-    let builder = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("RETRY_MAX_MS", "8000");
+    let builder = Stack::builder()
+        .worker_env("MISSING_SESSION_WAIT_MS", "300")
+        .worker_env("RETRY_MAX_MS", "8000");
     let stack = builder.worker_env("DLQ_MAX_LEN", "2").start().await;
     for n in 0..5 {
         let body = mux_event(&format!("dead_{n}"), "active", Some("absent"), "ls", now_ms());
         stack.sender().mux(&body).await.expect(202, "accepted");
     }
-    let counts = async || (stack.dead("mux").await, stack.retrying("mux").await, stack.unfinished("mux").await);
+    let counts = async || {
+        (stack.dead("mux").await, stack.retrying("mux").await, stack.unfinished("mux").await)
+    };
     poll::until("two are dead and three wait", WAIT_LIMIT, async || match counts().await {
         (2, 3, 3) => Ok(()),
         seen => Err(format!("{seen:?}")),
@@ -198,9 +219,11 @@ async fn full_dead_letter_stream_loses_nothing() {
         }
     })
     .await;
-    poll::throughout("it stays so", std::time::Duration::from_secs(2), async || match counts().await {
-        (2, _, 3) => Ok(()),
-        seen => Err(format!("{seen:?}")),
+    poll::throughout("it stays so", std::time::Duration::from_secs(2), async || {
+        match counts().await {
+            (2, _, 3) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
     })
     .await;
     // Tried again, and refused again, several times: one line says so.
@@ -210,7 +233,10 @@ async fn full_dead_letter_stream_loses_nothing() {
     stack.sender().announce("absent", &json!({})).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(
-        (stack.dead("mux").await, stack.database.count("webhook_events WHERE platform = 'mux'").await),
+        (
+            stack.dead("mux").await,
+            stack.database.count("webhook_events WHERE platform = 'mux'").await
+        ),
         (2, 3)
     );
 }
@@ -218,16 +244,37 @@ async fn full_dead_letter_stream_loses_nothing() {
 /// Scheduled again it would end another worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
-    let builder = Stack::builder().worker_env("DLQ_MAX_LEN", "1").worker_env("CLAIM_IDLE_MS", "1000");
-    let stack = builder.worker_env("RETRY_BASE_MS", "20").worker_env("RETRY_MAX_MS", "100").start().await;
+    let builder =
+        Stack::builder().worker_env("DLQ_MAX_LEN", "1").worker_env("CLAIM_IDLE_MS", "1000");
+    let stack =
+        builder.worker_env("RETRY_BASE_MS", "20").worker_env("RETRY_MAX_MS", "100").start().await;
     stack.redis.command::<String>(&["XADD", "webhooks:dlq:acme", "*", "event_id", "another"]).await;
-    let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
-    let fields =
-        ["v", "1", "event_id", "poison", "event_type", "content_added", "occurred_at", &now, "received_at"];
+    let (now, body) =
+        (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
+    let fields = [
+        "v",
+        "1",
+        "event_id",
+        "poison",
+        "event_type",
+        "content_added",
+        "occurred_at",
+        &now,
+        "received_at",
+    ];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     // Three workers ended over it.
-    pending_entries::add_condemned_entry(&stack.redis, "webhooks:incoming:acme", "webhooks:suspects:acme", &fields).await;
-    stack.workers[0].process.wait_until_logged("the dead letters are at DLQ_MAX_LEN", WAIT_LIMIT).await;
+    pending_entries::add_condemned_entry(
+        &stack.redis,
+        "webhooks:incoming:acme",
+        "webhooks:suspects:acme",
+        &fields,
+    )
+    .await;
+    stack.workers[0]
+        .process
+        .wait_until_logged("the dead letters are at DLQ_MAX_LEN", WAIT_LIMIT)
+        .await;
     poll::throughout("it is left alone", std::time::Duration::from_secs(3), async || {
         match (stack.unfinished("acme").await, stack.retrying("acme").await) {
             (1, 0) => Ok(()),

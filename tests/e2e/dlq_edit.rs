@@ -13,7 +13,8 @@ on_both!(edited_event_takes_effect_once);
 
 /// A dead letter of mux whose room does not exist.
 async fn with_a_dead_letter(kind: DatabaseKind) -> (Stack, String) {
-    let stack = Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let stack =
+        Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let body = mux_event("evt", "active", Some("wrong-room"), "wrong-stream", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
     dead_by(&stack, "session_not_found").await;
@@ -24,9 +25,11 @@ async fn with_a_dead_letter(kind: DatabaseKind) -> (Stack, String) {
 
 /// Waits until the one dead letter there is died of `code`; its fields.
 async fn dead_by(stack: &Stack, code: &str) -> std::collections::HashMap<String, Vec<u8>> {
-    poll::until("it is dead", WAIT_LIMIT, async || match entries(stack, "webhooks:dlq:mux").await.pop() {
-        Some((_, fields)) if fields["error_code"] == code.as_bytes() => Ok(fields),
-        other => Err(format!("{other:?}")),
+    poll::until("it is dead", WAIT_LIMIT, async || {
+        match entries(stack, "webhooks:dlq:mux").await.pop() {
+            Some((_, fields)) if fields["error_code"] == code.as_bytes() => Ok(fields),
+            other => Err(format!("{other:?}")),
+        }
     })
     .await
 }
@@ -37,12 +40,21 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
     stack.sender().announce("right-room", &json!({})).await.expect(202, "accepted");
     stack.status("right-room", "ready", WAIT_LIMIT).await;
 
-    let words = ["replay", "--set", "/data/passthrough=right-room", "--set", "/type=video.live_stream.idle"];
+    let words = [
+        "replay",
+        "--set",
+        "/data/passthrough=right-room",
+        "--set",
+        "/type=video.live_stream.idle",
+    ];
     let replayed = stack.dlq_tool(&words).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     stack.status("right-room", "idle", WAIT_LIMIT).await;
     let row = stack.database.event("mux", "evt").await.expect("in the ledger");
-    assert_eq!((&row["event_type"], &row["origin"]), (&json!("video.live_stream.idle"), &original["origin"]));
+    assert_eq!(
+        (&row["event_type"], &row["origin"]),
+        (&json!("video.live_stream.idle"), &original["origin"])
+    );
     stack.wait_until_drained(WAIT_LIMIT).await;
 
     // The dead letter comes back from a file, and is edited otherwise: the event has had its effect.
@@ -50,7 +62,13 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
     let imported = file.run_with_input(exported.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
     let replayed = stack
-        .dlq_tool(&["replay", "--set", "/type=video.live_stream.active", "--set", "/data/passthrough=right-room"])
+        .dlq_tool(&[
+            "replay",
+            "--set",
+            "/type=video.live_stream.active",
+            "--set",
+            "/data/passthrough=right-room",
+        ])
         .await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     let fields = dead_by(&stack, "already_processed").await;
@@ -63,7 +81,11 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
 
     // Unedited, it is a copy like any other.
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
-    let imported = stack.program("dlq-tool").arg("import").run_with_input(exported.as_bytes(), WAIT_LIMIT).await;
+    let imported = stack
+        .program("dlq-tool")
+        .arg("import")
+        .run_with_input(exported.as_bytes(), WAIT_LIMIT)
+        .await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
     assert_eq!(stack.dlq_tool(&["replay"]).await.code, Some(0));
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -89,14 +111,22 @@ async fn invalid_edit_is_reported_and_changes_nothing() {
     insta::assert_snapshot!("edit_refusals", replayed.stderr);
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 2);
 
-    let fields: Vec<(String, Vec<String>)> = server.command(&["XRANGE", "webhooks:incoming:mux", "-", "+"]).await;
+    let fields: Vec<(String, Vec<String>)> =
+        server.command(&["XRANGE", "webhooks:incoming:mux", "-", "+"]).await;
     let field = |name: &str| {
         let pairs = fields[0].1.chunks(2);
-        pairs.into_iter().find(|pair| pair[0] == name).unwrap_or_else(|| panic!("{name}: {fields:?}"))[1].clone()
+        pairs
+            .into_iter()
+            .find(|pair| pair[0] == name)
+            .unwrap_or_else(|| panic!("{name}: {fields:?}"))[1]
+            .clone()
     };
     assert_eq!(field("body"), body.replace("1.50", "2"), "the rest is as it was");
     assert_eq!(field("event_type"), "video.live_stream.active");
     assert_eq!(field("occurred_at"), "1767222000000");
     assert_eq!((field("event_id"), field("origin")), ("evt-1".into(), "1767225600250-1000".into()));
-    assert_eq!((field("edited"), field("replays"), field("attempt")), ("1".into(), "1".into(), "1".into()));
+    assert_eq!(
+        (field("edited"), field("replays"), field("attempt")),
+        ("1".into(), "1".into(), "1".into())
+    );
 }

@@ -21,7 +21,8 @@ async fn import(server: &RedisServer, words: &[&str], lines: &str) -> ProgramOut
 async fn exported_dead_letters_are_imported_unchanged() {
     let server = server(&["mux"]).await;
     add_dead_letters(&server, "mux", 3).await;
-    add_dead_letter(&server, "mux", "10-0", &[("later", "kept"), ("v", "01"), ("replays", "2")]).await;
+    add_dead_letter(&server, "mux", "10-0", &[("later", "kept"), ("v", "01"), ("replays", "2")])
+        .await;
     // Not text, repeated, out of order: what a worker could not decode.
     let odd = "redis.call('XADD', KEYS[1], '*', 'body', '\\255\\000\\254', '\\200', 'x', 'body', 'again', 'replays', '0') \
                redis.call('XADD', KEYS[1], '*', '', '')";
@@ -34,15 +35,25 @@ async fn exported_dead_letters_are_imported_unchanged() {
 
     let again = import(&server, &["--yes"], &exported.stdout).await;
     assert_eq!(again.code, Some(0), "{again:?}");
-    assert_eq!(again.stdout, "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              0        6        0\n");
+    assert_eq!(
+        again.stdout,
+        "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              0        6        0\n"
+    );
 
     // Another Redis, that knows nothing of the platform.
     let other = server_without_platforms().await;
     let imported = import(&other, &["--yes"], &exported.stdout).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
-    assert_eq!(imported.stdout, "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              6        0        0\n");
+    assert_eq!(
+        imported.stdout,
+        "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              6        0        0\n"
+    );
     assert_eq!(fingerprints(&other).await, before);
-    assert_eq!(run(&other, &["list"]).await.stdout.lines().count(), 7, "the platform is known there");
+    assert_eq!(
+        run(&other, &["list"]).await.stdout.lines().count(),
+        7,
+        "the platform is known there"
+    );
     let again = import(&other, &["--yes"], &exported.stdout).await;
     assert_eq!((again.code, length(&other, "webhooks:dlq:mux").await), (Some(0), 6), "{again:?}");
 }
@@ -76,7 +87,10 @@ async fn unreadable_line_is_reported_and_others_are_imported() {
     );
     let imported = import(&server, &["--yes"], &mixed).await;
     assert_eq!(imported.code, Some(1), "{imported:?}");
-    assert_eq!(imported.stdout, "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              2        0        0\n");
+    assert_eq!(
+        imported.stdout,
+        "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              2        0        0\n"
+    );
     insta::assert_snapshot!("import_refusals", imported.stderr);
 }
 
@@ -93,7 +107,10 @@ async fn import_of_several_needs_yes_and_of_one_does_not() {
     let one = import(&server, &["--output", "json"], exported.lines().next().unwrap()).await;
     assert_eq!(one.code, Some(0), "{one:?}");
     let line: serde_json::Value = serde_json::from_str(&one.stdout).unwrap();
-    assert_eq!((&line["line"], &line["id"], &line["result"]), (&1.into(), &"1-0".into(), &"imported".into()));
+    assert_eq!(
+        (&line["line"], &line["id"], &line["result"]),
+        (&1.into(), &"1-0".into(), &"imported".into())
+    );
     assert_eq!(import(&server, &[], "\n \n").await.code, Some(3));
 }
 
@@ -111,7 +128,10 @@ async fn import_accepts_a_byte_order_mark() {
 
     let utf16: Vec<u8> = saved.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let refused = tool(&server, &["import", "--yes"]).run_with_input(&utf16, WAIT_LIMIT).await;
-    assert!(refused.code == Some(1) && refused.stderr.contains("is UTF-16; convert it first"), "{refused:?}");
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("is UTF-16; convert it first"),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -123,8 +143,14 @@ async fn import_stops_at_the_dead_letter_bound() {
     let program = tool(&server, &["import", "--yes"]).env("DLQ_MAX_LEN", "3");
     let imported = program.run_with_input(exported.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(1), "{imported:?}");
-    assert_eq!(imported.stdout, "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              2        1        2\n");
-    assert!(imported.stderr.contains("line 3: mux has as many dead letters as DLQ_MAX_LEN allows"), "{imported:?}");
+    assert_eq!(
+        imported.stdout,
+        "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              2        1        2\n"
+    );
+    assert!(
+        imported.stderr.contains("line 3: mux has as many dead letters as DLQ_MAX_LEN allows"),
+        "{imported:?}"
+    );
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 3);
 }
 
@@ -139,7 +165,8 @@ async fn export_can_be_piped_into_import() {
         from.url(),
         to.url()
     );
-    let finished = tests::process::Program::at("bash", "bash").args(["-c", &script]).run(WAIT_LIMIT).await;
+    let finished =
+        tests::process::Program::at("bash", "bash").args(["-c", &script]).run(WAIT_LIMIT).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert_eq!(fingerprints(&to).await, fingerprints(&from).await);
 }

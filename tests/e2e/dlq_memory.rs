@@ -56,9 +56,15 @@ async fn dlq_tool_memory_is_independent_of_dead_letter_count() {
     ] {
         let ((least, _), (most, lines)) = (peak(&few, words).await, peak(&many, words).await);
         let grown = most.saturating_sub(least);
-        assert!(grown < MAX_GROWTH, "{words:?}: {least} bytes with {FEW} dead letters, {most} with {MANY}");
+        assert!(
+            grown < MAX_GROWTH,
+            "{words:?}: {least} bytes with {FEW} dead letters, {most} with {MANY}"
+        );
         let rows = if matches!(words[0], "stats" | "purge") { 0 } else { MANY };
         assert_eq!(lines, rows + extra, "{words:?}");
     }
-    assert_eq!((length(&few, "webhooks:dlq:mux").await, length(&many, "webhooks:dlq:mux").await), (0, 0));
+    assert_eq!(
+        (length(&few, "webhooks:dlq:mux").await, length(&many, "webhooks:dlq:mux").await),
+        (0, 0)
+    );
 }

@@ -38,11 +38,15 @@ async fn purge_of_several_needs_yes_and_a_dry_run_does_not() {
          dry run: these would be removed, nothing was changed\n"
     );
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 4);
-    let purged = run(&server, &["purge", "--error-code", "session_not_found", "--yes", "--output", "json"]).await;
+    let purged =
+        run(&server, &["purge", "--error-code", "session_not_found", "--yes", "--output", "json"])
+            .await;
     assert_eq!(purged.code, Some(0), "{purged:?}");
     assert_eq!(
         purged.stdout,
-        [1, 2, 3].map(|n| format!("{{\"platform\":\"mux\",\"id\":\"{n}-0\",\"result\":\"purged\"}}\n")).concat()
+        [1, 2, 3]
+            .map(|n| format!("{{\"platform\":\"mux\",\"id\":\"{n}-0\",\"result\":\"purged\"}}\n"))
+            .concat()
     );
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 1);
     assert_eq!(run(&server, &["purge", "--error-code", "session_not_found"]).await.code, Some(3));
@@ -59,9 +63,16 @@ async fn purge_exports_to_a_file_that_can_be_imported() {
     let path = file.to_str().unwrap();
     let purged = run(&server, &["purge", "--yes", "--export", path]).await;
     assert_eq!(purged.code, Some(0), "{purged:?}");
-    assert!(purged.stderr.ends_with(&format!("written to {path}: 41 dead letters\n")), "{}", purged.stderr);
+    assert!(
+        purged.stderr.ends_with(&format!("written to {path}: 41 dead letters\n")),
+        "{}",
+        purged.stderr
+    );
     assert_eq!(std::fs::read_to_string(&file).unwrap(), exported);
-    assert_eq!((length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await), (0, 0));
+    assert_eq!(
+        (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -92,10 +103,17 @@ async fn purge_exports_to_standard_output() {
     assert_eq!((both.code, both.stdout.as_str()), (Some(2), ""), "{both:?}");
     let purged = run(&server, &["purge", "--yes", "--export", "-"]).await;
     assert_eq!((purged.code, &purged.stdout), (Some(0), &exported), "{}", purged.stderr);
-    for told in ["livekit: 1 dead letter purged", "mux: 40 dead letters purged", "written to standard output: 41"] {
+    for told in [
+        "livekit: 1 dead letter purged",
+        "mux: 40 dead letters purged",
+        "written to standard output: 41",
+    ] {
         assert!(purged.stderr.contains(told), "{told}: {}", purged.stderr);
     }
-    assert_eq!((length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await), (0, 0));
+    assert_eq!(
+        (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -118,7 +136,11 @@ async fn purge_into_a_closed_pipe_removes_nothing() {
     );
     add_dead_letter(&server, "mux", "9-0", &[]).await;
     let failed = process::Program::at("bash", "bash").args(["-c", &full]).run(WAIT_LIMIT).await;
-    assert_eq!((failed.code, length(&server, "webhooks:dlq:mux").await), (Some(1), left + 1), "{failed:?}");
+    assert_eq!(
+        (failed.code, length(&server, "webhooks:dlq:mux").await),
+        (Some(1), left + 1),
+        "{failed:?}"
+    );
 }
 
 /// One operator replays slowly; another purges the rest meanwhile.
@@ -128,9 +150,11 @@ async fn entries_removed_by_a_second_operator_are_counted_once() {
         let server = server(&["mux"]).await;
         add_dead_letters(&server, "mux", 10).await;
         let replay = tool(&server, &["replay", "--yes", "--rate", "2"]).spawn();
-        poll::until("the first is replayed", WAIT_LIMIT, async || match length(&server, "webhooks:dlq:mux").await {
-            10 => Err("none yet"),
-            _ => Ok(()),
+        poll::until("the first is replayed", WAIT_LIMIT, async || {
+            match length(&server, "webhooks:dlq:mux").await {
+                10 => Err("none yet"),
+                _ => Ok(()),
+            }
         })
         .await;
         replay.freeze();
@@ -140,7 +164,9 @@ async fn entries_removed_by_a_second_operator_are_counted_once() {
         let status = replay.wait_until_ended(WAIT_LIMIT).await;
         let log = replay.log();
         let lines = log.lines().filter(|line| line.contains("no longer")).count();
-        let told = format!("{left} dead letters were no longer there: replayed or purged elsewhere meanwhile");
+        let told = format!(
+            "{left} dead letters were no longer there: replayed or purged elsewhere meanwhile"
+        );
         assert!(left < 2 || (lines == 1 && log.contains(&told)), "{log}");
         assert!(status.code() == Some(1) || left == 0, "{status:?} {log}");
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use shared::visible::is_visible;
 use tests::poll;
-use tests::process::{ProgramOutput, Program};
+use tests::process::{Program, ProgramOutput};
 use tests::redis::{RedisOptions, RedisServer};
 use unicode_width::UnicodeWidthStr;
 
@@ -20,7 +20,12 @@ pub(crate) async fn server(platforms: &[&str]) -> RedisServer {
 }
 
 /// Adds a dead letter of `platform` under `id`; `more` replaces fields or adds some.
-pub(crate) async fn add_dead_letter(server: &RedisServer, platform: &str, id: &str, more: &[(&str, &str)]) {
+pub(crate) async fn add_dead_letter(
+    server: &RedisServer,
+    platform: &str,
+    id: &str,
+    more: &[(&str, &str)],
+) {
     let mut fields = BTreeMap::from([
         ("v", "1"),
         ("event_id", "evt-1"),
@@ -47,7 +52,13 @@ pub(crate) async fn add_dead_letter(server: &RedisServer, platform: &str, id: &s
 
 pub(crate) async fn add_dead_letters(server: &RedisServer, platform: &str, count: usize) {
     for number in 1..=count {
-        add_dead_letter(server, platform, &format!("{number}-0"), &[("event_id", &format!("evt-{number}"))]).await;
+        add_dead_letter(
+            server,
+            platform,
+            &format!("{number}-0"),
+            &[("event_id", &format!("evt-{number}"))],
+        )
+        .await;
     }
 }
 
@@ -67,16 +78,31 @@ pub(crate) async fn length(server: &RedisServer, key: &str) -> usize {
 async fn tables_are_aligned_across_all_platforms() {
     let server = server(&["mux", "livekit", "sessions"]).await;
     add_dead_letter(&server, "livekit", "1767225660300-0", &[]).await;
-    add_dead_letter(&server, "mux", "1767225660300-0", &[("event_type", "video.live_stream.active"), ("attempts", "12")])
-        .await;
-    add_dead_letter(&server, "mux", "1767225660301-0", &[("error_code", "invalid_event"), ("replays", "2")]).await;
+    add_dead_letter(
+        &server,
+        "mux",
+        "1767225660300-0",
+        &[("event_type", "video.live_stream.active"), ("attempts", "12")],
+    )
+    .await;
+    add_dead_letter(
+        &server,
+        "mux",
+        "1767225660301-0",
+        &[("error_code", "invalid_event"), ("replays", "2")],
+    )
+    .await;
     let listed = run(&server, &["list"]).await;
     insta::assert_snapshot!("list", listed.stdout);
     assert_eq!(listed.stderr, "3 dead letters\n");
     let stats = run(&server, &["stats"]).await;
     insta::assert_snapshot!("stats", stats.stdout);
     let source = format!("from {}, each platform at one moment\n", server.address());
-    assert!(stats.stderr.starts_with("counted from 2") && stats.stderr.ends_with(&source), "{}", stats.stderr);
+    assert!(
+        stats.stderr.starts_with("counted from 2") && stats.stderr.ends_with(&source),
+        "{}",
+        stats.stderr
+    );
     let stats = run(&server, &["stats", "--platform", "mux", "--output", "json"]).await;
     insta::with_settings!({filters => vec![(r#""as_of":\d{13}"#, r#""as_of":0"#)]}, {
         insta::assert_snapshot!("stats_json", stats.stdout);
@@ -86,7 +112,13 @@ async fn tables_are_aligned_across_all_platforms() {
 #[tokio::test]
 async fn show_prints_every_field() {
     let server = server(&["mux"]).await;
-    add_dead_letter(&server, "mux", "1767225660300-0", &[("delivery_id", "d-1"), ("from_the_future", "kept")]).await;
+    add_dead_letter(
+        &server,
+        "mux",
+        "1767225660300-0",
+        &[("delivery_id", "d-1"), ("from_the_future", "kept")],
+    )
+    .await;
     let shown = run(&server, &["show", "1767225660300-0"]).await;
     assert_eq!(shown.code, Some(0), "{shown:?}");
     insta::assert_snapshot!("show", shown.stdout);
@@ -161,13 +193,18 @@ async fn invisible_characters_never_reach_a_terminal() {
     }
     let shown = run(&server, &["show", "5-0", "--output", "json"]).await;
     let letter: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
-    assert_eq!((&letter["event_type"], &letter["body"]), (&odd.into(), &odd.into()), "nothing is lost");
+    assert_eq!(
+        (&letter["event_type"], &letter["body"]),
+        (&odd.into(), &odd.into()),
+        "nothing is lost"
+    );
 }
 
 #[tokio::test]
 async fn command_line_error_shows_no_invisible_characters() {
     let server = server(&["mux"]).await;
-    for words in [&["list", "--platform", "a\u{202e}"][..], &["show", "a\u{202e}"], &["a\u{202e}"]] {
+    for words in [&["list", "--platform", "a\u{202e}"][..], &["show", "a\u{202e}"], &["a\u{202e}"]]
+    {
         let finished = run(&server, words).await;
         let hidden = finished.stderr.chars().find(|letter| !is_visible(*letter) && *letter != '\n');
         assert_eq!((finished.code, hidden), (Some(2), None), "{words:?}: {}", finished.stderr);
@@ -178,14 +215,19 @@ async fn command_line_error_shows_no_invisible_characters() {
 #[tokio::test]
 async fn wide_characters_keep_tables_aligned() {
     let server = server(&["mux"]).await;
-    for (number, kind) in ["plain", "日本語のイベント", "🎬🎬", "e\u{301}ve\u{301}nement"].iter().enumerate()
+    for (number, kind) in
+        ["plain", "日本語のイベント", "🎬🎬", "e\u{301}ve\u{301}nement"].iter().enumerate()
     {
-        add_dead_letter(&server, "mux", &format!("{}-0", number + 1), &[("event_type", kind)]).await;
+        add_dead_letter(&server, "mux", &format!("{}-0", number + 1), &[("event_type", kind)])
+            .await;
     }
     let listed = run(&server, &["list"]).await.stdout;
     let column = |line: &str| line.find("evt-1").map(|at| line[..at].width());
     let places: Vec<_> = listed.lines().skip(1).map(column).collect();
-    assert!(places.len() == 4 && places.iter().all(|place| *place == places[0]), "{places:?}\n{listed}");
+    assert!(
+        places.len() == 4 && places.iter().all(|place| *place == places[0]),
+        "{places:?}\n{listed}"
+    );
 }
 
 #[tokio::test]
@@ -194,7 +236,11 @@ async fn closed_pipe_is_not_an_error() {
     add_dead_letters(&server, "mux", 600).await;
     let tool = tests::process::binary("dlq-tool");
     let script = format!("set -o pipefail; '{}' list --output json | head -n 1", tool.display());
-    let finished = Program::at("bash", "bash").args(["-c", &script]).env("REDIS_URL", server.url()).run(WAIT_LIMIT).await;
+    let finished = Program::at("bash", "bash")
+        .args(["-c", &script])
+        .env("REDIS_URL", server.url())
+        .run(WAIT_LIMIT)
+        .await;
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
     assert_eq!(finished.stderr, "", "and nothing is said about it");
 }
@@ -214,7 +260,10 @@ async fn replay_of_one_needs_no_yes_and_a_missing_id_is_named() {
         (&line["platform"], &line["id"], &line["result"]),
         (&"mux".into(), &"1-0".into(), &"replayed".into())
     );
-    assert_eq!((length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await), (1, 2));
+    assert_eq!(
+        (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await),
+        (1, 2)
+    );
 }
 
 #[tokio::test]
@@ -222,19 +271,23 @@ async fn interrupted_replay_stops_between_entries() {
     let server = server(&["mux"]).await;
     add_dead_letters(&server, "mux", 60).await;
     let process = tool(&server, &["replay", "--yes", "--rate", "10"]).spawn();
-    poll::until("some are replayed", WAIT_LIMIT, async || match length(&server, "webhooks:incoming:mux").await {
-        count @ 0..3 => Err(count),
-        _ => Ok(()),
+    poll::until("some are replayed", WAIT_LIMIT, async || {
+        match length(&server, "webhooks:incoming:mux").await {
+            count @ 0..3 => Err(count),
+            _ => Ok(()),
+        }
     })
     .await;
     process.interrupt();
     assert_eq!(process.wait_until_ended(WAIT_LIMIT).await.code(), Some(1));
-    let (left, moved) = (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await);
+    let (left, moved) =
+        (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await);
     assert_eq!(left + moved, 60);
     assert!(left > 0, "it went on");
     let log = process.log();
     assert!(log.contains(&format!("stopped; left as they are: {left} dead letters")), "{log}");
-    let row: Vec<_> = log.lines().find(|line| line.starts_with("mux")).unwrap().split_whitespace().collect();
+    let row: Vec<_> =
+        log.lines().find(|line| line.starts_with("mux")).unwrap().split_whitespace().collect();
     assert_eq!(row, ["mux", &moved.to_string(), "0", &left.to_string()]);
 }
 
@@ -269,7 +322,8 @@ async fn wrong_redis_credentials_are_a_configuration_error() {
     let server = RedisServer::start(RedisOptions::fast()).await;
     server.command::<()>(&["CONFIG", "SET", "requirepass", "right"]).await;
     for url in [server.url(), server.url().replace("//", "//:wrong-hunter2@")] {
-        let listed = Program::new("dlq-tool").env("REDIS_URL", &url).arg("list").run(WAIT_LIMIT).await;
+        let listed =
+            Program::new("dlq-tool").env("REDIS_URL", &url).arg("list").run(WAIT_LIMIT).await;
         assert_eq!(listed.code, Some(2), "{listed:?}");
         assert!(!listed.stderr.contains("hunter2"), "{}", listed.stderr);
     }

@@ -40,7 +40,12 @@ async fn watch_shows_new_dead_letters_until_ctrl_c() {
     watch.wait_until_logged("watching", WAIT_LIMIT).await;
     add_dead_letter_of(&server, "mux", "one").await;
     shows(&watch, &["one"]).await;
-    watch.wait_until_logged("broken: webhooks:dlq:broken holds something else; it is not watched", WAIT_LIMIT).await;
+    watch
+        .wait_until_logged(
+            "broken: webhooks:dlq:broken holds something else; it is not watched",
+            WAIT_LIMIT,
+        )
+        .await;
     // A platform that has never had an event before.
     server.command::<()>(&["SADD", "webhooks:platforms", "acme"]).await;
     add_dead_letter_of(&server, "acme", "two").await;

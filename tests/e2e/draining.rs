@@ -6,10 +6,10 @@ use serde_json::json;
 use tests::poll;
 use tests::sender::{HttpAnswer, content_event, mux_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{StackBuilder, ServerProcess, Stack};
+use tests::stack::{ServerProcess, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
-use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
+use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 
 const SECRET: &str = "leaving-secret-03aa-81d4";
 
@@ -49,9 +49,11 @@ async fn removed_platform_drains_first() {
     senders[0].registered(&json!({"platform": "shop", "secret": SECRET})).await;
     let body = json!({"event_type": "content_added", "payload": {}}).to_string();
     accepted(&senders[0], &sign::generic("shop", SECRET, body.as_bytes()), PROPAGATION_LIMIT).await;
-    poll::until("the event without a content is dead", WAIT_LIMIT, async || match stack.dead("shop").await {
-        1 => Ok(()),
-        n => Err(n),
+    poll::until("the event without a content is dead", WAIT_LIMIT, async || {
+        match stack.dead("shop").await {
+            1 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
     shows(&stack.workers[0], "webhook_dead_letters", "shop", 1.0).await;
@@ -65,7 +67,11 @@ async fn removed_platform_drains_first() {
     for sender in &senders {
         poll::until("it is not found any more", PROPAGATION_LIMIT, async || {
             let answer = sender.send(&event("shop", SECRET)).await;
-            if answer.errcode() == "E_WEBHOOK_UNSUPPORTED_PLATFORM" { Ok(()) } else { Err(answer.text) }
+            if answer.errcode() == "E_WEBHOOK_UNSUPPORTED_PLATFORM" {
+                Ok(())
+            } else {
+                Err(answer.text)
+            }
         })
         .await;
     }
@@ -83,9 +89,11 @@ async fn removed_platform_drains_first() {
     shows(&stack.workers[0], "webhook_dead_letters", "shop", 1.0).await;
     done(&senders[1].pause("shop", false).await);
     ledger_has(&stack, "shop", left, WAIT_LIMIT).await;
-    poll::until("the record is removed", WAIT_LIMIT, async || match record_of(&stack, "shop").await {
-        None => Ok(()),
-        Some(_) => Err("still there"),
+    poll::until("the record is removed", WAIT_LIMIT, async || {
+        match record_of(&stack, "shop").await {
+            None => Ok(()),
+            Some(_) => Err("still there"),
+        }
     })
     .await;
     assert_eq!((stack.unfinished("shop").await, stack.dead("shop").await), (0, 1));
@@ -118,8 +126,10 @@ async fn draining_platform_can_be_registered_again() {
     sender.send(&event("shop", SECRET)).await.expect(202, "accepted");
     ledger_has(&stack, "shop", 2, WAIT_LIMIT).await;
     done(&sender.unregister("shop").await);
-    poll::until("the record is removed", WAIT_LIMIT, async || if there().await.is_err() { Ok(()) } else { Err("there") })
-        .await;
+    poll::until("the record is removed", WAIT_LIMIT, async || {
+        if there().await.is_err() { Ok(()) } else { Err("there") }
+    })
+    .await;
 }
 
 /// Of a paused platform everything is accepted and nothing executed: not what is new, not what is due for a retry, not
@@ -127,11 +137,15 @@ async fn draining_platform_can_be_registered_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_platform_holds_and_resumes() {
     // Long enough that it is not due before the pause is known, and then is.
-    let delays = |builder: StackBuilder| builder.worker_env("RETRY_BASE_MS", "4000").worker_env("RETRY_MAX_MS", "4000");
+    let delays = |builder: StackBuilder| {
+        builder.worker_env("RETRY_BASE_MS", "4000").worker_env("RETRY_MAX_MS", "4000")
+    };
     let mut stack = delays(builder_with_key()).ingresses(2).workers(1).start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     // One that waits for its session, in the retry set.
-    one.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
+    one.mux(&mux_event(&unique("e"), "active", Some("late"), "ls", now_ms()))
+        .await
+        .expect(202, "accepted");
     poll::until("it waits for a retry", WAIT_LIMIT, async || match stack.retrying("mux").await {
         1 => Ok(()),
         n => Err(n),
@@ -148,9 +162,14 @@ async fn paused_platform_holds_and_resumes() {
     // Another worker, which has to read the pause before it reads the queue, holds it as well.
     stack.add_worker().await;
     poll::throughout("mux is left alone", Duration::from_secs(6), async || {
-        let state = (stack.unfinished("mux").await, stack.retrying("mux").await, stack.dead("mux").await);
+        let state =
+            (stack.unfinished("mux").await, stack.retrying("mux").await, stack.dead("mux").await);
         let status = stack.database.status("late").await;
-        if (state, status.as_str()) == ((2, 1, 0), "ready") { Ok(()) } else { Err(format!("{state:?}, {status}")) }
+        if (state, status.as_str()) == ((2, 1, 0), "ready") {
+            Ok(())
+        } else {
+            Err(format!("{state:?}, {status}"))
+        }
     })
     .await;
     for role in &stack.workers {
@@ -173,7 +192,10 @@ async fn pending_entries_of_a_paused_platform_resume_at_once() {
     let lock = tests::database::ExclusiveLock::take(&stack.database).await;
     // The first is in the transaction that waits; what comes after it is held.
     for n in 0..20 {
-        sender.acme(&content_event("content_added", &format!("c{n}"), "t", now_ms())).await.expect(202, "accepted");
+        sender
+            .acme(&content_event("content_added", &format!("c{n}"), "t", now_ms()))
+            .await
+            .expect(202, "accepted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     done(&sender.pause("acme", true).await);

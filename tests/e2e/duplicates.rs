@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tests::ledger::AcceptanceLog;
-use tests::sender::{ACME_SECRET, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
+use tests::sender::{
+    ACME_SECRET, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique,
+};
 use tests::sign;
 use tests::stack::{DatabaseKind, Stack};
 
@@ -41,7 +43,10 @@ async fn thousand_concurrent_duplicates_are_one_event(kind: DatabaseKind) {
     for answer in &answers {
         *outcomes.entry((answer.status, answer.outcome())).or_default() += 1;
     }
-    assert_eq!(outcomes, BTreeMap::from([((202, "accepted"), 1), ((200, "duplicate"), COPIES - 1)]));
+    assert_eq!(
+        outcomes,
+        BTreeMap::from([((202, "accepted"), 1), ((200, "duplicate"), COPIES - 1)])
+    );
     let ids: BTreeSet<&str> = answers.iter().map(|answer| answer.event_id()).collect();
     assert_eq!(ids.len(), 1, "{ids:?}");
 
@@ -76,7 +81,11 @@ async fn expired_dedup_marker_does_not_repeat_the_effect(kind: DatabaseKind) {
     stack.database.execute("UPDATE sessions SET status = 'idle' WHERE room_id = 'twice'").await;
     sender.mux(&first).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
-    assert_eq!(stack.database.status("twice").await, "idle", "the ledger decides: no second effect");
+    assert_eq!(
+        stack.database.status("twice").await,
+        "idle",
+        "the ledger decides: no second effect"
+    );
     assert_eq!(stack.database.event("mux", first["id"].as_str().unwrap()).await.unwrap(), before);
     assert_eq!(stack.dead("mux").await, 0);
 }
@@ -85,14 +94,21 @@ async fn expired_dedup_marker_does_not_repeat_the_effect(kind: DatabaseKind) {
 async fn event_without_id_is_identified_by_its_content() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
-    let send = async |text: &str| sender.send(&sign::generic("acme", ACME_SECRET, text.as_bytes())).await;
-    let first = send(r#"{"event_type":"t","timestamp":1700000000,"payload":{"a":1.0,"b":"é"}}"#).await;
+    let send =
+        async |text: &str| sender.send(&sign::generic("acme", ACME_SECRET, text.as_bytes())).await;
+    let first =
+        send(r#"{"event_type":"t","timestamp":1700000000,"payload":{"a":1.0,"b":"é"}}"#).await;
     let id = first.expect(202, "accepted");
     let same =
         send("{ \"payload\": {\"b\":\"\\u00e9\", \"a\": 1.0},\n\"timestamp\":1700000000, \"event_type\":\"t\" }")
             .await;
-    assert_eq!(same.expect(200, "duplicate"), id, "key order, white space and escapes do not count");
-    let other = send(r#"{"event_type":"t","timestamp":1700000000,"payload":{"a":1.00,"b":"é"}}"#).await;
+    assert_eq!(
+        same.expect(200, "duplicate"),
+        id,
+        "key order, white space and escapes do not count"
+    );
+    let other =
+        send(r#"{"event_type":"t","timestamp":1700000000,"payload":{"a":1.00,"b":"é"}}"#).await;
     assert_ne!(other.expect(202, "accepted"), id, "numbers count as written");
     // The same content to another platform is another event.
     let body = content_event("content_added", "c", "t", now_ms());
@@ -109,9 +125,13 @@ async fn unsigned_header_does_not_change_the_event_id() {
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
     let id = sender.send(&signed).await.expect(202, "accepted").to_owned();
-    for header in
-        ["x-realcast-webhook-id", "x-streamgank-delivery", "webhook-id", "x-webhook-id", "idempotency-key"]
-    {
+    for header in [
+        "x-realcast-webhook-id",
+        "x-streamgank-delivery",
+        "webhook-id",
+        "x-webhook-id",
+        "idempotency-key",
+    ] {
         let again = sender.send(&signed.clone().header(header, &unique("other"))).await;
         assert_eq!(again.expect(200, "duplicate"), id, "{header}");
     }

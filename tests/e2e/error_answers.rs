@@ -4,15 +4,21 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::json;
-use tests::sender::{ACME_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event, now, now_ms, unique};
+use tests::sender::{
+    ACME_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event, now, now_ms, unique,
+};
 use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_disabled_and_unconfigured_platforms_are_refused() {
     let toml = "[platforms.off]\nsecrets = [\"env:ACME_SECRET\"]\nenabled = false\n";
-    let stack =
-        Stack::builder().platforms(toml).workers(0).without_ingress_env("NETFLIX_WEBHOOK_SECRET").start().await;
+    let stack = Stack::builder()
+        .platforms(toml)
+        .workers(0)
+        .without_ingress_env("NETFLIX_WEBHOOK_SECRET")
+        .start()
+        .await;
     let sender = stack.sender();
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
     let to = |platform: &str| sign::generic(platform, ACME_SECRET, body.as_bytes());
@@ -55,7 +61,11 @@ async fn malformed_bodies_are_refused_as_invalid_payload() {
         let answer = sender.send(&sign::generic("acme", ACME_SECRET, body)).await;
         assert_eq!(answer.status, 400, "{what}: {}", answer.text);
         answer.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
-        assert!(!answer.text.contains("secret-value"), "names the path, not the value: {}", answer.text);
+        assert!(
+            !answer.text.contains("secret-value"),
+            "names the path, not the value: {}",
+            answer.text
+        );
     }
     let answer = sender.send(&sign::generic("acme", ACME_SECRET, bodies[10].1)).await;
     assert!(answer.json["errmesg"].as_str().unwrap().contains("/payload"), "{}", answer.text);
@@ -71,7 +81,9 @@ async fn netflix_schema_and_platform_field_are_enforced() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     let body = |payload: serde_json::Value| json!({"event_type": "content_added", "timestamp": now_ms(), "payload": payload});
-    for payload in [json!({"title": "x"}), json!({"content_id": 5}), json!({"content_id": "a", "title": 5})] {
+    for payload in
+        [json!({"title": "x"}), json!({"content_id": 5}), json!({"content_id": "a", "title": 5})]
+    {
         sender.netflix(&body(payload)).await.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
     }
     let mut named = body(json!({"content_id": "a"}));
@@ -97,17 +109,29 @@ async fn errors_have_the_envelope_and_a_logged_error_id() {
     let mut ids = BTreeSet::new();
     let mut seen = |answer: &tests::sender::HttpAnswer, status: u16, code: &str| {
         answer.expect_error(status, code);
-        assert!(ids.insert(answer.json["erresid"].as_str().unwrap().to_owned()), "an erresid came twice");
+        assert!(
+            ids.insert(answer.json["erresid"].as_str().unwrap().to_owned()),
+            "an erresid came twice"
+        );
     };
-    let path = |path: &str| SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
+    let path =
+        |path: &str| SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
     seen(&sender.get("/nothing/here").await, 404, "E_NOT_FOUND");
     seen(&sender.send(&path("/")).await, 404, "E_NOT_FOUND");
     seen(&sender.get("/api/v1/webhooks/mux").await, 405, "E_METHOD_NOT_ALLOWED");
     let deleted = sender.request(Method::DELETE, &path("/webhook/mux")).await.unwrap();
     seen(&deleted, 405, "E_METHOD_NOT_ALLOWED");
-    seen(&sender.send(&path("/api/v1/webhooks/nobody")).await, 404, "E_WEBHOOK_UNSUPPORTED_PLATFORM");
+    seen(
+        &sender.send(&path("/api/v1/webhooks/nobody")).await,
+        404,
+        "E_WEBHOOK_UNSUPPORTED_PLATFORM",
+    );
     let body = mux_event(&unique("event"), "active", None, "ls", now_ms()).to_string();
-    seen(&sender.send(&sign::mux("wrong", now(), body.as_bytes())).await, 401, "E_WEBHOOK_INVALID_SIGNATURE");
+    seen(
+        &sender.send(&sign::mux("wrong", now(), body.as_bytes())).await,
+        401,
+        "E_WEBHOOK_INVALID_SIGNATURE",
+    );
     seen(&sender.send(&sign::mux(MUX_SECRET, now(), b"{")).await, 400, "E_WEBHOOK_INVALID_PAYLOAD");
     let log = stack.ingresses[0].process.log();
     let missing: Vec<_> = ids.iter().skip_while(|id| log.contains(id.as_str())).collect();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tests::sender::{HttpAnswer, Sender, now_ms, rfc3339};
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 use tests::{poll, sign};
 
 use crate::WAIT_LIMIT;
@@ -30,7 +30,8 @@ fn builder() -> StackBuilder {
 }
 
 async fn send(sender: &Sender, kind: &str, room: &str, at: &serde_json::Value) -> HttpAnswer {
-    let body = json!({"id": format!("{room}-{kind}"), "type": kind, "room": room, "at": at}).to_string();
+    let body =
+        json!({"id": format!("{room}-{kind}"), "type": kind, "room": room, "at": at}).to_string();
     sender.send(&sign::over_body("own", "X-Own-Signature", SECRET, body.as_bytes())).await
 }
 
@@ -48,11 +49,15 @@ async fn older_event_loses_however_its_time_is_written() {
         |at| format!("{} +0000 UTC m=+0.1", at.replace('T', " ").trim_end_matches('Z')),
     ];
     for (n, form) in forms.iter().enumerate() {
-        send(&sender, "down", &format!("room_{n}"), &form(&newer).into()).await.expect(202, "accepted");
+        send(&sender, "down", &format!("room_{n}"), &form(&newer).into())
+            .await
+            .expect(202, "accepted");
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
     for (n, form) in forms.iter().enumerate() {
-        send(&sender, "up", &format!("room_{n}"), &form(&older).into()).await.expect(202, "accepted");
+        send(&sender, "up", &format!("room_{n}"), &form(&older).into())
+            .await
+            .expect(202, "accepted");
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
     for (n, form) in forms.iter().enumerate() {
@@ -80,7 +85,8 @@ async fn unreadable_time_never_beats_a_known_one(kind: DatabaseKind) {
     // What is shown is the time of arrival.
     let row = stack.database.event("own", "first-up").await.expect("in the ledger");
     assert_eq!(row["occurred_at"], row["received_at"]);
-    let unreadable = stack.ingresses[0].metric("webhook_unreadable_times_total", &["platform=\"own\""]).await;
+    let unreadable =
+        stack.ingresses[0].metric("webhook_unreadable_times_total", &["platform=\"own\""]).await;
     assert!((unreadable - 2.0).abs() < f64::EPSILON, "{unreadable}");
     let log = stack.ingresses[0].process.log();
     assert_eq!(log.matches("event time is unreadable").count(), 1, "once a minute:\n{log}");
@@ -106,11 +112,15 @@ async fn time_zone_holds_for_event_times_and_columns() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     for (room, started) in [("room", older), ("other", newer - 1000)] {
         let session = stack.database.session(room).await.expect("a session");
-        assert_eq!((&session["status"], &session["started_at"]), (&json!("ended"), &json!(rfc3339(started))));
+        assert_eq!(
+            (&session["status"], &session["started_at"]),
+            (&json!("ended"), &json!(rfc3339(started)))
+        );
     }
     let row = stack.database.event("own", "room-up").await.expect("in the ledger");
     assert_eq!(row["occurred_at"], rfc3339(older));
-    let ahead = stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
+    let ahead =
+        stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
     assert!(ahead.abs() < f64::EPSILON, "{ahead}");
 }
 
@@ -126,7 +136,8 @@ async fn time_ahead_of_arrival_becomes_arrival_and_is_counted() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     let row = stack.database.event("own", "first-up").await.expect("in the ledger");
     assert_eq!(row["occurred_at"], row["received_at"]);
-    let ahead = stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
+    let ahead =
+        stack.ingresses[0].metric("webhook_future_times_total", &["platform=\"own\""]).await;
     assert!((ahead - 2.0).abs() < f64::EPSILON, "{ahead}");
     let log = stack.ingresses[0].process.log();
     assert_eq!(log.matches("ahead of its arrival").count(), 1, "once a minute:\n{log}");
@@ -157,7 +168,11 @@ async fn unreadable_time_stays_unreadable_through_a_replay() {
     // The export is lossless, and what it makes is as old as before.
     let exported = stack.dlq_tool(&["export"]).await;
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
-    let imported = stack.program("dlq-tool").arg("import").run_with_input(exported.stdout.as_bytes(), WAIT_LIMIT).await;
+    let imported = stack
+        .program("dlq-tool")
+        .arg("import")
+        .run_with_input(exported.stdout.as_bytes(), WAIT_LIMIT)
+        .await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
     sender.announce("room", &json!({"status": "idle"})).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;

@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tests::sender::{
-    ACME_SECRET, HttpAnswer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, Sender, content_event, livekit_event, mux_event,
-    now, now_ms, unique,
+    ACME_SECRET, HttpAnswer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, Sender, content_event,
+    livekit_event, mux_event, now, now_ms, unique,
 };
 use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
@@ -14,7 +14,13 @@ const INVALID: &str = "E_WEBHOOK_INVALID_SIGNATURE";
 const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
 
 /// Refused with `code`; Redis holds neither entry nor marker nor quota.
-async fn check_refused(stack: &Stack, sender: &Sender, what: &str, signed: &SignedWebhook, code: &str) -> HttpAnswer {
+async fn check_refused(
+    stack: &Stack,
+    sender: &Sender,
+    what: &str,
+    signed: &SignedWebhook,
+    code: &str,
+) -> HttpAnswer {
     let answer = sender.send(signed).await;
     assert_eq!((answer.status, answer.errcode()), (401, code), "{what}: {}", answer.text);
     answer.expect_error(401, code);
@@ -23,7 +29,8 @@ async fn check_refused(stack: &Stack, sender: &Sender, what: &str, signed: &Sign
     }
     for key in ["incoming", "dlq", "limit"] {
         for platform in ["mux", "livekit", "acme"] {
-            let exists: bool = stack.redis.command(&["EXISTS", &format!("webhooks:{key}:{platform}")]).await;
+            let exists: bool =
+                stack.redis.command(&["EXISTS", &format!("webhooks:{key}:{platform}")]).await;
             let length: usize = if exists && key != "limit" {
                 stack.redis.command(&["XLEN", &format!("webhooks:{key}:{platform}")]).await
             } else {
@@ -74,7 +81,10 @@ async fn mux_forgeries_leave_nothing() {
         ("an empty header", header("")),
         ("not a number", header(&format!("t=now,v1={v1}"))),
         ("a huge number", header(&format!("t=99999999999999999999999,v1={v1}"))),
-        ("two wrong headers", header(&format!("t={t},v1={flipped}")).header("mux-signature", "v1=00")),
+        (
+            "two wrong headers",
+            header(&format!("t={t},v1={flipped}")).header("mux-signature", "v1=00"),
+        ),
         ("two times", good.clone().header("mux-signature", &format!("t={},v1={v1}", t - 1))),
         (
             "no fallback from a wrong first header",
@@ -113,10 +123,18 @@ async fn mux_timestamp_too_old_or_too_new_is_refused() {
         let message = answer.json["errmesg"].as_str().unwrap();
         let start = format!("Timestamp outside tolerance window: received={t}, current=");
         assert!(message.starts_with(&start), "{message}");
-        let diff: i64 = message.rsplit("diff=").next().unwrap().trim_end_matches('s').parse().unwrap();
+        let diff: i64 =
+            message.rsplit("diff=").next().unwrap().trim_end_matches('s').parse().unwrap();
         assert!((diff.abs() - offset.abs()).abs() <= 3, "{message}");
         // Old and wrong: the tolerance is checked first.
-        check_refused(&stack, &sender, "old and wrong", &sign::mux("wrong", t, body.as_bytes()), EXPIRED).await;
+        check_refused(
+            &stack,
+            &sender,
+            "old and wrong",
+            &sign::mux("wrong", t, body.as_bytes()),
+            EXPIRED,
+        )
+        .await;
     }
     sender.send(&sign::mux(MUX_SECRET, now() - 290, body.as_bytes())).await.expect(202, "accepted");
 }
@@ -143,7 +161,8 @@ async fn livekit_forgeries_leave_nothing() {
     let token = good.value("authorization");
     let pieces: Vec<&str> = token.split('.').collect();
     let unsigned = format!("{}.{}.", part(&json!({"alg": "none", "typ": "JWT"})), pieces[1]);
-    let other_algorithm = format!("{}.{}.{}", part(&json!({"alg": "HS512", "typ": "JWT"})), pieces[1], pieces[2]);
+    let other_algorithm =
+        format!("{}.{}.{}", part(&json!({"alg": "HS512", "typ": "JWT"})), pieces[1], pieces[2]);
     let forgeries = [
         ("no header", good.clone().without("authorization")),
         ("another secret", sign::livekit(LIVEKIT_KEY, "wrong", now(), body)),
@@ -153,7 +172,10 @@ async fn livekit_forgeries_leave_nothing() {
         ("no body hash", without("sha256")),
         ("no expiry", without("exp")),
         ("not a token", resigned(&good, "authorization", "Bearer nonsense")),
-        ("two wrong tokens", resigned(&good, "authorization", &unsigned).header("authorization", "a.b.c")),
+        (
+            "two wrong tokens",
+            resigned(&good, "authorization", &unsigned).header("authorization", "a.b.c"),
+        ),
     ];
     for (what, signed) in &forgeries {
         check_refused(&stack, &sender, what, signed, INVALID).await;
@@ -166,7 +188,8 @@ async fn livekit_forgeries_leave_nothing() {
         assert_eq!(answer.json["errmesg"], "Webhook verification failed: hash mismatch");
     }
     check_refused(&stack, &sender, "expired", &changed("exp", (now() - 600).into()), EXPIRED).await;
-    check_refused(&stack, &sender, "not yet valid", &changed("nbf", (now() + 600).into()), EXPIRED).await;
+    check_refused(&stack, &sender, "not yet valid", &changed("nbf", (now() + 600).into()), EXPIRED)
+        .await;
     sender.send(&good).await.expect(202, "accepted");
 }
 
@@ -188,14 +211,23 @@ async fn generic_forgeries_leave_nothing() {
         ("not hex", header(&format!("sha256={}", "z".repeat(64)))),
         ("cut short", header(&format!("sha256={}", &hex[..32]))),
         ("only the prefix", header("sha256=")),
-        ("an appended byte", SignedWebhook { body: format!("{body} ").into_bytes(), ..good.clone() }),
+        (
+            "an appended byte",
+            SignedWebhook { body: format!("{body} ").into_bytes(), ..good.clone() },
+        ),
         ("an empty body", SignedWebhook { body: Vec::new(), ..good.clone() }),
-        ("two wrong headers", header(&format!("sha1={hex}")).header("x-webhook-signature", "sha256=00")),
+        (
+            "two wrong headers",
+            header(&format!("sha1={hex}")).header("x-webhook-signature", "sha256=00"),
+        ),
     ];
     for (what, signed) in &forgeries {
         check_refused(&stack, &sender, what, signed, INVALID).await;
     }
     let log = stack.ingresses[0].process.log();
-    assert!(!log.contains(&hex) && !log.contains(ACME_SECRET), "log holds a signature or secret:\n{log}");
+    assert!(
+        !log.contains(&hex) && !log.contains(ACME_SECRET),
+        "log holds a signature or secret:\n{log}"
+    );
     sender.send(&good).await.expect(202, "accepted");
 }

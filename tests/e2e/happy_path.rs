@@ -3,7 +3,8 @@
 use serde_json::json;
 use tests::poll;
 use tests::sender::{
-    ACME_SECRET, MUX_SECRET, content_event, livekit_event, mux_asset, mux_event, now, now_ms, rfc3339, unique,
+    ACME_SECRET, MUX_SECRET, content_event, livekit_event, mux_asset, mux_event, now, now_ms,
+    rfc3339, unique,
 };
 use tests::sign;
 use tests::stack::{DatabaseKind, Stack};
@@ -68,21 +69,32 @@ async fn mux_events_update_an_announced_session(kind: DatabaseKind) {
 async fn mux_finds_the_session_by_live_stream_id() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
-    sender.announce("by_column", &json!({"live_stream_id": "ls_column"})).await.expect(202, "accepted");
-    let config = json!({"config": {"egress": {"live_stream_id": "ls_config"}, "kept": [1, 2.50, "x"]}});
+    sender
+        .announce("by_column", &json!({"live_stream_id": "ls_column"}))
+        .await
+        .expect(202, "accepted");
+    let config =
+        json!({"config": {"egress": {"live_stream_id": "ls_config"}, "kept": [1, 2.50, "x"]}});
     sender.announce("by_config", &config).await.expect(202, "accepted");
     stack.status("by_column", "ready", WAIT_LIMIT).await;
     stack.status("by_config", "ready", WAIT_LIMIT).await;
 
     for (room, stream) in [("by_column", "ls_column"), ("by_config", "ls_config")] {
-        sender.mux(&mux_event(&unique("event"), "active", None, stream, now_ms())).await.expect(202, "accepted");
+        sender
+            .mux(&mux_event(&unique("event"), "active", None, stream, now_ms()))
+            .await
+            .expect(202, "accepted");
         stack.status(room, "live", WAIT_LIMIT).await;
     }
-    assert_eq!(stack.database.session("by_config").await.unwrap()["config"]["kept"], json!([1, 2.5, "x"]));
+    assert_eq!(
+        stack.database.session("by_config").await.unwrap()["config"]["kept"],
+        json!([1, 2.5, "x"])
+    );
 
     // The room id counts first, even if the stream belongs to another session; a passthrough that names no room does not
     // stand in the way of the stream id.
-    let body = mux_event(&unique("event"), "disconnected", Some("by_column"), "ls_config", now_ms());
+    let body =
+        mux_event(&unique("event"), "disconnected", Some("by_column"), "ls_config", now_ms());
     sender.mux(&body).await.expect(202, "accepted");
     stack.status("by_column", "ended", WAIT_LIMIT).await;
     assert_eq!(stack.database.status("by_config").await, "live");
@@ -101,13 +113,19 @@ async fn mux_assets_become_recordings(kind: DatabaseKind) {
         let body = mux_asset(&unique("event"), state, "asset_1", "ls_rec", at + n);
         sender.mux(&body).await.expect(202, "accepted");
         stack.wait_until_drained(WAIT_LIMIT).await;
-        let rows = stack.database.rows("SELECT * FROM recordings WHERE recording_id = $1", &["asset_1"]).await;
+        let rows = stack
+            .database
+            .rows("SELECT * FROM recordings WHERE recording_id = $1", &["asset_1"])
+            .await;
         assert_eq!(rows.len(), 1);
         assert_eq!((&rows[0]["state"], &rows[0]["room_id"]), (&json!(state), &json!("recorded")));
         assert_eq!(rows[0]["platform"], "mux");
     }
     // Arriving late, the older state does not come back.
-    sender.mux(&mux_asset(&unique("event"), "created", "asset_1", "ls_rec", at - 1)).await.expect(202, "accepted");
+    sender
+        .mux(&mux_asset(&unique("event"), "created", "asset_1", "ls_rec", at - 1))
+        .await
+        .expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     let rows = stack.database.rows("SELECT state FROM recordings", &[]).await;
     assert_eq!(rows, [json!({"state": "ready"})]);
@@ -125,13 +143,22 @@ async fn livekit_events_open_and_close_a_room(kind: DatabaseKind) {
     stack.status("lk-room", "ready", WAIT_LIMIT).await;
     // LiveKit's clock has whole seconds: arrival decides between the two.
     let at = now();
-    sender.livekit(&livekit_event(&unique("EV"), "room_started", "lk-room", at)).await.expect(202, "accepted");
+    sender
+        .livekit(&livekit_event(&unique("EV"), "room_started", "lk-room", at))
+        .await
+        .expect(202, "accepted");
     stack.status("lk-room", "live", WAIT_LIMIT).await;
-    sender.livekit(&livekit_event(&unique("EV"), "room_finished", "lk-room", at)).await.expect(202, "accepted");
+    sender
+        .livekit(&livekit_event(&unique("EV"), "room_finished", "lk-room", at))
+        .await
+        .expect(202, "accepted");
     stack.status("lk-room", "stopped", WAIT_LIMIT).await;
 
     let id = unique("EV");
-    sender.livekit(&livekit_event(&id, "participant_joined", "lk-room", at)).await.expect(202, "accepted");
+    sender
+        .livekit(&livekit_event(&id, "participant_joined", "lk-room", at))
+        .await
+        .expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.event("livekit", &id).await.unwrap()["action"], "logged");
 }
@@ -151,16 +178,26 @@ async fn contents_follow_netflix_and_generic_events(kind: DatabaseKind) {
             _ => sender.acme(&body).await,
         };
         send(content_event("content_added", "c1", "First", at)).await.expect(202, "accepted");
-        assert_eq!(content(platform).await, json!({"title": "First", "content_type": "series", "state": "active"}));
-        send(content_event("content_updated", "c1", "Second", at + 10)).await.expect(202, "accepted");
+        assert_eq!(
+            content(platform).await,
+            json!({"title": "First", "content_type": "series", "state": "active"})
+        );
+        send(content_event("content_updated", "c1", "Second", at + 10))
+            .await
+            .expect(202, "accepted");
         assert_eq!(content(platform).await["title"], "Second");
-        send(content_event("content_removed", "c1", "Second", at + 20)).await.expect(202, "accepted");
+        send(content_event("content_removed", "c1", "Second", at + 20))
+            .await
+            .expect(202, "accepted");
         assert_eq!(content(platform).await["state"], "removed");
         send(content_event("content_added", "c1", "Late", at + 5)).await.expect(202, "accepted");
-        assert_eq!(content(platform).await["state"], "removed", "an older event does not bring it back");
+        assert_eq!(
+            content(platform).await["state"],
+            "removed",
+            "an older event does not bring it back"
+        );
 
-        let body =
-            json!({"event_type": "something_else", "timestamp": rfc3339(at), "payload": {"content_id": "c2"}});
+        let body = json!({"event_type": "something_else", "timestamp": rfc3339(at), "payload": {"content_id": "c2"}});
         let id = send(body).await.expect(202, "accepted").to_owned();
         stack.wait_until_drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.event(platform, &id).await.unwrap()["action"], "logged");
@@ -177,12 +214,17 @@ async fn bundled_platforms_serve_every_route_alias_and_header() {
             let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
             let signature = sign::pairs(MUX_SECRET, now(), body.as_bytes());
             let signed = sign::mux(MUX_SECRET, now(), body.as_bytes()).without("mux-signature");
-            let signed = signed.header("provider-signature", &signature).to(&format!("{route}{name}"));
+            let signed =
+                signed.header("provider-signature", &signature).to(&format!("{route}{name}"));
             sender.send(&signed).await.expect(202, "accepted");
         }
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
-    assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 8, "one name in the ledger");
+    assert_eq!(
+        stack.database.count("webhook_events WHERE platform = 'mux'").await,
+        8,
+        "one name in the ledger"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,7 +305,9 @@ async fn signature_header_with_one_valid_of_several_is_accepted() {
         .map(|(t, v)| (t.to_owned(), v.to_owned()))
         .unwrap();
     let value = good.replacen(',', &format!(",{other},"), 1);
-    let signed = sign::mux(MUX_SECRET, t, body.as_bytes()).without("mux-signature").header("mux-signature", &value);
+    let signed = sign::mux(MUX_SECRET, t, body.as_bytes())
+        .without("mux-signature")
+        .header("mux-signature", &value);
     sender.send(&signed).await.expect(202, "accepted");
 }
 
@@ -275,9 +319,11 @@ async fn paused_platform_keeps_its_events() {
     let body = content_event("content_added", "c1", "t", now_ms()).to_string();
     sender.send(&sign::generic("held", ACME_SECRET, body.as_bytes())).await.expect(202, "accepted");
     sender.acme(&content_event("content_added", "c2", "t", now_ms())).await.expect(202, "accepted");
-    poll::until("others are processed", WAIT_LIMIT, async || match stack.database.count("contents").await {
-        1 => Ok(()),
-        n => Err(n),
+    poll::until("others are processed", WAIT_LIMIT, async || {
+        match stack.database.count("contents").await {
+            1 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
     assert_eq!((stack.unfinished("held").await, stack.dead("held").await), (1, 0));

@@ -11,7 +11,8 @@ use crate::WAIT_LIMIT;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_count_requests_and_events_by_outcome() {
     let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\nevent_types = [\"content_added\"]\n";
-    let stack = Stack::builder().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let stack =
+        Stack::builder().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let sender = stack.sender();
     let event = |kind: &str| content_event(kind, &unique("c"), "t", now_ms()).to_string();
     let tight = |body: &str| sign::generic("tight", ACME_SECRET, body.as_bytes());
@@ -23,35 +24,62 @@ async fn metrics_count_requests_and_events_by_outcome() {
     assert_eq!(sender.send(&tight("{")).await.status, 400);
     assert_eq!(sender.send(&first.clone().without("x-webhook-signature")).await.status, 401);
     for n in 0..5 {
-        assert_eq!(sender.send(&first.clone().to(&format!("/webhook/unknown-{n}"))).await.status, 404);
+        assert_eq!(
+            sender.send(&first.clone().to(&format!("/webhook/unknown-{n}"))).await.status,
+            404
+        );
     }
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "ready", WAIT_LIMIT).await;
-    sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
-    sender.mux(&mux_event(&unique("e"), "active", Some("nowhere"), "x", now_ms())).await.expect(202, "accepted");
+    sender
+        .mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms()))
+        .await
+        .expect(202, "accepted");
+    sender
+        .mux(&mux_event(&unique("e"), "active", Some("nowhere"), "x", now_ms()))
+        .await
+        .expect(202, "accepted");
     stack.status("room", "live", WAIT_LIMIT).await;
 
     let ingress = &stack.ingresses[0];
-    for outcome in ["accepted", "duplicate", "ignored", "rate_limited", "invalid_payload", "invalid_signature"] {
+    for outcome in
+        ["accepted", "duplicate", "ignored", "rate_limited", "invalid_payload", "invalid_signature"]
+    {
         let labels = ["platform=\"tight\"", &format!("outcome=\"{outcome}\"")];
-        assert!((ingress.metric("webhook_requests_total", &labels).await - 1.0).abs() < 0.1, "{outcome}");
+        assert!(
+            (ingress.metric("webhook_requests_total", &labels).await - 1.0).abs() < 0.1,
+            "{outcome}"
+        );
     }
     let unknown = ingress.metric("webhook_requests_total", &["platform=\"unknown\""]).await;
     assert!((unknown - 5.0).abs() < 0.1, "unknown platforms share one label: {unknown}");
     let text = Sender::new(&ingress.ops).get("/metrics").await.text;
     assert!(!text.contains("unknown-1"), "{text}");
     assert!(ingress.metric("webhook_redis_up", &[]).await > 0.5);
-    assert!(ingress.metric("webhook_request_duration_seconds_count", &["platform=\"tight\""]).await > 0.5);
-    assert!(ingress.metric("webhook_enqueue_duration_seconds_count", &["platform=\"tight\""]).await > 0.5);
+    assert!(
+        ingress.metric("webhook_request_duration_seconds_count", &["platform=\"tight\""]).await
+            > 0.5
+    );
+    assert!(
+        ingress.metric("webhook_enqueue_duration_seconds_count", &["platform=\"tight\""]).await
+            > 0.5
+    );
 
     let worker = &stack.workers[0];
     poll::until("the worker's metrics", WAIT_LIMIT, async || {
-        let processed = worker.metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"processed\""]).await;
-        let dead = worker.metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"dead_lettered\""]).await;
-        let updates = worker.metric("webhook_session_updates_total", &["action=\"status_updated\""]).await;
+        let processed = worker
+            .metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"processed\""])
+            .await;
+        let dead = worker
+            .metric("webhook_events_total", &["platform=\"mux\"", "outcome=\"dead_lettered\""])
+            .await;
+        let updates =
+            worker.metric("webhook_session_updates_total", &["action=\"status_updated\""]).await;
         let letters = worker.metric("webhook_dead_letters", &["platform=\"mux\""]).await;
-        let timed = worker.metric("webhook_end_to_end_duration_seconds_count", &["platform=\"mux\""]).await;
-        let up = worker.metric("webhook_redis_up", &[]).await * worker.metric("webhook_database_up", &[]).await;
+        let timed =
+            worker.metric("webhook_end_to_end_duration_seconds_count", &["platform=\"mux\""]).await;
+        let up = worker.metric("webhook_redis_up", &[]).await
+            * worker.metric("webhook_database_up", &[]).await;
         let seen = [processed, dead, updates, letters, timed, up];
         if seen.iter().all(|value| *value > 0.5) { Ok(()) } else { Err(format!("{seen:?}")) }
     })
@@ -73,15 +101,22 @@ async fn log_lines_hold_no_secret_signature_or_body() {
         .send(&sign::generic("acme", ACME_SECRET, b"{\"needle-in-the-body\""))
         .await
         .expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
-    sender.announce("room", &json!({"config": {"x": "needle-in-the-body"}})).await.expect(202, "accepted");
+    sender
+        .announce("room", &json!({"config": {"x": "needle-in-the-body"}}))
+        .await
+        .expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     let signature = signed.value("x-webhook-signature").trim_start_matches("sha256=").to_owned();
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
         assert!(!log.is_empty());
-        for needle in
-            ["needle-in-the-body", &signature, ACME_SECRET, tests::sender::ADMIN_TOKEN, tests::sender::MUX_SECRET]
-        {
+        for needle in [
+            "needle-in-the-body",
+            &signature,
+            ACME_SECRET,
+            tests::sender::ADMIN_TOKEN,
+            tests::sender::MUX_SECRET,
+        ] {
             let line = log.lines().find(|line| line.contains(needle));
             assert!(line.is_none(), "{needle} in the log: {}", line.unwrap_or_default());
         }

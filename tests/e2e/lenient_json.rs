@@ -16,7 +16,11 @@ fn realcast(body: &str) -> SignedWebhook {
 on_both!(lone_surrogate_is_stored_as_replacement_character);
 
 async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
-    let stack = Stack::builder().database(kind).ingress_env("REALCAST_WEBHOOK_SECRET", SECRET).start().await;
+    let stack = Stack::builder()
+        .database(kind)
+        .ingress_env("REALCAST_WEBHOOK_SECRET", SECRET)
+        .start()
+        .await;
     let sender = stack.sender();
     let at = rfc3339(now_ms());
     let chat = |id: &str, half: &str| {
@@ -27,7 +31,8 @@ async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
     sender.send(&realcast(&chat("m", "\\ud83d"))).await.expect(202, "accepted");
     // A whole JSON object goes into a column here.
     let content = |half: &str| {
-        let payload = format!(r#"{{"content_id":"c","title":"t {half}","more":{{"{half}":["{half}"]}}}}"#);
+        let payload =
+            format!(r#"{{"content_id":"c","title":"t {half}","more":{{"{half}":["{half}"]}}}}"#);
         format!(r#"{{"event_type":"content_added","timestamp":"{at}","payload":{payload}}}"#)
     };
     let signed = sign::generic("acme", ACME_SECRET, content("\\ude00").as_bytes());
@@ -40,16 +45,21 @@ async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
     announced.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
 
-    let rows = stack.database.rows("SELECT message FROM chat_messages WHERE message_id = 'm'", &[]).await;
+    let rows =
+        stack.database.rows("SELECT message FROM chat_messages WHERE message_id = 'm'", &[]).await;
     assert_eq!(rows, [json!({"message": "cut \u{fffd}"})]);
-    let rows = stack.database.rows("SELECT title, data FROM contents WHERE content_id = 'c'", &[]).await;
+    let rows =
+        stack.database.rows("SELECT title, data FROM contents WHERE content_id = 'c'", &[]).await;
     assert_eq!(rows[0]["title"], "t \u{fffd}");
     let data = match &rows[0]["data"] {
         Value::String(text) => serde_json::from_str(text).expect("JSON"),
         data => data.clone(),
     };
     assert_eq!(data["more"], json!({"\u{fffd}": ["\u{fffd}"]}));
-    assert_eq!(stack.dead("acme").await + stack.dead("realcast").await + stack.dead("sessions").await, 0);
+    assert_eq!(
+        stack.dead("acme").await + stack.dead("realcast").await + stack.dead("sessions").await,
+        0
+    );
 
     // Another half is another event; the same bytes are not.
     sender.send(&realcast(&chat("m", "\\ud83d"))).await.expect(200, "duplicate");
@@ -85,10 +95,12 @@ async fn other_text_encodings_are_accepted_as_json() {
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
     for id in &ids {
-        let rows = stack.database.rows("SELECT title FROM contents WHERE content_id = $1", &[id]).await;
+        let rows =
+            stack.database.rows("SELECT title FROM contents WHERE content_id = $1", &[id]).await;
         assert_eq!(rows.len(), 1, "{id}");
     }
-    let rows = stack.database.rows("SELECT title FROM contents WHERE content_id = $1", &[&ids[4]]).await;
+    let rows =
+        stack.database.rows("SELECT title FROM contents WHERE content_id = $1", &[&ids[4]]).await;
     assert_eq!(rows, [json!({"title": "caf\u{fffd}"})]);
 }
 
@@ -100,10 +112,14 @@ async fn form_and_xml_bodies_get_an_error_with_advice() {
             "payload=%7B%22zen%22%3A%22Keep+it%22%7D",
             "form-encoded, but only JSON is accepted; choose application/json",
         ),
-        ("<feed xmlns='http://www.w3.org/2005/Atom'></feed>", "XML or HTML, but only JSON is accepted"),
+        (
+            "<feed xmlns='http://www.w3.org/2005/Atom'></feed>",
+            "XML or HTML, but only JSON is accepted",
+        ),
         ("plain=text with blanks", "not JSON at line 1, column 1"),
     ] {
-        let answer = stack.sender().send(&sign::generic("acme", ACME_SECRET, body.as_bytes())).await;
+        let answer =
+            stack.sender().send(&sign::generic("acme", ACME_SECRET, body.as_bytes())).await;
         answer.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
         assert!(answer.json["errmesg"].as_str().expect("a text").contains(told), "{}", answer.text);
     }
@@ -116,7 +132,8 @@ async fn ids_with_replaced_bytes_never_share_a_row() {
     let at = rfc3339(now_ms());
     let event = |kind: &str, data: &str| {
         let text = format!(r#"{{"event":"{kind}","timestamp":"{at}","data":{{{data}}}}}"#);
-        let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1")).collect();
+        let bytes: Vec<u8> =
+            text.chars().map(|c| u8::try_from(u32::from(c)).expect("Latin-1")).collect();
         sign::over_body("realcast", "X-RealCast-Signature", SECRET, &bytes)
     };
     let ids = ["caf\u{e9}-X", "caf\u{e8}-X", "\\ud83d-X", "\\ud83e-X"];
@@ -127,9 +144,13 @@ async fn ids_with_replaced_bytes_never_share_a_row() {
         stack.sender().send(&chat).await.expect(202, "accepted");
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
-    assert_eq!(stack.database.count("sessions").await + stack.database.count("chat_messages").await, 0);
+    assert_eq!(
+        stack.database.count("sessions").await + stack.database.count("chat_messages").await,
+        0
+    );
     let listed = stack.dlq_tool(&["list", "--platform", "realcast", "--output", "json"]).await;
-    let dead: Vec<Value> = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let dead: Vec<Value> =
+        listed.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(dead.len(), 2 * ids.len(), "{}", listed.stdout);
     for letter in dead {
         assert_eq!(letter["error_code"], "invalid_event");

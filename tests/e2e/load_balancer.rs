@@ -30,7 +30,8 @@ async fn balancer(stack: &Stack) -> HaProxy {
         shipped = shipped.replace(&bind, &format!("bind 127.0.0.1:{here}"));
     }
     let servers = stack.ingresses.iter().enumerate().map(|(n, role)| {
-        let (url, ops) = (role.url.trim_start_matches("http://"), role.ops.rsplit_once(':').unwrap().1);
+        let (url, ops) =
+            (role.url.trim_start_matches("http://"), role.ops.rsplit_once(':').unwrap().1);
         format!("server ingress-{n} {url} port {ops}")
     });
     let servers: Vec<String> = servers.collect();
@@ -39,8 +40,13 @@ async fn balancer(stack: &Stack) -> HaProxy {
     let folder = process::folder();
     let file = folder.path().join("haproxy.cfg");
     std::fs::write(&file, shipped.replace(template, &servers.join("\n    "))).unwrap();
-    let haproxy = ["/usr/sbin/haproxy", "haproxy"].into_iter().find(|path| std::path::Path::new(path).exists());
-    let process = Program::at("haproxy", haproxy.unwrap_or("haproxy")).args(["-W", "-db", "-f"]).arg(&file).spawn();
+    let haproxy = ["/usr/sbin/haproxy", "haproxy"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists());
+    let process = Program::at("haproxy", haproxy.unwrap_or("haproxy"))
+        .args(["-W", "-db", "-f"])
+        .arg(&file)
+        .spawn();
     let operations = format!("http://127.0.0.1:{operations}");
     let sender = Sender::new(&format!("http://127.0.0.1:{front}"));
     let balancer = HaProxy { process, sender, operations, _folder: folder };
@@ -56,10 +62,16 @@ impl HaProxy {
                 return Err(self.process.tail());
             }
             let metrics = format!("{}/metrics", self.operations);
-            let text = reqwest::get(&metrics).await.map_err(|error| error.to_string())?.text().await;
+            let text =
+                reqwest::get(&metrics).await.map_err(|error| error.to_string())?.text().await;
             let text = text.map_err(|error| error.to_string())?;
             let up = "haproxy_backend_active_servers{proxy=\"ready\"}";
-            let seen = text.lines().find_map(|line| line.strip_prefix(up)).unwrap_or("nothing").trim().to_owned();
+            let seen = text
+                .lines()
+                .find_map(|line| line.strip_prefix(up))
+                .unwrap_or("nothing")
+                .trim()
+                .to_owned();
             if seen == replicas.to_string() { Ok(()) } else { Err(seen) }
         })
         .await;
@@ -108,5 +120,9 @@ async fn replicas_restarted_in_turn_accept_every_event_once() {
     balancer.sender.acme(&content("t")).await.expect(202, "accepted");
     // Bodies go through as they are, and how large they may be is said by ingress.
     balancer.sender.acme(&content(&"t".repeat(900_000))).await.expect(202, "accepted");
-    balancer.sender.acme(&content(&"t".repeat(1_100_000))).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
+    balancer
+        .sender
+        .acme(&content(&"t".repeat(1_100_000)))
+        .await
+        .expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
 }

@@ -4,11 +4,11 @@
 //! Which requests these are follows from a seed. A failure names it: `MALFORMED_SEED=… cargo test …` sends the same again.
 
 mod bodies;
-mod rng;
 mod headers;
+mod protocol;
 mod raw_client;
 mod requests;
-mod protocol;
+mod rng;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -37,7 +37,9 @@ const SEVERAL: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_by_the_thousand_do_no_harm() {
-    let seed = std::env::var("MALFORMED_SEED").ok().map_or_else(rand::random, |text| text.parse().unwrap());
+    let seed = std::env::var("MALFORMED_SEED")
+        .ok()
+        .map_or_else(rand::random, |text| text.parse().unwrap());
     let stack = Stack::builder()
         .workers(0)
         .platforms(SEVERAL)
@@ -59,16 +61,23 @@ async fn malformed_requests_by_the_thousand_do_no_harm() {
     let log = role.process.log();
     assert!(!log.contains("panicked"), "seed {seed}: it panicked:\n{}", role.process.tail());
     assert!(!log.contains("ERROR"), "seed {seed}: it blames itself:\n{}", role.process.tail());
-    for pattern in
-        ["webhooks:incoming:*", "webhooks:dlq:*", "webhooks:limit:*", "webhook:hash:*", "webhooks:platforms"]
-    {
+    for pattern in [
+        "webhooks:incoming:*",
+        "webhooks:dlq:*",
+        "webhooks:limit:*",
+        "webhook:hash:*",
+        "webhooks:platforms",
+    ] {
         let keys: Vec<String> = stack.redis.command(&["KEYS", pattern]).await;
         assert!(keys.is_empty(), "seed {seed}: left in Redis: {keys:?}");
     }
     let grown = after.saturating_sub(before);
     assert!(grown <= MAX_GROWTH, "seed {seed}: {grown} bytes more than {before} before");
     let sender = stack.sender();
-    sender.acme(&content_event("content_added", &unique("c"), "t", now_ms())).await.expect(202, "accepted");
+    sender
+        .acme(&content_event("content_added", &unique("c"), "t", now_ms()))
+        .await
+        .expect(202, "accepted");
 }
 
 /// Sends what `numbers` stand for and looks at every answer.
@@ -109,10 +118,18 @@ fn check_reply(case: &MalformedRequest, reply: &RawReply) -> Result<(), String> 
         RawReply::Closed if case.may_be_cut_off => Ok(()),
         RawReply::Closed => Err("the connection was closed without an answer".to_owned()),
         RawReply::Silent => Err("neither answer nor end".to_owned()),
-        RawReply::Answer { status, .. } if !(400..500).contains(status) => Err(format!("answered with {status}")),
+        RawReply::Answer { status, .. } if !(400..500).contains(status) => {
+            Err(format!("answered with {status}"))
+        }
         RawReply::Answer { json, body, .. } => {
-            let ours = json["success"] == false && json["errcode"].is_string() && json["erresid"].is_string();
-            if ours || (case.may_be_cut_off && body.is_empty()) { Ok(()) } else { Err("not our error".to_owned()) }
+            let ours = json["success"] == false
+                && json["errcode"].is_string()
+                && json["erresid"].is_string();
+            if ours || (case.may_be_cut_off && body.is_empty()) {
+                Ok(())
+            } else {
+                Err("not our error".to_owned())
+            }
         }
     }
 }
@@ -131,5 +148,6 @@ fn resident_memory(role: &ServerProcess) -> u64 {
     std::thread::sleep(Duration::from_millis(300));
     let status = std::fs::read_to_string(format!("/proc/{}/status", role.process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok()).expect("a number of kB") * 1024
+    line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok()).expect("a number of kB")
+        * 1024
 }

@@ -12,24 +12,40 @@ use crate::WAIT_LIMIT;
 on_both!(event_without_session_waits_dies_and_is_replayed);
 
 async fn event_without_session_waits_dies_and_is_replayed(kind: DatabaseKind) {
-    let stack = Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "1500").start().await;
+    let stack =
+        Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "1500").start().await;
     let sender = stack.sender();
     let id = unique("event");
-    sender.mux(&mux_event(&id, "active", Some("nowhere"), "ls_9", now_ms())).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", WAIT_LIMIT, async || match stack.retrying("mux").await {
-        0 => Err("not there"),
-        _ => Ok(()),
+    sender
+        .mux(&mux_event(&id, "active", Some("nowhere"), "ls_9", now_ms()))
+        .await
+        .expect(202, "accepted");
+    poll::until("it waits in the retry set", WAIT_LIMIT, async || {
+        match stack.retrying("mux").await {
+            0 => Err("not there"),
+            _ => Ok(()),
+        }
     })
     .await;
     assert_eq!(stack.dead("mux").await, 0);
     assert!(stack.database.event("mux", &id).await.is_none(), "no ledger row without an effect");
-    poll::until("it is dead", WAIT_LIMIT, async || if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") })
-        .await;
+    poll::until("it is dead", WAIT_LIMIT, async || {
+        if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") }
+    })
+    .await;
     assert_eq!((stack.unfinished("mux").await, stack.retrying("mux").await), (0, 0));
-    stack.workers[0].process.wait_until_logged("No session found for live_stream_id=ls_9, passthrough=nowhere", WAIT_LIMIT).await;
+    stack.workers[0]
+        .process
+        .wait_until_logged(
+            "No session found for live_stream_id=ls_9, passthrough=nowhere",
+            WAIT_LIMIT,
+        )
+        .await;
 
-    let listed = stack.dlq_tool(&["list", "--output", "json", "--error-code", "session_not_found"]).await;
-    let letter: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
+    let listed =
+        stack.dlq_tool(&["list", "--output", "json", "--error-code", "session_not_found"]).await;
+    let letter: Value =
+        serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
     assert_eq!((&letter["event_id"], &letter["platform"]), (&json!(id), &json!("mux")));
     assert_eq!(letter["error_code"], "session_not_found");
     let waited = letter["failed_at"].as_i64().zip(letter["received_at"].as_i64());
@@ -56,11 +72,19 @@ async fn event_with_a_session_announced_in_time_is_processed() {
         .await;
     let sender = stack.sender();
     let id = unique("event");
-    sender.mux(&mux_event(&id, "active", Some("late"), "ls", now_ms())).await.expect(202, "accepted");
-    sender.mux(&mux_asset(&unique("event"), "ready", "asset_9", "ls_late", now_ms())).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", WAIT_LIMIT, async || match stack.retrying("mux").await {
-        0 => Err("not there"),
-        _ => Ok(()),
+    sender
+        .mux(&mux_event(&id, "active", Some("late"), "ls", now_ms()))
+        .await
+        .expect(202, "accepted");
+    sender
+        .mux(&mux_asset(&unique("event"), "ready", "asset_9", "ls_late", now_ms()))
+        .await
+        .expect(202, "accepted");
+    poll::until("it waits in the retry set", WAIT_LIMIT, async || {
+        match stack.retrying("mux").await {
+            0 => Err("not there"),
+            _ => Ok(()),
+        }
     })
     .await;
     // Long enough for several looks: waiting is bounded by time, not by the number of attempts.
@@ -86,7 +110,10 @@ async fn events_waiting_for_a_session_do_not_block_others() {
         let body = mux_event(&unique("e"), "active", Some(&format!("absent_{n}")), "x", at);
         sender.mux(&body).await.expect(202, "accepted");
     }
-    sender.mux(&mux_event(&unique("e"), "active", Some("there"), "x", at)).await.expect(202, "accepted");
+    sender
+        .mux(&mux_event(&unique("e"), "active", Some("there"), "x", at))
+        .await
+        .expect(202, "accepted");
     stack.status("there", "live", Duration::from_secs(10)).await;
     assert_eq!(stack.dead("mux").await, 0);
 }
@@ -105,7 +132,8 @@ missing_session = "create"
     sender.announce("theirs", &json!({})).await.expect(202, "accepted");
     stack.status("theirs", "ready", WAIT_LIMIT).await;
     for room in ["theirs", "mine"] {
-        let body = json!({"event_type": "stop", "timestamp": now_ms(), "payload": {"room": room}}).to_string();
+        let body = json!({"event_type": "stop", "timestamp": now_ms(), "payload": {"room": room}})
+            .to_string();
         let signed = tests::sign::generic("intruder", tests::sender::ACME_SECRET, body.as_bytes());
         sender.send(&signed).await.expect(202, "accepted");
     }
@@ -113,41 +141,60 @@ missing_session = "create"
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("theirs").await, "ready");
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
-    let letter: Value = serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
-    assert_eq!((&letter["error_code"], &letter["platform"]), (&json!("session_conflict"), &json!("intruder")));
+    let letter: Value =
+        serde_json::from_str(&listed.stdout).unwrap_or_else(|error| panic!("{error}: {listed:?}"));
+    assert_eq!(
+        (&letter["error_code"], &letter["platform"]),
+        (&json!("session_conflict"), &json!("intruder"))
+    );
 }
 
 /// Announcements are in another stream: while one that came before the event is unfinished, nobody can say that the
 /// session is missing, and waiting for it costs neither an attempt nor time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_older_announcement_postpones_missing_session() {
-    let stack =
-        Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").worker_env("MAX_ATTEMPTS", "1").start().await;
+    let stack = Stack::builder()
+        .worker_env("MISSING_SESSION_WAIT_MS", "300")
+        .worker_env("MAX_ATTEMPTS", "1")
+        .start()
+        .await;
     // Of a later wire version: it stays in the stream until a newer worker comes.
     let stream = "webhooks:incoming:sessions";
     let received = (now_ms() - 1_000).to_string();
-    let fields =
-        ["v", "99", "event_id", "newer", "event_type", "session.announced", "received_at", &received, "body", "{}"];
+    let fields = [
+        "v",
+        "99",
+        "event_id",
+        "newer",
+        "event_type",
+        "session.announced",
+        "received_at",
+        &received,
+        "body",
+        "{}",
+    ];
     let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
     let body = mux_event(&unique("event"), "active", Some("nowhere"), "ls", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", WAIT_LIMIT, async || match stack.retrying("mux").await {
-        0 => Err("not there"),
-        _ => Ok(()),
+    poll::until("it waits in the retry set", WAIT_LIMIT, async || {
+        match stack.retrying("mux").await {
+            0 => Err("not there"),
+            _ => Ok(()),
+        }
     })
     .await;
-    poll::throughout("it stays alive", Duration::from_secs(2), async || match stack.dead("mux").await {
-        0 => Ok(()),
-        dead => Err(dead),
+    poll::throughout("it stays alive", Duration::from_secs(2), async || {
+        match stack.dead("mux").await {
+            0 => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
     // Put off and promoted again and again, it has changed its id.
     let removed: i64 = stack.redis.command(&["XTRIM", stream, "MAXLEN", "0"]).await;
     assert_eq!(removed, 1);
-    poll::until(
-        "now it is dead",
-        WAIT_LIMIT,
-        async || if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") },
-    )
+    poll::until("now it is dead", WAIT_LIMIT, async || {
+        if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") }
+    })
     .await;
 }

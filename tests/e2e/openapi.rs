@@ -1,9 +1,9 @@
 //! `GET /api/openapi.json` says what the system does: every answer that it describes is provoked, but for those that a
 //! table names with its reason, and every answer that is provoked is described.
 
+mod conformance;
 mod description;
 mod responses;
-mod conformance;
 
 use std::collections::BTreeSet;
 
@@ -13,8 +13,8 @@ use actix_web::web::ServiceConfig;
 use reqwest::Method;
 use tests::sender::Sender;
 
-use description::Description;
 use conformance::{Conformance, admin};
+use description::Description;
 
 /// Answers that need a fault which no request can cause, and where they are provoked: the end of the path, method and status.
 const PROVOKED_ELSEWHERE: [(&str, &str, &str, &str); 11] = [
@@ -28,7 +28,12 @@ const PROVOKED_ELSEWHERE: [(&str, &str, &str, &str); 11] = [
     ("/metrics", "get", "500", "the same"),
     ("/stats", "get", "500", "the same"),
     ("/platforms", "get", "500", "the same"),
-    ("/{room_id}", "get", "500", "a session database that is away, as Redis is for the events of a worker here"),
+    (
+        "/{room_id}",
+        "get",
+        "500",
+        "a session database that is away, as Redis is for the events of a worker here",
+    ),
 ];
 
 /// Error codes that need a fault which is not made here, and where they are provoked.
@@ -40,7 +45,8 @@ const CODES_ELSEWHERE: [(&str, &str); 2] = [
 /// Every spelling of the route of webhooks.
 fn spellings(api: &Description) -> Vec<String> {
     let spelled = api.items().filter_map(|(template, _)| template.strip_suffix("/{platform}"));
-    let found: Vec<String> = spelled.filter(|path| !path.ends_with("/platforms")).map(str::to_owned).collect();
+    let found: Vec<String> =
+        spelled.filter(|path| !path.ends_with("/platforms")).map(str::to_owned).collect();
     assert_eq!(found.len(), 4, "{found:?}");
     found
 }
@@ -68,7 +74,9 @@ async fn openapi_document_is_valid_and_matches_the_answers() {
 
     let mut unseen = api.unseen();
     unseen.retain(|(path, method, status)| {
-        !PROVOKED_ELSEWHERE.iter().any(|(end, by, known, _)| path.ends_with(end) && method == by && status == known)
+        !PROVOKED_ELSEWHERE
+            .iter()
+            .any(|(end, by, known, _)| path.ends_with(end) && method == by && status == known)
     });
     assert!(unseen.is_empty(), "described, but not seen: {unseen:#?}");
     let mut codes = api.unseen_codes();
@@ -78,19 +86,24 @@ async fn openapi_document_is_valid_and_matches_the_answers() {
 
 /// Every path that the worker's router knows is described, for workers. (Ingress's own are compared in its unit tests.)
 async fn routes_of_workers(api: &Description) {
-    let configure = |routes: &mut ServiceConfig| worker::routes::configure(routes, Default::default(), None);
+    let configure =
+        |routes: &mut ServiceConfig| worker::routes::configure(routes, Default::default(), None);
     let service = init_service(App::new().configure(configure)).await;
     let response = call_service(&service, TestRequest::with_uri("/").to_request()).await;
     // The map has no other way of listing what it holds.
     let map = format!("{:?}", response.request().resource_map());
-    let known =
-        map.split("Single(\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|one| !one.is_empty());
+    let known = map
+        .split("Single(\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|one| !one.is_empty());
     let known: BTreeSet<&str> = known.collect();
     let operational = ["/live", "/ready", "/metrics"];
     let described = api.items().filter(|(template, item)| {
         let mut methods = item.as_object().unwrap().keys();
-        let worker =
-            |method: &String| api.servers(template, method).is_some_and(|all| all.contains(&"worker".to_owned()));
+        let worker = |method: &String| {
+            api.servers(template, method).is_some_and(|all| all.contains(&"worker".to_owned()))
+        };
         !operational.contains(template) && methods.any(worker)
     });
     assert_eq!(described.map(|(template, _)| template).collect::<BTreeSet<_>>(), known, "{map}");
@@ -112,14 +125,16 @@ async fn methods(conformance: &Conformance) {
             for (role, base) in bases {
                 // Where the path is known for other methods, it is said which.
                 let here = item.as_object().unwrap().keys().filter(|method| {
-                    api.servers(template, method).is_some_and(|servers| servers.iter().any(|one| one == role))
+                    api.servers(template, method)
+                        .is_some_and(|servers| servers.iter().any(|one| one == role))
                 });
                 let here: Vec<String> = here.map(|method| method.to_uppercase()).collect();
                 let operational = ["/live", "/ready", "/metrics"].contains(&template);
                 if described.iter().any(|one| one == role) || operational {
                     continue;
                 }
-                let answer = Sender::new(base).request(method.clone(), &admin(&path)).await.unwrap();
+                let answer =
+                    Sender::new(base).request(method.clone(), &admin(&path)).await.unwrap();
                 if here.is_empty() {
                     api.is_general("NoSuchRoute", &answer);
                     answer.expect_error(404, "E_NOT_FOUND");
@@ -127,7 +142,10 @@ async fn methods(conformance: &Conformance) {
                     api.is_general("NoSuchMethod", &answer);
                     answer.expect_error(405, "E_METHOD_NOT_ALLOWED");
                     let allow = answer.header("allow").unwrap_or_default();
-                    assert!(allow.split(", ").all(|one| here.iter().any(|known| known == one)), "{path}: {allow}");
+                    assert!(
+                        allow.split(", ").all(|one| here.iter().any(|known| known == one)),
+                        "{path}: {allow}"
+                    );
                 }
             }
         }

@@ -44,11 +44,17 @@ async fn delivery_order_does_not_change_the_final_row(kind: DatabaseKind) {
         map.insert("last_event_id".to_owned(), Value::from(last));
         rows.push(row);
     }
-    assert_eq!((&rows[0]["status"], &rows[0]["last_event_id"]), (&json!("ended"), &json!("event_2")));
+    assert_eq!(
+        (&rows[0]["status"], &rows[0]["last_event_id"]),
+        (&json!("ended"), &json!("event_2"))
+    );
     for (n, row) in rows.iter().enumerate() {
         assert_eq!(*row, rows[0], "order {:?}", ORDERS[n]);
     }
-    let actions = stack.database.rows("SELECT action FROM webhook_events WHERE event_id = 'event_5_0'", &[]).await;
+    let actions = stack
+        .database
+        .rows("SELECT action FROM webhook_events WHERE event_id = 'event_5_0'", &[])
+        .await;
     assert_eq!(actions, [json!({"action": "stale_ignored"})], "what came last and was oldest");
 }
 
@@ -106,7 +112,10 @@ async fn future_event_time_cannot_freeze_a_session() {
         .await
         .expect(202, "accepted");
     stack.status("room", "live", WAIT_LIMIT).await;
-    sender.livekit(&livekit_event(&unique("EV"), "room_finished", "room", now() + 1)).await.expect(202, "accepted");
+    sender
+        .livekit(&livekit_event(&unique("EV"), "room_finished", "room", now() + 1))
+        .await
+        .expect(202, "accepted");
     stack.status("room", "stopped", WAIT_LIMIT).await;
     let row = stack.database.event("mux", &id).await.unwrap();
     assert_eq!(row["occurred_at"], row["received_at"], "counts as arrival");

@@ -13,7 +13,7 @@ use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, mux_event, now_ms};
 use tests::sign;
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -59,9 +59,33 @@ async fn delivery_enqueued_twice_is_sent_once() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = builder(&[&receiver]).start().await;
     let at = now_ms().to_string();
-    let fields = ["v", "1", "event_id", "e", "event_type", "content_added", "occurred_at", &at, "received_at", &at];
-    let more = ["attempt", "1", "origin", "1-1", "body", "{}", "forwarded_at", &at, "destinations", "webhook_1"];
-    let words = [&["XADD", "webhooks:outbox:acme", "*"][..], &fields[..], &more[..], &["result", ""]].concat();
+    let fields = [
+        "v",
+        "1",
+        "event_id",
+        "e",
+        "event_type",
+        "content_added",
+        "occurred_at",
+        &at,
+        "received_at",
+        &at,
+    ];
+    let more = [
+        "attempt",
+        "1",
+        "origin",
+        "1-1",
+        "body",
+        "{}",
+        "forwarded_at",
+        &at,
+        "destinations",
+        "webhook_1",
+    ];
+    let words =
+        [&["XADD", "webhooks:outbox:acme", "*"][..], &fields[..], &more[..], &["result", ""]]
+            .concat();
     let left = async || stack.redis.command::<usize>(&["XLEN", "webhooks:outbox:acme"]).await;
     for _ in 0..2 {
         let _: String = stack.redis.command(&words).await;
@@ -75,12 +99,18 @@ async fn delivery_enqueued_twice_is_sent_once() {
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
     poll::until("what came later is there", WAIT_LIMIT, async || {
         let seen = receiver.received();
-        if seen.values().any(|attempts| attempts[0].json()["event_id"] != "e") { Ok(()) } else { Err(seen.len()) }
+        if seen.values().any(|attempts| attempts[0].json()["event_id"] != "e") {
+            Ok(())
+        } else {
+            Err(seen.len())
+        }
     })
     .await;
-    poll::throughout("nothing else is", Duration::from_secs(1), async || match receiver.deliveries() {
-        2 => Ok(()),
-        seen => Err(seen),
+    poll::throughout("nothing else is", Duration::from_secs(1), async || {
+        match receiver.deliveries() {
+            2 => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
 }
@@ -90,7 +120,11 @@ on_both!(processed_event_is_sent_signed_with_its_result);
 async fn processed_event_is_sent_signed_with_its_result(kind: DatabaseKind) {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
     let stack = builder(&[&receiver]).database(kind).start().await;
-    stack.sender().announce("room-1", &json!({"live_stream_id": "ls-1"})).await.expect(202, "accepted");
+    stack
+        .sender()
+        .announce("room-1", &json!({"live_stream_id": "ls-1"}))
+        .await
+        .expect(202, "accepted");
     let event = mux_event("evt_1", "active", Some("room-1"), "ls-1", now_ms());
     stack.sender().mux(&event).await.expect(202, "accepted");
     stack.status("room-1", "live", WAIT_LIMIT).await;
@@ -113,15 +147,22 @@ async fn processed_event_is_sent_signed_with_its_result(kind: DatabaseKind) {
     assert_eq!((&body["webhook_id"], &body["source"]), (&json!("webhook_1"), &json!("streamgank")));
     assert_eq!((&body["platform"], &body["event_id"]), (&json!("mux"), &json!("evt_1")));
     assert_eq!(body["result"]["action"], "status_updated");
-    assert_eq!((&body["result"]["room_id"], &body["result"]["new_status"]), (&json!("room-1"), &json!("live")));
+    assert_eq!(
+        (&body["result"]["room_id"], &body["result"]["new_status"]),
+        (&json!("room-1"), &json!("live"))
+    );
 
     let header = |name: &str| one.headers.get(name).map_or("", String::as_str);
-    assert_eq!(header("x-streamgank-signature"), format!("sha256={}", sign::hmac_sha256_hex(SECRET, &one.body)));
+    assert_eq!(
+        header("x-streamgank-signature"),
+        format!("sha256={}", sign::hmac_sha256_hex(SECRET, &one.body))
+    );
     assert_eq!(header("x-streamgank-event"), "video.live_stream.active");
     assert_eq!((header("x-streamgank-delivery"), header("webhook-id")), (id.as_str(), id.as_str()));
     assert_eq!(header("user-agent"), "StreamGank-Webhook/1.0");
     assert_eq!(header("content-type"), "application/json");
-    let signed = [id.as_bytes(), b".", header("webhook-timestamp").as_bytes(), b".", &one.body].concat();
+    let signed =
+        [id.as_bytes(), b".", header("webhook-timestamp").as_bytes(), b".", &one.body].concat();
     let expected = format!("v1,{}", STANDARD.encode(hmac(SECRET.as_bytes(), &signed)));
     assert_eq!(header("webhook-signature"), expected);
 
@@ -133,14 +174,19 @@ async fn processed_event_is_sent_signed_with_its_result(kind: DatabaseKind) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_are_only_processed_events_of_chosen_types() {
-    let (jobs, all) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (jobs, all) =
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let file = format!(
         "[destinations.removals]\nurl = \"{}\"\nevents = [\"*_removed\"]\nallow_private = \"127.0.0.1\"\n",
         jobs.url()
     );
     let stack = builder(&[&all]).platforms(&file).start().await;
     for (kind, id) in [("content_added", "a"), ("content_removed", "b"), ("content_updated", "c")] {
-        stack.sender().netflix(&content_event(kind, id, "x", now_ms())).await.expect(202, "accepted");
+        stack
+            .sender()
+            .netflix(&content_event(kind, id, "x", now_ms()))
+            .await
+            .expect(202, "accepted");
     }
     // Missing its content id where the definition's schema does not ask for one: a dead letter.
     let bad = json!({"event_type": "content_added", "payload": {}});
@@ -156,7 +202,10 @@ async fn deliveries_are_only_processed_events_of_chosen_types() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
-    let (second, never) = (Downstream::start(ReceiverBehavior::FailFirst), Downstream::start(ReceiverBehavior::Always(500)));
+    let (second, never) = (
+        Downstream::start(ReceiverBehavior::FailFirst),
+        Downstream::start(ReceiverBehavior::Always(500)),
+    );
     let stack = builder(&[&second, &never]).start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
     has(&second, 1, WAIT_LIMIT).await;
@@ -176,7 +225,11 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
 
     let shown = stack.dlq_tool(&["list", "--platform", "out:webhook_2", "--output", "json"]).await;
     let letter: Value = serde_json::from_str(shown.stdout.lines().next().unwrap()).unwrap();
-    assert_eq!((&letter["error_code"], &letter["attempts"]), (&json!("http_5xx"), &json!(4)), "{letter}");
+    assert_eq!(
+        (&letter["error_code"], &letter["attempts"]),
+        (&json!("http_5xx"), &json!(4)),
+        "{letter}"
+    );
     assert_eq!(letter["event_id"], json!(ids[0]));
     never.set_behavior(ReceiverBehavior::Accept);
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_2", "--yes"]).await;
@@ -188,7 +241,10 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
     .await;
     assert_eq!(never.deliveries(), 1, "the same delivery id on every attempt");
     let log = stack.workers[0].process.log();
-    assert!(log.contains("Webhook delivery failed (attempt 1/4): webhook_1 - status 500. Retrying in"), "{log}");
+    assert!(
+        log.contains("Webhook delivery failed (attempt 1/4): webhook_1 - status 500. Retrying in"),
+        "{log}"
+    );
     assert!(!log.contains("not yet"), "what a destination answers may hold what it was sent");
     assert!(log.contains("Webhook delivery failed after 4 attempts: status 500"), "{log}");
     assert!(log.contains("Webhook delivered successfully: webhook_1 ("), "{log}");
@@ -222,9 +278,11 @@ async fn retry_after_is_obeyed_and_permanent_refusals_are_final() {
     assert_eq!(refusing.received().values().map(Vec::len).sum::<usize>(), 1);
     // After a 410 nothing more is sent there.
     stack.sender().netflix(&film(2)).await.expect(202, "accepted");
-    poll::until("another dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_3").await {
-        2 => Ok(()),
-        other => Err(other),
+    poll::until("another dead letter", WAIT_LIMIT, async || {
+        match stack.dead("out:webhook_3").await {
+            2 => Ok(()),
+            other => Err(other),
+        }
     })
     .await;
     assert_eq!(gone.deliveries(), 1);
@@ -258,7 +316,8 @@ async fn destination_rate_limit_holds_across_workers() {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
     has(&receiver, 25, WAIT_LIMIT).await;
-    let mut times: Vec<Duration> = receiver.received().values().map(|attempts| attempts[0].at).collect();
+    let mut times: Vec<Duration> =
+        receiver.received().values().map(|attempts| attempts[0].at).collect();
     times.sort_unstable();
     // Ten at once, then one every 200 ms: the 25th not before 3 s after the first. A little less for clocks and queues.
     assert!(times[24] - times[0] >= Duration::from_millis(2_900), "{times:?}");
@@ -293,7 +352,9 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     let mut sent = tokio::task::JoinSet::new();
     for number in 0..events {
         let sender = sender.clone();
-        sent.spawn(async move { sender.acme(&film(number)).await.expect(202, "accepted").to_owned() });
+        sent.spawn(
+            async move { sender.acme(&film(number)).await.expect(202, "accepted").to_owned() },
+        );
         if sent.len() >= 32 {
             sent.join_next().await.unwrap().unwrap();
         }
@@ -306,7 +367,9 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     // At two seconds each, 32 at a time, all of them would take longer: nobody waited for that.
     let slowest = Duration::from_secs(2) * u32::try_from(events / 32).unwrap();
     assert!(settled < slowest && delivered < slowest, "{settled:?}, {delivered:?}, {slowest:?}");
-    eprintln!("{events} events: settled after {settled:?}, all at the fast one after {delivered:?}");
+    eprintln!(
+        "{events} events: settled after {settled:?}, all at the fast one after {delivered:?}"
+    );
     assert!(slow.deliveries() < events, "the slow one is still at it");
 
     dead.listen();
@@ -325,11 +388,17 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
         assert_eq!(stack.dead(&format!("out:{destination}")).await, 0, "{destination}");
     }
     // Nothing was killed: each delivery was confirmed once.
-    for (name, receiver) in [("fast", &fast), ("slow", &slow), ("failing", &failing), ("dead", &dead)] {
+    for (name, receiver) in
+        [("fast", &fast), ("slow", &slow), ("failing", &failing), ("dead", &dead)]
+    {
         assert_eq!(receiver.deliveries(), events, "{name}");
         let confirmed = receiver.confirmed();
         let wrong: Vec<_> = confirmed.iter().filter(|(_, times)| **times != 1).take(3).collect();
-        assert!(confirmed.len() == events && wrong.is_empty(), "{name}: {}, {wrong:?}", confirmed.len());
+        assert!(
+            confirmed.len() == events && wrong.is_empty(),
+            "{name}: {}, {wrong:?}",
+            confirmed.len()
+        );
     }
 }
 
@@ -349,8 +418,11 @@ async fn killed_workers_lose_no_delivery() {
         }
     }
     has(&receiver, EVENTS, Duration::from_secs(60)).await;
-    let events: std::collections::BTreeSet<String> =
-        receiver.received().values().map(|seen| seen[0].json()["event_id"].as_str().unwrap().to_owned()).collect();
+    let events: std::collections::BTreeSet<String> = receiver
+        .received()
+        .values()
+        .map(|seen| seen[0].json()["event_id"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(events.len(), EVENTS);
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.dead("out:webhook_1").await, 0);

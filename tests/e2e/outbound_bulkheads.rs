@@ -9,7 +9,7 @@ use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{content_event, now_ms};
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event};
@@ -34,9 +34,11 @@ fn film(number: usize) -> Value {
 }
 
 async fn has(destination: &Downstream, deliveries: usize, within: Duration) {
-    poll::until(&format!("{deliveries} deliveries"), within, async || match destination.confirmed().len() {
-        seen if seen == deliveries => Ok(()),
-        seen => Err(format!("{seen} deliveries")),
+    poll::until(&format!("{deliveries} deliveries"), within, async || {
+        match destination.confirmed().len() {
+            seen if seen == deliveries => Ok(()),
+            seen => Err(format!("{seen} deliveries")),
+        }
     })
     .await;
 }
@@ -57,7 +59,9 @@ async fn removed_platform_still_delivers_its_accepted_events() {
     let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
     let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
-    sender.registered(&json!({"platform": "shop", "secret": "a-former-secret", "url": absent.url()})).await;
+    sender
+        .registered(&json!({"platform": "shop", "secret": "a-former-secret", "url": absent.url()}))
+        .await;
     let registration = json!({"platform": "shop", "secret": SECRET, "url": absent.url()});
     sender.registered(&registration).await;
     for _ in 0..EVENTS {
@@ -79,7 +83,10 @@ async fn removed_platform_still_delivers_its_accepted_events() {
         record_of(&stack, "shop").await.map(drop).ok_or("it is gone")
     })
     .await;
-    assert_eq!(sender.send(&event("shop", SECRET)).await.errcode(), "E_WEBHOOK_UNSUPPORTED_PLATFORM");
+    assert_eq!(
+        sender.send(&event("shop", SECRET)).await.errcode(),
+        "E_WEBHOOK_UNSUPPORTED_PLATFORM"
+    );
     absent.listen();
     // The circuit lets probes through after up to half a minute.
     has(&absent, EVENTS, Duration::from_secs(50)).await;
@@ -87,9 +94,11 @@ async fn removed_platform_still_delivers_its_accepted_events() {
         let expected = format!("sha256={}", tests::sign::hmac_sha256_hex(SECRET, &received.body));
         assert_eq!(received.headers["x-tributary-signature"], expected);
     }
-    poll::until("its record is removed", WAIT_LIMIT, async || match record_of(&stack, "shop").await {
-        None => Ok(()),
-        Some(_) => Err("still there"),
+    poll::until("its record is removed", WAIT_LIMIT, async || {
+        match record_of(&stack, "shop").await {
+            None => Ok(()),
+            Some(_) => Err("still there"),
+        }
     })
     .await;
     assert_eq!(length(&stack, "webhooks:outgoing:platform_shop").await, 0);
@@ -101,7 +110,8 @@ async fn removed_platform_still_delivers_its_accepted_events() {
 /// removed nothing is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_key_delays_no_other_destination_or_platform() {
-    let (first, second) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (first, second) =
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let stack = sending_to(&[&first, &second]).start().await;
     let sender = stack.sender();
     let set = async |key: &str| {
@@ -113,12 +123,14 @@ async fn damaged_key_delays_no_other_destination_or_platform() {
         sender.acme(&film(number)).await.expect(202, "accepted");
     }
     has(&second, 5, WAIT_LIMIT).await;
-    poll::until("what the first cannot be queued is a dead letter", WAIT_LIMIT, async || {
-        match stack.dead("out:webhook_1").await {
+    poll::until(
+        "what the first cannot be queued is a dead letter",
+        WAIT_LIMIT,
+        async || match stack.dead("out:webhook_1").await {
             5 => Ok(()),
             other => Err(other),
-        }
-    })
+        },
+    )
     .await;
     assert_eq!(length(&stack, "webhooks:outbox:acme").await, 0);
     let (): () = stack.redis.command(&["DEL", "webhooks:outgoing:webhook_1"]).await;
@@ -138,7 +150,10 @@ async fn damaged_key_delays_no_other_destination_or_platform() {
 /// accepted, and reach the others, while what the dead one cannot be kept for it is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_destination_does_not_fill_redis() {
-    let (dead, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (dead, kind) = (
+        Downstream::not_listening(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let stack = sending_to(&[&dead, &kind])
         .redis(RedisOptions::fast().set("maxmemory", "40mb").set("maxmemory-policy", "noeviction"))
         .ingress_env("RUST_LOG", "warn")
@@ -148,7 +163,8 @@ async fn dead_destination_does_not_fill_redis() {
     let (sender, padding) = (stack.sender(), "y".repeat(30_000));
     let mut sent = 0;
     let overflowed = async || {
-        let count: Option<u64> = stack.redis.command(&["HGET", "webhooks:state:out:webhook_1", "overflow"]).await;
+        let count: Option<u64> =
+            stack.redis.command(&["HGET", "webhooks:state:out:webhook_1", "overflow"]).await;
         count.unwrap_or(0)
     };
     // Twice what Redis has room for.
@@ -192,10 +208,15 @@ async fn outbox_entry_of_a_later_release_waits_for_it() {
         ("destinations", "webhook_1"),
         ("result", ""),
     ];
-    let words: Vec<&str> =
-        ["XADD", "webhooks:outbox:acme", "*"].into_iter().chain(entry.iter().flat_map(|(k, v)| [*k, *v])).collect();
+    let words: Vec<&str> = ["XADD", "webhooks:outbox:acme", "*"]
+        .into_iter()
+        .chain(entry.iter().flat_map(|(k, v)| [*k, *v]))
+        .collect();
     let _: String = stack.redis.command(&words).await;
-    stack.workers[0].process.wait_until_logged("an outbox entry of a later release", WAIT_LIMIT).await;
+    stack.workers[0]
+        .process
+        .wait_until_logged("an outbox entry of a later release", WAIT_LIMIT)
+        .await;
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
     has(&receiver, 1, WAIT_LIMIT).await;
     // Claimed again and again, and kept.

@@ -8,14 +8,14 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tests::downstream::{Downstream, ReceiverBehavior, ReceivedRequest};
+use tests::downstream::{Downstream, ReceivedRequest, ReceiverBehavior};
 use tests::poll;
 use tests::sender::{content_event, now_ms};
 use tests::sign;
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
-use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
+use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 
 const NEW: &str = "outbound-receivers-new-91fe";
 const OLD: &str = "outbound-receivers-old-2c07";
@@ -57,7 +57,8 @@ async fn dead_letter(stack: &Stack, platform: &str, within: Duration) -> Value {
 async fn busy_receiver_gets_everything_without_a_dead_letter() {
     const EVENTS: usize = 250;
     let receiver = Downstream::start(ReceiverBehavior::Limited(30, Duration::from_secs(1)));
-    let stack = sending_to(&[&receiver]).env("WEBHOOK_RATE_LIMIT_WINDOW", "1000").workers(2).start().await;
+    let stack =
+        sending_to(&[&receiver]).env("WEBHOOK_RATE_LIMIT_WINDOW", "1000").workers(2).start().await;
     let sender = stack.sender();
     for number in 0..EVENTS {
         sender.acme(&film(number)).await.expect(202, "accepted");
@@ -76,7 +77,10 @@ async fn busy_receiver_gets_everything_without_a_dead_letter() {
 /// While one answer asks for a pause, nothing else is sent either, by any worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_answer_holds_the_destination_for_all_workers() {
-    let (receiver, other) = (Downstream::start(ReceiverBehavior::Always(429)), Downstream::start(ReceiverBehavior::Accept));
+    let (receiver, other) = (
+        Downstream::start(ReceiverBehavior::Always(429)),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let stack = sending_to(&[&receiver, &other]).workers(2).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
     poll::until("it is busy", WAIT_LIMIT, async || {
@@ -87,7 +91,8 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     .await;
     // As if it had asked for half an hour.
     let until = (now_ms() + 1_800_000).to_string();
-    let (): () = stack.redis.command(&["HSET", "webhooks:state:out:webhook_1", "busy_until", &until]).await;
+    let (): () =
+        stack.redis.command(&["HSET", "webhooks:state:out:webhook_1", "busy_until", &until]).await;
     poll::until("nothing is on its way", WAIT_LIMIT, async || {
         let before = receiver.received().values().map(Vec::len).sum::<usize>();
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -124,13 +129,20 @@ async fn busy_answers_for_a_day_spend_attempts_again() {
     let (): () = stack.redis.command(&words).await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
     let letter = dead_letter(&stack, "out:webhook_1", Duration::from_secs(60)).await;
-    assert_eq!((&letter["error_code"], &letter["attempts"]), (&json!("http_4xx"), &json!(4)), "{letter}");
+    assert_eq!(
+        (&letter["error_code"], &letter["attempts"]),
+        (&json!("http_4xx"), &json!(4)),
+        "{letter}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receiver_deploy_costs_no_dead_letter() {
     let deploying = Downstream::start(ReceiverBehavior::Deploying(Duration::from_secs(3)));
-    let (never, moved) = (Downstream::start(ReceiverBehavior::Always(404)), Downstream::start(ReceiverBehavior::Always(301)));
+    let (never, moved) = (
+        Downstream::start(ReceiverBehavior::Always(404)),
+        Downstream::start(ReceiverBehavior::Always(301)),
+    );
     let stack = sending_to(&[&deploying, &never, &moved]).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
     let letter = dead_letter(&stack, "out:webhook_3", WAIT_LIMIT).await;
@@ -144,27 +156,39 @@ async fn receiver_deploy_costs_no_dead_letter() {
     assert!(seen.contains(&404) && seen.ends_with(&[200]), "{seen:?}");
     // A 404 that stays is final within about a minute, after a few attempts.
     let letter = dead_letter(&stack, "out:webhook_2", Duration::from_secs(90)).await;
-    assert_eq!((&letter["error_code"], &letter["attempts"]), (&json!("http_4xx"), &json!(6)), "{letter}");
+    assert_eq!(
+        (&letter["error_code"], &letter["attempts"]),
+        (&json!("http_4xx"), &json!(6)),
+        "{letter}"
+    );
     assert_eq!(statuses(&never), [404; 6]);
     let seen: Vec<Duration> = never.received().values().flatten().map(|one| one.at).collect();
     assert!(seen[5] - seen[0] > Duration::from_secs(30), "{seen:?}");
     assert_eq!(stack.dead("out:webhook_1").await, 0);
     let log = stack.workers[0].process.log();
-    assert!(log.contains("Webhook delivery failed (attempt 1/6): webhook_2 - status 404. Retrying in"), "{log}");
+    assert!(
+        log.contains("Webhook delivery failed (attempt 1/6): webhook_2 - status 404. Retrying in"),
+        "{log}"
+    );
     assert!(!log.contains("/new") && !log.contains("/hook") && !log.contains("s3cret"), "{log}");
 }
 
 fn standard_signature(secret: &str, one: &ReceivedRequest) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
-    mac.update(format!("{}.{}.", one.headers["webhook-id"], one.headers["webhook-timestamp"]).as_bytes());
+    mac.update(
+        format!("{}.{}.", one.headers["webhook-id"], one.headers["webhook-timestamp"]).as_bytes(),
+    );
     mac.update(&one.body);
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
 }
 
 fn is_signed_with(one: &ReceivedRequest, newest: &str, previous: Option<&str>) -> bool {
     let plain = |secret: &str| format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body));
-    let standard: Vec<String> =
-        [Some(newest), previous].into_iter().flatten().map(|secret| standard_signature(secret, one)).collect();
+    let standard: Vec<String> = [Some(newest), previous]
+        .into_iter()
+        .flatten()
+        .map(|secret| standard_signature(secret, one))
+        .collect();
     one.headers["x-tributary-signature"] == plain(newest)
         && one.headers.get("x-tributary-signature-previous").cloned() == previous.map(plain)
         && one.headers["webhook-signature"] == standard.join(" ")
@@ -172,9 +196,13 @@ fn is_signed_with(one: &ReceivedRequest, newest: &str, previous: Option<&str>) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
-    let (receiver, listed) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
-    let stack =
-        terms(builder_with_key()).env("WEBHOOK_URLS", &listed.url()).env("WEBHOOK_SECRET_KEY_PREVIOUS", OLD).start().await;
+    let (receiver, listed) =
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let stack = terms(builder_with_key())
+        .env("WEBHOOK_URLS", &listed.url())
+        .env("WEBHOOK_SECRET_KEY_PREVIOUS", OLD)
+        .start()
+        .await;
     let sender = stack.sender();
     let registered = |secret: &str, old: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url(), "old_secret_expires_in": old});
     let signed = async |newest: &str, previous: Option<&str>| {

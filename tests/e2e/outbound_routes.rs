@@ -12,10 +12,10 @@ use tests::ports;
 use tests::redis::RedisOptions;
 use tests::sender::{HttpAnswer, content_event, now_ms, unique};
 use tests::sign;
-use tests::stack::{StackBuilder, ServerProcess, Stack};
+use tests::stack::{ServerProcess, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
-use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
+use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 
 const SECRET: &str = "outbound-secret-77aa";
 const REGISTERED: &str = "registered-outbound-secret-1";
@@ -47,7 +47,8 @@ async fn has(destination: &Downstream, deliveries: usize) {
 }
 
 async fn tried(stack: &Stack, url: &str) -> HttpAnswer {
-    let answer = stack.sender().admin(Method::POST, "/api/webhooks/test", &json!({"url": url})).await;
+    let answer =
+        stack.sender().admin(Method::POST, "/api/webhooks/test", &json!({"url": url})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert_eq!(answer.json["success"], true, "the test was made: {}", answer.text);
     answer
@@ -57,7 +58,9 @@ async fn status(stack: &Stack, name: &str) -> Value {
     let answer = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let all = answer.json["destinations"].as_array().expect("destinations").clone();
-    all.into_iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("no {name}: {}", answer.text))
+    all.into_iter()
+        .find(|one| one["name"] == name)
+        .unwrap_or_else(|| panic!("no {name}: {}", answer.text))
 }
 
 async fn hold(stack: &Stack, name: &str, paused: bool) -> HttpAnswer {
@@ -72,9 +75,11 @@ async fn shows(stack: &Stack, worker: usize, text: &str) {
 
 async fn dead(stack: &Stack, name: &str, letters: usize) -> Vec<Value> {
     let platform = format!("out:{name}");
-    poll::until(&format!("{letters} dead letters"), WAIT_LIMIT, async || match stack.dead(&platform).await {
-        seen if seen == letters => Ok(()),
-        seen => Err(seen),
+    poll::until(&format!("{letters} dead letters"), WAIT_LIMIT, async || {
+        match stack.dead(&platform).await {
+            seen if seen == letters => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
     let shown = stack.dlq_tool(&["list", "--platform", &platform, "--output", "json"]).await;
@@ -129,15 +134,22 @@ async fn destination_test_reports_the_documented_outcomes() {
     ] {
         let answer = tried(&stack, url).await;
         let told = answer.json["test_result"]["message"].clone();
-        assert!(told.as_str().is_some_and(|told| told.starts_with(message)), "{url}: {}", answer.text);
+        assert!(
+            told.as_str().is_some_and(|told| told.starts_with(message)),
+            "{url}: {}",
+            answer.text
+        );
         let expected = json!({
             "success": false, "status": 0, "duration": 0, "url": url, "message": told, "error": error,
         });
         assert_eq!(answer.json["test_result"], expected, "{}", answer.text);
     }
-    for wrong in
-        [json!({"url": "ftp://a"}), json!({"url": "http://u:p@a/"}), json!({}), json!({"url": "x", "y": 1})]
-    {
+    for wrong in [
+        json!({"url": "ftp://a"}),
+        json!({"url": "http://u:p@a/"}),
+        json!({}),
+        json!({"url": "x", "y": 1}),
+    ] {
         let answer = stack.sender().admin(Method::POST, "/api/webhooks/test", &wrong).await;
         answer.expect_error(400, "E_INVALID_REQUEST");
     }
@@ -145,20 +157,23 @@ async fn destination_test_reports_the_documented_outcomes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
-    let (all, jobs, films) =
-        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (all, jobs, films) = (
+        Downstream::start(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let file = format!(
         "[destinations.jobs]\nurl = \"{}\"\nevents = [\"job.*\"]\n[destinations.films]\nurl = \"{}\"\nevents = [\"content_*\"]\n",
         jobs.url(),
         films.url()
     );
     let stack = sending_to(&[&all]).platforms(&file).start().await;
-    let given =
-        json!({"event": "job.completed", "data": {"job_id": "test_job_123", "10": 0.5, "9": 1, "name": "é"}});
+    let given = json!({"event": "job.completed", "data": {"job_id": "test_job_123", "10": 0.5, "9": 1, "name": "é"}});
     let answer = stack.sender().admin(Method::POST, "/api/webhooks/trigger", &given).await;
     assert_eq!(answer.status, 202, "{}", answer.text);
     let deliveries = answer.json["deliveries"].as_array().unwrap();
-    let names: Vec<&str> = deliveries.iter().map(|one| one["destination"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        deliveries.iter().map(|one| one["destination"].as_str().unwrap()).collect();
     assert_eq!(names, ["jobs", "webhook_1"], "{}", answer.text);
     for (one, receiver) in deliveries.iter().zip([&jobs, &all]) {
         assert_eq!(one["status"], "queued");
@@ -173,14 +188,22 @@ async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
     assert_eq!(films.deliveries(), 0);
     let nobody = json!({"event": "nobody.asked", "data": []});
     let stack_answer = stack.sender().admin(Method::POST, "/api/webhooks/trigger", &nobody).await;
-    assert_eq!(stack_answer.json["deliveries"].as_array().map(Vec::len), Some(1), "webhook_1 gets all");
+    assert_eq!(
+        stack_answer.json["deliveries"].as_array().map(Vec::len),
+        Some(1),
+        "webhook_1 gets all"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn destination_status_shows_each_destination() {
-    let (kind, failing) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Always(500)));
+    let (kind, failing) = (
+        Downstream::start(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Always(500)),
+    );
     let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
-    let stack = sending_to(&[&kind, &failing, &absent]).env("WEBHOOK_MAX_RETRIES", "1").start().await;
+    let stack =
+        sending_to(&[&kind, &failing, &absent]).env("WEBHOOK_MAX_RETRIES", "1").start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
     dead(&stack, "webhook_2", 1).await;
     dead(&stack, "webhook_3", 1).await;
@@ -194,7 +217,10 @@ async fn destination_status_shows_each_destination() {
     let failing_now = status(&stack, "webhook_2").await;
     assert_eq!((&failing_now["failed"], &failing_now["dead_letters"]), (&json!(1), &json!(1)));
     assert_eq!(failing_now["last_error"], "status 500: not yet");
-    assert!(failing_now["last_error_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{failing_now}");
+    assert!(
+        failing_now["last_error_at"].as_str().is_some_and(|at| at.ends_with('Z')),
+        "{failing_now}"
+    );
 
     for number in 2..12 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
@@ -241,7 +267,8 @@ async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_destination_neither_sends_nor_loses_deliveries() {
-    let (held, other) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (held, other) =
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = sending_to(&[&held, &other]).start().await;
     stack.sender().netflix(&film(0)).await.expect(202, "accepted");
     has(&held, 1).await;
@@ -272,19 +299,24 @@ async fn paused_destination_neither_sends_nor_loses_deliveries() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registered_url_gets_its_platforms_events_signed() {
-    let (receiver, other) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (receiver, other) =
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms(builder_with_key()).redis(RedisOptions::durable()).start().await;
-    let registration =
-        json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url(), "old_secret_expires_in": "1h"});
+    let registration = json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url(), "old_secret_expires_in": "1h"});
     let answer = stack.sender().registered(&registration).await;
     assert!(!answer.text.contains(REGISTERED), "{}", answer.text);
-    stack.sender().registered(&json!({"platform": "mall", "secret": SECRET, "url": other.url()})).await;
+    stack
+        .sender()
+        .registered(&json!({"platform": "mall", "secret": SECRET, "url": other.url()}))
+        .await;
     let signed_with = |delivery: usize, secret: &str| {
-        let mut seen: Vec<_> = receiver.received().into_values().map(|seen| seen[0].clone()).collect();
+        let mut seen: Vec<_> =
+            receiver.received().into_values().map(|seen| seen[0].clone()).collect();
         seen.sort_by_key(|one| one.at);
         let one = &seen[delivery];
         assert_eq!(one.json()["platform"], "shop");
-        one.headers["x-streamgank-signature"] == format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body))
+        one.headers["x-streamgank-signature"]
+            == format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body))
     };
     // Sent before a worker knows of the destination, an event is processed and not forwarded.
     stack.workers[0].process.wait_until_logged("serving a registered platform", WAIT_LIMIT).await;
@@ -333,7 +365,8 @@ async fn registered_url_gets_its_platforms_events_signed() {
 async fn rotation_of_a_registration_sends_nothing_twice() {
     let receiver = Downstream::start(ReceiverBehavior::Slow(Duration::from_millis(1_500)));
     let stack = terms(builder_with_key()).start().await;
-    let registered = |secret: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url()});
+    let registered =
+        |secret: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url()});
     stack.sender().registered(&registered(REGISTERED)).await;
     poll::until("a delivery", WAIT_LIMIT, async || {
         accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
@@ -357,8 +390,16 @@ async fn rotation_of_a_registration_sends_nothing_twice() {
 async fn worker_without_key_keeps_deliveries_and_reports_it() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
     let mut stack = terms(Stack::builder()).ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
-    stack.sender().registered(&json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url()})).await;
-    shows(&stack, 0, "its secret cannot be opened with this process's SECRETS_KEY; its deliveries are kept").await;
+    stack
+        .sender()
+        .registered(&json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url()}))
+        .await;
+    shows(
+        &stack,
+        0,
+        "its secret cannot be opened with this process's SECRETS_KEY; its deliveries are kept",
+    )
+    .await;
     let id = accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
     poll::until("it is queued", WAIT_LIMIT, async || {
         let depth = status(&stack, "platform_shop").await["depth"].clone();
@@ -388,20 +429,25 @@ async fn forwarding_loop_between_two_systems_ends() {
     stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[0].ready(WAIT_LIMIT).await;
     let job = json!({"event": "job.completed", "data": {"job_id": unique("job")}, "timestamp": "2024-01-01T12:05:30.123Z"});
-    let signed = sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
+    let signed =
+        sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
     let letters = dead(&stack, "webhook_1", 1).await;
     assert_eq!(letters[0]["error_code"], "loop", "{}", letters[0]);
     // The first, and one for each time that it was passed on.
     assert_eq!(stack.database.count("webhook_events").await, 9);
     stack.wait_until_drained(WAIT_LIMIT).await;
-    let delivered: i64 = stack.redis.command(&["HGET", "webhooks:counters:out:webhook_1", "processed"]).await;
+    let delivered: i64 =
+        stack.redis.command(&["HGET", "webhooks:counters:out:webhook_1", "processed"]).await;
     assert_eq!(delivered, 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chat_destinations_get_messages_in_their_format() {
-    let (slack, discord) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Always(204)));
+    let (slack, discord) = (
+        Downstream::start(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Always(204)),
+    );
     let file = format!(
         "[destinations.team]\nurl = \"{}\"\nformat = \"slack\"\n[destinations.fans]\nurl = \"{}\"\nformat = \"discord\"\n\
          mention = \"everyone\"\nwatch_url = \"https://watch.example.com/{{stream_id}}\"\n",
@@ -416,29 +462,44 @@ async fn chat_destinations_get_messages_in_their_format() {
         .await;
     let job = json!({"event": "job.completed", "timestamp": "2024-01-01T12:05:30.123Z", "data": {
         "job_id": "job-1", "video_url": "https://cdn.creatomate.com/video.mp4", "processing_duration_ms": 330_000}});
-    let signed = sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
+    let signed =
+        sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
     has(&slack, 1).await;
     has(&discord, 1).await;
-    let of =
-        |receiver: &Downstream| -> Vec<Value> { receiver.received().values().map(|seen| seen[0].json()).collect() };
+    let of = |receiver: &Downstream| -> Vec<Value> {
+        receiver.received().values().map(|seen| seen[0].json()).collect()
+    };
     let message = of(&slack).remove(0);
     assert_eq!(message["blocks"][0]["text"]["text"], "\u{2705} StreamGank Job Completed");
     let text = message["blocks"][1]["text"]["text"].as_str().unwrap();
-    assert_eq!(text, "Job ID: job-1\nVideo: <https://cdn.creatomate.com/video.mp4>\nDuration: 5m 30s");
+    assert_eq!(
+        text,
+        "Job ID: job-1\nVideo: <https://cdn.creatomate.com/video.mp4>\nDuration: 5m 30s"
+    );
     let embed = of(&discord)[0]["embeds"][0].clone();
     assert_eq!(embed["title"], "StreamGank Job Completed");
-    assert_eq!((&embed["fields"][0]["name"], &embed["fields"][2]["value"]), (&json!("Job ID"), &json!("5m 30s")));
+    assert_eq!(
+        (&embed["fields"][0]["name"], &embed["fields"][2]["value"]),
+        (&json!("Job ID"), &json!("5m 30s"))
+    );
 
     let live = json!({"event": "stream.live", "timestamp": "2024-12-09T10:00:00Z", "data": {
         "stream_id": "stream_abc123", "title": "Epic @everyone Session", "app_id": "a", "streamer_id": "u"}});
-    let signed = sign::over_body("realcast", "X-RealCast-Signature", SECRET, live.to_string().as_bytes());
+    let signed =
+        sign::over_body("realcast", "X-RealCast-Signature", SECRET, live.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
     has(&discord, 2).await;
     has(&slack, 2).await;
-    let told = of(&discord).into_iter().find(|message| message["content"].is_string()).expect("an announcement");
+    let told = of(&discord)
+        .into_iter()
+        .find(|message| message["content"].is_string())
+        .expect("an announcement");
     let content = told["content"].as_str().unwrap();
-    assert!(content.starts_with("@everyone Epic @\u{200b}everyone Session is now live! Watch at: "), "{content}");
+    assert!(
+        content.starts_with("@everyone Epic @\u{200b}everyone Session is now live! Watch at: "),
+        "{content}"
+    );
     assert!(content.ends_with("https://watch.example.com/stream_abc123"), "{content}");
     assert_eq!(told["allowed_mentions"], json!({"parse": ["everyone"]}));
 }
@@ -446,7 +507,10 @@ async fn chat_destinations_get_messages_in_their_format() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_destination_queue_overflows_into_dead_letters() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
-    let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 5\npaused = true\n", receiver.url());
+    let file = format!(
+        "[destinations.small]\nurl = \"{}\"\nmax_backlog = 5\npaused = true\n",
+        receiver.url()
+    );
     let stack = terms(Stack::builder()).platforms(&file).start().await;
     for number in 0..12 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
@@ -454,7 +518,10 @@ async fn full_destination_queue_overflows_into_dead_letters() {
     let letters = dead(&stack, "small", 7).await;
     assert!(letters.iter().all(|letter| letter["error_code"] == "overflow"), "{letters:?}");
     let seen = status(&stack, "small").await;
-    assert_eq!((&seen["depth"], &seen["dead_letters"], &seen["overflow"]), (&json!(5), &json!(7), &Value::Null));
+    assert_eq!(
+        (&seen["depth"], &seen["dead_letters"], &seen["overflow"]),
+        (&json!(5), &json!(7), &Value::Null)
+    );
     // Held by its definition until an operator says otherwise; and nothing that overflowed is lost.
     assert_eq!(hold(&stack, "small", false).await.status, 200);
     has(&receiver, 5).await;
@@ -467,8 +534,12 @@ async fn full_destination_queue_overflows_into_dead_letters() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overflow_of_queue_and_dead_letters_is_counted() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
-    let file = format!("[destinations.small]\nurl = \"{}\"\nmax_backlog = 2\npaused = true\n", receiver.url());
-    let stack = terms(Stack::builder()).worker_env("DLQ_MAX_LEN", "3").platforms(&file).start().await;
+    let file = format!(
+        "[destinations.small]\nurl = \"{}\"\nmax_backlog = 2\npaused = true\n",
+        receiver.url()
+    );
+    let stack =
+        terms(Stack::builder()).worker_env("DLQ_MAX_LEN", "3").platforms(&file).start().await;
     for number in 0..9 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
@@ -503,8 +574,10 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
     stack.workers.remove(0).process.kill();
     assert_eq!(stack.database.count("webhook_events").await, 1);
     let put = async || {
-        let words: Vec<&str> =
-            ["XADD", "webhooks:incoming:acme", "*"].into_iter().chain(fields.iter().map(String::as_str)).collect();
+        let words: Vec<&str> = ["XADD", "webhooks:incoming:acme", "*"]
+            .into_iter()
+            .chain(fields.iter().map(String::as_str))
+            .collect();
         stack.redis.command::<String>(&words).await
     };
     // The entry as it was, twice: the second time as if the settle had been lost as well.
@@ -552,6 +625,10 @@ async fn stopping_worker_hands_its_delivery_back_within_its_grace() {
         if attempts == 2 { Ok(()) } else { Err(attempts) }
     })
     .await;
-    assert!(stopped.elapsed() < IDLE * 3 / 4, "taken over, not handed back: {:?}", stopped.elapsed());
+    assert!(
+        stopped.elapsed() < IDLE * 3 / 4,
+        "taken over, not handed back: {:?}",
+        stopped.elapsed()
+    );
     assert_eq!(receiver.deliveries(), 1, "under the same id");
 }

@@ -7,7 +7,7 @@ use tests::admin::SECRETS_KEY;
 use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::sender::{HttpAnswer, content_event, now_ms};
-use tests::stack::{StackBuilder, ServerProcess, Stack};
+use tests::stack::{ServerProcess, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 use crate::registration::{PROPAGATION_LIMIT, accepted, event};
@@ -52,16 +52,19 @@ async fn restarted_with(stack: &mut Stack, urls: &[&Downstream]) {
 }
 
 async fn has(receiver: &Downstream, deliveries: usize) {
-    poll::until(&format!("{deliveries} deliveries"), WAIT_LIMIT, async || match receiver.confirmed().len() {
-        seen if seen == deliveries => Ok(()),
-        seen => Err(seen),
+    poll::until(&format!("{deliveries} deliveries"), WAIT_LIMIT, async || {
+        match receiver.confirmed().len() {
+            seen if seen == deliveries => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
 }
 
 async fn queued(stack: &Stack, queue: &str, deliveries: usize) {
     poll::until(&format!("{deliveries} in {queue}"), WAIT_LIMIT, async || {
-        let seen: usize = stack.redis.command(&["XLEN", &format!("webhooks:outgoing:{queue}")]).await;
+        let seen: usize =
+            stack.redis.command(&["XLEN", &format!("webhooks:outgoing:{queue}")]).await;
         if seen == deliveries { Ok(()) } else { Err(seen) }
     })
     .await;
@@ -90,7 +93,10 @@ async fn parked_metric(stack: &Stack, deliveries: f64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_a_removed_url_wait_for_it() {
-    let (mut former, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (mut former, kind) = (
+        Downstream::not_listening(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former, &kind])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
@@ -104,10 +110,21 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
     parked_metric(&stack, 3.0).await;
     let shown = status(&stack).await;
     let destination = &shown["destinations"][0];
-    assert_eq!((&destination["name"], &destination["queue"]), (&json!("webhook_1"), &json!("out:webhook_2")));
-    assert_eq!((&destination["depth"], &destination["delivered"]), (&json!(0), &json!(4)), "{shown}");
+    assert_eq!(
+        (&destination["name"], &destination["queue"]),
+        (&json!("webhook_1"), &json!("out:webhook_2"))
+    );
+    assert_eq!(
+        (&destination["depth"], &destination["delivered"]),
+        (&json!(0), &json!(4)),
+        "{shown}"
+    );
     let parked = &shown["parked"][0];
-    assert_eq!((&parked["queue"], &parked["depth"]), (&json!("out:webhook_1"), &json!(3)), "{shown}");
+    assert_eq!(
+        (&parked["queue"], &parked["depth"]),
+        (&json!("out:webhook_1"), &json!(3)),
+        "{shown}"
+    );
     assert_eq!(parked["host"], "127.0.0.1", "no path: it may be a secret");
     let log = stack.workers[0].process.log();
     assert!(log.contains("deliveries wait for a URL that is not configured"), "{log}");
@@ -127,7 +144,10 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reordered_urls_keep_their_queues() {
-    let (mut first, mut second) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::not_listening(ReceiverBehavior::Accept));
+    let (mut first, mut second) = (
+        Downstream::not_listening(ReceiverBehavior::Accept),
+        Downstream::not_listening(ReceiverBehavior::Accept),
+    );
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
@@ -140,19 +160,28 @@ async fn reordered_urls_keep_their_queues() {
     assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
     second.listen();
     has(&second, 3).await;
-    assert!(second.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_2"));
+    assert!(
+        second.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_2")
+    );
     film_is_processed(&stack, 3).await;
     has(&first, 4).await;
     has(&second, 4).await;
     let ids = |receiver: &Downstream, place: &str| -> usize {
         receiver.received().values().filter(|seen| seen[0].json()["webhook_id"] == place).count()
     };
-    assert_eq!((ids(&first, "webhook_2"), ids(&second, "webhook_1")), (1, 1), "the names are positions");
+    assert_eq!(
+        (ids(&first, "webhook_2"), ids(&second, "webhook_1")),
+        (1, 1),
+        "the names are positions"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gone_url_does_not_end_the_one_in_its_place() {
-    let (gone, kind) = (Downstream::start(ReceiverBehavior::Always(410)), Downstream::start(ReceiverBehavior::Accept));
+    let (gone, kind) = (
+        Downstream::start(ReceiverBehavior::Always(410)),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone])).start().await;
     film_is_processed(&stack, 0).await;
     poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_1").await {
@@ -182,13 +211,18 @@ async fn gone_url_does_not_end_the_one_in_its_place() {
 /// The URL had two queues, of which the list's position once decided.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gone_url_stays_gone_at_another_position() {
-    let (gone, kind) = (Downstream::start(ReceiverBehavior::Always(410)), Downstream::start(ReceiverBehavior::Accept));
+    let (gone, kind) = (
+        Downstream::start(ReceiverBehavior::Always(410)),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone, &gone])).start().await;
     restarted_with(&mut stack, &[&gone]).await;
     film_is_processed(&stack, 0).await;
-    poll::until("it is gone", WAIT_LIMIT, async || match &status(&stack).await["destinations"][0]["gone"] {
-        Value::Bool(true) => Ok(()),
-        other => Err(other.clone()),
+    poll::until("it is gone", WAIT_LIMIT, async || {
+        match &status(&stack).await["destinations"][0]["gone"] {
+            Value::Bool(true) => Ok(()),
+            other => Err(other.clone()),
+        }
     })
     .await;
     restarted_with(&mut stack, &[&kind, &gone]).await;
@@ -213,18 +247,23 @@ async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
     film_is_processed(&stack, 1).await;
     poll::until("a delivery by the list", WAIT_LIMIT, async || {
         let received = receiver.received();
-        let by = |name: &str| received.values().flatten().any(|one| one.json()["webhook_id"] == name);
+        let by =
+            |name: &str| received.values().flatten().any(|one| one.json()["webhook_id"] == name);
         if by("webhook_1") { Ok(()) } else { Err(received.len()) }
     })
     .await;
     let shown = status(&stack).await;
-    let queues: Vec<_> = shown["destinations"].as_array().unwrap().iter().map(|one| &one["queue"]).collect();
+    let queues: Vec<_> =
+        shown["destinations"].as_array().unwrap().iter().map(|one| &one["queue"]).collect();
     assert_eq!(queues, ["out:webhook_1", "out:platform_shop"], "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operator_hands_over_parked_deliveries() {
-    let (former, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (former, kind) = (
+        Downstream::not_listening(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
@@ -237,7 +276,10 @@ async fn operator_hands_over_parked_deliveries() {
         (json!({}), "take_over"),
         (json!({"take_over": "webhook_1"}), "must be the name of a queue"),
         (json!({"take_over": "out:nobody"}), "there is no such queue"),
-        (json!({"take_over": status(&stack).await["destinations"][0]["queue"]}), "the queue has a destination"),
+        (
+            json!({"take_over": status(&stack).await["destinations"][0]["queue"]}),
+            "the queue has a destination",
+        ),
     ] {
         let answer = change(&stack, "webhook_1", &body).await;
         answer.expect_error(400, "E_INVALID_REQUEST");
@@ -248,7 +290,12 @@ async fn operator_hands_over_parked_deliveries() {
     let body = json!({"take_over": "out:webhook_1", "paused": true});
     let answer = change(&stack, "webhook_1", &body).await;
     assert_eq!((answer.status, &answer.json["queue"]), (200, &own), "{}", answer.text);
-    assert_eq!((&answer.json["paused"], &answer.json["depth"]), (&json!(true), &json!(3)), "{}", answer.text);
+    assert_eq!(
+        (&answer.json["paused"], &answer.json["depth"]),
+        (&json!(true), &json!(3)),
+        "{}",
+        answer.text
+    );
     parked_metric(&stack, 0.0).await;
     assert_eq!(kind.deliveries(), 1);
     let answer = change(&stack, "webhook_1", &json!({"paused": false})).await;
@@ -263,13 +310,15 @@ async fn operator_hands_over_parked_deliveries() {
 /// A rolling change of the list: workers with both lists run beside each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_with_different_lists_misdirect_nothing() {
-    let (first, second) = (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (first, second) =
+        (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     film_is_processed(&stack, 0).await;
     has(&first, 1).await;
     has(&second, 1).await;
     let (program, ops) = stack.worker_program();
-    let process = program.env("WEBHOOK_URLS", list(&[&second])).env("WORKER_NAME", "another").spawn();
+    let process =
+        program.env("WEBHOOK_URLS", list(&[&second])).env("WORKER_NAME", "another").spawn();
     stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[1].ready(WAIT_LIMIT).await;
     for number in 1..=60 {
@@ -285,10 +334,14 @@ async fn workers_with_different_lists_misdirect_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registration_with_another_url_parks_its_deliveries() {
-    let (mut former, kind) = (Downstream::not_listening(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
+    let (mut former, kind) = (
+        Downstream::not_listening(ReceiverBehavior::Accept),
+        Downstream::start(ReceiverBehavior::Accept),
+    );
     let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
-    let registration = |to: &Downstream| json!({"platform": "shop", "secret": SECRET, "url": to.url()});
+    let registration =
+        |to: &Downstream| json!({"platform": "shop", "secret": SECRET, "url": to.url()});
     sender.registered(&registration(&former)).await;
     for _ in 0..3 {
         accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;

@@ -25,10 +25,12 @@ fn request(signed: &SignedWebhook, more: &str) -> Vec<u8> {
 
 /// The statuses of all answers, until the connection is closed by the other side.
 async fn answers(stack: &Stack, bytes: &[u8]) -> Vec<String> {
-    let mut stream = TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://")).await.unwrap();
+    let mut stream =
+        TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://")).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut received = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await;
+    let ended =
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await;
     let text = String::from_utf8_lossy(&received).into_owned();
     ended.unwrap_or_else(|_| panic!("it was not closed after {text}")).unwrap();
     text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
@@ -38,7 +40,8 @@ async fn answers(stack: &Stack, bytes: &[u8]) -> Vec<String> {
 async fn pipelined_requests_are_served_in_order() {
     let stack = Stack::builder().workers(0).start().await;
     let (one, two) = (event(), event());
-    let bytes = [request(&one, ""), request(&two, ""), request(&one, "connection: close\r\n")].concat();
+    let bytes =
+        [request(&one, ""), request(&two, ""), request(&one, "connection: close\r\n")].concat();
     assert_eq!(answers(&stack, &bytes).await, ["202", "202", "200"]);
     assert_eq!(stack.unfinished("acme").await, 2);
 }
@@ -47,8 +50,13 @@ async fn pipelined_requests_are_served_in_order() {
 async fn pipelined_request_after_connection_close_has_no_effect() {
     let stack = Stack::builder().workers(0).ingress_env("BODY_TIMEOUT_MS", "300").start().await;
     let close = "connection: close\r\n";
-    let bytes =
-        [request(&event(), ""), request(&event(), close), request(&event(), ""), request(&event(), "")].concat();
+    let bytes = [
+        request(&event(), ""),
+        request(&event(), close),
+        request(&event(), ""),
+        request(&event(), ""),
+    ]
+    .concat();
     let seen = answers(&stack, &bytes).await;
     assert_eq!(seen[..2], ["202", "202"]);
     assert!(seen[2..].iter().all(|status| status == "503"), "{seen:?}");

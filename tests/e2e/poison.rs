@@ -32,12 +32,22 @@ async fn undecodable_entry_is_kept_unchanged_and_replayable() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     let stream = "webhooks:incoming:acme";
-    sender.acme(&content_event("content_added", "before", "t", now_ms())).await.expect(202, "accepted");
-    let _: String =
-        stack.redis.command(&["XADD", stream, "*", "rubbish", "\u{1}\u{2}kept", "event_id", "odd", "v", "1"]).await;
-    let _: String =
-        stack.redis.command(&["XADD", stream, "*", "v", "not-a-number", "event_id", "odd2", "body", "{}"]).await;
-    sender.acme(&content_event("content_added", "after", "t", now_ms())).await.expect(202, "accepted");
+    sender
+        .acme(&content_event("content_added", "before", "t", now_ms()))
+        .await
+        .expect(202, "accepted");
+    let _: String = stack
+        .redis
+        .command(&["XADD", stream, "*", "rubbish", "\u{1}\u{2}kept", "event_id", "odd", "v", "1"])
+        .await;
+    let _: String = stack
+        .redis
+        .command(&["XADD", stream, "*", "v", "not-a-number", "event_id", "odd2", "body", "{}"])
+        .await;
+    sender
+        .acme(&content_event("content_added", "after", "t", now_ms()))
+        .await
+        .expect(202, "accepted");
     dead(&stack, "acme", 2).await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("contents").await, 2, "its neighbours are processed");
@@ -75,7 +85,10 @@ async fn invalid_event_is_dead_lettered_without_its_neighbours() {
         let body = mux_event(&unique("e"), "active", Some(&room), &room, now_ms());
         sender.mux(&body).await.expect(202, "accepted");
     }
-    sender.mux(&mux_event("good", "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
+    sender
+        .mux(&mux_event("good", "active", Some("room"), "ls", now_ms()))
+        .await
+        .expect(202, "accepted");
     stack.workers[0].process.thaw();
     stack.status("room", "live", WAIT_LIMIT).await;
     dead(&stack, "mux", 2).await;
@@ -94,11 +107,17 @@ async fn high_delivery_count_alone_is_not_poison() {
     let sender = stack.sender();
     let stream = "webhooks:incoming:acme";
     for n in 0..5 {
-        sender.acme(&content_event("content_added", &format!("c{n}"), "t", now_ms())).await.expect(202, "accepted");
+        sender
+            .acme(&content_event("content_added", &format!("c{n}"), "t", now_ms()))
+            .await
+            .expect(202, "accepted");
     }
-    let (): () = stack.redis.command(&["XGROUP", "CREATE", stream, "webhook-processors", "0"]).await;
-    let _: redis::Value =
-        stack.redis.command(&["XREADGROUP", "GROUP", "webhook-processors", "gone", "STREAMS", stream, ">"]).await;
+    let (): () =
+        stack.redis.command(&["XGROUP", "CREATE", stream, "webhook-processors", "0"]).await;
+    let _: redis::Value = stack
+        .redis
+        .command(&["XREADGROUP", "GROUP", "webhook-processors", "gone", "STREAMS", stream, ">"])
+        .await;
     for (id, _) in entries(&stack, stream).await {
         let claim = [
             "XCLAIM",
@@ -126,7 +145,8 @@ async fn high_delivery_count_alone_is_not_poison() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     const ROUNDS: usize = 12;
-    let stack = Stack::builder().database(DatabaseKind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
+    let stack =
+        Stack::builder().database(DatabaseKind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
     let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(4); RETURN NEW; END $$ LANGUAGE plpgsql;
                 CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'poison')
@@ -134,7 +154,11 @@ async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     stack.database.execute(slow).await;
     stack.workers[0].process.freeze();
     for id in ["before", "poison", "after"] {
-        stack.sender().acme(&content_event("content_added", id, "t", now_ms())).await.expect(202, "accepted");
+        stack
+            .sender()
+            .acme(&content_event("content_added", id, "t", now_ms()))
+            .await
+            .expect(202, "accepted");
     }
     stack.workers[0].process.thaw();
     let mut seen: HashSet<i64> = HashSet::new();
@@ -175,15 +199,23 @@ async fn refusal_of_every_row_is_blamed_on_no_event() {
         .worker_env("RETRY_MAX_MS", "100")
         .start()
         .await;
-    for (name, on) in
-        [("one", "INSERT ON contents"), ("two", "UPDATE ON tributary_meta"), ("three", "INSERT ON tributary_meta")]
-    {
+    for (name, on) in [
+        ("one", "INSERT ON contents"),
+        ("two", "UPDATE ON tributary_meta"),
+        ("three", "INSERT ON tributary_meta"),
+    ] {
         stack
             .database
-            .execute(&format!("CREATE TRIGGER {name} BEFORE {on} BEGIN SELECT RAISE(ABORT, 'no'); END"))
+            .execute(&format!(
+                "CREATE TRIGGER {name} BEFORE {on} BEGIN SELECT RAISE(ABORT, 'no'); END"
+            ))
             .await;
     }
-    stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    stack
+        .sender()
+        .acme(&content_event("content_added", "c", "t", now_ms()))
+        .await
+        .expect(202, "accepted");
     stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
     poll::throughout("it waits", Duration::from_secs(2), async || match stack.dead("acme").await {
         0 => Ok(()),
@@ -203,8 +235,20 @@ async fn unknown_wire_version_waits_for_a_newer_worker() {
     let stack = Stack::builder().start().await;
     let stream = "webhooks:incoming:acme";
     let now = now_ms().to_string();
-    let fields =
-        ["v", "99", "event_id", "newer", "event_type", "t", "received_at", &now, "body", "{}", "novelty", "kept"];
+    let fields = [
+        "v",
+        "99",
+        "event_id",
+        "newer",
+        "event_type",
+        "t",
+        "received_at",
+        &now,
+        "body",
+        "{}",
+        "novelty",
+        "kept",
+    ];
     let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
     poll::until("it is put off", WAIT_LIMIT, async || match stack.retrying("acme").await {
         1 => Ok(()),
@@ -218,10 +262,16 @@ async fn unknown_wire_version_waits_for_a_newer_worker() {
     .await;
     let kept = entries(&stack, stream).await;
     assert_eq!(kept[0].1["novelty"], b"kept");
-    stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
-    poll::until("others are processed", WAIT_LIMIT, async || match stack.database.count("contents").await {
-        1 => Ok(()),
-        n => Err(n),
+    stack
+        .sender()
+        .acme(&content_event("content_added", "c", "t", now_ms()))
+        .await
+        .expect(202, "accepted");
+    poll::until("others are processed", WAIT_LIMIT, async || {
+        match stack.database.count("contents").await {
+            1 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
 }
@@ -230,14 +280,22 @@ async fn unknown_wire_version_waits_for_a_newer_worker() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_of_an_unknown_platform_are_left_alone() {
     let mut stack = Stack::builder().workers(0).start().await;
-    let _: String =
-        stack.redis.command(&["XADD", "webhooks:incoming:stranger", "*", "v", "1", "event_id", "x"]).await;
+    let _: String = stack
+        .redis
+        .command(&["XADD", "webhooks:incoming:stranger", "*", "v", "1", "event_id", "x"])
+        .await;
     let (): () = stack.redis.command(&["SADD", "webhooks:platforms", "stranger"]).await;
     stack.add_worker().await;
-    stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
-    poll::until("others are processed", WAIT_LIMIT, async || match stack.database.count("contents").await {
-        1 => Ok(()),
-        n => Err(n),
+    stack
+        .sender()
+        .acme(&content_event("content_added", "c", "t", now_ms()))
+        .await
+        .expect(202, "accepted");
+    poll::until("others are processed", WAIT_LIMIT, async || {
+        match stack.database.count("contents").await {
+            1 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
     poll::until("it is reported", WAIT_LIMIT, async || {
@@ -264,9 +322,19 @@ async fn event_refused_by_the_database_is_dead_lettered_alone(kind: DatabaseKind
     dead(&stack, "acme", 1).await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     let fields = entries(&stack, "webhooks:dlq:acme").await.remove(0).1;
-    assert_eq!((&fields["error_code"][..], &fields["attempts"][..]), (&b"store_rejected"[..], &b"3"[..]));
+    assert_eq!(
+        (&fields["error_code"][..], &fields["attempts"][..]),
+        (&b"store_rejected"[..], &b"3"[..])
+    );
     assert_eq!(stack.database.count("contents").await, 39);
-    assert_eq!(stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE attempts <> 1", &[]).await.len(), 0);
+    assert_eq!(
+        stack
+            .database
+            .rows("SELECT 1 AS n FROM webhook_events WHERE attempts <> 1", &[])
+            .await
+            .len(),
+        0
+    );
     stack.workers[0].ready(WAIT_LIMIT).await;
 }
 

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{
-    ACME_SECRET, ADMIN_TOKEN, HttpAnswer, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique,
+    ACME_SECRET, ADMIN_TOKEN, HttpAnswer, MUX_SECRET, Sender, content_event, mux_event, now,
+    now_ms, unique,
 };
 use tests::sign::{self, SignedWebhook};
 use tests::stack::{DatabaseKind, Stack};
@@ -80,7 +81,10 @@ async fn waiting_sender_gets_the_result_of_its_event(kind: DatabaseKind) {
 
     // Past its marker the event comes again: the ledger has it, and its result.
     let marker = format!("webhook:hash:{}", shared::event::marker_digest("mux", &id));
-    assert_eq!(stack.redis.command::<u64>(&["DEL", &marker, &format!("webhooks:result:mux:{id}")]).await, 2);
+    assert_eq!(
+        stack.redis.command::<u64>(&["DEL", &marker, &format!("webhooks:result:mux:{id}")]).await,
+        2
+    );
     let answer = sender.send(&mux(&body, "wait=20")).await;
     assert_eq!(answer.json["results"], results);
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -93,8 +97,10 @@ async fn waiting_sender_gets_the_result_of_its_event(kind: DatabaseKind) {
 async fn waiting_sender_gets_a_dead_letter_as_failure() {
     let stack = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").start().await;
     let id = unique("event");
-    let answer =
-        stack.sender().send(&mux(&mux_event(&id, "active", Some("absent"), "ls", now_ms()), "wait=20")).await;
+    let answer = stack
+        .sender()
+        .send(&mux(&mux_event(&id, "active", Some("absent"), "ls", now_ms()), "wait=20"))
+        .await;
     assert_eq!(
         (answer.status, answer.errcode(), answer.event_id()),
         (200, "E_WEBHOOK_PROCESSING_ERROR", id.as_str())
@@ -103,13 +109,22 @@ async fn waiting_sender_gets_a_dead_letter_as_failure() {
     assert_eq!(answer.json["errmesg"], "Webhook event could not be processed: session_not_found");
     assert_eq!(answer.header("preference-applied"), Some("wait=20"));
     let erresid = answer.json["erresid"].as_str().unwrap();
-    assert!(stack.ingresses[0].process.log().contains(erresid), "{}", stack.ingresses[0].process.tail());
+    assert!(
+        stack.ingresses[0].process.log().contains(erresid),
+        "{}",
+        stack.ingresses[0].process.tail()
+    );
     assert_eq!(stack.dead("mux").await, 1);
     // An event that can never be applied is told at once: here, because its content has no id.
     let body = json!({"event_type": "content_added", "payload": {}}).to_string();
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes()).header("prefer", "wait=20");
     let answer = stack.sender().send(&signed).await;
-    assert_eq!((answer.status, answer.errcode()), (200, "E_WEBHOOK_PROCESSING_ERROR"), "{}", answer.text);
+    assert_eq!(
+        (answer.status, answer.errcode()),
+        (200, "E_WEBHOOK_PROCESSING_ERROR"),
+        "{}",
+        answer.text
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,7 +135,11 @@ async fn late_result_gets_202_and_is_kept_for_the_next_request() {
     let signed = acme("late", "wait=1");
     let answer = sender.send(&signed).await;
     let id = answer.expect(202, "accepted").to_owned();
-    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert!(
+        (Duration::from_secs(1)..Duration::from_secs(4)).contains(&begun.elapsed()),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(answer.header("preference-applied"), None);
     assert_eq!(sender.send(&signed).await.expect(200, "duplicate"), id, "it does not wait");
     stack.add_worker().await;
@@ -155,7 +174,9 @@ async fn waiters_at_two_replicas_get_their_own_results() {
     let stack = Stack::builder().ingresses(2).workers(2).start().await;
     // Connections and caches are warm, so that the numbers are those of a running system.
     for replica in 0..2 {
-        check_recorded(&stack.ingresses[replica].sender().send(&acme(&unique("warm"), "wait=20")).await);
+        check_recorded(
+            &stack.ingresses[replica].sender().send(&acme(&unique("warm"), "wait=20")).await,
+        );
     }
     let senders = [Arc::new(stack.ingresses[0].sender()), Arc::new(stack.ingresses[1].sender())];
     let mut waiting = tokio::task::JoinSet::new();
@@ -190,7 +211,9 @@ async fn waiters_at_two_replicas_get_their_own_results() {
         took[took.len() / 2]
     };
     let (plain, waited) = (median(&mut plain), median(&mut waited));
-    eprintln!("an answer: {plain:?}; with the result: {waited:?}; the slowest of 200 at once: {slowest:?}");
+    eprintln!(
+        "an answer: {plain:?}; with the result: {waited:?}; the slowest of 200 at once: {slowest:?}"
+    );
     assert!(waited < Duration::from_secs(1), "{waited:?}");
     for ingress in &stack.ingresses {
         assert_eq!(ingress.metric("webhook_waiters", &[]).await, 0.0);
@@ -207,8 +230,9 @@ async fn waiting_sender_gets_its_result_despite_a_redis_restart() {
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
     // A seat is taken before Redis is asked; what it is to survive is the waiting.
     poll::until("the event is known to be queued", WAIT_LIMIT, async || {
-        let answered =
-            stack.ingresses[0].metric("webhook_enqueue_duration_seconds_count", &["platform=\"acme\""]).await;
+        let answered = stack.ingresses[0]
+            .metric("webhook_enqueue_duration_seconds_count", &["platform=\"acme\""])
+            .await;
         if answered == 2.0 { Ok(()) } else { Err(answered) }
     })
     .await;
@@ -245,7 +269,11 @@ async fn result_published_without_a_subscriber_is_read() {
     let begun = Instant::now();
     stack.redis.command::<()>(&["ACL", "SETUSER", "default", "allchannels"]).await;
     check_recorded(&waiting.await.unwrap());
-    assert!(begun.elapsed() < Duration::from_secs(10), "by the last look only: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "by the last look only: {:?}",
+        begun.elapsed()
+    );
 }
 
 /// Waits until `count` requests wait at the first ingress.
@@ -261,8 +289,13 @@ async fn waits(stack: &Stack, count: f64) {
 async fn waiters_are_bounded_and_a_hangup_frees_a_slot() {
     let mut stack = Stack::builder().workers(0).ingress_env("MAX_WAITERS", "1").start().await;
     let signed = acme("hung-up", "wait=30");
-    let mut stream = TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://")).await.unwrap();
-    let mut head = format!("POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", signed.path, signed.body.len());
+    let mut stream =
+        TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://")).await.unwrap();
+    let mut head = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n",
+        signed.path,
+        signed.body.len()
+    );
     for (name, value) in &signed.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -286,7 +319,10 @@ async fn shutdown_answers_waiting_requests_at_once() {
     let begun = Instant::now();
     stack.ingresses[0].process.terminate();
     waiting.await.unwrap().expect(202, "accepted");
-    assert_eq!(stack.ingresses[0].process.wait_until_ended(Duration::from_secs(10)).await.code(), Some(0));
+    assert_eq!(
+        stack.ingresses[0].process.wait_until_ended(Duration::from_secs(10)).await.code(),
+        Some(0)
+    );
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
@@ -295,7 +331,10 @@ async fn shutdown_answers_waiting_requests_at_once() {
 async fn worker_started_later_answers_waiting_requests() {
     let mut stack = Stack::builder().start().await;
     stack.workers[0].process.terminate();
-    assert_eq!(stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await.code(), Some(0));
+    assert_eq!(
+        stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await.code(),
+        Some(0)
+    );
     let sender = stack.sender();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
     waits(&stack, 1.0).await;
@@ -321,15 +360,23 @@ async fn ask(stack: &Stack, platform: &str, event_id: &str, token: Option<&str>)
 async fn becomes(stack: &Stack, platform: &str, event_id: &str, state: &str) -> HttpAnswer {
     poll::until(&format!("{event_id} is {state}"), WAIT_LIMIT, async || {
         let answer = said(stack, platform, event_id).await;
-        if answer.status == 200 && answer.json["state"] == state { Ok(answer) } else { Err(answer.text) }
+        if answer.status == 200 && answer.json["state"] == state {
+            Ok(answer)
+        } else {
+            Err(answer.text)
+        }
     })
     .await
 }
 
 async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
     let toml = "[platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\npaused = true\n";
-    let stack =
-        Stack::builder().database(kind).platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "4000").start().await;
+    let stack = Stack::builder()
+        .database(kind)
+        .platforms(toml)
+        .worker_env("MISSING_SESSION_WAIT_MS", "4000")
+        .start()
+        .await;
     let sender = stack.sender();
     for (token, status) in [(None, 401), (Some("wrong"), 403)] {
         ask(&stack, "mux", "e", token).await.expect_error(status, "E_ADMIN_FORBIDDEN");
@@ -341,7 +388,8 @@ async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
     // An id may hold anything but control characters.
     let id = format!("{}/a b?ü", unique("event"));
     sender.mux(&mux_event(&id, "created", None, "ls", now_ms())).await.expect(202, "accepted");
-    let path_id = id.replace('/', "%2F").replace(' ', "%20").replace('?', "%3F").replace('ü', "%C3%BC");
+    let path_id =
+        id.replace('/', "%2F").replace(' ', "%20").replace('?', "%3F").replace('ü', "%C3%BC");
     for name in ["mux", "streaming"] {
         let answer = becomes(&stack, name, &path_id, "processed").await;
         assert_eq!(answer.json["results"]["action"], "logged", "{}", answer.text);
@@ -350,7 +398,11 @@ async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
     }
 
     let body = content_event("content_added", "c", "t", now_ms()).to_string();
-    let held = sender.send(&sign::generic("held", ACME_SECRET, body.as_bytes())).await.event_id().to_owned();
+    let held = sender
+        .send(&sign::generic("held", ACME_SECRET, body.as_bytes()))
+        .await
+        .event_id()
+        .to_owned();
     assert_eq!(said(&stack, "held", &held).await.json, json!({"state": "pending"}));
 
     let id = unique("event");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tests::poll;
 use tests::sender::{HttpAnswer, Sender, now, now_ms, rfc3339, unique};
 use tests::sign::{SignedWebhook, hmac_sha256_hex};
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use super::WAIT_LIMIT;
 
@@ -33,7 +33,8 @@ const FEED: &str = "https://example.com/feed?channel=1";
 pub(super) fn stack() -> StackBuilder {
     let mut toml = String::new();
     for name in PROVIDERS {
-        let variable = if name == "standard-webhooks" { "STANDARD_SECRET" } else { "PROVIDER_SECRET" };
+        let variable =
+            if name == "standard-webhooks" { "STANDARD_SECRET" } else { "PROVIDER_SECRET" };
         toml.push_str(&format!("[platforms.{name}]\nsecrets = [\"env:{variable}\"]\n"));
     }
     toml.push_str(&format!(
@@ -95,9 +96,11 @@ pub(super) fn signed_by(provider: &str, secret: &str, age: i64, body: &str) -> S
             request(provider, body, &[("Webhook-Signature", &value)])
         }
         "cloudflare-live" => request(provider, body, &[("cf-webhook-auth", secret)]),
-        "livepeer" => {
-            request(provider, body, &[("Livepeer-Signature", &format!("t={ms},v1={}", mac(secret, body)))])
-        }
+        "livepeer" => request(
+            provider,
+            body,
+            &[("Livepeer-Signature", &format!("t={ms},v1={}", mac(secret, body)))],
+        ),
         "stripe" => {
             let value = format!("t={s},v1={},v0=00", mac(secret, &format!("{s}.{body}")));
             request(provider, body, &[("Stripe-Signature", &value)])
@@ -133,7 +136,8 @@ pub(super) fn sample(provider: &str) -> (&'static str, String) {
             ("user.created", json!({"type": "user.created", "timestamp": at, "data": {"id": id}}))
         }
         "cloudflare-stream" => {
-            let playback = json!({"hls": "https://customer-x.cloudflarestream.com/v/manifest/video.m3u8"});
+            let playback =
+                json!({"hls": "https://customer-x.cloudflarestream.com/v/manifest/video.m3u8"});
             let body = json!({"uid": id, "readyToStream": true, "status": {"state": "ready"}, "modified": at,
                 "size": 4_190_963, "duration": 9.5, "playback": playback, "liveInput": "input-1"});
             ("ready", body)
@@ -151,8 +155,7 @@ pub(super) fn sample(provider: &str) -> (&'static str, String) {
             ("invoice.paid", body)
         }
         "github" => {
-            let body =
-                json!({"ref": "refs/heads/main", "before": "0", "after": "1", "repository": {"id": 1_296_269}});
+            let body = json!({"ref": "refs/heads/main", "before": "0", "after": "1", "repository": {"id": 1_296_269}});
             ("push", body)
         }
         "slack" => {
@@ -204,7 +207,12 @@ async fn provider_samples_are_accepted_once_and_recorded() {
         let (kind, body) = sample(provider);
         let signed = signed_by(provider, SECRET, 0, &body);
         let answer = sender.send(&signed).await;
-        assert_eq!(answer.status, if provider == "zoom" { 200 } else { 202 }, "{provider}: {}", answer.text);
+        assert_eq!(
+            answer.status,
+            if provider == "zoom" { 200 } else { 202 },
+            "{provider}: {}",
+            answer.text
+        );
         assert_eq!(answer.outcome(), "accepted", "{provider}");
         let row = ledger(&stack, provider, &answer).await;
         assert_eq!(row["event_type"], kind, "{provider}");
@@ -220,17 +228,25 @@ async fn provider_samples_are_accepted_once_and_recorded() {
         assert_eq!(stack.dead(provider).await, 0, "{provider}");
     }
     let status = async |room: &str| stack.database.status(room).await;
-    for (room, platform) in
-        [("1337", "twitch"), ("input-1", "cloudflare-live"), ("lp-stream", "livepeer"), ("4444AAA/iAAAA==", "zoom")]
-    {
+    for (room, platform) in [
+        ("1337", "twitch"),
+        ("input-1", "cloudflare-live"),
+        ("lp-stream", "livepeer"),
+        ("4444AAA/iAAAA==", "zoom"),
+    ] {
         assert_eq!(status(room).await, "live", "{platform}");
         assert_eq!(stack.database.session(room).await.unwrap()["platform"], platform);
     }
     assert_eq!(stack.database.session("lp-stream").await.unwrap()["title"], "Evening show");
-    let recordings =
-        stack.database.rows("SELECT * FROM recordings WHERE platform = 'cloudflare-stream'", &[]).await;
+    let recordings = stack
+        .database
+        .rows("SELECT * FROM recordings WHERE platform = 'cloudflare-stream'", &[])
+        .await;
     assert_eq!(recordings.len(), 1);
-    assert_eq!((&recordings[0]["state"], &recordings[0]["room_id"]), (&json!("ready"), &json!("input-1")));
+    assert_eq!(
+        (&recordings[0]["state"], &recordings[0]["room_id"]),
+        (&json!("ready"), &json!("input-1"))
+    );
     assert_eq!(recordings[0]["size_bytes"], 4_190_963);
     assert_eq!(stack.database.count("webhook_events").await, 10, "each once, GitHub's twice");
 }
@@ -243,7 +259,11 @@ async fn twitch_stream_state_follows_the_message_order() {
     let send = async |age: i64, kind: &str| {
         let signed = signed_by("twitch", SECRET, age, &twitch(kind, "42", &started).to_string());
         let id = signed.value("Twitch-Eventsub-Message-Id").to_owned();
-        assert_eq!(sender.send(&signed).await.expect(202, "accepted"), id, "the signed id is the event's");
+        assert_eq!(
+            sender.send(&signed).await.expect(202, "accepted"),
+            id,
+            "the signed id is the event's"
+        );
         stack.wait_until_drained(WAIT_LIMIT).await;
         stack.database.event("twitch", &id).await.unwrap()
     };
@@ -257,7 +277,11 @@ async fn twitch_stream_state_follows_the_message_order() {
     // After a short break the broadcast is announced again with the start that it had.
     send(10, "stream.online").await;
     assert_eq!(stack.database.status("42").await, "live");
-    assert_eq!(send(15, "stream.offline").await["action"], "stale_ignored", "an older message changes nothing");
+    assert_eq!(
+        send(15, "stream.offline").await["action"],
+        "stale_ignored",
+        "an older message changes nothing"
+    );
     assert_eq!(stack.database.status("42").await, "live");
 }
 
@@ -266,7 +290,9 @@ async fn cloudflare_test_message_and_stream_ends_are_accepted() {
     let stack = stack().start().await;
     let sender = stack.sender();
     // Without a 2xx to this one, Cloudflare does not save the destination.
-    let test = json!({"text": "Hello World! This is a test message sent from https://cloudflare.com."}).to_string();
+    let test =
+        json!({"text": "Hello World! This is a test message sent from https://cloudflare.com."})
+            .to_string();
     let answer = sender.send(&signed_by("cloudflare-live", SECRET, 0, &test)).await;
     answer.expect(202, "accepted");
     assert_eq!(ledger(&stack, "cloudflare-live", &answer).await["action"], "logged");
@@ -288,8 +314,11 @@ fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
     const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
     let (_, body) = sample(provider);
     let good = signed_by(provider, SECRET, 0, &body);
-    let mut found = vec![("another secret".to_owned(), signed_by(provider, "wrong", 0, &body), INVALID)];
-    let ours = |name: &str| name != "content-type" && !name.contains("Retry") && !name.starts_with("X-GitHub");
+    let mut found =
+        vec![("another secret".to_owned(), signed_by(provider, "wrong", 0, &body), INVALID)];
+    let ours = |name: &str| {
+        name != "content-type" && !name.contains("Retry") && !name.starts_with("X-GitHub")
+    };
     for (name, value) in good.headers.iter().filter(|(name, _)| ours(name)) {
         found.push((format!("without {name}"), good.clone().without(name), INVALID));
         found.push((format!("{name} empty"), good.clone().without(name).header(name, ""), INVALID));
@@ -312,12 +341,20 @@ fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
     if !["cloudflare-live", "github"].contains(&provider) {
         let late = if provider == "twitch" { 601 } else { 301 };
         found.push(("too old".to_owned(), signed_by(provider, SECRET, late + 5, &body), EXPIRED));
-        found.push(("too far ahead".to_owned(), signed_by(provider, SECRET, -late - 5, &body), EXPIRED));
+        found.push((
+            "too far ahead".to_owned(),
+            signed_by(provider, SECRET, -late - 5, &body),
+            EXPIRED,
+        ));
     }
     if provider == "twitch" {
         let id = good.value("Twitch-Eventsub-Message-Id").to_owned();
         let name = "Twitch-Eventsub-Message-Id";
-        found.push(("another id".to_owned(), good.clone().without(name).header(name, &format!("{id}x")), INVALID));
+        found.push((
+            "another id".to_owned(),
+            good.clone().without(name).header(name, &format!("{id}x")),
+            INVALID,
+        ));
     }
     found
 }
@@ -329,9 +366,18 @@ async fn provider_forgeries_leave_nothing() {
     for provider in PROVIDERS {
         for (what, forged, code) in forgeries(provider) {
             let answer = sender.send(&forged).await;
-            assert_eq!((answer.status, answer.errcode()), (401, code), "{provider}: {what}: {}", answer.text);
+            assert_eq!(
+                (answer.status, answer.errcode()),
+                (401, code),
+                "{provider}: {what}: {}",
+                answer.text
+            );
         }
-        assert_eq!((stack.unfinished(provider).await, stack.dead(provider).await), (0, 0), "{provider}");
+        assert_eq!(
+            (stack.unfinished(provider).await, stack.dead(provider).await),
+            (0, 0),
+            "{provider}"
+        );
     }
     let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
     assert!(markers.is_empty(), "{markers:?}");
@@ -354,18 +400,23 @@ async fn handshakes_are_answered_exactly() {
     let sender = stack.sender();
 
     let challenge = "pogchamp-kappa-360noscope-vohiyo";
-    let subscription =
-        |status: &str| json!({"id": "f1c2", "status": status, "type": "channel.follow", "version": "1"});
-    let body =
-        json!({"challenge": challenge, "subscription": subscription("webhook_callback_verification_pending")});
-    let kind = |signed: SignedWebhook, kind: &str| signed.header("Twitch-Eventsub-Message-Type", kind);
+    let subscription = |status: &str| json!({"id": "f1c2", "status": status, "type": "channel.follow", "version": "1"});
+    let body = json!({"challenge": challenge, "subscription": subscription("webhook_callback_verification_pending")});
+    let kind =
+        |signed: SignedWebhook, kind: &str| signed.header("Twitch-Eventsub-Message-Type", kind);
     let asked = signed_by("twitch", SECRET, 0, &body.to_string());
     check_echo(&sender, &kind(asked.clone(), "webhook_callback_verification"), challenge).await;
     // What the unsigned header says does not matter: nobody can turn one into the other on the way.
     check_echo(&sender, &kind(asked, "notification"), challenge).await;
-    let forged = kind(signed_by("twitch", "wrong", 0, &body.to_string()), "webhook_callback_verification");
+    let forged =
+        kind(signed_by("twitch", "wrong", 0, &body.to_string()), "webhook_callback_verification");
     sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
-    let online = signed_by("twitch", SECRET, 0, &twitch("stream.online", "7", &rfc3339(now_ms())).to_string());
+    let online = signed_by(
+        "twitch",
+        SECRET,
+        0,
+        &twitch("stream.online", "7", &rfc3339(now_ms())).to_string(),
+    );
     sender.send(&kind(online, "revocation")).await.expect(202, "accepted");
     stack.status("7", "live", WAIT_LIMIT).await;
 
@@ -374,7 +425,8 @@ async fn handshakes_are_answered_exactly() {
     assert_eq!((answer.status, answer.text.as_str()), (204, ""));
     poll::until("the revocation is in the log", WAIT_LIMIT, async || {
         let log = stack.ingresses[0].process.log();
-        let told = log.lines().any(|line| line.contains("WARN") && line.contains("authorization_revoked"));
+        let told =
+            log.lines().any(|line| line.contains("WARN") && line.contains("authorization_revoked"));
         if told { Ok(()) } else { Err(log) }
     })
     .await;
@@ -387,17 +439,22 @@ async fn handshakes_are_answered_exactly() {
     let zoom = json!({"payload": {"plainToken": "qgg8vlvZRS6UYooatFL8Aw"}, "event_ts": now_ms(),
         "event": "endpoint.url_validation"})
     .to_string();
-    for (platform, secret) in [("zoom", SECRET), ("zoom-rotating", SECRET), ("zoom-rotating", OLD_SECRET)] {
+    for (platform, secret) in
+        [("zoom", SECRET), ("zoom-rotating", SECRET), ("zoom-rotating", OLD_SECRET)]
+    {
         let answer = sender.send(&signed_by(platform, secret, 0, &zoom)).await;
         let proof = mac(secret, "qgg8vlvZRS6UYooatFL8Aw");
-        let expected = format!(r#"{{"plainToken":"qgg8vlvZRS6UYooatFL8Aw","encryptedToken":"{proof}"}}"#);
+        let expected =
+            format!(r#"{{"plainToken":"qgg8vlvZRS6UYooatFL8Aw","encryptedToken":"{proof}"}}"#);
         assert_eq!((answer.status, answer.text.as_str()), (200, expected.as_str()), "{platform}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
     }
 
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1, "only the stream that went online");
-    for (platform, count) in [("twitch", 3.0), ("slack", 1.0), ("zoom", 1.0), ("zoom-rotating", 2.0)] {
+    for (platform, count) in
+        [("twitch", 3.0), ("slack", 1.0), ("zoom", 1.0), ("zoom-rotating", 2.0)]
+    {
         let labels = [&*format!("platform=\"{platform}\""), "outcome=\"handshake\""];
         let counted = stack.ingresses[0].metric("webhook_requests_total", &labels).await;
         assert!((counted - count).abs() < f64::EPSILON, "{platform}: {counted}");
@@ -410,9 +467,16 @@ async fn websub_hub_gets_only_declared_topics_confirmed() {
     let sender = stack.sender();
     let topic = "https%3A%2F%2Fexample.com%2Ffeed%3Fchannel%3D1";
     let query = |mode: &str, topic: &str| {
-        format!("hub.mode={mode}&hub.topic={topic}&hub.challenge=9412%2B%3D&hub.lease_seconds=864000")
+        format!(
+            "hub.mode={mode}&hub.topic={topic}&hub.challenge=9412%2B%3D&hub.lease_seconds=864000"
+        )
     };
-    for path in ["/api/v1/webhooks/feeds", "/webhooks/feeds", "/webhook/feeds", "/api/v1/live/webhooks/feeds"] {
+    for path in [
+        "/api/v1/webhooks/feeds",
+        "/webhooks/feeds",
+        "/webhook/feeds",
+        "/api/v1/live/webhooks/feeds",
+    ] {
         let answer = sender.get(&format!("{path}?{}", query("subscribe", topic))).await;
         assert_eq!((answer.status, answer.text.as_str()), (200, "9412+="), "{path}");
         assert_eq!(answer.header("content-type"), Some("text/plain"));

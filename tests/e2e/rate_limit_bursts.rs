@@ -8,7 +8,8 @@ use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
 /// 100 a minute, all of which may come at once; so one more every 600 ms.
-const PLATFORM: &str = "[platforms.hundred]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 100\nburst = 100\n";
+const PLATFORM: &str =
+    "[platforms.hundred]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 100\nburst = 100\n";
 const PERIOD: Duration = Duration::from_millis(600);
 
 fn event() -> SignedWebhook {
@@ -17,7 +18,9 @@ fn event() -> SignedWebhook {
 }
 
 fn retry_after(answer: &HttpAnswer) -> Duration {
-    Duration::from_secs(answer.header("retry-after").expect("Retry-After").parse().expect("whole seconds"))
+    Duration::from_secs(
+        answer.header("retry-after").expect("Retry-After").parse().expect("whole seconds"),
+    )
 }
 
 fn is_new(answer: &HttpAnswer) -> bool {
@@ -40,7 +43,8 @@ fn earned(since: Instant) -> usize {
 /// Sends all at once, one half to each replica.
 async fn at_once(stack: &Stack, events: &[SignedWebhook]) -> Vec<HttpAnswer> {
     let senders: Vec<Sender> = stack.ingresses.iter().map(|role| role.sender()).collect();
-    join_all(events.iter().enumerate().map(|(n, signed)| senders[n % senders.len()].send(signed))).await
+    join_all(events.iter().enumerate().map(|(n, signed)| senders[n % senders.len()].send(signed)))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,15 +61,23 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
     assert_eq!(stack.unfinished("hundred").await, accepted);
 
     // Nobody is told to come too early: after the longest wait that was told, all of it will have been earned by one.
-    let (refused, answer) = events.iter().zip(&answers).rfind(|(_, answer)| answer.status == 429).unwrap();
-    assert!(retry_after(answer) <= Duration::from_secs(1), "one more fits after 600 ms: {answer:?}");
+    let (refused, answer) =
+        events.iter().zip(&answers).rfind(|(_, answer)| answer.status == 429).unwrap();
+    assert!(
+        retry_after(answer) <= Duration::from_secs(1),
+        "one more fits after 600 ms: {answer:?}"
+    );
     tokio::time::sleep(retry_after(answer)).await;
     let answer = stack.ingresses[1].sender().send(refused).await;
     assert!(is_new(&answer), "as it was told: {answer:?}");
 
     // Hammered from both sides, no more pass than time has earned; and those are not lost either.
-    let rest: Vec<SignedWebhook> =
-        events.into_iter().zip(answers).filter(|(_, answer)| answer.status == 429).map(|(e, _)| e).collect();
+    let rest: Vec<SignedWebhook> = events
+        .into_iter()
+        .zip(answers)
+        .filter(|(_, answer)| answer.status == 429)
+        .map(|(e, _)| e)
+        .collect();
     let mut passed = accepted + 1;
     while begun.elapsed() < Duration::from_secs(4) {
         let answers = at_once(&stack, &rest[..40]).await;

@@ -33,7 +33,8 @@ async fn rate_limit_is_exact_across_replicas() {
         });
     }
     let answers = sends.join_all().await;
-    let (accepted, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|(answer, _)| answer.status == 202);
+    let (accepted, refused): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|(answer, _)| answer.status == 202);
     let earned = usize::try_from(begun.elapsed().as_secs() / 6).unwrap();
     assert!((20..=20 + earned).contains(&accepted.len()), "{} accepted", accepted.len());
     assert_eq!(accepted.len(), stack.unfinished("slow").await);
@@ -88,7 +89,11 @@ async fn event_type_limit_is_exact_and_spares_other_types() {
     let earned = usize::try_from(begun.elapsed().as_secs() / 12).unwrap();
     assert!((5..=5 + earned).contains(&accepted), "{accepted} accepted");
     let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
-    stack.sender().send(&sign::generic("chatty", ACME_SECRET, body.as_bytes())).await.expect(202, "accepted");
+    stack
+        .sender()
+        .send(&sign::generic("chatty", ACME_SECRET, body.as_bytes()))
+        .await
+        .expect(202, "accepted");
     assert_eq!(stack.unfinished("chatty").await, accepted + 1);
 }
 
@@ -109,7 +114,10 @@ async fn full_backlog_refuses_and_recovers() {
     assert_eq!(stack.unfinished("acme").await, 5);
     sender.send(&accepted[0]).await.expect(200, "duplicate");
     // The bound is per platform.
-    sender.netflix(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
+    sender
+        .netflix(&content_event("content_added", "c", "t", now_ms()))
+        .await
+        .expect(202, "accepted");
     stack.add_worker().await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     sender.send(&refused).await.expect(202, "accepted");

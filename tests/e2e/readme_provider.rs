@@ -10,7 +10,13 @@ const SECTION: &str = "### Add your own provider in ten minutes\n";
 
 /// The code blocks of the section that are marked `language`.
 fn blocks(language: &str) -> Vec<&'static str> {
-    let section = README.split(SECTION).nth(1).expect("the section").split("\n## ").next().unwrap_or_default();
+    let section = README
+        .split(SECTION)
+        .nth(1)
+        .expect("the section")
+        .split("\n## ")
+        .next()
+        .unwrap_or_default();
     let begin = format!("```{language}\n");
     section.split(&begin as &str).skip(1).filter_map(|rest| rest.split("```").next()).collect()
 }
@@ -21,7 +27,10 @@ async fn readme_steps_add_a_provider() {
     let ([definition], [checking, sending]) = (&definitions[..], &commands[..]) else {
         panic!("{definitions:?} {commands:?}");
     };
-    let secret = checking.lines().find_map(|line| line.strip_prefix("export MILLICAST_SECRET=")).expect("a secret");
+    let secret = checking
+        .lines()
+        .find_map(|line| line.strip_prefix("export MILLICAST_SECRET="))
+        .expect("a secret");
     let stack = Stack::builder()
         .platforms(definition)
         .ingress_env("MILLICAST_SECRET", secret)
@@ -37,16 +46,29 @@ async fn readme_steps_add_a_provider() {
         .replace("localhost:9101", &address(&stack.workers[0].url));
     let binaries = binary("ingress").parent().expect("a folder").display().to_string();
     let path = format!("{binaries}:{}", std::env::var("PATH").expect("PATH"));
-    let shell = Program::at("bash", "bash").env("PATH", path).env("no_proxy", "*").in_folder(folder.path());
+    let shell =
+        Program::at("bash", "bash").env("PATH", path).env("no_proxy", "*").in_folder(folder.path());
     let script = format!("set -euo pipefail\n{checking}\n{sending}");
     let finished = shell.args(["-c", &script]).run(Duration::from_secs(30)).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for told in
-        ["verified and identified", "202 {", "\"action\":\"status_updated\"", "\"status\":\"live\"", "stage-1"]
-    {
-        assert!(finished.stdout.contains(told), "{told}:\n{}\n{}", finished.stdout, finished.stderr);
+    for told in [
+        "verified and identified",
+        "202 {",
+        "\"action\":\"status_updated\"",
+        "\"status\":\"live\"",
+        "stage-1",
+    ] {
+        assert!(
+            finished.stdout.contains(told),
+            "{told}:\n{}\n{}",
+            finished.stdout,
+            finished.stderr
+        );
     }
     for secret in [secret, "a-secret-of-millicast"] {
-        assert!(!finished.stdout.contains(secret) && !finished.stderr.contains(secret), "{finished:?}");
+        assert!(
+            !finished.stdout.contains(secret) && !finished.stderr.contains(secret),
+            "{finished:?}"
+        );
     }
 }

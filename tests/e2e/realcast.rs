@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tests::ledger::entries;
 use tests::sign::{self, SignedWebhook};
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 use tests::{fixtures, poll};
 
 use crate::WAIT_LIMIT;
@@ -102,7 +102,9 @@ async fn realcast_events_of_the_guide_are_stored(kind: DatabaseKind) {
 #[track_caller]
 fn same(seen: &Value, expected: &Value, what: &str) {
     match (seen.as_f64(), expected.as_f64()) {
-        (Some(seen), Some(expected)) => assert!((seen - expected).abs() < f64::EPSILON, "{what}: {seen}"),
+        (Some(seen), Some(expected)) => {
+            assert!((seen - expected).abs() < f64::EPSILON, "{what}: {seen}")
+        }
         _ => assert_eq!(seen, expected, "{what}"),
     }
 }
@@ -143,12 +145,22 @@ async fn realcast_forgeries_leave_nothing() {
         ("another secret", sign::over_body("realcast", HEADER, "guess", body.as_bytes())),
         ("an empty secret", sign::over_body("realcast", HEADER, "", body.as_bytes())),
         ("no prefix", good.clone().without(HEADER).header(HEADER, &bare)),
-        ("another header", good.clone().without(HEADER).header("X-Webhook-Signature", good.value(HEADER))),
-        ("two wrong headers", good.clone().without(HEADER).header(HEADER, &bare).header(HEADER, "sha256=00")),
+        (
+            "another header",
+            good.clone().without(HEADER).header("X-Webhook-Signature", good.value(HEADER)),
+        ),
+        (
+            "two wrong headers",
+            good.clone().without(HEADER).header(HEADER, &bare).header(HEADER, "sha256=00"),
+        ),
     ];
     for (what, forged) in forgeries {
         let answer = stack.sender().send(&forged).await;
-        assert_eq!((answer.status, answer.errcode()), (401, "E_WEBHOOK_INVALID_SIGNATURE"), "{what}");
+        assert_eq!(
+            (answer.status, answer.errcode()),
+            (401, "E_WEBHOOK_INVALID_SIGNATURE"),
+            "{what}"
+        );
         let length: usize = stack.redis.command(&["XLEN", "webhooks:incoming:realcast"]).await;
         assert_eq!(length, 0, "{what}");
     }
@@ -164,11 +176,19 @@ async fn realcast_repetition_is_one_event_under_any_delivery_id() {
     let stack = builder().workers(0).start().await;
     let sender = stack.sender();
     let delivered = |kind: &str, id: &str| event(kind).header("X-RealCast-Webhook-Id", id);
-    let first = sender.send(&delivered("viewer.joined", "w-1")).await.expect(202, "accepted").to_owned();
+    let first =
+        sender.send(&delivered("viewer.joined", "w-1")).await.expect(202, "accepted").to_owned();
     for again in ["w-1", "w-2"] {
-        assert_eq!(sender.send(&delivered("viewer.joined", again)).await.expect(200, "duplicate"), first);
+        assert_eq!(
+            sender.send(&delivered("viewer.joined", again)).await.expect(200, "duplicate"),
+            first
+        );
     }
-    let other = sender.send(&delivered("viewer.count.update", "w-1")).await.expect(202, "accepted").to_owned();
+    let other = sender
+        .send(&delivered("viewer.count.update", "w-1"))
+        .await
+        .expect(202, "accepted")
+        .to_owned();
     assert_ne!(other, first, "an unsigned header never decides identity");
     let queued = entries(&stack, "webhooks:incoming:realcast").await;
     assert_eq!(queued.len(), 2);
@@ -178,7 +198,12 @@ async fn realcast_repetition_is_one_event_under_any_delivery_id() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn realcast_gets_503_instead_of_a_final_refusal() {
     let toml = "[platforms.realcast]\nrate_limit = 1\n";
-    let stack = Stack::builder().workers(0).platforms(toml).ingress_env("WEBHOOK_SECRET", SECRET).start().await;
+    let stack = Stack::builder()
+        .workers(0)
+        .platforms(toml)
+        .ingress_env("WEBHOOK_SECRET", SECRET)
+        .start()
+        .await;
     stack.sender().send(&event("viewer.joined")).await.expect(202, "accepted");
     let answer = stack.sender().send(&event("stream.live")).await;
     answer.expect_error(503, "E_WEBHOOK_RATE_LIMITED");

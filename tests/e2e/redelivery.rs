@@ -18,7 +18,8 @@ impl QueuedEntry {
     async fn accepted(stack: &Stack) -> Self {
         let body = content_event("content_updated", "c1", &unique("title"), now_ms());
         stack.sender().acme(&body).await.expect(202, "accepted");
-        let entries: Vec<(String, Vec<String>)> = stack.redis.command(&["XRANGE", INCOMING, "-", "+"]).await;
+        let entries: Vec<(String, Vec<String>)> =
+            stack.redis.command(&["XRANGE", INCOMING, "-", "+"]).await;
         let (id, fields) = entries.into_iter().next_back().expect("the entry");
         let _: i64 = stack.redis.command(&["XDEL", INCOMING, &id]).await;
         Self { fields }
@@ -46,7 +47,8 @@ async fn pending(stack: &Stack) -> i64 {
 }
 
 async fn processed(stack: &Stack) -> i64 {
-    let count: Option<i64> = stack.redis.command(&["HGET", "webhooks:counters:acme", "processed"]).await;
+    let count: Option<i64> =
+        stack.redis.command(&["HGET", "webhooks:counters:acme", "processed"]).await;
     count.unwrap_or(0)
 }
 
@@ -54,7 +56,8 @@ async fn processed(stack: &Stack) -> i64 {
 /// until the worker itself counts as dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_in_a_lost_reply_are_processed_at_once() {
-    let mut stack = Stack::builder().proxied().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
+    let mut stack =
+        Stack::builder().proxied().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
     let entry = QueuedEntry::accepted(&stack).await;
     stack.add_worker().await;
     let proxy = stack.proxy.as_ref().expect("a proxy");
@@ -63,11 +66,12 @@ async fn entries_in_a_lost_reply_are_processed_at_once() {
         entry.put(&stack, None).await;
         // A read that began before answers were swallowed may still get through, and one that ends with nothing is the
         // last: then all of it again.
-        let void =
-            poll::try_until("an entry is delivered into the void", READ_WAIT, async || match pending(&stack).await {
+        let void = poll::try_until("an entry is delivered into the void", READ_WAIT, async || {
+            match pending(&stack).await {
                 1 => Ok(()),
                 other => Err(other),
-            });
+            }
+        });
         match void.await {
             Ok(()) => break,
             Err(late) => assert!(attempt < 20, "{late}"),

@@ -31,7 +31,9 @@ async fn check_refused(sender: &Sender, signed: &SignedWebhook, code: &str) {
     let answer = sender.send(signed).await;
     answer.expect_error(503, code);
     assert!(
-        answer.header("retry-after").is_some_and(|after| after.parse::<u64>().is_ok_and(|s| s >= 1)),
+        answer
+            .header("retry-after")
+            .is_some_and(|after| after.parse::<u64>().is_ok_and(|s| s >= 1)),
         "{answer:?}"
     );
     assert!(begun.elapsed() < REFUSED_WITHIN, "answered after {:?}", begun.elapsed());
@@ -65,7 +67,10 @@ async fn redis_outage_gets_503_and_ends_within_two_seconds() {
             check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
         }
         // A forgery is told apart without Redis, and the process stays alive.
-        sender.send(&event().without("x-webhook-signature")).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+        sender
+            .send(&event().without("x-webhook-signature"))
+            .await
+            .expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
         let role = &stack.ingresses[0];
         role.health("/live", 200, WAIT_LIMIT).await;
         role.health("/ready", 503, WAIT_LIMIT).await;
@@ -105,7 +110,10 @@ async fn requests_do_not_pile_up_during_a_redis_outage() {
     times.sort();
     let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
     // 32 at a time by one thread of this test and one of ingress: it is the test that takes most of it.
-    assert!(half < Duration::from_millis(300) && most < Duration::from_millis(1500), "{half:?}, 99 %: {most:?}");
+    assert!(
+        half < Duration::from_millis(300) && most < Duration::from_millis(1500),
+        "{half:?}, 99 %: {most:?}"
+    );
     let after = stack.ingresses[0].process.peak_memory().unwrap_or(0);
     assert!(after < before + (32 << 20), "{before} bytes before, {after} after");
     stack.redis.restart().await;
@@ -192,18 +200,25 @@ async fn full_redis_refuses_new_events_and_workers_empty_it() {
     for _ in 0..50 {
         sender.send(&event()).await.expect(202, "accepted");
     }
-    sender.mux(&mux_event(&unique("e"), "active", Some("absent"), "x", now_ms())).await.expect(202, "accepted");
+    sender
+        .mux(&mux_event(&unique("e"), "active", Some("absent"), "x", now_ms()))
+        .await
+        .expect(202, "accepted");
     let (): () = stack.redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
     stack.workers[0].process.thaw();
-    poll::until("the worker settles although Redis is full", WAIT_LIMIT, async || match stack.unfinished("acme").await {
-        0 => Ok(()),
-        left => Err(left),
+    poll::until("the worker settles although Redis is full", WAIT_LIMIT, async || {
+        match stack.unfinished("acme").await {
+            0 => Ok(()),
+            left => Err(left),
+        }
     })
     .await;
-    poll::until("the event without session waits", WAIT_LIMIT, async || match stack.retrying("mux").await {
-        0 => Err("not in the retry set"),
-        _ => Ok(()),
+    poll::until("the event without session waits", WAIT_LIMIT, async || {
+        match stack.retrying("mux").await {
+            0 => Err("not in the retry set"),
+            _ => Ok(()),
+        }
     })
     .await;
     assert_eq!(stack.database.count("webhook_events").await, 50);
@@ -216,12 +231,14 @@ async fn full_redis_refuses_new_events_and_workers_empty_it() {
 /// The promise of a 2xx with `appendfsync always`: Redis is killed twice under load, and everything promised is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_killed_under_load_loses_no_accepted_event() {
-    let mut stack = Stack::builder().redis(RedisOptions::durable()).ingresses(2).workers(2).start().await;
+    let mut stack =
+        Stack::builder().redis(RedisOptions::durable()).ingresses(2).workers(2).start().await;
     let ledger = Arc::new(AcceptanceLog::default());
     let stop = Arc::new(AtomicBool::new(false));
     let mut senders = tokio::task::JoinSet::new();
     for n in 0..16 {
-        let (sender, ledger, stop) = (stack.ingresses[n % 2].sender(), ledger.clone(), stop.clone());
+        let (sender, ledger, stop) =
+            (stack.ingresses[n % 2].sender(), ledger.clone(), stop.clone());
         senders.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let signed = event();
@@ -240,22 +257,18 @@ async fn redis_killed_under_load_loses_no_accepted_event() {
     }
     for _ in 0..2 {
         let before = ledger.len();
-        poll::until(
-            "events flow",
-            WAIT_LIMIT,
-            async || if ledger.len() > before + 200 { Ok(()) } else { Err(ledger.len()) },
-        )
+        poll::until("events flow", WAIT_LIMIT, async || {
+            if ledger.len() > before + 200 { Ok(()) } else { Err(ledger.len()) }
+        })
         .await;
         stack.redis.kill();
         tokio::time::sleep(Duration::from_millis(500)).await;
         stack.redis.restart().await;
     }
     let before = ledger.len();
-    poll::until(
-        "events flow again",
-        WAIT_LIMIT,
-        async || if ledger.len() > before + 100 { Ok(()) } else { Err(ledger.len()) },
-    )
+    poll::until("events flow again", WAIT_LIMIT, async || {
+        if ledger.len() > before + 100 { Ok(()) } else { Err(ledger.len()) }
+    })
     .await;
     stop.store(true, Ordering::Relaxed);
     senders.join_all().await;

@@ -61,7 +61,8 @@ async fn refused_writes_are_unready_in_redis_words() {
 
     let nobody = format!("{}", tests::ports::free());
     let replica: &[&str] = &["REPLICAOF", "127.0.0.1", &nobody];
-    refused(&stack, &[replica], &[&["REPLICAOF", "NO", "ONE"]], "READONLY You can't write against").await;
+    refused(&stack, &[replica], &[&["REPLICAOF", "NO", "ONE"]], "READONLY You can't write against")
+        .await;
 
     let forbid: &[&str] = &["ACL", "SETUSER", "default", "-xadd"];
     refused(&stack, &[forbid], &[&["ACL", "SETUSER", "default", "+@all"]], "NOPERM").await;
@@ -70,14 +71,21 @@ async fn refused_writes_are_unready_in_redis_words() {
     std::fs::create_dir_all(stack.redis.folder().join("dump.rdb/x")).unwrap();
     let save: &[&str] = &["CONFIG", "SET", "save", "3600 1000000"];
     let lenient: &[&str] = &["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
-    refused(&stack, &[save, &["BGSAVE"]], &[lenient], "MISCONF Redis is configured to save RDB").await;
+    refused(&stack, &[save, &["BGSAVE"]], &[lenient], "MISCONF Redis is configured to save RDB")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_credentials_are_unready_in_redis_words() {
     let mut stack = Stack::builder().workers(0).servers().await;
-    let _: String = stack.redis.command(&["ACL", "SETUSER", "someone", "on", ">word", "~*", "+@all", "&*"]).await;
-    let _: String = stack.redis.command(&["ACL", "SETUSER", "limited", "on", ">word", "~other:*", "+@all"]).await;
+    let _: String = stack
+        .redis
+        .command(&["ACL", "SETUSER", "someone", "on", ">word", "~*", "+@all", "&*"])
+        .await;
+    let _: String = stack
+        .redis
+        .command(&["ACL", "SETUSER", "limited", "on", ">word", "~other:*", "+@all"])
+        .await;
     for (user, words) in [("someone:other", "WRONGPASS"), ("limited:word", "NOPERM")] {
         let (program, url, ops) = stack.ingress_program();
         let redis = format!("redis://{user}@{}", stack.redis.address());
@@ -120,8 +128,16 @@ async fn redis_outage_is_logged_once() {
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("NOREPLICAS")).collect();
-        assert!((1..=MAX_LINES).contains(&lines.len()), "{} lines:\n{}", lines.len(), lines.join("\n"));
-        let changes = lines.iter().filter(|line| line.contains("Redis cannot be used as it should be")).count();
+        assert!(
+            (1..=MAX_LINES).contains(&lines.len()),
+            "{} lines:\n{}",
+            lines.len(),
+            lines.join("\n")
+        );
+        let changes = lines
+            .iter()
+            .filter(|line| line.contains("Redis cannot be used as it should be"))
+            .count();
         assert_eq!(changes, 1, "{log}");
         assert!(log.contains("Redis can be used again"), "{log}");
     }

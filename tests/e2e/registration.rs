@@ -11,7 +11,7 @@ use tests::poll;
 use tests::redis::RedisOptions;
 use tests::sender::{HttpAnswer, Sender, content_event, mux_event, now_ms, unique};
 use tests::sign::{self, SignedWebhook};
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 use tests::tcp_proxy::ProxyMode;
 
 use crate::WAIT_LIMIT;
@@ -47,7 +47,8 @@ async fn in_ledger(stack: &Stack, platform: &str, event_id: &str, within: Durati
 
 /// Whether any key of Redis, or anything that was ever written to its append-only file, holds `needle`.
 async fn redis_holds(stack: &Stack, needle: &str) -> bool {
-    let holds = |haystack: &[u8]| haystack.windows(needle.len()).any(|window| window == needle.as_bytes());
+    let holds =
+        |haystack: &[u8]| haystack.windows(needle.len()).any(|window| window == needle.as_bytes());
     let dump = "local all = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
         local kind = redis.call('TYPE', key).ok \
         if kind == 'hash' then all[#all + 1] = table.concat(redis.call('HGETALL', key), ' ') \
@@ -61,9 +62,13 @@ async fn redis_holds(stack: &Stack, needle: &str) -> bool {
     let values: Vec<u8> = stack.redis.command(&["EVAL", dump, "0"]).await;
     assert!(!values.is_empty(), "nothing was read");
     let folder = stack.redis.folder().join("appendonlydir");
-    let files = std::fs::read_dir(folder).expect("an append-only file").map(|file| file.unwrap().path());
+    let files =
+        std::fs::read_dir(folder).expect("an append-only file").map(|file| file.unwrap().path());
     let written: Vec<u8> = files.flat_map(|file| std::fs::read(file).unwrap()).collect();
-    assert!(String::from_utf8_lossy(&written).contains("webhooks:registrations"), "nothing was written");
+    assert!(
+        String::from_utf8_lossy(&written).contains("webhooks:registrations"),
+        "nothing was written"
+    );
     holds(&values) || holds(&written)
 }
 
@@ -72,24 +77,35 @@ async fn registered_platform_is_known_everywhere_in_two_seconds() {
     let stack = builder_with_key().ingresses(2).workers(2).start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     assert_eq!(one.send(&event("shop", SECRET)).await.status, 404);
-    let registration =
-        json!({"platform": "shop", "secret": SECRET, "event_types": ["content_added"], "aliases": ["store"]});
+    let registration = json!({"platform": "shop", "secret": SECRET, "event_types": ["content_added"], "aliases": ["store"]});
     let answer = one.registered(&registration).await;
     let since = Instant::now();
-    assert!(!answer.text.contains(SECRET) && !answer.text.contains("never-to-be-seen"), "{}", answer.text);
+    assert!(
+        !answer.text.contains(SECRET) && !answer.text.contains("never-to-be-seen"),
+        "{}",
+        answer.text
+    );
     let first = accepted(&one, &event("shop", SECRET), PROPAGATION_LIMIT).await;
-    let second = accepted(&two, &event("store", SECRET), PROPAGATION_LIMIT.saturating_sub(since.elapsed())).await;
+    let second =
+        accepted(&two, &event("store", SECRET), PROPAGATION_LIMIT.saturating_sub(since.elapsed()))
+            .await;
     for id in [&first, &second] {
         in_ledger(&stack, "shop", id, PROPAGATION_LIMIT.saturating_sub(since.elapsed())).await;
     }
     // By its definition: this type is not subscribed, this secret is another's, and nothing but the secret opens it.
     let body = content_event("content_removed", "c", "t", now_ms()).to_string();
     two.send(&sign::generic("shop", SECRET, body.as_bytes())).await.expect(200, "ignored");
-    two.send(&event("shop", "another-secret")).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
+    two.send(&event("shop", "another-secret"))
+        .await
+        .expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     for sender in [&one, &two] {
         let listed = sender.platforms().await;
         assert_eq!(listed.status, 200, "{}", listed.text);
-        assert!(listed.text.contains("\"shop\"") && !listed.text.contains(SECRET), "{}", listed.text);
+        assert!(
+            listed.text.contains("\"shop\"") && !listed.text.contains(SECRET),
+            "{}",
+            listed.text
+        );
     }
     for role in stack.ingresses.iter().chain(&stack.workers) {
         assert!(!role.process.log().contains(SECRET));
@@ -114,7 +130,8 @@ async fn registration_is_encrypted_and_survives_restarts() {
     let before = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
     in_ledger(&stack, "shop", &before, WAIT_LIMIT).await;
 
-    let encoded = [hex::encode(SECRET), base64::Engine::encode(&base64::prelude::BASE64_STANDARD, SECRET)];
+    let encoded =
+        [hex::encode(SECRET), base64::Engine::encode(&base64::prelude::BASE64_STANDARD, SECRET)];
     for needle in [SECRET.to_owned(), SECRETS_KEY.to_owned()].iter().chain(&encoded) {
         assert!(!redis_holds(&stack, needle).await, "a secret is in Redis, legibly");
     }
@@ -129,7 +146,11 @@ async fn registration_is_encrypted_and_survives_restarts() {
     let after = accepted(&stack.sender(), &signed, WAIT_LIMIT).await;
     stack.add_worker().await;
     in_ledger(&stack, "shop", &after, WAIT_LIMIT).await;
-    assert!(!stack.workers[0].process.log().contains("no definition for"), "{}", stack.workers[0].process.tail());
+    assert!(
+        !stack.workers[0].process.log().contains("no definition for"),
+        "{}",
+        stack.workers[0].process.tail()
+    );
     stack.sender().send(&signed).await.expect(200, "duplicate");
 }
 
@@ -158,7 +179,13 @@ async fn entries_of_an_unknown_platform_run_once_registered() {
         let _: i64 = stack.redis.command(&words).await;
     }
     stack.add_worker().await;
-    stack.workers[0].process.wait_until_logged("events of a platform that this worker has no definition for", WAIT_LIMIT).await;
+    stack.workers[0]
+        .process
+        .wait_until_logged(
+            "events of a platform that this worker has no definition for",
+            WAIT_LIMIT,
+        )
+        .await;
     assert_eq!((stack.unfinished("shop").await, stack.dead("shop").await), (1, 0));
     for change in [&["HSET", "shop", &record][..], &["HSET", "#version", "one more"]] {
         let words = [&[change[0], "webhooks:registrations"], &change[1..]].concat();
@@ -174,7 +201,11 @@ async fn registration_needs_a_key_unless_plaintext_is_allowed() {
     let registration = json!({"platform": "shop", "secret": SECRET});
     let refused = stack.sender().register(&registration).await;
     assert_eq!(refused.status, 503, "{}", refused.text);
-    assert!(refused.json["errmesg"].as_str().is_some_and(|text| text.contains("SECRETS_KEY")), "{}", refused.text);
+    assert!(
+        refused.json["errmesg"].as_str().is_some_and(|text| text.contains("SECRETS_KEY")),
+        "{}",
+        refused.text
+    );
     let there: bool = stack.redis.command(&["HEXISTS", "webhooks:registrations", "shop"]).await;
     assert!(!there);
     assert_eq!(stack.sender().send(&event("shop", SECRET)).await.status, 404);
@@ -208,7 +239,11 @@ async fn undecryptable_registration_affects_no_other_platform() {
 async fn registration_needs_the_admin_token() {
     let stack = builder_with_key().workers(0).start().await;
     let body = json!({"platform": "shop", "secret": SECRET}).to_string().into_bytes();
-    let bare = |path: &str| SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: body.clone() };
+    let bare = |path: &str| SignedWebhook {
+        path: path.to_owned(),
+        headers: Vec::new(),
+        body: body.clone(),
+    };
     let routes = [
         (Method::POST, "/api/v1/webhooks/register"),
         (Method::GET, "/api/v1/webhooks/platforms"),
@@ -217,7 +252,11 @@ async fn registration_needs_the_admin_token() {
     ];
     for (method, path) in routes {
         let sender = stack.sender();
-        sender.request(method.clone(), &bare(path)).await.unwrap().expect_error(401, "E_ADMIN_FORBIDDEN");
+        sender
+            .request(method.clone(), &bare(path))
+            .await
+            .unwrap()
+            .expect_error(401, "E_ADMIN_FORBIDDEN");
         let wrong = bare(path).header("authorization", "Bearer wrong");
         sender.request(method, &wrong).await.unwrap().expect_error(403, "E_ADMIN_FORBIDDEN");
     }
@@ -230,7 +269,12 @@ async fn registration_of_a_configured_name_is_refused() {
     let sender = stack.sender();
     for name in ["acme", "mux", "netflix"] {
         let answer = sender.register(&json!({"platform": name, "secret": SECRET})).await;
-        assert_eq!((answer.status, answer.errcode()), (409, "E_INVALID_REQUEST"), "{name}: {}", answer.text);
+        assert_eq!(
+            (answer.status, answer.errcode()),
+            (409, "E_INVALID_REQUEST"),
+            "{name}: {}",
+            answer.text
+        );
     }
     // Theirs are the secrets that count, still.
     sender.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
@@ -239,7 +283,8 @@ async fn registration_of_a_configured_name_is_refused() {
     assert_eq!(sender.unregister("nobody").await.status, 404);
     // Bundled, but without a secret: nobody's yet.
     sender.registered(&json!({"platform": "github", "secret": SECRET})).await;
-    let signed = sign::over_body("github", "x-hub-signature-256", SECRET, b"{\"action\":\"opened\"}");
+    let signed =
+        sign::over_body("github", "x-hub-signature-256", SECRET, b"{\"action\":\"opened\"}");
     accepted(&sender, &signed.header("x-github-event", "issues"), PROPAGATION_LIMIT).await;
 }
 
@@ -250,24 +295,35 @@ async fn invalid_definition_is_refused_naming_every_problem() {
     let refused = |answer: HttpAnswer, named: &[&str]| {
         answer.expect_error(400, "E_INVALID_REQUEST");
         for name in named {
-            assert!(answer.json["errmesg"].as_str().unwrap().contains(name), "{name} in {}", answer.text);
+            assert!(
+                answer.json["errmesg"].as_str().unwrap().contains(name),
+                "{name} in {}",
+                answer.text
+            );
         }
         assert!(!answer.text.contains(SECRET), "{}", answer.text);
     };
     let bad = json!({"platform": "shop", "secret": SECRET, "preset": "generic", "rate_limit": -5, "ack_status": 404,
         "signature": {"hash": "md5"}, "effects": {"x": {"effect": "session.status", "status": "flying"}}, "colour": "red"});
     refused(sender.register(&bad).await, &["rate_limit", "ack_status", "hash", "status", "colour"]);
-    for (name, value) in
-        [("session_scope", json!("shared")), ("url", json!("ftp://example.com")), ("preset", json!("no"))]
-    {
-        refused(sender.register(&json!({"platform": "shop", "secret": SECRET, name: value})).await, &[name]);
+    for (name, value) in [
+        ("session_scope", json!("shared")),
+        ("url", json!("ftp://example.com")),
+        ("preset", json!("no")),
+    ] {
+        refused(
+            sender.register(&json!({"platform": "shop", "secret": SECRET, name: value})).await,
+            &[name],
+        );
     }
     for name in ["Shop", "", "a/b", "sessions", "register", "out"] {
         refused(sender.register(&json!({"platform": name, "secret": SECRET})).await, &["platform"]);
     }
     refused(sender.register(&json!({"platform": "shop"})).await, &["secret"]);
     refused(
-        sender.register(&json!({"platform": "shop", "secret": "env:PATH", "secrets": ["env:PATH"]})).await,
+        sender
+            .register(&json!({"platform": "shop", "secret": "env:PATH", "secrets": ["env:PATH"]}))
+            .await,
         &["secrets"],
     );
     for none in [json!([]), json!("x"), Value::Null] {
@@ -284,14 +340,20 @@ async fn registered_platform_cannot_change_anothers_session() {
     let sender = stack.sender();
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "ready", WAIT_LIMIT).await;
-    sender.mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms())).await.expect(202, "accepted");
+    sender
+        .mux(&mux_event(&unique("e"), "active", Some("room"), "ls", now_ms()))
+        .await
+        .expect(202, "accepted");
     stack.status("room", "live", WAIT_LIMIT).await;
     let rival = json!({"platform": "rival", "secret": SECRET, "event": {"type": "/kind", "session": "/room"},
         "effects": {"down": {"effect": "session.status", "status": "ended"}}});
     sender.registered(&rival).await;
-    let body = |room: &str| json!({"kind": "down", "room": room, "timestamp": now_ms()}).to_string();
-    accepted(&sender, &sign::generic("rival", SECRET, body("room").as_bytes()), PROPAGATION_LIMIT).await;
-    accepted(&sender, &sign::generic("rival", SECRET, body("own").as_bytes()), PROPAGATION_LIMIT).await;
+    let body =
+        |room: &str| json!({"kind": "down", "room": room, "timestamp": now_ms()}).to_string();
+    accepted(&sender, &sign::generic("rival", SECRET, body("room").as_bytes()), PROPAGATION_LIMIT)
+        .await;
+    accepted(&sender, &sign::generic("rival", SECRET, body("own").as_bytes()), PROPAGATION_LIMIT)
+        .await;
     stack.status("own", "ended", WAIT_LIMIT).await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.status("room").await, "live");
@@ -332,7 +394,11 @@ async fn unknown_platform_gets_503_until_registrations_are_read() {
     let sender = stack.sender();
     let answer = sender.send(&event("shop", SECRET)).await;
     answer.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
-    assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|n| n >= 1)));
+    assert!(
+        answer
+            .header("retry-after")
+            .is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|n| n >= 1))
+    );
     // What is configured is known without Redis, and says what it says of everything then.
     sender.send(&event("acme", SECRET)).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     stack.proxy.as_ref().unwrap().set(ProxyMode::Pass);

@@ -7,7 +7,7 @@ use tests::poll;
 use tests::sender::{content_event, now_ms};
 
 use crate::WAIT_LIMIT;
-use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
+use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 
 const SECRET: &str = "registered-secret-1c55-never-to-be-seen";
 const HASH: &str = "webhooks:registrations";
@@ -24,9 +24,10 @@ async fn registration_of_a_later_version_waits_and_harms_no_other() {
     sender.registered(&json!({"platform": "shop", "secret": SECRET})).await;
     accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     let later = r#"{"v":99,"definition":{"aliases":["morrow"]},"what":["nobody","knows"]}"#;
-    let unsound =
-        r#"{"v":1,"definition":{"colour":"red"},"secrets":[],"state":"active","registered_at":1,"updated_at":1}"#;
-    let fields = ["HSET", HASH, "tomorrow", later, "odd", unsound, "torn", "{\"v\":1", "#version", "by-hand"];
+    let unsound = r#"{"v":1,"definition":{"colour":"red"},"secrets":[],"state":"active","registered_at":1,"updated_at":1}"#;
+    let fields = [
+        "HSET", HASH, "tomorrow", later, "odd", unsound, "torn", "{\"v\":1", "#version", "by-hand",
+    ];
     stack.redis.command::<u64>(&fields).await;
 
     // Whoever sends to them shall come again; a 404 would be final for some.
@@ -96,11 +97,17 @@ async fn registration_changes_are_logged_with_their_origin() {
         (removed.status, &removed.json["platform"], &removed.json["state"]),
         (202, &json!("shop"), &json!("draining"))
     );
-    assert_eq!(sender.admin(Method::DELETE, "/api/v1/webhooks/platforms/shop", &Value::Null).await.status, 202);
+    assert_eq!(
+        sender.admin(Method::DELETE, "/api/v1/webhooks/platforms/shop", &Value::Null).await.status,
+        202
+    );
     let log = stack.ingresses[0].process.log();
     for action in ["registered", "paused", "resumed", "removed"] {
         let line = log.lines().find(|line| line.contains(&format!("platform shop {action}")));
-        assert!(line.is_some_and(|line| line.contains("peer") && line.contains("127.0.0.1")), "{action} in {log}");
+        assert!(
+            line.is_some_and(|line| line.contains("peer") && line.contains("127.0.0.1")),
+            "{action} in {log}"
+        );
     }
     assert!(!log.contains(SECRET));
 }

@@ -44,7 +44,13 @@ async fn poison_filling_half_the_backlog_blocks_no_good_event() {
         let burst = MAX_BACKLOG / 2;
         let events = (0..burst).map(|n| {
             let kind = if n + 1 == burst && round % 2 == 1 { "idle" } else { "active" };
-            mux_event(&format!("good_{round}_{n}"), kind, Some("good"), "y", now_ms() + i64::try_from(n).unwrap())
+            mux_event(
+                &format!("good_{round}_{n}"),
+                kind,
+                Some("good"),
+                "y",
+                now_ms() + i64::try_from(n).unwrap(),
+            )
         });
         for event in events {
             sender.mux(&event).await.expect(202, "accepted");
@@ -61,7 +67,11 @@ async fn poison_filling_half_the_backlog_blocks_no_good_event() {
     let mut refused = 0;
     for _ in 0..MAX_BACKLOG {
         refused += usize::from(
-            sender.mux(&mux_event(&unique("more"), "idle", Some("good"), "y", now_ms())).await.status == 503,
+            sender
+                .mux(&mux_event(&unique("more"), "idle", Some("good"), "y", now_ms()))
+                .await
+                .status
+                == 503,
         );
     }
     assert_eq!((refused, stack.unfinished("mux").await), (MAX_BACKLOG / 2, MAX_BACKLOG));
@@ -107,9 +117,11 @@ async fn platform_over_its_share_of_redis_is_refused_first() {
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.add_worker().await;
     stack.wait_until_drained(Duration::from_secs(40)).await;
-    poll::until("there is room again", WAIT_LIMIT, async || match sender.send(&large("big")).await.status {
-        202 => Ok(()),
-        status => Err(status),
+    poll::until("there is room again", WAIT_LIMIT, async || {
+        match sender.send(&large("big")).await.status {
+            202 => Ok(()),
+            status => Err(status),
+        }
     })
     .await;
 }

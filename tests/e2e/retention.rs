@@ -66,22 +66,31 @@ async fn expired_dead_letters_are_archived_then_removed() {
     add_old_dead_letter(&stack.redis, 6, "young").await;
     let before = stack.dlq_tool(&["export", "--until", "7d"]).await.stdout;
     stack.add_worker().await;
-    poll::until("only the young one is left", WAIT_LIMIT, async || match stack.dead("acme").await {
-        1 => Ok(()),
-        dead => Err(dead),
+    poll::until("only the young one is left", WAIT_LIMIT, async || {
+        match stack.dead("acme").await {
+            1 => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
-    let lines: Vec<serde_json::Value> = before.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        before.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines.len(), archived(folder.path())), (70, lines), "as `export` writes them");
     poll::until("they are counted", WAIT_LIMIT, async || {
-        match stack.workers[0].metric("webhook_dead_letters_expired_total", &["platform=\"acme\""]).await {
+        match stack.workers[0]
+            .metric("webhook_dead_letters_expired_total", &["platform=\"acme\""])
+            .await
+        {
             expired if expired > 69.5 => Ok(()),
             expired => Err(expired),
         }
     })
     .await;
-    let imported =
-        stack.program("dlq-tool").args(["import", "--yes"]).run_with_input(before.as_bytes(), WAIT_LIMIT).await;
+    let imported = stack
+        .program("dlq-tool")
+        .args(["import", "--yes"])
+        .run_with_input(before.as_bytes(), WAIT_LIMIT)
+        .await;
     assert_eq!((imported.code, stack.dead("acme").await), (Some(0), 71), "{imported:?}");
 }
 
@@ -92,13 +101,17 @@ async fn expired_dead_letters_stay_and_are_reported_without_archive() {
     add_old_dead_letter(&stack.redis, 6, "young").await;
     stack.add_worker().await;
     poll::until("it is shown", WAIT_LIMIT, async || {
-        match stack.workers[0].metric("webhook_dead_letters_overdue", &["platform=\"acme\""]).await {
+        match stack.workers[0].metric("webhook_dead_letters_overdue", &["platform=\"acme\""]).await
+        {
             overdue if (overdue - 1.0).abs() < 0.1 => Ok(()),
             overdue => Err(overdue),
         }
     })
     .await;
-    stack.workers[0].process.wait_until_logged("older than DLQ_RETENTION_DAYS and stay", WAIT_LIMIT).await;
+    stack.workers[0]
+        .process
+        .wait_until_logged("older than DLQ_RETENTION_DAYS and stay", WAIT_LIMIT)
+        .await;
     assert_eq!(stack.dead("acme").await, 2);
 }
 
@@ -139,21 +152,27 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
         stack.sender().acme(&body).await.expect(202, "accepted");
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
-    let ids = stack.database.rows("SELECT event_id FROM webhook_events ORDER BY received_at", &[]).await;
-    let ids: Vec<String> = ids.iter().map(|row| row["event_id"].as_str().unwrap().to_owned()).collect();
+    let ids =
+        stack.database.rows("SELECT event_id FROM webhook_events ORDER BY received_at", &[]).await;
+    let ids: Vec<String> =
+        ids.iter().map(|row| row["event_id"].as_str().unwrap().to_owned()).collect();
     let [old, young, needed] = &ids[..] else { panic!("{ids:?}") };
     for id in [old, needed] {
-        let sql =
-            format!("UPDATE webhook_events SET processed_at = '2020-01-01T00:00:00.000Z' WHERE event_id = '{id}'");
+        let sql = format!(
+            "UPDATE webhook_events SET processed_at = '2020-01-01T00:00:00.000Z' WHERE event_id = '{id}'"
+        );
         stack.database.execute(&sql).await;
     }
     // Others whose old rows are needed: one remembers duplicates for longer, one has an unfinished event that is older, one
     // such a dead letter.
-    let columns = "event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, result";
+    let columns =
+        "event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, result";
     let long_ago = rfc3339(now_ms() - 2 * DAY_MS);
-    for (platform, at) in
-        [("remembered", &*long_ago), ("held", "2020-01-01T00:00:00.000Z"), ("mourned", "2020-01-01T00:00:00.000Z")]
-    {
+    for (platform, at) in [
+        ("remembered", &*long_ago),
+        ("held", "2020-01-01T00:00:00.000Z"),
+        ("mourned", "2020-01-01T00:00:00.000Z"),
+    ] {
         let sql = format!(
             "INSERT INTO webhook_events (platform, processed_at, {columns}) SELECT '{platform}', '{at}', {columns} \
              FROM webhook_events WHERE platform = 'acme' AND event_id = '{old}'"
@@ -168,18 +187,22 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
     let line = format!(
         "{{\"id\":\"1-0\",\"platform\":\"acme\",\"event_id\":\"{needed}\",\"body\":\"{{}}\",\"error_code\":\"crash_loop\",\"replays\":0}}"
     );
-    let imported = stack.program("dlq-tool").arg("import").run_with_input(line.as_bytes(), WAIT_LIMIT).await;
+    let imported =
+        stack.program("dlq-tool").arg("import").run_with_input(line.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
 
     let (program, _) = stack.worker_program();
     let worker = program.env("EVENTS_RETENTION_DAYS", "1").env("RUST_LOG", "info").spawn();
-    poll::until("the old row goes", WAIT_LIMIT, async || match stack.database.event("acme", old).await {
-        None => Ok(()),
-        Some(row) => Err(format!("{row}\n{}", worker.log())),
+    poll::until("the old row goes", WAIT_LIMIT, async || {
+        match stack.database.event("acme", old).await {
+            None => Ok(()),
+            Some(row) => Err(format!("{row}\n{}", worker.log())),
+        }
     })
     .await;
     worker.wait_until_logged("rows of the ledger expired", WAIT_LIMIT).await;
-    for (platform, id) in [("acme", young), ("acme", needed), ("remembered", old), ("held", old), ("mourned", old)]
+    for (platform, id) in
+        [("acme", young), ("acme", needed), ("remembered", old), ("held", old), ("mourned", old)]
     {
         assert!(stack.database.event(platform, id).await.is_some(), "{id} of {platform} is gone");
     }

@@ -43,7 +43,8 @@ async fn flood_over_the_rate_limit_does_not_reach_redis() {
     for _ in 0..60 {
         stack.sender().send(&event("slow")).await.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
     }
-    let decided: usize = stack.redis.command(&["HGET", "webhooks:counters:slow", "rate_limited"]).await;
+    let decided: usize =
+        stack.redis.command(&["HGET", "webhooks:counters:slow", "rate_limited"]).await;
     // Ten times the limit and a burst, of which one was accepted; and one every six seconds since.
     assert!((10..=30).contains(&decided), "{decided}");
 }
@@ -67,7 +68,8 @@ async fn duplicate_entries_in_one_batch_take_effect_once() {
     assert_eq!(stack.dead("acme").await, 0);
     let role = &stack.workers[0];
     poll::until("each is counted as what it was", WAIT_LIMIT, async || {
-        let of = async |outcome: &str| role.metric("webhook_events_total", &["acme", outcome]).await;
+        let of =
+            async |outcome: &str| role.metric("webhook_events_total", &["acme", outcome]).await;
         match (of("processed").await, of("duplicate").await) {
             (2.0, 2.0) => Ok(()),
             seen => Err(format!("{seen:?}")),
@@ -90,21 +92,28 @@ async fn duplicate_entries_in_one_batch_roll_nothing_back() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
     let rolled_back = async || {
-        let sql = "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
+        let sql =
+            "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
         stack.database.rows(sql, &[]).await[0]["n"].as_i64()
     };
     // A session tells what it did with its next transaction, and at most once a second.
-    poll::throughout("nothing was rolled back", Duration::from_millis(1_500), async || match rolled_back().await {
-        Some(0) => Ok(()),
-        seen => Err(format!("{seen:?}")),
+    poll::throughout("nothing was rolled back", Duration::from_millis(1_500), async || {
+        match rolled_back().await {
+            Some(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
     })
     .await;
     stack.sender().send(&event("acme")).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
-    poll::throughout("nothing was rolled back", Duration::from_secs(1), async || match rolled_back().await {
-        Some(0) => Ok(()),
-        seen => Err(format!("{seen:?}")),
-    })
+    poll::throughout(
+        "nothing was rolled back",
+        Duration::from_secs(1),
+        async || match rolled_back().await {
+            Some(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
     .await;
 }
 
@@ -126,12 +135,17 @@ async fn repeatable_event_takes_effect_each_time() {
 /// Another connection may lead to another Redis: nothing is promised on it before its settings were read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_durability_is_checked_on_every_connection() {
-    let stack =
-        Stack::builder().workers(0).redis(RedisOptions::durable()).env("DURABILITY", "strict").start().await;
+    let stack = Stack::builder()
+        .workers(0)
+        .redis(RedisOptions::durable())
+        .env("DURABILITY", "strict")
+        .start()
+        .await;
     let sender = stack.sender();
     sender.send(&event("acme")).await.expect(202, "accepted");
     let (): () = stack.redis.command(&["CONFIG", "SET", "appendfsync", "everysec"]).await;
-    let _: usize = stack.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    let _: usize =
+        stack.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     poll::throughout("nothing is accepted", Duration::from_secs(4), async || {
         let answer = sender.send(&event("acme")).await;
         if answer.status == 503 { Ok(()) } else { Err(answer.text) }
@@ -140,7 +154,8 @@ async fn strict_durability_is_checked_on_every_connection() {
     // What went over the new connection before anybody knew is queued, and is not promised.
     assert!(stack.unfinished("acme").await <= 2);
     let (): () = stack.redis.command(&["CONFIG", "SET", "appendfsync", "always"]).await;
-    let _: usize = stack.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    let _: usize =
+        stack.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     poll::until("it is accepted again", WAIT_LIMIT, async || {
         let answer = sender.send(&event("acme")).await;
         if answer.status == 202 { Ok(()) } else { Err(answer.text) }
@@ -159,7 +174,11 @@ async fn sqlite_log_size_is_a_metric() {
     poll::until("it is as large as it is", WAIT_LIMIT, async || {
         let shown = stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await;
         let size = std::fs::metadata(format!("{path}-wal")).map_or(0, |found| found.len());
-        if size > 0 && format!("{shown}") == size.to_string() { Ok(()) } else { Err(format!("{shown} of {size}")) }
+        if size > 0 && format!("{shown}") == size.to_string() {
+            Ok(())
+        } else {
+            Err(format!("{shown} of {size}"))
+        }
     })
     .await;
 
@@ -175,12 +194,23 @@ async fn orphaned_entry_is_requeued() {
     const STREAM: &str = "webhooks:incoming:acme";
     const GROUP: &str = "webhook-processors";
     let mut stack = Stack::builder().workers(0).start().await;
-    let (received, body) = (now_ms() - 11 * 60_000, content_event("content_added", "c", "t", now_ms()).to_string());
+    let (received, body) =
+        (now_ms() - 11 * 60_000, content_event("content_added", "c", "t", now_ms()).to_string());
     let (id, received) = (format!("{received}-0"), received.to_string());
-    let fields =
-        ["v", "1", "event_id", "lost", "event_type", "content_added", "occurred_at", &received, "received_at"];
+    let fields = [
+        "v",
+        "1",
+        "event_id",
+        "lost",
+        "event_type",
+        "content_added",
+        "occurred_at",
+        &received,
+        "received_at",
+    ];
     let more = [&received, "attempt", "1", "origin", &id, "body", &body];
-    let _: String = stack.redis.command(&[&["XADD", STREAM, &id], &fields[..], &more[..]].concat()).await;
+    let _: String =
+        stack.redis.command(&[&["XADD", STREAM, &id], &fields[..], &more[..]].concat()).await;
     let (): () = stack.redis.command(&["XGROUP", "CREATE", STREAM, GROUP, "0"]).await;
     let _: redis::Value =
         stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;

@@ -69,7 +69,8 @@ async fn refused(program: Program, words: &[&str]) {
 async fn sessions_table_of_an_application_is_recognised() {
     let stack = Stack::builder().database(DatabaseKind::Postgres).servers().await;
     stack.database.execute("CREATE TABLE sessions (id int); CREATE TABLE jobs (id int)").await;
-    let words = ["DATABASE_URL", "the tables jobs, sessions, which Tributary did not make", "search_path"];
+    let words =
+        ["DATABASE_URL", "the tables jobs, sessions, which Tributary did not make", "search_path"];
     refused(stack.worker_program().0, &words).await;
 
     // The remedy that the message names.
@@ -80,7 +81,8 @@ async fn sessions_table_of_an_application_is_recognised() {
         let (program, ops) = stack.worker_program();
         (program.env("DATABASE_URL", &url), ops)
     };
-    refused(elsewhere().0, &["no schema of the connection's search_path exists", "CREATE SCHEMA"]).await;
+    refused(elsewhere().0, &["no schema of the connection's search_path exists", "CREATE SCHEMA"])
+        .await;
     stack.database.execute("CREATE SCHEMA tributary").await;
     let (program, ops) = elsewhere();
     let worker = ServerProcess { process: program.spawn(), url: ops.clone(), ops };
@@ -92,5 +94,6 @@ async fn sessions_table_of_an_application_is_recognised() {
     let tests::database::Database::Sqlite(path) = &stack.database else { panic!("SQLite") };
     std::fs::File::create_new(path).unwrap();
     stack.database.execute("CREATE TABLE sessions (id int)").await;
-    refused(stack.worker_program().0, &["DATABASE_URL", "the table sessions", "name another file"]).await;
+    refused(stack.worker_program().0, &["DATABASE_URL", "the table sessions", "name another file"])
+        .await;
 }

@@ -14,8 +14,8 @@ use tests::generator::{REALCAST_SECRET, STREAMGANK_SECRET};
 use tests::poll;
 use tests::process::Program;
 use tests::sender::{
-    ACME_SECRET, ADMIN_TOKEN, HttpAnswer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, Sender,
-    announcement, content_event, livekit_event, mux_event, now, now_ms, unique,
+    ACME_SECRET, ADMIN_TOKEN, HttpAnswer, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET,
+    Sender, announcement, content_event, livekit_event, mux_event, now, now_ms, unique,
 };
 use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
@@ -61,7 +61,10 @@ impl LeakScan {
     async fn send(&mut self, sender: &Sender, what: &str, signed: &SignedWebhook) -> HttpAnswer {
         for (name, value) in &signed.headers {
             let lower = name.to_lowercase();
-            if ["signature", "authorization", "cf-webhook-auth"].iter().any(|part| lower.contains(part)) {
+            if ["signature", "authorization", "cf-webhook-auth"]
+                .iter()
+                .any(|part| lower.contains(part))
+            {
                 // The value, and the proof in it without what is around.
                 for proof in value.split([',', '=', '.', ' ']).filter(|proof| proof.len() >= 24) {
                     self.hide(&format!("{name} of {what}"), proof);
@@ -69,7 +72,10 @@ impl LeakScan {
             }
         }
         let answer = sender.send(signed).await;
-        self.heard(format!("the answer to {what}"), format!("{:?} {}", answer.headers, answer.text));
+        self.heard(
+            format!("the answer to {what}"),
+            format!("{:?} {}", answer.headers, answer.text),
+        );
         answer
     }
 
@@ -79,7 +85,10 @@ impl LeakScan {
         for (from, text) in &self.said {
             for (what, hidden) in &self.hidden {
                 if let Some(line) = text.lines().find(|line| line.contains(hidden.as_str())) {
-                    leaks.push(format!("{what} in {from}: {}", line.chars().take(600).collect::<String>()));
+                    leaks.push(format!(
+                        "{what} in {from}: {}",
+                        line.chars().take(600).collect::<String>()
+                    ));
                 }
             }
         }
@@ -98,19 +107,26 @@ fn own(body_of: &str, secret: Option<&str>) -> SignedWebhook {
     let content = marked(&content_event("content_added", &unique("c"), MARKER, now_ms()));
     match body_of {
         "mux" => {
-            let mut event = mux_event(&unique("event"), "active", Some("room-of-secrets"), "ls", now_ms());
+            let mut event =
+                mux_event(&unique("event"), "active", Some("room-of-secrets"), "ls", now_ms());
             event["data"]["stream_key"] = MARKER.into();
             sign::mux(secret.unwrap_or(MUX_SECRET), now(), &marked(&event))
         }
         "livekit" => {
-            let body = marked(&livekit_event(&unique("EV"), "room_started", "room-of-secrets", now()));
+            let body =
+                marked(&livekit_event(&unique("EV"), "room_started", "room-of-secrets", now()));
             sign::livekit(LIVEKIT_KEY, secret.unwrap_or(LIVEKIT_SECRET), now(), &body)
         }
         "netflix" => sign::generic("netflix", secret.unwrap_or(NETFLIX_SECRET), &content),
         "acme" => sign::generic("acme", secret.unwrap_or(ACME_SECRET), &content),
         "realcast" => {
             let body = json!({"event": "stream.live", "timestamp": now(), "data": {"stream_id": unique("rc"), "key": MARKER}});
-            sign::over_body("realcast", "x-realcast-signature", secret.unwrap_or(REALCAST_SECRET), &marked(&body))
+            sign::over_body(
+                "realcast",
+                "x-realcast-signature",
+                secret.unwrap_or(REALCAST_SECRET),
+                &marked(&body),
+            )
         }
         _ => {
             let body = json!({"event": "job.completed", "timestamp": now(), "job_id": unique("job"), "data": {"job_id": unique("job"), "prompt": MARKER}});
@@ -140,9 +156,11 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
         assert_eq!(answer.status, 202, "{name}: {}", answer.text);
         all.send(sender, &format!("{name}, again"), &genuine).await;
         all.send(sender, &format!("{name}, forged"), &own(name, Some(FORGER))).await;
-        let other = SignedWebhook { body: [genuine.body.as_slice(), b" "].concat(), ..genuine.clone() };
+        let other =
+            SignedWebhook { body: [genuine.body.as_slice(), b" "].concat(), ..genuine.clone() };
         all.send(sender, &format!("{name}, changed"), &other).await;
-        let packed = SignedWebhook { body: gzip(&own(name, None).body), ..genuine }.header("content-encoding", "gzip");
+        let packed = SignedWebhook { body: gzip(&own(name, None).body), ..genuine }
+            .header("content-encoding", "gzip");
         all.send(sender, &format!("{name}, packed and forged"), &packed).await;
     }
     for name in providers::PROVIDERS {
@@ -154,8 +172,14 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
         let answer = all.send(sender, &format!("{name}, genuine"), &genuine).await;
         assert!((200..300).contains(&answer.status), "{name}: {}", answer.text);
         all.send(sender, &format!("{name}, again"), &genuine).await;
-        all.send(sender, &format!("{name}, forged"), &providers::signed_by(name, FORGER, 0, &body)).await;
-        all.send(sender, &format!("{name}, late"), &providers::signed_by(name, providers::SECRET, 4000, &body)).await;
+        all.send(sender, &format!("{name}, forged"), &providers::signed_by(name, FORGER, 0, &body))
+            .await;
+        all.send(
+            sender,
+            &format!("{name}, late"),
+            &providers::signed_by(name, providers::SECRET, 4000, &body),
+        )
+        .await;
         let broken = providers::signed_by(name, providers::SECRET, 0, &format!("{{\"{MARKER}\":"));
         all.send(sender, &format!("{name}, broken"), &broken).await;
     }
@@ -165,7 +189,12 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
         format!("[{MARKER}"),
     ] {
         for (platform, secret) in [("acme", ACME_SECRET), ("netflix", NETFLIX_SECRET)] {
-            all.send(sender, "a body of no schema", &sign::generic(platform, secret, body.as_bytes())).await;
+            all.send(
+                sender,
+                "a body of no schema",
+                &sign::generic(platform, secret, body.as_bytes()),
+            )
+            .await;
         }
     }
     let nobody = sign::generic("nobody-at-all", FORGER, MARKER.as_bytes());
@@ -174,10 +203,15 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
 
 /// Registering, rotating, pausing, with what is right and with what is wrong.
 async fn admin(all: &mut LeakScan, sender: &Sender) {
-    let mut heard = |what: &str, answer: &HttpAnswer| all.heard(format!("the answer to {what}"), answer.text.clone());
+    let mut heard = |what: &str, answer: &HttpAnswer| {
+        all.heard(format!("the answer to {what}"), answer.text.clone())
+    };
     for (what, body) in [
         ("a registration", json!({"platform": "third", "secret": REGISTERED, "rate_limit": 6000})),
-        ("a rotation", json!({"platform": "third", "secret": ROTATED, "url": away(REGISTERED_PATH)})),
+        (
+            "a rotation",
+            json!({"platform": "third", "secret": ROTATED, "url": away(REGISTERED_PATH)}),
+        ),
         (
             "a destination that cannot be",
             json!({"platform": "sixth", "secret": REFUSED, "url": format!("ftp://127.0.0.1/{REGISTERED_PATH}")}),
@@ -198,12 +232,18 @@ async fn admin(all: &mut LeakScan, sender: &Sender) {
     heard("a list", &sender.platforms().await);
     let session = json!({"config": {"token": MARKER}, "live_stream_id": "ls"});
     heard("an announcement", &sender.announce("room-of-secrets", &session).await);
-    heard("an announcement of nothing", &sender.announce("room", &json!({"status": MARKER, "x": MARKER})).await);
-    let stranger = announcement("room", &session).header("authorization", &format!("Bearer {WRONG_TOKEN}"));
+    heard(
+        "an announcement of nothing",
+        &sender.announce("room", &json!({"status": MARKER, "x": MARKER})).await,
+    );
+    let stranger =
+        announcement("room", &session).header("authorization", &format!("Bearer {WRONG_TOKEN}"));
     heard("a stranger", &sender.request(Method::PUT, &stranger).await.unwrap());
     let body = marked(&content_event("content_added", &unique("c"), "t", now_ms()));
     for secret in [ROTATED, REGISTERED] {
-        let answer = all.send(sender, "a registered platform's", &sign::generic("third", secret, &body)).await;
+        let answer = all
+            .send(sender, "a registered platform's", &sign::generic("third", secret, &body))
+            .await;
         assert!(answer.status < 300, "{}", answer.text);
     }
 }
@@ -247,25 +287,32 @@ async fn deliveries(all: &mut LeakScan, stack: &Stack, receiver: &Downstream) {
     all.heard("the status of destinations", answer.text);
     for name in ["webhook_2", "discord", "platform_third"] {
         let done = stack.dlq_tool(&["list", "--platform", &format!("out:{name}")]).await;
-        all.heard(format!("the dead letters of {name}"), format!("{}\n{}", done.stdout, done.stderr));
+        all.heard(
+            format!("the dead letters of {name}"),
+            format!("{}\n{}", done.stdout, done.stderr),
+        );
     }
 }
 
 /// Dead letters of several kinds, and what the tool says of them.
 async fn dead_letters(all: &mut LeakScan, stack: &Stack) {
     let sender = stack.sender();
-    let mut lost = mux_event(&unique("event"), "active", Some("no-such-room"), "no-such-stream", now_ms());
+    let mut lost =
+        mux_event(&unique("event"), "active", Some("no-such-room"), "no-such-stream", now_ms());
     lost["data"]["stream_key"] = MARKER.into();
     all.send(&sender, "one without a session", &sign::mux(MUX_SECRET, now(), &marked(&lost))).await;
     let add = ["XADD", "webhooks:incoming:acme", "*", "v", "1", "body", MARKER, "event_type", "t"];
     let _: String = stack.redis.command(&add).await;
-    poll::until("both are dead", WAIT_LIMIT, async || match stack.dead("mux").await + stack.dead("acme").await {
-        2.. => Ok(()),
-        dead => Err(dead),
+    poll::until("both are dead", WAIT_LIMIT, async || {
+        match stack.dead("mux").await + stack.dead("acme").await {
+            2.. => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
     let tool = |args: &[&str]| {
-        let program = Program::new("dlq-tool").env("REDIS_URL", stack.redis.url()).env("NO_COLOR", "1");
+        let program =
+            Program::new("dlq-tool").env("REDIS_URL", stack.redis.url()).env("NO_COLOR", "1");
         program.env("RUST_LOG", "trace").args(args)
     };
     for args in [
@@ -279,12 +326,18 @@ async fn dead_letters(all: &mut LeakScan, stack: &Stack) {
         &["show", "0-1"],
         &["import"],
     ] {
-        let line = format!("{{\"id\":\"1-1\",\"platform\":\"acme\",\"body\":\"{MARKER}\",\"zzz\":\"{MARKER}\"}}\n");
+        let line = format!(
+            "{{\"id\":\"1-1\",\"platform\":\"acme\",\"body\":\"{MARKER}\",\"zzz\":\"{MARKER}\"}}\n"
+        );
         let done = tool(args).run_with_input(line.as_bytes(), Duration::from_secs(20)).await;
-        all.heard(format!("dlq-tool {}", args.join(" ")), format!("{}\n{}", done.stdout, done.stderr));
+        all.heard(
+            format!("dlq-tool {}", args.join(" ")),
+            format!("{}\n{}", done.stdout, done.stderr),
+        );
     }
-    let away =
-        Program::new("dlq-tool").env("REDIS_URL", format!("redis://:{URL_TOKEN}@127.0.0.1:1")).args(["stats"]);
+    let away = Program::new("dlq-tool")
+        .env("REDIS_URL", format!("redis://:{URL_TOKEN}@127.0.0.1:1"))
+        .args(["stats"]);
     let away = away.env("RUST_LOG", "trace").run(Duration::from_secs(30)).await;
     all.heard("dlq-tool without Redis", format!("{}\n{}", away.stdout, away.stderr));
 }
@@ -348,7 +401,10 @@ async fn outputs_hold_no_secret_signature_or_body() {
     stack.redis.process().thaw();
     for role in stack.ingresses.iter().chain(&stack.workers) {
         for path in ["/metrics", "/ready", "/live"] {
-            all.heard(format!("{path} of {}", role.ops), Sender::new(&role.ops).get(path).await.text);
+            all.heard(
+                format!("{path} of {}", role.ops),
+                Sender::new(&role.ops).get(path).await.text,
+            );
         }
     }
     stack.redis.kill();
@@ -359,9 +415,14 @@ async fn outputs_hold_no_secret_signature_or_body() {
         assert!(role.process.log().lines().count() > 20, "it was silent");
         all.heard("a log", role.process.log());
     }
-    assert!(stack.ingresses[0].process.log().contains("DEBUG") || stack.workers[0].process.log().contains("DEBUG"));
+    assert!(
+        stack.ingresses[0].process.log().contains("DEBUG")
+            || stack.workers[0].process.log().contains("DEBUG")
+    );
     // What may be told was told, so that it was the right place to look.
-    assert!(all.said.iter().any(|(from, text)| from == "a log" && text.contains("room-of-secrets")));
+    assert!(
+        all.said.iter().any(|(from, text)| from == "a log" && text.contains("room-of-secrets"))
+    );
     let leaks = all.leaks();
     assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks.join("\n"));
 }

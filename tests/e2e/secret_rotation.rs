@@ -10,7 +10,7 @@ use tests::poll;
 use tokio::sync::watch;
 
 use crate::WAIT_LIMIT;
-use crate::registration::{PROPAGATION_LIMIT, accepted, event, builder_with_key};
+use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 
 const OLD: &str = "the-secret-before-1f0c-5d7a";
 const NEW: &str = "the-secret-after-9e41-b2c6";
@@ -40,7 +40,10 @@ async fn secret_rotation_under_load_refuses_nothing() {
                 // The rest waits for the change, so that it falls into the middle however fast this machine is.
                 if nth == 2 * CHANGE_AFTER {
                     let changed = tokio::time::timeout(WAIT_LIMIT, switched.wait_for(|done| *done));
-                    assert!(changed.await.is_ok_and(|done| done.is_ok()), "the secret has not changed");
+                    assert!(
+                        changed.await.is_ok_and(|done| done.is_ok()),
+                        "the secret has not changed"
+                    );
                 }
                 let after = *switched.borrow();
                 // Both replicas get senders of either kind.
@@ -74,8 +77,13 @@ async fn secret_rotation_under_load_refuses_nothing() {
     );
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(ledger.check(&stack).await[&EventPlace::Database], SENDERS * EVENTS_EACH);
-    let rows = stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE platform = 'shop'", &[]).await;
-    assert_eq!(rows.len(), SENDERS * EVENTS_EACH + 2, "each once, with those that looked whether it is known");
+    let rows =
+        stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE platform = 'shop'", &[]).await;
+    assert_eq!(
+        rows.len(),
+        SENDERS * EVENTS_EACH + 2,
+        "each once, with those that looked whether it is known"
+    );
 }
 
 fn register(secret: &str, old_secret_expires_in: &str) -> Value {

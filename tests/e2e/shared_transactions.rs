@@ -52,18 +52,21 @@ async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
         )
     };
     let platforms: String = (0..PLATFORMS).map(platform).collect();
-    let stack = Stack::builder().platforms(&platforms).database(kind).worker_env("MAX_ATTEMPTS", "3");
+    let stack =
+        Stack::builder().platforms(&platforms).database(kind).worker_env("MAX_ATTEMPTS", "3");
     let stack = stack.start().await;
 
     // What waits for its session is in the same company.
     let waiting = mux_event(&unique("e"), "active", Some("room"), "ls", now_ms());
     stack.sender().mux(&waiting).await.expect(202, "accepted");
     send_round(&stack, "good", "good").await;
-    poll::until("all are in the database but the one that waits", WAIT_LIMIT, async || {
-        match stack.database.count("webhook_events").await {
-            60 => Ok(()),
-            seen => Err(seen),
-        }
+    poll::until("all are in the database but the one that waits", WAIT_LIMIT, async || match stack
+        .database
+        .count("webhook_events")
+        .await
+    {
+        60 => Ok(()),
+        seen => Err(seen),
     })
     .await;
     let at_once = most_at_once(&stack).await;
@@ -81,10 +84,17 @@ async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
     .await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     let fields = entries(&stack, &format!("webhooks:dlq:{odd}")).await.remove(0).1;
-    assert_eq!((&fields["error_code"][..], &fields["attempts"][..]), (&b"store_rejected"[..], &b"3"[..]));
+    assert_eq!(
+        (&fields["error_code"][..], &fields["attempts"][..]),
+        (&b"store_rejected"[..], &b"3"[..])
+    );
     assert!(String::from_utf8_lossy(&fields["body"]).contains("bad"));
     assert_eq!(stack.database.count("contents").await, 2 * 60 - 1);
     let spent = "SELECT event_id FROM webhook_events WHERE platform <> 'mux' AND attempts <> 1";
-    assert_eq!(stack.database.rows(spent, &[]).await, Vec::<serde_json::Value>::new(), "others paid for it");
+    assert_eq!(
+        stack.database.rows(spent, &[]).await,
+        Vec::<serde_json::Value>::new(),
+        "others paid for it"
+    );
     stack.workers[0].ready(WAIT_LIMIT).await;
 }

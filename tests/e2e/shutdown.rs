@@ -19,7 +19,8 @@ async fn stopping_worker_finishes_or_hands_back_its_entries() {
     let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
     let ledger = AcceptanceLog::default();
     for _ in 0..400 {
-        let answer = stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+        let answer =
+            stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
         answer.expect(202, "accepted");
         ledger.record("acme", &answer);
     }
@@ -27,14 +28,18 @@ async fn stopping_worker_finishes_or_hands_back_its_entries() {
         stack.spawn_worker();
         let before = stack.database.count("webhook_events").await;
         let busy = Instant::now();
-        while stack.database.count("webhook_events").await == before && busy.elapsed() < WAIT_LIMIT {
+        while stack.database.count("webhook_events").await == before && busy.elapsed() < WAIT_LIMIT
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         stack.workers[round].process.terminate();
         let status = stack.workers[round].process.wait_until_ended(Duration::from_secs(10)).await;
         assert_eq!(status.code(), Some(0), "log:\n{}", stack.workers[round].process.tail());
         for _ in 0..100 {
-            let answer = stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+            let answer = stack
+                .sender()
+                .acme(&content_event("content_added", &unique("c"), "t", now_ms()))
+                .await;
             answer.expect(202, "accepted");
             ledger.record("acme", &answer);
         }
@@ -62,21 +67,26 @@ async fn unfinished_entries_are_handed_back_at_shutdown() {
             stack.redis.command(&["XPENDING", stream, "webhook-processors", "-", "+", "100"]).await;
         found
     };
-    poll::until(
-        "the worker holds some",
-        WAIT_LIMIT,
-        async || if pending().await.is_empty() { Err("none") } else { Ok(()) },
-    )
+    poll::until("the worker holds some", WAIT_LIMIT, async || {
+        if pending().await.is_empty() { Err("none") } else { Ok(()) }
+    })
     .await;
     stack.workers[0].process.terminate();
     let status = stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(0), "log:\n{}", stack.workers[0].process.tail());
     let left = pending().await;
     assert!(!left.is_empty(), "nothing could be finished");
-    assert!(left.iter().all(|(_, _, idle, deliveries)| *idle >= 600_000 && *deliveries <= 1), "{left:?}");
+    assert!(
+        left.iter().all(|(_, _, idle, deliveries)| *idle >= 600_000 && *deliveries <= 1),
+        "{left:?}"
+    );
     lock.release().await;
     let (program, ops) = stack.worker_program();
-    stack.workers.push(ServerProcess { process: program.env("WORKER_NAME", "other").spawn(), url: ops.clone(), ops });
+    stack.workers.push(ServerProcess {
+        process: program.env("WORKER_NAME", "other").spawn(),
+        url: ops.clone(),
+        ops,
+    });
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 50);
 }
@@ -84,17 +94,34 @@ async fn unfinished_entries_are_handed_back_at_shutdown() {
 /// Its grace ends while it runs what often came to nothing: stopping is no crash, and is not counted as one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_stopped_during_a_suspect_has_not_crashed() {
-    let stack = Stack::builder().database(DatabaseKind::Postgres).worker_env("SHUTDOWN_GRACE_MS", "4000").start().await;
+    let stack = Stack::builder()
+        .database(DatabaseKind::Postgres)
+        .worker_env("SHUTDOWN_GRACE_MS", "4000")
+        .start()
+        .await;
     let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(9); RETURN NEW; END $$ LANGUAGE plpgsql;
                 CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION slow()";
     stack.database.execute(slow).await;
-    let (now, body) = (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
-    let fields =
-        ["v", "1", "event_id", "suspect", "event_type", "content_added", "occurred_at", &now, "received_at"];
+    let (now, body) =
+        (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
+    let fields = [
+        "v",
+        "1",
+        "event_id",
+        "suspect",
+        "event_type",
+        "content_added",
+        "occurred_at",
+        &now,
+        "received_at",
+    ];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     pending_entries::add_suspect_entry(&stack.redis, "webhooks:incoming:acme", &fields).await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
-    poll::until("it runs alone", WAIT_LIMIT, async || if suspects().await == 1 { Ok(()) } else { Err("not yet") }).await;
+    poll::until("it runs alone", WAIT_LIMIT, async || {
+        if suspects().await == 1 { Ok(()) } else { Err("not yet") }
+    })
+    .await;
     stack.workers[0].process.terminate();
     stack.workers[0].process.wait_until_ended(Duration::from_secs(10)).await;
     assert_eq!((suspects().await, stack.unfinished("acme").await), (0, 1));
@@ -105,7 +132,10 @@ async fn idle_worker_stops_at_once_and_obeys_a_second_signal() {
     let stack = Stack::builder().start().await;
     let begun = Instant::now();
     stack.workers[0].process.interrupt();
-    assert_eq!(stack.workers[0].process.wait_until_ended(Duration::from_secs(5)).await.code(), Some(0));
+    assert_eq!(
+        stack.workers[0].process.wait_until_ended(Duration::from_secs(5)).await.code(),
+        Some(0)
+    );
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
@@ -143,7 +173,10 @@ async fn endless_request_does_not_prevent_the_shutdown() {
     let stack = Stack::builder().workers(0).env("SHUTDOWN_GRACE_MS", "1000").start().await;
     let ingress = &stack.ingresses[0];
     let mut stream = TcpStream::connect(ingress.url.trim_start_matches("http://")).await.unwrap();
-    stream.write_all(b"POST /webhook/acme HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    stream
+        .write_all(b"POST /webhook/acme HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     let begun = Instant::now();
     ingress.process.terminate();

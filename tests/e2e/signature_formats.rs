@@ -45,21 +45,25 @@ fn body(id: &str) -> String {
 fn mux(secret_header: impl Fn(i64, &[u8]) -> Vec<String>) -> SignedWebhook {
     let body = mux_event(&unique("event"), "active", None, "ls", now_ms()).to_string();
     let signed = sign::mux(MUX_SECRET, now(), body.as_bytes()).without("mux-signature");
-    secret_header(now(), body.as_bytes()).iter().fold(signed, |signed, line| signed.header("mux-signature", line))
+    secret_header(now(), body.as_bytes())
+        .iter()
+        .fold(signed, |signed, line| signed.header("mux-signature", line))
 }
 
 /// A request of `own` with the lines of the signature header that `lines` makes of a wrong signature
 /// and the right one.
 fn own(lines: impl Fn(&str, &str) -> Vec<String>) -> SignedWebhook {
     let body = body(&unique("own"));
-    let [wrong, right] = [OTHER, OWN_SECRET].map(|secret| sign::hmac_sha256_hex(secret, body.as_bytes()));
+    let [wrong, right] =
+        [OTHER, OWN_SECRET].map(|secret| sign::hmac_sha256_hex(secret, body.as_bytes()));
     let bare = sign::generic("own", OWN_SECRET, body.as_bytes()).without("x-webhook-signature");
     lines(&wrong, &right).iter().fold(bare, |signed, line| signed.header("X-Own-Signature", line))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signatures_in_every_format_are_accepted() {
-    let stack = Stack::builder().platforms(PLATFORMS).ingress_env("OWN_SECRET", OWN_SECRET).start().await;
+    let stack =
+        Stack::builder().platforms(PLATFORMS).ingress_env("OWN_SECRET", OWN_SECRET).start().await;
     let sender = stack.sender();
     let one = |text: String| vec![text];
     let good = [
@@ -85,7 +89,9 @@ async fn signatures_in_every_format_are_accepted() {
     }
     let bad = [
         mux(|at, body| vec![sign::pairs(OTHER, at, body), sign::pairs(OTHER, at, body)]),
-        mux(|at, body| vec![sign::pairs(MUX_SECRET, at - 1, body), sign::pairs(MUX_SECRET, at, body)]),
+        mux(|at, body| {
+            vec![sign::pairs(MUX_SECRET, at - 1, body), sign::pairs(MUX_SECRET, at, body)]
+        }),
         own(|wrong, _| one(format!("sha256={wrong},sha256={wrong}"))),
         own(|_, right| one(format!("sha256={}", &right[..62]))),
         own(|_, right| one(format!("sha256=,{right}"))),
@@ -104,14 +110,18 @@ async fn pasted_secret_works_and_is_named_at_startup() {
         (format!("{MUX_SECRET}\n"), "has a line break at its beginning or end"),
         (format!("\"{MUX_SECRET}\""), "is in quotation marks"),
     ] {
-        let stack =
-            Stack::builder().workers(0).ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET", &given).start().await;
+        let stack = Stack::builder()
+            .workers(0)
+            .ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET", &given)
+            .start()
+            .await;
         let process = &stack.ingresses[0].process;
         process.wait_until_logged("STREAMING_WEBHOOK_SIGNING_SECRET", WAIT_LIMIT).await;
         assert!(process.log().contains(remark), "{}", process.log());
         assert!(!process.log().contains(MUX_SECRET), "{}", process.log());
         for secret in [MUX_SECRET, &given] {
-            let answer = stack.sender().send(&mux(|at, body| vec![sign::pairs(secret, at, body)])).await;
+            let answer =
+                stack.sender().send(&mux(|at, body| vec![sign::pairs(secret, at, body)])).await;
             assert_eq!(answer.status, 202, "{secret:?}: {}", answer.text);
         }
         let forged = stack.sender().send(&mux(|at, body| vec![sign::pairs(OTHER, at, body)])).await;
@@ -121,16 +131,27 @@ async fn pasted_secret_works_and_is_named_at_startup() {
 
 /// `ingress check-platform` of a platform whose secret is `reference`, on a request that is signed
 /// with `secret` for it.
-async fn checked(preset: &str, secrets: &str, env: &[(&str, &str)], request: &SignedWebhook) -> process::ProgramOutput {
+async fn checked(
+    preset: &str,
+    secrets: &str,
+    env: &[(&str, &str)],
+    request: &SignedWebhook,
+) -> process::ProgramOutput {
     let folder = process::folder();
     let file = |name: &str| folder.path().join(name);
     std::fs::write(file("secret"), b"\xef\xbb\xbfsecret-of-own-3b9d1c\r\n").unwrap();
-    std::fs::write(file("p.toml"), format!("[platforms.acme]\n{preset}\nsecrets = [\"{secrets}\"]\n")).unwrap();
-    let lines: String = request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    std::fs::write(
+        file("p.toml"),
+        format!("[platforms.acme]\n{preset}\nsecrets = [\"{secrets}\"]\n"),
+    )
+    .unwrap();
+    let lines: String =
+        request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     std::fs::write(file("headers"), lines).unwrap();
     std::fs::write(file("body"), &request.body).unwrap();
     let program = Program::new("ingress").args(["check-platform", "--platform", "acme"]);
-    let program = program.arg("--platforms-file").arg(file("p.toml")).arg("--headers").arg(file("headers"));
+    let program =
+        program.arg("--platforms-file").arg(file("p.toml")).arg("--headers").arg(file("headers"));
     let program = env.iter().fold(program, |program, (name, value)| program.env(name, value));
     program.arg("--body").arg(file("body")).run(TIMEOUT).await
 }
@@ -146,7 +167,8 @@ async fn check_platform_explains_an_ambiguous_secret() {
     let encoded = URL_SAFE.encode(OWN_SECRET);
     let meant = checked("", "env:ACME", &[("ACME", &encoded)], &request).await;
     assert_eq!(meant.code, Some(1), "{meant:?}");
-    let note = "the signature verifies with the secret decoded from base64 (secret_encoding = \"base64\")";
+    let note =
+        "the signature verifies with the secret decoded from base64 (secret_encoding = \"base64\")";
     assert!(meant.stdout.contains(note), "{meant:?}");
 
     // The vector that the specification's own libraries test with.

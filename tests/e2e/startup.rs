@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::process::{ProgramOutput, Program};
+use tests::process::{Program, ProgramOutput};
 use tests::redis::RedisOptions;
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, unique};
 use tests::stack::{DatabaseKind, ServerProcess, Stack};
@@ -106,7 +106,8 @@ async fn worker_names_all_problems_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secret_files_are_read_and_workers_need_no_secrets() {
-    let mut stack = Stack::builder().without_ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET").servers().await;
+    let mut stack =
+        Stack::builder().without_ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET").servers().await;
     let folder = process::folder();
     let file = folder.path().join("mux");
     std::fs::write(&file, format!("{MUX_SECRET}\n")).unwrap();
@@ -117,7 +118,11 @@ async fn secret_files_are_read_and_workers_need_no_secrets() {
     // The worker's PLATFORMS_FILE names `env:ACME_SECRET`, which it has not got.
     stack.add_worker().await;
     let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
-    stack.sender().send(&sign::mux(MUX_SECRET, now(), body.as_bytes())).await.expect(202, "accepted");
+    stack
+        .sender()
+        .send(&sign::mux(MUX_SECRET, now(), body.as_bytes()))
+        .await
+        .expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
@@ -139,27 +144,41 @@ async fn worker_with_another_database_does_not_start() {
     assert!(text.contains("--adopt-database"), "it says what to do:\n{text}");
     assert!(stack.workers[0].process.is_running());
 
-    let adopted = ServerProcess { process: program.arg("--adopt-database").spawn(), url: ops.clone(), ops };
+    let adopted =
+        ServerProcess { process: program.arg("--adopt-database").spawn(), url: ops.clone(), ops };
     adopted.ready(WAIT_LIMIT).await;
     let left_behind = stack.worker_program().0.run(TIMEOUT).await;
-    assert_eq!(left_behind.code, Some(2), "this Redis belongs to the other database now: {left_behind:?}");
+    assert_eq!(
+        left_behind.code,
+        Some(2),
+        "this Redis belongs to the other database now: {left_behind:?}"
+    );
 }
 
 /// Redis was emptied, and a worker of another session database was the first to find it so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_exits_when_redis_was_bound_to_another_database() {
     let stack = Stack::builder().start().await;
-    let taken = "redis.call('FLUSHALL') return redis.call('HSET', 'webhooks:meta', 'database', 'another')";
+    let taken =
+        "redis.call('FLUSHALL') return redis.call('HSET', 'webhooks:meta', 'database', 'another')";
     let _: usize = stack.redis.command(&["EVAL", taken, "0"]).await;
     let status = stack.workers[0].process.wait_until_ended(WAIT_LIMIT).await;
     assert!(!status.success(), "{status}");
-    assert!(stack.workers[0].process.log().contains("--adopt-database"), "{}", stack.workers[0].process.tail());
+    assert!(
+        stack.workers[0].process.log().contains("--adopt-database"),
+        "{}",
+        stack.workers[0].process.tail()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_durability_refuses_a_non_durable_database() {
     // The PostgreSQL that tests share runs with `fsync` off.
-    let stack = Stack::builder().database(DatabaseKind::Postgres).redis(RedisOptions::durable()).servers().await;
+    let stack = Stack::builder()
+        .database(DatabaseKind::Postgres)
+        .redis(RedisOptions::durable())
+        .servers()
+        .await;
     let finished = stack.worker_program().0.env("DURABILITY", "strict").run(TIMEOUT).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
     assert_eq!(finished.code, Some(2), "{text}");
@@ -188,7 +207,9 @@ async fn port_in_use_is_a_configuration_error() {
     let address = format!("127.0.0.1:{port}");
     let _taken = std::net::TcpListener::bind(&address).unwrap();
     let (ingress, worker) = (|| stack.ingress_program().0, || stack.worker_program().0);
-    for (program, variable) in [(ingress(), "INGRESS_BIND"), (ingress(), "OPS_BIND"), (worker(), "OPS_BIND")] {
+    for (program, variable) in
+        [(ingress(), "INGRESS_BIND"), (ingress(), "OPS_BIND"), (worker(), "OPS_BIND")]
+    {
         let finished = program.env(variable, &address).run(TIMEOUT).await;
         let text = format!("{}{}", finished.stdout, finished.stderr);
         assert_eq!(finished.code, Some(2), "{text}");
@@ -208,7 +229,9 @@ async fn misspelt_and_ignored_variables_are_named_at_start() {
         .await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let log = role.process.log();
-        let line = |name: &str| log.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+        let line = |name: &str| {
+            log.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned()
+        };
         assert!(line("WEBHOOK_MAX_RETRYS").contains("WEBHOOK_MAX_RETRIES"), "{log}");
         assert!(line("WEBHOOK_MAX_RETRYS").contains("did you mean"), "{log}");
         assert!(line("HTTPS_PROXY").contains("not supported"), "{log}");
@@ -216,9 +239,11 @@ async fn misspelt_and_ignored_variables_are_named_at_start() {
     }
     // SHUTDOWN_GRACE_MS is set by the harness, so nothing is missed.
     assert!(!stack.workers[0].process.log().contains("SHUTDOWN_GRACE"));
-    let tool = Program::new("dlq-tool").env("REDIS_URI", stack.redis.url()).arg("list").run(TIMEOUT).await;
+    let tool =
+        Program::new("dlq-tool").env("REDIS_URI", stack.redis.url()).arg("list").run(TIMEOUT).await;
     assert!(
-        tool.stderr.contains("REDIS_URI is not a variable of this program; did you mean REDIS_URL?"),
+        tool.stderr
+            .contains("REDIS_URI is not a variable of this program; did you mean REDIS_URL?"),
         "{tool:?}"
     );
 }
@@ -236,10 +261,19 @@ async fn durations_and_sizes_take_units() {
     let big = format!("{{\"x\": \"{}\"}}", "y".repeat(1000));
     let answer = stack.sender().send(&sign::mux(MUX_SECRET, now(), big.as_bytes())).await;
     answer.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
-    let wrong = stack.ingress_program().0.env("BODY_TIMEOUT_MS", "soon").env("MAX_BODY_BYTES", "1 lb");
+    let wrong =
+        stack.ingress_program().0.env("BODY_TIMEOUT_MS", "soon").env("MAX_BODY_BYTES", "1 lb");
     let finished = wrong.run(TIMEOUT).await;
-    check_problems(&finished, &["BODY_TIMEOUT_MS: must be a number of milliseconds, or have a unit"], &["soon"]);
-    check_problems(&finished, &["MAX_BODY_BYTES: must be a number of bytes, or have a unit"], &["1 lb"]);
+    check_problems(
+        &finished,
+        &["BODY_TIMEOUT_MS: must be a number of milliseconds, or have a unit"],
+        &["soon"],
+    );
+    check_problems(
+        &finished,
+        &["MAX_BODY_BYTES: must be a number of bytes, or have a unit"],
+        &["1 lb"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -252,7 +286,8 @@ async fn reserved_characters_in_passwords_are_named() {
     check_problems(&worker.run(TIMEOUT).await, &named, &hidden);
     let ingress = Program::new("ingress").env("REDIS_URL", "redis://:hunt/er2@127.0.0.1:1");
     check_problems(&ingress.run(TIMEOUT).await, &named[..3], &hidden);
-    let tool = Program::new("dlq-tool").args(["list", "--redis-url", "redis://:hunt/er2@127.0.0.1:1"]);
+    let tool =
+        Program::new("dlq-tool").args(["list", "--redis-url", "redis://:hunt/er2@127.0.0.1:1"]);
     check_problems(&tool.run(TIMEOUT).await, &["--redis-url", "%2F"], &hidden);
 }
 

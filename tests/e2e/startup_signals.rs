@@ -109,7 +109,8 @@ async fn signal_before_the_start_ends_the_process_at_once() {
 async fn handles_signals(process: &Process) {
     const CAUGHT: u64 = 1 << (15 - 1) | 1 << (2 - 1);
     poll::until("signals are caught", WAIT_LIMIT, async || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
         let mask = u64::from_str_radix(mask.trim(), 16).unwrap_or_default();
         if mask & CAUGHT == CAUGHT { Ok(()) } else { Err(format!("{mask:x}")) }

@@ -22,14 +22,23 @@ async fn numbers(sender: &Sender, path: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statistics_cover_the_whole_system() {
-    let stack = Stack::builder().ingresses(2).workers(2).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
+    let stack = Stack::builder()
+        .ingresses(2)
+        .workers(2)
+        .worker_env("MISSING_SESSION_WAIT_MS", "200")
+        .start()
+        .await;
     let (one, two) = (Sender::new(&stack.ingresses[0].url), Sender::new(&stack.ingresses[1].url));
     one.announce("r", &json!({})).await.expect(202, "accepted");
     let event = mux_event(&unique("e"), "active", Some("r"), "s", now_ms());
     one.mux(&event).await.expect(202, "accepted");
     two.mux(&event).await.expect(200, "duplicate");
-    two.mux(&mux_event(&unique("e"), "idle", Some("r"), "s", now_ms())).await.expect(202, "accepted");
-    one.mux(&mux_event(&unique("e"), "active", Some("nobody"), "none", now_ms())).await.expect(202, "accepted");
+    two.mux(&mux_event(&unique("e"), "idle", Some("r"), "s", now_ms()))
+        .await
+        .expect(202, "accepted");
+    one.mux(&mux_event(&unique("e"), "active", Some("nobody"), "none", now_ms()))
+        .await
+        .expect(202, "accepted");
 
     let expected = json!({"received": 4, "processed": 2, "failed": 1, "duplicates": 1, "rate_limited": 0,
         "success_rate": 50.0, "failure_rate": 25.0});
@@ -50,7 +59,11 @@ async fn statistics_need_the_token_unless_public() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
     for path in routes {
-        sender.request(Method::GET, &get(path)).await.unwrap().expect_error(401, "E_ADMIN_FORBIDDEN");
+        sender
+            .request(Method::GET, &get(path))
+            .await
+            .unwrap()
+            .expect_error(401, "E_ADMIN_FORBIDDEN");
         let wrong = get(path).header("authorization", "Bearer wrong");
         sender.request(Method::GET, &wrong).await.unwrap().expect_error(403, "E_ADMIN_FORBIDDEN");
         let posted = sender.request(Method::POST, &get(path)).await.unwrap();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::fixtures;
 use tests::ledger::entries;
 use tests::sign::{self, SignedWebhook};
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -36,7 +36,11 @@ fn event(status: &str) -> SignedWebhook {
 
 async fn job(stack: &Stack, id: &str) -> Value {
     stack.wait_until_drained(WAIT_LIMIT).await;
-    stack.database.rows("SELECT * FROM jobs WHERE platform = 'streamgank' AND job_id = $1", &[id]).await.remove(0)
+    stack
+        .database
+        .rows("SELECT * FROM jobs WHERE platform = 'streamgank' AND job_id = $1", &[id])
+        .await
+        .remove(0)
 }
 
 on_both!(streamgank_events_of_the_guide_are_stored_in_the_job);
@@ -109,18 +113,27 @@ async fn streamgank_forgeries_leave_nothing() {
     let stack = builder().start().await;
     let good = event("completed");
     let mut moved = good.clone();
-    moved.body = fixtures::body("streamgank", "job.completed").replace("abc123-video", "xyz-video").into_bytes();
+    moved.body = fixtures::body("streamgank", "job.completed")
+        .replace("abc123-video", "xyz-video")
+        .into_bytes();
     let body = fixtures::body("streamgank", "job.completed");
     let compact = serde_json::from_str::<Value>(&body).unwrap().to_string();
     let forgeries = [
         ("no header", good.clone().without(HEADER)),
         ("another body", moved),
         ("another secret", sign::over_body("streamgank", HEADER, "guess", body.as_bytes())),
-        ("what was printed anew", good.clone().without(HEADER).header(HEADER, signed(&compact).value(HEADER))),
+        (
+            "what was printed anew",
+            good.clone().without(HEADER).header(HEADER, signed(&compact).value(HEADER)),
+        ),
     ];
     for (what, forged) in forgeries {
         let answer = stack.sender().send(&forged).await;
-        assert_eq!((answer.status, answer.errcode()), (401, "E_WEBHOOK_INVALID_SIGNATURE"), "{what}");
+        assert_eq!(
+            (answer.status, answer.errcode()),
+            (401, "E_WEBHOOK_INVALID_SIGNATURE"),
+            "{what}"
+        );
     }
     let length: usize = stack.redis.command(&["XLEN", "webhooks:incoming:streamgank"]).await;
     let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
@@ -133,9 +146,16 @@ async fn streamgank_forgeries_leave_nothing() {
 async fn streamgank_repetition_at_any_endpoint_is_one_event() {
     let stack = builder().workers(0).start().await;
     let delivered = |signed: SignedWebhook, id: &str| signed.header("X-StreamGank-Delivery", id);
-    let first = stack.sender().send(&delivered(event("failed"), "d-1")).await.expect(202, "accepted").to_owned();
+    let first = stack
+        .sender()
+        .send(&delivered(event("failed"), "d-1"))
+        .await
+        .expect(202, "accepted")
+        .to_owned();
     let elsewhere = fixtures::body("streamgank", "job.failed").replace("webhook_1", "webhook_2");
-    for again in [delivered(event("failed"), "d-1"), delivered(event("failed"), "d-2"), signed(&elsewhere)] {
+    for again in
+        [delivered(event("failed"), "d-1"), delivered(event("failed"), "d-2"), signed(&elsewhere)]
+    {
         assert_eq!(stack.sender().send(&again).await.expect(200, "duplicate"), first);
     }
     stack.sender().send(&delivered(event("timeout"), "d-1")).await.expect(202, "accepted");

@@ -8,7 +8,7 @@ use tests::downstream::{Downstream, ReceiverBehavior};
 use tests::poll;
 use tests::sender::{ADMIN_TOKEN, MUX_SECRET, content_event, mux_event, now, now_ms};
 use tests::sign;
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -17,7 +17,9 @@ const CALLER: &str = "00f067aa0ba902b7";
 const OUTBOUND: &str = "outbound-secret-31c7";
 
 fn builder(endpoint: &str) -> StackBuilder {
-    Stack::builder().env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "100")
+    Stack::builder()
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
 }
 
 fn delivering(builder: StackBuilder, to: &Downstream) -> StackBuilder {
@@ -29,7 +31,11 @@ fn delivering(builder: StackBuilder, to: &Downstream) -> StackBuilder {
 
 /// Announces a session, and sends one event of it that belongs to [`TRACE`].
 async fn send(stack: &Stack) {
-    stack.sender().announce("room-1", &json!({"live_stream_id": "ls-1"})).await.expect(202, "accepted");
+    stack
+        .sender()
+        .announce("room-1", &json!({"live_stream_id": "ls-1"}))
+        .await
+        .expect(202, "accepted");
     let event = mux_event("evt_1", "active", Some("room-1"), "ls-1", now_ms());
     let signed = sign::mux(MUX_SECRET, now(), event.to_string().as_bytes())
         .header("traceparent", &format!("00-{TRACE}-{CALLER}-01"));
@@ -48,14 +54,17 @@ async fn stop(stack: &Stack) {
 
 fn of_the_trace(spans: &[Span]) -> &Span {
     let mut found = spans.iter().filter(|span| span.trace == TRACE);
-    let (Some(span), None) = (found.next(), found.next()) else { panic!("not one span of the trace: {spans:#?}") };
+    let (Some(span), None) = (found.next(), found.next()) else {
+        panic!("not one span of the trace: {spans:#?}")
+    };
     span
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trace_covers_the_request_up_to_the_delivery() {
     let (collector, receiver) = (Collector::start(), Downstream::start(ReceiverBehavior::Accept));
-    let stack = builder(&format!("http://me:otlp-password@{}", collector.address())).env("LOG_FORMAT", "json");
+    let stack = builder(&format!("http://me:otlp-password@{}", collector.address()))
+        .env("LOG_FORMAT", "json");
     let stack = delivering(stack, &receiver).start().await;
     send(&stack).await;
 
@@ -63,7 +72,8 @@ async fn trace_covers_the_request_up_to_the_delivery() {
     let received = collector.has("webhook receive", 2, WAIT_LIMIT).await;
     let processed = collector.has("webhook process", 2, WAIT_LIMIT).await;
     let delivered = collector.has("webhook deliver", 1, WAIT_LIMIT).await;
-    let (receive, process, deliver) = (of_the_trace(&received), of_the_trace(&processed), of_the_trace(&delivered));
+    let (receive, process, deliver) =
+        (of_the_trace(&received), of_the_trace(&processed), of_the_trace(&delivered));
     assert_eq!((receive.parent.as_str(), receive.service.as_str()), (CALLER, "tributary-ingress"));
     assert_eq!((&process.parent, process.service.as_str()), (&receive.id, "tributary-worker"));
     assert_eq!((&deliver.parent, deliver.service.as_str()), (&process.id, "tributary-worker"));
@@ -72,8 +82,12 @@ async fn trace_covers_the_request_up_to_the_delivery() {
         assert_eq!(said, ["mux", "evt_1", "video.live_stream.active", outcome]);
         assert!(span.error.is_none() && span.took > 0, "{span:?}");
     }
-    assert_eq!((process.get("attempt"), process.notes.as_slice()), ("1", ["executed".to_owned()].as_slice()));
-    let said = ["destination", "attempt", "http.response.status_code", "outcome"].map(|name| deliver.get(name));
+    assert_eq!(
+        (process.get("attempt"), process.notes.as_slice()),
+        ("1", ["executed".to_owned()].as_slice())
+    );
+    let said = ["destination", "attempt", "http.response.status_code", "outcome"]
+        .map(|name| deliver.get(name));
     assert_eq!(said, ["webhook_1", "1", "200", "delivered"]);
     let other = |spans: &[Span]| spans.iter().find(|span| span.trace != TRACE).unwrap().clone();
     let (announced, applied) = (other(&received), other(&processed));
@@ -90,7 +104,8 @@ async fn trace_covers_the_request_up_to_the_delivery() {
         assert_eq!(path, "/v1/traces");
         assert_eq!(authorization, "Basic bWU6b3RscC1wYXNzd29yZA==");
         let text = String::from_utf8_lossy(&body);
-        for secret in [MUX_SECRET, ADMIN_TOKEN, OUTBOUND, "not-a-real-key", "otlp-password", "v1="] {
+        for secret in [MUX_SECRET, ADMIN_TOKEN, OUTBOUND, "not-a-real-key", "otlp-password", "v1="]
+        {
             assert!(!text.contains(secret), "{secret} is in {text}");
         }
     }
@@ -120,7 +135,11 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
     let film = content_event("content_added", "film-1", "A film", now_ms());
     stack.sender().netflix(&film).await.expect(202, "accepted");
     stack.sender().netflix(&film).await.expect(200, "duplicate");
-    stack.sender().acme(&json!({"event_type": "content_added", "payload": {}})).await.expect(202, "accepted");
+    stack
+        .sender()
+        .acme(&json!({"event_type": "content_added", "payload": {}}))
+        .await
+        .expect(202, "accepted");
     // Not from one who has not proved himself.
     let forged = sign::generic("netflix", "wrong", film.to_string().as_bytes());
     assert_eq!(stack.sender().send(&forged).await.status, 401);
@@ -134,13 +153,23 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
     assert_eq!(outcomes, ["accepted", "duplicate", "accepted"]);
     let processed = collector.has("webhook process", 2, WAIT_LIMIT).await;
     let dead = processed.iter().find(|span| span.get("platform") == "acme").unwrap();
-    assert_eq!((dead.get("outcome"), dead.error.as_deref()), ("dead_lettered", Some("invalid_event")));
+    assert_eq!(
+        (dead.get("outcome"), dead.error.as_deref()),
+        ("dead_lettered", Some("invalid_event"))
+    );
     assert!(received.iter().chain(&processed).all(|span| span.service == "events"));
-    assert!(collector.requests().iter().all(|(_, authorization, _)| authorization == "Bearer otlp-token"));
-    let log = stack.workers[0].process.log();
-    let line = log.lines().find(|line| line.contains("dead letter") && line.contains("acme")).unwrap();
     assert!(
-        line.contains(&format!("trace_id=\"{}\"", dead.trace)) && line.contains(dead.get("event_id")),
+        collector
+            .requests()
+            .iter()
+            .all(|(_, authorization, _)| authorization == "Bearer otlp-token")
+    );
+    let log = stack.workers[0].process.log();
+    let line =
+        log.lines().find(|line| line.contains("dead letter") && line.contains("acme")).unwrap();
+    assert!(
+        line.contains(&format!("trace_id=\"{}\"", dead.trace))
+            && line.contains(dead.get("event_id")),
         "{line}"
     );
 }
@@ -149,13 +178,19 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
 async fn trace_context_passes_when_no_exporter_is_configured() {
     let (collector, receiver) = (Collector::start(), Downstream::start(ReceiverBehavior::Accept));
     // This one alone asks for nothing.
-    let stack =
-        Stack::builder().env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("http://{}", collector.address()));
+    let stack = Stack::builder()
+        .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("http://{}", collector.address()));
     let stack = delivering(stack.env("OTEL_BSP_SCHEDULE_DELAY", "100"), &receiver).start().await;
     send(&stack).await;
-    poll::until("a delivery", WAIT_LIMIT, async || if receiver.deliveries() == 1 { Ok(()) } else { Err("none") }).await;
+    poll::until("a delivery", WAIT_LIMIT, async || {
+        if receiver.deliveries() == 1 { Ok(()) } else { Err("none") }
+    })
+    .await;
     let all = receiver.received();
-    assert_eq!(all.values().next().unwrap()[0].headers["traceparent"], format!("00-{TRACE}-{CALLER}-01"));
+    assert_eq!(
+        all.values().next().unwrap()[0].headers["traceparent"],
+        format!("00-{TRACE}-{CALLER}-01")
+    );
     stop(&stack).await;
     assert_eq!(collector.requests().len(), 0);
 }
@@ -164,7 +199,9 @@ async fn trace_context_passes_when_no_exporter_is_configured() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unavailable_collector_harms_nothing() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    for address in [format!("127.0.0.1:{}", tests::ports::free()), silent.local_addr().unwrap().to_string()] {
+    for address in
+        [format!("127.0.0.1:{}", tests::ports::free()), silent.local_addr().unwrap().to_string()]
+    {
         let stack = builder(&format!("http://me:otlp-password@{address}"))
             .env("OTEL_EXPORTER_OTLP_TIMEOUT", "2000")
             .env("OTEL_BSP_MAX_QUEUE_SIZE", "16")
@@ -173,7 +210,8 @@ async fn unavailable_collector_harms_nothing() {
             .await;
         let begun = Instant::now();
         for number in 0..100 {
-            let film = content_event("content_added", &format!("film-{number}"), "A film", now_ms());
+            let film =
+                content_event("content_added", &format!("film-{number}"), "A film", now_ms());
             stack.sender().netflix(&film).await.expect(202, "accepted");
         }
         stack.wait_until_drained(WAIT_LIMIT).await;
@@ -197,7 +235,10 @@ async fn invalid_trace_endpoint_is_reported_without_its_value() {
     let stack = Stack::builder().servers().await;
     let (ingress, ..) = stack.ingress_program();
     for program in [ingress, stack.worker_program().0] {
-        let ended = program.env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector-hunter2:4317").run(WAIT_LIMIT).await;
+        let ended = program
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", "collector-hunter2:4317")
+            .run(WAIT_LIMIT)
+            .await;
         assert_eq!(ended.code, Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains("OTEL_EXPORTER_OTLP_ENDPOINT: must be"), "{}", ended.stderr);
         assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, rfc3339, unique};
 use tests::sign::{self, SignedWebhook};
-use tests::stack::{StackBuilder, DatabaseKind, Stack};
+use tests::stack::{DatabaseKind, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -64,23 +64,39 @@ async fn session_goes_live_and_ends_despite_unstorable_values(kind: DatabaseKind
         let room = format!("live-{number}");
         let data = json!({"stream_id": room, "streamer_id": 17, column: value});
         let result = result(&stack, "realcast", &realcast("stream.live", &data)).await;
-        assert_eq!((&result["action"], &result["new_status"]), (&json!("status_updated"), &json!("live")));
+        assert_eq!(
+            (&result["action"], &result["new_status"]),
+            (&json!("status_updated"), &json!("live"))
+        );
         assert_eq!(result["warnings"], warnings(&[(column, reason)]), "{data}");
         let session = stack.database.session(&room).await.unwrap();
-        assert_eq!((&session["status"], &session["streamer_id"]), (&json!("live"), &json!("17")), "{data}");
-        let expected = if reason == "replaced_characters" { json!("a\u{fffd}b") } else { Value::Null };
+        assert_eq!(
+            (&session["status"], &session["streamer_id"]),
+            (&json!("live"), &json!("17")),
+            "{data}"
+        );
+        let expected =
+            if reason == "replaced_characters" { json!("a\u{fffd}b") } else { Value::Null };
         assert_eq!(session[column], expected, "{data}");
     }
     for (number, (columns, expected)) in [
         (json!({"duration": "", "peak_viewers": 5}), warnings(&[("duration_seconds", "empty")])),
         (json!({"duration": 60, "peak_viewers": -1}), Value::Null),
-        (json!({"duration": "1:00", "peak_viewers": 5.0}), warnings(&[("duration_seconds", "wrong_type")])),
+        (
+            json!({"duration": "1:00", "peak_viewers": 5.0}),
+            warnings(&[("duration_seconds", "wrong_type")]),
+        ),
     ]
     .into_iter()
     .enumerate()
     {
         let room = format!("ended-{number}");
-        result(&stack, "realcast", &realcast("stream.live", &json!({"stream_id": room, "title": "T"}))).await;
+        result(
+            &stack,
+            "realcast",
+            &realcast("stream.live", &json!({"stream_id": room, "title": "T"})),
+        )
+        .await;
         let mut data = columns.clone();
         data["stream_id"] = json!(room);
         let result = result(&stack, "realcast", &realcast("stream.offline", &data)).await;
@@ -94,14 +110,20 @@ async fn session_goes_live_and_ends_despite_unstorable_values(kind: DatabaseKind
     for (column, reason) in
         [("title", "wrong_type"), ("started_at", "unreadable_time"), ("duration_seconds", "empty")]
     {
-        let labels =
-            ["platform=\"realcast\"".to_owned(), format!("column=\"{column}\""), format!("reason=\"{reason}\"")];
+        let labels = [
+            "platform=\"realcast\"".to_owned(),
+            format!("column=\"{column}\""),
+            format!("reason=\"{reason}\""),
+        ];
         let labels = labels.each_ref().map(String::as_str);
         let counted = worker.metric("webhook_column_warnings_total", &labels).await;
         assert!((counted - 1.0).abs() < f64::EPSILON, "{column}: {counted}");
     }
     let log = worker.process.log();
-    let line = log.lines().find(|line| line.contains("without columns that cannot be stored")).expect("a line");
+    let line = log
+        .lines()
+        .find(|line| line.contains("without columns that cannot be stored"))
+        .expect("a line");
     assert!(line.contains("title: replaced_characters") && line.contains("realcast"), "{line}");
     assert!(!log.contains("around noon"), "no line holds a value");
 }
@@ -125,7 +147,10 @@ async fn job_and_recording_are_stored_without_bad_values(kind: DatabaseKind) {
     let outcome = result(&stack, "mux", &mux(&asset)).await;
     assert_eq!(outcome.get("warnings"), None, "an unknown number is no warning");
     let recording = stack.database.rows("SELECT * FROM recordings", &[]).await.remove(0);
-    assert_eq!((&recording["state"], &recording["duration_seconds"]), (&json!("ready"), &Value::Null));
+    assert_eq!(
+        (&recording["state"], &recording["duration_seconds"]),
+        (&json!("ready"), &Value::Null)
+    );
 }
 
 async fn unusable_room_id_falls_back_to_the_live_stream_id(kind: DatabaseKind) {
@@ -139,7 +164,12 @@ async fn unusable_room_id_falls_back_to_the_live_stream_id(kind: DatabaseKind) {
         let answer = sender.send(&mux(&event).header("prefer", "wait=20")).await;
         let reason = if number == 0 { "too_long" } else { "nul_character" };
         assert_eq!(answer.json["results"]["room_id"], name, "{}", answer.text);
-        assert_eq!(answer.json["results"]["warnings"], warnings(&[("room_id", reason)]), "{}", answer.text);
+        assert_eq!(
+            answer.json["results"]["warnings"],
+            warnings(&[("room_id", reason)]),
+            "{}",
+            answer.text
+        );
         assert_eq!(stack.database.status(&name).await, "live");
     }
 }

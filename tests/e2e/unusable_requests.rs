@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::ledger::entries;
 use tests::sender::{ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, now, now_ms, rfc3339};
 use tests::sign::{self, SignedWebhook};
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 use tests::{poll, sender};
 
 use crate::WAIT_LIMIT;
@@ -24,7 +24,8 @@ fn realcast(body: &[u8]) -> SignedWebhook {
 async fn dead_letter(stack: &Stack, platform: &str) -> Value {
     let listed = stack.dlq_tool(&["list", "--platform", platform, "--output", "json"]).await;
     assert_eq!(listed.code, Some(0), "{listed:?}");
-    serde_json::from_str(listed.stdout.trim()).unwrap_or_else(|error| panic!("{error}: {}", listed.stdout))
+    serde_json::from_str(listed.stdout.trim())
+        .unwrap_or_else(|error| panic!("{error}: {}", listed.stdout))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,7 +54,9 @@ async fn unusable_request_is_kept_and_edited_into_an_event() {
     assert_eq!(stack.dlq_tool(&["show", stream_id]).await.code, Some(0));
     let metric = async |outcome: &str| {
         let labels = ["platform=\"realcast\"".to_owned(), format!("outcome=\"{outcome}\"")];
-        stack.ingresses[0].metric("webhook_requests_total", &labels.each_ref().map(String::as_str)).await
+        stack.ingresses[0]
+            .metric("webhook_requests_total", &labels.each_ref().map(String::as_str))
+            .await
     };
     assert_eq!(
         (metric("kept_invalid").await, metric("accepted").await, metric("invalid_payload").await),
@@ -76,7 +79,11 @@ async fn unusable_request_is_kept_and_edited_into_an_event() {
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
     assert_eq!(stack.sender().send(&realcast(body.as_bytes())).await.expect(202, "accepted"), id);
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
-    let imported = stack.program("dlq-tool").arg("import").run_with_input(exported.stdout.as_bytes(), WAIT_LIMIT).await;
+    let imported = stack
+        .program("dlq-tool")
+        .arg("import")
+        .run_with_input(exported.stdout.as_bytes(), WAIT_LIMIT)
+        .await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
 }
 
@@ -91,7 +98,11 @@ async fn edited_unusable_request_has_the_type_and_time_of_the_edit() {
     let replayed = stack.dlq_tool(&["replay", "--set", "/event=stream.live"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     stack.status("r", "live", WAIT_LIMIT).await;
-    let row = stack.database.event("realcast", dead["event_id"].as_str().expect("an id")).await.expect("a row");
+    let row = stack
+        .database
+        .event("realcast", dead["event_id"].as_str().expect("an id"))
+        .await
+        .expect("a row");
     assert_eq!((&row["event_type"], &row["occurred_at"]), (&json!("stream.live"), &json!(at)));
     assert_eq!(stack.dead("realcast").await, 0);
 }
@@ -103,11 +114,15 @@ async fn unusable_request_is_kept_only_if_4xx_is_final() {
     let livekit = sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), b"no json");
     sender.send(&livekit).await.expect(202, "accepted");
     let form = b"payload=%7B%22zen%22%3A%22Keep+it%22%7D";
-    let github = sign::over_body("github", "X-Hub-Signature-256", SECRET, form).header("X-GitHub-Event", "ping");
+    let github = sign::over_body("github", "X-Hub-Signature-256", SECRET, form)
+        .header("X-GitHub-Event", "ping");
     sender.send(&github).await.expect(202, "accepted");
     let dead = dead_letter(&stack, "github").await;
     assert_eq!(dead["event_type"], "ping", "the header is still there");
-    assert!(dead["error"].as_str().expect("a text").contains("choose application/json at the sender"), "{dead}");
+    assert!(
+        dead["error"].as_str().expect("a text").contains("choose application/json at the sender"),
+        "{dead}"
+    );
     // A body that its coding's name does not fit.
     let broken = realcast(b"no stream").header("content-encoding", "gzip");
     sender.send(&broken).await.expect(202, "accepted");
@@ -162,8 +177,15 @@ async fn undecodable_verified_body_is_kept() {
         let answer = sender.send(&realcast(wire).header("content-encoding", coding)).await;
         let id = answer.expect(202, "accepted").to_owned();
         let dead = dead_letter(&stack, "realcast").await;
-        assert_eq!((&dead["event_id"], &dead["error_code"]), (&json!(id), &json!("invalid_event")), "{coding}");
-        assert!(dead["error"].as_str().is_some_and(|error| error.contains(reason)), "{coding}: {dead}");
+        assert_eq!(
+            (&dead["event_id"], &dead["error_code"]),
+            (&json!(id), &json!("invalid_event")),
+            "{coding}"
+        );
+        assert!(
+            dead["error"].as_str().is_some_and(|error| error.contains(reason)),
+            "{coding}: {dead}"
+        );
         let stored = &entries(&stack, "webhooks:dlq:realcast").await[0].1["body"];
         assert_eq!(stored, wire, "{coding}");
         assert_eq!(stack.dlq_tool(&["purge", "--yes"]).await.code, Some(0));

@@ -6,15 +6,15 @@
 
 mod case;
 mod command;
-mod signer;
 mod connection;
+mod signer;
 
 use std::time::Duration;
 
-use case::{RequestCase, ExpectedOutcome};
+use case::{ExpectedOutcome, RequestCase};
 use serde_json::Value;
 use tests::poll;
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
@@ -97,7 +97,8 @@ async fn run(case: &RequestCase) {
     }
     let last = case.requests.len() - 1;
     for (number, request) in case.requests.iter().enumerate() {
-        let answer = stack.sender().request(request.method(), &request.signed()).await.expect("an answer");
+        let answer =
+            stack.sender().request(request.method(), &request.signed()).await.expect("an answer");
         if number < last {
             assert_eq!(answer.status, 202, "{}", answer.text);
             continue;
@@ -108,7 +109,8 @@ async fn run(case: &RequestCase) {
 }
 
 fn builder(case: &RequestCase) -> StackBuilder {
-    let mut builder = Stack::builder().platforms(case.platforms_toml.as_deref().unwrap_or_default());
+    let mut builder =
+        Stack::builder().platforms(case.platforms_toml.as_deref().unwrap_or_default());
     for (name, value) in SECRETS {
         builder = builder.ingress_env(name, value);
     }

@@ -35,8 +35,10 @@ fn folder() -> PathBuf {
 }
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder().join(target)).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder().join(target))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.sort();
     assert!(!files.is_empty(), "{target} has no corpus");
     files.iter().map(|file| std::fs::read(file).unwrap()).collect()
@@ -136,12 +138,19 @@ fn value(dice: &mut Dice, depth: usize) -> String {
 fn number(dice: &mut Dice) -> String {
     let sign = if dice.below(2) == 0 { "-" } else { "" };
     let digits = |dice: &mut Dice, most: usize| {
-        (0..1 + dice.below(most)).map(|_| char::from(b'0' + dice.below(10) as u8)).collect::<String>()
+        (0..1 + dice.below(most))
+            .map(|_| char::from(b'0' + dice.below(10) as u8))
+            .collect::<String>()
     };
     match dice.below(5) {
         0 => format!("{sign}{}", dice.next() % 9_007_199_254_740_992),
         1 => format!("{sign}{}.{}", dice.below(1000), digits(dice, 20)),
-        2 => format!("{sign}{}.{}e{}", dice.below(10), digits(dice, 18), dice.below(620) as i64 - 320),
+        2 => format!(
+            "{sign}{}.{}e{}",
+            dice.below(10),
+            digits(dice, 18),
+            dice.below(620) as i64 - 320
+        ),
         3 => format!("{sign}{}E+{}", dice.below(10), dice.below(30)),
         _ => format!("{sign}0.{}{}", "0".repeat(dice.below(12)), digits(dice, 6)),
     }
@@ -168,7 +177,11 @@ fn text(dice: &mut Dice) -> String {
 fn payloads_are_what_ecmascript_would_print() {
     let script = "const lines=require('fs').readFileSync(0,'utf8').split('\\n').filter(x=>x);\
                   for(const l of lines)console.log(JSON.stringify(JSON.parse(l)))";
-    let node = Command::new("node").args(["-e", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let node = Command::new("node")
+        .args(["-e", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
     let Ok(mut node) = node else {
         eprintln!("no Node.js here: not compared");
         return;
@@ -176,10 +189,12 @@ fn payloads_are_what_ecmascript_would_print() {
     let mut dice = Dice(11);
     // Numbers beyond what can be held are the one documented difference; duplicate keys are refused.
     let holds = |text: &String| {
-        targets::printed(format!("{{\"data\":{{\"x\":{text}}}}}").as_bytes()).contains("\"data\":{\"x\":")
+        targets::printed(format!("{{\"data\":{{\"x\":{text}}}}}").as_bytes())
+            .contains("\"data\":{\"x\":")
             && serde_json::from_str::<serde_json::Value>(text).is_ok()
     };
-    let documents: Vec<String> = std::iter::repeat_with(|| value(&mut dice, 4)).filter(holds).take(5_000).collect();
+    let documents: Vec<String> =
+        std::iter::repeat_with(|| value(&mut dice, 4)).filter(holds).take(5_000).collect();
     let mut input = node.stdin.take().unwrap();
     let sent = documents.join("\n");
     let writer = std::thread::spawn(move || input.write_all(sent.as_bytes()));

@@ -6,7 +6,7 @@ use shared::event::StreamId;
 use shared::json::Document;
 use shared::outbound::payload::{PayloadParts, payload as print};
 use shared::platform::{PlatformName, registry::Registry};
-use shared::queue::{DeadLetter, StreamEntry, Fields, decode, record};
+use shared::queue::{DeadLetter, Fields, StreamEntry, decode, record};
 use shared::signature::{Credential, Keys, Scheme, Secret, verify};
 
 /// What is tried with any bytes.
@@ -54,9 +54,14 @@ pub(crate) fn signature(data: &[u8]) {
     let body = pieces.pop().unwrap_or_default();
     for (scheme, keys) in SCHEMES.iter() {
         let names = scheme.headers();
-        let headers: Vec<(&str, &[u8])> = names.iter().copied().zip(pieces.iter().copied()).collect();
+        let headers: Vec<(&str, &[u8])> =
+            names.iter().copied().zip(pieces.iter().copied()).collect();
         for now in [1_700_000_000_000, i64::MAX, i64::MIN] {
-            assert!(verify(scheme, keys, &headers, body, now).is_err(), "{} took it for genuine", scheme.name());
+            assert!(
+                verify(scheme, keys, &headers, body, now).is_err(),
+                "{} took it for genuine",
+                scheme.name()
+            );
         }
         // One value stands for all headers as well, and twice.
         if let Some(value) = pieces.first() {
@@ -118,8 +123,12 @@ pub(crate) fn definition(data: &[u8]) {
 pub(crate) fn import(data: &[u8]) {
     let Ok(read) = record::read(data) else { return };
     let mut line = Vec::new();
-    record::write(&read.platform, StreamEntry { id: read.id, fields: Some(read.fields.clone().into()) }, &mut line)
-        .expect("a line");
+    record::write(
+        &read.platform,
+        StreamEntry { id: read.id, fields: Some(read.fields.clone().into()) },
+        &mut line,
+    )
+    .expect("a line");
     assert_eq!(record::read(&line).expect("what was written"), read);
 }
 
@@ -136,7 +145,8 @@ pub(crate) fn json(data: &[u8]) {
         Ok(document) => document,
         Err(error) => return drop(error.to_string()),
     };
-    let raw: &serde_json::value::RawValue = serde_json::from_slice(data).expect("JSON for serde_json, too");
+    let raw: &serde_json::value::RawValue =
+        serde_json::from_slice(data).expect("JSON for serde_json, too");
     assert_eq!(document.root().raw(), raw.get());
     let _ = shared::json::time::parse(document.root());
     let form = canonical(data).expect("it was parsed");

@@ -30,10 +30,13 @@ pub(crate) async fn read(stream: &mut TcpStream, buffer: &mut [u8; MAX_ANSWER]) 
 
 /// Status and whole length of the answer that `bytes` begins with, once its head is complete.
 fn head(bytes: &[u8]) -> io::Result<Option<(u16, usize)>> {
-    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
     let text = std::str::from_utf8(&bytes[..end]).map_err(io::Error::other)?;
     let mut lines = text.split("\r\n");
-    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
+    let status =
+        lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("not an HTTP/1.1 answer"))?;
     let length: Option<usize> = lines.find_map(|line| {
         let (name, value) = line.split_once(':')?;

@@ -56,7 +56,9 @@ impl Sampler {
 
     /// What the `i`-th process used between the first and the last mark.
     pub(crate) fn used(&self, i: usize) -> Duration {
-        let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else { return Duration::ZERO };
+        let (Some(first), Some(last)) = (self.samples.first(), self.samples.last()) else {
+            return Duration::ZERO;
+        };
         last[i].saturating_sub(first[i])
     }
 

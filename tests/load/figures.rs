@@ -44,7 +44,13 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// Adds a round's value.
-    pub(crate) fn add(&mut self, section: &'static str, name: &'static str, column: &str, value: f64) {
+    pub(crate) fn add(
+        &mut self,
+        section: &'static str,
+        name: &'static str,
+        column: &str,
+        value: f64,
+    ) {
         let place = Place { section, name, column: column.to_owned() };
         match self.all.iter_mut().find(|figure| figure.place == place) {
             Some(figure) => {

@@ -124,7 +124,8 @@ pub(crate) async fn run(
     }
 
     let tally = shared.tally();
-    let measured = tally.exhausted.unwrap_or(ended).min(shared.end).saturating_duration_since(begin);
+    let measured =
+        tally.exhausted.unwrap_or(ended).min(shared.end).saturating_duration_since(begin);
     if measured.is_zero() {
         return Err("the requests ran out in the warm-up".into());
     }
@@ -156,7 +157,11 @@ impl Turns {
     }
 }
 
-async fn connection(shared: Arc<Shared>, mut stream: TcpStream, mut turns: Option<Turns>) -> io::Result<()> {
+async fn connection(
+    shared: Arc<Shared>,
+    mut stream: TcpStream,
+    mut turns: Option<Turns>,
+) -> io::Result<()> {
     let mut buffer = [0_u8; MAX_ANSWER];
     loop {
         let (due, late) = match &mut turns {
@@ -223,7 +228,10 @@ mod tests {
                 if std::mem::take(&mut first) {
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                stream.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+                    .await
+                    .unwrap();
             }
         });
         let plan = Plan {
@@ -234,7 +242,8 @@ mod tests {
             rate: Some(100.0),
             expected: 202,
         };
-        let outcome = run(&plan, Requests::signed("h", 100, &Kind::plain()).endless(), || {}).await.unwrap();
+        let outcome =
+            run(&plan, Requests::signed("h", 100, &Kind::plain()).endless(), || {}).await.unwrap();
         // About twenty requests were due while the server slept; they waited for 100 ms on average.
         let slow = outcome.latency.len() - outcome.latency.count_between(0, 20_000);
         assert!(slow >= 15, "{slow} of {}", outcome.latency.len());

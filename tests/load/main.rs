@@ -47,7 +47,9 @@ type Failure = Box<dyn Error>;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Some(Command::Bare { bind }) => floors::bare::serve(bind).map(|()| true).map_err(Into::into),
+        Some(Command::Bare { bind }) => {
+            floors::bare::serve(bind).map(|()| true).map_err(Into::into)
+        }
         Some(Command::Pool { bind, url, lender, size }) => {
             floors::pool::serve(bind, &url, lender, size).map(|()| true)
         }
@@ -69,7 +71,8 @@ fn main() -> ExitCode {
 fn load(options: &Options) -> Result<bool, Failure> {
     tests::binaries::build("load")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figures = runtime.block_on(async { tokio::time::timeout(WHOLE_RUN, run::all(options)).await })??;
+    let figures =
+        runtime.block_on(async { tokio::time::timeout(WHOLE_RUN, run::all(options)).await })??;
     let report = report::Report::new(options, figures);
     print(&if options.json { serde_json::to_string(&report)? + "\n" } else { report.table() })?;
     Ok(report.is_good(options.strict))

@@ -65,14 +65,18 @@ impl<'p> Subject<'p> {
     ) -> Result<Self, Box<dyn Error>> {
         let platform = registry.get(name).ok_or("a bundled platform is missing")?;
         let keys = keys.get(&platform.name).ok_or("a secret is missing")?;
-        let events = (0..BODIES).map(&event).map(|signed| (signed.headers, Bytes::from(signed.body))).collect();
+        let events = (0..BODIES)
+            .map(&event)
+            .map(|signed| (signed.headers, Bytes::from(signed.body)))
+            .collect();
         Ok(Self { platform, keys, events })
     }
 
     /// Whether the `i`-th event is genuine and can be identified.
     fn take(&self, i: usize, identified: bool) -> bool {
         let (headers, body) = &self.events[i % BODIES];
-        let Ok(verified) = verify(&self.platform.scheme, self.keys, headers, body, clock::now_ms()) else {
+        let Ok(verified) = verify(&self.platform.scheme, self.keys, headers, body, clock::now_ms())
+        else {
             return false;
         };
         !identified || identify(self.platform, black_box(&verified), body).is_ok()
@@ -98,7 +102,8 @@ pub(crate) fn all(options: &MicroOptions) -> Result<Micro, Box<dyn Error>> {
         sign::livekit(sender::LIVEKIT_KEY, sender::LIVEKIT_SECRET, now(), body.as_bytes())
     })?;
     let netflix = Subject::new(&registry, &keys, "netflix", |i| {
-        let body = content_event("content_added", &format!("c{i}"), "A title", sender::now_ms()).to_string();
+        let body = content_event("content_added", &format!("c{i}"), "A title", sender::now_ms())
+            .to_string();
         sign::generic("netflix", sender::NETFLIX_SECRET, body.as_bytes())
     })?;
 
@@ -110,10 +115,14 @@ pub(crate) fn all(options: &MicroOptions) -> Result<Micro, Box<dyn Error>> {
         black_box(mac.finalize().into_bytes());
         true
     })?];
-    timings.push(time("mux: parse the JSON", iterations, |i| Document::parse(&mux.events[i % BODIES].1).is_ok())?);
+    timings.push(time("mux: parse the JSON", iterations, |i| {
+        Document::parse(&mux.events[i % BODIES].1).is_ok()
+    })?);
     for (name, subject) in [("mux", &mux), ("livekit", &livekit), ("netflix", &netflix)] {
         timings.push(time(&format!("{name}: verify"), iterations, |i| subject.take(i, false))?);
-        timings.push(time(&format!("{name}: verify and identify"), iterations, |i| subject.take(i, true))?);
+        timings.push(time(&format!("{name}: verify and identify"), iterations, |i| {
+            subject.take(i, true)
+        })?);
     }
     let yardstick = timings.first().map_or(1.0, |first| first.ns_per_event);
     for timing in &mut timings {
@@ -123,7 +132,11 @@ pub(crate) fn all(options: &MicroOptions) -> Result<Micro, Box<dyn Error>> {
 }
 
 /// Times `event`, which says whether it did what is to be timed.
-fn time(name: &str, iterations: usize, mut event: impl FnMut(usize) -> bool) -> Result<Timing, Box<dyn Error>> {
+fn time(
+    name: &str,
+    iterations: usize,
+    mut event: impl FnMut(usize) -> bool,
+) -> Result<Timing, Box<dyn Error>> {
     let mut rounds = Vec::with_capacity(ROUNDS);
     // The first round warms caches and the branch predictor; it does not count.
     for _ in 0..=ROUNDS {
@@ -131,14 +144,24 @@ fn time(name: &str, iterations: usize, mut event: impl FnMut(usize) -> bool) -> 
         let good = (0..iterations).filter(|i| black_box(event(black_box(*i)))).count();
         let taken = begin.elapsed();
         if good != iterations {
-            return Err(format!("{name}: {} of {iterations} events were refused", iterations - good).into());
+            return Err(format!(
+                "{name}: {} of {iterations} events were refused",
+                iterations - good
+            )
+            .into());
         }
         rounds.push(per_event(taken, iterations));
     }
     rounds.remove(0);
     rounds.sort_by(f64::total_cmp);
     let (fastest_ns, slowest_ns) = (rounds[0], rounds[ROUNDS - 1]);
-    Ok(Timing { name: name.to_owned(), ns_per_event: rounds[ROUNDS / 2], fastest_ns, slowest_ns, ratio: 1.0 })
+    Ok(Timing {
+        name: name.to_owned(),
+        ns_per_event: rounds[ROUNDS / 2],
+        fastest_ns,
+        slowest_ns,
+        ratio: 1.0,
+    })
 }
 
 fn per_event(taken: Duration, iterations: usize) -> f64 {

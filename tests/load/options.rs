@@ -144,7 +144,9 @@ impl Options {
     /// What to run, in order.
     pub(crate) fn sections(&self) -> Vec<Section> {
         let asked = |section: &Section| {
-            self.all || self.sections.contains(section) || (self.sections.is_empty() && MAIN.contains(section))
+            self.all
+                || self.sections.contains(section)
+                || (self.sections.is_empty() && MAIN.contains(section))
         };
         Section::value_variants().iter().copied().filter(asked).collect()
     }

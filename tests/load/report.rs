@@ -32,7 +32,8 @@ const COLUMN: usize = 18;
 
 impl Report {
     pub(crate) fn new(options: &Options, figures: Figures) -> Self {
-        let name = |section: Section| section.to_possible_value().map(|value| value.get_name().to_owned());
+        let name =
+            |section: Section| section.to_possible_value().map(|value| value.get_name().to_owned());
         let targets = targets::judge(&figures);
         let Figures { faults, notes, .. } = &figures;
         Self {
@@ -68,7 +69,8 @@ impl Report {
             self.cores, self.connections, self.rounds, self.seconds
         );
         for section in distinct(self.figures.iter().map(|figure| figure.place.section)) {
-            let of: Vec<&Figure> = self.figures.iter().filter(|figure| figure.place.section == section).collect();
+            let of: Vec<&Figure> =
+                self.figures.iter().filter(|figure| figure.place.section == section).collect();
             table(&mut out, section, &of);
         }
         self.judgement(&mut out);
@@ -97,8 +99,11 @@ impl Report {
             let measured = measured.map_or_else(|| "–".to_owned(), number);
             let _ = writeln!(out, "  {:<70}{bound:>12}{measured:>12}  {verdict}", target.name);
         }
-        let (met, missed, open) =
-            (self.count(Verdict::Met), self.count(Verdict::Missed), self.count(Verdict::NotMeasured));
+        let (met, missed, open) = (
+            self.count(Verdict::Met),
+            self.count(Verdict::Missed),
+            self.count(Verdict::NotMeasured),
+        );
         let _ = writeln!(out, "targets: {met} met, {missed} missed, {open} not measured");
     }
 }
@@ -113,8 +118,14 @@ fn table(out: &mut String, section: &str, figures: &[&Figure]) {
     for name in distinct(figures.iter().map(|figure| figure.place.name)) {
         let _ = write!(out, "  {name:<width$}", width = NAME - 2);
         for column in &columns {
-            let at = figures.iter().find(|figure| figure.place.name == name && figure.place.column == *column);
-            let _ = write!(out, "{:>COLUMN$}", at.map_or_else(|| "–".to_owned(), |figure| number(figure.median)));
+            let at = figures
+                .iter()
+                .find(|figure| figure.place.name == name && figure.place.column == *column);
+            let _ = write!(
+                out,
+                "{:>COLUMN$}",
+                at.map_or_else(|| "–".to_owned(), |figure| number(figure.median))
+            );
         }
         out.push('\n');
     }
@@ -163,7 +174,11 @@ mod tests {
     #[test]
     fn a_missed_target_is_told_and_fails_only_a_strict_run() {
         let met = report(|_| {});
-        assert!(met.is_good(true) && met.table().contains("targets: 1 met, 0 missed"), "{}", met.table());
+        assert!(
+            met.is_good(true) && met.table().contains("targets: 1 met, 0 missed"),
+            "{}",
+            met.table()
+        );
         let missed = report(|figures| figures.goal(Goal::IdleWorker, 3.0));
         assert!(missed.is_good(false) && !missed.is_good(true));
         assert!(missed.table().contains("MISSED"), "{}", missed.table());
@@ -172,7 +187,11 @@ mod tests {
     #[test]
     fn a_lost_event_fails_every_run() {
         let lost = report(|figures| figures.fault("1 of 2 accepted events is missing".to_owned()));
-        assert!(!lost.is_good(false) && lost.table().contains("NOT GOOD: 1 of 2"), "{}", lost.table());
+        assert!(
+            !lost.is_good(false) && lost.table().contains("NOT GOOD: 1 of 2"),
+            "{}",
+            lost.table()
+        );
     }
 
     #[test]
@@ -180,14 +199,25 @@ mod tests {
         let table = report(|_| {}).table();
         let line = table.lines().find(|line| line.contains("Redis CPU µs/event")).unwrap();
         assert!(line.contains('–') && line.contains("9.87"), "{line}");
-        assert!(table.lines().any(|line| line.contains("accepted/s") && line.contains("180000")), "{table}");
+        assert!(
+            table.lines().any(|line| line.contains("accepted/s") && line.contains("180000")),
+            "{table}"
+        );
     }
 
     #[test]
     fn the_object_has_targets_and_figures() {
         let json = serde_json::to_value(report(|_| {})).unwrap();
         assert_eq!(json["figures"][0]["column"], "bare");
-        let judged = json["targets"].as_array().unwrap().iter().find(|one| one["goal"] == "redis_cpu").unwrap();
-        assert_eq!((judged["verdict"].as_str(), judged["bound"].as_f64()), (Some("met"), Some(14.0)));
+        let judged = json["targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|one| one["goal"] == "redis_cpu")
+            .unwrap();
+        assert_eq!(
+            (judged["verdict"].as_str(), judged["bound"].as_f64()),
+            (Some("met"), Some(14.0))
+        );
     }
 }

@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn events_are_spread_over_all_platforms_and_types() {
-        let pairs: HashSet<_> = (0..20_000).map(|i| (platform(i, 200), KINDS[i % KINDS.len()])).collect();
+        let pairs: HashSet<_> =
+            (0..20_000).map(|i| (platform(i, 200), KINDS[i % KINDS.len()])).collect();
         assert_eq!(pairs.len(), 200 * KINDS.len());
         assert_eq!(platform(7, 0), "mux");
     }

@@ -90,20 +90,55 @@ pub(crate) const TARGETS: [Target; 22] = [
         "×",
         "accepted/s at always, against one script per request over a pool",
     ),
-    at_least(Goal::AcceptedAgainstFastify, 3.0, "×", "accepted/s at always, against Fastify + ioredis at everysec"),
-    at_most(Goal::IngressCpuAgainstBare, 2.0, "×", "ingress CPU per event at always, against the bare handler"),
+    at_least(
+        Goal::AcceptedAgainstFastify,
+        3.0,
+        "×",
+        "accepted/s at always, against Fastify + ioredis at everysec",
+    ),
+    at_most(
+        Goal::IngressCpuAgainstBare,
+        2.0,
+        "×",
+        "ingress CPU per event at always, against the bare handler",
+    ),
     at_most(Goal::RedisCpu, 14.0, "µs", "Redis CPU per event at always: enqueue + read + settle"),
-    at_least(Goal::SqliteAgainstRaw, 0.6, "×", "worker to SQLite, events/s against raw batched writes"),
-    at_least(Goal::PostgresAgainstRaw, 0.6, "×", "worker to PostgreSQL, events/s against raw batched writes"),
-    at_most(Goal::SqliteCpuBeyondRaw, 12.0, "µs", "worker to SQLite, CPU per event beyond that floor"),
-    at_most(Goal::PostgresCpuBeyondRaw, 12.0, "µs", "worker to PostgreSQL, CPU per event beyond that floor"),
+    at_least(
+        Goal::SqliteAgainstRaw,
+        0.6,
+        "×",
+        "worker to SQLite, events/s against raw batched writes",
+    ),
+    at_least(
+        Goal::PostgresAgainstRaw,
+        0.6,
+        "×",
+        "worker to PostgreSQL, events/s against raw batched writes",
+    ),
+    at_most(
+        Goal::SqliteCpuBeyondRaw,
+        12.0,
+        "µs",
+        "worker to SQLite, CPU per event beyond that floor",
+    ),
+    at_most(
+        Goal::PostgresCpuBeyondRaw,
+        12.0,
+        "µs",
+        "worker to PostgreSQL, CPU per event beyond that floor",
+    ),
     at_most(Goal::AcceptP99, 10.0, "ms", "half the maximum rate, at always: accept, p99"),
     at_most(Goal::CommitP50, 10.0, "ms", "half the maximum rate, at always: accept to commit, p50"),
     at_most(Goal::CommitP99, 60.0, "ms", "half the maximum rate, at always: accept to commit, p99"),
     at_most(Goal::MemoryIngress, 64.0, "MiB", "resident memory: ingress under full load"),
     at_most(Goal::MemoryWorker, 128.0, "MiB", "resident memory: worker with 1,000,000 queued"),
     at_most(Goal::CostQueued, 1.1, "×", "cost per event with 1,000,000 queued, against none"),
-    at_most(Goal::CostRemembered, 1.1, "×", "cost per event with 5,000,000 remembered ids, against none"),
+    at_most(
+        Goal::CostRemembered,
+        1.1,
+        "×",
+        "cost per event with 5,000,000 remembered ids, against none",
+    ),
     at_most(Goal::CostPlatforms, 1.3, "×", "cost per event with 200 active platforms, against one"),
     at_most(Goal::BytesRemembered, 165.0, "B", "Redis memory per remembered id"),
     at_most(Goal::BytesQueued, 230.0, "B", "Redis memory per queued, unread event beyond its body"),
@@ -176,6 +211,9 @@ mod tests {
         let judged = TARGETS[0].judge(Some(f64::INFINITY));
         let json = serde_json::to_value(judged).unwrap();
         assert_eq!(json["measured"], serde_json::Value::Null);
-        assert_eq!((json["verdict"].as_str(), json["goal"].as_str()), (Some("met"), Some("accepted_against_pool")));
+        assert_eq!(
+            (json["verdict"].as_str(), json["goal"].as_str()),
+            (Some("met"), Some("accepted_against_pool"))
+        );
     }
 }

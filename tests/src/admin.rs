@@ -39,7 +39,8 @@ impl Sender {
 
     /// Removes a registered platform.
     pub async fn unregister(&self, platform: &str) -> HttpAnswer {
-        self.admin(Method::DELETE, &format!("/api/v1/webhooks/platforms/{platform}"), &Value::Null).await
+        self.admin(Method::DELETE, &format!("/api/v1/webhooks/platforms/{platform}"), &Value::Null)
+            .await
     }
 
     /// Pauses or resumes a platform.

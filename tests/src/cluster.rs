@@ -30,7 +30,8 @@ impl RedisCluster {
         for _ in 0..2 * PRIMARIES {
             let bus = ports::free().to_string();
             let options = options.clone().set("cluster-enabled", "yes").set("cluster-port", &bus);
-            let options = options.set("cluster-node-timeout", &timeout).set("repl-diskless-sync-delay", "0");
+            let options =
+                options.set("cluster-node-timeout", &timeout).set("repl-diskless-sync-delay", "0");
             nodes.push(RedisServer::start(options).await);
         }
         let cluster = Self { nodes };
@@ -41,16 +42,25 @@ impl RedisCluster {
     async fn form(&self) {
         for (at, node) in self.nodes[..PRIMARIES].iter().enumerate() {
             let (first, next) = (SLOTS * at / PRIMARIES, SLOTS * (at + 1) / PRIMARIES);
-            node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &(next - 1).to_string()]).await;
+            node.command::<()>(&[
+                "CLUSTER",
+                "ADDSLOTSRANGE",
+                &first.to_string(),
+                &(next - 1).to_string(),
+            ])
+            .await;
             // Nodes of one epoch would have to settle it first.
-            let _: String = node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]).await;
+            let _: String =
+                node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]).await;
         }
         for node in &self.nodes[1..] {
             let (port, bus) = (node.port().to_string(), self.bus(node).await);
             self.nodes[0].command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
         }
-        self.wait_until_agreed("all know each other", |node| node.contains(&format!("cluster_known_nodes:{}", 2 * PRIMARIES)))
-            .await;
+        self.wait_until_agreed("all know each other", |node| {
+            node.contains(&format!("cluster_known_nodes:{}", 2 * PRIMARIES))
+        })
+        .await;
         for (at, replica) in self.nodes[PRIMARIES..].iter().enumerate() {
             let primary: String = self.nodes[at].command(&["CLUSTER", "MYID"]).await;
             poll::until("a replica finds its primary", AGREEMENT_TIMEOUT, async || {
@@ -133,7 +143,11 @@ impl RedisCluster {
     ///
     /// # Panics
     /// When it does not.
-    pub async fn fail_over(&mut self, key: &str, strike: impl FnOnce(&mut RedisServer)) -> (usize, Duration) {
+    pub async fn fail_over(
+        &mut self,
+        key: &str,
+        strike: impl FnOnce(&mut RedisServer),
+    ) -> (usize, Duration) {
         let primary = self.primary_of(key).await;
         strike(&mut self.nodes[primary]);
         let begin = Instant::now();
@@ -167,12 +181,15 @@ impl RedisCluster {
         let port = self.nodes[to].port().to_string();
         loop {
             // One by one, so that there are moments when only some of the keys have moved.
-            let keys: Vec<String> = self.nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "20"]).await;
+            let keys: Vec<String> =
+                self.nodes[from].command(&["CLUSTER", "GETKEYSINSLOT", &slot, "20"]).await;
             if keys.is_empty() {
                 break;
             }
             for key in keys {
-                let _: String = self.nodes[from].command(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]).await;
+                let _: String = self.nodes[from]
+                    .command(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])
+                    .await;
             }
         }
         for at in [to, from] {
@@ -180,7 +197,11 @@ impl RedisCluster {
         }
     }
 
-    async fn ask<T: redis::FromRedisValue>(&self, node: &RedisServer, words: &[&str]) -> redis::RedisResult<T> {
+    async fn ask<T: redis::FromRedisValue>(
+        &self,
+        node: &RedisServer,
+        words: &[&str],
+    ) -> redis::RedisResult<T> {
         let mut connection = node.connection().await;
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);

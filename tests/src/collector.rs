@@ -110,7 +110,8 @@ impl Collector {
     /// When there are others after `within`.
     pub async fn has(&self, name: &str, count: usize, within: Duration) -> Vec<Span> {
         poll::until(&format!("{count} spans {name:?}"), within, async || {
-            let spans: Vec<Span> = self.spans().into_iter().filter(|span| span.name == name).collect();
+            let spans: Vec<Span> =
+                self.spans().into_iter().filter(|span| span.name == name).collect();
             if spans.len() == count { Ok(spans) } else { Err(format!("{:#?}", self.spans())) }
         })
         .await
@@ -123,18 +124,27 @@ impl Drop for Collector {
     }
 }
 
-async fn receive(request: HttpRequest, body: Bytes, seen: Data<Mutex<ReceivedTraces>>) -> HttpResponse {
-    let authorization =
-        request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+async fn receive(
+    request: HttpRequest,
+    body: Bytes,
+    seen: Data<Mutex<ReceivedTraces>>,
+) -> HttpResponse {
+    let authorization = request
+        .headers()
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     seen.raw.push((request.path().to_owned(), authorization.to_owned(), body.clone()));
-    let protobuf = request.headers().get("content-type").is_some_and(|kind| kind == "application/x-protobuf");
+    let protobuf =
+        request.headers().get("content-type").is_some_and(|kind| kind == "application/x-protobuf");
     let Some(batch) = ExportTraceServiceRequest::decode(body).ok().filter(|_| protobuf) else {
         return HttpResponse::BadRequest().finish();
     };
     for from in batch.resource_spans {
-        let service =
-            attributes(from.resource.unwrap_or_default().attributes).remove("service.name").unwrap_or_default();
+        let service = attributes(from.resource.unwrap_or_default().attributes)
+            .remove("service.name")
+            .unwrap_or_default();
         for span in from.scope_spans.into_iter().flat_map(|scope| scope.spans) {
             seen.spans.push(Span {
                 service: service.clone(),
@@ -160,6 +170,8 @@ fn attributes(pairs: Vec<KeyValue>) -> BTreeMap<String, String> {
     };
     pairs
         .into_iter()
-        .map(|pair| (pair.key, pair.value.and_then(|value| value.value).map(text).unwrap_or_default()))
+        .map(|pair| {
+            (pair.key, pair.value.and_then(|value| value.value).map(text).unwrap_or_default())
+        })
         .collect()
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
-use sqlx::{AssertSqlSafe, Column, Connection, PgConnection, Row, SqliteConnection, TypeInfo, ValueRef};
+use sqlx::{
+    AssertSqlSafe, Column, Connection, PgConnection, Row, SqliteConnection, TypeInfo, ValueRef,
+};
 use time::format_description::well_known::Rfc3339;
 
 use crate::sender;
@@ -53,7 +55,10 @@ impl Database {
                 }
                 let rows = query.fetch_all(&mut connection).await?;
                 let _ = connection.close().await;
-                Ok(rows.iter().map(|row| plain_times(serde_json::from_str(row).unwrap_or_default())).collect())
+                Ok(rows
+                    .iter()
+                    .map(|row| plain_times(serde_json::from_str(row).unwrap_or_default()))
+                    .collect())
             }
         }
     }
@@ -198,7 +203,8 @@ impl RowLock {
         let Database::Postgres(url) = database else { panic!("only PostgreSQL has row locks") };
         let mut connection = PgConnection::connect(url).await.expect("the database");
         sqlx::raw_sql("BEGIN").execute(&mut connection).await.expect("BEGIN");
-        let lock = sqlx::query("SELECT 1 FROM sessions WHERE room_id = $1 FOR UPDATE").bind(room.to_owned());
+        let lock = sqlx::query("SELECT 1 FROM sessions WHERE room_id = $1 FOR UPDATE")
+            .bind(room.to_owned());
         lock.fetch_one(&mut connection).await.expect("a session to lock");
         Self(connection)
     }
@@ -226,7 +232,8 @@ impl RowLock {
 }
 
 async fn sqlite(path: &PathBuf, patience: Duration) -> sqlx::Result<SqliteConnection> {
-    let options = SqliteConnectOptions::new().filename(path).create_if_missing(false).busy_timeout(patience);
+    let options =
+        SqliteConnectOptions::new().filename(path).create_if_missing(false).busy_timeout(patience);
     SqliteConnection::connect_with(&options).await
 }
 

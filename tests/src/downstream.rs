@@ -114,7 +114,13 @@ impl Downstream {
     pub fn not_listening(manner: ReceiverBehavior) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], crate::ports::free()));
         let manner = Arc::new(Mutex::new(manner));
-        Self { address, manner, log: RequestLog::default(), begun: std::time::Instant::now(), running: None }
+        Self {
+            address,
+            manner,
+            log: RequestLog::default(),
+            begun: std::time::Instant::now(),
+            running: None,
+        }
     }
 
     /// Begins to listen.
@@ -124,7 +130,8 @@ impl Downstream {
     pub fn listen(&mut self) {
         let (manner, log, begun) = (Arc::clone(&self.manner), Arc::clone(&self.log), self.begun);
         let requests = AtomicUsize::new(0);
-        let state = Data::new(ReceiverState { manner, log, window: Mutex::default(), requests, begun });
+        let state =
+            Data::new(ReceiverState { manner, log, window: Mutex::default(), requests, begun });
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(state.clone())
@@ -168,7 +175,9 @@ impl Downstream {
     /// How often each delivery was answered with a 2xx.
     #[must_use]
     pub fn confirmed(&self) -> BTreeMap<String, usize> {
-        let good = |seen: &[ReceivedRequest]| seen.iter().filter(|one| (200..300).contains(&one.status)).count();
+        let good = |seen: &[ReceivedRequest]| {
+            seen.iter().filter(|one| (200..300).contains(&one.status)).count()
+        };
         self.received().iter().map(|(id, seen)| (id.clone(), good(seen))).collect()
     }
 
@@ -191,7 +200,9 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<ReceiverState>) 
     let headers: BTreeMap<String, String> = request
         .headers()
         .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
         .collect();
     let id = headers.get("webhook-id").cloned().unwrap_or_default();
     let manner = *state.manner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,7 +261,8 @@ async fn receive(request: HttpRequest, body: Bytes, state: Data<ReceiverState>) 
     if let ReceiverBehavior::Slow(time) = manner {
         tokio::time::sleep(time).await;
     }
-    let mut answer = HttpResponse::build(actix_web::http::StatusCode::from_u16(status).unwrap_or_default());
+    let mut answer =
+        HttpResponse::build(actix_web::http::StatusCode::from_u16(status).unwrap_or_default());
     if status == 429 {
         answer.insert_header(("Retry-After", retry_after));
     }

@@ -13,5 +13,8 @@ pub fn body(platform: &str, name: &str) -> String {
     let file: Value = serde_json::from_str(&text).expect("JSON");
     let requests = file["requests"].as_array().expect("requests");
     let found = requests.iter().find(|request| request["name"] == name);
-    found.and_then(|request| request["body"].as_str()).unwrap_or_else(|| panic!("{path}: no {name}")).to_owned()
+    found
+        .and_then(|request| request["body"].as_str())
+        .unwrap_or_else(|| panic!("{path}: no {name}"))
+        .to_owned()
 }

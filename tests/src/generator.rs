@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::model::{ProviderTime, EventMeaning, ModelEvent, ExpectedEnd, SessionRef, ColumnValues};
+use crate::model::{ColumnValues, EventMeaning, ExpectedEnd, ModelEvent, ProviderTime, SessionRef};
 use crate::sender::{self, ADMIN_TOKEN, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET};
 use crate::sign::{self, SignedWebhook};
 
@@ -91,14 +91,23 @@ impl SentEvent {
     #[must_use]
     pub fn request(&self, now: i64) -> (reqwest::Method, SignedWebhook) {
         let body = self.body.to_string().into_bytes();
-        let secret =
-            |validly_signed: &'static str| if self.validly_signed { validly_signed } else { "somebody-elses-secret-0123456789abcdef" };
+        let secret = |validly_signed: &'static str| {
+            if self.validly_signed {
+                validly_signed
+            } else {
+                "somebody-elses-secret-0123456789abcdef"
+            }
+        };
         let signed = match self.by {
             RequestStyle::Mux => sign::mux(secret(MUX_SECRET), now, &body),
             RequestStyle::LiveKit => sign::livekit(LIVEKIT_KEY, secret(LIVEKIT_SECRET), now, &body),
-            RequestStyle::Body { header, secret: own } => sign::over_body(self.event.platform, header, secret(own), &body),
+            RequestStyle::Body { header, secret: own } => {
+                sign::over_body(self.event.platform, header, secret(own), &body)
+            }
             RequestStyle::Announcement => {
-                let EventMeaning::Announce { room, .. } = &self.event.meaning else { unreachable!("an announcement") };
+                let EventMeaning::Announce { room, .. } = &self.event.meaning else {
+                    unreachable!("an announcement")
+                };
                 let signed = sender::announcement(room, &self.body)
                     .header("authorization", &format!("Bearer {}", secret(ADMIN_TOKEN)))
                     .header("idempotency-key", &format!("n{}", self.event.number));
@@ -141,7 +150,11 @@ impl Generator {
         (0..FOUNDING_ROOMS)
             .map(|n| {
                 let (room, stream) = (self.founding_room(n), self.stream(n));
-                SentEvent { validly_signed: true, copies: 0, ..self.announcement(room, Some(stream)) }
+                SentEvent {
+                    validly_signed: true,
+                    copies: 0,
+                    ..self.announcement(room, Some(stream))
+                }
             })
             .collect()
     }
@@ -206,11 +219,25 @@ impl Generator {
         body: Value,
         by: RequestStyle,
     ) -> SentEvent {
-        let event = ModelEvent { number: self.number, platform, kind, at: at.into(), meaning, expected_end: ExpectedEnd::Effect };
+        let event = ModelEvent {
+            number: self.number,
+            platform,
+            kind,
+            at: at.into(),
+            meaning,
+            expected_end: ExpectedEnd::Effect,
+        };
         self.number += 1;
         let validly_signed = !self.chance(2.0);
         let copies = if self.chance(5.0) { self.rng.random_range(1..4) } else { 0 };
-        SentEvent { event, validly_signed, copies, replica: self.rng.random_range(0..1024), body, by }
+        SentEvent {
+            event,
+            validly_signed,
+            copies,
+            replica: self.rng.random_range(0..1024),
+            body,
+            by,
+        }
     }
 
     fn announcement(&mut self, room: String, live_stream_id: Option<String>) -> SentEvent {
@@ -218,8 +245,11 @@ impl Generator {
         if let Some(stream) = &live_stream_id {
             body["live_stream_id"] = stream.as_str().into();
         }
-        let status =
-            if self.chance(20.0) { Some(["ready", "stopped", "idle"][self.rng.random_range(0..3)]) } else { None };
+        let status = if self.chance(20.0) {
+            Some(["ready", "stopped", "idle"][self.rng.random_range(0..3)])
+        } else {
+            None
+        };
         if let Some(status) = status {
             body["status"] = status.into();
         }
@@ -228,11 +258,24 @@ impl Generator {
             body["config"] = config.clone();
         }
         let meaning = EventMeaning::Announce { room, live_stream_id, status, config };
-        self.sent_event("sessions", "session.announced", None, meaning, body, RequestStyle::Announcement)
+        self.sent_event(
+            "sessions",
+            "session.announced",
+            None,
+            meaning,
+            body,
+            RequestStyle::Announcement,
+        )
     }
 
     /// A status event or the like of a session.
-    fn session(room: String, session_ref: SessionRef, status: Option<&'static str>, set: ColumnValues, data: ColumnValues) -> EventMeaning {
+    fn session(
+        room: String,
+        session_ref: SessionRef,
+        status: Option<&'static str>,
+        set: ColumnValues,
+        data: ColumnValues,
+    ) -> EventMeaning {
         EventMeaning::Session { room, session_ref, status, set, data }
     }
 }
@@ -255,7 +298,10 @@ impl Iterator for Generator {
             return Some(SentEvent { validly_signed: true, ..sent_event });
         }
         let mut sent_event = self.event();
-        if sent_event.event.expected_end == ExpectedEnd::Effect && self.odd > 0 && self.rng.random_ratio(1, self.odd) {
+        if sent_event.event.expected_end == ExpectedEnd::Effect
+            && self.odd > 0
+            && self.rng.random_ratio(1, self.odd)
+        {
             odd_values::alter(&mut sent_event, &mut self.rng);
         }
         Some(sent_event)
@@ -283,14 +329,21 @@ mod tests {
     #[test]
     fn generator_covers_platforms_ends_and_forgeries() {
         let sent_event: Vec<_> = Generator::new(7, 1_800_000_000_000, 100.0).take(3_000).collect();
-        let platforms: HashSet<_> = sent_event.iter().map(|sent_event| sent_event.event.platform).collect();
+        let platforms: HashSet<_> =
+            sent_event.iter().map(|sent_event| sent_event.event.platform).collect();
         assert_eq!(platforms.len(), 7, "{platforms:?}");
         for code in ["session_conflict", "invalid_event"] {
-            assert!(sent_event.iter().any(|sent_event| sent_event.event.expected_end == ExpectedEnd::Dead(code)), "{code}");
+            assert!(
+                sent_event
+                    .iter()
+                    .any(|sent_event| sent_event.event.expected_end == ExpectedEnd::Dead(code)),
+                "{code}"
+            );
         }
         assert!(sent_event.iter().any(|sent_event| !sent_event.validly_signed));
         assert!(sent_event.iter().any(|sent_event| sent_event.copies > 0));
-        let numbers: HashSet<_> = sent_event.iter().map(|sent_event| sent_event.event.number).collect();
+        let numbers: HashSet<_> =
+            sent_event.iter().map(|sent_event| sent_event.event.number).collect();
         assert_eq!(numbers.len(), sent_event.len());
     }
 }

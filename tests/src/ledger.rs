@@ -4,8 +4,8 @@
 //! [`recorder`] remembers what was sent and promised, [`observed`] and [`triggers`] read what is there and how it came about, and
 //! [`judge`] compares both through the sequential [`model`](crate::model).
 
-pub mod observed;
 pub mod judge;
+pub mod observed;
 pub mod recorder;
 pub mod triggers;
 
@@ -90,10 +90,13 @@ pub async fn places(stack: &Stack) -> HashMap<(String, String), Vec<EventPlace>>
         found.entry((text("platform"), text("event_id"))).or_default().push(EventPlace::Database);
     }
     for platform in stack.platforms().await {
-        let waiting: Vec<String> =
-            stack.redis.command(&["ZRANGE", &format!("webhooks:retry:{platform}"), "0", "-1"]).await;
+        let waiting: Vec<String> = stack
+            .redis
+            .command(&["ZRANGE", &format!("webhooks:retry:{platform}"), "0", "-1"])
+            .await;
         for (id, fields) in entries(stack, &format!("webhooks:incoming:{platform}")).await {
-            let place = if waiting.contains(&id) { EventPlace::Retry } else { EventPlace::Incoming };
+            let place =
+                if waiting.contains(&id) { EventPlace::Retry } else { EventPlace::Incoming };
             found.entry((platform.clone(), event_id(&fields))).or_default().push(place);
         }
         for (_, fields) in entries(stack, &format!("webhooks:dlq:{platform}")).await {

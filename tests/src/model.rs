@@ -38,7 +38,8 @@ pub enum EventTable {
 
 impl EventTable {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Sessions, Self::Recordings, Self::Contents, Self::Jobs, Self::ChatMessages];
+    pub const ALL: [Self; 5] =
+        [Self::Sessions, Self::Recordings, Self::Contents, Self::Jobs, Self::ChatMessages];
 
     /// Its name.
     #[must_use]
@@ -164,7 +165,11 @@ impl ModelEvent {
     #[must_use]
     pub fn awaited(&self) -> Option<&str> {
         match &self.meaning {
-            EventMeaning::Session { room, session_ref: SessionRef::Room | SessionRef::LiveStream, .. } => Some(room),
+            EventMeaning::Session {
+                room,
+                session_ref: SessionRef::Room | SessionRef::LiveStream,
+                ..
+            } => Some(room),
             _ => None,
         }
     }
@@ -237,7 +242,10 @@ pub fn apply(mut arrived: Vec<ArrivedEvent<'_>>) -> Model {
 }
 
 /// The columns that an event writes into a row as it is now.
-fn written(rows: &BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) -> Option<(RowKey, ColumnValues)> {
+fn written(
+    rows: &BTreeMap<RowKey, ColumnValues>,
+    one: &ArrivedEvent<'_>,
+) -> Option<(RowKey, ColumnValues)> {
     match &one.event.meaning {
         EventMeaning::LogOnly => None,
         EventMeaning::Upsert { table, id, set } => {
@@ -245,7 +253,9 @@ fn written(rows: &BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) -> Opt
             let mut written = set.clone();
             // A message whose sender never says when it was sent was sent at the time of its oldest event.
             if *table == EventTable::ChatMessages && !rows.contains_key(&key) {
-                written.entry("sent_at".to_owned()).or_insert_with(|| rfc3339(one.occurred_at()).into());
+                written
+                    .entry("sent_at".to_owned())
+                    .or_insert_with(|| rfc3339(one.occurred_at()).into());
             }
             Some((key, written))
         }
@@ -258,7 +268,9 @@ fn written(rows: &BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) -> Opt
                 ("status", status.filter(|status| *status != "ready").map(Value::from)),
             ];
             let mut written = touch(one);
-            written.extend(told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+            written.extend(
+                told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))),
+            );
             Some((key, written))
         }
         EventMeaning::Session { room, session_ref, status, set, data } => {
@@ -275,7 +287,10 @@ fn written(rows: &BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) -> Opt
             written.extend(set.clone());
             if !data.is_empty() {
                 let known = row.get("data").and_then(Value::as_object).cloned().unwrap_or_default();
-                written.insert("data".to_owned(), Value::Object(known.into_iter().chain(data.clone()).collect()));
+                written.insert(
+                    "data".to_owned(),
+                    Value::Object(known.into_iter().chain(data.clone()).collect()),
+                );
             }
             Some((key, written))
         }
@@ -285,7 +300,8 @@ fn written(rows: &BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) -> Opt
 /// The oldest event that may make a session is the one that did.
 fn found(tables: &mut BTreeMap<RowKey, ColumnValues>, one: &ArrivedEvent<'_>) {
     let room = match &one.event.meaning {
-        EventMeaning::Announce { room, .. } | EventMeaning::Session { room, session_ref: SessionRef::RoomOrCreate, .. } => room,
+        EventMeaning::Announce { room, .. }
+        | EventMeaning::Session { room, session_ref: SessionRef::RoomOrCreate, .. } => room,
         _ => return,
     };
     tables.entry(key(EventTable::Sessions, "", room)).or_insert_with(|| {
@@ -308,7 +324,8 @@ fn older_than_its_session(row: &ColumnValues, one: &ArrivedEvent<'_>) -> bool {
 }
 
 fn touch(one: &ArrivedEvent<'_>) -> ColumnValues {
-    let facts = [("last_event_id", one.id.to_owned()), ("last_event_at", rfc3339(one.occurred_at()))];
+    let facts =
+        [("last_event_id", one.id.to_owned()), ("last_event_at", rfc3339(one.occurred_at()))];
     facts.map(|(name, value)| (name.to_owned(), value.into())).into()
 }
 
@@ -325,15 +342,24 @@ pub struct ColumnDifference {
 
 /// What the row `found` says otherwise than `expected`. A column that no event has written must be empty.
 #[must_use]
-pub fn differences(table: EventTable, expected: &ColumnValues, found: &Value) -> Vec<ColumnDifference> {
+pub fn differences(
+    table: EventTable,
+    expected: &ColumnValues,
+    found: &Value,
+) -> Vec<ColumnDifference> {
     const NOT_EVENTS: [&str; 3] = ["updated_at", "guards", "scope"];
     let platform = if table == EventTable::Sessions { "" } else { "platform" };
     let given = found.as_object().into_iter().flat_map(|row| row.keys());
     let mut columns: BTreeSet<&str> = given.chain(expected.keys()).map(String::as_str).collect();
-    columns.retain(|column| !NOT_EVENTS.contains(column) && ![table.key(), platform].contains(column));
+    columns
+        .retain(|column| !NOT_EVENTS.contains(column) && ![table.key(), platform].contains(column));
     let differs = |column: &str| {
         let (wanted, seen) = (expected.get(column).unwrap_or(&Value::Null), &found[column]);
-        let difference = || ColumnDifference { column: column.to_owned(), wanted: wanted.clone(), seen: seen.clone() };
+        let difference = || ColumnDifference {
+            column: column.to_owned(),
+            wanted: wanted.clone(),
+            seen: seen.clone(),
+        };
         (!same(wanted, seen)).then(difference)
     };
     columns.into_iter().filter_map(differs).collect()
@@ -343,7 +369,9 @@ pub fn differences(table: EventTable, expected: &ColumnValues, found: &Value) ->
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| same(a, b)))
         }
@@ -360,8 +388,21 @@ mod tests {
     fn session(number: u64, at: i64, status: &'static str, set: &[(&str, Value)]) -> ModelEvent {
         let set = set.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         let session_ref = SessionRef::RoomOrCreate;
-        let meaning = EventMeaning::Session { room: "r".into(), session_ref, status: Some(status), set, data: ColumnValues::new() };
-        ModelEvent { number, platform: "studio", kind: "k", at: ProviderTime::Known(at), meaning, expected_end: ExpectedEnd::Effect }
+        let meaning = EventMeaning::Session {
+            room: "r".into(),
+            session_ref,
+            status: Some(status),
+            set,
+            data: ColumnValues::new(),
+        };
+        ModelEvent {
+            number,
+            platform: "studio",
+            kind: "k",
+            at: ProviderTime::Known(at),
+            meaning,
+            expected_end: ExpectedEnd::Effect,
+        }
     }
 
     fn arrived(event: &ModelEvent) -> ArrivedEvent<'_> {
@@ -370,7 +411,8 @@ mod tests {
 
     #[test]
     fn model_orders_by_time_then_arrival() {
-        let ended = session(1, 5_000, "ended", &[("peak_viewers", json!(7)), ("title", json!("old"))]);
+        let ended =
+            session(1, 5_000, "ended", &[("peak_viewers", json!(7)), ("title", json!("old"))]);
         let live = session(2, 6_000, "live", &[]);
         let twin = session(3, 6_000, "idle", &[("duration_seconds", json!(1.5))]);
         let model = apply(vec![arrived(&twin), arrived(&live), arrived(&ended)]);
@@ -389,14 +431,18 @@ mod tests {
 
     #[test]
     fn model_expects_unwritten_columns_to_be_empty() {
-        let expected =
-            ColumnValues::from([("status".to_owned(), json!("live")), ("duration_seconds".to_owned(), json!(60))]);
-        let found =
-            json!({"room_id": "r", "guards": "{}", "status": "live", "duration_seconds": 60.0, "title": null});
+        let expected = ColumnValues::from([
+            ("status".to_owned(), json!("live")),
+            ("duration_seconds".to_owned(), json!(60)),
+        ]);
+        let found = json!({"room_id": "r", "guards": "{}", "status": "live", "duration_seconds": 60.0, "title": null});
         assert_eq!(differences(EventTable::Sessions, &expected, &found), []);
-        let found = json!({"room_id": "r", "status": "ended", "duration_seconds": 60.0, "title": "x"});
-        let said: Vec<_> =
-            differences(EventTable::Sessions, &expected, &found).into_iter().map(|differs| differs.column).collect();
+        let found =
+            json!({"room_id": "r", "status": "ended", "duration_seconds": 60.0, "title": "x"});
+        let said: Vec<_> = differences(EventTable::Sessions, &expected, &found)
+            .into_iter()
+            .map(|differs| differs.column)
+            .collect();
         assert_eq!(said, ["status", "title"]);
     }
 }

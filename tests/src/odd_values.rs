@@ -61,7 +61,11 @@ impl<'p> EffectInput<'p> {
     }
 
     fn columns<C: ToString>(set: &'p [(C, Vec<Pointer>)]) -> Vec<Self> {
-        let place = |(name, at): &'p (C, Vec<Pointer>)| Self { name: name.to_string(), at, essential: false };
+        let place = |(name, at): &'p (C, Vec<Pointer>)| Self {
+            name: name.to_string(),
+            at,
+            essential: false,
+        };
         set.iter().map(place).collect()
     }
 
@@ -77,16 +81,26 @@ impl<'p> EffectInput<'p> {
     /// All that `spec` reads, but for the session.
     fn of(spec: &'p EffectSpec) -> Vec<Self> {
         match &spec.effect {
-            Effect::SessionStatus { set, data, .. } => chain([Self::columns(set), Self::columns(data)]),
+            Effect::SessionStatus { set, data, .. } => {
+                chain([Self::columns(set), Self::columns(data)])
+            }
             Effect::SessionViewers { set, data } => {
                 let mut all = chain([Self::columns(set), Self::columns(data)]);
                 all.iter_mut().for_each(|place| place.essential = place.name == "viewer_count");
                 all
             }
-            Effect::Recording { id, set, .. } => chain([vec![Self::essential("id", id)], Self::columns(set)]),
-            Effect::Content { id, set, .. } => chain([vec![Self::essential("id", id)], Self::columns(set)]),
-            Effect::Job { id, set, .. } => chain([vec![Self::essential("id", id)], Self::columns(set)]),
-            Effect::Chat { id, set } => chain([vec![Self::essential("id", id)], Self::columns(set)]),
+            Effect::Recording { id, set, .. } => {
+                chain([vec![Self::essential("id", id)], Self::columns(set)])
+            }
+            Effect::Content { id, set, .. } => {
+                chain([vec![Self::essential("id", id)], Self::columns(set)])
+            }
+            Effect::Job { id, set, .. } => {
+                chain([vec![Self::essential("id", id)], Self::columns(set)])
+            }
+            Effect::Chat { id, set } => {
+                chain([vec![Self::essential("id", id)], Self::columns(set)])
+            }
             Effect::SessionAnnounce | Effect::Log => Vec::new(),
         }
     }
@@ -123,13 +137,17 @@ pub fn events(platform: &Platform) -> Vec<OddEvent> {
     effects.sort_by_key(|(event_type, _)| *event_type);
     for (event_type, spec) in effects {
         let rooms = spec.session.as_deref().unwrap_or(&platform.event.session);
-        let session = matches!(spec.effect, Effect::SessionStatus { .. } | Effect::SessionViewers { .. });
-        let session = (session && !rooms.is_empty()).then(|| EffectInput::essential("session", rooms));
+        let session =
+            matches!(spec.effect, Effect::SessionStatus { .. } | Effect::SessionViewers { .. });
+        let session =
+            (session && !rooms.is_empty()).then(|| EffectInput::essential("session", rooms));
         let places = EffectInput::of(spec).into_iter().chain(session).collect::<Vec<_>>();
-        let essential: Vec<_> = places.iter().filter(|place| place.essential).flat_map(|place| place.at).collect();
+        let essential: Vec<_> =
+            places.iter().filter(|place| place.essential).flat_map(|place| place.at).collect();
         for place in &places {
             for value in values() {
-                let mut body = valid_body(platform, spec, &format!("{}-odd-{}", platform.name, all.len()));
+                let mut body =
+                    valid_body(platform, spec, &format!("{}-odd-{}", platform.name, all.len()));
                 for pointer in place.at {
                     put(&mut body, &place.odd(pointer), value.clone());
                 }
@@ -153,7 +171,8 @@ fn put(body: &mut Value, pointer: &Pointer, value: Value) {
         if !place.is_object() {
             *place = json!({});
         }
-        place = place.as_object_mut().expect("an object").entry(segment.clone()).or_insert(Value::Null);
+        place =
+            place.as_object_mut().expect("an object").entry(segment.clone()).or_insert(Value::Null);
     }
     *place = value;
 }

@@ -26,7 +26,12 @@ pub async fn add_suspect_entry(server: &RedisServer, stream: &str, fields: &[&st
 ///
 /// # Panics
 /// As there.
-pub async fn add_condemned_entry(server: &RedisServer, stream: &str, suspects: &str, fields: &[&str]) -> String {
+pub async fn add_condemned_entry(
+    server: &RedisServer,
+    stream: &str,
+    suspects: &str,
+    fields: &[&str],
+) -> String {
     let script = "local id = redis.call('XADD', KEYS[1], '*', unpack(ARGV)) \
         redis.call('XREADGROUP', 'GROUP', 'webhook-processors', 'gone', 'STREAMS', KEYS[1], '>') \
         redis.call('XCLAIM', KEYS[1], 'webhook-processors', 'gone', 0, id, 'IDLE', 600000, 'RETRYCOUNT', 500, 'JUSTID') \
@@ -41,14 +46,21 @@ pub async fn add_condemned_entry(server: &RedisServer, stream: &str, suspects: &
 ///
 /// # Panics
 /// When other entries are pending, too, or Redis does not answer.
-pub async fn move_delivery_into_future(server: &RedisServer, stream: &str, consumer: &str, ids: &[StreamId]) {
+pub async fn move_delivery_into_future(
+    server: &RedisServer,
+    stream: &str,
+    consumer: &str,
+    ids: &[StreamId],
+) {
     for id in ids {
         let (id, time) = (id.to_string(), PLACEHOLDER_TIME_MS.to_string());
-        let claim = ["XCLAIM", stream, "webhook-processors", consumer, "0", &id, "TIME", &time, "JUSTID"];
+        let claim =
+            ["XCLAIM", stream, "webhook-processors", consumer, "0", &id, "TIME", &time, "JUSTID"];
         server.command::<Vec<String>>(&claim).await;
     }
     let mut connection = server.connection().await;
-    let dump: Vec<u8> = redis::cmd("DUMP").arg(stream).query_async(&mut connection).await.expect("a dump");
+    let dump: Vec<u8> =
+        redis::cmd("DUMP").arg(stream).query_async(&mut connection).await.expect("a dump");
     let dump = with_time(dump, ids.len());
     let restore = redis::cmd("RESTORE").arg(stream).arg(0).arg(dump).arg("REPLACE").to_owned();
     restore.query_async::<()>(&mut connection).await.expect("the dump is valid");
@@ -56,7 +68,8 @@ pub async fn move_delivery_into_future(server: &RedisServer, stream: &str, consu
 
 /// The dump with another time of delivery in all its `pending` places.
 fn with_time(mut dump: Vec<u8>, pending: usize) -> Vec<u8> {
-    let (old, new) = (PLACEHOLDER_TIME_MS.to_le_bytes(), (PLACEHOLDER_TIME_MS + FUTURE_OFFSET_MS).to_le_bytes());
+    let (old, new) =
+        (PLACEHOLDER_TIME_MS.to_le_bytes(), (PLACEHOLDER_TIME_MS + FUTURE_OFFSET_MS).to_le_bytes());
     let places: Vec<usize> = (0..dump.len() - 8).filter(|at| dump[*at..*at + 8] == old).collect();
     assert_eq!(places.len(), pending, "one per pending entry");
     for at in places {
@@ -71,9 +84,8 @@ fn with_time(mut dump: Vec<u8>, pending: usize) -> Vec<u8> {
 /// The checksum that Redis puts under a dump (CRC-64/Jones).
 fn crc64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(
-            crc ^ u64::from(*byte),
-            |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x95ac_9329_ac4b_c9b5 } else { crc >> 1 },
-        )
+        (0..8).fold(crc ^ u64::from(*byte), |crc, _| {
+            if crc & 1 == 1 { crc >> 1 ^ 0x95ac_9329_ac4b_c9b5 } else { crc >> 1 }
+        })
     })
 }

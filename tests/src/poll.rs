@@ -23,7 +23,11 @@ pub struct PollTimeoutError {
 ///
 /// # Errors
 /// [`PollTimeoutError`], with the last status.
-pub async fn try_until<T, E, F>(what: &str, within: Duration, mut look: F) -> Result<T, PollTimeoutError>
+pub async fn try_until<T, E, F>(
+    what: &str,
+    within: Duration,
+    mut look: F,
+) -> Result<T, PollTimeoutError>
 where
     E: Display,
     F: AsyncFnMut() -> Result<T, E>,

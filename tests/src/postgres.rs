@@ -43,7 +43,8 @@ struct RunningProcess {
 
 /// Those that are neither dead nor frozen.
 fn running() -> Vec<RunningProcess> {
-    let table = Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().expect("ps runs");
+    let table =
+        Command::new("ps").args(["-A", "-o", "pid=,ppid=,state="]).output().expect("ps runs");
     let one = |line: &str| {
         let mut words = line.split_whitespace();
         let (pid, parent) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
@@ -68,7 +69,10 @@ impl PostgresServer {
         hand_over(folder.path());
         let data = folder.path().join("data");
         let template = template().await;
-        run(as_owner(Path::new("cp")).arg("-a").arg(template).arg(&data), "copy of the initdb folder");
+        run(
+            as_owner(Path::new("cp")).arg("-a").arg(template).arg(&data),
+            "copy of the initdb folder",
+        );
         let port = ports::free();
         let fsync = if options.fsync { "on" } else { "off" };
         let fixed = [
@@ -82,8 +86,10 @@ impl PostgresServer {
             ("timezone", "UTC".into()),
         ];
         let mut program = program(&bin("postgres")).arg("-D").arg(&data).in_folder(folder.path());
-        for (name, value) in
-            fixed.iter().map(|(n, v)| (*n, v)).chain(options.settings.iter().map(|(n, v)| (n.as_str(), v)))
+        for (name, value) in fixed
+            .iter()
+            .map(|(n, v)| (*n, v))
+            .chain(options.settings.iter().map(|(n, v)| (n.as_str(), v)))
         {
             program = program.arg("-c").arg(format!("{name}={value}"));
         }
@@ -98,8 +104,9 @@ impl PostgresServer {
     /// When the server is away.
     pub async fn database(&self) -> String {
         let name = format!("t{}", uuid::Uuid::new_v4().simple());
-        let mut connection =
-            PgConnection::connect(&self.url("postgres")).await.expect("the test's PostgreSQL server");
+        let mut connection = PgConnection::connect(&self.url("postgres"))
+            .await
+            .expect("the test's PostgreSQL server");
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .execute(&mut connection)
             .await
@@ -167,7 +174,8 @@ impl PostgresServer {
                 process = self.program.spawn();
                 return Err(format!("it ended; log:\n{log}"));
             }
-            let connection = PgConnection::connect(&url).await.map_err(|error| error.to_string())?;
+            let connection =
+                PgConnection::connect(&url).await.map_err(|error| error.to_string())?;
             let _ = connection.close().await;
             Ok(())
         })
@@ -201,15 +209,22 @@ async fn template() -> &'static Path {
 
 fn bin(name: &str) -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> =
-        versions.map(|entry| entry.path().join("bin").join(name)).filter(|path| path.is_file()).collect();
+    let mut found: Vec<PathBuf> = versions
+        .map(|entry| entry.path().join("bin").join(name))
+        .filter(|path| path.is_file())
+        .collect();
     found.sort();
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     found.extend(
-        std::env::split_paths(&on_path).map(|folder| folder.join(name)).filter(|path| path.is_file()).take(1),
+        std::env::split_paths(&on_path)
+            .map(|folder| folder.join(name))
+            .filter(|path| path.is_file())
+            .take(1),
     );
     found.pop().unwrap_or_else(|| {
-        panic!("PostgreSQL's {name} is neither in /usr/lib/postgresql nor in PATH: install postgresql")
+        panic!(
+            "PostgreSQL's {name} is neither in /usr/lib/postgresql nor in PATH: install postgresql"
+        )
     })
 }
 
@@ -263,7 +278,8 @@ fn program(path: &Path) -> Program {
 }
 
 fn run(command: &mut Command, what: &str) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let output =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{what}: {error}"));
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what} failed:\n{log}");
 }

@@ -76,7 +76,8 @@ pub fn binary(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this executable");
     let folder = own.parent().expect("a folder");
     let folder = if folder.ends_with("deps") { folder.parent().expect("a folder") } else { folder };
-    let path = std::env::var_os("TEST_BINARIES").map_or(folder.to_owned(), PathBuf::from).join(name);
+    let path =
+        std::env::var_os("TEST_BINARIES").map_or(folder.to_owned(), PathBuf::from).join(name);
     assert!(path.is_file(), "{} is missing: run `cargo build --bins` first", path.display());
     path
 }
@@ -179,9 +180,17 @@ impl Program {
         let mut command = self.command();
         let file = File::create(&log).expect("a log file");
         command.stdout(file.try_clone().expect("a handle")).stderr(file);
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", self.path.display()));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.path.display()));
         tell_guardian(&format!("pid {}", child.id()));
-        Process { program: self.clone(), child: Mutex::new(child), log, quiet: false, _folder: folder }
+        Process {
+            program: self.clone(),
+            child: Mutex::new(child),
+            log,
+            quiet: false,
+            _folder: folder,
+        }
     }
 
     /// Runs it to its end, at most `within`, with `input` on standard input.
@@ -190,14 +199,17 @@ impl Program {
     /// When it cannot be started or does not end in time.
     pub async fn run_with_input(&self, input: &[u8], within: Duration) -> ProgramOutput {
         let folder = folder();
-        let (out, err, inp) = (folder.path().join("out"), folder.path().join("err"), folder.path().join("in"));
+        let (out, err, inp) =
+            (folder.path().join("out"), folder.path().join("err"), folder.path().join("in"));
         std::fs::write(&inp, input).expect("an input file");
         let mut command = self.command();
         command
             .stdin(File::open(&inp).expect("an input file"))
             .stdout(File::create(&out).expect("an output file"))
             .stderr(File::create(&err).expect("an output file"));
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {}: {error}", self.path.display()));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", self.path.display()));
         tell_guardian(&format!("pid {}", child.id()));
         let process = Process {
             program: self.clone(),
@@ -207,8 +219,15 @@ impl Program {
             _folder: folder,
         };
         let status = process.wait_until_ended(within).await;
-        let text = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
-        ProgramOutput { code: status.code(), signal: status.signal(), stdout: text(&out), stderr: text(&err) }
+        let text = |path: &Path| {
+            String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+        };
+        ProgramOutput {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: text(&out),
+            stderr: text(&err),
+        }
     }
 
     /// Runs it to its end, at most `within`, with nothing on standard input.
@@ -311,7 +330,9 @@ impl Process {
 
     fn signal(&self, name: &str) {
         let child = self.child();
-        let done = Command::new("/bin/sh").args(["-c", &format!("kill -s {name} {}", child.id())]).status();
+        let done = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -s {name} {}", child.id())])
+            .status();
         assert!(done.is_ok_and(|status| status.success()), "kill -s {name} {}", self.program.name);
     }
 
@@ -374,7 +395,8 @@ fn is_stopped(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
         // Elsewhere than on Linux there is one state for all of them.
         let state = Command::new("ps").args(["-o", "state=", "-p", &pid.to_string()]).output();
-        return state.map_or(true, |state| state.stdout.is_empty() || state.stdout.starts_with(b"T"));
+        return state
+            .map_or(true, |state| state.stdout.is_empty() || state.stdout.starts_with(b"T"));
     };
     threads.flatten().all(|thread| {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();

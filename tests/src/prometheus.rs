@@ -44,8 +44,13 @@ impl Prometheus {
     /// When it is not installed, or does not become ready.
     pub async fn start(stack: &Stack, factor: u32) -> Self {
         let folder = process::folder();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
-        write("alerts.yml", &speed_up_rules(&repository_file("deploy/prometheus/alerts.yml"), factor));
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("a file")
+        };
+        write(
+            "alerts.yml",
+            &speed_up_rules(&repository_file("deploy/prometheus/alerts.yml"), factor),
+        );
         write("prometheus.yml", CONFIG);
         let _ = write_targets(folder.path(), stack);
         let address = format!("127.0.0.1:{}", ports::free());
@@ -77,7 +82,8 @@ impl Prometheus {
         wanted.sort();
         poll::until("every process is scraped", START_TIMEOUT, async || {
             let up = self.query("up == 1").await?;
-            let mut up: Vec<&str> = up.iter().filter_map(|one| one["metric"]["instance"].as_str()).collect();
+            let mut up: Vec<&str> =
+                up.iter().filter_map(|one| one["metric"]["instance"].as_str()).collect();
             up.sort_unstable();
             if up == wanted { Ok(()) } else { Err(format!("{up:?} instead of {wanted:?}")) }
         })
@@ -98,11 +104,14 @@ impl Prometheus {
     /// # Errors
     /// When there is no answer, or one that says `error`.
     pub async fn get(&self, route: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
-        let url = reqwest::Url::parse_with_params(&format!("{}/api/v1/{route}", self.url), parameters);
-        let answer =
-            reqwest::get(url.map_err(|error| error.to_string())?).await.map_err(|error| error.to_string())?;
+        let url =
+            reqwest::Url::parse_with_params(&format!("{}/api/v1/{route}", self.url), parameters);
+        let answer = reqwest::get(url.map_err(|error| error.to_string())?)
+            .await
+            .map_err(|error| error.to_string())?;
         let text = answer.text().await.map_err(|error| error.to_string())?;
-        let json: Value = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+        let json: Value =
+            serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
         if json["status"] == "success" { Ok(json["data"].clone()) } else { Err(text) }
     }
 
@@ -113,12 +122,14 @@ impl Prometheus {
     pub async fn firing(&self) -> BTreeSet<String> {
         let alerts = self.get("alerts", &[]).await.expect("prometheus answers");
         let alerts = alerts["alerts"].as_array().cloned().unwrap_or_default();
-        let firing = alerts.iter().filter(|alert| alert["state"] == "firing").map(|alert| &alert["labels"]);
+        let firing =
+            alerts.iter().filter(|alert| alert["state"] == "firing").map(|alert| &alert["labels"]);
         let text = |labels: &Value, name: &str| labels[name].as_str().map(str::to_owned);
         firing
             .map(|labels| {
                 let name = text(labels, "alertname").unwrap_or_default();
-                text(labels, "platform").map_or(name.clone(), |platform| format!("{name}:{platform}"))
+                text(labels, "platform")
+                    .map_or(name.clone(), |platform| format!("{name}:{platform}"))
             })
             .collect()
     }
@@ -130,7 +141,11 @@ impl Prometheus {
     pub async fn wait_until_firing(&self, alerts: &[&str], within: Duration) {
         poll::until(&format!("{alerts:?} fire"), within, async || {
             let firing = self.firing().await;
-            if alerts.iter().all(|alert| firing.contains(*alert)) { Ok(()) } else { Err(format!("{firing:?}")) }
+            if alerts.iter().all(|alert| firing.contains(*alert)) {
+                Ok(())
+            } else {
+                Err(format!("{firing:?}"))
+            }
         })
         .await;
     }
@@ -199,7 +214,9 @@ pub fn speed_up_rules(rules: &str, factor: u32) -> String {
                 let new = if window {
                     millis(&slow).map(|slow| format!("{}ms", slow / factor))
                 } else {
-                    slow.parse::<u32>().ok().map(|slow| (f64::from(slow) / f64::from(factor)).to_string())
+                    slow.parse::<u32>()
+                        .ok()
+                        .map(|slow| (f64::from(slow) / f64::from(factor)).to_string())
                 };
                 if let Some(new) = new {
                     line.replace_range(at..at + end, &new);
@@ -241,7 +258,10 @@ mod tests {
                 "max by (platform) (webhook_oldest_age_seconds) > 300",
                 "max by (platform) (webhook_oldest_age_seconds) > 5",
             ),
-            ("{outcome=\"dead_lettered\"}[15m])) > 0", "{outcome=\"dead_lettered\"}[15000ms])) > 0"),
+            (
+                "{outcome=\"dead_lettered\"}[15m])) > 0",
+                "{outcome=\"dead_lettered\"}[15000ms])) > 0",
+            ),
             ("for: 5m", "for: 5000ms"),
             ("webhook_retrying) > 1000", "webhook_retrying) > 1000"),
         ] {

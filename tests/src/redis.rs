@@ -26,7 +26,10 @@ impl RedisOptions {
     /// `appendonly yes`, `appendfsync always`, `maxmemory-policy noeviction`: what `DURABILITY=strict` wants.
     #[must_use]
     pub fn durable() -> Self {
-        Self::default().set("appendonly", "yes").set("appendfsync", "always").set("maxmemory-policy", "noeviction")
+        Self::default()
+            .set("appendonly", "yes")
+            .set("appendfsync", "always")
+            .set("maxmemory-policy", "noeviction")
     }
 
     /// One setting of redis.conf; a later one of the same name wins.
@@ -63,10 +66,14 @@ impl RedisServer {
         let folder = process::folder();
         let port = ports::free();
         let mut program = Program::at("redis-server", "redis-server").in_folder(folder.path());
-        let fixed = [("port", port.to_string()), ("bind", "127.0.0.1".into()), ("save", String::new())];
+        let fixed =
+            [("port", port.to_string()), ("bind", "127.0.0.1".into()), ("save", String::new())];
         let fixed = fixed.iter().map(|(name, value)| (*name, value.as_str()));
-        let more =
-            [("dir", folder.path().to_str().expect("a UTF-8 path")), ("appendonly", "no"), ("loglevel", "notice")];
+        let more = [
+            ("dir", folder.path().to_str().expect("a UTF-8 path")),
+            ("appendonly", "no"),
+            ("loglevel", "notice"),
+        ];
         let chosen = options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in fixed.chain(more).chain(chosen) {
             program = program.arg(format!("--{name}")).arg(value);
@@ -181,7 +188,10 @@ impl RedisServer {
         for word in &words[1..] {
             command.arg(*word);
         }
-        command.query_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        command
+            .query_async(&mut connection)
+            .await
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 }
 

@@ -35,9 +35,11 @@ pub fn now_ms() -> i64 {
 /// `ms` since the epoch as RFC 3339 with milliseconds and `Z`.
 #[must_use]
 pub fn rfc3339(ms: i64) -> String {
-    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).expect("a time");
-    let format =
-        time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .expect("a time");
+    let format = time::macros::format_description!(
+        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+    );
     at.format(&format).expect("a formatted time")
 }
 
@@ -97,13 +99,24 @@ impl HttpAnswer {
     #[track_caller]
     pub fn expect_error(&self, status: u16, errcode: &str) {
         assert_eq!((self.status, self.errcode()), (status, errcode), "answer: {}", self.text);
-        let mut fields: Vec<&str> = self.json.as_object().expect("an object").keys().map(String::as_str).collect();
+        let mut fields: Vec<&str> =
+            self.json.as_object().expect("an object").keys().map(String::as_str).collect();
         fields.sort_unstable();
         assert_eq!(fields, ["errcode", "erresid", "errmesg", "success"], "answer: {}", self.text);
         assert_eq!(self.json["success"], false);
-        assert!(self.json["errmesg"].as_str().is_some_and(|text| !text.is_empty()), "answer: {}", self.text);
-        assert!(self.json["erresid"].as_str().is_some_and(|text| !text.is_empty()), "answer: {}", self.text);
-        assert!(self.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
+        assert!(
+            self.json["errmesg"].as_str().is_some_and(|text| !text.is_empty()),
+            "answer: {}",
+            self.text
+        );
+        assert!(
+            self.json["erresid"].as_str().is_some_and(|text| !text.is_empty()),
+            "answer: {}",
+            self.text
+        );
+        assert!(
+            self.header("content-type").is_some_and(|kind| kind.starts_with("application/json"))
+        );
     }
 }
 
@@ -116,7 +129,11 @@ pub fn http(timeout: Duration) -> reqwest::Client {
     // The client asks for one even where nothing is encrypted; whoever was first has the same. Reading the system's
     // certificates for each client would take longer than most requests.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().timeout(timeout).tls_certs_only(None).build().expect("an HTTP client")
+    reqwest::Client::builder()
+        .timeout(timeout)
+        .tls_certs_only(None)
+        .build()
+        .expect("an HTTP client")
 }
 
 /// A client of one ingress, signing with the stacks' secrets.
@@ -148,16 +165,25 @@ impl Sender {
     ///
     /// # Errors
     /// When no complete answer came.
-    pub async fn request(&self, method: reqwest::Method, signed: &SignedWebhook) -> reqwest::Result<HttpAnswer> {
-        let mut request =
-            self.http.request(method, format!("{}{}", self.base, signed.path)).body(signed.body.clone());
+    pub async fn request(
+        &self,
+        method: reqwest::Method,
+        signed: &SignedWebhook,
+    ) -> reqwest::Result<HttpAnswer> {
+        let mut request = self
+            .http
+            .request(method, format!("{}{}", self.base, signed.path))
+            .body(signed.body.clone());
         for (name, value) in &signed.headers {
             request = request.header(name, value);
         }
         let answer = request.send().await?;
         let status = answer.status().as_u16();
-        let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let text = |value: &reqwest::header::HeaderValue| {
+            String::from_utf8_lossy(value.as_bytes()).into_owned()
+        };
+        let headers =
+            answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
         let text = answer.text().await?;
         let json = serde_json::from_str(&text).unwrap_or_default();
         Ok(HttpAnswer { status, headers, text, json })
@@ -176,8 +202,11 @@ impl Sender {
     /// # Panics
     /// When no complete answer came.
     pub async fn get(&self, path: &str) -> HttpAnswer {
-        let request = SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
-        self.request(reqwest::Method::GET, &request).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
+        let request =
+            SignedWebhook { path: path.to_owned(), headers: Vec::new(), body: Vec::new() };
+        self.request(reqwest::Method::GET, &request)
+            .await
+            .unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 
     /// Signs and sends an event of the streaming provider.
@@ -187,7 +216,8 @@ impl Sender {
 
     /// Signs and sends a LiveKit event.
     pub async fn livekit(&self, body: &Value) -> HttpAnswer {
-        self.send(&sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.to_string().as_bytes())).await
+        self.send(&sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.to_string().as_bytes()))
+            .await
     }
 
     /// Signs and sends a Netflix event.
@@ -205,8 +235,11 @@ impl Sender {
     /// # Panics
     /// When no complete answer came.
     pub async fn announce(&self, room: &str, body: &Value) -> HttpAnswer {
-        let signed = announcement(room, body).header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
-        self.request(reqwest::Method::PUT, &signed).await.unwrap_or_else(|error| panic!("no answer: {error:?}"))
+        let signed =
+            announcement(room, body).header("authorization", &format!("Bearer {ADMIN_TOKEN}"));
+        self.request(reqwest::Method::PUT, &signed)
+            .await
+            .unwrap_or_else(|error| panic!("no answer: {error:?}"))
     }
 }
 
@@ -214,12 +247,22 @@ impl Sender {
 #[must_use]
 pub fn announcement(room: &str, body: &Value) -> SignedWebhook {
     let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-    SignedWebhook { path: format!("/api/v1/sessions/{room}"), headers, body: body.to_string().into_bytes() }
+    SignedWebhook {
+        path: format!("/api/v1/sessions/{room}"),
+        headers,
+        body: body.to_string().into_bytes(),
+    }
 }
 
 /// An event of a live stream as the streaming provider sends it; `kind` is the part after `video.live_stream.`.
 #[must_use]
-pub fn mux_event(id: &str, kind: &str, room: Option<&str>, live_stream_id: &str, at_ms: i64) -> Value {
+pub fn mux_event(
+    id: &str,
+    kind: &str,
+    room: Option<&str>,
+    live_stream_id: &str,
+    at_ms: i64,
+) -> Value {
     let mut data = json!({"id": live_stream_id, "status": kind, "stream_key": "not-a-real-key"});
     if let Some(room) = room {
         data["passthrough"] = room.into();

@@ -89,7 +89,8 @@ pub fn mux(secret: &str, timestamp: i64, body: &[u8]) -> SignedWebhook {
 /// A request with `X-Webhook-Signature: sha256=…` over the raw body (`generic`, `netflix` and what is made from them).
 #[must_use]
 pub fn generic(platform: &str, secret: &str, body: &[u8]) -> SignedWebhook {
-    request(platform, body).header("x-webhook-signature", &format!("sha256={}", hmac_sha256_hex(secret, body)))
+    request(platform, body)
+        .header("x-webhook-signature", &format!("sha256={}", hmac_sha256_hex(secret, body)))
 }
 
 /// A request with `sha256=…` over the raw body in a header of the sender's own (RealCast, StreamGank).

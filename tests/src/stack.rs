@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::database::Database;
 use crate::postgres::{self, PostgresOptions, PostgresServer};
-use crate::process::{self, ProgramOutput, Program};
+use crate::process::{self, Program, ProgramOutput};
 use crate::redis::{RedisOptions, RedisServer};
-pub use crate::server_process::ServerProcess;
 use crate::sender::{self, Sender};
+pub use crate::server_process::ServerProcess;
 use crate::tcp_proxy::TcpProxy;
 use crate::{poll, ports};
 
@@ -74,7 +74,9 @@ pub struct Stack {
 
 impl Default for StackBuilder {
     fn default() -> Self {
-        let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        let pairs = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect()
+        };
         Self {
             redis: RedisOptions::fast(),
             proxied: false,
@@ -215,9 +217,13 @@ impl StackBuilder {
                 let chosen = self.database_folder.as_deref().unwrap_or(folder.path());
                 (Database::Sqlite(chosen.join("tributary.db")), None)
             }
-            DatabaseKind::Postgres => (Database::Postgres(postgres::shared().await.database().await), None),
+            DatabaseKind::Postgres => {
+                (Database::Postgres(postgres::shared().await.database().await), None)
+            }
             DatabaseKind::OwnPostgres => {
-                let server = PostgresServer::start(PostgresOptions { fsync: true, ..Default::default() }).await;
+                let server =
+                    PostgresServer::start(PostgresOptions { fsync: true, ..Default::default() })
+                        .await;
                 (Database::Postgres(server.database().await), Some(server))
             }
         };
@@ -226,7 +232,8 @@ impl StackBuilder {
             _ => None,
         };
         let platforms_file = folder.path().join("platforms.toml");
-        std::fs::write(&platforms_file, format!("{ACME}\n{}", self.platforms)).expect("a platforms file");
+        std::fs::write(&platforms_file, format!("{ACME}\n{}", self.platforms))
+            .expect("a platforms file");
         let (ingresses, workers) = (Vec::new(), Vec::new());
         Stack {
             redis,
@@ -253,21 +260,26 @@ impl Stack {
     /// The Redis that the processes know: the proxy where there is one.
     #[must_use]
     pub fn redis_url(&self) -> String {
-        self.proxy.as_ref().map_or_else(|| self.redis.url(), |proxy| format!("redis://{}", proxy.address()))
+        self.proxy
+            .as_ref()
+            .map_or_else(|| self.redis.url(), |proxy| format!("redis://{}", proxy.address()))
     }
 
     /// The database that the workers know: the proxy where there is one.
     #[must_use]
     pub fn database_url(&self) -> String {
         let url = self.database.url();
-        self.database_proxy.as_ref().map_or(url.clone(), |proxy| url.replace(address(&url), &proxy.address()))
+        self.database_proxy
+            .as_ref()
+            .map_or(url.clone(), |proxy| url.replace(address(&url), &proxy.address()))
     }
 
     /// One of the binaries with the environment that all of this stack's processes have.
     #[must_use]
     pub fn program(&self, name: &str) -> Program {
-        let program =
-            Program::new(name).env("REDIS_URL", self.redis_url()).env("PLATFORMS_FILE", &self.platforms_file);
+        let program = Program::new(name)
+            .env("REDIS_URL", self.redis_url())
+            .env("PLATFORMS_FILE", &self.platforms_file);
         with(program, &self.builder.env)
     }
 
@@ -275,16 +287,22 @@ impl Stack {
     #[must_use]
     pub fn worker_program(&self) -> (Program, String) {
         let ops = format!("127.0.0.1:{}", ports::free());
-        let program = self.program("worker").env("DATABASE_URL", self.database_url()).env("OPS_BIND", &ops);
+        let program =
+            self.program("worker").env("DATABASE_URL", self.database_url()).env("OPS_BIND", &ops);
         (with(program, &self.builder.worker_env), format!("http://{ops}"))
     }
 
     /// An ingress that is not running yet, its address and its ops address.
     #[must_use]
     pub fn ingress_program(&self) -> (Program, String, String) {
-        let (bind, ops) = (format!("127.0.0.1:{}", ports::free()), format!("127.0.0.1:{}", ports::free()));
+        let (bind, ops) =
+            (format!("127.0.0.1:{}", ports::free()), format!("127.0.0.1:{}", ports::free()));
         let program = self.program("ingress").env("INGRESS_BIND", &bind).env("OPS_BIND", &ops);
-        (with(program, &self.builder.ingress_env), format!("http://{bind}"), format!("http://{ops}"))
+        (
+            with(program, &self.builder.ingress_env),
+            format!("http://{bind}"),
+            format!("http://{ops}"),
+        )
     }
 
     /// Starts one more worker and waits until it is ready.
@@ -319,7 +337,8 @@ impl Stack {
 
     /// `dlq-tool` with these arguments, run to its end.
     pub async fn dlq_tool(&self, args: &[&str]) -> ProgramOutput {
-        let program = Program::new("dlq-tool").env("REDIS_URL", self.redis.url()).env("NO_COLOR", "1");
+        let program =
+            Program::new("dlq-tool").env("REDIS_URL", self.redis.url()).env("NO_COLOR", "1");
         program.args(args).run(Duration::from_secs(20)).await
     }
 
@@ -327,7 +346,9 @@ impl Stack {
     pub async fn platforms(&self) -> Vec<String> {
         let keys: Vec<String> = self.redis.command(&["KEYS", "webhooks:*"]).await;
         let names = keys.iter().filter_map(|key| {
-            key.strip_prefix("webhooks:incoming:").or_else(|| key.strip_prefix("webhooks:dlq:")).map(str::to_owned)
+            key.strip_prefix("webhooks:incoming:")
+                .or_else(|| key.strip_prefix("webhooks:dlq:"))
+                .map(str::to_owned)
         });
         let mut names: Vec<String> = names.collect();
         names.sort();

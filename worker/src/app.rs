@@ -13,7 +13,9 @@ use shared::metrics::{self, DatabaseMetrics, DependencyMetrics};
 use shared::ops;
 use shared::platform::registry::Registry;
 use shared::queue::keys::DESTINATION_URLS;
-use shared::queue::{RedisConnection, KeyLayout, HealthMonitor, Queue, StreamReader, blocking_connection, connect};
+use shared::queue::{
+    HealthMonitor, KeyLayout, Queue, RedisConnection, StreamReader, blocking_connection, connect,
+};
 use shared::registration::Live;
 use shared::trace;
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,13 +24,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::WorkerConfig;
 use crate::consumer::{self, claimer, inflight::InFlight, reader};
+use crate::context::{LastDatabaseOutage, WorkerContext};
 use crate::forward::{self, Forwarding};
 use crate::identity::NameLease;
 use crate::platforms::PlatformQueues;
 use crate::routes;
-use crate::store::{OpenError, Store, StoreOptions};
 use crate::startup_status::StartupStatus;
-use crate::context::{LastDatabaseOutage, WorkerContext};
+use crate::store::{OpenError, Store, StoreOptions};
 use crate::{identity, registrations, retention, retry, upkeep};
 
 /// Batches that may wait for the consume loop; what is held is bounded by the in-flight set.
@@ -65,8 +67,13 @@ impl WorkerError {
 ///
 /// # Errors
 /// When it cannot start, or when one of its loops ends before it was told to stop.
-pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationToken) -> Result<(), WorkerError> {
-    let recorder = metrics::install().map_err(|error| WorkerError::failed("metrics")(error.into()))?;
+pub async fn run(
+    config: WorkerConfig,
+    platforms: Registry,
+    stop: CancellationToken,
+) -> Result<(), WorkerError> {
+    let recorder =
+        metrics::install().map_err(|error| WorkerError::failed("metrics")(error.into()))?;
     let done = CancellationToken::new();
     metrics::spawn_upkeep(recorder.clone(), done.clone());
     let started: routes::StartedWorker = Arc::new(OnceLock::new());
@@ -76,18 +83,29 @@ pub async fn run(config: WorkerConfig, platforms: Registry, stop: CancellationTo
     let tracing = trace::start(config.common.trace.as_ref(), "tributary-worker");
     let grace = config.common.shutdown_grace;
     // Nothing is in hand until the start is complete, so that every wait in it may be cut off.
-    let begun = match stop.run_until_cancelled(start(&config, &platforms, &startup_status, &stop)).await {
-        Some(begun) => begun?,
-        None => None,
-    };
+    let begun =
+        match stop.run_until_cancelled(start(&config, &platforms, &startup_status, &stop)).await {
+            Some(begun) => begun?,
+            None => None,
+        };
     let result = match begun {
         Some((worker, redis, lease)) => {
             let _ = started.set(Arc::clone(&worker));
             // Workers verify nothing, so they open no secret.
             let live = Live::start(worker.queue.clone(), platforms, None, stop.clone());
-            let target =
-                forward::RedisTarget { url: config.common.redis_url.clone(), cluster: config.common.redis_cluster };
-            run_loops(worker, redis, lease, live, target, grace.saturating_sub(tracing.flush_timeout(grace))).await
+            let target = forward::RedisTarget {
+                url: config.common.redis_url.clone(),
+                cluster: config.common.redis_cluster,
+            };
+            run_loops(
+                worker,
+                redis,
+                lease,
+                live,
+                target,
+                grace.saturating_sub(tracing.flush_timeout(grace)),
+            )
+            .await
         }
         None => Ok(()),
     };
@@ -104,14 +122,18 @@ fn serve_ops(
     startup_status: &Arc<StartupStatus>,
 ) -> Result<ops::OpsServer, WorkerError> {
     let (ready, startup_status) = (Arc::clone(started), Arc::clone(startup_status));
-    let readiness: ops::ReadinessCheck =
-        Arc::new(move || ready.get().map_or_else(|| Err(startup_status.reason()), |worker| worker.readiness()));
+    let readiness: ops::ReadinessCheck = Arc::new(move || {
+        ready.get().map_or_else(|| Err(startup_status.reason()), |worker| worker.readiness())
+    });
     let (started, token) = (Arc::clone(started), config.common.admin_token.clone());
     let routes = move |service: &mut actix_web::web::ServiceConfig| {
         routes::configure(service, Arc::clone(&started), token.clone());
     };
     ops::serve_with(config.common.ops_bind, recorder, readiness, routes).map_err(|error| {
-        WorkerError::Configuration(format!("OPS_BIND: cannot listen on {}: {error}", config.common.ops_bind))
+        WorkerError::Configuration(format!(
+            "OPS_BIND: cannot listen on {}: {error}",
+            config.common.ops_bind
+        ))
     })
 }
 
@@ -123,9 +145,12 @@ async fn start(
     stop: &CancellationToken,
 ) -> Result<Option<(Arc<WorkerContext>, StreamReader, NameLease)>, WorkerError> {
     let url = &config.common.redis_url;
-    let unusable = |error: &dyn std::fmt::Display| WorkerError::Configuration(format!("REDIS_URL: {error}"));
-    let connection: RedisConnection = connect(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
-    let reader = blocking_connection(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
+    let unusable =
+        |error: &dyn std::fmt::Display| WorkerError::Configuration(format!("REDIS_URL: {error}"));
+    let connection: RedisConnection =
+        connect(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
+    let reader =
+        blocking_connection(url, config.common.redis_cluster).map_err(|error| unusable(&error))?;
     let queue = Queue::new(KeyLayout::of(config.common.redis_cluster), connection);
     let redis = HealthMonitor::new(queue.clone()).spawn(stop.clone());
     startup_status.watch(redis.clone());
@@ -134,7 +159,9 @@ async fn start(
     // Shown as down from the start, or a worker that waits for its database would raise no alert.
     let database_metrics = DatabaseMetrics::new();
     let Some(()) = identity::check_layout(&queue, stop).await? else { return Ok(None) };
-    let Some(store) = open_store(config, &queue, startup_status, stop).await? else { return Ok(None) };
+    let Some(store) = open_store(config, &queue, startup_status, stop).await? else {
+        return Ok(None);
+    };
     database_metrics.database_up(true);
     if strict && !is_durable(&store, startup_status, stop).await {
         return Err(WorkerError::Configuration(
@@ -147,7 +174,9 @@ async fn start(
         store.close().await;
         return agreed.map(|_| None);
     };
-    let Some(lease) = identity::acquire_name(&config.name, &queue, stop).await? else { return Ok(None) };
+    let Some(lease) = identity::acquire_name(&config.name, &queue, stop).await? else {
+        return Ok(None);
+    };
 
     let forwarding = Forwarding::new(&config.outbound, config.common.sealer.clone());
     let Some(()) = bind(&forwarding, &queue, stop).await else { return Ok(None) };
@@ -195,13 +224,18 @@ async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) 
                 );
             }
         }
-        stop.run_until_cancelled(tokio::time::sleep(backoff.delay(attempt, &mut rand::rng()))).await?;
+        stop.run_until_cancelled(tokio::time::sleep(backoff.delay(attempt, &mut rand::rng())))
+            .await?;
     }
     Some(())
 }
 
 /// Whether the database keeps what it commits; waits until it says so.
-async fn is_durable(store: &Store, startup_status: &StartupStatus, stop: &CancellationToken) -> bool {
+async fn is_durable(
+    store: &Store,
+    startup_status: &StartupStatus,
+    stop: &CancellationToken,
+) -> bool {
     loop {
         match store.is_durable().await {
             Ok(durable) => return durable,
@@ -228,13 +262,17 @@ async fn open_store(
                 return Ok(Some(store));
             }
             Err(OpenError::NoFile(_)) => {
-                let Some(()) = identity::check_may_create(queue, config.adopt_database, stop).await? else {
+                let Some(()) =
+                    identity::check_may_create(queue, config.adopt_database, stop).await?
+                else {
                     return Ok(None);
                 };
                 options.create_file = true;
                 continue;
             }
-            Err(OpenError::Unavailable(error)) => startup_status.note_database(consumer::chain(error.cause())),
+            Err(OpenError::Unavailable(error)) => {
+                startup_status.note_database(consumer::chain(error.cause()))
+            }
             Err(error) => return Err(WorkerError::Configuration(consumer::chain(&error))),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
@@ -336,7 +374,10 @@ async fn run_loops(
     // A renewal that came after it would undo the handing back.
     finished.cancel();
     let shutdown_tasks = async {
-        let _ = tokio::time::timeout(SIDE_TASKS_TIMEOUT, async { while side.join_next().await.is_some() {} }).await;
+        let _ = tokio::time::timeout(SIDE_TASKS_TIMEOUT, async {
+            while side.join_next().await.is_some() {}
+        })
+        .await;
         claimer::hand_back(&worker).await;
         worker.store.close().await;
         let _ = worker.queue.release_lease(&lease.name, &lease.token).await;

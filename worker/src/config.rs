@@ -101,8 +101,9 @@ fn name(env: &Env) -> String {
 }
 
 fn host_name() -> Option<String> {
-    let raw =
-        std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok())?;
+    let raw = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())?;
     let name = raw.trim();
     (!name.is_empty()).then(|| name.to_owned())
 }
@@ -153,9 +154,14 @@ mod tests {
         ]);
         let problems = WorkerConfig::read(&env, false).unwrap_err();
         let text = shared::config::report(&problems);
-        for name in
-            ["DATABASE_URL", "MAX_ATTEMPTS", "RETRY_BASE_MS", "CLAIM_IDLE_MS", "DLQ_RETENTION_DAYS", "WEBHOOK_URLS"]
-        {
+        for name in [
+            "DATABASE_URL",
+            "MAX_ATTEMPTS",
+            "RETRY_BASE_MS",
+            "CLAIM_IDLE_MS",
+            "DLQ_RETENTION_DAYS",
+            "WEBHOOK_URLS",
+        ] {
             assert!(text.contains(name), "{name} is missing in {text}");
         }
         assert!(!text.contains("hunter2") && !text.contains("soon"));

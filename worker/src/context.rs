@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shared::event::Millis;
 use shared::metrics::DatabaseMetrics;
-use shared::queue::{StreamEntry, Queue, RedisHealth};
+use shared::queue::{Queue, RedisHealth, StreamEntry};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +140,8 @@ impl WorkerContext {
     /// Reason of the database's outage, for people.
     fn database_reason(&self) -> String {
         let trouble = self.database_outage.lock();
-        let reason = trouble.as_ref().map_or_else(String::new, |trouble| format!(": {}", trouble.reason));
+        let reason =
+            trouble.as_ref().map_or_else(String::new, |trouble| format!(": {}", trouble.reason));
         format!("the session database does not commit{reason}")
     }
 

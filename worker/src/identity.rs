@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use shared::backoff::Backoff;
-use shared::queue::{Durability, CallError, KeyLayout, Queue};
+use shared::queue::{CallError, Durability, KeyLayout, Queue};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -32,8 +32,13 @@ pub struct NameLease {
 ///
 /// # Errors
 /// `REDIS_CLUSTER` disagrees with the server, or with the layout of its keys.
-pub async fn check_layout(queue: &Queue, stop: &CancellationToken) -> Result<Option<()>, WorkerError> {
-    let Some(settings) = retry_until_answered(queue, stop, || Durability::read(queue.connection())).await else {
+pub async fn check_layout(
+    queue: &Queue,
+    stop: &CancellationToken,
+) -> Result<Option<()>, WorkerError> {
+    let Some(settings) =
+        retry_until_answered(queue, stop, || Durability::read(queue.connection())).await
+    else {
         return Ok(None);
     };
     let configured = queue.layout() == KeyLayout::Cluster;
@@ -44,7 +49,11 @@ pub async fn check_layout(queue: &Queue, stop: &CancellationToken) -> Result<Opt
         )));
     }
     let layout = queue.layout().as_str();
-    let Some(found) = retry_until_answered(queue, stop, || queue.put_meta_if_absent("layout", layout)).await else { return Ok(None) };
+    let Some(found) =
+        retry_until_answered(queue, stop, || queue.put_meta_if_absent("layout", layout)).await
+    else {
+        return Ok(None);
+    };
     if found != layout {
         return Err(WorkerError::Configuration(format!(
             "REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {layout}"
@@ -65,11 +74,18 @@ pub async fn check_database(
 ) -> Result<Option<()>, WorkerError> {
     let own = store.database_id();
     if adopt {
-        let Some(()) = retry_until_answered(queue, stop, || queue.set_meta("database", own)).await else { return Ok(None) };
+        let Some(()) = retry_until_answered(queue, stop, || queue.set_meta("database", own)).await
+        else {
+            return Ok(None);
+        };
         tracing::warn!(database = own, "this Redis belongs to this database from now on");
         return Ok(Some(()));
     }
-    let Some(found) = retry_until_answered(queue, stop, || queue.put_meta_if_absent("database", own)).await else { return Ok(None) };
+    let Some(found) =
+        retry_until_answered(queue, stop, || queue.put_meta_if_absent("database", own)).await
+    else {
+        return Ok(None);
+    };
     if found != own {
         return Err(WorkerError::Configuration(format!(
             "DATABASE_URL: this Redis belongs to session database {found}, but this one is {own}. Two databases would \
@@ -85,7 +101,11 @@ pub async fn check_database(
 ///
 /// # Errors
 /// When the missing file is that of the database that `queue` belongs to.
-pub async fn check_may_create(queue: &Queue, adopt: bool, stop: &CancellationToken) -> Result<Option<()>, WorkerError> {
+pub async fn check_may_create(
+    queue: &Queue,
+    adopt: bool,
+    stop: &CancellationToken,
+) -> Result<Option<()>, WorkerError> {
     if adopt {
         return Ok(Some(()));
     }
@@ -103,17 +123,24 @@ pub async fn check_may_create(queue: &Queue, adopt: bool, stop: &CancellationTok
 ///
 /// # Errors
 /// When every slot is taken.
-pub async fn acquire_name(host: &str, queue: &Queue, stop: &CancellationToken) -> Result<Option<NameLease>, WorkerError> {
+pub async fn acquire_name(
+    host: &str,
+    queue: &Queue,
+    stop: &CancellationToken,
+) -> Result<Option<NameLease>, WorkerError> {
     let token = Uuid::new_v4().to_string();
     for slot in 1..=MAX_NAME_SLOTS {
         let name = format!("{host}-{slot}");
-        match retry_until_answered(queue, stop, || queue.lease(&name, &token, NAME_LEASE_TTL)).await {
+        match retry_until_answered(queue, stop, || queue.lease(&name, &token, NAME_LEASE_TTL)).await
+        {
             None => return Ok(None),
             Some(true) => return Ok(Some(NameLease { name, token })),
             Some(false) => {}
         }
     }
-    Err(WorkerError::Configuration(format!("WORKER_NAME: all {MAX_NAME_SLOTS} slots of {host} are taken")))
+    Err(WorkerError::Configuration(format!(
+        "WORKER_NAME: all {MAX_NAME_SLOTS} slots of {host} are taken"
+    )))
 }
 
 /// Renews the lease until `done`. Returns early, which ends the worker, when somebody else has the name: what is pending
@@ -123,7 +150,10 @@ pub async fn renew_name(queue: Queue, lease: NameLease, done: CancellationToken)
         match queue.lease(&lease.name, &lease.token, NAME_LEASE_TTL).await {
             Ok(true) => {}
             Ok(false) => {
-                tracing::error!(consumer = lease.name, "another process took this worker's name while it was away");
+                tracing::error!(
+                    consumer = lease.name,
+                    "another process took this worker's name while it was away"
+                );
                 return;
             }
             Err(fault) => queue.outage_log().failed("renew the lease on the worker's name", &fault),
@@ -131,7 +161,11 @@ pub async fn renew_name(queue: Queue, lease: NameLease, done: CancellationToken)
     }
 }
 
-async fn retry_until_answered<T, F>(queue: &Queue, stop: &CancellationToken, mut call: impl FnMut() -> F) -> Option<T>
+async fn retry_until_answered<T, F>(
+    queue: &Queue,
+    stop: &CancellationToken,
+    mut call: impl FnMut() -> F,
+) -> Option<T>
 where
     F: Future<Output = Result<T, CallError>>,
 {

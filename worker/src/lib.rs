@@ -7,6 +7,7 @@
 pub mod app;
 pub mod config;
 pub mod consumer;
+pub mod context;
 pub mod effects;
 pub mod forward;
 pub mod identity;
@@ -15,7 +16,6 @@ pub mod registrations;
 pub mod retention;
 pub mod retry;
 pub mod routes;
+mod startup_status;
 pub mod store;
 pub mod upkeep;
-mod startup_status;
-pub mod context;

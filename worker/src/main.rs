@@ -94,10 +94,13 @@ fn main() -> ExitCode {
         return fail(&format!("signals cannot be watched: {error}\n"), 1);
     }
     let mut problems = Vec::new();
-    let config = WorkerConfig::read(&env, cli.adopt_database).map_err(|found| problems.extend(found)).ok();
+    let config =
+        WorkerConfig::read(&env, cli.adopt_database).map_err(|found| problems.extend(found)).ok();
     let file = env.opt("PLATFORMS_FILE").map(std::path::PathBuf::from);
     let platforms = Registry::load(file.as_deref()).map_err(|found| problems.extend(found)).ok();
-    let (Some(config), Some(platforms)) = (config, platforms) else { return refuse(&env.report(&problems)) };
+    let (Some(config), Some(platforms)) = (config, platforms) else {
+        return refuse(&env.report(&problems));
+    };
     if let Err(error) = telemetry::init(config.common.log_format, &config.common.log_filter) {
         return refuse(&format!("logging cannot start: {error}\n"));
     }
@@ -168,7 +171,8 @@ mod tests {
             ("WORKER_NAME", "w"),
         ]);
         WorkerConfig::read(&env, false).unwrap();
-        let words: Vec<&str> = HELP.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let words: Vec<&str> =
+            HELP.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
         let unnamed: Vec<String> =
             env.names_read().into_iter().filter(|name| !words.contains(&name.as_str())).collect();
         assert_eq!(unnamed, Vec::<String>::new());

@@ -14,8 +14,8 @@ use shared::platform::{Platform, PlatformName};
 use shared::queue::{PlatformKeys, Queue};
 use tokio::sync::watch;
 
-use crate::consumer::inflight::EntrySizeEstimate;
 use crate::consumer::column_warnings::ThrottledLog;
+use crate::consumer::inflight::EntrySizeEstimate;
 
 /// One platform, as a worker serves it. A changed definition makes a new lane.
 pub struct PlatformQueue {
@@ -132,7 +132,10 @@ pub struct PlatformQueues {
 impl PlatformQueues {
     /// The lanes of `registry`, which holds no registrations.
     pub fn new(registry: &Registry, queue: &Queue) -> Self {
-        let platforms = registry.iter().map(|platform| Arc::new(PlatformQueue::new(Arc::clone(platform), queue))).collect();
+        let platforms = registry
+            .iter()
+            .map(|platform| Arc::new(PlatformQueue::new(Arc::clone(platform), queue)))
+            .collect();
         Self { current: watch::Sender::new(PlatformList { platforms, complete: false }) }
     }
 
@@ -143,7 +146,10 @@ impl PlatformQueues {
 
     /// The lane of the reserved platform on which sessions are announced.
     pub fn announcements(&self) -> Option<Arc<PlatformQueue>> {
-        self.all().iter().find(|platform_queue| platform_queue.name().as_str() == PlatformName::SESSIONS).cloned()
+        self.all()
+            .iter()
+            .find(|platform_queue| platform_queue.name().as_str() == PlatformName::SESSIONS)
+            .cloned()
     }
 
     /// Whether registrations have been read: only then is a platform without a lane one that nobody defined.
@@ -160,8 +166,13 @@ impl PlatformQueues {
     /// changes yet.
     pub(crate) fn of(&self, registry: &Registry, queue: &Queue) -> Vec<Arc<PlatformQueue>> {
         let known = self.all();
-        let platform_queue = |platform: &Arc<Platform>| match known.iter().find(|platform_queue| platform_queue.name() == &platform.name) {
-            Some(platform_queue) if Arc::ptr_eq(&platform_queue.platform, platform) => Arc::clone(platform_queue),
+        let platform_queue = |platform: &Arc<Platform>| match known
+            .iter()
+            .find(|platform_queue| platform_queue.name() == &platform.name)
+        {
+            Some(platform_queue) if Arc::ptr_eq(&platform_queue.platform, platform) => {
+                Arc::clone(platform_queue)
+            }
             Some(platform_queue) => Arc::new(platform_queue.redefined(Arc::clone(platform))),
             None => Arc::new(PlatformQueue::new(Arc::clone(platform), queue)),
         };
@@ -212,11 +223,17 @@ mod tests {
 
     /// The bundled platforms and `acme`, with these lines in its definition.
     fn registry(lines: &str) -> Registry {
-        Registry::from_text("file", &format!("[platforms.acme]\nsecrets = ['env:A']\n{lines}\n")).unwrap()
+        Registry::from_text("file", &format!("[platforms.acme]\nsecrets = ['env:A']\n{lines}\n"))
+            .unwrap()
     }
 
     fn acme(platforms: &PlatformQueues) -> Arc<PlatformQueue> {
-        platforms.all().iter().find(|platform_queue| platform_queue.name().as_str() == "acme").cloned().unwrap()
+        platforms
+            .all()
+            .iter()
+            .find(|platform_queue| platform_queue.name().as_str() == "acme")
+            .cloned()
+            .unwrap()
     }
 
     #[tokio::test]
@@ -229,7 +246,12 @@ mod tests {
         platforms.replace(platforms.of(&registry, &queue));
         assert!(platforms.complete());
         assert_eq!(before.len(), platforms.all().len());
-        assert!(before.iter().zip(platforms.all().iter()).all(|(before, after)| Arc::ptr_eq(before, after)));
+        assert!(
+            before
+                .iter()
+                .zip(platforms.all().iter())
+                .all(|(before, after)| Arc::ptr_eq(before, after))
+        );
     }
 
     #[tokio::test]
@@ -246,7 +268,11 @@ mod tests {
         assert!(former.is_paused() && paused.is_paused());
         assert_eq!((former.platform.ack_status, paused.platform.ack_status), (202, 200));
         former.weight.note(1_000_000);
-        assert_eq!(paused.weight.estimate(), 1_000_000, "what it weighs is no matter of its definition");
+        assert_eq!(
+            paused.weight.estimate(),
+            1_000_000,
+            "what it weighs is no matter of its definition"
+        );
 
         paused.rescheduled.store(false, Ordering::Relaxed);
         platforms.replace(platforms.of(&registry(""), &queue));
@@ -263,7 +289,9 @@ mod tests {
         assert_eq!(platforms.all().len(), count + 1);
         assert!(acme(&platforms).rescheduled.load(Ordering::Relaxed), "its retries may be due");
         platforms.replace(platforms.of(&Registry::load(None).unwrap(), &queue));
-        assert!(platforms.all().iter().all(|platform_queue| platform_queue.name().as_str() != "acme"));
+        assert!(
+            platforms.all().iter().all(|platform_queue| platform_queue.name().as_str() != "acme")
+        );
         assert!(platforms.announcements().is_some());
     }
 }

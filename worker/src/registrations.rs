@@ -69,15 +69,21 @@ async fn forward_to(worker: &WorkerContext, snapshot: &Snapshot) -> bool {
 }
 
 async fn serve_registry(worker: &WorkerContext, registry: &Registry) {
-    let (before, platforms) = (worker.platforms.all(), worker.platforms.of(registry, &worker.queue));
-    for platform_queue in platforms.iter().filter(|platform_queue| before.iter().all(|known| known.name() != platform_queue.name())) {
+    let (before, platforms) =
+        (worker.platforms.all(), worker.platforms.of(registry, &worker.queue));
+    for platform_queue in platforms
+        .iter()
+        .filter(|platform_queue| before.iter().all(|known| known.name() != platform_queue.name()))
+    {
         tracing::info!(platform = %platform_queue.name(), "serving a registered platform");
         // What fails here is repaired by the reader.
         if reader::ensure_group(worker, platform_queue).await.is_err() {
             break;
         }
     }
-    for gone in before.iter().filter(|known| platforms.iter().all(|platform_queue| platform_queue.name() != known.name())) {
+    for gone in before.iter().filter(|known| {
+        platforms.iter().all(|platform_queue| platform_queue.name() != known.name())
+    }) {
         tracing::info!(platform = %gone.name(), "a registered platform is gone");
     }
     worker.platforms.replace(platforms);
@@ -117,7 +123,13 @@ pub async fn remove_drained_platforms(worker: Arc<WorkerContext>, live: Live) {
     }
 }
 
-async fn remove_if_drained(worker: &WorkerContext, live: &Live, name: &PlatformName, record: &Record, since: Millis) {
+async fn remove_if_drained(
+    worker: &WorkerContext,
+    live: &Live,
+    name: &PlatformName,
+    record: &Record,
+    since: Millis,
+) {
     let delivering = match remaining_work(worker, name, record).await {
         Ok(RemainingWork { queued: 0, deliveries }) => deliveries,
         Ok(_) => return,
@@ -155,7 +167,11 @@ struct RemainingWork {
 }
 
 /// Looks in the order in which things move, so that nothing is missed between two looks.
-async fn remaining_work(worker: &WorkerContext, name: &PlatformName, record: &Record) -> Result<RemainingWork, CallError> {
+async fn remaining_work(
+    worker: &WorkerContext,
+    name: &PlatformName,
+    record: &Record,
+) -> Result<RemainingWork, CallError> {
     let queue = &worker.queue;
     let events = queue.depth(&queue.keys(name)).await?;
     // Without any destination nothing ever leaves the outbox.
@@ -164,9 +180,16 @@ async fn remaining_work(worker: &WorkerContext, name: &PlatformName, record: &Re
         false => queue.depth(&queue.layout().outbox(name)).await?.length,
     };
     let mut deliveries = 0;
-    if let Some(destination) = DestinationName::for_registered_platform(name).ok().filter(|_| record.delivers()) {
-        for destination_queue in worker.forwarding.all().iter().filter(|one| one.destination.name == destination) {
-            deliveries += queue.depth(&queue.layout().destination(&destination_queue.queue).queue).await?.length;
+    if let Some(destination) =
+        DestinationName::for_registered_platform(name).ok().filter(|_| record.delivers())
+    {
+        for destination_queue in
+            worker.forwarding.all().iter().filter(|one| one.destination.name == destination)
+        {
+            deliveries += queue
+                .depth(&queue.layout().destination(&destination_queue.queue).queue)
+                .await?
+                .length;
         }
     }
     Ok(RemainingWork { queued: events.length + events.retrying + outbox, deliveries })

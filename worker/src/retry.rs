@@ -30,12 +30,22 @@ pub async fn run(worker: Arc<WorkerContext>) {
     loop {
         let is_full_scan = all_seen.is_none_or(|at| at.elapsed() >= FULL_SCAN_INTERVAL);
         let platforms = worker.platforms.all();
-        due.retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name && !platform_queue.is_paused()));
-        for platform_queue in platforms.iter().filter(|platform_queue| !platform_queue.is_paused()) {
+        due.retain(|name, _| {
+            platforms
+                .iter()
+                .any(|platform_queue| platform_queue.name() == name && !platform_queue.is_paused())
+        });
+        for platform_queue in platforms.iter().filter(|platform_queue| !platform_queue.is_paused())
+        {
             let hinted = platform_queue.rescheduled.swap(false, Ordering::Relaxed);
-            if is_full_scan || hinted || due.get(platform_queue.name()).is_some_and(|at| *at <= Instant::now()) {
+            if is_full_scan
+                || hinted
+                || due.get(platform_queue.name()).is_some_and(|at| *at <= Instant::now())
+            {
                 match promote(&worker, platform_queue).await {
-                    Some(in_time) => due.insert(platform_queue.name().clone(), Instant::now() + in_time),
+                    Some(in_time) => {
+                        due.insert(platform_queue.name().clone(), Instant::now() + in_time)
+                    }
                     None => due.remove(platform_queue.name()),
                 };
             }
@@ -43,7 +53,10 @@ pub async fn run(worker: Arc<WorkerContext>) {
         if is_full_scan {
             all_seen = Some(Instant::now());
         }
-        let next = due.values().min().map_or(FULL_SCAN_INTERVAL, |at| at.saturating_duration_since(Instant::now()));
+        let next = due
+            .values()
+            .min()
+            .map_or(FULL_SCAN_INTERVAL, |at| at.saturating_duration_since(Instant::now()));
         tokio::select! {
             () = worker.stop.cancelled() => return,
             () = worker.rescheduled.notified() => {}

@@ -81,5 +81,6 @@ fn error(status: u16, code: &str, message: &str) -> HttpResponse {
     let id = &uuid::Uuid::new_v4().simple().to_string()[..10];
     tracing::info!(erresid = id, errcode = code, status, "{message}");
     let status = actix_web::http::StatusCode::from_u16(status).unwrap_or_default();
-    HttpResponse::build(status).json(json!({"success": false, "errcode": code, "errmesg": message, "erresid": id}))
+    HttpResponse::build(status)
+        .json(json!({"success": false, "errcode": code, "errmesg": message, "erresid": id}))
 }

@@ -34,9 +34,14 @@ impl StartupStatus {
 
     /// The reason, in one line.
     pub(crate) fn reason(&self) -> String {
-        let redis = self.redis.get().and_then(|redis| redis.borrow().trouble.as_ref().map(ToString::to_string));
+        let redis = self
+            .redis
+            .get()
+            .and_then(|redis| redis.borrow().trouble.as_ref().map(ToString::to_string));
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().map(|reason| format!("the session database cannot be used: {reason}"));
+        let database = database
+            .as_ref()
+            .map(|reason| format!("the session database cannot be used: {reason}"));
         let reasons: Vec<String> = redis.into_iter().chain(database).collect();
         if reasons.is_empty() {
             "waiting for Redis and the session database".to_owned()

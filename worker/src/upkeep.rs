@@ -11,8 +11,8 @@ use shared::metrics::{DependencyMetrics, QueueMetrics};
 use shared::platform::PlatformName;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::identity;
 use crate::context::{PlatformQueue, WorkerContext};
+use crate::identity;
 
 /// How often a database that commits is asked whether it still does.
 const DATABASE_PROBE_INTERVAL: Duration = Duration::from_secs(10);
@@ -69,9 +69,15 @@ pub async fn watch_redis(worker: Arc<WorkerContext>, metrics: DependencyMetrics)
         if health.data_lost > data_lost {
             data_lost = health.data_lost;
             metrics.data_lost();
-            tracing::error!("Redis was emptied or replaced: events that were accepted before may be lost");
+            tracing::error!(
+                "Redis was emptied or replaced: events that were accepted before may be lost"
+            );
             let refused = match identity::check_layout(&worker.queue, &worker.stop).await {
-                Ok(_) => identity::check_database(&worker.queue, &worker.store, false, &worker.stop).await.err(),
+                Ok(_) => {
+                    identity::check_database(&worker.queue, &worker.store, false, &worker.stop)
+                        .await
+                        .err()
+                }
                 Err(error) => Some(error),
             };
             if let Some(error) = refused {
@@ -102,9 +108,16 @@ pub async fn publish_depths(worker: Arc<WorkerContext>) {
             there
         });
         for platform_queue in platforms.iter() {
-            shown.entry(platform_queue.name().clone()).or_insert_with(|| platform_queue.depth.clone());
+            shown
+                .entry(platform_queue.name().clone())
+                .or_insert_with(|| platform_queue.depth.clone());
             let Ok(depth) = worker.queue.depth(&platform_queue.keys).await else { continue };
-            platform_queue.depth.depth(depth.backlog, depth.pending, depth.retrying, depth.dead_letters);
+            platform_queue.depth.depth(
+                depth.backlog,
+                depth.pending,
+                depth.retrying,
+                depth.dead_letters,
+            );
             let age = if platform_queue.is_paused() { None } else { depth.oldest_age_ms() };
             platform_queue.depth.oldest_age(Duration::from_millis(age.unwrap_or(0)));
             if depth.dead_letters < worker.dlq_max_len {
@@ -124,10 +137,17 @@ pub async fn report_unhandled_platforms(worker: Arc<WorkerContext>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let Ok(index) = worker.queue.platforms().await else { continue };
-        let known = |name: &PlatformName| worker.platforms.all().iter().any(|platform_queue| platform_queue.name() == name);
+        let known = |name: &PlatformName| {
+            worker.platforms.all().iter().any(|platform_queue| platform_queue.name() == name)
+        };
         let mut unknown: Vec<_> = index.into_iter().filter(|name| !known(name)).collect();
         // One that was registered a moment ago is known by then.
-        if !unknown.is_empty() && worker.stop.run_until_cancelled(tokio::time::sleep(REGISTRATION_DELAY)).await.is_none()
+        if !unknown.is_empty()
+            && worker
+                .stop
+                .run_until_cancelled(tokio::time::sleep(REGISTRATION_DELAY))
+                .await
+                .is_none()
         {
             return;
         }
@@ -154,13 +174,18 @@ pub async fn sweep_and_reap(worker: Arc<WorkerContext>) {
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let reap = reaped.is_none_or(|at| at.elapsed() >= REAP_INTERVAL);
         let platforms = worker.platforms.all();
-        cursors.retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name));
+        cursors
+            .retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name));
         for platform_queue in platforms.iter() {
-            match sweep(&worker, platform_queue, cursors.get(platform_queue.name()).copied()).await {
+            match sweep(&worker, platform_queue, cursors.get(platform_queue.name()).copied()).await
+            {
                 Some(cursor) => cursors.insert(platform_queue.name().clone(), cursor),
                 None => cursors.remove(platform_queue.name()),
             };
-            if reap && let Err(fault) = worker.queue.reap_consumers(&platform_queue.keys, REAP_IDLE).await {
+            if reap
+                && let Err(fault) =
+                    worker.queue.reap_consumers(&platform_queue.keys, REAP_IDLE).await
+            {
                 tracing::debug!(platform = %platform_queue.name(), error = %fault, "consumers not looked through");
             }
         }
@@ -171,7 +196,11 @@ pub async fn sweep_and_reap(worker: Arc<WorkerContext>) {
 }
 
 /// Looks at a few entries after `cursor`; says where to go on.
-async fn sweep(worker: &WorkerContext, platform_queue: &PlatformQueue, cursor: Option<StreamId>) -> Option<StreamId> {
+async fn sweep(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    cursor: Option<StreamId>,
+) -> Option<StreamId> {
     match worker.queue.sweep_orphans(&platform_queue.keys, cursor).await {
         Ok(swept) => {
             if swept.rescheduled > 0 {

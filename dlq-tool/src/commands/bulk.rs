@@ -8,9 +8,9 @@ use super::ToolSession;
 use super::editor::Editor;
 use super::list::{ListPrinter, eprint_total};
 use crate::cli::{OutputFormat, SelectionArgs};
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::table::{TableColumn, TextTable};
-use crate::output::{OutputWriter, count_noun, ignore_broken_pipe, eprint_line};
+use crate::output::{OutputWriter, count_noun, eprint_line, ignore_broken_pipe};
 use crate::plan::BulkPlan;
 
 /// What is to be considered.
@@ -61,22 +61,35 @@ fn eprint_uneditable(editor: &Editor, letters: &[DeadLetter]) -> u64 {
 /// Says what [`report`] prints, where stdout is for something else.
 pub(super) fn eprint_report(plan: &BulkPlan, done: &str) {
     for part in &plan.platforms {
-        let (platform, count) = (&part.platform, count_noun(part.done as u64, "dead letter", "dead letters"));
+        let (platform, count) =
+            (&part.platform, count_noun(part.done as u64, "dead letter", "dead letters"));
         eprint_line(&format!("{platform}: {count} {done}"));
     }
 }
 
 /// A row per platform; `failed`: with a column for those that could not be done.
-pub(super) fn report(screen: &mut OutputWriter, plan: &BulkPlan, done: &'static str, failed: bool) -> io::Result<()> {
+pub(super) fn report(
+    screen: &mut OutputWriter,
+    plan: &BulkPlan,
+    done: &'static str,
+    failed: bool,
+) -> io::Result<()> {
     ignore_broken_pipe(table(screen, plan, done, failed))
 }
 
-fn table(screen: &mut OutputWriter, plan: &BulkPlan, done: &'static str, failed: bool) -> io::Result<()> {
+fn table(
+    screen: &mut OutputWriter,
+    plan: &BulkPlan,
+    done: &'static str,
+    failed: bool,
+) -> io::Result<()> {
     if screen.format() == OutputFormat::Json {
         return screen.flush();
     }
     let number = |count: usize| count.to_string();
-    let numbers = |part: &crate::plan::PlatformPlan| [part.platform.to_string(), number(part.done), number(part.gone)];
+    let numbers = |part: &crate::plan::PlatformPlan| {
+        [part.platform.to_string(), number(part.done), number(part.gone)]
+    };
     if failed {
         let mut table = TextTable::new([
             TableColumn::text("PLATFORM", 64),
@@ -107,7 +120,11 @@ fn table(screen: &mut OutputWriter, plan: &BulkPlan, done: &'static str, failed:
 }
 
 /// Says what others did meanwhile, what was left, and how the run ends. `doubt`: what may have become of those in hand when Redis went away.
-pub(super) fn conclude(plan: &BulkPlan, result: Result<(), ToolError>, doubt: &str) -> Result<RunOutcome, ToolError> {
+pub(super) fn conclude(
+    plan: &BulkPlan,
+    result: Result<(), ToolError>,
+    doubt: &str,
+) -> Result<RunOutcome, ToolError> {
     let gone: usize = plan.platforms.iter().map(|part| part.gone).sum();
     if gone > 0 {
         let gone = count_noun(gone as u64, "dead letter was", "dead letters were");

@@ -37,7 +37,8 @@ impl Editor {
             .map_err(|problems| ToolError::Usage(report(&problems).trim_end().to_owned()))?;
         let once = CancellationToken::new();
         let _over = once.clone().drop_guard();
-        let registry = Live::start(queue.clone(), registry, None, once).fresh().await?.registry.clone();
+        let registry =
+            Live::start(queue.clone(), registry, None, once).fresh().await?.registry.clone();
         Ok(Self { edits, registry, unknown: RefCell::default() })
     }
 
@@ -46,9 +47,14 @@ impl Editor {
         let body = letter.body.as_ref().ok_or("it has no body")?;
         let edited = apply(&body.0, &self.edits).map_err(|error| error.to_string())?;
         let mut fields = BTreeMap::from([("edited".to_owned(), b"1".to_vec())]);
-        match self.registry.get(letter.platform.as_str()).filter(|found| found.name == letter.platform) {
+        match self
+            .registry
+            .get(letter.platform.as_str())
+            .filter(|found| found.name == letter.platform)
+        {
             Some(platform) => {
-                let received_at = letter.received_at.ok_or("it does not say when it was received")?;
+                let received_at =
+                    letter.received_at.ok_or("it does not say when it was received")?;
                 let was = Derived {
                     event_type: letter.event_type.clone().unwrap_or_default(),
                     occurred_at: letter.occurred_at.unwrap_or(received_at),

@@ -7,11 +7,14 @@ use shared::queue::record;
 use super::ToolSession;
 use super::list::eprint_total;
 use crate::cli::ExportArgs;
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::escaped_json_lines;
 
 /// Writes what is selected, page by page.
-pub(super) async fn run(session: &mut ToolSession, args: ExportArgs) -> Result<RunOutcome, ToolError> {
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: ExportArgs,
+) -> Result<RunOutcome, ToolError> {
     let mut scan = session.scan(&args.selection).await?;
     let (mut count, mut lines) = (0, Vec::new());
     while let Some((platform, entries)) = scan.next_raw().await? {

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use crate::cli::{ToolArgs, CompletionsArgs};
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::cli::{CompletionsArgs, ToolArgs};
+use crate::exit_code::{RunOutcome, ToolError};
 
 /// Prints a completion script.
 pub(super) fn completions(args: &CompletionsArgs) -> Result<RunOutcome, ToolError> {

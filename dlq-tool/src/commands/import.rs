@@ -15,11 +15,11 @@ use shared::queue::{CallError, ImportOutcome};
 use tokio::sync::mpsc;
 
 use super::ToolSession;
-use crate::cli::{OutputFormat, ImportArgs};
+use crate::cli::{ImportArgs, OutputFormat};
 use crate::confirm::{self, ConfirmAnswer};
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::table::{TableColumn, TextTable};
-use crate::output::{OutputWriter, count_noun, ignore_broken_pipe, json, eprint_line};
+use crate::output::{OutputWriter, count_noun, eprint_line, ignore_broken_pipe, json};
 use crate::progress::ProgressIndicator;
 
 /// Longest line: a body of a megabyte, escaped as badly as can be, and everything beside it.
@@ -31,7 +31,10 @@ const MAX_BATCH_LINES: usize = 30;
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads, asks before the second one, and imports.
-pub(super) async fn run(session: &mut ToolSession, args: ImportArgs) -> Result<RunOutcome, ToolError> {
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: ImportArgs,
+) -> Result<RunOutcome, ToolError> {
     let mut input = LineReader::open();
     let Some(first) = input.next().await? else { return nothing() };
     let second = input.next().await?;
@@ -75,13 +78,17 @@ pub(super) async fn run(session: &mut ToolSession, args: ImportArgs) -> Result<R
         eprint_line("stopped; running it again goes on where it was");
     }
     if result.is_err() {
-        eprint_line(&format!("stopped; up to {MAX_BATCH_LINES} more lines may be imported: running it again is safe"));
+        eprint_line(&format!(
+            "stopped; up to {MAX_BATCH_LINES} more lines may be imported: running it again is safe"
+        ));
     }
     result?;
     if run.refused == 0 && run.totals.is_empty() && !stop.is_cancelled() {
         return nothing();
     }
-    let complete = run.refused == 0 && !stop.is_cancelled() && run.totals.values().all(|total| total.full == 0);
+    let complete = run.refused == 0
+        && !stop.is_cancelled()
+        && run.totals.values().all(|total| total.full == 0);
     Ok(if complete { RunOutcome::Done } else { RunOutcome::Incomplete })
 }
 
@@ -115,12 +122,20 @@ impl LineReader {
                 }
                 let line = match read {
                     Ok(0) => return,
-                    Ok(_) if number == 1 && (bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")) => {
-                        Err(io::Error::other("is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8"))
+                    Ok(_)
+                        if number == 1
+                            && (bytes.starts_with(b"\xff\xfe")
+                                || bytes.starts_with(b"\xfe\xff")) =>
+                    {
+                        Err(io::Error::other(
+                            "is UTF-16; convert it first: iconv -f UTF-16 -t UTF-8",
+                        ))
                     }
                     Ok(_) if bytes.iter().all(u8::is_ascii_whitespace) => continue,
                     Ok(length) if length as u64 == MAX_LINE_BYTES && !bytes.ends_with(b"\n") => {
-                        Err(io::Error::other(format!("line {number} is longer than {MAX_LINE_BYTES} bytes")))
+                        Err(io::Error::other(format!(
+                            "line {number} is longer than {MAX_LINE_BYTES} bytes"
+                        )))
                     }
                     Ok(_) => Ok(NumberedLine { number, bytes }),
                     Err(error) => Err(error),
@@ -157,7 +172,11 @@ struct ImportRun {
 
 impl ImportRun {
     /// Imports some lines, in their order; all that can be known of them is said, also where Redis goes away.
-    async fn take(&mut self, session: &mut ToolSession, lines: Vec<NumberedLine>) -> Result<(), ToolError> {
+    async fn take(
+        &mut self,
+        session: &mut ToolSession,
+        lines: Vec<NumberedLine>,
+    ) -> Result<(), ToolError> {
         let mut records = Vec::with_capacity(lines.len());
         for NumberedLine { number, bytes } in lines {
             match record::read(&bytes) {
@@ -166,7 +185,12 @@ impl ImportRun {
                     self.refused += 1;
                     self.progress.eprint_line(&format!("line {number}: {error}"));
                     let reason = error.to_string();
-                    let line = ImportLineReport { line: number, result: "refused", reason: Some(&reason), ..ImportLineReport::default() };
+                    let line = ImportLineReport {
+                        line: number,
+                        result: "refused",
+                        reason: Some(&reason),
+                        ..ImportLineReport::default()
+                    };
                     self.print_report(&mut session.screen, &line)?;
                 }
             }
@@ -178,7 +202,10 @@ impl ImportRun {
         }
         let calls = records.iter().map(|(_, record)| async {
             let keys = session.queue.keys(&record.platform);
-            session.queue.import_dead_letter(&keys, record.id, &record.fields, session.dlq_max_len).await
+            session
+                .queue
+                .import_dead_letter(&keys, record.id, &record.fields, session.dlq_max_len)
+                .await
         });
         let outcomes = join_all(calls).await;
         let mut lost = None;
@@ -200,8 +227,12 @@ impl ImportRun {
         imported: ImportOutcome,
     ) -> Result<(), ToolError> {
         let total = self.totals.entry(record.platform.clone()).or_default();
-        let mut line =
-            ImportLineReport { line: number, platform: Some(&record.platform), id: Some(record.id), ..ImportLineReport::default() };
+        let mut line = ImportLineReport {
+            line: number,
+            platform: Some(&record.platform),
+            id: Some(record.id),
+            ..ImportLineReport::default()
+        };
         match imported {
             ImportOutcome::Done(id) => {
                 total.imported += 1;
@@ -215,15 +246,20 @@ impl ImportRun {
                 total.full += 1;
                 line.result = "full";
                 let platform = &record.platform;
-                self.progress
-                    .eprint_line(&format!("line {number}: {platform} has as many dead letters as DLQ_MAX_LEN allows"));
+                self.progress.eprint_line(&format!(
+                    "line {number}: {platform} has as many dead letters as DLQ_MAX_LEN allows"
+                ));
             }
         }
         self.progress.inc(1);
         self.print_report(screen, &line)
     }
 
-    fn print_report(&self, screen: &mut OutputWriter, line: &ImportLineReport<'_>) -> Result<(), ToolError> {
+    fn print_report(
+        &self,
+        screen: &mut OutputWriter,
+        line: &ImportLineReport<'_>,
+    ) -> Result<(), ToolError> {
         if screen.format() == OutputFormat::Json {
             ignore_broken_pipe(json::line(screen, line))?;
         }
@@ -244,7 +280,12 @@ impl ImportRun {
             TableColumn::number("NO ROOM"),
         ]);
         let row = |(platform, total): (&PlatformName, &ImportTotals)| {
-            [platform.to_string(), total.imported.to_string(), total.present.to_string(), total.full.to_string()]
+            [
+                platform.to_string(),
+                total.imported.to_string(),
+                total.present.to_string(),
+                total.full.to_string(),
+            ]
         };
         table.page(screen, &self.totals.iter().map(row).collect::<Vec<_>>())?;
         screen.flush()

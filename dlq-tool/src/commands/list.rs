@@ -5,10 +5,10 @@ use std::io;
 use shared::queue::DeadLetter;
 
 use super::ToolSession;
-use crate::cli::{OutputFormat, ListArgs};
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::cli::{ListArgs, OutputFormat};
+use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::table::{TableColumn, TextTable};
-use crate::output::{OutputWriter, count_noun, json, eprint_line};
+use crate::output::{OutputWriter, count_noun, eprint_line, json};
 use crate::scan::DeadLetterScan;
 use crate::time_arg;
 
@@ -16,7 +16,10 @@ use crate::time_arg;
 const PAGE_ROWS: usize = 500;
 
 /// Prints what is selected, page by page.
-pub(super) async fn run(session: &mut ToolSession, args: ListArgs) -> Result<RunOutcome, ToolError> {
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: ListArgs,
+) -> Result<RunOutcome, ToolError> {
     let mut scan = session.scan(&args.selection).await?;
     let mut rows = ListPrinter::new();
     let mut count = 0;
@@ -77,7 +80,11 @@ impl ListPrinter {
     }
 
     /// Takes some more, and prints what is enough for a page.
-    pub(super) fn add(&mut self, screen: &mut OutputWriter, letters: &[DeadLetter]) -> io::Result<()> {
+    pub(super) fn add(
+        &mut self,
+        screen: &mut OutputWriter,
+        letters: &[DeadLetter],
+    ) -> io::Result<()> {
         if screen.format() == OutputFormat::Json {
             letters.iter().try_for_each(|letter| json::line(screen, letter))?;
             return screen.flush();

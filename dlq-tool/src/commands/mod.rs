@@ -3,9 +3,9 @@
 mod bulk;
 mod editor;
 mod export;
+mod generate;
 mod import;
 mod list;
-mod generate;
 mod purge;
 mod replay;
 mod show;
@@ -25,9 +25,9 @@ use shared::queue::{KeyLayout, Queue, StreamReader, blocking_connection, connect
 use shared::shutdown;
 use shared::visible::is_visible;
 
-use crate::cli::{ToolArgs, GlobalArgs, SelectionArgs, Verb};
-use crate::exit_code::{ToolError, RunOutcome, code};
-use crate::output::{OutputWriter, ignore_broken_pipe, eprint_line};
+use crate::cli::{GlobalArgs, SelectionArgs, ToolArgs, Verb};
+use crate::exit_code::{RunOutcome, ToolError, code};
+use crate::output::{OutputWriter, eprint_line, ignore_broken_pipe};
 use crate::scan::DeadLetterScan;
 use crate::select::Selection;
 
@@ -58,9 +58,12 @@ pub(crate) fn main() -> ExitCode {
 
 fn parse(words: Vec<OsString>) -> ToolArgs {
     let plain = words.iter().any(|word| word == "--no-color");
-    let command = ToolArgs::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
+    let command =
+        ToolArgs::command().color(if plain { ColorChoice::Never } else { ColorChoice::Auto });
     let matches = command.try_get_matches_from(words);
-    matches.and_then(|matches| ToolArgs::from_arg_matches(&matches)).unwrap_or_else(|error| refuse(&error))
+    matches
+        .and_then(|matches| ToolArgs::from_arg_matches(&matches))
+        .unwrap_or_else(|error| refuse(&error))
 }
 
 /// Shows help or an error. An error quotes the command line, of which a terminal may obey a part.
@@ -135,11 +138,14 @@ impl ToolSession {
         };
         let max_backlog: u64 = env.bounded("MAX_BACKLOG", 1_000_000, 1..=1_000_000_000);
         let dlq_max_len = env.bounded("DLQ_MAX_LEN", 1_000_000, 1..=u64::from(u32::MAX));
-        env.finish().map_err(|problems| ToolError::Usage(env.report(&problems).trim_end().to_owned()))?;
+        env.finish()
+            .map_err(|problems| ToolError::Usage(env.report(&problems).trim_end().to_owned()))?;
         env.misspelt().iter().for_each(|one| eprint_line(&format!("dlq-tool: {one}")));
         let first = url.expose_secret().split(',').next().unwrap_or_default();
-        let address = first.into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
-        let connection = connect(&url, cluster).map_err(|error| ToolError::Usage(error.to_string()))?;
+        let address =
+            first.into_connection_info().map(|info| info.addr().to_string()).unwrap_or_default();
+        let connection =
+            connect(&url, cluster).map_err(|error| ToolError::Usage(error.to_string()))?;
         Ok(Self {
             queue: Queue::new(KeyLayout::of(cluster), connection),
             screen: OutputWriter::new(global),
@@ -153,7 +159,8 @@ impl ToolSession {
 
     /// A connection of its own for reads that wait.
     fn reader(&self) -> Result<StreamReader, ToolError> {
-        blocking_connection(&self.url, self.cluster).map_err(|error| ToolError::Usage(error.to_string()))
+        blocking_connection(&self.url, self.cluster)
+            .map_err(|error| ToolError::Usage(error.to_string()))
     }
 
     /// The platforms asked for, else all that ever got an event; sorted.
@@ -171,7 +178,11 @@ impl ToolSession {
     async fn scan(&self, args: &SelectionArgs) -> Result<DeadLetterScan, ToolError> {
         // Dead letters carry Redis's times, so that is the clock that "24h ago" is counted on.
         let selection = Selection::new(args, self.queue.now().await?);
-        Ok(DeadLetterScan::new(self.queue.clone(), self.platforms(&args.platform).await?, selection))
+        Ok(DeadLetterScan::new(
+            self.queue.clone(),
+            self.platforms(&args.platform).await?,
+            selection,
+        ))
     }
 
     /// Says that nothing matched, and why that may be.
@@ -183,7 +194,10 @@ impl ToolSession {
         if !strangers.is_empty() {
             let known: Vec<_> = known.iter().map(PlatformName::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            eprint_line(&format!("no event ever came for {}; platforms with events: {known}", strangers.join(", ")));
+            eprint_line(&format!(
+                "no event ever came for {}; platforms with events: {known}",
+                strangers.join(", ")
+            ));
         }
         Ok(RunOutcome::NothingMatched)
     }

@@ -10,23 +10,32 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use shared::event::{StreamId, marker_digest};
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, StreamEntry, PlatformKeys, record};
+use shared::queue::{DeadLetter, PlatformKeys, StreamEntry, record};
 use tokio_util::sync::CancellationToken;
 
 use super::ToolSession;
 use super::bulk::{self, BulkRequest};
 use crate::cli::{OutputFormat, PurgeArgs};
 use crate::confirm::{self, ConfirmAnswer, Consent};
-use crate::exit_code::{ToolError, RunOutcome};
-use crate::output::{OutputWriter, count_noun, ignore_broken_pipe, json, escaped_json_lines, eprint_line};
-use crate::plan::{Cursor, BulkPlan, PlatformPlan};
+use crate::exit_code::{RunOutcome, ToolError};
+use crate::output::{
+    OutputWriter, count_noun, eprint_line, escaped_json_lines, ignore_broken_pipe, json,
+};
+use crate::plan::{BulkPlan, Cursor, PlatformPlan};
 use crate::progress::ProgressIndicator;
 use crate::scan::PageSize;
 
 /// Selects, shows or asks, and removes.
-pub(super) async fn run(session: &mut ToolSession, args: PurgeArgs) -> Result<RunOutcome, ToolError> {
-    if args.export.as_deref().is_some_and(is_stdout) && session.screen.format() == OutputFormat::Json {
-        return Err(ToolError::Usage("--export - and --output json both write to stdout; leave one out".to_owned()));
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: PurgeArgs,
+) -> Result<RunOutcome, ToolError> {
+    if args.export.as_deref().is_some_and(is_stdout)
+        && session.screen.format() == OutputFormat::Json
+    {
+        return Err(ToolError::Usage(
+            "--export - and --output json both write to stdout; leave one out".to_owned(),
+        ));
     }
     let consider = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
     let Some((mut plan, complete)) = bulk::build_plan(session, consider, None).await? else {
@@ -90,7 +99,11 @@ struct PurgeRun {
 }
 
 impl PurgeRun {
-    async fn purge_platform(&mut self, session: &mut ToolSession, share: &mut PlatformPlan) -> Result<(), ToolError> {
+    async fn purge_platform(
+        &mut self,
+        session: &mut ToolSession,
+        share: &mut PlatformPlan,
+    ) -> Result<(), ToolError> {
         let keys = session.queue.keys(&share.platform);
         self.progress.set_message(share.platform.as_str());
         let mut cursor = Cursor::default();
@@ -122,7 +135,8 @@ impl PurgeRun {
         let mut lines = Vec::new();
         for entry in found {
             if self.export.is_some() {
-                record::write(&keys.platform, entry.clone(), &mut lines).map_err(io::Error::other)?;
+                record::write(&keys.platform, entry.clone(), &mut lines)
+                    .map_err(io::Error::other)?;
             }
             letters.push(with_marker_digest(&keys.platform, entry));
         }
@@ -134,7 +148,13 @@ impl PurgeRun {
         Ok(letters)
     }
 
-    fn settle(&self, screen: &mut OutputWriter, share: &mut PlatformPlan, id: StreamId, was_there: bool) -> Result<(), ToolError> {
+    fn settle(
+        &self,
+        screen: &mut OutputWriter,
+        share: &mut PlatformPlan,
+        id: StreamId,
+        was_there: bool,
+    ) -> Result<(), ToolError> {
         if was_there {
             share.done += 1;
         } else {
@@ -142,7 +162,10 @@ impl PurgeRun {
         }
         if screen.format() == OutputFormat::Json {
             let result = if was_there { "purged" } else { "gone" };
-            ignore_broken_pipe(json::line(screen, &PurgeReport { platform: &share.platform, id, result }))?;
+            ignore_broken_pipe(json::line(
+                screen,
+                &PurgeReport { platform: &share.platform, id, result },
+            ))?;
         }
         self.progress.inc(1);
         Ok(())
@@ -150,9 +173,13 @@ impl PurgeRun {
 }
 
 /// A dead letter, and the digest of its duplicate marker.
-pub(super) fn with_marker_digest(platform: &PlatformName, entry: StreamEntry) -> (StreamId, Option<String>) {
+pub(super) fn with_marker_digest(
+    platform: &PlatformName,
+    entry: StreamEntry,
+) -> (StreamId, Option<String>) {
     let letter = DeadLetter::decode(platform, entry);
-    let digest = letter.event_id.as_deref().map(|event_id| marker_digest(platform.as_str(), event_id));
+    let digest =
+        letter.event_id.as_deref().map(|event_id| marker_digest(platform.as_str(), event_id));
     (letter.id, digest)
 }
 
@@ -180,15 +207,25 @@ impl ExportFile {
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(&path).map_err(|error| ToolError::Usage(format!("{}: {error}", path.display())))?;
+        let file = options
+            .open(&path)
+            .map_err(|error| ToolError::Usage(format!("{}: {error}", path.display())))?;
         // The file's name has to survive, too.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| write_error(&path, &error))?;
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| write_error(&path, &error))?;
         Ok(Self { path, file: Some(file), written: 0 })
     }
 
     /// Returns once `lines` are on disk, or written to a standard output that is no file.
-    fn add(&mut self, screen: &mut OutputWriter, lines: Vec<u8>, count: u64) -> Result<(), ToolError> {
+    fn add(
+        &mut self,
+        screen: &mut OutputWriter,
+        lines: Vec<u8>,
+        count: u64,
+    ) -> Result<(), ToolError> {
         let written = match &mut self.file {
             Some(file) => file.write_all(&lines).and_then(|()| file.sync_data()),
             None => screen.write_bytes(&lines).and_then(|()| screen.sync()),
@@ -199,7 +236,11 @@ impl ExportFile {
     }
 
     fn name(&self) -> String {
-        if self.file.is_none() { "standard output".to_owned() } else { self.path.display().to_string() }
+        if self.file.is_none() {
+            "standard output".to_owned()
+        } else {
+            self.path.display().to_string()
+        }
     }
 }
 

@@ -14,20 +14,25 @@ use super::bulk::{self, BulkRequest};
 use super::editor::Editor;
 use crate::cli::{OutputFormat, ReplayArgs};
 use crate::confirm::{self, ConfirmAnswer, Consent};
-use crate::exit_code::{ToolError, RunOutcome};
-use crate::output::{OutputWriter, ignore_broken_pipe, json, eprint_line};
-use crate::rate::{DEFAULT_BATCH, RateLimiter};
-use crate::plan::{Cursor, BulkPlan, PlatformPlan};
+use crate::exit_code::{RunOutcome, ToolError};
+use crate::output::{OutputWriter, eprint_line, ignore_broken_pipe, json};
+use crate::plan::{BulkPlan, Cursor, PlatformPlan};
 use crate::progress::ProgressIndicator;
+use crate::rate::{DEFAULT_BATCH, RateLimiter};
 
 /// How long to wait while a platform's queue is as full as a replay may make it.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// Selects, shows or asks, and replays.
-pub(super) async fn run(session: &mut ToolSession, args: ReplayArgs) -> Result<RunOutcome, ToolError> {
-    let editor = if args.set.is_empty() { None } else { Some(Editor::new(&session.queue, args.set).await?) };
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: ReplayArgs,
+) -> Result<RunOutcome, ToolError> {
+    let editor =
+        if args.set.is_empty() { None } else { Some(Editor::new(&session.queue, args.set).await?) };
     let consider = BulkRequest { selection: &args.selection, dry_run: args.dry_run };
-    let Some((mut plan, complete)) = bulk::build_plan(session, consider, editor.as_ref()).await? else {
+    let Some((mut plan, complete)) = bulk::build_plan(session, consider, editor.as_ref()).await?
+    else {
         return session.nothing_matched(&args.selection.platform).await;
     };
     let count = plan.remaining() as u64;
@@ -39,7 +44,11 @@ pub(super) async fn run(session: &mut ToolSession, args: ReplayArgs) -> Result<R
         }
         plan.eprint_summary(|platform| {
             let keys = session.queue.keys(platform);
-            format!(" to {}, which has room for {}", keys.incoming, room.get(platform).copied().unwrap_or(0))
+            format!(
+                " to {}, which has room for {}",
+                keys.incoming,
+                room.get(platform).copied().unwrap_or(0)
+            )
         });
         eprint_line("dry run: these would be replayed, nothing was changed");
         return Ok(complete);
@@ -49,7 +58,8 @@ pub(super) async fn run(session: &mut ToolSession, args: ReplayArgs) -> Result<R
     }
     match confirm::ask("replay", count, args.yes)? {
         ConfirmAnswer::Yes(consent) => {
-            let outcome = replay(session, &mut plan, RateLimiter::new(args.rate), editor, consent).await?;
+            let outcome =
+                replay(session, &mut plan, RateLimiter::new(args.rate), editor, consent).await?;
             Ok(if outcome == RunOutcome::Done { complete } else { outcome })
         }
         ConfirmAnswer::No => {
@@ -68,7 +78,12 @@ async fn replay(
     _consent: Consent,
 ) -> Result<RunOutcome, ToolError> {
     let stop = shared::shutdown::shutdown_token()?;
-    let mut run = ReplayRun { progress: ProgressIndicator::new(session.screen.format(), Some(plan.remaining())), pace, stop, editor };
+    let mut run = ReplayRun {
+        progress: ProgressIndicator::new(session.screen.format(), Some(plan.remaining())),
+        pace,
+        stop,
+        editor,
+    };
     let mut result = Ok(());
     for share in &mut plan.platforms {
         result = run.replay_platform(session, share).await;
@@ -92,7 +107,11 @@ struct ReplayRun {
 
 impl ReplayRun {
     /// Replays one platform's share, until it is done or the run is to stop.
-    async fn replay_platform(&mut self, session: &mut ToolSession, share: &mut PlatformPlan) -> Result<(), ToolError> {
+    async fn replay_platform(
+        &mut self,
+        session: &mut ToolSession,
+        share: &mut PlatformPlan,
+    ) -> Result<(), ToolError> {
         let keys = session.queue.keys(&share.platform);
         self.progress.set_message(share.platform.as_str());
         let mut cursor = Cursor::default();
@@ -180,7 +199,8 @@ impl ReplayRun {
                 self.progress.eprint_line(&format!("{} {id}: {reason}", share.platform));
             }
             if screen.format() == OutputFormat::Json {
-                let line = ReplayReport { platform: &share.platform, id: *id, result, queued_as, reason };
+                let line =
+                    ReplayReport { platform: &share.platform, id: *id, result, queued_as, reason };
                 ignore_broken_pipe(json::line(screen, &line))?;
             }
             self.progress.inc(1);

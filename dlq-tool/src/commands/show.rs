@@ -8,15 +8,18 @@ use unicode_width::UnicodeWidthStr;
 
 use super::ToolSession;
 use crate::cli::{OutputFormat, ShowArgs};
-use crate::exit_code::{ToolError, RunOutcome};
-use crate::output::{OutputWriter, body, count_noun, json, escaped};
+use crate::exit_code::{RunOutcome, ToolError};
+use crate::output::{OutputWriter, body, count_noun, escaped, json};
 use crate::time_arg;
 
 /// Text in place of a time that the sender gave in a form that is none.
 const UNREADABLE_TIME: &str = "unreadable (older than every known time)";
 
 /// Finds it, wherever it is, and prints it.
-pub(super) async fn run(session: &mut ToolSession, args: ShowArgs) -> Result<RunOutcome, ToolError> {
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: ShowArgs,
+) -> Result<RunOutcome, ToolError> {
     let platforms = session.platforms(args.platform.as_slice()).await?;
     let mut found = Vec::new();
     for platform in &platforms {
@@ -76,7 +79,8 @@ fn parts(letter: &DeadLetter) -> Vec<DetailPart> {
     parts.line("event id", letter.event_id.as_ref());
     parts.line("event type", letter.event_type.as_ref());
     let unreadable = letter.occurred_at.is_some_and(EventTime::is_unreadable);
-    let happened_at = if unreadable { Some(UNREADABLE_TIME.to_owned()) } else { time(letter.occurred_at) };
+    let happened_at =
+        if unreadable { Some(UNREADABLE_TIME.to_owned()) } else { time(letter.occurred_at) };
     parts.line("happened at", happened_at);
     parts.line("received at", time(letter.received_at));
     parts.line("first queued as", letter.origin);
@@ -97,7 +101,10 @@ fn parts(letter: &DeadLetter) -> Vec<DetailPart> {
     if !letter.extra.is_empty() {
         parts.heading("other fields");
         for (name, value) in &letter.extra {
-            parts.line(&escaped(&String::from_utf8_lossy(name)), Some(String::from_utf8_lossy(value)));
+            parts.line(
+                &escaped(&String::from_utf8_lossy(name)),
+                Some(String::from_utf8_lossy(value)),
+            );
         }
     }
     match &letter.body {

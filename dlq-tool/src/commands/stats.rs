@@ -10,9 +10,9 @@ use shared::queue::{DeadLetterStats, Depth, PlatformKeys};
 
 use super::ToolSession;
 use crate::cli::{OutputFormat, StatsArgs};
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::table::{TableColumn, TextTable};
-use crate::output::{OutputWriter, count_noun, json, eprint_line};
+use crate::output::{OutputWriter, count_noun, eprint_line, json};
 use crate::scan::PageSize;
 use crate::time_arg;
 
@@ -26,7 +26,10 @@ const MAX_SNAPSHOT_TRIES: usize = 10;
 const MAX_SHOWN_VALUES: usize = 10;
 
 /// Prints the counts of every platform, or of those asked for.
-pub(super) async fn run(session: &mut ToolSession, args: StatsArgs) -> Result<RunOutcome, ToolError> {
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: StatsArgs,
+) -> Result<RunOutcome, ToolError> {
     let platforms = session.platforms(&args.platform).await?;
     if platforms.is_empty() {
         eprint_line("no event has come yet, for any platform");
@@ -36,12 +39,17 @@ pub(super) async fn run(session: &mut ToolSession, args: StatsArgs) -> Result<Ru
         all.push(count(session, platform).await?);
     }
     match session.screen.format() {
-        OutputFormat::Json => all.iter().try_for_each(|stats| json::line(&mut session.screen, stats))?,
+        OutputFormat::Json => {
+            all.iter().try_for_each(|stats| json::line(&mut session.screen, stats))?
+        }
         OutputFormat::Table => print(&mut session.screen, &all)?,
     }
     if let Some(first) = all.first() {
         let source = format!("from {}, each platform at one moment", session.address);
-        eprint_line(&format!("counted from {} on (Redis's clock), {source}", time_arg::format_millis(first.as_of)));
+        eprint_line(&format!(
+            "counted from {} on (Redis's clock), {source}",
+            time_arg::format_millis(first.as_of)
+        ));
     }
     Ok(RunOutcome::Done)
 }
@@ -82,7 +90,10 @@ async fn count(session: &ToolSession, platform: PlatformName) -> Result<Platform
     let mut size = PageSize::new();
     loop {
         stats.add(&seen);
-        size.adapt(usize::try_from(seen.counted).unwrap_or(usize::MAX), usize::try_from(seen.bytes).unwrap_or(0));
+        size.adapt(
+            usize::try_from(seen.counted).unwrap_or(usize::MAX),
+            usize::try_from(seen.bytes).unwrap_or(0),
+        );
         let Some(after) = seen.next else { break };
         seen = session.queue.dead_letter_stats(&keys, Some(after), last, size.entries()).await?;
     }
@@ -98,10 +109,14 @@ async fn count(session: &ToolSession, platform: PlatformName) -> Result<Platform
 }
 
 /// Two looks, again until both see as many dead letters: nothing has changed between them then.
-async fn consistent_snapshot(session: &ToolSession, keys: &PlatformKeys) -> Result<(Depth, DeadLetterStats), ToolError> {
+async fn consistent_snapshot(
+    session: &ToolSession,
+    keys: &PlatformKeys,
+) -> Result<(Depth, DeadLetterStats), ToolError> {
     for _ in 0..MAX_SNAPSHOT_TRIES {
         let depth = session.queue.depth(keys).await?;
-        let seen = session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?;
+        let seen =
+            session.queue.dead_letter_stats(keys, None, None, PageSize::new().entries()).await?;
         if depth.dead_letters == seen.length {
             return Ok((depth, seen));
         }
@@ -127,13 +142,15 @@ impl PlatformStats {
 fn add_counts(counts: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
     for (kind, count) in more {
         let kind = if kind.is_empty() { "(none)" } else { kind };
-        let counted = if counts.len() < MAX_EVENT_TYPES || counts.contains_key(kind) { kind } else { OTHERS };
+        let counted =
+            if counts.len() < MAX_EVENT_TYPES || counts.contains_key(kind) { kind } else { OTHERS };
         *counts.entry(counted.to_owned()).or_default() += count;
     }
 }
 
 fn print(screen: &mut OutputWriter, all: &[PlatformStats]) -> io::Result<()> {
-    let time = |instant: Option<Millis>| instant.map_or_else(|| "-".to_owned(), time_arg::format_seconds);
+    let time =
+        |instant: Option<Millis>| instant.map_or_else(|| "-".to_owned(), time_arg::format_seconds);
     let mut table = TextTable::new([
         TableColumn::text("PLATFORM", 64),
         TableColumn::number("DEAD"),
@@ -175,10 +192,13 @@ fn print(screen: &mut OutputWriter, all: &[PlatformStats]) -> io::Result<()> {
 /// The counts by error code and by event type, the most frequent first.
 fn breakdown(stats: &PlatformStats) -> Vec<[String; 4]> {
     let mut rows = Vec::new();
-    for (by, counts) in [("error code", &stats.by_error_code), ("event type", &stats.by_event_type)] {
+    for (by, counts) in [("error code", &stats.by_error_code), ("event type", &stats.by_event_type)]
+    {
         let mut sorted: Vec<_> = counts.iter().collect();
         sorted.sort_by_key(|(kind, count)| (std::cmp::Reverse(**count), kind.as_str()));
-        let row = |kind: &str, count: u64| [stats.platform.to_string(), by.into(), kind.into(), count.to_string()];
+        let row = |kind: &str, count: u64| {
+            [stats.platform.to_string(), by.into(), kind.into(), count.to_string()]
+        };
         rows.extend(sorted.iter().take(MAX_SHOWN_VALUES).map(|(kind, count)| row(kind, **count)));
         let rest: u64 = sorted.iter().skip(MAX_SHOWN_VALUES).map(|(_, count)| **count).sum();
         if rest > 0 {

@@ -7,14 +7,14 @@ use std::io;
 use std::time::Duration;
 
 use shared::event::StreamId;
-use shared::queue::{DeadLetter, CallError, PlatformKeys, StreamReader};
+use shared::queue::{CallError, DeadLetter, PlatformKeys, StreamReader};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::ToolSession;
 use super::list::ListPrinter;
 use crate::cli::WatchArgs;
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::exit_code::{RunOutcome, ToolError};
 use crate::output::eprint_line;
 use crate::select::Selection;
 
@@ -28,7 +28,10 @@ const PLATFORM_REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Follows until Ctrl-C, or until `--limit` are shown.
-pub(super) async fn run(session: &mut ToolSession, args: WatchArgs) -> Result<RunOutcome, ToolError> {
+pub(super) async fn run(
+    session: &mut ToolSession,
+    args: WatchArgs,
+) -> Result<RunOutcome, ToolError> {
     let selection = Selection::new(&args.selection, session.queue.now().await?);
     let mut watch = Watcher {
         reader: session.reader()?,
@@ -89,7 +92,11 @@ impl Watcher {
             sleep(BLOCK_TIMEOUT).await;
             return Ok(());
         }
-        let pages = match session.queue.follow_dead_letters(&mut self.reader, &self.streams, PAGE_ENTRIES, BLOCK_TIMEOUT).await {
+        let pages = match session
+            .queue
+            .follow_dead_letters(&mut self.reader, &self.streams, PAGE_ENTRIES, BLOCK_TIMEOUT)
+            .await
+        {
             Ok(pages) => pages,
             // One key that is no stream would keep all others from being read.
             Err(fault) if fault.is_wrong_type() => return self.set_aside(session).await,
@@ -100,8 +107,10 @@ impl Watcher {
             if let Some(last) = entries.last() {
                 *after = last.id;
             }
-            let letters = entries.into_iter().map(|entry| DeadLetter::decode(&keys.platform, entry));
-            let mut letters: Vec<_> = letters.filter(|letter| self.selection.matches(letter)).collect();
+            let letters =
+                entries.into_iter().map(|entry| DeadLetter::decode(&keys.platform, entry));
+            let mut letters: Vec<_> =
+                letters.filter(|letter| self.selection.matches(letter)).collect();
             letters.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= letters.len() as u64;
             self.show(session, &letters)?;
@@ -147,7 +156,10 @@ impl Watcher {
         for (keys, after) in std::mem::take(&mut self.streams) {
             match session.queue.newest_dead_letters(&keys, None, 1).await {
                 Err(fault) if fault.is_wrong_type() => {
-                    eprint_line(&format!("{}: {} holds something else; it is not watched", keys.platform, keys.dlq));
+                    eprint_line(&format!(
+                        "{}: {} holds something else; it is not watched",
+                        keys.platform, keys.dlq
+                    ));
                     self.set_aside.push(keys);
                 }
                 Err(fault) => {

@@ -115,11 +115,13 @@ fn dump(body: &[u8]) -> String {
             let _ = write!(out, " {byte:02x}");
         }
         let gap = 3 * (16 - bytes.len()) + 2;
-        let shown = bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' });
+        let shown =
+            bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' });
         out.extend(std::iter::repeat_n(' ', gap).chain(shown));
     }
     if body.len() > MAX_DUMPED_BYTES {
-        let _ = write!(out, "\n… {} more bytes; --output json has them", body.len() - MAX_DUMPED_BYTES);
+        let _ =
+            write!(out, "\n… {} more bytes; --output json has them", body.len() - MAX_DUMPED_BYTES);
     }
     out
 }

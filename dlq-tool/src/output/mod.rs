@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 pub(crate) use shared::visible::escaped;
 use shared::visible::escaped_lines;
 
-use crate::cli::{OutputFormat, GlobalArgs};
+use crate::cli::{GlobalArgs, OutputFormat};
 
 /// The two streams, and how to write on them.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub(crate) struct OutputWriter {
 impl OutputWriter {
     /// As the command line and the environment want it.
     pub(crate) fn new(global: &GlobalArgs) -> Self {
-        let quiet = global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let quiet =
+            global.no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             data: BufWriter::new(io::stdout()),
             format: global.output,
@@ -116,7 +117,10 @@ mod tests {
     #[test]
     fn output_control_characters_are_escaped() {
         assert_eq!(escaped("grün ✓"), "grün ✓");
-        assert_eq!(escaped("a\x1b[2Jb\r\n\tc\u{9b}d\u{202e}e"), "a\\u001b[2Jb\\r\\n\\tc\\u009bd\\u202ee");
+        assert_eq!(
+            escaped("a\x1b[2Jb\r\n\tc\u{9b}d\u{202e}e"),
+            "a\\u001b[2Jb\\r\\n\\tc\\u009bd\\u202ee"
+        );
         assert_eq!(escaped("a\u{e0041}b\u{200b}c\u{ad}d"), "a\\udb40\\udc41b\\u200bc\\u00add");
     }
 

@@ -64,7 +64,11 @@ impl<const N: usize> TextTable<N> {
     }
 
     /// Prints a page of rows.
-    pub(crate) fn page(&mut self, screen: &mut OutputWriter, rows: &[[String; N]]) -> io::Result<()> {
+    pub(crate) fn page(
+        &mut self,
+        screen: &mut OutputWriter,
+        rows: &[[String; N]],
+    ) -> io::Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
@@ -164,6 +168,9 @@ mod tests {
         assert_eq!(cut("日本語", 5), "日本…");
         assert_eq!(cut("日本語", 4), "日…");
         assert_eq!(cut("🎬🎬🎬", 5), "🎬🎬…");
-        assert!(cut(&format!("a{}", "\u{301}".repeat(1000)), 5).chars().count() <= 5 * MAX_CHARS_PER_COLUMN);
+        assert!(
+            cut(&format!("a{}", "\u{301}".repeat(1000)), 5).chars().count()
+                <= 5 * MAX_CHARS_PER_COLUMN
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use shared::clock;
-use shared::effects::{self, PlannedEvent, ColumnWarning};
+use shared::effects::{self, ColumnWarning, PlannedEvent};
 use shared::event::{EventTime, Millis, NewEvent, StreamId};
 use shared::json::{self, Document};
 use shared::platform::{EffectSpec, Locator, Platform, Pointer};
@@ -68,10 +68,13 @@ pub(super) fn describe_event(
     let planned = plan(platform, &event, at);
     let mut effect = effect(platform, platform.effects.get(&event.event_type), planned.as_ref());
     let planned = planned.ok();
-    let subscribed = platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type));
+    let subscribed =
+        platform.event_types.as_ref().is_none_or(|types| types.contains(&event.event_type));
     effect.not_queued = match (platform.enabled, subscribed) {
         (false, _) => Some("the platform is disabled (403)"),
-        (true, false) => Some("its type is not one of the platform's event_types (answered `ignored`)"),
+        (true, false) => {
+            Some("its type is not one of the platform's event_types (answered `ignored`)")
+        }
         (true, true) => None,
     };
     let event = EventReport {
@@ -79,7 +82,10 @@ pub(super) fn describe_event(
         subscribed,
         occurred_at: event.occurred_at.known().map(clock::rfc3339),
         time_unreadable: event.occurred_at == EventTime::Unreadable,
-        ordered_by: event.occurred_at.is_ahead(at).then(|| clock::rfc3339(event.occurred_at.clamped(at))),
+        ordered_by: event
+            .occurred_at
+            .is_ahead(at)
+            .then(|| clock::rfc3339(event.occurred_at.clamped(at))),
         session: planned.as_ref().and_then(|planned| planned.room.clone()),
         live_stream_id: planned.and_then(|planned| planned.live_stream_id),
         delivery_id: event.delivery_id,
@@ -98,7 +104,11 @@ fn plan(platform: &Platform, event: &NewEvent, at: Millis) -> Result<PlannedEven
     effects::plan(platform, &envelope).map_err(|invalid| invalid.to_string())
 }
 
-fn effect(platform: &Platform, spec: Option<&EffectSpec>, planned: Result<&PlannedEvent, &String>) -> EffectReport {
+fn effect(
+    platform: &Platform,
+    spec: Option<&EffectSpec>,
+    planned: Result<&PlannedEvent, &String>,
+) -> EffectReport {
     let mut report = EffectReport {
         effect: "log",
         not_queued: None,

@@ -24,7 +24,7 @@ use crate::pipeline::handshake;
 use crate::pipeline::identify::{Identified, identify};
 use capture::Capture;
 use event::{EffectReport, EventReport};
-use signature::{SignatureVerdict, SignatureCheck, SignatureReport};
+use signature::{SignatureCheck, SignatureReport, SignatureVerdict};
 
 const EXAMPLE: &str = "\
 Example, with a request as it was captured:
@@ -76,7 +76,8 @@ enum ReportFormat {
 }
 
 fn instant(text: &str) -> Result<Millis, &'static str> {
-    shared::json::time::parse_text(text).ok_or("must be RFC 3339 with an offset, or a number since the epoch")
+    shared::json::time::parse_text(text)
+        .ok_or("must be RFC 3339 with an offset, or a number since the epoch")
 }
 
 /// The verdict.
@@ -110,7 +111,10 @@ impl CheckReport {
         let mut queued = self.effects().filter(|effect| effect.not_queued.is_none()).peekable();
         if queued.peek().is_none() {
             let why = self.effects().find_map(|effect| effect.not_queued);
-            return Some(format!("nothing of it is queued: {}", why.unwrap_or("the batch is empty (200)")));
+            return Some(format!(
+                "nothing of it is queued: {}",
+                why.unwrap_or("the batch is empty (200)")
+            ));
         }
         let refused = queued.find_map(|effect| effect.refusal.as_deref())?;
         Some(format!("a worker would dead-letter it (invalid_event): {refused}"))
@@ -141,30 +145,58 @@ impl CheckPlatform {
     /// What of usage or configuration makes it impossible.
     pub fn run(self, env: &Env) -> Result<CheckOutcome, Vec<Problem>> {
         let capture = Capture::read(&self.headers, &self.body).map_err(|problem| vec![problem])?;
-        let (platform, keys) = crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
-        let max_body = env.bytes("MAX_BODY_BYTES", crate::config::DEFAULT_MAX_BODY, 1..=crate::config::MAX_BODY_LIMIT);
+        let (platform, keys) =
+            crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
+        let max_body = env.bytes(
+            "MAX_BODY_BYTES",
+            crate::config::DEFAULT_MAX_BODY,
+            1..=crate::config::MAX_BODY_LIMIT,
+        );
         env.finish()?;
         let at = self.at.unwrap_or_else(clock::now_ms);
 
         let decoded = signature::decode(&capture, max_body);
         let (scheme, keys, invalid) = (&platform.scheme, &keys, platform.invalid);
-        let checked =
-            SignatureCheck { scheme, keys, capture: &capture, decoded: &decoded, at, max_body, invalid }.answer();
+        let checked = SignatureCheck {
+            scheme,
+            keys,
+            capture: &capture,
+            decoded: &decoded,
+            at,
+            max_body,
+            invalid,
+        }
+        .answer();
         let report = match &checked {
             SignatureVerdict { verified: Ok((verified, body)), .. } => {
-                let asked = handshake::answer_challenge(&platform, keys, &capture.headers, verified, body, at).is_some();
+                let asked = handshake::answer_challenge(
+                    &platform,
+                    keys,
+                    &capture.headers,
+                    verified,
+                    body,
+                    at,
+                )
+                .is_some();
                 describe_verified(&platform, verified, body, asked, at)
             }
-            SignatureVerdict { verified: Err(reason), .. } => EventVerdict { reason: Some(reason.clone()), ..EventVerdict::default() },
+            SignatureVerdict { verified: Err(reason), .. } => {
+                EventVerdict { reason: Some(reason.clone()), ..EventVerdict::default() }
+            }
         };
         let mut notes = checked.notes;
         notes.extend(env.warnings().iter().map(ToString::to_string));
         if !platform.enabled {
-            notes.push("the platform is disabled: ingress answers 403 before it looks at a signature".to_owned());
+            notes.push(
+                "the platform is disabled: ingress answers 403 before it looks at a signature"
+                    .to_owned(),
+            );
         }
         if platform.paused {
-            notes
-                .push("the platform is paused: its events are kept, and take effect once it is resumed".to_owned());
+            notes.push(
+                "the platform is paused: its events are kept, and take effect once it is resumed"
+                    .to_owned(),
+            );
         }
         let EventVerdict { reason, event, effect, batch } = report;
         let identified = event.is_some() || batch.is_some();
@@ -201,10 +233,18 @@ struct EventVerdict {
     batch: Option<Vec<CheckedBatchEvent>>,
 }
 
-fn describe_verified(platform: &Platform, verified: &Verified<'_>, body: &Bytes, handshake: bool, at: Millis) -> EventVerdict {
+fn describe_verified(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    body: &Bytes,
+    handshake: bool,
+    at: Millis,
+) -> EventVerdict {
     let refused = |reason: String| EventVerdict { reason: Some(reason), ..EventVerdict::default() };
     if handshake {
-        return refused("it is the provider's handshake, which is answered at once and is no event".to_owned());
+        return refused(
+            "it is the provider's handshake, which is answered at once and is no event".to_owned(),
+        );
     }
     match identify(platform, verified, body) {
         Ok(Identified::One(event)) => {
@@ -217,13 +257,16 @@ fn describe_verified(platform: &Platform, verified: &Verified<'_>, body: &Bytes,
                 let (event, effect) = event::describe_event(platform, verified, event, at);
                 CheckedBatchEvent { event, effect, body }
             };
-            EventVerdict { batch: Some(events.into_iter().map(part).collect()), ..EventVerdict::default() }
+            EventVerdict {
+                batch: Some(events.into_iter().map(part).collect()),
+                ..EventVerdict::default()
+            }
         }
         // Made by what refuses or keeps such a request, which is not asked here.
         Ok(Identified::Unusable(_)) => EventVerdict::default(),
-        Err(invalid) if platform.invalid == InvalidRequests::Keep => {
-            refused(format!("it is no usable event of this platform (kept as a dead letter): {invalid}"))
-        }
+        Err(invalid) if platform.invalid == InvalidRequests::Keep => refused(format!(
+            "it is no usable event of this platform (kept as a dead letter): {invalid}"
+        )),
         Err(invalid) => refused(format!("it is no event of this platform (400): {invalid}")),
     }
 }

@@ -27,10 +27,16 @@ pub(super) fn table(report: &CheckReport) -> String {
     lines.add("  computed over", &signature.computed);
     lines.add("  secret is", signature.secret_as);
     lines.maybe("  body", signature.over.map(|over| format!("as {over}")).as_deref());
-    lines.add("  captured body", &format!("{} bytes, SHA-256 {}", signature.body_bytes, signature.body_sha256));
+    lines.add(
+        "  captured body",
+        &format!("{} bytes, SHA-256 {}", signature.body_bytes, signature.body_sha256),
+    );
     let key = signature.key.map_or("no one of".to_owned(), |key| format!("number {key} of"));
     lines.add("  verified by", &format!("{key} {} key(s)", signature.keys));
-    lines.maybe("  tolerance", signature.tolerance_s.map(|seconds| format!("{seconds} s")).as_deref());
+    lines.maybe(
+        "  tolerance",
+        signature.tolerance_s.map(|seconds| format!("{seconds} s")).as_deref(),
+    );
     for header in &signature.headers {
         lines.add("  header", &format!("{}: {}", header.name, header.found));
     }
@@ -58,13 +64,15 @@ struct ReportLines {
 impl ReportLines {
     fn add(&mut self, name: &str, value: &str) {
         // What a stranger sent must not steer a terminal.
-        let value: String = value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let value: String =
+            value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         self.text.push_str(&format!("{name:<WIDTH$} {value}\n"));
     }
 
     fn event(&mut self, event: &EventReport) {
         self.add("event id", &format!("{} ({})", event.event_id, event.id_from));
-        let ignored = if event.subscribed { "" } else { " (not subscribed: answered `ignored`, not queued)" };
+        let ignored =
+            if event.subscribed { "" } else { " (not subscribed: answered `ignored`, not queued)" };
         self.add("event type", &format!("{}{ignored}", event.event_type));
         let no_time = if event.time_unreadable {
             "unreadable: older than every known time, among such events by arrival"
@@ -84,7 +92,9 @@ impl ReportLines {
     fn effect(&mut self, effect: &EffectReport) {
         self.add("effect", effect.effect);
         let outcome = match &effect.refusal {
-            _ if effect.not_queued.is_some() => format!("no: {}", effect.not_queued.unwrap_or_default()),
+            _ if effect.not_queued.is_some() => {
+                format!("no: {}", effect.not_queued.unwrap_or_default())
+            }
             Some(refusal) => format!("no: dead letter invalid_event: {refusal}"),
             None if effect.needs_session => "yes, once its session is there".to_owned(),
             None => "yes".to_owned(),
@@ -92,14 +102,16 @@ impl ReportLines {
         self.add("  takes effect", &outcome);
         effect.warnings.iter().for_each(|warning| self.add("  warning", &warning.to_string()));
         for column in &effect.columns {
-            let warning = effect.warnings.iter().find(|warning| warning.column == column.column.as_str());
+            let warning =
+                effect.warnings.iter().find(|warning| warning.column == column.column.as_str());
             let left_alone = match (&effect.refusal, warning) {
                 (Some(_), _) => "nothing is set".to_owned(),
                 (None, Some(warning)) => format!("left alone: {}", warning.reason),
                 (None, None) => "absent: left alone".to_owned(),
             };
             let value = column.value.as_deref().unwrap_or(&left_alone);
-            let from = column.from.as_deref().map(|from| format!(" (from {from})")).unwrap_or_default();
+            let from =
+                column.from.as_deref().map(|from| format!(" (from {from})")).unwrap_or_default();
             self.add(&format!("  {}", column.column), &format!("{value}{from}"));
         }
     }

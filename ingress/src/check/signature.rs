@@ -9,11 +9,14 @@ use shared::event::Millis;
 use shared::json::{self, Document};
 use shared::platform::InvalidRequests;
 use shared::signature::{
-    Encoding, Found, Hash, Headers, Keys, Refusal, Scheme, SecretEncoding, Template, Verified, verify,
+    Encoding, Found, Hash, Headers, Keys, Refusal, Scheme, SecretEncoding, Template, Verified,
+    verify,
 };
 
 use super::capture::{Capture, without_mark};
-use crate::pipeline::content_encoding::{ContentEncoding, ContentDecodeError, UnsupportedEncodingError};
+use crate::pipeline::content_encoding::{
+    ContentDecodeError, ContentEncoding, UnsupportedEncodingError,
+};
 
 /// What was checked.
 #[derive(Debug, Serialize)]
@@ -72,7 +75,8 @@ pub(super) struct SignatureCheck<'a> {
 }
 
 /// A captured body without its coding; `Ok(None)`: it has none.
-pub(super) type DecodedCapture = Result<Option<Result<Bytes, ContentDecodeError>>, UnsupportedEncodingError>;
+pub(super) type DecodedCapture =
+    Result<Option<Result<Bytes, ContentDecodeError>>, UnsupportedEncodingError>;
 
 /// Undoes the coding that `capture` names.
 pub(super) fn decode(capture: &Capture, max_body: usize) -> DecodedCapture {
@@ -95,19 +99,26 @@ impl<'a> SignatureCheck<'a> {
         report: &mut SignatureReport,
         notes: &mut Vec<String>,
     ) -> Result<(Verified<'a>, &'a Bytes), String> {
-        let too_large = || format!("the body is larger than MAX_BODY_BYTES ({}) as sent (413)", self.max_body);
+        let too_large =
+            || format!("the body is larger than MAX_BODY_BYTES ({}) as sent (413)", self.max_body);
         let wire = &self.capture.body;
         if !matches!(self.decoded, Ok(None))
             && wire.len() <= self.max_body
             && Document::parse_text(&json::text(wire)).is_ok()
             && let Ok(verified) = self.verify(wire)
         {
-            notes.push("the bytes as sent verify and are JSON: Content-Encoding is ignored".to_owned());
+            notes.push(
+                "the bytes as sent verify and are JSON: Content-Encoding is ignored".to_owned(),
+            );
             return Ok((self.verified(verified, "wire", report), wire));
         }
         let Ok(decoded) = self.decoded else {
             let wrong = "Content-Encoding must be one of gzip, zstd and br";
-            return Err(self.undecodable(wire.len() <= self.max_body && self.verify(wire).is_ok(), wrong, 415));
+            return Err(self.undecodable(
+                wire.len() <= self.max_body && self.verify(wire).is_ok(),
+                wrong,
+                415,
+            ));
         };
         if wire.len() > self.max_body {
             return Err(too_large());
@@ -115,13 +126,22 @@ impl<'a> SignatureCheck<'a> {
         let refusal = match (self.verify(wire), decoded) {
             (Err(refusal), Some(_)) if !refusal.depends_on_body() => refusal,
             (verified, Some(Err(ContentDecodeError::TooLarge))) => {
-                let wrong = format!("the body is larger than MAX_BODY_BYTES ({}) once decoded", self.max_body);
+                let wrong = format!(
+                    "the body is larger than MAX_BODY_BYTES ({}) once decoded",
+                    self.max_body
+                );
                 return Err(self.undecodable(verified.is_ok(), &wrong, 413));
             }
             (Ok(verified), None) => return Ok((self.verified(verified, "wire", report), wire)),
-            (Ok(verified), Some(Ok(body))) => return Ok((self.verified(verified, "wire", report), body)),
+            (Ok(verified), Some(Ok(body))) => {
+                return Ok((self.verified(verified, "wire", report), body));
+            }
             (Ok(_), Some(Err(ContentDecodeError::Malformed))) => {
-                return Err(self.undecodable(true, "the body is not what Content-Encoding says", 400));
+                return Err(self.undecodable(
+                    true,
+                    "the body is not what Content-Encoding says",
+                    400,
+                ));
             }
             (Err(_), Some(Ok(body))) => match self.verify(body) {
                 Ok(verified) => return Ok((self.verified(verified, "decoded", report), body)),
@@ -146,8 +166,12 @@ impl<'a> SignatureCheck<'a> {
     /// The reason against a body that cannot be decoded. `genuine`: it verifies as sent.
     fn undecodable(self, genuine: bool, wrong: &str, status: u16) -> String {
         match (genuine, self.invalid) {
-            (true, InvalidRequests::Keep) => format!("the signature verifies, but {wrong} (kept as a dead letter)"),
-            (true, InvalidRequests::Refuse) => format!("the signature verifies, but {wrong} ({status})"),
+            (true, InvalidRequests::Keep) => {
+                format!("the signature verifies, but {wrong} (kept as a dead letter)")
+            }
+            (true, InvalidRequests::Refuse) => {
+                format!("the signature verifies, but {wrong} ({status})")
+            }
             (false, _) => format!("{wrong} ({status})"),
         }
     }
@@ -156,12 +180,23 @@ impl<'a> SignatureCheck<'a> {
         verify(self.scheme, self.keys, &self.capture.headers, body, self.at)
     }
 
-    fn verified(self, verified: Verified<'a>, over: &'static str, report: &mut SignatureReport) -> Verified<'a> {
+    fn verified(
+        self,
+        verified: Verified<'a>,
+        over: &'static str,
+        report: &mut SignatureReport,
+    ) -> Verified<'a> {
         let single: Vec<Keys> = match self.keys {
-            Keys::Secrets(list) => list.iter().map(|one| Keys::Secrets(vec![one.clone()])).collect(),
-            Keys::Credentials(list) => list.iter().map(|one| Keys::Credentials(vec![one.clone()])).collect(),
+            Keys::Secrets(list) => {
+                list.iter().map(|one| Keys::Secrets(vec![one.clone()])).collect()
+            }
+            Keys::Credentials(list) => {
+                list.iter().map(|one| Keys::Credentials(vec![one.clone()])).collect()
+            }
         };
-        let fits = |keys: &Keys| verify(self.scheme, keys, &self.capture.headers, verified.body(), self.at).is_ok();
+        let fits = |keys: &Keys| {
+            verify(self.scheme, keys, &self.capture.headers, verified.body(), self.at).is_ok()
+        };
         (report.over, report.key) = (Some(over), single.iter().position(fits).map(|at| at + 1));
         verified
     }
@@ -202,21 +237,34 @@ impl<'a> SignatureCheck<'a> {
             Refusal::Missing => format!("no signature header; this platform reads: {}", names()),
             Refusal::Malformed(what) => {
                 let headers = self.beside_the_signature().into_iter();
-                let absent: Vec<_> =
-                    headers.filter(|name| self.capture.headers.find(name) == Found::Absent).collect();
-                let missing =
-                    if absent.is_empty() { String::new() } else { format!("; absent: {}", absent.join(", ")) };
+                let absent: Vec<_> = headers
+                    .filter(|name| self.capture.headers.find(name) == Found::Absent)
+                    .collect();
+                let missing = if absent.is_empty() {
+                    String::new()
+                } else {
+                    format!("; absent: {}", absent.join(", "))
+                };
                 let written = written(self.scheme).filter(|_| what.contains("signature"));
-                let expected = written.map(|form| format!("; by the definition it is {form}")).unwrap_or_default();
+                let expected = written
+                    .map(|form| format!("; by the definition it is {form}"))
+                    .unwrap_or_default();
                 format!("a header is not what a genuine request has: {what}{expected}{missing}")
             }
-            Refusal::Mismatch => format!("no key makes this signature over {}", described(self.scheme).1),
-            Refusal::BodyHashMismatch => "the token is genuine, but was made for another body".to_owned(),
+            Refusal::Mismatch => {
+                format!("no key makes this signature over {}", described(self.scheme).1)
+            }
+            Refusal::BodyHashMismatch => {
+                "the token is genuine, but was made for another body".to_owned()
+            }
             Refusal::OutsideTolerance { received, current, diff, signature_valid } => {
                 let allowed = tolerance(self.scheme).map_or(0, |tolerance| tolerance.as_secs());
                 let side = if received < current { "behind" } else { "ahead of" };
-                let rest =
-                    if signature_valid { "but for that it verifies" } else { "nor does the signature verify" };
+                let rest = if signature_valid {
+                    "but for that it verifies"
+                } else {
+                    "nor does the signature verify"
+                };
                 format!(
                     "its time {received} is {diff} s {side} {current}, of which {allowed} s are allowed; {rest}"
                 )
@@ -249,34 +297,56 @@ impl<'a> SignatureCheck<'a> {
             return Vec::new();
         }
         let body = &self.capture.body[..];
-        let verifies =
-            |keys: &Keys, body: &[u8]| match verify(self.scheme, keys, &self.capture.headers, body, self.at) {
-                Ok(_) => true,
-                Err(refusal) => refusal.valid_but_for_time(),
-            };
+        let verifies = |keys: &Keys, body: &[u8]| match verify(
+            self.scheme,
+            keys,
+            &self.capture.headers,
+            body,
+            self.at,
+        ) {
+            Ok(_) => true,
+            Err(refusal) => refusal.valid_but_for_time(),
+        };
         let genuine = |body: &[u8]| verifies(self.keys, body);
         let unix = String::from_utf8_lossy(body).replace("\r\n", "\n");
         let without_end = without_line_end(body);
         let unmarked = without_mark(body);
         let unmarked = (*unmarked != *body).then_some(&*unmarked);
         let tries = [
-            (unmarked.map(<[u8]>::to_vec), "without the byte order mark at its beginning, in UTF-8"),
+            (
+                unmarked.map(<[u8]>::to_vec),
+                "without the byte order mark at its beginning, in UTF-8",
+            ),
             (
                 unmarked.and_then(without_line_end).map(<[u8]>::to_vec),
                 "without the byte order mark at its beginning and the line break at its end, in UTF-8",
             ),
-            (without_end.map(<[u8]>::to_vec), "without the line break at its end, which was not sent"),
+            (
+                without_end.map(<[u8]>::to_vec),
+                "without the line break at its end, which was not sent",
+            ),
             (Some([body, b"\n"].concat()), "with a line break at its end, which the capture lacks"),
-            (Some(unix.replace('\n', "\r\n").into_bytes()), "with CRLF line breaks, which the capture has changed"),
+            (
+                Some(unix.replace('\n', "\r\n").into_bytes()),
+                "with CRLF line breaks, which the capture has changed",
+            ),
             (Some(unix.into_bytes()), "with LF line breaks, which the capture has changed"),
-            (compact(body), "without the white space between its values, which the capture has added"),
+            (
+                compact(body),
+                "without the white space between its values, which the capture has added",
+            ),
         ];
-        let mut found = tries.into_iter().filter_map(|(body, how)| body.filter(|body| genuine(body)).map(|_| how));
+        let mut found = tries
+            .into_iter()
+            .filter_map(|(body, how)| body.filter(|body| genuine(body)).map(|_| how));
         if let Some(how) = found.next() {
             return vec![format!("the signature verifies over the body {how}")];
         }
         let meant = self.keys.variants().into_iter().find(|(_, keys)| verifies(keys, body));
-        meant.map(|(how, _)| format!("the signature verifies with the secret {how}")).into_iter().collect()
+        meant
+            .map(|(how, _)| format!("the signature verifies with the secret {how}"))
+            .into_iter()
+            .collect()
     }
 }
 
@@ -325,7 +395,9 @@ fn written(scheme: &Scheme) -> Option<String> {
     };
     match scheme {
         Scheme::Hmac(spec) if spec.prefix.is_empty() => Some(length(spec.hash, spec.encoding)),
-        Scheme::Hmac(spec) => Some(format!("`{}` and {}", spec.prefix, length(spec.hash, spec.encoding))),
+        Scheme::Hmac(spec) => {
+            Some(format!("`{}` and {}", spec.prefix, length(spec.hash, spec.encoding)))
+        }
         Scheme::Pairs(spec) => {
             let (time, signature) = (&spec.timestamp_key, &spec.signature_key);
             Some(format!("`{time}=…,{signature}=` and {}", length(spec.hash, spec.encoding)))
@@ -351,8 +423,12 @@ fn described(scheme: &Scheme) -> (&'static str, String, &'static str) {
         format!("{signed} (HMAC-{hash}, {encoding})")
     };
     match scheme {
-        Scheme::Hmac(spec) => ("hmac", mac(spec.hash, spec.encoding, &spec.signed), secret(spec.secret_encoding)),
-        Scheme::Pairs(spec) => ("pairs", mac(spec.hash, spec.encoding, &spec.signed), secret(spec.secret_encoding)),
+        Scheme::Hmac(spec) => {
+            ("hmac", mac(spec.hash, spec.encoding, &spec.signed), secret(spec.secret_encoding))
+        }
+        Scheme::Pairs(spec) => {
+            ("pairs", mac(spec.hash, spec.encoding, &spec.signed), secret(spec.secret_encoding))
+        }
         Scheme::StandardWebhooks(_) => (
             "standard-webhooks",
             "{id}.{timestamp}.{body} (HMAC-SHA-256, base64)".to_owned(),
@@ -363,8 +439,10 @@ fn described(scheme: &Scheme) -> (&'static str, String, &'static str) {
             "the token (JWT, HS256), whose claim sha256 is {body}'s hash in base64".to_owned(),
             secret(SecretEncoding::Utf8),
         ),
-        Scheme::SharedSecret(_) => {
-            ("shared-secret", "nothing: the header is the secret itself".to_owned(), secret(SecretEncoding::Utf8))
-        }
+        Scheme::SharedSecret(_) => (
+            "shared-secret",
+            "nothing: the header is the secret itself".to_owned(),
+            secret(SecretEncoding::Utf8),
+        ),
     }
 }

@@ -15,7 +15,10 @@ const SECRET: &str = "a-secret-nobody-may-see";
 const AT: Millis = 1_767_225_600_000;
 
 fn env() -> Env {
-    Env::from_pairs([("STREAMING_WEBHOOK_SIGNING_SECRET", SECRET), ("NETFLIX_WEBHOOK_SECRET", SECRET)])
+    Env::from_pairs([
+        ("STREAMING_WEBHOOK_SIGNING_SECRET", SECRET),
+        ("NETFLIX_WEBHOOK_SECRET", SECRET),
+    ])
 }
 
 fn signed(platform: &str, body: &[u8], at: Millis) -> Vec<(String, String)> {
@@ -23,7 +26,13 @@ fn signed(platform: &str, body: &[u8], at: Millis) -> Vec<(String, String)> {
     sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(SECRET)]), body, "id", at).unwrap()
 }
 
-fn run(folder: &Path, platform: &str, headers: &[(String, String)], body: &[u8], format: ReportFormat) -> CheckOutcome {
+fn run(
+    folder: &Path,
+    platform: &str,
+    headers: &[(String, String)],
+    body: &[u8],
+    format: ReportFormat,
+) -> CheckOutcome {
     let (head, content) = (folder.join("headers.txt"), folder.join("body"));
     let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
     std::fs::write(&head, lines).unwrap();
@@ -68,7 +77,11 @@ fn mux() -> String {
 fn check_reports_a_verified_request_in_full() {
     let body = mux();
     let report = verdict("streaming", &signed("mux", body.as_bytes(), AT), body.as_bytes());
-    assert_eq!((&report["platform"], &report["verified"]), (&json!("mux"), &json!(true)), "{report}");
+    assert_eq!(
+        (&report["platform"], &report["verified"]),
+        (&json!("mux"), &json!(true)),
+        "{report}"
+    );
     assert_eq!(
         report["event"],
         json!({
@@ -78,8 +91,14 @@ fn check_reports_a_verified_request_in_full() {
         })
     );
     assert_eq!(report["effect"]["effect"], "session.status");
-    assert_eq!(report["effect"]["columns"][0], json!({"column": "status", "value": "live", "from": null}));
-    assert_eq!((&report["signature"]["over"], &report["signature"]["key"]), (&json!("wire"), &json!(1)));
+    assert_eq!(
+        report["effect"]["columns"][0],
+        json!({"column": "status", "value": "live", "from": null})
+    );
+    assert_eq!(
+        (&report["signature"]["over"], &report["signature"]["key"]),
+        (&json!("wire"), &json!(1))
+    );
 }
 
 #[test]
@@ -87,8 +106,18 @@ fn check_reports_an_unreadable_time() {
     let body = mux().replace("2025-12-31T23:59:58Z", "soon");
     let headers = signed("mux", body.as_bytes(), AT);
     let event = verdict("mux", &headers, body.as_bytes())["event"].clone();
-    assert_eq!((&event["occurred_at"], &event["time_unreadable"]), (&Value::Null, &json!(true)), "{event}");
-    let table = run(tempfile::tempdir().unwrap().path(), "mux", &headers, body.as_bytes(), ReportFormat::Table);
+    assert_eq!(
+        (&event["occurred_at"], &event["time_unreadable"]),
+        (&Value::Null, &json!(true)),
+        "{event}"
+    );
+    let table = run(
+        tempfile::tempdir().unwrap().path(),
+        "mux",
+        &headers,
+        body.as_bytes(),
+        ReportFormat::Table,
+    );
     assert!(table.text.contains("unreadable: older than every known time"), "{}", table.text);
 }
 
@@ -118,7 +147,10 @@ fn check_reports_columns_with_their_pointers() {
     let columns = report["effect"]["columns"].as_array().unwrap();
     let column = |name: &str| columns.iter().find(|column| column["column"] == name).unwrap();
     assert_eq!(column("content_id")["value"], "\"c-1\"");
-    assert_eq!(column("title"), &json!({"column": "title", "value": "\"A film\"", "from": "/payload/title"}));
+    assert_eq!(
+        column("title"),
+        &json!({"column": "title", "value": "\"A film\"", "from": "/payload/title"})
+    );
     assert_eq!(column("content_type")["value"], Value::Null);
 }
 
@@ -126,7 +158,11 @@ fn check_reports_columns_with_their_pointers() {
 fn check_reports_columns_that_cannot_be_set() {
     let body = r#"{"event_type":"content_added","payload":{"content_id":"c","title":"a\u0000b","n":1e5000}}"#;
     let report = verdict("netflix", &signed("netflix", body.as_bytes(), AT), body.as_bytes());
-    assert_eq!((&report["takes_effect"], &report["effect"]["refusal"]), (&json!(true), &Value::Null), "{report}");
+    assert_eq!(
+        (&report["takes_effect"], &report["effect"]["refusal"]),
+        (&json!(true), &Value::Null),
+        "{report}"
+    );
     let warnings = json!([
         {"column": "data", "reason": "out_of_range"}, {"column": "title", "reason": "replaced_characters"}
     ]);
@@ -134,14 +170,17 @@ fn check_reports_columns_that_cannot_be_set() {
     seen.sort_by_key(|warning| warning["column"].to_string());
     assert_eq!(Value::from(seen), warnings);
     let columns = report["effect"]["columns"].as_array().unwrap();
-    let value = |name: &str| &columns.iter().find(|column| column["column"] == name).unwrap()["value"];
+    let value =
+        |name: &str| &columns.iter().find(|column| column["column"] == name).unwrap()["value"];
     assert_eq!((value("title"), value("data")), (&json!("\"a\u{fffd}b\""), &Value::Null));
 }
 
 #[test]
 fn check_reports_an_event_that_a_worker_refuses() {
     let room = "r".repeat(600);
-    let body = json!({"type": "video.live_stream.active", "id": "e", "data": {"passthrough": room}}).to_string();
+    let body =
+        json!({"type": "video.live_stream.active", "id": "e", "data": {"passthrough": room}})
+            .to_string();
     let report = verdict("mux", &signed("mux", body.as_bytes(), AT), body.as_bytes());
     assert_eq!((&report["identified"], &report["takes_effect"]), (&json!(true), &json!(false)));
     assert_eq!(report["effect"]["refusal"], "the room id is longer than 512 bytes");
@@ -149,9 +188,15 @@ fn check_reports_an_event_that_a_worker_refuses() {
     // The stream alone is enough, though its session is needed.
     let body = mux().replace("room-1", &room);
     let report = verdict("mux", &signed("mux", body.as_bytes(), AT), body.as_bytes());
-    assert_eq!((&report["takes_effect"], &report["effect"]["needs_session"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&report["takes_effect"], &report["effect"]["needs_session"]),
+        (&json!(true), &json!(true))
+    );
     assert_eq!(report["effect"]["warnings"], json!([{"column": "room_id", "reason": "too_long"}]));
-    assert_eq!((&report["event"]["session"], &report["event"]["live_stream_id"]), (&Value::Null, &json!("ls-1")));
+    assert_eq!(
+        (&report["event"]["session"], &report["event"]["live_stream_id"]),
+        (&Value::Null, &json!("ls-1"))
+    );
 }
 
 #[test]
@@ -161,31 +206,47 @@ fn check_reports_the_precise_verification_error() {
     let reason = |report: &Value| report["reason"].as_str().unwrap_or_default().to_owned();
 
     let missing = verdict("mux", &[], body);
-    assert_eq!(reason(&missing), "no signature header; this platform reads: mux-signature, provider-signature");
-    assert_eq!(missing["signature"]["headers"][0], json!({"name": "mux-signature", "found": "absent"}));
+    assert_eq!(
+        reason(&missing),
+        "no signature header; this platform reads: mux-signature, provider-signature"
+    );
+    assert_eq!(
+        missing["signature"]["headers"][0],
+        json!({"name": "mux-signature", "found": "absent"})
+    );
 
     let old = verdict("mux", &signed("mux", body, AT - 1_000_000), body);
     assert!(
-        reason(&old).contains("is 1000 s behind 1767225600, of which 300 s are allowed; but for that it verifies"),
+        reason(&old).contains(
+            "is 1000 s behind 1767225600, of which 300 s are allowed; but for that it verifies"
+        ),
         "{old}"
     );
-    assert_eq!((&old["signature"]["diff_s"], &old["signature"]["received"]), (&json!(1000), &json!(1_767_224_600)));
+    assert_eq!(
+        (&old["signature"]["diff_s"], &old["signature"]["received"]),
+        (&json!(1000), &json!(1_767_224_600))
+    );
     assert!(old["notes"][0].as_str().unwrap().contains("--at"), "{old}");
 
     let ahead = verdict("mux", &signed("mux", body, AT + 1_000_000), body);
     assert!(reason(&ahead).contains("1000 s ahead of"), "{ahead}");
 
     let other = verdict("mux", &signed("mux", b"another body", AT), body);
-    assert_eq!(reason(&other), "no key makes this signature over {timestamp}.{body} (HMAC-SHA-256, hex)");
+    assert_eq!(
+        reason(&other),
+        "no key makes this signature over {timestamp}.{body} (HMAC-SHA-256, hex)"
+    );
     assert_eq!(other["notes"], json!([]));
 
     let twice = [signed("mux", body, AT), signed("mux", body, AT - 1000)].concat();
     assert!(reason(&verdict("mux", &twice, body)).contains("two times"));
 
-    let half = [("svix-signature", "v1,AAAA"), ("svix-id", "msg_1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let half = [("svix-signature", "v1,AAAA"), ("svix-id", "msg_1")]
+        .map(|(n, v)| (n.to_owned(), v.to_owned()));
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("platforms.toml");
-    std::fs::write(&file, "[platforms.acme]\npreset = 'standard-webhooks'\nsecrets = ['env:ACME']").unwrap();
+    std::fs::write(&file, "[platforms.acme]\npreset = 'standard-webhooks'\nsecrets = ['env:ACME']")
+        .unwrap();
     let env = Env::from_pairs([("ACME", "c2VjcmV0")]);
     let (platform, keys) = crate::tool_platform::load("acme", Some(file), &env).unwrap();
     let headers = half.into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
@@ -219,10 +280,17 @@ fn check_recognises_common_capture_damage() {
         (format!("{sent}\n"), "without the line break at its end"),
         (format!("{sent}\r\n"), "without the line break at its end"),
         (format!("\u{feff}{sent}"), "without the byte order mark at its beginning"),
-        (format!("\u{feff}{sent}\r\n"), "without the byte order mark at its beginning and the line break"),
-        (sent.replace(':', " : ").replace(',', ",\n  "), "without the white space between its values"),
+        (
+            format!("\u{feff}{sent}\r\n"),
+            "without the byte order mark at its beginning and the line break",
+        ),
+        (
+            sent.replace(':', " : ").replace(',', ",\n  "),
+            "without the white space between its values",
+        ),
     ] {
-        let report = verdict("netflix", &signed("netflix", sent.as_bytes(), AT), captured.as_bytes());
+        let report =
+            verdict("netflix", &signed("netflix", sent.as_bytes(), AT), captured.as_bytes());
         assert_eq!(report["verified"], false);
         assert!(report["notes"][0].as_str().unwrap_or_default().contains(hint), "{report}");
     }
@@ -233,17 +301,23 @@ fn check_recognises_common_capture_damage() {
 fn verdict_with(definition: &str, configured: &str, signing: &[u8]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("platforms.toml");
-    std::fs::write(&file, format!("[platforms.acme]\nsecrets = ['env:ACME']\n{definition}")).unwrap();
+    std::fs::write(&file, format!("[platforms.acme]\nsecrets = ['env:ACME']\n{definition}"))
+        .unwrap();
     let env = Env::from_pairs([("ACME", configured)]);
     let (platform, _) = crate::tool_platform::load("acme", Some(file.clone()), &env).unwrap();
     let body = br#"{"event_type":"t","payload":{}}"#;
-    let signed = sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(signing)]), body, "id", AT).unwrap();
+    let signed =
+        sign(&platform.scheme, &Keys::Secrets(vec![Secret::new(signing)]), body, "id", AT).unwrap();
     let (headers, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
-    std::fs::write(&headers, signed.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>())
-        .unwrap();
+    std::fs::write(
+        &headers,
+        signed.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>(),
+    )
+    .unwrap();
     std::fs::write(&content, body).unwrap();
     let (platform, platforms_file, output) = ("acme".to_owned(), Some(file), ReportFormat::Json);
-    let check = CheckPlatform { platform, platforms_file, headers, body: content, at: Some(AT), output };
+    let check =
+        CheckPlatform { platform, platforms_file, headers, body: content, at: Some(AT), output };
     serde_json::from_str(&check.run(&env).unwrap().text).unwrap()
 }
 
@@ -251,7 +325,12 @@ fn verdict_with(definition: &str, configured: &str, signing: &[u8]) -> Value {
 fn check_notes_a_secret_in_another_encoding() {
     let standard = "preset = 'standard-webhooks'";
     for (definition, configured, signing, note) in [
-        ("", "a2V5", b"key".as_slice(), "the secret decoded from base64 (secret_encoding = \"base64\")"),
+        (
+            "",
+            "a2V5",
+            b"key".as_slice(),
+            "the secret decoded from base64 (secret_encoding = \"base64\")",
+        ),
         ("", "6b6579", b"key", "the secret decoded from hex (secret_encoding = \"hex\")"),
         ("signature = { secret_encoding = 'base64' }", "a2V5", b"a2V5", "the secret as its text"),
         ("signature = { secret_encoding = 'hex' }", "6b6579", b"6b6579", "the secret as its text"),
@@ -260,7 +339,10 @@ fn check_notes_a_secret_in_another_encoding() {
         let report = verdict_with(definition, configured, signing);
         assert_eq!(report["verified"], false, "{report}");
         let told = report["notes"][0].as_str().unwrap_or_default();
-        assert!(told.starts_with(&format!("the signature verifies with {note}")), "{note}: {report}");
+        assert!(
+            told.starts_with(&format!("the signature verifies with {note}")),
+            "{note}: {report}"
+        );
     }
     assert_eq!(verdict_with("", "a2V5", b"another")["notes"], json!([]));
 }
@@ -292,14 +374,26 @@ fn check_verifies_a_compressed_body_as_sent_and_decoded() {
     };
     for (signed_over, over) in [(&wire[..], "wire"), (body.as_bytes(), "decoded")] {
         let report = verdict("mux", &encoded(signed("mux", signed_over, AT), "zstd"), &wire);
-        assert_eq!((&report["signature"]["over"], &report["identified"]), (&json!(over), &json!(true)), "{report}");
+        assert_eq!(
+            (&report["signature"]["over"], &report["identified"]),
+            (&json!(over), &json!(true)),
+            "{report}"
+        );
     }
     // The tool that captured it has decoded it, and left the header.
     let report = verdict("mux", &encoded(signed("mux", &wire, AT), "zstd"), body.as_bytes());
     assert!(report["notes"][0].as_str().unwrap().contains("leave that header out"), "{report}");
-    let report = verdict("mux", &encoded(signed("mux", body.as_bytes(), AT), "gzip"), body.as_bytes());
-    assert_eq!((&report["signature"]["over"], &report["identified"]), (&json!("wire"), &json!(true)), "{report}");
-    assert!(report["notes"][0].as_str().unwrap().contains("Content-Encoding is ignored"), "{report}");
+    let report =
+        verdict("mux", &encoded(signed("mux", body.as_bytes(), AT), "gzip"), body.as_bytes());
+    assert_eq!(
+        (&report["signature"]["over"], &report["identified"]),
+        (&json!("wire"), &json!(true)),
+        "{report}"
+    );
+    assert!(
+        report["notes"][0].as_str().unwrap().contains("Content-Encoding is ignored"),
+        "{report}"
+    );
     let report = verdict("mux", &encoded(signed("mux", &wire, AT), "compress"), &wire);
     assert!(report["reason"].as_str().unwrap().contains("415"), "{report}");
 }
@@ -326,7 +420,10 @@ fn check_reports_usage_problems() {
         problem("nobody")
     );
     assert!(problem("livekit").contains("not configured"), "{}", problem("livekit"));
-    assert!(problem("sessions").contains("is no platform"), "the reserved one is nothing to be checked");
+    assert!(
+        problem("sessions").contains("is no platform"),
+        "the reserved one is nothing to be checked"
+    );
 }
 
 #[test]
@@ -342,27 +439,43 @@ fn check_reports_every_event_of_a_batch() {
     let body = br#"{"id":"m","all":[{"kind":"up","id":"1","room":"r","title":"T"},{"kind":"down","n":1.0}]}"#;
     let headers = sign(&platform.scheme, &keys, body, "id", AT).unwrap();
     let (head, content) = (folder.path().join("headers.txt"), folder.path().join("body"));
-    std::fs::write(&head, headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>())
-        .unwrap();
+    std::fs::write(
+        &head,
+        headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>(),
+    )
+    .unwrap();
     std::fs::write(&content, body).unwrap();
     let check = |output| {
         let (platform, platforms_file) = ("acme".to_owned(), Some(file.clone()));
         let (headers, body) = (head.clone(), content.clone());
-        CheckPlatform { platform, platforms_file, headers, body, at: Some(AT), output }.run(&env).unwrap()
+        CheckPlatform { platform, platforms_file, headers, body, at: Some(AT), output }
+            .run(&env)
+            .unwrap()
     };
     let outcome = check(ReportFormat::Json);
     let report: Value = serde_json::from_str(&outcome.text).unwrap();
     assert!(outcome.good, "{report}");
     assert_eq!((&report["event"], report["batch"].as_array().unwrap().len()), (&Value::Null, 2));
     let (up, down) = (&report["batch"][0], &report["batch"][1]);
-    assert_eq!((&up["event"]["event_id"], &up["event"]["id_from"]), (&json!("1"), &json!("provider")));
-    assert_eq!((&up["event"]["session"], &up["effect"]["effect"]), (&json!("r"), &json!("session.status")));
+    assert_eq!(
+        (&up["event"]["event_id"], &up["event"]["id_from"]),
+        (&json!("1"), &json!("provider"))
+    );
+    assert_eq!(
+        (&up["event"]["session"], &up["effect"]["effect"]),
+        (&json!("r"), &json!("session.status"))
+    );
     assert_eq!(up["effect"]["columns"][1]["value"], "\"T\"");
-    assert_eq!((&down["event"]["event_id"], &down["event"]["subscribed"]), (&json!("m#1"), &json!(false)));
+    assert_eq!(
+        (&down["event"]["event_id"], &down["event"]["subscribed"]),
+        (&json!("m#1"), &json!(false))
+    );
     assert_eq!(down["event"]["id_from"], "message id and position");
     assert_eq!(down["body"], r#"{"id":"m","all":{"kind":"down","n":1.0}}"#);
     let table = check(ReportFormat::Table).text;
-    for told in ["2 events", "1 (provider)", "m#1 (message id and position)", "not subscribed", "\"T\""] {
+    for told in
+        ["2 events", "1 (provider)", "m#1 (message id and position)", "not subscribed", "\"T\""]
+    {
         assert!(table.contains(told), "{told}:\n{table}");
     }
 }
@@ -370,9 +483,14 @@ fn check_reports_every_event_of_a_batch() {
 #[test]
 fn check_reports_the_expected_signature_form() {
     let header = |value: &str| vec![("x-webhook-signature".to_owned(), value.to_owned())];
-    let reason = |value: &str| verdict("netflix", &header(value), b"{}")["reason"].as_str().unwrap().to_owned();
+    let reason = |value: &str| {
+        verdict("netflix", &header(value), b"{}")["reason"].as_str().unwrap().to_owned()
+    };
     for wrong in [format!("sha1={}", "0f".repeat(20)), format!("sha256={}", "0f".repeat(20))] {
-        assert!(reason(&wrong).contains("by the definition it is `sha256=` and 64 characters of hex"), "{wrong}");
+        assert!(
+            reason(&wrong).contains("by the definition it is `sha256=` and 64 characters of hex"),
+            "{wrong}"
+        );
     }
     let pairs = vec![("mux-signature".to_owned(), "v1".to_owned())];
     assert!(verdict("mux", &pairs, b"{}")["reason"].is_string());

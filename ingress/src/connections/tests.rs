@@ -43,7 +43,10 @@ async fn longest_idle_connection_is_evicted_not_a_busy_one() {
     drop(other);
     let also = busy(&_third);
     let (mut fourth, fourth_data) = open(&all, &listener);
-    assert!(is_closed(&mut fourth) && fourth_data.entry.is_none(), "there was nobody to close for it");
+    assert!(
+        is_closed(&mut fourth) && fourth_data.entry.is_none(),
+        "there was nobody to close for it"
+    );
     drop((working, also, data));
     assert_eq!(all.lock().len(), 1);
     let (mut fifth, _fifth) = open(&all, &listener);

@@ -17,7 +17,12 @@ fn fault() -> CallError {
 }
 
 fn outside_tolerance() -> Refusal {
-    Refusal::OutsideTolerance { received: 1_565_220_904, current: 1_565_221_504, diff: 600, signature_valid: true }
+    Refusal::OutsideTolerance {
+        received: 1_565_220_904,
+        current: 1_565_221_504,
+        diff: 600,
+        signature_valid: true,
+    }
 }
 
 /// Every error: what HTTP and metrics make of it (status, code, outcome, `Retry-After`), and its text.
@@ -26,14 +31,19 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
     let early = PayloadError::Incomplete(None);
     let invalid = IdentifyError::Json(JsonError::NotUtf8);
     let unsigned = "401 E_WEBHOOK_INVALID_SIGNATURE invalid_signature -";
-    let window = "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s";
+    let window =
+        "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s";
     vec![
         (
             E::unsupported_platform("x"),
             "404 E_WEBHOOK_UNSUPPORTED_PLATFORM not_configured -",
             "Unsupported webhook platform",
         ),
-        (E::PlatformDisabled, "403 E_WEBHOOK_PLATFORM_DISABLED disabled -", "Webhook platform disabled"),
+        (
+            E::PlatformDisabled,
+            "403 E_WEBHOOK_PLATFORM_DISABLED disabled -",
+            "Webhook platform disabled",
+        ),
         (
             E::ConfigMissing,
             "500 E_WEBHOOK_CONFIG_MISSING not_configured -",
@@ -49,13 +59,29 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
             "415 E_WEBHOOK_UNSUPPORTED_ENCODING unsupported_encoding -",
             "Webhook content encoding not supported",
         ),
-        (E::BodyTimeout, "408 E_WEBHOOK_BODY_TIMEOUT body_timeout 5", "Webhook body did not arrive in time"),
-        (E::BodyBroken(early), "400 E_INVALID_REQUEST invalid_payload -", "Request body could not be read"),
+        (
+            E::BodyTimeout,
+            "408 E_WEBHOOK_BODY_TIMEOUT body_timeout 5",
+            "Webhook body did not arrive in time",
+        ),
+        (
+            E::BodyBroken(early),
+            "400 E_INVALID_REQUEST invalid_payload -",
+            "Request body could not be read",
+        ),
         (E::Signature(Refusal::Missing), unsigned, "Invalid webhook signature"),
         (E::Signature(Refusal::Malformed("x")), unsigned, "Invalid webhook signature"),
         (E::Signature(Refusal::Mismatch), unsigned, "Invalid webhook signature"),
-        (E::Signature(Refusal::BodyHashMismatch), unsigned, "Webhook verification failed: hash mismatch"),
-        (E::Signature(outside_tolerance()), "401 E_WEBHOOK_SIGNATURE_ERROR signature_expired -", window),
+        (
+            E::Signature(Refusal::BodyHashMismatch),
+            unsigned,
+            "Webhook verification failed: hash mismatch",
+        ),
+        (
+            E::Signature(outside_tolerance()),
+            "401 E_WEBHOOK_SIGNATURE_ERROR signature_expired -",
+            window,
+        ),
         (
             E::ClockInDoubt(ClockDoubt::Differs { skew_ms: 9000 }),
             "503 E_WEBHOOK_QUEUE_ERROR queue_error 5",
@@ -75,8 +101,16 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
         (E::SubscriptionRefused, "404 E_NOT_FOUND handshake -", "Subscription not confirmed"),
         (E::BacklogFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook backlog full"),
         (E::DeadLettersFull, "503 E_WEBHOOK_OVERLOADED overloaded 5", "Webhook dead letters full"),
-        (E::QueueUnavailable("x"), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
-        (E::QueueRefused(fault()), "503 E_WEBHOOK_QUEUE_ERROR queue_error 5", "Webhook queue not available"),
+        (
+            E::QueueUnavailable("x"),
+            "503 E_WEBHOOK_QUEUE_ERROR queue_error 5",
+            "Webhook queue not available",
+        ),
+        (
+            E::QueueRefused(fault()),
+            "503 E_WEBHOOK_QUEUE_ERROR queue_error 5",
+            "Webhook queue not available",
+        ),
         (
             E::ResultUnknown(None),
             "503 E_WEBHOOK_DEDUPLICATION_ERROR unknown_result 5",
@@ -97,7 +131,11 @@ pub(crate) fn table() -> Vec<(Error, &'static str, &'static str)> {
             "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set",
         ),
         (E::NotFound, "404 E_NOT_FOUND - -", "Not found"),
-        (E::MethodNotAllowed { allow: "POST" }, "405 E_METHOD_NOT_ALLOWED - -", "Method not allowed"),
+        (
+            E::MethodNotAllowed { allow: "POST" },
+            "405 E_METHOD_NOT_ALLOWED - -",
+            "Method not allowed",
+        ),
         (E::Internal, "500 E_INTERNAL - -", "Internal error"),
     ]
 }
@@ -137,13 +175,15 @@ fn rank(error: &Error) -> usize {
 
 #[test]
 fn error_table_has_every_variant() {
-    let ranks: std::collections::BTreeSet<usize> = table().iter().map(|(error, ..)| rank(error)).collect();
+    let ranks: std::collections::BTreeSet<usize> =
+        table().iter().map(|(error, ..)| rank(error)).collect();
     let last = ranks.last().copied().unwrap_or_default();
     assert_eq!(ranks, (0..=last).collect(), "a variant is missing in the table");
 }
 
 async fn answered(response: HttpResponse) -> (u16, Option<String>, Value) {
-    let retry_after = response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
+    let retry_after =
+        response.headers().get(header::RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
     assert_eq!(response.headers().get(header::CONTENT_TYPE).unwrap(), "application/json");
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body()).await.unwrap();
@@ -156,7 +196,10 @@ async fn error_responses_match_the_contract() {
         let (status, again, body) = answered(error.respond(None, Payload::None)).await;
         let errcode = body["errcode"].as_str().unwrap();
         let outcome = error.outcome().map_or("-", RequestOutcome::as_str);
-        assert_eq!(format!("{status} {errcode} {outcome} {}", again.as_deref().unwrap_or("-")), facts);
+        assert_eq!(
+            format!("{status} {errcode} {outcome} {}", again.as_deref().unwrap_or("-")),
+            facts
+        );
         assert_eq!((&body["success"], &body["errmesg"]), (&false.into(), &errmesg.into()));
         assert!(body["erresid"].as_str().is_some_and(|id| id.len() == 12), "{body}");
         assert_eq!(body.as_object().unwrap().len(), 4, "{body}");
@@ -198,7 +241,10 @@ async fn busy_status_replaces_429_and_408_only() {
 fn log_name_is_the_label_of_the_platform() {
     let targets = targets();
     let log_name = |name| targets.find(name).unwrap().log_name().to_owned();
-    assert_eq!([log_name("mux"), log_name("livekit"), log_name("acme")], ["streaming", "livekit", "acme"]);
+    assert_eq!(
+        [log_name("mux"), log_name("livekit"), log_name("acme")],
+        ["streaming", "livekit", "acme"]
+    );
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use shared::config::AdminToken;
 
 use crate::app::AppState;
 use crate::error::Error;
-use crate::pipeline::{ReceivedBody, InFlightPermit};
+use crate::pipeline::{InFlightPermit, ReceivedBody};
 
 /// The body of an administrator's request, at most `most` bytes long, and what holds its place while it is in use.
 ///
@@ -25,7 +25,8 @@ pub(crate) async fn body(
 ) -> Result<(Bytes, InFlightPermit), Error> {
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
-    let ReceivedBody { bytes, coding: Ok(None), held } = ingress.pipeline.body_reader.read(request.headers(), payload).await?
+    let ReceivedBody { bytes, coding: Ok(None), held } =
+        ingress.pipeline.body_reader.read(request.headers(), payload).await?
     else {
         return Err(Error::UnsupportedEncoding);
     };

@@ -14,34 +14,46 @@ use shared::platform::Handshake;
 
 use super::{catch_panic, fallback};
 use crate::app::AppState;
-use crate::targets::IngestTarget;
 use crate::error::Error;
-use crate::pipeline::handshake::{HandshakeReply, HandshakeError, answer_dashboard, answer_hub, open_challenge};
+use crate::pipeline::handshake::{
+    HandshakeError, HandshakeReply, answer_dashboard, answer_hub, open_challenge,
+};
 use crate::routes;
+use crate::targets::IngestTarget;
 
 /// The answer to what is no question of a WebSub hub.
 pub(crate) const HUB_FORM: &str = "Not a WebSub verification of intent";
 /// The answer to what is no question of Meta's dashboard.
-pub(crate) const DASHBOARD_FORM: &str = "Not a verification with hub.mode, hub.verify_token and hub.challenge";
+pub(crate) const DASHBOARD_FORM: &str =
+    "Not a verification with hub.mode, hub.verify_token and hub.challenge";
 
 /// Writes the answer and counts it.
 pub(super) fn respond(reply: HandshakeReply, target: &IngestTarget) -> HttpResponse {
     target.metrics.request(RequestOutcome::Handshake);
     let (kind, body) = match reply {
         HandshakeReply::Text(text) => ("text/plain", text.into_bytes()),
-        HandshakeReply::Zoom(proof) => ("application/json", serde_json::to_vec(&proof).unwrap_or_default()),
+        HandshakeReply::Zoom(proof) => {
+            ("application/json", serde_json::to_vec(&proof).unwrap_or_default())
+        }
         HandshakeReply::Acknowledged => return HttpResponse::new(StatusCode::NO_CONTENT),
     };
     // What is sent back was chosen by somebody else: no browser shall make more of it than text.
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, HeaderValue::from_static(kind)))
-        .insert_header((HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff")))
+        .insert_header((
+            HeaderName::from_static("x-content-type-options"),
+            HeaderValue::from_static("nosniff"),
+        ))
         .body(body)
 }
 
 /// Answers a WebSub hub that asks whether a subscription is meant, and Meta's dashboard that wants
 /// to save this URL.
-pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn confirm(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     let begun = Instant::now();
     let name = routes::platform_name(&request);
     let found = catch_panic(ingress.targets.resolve(name, &ingress.pipeline.gate)).await;
@@ -67,7 +79,9 @@ pub(crate) async fn confirm(request: HttpRequest, payload: Payload, ingress: Dat
     } else {
         let answered = match handshake {
             Some(Handshake::WebSub { topics }) => answer_hub(topics, platform.as_str(), query),
-            Some(_) => answer_dashboard(ingress.targets.verify_token(platform), platform.as_str(), query),
+            Some(_) => {
+                answer_dashboard(ingress.targets.verify_token(platform), platform.as_str(), query)
+            }
             None => open_challenge(query).ok_or(HandshakeError::Malformed),
         };
         answered.map_err(|unanswered| match unanswered {

@@ -1,7 +1,6 @@
 //! What the routes do: each takes a request apart, asks the pipeline and writes the answer.
 
 mod admin;
-pub(crate) mod wait_response;
 pub(crate) mod fallback;
 pub(crate) mod handshake;
 pub(crate) mod outbound;
@@ -9,6 +8,7 @@ pub(crate) mod platforms;
 pub(crate) mod probe;
 pub(crate) mod sessions;
 pub(crate) mod stats;
+pub(crate) mod wait_response;
 pub(crate) mod webhook;
 
 use std::panic::AssertUnwindSafe;
@@ -21,9 +21,9 @@ use serde::Serialize;
 use shared::metrics::RequestOutcome;
 use utoipa::ToSchema;
 
-use crate::targets::IngestTarget;
 use crate::error::Error;
 use crate::pipeline::{IngestReply, IngestStatus};
+use crate::targets::IngestTarget;
 
 /// What a good answer says.
 #[derive(Serialize, ToSchema)]
@@ -54,13 +54,21 @@ fn respond(answer: &IngestReply, target: &IngestTarget) -> HttpResponse {
         return HttpResponse::new(code);
     }
     let event_id = Some(answer.event_id.as_str()).filter(|id| !id.is_empty());
-    let body =
-        serde_json::to_vec(&QueuedResponse { event_id, event_ids: answer.event_ids.as_deref(), status }).unwrap_or_default();
-    HttpResponse::build(code).insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json"))).body(body)
+    let body = serde_json::to_vec(&QueuedResponse {
+        event_id,
+        event_ids: answer.event_ids.as_deref(),
+        status,
+    })
+    .unwrap_or_default();
+    HttpResponse::build(code)
+        .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
+        .body(body)
 }
 
 /// Turns a panic into an answer: it is logged by the panic hook, and costs its sender one try instead of a connection.
-fn catch_panic<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+fn catch_panic<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
     AssertUnwindSafe(work).catch_unwind().map(|answer| answer.unwrap_or(Err(Error::Internal)))
 }
 
@@ -72,7 +80,8 @@ mod tests {
 
     #[tokio::test]
     async fn panic_is_answered_as_internal_error() {
-        let answer: Result<IngestReply, Error> = catch_panic(async { panic!("as in a test") }).await;
+        let answer: Result<IngestReply, Error> =
+            catch_panic(async { panic!("as in a test") }).await;
         assert!(matches!(answer, Err(Error::Internal)));
     }
 }

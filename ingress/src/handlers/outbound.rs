@@ -15,13 +15,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use shared::clock;
 use shared::event::{MAX_EVENT_TYPE_BYTES, Millis, StreamId};
-use shared::outbound::client::{OutboundClient, ClientSetupError, header_map};
+use shared::outbound::client::{ClientSetupError, OutboundClient, header_map};
 use shared::outbound::config::{OutboundConfig, destination_url};
 use shared::outbound::delivery::AttemptOutcome;
 use shared::outbound::headers::headers;
 use shared::outbound::payload::{PayloadParts, delivery_id, payload};
 use shared::outbound::{Destination, DestinationName, format};
-use shared::queue::{CompleteKinds, CallError, EnqueuedDelivery, NewDelivery, Queue, QueueBindings};
+use shared::queue::{
+    CallError, CompleteKinds, EnqueuedDelivery, NewDelivery, Queue, QueueBindings,
+};
 use shared::registration::{Live, Sealer};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -33,8 +35,8 @@ use crate::pipeline::EnqueueError;
 
 mod status_view;
 
-pub(crate) use status_view::{OverflowSummary, ParkedQueue, DestinationStatus, DestinationList};
-use status_view::{parked, destination_status};
+pub(crate) use status_view::{DestinationList, DestinationStatus, OverflowSummary, ParkedQueue};
+use status_view::{destination_status, parked};
 
 /// Longest body of these routes, in bytes.
 pub(crate) const MAX_BODY: usize = 256 * 1024;
@@ -46,7 +48,8 @@ const MAX_CONCURRENT_TESTS: usize = 8;
 /// What a triggered event says of its platform; a reserved word, so that no platform is called so.
 const TRIGGER_PLATFORM: &str = "trigger";
 /// Form of what `PATCH` takes.
-pub(crate) const CHANGE_FORM: &str = "{\"paused\": true}, {\"paused\": false} or {\"take_over\": \"out:webhook_2\"}";
+pub(crate) const CHANGE_FORM: &str =
+    "{\"paused\": true}, {\"paused\": false} or {\"take_over\": \"out:webhook_2\"}";
 /// What a test says it is.
 const TEST_EVENT: &str = "webhook.test";
 
@@ -64,7 +67,11 @@ impl OutboundState {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub(crate) fn new(queue: Queue, configured: OutboundConfig, sealer: Sealer) -> Result<Self, ClientSetupError> {
+    pub(crate) fn new(
+        queue: Queue,
+        configured: OutboundConfig,
+        sealer: Sealer,
+    ) -> Result<Self, ClientSetupError> {
         let client = OutboundClient::new(Arc::clone(configured.defaults.allow_private()))?;
         Ok(Self { queue, configured, client, tests: Semaphore::new(MAX_CONCURRENT_TESTS), sealer })
     }
@@ -72,8 +79,14 @@ impl OutboundState {
     /// All destinations now, those of registered platforms last.
     fn all(&self, live: Option<&Live>) -> Vec<Destination> {
         let registered = live.and_then(Live::current);
-        let registered = registered.map(|snapshot| snapshot.destinations(&self.configured.defaults, &self.sealer));
-        self.configured.destinations.iter().cloned().chain(registered.into_iter().flatten()).collect()
+        let registered = registered
+            .map(|snapshot| snapshot.destinations(&self.configured.defaults, &self.sealer));
+        self.configured
+            .destinations
+            .iter()
+            .cloned()
+            .chain(registered.into_iter().flatten())
+            .collect()
     }
 
     /// All destinations now, with their queues.
@@ -88,7 +101,12 @@ impl OutboundState {
 
 impl OutboundState {
     /// Holds the destination at `position` back, or lets it go on, with all queues of its receiver.
-    async fn set_paused(&self, bound: &BoundDestinations, position: usize, paused: bool) -> Result<(), Error> {
+    async fn set_paused(
+        &self,
+        bound: &BoundDestinations,
+        position: usize,
+        paused: bool,
+    ) -> Result<(), Error> {
         let bindings = &bound.bindings;
         let Some(state) = bindings.states.get(position) else { return Err(Error::NotFound) };
         let layout = self.queue.layout();
@@ -131,7 +149,8 @@ pub(crate) struct DestinationTestRequest {
 
 /// What came of it.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Tested)] pub(crate) struct DestinationTestResponse {
+#[schema(as = Tested)]
+pub(crate) struct DestinationTestResponse {
     /// True: the test was made, whatever came of it.
     success: bool,
     /// What came of it.
@@ -140,7 +159,8 @@ pub(crate) struct DestinationTestRequest {
 
 /// What came of a test.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = TestResult)] pub(crate) struct DestinationTestResult {
+#[schema(as = TestResult)]
+pub(crate) struct DestinationTestResult {
     /// Whether the answer was a 2xx.
     success: bool,
     /// The answer's status; 0: there was none.
@@ -159,7 +179,8 @@ pub(crate) struct DestinationTestRequest {
 /// What `trigger` asks for.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = Trigger)] pub(crate) struct TriggerRequest {
+#[schema(as = Trigger)]
+pub(crate) struct TriggerRequest {
     /// The event's type.
     event: String,
     /// What it is about.
@@ -169,7 +190,8 @@ pub(crate) struct DestinationTestRequest {
 
 /// What was put up for delivery.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Triggered)] pub(crate) struct TriggerResponse {
+#[schema(as = Triggered)]
+pub(crate) struct TriggerResponse {
     /// True.
     success: bool,
     /// The event's type.
@@ -180,7 +202,8 @@ pub(crate) struct DestinationTestRequest {
 
 /// One of them.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Delivery)] pub(crate) struct TriggeredDelivery {
+#[schema(as = Delivery)]
+pub(crate) struct TriggeredDelivery {
     /// Its destination.
     #[schema(value_type = String)]
     destination: DestinationName,
@@ -203,10 +226,15 @@ pub(crate) struct DestinationChange {
 }
 
 /// `POST /api/webhooks/test`: sends a test event to a URL.
-pub(crate) async fn test(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn test(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, body| {
         let DestinationTestRequest { url: text } = read(&body, "{\"url\": \"https://…\"}")?;
-        let url = destination_url(&text).map_err(|reason| Error::InvalidRequest(format!("url: {reason}")))?;
+        let url = destination_url(&text)
+            .map_err(|reason| Error::InvalidRequest(format!("url: {reason}")))?;
         let _turn = outbound.tests.acquire().await.map_err(|_| Error::Internal)?;
         let name = DestinationName::new("test").map_err(|_| Error::Internal)?;
         let destination = outbound.configured.defaults.destination(name, url);
@@ -216,7 +244,10 @@ pub(crate) async fn test(request: HttpRequest, payload: Payload, ingress: Data<A
     .await
 }
 
-async fn send_test(outbound: &OutboundState, to: &Destination) -> Result<(AttemptOutcome, Duration), Error> {
+async fn send_test(
+    outbound: &OutboundState,
+    to: &Destination,
+) -> Result<(AttemptOutcome, Duration), Error> {
     let (id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
     let text = payload(&PayloadParts {
         event: TEST_EVENT,
@@ -244,7 +275,10 @@ fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> DestinationT
                 "Webhook endpoint is reachable".to_owned()
             } else {
                 let redirect = attempt.redirect().map(|to| format!(": redirect to {}", to.target));
-                format!("Webhook endpoint answered with status {status}{}", redirect.unwrap_or_default())
+                format!(
+                    "Webhook endpoint answered with status {status}{}",
+                    redirect.unwrap_or_default()
+                )
             };
             DestinationTestResult { success, status: *status, duration, url, message, error: None }
         }
@@ -256,26 +290,48 @@ fn result(attempt: &AttemptOutcome, took: Duration, url: String) -> DestinationT
 }
 
 /// `POST /api/webhooks/trigger`: puts an event up for delivery by hand.
-pub(crate) async fn trigger(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn trigger(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::ACCEPTED, async |outbound, body| {
-        let TriggerRequest { event, data } = read(&body, "{\"event\": \"job.completed\", \"data\": {…}}")?;
+        let TriggerRequest { event, data } =
+            read(&body, "{\"event\": \"job.completed\", \"data\": {…}}")?;
         if event.is_empty() || event.len() > MAX_EVENT_TYPE_BYTES {
-            return Err(Error::InvalidRequest(format!("event: must be 1 to {MAX_EVENT_TYPE_BYTES} bytes long")));
+            return Err(Error::InvalidRequest(format!(
+                "event: must be 1 to {MAX_EVENT_TYPE_BYTES} bytes long"
+            )));
         }
         let mut deliveries = Vec::new();
         let (event_id, now) = (uuid::Uuid::new_v4().to_string(), clock::now_ms());
         let text = format!("{{\"data\":{}}}", data.get());
         let bound = outbound.bound(ingress.targets.live()).await?;
-        for (one, queue) in bound.iter().filter(|(one, _)| one.subscription.wants_manual_trigger(&event)) {
+        for (one, queue) in
+            bound.iter().filter(|(one, _)| one.subscription.wants_manual_trigger(&event))
+        {
             let delivery = trigger_delivery(one, queue, &event, &event_id, &text, now);
             let keys = outbound.queue.layout().destination(queue);
-            let queued =
-                outbound.queue.enqueue_deliveries(&keys, std::slice::from_ref(&delivery), one.max_backlog, MAX_DEAD_LETTERS).await;
+            let queued = outbound
+                .queue
+                .enqueue_deliveries(
+                    &keys,
+                    std::slice::from_ref(&delivery),
+                    one.max_backlog,
+                    MAX_DEAD_LETTERS,
+                )
+                .await;
             let status = match queued.map_err(|fault| Error::from(enqueue_error(fault)))?.first() {
                 Some(EnqueuedDelivery::Queued | EnqueuedDelivery::AlreadyQueued) => "queued",
-                Some(EnqueuedDelivery::DeadLettered | EnqueuedDelivery::Overflowed) | None => "overflow",
+                Some(EnqueuedDelivery::DeadLettered | EnqueuedDelivery::Overflowed) | None => {
+                    "overflow"
+                }
             };
-            deliveries.push(TriggeredDelivery { destination: one.name.clone(), delivery_id: delivery.id, status });
+            deliveries.push(TriggeredDelivery {
+                destination: one.name.clone(),
+                delivery_id: delivery.id,
+                status,
+            });
         }
         Ok(TriggerResponse { success: true, event, deliveries })
     })
@@ -311,21 +367,31 @@ fn trigger_delivery(
 }
 
 fn enqueue_error(fault: CallError) -> EnqueueError {
-    if fault.certainly_not_run() { EnqueueError::NotRun(fault) } else { EnqueueError::Unknown(Some(fault)) }
+    if fault.certainly_not_run() {
+        EnqueueError::NotRun(fault)
+    } else {
+        EnqueueError::Unknown(Some(fault))
+    }
 }
 
 /// `GET /api/webhooks/status`: every destination.
-pub(crate) async fn status(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn status(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |outbound, _| {
         let live = ingress.targets.live();
         let bound = outbound.bound(live).await?;
         let mut destinations = Vec::new();
         for (position, one) in bound.destinations.iter().enumerate() {
-            destinations.push(destination_status(&outbound.queue, one, &bound.bindings, position).await?);
+            destinations
+                .push(destination_status(&outbound.queue, one, &bound.bindings, position).await?);
         }
         // Until registrations are read, URLs of registered platforms are not known here.
         let complete = live.is_none_or(|live| live.current().is_some());
-        let parked = if complete { parked(&outbound.queue, &bound.bindings).await? } else { Vec::new() };
+        let parked =
+            if complete { parked(&outbound.queue, &bound.bindings).await? } else { Vec::new() };
         Ok(DestinationList { destinations, parked })
     })
     .await
@@ -383,7 +449,8 @@ async fn take_over_queue(
 ) -> Result<DestinationName, Error> {
     let refused = |reason: &str| Error::InvalidRequest(format!("take_over: {reason}"));
     let name = text.strip_prefix("out:").and_then(|name| DestinationName::new(name).ok());
-    let queue = name.ok_or_else(|| refused("must be the name of a queue, such as out:webhook_2"))?;
+    let queue =
+        name.ok_or_else(|| refused("must be the name of a queue, such as out:webhook_2"))?;
     let known = outbound.queue.destination_queues().await;
     if !known.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?.contains(&queue) {
         return Err(refused("there is no such queue"));

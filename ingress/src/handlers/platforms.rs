@@ -16,7 +16,9 @@ use shared::platform::{PlatformName, Source};
 use shared::registration::{Live, MAX_REQUEST_BYTES, Refused, Registration, Snapshot};
 use utoipa::ToSchema;
 
-pub(crate) use view::{PlatformView, PlatformListResponse, RegistrationView, PlatformSettings, KeyValidity};
+pub(crate) use view::{
+    KeyValidity, PlatformListResponse, PlatformSettings, PlatformView, RegistrationView,
+};
 
 use super::{admin, catch_panic};
 use crate::app::AppState;
@@ -29,19 +31,27 @@ const MAX_PROBLEMS_BYTES: usize = 2000;
 /// What `PATCH` changes.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = Change)] pub(crate) struct PlatformChange {
+#[schema(as = Change)]
+pub(crate) struct PlatformChange {
     /// True: events are taken and kept, and processed when it is false again.
     paused: bool,
 }
 
 /// `POST …/register`: registers a platform, or updates it.
-pub(crate) async fn register(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn register(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::CREATED, async |live, body| {
-        let registration = Registration::read(&body, ingress.targets.base()).map_err(|all| invalid(&all))?;
+        let registration =
+            Registration::read(&body, ingress.targets.base()).map_err(|all| invalid(&all))?;
         let name = &registration.platform.name;
         ingress.targets.base().admits(&registration.platform).map_err(Refused::from)?;
         if ingress.targets.configured_at_start(name) {
-            let text = format!("Platform cannot be registered: {name} is configured by this system's environment");
+            let text = format!(
+                "Platform cannot be registered: {name} is configured by this system's environment"
+            );
             return Err(Error::Conflict(text));
         }
         let snapshot = live.register(&registration).await?;
@@ -52,9 +62,14 @@ pub(crate) async fn register(request: HttpRequest, payload: Payload, ingress: Da
 }
 
 /// `GET …/platforms`: what is defined, from where.
-pub(crate) async fn list(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn list(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |live, _| {
-        let snapshot = live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+        let snapshot =
+            live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
         Ok(Some(PlatformListResponse::new(&snapshot, &ingress.targets)))
     })
     .await
@@ -69,7 +84,9 @@ pub(crate) async fn change(
 ) -> HttpResponse {
     answer(&request, payload, &ingress, StatusCode::OK, async |live, body| {
         let PlatformChange { paused } = serde_json::from_slice(&body).map_err(|_| {
-            Error::InvalidRequest("body: must be {\"paused\": true} or {\"paused\": false}".to_owned())
+            Error::InvalidRequest(
+                "body: must be {\"paused\": true} or {\"paused\": false}".to_owned(),
+            )
         })?;
         let (name, _) = named(live, &asked).await?;
         let snapshot = live.pause(&name, paused).await?;
@@ -95,7 +112,9 @@ pub(crate) async fn remove(
                 )));
             }
             Some(Source::Bundled) => {
-                return Err(Error::Conflict(format!("Platform {name} is not registered, but bundled")));
+                return Err(Error::Conflict(format!(
+                    "Platform {name} is not registered, but bundled"
+                )));
             }
             Some(Source::Registered | Source::Reserved) | None => {}
         }
@@ -134,7 +153,8 @@ async fn answer<T: Serialize>(
 /// The canonical name of the platform that `asked` names, by its name or an alias, and where it came from; `None`: nowhere
 /// that this process can use.
 async fn named(live: &Live, asked: &str) -> Result<(PlatformName, Option<Source>), Error> {
-    let snapshot: &Snapshot = &*live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
+    let snapshot: &Snapshot =
+        &*live.fresh().await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))?;
     if let Some(platform) = snapshot.registry.get(asked) {
         return Ok((platform.name.clone(), Some(platform.source)));
     }
@@ -165,7 +185,9 @@ impl From<Refused> for Error {
                 Self::Conflict(refused.to_string())
             }
             Refused::Unknown => Self::NotFound,
-            Refused::Contended => Self::QueueUnavailable("registrations are changed by others all the time"),
+            Refused::Contended => {
+                Self::QueueUnavailable("registrations are changed by others all the time")
+            }
             Refused::Redis(fault) if fault.certainly_not_run() => Self::QueueRefused(fault),
             Refused::Redis(fault) => Self::ResultUnknown(Some(fault)),
         }

@@ -16,9 +16,9 @@ use shared::platform::Handshake;
 use super::handshake::has_body;
 use super::{catch_panic, fallback};
 use crate::app::AppState;
-use crate::targets::IngestTarget;
 use crate::error::Error;
 use crate::routes;
+use crate::targets::IngestTarget;
 
 /// Methods where dashboards and hubs ask by `GET`.
 const WITH_GET: &str = "POST, GET, HEAD, OPTIONS";
@@ -32,7 +32,11 @@ const ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-orig
 const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate");
 
 /// Answers 200 where a webhook could be posted.
-pub(crate) async fn head(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn head(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     match receiver(&request, &ingress).await {
         Ok(_) => HttpResponse::new(StatusCode::OK),
         Err(error) => error.respond(None, payload.into_inner()),
@@ -41,14 +45,21 @@ pub(crate) async fn head(request: HttpRequest, payload: Payload, ingress: Data<A
 
 /// Lists the methods, and grants a CloudEvents sender what it asks for: its events are verified one
 /// by one anyway.
-pub(crate) async fn options(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn options(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     let target = match receiver(&request, &ingress).await {
         Ok(target) => target,
         Err(error) => return error.respond(None, payload.into_inner()),
     };
-    let asks_by_get =
-        matches!(target.platform.handshake, None | Some(Handshake::WebSub { .. } | Handshake::Meta { .. }));
-    let allow = HeaderValue::from_static(if asks_by_get { WITH_GET } else { fallback::WEBHOOK_METHODS });
+    let asks_by_get = matches!(
+        target.platform.handshake,
+        None | Some(Handshake::WebSub { .. } | Handshake::Meta { .. })
+    );
+    let allow =
+        HeaderValue::from_static(if asks_by_get { WITH_GET } else { fallback::WEBHOOK_METHODS });
     let origin = request.headers().get(REQUEST_ORIGIN).filter(|origin| is_origin(origin));
     let Some(origin) = origin else {
         return HttpResponse::NoContent().insert_header((ALLOW, allow)).finish();
@@ -56,7 +67,11 @@ pub(crate) async fn options(request: HttpRequest, payload: Payload, ingress: Dat
     let mut granted = HttpResponse::Ok();
     granted.insert_header((ALLOW, allow)).insert_header((ALLOWED_ORIGIN, origin.clone()));
     if request.headers().contains_key(REQUEST_RATE) {
-        let rate = target.platform.rate_limit.per_minute.map_or_else(|| "*".to_owned(), |rate| rate.to_string());
+        let rate = target
+            .platform
+            .rate_limit
+            .per_minute
+            .map_or_else(|| "*".to_owned(), |rate| rate.to_string());
         granted.insert_header((ALLOWED_RATE, rate));
     }
     granted.finish()

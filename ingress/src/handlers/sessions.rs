@@ -112,11 +112,13 @@ fn announcement(room_id: &str, body: &[u8]) -> Result<Bytes, Error> {
     }
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     let text = json::text(body);
-    let document = Document::parse_text(&text).map_err(|error| invalid(&format!("body: {error}")))?;
+    let document =
+        Document::parse_text(&text).map_err(|error| invalid(&format!("body: {error}")))?;
     let Value::Object(members) = document.root().value() else {
         return Err(invalid("body: must be an object"));
     };
-    let mut announced = AnnouncementBody { room_id, live_stream_id: None, status: None, config: None };
+    let mut announced =
+        AnnouncementBody { room_id, live_stream_id: None, status: None, config: None };
     for (key, node) in members.iter().filter(|(_, node)| !node.is_null()) {
         match &**key {
             "live_stream_id" => announced.live_stream_id = Some(live_stream_id(node)?),
@@ -137,7 +139,8 @@ fn live_stream_id<'a>(node: &'a JsonNode<'_>) -> Result<&'a str, Error> {
 
 fn status(node: &JsonNode<'_>) -> Result<SessionStatus, Error> {
     let status = node.as_str().and_then(|text| text.parse().ok());
-    status.ok_or_else(|| invalid("/status: must be one of ready, live, idle, ended, stopped, error"))
+    status
+        .ok_or_else(|| invalid("/status: must be one of ready, live, idle, ended, stopped, error"))
 }
 
 fn config<'a>(node: &JsonNode<'a>) -> Result<&'a RawValue, Error> {
@@ -176,7 +179,10 @@ mod tests {
         assert_eq!(queued("r", ""), r#"{"room_id":"r"}"#);
         assert_eq!(queued("r", r#"{"config":null}"#), r#"{"room_id":"r"}"#);
         assert_eq!(
-            queued("a \"b\"", r#"{"config":{"n":1.50,"x":[]},"status":"ready","live_stream_id":"l"}"#),
+            queued(
+                "a \"b\"",
+                r#"{"config":{"n":1.50,"x":[]},"status":"ready","live_stream_id":"l"}"#
+            ),
             r#"{"room_id":"a \"b\"","live_stream_id":"l","status":"ready","config":{"n":1.50,"x":[]}}"#
         );
     }
@@ -191,7 +197,9 @@ mod tests {
         assert!(refused("r", r#"{"live_stream_id":7}"#).starts_with("/live_stream_id: "));
         assert_eq!(refused("r", "[]"), "body: must be an object");
         assert!(refused("r", r#"{"room_id":"other"}"#).starts_with("body: may have"));
-        assert!(refused("r", r#"{"status":"live","status":"idle"}"#).starts_with("body: duplicate key"));
+        assert!(
+            refused("r", r#"{"status":"live","status":"idle"}"#).starts_with("body: duplicate key")
+        );
         assert!(refused("r\0", "").starts_with("room_id"));
         assert!(refused(&"r".repeat(257), "").starts_with("room_id"));
     }

@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use shared::config::AdminToken;
 use shared::platform::PlatformName;
-use shared::queue::{Depth, CallError, PlatformKeys, Queue};
+use shared::queue::{CallError, Depth, PlatformKeys, Queue};
 use utoipa::ToSchema;
 
 use super::catch_panic;
@@ -69,7 +69,11 @@ struct PlatformCounts {
 }
 
 /// `GET …/metrics`: what became of webhooks.
-pub(crate) async fn metrics(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn metrics(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, async |queue| {
         Ok(Metrics::of(&counts(queue, &platforms(queue).await?).await?))
     })
@@ -77,7 +81,11 @@ pub(crate) async fn metrics(request: HttpRequest, payload: Payload, ingress: Dat
 }
 
 /// `GET …/stats`: where events are.
-pub(crate) async fn stats(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn stats(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     answer(&request, payload, &ingress, async |queue| {
         let platforms = platforms(queue).await?;
         let depths = try_join_all(platforms.iter().map(|keys| queue.depth(keys))).await?;
@@ -96,7 +104,8 @@ async fn answer<T: Serialize>(
     let authorization = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
     let work = async {
         if !public {
-            AdminToken::authorize(ingress.admin_token.as_ref(), authorization).map_err(Error::Admin)?;
+            AdminToken::authorize(ingress.admin_token.as_ref(), authorization)
+                .map_err(Error::Admin)?;
         }
         ingress.pipeline.gate.check_open()?;
         read(queue).await.map_err(|fault| Error::from(EnqueueError::NotRun(fault)))
@@ -109,10 +118,17 @@ async fn answer<T: Serialize>(
 
 async fn platforms(queue: &Queue) -> Result<Vec<PlatformKeys>, CallError> {
     let names = queue.platforms().await?;
-    Ok(names.iter().filter(|name| name.as_str() != PlatformName::SESSIONS).map(|name| queue.keys(name)).collect())
+    Ok(names
+        .iter()
+        .filter(|name| name.as_str() != PlatformName::SESSIONS)
+        .map(|name| queue.keys(name))
+        .collect())
 }
 
-async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<PlatformCounts>, CallError> {
+async fn counts(
+    queue: &Queue,
+    platforms: &[PlatformKeys],
+) -> Result<Vec<PlatformCounts>, CallError> {
     let all = try_join_all(platforms.iter().map(|keys| queue.counters(keys))).await?;
     let counts = all.into_iter().map(|counters| {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
@@ -129,7 +145,8 @@ async fn counts(queue: &Queue, platforms: &[PlatformKeys]) -> Result<Vec<Platfor
 
 impl Metrics {
     fn of(counts: &[PlatformCounts]) -> Self {
-        let sum = |of: fn(&PlatformCounts) -> u64| counts.iter().map(of).fold(0, u64::saturating_add);
+        let sum =
+            |of: fn(&PlatformCounts) -> u64| counts.iter().map(of).fold(0, u64::saturating_add);
         let (processed, failed) = (sum(|c| c.processed), sum(|c| c.dead_lettered));
         let duplicates = sum(|c| c.duplicate);
         let received = sum(|c| c.accepted).saturating_add(duplicates);
@@ -153,7 +170,8 @@ impl Stats {
             stats.processing_count += depth.pending;
             stats.dead_letter_count += depth.dead_letters;
         }
-        stats.total_processed = counts.iter().map(|counts| counts.processed).fold(0, u64::saturating_add);
+        stats.total_processed =
+            counts.iter().map(|counts| counts.processed).fold(0, u64::saturating_add);
         stats
     }
 }
@@ -170,20 +188,45 @@ mod tests {
     #[test]
     fn rates_are_percent_of_received_and_zero_without_events() {
         assert_eq!(Metrics::of(&[]), Metrics::default());
-        let mux = PlatformCounts { accepted: 900, duplicate: 15, rate_limited: 10, processed: 860, dead_lettered: 30 };
-        let acme = PlatformCounts { accepted: 80, duplicate: 5, rate_limited: 0, processed: 90, dead_lettered: 0 };
+        let mux = PlatformCounts {
+            accepted: 900,
+            duplicate: 15,
+            rate_limited: 10,
+            processed: 860,
+            dead_lettered: 30,
+        };
+        let acme = PlatformCounts {
+            accepted: 80,
+            duplicate: 5,
+            rate_limited: 0,
+            processed: 90,
+            dead_lettered: 0,
+        };
         let metrics = Metrics::of(&[mux, acme]);
-        assert_eq!((metrics.received, metrics.processed, metrics.failed, metrics.duplicates), (1000, 950, 30, 20));
-        assert_eq!((metrics.rate_limited, metrics.success_rate, metrics.failure_rate), (10, 95.0, 3.0));
+        assert_eq!(
+            (metrics.received, metrics.processed, metrics.failed, metrics.duplicates),
+            (1000, 950, 30, 20)
+        );
+        assert_eq!(
+            (metrics.rate_limited, metrics.success_rate, metrics.failure_rate),
+            (10, 95.0, 3.0)
+        );
     }
 
     #[test]
     fn event_that_waits_for_a_retry_is_pending() {
-        let depth = Depth { backlog: 40, pending: 5, retrying: 10, dead_letters: 10, ..Depth::default() };
-        let stats = Stats::of(&[depth], &[PlatformCounts { processed: 1000, ..PlatformCounts::default() }]);
+        let depth =
+            Depth { backlog: 40, pending: 5, retrying: 10, dead_letters: 10, ..Depth::default() };
+        let stats =
+            Stats::of(&[depth], &[PlatformCounts { processed: 1000, ..PlatformCounts::default() }]);
         assert_eq!(
             stats,
-            Stats { pending_count: 50, processing_count: 5, dead_letter_count: 10, total_processed: 1000 }
+            Stats {
+                pending_count: 50,
+                processing_count: 5,
+                dead_letter_count: 10,
+                total_processed: 1000
+            }
         );
     }
 }

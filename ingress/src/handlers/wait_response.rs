@@ -12,16 +12,17 @@ use shared::queue::ReplyOutcome;
 use utoipa::ToSchema;
 
 use super::respond;
-use crate::targets::IngestTarget;
 use crate::openapi::results::EventResultsDoc;
 use crate::pipeline::{IngestReply, IngestStatus, ResultWaiter};
+use crate::targets::IngestTarget;
 
 /// The header that says which preference was met.
 const PREFERENCE_APPLIED: &str = "preference-applied";
 
 /// What an event did.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Done)] pub(crate) struct ProcessedResponse<'a> {
+#[schema(as = Done)]
+pub(crate) struct ProcessedResponse<'a> {
     /// True.
     success: bool,
     /// The worker's words.
@@ -31,7 +32,8 @@ const PREFERENCE_APPLIED: &str = "preference-applied";
 
 /// What an event is that could not be processed.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Failed)] pub(crate) struct ProcessingErrorResponse<'a> {
+#[schema(as = Failed)]
+pub(crate) struct ProcessingErrorResponse<'a> {
     /// False.
     success: bool,
     /// `E_WEBHOOK_PROCESSING_ERROR`.
@@ -47,7 +49,11 @@ const PREFERENCE_APPLIED: &str = "preference-applied";
 }
 
 /// Waits, writes the answer and counts it as what it is without the waiting.
-pub(super) async fn wait_response(answer: IngestReply, mut waiter: ResultWaiter, target: &IngestTarget) -> HttpResponse {
+pub(super) async fn wait_response(
+    answer: IngestReply,
+    mut waiter: ResultWaiter,
+    target: &IngestTarget,
+) -> HttpResponse {
     let (outcome, counted) = match answer.status {
         IngestStatus::Accepted => (waiter.outcome().await, RequestOutcome::Accepted),
         IngestStatus::Duplicate => (waiter.stored().await, RequestOutcome::Duplicate),
@@ -58,7 +64,9 @@ pub(super) async fn wait_response(answer: IngestReply, mut waiter: ResultWaiter,
     let Some(outcome) = outcome else { return respond(&answer, target) };
     target.metrics.request(counted);
     let body = match &outcome {
-        ReplyOutcome::Processed(results) => serde_json::to_vec(&ProcessedResponse { success: true, results }),
+        ReplyOutcome::Processed(results) => {
+            serde_json::to_vec(&ProcessedResponse { success: true, results })
+        }
         ReplyOutcome::Dead(code) => failed(&answer, code, target),
     };
     let mut response = HttpResponse::Ok();
@@ -72,5 +80,11 @@ fn failed(answer: &IngestReply, code: &str, target: &IngestTarget) -> serde_json
     let erresid = &format!("{:012x}", rand::random::<u64>() >> 16);
     tracing::warn!(erresid, errcode, platform = %target.platform.name, event_id, code, "a sender was told that its event is a dead letter");
     let errmesg = &format!("Webhook event could not be processed: {code}");
-    serde_json::to_vec(&ProcessingErrorResponse { success: false, errcode, errmesg, erresid, event_id })
+    serde_json::to_vec(&ProcessingErrorResponse {
+        success: false,
+        errcode,
+        errmesg,
+        erresid,
+        event_id,
+    })
 }

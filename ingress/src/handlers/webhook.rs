@@ -9,12 +9,12 @@ use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, dev};
 
-use super::{wait_response, catch_panic, handshake, respond};
+use super::{catch_panic, handshake, respond, wait_response};
 use crate::app::AppState;
-use crate::targets::IngestTarget;
 use crate::error::Error;
 use crate::pipeline::IngestOutcome;
 use crate::routes;
+use crate::targets::IngestTarget;
 
 /// A request whose body was taken.
 struct BodylessRequest(Request);
@@ -33,18 +33,25 @@ pub(crate) async fn receive_directly(
 ) -> HttpResponse {
     let begun = Instant::now();
     let mut payload = request.take_payload();
-    let taken = catch_panic(ingress.pipeline.ingest(&target, BodylessRequest(request), &mut payload)).await;
+    let taken =
+        catch_panic(ingress.pipeline.ingest(&target, BodylessRequest(request), &mut payload)).await;
     answer(taken, &target, payload, begun).await
 }
 
 /// Receives one webhook that the table of routes has brought here.
-pub(crate) async fn receive(request: HttpRequest, payload: Payload, ingress: Data<AppState>) -> HttpResponse {
+pub(crate) async fn receive(
+    request: HttpRequest,
+    payload: Payload,
+    ingress: Data<AppState>,
+) -> HttpResponse {
     let begun = Instant::now();
     let mut payload = payload.into_inner();
     let name = routes::platform_name(&request);
     match catch_panic(ingress.targets.resolve(name, &ingress.pipeline.gate)).await {
         Ok(target) => {
-            let taken = catch_panic(ingress.pipeline.ingest(&target, request.headers(), &mut payload)).await;
+            let taken =
+                catch_panic(ingress.pipeline.ingest(&target, request.headers(), &mut payload))
+                    .await;
             answer(taken, &target, payload, begun).await
         }
         Err(error) => {
@@ -65,7 +72,9 @@ async fn answer(
     let response = match taken {
         Ok(IngestOutcome::Event(answer)) => respond(&answer, target),
         // Rare: it is not to make what every request waits in larger.
-        Ok(IngestOutcome::Waiting(answer, waiter)) => Box::pin(wait_response::wait_response(answer, *waiter, target)).await,
+        Ok(IngestOutcome::Waiting(answer, waiter)) => {
+            Box::pin(wait_response::wait_response(answer, *waiter, target)).await
+        }
         Ok(IngestOutcome::Handshake(reply)) => handshake::respond(reply, target),
         Err(error) => {
             error.outcome().into_iter().for_each(|outcome| target.metrics.request(outcome));

@@ -27,7 +27,11 @@ pub(super) struct RouteDoc {
 }
 
 impl RouteDoc {
-    pub(super) fn new(path: &'static str, method: HttpMethod, operation: impl Into<Operation>) -> Self {
+    pub(super) fn new(
+        path: &'static str,
+        method: HttpMethod,
+        operation: impl Into<Operation>,
+    ) -> Self {
         Self { path, method, operation: operation.into() }
     }
 
@@ -38,7 +42,11 @@ impl RouteDoc {
 
 /// An operation without its answers.
 pub(super) fn operation(tag: &str, id: &str, summary: &str, description: &str) -> OperationBuilder {
-    OperationBuilder::new().tag(tag).operation_id(Some(id)).summary(Some(summary)).description(Some(description))
+    OperationBuilder::new()
+        .tag(tag)
+        .operation_id(Some(id))
+        .summary(Some(summary))
+        .description(Some(description))
 }
 
 /// Only for who presents the admin token.
@@ -53,7 +61,10 @@ pub(super) fn schema<T: ToSchema>() -> RefOr<Schema> {
 
 /// The schema of `T`, in which `property` is one of `values`.
 pub(super) fn narrowed<T: ToSchema>(property: &str, values: &[&str]) -> Schema {
-    AllOfBuilder::new().item(schema::<T>()).item(ObjectBuilder::new().property(property, one_of(values))).into()
+    AllOfBuilder::new()
+        .item(schema::<T>())
+        .item(ObjectBuilder::new().property(property, one_of(values)))
+        .into()
 }
 
 /// One of `values`.
@@ -72,7 +83,11 @@ pub(super) fn content(schema: impl Into<RefOr<Schema>>, example: Value) -> Conte
 }
 
 /// An answer in JSON.
-pub(super) fn json(description: &str, schema: impl Into<RefOr<Schema>>, example: Value) -> ResponseBuilder {
+pub(super) fn json(
+    description: &str,
+    schema: impl Into<RefOr<Schema>>,
+    example: Value,
+) -> ResponseBuilder {
     ResponseBuilder::new().description(description).content(JSON, content(schema, example))
 }
 
@@ -83,21 +98,37 @@ pub(super) fn text(description: &str, example: &str) -> ResponseBuilder {
 
 /// A request's body in JSON.
 pub(super) fn body(description: &str, content: Content, required: Required) -> RequestBody {
-    RequestBodyBuilder::new().description(Some(description)).content(JSON, content).required(Some(required)).build()
+    RequestBodyBuilder::new()
+        .description(Some(description))
+        .content(JSON, content)
+        .required(Some(required))
+        .build()
 }
 
 /// A part of the path.
-pub(super) fn in_path(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
+pub(super) fn in_path(
+    name: &str,
+    description: &str,
+    schema: impl Into<RefOr<Schema>>,
+) -> Parameter {
     parameter(ParameterIn::Path, name, description, schema).required(Required::True).build()
 }
 
 /// A header that may be sent.
-pub(super) fn in_header(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
+pub(super) fn in_header(
+    name: &str,
+    description: &str,
+    schema: impl Into<RefOr<Schema>>,
+) -> Parameter {
     parameter(ParameterIn::Header, name, description, schema).required(Required::False).build()
 }
 
 /// A query parameter that must be sent.
-pub(super) fn in_query(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) -> Parameter {
+pub(super) fn in_query(
+    name: &str,
+    description: &str,
+    schema: impl Into<RefOr<Schema>>,
+) -> Parameter {
     parameter(ParameterIn::Query, name, description, schema).required(Required::True).build()
 }
 
@@ -107,5 +138,9 @@ fn parameter(
     description: &str,
     schema: impl Into<RefOr<Schema>>,
 ) -> ParameterBuilder {
-    ParameterBuilder::new().name(name).parameter_in(place).description(Some(description)).schema(Some(schema))
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .description(Some(description))
+        .schema(Some(schema))
 }

@@ -20,9 +20,9 @@ use utoipa::openapi::{ContentBuilder, Header, Response, ResponseBuilder};
 
 use super::builders::{JSON, one_of, schema, string};
 use crate::config::DEFAULT_MAX_BODY;
-use crate::error::{ErrorResponse, Error, RenderedError};
-use crate::redis_gate::ClockDoubt;
+use crate::error::{Error, ErrorResponse, RenderedError};
 use crate::pipeline::identify::IdentifyError;
+use crate::redis_gate::ClockDoubt;
 
 /// An operation that may refuse.
 pub(super) trait DocumentErrors {
@@ -36,7 +36,8 @@ impl DocumentErrors for OperationBuilder {
         for error in errors {
             by_status.entry(error.rendered().head.status().as_u16()).or_default().push(error);
         }
-        let answers = by_status.into_iter().map(|(status, errors)| (status.to_string(), answer(errors)));
+        let answers =
+            by_status.into_iter().map(|(status, errors)| (status.to_string(), answer(errors)));
         answers.fold(self, |operation, (status, answer)| operation.response(status, answer))
     }
 }
@@ -67,9 +68,11 @@ pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Respons
     }
     codes.sort_unstable();
     codes.dedup();
-    let schema = AllOfBuilder::new()
-        .item(schema::<ErrorResponse<'_>>())
-        .item(ObjectBuilder::new().property("success", one_of(&[false])).property("errcode", one_of(&codes)));
+    let schema = AllOfBuilder::new().item(schema::<ErrorResponse<'_>>()).item(
+        ObjectBuilder::new()
+            .property("success", one_of(&[false]))
+            .property("errcode", one_of(&codes)),
+    );
     let content = ContentBuilder::new().schema(Some(schema)).examples_from_iter(examples);
     answer.description(reasons.join("  \n")).content(JSON, content).build()
 }
@@ -78,14 +81,22 @@ pub(super) fn answer<'e>(errors: impl IntoIterator<Item = &'e Error>) -> Respons
 fn header(name: &HeaderName, value: &str) -> (String, Header) {
     let integer = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
     let (spelled, description, schema) = match name {
-        name if *name == RETRY_AFTER => ("Retry-After", "Seconds after which trying again makes sense", integer()),
+        name if *name == RETRY_AFTER => {
+            ("Retry-After", "Seconds after which trying again makes sense", integer())
+        }
         name if *name == ALLOW => ("Allow", "Methods that the route takes", string()),
-        name if *name == WWW_AUTHENTICATE => ("WWW-Authenticate", "How to present the token", string()),
+        name if *name == WWW_AUTHENTICATE => {
+            ("WWW-Authenticate", "How to present the token", string())
+        }
         name => (name.as_str(), "", string()),
     };
     let example = value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from);
     let description = (!description.is_empty()).then_some(description);
-    let header = HeaderBuilder::new().schema(Some(schema)).description(description).example(Some(example)).build();
+    let header = HeaderBuilder::new()
+        .schema(Some(schema))
+        .description(description)
+        .example(Some(example))
+        .build();
     (spelled.to_owned(), header)
 }
 
@@ -113,7 +124,11 @@ pub(super) fn reading_body() -> Vec<Error> {
 /// A Redis that cannot be read.
 pub(super) fn reading_redis() -> Vec<Error> {
     let refused = CallError::NotRun((redis::ErrorKind::Io, "refused").into());
-    vec![Error::QueueUnavailable("Redis does not answer"), Error::QueueRefused(refused), Error::Internal]
+    vec![
+        Error::QueueUnavailable("Redis does not answer"),
+        Error::QueueRefused(refused),
+        Error::Internal,
+    ]
 }
 
 /// An event that cannot be queued.
@@ -140,7 +155,12 @@ pub(super) fn webhook() -> Vec<Error> {
     errors.extend(reading_body());
     errors.extend([Refusal::Missing, Refusal::BodyHashMismatch].map(Error::Signature));
     let (received, current) = (1_767_225_600, 1_767_226_200);
-    let late = Refusal::OutsideTolerance { received, current, diff: current - received, signature_valid: true };
+    let late = Refusal::OutsideTolerance {
+        received,
+        current,
+        diff: current - received,
+        signature_valid: true,
+    };
     errors.push(Error::Signature(late));
     errors.push(Error::ClockInDoubt(ClockDoubt::NeverCompared));
     errors.push(Error::InvalidPayload(IdentifyError::Json(JsonError::NotUtf8)));

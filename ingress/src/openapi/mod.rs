@@ -4,10 +4,10 @@
 //! refusals from [`crate::error::Error`] itself; a test compares it with the routes that actix knows, and another with
 //! what a running system answers.
 
+mod builders;
 mod errors;
 mod ops;
 mod outbound;
-mod builders;
 mod platforms;
 pub(crate) mod results;
 mod sessions;
@@ -23,13 +23,14 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::server::ServerBuilder;
 use utoipa::openapi::tag::{Tag, TagBuilder};
 use utoipa::openapi::{
-    Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem, Paths,
+    Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathItem,
+    Paths,
 };
 
-use crate::error::{ErrorResponse, Error};
+use crate::error::{Error, ErrorResponse};
 use crate::handlers::QueuedResponse;
-use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse};
 use crate::handlers::stats::{Metrics, Stats};
+use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse};
 use crate::pipeline::handshake::TokenProof;
 use builders::RouteDoc;
 
@@ -42,7 +43,8 @@ head that does not arrive in time is not answered. Where `servers` names a port,
 
 /// Answers with the document.
 pub(crate) async fn serve() -> HttpResponse {
-    static JSON: LazyLock<Bytes> = LazyLock::new(|| serde_json::to_vec(&document()).unwrap_or_default().into());
+    static JSON: LazyLock<Bytes> =
+        LazyLock::new(|| serde_json::to_vec(&document()).unwrap_or_default().into());
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))
         .body(JSON.clone())
@@ -54,9 +56,13 @@ fn document() -> OpenApi {
         .title("Tributary")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(ABOUT))
-        .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
-    let ingress =
-        ServerBuilder::new().url("/").description(Some("ingress: where this document comes from")).build();
+        .license(Some(
+            LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build(),
+        ));
+    let ingress = ServerBuilder::new()
+        .url("/")
+        .description(Some("ingress: where this document comes from"))
+        .build();
     OpenApiBuilder::new()
         .info(info)
         .servers(Some([ingress]))
@@ -67,9 +73,16 @@ fn document() -> OpenApi {
 }
 
 fn described() -> impl Iterator<Item = RouteDoc> {
-    [webhooks::routes, platforms::routes, sessions::routes, outbound::routes, statistics::routes, ops::routes]
-        .into_iter()
-        .flat_map(|of| of())
+    [
+        webhooks::routes,
+        platforms::routes,
+        sessions::routes,
+        outbound::routes,
+        statistics::routes,
+        ops::routes,
+    ]
+    .into_iter()
+    .flat_map(|of| of())
 }
 
 fn paths() -> Paths {
@@ -118,7 +131,9 @@ fn components() -> Components {
 }
 
 fn tags() -> [Tag; 6] {
-    let tag = |name: &str, description: &str| TagBuilder::new().name(name).description(Some(description)).build();
+    let tag = |name: &str, description: &str| {
+        TagBuilder::new().name(name).description(Some(description)).build()
+    };
     [
         tag("webhooks", "What providers send"),
         tag("platforms", "What is defined, changed while the system runs"),

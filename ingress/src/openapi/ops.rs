@@ -6,8 +6,8 @@ use utoipa::openapi::ResponseBuilder;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
 use utoipa::openapi::server::{Server, ServerBuilder, ServerVariableBuilder};
 
-use super::errors::{self, DocumentErrors};
 use super::builders::{RouteDoc, admin, in_path, json, operation, schema, string, text};
+use super::errors::{self, DocumentErrors};
 use super::results;
 use super::sessions::{self, room};
 use crate::error::Error;
@@ -85,9 +85,14 @@ pub(super) struct SessionDoc {
 
 /// The routes.
 pub(super) fn routes() -> Vec<RouteDoc> {
-    let live = operation(TAG, "live", "Whether the process runs", "Depends on nothing outside the process.")
-        .servers(Some([ingress(), worker()]))
-        .response("200", text("It runs", "live\n"));
+    let live = operation(
+        TAG,
+        "live",
+        "Whether the process runs",
+        "Depends on nothing outside the process.",
+    )
+    .servers(Some([ingress(), worker()]))
+    .response("200", text("It runs", "live\n"));
     let ready = operation(
         TAG,
         "ready",
@@ -97,18 +102,27 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     .servers(Some([ingress(), worker()]))
     .response("200", text("It can", "ready\n"))
     .response("503", text("It cannot, and why", "not ready: Redis does not answer\n"));
-    let metrics =
-        operation(TAG, "metrics", "Metrics for Prometheus", "In the Prometheus text format, version 0.0.4.")
-            .servers(Some([ingress(), worker()]))
-            .response("200", text("All metrics of this process", "webhook_redis_up 1\n"));
+    let metrics = operation(
+        TAG,
+        "metrics",
+        "Metrics for Prometheus",
+        "In the Prometheus text format, version 0.0.4.",
+    )
+    .servers(Some([ingress(), worker()]))
+    .response("200", text("All metrics of this process", "webhook_redis_up 1\n"));
     let mut errors = errors::admin();
     errors.extend([Error::NotFound, Error::Internal]);
-    let session = operation(sessions::TAG, "getSession", "A session's row", "Read from the session database.")
-        .servers(Some([worker()]))
-        .security(admin())
-        .parameter(room())
-        .response("200", json("The row", schema::<SessionDoc>(), example()))
-        .with_errors(&errors);
+    let session = operation(
+        sessions::TAG,
+        "getSession",
+        "A session's row",
+        "Read from the session database.",
+    )
+    .servers(Some([worker()]))
+    .security(admin())
+    .parameter(room())
+    .response("200", json("The row", schema::<SessionDoc>(), example()))
+    .with_errors(&errors);
     let event = operation(
         "webhooks",
         "getEvent",

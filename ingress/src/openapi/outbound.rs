@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
 use utoipa::openapi::{ComponentsBuilder, Required};
 
-use super::errors::{self, DocumentErrors};
 use super::builders::{RouteDoc, admin, body, content, in_path, json, operation, schema, string};
+use super::errors::{self, DocumentErrors};
 use crate::error::Error;
 use crate::handlers::outbound::{
-    TriggeredDelivery, CHANGE_FORM, DestinationChange, MAX_BODY, OverflowSummary, ParkedQueue, DestinationStatus, DestinationList, DestinationTestRequest, DestinationTestResult, DestinationTestResponse, TriggerRequest,
-    TriggerResponse,
+    CHANGE_FORM, DestinationChange, DestinationList, DestinationStatus, DestinationTestRequest,
+    DestinationTestResponse, DestinationTestResult, MAX_BODY, OverflowSummary, ParkedQueue,
+    TriggerRequest, TriggerResponse, TriggeredDelivery,
 };
 use crate::routes::{DESTINATION, STATUS, TEST, TRIGGER};
 
@@ -46,15 +47,23 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     let test = route("testDestination", "Try a destination's URL", ABOUT_TEST)
         .request_body(Some(body(
             "Where to",
-            content(schema::<DestinationTestRequest>(), json!({"url": "https://your-app.example/webhooks"})),
+            content(
+                schema::<DestinationTestRequest>(),
+                json!({"url": "https://your-app.example/webhooks"}),
+            ),
             Required::True,
         )))
         .response("200", json("It was tried", schema::<DestinationTestResponse>(), tested()))
-        .with_errors(&refusals([errors::invalid("url: must be an http:// or https:// URL with a host")]));
+        .with_errors(&refusals([errors::invalid(
+            "url: must be an http:// or https:// URL with a host",
+        )]));
     let trigger = route("triggerEvent", "Send an event by hand", ABOUT_TRIGGER)
         .request_body(Some(body(
             "The event",
-            content(schema::<TriggerRequest>(), json!({"event": "job.completed", "data": {"job_id": "test_job_123"}})),
+            content(
+                schema::<TriggerRequest>(),
+                json!({"event": "job.completed", "data": {"job_id": "test_job_123"}}),
+            ),
             Required::True,
         )))
         .response("202", json("It is up for delivery", schema::<TriggerResponse>(), triggered()))

@@ -7,10 +7,13 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema};
 use utoipa::openapi::{ComponentsBuilder, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::errors::{self, DocumentErrors};
 use super::builders::{RouteDoc, admin, body, content, in_path, json, operation, schema, string};
+use super::errors::{self, DocumentErrors};
 use crate::error::Error;
-use crate::handlers::platforms::{PlatformChange, PlatformView, PlatformListResponse, RegistrationView, PlatformSettings, KeyValidity};
+use crate::handlers::platforms::{
+    KeyValidity, PlatformChange, PlatformListResponse, PlatformSettings, PlatformView,
+    RegistrationView,
+};
 use crate::routes::{PLATFORM, PLATFORMS, REGISTER};
 
 const TAG: &str = "platforms";
@@ -20,7 +23,8 @@ const ABOUT_REGISTER: &str = "Known to every replica and worker within two secon
     `old_secret_expires_in`. A platform that is being removed stays. What stands in `PLATFORMS_FILE`, or is bundled and \
     configured, cannot be registered (409). Secrets are kept sealed with `SECRETS_KEY`; without it nothing is registered \
     (503), unless `ALLOW_PLAINTEXT_SECRETS=true`.";
-const ABOUT_LIST: &str = "Everything that is defined: bundled, in `PLATFORMS_FILE`, registered. Never a secret.";
+const ABOUT_LIST: &str =
+    "Everything that is defined: bundled, in `PLATFORMS_FILE`, registered. Never a secret.";
 const ABOUT_PAUSE: &str = "Webhooks of a paused platform are accepted and kept, and processed once it is resumed. Any platform \
     can be paused, wherever it is defined.";
 const ABOUT_REMOVE: &str = "Only a registered one. Its webhooks are refused with 404 from now on; what is queued is still \
@@ -104,16 +108,29 @@ pub(super) fn routes() -> Vec<RouteDoc> {
         "event": {"type": "/kind", "time": "/at", "session": "/room"},
         "effects": {"stream.up": {"effect": "session.status", "status": "live"}}});
     let register = change("registerPlatform", "Register a platform, or update it", ABOUT_REGISTER)
-        .request_body(Some(body("The platform", content(schema::<RegistrationRequestDoc>(), asked), Required::True)))
+        .request_body(Some(body(
+            "The platform",
+            content(schema::<RegistrationRequestDoc>(), asked),
+            Required::True,
+        )))
         .response("201", json("Registered", schema::<PlatformView>(), registered("active")))
         .with_errors(&refusals([
             errors::invalid("rate_limit: must be 1 to 60000000"),
-            Error::Conflict("Platform cannot be registered: acme is defined in PLATFORMS_FILE".to_owned()),
+            Error::Conflict(
+                "Platform cannot be registered: acme is defined in PLATFORMS_FILE".to_owned(),
+            ),
             Error::CannotRegister,
             Error::ResultUnknown(None),
         ]));
     let list = change("listPlatforms", "What is defined, and from where", ABOUT_LIST)
-        .response("200", json("All platforms", schema::<PlatformListResponse>(), json!({"platforms": [registered("active")]})))
+        .response(
+            "200",
+            json(
+                "All platforms",
+                schema::<PlatformListResponse>(),
+                json!({"platforms": [registered("active")]}),
+            ),
+        )
         .with_errors(&refusals([]));
     let pause = change("changePlatform", "Pause or resume a platform", ABOUT_PAUSE)
         .parameter(named())
@@ -130,7 +147,10 @@ pub(super) fn routes() -> Vec<RouteDoc> {
         ]));
     let remove = change("removePlatform", "Remove a registered platform", ABOUT_REMOVE)
         .parameter(named())
-        .response("202", json("It is being removed", schema::<PlatformView>(), registered("draining")))
+        .response(
+            "202",
+            json("It is being removed", schema::<PlatformView>(), registered("draining")),
+        )
         .with_errors(&refusals([
             Error::NotFound,
             Error::Conflict("Platform mux is not registered, but bundled".to_owned()),

@@ -8,7 +8,8 @@ use super::sessions::SessionStatusDoc;
 /// What an event did. What does not apply is null.
 #[allow(dead_code, reason = "describes what a worker writes")]
 #[derive(ToSchema)]
-#[schema(as = Results)] pub(crate) struct EventResultsDoc {
+#[schema(as = Results)]
+pub(crate) struct EventResultsDoc {
     /// The event's id.
     event_id: String,
     /// Its type.

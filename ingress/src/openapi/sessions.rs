@@ -5,10 +5,10 @@ use utoipa::ToSchema;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{HttpMethod, Parameter};
 
-use super::errors::{self, DocumentErrors};
 use super::builders::{
     RouteDoc, admin, body, content, in_header, in_path, json, narrowed, operation, schema, string,
 };
+use super::errors::{self, DocumentErrors};
 use crate::handlers::QueuedResponse;
 use crate::handlers::sessions::MAX_ID_BYTES;
 use crate::routes::SESSION;
@@ -61,17 +61,21 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     let mut errors = errors::admin();
     errors.extend(errors::reading_body());
     errors.extend(errors::queueing());
-    errors.push(errors::invalid("/status: must be one of ready, live, idle, ended, stopped, error"));
+    errors
+        .push(errors::invalid("/status: must be one of ready, live, idle, ended, stopped, error"));
     let announced = content(
         schema::<AnnouncementRequest>(),
         json!({"live_stream_id": "ls-1", "status": "ready", "config": {"egress": {"live_stream_id": "ls-2"}}}),
     );
-    let key =
-        "Makes the announcement happen once for this room, however often it is sent: 1 to 256 characters of ASCII";
+    let key = "Makes the announcement happen once for this room, however often it is sent: 1 to 256 characters of ASCII";
     let announce = operation(TAG, "announceSession", "Announce a session", ANNOUNCE)
         .security(admin())
         .parameter(room())
-        .parameter(in_header("Idempotency-Key", key, string().min_length(Some(1)).max_length(Some(256))))
+        .parameter(in_header(
+            "Idempotency-Key",
+            key,
+            string().min_length(Some(1)).max_length(Some(256)),
+        ))
         .request_body(Some(body("What is known of the session", announced, Required::False)))
         .response(
             "202",
@@ -95,6 +99,10 @@ pub(super) fn routes() -> Vec<RouteDoc> {
 
 /// The room.
 pub(super) fn room() -> Parameter {
-    let id = string().pattern(Some(ID)).min_length(Some(1)).max_length(Some(MAX_ID_BYTES)).examples(["room-1"]);
+    let id = string()
+        .pattern(Some(ID))
+        .min_length(Some(1))
+        .max_length(Some(MAX_ID_BYTES))
+        .examples(["room-1"]);
     in_path("room_id", "The room's id, 1 to 256 bytes of text without control characters", id)
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder};
 use utoipa::openapi::schema::ObjectBuilder;
 
-use super::errors::{self, DocumentErrors};
 use super::builders::{RouteDoc, admin, json, operation, schema};
+use super::errors::{self, DocumentErrors};
 use crate::handlers::stats::{Metrics, Stats};
 use crate::routes::{METRICS, OPENAPI, STATS};
 
@@ -37,7 +37,10 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     let own = operation(TAG, "getDescription", "This description", "OpenAPI 3.1; needs no token.")
         .response("200", json("This document", ObjectBuilder::new(), json!({"openapi": "3.1.0"})));
     metrics
-        .chain([RouteDoc::new(STATS, HttpMethod::Get, stats), RouteDoc::new(OPENAPI, HttpMethod::Get, own)])
+        .chain([
+            RouteDoc::new(STATS, HttpMethod::Get, stats),
+            RouteDoc::new(OPENAPI, HttpMethod::Get, own),
+        ])
         .collect()
 }
 

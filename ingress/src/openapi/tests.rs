@@ -34,13 +34,18 @@ fn refusals(document: &Value) -> BTreeSet<(String, String)> {
         if status.starts_with('2') {
             return;
         }
-        let examples = answer.pointer("/content/application~1json/examples").and_then(Value::as_object);
+        let examples =
+            answer.pointer("/content/application~1json/examples").and_then(Value::as_object);
         for example in examples.into_iter().flatten().map(|(_, example)| &example["value"]) {
             found.insert((status.to_owned(), example["errcode"].as_str().unwrap().to_owned()));
         }
     };
     for (_, _, operation) in operations(document) {
-        operation["responses"].as_object().unwrap().iter().for_each(|(status, answer)| look(status, answer));
+        operation["responses"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .for_each(|(status, answer)| look(status, answer));
     }
     look("404", &document["components"]["responses"]["NoSuchRoute"]);
     look("405", &document["components"]["responses"]["NoSuchMethod"]);
@@ -69,7 +74,8 @@ fn openapi_describes_every_error() {
 #[actix_web::test]
 async fn openapi_routes_are_those_of_the_router() {
     let app = App::new().app_data(TestIngress::new().ingress).configure(crate::routes::configure);
-    let response = call_service(&init_service(app).await, TestRequest::with_uri("/").to_request()).await;
+    let response =
+        call_service(&init_service(app).await, TestRequest::with_uri("/").to_request()).await;
     // The map has no other way of listing what it holds.
     let map = format!("{:?}", response.request().resource_map());
     let known: BTreeSet<&str> = map
@@ -80,7 +86,9 @@ async fn openapi_routes_are_those_of_the_router() {
         .collect();
     assert!(known.contains("/webhook/{platform}"), "{map}");
     let document = json();
-    let here = operations(&document).into_iter().filter(|(_, _, operation)| operation["servers"].is_null());
+    let here = operations(&document)
+        .into_iter()
+        .filter(|(_, _, operation)| operation["servers"].is_null());
     assert_eq!(here.map(|(path, ..)| path).collect::<BTreeSet<_>>(), known);
 }
 
@@ -88,10 +96,12 @@ async fn openapi_routes_are_those_of_the_router() {
 fn operation_ids_are_unique_and_references_resolve() {
     let document = json();
     let operations = operations(&document);
-    let names: BTreeSet<_> = operations.iter().map(|(_, _, operation)| operation["operationId"].as_str()).collect();
+    let names: BTreeSet<_> =
+        operations.iter().map(|(_, _, operation)| operation["operationId"].as_str()).collect();
     assert_eq!(names.len(), operations.len());
     assert!(!names.contains(&None));
-    let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let tags: Vec<&Value> =
+        document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
     for (path, method, operation) in operations {
         assert!(tags.contains(&&operation["tags"][0]), "{method} {path}");
         for requirement in operation["security"].as_array().into_iter().flatten() {

@@ -8,17 +8,17 @@ use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, SchemaType};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, ContentBuilder, Required, ResponseBuilder};
 
-use super::errors::{self, DocumentErrors, answer};
 use super::builders::{
-    RouteDoc, JSON, SIGNATURE, TEXT, body, content, in_header, in_path, in_query, json, narrowed, operation,
-    schema, string, text,
+    JSON, RouteDoc, SIGNATURE, TEXT, body, content, in_header, in_path, in_query, json, narrowed,
+    operation, schema, string, text,
 };
+use super::errors::{self, DocumentErrors, answer};
 use super::results;
 use crate::error::Error;
 use crate::handlers::QueuedResponse;
-use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse};
 use crate::handlers::fallback::WEBHOOK_METHODS;
 use crate::handlers::handshake::{DASHBOARD_FORM, HUB_FORM};
+use crate::handlers::wait_response::{ProcessedResponse, ProcessingErrorResponse};
 use crate::pipeline::handshake::TokenProof;
 use crate::routes::WEBHOOKS;
 
@@ -53,10 +53,22 @@ pub(super) fn routes() -> Vec<RouteDoc> {
     spelled
         .flat_map(|(path, spelling)| {
             [
-                RouteDoc::new(path, HttpMethod::Post, receive(&format!("receiveWebhook{spelling}"))),
-                RouteDoc::new(path, HttpMethod::Get, confirm(&format!("confirmSubscription{spelling}"))),
+                RouteDoc::new(
+                    path,
+                    HttpMethod::Post,
+                    receive(&format!("receiveWebhook{spelling}")),
+                ),
+                RouteDoc::new(
+                    path,
+                    HttpMethod::Get,
+                    confirm(&format!("confirmSubscription{spelling}")),
+                ),
                 RouteDoc::new(path, HttpMethod::Head, probe(&format!("probeWebhook{spelling}"))),
-                RouteDoc::new(path, HttpMethod::Options, options(&format!("listWebhookMethods{spelling}"))),
+                RouteDoc::new(
+                    path,
+                    HttpMethod::Options,
+                    options(&format!("listWebhookMethods{spelling}")),
+                ),
             ]
         })
         .collect()
@@ -65,7 +77,8 @@ pub(super) fn routes() -> Vec<RouteDoc> {
 fn receive(id: &str) -> OperationBuilder {
     let errors = errors::webhook();
     let busy = errors::busy();
-    let unavailable = errors.iter().filter(|error| error.rendered().head.status() == 503).chain(&busy);
+    let unavailable =
+        errors.iter().filter(|error| error.rendered().head.status() == 503).chain(&busy);
     operation(TAG, id, "Receive a webhook", RECEIVE)
         .security(SecurityRequirement::new(SIGNATURE, [""; 0]))
         .parameter(platform())
@@ -109,8 +122,14 @@ fn confirm(id: &str) -> OperationBuilder {
         .parameter(platform())
         .parameter(in_query("hub.mode", "What the hub asks about", mode))
         .parameter(optional("hub.topic", "WebSub: the topic's URL"))
-        .parameter(optional("hub.verify_token", "Meta: the token that the operator has typed into the dashboard"))
-        .parameter(optional("hub.challenge", "What is to be sent back; demanded unless the mode is `denied`"))
+        .parameter(optional(
+            "hub.verify_token",
+            "Meta: the token that the operator has typed into the dashboard",
+        ))
+        .parameter(optional(
+            "hub.challenge",
+            "What is to be sent back; demanded unless the mode is `denied`",
+        ))
         .response("200", text("Confirmed: the challenge, as it came", "a-challenge"))
         .response("204", ResponseBuilder::new().description("`denied` was noted"))
         .with_errors(&errors)
@@ -132,8 +151,14 @@ fn probe(id: &str) -> OperationBuilder {
     operation(TAG, id, "Probe a receiver", PROBE)
         .parameter(platform())
         .response("200", told("A webhook could be posted"))
-        .response("4XX", told("As a webhook would be refused: unknown, or disabled; or the probe has a body"))
-        .response("5XX", told("As a webhook would be refused: not configured, or not known for the moment"))
+        .response(
+            "4XX",
+            told("As a webhook would be refused: unknown, or disabled; or the probe has a body"),
+        )
+        .response(
+            "5XX",
+            told("As a webhook would be refused: not configured, or not known for the moment"),
+        )
 }
 
 fn options(id: &str) -> OperationBuilder {
@@ -144,23 +169,39 @@ fn options(id: &str) -> OperationBuilder {
         let header = HeaderBuilder::new().schema(Some(string())).description(Some(description));
         header.example(Some(example.into())).build()
     };
-    let allow = || header("Methods that the route takes for this platform", "POST, GET, HEAD, OPTIONS");
+    let allow =
+        || header("Methods that the route takes for this platform", "POST, GET, HEAD, OPTIONS");
     let granted = ResponseBuilder::new()
         .description("A CloudEvents sender may send")
         .header("Allow", allow())
-        .header("WebHook-Allowed-Origin", header("The origin that asked", "eventemitter.example.com"))
-        .header("WebHook-Allowed-Rate", header("The platform's limit a minute, if a rate was asked for", "6000"));
+        .header(
+            "WebHook-Allowed-Origin",
+            header("The origin that asked", "eventemitter.example.com"),
+        )
+        .header(
+            "WebHook-Allowed-Rate",
+            header("The platform's limit a minute, if a rate was asked for", "6000"),
+        );
     operation(TAG, id, "List the methods", OPTIONS)
         .parameter(platform())
         .parameter(in_header("WebHook-Request-Origin", "Who asks (CloudEvents)", string()))
-        .parameter(in_header("WebHook-Request-Rate", "Requests a minute that it asks for", string()))
+        .parameter(in_header(
+            "WebHook-Request-Rate",
+            "Requests a minute that it asks for",
+            string(),
+        ))
         .response("200", granted)
-        .response("204", ResponseBuilder::new().description("Only the methods").header("Allow", allow()))
+        .response(
+            "204",
+            ResponseBuilder::new().description("Only the methods").header("Allow", allow()),
+        )
         .with_errors(&errors)
 }
 
 fn event() -> Content {
-    let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON document"));
+    let any = ObjectBuilder::new()
+        .schema_type(SchemaType::AnyValue)
+        .description(Some("Any JSON document"));
     let example = json!({"event_type": "content_added", "timestamp": "2026-01-01T00:00:00Z",
         "payload": {"content_id": "film-1", "title": "A film"}});
     content(any, example)
@@ -180,18 +221,31 @@ fn settled() -> ResponseBuilder {
         .item(schema::<ProcessingErrorResponse<'_>>());
     let applied = HeaderBuilder::new()
         .schema(Some(string().pattern(Some("^wait=[0-9]+$"))))
-        .description(Some("The preference that was met, where the answer is what became of the event"))
+        .description(Some(
+            "The preference that was met, where the answer is what became of the event",
+        ))
         .example(Some("wait=5".into()));
-    let example = |summary: &str, value: Value| ExampleBuilder::new().summary(summary).value(Some(value)).build();
+    let example = |summary: &str, value: Value| {
+        ExampleBuilder::new().summary(summary).value(Some(value)).build()
+    };
     let failed = json!({"success": false, "errcode": "E_WEBHOOK_PROCESSING_ERROR",
         "errmesg": "Webhook event could not be processed: session_not_found", "erresid": "000000000000",
         "event_id": "evt-1"});
     let examples = [
         ("duplicate", example("Seen before", json!({"event_id": "evt-1", "status": "duplicate"}))),
-        ("ignored", example("Not subscribed to", json!({"event_id": "evt-1", "status": "ignored"}))),
-        ("processed", example("Waited for", json!({"success": true, "results": results::example()}))),
+        (
+            "ignored",
+            example("Not subscribed to", json!({"event_id": "evt-1", "status": "ignored"})),
+        ),
+        (
+            "processed",
+            example("Waited for", json!({"success": true, "results": results::example()})),
+        ),
         ("dead", example("Waited for, and a dead letter", failed)),
-        ("proof", example("Zoom's question", json!({"plainToken": "token", "encryptedToken": "5f0c…"}))),
+        (
+            "proof",
+            example("Zoom's question", json!({"plainToken": "token", "encryptedToken": "5f0c…"})),
+        ),
     ];
     ResponseBuilder::new()
         .description(

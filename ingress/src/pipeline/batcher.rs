@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use shared::event::NewEvent;
-use shared::queue::{Enqueued, CallError, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
+use shared::queue::{CallError, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -45,7 +45,10 @@ pub(crate) trait Enqueue: Send + Sync + 'static {
     fn mixes_platforms(&self) -> bool;
 
     /// Decides about the groups of all `shares` in their order; see [`shared::queue::Queue::enqueue_sections`].
-    fn enqueue(&self, shares: &[PlatformBatch<'_>]) -> impl Future<Output = Result<Vec<Enqueued>, CallError>> + Send;
+    fn enqueue(
+        &self,
+        shares: &[PlatformBatch<'_>],
+    ) -> impl Future<Output = Result<Vec<Enqueued>, CallError>> + Send;
 }
 
 /// What one platform brings to a call.
@@ -122,7 +125,11 @@ impl Batcher {
     }
 }
 
-async fn work(queue: impl Enqueue, mut waiting: mpsc::Receiver<EnqueueRequest>, stop: CancellationToken) {
+async fn work(
+    queue: impl Enqueue,
+    mut waiting: mpsc::Receiver<EnqueueRequest>,
+    stop: CancellationToken,
+) {
     let mut round = Vec::new();
     loop {
         let taken = tokio::select! {
@@ -166,15 +173,22 @@ fn group(jobs: impl Iterator<Item = EnqueueRequest>, now: Instant) -> Vec<Pendin
         let (events, bytes) = (job.load.events.events().len(), job.load.events.bytes());
         let unusable = matches!(job.load.events, Identified::Unusable(_));
         // Only the platform's newest part may be filled up, or a later event would overtake an earlier one.
-        let newest =
-            parts.iter_mut().rfind(|part| part.unusable == unusable && Arc::ptr_eq(&part.target, &job.target));
+        let newest = parts
+            .iter_mut()
+            .rfind(|part| part.unusable == unusable && Arc::ptr_eq(&part.target, &job.target));
         match newest.filter(|part| fits(part.events + events, part.bytes + bytes)) {
             Some(part) => {
                 part.events += events;
                 part.bytes += bytes;
                 part.jobs.push(job);
             }
-            None => parts.push(PendingBatch { target: Arc::clone(&job.target), unusable, events, bytes, jobs: vec![job] }),
+            None => parts.push(PendingBatch {
+                target: Arc::clone(&job.target),
+                unusable,
+                events,
+                bytes,
+                jobs: vec![job],
+            }),
         }
     }
     parts

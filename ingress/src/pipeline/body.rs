@@ -25,8 +25,8 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use self::pending::{PendingBody, PendingBodies};
-use super::content_encoding::{ContentEncoding, ContentDecodeError, UnsupportedEncodingError};
+use self::pending::{PendingBodies, PendingBody};
+use super::content_encoding::{ContentDecodeError, ContentEncoding, UnsupportedEncodingError};
 use crate::error::Error;
 
 mod pending;
@@ -67,7 +67,9 @@ pub(crate) struct ReceivedBody {
 
 /// A share of what may be in flight, given back when it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct InFlightPermit(#[allow(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>);
+pub(crate) struct InFlightPermit(
+    #[allow(dead_code, reason = "held, not read")] Option<OwnedSemaphorePermit>,
+);
 
 impl BodyReader {
     /// `max` bytes of one request within `timeout`, `in_flight` bytes of all.
@@ -82,7 +84,11 @@ impl BodyReader {
     ///
     /// # Errors
     /// Too large, too slow, broken, or too much in flight; in this order where several apply.
-    pub(crate) async fn read(&self, headers: &HeaderMap, payload: &mut Payload) -> Result<ReceivedBody, Error> {
+    pub(crate) async fn read(
+        &self,
+        headers: &HeaderMap,
+        payload: &mut Payload,
+    ) -> Result<ReceivedBody, Error> {
         let announced = content_length(headers);
         if announced.is_some_and(|length| length > self.max as u64) {
             return Err(Error::PayloadTooLarge { limit: self.max });
@@ -97,7 +103,9 @@ impl BodyReader {
                     if let Ok(done) = tokio::time::timeout(self.timeout, collected.as_mut()).await {
                         return done;
                     }
-                    tokio::time::timeout(LATE_READ_TIME, collected).await.unwrap_or(Err(Error::BodyTimeout))
+                    tokio::time::timeout(LATE_READ_TIME, collected)
+                        .await
+                        .unwrap_or(Err(Error::BodyTimeout))
                 });
                 in_time.await
             }
@@ -118,8 +126,12 @@ impl BodyReader {
         let at_once = self.max.min(MAX_INLINE_DECODE_BYTES);
         let small = wire.len() <= at_once;
         let decoded = match small.then(|| coding.decode(wire, at_once)) {
-            Some(Err(ContentDecodeError::TooLarge)) if self.max == at_once => Err(ContentDecodeError::TooLarge),
-            None | Some(Err(ContentDecodeError::TooLarge)) => self.decode_apart(coding, wire.clone()).await?,
+            Some(Err(ContentDecodeError::TooLarge)) if self.max == at_once => {
+                Err(ContentDecodeError::TooLarge)
+            }
+            None | Some(Err(ContentDecodeError::TooLarge)) => {
+                self.decode_apart(coding, wire.clone()).await?
+            }
             Some(decoded) => decoded,
         };
         match decoded {
@@ -136,13 +148,23 @@ impl BodyReader {
     ///
     /// # Errors
     /// Too much in flight.
-    pub(crate) async fn count_more(&self, held: &mut InFlightPermit, bytes: usize) -> Result<(), Error> {
+    pub(crate) async fn count_more(
+        &self,
+        held: &mut InFlightPermit,
+        bytes: usize,
+    ) -> Result<(), Error> {
         self.make_room(&mut held.0, bytes, None).await
     }
 
-    async fn decode_apart(&self, coding: ContentEncoding, wire: Bytes) -> Result<Result<Vec<u8>, ContentDecodeError>, Error> {
+    async fn decode_apart(
+        &self,
+        coding: ContentEncoding,
+        wire: Bytes,
+    ) -> Result<Result<Vec<u8>, ContentDecodeError>, Error> {
         let decoder = Arc::clone(&self.decoders).acquire_owned();
-        let Ok(Ok(decoder)) = tokio::time::timeout(self.timeout, decoder).await else { return Err(Error::Busy) };
+        let Ok(Ok(decoder)) = tokio::time::timeout(self.timeout, decoder).await else {
+            return Err(Error::Busy);
+        };
         let max = self.max;
         // The permit goes with it: a sender that hangs up does not end what has begun.
         let decode = move || {
@@ -153,7 +175,11 @@ impl BodyReader {
     }
 
     /// Reads to the end. What only slow and crowded-out bodies need is kept apart: every request has one of these.
-    async fn collect(&self, payload: &mut Payload, reserve: usize) -> Result<(Bytes, InFlightPermit), Error> {
+    async fn collect(
+        &self,
+        payload: &mut Payload,
+        reserve: usize,
+    ) -> Result<(Bytes, InFlightPermit), Error> {
         // Given up after what is held, so that nobody believes it gone while it is not.
         let mut place: Option<PendingBody> = None;
         let mut held = None;
@@ -162,7 +188,11 @@ impl BodyReader {
         let mut length = 0;
         loop {
             // Nobody is to be told to yield who holds nothing yet; and most bodies come whole.
-            let part = match if length == 0 { Some(payload.next().await) } else { payload.next().now_or_never() } {
+            let part = match if length == 0 {
+                Some(payload.next().await)
+            } else {
+                payload.next().now_or_never()
+            } {
                 Some(part) => part,
                 None => {
                     let place = place.get_or_insert_with(|| self.unfinished.register());
@@ -186,7 +216,9 @@ impl BodyReader {
             if self.hold(&mut held, part.len()).is_err() {
                 // Whoever waits for room has some already, which others may need more.
                 if held.is_some() {
-                    place.get_or_insert_with(|| self.unfinished.register()).set_held_bytes(length - part.len());
+                    place
+                        .get_or_insert_with(|| self.unfinished.register())
+                        .set_held_bytes(length - part.len());
                 }
                 Box::pin(self.make_room(&mut held, part.len(), place.as_ref())).await?;
             }
@@ -243,7 +275,10 @@ impl BodyReader {
 
     fn hold(&self, held: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
         let bytes = u32::try_from(bytes).map_err(|_| Error::Busy)?;
-        keep(held, Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).map_err(|_| Error::Busy)?);
+        keep(
+            held,
+            Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).map_err(|_| Error::Busy)?,
+        );
         Ok(())
     }
 }

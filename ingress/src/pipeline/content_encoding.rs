@@ -8,7 +8,9 @@ use std::io::Read;
 
 use actix_web::http::header::{CONTENT_ENCODING, HeaderMap};
 use brotli_decompressor::StandardAlloc;
-use brotli_decompressor::{Allocator, BrotliDecoderErrorCode, BrotliDecompressStream, BrotliResult, BrotliState};
+use brotli_decompressor::{
+    Allocator, BrotliDecoderErrorCode, BrotliDecompressStream, BrotliResult, BrotliState,
+};
 use flate2::bufread::MultiGzDecoder;
 use zstd::zstd_safe::{self, DCtx};
 
@@ -32,8 +34,18 @@ pub(crate) enum ContentEncoding {
 
 /// Values of `Content-Encoding` that name no coding: charsets and MIME transfer encodings that
 /// senders put there by mistake, and `none`. The bytes on the wire are the body.
-const NO_CODING: [&str; 10] =
-    ["identity", "none", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "7bit", "8bit", "binary"];
+const NO_CODING: [&str; 10] = [
+    "identity",
+    "none",
+    "utf-8",
+    "utf8",
+    "us-ascii",
+    "ascii",
+    "iso-8859-1",
+    "7bit",
+    "8bit",
+    "binary",
+];
 
 /// `Content-Encoding` names something else, or several codings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +73,12 @@ impl ContentEncoding {
     ///
     /// # Errors
     /// [`UnsupportedEncodingError`].
-    pub(crate) fn named<'v>(values: impl Iterator<Item = &'v [u8]>) -> Result<Option<Self>, UnsupportedEncodingError> {
+    pub(crate) fn named<'v>(
+        values: impl Iterator<Item = &'v [u8]>,
+    ) -> Result<Option<Self>, UnsupportedEncodingError> {
         let words = values.flat_map(|value| value.split(|b| *b == b',')).map(<[u8]>::trim_ascii);
-        let names_none = |word: &[u8]| NO_CODING.iter().any(|none| word.eq_ignore_ascii_case(none.as_bytes()));
+        let names_none =
+            |word: &[u8]| NO_CODING.iter().any(|none| word.eq_ignore_ascii_case(none.as_bytes()));
         let mut words = words.filter(|word| !word.is_empty() && !names_none(word));
         let (only, further) = (words.next(), words.next());
         match only.map(<[u8]>::to_ascii_lowercase).as_deref() {
@@ -163,13 +178,16 @@ fn brotli(wire: &[u8], max: usize) -> Result<Vec<u8>, ContentDecodeError> {
             BrotliResult::ResultFailure
                 if matches!(
                     state.error_code,
-                    BROTLI_DECODER_ERROR_ALLOC_RING_BUFFER_1 | BROTLI_DECODER_ERROR_ALLOC_RING_BUFFER_2
+                    BROTLI_DECODER_ERROR_ALLOC_RING_BUFFER_1
+                        | BROTLI_DECODER_ERROR_ALLOC_RING_BUFFER_2
                 ) =>
             {
                 return Err(ContentDecodeError::TooLarge);
             }
             // More input than there is, more than there should be, or nonsense.
-            BrotliResult::NeedsMoreInput | BrotliResult::ResultSuccess | BrotliResult::ResultFailure => {
+            BrotliResult::NeedsMoreInput
+            | BrotliResult::ResultSuccess
+            | BrotliResult::ResultFailure => {
                 return Err(ContentDecodeError::Malformed);
             }
         }

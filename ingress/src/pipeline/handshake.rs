@@ -61,9 +61,9 @@ pub(crate) fn answer_challenge(
     let document = Document::parse_text(&text).ok()?;
     let reply = match handshake {
         Handshake::Twitch => twitch(document.root(), platform.name.as_str()),
-        Handshake::Zoom => {
-            zoom(document.root(), |token| prove(&platform.scheme, keys, headers, verified.body(), now, token))
-        }
+        Handshake::Zoom => zoom(document.root(), |token| {
+            prove(&platform.scheme, keys, headers, verified.body(), now, token)
+        }),
         Handshake::Echo => echo(document.root()),
         Handshake::WebSub { .. } | Handshake::Meta { .. } => None,
     }?;
@@ -125,7 +125,11 @@ pub(crate) enum HandshakeError {
 
 /// Answers a WebSub hub's `query`. A subscription is confirmed for a declared topic; its end for any other, so that
 /// nobody else can end one that is meant.
-pub(crate) fn answer_hub(topics: &HashSet<String>, platform: &str, query: &str) -> Result<HandshakeReply, HandshakeError> {
+pub(crate) fn answer_hub(
+    topics: &HashSet<String>,
+    platform: &str,
+    query: &str,
+) -> Result<HandshakeReply, HandshakeError> {
     let query = parameters(query)?;
     let (mode, topic) = (only(&query, "hub.mode")?, only(&query, "hub.topic")?);
     let (declared, logged) = (topics.contains(topic), cut(topic));
@@ -152,14 +156,22 @@ pub(crate) fn answer_hub(topics: &HashSet<String>, platform: &str, query: &str) 
 }
 
 /// Answers Meta's dashboard: the challenge, if the query presents `token`.
-pub(crate) fn answer_dashboard(token: Option<&Secret>, platform: &str, query: &str) -> Result<HandshakeReply, HandshakeError> {
+pub(crate) fn answer_dashboard(
+    token: Option<&Secret>,
+    platform: &str,
+    query: &str,
+) -> Result<HandshakeReply, HandshakeError> {
     let query = parameters(query)?;
     if only(&query, "hub.mode")? != "subscribe" {
         return Err(HandshakeError::Malformed);
     }
-    let (presented, challenge) = (only(&query, "hub.verify_token")?, only(&query, "hub.challenge")?);
+    let (presented, challenge) =
+        (only(&query, "hub.verify_token")?, only(&query, "hub.challenge")?);
     if !token.is_some_and(|token| token.is(presented.as_bytes())) {
-        tracing::warn!(platform, "a dashboard presented another hub.verify_token than the definition's; refused");
+        tracing::warn!(
+            platform,
+            "a dashboard presented another hub.verify_token than the definition's; refused"
+        );
         return Err(HandshakeError::NotDeclared);
     }
     tracing::info!(platform, "handshake answered");
@@ -171,7 +183,8 @@ pub(crate) fn answer_dashboard(token: Option<&Secret>, platform: &str, query: &s
 pub(crate) fn open_challenge(query: &str) -> Option<HandshakeReply> {
     let query = parameters(query).ok()?;
     let challenge = only(&query, "hub.challenge").ok()?;
-    let is_number = challenge.len() <= MAX_OPEN_CHALLENGE && challenge.bytes().all(|b| b.is_ascii_digit());
+    let is_number =
+        challenge.len() <= MAX_OPEN_CHALLENGE && challenge.bytes().all(|b| b.is_ascii_digit());
     let subscribes = only(&query, "hub.mode") == Ok("subscribe");
     (is_number && subscribes).then(|| HandshakeReply::Text(challenge.to_owned()))
 }
@@ -195,7 +208,10 @@ mod tests {
 
     use super::*;
 
-    fn ask(question: impl FnOnce(&JsonNode<'_>) -> Option<HandshakeReply>, body: &str) -> Option<HandshakeReply> {
+    fn ask(
+        question: impl FnOnce(&JsonNode<'_>) -> Option<HandshakeReply>,
+        body: &str,
+    ) -> Option<HandshakeReply> {
         question(Document::parse(body.as_bytes()).unwrap().root())
     }
 
@@ -206,13 +222,26 @@ mod tests {
     #[test]
     fn twitch_challenge_is_echoed_and_events_are_not() {
         let twitch = |body: &str| ask(|root| twitch(root, "twitch"), body);
-        let subscription =
-            |status: &str| format!(r#""subscription":{{"status":"{status}","type":"stream.online"}}"#);
+        let subscription = |status: &str| {
+            format!(r#""subscription":{{"status":"{status}","type":"stream.online"}}"#)
+        };
         let pending = subscription("webhook_callback_verification_pending");
-        assert_eq!(twitch(&format!(r#"{{"challenge":"pog ÿ<b>",{pending}}}"#)), sent_back("pog ÿ<b>"));
+        assert_eq!(
+            twitch(&format!(r#"{{"challenge":"pog ÿ<b>",{pending}}}"#)),
+            sent_back("pog ÿ<b>")
+        );
         assert_eq!(twitch(r#"{"challenge":"x"}"#), sent_back("x"));
-        for status in ["authorization_revoked", "user_removed", "notification_failures_exceeded", "of tomorrow"] {
-            assert_eq!(twitch(&format!("{{{}}}", subscription(status))), Some(HandshakeReply::Acknowledged), "{status}");
+        for status in [
+            "authorization_revoked",
+            "user_removed",
+            "notification_failures_exceeded",
+            "of tomorrow",
+        ] {
+            assert_eq!(
+                twitch(&format!("{{{}}}", subscription(status))),
+                Some(HandshakeReply::Acknowledged),
+                "{status}"
+            );
         }
         let enabled = subscription("enabled");
         for event in [
@@ -231,11 +260,17 @@ mod tests {
 
     #[test]
     fn zoom_validation_gets_the_token_and_its_hmac() {
-        let zoom = |body: &str| ask(|root| zoom(root, |token| Some(format!("proof of {token}"))), body);
-        let asked =
-            zoom(r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q1"},"event_ts":1}"#).unwrap();
+        let zoom =
+            |body: &str| ask(|root| zoom(root, |token| Some(format!("proof of {token}"))), body);
+        let asked = zoom(
+            r#"{"event":"endpoint.url_validation","payload":{"plainToken":"q1"},"event_ts":1}"#,
+        )
+        .unwrap();
         let HandshakeReply::Zoom(proof) = asked else { panic!("{asked:?}") };
-        assert_eq!(serde_json::to_string(&proof).unwrap(), r#"{"plainToken":"q1","encryptedToken":"proof of q1"}"#);
+        assert_eq!(
+            serde_json::to_string(&proof).unwrap(),
+            r#"{"plainToken":"q1","encryptedToken":"proof of q1"}"#
+        );
         for event in [
             r#"{"event":"meeting.started","payload":{"plainToken":"q1"}}"#,
             r#"{"event":"endpoint.url_validation","payload":{}}"#,
@@ -249,7 +284,10 @@ mod tests {
     #[test]
     fn echo_answers_url_verification_only() {
         let echo = |body: &str| ask(echo, body);
-        assert_eq!(echo(r#"{"token":"t","challenge":"3eZb","type":"url_verification"}"#), sent_back("3eZb"));
+        assert_eq!(
+            echo(r#"{"token":"t","challenge":"3eZb","type":"url_verification"}"#),
+            sent_back("3eZb")
+        );
         for event in [
             r#"{"challenge":"3eZb","type":"event_callback"}"#,
             r#"{"type":"url_verification"}"#,
@@ -266,10 +304,16 @@ mod tests {
         let answer_hub = |query: &str| answer_hub(&topics, "acme", query);
         let declared = "hub.topic=https%3A%2F%2Fexample.com%2Ffeed%3Fid%3D1";
         let other = "hub.topic=https%3A%2F%2Fexample.com%2Fother";
-        let ask = |mode: &str, topic: &str| answer_hub(&format!("hub.mode={mode}&{topic}&hub.challenge=c+1%2F%C3%A9"));
+        let ask = |mode: &str, topic: &str| {
+            answer_hub(&format!("hub.mode={mode}&{topic}&hub.challenge=c+1%2F%C3%A9"))
+        };
         assert_eq!(ask("subscribe", declared), Ok(HandshakeReply::Text("c 1/é".to_owned())));
         assert_eq!(ask("subscribe", other), Err(HandshakeError::NotDeclared));
-        assert_eq!(ask("unsubscribe", declared), Err(HandshakeError::NotDeclared), "somebody else wants it to end");
+        assert_eq!(
+            ask("unsubscribe", declared),
+            Err(HandshakeError::NotDeclared),
+            "somebody else wants it to end"
+        );
         assert_eq!(ask("unsubscribe", other), Ok(HandshakeReply::Text("c 1/é".to_owned())));
         assert_eq!(ask("denied", declared), Ok(HandshakeReply::Acknowledged));
         assert_eq!(ask("denied", other), Err(HandshakeError::NotDeclared));
@@ -308,7 +352,9 @@ mod tests {
 
     #[test]
     fn open_challenge_is_at_most_32_digits() {
-        let ask = |challenge: &str| open_challenge(&format!("hub.mode=subscribe&hub.challenge={challenge}"));
+        let ask = |challenge: &str| {
+            open_challenge(&format!("hub.mode=subscribe&hub.challenge={challenge}"))
+        };
         assert_eq!(ask("1158201444"), sent_back("1158201444"));
         assert_eq!(ask(&"9".repeat(32)), sent_back(&"9".repeat(32)));
         for other in ["", "12a", "%3Cscript%3E", "-1", "1.5", "+1", "%D9%A1", &"9".repeat(33)] {

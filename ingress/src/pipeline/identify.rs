@@ -12,7 +12,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shared::event::{EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, NewEvent, to_hex, marker_digest};
+use shared::event::{
+    EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, NewEvent, marker_digest, to_hex,
+};
 use shared::json::{self, Document, JsonError, time};
 use shared::outbound::headers::HOPS_HEADER;
 use shared::platform::{EventSpec, Locator, PayloadError, Platform, Pointer};
@@ -57,7 +59,9 @@ pub enum IdentifyError {
     #[error("{0}: must be an object")]
     NoObject(String),
     /// More than is taken together.
-    #[error("{0}: more than {MAX_BATCH_EVENTS} events, or {MAX_BATCH_BYTES} bytes of them, at once")]
+    #[error(
+        "{0}: more than {MAX_BATCH_EVENTS} events, or {MAX_BATCH_BYTES} bytes of them, at once"
+    )]
     LargeBatch(String),
 }
 
@@ -99,18 +103,33 @@ impl From<NewEvent> for Identified {
 ///
 /// # Errors
 /// When the body, or one element of it, is no event of this platform.
-pub fn identify(platform: &Platform, verified: &Verified<'_>, body: &Bytes) -> Result<Identified, IdentifyError> {
+pub fn identify(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    body: &Bytes,
+) -> Result<Identified, IdentifyError> {
     let text = json::text(body);
     let document = Document::parse_text(&text)?;
     let replaced = matches!(text, Cow::Owned(_)).then_some(&body[..]);
-    let found = platform.event.batch.as_ref().map(|list| batch::elements(list, &document, text.as_bytes()));
+    let found =
+        platform.event.batch.as_ref().map(|list| batch::elements(list, &document, text.as_bytes()));
     let Some(elements) = found.transpose()?.flatten() else {
-        let whole = EventSource { body: body.clone(), document: &document, element: None, replaced };
+        let whole =
+            EventSource { body: body.clone(), document: &document, element: None, replaced };
         return identify_event(platform, verified, whole).map(Identified::One);
     };
     let event = |(element, body): (BatchElement<'_>, Bytes)| {
         let document = Document::parse(&body)?;
-        identify_event(platform, verified, EventSource { body: body.clone(), document: &document, element: Some(element), replaced })
+        identify_event(
+            platform,
+            verified,
+            EventSource {
+                body: body.clone(),
+                document: &document,
+                element: Some(element),
+                replaced,
+            },
+        )
     };
     elements.into_iter().map(event).collect::<Result<_, _>>().map(Identified::Batch)
 }
@@ -126,13 +145,19 @@ struct EventSource<'p, 'd> {
 }
 
 /// Reads one event.
-fn identify_event(platform: &Platform, verified: &Verified<'_>, part: EventSource<'_, '_>) -> Result<NewEvent, IdentifyError> {
+fn identify_event(
+    platform: &Platform,
+    verified: &Verified<'_>,
+    part: EventSource<'_, '_>,
+) -> Result<NewEvent, IdentifyError> {
     let EventSource { body, document, element, replaced } = part;
     let event_type = event_type(platform, verified, document, element)?;
     check_platform(platform, document, element)?;
-    platform.schemas.check(&event_type, document.root().raw().as_bytes()).map_err(|error| match element {
-        Some(element) => element.in_request_error(error),
-        None => error,
+    platform.schemas.check(&event_type, document.root().raw().as_bytes()).map_err(|error| {
+        match element {
+            Some(element) => element.in_request_error(error),
+            None => error,
+        }
     })?;
 
     let spec = &platform.event;
@@ -178,7 +203,9 @@ fn first<'v>(
     header: impl Fn(&str) -> Option<&'v str>,
 ) -> Option<Option<Cow<'v, str>>> {
     locators.iter().find_map(|locator| match locator {
-        Locator::Body(pointer) => document.find(pointer).filter(|node| !node.is_null()).map(|node| node.as_text()),
+        Locator::Body(pointer) => {
+            document.find(pointer).filter(|node| !node.is_null()).map(|node| node.as_text())
+        }
         Locator::Header(name) => header(name).map(|text| Some(Cow::Borrowed(text))),
     })
 }
@@ -190,7 +217,9 @@ fn first_usable<'v>(
     header: impl Fn(&str) -> Option<&'v str>,
     usable: impl Fn(&str) -> bool,
 ) -> Option<Cow<'v, str>> {
-    locators.iter().find_map(|locator| text_at(locator, document, &header).filter(|text| usable(text)))
+    locators
+        .iter()
+        .find_map(|locator| text_at(locator, document, &header).filter(|text| usable(text)))
 }
 
 /// The text, or the number as written, that `locator` leads to.
@@ -214,7 +243,8 @@ fn event_type(
     let locators = &platform.event.kind;
     // The definition has declared what it takes from unsigned headers.
     let header = |name: &str| verified.unsigned_header(name);
-    let found = first_usable(locators, document, header, |text| is_name(text, MAX_EVENT_TYPE_BYTES));
+    let found =
+        first_usable(locators, document, header, |text| is_name(text, MAX_EVENT_TYPE_BYTES));
     found.map(Cow::into_owned).ok_or_else(|| IdentifyError::Type(places(locators, element)))
 }
 
@@ -255,18 +285,30 @@ fn provider_id(
 
 /// The first usable time: a value that is none hides no other place.
 fn occurred_at(spec: &EventSpec, verified: &Verified<'_>, document: &Document<'_>) -> EventTime {
-    let found = |locator| first(std::slice::from_ref(locator), document, |name| verified.signed_header(name));
+    let found = |locator| {
+        first(std::slice::from_ref(locator), document, |name| verified.signed_header(name))
+    };
     time::read_first(spec.time.iter().filter_map(found), spec.time_zone)
 }
 
-fn delivery_id(locators: &[Locator], verified: &Verified<'_>, document: &Document<'_>) -> Option<String> {
+fn delivery_id(
+    locators: &[Locator],
+    verified: &Verified<'_>,
+    document: &Document<'_>,
+) -> Option<String> {
     let header = |name: &str| verified.unsigned_header(name);
-    first_usable(locators, document, header, |id| is_name(id, MAX_DELIVERY_ID_BYTES)).map(Cow::into_owned)
+    first_usable(locators, document, header, |id| is_name(id, MAX_DELIVERY_ID_BYTES))
+        .map(Cow::into_owned)
 }
 
 /// SHA-256 over platform, type and the canonical body, in hex; and over the bytes that were
 /// `replaced` in it, if any.
-fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>, replaced: Option<&[u8]>) -> String {
+fn content_hash(
+    platform: &Platform,
+    event_type: &str,
+    document: &Document<'_>,
+    replaced: Option<&[u8]>,
+) -> String {
     let mut hash = Sha256::new();
     for piece in [platform.name.as_str(), event_type] {
         hash.update((piece.len() as u64).to_be_bytes());
@@ -280,15 +322,24 @@ fn content_hash(platform: &Platform, event_type: &str, document: &Document<'_>, 
 /// Whether `text` can name something in keys, columns and logs: not empty, short, without control characters.
 fn is_name(text: &str, max_bytes: usize) -> bool {
     let is_plain = || text.bytes().all(|b| matches!(b, b' '..=b'~'));
-    !text.is_empty() && text.len() <= max_bytes && (is_plain() || !text.chars().any(char::is_control))
+    !text.is_empty()
+        && text.len() <= max_bytes
+        && (is_plain() || !text.chars().any(char::is_control))
 }
 
 /// Whether `text` is a W3C trace context of version 00.
 fn is_traceparent(text: &str) -> bool {
-    let hex = |part: &str, len| part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let hex = |part: &str, len| {
+        part.len() == len && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
     let mut parts = text.split('-');
     let mut next = |len| parts.next().is_some_and(|part| hex(part, len));
-    let formed = text.starts_with("00-") && next(2) && next(32) && next(16) && next(2) && parts.next().is_none();
+    let formed = text.starts_with("00-")
+        && next(2)
+        && next(32)
+        && next(16)
+        && next(2)
+        && parts.next().is_none();
     // Ids of nothing but zeros are none.
     formed && trace::is_valid_traceparent(text)
 }

@@ -22,7 +22,8 @@ pub(crate) struct LocalRateLimiter {
 impl LocalRateLimiter {
     /// A shield above a limit of `per_minute` and `burst`.
     pub(crate) fn new(per_minute: u32, burst: u32) -> Self {
-        let rate = NonZeroU32::new(per_minute.saturating_mul(LIMIT_FACTOR)).unwrap_or(NonZeroU32::MIN);
+        let rate =
+            NonZeroU32::new(per_minute.saturating_mul(LIMIT_FACTOR)).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_minute(rate).allow_burst(rate.saturating_add(burst));
         let clock = DefaultClock::default();
         Self { limiter: RateLimiter::direct_with_clock(quota, clock.clone()), clock }
@@ -49,7 +50,9 @@ mod tests {
         for n in 0..64 {
             assert!(shield.admit().is_ok(), "request {n}");
         }
-        let Err(Error::RateLimited { retry_after_s }) = shield.admit() else { unreachable!("65th passed") };
+        let Err(Error::RateLimited { retry_after_s }) = shield.admit() else {
+            unreachable!("65th passed")
+        };
         assert_eq!(retry_after_s, 1);
     }
 

@@ -41,11 +41,11 @@ use shared::signature::Verified;
 use shared::trace;
 
 pub(crate) use batcher::{Batcher, Enqueue, EnqueueError, PlatformBatch};
-pub(crate) use body::{BodyReader, ReceivedBody, InFlightPermit};
+pub(crate) use body::{BodyReader, InFlightPermit, ReceivedBody};
 
-use crate::targets::IngestTarget;
 use crate::error::Error;
 use crate::redis_gate::RedisGate;
+use crate::targets::IngestTarget;
 use content_encoding::ContentEncoding;
 use identify::{Identified, IdentifyError, identify, unusable};
 use verify::{RequestHeaders, verify_request};
@@ -166,8 +166,10 @@ impl Pipeline {
         }
         let keys = target.keys.as_ref().ok_or(Error::ConfigMissing)?;
 
-        let ReceivedBody { bytes: wire, coding, mut held } = self.body_reader.read(head.borrow(), payload).await?;
-        let (scheme, headers, now) = (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
+        let ReceivedBody { bytes: wire, coding, mut held } =
+            self.body_reader.read(head.borrow(), payload).await?;
+        let (scheme, headers, now) =
+            (&target.platform.scheme, RequestHeaders(head.borrow()), clock::now_ms());
         let on_wire = verify_request(scheme, keys, &headers, &wire, now, &self.gate);
         let keeps = on_wire.is_ok() && target.platform.invalid == InvalidRequests::Keep;
         let coding = match coding {
@@ -176,21 +178,31 @@ impl Pipeline {
             Err(_) if !keeps => return Err(Error::UnsupportedEncoding),
             named => named,
         };
-        let decoded = match coding.map(|coding| encoding_to_decode(coding, on_wire.as_ref().err())) {
+        let decoded = match coding.map(|coding| encoding_to_decode(coding, on_wire.as_ref().err()))
+        {
             Err(_) => DecodedBody::Unsupported,
             Ok(None) => DecodedBody::Same,
-            Ok(Some(coding)) => match Box::pin(self.body_reader.decode(coding, &wire, &mut held)).await {
-                Err(Error::PayloadTooLarge { .. }) if keeps => DecodedBody::TooLarge,
-                decoded => decoded?.into(),
-            },
+            Ok(Some(coding)) => {
+                match Box::pin(self.body_reader.decode(coding, &wire, &mut held)).await {
+                    Err(Error::PayloadTooLarge { .. }) if keeps => DecodedBody::TooLarge,
+                    decoded => decoded?.into(),
+                }
+            }
         };
         let (body, verified) = match decoded {
-            DecodedBody::Is(ref body) => {
-                (body, on_wire.or_else(|_| verify_request(scheme, keys, &headers, body, now, &self.gate))?)
-            }
-            DecodedBody::Same | DecodedBody::Malformed | DecodedBody::Unsupported | DecodedBody::TooLarge => (&wire, on_wire?),
+            DecodedBody::Is(ref body) => (
+                body,
+                on_wire
+                    .or_else(|_| verify_request(scheme, keys, &headers, body, now, &self.gate))?,
+            ),
+            DecodedBody::Same
+            | DecodedBody::Malformed
+            | DecodedBody::Unsupported
+            | DecodedBody::TooLarge => (&wire, on_wire?),
         };
-        if let Some(reply) = handshake::answer_challenge(&target.platform, keys, &headers, &verified, body, now) {
+        if let Some(reply) =
+            handshake::answer_challenge(&target.platform, keys, &headers, &verified, body, now)
+        {
             return Ok(IngestOutcome::Handshake(reply));
         }
         let found = match decoded {
@@ -243,7 +255,9 @@ impl Pipeline {
     ) -> impl Future<Output = Result<IngestReply, Error>> {
         match began.and_then(|began| span(target, &mut events, began)) {
             None => Either::Left(self.enqueue_untraced(target, events, held)),
-            Some(span) => Either::Right(Box::pin(traced(span, self.enqueue_untraced(target, events, held)))),
+            Some(span) => {
+                Either::Right(Box::pin(traced(span, self.enqueue_untraced(target, events, held))))
+            }
         }
     }
 
@@ -254,11 +268,16 @@ impl Pipeline {
         events: Identified,
         held: InFlightPermit,
     ) -> impl Future<Output = Result<IngestReply, Error>> {
-        let admitted =
-            self.gate.check_open().and_then(|()| target.limiter.as_ref().map_or(Ok(()), |limiter| limiter.admit()));
+        let admitted = self
+            .gate
+            .check_open()
+            .and_then(|()| target.limiter.as_ref().map_or(Ok(()), |limiter| limiter.admit()));
         let asked = admitted.map(|()| {
             let unusable = matches!(events, Identified::Unusable(_));
-            let answer = IngestReply::to(&events, if unusable { IngestStatus::KeptInvalid } else { IngestStatus::Accepted });
+            let answer = IngestReply::to(
+                &events,
+                if unusable { IngestStatus::KeptInvalid } else { IngestStatus::Accepted },
+            );
             (answer, Instant::now(), self.batcher.enqueue(target, events, held))
         });
         async move {
@@ -268,10 +287,16 @@ impl Pipeline {
             match outcome? {
                 Enqueued::Accepted => {}
                 Enqueued::Duplicate => answer.status = IngestStatus::Duplicate,
-                Enqueued::Overloaded if answer.status == IngestStatus::KeptInvalid => return Err(Error::DeadLettersFull),
+                Enqueued::Overloaded if answer.status == IngestStatus::KeptInvalid => {
+                    return Err(Error::DeadLettersFull);
+                }
                 Enqueued::Overloaded => return Err(Error::BacklogFull),
-                Enqueued::RateLimited { retry_after_s } => return Err(Error::RateLimited { retry_after_s }),
-                Enqueued::Refused => return Err(Error::QueueUnavailable("Redis refused the entry")),
+                Enqueued::RateLimited { retry_after_s } => {
+                    return Err(Error::RateLimited { retry_after_s });
+                }
+                Enqueued::Refused => {
+                    return Err(Error::QueueUnavailable("Redis refused the entry"));
+                }
             }
             self.gate.check_durable()?;
             Ok(answer)
@@ -286,7 +311,10 @@ fn is_json_as_sent(on_wire: &Result<Verified<'_>, Error>, wire: &Bytes) -> bool 
 
 /// The coding to undo: of a body that is genuine as it came, or whose signature may be over what it stands for. What cannot
 /// be genuine either way is not decoded.
-fn encoding_to_decode(coding: Option<ContentEncoding>, refused: Option<&Error>) -> Option<ContentEncoding> {
+fn encoding_to_decode(
+    coding: Option<ContentEncoding>,
+    refused: Option<&Error>,
+) -> Option<ContentEncoding> {
     coding.filter(|_| refused.is_none_or(Error::could_verify_after_decoding))
 }
 
@@ -307,9 +335,18 @@ async fn traced(
 }
 
 /// A request's span, begun at `began`. Its events go on under it.
-fn span(target: &IngestTarget, events: &mut Identified, began: SystemTime) -> Option<trace::TraceSpan> {
+fn span(
+    target: &IngestTarget,
+    events: &mut Identified,
+    began: SystemTime,
+) -> Option<trace::TraceSpan> {
     let first = events.events().first()?;
-    let mut span = trace::span("webhook receive", trace::SpanKind::Server, first.traceparent.as_deref(), began)?;
+    let mut span = trace::span(
+        "webhook receive",
+        trace::SpanKind::Server,
+        first.traceparent.as_deref(),
+        began,
+    )?;
     span.set("platform", target.platform.name.as_str().to_owned());
     span.set("event_id", first.event_id.clone());
     span.set("event_type", first.event_type.clone());
@@ -319,7 +356,9 @@ fn span(target: &IngestTarget, events: &mut Identified, began: SystemTime) -> Op
     let traceparent = span.traceparent();
     match events {
         Identified::One(event) | Identified::Unusable(event) => event.traceparent = traceparent,
-        Identified::Batch(events) => events.iter_mut().for_each(|event| event.traceparent.clone_from(&traceparent)),
+        Identified::Batch(events) => {
+            events.iter_mut().for_each(|event| event.traceparent.clone_from(&traceparent))
+        }
     }
     Some(span)
 }
@@ -334,7 +373,9 @@ fn keep_or_refuse(
 ) -> Result<Identified, Error> {
     match target.platform.invalid {
         InvalidRequests::Refuse => Err(Error::InvalidPayload(reason)),
-        InvalidRequests::Keep => Ok(Identified::Unusable(unusable(&target.platform, verified, body, &reason))),
+        InvalidRequests::Keep => {
+            Ok(Identified::Unusable(unusable(&target.platform, verified, body, &reason)))
+        }
     }
 }
 
@@ -342,7 +383,12 @@ fn keep_or_refuse(
 fn report_flaws(target: &IngestTarget, events: &Identified, now: Millis) {
     if let Identified::Unusable(NewEvent { event_id, unusable: Some(reason), .. }) = events {
         let platform = target.platform.name.as_str();
-        tracing::warn!(platform, event_id, reason, "verified request is no usable event; dead-lettering it");
+        tracing::warn!(
+            platform,
+            event_id,
+            reason,
+            "verified request is no usable event; dead-lettering it"
+        );
     }
     for event in events.events() {
         let NewEvent { event_id, event_type, occurred_at, .. } = event;
@@ -380,10 +426,14 @@ fn report_flaws(target: &IngestTarget, events: &Identified, now: Millis) {
 
 /// Returns the events that the operator of `target` asked for, or the answer where there are none:
 /// `ignored`, for an empty batch too.
-fn retain_subscribed(target: &IngestTarget, mut events: Identified) -> Result<Identified, IngestReply> {
+fn retain_subscribed(
+    target: &IngestTarget,
+    mut events: Identified,
+) -> Result<Identified, IngestReply> {
     let wanted = |event: &NewEvent| {
         // A dead letter's type may not be known.
-        event.unusable.is_some() && event.event_type.is_empty() || target.subscribes(&event.event_type)
+        event.unusable.is_some() && event.event_type.is_empty()
+            || target.subscribes(&event.event_type)
     };
     if !events.events().iter().any(wanted) {
         return Err(IngestReply::to(&events, IngestStatus::Ignored));

@@ -16,7 +16,10 @@ pub(crate) struct RequestHeaders<'a>(pub(crate) &'a HeaderMap);
 impl Headers for RequestHeaders<'_> {
     // A request has few headers: looking at all of them costs less than to make a key of the name.
     fn each<'h>(&'h self, name: &str, visit: &mut dyn FnMut(&'h [u8])) {
-        self.0.iter().filter(|(one, _)| one.as_str() == name).for_each(|(_, value)| visit(value.as_bytes()));
+        self.0
+            .iter()
+            .filter(|(one, _)| one.as_str() == name)
+            .for_each(|(_, value)| visit(value.as_bytes()));
     }
 }
 
@@ -48,31 +51,42 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::testing::{targets, sign};
+    use crate::testing::{sign, targets};
 
     /// What becomes of a request that was signed `age_s` ago, genuine or not, while Redis's clock is `skew_ms` ahead of ours.
     fn judged(skew_ms: Option<i64>, age_s: i64, genuinely: bool) -> Result<(), Error> {
         let (now, body) = (now_ms(), b"{}");
         let at = now / 1000 - age_s;
         let signed = format!("{at}.{}", if genuinely { "{}" } else { "{ }" });
-        let value = HeaderValue::from_str(&format!("t={at},v1={}", sign(signed.as_bytes()))).unwrap();
-        let headers: HeaderMap = [(HeaderName::from_static("mux-signature"), value)].into_iter().collect();
+        let value =
+            HeaderValue::from_str(&format!("t={at},v1={}", sign(signed.as_bytes()))).unwrap();
+        let headers: HeaderMap =
+            [(HeaderName::from_static("mux-signature"), value)].into_iter().collect();
         let health = RedisHealth { up: true, skew_ms, ..RedisHealth::default() };
         let gate = RedisGate::layout_checked(watch::channel(health).1, false);
         let mux = targets().find("mux").expect("mux");
         let keys = mux.keys.clone().expect("its secret");
-        verify_request(&mux.platform.scheme, &keys, &RequestHeaders(&headers), body, now, &gate).map(|_| ())
+        verify_request(&mux.platform.scheme, &keys, &RequestHeaders(&headers), body, now, &gate)
+            .map(|_| ())
     }
 
     #[test]
     fn expired_signature_is_503_while_the_clock_is_in_doubt() {
         let hour = 3600;
         assert!(judged(Some(0), 0, true).is_ok());
-        assert!(matches!(judged(Some(0), hour, true), Err(Error::Signature(refusal)) if refusal.is_expiry()));
+        assert!(
+            matches!(judged(Some(0), hour, true), Err(Error::Signature(refusal)) if refusal.is_expiry())
+        );
         for skew in [Some(5_001), Some(-5_001), None] {
             for age in [hour, -hour] {
-                assert!(matches!(judged(skew, age, true), Err(Error::ClockInDoubt(_))), "{skew:?} {age}");
-                assert!(matches!(judged(skew, age, false), Err(Error::Signature(_))), "{skew:?} {age}");
+                assert!(
+                    matches!(judged(skew, age, true), Err(Error::ClockInDoubt(_))),
+                    "{skew:?} {age}"
+                );
+                assert!(
+                    matches!(judged(skew, age, false), Err(Error::Signature(_))),
+                    "{skew:?} {age}"
+                );
             }
             assert!(judged(skew, 0, true).is_ok(), "nothing is wrong with it by either clock");
         }

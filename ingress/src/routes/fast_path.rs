@@ -11,7 +11,8 @@ use super::{METRICS, PLATFORMS, REGISTER, STATS};
 const RESERVED_PATHS: [&str; 5] = [METRICS[0], METRICS[1], STATS, REGISTER, PLATFORMS];
 
 /// The spellings of the webhooks' route, without the name at its end: [`super::WEBHOOKS`].
-const PREFIXES: [&str; 4] = ["/api/v1/webhooks/", "/webhooks/", "/webhook/", "/api/v1/live/webhooks/"];
+const PREFIXES: [&str; 4] =
+    ["/api/v1/webhooks/", "/webhooks/", "/webhook/", "/api/v1/live/webhooks/"];
 
 /// The platform's name, where a webhook is posted to it in a path that is written as usual.
 pub(crate) fn direct_platform_name(head: &RequestHead) -> Option<&str> {

@@ -57,7 +57,8 @@ pub(crate) fn replace_path(request: &mut Request, path: &str) {
 fn is_dots(segment: &str) -> bool {
     let dot = |text: &str| {
         let length = if text.starts_with('.') { 1 } else { 3 };
-        let is_dot = length == 1 || text.get(..3).is_some_and(|text| text.eq_ignore_ascii_case("%2e"));
+        let is_dot =
+            length == 1 || text.get(..3).is_some_and(|text| text.eq_ignore_ascii_case("%2e"));
         is_dot.then_some(length)
     };
     let Some(rest) = dot(segment).and_then(|length| segment.get(length..)) else { return false };
@@ -70,7 +71,16 @@ mod tests {
 
     #[test]
     fn path_form_removes_extra_slashes_only() {
-        for usual in ["/", "/webhooks/own", "*", "", "/a%2Fb", "/webhooks/.well-known", "/a/...", "/a/%2e%2e%2e"] {
+        for usual in [
+            "/",
+            "/webhooks/own",
+            "*",
+            "",
+            "/a%2Fb",
+            "/webhooks/.well-known",
+            "/a/...",
+            "/a/%2e%2e%2e",
+        ] {
             assert_eq!(classify_path(usual), PathForm::Canonical, "{usual}");
         }
         for (path, usual) in [
@@ -81,7 +91,16 @@ mod tests {
         ] {
             assert_eq!(classify_path(path), PathForm::ExtraSlashes(usual.to_owned()), "{path}");
         }
-        for dots in ["/.", "/..", "/webhooks/../own", "/./own/", "/a/%2e%2E", "/a/.%2e//b", "/%2e/", "/a/%2E."] {
+        for dots in [
+            "/.",
+            "/..",
+            "/webhooks/../own",
+            "/./own/",
+            "/a/%2e%2E",
+            "/a/.%2e//b",
+            "/%2e/",
+            "/a/%2E.",
+        ] {
             assert_eq!(classify_path(dots), PathForm::DotSegments, "{dots}");
         }
     }

@@ -9,22 +9,24 @@ use actix_web::test::{TestRequest, init_service};
 use actix_web::{App, http::header};
 use serde_json::{Value, json};
 use shared::clock;
-use shared::queue::{Enqueued, CallError};
+use shared::queue::{CallError, Enqueued};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::connections::{Connections, ConnectionLink};
+use crate::connections::{ConnectionLink, Connections};
 use crate::dispatch;
 use crate::server::IngressServer;
-use crate::testing::{ADMIN_TOKEN, TestIngress, MAX_BODY, MemoryQueue, sign};
+use crate::testing::{ADMIN_TOKEN, MAX_BODY, MemoryQueue, TestIngress, sign};
 
-const GOOD: &str =
-    r#"{"event_type":"content_added","timestamp":"2026-01-01T00:00:00Z","payload":{"content_id":"1"}}"#;
+const GOOD: &str = r#"{"event_type":"content_added","timestamp":"2026-01-01T00:00:00Z","payload":{"content_id":"1"}}"#;
 const UNSUBSCRIBED: &str = r#"{"event_type":"other","payload":{}}"#;
 
 fn signed(path: &str, body: &str) -> TestRequest {
     let signature = format!("sha256={}", sign(body.as_bytes()));
-    TestRequest::post().uri(path).insert_header(("x-webhook-signature", signature)).set_payload(body.to_owned())
+    TestRequest::post()
+        .uri(path)
+        .insert_header(("x-webhook-signature", signature))
+        .set_payload(body.to_owned())
 }
 
 fn mux(body: &str, sent_s: i64) -> TestRequest {
@@ -50,7 +52,9 @@ impl TestIngress {
 
     /// What the whole of ingress says.
     async fn entered(&self, request: TestRequest) -> (StatusCode, HeaderMap, Value) {
-        let app = init_service(App::new().app_data(self.ingress.clone()).configure(super::configure)).await;
+        let app =
+            init_service(App::new().app_data(self.ingress.clone()).configure(super::configure))
+                .await;
         let request = request.to_request();
         let link = ConnectionLink::of(&request);
         let entered = dispatch::dispatch(request, &app, &self.ingress, link);
@@ -90,7 +94,9 @@ async fn webhook_is_received_on_every_route_and_alias() {
 #[actix_web::test]
 async fn fast_path_reaches_the_same_handler_as_the_router() {
     let fixture = TestIngress::new();
-    for path in ["/webhooks/acme", "/webhooks/%61cme", "/%77ebhooks/acme", "/api/v1/webhooks/acme?a=/b"] {
+    for path in
+        ["/webhooks/acme", "/webhooks/%61cme", "/%77ebhooks/acme", "/api/v1/webhooks/acme?a=/b"]
+    {
         let (code, body) = fixture.answer(signed(path, GOOD)).await;
         assert!(matches!(code, 200 | 202) && body["event_id"].is_string(), "{path}: {code} {body}");
     }
@@ -145,12 +151,15 @@ async fn checks_run_in_the_order_of_the_contract() {
     let large = "x".repeat(MAX_BODY + 1);
     let wrong = |path: &str| {
         // Too large, encoded, unsigned and no JSON.
-        let request = TestRequest::post().uri(path).insert_header((header::CONTENT_ENCODING, "compress"));
+        let request =
+            TestRequest::post().uri(path).insert_header((header::CONTENT_ENCODING, "compress"));
         request.insert_header((header::CONTENT_LENGTH, large.len())).set_payload(large.clone())
     };
-    let encoded =
-        |coding: &'static str, request: TestRequest| request.insert_header((header::CONTENT_ENCODING, coding));
-    let unsigned = |body: &str| TestRequest::post().uri("/webhooks/acme").set_payload(body.to_owned());
+    let encoded = |coding: &'static str, request: TestRequest| {
+        request.insert_header((header::CONTENT_ENCODING, coding))
+    };
+    let unsigned =
+        |body: &str| TestRequest::post().uri("/webhooks/acme").set_payload(body.to_owned());
     for (request, expected) in [
         (wrong("/webhooks/nobody"), refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM")),
         (wrong("/webhooks/sessions"), refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM")),
@@ -159,11 +168,17 @@ async fn checks_run_in_the_order_of_the_contract() {
         (wrong("/webhooks/acme"), refused(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE")),
         (encoded("compress", unsigned("no JSON")), refused(415, "E_WEBHOOK_UNSUPPORTED_ENCODING")),
         (encoded("gzip", unsigned("no gzip")), refused(401, "E_WEBHOOK_INVALID_SIGNATURE")),
-        (encoded("gzip", signed("/webhooks/acme", "no gzip")), refused(400, "E_WEBHOOK_INVALID_PAYLOAD")),
+        (
+            encoded("gzip", signed("/webhooks/acme", "no gzip")),
+            refused(400, "E_WEBHOOK_INVALID_PAYLOAD"),
+        ),
         (unsigned(&large), refused(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE")),
         (unsigned("no JSON"), refused(401, "E_WEBHOOK_INVALID_SIGNATURE")),
         (signed("/webhooks/acme", "no JSON"), refused(400, "E_WEBHOOK_INVALID_PAYLOAD")),
-        (signed("/webhooks/acme", r#"{"event_type":"other"}"#), refused(400, "E_WEBHOOK_INVALID_PAYLOAD")),
+        (
+            signed("/webhooks/acme", r#"{"event_type":"other"}"#),
+            refused(400, "E_WEBHOOK_INVALID_PAYLOAD"),
+        ),
         (signed("/webhooks/acme", UNSUBSCRIBED), refused(200, "")),
         (signed("/webhooks/acme", GOOD), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
     ] {
@@ -174,7 +189,9 @@ async fn checks_run_in_the_order_of_the_contract() {
 
 #[actix_web::test]
 async fn flood_is_limited_locally_but_an_outage_is_503() {
-    let fixture = TestIngress::over(MemoryQueue::answering(|_, events| Ok(vec![Enqueued::Duplicate; events.len()])));
+    let fixture = TestIngress::over(MemoryQueue::answering(|_, events| {
+        Ok(vec![Enqueued::Duplicate; events.len()])
+    }));
     // Ten times the limit of 100 per minute, and a burst of 100.
     for n in 0..1100 {
         let (code, _) = fixture.answer(signed("/webhooks/acme", GOOD)).await;
@@ -196,7 +213,10 @@ async fn redis_outcome_decides_the_response() {
     type EnqueueAnswer = fn(redis::RedisError) -> Result<Vec<Enqueued>, CallError>;
     let answers: [(EnqueueAnswer, (u16, String)); 6] = [
         (|_| Ok(vec![Enqueued::Overloaded]), refused(503, "E_WEBHOOK_OVERLOADED")),
-        (|_| Ok(vec![Enqueued::RateLimited { retry_after_s: 3 }]), refused(503, "E_WEBHOOK_RATE_LIMITED")),
+        (
+            |_| Ok(vec![Enqueued::RateLimited { retry_after_s: 3 }]),
+            refused(503, "E_WEBHOOK_RATE_LIMITED"),
+        ),
         (|_| Ok(vec![Enqueued::Refused]), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
         (|_| Ok(vec![]), refused(503, "E_WEBHOOK_DEDUPLICATION_ERROR")),
         (|error| Err(CallError::NotRun(error)), refused(503, "E_WEBHOOK_QUEUE_ERROR")),
@@ -217,26 +237,46 @@ async fn expired_signature_is_401_unless_the_clock_is_in_doubt() {
     assert_eq!((code, &answer["errcode"]), (401, &"E_WEBHOOK_SIGNATURE_ERROR".into()));
     let text = answer["errmesg"].as_str().unwrap();
     assert!(
-        text.starts_with(&format!("Timestamp outside tolerance window: received={}, current=", now - 600)),
+        text.starts_with(&format!(
+            "Timestamp outside tolerance window: received={}, current=",
+            now - 600
+        )),
         "{text}"
     );
     assert!(text.ends_with('s'), "{text}");
 
     fixture.redis.send_modify(|health| health.skew_ms = Some(-600_000));
     assert_eq!(fixture.refusal(mux(body, now - 600)).await, refused(503, "E_WEBHOOK_QUEUE_ERROR"));
-    let forged = mux(body, now - 600).set_payload(r#"{"id":"evt_2","type":"video.live_stream.active"}"#);
+    let forged =
+        mux(body, now - 600).set_payload(r#"{"id":"evt_2","type":"video.live_stream.active"}"#);
     assert_eq!(fixture.refusal(forged).await, refused(401, "E_WEBHOOK_SIGNATURE_ERROR"));
-    assert_eq!(fixture.answer(mux(body, now)).await, (202, json!({"event_id": "evt_1", "status": "accepted"})));
+    assert_eq!(
+        fixture.answer(mux(body, now)).await,
+        (202, json!({"event_id": "evt_1", "status": "accepted"}))
+    );
 }
 
 #[actix_web::test]
 async fn unknown_routes_are_answered_in_json() {
     let fixture = TestIngress::new();
-    for path in ["/", "/api/v1/webhooks", "/api/v1/webhooks/", "/webhooks/a/b", "/api/v1/sessions", "/%ff/%00"] {
+    for path in [
+        "/",
+        "/api/v1/webhooks",
+        "/api/v1/webhooks/",
+        "/webhooks/a/b",
+        "/api/v1/sessions",
+        "/%ff/%00",
+    ] {
         let refusal = fixture.refusal(TestRequest::post().uri(path)).await;
         assert_eq!(refusal, refused(404, "E_NOT_FOUND"), "{path}");
     }
-    for path in ["/webhooks/%00", "/webhooks/..%2facme", "/webhooks/%ff", "/webhooks/ACME", "/webhooks/register"] {
+    for path in [
+        "/webhooks/%00",
+        "/webhooks/..%2facme",
+        "/webhooks/%ff",
+        "/webhooks/ACME",
+        "/webhooks/register",
+    ] {
         let refusal = fixture.refusal(TestRequest::post().uri(path)).await;
         assert_eq!(refusal, refused(404, "E_WEBHOOK_UNSUPPORTED_PLATFORM"), "{path}");
     }
@@ -245,7 +285,8 @@ async fn unknown_routes_are_answered_in_json() {
         (Method::PUT, "/api/v1/webhooks/nobody", "POST, HEAD, OPTIONS"),
         (Method::POST, "/api/v1/sessions/r", "PUT"),
     ] {
-        let (status, headers, body) = fixture.entered(TestRequest::with_uri(path).method(method)).await;
+        let (status, headers, body) =
+            fixture.entered(TestRequest::with_uri(path).method(method)).await;
         assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
         assert_eq!(headers.get(header::ALLOW).unwrap(), allow);
         assert_eq!(body["errcode"], "E_METHOD_NOT_ALLOWED");
@@ -271,7 +312,10 @@ async fn extra_slashes_lead_to_the_same_route() {
     }
     let (code, _) = fixture.answer(announcement("/r/", "{}")).await;
     assert_eq!(code, 202);
-    assert!(String::from_utf8_lossy(&fixture.memory.events().last().unwrap().body).contains(r#""room_id":"r""#));
+    assert!(
+        String::from_utf8_lossy(&fixture.memory.events().last().unwrap().body)
+            .contains(r#""room_id":"r""#)
+    );
     for reserved in ["/webhooks//register", "/webhooks/register/", "/api/v1//webhooks/metrics/"] {
         assert_ne!(fixture.answer(signed(reserved, GOOD)).await.0, 202, "{reserved}");
     }
@@ -289,10 +333,18 @@ async fn dot_segments_are_refused_everywhere() {
         "/webhooks/..",
         "/%2E/webhooks/acme",
     ] {
-        assert_eq!(fixture.refusal(signed(path, GOOD)).await, refused(404, "E_NOT_FOUND"), "{path}");
+        assert_eq!(
+            fixture.refusal(signed(path, GOOD)).await,
+            refused(404, "E_NOT_FOUND"),
+            "{path}"
+        );
     }
     for room in ["..", "%2e", ".%2E"] {
-        assert_eq!(fixture.refusal(announcement(room, "{}")).await, refused(404, "E_NOT_FOUND"), "{room}");
+        assert_eq!(
+            fixture.refusal(announcement(room, "{}")).await,
+            refused(404, "E_NOT_FOUND"),
+            "{room}"
+        );
     }
     assert!(fixture.memory.events().is_empty());
 }
@@ -301,7 +353,8 @@ async fn dot_segments_are_refused_everywhere() {
 async fn empty_batch_is_answered_and_queues_nothing() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
-    let (code, body) = fixture.answer(signed("/webhooks/lists", r#"{"events":[],"entropy":"A"}"#)).await;
+    let (code, body) =
+        fixture.answer(signed("/webhooks/lists", r#"{"events":[],"entropy":"A"}"#)).await;
     assert_eq!((code, body), (200, json!({"event_ids": [], "status": "ignored"})));
     let forged = signed("/webhooks/lists", r#"{"events":[]}"#).set_payload(r#"{"events": []}"#);
     assert_eq!(fixture.refusal(forged).await, refused(401, "E_WEBHOOK_INVALID_SIGNATURE"));
@@ -311,7 +364,8 @@ async fn empty_batch_is_answered_and_queues_nothing() {
 #[actix_web::test]
 async fn announcement_requires_the_admin_token() {
     let mut fixture = TestIngress::new();
-    let with = |value: &'static str| announcement("r", "{}").insert_header((header::AUTHORIZATION, value));
+    let with =
+        |value: &'static str| announcement("r", "{}").insert_header((header::AUTHORIZATION, value));
     let without = TestRequest::put().uri("/api/v1/sessions/r");
     assert_eq!(fixture.refusal(without).await, refused(401, "E_ADMIN_FORBIDDEN"));
     assert_eq!(fixture.refusal(with("Basic abc")).await, refused(401, "E_ADMIN_FORBIDDEN"));
@@ -342,7 +396,10 @@ async fn announcement_is_queued_on_the_reserved_platform() {
     let (code, body) = fixture.answer(request).await;
     assert_eq!((code, &body["status"]), (202, &"accepted".into()));
     let (platform, events) = fixture.memory.calls.lock().unwrap()[0].clone();
-    assert_eq!((platform.as_str(), events[0].event_type.as_str()), ("sessions", "session.announced"));
+    assert_eq!(
+        (platform.as_str(), events[0].event_type.as_str()),
+        ("sessions", "session.announced")
+    );
     assert_eq!(events[0].body, r#"{"room_id":"a/b","live_stream_id":"ls","config":{"n":1.0}}"#);
     assert_eq!(body["event_id"], events[0].event_id);
 
@@ -369,12 +426,17 @@ async fn endless_body_is_answered_and_disconnected() {
     let (server, address) = serving.listen(bind, 1, 100, Duration::from_secs(5)).unwrap();
     let handle = server.handle();
     let serving = tokio::spawn(server);
-    for (path, status) in [("/nowhere", "404"), ("/webhooks/nobody", "404"), ("/webhooks/off", "403")] {
+    for (path, status) in
+        [("/nowhere", "404"), ("/webhooks/nobody", "404"), ("/webhooks/off", "403")]
+    {
         let mut sender = tokio::net::TcpStream::connect(address).await.unwrap();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        );
         sender.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let ended = tokio::time::timeout(Duration::from_secs(10), sender.read_to_string(&mut answer)).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), sender.read_to_string(&mut answer)).await;
         assert!(ended.is_ok(), "{path}: still connected after {answer}");
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
     }

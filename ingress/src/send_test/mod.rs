@@ -88,12 +88,14 @@ impl SendTest {
     fn prepare_at(self, env: &Env, now: Millis) -> Result<SignedRequest, Vec<Problem>> {
         let one = |name: &str, reason: &dyn std::fmt::Display| vec![Problem::new(name, reason)];
         let base = base(&self.url).map_err(|reason| one("--url", &reason))?;
-        let (platform, keys) = crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
+        let (platform, keys) =
+            crate::tool_platform::load(&self.platform, self.platforms_file, env)?;
         let id = format!("test-{}", uuid::Uuid::new_v4().simple());
         let (kind, body) = match &self.body {
             Some(file) => {
                 let body = std::fs::read(file);
-                let body = body.map_err(|error| one("--body", &format_args!("{}: {error}", file.display())))?;
+                let body = body
+                    .map_err(|error| one("--body", &format_args!("{}: {error}", file.display())))?;
                 (self.event_type, Bytes::from(body))
             }
             None => {
@@ -108,11 +110,16 @@ impl SendTest {
             .map_err(|refusal| one(platform.name.as_str(), &refusal))
             .and_then(|verified| {
                 identify(&platform, &verified, &body).map_err(|invalid| {
-                    one(platform.name.as_str(), &format_args!("{invalid}; give a --body that is an event"))
+                    one(
+                        platform.name.as_str(),
+                        &format_args!("{invalid}; give a --body that is an event"),
+                    )
                 })
             })?;
         let about = about(&platform, events.events());
-        let url = base.join(&format!("api/v1/webhooks/{}", platform.name)).map_err(|error| one("--url", &error))?;
+        let url = base
+            .join(&format!("api/v1/webhooks/{}", platform.name))
+            .map_err(|error| one("--url", &error))?;
         Ok(SignedRequest { url, headers, body, about })
     }
 }
@@ -123,7 +130,9 @@ fn about(platform: &Platform, events: &[NewEvent]) -> String {
         events.iter().map(|event| format!("{} ({})", event.event_id, event.event_type)).collect();
     match each.as_slice() {
         [one] => format!("{} event {one}", platform.name),
-        several => format!("{} batch of {} events: {}", platform.name, several.len(), several.join(", ")),
+        several => {
+            format!("{} batch of {} events: {}", platform.name, several.len(), several.join(", "))
+        }
     }
 }
 
@@ -131,7 +140,11 @@ fn base(text: &str) -> Result<Url, &'static str> {
     let mut url: Url = text.parse().map_err(|_| "must be of the form http://host[:port]")?;
     match url.scheme() {
         "http" if url.has_host() => {}
-        "https" => return Err("https is not spoken here; give ingress's own address, behind whatever ends TLS"),
+        "https" => {
+            return Err(
+                "https is not spoken here; give ingress's own address, behind whatever ends TLS",
+            );
+        }
         _ => return Err("must be of the form http://host[:port]"),
     }
     if !url.path().ends_with('/') {
@@ -150,7 +163,8 @@ fn headers(
     body: &[u8],
     now: Millis,
 ) -> Result<SignatureHeaders, String> {
-    let mut headers = sign(&platform.scheme, keys, body, id, now).map_err(|reason| reason.to_string())?;
+    let mut headers =
+        sign(&platform.scheme, keys, body, id, now).map_err(|reason| reason.to_string())?;
     let in_header = platform.event.kind.iter().find_map(|locator| match locator {
         Locator::Header(name) => Some(name),
         Locator::Body(_) => None,
@@ -176,14 +190,18 @@ impl SignedRequest {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("tributary-send-test/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let mut request = client.post(self.url).header("content-type", "application/json").body(self.body);
+        let mut request =
+            client.post(self.url).header("content-type", "application/json").body(self.body);
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
         let answer = request.send().await?;
         let status = answer.status();
         let text = answer.text().await?;
-        Ok(SendTestResponse { text: format!("{} {}", status.as_u16(), text.trim_end()), good: status.is_success() })
+        Ok(SendTestResponse {
+            text: format!("{} {}", status.as_u16(), text.trim_end()),
+            good: status.is_success(),
+        })
     }
 }
 

@@ -61,7 +61,9 @@ impl SampleEvent<'_> {
 
     /// A type that is only logged, if the definition takes one.
     fn logged_type(&self) -> String {
-        let logs = |kind: &str| self.platform.effects.get(kind).is_none_or(|spec| spec.effect == Effect::Log);
+        let logs = |kind: &str| {
+            self.platform.effects.get(kind).is_none_or(|spec| spec.effect == Effect::Log)
+        };
         let mut types: Vec<&String> = self.platform.event_types.iter().flatten().collect();
         types.sort_unstable();
         let harmless = types.iter().find(|kind| logs(kind)).or(types.first());
@@ -97,9 +99,8 @@ impl SampleEvent<'_> {
     /// Something that fits into `column`.
     fn value(&self, column: &str) -> Value {
         match column {
-            "viewer_count" | "peak_viewers" | "duration_seconds" | "size_bytes" | "progress" | "retry_count" => {
-                1.into()
-            }
+            "viewer_count" | "peak_viewers" | "duration_seconds" | "size_bytes" | "progress"
+            | "retry_count" => 1.into(),
             "data" => Value::Object(Map::new()),
             "url" | "video_url" => "https://example.com/tributary-test".into(),
             column if column.ends_with("_at") => clock::rfc3339(self.now).into(),
@@ -114,14 +115,20 @@ fn put(body: &mut Value, pointer: &Pointer, value: Value) {
     let mut place = body;
     for token in &pointer.segments {
         if place.is_null() {
-            *place = if token == "0" { Value::Array(vec![Value::Null]) } else { Value::Object(Map::new()) };
+            *place = if token == "0" {
+                Value::Array(vec![Value::Null])
+            } else {
+                Value::Object(Map::new())
+            };
         }
         place = match place {
             Value::Object(members) => members.entry(token.as_str()).or_insert(Value::Null),
-            Value::Array(items) => match token.parse().ok().and_then(|index: usize| items.get_mut(index)) {
-                Some(item) => item,
-                None => return,
-            },
+            Value::Array(items) => {
+                match token.parse().ok().and_then(|index: usize| items.get_mut(index)) {
+                    Some(item) => item,
+                    None => return,
+                }
+            }
             _ => return,
         };
     }

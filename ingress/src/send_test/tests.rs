@@ -15,8 +15,12 @@ fn toml() -> String {
     for name in bundled::names().filter(|name| *name != "livekit") {
         toml.push_str(&format!("[platforms.of-{name}]\npreset = '{name}'\nsecrets = ['env:S']\n"));
     }
-    toml.push_str("[platforms.only]\nsecrets = ['env:S']\nevent_types = ['content_added', 'other']\n");
-    toml.push_str("[platforms.strict]\nsecrets = ['env:S']\nevent = {schema = {required = ['a']}}\n");
+    toml.push_str(
+        "[platforms.only]\nsecrets = ['env:S']\nevent_types = ['content_added', 'other']\n",
+    );
+    toml.push_str(
+        "[platforms.strict]\nsecrets = ['env:S']\nevent = {schema = {required = ['a']}}\n",
+    );
     toml
 }
 
@@ -46,8 +50,8 @@ fn sample_event_exists_for_every_bundled_type() {
         let kinds: Vec<&str> = platform.effects.keys().map(String::as_str).collect();
         for kind in kinds.into_iter().map(Some).chain([None]) {
             // That it verifies and is an event has been checked when it comes back.
-            let request =
-                prepare(platform.name.as_str(), kind).unwrap_or_else(|problems| panic!("{kind:?}: {problems:?}"));
+            let request = prepare(platform.name.as_str(), kind)
+                .unwrap_or_else(|problems| panic!("{kind:?}: {problems:?}"));
             assert_eq!(request.url.path(), format!("/api/v1/webhooks/{}", platform.name));
             let kind = kind.unwrap_or("tributary.test");
             assert!(request.about.ends_with(&format!("({kind})")), "{}", request.about);
@@ -58,7 +62,8 @@ fn sample_event_exists_for_every_bundled_type() {
 #[test]
 fn sample_type_is_subscribed_and_only_logged() {
     assert!(prepare("only", None).unwrap().about.ends_with("(other)"));
-    let body: Value = serde_json::from_slice(&prepare("only", Some("content_added")).unwrap().body).unwrap();
+    let body: Value =
+        serde_json::from_slice(&prepare("only", Some("content_added")).unwrap().body).unwrap();
     assert_eq!(body["payload"]["content_id"], "tributary-test", "{body}");
     assert_eq!(body["timestamp"], "2026-01-01T00:00:00.000Z");
 }
@@ -66,7 +71,11 @@ fn sample_type_is_subscribed_and_only_logged() {
 #[test]
 fn send_test_errors_name_what_is_wrong() {
     let reason = |result: Result<SignedRequest, Vec<Problem>>| result.err().unwrap()[0].to_string();
-    assert!(reason(prepare("strict", None)).contains("--body"), "{}", reason(prepare("strict", None)));
+    assert!(
+        reason(prepare("strict", None)).contains("--body"),
+        "{}",
+        reason(prepare("strict", None))
+    );
     assert!(reason(prepare("mux", None)).contains("not configured"));
     for (url, expected) in
         [("https://host", "https is not spoken"), ("host:80", "http://host"), ("", "http://host")]

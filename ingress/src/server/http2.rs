@@ -57,11 +57,13 @@ where
 /// Serves `stream` to its end, with what is left of it after a preface.
 pub(super) async fn serve<S>(stream: ServerStream, service: Rc<S>, stopping: GracefulShutdownSignal)
 where
-    S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error> + 'static,
+    S: Service<(Request, ConnectionLink), Response = Response<BoxBody>, Error = actix_web::Error>
+        + 'static,
 {
     let entry = stream.entry();
     let of_requests = entry.clone();
-    let answering = service_fn(move |request| answer(request, Rc::clone(&service), of_requests.clone()));
+    let answering =
+        service_fn(move |request| answer(request, Rc::clone(&service), of_requests.clone()));
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -97,14 +99,18 @@ where
     let is_head = request.method() == hyper::Method::HEAD;
     let permit = entry.as_ref().map(|entry| entry.permit());
     let response = match translated(request) {
-        None => Error::InvalidRequest("Not a request of HTTP".to_owned()).respond(None, Payload::None).into(),
+        None => Error::InvalidRequest("Not a request of HTTP".to_owned())
+            .respond(None, Payload::None)
+            .into(),
         Some(mut request) if matches!(permit, Some(None)) => {
             Error::Busy.respond(None, request.take_payload()).into()
         }
-        Some(request) => match service.call((request, ConnectionLink::to(entry.as_deref()))).await {
-            Ok(response) => response,
-            Err(failure) => failure.error_response().into(),
-        },
+        Some(request) => {
+            match service.call((request, ConnectionLink::to(entry.as_deref()))).await {
+                Ok(response) => response,
+                Err(failure) => failure.error_response().into(),
+            }
+        }
     };
     Ok(told(response, is_head))
 }
@@ -130,7 +136,9 @@ fn payload(mut body: Incoming) -> Payload {
         loop {
             match ready!(Pin::new(&mut body).poll_frame(context)) {
                 None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(PayloadError::Io(io::Error::other(error))))),
+                Some(Err(error)) => {
+                    return Poll::Ready(Some(Err(PayloadError::Io(io::Error::other(error)))));
+                }
                 // Trailers say nothing here.
                 Some(Ok(frame)) => {
                     if let Ok(part) = frame.into_data() {
@@ -171,11 +179,17 @@ impl Body for HyperResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(body) = &mut self.get_mut().0 else { return Poll::Ready(None) };
         let part = ready!(Pin::new(body).poll_next(context));
-        Poll::Ready(part.map(|part| part.map(Frame::data).map_err(|error| io::Error::other(error.to_string()))))
+        Poll::Ready(
+            part.map(|part| {
+                part.map(Frame::data).map_err(|error| io::Error::other(error.to_string()))
+            }),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|body| matches!(body.size(), BodySize::None | BodySize::Sized(0)))
+        self.0
+            .as_ref()
+            .is_none_or(|body| matches!(body.size(), BodySize::None | BodySize::Sized(0)))
     }
 
     fn size_hint(&self) -> SizeHint {

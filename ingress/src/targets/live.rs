@@ -17,7 +17,7 @@ use shared::signature::{Keys, Secret};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{TargetDefaults, TargetTable, IngestTarget};
+use super::{IngestTarget, TargetDefaults, TargetTable};
 use crate::error::Error;
 use crate::redis_gate::RedisGate;
 
@@ -49,7 +49,8 @@ impl LiveTargets {
         defaults: TargetDefaults,
         live: Option<Live>,
     ) -> Self {
-        let base_keys: HashMap<_, _> = keys.into_iter().map(|(name, keys)| (name, Arc::new(keys))).collect();
+        let base_keys: HashMap<_, _> =
+            keys.into_iter().map(|(name, keys)| (name, Arc::new(keys))).collect();
         let of = |name: &PlatformName| base_keys.get(name).cloned();
         let targets = TargetTable::new(registry, &BTreeSet::new(), of, &defaults, None);
         Self {
@@ -96,9 +97,17 @@ impl LiveTargets {
         if snapshot.sequence <= *applied {
             return;
         }
-        let keys = |name: &PlatformName| snapshot.keys.get(name).or_else(|| self.base_keys.get(name)).cloned();
+        let keys = |name: &PlatformName| {
+            snapshot.keys.get(name).or_else(|| self.base_keys.get(name)).cloned()
+        };
         let before = self.targets.load();
-        let next = TargetTable::new(&snapshot.registry, &snapshot.draining, keys, &self.defaults, Some(&before));
+        let next = TargetTable::new(
+            &snapshot.registry,
+            &snapshot.draining,
+            keys,
+            &self.defaults,
+            Some(&before),
+        );
         self.targets.store(Arc::new(TargetTable { set_aside: snapshot.set_aside.clone(), ..next }));
         *applied = snapshot.sequence;
     }
@@ -112,14 +121,22 @@ impl LiveTargets {
     ///
     /// # Errors
     /// [`Error::UnsupportedPlatform`] when there is none; anything else when that is not certain.
-    pub(crate) async fn resolve(&self, name: &str, gate: &RedisGate) -> Result<Arc<IngestTarget>, Error> {
+    pub(crate) async fn resolve(
+        &self,
+        name: &str,
+        gate: &RedisGate,
+    ) -> Result<Arc<IngestTarget>, Error> {
         match self.find(name) {
             Some(target) => Ok(target),
             None => self.refresh_and_resolve(name, gate).await,
         }
     }
 
-    async fn refresh_and_resolve(&self, name: &str, gate: &RedisGate) -> Result<Arc<IngestTarget>, Error> {
+    async fn refresh_and_resolve(
+        &self,
+        name: &str,
+        gate: &RedisGate,
+    ) -> Result<Arc<IngestTarget>, Error> {
         let unsupported = || Error::unsupported_platform(name);
         // Nothing could be registered under such a name.
         if PlatformName::new(name).is_err() {
@@ -134,7 +151,9 @@ impl LiveTargets {
         let snapshot = live.fresh().await.map_err(Error::QueueRefused)?;
         self.apply(&snapshot);
         if self.targets.load().set_aside.contains_key(name) {
-            return Err(Error::QueueUnavailable("the platform is registered in a way that this process cannot use"));
+            return Err(Error::QueueUnavailable(
+                "the platform is registered in a way that this process cannot use",
+            ));
         }
         self.find(name).ok_or_else(unsupported)
     }
@@ -152,7 +171,8 @@ impl LiveTargets {
     /// The names of all platforms that can verify, sorted.
     pub(crate) fn configured(&self) -> Vec<PlatformName> {
         let targets = self.targets.load();
-        let mut names: Vec<_> = targets.configured().map(|target| target.platform.name.clone()).collect();
+        let mut names: Vec<_> =
+            targets.configured().map(|target| target.platform.name.clone()).collect();
         names.sort_unstable();
         names
     }

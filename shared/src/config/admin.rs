@@ -46,13 +46,21 @@ impl AdminToken {
     ///
     /// # Errors
     /// Why not; the time taken says nothing about the token.
-    pub fn authorize(configured: Option<&Self>, authorization: Option<&[u8]>) -> Result<(), AdminAuthError> {
+    pub fn authorize(
+        configured: Option<&Self>,
+        authorization: Option<&[u8]>,
+    ) -> Result<(), AdminAuthError> {
         let Self { token, unquoted } = configured.ok_or(AdminAuthError::Forbidden)?;
         let presented = authorization.and_then(bearer).ok_or(AdminAuthError::Missing)?;
         // Digests have one length, so comparing them does not tell the token's.
         let presented = Sha256::digest(presented);
-        let is_one = |token: &SecretString| Sha256::digest(token.expose_secret()).ct_eq(&presented).into();
-        if is_one(token) | unquoted.as_ref().is_some_and(is_one) { Ok(()) } else { Err(AdminAuthError::Forbidden) }
+        let is_one =
+            |token: &SecretString| Sha256::digest(token.expose_secret()).ct_eq(&presented).into();
+        if is_one(token) | unquoted.as_ref().is_some_and(is_one) {
+            Ok(())
+        } else {
+            Err(AdminAuthError::Forbidden)
+        }
     }
 }
 

@@ -109,7 +109,10 @@ fn log_filter(env: &Env) -> String {
 fn admin_token(env: &Env) -> Option<AdminToken> {
     let token = env.text("ADMIN_TOKEN")?;
     if !token.trimmed().bytes().all(|b| b.is_ascii_graphic()) {
-        env.problem("ADMIN_TOKEN", "must be printable ASCII without spaces, or no header could carry it");
+        env.problem(
+            "ADMIN_TOKEN",
+            "must be printable ASCII without spaces, or no header could carry it",
+        );
     }
     if token.remark() == Some(Surroundings::Quotes) {
         env.warn("ADMIN_TOKEN", "is in quotation marks; it is accepted with and without them");

@@ -9,11 +9,14 @@ const LETTERS_PER_EDIT: usize = 6;
 const MAX_EDITS: usize = 3;
 
 /// Last words of names that only say the unit: `SHUTDOWN_GRACE` is meant as `SHUTDOWN_GRACE_MS`.
-const UNITS: &[&str] =
-    &["MS", "MILLIS", "S", "SEC", "SECS", "SECONDS", "MINUTES", "HOURS", "DAYS", "BYTES", "SIZE", "KB", "MB"];
+const UNITS: &[&str] = &[
+    "MS", "MILLIS", "S", "SEC", "SECS", "SECONDS", "MINUTES", "HOURS", "DAYS", "BYTES", "SIZE",
+    "KB", "MB",
+];
 
 /// Variables that other HTTP clients take a proxy from.
-const PROXY_VARIABLES: &[&str] = &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+const PROXY_VARIABLES: &[&str] =
+    &["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
 /// A variable that is probably meant for this program, under a wrong name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +59,11 @@ impl Env {
     /// Logs each variable that is set and has no effect, as far as it looks meant for this program.
     pub(super) fn log_ineffective(&self) {
         for Misspelt { variable, nearest } in self.misspelt() {
-            tracing::warn!(variable, nearest, "not a variable of this program; did you mean the nearest one?");
+            tracing::warn!(
+                variable,
+                nearest,
+                "not a variable of this program; did you mean the nearest one?"
+            );
         }
         for variable in PROXY_VARIABLES.iter().filter(|name| self.is_given(name)) {
             tracing::warn!(
@@ -80,7 +87,8 @@ impl Env {
     /// Returns true if `name` has a value, its own or that of a file.
     fn is_given(&self, name: &str) -> bool {
         let base = name.strip_suffix("_FILE").unwrap_or(name);
-        let is_set = |name: &str| self.variables.get(name).is_some_and(|value| value.as_deref() != Some(""));
+        let is_set =
+            |name: &str| self.variables.get(name).is_some_and(|value| value.as_deref() != Some(""));
         is_set(name) || is_set(base) || is_set(&format!("{base}_FILE"))
     }
 }
@@ -106,7 +114,8 @@ fn is_missing_a_word(variable: &str, name: &str) -> bool {
     let inner = 1..words.len().saturating_sub(1);
     words.len() > 3
         && inner.into_iter().any(|left_out| {
-            let rest = words.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, word)| *word);
+            let rest =
+                words.iter().enumerate().filter(|(at, _)| *at != left_out).map(|(_, word)| *word);
             variable.split('_').eq(rest)
         })
 }

@@ -87,13 +87,26 @@ impl Env {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))
             .collect();
-        Self { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() }
+        Self {
+            variables,
+            problems: Mutex::default(),
+            warnings: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 
     /// Given variables instead of the process's, for tests.
-    pub fn from_pairs<N: Into<String>, V: Into<String>>(pairs: impl IntoIterator<Item = (N, V)>) -> Self {
-        let variables = pairs.into_iter().map(|(name, value)| (name.into(), Some(value.into()))).collect();
-        Self { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() }
+    pub fn from_pairs<N: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let variables =
+            pairs.into_iter().map(|(name, value)| (name.into(), Some(value.into()))).collect();
+        Self {
+            variables,
+            problems: Mutex::default(),
+            warnings: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 
     /// The value of `name` or the content of `name_FILE`, without remembering a problem.
@@ -116,7 +129,9 @@ impl Env {
     fn find(&self, name: &str) -> Result<Option<(String, String)>, Problem> {
         let file_name = format!("{name}_FILE");
         match (self.plain(name)?, self.plain(&file_name)?) {
-            (Some(_), Some(_)) => Err(Problem::new(name, format_args!("is set, and {file_name} too; unset one"))),
+            (Some(_), Some(_)) => {
+                Err(Problem::new(name, format_args!("is set, and {file_name} too; unset one")))
+            }
             (Some(value), None) => Ok(Some((value.to_owned(), name.to_owned()))),
             (None, Some(path)) => match read_file(path) {
                 Ok(value) => Ok(Some((value, file_name))),
@@ -174,7 +189,9 @@ impl Env {
         match text.trim().parse::<T>() {
             Ok(value) if range.contains(&value) => return value,
             Ok(_) => self.problem(name, format_args!("must be between {least} and {most}")),
-            Err(_) => self.problem(name, format_args!("must be a number between {least} and {most}")),
+            Err(_) => {
+                self.problem(name, format_args!("must be a number between {least} and {most}"))
+            }
         }
         default
     }
@@ -183,7 +200,10 @@ impl Env {
     pub fn address(&self, name: &str, default: SocketAddr) -> SocketAddr {
         let Some(text) = self.opt(name) else { return default };
         text.trim().parse().unwrap_or_else(|_| {
-            self.problem(name, format_args!("must be HOST:PORT with an IP address as HOST, such as {default}"));
+            self.problem(
+                name,
+                format_args!("must be HOST:PORT with an IP address as HOST, such as {default}"),
+            );
             default
         })
     }
@@ -194,18 +214,29 @@ impl Env {
     }
 
     /// Duration in `name`, or `default`; a bare number, `default` and `range` are in `unit`.
-    pub fn duration(&self, name: &str, unit: TimeUnit, default: u64, range: RangeInclusive<u64>) -> Duration {
+    pub fn duration(
+        &self,
+        name: &str,
+        unit: TimeUnit,
+        default: u64,
+        range: RangeInclusive<u64>,
+    ) -> Duration {
         let of = |number: u64| Duration::from_millis(number.saturating_mul(unit.millis()));
         let Some(text) = self.opt(name) else { return of(default) };
         let word = unit.name();
         match quantity::duration(&text, unit) {
-            Some(found) if found >= of(*range.start()) && found <= of(*range.end()) => return found,
-            Some(_) => {
-                self.problem(name, format_args!("must be between {} and {} {word}", range.start(), range.end()))
+            Some(found) if found >= of(*range.start()) && found <= of(*range.end()) => {
+                return found;
             }
+            Some(_) => self.problem(
+                name,
+                format_args!("must be between {} and {} {word}", range.start(), range.end()),
+            ),
             None => self.problem(
                 name,
-                format_args!("must be a number of {word}, or have a unit: 1500ms, 30s, 5m, 24h, 7d"),
+                format_args!(
+                    "must be a number of {word}, or have a unit: 1500ms, 30s, 5m, 24h, 7d"
+                ),
             ),
         }
         of(default)
@@ -216,10 +247,13 @@ impl Env {
         let Some(text) = self.opt(name) else { return default };
         match quantity::bytes(&text).map(|found| usize::try_from(found).unwrap_or(usize::MAX)) {
             Some(found) if range.contains(&found) => return found,
-            Some(_) => {
-                self.problem(name, format_args!("must be between {} and {} bytes", range.start(), range.end()))
+            Some(_) => self.problem(
+                name,
+                format_args!("must be between {} and {} bytes", range.start(), range.end()),
+            ),
+            None => {
+                self.problem(name, "must be a number of bytes, or have a unit: 512k, 1MB, 1MiB")
             }
-            None => self.problem(name, "must be a number of bytes, or have a unit: 512k, 1MB, 1MiB"),
         }
         default
     }
@@ -252,7 +286,11 @@ impl Env {
     pub fn log_warnings(&self) {
         self.log_ineffective();
         for Problem { name, reason } in self.warnings() {
-            tracing::warn!(variable = name, reason, "configuration may not be what was meant; starting anyway");
+            tracing::warn!(
+                variable = name,
+                reason,
+                "configuration may not be what was meant; starting anyway"
+            );
         }
     }
 
@@ -293,7 +331,8 @@ impl Env {
     #[must_use]
     pub fn names_read(&self) -> Vec<String> {
         let asked = self.asked();
-        let is_file = |name: &String| name.strip_suffix("_FILE").is_some_and(|name| asked.contains(name));
+        let is_file =
+            |name: &String| name.strip_suffix("_FILE").is_some_and(|name| asked.contains(name));
         asked.iter().filter(|name| !is_file(name)).cloned().collect()
     }
 
@@ -314,11 +353,14 @@ impl Env {
 pub(crate) fn read_file(path: &str) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("names a file of more than {MAX_FILE_BYTES} bytes"));
     }
-    let mut text = String::from_utf8(bytes).map_err(|_| "names a file that is not UTF-8".to_owned())?;
+    let mut text =
+        String::from_utf8(bytes).map_err(|_| "names a file that is not UTF-8".to_owned())?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {

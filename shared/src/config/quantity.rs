@@ -80,8 +80,11 @@ fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim_start();
-    let factor =
-        if unit.is_empty() { bare } else { units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1 };
+    let factor = if unit.is_empty() {
+        bare
+    } else {
+        units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1
+    };
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
@@ -126,7 +129,9 @@ mod tests {
 
     #[test]
     fn quantity_of_another_form_is_rejected() {
-        for text in ["", "s", "-1", "1.5h", "1e3", "5 fortnights", "1MBps", "99999999999999999999", "٣s"] {
+        for text in
+            ["", "s", "-1", "1.5h", "1e3", "5 fortnights", "1MBps", "99999999999999999999", "٣s"]
+        {
             assert_eq!(duration(text, TimeUnit::Milliseconds), None, "{text}");
             assert_eq!(bytes(text), None, "{text}");
         }

@@ -42,7 +42,9 @@ impl SecretText {
         let trimmed = trimmed(&literal);
         let begin = literal.len() - literal.trim_start_matches(is_pasted_along).len();
         let clean = match marks(trimmed) {
-            Some((open, close)) => begin + open.len_utf8()..begin + trimmed.len() - close.len_utf8(),
+            Some((open, close)) => {
+                begin + open.len_utf8()..begin + trimmed.len() - close.len_utf8()
+            }
             None => begin..begin + trimmed.len(),
         };
         Self { literal, clean }
@@ -108,7 +110,9 @@ fn is_pasted_along(c: char) -> bool {
 
 /// The quotation marks that `text` is between.
 fn marks(text: &str) -> Option<(char, char)> {
-    let around = |(open, close): &(char, char)| text.strip_prefix(*open).is_some_and(|rest| rest.ends_with(*close));
+    let around = |(open, close): &(char, char)| {
+        text.strip_prefix(*open).is_some_and(|rest| rest.ends_with(*close))
+    };
     QUOTES.into_iter().find(around)
 }
 
@@ -132,13 +136,18 @@ mod tests {
             (" \n", "", Surroundings::LineBreak),
         ] {
             let text = SecretText::new(given);
-            assert_eq!((text.clean(), text.literal(), text.remark()), (meant, given, Some(remark)), "{given:?}");
+            assert_eq!(
+                (text.clean(), text.literal(), text.remark()),
+                (meant, given, Some(remark)),
+                "{given:?}"
+            );
         }
     }
 
     #[test]
     fn secret_without_surroundings_is_left_alone() {
-        for given in ["word", "two words", "\"word", "word'", "'word\"", "\"", "a\nb", "x\"\"x", ""] {
+        for given in ["word", "two words", "\"word", "word'", "'word\"", "\"", "a\nb", "x\"\"x", ""]
+        {
             let text = SecretText::new(given);
             assert_eq!((text.clean(), text.remark()), (given, None), "{given:?}");
         }

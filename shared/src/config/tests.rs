@@ -71,7 +71,10 @@ fn config_reads_every_variable() {
     ]);
     let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
     assert_eq!(env.finish(), Ok(()));
-    assert_eq!(config.redis_url.expose_secret(), "redis://:word@redis.example:7000, redis://redis2.example");
+    assert_eq!(
+        config.redis_url.expose_secret(),
+        "redis://:word@redis.example:7000, redis://redis2.example"
+    );
     assert!(config.redis_cluster);
     assert_eq!(config.platforms_file.as_deref(), Some(platforms.0.as_path()));
     assert_eq!(config.log_format, LogFormat::Json);
@@ -137,8 +140,10 @@ fn problems_are_reported_at_once_by_name_without_values() {
 
 #[test]
 fn secrets_need_a_key_or_permission_for_plain_text() {
-    let (one, two) =
-        ("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    let (one, two) = (
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+    );
     let file = TempFile::new(format!("{two}\n").as_bytes());
     let several = format!("{one}, {two}");
     for (pairs, can) in [
@@ -170,7 +175,8 @@ fn quantities_take_units_and_errors_name_them() {
     assert_eq!(read("7d").1, Duration::from_secs(7 * 86_400));
     assert_eq!(read("2").1, Duration::from_secs(2 * 86_400));
     assert_eq!(read("1MB").2, 1_000_000);
-    let reasons = |text: &str| read(text).3.into_iter().map(|one| one.to_string()).collect::<Vec<_>>();
+    let reasons =
+        |text: &str| read(text).3.into_iter().map(|one| one.to_string()).collect::<Vec<_>>();
     assert_eq!(
         reasons("hunter2"),
         [
@@ -214,7 +220,9 @@ fn finish_forgets_the_problems() {
 
 #[test]
 fn variable_may_come_from_a_file() {
-    for (content, value) in [("word", "word"), ("word\n", "word"), ("word\r\n", "word"), ("a b\n\n", "a b\n")] {
+    for (content, value) in
+        [("word", "word"), ("word\n", "word"), ("word\r\n", "word"), ("a b\n\n", "a b\n")]
+    {
         let file = TempFile::new(content.as_bytes());
         let env = env(&[("SECRET_FILE", file.path())]);
         assert_eq!(env.text("SECRET").unwrap().literal(), value);
@@ -236,11 +244,15 @@ fn admin_token_in_quotes_opens_with_and_without_them() {
     let env = env(&[("ADMIN_TOKEN", "\"token\"\n")]);
     let config = CommonConfig::read(&env, "0.0.0.0:9100".parse().unwrap());
     assert_eq!(env.finish(), Ok(()));
-    let ask = |header: &str| AdminToken::authorize(config.admin_token.as_ref(), Some(header.as_bytes()));
+    let ask =
+        |header: &str| AdminToken::authorize(config.admin_token.as_ref(), Some(header.as_bytes()));
     assert_eq!((ask("Bearer token"), ask("Bearer \"token\"")), (Ok(()), Ok(())));
     assert_eq!(ask("Bearer \"token"), Err(AdminAuthError::Forbidden));
     let warnings: Vec<String> = env.warnings().iter().map(ToString::to_string).collect();
-    assert_eq!(warnings, ["ADMIN_TOKEN: is in quotation marks; it is accepted with and without them"]);
+    assert_eq!(
+        warnings,
+        ["ADMIN_TOKEN: is in quotation marks; it is accepted with and without them"]
+    );
 }
 
 #[test]
@@ -303,7 +315,12 @@ fn empty_variable_counts_as_not_set() {
 #[test]
 fn variable_that_is_not_utf8_is_a_problem() {
     let variables = HashMap::from([("A".to_owned(), None)]);
-    let env = Env { variables, problems: Mutex::default(), warnings: Mutex::default(), asked: Mutex::default() };
+    let env = Env {
+        variables,
+        problems: Mutex::default(),
+        warnings: Mutex::default(),
+        asked: Mutex::default(),
+    };
     assert_eq!(env.opt("A"), None);
     assert_eq!(problems(&env), ["A: is not UTF-8"]);
 }

@@ -18,7 +18,8 @@ fn unencoded(url: &str) -> Option<char> {
 
 /// Percent escape in the user name or password of `url` that stands for no character.
 fn bad_escape(url: &str) -> bool {
-    let user = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(user, _)| user);
+    let user =
+        url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@')).map(|(user, _)| user);
     user.is_some_and(|user| percent_encoding::percent_decode_str(user).decode_utf8().is_err())
 }
 
@@ -27,7 +28,9 @@ fn bad_escape(url: &str) -> bool {
 pub fn percent_encoding_hint(url: &str) -> Option<String> {
     let wrong = unencoded(url).or_else(|| bad_escape(url).then_some('%'))?;
     let code = u32::from(wrong);
-    Some(format!("its user name or password holds {wrong:?}, which must be percent-encoded as %{code:02X}"))
+    Some(format!(
+        "its user name or password holds {wrong:?}, which must be percent-encoded as %{code:02X}"
+    ))
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use super::warning::ColumnWarning;
 use crate::event::{Millis, OrderKey};
-use crate::platform::{ChatColumn, ContentState, JobColumn, RecordingState, SessionColumn, SessionStatus};
+use crate::platform::{
+    ChatColumn, ContentState, JobColumn, RecordingState, SessionColumn, SessionStatus,
+};
 
 /// An event, checked and ready to be applied.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::invalid_event::{RequiredValue, InvalidEventError};
+use super::invalid_event::{InvalidEventError, RequiredValue};
 use super::value;
-use super::warning::{MAX_WARNINGS, ColumnWarningReason, ColumnWarning};
+use super::warning::{ColumnWarning, ColumnWarningReason, MAX_WARNINGS};
 use crate::json::{Document, JsonNode};
 use crate::platform::Pointer;
 
@@ -48,7 +48,11 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
     }
 
     /// Notes that `column` is not stored as sent.
-    pub(super) fn warn(&mut self, column: impl Into<Cow<'static, str>>, reason: ColumnWarningReason) {
+    pub(super) fn warn(
+        &mut self,
+        column: impl Into<Cow<'static, str>>,
+        reason: ColumnWarningReason,
+    ) {
         if self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(ColumnWarning { column: column.into(), reason });
         }
@@ -58,7 +62,10 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
     ///
     /// # Errors
     /// The first unusable value, where no place has a usable one.
-    pub(super) fn key<'p>(&self, at: &'p [Pointer]) -> Result<Option<(&'p Pointer, String)>, ColumnWarningReason> {
+    pub(super) fn key<'p>(
+        &self,
+        at: &'p [Pointer],
+    ) -> Result<Option<(&'p Pointer, String)>, ColumnWarningReason> {
         let mut unusable = None;
         for pointer in at {
             match self.document.find(pointer).map(value::key) {

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::change::{PlannedChange, ChatField, ContentField, JobField, PlannedEvent, RecordingField, SessionField};
+use super::change::{
+    ChatField, ContentField, JobField, PlannedChange, PlannedEvent, RecordingField, SessionField,
+};
 use crate::clock;
 use crate::event::Millis;
 use crate::platform::{ContentColumn, MissingSession, Platform, RecordingColumn};
@@ -34,7 +36,9 @@ impl PlannedChange {
     pub fn columns(&self) -> Vec<DisplayColumn> {
         match self {
             Self::Status { set, .. } | Self::Viewers { set } => set.iter().map(session).collect(),
-            Self::Recording { id, set, .. } => with_id("recording_id", id, set.iter().map(recording)),
+            Self::Recording { id, set, .. } => {
+                with_id("recording_id", id, set.iter().map(recording))
+            }
             Self::Content { id, set, .. } => with_id("content_id", id, set.iter().map(content)),
             Self::Job { id, set, .. } => with_id("job_id", id, set.iter().map(job)),
             Self::Chat { id, set } => with_id("message_id", id, set.iter().map(chat)),
@@ -43,7 +47,11 @@ impl PlannedChange {
     }
 }
 
-fn with_id(column: &'static str, id: &str, others: impl Iterator<Item = DisplayColumn>) -> Vec<DisplayColumn> {
+fn with_id(
+    column: &'static str,
+    id: &str,
+    others: impl Iterator<Item = DisplayColumn>,
+) -> Vec<DisplayColumn> {
     std::iter::once((column.into(), text(id))).chain(others).collect()
 }
 
@@ -98,7 +106,9 @@ fn job(field: &JobField) -> DisplayColumn {
 
 fn chat(field: &ChatField) -> DisplayColumn {
     let value = match field {
-        ChatField::UserId(value) | ChatField::UserName(value) | ChatField::Message(value) => text(value),
+        ChatField::UserId(value) | ChatField::UserName(value) | ChatField::Message(value) => {
+            text(value)
+        }
         ChatField::SentAt(at) => time(*at),
     };
     (field.column().as_str().into(), value)

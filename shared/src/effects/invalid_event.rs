@@ -105,7 +105,9 @@ pub enum InvalidEventError {
         what: RequiredValue,
     },
     /// A key with a U+FFFD, which may stand for several keys.
-    #[error("{what} contains U+FFFD, which may stand for any character: it does not tell two ids apart")]
+    #[error(
+        "{what} contains U+FFFD, which may stand for any character: it does not tell two ids apart"
+    )]
     ReplacementCharacter {
         /// The missing or unusable value.
         what: RequiredValue,

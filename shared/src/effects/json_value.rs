@@ -145,7 +145,8 @@ fn write_text(text: &str, to: &mut String) {
 
 fn is_huge(lexeme: &str) -> bool {
     let (digits, exponent) = lexeme.split_once(['e', 'E']).unwrap_or((lexeme, "0"));
-    let exponent = exponent.parse::<i64>().map_or(usize::MAX, |exponent| exponent.unsigned_abs() as usize);
+    let exponent =
+        exponent.parse::<i64>().map_or(usize::MAX, |exponent| exponent.unsigned_abs() as usize);
     digits.len().saturating_add(exponent) > MAX_DIGITS
 }
 
@@ -191,7 +192,11 @@ mod tests {
     fn number_that_is_long_when_written_out_is_out_of_range() {
         assert_eq!(with("[1e100, -2.5E-3]", json), value("[1e100, -2.5E-3]"));
         for text in ["{\"a\":[1e131071]}", "1e-99999999999999999999"] {
-            assert_eq!(with(text, json), ColumnValue::Unusable(ColumnWarningReason::OutOfRange), "{text}");
+            assert_eq!(
+                with(text, json),
+                ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
+                "{text}"
+            );
         }
     }
 
@@ -202,9 +207,15 @@ mod tests {
         assert_eq!(rest(text), value(r#"{"c":{"a": 1.0},"q\"":"x"}"#));
         assert_eq!(rest(r#"{"a": 1, "b": "\u0000"}"#), value("{}"));
         assert_eq!(rest(r#"["a"]"#), value(r#"["a"]"#));
-        assert_eq!(rest(r#"{"c": "\u0000"}"#), ColumnValue::Replaced("{\"c\":\"\u{fffd}\"}".to_owned()));
+        assert_eq!(
+            rest(r#"{"c": "\u0000"}"#),
+            ColumnValue::Replaced("{\"c\":\"\u{fffd}\"}".to_owned())
+        );
         assert_eq!(rest(r#"{"\u0000": 1}"#), ColumnValue::Replaced("{\"\u{fffd}\":1}".to_owned()));
-        assert_eq!(rest(r#"{"c": 1e5000}"#), ColumnValue::Unusable(ColumnWarningReason::OutOfRange));
+        assert_eq!(
+            rest(r#"{"c": 1e5000}"#),
+            ColumnValue::Unusable(ColumnWarningReason::OutOfRange)
+        );
     }
 
     #[test]
@@ -214,7 +225,11 @@ mod tests {
         }
         assert_eq!(with("null", scalar), ColumnValue::Absent);
         for text in ["[]", "{}"] {
-            assert_eq!(with(text, scalar), ColumnValue::Unusable(ColumnWarningReason::WrongType), "{text}");
+            assert_eq!(
+                with(text, scalar),
+                ColumnValue::Unusable(ColumnWarningReason::WrongType),
+                "{text}"
+            );
         }
     }
 }

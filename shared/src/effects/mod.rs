@@ -10,18 +10,19 @@
 //! - Nothing here does I/O or reads a clock.
 
 mod change;
+mod column_reader;
 mod columns;
+mod invalid_event;
 mod json_value;
 mod plan;
-mod column_reader;
-mod invalid_event;
 mod value;
 mod warning;
 
 pub use change::{
-    SessionAnnouncement, PlannedChange, ChatField, SessionConfig, ContentField, JobField, PlannedEvent, RecordingField, SessionField,
+    ChatField, ContentField, JobField, PlannedChange, PlannedEvent, RecordingField,
+    SessionAnnouncement, SessionConfig, SessionField,
 };
 pub use columns::DisplayColumn;
+pub use invalid_event::{InvalidEventError, MAX_KEY_BYTES, RequiredValue};
 pub use plan::plan;
-pub use invalid_event::{RequiredValue, InvalidEventError, MAX_KEY_BYTES};
-pub use warning::{MAX_WARNINGS, ColumnWarningReason, ColumnWarning};
+pub use warning::{ColumnWarning, ColumnWarningReason, MAX_WARNINGS};

@@ -6,16 +6,17 @@ use crate::event::Envelope;
 use crate::json::time::UtcOffset;
 use crate::json::{self, Document, JsonNode};
 use crate::platform::{
-    ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer, RecordingColumn,
-    SessionColumn,
+    ChatColumn, ContentColumn, DataMember, Effect, EffectSpec, JobColumn, Platform, Pointer,
+    RecordingColumn, SessionColumn,
 };
 
 use super::change::{
-    SessionAnnouncement, PlannedChange, ChatField, SessionConfig, ContentField, JobField, PlannedEvent, RecordingField, SessionField,
+    ChatField, ContentField, JobField, PlannedChange, PlannedEvent, RecordingField,
+    SessionAnnouncement, SessionConfig, SessionField,
 };
 use super::column_reader::{ColumnReader, ColumnValue};
-use super::invalid_event::{RequiredValue, InvalidEventError, MAX_KEY_BYTES};
-use super::warning::{LIVE_STREAM_ID, ROOM_ID, ColumnWarningReason};
+use super::invalid_event::{InvalidEventError, MAX_KEY_BYTES, RequiredValue};
+use super::warning::{ColumnWarningReason, LIVE_STREAM_ID, ROOM_ID};
 use super::{json_value, value};
 
 /// Decides what `envelope` does, by `platform`'s definition alone.
@@ -32,7 +33,9 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<PlannedEvent, In
     let document = Document::parse_text(&text).map_err(InvalidEventError::Body)?;
     let mut body = ColumnReader::new(&document);
     let spec = platform.effects.get(&envelope.event_type);
-    let change = spec.map_or(Ok(PlannedChange::Log), |spec| change(&mut body, &spec.effect, platform.event.time_zone))?;
+    let change = spec.map_or(Ok(PlannedChange::Log), |spec| {
+        change(&mut body, &spec.effect, platform.event.time_zone)
+    })?;
     let (room, live_stream_id) = session(&mut body, platform, spec, &change)?;
     Ok(PlannedEvent {
         event_id: envelope.event_id.clone(),
@@ -61,7 +64,9 @@ fn session(
         return Ok((None, None));
     }
     let rooms = spec.and_then(|spec| spec.session.as_deref()).unwrap_or(&platform.event.session);
-    let streams = spec.and_then(|spec| spec.live_stream_id.as_deref()).unwrap_or(&platform.event.live_stream_id);
+    let streams = spec
+        .and_then(|spec| spec.live_stream_id.as_deref())
+        .unwrap_or(&platform.event.live_stream_id);
     let (room, stream) = (body.key(rooms), body.key(streams));
     let named = match change {
         PlannedChange::Announce(_) => matches!(room, Ok(Some(_))),
@@ -96,7 +101,11 @@ fn session(
     Ok((usable(room, ROOM_ID), usable(stream, LIVE_STREAM_ID)))
 }
 
-fn change(body: &mut ColumnReader<'_, '_>, effect: &Effect, time_zone: UtcOffset) -> Result<PlannedChange, InvalidEventError> {
+fn change(
+    body: &mut ColumnReader<'_, '_>,
+    effect: &Effect,
+    time_zone: UtcOffset,
+) -> Result<PlannedChange, InvalidEventError> {
     Ok(match effect {
         Effect::SessionStatus { status, set, data } => {
             let read = |column, node: &JsonNode<'_>| session_field(column, node, time_zone);
@@ -126,7 +135,9 @@ fn change(body: &mut ColumnReader<'_, '_>, effect: &Effect, time_zone: UtcOffset
         }
         Effect::Chat { id, set } => PlannedChange::Chat {
             id: body.required(id, RequiredValue::MessageId)?.1,
-            set: body.columns(set, 0, ChatColumn::as_str, |column, node| chat_field(column, node, time_zone)),
+            set: body.columns(set, 0, ChatColumn::as_str, |column, node| {
+                chat_field(column, node, time_zone)
+            }),
         },
         Effect::SessionAnnounce => PlannedChange::Announce(announcement(body)?),
         Effect::Log => PlannedChange::Log,
@@ -150,14 +161,22 @@ fn session_fields(
 ) -> Vec<SessionField> {
     let mut all = body.columns(set, data.len(), SessionColumn::as_str, read);
     for (name, at) in data {
-        let found = body.column(|| Cow::Owned(format!("data.{name}")), at, |_, node| json_value::scalar(node));
+        let found = body.column(
+            || Cow::Owned(format!("data.{name}")),
+            at,
+            |_, node| json_value::scalar(node),
+        );
         all.extend(found.map(|(_, json)| SessionField::Data { name: name.clone(), json }));
     }
     all
 }
 
 /// Other than elsewhere, a null that stands there tells something: the job has no error (any more).
-fn job_fields(body: &mut ColumnReader<'_, '_>, id: &Pointer, set: &[(JobColumn, Vec<Pointer>)]) -> Vec<JobField> {
+fn job_fields(
+    body: &mut ColumnReader<'_, '_>,
+    id: &Pointer,
+    set: &[(JobColumn, Vec<Pointer>)],
+) -> Vec<JobField> {
     let mut all = Vec::with_capacity(set.len());
     let mut taken: Vec<&Pointer> = Vec::with_capacity(set.len() + 1);
     taken.push(id);
@@ -175,8 +194,14 @@ fn job_fields(body: &mut ColumnReader<'_, '_>, id: &Pointer, set: &[(JobColumn, 
     }
     // What has no column, or cannot be stored in it.
     let rest = whole.and_then(|at| {
-        let known = |whole: &Pointer| taken.iter().filter_map(|taken| member(whole, taken)).collect::<Vec<_>>();
-        body.column(|| JobColumn::Data.as_str().into(), at, |pointer, node| json_value::rest(node, &known(pointer)))
+        let known = |whole: &Pointer| {
+            taken.iter().filter_map(|taken| member(whole, taken)).collect::<Vec<_>>()
+        };
+        body.column(
+            || JobColumn::Data.as_str().into(),
+            at,
+            |pointer, node| json_value::rest(node, &known(pointer)),
+        )
     });
     all.extend(rest.map(|(_, json)| JobField::Data(json)));
     all
@@ -193,8 +218,12 @@ fn member<'p>(whole: &Pointer, pointer: &'p Pointer) -> Option<&'p str> {
 fn job_field(column: JobColumn, node: &JsonNode<'_>) -> ColumnValue<JobField> {
     match column {
         JobColumn::Progress => or_emptied(node, value::progress(node)).map(JobField::Progress),
-        JobColumn::CurrentStep => or_emptied(node, value::text(node).map(Some)).map(JobField::CurrentStep),
-        JobColumn::VideoUrl => or_emptied(node, value::text(node).map(Some)).map(JobField::VideoUrl),
+        JobColumn::CurrentStep => {
+            or_emptied(node, value::text(node).map(Some)).map(JobField::CurrentStep)
+        }
+        JobColumn::VideoUrl => {
+            or_emptied(node, value::text(node).map(Some)).map(JobField::VideoUrl)
+        }
         JobColumn::Error => or_emptied(node, value::wording(node).map(Some)).map(JobField::Error),
         JobColumn::RetryCount => or_emptied(node, value::count(node)).map(JobField::RetryCount),
         JobColumn::Data => json_value::json(node).map(JobField::Data),
@@ -206,7 +235,11 @@ fn or_emptied<T>(node: &JsonNode<'_>, reading: ColumnValue<Option<T>>) -> Column
     if node.is_null() { ColumnValue::Unknown(None) } else { reading }
 }
 
-fn session_field(column: SessionColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> ColumnValue<SessionField> {
+fn session_field(
+    column: SessionColumn,
+    node: &JsonNode<'_>,
+    time_zone: UtcOffset,
+) -> ColumnValue<SessionField> {
     match column {
         SessionColumn::Title => value::text(node).map(SessionField::Title),
         SessionColumn::StreamerId => value::text(node).map(SessionField::StreamerId),
@@ -222,9 +255,15 @@ fn session_field(column: SessionColumn, node: &JsonNode<'_>, time_zone: UtcOffse
 }
 
 /// Other than elsewhere, a null number of viewers tells something: it is unknown.
-fn viewers_field(column: SessionColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> ColumnValue<SessionField> {
+fn viewers_field(
+    column: SessionColumn,
+    node: &JsonNode<'_>,
+    time_zone: UtcOffset,
+) -> ColumnValue<SessionField> {
     match column {
-        SessionColumn::ViewerCount => or_emptied(node, value::count(node)).map(SessionField::ViewerCount),
+        SessionColumn::ViewerCount => {
+            or_emptied(node, value::count(node)).map(SessionField::ViewerCount)
+        }
         _ => session_field(column, node, time_zone),
     }
 }
@@ -232,7 +271,9 @@ fn viewers_field(column: SessionColumn, node: &JsonNode<'_>, time_zone: UtcOffse
 fn recording_field(column: RecordingColumn, node: &JsonNode<'_>) -> ColumnValue<RecordingField> {
     match column {
         RecordingColumn::Url => value::text(node).map(RecordingField::Url),
-        RecordingColumn::DurationSeconds => value::number(node).map(RecordingField::DurationSeconds),
+        RecordingColumn::DurationSeconds => {
+            value::number(node).map(RecordingField::DurationSeconds)
+        }
         RecordingColumn::SizeBytes => value::count(node).map(RecordingField::SizeBytes),
     }
 }
@@ -245,7 +286,11 @@ fn content_field(column: ContentColumn, node: &JsonNode<'_>) -> ColumnValue<Cont
     }
 }
 
-fn chat_field(column: ChatColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> ColumnValue<ChatField> {
+fn chat_field(
+    column: ChatColumn,
+    node: &JsonNode<'_>,
+    time_zone: UtcOffset,
+) -> ColumnValue<ChatField> {
     match column {
         ChatColumn::UserId => value::text(node).map(ChatField::UserId),
         ChatColumn::UserName => value::text(node).map(ChatField::UserName),
@@ -258,7 +303,10 @@ fn chat_field(column: ChatColumn, node: &JsonNode<'_>, time_zone: UtcOffset) -> 
 fn announcement(body: &ColumnReader<'_, '_>) -> Result<SessionAnnouncement, InvalidEventError> {
     let given = |name: &str| body.document.root().get(name).filter(|node| !node.is_null());
     let status = given("status").map(|node| {
-        let wrong = InvalidEventError::WrongType { what: RequiredValue::AnnouncedStatus, expected: "a session status" };
+        let wrong = InvalidEventError::WrongType {
+            what: RequiredValue::AnnouncedStatus,
+            expected: "a session status",
+        };
         node.as_str().and_then(|text| text.parse().ok()).ok_or(wrong)
     });
     let unusable = |reason| InvalidEventError::key(RequiredValue::AnnouncedStream, reason);
@@ -281,9 +329,15 @@ fn config(node: &JsonNode<'_>) -> Result<SessionConfig, InvalidEventError> {
         }
     };
     // Databases index it as text, of any type: only the length matters where it is no text.
-    let stream = node.get("egress").and_then(|egress| egress.get("live_stream_id")).filter(|id| !id.is_null());
+    let stream = node
+        .get("egress")
+        .and_then(|egress| egress.get("live_stream_id"))
+        .filter(|id| !id.is_null());
     if stream.is_some_and(|id| id.raw().len() > MAX_KEY_BYTES && value::key(id).is_err()) {
-        return Err(InvalidEventError::TooLong { what: RequiredValue::AnnouncedEgress, max: MAX_KEY_BYTES });
+        return Err(InvalidEventError::TooLong {
+            what: RequiredValue::AnnouncedEgress,
+            max: MAX_KEY_BYTES,
+        });
     }
     let live_stream_id = stream.and_then(|id| value::key(id).ok().flatten());
     Ok(SessionConfig { json, live_stream_id })

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::column_reader::ColumnValue;
-use super::invalid_event::{RequiredValue, InvalidEventError, MAX_KEY_BYTES};
+use super::invalid_event::{InvalidEventError, MAX_KEY_BYTES, RequiredValue};
 use super::warning::ColumnWarningReason;
 use crate::event::{EventTime, Millis};
 use crate::json::time::UtcOffset;
@@ -23,7 +23,11 @@ pub(super) fn storable(text: &str, what: RequiredValue) -> Result<(), InvalidEve
 
 /// Checks one of the envelope's own times.
 pub(super) fn in_range(at: Millis, what: RequiredValue) -> Result<(), InvalidEventError> {
-    if TIME_RANGE.contains(&at) { Ok(()) } else { Err(InvalidEventError::WrongType { what, expected: "a time" }) }
+    if TIME_RANGE.contains(&at) {
+        Ok(())
+    } else {
+        Err(InvalidEventError::WrongType { what, expected: "a time" })
+    }
 }
 
 /// An index key: a text, or a number as it is written. An empty one and null are none.
@@ -49,17 +53,23 @@ pub(super) fn key(node: &JsonNode<'_>) -> Result<Option<String>, ColumnWarningRe
 pub(super) fn text(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
         Value::Null => ColumnValue::Absent,
-        Value::String(text) if has_nul(text) => ColumnValue::Replaced(without_nul(text).into_owned()),
+        Value::String(text) if has_nul(text) => {
+            ColumnValue::Replaced(without_nul(text).into_owned())
+        }
         Value::String(text) => ColumnValue::Value(text.clone().into_owned()),
         Value::Number(lexeme) => ColumnValue::Value((*lexeme).to_owned()),
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => ColumnValue::Unusable(ColumnWarningReason::WrongType),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            ColumnValue::Unusable(ColumnWarningReason::WrongType)
+        }
     }
 }
 
 /// A text that says what it can: a string's text, anything else as JSON.
 pub(super) fn wording(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => ColumnValue::Value(node.raw().to_owned()),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            ColumnValue::Value(node.raw().to_owned())
+        }
         Value::Null | Value::String(_) | Value::Number(_) => text(node),
     }
 }
@@ -112,7 +122,9 @@ fn numeric<'n, T>(node: &'n JsonNode<'_>) -> Result<&'n str, ColumnValue<T>> {
             "" => Err(ColumnValue::Unusable(ColumnWarningReason::Empty)),
             text => Ok(text),
         },
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(ColumnValue::Unusable(ColumnWarningReason::WrongType)),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            Err(ColumnValue::Unusable(ColumnWarningReason::WrongType))
+        }
     }
 }
 
@@ -142,7 +154,9 @@ fn known<N: PartialOrd + From<i8>>(number: N) -> ColumnValue<Option<N>> {
 pub(super) fn instant(node: &JsonNode<'_>, default: UtcOffset) -> ColumnValue<Millis> {
     let text = match node.value() {
         Value::Null => return ColumnValue::Absent,
-        Value::Bool(_) | Value::Array(_) | Value::Object(_) => return ColumnValue::Unusable(ColumnWarningReason::WrongType),
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            return ColumnValue::Unusable(ColumnWarningReason::WrongType);
+        }
         Value::String(text) => text,
         Value::Number(lexeme) => *lexeme,
     };
@@ -187,7 +201,10 @@ mod tests {
 
     #[test]
     fn text_with_nul_is_read_with_replacement_characters() {
-        assert_eq!(with(r#""a\u0000b\u0000""#, text), ColumnValue::Replaced("a\u{fffd}b\u{fffd}".to_owned()));
+        assert_eq!(
+            with(r#""a\u0000b\u0000""#, text),
+            ColumnValue::Replaced("a\u{fffd}b\u{fffd}".to_owned())
+        );
         assert_eq!(with(r#""\u0000""#, wording), ColumnValue::Replaced("\u{fffd}".to_owned()));
     }
 
@@ -210,9 +227,15 @@ mod tests {
 
     #[test]
     fn count_takes_whole_numbers_however_they_are_written() {
-        for (json, expected) in
-            [("0", 0), ("-0", 0), ("12", 12), ("\" 12 \"", 12), ("\"+12\"", 12), ("12.0", 12), ("1e3", 1000)]
-        {
+        for (json, expected) in [
+            ("0", 0),
+            ("-0", 0),
+            ("12", 12),
+            ("\" 12 \"", 12),
+            ("\"+12\"", 12),
+            ("12.0", 12),
+            ("1e3", 1000),
+        ] {
             assert_eq!(with(json, count), ColumnValue::Value(Some(expected)), "{json}");
         }
         assert_eq!(with("9223372036854775807", count), ColumnValue::Value(Some(i64::MAX)));
@@ -220,7 +243,11 @@ mod tests {
             assert_eq!(with(json, count), wrong(), "{json}");
         }
         for json in ["9223372036854775808", "1e300", "1e999", "-5", "-9223372036854775808"] {
-            assert_eq!(with(json, count), ColumnValue::Unusable(ColumnWarningReason::OutOfRange), "{json}");
+            assert_eq!(
+                with(json, count),
+                ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
+                "{json}"
+            );
         }
     }
 
@@ -232,7 +259,11 @@ mod tests {
             assert_eq!(with(json, number), wrong(), "{json}");
         }
         for json in ["1e999", "-2.5"] {
-            assert_eq!(with(json, number), ColumnValue::Unusable(ColumnWarningReason::OutOfRange), "{json}");
+            assert_eq!(
+                with(json, number),
+                ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
+                "{json}"
+            );
         }
     }
 
@@ -248,15 +279,25 @@ mod tests {
     #[test]
     fn empty_text_is_no_number() {
         for json in ["\"\"", "\"  \""] {
-            assert_eq!(with(json, count), ColumnValue::Unusable(ColumnWarningReason::Empty), "{json}");
-            assert_eq!(with(json, number), ColumnValue::Unusable(ColumnWarningReason::Empty), "{json}");
+            assert_eq!(
+                with(json, count),
+                ColumnValue::Unusable(ColumnWarningReason::Empty),
+                "{json}"
+            );
+            assert_eq!(
+                with(json, number),
+                ColumnValue::Unusable(ColumnWarningReason::Empty),
+                "{json}"
+            );
         }
         assert_eq!(with("null", number), ColumnValue::Absent);
     }
 
     #[test]
     fn progress_may_have_a_percent_sign() {
-        for (json, expected) in [("\"100%\"", 100.0), ("\" 37.5 % \"", 37.5), ("50", 50.0), ("\"0.5\"", 0.5)] {
+        for (json, expected) in
+            [("\"100%\"", 100.0), ("\" 37.5 % \"", 37.5), ("50", 50.0), ("\"0.5\"", 0.5)]
+        {
             assert_eq!(with(json, progress), ColumnValue::Value(Some(expected)), "{json}");
         }
         for json in ["\"%\"", "\"50%%\"", "\"half\""] {
@@ -279,9 +320,16 @@ mod tests {
             ("\"2026-01-02T03:04:05.006Z\"", 1_767_323_045_006),
             ("1767323045006", 1_767_323_045_006),
         ] {
-            assert_eq!(with(json, |node| super::instant(node, offset)), ColumnValue::Value(expected), "{json}");
+            assert_eq!(
+                with(json, |node| super::instant(node, offset)),
+                ColumnValue::Value(expected),
+                "{json}"
+            );
         }
-        assert_eq!(with("\"yesterday\"", instant), ColumnValue::Unusable(ColumnWarningReason::UnreadableTime));
+        assert_eq!(
+            with("\"yesterday\"", instant),
+            ColumnValue::Unusable(ColumnWarningReason::UnreadableTime)
+        );
         for json in ["[]", "true"] {
             assert_eq!(with(json, instant), wrong(), "{json}");
         }

@@ -127,7 +127,10 @@ mod tests {
         let warning: ColumnWarning =
             serde_json::from_str(r#"{"column": "x", "reason": "unheard_of", "more": 1}"#).unwrap();
         assert_eq!(warning.reason, ColumnWarningReason::Other);
-        let text = serde_json::to_string(&ColumnWarning { column: "title".into(), reason: ColumnWarningReason::TooLong });
+        let text = serde_json::to_string(&ColumnWarning {
+            column: "title".into(),
+            reason: ColumnWarningReason::TooLong,
+        });
         assert_eq!(text.unwrap(), r#"{"column":"title","reason":"too_long"}"#);
     }
 }

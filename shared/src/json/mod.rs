@@ -126,7 +126,9 @@ impl<'a> JsonNode<'a> {
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&JsonNode<'a>> {
         match &self.value {
-            Value::Object(members) => members.iter().find(|(one, _)| one == key).map(|(_, node)| node),
+            Value::Object(members) => {
+                members.iter().find(|(one, _)| one == key).map(|(_, node)| node)
+            }
             _ => None,
         }
     }
@@ -143,7 +145,8 @@ impl<'a> JsonNode<'a> {
 
 /// An array index as RFC 6901 has it: digits without a leading zero.
 fn index(token: &str) -> Option<usize> {
-    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|b| b.is_ascii_digit()));
+    let plain =
+        token == "0" || (!token.starts_with('0') && token.bytes().all(|b| b.is_ascii_digit()));
     if plain { token.parse().ok() } else { None }
 }
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-use super::{JsonError, MAX_DEPTH, JsonNode, Value};
+use super::{JsonError, JsonNode, MAX_DEPTH, Value};
 
 type Member<'a> = (Cow<'a, str>, JsonNode<'a>);
 
@@ -19,12 +19,14 @@ const USUAL_MEMBERS: usize = 8;
 const FEW_MEMBERS: usize = 16;
 
 pub(super) fn parse(text: &str) -> Result<JsonNode<'_>, JsonError> {
-    JsonParser { text, at: 0 }.document().map_err(|error| match serde_json::from_str::<IgnoredAny>(text) {
-        Err(syntax) => {
-            let place = JsonError::Syntax { line: syntax.line(), column: syntax.column() };
-            other_format(text).unwrap_or(place)
+    JsonParser { text, at: 0 }.document().map_err(|error| {
+        match serde_json::from_str::<IgnoredAny>(text) {
+            Err(syntax) => {
+                let place = JsonError::Syntax { line: syntax.line(), column: syntax.column() };
+                other_format(text).unwrap_or(place)
+            }
+            Ok(IgnoredAny) => error,
         }
-        Ok(IgnoredAny) => error,
     })
 }
 
@@ -39,7 +41,8 @@ fn other_format(text: &str) -> Option<JsonError> {
     };
     if text.starts_with('<') {
         Some(JsonError::Markup)
-    } else if is_form() || text.starts_with("--") && text.contains("Content-Disposition: form-data") {
+    } else if is_form() || text.starts_with("--") && text.contains("Content-Disposition: form-data")
+    {
         Some(JsonError::Form)
     } else {
         None
@@ -149,7 +152,11 @@ impl<'a> JsonParser<'a> {
             members.push((key, walk.value(depth + 1)?));
             Ok(())
         })?;
-        if repeats(&members) { Err(JsonError::DuplicateKey { at: start }) } else { Ok(Value::Object(members)) }
+        if repeats(&members) {
+            Err(JsonError::DuplicateKey { at: start })
+        } else {
+            Ok(Value::Object(members))
+        }
     }
 
     fn array(&mut self, depth: usize) -> Result<Value<'a>, JsonError> {
@@ -208,8 +215,8 @@ impl<'a> JsonParser<'a> {
         self.at += 1;
         if escaped {
             // Not JSON, or half of a surrogate pair: serde_json says which.
-            let text: String =
-                serde_json::from_str(self.since(start)).map_err(|_| JsonError::LoneSurrogate { at: start })?;
+            let text: String = serde_json::from_str(self.since(start))
+                .map_err(|_| JsonError::LoneSurrogate { at: start })?;
             Ok(Cow::Owned(text))
         } else {
             Ok(Cow::Borrowed(self.text.get(start + 1..self.at - 1).unwrap_or_default()))

@@ -14,7 +14,9 @@ fn pointer(path: &str) -> Pointer {
 fn hash(text: &str, ignore: &[&str]) -> [u8; 32] {
     let ignore: Vec<Pointer> = ignore.iter().map(|path| pointer(path)).collect();
     let mut state = Sha256::new();
-    Document::parse(text.as_bytes()).unwrap().canonical_hash_into(&mut |piece| state.update(piece), &ignore);
+    Document::parse(text.as_bytes())
+        .unwrap()
+        .canonical_hash_into(&mut |piece| state.update(piece), &ignore);
     state.finalize().into()
 }
 
@@ -58,7 +60,10 @@ fn duplicate_keys_are_refused_at_any_level_and_in_any_spelling() {
         r#"{"":0,"":0}"#,
         r#"{"\ud83d\ude00":1,"😀":2}"#,
     ] {
-        assert!(matches!(Document::parse(text.as_bytes()), Err(JsonError::DuplicateKey { .. })), "{text}");
+        assert!(
+            matches!(Document::parse(text.as_bytes()), Err(JsonError::DuplicateKey { .. })),
+            "{text}"
+        );
     }
     assert!(Document::parse(r#"{"a":{"a":1},"A":1}"#.as_bytes()).is_ok());
 }
@@ -166,18 +171,33 @@ fn near_json_is_accepted_or_refused_as_serde_json_does() {
     let mut texts: Vec<String> = whole.iter().map(|text| text.replace('\'', "\"")).collect();
     // Wherever in a word of eight bytes something ends a string, or looks like what does.
     for before in 0..17 {
-        for end in
-            ["", "'", "\\", "\\n'", "\u{1f}'", " '", "!'", "#'", "['", "]'", "\u{a2}'", "\u{e9}'", "\u{1f600}'"]
-        {
+        for end in [
+            "",
+            "'",
+            "\\",
+            "\\n'",
+            "\u{1f}'",
+            " '",
+            "!'",
+            "#'",
+            "['",
+            "]'",
+            "\u{a2}'",
+            "\u{e9}'",
+            "\u{1f600}'",
+        ] {
             for filling in ["x", "\u{e9}", "\u{7f}"] {
                 texts.push(format!("['{}{end},'y']", filling.repeat(before)).replace('\'', "\""));
             }
         }
     }
     for text in texts {
-        let (ours, theirs) = (Document::parse(text.as_bytes()), serde_json::from_str::<&RawValue>(&text));
+        let (ours, theirs) =
+            (Document::parse(text.as_bytes()), serde_json::from_str::<&RawValue>(&text));
         match (&ours, &theirs) {
-            (Ok(document), Ok(theirs)) => assert_eq!(document.root().raw(), theirs.get(), "{text:?}"),
+            (Ok(document), Ok(theirs)) => {
+                assert_eq!(document.root().raw(), theirs.get(), "{text:?}")
+            }
             (Err(JsonError::Syntax { line, column }), Err(error)) => {
                 assert_eq!((*line, *column), (error.line(), error.column()), "{text:?}");
             }
@@ -198,7 +218,10 @@ fn error_names_the_position() {
         assert_eq!(Document::parse(markup.as_bytes()), Err(JsonError::Markup), "{markup}");
     }
     for other in ["=1", "a b=1", "hello", "{a=1}", "--x"] {
-        assert!(matches!(Document::parse(other.as_bytes()), Err(JsonError::Syntax { .. })), "{other}");
+        assert!(
+            matches!(Document::parse(other.as_bytes()), Err(JsonError::Syntax { .. })),
+            "{other}"
+        );
     }
     assert_eq!(Document::parse(b""), Err(JsonError::Syntax { line: 1, column: 0 }));
     assert_eq!(Document::parse(b"{\n\"a\":tru}"), Err(JsonError::Syntax { line: 2, column: 8 }));
@@ -241,7 +264,10 @@ fn canonical_form_differs_for_distinguishable_documents() {
             assert_ne!(hash(one, &[]), hash(other, &[]), "{one} {other}");
         }
     }
-    assert_eq!(hash(r#"{"b":[1 ,2],"a":"\u0041\/"}"#, &[]), hash(r#"{ "a" : "A/", "b":[1,2] }"#, &[]));
+    assert_eq!(
+        hash(r#"{"b":[1 ,2],"a":"\u0041\/"}"#, &[]),
+        hash(r#"{ "a" : "A/", "b":[1,2] }"#, &[])
+    );
 }
 
 #[test]
@@ -288,8 +314,10 @@ fn respell(value: &Model, out: &mut String) {
     match value {
         Model::Array(items) => list(out, '[', items.iter().map(spell).collect(), ']'),
         Model::Object(members) => {
-            let pieces =
-                members.iter().rev().map(|(key, value)| format!("{} :{}", Model::from(key.as_str()), spell(value)));
+            let pieces = members
+                .iter()
+                .rev()
+                .map(|(key, value)| format!("{} :{}", Model::from(key.as_str()), spell(value)));
             list(out, '{', pieces.collect(), '}');
         }
         leaf => out.push_str(&leaf.to_string()),
@@ -301,14 +329,19 @@ fn same(node: &JsonNode<'_>, model: &Model) -> bool {
     match (node.value(), model) {
         (Value::Null, Model::Null) => true,
         (Value::Bool(one), Model::Bool(other)) => one == other,
-        (Value::Number(lexeme), Model::Number(_)) => serde_json::from_str::<Model>(lexeme).unwrap() == *model,
+        (Value::Number(lexeme), Model::Number(_)) => {
+            serde_json::from_str::<Model>(lexeme).unwrap() == *model
+        }
         (Value::String(one), Model::String(other)) => one == other,
         (Value::Array(items), Model::Array(others)) => {
-            items.len() == others.len() && items.iter().zip(others).all(|(one, other)| same(one, other))
+            items.len() == others.len()
+                && items.iter().zip(others).all(|(one, other)| same(one, other))
         }
         (Value::Object(members), Model::Object(others)) => {
             members.len() == others.len()
-                && others.iter().all(|(key, other)| node.get(key).is_some_and(|one| same(one, other)))
+                && others
+                    .iter()
+                    .all(|(key, other)| node.get(key).is_some_and(|one| same(one, other)))
         }
         _ => false,
     }

@@ -49,7 +49,8 @@ pub fn text(body: &[u8]) -> Cow<'_, str> {
 
 fn utf16(body: &[u8], unit: fn([u8; 2]) -> u16) -> String {
     let units = body.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
-    let text: String = char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+    let text: String =
+        char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
     paired(&text).unwrap_or(text)
 }
 
@@ -61,7 +62,9 @@ fn paired(text: &str) -> Option<String> {
         at += found;
         at += match unit(bytes, at) {
             None => 2,
-            Some(0xd800..=0xdbff) if matches!(unit(bytes, at + ESCAPE), Some(0xdc00..=0xdfff)) => 2 * ESCAPE,
+            Some(0xd800..=0xdbff) if matches!(unit(bytes, at + ESCAPE), Some(0xdc00..=0xdfff)) => {
+                2 * ESCAPE
+            }
             Some(0xd800..=0xdfff) => {
                 let out = out.get_or_insert_with(|| String::with_capacity(text.len()));
                 out.push_str(text.get(copied..at).unwrap_or_default());
@@ -102,7 +105,14 @@ mod tests {
 
     #[test]
     fn plain_text_is_not_copied() {
-        for body in ["", "{}", r#"{"a":"\ud83d\ude00 \\ud83d \n\u00e9"}"#, "\u{feff}{}", "{}\0\0", "\u{1f600}"] {
+        for body in [
+            "",
+            "{}",
+            r#"{"a":"\ud83d\ude00 \\ud83d \n\u00e9"}"#,
+            "\u{feff}{}",
+            "{}\0\0",
+            "\u{1f600}",
+        ] {
             assert!(matches!(text(body.as_bytes()), Cow::Borrowed(_)), "{body}");
         }
         check("\u{feff}{\"a\":1}".as_bytes(), "{\"a\":1}");

@@ -7,10 +7,10 @@
 //! - A value that is present and no time is [`EventTime::Unreadable`], never absent
 //!   (`times_without_a_meaning_are_unreadable`).
 
+mod date_text;
 mod number;
 mod offset;
 mod words;
-mod date_text;
 
 use std::borrow::Cow;
 
@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use super::JsonNode;
 use crate::event::{EventTime, Millis};
 
-pub use offset::{UtcOffsetError, UtcOffset};
+pub use offset::{UtcOffset, UtcOffsetError};
 
 /// End of the year 9999, the last that RFC 3339 can write.
 const MAX: Millis = 253_402_300_799_999;
@@ -48,7 +48,10 @@ pub fn parse_text(text: &str) -> Option<Millis> {
 /// Reads the first usable one of several values, see [`read_text`]. A value that is no text and no
 /// number is `None`.
 #[must_use]
-pub fn read_first<'t>(values: impl Iterator<Item = Option<Cow<'t, str>>>, default: UtcOffset) -> EventTime {
+pub fn read_first<'t>(
+    values: impl Iterator<Item = Option<Cow<'t, str>>>,
+    default: UtcOffset,
+) -> EventTime {
     let mut found = EventTime::Absent;
     for value in values {
         match value.map_or(EventTime::Unreadable, |text| read_text(&text, default)) {
@@ -129,7 +132,9 @@ fn checked(at: Millis) -> EventTime {
 fn is_zero_date(text: &str) -> bool {
     text.len() >= "0000-00-00".len()
         && text.starts_with("00")
-        && text.bytes().all(|b| matches!(b, b'0' | b'-' | b'/' | b'.' | b':' | b'+' | b' ' | b'T' | b'Z'))
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'0' | b'-' | b'/' | b'.' | b':' | b'+' | b' ' | b'T' | b'Z'))
 }
 
 /// Milliseconds of .NET's `/Date(1796119200000+0200)/`. The zone of its sender does not count.

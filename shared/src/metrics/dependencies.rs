@@ -3,8 +3,8 @@
 use metrics::{Gauge, gauge};
 
 use super::{
-    CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, SQLITE_WAL_BYTES, UNHANDLED_PLATFORMS,
-    UNUSABLE_REGISTRATIONS, count, switch,
+    CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, SQLITE_WAL_BYTES,
+    UNHANDLED_PLATFORMS, UNUSABLE_REGISTRATIONS, count, switch,
 };
 
 /// What a process knows of the systems it depends on.

@@ -104,12 +104,14 @@ pub const SPANS_DROPPED: &str = "webhook_trace_spans_dropped_total";
 pub const UNUSABLE_REGISTRATIONS: &str = "webhook_unusable_registrations";
 
 /// Bounds of an answer's time in seconds: from a batched write to a lost connection.
-const REQUEST_BUCKETS: &[f64] =
-    &[0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const REQUEST_BUCKETS: &[f64] = &[
+    0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
 /// Bounds of an event's whole way in seconds: from a millisecond to a day in the queue.
 const END_TO_END_BUCKETS: &[f64] = &[
-    0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0,
-    86_400.0,
+    0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+    1800.0, 7200.0, 86_400.0,
 ];
 /// How often recorded samples are folded into buckets; they use memory until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(2);
@@ -166,13 +168,19 @@ fn describe() {
     describe_gauge!(DEAD_LETTERS, "Dead letters");
     describe_gauge!(OLDEST_AGE, "Age of the oldest unfinished event that could be worked on");
     describe_gauge!(DEAD_LETTERS_FULL, "1 while the dead letters are at their bound");
-    describe_gauge!(STREAM_BROKEN, "1 while the stream cannot be read for a reason that waiting does not cure");
+    describe_gauge!(
+        STREAM_BROKEN,
+        "1 while the stream cannot be read for a reason that waiting does not cure"
+    );
     describe_counter!(UNREADABLE_TIMES, "Verified events whose time is given and cannot be read");
     describe_counter!(FUTURE_TIMES, "Verified events whose time is too far ahead of their arrival");
     describe_counter!(ORPHANS, "Events found outside every place and put back");
     describe_gauge!(WAITERS, "Requests that wait for what becomes of their event");
     describe_counter!(DEAD_LETTERS_EXPIRED, "Dead letters that were archived and removed");
-    describe_gauge!(DEAD_LETTERS_OVERDUE, "Dead letters past their retention that stay, since there is no archive");
+    describe_gauge!(
+        DEAD_LETTERS_OVERDUE,
+        "Dead letters past their retention that stay, since there is no archive"
+    );
     describe_gauge!(RETENTION_FAILING, "1 while the archive of dead letters cannot be written");
     describe_counter!(SPANS_DROPPED, "Trace spans that the collector did not take");
     describe_counter!(LEDGER_EXPIRED, "Rows of the ledger that expired");

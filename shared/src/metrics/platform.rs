@@ -5,9 +5,10 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, SharedString, counter, gauge, histogram};
 
 use super::{
-    Action, BACKLOG, COLUMN_WARNINGS, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION, ENQUEUE_DURATION,
-    EVENTS, EventOutcome, FUTURE_TIMES, OLDEST_AGE, ORPHANS, PENDING, PROCESSING_DURATION, REQUEST_DURATION,
-    REQUESTS, RETRYING, RequestOutcome, SESSION_UPDATES, STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
+    Action, BACKLOG, COLUMN_WARNINGS, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION,
+    ENQUEUE_DURATION, EVENTS, EventOutcome, FUTURE_TIMES, OLDEST_AGE, ORPHANS, PENDING,
+    PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING, RequestOutcome, SESSION_UPDATES,
+    STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
 };
 use crate::effects::ColumnWarning;
 use crate::platform::PlatformName;
@@ -45,7 +46,13 @@ impl IngressMetrics {
     fn labelled(platform: &str) -> Self {
         let platform = platform.to_owned();
         Self {
-            requests: outcomes(REQUESTS, &platform, "outcome", RequestOutcome::ALL, RequestOutcome::as_str),
+            requests: outcomes(
+                REQUESTS,
+                &platform,
+                "outcome",
+                RequestOutcome::ALL,
+                RequestOutcome::as_str,
+            ),
             request_duration: histogram!(REQUEST_DURATION, "platform" => platform.clone()),
             enqueue_duration: histogram!(ENQUEUE_DURATION, "platform" => platform.clone()),
             unreadable_times: counter!(UNREADABLE_TIMES, "platform" => platform.clone()),
@@ -117,8 +124,10 @@ impl WorkerMetrics {
 
     /// Counts a column that an applied event did not set as sent.
     pub fn column_warning(&self, warning: &ColumnWarning) {
-        let (platform, column, reason) = (self.platform.clone(), warning.label(), warning.reason.as_str());
-        counter!(COLUMN_WARNINGS, "platform" => platform, "column" => column, "reason" => reason).increment(1);
+        let (platform, column, reason) =
+            (self.platform.clone(), warning.label(), warning.reason.as_str());
+        counter!(COLUMN_WARNINGS, "platform" => platform, "column" => column, "reason" => reason)
+            .increment(1);
     }
 
     /// Counts events that were found outside every place and put back.
@@ -209,5 +218,7 @@ fn outcomes<const N: usize, L: Copy>(
     all: &[L],
     text: fn(L) -> &'static str,
 ) -> [Counter; N] {
-    std::array::from_fn(|i| counter!(metric, "platform" => platform.to_owned(), label => text(all[i])))
+    std::array::from_fn(
+        |i| counter!(metric, "platform" => platform.to_owned(), label => text(all[i])),
+    )
 }

@@ -2,7 +2,9 @@
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::{DEAD_LETTERS_EXPIRED, DEAD_LETTERS_OVERDUE, LEDGER_EXPIRED, RETENTION_FAILING, count, switch};
+use super::{
+    DEAD_LETTERS_EXPIRED, DEAD_LETTERS_OVERDUE, LEDGER_EXPIRED, RETENTION_FAILING, count, switch,
+};
 use crate::platform::PlatformName;
 
 /// What a worker knows of a platform's expired dead letters. Registered where a retention is set.

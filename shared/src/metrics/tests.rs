@@ -54,9 +54,18 @@ fn series_exist_at_zero_from_the_start() {
         expected.push(format!("webhook_events_total{{platform=\"mux\",outcome=\"{outcome}\"}} 0"));
     }
     for action in ["status_updated", "status_unchanged", "stale_ignored", "recorded", "logged"] {
-        expected.push(format!("webhook_session_updates_total{{platform=\"mux\",action=\"{action}\"}} 0"));
+        expected.push(format!(
+            "webhook_session_updates_total{{platform=\"mux\",action=\"{action}\"}} 0"
+        ));
     }
-    for gauge in ["backlog", "pending", "retrying", "dead_letters", "oldest_age_seconds", "dead_letters_full"] {
+    for gauge in [
+        "backlog",
+        "pending",
+        "retrying",
+        "dead_letters",
+        "oldest_age_seconds",
+        "dead_letters_full",
+    ] {
         expected.push(format!("webhook_{gauge}{{platform=\"mux\"}} 0"));
     }
     for histogram in ["request", "enqueue", "processing", "end_to_end"] {
@@ -110,7 +119,10 @@ fn histograms_have_buckets_and_every_metric_a_description() {
     }
     for line in &lines {
         if let Some(name) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split(' ').next()) {
-            assert!(lines.iter().any(|help| help.starts_with(&format!("# HELP {name} "))), "{name} has no help");
+            assert!(
+                lines.iter().any(|help| help.starts_with(&format!("# HELP {name} "))),
+                "{name} has no help"
+            );
             assert!(!line.ends_with("summary"), "{line}");
         }
     }

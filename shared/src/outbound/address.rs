@@ -75,7 +75,8 @@ fn is_one_address(network: &IpNet) -> bool {
 /// addresses, and those that providers have chosen elsewhere.
 #[must_use]
 pub fn is_cloud_service(address: IpAddr) -> bool {
-    let v4 = |address: &Ipv4Addr| CLOUD_SERVICES_V4.iter().any(|services| services.contains(address));
+    let v4 =
+        |address: &Ipv4Addr| CLOUD_SERVICES_V4.iter().any(|services| services.contains(address));
     match address {
         IpAddr::V4(address) => v4(&address),
         IpAddr::V6(address) => {
@@ -164,7 +165,8 @@ fn public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn public_v6(address: Ipv6Addr) -> bool {
-    let global = GLOBAL_UNICAST.contains(&address) && !SPECIAL_V6.iter().any(|network| network.contains(&address));
+    let global = GLOBAL_UNICAST.contains(&address)
+        && !SPECIAL_V6.iter().any(|network| network.contains(&address));
     let translated = address.to_ipv4_mapped().is_some() || NAT64.contains(&address);
     (global || translated) && embedded(address).into_iter().flatten().all(public_v4)
 }
@@ -177,14 +179,20 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     };
     match address.segments() {
         // Mapped (RFC 4291), translated (RFC 2765), and the deprecated compatible form.
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => [of(high, low), None],
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
+            [of(high, low), None]
+        }
         // NAT64 (RFC 6052), and its local prefix (RFC 8215) of 96 and of 48 bits.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [of(high, low), None],
-        [0x64, 0xff9b, 1, first, second, third, high, low] => [of(high, low), of(first, second << 8 | third >> 8)],
+        [0x64, 0xff9b, 1, first, second, third, high, low] => {
+            [of(high, low), of(first, second << 8 | third >> 8)]
+        }
         // 6to4 (RFC 3056).
         [0x2002, high, low, ..] => [of(high, low), None],
         // Teredo (RFC 4380): the server, and the client's address with its bits turned over.
-        [0x2001, 0, server_high, server_low, _, _, high, low] => [of(server_high, server_low), of(!high, !low)],
+        [0x2001, 0, server_high, server_low, _, _, high, low] => {
+            [of(server_high, server_low), of(!high, !low)]
+        }
         // ISATAP (RFC 5214).
         [.., 0 | 0x200, 0x5efe, high, low] => [of(high, low), None],
         _ => [None, None],
@@ -199,7 +207,9 @@ mod tests {
 
     #[test]
     fn public_addresses_are_permitted() {
-        for address in ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"] {
+        for address in
+            ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+        {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }
@@ -285,7 +295,8 @@ mod tests {
 
     #[test]
     fn cloud_services_open_only_by_their_own_address() {
-        let wide = "0.0.0.0/0,::/0,10.0.0.0/8,100.64.0.0/10,168.0.0.0/8,fd00::/8,64:ff9b::/32,2000::/3";
+        let wide =
+            "0.0.0.0/0,::/0,10.0.0.0/8,100.64.0.0/10,168.0.0.0/8,fd00::/8,64:ff9b::/32,2000::/3";
         let narrow = "169.254.0.0/16,169.254.128.0/17,169.254.169.0/24,169.254.169.254/31,169.254.170.2/31,\
                       169.254.170.22/31,169.254.0.22/31,169.254.42.42/31,100.96.0.96/31,100.100.100.200/31,\
                       161.26.0.0/16,166.8.0.0/14,168.63.129.16/31,192.0.0.192/31,fd00:ec2::/32,fe80::/10,\
@@ -312,7 +323,9 @@ mod tests {
     #[test]
     fn allow_private_true_permits_all_but_cloud_services() {
         let allowed: AllowPrivate = "true".parse().unwrap();
-        for address in ["10.0.0.1", "127.0.0.1", "::1", "fd12::1", "100.64.0.1", "1.1.1.1", "2606:4700::1111"] {
+        for address in
+            ["10.0.0.1", "127.0.0.1", "::1", "fd12::1", "100.64.0.1", "1.1.1.1", "2606:4700::1111"]
+        {
             assert!(allowed.permits(address.parse().unwrap()), "{address}");
         }
     }

@@ -34,17 +34,22 @@ impl CertificatesError {
     fn found() -> Self {
         let set = VARIABLES.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         let wrong: Vec<String> = set
-            .map(|(name, path)| format!("{name}{}", if Path::new(&path).exists() { "" } else { " (no such path)" }))
+            .map(|(name, path)| {
+                format!("{name}{}", if Path::new(&path).exists() { "" } else { " (no such path)" })
+            })
             .collect();
         Self(match wrong.as_slice() {
-            [] => "no CA certificates on this host: install ca-certificates, or set SSL_CERT_FILE".to_owned(),
+            [] => "no CA certificates on this host: install ca-certificates, or set SSL_CERT_FILE"
+                .to_owned(),
             names => format!("no CA certificates in {}", names.join(" and ")),
         })
     }
 
     fn unread() -> Self {
-        let set: Vec<&str> = VARIABLES.iter().copied().filter(|name| std::env::var_os(name).is_some()).collect();
-        let place = if set.is_empty() { String::new() } else { format!(" in {}", set.join(" and ")) };
+        let set: Vec<&str> =
+            VARIABLES.iter().copied().filter(|name| std::env::var_os(name).is_some()).collect();
+        let place =
+            if set.is_empty() { String::new() } else { format!(" in {}", set.join(" and ")) };
         Self(format!("the CA certificates{place} are still being read"))
     }
 }
@@ -66,7 +71,9 @@ struct CertificateSearch {
 
 impl HttpClients {
     /// Begins to search for certificates; a host without any is logged.
-    pub(crate) fn new(build: impl Fn() -> ClientBuilder + Send + Sync + 'static) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(
+        build: impl Fn() -> ClientBuilder + Send + Sync + 'static,
+    ) -> Result<Self, reqwest::Error> {
         // Fails where it is installed already: there is one TLS stack.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clients = Self {
@@ -133,7 +140,8 @@ impl CertificateSearch {
             }
             search.is_reading.send_replace(false);
         };
-        if let Err(error) = std::thread::Builder::new().name("certificates".to_owned()).spawn(read) {
+        if let Err(error) = std::thread::Builder::new().name("certificates".to_owned()).spawn(read)
+        {
             tracing::error!(%error, "no thread to read CA certificates on; https waits");
             self.is_reading.send_replace(false);
         }
@@ -142,7 +150,9 @@ impl CertificateSearch {
 
 impl std::fmt::Debug for HttpClients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clients").field("https", &self.search.secure.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("Clients")
+            .field("https", &self.search.secure.get().is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,12 +16,12 @@ use reqwest::redirect::Policy;
 use url::{Host, Url};
 
 use super::address::AllowPrivate;
-use super::certificates::{HttpClients, CertificatesError};
+use super::certificates::{CertificatesError, HttpClients};
 use super::delivery::{AttemptOutcome, TransportError};
 use super::failure::failed;
-use super::resolver::{BlockedAddressError, NameLookup, AddressFilter, SystemLookup};
 use super::pause::RequestedPause;
 use super::redirect::Redirect;
+use super::resolver::{AddressFilter, BlockedAddressError, NameLookup, SystemLookup};
 use crate::visible::is_visible;
 
 /// The longest that connecting may take.
@@ -56,7 +56,10 @@ impl OutboundClient {
         Self::with_names(allowed, Arc::new(SystemLookup))
     }
 
-    fn with_names(allowed: Arc<AllowPrivate>, names: Arc<dyn NameLookup>) -> Result<Self, ClientSetupError> {
+    fn with_names(
+        allowed: Arc<AllowPrivate>,
+        names: Arc<dyn NameLookup>,
+    ) -> Result<Self, ClientSetupError> {
         let reachable = Arc::clone(&allowed);
         let http = HttpClients::new(move || {
             let (allowed, names) = (Arc::clone(&reachable), Arc::clone(&names));
@@ -93,7 +96,13 @@ impl OutboundClient {
     }
 
     /// One attempt: POSTs `body` to `url`, within `timeout`. Says what came of it and how long it took.
-    pub async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes, timeout: Duration) -> (AttemptOutcome, Duration) {
+    pub async fn post(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+    ) -> (AttemptOutcome, Duration) {
         let begun = Instant::now();
         let attempt = self.attempt(url, headers, body, timeout, begun).await;
         (attempt, begun.elapsed())
@@ -119,12 +128,18 @@ impl OutboundClient {
         begun: Instant,
     ) -> AttemptOutcome {
         if self.blocks(url) {
-            return AttemptOutcome::Failed { kind: TransportError::Blocked, reason: BlockedAddressError.to_string() };
+            return AttemptOutcome::Failed {
+                kind: TransportError::Blocked,
+                reason: BlockedAddressError.to_string(),
+            };
         }
         let http = match self.http.get(url.scheme() == "https") {
             Ok(http) => http,
             Err(none) => {
-                return AttemptOutcome::Failed { kind: TransportError::Certificate, reason: format!("ECERT {none}") };
+                return AttemptOutcome::Failed {
+                    kind: TransportError::Certificate,
+                    reason: format!("ECERT {none}"),
+                };
             }
         };
         let request = http.post(url.clone()).headers(headers).body(body).timeout(timeout);
@@ -134,7 +149,11 @@ impl OutboundClient {
                 let left = timeout.saturating_sub(begun.elapsed());
                 // What counts is the status; an answer that ends half-way has one.
                 // Of a success nothing is asked of the body.
-                let most = if answer.status().is_success() { MAX_EXCERPT_CHARS * 4 } else { MAX_RESPONSE_BYTES };
+                let most = if answer.status().is_success() {
+                    MAX_EXCERPT_CHARS * 4
+                } else {
+                    MAX_RESPONSE_BYTES
+                };
                 let reading = beginning(&mut answer, most);
                 let body = tokio::time::timeout(left, reading).await.unwrap_or_default();
                 let pause = RequestedPause::read(url, answer.headers(), &body, SystemTime::now());
@@ -162,7 +181,8 @@ async fn beginning(answer: &mut reqwest::Response, most: usize) -> Vec<u8> {
 
 fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body.get(..MAX_EXCERPT_CHARS * 4).unwrap_or(body));
-    let text: String = text.chars().take(MAX_EXCERPT_CHARS).map(|c| if is_visible(c) { c } else { ' ' }).collect();
+    let text: String =
+        text.chars().take(MAX_EXCERPT_CHARS).map(|c| if is_visible(c) { c } else { ' ' }).collect();
     text.trim().to_owned()
 }
 
@@ -175,7 +195,9 @@ pub struct HeaderError(String);
 ///
 /// # Errors
 /// When a name or value is none.
-pub fn header_map<'h>(pairs: impl IntoIterator<Item = (&'h str, &'h str)>) -> Result<HeaderMap, HeaderError> {
+pub fn header_map<'h>(
+    pairs: impl IntoIterator<Item = (&'h str, &'h str)>,
+) -> Result<HeaderMap, HeaderError> {
     let mut map = HeaderMap::new();
     for (name, value) in pairs {
         let invalid = |_: &dyn fmt::Display| HeaderError(name.to_owned());
@@ -207,7 +229,8 @@ mod tests {
     /// A client for which every name that ends in `.test` has the addresses in front of that, joined
     /// by `-and-`; no other name exists. No test asks a name server.
     fn client(allowed: &str) -> OutboundClient {
-        OutboundClient::with_names(Arc::new(allowed.parse().unwrap()), Arc::new(TestLookup)).unwrap()
+        OutboundClient::with_names(Arc::new(allowed.parse().unwrap()), Arc::new(TestLookup))
+            .unwrap()
     }
 
     struct TestLookup;
@@ -217,7 +240,10 @@ mod tests {
             let addresses = name.strip_suffix(".test").map(|names| names.replace('_', ":"));
             Box::pin(async move {
                 let addresses = addresses.ok_or_else(|| io::Error::other("no such name"))?;
-                Ok(addresses.split("-and-").map(|one| SocketAddr::new(one.parse().unwrap(), 0)).collect())
+                Ok(addresses
+                    .split("-and-")
+                    .map(|one| SocketAddr::new(one.parse().unwrap(), 0))
+                    .collect())
             })
         }
     }
@@ -246,7 +272,9 @@ mod tests {
 
     #[tokio::test]
     async fn response_is_returned_with_an_excerpt() {
-        let url = server("HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\nsorry\x07\r\nx").await;
+        let url =
+            server("HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\nsorry\x07\r\nx")
+                .await;
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
         let expected = AttemptOutcome::Answered {
             status: 503,
@@ -311,7 +339,10 @@ mod tests {
         // The preface of an HTTP/2 server: an empty SETTINGS frame.
         for answer in ["\0\0\0\x04\0\0\0\0\0", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail ESMTP\r\n"] {
             let reason = reason(answer).await;
-            assert_eq!(reason, "EPROTO EPROTO the answer is not HTTP/1.1 (an HTTP/2-only receiver?)");
+            assert_eq!(
+                reason,
+                "EPROTO EPROTO the answer is not HTTP/1.1 (an HTTP/2-only receiver?)"
+            );
         }
         let reason = reason("HTTP/1.1 200 OK\r\nno header\r\n\r\n").await;
         assert!(reason.starts_with("EPROTO EPROTO the answer cannot be read: "), "{reason}");
@@ -324,15 +355,23 @@ mod tests {
         let client = client("127.0.0.1");
         client.http.wait_for_search(Duration::from_secs(20)).await;
         // The server takes the connection and begins no TLS session.
-        let (slow, short) = tokio::join!(post(&client, &url, Duration::from_secs(60)), post(&client, &url, TEST_TIMEOUT),);
-        let timed_out = |reason: &str| AttemptOutcome::Failed { kind: TransportError::TimedOut, reason: reason.to_owned() };
+        let (slow, short) = tokio::join!(
+            post(&client, &url, Duration::from_secs(60)),
+            post(&client, &url, TEST_TIMEOUT),
+        );
+        let timed_out = |reason: &str| AttemptOutcome::Failed {
+            kind: TransportError::TimedOut,
+            reason: reason.to_owned(),
+        };
         assert_eq!(slow, timed_out("connect timeout of 5000ms exceeded"));
         assert_eq!(short, timed_out("timeout of 300ms exceeded"));
     }
 
     #[tokio::test]
     async fn redirect_is_not_followed() {
-        let url = server("HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
+        let url =
+            server("HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
+                .await;
         let attempt = post(&client("127.0.0.1"), &url, TEST_TIMEOUT).await;
         assert!(matches!(attempt, AttemptOutcome::Answered { status: 307, .. }), "{attempt:?}");
     }
@@ -340,7 +379,8 @@ mod tests {
     #[tokio::test]
     async fn https_waits_for_certificates_and_http_does_not() {
         let allowed = Arc::new("127.0.0.1".parse().unwrap());
-        let client = OutboundClient { http: Arc::new(HttpClients::without_certificates()), allowed };
+        let client =
+            OutboundClient { http: Arc::new(HttpClients::without_certificates()), allowed };
         let mut url = server("HTTP/1.1 204 No\r\n\r\n").await;
         assert!(client.https(&url).is_ok());
         let attempt = post(&client, &url, Duration::from_secs(5)).await;
@@ -348,7 +388,10 @@ mod tests {
         url.set_scheme("https").unwrap();
         assert!(client.https(&url).is_err());
         let attempt = post(&client, &url, Duration::from_secs(5)).await;
-        assert!(matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Certificate, .. }), "{attempt:?}");
+        assert!(
+            matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Certificate, .. }),
+            "{attempt:?}"
+        );
     }
 
     #[tokio::test]
@@ -358,17 +401,28 @@ mod tests {
             format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap()
         };
         let attempt = post(&client("127.0.0.1"), &url, TEST_TIMEOUT).await;
-        assert_eq!(attempt, AttemptOutcome::Failed { kind: TransportError::Refused, reason: "ECONNREFUSED".to_owned() });
+        assert_eq!(
+            attempt,
+            AttemptOutcome::Failed {
+                kind: TransportError::Refused,
+                reason: "ECONNREFUSED".to_owned()
+            }
+        );
     }
 
     #[tokio::test]
     async fn private_addresses_are_blocked_by_number_and_by_name() {
         let url = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
         let port = url.port().unwrap();
-        for host in ["127.0.0.1", "127.0.0.1.test", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+        for host in
+            ["127.0.0.1", "127.0.0.1.test", "[::1]", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"]
+        {
             let url = format!("http://{host}:{port}/").parse().unwrap();
             let attempt = post(&client("false"), &url, TEST_TIMEOUT).await;
-            assert!(matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Blocked, .. }), "{host}: {attempt:?}");
+            assert!(
+                matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Blocked, .. }),
+                "{host}: {attempt:?}"
+            );
         }
         let named = format!("http://10.0.0.1-and-127.0.0.1.test:{port}/").parse().unwrap();
         let attempt = post(&client("127.0.0.0/8"), &named, TEST_TIMEOUT).await;
@@ -379,7 +433,8 @@ mod tests {
     #[tokio::test]
     async fn cloud_services_are_blocked_under_true() {
         let allowed: Arc<AllowPrivate> = Arc::new("true".parse().unwrap());
-        let client = OutboundClient::with_names(Arc::clone(&allowed), Arc::new(TestLookup)).unwrap();
+        let client =
+            OutboundClient::with_names(Arc::clone(&allowed), Arc::new(TestLookup)).unwrap();
         for host in [
             "169.254.169.254",
             "2852039166",
@@ -421,7 +476,10 @@ mod tests {
         let mut url = server("HTTP/1.1 200 OK\r\n\r\n").await;
         url.set_scheme("https").unwrap();
         let attempt = post(&client("127.0.0.1"), &url, Duration::from_secs(5)).await;
-        assert!(matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Certificate, .. }), "{attempt:?}");
+        assert!(
+            matches!(attempt, AttemptOutcome::Failed { kind: TransportError::Certificate, .. }),
+            "{attempt:?}"
+        );
     }
 
     #[test]

@@ -15,7 +15,9 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::address::AllowPrivate;
-use super::destination::{DeliveryLimit, Destination, DestinationName, PayloadFormat, PreviousSecret, EventFilter};
+use super::destination::{
+    DeliveryLimit, Destination, DestinationName, EventFilter, PayloadFormat, PreviousSecret,
+};
 use super::headers::{SourceName, is_settable};
 use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
@@ -79,7 +81,8 @@ pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> Outbound
 
 impl DestinationDefaults {
     fn read(env: &Env) -> Self {
-        let (secret, previous_secret) = (signing_secret(env, KEY), signing_secret(env, PREVIOUS_KEY));
+        let (secret, previous_secret) =
+            (signing_secret(env, KEY), signing_secret(env, PREVIOUS_KEY));
         if previous_secret.is_some() && secret.is_none() {
             env.problem(PREVIOUS_KEY, format_args!("needs {KEY}, which replaced it"));
         }
@@ -94,7 +97,10 @@ impl DestinationDefaults {
             events: env.opt("WEBHOOK_EVENTS").map(|list| patterns(env, &list)),
             secret,
             previous_secret,
-            headers: env.opt("WEBHOOK_HEADERS").map(|list| headers(env, &list, &source)).unwrap_or_default(),
+            headers: env
+                .opt("WEBHOOK_HEADERS")
+                .map(|list| headers(env, &list, &source))
+                .unwrap_or_default(),
             timeout: env.millis("WEBHOOK_TIMEOUT", 10_000, 100..=600_000),
             max_attempts: env.bounded("WEBHOOK_MAX_RETRIES", 3_u32, 0..=1_000) + 1,
             retry_delay: env.millis("WEBHOOK_RETRY_DELAY", 1_000, 1..=MAX_SPAN_MS),
@@ -117,7 +123,12 @@ impl DestinationDefaults {
             url,
             subscription: EventFilter::new(self.events.clone(), None),
             secret: self.secret.clone(),
-            previous_secrets: self.previous_secret.clone().map(PreviousSecret::lasting).into_iter().collect(),
+            previous_secrets: self
+                .previous_secret
+                .clone()
+                .map(PreviousSecret::lasting)
+                .into_iter()
+                .collect(),
             timeout: self.timeout,
             max_attempts: self.max_attempts,
             retry_delay: self.retry_delay,
@@ -187,7 +198,9 @@ pub fn destination_url(text: &str) -> Result<Url, &'static str> {
     let text = text.trim();
     // The parser would drop line breaks, and make one URL of two.
     if text.contains(|c: char| c.is_whitespace() || !is_visible(c)) {
-        return Err("holds a blank, line break or invisible character; several URLs are separated by commas");
+        return Err(
+            "holds a blank, line break or invisible character; several URLs are separated by commas",
+        );
     }
     if text.contains(";http://") || text.contains(";https://") {
         return Err("holds two URLs; several URLs are separated by commas");
@@ -214,8 +227,11 @@ fn from_variables(env: &Env, defaults: &DestinationDefaults) -> Vec<Destination>
         Err(reason) => env.problem(variable, format_args!("{name}: {reason}")),
     };
     if let Some(list) = env.text(URLS) {
-        for (at, text) in
-            list.clean().trim_end_matches(|c: char| c == ',' || c.is_whitespace()).split(',').enumerate()
+        for (at, text) in list
+            .clean()
+            .trim_end_matches(|c: char| c == ',' || c.is_whitespace())
+            .split(',')
+            .enumerate()
         {
             add(URLS, &format!("webhook_{}", at + 1), text);
         }
@@ -230,7 +246,10 @@ fn patterns(env: &Env, list: &str) -> Vec<String> {
     let patterns: Vec<String> =
         list.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect();
     if patterns.is_empty() {
-        env.problem("WEBHOOK_EVENTS", "must name event types, separated by commas; unset it to send all");
+        env.problem(
+            "WEBHOOK_EVENTS",
+            "must name event types, separated by commas; unset it to send all",
+        );
     }
     patterns
 }
@@ -262,7 +281,9 @@ pub(crate) fn signing_key(text: &SecretText) -> Result<SecretString, &'static st
 fn signing_warning(text: &SecretText) -> Option<String> {
     let remark = text.remark()?;
     let as_it_is = signing_key(text).is_ok_and(|key| key.expose_secret() == text.literal());
-    as_it_is.then(|| format!("{remark}; deliveries are signed with all of it, which receivers may not expect"))
+    as_it_is.then(|| {
+        format!("{remark}; deliveries are signed with all of it, which receivers may not expect")
+    })
 }
 
 fn headers(env: &Env, list: &str, source: &SourceName) -> Vec<(String, SecretString)> {

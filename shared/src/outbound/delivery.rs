@@ -31,7 +31,11 @@ const UNEXPECTED_RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after the unexpected answer to try number `tries`, counted from 0, `elapsed` after the
 /// first. `not_before` counts as far as all tries end within a minute. `None`: there are no more.
 #[must_use]
-pub fn unexpected_retry_delay(tries: u32, elapsed: Duration, not_before: Option<Duration>) -> Option<Duration> {
+pub fn unexpected_retry_delay(
+    tries: u32,
+    elapsed: Duration,
+    not_before: Option<Duration>,
+) -> Option<Duration> {
     let tries = usize::try_from(tries).ok()?;
     let pause = *UNEXPECTED_RETRY_DELAYS.get(tries)?;
     let later: Duration = UNEXPECTED_RETRY_DELAYS.iter().skip(tries + 1).sum();
@@ -136,20 +140,29 @@ impl AttemptOutcome {
     #[must_use]
     pub fn verdict(&self, format: PayloadFormat) -> DeliveryVerdict {
         let again = |code, not_before| DeliveryVerdict::Retry { code, not_before };
-        let unexpected =
-            |not_before, retryable| DeliveryVerdict::Unexpected { code: DeadLetterCode::Http4xx, not_before, retryable };
+        let unexpected = |not_before, retryable| DeliveryVerdict::Unexpected {
+            code: DeadLetterCode::Http4xx,
+            not_before,
+            retryable,
+        };
         match self {
             Self::Answered { status, pause, .. } => {
                 let not_before = pause.retry_after();
                 match status {
                     200..=299 => DeliveryVerdict::Delivered,
                     410 => DeliveryVerdict::Gone,
-                    400 | 401 | 403 | 413 | 422 => DeliveryVerdict::Final { code: DeadLetterCode::Http4xx },
-                    429 => DeliveryVerdict::Busy { code: DeadLetterCode::Http4xx, pause: pause.pause(format) },
-                    // One that cannot be read says that it is busy all the same.
-                    503 if pause.has_retry_after() => {
-                        DeliveryVerdict::Busy { code: DeadLetterCode::Http5xx, pause: pause.pause(format) }
+                    400 | 401 | 403 | 413 | 422 => {
+                        DeliveryVerdict::Final { code: DeadLetterCode::Http4xx }
                     }
+                    429 => DeliveryVerdict::Busy {
+                        code: DeadLetterCode::Http4xx,
+                        pause: pause.pause(format),
+                    },
+                    // One that cannot be read says that it is busy all the same.
+                    503 if pause.has_retry_after() => DeliveryVerdict::Busy {
+                        code: DeadLetterCode::Http5xx,
+                        pause: pause.pause(format),
+                    },
                     500..=599 => again(DeadLetterCode::Http5xx, not_before),
                     408 | 425 => unexpected(not_before, true),
                     400..=499 => unexpected(not_before, false),
@@ -160,10 +173,13 @@ impl AttemptOutcome {
             }
             Self::Failed { kind, .. } => match kind {
                 TransportError::TimedOut => again(DeadLetterCode::Timeout, None),
-                TransportError::NotFound | TransportError::Refused | TransportError::Certificate | TransportError::Protocol => {
-                    again(DeadLetterCode::Unreachable, None)
+                TransportError::NotFound
+                | TransportError::Refused
+                | TransportError::Certificate
+                | TransportError::Protocol => again(DeadLetterCode::Unreachable, None),
+                TransportError::Blocked => {
+                    DeliveryVerdict::Final { code: DeadLetterCode::BlockedAddress }
                 }
-                TransportError::Blocked => DeliveryVerdict::Final { code: DeadLetterCode::BlockedAddress },
             },
         }
     }
@@ -194,9 +210,14 @@ impl AttemptOutcome {
     pub fn reason(&self) -> String {
         match self {
             Self::Answered { status, redirect: Some(redirect), .. } => {
-                format!("status {status}: redirect to {}; redirects are not followed", redirect.target)
+                format!(
+                    "status {status}: redirect to {}; redirects are not followed",
+                    redirect.target
+                )
             }
-            Self::Answered { status, excerpt, .. } if excerpt.is_empty() => format!("status {status}"),
+            Self::Answered { status, excerpt, .. } if excerpt.is_empty() => {
+                format!("status {status}")
+            }
             Self::Answered { status, excerpt, .. } => format!("status {status}: {excerpt}"),
             Self::Failed { reason, .. } => reason.clone(),
         }
@@ -228,13 +249,18 @@ mod tests {
         let headers = [(name, value)].into_iter().collect();
         let url = "https://a.example/".parse().unwrap();
         let pause = RequestedPause::read(&url, &headers, b"", SystemTime::UNIX_EPOCH);
-        AttemptOutcome::Answered { status, pause, redirect: None, excerpt: String::new() }.verdict(PayloadFormat::Standard)
+        AttemptOutcome::Answered { status, pause, redirect: None, excerpt: String::new() }
+            .verdict(PayloadFormat::Standard)
     }
 
     #[test]
     fn status_2xx_alone_is_a_success() {
         for status in 100..=599 {
-            assert_eq!(verdict(status, None) == DeliveryVerdict::Delivered, (200..300).contains(&status), "{status}");
+            assert_eq!(
+                verdict(status, None) == DeliveryVerdict::Delivered,
+                (200..300).contains(&status),
+                "{status}"
+            );
         }
     }
 
@@ -251,12 +277,20 @@ mod tests {
     fn unexpected_4xx_is_tried_for_less_than_a_minute() {
         assert!(UNEXPECTED_RETRY_DELAYS.iter().sum::<Duration>() < Duration::from_secs(60));
         for status in [302, 307, 402, 404, 405, 406, 409, 415, 421, 423, 428, 431, 451, 499] {
-            let expected = DeliveryVerdict::Unexpected { code: DeadLetterCode::Http4xx, not_before: None, retryable: false };
+            let expected = DeliveryVerdict::Unexpected {
+                code: DeadLetterCode::Http4xx,
+                not_before: None,
+                retryable: false,
+            };
             assert_eq!(verdict(status, None), expected, "{status}");
         }
         let not_before = Some(Duration::from_secs(9));
         for status in [408, 425] {
-            let expected = DeliveryVerdict::Unexpected { code: DeadLetterCode::Http4xx, not_before, retryable: true };
+            let expected = DeliveryVerdict::Unexpected {
+                code: DeadLetterCode::Http4xx,
+                not_before,
+                retryable: true,
+            };
             assert_eq!(verdict(status, Some(9)), expected, "{status}");
         }
     }
@@ -279,7 +313,9 @@ mod tests {
     #[test]
     fn busy_answer_is_429_or_503_with_retry_after() {
         let (short, hour) = (Some(Duration::from_secs(7)), Some(Duration::from_secs(3600)));
-        for (status, asked, pause) in [(429, None, None), (429, Some(7), short), (429, Some(90_000), hour)] {
+        for (status, asked, pause) in
+            [(429, None, None), (429, Some(7), short), (429, Some(90_000), hour)]
+        {
             let expected = DeliveryVerdict::Busy { code: DeadLetterCode::Http4xx, pause };
             assert_eq!(verdict(status, asked), expected, "{status}");
         }
@@ -288,7 +324,10 @@ mod tests {
             assert_eq!(verdict(503, Some(asked)), expected);
         }
         for (asked, pause) in [("", None), ("soon", None), ("0", None), ("30s", Some(30))] {
-            let expected = DeliveryVerdict::Busy { code: DeadLetterCode::Http5xx, pause: pause.map(Duration::from_secs) };
+            let expected = DeliveryVerdict::Busy {
+                code: DeadLetterCode::Http5xx,
+                pause: pause.map(Duration::from_secs),
+            };
             assert_eq!(told(503, "retry-after", asked), expected, "{asked}");
         }
         // A window that ends some time later says nothing of a failure.
@@ -312,7 +351,8 @@ mod tests {
 
     #[test]
     fn redirect_target_is_named_and_only_its_host_in_logs() {
-        let redirect = Redirect { target: "https://b.example/x".to_owned(), host: "b.example".to_owned() };
+        let redirect =
+            Redirect { target: "https://b.example/x".to_owned(), host: "b.example".to_owned() };
         let attempt = AttemptOutcome::Answered {
             status: 302,
             pause: RequestedPause::default(),
@@ -328,8 +368,13 @@ mod tests {
 
     #[test]
     fn blocked_address_is_final_and_unreachable_one_is_not() {
-        let failed = |kind| AttemptOutcome::Failed { kind, reason: String::new() }.verdict(PayloadFormat::Standard);
-        assert_eq!(failed(TransportError::Blocked), DeliveryVerdict::Final { code: DeadLetterCode::BlockedAddress });
+        let failed = |kind| {
+            AttemptOutcome::Failed { kind, reason: String::new() }.verdict(PayloadFormat::Standard)
+        };
+        assert_eq!(
+            failed(TransportError::Blocked),
+            DeliveryVerdict::Final { code: DeadLetterCode::BlockedAddress }
+        );
         for (kind, code) in [
             (TransportError::TimedOut, DeadLetterCode::Timeout),
             (TransportError::Refused, DeadLetterCode::Unreachable),

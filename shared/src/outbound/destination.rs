@@ -57,7 +57,8 @@ impl DestinationName {
     /// fingerprint that tell it from another queue.
     #[must_use]
     pub fn first_owner(&self) -> &str {
-        let is_print = |text: &str| text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_print =
+            |text: &str| text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let name = self.as_str();
         name.rsplit_once('-').filter(|(_, end)| is_print(end)).map_or(name, |(owner, _)| owner)
     }
@@ -97,7 +98,8 @@ impl UrlFingerprint {
     pub fn of(url: &Url) -> Self {
         let mut sent = url.clone();
         sent.set_fragment(None);
-        let digest = Sha256::new_with_prefix(b"tributary destination url\0").chain_update(sent.as_str());
+        let digest =
+            Sha256::new_with_prefix(b"tributary destination url\0").chain_update(sent.as_str());
         Self(hex::encode(&digest.finalize()[..16]))
     }
 }
@@ -157,14 +159,20 @@ impl EventFilter {
     #[must_use]
     pub fn wants(&self, platform: &PlatformName, event: &str) -> bool {
         self.platform.as_ref().is_none_or(|one| one == platform)
-            && self.events.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
+            && self
+                .events
+                .as_ref()
+                .is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
     }
 
     /// Whether an event that somebody triggers by hand, and that is of no platform, is wanted.
     #[must_use]
     pub fn wants_manual_trigger(&self, event: &str) -> bool {
         self.platform.is_none()
-            && self.events.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
+            && self
+                .events
+                .as_ref()
+                .is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
     }
 
     /// The patterns; none: all.
@@ -176,7 +184,9 @@ impl EventFilter {
     /// The patterns, for showing.
     #[must_use]
     pub fn patterns(&self) -> Vec<&str> {
-        self.events.as_ref().map_or_else(|| vec!["*"], |events| events.iter().map(String::as_str).collect())
+        self.events
+            .as_ref()
+            .map_or_else(|| vec!["*"], |events| events.iter().map(String::as_str).collect())
     }
 }
 
@@ -184,7 +194,9 @@ impl EventFilter {
 /// at worst, both of which are bounded.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut pieces = pattern.split('*');
-    let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else {
+        return false;
+    };
     let mut pieces = pieces.peekable();
     if pieces.peek().is_none() {
         return rest.is_empty();
@@ -273,7 +285,8 @@ impl Destination {
     /// Whether deliveries to both are made in the same way. For destinations made from the same defaults.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
-        let secret = |one: &Self| one.secret.as_ref().map(|secret| secret.expose_secret().to_owned());
+        let secret =
+            |one: &Self| one.secret.as_ref().map(|secret| secret.expose_secret().to_owned());
         let previous = |one: &Self| -> Vec<_> {
             let all = one.previous_secrets.iter();
             all.map(|one| (one.secret.expose_secret().to_owned(), one.expires_at)).collect()
@@ -375,7 +388,9 @@ mod tests {
         for same in ["https://EXAMPLE.com/hook", "https://example.com:443/hook#part"] {
             assert_eq!(of(same), hook, "{same}");
         }
-        for other in ["http://example.com/hook", "https://example.com/hook/", "https://example.com/hook?a=1"] {
+        for other in
+            ["http://example.com/hook", "https://example.com/hook/", "https://example.com/hook?a=1"]
+        {
             assert_ne!(of(other), hook, "{other}");
         }
     }

@@ -25,10 +25,15 @@ pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> At
     } else if let Some(http) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
         (TransportError::Protocol, unreadable(http))
     } else if find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message) {
-        (TransportError::Refused, "ECONNRESET the connection was closed without an answer".to_owned())
+        (
+            TransportError::Refused,
+            "ECONNRESET the connection was closed without an answer".to_owned(),
+        )
     } else {
         match find::<io::Error>(error).map(io::Error::kind) {
-            Some(io::ErrorKind::ConnectionRefused) => (TransportError::Refused, "ECONNREFUSED".to_owned()),
+            Some(io::ErrorKind::ConnectionRefused) => {
+                (TransportError::Refused, "ECONNREFUSED".to_owned())
+            }
             Some(io::ErrorKind::TimedOut) => (TransportError::TimedOut, timed_out(error, timeout)),
             Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
                 (TransportError::Refused, "EHOSTUNREACH".to_owned())
@@ -69,13 +74,17 @@ fn tls_failed(error: &rustls::Error, host: &str) -> (TransportError, String) {
         InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "the certificate has expired".to_owned()
         }
-        InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-            "the certificate is not valid yet".to_owned()
-        }
-        InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+        InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the certificate is not valid yet".to_owned(),
+        InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => {
             format!("the certificate is not valid for {host}")
         }
-        InvalidCertificate(CertificateError::UnknownIssuer) => "the certificate's issuer is unknown".to_owned(),
+        InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "the certificate's issuer is unknown".to_owned()
+        }
         InvalidCertificate(CertificateError::Revoked) => "the certificate is revoked".to_owned(),
         InvalidMessage(_) => format!("the receiver does not speak TLS: {error}"),
         AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure) => {
@@ -104,7 +113,9 @@ fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e 
     None
 }
 
-fn find_in<'e, E: Error + 'static>(error: &'e (dyn Error + Send + Sync + 'static)) -> Option<&'e E> {
+fn find_in<'e, E: Error + 'static>(
+    error: &'e (dyn Error + Send + Sync + 'static),
+) -> Option<&'e E> {
     let error: &'e (dyn Error + 'static) = error;
     find::<E>(error)
 }
@@ -119,7 +130,10 @@ mod tests {
         for (error, reason) in [
             (CertificateError::Expired, "ECERT the certificate has expired"),
             (CertificateError::NotValidYet, "ECERT the certificate is not valid yet"),
-            (CertificateError::NotValidForName, "ECERT the certificate is not valid for hook.example"),
+            (
+                CertificateError::NotValidForName,
+                "ECERT the certificate is not valid for hook.example",
+            ),
             (CertificateError::UnknownIssuer, "ECERT the certificate's issuer is unknown"),
             (CertificateError::Revoked, "ECERT the certificate is revoked"),
         ] {

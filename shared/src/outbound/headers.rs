@@ -52,7 +52,8 @@ impl SourceName {
     /// When it is empty, long, or holds anything but ASCII letters, digits and `-`.
     pub fn new(name: &str) -> Result<Self, SourceNameError> {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-        let fits = (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with('-');
+        let fits =
+            (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with('-');
         if fits { Ok(Self(name.to_owned())) } else { Err(SourceNameError) }
     }
 
@@ -108,7 +109,8 @@ pub fn headers(
     ];
     let seconds = now.div_euclid(1000).to_string();
     let signed = [delivery.as_bytes(), b".", seconds.as_bytes(), b".", body];
-    let over_body = secrets.iter().filter_map(|secret| mac(secret.expose_secret().as_bytes(), &[body]));
+    let over_body =
+        secrets.iter().filter_map(|secret| mac(secret.expose_secret().as_bytes(), &[body]));
     let mut over_body = over_body.map(|tag| format!("sha256={}", hex::encode(tag)));
     if let Some(newest) = over_body.next() {
         headers.push((source.header("Signature"), newest));
@@ -117,8 +119,10 @@ pub fn headers(
     if !previous.is_empty() {
         headers.push((source.header("Signature-Previous"), previous));
     }
-    let standard = secrets.iter().filter_map(|secret| mac(&standard_key(secret.expose_secret()), &signed));
-    let standard: Vec<String> = standard.map(|tag| format!("v1,{}", STANDARD.encode(tag))).collect();
+    let standard =
+        secrets.iter().filter_map(|secret| mac(&standard_key(secret.expose_secret()), &signed));
+    let standard: Vec<String> =
+        standard.map(|tag| format!("v1,{}", STANDARD.encode(tag))).collect();
     if !standard.is_empty() {
         headers.push(("webhook-signature".to_owned(), standard.join(" ")));
     }
@@ -155,7 +159,8 @@ mod tests {
     }
 
     fn by_all(secrets: &[&str], body: &[u8]) -> std::collections::BTreeMap<String, String> {
-        let secrets: Vec<SecretString> = secrets.iter().map(|secret| SecretString::from(*secret)).collect();
+        let secrets: Vec<SecretString> =
+            secrets.iter().map(|secret| SecretString::from(*secret)).collect();
         let secrets: Vec<&SecretString> = secrets.iter().collect();
         headers(
             &SourceName::new("StreamGank").unwrap(),
@@ -173,7 +178,8 @@ mod tests {
     /// The vector of the Standard Webhooks reference libraries.
     #[test]
     fn standard_signature_matches_its_test_vector() {
-        let headers = of(Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), br#"{"test": 2432232314}"#);
+        let headers =
+            of(Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), br#"{"test": 2432232314}"#);
         assert_eq!(headers["webhook-signature"], "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         assert_eq!(headers["webhook-timestamp"], "1614265330");
     }
@@ -196,11 +202,13 @@ mod tests {
         let body = br#"{"a":1}"#;
         let alone = |secret| of(Some(secret), body);
         let all = by_all(&["new", "old", "older"], body);
-        let signature = |of: &std::collections::BTreeMap<String, String>| of["X-StreamGank-Signature"].clone();
+        let signature =
+            |of: &std::collections::BTreeMap<String, String>| of["X-StreamGank-Signature"].clone();
         assert_eq!(signature(&all), signature(&alone("new")));
         let previous = [signature(&alone("old")), signature(&alone("older"))].join(", ");
         assert_eq!(all["X-StreamGank-Signature-Previous"], previous);
-        let standard = ["new", "old", "older"].map(|secret| alone(secret)["webhook-signature"].clone());
+        let standard =
+            ["new", "old", "older"].map(|secret| alone(secret)["webhook-signature"].clone());
         assert_eq!(all["webhook-signature"], standard.join(" "));
         assert!(!alone("new").contains_key("X-StreamGank-Signature-Previous"));
     }
@@ -214,7 +222,14 @@ mod tests {
     #[test]
     fn operator_headers_cannot_replace_reserved_ones() {
         let source = SourceName::new("StreamGank").unwrap();
-        for name in ["x-streamgank-signature", "X-STREAMGANK-Extra", "Webhook-Id", "Host", "content-length", HOPS_HEADER] {
+        for name in [
+            "x-streamgank-signature",
+            "X-STREAMGANK-Extra",
+            "Webhook-Id",
+            "Host",
+            "content-length",
+            HOPS_HEADER,
+        ] {
             assert!(!is_settable(name, &source), "{name}");
         }
         for name in ["Authorization", "X-Custom-Header", "X-Tributary-Event"] {

@@ -12,11 +12,12 @@ pub mod destination;
 mod failure;
 pub mod format;
 pub mod headers;
-mod resolver;
 pub mod pause;
 pub mod payload;
 pub mod redirect;
+mod resolver;
 
 pub use destination::{
-    DeliveryLimit, Destination, DestinationName, PayloadFormat, PreviousSecret, EventFilter, UrlFingerprint,
+    DeliveryLimit, Destination, DestinationName, EventFilter, PayloadFormat, PreviousSecret,
+    UrlFingerprint,
 };

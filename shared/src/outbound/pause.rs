@@ -69,8 +69,9 @@ impl RequestedPause {
             retry_after: first(&["retry-after-ms", "x-ms-retry-after-ms"], &millis)
                 .or_else(|| first(&[RETRY_AFTER.as_str()], &when)),
             reset_after: first(&["x-ratelimit-reset-after"], &when),
-            window: first(&["ratelimit"], &policies)
-                .or_else(|| first(&["ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset"], &when)),
+            window: first(&["ratelimit"], &policies).or_else(|| {
+                first(&["ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset"], &when)
+            }),
             body: in_body(url, body, now),
         }
     }
@@ -92,7 +93,8 @@ impl RequestedPause {
     pub fn pause(&self, format: PayloadFormat) -> Option<Duration> {
         let body = self.body.map(|body| {
             let millis = body.seconds / 1000;
-            let is_millis = format == PayloadFormat::Discord && body.old_discord && millis >= MIN_MILLIS;
+            let is_millis =
+                format == PayloadFormat::Discord && body.old_discord && millis >= MIN_MILLIS;
             if is_millis { millis } else { body.seconds }
         });
         let all = [self.reset_after, body, self.retry_after, self.window];
@@ -122,14 +124,17 @@ fn seconds(text: &str) -> Option<Duration> {
 /// a list or parameters after it, too.
 fn span(text: &str, now: SystemTime) -> Option<Duration> {
     let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
-    let bare = |text: &str| text.trim_matches(|c: char| c == '"' || c == '\'' || c.is_whitespace()).to_owned();
+    let bare = |text: &str| {
+        text.trim_matches(|c: char| c == '"' || c == '\'' || c.is_whitespace()).to_owned()
+    };
     let text = bare(text);
     let date = || {
         let known = parse_text(&text).and_then(|ms| u64::try_from(ms).ok());
         let date = known.and_then(|ms| UNIX_EPOCH.checked_add(Duration::from_millis(ms)));
         httpdate::parse_http_date(&text).ok().or(date).map(until)
     };
-    let number = |text: &str| numeric(text, now).or_else(|| with_unit(text)).or_else(|| iso_span(text));
+    let number =
+        |text: &str| numeric(text, now).or_else(|| with_unit(text)).or_else(|| iso_span(text));
     number(&text).or_else(date).or_else(|| number(&bare(text.split([',', ';']).next()?)))
 }
 
@@ -143,7 +148,8 @@ fn numeric(text: &str, now: SystemTime) -> Option<Duration> {
     if number.is_nan() {
         return None;
     }
-    let at = Duration::try_from_secs_f64(number).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
+    let at =
+        Duration::try_from_secs_f64(number).ok().and_then(|since| UNIX_EPOCH.checked_add(since));
     Some(at.map_or(Duration::MAX, |at| at.duration_since(now).unwrap_or_default()))
 }
 
@@ -203,9 +209,12 @@ fn in_body(url: &Url, body: &[u8], now: SystemTime) -> Option<BodyPause> {
     }
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let busy: BusyBody<'_> = serde_json::from_slice(body).ok()?;
-    let inner = busy.parameters.and_then(|inner| serde_json::from_str::<BusyBody<'_>>(inner.get()).ok());
+    let inner =
+        busy.parameters.and_then(|inner| serde_json::from_str::<BusyBody<'_>>(inner.get()).ok());
     let places = [busy.retry_after, inner.and_then(|inner| inner.retry_after)];
-    let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
+    let text = |raw: &RawValue| {
+        serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+    };
     let mut texts = places.into_iter().flatten().map(text);
     texts.find_map(|text| {
         let seconds = span(&text, now).filter(|pause| !pause.is_zero())?;
@@ -218,7 +227,9 @@ fn in_body(url: &Url, body: &[u8], now: SystemTime) -> Option<BodyPause> {
 fn is_before(url: &Url, version: u32) -> bool {
     let mut segments = url.path_segments().into_iter().flatten();
     segments.any(|one| {
-        one.strip_prefix('v').and_then(|digits| digits.parse::<u32>().ok()).is_some_and(|one| one < version)
+        one.strip_prefix('v')
+            .and_then(|digits| digits.parse::<u32>().ok())
+            .is_some_and(|one| one < version)
     })
 }
 
@@ -236,15 +247,24 @@ mod tests {
         asked_by(HOOK, headers, body, format)
     }
 
-    fn asked_by(url: &str, headers: &[(&str, &str)], body: &str, format: PayloadFormat) -> Option<f64> {
+    fn asked_by(
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+        format: PayloadFormat,
+    ) -> Option<f64> {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
         let headers = headers
             .iter()
             .map(|(name, value)| {
-                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+                (
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
             })
             .collect();
-        let pause = RequestedPause::read(&url.parse().unwrap(), &headers, body.as_bytes(), now).pause(format);
+        let pause = RequestedPause::read(&url.parse().unwrap(), &headers, body.as_bytes(), now)
+            .pause(format);
         pause.map(|pause| pause.as_secs_f64())
     }
 
@@ -281,13 +301,20 @@ mod tests {
             ("NaN", None),
             ("soon", None),
         ] {
-            assert_eq!(asked(&[("Retry-After", text)], "", PayloadFormat::Standard), pause, "{text}");
+            assert_eq!(
+                asked(&[("Retry-After", text)], "", PayloadFormat::Standard),
+                pause,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn dates_are_compared_with_the_receivers_clock() {
-        let headers = [("Date", "Sun, 06 Nov 1994 10:00:00 GMT"), ("Retry-After", "Sun, 06 Nov 1994 10:00:09 GMT")];
+        let headers = [
+            ("Date", "Sun, 06 Nov 1994 10:00:00 GMT"),
+            ("Retry-After", "Sun, 06 Nov 1994 10:00:09 GMT"),
+        ];
         assert_eq!(asked(&headers, "", PayloadFormat::Standard), Some(9.0));
     }
 
@@ -308,7 +335,11 @@ mod tests {
             ("X-RateLimit-Reset", "7", 7.0),
             ("X-RateLimit-Reset-After", "5s", 5.0),
         ] {
-            assert_eq!(asked(&[(name, value)], "", PayloadFormat::Standard), Some(pause), "{name}: {value}");
+            assert_eq!(
+                asked(&[(name, value)], "", PayloadFormat::Standard),
+                Some(pause),
+                "{name}: {value}"
+            );
         }
         let headers = [("Retry-After", "3"), ("RateLimit-Reset", "50"), ("X-RateLimit-Reset", "9")];
         assert_eq!(asked(&headers, "", PayloadFormat::Standard), Some(3.0));
@@ -316,9 +347,15 @@ mod tests {
 
     #[test]
     fn first_usable_place_and_value_count() {
-        let fine = [("Retry-After", "soon"), ("Retry-After", "0"), ("Retry-After", "60"), ("Retry-After", "30")];
+        let fine = [
+            ("Retry-After", "soon"),
+            ("Retry-After", "0"),
+            ("Retry-After", "60"),
+            ("Retry-After", "30"),
+        ];
         assert_eq!(asked(&fine, "", PayloadFormat::Standard), Some(60.0));
-        let zero = [("X-RateLimit-Reset-After", "0"), ("Retry-After", "0"), ("RateLimit-Reset", "50")];
+        let zero =
+            [("X-RateLimit-Reset-After", "0"), ("Retry-After", "0"), ("RateLimit-Reset", "50")];
         assert_eq!(asked(&zero, "{\"retry_after\": 0}", PayloadFormat::Standard), Some(50.0));
         assert_eq!(asked(&zero[..2], "{\"retry_after\": 7}", PayloadFormat::Standard), Some(7.0));
     }
@@ -342,8 +379,9 @@ mod tests {
 
     #[test]
     fn discord_means_milliseconds_before_version_8_only() {
-        let limited =
-            |number: &str| format!("{{\"message\": \"slow\", \"retry_after\": {number}, \"global\": false}}");
+        let limited = |number: &str| {
+            format!("{{\"message\": \"slow\", \"retry_after\": {number}, \"global\": false}}")
+        };
         let old = "https://discord.com/api/v6/webhooks/1/x";
         let new = "https://discord.com/api/v10/webhooks/1/x";
         for (url, headers, number, pause) in [
@@ -355,7 +393,11 @@ mod tests {
             (old, &[], "64.57", 64.57),
             (old, &[("X-RateLimit-Reset-After", "1.5")], "1337", 1.5),
         ] {
-            assert_eq!(asked_by(url, headers, &limited(number), PayloadFormat::Discord), Some(pause), "{url} {number}");
+            assert_eq!(
+                asked_by(url, headers, &limited(number), PayloadFormat::Discord),
+                Some(pause),
+                "{url} {number}"
+            );
         }
         assert_eq!(asked_by(old, &[], &limited("1337"), PayloadFormat::Standard), Some(1337.0));
     }

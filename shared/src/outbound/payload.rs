@@ -112,7 +112,8 @@ fn print(out: &mut String, node: &JsonNode<'_>) {
         Value::Object(members) => {
             // ECMAScript lists integer keys first, by their value, then the others as they came.
             let mut members: Vec<_> = members.iter().collect();
-            members.sort_by_key(|(key, _)| array_index(key).map_or((true, 0), |index| (false, index)));
+            members
+                .sort_by_key(|(key, _)| array_index(key).map_or((true, 0), |index| (false, index)));
             out.push('{');
             for (at, (key, member)) in members.into_iter().enumerate() {
                 if at > 0 {
@@ -136,7 +137,8 @@ fn array_index(key: &str) -> Option<u32> {
 fn number(out: &mut String, lexeme: &str) {
     let digits = lexeme.strip_prefix('-').unwrap_or(lexeme);
     let value: f64 = lexeme.parse().unwrap_or(f64::NAN);
-    if !value.is_finite() || (digits.bytes().all(|b| b.is_ascii_digit()) && value.abs() > MAX_SAFE) {
+    if !value.is_finite() || (digits.bytes().all(|b| b.is_ascii_digit()) && value.abs() > MAX_SAFE)
+    {
         out.push_str(lexeme);
     } else {
         out.push_str(ryu_js::Buffer::new().format_finite(value));
@@ -206,7 +208,10 @@ mod tests {
             (r#"{"n":123456789.123456789}"#, r#"{"n":123456789.12345679}"#),
             (r#"{"b":1,"10":2,"9":3,"01":4,"-1":5}"#, r#"{"9":3,"10":2,"b":1,"01":4,"-1":5}"#),
             (r#"{"4294967295":1,"4294967294":2}"#, r#"{"4294967294":2,"4294967295":1}"#),
-            (r#"{"s":"\/\u00e9\u0007\u2028\ud83d\ude00\b\f"}"#, "{\"s\":\"/é\\u0007\u{2028}😀\\b\\f\"}"),
+            (
+                r#"{"s":"\/\u00e9\u0007\u2028\ud83d\ude00\b\f"}"#,
+                "{\"s\":\"/é\\u0007\u{2028}😀\\b\\f\"}",
+            ),
             ("{ \"a\" : [ 1 , { } , [ ] , null , true ] }", r#"{"a":[1,{},[],null,true]}"#),
         ] {
             assert_eq!(data(given), printed, "{given}");
@@ -227,7 +232,9 @@ mod tests {
         let id = delivery_id("mux", "e-1", "webhook_1");
         assert_eq!(id, delivery_id("mux", "e-1", "webhook_1"));
         assert_eq!(id.get_version_num(), 5);
-        for other in [("mux", "e-1", "webhook_2"), ("mux", "e-", "1webhook_1"), ("mu", "xe-1", "webhook_1")] {
+        for other in
+            [("mux", "e-1", "webhook_2"), ("mux", "e-", "1webhook_1"), ("mu", "xe-1", "webhook_1")]
+        {
             assert_ne!(id, delivery_id(other.0, other.1, other.2));
         }
     }

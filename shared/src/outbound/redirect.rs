@@ -47,7 +47,11 @@ mod tests {
 
     fn read(location: &'static str) -> Option<Redirect> {
         let headers = [(LOCATION, location.parse().unwrap())].into_iter().collect();
-        Redirect::read(302, &headers, &"https://a.example/services/T0/s3cret?key=s3cret".parse().unwrap())
+        Redirect::read(
+            302,
+            &headers,
+            &"https://a.example/services/T0/s3cret?key=s3cret".parse().unwrap(),
+        )
     }
 
     #[test]

@@ -63,7 +63,8 @@ pub fn derive(
     let occurred_at = if was_in_a_header(&platform.event.time, &document) {
         was.occurred_at
     } else {
-        time::read_first(nodes.map(JsonNode::as_text), platform.event.time_zone).clamped(received_at)
+        time::read_first(nodes.map(JsonNode::as_text), platform.event.time_zone)
+            .clamped(received_at)
     };
     Ok(Derived { event_type, occurred_at })
 }
@@ -72,7 +73,9 @@ impl Platform {
     /// Returns true if `node` names another platform than this one or its aliases. Null names none.
     #[must_use]
     pub fn is_named_otherwise(&self, node: &JsonNode<'_>) -> bool {
-        let is_own = |named: &str| self.aliases.iter().chain([&self.name]).any(|name| name.as_str() == named);
+        let is_own = |named: &str| {
+            self.aliases.iter().chain([&self.name]).any(|name| name.as_str() == named)
+        };
         !node.is_null() && !node.as_str().is_some_and(is_own)
     }
 }
@@ -87,9 +90,9 @@ fn present<'n, 'b>(locator: &Locator, document: &'n Document<'b>) -> Option<&'n 
 
 /// Returns true if no place in the body comes before a header, which nobody has any more.
 fn was_in_a_header(locators: &[Locator], document: &Document<'_>) -> bool {
-    let first = locators
-        .iter()
-        .find(|locator| matches!(locator, Locator::Header(_)) || present(locator, document).is_some());
+    let first = locators.iter().find(|locator| {
+        matches!(locator, Locator::Header(_)) || present(locator, document).is_some()
+    });
     matches!(first, Some(Locator::Header(_)))
 }
 
@@ -114,8 +117,14 @@ mod tests {
 
     #[test]
     fn type_and_time_are_those_of_the_edited_body() {
-        let found = derived("mux", r#"{"type":"video.live_stream.idle","created_at":"2025-12-31T00:00:00Z"}"#);
-        let expected = Derived { event_type: "video.live_stream.idle".to_owned(), occurred_at: 1_767_139_200_000 };
+        let found = derived(
+            "mux",
+            r#"{"type":"video.live_stream.idle","created_at":"2025-12-31T00:00:00Z"}"#,
+        );
+        let expected = Derived {
+            event_type: "video.live_stream.idle".to_owned(),
+            occurred_at: 1_767_139_200_000,
+        };
         assert_eq!(found, Ok(expected));
     }
 
@@ -136,7 +145,8 @@ mod tests {
         let was = Derived { event_type: "before".to_owned(), occurred_at: 5 };
         for at in ["2026-01-01T01:00:00", "2025-12-31T23:00:00Z", "20260101010000"] {
             let body = format!(r#"{{"kind":"up","at":"{at}"}}"#);
-            let found = derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED).unwrap();
+            let found =
+                derive(registry.get("acme").unwrap(), body.as_bytes(), &was, RECEIVED).unwrap();
             assert_eq!(found.occurred_at, RECEIVED - 3_600_000, "{at}");
         }
     }
@@ -153,7 +163,10 @@ mod tests {
         assert_eq!(found.event_type, "before");
         let registry = Registry::from_text("test", "").unwrap();
         let unknown = Derived { event_type: String::new(), occurred_at: 5 };
-        assert_eq!(derive(registry.get("github").unwrap(), b"{}", &unknown, RECEIVED), Err(InvalidEdit::Type));
+        assert_eq!(
+            derive(registry.get("github").unwrap(), b"{}", &unknown, RECEIVED),
+            Err(InvalidEdit::Type)
+        );
     }
 
     #[test]

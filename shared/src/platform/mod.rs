@@ -13,8 +13,8 @@ mod types;
 
 pub use schema::{PayloadError, Schemas};
 pub use types::{
-    ChatColumn, ContentColumn, ContentState, CredentialRef, DataMember, Effect, EffectSpec, EventSpec, Handshake,
-    InvalidPointer, InvalidRequests, JobColumn, LONGEST_WAIT, Locator, MissingSession, Platform, PlatformName,
-    Pointer, RateLimit, RecordingColumn, RecordingState, SecretRef, SecretRefs, SessionColumn, SessionScope,
-    SessionStatus, Source, UnknownName,
+    ChatColumn, ContentColumn, ContentState, CredentialRef, DataMember, Effect, EffectSpec,
+    EventSpec, Handshake, InvalidPointer, InvalidRequests, JobColumn, LONGEST_WAIT, Locator,
+    MissingSession, Platform, PlatformName, Pointer, RateLimit, RecordingColumn, RecordingState,
+    SecretRef, SecretRefs, SessionColumn, SessionScope, SessionStatus, Source, UnknownName,
 };

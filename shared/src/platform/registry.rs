@@ -102,7 +102,11 @@ impl Registry {
     }
 
     /// The definitions that are sound, and what is wrong with the others.
-    fn assemble(file: &str, table: Table, folder: Option<&Path>) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+    fn assemble(
+        file: &str,
+        table: Table,
+        folder: Option<&Path>,
+    ) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let report = Report::new(file);
         let bundled = Bundled::parse()?;
         let mut loader = Loader { report: &report, folder, bundled: &bundled, entries: Vec::new() };
@@ -133,7 +137,8 @@ impl Registry {
 
     /// All of them, the reserved one first: announcements are to be read before the events that need them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Platform>> {
-        std::iter::once(&self.inner.sessions).chain(self.inner.entries.iter().map(|entry| &entry.platform))
+        std::iter::once(&self.inner.sessions)
+            .chain(self.inner.entries.iter().map(|entry| &entry.platform))
     }
 
     /// What each enabled platform verifies with. A bundled platform that is not in the file and whose variables are
@@ -170,7 +175,13 @@ impl Registry {
     /// Every token that is missing, unreadable or empty, by reference, never by value.
     pub fn verify_tokens(&self, env: &Env) -> Result<HashMap<PlatformName, Secret>, Vec<Problem>> {
         let (mut tokens, mut problems) = (HashMap::new(), Vec::new());
-        for platform in self.inner.entries.iter().map(|entry| &entry.platform).filter(|platform| platform.enabled) {
+        for platform in self
+            .inner
+            .entries
+            .iter()
+            .map(|entry| &entry.platform)
+            .filter(|platform| platform.enabled)
+        {
             let key = child(&child("platforms", platform.name.as_str()), "handshake");
             let place = format!("{}: {}", self.inner.file, child(&key, "verify_token"));
             match secrets::verify_token(platform, env, &place) {
@@ -190,7 +201,8 @@ impl Registry {
         };
         let kind = if platform.scheme.uses_credentials() { "credentials" } else { "secrets" };
         let key = child(&child("platforms", platform.name.as_str()), kind);
-        let place = if need == Need::Whatever { key } else { format!("{}: {key}", self.inner.file) };
+        let place =
+            if need == Need::Whatever { key } else { format!("{}: {key}", self.inner.file) };
         secrets::resolve(platform, need, env, &place)
     }
 }
@@ -203,7 +215,9 @@ fn sound((registry, problems): (Registry, Vec<Problem>)) -> Result<Registry, Vec
 pub(crate) fn read(path: &Path) -> Result<Table, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut text = String::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| format!("cannot be read: {error}"))?;
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("cannot be read: {error}"))?;
     if text.len() as u64 > MAX_FILE_BYTES {
         return Err(format!("is longer than {MAX_FILE_BYTES} bytes"));
     }
@@ -277,7 +291,9 @@ impl Loader<'_> {
         let platforms = match table.remove("platforms") {
             None => Table::new(),
             Some(Value::Table(platforms)) => platforms,
-            Some(_) => return self.report.add("platforms", "must be tables such as [platforms.acme]"),
+            Some(_) => {
+                return self.report.add("platforms", "must be tables such as [platforms.acme]");
+            }
         };
         // Destinations are read by `outbound::config`.
         table.remove("destinations");
@@ -294,9 +310,12 @@ impl Loader<'_> {
 
     fn one(&mut self, name: &str, value: Value) {
         let key = child("platforms", name);
-        let parsed = definition::platform_name(name).map_err(|reason| self.report.add(&key, reason));
+        let parsed =
+            definition::platform_name(name).map_err(|reason| self.report.add(&key, reason));
         let Value::Table(table) = value else {
-            return self.report.add(&key, "must be a table; `enabled = false` switches a platform off");
+            return self
+                .report
+                .add(&key, "must be a table; `enabled = false` switches a platform off");
         };
         let own_secrets = ["secrets", "credentials"].iter().any(|kind| table.contains_key(*kind));
         let Some(table) = self.bundled.laid(name, &key, table, self.report) else { return };
@@ -318,7 +337,13 @@ impl Loader<'_> {
                 continue;
             }
             let key = child("platforms", name.as_str());
-            let definition = Definition { key, name, source: Source::Bundled, table: table.clone(), folder: None };
+            let definition = Definition {
+                key,
+                name,
+                source: Source::Bundled,
+                table: table.clone(),
+                folder: None,
+            };
             if let Some(platform) = definition::compile(definition, self.report) {
                 self.entries.push(Entry { platform: Arc::new(platform), own_secrets: false });
             }
@@ -329,11 +354,15 @@ impl Loader<'_> {
 fn reserved() -> Result<Platform, Vec<Problem>> {
     let report = Report::new("the reserved platform");
     let table = bundled::parse(bundled::SESSIONS).map_err(|error| report.add("", error.message()));
-    let name = PlatformName::new(PlatformName::SESSIONS).map_err(|reason| report.add("", reason.to_string()));
+    let name = PlatformName::new(PlatformName::SESSIONS)
+        .map_err(|reason| report.add("", reason.to_string()));
     let platform = match (table, name) {
         (Ok(table), Ok(name)) => {
             let key = child("platforms", name.as_str());
-            definition::compile(Definition { key, name, source: Source::Reserved, table, folder: None }, &report)
+            definition::compile(
+                Definition { key, name, source: Source::Reserved, table, folder: None },
+                &report,
+            )
         }
         _ => None,
     };
@@ -342,10 +371,12 @@ fn reserved() -> Result<Platform, Vec<Problem>> {
 
 fn by_name(entries: &[Entry], report: &Report) -> HashMap<PlatformName, usize> {
     let platforms = || entries.iter().map(|entry| &entry.platform).enumerate();
-    let mut by_name: HashMap<_, _> = platforms().map(|(index, platform)| (platform.name.clone(), index)).collect();
+    let mut by_name: HashMap<_, _> =
+        platforms().map(|(index, platform)| (platform.name.clone(), index)).collect();
     for (index, platform) in platforms() {
         for alias in &platform.aliases {
-            let Some(other) = by_name.insert(alias.clone(), index).filter(|other| *other != index) else {
+            let Some(other) = by_name.insert(alias.clone(), index).filter(|other| *other != index)
+            else {
                 continue;
             };
             let Some(other) = entries.get(other).map(|entry| &entry.platform) else { continue };
@@ -353,7 +384,8 @@ fn by_name(entries: &[Entry], report: &Report) -> HashMap<PlatformName, usize> {
             let (mine, theirs) =
                 if platform.source == Source::File { (platform, other) } else { (other, platform) };
             let key = child("platforms", mine.name.as_str());
-            report.add(&key, format!("the name {alias} belongs to the platform {} too", theirs.name));
+            report
+                .add(&key, format!("the name {alias} belongs to the platform {} too", theirs.name));
         }
     }
     by_name

@@ -41,7 +41,10 @@ impl fmt::Debug for Schemas {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut types: Vec<_> = self.by_type.keys().collect();
         types.sort();
-        f.debug_struct("Schemas").field("all", &self.all.is_some()).field("by_type", &types).finish()
+        f.debug_struct("Schemas")
+            .field("all", &self.all.is_some())
+            .field("by_type", &types)
+            .finish()
     }
 }
 
@@ -87,7 +90,9 @@ pub(super) fn compile(schema: &Value) -> Result<Validator, String> {
         .offline()
         .with_pattern_options(PatternOptions::regex())
         .build(schema)
-        .map_err(|error| format!("not a JSON Schema: {error} (at {})", named(error.instance_path().as_str())))
+        .map_err(|error| {
+            format!("not a JSON Schema: {error} (at {})", named(error.instance_path().as_str()))
+        })
 }
 
 fn named(path: &str) -> String {
@@ -103,13 +108,20 @@ fn refusal(error: &ValidationError<'_>) -> PayloadError {
     let path = error.instance_path().as_str();
     match error.kind() {
         ValidationErrorKind::Required { property } => {
-            let property = property.as_str().unwrap_or_default().replace('~', "~0").replace('/', "~1");
-            PayloadError::Unmet { path: named(&format!("{path}/{property}")), rule: "is required".to_owned() }
+            let property =
+                property.as_str().unwrap_or_default().replace('~', "~0").replace('/', "~1");
+            PayloadError::Unmet {
+                path: named(&format!("{path}/{property}")),
+                rule: "is required".to_owned(),
+            }
         }
-        ValidationErrorKind::Type { kind } => PayloadError::Unmet { path: named(path), rule: of_type(kind) },
-        kind => {
-            PayloadError::Unmet { path: named(path), rule: format!("breaks `{}` of the schema", kind.keyword()) }
+        ValidationErrorKind::Type { kind } => {
+            PayloadError::Unmet { path: named(path), rule: of_type(kind) }
         }
+        kind => PayloadError::Unmet {
+            path: named(path),
+            rule: format!("breaks `{}` of the schema", kind.keyword()),
+        },
     }
 }
 
@@ -153,7 +165,9 @@ mod tests {
 
     #[test]
     fn a_missing_property_is_named_by_its_own_path() {
-        let schemas = schemas(json!({"properties": {"payload": {"required": ["a/b"]}}, "required": ["payload"]}));
+        let schemas = schemas(
+            json!({"properties": {"payload": {"required": ["a/b"]}}, "required": ["payload"]}),
+        );
         assert_eq!(unmet(&schemas, "{}"), "/payload: is required");
         assert_eq!(unmet(&schemas, r#"{"payload": {}}"#), "/payload/a~1b: is required");
         assert_eq!(schemas.check("any", br#"{"payload": {"a/b": 1}}"#), Ok(()));
@@ -175,10 +189,17 @@ mod tests {
             r#"{"whole": "hunter2"}"#,
             r#"{"hunter2": 1}"#,
         ] {
-            assert!(!unmet(&schemas, body).contains("hunter2"), "{body}: {}", unmet(&schemas, body));
+            assert!(
+                !unmet(&schemas, body).contains("hunter2"),
+                "{body}: {}",
+                unmet(&schemas, body)
+            );
         }
         assert_eq!(unmet(&schemas, r#"{"text": 1}"#), "/text: must be of type null or string");
-        assert_eq!(unmet(&schemas, r#"{"text": "abcd"}"#), "/text: breaks `maxLength` of the schema");
+        assert_eq!(
+            unmet(&schemas, r#"{"text": "abcd"}"#),
+            "/text: breaks `maxLength` of the schema"
+        );
     }
 
     #[test]
@@ -195,7 +216,8 @@ mod tests {
 
     #[test]
     fn a_type_has_its_own_schema_besides_the_common_one() {
-        let typed = HashMap::from([("a".to_owned(), compile(&json!({"required": ["x"]})).unwrap())]);
+        let typed =
+            HashMap::from([("a".to_owned(), compile(&json!({"required": ["x"]})).unwrap())]);
         let schemas = Schemas::new(Some(compile(&json!({"type": "object"})).unwrap()), typed);
         assert!(!schemas.is_empty());
         assert_eq!(schemas.check("b", b"{}"), Ok(()));

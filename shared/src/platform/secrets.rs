@@ -32,7 +32,12 @@ pub(super) enum Need {
 }
 
 /// Resolves what `platform` verifies with. `Ok(None)`: nothing there, and nothing needed.
-pub(super) fn resolve(platform: &Platform, need: Need, env: &Env, key: &str) -> Result<Option<Keys>, Vec<Problem>> {
+pub(super) fn resolve(
+    platform: &Platform,
+    need: Need,
+    env: &Env,
+    key: &str,
+) -> Result<Option<Keys>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut missing = Vec::new();
     let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
@@ -45,7 +50,8 @@ pub(super) fn resolve(platform: &Platform, need: Need, env: &Env, key: &str) -> 
         }
     };
     if need == Need::All || (need == Need::Any && keys.is_empty() && problems.is_empty()) {
-        problems.extend(missing.iter().map(|one| Problem::new(key, format_args!("{one} is not set"))));
+        problems
+            .extend(missing.iter().map(|one| Problem::new(key, format_args!("{one} is not set"))));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -54,7 +60,11 @@ pub(super) fn resolve(platform: &Platform, need: Need, env: &Env, key: &str) -> 
 }
 
 /// Resolves the token of `platform`'s handshake. `Ok(None)`: its handshake takes none.
-pub(super) fn verify_token(platform: &Platform, env: &Env, key: &str) -> Result<Option<Secret>, Vec<Problem>> {
+pub(super) fn verify_token(
+    platform: &Platform,
+    env: &Env,
+    key: &str,
+) -> Result<Option<Secret>, Vec<Problem>> {
     let Some(Handshake::Meta { verify_token }) = &platform.handshake else { return Ok(None) };
     let (mut problems, mut missing) = (Vec::new(), Vec::new());
     let mut look = Lookup { env, key, problems: &mut problems, missing: &mut missing };
@@ -109,7 +119,12 @@ impl Lookup<'_> {
         Vec::new()
     }
 
-    fn decode(&mut self, platform: &Platform, reference: &SecretRef, text: &SecretText) -> Vec<Secret> {
+    fn decode(
+        &mut self,
+        platform: &Platform,
+        reference: &SecretRef,
+        text: &SecretText,
+    ) -> Vec<Secret> {
         let secrets = platform.scheme.secrets(text);
         secrets.map_err(|reason| self.problem(format!("{reference} {reason}"))).unwrap_or_default()
     }
@@ -118,12 +133,22 @@ impl Lookup<'_> {
     fn text(&mut self, reference: &SecretRef) -> Option<Option<SecretText>> {
         match reference {
             SecretRef::Env(name) => {
-                let found = self.env.lookup_text(name).map_err(|problem| self.problems.push(problem)).ok()?;
+                let found = self
+                    .env
+                    .lookup_text(name)
+                    .map_err(|problem| self.problems.push(problem))
+                    .ok()?;
                 Some(found.map(|(text, from)| self.remarked(text, &from)))
             }
             SecretRef::File(path) => {
-                let read = config::read_file(path).map_err(|reason| self.problem(format!("{reference} {reason}")));
-                Some(Some(self.remarked(SecretText::new(read.ok()?), &format!("{}: {reference}", self.key))))
+                let read = config::read_file(path)
+                    .map_err(|reason| self.problem(format!("{reference} {reason}")));
+                Some(Some(
+                    self.remarked(
+                        SecretText::new(read.ok()?),
+                        &format!("{}: {reference}", self.key),
+                    ),
+                ))
             }
         }
     }
@@ -131,7 +156,8 @@ impl Lookup<'_> {
     /// Warns of what surrounds `text`, which is from `from`.
     fn remarked(&self, text: SecretText, from: &str) -> SecretText {
         if let Some(remark) = text.remark().filter(|_| !text.is_empty()) {
-            self.env.warn(from, format_args!("{remark}; requests are verified with and without that"));
+            self.env
+                .warn(from, format_args!("{remark}; requests are verified with and without that"));
         }
         text
     }

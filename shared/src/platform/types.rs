@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 pub use column::{
-    ChatColumn, ContentColumn, ContentState, JobColumn, RecordingColumn, RecordingState, SessionColumn,
-    SessionStatus,
+    ChatColumn, ContentColumn, ContentState, JobColumn, RecordingColumn, RecordingState,
+    SessionColumn, SessionStatus,
 };
 pub use effect::{DataMember, Effect, EffectSpec};
 pub use name::{PlatformName, UnknownName};

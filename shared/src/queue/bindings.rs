@@ -48,7 +48,8 @@ impl BoundUrl {
     }
 
     fn belongs_to(&self, destination: &Destination) -> bool {
-        self.fingerprint == UrlFingerprint::of(&destination.url).to_string() && self.scope == destination.scope()
+        self.fingerprint == UrlFingerprint::of(&destination.url).to_string()
+            && self.scope == destination.scope()
     }
 }
 
@@ -100,18 +101,23 @@ impl QueueBindings {
     ) -> Self {
         let others = urls.iter().filter(|(queue, _)| !homes.contains(queue));
         let others = others.filter_map(|(queue, url)| {
-            let position = destinations.iter().position(|destination| url.belongs_to(destination))?;
+            let position =
+                destinations.iter().position(|destination| url.belongs_to(destination))?;
             Some((position, queue.clone()))
         });
         Self { others: others.collect(), homes, states, urls }
     }
 
     /// Queues for which the state of the queue `state` holds.
-    pub fn queues_of<'b>(&'b self, state: &'b DestinationName) -> impl Iterator<Item = &'b DestinationName> {
+    pub fn queues_of<'b>(
+        &'b self,
+        state: &'b DestinationName,
+    ) -> impl Iterator<Item = &'b DestinationName> {
         let homes = self.homes.iter().enumerate();
         let others = self.others.iter().map(|(position, queue)| (*position, queue));
         let all = homes.chain(others);
-        all.filter(move |(position, _)| self.states.get(*position) == Some(state)).map(|(_, queue)| queue)
+        all.filter(move |(position, _)| self.states.get(*position) == Some(state))
+            .map(|(_, queue)| queue)
     }
 
     /// True if `queue` belongs to one of the destinations.
@@ -166,7 +172,8 @@ impl Queue {
         let unreadable = |error: redis::ParsingError| CallError::Unknown(error.into());
         let names = |value| -> Result<Vec<DestinationName>, CallError> {
             let texts: Vec<String> = from_redis_value(value).map_err(unreadable)?;
-            let names: Result<Vec<_>, _> = texts.iter().map(|text| DestinationName::new(text)).collect();
+            let names: Result<Vec<_>, _> =
+                texts.iter().map(|text| DestinationName::new(text)).collect();
             names.map_err(|_| CallError::unexpected_reply("names of queues expected"))
         };
         let (homes, states) = (names(homes)?, names(states)?);
@@ -175,13 +182,17 @@ impl Queue {
         }
         let urls: HashMap<String, String> = from_redis_value(urls).map_err(unreadable)?;
         // Other fields than queues have no name of a queue.
-        let urls =
-            urls.iter().filter_map(|(queue, url)| Some((DestinationName::new(queue).ok()?, BoundUrl::read(url))));
+        let urls = urls.iter().filter_map(|(queue, url)| {
+            Some((DestinationName::new(queue).ok()?, BoundUrl::read(url)))
+        });
         Ok(Some(QueueBindings::new(destinations, homes, states, urls.collect())))
     }
 
     /// Queues that hold something, or have a state that stops deliveries.
-    async fn occupied(&self, destinations: &[&Destination]) -> Result<Vec<DestinationName>, CallError> {
+    async fn occupied(
+        &self,
+        destinations: &[&Destination],
+    ) -> Result<Vec<DestinationName>, CallError> {
         let mut names: BTreeSet<_> = self.destination_queues().await?.into_iter().collect();
         // An import may have made one that nothing was ever forwarded to.
         names.extend(destinations.iter().map(|one| one.name.clone()));

@@ -12,12 +12,12 @@ use redis::Value;
 
 use super::{CallError, keys};
 use crate::event::{
-    Envelope, EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId, WIRE_VERSION,
-    edit_digest,
+    Envelope, EventTime, MAX_EVENT_ID_BYTES, MAX_EVENT_TYPE_BYTES, Millis, NewEvent, StreamId,
+    WIRE_VERSION, edit_digest,
 };
 
-pub use field_buf::FieldBuf;
 pub(super) use field_buf::ByteSpan;
+pub use field_buf::FieldBuf;
 
 /// Field pairs, in their order. Names may repeat and need not be text.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -147,7 +147,12 @@ found! {
 ///
 /// `received_at` and `origin` are the script's to decide; they are given here for tests and imports.
 #[must_use]
-pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin: StreamId) -> Fields {
+pub fn encode(
+    event: &NewEvent,
+    occurred_at: Millis,
+    received_at: Millis,
+    origin: StreamId,
+) -> Fields {
     let pair = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
     let mut fields = vec![
         pair("v", WIRE_VERSION.to_string().as_bytes()),
@@ -166,7 +171,10 @@ pub fn encode(event: &NewEvent, occurred_at: Millis, received_at: Millis, origin
     fields
 }
 
-fn optional<T: FromStr>(name: &'static str, value: Option<&[u8]>) -> Result<Option<T>, DecodeError> {
+fn optional<T: FromStr>(
+    name: &'static str,
+    value: Option<&[u8]>,
+) -> Result<Option<T>, DecodeError> {
     let Some(raw) = value else { return Ok(None) };
     let text = std::str::from_utf8(raw).map_err(|_| DecodeError::Invalid(name))?;
     text.parse().map(Some).map_err(|_| DecodeError::Invalid(name))
@@ -189,7 +197,10 @@ impl<'a> FieldView<'a> {
         self.0.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.as_slice())
     }
 
-    pub(crate) fn optional<T: FromStr>(&self, name: &'static str) -> Result<Option<T>, DecodeError> {
+    pub(crate) fn optional<T: FromStr>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, DecodeError> {
         optional(name, self.raw(name))
     }
 }
@@ -199,7 +210,9 @@ impl<'a> FieldView<'a> {
 pub(crate) fn entries(value: Value) -> Result<Vec<StreamEntry>, CallError> {
     match value {
         Value::Nil => Ok(Vec::new()),
-        Value::Array(items) => items.into_iter().filter(|item| *item != Value::Nil).map(entry).collect(),
+        Value::Array(items) => {
+            items.into_iter().filter(|item| *item != Value::Nil).map(entry).collect()
+        }
         _ => Err(CallError::unexpected_reply("entries expected")),
     }
 }
@@ -225,7 +238,9 @@ fn packed(flat: Vec<Value>) -> Result<FieldBuf, CallError> {
 
 pub(crate) fn array<const N: usize>(value: Value) -> Result<[Value; N], CallError> {
     match value {
-        Value::Array(items) => items.try_into().map_err(|_| CallError::unexpected_reply("an array of another length")),
+        Value::Array(items) => {
+            items.try_into().map_err(|_| CallError::unexpected_reply("an array of another length"))
+        }
         _ => Err(CallError::unexpected_reply("an array expected")),
     }
 }
@@ -245,7 +260,8 @@ pub(crate) fn stream_id(value: &Value) -> Result<StreamId, CallError> {
         Value::SimpleString(text) => Some(text.as_str()),
         _ => None,
     };
-    raw.and_then(|text| text.parse().ok()).ok_or(CallError::unexpected_reply("a stream id expected"))
+    raw.and_then(|text| text.parse().ok())
+        .ok_or(CallError::unexpected_reply("a stream id expected"))
 }
 
 #[cfg(test)]

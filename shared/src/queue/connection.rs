@@ -5,20 +5,23 @@
 //! that failed to connect says [`CallError::NotRun`]. On a cluster every call goes to the node that serves its key, wherever
 //! that has moved to; only a call that certainly did not run is sent again.
 
+mod blocking;
 mod cluster;
 mod confirm;
 mod node;
 mod reader;
 mod resp;
 mod slots;
-mod blocking;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::ConnectionLike;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion, Value};
+use redis::{
+    Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    Value,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 pub use confirm::ReplicaAck;
@@ -26,10 +29,10 @@ pub use reader::StreamReader;
 pub(super) use reader::pages;
 
 use super::CallError;
+use blocking::BlockingConnection;
 use cluster::{Cluster, Primary};
 use confirm::ReplicatedConnection;
 use node::{NodeConfig, NodeConnection};
-use blocking::BlockingConnection;
 
 /// How long a command may take; redis-rs's own default of 500 ms is shorter than an fsync can be.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -98,7 +101,8 @@ pub fn connect_confirming(
         ConnectionKind::Cluster(Arc::new(Cluster::new(seeds(url)?, manner, confirmation)))
     } else {
         let client = client(url)?;
-        let confirmed = confirmation.map(|wait| Arc::new(ReplicatedConnection::new(client.clone(), &manner, wait)));
+        let confirmed = confirmation
+            .map(|wait| Arc::new(ReplicatedConnection::new(client.clone(), &manner, wait)));
         ConnectionKind::One(NodeConnection::new(client, manner), confirmed)
     };
     Ok(RedisConnection { kind })
@@ -108,7 +112,10 @@ pub fn connect_confirming(
 ///
 /// # Errors
 /// As [`connect`].
-pub fn blocking_connection(url: &SecretString, cluster: bool) -> Result<StreamReader, RedisUrlError> {
+pub fn blocking_connection(
+    url: &SecretString,
+    cluster: bool,
+) -> Result<StreamReader, RedisUrlError> {
     if cluster {
         // Nothing blocks there, see the reader.
         let manner = NodeConfig::new(RESPONSE_TIMEOUT, 1);
@@ -168,7 +175,8 @@ fn client(url: &SecretString) -> Result<Client, RedisUrlError> {
 }
 
 fn seeds(url: &SecretString) -> Result<Vec<ConnectionInfo>, RedisUrlError> {
-    let seeds: Vec<_> = url.expose_secret().split(',').map(|url| info(url.trim())).collect::<Result<_, _>>()?;
+    let seeds: Vec<_> =
+        url.expose_secret().split(',').map(|url| info(url.trim())).collect::<Result<_, _>>()?;
     cluster::reachable(&seeds)?;
     if seeds.iter().any(|seed| seed.redis_settings().db() != 0) {
         return Err(RedisUrlError::Database);
@@ -181,8 +189,10 @@ fn info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {
         .with_time(Duration::from_secs(10))
         .with_interval(Duration::from_secs(5))
         .with_retries(3);
-    let tcp =
-        TcpSettings::default().set_nodelay(true).set_keepalive(keepalive).set_user_timeout(Duration::from_secs(10));
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive)
+        .set_user_timeout(Duration::from_secs(10));
     let info = url.into_connection_info().map_err(|_| RedisUrlError::Url)?;
     // Replies are read by their RESP2 shapes, whatever the URL asks for.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
@@ -235,7 +245,11 @@ impl RedisConnection {
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub(super) async fn run_on_same_node(&self, like: &Cmd, command: &Cmd) -> Result<Value, CallError> {
+    pub(super) async fn run_on_same_node(
+        &self,
+        like: &Cmd,
+        command: &Cmd,
+    ) -> Result<Value, CallError> {
         match &self.kind {
             ConnectionKind::One(node, _) => node.run(command).await,
             ConnectionKind::Cluster(cluster) => cluster.run(command, Some(like), false).await,
@@ -260,7 +274,8 @@ impl RedisConnection {
             ConnectionKind::One(node, _) => node.pipeline(commands).await,
             ConnectionKind::Cluster(cluster) => {
                 let all = cluster.run_all(commands).await?;
-                T::from_redis_value(Value::Array(all)).map_err(|error| CallError::Unknown(error.into()))
+                T::from_redis_value(Value::Array(all))
+                    .map_err(|error| CallError::Unknown(error.into()))
             }
         }
     }
@@ -269,14 +284,18 @@ impl RedisConnection {
     pub(super) fn key_is_on(&self, server: &RedisNode, key: &str) -> bool {
         match &self.kind {
             ConnectionKind::One(..) => true,
-            ConnectionKind::Cluster(cluster) => cluster.primary_for_key(key).is_some_and(|name| name == server.name),
+            ConnectionKind::Cluster(cluster) => {
+                cluster.primary_for_key(key).is_some_and(|name| name == server.name)
+            }
         }
     }
 
     /// Every server that takes writes, with a name for it and, on a cluster, a slot that it serves.
     pub(super) async fn servers(&self) -> Result<Vec<RedisNode>, CallError> {
         match &self.kind {
-            ConnectionKind::One(node, _) => Ok(vec![RedisNode { name: String::new(), slot: None, node: node.clone() }]),
+            ConnectionKind::One(node, _) => {
+                Ok(vec![RedisNode { name: String::new(), slot: None, node: node.clone() }])
+            }
             ConnectionKind::Cluster(cluster) => {
                 let server = |primary: Arc<Primary>| RedisNode {
                     name: primary.node.address(),
@@ -307,7 +326,9 @@ impl RedisNode {
 
 /// A hash tag that leads to `slot`.
 pub(super) fn hash_tag_for_slot(slot: u16) -> u32 {
-    (0..).find(|tag: &u32| slots::slot_of_key(tag.to_string().as_bytes()) == slot).unwrap_or_default()
+    (0..)
+        .find(|tag: &u32| slots::slot_of_key(tag.to_string().as_bytes()) == slot)
+        .unwrap_or_default()
 }
 
 /// So that redis-rs's own commands can be used where this crate has no method.
@@ -324,15 +345,21 @@ impl ConnectionLike for RedisConnection {
     ) -> redis::RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             match &self.kind {
-                ConnectionKind::One(node, _) => node.run_all(cmd, offset, count).await.map_err(CallError::into_error),
-                ConnectionKind::Cluster(cluster) => cluster.run_all(cmd).await.map_err(CallError::into_error),
+                ConnectionKind::One(node, _) => {
+                    node.run_all(cmd, offset, count).await.map_err(CallError::into_error)
+                }
+                ConnectionKind::Cluster(cluster) => {
+                    cluster.run_all(cmd).await.map_err(CallError::into_error)
+                }
             }
         })
     }
 
     fn get_db(&self) -> i64 {
         match &self.kind {
-            ConnectionKind::One(node, _) => node.client().get_connection_info().redis_settings().db(),
+            ConnectionKind::One(node, _) => {
+                node.client().get_connection_info().redis_settings().db()
+            }
             ConnectionKind::Cluster(_) => 0,
         }
     }

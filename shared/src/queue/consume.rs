@@ -12,7 +12,7 @@ use super::codec::{array, entries, stream_id};
 use super::connection::pages;
 use super::keys::{GROUP, lease};
 use super::script::optional;
-use super::{StreamEntry, CallError, PlatformKeys, Queue, StreamReader};
+use super::{CallError, PlatformKeys, Queue, StreamEntry, StreamReader};
 use crate::event::StreamId;
 
 /// Idle time that entries handed back are given: longer than any claim waits for.
@@ -57,7 +57,8 @@ impl Queue {
         count: usize,
         block: Duration,
     ) -> Result<Vec<(usize, Vec<StreamEntry>)>, CallError> {
-        let streams: Vec<_> = streams.iter().map(|keys| (keys.incoming.as_str(), ">".to_owned())).collect();
+        let streams: Vec<_> =
+            streams.iter().map(|keys| (keys.incoming.as_str(), ">".to_owned())).collect();
         reader.read(&read_group(consumer, count), &streams, block).await
     }
 
@@ -93,13 +94,21 @@ impl Queue {
         count: usize,
     ) -> Result<Vec<StreamId>, CallError> {
         let mut pending = cmd("XPENDING");
-        pending.arg(&keys.incoming).arg(GROUP).arg(format!("({after}")).arg("+").arg(count.max(1)).arg(consumer);
+        pending
+            .arg(&keys.incoming)
+            .arg(GROUP)
+            .arg(format!("({after}"))
+            .arg("+")
+            .arg(count.max(1))
+            .arg(consumer);
         let Value::Array(page) = self.connection.run(&pending).await? else {
             return Err(CallError::unexpected_reply("pending entries expected"));
         };
         page.into_iter()
             .map(|entry| match entry {
-                Value::Array(facts) => facts.first().map_or(Err(CallError::unexpected_reply("an id expected")), stream_id),
+                Value::Array(facts) => facts
+                    .first()
+                    .map_or(Err(CallError::unexpected_reply("an id expected")), stream_id),
                 _ => Err(CallError::unexpected_reply("a pending entry expected")),
             })
             .collect()
@@ -147,7 +156,9 @@ impl Queue {
         let claimed = entries(claimed)?;
         let ids: Vec<StreamId> = claimed.iter().map(|entry| entry.id).collect();
         let counts = self.delivery_counts(keys, consumer, &ids).await?;
-        let Value::Array(deleted) = deleted else { return Err(CallError::unexpected_reply("deleted ids expected")) };
+        let Value::Array(deleted) = deleted else {
+            return Err(CallError::unexpected_reply("deleted ids expected"));
+        };
         Ok(ClaimedPage {
             cursor: stream_id(&next)?,
             entries: claimed.into_iter().zip(counts).collect(),
@@ -181,7 +192,12 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn extend_claims(&self, keys: &PlatformKeys, consumer: &str, ids: &[StreamId]) -> Result<Vec<bool>, CallError> {
+    pub async fn extend_claims(
+        &self,
+        keys: &PlatformKeys,
+        consumer: &str,
+        ids: &[StreamId],
+    ) -> Result<Vec<bool>, CallError> {
         self.set_idle(keys, consumer, ids, 0).await
     }
 
@@ -237,7 +253,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer, or there is no group.
-    pub async fn reap_consumers(&self, keys: &PlatformKeys, min_idle: Duration) -> Result<u64, CallError> {
+    pub async fn reap_consumers(
+        &self,
+        keys: &PlatformKeys,
+        min_idle: Duration,
+    ) -> Result<u64, CallError> {
         let mut call = self.scripts.reap_consumers.call(&[&keys.incoming], 48);
         call.arg(GROUP).arg(u64::try_from(min_idle.as_millis()).unwrap_or(u64::MAX));
         self.number(self.scripts.reap_consumers.run(&self.connection, &call).await?)
@@ -249,7 +269,12 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn count_isolated_run(&self, keys: &PlatformKeys, id: StreamId, run: Uuid) -> Result<u64, CallError> {
+    pub async fn count_isolated_run(
+        &self,
+        keys: &PlatformKeys,
+        id: StreamId,
+        run: Uuid,
+    ) -> Result<u64, CallError> {
         let mut call = self.scripts.count_isolated_run.call(&[&keys.incoming, &keys.suspects], 24);
         call.arg(id.to_string()).arg(run.simple().to_string());
         self.number(self.scripts.count_isolated_run.run(&self.connection, &call).await?)
@@ -260,7 +285,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn clear_suspects(&self, keys: &PlatformKeys, ids: &[StreamId]) -> Result<(), CallError> {
+    pub async fn clear_suspects(
+        &self,
+        keys: &PlatformKeys,
+        ids: &[StreamId],
+    ) -> Result<(), CallError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -306,8 +335,13 @@ pub(super) fn append_ids(call: &mut Cmd, ids: &[StreamId]) {
 
 /// One number per id.
 pub(super) fn per_id_numbers(reply: Value, expected: usize) -> Result<Vec<u64>, CallError> {
-    let counts: Vec<u64> = redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
-    if counts.len() == expected { Ok(counts) } else { Err(CallError::unexpected_reply("one number per id expected")) }
+    let counts: Vec<u64> =
+        redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
+    if counts.len() == expected {
+        Ok(counts)
+    } else {
+        Err(CallError::unexpected_reply("one number per id expected"))
+    }
 }
 
 fn read_group(consumer: &str, count: usize) -> Cmd {

@@ -16,10 +16,10 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::codec::{FieldView, entries, stream_id};
-use super::consume::{MAX_IDS_PER_CALL, per_id_numbers, append_ids};
+use super::consume::{MAX_IDS_PER_CALL, append_ids, per_id_numbers};
 pub use query::{DeadLetterStats, ImportOutcome};
 
-use super::{StreamEntry, CallError, Fields, PlatformKeys, Queue};
+use super::{CallError, Fields, PlatformKeys, Queue, StreamEntry};
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
 
@@ -100,13 +100,15 @@ impl DeadLetter {
         let mut taken = known.taken;
         letter.extra = fields
             .into_iter()
-            .filter(|(name, _)| match taken.iter().position(|known| known.as_bytes() == name.as_slice()) {
-                // Only the first of a repeated field was taken.
-                Some(position) => {
-                    taken.swap_remove(position);
-                    false
+            .filter(|(name, _)| {
+                match taken.iter().position(|known| known.as_bytes() == name.as_slice()) {
+                    // Only the first of a repeated field was taken.
+                    Some(position) => {
+                        taken.swap_remove(position);
+                        false
+                    }
+                    None => true,
                 }
-                None => true,
             })
             .collect();
         letter
@@ -147,7 +149,17 @@ impl Serialize for DeadLetter {
                 $(if let Some(value) = &self.$name { map.serialize_entry(stringify!($name), value)?; })+
             };
         }
-        fields!(v, event_id, event_type, occurred_at, received_at, attempt, attempts, origin, delivery_id);
+        fields!(
+            v,
+            event_id,
+            event_type,
+            occurred_at,
+            received_at,
+            attempt,
+            attempts,
+            origin,
+            delivery_id
+        );
         fields!(traceparent, error_code, error, first_failed_at, failed_at, worker, source_id);
         map.serialize_entry("replays", &self.replays)?;
         if let Some(body) = &self.body {
@@ -157,8 +169,11 @@ impl Serialize for DeadLetter {
             }
         }
         if !self.extra.is_empty() {
-            let pairs: Vec<_> =
-                self.extra.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect();
+            let pairs: Vec<_> = self
+                .extra
+                .iter()
+                .map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)])
+                .collect();
             map.serialize_entry("extra", &pairs)?;
         }
         map.end()
@@ -197,7 +212,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn find_dead_letter(&self, keys: &PlatformKeys, id: StreamId) -> Result<Option<StreamEntry>, CallError> {
+    pub async fn find_dead_letter(
+        &self,
+        keys: &PlatformKeys,
+        id: StreamId,
+    ) -> Result<Option<StreamEntry>, CallError> {
         let id = id.to_string();
         let reply = self.connection.run(cmd("XRANGE").arg(&keys.dlq).arg(&id).arg(&id)).await?;
         Ok(entries(reply)?.pop())
@@ -227,7 +246,8 @@ impl Queue {
                 call.arg(name).arg(value);
             }
             append_ids(&mut call, ids);
-            let Value::Array(replies) = self.scripts.replay.run(&self.connection, &call).await? else {
+            let Value::Array(replies) = self.scripts.replay.run(&self.connection, &call).await?
+            else {
                 return Err(CallError::unexpected_reply("an array expected"));
             };
             if replies.len() != ids.len() {
@@ -257,8 +277,12 @@ impl Queue {
         let mut removed = Vec::with_capacity(letters.len());
         for chunk in letters.chunks(MAX_IDS_PER_CALL) {
             let mut names = vec![keys.dlq.clone(), keys.exceptions.clone()];
-            names
-                .extend(chunk.iter().filter_map(|(_, digest)| digest.as_deref()).map(|digest| keys.marker(digest)));
+            names.extend(
+                chunk
+                    .iter()
+                    .filter_map(|(_, digest)| digest.as_deref())
+                    .map(|digest| keys.marker(digest)),
+            );
             let mut call = self.scripts.purge.call(&names, chunk.len() * 32);
             for (id, digest) in chunk {
                 call.arg(id.to_string()).arg(i32::from(digest.is_some()));

@@ -139,8 +139,12 @@ impl Queue {
             let (chunk, others) = rest.split_at(call_size(rest));
             rest = others;
             let queue = &keys.queue;
-            let mut names =
-                vec![queue.incoming.clone(), queue.dlq.clone(), keys.state.clone(), queue.counters.clone()];
+            let mut names = vec![
+                queue.incoming.clone(),
+                queue.dlq.clone(),
+                keys.state.clone(),
+                queue.counters.clone(),
+            ];
             if indexed {
                 names.push(DESTINATIONS.to_owned());
             }
@@ -173,9 +177,14 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn acquire_delivery_permit(&self, keys: &DestinationKeys, limit: DeliveryLimit) -> Result<DeliveryPermit, CallError> {
+    pub async fn acquire_delivery_permit(
+        &self,
+        keys: &DestinationKeys,
+        limit: DeliveryLimit,
+    ) -> Result<DeliveryPermit, CallError> {
         let window_us = u64::try_from(limit.window.as_micros()).unwrap_or(u64::MAX);
-        let mut call = self.scripts.acquire_delivery_permit.call(&[&keys.queue.limit, &keys.state], 32);
+        let mut call =
+            self.scripts.acquire_delivery_permit.call(&[&keys.queue.limit, &keys.state], 32);
         call.arg((window_us / u64::from(limit.max.max(1))).max(1)).arg(limit.max.max(1));
         let reply = self.scripts.acquire_delivery_permit.run(&self.connection, &call).await?;
         let [what, wait] = array(reply)?;
@@ -194,12 +203,19 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis did not answer. Calling again is safe.
-    pub async fn hold_destination(&self, keys: &DestinationKeys, asked: Option<Duration>) -> Result<BusyPause, CallError> {
+    pub async fn hold_destination(
+        &self,
+        keys: &DestinationKeys,
+        asked: Option<Duration>,
+    ) -> Result<BusyPause, CallError> {
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let script = &self.scripts.hold_destination;
         let mut call = script.call(&[&keys.state], 64);
         optional(&mut call, asked.map(ms));
-        call.arg(ms(MIN_BUSY_PAUSE)).arg(ms(MAX_PAUSE)).arg(ms(FIRST_BUSY_PAUSE)).arg(ms(MAX_DEFAULT_BUSY_PAUSE));
+        call.arg(ms(MIN_BUSY_PAUSE))
+            .arg(ms(MAX_PAUSE))
+            .arg(ms(FIRST_BUSY_PAUSE))
+            .arg(ms(MAX_DEFAULT_BUSY_PAUSE));
         let [pause, busy, begins] = array(script.run(&self.connection, &call).await?)?;
         Ok(BusyPause {
             pause: Duration::from_millis(self.number(pause)?),
@@ -222,7 +238,10 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn destination_state(&self, keys: &DestinationKeys) -> Result<DestinationState, CallError> {
+    pub async fn destination_state(
+        &self,
+        keys: &DestinationKeys,
+    ) -> Result<DestinationState, CallError> {
         let mut get = cmd("HGETALL");
         get.arg(&keys.state);
         let fields: std::collections::HashMap<String, String> =
@@ -249,7 +268,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn pause_destination(&self, keys: &DestinationKeys, paused: bool) -> Result<(), CallError> {
+    pub async fn pause_destination(
+        &self,
+        keys: &DestinationKeys,
+        paused: bool,
+    ) -> Result<(), CallError> {
         self.set_state(keys, &[("paused", if paused { "1" } else { "0" })]).await?;
         if paused {
             return Ok(());
@@ -282,7 +305,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn note_circuit(&self, keys: &DestinationKeys, circuit: &str) -> Result<(), CallError> {
+    pub async fn note_circuit(
+        &self,
+        keys: &DestinationKeys,
+        circuit: &str,
+    ) -> Result<(), CallError> {
         self.set_state(keys, &[("circuit", circuit)]).await
     }
 
@@ -290,7 +317,12 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn note_error(&self, keys: &DestinationKeys, error: &str, at: Millis) -> Result<(), CallError> {
+    pub async fn note_error(
+        &self,
+        keys: &DestinationKeys,
+        error: &str,
+        at: Millis,
+    ) -> Result<(), CallError> {
         let error: String = error.chars().take(MAX_ERROR_CHARS).collect();
         self.set_state(keys, &[("last_error", &error), ("last_error_at", &at.to_string())]).await
     }
@@ -302,7 +334,11 @@ impl Queue {
         self.connection.run(&add).await.map(drop)
     }
 
-    async fn set_state(&self, keys: &DestinationKeys, facts: &[(&str, &str)]) -> Result<(), CallError> {
+    async fn set_state(
+        &self,
+        keys: &DestinationKeys,
+        facts: &[(&str, &str)],
+    ) -> Result<(), CallError> {
         let mut set = cmd("HSET");
         set.arg(&keys.state);
         for (field, value) in facts {
@@ -343,8 +379,10 @@ impl Queue {
         let mut members = cmd("SMEMBERS");
         members.arg(DESTINATIONS);
         let reply = self.connection.run(&members).await?;
-        let names: Vec<String> = redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
-        let mut queues: Vec<_> = names.iter().filter_map(|name| DestinationName::new(name).ok()).collect();
+        let names: Vec<String> =
+            redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
+        let mut queues: Vec<_> =
+            names.iter().filter_map(|name| DestinationName::new(name).ok()).collect();
         queues.sort();
         Ok(queues)
     }

@@ -76,9 +76,16 @@ impl EnqueuePolicy {
 
     /// With limits per event type and minute; a type's whole minute may come at once.
     #[must_use]
-    pub fn with_type_limits<'t>(mut self, types: impl IntoIterator<Item = (&'t String, &'t u32)>) -> Self {
-        let limit = |per_minute: u32| TypeLimit { period_us: period_us(per_minute), burst: per_minute.max(1) };
-        self.types.extend(types.into_iter().map(|(kind, per_minute)| (kind.clone(), limit(*per_minute))));
+    pub fn with_type_limits<'t>(
+        mut self,
+        types: impl IntoIterator<Item = (&'t String, &'t u32)>,
+    ) -> Self {
+        let limit = |per_minute: u32| TypeLimit {
+            period_us: period_us(per_minute),
+            burst: per_minute.max(1),
+        };
+        self.types
+            .extend(types.into_iter().map(|(kind, per_minute)| (kind.clone(), limit(*per_minute))));
         self
     }
 }
@@ -135,7 +142,8 @@ impl Queue {
         policy: &EnqueuePolicy,
         events: &[&NewEvent],
     ) -> Result<Vec<Enqueued>, CallError> {
-        let groups: Vec<&[NewEvent]> = events.iter().map(|event| std::slice::from_ref(*event)).collect();
+        let groups: Vec<&[NewEvent]> =
+            events.iter().map(|event| std::slice::from_ref(*event)).collect();
         self.enqueue_groups(keys, policy, &groups).await
     }
 
@@ -177,16 +185,24 @@ impl Queue {
     /// For all shares alike: [`CallError::NotRun`] when certainly nothing was queued (also for an empty group, more than
     /// [`MAX_BATCH_EVENTS`] in all, or shares of several platforms where they do not mix), [`CallError::Unknown`] when
     /// anything may have been.
-    pub async fn enqueue_sections(&self, shares: &[EnqueueSection<'_>]) -> Result<Vec<Enqueued>, CallError> {
+    pub async fn enqueue_sections(
+        &self,
+        shares: &[EnqueueSection<'_>],
+    ) -> Result<Vec<Enqueued>, CallError> {
         let groups: usize = shares.iter().map(|share| share.groups.len()).sum();
         if groups == 0 {
             return Ok(Vec::new());
         }
         let events: usize = shares.iter().map(|share| share.events().count()).sum();
-        if events > MAX_BATCH_EVENTS || shares.iter().flat_map(|share| share.groups).any(|group| group.is_empty()) {
+        if events > MAX_BATCH_EVENTS
+            || shares.iter().flat_map(|share| share.groups).any(|group| group.is_empty())
+        {
             return Err(refusal("too many events in one call, or none"));
         }
-        if shares.iter().any(|share| share.events().any(|event| event.unusable.is_some() != share.is_dead())) {
+        if shares
+            .iter()
+            .any(|share| share.events().any(|event| event.unusable.is_some() != share.is_dead()))
+        {
             return Err(refusal("usable events and others in one share"));
         }
         let indexed = self.mixes_platforms();
@@ -196,7 +212,8 @@ impl Queue {
         }
         let call = call(&self.scripts.enqueue, indexed, shares);
         let reply = self.scripts.enqueue.run_confirmed(&self.connection, &call).await?;
-        let codes: Vec<i64> = redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
+        let codes: Vec<i64> =
+            redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
         if codes.len() != groups {
             return Err(CallError::unexpected_reply("one outcome per request expected"));
         }
@@ -289,7 +306,10 @@ impl<'a> EventKinds<'a> {
                     Some(digest) if markers.insert((&share.keys.marker_prefix, digest)) => 1,
                     Some(_) => 2,
                 };
-                let limit = types.iter().position(|(kind, _)| **kind == event.event_type).map_or(1, |at| at + 2);
+                let limit = types
+                    .iter()
+                    .position(|(kind, _)| **kind == event.event_type)
+                    .map_or(1, |at| at + 2);
                 all.push((marker, limit, optional_fields(event).count() * 2, &event.event_type));
             }
         }
@@ -308,7 +328,8 @@ impl<'a> EventKinds<'a> {
 
 /// A share's policy, as the script reads it.
 fn numbers(share: &EnqueueSection<'_>, types: &[(&String, TypeLimit)]) -> String {
-    let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, max_dead_letters, .. } = share.policy;
+    let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, max_dead_letters, .. } =
+        share.policy;
     let bound = if share.is_dead() { max_dead_letters } else { max_backlog };
     let mut text = format!("{dedup_ttl_s} {bound} {period_us} {burst}");
     for (_, limit) in types {
@@ -376,7 +397,9 @@ fn outcome(code: i64) -> Result<Enqueued, CallError> {
         1 => Ok(Enqueued::Duplicate),
         2 => Ok(Enqueued::Overloaded),
         3 => Ok(Enqueued::Refused),
-        seconds if seconds < 0 => Ok(Enqueued::RateLimited { retry_after_s: seconds.unsigned_abs() }),
+        seconds if seconds < 0 => {
+            Ok(Enqueued::RateLimited { retry_after_s: seconds.unsigned_abs() })
+        }
         _ => Err(CallError::unexpected_reply("an outcome expected")),
     }
 }

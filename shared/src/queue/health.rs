@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{RESPONSE_TIMEOUT, RedisNode, hash_tag_for_slot};
 use super::keys::{META, sentinel};
-use super::{RedisConnection, CallError, KeyLayout, Queue, RedisTrouble};
+use super::{CallError, KeyLayout, Queue, RedisConnection, RedisTrouble};
 use crate::clock::{self, ClockSample};
 use crate::event::Millis;
 
@@ -63,13 +63,21 @@ impl Durability {
     async fn of(server: &RedisNode) -> Result<Self, CallError> {
         let mut durability = Self::default();
         for (name, keep) in [
-            ("appendonly", (|d, value| d.appendonly = Some(value == "yes")) as fn(&mut Self, String)),
+            (
+                "appendonly",
+                (|d, value| d.appendonly = Some(value == "yes")) as fn(&mut Self, String),
+            ),
             ("appendfsync", |d, value| d.appendfsync = Some(value)),
             ("maxmemory-policy", |d, value| d.maxmemory_policy = Some(value)),
         ] {
-            let reply: Result<Vec<String>, CallError> = server.query(cmd("CONFIG").arg("GET").arg(name)).await;
+            let reply: Result<Vec<String>, CallError> =
+                server.query(cmd("CONFIG").arg("GET").arg(name)).await;
             match unless_denied(reply)? {
-                Some(pair) => pair.into_iter().nth(1).into_iter().for_each(|value| keep(&mut durability, value)),
+                Some(pair) => pair
+                    .into_iter()
+                    .nth(1)
+                    .into_iter()
+                    .for_each(|value| keep(&mut durability, value)),
                 None => break,
             }
         }
@@ -161,7 +169,8 @@ impl RedisHealth {
     /// The time by Redis's clock, as well as it is known: ours until it was asked once.
     #[must_use]
     pub fn now_ms(&self) -> Millis {
-        self.clock.map_or_else(|| clock::now_ms() + self.skew_ms.unwrap_or(0), |clock| clock.now_ms())
+        self.clock
+            .map_or_else(|| clock::now_ms() + self.skew_ms.unwrap_or(0), |clock| clock.now_ms())
     }
 
     fn note_clock(&mut self, said: Millis, at: Instant) {
@@ -256,7 +265,9 @@ impl HealthMonitor {
         let after = health.trouble.as_ref();
         match (&before, after) {
             (Some(before), Some(after)) if before.is_like(after) => {}
-            (_, Some(trouble)) => tracing::error!(reason = %trouble, "Redis cannot be used as it should be"),
+            (_, Some(trouble)) => {
+                tracing::error!(reason = %trouble, "Redis cannot be used as it should be")
+            }
             (Some(_), None) => tracing::info!("Redis can be used again"),
             (None, None) => {}
         }
@@ -271,7 +282,9 @@ impl HealthMonitor {
         let servers = connection.servers().await?;
         let looks = join_all(servers.iter().map(ServerSample::at)).await;
         let connection_epoch = connection.connection_epoch();
-        let due = self.read.is_none_or(|(at, on)| on != connection_epoch || at.elapsed() >= self.settings_every);
+        let due = self
+            .read
+            .is_none_or(|(at, on)| on != connection_epoch || at.elapsed() >= self.settings_every);
         let mut seen: Vec<(&RedisNode, ServerSample)> = Vec::new();
         let (mut away, mut settings) = (None, Vec::new());
         for (server, look) in servers.iter().zip(looks) {
@@ -284,10 +297,12 @@ impl HealthMonitor {
             }
         }
         let expected = self.queue.layout() == KeyLayout::Cluster;
-        if let Some(other) = settings.iter().find(|one| one.cluster_enabled.is_some_and(|found| found != expected))
+        if let Some(other) =
+            settings.iter().find(|one| one.cluster_enabled.is_some_and(|found| found != expected))
         {
             // Nothing more can be asked of it; whoever looks at its settings will not work with it.
-            (health.durability, health.connection_epoch, health.up) = (Some(other.clone()), connection_epoch, true);
+            (health.durability, health.connection_epoch, health.up) =
+                (Some(other.clone()), connection_epoch, true);
             return Ok(None);
         }
         // A replica answers reads; what counts is a Redis that takes writes.
@@ -335,7 +350,11 @@ impl HealthMonitor {
     }
 
     /// Checks that `server` is the known one and takes writes. Returns the refusal of a full one.
-    async fn check_writes(&mut self, server: &RedisNode, health: &mut RedisHealth) -> Result<Option<CallError>, CallError> {
+    async fn check_writes(
+        &mut self,
+        server: &RedisNode,
+        health: &mut RedisHealth,
+    ) -> Result<Option<CallError>, CallError> {
         self.check_sentinel(server, health).await?;
         self.queue.check_writes(&self.key(server)).await
     }
@@ -361,11 +380,16 @@ impl HealthMonitor {
         health.clock = self.clocks.get(&server.name).copied();
         health.note_clock(look.clock.0, look.clock.1);
         self.clocks.extend(health.clock.map(|clock| (server.name.clone(), clock)));
-        let durability = if due || look.replica { Some(Durability::of(server).await?) } else { None };
+        let durability =
+            if due || look.replica { Some(Durability::of(server).await?) } else { None };
         Ok((look, durability))
     }
 
-    async fn check_sentinel(&mut self, server: &RedisNode, health: &mut RedisHealth) -> Result<(), CallError> {
+    async fn check_sentinel(
+        &mut self,
+        server: &RedisNode,
+        health: &mut RedisHealth,
+    ) -> Result<(), CallError> {
         // A slot takes its keys along wherever it goes: to another primary, or to the replica that became one.
         let (known, key) = (self.sentinels.get(&server.slot).cloned(), self.key(server));
         let found = self.queue.read_field(&key, SENTINEL).await?;
@@ -375,7 +399,11 @@ impl HealthMonitor {
         let value = match found {
             Some(found) => found,
             // A new one each time, so that others who knew the lost one see that this is not it.
-            None => self.queue.put_field_if_absent(&key, SENTINEL, &uuid::Uuid::new_v4().to_string()).await?,
+            None => {
+                self.queue
+                    .put_field_if_absent(&key, SENTINEL, &uuid::Uuid::new_v4().to_string())
+                    .await?
+            }
         };
         self.sentinels.insert(server.slot, Sentinel { key, value });
         Ok(())
@@ -411,8 +439,8 @@ impl ServerSample {
         let role = unless_denied(role)?.and_then(|role| role.into_iter().next());
         let replica = matches!(role, Some(Value::BulkString(role)) if role != b"master");
         let info: Result<InfoDict, CallError> = server.query(cmd("INFO").arg("memory")).await;
-        let memory_permille =
-            unless_denied(info)?.and_then(|info| permille(info.get("used_memory"), info.get("maxmemory")));
+        let memory_permille = unless_denied(info)?
+            .and_then(|info| permille(info.get("used_memory"), info.get("maxmemory")));
         Ok(Self { clock, memory_permille, replica })
     }
 }
@@ -444,7 +472,10 @@ mod tests {
         assert_eq!(health.clock_steps, 0);
         health.note_clock(clock::now_ms() + 60_000, Instant::now());
         assert_eq!(health.clock_steps, 1, "ahead");
-        assert!(health.clock_set_at.is_some_and(|at| at > clock::now_ms() + 50_000), "by the new clock");
+        assert!(
+            health.clock_set_at.is_some_and(|at| at > clock::now_ms() + 50_000),
+            "by the new clock"
+        );
         health.note_clock(clock::now_ms() + 60_000, Instant::now());
         assert_eq!(health.clock_steps, 1, "it stays there");
         health.note_clock(clock::now_ms() - 60_000, Instant::now());
@@ -459,7 +490,10 @@ mod tests {
             clock: Some(ClockSample::new(clock::now_ms() - 3_600_000, Instant::now())),
             ..RedisHealth::default()
         };
-        assert!(health.skew_now().is_some_and(|skew| (skew + 3_600_000).abs() < 1_000), "{health:?}");
+        assert!(
+            health.skew_now().is_some_and(|skew| (skew + 3_600_000).abs() < 1_000),
+            "{health:?}"
+        );
         assert!((health.now_ms() - (clock::now_ms() - 3_600_000)).abs() < 1_000, "{health:?}");
         let asked_never = RedisHealth { skew_ms: None, clock: None, ..health };
         assert_eq!(asked_never.skew_now(), None);

@@ -264,13 +264,20 @@ mod tests {
         assert_eq!(keys.queue.dlq, "webhooks:dlq:out:crm");
         assert_eq!(keys.state, "webhooks:state:out:crm");
         let keys = KeyLayout::Cluster.destination(&DestinationName::new("crm").unwrap());
-        let all = [&keys.queue.incoming, &keys.queue.dlq, &keys.queue.limit, &keys.state, &keys.forwarded("x")];
+        let all = [
+            &keys.queue.incoming,
+            &keys.queue.dlq,
+            &keys.queue.limit,
+            &keys.state,
+            &keys.forwarded("x"),
+        ];
         assert!(all.iter().all(|key| key.matches("{out:crm}").count() == 1), "{all:?}");
     }
 
     #[test]
     fn outbox_shares_only_the_slot_with_its_platform() {
-        let (queue, outbox) = (KeyLayout::Cluster.platform(&name("mux")), KeyLayout::Cluster.outbox(&name("mux")));
+        let (queue, outbox) =
+            (KeyLayout::Cluster.platform(&name("mux")), KeyLayout::Cluster.outbox(&name("mux")));
         assert_eq!(queue.outbox, outbox.incoming);
         for (one, other) in [
             (&queue.incoming, &outbox.incoming),

@@ -34,7 +34,8 @@ impl Queue {
         for server in connection.servers().await? {
             let info: Result<InfoDict, CallError> = server.query(cmd("INFO").arg("memory")).await;
             let Some(info) = unless_denied(info)? else { return Ok(None) };
-            let (used, bound) = (info.get("used_memory"), info.get("maxmemory").filter(|bound: &u64| *bound > 0));
+            let (used, bound) =
+                (info.get("used_memory"), info.get("maxmemory").filter(|bound: &u64| *bound > 0));
             let (Some(used), Some(bound)) = (used, bound) else { continue };
             let full = |used: u64, bound: u64| u128::from(used) * 1000 / u128::from(bound);
             if tightest.as_ref().is_none_or(|(_, most, of)| full(used, bound) > full(*most, *of)) {

@@ -32,18 +32,18 @@
 //! Entries are only ever deleted by id. The stream is never trimmed: a bound is kept by refusing.
 
 mod bindings;
+mod call_error;
 mod codec;
 mod connection;
 mod consume;
 mod dead_letter;
-mod health;
+mod deliveries;
 mod enqueue;
-mod call_error;
+mod health;
 pub mod keys;
 mod memory;
 mod observe;
 mod outage;
-mod deliveries;
 mod registrations;
 mod reply;
 mod script;
@@ -53,25 +53,33 @@ mod transition;
 use std::sync::Arc;
 
 pub use bindings::{BoundUrl, CompleteKinds, QueueBindings};
-pub use codec::{StreamEntry, Fields, FieldBuf, DecodeError, decode, encode};
+pub use call_error::CallError;
+pub use codec::{DecodeError, FieldBuf, Fields, StreamEntry, decode, encode};
 pub use connection::{
-    CONNECT_TIMEOUT, ReplicaAck, RedisConnection, FAILURE_PAUSE, RedisUrlError, READ_TIMEOUT, RESPONSE_TIMEOUT,
-    StreamReader, blocking_connection, check_redis_url, connect, connect_confirming,
+    CONNECT_TIMEOUT, FAILURE_PAUSE, READ_TIMEOUT, RESPONSE_TIMEOUT, RedisConnection, RedisUrlError,
+    ReplicaAck, StreamReader, blocking_connection, check_redis_url, connect, connect_confirming,
 };
 pub use consume::{ClaimedPage, GroupState, HAND_BACK_IDLE_MS};
-pub use dead_letter::{DeadLetterBody, DeadLetterStats, DeadLetter, ImportOutcome, Replayed, record};
+pub use dead_letter::{
+    DeadLetter, DeadLetterBody, DeadLetterStats, ImportOutcome, Replayed, record,
+};
+pub use deliveries::{
+    BusyPause, DELIVERY_MARK_TTL, DeliveryPermit, DestinationState, EnqueuedDelivery, NewDelivery,
+};
+pub use enqueue::{
+    EnqueuePolicy, EnqueueSection, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, TypeLimit,
+};
 pub use health::{Durability, HealthMonitor, RedisHealth};
-pub use enqueue::{EnqueuePolicy, Enqueued, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, EnqueueSection, TypeLimit};
-pub use call_error::CallError;
 pub use keys::{DestinationKeys, KeyLayout, PlatformKeys};
 pub use memory::MemoryUsage;
 pub use observe::{Depth, RedisLayoutError, UnfinishedState};
 pub use outage::{OutageLog, RedisTrouble};
-pub use deliveries::{DestinationState, EnqueuedDelivery, BusyPause, NewDelivery, DeliveryPermit, DELIVERY_MARK_TTL};
-pub use registrations::{RegistrationChange, ChangeOutcome, Registrations};
-pub use reply::{AddressedReply, ReplyDecodeError, ReplyOutcome, EventReply};
-pub use subscription::{SubscriptionEvent, ChannelSubscription};
-pub use transition::{DeadLettered, OutboxEntry, NewDeadLetter, Promoted, Retry, SettleOutcome, Settled, OrphanSweep};
+pub use registrations::{ChangeOutcome, RegistrationChange, Registrations};
+pub use reply::{AddressedReply, EventReply, ReplyDecodeError, ReplyOutcome};
+pub use subscription::{ChannelSubscription, SubscriptionEvent};
+pub use transition::{
+    DeadLettered, NewDeadLetter, OrphanSweep, OutboxEntry, Promoted, Retry, SettleOutcome, Settled,
+};
 
 use observe::PlatformIndexCache;
 use script::Scripts;

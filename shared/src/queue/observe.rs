@@ -10,7 +10,7 @@ use redis::{Value, cmd};
 
 use super::codec::array;
 use super::keys::{GROUP, META, PLATFORMS};
-use super::{Durability, CallError, KeyLayout, PlatformKeys, Queue};
+use super::{CallError, Durability, KeyLayout, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId, marker_digest};
 use crate::platform::PlatformName;
 
@@ -100,7 +100,10 @@ impl Queue {
         }
         let configured = self.layout.as_str();
         let found = self.meta("layout").await?.filter(|found| found != configured);
-        Ok(found.map(|found| RedisLayoutError::KeyLayout { configured, found: found.chars().take(32).collect() }))
+        Ok(found.map(|found| RedisLayoutError::KeyLayout {
+            configured,
+            found: found.chars().take(32).collect(),
+        }))
     }
 
     /// Where the event `event_id` is, as far as Redis knows. `None`: it knows nothing of it, so it is finished, or never
@@ -109,7 +112,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn unfinished(&self, keys: &PlatformKeys, event_id: &str) -> Result<Option<UnfinishedState>, CallError> {
+    pub async fn unfinished(
+        &self,
+        keys: &PlatformKeys,
+        event_id: &str,
+    ) -> Result<Option<UnfinishedState>, CallError> {
         let marker = keys.marker(&marker_digest(keys.platform.as_str(), event_id));
         let mut look = redis::pipe();
         look.cmd("HGET").arg(&keys.exceptions).arg(event_id);
@@ -118,7 +125,10 @@ impl Queue {
         let known = match exception.as_deref() {
             Some("retrying") => Some(UnfinishedState::Retrying),
             Some("pending") => Some(UnfinishedState::Pending),
-            Some(other) => other.strip_prefix("dead:").and_then(|id| id.parse().ok()).map(UnfinishedState::Dead),
+            Some(other) => other
+                .strip_prefix("dead:")
+                .and_then(|id| id.parse().ok())
+                .map(UnfinishedState::Dead),
             None => None,
         };
         Ok(known.or(marked.then_some(UnfinishedState::Pending)))
@@ -134,7 +144,8 @@ impl Queue {
         call.arg(GROUP);
         let reply = self.scripts.depth.run(&self.connection, &call).await?;
         let [length, pending, retrying, dead, now, oldest, head] = array(reply)?;
-        let (length, pending, retrying) = (self.number(length)?, self.number(pending)?, self.number(retrying)?);
+        let (length, pending, retrying) =
+            (self.number(length)?, self.number(pending)?, self.number(retrying)?);
         Ok(Depth {
             length,
             pending,
@@ -183,7 +194,8 @@ impl Queue {
     /// When Redis did not answer.
     pub async fn platforms(&self) -> Result<Vec<PlatformName>, CallError> {
         let names: Vec<String> = self.connection.query(cmd("SMEMBERS").arg(PLATFORMS)).await?;
-        let mut names: Vec<_> = names.iter().filter_map(|name| PlatformName::new(name).ok()).collect();
+        let mut names: Vec<_> =
+            names.iter().filter_map(|name| PlatformName::new(name).ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -198,7 +210,12 @@ impl Queue {
     }
 
     /// [`Self::put_meta_if_absent`], under another key.
-    pub(super) async fn put_field_if_absent(&self, key: &str, field: &str, value: &str) -> Result<String, CallError> {
+    pub(super) async fn put_field_if_absent(
+        &self,
+        key: &str,
+        field: &str,
+        value: &str,
+    ) -> Result<String, CallError> {
         let mut call = self.scripts.put_meta_if_absent.call(&[key], 64);
         call.arg(field).arg(value);
         let reply = self.scripts.put_meta_if_absent.run(&self.connection, &call).await?;
@@ -214,7 +231,11 @@ impl Queue {
     }
 
     /// [`Self::meta`], under another key.
-    pub(super) async fn read_field(&self, key: &str, field: &str) -> Result<Option<String>, CallError> {
+    pub(super) async fn read_field(
+        &self,
+        key: &str,
+        field: &str,
+    ) -> Result<Option<String>, CallError> {
         self.connection.query(cmd("HGET").arg(key).arg(field)).await
     }
 

@@ -29,7 +29,8 @@ impl RedisTrouble {
         let error = fault.error();
         if error.kind() == ErrorKind::AuthenticationFailed {
             // The client drops Redis's own words here.
-            let text = "WRONGPASS (AUTH was refused; check the user name and password of REDIS_URL)";
+            let text =
+                "WRONGPASS (AUTH was refused; check the user name and password of REDIS_URL)";
             return Self { code: Some("WRONGPASS".to_owned()), text: text.to_owned() };
         }
         let code = fault.code().map(str::to_owned);
@@ -55,7 +56,8 @@ impl RedisTrouble {
 
 impl fmt::Display for RedisTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.code.is_some() { "Redis refuses commands" } else { "Redis does not answer" };
+        let what =
+            if self.code.is_some() { "Redis refuses commands" } else { "Redis does not answer" };
         write!(f, "{what}: {}", self.text)
     }
 }

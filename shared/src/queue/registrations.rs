@@ -63,7 +63,8 @@ impl Queue {
     pub async fn registrations_version(&self) -> Result<(Option<String>, Millis), CallError> {
         let mut look = redis::pipe();
         look.add_command(version()).add_command(cmd("TIME"));
-        let (version, (seconds, micros)): (Option<String>, (i64, i64)) = self.connection.pipeline(&look).await?;
+        let (version, (seconds, micros)): (Option<String>, (i64, i64)) =
+            self.connection.pipeline(&look).await?;
         Ok((version, seconds * 1000 + micros / 1000))
     }
 
@@ -72,7 +73,8 @@ impl Queue {
     /// # Errors
     /// When Redis did not answer.
     pub async fn registrations(&self) -> Result<Registrations, CallError> {
-        let fields: Vec<(Vec<u8>, Vec<u8>)> = self.connection.query(cmd("HGETALL").arg(REGISTRATIONS)).await?;
+        let fields: Vec<(Vec<u8>, Vec<u8>)> =
+            self.connection.query(cmd("HGETALL").arg(REGISTRATIONS)).await?;
         Ok(Registrations::read(fields))
     }
 
@@ -80,20 +82,29 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer; after [`CallError::Unknown`] they may have been made.
-    pub async fn change_registrations(&self, version: Option<&str>, changes: &[RegistrationChange]) -> Result<ChangeOutcome, CallError> {
+    pub async fn change_registrations(
+        &self,
+        version: Option<&str>,
+        changes: &[RegistrationChange],
+    ) -> Result<ChangeOutcome, CallError> {
         let next = Uuid::new_v4().to_string();
         let script = &self.scripts.change_registrations;
-        let mut call = script.call(&[REGISTRATIONS], changes.iter().map(RegistrationChange::bytes).sum());
+        let mut call =
+            script.call(&[REGISTRATIONS], changes.iter().map(RegistrationChange::bytes).sum());
         call.arg(version.unwrap_or_default()).arg(&next).arg(MAX_FIELDS);
         for change in changes {
             match change {
-                RegistrationChange::Put(name, record) => call.arg(name.as_str()).arg(record.as_slice()),
+                RegistrationChange::Put(name, record) => {
+                    call.arg(name.as_str()).arg(record.as_slice())
+                }
                 RegistrationChange::Remove(name) => call.arg(name.as_str()).arg(""),
-                RegistrationChange::Pause(name, on) => call.arg(format!("{PAUSED}{name}")).arg(match on {
-                    Some(true) => "1",
-                    Some(false) => "0",
-                    None => "",
-                }),
+                RegistrationChange::Pause(name, on) => {
+                    call.arg(format!("{PAUSED}{name}")).arg(match on {
+                        Some(true) => "1",
+                        Some(false) => "0",
+                        None => "",
+                    })
+                }
             };
         }
         let reply = script.run_confirmed(&self.connection, &call).await?;
@@ -101,7 +112,9 @@ impl Queue {
             1 => Ok(ChangeOutcome::Done(next)),
             0 => Ok(ChangeOutcome::Conflict),
             -1 => Ok(ChangeOutcome::Full),
-            _ => Err(CallError::unexpected_reply("change_registrations replied with something else")),
+            _ => {
+                Err(CallError::unexpected_reply("change_registrations replied with something else"))
+            }
         }
     }
 }
@@ -125,7 +138,9 @@ impl Registrations {
             };
             let paused = field.strip_prefix(PAUSED);
             match (PlatformName::new(paused.unwrap_or(field)), paused, value.as_slice()) {
-                _ if field == REGISTRATIONS_VERSION => read.version = Some(String::from_utf8_lossy(&value).into()),
+                _ if field == REGISTRATIONS_VERSION => {
+                    read.version = Some(String::from_utf8_lossy(&value).into())
+                }
                 (Ok(name), None, _) => drop(read.records.insert(name, value)),
                 (Ok(name), Some(_), b"1") => drop(read.paused.insert(name, true)),
                 (Ok(name), Some(_), b"0") => drop(read.paused.insert(name, false)),
@@ -159,8 +174,9 @@ mod tests {
             ("Not A Name", "{}"),
             ("paused:other", "yes"),
         ];
-        let read =
-            Registrations::read(fields.iter().map(|(f, v)| (f.as_bytes().into(), v.as_bytes().into())).collect());
+        let read = Registrations::read(
+            fields.iter().map(|(f, v)| (f.as_bytes().into(), v.as_bytes().into())).collect(),
+        );
         assert_eq!(read.version.as_deref(), Some("v1"));
         assert_eq!(read.records, BTreeMap::from([(name("acme"), b"{}".to_vec())]));
         assert_eq!(read.paused, BTreeMap::from([(name("acme"), true), (name("mux"), false)]));

@@ -53,13 +53,18 @@ impl EventReply {
     /// # Errors
     /// When it is no reply of ours.
     pub fn decode(text: &[u8]) -> Result<Self, ReplyDecodeError> {
-        let wire: WireReply<'_> = serde_json::from_slice(text).map_err(|error| ReplyDecodeError(Some(error)))?;
+        let wire: WireReply<'_> =
+            serde_json::from_slice(text).map_err(|error| ReplyDecodeError(Some(error)))?;
         let outcome = match (wire.results, wire.error_code) {
             (Some(results), None) => ReplyOutcome::Processed(results.to_owned()),
             (None, Some(code)) => ReplyOutcome::Dead(code.to_owned()),
             _ => return Err(ReplyDecodeError(None)),
         };
-        Ok(Self { platform: wire.platform.to_owned(), event_id: wire.event_id.into_owned(), outcome })
+        Ok(Self {
+            platform: wire.platform.to_owned(),
+            event_id: wire.event_id.into_owned(),
+            outcome,
+        })
     }
 
     /// What is published and stored.
@@ -71,7 +76,13 @@ impl EventReply {
         };
         let event_id = self.event_id.as_str().into();
         // Strings and JSON: there is nothing that cannot be written.
-        serde_json::to_string(&WireReply { platform: &self.platform, event_id, results, error_code }).unwrap_or_default()
+        serde_json::to_string(&WireReply {
+            platform: &self.platform,
+            event_id,
+            results,
+            error_code,
+        })
+        .unwrap_or_default()
     }
 }
 
@@ -89,8 +100,13 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer.
-    pub async fn stored_reply(&self, keys: &PlatformKeys, event_id: &str) -> Result<Option<EventReply>, CallError> {
-        let stored: Option<Vec<u8>> = self.connection.query(cmd("GET").arg(keys.result(event_id))).await?;
+    pub async fn stored_reply(
+        &self,
+        keys: &PlatformKeys,
+        event_id: &str,
+    ) -> Result<Option<EventReply>, CallError> {
+        let stored: Option<Vec<u8>> =
+            self.connection.query(cmd("GET").arg(keys.result(event_id))).await?;
         Ok(stored.and_then(|text| EventReply::decode(&text).ok()))
     }
 }
@@ -104,13 +120,23 @@ mod tests {
     #[test]
     fn reply_decodes_as_it_was_encoded() {
         let results = RawValue::from_string(r#"{"action":"logged","n":1.50}"#.to_owned()).unwrap();
-        for outcome in [ReplyOutcome::Processed(results), ReplyOutcome::Dead("session_not_found".to_owned())] {
-            let reply = EventReply { platform: "mux".to_owned(), event_id: "a\"\u{e9}\\".to_owned(), outcome };
+        for outcome in
+            [ReplyOutcome::Processed(results), ReplyOutcome::Dead("session_not_found".to_owned())]
+        {
+            let reply = EventReply {
+                platform: "mux".to_owned(),
+                event_id: "a\"\u{e9}\\".to_owned(),
+                outcome,
+            };
             let read = EventReply::decode(reply.encode().as_bytes()).unwrap();
             assert_eq!((read.platform, read.event_id), (reply.platform, reply.event_id));
             match (read.outcome, reply.outcome) {
-                (ReplyOutcome::Processed(read), ReplyOutcome::Processed(written)) => assert_eq!(read.get(), written.get()),
-                (ReplyOutcome::Dead(read), ReplyOutcome::Dead(written)) => assert_eq!(read, written),
+                (ReplyOutcome::Processed(read), ReplyOutcome::Processed(written)) => {
+                    assert_eq!(read.get(), written.get())
+                }
+                (ReplyOutcome::Dead(read), ReplyOutcome::Dead(written)) => {
+                    assert_eq!(read, written)
+                }
                 other => panic!("{other:?}"),
             }
         }

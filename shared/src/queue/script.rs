@@ -6,7 +6,7 @@
 use redis::{Cmd, ToRedisArgs, Value, cmd};
 use sha1::{Digest, Sha1};
 
-use super::{RedisConnection, CallError};
+use super::{CallError, RedisConnection};
 
 /// One script.
 #[derive(Debug)]
@@ -39,7 +39,11 @@ impl Script {
     }
 
     /// Sends a call made by [`Self::call`].
-    pub(crate) async fn run(&self, connection: &RedisConnection, call: &Cmd) -> Result<Value, CallError> {
+    pub(crate) async fn run(
+        &self,
+        connection: &RedisConnection,
+        call: &Cmd,
+    ) -> Result<Value, CallError> {
         match connection.run(call).await {
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.load(connection, call).await?;
@@ -50,7 +54,11 @@ impl Script {
     }
 
     /// [`Self::run`], and what it wrote is confirmed by replicas where that is asked for.
-    pub(crate) async fn run_confirmed(&self, connection: &RedisConnection, call: &Cmd) -> Result<Value, CallError> {
+    pub(crate) async fn run_confirmed(
+        &self,
+        connection: &RedisConnection,
+        call: &Cmd,
+    ) -> Result<Value, CallError> {
         match connection.run_confirmed(call).await {
             Err(fault) if fault.code() == Some("NOSCRIPT") => {
                 self.load(connection, call).await?;
@@ -65,7 +73,11 @@ impl Script {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(self.code);
         // Nothing of the call itself ran so far, whatever becomes of the loading.
-        connection.run_on_same_node(call, &load).await.map(drop).map_err(|fault| CallError::NotRun(fault.into_error()))
+        connection
+            .run_on_same_node(call, &load)
+            .await
+            .map(drop)
+            .map_err(|fault| CallError::NotRun(fault.into_error()))
     }
 }
 

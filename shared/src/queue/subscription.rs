@@ -13,7 +13,9 @@ use secrecy::SecretString;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{CONNECT_TIMEOUT, FAILURE_PAUSE, RedisUrlError, RESPONSE_TIMEOUT, SubscriptionTargets};
+use super::connection::{
+    CONNECT_TIMEOUT, FAILURE_PAUSE, RESPONSE_TIMEOUT, RedisUrlError, SubscriptionTargets,
+};
 use crate::backoff::Backoff;
 
 /// Pause between two pings.
@@ -56,7 +58,9 @@ impl ChannelSubscription {
                 listening |= matches!(what, SubscriptionEvent::Listening);
                 heard(what);
             };
-            let Some(error) = stop.run_until_cancelled(self.listen(turn, told)).await else { return };
+            let Some(error) = stop.run_until_cancelled(self.listen(turn, told)).await else {
+                return;
+            };
             self.targets.refresh();
             turn += 1;
             if listening {
@@ -77,7 +81,9 @@ impl ChannelSubscription {
     /// Listens until the connection fails; to which node of a cluster is decided by `turn`.
     async fn listen(&self, turn: usize, mut heard: impl FnMut(SubscriptionEvent)) -> RedisError {
         let clients = self.targets.clients().await;
-        let Some(client) = clients.get(turn % clients.len().max(1)) else { return lost("there is no node") };
+        let Some(client) = clients.get(turn % clients.len().max(1)) else {
+            return lost("there is no node");
+        };
         let subscribe = async {
             let mut connection = client.get_async_pubsub().await?;
             connection.subscribe(&self.channel).await?;

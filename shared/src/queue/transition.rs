@@ -158,15 +158,27 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer. Settle all of them again: the ledger makes that harmless.
-    pub async fn settle(&self, keys: &PlatformKeys, entries: &[Settled]) -> Result<Vec<bool>, CallError> {
+    pub async fn settle(
+        &self,
+        keys: &PlatformKeys,
+        entries: &[Settled],
+    ) -> Result<Vec<bool>, CallError> {
         let mut removed = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(MAX_SETTLED_PER_CALL) {
-            let (awaited, results) = awaited_replies(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
-            let mut names: Vec<&str> =
-                vec![&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
+            let (awaited, results) =
+                awaited_replies(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
+            let mut names: Vec<&str> = vec![
+                &keys.incoming,
+                &keys.retry,
+                &keys.failures,
+                &keys.suspects,
+                &keys.counters,
+                &keys.exceptions,
+            ];
             names.push(&keys.outbox);
             names.extend(results.iter().map(String::as_str));
-            let mut call = self.scripts.settle.call(&names, chunk.len() * 32 + awaited.len() * 1024);
+            let mut call =
+                self.scripts.settle.call(&names, chunk.len() * 32 + awaited.len() * 1024);
             call.arg(GROUP).arg(chunk.len());
             for entry in chunk {
                 call.arg(entry.id.text().as_str());
@@ -176,12 +188,16 @@ impl Queue {
             for (counter, length) in runs {
                 call.arg(counter).arg(length);
             }
-            let moved = || (1_usize..).zip(chunk).filter_map(|(at, entry)| Some((at, entry.moved.as_deref()?)));
+            let moved = || {
+                (1_usize..).zip(chunk).filter_map(|(at, entry)| Some((at, entry.moved.as_deref()?)))
+            };
             call.arg(moved().count());
             for (at, event_id) in moved() {
                 call.arg(at).arg(event_id);
             }
-            let forwarded = || (1_usize..).zip(chunk).filter_map(|(at, entry)| Some((at, entry.forward.as_ref()?)));
+            let forwarded = || {
+                (1_usize..).zip(chunk).filter_map(|(at, entry)| Some((at, entry.forward.as_ref()?)))
+            };
             call.arg(forwarded().count());
             for (at, forward) in forwarded() {
                 call.arg(at).arg(&*forward.destinations).arg(&forward.result);
@@ -221,7 +237,8 @@ impl Queue {
         entry: &Retry,
         excused: u32,
     ) -> Result<bool, CallError> {
-        let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused, false).await?;
+        let done =
+            self.schedule(keys, consumer, std::slice::from_ref(entry), excused, false).await?;
         Ok(done.first() == Some(&true))
     }
 
@@ -237,7 +254,8 @@ impl Queue {
         entry: &Retry,
         excused: u32,
     ) -> Result<bool, CallError> {
-        let done = self.schedule(keys, consumer, std::slice::from_ref(entry), excused, true).await?;
+        let done =
+            self.schedule(keys, consumer, std::slice::from_ref(entry), excused, true).await?;
         Ok(done.first() == Some(&true))
     }
 
@@ -253,7 +271,8 @@ impl Queue {
             call.arg(&after).arg(MAX_IDS_PER_CALL);
             let [next, some] = array(script.run(&self.connection, &call).await?)?;
             released += self.number(some)?;
-            after = redis::from_redis_value(next).map_err(|error| CallError::Unknown(error.into()))?;
+            after =
+                redis::from_redis_value(next).map_err(|error| CallError::Unknown(error.into()))?;
             if after.is_empty() {
                 return Ok(released);
             }
@@ -268,7 +287,14 @@ impl Queue {
         excused: u32,
         held: bool,
     ) -> Result<Vec<bool>, CallError> {
-        let names = [&keys.incoming, &keys.retry, &keys.failures, &keys.suspects, &keys.counters, &keys.exceptions];
+        let names = [
+            &keys.incoming,
+            &keys.retry,
+            &keys.failures,
+            &keys.suspects,
+            &keys.counters,
+            &keys.exceptions,
+        ];
         let mut done = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(MAX_IDS_PER_CALL) {
             let mut call = self.scripts.schedule_retry.call(&names, chunk.len() * 256);
@@ -325,15 +351,24 @@ impl Queue {
     ) -> Result<Vec<DeadLettered>, CallError> {
         let mut outcomes = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(MAX_IDS_PER_CALL) {
-            let (_, results) = awaited_replies(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
-            let mut names: Vec<&str> =
-                vec![&keys.incoming, &keys.dlq, &keys.retry, &keys.failures, &keys.suspects, &keys.counters];
+            let (_, results) =
+                awaited_replies(keys, chunk.iter().map(|entry| entry.reply.as_ref()));
+            let mut names: Vec<&str> = vec![
+                &keys.incoming,
+                &keys.dlq,
+                &keys.retry,
+                &keys.failures,
+                &keys.suspects,
+                &keys.counters,
+            ];
             names.push(&keys.exceptions);
             names.extend(results.iter().map(String::as_str));
             let mut call = self.scripts.dead_letter.call(&names, chunk.len() * 256);
             call.arg(GROUP).arg(consumer).arg(max_len).arg(worker);
             for entry in chunk {
-                call.arg(entry.id.to_string()).arg(entry.error_code.as_str()).arg(truncate_error(&entry.error));
+                call.arg(entry.id.to_string())
+                    .arg(entry.error_code.as_str())
+                    .arg(truncate_error(&entry.error));
                 call.arg(entry.attempts);
                 optional(&mut call, entry.first_failed_at);
                 optional(&mut call, entry.reply.as_ref().map(|addressed| &addressed.channel));
@@ -357,7 +392,11 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis did not answer, or there is no group.
-    pub async fn sweep_orphans(&self, keys: &PlatformKeys, cursor: Option<StreamId>) -> Result<OrphanSweep, CallError> {
+    pub async fn sweep_orphans(
+        &self,
+        keys: &PlatformKeys,
+        cursor: Option<StreamId>,
+    ) -> Result<OrphanSweep, CallError> {
         self.sweep_orphans_older_than(keys, cursor, ORPHAN_AGE_MS).await
     }
 
@@ -389,8 +428,11 @@ impl Queue {
 /// How the entries of a settle follow each other: counter's field, and how many in a row count there and ask for no more.
 /// What is also told, forwarded or no exception any more stands alone, so that what becomes of it is known exactly.
 fn runs(entries: &[Settled]) -> Vec<(&'static str, usize)> {
-    let alone = |entry: &Settled| entry.moved.is_some() || entry.reply.is_some() || entry.forward.is_some();
-    let alike = |a: &Settled, b: &Settled| a.outcome.counter() == b.outcome.counter() && !alone(a) && !alone(b);
+    let alone =
+        |entry: &Settled| entry.moved.is_some() || entry.reply.is_some() || entry.forward.is_some();
+    let alike = |a: &Settled, b: &Settled| {
+        a.outcome.counter() == b.outcome.counter() && !alone(a) && !alone(b)
+    };
     entries.chunk_by(alike).map(|run| (run[0].outcome.counter(), run.len())).collect()
 }
 

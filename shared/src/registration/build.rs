@@ -132,12 +132,18 @@ impl Builder {
         usable.sort_by(|(a, one), (b, other)| (a, &one.name).cmp(&(b, &other.name)));
         let usable: Vec<_> = usable.into_iter().map(|(_, platform)| platform).collect();
         let adjusted = &mut self.adjusted;
-        let (registry, refused) =
-            self.base.with_registered(usable, |platform| adjust(adjusted, platform, &picture.paused));
-        aside.extend(refused.into_iter().map(|(platform, clash)| (platform.name.clone(), clash.to_string())));
+        let (registry, refused) = self
+            .base
+            .with_registered(usable, |platform| adjust(adjusted, platform, &picture.paused));
+        aside.extend(
+            refused.into_iter().map(|(platform, clash)| (platform.name.clone(), clash.to_string())),
+        );
         for name in aside.keys() {
-            let aliases = picture.records.get(name).map(|raw| Record::aliases_of(raw)).unwrap_or_default();
-            set_aside.extend(aliases.into_iter().chain([name.to_string()]).map(|one| (one, name.clone())));
+            let aliases =
+                picture.records.get(name).map(|raw| Record::aliases_of(raw)).unwrap_or_default();
+            set_aside.extend(
+                aliases.into_iter().chain([name.to_string()]).map(|one| (one, name.clone())),
+            );
         }
         let records = self.records();
         let keys = self.keys(&mut aside, now);
@@ -149,7 +155,16 @@ impl Builder {
         self.sequence += 1;
         let version = picture.version.clone();
         self.picture = picture;
-        Snapshot { registry, keys, draining, records, set_aside, later, sequence: self.sequence, version }
+        Snapshot {
+            registry,
+            keys,
+            draining,
+            records,
+            set_aside,
+            later,
+            sequence: self.sequence,
+            version,
+        }
     }
 
     /// Reads what is new in `picture`, and forgets what is gone.
@@ -169,7 +184,12 @@ impl Builder {
         }
     }
 
-    fn read(&self, name: &PlatformName, raw: &[u8], before: Option<Usable>) -> Result<Usable, Unusable> {
+    fn read(
+        &self,
+        name: &PlatformName,
+        raw: &[u8],
+        before: Option<Usable>,
+    ) -> Result<Usable, Unusable> {
         let record = Record::parse(raw).map_err(|unreadable| Unusable {
             reason: unreadable.to_string(),
             later: matches!(unreadable, Unreadable::Later(_)),
@@ -178,15 +198,22 @@ impl Builder {
         let platform = match before {
             Some(before) if before.record.definition == record.definition => before.platform,
             _ => {
-                let compiled = table(&record.definition).and_then(|table| self.base.registered(name, table));
-                Arc::new(compiled.map_err(|problems| Unusable { reason: joined(&problems), later: false })?)
+                let compiled =
+                    table(&record.definition).and_then(|table| self.base.registered(name, table));
+                Arc::new(
+                    compiled
+                        .map_err(|problems| Unusable { reason: joined(&problems), later: false })?,
+                )
             }
         };
         let (mut opened, mut unopened) = (Vec::new(), Vec::new());
         for stored in self.sealer.iter().flat_map(|_| &record.secrets) {
             match self.open(name, stored, &platform.scheme) {
                 Ok(keys) => {
-                    opened.extend(keys.into_iter().map(|key| Opened { key, expires_at: stored.expires_at_ms }));
+                    opened.extend(
+                        keys.into_iter()
+                            .map(|key| Opened { key, expires_at: stored.expires_at_ms }),
+                    );
                 }
                 Err(reason) => unopened.push((stored.expires_at_ms, reason)),
             }
@@ -194,10 +221,16 @@ impl Builder {
         Ok(Usable { record: Arc::new(record), platform, opened, unopened, keys: None })
     }
 
-    fn open(&self, name: &PlatformName, stored: &super::StoredSecret, scheme: &Scheme) -> Result<Vec<Key>, String> {
+    fn open(
+        &self,
+        name: &PlatformName,
+        stored: &super::StoredSecret,
+        scheme: &Scheme,
+    ) -> Result<Vec<Key>, String> {
         let sealer = self.sealer.as_ref().ok_or("this process opens no secrets")?;
-        let material =
-            sealer.open(name, stored).map_err(|reason| format!("a secret cannot be opened: {reason}"))?;
+        let material = sealer
+            .open(name, stored)
+            .map_err(|reason| format!("a secret cannot be opened: {reason}"))?;
         Key::all(&material, scheme)
     }
 
@@ -215,18 +248,21 @@ impl Builder {
             if aside.contains_key(name) {
                 continue;
             }
-            let expiries = usable.opened.iter().filter_map(|one| one.expires_at).filter(|at| *at > now);
+            let expiries =
+                usable.opened.iter().filter_map(|one| one.expires_at).filter(|at| *at > now);
             self.next_expiry = self.next_expiry.into_iter().chain(expiries).min();
             if let Some((_, reason)) = usable.unopened.iter().find(|(at, _)| valid(*at)) {
                 aside.insert(name.clone(), reason.clone());
             }
-            let now_valid: Vec<_> = usable.opened.iter().filter(|one| valid(one.expires_at)).collect();
+            let now_valid: Vec<_> =
+                usable.opened.iter().filter(|one| valid(one.expires_at)).collect();
             if now_valid.is_empty() {
                 continue;
             }
             // The same secrets only ever become fewer.
             let same = usable.keys.take().filter(|(count, _)| *count == now_valid.len());
-            let (count, valid) = same.unwrap_or_else(|| (now_valid.len(), Arc::new(together(&now_valid))));
+            let (count, valid) =
+                same.unwrap_or_else(|| (now_valid.len(), Arc::new(together(&now_valid))));
             keys.insert(name.clone(), Arc::clone(&valid));
             usable.keys = Some((count, valid));
         }
@@ -242,7 +278,9 @@ impl Builder {
 
     /// Says what cannot be used, once for each reason.
     fn tell(&mut self, aside: BTreeMap<PlatformName, String>, strange: usize) {
-        for (name, reason) in aside.iter().filter(|(name, reason)| self.told.get(*name) != Some(reason)) {
+        for (name, reason) in
+            aside.iter().filter(|(name, reason)| self.told.get(*name) != Some(reason))
+        {
             tracing::error!(platform = %name, reason, "a registered platform is not as it should be here");
         }
         for name in self.told.keys().filter(|name| !aside.contains_key(*name)) {
@@ -259,7 +297,8 @@ impl Key {
     /// # Errors
     /// Why it cannot be one; never the secret.
     fn all(material: &Material, scheme: &Scheme) -> Result<Vec<Self>, String> {
-        let secrets = scheme.secrets(&material.text()).map_err(|reason| format!("the secret {reason}"))?;
+        let secrets =
+            scheme.secrets(&material.text()).map_err(|reason| format!("the secret {reason}"))?;
         match (scheme.uses_credentials(), material.key()) {
             (true, Some(key)) => {
                 let key = SecretText::new(key);
@@ -268,7 +307,9 @@ impl Key {
             }
             (false, None) => Ok(secrets.into_iter().map(Self::Secret).collect()),
             (true, None) => Err("this signature scheme needs a key beside the secret".to_owned()),
-            (false, Some(_)) => Err("this signature scheme has no key beside the secret".to_owned()),
+            (false, Some(_)) => {
+                Err("this signature scheme has no key beside the secret".to_owned())
+            }
         }
     }
 }
@@ -299,7 +340,9 @@ fn adjust(
     platform: &Arc<Platform>,
     paused: &BTreeMap<PlatformName, bool>,
 ) -> Arc<Platform> {
-    let Some(paused) = paused.get(&platform.name).copied().filter(|paused| *paused != platform.paused) else {
+    let Some(paused) =
+        paused.get(&platform.name).copied().filter(|paused| *paused != platform.paused)
+    else {
         return Arc::clone(platform);
     };
     match adjusted.get(&platform.name) {

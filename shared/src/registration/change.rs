@@ -14,7 +14,7 @@ use super::seal::Sealer;
 use crate::event::Millis;
 use crate::platform::PlatformName;
 use crate::platform::registry::Clash;
-use crate::queue::{RegistrationChange, ChangeOutcome, CallError};
+use crate::queue::{CallError, ChangeOutcome, RegistrationChange};
 
 /// Most secrets of a platform at a time.
 const MAX_SECRETS: usize = 16;
@@ -25,7 +25,9 @@ const TRIES: usize = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// Secrets can neither be sealed nor kept in plain text here.
-    #[error("Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set")]
+    #[error(
+        "Platforms cannot be registered: neither SECRETS_KEY nor ALLOW_PLAINTEXT_SECRETS is set"
+    )]
     NoKey,
     /// The names are taken, or there are too many platforms.
     #[error("Platform cannot be registered: {0}")]
@@ -34,7 +36,9 @@ pub enum Refused {
     #[error("Platform was registered by a later version, and can be changed by one only")]
     Later,
     /// So many secrets are valid already.
-    #[error("Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to end them")]
+    #[error(
+        "Platform has {MAX_SECRETS} valid secrets; register with an old_secret_expires_in of 0s to end them"
+    )]
     Secrets,
     /// There is no room for more.
     #[error("Too many platforms are registered or paused")]
@@ -90,7 +94,8 @@ impl Live {
                 return Ok(Vec::new());
             }
             let mut record = Record::clone(record);
-            (record.state, record.draining_since, record.updated_at) = (State::Draining, Some(now), now);
+            (record.state, record.draining_since, record.updated_at) =
+                (State::Draining, Some(now), now);
             record.secrets.truncate(usize::from(record.url.is_some()));
             Ok(vec![RegistrationChange::Put(name.clone(), record.to_json())])
         })
@@ -102,15 +107,23 @@ impl Live {
     ///
     /// # Errors
     /// Why not.
-    pub async fn remove_drained(&self, name: &PlatformName, since: Millis) -> Result<bool, Refused> {
+    pub async fn remove_drained(
+        &self,
+        name: &PlatformName,
+        since: Millis,
+    ) -> Result<bool, Refused> {
         let drained = |snapshot: &Snapshot| {
-            let record = snapshot.records.get(name).filter(|record| record.state == State::Draining);
+            let record =
+                snapshot.records.get(name).filter(|record| record.state == State::Draining);
             record.is_some_and(|record| record.draining_since.is_none_or(|at| at < since))
         };
         let mut removed = false;
         self.change(|snapshot, _| {
             removed = drained(snapshot);
-            let both = [RegistrationChange::Remove(name.clone()), RegistrationChange::Pause(name.clone(), None)];
+            let both = [
+                RegistrationChange::Remove(name.clone()),
+                RegistrationChange::Pause(name.clone(), None),
+            ];
             Ok(if removed { both.into() } else { Vec::new() })
         })
         .await?;
@@ -147,7 +160,10 @@ impl Live {
             match self.queue().change_registrations(snapshot.version.as_deref(), &changes).await? {
                 // It is made; what is unknown is only what it looks like from here.
                 ChangeOutcome::Done(_) => {
-                    return self.fresh().await.map_err(|fault| CallError::Unknown(fault.into_error()).into());
+                    return self
+                        .fresh()
+                        .await
+                        .map_err(|fault| CallError::Unknown(fault.into_error()).into());
                 }
                 ChangeOutcome::Conflict => {}
                 ChangeOutcome::Full => return Err(Refused::Full),
@@ -191,7 +207,12 @@ fn registered(
 }
 
 /// What becomes of a secret that was valid before; `None`: it is of no more use.
-fn kept(registration: &Registration, old: &StoredSecret, sealer: &Sealer, now: Millis) -> Option<StoredSecret> {
+fn kept(
+    registration: &Registration,
+    old: &StoredSecret,
+    sealer: &Sealer,
+    now: Millis,
+) -> Option<StoredSecret> {
     let Registration { platform, material, keep_old, .. } = registration;
     let until = now.saturating_add(Millis::try_from(keep_old.as_millis()).unwrap_or(Millis::MAX));
     let until = old.expires_at_ms.map_or(until, |at| at.min(until));

@@ -15,10 +15,16 @@ impl Snapshot {
     /// The destinations of registered platforms, those included that are being removed: what they have queued is still
     /// processed.
     #[must_use]
-    pub fn destinations(&self, defaults: &DestinationDefaults, sealer: &Sealer) -> Vec<Destination> {
+    pub fn destinations(
+        &self,
+        defaults: &DestinationDefaults,
+        sealer: &Sealer,
+    ) -> Vec<Destination> {
         let mut found = Vec::new();
         for (name, record) in &self.records {
-            let Some(url) = record.url.as_deref().and_then(|url| destination_url(url).ok()) else { continue };
+            let Some(url) = record.url.as_deref().and_then(|url| destination_url(url).ok()) else {
+                continue;
+            };
             let open = |stored: &StoredSecret| {
                 let opened = sealer.open(name, stored).ok()?;
                 let unusable = |_| SecretString::from(opened.secret());
@@ -31,8 +37,12 @@ impl Snapshot {
             // One that this process cannot open adds no signature; the newest is what matters.
             let previous_secrets = record.secrets.iter().skip(1).filter_map(open).collect();
             match defaults.registered(name, url, secret) {
-                Ok(destination) => found.push(Destination { secret_unreadable, previous_secrets, ..destination }),
-                Err(error) => tracing::error!(platform = %name, %error, "its processed events cannot be forwarded"),
+                Ok(destination) => {
+                    found.push(Destination { secret_unreadable, previous_secrets, ..destination })
+                }
+                Err(error) => {
+                    tracing::error!(platform = %name, %error, "its processed events cannot be forwarded")
+                }
             }
         }
         found

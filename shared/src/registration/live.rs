@@ -68,7 +68,12 @@ pub fn watch(
 impl Live {
     /// Follows what is registered over `base` until `stop`. `sealer` opens secrets; `None`: this process verifies nothing.
     #[must_use]
-    pub fn start(queue: Queue, base: Registry, sealer: Option<Sealer>, stop: CancellationToken) -> Self {
+    pub fn start(
+        queue: Queue,
+        base: Registry,
+        sealer: Option<Sealer>,
+        stop: CancellationToken,
+    ) -> Self {
         let live = Self {
             inner: Arc::new(Inner {
                 queue,
@@ -139,9 +144,11 @@ impl Live {
             return Ok(known);
         }
         let picture = self.inner.queue.registrations().await?;
-        self.publish(|builder, now| builder.build(picture, now))
-            .await
-            .ok_or_else(|| CallError::NotRun((redis::ErrorKind::Client, "what is registered could not be read").into()))
+        self.publish(|builder, now| builder.build(picture, now)).await.ok_or_else(|| {
+            CallError::NotRun(
+                (redis::ErrorKind::Client, "what is registered could not be read").into(),
+            )
+        })
     }
 
     /// Publishes what `build` makes; snapshots are published in the order in which they are made. `None`: it failed, and
@@ -155,7 +162,9 @@ impl Live {
         let built = tokio::task::spawn_blocking(move || {
             let mut builder = live.inner.builder.lock().unwrap_or_else(PoisonError::into_inner);
             let snapshot = Arc::new(build(&mut builder, live.now()));
-            live.inner.next_expiry.store(builder.next_expiry().unwrap_or(Millis::MAX), Ordering::Relaxed);
+            live.inner
+                .next_expiry
+                .store(builder.next_expiry().unwrap_or(Millis::MAX), Ordering::Relaxed);
             live.inner.publish.send_replace(Some(Arc::clone(&snapshot)));
             snapshot
         });

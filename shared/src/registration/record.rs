@@ -185,7 +185,9 @@ impl Record {
     pub(super) fn aliases_of(raw: &[u8]) -> Vec<String> {
         let Ok(record) = serde_json::from_slice::<Value>(raw) else { return Vec::new() };
         let list = |value: &Value| match value {
-            Value::Array(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            Value::Array(list) => {
+                list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+            }
             Value::String(one) => vec![one.clone()],
             _ => Vec::new(),
         };
@@ -215,13 +217,20 @@ mod tests {
     fn later_versions_are_told_from_nonsense() {
         assert_eq!(Record::parse(br#"{"v":2,"anything":[]}"#).unwrap_err(), Unreadable::Later(2));
         for nonsense in ["", "[]", "{}", r#"{"v":"1"}"#, r#"{"v":1}"#] {
-            assert_eq!(Record::parse(nonsense.as_bytes()).unwrap_err(), Unreadable::Nonsense, "{nonsense}");
+            assert_eq!(
+                Record::parse(nonsense.as_bytes()).unwrap_err(),
+                Unreadable::Nonsense,
+                "{nonsense}"
+            );
         }
     }
 
     #[test]
     fn an_unusable_record_still_tells_its_aliases() {
-        assert_eq!(Record::aliases_of(br#"{"v":9,"definition":{"aliases":["a","b"]}}"#), ["a", "b"]);
+        assert_eq!(
+            Record::aliases_of(br#"{"v":9,"definition":{"aliases":["a","b"]}}"#),
+            ["a", "b"]
+        );
         assert_eq!(Record::aliases_of(br#"{"definition":{"aliases":"a"}}"#), ["a"]);
         assert!(Record::aliases_of(b"[1").is_empty());
     }
@@ -229,6 +238,10 @@ mod tests {
     #[test]
     fn a_secret_expires_at_its_instant() {
         let at = |expires_at_ms| StoredSecret { expires_at_ms, ..StoredSecret::default() };
-        assert!(at(Some(5)).is_expired(5) && !at(Some(5)).is_expired(4) && !at(None).is_expired(Millis::MAX));
+        assert!(
+            at(Some(5)).is_expired(5)
+                && !at(Some(5)).is_expired(4)
+                && !at(None).is_expired(Millis::MAX)
+        );
     }
 }

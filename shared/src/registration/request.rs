@@ -66,15 +66,21 @@ impl Registration {
         if let (Some(material), Some(platform)) = (&material, &platform)
             && let Err(reason) = fits(material, &platform.scheme)
         {
-            let key = if platform.scheme.uses_credentials() != material.key().is_some() { "key" } else { "secret" };
+            let key = if platform.scheme.uses_credentials() != material.key().is_some() {
+                "key"
+            } else {
+                "secret"
+            };
             problems.push(Problem::new(key, reason));
         }
         if let Some(material) = &material
             && material.text().clean().len() >= TELLING_BYTES
             && holds(&definition, material.text().clean())
         {
-            problems
-                .push(Problem::new("secret", "stands elsewhere in the request, too, from where it would be shown"));
+            problems.push(Problem::new(
+                "secret",
+                "stands elsewhere in the request, too, from where it would be shown",
+            ));
         }
         match (name, platform, material, keep_old) {
             (Some(_), Some(platform), Some(material), Some(keep_old)) if problems.is_empty() => {
@@ -125,9 +131,14 @@ impl Asked {
             self.problem("secret", format_args!("must be 1 to {MAX_SECRET_BYTES} bytes"));
             return None;
         }
-        let fits = |key: &String| (1..=MAX_KEY_BYTES).contains(&key.len()) && !key.contains(char::is_control);
+        let fits = |key: &String| {
+            (1..=MAX_KEY_BYTES).contains(&key.len()) && !key.contains(char::is_control)
+        };
         if key.as_ref().is_some_and(|key| !fits(key)) {
-            self.problem("key", format_args!("must be 1 to {MAX_KEY_BYTES} bytes without control characters"));
+            self.problem(
+                "key",
+                format_args!("must be 1 to {MAX_KEY_BYTES} bytes without control characters"),
+            );
             return None;
         }
         Some(Material::new(&secret?, key.as_deref()))
@@ -201,7 +212,8 @@ fn one(path: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<toml::V
         Value::Array(list) => {
             let list = list.iter().enumerate();
             toml::Value::Array(
-                list.filter_map(|(at, value)| one(&format!("{path}[{at}]"), value, problems)).collect(),
+                list.filter_map(|(at, value)| one(&format!("{path}[{at}]"), value, problems))
+                    .collect(),
             )
         }
         Value::Object(members) => toml::Value::Table(object(path, members, problems)),

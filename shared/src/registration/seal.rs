@@ -38,8 +38,9 @@ impl FromStr for SealingKey {
     type Err = InvalidKey;
 
     fn from_str(text: &str) -> Result<Self, InvalidKey> {
-        let bytes =
-            Zeroizing::new(signature::base64_text::decode(SecretText::new(text).clean()).ok_or(InvalidKey)?);
+        let bytes = Zeroizing::new(
+            signature::base64_text::decode(SecretText::new(text).clean()).ok_or(InvalidKey)?,
+        );
         if bytes.len() != KEY_BYTES {
             return Err(InvalidKey);
         }
@@ -96,18 +97,31 @@ impl Sealer {
     ) -> Option<StoredSecret> {
         let stored = StoredSecret { expires_at_ms: expires_at, ..StoredSecret::default() };
         let Some(SealingKey(cipher)) = self.keys.first() else {
-            return self.plaintext.then(|| StoredSecret { plain: Some(material.clone()), ..stored });
+            return self
+                .plaintext
+                .then(|| StoredSecret { plain: Some(material.clone()), ..stored });
         };
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let text = material.to_json();
-        let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: &text, aad: &bound_to(platform) }).ok()?;
-        Some(StoredSecret { sealed: Some(STANDARD.encode([&nonce[..], &sealed].concat())), ..stored })
+        let sealed = cipher
+            .encrypt(&XNonce::from(nonce), Payload { msg: &text, aad: &bound_to(platform) })
+            .ok()?;
+        Some(StoredSecret {
+            sealed: Some(STANDARD.encode([&nonce[..], &sealed].concat())),
+            ..stored
+        })
     }
 
     /// What `stored` holds.
-    pub(super) fn open(&self, platform: &PlatformName, stored: &StoredSecret) -> Result<Material, Unopened> {
+    pub(super) fn open(
+        &self,
+        platform: &PlatformName,
+        stored: &StoredSecret,
+    ) -> Result<Material, Unopened> {
         match stored {
-            StoredSecret { sealed: Some(sealed), .. } => self.unseal(platform, sealed).ok_or(Unopened::Sealed),
+            StoredSecret { sealed: Some(sealed), .. } => {
+                self.unseal(platform, sealed).ok_or(Unopened::Sealed)
+            }
             StoredSecret { plain: Some(_), .. } if !self.plaintext => Err(Unopened::Plain),
             StoredSecret { plain: Some(material), .. } => Ok(material.clone()),
             _ => Err(Unopened::Unknown),
@@ -118,7 +132,9 @@ impl Sealer {
         let sealed = STANDARD.decode(sealed).ok()?;
         let (nonce, text) = sealed.split_first_chunk::<NONCE_BYTES>()?;
         let (nonce, aad) = (XNonce::from(*nonce), bound_to(platform));
-        let open = |SealingKey(cipher): &SealingKey| cipher.decrypt(&nonce, Payload { msg: text, aad: &aad }).ok();
+        let open = |SealingKey(cipher): &SealingKey| {
+            cipher.decrypt(&nonce, Payload { msg: text, aad: &aad }).ok()
+        };
         Material::from_json(&Zeroizing::new(self.keys.iter().find_map(open)?))
     }
 }
@@ -197,11 +213,13 @@ mod tests {
         for at in 0..bytes.len() {
             let mut bent = bytes.clone();
             bent[at] ^= 1;
-            let bent = StoredSecret { sealed: Some(STANDARD.encode(bent)), ..StoredSecret::default() };
+            let bent =
+                StoredSecret { sealed: Some(STANDARD.encode(bent)), ..StoredSecret::default() };
             assert!(sealer(&[1]).open(&acme(), &bent).is_err(), "byte {at}");
         }
         for nothing in ["", "AAAA", "no base64"] {
-            let nothing = StoredSecret { sealed: Some(nothing.to_owned()), ..StoredSecret::default() };
+            let nothing =
+                StoredSecret { sealed: Some(nothing.to_owned()), ..StoredSecret::default() };
             assert!(sealer(&[1]).open(&acme(), &nothing).is_err());
         }
     }

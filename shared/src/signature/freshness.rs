@@ -31,7 +31,12 @@ fn digits(text: &[u8]) -> Option<i64> {
 
 /// Checks that `at` is at most `tolerance` before or after `now`, in whole seconds. `signature_valid` goes into the
 /// refusal.
-pub(super) fn check(at: Millis, now: Millis, tolerance: Duration, signature_valid: bool) -> Result<(), Refusal> {
+pub(super) fn check(
+    at: Millis,
+    now: Millis,
+    tolerance: Duration,
+    signature_valid: bool,
+) -> Result<(), Refusal> {
     let (received, current) = (at.div_euclid(1000), now.div_euclid(1000));
     let diff = current.saturating_sub(received).saturating_abs();
     if diff.unsigned_abs() <= tolerance.as_secs() {

@@ -72,7 +72,11 @@ pub(super) fn bare(text: &[u8]) -> &[u8] {
 }
 
 /// A header that must be there once; `what` says which in the refusal.
-pub(super) fn only<'h>(headers: &'h dyn Headers, name: &str, what: &'static str) -> Result<&'h [u8], Refusal> {
+pub(super) fn only<'h>(
+    headers: &'h dyn Headers,
+    name: &str,
+    what: &'static str,
+) -> Result<&'h [u8], Refusal> {
     match headers.find(name) {
         Found::One(value) => Ok(value),
         Found::Absent | Found::Several => Err(Refusal::Malformed(what)),

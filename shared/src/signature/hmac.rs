@@ -21,8 +21,11 @@ pub(super) fn verify<'a>(
 ) -> Result<Covered<'a>, Refusal> {
     let candidates = candidates(spec, headers)?;
 
-    let header = |name: Option<&str>, what| name.map_or(Ok(None), |name| only(headers, name, what).map(Some));
-    let timestamp = header(spec.timestamp.as_ref().map(|stamp| stamp.header.as_str()), "timestamp header")?;
+    let header = |name: Option<&str>, what| {
+        name.map_or(Ok(None), |name| only(headers, name, what).map(Some))
+    };
+    let timestamp =
+        header(spec.timestamp.as_ref().map(|stamp| stamp.header.as_str()), "timestamp header")?;
     let id = header(spec.id.as_deref(), "id header")?;
     let at = match (&spec.timestamp, timestamp) {
         (Some(stamp), Some(text)) => Some(freshness::timestamp(stamp.unit, text)?),

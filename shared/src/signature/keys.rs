@@ -26,7 +26,9 @@ pub enum InvalidSecret {
     #[error("is not base64")]
     Base64,
     /// A secret of Standard Webhooks is base64, with or without what services put in front of it.
-    #[error("is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that base64 alone")]
+    #[error(
+        "is not base64; a secret of Standard Webhooks is whsec_ and the key in base64, or that base64 alone"
+    )]
     StandardWebhooks,
     /// The definition says hex.
     #[error("is not hex")]
@@ -49,7 +51,9 @@ impl Secret {
     pub fn decode(text: &str, encoding: SecretEncoding) -> Result<Self, InvalidSecret> {
         let secret = match encoding {
             SecretEncoding::Utf8 => Self::new(text),
-            SecretEncoding::Base64 => Self::new(base64_text::decode_secret(text).ok_or(InvalidSecret::Base64)?),
+            SecretEncoding::Base64 => {
+                Self::new(base64_text::decode_secret(text).ok_or(InvalidSecret::Base64)?)
+            }
             SecretEncoding::Hex => Self::new(hex::decode(text).map_err(|_| InvalidSecret::Hex)?),
         };
         if secret.0.is_empty() { Err(InvalidSecret::Empty) } else { Ok(secret) }
@@ -85,7 +89,11 @@ impl Credential {
     /// The API key, which is the token's issuer, and the API secret.
     #[must_use]
     pub fn new(key: impl Into<String>, secret: &Secret) -> Self {
-        Self { key: key.into(), secret: secret.clone(), decoding: DecodingKey::from_secret(secret.expose()) }
+        Self {
+            key: key.into(),
+            secret: secret.clone(),
+            decoding: DecodingKey::from_secret(secret.expose()),
+        }
     }
 
     /// The API key; no secret, but of no use to anybody else.
@@ -139,7 +147,9 @@ impl Scheme {
             Self::Hmac(spec) => Secret::decode(text, spec.secret_encoding),
             Self::Pairs(spec) => Secret::decode(text, spec.secret_encoding),
             Self::StandardWebhooks(_) => standard_webhooks(text),
-            Self::LivekitJwt(_) | Self::SharedSecret(_) => Secret::decode(text, SecretEncoding::Utf8),
+            Self::LivekitJwt(_) | Self::SharedSecret(_) => {
+                Secret::decode(text, SecretEncoding::Utf8)
+            }
         }
     }
 
@@ -154,7 +164,9 @@ impl Scheme {
         }
         let clean = self.secret(text.clean());
         let literal = text.remark().and_then(|_| self.secret(text.literal()).ok());
-        let differs = |literal: &Secret| clean.as_ref().ok().is_none_or(|clean| clean.expose() != literal.expose());
+        let differs = |literal: &Secret| {
+            clean.as_ref().ok().is_none_or(|clean| clean.expose() != literal.expose())
+        };
         match (clean.clone(), literal.filter(differs)) {
             (Err(_), Some(literal)) => Ok(vec![literal]),
             (clean, literal) => Ok(std::iter::once(clean?).chain(literal).collect()),
@@ -176,5 +188,7 @@ fn standard_webhooks(text: &str) -> Result<Secret, InvalidSecret> {
         return Err(InvalidSecret::Asymmetric);
     }
     let key = Secret::decode(text.strip_prefix("whsec_").unwrap_or(text), SecretEncoding::Base64);
-    key.map_err(|error| if error == InvalidSecret::Base64 { InvalidSecret::StandardWebhooks } else { error })
+    key.map_err(|error| {
+        if error == InvalidSecret::Base64 { InvalidSecret::StandardWebhooks } else { error }
+    })
 }

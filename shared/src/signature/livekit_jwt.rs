@@ -52,7 +52,13 @@ pub(super) fn verify<'a>(
 }
 
 /// Checks one token.
-fn one(spec: &JwtSpec, credentials: &[Credential], token: &[u8], body: &[u8], now: Millis) -> Result<(), Refusal> {
+fn one(
+    spec: &JwtSpec,
+    credentials: &[Credential],
+    token: &[u8],
+    body: &[u8],
+    now: Millis,
+) -> Result<(), Refusal> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(Refusal::Malformed("token"));
     }
@@ -83,7 +89,12 @@ fn genuine(credentials: &[Credential], token: &[u8]) -> Result<Claims, Refusal> 
     Err(Refusal::Mismatch)
 }
 
-fn within(claims: &Claims, now: Millis, leeway: Duration, signature_valid: bool) -> Result<(), Refusal> {
+fn within(
+    claims: &Claims,
+    now: Millis,
+    leeway: Duration,
+    signature_valid: bool,
+) -> Result<(), Refusal> {
     let current = now.div_euclid(1000);
     let leeway = i64::try_from(leeway.as_secs()).unwrap_or(i64::MAX);
     let limit = |received: i64| {

@@ -148,7 +148,12 @@ impl Candidates {
 }
 
 /// Whether one of `secrets` makes one of `candidates`.
-pub(super) fn any_matches(hash: Hash, secrets: &[Secret], signed: &Signed<'_>, candidates: &Candidates) -> bool {
+pub(super) fn any_matches(
+    hash: Hash,
+    secrets: &[Secret],
+    signed: &Signed<'_>,
+    candidates: &Candidates,
+) -> bool {
     !candidates.is_empty()
         && secrets
             .iter()

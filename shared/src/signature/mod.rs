@@ -38,8 +38,8 @@ pub use proof::prove;
 pub use refusal::Refusal;
 pub use sign::{CannotSign, SignatureHeaders, sign};
 pub use spec::{
-    Encoding, Hash, HmacSpec, JwtSpec, PairsSpec, Scheme, SecretEncoding, SharedSecretSpec, SpecProblem,
-    StandardHeaders, StandardWebhooksSpec, TimestampHeader, TimestampUnit,
+    Encoding, Hash, HmacSpec, JwtSpec, PairsSpec, Scheme, SecretEncoding, SharedSecretSpec,
+    SpecProblem, StandardHeaders, StandardWebhooksSpec, TimestampHeader, TimestampUnit,
 };
 pub use template::{InvalidTemplate, Part, Template};
 
@@ -75,7 +75,9 @@ pub fn verify<'a>(
     let covered = match scheme {
         Scheme::Hmac(spec) => hmac::verify(spec, secrets, headers, body, now),
         Scheme::Pairs(spec) => pairs::verify(spec, secrets, headers, body, now),
-        Scheme::StandardWebhooks(spec) => standard_webhooks::verify(spec, secrets, headers, body, now),
+        Scheme::StandardWebhooks(spec) => {
+            standard_webhooks::verify(spec, secrets, headers, body, now)
+        }
         Scheme::LivekitJwt(spec) => livekit_jwt::verify(spec, credentials, headers, body, now),
         Scheme::SharedSecret(spec) => shared_secret::verify(spec, secrets, headers),
     }?;
@@ -146,8 +148,12 @@ impl Scheme {
             Self::Hmac(HmacSpec { headers, .. })
             | Self::Pairs(PairsSpec { headers, .. })
             | Self::LivekitJwt(JwtSpec { headers, .. })
-            | Self::SharedSecret(SharedSecretSpec { headers }) => headers.iter().map(String::as_str).collect(),
-            Self::StandardWebhooks(spec) => spec.headers.iter().map(|set| set.signature.as_str()).collect(),
+            | Self::SharedSecret(SharedSecretSpec { headers }) => {
+                headers.iter().map(String::as_str).collect()
+            }
+            Self::StandardWebhooks(spec) => {
+                spec.headers.iter().map(|set| set.signature.as_str()).collect()
+            }
         }
     }
 
@@ -165,7 +171,9 @@ impl Scheme {
     pub fn covers(&self, name: &str) -> bool {
         match self {
             Self::Hmac(spec) => hmac::covered(spec).contains(&Some(name)),
-            Self::StandardWebhooks(spec) => spec.headers.iter().any(|set| set.id == name || set.timestamp == name),
+            Self::StandardWebhooks(spec) => {
+                spec.headers.iter().any(|set| set.id == name || set.timestamp == name)
+            }
             Self::Pairs(_) | Self::LivekitJwt(_) | Self::SharedSecret(_) => false,
         }
     }

@@ -29,21 +29,27 @@ fn problem(key: &'static str, reason: &'static str) -> SpecProblem {
 
 /// A token of RFC 9110, in lower case.
 fn is_header_name(name: &str) -> bool {
-    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let inside =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.bytes().all(inside)
 }
 
 fn hmac(spec: &HmacSpec, found: &mut Vec<SpecProblem>) {
     match (spec.signed.has(&Part::Timestamp), &spec.timestamp) {
-        (true, None) => found.push(problem("timestamp", "is missing, though `signed` has {timestamp}")),
+        (true, None) => {
+            found.push(problem("timestamp", "is missing, though `signed` has {timestamp}"))
+        }
         (false, Some(_)) => {
-            found.push(problem("timestamp", "is not part of `signed`, so anybody could refresh it"));
+            found
+                .push(problem("timestamp", "is not part of `signed`, so anybody could refresh it"));
         }
         _ => {}
     }
     match (spec.signed.has(&Part::Id), &spec.id) {
         (true, None) => found.push(problem("id", "is missing, though `signed` has {id}")),
-        (false, Some(_)) => found.push(problem("id", "is not part of `signed`, so it proves nothing")),
+        (false, Some(_)) => {
+            found.push(problem("id", "is not part of `signed`, so it proves nothing"))
+        }
         _ => {}
     }
     if spec.tolerance.is_some() && spec.timestamp.is_none() {
@@ -54,8 +60,12 @@ fn hmac(spec: &HmacSpec, found: &mut Vec<SpecProblem>) {
 }
 
 fn pairs(spec: &PairsSpec, found: &mut Vec<SpecProblem>) {
-    let usable = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && !b",=".contains(&b));
-    for (name, key) in [("timestamp_key", &spec.timestamp_key), ("signature_key", &spec.signature_key)] {
+    let usable = |key: &str| {
+        !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && !b",=".contains(&b))
+    };
+    for (name, key) in
+        [("timestamp_key", &spec.timestamp_key), ("signature_key", &spec.signature_key)]
+    {
         if !usable(key) {
             found.push(problem(name, "must be printable ASCII without blank, ',' and '='"));
         }
@@ -73,9 +83,13 @@ fn pairs(spec: &PairsSpec, found: &mut Vec<SpecProblem>) {
 /// shows where it begins and ends.
 fn adjacent(signed: &Template, unit: TimestampUnit, found: &mut Vec<SpecProblem>) {
     let clear = |part: &Part| {
-        matches!(part, Part::Literal(_)) || (*part == Part::Timestamp && unit == TimestampUnit::Rfc3339)
+        matches!(part, Part::Literal(_))
+            || (*part == Part::Timestamp && unit == TimestampUnit::Rfc3339)
     };
     if signed.parts().windows(2).any(|pair| !pair.iter().any(clear)) {
-        found.push(problem("signed", "two values need a separator between them (but for an rfc3339 timestamp)"));
+        found.push(problem(
+            "signed",
+            "two values need a separator between them (but for an rfc3339 timestamp)",
+        ));
     }
 }

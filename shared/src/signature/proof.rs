@@ -37,7 +37,8 @@ mod tests {
     /// Zoom's own example of `encryptedToken` has no published secret; this is RFC 4231, case 2.
     #[test]
     fn the_secret_that_verifies_proves() {
-        let scheme = Scheme::SharedSecret(SharedSecretSpec { headers: vec!["x-secret".to_owned()] });
+        let scheme =
+            Scheme::SharedSecret(SharedSecretSpec { headers: vec!["x-secret".to_owned()] });
         let keys = Keys::Secrets(vec![Secret::new("new"), Secret::new("Jefe")]);
         let prove = |secret: &str| {
             let headers = [("x-secret", secret)];

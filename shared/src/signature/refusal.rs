@@ -58,10 +58,14 @@ impl Refusal {
     #[must_use]
     pub fn message(&self) -> String {
         match self {
-            Self::Missing | Self::Malformed(_) | Self::Mismatch => "Invalid webhook signature".to_owned(),
+            Self::Missing | Self::Malformed(_) | Self::Mismatch => {
+                "Invalid webhook signature".to_owned()
+            }
             Self::BodyHashMismatch => "Webhook verification failed: hash mismatch".to_owned(),
             Self::OutsideTolerance { received, current, diff, .. } => {
-                format!("Timestamp outside tolerance window: received={received}, current={current}, diff={diff}s")
+                format!(
+                    "Timestamp outside tolerance window: received={received}, current={current}, diff={diff}s"
+                )
             }
         }
     }

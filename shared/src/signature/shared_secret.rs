@@ -31,5 +31,7 @@ pub(super) fn verify<'a>(
 /// length shows.
 fn is_one(secrets: &[Secret], sent: &[u8]) -> bool {
     let sent = Sha256::digest(sent);
-    secrets.iter().fold(false, |found, secret| found | same(&Sha256::digest(secret.expose()), &sent))
+    secrets
+        .iter()
+        .fold(false, |found, secret| found | same(&Sha256::digest(secret.expose()), &sent))
 }

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use super::Millis;
 use super::keys::{Credential, Keys, Secret};
 use super::mac::{Signed, Tag};
-use super::spec::{Encoding, Hash, HmacSpec, PairsSpec, Scheme, StandardWebhooksSpec, TimestampUnit};
+use super::spec::{
+    Encoding, Hash, HmacSpec, PairsSpec, Scheme, StandardWebhooksSpec, TimestampUnit,
+};
 use super::template::Template;
 use crate::clock;
 
@@ -55,7 +57,9 @@ pub fn sign(
             let credential = credentials.first().ok_or(CannotSign::NoKey)?;
             one(&spec.headers, token(credential, body, now)?)
         }
-        (_, Keys::Credentials(_)) | (Scheme::LivekitJwt(_), Keys::Secrets(_)) => Err(CannotSign::NoKey),
+        (_, Keys::Credentials(_)) | (Scheme::LivekitJwt(_), Keys::Secrets(_)) => {
+            Err(CannotSign::NoKey)
+        }
         (scheme, Keys::Secrets(secrets)) => {
             let secret = secrets.first().ok_or(CannotSign::NoKey)?;
             match scheme {
@@ -63,9 +67,15 @@ pub fn sign(
                 Scheme::Pairs(spec) => pairs(spec, secret, body, now),
                 Scheme::StandardWebhooks(spec) => standard_webhooks(spec, secret, body, id, now),
                 Scheme::SharedSecret(spec) => {
-                    let text = std::str::from_utf8(secret.expose()).map_err(|_| CannotSign::NotAHeader)?;
-                    let fits = text.trim() == text && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-                    if fits { one(&spec.headers, text.to_owned()) } else { Err(CannotSign::NotAHeader) }
+                    let text =
+                        std::str::from_utf8(secret.expose()).map_err(|_| CannotSign::NotAHeader)?;
+                    let fits = text.trim() == text
+                        && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+                    if fits {
+                        one(&spec.headers, text.to_owned())
+                    } else {
+                        Err(CannotSign::NotAHeader)
+                    }
                 }
                 Scheme::LivekitJwt(_) => Err(CannotSign::NoKey),
             }
@@ -94,7 +104,12 @@ fn hmac(
     Ok(headers)
 }
 
-fn pairs(spec: &PairsSpec, secret: &Secret, body: &[u8], now: Millis) -> Result<SignatureHeaders, CannotSign> {
+fn pairs(
+    spec: &PairsSpec,
+    secret: &Secret,
+    body: &[u8],
+    now: Millis,
+) -> Result<SignatureHeaders, CannotSign> {
     let timestamp = timestamp(spec.unit, now)?;
     let tag = tag(spec.hash, spec.encoding, secret, &spec.signed, &timestamp, "", body)?;
     one(&spec.headers, format!("{}={timestamp},{}={tag}", spec.timestamp_key, spec.signature_key))
@@ -154,7 +169,8 @@ struct Claims<'a> {
 fn token(credential: &Credential, body: &[u8], now: Millis) -> Result<String, CannotSign> {
     let nbf = now.div_euclid(1000);
     let sha256 = STANDARD.encode(Sha256::digest(body));
-    let claims = Claims { iss: credential.key(), nbf, exp: nbf.saturating_add(TOKEN_SECONDS), sha256 };
+    let claims =
+        Claims { iss: credential.key(), nbf, exp: nbf.saturating_add(TOKEN_SECONDS), sha256 };
     let key = EncodingKey::from_secret(credential.secret().expose());
     encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(|_| CannotSign::Key)
 }
@@ -171,8 +187,11 @@ mod tests {
 
     fn scheme(signature: &str) -> Scheme {
         let credentials = signature.contains("livekit-jwt");
-        let secrets =
-            if credentials { "credentials = [{key = 'env:A', secret = 'env:A'}]" } else { "secrets = ['env:A']" };
+        let secrets = if credentials {
+            "credentials = [{key = 'env:A', secret = 'env:A'}]"
+        } else {
+            "secrets = ['env:A']"
+        };
         let toml = format!("[platforms.acme]\n{secrets}\n[platforms.acme.signature]\n{signature}");
         Registry::from_text("test", &toml).unwrap().get("acme").unwrap().scheme.clone()
     }
@@ -208,7 +227,9 @@ mod tests {
     fn keys(scheme: &Scheme, texts: &[&str]) -> Keys {
         let secrets = texts.iter().map(|text| scheme.secret(&STANDARD.encode(text)).unwrap());
         if scheme.uses_credentials() {
-            return Keys::Credentials(secrets.map(|secret| Credential::new("the key", &secret)).collect());
+            return Keys::Credentials(
+                secrets.map(|secret| Credential::new("the key", &secret)).collect(),
+            );
         }
         Keys::Secrets(secrets.collect())
     }
@@ -216,7 +237,8 @@ mod tests {
     #[test]
     fn what_is_signed_verifies_with_its_key_at_its_time_for_its_body_and_not_otherwise() {
         for scheme in schemes() {
-            let (ours, theirs) = (keys(&scheme, &["one key", "another"]), keys(&scheme, &["a third"]));
+            let (ours, theirs) =
+                (keys(&scheme, &["one key", "another"]), keys(&scheme, &["a third"]));
             let headers = sign(&scheme, &ours, b"{\"a\":1}", "id-1", NOW).unwrap();
             let verified = verify(&scheme, &ours, &headers, b"{\"a\":1}", NOW);
             assert!(verified.is_ok(), "{scheme:?}: {:?}", verified.err());
@@ -233,7 +255,10 @@ mod tests {
                 assert!(verify(&scheme, &ours, &headers, b"{\"a\":2}", NOW).is_err(), "{scheme:?}");
             }
             for name in headers.iter().map(|(name, _)| name.as_str()) {
-                assert!(scheme.headers().contains(&name), "{name} is nothing that {scheme:?} reads");
+                assert!(
+                    scheme.headers().contains(&name),
+                    "{name} is nothing that {scheme:?} reads"
+                );
             }
         }
     }
@@ -246,6 +271,9 @@ mod tests {
             assert_eq!(sign(&scheme, &secret(bad), b"", "", NOW), Err(CannotSign::NotAHeader));
         }
         assert_eq!(sign(&scheme, &Keys::Secrets(Vec::new()), b"", "", NOW), Err(CannotSign::NoKey));
-        assert_eq!(sign(&scheme, &Keys::Credentials(Vec::new()), b"", "", NOW), Err(CannotSign::NoKey));
+        assert_eq!(
+            sign(&scheme, &Keys::Credentials(Vec::new()), b"", "", NOW),
+            Err(CannotSign::NoKey)
+        );
     }
 }

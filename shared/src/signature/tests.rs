@@ -58,9 +58,9 @@ impl Request {
         let secret = |text: &String| scheme.secret(text).unwrap();
         match (&self.secrets, &self.credentials) {
             (Some(secrets), None) => Keys::Secrets(secrets.iter().map(secret).collect()),
-            (None, Some(pairs)) => {
-                Keys::Credentials(pairs.iter().map(|(key, text)| Credential::new(key, &secret(text))).collect())
-            }
+            (None, Some(pairs)) => Keys::Credentials(
+                pairs.iter().map(|(key, text)| Credential::new(key, &secret(text))).collect(),
+            ),
             _ => panic!("{}: one kind of keys", self.name),
         }
     }
@@ -94,7 +94,8 @@ fn read(folder: &Path) -> (Fixture, Scheme) {
     let text = std::fs::read_to_string(folder.join("requests.json")).unwrap();
     let fixture: Fixture = serde_json::from_str(&text).unwrap();
     let definition = fixture.definition.as_deref().unwrap_or_default();
-    let registry = Registry::from_text("fixture", definition).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let registry = Registry::from_text("fixture", definition)
+        .unwrap_or_else(|problems| panic!("{problems:?}"));
     let scheme = registry.get(&fixture.platform).unwrap().scheme.clone();
     (fixture, scheme)
 }
@@ -128,7 +129,8 @@ fn every_known_request_gets_its_verdict() {
 fn every_scheme_has_known_genuine_and_refused_requests() {
     for folder in folders() {
         let (fixture, _) = read(&folder);
-        let genuine = fixture.requests.iter().filter(|request| request.verdict == Verdict::Genuine).count();
+        let genuine =
+            fixture.requests.iter().filter(|request| request.verdict == Verdict::Genuine).count();
         assert!(genuine > 0 && genuine < fixture.requests.len(), "{}", fixture.platform);
     }
 }
@@ -138,7 +140,8 @@ fn no_byte_of_a_genuine_request_can_be_changed() {
     for folder in folders() {
         let (fixture, scheme) = read(&folder);
         let unsigned_body = matches!(scheme, Scheme::SharedSecret(_));
-        let request = fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
+        let request =
+            fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
         let (keys, body) = (request.keys(&scheme), request.body());
         assert!(verify(&scheme, &keys, &request.headers, &body, request.now).is_ok());
         for at in 0..body.len() {
@@ -155,7 +158,8 @@ fn no_byte_of_a_genuine_request_can_be_changed() {
                 // Case is not a change: hex may be in either.
                 let other = if value.as_bytes()[at] == b'0' { '1' } else { '0' };
                 forged[line].1.replace_range(at..=at, &other.to_string());
-                let pairs_beside = matches!(&scheme, Scheme::Pairs(spec) if at_ignored_pair(spec, value, at));
+                let pairs_beside =
+                    matches!(&scheme, Scheme::Pairs(spec) if at_ignored_pair(spec, value, at));
                 let verdict = verify(&scheme, &keys, &forged, &body, request.now);
                 let free = pairs_beside || unsigned_time(&scheme, value, at);
                 assert_eq!(verdict.is_ok(), free, "{}: {name}: byte {at}", fixture.platform);
@@ -166,9 +170,12 @@ fn no_byte_of_a_genuine_request_can_be_changed() {
 
 /// Whether byte `at` lies in a pair that is passed over, and stays one without it.
 fn at_ignored_pair(spec: &PairsSpec, header: &str, at: usize) -> bool {
-    let (begin, end) = (header[..at].rfind(',').map_or(0, |comma| comma + 1), header[at..].find(','));
+    let (begin, end) =
+        (header[..at].rfind(',').map_or(0, |comma| comma + 1), header[at..].find(','));
     let pair = &header[begin..end.map_or(header.len(), |comma| at + comma)];
-    let read = [&spec.timestamp_key, &spec.signature_key].iter().any(|key| pair.starts_with(&format!("{key}=")));
+    let read = [&spec.timestamp_key, &spec.signature_key]
+        .iter()
+        .any(|key| pair.starts_with(&format!("{key}=")));
     !read
 }
 
@@ -187,7 +194,9 @@ fn headers_that_the_signature_covers_are_told_apart() {
     let (fixture, scheme) = read(&Path::new(FIXTURES).join("twitch"));
     let request = &fixture.requests[0];
     let body = request.body();
-    let sent = [request.headers.clone(), headers(&[("twitch-eventsub-subscription-type", "forged")])].concat();
+    let sent =
+        [request.headers.clone(), headers(&[("twitch-eventsub-subscription-type", "forged")])]
+            .concat();
     let keys = request.keys(&scheme);
     let verified = verify(&scheme, &keys, &sent, &body, request.now).unwrap();
     assert!(verified.signed_header("twitch-eventsub-message-id").is_some());
@@ -195,20 +204,31 @@ fn headers_that_the_signature_covers_are_told_apart() {
     assert_eq!(verified.signed_header("twitch-eventsub-subscription-type"), None);
     assert_eq!(verified.unsigned_header("twitch-eventsub-subscription-type"), Some("forged"));
     assert_eq!(verified.unsigned_header("absent"), None);
-    assert!(scheme.covers("twitch-eventsub-message-id") && !scheme.covers("twitch-eventsub-subscription-type"));
+    assert!(
+        scheme.covers("twitch-eventsub-message-id")
+            && !scheme.covers("twitch-eventsub-subscription-type")
+    );
 
     // Beside the set that was signed, the other set's headers are anybody's; its names stand for the signed ones.
     let (fixture, scheme) = read(&Path::new(FIXTURES).join("standard-webhooks"));
-    let request = fixture.requests.iter().find(|request| request.name == "under Svix's names").unwrap();
+    let request =
+        fixture.requests.iter().find(|request| request.name == "under Svix's names").unwrap();
     let sent = [request.headers.clone(), headers(&[("webhook-id", "forged")])].concat();
     let (body, keys) = (request.body(), request.keys(&scheme));
     let verified = verify(&scheme, &keys, &sent, &body, request.now).unwrap();
     for name in ["webhook-id", "svix-id"] {
         assert_eq!(verified.signed_header(name), Some("msg_p5jXN8AQM9LWM0D4loKWxJek"), "{name}");
     }
-    assert_eq!(verified.signed_header("webhook-timestamp"), verified.signed_header("svix-timestamp"));
+    assert_eq!(
+        verified.signed_header("webhook-timestamp"),
+        verified.signed_header("svix-timestamp")
+    );
     assert!(verified.signed_header("svix-timestamp").is_some());
-    assert!(scheme.covers("webhook-id") && scheme.covers("svix-timestamp") && !scheme.covers("svix-signature"));
+    assert!(
+        scheme.covers("webhook-id")
+            && scheme.covers("svix-timestamp")
+            && !scheme.covers("svix-signature")
+    );
     for platform in ["mux", "livekit", "generic", "cloudflare-live"] {
         assert!(
             !scheme_of(platform).headers().into_iter().any(|name| scheme_of(platform).covers(name)),
@@ -221,7 +241,8 @@ fn headers_that_the_signature_covers_are_told_apart() {
 fn keys_of_the_wrong_kind_and_no_keys_verify_nothing() {
     for folder in folders() {
         let (fixture, scheme) = read(&folder);
-        let request = fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
+        let request =
+            fixture.requests.iter().find(|request| request.verdict == Verdict::Genuine).unwrap();
         let body = request.body();
         let secret = Secret::new("x");
         for keys in [
@@ -241,8 +262,12 @@ fn keys_of_the_wrong_kind_and_no_keys_verify_nothing() {
 
 #[test]
 fn senders_are_told_what_the_contract_says_and_no_more() {
-    let outside =
-        Refusal::OutsideTolerance { received: 1565220904, current: 1565221504, diff: 600, signature_valid: true };
+    let outside = Refusal::OutsideTolerance {
+        received: 1565220904,
+        current: 1565221504,
+        diff: 600,
+        signature_valid: true,
+    };
     assert_eq!(
         outside.message(),
         "Timestamp outside tolerance window: received=1565220904, current=1565221504, diff=600s"
@@ -253,7 +278,8 @@ fn senders_are_told_what_the_contract_says_and_no_more() {
         assert_eq!(refusal.message(), "Invalid webhook signature");
         assert!(!refusal.is_expiry() && !refusal.valid_but_for_time());
     }
-    let forged = Refusal::OutsideTolerance { received: 0, current: 600, diff: 600, signature_valid: false };
+    let forged =
+        Refusal::OutsideTolerance { received: 0, current: 600, diff: 600, signature_valid: false };
     assert!(forged.is_expiry() && !forged.valid_but_for_time());
 }
 
@@ -270,10 +296,17 @@ fn secrets_are_read_as_the_scheme_says_and_never_shown() {
         assert_eq!(refused, Some(InvalidSecret::Asymmetric), "{private}");
     }
     assert_eq!(scheme.secret("AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
-    assert_eq!(scheme_of("standard-webhooks").secret("whsec_AAECAw==").unwrap().expose(), [0, 1, 2, 3]);
+    assert_eq!(
+        scheme_of("standard-webhooks").secret("whsec_AAECAw==").unwrap().expose(),
+        [0, 1, 2, 3]
+    );
     assert_eq!(scheme_of("standard-webhooks").secret("whsec_").err(), Some(InvalidSecret::Empty));
     for text in ["v1, whsec_AAECAw==", "whsec_AAEC\nAw==", "AAEC\r\nAw=="] {
-        assert_eq!(scheme_of("standard-webhooks").secret(text).unwrap().expose(), [0, 1, 2, 3], "{text:?}");
+        assert_eq!(
+            scheme_of("standard-webhooks").secret(text).unwrap().expose(),
+            [0, 1, 2, 3],
+            "{text:?}"
+        );
     }
     let invalid = scheme_of("standard-webhooks").secret("not base64!").unwrap_err();
     assert!(invalid.to_string().contains("whsec_ and the key in base64"), "{invalid}");
@@ -345,7 +378,10 @@ fn hmac_spec() -> HmacSpec {
         encoding: Encoding::Hex,
         secret_encoding: SecretEncoding::Utf8,
         signed: "{id}.{timestamp}.{body}".parse().unwrap(),
-        timestamp: Some(TimestampHeader { header: "x-at".to_owned(), unit: TimestampUnit::Seconds }),
+        timestamp: Some(TimestampHeader {
+            header: "x-at".to_owned(),
+            unit: TimestampUnit::Seconds,
+        }),
         id: Some("x-id".to_owned()),
         tolerance: Some(Duration::from_secs(300)),
     }
@@ -353,7 +389,8 @@ fn hmac_spec() -> HmacSpec {
 
 #[test]
 fn schemes_that_leave_the_sender_a_choice_are_refused() {
-    let keys = |scheme: Scheme| scheme.problems().iter().map(|problem| problem.key).collect::<Vec<_>>();
+    let keys =
+        |scheme: Scheme| scheme.problems().iter().map(|problem| problem.key).collect::<Vec<_>>();
     let hmac = |change: fn(&mut HmacSpec)| {
         let mut spec = hmac_spec();
         change(&mut spec);
@@ -391,7 +428,8 @@ fn near() -> impl Strategy<Value = Vec<u8>> {
         "(t=[0-9]{0,12})?,?(v1=[0-9a-f]{0,66})?,?".prop_map(String::into_bytes),
         "(sha256=)?[0-9a-fA-F]{60,68}".prop_map(String::into_bytes),
         "(v1,[A-Za-z0-9+/=]{40,46} ?){0,3}".prop_map(String::into_bytes),
-        "[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,45}".prop_map(String::into_bytes),
+        "[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,40}\\.[A-Za-z0-9_-]{0,45}"
+            .prop_map(String::into_bytes),
         "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z".prop_map(String::into_bytes),
     ]
 }
@@ -399,7 +437,8 @@ fn near() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn nothing_that_was_not_signed_verifies_and_nothing_panics() {
     let known: Vec<_> = folders().iter().map(|folder| read(folder)).collect();
-    let keys: Vec<_> = known.iter().map(|(fixture, scheme)| fixture.requests[0].keys(scheme)).collect();
+    let keys: Vec<_> =
+        known.iter().map(|(fixture, scheme)| fixture.requests[0].keys(scheme)).collect();
     let values = prop::collection::vec(near(), 8);
     proptest!(|(values in values, body in near(), now in any::<Millis>(), skip in any::<u8>())| {
         for ((fixture, scheme), keys) in known.iter().zip(&keys) {

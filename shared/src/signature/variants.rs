@@ -42,18 +42,27 @@ fn variants(secret: &Secret) -> Vec<(&'static str, Secret)> {
             ("without white space around it", (trimmed != text).then(|| trimmed.into())),
             ("without whsec_ in front of it", standard.map(Into::into)),
             ("decoded from base64 behind whsec_", standard.and_then(base64_text::decode_secret)),
-            ("decoded from base64 (secret_encoding = \"base64\")", base64_text::decode_secret(text)),
+            (
+                "decoded from base64 (secret_encoding = \"base64\")",
+                base64_text::decode_secret(text),
+            ),
             ("decoded from hex (secret_encoding = \"hex\")", hex::decode(text).ok()),
         ]);
     }
     for engine in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
         let text = engine.encode(bytes);
         let prefixed = format!("whsec_{text}");
-        found.push(("as its text, not decoded from base64 (secret_encoding = \"utf8\")", Some(text.into())));
+        found.push((
+            "as its text, not decoded from base64 (secret_encoding = \"utf8\")",
+            Some(text.into()),
+        ));
         found.push(("as its text, with whsec_ in front and not decoded", Some(prefixed.into())));
     }
     for text in [hex::encode(bytes), hex::encode_upper(bytes)] {
-        found.push(("as its text, not decoded from hex (secret_encoding = \"utf8\")", Some(text.into())));
+        found.push((
+            "as its text, not decoded from hex (secret_encoding = \"utf8\")",
+            Some(text.into()),
+        ));
     }
     let usable = |(how, bytes): (_, Option<Vec<u8>>)| {
         bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| (how, Secret::new(bytes)))

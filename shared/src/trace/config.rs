@@ -39,12 +39,21 @@ impl TraceConfig {
     #[must_use]
     pub fn read(env: &Env) -> Option<Self> {
         let endpoint = env.opt("OTEL_EXPORTER_OTLP_ENDPOINT")?;
-        if env.opt("OTEL_EXPORTER_OTLP_PROTOCOL").is_some_and(|protocol| protocol.trim() != "http/protobuf") {
-            env.problem("OTEL_EXPORTER_OTLP_PROTOCOL", "must be http/protobuf, the only one that is spoken here");
+        if env
+            .opt("OTEL_EXPORTER_OTLP_PROTOCOL")
+            .is_some_and(|protocol| protocol.trim() != "http/protobuf")
+        {
+            env.problem(
+                "OTEL_EXPORTER_OTLP_PROTOCOL",
+                "must be http/protobuf, the only one that is spoken here",
+            );
         }
         let headers = headers(&env.opt("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default());
         if headers.is_none() {
-            env.problem("OTEL_EXPORTER_OTLP_HEADERS", "must be name=value, several with commas between");
+            env.problem(
+                "OTEL_EXPORTER_OTLP_HEADERS",
+                "must be name=value, several with commas between",
+            );
         }
         let url = traces(endpoint.trim());
         if let Some(hint) = percent_encoding_hint(endpoint.trim()) {
@@ -68,7 +77,9 @@ impl TraceConfig {
 /// Where an OTLP endpoint takes traces.
 fn traces(endpoint: &str) -> Option<Url> {
     let mut url = Url::parse(endpoint).ok()?;
-    let plain = matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.query().is_none()
+        && url.fragment().is_none();
     url.host_str().filter(|host| plain && !host.is_empty())?;
     url.path_segments_mut().ok()?.pop_if_empty().extend(["v1", "traces"]);
     Some(url)
@@ -120,7 +131,8 @@ mod tests {
     fn read(pairs: &[(&str, &str)]) -> Result<Option<TraceConfig>, Vec<String>> {
         let env = Env::from_pairs(pairs.iter().copied());
         let config = TraceConfig::read(&env);
-        env.finish().map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        env.finish()
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         Ok(config)
     }
 
@@ -143,7 +155,13 @@ mod tests {
 
     #[test]
     fn unusable_trace_variables_are_problems_without_values() {
-        for wrong in ["collector:4318", "hunter2", "ftp://hunter2@host", "http://", "http://host/?token=hunter2"] {
+        for wrong in [
+            "collector:4318",
+            "hunter2",
+            "ftp://hunter2@host",
+            "http://",
+            "http://host/?token=hunter2",
+        ] {
             let problems = read(&[(ENDPOINT, wrong)]).unwrap_err();
             assert!(problems.len() == 1 && problems[0].starts_with(ENDPOINT), "{problems:?}");
             assert!(!problems[0].contains("hunter2"));
@@ -162,7 +180,10 @@ mod tests {
 
     #[test]
     fn headers_are_decoded_and_never_shown() {
-        let set = [(ENDPOINT, "http://me:hunter2@host"), ("OTEL_EXPORTER_OTLP_HEADERS", "x-key = hunter2%3D, b=1")];
+        let set = [
+            (ENDPOINT, "http://me:hunter2@host"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-key = hunter2%3D, b=1"),
+        ];
         let config = read(&set).unwrap().unwrap();
         assert_eq!(config.headers["x-key"], "hunter2=");
         assert_eq!(config.headers["b"], "1");
@@ -172,8 +193,11 @@ mod tests {
     #[test]
     fn samplers_have_their_opentelemetry_names() {
         let sampler = |name: &str| {
-            let set =
-                [(ENDPOINT, "http://host"), ("OTEL_TRACES_SAMPLER", name), ("OTEL_TRACES_SAMPLER_ARG", "0.25")];
+            let set = [
+                (ENDPOINT, "http://host"),
+                ("OTEL_TRACES_SAMPLER", name),
+                ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+            ];
             format!("{:?}", read(&set).unwrap().unwrap().sampler)
         };
         assert_eq!(sampler("always_off"), "AlwaysOff");

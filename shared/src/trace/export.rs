@@ -50,7 +50,11 @@ impl OtlpExporter {
     pub(super) fn new(config: &TraceConfig) -> Result<Self, reqwest::Error> {
         let timeout = config.timeout;
         let clients = HttpClients::new(move || {
-            reqwest::Client::builder().redirect(Policy::none()).no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(timeout)
+            reqwest::Client::builder()
+                .redirect(Policy::none())
+                .no_proxy()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(timeout)
         })?;
         let mut headers = config.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
@@ -67,7 +71,8 @@ impl OtlpExporter {
     /// What went wrong, if it did.
     async fn send(&self, body: Vec<u8>) -> Result<(), String> {
         self.clients.search();
-        let client = self.clients.get(self.url.scheme() == "https").map_err(|none| none.to_string())?;
+        let client =
+            self.clients.get(self.url.scheme() == "https").map_err(|none| none.to_string())?;
         let request = client.post(self.url.clone()).headers(self.headers.clone()).body(body);
         // Sending looks for the runtime before it is polled, and the thread that asks has none.
         match self.runtime.spawn(async { request.send().await }).await {
@@ -83,7 +88,11 @@ impl OtlpExporter {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
             *warned = Some(Instant::now());
-            tracing::warn!(spans, reason, "the trace collector does not take spans; they are dropped");
+            tracing::warn!(
+                spans,
+                reason,
+                "the trace collector does not take spans; they are dropped"
+            );
         }
     }
 }
@@ -92,7 +101,9 @@ impl SpanExporter for OtlpExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         let resource_spans = group_spans_by_resource_and_scope(batch, &self.resource);
-        if let Err(reason) = self.send(ExportTraceServiceRequest { resource_spans }.encode_to_vec()).await {
+        if let Err(reason) =
+            self.send(ExportTraceServiceRequest { resource_spans }.encode_to_vec()).await
+        {
             self.warn(spans, &reason);
         }
         // It has been told, less often than the SDK would.

@@ -15,8 +15,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
-    Span as _, SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
-    TracerProvider,
+    Span as _, SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+    Tracer, TracerProvider,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::Resource;
@@ -53,7 +53,9 @@ pub fn start(config: Option<&TraceConfig>, service: &'static str) -> TraceGuard 
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let provider = SdkTracerProvider::builder()
         .with_sampler(config.sampler.clone())
-        .with_resource(Resource::builder().with_service_name(service).with_attribute(version).build())
+        .with_resource(
+            Resource::builder().with_service_name(service).with_attribute(version).build(),
+        )
         .with_batch_exporter(exporter)
         .build();
     let _ = TRACER.set(provider.tracer("tributary"));
@@ -72,7 +74,8 @@ impl TraceGuard {
         let within = self.flush_timeout(grace);
         if let Some(provider) = self.0 {
             // The SDK waits by blocking, and this runtime may have no other thread to send with.
-            let ended = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(within)).await;
+            let ended =
+                tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(within)).await;
             if !matches!(ended, Ok(Ok(()))) {
                 tracing::warn!("the last spans were not sent in time");
             }
@@ -93,7 +96,12 @@ pub struct TraceSpan(Option<Box<opentelemetry_sdk::trace::Span>>);
 /// A span that began at `began`, under what `parent`, a `traceparent`, says; without one it begins a trace. `None`: nothing
 /// is traced.
 #[must_use]
-pub fn span(name: &'static str, kind: SpanKind, parent: Option<&str>, began: SystemTime) -> Option<TraceSpan> {
+pub fn span(
+    name: &'static str,
+    kind: SpanKind,
+    parent: Option<&str>,
+    began: SystemTime,
+) -> Option<TraceSpan> {
     let tracer = TRACER.get()?;
     let context = match parent.and_then(context) {
         Some(parent) => Context::new().with_remote_span_context(parent),
@@ -165,7 +173,8 @@ pub fn is_valid_traceparent(traceparent: &str) -> bool {
 }
 
 fn context(traceparent: &str) -> Option<SpanContext> {
-    let (trace, span, flags) = (traceparent.get(3..35)?, traceparent.get(36..52)?, traceparent.get(53..55)?);
+    let (trace, span, flags) =
+        (traceparent.get(3..35)?, traceparent.get(36..52)?, traceparent.get(53..55)?);
     let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
     let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?);
     Some(SpanContext::new(trace, span, flags, true, TraceState::NONE)).filter(SpanContext::is_valid)
@@ -191,9 +200,14 @@ mod tests {
     #[test]
     fn invalid_traceparent_is_no_parent() {
         let zeros = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
-        for wrong in
-            ["", "00", "t", zeros, "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", &PARENT[..54]]
-        {
+        for wrong in [
+            "",
+            "00",
+            "t",
+            zeros,
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            &PARENT[..54],
+        ] {
             assert!(context(wrong).is_none(), "{wrong}");
         }
         assert_eq!(trace_id(Some("t")), None);

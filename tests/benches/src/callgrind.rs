@@ -38,7 +38,11 @@ pub(crate) fn counted(events: usize, work: &mut dyn FnMut(usize)) {
 
 /// Whether there is a valgrind.
 pub(crate) fn is_there() -> bool {
-    let asked = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let asked = Command::new("valgrind")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     asked.is_ok_and(|status| status.success())
 }
 
@@ -47,7 +51,11 @@ pub(crate) fn count(arguments: &[&str]) -> Result<Counted, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report");
     let run = Command::new("valgrind")
-        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=instructions::callgrind::counted*"])
+        .args([
+            "--tool=callgrind",
+            "--collect-atstart=no",
+            "--toggle-collect=instructions::callgrind::counted*",
+        ])
         .arg(format!("--callgrind-out-file={}", report.display()))
         .arg(std::env::current_exe()?)
         .args(arguments)
@@ -58,7 +66,11 @@ pub(crate) fn count(arguments: &[&str]) -> Result<Counted, Box<dyn Error>> {
         return Err(format!("valgrind: {}", String::from_utf8_lossy(&run.stderr)).into());
     }
     let counted = read(&std::fs::read_to_string(report)?);
-    if counted.instructions == 0 { Err("callgrind has counted nothing".into()) } else { Ok(counted) }
+    if counted.instructions == 0 {
+        Err("callgrind has counted nothing".into())
+    } else {
+        Ok(counted)
+    }
 }
 
 /// Adds a report up. Names stand in it once, as `(number) name`, then as `(number)`; costs stand in lines of a position and
@@ -78,10 +90,15 @@ fn read(report: &str) -> Counted {
             if is_allocation(callee) && !is_allocation(function) {
                 all.allocations += calls.unwrap_or(0);
             }
-        } else if line.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '*'))
+        } else if line
+            .starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '*'))
             && !std::mem::take(&mut behind_call)
         {
-            let cost = line.split_ascii_whitespace().nth(1).and_then(|cost| cost.parse().ok()).unwrap_or(0);
+            let cost = line
+                .split_ascii_whitespace()
+                .nth(1)
+                .and_then(|cost| cost.parse().ok())
+                .unwrap_or(0);
             *(if is_hash(function) { &mut all.hashing } else { &mut all.instructions }) += cost;
         }
     }
@@ -103,5 +120,7 @@ fn is_hash(function: &str) -> bool {
 }
 
 fn is_allocation(function: &str) -> bool {
-    ["mi_malloc", "mi_zalloc", "mi_calloc", "mi_realloc"].iter().any(|name| function.starts_with(name))
+    ["mi_malloc", "mi_zalloc", "mi_calloc", "mi_realloc"]
+        .iter()
+        .any(|name| function.starts_with(name))
 }

@@ -15,8 +15,14 @@ pub(crate) struct Expected {
 
 impl Expected {
     pub(crate) fn read() -> Result<Self, Box<dyn Error>> {
-        let text = std::fs::read_to_string(path()).map_err(|error| format!("{}: {error}", path().display()))?;
-        let with = text.lines().next().and_then(|line| line.strip_prefix("# ")).unwrap_or_default().to_owned();
+        let text = std::fs::read_to_string(path())
+            .map_err(|error| format!("{}: {error}", path().display()))?;
+        let with = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# "))
+            .unwrap_or_default()
+            .to_owned();
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let counts = lines.map(|line| count(line).ok_or_else(|| format!("expected.txt: {line}")));
         Ok(Self { with, counts: counts.collect::<Result<_, _>>()? })
@@ -54,7 +60,11 @@ fn path() -> PathBuf {
 
 /// The compiler, and what it compiles for.
 pub(crate) fn here() -> String {
-    let version = Command::new("rustc").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let version = Command::new("rustc")
+        .arg("--version")
+        .output()
+        .map(|output| output.stdout)
+        .unwrap_or_default();
     let version = String::from_utf8_lossy(&version);
     let version = version.split(" (").next().unwrap_or_default().trim();
     format!("{version}, {}", std::env::consts::ARCH)

@@ -72,7 +72,9 @@ fn all(update: bool) -> Result<bool, Box<dyn Error>> {
         return Err("a debug build says nothing: use `cargo bench`".into());
     }
     if !callgrind::is_there() {
-        println!("instructions: skipped, since there is no valgrind (Debian, Ubuntu: apt-get install valgrind)");
+        println!(
+            "instructions: skipped, since there is no valgrind (Debian, Ubuntu: apt-get install valgrind)"
+        );
         return Ok(true);
     }
     let mut counted: Vec<(&str, Counted)> = Vec::new();
@@ -108,14 +110,22 @@ fn all(update: bool) -> Result<bool, Box<dyn Error>> {
                 (before.instructions.to_string(), format!("{:+.1} %", change * 100.0), verdict)
             }
         };
-        let line =
-            format!("{name:<34}{instructions:>13}{before:>10}{change:>9}{hashing:>9}{allocations:>13}  {verdict}");
+        let line = format!(
+            "{name:<34}{instructions:>13}{before:>10}{change:>9}{hashing:>9}{allocations:>13}  {verdict}"
+        );
         println!("{}", line.trim_end());
     }
     if !judged {
-        println!("Not judged: what is expected was counted with {}; this is {}.", expected.with, expected::here());
+        println!(
+            "Not judged: what is expected was counted with {}; this is {}.",
+            expected.with,
+            expected::here()
+        );
     } else if !good {
-        println!("More than {:.0} % above what is expected. If that is meant: {UPDATE}", TOLERANCE * 100.0);
+        println!(
+            "More than {:.0} % above what is expected. If that is meant: {UPDATE}",
+            TOLERANCE * 100.0
+        );
     } else if better {
         println!("Some take fewer; so that it stays like that: {UPDATE}");
     }

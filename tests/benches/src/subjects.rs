@@ -51,7 +51,8 @@ struct Source {
     event: fn(usize) -> SignedWebhook,
 }
 
-const MUX: Source = Source { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };
+const MUX: Source =
+    Source { platform: "mux", event: |i| sign::mux(MUX_SECRET, NOW_S, mux(i).as_bytes()) };
 
 const LIVEKIT: Source = Source {
     platform: "livekit",
@@ -64,7 +65,8 @@ const LIVEKIT: Source = Source {
 const NETFLIX: Source = Source {
     platform: "netflix",
     event: |i| {
-        let body = content_event("content_added", &format!("content-{i:04}"), "A title", NOW_MS).to_string();
+        let body = content_event("content_added", &format!("content-{i:04}"), "A title", NOW_MS)
+            .to_string();
         sign::generic("netflix", NETFLIX_SECRET, body.as_bytes())
     },
 };
@@ -96,7 +98,8 @@ impl Subject {
         let mut keys = registry.resolve(&env).map_err(|problems| format!("{problems:?}"))?;
         let platform = registry.get(source.platform).ok_or("a bundled platform is missing")?;
         let keys = keys.remove(&platform.name).ok_or("a secret is missing")?;
-        let events = (0..EVENTS).map(source.event).map(|signed| (signed.headers, Bytes::from(signed.body)));
+        let events =
+            (0..EVENTS).map(source.event).map(|signed| (signed.headers, Bytes::from(signed.body)));
         Ok(Self { platform: Arc::clone(platform), keys, events: events.collect() })
     }
 
@@ -104,7 +107,8 @@ impl Subject {
     fn queued(&self) -> Result<Vec<NewEvent>, Box<dyn Error>> {
         let queued = |(headers, body): &(Vec<(String, String)>, Bytes)| {
             let genuine = verify(&self.platform.scheme, &self.keys, headers, body, NOW_MS);
-            match identify(&self.platform, &genuine.map_err(|refusal| refusal.to_string())?, body)? {
+            match identify(&self.platform, &genuine.map_err(|refusal| refusal.to_string())?, body)?
+            {
                 Identified::One(event) => Ok(event),
                 Identified::Batch(_) | Identified::Unusable(_) => Err("not one event".into()),
             }
@@ -117,7 +121,10 @@ fn verifying(source: Source) -> Prepared {
     let Subject { platform, keys, events } = Subject::of(source)?;
     Ok(Box::new(move |i| {
         let (headers, body) = &events[i];
-        assert!(black_box(verify(&platform.scheme, &keys, headers, body, NOW_MS)).is_ok(), "refused");
+        assert!(
+            black_box(verify(&platform.scheme, &keys, headers, body, NOW_MS)).is_ok(),
+            "refused"
+        );
     }))
 }
 
@@ -152,7 +159,10 @@ fn encoding() -> Prepared {
 fn entries(source: Source) -> Result<(Arc<Platform>, Vec<StreamEntry>), Box<dyn Error>> {
     let subject = Subject::of(source)?;
     let events = subject.queued()?;
-    let entry = |(i, event)| StreamEntry { id: origin(i), fields: Some(encode(event, NOW_MS, NOW_MS, origin(i)).into()) };
+    let entry = |(i, event)| StreamEntry {
+        id: origin(i),
+        fields: Some(encode(event, NOW_MS, NOW_MS, origin(i)).into()),
+    };
     Ok((subject.platform, events.iter().enumerate().map(entry).collect()))
 }
 

@@ -16,7 +16,8 @@ fn gzip(body: &[u8]) -> Vec<u8> {
 
 fn brotli(body: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::new();
-    let parameters = brotli::enc::BrotliEncoderParams { quality: 5, lgwin: 24, ..Default::default() };
+    let parameters =
+        brotli::enc::BrotliEncoderParams { quality: 5, lgwin: 24, ..Default::default() };
     brotli::BrotliCompress(&mut &*body, &mut encoded, &parameters).unwrap();
     encoded
 }
@@ -31,10 +32,20 @@ async fn decompression_bombs_are_refused_in_bounded_memory() {
         ("brotli", "br", brotli(&large), 413),
         ("gzip in many members", "gzip", gzip(b"").repeat(20_000), 400),
         ("gzip members of spaces", "gzip", gzip(&[b' '; 4000]).repeat(5_000), 413),
-        ("zstd in many frames", "zstd", zstd::bulk::compress(&[b' '; 4000], 3).unwrap().repeat(5_000), 413),
+        (
+            "zstd in many frames",
+            "zstd",
+            zstd::bulk::compress(&[b' '; 4000], 3).unwrap().repeat(5_000),
+            413,
+        ),
         // Decoded once, and no more: what is inside is no JSON.
         ("gzip in gzip", "gzip", gzip(&gzip(&large)), 400),
-        ("zstd that skips", "zstd", [&b"\x50\x2a\x4d\x18\x08\0\0\0"[..], &[0; 8]].concat().repeat(20_000), 400),
+        (
+            "zstd that skips",
+            "zstd",
+            [&b"\x50\x2a\x4d\x18\x08\0\0\0"[..], &[0; 8]].concat().repeat(20_000),
+            400,
+        ),
         // A frame that announces a window of two GiB.
         ("zstd with a huge window", "zstd", b"\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00".to_vec(), 400),
     ];

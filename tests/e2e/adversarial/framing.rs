@@ -20,23 +20,47 @@ fn ambiguous() -> Vec<(&'static str, String)> {
     let te = "content-length: ALL\r\ntransfer-encoding: chunked";
     vec![
         ("a length and chunks", shape(te, "0\r\n\r\n")),
-        ("chunks and a length", shape("transfer-encoding: chunked\r\ncontent-length: ALL", "0\r\n\r\n")),
-        ("a length of nothing and chunks", shape("content-length: 0\r\ntransfer-encoding: chunked", "0\r\n\r\n")),
+        (
+            "chunks and a length",
+            shape("transfer-encoding: chunked\r\ncontent-length: ALL", "0\r\n\r\n"),
+        ),
+        (
+            "a length of nothing and chunks",
+            shape("content-length: 0\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
+        ),
         ("two lengths", shape("content-length: 0\r\ncontent-length: ALL", "")),
         ("two lengths, the other way round", shape("content-length: ALL\r\ncontent-length: 0", "")),
         ("two lengths in one", shape("content-length: 0, ALL", "")),
         ("a length with a sign", shape("content-length: +0", "")),
         ("a length in hex", shape("content-length: 0x0", "")),
-        ("a folded transfer coding", shape("content-length: 0\r\ntransfer-encoding:\r\n chunked", "0\r\n\r\n")),
+        (
+            "a folded transfer coding",
+            shape("content-length: 0\r\ntransfer-encoding:\r\n chunked", "0\r\n\r\n"),
+        ),
         ("a folded header", shape("x: y\r\n content-length: ALL\r\ncontent-length: 0", "")),
-        ("a blank before the colon", shape("content-length: 0\r\ntransfer-encoding : chunked", "0\r\n\r\n")),
+        (
+            "a blank before the colon",
+            shape("content-length: 0\r\ntransfer-encoding : chunked", "0\r\n\r\n"),
+        ),
         ("a blank before a length's colon", shape("content-length : ALL\r\ncontent-length: 0", "")),
-        ("chunked after something", shape("transfer-encoding: x, chunked\r\ncontent-length: 0", "0\r\n\r\n")),
-        ("chunked before something", shape("transfer-encoding: chunked, x\r\ncontent-length: 0", "0\r\n\r\n")),
-        ("something like chunked", shape("transfer-encoding: xchunked\r\ncontent-length: 0", "0\r\n\r\n")),
+        (
+            "chunked after something",
+            shape("transfer-encoding: x, chunked\r\ncontent-length: 0", "0\r\n\r\n"),
+        ),
+        (
+            "chunked before something",
+            shape("transfer-encoding: chunked, x\r\ncontent-length: 0", "0\r\n\r\n"),
+        ),
+        (
+            "something like chunked",
+            shape("transfer-encoding: xchunked\r\ncontent-length: 0", "0\r\n\r\n"),
+        ),
         (
             "chunked twice",
-            shape("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\ncontent-length: 0", "0\r\n\r\n"),
+            shape(
+                "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\ncontent-length: 0",
+                "0\r\n\r\n",
+            ),
         ),
         (
             "a control character in chunked",
@@ -49,7 +73,10 @@ fn ambiguous() -> Vec<(&'static str, String)> {
         ),
         ("a chunk with a sign", shape("transfer-encoding: chunked", "-0\r\n\r\n")),
         ("a chunk in two notations", shape("transfer-encoding: chunked", "0x0\r\n\r\n")),
-        ("a chunk that does not end where it says", shape("transfer-encoding: chunked", "1\r\nab0\r\n\r\n")),
+        (
+            "a chunk that does not end where it says",
+            shape("transfer-encoding: chunked", "1\r\nab0\r\n\r\n"),
+        ),
         ("chunks that old HTTP has not", {
             shape("content-length: 0\r\ntransfer-encoding: chunked", "0\r\n\r\n")
                 .replace("HTTP/1.1\r\nhost", "HTTP/1.0\r\nhost")
@@ -62,7 +89,8 @@ async fn ambiguous_framing_is_refused_and_ends_the_connection() {
     let stack = Stack::builder().workers(0).ingress_env("BODY_TIMEOUT_MS", "500").start().await;
     let mut wrong = Vec::new();
     for (name, bytes) in ambiguous() {
-        let (received, closed) = exchange(address(&stack), bytes.as_bytes(), Duration::from_secs(8)).await;
+        let (received, closed) =
+            exchange(address(&stack), bytes.as_bytes(), Duration::from_secs(8)).await;
         let statuses = statuses(&received);
         let refused = statuses.iter().all(|status| status.starts_with('4')) && closed;
         let queued = stack.unfinished("acme").await;
@@ -84,15 +112,21 @@ async fn unambiguous_framing_hides_no_request() {
     let body = String::from_utf8(signed.body.clone()).unwrap();
     let size = format!("{:x}", body.len());
     let chunked = |chunks: &str| {
-        format!("{}{chunks}", head(&signed, "transfer-encoding: chunked\r\nconnection: close\r\n\r\n"))
+        format!(
+            "{}{chunks}",
+            head(&signed, "transfer-encoding: chunked\r\nconnection: close\r\n\r\n")
+        )
     };
     let with = chunked(&format!("{size};name=\"value\"\r\n{body}\r\n0;last\r\n\r\n"));
     let (received, _) = exchange(to, with.as_bytes(), Duration::from_secs(8)).await;
     assert_eq!(statuses(&received), ["202"], "{received}");
     // A hidden request as a body is a body, whatever it is.
     let inner = hidden();
-    let outer =
-        format!("{}content-length: {}\r\nconnection: close\r\n\r\n{inner}", head(&event(), ""), inner.len());
+    let outer = format!(
+        "{}content-length: {}\r\nconnection: close\r\n\r\n{inner}",
+        head(&event(), ""),
+        inner.len()
+    );
     let (received, _) = exchange(to, outer.as_bytes(), Duration::from_secs(8)).await;
     assert_eq!(statuses(&received), ["401"], "{received}");
     assert_eq!(stack.unfinished("acme").await, 1);
@@ -120,7 +154,9 @@ async fn endless(to: SocketAddr, first: &str, piece: &[u8]) -> (usize, String) {
     ended.await.expect("it was closed");
     (
         taken,
-        statuses(&String::from_utf8_lossy(&received)).first().map_or(String::new(), |status| (*status).to_owned()),
+        statuses(&String::from_utf8_lossy(&received))
+            .first()
+            .map_or(String::new(), |status| (*status).to_owned()),
     )
 }
 
@@ -187,12 +223,17 @@ async fn header_floods_are_refused_and_bounded() {
     let signed = event();
     while_serving(&stack, async {
         for flood in [&many, &long, &unending, &same, &host, &cookies] {
-            let bytes = head(&signed, &format!("{flood}content-length: 0\r\nconnection: close\r\n\r\n"));
+            let bytes =
+                head(&signed, &format!("{flood}content-length: 0\r\nconnection: close\r\n\r\n"));
             let flooding = (0..40).map(|_| exchange(to, bytes.as_bytes(), Duration::from_secs(10)));
             for (received, closed) in futures_util::future::join_all(flooding).await {
                 let statuses = statuses(&received);
                 assert!(closed, "{statuses:?} to {}…", &flood[..20]);
-                assert!(statuses.iter().all(|status| status.starts_with('4')), "{statuses:?} to {}…", &flood[..20]);
+                assert!(
+                    statuses.iter().all(|status| status.starts_with('4')),
+                    "{statuses:?} to {}…",
+                    &flood[..20]
+                );
             }
         }
     })

@@ -12,10 +12,13 @@ fn filled(before: &str, piece: &str, after: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn extreme_json_is_answered_soon_and_in_bounded_memory() {
     let stack = Stack::builder().workers(0).start().await;
-    let event = |value: &str| format!(r#"{{"event_type":"t","timestamp":1,"payload":{{"p":{value}}}}}"#);
+    let event =
+        |value: &str| format!(r#"{{"event_type":"t","timestamp":1,"payload":{{"p":{value}}}}}"#);
     let (before, after) = (event("["), event("]"));
-    let (before, after) =
-        (before.split_once('[').unwrap().0.to_owned() + "[", "]".to_owned() + after.split_once(']').unwrap().1);
+    let (before, after) = (
+        before.split_once('[').unwrap().0.to_owned() + "[",
+        "]".to_owned() + after.split_once(']').unwrap().1,
+    );
     let keys: String = (0..80_000).map(|n| format!("\"k{n}\":0,")).collect();
     let cases: Vec<(&str, Vec<u8>, u16)> = vec![
         ("deep lists", filled("", "[", ""), 400),
@@ -26,7 +29,11 @@ async fn extreme_json_is_answered_soon_and_in_bounded_memory() {
         ("as many texts", filled(&before, "\"\",", &format!("0{after}")), 202),
         ("many keys", event(&format!("{{{keys}\"z\":0}}")).into_bytes(), 202),
         ("one number of a million digits", filled(&before, "1", &after), 202),
-        ("one text of a million escapes", filled(&format!("{before}\""), "\\u0041", &format!("\"{after}")), 202),
+        (
+            "one text of a million escapes",
+            filled(&format!("{before}\""), "\\u0041", &format!("\"{after}")),
+            202,
+        ),
         ("the same key twice", event(r#"{"k":1,"k":1}"#).into_bytes(), 400),
         ("the same key twice in two spellings", event(r#"{"k":1,"\u006b":1}"#).into_bytes(), 400),
         ("the type twice", br#"{"event_type":"t","event_type":"u","payload":{}}"#.to_vec(), 400),

@@ -54,7 +54,10 @@ const CASES: [(RequestForPath, &[&str]); 38] = [
     (|path| good(&format!("/{path}")), &["202"]),
     (|path| good(&format!("{path}/.")), &["404"]),
     (|path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: h2c\r\n"), &["202"]),
-    (|path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: websocket\r\n"), &["202"]),
+    (
+        |path| genuine("POST", path, "1.1", "connection: upgrade\r\nupgrade: websocket\r\n"),
+        &["202"],
+    ),
     (|path| genuine("GET", path, "1.1", ""), &["405"]),
     (|path| genuine("PUT", path, "1.1", ""), &["405"]),
     (|path| genuine("PATCH", path, "1.1", ""), &["405"]),
@@ -71,14 +74,20 @@ const CASES: [(RequestForPath, &[&str]); 38] = [
     (|path| genuine("POST", path, "1.1", "expect: something\r\n"), &["202"]),
     (|path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\n"), &["202"]),
     (|path| genuine("POST", path, "1.1", "transfer-encoding: gzip, chunked\r\n"), &["400"]),
-    (|path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\ncontent-length: 7\r\n"), &["400"]),
+    (
+        |path| genuine("POST", path, "1.1", "transfer-encoding: chunked\r\ncontent-length: 7\r\n"),
+        &["400"],
+    ),
     (|path| framed("POST", path, "1.1", "transfer-encoding: chunked\r\n", "zz\r\n"), &["400"]),
     (large, &["413"]),
     (|path| framed("POST", path, "1.1", "content-length: 20001\r\n", ""), &["413"]),
     (|path| framed("POST", path, "1.1", "content-length: 20000\r\n", "{"), &["408"]),
     (|path| good(path).replace("host: x\r\n", ""), &["400"]),
     (|path| genuine("POST", path, "1.1", &"x: y\r\n".repeat(200)), &["431"]),
-    (|path| [good(path), good(path).replace("sha256=", "sha256=0"), good(path)].concat(), &["202", "401", "202"]),
+    (
+        |path| [good(path), good(path).replace("sha256=", "sha256=0"), good(path)].concat(),
+        &["202", "401", "202"],
+    ),
     // Behind what says that nothing comes behind it.
     (|path| [last(path), good(path)].concat(), &["202", "503"]),
     (|path| [large(path), good(path)].concat(), &["413", "503"]),
@@ -92,8 +101,9 @@ fn plain(received: &str) -> Vec<String> {
     for line in &mut lines {
         for name in ["erresid", "event_id"] {
             let begin = format!("\"{name}\":\"");
-            if let Some((before, (_, after))) =
-                line.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once('"')?)))
+            if let Some((before, (_, after))) = line
+                .split_once(&begin)
+                .and_then(|(before, rest)| Some((before, rest.split_once('"')?)))
             {
                 *line = format!("{before}{begin}\"{after}");
             }
@@ -116,14 +126,15 @@ async fn odd_requests_get_the_same_answer_for_either_path_form() {
     });
     let mut accepted = 0;
     for (said, expected, (usual, closed), (unusual, unusual_closed)) in join_all(both).await {
-        let statuses: Vec<&str> = usual.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect();
+        let statuses: Vec<&str> =
+            usual.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect();
         let said = &said[..said.len().min(300)];
         assert_eq!(statuses, **expected, "{said}\n{usual}");
         assert_eq!((plain(&usual), closed), (plain(&unusual), unusual_closed), "{said}");
         accepted += 2 * expected.iter().filter(|status| **status == "202").count();
     }
     assert_eq!(stack.unfinished("acme").await, accepted);
-    let counted =
-        stack.ingresses[0].metric("webhook_requests_total", &["platform=\"acme\"", "outcome=\"accepted\""]);
+    let counted = stack.ingresses[0]
+        .metric("webhook_requests_total", &["platform=\"acme\"", "outcome=\"accepted\""]);
     assert!((counted.await - accepted as f64).abs() < 0.1);
 }

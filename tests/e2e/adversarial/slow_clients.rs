@@ -23,7 +23,9 @@ async fn idle_connections_by_the_thousand_block_no_sender() {
         for round in 0..crowd.div_ceil(250) {
             // From many addresses, and some of them with a head that has begun.
             let from = 2 + u8::try_from(round % 100).unwrap();
-            let opened = join_all((0..250).map(|_| timeout(Duration::from_secs(10), connect(to, from)))).await;
+            let opened =
+                join_all((0..250).map(|_| timeout(Duration::from_secs(10), connect(to, from))))
+                    .await;
             for (at, stream) in opened.into_iter().enumerate() {
                 // Whoever is refused is none of those that are held.
                 let Ok(Ok(mut stream)) = stream else { continue };
@@ -56,7 +58,10 @@ async fn connection_bound_evicts_the_longest_idle_connection() {
     // One that is in the middle of its request is not idle.
     let signed = event();
     let mut working = connect(to, 3).await.unwrap();
-    let begun = head(&signed, &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()));
+    let begun = head(
+        &signed,
+        &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()),
+    );
     working.write_all(begun.as_bytes()).await.unwrap();
     // Its head has to be there before the others come.
     tests::poll::until("the request is in progress", ANSWER_LIMIT, async || {
@@ -121,7 +126,11 @@ async fn dripping_heads_are_cut_off_even_after_a_good_request() {
         stream.write_all(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut answer = [0; 4096];
         let length = stream.read(&mut answer).await.unwrap();
-        assert!(answer[..length].starts_with(b"HTTP/1.1 404"), "{}", answer[..length].escape_ascii());
+        assert!(
+            answer[..length].starts_with(b"HTTP/1.1 404"),
+            "{}",
+            answer[..length].escape_ascii()
+        );
         stream.write_all(b"POST / HTTP/1.1\r\n").await.unwrap();
         drip(stream, b"x: y\r\n", pause).await
     }));
@@ -145,7 +154,10 @@ async fn bytes_received_while_ingress_was_frozen_are_not_late() {
     for begun in [PartialRequest::Nothing, PartialRequest::Head, PartialRequest::PartOfBody] {
         let signed = event();
         let mut stream = connect(address(&stack), 2).await.unwrap();
-        let whole = head(&signed, &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()));
+        let whole = head(
+            &signed,
+            &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()),
+        );
         let whole = [whole.as_bytes(), &signed.body].concat();
         let body_at = whole.len() - signed.body.len();
         let before = match begun {
@@ -170,7 +182,10 @@ async fn bytes_received_while_ingress_was_frozen_are_not_late() {
         let mut answer = String::new();
         let read = timeout(ANSWER_LIMIT, stream.read_to_string(&mut answer)).await;
         let log = stack.ingresses[0].process.tail();
-        assert!(matches!(read, Ok(Ok(_))) && statuses(&answer) == ["202"], "{begun:?}: {read:?} {answer}\n{log}");
+        assert!(
+            matches!(read, Ok(Ok(_))) && statuses(&answer) == ["202"],
+            "{begun:?}: {read:?} {answer}\n{log}"
+        );
     }
 }
 
@@ -196,8 +211,11 @@ async fn slow_bodies_cause_no_refusal_of_fast_requests() {
     let slow = join_all((0..80).map(|n| async move {
         let signed = event();
         let mut stream = connect(to, 7).await.unwrap();
-        let more =
-            if n % 2 == 0 { "content-length: 16384\r\n\r\n" } else { "transfer-encoding: chunked\r\n\r\n2000\r\n" };
+        let more = if n % 2 == 0 {
+            "content-length: 16384\r\n\r\n"
+        } else {
+            "transfer-encoding: chunked\r\n\r\n2000\r\n"
+        };
         stream.write_all(head(&signed, more).as_bytes()).await.unwrap();
         let _ = stream.write_all(&[b' '; 8000]).await;
         let (mut read, mut write) = stream.split();
@@ -219,7 +237,10 @@ async fn slow_bodies_cause_no_refusal_of_fast_requests() {
     }));
     let served = while_serving(&stack, async {
         let statuses = slow.await;
-        assert!(statuses.iter().all(|status| ["503", "408", ""].contains(&status.as_str())), "{statuses:?}");
+        assert!(
+            statuses.iter().all(|status| ["503", "408", ""].contains(&status.as_str())),
+            "{statuses:?}"
+        );
         assert!(statuses.iter().any(|status| status == "503"), "nobody had to yield: {statuses:?}");
     })
     .await;

@@ -5,11 +5,13 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
-use tests::sender::{ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, now, now_ms, rfc3339};
+use tests::sender::{
+    ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, now, now_ms, rfc3339,
+};
 use tests::sign;
 
+use super::requests::{MalformedRequest, good_body, post, signed_request};
 use super::rng::SplitMix64;
-use super::requests::{MalformedRequest, signed_request, good_body, post};
 
 /// Genuine, of what is no JSON document.
 pub(super) fn not_json(rng: &mut SplitMix64) -> MalformedRequest {
@@ -22,7 +24,11 @@ pub(super) fn not_json(rng: &mut SplitMix64) -> MalformedRequest {
         2 => [rng.pick(&[&b"\xef\xbb\xbf,"[..], b"[", b",", b"//\n", b"\0"]), &good].concat(),
         3 => insert(
             1,
-            &[rng.pick(&[&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]), &b","[..]].concat(),
+            &[
+                rng.pick(&[&b"\xff"[..], b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"]),
+                &b","[..],
+            ]
+            .concat(),
         ),
         4 => insert(1, b"\"k\":1,\"k\":2,"),
         5 => insert(1, b"\"k\":1,\"\\u006b\":2,"),
@@ -52,13 +58,27 @@ pub(super) fn not_json(rng: &mut SplitMix64) -> MalformedRequest {
         ),
         10 => insert(
             1,
-            &[&b"\"k\":\""[..], rng.pick(&[&b"\\x"[..], b"\\u12", b"\n", b"\x01", b"\\ud80", b"\\"]), b"\","]
-                .concat(),
+            &[
+                &b"\"k\":\""[..],
+                rng.pick(&[&b"\\x"[..], b"\\u12", b"\n", b"\x01", b"\\ud80", b"\\"]),
+                b"\",",
+            ]
+            .concat(),
         ),
         11 => good.iter().flat_map(|byte| [*byte, 0]).collect(),
         12 => [&b"\xff"[..], &rng.bytes(3_000)].concat(),
         _ => rng
-            .pick(&[&b""[..], b" ", b"\n\n", b"\"", b"{", b"nul", b"tru", b"payload=%7B%7D", b"<xml/>"])
+            .pick(&[
+                &b""[..],
+                b" ",
+                b"\n\n",
+                b"\"",
+                b"{",
+                b"nul",
+                b"tru",
+                b"payload=%7B%7D",
+                b"<xml/>",
+            ])
             .to_vec(),
     };
     post("genuine junk", &signed_request(rng, &body))
@@ -77,8 +97,15 @@ pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
         json!("a\u{0}b"),
         json!(huge),
     ]);
-    let other =
-        rng.pick(&[json!(null), json!(7), json!("text"), json!([1, 2]), json!([[]]), json!(1.5e300), json!({})]);
+    let other = rng.pick(&[
+        json!(null),
+        json!(7),
+        json!("text"),
+        json!([1, 2]),
+        json!([[]]),
+        json!(1.5e300),
+        json!({}),
+    ]);
     let text = rng.pick(&[json!(1), json!(null), json!([]), json!({"a": 1})]);
     let (mux, livekit, batch) = (rng.below(4) == 0, rng.below(4) == 0, rng.below(4) == 0);
     if batch {
@@ -100,7 +127,10 @@ pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
         } else {
             json!({"id": "x", "type": scalar, "created_at": rfc3339(now_ms())})
         };
-        return post("genuine, no type", &sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()));
+        return post(
+            "genuine, no type",
+            &sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()),
+        );
     }
     if livekit {
         let body = if rng.below(2) == 0 { other } else { json!({"id": "x", "event": scalar}) };
@@ -118,7 +148,10 @@ pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
         }
         _ => json!({"event_type": "content_added", "payload": {"content_id": text}}),
     };
-    post("genuine, of no schema", &sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes()))
+    post(
+        "genuine, of no schema",
+        &sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes()),
+    )
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {
@@ -134,12 +167,18 @@ pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
     match rng.below(6) {
         0 => {
             let noise = [&b"\xff"[..], &rng.bytes(2_000)].concat();
-            post("genuine, not what its coding says", &signed_request(rng, &noise).header("content-encoding", coding))
+            post(
+                "genuine, not what its coding says",
+                &signed_request(rng, &noise).header("content-encoding", coding),
+            )
         }
         1 => {
             let packed = gzip(&good);
             let cut = packed[..1 + rng.below(packed.len() - 10)].to_vec();
-            post("genuine, a compressed body cut short", &signed_request(rng, &cut).header("content-encoding", "gzip"))
+            post(
+                "genuine, a compressed body cut short",
+                &signed_request(rng, &cut).header("content-encoding", "gzip"),
+            )
         }
         2 => {
             let bomb = match coding {
@@ -151,15 +190,23 @@ pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
         }
         3 => {
             let junk = gzip(&[&b"\xff"[..], &rng.bytes(500)].concat());
-            post("genuine junk, compressed", &signed_request(rng, &junk).header("content-encoding", "gzip"))
+            post(
+                "genuine junk, compressed",
+                &signed_request(rng, &junk).header("content-encoding", "gzip"),
+            )
         }
         4 => {
-            let odd = rng.pick(&["gzip, br", "compress", "x-unheard-of", "gzip;q=1", "*", "gzip gzip"]);
-            post("an unknown coding", &signed_request(rng, &gzip(&good)).header("content-encoding", odd))
+            let odd =
+                rng.pick(&["gzip, br", "compress", "x-unheard-of", "gzip;q=1", "*", "gzip gzip"]);
+            post(
+                "an unknown coding",
+                &signed_request(rng, &gzip(&good)).header("content-encoding", odd),
+            )
         }
         _ => {
-            let signed =
-                signed_request(rng, &gzip(&good)).header("content-encoding", coding).header("content-encoding", "br");
+            let signed = signed_request(rng, &gzip(&good))
+                .header("content-encoding", coding)
+                .header("content-encoding", "br");
             post("two codings", &signed)
         }
     }

@@ -3,8 +3,11 @@
 use tests::sender::{LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, now};
 use tests::sign::{self, SignedWebhook};
 
+use super::requests::{
+    MalformedRequest, complete_request, framed, good_body, post, raw_headers, signature_header,
+    signed_request,
+};
 use super::rng::SplitMix64;
-use super::requests::{MalformedRequest, framed, signed_request, good_body, raw_headers, post, signature_header, complete_request};
 
 /// A good event under a signature that is not its own.
 pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
@@ -20,7 +23,10 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
         2 => {
             let mut headers = raw_headers(&bare);
             headers.push((name.to_owned(), rng.header_value(200)));
-            complete_request("a signature of random bytes", framed("POST", &bare.path, &headers, &body))
+            complete_request(
+                "a signature of random bytes",
+                framed("POST", &bare.path, &headers, &body),
+            )
         }
         3 => post("a signature cut short", &with(&value[..rng.below(value.len())])),
         4 => {
@@ -33,7 +39,10 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
             text[at] = if text[at] == b'0' { b'1' } else { b'0' };
             // Where another letter means the same it is genuine still: the last of base64 has idle bits.
             let body = [&body[..], b"\n"].concat();
-            post("a digit of the signature", &SignedWebhook { body, ..with(&String::from_utf8(text).unwrap()) })
+            post(
+                "a digit of the signature",
+                &SignedWebhook { body, ..with(&String::from_utf8(text).unwrap()) },
+            )
         }
         6 => post(
             "a very long signature",

@@ -2,8 +2,11 @@
 
 use tests::sender::ADMIN_TOKEN;
 
+use super::requests::{
+    MalformedRequest, complete_request, framed, good_body, raw_headers, signature_header,
+    signed_request,
+};
 use super::rng::SplitMix64;
-use super::requests::{MalformedRequest, framed, signed_request, good_body, raw_headers, signature_header, complete_request};
 
 /// Other paths, methods and routes.
 pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
@@ -29,14 +32,21 @@ pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
         "/metrics",
     ];
     match rng.below(5) {
-        0 => complete_request("another path", framed("POST", rng.pick(&paths), &raw_headers(&signed), &body)),
+        0 => complete_request(
+            "another path",
+            framed("POST", rng.pick(&paths), &raw_headers(&signed), &body),
+        ),
         1 => {
             let path = format!("/api/v1/webhooks/{}", "x".repeat(rng.below(20_000)));
             complete_request("a long path", framed("POST", &path, &raw_headers(&signed), &body))
         }
         2 => {
-            let method = rng.pick(&["PUT", "DELETE", "PATCH", "LINK", "TRACE", "post", "PROPFIND", "X"]);
-            complete_request("another method", framed(method, &signed.path, &raw_headers(&signed), &body))
+            let method =
+                rng.pick(&["PUT", "DELETE", "PATCH", "LINK", "TRACE", "post", "PROPFIND", "X"]);
+            complete_request(
+                "another method",
+                framed(method, &signed.path, &raw_headers(&signed), &body),
+            )
         }
         3 => {
             let query = rng.pick(&[
@@ -45,11 +55,15 @@ pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
                 "%00=%ff",
                 "a=b&a=c",
             ]);
-            complete_request("a hub that nobody knows", framed("GET", &format!("{}?{query}", signed.path), &raw_headers(&signed), b""))
+            complete_request(
+                "a hub that nobody knows",
+                framed("GET", &format!("{}?{query}", signed.path), &raw_headers(&signed), b""),
+            )
         }
         _ => {
             let token = if rng.below(2) == 0 { ADMIN_TOKEN } else { "wrong" };
-            let headers = vec![("authorization".to_owned(), format!("Bearer {token}").into_bytes())];
+            let headers =
+                vec![("authorization".to_owned(), format!("Bearer {token}").into_bytes())];
             let body = rng.pick(&[
                 &b"["[..],
                 b"[]",
@@ -60,7 +74,10 @@ pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
                 b"{\"config\":[]}",
                 b"{\"config\":{},\"config\":{}}",
             ]);
-            complete_request("an announcement of nothing", framed("PUT", "/api/v1/sessions/room", &headers, body))
+            complete_request(
+                "an announcement of nothing",
+                framed("PUT", "/api/v1/sessions/room", &headers, body),
+            )
         }
     }
 }
@@ -79,16 +96,18 @@ pub(super) fn framing(rng: &mut SplitMix64) -> MalformedRequest {
     };
     let cut = rng.below(body.len());
     let length = body.len();
-    let chunked = |chunks: &[u8]| [head("transfer-encoding: chunked\r\n").as_bytes(), chunks].concat();
+    let chunked =
+        |chunks: &[u8]| [head("transfer-encoding: chunked\r\n").as_bytes(), chunks].concat();
     let text = String::from_utf8(body.clone()).unwrap();
     let (name, bytes) = match rng.below(8) {
         0 => (
             "a length that is not reached",
             [head(&format!("content-length: {length}\r\n")).as_bytes(), &body[..cut]].concat(),
         ),
-        1 => {
-            ("a length that is too short", [head(&format!("content-length: {cut}\r\n")).as_bytes(), &body].concat())
-        }
+        1 => (
+            "a length that is too short",
+            [head(&format!("content-length: {cut}\r\n")).as_bytes(), &body].concat(),
+        ),
         2 => {
             let odd = rng.pick(&[
                 "-1",
@@ -102,11 +121,18 @@ pub(super) fn framing(rng: &mut SplitMix64) -> MalformedRequest {
                 "5 5",
                 "\u{b2}",
             ]);
-            ("an odd length", [head(&format!("content-length: {odd}\r\n")).as_bytes(), &body].concat())
+            (
+                "an odd length",
+                [head(&format!("content-length: {odd}\r\n")).as_bytes(), &body].concat(),
+            )
         }
         3 => (
             "two lengths",
-            [head(&format!("content-length: {length}\r\ncontent-length: {cut}\r\n")).as_bytes(), &body].concat(),
+            [
+                head(&format!("content-length: {length}\r\ncontent-length: {cut}\r\n")).as_bytes(),
+                &body,
+            ]
+            .concat(),
         ),
         4 => {
             let odd = rng.pick(&[
@@ -118,13 +144,29 @@ pub(super) fn framing(rng: &mut SplitMix64) -> MalformedRequest {
                 "\u{0b}chunked",
                 "",
             ]);
-            ("an odd transfer coding", [head(&format!("transfer-encoding: {odd}\r\n")).as_bytes(), &body].concat())
+            (
+                "an odd transfer coding",
+                [head(&format!("transfer-encoding: {odd}\r\n")).as_bytes(), &body].concat(),
+            )
         }
         5 => {
-            let size = rng.pick(&["zz", "-1", "ffffffffffffffffff", "", "5;", " 5", "5 x", "0x5", "\u{0}"]);
+            let size = rng.pick(&[
+                "zz",
+                "-1",
+                "ffffffffffffffffff",
+                "",
+                "5;",
+                " 5",
+                "5 x",
+                "0x5",
+                "\u{0}",
+            ]);
             ("an odd chunk", chunked(format!("{size}\r\n{text}\r\n0\r\n\r\n").as_bytes()))
         }
-        6 => ("chunks without an end", chunked(format!("{:x}\r\n{}\r\n", cut, &text[..cut]).as_bytes())),
+        6 => (
+            "chunks without an end",
+            chunked(format!("{:x}\r\n{}\r\n", cut, &text[..cut]).as_bytes()),
+        ),
         _ => {
             let lies = format!("{:x}\r\n{text}\r\n0\r\n\r\n", length + 1 + rng.below(50));
             ("a chunk that is not as long as it says", chunked(lies.as_bytes()))
@@ -159,7 +201,10 @@ pub(super) fn not_http(rng: &mut SplitMix64) -> MalformedRequest {
     ];
     let (name, bytes) = match rng.below(5) {
         0 => ("random bytes", rng.bytes(2_000)),
-        1 => ("a hello of TLS", [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &rng.bytes(500)].concat()),
+        1 => (
+            "a hello of TLS",
+            [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &rng.bytes(500)].concat(),
+        ),
         2 => {
             let mut bytes = b"POST /api/v1/webhooks/mux HTTP/1.1\r\n".to_vec();
             for n in 0..100 + rng.below(300) {
@@ -168,8 +213,10 @@ pub(super) fn not_http(rng: &mut SplitMix64) -> MalformedRequest {
             ("too many headers", [&bytes, &b"\r\n"[..]].concat())
         }
         3 => {
-            let head =
-                format!("POST /api/v1/webhooks/mux HTTP/1.1\r\nx: {}", "x".repeat(130_000 + rng.below(50_000)));
+            let head = format!(
+                "POST /api/v1/webhooks/mux HTTP/1.1\r\nx: {}",
+                "x".repeat(130_000 + rng.below(50_000))
+            );
             ("a head without an end", head.into_bytes())
         }
         _ => ("no request", rng.pick(&lines).as_bytes().to_vec()),

@@ -71,7 +71,10 @@ fn parse(received: &[u8]) -> Option<RawReply> {
     if status < 200 {
         return parse(&received[end + 4..]);
     }
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).and_then(|n| n.parse().ok());
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .and_then(|n| n.parse().ok());
     let body = received.get(end + 4..end + 4 + length.unwrap_or(0))?;
     let body = String::from_utf8_lossy(body).into_owned();
     Some(RawReply::Answer { status, json: serde_json::from_str(&body).unwrap_or_default(), body })

@@ -3,7 +3,8 @@
 //! Where the signature is genuine the body is certainly none; where it is not, the body may be anything.
 
 use tests::sender::{
-    ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event, now, now_ms,
+    ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event,
+    now, now_ms,
 };
 use tests::sign::{self, SignedWebhook};
 
@@ -55,7 +56,8 @@ pub(super) fn raw_headers(signed: &SignedWebhook) -> Vec<RawHeader> {
 /// A well-framed request.
 pub(super) fn framed(method: &str, path: &str, headers: &[RawHeader], body: &[u8]) -> Vec<u8> {
     let mut bytes =
-        format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", body.len()).into_bytes();
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", body.len())
+            .into_bytes();
     for (name, value) in headers {
         bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
     }

@@ -88,7 +88,12 @@ impl Conformance {
         self.ask_at(&self.stack.ingresses[0].url, method, request).await
     }
 
-    pub(super) async fn ask_at(&self, base: &str, method: &Method, request: &SignedWebhook) -> HttpAnswer {
+    pub(super) async fn ask_at(
+        &self,
+        base: &str,
+        method: &Method,
+        request: &SignedWebhook,
+    ) -> HttpAnswer {
         let answer = Sender::new(base).request(method.clone(), request).await.expect("an answer");
         self.api.check(&method.as_str().to_lowercase(), &request.path, &answer);
         answer
@@ -111,7 +116,9 @@ impl Conformance {
     async fn raw(&self, method: &Method, path: &str, rest: &str) -> HttpAnswer {
         let address = self.stack.ingresses[0].url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n{rest}");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {ADMIN_TOKEN}\r\n{rest}"
+        );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut text = String::new();
         let read = tokio::time::timeout(WAIT_LIMIT, stream.read_to_string(&mut text)).await;
@@ -127,7 +134,12 @@ fn parsed(text: &str) -> HttpAnswer {
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let headers = head.lines().skip(1).filter_map(|line| line.split_once(": "));
     let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    HttpAnswer { status, headers, text: text.to_owned(), json: serde_json::from_str(text).unwrap_or_default() }
+    HttpAnswer {
+        status,
+        headers,
+        text: text.to_owned(),
+        json: serde_json::from_str(text).unwrap_or_default(),
+    }
 }
 
 pub(super) fn plain(path: &str) -> SignedWebhook {

@@ -26,7 +26,8 @@ pub(super) struct Description {
 impl Description {
     pub(super) fn new(document: Value) -> Self {
         let mut strict = document.clone();
-        for schema in strict["components"]["schemas"].as_object_mut().expect("schemas").values_mut() {
+        for schema in strict["components"]["schemas"].as_object_mut().expect("schemas").values_mut()
+        {
             if schema.get("properties").is_some() {
                 let schema = schema.as_object_mut().expect("an object");
                 schema.entry("additionalProperties").or_insert(false.into());
@@ -37,8 +38,10 @@ impl Description {
 
     /// Checks its structure, its schemas, and that each example is one of its schema.
     pub(super) fn is_valid(&self) {
-        let structure = jsonschema::validator_for(&serde_json::from_str(OPENAPI).expect("JSON")).expect("a schema");
-        let faults: Vec<String> = structure.iter_errors(&self.document).map(|fault| fault.to_string()).collect();
+        let structure = jsonschema::validator_for(&serde_json::from_str(OPENAPI).expect("JSON"))
+            .expect("a schema");
+        let faults: Vec<String> =
+            structure.iter_errors(&self.document).map(|fault| fault.to_string()).collect();
         assert!(faults.is_empty(), "{faults:#?}");
         let mut found = 0;
         self.examples(&self.document, &mut found);
@@ -48,7 +51,11 @@ impl Description {
     fn examples(&self, node: &Value, found: &mut usize) {
         if let Some(schema) = node.get("schema") {
             jsonschema::meta::validate(schema).unwrap_or_else(|fault| panic!("{schema}: {fault}"));
-            let named = node["examples"].as_object().into_iter().flatten().map(|(_, example)| &example["value"]);
+            let named = node["examples"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(_, example)| &example["value"]);
             let given = schema.get("examples").and_then(Value::as_array).into_iter().flatten();
             for example in named.chain(node.get("example")).chain(given) {
                 *found += 1;
@@ -56,7 +63,9 @@ impl Description {
             }
         }
         match node {
-            Value::Object(members) => members.values().for_each(|member| self.examples(member, found)),
+            Value::Object(members) => {
+                members.values().for_each(|member| self.examples(member, found))
+            }
             Value::Array(items) => items.iter().for_each(|item| self.examples(item, found)),
             _ => {}
         }
@@ -64,16 +73,20 @@ impl Description {
 
     fn validate(&self, schema: &Value, instance: &Value) -> Result<(), String> {
         let schema = json!({"allOf": [schema], "components": self.strict["components"]});
-        let validator: Validator = jsonschema::validator_for(&schema).map_err(|fault| fault.to_string())?;
-        let faults: Vec<String> =
-            validator.iter_errors(instance).map(|fault| format!("{}: {fault}", fault.instance_path())).collect();
+        let validator: Validator =
+            jsonschema::validator_for(&schema).map_err(|fault| fault.to_string())?;
+        let faults: Vec<String> = validator
+            .iter_errors(instance)
+            .map(|fault| format!("{}: {fault}", fault.instance_path()))
+            .collect();
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 
     /// The path under which `path` is described, and its methods; what is spelled out comes before what is a parameter.
     fn item(&self, path: &str) -> Option<(&str, &Value)> {
         let path = path.split('?').next().unwrap_or_default();
-        let mut fitting: Vec<_> = self.items().filter(|(template, _)| fits(template, path)).collect();
+        let mut fitting: Vec<_> =
+            self.items().filter(|(template, _)| fits(template, path)).collect();
         fitting.sort_by_key(|(template, _)| template.matches('{').count());
         fitting.first().copied()
     }
@@ -88,7 +101,8 @@ impl Description {
     pub(super) fn servers(&self, template: &str, method: &str) -> Option<Vec<String>> {
         let operation = self.document["paths"][template].get(method)?;
         let servers = operation["servers"].as_array().or(self.document["servers"].as_array())?;
-        let whose = |server: &Value| server["description"].as_str()?.split(':').next().map(str::to_owned);
+        let whose =
+            |server: &Value| server["description"].as_str()?.split(':').next().map(str::to_owned);
         Some(servers.iter().filter_map(whose).collect())
     }
 
@@ -100,7 +114,8 @@ impl Description {
         let operation = item.get(method).unwrap_or_else(|| panic!("no such method: {what}"));
         let exact = answer.status.to_string();
         let status = [exact.clone(), format!("{}XX", &exact[..1])];
-        let status = status.iter().find(|status| operation["responses"].get(status.as_str()).is_some());
+        let status =
+            status.iter().find(|status| operation["responses"].get(status.as_str()).is_some());
         let status = status.unwrap_or_else(|| panic!("no such status: {what}"));
         self.is_as_described(&operation["responses"][status], answer, &what);
         let seen = (template.to_owned(), method.to_owned(), status.clone());
@@ -116,27 +131,37 @@ impl Description {
 
     #[track_caller]
     fn is_as_described(&self, described: &Value, answer: &HttpAnswer, what: &str) {
-        let kind = answer.header("content-type").map(|kind| kind.split(';').next().unwrap_or_default().trim());
+        let kind = answer
+            .header("content-type")
+            .map(|kind| kind.split(';').next().unwrap_or_default().trim());
         match (&described["content"], kind) {
             (Value::Null, _) => assert!(answer.text.is_empty(), "a body: {what}"),
             (_, None) => assert!(answer.text.is_empty(), "no content type: {what}"),
             (content, Some(kind)) => {
-                let schema = content.get(kind).unwrap_or_else(|| panic!("{kind} is not described: {what}"));
+                let schema =
+                    content.get(kind).unwrap_or_else(|| panic!("{kind} is not described: {what}"));
                 let text = Value::from(answer.text.as_str());
                 let body = if kind == "application/json" { &answer.json } else { &text };
-                self.validate(&schema["schema"], body).unwrap_or_else(|fault| panic!("{what}: {fault}"));
+                self.validate(&schema["schema"], body)
+                    .unwrap_or_else(|fault| panic!("{what}: {fault}"));
             }
         }
         if !answer.errcode().is_empty() {
             self.codes.lock().expect("a lock").insert(answer.errcode().to_owned());
         }
-        let headers: BTreeSet<String> =
-            described["headers"].as_object().into_iter().flatten().map(|(name, _)| name.to_lowercase()).collect();
+        let headers: BTreeSet<String> = described["headers"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.to_lowercase())
+            .collect();
         for told in ["retry-after", "www-authenticate", "allow", "preference-applied", "location"] {
             let is_told = answer.header(told).is_some();
             assert!(!is_told || headers.contains(told), "{told} is not described: {what}");
         }
-        for always in ["www-authenticate", "allow"].into_iter().filter(|name| headers.contains(*name)) {
+        for always in
+            ["www-authenticate", "allow"].into_iter().filter(|name| headers.contains(*name))
+        {
             assert!(answer.header(always).is_some(), "{always} is described: {what}");
         }
     }
@@ -166,7 +191,10 @@ impl Description {
 }
 
 fn fits(template: &str, path: &str) -> bool {
-    let (template, path): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
-    let same = |(wanted, found): (&&str, &&str)| wanted.starts_with('{') && !found.is_empty() || wanted == found;
+    let (template, path): (Vec<_>, Vec<_>) =
+        (template.split('/').collect(), path.split('/').collect());
+    let same = |(wanted, found): (&&str, &&str)| {
+        wanted.starts_with('{') && !found.is_empty() || wanted == found
+    };
     template.len() == path.len() && template.iter().zip(&path).all(same)
 }

@@ -2,7 +2,9 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::sender::{MUX_SECRET, NETFLIX_SECRET, Sender, content_event, mux_event, now, now_ms, unique};
+use tests::sender::{
+    MUX_SECRET, NETFLIX_SECRET, Sender, content_event, mux_event, now, now_ms, unique,
+};
 use tests::sign::{self, SignedWebhook};
 use tests::stack::ServerProcess;
 use tests::tcp_proxy::ProxyMode;
@@ -11,12 +13,14 @@ use super::conformance::{Conformance, TOPIC, admin, event, plain, signed};
 use crate::WAIT_LIMIT;
 
 /// The routes of statistics.
-const STATISTICS: [&str; 3] = ["/api/v1/webhooks/metrics", "/webhooks/stats", "/api/v1/webhooks/stats"];
+const STATISTICS: [&str; 3] =
+    ["/api/v1/webhooks/metrics", "/webhooks/stats", "/api/v1/webhooks/stats"];
 
 pub(super) async fn webhooks(conformance: &Conformance, path: &str) {
     let at = |platform: &str| format!("{path}/{platform}");
     let post = async |request: &SignedWebhook| conformance.ask(&Method::POST, request).await;
-    let send = async |platform: &str, body: &Value| post(&signed(platform, body).to(&at(platform))).await;
+    let send =
+        async |platform: &str, body: &Value| post(&signed(platform, body).to(&at(platform))).await;
 
     let body = event();
     let id = send("acme", &body).await.expect(202, "accepted").to_owned();
@@ -26,7 +30,8 @@ pub(super) async fn webhooks(conformance: &Conformance, path: &str) {
     let challenge = json!({"subscription": {"status": "enabled"}, "challenge": "a-challenge"});
     let answer = send("twitchy", &challenge).await;
     assert_eq!((answer.status, answer.text.as_str()), (200, "a-challenge"));
-    let revoked = json!({"subscription": {"status": "authorization_revoked", "type": "stream.online"}});
+    let revoked =
+        json!({"subscription": {"status": "authorization_revoked", "type": "stream.online"}});
     assert_eq!(send("twitchy", &revoked).await.status, 204);
     let asked = json!({"event": "endpoint.url_validation", "payload": {"plainToken": "token"}});
     let answer = send("zoomy", &asked).await;
@@ -58,11 +63,21 @@ async fn waiting(conformance: &Conformance, acme: &str, mux: &str) {
         conformance.ask(&Method::POST, &request.to(path).header("prefer", "wait=20")).await
     };
     let answer = wait(signed("acme", &event()), acme).await;
-    assert_eq!((answer.status, &answer.json["results"]["processed"]), (200, &json!(true)), "{}", answer.text);
+    assert_eq!(
+        (answer.status, &answer.json["results"]["processed"]),
+        (200, &json!(true)),
+        "{}",
+        answer.text
+    );
     assert_eq!(answer.header("preference-applied"), Some("wait=20"));
     let lost = mux_event(&unique("event"), "active", Some("nobody"), "none", now_ms()).to_string();
     let answer = wait(sign::mux(MUX_SECRET, now(), lost.as_bytes()), mux).await;
-    assert_eq!((answer.status, answer.errcode()), (200, "E_WEBHOOK_PROCESSING_ERROR"), "{}", answer.text);
+    assert_eq!(
+        (answer.status, answer.errcode()),
+        (200, "E_WEBHOOK_PROCESSING_ERROR"),
+        "{}",
+        answer.text
+    );
 }
 
 pub(super) async fn subscriptions(conformance: &Conformance, path: &str) {
@@ -85,9 +100,17 @@ pub(super) async fn subscriptions(conformance: &Conformance, path: &str) {
 pub(super) async fn probes(conformance: &Conformance, path: &str) {
     let at = |platform: &str| plain(&format!("{path}/{platform}"));
     for (platform, status) in [("acme", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
-        assert_eq!(conformance.ask(&Method::HEAD, &at(platform)).await.status, status, "{platform}");
+        assert_eq!(
+            conformance.ask(&Method::HEAD, &at(platform)).await.status,
+            status,
+            "{platform}"
+        );
         let status = if status == 200 { 204 } else { status };
-        assert_eq!(conformance.ask(&Method::OPTIONS, &at(platform)).await.status, status, "{platform}");
+        assert_eq!(
+            conformance.ask(&Method::OPTIONS, &at(platform)).await.status,
+            status,
+            "{platform}"
+        );
     }
     let cloud_events = at("acme").header("webhook-request-origin", "events.example.com");
     assert_eq!(conformance.ask(&Method::OPTIONS, &cloud_events).await.status, 200);
@@ -98,24 +121,33 @@ pub(super) async fn probes(conformance: &Conformance, path: &str) {
 pub(super) async fn sessions(conformance: &Conformance) {
     let path = "/api/v1/sessions/room";
     let put = async |request: &SignedWebhook| conformance.ask(&Method::PUT, request).await;
-    let body = json!({"live_stream_id": "ls", "status": "live", "config": {"a": 1}}).to_string().into_bytes();
+    let body = json!({"live_stream_id": "ls", "status": "live", "config": {"a": 1}})
+        .to_string()
+        .into_bytes();
     let announcement = SignedWebhook { body, ..admin(path) };
     put(&announcement).await.expect(202, "accepted");
     let keyed = admin(path).header("idempotency-key", "once");
     put(&keyed).await.expect(202, "accepted");
     put(&keyed).await.expect(200, "duplicate");
-    put(&SignedWebhook { body: b"[]".to_vec(), ..admin(path) }).await.expect_error(400, "E_INVALID_REQUEST");
+    put(&SignedWebhook { body: b"[]".to_vec(), ..admin(path) })
+        .await
+        .expect_error(400, "E_INVALID_REQUEST");
     put(&plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
-    put(&plain(path).header("authorization", "Bearer wrong")).await.expect_error(403, "E_ADMIN_FORBIDDEN");
+    put(&plain(path).header("authorization", "Bearer wrong"))
+        .await
+        .expect_error(403, "E_ADMIN_FORBIDDEN");
     conformance.bodies(&Method::PUT, path).await;
 
     conformance.stack.status("room", "live", WAIT_LIMIT).await;
     let worker = &conformance.stack.workers[0].url;
-    let get = async |request: &SignedWebhook| conformance.ask_at(worker, &Method::GET, request).await;
+    let get =
+        async |request: &SignedWebhook| conformance.ask_at(worker, &Method::GET, request).await;
     let row = get(&admin(path)).await;
     assert_eq!((row.status, &row.json["config"]), (200, &json!({"a": 1})));
     get(&plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
-    get(&plain(path).header("authorization", "Bearer wrong")).await.expect_error(403, "E_ADMIN_FORBIDDEN");
+    get(&plain(path).header("authorization", "Bearer wrong"))
+        .await
+        .expect_error(403, "E_ADMIN_FORBIDDEN");
     get(&admin("/api/v1/sessions/nobody")).await.expect_error(404, "E_NOT_FOUND");
 }
 
@@ -124,7 +156,9 @@ pub(super) async fn statistics(conformance: &Conformance) {
         let get = async |request: &SignedWebhook| conformance.ask(&Method::GET, request).await;
         assert_eq!(get(&admin(path)).await.status, 200);
         get(&plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
-        get(&plain(path).header("authorization", "Bearer wrong")).await.expect_error(403, "E_ADMIN_FORBIDDEN");
+        get(&plain(path).header("authorization", "Bearer wrong"))
+            .await
+            .expect_error(403, "E_ADMIN_FORBIDDEN");
     }
 }
 
@@ -133,10 +167,18 @@ pub(super) async fn operations(conformance: &Conformance) {
     for base in [&stack.ingresses[0].ops, &stack.workers[0].ops] {
         for path in ["/live", "/ready", "/metrics"] {
             for method in [Method::GET, Method::HEAD] {
-                assert_eq!(conformance.ask_at(base, &method, &plain(path)).await.status, 200, "{base}{path}");
+                assert_eq!(
+                    conformance.ask_at(base, &method, &plain(path)).await.status,
+                    200,
+                    "{base}{path}"
+                );
             }
             let refused = Sender::new(base).send(&plain(path)).await;
-            assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD")), "{base}{path}");
+            assert_eq!(
+                (refused.status, refused.header("allow")),
+                (405, Some("GET, HEAD")),
+                "{base}{path}"
+            );
         }
     }
 }
@@ -152,20 +194,26 @@ pub(super) async fn platforms(conformance: &Conformance) {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         conformance.ask(method, &SignedWebhook { body, ..admin(path) }).await
     };
-    for (method, path) in
-        [(Method::POST, register), (Method::GET, platforms), (Method::PATCH, one), (Method::DELETE, one)]
-    {
+    for (method, path) in [
+        (Method::POST, register),
+        (Method::GET, platforms),
+        (Method::PATCH, one),
+        (Method::DELETE, one),
+    ] {
         conformance.ask(&method, &plain(path)).await.expect_error(401, "E_ADMIN_FORBIDDEN");
         let wrong = plain(path).header("authorization", "Bearer wrong");
         conformance.ask(&method, &wrong).await.expect_error(403, "E_ADMIN_FORBIDDEN");
         conformance.bodies(&method, path).await;
     }
-    let mut third = json!({"platform": "third", "secret": "a-secret-of-a-third-party", "rate_limit": 600});
+    let mut third =
+        json!({"platform": "third", "secret": "a-secret-of-a-third-party", "rate_limit": 600});
     assert_eq!(ask(&Method::POST, register, &third).await.status, 201);
     third["secret"] = "another-secret-of-a-third-party".into();
     let updated = ask(&Method::POST, register, &third).await;
     assert_eq!(updated.json["keys"].as_array().map(Vec::len), Some(2), "{}", updated.text);
-    ask(&Method::POST, register, &json!({"platform": "third"})).await.expect_error(400, "E_INVALID_REQUEST");
+    ask(&Method::POST, register, &json!({"platform": "third"}))
+        .await
+        .expect_error(400, "E_INVALID_REQUEST");
     let configured = json!({"platform": "acme", "secret": "a-secret-of-a-third-party"});
     ask(&Method::POST, register, &configured).await.expect_error(409, "E_INVALID_REQUEST");
     assert_eq!(ask(&Method::GET, platforms, &Value::Null).await.status, 200);
@@ -186,8 +234,10 @@ pub(super) async fn platforms(conformance: &Conformance) {
 }
 
 pub(super) async fn outbound(conformance: &Conformance) {
-    let (test, trigger, status) = ("/api/webhooks/test", "/api/webhooks/trigger", "/api/webhooks/status");
-    let (one, nobody) = ("/api/webhooks/destinations/webhook_1", "/api/webhooks/destinations/nobody");
+    let (test, trigger, status) =
+        ("/api/webhooks/test", "/api/webhooks/trigger", "/api/webhooks/status");
+    let (one, nobody) =
+        ("/api/webhooks/destinations/webhook_1", "/api/webhooks/destinations/nobody");
     let ask = async |method: &Method, path: &str, body: &Value| {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         conformance.ask(method, &SignedWebhook { body, ..admin(path) }).await
@@ -203,8 +253,13 @@ pub(super) async fn outbound(conformance: &Conformance) {
     assert_eq!(ask(&Method::PATCH, one, &json!({"paused": true})).await.json["paused"], true);
     ask(&Method::PATCH, one, &json!({})).await.expect_error(400, "E_INVALID_REQUEST");
     ask(&Method::PATCH, nobody, &json!({"paused": true})).await.expect_error(404, "E_NOT_FOUND");
-    let triggered = ask(&Method::POST, trigger, &json!({"event": "job.completed", "data": {"job_id": "j"}})).await;
-    assert_eq!((triggered.status, &triggered.json["deliveries"][0]["status"]), (202, &json!("queued")));
+    let triggered =
+        ask(&Method::POST, trigger, &json!({"event": "job.completed", "data": {"job_id": "j"}}))
+            .await;
+    assert_eq!(
+        (triggered.status, &triggered.json["deliveries"][0]["status"]),
+        (202, &json!("queued"))
+    );
     ask(&Method::POST, trigger, &json!({"event": ""})).await.expect_error(400, "E_INVALID_REQUEST");
     let tested = ask(&Method::POST, test, &json!({"url": "http://127.0.0.1:9/"})).await;
     assert_eq!(
@@ -213,14 +268,17 @@ pub(super) async fn outbound(conformance: &Conformance) {
         "{}",
         tested.text
     );
-    ask(&Method::POST, test, &json!({"url": "ftp://x"})).await.expect_error(400, "E_INVALID_REQUEST");
+    ask(&Method::POST, test, &json!({"url": "ftp://x"}))
+        .await
+        .expect_error(400, "E_INVALID_REQUEST");
     let shown = ask(&Method::GET, status, &Value::Null).await;
     assert_eq!(shown.json["destinations"][0]["name"], "webhook_1", "{}", shown.text);
 }
 
 pub(super) async fn events(conformance: &Conformance) {
     let (stack, worker) = (&conformance.stack, &conformance.stack.workers[0].url);
-    let get = async |request: &SignedWebhook| conformance.ask_at(worker, &Method::GET, request).await;
+    let get =
+        async |request: &SignedWebhook| conformance.ask_at(worker, &Method::GET, request).await;
     let at = |platform: &str, id: &str| format!("/api/v1/webhooks/{platform}/events/{id}");
     let id = stack.sender().acme(&event()).await.expect(202, "accepted").to_owned();
     let lost = mux_event(&unique("event"), "active", Some("nobody"), "none", now_ms());
@@ -232,7 +290,10 @@ pub(super) async fn events(conformance: &Conformance) {
         (&json!("processed"), &json!(id))
     );
     let dead = get(&admin(&at("mux", &lost))).await;
-    assert_eq!((&dead.json["state"], dead.json["dead_letter_id"].is_string()), (&json!("dead"), true));
+    assert_eq!(
+        (&dead.json["state"], dead.json["dead_letter_id"].is_string()),
+        (&json!("dead"), true)
+    );
     get(&admin(&at("acme", "nobody"))).await.expect_error(404, "E_NOT_FOUND");
     get(&plain(&at("acme", &id))).await.expect_error(401, "E_ADMIN_FORBIDDEN");
     let wrong = plain(&at("acme", &id)).header("authorization", "Bearer wrong");
@@ -250,8 +311,11 @@ pub(super) async fn outage(conformance: &Conformance, spellings: &[String]) {
     for path in spellings {
         ask(Method::POST, signed("acme", &event()).to(&format!("{path}/acme"))).await;
         ask(Method::OPTIONS, plain(&format!("{path}/not-known-yet"))).await;
-        ask(Method::GET, plain(&format!("{path}/not-known-yet?hub.mode=subscribe&hub.topic=t&hub.challenge=c")))
-            .await;
+        ask(
+            Method::GET,
+            plain(&format!("{path}/not-known-yet?hub.mode=subscribe&hub.topic=t&hub.challenge=c")),
+        )
+        .await;
     }
     ask(Method::PUT, admin("/api/v1/sessions/r")).await;
     for path in STATISTICS.into_iter().chain(["/api/v1/webhooks/platforms"]) {

@@ -132,7 +132,8 @@ fn times(text: &str) -> String {
     let mut filled = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (placeholder, rest) = part.split_once('}').expect("a closing brace");
-        let (age, format) = placeholder.split_once('|').unwrap_or((placeholder, "%Y-%m-%dT%H:%M:%S.000Z"));
+        let (age, format) =
+            placeholder.split_once('|').unwrap_or((placeholder, "%Y-%m-%dT%H:%M:%S.000Z"));
         let age: i64 = age.trim_start_matches('-').parse().unwrap_or(0);
         filled.push_str(&formatted(now_ms() / 1000 - age, format));
         filled.push_str(rest);
@@ -150,7 +151,8 @@ fn formatted(seconds: i64, format: &str) -> String {
         ("%M", format!("{:02}", at.minute())),
         ("%S", format!("{:02}", at.second())),
     ];
-    let text = parts.iter().fold(format.to_owned(), |text, (name, value)| text.replace(name, value));
+    let text =
+        parts.iter().fold(format.to_owned(), |text, (name, value)| text.replace(name, value));
     assert!(!text.contains('%'), "unknown part of a time: {text}");
     text
 }
@@ -167,7 +169,8 @@ impl CaseRequest {
             (None, Some(bytes)) => STANDARD.decode(bytes).expect("base64"),
             (None, None) => Vec::new(),
         };
-        let headers = self.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let headers =
+            self.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let mut request = SignedWebhook { path: self.path.clone(), headers, body };
         if let Some(signing) = &self.signing {
             let added = signing.headers(&request.body);

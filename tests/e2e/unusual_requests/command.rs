@@ -28,7 +28,8 @@ pub(super) async fn check(check: &ConfigCheck, expected: &ExpectedOutcome) {
         Some(signing) => (signing.headers(check.body.as_bytes()), check.body.clone()),
         None => standard_webhook(),
     };
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let lines: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     std::fs::write(path("headers.txt"), lines).expect("a file");
     std::fs::write(path("body.json"), &body).expect("a file");
     let mut program = Program::new("ingress").env("REDIS_URL", "redis://127.0.0.1:1");
@@ -59,7 +60,11 @@ fn standard_webhook() -> (Vec<(String, String)>, String) {
     let (id, at, body) = (unique("msg"), now().to_string(), r#"{"type":"x","data":{}}"#.to_owned());
     let key = STANDARD.decode(STANDARD_KEY).expect("base64");
     let signature = sign::hmac_sha256_base64(&key, format!("{id}.{at}.{body}").as_bytes());
-    let headers = [("webhook-id", id), ("webhook-timestamp", at), ("webhook-signature", format!("v1,{signature}"))];
+    let headers = [
+        ("webhook-id", id),
+        ("webhook-timestamp", at),
+        ("webhook-signature", format!("v1,{signature}")),
+    ];
     (headers.map(|(name, value)| (name.to_owned(), value)).into(), body)
 }
 

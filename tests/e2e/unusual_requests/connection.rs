@@ -12,7 +12,9 @@ use super::case::CaseRequest;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 async fn connect(stack: &Stack) -> TcpStream {
-    TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://")).await.expect("a connection")
+    TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://"))
+        .await
+        .expect("a connection")
 }
 
 /// Sends the requests one after the other on one connection. Each must be answered with 202, and no
@@ -60,8 +62,9 @@ async fn answer(stream: &mut TcpStream) -> String {
     };
     tokio::time::timeout(TIMEOUT, read).await.expect("an answer in time");
     let head = String::from_utf8(received).expect("a text");
-    let length =
-        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+    let length = head.lines().find_map(|line| {
+        line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::to_owned)
+    });
     let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a number"))];
     stream.read_exact(&mut body).await.expect("a body");
     head

@@ -37,7 +37,9 @@ impl Signing {
         let message = self.message(body, &at);
         let (own, other) = (self.mac(&self.secret, &message), self.mac("another-secret", &message));
         let value = match &self.format {
-            Some(format) => format.replace("{v}", &own).replace("{other}", &other).replace("{t}", &at),
+            Some(format) => {
+                format.replace("{v}", &own).replace("{other}", &other).replace("{t}", &at)
+            }
             None => format!("{}{own}", self.prefix),
         };
         let mut headers = vec![(self.header.clone(), value)];

@@ -62,7 +62,8 @@ async fn events_without_a_marker_are_new_each_time() {
     let bare = |id: &str| NewEvent { marker: None, ..event(id) };
     let events = [bare("a"), event("b"), bare("a")];
     for expected in [3, 5] {
-        let outcomes = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[&events[..]]).await.unwrap();
+        let outcomes =
+            fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[&events[..]]).await.unwrap();
         assert_eq!((outcomes, fixture.length().await), (vec![Enqueued::Accepted], expected));
     }
 }
@@ -73,7 +74,10 @@ async fn a_group_that_does_not_fit_into_the_backlog_leaves_nothing() {
     let policy = EnqueuePolicy { max_backlog: 3, ..slow(100) };
     // What fits afterwards is not refused because the group was.
     let outcomes = fixture.groups(&policy, &[&["a", "b"], &["c", "d"], &["c"], &["e"]]).await;
-    assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Overloaded, Enqueued::Accepted, Enqueued::Overloaded]);
+    assert_eq!(
+        outcomes,
+        [Enqueued::Accepted, Enqueued::Overloaded, Enqueued::Accepted, Enqueued::Overloaded]
+    );
     assert_eq!(fixture.queued().await, ["a", "b", "c"]);
     assert_eq!((fixture.markers().await, fixture.counter("overloaded").await), (3, 3));
     // And a full backlog knows what it has seen.
@@ -83,7 +87,8 @@ async fn a_group_that_does_not_fit_into_the_backlog_leaves_nothing() {
 #[tokio::test]
 async fn a_group_passes_the_limit_as_a_whole_or_costs_nothing() {
     let fixture = Fixture::start().await;
-    let outcomes = fixture.groups(&slow(5), &[&["a", "b", "c"], &["d", "e", "f"], &["g", "h"], &["i"]]).await;
+    let outcomes =
+        fixture.groups(&slow(5), &[&["a", "b", "c"], &["d", "e", "f"], &["g", "h"], &["i"]]).await;
     let limited = |retry_after_s| Enqueued::RateLimited { retry_after_s };
     // One is missing for the second: ten minutes. It leaves two to the third.
     assert_eq!(outcomes, [Enqueued::Accepted, limited(600), Enqueued::Accepted, limited(600)]);
@@ -128,7 +133,9 @@ async fn a_group_larger_than_the_burst_passes_at_rest_and_is_charged_in_full() {
     assert_eq!(fixture.groups(&policy, &[&five]).await, [Enqueued::Accepted]);
     // Five are owed, two of them may be: one fits after four periods, two after five.
     let near = |outcome, seconds: u64| match outcome {
-        Enqueued::RateLimited { retry_after_s } => assert!((seconds - 5..=seconds).contains(&retry_after_s)),
+        Enqueued::RateLimited { retry_after_s } => {
+            assert!((seconds - 5..=seconds).contains(&retry_after_s))
+        }
         other => panic!("{other:?}"),
     };
     near(fixture.groups(&policy, &[&["f"]]).await[0], 4 * 600);
@@ -165,5 +172,8 @@ async fn an_empty_group_and_one_that_is_too_large_are_not_sent() {
     assert_eq!(fixture.length().await, 0);
     let full = &many[1..];
     let outcomes = fixture.queue.enqueue_groups(&fixture.keys, &OPEN, &[full]).await.unwrap();
-    assert_eq!((outcomes, fixture.length().await), (vec![Enqueued::Accepted], MAX_BATCH_EVENTS as u64));
+    assert_eq!(
+        (outcomes, fixture.length().await),
+        (vec![Enqueued::Accepted], MAX_BATCH_EVENTS as u64)
+    );
 }

@@ -30,8 +30,17 @@ async fn own_pending_entries_are_read_again_page_by_page() {
     let rest = fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[1], 2).await.unwrap();
     let read: Vec<_> = first.iter().chain(&rest).map(|entry| entry.id).collect();
     assert_eq!(read, ids);
-    assert!(fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[2], 2).await.unwrap().is_empty());
-    assert!(fixture.queue.read_own_pending(&fixture.keys, OTHER, START, 2).await.unwrap().is_empty());
+    assert!(
+        fixture
+            .queue
+            .read_own_pending(&fixture.keys, CONSUMER, ids[2], 2)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        fixture.queue.read_own_pending(&fixture.keys, OTHER, START, 2).await.unwrap().is_empty()
+    );
 }
 
 #[tokio::test]
@@ -42,12 +51,16 @@ async fn only_what_nobody_renewed_is_claimed_and_counted() {
     assert!(none.entries.is_empty());
     assert_eq!(none.cursor, START);
 
-    let claimed = fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, START, 10).await.unwrap();
+    let claimed =
+        fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, START, 10).await.unwrap();
     let counts: Vec<_> = claimed.entries.iter().map(|(entry, count)| (entry.id, *count)).collect();
     assert_eq!(counts, [(ids[0], 2), (ids[1], 2)]);
     assert!(claimed.entries.iter().all(|(entry, _)| entry.fields.is_some()));
     assert_eq!(fixture.queue.delivery_counts(&fixture.keys, CONSUMER, &ids).await.unwrap(), [0, 0]);
-    assert_eq!(fixture.queue.delivery_counts(&fixture.keys, OTHER, &[ids[1], START]).await.unwrap(), [2, 0]);
+    assert_eq!(
+        fixture.queue.delivery_counts(&fixture.keys, OTHER, &[ids[1], START]).await.unwrap(),
+        [2, 0]
+    );
 }
 
 #[tokio::test]
@@ -57,7 +70,8 @@ async fn a_claim_goes_on_at_its_cursor_and_names_what_was_deleted() {
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &ids[1].to_string()]).await;
     let (mut cursor, mut claimed, mut deleted) = (START, Vec::new(), Vec::new());
     loop {
-        let page = fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, cursor, 1).await.unwrap();
+        let page =
+            fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, cursor, 1).await.unwrap();
         assert!(page.entries.len() <= 1);
         claimed.extend(page.entries.iter().map(|(entry, _)| entry.id));
         deleted.extend(page.deleted);
@@ -75,7 +89,10 @@ async fn renewing_keeps_others_from_claiming_and_the_count_as_it_is() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap();
-    assert_eq!(fixture.queue.extend_claims(&fixture.keys, CONSUMER, &ids[..1]).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.extend_claims(&fixture.keys, CONSUMER, &ids[..1]).await.unwrap(),
+        [true]
+    );
     let claimed = fixture.queue.claim(&fixture.keys, OTHER, MINUTE, START, 10).await.unwrap();
     assert_eq!(claimed.entries.iter().map(|(entry, _)| entry.id).collect::<Vec<_>>(), ids[1..]);
     assert_eq!(fixture.holder(ids[0]).await, (CONSUMER.into(), 1));
@@ -86,7 +103,11 @@ async fn renewing_takes_nothing_back_from_whoever_claimed_it() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, START, 1).await.unwrap();
-    fixture.queue.settle(&fixture.keys, &[Settled::new(ids[1], SettleOutcome::Processed)]).await.unwrap();
+    fixture
+        .queue
+        .settle(&fixture.keys, &[Settled::new(ids[1], SettleOutcome::Processed)])
+        .await
+        .unwrap();
     for held in [
         fixture.queue.extend_claims(&fixture.keys, CONSUMER, &ids).await.unwrap(),
         fixture.queue.hand_back(&fixture.keys, CONSUMER, &ids).await.unwrap(),
@@ -113,11 +134,26 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
     let ids = fixture.deliver(&["settled", "retried", "dead", "outage", "kept"]).await;
     for id in &ids {
         for run in 1..=2 {
-            assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, *id, uuid::Uuid::new_v4()).await.unwrap(), run);
+            assert_eq!(
+                fixture
+                    .queue
+                    .count_isolated_run(&fixture.keys, *id, uuid::Uuid::new_v4())
+                    .await
+                    .unwrap(),
+                run
+            );
         }
     }
-    fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap();
-    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[1], 0)]).await.unwrap();
+    fixture
+        .queue
+        .settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)])
+        .await
+        .unwrap();
+    fixture
+        .queue
+        .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[1], 0)])
+        .await
+        .unwrap();
     let letter = NewDeadLetter {
         id: ids[2],
         error_code: DeadLetterCode::CrashLoop,
@@ -130,9 +166,20 @@ async fn a_suspect_is_counted_until_an_orderly_outcome() {
     fixture.queue.clear_suspects(&fixture.keys, &ids[3..4]).await.unwrap();
     let left: Vec<String> = fixture.redis(&["HKEYS", &fixture.keys.suspects]).await;
     assert_eq!(left, [ids[4].to_string()]);
-    assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, ids[4], uuid::Uuid::new_v4()).await.unwrap(), 3);
     assert_eq!(
-        fixture.queue.count_isolated_run(&fixture.keys, ids[3], uuid::Uuid::new_v4()).await.unwrap(),
+        fixture
+            .queue
+            .count_isolated_run(&fixture.keys, ids[4], uuid::Uuid::new_v4())
+            .await
+            .unwrap(),
+        3
+    );
+    assert_eq!(
+        fixture
+            .queue
+            .count_isolated_run(&fixture.keys, ids[3], uuid::Uuid::new_v4())
+            .await
+            .unwrap(),
         1,
         "after an outage from the beginning"
     );
@@ -153,8 +200,19 @@ async fn a_repeated_call_counts_one_run() {
 async fn a_finished_entry_is_no_suspect() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
-    fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap();
-    assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 0);
+    fixture
+        .queue
+        .settle(&fixture.keys, &[Settled::new(ids[0], SettleOutcome::Processed)])
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture
+            .queue
+            .count_isolated_run(&fixture.keys, ids[0], uuid::Uuid::new_v4())
+            .await
+            .unwrap(),
+        0
+    );
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.suspects]).await, 0);
 }
 
@@ -180,7 +238,11 @@ async fn a_lease_ends_by_itself_and_renewal_begins_it_anew() {
     assert!(fixture.redis::<i64>(&["PTTL", "webhooks:lease:host-1"]).await > 50_000);
     assert!(queue.lease("host-1", "token-a", Duration::from_millis(50)).await.unwrap());
     poll::until("the lease ended", Duration::from_secs(10), async || {
-        if queue.lease("host-1", "token-b", MINUTE).await.unwrap() { Ok(()) } else { Err("still held") }
+        if queue.lease("host-1", "token-b", MINUTE).await.unwrap() {
+            Ok(())
+        } else {
+            Err("still held")
+        }
     })
     .await;
 }
@@ -190,20 +252,34 @@ async fn only_idle_consumers_that_hold_nothing_are_reaped() {
     let mut fixture = Fixture::consuming().await;
     fixture.accept(&["b"]).await;
     let finished = fixture.read_as(OTHER).await[0].id;
-    fixture.queue.settle(&fixture.keys, &[Settled::new(finished, SettleOutcome::Processed)]).await.unwrap();
+    fixture
+        .queue
+        .settle(&fixture.keys, &[Settled::new(finished, SettleOutcome::Processed)])
+        .await
+        .unwrap();
     fixture.deliver(&["a"]).await;
-    assert_eq!(fixture.queue.reap_consumers(&fixture.keys, MINUTE).await.unwrap(), 0, "seen just now");
-    let reaped = poll::until("idle for a moment", Duration::from_secs(10), async || {
-        match fixture.queue.reap_consumers(&fixture.keys, Duration::from_millis(20)).await.unwrap() {
-            0 => Err("nobody yet"),
-            reaped => Ok(reaped),
-        }
+    assert_eq!(
+        fixture.queue.reap_consumers(&fixture.keys, MINUTE).await.unwrap(),
+        0,
+        "seen just now"
+    );
+    let reaped = poll::until("idle for a moment", Duration::from_secs(10), async || match fixture
+        .queue
+        .reap_consumers(&fixture.keys, Duration::from_millis(20))
+        .await
+        .unwrap()
+    {
+        0 => Err("nobody yet"),
+        reaped => Ok(reaped),
     })
     .await;
     assert_eq!(reaped, 1);
     // The one with something pending is there, and so is what it holds.
     assert_eq!(fixture.pending().await, 1);
-    assert_eq!(fixture.queue.read_own_pending(&fixture.keys, CONSUMER, START, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        fixture.queue.read_own_pending(&fixture.keys, CONSUMER, START, 10).await.unwrap().len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -213,9 +289,15 @@ async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
     let first = fixture.queue.own_pending_ids(&fixture.keys, CONSUMER, START, 2).await.unwrap();
     let rest = fixture.queue.own_pending_ids(&fixture.keys, CONSUMER, ids[1], 2).await.unwrap();
     assert_eq!([first, rest].concat(), ids);
-    assert!(fixture.queue.own_pending_ids(&fixture.keys, OTHER, START, 2).await.unwrap().is_empty());
-    assert_eq!(fixture.queue.delivery_counts(&fixture.keys, CONSUMER, &ids).await.unwrap(), [1, 1, 1]);
-    let one = fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[1].before(), 1).await.unwrap();
+    assert!(
+        fixture.queue.own_pending_ids(&fixture.keys, OTHER, START, 2).await.unwrap().is_empty()
+    );
+    assert_eq!(
+        fixture.queue.delivery_counts(&fixture.keys, CONSUMER, &ids).await.unwrap(),
+        [1, 1, 1]
+    );
+    let one =
+        fixture.queue.read_own_pending(&fixture.keys, CONSUMER, ids[1].before(), 1).await.unwrap();
     assert_eq!(one[0].id, ids[1], "and one of them can be read by itself");
 }
 
@@ -224,18 +306,30 @@ async fn ids_of_own_pending_entries_are_listed_without_touching_them() {
 async fn entries_that_were_delivered_in_the_future_can_be_claimed_again() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
-    pending_entries::move_delivery_into_future(&fixture.server, &fixture.keys.incoming, CONSUMER, &ids).await;
+    pending_entries::move_delivery_into_future(
+        &fixture.server,
+        &fixture.keys.incoming,
+        CONSUMER,
+        &ids,
+    )
+    .await;
 
-    let claim =
-        async || fixture.queue.claim(&fixture.keys, OTHER, Duration::from_millis(20), START, 10).await.unwrap();
+    let claim = async || {
+        fixture
+            .queue
+            .claim(&fixture.keys, OTHER, Duration::from_millis(20), START, 10)
+            .await
+            .unwrap()
+    };
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert!(claim().await.entries.is_empty(), "idle for no time at all, however long that lasts");
 
     fixture.queue.reset_idle(&fixture.keys).await.unwrap();
-    let claimed = poll::until("they can be claimed", MINUTE, async || match claim().await.entries {
-        entries if entries.len() == 2 => Ok(entries),
-        entries => Err(entries.len()),
-    });
+    let claimed =
+        poll::until("they can be claimed", MINUTE, async || match claim().await.entries {
+            entries if entries.len() == 2 => Ok(entries),
+            entries => Err(entries.len()),
+        });
     let claimed = claimed.await;
     assert_eq!(claimed[0].1, 2, "counted as delivered by the claim alone");
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use shared::event::marker_digest;
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    DeadLettered, Durability, EnqueuePolicy, Enqueued, ImportOutcome, KeyLayout, HealthMonitor, Queue, StreamReader, RedisHealth,
-    Replayed, UnfinishedState, blocking_connection, connect,
+    DeadLettered, Durability, EnqueuePolicy, Enqueued, HealthMonitor, ImportOutcome, KeyLayout,
+    Queue, RedisHealth, Replayed, StreamReader, UnfinishedState, blocking_connection, connect,
 };
 use tests::cluster::RedisCluster;
 use tests::poll;
@@ -33,7 +33,10 @@ pub async fn one_node() -> RedisServer {
 /// A queue on `server`, and what reads it.
 pub fn reading(server: &RedisServer) -> (Queue, StreamReader) {
     let url = server.url().into();
-    (Queue::new(KeyLayout::Cluster, connect(&url, true).unwrap()), blocking_connection(&url, true).unwrap())
+    (
+        Queue::new(KeyLayout::Cluster, connect(&url, true).unwrap()),
+        blocking_connection(&url, true).unwrap(),
+    )
 }
 
 #[tokio::test]
@@ -50,17 +53,22 @@ async fn no_script_leaves_its_slot() {
     let given = ["a", "b", "c"].map(event);
     let outcomes = queue.enqueue(&keys, &OPEN, &given.iter().collect::<Vec<_>>()).await.unwrap();
     assert_eq!(outcomes, [Enqueued::Accepted; 3]);
-    let mut pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    let mut pages =
+        queue.read_new(&mut reader, &[&keys], CONSUMER, 10, Duration::ZERO).await.unwrap();
     let ids: Vec<_> = pages.remove(0).1.iter().map(|entry| entry.id).collect();
     assert_eq!(queue.extend_claims(&keys, CONSUMER, &ids).await.unwrap(), [true; 3]);
     assert_eq!(queue.delivery_counts(&keys, CONSUMER, &ids).await.unwrap(), [1; 3]);
     assert_eq!(queue.count_isolated_run(&keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
-    assert_eq!(queue.settle(&keys, &[crate::waiting::settled(ids[0], &channel, "a")]).await.unwrap(), [true]);
+    assert_eq!(
+        queue.settle(&keys, &[crate::waiting::settled(ids[0], &channel, "a")]).await.unwrap(),
+        [true]
+    );
     let retry = [crate::retry::retry(ids[1], 0)];
     assert_eq!(queue.schedule_retry(&keys, CONSUMER, &retry).await.unwrap(), [true]);
     assert_eq!(queue.promote_due(&keys, 1000, 10).await.unwrap().moved, 1);
     let letter = crate::waiting::letter(ids[2], crate::waiting::given_up(&channel, "c"));
-    let dead = queue.dead_letter(&keys, CONSUMER, "w", &[letter.clone(), letter], 10).await.unwrap();
+    let dead =
+        queue.dead_letter(&keys, CONSUMER, "w", &[letter.clone(), letter], 10).await.unwrap();
     assert_eq!(dead, [DeadLettered::Done, DeadLettered::Gone]);
     assert!(queue.stored_reply(&keys, "a").await.unwrap().is_some());
     assert!(matches!(queue.unfinished(&keys, "c").await.unwrap(), Some(UnfinishedState::Dead(_))));
@@ -93,7 +101,8 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
     server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
     poll::until("the gap is known", Duration::from_secs(10), async || {
         let written = queue.enqueue(&keys, &OPEN, &[&event("a")]).await.map(drop);
-        let read = queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
+        let read =
+            queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await.map(drop);
         let said = format!("{written:?}, {read:?}");
         if said.matches(unserved).count() == 2 { Ok(()) } else { Err(said) }
     })
@@ -105,7 +114,11 @@ async fn a_slot_that_nobody_had_for_a_moment_is_found_again() {
     .await;
     poll::until("it is read again", Duration::from_secs(10), async || {
         let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 1, Duration::ZERO).await;
-        if pages.as_ref().is_ok_and(|pages| !pages.is_empty()) { Ok(()) } else { Err(format!("{pages:?}")) }
+        if pages.as_ref().is_ok_and(|pages| !pages.is_empty()) {
+            Ok(())
+        } else {
+            Err(format!("{pages:?}"))
+        }
     })
     .await;
 }
@@ -122,14 +135,18 @@ async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
     server.command::<()>(&["CLUSTER", "DELSLOTSRANGE", &slot, &slot]).await;
     let asked = async || {
         let stats: String = server.command(&["INFO", "commandstats"]).await;
-        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_cluster|slots:calls="));
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_cluster|slots:calls="));
         calls.map_or(0, |calls| calls.split(',').next().unwrap().parse::<u32>().unwrap())
     };
     let (before, begun) = (asked().await, Instant::now());
     while begun.elapsed() < Duration::from_secs(2) {
         let refused = queue.enqueue(&gone, &OPEN, &[&event("a")]).await.unwrap_err();
         assert!(refused.certainly_not_run());
-        let served = queue.enqueue(&here, &EnqueuePolicy { max_backlog: 1, ..OPEN }, &[&event("b")]).await.unwrap();
+        let served = queue
+            .enqueue(&here, &EnqueuePolicy { max_backlog: 1, ..OPEN }, &[&event("b")])
+            .await
+            .unwrap();
         assert!(matches!(served[..], [Enqueued::Accepted | Enqueued::Duplicate]), "{served:?}");
     }
     let asked = asked().await - before;
@@ -140,15 +157,20 @@ async fn a_slot_that_nobody_has_is_not_asked_for_all_the_time() {
 async fn a_damaged_stream_keeps_no_other_from_being_read() {
     let server = one_node().await;
     let (queue, mut reader) = reading(&server);
-    let [good, new, broken] = ["mux", "acme", "netflix"].map(|platform| queue.keys(&name(platform)));
+    let [good, new, broken] =
+        ["mux", "acme", "netflix"].map(|platform| queue.keys(&name(platform)));
     server.command::<()>(&["SET", &broken.incoming, "not a stream"]).await;
     queue.create_group(&good).await.unwrap();
     queue.enqueue(&good, &OPEN, &[&event("a")]).await.unwrap();
     let streams = [&broken, &new, &good];
-    let pages = queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap();
+    let pages =
+        queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap();
     assert_eq!((pages.len(), pages[0].0, pages[0].1.len()), (1, 2, 1), "{pages:?}");
     // What is wrong with the others is told by the next read.
-    let fault = queue.read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5)).await.unwrap_err();
+    let fault = queue
+        .read_new(&mut reader, &streams, CONSUMER, 10, Duration::from_secs(5))
+        .await
+        .unwrap_err();
     assert!(fault.is_no_group() || fault.is_wrong_type(), "{fault:?}");
 }
 
@@ -175,7 +197,8 @@ async fn an_idle_reader_asks_seldom_and_is_still_quick() {
     let (read, ()) = tokio::join!(
         async {
             let begin = Instant::now();
-            let pages = queue.read_new(&mut reader, &[&keys], CONSUMER, 10, 30 * second).await.unwrap();
+            let pages =
+                queue.read_new(&mut reader, &[&keys], CONSUMER, 10, 30 * second).await.unwrap();
             (pages.len(), begin.elapsed())
         },
         async {
@@ -191,7 +214,8 @@ async fn every_primary_is_watched() {
     let mut cluster = RedisCluster::start(RedisOptions::durable(), Duration::from_secs(60)).await;
     let queue = Queue::new(KeyLayout::Cluster, connect(&cluster.url().into(), true).unwrap());
     assert_eq!(queue.layout_error().await.unwrap(), None);
-    let mut monitor = HealthMonitor::new(queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
+    let mut monitor =
+        HealthMonitor::new(queue.clone()).every(Duration::from_secs(1), Duration::ZERO);
     let mut health = RedisHealth::default();
     for _ in 0..2 {
         monitor.poll(&mut health).await;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use shared::event::{NewEvent, StreamId};
 use shared::queue::{
-    ReplicaAck, Enqueued, CallError, RedisUrlError, KeyLayout, RedisLayoutError, HealthMonitor, Queue, StreamReader, RedisHealth,
-    SettleOutcome, Settled, blocking_connection, connect, connect_confirming, decode,
+    CallError, Enqueued, HealthMonitor, KeyLayout, Queue, RedisHealth, RedisLayoutError,
+    RedisUrlError, ReplicaAck, SettleOutcome, Settled, StreamReader, blocking_connection, connect,
+    connect_confirming, decode,
 };
 use tests::poll;
 use tests::redis::{RedisOptions, RedisServer};
@@ -29,7 +30,8 @@ async fn scripts_are_loaded_again_when_redis_forgot_them() {
 async fn a_process_may_start_before_redis() {
     let mut fixture = Fixture::start().await;
     fixture.server.kill();
-    let queue = Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
+    let queue =
+        Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
     let fault = queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
     fixture.server.restart().await;
@@ -40,7 +42,8 @@ async fn a_process_may_start_before_redis() {
 async fn calls_to_an_absent_redis_fail_fast_and_together() {
     let mut fixture = Fixture::start().await;
     fixture.server.kill();
-    let queue = Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
+    let queue =
+        Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
     let begin = std::time::Instant::now();
     let calls: Vec<_> = (0..200)
         .map(|_| {
@@ -65,8 +68,10 @@ async fn a_restarted_redis_is_found_again() {
     fixture.accept(&["b"]).await;
     fixture.queue.create_group(&fixture.keys).await.unwrap();
     poll::until("the reader finds it too", Duration::from_secs(10), async || {
-        let read =
-            fixture.queue.read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO).await;
+        let read = fixture
+            .queue
+            .read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO)
+            .await;
         match read {
             Ok(read) if !read.is_empty() => Ok(()),
             other => Err(format!("{other:?}")),
@@ -81,10 +86,17 @@ async fn a_refusal_while_connecting_is_not_for_ever() {
     // One connection holds the only place.
     let mut keeper = fixture.server.connection().await;
     redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(1).exec_async(&mut keeper).await.unwrap();
-    let queue = Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
+    let queue =
+        Queue::new(KeyLayout::Single, connect(&fixture.server.url().into(), false).unwrap());
     let fault = queue.now().await.unwrap_err();
     assert!(fault.certainly_not_run(), "{fault:?}");
-    redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(100).exec_async(&mut keeper).await.unwrap();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxclients")
+        .arg(100)
+        .exec_async(&mut keeper)
+        .await
+        .unwrap();
     answers(&queue).await;
 }
 
@@ -99,7 +111,11 @@ async fn a_lost_reply_is_an_unknown_outcome() {
     // It happened all the same, so the provider's retry is a duplicate.
     let outcome = poll::until("Redis answers again", Duration::from_secs(20), async || {
         let given = event("b");
-        fixture.queue.enqueue(&fixture.keys, &OPEN, &[&given]).await.map_err(|fault| fault.to_string())
+        fixture
+            .queue
+            .enqueue(&fixture.keys, &OPEN, &[&given])
+            .await
+            .map_err(|fault| fault.to_string())
     })
     .await;
     assert_eq!(outcome, [Enqueued::Duplicate]);
@@ -116,9 +132,11 @@ async fn what_may_have_run_is_not_sent_again() {
     let unmarked = NewEvent { marker: None, ..event("b") };
     let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&unmarked]).await.unwrap_err();
     assert!(matches!(fault, CallError::Unknown(_)), "{fault:?}");
-    poll::until("it is there once", Duration::from_secs(20), async || match fixture.length().await {
-        2 => Ok(()),
-        seen => Err(seen),
+    poll::until("it is there once", Duration::from_secs(20), async || {
+        match fixture.length().await {
+            2 => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
 }
@@ -156,8 +174,12 @@ async fn several_nodes_and_no_other_database_are_for_a_cluster() {
 #[tokio::test]
 async fn a_single_server_that_is_taken_for_a_cluster_says_what_is_wrong() {
     let fixture = Fixture::start().await;
-    let queue = Queue::new(KeyLayout::Cluster, connect(&fixture.server.url().into(), true).unwrap());
-    assert_eq!(queue.layout_error().await.unwrap(), Some(RedisLayoutError::Cluster { configured: true }));
+    let queue =
+        Queue::new(KeyLayout::Cluster, connect(&fixture.server.url().into(), true).unwrap());
+    assert_eq!(
+        queue.layout_error().await.unwrap(),
+        Some(RedisLayoutError::Cluster { configured: true })
+    );
     let fault = queue.now().await.map(drop);
     assert!(fault.is_ok(), "what belongs to no key is answered: {fault:?}");
     let fault = queue.enqueue(&queue.keys(&name("mux")), &OPEN, &[&event("a")]).await.unwrap_err();
@@ -207,7 +229,9 @@ async fn a_reader_says_who_it_is() {
     let fixture = Fixture::consuming().await;
     fixture.accept(&["a"]).await;
     // Not even allowed to say that it is there.
-    fixture.redis::<()>(&["ACL", "SETUSER", "reads", "on", ">s3cr3t", "~*", "+xreadgroup", "+select"]).await;
+    fixture
+        .redis::<()>(&["ACL", "SETUSER", "reads", "on", ">s3cr3t", "~*", "+xreadgroup", "+select"])
+        .await;
     fixture.redis::<()>(&["ACL", "SETUSER", "looks", "on", ">s3cr3t", "~*", "+ping"]).await;
     let read = async |who, database| {
         let mut reader = reader_as(&fixture, who, database);
@@ -227,13 +251,18 @@ async fn a_reader_leaves_a_server_that_became_a_replica() {
     let mut fixture = Fixture::consuming().await;
     let mut connection = fixture.server.connection().await;
     let mut connected = async || {
-        let stats: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
-        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+        let stats: String =
+            redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
+        let count = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_connections_received:"))
+            .unwrap();
         count.parse::<u32>().unwrap()
     };
     let keys = [&fixture.keys];
-    let read =
-        async |reader: &mut StreamReader| fixture.queue.read_new(reader, &keys, CONSUMER, 10, Duration::ZERO).await;
+    let read = async |reader: &mut StreamReader| {
+        fixture.queue.read_new(reader, &keys, CONSUMER, 10, Duration::ZERO).await
+    };
     assert!(read(&mut fixture.reader).await.unwrap().is_empty());
     let before = connected().await;
     assert!(read(&mut fixture.reader).await.unwrap().is_empty());
@@ -253,7 +282,9 @@ async fn a_reader_tries_to_connect_once_in_a_while() {
     let url = format!("redis://{}", listener.local_addr().unwrap());
     let hang_up = tokio::spawn(async move {
         let mut count = 0;
-        while let Ok(Ok(accepted)) = tokio::time::timeout(Duration::from_secs(1), listener.accept()).await {
+        while let Ok(Ok(accepted)) =
+            tokio::time::timeout(Duration::from_secs(1), listener.accept()).await
+        {
             drop(accepted);
             count += 1;
         }
@@ -263,7 +294,10 @@ async fn a_reader_tries_to_connect_once_in_a_while() {
     let mut reader = blocking_connection(&url.into(), false).unwrap();
     let begin = std::time::Instant::now();
     for _ in 0..200 {
-        let read = fixture.queue.read_new(&mut reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO).await;
+        let read = fixture
+            .queue
+            .read_new(&mut reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO)
+            .await;
         assert!(read.unwrap_err().certainly_not_run());
     }
     let most = 1 + begin.elapsed().as_millis() / 100;
@@ -275,16 +309,24 @@ async fn a_reader_tries_to_connect_once_in_a_while() {
 async fn the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s() {
     let mut fixture = Fixture::consuming().await;
     let keys = [&fixture.keys];
-    let blocked = fixture.queue.read_new(&mut fixture.reader, &keys, "another", 10, Duration::from_secs(4));
+    let blocked =
+        fixture.queue.read_new(&mut fixture.reader, &keys, "another", 10, Duration::from_secs(4));
     let given_up = tokio::time::timeout(Duration::from_millis(300), blocked).await;
     assert!(given_up.is_err(), "there was nothing to read");
     fixture.accept(&["a"]).await;
     let read = poll::until("it is read", Duration::from_secs(10), async || {
         let keys = [&fixture.keys];
         // Redis may not have seen yet that the first one has hung up.
-        let new = fixture.queue.read_new(&mut fixture.reader, &keys, CONSUMER, 10, Duration::ZERO).await.unwrap();
-        let theirs =
-            fixture.queue.own_pending_ids(&fixture.keys, "another", StreamId::default(), 10).await.unwrap();
+        let new = fixture
+            .queue
+            .read_new(&mut fixture.reader, &keys, CONSUMER, 10, Duration::ZERO)
+            .await
+            .unwrap();
+        let theirs = fixture
+            .queue
+            .own_pending_ids(&fixture.keys, "another", StreamId::default(), 10)
+            .await
+            .unwrap();
         if new.is_empty() && theirs.is_empty() { Err("nothing") } else { Ok((new, theirs)) }
     })
     .await;
@@ -307,8 +349,12 @@ async fn large_and_small_entries_are_read_as_they_were_written() {
     for one in &given {
         assert_eq!(fixture.enqueue(&OPEN, std::slice::from_ref(one)).await, [Enqueued::Accepted]);
     }
-    let read: Vec<_> =
-        fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap().body).collect();
+    let read: Vec<_> = fixture
+        .read_as(CONSUMER)
+        .await
+        .into_iter()
+        .map(|entry| decode(entry).unwrap().body)
+        .collect();
     assert_eq!(read, bodies);
     assert!(fixture.read_as(CONSUMER).await.is_empty());
 }

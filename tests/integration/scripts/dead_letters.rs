@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use shared::error_code::DeadLetterCode;
 use shared::event::{EventTime, NewEvent, StreamId, marker_digest};
-use shared::queue::{DeadLetter, DeadLettered, Enqueued, ImportOutcome, NewDeadLetter, Replayed, decode};
+use shared::queue::{
+    DeadLetter, DeadLettered, Enqueued, ImportOutcome, NewDeadLetter, Replayed, decode,
+};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, field, name};
 
@@ -62,8 +64,15 @@ async fn the_first_failure_is_kept() {
     let again = fixture.read_as(CONSUMER).await[0].id;
     fixture.bury(&[again]).await;
     let letter = fixture.letters().await.remove(0);
-    assert_eq!((letter.first_failed_at, letter.source_id, letter.origin), (Some(77), Some(again), Some(id)));
-    assert_eq!(letter.error.as_deref(), Some("the row was refused"), "the last failure's, and once");
+    assert_eq!(
+        (letter.first_failed_at, letter.source_id, letter.origin),
+        (Some(77), Some(again), Some(id))
+    );
+    assert_eq!(
+        letter.error.as_deref(),
+        Some("the row was refused"),
+        "the last failure's, and once"
+    );
     assert!(letter.extra.is_empty(), "{:?}", letter.extra);
 }
 
@@ -111,7 +120,10 @@ async fn raw_fields_of_an_undecodable_entry_are_kept() {
     assert_eq!(fixture.bury(&[id.parse().unwrap()]).await, [DeadLettered::Done]);
     let pair = |name: &[u8], value: &[u8]| (name.to_vec(), value.to_vec());
     let extra = fixture.letters().await.remove(0).extra;
-    assert_eq!(extra, [pair(b"\xff\x00name", b"\xfe\x00value"), pair(b"again", b"1"), pair(b"again", b"2")]);
+    assert_eq!(
+        extra,
+        [pair(b"\xff\x00name", b"\xfe\x00value"), pair(b"again", b"1"), pair(b"again", b"2")]
+    );
 }
 
 #[tokio::test]
@@ -135,20 +147,25 @@ async fn full_dead_letters_refuse_and_change_nothing() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let letters: Vec<_> = ids.iter().map(|id| letter(*id)).collect();
-    let outcomes = fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
+    let outcomes =
+        fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
     assert_eq!(outcomes, [DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]);
     let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
     assert_eq!((depth.length, depth.pending, depth.dead_letters), (1, 1, 2));
     // So the caller can still put it off.
     let retry = crate::retry::retry(ids[2], 1000);
-    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry]).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry]).await.unwrap(),
+        [true]
+    );
 }
 
 #[tokio::test]
 async fn an_entry_of_another_consumer_is_left_alone() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    let other = fixture.queue.dead_letter(&fixture.keys, OTHER, "w", &[letter(id)], 1000).await.unwrap();
+    let other =
+        fixture.queue.dead_letter(&fixture.keys, OTHER, "w", &[letter(id)], 1000).await.unwrap();
     assert_eq!(other, [DeadLettered::Gone]);
     assert_eq!((fixture.length().await, fixture.pending().await), (1, 1));
     assert_eq!(fixture.bury(&[id, id]).await, [DeadLettered::Done, DeadLettered::Gone]);
@@ -159,14 +176,17 @@ async fn an_entry_of_another_consumer_is_left_alone() {
 async fn a_replay_begins_anew_with_its_lineage() {
     let mut fixture = Fixture::consuming().await;
     let hour_ago = fixture.queue.now().await.unwrap() - 3_600_000;
-    fixture.enqueue(&OPEN, &[NewEvent { occurred_at: EventTime::Known(hour_ago), ..event("a") }]).await;
+    fixture
+        .enqueue(&OPEN, &[NewEvent { occurred_at: EventTime::Known(hour_ago), ..event("a") }])
+        .await;
     let origin = fixture.read_as(CONSUMER).await[0].id;
     let mut id = origin;
     for replays in 1..=2 {
         let one = NewDeadLetter { first_failed_at: Some(77), ..letter(id) };
         fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[one], 1000).await.unwrap();
         let dead = fixture.letters().await.remove(0);
-        let replayed = fixture.queue.replay(&fixture.keys, &[dead.id], 1000, &BTreeMap::new()).await.unwrap();
+        let replayed =
+            fixture.queue.replay(&fixture.keys, &[dead.id], 1000, &BTreeMap::new()).await.unwrap();
         let Replayed::Done(new) = replayed[0] else { panic!("{replayed:?}") };
         assert!(fixture.letters().await.is_empty());
         let entry = fixture.read_as(CONSUMER).await.remove(0);
@@ -176,7 +196,15 @@ async fn a_replay_begins_anew_with_its_lineage() {
         assert_eq!(envelope.occurred_at, hour_ago, "a replay is not newer than it was");
         assert_eq!((envelope.first_failed_at, envelope.body), (None, event("a").body));
         let (_, fields) = fixture.fields(&fixture.keys.incoming).await.remove(0);
-        for gone in ["error_code", "error", "attempts", "first_failed_at", "failed_at", "worker", "source_id"] {
+        for gone in [
+            "error_code",
+            "error",
+            "attempts",
+            "first_failed_at",
+            "failed_at",
+            "worker",
+            "source_id",
+        ] {
             assert_eq!(field(&fields, gone), None, "{gone}");
         }
         id = new;
@@ -192,9 +220,16 @@ async fn what_may_not_be_buried_or_replayed_stays_where_it_is() {
     fixture.bury(&ids[..1]).await;
     let dead = fixture.letters().await[0].id;
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-xadd"]).await;
-    fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &[letter(ids[1])], 1000).await.unwrap_err();
+    fixture
+        .queue
+        .dead_letter(&fixture.keys, CONSUMER, "w", &[letter(ids[1])], 1000)
+        .await
+        .unwrap_err();
     fixture.queue.replay(&fixture.keys, &[dead], 1000, &BTreeMap::new()).await.unwrap_err();
-    assert_eq!((fixture.length().await, fixture.pending().await, fixture.letters().await.len()), (1, 1, 1));
+    assert_eq!(
+        (fixture.length().await, fixture.pending().await, fixture.letters().await.len()),
+        (1, 1, 1)
+    );
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "+xadd"]).await;
     assert_eq!(fixture.bury(&ids[1..]).await, [DeadLettered::Done]);
 }
@@ -205,7 +240,8 @@ async fn a_replay_passes_the_duplicate_marker_and_leaves_it() {
     let id = fixture.deliver(&["a"]).await[0];
     fixture.bury(&[id]).await;
     let dead = fixture.letters().await[0].id;
-    let replayed = fixture.queue.replay(&fixture.keys, &[dead], 1000, &BTreeMap::new()).await.unwrap();
+    let replayed =
+        fixture.queue.replay(&fixture.keys, &[dead], 1000, &BTreeMap::new()).await.unwrap();
     assert!(matches!(replayed[0], Replayed::Done(_)));
     assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Duplicate]);
 }
@@ -219,7 +255,10 @@ async fn a_replay_pauses_at_its_bound_and_is_never_double() {
     let dead: Vec<StreamId> = fixture.letters().await.iter().map(|one| one.id).collect();
     let batch = [dead[0], dead[0], dead[1]];
     let replayed = fixture.queue.replay(&fixture.keys, &batch, 2, &BTreeMap::new()).await.unwrap();
-    assert!(matches!(replayed[..], [Replayed::Done(_), Replayed::Gone, Replayed::Paused]), "{replayed:?}");
+    assert!(
+        matches!(replayed[..], [Replayed::Done(_), Replayed::Gone, Replayed::Paused]),
+        "{replayed:?}"
+    );
     assert_eq!((fixture.length().await, fixture.letters().await.len()), (2, 1));
 }
 
@@ -229,13 +268,19 @@ async fn an_edited_replay_replaces_fields_and_adds_others() {
     let id = fixture.deliver(&["a"]).await[0];
     fixture.bury(&[id]).await;
     let dead = fixture.letters().await[0].id;
-    let edit = BTreeMap::from([("body".to_owned(), b"\xffnew".to_vec()), ("edited".to_owned(), b"1".to_vec())]);
+    let edit = BTreeMap::from([
+        ("body".to_owned(), b"\xffnew".to_vec()),
+        ("edited".to_owned(), b"1".to_vec()),
+    ]);
     fixture.queue.replay(&fixture.keys, &[dead], 1000, &edit).await.unwrap();
     let entry = fixture.read_as(CONSUMER).await.remove(0);
     let fields = entry.fields.as_ref().unwrap().to_fields();
     assert!(fields.contains(&(b"edited".to_vec(), b"1".to_vec())));
     let envelope = decode(entry).unwrap();
-    assert_eq!((&envelope.body[..], envelope.event_id.as_str(), envelope.origin), (&b"\xffnew"[..], "a", id));
+    assert_eq!(
+        (&envelope.body[..], envelope.event_id.as_str(), envelope.origin),
+        (&b"\xffnew"[..], "a", id)
+    );
 }
 
 #[tokio::test]
@@ -248,7 +293,10 @@ async fn a_purge_lets_the_provider_send_it_again() {
     // The second is no dead letter: its marker stays.
     let batch = [(dead, digest("a")), (ids[1], digest("b")), (dead, None)];
     assert_eq!(fixture.queue.purge(&fixture.keys, &batch).await.unwrap(), [true, false, false]);
-    assert_eq!(fixture.enqueue(&OPEN, &[event("a"), event("b")]).await, [Enqueued::Accepted, Enqueued::Duplicate]);
+    assert_eq!(
+        fixture.enqueue(&OPEN, &[event("a"), event("b")]).await,
+        [Enqueued::Accepted, Enqueued::Duplicate]
+    );
 }
 
 #[tokio::test]
@@ -273,7 +321,8 @@ async fn an_imported_dead_letter_is_the_exported_one() {
     fixture.queue.purge(&fixture.keys, &[(exported.id, None)]).await.unwrap();
     let fields = exported.fields.unwrap();
     let given = fields.to_fields();
-    let imported = fixture.queue.import_dead_letter(&fixture.keys, exported.id, &given, 9).await.unwrap();
+    let imported =
+        fixture.queue.import_dead_letter(&fixture.keys, exported.id, &given, 9).await.unwrap();
     let ImportOutcome::Done(new) = imported else { panic!("{imported:?}") };
     let found = fixture.queue.find_dead_letter(&fixture.keys, new).await.unwrap().unwrap();
     assert_eq!(found.fields, Some(fields));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::config::Env;
 use shared::outbound::config::load;
 use shared::outbound::{DeliveryLimit, Destination, DestinationName};
-use shared::queue::{CompleteKinds, DestinationKeys, DeliveryPermit, Queue, QueueBindings};
+use shared::queue::{CompleteKinds, DeliveryPermit, DestinationKeys, Queue, QueueBindings};
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
 
@@ -82,7 +82,9 @@ async fn state_stays_with_its_url_when_the_list_changes() {
     assert!(queue.hand_over_queue(&name("webhook_3"), url, &only[0]).await.unwrap());
     let state = |bindings: &QueueBindings, at: usize| bindings.states[at].clone();
     queue.pause_destination(&keys(queue, &state(&before, 0)), true).await.unwrap();
-    for (list, at) in [(&[A][..], 0), (&[C, A], 1), (&[C, C, A], 2), (&[A, A, A], 1), (&[A, A, A], 2)] {
+    for (list, at) in
+        [(&[A][..], 0), (&[C, A], 1), (&[C, C, A], 2), (&[A, A, A], 1), (&[A, A, A], 2)]
+    {
         let now = bound(queue, &listed(list)).await;
         assert_eq!(state(&now, at), state(&before, 0), "{list:?}");
     }
@@ -132,7 +134,10 @@ async fn first_start_without_destinations_ends_the_migration() {
     assert!(homes(&fixture.queue, &[A]).await[0].starts_with("webhook_1-"));
     // Registered platforms are known later, and keep their queues.
     fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_shop", "*", "v", "1"]).await;
-    assert_eq!(bound(&fixture.queue, &[named("platform_shop", B)]).await.homes, [name("platform_shop")]);
+    assert_eq!(
+        bound(&fixture.queue, &[named("platform_shop", B)]).await.homes,
+        [name("platform_shop")]
+    );
     fixture.redis::<String>(&["XADD", "webhooks:outgoing:platform_fans", "*", "v", "1"]).await;
     let both = [named("platform_shop", B), named("platform_fans", C)];
     assert!(bound(&fixture.queue, &both).await.homes[1].as_str().starts_with("platform_fans-"));
@@ -189,25 +194,38 @@ async fn take_over_leaves_the_destinations_state_as_it_is() {
 #[tokio::test]
 async fn a_busy_destination_is_left_alone_by_all_workers() {
     let fixture = Fixture::start().await;
-    let (queue, limit) = (&fixture.queue, DeliveryLimit { max: 1_000, window: Duration::from_secs(1) });
+    let (queue, limit) =
+        (&fixture.queue, DeliveryLimit { max: 1_000, window: Duration::from_secs(1) });
     let keys = queue.layout().destination(&name("crm"));
     assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
     let held = queue.hold_destination(&keys, Some(Duration::from_secs(30))).await.unwrap();
-    assert_eq!((held.pause, held.busy, held.begins), (Duration::from_secs(30), Duration::ZERO, true));
+    assert_eq!(
+        (held.pause, held.busy, held.begins),
+        (Duration::from_secs(30), Duration::ZERO, true)
+    );
     // A shorter pause, asked for by what was on its way, ends no longer one.
     let held = queue.hold_destination(&keys, Some(Duration::from_secs(1))).await.unwrap();
     assert!(held.pause > Duration::from_secs(25) && !held.begins, "{held:?}");
     match queue.acquire_delivery_permit(&keys, limit).await.unwrap() {
-        DeliveryPermit::Busy(wait) => assert!(wait > Duration::from_secs(25) && wait <= Duration::from_secs(30)),
+        DeliveryPermit::Busy(wait) => {
+            assert!(wait > Duration::from_secs(25) && wait <= Duration::from_secs(30))
+        }
         other => panic!("{other:?}"),
     }
     // A success ends the count of days, not the pause.
     queue.note_not_busy(&keys).await.unwrap();
-    assert!(matches!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Busy(_)));
+    assert!(matches!(
+        queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+        DeliveryPermit::Busy(_)
+    ));
     let state = queue.destination_state(&keys).await.unwrap();
     assert!(state.busy_until.is_some() && state.busy_since.is_none(), "{state:?}");
     queue.pause_destination(&keys, false).await.unwrap();
-    assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now, "an operator ends it");
+    assert_eq!(
+        queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+        DeliveryPermit::Now,
+        "an operator ends it"
+    );
     // What an operator says, or a 410, is known with the next delivery.
     queue.pause_destination(&keys, true).await.unwrap();
     assert_eq!(queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Paused);
@@ -221,11 +239,22 @@ async fn day_of_busy_answers_counts_without_time_when_nobody_asks() {
     let keys = fixture.queue.layout().destination(&name("crm"));
     let hour = Duration::from_secs(3600);
     let now = async || fixture.redis::<Vec<u64>>(&["TIME"]).await[0] * 1000;
-    for (pause_over, since, busy) in [(59 * 60, 23, 23), (61 * 60, 23, 0), (61 * 60, 240, 0), (0, 30, 30)] {
+    for (pause_over, since, busy) in
+        [(59 * 60, 23, 23), (61 * 60, 23, 0), (61 * 60, 240, 0), (0, 30, 30)]
+    {
         let until = (now().await - pause_over * 1000).to_string();
         let since = (now().await - since * 3_600_000).to_string();
         fixture
-            .redis::<i64>(&["HSET", &keys.state, "busy_until", &until, "busy_since", &since, "busy_rounds", "5"])
+            .redis::<i64>(&[
+                "HSET",
+                &keys.state,
+                "busy_until",
+                &until,
+                "busy_since",
+                &since,
+                "busy_rounds",
+                "5",
+            ])
             .await;
         let held = fixture.queue.hold_destination(&keys, None).await.unwrap();
         let hours = (held.busy.as_secs() + 60) / hour.as_secs();
@@ -247,11 +276,17 @@ async fn resume_makes_due_what_waits_for_a_busy_destination() {
     }
     let failed = fixture.deliver(&["failed"]).await;
     let retry = [crate::retry::retry(failed[0], 3_000_100)];
-    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retry).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retry).await.unwrap(),
+        [true]
+    );
     assert_eq!(fixture.queue.promote_due(&fixture.keys, 9_000_000, 1_000).await.unwrap().moved, 0);
     assert_eq!(fixture.queue.release_held(&fixture.keys).await.unwrap(), 300);
     for _ in 0..3 {
-        assert_eq!(fixture.queue.promote_due(&fixture.keys, 9_000_000, 1_000).await.unwrap().moved, 100);
+        assert_eq!(
+            fixture.queue.promote_due(&fixture.keys, 9_000_000, 1_000).await.unwrap().moved,
+            100
+        );
     }
     assert_eq!(fixture.retrying().await, 1, "an ordinary retry keeps its time");
     assert_eq!(fixture.queue.release_held(&fixture.keys).await.unwrap(), 0);
@@ -275,10 +310,17 @@ async fn a_pause_that_nobody_named_doubles_up_to_a_minute() {
     assert!(since.is_some());
     // Beyond all bounds, as by a clock that was set back, or by hand.
     for stored in ["9999999999999", "nan", "text", "-1", "inf"] {
-        fixture.redis::<i64>(&["HSET", &keys.state, "busy_until", stored, "busy_since", stored]).await;
+        fixture
+            .redis::<i64>(&["HSET", &keys.state, "busy_until", stored, "busy_since", stored])
+            .await;
         let limit = DeliveryLimit { max: 1_000, window: Duration::from_secs(1) };
-        assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now, "{stored}");
-        let held = fixture.queue.hold_destination(&keys, Some(Duration::from_secs(1))).await.unwrap();
+        assert_eq!(
+            fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+            DeliveryPermit::Now,
+            "{stored}"
+        );
+        let held =
+            fixture.queue.hold_destination(&keys, Some(Duration::from_secs(1))).await.unwrap();
         assert_eq!(held.pause, Duration::from_secs(1), "{stored}");
         assert!(held.busy <= Duration::from_secs(60), "{stored}: {held:?}");
     }
@@ -290,7 +332,10 @@ async fn a_state_that_is_no_hash_keeps_nothing_waiting() {
     let keys = fixture.queue.layout().destination(&name("crm"));
     fixture.redis::<()>(&["SET", &keys.state, "somebody's"]).await;
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
-    assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
+    assert_eq!(
+        fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+        DeliveryPermit::Now
+    );
     let held = fixture.queue.hold_destination(&keys, Some(Duration::from_secs(2))).await.unwrap();
     assert_eq!(held.pause, Duration::from_secs(2));
 }
@@ -302,7 +347,9 @@ async fn excused_executions_travel_with_a_retry_and_end_with_it() {
     for excused in [1, 2] {
         let id = fixture.read_as(CONSUMER).await[0].id;
         let retry = crate::retry::retry(id, 0);
-        assert!(fixture.queue.schedule_excused(&fixture.keys, CONSUMER, &retry, excused).await.unwrap());
+        assert!(
+            fixture.queue.schedule_excused(&fixture.keys, CONSUMER, &retry, excused).await.unwrap()
+        );
         assert_eq!(fixture.queue.promote_due(&fixture.keys, 1_000, 10).await.unwrap().moved, 1);
         let entries = fixture.fields(&fixture.keys.incoming).await;
         assert_eq!(field(&entries[0].1, "excused"), Some(excused.to_string().as_str()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::queue::{Durability, KeyLayout, HealthMonitor, Queue, RedisHealth, connect};
+use shared::queue::{Durability, HealthMonitor, KeyLayout, Queue, RedisHealth, connect};
 use tests::poll;
 use tests::redis::RedisOptions;
 
@@ -39,20 +39,27 @@ async fn settings_are_read() {
     assert_eq!(durability.cluster_enabled, Some(false));
     assert!(durability.shortcomings().is_empty());
 
-    for (setting, value) in [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")]
+    for (setting, value) in
+        [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no")]
     {
         let fixture = Fixture::with(RedisOptions::durable().set(setting, value)).await;
         let durability = Durability::read(fixture.queue.connection()).await.unwrap();
         assert!(!durability.is_strict(), "{setting}");
         assert_eq!(durability.shortcomings().len(), 1);
-        assert!(durability.shortcomings()[0].starts_with(setting), "{:?}", durability.shortcomings());
+        assert!(
+            durability.shortcomings()[0].starts_with(setting),
+            "{:?}",
+            durability.shortcomings()
+        );
     }
 }
 
 #[tokio::test]
 async fn what_redis_does_not_tell_is_unknown_and_not_strict() {
     let fixture = Fixture::with(RedisOptions::durable()).await;
-    fixture.redis::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~*", "+@all", "-config"]).await;
+    fixture
+        .redis::<()>(&["ACL", "SETUSER", "guest", "on", ">pass", "~*", "+@all", "-config"])
+        .await;
     let url = format!("redis://guest:pass@{}", fixture.server.address());
     let queue = Queue::new(KeyLayout::Single, connect(&url.into(), false).unwrap());
     let durability = Durability::read(queue.connection()).await.unwrap();
@@ -73,7 +80,10 @@ async fn a_demoted_master_is_down_and_left() {
     assert!(!health.up, "{health:?}");
     watched.fixture.redis::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     assert!(watched.poll().await.up);
-    assert!(watched.fixture.queue.connection().connection_epoch() > before, "the name may lead to another server now");
+    assert!(
+        watched.fixture.queue.connection().connection_epoch() > before,
+        "the name may lead to another server now"
+    );
 }
 
 #[tokio::test]
@@ -112,7 +122,10 @@ async fn to_have_been_stopped_says_nothing_of_redis() {
         };
         let (health, ()) = tokio::join!(watched.poll(), stop);
         assert!(health.up && health.strict_ok(), "after {turns}: {health:?}");
-        assert!(health.skew_ms.unwrap().abs() < 500 && health.clock_steps == 0, "after {turns}: {health:?}");
+        assert!(
+            health.skew_ms.unwrap().abs() < 500 && health.clock_steps == 0,
+            "after {turns}: {health:?}"
+        );
     }
 }
 
@@ -141,7 +154,8 @@ async fn memory_is_told_in_parts_of_its_bound() {
 #[tokio::test]
 async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
     let fixture = Fixture::start().await;
-    let mut monitors = [HealthMonitor::new(fixture.queue.clone()), HealthMonitor::new(fixture.queue.clone())];
+    let mut monitors =
+        [HealthMonitor::new(fixture.queue.clone()), HealthMonitor::new(fixture.queue.clone())];
     let mut health = [RedisHealth::default(), RedisHealth::default()];
     for round in 0..3 {
         if round == 1 {
@@ -162,7 +176,8 @@ async fn an_emptied_redis_is_told_once_by_everybody_who_knew_it() {
 async fn the_watch_tells_of_changes() {
     let mut fixture = Fixture::start().await;
     let stop = tokio_util::sync::CancellationToken::new();
-    let monitor = HealthMonitor::new(fixture.queue.clone()).every(Duration::from_millis(20), Duration::from_secs(60));
+    let monitor = HealthMonitor::new(fixture.queue.clone())
+        .every(Duration::from_millis(20), Duration::from_secs(60));
     let mut health = monitor.spawn(stop.clone());
     let wait = Duration::from_secs(10);
     tokio::time::timeout(wait, health.wait_for(|health| health.up)).await.unwrap().unwrap();

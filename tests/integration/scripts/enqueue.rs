@@ -42,9 +42,12 @@ async fn an_accepted_event_reads_back_as_it_was_given() {
 #[tokio::test]
 async fn absent_optional_fields_are_not_written() {
     let fixture = Fixture::start().await;
-    for (id, delivery_id, traceparent) in
-        [("a", None, None), ("b", Some("d"), None), ("c", None, Some("t")), ("d", Some("d"), Some("t"))]
-    {
+    for (id, delivery_id, traceparent) in [
+        ("a", None, None),
+        ("b", Some("d"), None),
+        ("c", None, Some("t")),
+        ("d", Some("d"), Some("t")),
+    ] {
         let given = NewEvent {
             delivery_id: delivery_id.map(str::to_owned),
             traceparent: traceparent.map(str::to_owned),
@@ -53,7 +56,10 @@ async fn absent_optional_fields_are_not_written() {
         assert_eq!(fixture.enqueue(&OPEN, &[given]).await, [Enqueued::Accepted]);
         let (_, fields) = fixture.fields(&fixture.keys.incoming).await.pop().unwrap();
         assert_eq!(field(&fields, "event_id"), Some(id));
-        assert_eq!((field(&fields, "delivery_id"), field(&fields, "traceparent")), (delivery_id, traceparent));
+        assert_eq!(
+            (field(&fields, "delivery_id"), field(&fields, "traceparent")),
+            (delivery_id, traceparent)
+        );
     }
 }
 
@@ -65,20 +71,32 @@ async fn any_type_is_kept_beside_whatever_else_the_event_has() {
     let given: Vec<NewEvent> = (0..)
         .zip(types)
         .flat_map(|(n, kind)| {
-            let bare = NewEvent { event_type: kind.into(), marker: None, ..event(&format!("bare {n}")) };
+            let bare =
+                NewEvent { event_type: kind.into(), marker: None, ..event(&format!("bare {n}")) };
             let hops = NewEvent { hops: 3, ..bare.clone() };
-            let full = NewEvent { delivery_id: Some(String::new()), marker: event(kind).marker, ..hops.clone() };
+            let full = NewEvent {
+                delivery_id: Some(String::new()),
+                marker: event(kind).marker,
+                ..hops.clone()
+            };
             [bare, hops, full]
         })
         .collect();
     assert_eq!(fixture.enqueue(&OPEN, &given).await, vec![Enqueued::Accepted; given.len()]);
     for (given, entry) in given.iter().zip(fixture.read_as(CONSUMER).await) {
         let fields = entry.fields.unwrap();
-        let field = |name: &str| fields.iter().find(|(field, _)| *field == name.as_bytes()).map(|(_, value)| value);
+        let field = |name: &str| {
+            fields.iter().find(|(field, _)| *field == name.as_bytes()).map(|(_, value)| value)
+        };
         assert_eq!(field("event_type"), Some(given.event_type.as_bytes()));
         assert_eq!(field("body"), Some(&*given.body));
         assert_eq!(field("hops").is_some(), given.hops > 0, "{:?}", given.event_type);
-        assert_eq!(field("delivery_id").is_some(), given.delivery_id.is_some(), "{:?}", given.event_type);
+        assert_eq!(
+            field("delivery_id").is_some(),
+            given.delivery_id.is_some(),
+            "{:?}",
+            given.event_type
+        );
     }
 }
 
@@ -91,7 +109,8 @@ async fn a_batch_keeps_its_order() {
     }
     let entries = fixture.read_as(CONSUMER).await;
     assert!(entries.is_sorted_by(|a, b| a.id < b.id));
-    let read: Vec<String> = entries.into_iter().map(|entry| decode(entry).unwrap().event_id).collect();
+    let read: Vec<String> =
+        entries.into_iter().map(|entry| decode(entry).unwrap().event_id).collect();
     assert_eq!(read, [ids, vec!["later".into()]].concat());
 }
 
@@ -99,7 +118,11 @@ async fn a_batch_keeps_its_order() {
 async fn more_than_a_batch_is_refused_before_anything_is_sent() {
     let fixture = Fixture::start().await;
     let one = event("x");
-    let fault = fixture.queue.enqueue(&fixture.keys, &OPEN, &[&one; MAX_BATCH_EVENTS + 1]).await.unwrap_err();
+    let fault = fixture
+        .queue
+        .enqueue(&fixture.keys, &OPEN, &[&one; MAX_BATCH_EVENTS + 1])
+        .await
+        .unwrap_err();
     assert!(fault.certainly_not_run());
     assert_eq!(fixture.length().await, 0);
 }
@@ -163,10 +186,17 @@ async fn no_marker_without_its_entry() {
     let fixture = Fixture::start().await;
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
     assert_eq!(fixture.enqueue(&OPEN, &[event("a"), event("b")]).await, [Enqueued::Refused; 2]);
-    assert_eq!(fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await, Vec::<String>::new());
+    assert_eq!(
+        fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await,
+        Vec::<String>::new()
+    );
 
     fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
-    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Accepted], "the provider's retry counts");
+    assert_eq!(
+        fixture.enqueue(&OPEN, &[event("a")]).await,
+        [Enqueued::Accepted],
+        "the provider's retry counts"
+    );
 }
 
 #[tokio::test]
@@ -175,7 +205,10 @@ async fn a_refused_entry_charges_nothing() {
     let policy = EnqueuePolicy { period_us: 60_000_000, burst: 1, ..OPEN };
     fixture.redis::<()>(&["SET", &fixture.keys.incoming, "not a stream"]).await;
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Refused]);
-    assert_eq!(fixture.redis::<Vec<String>>(&["KEYS", "webhooks:limit:*"]).await, Vec::<String>::new());
+    assert_eq!(
+        fixture.redis::<Vec<String>>(&["KEYS", "webhooks:limit:*"]).await,
+        Vec::<String>::new()
+    );
     fixture.redis::<()>(&["DEL", &fixture.keys.incoming]).await;
     assert_eq!(fixture.enqueue(&policy, &[event("a")]).await, [Enqueued::Accepted]);
 }
@@ -196,7 +229,10 @@ async fn the_backlog_bound_holds_inside_a_batch_and_counts_every_entry() {
     let mut fixture = Fixture::consuming().await;
     let policy = EnqueuePolicy { max_backlog: 3, ..OPEN };
     let outcomes = fixture.enqueue(&policy, &["a", "b", "c", "d"].map(event)).await;
-    assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Accepted, Enqueued::Accepted, Enqueued::Overloaded]);
+    assert_eq!(
+        outcomes,
+        [Enqueued::Accepted, Enqueued::Accepted, Enqueued::Accepted, Enqueued::Overloaded]
+    );
     // Delivered is not finished: the bound is on what Redis holds.
     assert_eq!(fixture.read_as(CONSUMER).await.len(), 3);
     assert_eq!(fixture.enqueue(&policy, &[event("d")]).await, [Enqueued::Overloaded]);
@@ -207,15 +243,20 @@ async fn the_backlog_bound_holds_inside_a_batch_and_counts_every_entry() {
 async fn a_time_from_the_future_counts_as_arrival() {
     let mut fixture = Fixture::consuming().await;
     let now = fixture.queue.now().await.unwrap();
-    let times =
-        [None, Some(now - 86_400_000), Some(now + MAX_FUTURE_MS - 10_000), Some(now + MAX_FUTURE_MS + 60_000)];
+    let times = [
+        None,
+        Some(now - 86_400_000),
+        Some(now + MAX_FUTURE_MS - 10_000),
+        Some(now + MAX_FUTURE_MS + 60_000),
+    ];
     let batch: Vec<NewEvent> = times
         .iter()
         .enumerate()
         .map(|(n, at)| NewEvent { occurred_at: (*at).into(), ..event(&format!("e{n}")) })
         .collect();
     fixture.enqueue(&OPEN, &batch).await;
-    let read: Vec<_> = fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap()).collect();
+    let read: Vec<_> =
+        fixture.read_as(CONSUMER).await.into_iter().map(|entry| decode(entry).unwrap()).collect();
     assert_eq!(read[0].occurred_at, read[0].received_at, "none");
     assert_eq!(Some(read[1].occurred_at), times[1], "past");
     assert_eq!(Some(read[2].occurred_at), times[2], "inside the allowance");
@@ -231,16 +272,26 @@ async fn a_time_before_1970_is_kept() {
 
 #[tokio::test]
 async fn ids_go_on_when_the_clock_was_set_back() {
-    for last in ["9999999999999-7", "9999999999999-9007199254740991", "9999999999999-18446744073709551615"] {
+    for last in
+        ["9999999999999-7", "9999999999999-9007199254740991", "9999999999999-18446744073709551615"]
+    {
         let mut fixture = Fixture::consuming().await;
         fixture.redis::<String>(&["XADD", &fixture.keys.incoming, last, "v", "1"]).await;
         fixture.accept(&["a", "b"]).await;
         fixture.accept(&["c"]).await;
         let entries = fixture.read_as(CONSUMER).await;
         assert!(entries.is_sorted_by(|a, b| a.id < b.id), "{last}");
-        let read: Vec<_> = entries.into_iter().skip(1).map(|entry| decode(entry).unwrap()).collect();
-        assert_eq!(read.iter().map(|one| one.event_id.as_str()).collect::<Vec<_>>(), ["a", "b", "c"], "{last}");
-        assert!(read.iter().all(|one| one.origin == one.id && one.id.ms >= 9_999_999_999_999), "{last}");
+        let read: Vec<_> =
+            entries.into_iter().skip(1).map(|entry| decode(entry).unwrap()).collect();
+        assert_eq!(
+            read.iter().map(|one| one.event_id.as_str()).collect::<Vec<_>>(),
+            ["a", "b", "c"],
+            "{last}"
+        );
+        assert!(
+            read.iter().all(|one| one.origin == one.id && one.id.ms >= 9_999_999_999_999),
+            "{last}"
+        );
         // The id is from the future, the time is not.
         assert!(read.iter().all(|one| one.received_at < 9_999_999_999_999), "{last}");
     }
@@ -252,7 +303,10 @@ async fn a_stream_that_can_take_no_more_ids_refuses() {
     let end = StreamId { ms: u64::MAX, seq: u64::MAX }.to_string();
     fixture.redis::<String>(&["XADD", &fixture.keys.incoming, &end, "v", "1"]).await;
     assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Refused]);
-    assert_eq!(fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await, Vec::<String>::new());
+    assert_eq!(
+        fixture.redis::<Vec<String>>(&["KEYS", "webhook:hash:*"]).await,
+        Vec::<String>::new()
+    );
 }
 
 #[tokio::test]

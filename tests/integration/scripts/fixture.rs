@@ -6,7 +6,8 @@ use std::time::Duration;
 use shared::event::{EventTime, NewEvent, StreamId, marker_digest};
 use shared::platform::PlatformName;
 use shared::queue::{
-    EnqueuePolicy, Enqueued, StreamEntry, GroupState, KeyLayout, PlatformKeys, Queue, StreamReader, blocking_connection, connect,
+    EnqueuePolicy, Enqueued, GroupState, KeyLayout, PlatformKeys, Queue, StreamEntry, StreamReader,
+    blocking_connection, connect,
 };
 use tests::redis::{RedisOptions, RedisServer};
 
@@ -84,15 +85,19 @@ impl Fixture {
 
     /// Reads what is new as `consumer`.
     pub async fn read_as(&mut self, consumer: &str) -> Vec<StreamEntry> {
-        let pages =
-            self.queue.read_new(&mut self.reader, &[&self.keys], consumer, 1000, Duration::ZERO).await.unwrap();
+        let pages = self
+            .queue
+            .read_new(&mut self.reader, &[&self.keys], consumer, 1000, Duration::ZERO)
+            .await
+            .unwrap();
         pages.into_iter().flat_map(|(_, entries)| entries).collect()
     }
 
     /// Accepts one event per id and delivers it to [`CONSUMER`]; returns the entries' ids.
     pub async fn deliver(&mut self, ids: &[&str]) -> Vec<StreamId> {
         self.accept(ids).await;
-        let delivered: Vec<StreamId> = self.read_as(CONSUMER).await.into_iter().map(|entry| entry.id).collect();
+        let delivered: Vec<StreamId> =
+            self.read_as(CONSUMER).await.into_iter().map(|entry| entry.id).collect();
         assert_eq!(delivered.len(), ids.len());
         delivered
     }
@@ -119,7 +124,9 @@ impl Fixture {
         let entries: Vec<(String, Vec<String>)> = self.redis(&["XRANGE", key, "-", "+"]).await;
         entries
             .into_iter()
-            .map(|(id, flat)| (id, flat.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()))
+            .map(|(id, flat)| {
+                (id, flat.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+            })
             .collect()
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use shared::error_code::DeadLetterCode;
 use shared::event::StreamId;
 use shared::queue::{
-    RegistrationChange, ChangeOutcome, DeadLettered, Enqueued, GroupState, ImportOutcome, NewDeadLetter, Replayed, SettleOutcome, Settled,
+    ChangeOutcome, DeadLettered, Enqueued, GroupState, ImportOutcome, NewDeadLetter,
+    RegistrationChange, Replayed, SettleOutcome, Settled,
 };
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, OTHER, event, name};
@@ -31,8 +32,14 @@ async fn a_full_redis_refuses_new_events_only() {
     let fault = queue.enqueue(&keys, &OPEN, &[&event("new")]).await.unwrap_err();
     assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
 
-    assert_eq!(queue.settle(&keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(), [true]);
-    assert_eq!(queue.schedule_retry(&keys, CONSUMER, &[crate::retry::retry(ids[1], 0)]).await.unwrap(), [true]);
+    assert_eq!(
+        queue.settle(&keys, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(),
+        [true]
+    );
+    assert_eq!(
+        queue.schedule_retry(&keys, CONSUMER, &[crate::retry::retry(ids[1], 0)]).await.unwrap(),
+        [true]
+    );
     assert_eq!(queue.promote_due(&keys, 1000, 10).await.unwrap().moved, 1);
     let letter = NewDeadLetter {
         id: ids[2],
@@ -47,7 +54,8 @@ async fn a_full_redis_refuses_new_events_only() {
     assert_eq!(queue.extend_claims(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [true]);
     assert_eq!(queue.hand_back(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [true]);
     assert_eq!(queue.delivery_counts(&keys, CONSUMER, &ids[3..4]).await.unwrap(), [1]);
-    let claimed = queue.claim(&keys, OTHER, Duration::from_secs(60), StreamId::default(), 10).await.unwrap();
+    let claimed =
+        queue.claim(&keys, OTHER, Duration::from_secs(60), StreamId::default(), 10).await.unwrap();
     assert_eq!(claimed.entries.len(), 1);
     assert_eq!(queue.count_isolated_run(&keys, ids[4], uuid::Uuid::new_v4()).await.unwrap(), 1);
     queue.clear_suspects(&keys, &ids[4..]).await.unwrap();
@@ -57,7 +65,10 @@ async fn a_full_redis_refuses_new_events_only() {
     assert!(queue.lease("host-1", "token", Duration::from_secs(60)).await.unwrap());
     assert!(queue.release_lease("host-1", "token").await.unwrap());
     let pause = RegistrationChange::Pause(name("mux"), Some(true));
-    assert!(matches!(queue.change_registrations(None, &[pause]).await.unwrap(), ChangeOutcome::Done(_)));
+    assert!(matches!(
+        queue.change_registrations(None, &[pause]).await.unwrap(),
+        ChangeOutcome::Done(_)
+    ));
     assert_eq!(queue.put_meta_if_absent("layout", "single").await.unwrap(), "single");
     assert_eq!(queue.depth(&keys).await.unwrap().dead_letters, 1);
 
@@ -73,7 +84,11 @@ async fn what_was_refused_can_be_sent_again() {
     fixture.fill().await;
     fixture.queue.enqueue(&fixture.keys, &OPEN, &[&event("a")]).await.unwrap_err();
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    assert_eq!(fixture.enqueue(&OPEN, &[event("a")]).await, [Enqueued::Accepted], "no marker was left behind");
+    assert_eq!(
+        fixture.enqueue(&OPEN, &[event("a")]).await,
+        [Enqueued::Accepted],
+        "no marker was left behind"
+    );
 }
 
 #[tokio::test]
@@ -81,7 +96,8 @@ async fn a_purge_works_when_it_is_needed_most() {
     let fixture = Fixture::start().await;
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec())];
     let exported = StreamId { ms: 1, seq: 1 };
-    let imported = fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
+    let imported =
+        fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
     let ImportOutcome::Done(id) = imported else { panic!("{imported:?}") };
     fixture.fill().await;
     let digest = Some(shared::event::marker_digest("mux", "a"));

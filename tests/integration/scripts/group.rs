@@ -25,7 +25,9 @@ async fn a_group_can_be_made_before_the_first_event() {
 #[tokio::test]
 async fn another_group_is_not_ours() {
     let fixture = Fixture::start().await;
-    fixture.redis::<()>(&["XGROUP", "CREATE", &fixture.keys.incoming, "audit", "0", "MKSTREAM"]).await;
+    fixture
+        .redis::<()>(&["XGROUP", "CREATE", &fixture.keys.incoming, "audit", "0", "MKSTREAM"])
+        .await;
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
 }
 
@@ -33,18 +35,29 @@ async fn another_group_is_not_ours() {
 async fn making_the_group_again_drops_the_retry_set_and_loses_nothing() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["retrying", "pending"]).await;
-    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 0)]).await.unwrap();
+    fixture
+        .queue
+        .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 0)])
+        .await
+        .unwrap();
     fixture.redis::<()>(&["XGROUP", "DESTROY", &fixture.keys.incoming, "webhook-processors"]).await;
 
-    let fault = fixture.queue.read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO).await;
+    let fault = fixture
+        .queue
+        .read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, Duration::ZERO)
+        .await;
     assert!(fault.unwrap_err().is_no_group());
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
     assert_eq!(fixture.retrying().await, 0);
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.failures]).await, 0);
     // Each once: what waited is not promoted a second time.
     assert_eq!(fixture.queue.promote_due(&fixture.keys, 1000, 10).await.unwrap().moved, 0);
-    let read: Vec<_> =
-        fixture.read_as(OTHER).await.into_iter().map(|entry| decode(entry).unwrap().event_id).collect();
+    let read: Vec<_> = fixture
+        .read_as(OTHER)
+        .await
+        .into_iter()
+        .map(|entry| decode(entry).unwrap().event_id)
+        .collect();
     assert_eq!(read, ["retrying", "pending"]);
 }
 
@@ -52,7 +65,11 @@ async fn making_the_group_again_drops_the_retry_set_and_loses_nothing() {
 async fn an_existing_group_keeps_its_retry_set() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
-    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 0)]).await.unwrap();
+    fixture
+        .queue
+        .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 0)])
+        .await
+        .unwrap();
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Existed);
     assert_eq!(fixture.retrying().await, 1);
 }
@@ -63,8 +80,22 @@ async fn without_a_group_transitions_say_so_and_change_nothing() {
     fixture.accept(&["a"]).await;
     let id = fixture.fields(&fixture.keys.incoming).await[0].0.parse().unwrap();
     let retry = [crate::retry::retry(id, 0)];
-    assert!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retry).await.unwrap_err().is_no_group());
-    assert!(fixture.queue.extend_claims(&fixture.keys, CONSUMER, &[id]).await.unwrap_err().is_no_group());
+    assert!(
+        fixture
+            .queue
+            .schedule_retry(&fixture.keys, CONSUMER, &retry)
+            .await
+            .unwrap_err()
+            .is_no_group()
+    );
+    assert!(
+        fixture
+            .queue
+            .extend_claims(&fixture.keys, CONSUMER, &[id])
+            .await
+            .unwrap_err()
+            .is_no_group()
+    );
     assert!(fixture.queue.reap_consumers(&fixture.keys, Duration::ZERO).await.is_err());
     assert_eq!((fixture.length().await, fixture.retrying().await), (1, 0));
 }
@@ -77,7 +108,8 @@ async fn one_bad_stream_is_found_and_the_others_are_read() {
     fixture.queue.enqueue(&all[1], &OPEN, &[&event("b")]).await.unwrap();
     fixture.redis::<()>(&["SET", &all[2].incoming, "not a stream"]).await;
     let streams: Vec<_> = all.iter().collect();
-    let read = fixture.queue.read_new(&mut fixture.reader, &streams, CONSUMER, 10, Duration::ZERO).await;
+    let read =
+        fixture.queue.read_new(&mut fixture.reader, &streams, CONSUMER, 10, Duration::ZERO).await;
     read.expect_err("a read of several streams fails as a whole");
 
     let mut states = Vec::new();
@@ -85,8 +117,11 @@ async fn one_bad_stream_is_found_and_the_others_are_read() {
         states.push(fixture.queue.create_group(keys).await.unwrap());
     }
     assert_eq!(states, [GroupState::Existed, GroupState::Created, GroupState::WrongType]);
-    let read =
-        fixture.queue.read_new(&mut fixture.reader, &streams[..2], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    let read = fixture
+        .queue
+        .read_new(&mut fixture.reader, &streams[..2], CONSUMER, 10, Duration::ZERO)
+        .await
+        .unwrap();
     let read: Vec<_> = read.into_iter().map(|(stream, entries)| (stream, entries.len())).collect();
     assert_eq!(read, [(0, 1), (1, 1)]);
 }
@@ -96,7 +131,11 @@ async fn a_blocking_read_waits_and_wakes() {
     let mut fixture = Fixture::consuming().await;
     let begin = std::time::Instant::now();
     let block = Duration::from_millis(700);
-    let read = fixture.queue.read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, block).await.unwrap();
+    let read = fixture
+        .queue
+        .read_new(&mut fixture.reader, &[&fixture.keys], CONSUMER, 10, block)
+        .await
+        .unwrap();
     assert!(read.is_empty());
     // Longer than redis-rs's own response timeout of 500 ms.
     assert!(begin.elapsed() >= Duration::from_millis(650), "{:?}", begin.elapsed());

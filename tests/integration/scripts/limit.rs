@@ -26,7 +26,8 @@ async fn exactly_the_burst_gets_through_however_it_is_batched() {
     for (batch, size) in [1, 64, 3, 128, 40].into_iter().enumerate() {
         let events: Vec<_> = (0..size).map(|n| event(&format!("{batch}-{n}"))).collect();
         let outcomes = fixture.enqueue(&policy, &events).await;
-        let first_refusal = outcomes.iter().position(|one| *one != Enqueued::Accepted).unwrap_or(size);
+        let first_refusal =
+            outcomes.iter().position(|one| *one != Enqueued::Accepted).unwrap_or(size);
         assert_eq!(accepted(&outcomes), first_refusal, "in arrival order");
         through += accepted(&outcomes);
     }
@@ -65,16 +66,21 @@ async fn a_refusal_tells_when_to_come_again() {
     let quick = policy(1_500_000, 1);
     let other = fixture.queue.keys(&crate::fixture::name("acme"));
     let events = [event("x"), event("y")];
-    let outcomes = fixture.queue.enqueue(&other, &quick, &events.iter().collect::<Vec<_>>()).await.unwrap();
+    let outcomes =
+        fixture.queue.enqueue(&other, &quick, &events.iter().collect::<Vec<_>>()).await.unwrap();
     assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::RateLimited { retry_after_s: 2 }]);
 }
 
 #[tokio::test]
 async fn the_twin_of_a_refused_event_is_refused_too() {
     let fixture = Fixture::start().await;
-    let outcomes = fixture.enqueue(&policy(600_000_000, 1), &[event("a"), event("b"), event("b")]).await;
+    let outcomes =
+        fixture.enqueue(&policy(600_000_000, 1), &[event("a"), event("b"), event("b")]).await;
     assert_eq!(outcomes[0], Enqueued::Accepted);
-    assert!(outcomes[1..].iter().all(|one| matches!(one, Enqueued::RateLimited { .. })), "{outcomes:?}");
+    assert!(
+        outcomes[1..].iter().all(|one| matches!(one, Enqueued::RateLimited { .. })),
+        "{outcomes:?}"
+    );
 
     let full = EnqueuePolicy { max_backlog: 1, ..OPEN };
     assert_eq!(fixture.enqueue(&full, &[event("c"), event("c")]).await, [Enqueued::Overloaded; 2]);
@@ -109,7 +115,10 @@ async fn a_state_that_was_cut_drains_like_any_other() {
     let future = micros(&fixture).await + 86_400_000_000;
     fixture.redis::<()>(&["SET", &fixture.keys.limit, &future.to_string()]).await;
     let quick = policy(50_000, 3);
-    assert!(matches!(fixture.enqueue(&quick, &[event("a")]).await[..], [Enqueued::RateLimited { .. }]));
+    assert!(matches!(
+        fixture.enqueue(&quick, &[event("a")]).await[..],
+        [Enqueued::RateLimited { .. }]
+    ));
     poll::until("the limit lets one through", Duration::from_secs(5), async || {
         match fixture.enqueue(&quick, &[event("a")]).await[..] {
             [Enqueued::Accepted] => Ok(()),
@@ -124,7 +133,8 @@ async fn an_illegible_state_is_none() {
     let fixture = Fixture::start().await;
     for garbage in ["", "nan", "-5", "a text"] {
         fixture.redis::<()>(&["SET", &fixture.keys.limit, garbage]).await;
-        let outcomes = fixture.enqueue(&policy(600_000_000, 1), &[event(&format!("e{garbage}"))]).await;
+        let outcomes =
+            fixture.enqueue(&policy(600_000_000, 1), &[event(&format!("e{garbage}"))]).await;
         assert_eq!(outcomes, [Enqueued::Accepted], "{garbage:?}");
     }
 }
@@ -140,7 +150,11 @@ async fn the_state_goes_when_the_limit_is_at_rest() {
 #[tokio::test]
 async fn the_limit_comes_back_with_time() {
     let fixture = Fixture::start().await;
-    let fast = EnqueuePolicy::new(RateLimit { per_minute: Some(6000), burst: 1 }, Duration::from_secs(60), 1000);
+    let fast = EnqueuePolicy::new(
+        RateLimit { per_minute: Some(6000), burst: 1 },
+        Duration::from_secs(60),
+        1000,
+    );
     let mut through = 0;
     let begin = micros(&fixture).await;
     // One per 10 ms: ask until ten went through.
@@ -179,8 +193,9 @@ async fn what_is_left_of_a_limit_holds_no_longer_than_the_limit() {
 
 /// `policy` with limits for types, each with its burst and one more in ten minutes.
 fn with_types(policy: EnqueuePolicy, types: &[(&str, u32)]) -> EnqueuePolicy {
-    let limit =
-        |(kind, burst): &(&str, u32)| ((*kind).to_owned(), TypeLimit { period_us: 600_000_000, burst: *burst });
+    let limit = |(kind, burst): &(&str, u32)| {
+        ((*kind).to_owned(), TypeLimit { period_us: 600_000_000, burst: *burst })
+    };
     EnqueuePolicy { types: types.iter().map(limit).collect(), ..policy }
 }
 
@@ -204,7 +219,8 @@ fn seen(outcomes: &[Enqueued]) -> String {
 async fn a_type_has_a_limit_of_its_own_inside_the_platforms() {
     let fixture = Fixture::start().await;
     let policy = with_types(policy(600_000_000, 8), &[("chat", 2), ("typing", 1)]);
-    let events = of_types(&["chat", "typing", "chat", "chat", "stream.up", "typing", "chat", "stream.up"]);
+    let events =
+        of_types(&["chat", "typing", "chat", "chat", "stream.up", "typing", "chat", "stream.up"]);
     assert_eq!(seen(&fixture.enqueue(&policy, &events).await), "aaa-a--a");
     // From one call to the next, too; and the types that are not limited have the rest of the platform's.
     let events = of_types(&["chat", "stream.up", "typing", "stream.up", "stream.up", "stream.up"]);
@@ -225,7 +241,13 @@ async fn both_limits_are_checked_before_either_is_charged() {
     let keys = fixture.queue.keys(&crate::fixture::name("acme"));
     let enqueue = async |policy: &EnqueuePolicy, kinds: &[&str]| {
         let events = of_types(kinds);
-        seen(&fixture.queue.enqueue(&keys, policy, &events.iter().collect::<Vec<_>>()).await.unwrap())
+        seen(
+            &fixture
+                .queue
+                .enqueue(&keys, policy, &events.iter().collect::<Vec<_>>())
+                .await
+                .unwrap(),
+        )
     };
     let full = with_types(policy(600_000_000, 1), &[("chat", 1)]);
     assert_eq!(enqueue(&full, &["stream.up", "chat", "chat"]).await, "a--");
@@ -251,12 +273,20 @@ async fn a_types_state_is_a_key_of_its_own_written_once_with_all_its_digits() {
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
     fixture.enqueue(&policy, &of_types(&["chat", "stream.up", "chat", "chat"])).await;
     let stats: String = fixture.redis(&["INFO", "commandstats"]).await;
-    let sets = stats.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls=")).expect("SET was called");
-    assert_eq!(sets.split(',').next(), Some("6"), "a marker for each event, and each state once: {stats}");
+    let sets = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_set:calls="))
+        .expect("SET was called");
+    assert_eq!(
+        sets.split(',').next(),
+        Some("6"),
+        "a marker for each event, and each state once: {stats}"
+    );
     let after = micros(&fixture).await;
-    for (key, charged) in
-        [(fixture.keys.type_limit("chat"), 3 * 1_000_003), (fixture.keys.limit.clone(), 4 * 2_000_003)]
-    {
+    for (key, charged) in [
+        (fixture.keys.type_limit("chat"), 3 * 1_000_003),
+        (fixture.keys.limit.clone(), 4 * 2_000_003),
+    ] {
         let state: String = fixture.redis(&["GET", &key]).await;
         let tat: i64 = state.parse().expect("all its digits, no exponent");
         assert!((before + charged..=after + charged).contains(&tat), "{key}: {state}");
@@ -278,8 +308,11 @@ async fn the_longer_wait_of_the_two_is_told() {
     let types = [("chat".to_owned(), TypeLimit { period_us: 1_000_000, burst: 1 })].into();
     let platform_is_slower = EnqueuePolicy { types, ..policy(300_000_000, 1) };
     let events = of_types(&["chat", "chat"]);
-    let outcomes =
-        fixture.queue.enqueue(&other, &platform_is_slower, &events.iter().collect::<Vec<_>>()).await.unwrap();
+    let outcomes = fixture
+        .queue
+        .enqueue(&other, &platform_is_slower, &events.iter().collect::<Vec<_>>())
+        .await
+        .unwrap();
     assert_eq!(outcomes[1], Enqueued::RateLimited { retry_after_s: 300 });
 }
 

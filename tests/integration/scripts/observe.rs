@@ -29,7 +29,11 @@ async fn without_a_group_everything_is_backlog() {
 async fn the_parts_add_up() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
-    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 60_000)]).await.unwrap();
+    fixture
+        .queue
+        .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 60_000)])
+        .await
+        .unwrap();
     fixture.accept(&["d", "e", "f", "g"]).await;
     let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
     assert_eq!((depth.length, depth.pending, depth.retrying, depth.backlog), (7, 2, 1, 4));
@@ -52,20 +56,40 @@ async fn the_backlog_never_goes_below_zero() {
 async fn the_oldest_is_the_oldest_that_waits_for_no_retry() {
     let mut fixture = Fixture::consuming().await;
     for (id, received_at) in [("1000-1", "1000"), ("2000-1", "2000"), ("3000-1", "3000")] {
-        fixture.redis::<()>(&["XADD", &fixture.keys.incoming, id, "v", "1", "received_at", received_at]).await;
+        fixture
+            .redis::<()>(&[
+                "XADD",
+                &fixture.keys.incoming,
+                id,
+                "v",
+                "1",
+                "received_at",
+                received_at,
+            ])
+            .await;
     }
     let ids: Vec<_> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
-    fixture.redis::<()>(&["XADD", &fixture.keys.incoming, "4000-1", "received_at", "illegible"]).await;
+    fixture
+        .redis::<()>(&["XADD", &fixture.keys.incoming, "4000-1", "received_at", "illegible"])
+        .await;
     let oldest = async |fixture: &Fixture| {
         let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
         (depth.oldest_received_at, depth.head_received_at)
     };
     assert_eq!(oldest(&fixture).await, (Some(1000), Some(1000)));
-    fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 60_000)]).await.unwrap();
+    fixture
+        .queue
+        .schedule_retry(&fixture.keys, CONSUMER, &[crate::retry::retry(ids[0], 60_000)])
+        .await
+        .unwrap();
     assert_eq!(oldest(&fixture).await, (Some(2000), Some(1000)), "a scheduled retry is not late");
     let rest = [crate::retry::retry(ids[1], 60_000), crate::retry::retry(ids[2], 60_000)];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &rest).await.unwrap();
-    assert_eq!(oldest(&fixture).await, (Some(4000), Some(1000)), "an illegible one is as old as its id");
+    assert_eq!(
+        oldest(&fixture).await,
+        (Some(4000), Some(1000)),
+        "an illegible one is as old as its id"
+    );
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use shared::event::{NewEvent, StreamId};
 use shared::outbound::{DeliveryLimit, DestinationName};
 use shared::queue::{
-    DestinationKeys, Enqueued, OutboxEntry, EnqueuedDelivery, GroupState, KeyLayout, NewDelivery, DeliveryPermit, Queue, SettleOutcome,
-    Settled, blocking_connection, connect,
+    DeliveryPermit, DestinationKeys, Enqueued, EnqueuedDelivery, GroupState, KeyLayout,
+    NewDelivery, OutboxEntry, Queue, SettleOutcome, Settled, blocking_connection, connect,
 };
 
 use crate::fixture::{CONSUMER, Fixture, OPEN, event, field};
@@ -39,7 +39,11 @@ fn limited(pace: DeliveryPermit) -> Option<Duration> {
 }
 
 fn forwarded(id: StreamId) -> Settled {
-    let forward = OutboxEntry { destinations: Arc::from("crm,fans"), result: "{\"a\":1}".into(), traceparent: None };
+    let forward = OutboxEntry {
+        destinations: Arc::from("crm,fans"),
+        result: "{\"a\":1}".into(),
+        traceparent: None,
+    };
     Settled { forward: Some(forward), ..Settled::new(id, SettleOutcome::Processed) }
 }
 
@@ -48,7 +52,8 @@ async fn a_delivery_is_queued_like_an_event_and_once() {
     let fixture = Fixture::start().await;
     let keys = crm(&fixture.queue);
     let both = [delivery("one"), delivery("two")];
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_END, NO_END).await.unwrap();
+    let outcomes =
+        fixture.queue.enqueue_deliveries(&keys, &both[..1], NO_END, NO_END).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued]);
     // A mover that was killed before its ack does it all again.
     let outcomes = fixture.queue.enqueue_deliveries(&keys, &both, NO_END, NO_END).await.unwrap();
@@ -77,7 +82,8 @@ async fn a_delivery_is_queued_like_an_event_and_once() {
     assert!((590..=600).contains(&ttl), "{ttl}");
     let index: Vec<String> = fixture.redis(&["SMEMBERS", "webhooks:destinations"]).await;
     assert_eq!(index, ["crm"]);
-    let queues: Vec<String> = fixture.queue.queues().await.unwrap().iter().map(ToString::to_string).collect();
+    let queues: Vec<String> =
+        fixture.queue.queues().await.unwrap().iter().map(ToString::to_string).collect();
     assert_eq!(queues, ["out:crm"]);
 }
 
@@ -90,11 +96,16 @@ async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
     use EnqueuedDelivery::{AlreadyQueued, DeadLettered, Overflowed, Queued};
     assert_eq!(outcomes, [Queued, Queued, DeadLettered, Overflowed, Overflowed, Overflowed]);
     // None of them is counted again when the mover asks again.
-    assert_eq!(fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap(), [AlreadyQueued; 6]);
+    assert_eq!(
+        fixture.queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap(),
+        [AlreadyQueued; 6]
+    );
 
     let letters = fixture.fields("webhooks:dlq:out:crm").await;
     assert_eq!(letters.len(), 1);
-    for (name, value) in [("event_id", "c"), ("error_code", "overflow"), ("attempts", "0"), ("replays", "0")] {
+    for (name, value) in
+        [("event_id", "c"), ("error_code", "overflow"), ("attempts", "0"), ("replays", "0")]
+    {
         assert_eq!(field(&letters[0].1, name), Some(value), "{name}");
     }
     let state = fixture.queue.destination_state(&keys).await.unwrap();
@@ -117,9 +128,16 @@ async fn what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number() {
 async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
     let fixture = Fixture::start().await;
     let keys = crm(&fixture.queue);
-    let large = |number: usize| NewDelivery { body: "x".repeat(1_000_000), ..delivery(&number.to_string()) };
+    let large = |number: usize| NewDelivery {
+        body: "x".repeat(1_000_000),
+        ..delivery(&number.to_string())
+    };
     let all: Vec<NewDelivery> = (0..9).map(large).collect();
-    fixture.queue.enqueue_deliveries(&keys, &[delivery("the script is there now")], NO_END, NO_END).await.unwrap();
+    fixture
+        .queue
+        .enqueue_deliveries(&keys, &[delivery("the script is there now")], NO_END, NO_END)
+        .await
+        .unwrap();
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
     let outcomes = fixture.queue.enqueue_deliveries(&keys, &all, NO_END, NO_END).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued; 9]);
@@ -132,7 +150,9 @@ async fn large_deliveries_are_queued_in_calls_that_redis_answers_in_time() {
         .collect();
     assert_eq!(order, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
     let stats: String = fixture.redis(&["INFO", "commandstats"]).await;
-    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
     assert_eq!(calls, Some("5"), "two megabytes each: {stats}");
 }
 
@@ -142,17 +162,28 @@ async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
     let fixture = Fixture::start().await;
     let keys = crm(&fixture.queue);
     fixture.redis::<()>(&["SET", "webhooks:outgoing:crm", "somebody's"]).await;
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &[delivery("one"), delivery("two")], NO_END, 1).await.unwrap();
+    let outcomes = fixture
+        .queue
+        .enqueue_deliveries(&keys, &[delivery("one"), delivery("two")], NO_END, 1)
+        .await
+        .unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::DeadLettered, EnqueuedDelivery::Overflowed]);
     let letters = fixture.fields("webhooks:dlq:out:crm").await;
     assert_eq!(field(&letters[0].1, "error"), Some("the queue of its destination is no stream"));
-    for key in
-        ["webhooks:dlq:out:crm", "webhooks:destinations", "webhooks:counters:out:crm", "webhooks:state:out:crm"]
-    {
+    for key in [
+        "webhooks:dlq:out:crm",
+        "webhooks:destinations",
+        "webhooks:counters:out:crm",
+        "webhooks:state:out:crm",
+    ] {
         fixture.redis::<()>(&["DEL", key]).await;
         fixture.redis::<()>(&["SET", key, "somebody's"]).await;
     }
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &[delivery("three")], NO_END, NO_END).await.unwrap();
+    let outcomes = fixture
+        .queue
+        .enqueue_deliveries(&keys, &[delivery("three")], NO_END, NO_END)
+        .await
+        .unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Overflowed], "whatever else is damaged");
 }
 
@@ -162,14 +193,22 @@ async fn a_full_redis_keeps_deliveries_waiting_and_settles_all_the_same() {
     let ids = fixture.deliver(&["a"]).await;
     let keys = crm(&fixture.queue);
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let fault = fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap_err();
+    let fault = fixture
+        .queue
+        .enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END)
+        .await
+        .unwrap_err();
     assert!(fault.is_out_of_memory() && fault.certainly_not_run(), "{fault:?}");
     assert_eq!(fixture.queue.settle(&fixture.keys, &[forwarded(ids[0])]).await.unwrap(), [true]);
     assert_eq!(fixture.fields("webhooks:outbox:mux").await.len(), 1);
     let limit = DeliveryLimit { max: 1, window: Duration::from_secs(60) };
-    assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
+    assert_eq!(
+        fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+        DeliveryPermit::Now
+    );
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    let outcomes = fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
+    let outcomes =
+        fixture.queue.enqueue_deliveries(&keys, &[delivery("one")], NO_END, NO_END).await.unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::Queued], "no mark was left behind");
 }
 
@@ -178,7 +217,8 @@ async fn a_settled_event_moves_to_the_outbox_as_it_was_and_once() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let before = fixture.fields(&fixture.keys.incoming).await;
-    let batch = [forwarded(ids[0]), Settled::new(ids[1], SettleOutcome::Processed), forwarded(ids[2])];
+    let batch =
+        [forwarded(ids[0]), Settled::new(ids[1], SettleOutcome::Processed), forwarded(ids[2])];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [false; 3]);
 
@@ -199,21 +239,33 @@ async fn a_settled_event_moves_to_the_outbox_as_it_was_and_once() {
 #[tokio::test]
 async fn a_trace_goes_on_from_what_settled_the_event() {
     let mut fixture = Fixture::consuming().await;
-    let traced =
-        |id: &str, traceparent: Option<&str>| NewEvent { traceparent: traceparent.map(str::to_owned), ..event(id) };
-    let events = [traced("bare", None), traced("kept", Some("caller")), traced("traced", Some("caller"))];
+    let traced = |id: &str, traceparent: Option<&str>| NewEvent {
+        traceparent: traceparent.map(str::to_owned),
+        ..event(id)
+    };
+    let events =
+        [traced("bare", None), traced("kept", Some("caller")), traced("traced", Some("caller"))];
     assert_eq!(fixture.enqueue(&OPEN, &events).await, [Enqueued::Accepted; 3]);
-    let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.into_iter().map(|entry| entry.id).collect();
+    let ids: Vec<StreamId> =
+        fixture.read_as(CONSUMER).await.into_iter().map(|entry| entry.id).collect();
     let given = |id, traceparent: Option<&str>| {
         let mut settled = forwarded(id);
-        settled.forward.iter_mut().for_each(|forward| forward.traceparent = traceparent.map(str::to_owned));
+        settled
+            .forward
+            .iter_mut()
+            .for_each(|forward| forward.traceparent = traceparent.map(str::to_owned));
         settled
     };
-    let all = [given(ids[0], Some("executed")), given(ids[1], None), given(ids[2], Some("executed"))];
+    let all =
+        [given(ids[0], Some("executed")), given(ids[1], None), given(ids[2], Some("executed"))];
     assert_eq!(fixture.queue.settle(&fixture.keys, &all).await.unwrap(), [true; 3]);
     let added = fixture.fields("webhooks:outbox:mux").await;
     let contexts = |(_, fields): &(String, Vec<(String, String)>)| -> Vec<String> {
-        fields.iter().filter(|(name, _)| name == "traceparent").map(|(_, value)| value.clone()).collect()
+        fields
+            .iter()
+            .filter(|(name, _)| name == "traceparent")
+            .map(|(_, value)| value.clone())
+            .collect()
     };
     let contexts: Vec<_> = added.iter().map(contexts).collect();
     assert_eq!(contexts, [["executed"], ["caller"], ["executed"]]);
@@ -250,9 +302,13 @@ async fn a_limit_is_exact() {
     let limit = DeliveryLimit { max: 5, window: Duration::from_secs(1) };
     let begun = Instant::now();
     for _ in 0..5 {
-        assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
+        assert_eq!(
+            fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+            DeliveryPermit::Now
+        );
     }
-    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()).expect("a wait");
+    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
+        .expect("a wait");
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
     let mut given = 0_u32;
     while given < 10 {
@@ -266,7 +322,8 @@ async fn a_limit_is_exact() {
     for _ in 0..50 {
         let _ = fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap();
     }
-    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()).unwrap_or_default();
+    let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
+        .unwrap_or_default();
     assert!(wait <= Duration::from_millis(200), "{wait:?}");
 }
 
@@ -277,12 +334,16 @@ async fn a_clock_that_was_set_back_stops_nothing_for_longer_than_a_window() {
     let limit = DeliveryLimit { max: 2, window: Duration::from_secs(1) };
     for stored in ["9999999999999999", "nan", "-5", "text", "inf"] {
         fixture.redis::<()>(&["SET", &keys.queue.limit, stored]).await;
-        let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap()).unwrap_or_default();
+        let wait = limited(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap())
+            .unwrap_or_default();
         assert!(wait <= Duration::from_millis(500), "{stored}: {wait:?}");
     }
     let ttl: i64 = {
         fixture.redis::<u64>(&["DEL", &keys.queue.limit]).await;
-        assert_eq!(fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(), DeliveryPermit::Now);
+        assert_eq!(
+            fixture.queue.acquire_delivery_permit(&keys, limit).await.unwrap(),
+            DeliveryPermit::Now
+        );
         fixture.redis(&["PTTL", &keys.queue.limit]).await
     };
     assert!((1_000..=1_600).contains(&ttl), "it forgets itself: {ttl}");
@@ -298,14 +359,32 @@ async fn on_a_cluster_a_destination_keeps_to_its_slot() {
     assert_eq!(queue.create_group(&keys.queue).await.unwrap(), GroupState::Created);
     let all: Vec<NewDelivery> = ["a", "b", "c", "d"].map(delivery).into();
     let outcomes = queue.enqueue_deliveries(&keys, &all, 2, 1).await.unwrap();
-    assert_eq!(outcomes, [EnqueuedDelivery::Queued, EnqueuedDelivery::Queued, EnqueuedDelivery::DeadLettered, EnqueuedDelivery::Overflowed]);
     assert_eq!(
-        queue.acquire_delivery_permit(&keys, DeliveryLimit { max: 1, window: Duration::from_secs(9) }).await.unwrap(),
+        outcomes,
+        [
+            EnqueuedDelivery::Queued,
+            EnqueuedDelivery::Queued,
+            EnqueuedDelivery::DeadLettered,
+            EnqueuedDelivery::Overflowed
+        ]
+    );
+    assert_eq!(
+        queue
+            .acquire_delivery_permit(
+                &keys,
+                DeliveryLimit { max: 1, window: Duration::from_secs(9) }
+            )
+            .await
+            .unwrap(),
         DeliveryPermit::Now
     );
-    let pages = queue.read_new(&mut reader, &[&keys.queue], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    let pages =
+        queue.read_new(&mut reader, &[&keys.queue], CONSUMER, 10, Duration::ZERO).await.unwrap();
     let ids: Vec<StreamId> = pages[0].1.iter().map(|entry| entry.id).collect();
-    assert_eq!(queue.settle(&keys.queue, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(), [true]);
+    assert_eq!(
+        queue.settle(&keys.queue, &[Settled::new(ids[0], SettleOutcome::Processed)]).await.unwrap(),
+        [true]
+    );
     let retry = [crate::retry::retry(ids[1], 0)];
     assert_eq!(queue.schedule_retry(&keys.queue, CONSUMER, &retry).await.unwrap(), [true]);
     assert_eq!(queue.promote_due(&keys.queue, 1000, 10).await.unwrap().moved, 1);
@@ -322,7 +401,8 @@ async fn on_a_cluster_a_destination_keeps_to_its_slot() {
     queue.enqueue(&mux, &OPEN, &[&event("a")]).await.unwrap();
     let pages = queue.read_new(&mut reader, &[&mux], CONSUMER, 10, Duration::ZERO).await.unwrap();
     assert_eq!(queue.settle(&mux, &[forwarded(pages[0].1[0].id)]).await.unwrap(), [true]);
-    let pages = queue.read_new(&mut reader, &[&outbox], CONSUMER, 10, Duration::ZERO).await.unwrap();
+    let pages =
+        queue.read_new(&mut reader, &[&outbox], CONSUMER, 10, Duration::ZERO).await.unwrap();
     let moved = Settled::new(pages[0].1[0].id, SettleOutcome::Duplicate);
     assert_eq!(queue.settle(&outbox, &[moved]).await.unwrap(), [true]);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use shared::platform::registry::Registry;
-use shared::queue::{RegistrationChange, ChangeOutcome, CallError};
+use shared::queue::{CallError, ChangeOutcome, RegistrationChange};
 use shared::registration::{Live, Refused, Registration, Sealer, Snapshot, State};
 use shared::signature::Keys;
 use tests::poll;
@@ -44,7 +44,10 @@ fn secrets(snapshot: &Snapshot, platform: &str) -> usize {
 
 /// Waits until what `live` knows by itself is as `right` has it.
 async fn known(live: &Live, what: &str, right: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
-    poll::until(what, KNOWN, async || live.current().filter(|snapshot| right(snapshot)).ok_or("not yet")).await
+    poll::until(what, KNOWN, async || {
+        live.current().filter(|snapshot| right(snapshot)).ok_or("not yet")
+    })
+    .await
 }
 
 impl Fixture {
@@ -63,24 +66,42 @@ async fn a_change_is_made_to_what_was_looked_at_or_not_at_all() {
     let queue = &fixture.queue;
     let put = |text: &str| [RegistrationChange::Put(name("shop"), text.as_bytes().to_vec())];
     assert_eq!(fixture.version().await, None);
-    let ChangeOutcome::Done(first) = queue.change_registrations(None, &put("1")).await.unwrap() else {
+    let ChangeOutcome::Done(first) = queue.change_registrations(None, &put("1")).await.unwrap()
+    else {
         panic!("refused")
     };
     assert_eq!(fixture.version().await.as_ref(), Some(&first));
     for stale in [None, Some("another")] {
-        assert_eq!(queue.change_registrations(stale, &put("2")).await.unwrap(), ChangeOutcome::Conflict);
+        assert_eq!(
+            queue.change_registrations(stale, &put("2")).await.unwrap(),
+            ChangeOutcome::Conflict
+        );
     }
     let all = queue.registrations().await.unwrap();
-    assert_eq!((all.records[&name("shop")].as_slice(), all.version.as_ref()), (&b"1"[..], Some(&first)));
-    let both = [RegistrationChange::Remove(name("shop")), RegistrationChange::Pause(name("mux"), Some(false))];
-    let ChangeOutcome::Done(second) = queue.change_registrations(Some(&first), &both).await.unwrap() else {
+    assert_eq!(
+        (all.records[&name("shop")].as_slice(), all.version.as_ref()),
+        (&b"1"[..], Some(&first))
+    );
+    let both = [
+        RegistrationChange::Remove(name("shop")),
+        RegistrationChange::Pause(name("mux"), Some(false)),
+    ];
+    let ChangeOutcome::Done(second) =
+        queue.change_registrations(Some(&first), &both).await.unwrap()
+    else {
         panic!("refused")
     };
     assert_ne!(first, second);
     let all = queue.registrations().await.unwrap();
     assert!(all.records.is_empty() && !all.paused[&name("mux")]);
-    let none = [RegistrationChange::Pause(name("mux"), None), RegistrationChange::Remove(name("never-there"))];
-    assert!(matches!(queue.change_registrations(Some(&second), &none).await.unwrap(), ChangeOutcome::Done(_)));
+    let none = [
+        RegistrationChange::Pause(name("mux"), None),
+        RegistrationChange::Remove(name("never-there")),
+    ];
+    assert!(matches!(
+        queue.change_registrations(Some(&second), &none).await.unwrap(),
+        ChangeOutcome::Done(_)
+    ));
     let fields: Vec<String> = fixture.redis(&["HKEYS", HASH]).await;
     assert_eq!(fields, ["#version"]);
 }
@@ -96,18 +117,25 @@ async fn the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up() 
     assert_eq!(full, ChangeOutcome::Full);
     let exists: bool = fixture.redis(&["EXISTS", HASH]).await;
     assert!(!exists, "nothing was changed");
-    let ChangeOutcome::Done(version) = fixture.queue.change_registrations(None, &changes(0..1023)).await.unwrap() else {
+    let ChangeOutcome::Done(version) =
+        fixture.queue.change_registrations(None, &changes(0..1023)).await.unwrap()
+    else {
         panic!("refused")
     };
-    let one_more = fixture.queue.change_registrations(Some(&version), &changes(1023..1024)).await.unwrap();
+    let one_more =
+        fixture.queue.change_registrations(Some(&version), &changes(1023..1024)).await.unwrap();
     assert_eq!(one_more, ChangeOutcome::Full);
-    let ChangeOutcome::Done(version) = fixture.queue.change_registrations(Some(&version), &changes(5..6)).await.unwrap()
+    let ChangeOutcome::Done(version) =
+        fixture.queue.change_registrations(Some(&version), &changes(5..6)).await.unwrap()
     else {
         panic!("what is there can be replaced")
     };
     fixture.redis::<()>(&["HSET", HASH, "strange", "x", "stranger", "x"]).await;
     let remove = [RegistrationChange::Remove(name("shop-5"))];
-    assert!(matches!(fixture.queue.change_registrations(Some(&version), &remove).await.unwrap(), ChangeOutcome::Done(_)));
+    assert!(matches!(
+        fixture.queue.change_registrations(Some(&version), &remove).await.unwrap(),
+        ChangeOutcome::Done(_)
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,8 +147,13 @@ async fn what_one_process_registers_it_knows_at_once_and_others_soon() {
     let snapshot = here.register(&asked("shop", json!({"aliases": ["store"]}))).await.unwrap();
     assert!(snapshot.registry.get("store").is_some() && secrets(&snapshot, "shop") == 1);
     assert!(Arc::ptr_eq(&snapshot, &here.current().unwrap()), "what was answered is what holds");
-    known(&there, "known elsewhere", |snapshot| secrets(snapshot, "store") + secrets(snapshot, "shop") == 1).await;
-    let snapshot = known(&worker, "known to a worker", |snapshot| snapshot.registry.get("shop").is_some()).await;
+    known(&there, "known elsewhere", |snapshot| {
+        secrets(snapshot, "store") + secrets(snapshot, "shop") == 1
+    })
+    .await;
+    let snapshot =
+        known(&worker, "known to a worker", |snapshot| snapshot.registry.get("shop").is_some())
+            .await;
     assert!(snapshot.keys.is_empty());
     let raw: String = fixture.redis(&["HGET", HASH, "shop"]).await;
     assert!(!raw.contains("one") && raw.contains("sealed"), "{raw}");
@@ -151,7 +184,8 @@ async fn changes_at_the_same_time_are_all_made_and_one_name_goes_to_one() {
     let lives = [fixture.live(Some(sealer(1))), fixture.live(Some(sealer(1)))];
     let registering = (0..6).map(|n| {
         let live = lives[n % 2].clone();
-        let registration = asked(&format!("shop-{n}"), json!({"aliases": [format!("store-{}", n / 2)]}));
+        let registration =
+            asked(&format!("shop-{n}"), json!({"aliases": [format!("store-{}", n / 2)]}));
         tokio::spawn(async move { live.register(&registration).await })
     });
     let mut registered = 0;
@@ -163,7 +197,11 @@ async fn changes_at_the_same_time_are_all_made_and_one_name_goes_to_one() {
         }
     }
     let snapshot = lives[0].fresh().await.unwrap();
-    assert_eq!((registered, snapshot.records.len(), snapshot.set_aside.len()), (3, 3, 0), "two wanted each alias");
+    assert_eq!(
+        (registered, snapshot.records.len(), snapshot.set_aside.len()),
+        (3, 3, 0),
+        "two wanted each alias"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,7 +214,10 @@ async fn pausing_draining_and_removing() {
         assert!(snapshot.registry.get(platform).unwrap().paused, "{platform}");
     }
     assert!(matches!(live.pause(&name("nobody"), true).await, Err(Refused::Unknown)));
-    assert!(matches!(live.drain(&name("acme")).await, Err(Refused::Unknown)), "it was not registered");
+    assert!(
+        matches!(live.drain(&name("acme")).await, Err(Refused::Unknown)),
+        "it was not registered"
+    );
 
     let before = live.now();
     let snapshot = live.drain(&name("shop")).await.unwrap();
@@ -187,9 +228,15 @@ async fn pausing_draining_and_removing() {
     let again = live.drain(&name("shop")).await.unwrap();
     assert_eq!(again.records[&name("shop")].draining_since, record.draining_since, "it began once");
 
-    assert!(!live.remove_drained(&name("shop"), record.draining_since.unwrap()).await.unwrap(), "not yet");
+    assert!(
+        !live.remove_drained(&name("shop"), record.draining_since.unwrap()).await.unwrap(),
+        "not yet"
+    );
     live.register(&asked("shop", json!({}))).await.unwrap();
-    assert!(!live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap(), "it is active again");
+    assert!(
+        !live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap(),
+        "it is active again"
+    );
     live.drain(&name("shop")).await.unwrap();
     assert!(live.remove_drained(&name("shop"), live.now() + 60_000).await.unwrap());
     let snapshot = live.current().unwrap();
@@ -202,7 +249,9 @@ async fn pausing_draining_and_removing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_later_version_registered_is_left_alone() {
     let fixture = Fixture::start().await;
-    fixture.redis::<()>(&["HSET", HASH, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"]).await;
+    fixture
+        .redis::<()>(&["HSET", HASH, "#version", "v", "shop", r#"{"v":99}"#, "broken", "{"])
+        .await;
     let live = fixture.live(Some(sealer(1)));
     let snapshot = live.fresh().await.unwrap();
     assert!(snapshot.set_aside.contains_key("shop") && snapshot.registry.get("acme").is_some());

@@ -26,7 +26,10 @@ pub fn retry(id: StreamId, delay_ms: u64) -> Retry {
 async fn a_retry_comes_back_with_the_facts_of_its_failure() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap(),
+        [true]
+    );
     let depth = fixture.queue.depth(&fixture.keys).await.unwrap();
     assert_eq!((depth.length, depth.pending, depth.retrying, depth.backlog), (1, 0, 1, 0));
     assert!(fixture.read_as(CONSUMER).await.is_empty(), "not before it is promoted");
@@ -55,10 +58,16 @@ async fn the_second_failure_replaces_the_facts_and_keeps_the_first_time() {
     let mut id = origin;
     for attempt in 2..=4 {
         let one = Retry { attempt, first_failed_at: Some(77), ..retry(id, 0) };
-        assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[one]).await.unwrap(), [true]);
+        assert_eq!(
+            fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[one]).await.unwrap(),
+            [true]
+        );
         fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap();
         let envelope = decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap();
-        assert_eq!((envelope.attempt, envelope.first_failed_at, envelope.origin), (attempt, Some(77), origin));
+        assert_eq!(
+            (envelope.attempt, envelope.first_failed_at, envelope.origin),
+            (attempt, Some(77), origin)
+        );
         id = envelope.id;
     }
     let (_, fields) = fixture.fields(&fixture.keys.incoming).await.remove(0);
@@ -94,7 +103,8 @@ async fn fields_of_a_later_release_survive_a_retry() {
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[one]).await.unwrap();
     fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap();
     let (_, fields) = fixture.fields(&fixture.keys.incoming).await.remove(0);
-    let pairs: Vec<_> = fields[..5].iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let pairs: Vec<_> =
+        fields[..5].iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(pairs, [("v", "9"), ("attempt", "1"), ("new", "1"), ("new", "2"), ("body", "x")]);
 }
 
@@ -108,8 +118,13 @@ async fn an_entry_of_another_consumer_is_left_alone() {
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.failures]).await, 0);
 
     // Claimed by another while this consumer was frozen.
-    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, StreamId::default(), 10).await.unwrap();
-    let done = fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
+    fixture
+        .queue
+        .claim(&fixture.keys, OTHER, Duration::ZERO, StreamId::default(), 10)
+        .await
+        .unwrap();
+    let done =
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
     assert_eq!(done, [false]);
     assert_eq!((fixture.pending().await, fixture.retrying().await), (1, 0));
 }
@@ -118,11 +133,18 @@ async fn an_entry_of_another_consumer_is_left_alone() {
 async fn a_finished_or_undelivered_entry_is_left_alone() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
-    fixture.queue.settle(&fixture.keys, &[Settled::new(id, SettleOutcome::Processed)]).await.unwrap();
+    fixture
+        .queue
+        .settle(&fixture.keys, &[Settled::new(id, SettleOutcome::Processed)])
+        .await
+        .unwrap();
     fixture.accept(&["b"]).await;
     let waiting: StreamId = fixture.fields(&fixture.keys.incoming).await[0].0.parse().unwrap();
-    let done =
-        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0), retry(waiting, 0)]).await.unwrap();
+    let done = fixture
+        .queue
+        .schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0), retry(waiting, 0)])
+        .await
+        .unwrap();
     assert_eq!(done, [false, false]);
     assert_eq!(fixture.retrying().await, 0);
 }
@@ -132,7 +154,8 @@ async fn a_pending_entry_that_was_deleted_is_not_scheduled() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &id.to_string()]).await;
-    let done = fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
+    let done =
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
     assert_eq!((done, fixture.retrying().await), (vec![false], 0));
 }
 
@@ -141,7 +164,10 @@ async fn scheduling_twice_waits_once() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     let twice = [retry(id, 0), retry(id, 0)];
-    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &twice).await.unwrap(), [true, false]);
+    assert_eq!(
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &twice).await.unwrap(),
+        [true, false]
+    );
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 0);
     assert_eq!(fixture.length().await, 1);
@@ -156,7 +182,10 @@ async fn what_may_not_be_put_off_or_promoted_stays_where_it_is() {
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-zadd", "-xadd"]).await;
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(ids[1], 0)]).await.unwrap_err();
     fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap_err();
-    assert_eq!((fixture.length().await, fixture.pending().await, fixture.retrying().await), (2, 1, 1));
+    assert_eq!(
+        (fixture.length().await, fixture.pending().await, fixture.retrying().await),
+        (2, 1, 1)
+    );
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "+zadd", "+xadd"]).await;
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
 }
@@ -167,7 +196,9 @@ async fn a_promoted_entry_leaves_no_trace_of_the_old_one() {
     let mut fixture = Fixture::consuming().await;
     let id = fixture.deliver(&["a"]).await[0];
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(id, 0)]).await.unwrap();
-    fixture.redis::<()>(&["XGROUP", "SETID", &fixture.keys.incoming, "webhook-processors", "0"]).await;
+    fixture
+        .redis::<()>(&["XGROUP", "SETID", &fixture.keys.incoming, "webhook-processors", "0"])
+        .await;
     assert_eq!(fixture.read_as(OTHER).await[0].id, id);
     fixture.queue.count_isolated_run(&fixture.keys, id, uuid::Uuid::new_v4()).await.unwrap();
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
@@ -245,10 +276,18 @@ async fn illegible_facts_do_not_hold_an_entry_back() {
     for garbage in ["", "{", "7", "null"] {
         let entries: Vec<String> = fixture.redis(&["ZRANGE", &fixture.keys.retry, "0", "-1"]).await;
         fixture.redis::<()>(&["HSET", &fixture.keys.failures, &entries[0], garbage]).await;
-        assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1, "{garbage:?}");
+        assert_eq!(
+            fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved,
+            1,
+            "{garbage:?}"
+        );
         let envelope = decode(fixture.read_as(CONSUMER).await.remove(0)).unwrap();
         assert_eq!(envelope.attempt, 1);
-        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(envelope.id, 0)]).await.unwrap();
+        fixture
+            .queue
+            .schedule_retry(&fixture.keys, CONSUMER, &[retry(envelope.id, 0)])
+            .await
+            .unwrap();
     }
 }
 
@@ -256,7 +295,9 @@ async fn illegible_facts_do_not_hold_an_entry_back() {
 async fn an_orphan_is_found_and_comes_back() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["orphan", "pending", "retrying"]).await;
-    fixture.redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", &ids[0].to_string()]).await;
+    fixture
+        .redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", &ids[0].to_string()])
+        .await;
     fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &[retry(ids[2], HOUR_MS)]).await.unwrap();
     fixture.accept(&["undelivered"]).await;
 
@@ -267,8 +308,12 @@ async fn an_orphan_is_found_and_comes_back() {
     assert_eq!((swept.rescheduled, swept.cursor), (1, None));
     assert_eq!(fixture.counter("orphaned").await, 1);
     assert_eq!(fixture.queue.promote_due(&fixture.keys, HOUR_MS, 100).await.unwrap().moved, 1);
-    let read: Vec<_> =
-        fixture.read_as(OTHER).await.into_iter().map(|entry| decode(entry).unwrap().event_id).collect();
+    let read: Vec<_> = fixture
+        .read_as(OTHER)
+        .await
+        .into_iter()
+        .map(|entry| decode(entry).unwrap().event_id)
+        .collect();
     assert_eq!(read, ["undelivered", "orphan"]);
 }
 
@@ -279,7 +324,11 @@ async fn an_old_orphan_is_found_by_its_age() {
         fixture.redis::<()>(&["XADD", &fixture.keys.incoming, id, "v", "1"]).await;
         fixture.read_as(CONSUMER).await;
         fixture.redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", id]).await;
-        assert_eq!(fixture.queue.sweep_orphans(&fixture.keys, None).await.unwrap().rescheduled, 1, "{id}");
+        assert_eq!(
+            fixture.queue.sweep_orphans(&fixture.keys, None).await.unwrap().rescheduled,
+            1,
+            "{id}"
+        );
     }
 }
 
@@ -288,7 +337,9 @@ async fn a_sweep_is_bounded_and_goes_on_where_it_stopped() {
     let mut fixture = Fixture::consuming().await;
     let names: Vec<String> = (0..128).map(|n| n.to_string()).collect();
     let ids = fixture.deliver(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    fixture.redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", &ids[127].to_string()]).await;
+    fixture
+        .redis::<()>(&["XACK", &fixture.keys.incoming, "webhook-processors", &ids[127].to_string()])
+        .await;
     let (mut cursor, mut rounds, mut found) = (None, 0, 0);
     loop {
         let swept = fixture.queue.sweep_orphans_older_than(&fixture.keys, cursor, 0).await.unwrap();

@@ -13,7 +13,8 @@ fn processed(ids: &[StreamId]) -> Vec<Settled> {
 }
 
 fn forwarded(id: StreamId) -> Settled {
-    let forward = OutboxEntry { destinations: "crm".into(), result: String::new(), traceparent: None };
+    let forward =
+        OutboxEntry { destinations: "crm".into(), result: String::new(), traceparent: None };
     Settled { forward: Some(forward), ..Settled::new(id, Processed) }
 }
 
@@ -37,7 +38,11 @@ impl Fixture {
 async fn a_settled_event_is_nowhere() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
-    let batch = [Settled::new(ids[0], Processed), Settled::new(ids[1], Stale), Settled::new(ids[2], Duplicate)];
+    let batch = [
+        Settled::new(ids[0], Processed),
+        Settled::new(ids[1], Stale),
+        Settled::new(ids[2], Duplicate),
+    ];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
     assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
     assert_eq!(
@@ -63,14 +68,18 @@ async fn an_entry_given_twice_is_finished_and_forwarded_once() {
     let ids = fixture.deliver(&["a", "b"]).await;
     let batch = [forwarded(ids[0]), Settled::new(ids[1], Processed), forwarded(ids[0])];
     assert_eq!(fixture.settle(&batch).await, [true, true, false]);
-    assert_eq!((fixture.outbox().await, fixture.counter("processed").await), (vec!["a".to_owned()], 2));
+    assert_eq!(
+        (fixture.outbox().await, fixture.counter("processed").await),
+        (vec!["a".to_owned()], 2)
+    );
 }
 
 #[tokio::test]
 async fn outcomes_of_all_kinds_in_any_order_are_counted_as_they_are() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c", "d", "e", "f", "g"]).await;
-    let kinds: [SettleOutcome; 7] = [Stale, Processed, Processed, Duplicate, Duplicate, Processed, Stale];
+    let kinds: [SettleOutcome; 7] =
+        [Stale, Processed, Processed, Duplicate, Duplicate, Processed, Stale];
     let batch: Vec<_> = ids.iter().zip(kinds).map(|(id, kind)| Settled::new(*id, kind)).collect();
     assert_eq!(fixture.settle(&batch).await, [true; 7]);
     assert_eq!((fixture.counter("processed").await, fixture.counter("stale").await), (3, 2));
@@ -82,7 +91,11 @@ async fn outcomes_of_all_kinds_in_any_order_are_counted_as_they_are() {
 async fn what_another_has_settled_is_known_among_the_rest() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c", "d"]).await;
-    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10).await.unwrap();
+    fixture
+        .queue
+        .claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10)
+        .await
+        .unwrap();
     assert_eq!(fixture.settle(&processed(&ids[1..3])).await, [true, true]);
     assert_eq!(fixture.settle(&processed(&ids)).await, [true, false, false, true]);
     assert_eq!(fixture.counter("processed").await, 4);
@@ -94,9 +107,15 @@ async fn what_another_has_put_off_is_settled_with_the_rest() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let retries = [crate::retry::retry(ids[1], 60_000)];
-    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retries).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.schedule_retry(&fixture.keys, CONSUMER, &retries).await.unwrap(),
+        [true]
+    );
     assert_eq!(fixture.settle(&processed(&ids)).await, [true; 3]);
-    assert_eq!((fixture.length().await, fixture.retrying().await, fixture.counter("processed").await), (0, 0, 3));
+    assert_eq!(
+        (fixture.length().await, fixture.retrying().await, fixture.counter("processed").await),
+        (0, 0, 3)
+    );
     assert_eq!(fixture.redis::<u64>(&["EXISTS", &fixture.keys.failures]).await, 0);
 }
 
@@ -114,7 +133,10 @@ async fn what_somebody_deletes_by_hand_is_not_counted_nor_forwarded() {
     fixture.delete_by_hand(ids[0]).await;
     let batch: Vec<_> = ids.iter().map(|id| forwarded(*id)).collect();
     assert_eq!(fixture.settle(&batch).await, [false, true, true]);
-    assert_eq!((fixture.outbox().await, fixture.counter("processed").await), (vec!["e".into(), "f".into()], 4));
+    assert_eq!(
+        (fixture.outbox().await, fixture.counter("processed").await),
+        (vec!["e".into(), "f".into()], 4)
+    );
 }
 
 #[tokio::test]
@@ -122,7 +144,14 @@ async fn a_settle_clears_every_trace_of_the_entry() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     let id = ids[0].to_string();
-    assert_eq!(fixture.queue.count_isolated_run(&fixture.keys, ids[0], uuid::Uuid::new_v4()).await.unwrap(), 1);
+    assert_eq!(
+        fixture
+            .queue
+            .count_isolated_run(&fixture.keys, ids[0], uuid::Uuid::new_v4())
+            .await
+            .unwrap(),
+        1
+    );
     fixture.redis::<()>(&["ZADD", &fixture.keys.retry, "0", &id]).await;
     fixture.redis::<()>(&["HSET", &fixture.keys.failures, &id, "{}"]).await;
     fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap();
@@ -136,8 +165,15 @@ async fn whoever_holds_it_the_database_has_decided() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a"]).await;
     // Frozen between commit and settle, and claimed by another meanwhile.
-    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10).await.unwrap();
-    assert_eq!(fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap(), [true]);
+    fixture
+        .queue
+        .claim(&fixture.keys, OTHER, Duration::ZERO, Default::default(), 10)
+        .await
+        .unwrap();
+    assert_eq!(
+        fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap(),
+        [true]
+    );
     assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
 }
 
@@ -163,8 +199,15 @@ async fn a_deleted_entry_leaves_the_pending_list() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
     fixture.redis::<()>(&["XDEL", &fixture.keys.incoming, &ids[0].to_string()]).await;
-    let own = fixture.queue.read_own_pending(&fixture.keys, CONSUMER, Default::default(), 10).await.unwrap();
+    let own = fixture
+        .queue
+        .read_own_pending(&fixture.keys, CONSUMER, Default::default(), 10)
+        .await
+        .unwrap();
     assert_eq!(own.iter().map(|entry| entry.fields.is_some()).collect::<Vec<_>>(), [false, true]);
-    assert_eq!(fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap(), [false]);
+    assert_eq!(
+        fixture.queue.settle(&fixture.keys, &[Settled::new(ids[0], Processed)]).await.unwrap(),
+        [false]
+    );
     assert_eq!(fixture.pending().await, 1);
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::event::{MAX_FUTURE_MS, NewEvent, StreamId, marker_digest};
 use shared::queue::Enqueued::{Accepted, Duplicate, Overloaded, RateLimited, Refused};
 use shared::queue::{
-    EnqueuePolicy, Enqueued, KeyLayout, MAX_BATCH_EVENTS, PlatformKeys, Queue, EnqueueSection, TypeLimit, connect,
+    EnqueuePolicy, EnqueueSection, Enqueued, KeyLayout, MAX_BATCH_EVENTS, PlatformKeys, Queue,
+    TypeLimit, connect,
 };
 
 use crate::cluster::one_node;
@@ -41,7 +42,8 @@ impl Fixture {
             groups.iter().map(|ids| ids.iter().map(|id| of(platform, id)).collect()).collect()
         };
         let events: Vec<_> = brought.iter().map(events).collect();
-        self.share_events(brought.iter().map(|(platform, policy, _)| (*platform, policy)), &events).await
+        self.share_events(brought.iter().map(|(platform, policy, _)| (*platform, policy)), &events)
+            .await
     }
 
     async fn share_events<'a>(
@@ -49,12 +51,14 @@ impl Fixture {
         platforms: impl Iterator<Item = (&'a str, &'a EnqueuePolicy)>,
         events: &[Vec<Vec<NewEvent>>],
     ) -> Vec<Enqueued> {
-        let platforms: Vec<_> = platforms.map(|(platform, policy)| (self.of(platform), policy)).collect();
+        let platforms: Vec<_> =
+            platforms.map(|(platform, policy)| (self.of(platform), policy)).collect();
         let groups: Vec<Vec<&[NewEvent]>> =
             events.iter().map(|groups| groups.iter().map(Vec::as_slice).collect()).collect();
         let share = |((keys, policy), groups)| EnqueueSection { keys, policy, groups };
         let platforms = platforms.iter().map(|(keys, policy)| (keys, *policy));
-        let shares: Vec<EnqueueSection<'_>> = platforms.zip(groups.iter().map(Vec::as_slice)).map(share).collect();
+        let shares: Vec<EnqueueSection<'_>> =
+            platforms.zip(groups.iter().map(Vec::as_slice)).map(share).collect();
         self.queue.enqueue_sections(&shares).await.unwrap()
     }
 
@@ -70,7 +74,8 @@ impl Fixture {
 
     async fn calls_of(&self, command: &str) -> u64 {
         let stats: String = self.redis(&["INFO", "commandstats"]).await;
-        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
     }
 }
@@ -100,12 +105,16 @@ async fn each_request_gets_its_own_outcome_in_its_place() {
     assert_eq!(fixture.queued_of("netflix").await, ["f", "g"]);
     let expected = counters(&[("accepted", 2), ("rate_limited", 1), ("duplicate", 1)]);
     assert_eq!(fixture.counted("mux").await, expected);
-    assert_eq!(fixture.counted("acme").await, counters(&[("accepted", 2), ("duplicate", 2), ("overloaded", 1)]));
+    assert_eq!(
+        fixture.counted("acme").await,
+        counters(&[("accepted", 2), ("duplicate", 2), ("overloaded", 1)])
+    );
     assert_eq!(fixture.counted("netflix").await, counters(&[("accepted", 2), ("duplicate", 1)]));
     let names: BTreeSet<_> = fixture.queue.platforms().await.unwrap().into_iter().collect();
     assert_eq!(names, PLATFORMS.map(name).into());
     // Each marker is its own platform's, and all are found again.
-    let again: [Brought; 3] = [("netflix", OPEN, &[&["g"]]), ("mux", OPEN, &[&["b"]]), ("acme", OPEN, &[&["d"]])];
+    let again: [Brought; 3] =
+        [("netflix", OPEN, &[&["g"]]), ("mux", OPEN, &[&["b"]]), ("acme", OPEN, &[&["d"]])];
     assert_eq!(fixture.share(&again).await, [Duplicate; 3]);
 }
 
@@ -116,9 +125,15 @@ async fn what_can_be_asked_once_is_asked_once() {
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
     let brought = PLATFORMS.map(|platform| (platform, slow(5), TWO));
     assert_eq!(fixture.share(&brought).await, [Accepted; 6]);
-    for (command, calls) in
-        [("evalsha", 2), ("time", 1), ("exists", 1), ("mget", 1), ("sadd", 1), ("xadd", 6), ("set", 6 + 3)]
-    {
+    for (command, calls) in [
+        ("evalsha", 2),
+        ("time", 1),
+        ("exists", 1),
+        ("mget", 1),
+        ("sadd", 1),
+        ("xadd", 6),
+        ("set", 6 + 3),
+    ] {
         // The first call of all finds that the script is not known.
         assert_eq!(fixture.calls_of(command).await, calls, "{command}");
     }
@@ -130,12 +145,16 @@ async fn what_is_wrong_with_one_platforms_keys_harms_no_other() {
         let fixture = Fixture::start().await;
         let keys = fixture.of(damaged);
         let brought = |id: Ids| PLATFORMS.map(|platform| (platform, slow(2), id));
-        let expected = |of_it| PLATFORMS.map(|platform| if platform == damaged { of_it } else { Accepted });
+        let expected =
+            |of_it| PLATFORMS.map(|platform| if platform == damaged { of_it } else { Accepted });
 
         fixture.redis::<()>(&["SET", &keys.incoming, "not a stream"]).await;
         assert_eq!(fixture.share(&brought(&[&["a"]])).await, expected(Refused), "{damaged}");
         let names: BTreeSet<_> = fixture.queue.platforms().await.unwrap().into_iter().collect();
-        assert_eq!(names, PLATFORMS.into_iter().filter(|name| *name != damaged).map(name).collect());
+        assert_eq!(
+            names,
+            PLATFORMS.into_iter().filter(|name| *name != damaged).map(name).collect()
+        );
         fixture.redis::<()>(&["DEL", &keys.incoming]).await;
 
         // No limit is known then, and none can be kept; that is no reason to refuse, nor for anybody else's to be lost.
@@ -149,9 +168,13 @@ async fn what_is_wrong_with_one_platforms_keys_harms_no_other() {
             assert_eq!(fixture.counted(platform).await, counters(&[("accepted", 2)]), "{damaged}");
         }
         let third = fixture.share(&brought(&[&["c"]])).await;
-        let limited = third.iter().zip(PLATFORMS).filter(|(one, _)| matches!(one, RateLimited { .. }));
+        let limited =
+            third.iter().zip(PLATFORMS).filter(|(one, _)| matches!(one, RateLimited { .. }));
         let limited: Vec<_> = limited.map(|(_, platform)| platform).collect();
-        assert_eq!(limited, PLATFORMS.into_iter().filter(|name| *name != damaged).collect::<Vec<_>>());
+        assert_eq!(
+            limited,
+            PLATFORMS.into_iter().filter(|name| *name != damaged).collect::<Vec<_>>()
+        );
 
         // Something else where a marker would be: it is there, so the event was seen.
         let fixture = Fixture::start().await;
@@ -168,7 +191,10 @@ async fn limits_hold_where_they_may_only_be_asked_one_by_one() {
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-mget"]).await;
     let brought = |id: Ids| [("mux", slow(1), id), ("acme", slow(2), id)];
     assert_eq!(fixture.share(&brought(&[&["a"]])).await, [Accepted; 2]);
-    assert_eq!(fixture.share(&brought(&[&["b"]])).await, [RateLimited { retry_after_s: 600 }, Accepted]);
+    assert_eq!(
+        fixture.share(&brought(&[&["b"]])).await,
+        [RateLimited { retry_after_s: 600 }, Accepted]
+    );
 }
 
 #[tokio::test]
@@ -181,15 +207,24 @@ async fn every_platform_is_decided_by_its_own_policy() {
         .share(&[
             ("mux", EnqueuePolicy { types: types(1), dedup_ttl_s: 100, ..slow(3) }, ids),
             ("acme", EnqueuePolicy { dedup_ttl_s: 2000, ..slow(3) }, ids),
-            ("netflix", EnqueuePolicy { types: types(2), max_backlog: 3, dedup_ttl_s: 30_000, ..OPEN }, ids),
+            (
+                "netflix",
+                EnqueuePolicy { types: types(2), max_backlog: 3, dedup_ttl_s: 30_000, ..OPEN },
+                ids,
+            ),
         ])
         .await;
-    let accepted: Vec<usize> =
-        outcomes.chunks(4).map(|four| four.iter().filter(|one| **one == Accepted).count()).collect();
+    let accepted: Vec<usize> = outcomes
+        .chunks(4)
+        .map(|four| four.iter().filter(|one| **one == Accepted).count())
+        .collect();
     assert_eq!(accepted, [1, 3, 2]);
     for (platform, ttl) in [("mux", 100), ("acme", 2000), ("netflix", 30_000)] {
         let marker = fixture.of(platform).marker(&marker_digest(platform, "a"));
-        assert!((ttl - 10..=ttl).contains(&fixture.redis::<i64>(&["TTL", &marker]).await), "{platform}");
+        assert!(
+            (ttl - 10..=ttl).contains(&fixture.redis::<i64>(&["TTL", &marker]).await),
+            "{platform}"
+        );
     }
     // What was charged is each one's own: the type's where it has one, the platform's where it has one.
     let (seconds, micros): (i64, i64) = fixture.redis(&["TIME"]).await;
@@ -198,7 +233,8 @@ async fn every_platform_is_decided_by_its_own_policy() {
         [("mux", Some(1), Some(1)), ("acme", Some(3), None), ("netflix", None, Some(2))]
     {
         let keys = fixture.of(platform);
-        for (key, events) in [(&keys.limit, of_platform), (&keys.type_limit("stream.up"), of_type)] {
+        for (key, events) in [(&keys.limit, of_platform), (&keys.type_limit("stream.up"), of_type)]
+        {
             let state: Option<String> = fixture.redis(&["GET", key]).await;
             let ahead = state.map(|state| state.parse::<i64>().expect("all its digits") - now);
             let periods = ahead.map(|ahead| (ahead + 300_000_000) / 600_000_000);
@@ -229,7 +265,8 @@ async fn groups_are_whole_in_each_share() {
     fixture.redis::<()>(&["DEL", &fixture.of("mux").incoming]).await;
     let end = StreamId { ms: u64::MAX, seq: u64::MAX - 1 }.to_string();
     fixture.redis::<String>(&["XADD", &fixture.of("mux").incoming, &end, "v", "1"]).await;
-    let again = fixture.share(&[("mux", OPEN, &[&["x", "y"]]), ("acme", OPEN, &[&["x", "y"]])]).await;
+    let again =
+        fixture.share(&[("mux", OPEN, &[&["x", "y"]]), ("acme", OPEN, &[&["x", "y"]])]).await;
     assert_eq!((again, fixture.queued_of("acme").await.len()), (vec![Refused, Accepted], 5));
 }
 
@@ -260,16 +297,22 @@ async fn a_clock_that_was_set_back_concerns_the_streams_that_are_ahead() {
 async fn a_time_from_the_future_is_cut_wherever_it_stands() {
     let fixture = Fixture::start().await;
     let now = fixture.queue.now().await.unwrap();
-    let (past, near, far) = (now - 86_400_000, now + MAX_FUTURE_MS - 10_000, now + MAX_FUTURE_MS + 60_000);
+    let (past, near, far) =
+        (now - 86_400_000, now + MAX_FUTURE_MS - 10_000, now + MAX_FUTURE_MS + 60_000);
     let given = [[Some(past), None], [Some(far), Some(near)], [Some(-5), Some(past)]];
     for (call, times) in [given, [given[0], given[2], given[0]]].into_iter().enumerate() {
         let one = |platform: &str, nth: usize, occurred_at: Option<_>| {
-            vec![NewEvent { occurred_at: occurred_at.into(), ..of(platform, &format!("{call}-{nth}")) }]
+            vec![NewEvent {
+                occurred_at: occurred_at.into(),
+                ..of(platform, &format!("{call}-{nth}"))
+            }]
         };
         let events: Vec<Vec<Vec<NewEvent>>> = PLATFORMS
             .iter()
             .zip(times)
-            .map(|(platform, times)| (0..).zip(times).map(|(nth, at)| one(platform, nth, at)).collect())
+            .map(|(platform, times)| {
+                (0..).zip(times).map(|(nth, at)| one(platform, nth, at)).collect()
+            })
             .collect();
         let platforms = PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED));
         assert_eq!(fixture.share_events(platforms, &events).await, [Accepted; 6]);
@@ -308,9 +351,14 @@ async fn a_platform_may_come_twice_into_a_call() {
 async fn what_an_earlier_share_has_brought_is_a_duplicate_in_a_later_one() {
     let fixture = Fixture::start().await;
     let same = |id: &str| vec![event(id)];
-    let events =
-        [vec![same("a"), same("b")], vec![same("b"), same("c")], vec![vec![event("c"), event("d")], same("a")]];
-    let outcomes = fixture.share_events(PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED)), &events).await;
+    let events = [
+        vec![same("a"), same("b")],
+        vec![same("b"), same("c")],
+        vec![vec![event("c"), event("d")], same("a")],
+    ];
+    let outcomes = fixture
+        .share_events(PLATFORMS.iter().map(|platform| (*platform, &UNLIMITED)), &events)
+        .await;
     assert_eq!(outcomes, [Accepted, Accepted, Duplicate, Accepted, Accepted, Duplicate]);
     assert_eq!(fixture.queued_of("netflix").await, ["d"]);
 }
@@ -330,8 +378,14 @@ async fn the_bound_of_a_call_is_that_of_all_its_shares() {
     assert_eq!(fixture.redis::<u64>(&["DBSIZE"]).await, 0);
 
     let just = [share(&mux, &singly[..100]), share(&acme, &[]), share(&acme, &singly[100..])];
-    assert_eq!(fixture.queue.enqueue_sections(&just).await.unwrap(), vec![Accepted; MAX_BATCH_EVENTS]);
-    assert_eq!((fixture.queued_of("mux").await.len(), fixture.queued_of("acme").await.len()), (100, 28));
+    assert_eq!(
+        fixture.queue.enqueue_sections(&just).await.unwrap(),
+        vec![Accepted; MAX_BATCH_EVENTS]
+    );
+    assert_eq!(
+        (fixture.queued_of("mux").await.len(), fixture.queued_of("acme").await.len()),
+        (100, 28)
+    );
     assert!(fixture.queue.enqueue_sections(&[share(&mux, &[])]).await.unwrap().is_empty());
 }
 
@@ -343,7 +397,9 @@ async fn on_a_cluster_platforms_do_not_mix() {
     let (mux, acme, given) = (queue.keys(&name("mux")), queue.keys(&name("acme")), [event("a")]);
     let groups = [&given[..]];
     let share = |keys| EnqueueSection { keys, policy: &UNLIMITED, groups: &groups };
-    assert!(queue.enqueue_sections(&[share(&mux), share(&acme)]).await.unwrap_err().certainly_not_run());
+    assert!(
+        queue.enqueue_sections(&[share(&mux), share(&acme)]).await.unwrap_err().certainly_not_run()
+    );
     assert_eq!(server.command::<u64>(&["DBSIZE"]).await, 0);
     for keys in [&mux, &acme] {
         assert_eq!(queue.enqueue_sections(&[share(keys)]).await.unwrap(), [Accepted]);

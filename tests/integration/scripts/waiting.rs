@@ -8,8 +8,9 @@ use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, NewEvent, StreamId, marker_digest};
 use shared::queue::keys::reply_channel;
 use shared::queue::{
-    AddressedReply, DeadLettered, Enqueued, GroupState, SubscriptionEvent, ImportOutcome, NewDeadLetter, ReplyOutcome, Replayed, EventReply,
-    SettleOutcome, Settled, ChannelSubscription, UnfinishedState, decode,
+    AddressedReply, ChannelSubscription, DeadLettered, Enqueued, EventReply, GroupState,
+    ImportOutcome, NewDeadLetter, Replayed, ReplyOutcome, SettleOutcome, Settled,
+    SubscriptionEvent, UnfinishedState, decode,
 };
 use tests::poll;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -27,7 +28,10 @@ fn reply(event_id: &str, outcome: ReplyOutcome) -> EventReply {
 
 fn done(channel: &str, event_id: &str) -> Option<AddressedReply> {
     let results = to_raw_value(&serde_json::json!({"event_id": event_id})).unwrap();
-    Some(AddressedReply { channel: channel.into(), reply: reply(event_id, ReplyOutcome::Processed(results)) })
+    Some(AddressedReply {
+        channel: channel.into(),
+        reply: reply(event_id, ReplyOutcome::Processed(results)),
+    })
 }
 
 pub fn given_up(channel: &str, event_id: &str) -> Option<AddressedReply> {
@@ -109,7 +113,11 @@ impl Fixture {
     }
 
     async fn give_up(&self, id: StreamId) -> StreamId {
-        let outcome = self.queue.dead_letter(&self.keys, CONSUMER, "w", &[letter(id, None)], 100).await.unwrap();
+        let outcome = self
+            .queue
+            .dead_letter(&self.keys, CONSUMER, "w", &[letter(id, None)], 100)
+            .await
+            .unwrap();
         assert_eq!(outcome, [DeadLettered::Done]);
         self.queue.dead_letters(&self.keys, None, 100).await.unwrap().last().unwrap().id
     }
@@ -139,11 +147,19 @@ async fn who_waits_stands_in_the_entry_and_travels_with_it() {
         event("e"),
     ];
     assert_eq!(fixture.enqueue(&OPEN, &given).await, [Enqueued::Accepted; 5]);
-    assert_eq!(fixture.enqueue(&OPEN, &given[..1]).await, [Enqueued::Duplicate], "it has its marker");
-    let read: Vec<Envelope> = fixture.read_as(CONSUMER).await.into_iter().map(|one| decode(one).unwrap()).collect();
+    assert_eq!(
+        fixture.enqueue(&OPEN, &given[..1]).await,
+        [Enqueued::Duplicate],
+        "it has its marker"
+    );
+    let read: Vec<Envelope> =
+        fixture.read_as(CONSUMER).await.into_iter().map(|one| decode(one).unwrap()).collect();
     for (given, read) in given.iter().zip(&read) {
         assert_eq!((&given.reply_to, &given.event_id), (&read.reply_to, &read.event_id));
-        assert_eq!((&given.delivery_id, &given.traceparent), (&read.delivery_id, &read.traceparent));
+        assert_eq!(
+            (&given.delivery_id, &given.traceparent),
+            (&read.delivery_id, &read.traceparent)
+        );
         assert_eq!((&given.body, read.id), (&read.body, read.origin));
         assert!(!read.was_requeued());
     }
@@ -159,9 +175,13 @@ async fn a_settled_event_is_told_once_to_who_waits() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let (here, there) = (reply_channel(Uuid::new_v4()), reply_channel(Uuid::new_v4()));
-    let (mut ear, mut other) = (Ear::open(&fixture, &here).await, Ear::open(&fixture, &there).await);
-    let batch =
-        [settled(ids[0], &here, "a"), Settled::new(ids[1], SettleOutcome::Processed), settled(ids[2], &there, "c")];
+    let (mut ear, mut other) =
+        (Ear::open(&fixture, &here).await, Ear::open(&fixture, &there).await);
+    let batch = [
+        settled(ids[0], &here, "a"),
+        Settled::new(ids[1], SettleOutcome::Processed),
+        settled(ids[2], &there, "c"),
+    ];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true; 3]);
     for (ear, id) in [(&mut ear, "a"), (&mut other, "c")] {
         let told = ear.message().await;
@@ -181,7 +201,9 @@ async fn a_settled_event_is_told_once_to_who_waits() {
     let late = [settled(ids[0], &here, "a")];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
     assert!(fixture.told("a").await.is_none());
-    fixture.redis::<()>(&["PUBLISH", &here, &reply("end", ReplyOutcome::Dead(String::new())).encode()]).await;
+    fixture
+        .redis::<()>(&["PUBLISH", &here, &reply("end", ReplyOutcome::Dead(String::new())).encode()])
+        .await;
     assert_eq!(ear.message().await.event_id, "end", "nothing was published twice");
 }
 
@@ -201,8 +223,12 @@ async fn a_dead_letter_is_told_and_nobody_waits_for_it_any_more() {
         letter(ids[1], given_up(&channel, "b")),
         letter(ids[2], given_up(&channel, "c")),
     ];
-    let outcomes = fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
-    assert_eq!(outcomes, [DeadLettered::Gone, DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]);
+    let outcomes =
+        fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 2).await.unwrap();
+    assert_eq!(
+        outcomes,
+        [DeadLettered::Gone, DeadLettered::Done, DeadLettered::Done, DeadLettered::Full]
+    );
     let told = ear.message().await;
     assert_eq!(told.event_id, "b");
     assert!(matches!(told.outcome, ReplyOutcome::Dead(code) if code == "store_rejected"));
@@ -224,13 +250,20 @@ async fn forbidden_to_publish_or_full_it_is_settled_all_the_same() {
     let ids = fixture.deliver(&["a", "b", "c"]).await;
     let channel = reply_channel(Uuid::new_v4());
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    assert_eq!(fixture.queue.settle(&fixture.keys, &[settled(ids[0], &channel, "a")]).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.settle(&fixture.keys, &[settled(ids[0], &channel, "a")]).await.unwrap(),
+        [true]
+    );
     assert!(fixture.told("a").await.is_some());
     fixture.redis::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
     fixture.redis::<()>(&["ACL", "SETUSER", "default", "-publish", "-set"]).await;
-    assert_eq!(fixture.queue.settle(&fixture.keys, &[settled(ids[1], &channel, "b")]).await.unwrap(), [true]);
+    assert_eq!(
+        fixture.queue.settle(&fixture.keys, &[settled(ids[1], &channel, "b")]).await.unwrap(),
+        [true]
+    );
     let letters = [letter(ids[2], given_up(&channel, "c"))];
-    let outcomes = fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 9).await.unwrap();
+    let outcomes =
+        fixture.queue.dead_letter(&fixture.keys, CONSUMER, "w", &letters, 9).await.unwrap();
     assert_eq!(outcomes, [DeadLettered::Done]);
     assert_eq!((fixture.length().await, fixture.pending().await), (0, 0));
 }
@@ -244,10 +277,15 @@ async fn what_nobody_waits_for_costs_no_further_command() {
     fixture.enqueue(&OPEN, &given).await;
     let calls = fixture.calls().await;
     assert_eq!((calls["xadd"], calls["set"], calls["exists"]), (100, 100, 1), "{calls:?}");
-    assert_eq!((calls.get("hset"), calls.get("publish"), calls.get("hget")), (None, None, None), "{calls:?}");
+    assert_eq!(
+        (calls.get("hset"), calls.get("publish"), calls.get("hget")),
+        (None, None, None),
+        "{calls:?}"
+    );
     let ids: Vec<StreamId> = fixture.read_as(CONSUMER).await.iter().map(|entry| entry.id).collect();
     fixture.redis::<()>(&["CONFIG", "RESETSTAT"]).await;
-    let batch: Vec<Settled> = ids.iter().map(|id| Settled::new(*id, SettleOutcome::Processed)).collect();
+    let batch: Vec<Settled> =
+        ids.iter().map(|id| Settled::new(*id, SettleOutcome::Processed)).collect();
     fixture.queue.settle(&fixture.keys, &batch).await.unwrap();
     let mut calls = fixture.calls().await;
     calls.retain(|name, _| {
@@ -268,13 +306,22 @@ async fn the_index_follows_an_event_through_retry_dead_letter_and_replay() {
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying));
     let again = fixture.again().await;
     assert!(again.was_requeued());
-    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Retrying), "until it is decided");
+    assert_eq!(
+        fixture.unfinished("a").await,
+        Some(UnfinishedState::Retrying),
+        "until it is decided"
+    );
     let dead = fixture.give_up(again.id).await;
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
     fixture.redis::<()>(&["DEL", &fixture.keys.marker(&marker_digest("mux", "a"))]).await;
-    let replayed = fixture.queue.replay(&fixture.keys, &[dead], 100, &BTreeMap::new()).await.unwrap();
+    let replayed =
+        fixture.queue.replay(&fixture.keys, &[dead], 100, &BTreeMap::new()).await.unwrap();
     assert!(matches!(replayed[..], [Replayed::Done(_)]));
-    assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Pending), "without its marker, too");
+    assert_eq!(
+        fixture.unfinished("a").await,
+        Some(UnfinishedState::Pending),
+        "without its marker, too"
+    );
     let last = fixture.again().await;
     let moved = Some(last.event_id.clone());
     let batch = [Settled { moved, ..Settled::new(last.id, SettleOutcome::Processed) }];
@@ -290,7 +337,8 @@ async fn a_settle_that_came_too_late_does_not_touch_the_index() {
     fixture.put_off(id).await;
     let again = fixture.again().await;
     let dead = fixture.give_up(again.id).await;
-    let late = [Settled { moved: Some("a".into()), ..Settled::new(again.id, SettleOutcome::Processed) }];
+    let late =
+        [Settled { moved: Some("a".into()), ..Settled::new(again.id, SettleOutcome::Processed) }];
     assert_eq!(fixture.queue.settle(&fixture.keys, &late).await.unwrap(), [false]);
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(dead)));
 }
@@ -300,9 +348,16 @@ async fn a_settle_that_came_too_late_does_not_touch_the_index() {
 async fn a_late_settle_of_what_another_put_off_clears_the_index() {
     let mut fixture = Fixture::consuming().await;
     let ids = fixture.deliver(&["a", "b"]).await;
-    fixture.queue.claim(&fixture.keys, OTHER, Duration::ZERO, StreamId::default(), 10).await.unwrap();
+    fixture
+        .queue
+        .claim(&fixture.keys, OTHER, Duration::ZERO, StreamId::default(), 10)
+        .await
+        .unwrap();
     let retries = ids.iter().map(|id| crate::retry::retry(*id, 60_000)).collect::<Vec<_>>();
-    assert_eq!(fixture.queue.schedule_retry(&fixture.keys, OTHER, &retries).await.unwrap(), [true; 2]);
+    assert_eq!(
+        fixture.queue.schedule_retry(&fixture.keys, OTHER, &retries).await.unwrap(),
+        [true; 2]
+    );
     let batch = [Settled::new(ids[0], SettleOutcome::Processed)];
     assert_eq!(fixture.queue.settle(&fixture.keys, &batch).await.unwrap(), [true]);
     assert_eq!(fixture.index().await, HashMap::from([("b".to_owned(), "retrying".to_owned())]));
@@ -330,7 +385,8 @@ async fn an_imported_dead_letter_is_in_the_index() {
     let fixture = Fixture::start().await;
     let fields = vec![(b"event_id".to_vec(), b"a".to_vec()), (b"body".to_vec(), b"{}".to_vec())];
     let exported = StreamId { ms: 1, seq: 1 };
-    let imported = fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
+    let imported =
+        fixture.queue.import_dead_letter(&fixture.keys, exported, &fields, 9).await.unwrap();
     let ImportOutcome::Done(id) = imported else { panic!("{imported:?}") };
     assert_eq!(fixture.unfinished("a").await, Some(UnfinishedState::Dead(id)));
 }
@@ -347,7 +403,10 @@ async fn a_new_group_ends_all_retries_in_the_index_and_no_dead_letter() {
     assert_eq!(fixture.index().await.len(), 100);
     fixture.redis::<()>(&["XGROUP", "DESTROY", &fixture.keys.incoming, "webhook-processors"]).await;
     assert_eq!(fixture.queue.create_group(&fixture.keys).await.unwrap(), GroupState::Created);
-    assert_eq!(fixture.index().await, HashMap::from([("event 0".to_owned(), format!("dead:{dead}"))]));
+    assert_eq!(
+        fixture.index().await,
+        HashMap::from([("event 0".to_owned(), format!("dead:{dead}"))])
+    );
 }
 
 #[tokio::test]
@@ -395,7 +454,13 @@ async fn a_subscription_comes_back() {
     fixture.redis::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     ear.listening().await;
     assert_eq!(
-        fixture.redis::<u64>(&["PUBLISH", &channel, &reply("a", ReplyOutcome::Dead("x".into())).encode()]).await,
+        fixture
+            .redis::<u64>(&[
+                "PUBLISH",
+                &channel,
+                &reply("a", ReplyOutcome::Dead("x".into())).encode()
+            ])
+            .await,
         1
     );
     assert_eq!(ear.message().await.event_id, "a");
@@ -404,7 +469,9 @@ async fn a_subscription_comes_back() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     fixture.server.restart().await;
     ear.listening().await;
-    fixture.redis::<u64>(&["PUBLISH", &channel, &reply("b", ReplyOutcome::Dead("x".into())).encode()]).await;
+    fixture
+        .redis::<u64>(&["PUBLISH", &channel, &reply("b", ReplyOutcome::Dead("x".into())).encode()])
+        .await;
     assert_eq!(ear.message().await.event_id, "b");
 
     ear.stop.cancel();

@@ -18,7 +18,8 @@ on_both!(
 );
 
 async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
-    let result = fixture.announce("a", 7, json!({"room_id": "r", "config": {"a": [1.50, null]}})).await;
+    let result =
+        fixture.announce("a", 7, json!({"room_id": "r", "config": {"a": [1.50, null]}})).await;
     assert_eq!(
         (result.action, result.old_status, result.new_status),
         (EventAction::Recorded, None, Some(SessionStatus::Ready))
@@ -36,18 +37,24 @@ async fn an_announcement_makes_a_ready_session(fixture: Fixture) {
         assert_eq!(row[column], value, "{column}");
     }
     let explicit = fixture.announce("b", 7, json!({"room_id": "r2", "status": "ready"})).await;
-    assert_eq!((explicit.action, explicit.new_status), (EventAction::StatusUpdated, Some(SessionStatus::Ready)));
+    assert_eq!(
+        (explicit.action, explicit.new_status),
+        (EventAction::StatusUpdated, Some(SessionStatus::Ready))
+    );
 }
 
 async fn a_configuration_is_replaced_whole_and_an_absent_field_is_left_alone(fixture: Fixture) {
-    let body =
-        json!({"room_id": "r", "live_stream_id": "s", "config": {"a": 1, "egress": {"live_stream_id": "e"}}});
+    let body = json!({"room_id": "r", "live_stream_id": "s", "config": {"a": 1, "egress": {"live_stream_id": "e"}}});
     fixture.announce("a", 0, body).await;
     fixture.announce("b", 1_000, json!({"room_id": "r", "config": {"b": 2}})).await;
     let row = fixture.session("r").await;
     assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"b": 2}), &json!("s")));
     let gone = fixture.one("mux", mux("e1", ACTIVE, 2_000, None, "e")).await;
-    assert_eq!(gone, worker::effects::Applied::MissingSession, "the old configuration leads nowhere");
+    assert_eq!(
+        gone,
+        worker::effects::Applied::MissingSession,
+        "the old configuration leads nowhere"
+    );
     fixture.announce("c", 2_000, json!({"room_id": "r", "live_stream_id": "s2"})).await;
     let row = fixture.session("r").await;
     assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"b": 2}), &json!("s2")));
@@ -57,7 +64,10 @@ async fn ready_only_initialises(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
     let result = fixture.announce("b", 5_000, json!({"room_id": "r", "status": "ready"})).await;
-    assert_eq!((result.action, result.new_status), (EventAction::StatusUnchanged, Some(SessionStatus::Live)));
+    assert_eq!(
+        (result.action, result.new_status),
+        (EventAction::StatusUnchanged, Some(SessionStatus::Live))
+    );
     let late = done(fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await);
     assert_eq!(
         late.new_status,
@@ -78,7 +88,10 @@ async fn without_a_status_no_status_guard_is_touched(fixture: Fixture) {
 async fn another_status_is_an_event_like_any_other(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let stopped = fixture.announce("b", 3_000, json!({"room_id": "r", "status": "stopped"})).await;
-    assert_eq!((stopped.action, stopped.old_status), (EventAction::StatusUpdated, Some(SessionStatus::Ready)));
+    assert_eq!(
+        (stopped.action, stopped.old_status),
+        (EventAction::StatusUpdated, Some(SessionStatus::Ready))
+    );
     let stale = done(fixture.one("mux", mux("e1", ACTIVE, 2_000, Some("r"), "s")).await);
     assert_eq!(stale.action, EventAction::StaleIgnored);
     assert_eq!(fixture.session("r").await["status"], "stopped");
@@ -86,8 +99,9 @@ async fn another_status_is_an_event_like_any_other(fixture: Fixture) {
 
 async fn an_older_announcement_changes_nothing_that_a_newer_one_gave(fixture: Fixture) {
     fixture.announce("b", 5_000, json!({"room_id": "r", "config": {"n": 2}})).await;
-    let older =
-        fixture.announce("a", 1_000, json!({"room_id": "r", "config": {"n": 1}, "live_stream_id": "s"})).await;
+    let older = fixture
+        .announce("a", 1_000, json!({"room_id": "r", "config": {"n": 1}, "live_stream_id": "s"}))
+        .await;
     assert_eq!(older.action, EventAction::Recorded, "its live stream id is news");
     let row = fixture.session("r").await;
     assert_eq!((&row["config"], &row["live_stream_id"]), (&json!({"n": 2}), &json!("s")));
@@ -103,7 +117,11 @@ async fn announced_and_used_in_one_batch(fixture: Fixture) {
             "sessions",
             &[
                 announced("a", 0, json!({"room_id": "r", "config": {"n": 1}})),
-                announced("b", 1_000, json!({"room_id": "r", "status": "live", "config": {"n": 2}})),
+                announced(
+                    "b",
+                    1_000,
+                    json!({"room_id": "r", "status": "live", "config": {"n": 2}}),
+                ),
                 announced("c", 500, json!({"room_id": "other"})),
             ],
         )
@@ -119,7 +137,10 @@ async fn a_row_inserted_by_hand_is_a_session(fixture: Fixture) {
     assert_eq!((&row["status"], &row["platform"]), (&json!("ready"), &json!("sessions")));
     assert!(row["created_at"].as_str().unwrap().starts_with("20"));
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
-    assert_eq!((result.old_status, result.new_status), (Some(SessionStatus::Ready), Some(SessionStatus::Live)));
+    assert_eq!(
+        (result.old_status, result.new_status),
+        (Some(SessionStatus::Ready), Some(SessionStatus::Live))
+    );
     fixture
         .database
         .execute("UPDATE sessions SET title = 'by hand', status = 'a word of its own', viewer_count = 4 WHERE room_id = 'r'")

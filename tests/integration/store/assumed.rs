@@ -5,7 +5,7 @@
 
 use serde_json::json;
 use shared::platform::Platform;
-use worker::effects::{EventAction, Applied, PlannedEvent};
+use worker::effects::{Applied, EventAction, PlannedEvent};
 use worker::store::{PlatformEvents, StoreError};
 
 use crate::fixture::{ACTIVE, DISCONNECTED, Event, Fixture, IDLE, done, event, mux, open};
@@ -22,7 +22,11 @@ on_both!(
     a_crowd_of_redeliveries_is_known_batch_after_batch,
 );
 
-async fn again(fixture: &Fixture, platform: &str, events: &[PlannedEvent]) -> Result<Vec<Applied>, StoreError> {
+async fn again(
+    fixture: &Fixture,
+    platform: &str,
+    events: &[PlannedEvent],
+) -> Result<Vec<Applied>, StoreError> {
     open(&fixture.database).await.apply(fixture.platform(platform), events).await
 }
 
@@ -33,7 +37,8 @@ fn live(id: &str, at: i64, room: &str) -> Event {
 /// Applies `said` and gives the very event again, with what it did.
 async fn delivered(fixture: &Fixture, platform: &str, said: Event) -> (PlannedEvent, Applied) {
     let planned = fixture.plan(platform, &said);
-    let result = done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
+    let result =
+        done(fixture.try_apply(platform, std::slice::from_ref(&planned)).await.unwrap().remove(0));
     (planned, Applied::AlreadyApplied { same_origin: true, result })
 }
 
@@ -41,7 +46,8 @@ async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixtur
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     // Logged only, so nothing but the ledger knows it.
     let (logged, known) =
-        delivered(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s")).await;
+        delivered(&fixture, "mux", mux("b", "video.live_stream.created", 1_000, Some("r"), "s"))
+            .await;
     let batch = [
         fixture.plan("mux", &mux("c", ACTIVE, 2_000, Some("r"), "s")),
         logged,
@@ -49,10 +55,13 @@ async fn a_redelivery_among_new_events_is_known_and_they_take_effect_once(fixtur
     ];
     let outcomes = again(&fixture, "mux", &batch).await.unwrap();
     assert_eq!(outcomes[1], known);
-    let actions =
-        [done(outcomes[0].clone()), done(outcomes[2].clone())].map(|result| (result.action, result.old_status));
+    let actions = [done(outcomes[0].clone()), done(outcomes[2].clone())]
+        .map(|result| (result.action, result.old_status));
     let old = |text: &str| text.parse().ok();
-    assert_eq!(actions, [(EventAction::StatusUpdated, old("ready")), (EventAction::StatusUpdated, old("live"))]);
+    assert_eq!(
+        actions,
+        [(EventAction::StatusUpdated, old("ready")), (EventAction::StatusUpdated, old("live"))]
+    );
     assert_eq!(fixture.database.count("webhook_events").await, 4);
     assert_eq!(fixture.session("r").await["status"], "idle");
 }
@@ -61,7 +70,11 @@ async fn a_redelivery_is_known_although_its_session_is_gone(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let (event, known) = delivered(&fixture, "mux", mux("e", ACTIVE, 1_000, Some("r"), "s")).await;
     fixture.database.execute("DELETE FROM sessions").await;
-    assert_eq!(again(&fixture, "mux", &[event]).await.unwrap(), [known], "not one that waits for its session");
+    assert_eq!(
+        again(&fixture, "mux", &[event]).await.unwrap(),
+        [known],
+        "not one that waits for its session"
+    );
 }
 
 async fn a_redelivery_is_known_although_its_room_is_anothers_by_now(fixture: Fixture) {
@@ -82,16 +95,25 @@ async fn a_redelivery_is_known_although_the_database_would_refuse_it_now(fixture
     assert_eq!(done(outcomes[1].clone()).action, EventAction::StatusUpdated);
 }
 
-async fn a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again(fixture: Fixture) {
+async fn a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again(
+    fixture: Fixture,
+) {
     let (event, known) = delivered(&fixture, "studio", live("e", 1_000, "studios")).await;
     let firsts = [fixture.plan("rival", &live("e", 1_000, "rivals"))];
     let seconds = [fixture.plan("studio", &live("f", 2_000, "studios")), event];
     let part = |name: &str, events| PlatformEvents { platform: fixture.platform(name), events };
-    let parts = [part("rival", &firsts[..]), part("studio", &seconds[..]), part("rival", &firsts[..])];
+    let parts =
+        [part("rival", &firsts[..]), part("studio", &seconds[..]), part("rival", &firsts[..])];
     let outcomes = open(&fixture.database).await.apply_together(&parts).await.unwrap();
     assert_eq!(done(outcomes[0][0].clone()).old_status, None, "its room was not there yet");
-    assert_eq!((done(outcomes[1][0].clone()).action, &outcomes[1][1]), (EventAction::StatusUnchanged, &known));
-    assert!(matches!(outcomes[2][0], Applied::AlreadyApplied { same_origin: true, .. }), "{outcomes:?}");
+    assert_eq!(
+        (done(outcomes[1][0].clone()).action, &outcomes[1][1]),
+        (EventAction::StatusUnchanged, &known)
+    );
+    assert!(
+        matches!(outcomes[2][0], Applied::AlreadyApplied { same_origin: true, .. }),
+        "{outcomes:?}"
+    );
     assert_eq!(fixture.database.count("webhook_events").await, 3);
     assert_eq!(fixture.database.count("sessions").await, 2);
 }
@@ -139,12 +161,15 @@ async fn a_crowd_of_redeliveries_is_known_batch_after_batch(fixture: Fixture) {
     let store = open(&fixture.database).await;
     // Again and again, so that it has forgotten by the end that it had reasons to ask.
     for round in 0..40_usize {
-        let new = fixture
-            .plan("sessions", &event(&format!("other{round}"), "session.announced", 1, json!({"room_id": "o"})));
+        let new = fixture.plan(
+            "sessions",
+            &event(&format!("other{round}"), "session.announced", 1, json!({"room_id": "o"})),
+        );
         done(store.apply(fixture.platform("sessions"), &[new]).await.unwrap().remove(0));
         let batch = &events[round % 31..round % 31 + 10];
         let outcomes = store.apply(fixture.platform("mux"), batch).await.unwrap();
-        let known = |one: &Applied| matches!(one, Applied::AlreadyApplied { same_origin: true, .. });
+        let known =
+            |one: &Applied| matches!(one, Applied::AlreadyApplied { same_origin: true, .. });
         assert!(outcomes.iter().all(known), "{round}: {outcomes:?}");
     }
     assert_eq!(fixture.session("r").await, before);

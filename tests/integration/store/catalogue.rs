@@ -27,9 +27,11 @@ async fn a_recording_needs_no_session_and_finds_it_where_there_is_one(fixture: F
     assert_eq!((alone.action, alone.room_id), (EventAction::Recorded, None));
     assert_eq!(fixture.database.count("sessions").await, 0);
     fixture.announce("a", 0, json!({"room_id": "r", "live_stream_id": "s"})).await;
-    let found = done(fixture.one("mux", event("e2", created, 1_000, asset("t2", Value::Null))).await);
+    let found =
+        done(fixture.one("mux", event("e2", created, 1_000, asset("t2", Value::Null))).await);
     assert_eq!(found.room_id.as_deref(), Some("r"));
-    let named = done(fixture.one("mux", event("e3", created, 1_000, asset("t3", json!("r")))).await);
+    let named =
+        done(fixture.one("mux", event("e3", created, 1_000, asset("t3", json!("r")))).await);
     assert_eq!(named.room_id.as_deref(), Some("r"));
     assert_eq!(recording(&fixture, "t2").await["room_id"], "r");
     assert_eq!(recording(&fixture, "t1").await["state"], "created");
@@ -38,9 +40,15 @@ async fn a_recording_needs_no_session_and_finds_it_where_there_is_one(fixture: F
 async fn old_never_beats_new_in_a_recording(fixture: Fixture) {
     let taped = |id, at, body| event(id, "taped", at, body);
     let newer = json!({"room": "r", "tape": "t", "url": "https://new", "size": 9_000_000_000_i64});
-    assert_eq!(action(fixture.one("studio", taped("e2", 2_000, newer)).await), EventAction::Recorded);
+    assert_eq!(
+        action(fixture.one("studio", taped("e2", 2_000, newer)).await),
+        EventAction::Recorded
+    );
     let older = json!({"room": "q", "tape": "t", "url": "https://old", "duration": "12.5"});
-    assert_eq!(action(fixture.one("studio", taped("e1", 1_000, older)).await), EventAction::Recorded);
+    assert_eq!(
+        action(fixture.one("studio", taped("e1", 1_000, older)).await),
+        EventAction::Recorded
+    );
     let oldest = event("e0", "taping", 0, json!({"tape": "t"}));
     assert_eq!(action(fixture.one("studio", oldest).await), EventAction::StaleIgnored);
     let row = recording(&fixture, "t").await;
@@ -48,7 +56,10 @@ async fn old_never_beats_new_in_a_recording(fixture: Fixture) {
         (&row["url"], &row["state"], &row["room_id"]),
         (&json!("https://new"), &json!("ready"), &json!("r"))
     );
-    assert_eq!((&row["duration_seconds"], &row["size_bytes"]), (&json!(12.5), &json!(9_000_000_000_i64)));
+    assert_eq!(
+        (&row["duration_seconds"], &row["size_bytes"]),
+        (&json!(12.5), &json!(9_000_000_000_i64))
+    );
 }
 
 async fn a_content_comes_and_goes(fixture: Fixture) {
@@ -71,9 +82,13 @@ async fn a_content_comes_and_goes(fixture: Fixture) {
 async fn the_same_id_on_two_platforms_is_two_things(fixture: Fixture) {
     let more = json!({"item": "c", "title": "Ours", "more": {"a": ["x", 1.0]}});
     fixture
-        .apply("studio", &[event("e1", "added", 0, more), event("e2", "removed", 1_000, json!({"item": "c"}))])
+        .apply(
+            "studio",
+            &[event("e1", "added", 0, more), event("e2", "removed", 1_000, json!({"item": "c"}))],
+        )
         .await;
-    let added = json!({"event_type": "content_added", "payload": {"content_id": "c", "title": "Theirs"}});
+    let added =
+        json!({"event_type": "content_added", "payload": {"content_id": "c", "title": "Theirs"}});
     fixture.one("netflix", event("e1", "content_added", 1_000, added)).await;
     let rows = fixture.database.rows("SELECT * FROM contents ORDER BY platform", &[]).await;
     assert_eq!(rows.len(), 2);

@@ -11,7 +11,7 @@ use shared::platform::Platform;
 use shared::platform::registry::Registry;
 use tests::database::Database;
 use tests::postgres;
-use worker::effects::{EventAction, Applied, EventResult, InvalidEventError, PlannedEvent, plan};
+use worker::effects::{Applied, EventAction, EventResult, InvalidEventError, PlannedEvent, plan};
 use worker::store::{Store, StoreError, StoreOptions};
 
 /// Where event times begin.
@@ -117,7 +117,11 @@ pub(crate) fn event(id: &str, kind: &'static str, at: Millis, body: Value) -> Ev
 
 pub(crate) fn options() -> StoreOptions {
     let lock_timeout = Duration::from_secs(10);
-    StoreOptions { busy_timeout: Duration::from_millis(200), lock_timeout, ..StoreOptions::default() }
+    StoreOptions {
+        busy_timeout: Duration::from_millis(200),
+        lock_timeout,
+        ..StoreOptions::default()
+    }
 }
 
 impl Fixture {
@@ -133,16 +137,22 @@ impl Fixture {
 
     pub(crate) async fn on(database: Database, folder: Option<tempfile::TempDir>) -> Self {
         let store = open(&database).await;
-        let registry = Registry::from_text("test", PLATFORMS).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let registry = Registry::from_text("test", PLATFORMS)
+            .unwrap_or_else(|problems| panic!("{problems:?}"));
         Self { database, store, registry, next: AtomicU64::new(1), _folder: folder }
     }
 
     pub(crate) fn platform(&self, name: &str) -> &Platform {
-        if name == "sessions" { self.registry.sessions() } else { self.registry.get(name).expect(name) }
+        if name == "sessions" {
+            self.registry.sessions()
+        } else {
+            self.registry.get(name).expect(name)
+        }
     }
 
     pub(crate) fn envelope(&self, event: &Event) -> Envelope {
-        let origin = StreamId { ms: 1_780_000_000_000, seq: self.next.fetch_add(1, Ordering::Relaxed) };
+        let origin =
+            StreamId { ms: 1_780_000_000_000, seq: self.next.fetch_add(1, Ordering::Relaxed) };
         Envelope {
             id: origin,
             event_id: event.id.clone(),
@@ -163,7 +173,11 @@ impl Fixture {
         }
     }
 
-    pub(crate) fn try_plan(&self, platform: &str, event: &Event) -> Result<PlannedEvent, InvalidEventError> {
+    pub(crate) fn try_plan(
+        &self,
+        platform: &str,
+        event: &Event,
+    ) -> Result<PlannedEvent, InvalidEventError> {
         plan(self.platform(platform), &self.envelope(event))
     }
 
@@ -171,14 +185,19 @@ impl Fixture {
         self.try_plan(platform, event).unwrap()
     }
 
-    pub(crate) async fn try_apply(&self, platform: &str, events: &[PlannedEvent]) -> Result<Vec<Applied>, StoreError> {
+    pub(crate) async fn try_apply(
+        &self,
+        platform: &str,
+        events: &[PlannedEvent],
+    ) -> Result<Vec<Applied>, StoreError> {
         let applied = self.store.apply(self.platform(platform), events).await?;
         assert_eq!(applied.len(), events.len());
         Ok(applied)
     }
 
     pub(crate) async fn apply(&self, platform: &str, events: &[Event]) -> Vec<Applied> {
-        let planned: Vec<PlannedEvent> = events.iter().map(|event| self.plan(platform, event)).collect();
+        let planned: Vec<PlannedEvent> =
+            events.iter().map(|event| self.plan(platform, event)).collect();
         self.try_apply(platform, &planned).await.unwrap()
     }
 
@@ -227,8 +246,19 @@ pub(crate) fn action(applied: Applied) -> EventAction {
 }
 
 /// A mux live stream event: `room` by passthrough, or by live stream id alone.
-pub(crate) fn mux(id: &str, kind: &'static str, at: Millis, room: Option<&str>, stream: &str) -> Event {
-    event(id, kind, at, json!({"type": kind, "id": id, "data": {"id": stream, "passthrough": room}}))
+pub(crate) fn mux(
+    id: &str,
+    kind: &'static str,
+    at: Millis,
+    room: Option<&str>,
+    stream: &str,
+) -> Event {
+    event(
+        id,
+        kind,
+        at,
+        json!({"type": kind, "id": id, "data": {"id": stream, "passthrough": room}}),
+    )
 }
 
 pub(crate) const ACTIVE: &str = "video.live_stream.active";

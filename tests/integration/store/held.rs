@@ -47,7 +47,9 @@ async fn apply(store: &Store, fixture: &Fixture, platform: &str, events: &[Event
 async fn held_session_keeps_back_only_its_events_and_only_once() {
     let fixture = Fixture::postgres().await;
     for room in ["held", "free"] {
-        fixture.announce(room, 0, json!({"room_id": room, "live_stream_id": format!("{room}-stream")})).await;
+        fixture
+            .announce(room, 0, json!({"room_id": room, "live_stream_id": format!("{room}-stream")}))
+            .await;
     }
     let store = impatient(&fixture).await;
     let holder = hold(&fixture, "SELECT 1 FROM sessions WHERE room_id = 'held'").await;
@@ -62,9 +64,16 @@ async fn held_session_keeps_back_only_its_events_and_only_once() {
     assert_eq!(apply(&store, &fixture, "mux", &events(1)).await, [true, false, true, false]);
     let begun = Instant::now();
     for round in 2..5 {
-        assert_eq!(apply(&store, &fixture, "mux", &events(round)).await, [true, false, true, false]);
+        assert_eq!(
+            apply(&store, &fixture, "mux", &events(round)).await,
+            [true, false, true, false]
+        );
     }
-    assert!(begun.elapsed() < LOCK_TIMEOUT, "{:?}: it waited for what it knew to be held", begun.elapsed());
+    assert!(
+        begun.elapsed() < LOCK_TIMEOUT,
+        "{:?}: it waited for what it knew to be held",
+        begun.elapsed()
+    );
     assert_eq!(fixture.session("held").await["status"], "ready");
     assert_eq!(fixture.session("free").await["status"], "live");
     release(holder).await;
@@ -79,8 +88,12 @@ async fn held_row_of_each_table_keeps_back_its_events() {
     let fixture = Fixture::postgres().await;
     let store = impatient(&fixture).await;
     let cases: [Case; 4] = [
-        ("recordings", "recording_id", |id| event(&format!("{id}-tape"), "taped", 0, json!({"tape": id}))),
-        ("contents", "content_id", |id| event(&format!("{id}-item"), "added", 0, json!({"item": id}))),
+        ("recordings", "recording_id", |id| {
+            event(&format!("{id}-tape"), "taped", 0, json!({"tape": id}))
+        }),
+        ("contents", "content_id", |id| {
+            event(&format!("{id}-item"), "added", 0, json!({"item": id}))
+        }),
         ("jobs", "job_id", |id| event(&format!("{id}-job"), "worked", 0, json!({"job": id}))),
         ("chat_messages", "message_id", |id| {
             event(
@@ -126,14 +139,19 @@ async fn held_row_of_one_part_lets_the_other_parts_through() {
     let holder = hold(&fixture, "SELECT 1 FROM sessions WHERE room_id = 'studios'").await;
     let live = |id: &str, room: &str| event(id, "live", 1, json!({"room": room}));
     let rival = [fixture.plan("rival", &live("e", "rivals"))];
-    let studio = [fixture.plan("studio", &live("e", "studios")), fixture.plan("studio", &live("f", "other"))];
+    let studio = [
+        fixture.plan("studio", &live("e", "studios")),
+        fixture.plan("studio", &live("f", "other")),
+    ];
     let parts = [
         PlatformEvents { platform: fixture.platform("rival"), events: &rival },
         PlatformEvents { platform: fixture.platform("studio"), events: &studio },
     ];
     let applied = store.apply_together(&parts).await.unwrap();
-    let shape: Vec<Vec<bool>> =
-        applied.iter().map(|part| part.iter().map(|one| *one == Applied::RowLocked).collect()).collect();
+    let shape: Vec<Vec<bool>> = applied
+        .iter()
+        .map(|part| part.iter().map(|one| *one == Applied::RowLocked).collect())
+        .collect();
     assert_eq!(shape, [vec![false], vec![true, false]]);
     release(holder).await;
     assert_eq!(fixture.database.count("webhook_events").await, 3);
@@ -148,10 +166,12 @@ async fn row_being_inserted_by_another_is_tried_alone_and_later() {
     let fixture = Fixture::postgres().await;
     let store = impatient(&fixture).await;
     let mut holder = PgConnection::connect(&fixture.database.url()).await.unwrap();
-    sqlx::raw_sql("BEGIN; INSERT INTO sessions (room_id, platform, scope) VALUES ('new', 'studio', 'own')")
-        .execute(&mut holder)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "BEGIN; INSERT INTO sessions (room_id, platform, scope) VALUES ('new', 'studio', 'own')",
+    )
+    .execute(&mut holder)
+    .await
+    .unwrap();
     let live = |id: &str, room: &str| event(id, "live", 1, json!({"room": room}));
     let alone = [fixture.plan("studio", &live("a", "new"))];
     let refused = store.apply(fixture.platform("studio"), &alone).await.unwrap_err();

@@ -27,16 +27,26 @@ async fn a_job_is_kept_with_all_that_is_known_of_it(fixture: Fixture) {
         (&row["video_url"], &row["retry_count"], &row["error"]),
         (&json!("https://v"), &json!(2), &Value::Null)
     );
-    assert_eq!(row["data"], json!({"made": {"by": ["x", 1.5]}, "phase": "not taken"}), "what is in no column");
+    assert_eq!(
+        row["data"],
+        json!({"made": {"by": ["x", 1.5]}, "phase": "not taken"}),
+        "what is in no column"
+    );
     assert_eq!(fixture.database.count("sessions").await, 0);
 }
 
 async fn old_never_beats_new_in_a_job(fixture: Fixture) {
     fixture.one("studio", event("e3", "failed", 3_000, json!({"job": "j", "error": "late"}))).await;
     let older = json!({"job": "j", "progress": 50, "error": "early", "n": 1});
-    assert_eq!(action(fixture.one("studio", event("e2", "worked", 2_000, older)).await), EventAction::Recorded);
+    assert_eq!(
+        action(fixture.one("studio", event("e2", "worked", 2_000, older)).await),
+        EventAction::Recorded
+    );
     let oldest = json!({"job": "j", "progress": 10, "error": "first", "n": 0});
-    assert_eq!(action(fixture.one("studio", event("e1", "worked", 1_000, oldest)).await), EventAction::StaleIgnored);
+    assert_eq!(
+        action(fixture.one("studio", event("e1", "worked", 1_000, oldest)).await),
+        EventAction::StaleIgnored
+    );
     let row = job(&fixture, "j").await;
     assert_eq!((&row["status"], &row["error"]), (&json!("failed"), &json!("late")));
     assert_eq!((row["progress"].as_f64(), &row["data"]), (Some(50.0), &json!({"n": 1})));
@@ -49,9 +59,16 @@ async fn an_explicit_null_empties_and_an_absent_value_does_not(fixture: Fixture)
     let seen = job(&fixture, "j").await["error"].clone();
     let seen = seen.as_str().map_or(seen.clone(), |text| serde_json::from_str(text).unwrap());
     assert_eq!(seen, error);
-    fixture.one("studio", event("e2", "worked", 2_000, json!({"job": "j", "url": "https://v"}))).await;
+    fixture
+        .one("studio", event("e2", "worked", 2_000, json!({"job": "j", "url": "https://v"})))
+        .await;
     assert_ne!(job(&fixture, "j").await["error"], Value::Null);
-    fixture.one("studio", event("e3", "worked", 3_000, json!({"job": "j", "error": null, "url": null}))).await;
+    fixture
+        .one(
+            "studio",
+            event("e3", "worked", 3_000, json!({"job": "j", "error": null, "url": null})),
+        )
+        .await;
     let row = job(&fixture, "j").await;
     assert_eq!((&row["error"], &row["video_url"]), (&Value::Null, &Value::Null));
     let stale = event("e0", "failed", 500, json!({"job": "j", "error": "old"}));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use worker::effects::{EventAction, Applied, MAX_KEY_BYTES};
+use worker::effects::{Applied, EventAction, MAX_KEY_BYTES};
 
 use crate::fixture::{ACTIVE, Fixture, IDLE, done, event, mux, open, time};
 
@@ -22,7 +22,8 @@ on_both!(
 async fn a_second_delivery_is_known_and_changes_nothing(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
     let first = fixture.plan("mux", &mux("e1", ACTIVE, 1_000, Some("r"), "s"));
-    let result = done(fixture.try_apply("mux", std::slice::from_ref(&first)).await.unwrap().remove(0));
+    let result =
+        done(fixture.try_apply("mux", std::slice::from_ref(&first)).await.unwrap().remove(0));
     fixture.one("mux", mux("e2", IDLE, 2_000, Some("r"), "s")).await;
     let before = fixture.session("r").await;
     let again = fixture.try_apply("mux", std::slice::from_ref(&first)).await.unwrap().remove(0);
@@ -35,7 +36,8 @@ async fn another_copy_is_told_apart_by_its_origin(fixture: Fixture) {
     let result = done(fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await);
     let copy = fixture.one("mux", mux("e1", ACTIVE, 1_000, Some("r"), "s")).await;
     assert_eq!(copy, Applied::AlreadyApplied { same_origin: false, result });
-    let elsewhere = fixture.one("partner", event("e1", "offline", 2_000, json!({"room": "r"}))).await;
+    let elsewhere =
+        fixture.one("partner", event("e1", "offline", 2_000, json!({"room": "r"}))).await;
     assert_eq!(done(elsewhere).action, EventAction::StatusUpdated, "ids are a platform's own");
 }
 
@@ -44,12 +46,16 @@ async fn one_event_in_two_workers_at_once_takes_effect_once(fixture: Fixture) {
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
     for round in 0..20 {
         let kind = if round % 2 == 0 { ACTIVE } else { IDLE };
-        let event = [fixture.plan("mux", &mux(&format!("e{round}"), kind, 1_000 + round, Some("r"), "s"))];
+        let event =
+            [fixture.plan("mux", &mux(&format!("e{round}"), kind, 1_000 + round, Some("r"), "s"))];
         let mux = fixture.platform("mux");
         let (first, second) = tokio::join!(one.apply(mux, &event), two.apply(mux, &event));
         let outcomes = [first.unwrap().remove(0), second.unwrap().remove(0)];
         let took = outcomes.iter().filter(|one| matches!(one, Applied::Done(_))).count();
-        let known = outcomes.iter().filter(|one| matches!(one, Applied::AlreadyApplied { same_origin: true, .. })).count();
+        let known = outcomes
+            .iter()
+            .filter(|one| matches!(one, Applied::AlreadyApplied { same_origin: true, .. }))
+            .count();
         assert_eq!((took, known), (1, 1), "{outcomes:?}");
     }
     assert_eq!(fixture.database.count("webhook_events").await, 21);
@@ -75,15 +81,16 @@ async fn many_workers_share_the_work_of_one_session(fixture: Fixture) {
                     })
                     .collect();
                 let all = json!({"room": "all", "title": format!("round {round}")});
-                batch.push(fixture.plan("studio", &event(&format!("all-{round}"), "live", i64::from(round), all)));
+                batch.push(fixture.plan(
+                    "studio",
+                    &event(&format!("all-{round}"), "live", i64::from(round), all),
+                ));
                 loop {
                     match store.apply(fixture.platform("studio"), &batch).await {
                         Ok(applied) => {
-                            assert!(
-                                applied
-                                    .iter()
-                                    .all(|one| { matches!(one, Applied::Done(_) | Applied::AlreadyApplied { .. }) })
-                            );
+                            assert!(applied.iter().all(|one| {
+                                matches!(one, Applied::Done(_) | Applied::AlreadyApplied { .. })
+                            }));
                             break;
                         }
                         Err(worker::store::StoreError::Outage(_)) => {}
@@ -149,8 +156,8 @@ async fn a_batch_is_answered_in_its_order(fixture: Fixture) {
 }
 
 async fn the_ledger_row_says_all(fixture: Fixture) {
-    let mut planned =
-        fixture.plan("studio", &event("e\"1", "live", 1_234, json!({"room": "räum 'x'", "title": "🎬"})));
+    let mut planned = fixture
+        .plan("studio", &event("e\"1", "live", 1_234, json!({"room": "räum 'x'", "title": "🎬"})));
     planned.attempt = 3;
     fixture.try_apply("studio", std::slice::from_ref(&planned)).await.unwrap();
     let row = fixture.database.event("studio", "e\"1").await.unwrap();
@@ -179,12 +186,14 @@ async fn the_ledger_row_says_all(fixture: Fixture) {
 async fn the_longest_keys_fit(fixture: Fixture) {
     // Four bytes each, and nothing that compresses.
     let long = |from: u32| -> String {
-        (0..MAX_KEY_BYTES as u32 / 4).map(|n| char::from_u32(0x2_0000 + from + n * 37).unwrap()).collect()
+        (0..MAX_KEY_BYTES as u32 / 4)
+            .map(|n| char::from_u32(0x2_0000 + from + n * 37).unwrap())
+            .collect()
     };
-    let body =
-        json!({"room_id": long(1), "live_stream_id": long(2), "config": {"egress": {"live_stream_id": long(3)}}});
+    let body = json!({"room_id": long(1), "live_stream_id": long(2), "config": {"egress": {"live_stream_id": long(3)}}});
     fixture.announce("a", 0, body).await;
-    let result = done(fixture.one("mux", mux(&"i".repeat(256), ACTIVE, 1_000, None, &long(3))).await);
+    let result =
+        done(fixture.one("mux", mux(&"i".repeat(256), ACTIVE, 1_000, None, &long(3))).await);
     assert_eq!(result.room_id, Some(long(1)));
     let tape = json!({"tape": long(4), "room": long(5), "url": "u"});
     fixture.one("studio", event(&"j".repeat(256), "taped", 0, tape)).await;

@@ -1,7 +1,7 @@
 //! Sessions found by live stream id, and ids that are used again.
 
 use serde_json::json;
-use worker::effects::{EventAction, Applied};
+use worker::effects::{Applied, EventAction};
 
 use crate::fixture::{ACTIVE, Fixture, IDLE, T0, done, event, mux};
 
@@ -38,14 +38,19 @@ async fn an_unknown_room_falls_back_to_the_live_stream_id(fixture: Fixture) {
 }
 
 async fn the_configuration_s_live_stream_id_leads_to_the_session_too(fixture: Fixture) {
-    let body = json!({"room_id": "r", "config": {"egress": {"live_stream_id": "s"}, "other": true}});
+    let body =
+        json!({"room_id": "r", "config": {"egress": {"live_stream_id": "s"}, "other": true}});
     fixture.announce("a", 0, body).await;
     assert_eq!(room_of(&fixture, "e1", 1_000, "s").await.as_deref(), Some("r"));
     fixture
         .database
         .execute("INSERT INTO sessions (room_id, config, created_at) VALUES ('hand', '{\"egress\": {\"live_stream_id\": 42}}', '2020-01-01T00:00:00Z')")
         .await;
-    assert_eq!(room_of(&fixture, "e2", 1_000, "42").await.as_deref(), Some("hand"), "a number as it is written");
+    assert_eq!(
+        room_of(&fixture, "e2", 1_000, "42").await.as_deref(),
+        Some("hand"),
+        "a number as it is written"
+    );
 }
 
 async fn the_newest_announcement_of_a_live_stream_id_wins(fixture: Fixture) {

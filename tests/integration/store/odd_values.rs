@@ -5,11 +5,15 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 use tests::odd_values;
-use worker::effects::{RequiredValue, InvalidEventError, PlannedEvent};
+use worker::effects::{InvalidEventError, PlannedEvent, RequiredValue};
 
 use crate::fixture::{Fixture, event};
 
-on_both!(odd_values_are_stored, unknown_numbers_are_stored_as_null, newest_event_decides_whether_a_number_is_known);
+on_both!(
+    odd_values_are_stored,
+    unknown_numbers_are_stored_as_null,
+    newest_event_decides_whether_a_number_is_known
+);
 
 /// Events of one transaction.
 const BATCH: usize = 200;
@@ -47,7 +51,8 @@ fn planned(fixture: &Fixture, platform: &str) -> Vec<PlannedEvent> {
         match fixture.try_plan(platform, &event(&id, kind, number as i64, odd.body)) {
             Ok(plan) => plans.push(plan),
             Err(invalid) => {
-                let for_essential = refused_for(&invalid).is_some_and(|what| ESSENTIAL.contains(&what));
+                let for_essential =
+                    refused_for(&invalid).is_some_and(|what| ESSENTIAL.contains(&what));
                 assert!(for_essential && odd.essential, "{what}: {invalid}");
             }
         }
@@ -66,9 +71,17 @@ async fn odd_value_of_a_column_never_refuses_the_event() {
             planned(&fixture, name);
         }
     }
-    for place in
-        ["title", "peak_viewers", "started_at", "size_bytes", "data", "retry_count", "sent_at", "session", "id"]
-    {
+    for place in [
+        "title",
+        "peak_viewers",
+        "started_at",
+        "size_bytes",
+        "data",
+        "retry_count",
+        "sent_at",
+        "session",
+        "id",
+    ] {
         assert!(places.contains(place), "{place}");
     }
 }
@@ -93,10 +106,17 @@ async fn unknown_numbers_are_stored_as_null(fixture: Fixture) {
     for column in ["peak_viewers", "duration_seconds", "viewer_count"] {
         assert_eq!(session[column], Value::Null, "{column}");
     }
-    fixture.one("studio", event("e3", "taped", 3, json!({"tape": "t", "duration": -1.0, "size": -1}))).await;
+    fixture
+        .one("studio", event("e3", "taped", 3, json!({"tape": "t", "duration": -1.0, "size": -1})))
+        .await;
     let recording = fixture.database.rows("SELECT * FROM recordings", &[]).await.remove(0);
-    assert_eq!((&recording["duration_seconds"], &recording["size_bytes"]), (&Value::Null, &Value::Null));
-    fixture.one("studio", event("e4", "worked", 4, json!({"job": "j", "progress": -1, "retries": -1}))).await;
+    assert_eq!(
+        (&recording["duration_seconds"], &recording["size_bytes"]),
+        (&Value::Null, &Value::Null)
+    );
+    fixture
+        .one("studio", event("e4", "worked", 4, json!({"job": "j", "progress": -1, "retries": -1})))
+        .await;
     let job = fixture.database.rows("SELECT * FROM jobs", &[]).await.remove(0);
     assert_eq!((&job["progress"], &job["retry_count"]), (&Value::Null, &Value::Null));
 }

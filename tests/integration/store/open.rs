@@ -39,7 +39,10 @@ async fn eight_workers_that_start_at_once_all_start(fixture: Fixture) {
     assert_eq!(ids[0].len(), 36);
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     for table in ["sessions", "webhook_events", "recordings", "contents", "jobs", "chat_messages"] {
-        assert!(fresh.try_rows(&format!("SELECT * FROM {table}"), &[]).await.unwrap().is_empty(), "{table}");
+        assert!(
+            fresh.try_rows(&format!("SELECT * FROM {table}"), &[]).await.unwrap().is_empty(),
+            "{table}"
+        );
     }
 }
 
@@ -52,7 +55,8 @@ async fn a_database_keeps_its_identity(fixture: Fixture) {
 /// Restoring the backup of another system into the database does this.
 async fn database_with_another_identity_is_an_outage(fixture: Fixture) {
     let own = fixture.store.database_id();
-    let set = |id: &str| format!("UPDATE tributary_meta SET value = '{id}' WHERE key = 'database_id'");
+    let set =
+        |id: &str| format!("UPDATE tributary_meta SET value = '{id}' WHERE key = 'database_id'");
     fixture.database.execute(&set("another")).await;
     let probed = fixture.store.probe().await;
     assert!(matches!(probed, Err(StoreError::Outage(_))), "{probed:?}");
@@ -82,14 +86,24 @@ async fn a_migration_that_was_changed_is_refused(fixture: Fixture) {
 }
 
 async fn an_application_keeps_its_own_migrations_in_the_same_database(fixture: Fixture) {
-    fixture.database.execute("CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, checksum TEXT)").await;
-    fixture.database.execute("INSERT INTO _sqlx_migrations (version, checksum) VALUES (1, 'theirs')").await;
+    fixture
+        .database
+        .execute("CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, checksum TEXT)")
+        .await;
+    fixture
+        .database
+        .execute("INSERT INTO _sqlx_migrations (version, checksum) VALUES (1, 'theirs')")
+        .await;
     assert_eq!(open(&fixture.database).await.database_id(), fixture.store.database_id());
 }
 
 async fn commits_are_durable_by_the_server_s_own_settings(fixture: Fixture) {
     let expected = matches!(fixture.database, tests::database::Database::Sqlite(_));
-    assert_eq!(fixture.store.is_durable().await.unwrap(), expected, "the tests' PostgreSQL runs with fsync off");
+    assert_eq!(
+        fixture.store.is_durable().await.unwrap(),
+        expected,
+        "the tests' PostgreSQL runs with fsync off"
+    );
 }
 
 #[tokio::test]

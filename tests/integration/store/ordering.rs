@@ -26,7 +26,9 @@ fn comparable(mut row: Value) -> Value {
 async fn every_order_of_a_stream_s_events_ends_in_the_same_row(fixture: Fixture) {
     for (n, order) in ORDERS.iter().enumerate() {
         let (room, stream) = (format!("room-{n}"), format!("stream-{n}"));
-        fixture.announce(&format!("a-{n}"), 0, json!({"room_id": room, "live_stream_id": stream})).await;
+        fixture
+            .announce(&format!("a-{n}"), 0, json!({"room_id": room, "live_stream_id": stream}))
+            .await;
         let events = [(ACTIVE, 1_000), (IDLE, 2_000), (DISCONNECTED, 3_000)];
         for one in order {
             let (kind, at) = events[*one];
@@ -53,8 +55,14 @@ fn offline(id: &str, at: i64) -> Event {
 }
 
 async fn what_a_late_event_alone_can_tell_is_kept(fixture: Fixture) {
-    assert_eq!(action(fixture.one("studio", offline("e2", 5_000)).await), EventAction::StatusUpdated);
-    assert_eq!(action(fixture.one("studio", live("e1", 1_000, "Show")).await), EventAction::Recorded);
+    assert_eq!(
+        action(fixture.one("studio", offline("e2", 5_000)).await),
+        EventAction::StatusUpdated
+    );
+    assert_eq!(
+        action(fixture.one("studio", live("e1", 1_000, "Show")).await),
+        EventAction::Recorded
+    );
     let row = fixture.session("r").await;
     for (column, value) in [
         ("status", json!("ended")),
@@ -98,13 +106,15 @@ async fn actions_tell_what_happened(fixture: Fixture) {
     assert_eq!((again.action, again.old_status), (EventAction::StatusUnchanged, again.new_status));
     let stale = done(fixture.one("mux", mux("e0", IDLE, 1_000, Some("r"), "s")).await);
     assert_eq!((stale.action, stale.old_status), (EventAction::StaleIgnored, stale.new_status));
-    let logged = done(fixture.one("mux", mux("e3", "video.live_stream.created", 1, Some("r"), "s")).await);
+    let logged =
+        done(fixture.one("mux", mux("e3", "video.live_stream.created", 1, Some("r"), "s")).await);
     assert_eq!((logged.action, logged.room_id.as_deref()), (EventAction::Logged, Some("r")));
     assert_eq!((logged.old_status, logged.new_status), (None, None));
 }
 
 async fn a_new_broadcast_shows_nothing_of_the_last_one_s_end(fixture: Fixture) {
-    let broken = || event("e3", "broken", 6_000, json!({"room": "r", "code": 17, "message": "no signal"}));
+    let broken =
+        || event("e3", "broken", 6_000, json!({"room": "r", "code": 17, "message": "no signal"}));
     for (n, events) in [
         [live("e1", 1_000, "One"), offline("e2", 5_000), broken(), live("e4", 9_000, "Two")],
         [live("e4", 9_000, "Two"), broken(), offline("e2", 5_000), live("e1", 1_000, "One")],
@@ -118,7 +128,9 @@ async fn a_new_broadcast_shows_nothing_of_the_last_one_s_end(fixture: Fixture) {
         }
         let row = fixture.session("r").await;
         assert_eq!((&row["status"], &row["title"]), (&json!("live"), &json!("Two")));
-        for column in ["ended_at", "duration_seconds", "peak_viewers", "error_code", "error_message"] {
+        for column in
+            ["ended_at", "duration_seconds", "peak_viewers", "error_code", "error_message"]
+        {
             assert_eq!(row[column], Value::Null, "{column}");
         }
         assert_eq!(row["started_at"], time(9_000));

@@ -13,7 +13,10 @@ use worker::store::{OpenError, Store, StoreError, StoreOptions};
 
 use crate::fixture::{ACTIVE, Fixture, IDLE, event, mux, options};
 
-on_both!(a_call_that_is_dropped_half_way_leaves_the_store_usable, a_missing_table_is_nobody_s_fault);
+on_both!(
+    a_call_that_is_dropped_half_way_leaves_the_store_usable,
+    a_missing_table_is_nobody_s_fault
+);
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -30,9 +33,14 @@ async fn a_call_that_is_dropped_half_way_leaves_the_store_usable(fixture: Fixtur
     }
     let last = event("last", "live", 0, json!({"room": "last"}));
     fixture.one("studio", last).await;
-    let pairs = "SELECT count(*) AS n FROM sessions s JOIN webhook_events e ON e.room_id = s.room_id";
+    let pairs =
+        "SELECT count(*) AS n FROM sessions s JOIN webhook_events e ON e.room_id = s.room_id";
     let rows = fixture.database.rows(pairs, &[]).await;
-    assert_eq!(rows[0]["n"], fixture.database.count("sessions").await, "never one without the other");
+    assert_eq!(
+        rows[0]["n"],
+        fixture.database.count("sessions").await,
+        "never one without the other"
+    );
     assert_eq!(rows[0]["n"], fixture.database.count("webhook_events").await);
 }
 
@@ -64,12 +72,17 @@ async fn a_locked_sqlite_is_an_outage_and_is_over_when_the_lock_is() {
 async fn a_sqlite_that_may_not_be_written_is_an_outage() {
     let fixture = Fixture::sqlite().await;
     let Database::Sqlite(path) = &fixture.database else { panic!() };
-    let store = Store::open(&SecretString::from(format!("sqlite://{}?mode=ro", path.display())), &options()).await;
+    let store = Store::open(
+        &SecretString::from(format!("sqlite://{}?mode=ro", path.display())),
+        &options(),
+    )
+    .await;
     assert!(matches!(store, Err(OpenError::Unavailable(StoreError::Outage(_)))), "{store:?}");
 }
 
 async fn own_server() -> (PostgresServer, Fixture) {
-    let server = PostgresServer::start(PostgresOptions { fsync: true, ..PostgresOptions::default() }).await;
+    let server =
+        PostgresServer::start(PostgresOptions { fsync: true, ..PostgresOptions::default() }).await;
     let url = server.database().await;
     let fixture = Fixture::on(Database::Postgres(url), None).await;
     (server, fixture)
@@ -124,7 +137,8 @@ async fn a_session_of_postgres_has_the_settings_that_must_hold() {
     let store = Store::open(&url, &StoreOptions::default()).await.unwrap();
     fixture.database.execute("DELETE FROM seen").await;
     store.probe().await.unwrap();
-    let seen = fixture.database.rows("SELECT setting FROM seen ORDER BY setting COLLATE \"C\"", &[]).await;
+    let seen =
+        fixture.database.rows("SELECT setting FROM seen ORDER BY setting COLLATE \"C\"", &[]).await;
     let seen: Vec<&str> = seen.iter().filter_map(|row| row["setting"].as_str()).collect();
     let expected = [
         "idle_in_transaction_session_timeout 5s",
@@ -144,7 +158,8 @@ async fn a_frozen_postgres_is_an_outage_within_the_deadline() {
     let options = StoreOptions { deadline: Duration::from_millis(500), ..options() };
     let store = Store::open(&SecretString::from(fixture.database.url()), &options).await.unwrap();
     let backends = format!("pid from backends of {}", server.port());
-    let sql = "SELECT pid::text AS pid FROM pg_stat_activity WHERE application_name = 'tributary-worker'";
+    let sql =
+        "SELECT pid::text AS pid FROM pg_stat_activity WHERE application_name = 'tributary-worker'";
     let pids: Vec<String> = fixture
         .database
         .rows(sql, &[])

@@ -1,12 +1,18 @@
 //! What planning refuses, so that no database has to; and what a database refuses all the same.
 
 use serde_json::{Value, json};
-use worker::effects::{PlannedChange, RequiredValue, InvalidEventError, JobField, MAX_KEY_BYTES, ColumnWarningReason, ColumnWarning};
+use worker::effects::{
+    ColumnWarning, ColumnWarningReason, InvalidEventError, JobField, MAX_KEY_BYTES, PlannedChange,
+    RequiredValue,
+};
 use worker::store::StoreError;
 
 use crate::fixture::{ACTIVE, Event, Fixture, event};
 
-on_both!(a_rejected_event_takes_its_batch_with_it_and_leaves_nothing, a_creation_that_nobody_can_read_was_long_ago);
+on_both!(
+    a_rejected_event_takes_its_batch_with_it_and_leaves_nothing,
+    a_creation_that_nobody_can_read_was_long_ago
+);
 
 fn live(body: Value) -> Event {
     event("e", "live", 0, body)
@@ -25,19 +31,37 @@ async fn event_without_a_usable_essential_value_is_refused() {
         (live(json!({"room": "r\u{0}"})), nul(RequiredValue::RoomId)),
         (live(json!({"room": long})), too_long(RequiredValue::RoomId)),
         (live(json!({"room": "caf\u{fffd}"})), replaced(RequiredValue::RoomId)),
-        (event("e", "taped", 0, json!({"tape": "t\u{fffd}"})), replaced(RequiredValue::RecordingId)),
+        (
+            event("e", "taped", 0, json!({"tape": "t\u{fffd}"})),
+            replaced(RequiredValue::RecordingId),
+        ),
         (event("e", "added", 0, json!({"item": "c\u{fffd}"})), replaced(RequiredValue::ContentId)),
         (event("e", "worked", 0, json!({"job": "j\u{fffd}"})), replaced(RequiredValue::JobId)),
-        (event("e", "said", 0, json!({"room": "r", "message": "m\u{fffd}"})), replaced(RequiredValue::MessageId)),
+        (
+            event("e", "said", 0, json!({"room": "r", "message": "m\u{fffd}"})),
+            replaced(RequiredValue::MessageId),
+        ),
         (live(json!({"stream": long})), too_long(RequiredValue::LiveStreamId)),
-        (live(json!({"room": {"id": "r"}, "stream": long})), wrong(RequiredValue::RoomId, "a text")),
+        (
+            live(json!({"room": {"id": "r"}, "stream": long})),
+            wrong(RequiredValue::RoomId, "a text"),
+        ),
         (live(json!({"room": "", "stream": null})), missing(RequiredValue::Session)),
         (event("e", "taped", 0, json!({"room": "r"})), missing(RequiredValue::RecordingId)),
         (event("e", "taped", 0, json!({"tape": long})), too_long(RequiredValue::RecordingId)),
         (event("e", "added", 0, json!({"item": ""})), missing(RequiredValue::ContentId)),
-        (event("e", "watched", 0, json!({"room": "r", "n": "many"})), wrong(RequiredValue::ViewerCount, "a count")),
-        (event("e", "watched", 0, json!({"room": "r", "n": "N/A"})), wrong(RequiredValue::ViewerCount, "a count")),
-        (event("e", "watched", 0, json!({"room": "r", "n": -5})), wrong(RequiredValue::ViewerCount, "a count")),
+        (
+            event("e", "watched", 0, json!({"room": "r", "n": "many"})),
+            wrong(RequiredValue::ViewerCount, "a count"),
+        ),
+        (
+            event("e", "watched", 0, json!({"room": "r", "n": "N/A"})),
+            wrong(RequiredValue::ViewerCount, "a count"),
+        ),
+        (
+            event("e", "watched", 0, json!({"room": "r", "n": -5})),
+            wrong(RequiredValue::ViewerCount, "a count"),
+        ),
         (event("e", "watched", 0, json!({"room": "r"})), missing(RequiredValue::ViewerCount)),
         (event("e", "watched", 0, json!({"n": 1})), missing(RequiredValue::Session)),
         (event("e", "said", 0, json!({"room": "r"})), missing(RequiredValue::MessageId)),
@@ -51,7 +75,10 @@ async fn event_without_a_usable_essential_value_is_refused() {
     let announced = |body| event("e", "session.announced", 0, body);
     let cases = [
         (json!({"status": "ready"}), missing(RequiredValue::Session)),
-        (json!({"room_id": "r", "status": "asleep"}), wrong(RequiredValue::AnnouncedStatus, "a session status")),
+        (
+            json!({"room_id": "r", "status": "asleep"}),
+            wrong(RequiredValue::AnnouncedStatus, "a session status"),
+        ),
         (json!({"room_id": "r", "live_stream_id": long}), too_long(RequiredValue::AnnouncedStream)),
         (
             json!({"room_id": "r", "config": {"egress": {"live_stream_id": long}}}),
@@ -68,27 +95,69 @@ async fn event_without_a_usable_essential_value_is_refused() {
 async fn column_with_an_unusable_value_is_left_alone_and_named() {
     let fixture = Fixture::sqlite().await;
     let long = "k".repeat(MAX_KEY_BYTES + 1);
-    let job = |column: &str, value: Value| event("e", "worked", 0, json!({"job": "j", column: value}));
-    let said =
-        |column: &str, value: Value| event("e", "said", 0, json!({"room": "r", "message": "m", column: value}));
+    let job =
+        |column: &str, value: Value| event("e", "worked", 0, json!({"job": "j", column: value}));
+    let said = |column: &str, value: Value| {
+        event("e", "said", 0, json!({"room": "r", "message": "m", column: value}))
+    };
     for (event, column, reason) in [
         (live(json!({"room": "r", "title": ["x"]})), "title", ColumnWarningReason::WrongType),
-        (live(json!({"room": "r", "title": "a\u{0}b"})), "title", ColumnWarningReason::ReplacedCharacters),
-        (live(json!({"room": "r", "at": "tomorrow"})), "started_at", ColumnWarningReason::UnreadableTime),
+        (
+            live(json!({"room": "r", "title": "a\u{0}b"})),
+            "title",
+            ColumnWarningReason::ReplacedCharacters,
+        ),
+        (
+            live(json!({"room": "r", "at": "tomorrow"})),
+            "started_at",
+            ColumnWarningReason::UnreadableTime,
+        ),
         (live(json!({"room": long, "stream": "s"})), "room_id", ColumnWarningReason::TooLong),
-        (live(json!({"room": "\u{fffd}", "stream": "s"})), "room_id", ColumnWarningReason::ReplacementCharacter),
-        (live(json!({"room": "r", "stream": ["s"]})), "live_stream_id", ColumnWarningReason::WrongType),
-        (event("e", "offline", 0, json!({"room": "r", "peak": -5})), "peak_viewers", ColumnWarningReason::OutOfRange),
-        (event("e", "offline", 0, json!({"room": "r", "duration": ""})), "duration_seconds", ColumnWarningReason::Empty),
-        (event("e", "taped", 0, json!({"tape": "t", "size": 1.5})), "size_bytes", ColumnWarningReason::WrongType),
-        (event("e", "taped", 0, json!({"tape": "t", "room": "\u{0}"})), "room_id", ColumnWarningReason::NulCharacter),
-        (event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})), "data", ColumnWarningReason::ReplacedCharacters),
+        (
+            live(json!({"room": "\u{fffd}", "stream": "s"})),
+            "room_id",
+            ColumnWarningReason::ReplacementCharacter,
+        ),
+        (
+            live(json!({"room": "r", "stream": ["s"]})),
+            "live_stream_id",
+            ColumnWarningReason::WrongType,
+        ),
+        (
+            event("e", "offline", 0, json!({"room": "r", "peak": -5})),
+            "peak_viewers",
+            ColumnWarningReason::OutOfRange,
+        ),
+        (
+            event("e", "offline", 0, json!({"room": "r", "duration": ""})),
+            "duration_seconds",
+            ColumnWarningReason::Empty,
+        ),
+        (
+            event("e", "taped", 0, json!({"tape": "t", "size": 1.5})),
+            "size_bytes",
+            ColumnWarningReason::WrongType,
+        ),
+        (
+            event("e", "taped", 0, json!({"tape": "t", "room": "\u{0}"})),
+            "room_id",
+            ColumnWarningReason::NulCharacter,
+        ),
+        (
+            event("e", "added", 0, json!({"item": "c", "more": {"a\u{0}": 1}})),
+            "data",
+            ColumnWarningReason::ReplacedCharacters,
+        ),
         (
             event("e", "watched", 0, json!({"room": "r", "n": 1, "viewer": {"id": 1}})),
             "data.viewer",
             ColumnWarningReason::WrongType,
         ),
-        (event("e", "said", 0, json!({"room": ["r"], "message": "m"})), "room_id", ColumnWarningReason::WrongType),
+        (
+            event("e", "said", 0, json!({"room": ["r"], "message": "m"})),
+            "room_id",
+            ColumnWarningReason::WrongType,
+        ),
         (said("name", json!(false)), "user_name", ColumnWarningReason::WrongType),
         (said("at", json!("x")), "sent_at", ColumnWarningReason::UnreadableTime),
         (job("progress", json!("half")), "progress", ColumnWarningReason::WrongType),
@@ -113,10 +182,17 @@ async fn unusable_first_place_leaves_the_next_one() {
         assert_eq!(planned.warnings, []);
     }
     let long = "k".repeat(MAX_KEY_BYTES + 1);
-    for unusable in [json!(long), json!("\u{0}"), json!("\u{fffd}"), json!({"id": 1}), json!(""), Value::Null] {
-        let body = json!({"object": {"id": unusable}, "data": {"id": "s", "passthrough": unusable}});
+    for unusable in
+        [json!(long), json!("\u{0}"), json!("\u{fffd}"), json!({"id": 1}), json!(""), Value::Null]
+    {
+        let body =
+            json!({"object": {"id": unusable}, "data": {"id": "s", "passthrough": unusable}});
         let planned = fixture.plan("mux", &event("e", ACTIVE, 0, body));
-        assert_eq!((planned.room, planned.live_stream_id.as_deref()), (None, Some("s")), "{unusable}");
+        assert_eq!(
+            (planned.room, planned.live_stream_id.as_deref()),
+            (None, Some("s")),
+            "{unusable}"
+        );
     }
 }
 
@@ -140,7 +216,9 @@ async fn a_logged_event_is_kept_whatever_its_session_looks_like() {
 
 async fn a_rejected_event_takes_its_batch_with_it_and_leaves_nothing(fixture: Fixture) {
     fixture.refuse_title("poison").await;
-    let good = |n: i64| event(&format!("good-{n}"), "live", n, json!({"room": format!("r{n}"), "title": "fine"}));
+    let good = |n: i64| {
+        event(&format!("good-{n}"), "live", n, json!({"room": format!("r{n}"), "title": "fine"}))
+    };
     let poison = event("poison", "live", 9, json!({"room": "p", "title": "poison"}));
     let batch = [good(1), poison, good(2)].map(|event| fixture.plan("studio", &event));
     match fixture.try_apply("studio", &batch).await {
@@ -152,7 +230,11 @@ async fn a_rejected_event_takes_its_batch_with_it_and_leaves_nothing(fixture: Fi
     fixture.store.probe().await.unwrap();
     let without = [batch[0].clone(), batch[2].clone()];
     fixture.try_apply("studio", &without).await.unwrap();
-    assert_eq!(fixture.database.count("webhook_events").await, 2, "without it the same batch commits");
+    assert_eq!(
+        fixture.database.count("webhook_events").await,
+        2,
+        "without it the same batch commits"
+    );
 }
 
 async fn a_creation_that_nobody_can_read_was_long_ago(fixture: Fixture) {
@@ -160,8 +242,9 @@ async fn a_creation_that_nobody_can_read_was_long_ago(fixture: Fixture) {
         tests::database::Database::Sqlite(_) => "yesterday",
         tests::database::Database::Postgres(_) => "infinity",
     };
-    let sql =
-        format!("INSERT INTO sessions (room_id, live_stream_id, created_at) VALUES ('r', 's', '{unreadable}')");
+    let sql = format!(
+        "INSERT INTO sessions (room_id, live_stream_id, created_at) VALUES ('r', 's', '{unreadable}')"
+    );
     fixture.database.execute(&sql).await;
     fixture.one("partner", event("e1", "offline", 0, json!({"stream": "s"}))).await;
     assert_eq!(fixture.database.status("r").await, "ended");

@@ -33,7 +33,11 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let seed = (0..17_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| Seed { kind, room, values });
+    let seed = (0..17_usize, 0..2_usize, any::<u8>()).prop_map(|(kind, room, values)| Seed {
+        kind,
+        room,
+        values,
+    });
     prop::collection::vec(seed, 1..24).prop_flat_map(|seeds| {
         let order = prop::collection::vec(any::<u32>(), seeds.len());
         let batches = prop::collection::vec(1..6_usize, 1..4);
@@ -58,13 +62,13 @@ fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
     let given = |bit: u8, value: Value| if has(bit) { value } else { Value::Null };
     let own = |kind, body| ("studio", event(&id, kind, at, body));
     let mux = |kind| {
-        let body =
-            json!({"data": {"id": format!("{run}-s{}", seed.room), "passthrough": given(0, json!(shared_room))}});
+        let body = json!({"data": {"id": format!("{run}-s{}", seed.room), "passthrough": given(0, json!(shared_room))}});
         ("mux", event(&id, kind, at, body))
     };
     match seed.kind {
         0 | 1 => {
-            let mut body = json!({"room_id": shared_room, "live_stream_id": format!("{run}-s{}", seed.room)});
+            let mut body =
+                json!({"room_id": shared_room, "live_stream_id": format!("{run}-s{}", seed.room)});
             if has(0) {
                 body["config"] = json!({"n": n});
             }
@@ -86,7 +90,10 @@ fn said(run: &str, n: usize, seed: &Seed) -> (&'static str, Event) {
             json!({"room": own_room, "title": given(0, json!(n)), "duration": given(1, json!(n)),
                    "peak": given(2, json!(n)), "at": given(3, json!(time(at)))}),
         ),
-        8 => own("broken", json!({"room": own_room, "code": given(0, json!(n)), "message": given(1, json!(id))})),
+        8 => own(
+            "broken",
+            json!({"room": own_room, "code": given(0, json!(n)), "message": given(1, json!(id))}),
+        ),
         9 => own(
             "taped",
             json!({"tape": thing, "room": given(0, json!(own_room)), "url": given(1, json!(id)),
@@ -138,7 +145,9 @@ async fn play(
             let size = *sizes.next().unwrap();
             // Copies in one batch are folded before they come here: the second one waits for the next batch.
             let mut ids = HashSet::new();
-            let fits = |one: &&(&str, PlannedEvent)| one.0 == *platform && ids.insert(one.1.event_id.clone());
+            let fits = |one: &&(&str, PlannedEvent)| {
+                one.0 == *platform && ids.insert(one.1.event_id.clone())
+            };
             let (batch, after) = rest.split_at(rest.iter().take(size).take_while(fits).count());
             rest = after;
             let planned: Vec<PlannedEvent> = batch.iter().map(|one| one.1.clone()).collect();
@@ -146,7 +155,9 @@ async fn play(
             for (one, outcome) in batch.iter().zip(outcomes) {
                 match outcome {
                     Applied::Done(_) => done.push(one.1.event_id.clone()),
-                    Applied::AlreadyApplied { same_origin: true, .. } => known.push(one.1.event_id.clone()),
+                    Applied::AlreadyApplied { same_origin: true, .. } => {
+                        known.push(one.1.event_id.clone())
+                    }
                     Applied::MissingSession => missing.push(one.clone()),
                     other => panic!("{other:?}"),
                 }
@@ -223,13 +234,16 @@ async fn check(fixture: &Fixture, case: &Case, run: u32) -> Result<(), TestCaseE
 }
 
 fn on(fixture: impl Future<Output = Fixture>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let fixture = runtime.block_on(fixture);
     let runs = AtomicU32::new(0);
     let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
-    let outcome =
-        runner.run(&cases(), |case| runtime.block_on(check(&fixture, &case, runs.fetch_add(1, Ordering::Relaxed))));
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let outcome = runner.run(&cases(), |case| {
+        runtime.block_on(check(&fixture, &case, runs.fetch_add(1, Ordering::Relaxed)))
+    });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
 

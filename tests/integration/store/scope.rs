@@ -1,7 +1,7 @@
 //! Whose room: a registered third party must not be able to end somebody else's stream.
 
 use serde_json::json;
-use worker::effects::{EventAction, Applied};
+use worker::effects::{Applied, EventAction};
 
 use crate::fixture::{ACTIVE, Fixture, done, event, mux};
 
@@ -28,7 +28,11 @@ async fn a_platform_with_own_scope_touches_only_its_own_sessions(fixture: Fixtur
         )
         .await;
     assert_eq!(outcomes[0], Applied::Conflict);
-    assert_eq!(done(outcomes[1].clone()).action, EventAction::StatusUpdated, "a neighbour is not harmed");
+    assert_eq!(
+        done(outcomes[1].clone()).action,
+        EventAction::StatusUpdated,
+        "a neighbour is not harmed"
+    );
     assert_eq!(fixture.session("r").await, before);
     assert_eq!(fixture.database.event("rival", "x1").await, None);
 }
@@ -45,9 +49,13 @@ async fn shared_rooms_are_closed_to_own_scope_and_open_to_shared_scope(fixture: 
 
 async fn a_room_that_a_platform_owns_cannot_be_announced(fixture: Fixture) {
     fixture.one("studio", event("e1", "live", 1_000, json!({"room": "r"}))).await;
-    let announced = event("a", "session.announced", 2_000, json!({"room_id": "r", "status": "ended"}));
+    let announced =
+        event("a", "session.announced", 2_000, json!({"room_id": "r", "status": "ended"}));
     assert_eq!(fixture.one("sessions", announced).await, Applied::Conflict);
-    assert_eq!(fixture.one("mux", mux("e2", ACTIVE, 2_000, Some("r"), "s")).await, Applied::Conflict);
+    assert_eq!(
+        fixture.one("mux", mux("e2", ACTIVE, 2_000, Some("r"), "s")).await,
+        Applied::Conflict
+    );
     assert_eq!(fixture.session("r").await["platform"], "studio");
 }
 
@@ -56,7 +64,8 @@ async fn a_live_stream_id_does_not_get_around_it(fixture: Fixture) {
     let refused = fixture.one("rival", event("x1", "offline", 2_000, json!({"stream": "s"}))).await;
     assert_eq!(refused, Applied::Conflict);
     fixture.one("rival", event("x2", "live", 3_000, json!({"room": "own", "stream": "s"}))).await;
-    let own = done(fixture.one("rival", event("x3", "offline", 4_000, json!({"stream": "s"}))).await);
+    let own =
+        done(fixture.one("rival", event("x3", "offline", 4_000, json!({"stream": "s"}))).await);
     assert_eq!(own.room_id.as_deref(), Some("own"), "an id may be in use on both sides");
     let theirs = done(fixture.one("mux", mux("e1", ACTIVE, 4_000, None, "s")).await);
     assert_eq!(theirs.room_id.as_deref(), Some("r"));
@@ -64,7 +73,8 @@ async fn a_live_stream_id_does_not_get_around_it(fixture: Fixture) {
 
 async fn a_recording_does_not_get_around_it(fixture: Fixture) {
     fixture.announce("a", 0, json!({"room_id": "r"})).await;
-    let refused = fixture.one("rival", event("x1", "taped", 0, json!({"room": "r", "tape": "t"}))).await;
+    let refused =
+        fixture.one("rival", event("x1", "taped", 0, json!({"room": "r", "tape": "t"}))).await;
     assert_eq!(refused, Applied::Conflict);
     assert_eq!(fixture.database.count("recordings").await, 0);
 }
@@ -110,12 +120,18 @@ async fn room_out_of_reach_is_refused_where_no_stream_decides(fixture: Fixture) 
     for (number, stream) in [json!("unknown"), json!("t"), json!(null)].into_iter().enumerate() {
         let body = json!({"room": "theirs", "stream": stream, "tape": "t", "message": "m"});
         for kind in ["offline", "taped", "said"] {
-            let refused = fixture.one("rival", event(&format!("x{number}{kind}"), kind, 2_000, body.clone())).await;
+            let refused = fixture
+                .one("rival", event(&format!("x{number}{kind}"), kind, 2_000, body.clone()))
+                .await;
             assert_eq!(refused, Applied::Conflict, "{kind} {stream}");
         }
     }
     // Older than the session that holds the stream now.
-    let old = event("old", "taped", -3_600_000, json!({"room": "theirs", "stream": "s", "tape": "t"}));
+    let old =
+        event("old", "taped", -3_600_000, json!({"room": "theirs", "stream": "s", "tape": "t"}));
     assert_eq!(fixture.one("rival", old).await, Applied::Conflict);
-    assert_eq!(fixture.database.count("recordings").await + fixture.database.count("chat_messages").await, 0);
+    assert_eq!(
+        fixture.database.count("recordings").await + fixture.database.count("chat_messages").await,
+        0
+    );
 }

@@ -30,7 +30,11 @@ async fn swallow(fixture: &Fixture, verb: &str, table: &str) {
 }
 
 async fn release(fixture: &Fixture, table: &str) {
-    let of = if matches!(fixture.database, Database::Postgres(_)) { format!(" ON {table}") } else { String::new() };
+    let of = if matches!(fixture.database, Database::Postgres(_)) {
+        format!(" ON {table}")
+    } else {
+        String::new()
+    };
     fixture.database.execute(&format!("DROP TRIGGER swallow_{table}{of}")).await;
 }
 
@@ -49,7 +53,10 @@ async fn suppressed_insert_of_each_table_is_rejected_and_named(fixture: Fixture)
         ("recordings", event("b", "taped", 0, json!({"tape": "t"}))),
         ("contents", event("c", "added", 0, json!({"item": "i"}))),
         ("jobs", event("d", "worked", 0, json!({"job": "j"}))),
-        ("chat_messages", event("e", "said", 0, json!({"room": "chat", "message": "m", "text": "hi"}))),
+        (
+            "chat_messages",
+            event("e", "said", 0, json!({"room": "chat", "message": "m", "text": "hi"})),
+        ),
         ("webhook_events", event("f", "unheard-of", 0, json!({}))),
     ];
     for (table, said) in &cases {
@@ -94,9 +101,15 @@ async fn suppressed_row_of_a_redelivery_is_still_known(fixture: Fixture) {
     let planned = [fixture.plan("mux", &mux("e", "video.live_stream.active", 0, Some("r"), "s"))];
     fixture.try_apply("mux", &planned).await.unwrap();
     swallow(&fixture, "INSERT", "webhook_events").await;
-    let again = crate::fixture::open(&fixture.database).await.apply(fixture.platform("mux"), &planned).await;
+    let again = crate::fixture::open(&fixture.database)
+        .await
+        .apply(fixture.platform("mux"), &planned)
+        .await;
     assert!(
-        matches!(again.as_deref(), Ok([worker::effects::Applied::AlreadyApplied { same_origin: true, .. }])),
+        matches!(
+            again.as_deref(),
+            Ok([worker::effects::Applied::AlreadyApplied { same_origin: true, .. }])
+        ),
         "{again:?}"
     );
 }
@@ -121,7 +134,10 @@ async fn trigger_with_a_sqlstate_of_its_own_is_a_rejection() {
 async fn row_level_security_refuses_the_event_not_the_worker() {
     let fixture = Fixture::postgres().await;
     let Database::Postgres(url) = &fixture.database else { panic!() };
-    let role = format!("limited_{}", url.rsplit('/').next().unwrap().replace(|c: char| !c.is_alphanumeric(), "_"));
+    let role = format!(
+        "limited_{}",
+        url.rsplit('/').next().unwrap().replace(|c: char| !c.is_alphanumeric(), "_")
+    );
     for statement in [
         format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'"),
         format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON SCHEMA public TO {role}"),
@@ -181,7 +197,10 @@ async fn changed_column_type_costs_no_event() {
         for at in 0..3 {
             done(fixture.one("studio", said(&format!("before-{at}"), at)).await);
         }
-        fixture.database.execute(&format!("ALTER TABLE {table} ALTER {column} TYPE varchar(4000)")).await;
+        fixture
+            .database
+            .execute(&format!("ALTER TABLE {table} ALTER {column} TYPE varchar(4000)"))
+            .await;
         done(fixture.one("studio", said("after", 10)).await);
     }
 }
@@ -243,7 +262,10 @@ async fn rows_hidden_from_updates_alone_are_rejections() {
         ("recordings", event("b", "taped", 0, json!({"tape": "t"}))),
         ("contents", event("c", "added", 0, json!({"item": "i"}))),
         ("jobs", event("d", "worked", 0, json!({"job": "j"}))),
-        ("chat_messages", event("e", "said", 0, json!({"room": "r", "message": "m", "text": "hi"}))),
+        (
+            "chat_messages",
+            event("e", "said", 0, json!({"room": "r", "message": "m", "text": "hi"})),
+        ),
     ];
     let (url, role) = limited(&fixture).await;
     for (table, mut said) in cases {
@@ -277,7 +299,9 @@ async fn limited(fixture: &Fixture) -> (String, String) {
     let role = format!("limited_{name}");
     for statement in [
         format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'"),
-        format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON SCHEMA public TO {role}"),
+        format!(
+            "GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON SCHEMA public TO {role}"
+        ),
     ] {
         fixture.database.execute(&statement).await;
     }
@@ -289,7 +313,8 @@ async fn revoked_privilege_is_named_by_the_probe() {
     let fixture = Fixture::postgres().await;
     let (url, role) = limited(&fixture).await;
     let store = Store::open(&SecretString::from(url), &options()).await.unwrap();
-    for (verb, table) in [("INSERT", "jobs"), ("UPDATE", "sessions"), ("SELECT", "webhook_events")] {
+    for (verb, table) in [("INSERT", "jobs"), ("UPDATE", "sessions"), ("SELECT", "webhook_events")]
+    {
         fixture.database.execute(&format!("REVOKE {verb} ON {table} FROM {role}")).await;
         match store.probe().await {
             Err(StoreError::Outage(cause)) => {

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use shared::platform::Platform;
-use worker::effects::{EventAction, Applied, PlannedEvent};
-use worker::store::{PlatformEvents, TransactionScope, Store, StoreError};
+use worker::effects::{Applied, EventAction, PlannedEvent};
+use worker::store::{PlatformEvents, Store, StoreError, TransactionScope};
 
 use crate::fixture::{ACTIVE, Event, Fixture, done, event, mux, open};
 
@@ -31,12 +31,19 @@ async fn try_together(
     fixture: &Fixture,
     planned: &[(&'static str, Vec<PlannedEvent>)],
 ) -> Result<Vec<Vec<Applied>>, StoreError> {
-    let platforms: Vec<&Platform> = planned.iter().map(|(name, _)| fixture.platform(name)).collect();
-    let parts: Vec<PlatformEvents<'_>> =
-        platforms.into_iter().zip(planned).map(|(platform, (_, events))| PlatformEvents { platform, events }).collect();
+    let platforms: Vec<&Platform> =
+        planned.iter().map(|(name, _)| fixture.platform(name)).collect();
+    let parts: Vec<PlatformEvents<'_>> = platforms
+        .into_iter()
+        .zip(planned)
+        .map(|(platform, (_, events))| PlatformEvents { platform, events })
+        .collect();
     let applied = store.apply_together(&parts).await?;
     let lengths = |all: &[Vec<Applied>]| all.iter().map(Vec::len).collect::<Vec<_>>();
-    assert_eq!(lengths(&applied), planned.iter().map(|(_, events)| events.len()).collect::<Vec<_>>());
+    assert_eq!(
+        lengths(&applied),
+        planned.iter().map(|(_, events)| events.len()).collect::<Vec<_>>()
+    );
     Ok(applied)
 }
 
@@ -51,11 +58,19 @@ fn live(id: &str, at: i64, room: &str) -> Event {
 async fn parts_of_two_platforms_take_effect_at_once(fixture: Fixture) {
     let parts = vec![
         ("rival", vec![live("e", 1, "rivals"), live("f", 2, "rivals")]),
-        ("studio", vec![live("e", 1, "studios"), event("tape", "taped", 2, json!({"tape": "t", "url": "u"}))]),
+        (
+            "studio",
+            vec![
+                live("e", 1, "studios"),
+                event("tape", "taped", 2, json!({"tape": "t", "url": "u"})),
+            ],
+        ),
     ];
     let applied = together(&fixture, parts).await;
-    let actions: Vec<Vec<EventAction>> =
-        applied.into_iter().map(|part| part.into_iter().map(|one| done(one).action).collect()).collect();
+    let actions: Vec<Vec<EventAction>> = applied
+        .into_iter()
+        .map(|part| part.into_iter().map(|one| done(one).action).collect())
+        .collect();
     let changed = EventAction::StatusUpdated;
     assert_eq!(
         actions,
@@ -66,7 +81,10 @@ async fn parts_of_two_platforms_take_effect_at_once(fixture: Fixture) {
         let row = fixture.session(room).await;
         assert_eq!((&row["platform"], &row["status"]), (&json!(platform), &json!("live")));
     }
-    let times = fixture.database.rows("SELECT count(DISTINCT processed_at) AS n FROM webhook_events", &[]).await;
+    let times = fixture
+        .database
+        .rows("SELECT count(DISTINCT processed_at) AS n FROM webhook_events", &[])
+        .await;
     assert_eq!((fixture.database.count("webhook_events").await, &times[0]["n"]), (4, &json!(1)));
 }
 
@@ -85,9 +103,16 @@ async fn what_a_part_writes_is_there_for_the_next_one(fixture: Fixture) {
     ];
     let applied = together(&fixture, parts).await;
     let old = &applied[1][0];
-    assert_eq!(done(old.clone()).action, EventAction::StaleIgnored, "the first part's event is newer");
+    assert_eq!(
+        done(old.clone()).action,
+        EventAction::StaleIgnored,
+        "the first part's event is newer"
+    );
     let ended = done(applied[1][1].clone());
-    assert_eq!((ended.room_id.as_deref(), ended.old_status.map(|s| s.as_str())), (Some("r"), Some("live")));
+    assert_eq!(
+        (ended.room_id.as_deref(), ended.old_status.map(|s| s.as_str())),
+        (Some("r"), Some("live"))
+    );
     assert_eq!(fixture.session("r").await["status"], "ended");
 }
 
@@ -96,11 +121,17 @@ async fn what_a_part_writes_is_there_for_the_next_one(fixture: Fixture) {
 async fn what_a_part_creates_is_there_for_the_next_one(fixture: Fixture) {
     let first = event("e1", "live", 1_000, json!({"room": "r", "stream": "s"}));
     let twice = fixture.plan("studio", &first);
-    let ended = fixture.plan("studio", &event("e2", "offline", 2_000, json!({"stream": "s", "title": "Show"})));
-    let titled = fixture.plan("studio", &event("e3", "live", 3_000, json!({"room": "r", "title": "Show"})));
-    let parts = [("studio", vec![twice.clone()]), ("studio", vec![twice, ended]), ("studio", vec![titled])];
+    let ended = fixture
+        .plan("studio", &event("e2", "offline", 2_000, json!({"stream": "s", "title": "Show"})));
+    let titled =
+        fixture.plan("studio", &event("e3", "live", 3_000, json!({"room": "r", "title": "Show"})));
+    let parts =
+        [("studio", vec![twice.clone()]), ("studio", vec![twice, ended]), ("studio", vec![titled])];
     let applied = try_together(&fixture.store, &fixture, &parts).await.unwrap();
-    assert!(matches!(applied[1][0], Applied::AlreadyApplied { same_origin: true, .. }), "{applied:?}");
+    assert!(
+        matches!(applied[1][0], Applied::AlreadyApplied { same_origin: true, .. }),
+        "{applied:?}"
+    );
     assert_eq!(done(applied[1][1].clone()).room_id.as_deref(), Some("r"));
     assert_eq!(done(applied[2][0].clone()).old_status.map(|status| status.as_str()), Some("ended"));
     assert_eq!(fixture.database.count("sessions").await, 1);
@@ -135,8 +166,11 @@ async fn a_rejected_event_takes_all_parts_with_it_and_each_can_be_applied_alone(
 async fn parts_without_events_are_nothing(fixture: Fixture) {
     let none = vec![("rival", vec![]), ("studio", vec![])];
     assert_eq!(together(&fixture, none).await, vec![vec![], vec![]]);
-    let one =
-        together(&fixture, vec![("rival", vec![]), ("studio", vec![live("e", 1, "r")]), ("studio", vec![])]).await;
+    let one = together(
+        &fixture,
+        vec![("rival", vec![]), ("studio", vec![live("e", 1, "r")]), ("studio", vec![])],
+    )
+    .await;
     assert_eq!(one.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 0]);
     assert_eq!(fixture.session("r").await["status"], "live");
 }
@@ -148,19 +182,29 @@ async fn workers_that_apply_the_same_parts_at_once_do_it_once(fixture: Fixture) 
     for round in 0..ROUNDS {
         let rooms = [round % 3, (round + 1) % 3, 10 + round];
         let events = |platform: &str, rooms: &[i64]| -> Vec<Event> {
-            let one = |room: &i64| live(&format!("{round}-{room}"), round * 1_000, &format!("{platform}-{room}"));
+            let one = |room: &i64| {
+                live(&format!("{round}-{room}"), round * 1_000, &format!("{platform}-{room}"))
+            };
             rooms.iter().map(one).collect()
         };
-        let said = |rooms: &[i64]| vec![("rival", events("rival", rooms)), ("studio", events("studio", rooms))];
+        let said = |rooms: &[i64]| {
+            vec![("rival", events("rival", rooms)), ("studio", events("studio", rooms))]
+        };
         let mut first = planned(&fixture, &said(&rooms));
         let mut second = first.clone();
         first.iter_mut().for_each(|(_, events)| events.rotate_left(1));
         second.iter_mut().for_each(|(_, events)| events.reverse());
-        let (first, second) =
-            tokio::join!(try_together(&one, &fixture, &first), try_together(&two, &fixture, &second));
-        let all: Vec<Applied> = [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
+        let (first, second) = tokio::join!(
+            try_together(&one, &fixture, &first),
+            try_together(&two, &fixture, &second)
+        );
+        let all: Vec<Applied> =
+            [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
         let took = all.iter().filter(|one| matches!(one, Applied::Done(_))).count();
-        let known = all.iter().filter(|one| matches!(one, Applied::AlreadyApplied { same_origin: true, .. })).count();
+        let known = all
+            .iter()
+            .filter(|one| matches!(one, Applied::AlreadyApplied { same_origin: true, .. }))
+            .count();
         assert_eq!((took, known), (6, 6), "{all:?}");
     }
     assert_eq!(fixture.database.count("webhook_events").await, 6 * ROUNDS);
@@ -174,18 +218,23 @@ async fn a_deadlock_is_a_lost_race() {
     let (one, two) = (open(&fixture.database).await, open(&fixture.database).await);
     let said = |round: i64, worker: usize| {
         let one = |platform: &'static str| {
-            let rooms = (0..20).map(|n| live(&format!("{round}-{worker}-{n}"), round, &format!("{platform}-{n}")));
+            let rooms = (0..20)
+                .map(|n| live(&format!("{round}-{worker}-{n}"), round, &format!("{platform}-{n}")));
             (platform, rooms.collect::<Vec<_>>())
         };
         vec![one("rival"), one("studio")]
     };
     together(&fixture, said(0, 9)).await;
     for round in 1..=5 {
-        let (first, mut second) = (planned(&fixture, &said(round, 1)), planned(&fixture, &said(round, 2)));
+        let (first, mut second) =
+            (planned(&fixture, &said(round, 1)), planned(&fixture, &said(round, 2)));
         second.reverse();
-        let (first, second) =
-            tokio::join!(try_together(&one, &fixture, &first), try_together(&two, &fixture, &second));
-        let all: Vec<Applied> = [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
+        let (first, second) = tokio::join!(
+            try_together(&one, &fixture, &first),
+            try_together(&two, &fixture, &second)
+        );
+        let all: Vec<Applied> =
+            [first.unwrap(), second.unwrap()].into_iter().flatten().flatten().collect();
         assert!(all.iter().all(|one| matches!(one, Applied::Done(_))), "{all:?}");
     }
     assert_eq!(fixture.database.count("webhook_events").await, 40 + 5 * 80);

@@ -1,7 +1,7 @@
 //! How many watch: a register of its own, and what an event tells beside it.
 
 use serde_json::{Value, json};
-use worker::effects::{EventAction, Applied};
+use worker::effects::{Applied, EventAction};
 
 use crate::fixture::{Fixture, action, done, event};
 
@@ -29,20 +29,34 @@ async fn viewers_create_a_session_and_leave_its_status_alone(fixture: Fixture) {
     );
     assert_eq!((&row["last_event_id"], &row["data"]), (&json!("e1"), &Value::Null));
     // In one batch with what follows.
-    fixture.apply("studio", &[event("e2", "live", 2_000, json!({"room": "r"})), watched("e3", 3_000, 9)]).await;
+    fixture
+        .apply(
+            "studio",
+            &[event("e2", "live", 2_000, json!({"room": "r"})), watched("e3", 3_000, 9)],
+        )
+        .await;
     let row = fixture.session("r").await;
     assert_eq!((&row["viewer_count"], &row["status"]), (&json!(9), &json!("live")));
 }
 
 async fn an_older_number_never_beats_a_newer_one(fixture: Fixture) {
-    assert_eq!(action(fixture.one("studio", watched("e2", 2_000, 20)).await), EventAction::Recorded);
-    assert_eq!(action(fixture.one("studio", watched("e1", 1_000, 10)).await), EventAction::StaleIgnored);
+    assert_eq!(
+        action(fixture.one("studio", watched("e2", 2_000, 20)).await),
+        EventAction::Recorded
+    );
+    assert_eq!(
+        action(fixture.one("studio", watched("e1", 1_000, 10)).await),
+        EventAction::StaleIgnored
+    );
     assert_eq!(action(fixture.one("studio", watched("e3", 3_000, 0)).await), EventAction::Recorded);
     assert_eq!(fixture.session("r").await["viewer_count"], 0);
     // A status is another register: the older one comes through.
     fixture.one("studio", event("e0", "live", 500, json!({"room": "r", "title": "Show"}))).await;
     let row = fixture.session("r").await;
-    assert_eq!((&row["viewer_count"], &row["status"], &row["title"]), (&json!(0), &json!("live"), &json!("Show")));
+    assert_eq!(
+        (&row["viewer_count"], &row["status"], &row["title"]),
+        (&json!(0), &json!("live"), &json!("Show"))
+    );
 }
 
 async fn a_broadcast_begins_with_no_viewers_of_the_one_before(fixture: Fixture) {
@@ -50,7 +64,10 @@ async fn a_broadcast_begins_with_no_viewers_of_the_one_before(fixture: Fixture) 
     fixture.apply("studio", &[live("e1", 0), watched("e2", 1_000, 50)]).await;
     fixture.one("studio", live("e5", 5_000)).await;
     assert_eq!(fixture.session("r").await["viewer_count"], Value::Null);
-    assert_eq!(action(fixture.one("studio", watched("e4", 4_000, 40)).await), EventAction::StaleIgnored);
+    assert_eq!(
+        action(fixture.one("studio", watched("e4", 4_000, 40)).await),
+        EventAction::StaleIgnored
+    );
     assert_eq!(fixture.session("r").await["viewer_count"], Value::Null);
     fixture.one("studio", watched("e6", 6_000, 3)).await;
     assert_eq!(fixture.session("r").await["viewer_count"], 3);
@@ -65,7 +82,10 @@ async fn what_has_no_column_is_merged_into_data(fixture: Fixture) {
     };
     fixture.one("studio", more("e1", 1_000, json!({"viewer": "ann \"q\""}))).await;
     fixture.one("studio", more("e3", 3_000, json!({"change": -2}))).await;
-    assert_eq!(action(fixture.one("studio", more("e2", 2_000, json!({"change": 5}))).await), EventAction::StaleIgnored);
+    assert_eq!(
+        action(fixture.one("studio", more("e2", 2_000, json!({"change": 5}))).await),
+        EventAction::StaleIgnored
+    );
     let expected = json!({"mine": {"a": [1]}, "viewer": "ann \"q\"", "change": -2});
     assert_eq!(fixture.session("r").await["data"], expected);
     // What an application wrote in another form gives way.
@@ -87,9 +107,19 @@ async fn unknown_number_of_viewers_takes_effect(fixture: Fixture) {
         let at = 1_000 * number as i64;
         fixture.one("studio", watched(&format!("known-{number}"), at, 7)).await;
         let body = json!({"room": "r", "n": unknown, "peak": 9});
-        let result = done(fixture.one("studio", event(&format!("e{number}"), "watched", at + 500, body)).await);
-        assert_eq!((result.action, result.warnings), (EventAction::Recorded, Vec::new()), "{unknown}");
+        let result = done(
+            fixture.one("studio", event(&format!("e{number}"), "watched", at + 500, body)).await,
+        );
+        assert_eq!(
+            (result.action, result.warnings),
+            (EventAction::Recorded, Vec::new()),
+            "{unknown}"
+        );
         let row = fixture.session("r").await;
-        assert_eq!((&row["viewer_count"], &row["peak_viewers"]), (&Value::Null, &json!(9)), "{unknown}");
+        assert_eq!(
+            (&row["viewer_count"], &row["peak_viewers"]),
+            (&Value::Null, &json!(9)),
+            "{unknown}"
+        );
     }
 }

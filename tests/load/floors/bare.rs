@@ -10,8 +10,12 @@ const ANSWER: &str = r#"{"event_id":"evt-00000000-0000000000000000","status":"ac
 
 /// Serves until SIGTERM.
 pub(crate) fn serve(bind: SocketAddr) -> io::Result<()> {
-    actix_web::rt::System::new()
-        .block_on(HttpServer::new(|| App::new().default_service(web::to(accept))).workers(1).bind(bind)?.run())
+    actix_web::rt::System::new().block_on(
+        HttpServer::new(|| App::new().default_service(web::to(accept)))
+            .workers(1)
+            .bind(bind)?
+            .run(),
+    )
 }
 
 async fn accept(body: web::Bytes) -> HttpResponse {

@@ -32,11 +32,16 @@ pub(crate) struct Commands {
 /// Takes `events` through `redis`, which nothing else uses.
 pub(crate) async fn measure(redis: &RedisServer, events: usize) -> Result<Commands, Failure> {
     let mut connection = redis.connection().await;
-    cmd("XGROUP").arg(&["CREATE", STREAM, GROUP, "0", "MKSTREAM"]).exec_async(&mut connection).await?;
+    cmd("XGROUP")
+        .arg(&["CREATE", STREAM, GROUP, "0", "MKSTREAM"])
+        .exec_async(&mut connection)
+        .await?;
 
     let run = unique("floor");
-    let transactions: Vec<Pipeline> =
-        (0..events).step_by(ENQUEUED).map(|first| enqueue(&run, first..events.min(first + ENQUEUED))).collect();
+    let transactions: Vec<Pipeline> = (0..events)
+        .step_by(ENQUEUED)
+        .map(|first| enqueue(&run, first..events.min(first + ENQUEUED)))
+        .collect();
     let mut sampler = Sampler::of(&[redis.process().pid()])?;
     sampler.mark();
     for transaction in &transactions {
@@ -76,7 +81,12 @@ fn enqueue(run: &str, events: std::ops::Range<usize>) -> Pipeline {
         ]);
         transaction.arg("occurred_at").arg(now).arg("received_at").arg(now).arg("attempt").arg(1);
         transaction.arg("origin").arg(format!("{now}-{i}")).arg("body").arg(body(run, i, now));
-        transaction.cmd("SET").arg(format!("webhook:hash:{marker}")).arg(1).arg("PXAT").arg(now + REMEMBERED_MS);
+        transaction
+            .cmd("SET")
+            .arg(format!("webhook:hash:{marker}"))
+            .arg(1)
+            .arg("PXAT")
+            .arg(now + REMEMBERED_MS);
     }
     transaction
 }

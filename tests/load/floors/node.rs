@@ -30,7 +30,9 @@ impl Fastify {
         }
         let folder = process::folder();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
-        write("package.json", PACKAGE).and_then(|()| write("server.mjs", SERVER)).map_err(|e| e.to_string())?;
+        write("package.json", PACKAGE)
+            .and_then(|()| write("server.mjs", SERVER))
+            .map_err(|e| e.to_string())?;
         let npm = install(folder.path());
         match timeout(INSTALLED, npm).await {
             Ok(Ok(())) => Ok(Self { folder }),
@@ -53,10 +55,18 @@ impl Fastify {
 
 async fn install(folder: &Path) -> Result<(), Failure> {
     let mut command = tokio::process::Command::new("npm");
-    command.args(["install", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]).current_dir(folder);
-    let done = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).output().await?;
+    command
+        .args(["install", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"])
+        .current_dir(folder);
+    let done =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).output().await?;
     if done.status.success() {
         return Ok(());
     }
-    Err(String::from_utf8_lossy(&done.stderr).lines().next().unwrap_or("it does not say why").to_owned().into())
+    Err(String::from_utf8_lossy(&done.stderr)
+        .lines()
+        .next()
+        .unwrap_or("it does not say why")
+        .to_owned()
+        .into())
 }

@@ -64,7 +64,9 @@ impl Pool {
     async fn invoke(&self, call: &ScriptInvocation<'_>) -> Result<u8, Failure> {
         Ok(match self {
             Self::Deadpool(pool) => call.invoke_async(&mut pool.get().await?).await?,
-            Self::Trusting(pool) => pool.with(async |connection| call.invoke_async(connection).await).await?,
+            Self::Trusting(pool) => {
+                pool.with(async |connection| call.invoke_async(connection).await).await?
+            }
         })
     }
 }
@@ -110,13 +112,20 @@ struct Event<'b> {
 }
 
 /// Serves until SIGTERM.
-pub(crate) fn serve(bind: SocketAddr, url: &str, lender: Lender, size: usize) -> Result<(), Failure> {
+pub(crate) fn serve(
+    bind: SocketAddr,
+    url: &str,
+    lender: Lender,
+    size: usize,
+) -> Result<(), Failure> {
     let server = web::Data::new(Server {
         pool: Pool::new(lender, url, size)?,
         script: Script::new(SCRIPT),
         key: Hmac::<Sha256>::new_from_slice(MUX_SECRET.as_bytes())?,
     });
-    let app = move || App::new().app_data(server.clone()).route("/api/v1/webhooks/mux", web::post().to(accept));
+    let app = move || {
+        App::new().app_data(server.clone()).route("/api/v1/webhooks/mux", web::post().to(accept))
+    };
     actix_web::rt::System::new().block_on(HttpServer::new(app).workers(1).bind(bind)?.run())?;
     Ok(())
 }
@@ -125,9 +134,16 @@ async fn accept(request: HttpRequest, body: web::Bytes, server: web::Data<Server
     if !genuine(&request, &body, &server.key) {
         return HttpResponse::Unauthorized().finish();
     }
-    let Ok(event) = serde_json::from_slice::<Event<'_>>(&body) else { return HttpResponse::BadRequest().finish() };
+    let Ok(event) = serde_json::from_slice::<Event<'_>>(&body) else {
+        return HttpResponse::BadRequest().finish();
+    };
     let mut call = server.script.key(format!("webhook:hash:{}", event.id));
-    call.key("webhooks:incoming:mux").arg(REMEMBERED_S).arg(event.id).arg(event.kind).arg(now_ms()).arg(&*body);
+    call.key("webhooks:incoming:mux")
+        .arg(REMEMBERED_S)
+        .arg(event.id)
+        .arg(event.kind)
+        .arg(now_ms())
+        .arg(&*body);
     let answer = |status: &str| format!(r#"{{"event_id":"{}","status":"{status}"}}"#, event.id);
     match server.pool.invoke(&call).await {
         Ok(1) => HttpResponse::Accepted().content_type("application/json").body(answer("accepted")),
@@ -140,7 +156,8 @@ async fn accept(request: HttpRequest, body: web::Bytes, server: web::Data<Server
 fn genuine(request: &HttpRequest, body: &[u8], key: &Hmac<Sha256>) -> bool {
     let header = request.headers().get("mux-signature").and_then(|value| value.to_str().ok());
     let pairs = header.and_then(|header| header.split_once(',')).unwrap_or_default();
-    let (Some(time), Some(signature)) = (pairs.0.strip_prefix("t="), pairs.1.strip_prefix("v1=")) else {
+    let (Some(time), Some(signature)) = (pairs.0.strip_prefix("t="), pairs.1.strip_prefix("v1="))
+    else {
         return false;
     };
     let Ok(signature) = hex::decode(signature) else { return false };

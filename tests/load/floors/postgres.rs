@@ -44,7 +44,8 @@ struct Columns<'b> {
 pub(crate) async fn write(url: &str, batches: &[Batch]) -> Result<Written, Failure> {
     drop(Store::open(&SecretString::from(url.to_owned()), &StoreOptions::default()).await?);
     let mut connection = PgConnection::connect(url).await?;
-    let times = |rows: &[Row], of: fn(&Row) -> &str| rows.iter().map(|row| instant(of(row))).collect();
+    let times =
+        |rows: &[Row], of: fn(&Row) -> &str| rows.iter().map(|row| instant(of(row))).collect();
     let batches: Vec<Columns<'_>> = batches
         .iter()
         .map(|batch| Columns {
@@ -65,7 +66,9 @@ pub(crate) async fn write(url: &str, batches: &[Batch]) -> Result<Written, Failu
     let took = begin.elapsed();
     sampler.mark();
     let expected = batches.iter().map(|columns| columns.batch.rows.len() as u64).sum();
-    let written: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_events").fetch_one(&mut connection).await?;
+    let written: i64 = sqlx::query_scalar("SELECT count(*) FROM webhook_events")
+        .fetch_one(&mut connection)
+        .await?;
     connection.close().await?;
     written_all(expected, written, took, sampler.used(0))
 }

@@ -99,7 +99,10 @@ fn session(room: &str, row: &Row) -> Session {
         live_stream_id: format!("ls-{room}"),
         last_event_id: row.event_id.clone(),
         last_event_at: row.occurred_at.clone(),
-        guards: format!(r#"{{"status":"1770000000000:{0}","last":"1770000000000:{0}"}}"#, row.origin),
+        guards: format!(
+            r#"{{"status":"1770000000000:{0}","last":"1770000000000:{0}"}}"#,
+            row.origin
+        ),
     }
 }
 
@@ -131,8 +134,12 @@ mod tests {
     fn a_transaction_writes_each_session_once_with_its_last_event() {
         let rows: Vec<Row> = (0..7).map(|i| row(i, ["a", "b"][i % 2])).collect();
         let batches = batches(&rows, 5);
-        let sizes: Vec<_> = batches.iter().map(|batch| (batch.rows.len(), batch.sessions.len())).collect();
+        let sizes: Vec<_> =
+            batches.iter().map(|batch| (batch.rows.len(), batch.sessions.len())).collect();
         assert_eq!(sizes, [(5, 2), (2, 2)]);
-        assert_eq!((batches[0].sessions[0].last_event_id.as_str(), batches[0].sessions[0].status), ("e4", "live"));
+        assert_eq!(
+            (batches[0].sessions[0].last_event_id.as_str(), batches[0].sessions[0].status),
+            ("e4", "live")
+        );
     }
 }

@@ -40,16 +40,25 @@ pub(crate) async fn write(folder: &Path, batches: &[Batch]) -> Result<Written, F
     let took = begin.elapsed();
     sampler.mark();
     let expected = batches.iter().map(|batch| batch.rows.len() as u64).sum();
-    let written: i64 = connection.query_row("SELECT count(*) FROM webhook_events", [], |row| row.get(0))?;
+    let written: i64 =
+        connection.query_row("SELECT count(*) FROM webhook_events", [], |row| row.get(0))?;
     written_all(expected, written, took, sampler.used(0))
 }
 
 /// The figures, if every row is there.
-pub(super) fn written_all(expected: u64, found: i64, took: Duration, cpu: Duration) -> Result<Written, Failure> {
+pub(super) fn written_all(
+    expected: u64,
+    found: i64,
+    took: Duration,
+    cpu: Duration,
+) -> Result<Written, Failure> {
     if u64::try_from(found).ok() != Some(expected) {
         return Err(format!("the raw writer wrote {found} rows instead of {expected}").into());
     }
-    Ok(Written { rows_per_second: expected as f64 / took.as_secs_f64(), cpu_us: per_event(cpu, expected) })
+    Ok(Written {
+        rows_per_second: expected as f64 / took.as_secs_f64(),
+        cpu_us: per_event(cpu, expected),
+    })
 }
 
 fn transaction(on: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
@@ -58,7 +67,14 @@ fn transaction(on: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
         let mut session = transaction.prepare_cached(SESSION)?;
         for row in &batch.sessions {
             let (id, at) = (&row.last_event_id, &row.last_event_at);
-            session.execute(params![row.room_id, row.status, row.live_stream_id, id, at, row.guards])?;
+            session.execute(params![
+                row.room_id,
+                row.status,
+                row.live_stream_id,
+                id,
+                at,
+                row.guards
+            ])?;
         }
         let mut ledger = transaction.prepare_cached(LEDGER)?;
         for row in &batch.rows {
@@ -88,6 +104,8 @@ mod tests {
         let second = Duration::from_secs(1);
         assert!(written_all(10, 9, second, second).is_err());
         let all = written_all(10, 10, second, second);
-        assert!(all.is_ok_and(|written| written.rows_per_second == 10.0 && written.cpu_us == 100_000.0));
+        assert!(
+            all.is_ok_and(|written| written.rows_per_second == 10.0 && written.cpu_us == 100_000.0)
+        );
     }
 }

@@ -54,7 +54,11 @@ impl Much {
 }
 
 /// Measures a side with much against one with nothing, in turns.
-pub(crate) async fn compare(much: Much, options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn compare(
+    much: Much,
+    options: &Options,
+    figures: &mut Figures,
+) -> Result<(), Failure> {
     let section = much.section();
     let mut empty = Side::start(section, "without", 0).await;
     let platforms = if matches!(much, Much::Platforms) { PLATFORMS } else { 0 };
@@ -98,7 +102,12 @@ impl Side {
     }
 
     /// Puts there what there is to be much of, and tells what one of it takes in Redis.
-    async fn fill(&mut self, much: Much, options: &Options, figures: &mut Figures) -> Result<(), Failure> {
+    async fn fill(
+        &mut self,
+        much: Much,
+        options: &Options,
+        figures: &mut Figures,
+    ) -> Result<(), Failure> {
         let redis = &self.stack.redis;
         let before = fill::memory(redis).await?;
         let count = match much {
@@ -143,7 +152,10 @@ impl Side {
         }
         drain::stop(&mut self.stack).await;
 
-        let cost = offered.server_cpu_us + offered.redis_cpu_us + drained.worker_cpu_us + drained.redis_cpu_us;
+        let cost = offered.server_cpu_us
+            + offered.redis_cpu_us
+            + drained.worker_cpu_us
+            + drained.redis_cpu_us;
         for (name, value) in [
             ("accepted/s", offered.per_second),
             ("finished/s", drained.per_second),
@@ -165,7 +177,8 @@ impl Side {
             left += self.stack.unfinished(&platform).await as u64;
             dead += self.stack.dead(&platform).await;
         }
-        let (there, finished) = (self.accepted + self.queued, finished(&self.stack, self.platforms).await);
+        let (there, finished) =
+            (self.accepted + self.queued, finished(&self.stack, self.platforms).await);
         if there != finished + left || dead > 0 {
             let (section, column) = (self.section, self.column);
             figures.fault(format!(

@@ -26,7 +26,11 @@ pub(crate) struct Drained {
 
 /// Starts a worker on what is queued for `platforms`, and times it from its first settled event until it has finished
 /// `enough` more (all, if there are not so many). It goes on running.
-pub(crate) async fn drain(stack: &mut Stack, platforms: &[String], enough: u64) -> Result<Drained, Failure> {
+pub(crate) async fn drain(
+    stack: &mut Stack,
+    platforms: &[String],
+    enough: u64,
+) -> Result<Drained, Failure> {
     let mut connection = stack.redis.connection().await;
     let mut lengths = redis::pipe();
     for platform in platforms {

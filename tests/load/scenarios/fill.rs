@@ -38,7 +38,11 @@ const MARKERS: &str = "for i = 1, tonumber(ARGV[1]) do \
     redis.call('SET', string.format('webhook:hash:%024x%08x', ARGV[2], i), '1', 'EX', ARGV[3]) end";
 
 /// Queues `count` events of `mux`; gives the length of a body. `marked`: their ids are remembered.
-pub(crate) async fn events(redis: &RedisServer, count: usize, marked: bool) -> Result<usize, Failure> {
+pub(crate) async fn events(
+    redis: &RedisServer,
+    count: usize,
+    marked: bool,
+) -> Result<usize, Failure> {
     let queue = Queue::new(KeyLayout::Single, connect(&SecretString::from(redis.url()), false)?);
     let platform = PlatformName::new("mux")?;
     let keys = queue.keys(&platform);
@@ -64,7 +68,8 @@ pub(crate) async fn events(redis: &RedisServer, count: usize, marked: bool) -> R
             let end = (begin + MAX_BATCH_EVENTS * AT_ONCE).min(count);
             let events: Vec<NewEvent> = (begin..end).map(event).collect();
             let calls = events.chunks(MAX_BATCH_EVENTS).map(async |events| {
-                let outcomes = queue.enqueue(&keys, &POLICY, &events.iter().collect::<Vec<_>>()).await?;
+                let outcomes =
+                    queue.enqueue(&keys, &POLICY, &events.iter().collect::<Vec<_>>()).await?;
                 let all = outcomes.iter().all(|outcome| *outcome == Enqueued::Accepted);
                 if all { Ok(()) } else { Err::<(), Failure>("an event was not queued".into()) }
             });
@@ -92,8 +97,12 @@ pub(crate) async fn ids(redis: &RedisServer, count: usize) -> Result<(), Failure
 }
 
 /// Without an fsync for every call of `work`, and with one for all of them in the end.
-async fn unsynced(redis: &RedisServer, work: impl AsyncFnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
-    let set = async |value: &str| redis.command::<String>(&["CONFIG", "SET", "appendfsync", value]).await;
+async fn unsynced(
+    redis: &RedisServer,
+    work: impl AsyncFnOnce() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let set =
+        async |value: &str| redis.command::<String>(&["CONFIG", "SET", "appendfsync", value]).await;
     let before: Vec<String> = redis.command(&["CONFIG", "GET", "appendfsync"]).await;
     set("no").await;
     work().await?;
@@ -113,7 +122,11 @@ pub(crate) async fn memory(redis: &RedisServer) -> Result<u64, Failure> {
         let used = field(&info, "used_memory").ok_or("INFO does not say used_memory")?;
         let before = std::mem::replace(&mut last, used);
         // A hash table that grows moves its buckets between two looks.
-        if used.abs_diff(before) < 64 * 1024 { Ok(used) } else { Err(format!("{before} → {used} bytes")) }
+        if used.abs_diff(before) < 64 * 1024 {
+            Ok(used)
+        } else {
+            Err(format!("{before} → {used} bytes"))
+        }
     };
     Ok(poll::try_until("Redis's memory is still", STILL, look).await?)
 }

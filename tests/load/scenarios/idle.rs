@@ -35,7 +35,9 @@ pub(crate) async fn measure(options: &Options, figures: &mut Figures) -> Result<
         rate: Some(RATE),
         expected: 202,
     };
-    let offered = to_ingress(&stack, &plan, requests(&plan, &Kind { platforms: PLATFORMS, wait: false })).await?;
+    let offered =
+        to_ingress(&stack, &plan, requests(&plan, &Kind { platforms: PLATFORMS, wait: false }))
+            .await?;
     offered.check(SECTION, 202, figures);
     stack.wait_until_drained(DRAINED).await;
     let (accepted, finished) = (offered.count(202), finished(&stack, PLATFORMS).await);

@@ -126,8 +126,10 @@ pub(crate) async fn paced(
         expected,
     };
     let sampled = (rate / SAMPLED).max(FEWEST);
-    let (most, some) = (plan(options.connections, (rate - sampled).max(1.0), 202), plan(WAITING, sampled, 200));
-    let (all, asking) = (requests(&most, &Kind::plain()), requests(&some, &Kind { platforms: 0, wait: true }));
+    let (most, some) =
+        (plan(options.connections, (rate - sampled).max(1.0), 202), plan(WAITING, sampled, 200));
+    let (all, asking) =
+        (requests(&most, &Kind::plain()), requests(&some, &Kind { platforms: 0, wait: true }));
     let (server, redis) = (stack.ingresses[0].process.pid(), stack.redis.process().pid());
     let mut sampler = Sampler::of(&[server, redis, stack.workers[0].process.pid()])?;
     let mut since = None;
@@ -149,7 +151,9 @@ pub(crate) async fn paced(
     percentiles(SECTION, &TOLD, column, &waited.latency, figures);
     let ledger = ledger(stack, &since.unwrap_or_default()).await?;
     percentiles(SECTION, &LEDGER, column, &ledger, figures);
-    for (i, name) in ["ingress CPU µs/event", "Redis CPU µs/event", "worker CPU µs/event"].into_iter().enumerate()
+    for (i, name) in ["ingress CPU µs/event", "Redis CPU µs/event", "worker CPU µs/event"]
+        .into_iter()
+        .enumerate()
     {
         figures.add(SECTION, name, column, sampler.micros_per(i, events));
     }
@@ -175,7 +179,9 @@ fn check(outcome: &Outcome, expected: u16, column: &str, figures: &mut Figures) 
     let others = outcome.statuses.values().sum::<u64>() - count(outcome, expected);
     if others > 0 {
         let statuses = &outcome.statuses;
-        figures.fault(format!("{column}, at a fixed rate: {others} were not answered {expected}: {statuses:?}"));
+        figures.fault(format!(
+            "{column}, at a fixed rate: {others} were not answered {expected}: {statuses:?}"
+        ));
     }
 }
 
@@ -206,7 +212,8 @@ mod tests {
 
     #[test]
     fn the_ledgers_times_are_weighted_by_their_events() {
-        let rows = [json!({"ms": 2, "n": 90}), json!({"ms": 40, "n": 10}), json!({"ms": -1, "n": 1})];
+        let rows =
+            [json!({"ms": 2, "n": 90}), json!({"ms": 40, "n": 10}), json!({"ms": -1, "n": 1})];
         let histogram = histogram(&rows).unwrap();
         assert_eq!(histogram.len(), 101);
         let [median, last] = [0.5, 0.99].map(|quantile| millis(&histogram, quantile).unwrap());
@@ -217,7 +224,8 @@ mod tests {
     fn of_nothing_there_is_no_percentile_that_could_meet_a_target() {
         let none = millis(&histogram(&[]).unwrap(), 0.99);
         let mut figures = Figures::default();
-        Paced { accepted: 0, accept_p99: none, commit_p50: none, commit_p99: none }.judge(&mut figures);
+        Paced { accepted: 0, accept_p99: none, commit_p50: none, commit_p99: none }
+            .judge(&mut figures);
         assert_eq!((none, figures.of_goal(Goal::AcceptP99)), (None, None));
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod worker;
 use std::fmt::Write as _;
 
 use tests::redis::RedisOptions;
-use tests::stack::{StackBuilder, Stack};
+use tests::stack::{Stack, StackBuilder};
 
 use serde_json::json;
 
@@ -58,13 +58,19 @@ pub(crate) fn names(platforms: usize) -> Vec<String> {
 /// Announces the sessions that all events are about.
 pub(crate) async fn announce(stack: &Stack) {
     for i in 0..ROOMS {
-        stack.sender().announce(&room(i), &json!({"live_stream_id": format!("ls-{}", room(i))})).await;
+        stack
+            .sender()
+            .announce(&room(i), &json!({"live_stream_id": format!("ls-{}", room(i))}))
+            .await;
     }
 }
 
 /// How many events of `platforms` the ledger has.
 pub(crate) async fn finished(stack: &Stack, platforms: usize) -> u64 {
     let which = if platforms == 0 { "platform = 'mux'" } else { "platform LIKE 'p%'" };
-    let rows = stack.database.rows(&format!("SELECT COUNT(*) AS n FROM webhook_events WHERE {which}"), &[]).await;
+    let rows = stack
+        .database
+        .rows(&format!("SELECT COUNT(*) AS n FROM webhook_events WHERE {which}"), &[])
+        .await;
     rows.first().and_then(|row| row["n"].as_u64()).unwrap_or(0)
 }

@@ -47,7 +47,8 @@ pub(crate) fn closed(options: &Options, address: SocketAddr) -> Plan {
 /// As many as `plan` can need.
 pub(crate) fn requests(plan: &Plan, kind: &Kind) -> Requests {
     let per_second = plan.rate.unwrap_or(SIGNED_PER_SECOND);
-    let count = per_second * (plan.warm_up + plan.measured).as_secs_f64() + f64::from(plan.connections);
+    let count =
+        per_second * (plan.warm_up + plan.measured).as_secs_f64() + f64::from(plan.connections);
     Requests::signed(&plan.address.to_string(), count as usize, kind)
 }
 
@@ -74,7 +75,11 @@ pub(crate) fn ingress(stack: &Stack) -> Result<SocketAddr, Failure> {
 }
 
 /// [`offer`] to a system's first ingress.
-pub(crate) async fn to_ingress(stack: &Stack, plan: &Plan, requests: Requests) -> Result<Offered, Failure> {
+pub(crate) async fn to_ingress(
+    stack: &Stack,
+    plan: &Plan,
+    requests: Requests,
+) -> Result<Offered, Failure> {
     offer(plan, requests, stack.ingresses[0].process.pid(), Some(stack.redis.process().pid())).await
 }
 
@@ -101,12 +106,21 @@ impl Offered {
     pub(crate) fn check(&self, who: &str, expected: u16, figures: &mut Figures) {
         let refused: u64 = self.statuses.values().sum::<u64>() - self.count(expected);
         if refused > 0 {
-            figures.fault(format!("{who}: {refused} requests were not answered {expected}: {:?}", self.statuses));
+            figures.fault(format!(
+                "{who}: {refused} requests were not answered {expected}: {:?}",
+                self.statuses
+            ));
         }
     }
 
     /// Adds all that is worth a line.
-    pub(crate) fn tell(&self, section: &'static str, column: &str, redis: bool, figures: &mut Figures) {
+    pub(crate) fn tell(
+        &self,
+        section: &'static str,
+        column: &str,
+        redis: bool,
+        figures: &mut Figures,
+    ) {
         figures.add(section, "accepted/s", column, self.per_second);
         percentiles(section, &ACCEPT, column, &self.latency, figures);
         figures.add(section, "server CPU µs/event", column, self.server_cpu_us);
@@ -119,7 +133,8 @@ impl Offered {
 }
 
 /// Names of p50, p90, p99, p99.9.
-pub(crate) const ACCEPT: [&str; 4] = ["answer, p50 ms", "answer, p90 ms", "answer, p99 ms", "answer, p99.9 ms"];
+pub(crate) const ACCEPT: [&str; 4] =
+    ["answer, p50 ms", "answer, p90 ms", "answer, p99 ms", "answer, p99.9 ms"];
 
 /// Adds four percentiles of a histogram of µs.
 pub(crate) fn percentiles(

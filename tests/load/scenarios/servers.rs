@@ -39,10 +39,16 @@ pub(crate) async fn pool(
     appendfsync: &str,
     figures: &mut Figures,
 ) -> Result<Offered, Failure> {
-    let lender = lender.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+    let lender =
+        lender.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
     let who = format!("script per request, {lender}, {appendfsync}");
     queueing(options, &who, appendfsync, figures, |address, redis| {
-        Ok(own()?.arg("pool").arg(address.to_string()).arg(redis).arg(&lender).arg(options.pool.to_string()))
+        Ok(own()?
+            .arg("pool")
+            .arg(address.to_string())
+            .arg(redis)
+            .arg(&lender)
+            .arg(options.pool.to_string()))
     })
     .await
 }
@@ -55,7 +61,10 @@ pub(crate) async fn fastify(
     figures: &mut Figures,
 ) -> Result<Offered, Failure> {
     let who = format!("Fastify, {appendfsync}");
-    queueing(options, &who, appendfsync, figures, |address, redis| Ok(installed.program(address, redis))).await
+    queueing(options, &who, appendfsync, figures, |address, redis| {
+        Ok(installed.program(address, redis))
+    })
+    .await
 }
 
 /// A server that queues what it accepts; all of that must be there in the end.
@@ -71,7 +80,9 @@ async fn queueing(
     let server = program(address, &redis.url())?.spawn();
     listening(who, address, &server).await?;
     let plan = closed(options, address);
-    let offered = offer(&plan, requests(&plan, &Kind::plain()), server.pid(), Some(redis.process().pid())).await?;
+    let offered =
+        offer(&plan, requests(&plan, &Kind::plain()), server.pid(), Some(redis.process().pid()))
+            .await?;
     offered.check(who, 202, figures);
     let queued: u64 = redis.command(&["XLEN", STREAM]).await;
     if queued != offered.count(202) {
@@ -91,6 +102,8 @@ fn local() -> SocketAddr {
 
 async fn listening(who: &str, address: SocketAddr, server: &Process) -> Result<(), Failure> {
     let what = format!("{who} listens");
-    let look = async || TcpStream::connect(address).await.map(drop).map_err(|e| format!("{e}; {}", server.tail()));
+    let look = async || {
+        TcpStream::connect(address).await.map(drop).map_err(|e| format!("{e}; {}", server.tail()))
+    };
     Ok(poll::try_until(&what, STARTED, look).await?)
 }

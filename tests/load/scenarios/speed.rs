@@ -26,7 +26,11 @@ const ALWAYS: &str = "always";
 const EVERYSEC: &str = "everysec";
 
 /// Measures all of it once.
-pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn round(
+    options: &Options,
+    node: Option<&Fastify>,
+    figures: &mut Figures,
+) -> Result<(), Failure> {
     eprintln!("load:   bare handler");
     let bare = servers::bare(options).await?;
     bare.check("the bare handler", 202, figures);
@@ -53,12 +57,22 @@ pub(crate) async fn round(options: &Options, node: Option<&Fastify>, figures: &m
     figures.add(AGAINST, "ingress / script per request, accepted/s", ALWAYS, against_pool);
     figures.goal(Goal::AcceptedAgainstPool, against_pool);
     let against_trusting = ratio(ours.per_second, trusting.per_second);
-    figures.add(AGAINST, "ingress / the same over a trusting pool, accepted/s", ALWAYS, against_trusting);
+    figures.add(
+        AGAINST,
+        "ingress / the same over a trusting pool, accepted/s",
+        ALWAYS,
+        against_trusting,
+    );
     for (run, appendfsync) in [(&ours, ALWAYS), (&relaxed, EVERYSEC)] {
         let against_bare = ratio(run.server_cpu_us, bare.server_cpu_us);
         figures.add(AGAINST, "ingress / bare handler, CPU per event", appendfsync, against_bare);
     }
-    figures.add(AGAINST, "Redis CPU per event / the commands alone", ALWAYS, ratio(redis_cpu, floor));
+    figures.add(
+        AGAINST,
+        "Redis CPU per event / the commands alone",
+        ALWAYS,
+        ratio(redis_cpu, floor),
+    );
     figures.goal(Goal::IngressCpuAgainstBare, ratio(ours.server_cpu_us, bare.server_cpu_us));
 
     if let Some(node) = node {
@@ -80,7 +94,12 @@ async fn commands(options: &Options, figures: &mut Figures) -> Result<f64, Failu
     let commands::Commands { enqueue, read_and_settle } = commands::measure(&redis, events).await?;
     figures.add(COMMANDS, "Redis CPU µs/event, enqueue", ALWAYS, enqueue);
     figures.add(COMMANDS, "Redis CPU µs/event, read + settle", ALWAYS, read_and_settle);
-    figures.add(COMMANDS, "Redis CPU µs/event, enqueue + read + settle", ALWAYS, enqueue + read_and_settle);
+    figures.add(
+        COMMANDS,
+        "Redis CPU µs/event, enqueue + read + settle",
+        ALWAYS,
+        enqueue + read_and_settle,
+    );
     Ok(enqueue + read_and_settle)
 }
 
@@ -130,7 +149,9 @@ async fn system(
 async fn account(stack: &Stack, who: &str, accepted: u64, figures: &mut Figures) {
     let (finished, dead) = (finished(stack, 0).await, stack.dead("mux").await);
     if accepted != finished || dead > 0 {
-        figures.fault(format!("{who}: {accepted} were accepted, {finished} finished, {dead} are dead"));
+        figures.fault(format!(
+            "{who}: {accepted} were accepted, {finished} finished, {dead} are dead"
+        ));
     }
     figures.add(BACKLOG, "events accounted for", who, finished as f64);
 }

@@ -33,9 +33,10 @@ pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<()
     let rows = rows::read(file)?;
     drop(stack);
     let folder = process::folder();
-    let floor =
-        fastest(&rows, drain.batch, "SQLite", figures, async |batches| sqlite::write(folder.path(), batches).await)
-            .await?;
+    let floor = fastest(&rows, drain.batch, "SQLite", figures, async |batches| {
+        sqlite::write(folder.path(), batches).await
+    })
+    .await?;
     judge(&drain, &floor, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", figures);
 
     eprintln!("load:   {events} events to PostgreSQL: worker, then raw");
@@ -45,7 +46,13 @@ pub(crate) async fn round(options: &Options, figures: &mut Figures) -> Result<()
         postgres::write(&server.database().await, batches).await
     })
     .await?;
-    judge(&drain, &floor, (Goal::PostgresAgainstRaw, Goal::PostgresCpuBeyondRaw), "PostgreSQL", figures);
+    judge(
+        &drain,
+        &floor,
+        (Goal::PostgresAgainstRaw, Goal::PostgresCpuBeyondRaw),
+        "PostgreSQL",
+        figures,
+    );
     Ok(())
 }
 
@@ -63,7 +70,8 @@ async fn backlog(
     drain::stop(&mut stack).await;
     let (finished, dead) = (finished(&stack, 0).await, stack.dead("mux").await);
     if finished != events as u64 || dead > 0 {
-        figures.fault(format!("{column}: {events} were queued, {finished} finished, {dead} are dead"));
+        figures
+            .fault(format!("{column}: {events} were queued, {finished} finished, {dead} are dead"));
     }
     // What is written at once has one time of processing.
     let sql = "SELECT count(DISTINCT processed_at) AS n FROM webhook_events WHERE platform = 'mux'";
@@ -117,7 +125,13 @@ mod tests {
         let mut figures = Figures::default();
         let floor = faster(written(10.0), written(20.0));
         let drain = Drain { per_second: 15.0, cpu_us: 9.0, batch: 1 };
-        judge(&drain, &floor, (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw), "SQLite", &mut figures);
+        judge(
+            &drain,
+            &floor,
+            (Goal::SqliteAgainstRaw, Goal::SqliteCpuBeyondRaw),
+            "SQLite",
+            &mut figures,
+        );
         assert_eq!(figures.of_goal(Goal::SqliteAgainstRaw), Some(0.75));
         assert_eq!(figures.of_goal(Goal::SqliteCpuBeyondRaw), Some(8.0));
     }

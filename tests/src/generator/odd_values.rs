@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::SentEvent;
-use crate::model::{ProviderTime, EventMeaning, ColumnValues};
+use crate::model::{ColumnValues, EventMeaning, ProviderTime};
 
 /// What a column holds.
 #[derive(Clone, Copy)]
@@ -47,8 +47,12 @@ const OPTIONAL_MEMBERS: [(&str, &str, &str, ColumnType); 23] = [
 ];
 
 /// Members that hold the time of an event: platform, member.
-const TIME_MEMBERS: [(&str, &str); 4] =
-    [("realcast", "/timestamp"), ("netflix", "/timestamp"), ("streamgank", "/timestamp"), ("mux", "/created_at")];
+const TIME_MEMBERS: [(&str, &str); 4] = [
+    ("realcast", "/timestamp"),
+    ("netflix", "/timestamp"),
+    ("streamgank", "/timestamp"),
+    ("mux", "/created_at"),
+];
 
 /// What becomes of a column whose value was replaced.
 enum ColumnAfter {
@@ -67,7 +71,9 @@ fn alter_column(sent_event: &mut SentEvent, rng: &mut StdRng) {
     let present: Vec<_> = OPTIONAL_MEMBERS
         .iter()
         .filter(|(of, member, column, _)| {
-            *of == platform && set.contains_key(*column) && sent_event.body.pointer(member).is_some()
+            *of == platform
+                && set.contains_key(*column)
+                && sent_event.body.pointer(member).is_some()
         })
         .collect();
     if present.is_empty() {
@@ -124,8 +130,14 @@ fn odd(holds: ColumnType, number: u64, rng: &mut StdRng) -> (Value, ColumnAfter)
         ColumnType::Time => vec![
             (json!("yesterday"), ColumnAfter::Unchanged),
             (json!({"seconds": 1}), ColumnAfter::Unchanged),
-            (json!("2026-12-01T10:00:00.5+0000"), ColumnAfter::Becomes("2026-12-01T10:00:00.500Z".into())),
-            (json!("2026-12-01 11:00:00,25+01"), ColumnAfter::Becomes("2026-12-01T10:00:00.250Z".into())),
+            (
+                json!("2026-12-01T10:00:00.5+0000"),
+                ColumnAfter::Becomes("2026-12-01T10:00:00.500Z".into()),
+            ),
+            (
+                json!("2026-12-01 11:00:00,25+01"),
+                ColumnAfter::Becomes("2026-12-01T10:00:00.250Z".into()),
+            ),
         ],
     };
     let chosen = rng.random_range(0..several.len());
@@ -135,7 +147,11 @@ fn odd(holds: ColumnType, number: u64, rng: &mut StdRng) -> (Value, ColumnAfter)
 fn alter_time(sent_event: &mut SentEvent, rng: &mut StdRng) {
     let platform = sent_event.event.platform;
     let Some((_, member)) = TIME_MEMBERS.iter().find(|(of, _)| *of == platform) else { return };
-    let (Some(Value::String(text)), ProviderTime::Known(_)) = (sent_event.body.pointer_mut(member), sent_event.event.at) else { return };
+    let (Some(Value::String(text)), ProviderTime::Known(_)) =
+        (sent_event.body.pointer_mut(member), sent_event.event.at)
+    else {
+        return;
+    };
     let spelled = text.trim_end_matches('Z');
     match rng.random_range(0..4) {
         0 => *text = format!("{spelled}+0000"),

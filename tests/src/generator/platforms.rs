@@ -4,15 +4,20 @@ use rand::RngExt;
 use serde_json::{Map, Value, json};
 
 use super::{
-    RequestStyle, FOUNDING_ROOMS, Generator, NETFLIX_SECRET, REALCAST_SECRET, STREAMGANK_SECRET, STUDIO_SECRET, SentEvent,
+    FOUNDING_ROOMS, Generator, NETFLIX_SECRET, REALCAST_SECRET, RequestStyle, STREAMGANK_SECRET,
+    STUDIO_SECRET, SentEvent,
 };
-use crate::model::{EventMeaning, ExpectedEnd, SessionRef, ColumnValues, EventTable};
+use crate::model::{ColumnValues, EventMeaning, EventTable, ExpectedEnd, SessionRef};
 use crate::sender::rfc3339;
 
-const REALCAST: RequestStyle = RequestStyle::Body { header: "x-realcast-signature", secret: REALCAST_SECRET };
-const NETFLIX: RequestStyle = RequestStyle::Body { header: "x-webhook-signature", secret: NETFLIX_SECRET };
-const STREAMGANK: RequestStyle = RequestStyle::Body { header: "x-streamgank-signature", secret: STREAMGANK_SECRET };
-const OWN: RequestStyle = RequestStyle::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
+const REALCAST: RequestStyle =
+    RequestStyle::Body { header: "x-realcast-signature", secret: REALCAST_SECRET };
+const NETFLIX: RequestStyle =
+    RequestStyle::Body { header: "x-webhook-signature", secret: NETFLIX_SECRET };
+const STREAMGANK: RequestStyle =
+    RequestStyle::Body { header: "x-streamgank-signature", secret: STREAMGANK_SECRET };
+const OWN: RequestStyle =
+    RequestStyle::Body { header: "x-webhook-signature", secret: STUDIO_SECRET };
 
 /// Puts members into a body, and into the columns that they are for.
 #[derive(Default)]
@@ -88,7 +93,13 @@ impl Generator {
             ("video.live_stream.idle", "idle"),
             ("video.live_stream.disconnected", "ended"),
         ][self.rng.random_range(0..3)];
-        let meaning = Self::session(room, session_ref, Some(status), ColumnValues::new(), ColumnValues::new());
+        let meaning = Self::session(
+            room,
+            session_ref,
+            Some(status),
+            ColumnValues::new(),
+            ColumnValues::new(),
+        );
         self.mux(kind, meaning, data)
     }
 
@@ -115,26 +126,32 @@ impl Generator {
         let n = self.current();
         let (id, room) = (format!("{:x}-asset-{n}", self.seed), self.announced_room(n));
         let ready = self.chance(60.0);
-        let told = BodyBuilder::default().body("id", id.as_str()).both("passthrough", "room_id", room);
+        let told =
+            BodyBuilder::default().body("id", id.as_str()).both("passthrough", "room_id", room);
         let told = told.column("state", if ready { "ready" } else { "created" });
         let seconds = f64::from(self.rng.random_range(0..8_000)) / 2.0;
-        let told = told.both_if(ready && self.chance(80.0), "duration", "duration_seconds", seconds);
+        let told =
+            told.both_if(ready && self.chance(80.0), "duration", "duration_seconds", seconds);
         let kind = if ready { "video.asset.ready" } else { "video.asset.created" };
         let meaning = EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set };
         self.mux(kind, meaning, Value::Object(told.body))
     }
 
     fn mux_logged(&mut self) -> SentEvent {
-        let kind = ["video.live_stream.connected", "video.live_stream.recording", "video.upload.created"]
-            [self.rng.random_range(0..3)];
+        let kind =
+            ["video.live_stream.connected", "video.live_stream.recording", "video.upload.created"]
+                [self.rng.random_range(0..3)];
         let stream = self.stream(0);
         self.mux(kind, EventMeaning::LogOnly, json!({"id": stream}))
     }
 
     fn livekit(&mut self) -> SentEvent {
         let n = self.rng.random_range(0..3);
-        let (kind, status) =
-            [("room_started", Some("live")), ("room_finished", Some("stopped")), ("participant_joined", None)][n];
+        let (kind, status) = [
+            ("room_started", Some("live")),
+            ("room_finished", Some("stopped")),
+            ("participant_joined", None),
+        ][n];
         let room = if self.chance(50.0) {
             let n = self.current();
             self.announced_room(n)
@@ -144,12 +161,32 @@ impl Generator {
         };
         let at = self.at() / 1000;
         let body = json!({"event": kind, "id": self.id("lk"), "createdAt": at.to_string(), "room": {"name": room}});
-        let session = |status| Self::session(room, SessionRef::Room, Some(status), ColumnValues::new(), ColumnValues::new());
-        self.sent_event("livekit", kind, Some(at * 1000), status.map_or(EventMeaning::LogOnly, session), body, RequestStyle::LiveKit)
+        let session = |status| {
+            Self::session(
+                room,
+                SessionRef::Room,
+                Some(status),
+                ColumnValues::new(),
+                ColumnValues::new(),
+            )
+        };
+        self.sent_event(
+            "livekit",
+            kind,
+            Some(at * 1000),
+            status.map_or(EventMeaning::LogOnly, session),
+            body,
+            RequestStyle::LiveKit,
+        )
     }
 
     /// RealCast signs no id: what tells two events apart is in the body.
-    fn realcast(&mut self, kind: &'static str, meaning: EventMeaning, data: Map<String, Value>) -> SentEvent {
+    fn realcast(
+        &mut self,
+        kind: &'static str,
+        meaning: EventMeaning,
+        data: Map<String, Value>,
+    ) -> SentEvent {
         let at = (!self.chance(3.0)).then(|| self.at());
         let mut body = json!({"event": kind, "data": data, "n": self.number});
         if let Some(at) = at {
@@ -180,11 +217,16 @@ impl Generator {
             }
             2 => {
                 let told = told.both_if(a, "error_code", "error_code", format!("E{few}"));
-                ("stream.error", Some("error"), told.both_if(b, "error_message", "error_message", "it broke: ü"))
+                (
+                    "stream.error",
+                    Some("error"),
+                    told.both_if(b, "error_message", "error_message", "it broke: ü"),
+                )
             }
             3 => {
                 data.insert("change".to_owned(), json!(few - 2_500));
-                let told = told.both("viewer_count", "viewer_count", few).body("change", few - 2_500);
+                let told =
+                    told.both("viewer_count", "viewer_count", few).body("change", few - 2_500);
                 ("viewer.count.update", None, told)
             }
             _ => {
@@ -201,25 +243,48 @@ impl Generator {
         let room = self.active_thing("cast");
         let (id, n) = (format!("{room}-rec"), self.number);
         let ready = self.chance(60.0);
-        let told = BodyBuilder::default().body("recording_id", id.as_str()).both("stream_id", "room_id", room);
+        let told = BodyBuilder::default().body("recording_id", id.as_str()).both(
+            "stream_id",
+            "room_id",
+            room,
+        );
         let told = told.column("state", if ready { "ready" } else { "recording" });
-        let told = told.both_if(ready && self.chance(70.0), "cdn_url", "url", format!("https://cdn.example/{n}"));
-        let told = told.both_if(ready && self.chance(70.0), "duration", "duration_seconds", n % 7_000);
+        let told = told.both_if(
+            ready && self.chance(70.0),
+            "cdn_url",
+            "url",
+            format!("https://cdn.example/{n}"),
+        );
+        let told =
+            told.both_if(ready && self.chance(70.0), "duration", "duration_seconds", n % 7_000);
         let told = told.both_if(ready && self.chance(70.0), "file_size", "size_bytes", n * 1_000);
         let kind = if ready { "recording.ready" } else { "recording.started" };
-        self.realcast(kind, EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set }, told.body)
+        self.realcast(
+            kind,
+            EventMeaning::Upsert { table: EventTable::Recordings, id, set: told.set },
+            told.body,
+        )
     }
 
     fn realcast_chat(&mut self) -> SentEvent {
         let room = self.active_thing("cast");
         let (id, n) = (format!("{room}-msg-{}", self.rng.random_range(0..4)), self.number);
-        let told = BodyBuilder::default().body("message_id", id.as_str()).both("stream_id", "room_id", room);
+        let told = BodyBuilder::default().body("message_id", id.as_str()).both(
+            "stream_id",
+            "room_id",
+            room,
+        );
         let told = told.both_if(self.chance(70.0), "user_id", "user_id", format!("user_{n}"));
         let told = told.both_if(self.chance(70.0), "user_name", "user_name", format!("Näme {n}"));
-        let told = told.both_if(self.chance(70.0), "message", "message", format!("Great stream! №{n}"));
+        let told =
+            told.both_if(self.chance(70.0), "message", "message", format!("Great stream! №{n}"));
         let at = rfc3339(self.began + self.rng.random_range(0..600_000));
         let told = told.both_if(self.chance(50.0), "created_at", "sent_at", at);
-        self.realcast("chat.message.new", EventMeaning::Upsert { table: EventTable::ChatMessages, id, set: told.set }, told.body)
+        self.realcast(
+            "chat.message.new",
+            EventMeaning::Upsert { table: EventTable::ChatMessages, id, set: told.set },
+            told.body,
+        )
     }
 
     fn netflix(&mut self) -> SentEvent {
@@ -229,9 +294,14 @@ impl Generator {
             ("content_removed", told.column("state", "removed"))
         } else {
             let told = told.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
-            let told = told.both_if(self.chance(70.0), "content_type", "content_type", "series").body("n", n);
+            let told = told
+                .both_if(self.chance(70.0), "content_type", "content_type", "series")
+                .body("n", n);
             let payload = told.body.clone();
-            (["content_added", "content_updated"][self.rng.random_range(0..2)], told.column("data", payload))
+            (
+                ["content_added", "content_updated"][self.rng.random_range(0..2)],
+                told.column("data", payload),
+            )
         };
         let told = if kind == "content_removed" { told } else { told.column("state", "active") };
         let at = (!self.chance(3.0)).then(|| self.at());
@@ -239,7 +309,14 @@ impl Generator {
         if let Some(at) = at {
             body["timestamp"] = rfc3339(at).into();
         }
-        self.sent_event("netflix", kind, at, EventMeaning::Upsert { table: EventTable::Contents, id, set: told.set }, body, NETFLIX)
+        self.sent_event(
+            "netflix",
+            kind,
+            at,
+            EventMeaning::Upsert { table: EventTable::Contents, id, set: told.set },
+            body,
+            NETFLIX,
+        )
     }
 
     fn streamgank(&mut self) -> SentEvent {
@@ -253,8 +330,14 @@ impl Generator {
         let rest = json!({"n": n, "status": status, "parameters": {"country": "us"}});
         let told = BodyBuilder::default().body("job_id", id.as_str());
         let told = told.both_if(self.chance(70.0), "progress", "progress", n % 101);
-        let told = told.both_if(self.chance(70.0), "current_step", "current_step", format!("step {n}"));
-        let told = told.both_if(self.chance(30.0), "video_url", "video_url", format!("https://video.example/{n}"));
+        let told =
+            told.both_if(self.chance(70.0), "current_step", "current_step", format!("step {n}"));
+        let told = told.both_if(
+            self.chance(30.0),
+            "video_url",
+            "video_url",
+            format!("https://video.example/{n}"),
+        );
         // A null that is there empties the column.
         let error = if self.chance(50.0) { Value::Null } else { format!("error {n}").into() };
         let told = told.both_if(self.chance(70.0), "error", "error", error);
@@ -275,7 +358,12 @@ impl Generator {
         )
     }
 
-    fn studio_event(&mut self, kind: &'static str, meaning: EventMeaning, told: Map<String, Value>) -> SentEvent {
+    fn studio_event(
+        &mut self,
+        kind: &'static str,
+        meaning: EventMeaning,
+        told: Map<String, Value>,
+    ) -> SentEvent {
         let at = (!self.chance(10.0)).then(|| self.at());
         let mut body = Value::Object(told);
         body["kind"] = kind.into();
@@ -294,15 +382,27 @@ impl Generator {
         let (kind, status, told) = match self.rng.random_range(0..3) {
             0 => {
                 let told = told.both_if(self.chance(70.0), "title", "title", format!("Title {n}"));
-                ("stage.open", Some("live"), told.both_if(self.chance(70.0), "since", "started_at", at))
+                (
+                    "stage.open",
+                    Some("live"),
+                    told.both_if(self.chance(70.0), "since", "started_at", at),
+                )
             }
             1 => {
                 let told = told.both_if(self.chance(70.0), "peak", "peak_viewers", n % 900);
-                ("stage.closed", Some("ended"), told.both_if(self.chance(70.0), "until", "ended_at", at))
+                (
+                    "stage.closed",
+                    Some("ended"),
+                    told.both_if(self.chance(70.0), "until", "ended_at", at),
+                )
             }
             _ => {
                 data.insert("door".to_owned(), json!(n % 3));
-                ("stage.counted", None, told.both("people", "viewer_count", n % 900).body("door", n % 3))
+                (
+                    "stage.counted",
+                    None,
+                    told.both("people", "viewer_count", n % 900).body("door", n % 3),
+                )
             }
         };
         let meaning = Self::session(room, SessionRef::RoomOrCreate, status, told.set, data);
@@ -324,14 +424,23 @@ impl Generator {
 
     /// A genuine body that says too little.
     fn invalid(&mut self) -> SentEvent {
-        let told = BodyBuilder::default().body("stream_id", self.active_thing("cast")).body("viewer_count", "many");
-        dead(self.realcast("viewer.count.update", EventMeaning::LogOnly, told.body), "invalid_event")
+        let told = BodyBuilder::default()
+            .body("stream_id", self.active_thing("cast"))
+            .body("viewer_count", "many");
+        dead(
+            self.realcast("viewer.count.update", EventMeaning::LogOnly, told.body),
+            "invalid_event",
+        )
     }
 
     /// An event of a session that nobody ever announces.
     fn never_announced(&mut self) -> SentEvent {
         let room = self.id("nowhere");
-        self.mux_status(room.clone(), SessionRef::Room, json!({"id": self.id("nobodys"), "passthrough": room}))
+        self.mux_status(
+            room.clone(),
+            SessionRef::Room,
+            json!({"id": self.id("nobodys"), "passthrough": room}),
+        )
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::EventPlace;
-use super::observed::{RowState, ObservedState, LedgerRow, QueuedEvent};
+use super::observed::{LedgerRow, ObservedState, QueuedEvent, RowState};
 use super::recorder::Acceptance;
 use crate::model::{self, ArrivedEvent, ExpectedEnd, Model, Origin};
 
@@ -100,7 +100,11 @@ impl JudgeVerdict {
 
 /// Judges a system at rest.
 #[must_use]
-pub fn judge(acceptances: &[Acceptance], found: &ObservedState, config: &JudgeConfig) -> JudgeVerdict {
+pub fn judge(
+    acceptances: &[Acceptance],
+    found: &ObservedState,
+    config: &JudgeConfig,
+) -> JudgeVerdict {
     let mut verdict = JudgeVerdict { promised: acceptances.len(), ..JudgeVerdict::default() };
     let mut places: HashMap<(&str, &str), EventLocations<'_>> = HashMap::new();
     for row in &found.ledger {
@@ -112,10 +116,14 @@ pub fn judge(acceptances: &[Acceptance], found: &ObservedState, config: &JudgeCo
     let announced = announced(acceptances);
     let mut arrived = Vec::new();
     for acceptance in acceptances {
-        let locations = places.remove(&(acceptance.event.platform, acceptance.id.as_str())).unwrap_or_default();
+        let locations =
+            places.remove(&(acceptance.event.platform, acceptance.id.as_str())).unwrap_or_default();
         if let Some(row) = locations.settle(acceptance, &announced, config, &mut verdict) {
             let (id, received_at, origin) = (acceptance.id.as_str(), row.received_at, row.origin);
-            arrived.push((acceptance, ArrivedEvent { event: &acceptance.event, id, received_at, origin }));
+            arrived.push((
+                acceptance,
+                ArrivedEvent { event: &acceptance.event, id, received_at, origin },
+            ));
         }
     }
     for ((platform, id), _) in places {
@@ -127,7 +135,11 @@ pub fn judge(acceptances: &[Acceptance], found: &ObservedState, config: &JudgeCo
     }
     applied_once(found, &mut verdict);
     never_backwards(&found.changes, &mut verdict);
-    compare(&model::apply(arrived.into_iter().map(|(_, arrived)| arrived).collect()), found, &mut verdict);
+    compare(
+        &model::apply(arrived.into_iter().map(|(_, arrived)| arrived).collect()),
+        found,
+        &mut verdict,
+    );
     verdict
 }
 
@@ -159,16 +171,30 @@ impl<'f> EventLocations<'f> {
         config: &JudgeConfig,
         verdict: &mut JudgeVerdict,
     ) -> Option<&'f LedgerRow> {
-        let all = self.ledger.iter().map(|_| EventPlace::Database).chain(self.queued.iter().map(|entry| entry.place));
+        let all = self
+            .ledger
+            .iter()
+            .map(|_| EventPlace::Database)
+            .chain(self.queued.iter().map(|entry| entry.place));
         let all: Vec<EventPlace> = all.collect();
-        let named = || format!("event {} ({} {})", acceptance.event.number, acceptance.event.platform, acceptance.id);
+        let named = || {
+            format!(
+                "event {} ({} {})",
+                acceptance.event.number, acceptance.event.platform, acceptance.id
+            )
+        };
         match all.as_slice() {
             [] if config.loss_windows.iter().any(|times| times.contains(&acceptance.promised)) => {
                 verdict.forgotten.add(named);
             }
-            [] => verdict.lost.add(|| format!("{}: promised at {:?}, nowhere now", named(), acceptance.promised)),
+            [] => verdict
+                .lost
+                .add(|| format!("{}: promised at {:?}, nowhere now", named(), acceptance.promised)),
             [place] => *verdict.places.entry(*place).or_default() += 1,
-            places if config.markers_expired_at.iter().any(|at| *at > acceptance.promised) && self.ledger.len() <= 1 => {
+            places
+                if config.markers_expired_at.iter().any(|at| *at > acceptance.promised)
+                    && self.ledger.len() <= 1 =>
+            {
                 *verdict.places.entry(places[0]).or_default() += 1;
             }
             places => verdict.twice.add(|| format!("{}: {places:?}", named())),
@@ -176,10 +202,14 @@ impl<'f> EventLocations<'f> {
         for entry in &self.queued {
             match entry.place {
                 EventPlace::Incoming | EventPlace::Retry => {
-                    verdict.unfinished.add(|| format!("{}: {:?} {}", named(), entry.place, entry.error_code));
+                    verdict
+                        .unfinished
+                        .add(|| format!("{}: {:?} {}", named(), entry.place, entry.error_code));
                 }
                 _ if may_be_dead(acceptance, &entry.error_code, announced, config) => {}
-                _ => verdict.misjudged.add(|| format!("{}: dead letter {}", named(), entry.error_code)),
+                _ => verdict
+                    .misjudged
+                    .add(|| format!("{}: dead letter {}", named(), entry.error_code)),
             }
         }
         let row = *self.ledger.first()?;
@@ -190,7 +220,10 @@ impl<'f> EventLocations<'f> {
         }
         let occurred_at = model::occurred_at(event, row.received_at);
         if (row.occurred_at, row.event_type.as_str()) != (occurred_at, event.kind) {
-            wrong(format!("is {} at {}, not {} at {occurred_at}", row.event_type, row.occurred_at, event.kind));
+            wrong(format!(
+                "is {} at {}, not {} at {occurred_at}",
+                row.event_type, row.occurred_at, event.kind
+            ));
         }
         if row.attempts != 1 && event.awaited().is_none() {
             wrong(format!("spent {} attempts", row.attempts));
@@ -200,13 +233,19 @@ impl<'f> EventLocations<'f> {
 }
 
 /// Whether the event is to blame for being a dead letter: it must be one, or its session was not announced in time.
-fn may_be_dead(acceptance: &Acceptance, code: &str, announced: &HashMap<&str, Duration>, config: &JudgeConfig) -> bool {
+fn may_be_dead(
+    acceptance: &Acceptance,
+    code: &str,
+    announced: &HashMap<&str, Duration>,
+    config: &JudgeConfig,
+) -> bool {
     match acceptance.event.expected_end {
         ExpectedEnd::Dead(wanted) => code == wanted,
         ExpectedEnd::Effect => {
             let in_time = |at: &Duration| *at < acceptance.sent + config.session_wait;
             let waits_for = acceptance.event.awaited();
-            code == "session_not_found" && waits_for.is_some_and(|room| !announced.get(room).is_some_and(in_time))
+            code == "session_not_found"
+                && waits_for.is_some_and(|room| !announced.get(room).is_some_and(in_time))
         }
     }
 }
@@ -215,7 +254,10 @@ fn may_be_dead(acceptance: &Acceptance, code: &str, announced: &HashMap<&str, Du
 fn in_order_of_arrival(arrived: &[(&Acceptance, ArrivedEvent<'_>)], verdict: &mut JudgeVerdict) {
     let mut by_platform: BTreeMap<&str, Vec<(&Acceptance, Origin)>> = BTreeMap::new();
     for (acceptance, arrived) in arrived {
-        by_platform.entry(acceptance.event.platform).or_default().push((acceptance, arrived.origin));
+        by_platform
+            .entry(acceptance.event.platform)
+            .or_default()
+            .push((acceptance, arrived.origin));
     }
     for (platform, mut sent) in by_platform {
         let mut answered = sent.clone();
@@ -223,14 +265,16 @@ fn in_order_of_arrival(arrived: &[(&Acceptance, ArrivedEvent<'_>)], verdict: &mu
         answered.sort_by_key(|(acceptance, _)| acceptance.promised);
         let (mut answered, mut newest) = (answered.into_iter().peekable(), Origin::default());
         for (acceptance, origin) in sent {
-            while let Some((_, before)) = answered.next_if(|(before, _)| before.promised < acceptance.sent) {
+            while let Some((_, before)) =
+                answered.next_if(|(before, _)| before.promised < acceptance.sent)
+            {
                 newest = newest.max(before);
             }
             if origin < newest {
                 let number = acceptance.event.number;
-                verdict
-                    .backwards
-                    .add(|| format!("event {number} of {platform}: queued before {newest:?}: {origin:?}"));
+                verdict.backwards.add(|| {
+                    format!("event {number} of {platform}: queued before {newest:?}: {origin:?}")
+                });
             }
         }
     }
@@ -250,7 +294,8 @@ fn counted_once(found: &ObservedState, verdict: &mut JudgeVerdict) {
     for (platform, (finished, dead)) in &found.counted {
         let of = |platform: &str, other: &str| platform == other;
         let rows = found.ledger.iter().filter(|row| of(&row.platform, platform)).count();
-        let is_letter = |entry: &&QueuedEvent| of(&entry.platform, platform) && entry.place == EventPlace::Dead;
+        let is_letter =
+            |entry: &&QueuedEvent| of(&entry.platform, platform) && entry.place == EventPlace::Dead;
         let letters = found.queued.iter().filter(is_letter).count();
         if (usize::try_from(*finished), usize::try_from(*dead)) != (Ok(rows), Ok(letters)) {
             verdict.twice.add(|| {
@@ -278,7 +323,9 @@ fn never_backwards(changes: &[RowState], verdict: &mut JudgeVerdict) {
             };
             if backwards {
                 let new = change.writers.get(group);
-                verdict.backwards.add(|| format!("{:?}: {group} went from {old:?} to {new:?}", change.key));
+                verdict
+                    .backwards
+                    .add(|| format!("{:?}: {group} went from {old:?} to {new:?}", change.key));
             }
         }
     }
@@ -294,9 +341,12 @@ fn compare(model: &Model, found: &ObservedState, verdict: &mut JudgeVerdict) {
         };
         for differs in model::differences(key.0, expected, row) {
             let told = model.told.get(key).and_then(|columns| columns.get(&differs.column));
-            let older = told.is_some_and(|values| values.iter().any(|value| model::same(value, &differs.seen)));
+            let older = told
+                .is_some_and(|values| values.iter().any(|value| model::same(value, &differs.seen)));
             let tally = if older { &mut verdict.backwards } else { &mut verdict.wrong_rows };
-            tally.add(|| format!("{key:?}: {} is {}, not {}", differs.column, differs.seen, differs.wanted));
+            tally.add(|| {
+                format!("{key:?}: {} is {}, not {}", differs.column, differs.seen, differs.wanted)
+            });
         }
     }
     for key in found.rows.keys().filter(|key| !model.rows.contains_key(*key)) {

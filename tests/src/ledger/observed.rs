@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 
 use super::{EventPlace, entries, event_id};
-use crate::model::{RowKey, Origin, EventTable};
+use crate::model::{EventTable, Origin, RowKey};
 use crate::stack::Stack;
 
 /// A row of `webhook_events`.
@@ -82,7 +82,11 @@ impl ObservedState {
         }
         for table in EventTable::ALL {
             for row in stack.database.rows(&format!("SELECT * FROM {}", table.name()), &[]).await {
-                let platform = if table == EventTable::Sessions { String::new() } else { text(&row, "platform") };
+                let platform = if table == EventTable::Sessions {
+                    String::new()
+                } else {
+                    text(&row, "platform")
+                };
                 found.rows.insert((table, platform, text(&row, table.key())), row);
             }
         }
@@ -91,7 +95,9 @@ impl ObservedState {
             let counters: HashMap<String, i64> =
                 stack.redis.command(&["HGETALL", &format!("webhooks:counters:{platform}")]).await;
             let count = |name: &str| counters.get(name).copied().unwrap_or_default();
-            found.counted.insert(platform, (count("processed") + count("stale"), count("dead_lettered")));
+            found
+                .counted
+                .insert(platform, (count("processed") + count("stale"), count("dead_lettered")));
         }
         found
     }
@@ -108,13 +114,16 @@ async fn queued(stack: &Stack, platform: &str) -> Vec<QueuedEvent> {
                 _ if waiting.contains(&id) => EventPlace::Retry,
                 _ => EventPlace::Incoming,
             };
-            let field = |name: &str| fields.get(name).map(|raw| String::from_utf8_lossy(raw).into_owned());
+            let field =
+                |name: &str| fields.get(name).map(|raw| String::from_utf8_lossy(raw).into_owned());
             all.push(QueuedEvent {
                 platform: platform.to_owned(),
                 event_id: event_id(&fields),
                 place,
                 error_code: field("error_code").unwrap_or_default(),
-                received_at: field("received_at").and_then(|text| text.parse().ok()).unwrap_or_default(),
+                received_at: field("received_at")
+                    .and_then(|text| text.parse().ok())
+                    .unwrap_or_default(),
                 origin: origin(&field("origin").unwrap_or_default()),
             });
         }
@@ -133,6 +142,7 @@ fn time(value: &Value) -> i64 {
 }
 
 pub(super) fn origin(text: &str) -> Origin {
-    let parts = text.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
+    let parts =
+        text.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
     parts.unwrap_or_default()
 }

@@ -71,7 +71,10 @@ impl RequestRecorder {
     pub fn record_sending(&self, sent_event: &SentEvent) {
         if sent_event.validly_signed {
             let at = self.began.elapsed();
-            self.known().sent.entry(sent_event.event.number).or_insert_with(|| (sent_event.event.clone(), at));
+            self.known()
+                .sent
+                .entry(sent_event.event.number)
+                .or_insert_with(|| (sent_event.event.clone(), at));
         }
     }
 
@@ -94,11 +97,17 @@ impl RequestRecorder {
                 format!("it was {first} before")
             }
             None if [429, 503].contains(&answer.status) => return AnswerKind::Busy,
-            None if !sent_event.validly_signed && [401, 403].contains(&answer.status) => return AnswerKind::Refused,
-            _ => (if sent_event.validly_signed { "it is genuine" } else { "it is forged" }).to_owned(),
+            None if !sent_event.validly_signed && [401, 403].contains(&answer.status) => {
+                return AnswerKind::Refused;
+            }
+            _ => (if sent_event.validly_signed { "it is genuine" } else { "it is forged" })
+                .to_owned(),
         };
         let ModelEvent { platform, kind, .. } = sent_event.event;
-        let complaint = format!("event {number} ({platform} {kind}): {} {}; {wrong}", answer.status, answer.text);
+        let complaint = format!(
+            "event {number} ({platform} {kind}): {} {}; {wrong}",
+            answer.status, answer.text
+        );
         known.complaints.push(complaint);
         AnswerKind::Wrong
     }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::observed::{RowState, ObservedState, origin};
+use super::observed::{ObservedState, RowState, origin};
 use crate::database::Database;
 use crate::model::EventTable;
 
@@ -22,14 +22,20 @@ pub async fn install(database: &Database) {
 ///
 /// # Errors
 /// When the database is away.
-pub async fn applied(database: &Database, after: i64, also: &[i64]) -> sqlx::Result<Vec<(i64, String, String)>> {
+pub async fn applied(
+    database: &Database,
+    after: i64,
+    also: &[i64],
+) -> sqlx::Result<Vec<(i64, String, String)>> {
     let also: String = also.iter().map(|number| format!(", {number}")).collect();
     let which = format!("seq > {after} OR seq IN (0{also})");
-    let sql = format!("SELECT seq, platform, event_id FROM watch_applied WHERE {which} ORDER BY seq");
+    let sql =
+        format!("SELECT seq, platform, event_id FROM watch_applied WHERE {which} ORDER BY seq");
     let rows = database.try_rows(&sql, &[]).await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let row =
-        |row: &Value| (row["seq"].as_i64().unwrap_or_default(), text(&row["platform"]), text(&row["event_id"]));
+    let row = |row: &Value| {
+        (row["seq"].as_i64().unwrap_or_default(), text(&row["platform"]), text(&row["event_id"]))
+    };
     Ok(rows.iter().map(row).collect())
 }
 
@@ -38,11 +44,15 @@ pub async fn applied(database: &Database, after: i64, also: &[i64]) -> sqlx::Res
 /// # Panics
 /// When the database is away, or nothing was installed.
 pub async fn read(database: &Database, found: &mut ObservedState) {
-    let applied = applied(database, 0, &[]).await.unwrap_or_else(|error| panic!("watch_applied: {error}"));
+    let applied =
+        applied(database, 0, &[]).await.unwrap_or_else(|error| panic!("watch_applied: {error}"));
     found.applied = applied.into_iter().map(|(_, platform, id)| (platform, id)).collect();
     for row in database.rows("SELECT * FROM watch_changes ORDER BY seq", &[]).await {
         let text = |column: &str| row[column].as_str().unwrap_or_default().to_owned();
-        let Some(table) = EventTable::ALL.into_iter().find(|table| table.name() == text("what")) else { continue };
+        let Some(table) = EventTable::ALL.into_iter().find(|table| table.name() == text("what"))
+        else {
+            continue;
+        };
         let guards = match &row["guards"] {
             Value::String(text) => serde_json::from_str(text).unwrap_or_default(),
             other => other.clone(),
@@ -63,7 +73,9 @@ fn statements(database: &Database) -> Vec<String> {
     };
     let mut all = vec![
         format!("CREATE TABLE watch_applied (seq {serial}, platform text, event_id text)"),
-        format!("CREATE TABLE watch_changes (seq {serial}, what text, platform text, id text, guards text)"),
+        format!(
+            "CREATE TABLE watch_changes (seq {serial}, what text, platform text, id text, guards text)"
+        ),
     ];
     let mut trigger = |name: &str, on: &str, table: &str, insert: &str| {
         if postgres {
@@ -71,14 +83,19 @@ fn statements(database: &Database) -> Vec<String> {
                 "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS \
                  $$ BEGIN {insert}; RETURN NULL; END $$"
             ));
-            all.push(format!("CREATE TRIGGER {name} AFTER {on} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()"));
+            all.push(format!(
+                "CREATE TRIGGER {name} AFTER {on} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()"
+            ));
         } else {
             for (n, event) in on.split(" OR ").enumerate() {
-                all.push(format!("CREATE TRIGGER {name}_{n} AFTER {event} ON {table} BEGIN {insert}; END"));
+                all.push(format!(
+                    "CREATE TRIGGER {name}_{n} AFTER {event} ON {table} BEGIN {insert}; END"
+                ));
             }
         }
     };
-    let applied = "INSERT INTO watch_applied (platform, event_id) VALUES (new.platform, new.event_id)";
+    let applied =
+        "INSERT INTO watch_applied (platform, event_id) VALUES (new.platform, new.event_id)";
     trigger("watch_ledger", "INSERT", "webhook_events", applied);
     for table in EventTable::ALL {
         let platform = if table == EventTable::Sessions { "''" } else { "new.platform" };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{StreamEntry, CallError};
+use shared::queue::{CallError, StreamEntry};
 use tokio::sync::mpsc;
 
 use super::PlannedBatch;
@@ -32,11 +32,17 @@ const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Takes up what an earlier process of this name left pending.
 pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<EntryBatch>) {
-    for platform_queue in worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused()) {
+    for platform_queue in
+        worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused())
+    {
         let mut after = StreamId::default();
         while worker.wait_until_may_take().await {
             let count = platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
-            let page = match worker.queue.read_own_pending(&platform_queue.keys, &worker.consumer, after, count).await {
+            let page = match worker
+                .queue
+                .read_own_pending(&platform_queue.keys, &worker.consumer, after, count)
+                .await
+            {
                 Ok(page) => page,
                 Err(fault) => {
                     // The claimer finds them too, only later.
@@ -47,9 +53,21 @@ pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<
             let Some(last) = page.last().map(|entry| entry.id) else { break };
             after = last;
             let ids: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
-            let counts = worker.queue.delivery_counts(&platform_queue.keys, &worker.consumer, &ids).await.unwrap_or_default();
+            let counts = worker
+                .queue
+                .delivery_counts(&platform_queue.keys, &worker.consumer, &ids)
+                .await
+                .unwrap_or_default();
             let counts = counts.into_iter().chain(std::iter::repeat(0));
-            if dispatch_recovered(worker, platform_queue, page.into_iter().zip(counts).collect(), batches).await.is_err() {
+            if dispatch_recovered(
+                worker,
+                platform_queue,
+                page.into_iter().zip(counts).collect(),
+                batches,
+            )
+            .await
+            .is_err()
+            {
                 return;
             }
         }
@@ -61,18 +79,28 @@ pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<
 ///
 /// # Errors
 /// When Redis does not answer: try again.
-pub(super) async fn recover_lost_deliveries(worker: &WorkerContext, batches: &mpsc::Sender<EntryBatch>) -> Result<(), CallError> {
-    for platform_queue in worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused()) {
+pub(super) async fn recover_lost_deliveries(
+    worker: &WorkerContext,
+    batches: &mpsc::Sender<EntryBatch>,
+) -> Result<(), CallError> {
+    for platform_queue in
+        worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused())
+    {
         let mut after = StreamId::default();
         while worker.wait_until_may_take().await {
-            let ids = match worker.queue.own_pending_ids(&platform_queue.keys, &worker.consumer, after, MAX_PAGE_ENTRIES).await {
+            let ids = match worker
+                .queue
+                .own_pending_ids(&platform_queue.keys, &worker.consumer, after, MAX_PAGE_ENTRIES)
+                .await
+            {
                 // The reader repairs groups; what was pending is delivered anew then.
                 Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
                 ids => ids?,
             };
             let Some(last) = ids.last() else { break };
             after = *last;
-            let held: HashSet<StreamId> = worker.inflight.of(platform_queue.name()).into_iter().collect();
+            let held: HashSet<StreamId> =
+                worker.inflight.of(platform_queue.name()).into_iter().collect();
             for unseen in ids.split(|id| held.contains(id)).filter(|run| !run.is_empty()) {
                 recover(worker, platform_queue, unseen, batches).await?;
             }
@@ -90,12 +118,27 @@ async fn recover(
 ) -> Result<(), CallError> {
     for ids in ids.chunks(platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES)) {
         let Some(first) = ids.first() else { break };
-        let page = worker.queue.read_own_pending(&platform_queue.keys, &worker.consumer, first.before(), ids.len()).await?;
+        let page = worker
+            .queue
+            .read_own_pending(&platform_queue.keys, &worker.consumer, first.before(), ids.len())
+            .await?;
         tracing::info!(platform = %platform_queue.name(), entries = page.len(), "taking up entries whose delivery was lost");
         let read: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
-        let counts = worker.queue.delivery_counts(&platform_queue.keys, &worker.consumer, &read).await.unwrap_or_default();
+        let counts = worker
+            .queue
+            .delivery_counts(&platform_queue.keys, &worker.consumer, &read)
+            .await
+            .unwrap_or_default();
         let counts = counts.into_iter().chain(std::iter::repeat(0));
-        if dispatch_recovered(worker, platform_queue, page.into_iter().zip(counts).collect(), batches).await.is_err() {
+        if dispatch_recovered(
+            worker,
+            platform_queue,
+            page.into_iter().zip(counts).collect(),
+            batches,
+        )
+        .await
+        .is_err()
+        {
             break;
         }
     }
@@ -103,7 +146,10 @@ async fn recover(
 }
 
 /// Makes entries claimable that a clock which was set back has put out of reach, once at the start and after each jump.
-async fn reset_idle_times(worker: &WorkerContext, platforms: &[Arc<PlatformQueue>]) -> Result<(), CallError> {
+async fn reset_idle_times(
+    worker: &WorkerContext,
+    platforms: &[Arc<PlatformQueue>],
+) -> Result<(), CallError> {
     for platform_queue in platforms {
         match worker.queue.reset_idle(&platform_queue.keys).await {
             Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {}
@@ -138,7 +184,8 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                 Err(fault) => worker.queue.outage_log().failed("read idle times", &fault),
             }
         }
-        cursors.retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name));
+        cursors
+            .retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name));
         for platform_queue in platforms.iter() {
             let cursor = cursors.entry(platform_queue.name().clone()).or_default();
             // Page after page while there is something to take: a dead worker may have held thousands.
@@ -147,7 +194,13 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                     return;
                 }
                 let page = platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
-                let claim = worker.queue.claim(&platform_queue.keys, &worker.consumer, worker.claim_idle, *cursor, page);
+                let claim = worker.queue.claim(
+                    &platform_queue.keys,
+                    &worker.consumer,
+                    worker.claim_idle,
+                    *cursor,
+                    page,
+                );
                 match claim.await {
                     Ok(claimed) => {
                         *cursor = claimed.cursor;
@@ -156,7 +209,10 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                             tracing::error!(platform = %platform_queue.name(), entries = claimed.deleted.len(),
                             "pending entries were deleted by somebody else");
                         }
-                        if dispatch_recovered(&worker, platform_queue, claimed.entries, &batches).await.is_err() {
+                        if dispatch_recovered(&worker, platform_queue, claimed.entries, &batches)
+                            .await
+                            .is_err()
+                        {
                             return;
                         }
                         if through {
@@ -194,8 +250,17 @@ async fn dispatch_recovered(
 }
 
 /// Good events first and together, then suspects, a few at a time.
-fn split_into_batches(platform_queue: &Arc<PlatformQueue>, others: Vec<StreamEntry>, mut suspects: Vec<StreamEntry>) -> Vec<EntryBatch> {
-    let batch = |entries, suspect| EntryBatch { platform_queue: Arc::clone(platform_queue), entries, suspect, taken: Instant::now() };
+fn split_into_batches(
+    platform_queue: &Arc<PlatformQueue>,
+    others: Vec<StreamEntry>,
+    mut suspects: Vec<StreamEntry>,
+) -> Vec<EntryBatch> {
+    let batch = |entries, suspect| EntryBatch {
+        platform_queue: Arc::clone(platform_queue),
+        entries,
+        suspect,
+        taken: Instant::now(),
+    };
     let mut all = Vec::new();
     if !others.is_empty() {
         all.push(batch(others, false));
@@ -220,8 +285,12 @@ pub async fn renew(worker: Arc<WorkerContext>, done: tokio_util::sync::Cancellat
 }
 
 /// Gives back those batches whose platform was paused after they were read.
-pub(super) async fn hand_back_paused(worker: &WorkerContext, turn: Vec<PlannedBatch>) -> Vec<PlannedBatch> {
-    let (paused, others): (Vec<_>, Vec<_>) = turn.into_iter().partition(|ready| ready.platform_queue.is_paused());
+pub(super) async fn hand_back_paused(
+    worker: &WorkerContext,
+    turn: Vec<PlannedBatch>,
+) -> Vec<PlannedBatch> {
+    let (paused, others): (Vec<_>, Vec<_>) =
+        turn.into_iter().partition(|ready| ready.platform_queue.is_paused());
     for ready in paused {
         hand_back_entries(worker, &ready.platform_queue, ready.ids).await;
     }
@@ -230,10 +299,18 @@ pub(super) async fn hand_back_paused(worker: &WorkerContext, turn: Vec<PlannedBa
 
 /// Gives back entries of a platform that was paused after they were read. Nothing is lost by a Redis that does not answer:
 /// they are claimable by time then.
-pub(super) async fn hand_back_entries(worker: &WorkerContext, platform_queue: &PlatformQueue, ids: Vec<StreamId>) {
+pub(super) async fn hand_back_entries(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    ids: Vec<StreamId>,
+) {
     match worker.queue.hand_back(&platform_queue.keys, &worker.consumer, &ids).await {
-        Ok(_) => tracing::info!(platform = %platform_queue.name(), entries = ids.len(), "paused; handed back"),
-        Err(fault) => tracing::warn!(platform = %platform_queue.name(), error = chain(&fault), "not handed back"),
+        Ok(_) => {
+            tracing::info!(platform = %platform_queue.name(), entries = ids.len(), "paused; handed back")
+        }
+        Err(fault) => {
+            tracing::warn!(platform = %platform_queue.name(), error = chain(&fault), "not handed back")
+        }
     }
     worker.inflight.release(platform_queue.name(), ids);
 }
@@ -248,7 +325,9 @@ pub async fn hand_back(worker: &WorkerContext) {
         }
         match worker.queue.hand_back(&keys, &worker.consumer, &ids).await {
             Ok(_) => tracing::info!(%platform, entries = ids.len(), "handed back"),
-            Err(fault) => tracing::warn!(%platform, error = chain(&fault), "not handed back; claimable by time"),
+            Err(fault) => {
+                tracing::warn!(%platform, error = chain(&fault), "not handed back; claimable by time")
+            }
         }
     }
 }
@@ -267,12 +346,14 @@ mod tests {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
         let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
         let registry = Registry::load(None).unwrap();
-        let platform_queue = Arc::new(PlatformQueue::new(Arc::clone(registry.get("mux").unwrap()), &queue));
+        let platform_queue =
+            Arc::new(PlatformQueue::new(Arc::clone(registry.get("mux").unwrap()), &queue));
         let entries = |ids: std::ops::Range<u64>| -> Vec<StreamEntry> {
             ids.map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect()
         };
         let batches = split_into_batches(&platform_queue, entries(0..100), entries(100..110));
-        let seen: Vec<_> = batches.iter().map(|batch| (batch.suspect, batch.entries.len())).collect();
+        let seen: Vec<_> =
+            batches.iter().map(|batch| (batch.suspect, batch.entries.len())).collect();
         assert_eq!(seen, [(false, 100), (true, 4), (true, 4), (true, 2)]);
         let ids = batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.id.ms);
         assert!(ids.eq(0..110), "none is missing");

@@ -7,8 +7,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::effects::{Applied, PlannedEvent, ColumnWarning};
 use crate::context::PlatformQueue;
+use crate::effects::{Applied, ColumnWarning, PlannedEvent};
 
 use super::outcome::ExecutionVerdict;
 
@@ -40,12 +40,19 @@ impl ThrottledLog {
 }
 
 /// Logs the columns that `event` did not set as sent, once it has taken effect.
-pub(super) fn log(platform_queue: &PlatformQueue, event: &PlannedEvent, trace_id: Option<&str>, verdict: &ExecutionVerdict) {
-    if event.warnings.is_empty() || !matches!(verdict, ExecutionVerdict::Applied(Applied::Done(_))) {
+pub(super) fn log(
+    platform_queue: &PlatformQueue,
+    event: &PlannedEvent,
+    trace_id: Option<&str>,
+    verdict: &ExecutionVerdict,
+) {
+    if event.warnings.is_empty() || !matches!(verdict, ExecutionVerdict::Applied(Applied::Done(_)))
+    {
         return;
     }
     let Some(left_out) = platform_queue.column_warnings.admit(Instant::now()) else { return };
-    let columns = event.warnings.iter().map(ColumnWarning::to_string).collect::<Vec<_>>().join(", ");
+    let columns =
+        event.warnings.iter().map(ColumnWarning::to_string).collect::<Vec<_>>().join(", ");
     tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id, event_type = %event.event_type, trace_id,
         columns, left_out, "event took effect without columns that cannot be stored as sent");
 }

@@ -11,9 +11,9 @@ use shared::trace::trace_id;
 
 use super::outcome::{DecisionContext, EntryTransition, ExecutionVerdict, decide};
 use super::settle::Settlement;
-use super::{ConsumerInterruptedError, PlannedBatch, execute, column_warnings};
-use crate::effects::EventResult;
+use super::{ConsumerInterruptedError, PlannedBatch, column_warnings, execute};
 use crate::context::{PlatformQueue, WorkerContext};
+use crate::effects::EventResult;
 
 /// A batch behind its transaction.
 pub(super) struct ExecutedBatch {
@@ -25,7 +25,11 @@ pub(super) struct ExecutedBatch {
 
 impl ExecutedBatch {
     /// Of a batch whose events miss no session.
-    pub(super) fn now(worker: &WorkerContext, ready: PlannedBatch, verdicts: Vec<ExecutionVerdict>) -> Self {
+    pub(super) fn now(
+        worker: &WorkerContext,
+        ready: PlannedBatch,
+        verdicts: Vec<ExecutionVerdict>,
+    ) -> Self {
         Self { ready, verdicts, context: DecisionContext::at(worker) }
     }
 
@@ -41,13 +45,23 @@ impl ExecutedBatch {
         // An announcement that settles between the look for the session and the look for announcements is seen by the
         // second look for the session.
         let context = execute::missing_session_context(worker).await;
-        execute::retry_missing_sessions(worker, &ready.platform_queue, &ready.deduped.plans, &mut verdicts).await?;
+        execute::retry_missing_sessions(
+            worker,
+            &ready.platform_queue,
+            &ready.deduped.plans,
+            &mut verdicts,
+        )
+        .await?;
         Ok(Self { ready, verdicts, context })
     }
 
     /// Decides about every event.
     pub(super) fn conclude(self, worker: &WorkerContext) -> (Arc<PlatformQueue>, Settlement) {
-        let Self { ready: PlannedBatch { platform_queue, deduped, mut settlement, .. }, verdicts, context } = self;
+        let Self {
+            ready: PlannedBatch { platform_queue, deduped, mut settlement, .. },
+            verdicts,
+            context,
+        } = self;
         for ((plan, copies), verdict) in deduped.plans.iter().zip(&deduped.copies).zip(verdicts) {
             let traced = trace_id(copies.first.traceparent.as_deref());
             execute::log(&platform_queue, plan, traced, &verdict);
@@ -55,7 +69,8 @@ impl ExecutedBatch {
             settlement.count_result(&platform_queue, &verdict);
             let first = &copies.first;
             let awaited = copies.iter().any(|copy| copy.reply_to.is_some());
-            let results = if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
+            let results =
+                if awaited { verdict.result().and_then(EventResult::to_results) } else { None };
             let forward = forward(worker, &platform_queue, first, &verdict);
             let next = decide(&worker.policy, first, verdict, context, &mut rand::rng());
             if let EntryTransition::Settle(SettleOutcome::Duplicate) = next {
@@ -65,7 +80,11 @@ impl ExecutedBatch {
                     copies.iter().partition(|copy| copy.origin == first.origin);
                 settlement.add(&platform_queue, twins, &next, results.as_deref(), None);
                 for copy in others {
-                    let again = EntryTransition::after_duplicate_entry(&worker.policy, copy.attempt, &mut rand::rng());
+                    let again = EntryTransition::after_duplicate_entry(
+                        &worker.policy,
+                        copy.attempt,
+                        &mut rand::rng(),
+                    );
                     settlement.add(&platform_queue, [copy], &again, None, None);
                 }
             } else {
@@ -77,7 +96,12 @@ impl ExecutedBatch {
 }
 
 /// What goes to destinations, if any wants it and the event has taken effect.
-fn forward(worker: &WorkerContext, platform_queue: &PlatformQueue, event: &Envelope, verdict: &ExecutionVerdict) -> Option<OutboxEntry> {
+fn forward(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    event: &Envelope,
+    verdict: &ExecutionVerdict,
+) -> Option<OutboxEntry> {
     let result = verdict.result()?;
     let destinations = worker.forwarding.wanted(platform_queue.name(), &event.event_type)?;
     Some(OutboxEntry { destinations, result: result.to_json(), traceparent: None })

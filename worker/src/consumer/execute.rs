@@ -16,9 +16,9 @@ use shared::event::Millis;
 
 use super::outcome::{DecisionContext, ExecutionVerdict};
 use super::{ConsumerInterruptedError, PlannedBatch};
-use crate::effects::{EventAction, Applied, PlannedEvent};
-use crate::store::{PlatformEvents, StoreError};
 use crate::context::{PlatformQueue, WorkerContext};
+use crate::effects::{Applied, EventAction, PlannedEvent};
+use crate::store::{PlatformEvents, StoreError};
 
 /// A failure sooner than this was not a wait for a lock.
 const TRANSIENT_WITHIN: Duration = Duration::from_secs(1);
@@ -31,7 +31,10 @@ const OUTAGE_PROBE_MIN: Duration = Duration::from_millis(100);
 const OUTAGE_PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// Applies the batches of a turn in one transaction. `None`: nothing is known of any of them, and each is to run by itself.
-pub(super) async fn apply_shared(worker: &WorkerContext, turn: &[PlannedBatch]) -> Option<Vec<Vec<ExecutionVerdict>>> {
+pub(super) async fn apply_shared(
+    worker: &WorkerContext,
+    turn: &[PlannedBatch],
+) -> Option<Vec<Vec<ExecutionVerdict>>> {
     if turn.len() < 2 {
         return None;
     }
@@ -42,7 +45,8 @@ pub(super) async fn apply_shared(worker: &WorkerContext, turn: &[PlannedBatch]) 
     match worker.store.apply_together(&parts).await {
         Ok(applied) => {
             worker.note_commit();
-            let verdicts = |applied: Vec<_>| applied.into_iter().map(ExecutionVerdict::Applied).collect();
+            let verdicts =
+                |applied: Vec<_>| applied.into_iter().map(ExecutionVerdict::Applied).collect();
             Some(applied.into_iter().map(verdicts).collect())
         }
         Err(error) => {
@@ -57,7 +61,11 @@ pub(super) async fn apply_shared(worker: &WorkerContext, turn: &[PlannedBatch]) 
 }
 
 /// Applies `plans` in their order; the answer has their length and order.
-pub(super) async fn apply_events(worker: &WorkerContext, platform_queue: &Arc<PlatformQueue>, plans: &[PlannedEvent]) -> Result<Vec<ExecutionVerdict>, ConsumerInterruptedError> {
+pub(super) async fn apply_events(
+    worker: &WorkerContext,
+    platform_queue: &Arc<PlatformQueue>,
+    plans: &[PlannedEvent],
+) -> Result<Vec<ExecutionVerdict>, ConsumerInterruptedError> {
     if plans.is_empty() {
         return Ok(Vec::new());
     }
@@ -78,7 +86,10 @@ pub(super) async fn apply_events(worker: &WorkerContext, platform_queue: &Arc<Pl
         // The database commits, only not this. A connection that broke is worth another try at once; what took long
         // waited for something that one of these events needs, such as a row that somebody keeps locked.
         let may_be_transient = matches!(error, StoreError::Outage(_)) && !error.is_lock_timeout();
-        if may_be_transient && begun.elapsed() < TRANSIENT_WITHIN && transient_retries < MAX_TRANSIENT_RETRIES {
+        if may_be_transient
+            && begun.elapsed() < TRANSIENT_WITHIN
+            && transient_retries < MAX_TRANSIENT_RETRIES
+        {
             transient_retries += 1;
             continue;
         }
@@ -91,11 +102,15 @@ pub(super) async fn apply_events(worker: &WorkerContext, platform_queue: &Arc<Pl
             }]);
         }
         // Halves find a refused event in few transactions; one that is waited for would be waited for in each of them.
-        let part = if matches!(error, StoreError::Rejected(_)) { plans.len().div_ceil(2) } else { 1 };
+        let part =
+            if matches!(error, StoreError::Rejected(_)) { plans.len().div_ceil(2) } else { 1 };
         let mut verdicts: Vec<ExecutionVerdict> = Vec::with_capacity(plans.len());
         for part in plans.chunks(part) {
             // A whole table is locked: the rest is retried later without a try now.
-            let blocked = verdicts.iter().filter(|verdict| matches!(verdict, ExecutionVerdict::Blocked(_))).count();
+            let blocked = verdicts
+                .iter()
+                .filter(|verdict| matches!(verdict, ExecutionVerdict::Blocked(_)))
+                .count();
             if blocked >= MAX_BLOCKED {
                 verdicts.extend(part.iter().map(|_| ExecutionVerdict::Blocked(chain(&error))));
             } else {
@@ -107,14 +122,22 @@ pub(super) async fn apply_events(worker: &WorkerContext, platform_queue: &Arc<Pl
 }
 
 /// Waits until the database commits again.
-async fn wait_for_database(worker: &WorkerContext, platform_queue: &PlatformQueue, error: &StoreError) -> Result<(), ConsumerInterruptedError> {
+async fn wait_for_database(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    error: &StoreError,
+) -> Result<(), ConsumerInterruptedError> {
     worker.note_probe(Err(error));
     let backoff = Backoff::new(OUTAGE_PROBE_MIN, OUTAGE_PROBE_MAX);
     let mut cleared = false;
     for attempt in 1.. {
         // A worker that is stopped while it waits here has not crashed over an event.
         if !cleared {
-            cleared = worker.queue.clear_suspects(&platform_queue.keys, &worker.inflight.of(platform_queue.name())).await.is_ok();
+            cleared = worker
+                .queue
+                .clear_suspects(&platform_queue.keys, &worker.inflight.of(platform_queue.name()))
+                .await
+                .is_ok();
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
         if worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -148,22 +171,33 @@ pub(super) async fn retry_missing_sessions(
     plans: &[PlannedEvent],
     verdicts: &mut [ExecutionVerdict],
 ) -> Result<(), ConsumerInterruptedError> {
-    let missing: Vec<usize> = (0..verdicts.len()).filter(|at| verdicts[*at].is_missing_session()).collect();
+    let missing: Vec<usize> =
+        (0..verdicts.len()).filter(|at| verdicts[*at].is_missing_session()).collect();
     let again: Vec<PlannedEvent> = missing.iter().map(|at| plans[*at].clone()).collect();
-    for (at, verdict) in missing.into_iter().zip(apply_events(worker, platform_queue, &again).await?) {
+    for (at, verdict) in
+        missing.into_iter().zip(apply_events(worker, platform_queue, &again).await?)
+    {
         verdicts[at] = verdict;
     }
     Ok(())
 }
 
 /// The log lines that operators look for.
-pub(super) fn log(platform_queue: &PlatformQueue, event: &PlannedEvent, trace_id: Option<&str>, verdict: &ExecutionVerdict) {
+pub(super) fn log(
+    platform_queue: &PlatformQueue,
+    event: &PlannedEvent,
+    trace_id: Option<&str>,
+    verdict: &ExecutionVerdict,
+) {
     tracing::info!(platform = %platform_queue.name(), event_id = %event.event_id, trace_id,
         "Processing {} webhook event: {}", platform_queue.label(), event.event_type);
     match verdict {
-        ExecutionVerdict::Applied(Applied::Done(result)) if result.action == EventAction::StatusUpdated => {
-            let shown =
-                |status: Option<shared::platform::SessionStatus>| status.map_or("none", |status| status.as_str());
+        ExecutionVerdict::Applied(Applied::Done(result))
+            if result.action == EventAction::StatusUpdated =>
+        {
+            let shown = |status: Option<shared::platform::SessionStatus>| {
+                status.map_or("none", |status| status.as_str())
+            };
             tracing::info!(platform = %platform_queue.name(), event_id = %event.event_id, trace_id, "Updated session {} status: {} -> {}",
                 escape_control_chars(result.room_id.as_deref()), shown(result.old_status), shown(result.new_status));
         }

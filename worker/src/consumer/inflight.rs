@@ -75,7 +75,12 @@ impl InFlight {
     }
 
     /// Takes hold of entries, `of` which tells id and bytes, and leaves those out that are held already.
-    pub fn hold_all<E>(&self, platform: &PlatformName, entries: &mut Vec<E>, of: impl Fn(&E) -> (StreamId, usize)) {
+    pub fn hold_all<E>(
+        &self,
+        platform: &PlatformName,
+        entries: &mut Vec<E>,
+        of: impl Fn(&E) -> (StreamId, usize),
+    ) {
         if entries.is_empty() {
             return;
         }
@@ -197,7 +202,11 @@ mod tests {
         let mux = PlatformName::new("mux").unwrap();
         assert!(inflight.hold(&mux, id(1), MAX_HELD_BYTES));
         assert!(!inflight.hold(&mux, id(1), 10));
-        assert_eq!(inflight.capacity_left(), (MAX_HELD_ENTRIES - 1, 0), "the byte bound is reached");
+        assert_eq!(
+            inflight.capacity_left(),
+            (MAX_HELD_ENTRIES - 1, 0),
+            "the byte bound is reached"
+        );
         inflight.release(&mux, [id(1), id(2)]);
         assert_eq!(inflight.capacity_left(), (MAX_HELD_ENTRIES, MAX_HELD_BYTES));
         assert!(inflight.all().is_empty());

@@ -7,17 +7,17 @@
 //! Redis holds the loop; it costs no attempt and loses nothing.
 
 pub mod claimer;
+pub mod column_warnings;
 mod conclude;
 mod execute;
 pub mod inflight;
 pub mod outcome;
 pub mod reader;
+mod scheduler;
 mod settle;
 mod spans;
 mod stages;
 pub mod suspects;
-mod scheduler;
-pub mod column_warnings;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -25,17 +25,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use shared::event::{Envelope, StreamId};
-use shared::queue::{StreamEntry, DecodeError, decode};
+use shared::queue::{DecodeError, StreamEntry, decode};
 use tokio::sync::mpsc;
 
-use crate::effects::{self, PlannedEvent};
 use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
+use crate::effects::{self, PlannedEvent};
 use conclude::ExecutedBatch;
 pub use execute::chain;
 use outcome::{DecisionContext, EntryTransition, ExecutionVerdict, decide};
+use scheduler::{BatchScheduler, ScheduledWork};
 use settle::Settlement;
-use stages::{NextBatchPlanner, BackgroundSettler};
-use scheduler::{ScheduledWork, BatchScheduler};
+use stages::{BackgroundSettler, NextBatchPlanner};
 
 /// The worker is stopping; what is held stays pending and is handed back.
 #[derive(Debug)]
@@ -48,7 +48,10 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Receiver<EntryBatch>
     }
 }
 
-async fn work(worker: &Arc<WorkerContext>, batches: mpsc::Receiver<EntryBatch>) -> Result<(), ConsumerInterruptedError> {
+async fn work(
+    worker: &Arc<WorkerContext>,
+    batches: mpsc::Receiver<EntryBatch>,
+) -> Result<(), ConsumerInterruptedError> {
     let mut scheduler = BatchScheduler::new(batches, worker.store.transaction_scope());
     let (mut planner, mut settler) = (NextBatchPlanner::default(), BackgroundSettler::default());
     loop {
@@ -81,21 +84,31 @@ async fn work(worker: &Arc<WorkerContext>, batches: mpsc::Receiver<EntryBatch>) 
 
 /// Takes batches of different lanes through one transaction, or each through its own if that is not to be had, and hands
 /// on what came of them.
-async fn transact(worker: &Arc<WorkerContext>, turn: Vec<PlannedBatch>, settler: &mut BackgroundSettler) -> Result<(), ConsumerInterruptedError> {
+async fn transact(
+    worker: &Arc<WorkerContext>,
+    turn: Vec<PlannedBatch>,
+    settler: &mut BackgroundSettler,
+) -> Result<(), ConsumerInterruptedError> {
     let turn = claimer::hand_back_paused(worker, turn).await;
     let Some(verdicts) = execute::apply_shared(worker, &turn).await else {
         for ready in turn {
             // This may take as long as an outage does.
-            let Some(ready) = claimer::hand_back_paused(worker, vec![ready]).await.pop() else { continue };
-            let verdicts = execute::apply_events(worker, &ready.platform_queue, &ready.deduped.plans).await?;
+            let Some(ready) = claimer::hand_back_paused(worker, vec![ready]).await.pop() else {
+                continue;
+            };
+            let verdicts =
+                execute::apply_events(worker, &ready.platform_queue, &ready.deduped.plans).await?;
             let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
             settler.settle(worker, vec![executed]).await?;
         }
         return Ok(());
     };
-    let missing = |(_, verdicts): &(PlannedBatch, Vec<ExecutionVerdict>)| verdicts.iter().any(ExecutionVerdict::is_missing_session);
+    let missing = |(_, verdicts): &(PlannedBatch, Vec<ExecutionVerdict>)| {
+        verdicts.iter().any(ExecutionVerdict::is_missing_session)
+    };
     let (missing, others): (Vec<_>, Vec<_>) = turn.into_iter().zip(verdicts).partition(missing);
-    let others = others.into_iter().map(|(ready, verdicts)| ExecutedBatch::now(worker, ready, verdicts));
+    let others =
+        others.into_iter().map(|(ready, verdicts)| ExecutedBatch::now(worker, ready, verdicts));
     settler.settle(worker, others.collect()).await?;
     for (ready, verdicts) in missing {
         let executed = ExecutedBatch::recheck_missing_sessions(worker, ready, verdicts).await?;
@@ -129,10 +142,20 @@ struct PlannedBatch {
 }
 
 fn prepare_all(worker: &WorkerContext, batches: Vec<EntryBatch>) -> Vec<PlannedBatch> {
-    batches.into_iter().map(|EntryBatch { platform_queue, entries, taken, .. }| prepare(worker, platform_queue, entries, taken)).collect()
+    batches
+        .into_iter()
+        .map(|EntryBatch { platform_queue, entries, taken, .. }| {
+            prepare(worker, platform_queue, entries, taken)
+        })
+        .collect()
 }
 
-fn prepare(worker: &WorkerContext, platform_queue: Arc<PlatformQueue>, entries: Vec<StreamEntry>, taken: Instant) -> PlannedBatch {
+fn prepare(
+    worker: &WorkerContext,
+    platform_queue: Arc<PlatformQueue>,
+    entries: Vec<StreamEntry>,
+    taken: Instant,
+) -> PlannedBatch {
     let mut settlement = Settlement::new(taken, entries.len());
     let ids = entries.iter().map(|entry| entry.id).collect();
     let deduped = decode_and_plan(worker, &platform_queue, entries, &mut settlement);
@@ -159,9 +182,15 @@ impl EventCopies {
 }
 
 /// Sorts out what can be told without the database.
-fn decode_and_plan(worker: &WorkerContext, platform_queue: &PlatformQueue, entries: Vec<StreamEntry>, settlement: &mut Settlement) -> DedupedBatch {
+fn decode_and_plan(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    entries: Vec<StreamEntry>,
+    settlement: &mut Settlement,
+) -> DedupedBatch {
     let most = entries.len();
-    let mut deduped = DedupedBatch { plans: Vec::with_capacity(most), copies: Vec::with_capacity(most) };
+    let mut deduped =
+        DedupedBatch { plans: Vec::with_capacity(most), copies: Vec::with_capacity(most) };
     let mut seen: HashMap<String, usize> = HashMap::with_capacity(most);
     let now = worker.now();
     for entry in entries {
@@ -170,7 +199,11 @@ fn decode_and_plan(worker: &WorkerContext, platform_queue: &PlatformQueue, entri
             Ok(envelope) => match seen.entry(envelope.event_id.clone()) {
                 // Copies end as one only where they say the same.
                 Slot::Occupied(first) if deduped.plans[*first.get()].edited != envelope.edited => {
-                    let next = EntryTransition::after_duplicate_entry(&worker.policy, envelope.attempt, &mut rand::rng());
+                    let next = EntryTransition::after_duplicate_entry(
+                        &worker.policy,
+                        envelope.attempt,
+                        &mut rand::rng(),
+                    );
                     settlement.add(platform_queue, [&envelope], &next, None, None);
                 }
                 Slot::Occupied(first) => deduped.copies[*first.get()].others.push(envelope),
@@ -183,7 +216,8 @@ fn decode_and_plan(worker: &WorkerContext, platform_queue: &PlatformQueue, entri
                     Err(invalid) => {
                         let context = DecisionContext::at(worker);
                         let verdict = ExecutionVerdict::Invalid(invalid.to_string());
-                        let next = decide(&worker.policy, &envelope, verdict, context, &mut rand::rng());
+                        let next =
+                            decide(&worker.policy, &envelope, verdict, context, &mut rand::rng());
                         settlement.add(platform_queue, [&envelope], &next, None, None);
                     }
                 },
@@ -191,7 +225,8 @@ fn decode_and_plan(worker: &WorkerContext, platform_queue: &PlatformQueue, entri
             Err(DecodeError::Gone) => settlement.deleted(id),
             Err(DecodeError::UnsupportedVersion { version, received_at, attempt, .. }) => {
                 let since = received_at.unwrap_or_else(|| i64::try_from(id.ms).unwrap_or(now));
-                let next = EntryTransition::unknown_version(&worker.policy, version, attempt, since, now);
+                let next =
+                    EntryTransition::unknown_version(&worker.policy, version, attempt, since, now);
                 settlement.add_raw(id, attempt, &next);
             }
             Err(reason) => settlement.add_raw(id, 1, &EntryTransition::undecodable(&reason)),

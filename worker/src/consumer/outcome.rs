@@ -10,10 +10,10 @@ use rand::Rng;
 use shared::backoff::Backoff;
 use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, Millis};
-use shared::queue::{SettleOutcome, DecodeError};
+use shared::queue::{DecodeError, SettleOutcome};
 
-use crate::effects::{EventAction, Applied, EventResult};
 use crate::context::WorkerContext;
+use crate::effects::{Applied, EventAction, EventResult};
 
 /// How long an entry of an unknown wire version is kept for a newer worker before it is dead-lettered.
 pub const UNKNOWN_VERSION_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,7 +51,9 @@ impl ExecutionVerdict {
     /// What the event did, if it took effect now or before.
     pub fn result(&self) -> Option<&EventResult> {
         match self {
-            Self::Applied(Applied::Done(result) | Applied::AlreadyApplied { result, .. }) => Some(result),
+            Self::Applied(Applied::Done(result) | Applied::AlreadyApplied { result, .. }) => {
+                Some(result)
+            }
             _ => None,
         }
     }
@@ -117,7 +119,13 @@ impl DecisionContext {
 }
 
 /// Decides what becomes of `event`.
-pub fn decide(policy: &RetryPolicy, event: &Envelope, verdict: ExecutionVerdict, context: DecisionContext, rng: &mut impl Rng) -> EntryTransition {
+pub fn decide(
+    policy: &RetryPolicy,
+    event: &Envelope,
+    verdict: ExecutionVerdict,
+    context: DecisionContext,
+    rng: &mut impl Rng,
+) -> EntryTransition {
     match verdict {
         // What took effect is not this edit, whoever's copy it was; this very edit is as any other event below.
         ExecutionVerdict::Applied(Applied::AlreadyApplied { result, .. })
@@ -129,19 +137,25 @@ pub fn decide(policy: &RetryPolicy, event: &Envelope, verdict: ExecutionVerdict,
             }
         }
         // Known with the same origin: a worker was killed between commit and settle; this is the rest of its work.
-        ExecutionVerdict::Applied(Applied::Done(result) | Applied::AlreadyApplied { same_origin: true, result }) => {
-            EntryTransition::Settle(match result.action {
-                EventAction::StaleIgnored => SettleOutcome::Stale,
-                _ => SettleOutcome::Processed,
-            })
+        ExecutionVerdict::Applied(
+            Applied::Done(result) | Applied::AlreadyApplied { same_origin: true, result },
+        ) => EntryTransition::Settle(match result.action {
+            EventAction::StaleIgnored => SettleOutcome::Stale,
+            _ => SettleOutcome::Processed,
+        }),
+        ExecutionVerdict::Applied(Applied::AlreadyApplied { same_origin: false, .. }) => {
+            EntryTransition::Settle(SettleOutcome::Duplicate)
         }
-        ExecutionVerdict::Applied(Applied::AlreadyApplied { same_origin: false, .. }) => EntryTransition::Settle(SettleOutcome::Duplicate),
-        ExecutionVerdict::Applied(Applied::MissingSession) => missing_session(policy, event, context, rng),
+        ExecutionVerdict::Applied(Applied::MissingSession) => {
+            missing_session(policy, event, context, rng)
+        }
         ExecutionVerdict::Applied(Applied::Conflict) => EntryTransition::DeadLetter {
             code: DeadLetterCode::SessionConflict,
             error: "the session belongs to another platform".to_owned(),
         },
-        ExecutionVerdict::Invalid(error) => EntryTransition::DeadLetter { code: DeadLetterCode::InvalidEvent, error },
+        ExecutionVerdict::Invalid(error) => {
+            EntryTransition::DeadLetter { code: DeadLetterCode::InvalidEvent, error }
+        }
         ExecutionVerdict::Rejected(error) if event.attempt >= policy.max_attempts => {
             EntryTransition::DeadLetter { code: DeadLetterCode::StoreRejected, error }
         }
@@ -161,7 +175,13 @@ pub fn decide(policy: &RetryPolicy, event: &Envelope, verdict: ExecutionVerdict,
 }
 
 /// Something that the event needs is locked, by no fault of its own.
-fn blocked(policy: &RetryPolicy, event: &Envelope, error: String, context: DecisionContext, rng: &mut impl Rng) -> EntryTransition {
+fn blocked(
+    policy: &RetryPolicy,
+    event: &Envelope,
+    error: String,
+    context: DecisionContext,
+    rng: &mut impl Rng,
+) -> EntryTransition {
     EntryTransition::Retry {
         delay: age_based_delay(policy, event, context, rng),
         attempt: event.attempt,
@@ -173,13 +193,23 @@ fn blocked(policy: &RetryPolicy, event: &Envelope, error: String, context: Decis
 
 /// Delay of a retry that spends no attempt: about as long as the event has waited, within the
 /// bounds.
-fn age_based_delay(policy: &RetryPolicy, event: &Envelope, context: DecisionContext, rng: &mut impl Rng) -> Duration {
+fn age_based_delay(
+    policy: &RetryPolicy,
+    event: &Envelope,
+    context: DecisionContext,
+    rng: &mut impl Rng,
+) -> Duration {
     let age = Duration::from_millis(u64::try_from(context.now - event.received_at).unwrap_or(0));
     let doublings = (age.as_millis() / policy.backoff.ceiling(1).as_millis().max(1)).max(1).ilog2();
     policy.backoff.delay(doublings + 1, rng)
 }
 
-fn missing_session(policy: &RetryPolicy, event: &Envelope, context: DecisionContext, rng: &mut impl Rng) -> EntryTransition {
+fn missing_session(
+    policy: &RetryPolicy,
+    event: &Envelope,
+    context: DecisionContext,
+    rng: &mut impl Rng,
+) -> EntryTransition {
     let code = DeadLetterCode::SessionNotFound;
     let error = "no session has this room id or live stream id".to_owned();
     // A failure in the future is one before the clock was set back: waiting must not last until the clock is there again.
@@ -190,10 +220,17 @@ fn missing_session(policy: &RetryPolicy, event: &Envelope, context: DecisionCont
     if context.oldest_announcement.is_some_and(|oldest| oldest <= announced_until) {
         // Many events may wait for one announcement.
         let delay = age_based_delay(policy, event, context, rng);
-        return EntryTransition::Retry { delay, attempt: event.attempt, first_failed_at: event.first_failed_at, code, error };
+        return EntryTransition::Retry {
+            delay,
+            attempt: event.attempt,
+            first_failed_at: event.first_failed_at,
+            code,
+            error,
+        };
     }
     let waited = Duration::from_millis(u64::try_from(context.now - since).unwrap_or(0));
-    let Some(left) = policy.missing_session_wait.checked_sub(waited).filter(|left| !left.is_zero()) else {
+    let Some(left) = policy.missing_session_wait.checked_sub(waited).filter(|left| !left.is_zero())
+    else {
         return EntryTransition::DeadLetter { code, error };
     };
     EntryTransition::Retry {
@@ -212,10 +249,21 @@ impl EntryTransition {
     }
 
     /// What becomes of an entry of a later wire version, queued at `since`: it waits for a newer worker.
-    pub fn unknown_version(policy: &RetryPolicy, version: u32, attempt: u32, since: Millis, now: Millis) -> Self {
+    pub fn unknown_version(
+        policy: &RetryPolicy,
+        version: u32,
+        attempt: u32,
+        since: Millis,
+        now: Millis,
+    ) -> Self {
         let code = DeadLetterCode::UnsupportedVersion;
-        let error = DecodeError::UnsupportedVersion { version, received_at: None, attempt, first_failed_at: None }
-            .to_string();
+        let error = DecodeError::UnsupportedVersion {
+            version,
+            received_at: None,
+            attempt,
+            first_failed_at: None,
+        }
+        .to_string();
         if Duration::from_millis(u64::try_from(now - since).unwrap_or(0)) >= UNKNOWN_VERSION_WAIT {
             return Self::DeadLetter { code, error };
         }
@@ -243,7 +291,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn policy() -> RetryPolicy {
-        RetryPolicy { max_attempts: 5, backoff: Backoff::new(SECOND, 30 * SECOND), missing_session_wait: 60 * SECOND }
+        RetryPolicy {
+            max_attempts: 5,
+            backoff: Backoff::new(SECOND, 30 * SECOND),
+            missing_session_wait: 60 * SECOND,
+        }
     }
 
     fn event(attempt: u32, first_failed_at: Option<Millis>) -> Envelope {
@@ -275,29 +327,53 @@ mod tests {
         ExecutionVerdict::Applied(Applied::MissingSession)
     }
 
-    fn decided(event: &Envelope, verdict: ExecutionVerdict, context: DecisionContext) -> EntryTransition {
+    fn decided(
+        event: &Envelope,
+        verdict: ExecutionVerdict,
+        context: DecisionContext,
+    ) -> EntryTransition {
         decide(&policy(), event, verdict, context, &mut StdRng::seed_from_u64(7))
     }
 
     #[test]
     fn rejected_event_is_dead_lettered_after_its_last_attempt() {
         let next = decided(&event(4, None), ExecutionVerdict::Rejected("no".into()), at(5_000));
-        assert!(matches!(next, EntryTransition::Retry { attempt: 5, first_failed_at: Some(5_000), .. }), "{next:?}");
-        let next = decided(&event(5, Some(5_000)), ExecutionVerdict::Rejected("no".into()), at(9_000));
-        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::StoreRejected, .. }), "{next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 5, first_failed_at: Some(5_000), .. }),
+            "{next:?}"
+        );
+        let next =
+            decided(&event(5, Some(5_000)), ExecutionVerdict::Rejected("no".into()), at(9_000));
+        assert!(
+            matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::StoreRejected, .. }),
+            "{next:?}"
+        );
     }
 
     #[test]
     fn missing_session_spends_nothing_before_its_announcement() {
-        let context = DecisionContext { now: 10_000_000, oldest_announcement: Some(999), up_since: 0 };
+        let context =
+            DecisionContext { now: 10_000_000, oldest_announcement: Some(999), up_since: 0 };
         let next = decided(&event(9, None), missing(), context);
-        assert!(matches!(next, EntryTransition::Retry { attempt: 9, first_failed_at: None, .. }), "{next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 9, first_failed_at: None, .. }),
+            "{next:?}"
+        );
         let in_time = DecisionContext { oldest_announcement: Some(60_001), ..context };
         let next = decided(&event(9, Some(1)), missing(), in_time);
-        assert!(matches!(next, EntryTransition::Retry { attempt: 9, first_failed_at: Some(1), .. }), "{next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 9, first_failed_at: Some(1), .. }),
+            "{next:?}"
+        );
         let too_late = DecisionContext { oldest_announcement: Some(60_002), ..context };
         let next = decided(&event(9, Some(1)), missing(), too_late);
-        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
+        assert!(
+            matches!(
+                next,
+                EntryTransition::DeadLetter { code: DeadLetterCode::SessionNotFound, .. }
+            ),
+            "{next:?}"
+        );
     }
 
     #[test]
@@ -305,56 +381,116 @@ mod tests {
         let hour = 3_600_000;
         let back = DecisionContext { now: hour, oldest_announcement: None, up_since: hour - 1_000 };
         let next = decided(&event(2, Some(1_000)), missing(), back);
-        assert!(matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
-        let next = decided(&event(2, Some(1_000)), missing(), DecisionContext { up_since: hour - 60_000, ..back });
-        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::SessionNotFound, .. }), "{next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: Some(1_000), .. }),
+            "{next:?}"
+        );
+        let next = decided(
+            &event(2, Some(1_000)),
+            missing(),
+            DecisionContext { up_since: hour - 60_000, ..back },
+        );
+        assert!(
+            matches!(
+                next,
+                EntryTransition::DeadLetter { code: DeadLetterCode::SessionNotFound, .. }
+            ),
+            "{next:?}"
+        );
     }
 
     #[test]
     fn edited_event_is_dead_lettered_unless_it_is_a_redelivery() {
-        let result =
-            |edited: Option<&str>| EventResult { edited: edited.map(str::to_owned), ..EventResult::logged("e") };
-        let known = |same_origin, edited| ExecutionVerdict::Applied(Applied::AlreadyApplied { same_origin, result: result(edited) });
+        let result = |edited: Option<&str>| EventResult {
+            edited: edited.map(str::to_owned),
+            ..EventResult::logged("e")
+        };
+        let known = |same_origin, edited| {
+            ExecutionVerdict::Applied(Applied::AlreadyApplied {
+                same_origin,
+                result: result(edited),
+            })
+        };
         let edit = Envelope { edited: Some("b".into()), ..event(1, None) };
         for taken in [known(true, None), known(false, None), known(true, Some("a"))] {
             let next = decided(&edit, taken, at(0));
-            assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::AlreadyProcessed, .. }), "{next:?}");
+            assert!(
+                matches!(
+                    next,
+                    EntryTransition::DeadLetter { code: DeadLetterCode::AlreadyProcessed, .. }
+                ),
+                "{next:?}"
+            );
         }
         // Killed between commit and settle.
-        assert_eq!(decided(&edit, known(true, Some("b")), at(0)), EntryTransition::Settle(SettleOutcome::Processed));
-        assert_eq!(decided(&event(1, None), known(true, Some("b")), at(0)), EntryTransition::Settle(SettleOutcome::Processed));
+        assert_eq!(
+            decided(&edit, known(true, Some("b")), at(0)),
+            EntryTransition::Settle(SettleOutcome::Processed)
+        );
+        assert_eq!(
+            decided(&event(1, None), known(true, Some("b")), at(0)),
+            EntryTransition::Settle(SettleOutcome::Processed)
+        );
     }
 
     #[test]
     fn missing_session_wait_restarts_after_a_backward_clock_step() {
         let hour = 3_600_000;
         let next = decided(&event(2, Some(hour)), missing(), at(1_000));
-        assert!(matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: Some(1_000), .. }), "{next:?}");
-        let next = decided(&event(3, Some(1_000)), missing(), DecisionContext { up_since: hour, ..at(61_000) });
-        assert!(matches!(next, EntryTransition::Retry { .. }), "found back before the clock was set: {next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: Some(1_000), .. }),
+            "{next:?}"
+        );
+        let next = decided(
+            &event(3, Some(1_000)),
+            missing(),
+            DecisionContext { up_since: hour, ..at(61_000) },
+        );
+        assert!(
+            matches!(next, EntryTransition::Retry { .. }),
+            "found back before the clock was set: {next:?}"
+        );
     }
 
     #[test]
     fn blocked_event_is_retried_without_spending_an_attempt() {
         let next = decided(&event(5, None), ExecutionVerdict::Blocked("locked".into()), at(5_000));
-        assert!(matches!(next, EntryTransition::Retry { attempt: 5, first_failed_at: None, .. }), "{next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 5, first_failed_at: None, .. }),
+            "{next:?}"
+        );
     }
 
     #[test]
     fn conflicting_and_invalid_events_are_never_retried() {
         let next = decided(&event(1, None), ExecutionVerdict::Applied(Applied::Conflict), at(0));
-        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::SessionConflict, .. }));
+        assert!(matches!(
+            next,
+            EntryTransition::DeadLetter { code: DeadLetterCode::SessionConflict, .. }
+        ));
         let next = decided(&event(1, None), ExecutionVerdict::Invalid("x".into()), at(0));
-        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::InvalidEvent, .. }));
+        assert!(matches!(
+            next,
+            EntryTransition::DeadLetter { code: DeadLetterCode::InvalidEvent, .. }
+        ));
     }
 
     #[test]
     fn unknown_version_waits_a_day_without_spending_an_attempt() {
         let day = 24 * 60 * 60 * 1000;
         let next = EntryTransition::unknown_version(&policy(), 9, 3, 1_000, 1_000 + day - 1);
-        assert!(matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: None, .. }), "{next:?}");
+        assert!(
+            matches!(next, EntryTransition::Retry { attempt: 3, first_failed_at: None, .. }),
+            "{next:?}"
+        );
         let next = EntryTransition::unknown_version(&policy(), 9, 3, 1_000, 1_000 + day);
-        assert!(matches!(next, EntryTransition::DeadLetter { code: DeadLetterCode::UnsupportedVersion, .. }), "{next:?}");
+        assert!(
+            matches!(
+                next,
+                EntryTransition::DeadLetter { code: DeadLetterCode::UnsupportedVersion, .. }
+            ),
+            "{next:?}"
+        );
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use shared::backoff::Backoff;
 use shared::platform::PlatformName;
-use shared::queue::{StreamEntry, CallError, GroupState, StreamReader};
+use shared::queue::{CallError, GroupState, StreamEntry, StreamReader};
 use tokio::sync::mpsc;
 
 use super::claimer;
@@ -38,7 +38,11 @@ const FAILURE_PAUSE_MIN: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Reads until the worker is to stop.
-pub async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader, batches: mpsc::Sender<EntryBatch>) {
+pub async fn run(
+    worker: Arc<WorkerContext>,
+    mut reader: StreamReader,
+    batches: mpsc::Sender<EntryBatch>,
+) {
     let backoff = Backoff::new(FAILURE_PAUSE_MIN, FAILURE_PAUSE_MAX);
     let mut blocked: HashMap<PlatformName, Instant> = HashMap::new();
     let mut drained: HashSet<PlatformName> = HashSet::new();
@@ -61,8 +65,13 @@ pub async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader, batches: 
         let all = worker.platforms.all();
         unblock_streams(&all, &mut blocked);
         let room = worker.inflight.capacity_left();
-        let most = if reader.supports_stream_selection() { (room.0 / MIN_ENTRIES_PER_STREAM).max(1) } else { usize::MAX };
-        let ReadSelection { platforms, passed_over } = choose_platforms(read_order(&all, &blocked, turn), most, &drained);
+        let most = if reader.supports_stream_selection() {
+            (room.0 / MIN_ENTRIES_PER_STREAM).max(1)
+        } else {
+            usize::MAX
+        };
+        let ReadSelection { platforms, passed_over } =
+            choose_platforms(read_order(&all, &blocked, turn), most, &drained);
         if platforms.is_empty() {
             let _ = worker.stop.run_until_cancelled(tokio::time::sleep(READ_TIMEOUT)).await;
             continue;
@@ -79,7 +88,9 @@ pub async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader, batches: 
                 // All are held, and so renewed, before the first one may have to wait for its turn.
                 let pages: Vec<_> = pages
                     .into_iter()
-                    .map(|(position, entries)| (&platforms[position], hold_entries(&worker, &platforms[position], entries)))
+                    .map(|(position, entries)| {
+                        (&platforms[position], hold_entries(&worker, &platforms[position], entries))
+                    })
                     .collect();
                 for (platform_queue, entries) in pages {
                     if dispatch_batch(platform_queue, entries, &batches).await.is_err() {
@@ -102,12 +113,25 @@ pub async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader, batches: 
 }
 
 /// The lanes to read: announcements first, then the others, beginning one further each turn.
-fn read_order(platforms: &[Arc<PlatformQueue>], blocked: &HashMap<PlatformName, Instant>, turn: usize) -> Vec<Arc<PlatformQueue>> {
-    let readable = |platform_queue: &&Arc<PlatformQueue>| !platform_queue.is_paused() && !blocked.contains_key(platform_queue.name());
-    let (first, others): (Vec<_>, Vec<_>) =
-        platforms.iter().filter(readable).cloned().partition(|platform_queue| is_announcements(platform_queue));
+fn read_order(
+    platforms: &[Arc<PlatformQueue>],
+    blocked: &HashMap<PlatformName, Instant>,
+    turn: usize,
+) -> Vec<Arc<PlatformQueue>> {
+    let readable = |platform_queue: &&Arc<PlatformQueue>| {
+        !platform_queue.is_paused() && !blocked.contains_key(platform_queue.name())
+    };
+    let (first, others): (Vec<_>, Vec<_>) = platforms
+        .iter()
+        .filter(readable)
+        .cloned()
+        .partition(|platform_queue| is_announcements(platform_queue));
     let begin = turn % others.len().max(1);
-    first.into_iter().chain(others[begin..].iter().cloned()).chain(others[..begin].iter().cloned()).collect()
+    first
+        .into_iter()
+        .chain(others[begin..].iter().cloned())
+        .chain(others[..begin].iter().cloned())
+        .collect()
 }
 
 /// What is read at once.
@@ -118,7 +142,11 @@ struct ReadSelection {
 }
 
 /// The announcements, quiet lanes, and of the others the first `most`.
-fn choose_platforms(ordered: Vec<Arc<PlatformQueue>>, most: usize, drained: &HashSet<PlatformName>) -> ReadSelection {
+fn choose_platforms(
+    ordered: Vec<Arc<PlatformQueue>>,
+    most: usize,
+    drained: &HashSet<PlatformName>,
+) -> ReadSelection {
     let (mut left, mut place, mut passed_over) = (most, 0, None);
     let mut platforms = ordered;
     platforms.retain(|platform_queue| {
@@ -145,12 +173,21 @@ fn is_announcements(platform_queue: &PlatformQueue) -> bool {
 
 /// Entries to ask of each stream, so that an answer as full as can be expected fits what may still be held: one busy
 /// stream among many quiet ones is read in large pieces.
-fn entries_per_stream((entries, bytes): (usize, usize), platforms: &[Arc<PlatformQueue>], drained: &HashSet<PlatformName>) -> usize {
-    let (quiet, busy): (Vec<_>, Vec<_>) = platforms.iter().partition(|platform_queue| drained.contains(platform_queue.name()));
-    let weight = |platforms: &[&Arc<PlatformQueue>]| platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum::<usize>();
+fn entries_per_stream(
+    (entries, bytes): (usize, usize),
+    platforms: &[Arc<PlatformQueue>],
+    drained: &HashSet<PlatformName>,
+) -> usize {
+    let (quiet, busy): (Vec<_>, Vec<_>) =
+        platforms.iter().partition(|platform_queue| drained.contains(platform_queue.name()));
+    let weight = |platforms: &[&Arc<PlatformQueue>]| {
+        platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum::<usize>()
+    };
     let streams = busy.len() + quiet.len().div_ceil(IDLE_DISCOUNT);
     let heaviest = weight(&busy) + weight(&quiet).div_ceil(IDLE_DISCOUNT);
-    (entries / streams.max(1)).min(bytes.min(MAX_READ_BYTES) / heaviest.max(1)).clamp(1, MAX_ENTRIES_PER_STREAM)
+    (entries / streams.max(1))
+        .min(bytes.min(MAX_READ_BYTES) / heaviest.max(1))
+        .clamp(1, MAX_ENTRIES_PER_STREAM)
 }
 
 /// Notes which of `platforms` had less than the `count` that was asked of each.
@@ -160,7 +197,8 @@ fn note_drained(
     count: usize,
     drained: &mut HashSet<PlatformName>,
 ) {
-    let full = |position| pages.iter().any(|(at, entries)| *at == position && entries.len() >= count);
+    let full =
+        |position| pages.iter().any(|(at, entries)| *at == position && entries.len() >= count);
     for (position, platform_queue) in platforms.iter().enumerate() {
         if full(position) {
             drained.remove(platform_queue.name());
@@ -173,18 +211,24 @@ fn note_drained(
 /// Lets streams that were set aside be tried again, and forgets those of platforms that are gone.
 fn unblock_streams(platforms: &[Arc<PlatformQueue>], blocked: &mut HashMap<PlatformName, Instant>) {
     let now = Instant::now();
-    blocked.retain(|name, until| match platforms.iter().find(|platform_queue| platform_queue.name() == name) {
-        Some(platform_queue) if *until <= now => {
-            platform_queue.depth.stream_broken(false);
-            false
+    blocked.retain(|name, until| {
+        match platforms.iter().find(|platform_queue| platform_queue.name() == name) {
+            Some(platform_queue) if *until <= now => {
+                platform_queue.depth.stream_broken(false);
+                false
+            }
+            Some(_) => true,
+            None => false,
         }
-        Some(_) => true,
-        None => false,
     });
 }
 
 /// Takes hold of entries; those that are held already are left to their holder.
-pub(super) fn hold_entries(worker: &WorkerContext, platform_queue: &PlatformQueue, mut entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
+pub(super) fn hold_entries(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    mut entries: Vec<StreamEntry>,
+) -> Vec<StreamEntry> {
     worker.inflight.hold_all(platform_queue.name(), &mut entries, |entry| {
         let bytes = entry.weight();
         platform_queue.weight.note(bytes);
@@ -202,11 +246,22 @@ async fn dispatch_batch(
     if entries.is_empty() {
         return Ok(());
     }
-    batches.send(EntryBatch { platform_queue: Arc::clone(platform_queue), entries, suspect: false, taken: Instant::now() }).await
+    batches
+        .send(EntryBatch {
+            platform_queue: Arc::clone(platform_queue),
+            entries,
+            suspect: false,
+            taken: Instant::now(),
+        })
+        .await
 }
 
 /// Makes missing groups again and sets aside what is no stream.
-async fn repair_streams(worker: &WorkerContext, platforms: &[Arc<PlatformQueue>], blocked: &mut HashMap<PlatformName, Instant>) {
+async fn repair_streams(
+    worker: &WorkerContext,
+    platforms: &[Arc<PlatformQueue>],
+    blocked: &mut HashMap<PlatformName, Instant>,
+) {
     for platform_queue in platforms {
         match ensure_group(worker, platform_queue).await {
             Ok(true) => platform_queue.depth.stream_broken(false),
@@ -222,7 +277,10 @@ async fn repair_streams(worker: &WorkerContext, platforms: &[Arc<PlatformQueue>]
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn ensure_group(worker: &WorkerContext, platform_queue: &PlatformQueue) -> Result<bool, CallError> {
+pub async fn ensure_group(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+) -> Result<bool, CallError> {
     match worker.queue.create_group(&platform_queue.keys).await? {
         GroupState::Created => {
             tracing::info!(platform = %platform_queue.name(), "consumer group created; every unfinished event is delivered anew");
@@ -252,7 +310,10 @@ mod tests {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
         let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
         let registry = Registry::load(None).unwrap();
-        registry.iter().map(|platform| Arc::new(PlatformQueue::new(Arc::clone(platform), &queue))).collect()
+        registry
+            .iter()
+            .map(|platform| Arc::new(PlatformQueue::new(Arc::clone(platform), &queue)))
+            .collect()
     }
 
     fn names(platforms: &[Arc<PlatformQueue>]) -> Vec<&str> {
@@ -266,21 +327,32 @@ mod tests {
         others.retain(|name| *name != PlatformName::SESSIONS);
         for turn in 0..=others.len() {
             let read = read_order(&platforms, &HashMap::new(), turn);
-            assert_eq!(names(&read)[..2], [PlatformName::SESSIONS, others[turn % others.len()]], "turn {turn}");
+            assert_eq!(
+                names(&read)[..2],
+                [PlatformName::SESSIONS, others[turn % others.len()]],
+                "turn {turn}"
+            );
             assert_eq!(read.len(), platforms.len());
         }
         let blocked = HashMap::from([(platforms[2].name().clone(), Instant::now())]);
-        assert!(!names(&read_order(&platforms, &blocked, 0)).contains(&platforms[2].name().as_str()));
+        assert!(
+            !names(&read_order(&platforms, &blocked, 0)).contains(&platforms[2].name().as_str())
+        );
     }
 
     #[tokio::test]
     async fn busy_streams_rotate_and_idle_streams_are_always_read() {
         let platforms = platforms();
-        let others: Vec<&str> = names(&platforms).into_iter().filter(|name| *name != PlatformName::SESSIONS).collect();
+        let others: Vec<&str> =
+            names(&platforms).into_iter().filter(|name| *name != PlatformName::SESSIONS).collect();
         let quiet = HashSet::from([platforms[3].name().clone(), platforms[6].name().clone()]);
         let busy = others.len() - quiet.len();
         let all = choose_platforms(read_order(&platforms, &HashMap::new(), 0), busy, &quiet);
-        assert_eq!((all.platforms.len(), all.passed_over), (platforms.len(), None), "there is room for all");
+        assert_eq!(
+            (all.platforms.len(), all.passed_over),
+            (platforms.len(), None),
+            "there is room for all"
+        );
 
         let (mut turn, mut times) = (0, HashMap::<String, usize>::new());
         for _ in 0..busy {
@@ -294,7 +366,9 @@ mod tests {
             }
             turn += read.passed_over.unwrap();
         }
-        times.retain(|name, _| *name != PlatformName::SESSIONS && quiet.iter().all(|one| one.as_str() != name));
+        times.retain(|name, _| {
+            *name != PlatformName::SESSIONS && quiet.iter().all(|one| one.as_str() != name)
+        });
         assert_eq!(times.len(), busy);
         assert!(times.values().all(|times| *times == 2), "each in its turn: {times:?}");
     }
@@ -315,14 +389,18 @@ mod tests {
     #[tokio::test]
     async fn read_size_fits_the_capacity_left() {
         let platforms = platforms();
-        let weight: usize = platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum();
+        let weight: usize =
+            platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum();
         let none = HashSet::new();
         assert_eq!(
             entries_per_stream((usize::MAX, usize::MAX), &platforms, &none),
             MAX_READ_BYTES / weight,
             "nor more than one answer may"
         );
-        assert_eq!(entries_per_stream((usize::MAX, usize::MAX), &platforms[..1], &none), MAX_READ_BYTES / platforms[0].weight.estimate());
+        assert_eq!(
+            entries_per_stream((usize::MAX, usize::MAX), &platforms[..1], &none),
+            MAX_READ_BYTES / platforms[0].weight.estimate()
+        );
         assert_eq!(entries_per_stream((3 * platforms.len(), usize::MAX), &platforms, &none), 3);
         assert_eq!(entries_per_stream((usize::MAX, 2 * weight), &platforms, &none), 2);
         assert_eq!(entries_per_stream((0, 0), &platforms, &none), 1, "one is always asked for");
@@ -332,14 +410,19 @@ mod tests {
     async fn busy_stream_gets_large_reads_beside_idle_streams() {
         let platforms = platforms();
         let mut drained = HashSet::new();
-        let page = |count: u64| (0..count).map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
+        let page = |count: u64| {
+            (0..count).map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect()
+        };
         note_drained(&platforms, &[(1, page(3)), (2, page(2))], 3, &mut drained);
         assert_eq!(drained.len(), platforms.len() - 1);
         assert!(!drained.contains(platforms[1].name()), "it may have more");
         for _ in 0..1_000 {
             platforms[1].weight.note(500);
         }
-        assert_eq!(entries_per_stream((1_024, usize::MAX), &platforms, &drained), MAX_ENTRIES_PER_STREAM);
+        assert_eq!(
+            entries_per_stream((1_024, usize::MAX), &platforms, &drained),
+            MAX_ENTRIES_PER_STREAM
+        );
         note_drained(&platforms, &[(2, page(3))], 3, &mut drained);
         assert!(drained.contains(platforms[1].name()) && !drained.contains(platforms[2].name()));
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use shared::platform::PlatformName;
 use tokio::sync::mpsc;
 
-use crate::store::TransactionScope;
 use crate::context::{EntryBatch, PlatformQueue};
+use crate::store::TransactionScope;
 
 /// Entries that are taken to their end together, unless a single read brought more.
 const MAX_SHARED_ENTRIES: usize = 512;
@@ -42,7 +42,10 @@ struct BatchSelection {
 
 impl BatchScheduler {
     /// Of `arriving`; lanes join as `transaction_scope` allows.
-    pub(super) fn new(arriving: mpsc::Receiver<EntryBatch>, transaction_scope: TransactionScope) -> Self {
+    pub(super) fn new(
+        arriving: mpsc::Receiver<EntryBatch>,
+        transaction_scope: TransactionScope,
+    ) -> Self {
         Self { arriving, waiting: VecDeque::new(), transaction_scope }
     }
 
@@ -81,7 +84,9 @@ impl BatchScheduler {
         let mut platforms = HashSet::from([Arc::as_ptr(&first.platform_queue)]);
         for batch in self.waiting.iter().skip(1) {
             let same = Arc::ptr_eq(&batch.platform_queue, &first.platform_queue);
-            let may = !batch.suspect && (same || shares && self.transaction_scope.allows(&batch.platform_queue.platform));
+            let may = !batch.suspect
+                && (same
+                    || shares && self.transaction_scope.allows(&batch.platform_queue.platform));
             let another = may && !platforms.contains(&Arc::as_ptr(&batch.platform_queue));
             full |= may && entries + batch.entries.len() > MAX_SHARED_ENTRIES;
             full |= another && platforms.len() >= self.transaction_scope.max_parts();
@@ -108,7 +113,10 @@ impl BatchScheduler {
                 left.push_back(batch);
                 continue;
             }
-            match turn.iter_mut().find(|one| Arc::ptr_eq(&one.platform_queue, &batch.platform_queue)) {
+            match turn
+                .iter_mut()
+                .find(|one| Arc::ptr_eq(&one.platform_queue, &batch.platform_queue))
+            {
                 Some(one) => one.entries.extend(batch.entries),
                 None => turn.push(batch),
             }
@@ -132,7 +140,7 @@ mod tests {
     use secrecy::SecretString;
     use shared::event::StreamId;
     use shared::platform::registry::Registry;
-    use shared::queue::{StreamEntry, KeyLayout, Queue, connect};
+    use shared::queue::{KeyLayout, Queue, StreamEntry, connect};
 
     use super::*;
 
@@ -141,14 +149,31 @@ mod tests {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
         let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
         let registry = Registry::load(None).unwrap();
-        let platform_queue = |name| Arc::new(PlatformQueue::new(Arc::clone(registry.get(name).unwrap()), &queue));
+        let platform_queue =
+            |name| Arc::new(PlatformQueue::new(Arc::clone(registry.get(name).unwrap()), &queue));
         let sessions = Arc::new(PlatformQueue::new(Arc::clone(registry.sessions()), &queue));
-        [platform_queue("mux"), platform_queue("livekit"), platform_queue("realcast"), platform_queue("generic"), sessions]
+        [
+            platform_queue("mux"),
+            platform_queue("livekit"),
+            platform_queue("realcast"),
+            platform_queue("generic"),
+            sessions,
+        ]
     }
 
-    fn batch(platform_queue: &Arc<PlatformQueue>, ids: std::ops::Range<u64>, suspect: bool) -> EntryBatch {
-        let entries = ids.map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
-        EntryBatch { platform_queue: Arc::clone(platform_queue), entries, suspect, taken: Instant::now() }
+    fn batch(
+        platform_queue: &Arc<PlatformQueue>,
+        ids: std::ops::Range<u64>,
+        suspect: bool,
+    ) -> EntryBatch {
+        let entries =
+            ids.map(|ms| StreamEntry { id: StreamId { ms, seq: 0 }, fields: None }).collect();
+        EntryBatch {
+            platform_queue: Arc::clone(platform_queue),
+            entries,
+            suspect,
+            taken: Instant::now(),
+        }
     }
 
     /// A turn: of each lane its name, and of its entries how many and the first.
@@ -174,11 +199,17 @@ mod tests {
         read: &[(&Arc<PlatformQueue>, std::ops::Range<u64>)],
         expected: &[&[(&str, usize, u64)]],
     ) {
-        let batches = read.iter().map(|(platform_queue, ids)| batch(platform_queue, ids.clone(), false)).collect();
+        let batches = read
+            .iter()
+            .map(|(platform_queue, ids)| batch(platform_queue, ids.clone(), false))
+            .collect();
         assert_eq!(scheduler(transaction_scope, batches).await, shown(expected));
     }
 
-    async fn scheduler(transaction_scope: TransactionScope, batches: Vec<EntryBatch>) -> Vec<SeenBatches> {
+    async fn scheduler(
+        transaction_scope: TransactionScope,
+        batches: Vec<EntryBatch>,
+    ) -> Vec<SeenBatches> {
         let (sender, receiver) = mpsc::channel(batches.len().max(1));
         for batch in batches {
             sender.send(batch).await.unwrap();
@@ -205,7 +236,12 @@ mod tests {
     async fn small_reads_join_and_platforms_share_in_order_of_name() {
         let [mux, livekit, realcast, ..] = &platforms();
         let read = [(mux, 0..2), (realcast, 7..8), (livekit, 5..6), (mux, 2..3)];
-        are_taken_as(TransactionScope::Any, &read, &[&[("livekit", 1, 5), ("mux", 3, 0), ("realcast", 1, 7)]]).await;
+        are_taken_as(
+            TransactionScope::Any,
+            &read,
+            &[&[("livekit", 1, 5), ("mux", 3, 0), ("realcast", 1, 7)]],
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -222,7 +258,11 @@ mod tests {
         // Each a definition of its own.
         let many: Vec<Arc<PlatformQueue>> = (0..60).map(|_| platforms()[3].clone()).collect();
         let sizes = async |transaction_scope| {
-            let all = scheduler(transaction_scope, many.iter().map(|platform_queue| batch(platform_queue, 0..1, false)).collect()).await;
+            let all = scheduler(
+                transaction_scope,
+                many.iter().map(|platform_queue| batch(platform_queue, 0..1, false)).collect(),
+            )
+            .await;
             all.iter().map(Vec::len).collect::<Vec<_>>()
         };
         let most = TransactionScope::OwnSessions.max_parts();
@@ -242,8 +282,10 @@ mod tests {
             (mux, most + 1..most + 2),
             (livekit, 1..2),
         ];
-        let expected: [&[_]; 2] =
-            [&[("livekit", 1, 0), ("mux", MAX_SHARED_ENTRIES - 2, 0)], &[("livekit", 1, 1), ("mux", 4, most - 2)]];
+        let expected: [&[_]; 2] = [
+            &[("livekit", 1, 0), ("mux", MAX_SHARED_ENTRIES - 2, 0)],
+            &[("livekit", 1, 1), ("mux", 4, most - 2)],
+        ];
         are_taken_as(TransactionScope::Any, &read, &expected).await;
     }
 
@@ -251,9 +293,12 @@ mod tests {
     async fn small_batches_share_work_up_to_its_bound() {
         let [mux, livekit, realcast, generic, _] = &platforms();
         let (part, half) = (MAX_SHARED_ENTRIES as u64 / 2, MAX_SHARED_ENTRIES / 2);
-        let read = [mux, livekit, realcast, generic].map(|platform_queue| (platform_queue, 0..part));
-        let expected: [&[_]; 2] =
-            [&[("livekit", half, 0), ("mux", half, 0)], &[("generic", half, 0), ("realcast", half, 0)]];
+        let read =
+            [mux, livekit, realcast, generic].map(|platform_queue| (platform_queue, 0..part));
+        let expected: [&[_]; 2] = [
+            &[("livekit", half, 0), ("mux", half, 0)],
+            &[("generic", half, 0), ("realcast", half, 0)],
+        ];
         are_taken_as(TransactionScope::Any, &read, &expected).await;
     }
 
@@ -261,12 +306,19 @@ mod tests {
     async fn announcements_run_alone_and_are_not_overtaken() {
         let [mux, livekit, _, _, sessions] = &platforms();
         // The first turn takes all that have been read.
-        let read =
-            [(sessions, 0..1), (mux, 0..1), (sessions, 1..2), (mux, 1..2), (sessions, 2..3), (livekit, 0..1)];
+        let read = [
+            (sessions, 0..1),
+            (mux, 0..1),
+            (sessions, 1..2),
+            (mux, 1..2),
+            (sessions, 2..3),
+            (livekit, 0..1),
+        ];
         let expected: [&[_]; 2] = [&[("sessions", 3, 0)], &[("livekit", 1, 0), ("mux", 2, 0)]];
         are_taken_as(TransactionScope::Any, &read, &expected).await;
         let read = [(mux, 0..1), (sessions, 1..2), (mux, 1..2), (livekit, 0..1)];
-        let expected: [&[_]; 3] = [&[("mux", 1, 0)], &[("sessions", 1, 1)], &[("livekit", 1, 0), ("mux", 1, 1)]];
+        let expected: [&[_]; 3] =
+            [&[("mux", 1, 0)], &[("sessions", 1, 1)], &[("livekit", 1, 0), ("mux", 1, 1)]];
         are_taken_as(TransactionScope::Any, &read, &expected).await;
     }
 
@@ -283,15 +335,28 @@ mod tests {
         assert!(scheduler.take_full().is_none(), "there is room for one more");
         sender.send(batch(&sessions, 0..most, false)).await.unwrap();
         sender.send(batch(&mux, most - 2..most, false)).await.unwrap();
-        assert!(scheduler.take_full().is_none(), "what waits behind announcements joins nobody before them");
+        assert!(
+            scheduler.take_full().is_none(),
+            "what waits behind announcements joins nobody before them"
+        );
         let Some(ScheduledWork::Shared(first)) = scheduler.next().await else { unreachable!() };
-        assert_eq!(seen(&first), [("livekit".to_owned(), 1, 0), ("mux".to_owned(), MAX_SHARED_ENTRIES - 2, 0)]);
-        assert_eq!(seen(&scheduler.take_full().unwrap()), [("sessions".to_owned(), MAX_SHARED_ENTRIES, 0)]);
+        assert_eq!(
+            seen(&first),
+            [("livekit".to_owned(), 1, 0), ("mux".to_owned(), MAX_SHARED_ENTRIES - 2, 0)]
+        );
+        assert_eq!(
+            seen(&scheduler.take_full().unwrap()),
+            [("sessions".to_owned(), MAX_SHARED_ENTRIES, 0)]
+        );
         sender.send(batch(&livekit, 1..most, false)).await.unwrap();
         assert_eq!(seen(&scheduler.take_full().unwrap()), [("mux".to_owned(), 2, most - 2)]);
         sender.send(batch(&mux, 0..most, true)).await.unwrap();
         sender.send(batch(&livekit, most..most + 1, false)).await.unwrap();
-        assert_eq!(seen(&scheduler.take_full().unwrap()), [("livekit".to_owned(), MAX_SHARED_ENTRIES, 1)], "suspects are passed by");
+        assert_eq!(
+            seen(&scheduler.take_full().unwrap()),
+            [("livekit".to_owned(), MAX_SHARED_ENTRIES, 1)],
+            "suspects are passed by"
+        );
         assert!(scheduler.take_full().is_none(), "a suspect runs alone");
         assert!(matches!(scheduler.next().await, Some(ScheduledWork::Suspects(_))));
     }

@@ -18,7 +18,8 @@ use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, Millis, StreamId};
 use shared::metrics::{Action as Counted, EventOutcome};
 use shared::queue::{
-    AddressedReply, DeadLettered, CallError, OutboxEntry, NewDeadLetter, ReplyOutcome, EventReply, Retry, SettleOutcome, Settled,
+    AddressedReply, CallError, DeadLettered, EventReply, NewDeadLetter, OutboxEntry, ReplyOutcome,
+    Retry, SettleOutcome, Settled,
 };
 use shared::trace::trace_id;
 
@@ -26,8 +27,8 @@ use super::ConsumerInterruptedError;
 use super::execute::chain;
 use super::outcome::{EntryTransition, ExecutionVerdict};
 use super::spans::Spans;
-use crate::effects::{EventAction, Applied};
 use crate::context::{PlatformQueue, WorkerContext};
+use crate::effects::{Applied, EventAction};
 
 /// Pauses between two calls of a Redis that does not answer.
 const REDIS_RETRY_MIN: Duration = Duration::from_millis(50);
@@ -93,18 +94,30 @@ impl Settlement {
                             .take_if(|_| outcome != SettleOutcome::Duplicate)
                             .map(|forward| OutboxEntry { traceparent, ..forward }),
                         moved: copy.was_requeued().then(|| copy.event_id.clone()),
-                        reply: results
-                            .and_then(|results| reply_to_waiter(platform_queue, copy, ReplyOutcome::Processed(results.to_owned()))),
+                        reply: results.and_then(|results| {
+                            reply_to_waiter(
+                                platform_queue,
+                                copy,
+                                ReplyOutcome::Processed(results.to_owned()),
+                            )
+                        }),
                     });
                     self.received.push(copy.received_at);
                 }
                 other => {
-                    let trace_id =
-                        trace_id(copy.traceparent.as_deref().or(traceparent.as_deref())).map(str::to_owned);
-                    self.named.insert(copy.id, LogIdentity { event_id: copy.event_id.clone(), trace_id });
+                    let trace_id = trace_id(copy.traceparent.as_deref().or(traceparent.as_deref()))
+                        .map(str::to_owned);
+                    self.named
+                        .insert(copy.id, LogIdentity { event_id: copy.event_id.clone(), trace_id });
                     self.add_raw(copy.id, copy.attempt, other);
-                    if let (EntryTransition::DeadLetter { code, .. }, Some(letter)) = (other, self.dead.last_mut()) {
-                        letter.reply = reply_to_waiter(platform_queue, copy, ReplyOutcome::Dead(code.as_str().to_owned()));
+                    if let (EntryTransition::DeadLetter { code, .. }, Some(letter)) =
+                        (other, self.dead.last_mut())
+                    {
+                        letter.reply = reply_to_waiter(
+                            platform_queue,
+                            copy,
+                            ReplyOutcome::Dead(code.as_str().to_owned()),
+                        );
                     }
                 }
             }
@@ -118,14 +131,16 @@ impl Settlement {
                 self.finished.push(Settled::new(id, outcome));
                 self.received.push(Millis::MAX);
             }
-            EntryTransition::Retry { delay, attempt, first_failed_at, code, error } => self.retries.push(Retry {
-                id,
-                delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                attempt,
-                first_failed_at,
-                error_code: code,
-                error,
-            }),
+            EntryTransition::Retry { delay, attempt, first_failed_at, code, error } => {
+                self.retries.push(Retry {
+                    id,
+                    delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                    attempt,
+                    first_failed_at,
+                    error_code: code,
+                    error,
+                })
+            }
             EntryTransition::DeadLetter { code, error } => self.dead.push(NewDeadLetter {
                 id,
                 error_code: code,
@@ -147,7 +162,10 @@ impl Settlement {
     /// What log lines say of an entry: its event's id and its trace's, as far as they are known.
     fn names(&self, id: StreamId) -> (Option<&str>, Option<&str>) {
         let named = self.named.get(&id);
-        (named.map(|named| named.event_id.as_str()), named.and_then(|named| named.trace_id.as_deref()))
+        (
+            named.map(|named| named.event_id.as_str()),
+            named.and_then(|named| named.trace_id.as_deref()),
+        )
     }
 
     /// Counts what an applied event did.
@@ -168,14 +186,22 @@ impl Settlement {
 }
 
 /// What is told to who waits for `event`; `None`: nobody does.
-fn reply_to_waiter(platform_queue: &PlatformQueue, event: &Envelope, outcome: ReplyOutcome) -> Option<AddressedReply> {
+fn reply_to_waiter(
+    platform_queue: &PlatformQueue,
+    event: &Envelope,
+    outcome: ReplyOutcome,
+) -> Option<AddressedReply> {
     let channel = event.reply_to.clone()?;
     let (platform, event_id) = (platform_queue.name().as_str().to_owned(), event.event_id.clone());
     Some(AddressedReply { channel, reply: EventReply { platform, event_id, outcome } })
 }
 
 /// Carries out what was decided, and lets go of the entries.
-pub(super) async fn run(worker: &WorkerContext, platform_queue: &Arc<PlatformQueue>, mut settlement: Settlement) -> Result<(), ConsumerInterruptedError> {
+pub(super) async fn run(
+    worker: &WorkerContext,
+    platform_queue: &Arc<PlatformQueue>,
+    mut settlement: Settlement,
+) -> Result<(), ConsumerInterruptedError> {
     for id in &settlement.deleted {
         tracing::error!(platform = %platform_queue.name(), %id, "a pending entry was deleted by somebody else");
     }
@@ -255,13 +281,25 @@ async fn reschedule(
 }
 
 /// Moves events to the dead letters; where those are full, an event keeps trying at the longest delay instead.
-async fn dead_letter(worker: &WorkerContext, platform_queue: &PlatformQueue, settlement: &Settlement, spans: &mut Spans) -> Result<(), ConsumerInterruptedError> {
+async fn dead_letter(
+    worker: &WorkerContext,
+    platform_queue: &PlatformQueue,
+    settlement: &Settlement,
+    spans: &mut Spans,
+) -> Result<(), ConsumerInterruptedError> {
     let dead: &[NewDeadLetter] = &settlement.dead;
     if dead.is_empty() {
         return Ok(());
     }
-    let move_them =
-        || worker.queue.dead_letter(&platform_queue.keys, &worker.consumer, &worker.consumer, dead, worker.dlq_max_len);
+    let move_them = || {
+        worker.queue.dead_letter(
+            &platform_queue.keys,
+            &worker.consumer,
+            &worker.consumer,
+            dead,
+            worker.dlq_max_len,
+        )
+    };
     let done = retry_until_answered(worker, platform_queue, move_them).await?.unwrap_or_default();
     let (mut held_back, mut full, mut moved) = (Vec::new(), false, false);
     for (letter, done) in dead.iter().zip(done) {
@@ -279,7 +317,8 @@ async fn dead_letter(worker: &WorkerContext, platform_queue: &PlatformQueue, set
             DeadLettered::Full if letter.error_code == DeadLetterCode::CrashLoop => full = true,
             DeadLettered::Full => held_back.push(Retry {
                 id: letter.id,
-                delay_ms: u64::try_from(worker.policy.backoff.max().as_millis()).unwrap_or(u64::MAX),
+                delay_ms: u64::try_from(worker.policy.backoff.max().as_millis())
+                    .unwrap_or(u64::MAX),
                 attempt: letter.attempts.max(1),
                 first_failed_at: letter.first_failed_at,
                 error_code: letter.error_code,

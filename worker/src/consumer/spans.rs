@@ -10,7 +10,7 @@ use std::time::Instant;
 use shared::error_code::DeadLetterCode;
 use shared::event::{Envelope, StreamId};
 use shared::platform::PlatformName;
-use shared::trace::{self, TraceSpan, SpanKind};
+use shared::trace::{self, SpanKind, TraceSpan};
 
 /// The spans of a batch.
 #[derive(Default)]
@@ -18,10 +18,20 @@ pub(super) struct Spans(HashMap<StreamId, TraceSpan>);
 
 impl Spans {
     /// Begins that of `event`, which was taken at `taken` and has been executed by now. Says what follows from it.
-    pub(super) fn open(&mut self, platform: &PlatformName, event: &Envelope, taken: Instant) -> Option<String> {
+    pub(super) fn open(
+        &mut self,
+        platform: &PlatformName,
+        event: &Envelope,
+        taken: Instant,
+    ) -> Option<String> {
         let now = trace::now()?;
         let began = now.checked_sub(taken.elapsed()).unwrap_or(now);
-        let mut span = trace::span("webhook process", SpanKind::Consumer, event.traceparent.as_deref(), began)?;
+        let mut span = trace::span(
+            "webhook process",
+            SpanKind::Consumer,
+            event.traceparent.as_deref(),
+            began,
+        )?;
         span.set("platform", platform.as_str().to_owned());
         span.set("event_id", event.event_id.clone());
         span.set("event_type", event.event_type.clone());
@@ -33,7 +43,12 @@ impl Spans {
     }
 
     /// Ends that of an entry; `code` says what was wrong with it.
-    pub(super) fn close(&mut self, id: StreamId, outcome: &'static str, code: Option<DeadLetterCode>) {
+    pub(super) fn close(
+        &mut self,
+        id: StreamId,
+        outcome: &'static str,
+        code: Option<DeadLetterCode>,
+    ) {
         if self.0.is_empty() {
             return;
         }

@@ -28,7 +28,9 @@ impl NextBatchPlanner {
     }
 
     /// The turn that was begun with, if any.
-    pub(super) async fn take(&mut self) -> Option<Result<Vec<PlannedBatch>, ConsumerInterruptedError>> {
+    pub(super) async fn take(
+        &mut self,
+    ) -> Option<Result<Vec<PlannedBatch>, ConsumerInterruptedError>> {
         let planning = self.0.take()?;
         Some(match planning.await {
             Ok(ready) => Ok(ready),
@@ -43,16 +45,23 @@ pub(super) struct BackgroundSettler(JoinSet<Result<(), ConsumerInterruptedError>
 
 impl BackgroundSettler {
     /// Begins to settle, once what came before is through.
-    pub(super) async fn settle(&mut self, worker: &Arc<WorkerContext>, turn: Vec<ExecutedBatch>) -> Result<(), ConsumerInterruptedError> {
+    pub(super) async fn settle(
+        &mut self,
+        worker: &Arc<WorkerContext>,
+        turn: Vec<ExecutedBatch>,
+    ) -> Result<(), ConsumerInterruptedError> {
         if turn.is_empty() {
             return Ok(());
         }
         self.finish().await?;
         let worker = Arc::clone(worker);
         self.0.spawn(async move {
-            let concluded: Vec<_> = turn.into_iter().map(|executed| executed.conclude(&worker)).collect();
+            let concluded: Vec<_> =
+                turn.into_iter().map(|executed| executed.conclude(&worker)).collect();
             let worker = &worker;
-            let settle = |(platform_queue, settlement)| async move { settle::run(worker, &platform_queue, settlement).await };
+            let settle = |(platform_queue, settlement)| async move {
+                settle::run(worker, &platform_queue, settlement).await
+            };
             // Each comes to its own end, whatever interrupts another.
             join_all(concluded.into_iter().map(settle)).await.into_iter().collect()
         });

@@ -17,17 +17,28 @@ pub const SUSPECT_DELIVERIES: u64 = 3;
 pub const MAX_ISOLATED_RUNS: u64 = 3;
 
 /// Takes each entry of `batch` to its end by itself.
-pub(super) async fn consume_alone(worker: &WorkerContext, batch: EntryBatch) -> Result<(), ConsumerInterruptedError> {
+pub(super) async fn consume_alone(
+    worker: &WorkerContext,
+    batch: EntryBatch,
+) -> Result<(), ConsumerInterruptedError> {
     let EntryBatch { platform_queue, entries, taken, .. } = batch;
     if platform_queue.is_paused() {
-        claimer::hand_back_entries(worker, &platform_queue, entries.iter().map(|entry| entry.id).collect()).await;
+        claimer::hand_back_entries(
+            worker,
+            &platform_queue,
+            entries.iter().map(|entry| entry.id).collect(),
+        )
+        .await;
         return Ok(());
     }
     let platform_queue = &platform_queue;
     for entry in entries {
         let id = entry.id;
         let run = Uuid::new_v4();
-        let runs = retry_until_answered(worker, platform_queue, || worker.queue.count_isolated_run(&platform_queue.keys, id, run)).await?;
+        let runs = retry_until_answered(worker, platform_queue, || {
+            worker.queue.count_isolated_run(&platform_queue.keys, id, run)
+        })
+        .await?;
         match runs {
             Some(0) | None => worker.inflight.release(platform_queue.name(), [id]),
             Some(runs) if runs > MAX_ISOLATED_RUNS => {

@@ -40,7 +40,9 @@ impl ChatRow {
         for field in set {
             won |= self.set(field, key);
         }
-        if self.guards.get(ChatColumn::SentAt.as_str()).is_none() && key.display_time() < self.sent_at {
+        if self.guards.get(ChatColumn::SentAt.as_str()).is_none()
+            && key.display_time() < self.sent_at
+        {
             self.sent_at = key.display_time();
             won = true;
         }

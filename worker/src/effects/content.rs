@@ -27,7 +27,12 @@ impl ContentRow {
     }
 
     /// `content`. Whether the event won any register.
-    pub(super) fn apply(&mut self, state: ContentState, set: &[ContentField], key: OrderKey) -> bool {
+    pub(super) fn apply(
+        &mut self,
+        state: ContentState,
+        set: &[ContentField],
+        key: OrderKey,
+    ) -> bool {
         let mut won = self.guards.advance("state", key);
         if won {
             self.state = Some(state);

@@ -50,9 +50,13 @@ impl VersionGuards {
     }
 
     fn parse_readable(text: &str) -> BTreeMap<Cow<'static, str>, GuardKey> {
-        let values: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).unwrap_or_default();
+        let values: BTreeMap<String, serde_json::Value> =
+            serde_json::from_str(text).unwrap_or_default();
         let key = |value: serde_json::Value| serde_json::from_value(value).ok();
-        values.into_iter().filter_map(|(group, value)| Some((Cow::Owned(group), key(value)?))).collect()
+        values
+            .into_iter()
+            .filter_map(|(group, value)| Some((Cow::Owned(group), key(value)?)))
+            .collect()
     }
 
     /// The column's text.

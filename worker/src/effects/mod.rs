@@ -23,12 +23,13 @@ pub use content::ContentRow;
 pub use guards::VersionGuards;
 pub use job::JobRow;
 pub use recording::RecordingRow;
-pub use result::{EventAction, Applied, EventResult};
-pub use rows::{TrackedRow, RowKeys, TransactionRows};
+pub use result::{Applied, EventAction, EventResult};
+pub use rows::{RowKeys, TrackedRow, TransactionRows};
 pub use session::{Reach, SessionRow, WrittenColumns, bit};
 pub use shared::effects::{
-    SessionAnnouncement, PlannedChange, ChatField, SessionConfig, ContentField, RequiredValue, InvalidEventError, JobField, MAX_KEY_BYTES,
-    PlannedEvent, ColumnWarningReason, RecordingField, SessionField, ColumnWarning, plan,
+    ChatField, ColumnWarning, ColumnWarningReason, ContentField, InvalidEventError, JobField,
+    MAX_KEY_BYTES, PlannedChange, PlannedEvent, RecordingField, RequiredValue, SessionAnnouncement,
+    SessionConfig, SessionField, plan,
 };
 
 #[cfg(test)]

@@ -198,9 +198,12 @@ mod tests {
             warnings: Vec::new(),
         };
         let facts = r#""processed":true,"action":"status_updated","room_id":"room_123","old_status":null,"new_status":"live","live_stream_id":null"#;
-        let expected = format!(r#"{{"event_id":"e","event_type":"t",{facts},"processing_result":{{{facts}}}}}"#);
+        let expected = format!(
+            r#"{{"event_id":"e","event_type":"t",{facts},"processing_result":{{{facts}}}}}"#
+        );
         assert_eq!(result.to_results().unwrap().get(), expected);
-        result.warnings = vec![ColumnWarning { column: "title".into(), reason: ColumnWarningReason::WrongType }];
+        result.warnings =
+            vec![ColumnWarning { column: "title".into(), reason: ColumnWarningReason::WrongType }];
         let expected = format!(
             "{},{}}}",
             expected.strip_suffix('}').unwrap(),

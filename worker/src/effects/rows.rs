@@ -12,9 +12,11 @@ use super::chat::ChatRow;
 use super::content::ContentRow;
 use super::job::JobRow;
 use super::recording::RecordingRow;
-use super::result::{EventAction, Applied, EventResult};
-use super::session::{WritingEvent, Reach, SessionRow, SessionUpdate};
-use super::{SessionAnnouncement, PlannedChange, ChatField, PlannedEvent, RecordingField, SessionField};
+use super::result::{Applied, EventAction, EventResult};
+use super::session::{Reach, SessionRow, SessionUpdate, WritingEvent};
+use super::{
+    ChatField, PlannedChange, PlannedEvent, RecordingField, SessionAnnouncement, SessionField,
+};
 
 /// How much older than a session an event may be and still be of its live stream id's present holder.
 const STREAM_ID_REUSE_SLACK_MS: Millis = 5 * 60 * 1000;
@@ -59,12 +61,16 @@ impl<'a> RowKeys<'a> {
                 PlannedChange::Job { id, .. } => needs.jobs.push(id),
                 PlannedChange::Recording { id, .. } => needs.recordings.push(id),
                 PlannedChange::Chat { id, .. } => needs.chats.push(id),
-                PlannedChange::Status { .. } | PlannedChange::Viewers { .. } | PlannedChange::Announce(_) => {}
+                PlannedChange::Status { .. }
+                | PlannedChange::Viewers { .. }
+                | PlannedChange::Announce(_) => {}
             }
             needs.rooms.extend(event.room.as_deref());
             if !matches!(event.change, PlannedChange::Announce(_)) {
                 let room = event.room.as_deref();
-                needs.live_streams.extend(event.live_stream_id.as_deref().map(|stream| (stream, room)));
+                needs
+                    .live_streams
+                    .extend(event.live_stream_id.as_deref().map(|stream| (stream, room)));
             }
         }
         let Self { rooms, live_streams, recordings, contents, jobs, chats } = &mut needs;
@@ -126,12 +132,14 @@ impl<'p> TransactionRows<'p> {
 
     /// A recording that the database has.
     pub fn load_recording(&mut self, row: RecordingRow) {
-        self.recordings.insert(row.recording_id.clone(), TrackedRow { row, stored: true, changed: false });
+        self.recordings
+            .insert(row.recording_id.clone(), TrackedRow { row, stored: true, changed: false });
     }
 
     /// A content that the database has.
     pub fn load_content(&mut self, row: ContentRow) {
-        self.contents.insert(row.content_id.clone(), TrackedRow { row, stored: true, changed: false });
+        self.contents
+            .insert(row.content_id.clone(), TrackedRow { row, stored: true, changed: false });
     }
 
     /// A job that the database has.
@@ -177,9 +185,16 @@ impl<'p> TransactionRows<'p> {
     /// Applies one event.
     pub fn apply(&mut self, event: &PlannedEvent) -> Applied {
         match &event.change {
-            PlannedChange::Log => done(event, EventAction::Logged, event.room.clone(), event.live_stream_id.clone(), None),
+            PlannedChange::Log => done(
+                event,
+                EventAction::Logged,
+                event.room.clone(),
+                event.live_stream_id.clone(),
+                None,
+            ),
             PlannedChange::Content { id, state, set } => {
-                let held = self.contents.entry(id.clone()).or_insert_with(|| fresh(ContentRow::new(id)));
+                let held =
+                    self.contents.entry(id.clone()).or_insert_with(|| fresh(ContentRow::new(id)));
                 let won = held.row.apply(*state, set, event.order);
                 held.changed |= won;
                 done(event, recorded(won), None, None, None)
@@ -190,7 +205,9 @@ impl<'p> TransactionRows<'p> {
                 held.changed |= won;
                 done(event, recorded(won), None, None, None)
             }
-            PlannedChange::Recording { id, state, set } => self.apply_recording(event, id, *state, set),
+            PlannedChange::Recording { id, state, set } => {
+                self.apply_recording(event, id, *state, set)
+            }
             PlannedChange::Chat { id, set } => self.apply_chat(event, id, set),
             PlannedChange::Announce(given) => self.apply_announce(event, given),
             PlannedChange::Status { status, set } => self.apply_session(event, Some(*status), set),
@@ -198,7 +215,12 @@ impl<'p> TransactionRows<'p> {
         }
     }
 
-    fn apply_session(&mut self, event: &PlannedEvent, status: Option<SessionStatus>, set: &[SessionField]) -> Applied {
+    fn apply_session(
+        &mut self,
+        event: &PlannedEvent,
+        status: Option<SessionStatus>,
+        set: &[SessionField],
+    ) -> Applied {
         match self.find(event) {
             SessionLookup::Missing => Applied::MissingSession,
             SessionLookup::Conflict => Applied::Conflict,
@@ -241,7 +263,8 @@ impl<'p> TransactionRows<'p> {
     fn apply_announce(&mut self, event: &PlannedEvent, given: &SessionAnnouncement) -> Applied {
         let Some(room) = event.room.as_deref() else { return Applied::MissingSession };
         let known = self.by_room.get(room).copied();
-        if known.and_then(|at| self.sessions.get(at)).is_some_and(|held| !self.may_touch(&held.row)) {
+        if known.and_then(|at| self.sessions.get(at)).is_some_and(|held| !self.may_touch(&held.row))
+        {
             return Applied::Conflict;
         }
         let at = known.unwrap_or_else(|| self.create(event));
@@ -250,7 +273,9 @@ impl<'p> TransactionRows<'p> {
         let touched = held.row.apply_announce(given, known.is_none(), cause(event));
         // Whatever it won, a status that was unset is set now.
         held.changed = true;
-        for stream in [&held.row.live_stream_id, &held.row.egress_live_stream_id].into_iter().flatten() {
+        for stream in
+            [&held.row.live_stream_id, &held.row.egress_live_stream_id].into_iter().flatten()
+        {
             self.by_stream.entry(stream.clone()).or_default().push(at);
         }
         touched_session(event, &held.row, touched)
@@ -266,9 +291,12 @@ impl<'p> TransactionRows<'p> {
         let room = match self.find(event) {
             SessionLookup::Conflict => return Applied::Conflict,
             SessionLookup::At(at) => self.sessions.get(at).map(|held| held.row.room_id.clone()),
-            SessionLookup::Absent | SessionLookup::Missing | SessionLookup::Stale => event.room.clone(),
+            SessionLookup::Absent | SessionLookup::Missing | SessionLookup::Stale => {
+                event.room.clone()
+            }
         };
-        let held = self.recordings.entry(id.to_owned()).or_insert_with(|| fresh(RecordingRow::new(id)));
+        let held =
+            self.recordings.entry(id.to_owned()).or_insert_with(|| fresh(RecordingRow::new(id)));
         let won = held.row.apply(state, room.as_deref(), set, event.order);
         held.changed |= won;
         done(event, recorded(won), room, event.live_stream_id.clone(), None)
@@ -279,10 +307,16 @@ impl<'p> TransactionRows<'p> {
         let room = match &found {
             SessionLookup::Conflict => return Applied::Conflict,
             SessionLookup::At(at) => self.sessions.get(*at).map(|held| held.row.room_id.clone()),
-            SessionLookup::Absent | SessionLookup::Missing | SessionLookup::Stale => event.room.clone(),
+            SessionLookup::Absent | SessionLookup::Missing | SessionLookup::Stale => {
+                event.room.clone()
+            }
         };
         if room.is_none() && event.live_stream_id.is_some() {
-            return if matches!(found, SessionLookup::Stale) { stale(event) } else { Applied::MissingSession };
+            return if matches!(found, SessionLookup::Stale) {
+                stale(event)
+            } else {
+                Applied::MissingSession
+            };
         }
         let held = self.chats.entry(id.to_owned()).or_insert_with(|| fresh(ChatRow::new(id)));
         let won = held.row.apply(room.as_deref(), set, event.order);
@@ -297,14 +331,20 @@ impl<'p> TransactionRows<'p> {
                 return SessionLookup::At(at);
             }
             // A room out of reach is as unusable as an unknown one, but never a room of the event.
-            let holder = event.live_stream_id.as_deref().map(|stream| self.find_by_stream(stream, event));
-            return holder.filter(|found| matches!(found, SessionLookup::At(_))).unwrap_or(SessionLookup::Conflict);
+            let holder =
+                event.live_stream_id.as_deref().map(|stream| self.find_by_stream(stream, event));
+            return holder
+                .filter(|found| matches!(found, SessionLookup::At(_)))
+                .unwrap_or(SessionLookup::Conflict);
         }
         // A platform that creates its sessions means the room that it names, whoever used its stream before.
         if event.room.is_some() && self.platform.missing_session == MissingSession::Create {
             return SessionLookup::Absent;
         }
-        event.live_stream_id.as_deref().map_or(SessionLookup::Missing, |stream| self.find_by_stream(stream, event))
+        event
+            .live_stream_id
+            .as_deref()
+            .map_or(SessionLookup::Missing, |stream| self.find_by_stream(stream, event))
     }
 
     /// Who held `stream` when the event happened: the newest announcement, but for events clearly older than its session.
@@ -323,21 +363,31 @@ impl<'p> TransactionRows<'p> {
         if holders.is_empty() {
             return SessionLookup::Conflict;
         }
-        holders.sort_by(|(_, a), (_, b)| (b.announced_at(stream), &a.room_id).cmp(&(a.announced_at(stream), &b.room_id)));
-        let fits = |row: &SessionRow| event.occurred_at >= row.created_at.saturating_sub(STREAM_ID_REUSE_SLACK_MS);
+        holders.sort_by(|(_, a), (_, b)| {
+            (b.announced_at(stream), &a.room_id).cmp(&(a.announced_at(stream), &b.room_id))
+        });
+        let fits = |row: &SessionRow| {
+            event.occurred_at >= row.created_at.saturating_sub(STREAM_ID_REUSE_SLACK_MS)
+        };
         let newest = holders.first().map(|(at, _)| *at).filter(|_| event.replayed);
         let found = holders.into_iter().find(|(_, row)| fits(row)).map(|(at, _)| at).or(newest);
         found.map_or(SessionLookup::Stale, SessionLookup::At)
     }
 
     fn may_touch(&self, row: &SessionRow) -> bool {
-        let reach = Reach { platform: self.platform.name.as_str(), scope: self.platform.session_scope };
+        let reach =
+            Reach { platform: self.platform.name.as_str(), scope: self.platform.session_scope };
         reach.includes(&row.platform, row.scope)
     }
 
     fn create(&mut self, event: &PlannedEvent) -> usize {
         let room = event.room.as_deref().unwrap_or_default();
-        let row = SessionRow::new(room, self.platform.name.as_str(), self.platform.session_scope, event.order);
+        let row = SessionRow::new(
+            room,
+            self.platform.name.as_str(),
+            self.platform.session_scope,
+            event.order,
+        );
         self.hold(row, false)
     }
 
@@ -356,7 +406,10 @@ fn fresh<R>(row: R) -> TrackedRow<R> {
     TrackedRow { row, stored: false, changed: true }
 }
 
-fn changed<'r, R: 'r>(rows: impl Iterator<Item = &'r TrackedRow<R>>, key: impl Fn(&R) -> &String) -> Vec<&'r TrackedRow<R>> {
+fn changed<'r, R: 'r>(
+    rows: impl Iterator<Item = &'r TrackedRow<R>>,
+    key: impl Fn(&R) -> &String,
+) -> Vec<&'r TrackedRow<R>> {
     let mut rows: Vec<_> = rows.filter(|held| held.changed).collect();
     rows.sort_unstable_by(|a, b| key(&a.row).cmp(key(&b.row)));
     rows

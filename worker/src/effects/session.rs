@@ -153,7 +153,8 @@ impl SessionRow {
 
     /// Whether `stream` leads to this session.
     pub(super) fn holds(&self, stream: &str) -> bool {
-        self.live_stream_id.as_deref() == Some(stream) || self.egress_live_stream_id.as_deref() == Some(stream)
+        self.live_stream_id.as_deref() == Some(stream)
+            || self.egress_live_stream_id.as_deref() == Some(stream)
     }
 
     /// When `stream` was announced for this session; a row written by hand: when it was created.
@@ -210,7 +211,12 @@ impl SessionRow {
     }
 
     /// `session.viewers`. `created`: whether this very event made the row.
-    pub(super) fn apply_viewers(&mut self, set: &[SessionField], created: bool, cause: WritingEvent<'_>) -> SessionUpdate {
+    pub(super) fn apply_viewers(
+        &mut self,
+        set: &[SessionField],
+        created: bool,
+        cause: WritingEvent<'_>,
+    ) -> SessionUpdate {
         let old = self.status;
         if created {
             self.status = Some(SessionStatus::Ready);
@@ -221,11 +227,20 @@ impl SessionRow {
             recorded |= self.set(field, cause.key);
         }
         self.touch(cause);
-        SessionUpdate { action: if recorded { EventAction::Recorded } else { EventAction::StaleIgnored }, old, new: self.status }
+        SessionUpdate {
+            action: if recorded { EventAction::Recorded } else { EventAction::StaleIgnored },
+            old,
+            new: self.status,
+        }
     }
 
     /// `session.announce`. `created`: whether this very announcement made the row.
-    pub(super) fn apply_announce(&mut self, given: &SessionAnnouncement, created: bool, cause: WritingEvent<'_>) -> SessionUpdate {
+    pub(super) fn apply_announce(
+        &mut self,
+        given: &SessionAnnouncement,
+        created: bool,
+        cause: WritingEvent<'_>,
+    ) -> SessionUpdate {
         let old = self.status;
         let mut recorded = created;
         if let Some(stream) = &given.live_stream_id {
@@ -297,8 +312,8 @@ impl SessionRow {
     /// Writes one register. Whether the event won it.
     fn set(&mut self, field: &SessionField, key: OrderKey) -> bool {
         let Some(column) = field.column() else { return self.set_member(field, key) };
-        let over =
-            BROADCAST_COLUMNS.contains(&column) && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
+        let over = BROADCAST_COLUMNS.contains(&column)
+            && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
         if over || !self.guards.advance(column.as_str(), key) {
             return false;
         }

@@ -67,17 +67,32 @@ fn five_events_end_in_the_same_row_in_every_order() {
     let studio = registry.get("studio").unwrap();
     let text = |text: &str| text.to_owned();
     let events = [
-        status(1, SessionStatus::Live, vec![SessionField::Title(text("one")), SessionField::StartedAt(1)]),
-        status(2, SessionStatus::Ended, vec![SessionField::EndedAt(2), SessionField::PeakViewers(Some(7))]),
+        status(
+            1,
+            SessionStatus::Live,
+            vec![SessionField::Title(text("one")), SessionField::StartedAt(1)],
+        ),
+        status(
+            2,
+            SessionStatus::Ended,
+            vec![SessionField::EndedAt(2), SessionField::PeakViewers(Some(7))],
+        ),
         status(3, SessionStatus::Live, vec![SessionField::StreamerId(text("s"))]),
-        status(4, SessionStatus::Error, vec![SessionField::ErrorCode(text("c")), SessionField::Title(text("two"))]),
+        status(
+            4,
+            SessionStatus::Error,
+            vec![SessionField::ErrorCode(text("c")), SessionField::Title(text("two"))],
+        ),
         status(5, SessionStatus::Ended, vec![SessionField::EndedAt(5)]),
     ];
     let all: Vec<&PlannedEvent> = events.iter().collect();
     let expected = row(studio, &all);
     let written = &expected.written;
     assert_eq!(expected.status, Some(SessionStatus::Ended));
-    assert_eq!((written.title.as_deref(), written.streamer_id.as_deref()), (Some("two"), Some("s")));
+    assert_eq!(
+        (written.title.as_deref(), written.streamer_id.as_deref()),
+        (Some("two"), Some("s"))
+    );
     assert_eq!((written.started_at, written.ended_at), (Some(1), Some(5)));
     assert_eq!((written.peak_viewers, written.error_code.as_deref()), (None, Some("c")));
     assert_eq!((expected.created_at, written.last_event_id.as_deref()), (1, Some("e5")));
@@ -87,14 +102,23 @@ fn five_events_end_in_the_same_row_in_every_order() {
         let mut row = row(studio, &order);
         // Whether a column was written in vain tells of the order, and nothing else.
         row.written.mask = expected.written.mask;
-        assert_eq!(row, expected, "{:?}", order.iter().map(|event| event.order.at).collect::<Vec<_>>());
+        assert_eq!(
+            row,
+            expected,
+            "{:?}",
+            order.iter().map(|event| event.order.at).collect::<Vec<_>>()
+        );
     }
 }
 
 /// An event that arrived at `arrival`, whose time could not be read.
 fn unreadable(arrival: u64, to: SessionStatus, set: Vec<SessionField>) -> PlannedEvent {
     let order = OrderKey { at: 0, origin: StreamId { ms: arrival, seq: 0 } };
-    PlannedEvent { event_id: format!("u{arrival}"), order, ..status(arrival.cast_signed(), to, set) }
+    PlannedEvent {
+        event_id: format!("u{arrival}"),
+        order,
+        ..status(arrival.cast_signed(), to, set)
+    }
 }
 
 #[test]
@@ -113,15 +137,27 @@ fn unreadable_time_never_beats_a_known_one_in_any_order() {
     let expected = row(studio, &all);
     let written = &expected.written;
     assert_eq!(expected.status, Some(SessionStatus::Ended));
-    assert_eq!((written.title.as_deref(), written.streamer_id.as_deref()), (Some("known"), Some("s")));
+    assert_eq!(
+        (written.title.as_deref(), written.streamer_id.as_deref()),
+        (Some("known"), Some("s"))
+    );
     assert_eq!((expected.created_at, written.last_event_id.as_deref()), (10, Some("e20")));
     for order in orders(&all) {
         let mut row = row(studio, &order);
         row.written.mask = expected.written.mask;
-        assert_eq!(row, expected, "{:?}", order.iter().map(|event| &event.event_id).collect::<Vec<_>>());
+        assert_eq!(
+            row,
+            expected,
+            "{:?}",
+            order.iter().map(|event| &event.event_id).collect::<Vec<_>>()
+        );
     }
     let alone = row(studio, &[all[4], all[3], all[2]]);
-    assert_eq!((alone.status, alone.created_at), (Some(SessionStatus::Idle), 5), "arrival decides among them");
+    assert_eq!(
+        (alone.status, alone.created_at),
+        (Some(SessionStatus::Idle), 5),
+        "arrival decides among them"
+    );
     assert_eq!(alone.written.last_event_at, Some(40), "what is shown is the time of arrival");
 }
 
@@ -158,6 +194,9 @@ fn stale_event_leaves_a_loaded_row_unchanged() {
     rows.load_session(stored);
     let older = status(3, SessionStatus::Idle, vec![SessionField::EndedAt(3)]);
     let Applied::Done(result) = rows.apply(&older) else { panic!() };
-    assert_eq!((result.action, result.new_status), (EventAction::StaleIgnored, Some(SessionStatus::Ended)));
+    assert_eq!(
+        (result.action, result.new_status),
+        (EventAction::StaleIgnored, Some(SessionStatus::Ended))
+    );
     assert!(rows.sessions().is_empty(), "nothing to write");
 }

@@ -24,9 +24,9 @@ impl DestinationSender {
 
     /// Notes that the destination took a delivery.
     pub(super) async fn note_delivered(&self) {
-        let was = self
-            .state
-            .send_if_modified(|state| state.as_mut().is_some_and(|state| state.busy_since.take().is_some()));
+        let was = self.state.send_if_modified(|state| {
+            state.as_mut().is_some_and(|state| state.busy_since.take().is_some())
+        });
         if was {
             // Read again and noted again with the next success if Redis does not answer now.
             let _ = self.worker.queue.note_not_busy(&self.keys).await;
@@ -36,7 +36,8 @@ impl DestinationSender {
     /// Time that is left of its pause; `None`: it is not busy.
     pub(super) fn busy_for(&self) -> Option<Duration> {
         let until = self.state.borrow().as_ref().and_then(|state| state.busy_until)?;
-        let left = u64::try_from(until.saturating_sub(self.worker.now())).ok().filter(|left| *left > 0)?;
+        let left =
+            u64::try_from(until.saturating_sub(self.worker.now())).ok().filter(|left| *left > 0)?;
         // Noted before Redis's clock was set back, if it is longer.
         Some(Duration::from_millis(left)).filter(|left| *left <= MAX_PAUSE)
     }

@@ -102,7 +102,8 @@ impl Circuit {
         self.faults = self.faults.saturating_add(fault.weight());
         match &mut self.open {
             None if self.faults >= THRESHOLD => {
-                self.open = Some(OpenCircuit { probes: 0, next: now + FIRST_PAUSE, probing: false });
+                self.open =
+                    Some(OpenCircuit { probes: 0, next: now + FIRST_PAUSE, probing: false });
             }
             Some(open) if probe => {
                 open.probes = open.probes.saturating_add(1);
@@ -171,7 +172,10 @@ mod tests {
             now = next;
             assert_eq!(circuit.permit(now), CircuitPermit::Probe);
             circuit.begin_probe();
-            assert_eq!((circuit.permit(now), circuit.name()), (CircuitPermit::Blocked(None), "half-open"));
+            assert_eq!(
+                (circuit.permit(now), circuit.name()),
+                (CircuitPermit::Blocked(None), "half-open")
+            );
             circuit.failed(now, DestinationFault::NoAnswer, true);
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 30]);

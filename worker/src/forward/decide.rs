@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use shared::error_code::DeadLetterCode;
 use shared::event::Envelope;
-use shared::outbound::delivery::{AttemptOutcome, MAX_BUSY_TIME, DeliveryVerdict, UNEXPECTED_RETRY_DELAYS, unexpected_retry_delay};
+use shared::outbound::delivery::{
+    AttemptOutcome, DeliveryVerdict, MAX_BUSY_TIME, UNEXPECTED_RETRY_DELAYS, unexpected_retry_delay,
+};
 use shared::trace;
 
 use super::circuit::{Circuit, DestinationFault};
@@ -55,15 +57,20 @@ pub(super) struct AttemptedDelivery<'t> {
 }
 
 /// Decides what happens to the delivery, and notes what that says of the destination.
-pub(super) async fn decide(sender: &DestinationSender, tried: &AttemptedDelivery<'_>) -> Result<DeliveryTransition, DeliveryInterruptedError> {
+pub(super) async fn decide(
+    sender: &DestinationSender,
+    tried: &AttemptedDelivery<'_>,
+) -> Result<DeliveryTransition, DeliveryInterruptedError> {
     let (destination, name) = (&sender.destination, &sender.destination.name);
     let AttemptedDelivery { event, attempt, .. } = tried;
     let meaning = attempt.verdict(destination.format);
     if let DeliveryVerdict::Delivered = meaning {
         sender.circuit(Circuit::succeeded).await;
         sender.note_delivered().await;
-        let (delivery_id, trace_id) = (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
-        let status = if let AttemptOutcome::Answered { status, .. } = attempt { *status } else { 0 };
+        let (delivery_id, trace_id) =
+            (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
+        let status =
+            if let AttemptOutcome::Answered { status, .. } = attempt { *status } else { 0 };
         tracing::info!(
             delivery_id,
             trace_id,
@@ -85,11 +92,20 @@ pub(super) async fn decide(sender: &DestinationSender, tried: &AttemptedDelivery
             sender.note_gone();
             retry_until_answered(sender, || sender.worker.queue.note_gone(&sender.keys)).await?;
             tracing::error!(destination = %name, "the destination answered 410: nothing more is sent until it is resumed");
-            Ok(DeliveryTransition::DeadLetter { code: DeadLetterCode::Gone, error: reason, attempts: event.attempt })
+            Ok(DeliveryTransition::DeadLetter {
+                code: DeadLetterCode::Gone,
+                error: reason,
+                attempts: event.attempt,
+            })
         }
-        DeliveryVerdict::Final { code } => Ok(DeliveryTransition::DeadLetter { code, error: reason, attempts: event.attempt }),
+        DeliveryVerdict::Final { code } => {
+            Ok(DeliveryTransition::DeadLetter { code, error: reason, attempts: event.attempt })
+        }
         DeliveryVerdict::Busy { code, pause } => {
-            let held = retry_until_answered(sender, || sender.worker.queue.hold_destination(&sender.keys, pause)).await?;
+            let held = retry_until_answered(sender, || {
+                sender.worker.queue.hold_destination(&sender.keys, pause)
+            })
+            .await?;
             sender.note_busy(held);
             if held.begins {
                 tracing::warn!(destination = %name, pause_ms = held.pause.as_millis(), reason = attempt.log_reason(),
@@ -107,7 +123,12 @@ pub(super) async fn decide(sender: &DestinationSender, tried: &AttemptedDelivery
                 Some(delay) => {
                     let tries = u32::try_from(UNEXPECTED_RETRY_DELAYS.len()).unwrap_or(u32::MAX);
                     log_retry(sender, tried, (tried.excused + 1, tries + 1), delay);
-                    Ok(DeliveryTransition::Retry { delay, spends: SpentBudget::Patience, code, error: reason })
+                    Ok(DeliveryTransition::Retry {
+                        delay,
+                        spends: SpentBudget::Patience,
+                        code,
+                        error: reason,
+                    })
                 }
                 None if retryable => Ok(spend_attempt(sender, tried, code, not_before, reason)),
                 None => Ok(dead(sender, tried, code, reason)),
@@ -115,7 +136,11 @@ pub(super) async fn decide(sender: &DestinationSender, tried: &AttemptedDelivery
         }
         DeliveryVerdict::Retry { code, not_before } => {
             let was_open = sender.circuit_is_open();
-            let fault = if code == DeadLetterCode::Http5xx { DestinationFault::Failing } else { DestinationFault::NoAnswer };
+            let fault = if code == DeadLetterCode::Http5xx {
+                DestinationFault::Failing
+            } else {
+                DestinationFault::NoAnswer
+            };
             sender.circuit(|circuit| circuit.failed(Instant::now(), fault, tried.probe)).await;
             if was_open {
                 return Ok(reschedule_while_open(code, reason));
@@ -143,7 +168,12 @@ fn spend_attempt(
     DeliveryTransition::Retry { delay, spends: SpentBudget::Attempt, code, error }
 }
 
-fn dead(sender: &DestinationSender, tried: &AttemptedDelivery<'_>, code: DeadLetterCode, error: String) -> DeliveryTransition {
+fn dead(
+    sender: &DestinationSender,
+    tried: &AttemptedDelivery<'_>,
+    code: DeadLetterCode,
+    error: String,
+) -> DeliveryTransition {
     let event = tried.event;
     let (delivery_id, trace_id) = (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
     tracing::error!(destination = %sender.destination.name, delivery_id, trace_id,
@@ -151,7 +181,12 @@ fn dead(sender: &DestinationSender, tried: &AttemptedDelivery<'_>, code: DeadLet
     DeliveryTransition::DeadLetter { code, error, attempts: event.attempt }
 }
 
-fn log_retry(sender: &DestinationSender, tried: &AttemptedDelivery<'_>, (number, of): (u32, u32), delay: Duration) {
+fn log_retry(
+    sender: &DestinationSender,
+    tried: &AttemptedDelivery<'_>,
+    (number, of): (u32, u32),
+    delay: Duration,
+) {
     let event = tried.event;
     let (delivery_id, trace_id) = (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
     tracing::warn!(
@@ -166,5 +201,10 @@ fn log_retry(sender: &DestinationSender, tried: &AttemptedDelivery<'_>, (number,
 
 /// Retry at no cost, when the circuit allows it.
 pub(super) fn reschedule_while_open(code: DeadLetterCode, error: String) -> DeliveryTransition {
-    DeliveryTransition::Retry { delay: OPEN_CIRCUIT_DELAY, spends: SpentBudget::Nothing, code, error }
+    DeliveryTransition::Retry {
+        delay: OPEN_CIRCUIT_DELAY,
+        spends: SpentBudget::Nothing,
+        code,
+        error,
+    }
 }

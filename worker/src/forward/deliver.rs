@@ -17,11 +17,16 @@ use shared::outbound::client::header_map;
 use shared::outbound::delivery::AttemptOutcome;
 use shared::outbound::format;
 use shared::outbound::headers::{MAX_HOPS, TRACEPARENT_HEADER, headers};
-use shared::queue::{DeadLettered, StreamEntry, CallError, NewDeadLetter, DeliveryPermit, Retry, SettleOutcome, Settled, decode};
-use shared::trace::{self, TraceSpan, SpanKind};
+use shared::queue::{
+    CallError, DeadLettered, DeliveryPermit, NewDeadLetter, Retry, SettleOutcome, Settled,
+    StreamEntry, decode,
+};
+use shared::trace::{self, SpanKind, TraceSpan};
 
 use super::circuit::Circuit;
-use super::decide::{DeliveryTransition, SpentBudget, AttemptedDelivery, decide, reschedule_while_open};
+use super::decide::{
+    AttemptedDelivery, DeliveryTransition, SpentBudget, decide, reschedule_while_open,
+};
 use super::sender::DestinationSender;
 use crate::consumer::chain;
 
@@ -54,9 +59,14 @@ pub(super) async fn deliver(sender: &DestinationSender, entry: StreamEntry, prob
     let next = match decode(entry) {
         Ok(event) => attempt(sender, &event, excused, probe).await.map(|next| (next, Some(event))),
         Err(shared::queue::DecodeError::Gone) => Ok((DeliveryTransition::Settle, None)),
-        Err(reason) => {
-            Ok((DeliveryTransition::DeadLetter { code: DeadLetterCode::Undecodable, error: reason.to_string(), attempts: 1 }, None))
-        }
+        Err(reason) => Ok((
+            DeliveryTransition::DeadLetter {
+                code: DeadLetterCode::Undecodable,
+                error: reason.to_string(),
+                attempts: 1,
+            },
+            None,
+        )),
     };
     let probed_nothing = probe && !matches!(next, Ok((_, Some(_))));
     if probed_nothing {
@@ -80,40 +90,60 @@ fn excused(entry: &StreamEntry) -> u32 {
 }
 
 /// Sends it, if it may be sent.
-async fn attempt(sender: &DestinationSender, event: &Envelope, excused: u32, probe: bool) -> Result<DeliveryTransition, DeliveryInterruptedError> {
+async fn attempt(
+    sender: &DestinationSender,
+    event: &Envelope,
+    excused: u32,
+    probe: bool,
+) -> Result<DeliveryTransition, DeliveryInterruptedError> {
     if event.hops >= MAX_HOPS {
-        sender.circuit(|circuit| {
-            if probe {
-                circuit.forget_probe()
-            }
-        })
-        .await;
+        sender
+            .circuit(|circuit| {
+                if probe {
+                    circuit.forget_probe()
+                }
+            })
+            .await;
         let error = format!("passed on {} times from one Tributary to the next", event.hops);
-        return Ok(DeliveryTransition::DeadLetter { code: DeadLetterCode::Loop, error, attempts: event.attempt - 1 });
+        return Ok(DeliveryTransition::DeadLetter {
+            code: DeadLetterCode::Loop,
+            error,
+            attempts: event.attempt - 1,
+        });
     }
     let may_go = !sender.is_gone() && wait_for_permit(sender).await?;
     if !may_go {
-        sender.circuit(|circuit| {
-            if probe {
-                circuit.forget_probe()
-            }
-        })
-        .await;
+        sender
+            .circuit(|circuit| {
+                if probe {
+                    circuit.forget_probe()
+                }
+            })
+            .await;
         let error = "the destination has answered 410; resume it to send again".to_owned();
-        return Ok(DeliveryTransition::DeadLetter { code: DeadLetterCode::Gone, error, attempts: event.attempt - 1 });
+        return Ok(DeliveryTransition::DeadLetter {
+            code: DeadLetterCode::Gone,
+            error,
+            attempts: event.attempt - 1,
+        });
     }
     if !probe && sender.circuit_is_open() {
         // Others have failed meanwhile.
-        return Ok(reschedule_while_open(DeadLetterCode::Unreachable, "its circuit is open".to_owned()));
+        return Ok(reschedule_while_open(
+            DeadLetterCode::Unreachable,
+            "its circuit is open".to_owned(),
+        ));
     }
     let mut span = begin(sender, event);
-    let traceparent = span.as_ref().and_then(TraceSpan::traceparent).or_else(|| event.traceparent.clone());
+    let traceparent =
+        span.as_ref().and_then(TraceSpan::traceparent).or_else(|| event.traceparent.clone());
     let (attempt, took) = send(sender, event, traceparent.as_deref()).await?;
     sender.metrics.duration(took);
     if let (Some(span), AttemptOutcome::Answered { status, .. }) = (&mut span, &attempt) {
         span.set("http.response.status_code", i64::from(*status));
     }
-    let next = decide(sender, &AttemptedDelivery { event, excused, probe, attempt: &attempt, took }).await;
+    let next =
+        decide(sender, &AttemptedDelivery { event, excused, probe, attempt: &attempt, took }).await;
     if let (Some(span), Ok(next)) = (span, &next) {
         end(span, next);
     }
@@ -122,7 +152,12 @@ async fn attempt(sender: &DestinationSender, event: &Envelope, excused: u32, pro
 
 /// What traces show of one attempt.
 fn begin(sender: &DestinationSender, event: &Envelope) -> Option<TraceSpan> {
-    let mut span = trace::span("webhook deliver", SpanKind::Client, event.traceparent.as_deref(), trace::now()?)?;
+    let mut span = trace::span(
+        "webhook deliver",
+        SpanKind::Client,
+        event.traceparent.as_deref(),
+        trace::now()?,
+    )?;
     span.set("destination", sender.destination.name.as_str().to_owned());
     span.set("delivery_id", event.event_id.clone());
     span.set("event_type", event.event_type.clone());
@@ -152,7 +187,11 @@ async fn wait_for_permit(sender: &DestinationSender) -> Result<bool, DeliveryInt
     loop {
         // It was read before somebody said so.
         sender.wait_until_resumed().await.ok_or(DeliveryInterruptedError)?;
-        let wait = match retry_until_answered(sender, || sender.worker.queue.acquire_delivery_permit(&sender.keys, limit)).await? {
+        let wait = match retry_until_answered(sender, || {
+            sender.worker.queue.acquire_delivery_permit(&sender.keys, limit)
+        })
+        .await?
+        {
             DeliveryPermit::Now => return Ok(true),
             DeliveryPermit::Gone => {
                 sender.note_gone();
@@ -176,7 +215,11 @@ async fn wait_for_permit(sender: &DestinationSender) -> Result<bool, DeliveryInt
                 wait
             }
         };
-        sender.stop.run_until_cancelled(tokio::time::sleep(wait)).await.ok_or(DeliveryInterruptedError)?;
+        sender
+            .stop
+            .run_until_cancelled(tokio::time::sleep(wait))
+            .await
+            .ok_or(DeliveryInterruptedError)?;
     }
 }
 
@@ -197,11 +240,13 @@ async fn send(
         &body,
         sender.worker.now(),
     );
-    let operators = destination.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret()));
+    let operators =
+        destination.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret()));
     let ours = ours.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     // Checked when they were configured.
     let traced = traceparent.map(|context| (TRACEPARENT_HEADER, context));
-    let headers = header_map(operators.chain(ours).chain(traced)).map_err(|_| DeliveryInterruptedError)?;
+    let headers =
+        header_map(operators.chain(ours).chain(traced)).map_err(|_| DeliveryInterruptedError)?;
     // Never cut off in mid-request by an order to stop: its time-out bounds it, and the grace period is for that.
     Ok(sender.client.post(&destination.url, headers, body, destination.timeout).await)
 }
@@ -213,12 +258,14 @@ async fn apply_transition(
     event: Option<&Envelope>,
     excused: u32,
 ) -> Result<(), DeliveryInterruptedError> {
-    let (queue, keys, consumer) = (&sender.worker.queue, &sender.keys.queue, &sender.worker.consumer);
+    let (queue, keys, consumer) =
+        (&sender.worker.queue, &sender.keys.queue, &sender.worker.consumer);
     let first_failed_at = event.and_then(|event| event.first_failed_at);
     match next {
         DeliveryTransition::Settle => {
             let mut settled = Settled::new(id, SettleOutcome::Processed);
-            settled.moved = event.filter(|event| event.was_requeued()).map(|event| event.event_id.clone());
+            settled.moved =
+                event.filter(|event| event.was_requeued()).map(|event| event.event_id.clone());
             let entries = [settled];
             retry_until_answered(sender, || queue.settle(keys, &entries)).await?;
             if event.is_some() {
@@ -241,7 +288,10 @@ async fn apply_transition(
                 error_code: code,
                 error,
             };
-            retry_until_answered(sender, || queue.schedule_excused(keys, consumer, &retry, excused)).await?;
+            retry_until_answered(sender, || {
+                queue.schedule_excused(keys, consumer, &retry, excused)
+            })
+            .await?;
             sender.metrics.delivery(DeliveryOutcome::Retried, 1);
         }
         DeliveryTransition::Busy { delay, code, error } => {
@@ -253,7 +303,8 @@ async fn apply_transition(
                 error_code: code,
                 error,
             };
-            retry_until_answered(sender, || queue.schedule_held(keys, consumer, &retry, excused)).await?;
+            retry_until_answered(sender, || queue.schedule_held(keys, consumer, &retry, excused))
+                .await?;
             sender.metrics.delivery(DeliveryOutcome::Busy, 1);
         }
         DeliveryTransition::DeadLetter { code, error, attempts } => {
@@ -266,18 +317,23 @@ async fn apply_transition(
                 reply: None,
             }];
             let most = sender.worker.dlq_max_len;
-            let done = retry_until_answered(sender, || queue.dead_letter(keys, consumer, consumer, &letter, most)).await?;
+            let done = retry_until_answered(sender, || {
+                queue.dead_letter(keys, consumer, consumer, &letter, most)
+            })
+            .await?;
             if done.first() == Some(&DeadLettered::Full) {
                 let retry = [Retry {
                     id,
-                    delay_ms: u64::try_from(sender.destination.max_retry_delay.as_millis()).unwrap_or(u64::MAX),
+                    delay_ms: u64::try_from(sender.destination.max_retry_delay.as_millis())
+                        .unwrap_or(u64::MAX),
                     attempt: attempts.max(1),
                     first_failed_at,
                     error_code: code,
                     error,
                 }];
                 sender.note_dead_letters(true);
-                retry_until_answered(sender, || queue.schedule_retry(keys, consumer, &retry)).await?;
+                retry_until_answered(sender, || queue.schedule_retry(keys, consumer, &retry))
+                    .await?;
             } else {
                 sender.note_dead_letters(false);
                 tracing::warn!(destination = %sender.destination.name, %id, %code, attempts, "dead letter");
@@ -289,7 +345,10 @@ async fn apply_transition(
 }
 
 /// Makes a call until Redis answers it, or the worker is to stop and it does not.
-pub(super) async fn retry_until_answered<T, F>(sender: &DestinationSender, mut call: impl FnMut() -> F) -> Result<T, DeliveryInterruptedError>
+pub(super) async fn retry_until_answered<T, F>(
+    sender: &DestinationSender,
+    mut call: impl FnMut() -> F,
+) -> Result<T, DeliveryInterruptedError>
 where
     F: Future<Output = Result<T, CallError>>,
 {

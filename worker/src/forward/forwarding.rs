@@ -8,10 +8,10 @@
 
 use std::sync::Arc;
 
-use shared::outbound::config::{OutboundConfig, DestinationDefaults};
+use shared::outbound::config::{DestinationDefaults, OutboundConfig};
 use shared::outbound::{Destination, DestinationName};
 use shared::platform::PlatformName;
-use shared::queue::{CompleteKinds, CallError, Queue, QueueBindings};
+use shared::queue::{CallError, CompleteKinds, Queue, QueueBindings};
 use shared::registration::{Sealer, Snapshot};
 use tokio::sync::{Mutex, watch};
 
@@ -106,10 +106,16 @@ impl Forwarding {
         let destination_queue = |position: usize, queue: &DestinationName| {
             let (home, state) = (bindings.homes.get(position)?, bindings.states.get(position)?);
             let (queue, home, state) = (queue.clone(), home.clone(), state.clone());
-            Some(DestinationQueue { destination: Arc::clone(all.get(position)?), queue, home, state })
+            Some(DestinationQueue {
+                destination: Arc::clone(all.get(position)?),
+                queue,
+                home,
+                state,
+            })
         };
         let homes = bindings.homes.iter().enumerate();
-        let mut destination_queues: Vec<DestinationQueue> = homes.filter_map(|(position, home)| destination_queue(position, home)).collect();
+        let mut destination_queues: Vec<DestinationQueue> =
+            homes.filter_map(|(position, home)| destination_queue(position, home)).collect();
         for (position, name) in &bindings.others {
             let keys = queue.layout().destination(name).queue;
             // An empty one gets nothing new, and is worth no connection.
@@ -131,8 +137,8 @@ impl Forwarding {
             })
             .collect();
         self.current.send_if_modified(|current| {
-            let changed =
-                current.len() != all.len() || !current.iter().zip(all.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
+            let changed = current.len() != all.len()
+                || !current.iter().zip(all.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
             if changed {
                 *current = Arc::clone(&all);
             }

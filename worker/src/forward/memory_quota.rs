@@ -61,7 +61,8 @@ impl MemoryQuota {
             Ok(_) => return BTreeSet::new(),
             Err(_) => return self.over.clone(),
         }
-        let names: Vec<DestinationName> = worker.forwarding.all().iter().map(|one| one.queue.clone()).collect();
+        let names: Vec<DestinationName> =
+            worker.forwarding.all().iter().map(|one| one.queue.clone()).collect();
         let both = |name: &DestinationName| {
             let queue = worker.queue.layout().destination(name).queue;
             let letters = PlatformKeys { incoming: queue.dlq.clone(), ..queue.clone() };
@@ -104,7 +105,9 @@ mod tests {
     use super::*;
 
     fn over(used: u64, streams: &[u64]) -> Vec<String> {
-        let names = (0..streams.len() / 2).map(|at| DestinationName::new(&format!("d{at}")).unwrap()).collect();
+        let names = (0..streams.len() / 2)
+            .map(|at| DestinationName::new(&format!("d{at}")).unwrap())
+            .collect();
         let memory = MemoryUsage { used, bound: 1000, streams: streams.to_vec() };
         over_quota(names, &memory).iter().map(ToString::to_string).collect()
     }

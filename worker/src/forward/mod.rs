@@ -7,13 +7,13 @@
 
 mod busy;
 mod circuit;
-mod deliver;
 mod decide;
-mod sender;
-mod outbox_relay;
+mod deliver;
 mod forwarding;
-pub mod parked;
 mod memory_quota;
+mod outbox_relay;
+pub mod parked;
+mod sender;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::outbound::address::AllowPrivate;
-use shared::outbound::client::{OutboundClient, ClientSetupError};
+use shared::outbound::client::{ClientSetupError, OutboundClient};
 use shared::outbound::{Destination, DestinationName};
 use shared::queue::{RedisUrlError, StreamReader, blocking_connection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use forwarding::{Forwarding, DestinationQueue};
+pub use forwarding::{DestinationQueue, Forwarding};
 
 use crate::context::WorkerContext;
 
@@ -90,7 +90,11 @@ impl ClientCache {
 ///
 /// # Errors
 /// When it cannot begin, or one of its tasks fails; nothing is lost by that.
-pub async fn run(worker: Arc<WorkerContext>, target: RedisTarget, grace: Duration) -> Result<(), ForwardError> {
+pub async fn run(
+    worker: Arc<WorkerContext>,
+    target: RedisTarget,
+    grace: Duration,
+) -> Result<(), ForwardError> {
     let mut changes = worker.forwarding.subscribe();
     let (mut clients, mut tasks) = (ClientCache::default(), JoinSet::new());
     // Cancelled when a queue's tasks have ended: those of its next definition share a consumer's name with them,
@@ -118,7 +122,12 @@ pub async fn run(worker: Arc<WorkerContext>, target: RedisTarget, grace: Duratio
                 break;
             }
             let stop = worker.stop.child_token();
-            let sender = sender::DestinationSender::new(destination_queue, client, Arc::clone(&worker), stop.clone());
+            let sender = sender::DestinationSender::new(
+                destination_queue,
+                client,
+                Arc::clone(&worker),
+                stop.clone(),
+            );
             let ended = CancellationToken::new();
             let before = ends.insert(destination_queue.queue.clone(), ended.clone());
             tasks.spawn(async move {

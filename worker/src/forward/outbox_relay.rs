@@ -15,8 +15,8 @@ use shared::outbound::DestinationName;
 use shared::outbound::payload::{PayloadParts, delivery_id, payload};
 use shared::platform::PlatformName;
 use shared::queue::{
-    DestinationKeys, StreamEntry, CallError, EnqueuedDelivery, GroupState, NewDelivery, PlatformKeys, StreamReader, SettleOutcome,
-    Settled, DecodeError, decode,
+    CallError, DecodeError, DestinationKeys, EnqueuedDelivery, GroupState, NewDelivery,
+    PlatformKeys, SettleOutcome, Settled, StreamEntry, StreamReader, decode,
 };
 
 use super::memory_quota::MemoryQuota;
@@ -95,12 +95,26 @@ impl OutboxRelay {
         let now = Instant::now();
         self.blocked.retain(|_, until| *until > now);
         let platforms = self.worker.platforms.all();
-        let readable = platforms.iter().filter(|platform_queue| !self.blocked.contains_key(platform_queue.name()));
-        let outbox = |keys, weight: &Arc<EntrySizeEstimate>| Outbox { keys, weight: Arc::clone(weight) };
-        readable.map(|platform_queue| outbox(self.worker.queue.layout().outbox(platform_queue.name()), &platform_queue.weight)).collect()
+        let readable = platforms
+            .iter()
+            .filter(|platform_queue| !self.blocked.contains_key(platform_queue.name()));
+        let outbox =
+            |keys, weight: &Arc<EntrySizeEstimate>| Outbox { keys, weight: Arc::clone(weight) };
+        readable
+            .map(|platform_queue| {
+                outbox(
+                    self.worker.queue.layout().outbox(platform_queue.name()),
+                    &platform_queue.weight,
+                )
+            })
+            .collect()
     }
 
-    async fn round(&mut self, outboxes: &[Outbox], reader: &mut StreamReader) -> Result<(), CallError> {
+    async fn round(
+        &mut self,
+        outboxes: &[Outbox],
+        reader: &mut StreamReader,
+    ) -> Result<(), CallError> {
         let worker = Arc::clone(&self.worker);
         if outboxes.is_empty() {
             let _ = worker.stop.run_until_cancelled(tokio::time::sleep(READ_TIMEOUT)).await;
@@ -122,7 +136,9 @@ impl OutboxRelay {
         let keys: Vec<&PlatformKeys> = outboxes.iter().map(|one| &one.keys).collect();
         let heaviest: usize = outboxes.iter().map(|one| one.weight.estimate()).sum();
         let count = (MAX_READ_BYTES / heaviest.max(1)).clamp(1, MAX_ENTRIES_PER_STREAM);
-        for (position, entries) in worker.queue.read_new(reader, &keys, &worker.consumer, count, READ_TIMEOUT).await? {
+        for (position, entries) in
+            worker.queue.read_new(reader, &keys, &worker.consumer, count, READ_TIMEOUT).await?
+        {
             if let Some(outbox) = outboxes.get(position) {
                 self.relay_entries(outbox, entries).await?;
             }
@@ -138,9 +154,12 @@ impl OutboxRelay {
                 Ok(GroupState::WrongType) => {
                     tracing::error!(platform = %keys.platform, key = keys.incoming,
                         "this key is no stream; what was processed is forwarded when somebody has removed it");
-                    self.blocked.insert(keys.platform.clone(), Instant::now() + BROKEN_STREAM_PAUSE);
+                    self.blocked
+                        .insert(keys.platform.clone(), Instant::now() + BROKEN_STREAM_PAUSE);
                 }
-                Err(fault) => tracing::warn!(platform = %keys.platform, error = chain(&fault), "repair failed"),
+                Err(fault) => {
+                    tracing::warn!(platform = %keys.platform, error = chain(&fault), "repair failed")
+                }
             }
         }
     }
@@ -150,7 +169,8 @@ impl OutboxRelay {
         let (worker, mut after) = (Arc::clone(&self.worker), StreamId::default());
         loop {
             let count = outbox.count();
-            let entries = worker.queue.read_own_pending(&outbox.keys, &worker.consumer, after, count).await?;
+            let entries =
+                worker.queue.read_own_pending(&outbox.keys, &worker.consumer, after, count).await?;
             let Some(last) = entries.last() else { return Ok(()) };
             after = last.id;
             self.relay_entries(outbox, entries).await?;
@@ -159,14 +179,20 @@ impl OutboxRelay {
 
     /// What others had taken and left.
     async fn claim(&mut self, outbox: &Outbox) -> Result<(), CallError> {
-        let (queue, consumer, idle) = (&self.worker.queue, &self.worker.consumer, self.worker.claim_idle);
+        let (queue, consumer, idle) =
+            (&self.worker.queue, &self.worker.consumer, self.worker.claim_idle);
         let cursor = self.cursors.entry(outbox.keys.platform.clone()).or_default();
         let claimed = queue.claim(&outbox.keys, consumer, idle, *cursor, outbox.count()).await?;
         *cursor = claimed.cursor;
-        self.relay_entries(outbox, claimed.entries.into_iter().map(|(entry, _)| entry).collect()).await
+        self.relay_entries(outbox, claimed.entries.into_iter().map(|(entry, _)| entry).collect())
+            .await
     }
 
-    async fn relay_entries(&mut self, outbox: &Outbox, entries: Vec<StreamEntry>) -> Result<(), CallError> {
+    async fn relay_entries(
+        &mut self,
+        outbox: &Outbox,
+        entries: Vec<StreamEntry>,
+    ) -> Result<(), CallError> {
         let (mut few, mut bytes) = (Vec::new(), 0);
         for entry in entries {
             let size = entry.weight();
@@ -181,11 +207,16 @@ impl OutboxRelay {
         self.relay_batch(&outbox.keys, few).await
     }
 
-    async fn relay_batch(&mut self, keys: &PlatformKeys, entries: Vec<StreamEntry>) -> Result<(), CallError> {
+    async fn relay_batch(
+        &mut self,
+        keys: &PlatformKeys,
+        entries: Vec<StreamEntry>,
+    ) -> Result<(), CallError> {
         if entries.is_empty() {
             return Ok(());
         }
-        let (mut settled, mut events, mut queued) = (Vec::with_capacity(entries.len()), Vec::new(), Vec::new());
+        let (mut settled, mut events, mut queued) =
+            (Vec::with_capacity(entries.len()), Vec::new(), Vec::new());
         for entry in entries {
             let id = entry.id;
             match ProcessedEvent::read(&keys.platform, entry) {
@@ -195,10 +226,12 @@ impl OutboxRelay {
             }
             settled.push(Settled::new(id, SettleOutcome::Duplicate));
         }
-        let bytes = events.iter().map(|event| event.event.body.len() * event.destinations.len()).sum();
+        let bytes =
+            events.iter().map(|event| event.event.body.len() * event.destinations.len()).sum();
         let worker = Arc::clone(&self.worker);
         self.memory_quota.refresh(&worker, bytes).await;
-        let names: BTreeSet<String> = events.iter().flat_map(|event| event.destinations.iter().cloned()).collect();
+        let names: BTreeSet<String> =
+            events.iter().flat_map(|event| event.destinations.iter().cloned()).collect();
         for name in names {
             let wanted = events.iter().filter(|event| event.destinations.contains(&name));
             let mut deliveries: Vec<NewDelivery> =
@@ -255,7 +288,8 @@ impl ProcessedEvent {
             let (_, value) = fields.iter().find(|(field, _)| *field == name.as_bytes())?;
             std::str::from_utf8(value).ok().map(str::to_owned)
         };
-        let (destinations, result, at) = (text("destinations"), text("result"), text("forwarded_at"));
+        let (destinations, result, at) =
+            (text("destinations"), text("result"), text("forwarded_at"));
         let at: Option<Millis> = at.and_then(|at| at.parse().ok());
         match (decode(entry), destinations, at) {
             (Ok(event), Some(destinations), Some(at)) => ParsedOutboxEntry::Event(Box::new(Self {
@@ -276,9 +310,15 @@ impl ProcessedEvent {
         }
     }
 
-    fn delivery(&self, worker: &WorkerContext, platform: &PlatformName, queue: &str) -> NewDelivery {
+    fn delivery(
+        &self,
+        worker: &WorkerContext,
+        platform: &PlatformName,
+        queue: &str,
+    ) -> NewDelivery {
         let destination = worker.forwarding.find(queue);
-        let source = destination.as_ref().map_or(worker.forwarding.defaults().source(), |one| &one.source);
+        let source =
+            destination.as_ref().map_or(worker.forwarding.defaults().source(), |one| &one.source);
         // A worker that lacks the destination knows the one that the queue was made for.
         let made_for = DestinationName::new(queue).ok();
         let known = destination.as_ref().map(|one| one.name.as_str());
@@ -307,14 +347,24 @@ impl ProcessedEvent {
     }
 }
 
-async fn enqueue_deliveries(worker: &WorkerContext, memory_quota: &MemoryQuota, name: &str, deliveries: &[NewDelivery]) -> Result<(), CallError> {
+async fn enqueue_deliveries(
+    worker: &WorkerContext,
+    memory_quota: &MemoryQuota,
+    name: &str,
+    deliveries: &[NewDelivery],
+) -> Result<(), CallError> {
     let Ok(name) = DestinationName::new(name) else {
         // Only settling writes names here, so somebody else did.
-        tracing::error!(deliveries = deliveries.len(), "an outbox entry names no destination; it is dropped");
+        tracing::error!(
+            deliveries = deliveries.len(),
+            "an outbox entry names no destination; it is dropped"
+        );
         return Ok(());
     };
     let destination = worker.forwarding.find(name.as_str());
-    let bound = destination.as_ref().map_or(worker.forwarding.defaults().max_backlog(), |one| one.max_backlog);
+    let bound = destination
+        .as_ref()
+        .map_or(worker.forwarding.defaults().max_backlog(), |one| one.max_backlog);
     let keys: DestinationKeys = worker.queue.layout().destination(&name);
     // Said when it began.
     let exceeds = memory_quota.exceeds(&name);

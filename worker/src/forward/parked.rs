@@ -34,14 +34,20 @@ pub async fn watch(worker: Arc<WorkerContext>) {
         match count_parked(&worker, &mut known).await {
             Ok(parked) => metrics.parked(parked),
             Err(fault) => {
-                tracing::debug!(error = chain(&fault), "parked deliveries not counted; trying again");
+                tracing::debug!(
+                    error = chain(&fault),
+                    "parked deliveries not counted; trying again"
+                );
             }
         }
     }
 }
 
 /// Number of parked deliveries. `known`: queues that have some, and were logged.
-async fn count_parked(worker: &WorkerContext, known: &mut BTreeSet<DestinationName>) -> Result<u64, CallError> {
+async fn count_parked(
+    worker: &WorkerContext,
+    known: &mut BTreeSet<DestinationName>,
+) -> Result<u64, CallError> {
     let queue = &worker.queue;
     let bindings = worker.forwarding.bind(queue).await?;
     let mut all = 0;

@@ -14,7 +14,7 @@ use shared::metrics::{DeliveryMetrics, QueueMetrics};
 use shared::outbound::Destination;
 use shared::outbound::client::OutboundClient;
 use shared::outbound::pause::MAX_PAUSE;
-use shared::queue::{DestinationKeys, DestinationState, StreamEntry, CallError, StreamReader};
+use shared::queue::{CallError, DestinationKeys, DestinationState, StreamEntry, StreamReader};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,8 @@ use super::circuit::{Circuit, CircuitPermit};
 use super::deliver::deliver;
 use super::forwarding::DestinationQueue;
 use crate::consumer::inflight::EntrySizeEstimate;
-use crate::platforms::FullDeadLetters;
 use crate::context::WorkerContext;
+use crate::platforms::FullDeadLetters;
 
 /// Deliveries to one destination at a time, per process.
 pub(super) const MAX_IN_FLIGHT: usize = 16;
@@ -68,11 +68,18 @@ pub(super) struct DestinationSender {
 }
 
 impl DestinationSender {
-    pub(super) fn new(destination_queue: &DestinationQueue, client: OutboundClient, worker: Arc<WorkerContext>, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        destination_queue: &DestinationQueue,
+        client: OutboundClient,
+        worker: Arc<WorkerContext>,
+        stop: CancellationToken,
+    ) -> Self {
         let destination = Arc::clone(&destination_queue.destination);
         let layout = worker.queue.layout();
         Self {
-            keys: layout.destination(&destination_queue.queue).of(&layout.destination(&destination_queue.state)),
+            keys: layout
+                .destination(&destination_queue.queue)
+                .of(&layout.destination(&destination_queue.state)),
             metrics: DeliveryMetrics::new(&destination.name),
             depth: QueueMetrics::new(destination_queue.queue.queue()),
             circuit: watch::Sender::new(Circuit::new()),
@@ -94,7 +101,9 @@ impl DestinationSender {
         let destination = &self.destination.name;
         match (self.dead_letters_full.note(full), full) {
             (true, true) => tracing::error!(%destination, "its dead letters are at DLQ_MAX_LEN"),
-            (true, false) => tracing::info!(%destination, "its dead letters are below DLQ_MAX_LEN again"),
+            (true, false) => {
+                tracing::info!(%destination, "its dead letters are below DLQ_MAX_LEN again")
+            }
             (false, _) => {}
         }
     }
@@ -108,7 +117,11 @@ impl DestinationSender {
     fn is_paused(&self) -> bool {
         self.destination.secret_unreadable
             || self.client.https(&self.destination.url).is_err()
-            || self.state.borrow().as_ref().is_none_or(|state| state.paused.unwrap_or(self.destination.paused))
+            || self
+                .state
+                .borrow()
+                .as_ref()
+                .is_none_or(|state| state.paused.unwrap_or(self.destination.paused))
     }
 
     /// Changes the circuit, and tells others if its name has changed.
@@ -155,7 +168,11 @@ impl DestinationSender {
             let (destination, reason) = (&self.destination.name, none.to_string());
             tracing::error!(%destination, reason, "its deliveries are kept");
             // For showing only, as in `circuit`.
-            let _ = self.worker.queue.note_error(&self.keys, &format!("ECERT {reason}"), self.worker.now()).await;
+            let _ = self
+                .worker
+                .queue
+                .note_error(&self.keys, &format!("ECERT {reason}"), self.worker.now())
+                .await;
         }
         off.is_some()
     }
@@ -228,7 +245,8 @@ impl DestinationSender {
         // Looked at before Redis is asked: what is finished meanwhile is in the answer, and must not be sent again.
         let held = self.held().clone();
         let most = count + held.len();
-        let mut own = queue.read_own_pending(&self.keys.queue, consumer, StreamId::default(), most).await?;
+        let mut own =
+            queue.read_own_pending(&self.keys.queue, consumer, StreamId::default(), most).await?;
         own.retain(|entry| !held.contains(&entry.id));
         own.truncate(count);
         Ok(own)
@@ -278,14 +296,20 @@ pub(super) async fn run(sender: Arc<DestinationSender>, reader: StreamReader, gr
 }
 
 /// Reads and sends.
-async fn read(sender: &Arc<DestinationSender>, mut reader: StreamReader, deliveries: &mut JoinSet<()>) {
+async fn read(
+    sender: &Arc<DestinationSender>,
+    mut reader: StreamReader,
+    deliveries: &mut JoinSet<()>,
+) {
     let (worker, queue) = (&sender.worker, &sender.keys.queue);
     let backoff = Backoff::new(FAILURE_PAUSE_MIN, FAILURE_PAUSE_MAX);
     let (mut failures, mut own_done, mut claimed_at, mut cursor) =
         (0_u32, false, Instant::now(), StreamId::default());
     while let Some((most, probe)) = sender.wait_until_may_send().await {
         let Ok(permit) = Arc::clone(&sender.room).acquire_owned().await else { break };
-        let count = most.min(sender.room.available_permits() + 1).min(sender.weight.entries_in(MAX_READ_BYTES));
+        let count = most
+            .min(sender.room.available_permits() + 1)
+            .min(sender.weight.entries_in(MAX_READ_BYTES));
         drop(permit);
         let found: Result<Vec<StreamEntry>, CallError> = async {
             if !own_done {
@@ -296,14 +320,20 @@ async fn read(sender: &Arc<DestinationSender>, mut reader: StreamReader, deliver
                 }
             }
             if claimed_at.elapsed() >= worker.claim_idle / 4 {
-                let claimed = worker.queue.claim(queue, &worker.consumer, worker.claim_idle, cursor, count).await?;
+                let claimed = worker
+                    .queue
+                    .claim(queue, &worker.consumer, worker.claim_idle, cursor, count)
+                    .await?;
                 cursor = claimed.cursor;
                 if cursor == StreamId::default() {
                     claimed_at = Instant::now();
                 }
                 return Ok(claimed.entries.into_iter().map(|(entry, _)| entry).collect());
             }
-            let read = worker.queue.read_new(&mut reader, &[queue], &worker.consumer, count, READ_TIMEOUT).await?;
+            let read = worker
+                .queue
+                .read_new(&mut reader, &[queue], &worker.consumer, count, READ_TIMEOUT)
+                .await?;
             Ok(read.into_iter().flat_map(|(_, entries)| entries).collect())
         }
         .await;
@@ -402,10 +432,15 @@ async fn poll_state(sender: Arc<DestinationSender>, done: CancellationToken) {
 
 /// Keeps what is held from being claimed.
 async fn renew(sender: Arc<DestinationSender>, done: CancellationToken) {
-    while done.run_until_cancelled(tokio::time::sleep(sender.worker.claim_idle / 3)).await.is_some() {
+    while done.run_until_cancelled(tokio::time::sleep(sender.worker.claim_idle / 3)).await.is_some()
+    {
         let held: Vec<StreamId> = sender.held().iter().copied().collect();
         if !held.is_empty() {
-            let _ = sender.worker.queue.extend_claims(&sender.keys.queue, &sender.worker.consumer, &held).await;
+            let _ = sender
+                .worker
+                .queue
+                .extend_claims(&sender.keys.queue, &sender.worker.consumer, &held)
+                .await;
         }
     }
 }
@@ -413,6 +448,7 @@ async fn renew(sender: Arc<DestinationSender>, done: CancellationToken) {
 async fn hand_back(sender: &DestinationSender) {
     let held: Vec<StreamId> = sender.held().drain().collect();
     if !held.is_empty() {
-        let _ = sender.worker.queue.hand_back(&sender.keys.queue, &sender.worker.consumer, &held).await;
+        let _ =
+            sender.worker.queue.hand_back(&sender.keys.queue, &sender.worker.consumer, &held).await;
     }
 }

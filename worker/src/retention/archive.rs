@@ -20,7 +20,9 @@ pub(super) struct Archive {
 impl Archive {
     /// The archive in `folder`, written to by the worker of that name.
     pub(super) fn new(folder: &Path, worker: &str) -> Self {
-        let harmless = |letter: char| if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' };
+        let harmless = |letter: char| {
+            if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' }
+        };
         Self { folder: folder.to_owned(), writer: worker.chars().map(harmless).collect() }
     }
 

@@ -13,10 +13,10 @@ use std::time::Duration;
 use shared::event::{Millis, StreamId, marker_digest};
 use shared::metrics::RetentionMetrics;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, StreamEntry, CallError, PlatformKeys, record};
+use shared::queue::{CallError, DeadLetter, PlatformKeys, StreamEntry, record};
 
 use super::archive::Archive;
-use super::{DEAD_LETTERS_INTERVAL, LeaderLease, sleep_unless_stopped, platforms};
+use super::{DEAD_LETTERS_INTERVAL, LeaderLease, platforms, sleep_unless_stopped};
 use crate::consumer::chain;
 use crate::context::WorkerContext;
 
@@ -86,7 +86,10 @@ impl DeadLetterExpiry<'_> {
                 Some(archive) => self.expire(&platform, archive).await,
                 None => self.overdue(&platform).await.map(|()| (0, false)),
             };
-            let metrics = self.metrics.entry(platform.clone()).or_insert_with(|| RetentionMetrics::new(&platform));
+            let metrics = self
+                .metrics
+                .entry(platform.clone())
+                .or_insert_with(|| RetentionMetrics::new(&platform));
             metrics.failing(matches!(done, Err(ExpiryError::Archive(_))));
             match done {
                 Ok((expired, unfinished)) => {
@@ -99,7 +102,9 @@ impl DeadLetterExpiry<'_> {
                 Err(held @ ExpiryError::Archive(_)) => {
                     tracing::error!(platform = %platform, error = chain(&held), "expired dead letters are kept");
                 }
-                Err(held) => tracing::warn!(platform = %platform, error = chain(&held), "retention goes on later"),
+                Err(held) => {
+                    tracing::warn!(platform = %platform, error = chain(&held), "retention goes on later")
+                }
             }
         }
         more
@@ -113,7 +118,11 @@ impl DeadLetterExpiry<'_> {
     }
 
     /// Archives and removes; how many, and whether there are more.
-    async fn expire(&self, platform: &PlatformName, archive: &Archive) -> Result<(u64, bool), ExpiryError> {
+    async fn expire(
+        &self,
+        platform: &PlatformName,
+        archive: &Archive,
+    ) -> Result<(u64, bool), ExpiryError> {
         let keys = self.worker.queue.keys(platform);
         let bound = self.bound().await?;
         let mut expired = 0;
@@ -134,17 +143,25 @@ impl DeadLetterExpiry<'_> {
         Ok((expired, true))
     }
 
-    async fn step(&self, keys: &PlatformKeys, archive: &Archive, entries: Vec<StreamEntry>) -> Result<u64, ExpiryError> {
+    async fn step(
+        &self,
+        keys: &PlatformKeys,
+        archive: &Archive,
+        entries: Vec<StreamEntry>,
+    ) -> Result<u64, ExpiryError> {
         let (mut lines, mut letters) = (Vec::new(), Vec::with_capacity(entries.len()));
         for entry in entries {
             record::write(&keys.platform, entry.clone(), &mut lines).map_err(io::Error::other)?;
             let letter = DeadLetter::decode(&keys.platform, entry);
-            let digest = letter.event_id.as_deref().map(|id| marker_digest(keys.platform.as_str(), id));
+            let digest =
+                letter.event_id.as_deref().map(|id| marker_digest(keys.platform.as_str(), id));
             letters.push((letter.id, digest));
         }
         let path = archive.path(&keys.platform, self.worker.now());
         let archive = archive.clone();
-        tokio::task::spawn_blocking(move || archive.append(&path, &lines)).await.map_err(io::Error::other)??;
+        tokio::task::spawn_blocking(move || archive.append(&path, &lines))
+            .await
+            .map_err(io::Error::other)??;
         let removed = self.worker.queue.purge(keys, &letters).await?;
         Ok(removed.into_iter().filter(|removed| *removed).count() as u64)
     }
@@ -157,11 +174,13 @@ impl DeadLetterExpiry<'_> {
             let seen = self.worker.queue.dead_letter_stats(&keys, after, Some(bound), 200).await?;
             overdue += seen.counted;
             after = seen.next;
-            if after.is_none() || !sleep_unless_stopped(self.worker, Duration::from_millis(5)).await {
+            if after.is_none() || !sleep_unless_stopped(self.worker, Duration::from_millis(5)).await
+            {
                 break;
             }
         }
-        let metrics = self.metrics.entry(platform.clone()).or_insert_with(|| RetentionMetrics::new(platform));
+        let metrics =
+            self.metrics.entry(platform.clone()).or_insert_with(|| RetentionMetrics::new(platform));
         metrics.overdue(overdue);
         if overdue > 0 && self.reported.insert(platform.clone(), overdue) != Some(overdue) {
             tracing::warn!(platform = %platform, dead_letters = overdue,

@@ -11,13 +11,13 @@ use std::time::Duration;
 use shared::event::Millis;
 use shared::metrics::LedgerMetrics;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, CallError};
+use shared::queue::{CallError, DeadLetter};
 use tokio::time::Instant;
 
-use super::{LEDGER_SCAN_INTERVAL, LEDGER_PAUSE_FACTOR, LeaderLease, sleep_unless_stopped};
+use super::{LEDGER_PAUSE_FACTOR, LEDGER_SCAN_INTERVAL, LeaderLease, sleep_unless_stopped};
 use crate::consumer::chain;
-use crate::store::{LedgerKey, StoreError};
 use crate::context::WorkerContext;
+use crate::store::{LedgerKey, StoreError};
 
 /// Rows looked at in one step, and deleted in one transaction.
 const STEP_ROWS: usize = 500;
@@ -44,7 +44,13 @@ pub(super) async fn run(worker: &WorkerContext, age: Duration) {
     while sleep_unless_stopped(worker, next).await {
         let begun = Instant::now();
         if let Some(lease) = LeaderLease::take(worker, "retention-ledger", LEASE_TTL).await {
-            let mut round = LedgerScan { worker, age, metrics: &metrics, cutoffs: BTreeMap::new(), forgotten: 0 };
+            let mut round = LedgerScan {
+                worker,
+                age,
+                metrics: &metrics,
+                cutoffs: BTreeMap::new(),
+                forgotten: 0,
+            };
             let result = round.run(&lease).await;
             lease.end().await;
             if round.forgotten > 0 {
@@ -85,13 +91,21 @@ impl LedgerScan<'_> {
             for (platform, event_ids) in old {
                 self.delete_from_ledger(&platform, event_ids, before).await?;
             }
-            if !whole || !sleep_unless_stopped(self.worker, STEP_PAUSE).await || !lease.renew().await {
+            if !whole
+                || !sleep_unless_stopped(self.worker, STEP_PAUSE).await
+                || !lease.renew().await
+            {
                 return Ok(());
             }
         }
     }
 
-    async fn delete_from_ledger(&mut self, platform: &str, event_ids: Vec<String>, before: Millis) -> Result<(), LedgerScanError> {
+    async fn delete_from_ledger(
+        &mut self,
+        platform: &str,
+        event_ids: Vec<String>,
+        before: Millis,
+    ) -> Result<(), LedgerScanError> {
         let Ok(name) = PlatformName::new(platform) else { return Ok(()) };
         let cutoff = match self.cutoffs.get(platform) {
             Some(cutoff) => *cutoff,
@@ -103,8 +117,12 @@ impl LedgerScan<'_> {
         };
         let keys = self.worker.queue.keys(&name);
         let unfinished = self.worker.queue.exceptions(&keys, &event_ids).await?;
-        let free: Vec<String> =
-            event_ids.into_iter().zip(unfinished).filter(|(_, held)| !held).map(|(id, _)| id).collect();
+        let free: Vec<String> = event_ids
+            .into_iter()
+            .zip(unfinished)
+            .filter(|(_, held)| !held)
+            .map(|(id, _)| id)
+            .collect();
         if free.is_empty() {
             return Ok(());
         }
@@ -116,19 +134,32 @@ impl LedgerScan<'_> {
 
     /// Rows of `platform` before this may go: not younger than retention, than what duplicates are remembered for, than
     /// the oldest dead letter, than the oldest unfinished event.
-    async fn cutoff(&self, platform: &PlatformName, before: Millis) -> Result<Millis, LedgerScanError> {
+    async fn cutoff(
+        &self,
+        platform: &PlatformName,
+        before: Millis,
+    ) -> Result<Millis, LedgerScanError> {
         let keys = self.worker.queue.keys(platform);
         let depth = self.worker.queue.depth(&keys).await?;
         let platforms = self.worker.platforms.all();
-        let own = platforms.iter().find(|platform_queue| platform_queue.name() == platform).and_then(|platform_queue| platform_queue.platform.dedup_ttl);
+        let own = platforms
+            .iter()
+            .find(|platform_queue| platform_queue.name() == platform)
+            .and_then(|platform_queue| platform_queue.platform.dedup_ttl);
         let ttl = own.unwrap_or(self.worker.retention.dedup_ttl);
         let oldest = self.worker.queue.dead_letters(&keys, None, 1).await?.into_iter().next();
         let oldest = oldest.map(|entry| {
             let letter = DeadLetter::decode(platform, entry);
             let came = letter.received_at.unwrap_or(Millis::MAX);
-            came.min(letter.dead_lettered_at()).min(Millis::try_from(letter.id.ms).unwrap_or(Millis::MAX))
+            came.min(letter.dead_lettered_at())
+                .min(Millis::try_from(letter.id.ms).unwrap_or(Millis::MAX))
         });
-        let bounds = [Some(before), Some(depth.now.saturating_sub(millis(ttl))), oldest, depth.head_received_at];
+        let bounds = [
+            Some(before),
+            Some(depth.now.saturating_sub(millis(ttl))),
+            oldest,
+            depth.head_received_at,
+        ];
         Ok(bounds.into_iter().flatten().min().unwrap_or(before))
     }
 }

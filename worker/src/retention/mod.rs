@@ -52,7 +52,8 @@ impl Default for Retention {
 impl Retention {
     /// Reads and checks the environment.
     pub fn read(env: &Env) -> Self {
-        let days = |name| env.opt(name).map(|_| env.duration(name, TimeUnit::Days, 1, 1..=MAX_DAYS));
+        let days =
+            |name| env.opt(name).map(|_| env.duration(name, TimeUnit::Days, 1, 1..=MAX_DAYS));
         let retention = Self {
             events: days("EVENTS_RETENTION_DAYS"),
             dead_letters: days("DLQ_RETENTION_DAYS"),
@@ -132,7 +133,13 @@ mod tests {
     fn read(pairs: &[(&'static str, &str)]) -> (Retention, String) {
         let env = Env::from_pairs(pairs.iter().copied());
         let retention = Retention::read(&env);
-        (retention, env.finish().err().map(|problems| shared::config::report(&problems)).unwrap_or_default())
+        (
+            retention,
+            env.finish()
+                .err()
+                .map(|problems| shared::config::report(&problems))
+                .unwrap_or_default(),
+        )
     }
 
     #[test]
@@ -142,14 +149,16 @@ mod tests {
 
     #[test]
     fn retention_ages_are_read_in_days() {
-        let (retention, problems) = read(&[("EVENTS_RETENTION_DAYS", "30"), ("DLQ_RETENTION_DAYS", "1")]);
+        let (retention, problems) =
+            read(&[("EVENTS_RETENTION_DAYS", "30"), ("DLQ_RETENTION_DAYS", "1")]);
         assert_eq!((retention.events, retention.dead_letters), (Some(30 * DAY), Some(DAY)));
         assert_eq!(problems, "");
     }
 
     #[test]
     fn missing_archive_folder_is_accepted() {
-        let (retention, problems) = read(&[("DLQ_RETENTION_DAYS", "7"), ("DLQ_ARCHIVE_DIR", "/no/such/folder")]);
+        let (retention, problems) =
+            read(&[("DLQ_RETENTION_DAYS", "7"), ("DLQ_ARCHIVE_DIR", "/no/such/folder")]);
         assert_eq!((retention.archive.is_some(), problems.as_str()), (true, ""));
     }
 

@@ -13,7 +13,7 @@ use shared::event::StreamId;
 use shared::platform::PlatformName;
 use shared::queue::UnfinishedState;
 
-use super::{StartedWorker, require_admin, error};
+use super::{StartedWorker, error, require_admin};
 use crate::consumer::chain;
 use crate::context::WorkerContext;
 
@@ -56,7 +56,8 @@ pub(super) async fn event(
 fn resolve_platform(worker: &WorkerContext, name: &str) -> Option<PlatformName> {
     let platforms = worker.platforms.all();
     let goes_by = |platform: &shared::platform::Platform| {
-        platform.name.as_str() == name || platform.aliases.iter().any(|alias| alias.as_str() == name)
+        platform.name.as_str() == name
+            || platform.aliases.iter().any(|alias| alias.as_str() == name)
     };
     match platforms.iter().find(|platform_queue| goes_by(&platform_queue.platform)) {
         Some(platform_queue) => Some(platform_queue.name().clone()),
@@ -72,13 +73,18 @@ async fn find(
     let processed = async || -> Result<Option<EventStateResponse>, crate::store::StoreError> {
         let result = worker.store.result(platform.as_str(), event_id).await?;
         let results = |result: crate::effects::EventResult| result.to_results();
-        Ok(result.map(|result| EventStateResponse { state: "processed", results: results(result), dead_letter_id: None }))
+        Ok(result.map(|result| EventStateResponse {
+            state: "processed",
+            results: results(result),
+            dead_letter_id: None,
+        }))
     };
     if let Some(found) = processed().await? {
         return Ok(Some(found));
     }
     let unfinished = worker.queue.unfinished(&worker.queue.keys(platform), event_id).await?;
-    let at = |state, dead_letter_id| Some(EventStateResponse { state, results: None, dead_letter_id });
+    let at =
+        |state, dead_letter_id| Some(EventStateResponse { state, results: None, dead_letter_id });
     match unfinished {
         Some(UnfinishedState::Dead(id)) => Ok(at("dead", Some(id))),
         Some(UnfinishedState::Retrying) => Ok(at("retrying", None)),

@@ -19,7 +19,8 @@ use shared::platform::{Platform, SessionScope};
 use super::error::BackendError;
 use super::locked_rows::LockedRow;
 use crate::effects::{
-    Applied, ChatRow, ContentRow, EventResult, TrackedRow, JobRow, RowKeys, PlannedEvent, RecordingRow, TransactionRows, SessionRow,
+    Applied, ChatRow, ContentRow, EventResult, JobRow, PlannedEvent, RecordingRow, RowKeys,
+    SessionRow, TrackedRow, TransactionRows,
 };
 
 /// A row of the ledger, as far as a redelivery needs it.
@@ -112,7 +113,10 @@ pub(super) trait Transact: Send {
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
     /// Begins a transaction and reads for its first part; what is read stays as it is until the end (locked in order:
     /// sessions, recordings, contents, jobs, chat messages, each by key).
-    fn begin(&mut self, first: &RowQuery<'_>) -> impl Future<Output = Result<LoadedRows, BackendError>> + Send;
+    fn begin(
+        &mut self,
+        first: &RowQuery<'_>,
+    ) -> impl Future<Output = Result<LoadedRows, BackendError>> + Send;
     /// Writes what a part says, new rows last, so that workers cannot deadlock; then reads for the next one, as
     /// [`Self::begin`] does. `None`: somebody has inserted a row first; the transaction is to be rolled back. A ledger row
     /// that is there although the ledger was not asked may be an error instead.
@@ -122,7 +126,10 @@ pub(super) trait Transact: Send {
         next: &RowQuery<'_>,
     ) -> impl Future<Output = Result<Option<LoadedRows>, BackendError>> + Send;
     /// Writes what the last part says and commits. `false`: as `None` above.
-    fn commit(&mut self, changes: &RowChanges<'_>) -> impl Future<Output = Result<bool, BackendError>> + Send;
+    fn commit(
+        &mut self,
+        changes: &RowChanges<'_>,
+    ) -> impl Future<Output = Result<bool, BackendError>> + Send;
     /// Gives up what is open. `begun`: whether [`Self::begin`] was called.
     fn rollback(&mut self, begun: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// A write of its own, committed, to see whether writes commit.
@@ -139,7 +146,10 @@ pub(super) trait Transact: Send {
         Self: Sized;
     /// Returns the rows of a part that another transaction keeps locked, without waiting. Empty
     /// where the database has no row locks.
-    fn locked_rows(&mut self, _: &RowQuery<'_>) -> impl Future<Output = Result<Vec<LockedRow>, BackendError>> + Send {
+    fn locked_rows(
+        &mut self,
+        _: &RowQuery<'_>,
+    ) -> impl Future<Output = Result<Vec<LockedRow>, BackendError>> + Send {
         std::future::ready(Ok(Vec::new()))
     }
 }
@@ -153,13 +163,22 @@ pub(super) async fn run<T: Transact>(
 ) -> Result<TransactionOutcome, BackendError> {
     let outcome = attempt(on, parts, ledger, now).await;
     match outcome {
-        Ok(TransactionOutcome::LostRace) if ledger == LedgerCheck::AssumeNew => Ok(TransactionOutcome::NotAllNew),
-        Err(cause) if ledger == LedgerCheck::AssumeNew && cause.may_be_caused_by_event() => Ok(TransactionOutcome::NotAllNew),
+        Ok(TransactionOutcome::LostRace) if ledger == LedgerCheck::AssumeNew => {
+            Ok(TransactionOutcome::NotAllNew)
+        }
+        Err(cause) if ledger == LedgerCheck::AssumeNew && cause.may_be_caused_by_event() => {
+            Ok(TransactionOutcome::NotAllNew)
+        }
         outcome => outcome,
     }
 }
 
-async fn attempt<T: Transact>(on: &mut T, parts: &[PlatformEvents<'_>], ledger: LedgerCheck, now: Millis) -> Result<TransactionOutcome, BackendError> {
+async fn attempt<T: Transact>(
+    on: &mut T,
+    parts: &[PlatformEvents<'_>],
+    ledger: LedgerCheck,
+    now: Millis,
+) -> Result<TransactionOutcome, BackendError> {
     let mut all = Vec::with_capacity(parts.len());
     let mut rest = parts.iter();
     let Some(mut part) = rest.next() else { return Ok(TransactionOutcome::Applied(all)) };
@@ -173,9 +192,15 @@ async fn attempt<T: Transact>(on: &mut T, parts: &[PlatformEvents<'_>], ledger: 
         let Some(next) = rest.next() else {
             let won = on.commit(&changes).await?;
             all.push(outcomes);
-            return Ok(if won { TransactionOutcome::Applied(all) } else { TransactionOutcome::LostRace });
+            return Ok(if won {
+                TransactionOutcome::Applied(all)
+            } else {
+                TransactionOutcome::LostRace
+            });
         };
-        let Some(more) = on.write_then_read(&changes, &next.row_query(ledger)).await? else { return Ok(TransactionOutcome::LostRace) };
+        let Some(more) = on.write_then_read(&changes, &next.row_query(ledger)).await? else {
+            return Ok(TransactionOutcome::LostRace);
+        };
         all.push(outcomes);
         (part, loaded) = (next, more);
     }
@@ -192,7 +217,10 @@ impl<'a> PlatformEvents<'a> {
     }
 
     /// Applies the events to what the database has.
-    fn apply_events(&self, loaded: LoadedRows) -> Result<(TransactionRows<'a>, Vec<Applied>), BackendError> {
+    fn apply_events(
+        &self,
+        loaded: LoadedRows,
+    ) -> Result<(TransactionRows<'a>, Vec<Applied>), BackendError> {
         let known = known(&loaded.ledger, self.events)?;
         let mut rows = TransactionRows::new(self.platform);
         loaded.sessions.into_iter().for_each(|row| rows.load_session(row));
@@ -208,7 +236,13 @@ impl<'a> PlatformEvents<'a> {
         Ok((rows, outcomes))
     }
 
-    fn changes<'r>(&self, rows: &'r TransactionRows<'_>, outcomes: &'r [Applied], ledger_check: LedgerCheck, now: Millis) -> RowChanges<'r>
+    fn changes<'r>(
+        &self,
+        rows: &'r TransactionRows<'_>,
+        outcomes: &'r [Applied],
+        ledger_check: LedgerCheck,
+        now: Millis,
+    ) -> RowChanges<'r>
     where
         'a: 'r,
     {
@@ -226,15 +260,20 @@ impl<'a> PlatformEvents<'a> {
     }
 }
 
-fn known<'b>(ledger: &[StoredLedgerRow], batch: &'b [PlannedEvent]) -> Result<HashMap<&'b str, Applied>, BackendError> {
+fn known<'b>(
+    ledger: &[StoredLedgerRow],
+    batch: &'b [PlannedEvent],
+) -> Result<HashMap<&'b str, Applied>, BackendError> {
     if ledger.is_empty() {
         return Ok(HashMap::new());
     }
-    let by_id: HashMap<&str, &'b PlannedEvent> = batch.iter().map(|event| (event.event_id.as_str(), event)).collect();
+    let by_id: HashMap<&str, &'b PlannedEvent> =
+        batch.iter().map(|event| (event.event_id.as_str(), event)).collect();
     let mut known = HashMap::with_capacity(ledger.len());
     for hit in ledger {
         let Some(event) = by_id.get(hit.event_id.as_str()) else { continue };
-        let result = serde_json::from_str(&hit.result).map_err(|_| BackendError::Unreadable("result"))?;
+        let result =
+            serde_json::from_str(&hit.result).map_err(|_| BackendError::Unreadable("result"))?;
         let same_origin = hit.origin.parse::<StreamId>() == Ok(event.order.origin);
         known.insert(event.event_id.as_str(), Applied::AlreadyApplied { same_origin, result });
     }
@@ -242,7 +281,8 @@ fn known<'b>(ledger: &[StoredLedgerRow], batch: &'b [PlannedEvent]) -> Result<Ha
 }
 
 fn split<'r, R>(rows: &[&'r TrackedRow<R>]) -> RowSet<'r, R> {
-    let of = |stored| rows.iter().filter(|held| held.stored == stored).map(|held| &held.row).collect();
+    let of =
+        |stored| rows.iter().filter(|held| held.stored == stored).map(|held| &held.row).collect();
     RowSet { known: of(true), new: of(false) }
 }
 
@@ -250,7 +290,10 @@ fn split<'r, R>(rows: &[&'r TrackedRow<R>]) -> RowSet<'r, R> {
 fn effective<'a>(batch: &'a [PlannedEvent], outcomes: &'a [Applied]) -> Vec<EffectiveEvent<'a>> {
     let took = |(event, outcome): (&'a PlannedEvent, &'a Applied)| match outcome {
         Applied::Done(result) => Some((event, result)),
-        Applied::AlreadyApplied { .. } | Applied::MissingSession | Applied::Conflict | Applied::RowLocked => None,
+        Applied::AlreadyApplied { .. }
+        | Applied::MissingSession
+        | Applied::Conflict
+        | Applied::RowLocked => None,
     };
     let mut effective: Vec<_> = batch.iter().zip(outcomes).filter_map(took).collect();
     effective.sort_unstable_by(|(a, _), (b, _)| a.event_id.cmp(&b.event_id));

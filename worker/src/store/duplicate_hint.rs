@@ -72,7 +72,11 @@ mod tests {
         assert_eq!(duplicate_hint.ledger_check(&mux), LedgerCheck::AssumeNew);
         duplicate_hint.record(&mux, &[vec![done(), Applied::MissingSession]]);
         for left in (0..CHECKS_AFTER_DUPLICATE).rev() {
-            assert_eq!((duplicate_hint.ledger_check(&mux), duplicate_hint.ledger_check(&generic)), (LedgerCheck::Query, LedgerCheck::AssumeNew), "{left}");
+            assert_eq!(
+                (duplicate_hint.ledger_check(&mux), duplicate_hint.ledger_check(&generic)),
+                (LedgerCheck::Query, LedgerCheck::AssumeNew),
+                "{left}"
+            );
             let both = [generic[0], mux[0]];
             assert_eq!(duplicate_hint.ledger_check(&both), LedgerCheck::Query);
             duplicate_hint.record(&both, &[vec![done()], vec![done()]]);

@@ -146,7 +146,8 @@ fn describe(error: &sqlx::Error) -> String {
     if let sqlx::Error::Database(error) = error {
         let code = error.code().unwrap_or_default();
         let kind = error.try_downcast_ref::<PgDatabaseError>().map_or("code", |_| "SQLSTATE");
-        let raised = error.try_downcast_ref::<PgDatabaseError>().and_then(raised_in).unwrap_or_default();
+        let raised =
+            error.try_downcast_ref::<PgDatabaseError>().and_then(raised_in).unwrap_or_default();
         return format!("{} ({kind} {code}){raised}", error.message());
     }
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
@@ -157,7 +158,8 @@ fn describe(error: &sqlx::Error) -> String {
 
 /// The application's function that raised the error, unless its context may quote values.
 fn raised_in(error: &PgDatabaseError) -> Option<String> {
-    let is_of_a_function = error.routine() == Some("exec_stmt_raise") || fails_within_function(error.code());
+    let is_of_a_function =
+        error.routine() == Some("exec_stmt_raise") || fails_within_function(error.code());
     let outermost = error.r#where().filter(|_| is_of_a_function)?.lines().last()?;
     Some(format!(" in {outermost}"))
 }
@@ -187,7 +189,9 @@ impl BackendError {
                 }
             }
             // An application may have written what cannot be read; then only that session's events are to suffer.
-            Self::Database(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_))
+            Self::Database(
+                sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_),
+            )
             | Self::Unreadable(_)
             | Self::Suppressed(_) => true,
             Self::Rusqlite(rusqlite::Error::SqliteFailure(failure, _)) => {
@@ -213,12 +217,12 @@ impl BackendError {
     /// Returns what an operator has to do where the database is not the one that was opened.
     pub(super) const fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Displaced(_) => {
-                Some("put the file back, or stop all workers, restore it as README.md describes, and start them")
-            }
-            Self::OtherDatabase { .. } => {
-                Some("point DATABASE_URL at the former database, or restart one worker with --adopt-database")
-            }
+            Self::Displaced(_) => Some(
+                "put the file back, or stop all workers, restore it as README.md describes, and start them",
+            ),
+            Self::OtherDatabase { .. } => Some(
+                "point DATABASE_URL at the former database, or restart one worker with --adopt-database",
+            ),
             _ => None,
         }
     }
@@ -294,8 +298,9 @@ mod tests {
     #[test]
     fn postgres_outages_blame_no_event() {
         let outages = [
-            "08006", "08P01", "25006", "25P03", "28P01", "3D000", "40001", "40P01", "42501", "42P01", "53100",
-            "53200", "53300", "55P03", "57014", "57P01", "57P03", "58030", "XX000", "XX001", "",
+            "08006", "08P01", "25006", "25P03", "28P01", "3D000", "40001", "40P01", "42501",
+            "42P01", "53100", "53200", "53300", "55P03", "57014", "57P01", "57P03", "58030",
+            "XX000", "XX001", "",
         ];
         for code in outages {
             assert!(!postgres_blames_values(code), "{code}");
@@ -336,11 +341,16 @@ mod tests {
 
     #[test]
     fn failure_before_the_database_is_an_outage() {
-        for error in [sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed] {
+        for error in
+            [sqlx::Error::PoolTimedOut, sqlx::Error::PoolClosed, sqlx::Error::WorkerCrashed]
+        {
             assert!(matches!(StoreError::from(error), StoreError::Outage(_)));
         }
         let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
         assert!(matches!(StoreError::from(lost), StoreError::Outage(_)));
-        assert!(matches!(StoreError::from(BackendError::Deadline(Duration::ZERO)), StoreError::Outage(_)));
+        assert!(matches!(
+            StoreError::from(BackendError::Deadline(Duration::ZERO)),
+            StoreError::Outage(_)
+        ));
     }
 }

@@ -54,7 +54,12 @@ impl Store {
     ///
     /// # Errors
     /// As the database's; then none was deleted, or all were.
-    pub async fn delete_from_ledger(&self, platform: &str, event_ids: &[String], before: Millis) -> Result<u64, StoreError> {
+    pub async fn delete_from_ledger(
+        &self,
+        platform: &str,
+        event_ids: &[String],
+        before: Millis,
+    ) -> Result<u64, StoreError> {
         match self {
             Self::Sqlite(store) => store.delete_from_ledger(platform, event_ids, before).await,
             Self::Postgres(store) => store.delete_from_ledger(platform, event_ids, before).await,

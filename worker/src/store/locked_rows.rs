@@ -68,7 +68,8 @@ impl LockedRows {
 
     /// Sets the rows of the only event of `parts` apart; does nothing if there are more events.
     pub(super) fn postpone(&mut self, parts: &[PlatformEvents<'_>]) {
-        let mut events = parts.iter().flat_map(|part| part.events.iter().map(move |event| (part, event)));
+        let mut events =
+            parts.iter().flat_map(|part| part.events.iter().map(move |event| (part, event)));
         if let (Some((part, event)), None) = (events.next(), events.next()) {
             if self.postponed.len() >= MAX_REMEMBERED {
                 self.postponed.clear();
@@ -80,7 +81,9 @@ impl LockedRows {
 
     /// Ends [`Self::postpone`].
     pub(super) fn admit(&mut self, parts: &[PlatformEvents<'_>]) {
-        for row in parts.iter().flat_map(|part| part.events.iter().flat_map(|event| rows(part, event))) {
+        for row in
+            parts.iter().flat_map(|part| part.events.iter().flat_map(|event| rows(part, event)))
+        {
             self.postponed.remove(&row);
         }
     }
@@ -99,7 +102,9 @@ impl LockedRows {
 
     /// Forgets every row that was found held and that an event of `parts` needs.
     pub(super) fn forget(&mut self, parts: &[PlatformEvents<'_>]) {
-        for row in parts.iter().flat_map(|part| part.events.iter().flat_map(|event| rows(part, event))) {
+        for row in
+            parts.iter().flat_map(|part| part.events.iter().flat_map(|event| rows(part, event)))
+        {
             self.found.remove(&row);
         }
     }
@@ -109,10 +114,15 @@ impl LockedRows {
         if self.found.is_empty() && self.postponed.is_empty() {
             return None;
         }
-        let is_held = |row: &LockedRow| self.found.contains(row) || self.postponed.contains_key(row);
-        let keep = |part: &PlatformEvents<'_>, event: &PlannedEvent| rows(part, event).any(|row| is_held(&row));
-        let held: Vec<Vec<bool>> =
-            parts.iter().map(|part| part.events.iter().map(|event| keep(part, event)).collect()).collect();
+        let is_held =
+            |row: &LockedRow| self.found.contains(row) || self.postponed.contains_key(row);
+        let keep = |part: &PlatformEvents<'_>, event: &PlannedEvent| {
+            rows(part, event).any(|row| is_held(&row))
+        };
+        let held: Vec<Vec<bool>> = parts
+            .iter()
+            .map(|part| part.events.iter().map(|event| keep(part, event)).collect())
+            .collect();
         held.iter().flatten().any(|held| *held).then(|| SplitEvents { parts: parts.to_vec(), held })
     }
 }
@@ -137,7 +147,10 @@ impl<'a> SplitEvents<'a> {
     pub(super) fn join<T>(&self, others: Vec<Vec<T>>, held: impl Fn() -> T) -> Vec<Vec<T>> {
         let one = |(marks, others): (&Vec<bool>, Vec<T>)| {
             let mut others = others.into_iter();
-            marks.iter().map(|mark| if *mark { held() } else { others.next().unwrap_or_else(&held) }).collect()
+            marks
+                .iter()
+                .map(|mark| if *mark { held() } else { others.next().unwrap_or_else(&held) })
+                .collect()
         };
         self.held.iter().zip(others).map(one).collect()
     }
@@ -155,7 +168,9 @@ fn rows(part: &PlatformEvents<'_>, event: &PlannedEvent) -> impl Iterator<Item =
         PlannedChange::Content { id, .. } => (own(PlatformTable::Contents, id), true),
         PlannedChange::Job { id, .. } => (own(PlatformTable::Jobs, id), true),
         PlannedChange::Chat { id, .. } => (own(PlatformTable::Chats, id), true),
-        PlannedChange::Status { .. } | PlannedChange::Viewers { .. } | PlannedChange::Announce(_) => (None, true),
+        PlannedChange::Status { .. }
+        | PlannedChange::Viewers { .. }
+        | PlannedChange::Announce(_) => (None, true),
     };
     let stream = session && !matches!(event.change, PlannedChange::Announce(_));
     let room = event.room.clone().filter(|_| session).map(LockedRow::Room);

@@ -21,7 +21,11 @@ pub(super) const SQLITE: [MigrationStep; 2] = [
 ];
 pub(super) const POSTGRES: [MigrationStep; 2] = [
     (1, "tables", include_str!("../../migrations/postgres/0001_tables.sql")),
-    (2, "chat room optional", include_str!("../../migrations/postgres/0002_chat_room_optional.sql")),
+    (
+        2,
+        "chat room optional",
+        include_str!("../../migrations/postgres/0002_chat_room_optional.sql"),
+    ),
 ];
 
 /// Reads the database's own UUID.

@@ -12,8 +12,8 @@ mod locked_rows;
 mod migrate;
 mod postgres;
 mod schema;
-mod transaction_scope;
 mod sqlite;
+mod transaction_scope;
 mod writer;
 
 use std::time::Duration;
@@ -25,8 +25,8 @@ pub use postgres::Postgres;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
 use shared::platform::Platform;
-pub use transaction_scope::TransactionScope;
 pub use sqlite::{Displaced, Sqlite};
+pub use transaction_scope::TransactionScope;
 
 use crate::effects::{Applied, EventResult, PlannedEvent};
 
@@ -84,8 +84,12 @@ impl Store {
         let url = url.expose_secret();
         match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("sqlite") => Ok(Self::Sqlite(Box::new(Sqlite::open(url, options).await?))),
-            Some("postgres" | "postgresql") => Ok(Self::Postgres(Box::new(Postgres::open(url, options).await?))),
-            _ => Err(OpenError::Configuration("must begin with sqlite:// or postgres://".to_owned())),
+            Some("postgres" | "postgresql") => {
+                Ok(Self::Postgres(Box::new(Postgres::open(url, options).await?)))
+            }
+            _ => {
+                Err(OpenError::Configuration("must begin with sqlite:// or postgres://".to_owned()))
+            }
         }
     }
 
@@ -177,7 +181,11 @@ impl Store {
     ///
     /// # Errors
     /// As there.
-    pub async fn apply(&self, platform: &Platform, batch: &[PlannedEvent]) -> Result<Vec<Applied>, StoreError> {
+    pub async fn apply(
+        &self,
+        platform: &Platform,
+        batch: &[PlannedEvent],
+    ) -> Result<Vec<Applied>, StoreError> {
         let applied = self.apply_together(&[PlatformEvents { platform, events: batch }]).await?;
         Ok(applied.into_iter().flatten().collect())
     }
@@ -188,7 +196,10 @@ impl Store {
     /// # Errors
     /// Nothing of any part took effect, or (lost commit) applying it again finds out: [`StoreError::Outage`] where no
     /// event is to blame, [`StoreError::Rejected`] where one may be, of whichever part.
-    pub async fn apply_together(&self, parts: &[PlatformEvents<'_>]) -> Result<Vec<Vec<Applied>>, StoreError> {
+    pub async fn apply_together(
+        &self,
+        parts: &[PlatformEvents<'_>],
+    ) -> Result<Vec<Vec<Applied>>, StoreError> {
         match self {
             Self::Sqlite(store) => store.writer.apply(parts).await,
             Self::Postgres(store) => store.writer.apply(parts).await,
@@ -199,7 +210,11 @@ impl Store {
     ///
     /// # Errors
     /// As the database's.
-    pub async fn result(&self, platform: &str, event_id: &str) -> Result<Option<EventResult>, StoreError> {
+    pub async fn result(
+        &self,
+        platform: &str,
+        event_id: &str,
+    ) -> Result<Option<EventResult>, StoreError> {
         if [platform, event_id].iter().any(|text| text.contains('\0')) {
             return Ok(None);
         }
@@ -223,6 +238,8 @@ impl Store {
             Self::Sqlite(store) => store.session(room_id).await?,
             Self::Postgres(store) => store.session(room_id).await?,
         };
-        text.map(RawValue::from_string).transpose().map_err(|_| BackendError::Unreadable("session").into())
+        text.map(RawValue::from_string)
+            .transpose()
+            .map_err(|_| BackendError::Unreadable("session").into())
     }
 }

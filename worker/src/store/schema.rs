@@ -67,7 +67,8 @@ pub(super) fn check_schema(missing: Vec<(String, Option<String>)>) -> Result<(),
 
 /// Fails where the database user lacks a privilege: `(table, privilege)`.
 pub(super) fn check_privileges(lacking: Vec<(String, String)>) -> Result<(), BackendError> {
-    let named = |(table, verb)| format!("the database user may not {verb} on table {table}; GRANT it");
+    let named =
+        |(table, verb)| format!("the database user may not {verb} on table {table}; GRANT it");
     fail_if_any(lacking.into_iter().map(named).collect())
 }
 
@@ -106,9 +107,20 @@ mod tests {
         let has = |table: &str, column: &str| {
             needed.tables.iter().zip(&needed.columns).any(|(t, c)| t == table && c == column)
         };
-        assert!(has("sessions", "room_id") && has("sessions", "guards") && has("tributary_meta", "value"));
-        let known =
-            ["chat_messages", "contents", "jobs", "recordings", "sessions", "tributary_meta", "webhook_events"];
+        assert!(
+            has("sessions", "room_id")
+                && has("sessions", "guards")
+                && has("tributary_meta", "value")
+        );
+        let known = [
+            "chat_messages",
+            "contents",
+            "jobs",
+            "recordings",
+            "sessions",
+            "tributary_meta",
+            "webhook_events",
+        ];
         assert_eq!(tables().unwrap(), known);
     }
 
@@ -139,18 +151,24 @@ mod tests {
     fn missing_parts_of_the_schema_are_named() {
         assert!(check_schema(Vec::new()).is_ok());
         let column = |column: &str| ("sessions".to_owned(), Some(column.to_owned()));
-        let error = check_schema(vec![column("title"), ("jobs".to_owned(), None), ("jobs".to_owned(), None)]);
+        let error = check_schema(vec![
+            column("title"),
+            ("jobs".to_owned(), None),
+            ("jobs".to_owned(), None),
+        ]);
         assert_eq!(
             error.unwrap_err().to_string(),
             "the schema is not complete: the table sessions has no column title, there is no table jobs"
         );
-        let error = check_schema(["a", "b", "c", "d", "e", "f", "g"].map(column).to_vec()).unwrap_err();
+        let error =
+            check_schema(["a", "b", "c", "d", "e", "f", "g"].map(column).to_vec()).unwrap_err();
         assert!(error.to_string().ends_with("has no column e, and 2 more"), "{error}");
     }
 
     #[test]
     fn tables_of_an_application_are_refused() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert!(check_unclaimed(&[], "").is_ok());
         assert!(check_unclaimed(&names(&["sessions", "tributary_meta"]), "").is_ok());
         let error = check_unclaimed(&names(&["jobs", "sessions"]), "move").unwrap_err().to_string();

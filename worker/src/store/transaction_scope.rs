@@ -53,10 +53,24 @@ mod tests {
     #[test]
     fn platforms_with_shared_rooms_run_alone_on_row_locks() {
         let registry = Registry::load(None).unwrap();
-        let allowed = |transaction_scope: TransactionScope, name| transaction_scope.allows(registry.get(name).unwrap());
-        for (name, any, own) in [("mux", true, false), ("livekit", true, false), ("generic", true, true)] {
-            assert_eq!((allowed(TransactionScope::Any, name), allowed(TransactionScope::OwnSessions, name)), (any, own), "{name}");
+        let allowed = |transaction_scope: TransactionScope, name| {
+            transaction_scope.allows(registry.get(name).unwrap())
+        };
+        for (name, any, own) in
+            [("mux", true, false), ("livekit", true, false), ("generic", true, true)]
+        {
+            assert_eq!(
+                (
+                    allowed(TransactionScope::Any, name),
+                    allowed(TransactionScope::OwnSessions, name)
+                ),
+                (any, own),
+                "{name}"
+            );
         }
-        assert!(!TransactionScope::Any.allows(registry.sessions()) && !TransactionScope::OwnSessions.allows(registry.sessions()));
+        assert!(
+            !TransactionScope::Any.allows(registry.sessions())
+                && !TransactionScope::OwnSessions.allows(registry.sessions())
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use shared::clock;
 use tokio::sync::{Mutex, watch};
 
-use super::batch::{self, LedgerCheck, PlatformEvents, TransactionOutcome, Transact};
+use super::batch::{self, LedgerCheck, PlatformEvents, Transact, TransactionOutcome};
 use super::duplicate_hint::DuplicateHint;
 use super::error::{BackendError, StoreError};
 use super::locked_rows::{LockedRow, LockedRows};
@@ -71,8 +71,17 @@ impl<C> IdleConnection<C> {
 
 impl<B: Backend> Writer<B> {
     /// `database_id`: of the database that `connection` leads to.
-    pub(super) fn new(backend: B, connection: B::Connection, database_id: &str, deadline: Duration) -> Self {
-        let state = WriterState { idle: Some(IdleConnection::now(connection)), duplicate_hint: DuplicateHint::default(), held: LockedRows::default() };
+    pub(super) fn new(
+        backend: B,
+        connection: B::Connection,
+        database_id: &str,
+        deadline: Duration,
+    ) -> Self {
+        let state = WriterState {
+            idle: Some(IdleConnection::now(connection)),
+            duplicate_hint: DuplicateHint::default(),
+            held: LockedRows::default(),
+        };
         Self {
             backend,
             state: Mutex::new(state),
@@ -88,7 +97,10 @@ impl<B: Backend> Writer<B> {
     }
 
     /// See [`super::Store::apply_together`].
-    pub(super) async fn apply(&self, parts: &[PlatformEvents<'_>]) -> Result<Vec<Vec<Applied>>, StoreError> {
+    pub(super) async fn apply(
+        &self,
+        parts: &[PlatformEvents<'_>],
+    ) -> Result<Vec<Vec<Applied>>, StoreError> {
         if parts.iter().all(|part| part.events.is_empty()) {
             return Ok(vec![Vec::new(); parts.len()]);
         }
@@ -112,7 +124,14 @@ impl<B: Backend> Writer<B> {
                 Some(apart) => {
                     let others = apart.events(false);
                     match self.apply_all(state, &as_parts(&others)).await {
-                        Ok(others) => self.retry_postponed(state, parts, apart.join(others, || Applied::RowLocked)).await,
+                        Ok(others) => {
+                            self.retry_postponed(
+                                state,
+                                parts,
+                                apart.join(others, || Applied::RowLocked),
+                            )
+                            .await
+                        }
                         Err(cause) => Err(cause),
                     }
                 }
@@ -126,7 +145,9 @@ impl<B: Backend> Writer<B> {
                 state.held.postpone(parts);
                 return Err(error);
             }
-            tracing::info!("another transaction keeps rows locked; their events are retried, the others go on");
+            tracing::info!(
+                "another transaction keeps rows locked; their events are retried, the others go on"
+            );
         }
         Err(BackendError::Contended(MAX_LOCK_RETRIES))
     }
@@ -140,7 +161,10 @@ impl<B: Backend> Writer<B> {
     ) -> Result<Vec<Vec<Applied>>, BackendError> {
         let Some((at, event)) = state.held.due(parts) else { return Ok(outcomes) };
         let Some(part) = parts.get(at) else { return Ok(outcomes) };
-        let alone = [PlatformEvents { platform: part.platform, events: part.events.get(event..=event).unwrap_or_default() }];
+        let alone = [PlatformEvents {
+            platform: part.platform,
+            events: part.events.get(event..=event).unwrap_or_default(),
+        }];
         match self.apply_all(state, &alone).await {
             Ok(applied) => {
                 state.held.admit(&alone);
@@ -160,7 +184,11 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Forgets those held rows that events of `parts` need and that are free again.
-    async fn recheck_locked_rows(&self, state: &mut WriterState<B::Connection>, parts: &[PlatformEvents<'_>]) -> Result<(), BackendError> {
+    async fn recheck_locked_rows(
+        &self,
+        state: &mut WriterState<B::Connection>,
+        parts: &[PlatformEvents<'_>],
+    ) -> Result<(), BackendError> {
         let Some(apart) = state.held.split(parts) else { return Ok(()) };
         let touched = apart.events(true);
         let touched = as_parts(&touched);
@@ -186,7 +214,11 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Applies all of `parts`, again where another worker was faster.
-    async fn apply_all(&self, state: &mut WriterState<B::Connection>, parts: &[PlatformEvents<'_>]) -> Result<Vec<Vec<Applied>>, BackendError> {
+    async fn apply_all(
+        &self,
+        state: &mut WriterState<B::Connection>,
+        parts: &[PlatformEvents<'_>],
+    ) -> Result<Vec<Vec<Applied>>, BackendError> {
         if parts.iter().all(|part| part.events.is_empty()) {
             return Ok(vec![Vec::new(); parts.len()]);
         }
@@ -250,7 +282,11 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    async fn once(&self, idle: &mut Option<IdleConnection<B::Connection>>, work: WriterTask<'_>) -> Result<TransactionOutcome, BackendError> {
+    async fn once(
+        &self,
+        idle: &mut Option<IdleConnection<B::Connection>>,
+        work: WriterTask<'_>,
+    ) -> Result<TransactionOutcome, BackendError> {
         let mut done = self.transact(idle, work).await;
         if done.as_ref().is_err_and(BackendError::may_be_stale_statement) {
             done = self.transact(idle, work).await;
@@ -271,7 +307,9 @@ impl<B: Backend> Writer<B> {
         };
         self.wrong_database.send_if_modified(|known| {
             match (&known, &wrong_database) {
-                (None, Some(reason)) => tracing::error!(reason, "not the session database; nothing is committed"),
+                (None, Some(reason)) => {
+                    tracing::error!(reason, "not the session database; nothing is committed")
+                }
                 (Some(_), None) => tracing::info!("the session database is the right one again"),
                 _ => {}
             }
@@ -282,12 +320,18 @@ impl<B: Backend> Writer<B> {
     }
 
     /// One transaction. Unless it committed, it is rolled back.
-    async fn transact(&self, idle: &mut Option<IdleConnection<B::Connection>>, work: WriterTask<'_>) -> Result<TransactionOutcome, BackendError> {
+    async fn transact(
+        &self,
+        idle: &mut Option<IdleConnection<B::Connection>>,
+        work: WriterTask<'_>,
+    ) -> Result<TransactionOutcome, BackendError> {
         let mut connection = self.connection(idle).await?;
         let now = clock::now_ms();
         let begun = matches!(work, WriterTask::Apply(..));
         let done = match work {
-            WriterTask::Apply(parts, ledger) => batch::run(&mut connection, parts, ledger, now).await,
+            WriterTask::Apply(parts, ledger) => {
+                batch::run(&mut connection, parts, ledger, now).await
+            }
             WriterTask::Probe => match connection.probe(now).await {
                 Ok(()) => self.confirm_identity(&mut connection).await,
                 Err(cause) => Err(cause),
@@ -295,7 +339,8 @@ impl<B: Backend> Writer<B> {
             WriterTask::CheckIdentity => self.confirm_identity(&mut connection).await,
         };
         // A connection that cannot confirm the rollback is dropped, which rolls back as well.
-        let mut usable = matches!(done, Ok(TransactionOutcome::Applied(_))) || connection.rollback(begun).await.is_ok();
+        let mut usable = matches!(done, Ok(TransactionOutcome::Applied(_)))
+            || connection.rollback(begun).await.is_ok();
         if done.as_ref().is_err_and(BackendError::may_be_stale_statement) {
             usable &= connection.clear_statements().await.is_ok();
         }
@@ -307,7 +352,10 @@ impl<B: Backend> Writer<B> {
 
     /// The idle connection if it still answers, else a new one. A server may have been restarted since it was last used;
     /// that is no outage.
-    async fn connection(&self, idle: &mut Option<IdleConnection<B::Connection>>) -> Result<B::Connection, BackendError> {
+    async fn connection(
+        &self,
+        idle: &mut Option<IdleConnection<B::Connection>>,
+    ) -> Result<B::Connection, BackendError> {
         if let Some(IdleConnection { mut connection, since }) = idle.take()
             && (since.elapsed() < IDLE_PROBE_AFTER || connection.is_alive().await)
         {
@@ -319,7 +367,10 @@ impl<B: Backend> Writer<B> {
     }
 
     /// Checks that `connection` leads to the database that was opened first.
-    async fn confirm_identity(&self, connection: &mut B::Connection) -> Result<TransactionOutcome, BackendError> {
+    async fn confirm_identity(
+        &self,
+        connection: &mut B::Connection,
+    ) -> Result<TransactionOutcome, BackendError> {
         let found = connection.read_database_id().await?;
         if found == self.database_id {
             Ok(TransactionOutcome::Applied(Vec::new()))
@@ -328,7 +379,10 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    async fn within_deadline<T>(&self, work: impl Future<Output = Result<T, BackendError>> + Send) -> Result<T, StoreError> {
+    async fn within_deadline<T>(
+        &self,
+        work: impl Future<Output = Result<T, BackendError>> + Send,
+    ) -> Result<T, StoreError> {
         let outcome = tokio::time::timeout(self.deadline, work).await;
         Ok(outcome.unwrap_or(Err(BackendError::Deadline(self.deadline)))?)
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shared::event::StreamId;
 use shared::platform::PlatformName;
 
-use super::model::{Filter, DeadLetterList, ErrorCodeCounts, PlatformRow, PlatformSample};
+use super::model::{DeadLetterList, ErrorCodeCounts, Filter, PlatformRow, PlatformSample};
 
 /// Which part the keys move in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,10 +131,14 @@ impl App {
     }
 
     /// Takes in a reading of all platforms; what to read besides.
-    pub(super) fn apply_samples(&mut self, samples: Vec<(PlatformName, PlatformSample)>) -> Option<AppCommand> {
+    pub(super) fn apply_samples(
+        &mut self,
+        samples: Vec<(PlatformName, PlatformSample)>,
+    ) -> Option<AppCommand> {
         self.unavailable = false;
         let under = self.platform().map(|row| row.platform.clone());
-        let mut known: BTreeMap<_, _> = self.rows.drain(..).map(|row| (row.platform.clone(), row)).collect();
+        let mut known: BTreeMap<_, _> =
+            self.rows.drain(..).map(|row| (row.platform.clone(), row)).collect();
         for (platform, sample) in samples {
             let row = match known.remove(&platform) {
                 Some(row) => row.next(sample),
@@ -142,7 +146,9 @@ impl App {
             };
             self.rows.push(row);
         }
-        let place = under.as_ref().and_then(|under| self.rows.iter().position(|row| row.platform == *under));
+        let place = under
+            .as_ref()
+            .and_then(|under| self.rows.iter().position(|row| row.platform == *under));
         self.row = place.unwrap_or(0);
         // The first reading chooses what has dead letters.
         if under.is_none()
@@ -164,17 +170,19 @@ impl App {
 
     /// Takes in a list, if it is still what is wanted; the cursor stays on its dead letter.
     pub(super) fn show_list(&mut self, list: DeadLetterList) {
-        let wanted = self.platform().is_some_and(|row| row.platform == list.platform) && self.filter == list.filter;
+        let wanted = self.platform().is_some_and(|row| row.platform == list.platform)
+            && self.filter == list.filter;
         if !wanted {
             return;
         }
-        let same = self.list.as_ref().is_some_and(|old| old.platform == list.platform && old.filter == list.filter);
+        let same = self
+            .list
+            .as_ref()
+            .is_some_and(|old| old.platform == list.platform && old.filter == list.filter);
         let under = self.id_under_cursor().filter(|_| same);
-        self.item = under.and_then(|id| list.items.iter().position(|item| item.id == id)).unwrap_or(if same {
-            self.item.min(list.items.len().saturating_sub(1))
-        } else {
-            0
-        });
+        self.item = under
+            .and_then(|id| list.items.iter().position(|item| item.id == id))
+            .unwrap_or(if same { self.item.min(list.items.len().saturating_sub(1)) } else { 0 });
         self.marked.retain(|id| list.items.iter().any(|item| item.id == *id));
         self.list = Some(list);
     }
@@ -212,7 +220,9 @@ impl App {
                 self.overlay = Some(overlay);
                 None
             }
-            (Overlay::Confirm { action, platform, ids }, KeyPress::Char('y' | 'Y')) => Some(AppCommand::Do(action, platform, ids)),
+            (Overlay::Confirm { action, platform, ids }, KeyPress::Char('y' | 'Y')) => {
+                Some(AppCommand::Do(action, platform, ids))
+            }
             (Overlay::Confirm { action, .. }, _) => {
                 self.notice = Some(format!("nothing was {}", action.done()));
                 None
@@ -240,7 +250,9 @@ impl App {
         match key {
             KeyPress::Char('q') => return Some(AppCommand::Quit),
             KeyPress::Char('?') => self.overlay = Some(Overlay::Help),
-            KeyPress::Char('/') => self.overlay = Some(Overlay::FilterInput(self.filter.text.clone())),
+            KeyPress::Char('/') => {
+                self.overlay = Some(Overlay::FilterInput(self.filter.text.clone()))
+            }
             KeyPress::Char('e') => return self.next_error_code(),
             KeyPress::Esc => {
                 if self.filter != Filter::default() || !self.marked.is_empty() {
@@ -251,7 +263,8 @@ impl App {
                 self.pane = Pane::Platforms;
             }
             KeyPress::Tab => {
-                self.pane = if self.pane == Pane::Platforms { Pane::DeadLetters } else { Pane::Platforms };
+                self.pane =
+                    if self.pane == Pane::Platforms { Pane::DeadLetters } else { Pane::Platforms };
             }
             KeyPress::Enter if self.pane == Pane::Platforms => self.pane = Pane::DeadLetters,
             KeyPress::Enter => return self.show(),
@@ -284,7 +297,10 @@ impl App {
     fn move_cursor(&mut self, by: isize) -> Option<AppCommand> {
         let moved = |at: usize, len: usize| {
             let last = isize::try_from(len).unwrap_or(isize::MAX) - 1;
-            usize::try_from(isize::try_from(at).unwrap_or(0).saturating_add(by).clamp(0, last.max(0))).unwrap_or(0)
+            usize::try_from(
+                isize::try_from(at).unwrap_or(0).saturating_add(by).clamp(0, last.max(0)),
+            )
+            .unwrap_or(0)
         };
         match self.pane {
             Pane::Platforms => {
@@ -295,7 +311,9 @@ impl App {
                     return self.reload_list();
                 }
             }
-            Pane::DeadLetters => self.item = moved(self.item, self.list.as_ref().map_or(0, |list| list.items.len())),
+            Pane::DeadLetters => {
+                self.item = moved(self.item, self.list.as_ref().map_or(0, |list| list.items.len()))
+            }
         }
         None
     }
@@ -346,7 +364,9 @@ impl App {
             false => self.marked.iter().copied().collect(),
         };
         if ids.is_empty() {
-            self.notice = Some("no dead letter is marked, and the cursor is on none (Tab goes there)".to_owned());
+            self.notice = Some(
+                "no dead letter is marked, and the cursor is on none (Tab goes there)".to_owned(),
+            );
         } else {
             self.overlay = Some(Overlay::Confirm { action, platform: list.platform.clone(), ids });
         }

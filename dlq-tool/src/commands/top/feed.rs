@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use shared::event::StreamId;
 use shared::platform::PlatformName;
-use shared::queue::{DeadLetter, StreamEntry, Queue, Replayed};
+use shared::queue::{DeadLetter, Queue, Replayed, StreamEntry};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::app::{AppCommand, BulkAction};
-use super::model::{Filter, ListItem, DeadLetterList, ErrorCodeCounts, PlatformSample};
+use super::model::{DeadLetterList, ErrorCodeCounts, Filter, ListItem, PlatformSample};
 use crate::cli::TopArgs;
 use crate::commands::{ToolSession, purge, show};
 use crate::confirm::{self, Consent};
@@ -66,7 +66,8 @@ impl Feed {
             news: sender,
         });
         let every = Duration::from_millis(args.every);
-        let (sampling, counting, listing) = (Arc::clone(&source), Arc::clone(&source), Arc::clone(&source));
+        let (sampling, counting, listing) =
+            (Arc::clone(&source), Arc::clone(&source), Arc::clone(&source));
         let until = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
             let ended = ended.clone();
             tokio::spawn(async move { ended.run_until_cancelled(work).await })
@@ -112,7 +113,8 @@ impl RedisFeed {
     }
 
     async fn platforms(&self) -> Result<Vec<PlatformName>, ToolError> {
-        let mut platforms = if self.asked.is_empty() { self.queue.queues().await? } else { self.asked.clone() };
+        let mut platforms =
+            if self.asked.is_empty() { self.queue.queues().await? } else { self.asked.clone() };
         platforms.sort();
         platforms.dedup();
         Ok(platforms)
@@ -132,7 +134,8 @@ impl RedisFeed {
         let mut samples = Vec::new();
         for platform in self.platforms().await? {
             let keys = self.queue.keys(&platform);
-            let (depth, counters) = (self.queue.depth(&keys).await?, self.queue.counters(&keys).await?);
+            let (depth, counters) =
+                (self.queue.depth(&keys).await?, self.queue.counters(&keys).await?);
             let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
             samples.push((
                 platform,
@@ -158,14 +161,16 @@ impl RedisFeed {
             for platform in self.platforms().await.unwrap_or_default() {
                 let _ = self.count_platform(platform).await;
             }
-            sleep(RECOUNT_INTERVAL.saturating_sub(begun.elapsed()).max(Duration::from_millis(200))).await;
+            sleep(RECOUNT_INTERVAL.saturating_sub(begun.elapsed()).max(Duration::from_millis(200)))
+                .await;
         }
     }
 
     async fn count_platform(&self, platform: PlatformName) -> Result<(), ToolError> {
         let keys = self.queue.keys(&platform);
         let (mut size, mut after, mut last) = (PageSize::new(), None, None);
-        let mut reasons = ErrorCodeCounts { at: self.queue.now().await?, ..ErrorCodeCounts::default() };
+        let mut reasons =
+            ErrorCodeCounts { at: self.queue.now().await?, ..ErrorCodeCounts::default() };
         let mut told = Instant::now();
         loop {
             let begun = Instant::now();
@@ -175,10 +180,17 @@ impl RedisFeed {
             }
             reasons.counted += seen.counted;
             for (code, count) in seen.by_error_code {
-                let known = reasons.counts.len() < MAX_ERROR_CODES || reasons.counts.contains_key(&code);
-                *reasons.counts.entry(if known { code } else { "(others)".to_owned() }).or_default() += count;
+                let known =
+                    reasons.counts.len() < MAX_ERROR_CODES || reasons.counts.contains_key(&code);
+                *reasons
+                    .counts
+                    .entry(if known { code } else { "(others)".to_owned() })
+                    .or_default() += count;
             }
-            size.adapt(usize::try_from(seen.counted).unwrap_or(0), usize::try_from(seen.bytes).unwrap_or(0));
+            size.adapt(
+                usize::try_from(seen.counted).unwrap_or(0),
+                usize::try_from(seen.bytes).unwrap_or(0),
+            );
             after = seen.next;
             if after.is_none() {
                 break;
@@ -196,7 +208,11 @@ impl RedisFeed {
     }
 
     /// Reads the list that is wanted: at once when another one is, else now and then.
-    async fn list(&self, mut wanted: watch::Receiver<Option<(PlatformName, Filter)>>, every: Duration) {
+    async fn list(
+        &self,
+        mut wanted: watch::Receiver<Option<(PlatformName, Filter)>>,
+        every: Duration,
+    ) {
         loop {
             let want = wanted.borrow_and_update().clone();
             let begun = Instant::now();
@@ -212,9 +228,14 @@ impl RedisFeed {
         }
     }
 
-    async fn read_list(&self, platform: PlatformName, filter: Filter) -> Result<DeadLetterList, ToolError> {
+    async fn read_list(
+        &self,
+        platform: PlatformName,
+        filter: Filter,
+    ) -> Result<DeadLetterList, ToolError> {
         let keys = self.queue.keys(&platform);
-        let (mut items, mut before, mut looked_at, mut size) = (Vec::new(), None, 0, PageSize::new());
+        let (mut items, mut before, mut looked_at, mut size) =
+            (Vec::new(), None, 0, PageSize::new());
         let more = loop {
             let entries = self.queue.newest_dead_letters(&keys, before, size.entries()).await?;
             let ended = entries.len() < size.entries();
@@ -222,7 +243,11 @@ impl RedisFeed {
             size.adapt(entries.len(), entries.iter().map(StreamEntry::weight).sum());
             before = entries.last().map(|entry| entry.id);
             let letters = entries.into_iter().map(|entry| DeadLetter::decode(&platform, entry));
-            items.extend(letters.filter(|letter| filter.matches(letter)).map(|letter| ListItem::from(&letter)));
+            items.extend(
+                letters
+                    .filter(|letter| filter.matches(letter))
+                    .map(|letter| ListItem::from(&letter)),
+            );
             if items.len() > MAX_LISTED {
                 items.truncate(MAX_LISTED);
                 break true;
@@ -247,11 +272,16 @@ impl RedisFeed {
                 }
                 AppCommand::Quit | AppCommand::ReadList(..) => continue,
             };
-            self.send_update(news.unwrap_or_else(|failure| Update::Notice(failure.error_chain()))).await;
+            self.send_update(news.unwrap_or_else(|failure| Update::Notice(failure.error_chain())))
+                .await;
         }
     }
 
-    async fn show_letter(&self, platform: &PlatformName, id: StreamId) -> Result<Update, ToolError> {
+    async fn show_letter(
+        &self,
+        platform: &PlatformName,
+        id: StreamId,
+    ) -> Result<Update, ToolError> {
         let entry = self.queue.find_dead_letter(&self.queue.keys(platform), id).await?;
         Ok(match entry {
             None => Update::Notice(format!("{id}: no longer a dead letter")),
@@ -274,19 +304,29 @@ impl RedisFeed {
         for ids in ids.chunks(100) {
             match action {
                 BulkAction::Replay => {
-                    let outcomes = self.queue.replay(&keys, ids, self.replay_limit, &BTreeMap::new()).await?;
-                    done += outcomes.iter().filter(|one| matches!(one, Replayed::Done(_))).count() as u64;
+                    let outcomes =
+                        self.queue.replay(&keys, ids, self.replay_limit, &BTreeMap::new()).await?;
+                    done += outcomes.iter().filter(|one| matches!(one, Replayed::Done(_))).count()
+                        as u64;
                     full |= outcomes.contains(&Replayed::Paused);
                 }
                 BulkAction::Purge => {
-                    let found = self.queue.find_dead_letters(&keys, ids).await?.into_iter().flatten();
-                    let letters: Vec<_> = found.map(|entry| purge::with_marker_digest(platform, entry)).collect();
-                    done += self.queue.purge(&keys, &letters).await?.iter().filter(|one| **one).count() as u64;
+                    let found =
+                        self.queue.find_dead_letters(&keys, ids).await?.into_iter().flatten();
+                    let letters: Vec<_> =
+                        found.map(|entry| purge::with_marker_digest(platform, entry)).collect();
+                    done +=
+                        self.queue.purge(&keys, &letters).await?.iter().filter(|one| **one).count()
+                            as u64;
                 }
             }
         }
         let asked = ids.len() as u64;
-        let mut text = format!("{}: {} of {platform}", action.done(), count_noun(done, "dead letter", "dead letters"));
+        let mut text = format!(
+            "{}: {} of {platform}",
+            action.done(),
+            count_noun(done, "dead letter", "dead letters")
+        );
         if done < asked {
             let why = if full { "the queue is half full" } else { "no longer there" };
             text.push_str(&format!("; {} not ({why})", asked - done));

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ToolSession;
 use crate::cli::TopArgs;
-use crate::exit_code::{ToolError, RunOutcome};
+use crate::exit_code::{RunOutcome, ToolError};
 use app::{App, AppCommand, KeyPress, Overlay};
 use feed::{Feed, Update};
 
@@ -44,7 +44,9 @@ pub(super) async fn run(session: &mut ToolSession, args: TopArgs) -> Result<RunO
     let ended = CancellationToken::new();
     // Restores the terminal on a panic, too.
     let mut terminal = ratatui::try_init()?;
-    let result = show(&mut terminal, &mut app, Feed::start(session, args, ended.clone()), &stop, &ended).await;
+    let result =
+        show(&mut terminal, &mut app, Feed::start(session, args, ended.clone()), &stop, &ended)
+            .await;
     ended.cancel();
     ratatui::restore();
     result.map(|()| RunOutcome::Done)
@@ -113,10 +115,12 @@ fn keys(ended: CancellationToken) -> mpsc::Receiver<Option<KeyPress>> {
                 Err(error) => Err(error),
             };
             let key = match event {
-                Ok(Event::Key(pressed)) if pressed.kind != KeyEventKind::Release => match key(pressed) {
-                    Some(key) => Some(key),
-                    None => continue,
-                },
+                Ok(Event::Key(pressed)) if pressed.kind != KeyEventKind::Release => {
+                    match key(pressed) {
+                        Some(key) => Some(key),
+                        None => continue,
+                    }
+                }
                 Ok(Event::Resize(..)) => None,
                 Ok(_) => continue,
                 Err(_) => return,

@@ -89,10 +89,20 @@ pub(super) struct Filter {
 impl Filter {
     /// Whether `letter` is to be shown.
     pub(super) fn matches(&self, letter: &DeadLetter) -> bool {
-        let code = self.code.as_deref().is_none_or(|code| letter.error_code.as_deref().unwrap_or("") == code);
-        let says = |value: &Option<String>| value.as_deref().is_some_and(|value| value.contains(&self.text));
-        let body =
-            || letter.body.as_ref().and_then(|body| body.as_text()).is_some_and(|body| body.contains(&self.text));
+        let code = self
+            .code
+            .as_deref()
+            .is_none_or(|code| letter.error_code.as_deref().unwrap_or("") == code);
+        let says = |value: &Option<String>| {
+            value.as_deref().is_some_and(|value| value.contains(&self.text))
+        };
+        let body = || {
+            letter
+                .body
+                .as_ref()
+                .and_then(|body| body.as_text())
+                .is_some_and(|body| body.contains(&self.text))
+        };
         code && (self.text.is_empty()
             || [&letter.event_type, &letter.event_id, &letter.error].into_iter().any(says)
             || body())
@@ -112,7 +122,13 @@ pub(super) struct DeadLetterList {
 impl PlatformRow {
     /// As it is first seen.
     pub(super) fn first(platform: PlatformName, now: PlatformSample) -> Self {
-        Self { platform, now, per_second: None, history: VecDeque::new(), reasons: ErrorCodeCounts::default() }
+        Self {
+            platform,
+            now,
+            per_second: None,
+            history: VecDeque::new(),
+            reasons: ErrorCodeCounts::default(),
+        }
     }
 
     /// As it is seen next.
@@ -121,7 +137,8 @@ impl PlatformRow {
         if seconds > 0.0 {
             // A counter that went down began anew: Redis was emptied.
             let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
-            let rates = (rate(now.accepted, self.now.accepted), rate(now.finished, self.now.finished));
+            let rates =
+                (rate(now.accepted, self.now.accepted), rate(now.finished, self.now.finished));
             self.per_second = Some(rates);
             self.history.push_back(rates.1.round() as u64);
             if self.history.len() > MAX_HISTORY_SAMPLES {

@@ -9,7 +9,7 @@ use shared::event::StreamId;
 use shared::platform::PlatformName;
 
 use super::app::{App, AppCommand, BulkAction, KeyPress, Overlay, Pane};
-use super::model::{Filter, ListItem, DeadLetterList, ErrorCodeCounts, PlatformSample};
+use super::model::{DeadLetterList, ErrorCodeCounts, Filter, ListItem, PlatformSample};
 use super::view;
 
 const NOW: i64 = 1_767_225_660_000;
@@ -59,12 +59,21 @@ fn list(items: u64) -> DeadLetterList {
 /// A view that has read twice.
 fn app() -> App {
     let mut app = App::new("127.0.0.1:6379".to_owned(), false);
-    assert_eq!(app.apply_samples(samples(NOW - 1000, 100)), Some(AppCommand::ReadList(name("mux"), Filter::default())));
+    assert_eq!(
+        app.apply_samples(samples(NOW - 1000, 100)),
+        Some(AppCommand::ReadList(name("mux"), Filter::default()))
+    );
     for second in 0..60 {
-        app.apply_samples(samples(NOW + 1000 * second, 100 + u64::try_from(second * second).unwrap()));
+        app.apply_samples(samples(
+            NOW + 1000 * second,
+            100 + u64::try_from(second * second).unwrap(),
+        ));
     }
     let counts = [("session_not_found".to_owned(), 2), ("invalid_event".to_owned(), 1)].into();
-    app.apply_counts(&name("mux"), ErrorCodeCounts { counts, counted: 3, total: 3, at: NOW + 58_000 });
+    app.apply_counts(
+        &name("mux"),
+        ErrorCodeCounts { counts, counted: 3, total: 3, at: NOW + 58_000 },
+    );
     app.show_list(list(3));
     app
 }
@@ -121,7 +130,12 @@ fn top_without_color_draws_no_color() {
         let mut app = app();
         app.color = color;
         let backend = drawn(&mut app, 120, 30);
-        backend.buffer().content().iter().filter(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset).count()
+        backend
+            .buffer()
+            .content()
+            .iter()
+            .filter(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
+            .count()
     };
     assert_eq!(colored(false), 0);
     assert!(colored(true) > 0);
@@ -138,11 +152,17 @@ fn top_action_needs_a_confirming_key() {
         assert!(app.overlay.is_none());
     }
     app.key(KeyPress::Down);
-    assert_eq!(press(&mut app, "py"), Some(AppCommand::Do(BulkAction::Purge, name("mux"), vec![id(1)])));
+    assert_eq!(
+        press(&mut app, "py"),
+        Some(AppCommand::Do(BulkAction::Purge, name("mux"), vec![id(1)]))
+    );
     press(&mut app, " ");
     assert_eq!(app.marked.iter().copied().collect::<Vec<_>>(), [id(1)]);
     press(&mut app, " ");
-    assert_eq!(press(&mut app, "ry"), Some(AppCommand::Do(BulkAction::Replay, name("mux"), vec![id(1), id(2)])));
+    assert_eq!(
+        press(&mut app, "ry"),
+        Some(AppCommand::Do(BulkAction::Replay, name("mux"), vec![id(1), id(2)]))
+    );
     assert_eq!(app.key(KeyPress::Interrupt), Some(AppCommand::Quit));
     press(&mut app, "p");
     assert_eq!(app.key(KeyPress::Interrupt), Some(AppCommand::Quit), "also out of a dialogue");
@@ -165,7 +185,12 @@ fn top_removed_items_lose_their_mark() {
 #[test]
 fn top_partial_count_does_not_replace_a_complete_one() {
     let mut app = app();
-    let half = ErrorCodeCounts { counts: [("crash_loop".to_owned(), 1)].into(), counted: 1, total: 9, at: NOW + 59_000 };
+    let half = ErrorCodeCounts {
+        counts: [("crash_loop".to_owned(), 1)].into(),
+        counted: 1,
+        total: 9,
+        at: NOW + 59_000,
+    };
     app.apply_counts(&name("mux"), half.clone());
     assert_eq!(app.platform().unwrap().reasons.counted, 3);
     app.apply_counts(&name("livekit"), half);
@@ -176,10 +201,16 @@ fn top_partial_count_does_not_replace_a_complete_one() {
 fn top_list_for_an_old_filter_is_dropped() {
     let mut app = app();
     let code = |code: &str| Filter { code: Some(code.to_owned()), text: String::new() };
-    assert_eq!(press(&mut app, "e"), Some(AppCommand::ReadList(name("mux"), code("invalid_event"))));
+    assert_eq!(
+        press(&mut app, "e"),
+        Some(AppCommand::ReadList(name("mux"), code("invalid_event")))
+    );
     app.show_list(list(3));
     assert!(app.list.is_none(), "that was not asked for");
-    assert_eq!(press(&mut app, "e"), Some(AppCommand::ReadList(name("mux"), code("session_not_found"))));
+    assert_eq!(
+        press(&mut app, "e"),
+        Some(AppCommand::ReadList(name("mux"), code("session_not_found")))
+    );
     assert_eq!(press(&mut app, "e"), Some(AppCommand::ReadList(name("mux"), Filter::default())));
     press(&mut app, "/roox");
     app.key(KeyPress::Backspace);

@@ -6,7 +6,9 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Flex, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row as Cells, Sparkline, Table, TableState, Wrap};
+use ratatui::widgets::{
+    Block, Cell, Clear, Paragraph, Row as Cells, Sparkline, Table, TableState, Wrap,
+};
 
 use super::app::{App, Overlay, Pane};
 use super::model::{Filter, PlatformRow};
@@ -22,7 +24,10 @@ const CHART_MIN_WIDTH: u16 = 100;
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
     let area = frame.area();
     if area.width < MIN_SIZE.0 || area.height < MIN_SIZE.1 {
-        let text = format!("The terminal is too small: {} columns and {} rows are needed.", MIN_SIZE.0, MIN_SIZE.1);
+        let text = format!(
+            "The terminal is too small: {} columns and {} rows are needed.",
+            MIN_SIZE.0, MIN_SIZE.1
+        );
         frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), area);
         return;
     }
@@ -75,7 +80,13 @@ impl Theme {
 }
 
 fn title_line(app: &App, theme: Theme) -> Line<'static> {
-    let at = app.rows.iter().map(|row| row.now.at).max().map(time_arg::format_seconds).unwrap_or_default();
+    let at = app
+        .rows
+        .iter()
+        .map(|row| row.now.at)
+        .max()
+        .map(time_arg::format_seconds)
+        .unwrap_or_default();
     let dead: u64 = app.rows.iter().map(|row| row.now.dead).sum();
     let mut spans = vec![
         Span::styled("dlq-tool top", theme.head()),
@@ -94,7 +105,8 @@ fn title_line(app: &App, theme: Theme) -> Line<'static> {
 fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
     let wide = area.width >= CHART_MIN_WIDTH;
     let (table, curves) = if wide {
-        let [table, curves] = Layout::horizontal([Constraint::Length(82), Constraint::Min(10)]).areas(area);
+        let [table, curves] =
+            Layout::horizontal([Constraint::Length(82), Constraint::Min(10)]).areas(area);
         (table, Some(curves))
     } else {
         (area, None)
@@ -102,8 +114,9 @@ fn draw_platforms(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
     let head = ["PLATFORM", "BACKLOG", "PENDING", "RETRYING", "OLDEST", "IN/s", "DONE/s", "DEAD"];
     let head = head.iter().enumerate().map(|(at, name)| cell((*name).to_owned(), at > 0));
     let rows = app.rows.iter().map(|row| {
-        let rate =
-            |which: fn((f64, f64)) -> f64| row.per_second.map_or_else(|| "-".to_owned(), |r| per_second(which(r)));
+        let rate = |which: fn((f64, f64)) -> f64| {
+            row.per_second.map_or_else(|| "-".to_owned(), |r| per_second(which(r)))
+        };
         let numbers = [
             row.now.backlog.to_string(),
             row.now.pending.to_string(),
@@ -143,21 +156,33 @@ fn draw_curves(frame: &mut Frame<'_>, area: Rect, app: &App, offset: usize, them
     let head = Rect { height: 1, ..area };
     frame.render_widget(Line::styled(" DONE/s, newest on the right", theme.head()), head);
     for (line, row) in (1..area.height).zip(app.rows.iter().skip(offset)) {
-        let place = Rect { x: area.x + 1, y: area.y + line, width: area.width.saturating_sub(1), height: 1 };
+        let place = Rect {
+            x: area.x + 1,
+            y: area.y + line,
+            width: area.width.saturating_sub(1),
+            height: 1,
+        };
         let shown = usize::from(place.width).min(row.history.len());
-        let latest: Vec<u64> = row.history.iter().skip(row.history.len() - shown).copied().collect();
+        let latest: Vec<u64> =
+            row.history.iter().skip(row.history.len() - shown).copied().collect();
         let place = Rect { x: place.x + place.width - u16::try_from(shown).unwrap_or(0), ..place };
         frame.render_widget(Sparkline::default().data(latest).style(theme.fg(Color::Green)), place);
     }
 }
 
 fn reasons_line(app: &App, theme: Theme) -> Paragraph<'static> {
-    let Some(row) = app.platform() else { return Paragraph::new("no event has come yet, for any platform") };
+    let Some(row) = app.platform() else {
+        return Paragraph::new("no event has come yet, for any platform");
+    };
     let mut counts: Vec<_> = row.reasons.counts.iter().collect();
     counts.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), code.as_str()));
-    let text: Vec<_> = counts.iter().map(|(code, count)| format!("{count} {}", escaped(code))).collect();
+    let text: Vec<_> =
+        counts.iter().map(|(code, count)| format!("{count} {}", escaped(code))).collect();
     let text = if text.is_empty() { "none".to_owned() } else { text.join(", ") };
-    let mut spans = vec![Span::styled(format!("{} by error code: ", row.platform), theme.head()), Span::raw(text)];
+    let mut spans = vec![
+        Span::styled(format!("{} by error code: ", row.platform), theme.head()),
+        Span::raw(text),
+    ];
     let as_of = as_of(row);
     spans.push(Span::styled(as_of, Style::new().add_modifier(Modifier::DIM)));
     Paragraph::new(Line::from(spans)).wrap(Wrap { trim: true })
@@ -179,11 +204,17 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
         frame.render_widget(Paragraph::new(text), area);
         return;
     };
-    let head = ["", "DIED", "ERROR CODE", "EVENT TYPE", "EVENT ID"].map(|name| cell(name.to_owned(), false));
+    let head = ["", "DIED", "ERROR CODE", "EVENT TYPE", "EVENT ID"]
+        .map(|name| cell(name.to_owned(), false));
     let rows = list.items.iter().map(|item| {
         let mark = if app.marked.contains(&item.id) { "*" } else { " " };
-        let texts =
-            [mark.to_owned(), short(item.died_at), item.code.clone(), item.kind.clone(), item.event_id.clone()];
+        let texts = [
+            mark.to_owned(),
+            short(item.died_at),
+            item.code.clone(),
+            item.kind.clone(),
+            item.event_id.clone(),
+        ];
         Cells::new(texts.map(|text| cell(text, false)))
     });
     let widths = [
@@ -197,7 +228,8 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
         .header(Cells::new(head).style(theme.head()))
         .column_spacing(1)
         .row_highlight_style(theme.cursor(app.pane == Pane::DeadLetters));
-    let mut state = TableState::default().with_selected((!list.items.is_empty()).then_some(app.item));
+    let mut state =
+        TableState::default().with_selected((!list.items.is_empty()).then_some(app.item));
     frame.render_stateful_widget(table, area, &mut state);
     if list.items.is_empty() {
         let place = Rect { y: area.y + 1, height: 1, ..area };
@@ -231,7 +263,10 @@ fn foot_line(app: &App, theme: Theme) -> Line<'static> {
         }
     }
     if let Some(code) = &app.filter.code {
-        text.push_str(&format!(", only {}", if code.is_empty() { "without error code" } else { code }));
+        text.push_str(&format!(
+            ", only {}",
+            if code.is_empty() { "without error code" } else { code }
+        ));
     }
     if !app.filter.text.is_empty() {
         text.push_str(&format!(", with \"{}\"", app.filter.text));
@@ -244,16 +279,43 @@ fn draw_overlay(frame: &mut Frame<'_>, area: Rect, app: &App, theme: Theme) {
     match &app.overlay {
         Some(Overlay::Confirm { action, platform, ids }) => {
             let what = count_noun(ids.len() as u64, "dead letter", "dead letters");
-            let text = format!("{} {what} of {platform}?\n\ny: yes   any other key: no", capital(action.verb()));
-            popup(frame, area, (text.lines().map(str::len).max().unwrap_or(0) + 4, 5), "", text, 0, theme);
+            let text = format!(
+                "{} {what} of {platform}?\n\ny: yes   any other key: no",
+                capital(action.verb())
+            );
+            popup(
+                frame,
+                area,
+                (text.lines().map(str::len).max().unwrap_or(0) + 4, 5),
+                "",
+                text,
+                0,
+                theme,
+            );
         }
         Some(Overlay::DeadLetter { lines, top }) => {
             let size = (usize::from(area.width) - 4, usize::from(area.height) - 2);
-            popup(frame, area, size, " up, down: scroll   Esc: back ", lines.join("\n"), *top, theme);
+            popup(
+                frame,
+                area,
+                size,
+                " up, down: scroll   Esc: back ",
+                lines.join("\n"),
+                *top,
+                theme,
+            );
         }
         Some(Overlay::Help) => {
             let lines = crate::cli::TOP_KEYS.lines().count();
-            popup(frame, area, (80, lines + 2), " any key: back ", crate::cli::TOP_KEYS.to_owned(), 0, theme);
+            popup(
+                frame,
+                area,
+                (80, lines + 2),
+                " any key: back ",
+                crate::cli::TOP_KEYS.to_owned(),
+                0,
+                theme,
+            );
         }
         Some(Overlay::FilterInput(_)) | None => {}
     }
@@ -272,7 +334,8 @@ fn popup(
     let [across] = Layout::horizontal([length(size.0)]).flex(Flex::Center).areas(area);
     let [place] = Layout::vertical([length(size.1)]).flex(Flex::Center).areas(across);
     let block = Block::bordered().title(title).border_style(theme.head());
-    let text = Paragraph::new(text).block(block).scroll((u16::try_from(top).unwrap_or(u16::MAX), 0));
+    let text =
+        Paragraph::new(text).block(block).scroll((u16::try_from(top).unwrap_or(u16::MAX), 0));
     frame.render_widget(Clear, place);
     frame.render_widget(text, place);
 }

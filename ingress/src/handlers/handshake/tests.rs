@@ -16,12 +16,17 @@ impl TestIngress {
     async fn said(&self, request: TestRequest) -> HandshakeResponse {
         let app = App::new().app_data(self.ingress.clone()).configure(routes::configure);
         let response = call_service(&init_service(app).await, request.to_request()).await;
-        let kind = response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+        let kind =
+            response.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
         if kind.as_deref() == Some("text/plain") {
             assert_eq!(response.headers().get("x-content-type-options").unwrap(), "nosniff");
         }
         let status = response.status().as_u16();
-        (status, kind.unwrap_or_default(), String::from_utf8(read_body(response).await.to_vec()).unwrap())
+        (
+            status,
+            kind.unwrap_or_default(),
+            String::from_utf8(read_body(response).await.to_vec()).unwrap(),
+        )
     }
 
     async fn errcode(&self, request: TestRequest) -> (u16, String) {
@@ -60,10 +65,15 @@ async fn handshake_is_answered_without_redis_and_queues_nothing() {
     assert_eq!(said, (200, "text/plain".to_owned(), "3eZbrw <script>".to_owned()));
 
     // The platform has two secrets; the proof is made with the one that this request is signed with.
-    let body = r#"{"payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"},"event":"endpoint.url_validation"}"#;
+    let body =
+        r#"{"payload":{"plainToken":"qgg8vlvZRS6UYooatFL8Aw"},"event":"endpoint.url_validation"}"#;
     let proof = sign(b"qgg8vlvZRS6UYooatFL8Aw");
-    let expected = format!(r#"{{"plainToken":"qgg8vlvZRS6UYooatFL8Aw","encryptedToken":"{proof}"}}"#);
-    assert_eq!(fixture.said(zoom(body, true)).await, (200, "application/json".to_owned(), expected));
+    let expected =
+        format!(r#"{{"plainToken":"qgg8vlvZRS6UYooatFL8Aw","encryptedToken":"{proof}"}}"#);
+    assert_eq!(
+        fixture.said(zoom(body, true)).await,
+        (200, "application/json".to_owned(), expected)
+    );
     assert!(fixture.memory.events().is_empty());
 }
 
@@ -76,16 +86,25 @@ async fn forged_handshake_is_refused() {
     let other = zoom(body, true).set_payload(body.replace(r#""t""#, r#""u""#));
     assert_eq!(fixture.errcode(other).await, refused);
     let body = r#"{"type":"url_verification","challenge":"x"}"#;
-    assert_eq!(fixture.errcode(chat(body).set_payload(body.replace("\"x\"", "\"y\""))).await, refused);
+    assert_eq!(
+        fixture.errcode(chat(body).set_payload(body.replace("\"x\"", "\"y\""))).await,
+        refused
+    );
 }
 
 #[actix_web::test]
 async fn body_without_a_challenge_is_an_event() {
     let fixture = TestIngress::new();
-    let (status, ..) = fixture.said(chat(r#"{"event_type":"url_verification","payload":{"challenge":"x"}}"#)).await;
+    let (status, ..) = fixture
+        .said(chat(r#"{"event_type":"url_verification","payload":{"challenge":"x"}}"#))
+        .await;
     assert_eq!(status, 202);
-    assert_eq!(fixture.errcode(chat("no JSON")).await, (400, "E_WEBHOOK_INVALID_PAYLOAD".to_owned()));
-    let (status, ..) = fixture.said(zoom(r#"{"event":"meeting.started","event_ts":1733738399123}"#, true)).await;
+    assert_eq!(
+        fixture.errcode(chat("no JSON")).await,
+        (400, "E_WEBHOOK_INVALID_PAYLOAD".to_owned())
+    );
+    let (status, ..) =
+        fixture.said(zoom(r#"{"event":"meeting.started","event_ts":1733738399123}"#, true)).await;
     assert_eq!(status, 200, "what Zoom takes for an answer");
     assert_eq!(fixture.memory.events().len(), 2);
 }
@@ -94,15 +113,20 @@ async fn body_without_a_challenge_is_an_event() {
 async fn hub_is_answered_on_every_route_of_its_platform_only() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
-    let query =
-        "hub.mode=subscribe&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.challenge=a%2Bb&hub.lease_seconds=60";
+    let query = "hub.mode=subscribe&hub.topic=https%3A%2F%2Fexample.com%2Ffeed&hub.challenge=a%2Bb&hub.lease_seconds=60";
     for path in ["/api/v1/webhooks", "/webhooks", "/webhook", "/api/v1/live/webhooks"] {
         let said = fixture.said(hub(&format!("{path}/feeds"), query)).await;
         assert_eq!(said, (200, "text/plain".to_owned(), "a+b".to_owned()), "{path}");
     }
     let other = query.replace("feed&", "other&");
-    assert_eq!(fixture.errcode(hub("/webhooks/feeds", &other)).await, (404, "E_NOT_FOUND".to_owned()));
-    assert_eq!(fixture.errcode(hub("/webhooks/feeds", "")).await, (400, "E_INVALID_REQUEST".to_owned()));
+    assert_eq!(
+        fixture.errcode(hub("/webhooks/feeds", &other)).await,
+        (404, "E_NOT_FOUND".to_owned())
+    );
+    assert_eq!(
+        fixture.errcode(hub("/webhooks/feeds", "")).await,
+        (400, "E_INVALID_REQUEST".to_owned())
+    );
     let with_body = || hub("/webhooks/feeds", query);
     for request in [
         with_body().insert_header(("content-length", "3")),
@@ -130,9 +154,15 @@ async fn dashboard_that_presents_the_token_gets_its_challenge() {
     let said = fixture.said(hub("/webhooks/meta", query)).await;
     assert_eq!(said, (200, "text/plain".to_owned(), "a<b>".to_owned()));
     let wrong = query.replace("another", "no");
-    assert_eq!(fixture.errcode(hub("/webhooks/meta", &wrong)).await, (404, "E_NOT_FOUND".to_owned()));
+    assert_eq!(
+        fixture.errcode(hub("/webhooks/meta", &wrong)).await,
+        (404, "E_NOT_FOUND".to_owned())
+    );
     let number = "hub.mode=subscribe&hub.challenge=1158201444";
-    assert_eq!(fixture.errcode(hub("/webhooks/meta", number)).await, (400, "E_INVALID_REQUEST".to_owned()));
+    assert_eq!(
+        fixture.errcode(hub("/webhooks/meta", number)).await,
+        (400, "E_INVALID_REQUEST".to_owned())
+    );
 }
 
 #[actix_web::test]
@@ -158,7 +188,8 @@ async fn numeric_challenge_is_echoed_without_a_handshake() {
 async fn probed(fixture: &TestIngress, request: TestRequest) -> (u16, [Option<String>; 3]) {
     let app = App::new().app_data(fixture.ingress.clone()).configure(routes::configure);
     let response = call_service(&init_service(app).await, request.to_request()).await;
-    let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let header =
+        |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let told = ["allow", "webhook-allowed-origin", "webhook-allowed-rate"].map(header);
     (response.status().as_u16(), told)
 }
@@ -167,8 +198,12 @@ async fn probed(fixture: &TestIngress, request: TestRequest) -> (u16, [Option<St
 async fn probes_of_dashboards_are_answered() {
     let fixture = TestIngress::new();
     fixture.make_redis_unavailable();
-    let ask = |method: Method, name: &str| TestRequest::with_uri(&format!("/webhooks/{name}")).method(method);
-    for (name, status) in [("acme", 200), ("zoom", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
+    let ask = |method: Method, name: &str| {
+        TestRequest::with_uri(&format!("/webhooks/{name}")).method(method)
+    };
+    for (name, status) in
+        [("acme", 200), ("zoom", 200), ("off", 403), ("nobody", 404), ("netflix", 500)]
+    {
         assert_eq!(probed(&fixture, ask(Method::HEAD, name)).await.0, status, "{name}");
         let options = if status == 200 { 204 } else { status };
         assert_eq!(probed(&fixture, ask(Method::OPTIONS, name)).await.0, options, "{name}");

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use shared::clock;
 use shared::outbound::{Destination, DestinationName, PayloadFormat};
-use shared::queue::{DestinationState, CallError, Queue, QueueBindings};
+use shared::queue::{CallError, DestinationState, Queue, QueueBindings};
 use utoipa::ToSchema;
 
 use crate::error::Error;
@@ -65,7 +65,8 @@ pub(crate) struct DestinationStatus {
 
 /// Lost deliveries.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Overflow)] pub(crate) struct OverflowSummary {
+#[schema(as = Overflow)]
+pub(crate) struct OverflowSummary {
     /// Number of deliveries.
     count: u64,
     /// The first one's id.
@@ -165,7 +166,10 @@ impl QueueTotals {
 }
 
 /// Queues that hold something and belong to no destination.
-pub(super) async fn parked(queue: &Queue, bindings: &QueueBindings) -> Result<Vec<ParkedQueue>, Error> {
+pub(super) async fn parked(
+    queue: &Queue,
+    bindings: &QueueBindings,
+) -> Result<Vec<ParkedQueue>, Error> {
     let all = async {
         let mut parked = Vec::new();
         for name in queue.destination_queues().await? {

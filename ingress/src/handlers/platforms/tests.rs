@@ -54,7 +54,8 @@ async fn admin_token_is_required_to_change_platforms() {
     ] {
         let without = request(method.clone(), path, &json!({}));
         assert_eq!(refusal(&fixture, without).await.0, 401, "{method} {path}");
-        let wrong = request(method.clone(), path, &json!({})).insert_header((AUTHORIZATION, "Bearer x"));
+        let wrong =
+            request(method.clone(), path, &json!({})).insert_header((AUTHORIZATION, "Bearer x"));
         assert_eq!(refusal(&fixture, wrong).await.0, 403, "{method} {path}");
     }
 }
@@ -62,9 +63,11 @@ async fn admin_token_is_required_to_change_platforms() {
 #[actix_web::test]
 async fn method_not_allowed_lists_the_methods() {
     let fixture = TestIngress::registering(plain());
-    for (method, path) in
-        [(Method::GET, REGISTER), (Method::POST, PLATFORMS), (Method::POST, "/api/v1/webhooks/platforms/shop")]
-    {
+    for (method, path) in [
+        (Method::GET, REGISTER),
+        (Method::POST, PLATFORMS),
+        (Method::POST, "/api/v1/webhooks/platforms/shop"),
+    ] {
         let answer = refusal(&fixture, admin(method, path, &json!({}))).await;
         assert_eq!((answer.0, answer.1.as_str()), (405, "E_METHOD_NOT_ALLOWED"), "{path}");
     }
@@ -82,8 +85,11 @@ async fn registration_reports_all_problems_without_secrets() {
     let many: serde_json::Map<_, _> = (0..60).map(|n| (format!("k{n}"), Value::from(1))).collect();
     let (_, _, text) = refusal(&fixture, registration(many.into())).await;
     assert!(text.len() <= MAX_PROBLEMS_BYTES + 3 && text.ends_with('…'), "{}", text.len());
-    for body in [json!([]), json!("x"), json!({"paused": 1}), json!({"paused": true, "x": 1}), json!({})] {
-        let answer = refusal(&fixture, admin(Method::PATCH, "/api/v1/webhooks/platforms/acme", &body)).await;
+    for body in
+        [json!([]), json!("x"), json!({"paused": 1}), json!({"paused": true, "x": 1}), json!({})]
+    {
+        let answer =
+            refusal(&fixture, admin(Method::PATCH, "/api/v1/webhooks/platforms/acme", &body)).await;
         assert_eq!((answer.0, answer.1.as_str()), (400, "E_INVALID_REQUEST"), "{body}");
     }
 }
@@ -99,7 +105,8 @@ async fn registration_of_a_configured_bundled_platform_conflicts() {
 
 #[actix_web::test]
 async fn registration_without_key_or_redis_is_503() {
-    let (status, errcode, text) = refusal(&TestIngress::registering(Sealer::default()), registration(json!({}))).await;
+    let (status, errcode, text) =
+        refusal(&TestIngress::registering(Sealer::default()), registration(json!({}))).await;
     assert_eq!((status, errcode.as_str()), (503, "E_REGISTRATION_UNAVAILABLE"));
     assert!(text.contains("SECRETS_KEY"), "{text}");
     let fixture = TestIngress::registering(plain());

@@ -15,7 +15,8 @@ use crate::targets::LiveTargets;
 
 /// Everything that is defined.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Platforms)] pub(crate) struct PlatformListResponse {
+#[schema(as = Platforms)]
+pub(crate) struct PlatformListResponse {
     /// By name.
     platforms: Vec<PlatformView>,
 }
@@ -45,7 +46,8 @@ pub(crate) struct PlatformView {
 
 /// What holds for a platform.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Terms)] pub(crate) struct PlatformSettings {
+#[schema(as = Terms)]
+pub(crate) struct PlatformSettings {
     /// False: its webhooks are refused with 403.
     enabled: bool,
     /// True: its events are kept and not processed.
@@ -79,7 +81,8 @@ pub(crate) struct PlatformView {
 
 /// What is known of a registered platform.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Registered)] pub(crate) struct RegistrationView {
+#[schema(as = Registered)]
+pub(crate) struct RegistrationView {
     /// The definition as it was registered, without what its webhooks are verified with.
     #[schema(value_type = Object)]
     definition: Map<String, Value>,
@@ -98,7 +101,8 @@ pub(crate) struct PlatformView {
 
 /// One of the keys that verify a platform's webhooks; it itself is never shown.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Valid)] pub(crate) struct KeyValidity {
+#[schema(as = Valid)]
+pub(crate) struct KeyValidity {
     /// Until when it does; null: until another takes its place.
     #[schema(required, format = DateTime)]
     expires_at: Option<String>,
@@ -107,7 +111,8 @@ pub(crate) struct PlatformView {
 impl PlatformListResponse {
     /// What stands in `snapshot`; `targets` says what this replica can verify.
     pub(super) fn new(snapshot: &Snapshot, targets: &LiveTargets) -> Self {
-        let addressable = snapshot.registry.iter().filter(|platform| platform.source != Source::Reserved);
+        let addressable =
+            snapshot.registry.iter().filter(|platform| platform.source != Source::Reserved);
         let mut platforms: Vec<_> =
             addressable.map(|platform| PlatformView::new(platform, snapshot, targets)).collect();
         let known: Vec<_> = platforms.iter().map(|one| one.platform.clone()).collect();
@@ -139,7 +144,8 @@ impl PlatformView {
                 Source::Bundled | Source::Reserved => "bundled",
             },
             state: if draining { "draining" } else { "active" },
-            configured: !draining && (snapshot.keys.contains_key(name) || targets.configured_at_start(name)),
+            configured: !draining
+                && (snapshot.keys.contains_key(name) || targets.configured_at_start(name)),
             terms: Some(PlatformSettings::new(platform)),
             registered: record.map(|record| RegistrationView::new(&platform.name, record)),
         }
@@ -191,10 +197,13 @@ impl RegistrationView {
     fn new(name: &PlatformName, record: &Record) -> Self {
         // One that is being removed verifies nothing; what is left of its secrets only signs.
         let verifies = record.state == State::Active;
-        let valid = record.secrets.iter().filter(|secret| verifies && !secret.is_expired(clock::now_ms()));
+        let valid =
+            record.secrets.iter().filter(|secret| verifies && !secret.is_expired(clock::now_ms()));
         Self {
             definition: record.definition.clone(),
-            keys: valid.map(|secret| KeyValidity { expires_at: secret.expires_at_ms.map(clock::rfc3339) }).collect(),
+            keys: valid
+                .map(|secret| KeyValidity { expires_at: secret.expires_at_ms.map(clock::rfc3339) })
+                .collect(),
             destination: record.url.as_ref().map(|_| format!("platform_{name}")),
             registered_at: clock::rfc3339(record.registered_at),
             updated_at: clock::rfc3339(record.updated_at),
@@ -222,17 +231,24 @@ mod tests {
     #[test]
     fn platform_view_has_everything_but_the_secret() {
         let current = targets();
-        let shop =
-            current.base().registered(&name("shop"), "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap());
+        let shop = current
+            .base()
+            .registered(&name("shop"), "rate_limit = 5\nevent_types = ['b', 'a']".parse().unwrap());
         let (registry, _) = current.base().with_registered([Arc::new(shop.unwrap())], Arc::clone);
         let record = json!({"v": 1, "definition": {"rate_limit": 5, "event_types": ["b", "a"]}, "state": "active",
             "secrets": [{"plain": {"secret": "5ecret"}}, {"sealed": "5ecret", "expires_at_ms": 4_102_444_800_000_i64},
                 {"sealed": "5ecret", "expires_at_ms": 1}], "registered_at": 0, "updated_at": 1});
         let snapshot = Snapshot {
             registry,
-            keys: HashMap::from([(name("shop"), Arc::new(Keys::Secrets(vec![Secret::new("5ecret")])))]),
+            keys: HashMap::from([(
+                name("shop"),
+                Arc::new(Keys::Secrets(vec![Secret::new("5ecret")])),
+            )]),
             draining: BTreeSet::new(),
-            records: BTreeMap::from([(name("shop"), Arc::new(serde_json::from_value(record).unwrap()))]),
+            records: BTreeMap::from([(
+                name("shop"),
+                Arc::new(serde_json::from_value(record).unwrap()),
+            )]),
             set_aside: BTreeMap::from([("x".to_owned(), name("y")), ("y".to_owned(), name("y"))]),
             later: BTreeSet::new(),
             sequence: 1,
@@ -241,8 +257,12 @@ mod tests {
         let all = serde_json::to_value(PlatformListResponse::new(&snapshot, &current)).unwrap();
         assert!(!all.to_string().contains("5ecret"), "{all}");
         let find = |of: &str| {
-            let found: Vec<_> =
-                all["platforms"].as_array().unwrap().iter().filter(|one| one["platform"] == of).collect();
+            let found: Vec<_> = all["platforms"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|one| one["platform"] == of)
+                .collect();
             assert_eq!(found.len(), 1, "{of}");
             found[0].clone()
         };
@@ -260,8 +280,14 @@ mod tests {
             find("y"),
             json!({"platform": "y", "source": "registered", "state": "unusable", "configured": false})
         );
-        assert_eq!((&find("acme")["source"], &find("mux")["source"]), (&json!("file"), &json!("bundled")));
-        assert_eq!((&find("mux")["configured"], &find("github")["configured"]), (&json!(true), &json!(false)));
+        assert_eq!(
+            (&find("acme")["source"], &find("mux")["source"]),
+            (&json!("file"), &json!("bundled"))
+        );
+        assert_eq!(
+            (&find("mux")["configured"], &find("github")["configured"]),
+            (&json!(true), &json!(false))
+        );
         assert!(!all.to_string().contains("\"sessions\""), "it is no platform to others");
     }
 }

@@ -30,7 +30,12 @@ fn event(id: &str, bytes: usize) -> NewEvent {
 
 type EnqueueReceiver = oneshot::Receiver<EnqueueReply>;
 
-fn job(target: &Arc<IngestTarget>, id: &str, bytes: usize, deadline: Instant) -> (EnqueueRequest, EnqueueReceiver) {
+fn job(
+    target: &Arc<IngestTarget>,
+    id: &str,
+    bytes: usize,
+    deadline: Instant,
+) -> (EnqueueRequest, EnqueueReceiver) {
     let (answer, outcome) = oneshot::channel();
     let event = event(id, bytes);
     let load = QueuedEvents { events: event.into(), _held: InFlightPermit::default() };
@@ -39,8 +44,12 @@ fn job(target: &Arc<IngestTarget>, id: &str, bytes: usize, deadline: Instant) ->
 
 fn ids(parts: &[PendingBatch]) -> Vec<(String, Vec<String>)> {
     let one = |part: &PendingBatch| {
-        let events =
-            part.jobs.iter().flat_map(|job| job.load.events.events()).map(|event| event.event_id.clone()).collect();
+        let events = part
+            .jobs
+            .iter()
+            .flat_map(|job| job.load.events.events())
+            .map(|event| event.event_id.clone())
+            .collect();
         (part.target.platform.name.to_string(), events)
     };
     parts.iter().map(one).collect()
@@ -51,29 +60,45 @@ fn fault() -> redis::RedisError {
 }
 
 /// Asks for all of `wanted` at once and waits for all answers, in order.
-async fn all(batcher: &Batcher, wanted: &[(&Arc<IngestTarget>, &str)]) -> Vec<Result<Enqueued, EnqueueError>> {
-    join_all(wanted.iter().map(|(target, id)| batcher.enqueue(target, event(id, 1), InFlightPermit::default()))).await
+async fn all(
+    batcher: &Batcher,
+    wanted: &[(&Arc<IngestTarget>, &str)],
+) -> Vec<Result<Enqueued, EnqueueError>> {
+    join_all(
+        wanted
+            .iter()
+            .map(|(target, id)| batcher.enqueue(target, event(id, 1), InFlightPermit::default())),
+    )
+    .await
 }
 
 #[test]
 fn round_has_one_batch_per_platform_in_arrival_order() {
     let (mux, acme, later) = (target("mux"), target("acme"), Instant::now() + MAX_WAIT);
     let order = [(&mux, "1"), (&acme, "2"), (&mux, "3"), (&acme, "4"), (&mux, "5")];
-    let (jobs, _waiting): (Vec<_>, Vec<_>) = order.iter().map(|(target, id)| job(target, id, 1, later)).unzip();
+    let (jobs, _waiting): (Vec<_>, Vec<_>) =
+        order.iter().map(|(target, id)| job(target, id, 1, later)).unzip();
     let expected = [("mux", vec!["1", "3", "5"]), ("acme", vec!["2", "4"])];
     let calls = ids(&group(jobs.into_iter(), Instant::now()));
-    assert_eq!(calls, expected.map(|(name, ids)| (name.to_owned(), ids.into_iter().map(str::to_owned).collect())));
+    assert_eq!(
+        calls,
+        expected.map(|(name, ids)| (name.to_owned(), ids.into_iter().map(str::to_owned).collect()))
+    );
 }
 
 /// Which platform brought how many events to which call.
 fn packed(jobs: Vec<EnqueueRequest>, mix: bool) -> Vec<Vec<(String, usize)>> {
     let one = |part: &PendingBatch| (part.target.platform.name.to_string(), part.events);
-    calls(group(jobs.into_iter(), Instant::now()), mix).iter().map(|call| call.iter().map(one).collect()).collect()
+    calls(group(jobs.into_iter(), Instant::now()), mix)
+        .iter()
+        .map(|call| call.iter().map(one).collect())
+        .collect()
 }
 
 #[test]
 fn platforms_share_calls_within_bounds_where_they_mix() {
-    let (mux, acme, busy, later) = (target("mux"), target("acme"), target("busy"), Instant::now() + MAX_WAIT);
+    let (mux, acme, busy, later) =
+        (target("mux"), target("acme"), target("busy"), Instant::now() + MAX_WAIT);
     let many = |shares: &[(&Arc<IngestTarget>, usize, usize)]| -> (Vec<EnqueueRequest>, Vec<EnqueueReceiver>) {
         let each = |(target, count, bytes): &(&Arc<IngestTarget>, usize, usize)| {
             (0..*count).map(|n| job(target, &n.to_string(), *bytes, later)).collect::<Vec<_>>()
@@ -81,7 +106,10 @@ fn platforms_share_calls_within_bounds_where_they_mix() {
         shares.iter().flat_map(each).unzip()
     };
     let named = |calls: &[&[(&str, usize)]]| -> Vec<Vec<(String, usize)>> {
-        calls.iter().map(|call| call.iter().map(|(name, events)| ((*name).to_owned(), *events)).collect()).collect()
+        calls
+            .iter()
+            .map(|call| call.iter().map(|(name, events)| ((*name).to_owned(), *events)).collect())
+            .collect()
     };
     let (jobs, _waiting) = many(&[(&mux, 2, 1), (&acme, 1, 1), (&busy, 125, 1), (&acme, 1, 1)]);
     assert_eq!(packed(jobs, true), named(&[&[("mux", 2), ("acme", 2)], &[("busy", 125)]]));
@@ -89,7 +117,10 @@ fn platforms_share_calls_within_bounds_where_they_mix() {
     assert_eq!(packed(jobs, true), named(&[&[("mux", 1), ("acme", 2), ("busy", 125)]]));
     // A platform's second part goes after its first.
     let (jobs, _waiting) = many(&[(&mux, 130, 1), (&acme, 3, 1), (&busy, 1, 1)]);
-    assert_eq!(packed(jobs, true), named(&[&[("mux", 128)], &[("mux", 2), ("acme", 3), ("busy", 1)]]));
+    assert_eq!(
+        packed(jobs, true),
+        named(&[&[("mux", 128)], &[("mux", 2), ("acme", 3), ("busy", 1)]])
+    );
     let half = MAX_BATCH_BYTES / 2;
     let (jobs, _waiting) = many(&[(&mux, 1, half), (&acme, 1, half), (&busy, 1, 1)]);
     assert_eq!(packed(jobs, true), named(&[&[("mux", 1), ("acme", 1)], &[("busy", 1)]]));
@@ -104,7 +135,8 @@ fn platforms_share_calls_within_bounds_where_they_mix() {
 #[test]
 fn call_is_bounded_in_events() {
     let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
-    let (jobs, _waiting): (Vec<_>, Vec<_>) = (0..300).map(|n| job(&mux, &n.to_string(), 1, later)).unzip();
+    let (jobs, _waiting): (Vec<_>, Vec<_>) =
+        (0..300).map(|n| job(&mux, &n.to_string(), 1, later)).unzip();
     let calls = group(jobs.into_iter(), Instant::now());
     assert_eq!(calls.iter().map(|call| call.jobs.len()).collect::<Vec<_>>(), [128, 128, 44]);
     let sent: Vec<_> = ids(&calls).into_iter().flat_map(|(_, ids)| ids).collect();
@@ -117,7 +149,8 @@ fn call_is_bounded_in_bytes_and_keeps_the_order() {
     let sizes = [MAX_BATCH_BYTES - 10, 11, 10, MAX_BATCH_BYTES + 1, 1];
     let jobs = sizes.iter().enumerate().map(|(n, bytes)| job(&mux, &n.to_string(), *bytes, later));
     let (jobs, _waiting): (Vec<_>, Vec<_>) = jobs.unzip();
-    let calls: Vec<_> = ids(&group(jobs.into_iter(), Instant::now())).into_iter().map(|(_, ids)| ids).collect();
+    let calls: Vec<_> =
+        ids(&group(jobs.into_iter(), Instant::now())).into_iter().map(|(_, ids)| ids).collect();
     assert_eq!(calls, [vec!["0"], vec!["1", "2"], vec!["3"], vec!["4"]]);
 }
 
@@ -126,17 +159,24 @@ fn batch_request_is_never_split_over_calls() {
     let (mux, later) = (target("mux"), Instant::now() + MAX_WAIT);
     let batch = |size: usize, bytes: usize| {
         let (mut job, waiting) = job(&mux, "", 1, later);
-        job.load.events = Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
+        job.load.events =
+            Identified::Batch((0..size).map(|n| event(&n.to_string(), bytes)).collect());
         (job, waiting)
     };
     let sizes = |batches: Vec<(usize, usize)>| -> Vec<Vec<usize>> {
         let (jobs, _waiting): (Vec<_>, Vec<_>) =
             batches.into_iter().map(|(size, bytes)| batch(size, bytes)).unzip();
         let calls = group(jobs.into_iter(), Instant::now());
-        calls.iter().map(|call| call.jobs.iter().map(|job| job.load.events.events().len()).collect()).collect()
+        calls
+            .iter()
+            .map(|call| call.jobs.iter().map(|job| job.load.events.events().len()).collect())
+            .collect()
     };
     assert_eq!(sizes(vec![(100, 1), (28, 1), (1, 1)]), [vec![100, 28], vec![1]]);
-    assert_eq!(sizes(vec![(100, 1), (29, 1), (1, 1), (128, 1)]), [vec![100], vec![29, 1], vec![128]]);
+    assert_eq!(
+        sizes(vec![(100, 1), (29, 1), (1, 1), (128, 1)]),
+        [vec![100], vec![29, 1], vec![128]]
+    );
     let half = MAX_BATCH_BYTES / 2;
     assert_eq!(sizes(vec![(2, half / 2), (2, half / 2), (1, 1)]), [vec![2, 2], vec![1]]);
     assert_eq!(sizes(vec![(2, half / 2), (2, half / 2 + 1), (1, 1)]), [vec![2], vec![2, 1]]);
@@ -149,7 +189,14 @@ async fn batch_request_has_one_outcome() {
     let mux = target("mux");
     let enqueue = async |ids: &[&str]| {
         let marked = |id: &&str| NewEvent { marker: Some((*id).to_owned()), ..event(id, 1) };
-        batcher.enqueue(&mux, Identified::Batch(ids.iter().map(marked).collect()), InFlightPermit::default()).await.unwrap()
+        batcher
+            .enqueue(
+                &mux,
+                Identified::Batch(ids.iter().map(marked).collect()),
+                InFlightPermit::default(),
+            )
+            .await
+            .unwrap()
     };
     assert_eq!(enqueue(&["a", "b"]).await, Enqueued::Accepted);
     assert_eq!(enqueue(&["b", "c"]).await, Enqueued::Accepted);
@@ -207,7 +254,8 @@ async fn requests_during_a_call_go_into_the_next_one() {
     slow.begun.notified().await;
     slow.go_on.notify_one();
     assert!(rest.await.unwrap().iter().all(|outcome| matches!(outcome, Ok(Enqueued::Accepted))));
-    let sizes: Vec<_> = slow.memory.calls.lock().unwrap().iter().map(|(_, events)| events.len()).collect();
+    let sizes: Vec<_> =
+        slow.memory.calls.lock().unwrap().iter().map(|(_, events)| events.len()).collect();
     assert_eq!(sizes, [1, 3]);
 }
 
@@ -224,7 +272,8 @@ async fn event_gets_the_outcome_of_its_position() {
     });
     let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
     let mux = target("mux");
-    let outcomes = all(&batcher, &[(&mux, "new"), (&mux, "seen"), (&mux, "much"), (&mux, "full")]).await;
+    let outcomes =
+        all(&batcher, &[(&mux, "new"), (&mux, "seen"), (&mux, "much"), (&mux, "full")]).await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
     let much = Enqueued::RateLimited { retry_after_s: 7 };
     assert_eq!(outcomes, [Enqueued::Accepted, Enqueued::Duplicate, much, Enqueued::Overloaded]);
@@ -248,7 +297,14 @@ async fn event_of_a_shared_call_gets_the_outcome_of_its_position() {
     let memory = MemoryQueue::answering(|_, events| as_called(events)).mixing();
     let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
     let (mux, busy, acme) = (target("mux"), target("busy"), target("acme"));
-    let wanted = [(&mux, "new"), (&busy, "full"), (&acme, "seen"), (&mux, "seen"), (&acme, "new"), (&mux, "full")];
+    let wanted = [
+        (&mux, "new"),
+        (&busy, "full"),
+        (&acme, "seen"),
+        (&mux, "seen"),
+        (&acme, "new"),
+        (&mux, "full"),
+    ];
     let outcomes: Vec<_> = all(&batcher, &wanted).await.into_iter().map(Result::unwrap).collect();
     let (new, full, seen) = (Enqueued::Accepted, Enqueued::Overloaded, Enqueued::Duplicate);
     assert_eq!(outcomes, [new, full, seen, seen, new, full]);
@@ -257,10 +313,17 @@ async fn event_of_a_shared_call_gets_the_outcome_of_its_position() {
 /// Nobody is told "accepted" of a call that did not run, or whose answer does not say so of each.
 #[tokio::test]
 async fn failure_of_a_shared_call_applies_to_all_requests() {
-    let answers: [ReplyFunction; 3] =
-        [|| Err(CallError::NotRun(fault())), || Err(CallError::Unknown(fault())), || Ok(vec![Enqueued::Accepted; 2])];
+    let answers: [ReplyFunction; 3] = [
+        || Err(CallError::NotRun(fault())),
+        || Err(CallError::Unknown(fault())),
+        || Ok(vec![Enqueued::Accepted; 2]),
+    ];
     for answer in answers {
-        let of_mux = move |target: &IngestTarget, events: &[&NewEvent]| match target.platform.name.as_str() {
+        let of_mux = move |target: &IngestTarget, events: &[&NewEvent]| match target
+            .platform
+            .name
+            .as_str()
+        {
             "mux" => answer(),
             _ => as_called(events),
         };
@@ -296,11 +359,16 @@ async fn failing_call_of_a_platform_harms_no_other() {
 #[tokio::test]
 async fn reply_of_another_length_is_unknown_for_all() {
     for surplus in [0, 2] {
-        let memory = MemoryQueue::answering(move |_, events| Ok(vec![Enqueued::Accepted; events.len() - 1 + surplus]));
+        let memory = MemoryQueue::answering(move |_, events| {
+            Ok(vec![Enqueued::Accepted; events.len() - 1 + surplus])
+        });
         let (batcher, _task) = Batcher::start(memory, CancellationToken::new());
         let mux = target("mux");
         let outcomes = all(&batcher, &[(&mux, "1"), (&mux, "2")]).await;
-        assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(EnqueueError::Unknown(None)))), "{outcomes:?}");
+        assert!(
+            outcomes.iter().all(|outcome| matches!(outcome, Err(EnqueueError::Unknown(None)))),
+            "{outcomes:?}"
+        );
     }
 }
 

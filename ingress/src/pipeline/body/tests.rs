@@ -23,7 +23,8 @@ fn body_reader(max: usize, in_flight: usize) -> BodyReader {
 
 #[tokio::test]
 async fn body_is_joined_from_its_parts() {
-    let parts: &[(&[&str], &str)] = &[(&[], ""), (&["ab"], "ab"), (&["", "a", "b", "", "cd"], "abcd")];
+    let parts: &[(&[&str], &str)] =
+        &[(&[], ""), (&["ab"], "ab"), (&["", "a", "b", "", "cd"], "abcd")];
     for (parts, whole) in parts {
         let body = body_reader(4, 100).read(&HeaderMap::new(), &mut payload(parts)).await.unwrap();
         assert_eq!(body.bytes, whole.as_bytes());
@@ -38,15 +39,26 @@ async fn body_too_large_is_refused_by_length_and_by_bytes() {
     assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
     let refused = body_reader.read(&HeaderMap::new(), &mut payload(&["abc", "de"])).await;
     assert!(matches!(refused, Err(Error::PayloadTooLarge { limit: at }) if at == limit));
-    assert!(body_reader.read(&headers(&[(CONTENT_LENGTH, "4")]), &mut payload(&["abcd"])).await.is_ok());
+    assert!(
+        body_reader.read(&headers(&[(CONTENT_LENGTH, "4")]), &mut payload(&["abcd"])).await.is_ok()
+    );
 }
 
 #[tokio::test]
 async fn content_encoding_is_returned_with_the_body() {
-    let known = [("", Ok(None)), ("Identity", Ok(None)), ("utf-8", Ok(None)), ("gzip", Ok(Some(ContentEncoding::Gzip)))];
-    for (value, coding) in known.into_iter().chain([("br, zstd", Err(UnsupportedEncodingError)), ("compress", Err(UnsupportedEncodingError))])
-    {
-        let read = body_reader(4, 100).read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"])).await;
+    let known = [
+        ("", Ok(None)),
+        ("Identity", Ok(None)),
+        ("utf-8", Ok(None)),
+        ("gzip", Ok(Some(ContentEncoding::Gzip))),
+    ];
+    for (value, coding) in known.into_iter().chain([
+        ("br, zstd", Err(UnsupportedEncodingError)),
+        ("compress", Err(UnsupportedEncodingError)),
+    ]) {
+        let read = body_reader(4, 100)
+            .read(&headers(&[(CONTENT_ENCODING, value)]), &mut payload(&["a"]))
+            .await;
         assert_eq!(read.unwrap().coding, coding, "{value}");
     }
 }
@@ -57,7 +69,9 @@ fn zstd(body: &[u8]) -> Bytes {
 
 #[tokio::test]
 async fn decode_is_bounded_inline_and_on_the_decoder_pool() {
-    for max in [1000, MAX_INLINE_DECODE_BYTES, MAX_INLINE_DECODE_BYTES + 1, 4 * MAX_INLINE_DECODE_BYTES] {
+    for max in
+        [1000, MAX_INLINE_DECODE_BYTES, MAX_INLINE_DECODE_BYTES + 1, 4 * MAX_INLINE_DECODE_BYTES]
+    {
         let body_reader = body_reader(max, 16 * max);
         for (length, fits) in [(max - 1, true), (max, true), (max + 1, false), (8 * max, false)] {
             let (body, mut held) = (vec![b' '; length], InFlightPermit::default());
@@ -79,7 +93,10 @@ async fn decoded_body_counts_with_its_decoded_size() {
     body_reader.decode(ContentEncoding::Zstd, &wire, &mut held).await.unwrap();
     assert_eq!(body_reader.in_flight.available_permits(), 300);
     let mut second = InFlightPermit::default();
-    assert!(matches!(body_reader.decode(ContentEncoding::Zstd, &wire, &mut second).await, Err(Error::Busy)));
+    assert!(matches!(
+        body_reader.decode(ContentEncoding::Zstd, &wire, &mut second).await,
+        Err(Error::Busy)
+    ));
     drop((held, second));
     assert_eq!(body_reader.in_flight.available_permits(), 700);
 }
@@ -88,7 +105,13 @@ async fn decoded_body_counts_with_its_decoded_size() {
 async fn malformed_encoding_decodes_to_none() {
     for coding in [ContentEncoding::Gzip, ContentEncoding::Zstd, ContentEncoding::Brotli] {
         let wire = Bytes::from_static(b"neither of them");
-        assert_eq!(body_reader(100, 100).decode(coding, &wire, &mut InFlightPermit::default()).await.unwrap(), None);
+        assert_eq!(
+            body_reader(100, 100)
+                .decode(coding, &wire, &mut InFlightPermit::default())
+                .await
+                .unwrap(),
+            None
+        );
     }
 }
 
@@ -97,15 +120,25 @@ async fn body_that_stalls_times_out() {
     let begun = stream::iter([Ok(Bytes::from_static(b"a"))]);
     let mut stalled = Payload::Stream { payload: Box::pin(begun.chain(stream::pending())) as _ };
     let body_reader = body_reader(4, 100);
-    assert!(matches!(body_reader.read(&HeaderMap::new(), &mut stalled).await, Err(Error::BodyTimeout)));
-    assert_eq!(body_reader.in_flight.available_permits(), 100, "what had arrived must be given back");
+    assert!(matches!(
+        body_reader.read(&HeaderMap::new(), &mut stalled).await,
+        Err(Error::BodyTimeout)
+    ));
+    assert_eq!(
+        body_reader.in_flight.available_permits(),
+        100,
+        "what had arrived must be given back"
+    );
 }
 
 #[tokio::test]
 async fn broken_body_is_an_error_of_its_own() {
     let broken = stream::iter([Err(PayloadError::Incomplete(None))]);
     let mut broken = Payload::Stream { payload: Box::pin(broken) as _ };
-    assert!(matches!(body_reader(4, 100).read(&HeaderMap::new(), &mut broken).await, Err(Error::BodyBroken(_))));
+    assert!(matches!(
+        body_reader(4, 100).read(&HeaderMap::new(), &mut broken).await,
+        Err(Error::BodyBroken(_))
+    ));
 }
 
 #[tokio::test]
@@ -124,7 +157,10 @@ fn stalled(first: &'static [u8]) -> Payload {
     Payload::Stream { payload: Box::pin(begun.chain(stream::pending())) as _ }
 }
 
-async fn read_stalled(body_reader: BodyReader, first: &'static [u8]) -> Result<ReceivedBody, Error> {
+async fn read_stalled(
+    body_reader: BodyReader,
+    first: &'static [u8],
+) -> Result<ReceivedBody, Error> {
     body_reader.read(&HeaderMap::new(), &mut stalled(first)).await
 }
 

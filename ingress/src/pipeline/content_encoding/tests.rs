@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ALL: [ContentEncoding; 3] = [ContentEncoding::Gzip, ContentEncoding::Zstd, ContentEncoding::Brotli];
+const ALL: [ContentEncoding; 3] =
+    [ContentEncoding::Gzip, ContentEncoding::Zstd, ContentEncoding::Brotli];
 
 fn gzipped(body: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -27,7 +28,8 @@ fn zstd_streamed(body: &[u8]) -> Vec<u8> {
 
 fn brotlied(body: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::new();
-    let parameters = brotli::enc::BrotliEncoderParams { lgwin: 24, quality: 5, ..Default::default() };
+    let parameters =
+        brotli::enc::BrotliEncoderParams { lgwin: 24, quality: 5, ..Default::default() };
     brotli::BrotliCompress(&mut &*body, &mut encoded, &parameters).unwrap();
     encoded
 }
@@ -49,7 +51,17 @@ fn content_encoding_is_one_known_name_or_none() {
     for none in [&[][..], &[""], &["identity"], &[" Identity , "], &["", "identity"]] {
         assert_eq!(named(none), Ok(None), "{none:?}");
     }
-    for none in ["UTF-8", "utf8", "none", "8bit", "7bit", "binary", "US-ASCII", "utf-8, identity", "8BIT,none"] {
+    for none in [
+        "UTF-8",
+        "utf8",
+        "none",
+        "8bit",
+        "7bit",
+        "binary",
+        "US-ASCII",
+        "utf-8, identity",
+        "8BIT,none",
+    ] {
         assert_eq!(named(&[none]), Ok(None), "{none}");
     }
     assert_eq!(named(&["utf-8, gzip"]), Ok(Some(ContentEncoding::Gzip)));
@@ -63,7 +75,14 @@ fn content_encoding_is_one_known_name_or_none() {
     ] {
         assert_eq!(named(&[value]), Ok(Some(coding)), "{value}");
     }
-    for several in [&["gzip, gzip"][..], &["gzip", "br"], &["zstd, br, gzip"], &["deflate"], &["brotli"], &["*"]] {
+    for several in [
+        &["gzip, gzip"][..],
+        &["gzip", "br"],
+        &["zstd, br, gzip"],
+        &["deflate"],
+        &["brotli"],
+        &["*"],
+    ] {
         assert_eq!(named(several), Err(UnsupportedEncodingError), "{several:?}");
     }
 }
@@ -76,7 +95,11 @@ fn decode_bound_is_exact() {
         assert_eq!(coding.decode(&wire, body.len()), Ok(body.clone()), "{coding:?}");
         assert_eq!(coding.decode(&wire, body.len() + 1), Ok(body.clone()), "{coding:?}");
         for max in [0, 1, 1000, body.len() - 1] {
-            assert_eq!(coding.decode(&wire, max), Err(ContentDecodeError::TooLarge), "{coding:?} {max}");
+            assert_eq!(
+                coding.decode(&wire, max),
+                Err(ContentDecodeError::TooLarge),
+                "{coding:?} {max}"
+            );
         }
     }
 }
@@ -98,7 +121,8 @@ fn decompression_bomb_is_refused_within_the_bound() {
 /// A Brotli decoder makes room for what a block announces before it has decoded any of it.
 #[test]
 fn frame_that_announces_too_much_is_too_large() {
-    let body: Vec<u8> = (0..75_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let body: Vec<u8> =
+        (0..75_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     let wire = brotlied(&body);
     let begun = &wire[..wire.len() / 6];
     assert_eq!(
@@ -115,7 +139,11 @@ fn truncated_or_trailing_bytes_are_malformed() {
     for coding in ALL {
         let wire = encoded(coding, body);
         for end in 1..wire.len() {
-            assert_eq!(coding.decode(&wire[..end], 1000), Err(ContentDecodeError::Malformed), "{coding:?} {end}");
+            assert_eq!(
+                coding.decode(&wire[..end], 1000),
+                Err(ContentDecodeError::Malformed),
+                "{coding:?} {end}"
+            );
         }
         let longer = [&wire[..], b"garbage"].concat();
         assert_eq!(coding.decode(&longer, 1000), Err(ContentDecodeError::Malformed), "{coding:?}");

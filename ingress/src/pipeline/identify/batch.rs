@@ -39,7 +39,9 @@ impl BatchElement<'_> {
     /// The same, where a schema's refusal names it.
     pub(super) fn in_request_error(&self, error: PayloadError) -> PayloadError {
         match error {
-            PayloadError::Unmet { path, rule } => PayloadError::Unmet { path: self.in_request(&path), rule },
+            PayloadError::Unmet { path, rule } => {
+                PayloadError::Unmet { path: self.in_request(&path), rule }
+            }
             other => other,
         }
     }

@@ -49,7 +49,14 @@ struct FixtureExpectation {
 impl From<NewEvent> for FixtureExpectation {
     fn from(event: NewEvent) -> Self {
         let NewEvent { event_id, event_type, occurred_at, marker, delivery_id, .. } = event;
-        Self { event_id, event_type, occurred_at: occurred_at.known(), marker, delivery_id, body: None }
+        Self {
+            event_id,
+            event_type,
+            occurred_at: occurred_at.known(),
+            marker,
+            delivery_id,
+            body: None,
+        }
     }
 }
 
@@ -75,7 +82,9 @@ fn identify_reads_every_known_event() {
         let path = entry.unwrap().path().join("requests.json");
         let Ok(text) = std::fs::read_to_string(path) else { continue };
         let fixture: ProviderFixture = serde_json::from_str(&text).unwrap();
-        let registry = Registry::from_text("fixture", fixture.definition.as_deref().unwrap_or_default()).unwrap();
+        let registry =
+            Registry::from_text("fixture", fixture.definition.as_deref().unwrap_or_default())
+                .unwrap();
         let platform = registry.get(&fixture.platform).unwrap();
         for request in fixture.requests {
             if request.event.is_none() && request.events.is_none() {
@@ -87,11 +96,16 @@ fn identify_reads_every_known_event() {
                 Keys::Secrets(request.secrets.iter().map(secret).collect())
             } else {
                 let pairs = request.credentials.iter();
-                Keys::Credentials(pairs.map(|(key, text)| Credential::new(key, &secret(text))).collect())
+                Keys::Credentials(
+                    pairs.map(|(key, text)| Credential::new(key, &secret(text))).collect(),
+                )
             };
             let body = Bytes::from(request.body.unwrap());
-            let verified = verify(&platform.scheme, &keys, &request.headers, &body, request.now).unwrap();
-            match identify(platform, &verified, &body).unwrap_or_else(|error| panic!("{place}: {error}")) {
+            let verified =
+                verify(&platform.scheme, &keys, &request.headers, &body, request.now).unwrap();
+            match identify(platform, &verified, &body)
+                .unwrap_or_else(|error| panic!("{place}: {error}"))
+            {
                 Identified::One(event) => {
                     assert_eq!(event.body, body);
                     assert_eq!(Some(FixtureExpectation::from(event)), request.event, "{place}");
@@ -106,9 +120,11 @@ fn identify_reads_every_known_event() {
         }
     }
     // GitHub's events have no id of their own that could be known beforehand.
-    let providers = "twitch standard-webhooks cloudflare-stream cloudflare-live livepeer zoom stripe slack";
-    for platform in
-        ["mux", "livekit", "generic", "netflix", "realcast", "streamgank"].into_iter().chain(providers.split(' '))
+    let providers =
+        "twitch standard-webhooks cloudflare-stream cloudflare-live livepeer zoom stripe slack";
+    for platform in ["mux", "livekit", "generic", "netflix", "realcast", "streamgank"]
+        .into_iter()
+        .chain(providers.split(' '))
     {
         assert!(identified.contains(platform), "{platform}");
     }
@@ -125,14 +141,21 @@ impl AcmePlatform {
             "[platforms.acme]\nsecrets = ['env:S']\naliases = ['acme-live']\n\
              signature = {{ scheme = 'shared-secret', header = 'x-secret' }}\n[platforms.acme.event]\n{event}"
         );
-        Self { registry: Registry::from_text("p.toml", &text).unwrap_or_else(|problems| panic!("{problems:?}")) }
+        Self {
+            registry: Registry::from_text("p.toml", &text)
+                .unwrap_or_else(|problems| panic!("{problems:?}")),
+        }
     }
 
     fn with(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<NewEvent, IdentifyError> {
         self.identified(body, headers).map(single)
     }
 
-    fn identified(&self, body: &[u8], headers: &[(&str, &str)]) -> Result<Identified, IdentifyError> {
+    fn identified(
+        &self,
+        body: &[u8],
+        headers: &[(&str, &str)],
+    ) -> Result<Identified, IdentifyError> {
         let platform = self.registry.get("acme").unwrap();
         let headers = [headers, &[("x-secret", "s")]].concat();
         let keys = Keys::Secrets(vec![Secret::new("s")]);
@@ -155,7 +178,9 @@ impl AcmePlatform {
     fn batch(&self, body: &str) -> Vec<NewEvent> {
         match self.identified(body.as_bytes(), &[]).unwrap() {
             Identified::Batch(events) => events,
-            Identified::One(event) | Identified::Unusable(event) => panic!("one event: {}", event.event_id),
+            Identified::One(event) | Identified::Unusable(event) => {
+                panic!("one event: {}", event.event_id)
+            }
         }
     }
 }
@@ -169,7 +194,8 @@ fn acme() -> AcmePlatform {
 #[test]
 fn first_pointer_with_a_value_counts() {
     let acme = acme();
-    let event = acme.event(&json!({"id": null, "data": {"id": "a", "at": "2024-12-09T10:00:00Z"}, "event": 7}));
+    let event = acme
+        .event(&json!({"id": null, "data": {"id": "a", "at": "2024-12-09T10:00:00Z"}, "event": 7}));
     assert_eq!((event.event_id.as_str(), event.event_type.as_str()), ("a", "7"));
     assert_eq!(event.occurred_at, EventTime::Known(1_733_738_400_000));
     let event = acme.event(&json!({"id": "b", "data": {"id": "a"}, "kind": "x", "event": "y"}));
@@ -181,8 +207,14 @@ fn unusable_time_falls_through_to_the_next_pointer() {
     let at = |body: &Value| acme().event(body).occurred_at;
     let known = EventTime::Known(1_733_738_400_000);
     assert_eq!(at(&json!({"kind": "x", "at": "soon", "data": {"at": 1_733_738_400}})), known);
-    assert_eq!(at(&json!({"kind": "x", "at": [], "data": {"at": "2024-12-09T10:00:00+0000"}})), known);
-    assert_eq!(at(&json!({"kind": "x", "at": "soon", "data": {"at": null}})), EventTime::Unreadable);
+    assert_eq!(
+        at(&json!({"kind": "x", "at": [], "data": {"at": "2024-12-09T10:00:00+0000"}})),
+        known
+    );
+    assert_eq!(
+        at(&json!({"kind": "x", "at": "soon", "data": {"at": null}})),
+        EventTime::Unreadable
+    );
     assert_eq!(at(&json!({"kind": "x", "at": true})), EventTime::Unreadable);
     assert_eq!(at(&json!({"kind": "x", "at": "", "data": {"at": 0}})), EventTime::Absent);
     assert_eq!(at(&json!({"kind": "x"})), EventTime::Absent);
@@ -190,7 +222,8 @@ fn unusable_time_falls_through_to_the_next_pointer() {
 
 #[test]
 fn time_zone_is_the_offset_of_times_without_one() {
-    let acme = AcmePlatform::new("type = '/kind'\ntime = ['/at', '/data/at']\ntime_zone = '+02:00'");
+    let acme =
+        AcmePlatform::new("type = '/kind'\ntime = ['/at', '/data/at']\ntime_zone = '+02:00'");
     let at = |text: &str| acme.event(&json!({"kind": "x", "at": text})).occurred_at;
     for text in ["2024-12-09T12:00:00", "2024-12-09T10:00:00Z", "20241209120000", "1733738400"] {
         assert_eq!(at(text), EventTime::Known(1_733_738_400_000), "{text}");
@@ -212,9 +245,16 @@ fn unusable_id_or_type_falls_through_to_the_next_pointer() {
 fn body_without_a_usable_type_is_refused_by_path() {
     let acme = acme();
     let long = "x".repeat(257);
-    for kind in
-        [json!(null), json!(""), json!(true), json!(["a"]), json!({}), json!(long), json!("a\0"), json!("a\nb")]
-    {
+    for kind in [
+        json!(null),
+        json!(""),
+        json!(true),
+        json!(["a"]),
+        json!({}),
+        json!(long),
+        json!("a\0"),
+        json!("a\nb"),
+    ] {
         let reason = "/kind or /event: no event type of 1 to 256 bytes";
         assert_eq!(acme.refusal(&json!({"kind": kind, "secret": "value"})), reason, "{kind}");
     }
@@ -307,7 +347,10 @@ fn repeatable_events_without_id_and_time_are_distinct() {
     assert_eq!(acme.event(&timed).event_id, acme.event(&timed).event_id);
     assert!(acme.event(&timed).marker.is_some());
     let named = json!({"kind": "tick", "id": "1"});
-    assert_eq!((acme.event(&named).event_id, acme.event(&named).marker.is_some()), ("1".to_owned(), true));
+    assert_eq!(
+        (acme.event(&named).event_id, acme.event(&named).marker.is_some()),
+        ("1".to_owned(), true)
+    );
 }
 
 #[test]
@@ -326,14 +369,19 @@ fn unsigned_headers_decide_only_a_declared_type() {
     let long = "x".repeat(257);
     for useless in ["", "a\u{7f}b", &long] {
         let event = acme.with(body, &[("X-Type", "push"), ("X-Delivery", useless)]).unwrap();
-        assert_eq!(event.delivery_id.as_deref(), Some("5"), "an unusable one leaves the next place");
+        assert_eq!(
+            event.delivery_id.as_deref(),
+            Some("5"),
+            "an unusable one leaves the next place"
+        );
     }
 }
 
 #[test]
 fn traceparent_is_kept_if_it_is_valid() {
     let acme = acme();
-    let kept = |text: &str| acme.with(br#"{"kind":"x"}"#, &[("traceparent", text)]).unwrap().traceparent;
+    let kept =
+        |text: &str| acme.with(br#"{"kind":"x"}"#, &[("traceparent", text)]).unwrap().traceparent;
     let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     assert_eq!(kept(good).as_deref(), Some(good));
     for bad in [
@@ -361,20 +409,23 @@ fn batches() -> AcmePlatform {
 
 #[test]
 fn batch_element_is_an_event_with_the_request_around_it() {
-    let text =
-        r#" {"kind":"x", "all" : {"a":[1.50], "list" :[ {"id":"1","n":1e1} ,{"n":-0,"id":2}], "z":"\u00e9"} } "#;
+    let text = r#" {"kind":"x", "all" : {"a":[1.50], "list" :[ {"id":"1","n":1e1} ,{"n":-0,"id":2}], "z":"\u00e9"} } "#;
     let events = batches().batch(text);
     let bodies: Vec<&[u8]> = events.iter().map(|event| &event.body[..]).collect();
     assert_eq!(
         bodies,
         [
-            br#" {"kind":"x", "all" : {"a":[1.50], "list" :{"id":"1","n":1e1}, "z":"\u00e9"} } "#.as_slice(),
+            br#" {"kind":"x", "all" : {"a":[1.50], "list" :{"id":"1","n":1e1}, "z":"\u00e9"} } "#
+                .as_slice(),
             br#" {"kind":"x", "all" : {"a":[1.50], "list" :{"n":-0,"id":2}, "z":"\u00e9"} } "#,
         ]
     );
-    let ids: Vec<_> = events.iter().map(|event| (event.event_id.as_str(), event.event_type.as_str())).collect();
+    let ids: Vec<_> =
+        events.iter().map(|event| (event.event_id.as_str(), event.event_type.as_str())).collect();
     assert_eq!(ids, [("1", "x"), ("2", "x")]);
-    assert!(events.iter().all(|event| event.marker == Some(marker_digest("acme", &event.event_id))));
+    assert!(
+        events.iter().all(|event| event.marker == Some(marker_digest("acme", &event.event_id)))
+    );
     // What is queued is read as it was: an edited replay finds the same event.
     for event in events {
         assert_eq!(batches().with(&event.body, &[]).unwrap().event_id, event.event_id);
@@ -383,7 +434,9 @@ fn batch_element_is_an_event_with_the_request_around_it() {
 
 #[test]
 fn batch_elements_have_distinct_ids() {
-    let ids = |text: &str| batches().batch(text).into_iter().map(|event| event.event_id).collect::<Vec<_>>();
+    let ids = |text: &str| {
+        batches().batch(text).into_iter().map(|event| event.event_id).collect::<Vec<_>>()
+    };
     // The message's id stands outside the list.
     assert_eq!(
         ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1},{"n":1},{"n":1,"id":"own"}]}}"#),
@@ -392,7 +445,10 @@ fn batch_elements_have_distinct_ids() {
     // Nothing has an id: what they say, wherever they stand.
     let one = ids(r#"{"kind":"x","all":{"list":[{"n":1},{"n":2}]}}"#);
     assert_eq!((one[0].len(), one[0] == one[1]), (64, false));
-    assert_eq!(ids(r#"{"all":{"list":[{"n":2}, {"n":1}]},"kind":"x"}"#), [one[1].as_str(), &one[0]]);
+    assert_eq!(
+        ids(r#"{"all":{"list":[{"n":2}, {"n":1}]},"kind":"x"}"#),
+        [one[1].as_str(), &one[0]]
+    );
     // An unusable id of its own is as good as none.
     let unusable = ids(r#"{"kind":"x","id":"m","all":{"list":[{"n":1,"id":{}},{"n":1,"id":""}]}}"#);
     assert_eq!(unusable, ["m#0", "m#1"]);
@@ -403,7 +459,9 @@ fn batch_elements_have_distinct_ids() {
 
 #[test]
 fn request_without_a_list_is_one_event() {
-    for body in [json!({"kind": "x", "id": "1"}), json!({"kind": "x", "id": "1", "all": {"list": null}})] {
+    for body in
+        [json!({"kind": "x", "id": "1"}), json!({"kind": "x", "id": "1", "all": {"list": null}})]
+    {
         assert_eq!(batches().event(&body).event_id, "1");
     }
     let lone = json!({"kind": "x", "id": "1", "all": {"list": {"n": 1, "id": "own"}}});
@@ -418,10 +476,18 @@ fn batch_with_a_bad_element_is_refused_by_its_path() {
         assert_eq!(refused(json!([{"n": 1}, other])), "/all/list/1: must be an object");
     }
     assert_eq!(refused(json!([{"n": 1}, null])), "/all/list/1: must be an object");
-    assert_eq!(refused(json!([{"n": 1}, {"n": 1}, {"m": "personal"}])), "/all/list/2/n: is required");
-    assert_eq!(refused(json!([{"n": 1}, {"n": 1, "from": "other"}])), "/all/list/1/from: names another platform");
     assert_eq!(
-        batches().refusal(&json!({"kind": "", "all": {"list": [{"n": 1, "kind": "x"}, {"n": 1, "kind": ""}]}})),
+        refused(json!([{"n": 1}, {"n": 1}, {"m": "personal"}])),
+        "/all/list/2/n: is required"
+    );
+    assert_eq!(
+        refused(json!([{"n": 1}, {"n": 1, "from": "other"}])),
+        "/all/list/1/from: names another platform"
+    );
+    assert_eq!(
+        batches().refusal(
+            &json!({"kind": "", "all": {"list": [{"n": 1, "kind": "x"}, {"n": 1, "kind": ""}]}})
+        ),
         "/all/list/1/kind or /kind: no event type of 1 to 256 bytes"
     );
 }
@@ -445,7 +511,11 @@ fn batch_is_bounded_in_events_and_bytes() {
     // Each event carries what stands around the list: the sum is what counts.
     let around = MAX_BATCH_BYTES / 8 - 60;
     assert!(
-        batches().batch(&of(8, around).to_string()).iter().map(|event| event.body.len()).sum::<usize>()
+        batches()
+            .batch(&of(8, around).to_string())
+            .iter()
+            .map(|event| event.body.len())
+            .sum::<usize>()
             <= MAX_BATCH_BYTES
     );
     assert_eq!(batches().refusal(&of(8, around + 60)), large);
@@ -455,10 +525,14 @@ fn batch_is_bounded_in_events_and_bytes() {
 fn body_that_is_a_list_is_a_batch_if_declared() {
     let acme = AcmePlatform::new("batch = ''\nid = '/id'\ntype = '/kind'\ntime = '/at'");
     let events = acme.batch(r#" [{"kind":"a","id":"1"}, {"kind":"b","at":1733738400}] "#);
-    let told: Vec<_> = events.iter().map(|event| (event.event_type.as_str(), event.occurred_at.known())).collect();
+    let told: Vec<_> =
+        events.iter().map(|event| (event.event_type.as_str(), event.occurred_at.known())).collect();
     assert_eq!(told, [("a", None), ("b", Some(1_733_738_400_000))]);
     assert_eq!(events[0].body, br#" {"kind":"a","id":"1"} "#.as_slice());
-    assert_eq!(acme.refusal(&json!([{"kind": "a"}, {}])), "/1/kind: no event type of 1 to 256 bytes");
+    assert_eq!(
+        acme.refusal(&json!([{"kind": "a"}, {}])),
+        "/1/kind: no event type of 1 to 256 bytes"
+    );
     assert_eq!(acme.refusal(&json!([{"kind": "a"}, 7])), "/1: must be an object");
     assert!(acme.batch("[]").is_empty());
     assert_eq!(acme.event(&json!({"kind": "a", "id": "1"})).event_id, "1");
@@ -482,9 +556,14 @@ fn tree() -> impl Strategy<Value = Value> {
 /// The same value with the members in the opposite order and blanks between everything.
 fn respell(value: &Value) -> String {
     match value {
-        Value::Array(items) => format!("[ {} ]", items.iter().map(respell).collect::<Vec<_>>().join("\t,")),
+        Value::Array(items) => {
+            format!("[ {} ]", items.iter().map(respell).collect::<Vec<_>>().join("\t,"))
+        }
         Value::Object(members) => {
-            let members = members.iter().rev().map(|(key, value)| format!("{}\n: {}", json!(key), respell(value)));
+            let members = members
+                .iter()
+                .rev()
+                .map(|(key, value)| format!("{}\n: {}", json!(key), respell(value)));
             format!("{{ {} }}", members.collect::<Vec<_>>().join(" , "))
         }
         leaf => leaf.to_string(),
@@ -532,7 +611,8 @@ fn body_in_another_charset_keeps_its_bytes() {
     ];
     let ids: BTreeSet<String> = odd.iter().map(|body| acme.event_of(body).event_id).collect();
     assert_eq!(ids.len(), odd.len(), "other bytes are another event");
-    let by_id = |half: &str| acme.event_of(format!(r#"{{"kind":"x","id":"m{half}"}}"#).as_bytes()).event_id;
+    let by_id =
+        |half: &str| acme.event_of(format!(r#"{{"kind":"x","id":"m{half}"}}"#).as_bytes()).event_id;
     assert_ne!(by_id("\\ud83d"), by_id("\\ud83e"));
     assert_eq!(by_id("\u{fffd}"), "m\u{fffd}", "an id that was sent so");
     let next = acme.event_of(b"{\"kind\":\"x\",\"id\":\"m\xe9\",\"data\":{\"id\":\"next\"}}");

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use shared::event::{NewEvent, to_hex, marker_digest};
+use shared::event::{NewEvent, marker_digest, to_hex};
 use shared::json::{self, Document};
 use shared::platform::Platform;
 use shared::signature::Verified;

@@ -20,7 +20,10 @@ use secrecy::SecretString;
 use shared::metrics::WaiterMetrics;
 use shared::platform::LONGEST_WAIT;
 use shared::queue::keys::reply_channel;
-use shared::queue::{FAILURE_PAUSE, SubscriptionEvent, RedisUrlError, ReplyOutcome, Queue, EventReply, ChannelSubscription};
+use shared::queue::{
+    ChannelSubscription, EventReply, FAILURE_PAUSE, Queue, RedisUrlError, ReplyOutcome,
+    SubscriptionEvent,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -151,7 +154,12 @@ impl WaiterRegistryInner {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(self: &Arc<Self>, target: &Arc<IngestTarget>, event_id: &str, wait: Duration) -> Option<ResultWaiter> {
+    fn seat(
+        self: &Arc<Self>,
+        target: &Arc<IngestTarget>,
+        event_id: &str,
+        wait: Duration,
+    ) -> Option<ResultWaiter> {
         let (tell, told) = oneshot::channel();
         let mut seats = self.seats();
         if seats.taken >= self.most {
@@ -178,7 +186,9 @@ impl WaiterRegistryInner {
     /// Tells everybody who waits for this event. They leave their seats themselves.
     fn tell(&self, reply: EventReply) {
         let mut seats = self.seats();
-        let Some(waiting) = seats.by_event.get_mut(&key(&reply.platform, &reply.event_id)) else { return };
+        let Some(waiting) = seats.by_event.get_mut(&key(&reply.platform, &reply.event_id)) else {
+            return;
+        };
         for tell in waiting.iter_mut().filter_map(|seat| seat.tell.take()) {
             // Who has left meanwhile does not want to know.
             let _ = tell.send(reply.outcome.clone());
@@ -216,18 +226,23 @@ impl WaiterRegistryInner {
     async fn catch_up(self: Arc<Self>) {
         let waiting: Vec<(Arc<IngestTarget>, String)> = {
             let seats = self.seats();
-            let event_id =
-                |key: &str| key.split_once(':').map_or(String::new(), |(_, event_id)| event_id.to_owned());
+            let event_id = |key: &str| {
+                key.split_once(':').map_or(String::new(), |(_, event_id)| event_id.to_owned())
+            };
             seats
                 .by_event
                 .iter()
-                .filter_map(|(key, waiting)| Some((Arc::clone(&waiting.first()?.target), event_id(key))))
+                .filter_map(|(key, waiting)| {
+                    Some((Arc::clone(&waiting.first()?.target), event_id(key)))
+                })
                 .collect()
         };
         let room = &self;
         stream::iter(waiting)
             .for_each_concurrent(MAX_CONCURRENT_READS, async |(target, event_id)| {
-                if let Ok(Some(reply)) = timeout(CATCH_UP_TIMEOUT, room.stored(&target, &event_id)).await {
+                if let Ok(Some(reply)) =
+                    timeout(CATCH_UP_TIMEOUT, room.stored(&target, &event_id)).await
+                {
                     room.tell(reply);
                 }
             })

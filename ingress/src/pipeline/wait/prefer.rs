@@ -29,7 +29,8 @@ impl PreferScanner<'_> {
         while !self.0.is_empty() {
             self.spaces();
             let name = self.token();
-            let mut setting = if self.punctuation(b'=') { self.word() } else { PreferenceValue::Nothing };
+            let mut setting =
+                if self.punctuation(b'=') { self.word() } else { PreferenceValue::Nothing };
             self.spaces();
             if !matches!(self.0.first(), None | Some(b',' | b';')) {
                 setting = PreferenceValue::Malformed;
@@ -134,7 +135,8 @@ mod tests {
     fn asked(values: &[&[u8]]) -> Option<u64> {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(HeaderName::from_static("prefer"), HeaderValue::from_bytes(value).unwrap());
+            headers
+                .append(HeaderName::from_static("prefer"), HeaderValue::from_bytes(value).unwrap());
         }
         wait(&headers)
     }

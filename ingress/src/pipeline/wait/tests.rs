@@ -13,7 +13,7 @@ use shared::queue::Enqueued;
 
 use super::*;
 use crate::pipeline::InFlightPermit;
-use crate::testing::{TestIngress, MAX_BODY, MAX_WAITERS, MemoryQueue, sign};
+use crate::testing::{MAX_BODY, MAX_WAITERS, MemoryQueue, TestIngress, sign};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -33,7 +33,9 @@ fn request(platform: &str, n: u32, prefer: Option<&str>) -> TestRequest {
         .insert_header(("x-webhook-signature", signature))
         .set_payload(body);
     match prefer {
-        Some(prefer) => request.insert_header((HeaderName::from_static("prefer"), prefer.to_owned())),
+        Some(prefer) => {
+            request.insert_header((HeaderName::from_static("prefer"), prefer.to_owned()))
+        }
         None => request,
     }
 }
@@ -42,7 +44,10 @@ impl TestIngress {
     async fn seen(&self, request: TestRequest) -> WaitedResponse {
         let app = App::new().app_data(self.ingress.clone()).configure(crate::routes::configure);
         let response = call_service(&init_service(app).await, request.to_request()).await;
-        let applied = response.headers().get("preference-applied").map(|value| value.to_str().unwrap().to_owned());
+        let applied = response
+            .headers()
+            .get("preference-applied")
+            .map(|value| value.to_str().unwrap().to_owned());
         (response.status().as_u16(), applied, read_body_json(response).await)
     }
 
@@ -65,15 +70,19 @@ impl TestIngress {
 }
 
 fn done() -> ReplyOutcome {
-    ReplyOutcome::Processed(serde_json::value::to_raw_value(&json!({"action": "recorded", "room_id": null})).unwrap())
+    ReplyOutcome::Processed(
+        serde_json::value::to_raw_value(&json!({"action": "recorded", "room_id": null})).unwrap(),
+    )
 }
 
 #[actix_web::test]
 async fn waiting_request_gets_the_result() {
     let fixture = TestIngress::new();
-    for (n, (prefer, applied)) in
-        (0..).zip([("wait=20", "wait=20"), ("respond-async, WAIT = \"5\"", "wait=5"), ("wait=999", "wait=30")])
-    {
+    for (n, (prefer, applied)) in (0..).zip([
+        ("wait=20", "wait=20"),
+        ("respond-async, WAIT = \"5\"", "wait=5"),
+        ("wait=999", "wait=30"),
+    ]) {
         let asked = fixture.seen(request("acme-live", n, Some(prefer)));
         let (seen, ()) = tokio::join!(asked, fixture.tell("acme", n as usize, done()));
         let expected = json!({"success": true, "results": {"action": "recorded", "room_id": null}});
@@ -95,7 +104,8 @@ async fn result_before_the_wait_is_not_missed() {
         Ok(vec![Enqueued::Accepted; events.len()])
     }));
     assert!(waiters.set(fixture.waiters().clone()).is_ok());
-    let seen = timeout(SOON, fixture.seen(request("acme", 0, Some("wait=30")))).await.expect("at once");
+    let seen =
+        timeout(SOON, fixture.seen(request("acme", 0, Some("wait=30")))).await.expect("at once");
     assert_eq!((seen.0, seen.1.as_deref()), (200, Some("wait=30")));
 }
 
@@ -154,7 +164,11 @@ async fn request_that_does_not_wait_is_answered_at_once() {
     for (n, (platform, prefer)) in (0..).zip(cases) {
         let begun = Instant::now();
         let (status, applied, body) = fixture.seen(request(platform, n, prefer)).await;
-        assert_eq!((status, applied, &body["status"]), (202, None, &json!("accepted")), "{platform} {prefer:?}");
+        assert_eq!(
+            (status, applied, &body["status"]),
+            (202, None, &json!("accepted")),
+            "{platform} {prefer:?}"
+        );
         assert!(begun.elapsed() < Duration::from_secs(1), "{platform} {prefer:?}");
     }
     assert!(fixture.memory.events().iter().all(|event| event.reply_to.is_none()));
@@ -165,7 +179,11 @@ async fn wait_timeout_is_answered_as_queued() {
     let fixture = TestIngress::new();
     let begun = Instant::now();
     let (status, applied, body) = fixture.seen(request("busy", 0, Some("wait=1"))).await;
-    assert_eq!((status, applied, &body["status"]), (201, None, &json!("accepted")), "its ack_status");
+    assert_eq!(
+        (status, applied, &body["status"]),
+        (201, None, &json!("accepted")),
+        "its ack_status"
+    );
     let waited = begun.elapsed();
     assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
     assert_eq!(fixture.memory.events()[0].reply_to, Some(fixture.waiters().room.channel.clone()));
@@ -200,8 +218,9 @@ async fn duplicate_does_not_take_the_result_of_the_first() {
 #[actix_web::test]
 async fn waiters_are_bounded_and_a_hang_up_frees_a_slot() {
     let fixture = TestIngress::new();
-    let mut waiting: Vec<_> =
-        (0..MAX_WAITERS as u32).map(|n| Box::pin(fixture.seen(request("acme", n, Some("wait=30"))))).collect();
+    let mut waiting: Vec<_> = (0..MAX_WAITERS as u32)
+        .map(|n| Box::pin(fixture.seen(request("acme", n, Some("wait=30")))))
+        .collect();
     let all_wait = poll_fn(|context| {
         let all = fixture.memory.events().len() == MAX_WAITERS;
         for request in &mut waiting {

@@ -102,12 +102,20 @@ fn draining_platform_is_not_found() {
 async fn unknown_platform_is_unsupported_only_after_a_read() {
     let gate = TestIngress::new().ingress.pipeline.gate.clone();
     let current = targets_with(|base| {
-        Some(Live::start(unreachable_queue(), base.clone(), Some(Sealer::default()), CancellationToken::new()))
+        Some(Live::start(
+            unreachable_queue(),
+            base.clone(),
+            Some(Sealer::default()),
+            CancellationToken::new(),
+        ))
     });
     assert!(current.resolve("acme", &gate).await.is_ok(), "what is known needs no look");
     assert!(matches!(current.resolve("shop", &gate).await, Err(Error::QueueUnavailable(_))));
     for never in ["Shop", "", "a b", "-a"] {
-        assert!(matches!(current.resolve(never, &gate).await, Err(Error::UnsupportedPlatform { .. })), "{never}");
+        assert!(
+            matches!(current.resolve(never, &gate).await, Err(Error::UnsupportedPlatform { .. })),
+            "{never}"
+        );
     }
     let fixed = targets();
     assert!(matches!(fixed.resolve("shop", &gate).await, Err(Error::UnsupportedPlatform { .. })));

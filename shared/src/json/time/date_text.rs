@@ -10,7 +10,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::fmt::rfc2822;
 
 use super::words::{
-    ClockTime, HalfDay, MONTHS, WEEKDAYS, calendar, dated, digits, half_day, is_zone_name, named, time_of_day, zone_of,
+    ClockTime, HalfDay, MONTHS, WEEKDAYS, calendar, dated, digits, half_day, is_zone_name, named,
+    time_of_day, zone_of,
 };
 use super::{UtcOffset, millis};
 use crate::event::Millis;
@@ -32,7 +33,9 @@ fn standard(text: &str) -> Option<Millis> {
     }
     let at = match httpdate::parse_http_date(text) {
         Ok(at) => Timestamp::try_from(at).ok()?,
-        Err(_) => rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok()?,
+        Err(_) => {
+            rfc2822::DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok()?
+        }
     };
     Some(millis(at))
 }
@@ -80,7 +83,9 @@ impl DateTimeParts {
         match (self.clock, self.half) {
             (None, None) => Some(date.to_datetime(Time::midnight())),
             (Some(ClockTime::At(time)), None) => Some(date.to_datetime(time)),
-            (Some(ClockTime::EndOfDay), None) => Some(date.tomorrow().ok()?.to_datetime(Time::midnight())),
+            (Some(ClockTime::EndOfDay), None) => {
+                Some(date.tomorrow().ok()?.to_datetime(Time::midnight()))
+            }
             (Some(ClockTime::At(time)), Some(half)) => {
                 // Senders that add it to 24 hours mean those.
                 let hour = match (half, time.hour()) {
@@ -118,8 +123,9 @@ impl DateTimeParts {
     }
 
     fn digits(&mut self, word: &str) -> Option<()> {
-        let is_dated =
-            self.date.is_some() || self.year.or(self.day.map(i16::from)).is_some() || self.month.is_some();
+        let is_dated = self.date.is_some()
+            || self.year.or(self.day.map(i16::from)).is_some()
+            || self.month.is_some();
         if !is_dated {
             if let Some((date, clock)) = word.split_once(['T', 't'])
                 && let Some(date) = calendar(date)
@@ -156,7 +162,8 @@ impl DateTimeParts {
             Some((time, zone)) => (time, Some(zone)),
             None => (word, None),
         };
-        let end = time.find(|c: char| !matches!(c, '0'..='9' | ':' | '.' | ',')).unwrap_or(time.len());
+        let end =
+            time.find(|c: char| !matches!(c, '0'..='9' | ':' | '.' | ',')).unwrap_or(time.len());
         let (time, rest) = time.split_at_checked(end)?;
         once(&mut self.clock, time_of_day(time)?)?;
         match half_day(rest) {
@@ -165,7 +172,9 @@ impl DateTimeParts {
             None => self.offset(zone_of(rest)?)?,
         }
         match annotated {
-            Some(zone) if self.offset.is_none() => self.offset(zone_of(zone.strip_prefix("Etc/").unwrap_or(zone))?),
+            Some(zone) if self.offset.is_none() => {
+                self.offset(zone_of(zone.strip_prefix("Etc/").unwrap_or(zone))?)
+            }
             Some(_) => self.zone(),
             None => Some(()),
         }

@@ -32,8 +32,9 @@ pub(super) fn read(text: &str, default: UtcOffset) -> Option<EventTime> {
 
 /// Returns true for a negative number.
 pub(super) fn is_negative(text: &str) -> bool {
-    text.strip_prefix(['-', super::MINUS_SIGN])
-        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.parse::<f64>().is_ok())
+    text.strip_prefix(['-', super::MINUS_SIGN]).is_some_and(|rest| {
+        rest.starts_with(|c: char| c.is_ascii_digit()) && rest.parse::<f64>().is_ok()
+    })
 }
 
 /// `YYYYMMDD`, `YYYYMMDDhhmm` or `YYYYMMDDhhmmss`, the latter with or without 3 or 6 digits of its
@@ -51,10 +52,13 @@ fn compact(text: &str, default: UtcOffset) -> Option<Millis> {
     if !is_digits(digits) || !is_digits(fraction) {
         return None;
     }
-    let part = |from: usize, to: usize| digits.get(from..to).map_or(Some(0), |part| part.parse::<i16>().ok());
+    let part = |from: usize, to: usize| {
+        digits.get(from..to).map_or(Some(0), |part| part.parse::<i16>().ok())
+    };
     let small = |from: usize| i8::try_from(part(from, from + 2)?).ok();
     let year = part(0, 4).filter(|year| (first_year..=LAST_YEAR).contains(year))?;
-    let at = DateTime::new(year, small(4)?, small(6)?, small(8)?, small(10)?, small(12)?, 0).ok()?;
+    let at =
+        DateTime::new(year, small(4)?, small(6)?, small(8)?, small(10)?, small(12)?, 0).ok()?;
     let rest = match last_unit_ms {
         0 if fraction.bytes().all(|b| b == b'0') => Millis::from(part(14, 17)?),
         0 => return None,
@@ -66,8 +70,9 @@ fn compact(text: &str, default: UtcOffset) -> Option<Millis> {
 /// The fraction of `unit`, rounded down, that the digits behind a dot name.
 fn portion(fraction: &str, unit: Millis) -> Millis {
     let digits = fraction.bytes().take(9);
-    let (value, scale) =
-        digits.fold((0, 1), |(value, scale), digit| (value * 10 + Millis::from(digit - b'0'), scale * 10));
+    let (value, scale) = digits.fold((0, 1), |(value, scale), digit| {
+        (value * 10 + Millis::from(digit - b'0'), scale * 10)
+    });
     value * unit / scale
 }
 
@@ -85,11 +90,17 @@ fn decimal(text: &str) -> Option<(u128, i32)> {
         None => (text, 0),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() || whole.len() + fraction.len() > 38 || !is_digits(whole) || !is_digits(fraction) {
+    if whole.is_empty()
+        || whole.len() + fraction.len() > 38
+        || !is_digits(whole)
+        || !is_digits(fraction)
+    {
         return None;
     }
-    let mantissa =
-        whole.bytes().chain(fraction.bytes()).fold(0, |sum: u128, digit| sum * 10 + u128::from(digit - b'0'));
+    let mantissa = whole
+        .bytes()
+        .chain(fraction.bytes())
+        .fold(0, |sum: u128, digit| sum * 10 + u128::from(digit - b'0'));
     Some((mantissa, i32::checked_sub(exponent, i32::try_from(fraction.len()).ok()?)?))
 }
 
@@ -100,5 +111,9 @@ fn is_digits(text: &str) -> bool {
 /// `mantissa * 10^exponent`, rounded down; `None` where it does not fit.
 fn shift(mantissa: u128, exponent: i32) -> Option<u128> {
     let power = 10_u128.checked_pow(exponent.unsigned_abs());
-    if exponent >= 0 { mantissa.checked_mul(power?) } else { Some(power.map_or(0, |power| mantissa / power)) }
+    if exponent >= 0 {
+        mantissa.checked_mul(power?)
+    } else {
+        Some(power.map_or(0, |power| mantissa / power))
+    }
 }

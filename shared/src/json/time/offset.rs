@@ -40,19 +40,23 @@ impl UtcOffset {
             ("-", rest) => (-1, rest),
             _ => return None,
         };
-        let (hours, minutes, seconds) = match (rest.split(':').collect::<Vec<_>>().as_slice(), rest.len()) {
-            ([hours], 1 | 2) => (*hours, "0", "0"),
-            ([_], 4) => (rest.get(..2)?, rest.get(2..)?, "0"),
-            ([_], 6) => (rest.get(..2)?, rest.get(2..4)?, rest.get(4..)?),
-            ([hours, minutes @ ..], _) if hours.len() <= 2 => match minutes {
-                [minutes] if minutes.len() == 2 => (*hours, *minutes, "0"),
-                [minutes, seconds] if minutes.len() == 2 && seconds.len() == 2 => (*hours, *minutes, *seconds),
+        let (hours, minutes, seconds) =
+            match (rest.split(':').collect::<Vec<_>>().as_slice(), rest.len()) {
+                ([hours], 1 | 2) => (*hours, "0", "0"),
+                ([_], 4) => (rest.get(..2)?, rest.get(2..)?, "0"),
+                ([_], 6) => (rest.get(..2)?, rest.get(2..4)?, rest.get(4..)?),
+                ([hours, minutes @ ..], _) if hours.len() <= 2 => match minutes {
+                    [minutes] if minutes.len() == 2 => (*hours, *minutes, "0"),
+                    [minutes, seconds] if minutes.len() == 2 && seconds.len() == 2 => {
+                        (*hours, *minutes, *seconds)
+                    }
+                    _ => return None,
+                },
                 _ => return None,
-            },
-            _ => return None,
-        };
+            };
         let number = |digits: &str, end: i32| {
-            let digits = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+            let digits =
+                Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
             digits.parse::<i32>().ok().filter(|number| *number < end)
         };
         let seconds = number(hours, 24)? * 3600 + number(minutes, 60)? * 60 + number(seconds, 60)?;

@@ -123,17 +123,32 @@ fn iso_times_are_read_as_senders_write_them() {
             "2026-12-01 12:00:00 AM",
         ],
     );
-    all(EventTime::Known(TEN + 43_200_000), &["2026-12-01 10:00:00 PM", "2026-12-01T22:00:00 PM +0000"]);
+    all(
+        EventTime::Known(TEN + 43_200_000),
+        &["2026-12-01 10:00:00 PM", "2026-12-01T22:00:00 PM +0000"],
+    );
 }
 
 #[test]
 fn digits_that_form_a_date_are_that_date() {
-    all(EventTime::Known(TEN - 36_000_000), &["20261201", "20261201.0", "202612010000", "20261201000000"]);
+    all(
+        EventTime::Known(TEN - 36_000_000),
+        &["20261201", "20261201.0", "202612010000", "20261201000000"],
+    );
     all(
         EventTime::Known(TEN),
-        &["202612011000", "202612011000.0", "20261201100000.000", "20261201100000.", "20261201100000000000"],
+        &[
+            "202612011000",
+            "202612011000.0",
+            "20261201100000.000",
+            "20261201100000.",
+            "20261201100000000000",
+        ],
     );
-    all(EventTime::Known(TEN + 123), &["20261201100000.1239", "20261201100000123456", "20261201100000123.0"]);
+    all(
+        EventTime::Known(TEN + 123),
+        &["20261201100000.1239", "20261201100000123456", "20261201100000123.0"],
+    );
     all(EventTime::Known(TEN + 30_000), &["202612011000.5"]);
     // Milliseconds, microseconds and nanoseconds since the epoch.
     all(
@@ -144,7 +159,18 @@ fn digits_that_form_a_date_are_that_date() {
     all(EventTime::Known(202_613_011_000), &["202613011000", "202613011000.5"]);
     all(
         EventTime::Unreadable,
-        &["2026", "1", "86400", "20261301", "18991231", "22000101", "20261201.5", "2026335", "99999999.9", "1e-3"],
+        &[
+            "2026",
+            "1",
+            "86400",
+            "20261301",
+            "18991231",
+            "22000101",
+            "20261201.5",
+            "2026335",
+            "99999999.9",
+            "1e-3",
+        ],
     );
     let node = |text: &'static str| parse(Document::parse(text.as_bytes()).unwrap().root());
     assert_eq!(node("20261201"), Some(TEN - 36_000_000));
@@ -178,7 +204,8 @@ fn default_offset_holds_for_times_that_name_none() {
     for text in ["2026-12-01", "20261201"] {
         assert_eq!(read_text(text, offset), EventTime::Known(TEN - 43_200_000), "{text:?}");
     }
-    for text in ["0001-01-01T00:00:00", "1970-01-01 00:00:00", "1970-01-01T02:00:00", "0000-00-00"] {
+    for text in ["0001-01-01T00:00:00", "1970-01-01 00:00:00", "1970-01-01T02:00:00", "0000-00-00"]
+    {
         assert_eq!(read_text(text, offset), EventTime::Absent, "{text:?}");
     }
 }
@@ -319,7 +346,11 @@ fn times_without_a_meaning_are_unreadable() {
             "/Date(soon)/",
         ],
     );
-    assert_eq!(read_first([None].into_iter(), UtcOffset::UTC), EventTime::Unreadable, "no text and no number");
+    assert_eq!(
+        read_first([None].into_iter(), UtcOffset::UTC),
+        EventTime::Unreadable,
+        "no text and no number"
+    );
 }
 
 #[test]
@@ -327,7 +358,10 @@ fn first_usable_value_of_several_is_the_time() {
     let first = |texts: &[Option<&'static str>]| {
         read_first(texts.iter().map(|text| text.map(Cow::Borrowed)), UtcOffset::UTC)
     };
-    assert_eq!(first(&[Some("soon"), Some("0"), Some("1796119200"), Some("1")]), EventTime::Known(TEN));
+    assert_eq!(
+        first(&[Some("soon"), Some("0"), Some("1796119200"), Some("1")]),
+        EventTime::Known(TEN)
+    );
     assert_eq!(first(&[Some(""), Some("soon"), None, Some("0")]), EventTime::Unreadable);
     assert_eq!(first(&[Some(""), Some("0")]), EventTime::Absent);
 }

@@ -49,17 +49,27 @@ pub(super) fn dated(word: &str) -> Option<(Date, &str)> {
 pub(super) fn calendar(text: &str) -> Option<Date> {
     if text.contains('W') {
         let text = text.replace('-', "");
-        let (year, week) = text.split_once('W').filter(|(year, week)| year.len() == 4 && week.len() == 3)?;
+        let (year, week) =
+            text.split_once('W').filter(|(year, week)| year.len() == 4 && week.len() == 3)?;
         let (week, day) = week.split_at_checked(2)?;
         let day = Weekday::from_monday_one_offset(i8::try_from(digits(day)?).ok()?).ok()?;
-        return Some(ISOWeekDate::new(digits(year)?, i8::try_from(digits(week)?).ok()?, day).ok()?.date());
+        return Some(
+            ISOWeekDate::new(digits(year)?, i8::try_from(digits(week)?).ok()?, day).ok()?.date(),
+        );
     }
-    let ordinal =
-        |year: &str, day: &str| Date::new(digits(year)?, 1, 1).ok()?.with().day_of_year(digits(day)?).build().ok();
-    let of = |year: &str, month: &str, day: &str| {
-        Date::new(digits(year)?, i8::try_from(digits(month)?).ok()?, i8::try_from(digits(day)?).ok()?).ok()
+    let ordinal = |year: &str, day: &str| {
+        Date::new(digits(year)?, 1, 1).ok()?.with().day_of_year(digits(day)?).build().ok()
     };
-    let separator = text.find(|c: char| !c.is_ascii_digit()).and_then(|at| text.get(at..)?.chars().next());
+    let of = |year: &str, month: &str, day: &str| {
+        Date::new(
+            digits(year)?,
+            i8::try_from(digits(month)?).ok()?,
+            i8::try_from(digits(day)?).ok()?,
+        )
+        .ok()
+    };
+    let separator =
+        text.find(|c: char| !c.is_ascii_digit()).and_then(|at| text.get(at..)?.chars().next());
     let Some(separator) = separator.filter(|c| matches!(c, '-' | '/' | '.')) else {
         return match text.len() {
             7 => ordinal(text.get(..4)?, text.get(4..)?),
@@ -68,9 +78,18 @@ pub(super) fn calendar(text: &str) -> Option<Date> {
         };
     };
     let mut parts = text.split(separator);
-    match [parts.next()?, parts.next()?, parts.next().unwrap_or_default(), parts.next().unwrap_or_default()] {
-        [year, day, "", ""] if year.len() == 4 && day.len() == 3 && separator == '-' => ordinal(year, day),
-        [year, month, day, ""] if year.len() == 4 && month.len() <= 2 && day.len() <= 2 => of(year, month, day),
+    match [
+        parts.next()?,
+        parts.next()?,
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    ] {
+        [year, day, "", ""] if year.len() == 4 && day.len() == 3 && separator == '-' => {
+            ordinal(year, day)
+        }
+        [year, month, day, ""] if year.len() == 4 && month.len() <= 2 && day.len() <= 2 => {
+            of(year, month, day)
+        }
         // .NET's zero time. Other dates in this order say nothing of which is the month.
         [first, second, "0001", ""] if digits(first) == Some(1) && digits(second) == Some(1) => {
             of("0001", first, second)
@@ -110,14 +129,16 @@ pub(super) fn zone_of(word: &str) -> Option<UtcOffset> {
 
 /// Returns true for what may be the name of a zone: `CET`, `ChST`, `Europe/Berlin`.
 pub(super) fn is_zone_name(word: &str) -> bool {
-    let is_path = word.contains('/') && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b));
+    let is_path = word.contains('/')
+        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b));
     let capitals = word.bytes().filter(u8::is_ascii_uppercase).count();
     is_path || capitals >= 2 && word.len() <= 5 && word.bytes().all(|b| b.is_ascii_alphabetic())
 }
 
 /// Position, from 1, of the name in `names` that `word` is, or is the beginning of.
 pub(super) fn named(names: &[&str], word: &str) -> Option<i8> {
-    let is = |name: &&str| name.get(..word.len()).is_some_and(|name| name.eq_ignore_ascii_case(word));
+    let is =
+        |name: &&str| name.get(..word.len()).is_some_and(|name| name.eq_ignore_ascii_case(word));
     let at = names.iter().position(is).filter(|_| word.len() >= 3)?;
     i8::try_from(at + 1).ok()
 }

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::super::address::AllowPrivate;
 use super::super::destination::{
-    DeliveryLimit, Destination, DestinationName, PayloadFormat, PreviousSecret, EventFilter,
+    DeliveryLimit, Destination, DestinationName, EventFilter, PayloadFormat, PreviousSecret,
 };
 use super::super::headers::SourceName;
 use super::{DestinationDefaults, destination_url, header, signing_key, signing_warning};
@@ -30,14 +30,23 @@ pub(super) fn apply_file(
     match table.get("destinations") {
         None => {}
         Some(Value::Table(tables)) => {
-            let reader = DestinationReader { report: &report, folder: path.parent(), defaults, env, secrets };
+            let reader = DestinationReader {
+                report: &report,
+                folder: path.parent(),
+                defaults,
+                env,
+                secrets,
+            };
             for (name, value) in tables {
                 reader.one(destinations, name, value);
             }
         }
         Some(_) => report.add("destinations", "must be tables such as [destinations.crm]"),
     }
-    report.into_problems().into_iter().for_each(|problem| env.problem(&problem.name, problem.reason));
+    report
+        .into_problems()
+        .into_iter()
+        .for_each(|problem| env.problem(&problem.name, problem.reason));
 }
 
 struct DestinationReader<'a> {
@@ -57,9 +66,10 @@ impl DestinationReader<'_> {
         };
         if name.is_for_registered_platform() {
             // Two would share its queue, and each get what is meant for the other.
-            return self
-                .report
-                .add(&key, "must not begin with platform_: that is what registered platforms' are called");
+            return self.report.add(
+                &key,
+                "must not begin with platform_: that is what registered platforms' are called",
+            );
         }
         let Value::Table(table) = value else { return self.report.add(&key, "must be a table") };
         let known = destinations.iter().position(|one| one.name == name);
@@ -106,7 +116,8 @@ impl DestinationReader<'_> {
         let events = section.words("events", pattern);
         let platforms = section.word("platform", PlatformName::new);
         if events.is_some() || platforms.is_some() {
-            made.subscription = EventFilter::new(events.or_else(|| made.subscription.events()), platforms);
+            made.subscription =
+                EventFilter::new(events.or_else(|| made.subscription.events()), platforms);
         }
         if let Some(secret) = self.secret(&mut section, "secret") {
             made.secret = Some(secret);
@@ -183,7 +194,8 @@ impl DestinationReader<'_> {
 
     fn secret(&self, section: &mut Section<'_>, key: &'static str) -> Option<SecretString> {
         let text = section.text(key)?;
-        let resolved = secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));
+        let resolved =
+            secret_ref(&text, self.folder).and_then(|reference| self.resolve(&reference));
         let text = resolved.map_err(|reason| section.problem(key, reason)).ok()??;
         if let Some(remark) = signing_warning(&text) {
             self.env.warn(&child(section.path(), key), remark);
@@ -223,7 +235,11 @@ impl DestinationReader<'_> {
 
 fn pattern(text: &str) -> Result<String, &'static str> {
     let fits = !text.is_empty() && text.len() <= crate::event::MAX_EVENT_TYPE_BYTES;
-    if fits { Ok(text.to_owned()) } else { Err("must be an event type, in which * stands for any text") }
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("must be an event type, in which * stands for any text")
+    }
 }
 
 fn format(text: &str) -> Result<PayloadFormat, &'static str> {

@@ -9,14 +9,17 @@ fn env(pairs: &[(&str, &str)]) -> Env {
 }
 
 fn loaded(pairs: &[(&str, &str)], file: Option<&str>) -> Result<OutboundConfig, Vec<String>> {
-    let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
+    let path =
+        std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
     if let Some(text) = file {
         std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
     }
     let env = env(pairs);
     let loaded = load(&env, file.map(|_| path.as_path()), true);
     let _ = std::fs::remove_file(&path);
-    let shown = |problem: &crate::config::Problem| problem.to_string().replace(&path.display().to_string(), "FILE");
+    let shown = |problem: &crate::config::Problem| {
+        problem.to_string().replace(&path.display().to_string(), "FILE")
+    };
     env.finish().map(|()| loaded).map_err(|problems| problems.iter().map(shown).collect())
 }
 
@@ -33,7 +36,10 @@ fn config_without_variables_has_no_destination() {
 fn variables_make_destinations_with_the_documented_defaults() {
     let configured = loaded(
         &[
-            ("WEBHOOK_URLS", "https://your-app.com/webhooks, https://hooks.slack.com/services/T/B/X"),
+            (
+                "WEBHOOK_URLS",
+                "https://your-app.com/webhooks, https://hooks.slack.com/services/T/B/X",
+            ),
             ("DISCORD_WEBHOOK_URL", "https://discord.com/api/webhooks/1/token"),
         ],
         None,
@@ -41,7 +47,10 @@ fn variables_make_destinations_with_the_documented_defaults() {
     .unwrap();
     assert_eq!(names(&configured), ["webhook_1", "webhook_2", "discord"]);
     let [first, slack, discord] = configured.destinations.as_slice() else { unreachable!() };
-    assert_eq!((first.format, slack.format, discord.format), (PayloadFormat::Standard, PayloadFormat::Slack, PayloadFormat::Discord));
+    assert_eq!(
+        (first.format, slack.format, discord.format),
+        (PayloadFormat::Standard, PayloadFormat::Slack, PayloadFormat::Discord)
+    );
     assert_eq!(first.timeout, Duration::from_secs(10));
     assert_eq!((first.max_attempts, first.retry_delay), (4, Duration::from_secs(1)));
     assert_eq!(first.max_retry_delay, Duration::from_secs(30));
@@ -75,7 +84,8 @@ fn destinations_read_every_variable() {
     assert_eq!(one.subscription.patterns(), ["job.completed", "stream.*"]);
     assert_eq!(one.secret.as_ref().unwrap().expose_secret(), "s3cret");
     assert_eq!(one.source.as_str(), "StreamGank");
-    let headers: Vec<_> = one.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
+    let headers: Vec<_> =
+        one.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
     assert_eq!(headers, [("Authorization", "Bearer a:b"), ("X-Custom-Header", "v")]);
     assert_eq!((one.timeout.as_millis(), one.max_attempts), (2000, 1));
     assert_eq!((one.retry_delay.as_millis(), one.max_retry_delay.as_millis()), (10, 20));
@@ -107,16 +117,18 @@ fn previous_secret_signs_beside_the_secret_that_replaced_it() {
     assert_eq!(all, [vec!["new", "old"], vec!["own"], vec!["own", "former"]]);
     let alone = loaded(&both[1..], None).unwrap_err();
     assert_eq!(alone, ["WEBHOOK_SECRET_KEY_PREVIOUS: needs WEBHOOK_SECRET_KEY, which replaced it"]);
-    let unusable = loaded(&[both[0], ("WEBHOOK_SECRET_KEY_PREVIOUS", "whsec_!")], None).unwrap_err();
+    let unusable =
+        loaded(&[both[0], ("WEBHOOK_SECRET_KEY_PREVIOUS", "whsec_!")], None).unwrap_err();
     assert_eq!(unusable, ["WEBHOOK_SECRET_KEY_PREVIOUS: must be base64 after whsec_"]);
 }
 
 #[test]
 fn previous_secret_ends_at_its_time() {
-    let mut one = loaded(&[("WEBHOOK_URLS", "https://a.example"), ("WEBHOOK_SECRET_KEY", "new")], None)
-        .unwrap()
-        .destinations
-        .remove(0);
+    let mut one =
+        loaded(&[("WEBHOOK_URLS", "https://a.example"), ("WEBHOOK_SECRET_KEY", "new")], None)
+            .unwrap()
+            .destinations
+            .remove(0);
     one.previous_secrets = vec![PreviousSecret { secret: "old".into(), expires_at: Some(1_000) }];
     let count = |now| one.signing_secrets(now).len();
     assert_eq!((count(999), count(1_000)), (2, 1));
@@ -159,9 +171,13 @@ fn file_overrides_the_variables() {
     let [crm, discord, first, second] = configured.destinations.as_slice() else { unreachable!() };
     assert_eq!((first.subscription.patterns(), first.paused), (vec!["chat.*"], true));
     assert_eq!((second.subscription.patterns(), second.paused), (vec!["*"], false));
-    assert_eq!((discord.format, discord.mention.as_deref()), (PayloadFormat::Discord, Some("everyone")));
+    assert_eq!(
+        (discord.format, discord.mention.as_deref()),
+        (PayloadFormat::Discord, Some("everyone"))
+    );
     assert_eq!((crm.max_attempts, crm.max_backlog, crm.timeout.as_secs()), (10, 50, 3));
-    let headers: Vec<_> = crm.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
+    let headers: Vec<_> =
+        crm.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
     assert_eq!(headers, [("X-A", "1"), ("Authorization", "Bearer b")]);
     assert!(crm.subscription.wants(&PlatformName::new("mux").unwrap(), "x"));
     assert!(!crm.subscription.wants(&PlatformName::new("zoom").unwrap(), "x"));
@@ -221,7 +237,8 @@ fn destination_problems_are_reported_at_once_without_values() {
 
 #[test]
 fn url_with_a_break_inside_is_refused_by_its_position() {
-    let why = "holds a blank, line break or invisible character; several URLs are separated by commas";
+    let why =
+        "holds a blank, line break or invisible character; several URLs are separated by commas";
     for (list, entry) in [
         ("https://a.example/1\nhttps://a.example/2", "webhook_1"),
         ("https://a.example/1 https://a.example/2", "webhook_1"),
@@ -241,7 +258,10 @@ fn url_with_a_break_inside_is_refused_by_its_position() {
 fn urls_separated_by_a_semicolon_are_refused_by_name() {
     let list = "https://a.example/1,https://a.example/2;https://a.example/3";
     let problems = loaded(&[("WEBHOOK_URLS", list)], None).unwrap_err();
-    assert_eq!(problems, ["WEBHOOK_URLS: webhook_2: holds two URLs; several URLs are separated by commas"]);
+    assert_eq!(
+        problems,
+        ["WEBHOOK_URLS: webhook_2: holds two URLs; several URLs are separated by commas"]
+    );
     assert!(loaded(&[("WEBHOOK_URLS", "https://a.example/1;v=2?a=1;b=2")], None).is_ok());
 }
 
@@ -249,9 +269,13 @@ fn urls_separated_by_a_semicolon_are_refused_by_name() {
 fn urls_may_have_blanks_and_quotes_around_them() {
     let list = "\"https://a.example/1,\n  https://a.example/2 ,\n\"\n";
     let discord = "\u{feff}'https://discord.com/api/webhooks/1/token'\n";
-    let configured = loaded(&[("WEBHOOK_URLS", list), ("DISCORD_WEBHOOK_URL", discord)], None).unwrap();
+    let configured =
+        loaded(&[("WEBHOOK_URLS", list), ("DISCORD_WEBHOOK_URL", discord)], None).unwrap();
     let urls: Vec<_> = configured.destinations.iter().map(|one| one.url.as_str()).collect();
-    assert_eq!(urls, ["https://a.example/1", "https://a.example/2", "https://discord.com/api/webhooks/1/token"]);
+    assert_eq!(
+        urls,
+        ["https://a.example/1", "https://a.example/2", "https://discord.com/api/webhooks/1/token"]
+    );
 }
 
 #[test]
@@ -275,7 +299,8 @@ fn signing_secret_in_surroundings_is_kept_and_named() {
 
 #[test]
 fn process_without_deliveries_needs_no_secrets() {
-    let path = std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
+    let path =
+        std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
     let text = "[destinations.c]\nurl = \"https://c.example\"\nsecret = \"env:MISSING\"\n[destinations.d]\nurl = \"env:MISSING\"\n";
     std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
     let env = env(&[]);
@@ -293,7 +318,10 @@ fn registered_platform_has_its_own_destination() {
     let one = configured.defaults.registered(&acme, url.clone(), SecretString::from("s")).unwrap();
     assert_eq!(one.name.as_str(), "platform_acme");
     assert!(one.headers.is_empty(), "the operator's credentials are not for others");
-    assert!(one.subscription.wants(&acme, "x") && !one.subscription.wants(&PlatformName::new("mux").unwrap(), "x"));
+    assert!(
+        one.subscription.wants(&acme, "x")
+            && !one.subscription.wants(&PlatformName::new("mux").unwrap(), "x")
+    );
     let long = PlatformName::new(&"a".repeat(60)).unwrap();
     assert!(configured.defaults.registered(&long, url, SecretString::from("s")).is_err());
 }
@@ -304,8 +332,12 @@ fn configured_destination_cannot_have_a_registered_name() {
     let file = "[destinations.platform_acme]\nurl = 'https://example.com/'\n";
     let problems = loaded(&[], Some(file)).unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].contains("destinations.platform_acme: must not begin with platform_"), "{problems:?}");
-    let acme = DestinationName::for_registered_platform(&PlatformName::new("acme").unwrap()).unwrap();
+    assert!(
+        problems[0].contains("destinations.platform_acme: must not begin with platform_"),
+        "{problems:?}"
+    );
+    let acme =
+        DestinationName::for_registered_platform(&PlatformName::new("acme").unwrap()).unwrap();
     assert!(acme.as_str() == "platform_acme" && acme.is_for_registered_platform());
 }
 
@@ -314,7 +346,10 @@ fn configured_destination_cannot_have_a_registered_name() {
 fn example_file_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
     let text = std::fs::read_to_string(&path).unwrap();
-    let all: String = text.lines().map(|line| format!("{}\n", line.strip_prefix("#~ ").unwrap_or(line))).collect();
+    let all: String = text
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("#~ ").unwrap_or(line)))
+        .collect();
     let secrets = [
         ("CRM_WEBHOOK_SECRET", "s3cret"),
         ("CRM_AUTHORIZATION", "Bearer b"),
@@ -323,7 +358,10 @@ fn example_file_loads() {
     let configured = loaded(&secrets, Some(&all)).unwrap();
     assert_eq!(names(&configured), ["crm", "fans"]);
     let crm = &configured.destinations[0];
-    assert_eq!((crm.max_attempts, crm.max_backlog, crm.headers.len(), crm.paused), (4, 1_000_000, 2, false));
+    assert_eq!(
+        (crm.max_attempts, crm.max_backlog, crm.headers.len(), crm.paused),
+        (4, 1_000_000, 2, false)
+    );
     assert_eq!(crm.limit, DeliveryLimit { max: 100, window: Duration::from_secs(60) });
     assert_eq!(configured.destinations[1].mention.as_deref(), Some("everyone"));
     // As it is, it makes none.

@@ -32,7 +32,9 @@ pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&
         if all > MAX_TOTAL {
             break;
         }
-        fields.push(json!({"name": fact.name, "value": value, "inline": value.chars().count() <= 40}));
+        fields.push(
+            json!({"name": fact.name, "value": value, "inline": value.chars().count() <= 40}),
+        );
     }
     let mut embed = json!({"title": title, "color": colour(message.severity), "fields": fields});
     if let Some(timestamp) = &message.timestamp {
@@ -47,9 +49,14 @@ pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&
 }
 
 /// `@everyone <title> is now live! Watch at: …`, where the operator set whom and where.
-fn live(message: &Message, mention: Option<&str>, watch_url: Option<&str>) -> (Option<String>, Value) {
+fn live(
+    message: &Message,
+    mention: Option<&str>,
+    watch_url: Option<&str>,
+) -> (Option<String>, Value) {
     let nobody = json!({"parse": []});
-    let (Some(mention), Some(watch_url), LIVE) = (mention, watch_url, message.event.as_str()) else {
+    let (Some(mention), Some(watch_url), LIVE) = (mention, watch_url, message.event.as_str())
+    else {
         return (None, nobody);
     };
     let role = !mention.is_empty() && mention.bytes().all(|b| b.is_ascii_digit());
@@ -58,9 +65,11 @@ fn live(message: &Message, mention: Option<&str>, watch_url: Option<&str>) -> (O
         role_id if role => (format!("<@&{role_id}>"), json!({"parse": [], "roles": [role_id]})),
         _ => return (None, nobody),
     };
-    let name = message.stream_title.as_deref().or(message.room_id.as_deref()).unwrap_or("The stream");
-    let encoded =
-        |id: &Option<String>| byte_serialize(id.as_deref().unwrap_or_default().as_bytes()).collect::<String>();
+    let name =
+        message.stream_title.as_deref().or(message.room_id.as_deref()).unwrap_or("The stream");
+    let encoded = |id: &Option<String>| {
+        byte_serialize(id.as_deref().unwrap_or_default().as_bytes()).collect::<String>()
+    };
     let url = watch_url
         .replace("{stream_id}", &encoded(&message.stream_id))
         .replace("{room_id}", &encoded(&message.room_id));
@@ -87,7 +96,21 @@ fn harmless(text: &str) -> String {
     for c in text.chars() {
         if matches!(
             c,
-            '\\' | '*' | '_' | '~' | '`' | '|' | '>' | '<' | '#' | '-' | '+' | '[' | ']' | '(' | ')' | '.'
+            '\\' | '*'
+                | '_'
+                | '~'
+                | '`'
+                | '|'
+                | '>'
+                | '<'
+                | '#'
+                | '-'
+                | '+'
+                | '['
+                | ']'
+                | '('
+                | ')'
+                | '.'
         ) {
             out.push('\\');
         }
@@ -139,7 +162,10 @@ mod tests {
             ("stream.offline", Some("everyone"), Some(WATCH)),
         ] {
             let body = parsed(event, data, mention, watch);
-            assert_eq!((body.get("content"), &body["allowed_mentions"]), (None, &json!({"parse": []})));
+            assert_eq!(
+                (body.get("content"), &body["allowed_mentions"]),
+                (None, &json!({"parse": []}))
+            );
         }
     }
 
@@ -150,7 +176,9 @@ mod tests {
         let content = body["content"].as_str().unwrap();
         assert_eq!(content.matches("@everyone").count(), 1, "{content}");
         assert!(
-            !content.contains("<@1>") && !content.contains("](") && !content.contains("https://evil"),
+            !content.contains("<@1>")
+                && !content.contains("](")
+                && !content.contains("https://evil"),
             "{content}"
         );
         assert!(!content.contains("**"), "{content}");
@@ -166,7 +194,8 @@ mod tests {
         let fields = body["embeds"][0]["fields"].as_array().unwrap();
         let length = |value: &Value| value.as_str().unwrap().chars().count();
         assert!(fields.len() <= 25 && fields.iter().all(|field| length(&field["value"]) <= 1_024));
-        let all: usize = fields.iter().map(|field| length(&field["name"]) + length(&field["value"])).sum();
+        let all: usize =
+            fields.iter().map(|field| length(&field["name"]) + length(&field["value"])).sum();
         assert!(all + length(&body["embeds"][0]["title"]) <= 6_000);
     }
 }

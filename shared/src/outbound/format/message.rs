@@ -79,7 +79,8 @@ impl Message {
         let event = payload.get("event").and_then(Value::as_str).unwrap_or("event").to_owned();
         let data = payload.get("data").unwrap_or(&Value::Null);
         let result = payload.get("result").unwrap_or(&Value::Null);
-        let mut facts: Vec<Fact> = FACTS.iter().filter_map(|(name, places)| fact(name, places, data)).collect();
+        let mut facts: Vec<Fact> =
+            FACTS.iter().filter_map(|(name, places)| fact(name, places, data)).collect();
         let room_id = text(result.get("room_id"));
         if let Some(room) = &room_id
             && !facts.iter().any(|fact| fact.value == FactValue::Text(room.clone()))
@@ -103,11 +104,14 @@ impl Message {
 }
 
 fn fact(name: &'static str, places: &[&str], data: &Value) -> Option<Fact> {
-    let (place, value) = places.iter().find_map(|place| Some((*place, text(data.pointer(place))?)))?;
+    let (place, value) =
+        places.iter().find_map(|place| Some((*place, text(data.pointer(place))?)))?;
     let value = match name {
         "Duration" => FactValue::Text(duration(place, &value)),
         "Progress" => FactValue::Text(format!("{value} %")),
-        "Video" | "Recording" => link(&value).map_or_else(|| FactValue::Text(value), FactValue::Link),
+        "Video" | "Recording" => {
+            link(&value).map_or_else(|| FactValue::Text(value), FactValue::Link)
+        }
         _ => FactValue::Text(value),
     };
     Some(Fact { name, value })
@@ -116,7 +120,9 @@ fn fact(name: &'static str, places: &[&str], data: &Value) -> Option<Fact> {
 /// A string of which something is seen, or a number; cut.
 fn text(value: Option<&Value>) -> Option<String> {
     match value? {
-        Value::String(text) => Some(cut(plain(text).trim(), MAX_FACT)).filter(|text| !is_blank(text)),
+        Value::String(text) => {
+            Some(cut(plain(text).trim(), MAX_FACT)).filter(|text| !is_blank(text))
+        }
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
@@ -190,7 +196,9 @@ fn change(result: &Value) -> Option<String> {
 /// An http(s) URL in the form that `Url` prints, in which the characters that Slack's and Discord's markup know are
 /// percent-encoded.
 fn link(text: &str) -> Option<String> {
-    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
+    let url = Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
     // A user name before the host is a way to make a link look like another.
     if !url.username().is_empty() || url.password().is_some() {
         return None;
@@ -262,7 +270,10 @@ pub(super) mod tests {
         ] {
             assert_eq!(link(hostile), None, "{hostile}");
         }
-        assert_eq!(link("https://a.example/x>|<!channel>").unwrap(), "https://a.example/x%3E%7C%3C!channel%3E");
+        assert_eq!(
+            link("https://a.example/x>|<!channel>").unwrap(),
+            "https://a.example/x%3E%7C%3C!channel%3E"
+        );
     }
 
     #[test]
@@ -276,20 +287,34 @@ pub(super) mod tests {
 
     #[test]
     fn control_and_bidirectional_characters_are_removed() {
-        let message = message("chat.message.new", "{\"message\":\"a\\u202eb\\nc\\u0000\",\"user_name\":\"x\"}");
+        let message = message(
+            "chat.message.new",
+            "{\"message\":\"a\\u202eb\\nc\\u0000\",\"user_name\":\"x\"}",
+        );
         assert_eq!(value(&message, "Message"), "ab c");
         assert_eq!(value(&message, "From"), "x");
     }
 
     #[test]
     fn value_of_nothing_visible_is_left_out() {
-        for blank in ["", " \n", "\u{200b}\u{feff}", "\u{202e}", "\u{e0041}\u{e0042}", "\u{3164}", "\u{200d}"] {
+        for blank in [
+            "",
+            " \n",
+            "\u{200b}\u{feff}",
+            "\u{202e}",
+            "\u{e0041}\u{e0042}",
+            "\u{3164}",
+            "\u{200d}",
+        ] {
             let data = serde_json::json!({"title": blank, "message": blank, "user_name": blank, "user_id": "u",
                 "error": {"message": blank}, "error_message": "no space"});
             let message = message("chat.message.new", &data.to_string());
             let named = |name| message.facts.iter().any(|fact| fact.name == name);
             assert!(!named("Title") && !named("Message"), "{blank:?}: {message:?}");
-            assert_eq!((value(&message, "From"), value(&message, "Error")), ("u".into(), "no space".into()));
+            assert_eq!(
+                (value(&message, "From"), value(&message, "Error")),
+                ("u".into(), "no space".into())
+            );
             assert_eq!(message.stream_title, None);
         }
     }

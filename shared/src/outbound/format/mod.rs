@@ -16,8 +16,10 @@ pub fn body(destination: &Destination, payload: &str) -> String {
     match destination.format {
         PayloadFormat::Standard => payload.to_owned(),
         PayloadFormat::Slack => slack::body(&message()),
-        PayloadFormat::Discord => {
-            discord::body(&message(), destination.mention.as_deref(), destination.watch_url.as_deref())
-        }
+        PayloadFormat::Discord => discord::body(
+            &message(),
+            destination.mention.as_deref(),
+            destination.watch_url.as_deref(),
+        ),
     }
 }

@@ -34,11 +34,15 @@ pub(super) fn body(message: &Message) -> String {
     ];
     if !lines.is_empty() {
         let text = lines.join("\n");
-        blocks.push(json!({"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": true}}));
+        blocks.push(
+            json!({"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": true}}),
+        );
     }
     // What notifications show.
     let text = harmless(&title);
-    Value::to_string(&json!({"text": text, "blocks": blocks, "unfurl_links": false, "unfurl_media": false}))
+    Value::to_string(
+        &json!({"text": text, "blocks": blocks, "unfurl_links": false, "unfurl_media": false}),
+    )
 }
 
 const fn icon(severity: Severity) -> &'static str {

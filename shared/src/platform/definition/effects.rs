@@ -10,8 +10,8 @@ use super::event::pointers;
 use super::section::{Section, child, words};
 use super::{MAX_TYPES, event_type, syntax};
 use crate::platform::types::{
-    ChatColumn, ContentColumn, ContentState, DataMember, Effect, EffectSpec, EventSpec, JobColumn, MissingSession,
-    Pointer, RecordingState, SessionColumn,
+    ChatColumn, ContentColumn, ContentState, DataMember, Effect, EffectSpec, EventSpec, JobColumn,
+    MissingSession, Pointer, RecordingState, SessionColumn,
 };
 
 /// Longest status of a job and longest name of a member of a session's `data`, in bytes.
@@ -63,7 +63,13 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
     let effect = match section.text("effect")?.as_str() {
         "session.status" => {
             if report.count() == before {
-                find_session(&section, context, session.as_deref(), live_stream_id.as_deref(), true);
+                find_session(
+                    &section,
+                    context,
+                    session.as_deref(),
+                    live_stream_id.as_deref(),
+                    true,
+                );
             }
             let status = required(&mut section, "status");
             let set = set(&mut section, |_| false);
@@ -72,7 +78,13 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
         }
         "session.viewers" => {
             if report.count() == before {
-                find_session(&section, context, session.as_deref(), live_stream_id.as_deref(), true);
+                find_session(
+                    &section,
+                    context,
+                    session.as_deref(),
+                    live_stream_id.as_deref(),
+                    true,
+                );
             }
             let set = viewers(&mut section);
             let data = members(&mut section);
@@ -98,7 +110,13 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
         }
         "chat" => {
             if report.count() == before {
-                find_session(&section, context, session.as_deref(), live_stream_id.as_deref(), false);
+                find_session(
+                    &section,
+                    context,
+                    session.as_deref(),
+                    live_stream_id.as_deref(),
+                    false,
+                );
             }
             let id = id(&mut section);
             let set: Vec<(ChatColumn, _)> = set(&mut section, |_| false);
@@ -107,13 +125,19 @@ fn one(mut section: Section<'_>, context: &Context<'_>) -> Option<EffectSpec> {
         "session.announce" if context.reserved => Some(Effect::SessionAnnounce),
         "log" => Some(Effect::Log),
         _ => {
-            section
-                .problem("effect", "must be one of: session.status session.viewers recording content job chat log");
+            section.problem(
+                "effect",
+                "must be one of: session.status session.viewers recording content job chat log",
+            );
             return None;
         }
     };
     section.finish();
-    effect.filter(|_| report.count() == before).map(|effect| EffectSpec { effect, session, live_stream_id })
+    effect.filter(|_| report.count() == before).map(|effect| EffectSpec {
+        effect,
+        session,
+        live_stream_id,
+    })
 }
 
 fn find_session(
@@ -159,7 +183,9 @@ fn viewers(section: &mut Section<'_>) -> Vec<(SessionColumn, Vec<Pointer>)> {
     let key = section.key("set");
     for (column, _) in &set {
         if !matches!(column, SessionColumn::ViewerCount | SessionColumn::PeakViewers) {
-            section.report().add(&child(&key, column.as_str()), "must be one of: viewer_count peak_viewers");
+            section
+                .report()
+                .add(&child(&key, column.as_str()), "must be one of: viewer_count peak_viewers");
         }
     }
     if !set.iter().any(|(column, _)| *column == SessionColumn::ViewerCount) {
@@ -190,7 +216,10 @@ fn id(section: &mut Section<'_>) -> Vec<Pointer> {
 }
 
 /// `set = { column = pointer(s) }`; `whole` columns may take the whole body, `""`.
-fn set<C: FromStr<Err: Display>>(section: &mut Section<'_>, whole: impl Fn(&C) -> bool) -> Vec<(C, Vec<Pointer>)> {
+fn set<C: FromStr<Err: Display>>(
+    section: &mut Section<'_>,
+    whole: impl Fn(&C) -> bool,
+) -> Vec<(C, Vec<Pointer>)> {
     named(section, "set", |name| name.parse().map_err(|reason: C::Err| reason.to_string()), whole)
 }
 

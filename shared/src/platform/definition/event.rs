@@ -9,7 +9,10 @@ use crate::platform::types::{EventSpec, Locator, Pointer};
 use crate::signature::Scheme;
 
 /// Reads the section; `None` after at least one problem.
-pub(super) fn read(mut section: Section<'_>, scheme: Option<&Scheme>) -> Option<(EventSpec, Schemas)> {
+pub(super) fn read(
+    mut section: Section<'_>,
+    scheme: Option<&Scheme>,
+) -> Option<(EventSpec, Schemas)> {
     let before = section.report().count();
     let event = EventSpec {
         batch: section.word("batch", syntax::place),
@@ -40,10 +43,22 @@ pub(super) fn read(mut section: Section<'_>, scheme: Option<&Scheme>) -> Option<
             );
         }
         if let Some(scheme) = scheme {
-            covered(&section, "id", &event.id, scheme, "; without it, identity is the content's hash");
+            covered(
+                &section,
+                "id",
+                &event.id,
+                scheme,
+                "; without it, identity is the content's hash",
+            );
             covered(&section, "time", &event.time, scheme, "");
             if unsigned.is_none_or(|list| list.is_empty()) {
-                covered(&section, "type", &event.kind, scheme, "; `unsigned = [\"type\"]` accepts that");
+                covered(
+                    &section,
+                    "type",
+                    &event.kind,
+                    scheme,
+                    "; `unsigned = [\"type\"]` accepts that",
+                );
             }
         }
     }
@@ -62,13 +77,17 @@ fn covered(section: &Section<'_>, name: &str, locators: &[Locator], scheme: &Sch
         if let Locator::Header(header) = locator
             && !scheme.covers(header)
         {
-            section.problem(name, format!("the header {header} is not covered by the signature{hint}"));
+            section.problem(
+                name,
+                format!("the header {header} is not covered by the signature{hint}"),
+            );
         }
     }
 }
 
 fn schemas(section: &mut Section<'_>) -> Schemas {
-    let all = section.take("schema").and_then(|value| compile(section, &section.key("schema"), value));
+    let all =
+        section.take("schema").and_then(|value| compile(section, &section.key("schema"), value));
     let mut by_type = HashMap::new();
     if let Some(table) = section.table("schemas") {
         let key = section.key("schemas");
@@ -107,7 +126,9 @@ fn json(value: toml::Value) -> Result<serde_json::Value, String> {
         Toml::Float(number) => serde_json::Number::from_f64(number)
             .map(Json::Number)
             .ok_or("holds a number that JSON does not know")?,
-        Toml::Datetime(_) => return Err("holds a date, which JSON does not know; quote it".to_owned()),
+        Toml::Datetime(_) => {
+            return Err("holds a date, which JSON does not know; quote it".to_owned());
+        }
         Toml::Array(list) => Json::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
         Toml::Table(table) => {
             let entry = |(key, value)| Ok::<_, String>((key, json(value)?));

@@ -35,7 +35,10 @@ pub(super) fn read(mut section: Section<'_>, context: Context<'_>) -> Option<Han
         "twitch" => Handshake::Twitch,
         "zoom" => {
             if context.credentials == Some(true) {
-                section.problem("kind", "zoom answers with one of `secrets`, and this signature scheme has none");
+                section.problem(
+                    "kind",
+                    "zoom answers with one of `secrets`, and this signature scheme has none",
+                );
             }
             Handshake::Zoom
         }
@@ -56,11 +59,15 @@ pub(super) fn read(mut section: Section<'_>, context: Context<'_>) -> Option<Han
 fn verify_token(section: &mut Section<'_>, context: Context<'_>) -> Option<SecretRef> {
     if context.source == Source::Registered {
         section.take("verify_token");
-        section.problem("verify_token", "cannot be registered: a reference belongs in PLATFORMS_FILE");
+        section
+            .problem("verify_token", "cannot be registered: a reference belongs in PLATFORMS_FILE");
         return None;
     }
     if !section.has("verify_token") {
-        section.problem("verify_token", "is missing: env:NAME or file:path of the token typed into the dashboard");
+        section.problem(
+            "verify_token",
+            "is missing: env:NAME or file:path of the token typed into the dashboard",
+        );
     }
     section.word("verify_token", |text| secret_ref(text, context.folder))
 }
@@ -68,7 +75,10 @@ fn verify_token(section: &mut Section<'_>, context: Context<'_>) -> Option<Secre
 fn topics(section: &mut Section<'_>) -> HashSet<String> {
     let topics = section.words("topics", topic).unwrap_or_default();
     if topics.is_empty() {
-        section.problem("topics", "is missing: the URLs whose subscription is meant; every other one is refused");
+        section.problem(
+            "topics",
+            "is missing: the URLs whose subscription is meant; every other one is refused",
+        );
     }
     if topics.len() > MAX_TOPICS {
         section.problem("topics", format!("must be at most {MAX_TOPICS}"));
@@ -81,5 +91,7 @@ fn topic(text: &str) -> Result<String, String> {
     if url && text.len() <= MAX_TOPIC_BYTES && text.bytes().all(|b| b.is_ascii_graphic()) {
         return Ok(text.to_owned());
     }
-    Err(format!("must be a URL of at most {MAX_TOPIC_BYTES} bytes, exactly as it was given to the hub"))
+    Err(format!(
+        "must be a URL of at most {MAX_TOPIC_BYTES} bytes, exactly as it was given to the hub"
+    ))
 }

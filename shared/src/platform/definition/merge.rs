@@ -37,7 +37,9 @@ pub(super) fn definition(mut base: Table, over: Table) -> Table {
             event.remove(key);
         }
     }
-    if let (Some(Value::Table(base)), Some(over)) = (base.get_mut("effects"), table(&over, "effects")) {
+    if let (Some(Value::Table(base)), Some(over)) =
+        (base.get_mut("effects"), table(&over, "effects"))
+    {
         base.retain(|kind, old| {
             let new = over.get(kind).and_then(|new| new.get("effect"));
             new.is_none_or(|new| old.get("effect") == Some(new))
@@ -125,7 +127,10 @@ mod tests {
     #[test]
     fn tables_merge_and_everything_else_is_replaced() {
         assert_eq!(
-            laid("a = [1, 2]\nb = 1\n[event]\nid = '/id'\ntime = '/t'", "a = [3]\n[event]\ntime = ['/x']"),
+            laid(
+                "a = [1, 2]\nb = 1\n[event]\nid = '/id'\ntime = '/t'",
+                "a = [3]\n[event]\ntime = ['/x']"
+            ),
             toml("a = [3]\nb = 1\n[event]\nid = '/id'\ntime = ['/x']")
         );
     }
@@ -143,8 +148,7 @@ mod tests {
 
     #[test]
     fn a_switch_is_one_only_in_its_place() {
-        let effects =
-            "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\nrepeatable = {effect = 'log'}";
+        let effects = "[effects]\nenabled = {effect = 'log'}\nschema = {effect = 'log'}\nrepeatable = {effect = 'log'}";
         assert_eq!(
             laid(effects, "[effects]\nenabled = false\nschema = false\nrepeatable = false"),
             toml("[effects]")
@@ -192,7 +196,10 @@ mod tests {
     fn another_type_pointer_drops_what_described_the_other_body() {
         let base = "[event]\ntype = '/event_type'\nplatform = '/platform'\ntime = '/t'\nbatch = '/all'\n\
                     schema = {type = 'object'}";
-        assert_eq!(laid(base, "[event]\ntype = '/kind'"), toml("[event]\ntype = '/kind'\ntime = '/t'"));
+        assert_eq!(
+            laid(base, "[event]\ntype = '/kind'"),
+            toml("[event]\ntype = '/kind'\ntime = '/t'")
+        );
         assert_eq!(laid(base, "[event]\ntype = '/event_type'"), toml(base));
         assert_eq!(
             laid(base, "[event]\ntype = '/kind'\nschema = {required = ['kind']}"),
@@ -203,10 +210,15 @@ mod tests {
     #[test]
     fn an_effect_of_another_kind_replaces_and_the_same_kind_merges() {
         let base = "[effects]\na = {effect = 'session.status', status = 'live'}";
-        assert_eq!(laid(base, "[effects]\na = {effect = 'log'}"), toml("[effects]\na = {effect = 'log'}"));
+        assert_eq!(
+            laid(base, "[effects]\na = {effect = 'log'}"),
+            toml("[effects]\na = {effect = 'log'}")
+        );
         assert_eq!(
             laid(base, "[effects]\na = {set = {title = '/t'}}"),
-            toml("[effects]\na = {effect = 'session.status', status = 'live', set = {title = '/t'}}")
+            toml(
+                "[effects]\na = {effect = 'session.status', status = 'live', set = {title = '/t'}}"
+            )
         );
     }
 

@@ -26,8 +26,8 @@ use toml::{Table, Value};
 pub(crate) use self::section::{Report, Section, child};
 pub(crate) use self::syntax::{duration, secret_ref};
 use super::types::{
-    CredentialRef, InvalidRequests, LONGEST_WAIT, MissingSession, Platform, PlatformName, RateLimit, SecretRef,
-    SecretRefs, SessionScope, Source,
+    CredentialRef, InvalidRequests, LONGEST_WAIT, MissingSession, Platform, PlatformName,
+    RateLimit, SecretRef, SecretRefs, SessionScope, Source,
 };
 use crate::event::MAX_EVENT_TYPE_BYTES;
 
@@ -110,8 +110,10 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     let scheme = section.table("signature").and_then(signature::read);
     let event = section.table("event").and_then(|event| event::read(event, scheme.as_ref()));
     let context = handshake::Context { credentials, source, folder };
-    let handshake = section.table("handshake").and_then(|handshake| handshake::read(handshake, context));
-    let missing_session = section.word("missing_session", missing_session).unwrap_or(MissingSession::Create);
+    let handshake =
+        section.table("handshake").and_then(|handshake| handshake::read(handshake, context));
+    let missing_session =
+        section.word("missing_session", missing_session).unwrap_or(MissingSession::Create);
     let effects = section.table("effects").map(|effects| {
         let event = event.as_ref().map(|(event, _)| event);
         effects::read(effects, &effects::Context { event, missing_session, reserved })
@@ -126,15 +128,19 @@ pub(super) fn compile(definition: Definition<'_>, report: &Report) -> Option<Pla
     let label = section.word("label", platform_name).unwrap_or_else(|| name.clone());
     let paused = section.boolean("paused").unwrap_or(false);
     let ack_status = section.parse("ack_status", |value| {
-        status(&value, |code| (200..=299).contains(&code)).ok_or("must be a status from 200 to 299".into())
+        status(&value, |code| (200..=299).contains(&code))
+            .ok_or("must be a status from 200 to 299".into())
     });
     let busy_status = section.parse("busy_status", |value| {
         let fits = status(&value, |code| code == 429 || (500..=599).contains(&code));
         fits.ok_or("must be 429, or a status from 500 to 599".into())
     });
     // Where a provider takes 4xx as final, a refused event is lost.
-    let by_status =
-        if busy_status.is_some_and(|code| code >= 500) { InvalidRequests::Keep } else { InvalidRequests::Refuse };
+    let by_status = if busy_status.is_some_and(|code| code >= 500) {
+        InvalidRequests::Keep
+    } else {
+        InvalidRequests::Refuse
+    };
     let invalid = section.word("invalid", invalid_requests).unwrap_or(by_status);
     let wait = section.parse("wait", |value| {
         let wait = value.as_str().and_then(|text| duration(text).ok());
@@ -235,7 +241,9 @@ fn limits(section: &mut Section<'_>) -> HashMap<String, u32> {
         let per_minute = value.as_integer().and_then(|n| u32::try_from(n).ok());
         let read = event_type(&kind).and_then(|()| {
             let fits = per_minute.filter(|n| (1..=MAX_RATE).contains(n));
-            fits.ok_or_else(|| format!("must be a whole number from 1 to {MAX_RATE}: events a minute"))
+            fits.ok_or_else(|| {
+                format!("must be a whole number from 1 to {MAX_RATE}: events a minute")
+            })
         });
         match read {
             Ok(per_minute) => Some((kind, per_minute)),
@@ -275,7 +283,8 @@ fn secrets(
         section.take("credentials");
         return None;
     };
-    let (right, wrong) = if credentials { ("credentials", "secrets") } else { ("secrets", "credentials") };
+    let (right, wrong) =
+        if credentials { ("credentials", "secrets") } else { ("secrets", "credentials") };
     let none = !section.has(right) || section.is_empty_list(right);
     if section.take(wrong).is_some() {
         section.problem(wrong, format!("this signature scheme is verified with `{right}`"));
@@ -291,11 +300,17 @@ fn secrets(
     if !credentials {
         return Some(SecretRefs::Secrets(section::words(&key, list, section.report(), parse)));
     }
-    let pair = |(index, value)| credential(format!("{key}[{index}]"), value, section.report(), folder);
+    let pair =
+        |(index, value)| credential(format!("{key}[{index}]"), value, section.report(), folder);
     Some(SecretRefs::Credentials(list.into_iter().enumerate().filter_map(pair).collect()))
 }
 
-fn credential(key: String, value: Value, report: &Report, folder: Option<&Path>) -> Option<CredentialRef> {
+fn credential(
+    key: String,
+    value: Value,
+    report: &Report,
+    folder: Option<&Path>,
+) -> Option<CredentialRef> {
     let Value::Table(table) = value else {
         report.add(&key, "must be a table: { key = \"env:…\", secret = \"env:…\" }");
         return None;

@@ -40,7 +40,8 @@ impl Report {
 
 /// `key` of the table `parent`, quoted where TOML wants it.
 pub(crate) fn child(parent: &str, key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let bare = !key.is_empty()
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     let key = if bare { key.to_owned() } else { format!("{key:?}") };
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
 }
@@ -103,10 +104,19 @@ impl<'r> Section<'r> {
         self.parse(name, |value| value.as_bool().ok_or_else(|| "must be true or false".to_owned()))
     }
 
-    pub(crate) fn integer(&mut self, name: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+    pub(crate) fn integer(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<u32>,
+    ) -> Option<u32> {
         self.parse(name, |value| {
-            let fits = value.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
-            fits.ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
+            let fits = value
+                .as_integer()
+                .and_then(|n| u32::try_from(n).ok())
+                .filter(|n| range.contains(n));
+            fits.ok_or_else(|| {
+                format!("must be a whole number from {} to {}", range.start(), range.end())
+            })
         })
     }
 

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use super::section::Section;
 use super::syntax;
 use crate::signature::{
-    HmacSpec, JwtSpec, PairsSpec, Part, Scheme, SharedSecretSpec, StandardWebhooksSpec, Template, TimestampHeader,
+    HmacSpec, JwtSpec, PairsSpec, Part, Scheme, SharedSecretSpec, StandardWebhooksSpec, Template,
+    TimestampHeader,
 };
 
 /// Where a definition says nothing: five minutes, in both directions.
@@ -42,11 +43,13 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Scheme> {
         "pairs" => pairs(&mut section).map(Scheme::Pairs),
         "standard-webhooks" => standard_webhooks(&mut section).map(Scheme::StandardWebhooks),
         "livekit-jwt" => livekit_jwt(&mut section).map(Scheme::LivekitJwt),
-        "shared-secret" => {
-            headers(&mut section, &[]).map(|headers| Scheme::SharedSecret(SharedSecretSpec { headers }))
-        }
+        "shared-secret" => headers(&mut section, &[])
+            .map(|headers| Scheme::SharedSecret(SharedSecretSpec { headers })),
         _ => {
-            section.problem("scheme", "must be one of: hmac pairs standard-webhooks livekit-jwt shared-secret");
+            section.problem(
+                "scheme",
+                "must be one of: hmac pairs standard-webhooks livekit-jwt shared-secret",
+            );
             return None;
         }
     };
@@ -72,8 +75,12 @@ fn hmac(section: &mut Section<'_>) -> Option<HmacSpec> {
     let spec = HmacSpec {
         headers: headers.unwrap_or_default(),
         prefix: fixed_text(section, "prefix").unwrap_or_default(),
-        hash: section.parse("hash", |value| one_of(value, "sha1 sha256 sha512")).unwrap_or_default(),
-        encoding: section.parse("encoding", |value| one_of(value, "hex base64")).unwrap_or_default(),
+        hash: section
+            .parse("hash", |value| one_of(value, "sha1 sha256 sha512"))
+            .unwrap_or_default(),
+        encoding: section
+            .parse("encoding", |value| one_of(value, "hex base64"))
+            .unwrap_or_default(),
         secret_encoding: section
             .parse("secret_encoding", |value| one_of(value, "utf8 base64 hex"))
             .unwrap_or_default(),
@@ -81,7 +88,8 @@ fn hmac(section: &mut Section<'_>) -> Option<HmacSpec> {
         id: section.word("id", syntax::header_ref).filter(|_| signed.has(&Part::Id)),
         signed,
         tolerance: tolerance.or(timestamp.is_some().then_some(TOLERANCE)),
-        timestamp: timestamp.map(|header| TimestampHeader { header, unit: unit.unwrap_or_default() }),
+        timestamp: timestamp
+            .map(|header| TimestampHeader { header, unit: unit.unwrap_or_default() }),
     };
     Some(spec)
 }
@@ -93,13 +101,19 @@ fn pairs(section: &mut Section<'_>) -> Option<PairsSpec> {
         headers: headers.unwrap_or_default(),
         timestamp_key: fixed_text(section, "timestamp_key").unwrap_or_else(|| "t".to_owned()),
         signature_key: fixed_text(section, "signature_key").unwrap_or_else(|| "v1".to_owned()),
-        hash: section.parse("hash", |value| one_of(value, "sha1 sha256 sha512")).unwrap_or_default(),
-        encoding: section.parse("encoding", |value| one_of(value, "hex base64")).unwrap_or_default(),
+        hash: section
+            .parse("hash", |value| one_of(value, "sha1 sha256 sha512"))
+            .unwrap_or_default(),
+        encoding: section
+            .parse("encoding", |value| one_of(value, "hex base64"))
+            .unwrap_or_default(),
         secret_encoding: section
             .parse("secret_encoding", |value| one_of(value, "utf8 base64 hex"))
             .unwrap_or_default(),
         signed: signed.or_else(|| "{timestamp}.{body}".parse().ok())?,
-        unit: section.parse("timestamp_unit", |value| one_of(value, "s ms rfc3339")).unwrap_or_default(),
+        unit: section
+            .parse("timestamp_unit", |value| one_of(value, "s ms rfc3339"))
+            .unwrap_or_default(),
         tolerance: tolerance(section).or(Some(TOLERANCE)),
     };
     Some(spec)

@@ -94,7 +94,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(WRONG.to_owned()),
     };
-    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or(WRONG)?;
+    let ms =
+        number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or(WRONG)?;
     if (1..=366 * 86_400_000).contains(&ms) {
         Ok(Duration::from_millis(ms))
     } else {
@@ -106,7 +107,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn secret_ref(text: &str, folder: Option<&Path>) -> Result<SecretRef, String> {
     if let Some(name) = text.strip_prefix("env:") {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.bytes().all(good) {
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.bytes().all(good)
+        {
             return Err("env: must be followed by the name of an environment variable".to_owned());
         }
         return Ok(SecretRef::Env(name.to_owned()));
@@ -160,9 +164,13 @@ mod tests {
 
     #[test]
     fn durations_carry_their_unit() {
-        for (text, ms) in
-            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("24h", 86_400_000), ("1d", 86_400_000)]
-        {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for wrong in [
@@ -189,9 +197,16 @@ mod tests {
         assert_eq!(secret_ref("env:ACME_1", None), env("ACME_1"));
         assert_eq!(secret_ref("file:/run/a", Some(Path::new("/etc"))), file("/run/a"));
         assert_eq!(secret_ref("file:a", Some(Path::new("/etc"))), file("/etc/a"));
-        for wrong in
-            ["hunter2", "env:", "env:1hunter2", "env:hunter2-x", "file:", "ENV:hunter2", "", "vault:hunter2"]
-        {
+        for wrong in [
+            "hunter2",
+            "env:",
+            "env:1hunter2",
+            "env:hunter2-x",
+            "file:",
+            "ENV:hunter2",
+            "",
+            "vault:hunter2",
+        ] {
             let reason = secret_ref(wrong, None).unwrap_err();
             assert!(!reason.contains("hunter2"), "{reason}");
         }

@@ -99,13 +99,20 @@ fn every_key_arrives() {
     assert_eq!(acme.event_types, Some(["stream.up".to_owned(), "stream.down".to_owned()].into()));
     assert_eq!((acme.ack_status, acme.busy_status), (200, Some(503)));
     assert_eq!(acme.dedup_ttl, Some(Duration::from_secs(7200)));
-    assert_eq!((acme.missing_session, acme.session_scope), (MissingSession::Retry, SessionScope::Shared));
+    assert_eq!(
+        (acme.missing_session, acme.session_scope),
+        (MissingSession::Retry, SessionScope::Shared)
+    );
     let Scheme::Hmac(spec) = &acme.scheme else { panic!("{:?}", acme.scheme) };
     assert_eq!(spec.headers, ["x-acme-signature", "x-old"]);
     assert_eq!((spec.prefix.as_str(), spec.hash), ("v0=", Hash::Sha512));
     assert_eq!(spec.signed.to_string(), "v0:{timestamp}:{body}");
-    let timestamp = TimestampHeader { header: "x-acme-timestamp".to_owned(), unit: TimestampUnit::Millis };
-    assert_eq!((&spec.timestamp, spec.tolerance), (&Some(timestamp), Some(Duration::from_secs(600))));
+    let timestamp =
+        TimestampHeader { header: "x-acme-timestamp".to_owned(), unit: TimestampUnit::Millis };
+    assert_eq!(
+        (&spec.timestamp, spec.tolerance),
+        (&Some(timestamp), Some(Duration::from_secs(600)))
+    );
     assert_eq!(
         acme.event,
         EventSpec {
@@ -160,7 +167,10 @@ fn every_effect_arrives() {
         }
     );
     let down = &acme.effects["down"];
-    assert_eq!((&down.session, &down.live_stream_id), (&Some(vec![pointer("/other")]), &Some(vec![pointer("/l")])));
+    assert_eq!(
+        (&down.session, &down.live_stream_id),
+        (&Some(vec![pointer("/other")]), &Some(vec![pointer("/l")]))
+    );
     assert_eq!(
         effect("rec"),
         Effect::Recording {
@@ -184,7 +194,9 @@ fn every_effect_arrives() {
         }
     );
     assert_eq!(effect("note"), Effect::Log);
-    assert!(!acme.effects.contains_key("content_added") && acme.effects.contains_key("content_removed"));
+    assert!(
+        !acme.effects.contains_key("content_added") && acme.effects.contains_key("content_removed")
+    );
 }
 
 /// The contract's own example, but for what this release refuses.
@@ -250,7 +262,10 @@ fn the_documented_definition_loads() {
 #[test]
 fn types_have_limits_of_their_own() {
     let acme = acme("limits = {'chat.message' = 600, typing = 1}");
-    assert_eq!(acme.limits, HashMap::from([("chat.message".to_owned(), 600), ("typing".to_owned(), 1)]));
+    assert_eq!(
+        acme.limits,
+        HashMap::from([("chat.message".to_owned(), 600), ("typing".to_owned(), 1)])
+    );
     refused("limits = {'chat.message' = 0}", ".limits.\"chat.message\"", "from 1 to 60000000");
     refused("limits = {typing = '5'}", ".limits.typing", "whole number");
     refused("limits = {'' = 5}", ".limits.\"\"", "event type");
@@ -259,27 +274,44 @@ fn types_have_limits_of_their_own() {
 
 #[test]
 fn burst_follows_the_limit() {
-    assert_eq!(acme("rate_limit = 6000").rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
-    assert_eq!(acme("preset = 'mux'").rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
+    assert_eq!(
+        acme("rate_limit = 6000").rate_limit,
+        RateLimit { per_minute: Some(6000), burst: 6000 }
+    );
+    assert_eq!(
+        acme("preset = 'mux'").rate_limit,
+        RateLimit { per_minute: Some(6000), burst: 6000 }
+    );
 }
 
 #[test]
 fn every_scheme_can_be_named() {
     let scheme = |text: &str| acme(&format!("[platforms.acme.signature]\n{text}")).scheme.clone();
-    let pairs =
-        scheme("scheme = 'pairs'\nheader = 'Acme-Signature'\ntimestamp_key = 'time'\nsignature_key = 'sig1'");
-    let Scheme::Pairs(PairsSpec { headers, timestamp_key, signature_key, signed, tolerance, .. }) = pairs else {
+    let pairs = scheme(
+        "scheme = 'pairs'\nheader = 'Acme-Signature'\ntimestamp_key = 'time'\nsignature_key = 'sig1'",
+    );
+    let Scheme::Pairs(PairsSpec {
+        headers, timestamp_key, signature_key, signed, tolerance, ..
+    }) = pairs
+    else {
         panic!("{pairs:?}")
     };
     assert_eq!(
         (headers, timestamp_key.as_str(), signature_key.as_str()),
         (vec!["acme-signature".to_owned()], "time", "sig1")
     );
-    assert_eq!((signed.to_string().as_str(), tolerance), ("{timestamp}.{body}", Some(Duration::from_secs(300))));
-    let Scheme::StandardWebhooks(standard) = scheme("scheme = 'standard-webhooks'") else { panic!() };
+    assert_eq!(
+        (signed.to_string().as_str(), tolerance),
+        ("{timestamp}.{body}", Some(Duration::from_secs(300)))
+    );
+    let Scheme::StandardWebhooks(standard) = scheme("scheme = 'standard-webhooks'") else {
+        panic!()
+    };
     assert_eq!(standard.headers[0].id, "webhook-id");
     assert_eq!(standard.tolerance, Duration::from_secs(300));
-    let Scheme::SharedSecret(shared) = scheme("scheme = 'shared-secret'\nheader = 'cf-webhook-auth'") else {
+    let Scheme::SharedSecret(shared) =
+        scheme("scheme = 'shared-secret'\nheader = 'cf-webhook-auth'")
+    else {
         panic!()
     };
     assert_eq!(shared.headers, ["cf-webhook-auth"]);
@@ -333,8 +365,16 @@ fn unknown_keys_are_refused_at_every_level() {
     refused("colour = 1", ".colour", "unknown key; known here: preset, signature, event,");
     refused("[platforms.acme.signature]\nheaders = 'x'", ".signature.headers", "unknown key");
     refused("[platforms.acme.event]\nroom = '/x'", ".event.room", "unknown key");
-    refused("[platforms.acme.effects]\nx = {effect = 'log', status = 'live'}", ".effects.x.status", "unknown key");
-    refused("[platforms.acme.effects]\n'a.b' = {effect = 'log', x = 1}", ".effects.\"a.b\".x", "unknown key");
+    refused(
+        "[platforms.acme.effects]\nx = {effect = 'log', status = 'live'}",
+        ".effects.x.status",
+        "unknown key",
+    );
+    refused(
+        "[platforms.acme.effects]\n'a.b' = {effect = 'log', x = 1}",
+        ".effects.\"a.b\".x",
+        "unknown key",
+    );
     // What belongs to one scheme is unknown to another.
     refused(
         "[platforms.acme.signature]\nscheme = 'pairs'\nheader = 'h'\nprefix = 'sha256='",
@@ -375,17 +415,31 @@ fn words_are_from_closed_sets() {
 #[test]
 fn secrets_are_never_inline() {
     let inline = |more: &str| problems(&format!("[platforms.acme]\n{more}"));
-    for text in ["secrets = 'hunter2'", "secrets = ['hunter2']", "secrets = 'env:hunter-2'", "secrets = ['file:']"]
-    {
+    for text in [
+        "secrets = 'hunter2'",
+        "secrets = ['hunter2']",
+        "secrets = 'env:hunter-2'",
+        "secrets = ['file:']",
+    ] {
         let found = inline(text);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
         assert!(found[0].starts_with("p.toml: platforms.acme.secrets: "), "{found:?}");
         assert!(!found[0].contains("hunter"), "{found:?}");
     }
-    assert_eq!(inline(""), ["p.toml: platforms.acme.secrets: is missing: what requests are verified with"]);
+    assert_eq!(
+        inline(""),
+        ["p.toml: platforms.acme.secrets: is missing: what requests are verified with"]
+    );
     assert_eq!(inline("secrets = []"), inline(""));
-    assert_eq!(inline("secrets = ['env:A', 'x']")[0].split(": ").nth(1), Some("platforms.acme.secrets[1]"));
-    assert_eq!(inline("enabled = false"), Vec::<String>::new(), "a platform that is off needs no secret");
+    assert_eq!(
+        inline("secrets = ['env:A', 'x']")[0].split(": ").nth(1),
+        Some("platforms.acme.secrets[1]")
+    );
+    assert_eq!(
+        inline("enabled = false"),
+        Vec::<String>::new(),
+        "a platform that is off needs no secret"
+    );
 }
 
 #[test]
@@ -395,11 +449,20 @@ fn each_scheme_takes_its_own_kind_of_secret() {
         ["p.toml: platforms.livekit.secrets: this signature scheme is verified with `credentials`"]
     );
     let found = problems("[platforms.acme]\ncredentials = [{key = 'env:K', secret = 'env:S'}]");
-    assert_eq!(found[0], "p.toml: platforms.acme.credentials: this signature scheme is verified with `secrets`");
+    assert_eq!(
+        found[0],
+        "p.toml: platforms.acme.credentials: this signature scheme is verified with `secrets`"
+    );
     let pair = |text: &str| problems(&format!("[platforms.livekit]\ncredentials = {text}"));
     assert!(pair("[{key = 'env:K'}]")[0].contains("credentials[0].secret: is missing"));
-    assert!(pair("[{key = 'APIhunter2', secret = 'env:S'}]")[0].contains("credentials[0].key: must be env:NAME"));
-    assert!(pair("[{key = 'env:K', secret = 'env:S', note = ''}]")[0].contains("credentials[0].note: unknown key"));
+    assert!(
+        pair("[{key = 'APIhunter2', secret = 'env:S'}]")[0]
+            .contains("credentials[0].key: must be env:NAME")
+    );
+    assert!(
+        pair("[{key = 'env:K', secret = 'env:S', note = ''}]")[0]
+            .contains("credentials[0].note: unknown key")
+    );
     assert!(pair("['env:K']")[0].contains("credentials[0]: must be a table"));
 }
 
@@ -418,14 +481,24 @@ fn signatures_are_checked() {
     refused(&signature("encoding = 'HEX'"), ".signature.encoding", "hex base64");
     refused(&signature("secret_encoding = 'HEX'"), ".signature.secret_encoding", "utf8 base64 hex");
     refused(&signature("prefix = \"a\\u0000\""), ".signature.prefix", "printable");
-    refused(&signature("signed = '{timestamp}'\ntimestamp = 'header:t'"), ".signature.signed", "{body}");
+    refused(
+        &signature("signed = '{timestamp}'\ntimestamp = 'header:t'"),
+        ".signature.signed",
+        "{body}",
+    );
     refused(&signature("signed = '{boddy}'"), ".signature.signed", "{body}, {timestamp} and {id}");
     refused(&signature("signed = '{timestamp}.{body}'"), ".signature.timestamp", "");
     refused(&signature("signed = '{id}.{body}'"), ".signature.id", "");
     refused(&signature("timestamp_unit = 's'"), ".signature.timestamp_unit", "no `timestamp`");
-    refused(&signature("signed = '{timestamp}.{body}'\ntimestamp = 't'"), ".signature.timestamp", "header:Name");
+    refused(
+        &signature("signed = '{timestamp}.{body}'\ntimestamp = 't'"),
+        ".signature.timestamp",
+        "header:Name",
+    );
     for wrong in ["'5'", "300", "'2d'", "'500ms'"] {
-        let more = format!("signed = '{{timestamp}}.{{body}}'\ntimestamp = 'header:t'\ntolerance = {wrong}");
+        let more = format!(
+            "signed = '{{timestamp}}.{{body}}'\ntimestamp = 'header:t'\ntolerance = {wrong}"
+        );
         refused(&signature(&more), ".signature.tolerance", "must be");
     }
 }
@@ -439,16 +512,30 @@ fn headers_count_only_where_the_signature_covers_them() {
         )
     };
     let all = "{id}.{timestamp}.{body}";
-    assert_eq!(acme(&with(all, "id = 'header:X-Id'")).event.id, [Locator::Header("x-id".to_owned())]);
-    assert_eq!(acme(&with(all, "time = 'header:x-time'")).event.time, [Locator::Header("x-time".to_owned())]);
-    refused(&with(all, "id = 'header:X-Other'"), ".event.id", "x-other is not covered by the signature");
+    assert_eq!(
+        acme(&with(all, "id = 'header:X-Id'")).event.id,
+        [Locator::Header("x-id".to_owned())]
+    );
+    assert_eq!(
+        acme(&with(all, "time = 'header:x-time'")).event.time,
+        [Locator::Header("x-time".to_owned())]
+    );
+    refused(
+        &with(all, "id = 'header:X-Other'"),
+        ".event.id",
+        "x-other is not covered by the signature",
+    );
     refused(&with(all, "time = 'header:X-Other'"), ".event.time", "not covered");
     refused(&with(all, "type = 'header:X-Other'"), ".event.type", "unsigned = [\"type\"]");
     assert_eq!(
         acme(&with(all, "type = 'header:X-Other'\nunsigned = ['type']")).event.kind,
         [Locator::Header("x-other".to_owned())]
     );
-    refused(&with(all, "id = 'header:X-Id'\nunsigned = ['id']"), ".event.unsigned", "identity and time never do");
+    refused(
+        &with(all, "id = 'header:X-Id'\nunsigned = ['id']"),
+        ".event.unsigned",
+        "identity and time never do",
+    );
     refused(&with("{timestamp}.{body}", "id = 'header:X-Id'"), ".event.id", "x-id is not covered");
     refused("[platforms.acme.event]\nid = 'header:X-Id'", ".event.id", "not covered");
 }
@@ -456,7 +543,9 @@ fn headers_count_only_where_the_signature_covers_them() {
 #[test]
 fn pointers_are_checked_wherever_they_stand() {
     let event = |key: &str, value: &str| format!("[platforms.acme.event]\n{key} = {value}");
-    for key in ["id", "type", "time", "session", "live_stream_id", "platform", "delivery_id", "ignore"] {
+    for key in
+        ["id", "type", "time", "session", "live_stream_id", "platform", "delivery_id", "ignore"]
+    {
         refused(&event(key, "'data/id'"), &format!(".event.{key}"), "JSON pointer");
         refused(&event(key, "''"), &format!(".event.{key}"), "not at the whole of it");
         refused(&event(key, "['/a', '/~']"), &format!(".event.{key}[1]"), "JSON pointer");
@@ -475,7 +564,10 @@ fn time_zone_is_utc_or_an_offset() {
     let of = |value: &str| acme(&zone(value)).event.time_zone;
     assert_eq!(acme("").event.time_zone, UtcOffset::UTC);
     assert_eq!((of("'UTC'"), of("false")), (UtcOffset::UTC, UtcOffset::UTC));
-    assert_eq!((of("'+02:00'"), of("'+0200'")), ("+02:00".parse().unwrap(), "+02:00".parse().unwrap()));
+    assert_eq!(
+        (of("'+02:00'"), of("'+0200'")),
+        ("+02:00".parse().unwrap(), "+02:00".parse().unwrap())
+    );
     for wrong in ["'Europe/Berlin'", "'CET'", "'local'", "''", "'+2'", "'+25:00'"] {
         refused(&zone(wrong), ".event.time_zone", "instead of a zone's name, give its offset");
     }
@@ -494,9 +586,12 @@ fn identity_needs_an_id_or_a_time_unless_events_repeat() {
 
 #[test]
 fn effects_are_checked() {
-    let effect =
-        |text: &str| format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}");
-    let refused = |text: &str, key: &str, reason: &str| refused(&effect(text), &format!(".effects.x{key}"), reason);
+    let effect = |text: &str| {
+        format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}")
+    };
+    let refused = |text: &str, key: &str, reason: &str| {
+        refused(&effect(text), &format!(".effects.x{key}"), reason)
+    };
     refused("{}", ".effect", "is missing");
     let all = "session.status session.viewers recording content job chat log";
     refused("{effect = 'email'}", ".effect", all);
@@ -504,7 +599,11 @@ fn effects_are_checked() {
     refused("'log'", "", "must be a table");
     refused("true", "", "must be a table");
     refused("{effect = 'session.status'}", ".status", "is missing");
-    refused("{effect = 'session.status', status = 'LIVE'}", ".status", "ready live idle ended stopped error");
+    refused(
+        "{effect = 'session.status', status = 'LIVE'}",
+        ".status",
+        "ready live idle ended stopped error",
+    );
     refused(
         "{effect = 'session.status', status = 'live', set = {colour = '/c'}}",
         ".set.colour",
@@ -515,15 +614,31 @@ fn effects_are_checked() {
         ".set.status",
         "a session column",
     );
-    refused("{effect = 'session.status', status = 'live', set = {title = 't'}}", ".set.title", "JSON pointer");
+    refused(
+        "{effect = 'session.status', status = 'live', set = {title = 't'}}",
+        ".set.title",
+        "JSON pointer",
+    );
     refused(
         "{effect = 'session.status', status = 'live', set = {title = []}}",
         ".set.title",
         "a pointer or several",
     );
-    refused("{effect = 'session.status', status = 'live', set = {title = ''}}", ".set.title", "not at the whole");
-    refused("{effect = 'session.status', status = 'live', session = 'x'}", ".session", "JSON pointer");
-    refused("{effect = 'recording', state = 'active', id = '/i'}", ".state", "created recording ready failed");
+    refused(
+        "{effect = 'session.status', status = 'live', set = {title = ''}}",
+        ".set.title",
+        "not at the whole",
+    );
+    refused(
+        "{effect = 'session.status', status = 'live', session = 'x'}",
+        ".session",
+        "JSON pointer",
+    );
+    refused(
+        "{effect = 'recording', state = 'active', id = '/i'}",
+        ".state",
+        "created recording ready failed",
+    );
     refused("{effect = 'recording', state = 'ready'}", ".id", "is missing");
     refused(
         "{effect = 'recording', state = 'ready', id = '/i', set = {title = '/t'}}",
@@ -536,23 +651,35 @@ fn effects_are_checked() {
         ".set.url",
         "a content column",
     );
-    refused("{effect = 'content', state = 'active', id = '/i', set = []}", ".set", "must be a table");
+    refused(
+        "{effect = 'content', state = 'active', id = '/i', set = []}",
+        ".set",
+        "must be a table",
+    );
 }
 
 #[test]
 fn effects_of_viewers_jobs_and_chat_are_checked() {
-    let effect =
-        |text: &str| format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}");
-    let refused = |text: &str, key: &str, reason: &str| refused(&effect(text), &format!(".effects.x{key}"), reason);
+    let effect = |text: &str| {
+        format!("[platforms.acme.event]\nsession = '/room'\n[platforms.acme.effects]\nx = {text}")
+    };
+    let refused = |text: &str, key: &str, reason: &str| {
+        refused(&effect(text), &format!(".effects.x{key}"), reason)
+    };
     refused("{effect = 'session.viewers'}", ".set.viewer_count", "is missing");
     refused(
         "{effect = 'session.viewers', set = {viewer_count = '/n', title = '/t'}}",
         ".set.title",
         "viewer_count peak_viewers",
     );
-    refused("{effect = 'session.viewers', set = {viewer_count = '/n'}, status = 'live'}", ".status", "unknown key");
+    refused(
+        "{effect = 'session.viewers', set = {viewer_count = '/n'}, status = 'live'}",
+        ".status",
+        "unknown key",
+    );
     for name in ["\"\"", "\"a b\"", "\"a\\\"\"", "\"é\"", &"x".repeat(65)] {
-        let text = format!("{{effect = 'session.status', status = 'live', data = {{{name} = '/x'}}}}");
+        let text =
+            format!("{{effect = 'session.status', status = 'live', data = {{{name} = '/x'}}}}");
         refused(&text, &format!(".data.{name}"), "1 to 64 letters, digits and '_'");
     }
     refused(
@@ -561,15 +688,34 @@ fn effects_of_viewers_jobs_and_chat_are_checked() {
         "not at the whole",
     );
     refused("{effect = 'job', id = '/i'}", ".status", "is missing");
-    refused("{effect = 'job', id = '/i', status = 'job.completed'}", ".status", "letters, digits and '_'");
+    refused(
+        "{effect = 'job', id = '/i', status = 'job.completed'}",
+        ".status",
+        "letters, digits and '_'",
+    );
     refused("{effect = 'job', status = 'done'}", ".id", "is missing");
-    refused("{effect = 'job', status = 'done', id = '/i', set = {title = '/t'}}", ".set.title", "a job column");
-    refused("{effect = 'job', status = 'done', id = '/i', set = {error = ''}}", ".set.error", "not at the whole");
+    refused(
+        "{effect = 'job', status = 'done', id = '/i', set = {title = '/t'}}",
+        ".set.title",
+        "a job column",
+    );
+    refused(
+        "{effect = 'job', status = 'done', id = '/i', set = {error = ''}}",
+        ".set.error",
+        "not at the whole",
+    );
     refused("{effect = 'chat'}", ".id", "is missing");
-    refused("{effect = 'chat', id = '/i', set = {room_id = '/r'}}", ".set.room_id", "a chat column");
-    let good =
-        acme(&effect("{effect = 'job', status = 'done', id = '/i', set = {data = '', progress = ['/p', '/q']}}"));
-    let Effect::Job { status, set, .. } = &good.effects["x"].effect else { panic!("{:?}", good.effects["x"]) };
+    refused(
+        "{effect = 'chat', id = '/i', set = {room_id = '/r'}}",
+        ".set.room_id",
+        "a chat column",
+    );
+    let good = acme(&effect(
+        "{effect = 'job', status = 'done', id = '/i', set = {data = '', progress = ['/p', '/q']}}",
+    ));
+    let Effect::Job { status, set, .. } = &good.effects["x"].effect else {
+        panic!("{:?}", good.effects["x"])
+    };
     assert_eq!((status.as_str(), set.len()), ("done", 2));
 }
 
@@ -611,11 +757,19 @@ fn an_event_type_has_a_length() {
 fn schemas_are_checked() {
     let event = |text: &str| format!("[platforms.acme.event]\ntype = '/kind'\n{text}");
     refused(&event("schema = {type = 'strin'}"), ".event.schema", "not a JSON Schema");
-    refused(&event("schema = {'$ref' = 'https://example.com/x'}"), ".event.schema", "not a JSON Schema");
+    refused(
+        &event("schema = {'$ref' = 'https://example.com/x'}"),
+        ".event.schema",
+        "not a JSON Schema",
+    );
     refused(&event("schema = 'x'"), ".event.schema", "must be a table");
     refused(&event("schema = {const = 1979-05-27}"), ".event.schema", "holds a date");
     refused(&event("schema = {const = nan}"), ".event.schema", "a number that JSON does not know");
-    refused(&event("schemas = {'a.b' = {required = 1}}"), ".event.schemas.\"a.b\"", "not a JSON Schema");
+    refused(
+        &event("schemas = {'a.b' = {required = 1}}"),
+        ".event.schemas.\"a.b\"",
+        "not a JSON Schema",
+    );
     refused(&event("schemas = {'' = {}}"), ".event.schemas.\"\"", "256 bytes");
 }
 
@@ -634,7 +788,8 @@ fn a_wait_is_a_duration_of_at_most_thirty_seconds() {
 
 #[test]
 fn a_handshake_is_one_of_five() {
-    let handshake = |text: &str| acme(&format!("[platforms.acme.handshake]\n{text}")).handshake.clone();
+    let handshake =
+        |text: &str| acme(&format!("[platforms.acme.handshake]\n{text}")).handshake.clone();
     assert_eq!(handshake("kind = 'twitch'"), Some(Handshake::Twitch));
     assert_eq!(handshake("kind = 'zoom'"), Some(Handshake::Zoom));
     assert_eq!(handshake("kind = 'echo'"), Some(Handshake::Echo));
@@ -653,17 +808,37 @@ fn a_handshake_is_one_of_five() {
 
     let of = |text: &str| format!("[platforms.acme.handshake]\n{text}");
     refused(&of("kind = 'meta'"), ".handshake.verify_token", "is missing");
-    refused(&of("kind = 'meta'\nverify_token = 'the-token'"), ".handshake.verify_token", "env:NAME");
-    refused(&of("kind = 'echo'\nverify_token = 'env:TOKEN'"), ".handshake.verify_token", "unknown key");
+    refused(
+        &of("kind = 'meta'\nverify_token = 'the-token'"),
+        ".handshake.verify_token",
+        "env:NAME",
+    );
+    refused(
+        &of("kind = 'echo'\nverify_token = 'env:TOKEN'"),
+        ".handshake.verify_token",
+        "unknown key",
+    );
     refused(&of("kind = 'smoke'"), ".handshake.kind", "twitch zoom echo websub");
     refused(&of(""), ".handshake.kind", "is missing");
-    refused(&of("kind = 'echo'\ntopics = ['https://a.example']"), ".handshake.topics", "unknown key");
+    refused(
+        &of("kind = 'echo'\ntopics = ['https://a.example']"),
+        ".handshake.topics",
+        "unknown key",
+    );
     refused(&of("kind = 'websub'"), ".handshake.topics", "is missing");
     refused(&of("kind = 'websub'\ntopics = []"), ".handshake.topics", "is missing");
-    refused(&of("kind = 'websub'\ntopics = ['https://a.example', 'a b']"), ".handshake.topics[1]", "a URL");
-    let jwt = "[platforms.jwt]\npreset = 'livekit'\ncredentials = [{key = 'env:K', secret = 'env:S'}]\n";
+    refused(
+        &of("kind = 'websub'\ntopics = ['https://a.example', 'a b']"),
+        ".handshake.topics[1]",
+        "a URL",
+    );
+    let jwt =
+        "[platforms.jwt]\npreset = 'livekit'\ncredentials = [{key = 'env:K', secret = 'env:S'}]\n";
     let found = problems(&format!("{jwt}handshake = {{kind = 'zoom'}}"));
-    assert!(found.len() == 1 && found[0].contains("platforms.jwt.handshake.kind: zoom answers with"), "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].contains("platforms.jwt.handshake.kind: zoom answers with"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -735,15 +910,22 @@ fn no_place_takes_a_value_of_the_wrong_kind() {
         (".effects", "a \"\" \"b.c\""),
     ];
     for (section, keys) in PLACES {
-        for (key, value) in keys.split(' ').flat_map(|key| VALUES.split('|').map(move |value| (key, value))) {
+        for (key, value) in
+            keys.split(' ').flat_map(|key| VALUES.split('|').map(move |value| (key, value)))
+        {
             let secrets = if key == "secrets" { "" } else { "secrets = 'env:A'\n" };
-            let table = if section.is_empty() { String::new() } else { format!("[platforms.acme{section}]\n") };
+            let table = if section.is_empty() {
+                String::new()
+            } else {
+                format!("[platforms.acme{section}]\n")
+            };
             let text = format!("[platforms.acme]\n{secrets}{table}{key} = {value}");
             let found = problems(&text);
             let here = format!("p.toml: platforms.acme{section}.{key}");
             // An emptied place may also leave the definition without something it needs.
-            let expected =
-                |one: &String| one.starts_with(&here) || one.contains("is missing") || one.contains("neither");
+            let expected = |one: &String| {
+                one.starts_with(&here) || one.contains("is missing") || one.contains("neither")
+            };
             assert!(found.iter().all(expected), "{text}: {found:?}");
             if ["[[]]", "1979-05-27"].contains(&value) {
                 assert!(!found.is_empty(), "{text} was accepted");

@@ -48,7 +48,11 @@ impl Registry {
     ///
     /// # Errors
     /// Everything that is wrong with it, by key.
-    pub fn registered(&self, name: &PlatformName, mut table: Table) -> Result<Platform, Vec<Problem>> {
+    pub fn registered(
+        &self,
+        name: &PlatformName,
+        mut table: Table,
+    ) -> Result<Platform, Vec<Problem>> {
         let report = Report::new("");
         for key in REFERENCES {
             if table.remove(key).is_some() {
@@ -56,7 +60,10 @@ impl Registry {
             }
         }
         if table.remove("session_scope").is_some_and(|scope| scope.as_str() != Some("own")) {
-            report.add("session_scope", "must be own: a registered platform touches only sessions of its own");
+            report.add(
+                "session_scope",
+                "must be own: a registered platform touches only sessions of its own",
+            );
         }
         let laid = self.inner.bundled.laid(name.as_str(), "", table, &report);
         let platform = laid.and_then(|mut table| {
@@ -99,8 +106,9 @@ impl Registry {
             }
         }
         let entries = all.inner.entries.iter();
-        let entries: Vec<_> =
-            entries.map(|entry| Entry { platform: adjust(&entry.platform), ..entry.clone() }).collect();
+        let entries: Vec<_> = entries
+            .map(|entry| Entry { platform: adjust(&entry.platform), ..entry.clone() })
+            .collect();
         (all.over(entries), refused)
     }
 
@@ -108,15 +116,21 @@ impl Registry {
     fn place(&self, platform: &Platform) -> Result<Option<usize>, Clash> {
         let entries = &self.inner.entries;
         let place = entries.iter().position(|entry| entry.platform.name == platform.name);
-        if place.and_then(|place| entries.get(place)).is_some_and(|own| own.platform.source == Source::File) {
+        if place
+            .and_then(|place| entries.get(place))
+            .is_some_and(|own| own.platform.source == Source::File)
+        {
             return Err(Clash::File(platform.name.clone()));
         }
         for name in std::iter::once(&platform.name).chain(&platform.aliases) {
-            if let Some(owner) = self.get(name.as_str()).filter(|owner| owner.name != platform.name) {
+            if let Some(owner) = self.get(name.as_str()).filter(|owner| owner.name != platform.name)
+            {
                 return Err(Clash::Name { name: name.clone(), owner: owner.name.clone() });
             }
         }
-        let own = |entry: &&Entry| entry.platform.source != Source::Bundled && entry.platform.name != platform.name;
+        let own = |entry: &&Entry| {
+            entry.platform.source != Source::Bundled && entry.platform.name != platform.name
+        };
         if entries.iter().filter(own).count() >= MAX_PLATFORMS {
             return Err(Clash::TooMany);
         }

@@ -39,7 +39,8 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("tributary-platforms-{}", uuid::Uuid::new_v4()));
+        let path =
+            std::env::temp_dir().join(format!("tributary-platforms-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
@@ -99,10 +100,19 @@ fn mux_is_as_its_users_know_it() {
     let Scheme::Pairs(spec) = &mux.scheme else { panic!("{:?}", mux.scheme) };
     assert_eq!(spec.headers, ["mux-signature", "provider-signature"]);
     assert_eq!((spec.timestamp_key.as_str(), spec.signature_key.as_str()), ("t", "v1"));
-    assert_eq!((spec.signed.to_string().as_str(), spec.tolerance.unwrap().as_secs()), ("{timestamp}.{body}", 300));
-    assert_eq!(mux.secrets, SecretRefs::Secrets(vec![SecretRef::Env("STREAMING_WEBHOOK_SIGNING_SECRET".into())]));
+    assert_eq!(
+        (spec.signed.to_string().as_str(), spec.tolerance.unwrap().as_secs()),
+        ("{timestamp}.{body}", 300)
+    );
+    assert_eq!(
+        mux.secrets,
+        SecretRefs::Secrets(vec![SecretRef::Env("STREAMING_WEBHOOK_SIGNING_SECRET".into())])
+    );
     assert_eq!(mux.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
-    assert_eq!((mux.missing_session, mux.session_scope), (MissingSession::Retry, SessionScope::Shared));
+    assert_eq!(
+        (mux.missing_session, mux.session_scope),
+        (MissingSession::Retry, SessionScope::Shared)
+    );
     assert_eq!(mux.event.session, ["/data/passthrough".parse().unwrap()]);
     for (kind, status) in [
         ("video.live_stream.active", SessionStatus::Live),
@@ -110,18 +120,28 @@ fn mux_is_as_its_users_know_it() {
         ("video.live_stream.disconnected", SessionStatus::Ended),
     ] {
         let spec = &mux.effects[kind];
-        assert_eq!(spec.effect, Effect::SessionStatus { status, set: Vec::new(), data: Vec::new() }, "{kind}");
+        assert_eq!(
+            spec.effect,
+            Effect::SessionStatus { status, set: Vec::new(), data: Vec::new() },
+            "{kind}"
+        );
         let stream = ["/object/id", "/data/id"].map(|text| text.parse().unwrap());
         assert_eq!(spec.live_stream_id.as_deref(), Some(stream.as_slice()), "{kind}");
     }
-    for kind in ["video.live_stream.created", "video.live_stream.recording", "video.live_stream.deleted"] {
+    for kind in
+        ["video.live_stream.created", "video.live_stream.recording", "video.live_stream.deleted"]
+    {
         assert_eq!(mux.effects[kind].effect, Effect::Log, "{kind}");
     }
-    for (kind, expected) in
-        [("video.asset.created", RecordingState::Created), ("video.asset.ready", RecordingState::Ready)]
-    {
+    for (kind, expected) in [
+        ("video.asset.created", RecordingState::Created),
+        ("video.asset.ready", RecordingState::Ready),
+    ] {
         let spec = &mux.effects[kind];
-        assert!(matches!(&spec.effect, Effect::Recording { state, .. } if *state == expected), "{spec:?}");
+        assert!(
+            matches!(&spec.effect, Effect::Recording { state, .. } if *state == expected),
+            "{spec:?}"
+        );
         assert_eq!(spec.live_stream_id, None, "an asset's stream is what the event section says");
     }
     assert_eq!(mux.event.live_stream_id, ["/data/live_stream_id".parse().unwrap()]);
@@ -131,15 +151,24 @@ fn mux_is_as_its_users_know_it() {
 fn livekit_is_as_its_users_know_it() {
     let registry = Registry::load(None).unwrap();
     let livekit = registry.get("livekit").unwrap();
-    assert!(matches!(&livekit.scheme, Scheme::LivekitJwt(spec) if spec.headers == ["authorization"]));
-    let refs = ["LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"].map(|name| SecretRef::Env(name.to_owned()));
+    assert!(
+        matches!(&livekit.scheme, Scheme::LivekitJwt(spec) if spec.headers == ["authorization"])
+    );
+    let refs =
+        ["LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"].map(|name| SecretRef::Env(name.to_owned()));
     let [key, secret] = refs;
     assert_eq!(livekit.secrets, SecretRefs::Credentials(vec![CredentialRef { key, secret }]));
     assert_eq!(livekit.rate_limit.per_minute, Some(6000));
-    assert_eq!((livekit.missing_session, livekit.session_scope), (MissingSession::Retry, SessionScope::Shared));
-    let session = ["/room/name", "/egressInfo/roomName", "/ingressInfo/roomName"].map(|text| text.parse().unwrap());
+    assert_eq!(
+        (livekit.missing_session, livekit.session_scope),
+        (MissingSession::Retry, SessionScope::Shared)
+    );
+    let session = ["/room/name", "/egressInfo/roomName", "/ingressInfo/roomName"]
+        .map(|text| text.parse().unwrap());
     assert_eq!(livekit.event.session, session);
-    for (kind, status) in [("room_started", SessionStatus::Live), ("room_finished", SessionStatus::Stopped)] {
+    for (kind, status) in
+        [("room_started", SessionStatus::Live), ("room_finished", SessionStatus::Stopped)]
+    {
         assert_eq!(
             livekit.effects[kind].effect,
             Effect::SessionStatus { status, set: Vec::new(), data: Vec::new() },
@@ -169,7 +198,10 @@ fn generic_and_netflix_are_as_their_users_know_them() {
             ("content_removed", ContentState::Removed),
         ] {
             let effect = &platform.effects[kind].effect;
-            assert!(matches!(effect, Effect::Content { state, .. } if *state == expected), "{effect:?}");
+            assert!(
+                matches!(effect, Effect::Content { state, .. } if *state == expected),
+                "{effect:?}"
+            );
         }
     }
     assert!(registry.get("generic").unwrap().secrets.is_empty());
@@ -180,10 +212,16 @@ fn realcast_is_as_its_users_know_it() {
     let registry = Registry::load(None).unwrap();
     let realcast = registry.get("realcast").unwrap();
     let Scheme::Hmac(spec) = &realcast.scheme else { panic!("{:?}", realcast.scheme) };
-    assert_eq!((spec.headers[0].as_str(), spec.prefix.as_str()), ("x-realcast-signature", "sha256="));
+    assert_eq!(
+        (spec.headers[0].as_str(), spec.prefix.as_str()),
+        ("x-realcast-signature", "sha256=")
+    );
     assert_eq!((spec.signed.to_string().as_str(), spec.tolerance), ("{body}", None));
     assert_eq!(realcast.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
-    assert_eq!((realcast.missing_session, realcast.session_scope), (MissingSession::Create, SessionScope::Own));
+    assert_eq!(
+        (realcast.missing_session, realcast.session_scope),
+        (MissingSession::Create, SessionScope::Own)
+    );
     assert_eq!(realcast.busy_status, Some(503));
     assert!(realcast.event.id.is_empty(), "an unsigned header never decides identity");
     assert_eq!(realcast.event.delivery_id, [Locator::Header("x-realcast-webhook-id".to_owned())]);
@@ -210,7 +248,10 @@ fn streamgank_is_as_its_users_know_it() {
     let registry = Registry::load(None).unwrap();
     let streamgank = registry.get("streamgank").unwrap();
     let Scheme::Hmac(spec) = &streamgank.scheme else { panic!("{:?}", streamgank.scheme) };
-    assert_eq!((spec.headers[0].as_str(), spec.prefix.as_str()), ("x-streamgank-signature", "sha256="));
+    assert_eq!(
+        (spec.headers[0].as_str(), spec.prefix.as_str()),
+        ("x-streamgank-signature", "sha256=")
+    );
     assert_eq!(streamgank.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 });
     assert!(streamgank.event.id.is_empty() && streamgank.event.session.is_empty());
     assert_eq!(streamgank.event.ignore, ["/webhook_id".parse().unwrap()]);
@@ -242,17 +283,30 @@ fn providers_are_switched_on_by_secrets_in_the_file_under_their_own_name_or_anot
         let bundled = registry.get(name).unwrap_or_else(|| panic!("{name}"));
         assert_eq!((bundled.source, bundled.secrets.is_empty()), (Source::Bundled, true), "{name}");
         assert_eq!(bundled.rate_limit, RateLimit { per_minute: Some(6000), burst: 6000 }, "{name}");
-        assert_eq!((bundled.missing_session, bundled.session_scope), (MissingSession::Create, SessionScope::Own));
+        assert_eq!(
+            (bundled.missing_session, bundled.session_scope),
+            (MissingSession::Create, SessionScope::Own)
+        );
         assert!(bundled.schemas.is_empty(), "{name}");
         let own = load(&format!(
             "[platforms.{name}]\nsecrets = 'env:A'\n[platforms.x]\npreset = '{name}'\nsecrets = 'env:A'"
         ));
         for copy in [own.get(name).unwrap(), own.get("x").unwrap()] {
             assert_eq!((&copy.scheme, &copy.event), (&bundled.scheme, &bundled.event), "{name}");
-            assert_eq!((&copy.effects, &copy.handshake), (&bundled.effects, &bundled.handshake), "{name}");
+            assert_eq!(
+                (&copy.effects, &copy.handshake),
+                (&bundled.effects, &bundled.handshake),
+                "{name}"
+            );
         }
-        assert_eq!(configured(&own, &[("A", "d2hhdGV2ZXI=")]), if name < "x" { [name, "x"] } else { ["x", name] });
-        assert!(problems(&format!("[platforms.{name}]"))[0].contains("secrets: is missing"), "{name}");
+        assert_eq!(
+            configured(&own, &[("A", "d2hhdGV2ZXI=")]),
+            if name < "x" { [name, "x"] } else { ["x", name] }
+        );
+        assert!(
+            problems(&format!("[platforms.{name}]"))[0].contains("secrets: is missing"),
+            "{name}"
+        );
     }
 }
 
@@ -265,9 +319,14 @@ fn providers_are_answered_as_they_take_it() {
     assert_eq!(handshake("slack"), Some(Handshake::Echo));
     for name in PROVIDERS {
         let platform = registry.get(name).unwrap();
-        assert_eq!(platform.handshake.is_some(), ["twitch", "zoom", "slack"].contains(&name), "{name}");
+        assert_eq!(
+            platform.handshake.is_some(),
+            ["twitch", "zoom", "slack"].contains(&name),
+            "{name}"
+        );
         assert_eq!(platform.ack_status, if name == "zoom" { 200 } else { 202 }, "{name}");
-        let final_4xx = ["livepeer", "zoom", "cloudflare-stream", "cloudflare-live"].contains(&name);
+        let final_4xx =
+            ["livepeer", "zoom", "cloudflare-stream", "cloudflare-live"].contains(&name);
         assert_eq!(platform.busy_status, final_4xx.then_some(503), "{name}");
     }
 }
@@ -282,10 +341,19 @@ fn unusable_requests_are_kept_where_a_4xx_is_final() {
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
         .collect();
-    let expected = ["cloudflare-live", "cloudflare-stream", "github", "livekit", "livepeer", "realcast", "zoom"];
+    let expected = [
+        "cloudflare-live",
+        "cloudflare-stream",
+        "github",
+        "livekit",
+        "livepeer",
+        "realcast",
+        "zoom",
+    ];
     assert_eq!(kept, expected);
-    let of =
-        |words: &str| load(&format!("[platforms.acme]\nsecrets = 'env:A'\n{words}")).get("acme").unwrap().invalid;
+    let of = |words: &str| {
+        load(&format!("[platforms.acme]\nsecrets = 'env:A'\n{words}")).get("acme").unwrap().invalid
+    };
     assert_eq!(of(""), InvalidRequests::Refuse);
     assert_eq!(of("busy_status = 429"), InvalidRequests::Refuse);
     assert_eq!(of("busy_status = 503"), InvalidRequests::Keep);
@@ -307,19 +375,28 @@ fn generic_bodies_have_a_shape_and_those_of_netflix_a_stricter_one() {
         let full = r#"{"event_type": "content_added", "platform": "x", "timestamp": "2025-12-06T00:00:00Z",
             "payload": {"content_id": "1", "title": "A", "content_type": "film", "more": 1}, "signature": "s"}"#;
         assert_eq!(check(name, full), ok);
-        assert_eq!(check(name, r#"{"payload": {"content_id": "1"}}"#), no("/event_type: is required"));
+        assert_eq!(
+            check(name, r#"{"payload": {"content_id": "1"}}"#),
+            no("/event_type: is required")
+        );
         assert_eq!(
             check(name, r#"{"event_type": 1, "payload": {"content_id": "1"}}"#),
             no("/event_type: must be of type string")
         );
         assert_eq!(check(name, r#"{"event_type": "a"}"#), no("/payload: is required"));
-        assert_eq!(check(name, r#"{"event_type": "a", "payload": []}"#), no("/payload: must be of type object"));
+        assert_eq!(
+            check(name, r#"{"event_type": "a", "payload": []}"#),
+            no("/payload: must be of type object")
+        );
         assert_eq!(check(name, "[]"), no("/: must be of type object"));
     }
     let with = |payload: &str| format!(r#"{{"event_type": "any", "payload": {payload}}}"#);
     assert_eq!(check("generic", &with("{}")), ok);
     assert_eq!(check("netflix", &with("{}")), no("/payload/content_id: is required"));
-    assert_eq!(check("netflix", &with(r#"{"content_id": 1}"#)), no("/payload/content_id: must be of type string"));
+    assert_eq!(
+        check("netflix", &with(r#"{"content_id": 1}"#)),
+        no("/payload/content_id: must be of type string")
+    );
     assert!(check("netflix", &with(r#"{"content_id": "1", "title": 2}"#)).is_err());
     assert_eq!(check("netflix", &with(r#"{"content_id": "1", "title": null}"#)), ok);
 }
@@ -331,7 +408,10 @@ fn a_bundled_platform_can_be_overridden_in_part() {
          'video.live_stream.idle' = {status = 'ended'}",
     );
     let mux = registry.get("streaming").unwrap();
-    assert_eq!((mux.source, mux.rate_limit), (Source::File, RateLimit { per_minute: Some(60), burst: 60 }));
+    assert_eq!(
+        (mux.source, mux.rate_limit),
+        (Source::File, RateLimit { per_minute: Some(60), burst: 60 })
+    );
     assert!(!mux.effects.contains_key("video.asset.ready"));
     let idle = &mux.effects["video.live_stream.idle"];
     assert_eq!(
@@ -348,25 +428,48 @@ fn a_platform_from_a_preset_needs_secrets_of_its_own() {
     let mux2 = registry.get("mux2").unwrap();
     assert!(matches!(&mux2.scheme, Scheme::Pairs(_)) && mux2.aliases.is_empty());
     assert_eq!(registry.get("streaming").unwrap().name.as_str(), "mux");
-    assert!(problems("[platforms.mux2]\npreset = 'mux'")[0].contains("platforms.mux2.secrets: is missing"));
+    assert!(
+        problems("[platforms.mux2]\npreset = 'mux'")[0]
+            .contains("platforms.mux2.secrets: is missing")
+    );
 }
 
 #[test]
 fn names_that_cannot_be_are_refused() {
-    for reserved in
-        ["register", "metrics", "stats", "platforms", "sessions", "events", "out", "test", "trigger", "status"]
-    {
+    for reserved in [
+        "register",
+        "metrics",
+        "stats",
+        "platforms",
+        "sessions",
+        "events",
+        "out",
+        "test",
+        "trigger",
+        "status",
+    ] {
         let found = problems(&format!("[platforms.{reserved}]\nsecrets = 'env:A'"));
-        assert_eq!(found, [format!("p.toml: platforms.{reserved}: is a reserved word; choose another name")]);
-        let found = problems(&format!("[platforms.a]\nsecrets = 'env:A'\naliases = ['{reserved}']"));
+        assert_eq!(
+            found,
+            [format!("p.toml: platforms.{reserved}: is a reserved word; choose another name")]
+        );
+        let found =
+            problems(&format!("[platforms.a]\nsecrets = 'env:A'\naliases = ['{reserved}']"));
         assert_eq!(found, ["p.toml: platforms.a.aliases: is a reserved word; choose another name"]);
     }
     let long = "a".repeat(65);
     for wrong in ["Acme", "-a", "_a", "a b", "ä", "a.b", "", long.as_str()] {
         let found = problems(&format!("[platforms.\"{wrong}\"]\nsecrets = 'env:A'"));
-        assert!(found.len() == 1 && found[0].contains("a platform name must be 1 to 64"), "{wrong}: {found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains("a platform name must be 1 to 64"),
+            "{wrong}: {found:?}"
+        );
     }
-    assert!(load(&format!("[platforms.{}]\nsecrets = 'env:A'", "a".repeat(64))).get(&long[1..]).is_some());
+    assert!(
+        load(&format!("[platforms.{}]\nsecrets = 'env:A'", "a".repeat(64)))
+            .get(&long[1..])
+            .is_some()
+    );
 }
 
 #[test]
@@ -380,31 +483,43 @@ fn no_two_platforms_share_a_name() {
     let key = "p.toml: platforms.acme: ";
     for other in ["mux", "streaming", "generic"] {
         let found = clash(&format!("{acme}aliases = ['{other}']"));
-        assert!(found.starts_with(&format!("{key}the name {other} belongs to the platform ")), "{found}");
+        assert!(
+            found.starts_with(&format!("{key}the name {other} belongs to the platform ")),
+            "{found}"
+        );
     }
     let found = clash(&format!("{acme}aliases = ['b']\n[platforms.b]\nsecrets = 'env:B'"));
     assert_eq!(found, "p.toml: platforms.acme: the name b belongs to the platform b too");
     clash(&format!("{acme}aliases = ['x']\n[platforms.b]\nsecrets = 'env:B'\naliases = ['x']"));
     let found = clash("[platforms.streaming]\nsecrets = 'env:A'");
-    assert_eq!(found, "p.toml: platforms.streaming: the name streaming belongs to the platform mux too");
+    assert_eq!(
+        found,
+        "p.toml: platforms.streaming: the name streaming belongs to the platform mux too"
+    );
     clash(&format!("{acme}aliases = ['x', 'x']"));
     clash(&format!("{acme}aliases = ['acme']"));
     // Mux gives the name up.
     assert!(
-        load("[platforms.mux]\naliases = []\n[platforms.streaming]\nsecrets = 'env:A'").get("streaming").is_some()
+        load("[platforms.mux]\naliases = []\n[platforms.streaming]\nsecrets = 'env:A'")
+            .get("streaming")
+            .is_some()
     );
 }
 
 #[test]
 fn a_file_that_is_none_is_one_problem() {
     let folder = Folder::new();
-    let load =
-        |path: &Path| Registry::load(Some(path)).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let load = |path: &Path| {
+        Registry::load(Some(path)).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
     let missing = folder.0.join("missing.toml");
     assert!(load(&missing)[0].starts_with(&format!("{}: cannot be opened: ", missing.display())));
     let broken = folder.file("broken.toml", "a = 1\n[platforms.acme]\nsecrets = hunter2\n");
     let found = load(&broken);
-    assert!(found[0].starts_with(&format!("{}: line 3: not TOML: ", broken.display())), "{found:?}");
+    assert!(
+        found[0].starts_with(&format!("{}: line 3: not TOML: ", broken.display())),
+        "{found:?}"
+    );
     assert!(!found[0].contains("hunter2"), "{found:?}");
     let binary = folder.file("binary.toml", b"a = \"\xff\"");
     assert!(load(&binary)[0].contains("cannot be read"), "{:?}", load(&binary));
@@ -417,7 +532,8 @@ fn a_file_that_is_none_is_one_problem() {
 
 #[test]
 fn platforms_are_bounded() {
-    let many: String = (0..=MAX_PLATFORMS).map(|n| format!("[platforms.p{n}]\nsecrets = 'env:A'\n")).collect();
+    let many: String =
+        (0..=MAX_PLATFORMS).map(|n| format!("[platforms.p{n}]\nsecrets = 'env:A'\n")).collect();
     assert_eq!(problems(&many), ["p.toml: platforms: must be at most 256"]);
 }
 
@@ -436,7 +552,9 @@ fn a_bundled_platform_is_switched_on_by_its_variable_alone() {
     let found = unresolved(&registry, &livekit[..1]);
     assert_eq!(
         found,
-        ["platforms.livekit.credentials: env:LIVEKIT_API_KEY is set, but env:LIVEKIT_API_SECRET is not"]
+        [
+            "platforms.livekit.credentials: env:LIVEKIT_API_KEY is set, but env:LIVEKIT_API_SECRET is not"
+        ]
     );
 }
 
@@ -455,7 +573,8 @@ fn a_platform_in_the_file_must_have_its_secrets() {
             "p.toml: platforms.mux.secrets: env:STREAMING_WEBHOOK_SIGNING_SECRET is not set",
         ]
     );
-    let all = ["OLD", "NEW", "STREAMING_WEBHOOK_SIGNING_SECRET", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"];
+    let all =
+        ["OLD", "NEW", "STREAMING_WEBHOOK_SIGNING_SECRET", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET"];
     assert_eq!(configured(&registry, &all.map(|name| (name, "x"))), ["acme", "livekit", "mux"]);
 }
 
@@ -487,14 +606,18 @@ fn secrets_come_from_files_too() {
         let file = folder.file("q.toml", format!("[platforms.a]\nsecrets = '{reference}'"));
         let found = unresolved(&Registry::load(Some(&file)).unwrap(), &NONE);
         assert!(found.len() == 1 && found[0].contains(reason), "{found:?}");
-        assert!(found[0].starts_with(&format!("{}: platforms.a.secrets: file:", file.display())), "{found:?}");
+        assert!(
+            found[0].starts_with(&format!("{}: platforms.a.secrets: file:", file.display())),
+            "{found:?}"
+        );
     }
 }
 
 #[test]
 fn a_secret_must_be_what_the_definition_says() {
-    let registry =
-        load("[platforms.acme]\nsecrets = 'env:A'\n[platforms.acme.signature]\nsecret_encoding = 'base64'");
+    let registry = load(
+        "[platforms.acme]\nsecrets = 'env:A'\n[platforms.acme.signature]\nsecret_encoding = 'base64'",
+    );
     assert_eq!(configured(&registry, &[("A", "aGk=")]), ["acme"]);
     let found = unresolved(&registry, &[("A", "hunter2!")]);
     assert_eq!(found, ["p.toml: platforms.acme.secrets: env:A is not base64"]);
@@ -527,7 +650,10 @@ fn the_example_file_loads() {
     assert_eq!(registry.get("acme-live").unwrap().name.as_str(), "acme");
     // What is commented out must load as well; what only explains has a blank after its mark and no equals sign.
     let text = std::fs::read_to_string(&path).unwrap();
-    let all: String = text.lines().map(|line| format!("{}\n", line.strip_prefix("#~ ").unwrap_or(line))).collect();
+    let all: String = text
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("#~ ").unwrap_or(line)))
+        .collect();
     assert_ne!(all, text);
     Registry::from_text("example", &all).unwrap_or_else(|problems| panic!("{problems:#?}"));
 }

@@ -1,8 +1,8 @@
 //! What an event type does to the session database.
 
 use super::column::{
-    ChatColumn, ContentColumn, ContentState, JobColumn, RecordingColumn, RecordingState, SessionColumn,
-    SessionStatus,
+    ChatColumn, ContentColumn, ContentState, JobColumn, RecordingColumn, RecordingState,
+    SessionColumn, SessionStatus,
 };
 use super::place::Pointer;
 

@@ -18,7 +18,9 @@ pub struct InvalidPointer;
 
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.segments.iter().try_for_each(|one| write!(f, "/{}", one.replace('~', "~0").replace('/', "~1")))
+        self.segments
+            .iter()
+            .try_for_each(|one| write!(f, "/{}", one.replace('~', "~0").replace('/', "~1")))
     }
 }
 

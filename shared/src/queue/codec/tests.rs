@@ -13,21 +13,30 @@ fn stream_ids() -> impl Strategy<Value = StreamId> {
 
 fn events() -> impl Strategy<Value = NewEvent> {
     let text = |most: usize| proptest::string::string_regex(&format!("[^\0]{{1,{most}}}")).unwrap();
-    let waiting = option::of(any::<u128>().prop_map(|id| keys::reply_channel(uuid::Uuid::from_u128(id))));
-    (text(60), text(60), vec(any::<u8>(), 0..300), option::of(".{0,40}"), option::of(".{0,40}"), waiting).prop_map(
-        |(event_id, event_type, body, delivery_id, traceparent, reply_to)| NewEvent {
-            event_id,
-            event_type,
-            occurred_at: EventTime::Absent,
-            body: body.into(),
-            marker: None,
-            delivery_id,
-            traceparent,
-            reply_to,
-            hops: 0,
-            unusable: None,
-        },
+    let waiting =
+        option::of(any::<u128>().prop_map(|id| keys::reply_channel(uuid::Uuid::from_u128(id))));
+    (
+        text(60),
+        text(60),
+        vec(any::<u8>(), 0..300),
+        option::of(".{0,40}"),
+        option::of(".{0,40}"),
+        waiting,
     )
+        .prop_map(|(event_id, event_type, body, delivery_id, traceparent, reply_to)| {
+            NewEvent {
+                event_id,
+                event_type,
+                occurred_at: EventTime::Absent,
+                body: body.into(),
+                marker: None,
+                delivery_id,
+                traceparent,
+                reply_to,
+                hops: 0,
+                unusable: None,
+            }
+        })
 }
 
 /// Field names that decode looks for, and others.
@@ -151,8 +160,12 @@ fn with(name: &str, value: &str) -> Result<Envelope, DecodeError> {
 #[test]
 fn later_version_is_distinguished_from_garbage() {
     let fault = with("v", "2").unwrap_err();
-    let expected =
-        DecodeError::UnsupportedVersion { version: 2, received_at: Some(2), attempt: 1, first_failed_at: None };
+    let expected = DecodeError::UnsupportedVersion {
+        version: 2,
+        received_at: Some(2),
+        attempt: 1,
+        first_failed_at: None,
+    };
     assert_eq!(fault, expected);
     assert_eq!(with("v", "one").unwrap_err(), DecodeError::Invalid("v"));
     assert_eq!(with("v", "").unwrap_err(), DecodeError::Invalid("v"));
@@ -161,9 +174,14 @@ fn later_version_is_distinguished_from_garbage() {
 #[test]
 fn later_version_may_have_any_other_fields() {
     let fields = vec![(b"v".to_vec(), b"7".to_vec()), (b"attempt".to_vec(), b"many".to_vec())];
-    let fault = decode(StreamEntry { id: StreamId::default(), fields: Some(fields.into()) }).unwrap_err();
-    let expected =
-        DecodeError::UnsupportedVersion { version: 7, received_at: None, attempt: 1, first_failed_at: None };
+    let fault =
+        decode(StreamEntry { id: StreamId::default(), fields: Some(fields.into()) }).unwrap_err();
+    let expected = DecodeError::UnsupportedVersion {
+        version: 7,
+        received_at: None,
+        attempt: 1,
+        first_failed_at: None,
+    };
     assert_eq!(fault, expected);
 }
 
@@ -191,13 +209,19 @@ fn attempt_zero_is_invalid() {
 fn oversized_event_id_and_empty_type_are_invalid() {
     let most = "x".repeat(MAX_EVENT_ID_BYTES);
     assert_eq!(with("event_id", &most).unwrap().event_id, most);
-    assert_eq!(with("event_id", &format!("{most}x")).unwrap_err(), DecodeError::Invalid("event_id"));
+    assert_eq!(
+        with("event_id", &format!("{most}x")).unwrap_err(),
+        DecodeError::Invalid("event_id")
+    );
     assert_eq!(with("event_type", "").unwrap_err(), DecodeError::Invalid("event_type"));
 }
 
 #[test]
 fn deleted_entry_decodes_as_gone() {
-    assert_eq!(decode(StreamEntry { id: StreamId::default(), fields: None }).unwrap_err(), DecodeError::Gone);
+    assert_eq!(
+        decode(StreamEntry { id: StreamId::default(), fields: None }).unwrap_err(),
+        DecodeError::Gone
+    );
 }
 
 #[test]

@@ -99,13 +99,19 @@ async fn connect(info: &ConnectionInfo) -> Result<BoxedStream, CallError> {
     let mut live: BoxedStream = match info.addr() {
         ConnectionAddr::Tcp(host, port) => Box::new(tcp(info, host, *port).await.map_err(lost)?),
         ConnectionAddr::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(lost)?),
-        _ => return Err(CallError::NotRun((ErrorKind::InvalidClientConfig, "an address of another kind").into())),
+        _ => {
+            return Err(CallError::NotRun(
+                (ErrorKind::InvalidClientConfig, "an address of another kind").into(),
+            ));
+        }
     };
     let mut reply = Vec::new();
     for (command, must) in handshake_commands(info) {
         exchange(&mut live, &command.get_packed_command(), &mut reply).await?;
         match refusal(&reply) {
-            Some(error) if must || error.code() != Some("NOPERM") => return Err(CallError::classify(error)),
+            Some(error) if must || error.code() != Some("NOPERM") => {
+                return Err(CallError::classify(error));
+            }
             _ => {}
         }
     }
@@ -142,7 +148,11 @@ async fn tcp(info: &ConnectionInfo, host: &str, port: u16) -> io::Result<TcpStre
 }
 
 /// Sends a command and reads what is answered.
-async fn exchange(live: &mut BoxedStream, command: &[u8], reply: &mut Vec<u8>) -> Result<(), CallError> {
+async fn exchange(
+    live: &mut BoxedStream,
+    command: &[u8],
+    reply: &mut Vec<u8>,
+) -> Result<(), CallError> {
     reply.clear();
     live.write_all(command).await.map_err(lost)?;
     let mut progress = ReplyScanner::new();

@@ -24,7 +24,7 @@ use redis::{Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, Va
 use super::super::CallError;
 use super::confirm::{ReplicaAck, ReplicatedConnection};
 use super::node::{NodeConfig, NodeConnection};
-use super::slots::{SlotRange, SLOTS, redirection, slot_of, slot_of_key};
+use super::slots::{SLOTS, SlotRange, redirection, slot_of, slot_of_key};
 use super::{FAILURE_PAUSE, RedisUrlError};
 
 /// How often a call is sent that certainly did not run before.
@@ -73,7 +73,11 @@ struct MapRefresh {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<ConnectionInfo>, manner: NodeConfig, confirmation: Option<ReplicaAck>) -> Self {
+    pub(super) fn new(
+        seeds: Vec<ConnectionInfo>,
+        manner: NodeConfig,
+        confirmation: Option<ReplicaAck>,
+    ) -> Self {
         Self {
             seeds,
             manner,
@@ -117,7 +121,10 @@ impl Cluster {
                 }
                 return Err(fault);
             }
-            let target = fault.error().redirect_node().and_then(|(text, _)| redirection(text, &primary.host));
+            let target = fault
+                .error()
+                .redirect_node()
+                .and_then(|(text, _)| redirection(text, &primary.host));
             let known = map.ok();
             match (fault.code(), target) {
                 _ if attempt >= MAX_ATTEMPTS => return Err(fault),
@@ -147,7 +154,10 @@ impl Cluster {
     }
 
     /// Runs commands that write nothing, each where it belongs; those of one node share its next packet.
-    pub(super) async fn run_all(self: &Arc<Self>, commands: &Pipeline) -> Result<Vec<Value>, CallError> {
+    pub(super) async fn run_all(
+        self: &Arc<Self>,
+        commands: &Pipeline,
+    ) -> Result<Vec<Value>, CallError> {
         let all = join_all(commands.cmd_iter().map(|command| self.run(command, None, false))).await;
         all.into_iter().collect()
     }
@@ -156,7 +166,9 @@ impl Cluster {
     pub(super) async fn primaries(self: &Arc<Self>) -> Result<Vec<Arc<Primary>>, CallError> {
         match self.map().await {
             Ok(map) => Ok(map.primaries.clone()),
-            Err(fault) if is_no_cluster(&fault) => Ok(vec![self.node(self.seed_addresses().swap_remove(0))?]),
+            Err(fault) if is_no_cluster(&fault) => {
+                Ok(vec![self.node(self.seed_addresses().swap_remove(0))?])
+            }
             Err(fault) => Err(fault),
         }
     }
@@ -170,14 +182,19 @@ impl Cluster {
     /// The node that serves `key`, by address, by the map in use.
     pub(super) fn primary_for_key(&self, key: &str) -> Option<String> {
         let map = self.map.load_full()?;
-        map.slots.get(usize::from(slot_of_key(key.as_bytes())))?.as_ref().map(|one| one.node.address())
+        map.slots
+            .get(usize::from(slot_of_key(key.as_bytes())))?
+            .as_ref()
+            .map(|one| one.node.address())
     }
 
     /// A slot that `primary` serves: the lowest.
     pub(super) fn first_slot_of(&self, primary: &Arc<Primary>) -> Option<u16> {
         let map = self.map.load_full()?;
-        let at =
-            map.slots.iter().position(|serving| serving.as_ref().is_some_and(|one| Arc::ptr_eq(one, primary)))?;
+        let at = map
+            .slots
+            .iter()
+            .position(|serving| serving.as_ref().is_some_and(|one| Arc::ptr_eq(one, primary)))?;
         u16::try_from(at).ok()
     }
 
@@ -200,7 +217,11 @@ impl Cluster {
     /// Lets the map be read again.
     fn spawn_refresh(self: &Arc<Self>, known: Option<Arc<SlotMap>>) {
         let cluster = Arc::clone(self);
-        drop(self.manner.runtime.spawn(async move { cluster.refresh_map(known, FAILURE_PAUSE).await.map(drop) }));
+        drop(
+            self.manner
+                .runtime
+                .spawn(async move { cluster.refresh_map(known, FAILURE_PAUSE).await.map(drop) }),
+        );
     }
 
     /// [`Self::primary_for_slot`], by a newer map where this one has a gap: it may have been read in the middle of a failover.
@@ -219,15 +240,24 @@ impl Cluster {
         }
     }
 
-    fn primary_for_slot(&self, map: Result<&SlotMap, &CallError>, slot: Option<u16>, attempt: usize) -> Result<Arc<Primary>, CallError> {
+    fn primary_for_slot(
+        &self,
+        map: Result<&SlotMap, &CallError>,
+        slot: Option<u16>,
+        attempt: usize,
+    ) -> Result<Arc<Primary>, CallError> {
         match (map, slot) {
-            (Ok(map), Some(slot)) => map.slots.get(usize::from(slot)).cloned().flatten().ok_or_else(unserved_slot),
+            (Ok(map), Some(slot)) => {
+                map.slots.get(usize::from(slot)).cloned().flatten().ok_or_else(unserved_slot)
+            }
             (Ok(map), None) => {
                 let count = map.primaries.len().max(1);
                 map.primaries.get(attempt % count).cloned().ok_or_else(unserved_slot)
             }
             // Its settings can be read all the same, to say what is wrong.
-            (Err(fault), None) if is_no_cluster(fault) => self.node(self.seed_addresses().swap_remove(0)),
+            (Err(fault), None) if is_no_cluster(fault) => {
+                self.node(self.seed_addresses().swap_remove(0))
+            }
             (Err(fault), _) => Err(CallError::NotRun(fault.error().clone())),
         }
     }
@@ -240,7 +270,11 @@ impl Cluster {
     }
 
     /// The map, newer than `known` if there is a newer one; it is not read when that was done less than `pause` ago.
-    async fn refresh_map(self: &Arc<Self>, known: Option<Arc<SlotMap>>, pause: Duration) -> Result<Arc<SlotMap>, CallError> {
+    async fn refresh_map(
+        self: &Arc<Self>,
+        known: Option<Arc<SlotMap>>,
+        pause: Duration,
+    ) -> Result<Arc<SlotMap>, CallError> {
         // In a task of its own, so that a caller who gives up stops nobody.
         let cluster = Arc::clone(self);
         let reading = self.manner.runtime.spawn(async move {
@@ -268,7 +302,9 @@ impl Cluster {
         });
         match reading.await {
             Ok(map) => map,
-            Err(_) => Err(CallError::NotRun((ErrorKind::Client, "the runtime is shutting down").into())),
+            Err(_) => {
+                Err(CallError::NotRun((ErrorKind::Client, "the runtime is shutting down").into()))
+            }
         }
     }
 
@@ -278,11 +314,13 @@ impl Cluster {
         addresses.extend(current.iter().flat_map(|map| map.known.iter().cloned()));
         let asked = addresses.into_iter().map(|address| {
             // Those that are called have a connection already; others get one for this.
-            let called = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+            let called =
+                self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
             let node = match called {
                 Some(primary) => primary.node.clone(),
                 None => {
-                    let manner = NodeConfig { connection_epoch: Arc::default(), ..self.manner.clone() };
+                    let manner =
+                        NodeConfig { connection_epoch: Arc::default(), ..self.manner.clone() };
                     NodeConnection::new(self.client(address.clone())?, manner)
                 }
             };
@@ -292,7 +330,11 @@ impl Cluster {
     }
 
     /// Makes a map of `ranges` the one in use, unless it says the same.
-    fn adopt(&self, ranges: Vec<SlotRange>, current: Option<&Arc<SlotMap>>) -> Result<Arc<SlotMap>, CallError> {
+    fn adopt(
+        &self,
+        ranges: Vec<SlotRange>,
+        current: Option<&Arc<SlotMap>>,
+    ) -> Result<Arc<SlotMap>, CallError> {
         let mut slots: Vec<Option<Arc<Primary>>> = vec![None; usize::from(SLOTS)];
         let mut primaries: Vec<Arc<Primary>> = Vec::new();
         let mut known: Vec<(String, u16)> = Vec::new();
@@ -301,7 +343,8 @@ impl Cluster {
             if !primaries.iter().any(|one| Arc::ptr_eq(one, &primary)) {
                 primaries.push(Arc::clone(&primary));
             }
-            slots[usize::from(range.first)..=usize::from(range.last.max(range.first))].fill(Some(primary));
+            slots[usize::from(range.first)..=usize::from(range.last.max(range.first))]
+                .fill(Some(primary));
             known.push(range.primary);
             known.extend(range.replicas);
         }
@@ -334,7 +377,9 @@ impl Cluster {
             return Ok(Arc::clone(primary));
         }
         let client = self.client(address.clone())?;
-        let confirmed = self.confirmation.map(|wait| ReplicatedConnection::new(client.clone(), &self.manner, wait));
+        let confirmed = self
+            .confirmation
+            .map(|wait| ReplicatedConnection::new(client.clone(), &self.manner, wait));
         let node = NodeConnection::new(client, self.manner.clone());
         let primary = Arc::new(Primary { host: address.0.clone(), node, confirmed });
         nodes.insert(address, Arc::clone(&primary));

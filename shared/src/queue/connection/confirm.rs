@@ -81,7 +81,8 @@ impl ReplicatedConnection {
         // Whoever has a number below this was answered before the `WAIT` is sent.
         let below = self.tickets.load(Ordering::SeqCst);
         let mut wait = cmd("WAIT");
-        wait.arg(self.wait.replicas).arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX).max(1));
+        wait.arg(self.wait.replicas)
+            .arg(u64::try_from(self.wait.timeout.as_millis()).unwrap_or(u64::MAX).max(1));
         let fault = match self.node.send(&mut live, &wait).await {
             Ok(Value::Int(replicas)) if replicas >= i64::from(self.wait.replicas) => {
                 round.confirmed = below;

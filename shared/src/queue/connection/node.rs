@@ -36,7 +36,12 @@ pub(super) struct NodeConfig {
 
 impl NodeConfig {
     pub(super) fn new(response_timeout: Duration, patience: u32) -> Self {
-        Self { response_timeout, patience, runtime: Handle::current(), connection_epoch: Arc::default() }
+        Self {
+            response_timeout,
+            patience,
+            runtime: Handle::current(),
+            connection_epoch: Arc::default(),
+        }
     }
 }
 
@@ -108,12 +113,16 @@ impl NodeConnection {
         both.cmd("ASKING");
         both.add_command(command.clone());
         let answer = live.send_packed_commands(&both, 1, 1).await;
-        let answer = answer.and_then(|answers| answers.into_iter().next().unwrap_or(Value::Nil).extract_error());
+        let answer = answer
+            .and_then(|answers| answers.into_iter().next().unwrap_or(Value::Nil).extract_error());
         self.observe(answer, generation).await
     }
 
     /// Runs several commands in one round trip and reads their replies as `T`.
-    pub(super) async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CallError> {
+    pub(super) async fn pipeline<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+    ) -> Result<T, CallError> {
         let (mut live, generation) = self.live().await?;
         let result = commands.query_async(&mut live).await;
         self.observe(result, generation).await
@@ -132,7 +141,11 @@ impl NodeConnection {
     }
 
     /// Sends one command over this very socket.
-    pub(super) async fn send(&self, (live, generation): &mut LiveConnection, command: &Cmd) -> Result<Value, CallError> {
+    pub(super) async fn send(
+        &self,
+        (live, generation): &mut LiveConnection,
+        command: &Cmd,
+    ) -> Result<Value, CallError> {
         let result = live.send_packed_command(command).await.and_then(Value::extract_error);
         self.observe(result, *generation).await
     }
@@ -148,11 +161,17 @@ impl NodeConnection {
         let shared = Arc::clone(&self.shared);
         match self.shared.manner.runtime.spawn(async move { shared.establish().await }).await {
             Ok(result) => result.map_err(CallError::NotRun),
-            Err(_) => Err(CallError::NotRun((redis::ErrorKind::Client, "the runtime is shutting down").into())),
+            Err(_) => Err(CallError::NotRun(
+                (redis::ErrorKind::Client, "the runtime is shutting down").into(),
+            )),
         }
     }
 
-    async fn observe<T>(&self, result: Result<T, RedisError>, generation: u64) -> Result<T, CallError> {
+    async fn observe<T>(
+        &self,
+        result: Result<T, RedisError>,
+        generation: u64,
+    ) -> Result<T, CallError> {
         let error = match result {
             Ok(value) => {
                 self.shared.timeouts.store(0, Ordering::Relaxed);
@@ -161,7 +180,8 @@ impl NodeConnection {
             Err(error) => error,
         };
         let silent = error.is_timeout()
-            && self.shared.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= self.shared.manner.patience;
+            && self.shared.timeouts.fetch_add(1, Ordering::Relaxed) + 1
+                >= self.shared.manner.patience;
         // A replica that was a master: the name may lead to the new one by now.
         let demoted = matches!(error.code(), Some("READONLY" | "MASTERDOWN"));
         if silent || demoted || error.is_unrecoverable_error() {

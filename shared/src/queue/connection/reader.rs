@@ -18,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::codec::{array, bytes, entries};
-use super::super::{StreamEntry, CallError};
+use super::super::{CallError, StreamEntry};
+use super::blocking::BlockingConnection;
 use super::cluster::Cluster;
 use super::resp;
-use super::blocking::BlockingConnection;
 
 /// First pause of an idle reader of a cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -58,7 +58,15 @@ impl StreamReader {
 
     pub(super) fn of_cluster(cluster: Arc<Cluster>) -> Self {
         let (busy, asked, fault) = (HashSet::new(), JoinSet::new(), None);
-        Self { kind: ReaderKind::Cluster(Box::new(ClusterPoller { cluster, busy, asked, fault, pause: FIRST_PAUSE })) }
+        Self {
+            kind: ReaderKind::Cluster(Box::new(ClusterPoller {
+                cluster,
+                busy,
+                asked,
+                fault,
+                pause: FIRST_PAUSE,
+            })),
+        }
     }
 
     /// Whether each read may ask for other streams than the one before. Not so on a cluster: what a slow node answers after
@@ -69,7 +77,12 @@ impl StreamReader {
     }
 
     /// Reads `streams` with `head` (`XREADGROUP GROUP … COUNT n`, or `XREAD COUNT n`), waiting up to `block`.
-    pub(crate) async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<StreamPages, CallError> {
+    pub(crate) async fn read(
+        &mut self,
+        head: &Cmd,
+        streams: &[From<'_>],
+        block: Duration,
+    ) -> Result<StreamPages, CallError> {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
@@ -77,7 +90,8 @@ impl StreamReader {
             ReaderKind::One(socket) => {
                 let mut read = head.clone();
                 if !block.is_zero() {
-                    read.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
+                    read.arg("BLOCK")
+                        .arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
                 }
                 let read = socket.run(&with_streams(read, streams)).await;
                 let read = read.and_then(|reply| resp::pages(reply, streams));
@@ -135,12 +149,18 @@ struct ClusterPoller {
 }
 
 impl ClusterPoller {
-    async fn read(&mut self, head: &Cmd, streams: &[From<'_>], block: Duration) -> Result<StreamPages, CallError> {
+    async fn read(
+        &mut self,
+        head: &Cmd,
+        streams: &[From<'_>],
+        block: Duration,
+    ) -> Result<StreamPages, CallError> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
         let end = Instant::now() + block;
-        let idle = IDLE_PAUSE.max(Duration::from_millis(u64::try_from(streams.len()).unwrap_or(u64::MAX)));
+        let idle =
+            IDLE_PAUSE.max(Duration::from_millis(u64::try_from(streams.len()).unwrap_or(u64::MAX)));
         loop {
             self.ask(head, streams).await?;
             let (pages, fault) = self.answers(streams).await;
@@ -202,11 +222,17 @@ impl ClusterPoller {
             self.busy.remove(&node);
             for (key, answer) in answers {
                 // A stream that nobody asks for any more: what was read of it is pending, and is claimed by time.
-                let Some(position) = streams.iter().position(|(stream, _)| *stream == key) else { continue };
+                let Some(position) = streams.iter().position(|(stream, _)| *stream == key) else {
+                    continue;
+                };
                 match answer.and_then(|reply| pages(reply, &streams[position..=position])) {
-                    Ok(pages) => found.extend(pages.into_iter().map(|(_, entries)| (position, entries))),
+                    Ok(pages) => {
+                        found.extend(pages.into_iter().map(|(_, entries)| (position, entries)))
+                    }
                     // A damaged stream is what can be mended, so it is told first.
-                    Err(fault) if failure.is_none() || fault.is_no_group() || fault.is_wrong_type() => {
+                    Err(fault)
+                        if failure.is_none() || fault.is_no_group() || fault.is_wrong_type() =>
+                    {
                         failure = Some(fault);
                     }
                     Err(_) => {}
@@ -229,7 +255,11 @@ mod tests {
     async fn reader_selects_streams_on_a_single_server_only() {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
         for (cluster, may) in [(false, true), (true, false)] {
-            assert_eq!(blocking_connection(&url, cluster).unwrap().supports_stream_selection(), may, "cluster: {cluster}");
+            assert_eq!(
+                blocking_connection(&url, cluster).unwrap().supports_stream_selection(),
+                may,
+                "cluster: {cluster}"
+            );
         }
     }
 }

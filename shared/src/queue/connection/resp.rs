@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
-use super::super::codec::{FieldBuf, ByteSpan};
-use super::super::{StreamEntry, CallError};
+use super::super::codec::{ByteSpan, FieldBuf};
+use super::super::{CallError, StreamEntry};
 use super::reader::{From, StreamPages};
 use crate::event::StreamId;
 
@@ -39,7 +39,9 @@ impl ReplyScanner {
         while self.left > 0 {
             let more = match walk.header()? {
                 Some(ReplyHeader::Line | ReplyHeader::Nil) => 0,
-                Some(ReplyHeader::String(length)) if walk.rest().len() >= length.saturating_add(CRLF.len()) => {
+                Some(ReplyHeader::String(length))
+                    if walk.rest().len() >= length.saturating_add(CRLF.len()) =>
+                {
                     walk.at += length + CRLF.len();
                     0
                 }
@@ -64,7 +66,8 @@ pub(super) fn pages(reply: &[u8], streams: &[From<'_>]) -> Result<StreamPages, C
         }
         let key = walk.text()?;
         let position = streams.iter().position(|(stream, _)| stream.as_bytes() == key);
-        let position = position.ok_or(CallError::unexpected_reply("a stream that was not asked for"))?;
+        let position =
+            position.ok_or(CallError::unexpected_reply("a stream that was not asked for"))?;
         let mut page = Vec::new();
         for _ in 0..walk.array()?.unwrap_or(0) {
             page.extend(walk.entry()?);
@@ -131,7 +134,9 @@ impl<'a> ReplyParser<'a> {
 
     /// Steps behind a string: where it is.
     fn string(&mut self) -> Result<ByteSpan, MalformedReplyError> {
-        let Some(ReplyHeader::String(length)) = self.header()? else { return Err(MalformedReplyError) };
+        let Some(ReplyHeader::String(length)) = self.header()? else {
+            return Err(MalformedReplyError);
+        };
         let place = ByteSpan { start: self.at, end: self.at.saturating_add(length) };
         if self.reply.get(place.end..).is_none_or(|behind| !behind.starts_with(CRLF)) {
             return Err(MalformedReplyError);
@@ -152,7 +157,8 @@ impl<'a> ReplyParser<'a> {
             Some(2) => {}
             Some(_) => return Err(MalformedReplyError),
         }
-        let id = std::str::from_utf8(self.text()?).ok().and_then(|text| text.parse::<StreamId>().ok());
+        let id =
+            std::str::from_utf8(self.text()?).ok().and_then(|text| text.parse::<StreamId>().ok());
         let id = id.ok_or(MalformedReplyError)?;
         let fields = match self.array()? {
             None | Some(0) => None,
@@ -195,9 +201,10 @@ fn length(digits: &[u8]) -> Result<usize, MalformedReplyError> {
         return Err(MalformedReplyError);
     }
     digits.iter().try_fold(0_usize, |number, digit| match digit {
-        b'0'..=b'9' => {
-            number.checked_mul(10).and_then(|tens| tens.checked_add(usize::from(digit - b'0'))).ok_or(MalformedReplyError)
-        }
+        b'0'..=b'9' => number
+            .checked_mul(10)
+            .and_then(|tens| tens.checked_add(usize::from(digit - b'0')))
+            .ok_or(MalformedReplyError),
         _ => Err(MalformedReplyError),
     })
 }

@@ -21,12 +21,9 @@ pub(super) fn slot_of_key(key: &[u8]) -> u16 {
 /// CRC16/XMODEM, as the cluster specification has it.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0_u16, |crc, byte| {
-        (0..8).fold(
-            crc ^ (u16::from(*byte) << 8),
-            |crc, _| {
-                if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-            },
-        )
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
     })
 }
 
@@ -40,8 +37,9 @@ pub(super) fn slot_of(command: &Cmd) -> Option<u16> {
     let name = args.next()?.to_ascii_uppercase();
     let key = match name.as_slice() {
         // Of the server, not of a key.
-        b"ACL" | b"ASKING" | b"CLIENT" | b"CLUSTER" | b"COMMAND" | b"CONFIG" | b"DBSIZE" | b"ECHO" | b"INFO"
-        | b"PING" | b"PUBLISH" | b"ROLE" | b"SCAN" | b"SCRIPT" | b"TIME" | b"WAIT" => None,
+        b"ACL" | b"ASKING" | b"CLIENT" | b"CLUSTER" | b"COMMAND" | b"CONFIG" | b"DBSIZE"
+        | b"ECHO" | b"INFO" | b"PING" | b"PUBLISH" | b"ROLE" | b"SCAN" | b"SCRIPT" | b"TIME"
+        | b"WAIT" => None,
         b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" => {
             let many = args.nth(1)? != b"0";
             args.next().filter(|_| many)
@@ -90,7 +88,9 @@ fn address(node: Value, asked: &str) -> Option<(String, u16)> {
     let Value::Array(parts) = node else { return None };
     let mut parts = parts.into_iter();
     let host = match parts.next()? {
-        Value::BulkString(host) if !host.is_empty() && host != b"?" => String::from_utf8(host).ok()?,
+        Value::BulkString(host) if !host.is_empty() && host != b"?" => {
+            String::from_utf8(host).ok()?
+        }
         Value::BulkString(_) | Value::Nil => asked.to_owned(),
         Value::SimpleString(host) => host,
         _ => return None,
@@ -142,14 +142,17 @@ mod tests {
         assert_eq!(of(&["XREADGROUP", "GROUP", "g", "c", "COUNT", "1", "STREAMS", "a", ">"]), a);
         assert_eq!(of(&["XINFO", "STREAM", "a"]), a);
         assert_eq!(of(&["xautoclaim", "a", "g"]), a);
-        for words in [&["TIME"][..], &["CONFIG", "GET", "a"], &["SCRIPT", "LOAD", "a"], &["INFO", "memory"]] {
+        for words in
+            [&["TIME"][..], &["CONFIG", "GET", "a"], &["SCRIPT", "LOAD", "a"], &["INFO", "memory"]]
+        {
             assert_eq!(of(words), None, "{words:?}");
         }
     }
 
     #[test]
     fn node_without_address_gets_the_one_it_was_asked_at() {
-        let node = |host: &str, port| Value::Array(vec![Value::BulkString(host.into()), Value::Int(port)]);
+        let node =
+            |host: &str, port| Value::Array(vec![Value::BulkString(host.into()), Value::Int(port)]);
         let reply = Value::Array(vec![Value::Array(vec![
             Value::Int(0),
             Value::Int(5460),

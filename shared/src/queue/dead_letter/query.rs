@@ -10,7 +10,7 @@ use redis::{Value, cmd};
 use super::{DeadLetter, Queue};
 use crate::event::{Millis, StreamId};
 use crate::queue::codec::{array, bytes, entries, stream_id};
-use crate::queue::{StreamEntry, CallError, Fields, PlatformKeys, StreamReader};
+use crate::queue::{CallError, Fields, PlatformKeys, StreamEntry, StreamReader};
 
 /// How long it is remembered what became of an imported dead letter.
 const IMPORTED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -125,7 +125,11 @@ impl Queue {
     ///
     /// # Errors
     /// As [`Self::dead_letter_stats`].
-    pub async fn exceptions(&self, keys: &PlatformKeys, event_ids: &[String]) -> Result<Vec<bool>, CallError> {
+    pub async fn exceptions(
+        &self,
+        keys: &PlatformKeys,
+        event_ids: &[String],
+    ) -> Result<Vec<bool>, CallError> {
         if event_ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -148,7 +152,8 @@ impl Queue {
     ) -> Result<Vec<(usize, Vec<StreamEntry>)>, CallError> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(count.max(1));
-        let streams: Vec<_> = streams.iter().map(|(keys, after)| (keys.dlq.as_str(), after.to_string())).collect();
+        let streams: Vec<_> =
+            streams.iter().map(|(keys, after)| (keys.dlq.as_str(), after.to_string())).collect();
         reader.read(&read, &streams, block).await
     }
 
@@ -203,12 +208,15 @@ fn time(value: Value) -> Result<Option<Millis>, CallError> {
 }
 
 fn counts(flat: Value) -> Result<BTreeMap<String, u64>, CallError> {
-    let Value::Array(flat) = flat else { return Err(CallError::unexpected_reply("counts expected")) };
+    let Value::Array(flat) = flat else {
+        return Err(CallError::unexpected_reply("counts expected"));
+    };
     let mut counts = BTreeMap::new();
     let mut flat = flat.into_iter();
     while let (Some(name), Some(count)) = (flat.next(), flat.next()) {
         let name = String::from_utf8_lossy(&bytes(name)?).into_owned();
-        let count: u64 = redis::from_redis_value(count).map_err(|error| CallError::Unknown(error.into()))?;
+        let count: u64 =
+            redis::from_redis_value(count).map_err(|error| CallError::Unknown(error.into()))?;
         *counts.entry(name).or_default() += count;
     }
     Ok(counts)

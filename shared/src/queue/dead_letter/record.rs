@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::DeadLetter;
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
-use crate::queue::{StreamEntry, Fields, FieldBuf};
+use crate::queue::{FieldBuf, Fields, StreamEntry};
 
 /// Most fields that a script can move; an entry of more could never be replayed.
 const MAX_FIELDS: usize = 2000;
@@ -62,11 +62,16 @@ struct ExportedLine<'a> {
 ///
 /// # Errors
 /// Never, as far as is known: everything in it can be written as JSON.
-pub fn write(platform: &PlatformName, entry: StreamEntry, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+pub fn write(
+    platform: &PlatformName,
+    entry: StreamEntry,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
     let fields = entry.fields.as_ref().map(FieldBuf::to_fields).unwrap_or_default();
     let letter = DeadLetter::decode(platform, entry);
-    let raw = (fields_of(&letter) != fields)
-        .then(|| fields.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect());
+    let raw = (fields_of(&letter) != fields).then(|| {
+        fields.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect()
+    });
     serde_json::to_writer(&mut *out, &ExportedLine { letter: &letter, raw })?;
     out.push(b'\n');
     Ok(())
@@ -141,7 +146,8 @@ struct ImportedLine {
 /// # Errors
 /// When anything in it is not understood.
 pub fn read(line: &[u8]) -> Result<DeadLetterRecord, RecordError> {
-    let given: ImportedLine = serde_json::from_slice(line).map_err(|error| RecordError::Shape(shape(&error)))?;
+    let given: ImportedLine =
+        serde_json::from_slice(line).map_err(|error| RecordError::Shape(shape(&error)))?;
     let platform = PlatformName::queue(&given.platform).map_err(|_| RecordError::Platform)?;
     let id = given.id;
     let fields = given.fields()?;
@@ -171,7 +177,9 @@ impl ImportedLine {
         let body = match (self.body, self.body_base64) {
             (Some(_), Some(_)) => return Err(RecordError::TwoBodies),
             (Some(body), None) => Some(body.into_bytes()),
-            (None, Some(body)) => Some(BASE64.decode(body).map_err(|_| RecordError::Base64("body_base64"))?),
+            (None, Some(body)) => {
+                Some(BASE64.decode(body).map_err(|_| RecordError::Base64("body_base64"))?)
+            }
             (None, None) => None,
         };
         let mut pair = |name: &str, value: Option<Vec<u8>>| {
@@ -224,7 +232,8 @@ mod tests {
 
     fn line(fields: &Fields) -> String {
         let mut out = Vec::new();
-        let entry = StreamEntry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone().into()) };
+        let entry =
+            StreamEntry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.clone().into()) };
         write(&mux(), entry, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
@@ -318,12 +327,18 @@ mod tests {
         ] {
             assert!(refused(line).starts_with(shape), "{line}");
         }
-        assert_eq!(refused(r#"{"id":"1-1","platform":"No!","v":1}"#), "platform: not a platform's name");
+        assert_eq!(
+            refused(r#"{"id":"1-1","platform":"No!","v":1}"#),
+            "platform: not a platform's name"
+        );
         assert_eq!(
             refused(r#"{"id":"1-1","platform":"mux","body":"","body_base64":""}"#),
             "both body and body_base64"
         );
-        assert_eq!(refused(r#"{"id":"1-1","platform":"mux","body_base64":"?"}"#), "body_base64: not base64");
+        assert_eq!(
+            refused(r#"{"id":"1-1","platform":"mux","body_base64":"?"}"#),
+            "body_base64: not base64"
+        );
         assert_eq!(refused(r#"{"id":"1-1","platform":"mux","raw":[["?",""]]}"#), "raw: not base64");
         assert_eq!(refused(r#"{"id":"1-1","platform":"mux"}"#), "it has no fields");
     }

@@ -5,7 +5,8 @@ use serde_json::json;
 use super::*;
 
 fn decoded(pairs: &[(&str, &[u8])]) -> DeadLetter {
-    let fields: Vec<_> = pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
+    let fields: Vec<_> =
+        pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect();
     let entry = StreamEntry { id: StreamId { ms: 5, seq: 6 }, fields: Some(fields.into()) };
     DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry)
 }
@@ -60,8 +61,11 @@ fn unreadable_fields_are_kept_in_extra() {
     let letter = decoded(pairs);
     assert_eq!((letter.v, letter.attempts, letter.origin), (Some(1), None, None));
     assert_eq!(letter.event_id.as_deref(), Some("a"));
-    let kept: Vec<_> =
-        letter.extra.iter().map(|(name, value)| (std::str::from_utf8(name).unwrap(), &value[..])).collect();
+    let kept: Vec<_> = letter
+        .extra
+        .iter()
+        .map(|(name, value)| (std::str::from_utf8(name).unwrap(), &value[..]))
+        .collect();
     let expected: Vec<(&str, &[u8])> =
         pairs.iter().copied().filter(|pair| ![pairs[3], pairs[6]].contains(pair)).collect();
     assert_eq!(kept, expected);

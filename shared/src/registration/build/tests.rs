@@ -28,7 +28,9 @@ fn builder() -> Builder {
 
 fn record(definition: Value, secrets: &[(&str, Option<Millis>)]) -> Record {
     let Value::Object(definition) = definition else { panic!("no object") };
-    let stored = |(secret, at): &(&str, _)| plain().seal(&name("shop"), &Material::new(secret, None), *at).unwrap();
+    let stored = |(secret, at): &(&str, _)| {
+        plain().seal(&name("shop"), &Material::new(secret, None), *at).unwrap()
+    };
     Record {
         v: 1,
         definition,
@@ -63,13 +65,16 @@ fn count(snapshot: &Snapshot, of: &str) -> usize {
 fn nothing_registered_is_what_it_began_with() {
     let snapshot = builder().build(Registrations::default(), NOW);
     assert_eq!(snapshot.registry.get("acme").unwrap().source, Source::File);
-    assert!(snapshot.keys.is_empty() && snapshot.draining.is_empty() && snapshot.set_aside.is_empty());
+    assert!(
+        snapshot.keys.is_empty() && snapshot.draining.is_empty() && snapshot.set_aside.is_empty()
+    );
     assert_eq!((snapshot.version, snapshot.sequence), (None, 1));
 }
 
 #[test]
 fn a_record_becomes_a_platform_with_keys() {
-    let snapshot = builder().build(shop(json!({"rate_limit": 5}), &[("new", None), ("old", Some(NOW + 1))]), NOW);
+    let snapshot = builder()
+        .build(shop(json!({"rate_limit": 5}), &[("new", None), ("old", Some(NOW + 1))]), NOW);
     let platform = snapshot.registry.get("shop").unwrap();
     assert_eq!((platform.source, platform.rate_limit.per_minute), (Source::Registered, Some(5)));
     assert_eq!(count(&snapshot, "shop"), 2);
@@ -92,7 +97,11 @@ fn registered_secret_verifies_with_and_without_its_surroundings() {
 fn a_secret_that_has_expired_verifies_nothing() {
     let mut builder = builder();
     let with = |at| shop(json!({}), &[("new", None), ("old", Some(at)), ("older", Some(NOW - 1))]);
-    assert_eq!(count(&builder.build(with(NOW), NOW), "shop"), 1, "expired at the moment of building");
+    assert_eq!(
+        count(&builder.build(with(NOW), NOW), "shop"),
+        1,
+        "expired at the moment of building"
+    );
     assert_eq!(builder.next_expiry(), None, "nothing is left that could expire");
     let before = builder.build(with(NOW + 500), NOW);
     assert_eq!(count(&before, "shop"), 2);
@@ -101,7 +110,10 @@ fn a_secret_that_has_expired_verifies_nothing() {
     assert_eq!((count(&after, "shop"), after.version.as_deref()), (1, Some("v")));
     assert!(after.sequence > before.sequence && builder.next_expiry().is_none());
     let all_gone = builder.build(shop(json!({}), &[("only", Some(NOW))]), NOW);
-    assert!(all_gone.registry.get("shop").is_some() && !all_gone.keys.contains_key("shop"), "not configured");
+    assert!(
+        all_gone.registry.get("shop").is_some() && !all_gone.keys.contains_key("shop"),
+        "not configured"
+    );
 }
 
 #[test]
@@ -146,8 +158,13 @@ fn what_cannot_be_used_is_set_aside_with_its_names_and_the_others_stand() {
     let unsound = record(json!({"rate_limit": 0, "aliases": "corner"}), &[("a", None)]).to_json();
     let taken = record(json!({}), &[("a", None)]).to_json();
     let good = record(json!({}), &[]).to_json();
-    let records =
-        [("later", later), ("unsound", unsound), ("acme", taken), ("nonsense", b"{".to_vec()), ("good", good)];
+    let records = [
+        ("later", later),
+        ("unsound", unsound),
+        ("acme", taken),
+        ("nonsense", b"{".to_vec()),
+        ("good", good),
+    ];
     let snapshot = builder.build(picture(&records), NOW);
     assert!(snapshot.registry.get("good").is_some());
     assert_eq!(snapshot.registry.get("acme").unwrap().source, Source::File, "the file comes first");
@@ -183,7 +200,11 @@ fn what_cannot_be_opened_is_defined_and_not_configured() {
 fn who_verifies_nothing_opens_nothing_and_misses_nothing() {
     let mut worker = Builder::new(base(), None);
     let snapshot = worker.build(shop(json!({}), &[("a", None)]), NOW);
-    assert!(snapshot.registry.get("shop").is_some() && snapshot.keys.is_empty() && worker.told.is_empty());
+    assert!(
+        snapshot.registry.get("shop").is_some()
+            && snapshot.keys.is_empty()
+            && worker.told.is_empty()
+    );
 }
 
 #[test]
@@ -215,11 +236,15 @@ fn of_two_that_want_a_name_the_older_one_has_it() {
 
 #[test]
 fn hundreds_are_built_in_no_time() {
-    let many: Vec<_> = (0..256).map(|n| (format!("shop-{n}"), record(json!({}), &[]).to_json())).collect();
+    let many: Vec<_> =
+        (0..256).map(|n| (format!("shop-{n}"), record(json!({}), &[]).to_json())).collect();
     let many: Vec<_> = many.iter().map(|(of, raw)| (of.as_str(), raw.clone())).collect();
     let mut builder = builder();
     let begun = std::time::Instant::now();
     let snapshot = builder.build(picture(&many), NOW);
-    assert_eq!(snapshot.registry.iter().filter(|one| one.source == Source::Registered).count(), 255);
+    assert_eq!(
+        snapshot.registry.iter().filter(|one| one.source == Source::Registered).count(),
+        255
+    );
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

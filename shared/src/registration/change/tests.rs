@@ -11,7 +11,10 @@ use crate::platform::registry::Registry;
 const NOW: Millis = 1_000_000;
 
 fn sealer(keys: &[u8]) -> Sealer {
-    Sealer::new(keys.iter().map(|byte| STANDARD.encode([*byte; 32]).parse().unwrap()).collect(), false)
+    Sealer::new(
+        keys.iter().map(|byte| STANDARD.encode([*byte; 32]).parse().unwrap()).collect(),
+        false,
+    )
 }
 
 fn asked(more: Value) -> Registration {
@@ -52,28 +55,42 @@ fn the_old_secret_stays_valid_beside_the_new_one_for_as_long_as_was_said() {
     let second = after(Some(&first), json!({"secret": "two"}), NOW + 5);
     assert_eq!(valid(&second, &[1]), [new("two"), old("one", NOW + 5 + 86_400_000)]);
     assert_eq!((second.registered_at, second.updated_at), (NOW, NOW + 5));
-    let third = after(Some(&second), json!({"secret": "three", "old_secret_expires_in": "15m"}), NOW + 6);
+    let third =
+        after(Some(&second), json!({"secret": "three", "old_secret_expires_in": "15m"}), NOW + 6);
     assert_eq!(
         valid(&third, &[1]),
         [new("three"), old("two", NOW + 6 + 900_000), old("one", NOW + 6 + 900_000)],
         "no secret outlives what was said last"
     );
-    let longer = after(Some(&third), json!({"secret": "four", "old_secret_expires_in": "7d"}), NOW + 7);
-    assert_eq!(valid(&longer, &[1])[2], old("two", NOW + 6 + 900_000), "and none is given time again");
-    let at_once = after(Some(&longer), json!({"secret": "five", "old_secret_expires_in": "0s"}), NOW + 8);
+    let longer =
+        after(Some(&third), json!({"secret": "four", "old_secret_expires_in": "7d"}), NOW + 7);
+    assert_eq!(
+        valid(&longer, &[1])[2],
+        old("two", NOW + 6 + 900_000),
+        "and none is given time again"
+    );
+    let at_once =
+        after(Some(&longer), json!({"secret": "five", "old_secret_expires_in": "0s"}), NOW + 8);
     assert_eq!(valid(&at_once, &[1]), [new("five")]);
 }
 
 #[test]
 fn the_same_secret_again_ends_nothing() {
     let first = after(None, json!({"secret": "one"}), NOW);
-    let again =
-        after(Some(&first), json!({"secret": "one", "rate_limit": 5, "old_secret_expires_in": "0s"}), NOW + 1);
+    let again = after(
+        Some(&first),
+        json!({"secret": "one", "rate_limit": 5, "old_secret_expires_in": "0s"}),
+        NOW + 1,
+    );
     assert_eq!(valid(&again, &[1]), [new("one")]);
     assert_eq!(again.definition, *json!({"rate_limit": 5}).as_object().unwrap(), "replaced whole");
     let second = after(Some(&first), json!({"secret": "two"}), NOW);
     let back = after(Some(&second), json!({"secret": "one"}), NOW);
-    assert_eq!(valid(&back, &[1]), [new("one"), old("two", NOW + 86_400_000)], "an old one is the new one now");
+    assert_eq!(
+        valid(&back, &[1]),
+        [new("one"), old("two", NOW + 86_400_000)],
+        "an old one is the new one now"
+    );
 }
 
 #[test]
@@ -100,10 +117,12 @@ fn there_is_a_bound_to_valid_secrets() {
 #[test]
 fn a_new_key_of_ours_takes_over_what_the_old_one_sealed() {
     let first = after(None, json!({"secret": "one"}), NOW);
-    let second = registered(&asked(json!({"secret": "two"})), Some(&first), &sealer(&[2, 1]), NOW).unwrap();
+    let second =
+        registered(&asked(json!({"secret": "two"})), Some(&first), &sealer(&[2, 1]), NOW).unwrap();
     assert_eq!(valid(&second, &[2]).len(), 2, "the old key is not needed any more");
     // Without the old key: perhaps another process has it; it goes when its time has come.
-    let blind = registered(&asked(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW).unwrap();
+    let blind =
+        registered(&asked(json!({"secret": "three"})), Some(&first), &sealer(&[3]), NOW).unwrap();
     assert_eq!(blind.secrets[1].expires_at_ms, Some(NOW + 86_400_000));
     assert!(sealer(&[1]).open(&name(), &blind.secrets[1]).is_ok());
 }
@@ -115,7 +134,9 @@ fn a_secret_that_cannot_verify_under_the_new_definition_goes() {
     assert_eq!(after(Some(&first), standard, NOW).secrets.len(), 1);
     let livekit = after(Some(&first), json!({"secret": "s", "key": "k", "preset": "livekit"}), NOW);
     assert_eq!(livekit.secrets.len(), 1);
-    assert!(sealer(&[1]).open(&name(), &livekit.secrets[0]).unwrap() == Material::new("s", Some("k")));
+    assert!(
+        sealer(&[1]).open(&name(), &livekit.secrets[0]).unwrap() == Material::new("s", Some("k"))
+    );
 }
 
 #[test]
@@ -124,7 +145,10 @@ fn one_that_was_removed_begins_anew() {
     gone.state = State::Draining;
     let anew = after(Some(&gone), json!({"secret": "two"}), NOW + 9);
     assert_eq!(valid(&anew, &[1]), [new("two")]);
-    assert_eq!((anew.state, anew.draining_since, anew.registered_at), (State::Active, None, NOW + 9));
+    assert_eq!(
+        (anew.state, anew.draining_since, anew.registered_at),
+        (State::Active, None, NOW + 9)
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ fn read(body: &Value) -> Result<Registration, Vec<Problem>> {
 }
 
 fn problems(body: &Value) -> Vec<String> {
-    let problems: Vec<_> = read(body).err().unwrap_or_default().iter().map(ToString::to_string).collect();
+    let problems: Vec<_> =
+        read(body).err().unwrap_or_default().iter().map(ToString::to_string).collect();
     assert!(!problems.concat().contains("5ecret"), "{problems:?}");
     problems
 }
@@ -22,7 +23,10 @@ fn what_is_no_word_of_its_own_is_the_definition() {
         "old_secret_expires_in": "15m", "preset": "generic", "limits": {"a": 2}});
     let registration = read(&body).unwrap();
     assert_eq!(registration.platform.name.as_str(), "shop");
-    assert_eq!((registration.platform.rate_limit.per_minute, registration.platform.limits["a"]), (Some(5), 2));
+    assert_eq!(
+        (registration.platform.rate_limit.per_minute, registration.platform.limits["a"]),
+        (Some(5), 2)
+    );
     assert_eq!(registration.keep_old, Duration::from_secs(900));
     let kept: Vec<_> = registration.definition.keys().cloned().collect();
     assert_eq!(kept, ["event_types", "limits", "preset", "rate_limit"]);
@@ -32,35 +36,52 @@ fn what_is_no_word_of_its_own_is_the_definition() {
 #[test]
 fn old_secrets_stay_a_day_unless_told_otherwise() {
     let keep = |text: Value| {
-        read(&json!({"platform": "shop", "secret": SECRET, "old_secret_expires_in": text})).map(|one| one.keep_old)
+        read(&json!({"platform": "shop", "secret": SECRET, "old_secret_expires_in": text}))
+            .map(|one| one.keep_old)
     };
-    assert_eq!(read(&json!({"platform": "shop", "secret": SECRET})).unwrap().keep_old, Duration::from_secs(86_400));
+    assert_eq!(
+        read(&json!({"platform": "shop", "secret": SECRET})).unwrap().keep_old,
+        Duration::from_secs(86_400)
+    );
     for (text, seconds) in [("0s", 0), ("0m", 0), ("24h", 86_400), ("90s", 90), ("7d", 604_800)] {
         assert_eq!(keep(text.into()).unwrap(), Duration::from_secs(seconds), "{text}");
     }
-    for wrong in [json!("0"), json!(""), json!("-5m"), json!("soon"), json!(15), json!("400d"), json!("00s")] {
+    for wrong in
+        [json!("0"), json!(""), json!("-5m"), json!("soon"), json!(15), json!("400d"), json!("00s")]
+    {
         assert!(keep(wrong.clone()).is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn everything_that_is_wrong_is_named_at_once() {
-    let found = problems(&json!({"platform": "Shop", "secret": 7, "old_secret_expires_in": "x", "url": "ftp://a",
-        "rate_limit": 0, "session_scope": "shared", "credentials": [], "colour": {"a": null}}));
+    let found = problems(
+        &json!({"platform": "Shop", "secret": 7, "old_secret_expires_in": "x", "url": "ftp://a",
+        "rate_limit": 0, "session_scope": "shared", "credentials": [], "colour": {"a": null}}),
+    );
     for key in ["platform", "secret", "old_secret_expires_in", "url"] {
-        assert!(found.iter().any(|problem| problem.starts_with(&format!("{key}: "))), "{key} in {found:?}");
+        assert!(
+            found.iter().any(|problem| problem.starts_with(&format!("{key}: "))),
+            "{key} in {found:?}"
+        );
     }
     assert!(found.contains(&"colour.a: must not be null; leave it out".to_owned()), "{found:?}");
     let found = problems(&json!({"rate_limit": 0, "session_scope": "shared", "credentials": []}));
     for key in ["platform", "secret", "rate_limit", "session_scope", "credentials"] {
-        assert!(found.iter().any(|problem| problem.starts_with(&format!("{key}: "))), "{key} in {found:?}");
+        assert!(
+            found.iter().any(|problem| problem.starts_with(&format!("{key}: "))),
+            "{key} in {found:?}"
+        );
     }
 }
 
 #[test]
 fn names_that_mean_something_else_are_refused() {
     for name in ["register", "sessions", "platforms", "out", "", "a b", "Ä", "-a"] {
-        assert!(problems(&json!({"platform": name, "secret": SECRET}))[0].starts_with("platform: "), "{name}");
+        assert!(
+            problems(&json!({"platform": name, "secret": SECRET}))[0].starts_with("platform: "),
+            "{name}"
+        );
     }
 }
 
@@ -71,7 +92,8 @@ fn secrets_have_bounds_and_the_form_that_their_scheme_wants() {
     for wrong in [String::new(), "x".repeat(MAX_SECRET_BYTES + 1)] {
         assert_eq!(problems(&with(&wrong)), ["secret: must be 1 to 4096 bytes"]);
     }
-    let standard = |secret: &str| json!({"platform": "shop", "secret": secret, "preset": "standard-webhooks"});
+    let standard =
+        |secret: &str| json!({"platform": "shop", "secret": secret, "preset": "standard-webhooks"});
     assert!(read(&standard("whsec_AAAAAAAAAAAAAAAAAAAAAAAA")).is_ok());
     assert_eq!(
         problems(&standard("5ecret!")),
@@ -86,7 +108,10 @@ fn secrets_have_bounds_and_the_form_that_their_scheme_wants() {
 fn an_api_secret_comes_with_its_key() {
     let livekit = |key: Value| json!({"platform": "rooms", "secret": SECRET, "preset": "livekit", "key": key});
     assert!(read(&livekit("API5".into())).unwrap().platform.scheme.uses_credentials());
-    assert_eq!(problems(&livekit(Value::Null)), ["key: this signature scheme needs a key beside the secret"]);
+    assert_eq!(
+        problems(&livekit(Value::Null)),
+        ["key: this signature scheme needs a key beside the secret"]
+    );
     for wrong in [json!(""), json!("a\nb"), json!(5), json!("x".repeat(257))] {
         assert!(problems(&livekit(wrong.clone()))[0].starts_with("key: must be"), "{wrong}");
     }
@@ -101,7 +126,10 @@ fn a_secret_that_stands_in_the_definition_too_would_be_shown() {
     for place in [json!({"label": SECRET}), json!({"event_types": ["x", format!("-{SECRET}-")]})] {
         let mut body = json!({"platform": "shop", "secret": SECRET});
         body.as_object_mut().unwrap().extend(place.as_object().unwrap().clone());
-        assert!(problems(&body).iter().any(|problem| problem.starts_with("secret: stands elsewhere")), "{body}");
+        assert!(
+            problems(&body).iter().any(|problem| problem.starts_with("secret: stands elsewhere")),
+            "{body}"
+        );
     }
     assert!(
         read(&json!({"platform": "shop", "secret": "generic", "preset": "generic"})).is_ok(),
@@ -112,10 +140,19 @@ fn a_secret_that_stands_in_the_definition_too_would_be_shown() {
 #[test]
 fn a_body_is_one_object_in_which_nothing_is_said_twice() {
     let wrong = |body: &str| {
-        let problems = Registration::read(body.as_bytes(), &Registry::load(None).unwrap()).unwrap_err();
+        let problems =
+            Registration::read(body.as_bytes(), &Registry::load(None).unwrap()).unwrap_err();
         problems[0].to_string()
     };
-    for body in ["", "[]", "\"x\"", "null", "{", r#"{"secret":"a","secret":"b"}"#, r#"{"rate_limit":1e999}"#] {
+    for body in [
+        "",
+        "[]",
+        "\"x\"",
+        "null",
+        "{",
+        r#"{"secret":"a","secret":"b"}"#,
+        r#"{"rate_limit":1e999}"#,
+    ] {
         assert!(wrong(body).starts_with("body: "), "{body}");
     }
     let big = r#"{"platform":"shop","secret":"x","rate_limit":99999999999999999999}"#;

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::{ProviderTime, EventMeaning, ModelEvent, SessionRef, ColumnValues, EventTable, occurred_at};
+use crate::model::{
+    ColumnValues, EventMeaning, EventTable, ModelEvent, ProviderTime, SessionRef, occurred_at,
+};
 
 const AT: i64 = 1_800_000_000_000;
 
@@ -11,8 +13,21 @@ const AT: i64 = 1_800_000_000_000;
 fn good() -> (Vec<Acceptance>, ObservedState) {
     let session = |number, kind, at, status| {
         let (room, session_ref) = ("room".to_owned(), SessionRef::RoomOrCreate);
-        let meaning = EventMeaning::Session { room, session_ref, status: Some(status), set: ColumnValues::new(), data: ColumnValues::new() };
-        ModelEvent { number, platform: "studio", kind, at: ProviderTime::Known(at), meaning, expected_end: ExpectedEnd::Effect }
+        let meaning = EventMeaning::Session {
+            room,
+            session_ref,
+            status: Some(status),
+            set: ColumnValues::new(),
+            data: ColumnValues::new(),
+        };
+        ModelEvent {
+            number,
+            platform: "studio",
+            kind,
+            at: ProviderTime::Known(at),
+            meaning,
+            expected_end: ExpectedEnd::Effect,
+        }
     };
     let set = ColumnValues::from([("status".to_owned(), json!("completed"))]);
     let job = EventMeaning::Upsert { table: EventTable::Jobs, id: "job".into(), set };
@@ -27,7 +42,10 @@ fn good() -> (Vec<Acceptance>, ObservedState) {
             meaning: job,
             expected_end: ExpectedEnd::Effect,
         },
-        ModelEvent { expected_end: ExpectedEnd::Dead("session_conflict"), ..session(3, "stage.open", AT, "live") },
+        ModelEvent {
+            expected_end: ExpectedEnd::Dead("session_conflict"),
+            ..session(3, "stage.open", AT, "live")
+        },
     ];
     let acceptances: Vec<Acceptance> = events
         .into_iter()
@@ -68,7 +86,14 @@ fn good() -> (Vec<Acceptance>, ObservedState) {
 
 fn dead(code: &str) -> QueuedEvent {
     let (platform, event_id) = ("studio".to_owned(), "e3".to_owned());
-    QueuedEvent { platform, event_id, place: EventPlace::Dead, error_code: code.to_owned(), received_at: AT, origin: (7, 3) }
+    QueuedEvent {
+        platform,
+        event_id,
+        place: EventPlace::Dead,
+        error_code: code.to_owned(),
+        received_at: AT,
+        origin: (7, 3),
+    }
 }
 
 /// Judges the good system after `change`.
@@ -119,7 +144,15 @@ fn judge_separates_forgotten_from_lost_events() {
     found.queued.clear();
     let second = Duration::from_secs(1);
     let judged = |times| {
-        judge(&acceptances, &found, &JudgeConfig { session_wait: second, loss_windows: vec![times], ..JudgeConfig::default() })
+        judge(
+            &acceptances,
+            &found,
+            &JudgeConfig {
+                session_wait: second,
+                loss_windows: vec![times],
+                ..JudgeConfig::default()
+            },
+        )
     };
     let verdict = judged(2 * second..=4 * second);
     assert!(verdict.is_good() && verdict.forgotten.count == 1, "{verdict:?}");
@@ -131,12 +164,22 @@ fn judge_allows_two_dead_letters_after_marker_expiry() {
     let (acceptances, mut found) = good();
     found.queued.push(dead("session_conflict"));
     found.counted.insert("studio".to_owned(), (2, 2));
-    let judged = |markers_expired_at| judge(&acceptances, &found, &JudgeConfig { markers_expired_at, ..config() });
+    let judged = |markers_expired_at| {
+        judge(&acceptances, &found, &JudgeConfig { markers_expired_at, ..config() })
+    };
     assert_eq!(failed(&judged(vec![])), [("twice", 1)]);
-    assert_eq!(failed(&judged(vec![acceptances[3].promised])), [("twice", 1)], "it was promised later");
+    assert_eq!(
+        failed(&judged(vec![acceptances[3].promised])),
+        [("twice", 1)],
+        "it was promised later"
+    );
     assert!(judged(vec![acceptances[3].promised + Duration::from_millis(1)]).is_good());
     found.ledger.push(found.ledger[0].clone());
-    let twice = judge(&acceptances, &found, &JudgeConfig { markers_expired_at: vec![Duration::from_secs(600)], ..config() });
+    let twice = judge(
+        &acceptances,
+        &found,
+        &JudgeConfig { markers_expired_at: vec![Duration::from_secs(600)], ..config() },
+    );
     assert!(failed(&twice).iter().any(|(name, _)| *name == "twice"), "the database never forgets");
 }
 
@@ -157,7 +200,8 @@ fn judge_reports_an_event_in_two_places() {
     let copy = |place| QueuedEvent { event_id: "e1".into(), place, ..dead("") };
     let verdict = after(|_, found| found.queued.push(copy(EventPlace::Incoming)));
     assert_eq!(failed(&verdict), [("twice", 1), ("unfinished", 1)]);
-    let verdict = after(|_, found| found.queued.push(QueuedEvent { place: EventPlace::Retry, ..dead("") }));
+    let verdict =
+        after(|_, found| found.queued.push(QueuedEvent { place: EventPlace::Retry, ..dead("") }));
     assert_eq!(failed(&verdict), [("twice", 1), ("unfinished", 1)]);
 }
 
@@ -173,13 +217,18 @@ fn judge_reports_an_old_value_in_a_row() {
 fn judge_reports_a_temporarily_old_value() {
     let key = (EventTable::Sessions, String::new(), "room".to_owned());
     let state = |writers: &[(&str, i64)]| {
-        let writers = writers.iter().map(|(group, at)| ((*group).to_owned(), (*at, (1, 1)))).collect();
+        let writers =
+            writers.iter().map(|(group, at)| ((*group).to_owned(), (*at, (1, 1)))).collect();
         RowState { key: key.clone(), writers }
     };
     let judged = |states: Vec<RowState>| failed(&after(|_, found| found.changes = states));
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 6)])]), []);
     assert_eq!(judged(vec![state(&[("status", 5)]), state(&[("status", 4)])]), [("backwards", 1)]);
-    assert_eq!(judged(vec![state(&[("title", 5)]), state(&[])]), [("backwards", 1)], "its writer was forgotten");
+    assert_eq!(
+        judged(vec![state(&[("title", 5)]), state(&[])]),
+        [("backwards", 1)],
+        "its writer was forgotten"
+    );
     assert_eq!(judged(vec![state(&[("peak_viewers", 5)]), state(&[("broadcast", 6)])]), []);
 }
 
@@ -187,10 +236,14 @@ fn judge_reports_a_temporarily_old_value() {
 fn judge_reports_wrong_missing_and_extra_rows() {
     let verdict = after(|_, found| session(found)["title"] = "nobody said so".into());
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
-    let verdict = after(|_, found| drop(found.rows.remove(&(EventTable::Jobs, "streamgank".into(), "job".into()))));
+    let verdict = after(|_, found| {
+        drop(found.rows.remove(&(EventTable::Jobs, "streamgank".into(), "job".into())))
+    });
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
     let row = json!({"content_id": "c"});
-    let verdict = after(|_, found| drop(found.rows.insert((EventTable::Contents, "netflix".into(), "c".into()), row)));
+    let verdict = after(|_, found| {
+        drop(found.rows.insert((EventTable::Contents, "netflix".into(), "c".into()), row))
+    });
     assert_eq!(failed(&verdict), [("wrong rows", 1)]);
 }
 
@@ -210,12 +263,30 @@ fn judge_reports_a_wrong_end() {
 fn judge_accepts_session_not_found_if_announced_late() {
     let waiting = |acceptances: &mut Vec<Acceptance>, found: &mut ObservedState, announced: u64| {
         let (room, session_ref) = ("hall".to_owned(), SessionRef::Room);
-        let meaning = EventMeaning::Session { room, session_ref, status: Some("live"), set: ColumnValues::new(), data: ColumnValues::new() };
-        acceptances[3].event = ModelEvent { platform: "studio", meaning, expected_end: ExpectedEnd::Effect, ..acceptances[3].event.clone() };
+        let meaning = EventMeaning::Session {
+            room,
+            session_ref,
+            status: Some("live"),
+            set: ColumnValues::new(),
+            data: ColumnValues::new(),
+        };
+        acceptances[3].event = ModelEvent {
+            platform: "studio",
+            meaning,
+            expected_end: ExpectedEnd::Effect,
+            ..acceptances[3].event.clone()
+        };
         found.queued[0] = dead("session_not_found");
         let (room, live_stream_id) = ("hall".to_owned(), None);
         let meaning = EventMeaning::Announce { room, live_stream_id, status: None, config: None };
-        let event = ModelEvent { number: 9, platform: "sessions", kind: "a", at: ProviderTime::Absent, meaning, expected_end: ExpectedEnd::Effect };
+        let event = ModelEvent {
+            number: 9,
+            platform: "sessions",
+            kind: "a",
+            at: ProviderTime::Absent,
+            meaning,
+            expected_end: ExpectedEnd::Effect,
+        };
         let at = Duration::from_secs(announced);
         acceptances.push(Acceptance { event, id: "a".into(), sent: at, promised: at });
         let row = LedgerRow {
@@ -229,7 +300,10 @@ fn judge_accepts_session_not_found_if_announced_late() {
             "last_event_id": "a", "last_event_at": "2027-01-15T08:00:10.000Z"});
         found.rows.insert((EventTable::Sessions, String::new(), "hall".into()), row);
     };
-    assert_eq!(failed(&after(|acceptances, found| waiting(acceptances, found, 32))), [("misjudged", 1)]);
+    assert_eq!(
+        failed(&after(|acceptances, found| waiting(acceptances, found, 32))),
+        [("misjudged", 1)]
+    );
     assert_eq!(failed(&after(|acceptances, found| waiting(acceptances, found, 34))), []);
 }
 

@@ -9,7 +9,8 @@ use crate::store::StoreError;
 const PAGE: &str = "SELECT platform, event_id, processed_at < $3 FROM webhook_events \
     WHERE (platform, event_id) > ($1, $2) ORDER BY platform, event_id LIMIT $4";
 
-const FORGET: &str = "DELETE FROM webhook_events WHERE platform = $1 AND event_id = ANY($2) AND processed_at < $3";
+const FORGET: &str =
+    "DELETE FROM webhook_events WHERE platform = $1 AND event_id = ANY($2) AND processed_at < $3";
 
 impl Postgres {
     pub(in crate::store) async fn ledger_page(
@@ -19,7 +20,8 @@ impl Postgres {
         before: Millis,
         most: i64,
     ) -> Result<Vec<(String, String, bool)>, StoreError> {
-        let page = sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(instant(before)).bind(most);
+        let page =
+            sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(instant(before)).bind(most);
         Ok(page.fetch_all(&self.readers).await?)
     }
 
@@ -35,5 +37,6 @@ impl Postgres {
 }
 
 fn instant(at: Millis) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

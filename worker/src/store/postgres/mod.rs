@@ -4,8 +4,8 @@
 //! others for longer than its own time-outs (a worker may be frozen in mid-transaction).
 
 mod ledger_retention;
-mod statements;
 mod sql;
+mod statements;
 mod writes;
 
 use std::time::Duration;
@@ -29,7 +29,8 @@ const SETTINGS: &str = "SELECT set_config('idle_in_transaction_session_timeout',
     set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false), \
     set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)";
 
-const RESULT: &str = "SELECT result::text FROM webhook_events WHERE platform = $1 AND event_id = $2";
+const RESULT: &str =
+    "SELECT result::text FROM webhook_events WHERE platform = $1 AND event_id = $2";
 
 const SESSION: &str = "SELECT json_build_object('room_id', room_id, 'platform', platform, 'status', status, \
     'live_stream_id', live_stream_id, 'config', config, 'title', title, 'streamer_id', streamer_id, 'app_id', app_id, \
@@ -97,9 +98,9 @@ impl Backend for PostgresBackend {
 
 impl Postgres {
     pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<Self, OpenError> {
-        let connect: PgConnectOptions = url
-            .parse()
-            .map_err(|_| OpenError::Configuration("is not a PostgreSQL URL that can be understood".to_owned()))?;
+        let connect: PgConnectOptions = url.parse().map_err(|_| {
+            OpenError::Configuration("is not a PostgreSQL URL that can be understood".to_owned())
+        })?;
         let connect = connect.application_name("tributary-worker");
         let server = PostgresBackend { connect, options: options.clone() };
         let database_id = migrate(&server).await?;
@@ -118,8 +119,16 @@ impl Postgres {
         Ok(Self { writer, readers, database_id })
     }
 
-    pub(super) async fn result(&self, platform: &str, event_id: &str) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar(RESULT).bind(platform).bind(event_id).fetch_optional(&self.readers).await?)
+    pub(super) async fn result(
+        &self,
+        platform: &str,
+        event_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(RESULT)
+            .bind(platform)
+            .bind(event_id)
+            .fetch_optional(&self.readers)
+            .await?)
     }
 
     pub(super) async fn session(&self, room_id: &str) -> Result<Option<String>, StoreError> {
@@ -128,15 +137,19 @@ impl Postgres {
 
     /// Whether commits survive a power loss.
     pub(super) async fn is_durable(&self) -> Result<bool, StoreError> {
-        let settings: String =
-            sqlx::query_scalar("SELECT current_setting('fsync') || current_setting('full_page_writes')")
-                .fetch_one(&self.readers)
-                .await?;
+        let settings: String = sqlx::query_scalar(
+            "SELECT current_setting('fsync') || current_setting('full_page_writes')",
+        )
+        .fetch_one(&self.readers)
+        .await?;
         Ok(settings == "onon")
     }
 }
 
-async fn configure_session(connection: &mut PgConnection, options: &StoreOptions) -> Result<(), sqlx::Error> {
+async fn configure_session(
+    connection: &mut PgConnection,
+    options: &StoreOptions,
+) -> Result<(), sqlx::Error> {
     sqlx::query(SETTINGS)
         .bind(milliseconds(options.idle_timeout))
         .bind(milliseconds(options.statement_timeout))
@@ -159,7 +172,10 @@ async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
         sqlx::query("SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
             .execute(&mut connection)
             .await?;
-        sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
+        sqlx::query("SELECT pg_advisory_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .execute(&mut connection)
+            .await?;
         Ok::<_, sqlx::Error>(())
     };
     with_timeout(migrate::MIGRATION_TIMEOUT, work).await.map_err(StoreError::from)?;
@@ -171,9 +187,13 @@ async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
         .execute(&mut connection)
         .await
         .map_err(StoreError::from)?;
-    let id = sqlx::query_scalar(DATABASE_ID).fetch_one(&mut connection).await.map_err(StoreError::from)?;
+    let id = sqlx::query_scalar(DATABASE_ID)
+        .fetch_one(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
     // Unasked, a pooler might keep the session, and with it the lock.
-    let unlock = sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
+    let unlock =
+        sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
     unlock.await.map_err(StoreError::from)?;
     check_schema(&mut connection).await.map_err(StoreError::from)?;
     connection.close().await.map_err(StoreError::from)?;
@@ -183,11 +203,15 @@ async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
 /// Refuses a schema in which an application has tables of our names.
 async fn check_unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
     let tables = schema::tables().map_err(StoreError::from)?;
-    let (schema, found): (Option<String>, Vec<String>) =
-        sqlx::query_as(RELATIONS).bind(tables).fetch_one(connection).await.map_err(StoreError::from)?;
+    let (schema, found): (Option<String>, Vec<String>) = sqlx::query_as(RELATIONS)
+        .bind(tables)
+        .fetch_one(connection)
+        .await
+        .map_err(StoreError::from)?;
     if schema.is_none() {
         return Err(OpenError::Configuration(
-            "no schema of the connection's search_path exists; create one: CREATE SCHEMA tributary".to_owned(),
+            "no schema of the connection's search_path exists; create one: CREATE SCHEMA tributary"
+                .to_owned(),
         ));
     }
     schema::check_unclaimed(

@@ -155,7 +155,8 @@ macro_rules! insert_ledger {
 }
 
 /// For events of which the ledger was asked. Who lost a race must not end in an error: that would be an event's fault.
-pub(super) const INSERT_LEDGER: &str = insert_ledger!(" ON CONFLICT (platform, event_id) DO NOTHING");
+pub(super) const INSERT_LEDGER: &str =
+    insert_ledger!(" ON CONFLICT (platform, event_id) DO NOTHING");
 
 /// For events that are taken to be new: a row that is there is an error, since looking for each row first, as ON CONFLICT
 /// does, costs a third as much as the insertion itself.
@@ -189,10 +190,13 @@ macro_rules! missing {
 }
 
 pub(super) const MISSING_SESSIONS: &str = missing!("sessions", "room_id", "$1");
-pub(super) const MISSING_RECORDINGS: &str = missing!("recordings", "platform = $1 AND recording_id", "$2");
-pub(super) const MISSING_CONTENTS: &str = missing!("contents", "platform = $1 AND content_id", "$2");
+pub(super) const MISSING_RECORDINGS: &str =
+    missing!("recordings", "platform = $1 AND recording_id", "$2");
+pub(super) const MISSING_CONTENTS: &str =
+    missing!("contents", "platform = $1 AND content_id", "$2");
 pub(super) const MISSING_JOBS: &str = missing!("jobs", "platform = $1 AND job_id", "$2");
-pub(super) const MISSING_CHATS: &str = missing!("chat_messages", "platform = $1 AND message_id", "$2");
+pub(super) const MISSING_CHATS: &str =
+    missing!("chat_messages", "platform = $1 AND message_id", "$2");
 /// Its rows are never updated, so a visible one is enough.
 pub(super) const MISSING_LEDGER: &str = "SELECT EXISTS (SELECT 1 FROM UNNEST($2::text[]) AS k(id) \
     WHERE NOT EXISTS (SELECT 1 FROM webhook_events WHERE platform = $1 AND event_id = k.id))";

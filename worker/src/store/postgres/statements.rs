@@ -8,22 +8,42 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 use super::sql::{
-    CHATS, CONTENTS, LOCKED_CHATS, LOCKED_CONTENTS, LOCKED_JOBS, LOCKED_RECORDINGS, LOCKED_SESSIONS, JOBS, LEDGER, PROBE,
-    RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
+    CHATS, CONTENTS, JOBS, LEDGER, LOCKED_CHATS, LOCKED_CONTENTS, LOCKED_JOBS, LOCKED_RECORDINGS,
+    LOCKED_SESSIONS, PROBE, RECORDINGS, SESSIONS_BY_EITHER, SESSIONS_BY_ROOM,
 };
 use super::writes::write;
-use crate::effects::{ChatRow, ContentRow, VersionGuards, JobRow, RowKeys, Reach, RecordingRow, SessionRow, WrittenColumns};
-use crate::store::batch::{RowChanges, StoredLedgerRow, LoadedRows, Transact, RowQuery};
+use crate::effects::{
+    ChatRow, ContentRow, JobRow, Reach, RecordingRow, RowKeys, SessionRow, VersionGuards,
+    WrittenColumns,
+};
+use crate::store::batch::{LoadedRows, RowChanges, RowQuery, StoredLedgerRow, Transact};
 use crate::store::error::BackendError;
 use crate::store::locked_rows::{LockedRow, PlatformTable};
 use crate::store::migrate::DATABASE_ID;
 
 type SessionColumns = (String, String, String, String, Option<String>, Option<String>, String, i64);
-type RecordingColumns = (String, Option<String>, String, Option<String>, Option<f64>, Option<i64>, String);
+type RecordingColumns =
+    (String, Option<String>, String, Option<String>, Option<f64>, Option<i64>, String);
 type ContentColumns = (String, Option<String>, Option<String>, String, String);
-type JobColumns =
-    (String, String, Option<f64>, Option<String>, Option<String>, Option<String>, Option<i64>, String);
-type ChatColumns = (String, Option<String>, Option<String>, Option<String>, Option<String>, OffsetDateTime, String);
+type JobColumns = (
+    String,
+    String,
+    Option<f64>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<i64>,
+    String,
+);
+type ChatColumns = (
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    OffsetDateTime,
+    String,
+);
 
 impl Transact for PgConnection {
     async fn is_alive(&mut self) -> bool {
@@ -35,8 +55,16 @@ impl Transact for PgConnection {
         load(self, first, lock_first_sessions).await
     }
 
-    async fn write_then_read(&mut self, changes: &RowChanges<'_>, next: &RowQuery<'_>) -> Result<Option<LoadedRows>, BackendError> {
-        if write(self, changes).await? { load(self, next, lock_next_sessions).await.map(Some) } else { Ok(None) }
+    async fn write_then_read(
+        &mut self,
+        changes: &RowChanges<'_>,
+        next: &RowQuery<'_>,
+    ) -> Result<Option<LoadedRows>, BackendError> {
+        if write(self, changes).await? {
+            load(self, next, lock_next_sessions).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     async fn commit(&mut self, changes: &RowChanges<'_>) -> Result<bool, BackendError> {
@@ -72,12 +100,16 @@ impl Transact for PgConnection {
         Ok(sqlx::query_scalar(DATABASE_ID).fetch_one(self).await?)
     }
 
-    async fn locked_rows(&mut self, RowQuery { platform, needs, .. }: &RowQuery<'_>) -> Result<Vec<LockedRow>, BackendError> {
+    async fn locked_rows(
+        &mut self,
+        RowQuery { platform, needs, .. }: &RowQuery<'_>,
+    ) -> Result<Vec<LockedRow>, BackendError> {
         let mut held = Vec::new();
         if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
             let streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
             let sessions = sqlx::query_as(LOCKED_SESSIONS).bind(&needs.rooms).bind(streams);
-            let rows: Vec<(String, Option<String>, Option<String>)> = sessions.fetch_all(&mut *self).await?;
+            let rows: Vec<(String, Option<String>, Option<String>)> =
+                sessions.fetch_all(&mut *self).await?;
             for (room, live, egress) in rows {
                 held.push(LockedRow::Room(room));
                 held.extend([live, egress].into_iter().flatten().map(LockedRow::LiveStream));
@@ -92,9 +124,14 @@ impl Transact for PgConnection {
             if keys.is_empty() {
                 continue;
             }
-            let ids: Vec<String> =
-                sqlx::query_scalar(statement).bind(platform).bind(keys).fetch_all(&mut *self).await?;
-            held.extend(ids.into_iter().map(|id| LockedRow::OfPlatform(table, (*platform).to_owned(), id)));
+            let ids: Vec<String> = sqlx::query_scalar(statement)
+                .bind(platform)
+                .bind(keys)
+                .fetch_all(&mut *self)
+                .await?;
+            held.extend(
+                ids.into_iter().map(|id| LockedRow::OfPlatform(table, (*platform).to_owned(), id)),
+            );
         }
         Ok(held)
     }
@@ -104,12 +141,20 @@ impl Transact for PgConnection {
 async fn load(
     on: &mut PgConnection,
     RowQuery { platform, ids, needs, scope }: &RowQuery<'_>,
-    sessions: impl AsyncFnOnce(&mut PgConnection, &RowKeys<'_>, Reach<'_>) -> Result<Vec<SessionColumns>, BackendError>,
+    sessions: impl AsyncFnOnce(
+        &mut PgConnection,
+        &RowKeys<'_>,
+        Reach<'_>,
+    ) -> Result<Vec<SessionColumns>, BackendError>,
 ) -> Result<LoadedRows, BackendError> {
-    let mut loaded = LoadedRows { ledger: ledger(on, platform, ids).await?, ..LoadedRows::default() };
+    let mut loaded =
+        LoadedRows { ledger: ledger(on, platform, ids).await?, ..LoadedRows::default() };
     if !needs.rooms.is_empty() || !needs.live_streams.is_empty() {
-        loaded.sessions =
-            sessions(on, needs, Reach { platform, scope: *scope }).await?.into_iter().map(session_row).collect();
+        loaded.sessions = sessions(on, needs, Reach { platform, scope: *scope })
+            .await?
+            .into_iter()
+            .map(session_row)
+            .collect();
     }
     if !needs.recordings.is_empty() {
         loaded.recordings = recordings(on, platform, &needs.recordings).await?;
@@ -126,12 +171,20 @@ async fn load(
     Ok(loaded)
 }
 
-async fn ledger(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<StoredLedgerRow>, BackendError> {
+async fn ledger(
+    on: &mut PgConnection,
+    platform: &str,
+    ids: &[&str],
+) -> Result<Vec<StoredLedgerRow>, BackendError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<(String, String, String)> = sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(on).await?;
-    Ok(rows.into_iter().map(|(event_id, origin, result)| StoredLedgerRow { event_id, origin, result }).collect())
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as(LEDGER).bind(platform).bind(ids).fetch_all(on).await?;
+    Ok(rows
+        .into_iter()
+        .map(|(event_id, origin, result)| StoredLedgerRow { event_id, origin, result })
+        .collect())
 }
 
 /// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order:
@@ -145,7 +198,8 @@ async fn lock_first_sessions(
     if by_stream_alone {
         return sessions_by_either(on, needs).await;
     }
-    let rows: Vec<SessionColumns> = sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
+    let rows: Vec<SessionColumns> =
+        sqlx::query_as(SESSIONS_BY_ROOM).bind(&needs.rooms).fetch_all(&mut *on).await?;
     let reached = rows.iter().filter(|row| reach.includes(&row.1, read_scope(&row.2)));
     let found: HashSet<&str> = reached.map(|row| row.0.as_str()).collect();
     if needs.live_streams.iter().all(|(_, room)| room.is_some_and(|room| found.contains(room))) {
@@ -167,7 +221,10 @@ async fn lock_next_sessions(
     sessions_by_either(on, needs).await
 }
 
-async fn sessions_by_either(on: &mut PgConnection, needs: &RowKeys<'_>) -> Result<Vec<SessionColumns>, BackendError> {
+async fn sessions_by_either(
+    on: &mut PgConnection,
+    needs: &RowKeys<'_>,
+) -> Result<Vec<SessionColumns>, BackendError> {
     let mut streams: Vec<&str> = needs.live_streams.iter().map(|(stream, _)| *stream).collect();
     streams.dedup();
     Ok(sqlx::query_as(SESSIONS_BY_EITHER).bind(&needs.rooms).bind(&streams).fetch_all(on).await?)
@@ -188,8 +245,13 @@ fn session_row(columns: SessionColumns) -> SessionRow {
     }
 }
 
-async fn recordings(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<RecordingRow>, BackendError> {
-    let rows: Vec<RecordingColumns> = sqlx::query_as(RECORDINGS).bind(platform).bind(ids).fetch_all(on).await?;
+async fn recordings(
+    on: &mut PgConnection,
+    platform: &str,
+    ids: &[&str],
+) -> Result<Vec<RecordingRow>, BackendError> {
+    let rows: Vec<RecordingColumns> =
+        sqlx::query_as(RECORDINGS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |(recording_id, room_id, state, url, duration_seconds, size_bytes, guards): RecordingColumns| {
         let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
         RecordingRow { recording_id, room_id, state, url, duration_seconds, size_bytes, guards }
@@ -197,8 +259,13 @@ async fn recordings(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Resu
     Ok(rows.into_iter().map(row).collect())
 }
 
-async fn contents(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<ContentRow>, BackendError> {
-    let rows: Vec<ContentColumns> = sqlx::query_as(CONTENTS).bind(platform).bind(ids).fetch_all(on).await?;
+async fn contents(
+    on: &mut PgConnection,
+    platform: &str,
+    ids: &[&str],
+) -> Result<Vec<ContentRow>, BackendError> {
+    let rows: Vec<ContentColumns> =
+        sqlx::query_as(CONTENTS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |(content_id, title, content_type, state, guards): ContentColumns| {
         let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
         ContentRow { content_id, title, content_type, state, data: None, guards }
@@ -206,21 +273,50 @@ async fn contents(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result
     Ok(rows.into_iter().map(row).collect())
 }
 
-async fn jobs(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<JobRow>, BackendError> {
+async fn jobs(
+    on: &mut PgConnection,
+    platform: &str,
+    ids: &[&str],
+) -> Result<Vec<JobRow>, BackendError> {
     let rows: Vec<JobColumns> = sqlx::query_as(JOBS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |columns: JobColumns| {
-        let (job_id, status, progress, current_step, video_url, error, retry_count, guards) = columns;
+        let (job_id, status, progress, current_step, video_url, error, retry_count, guards) =
+            columns;
         let guards = VersionGuards::parse(&guards);
-        JobRow { job_id, status, progress, current_step, video_url, error, retry_count, data: None, guards }
+        JobRow {
+            job_id,
+            status,
+            progress,
+            current_step,
+            video_url,
+            error,
+            retry_count,
+            data: None,
+            guards,
+        }
     };
     Ok(rows.into_iter().map(row).collect())
 }
 
-async fn chats(on: &mut PgConnection, platform: &str, ids: &[&str]) -> Result<Vec<ChatRow>, BackendError> {
-    let rows: Vec<ChatColumns> = sqlx::query_as(CHATS).bind(platform).bind(ids).fetch_all(on).await?;
+async fn chats(
+    on: &mut PgConnection,
+    platform: &str,
+    ids: &[&str],
+) -> Result<Vec<ChatRow>, BackendError> {
+    let rows: Vec<ChatColumns> =
+        sqlx::query_as(CHATS).bind(platform).bind(ids).fetch_all(on).await?;
     let row = |(message_id, room_id, user_id, user_name, message, sent_at, guards): ChatColumns| {
-        let sent_at = i64::try_from(sent_at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(0);
-        ChatRow { message_id, room_id, user_id, user_name, message, sent_at, guards: VersionGuards::parse(&guards) }
+        let sent_at =
+            i64::try_from(sent_at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(0);
+        ChatRow {
+            message_id,
+            room_id,
+            user_id,
+            user_name,
+            message,
+            sent_at,
+            guards: VersionGuards::parse(&guards),
+        }
     };
     Ok(rows.into_iter().map(row).collect())
 }

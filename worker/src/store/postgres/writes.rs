@@ -7,12 +7,13 @@ use sqlx::postgres::PgQueryResult;
 use time::OffsetDateTime;
 
 use super::sql::{
-    INSERT_CHATS, INSERT_CONTENTS, INSERT_JOBS, INSERT_LEDGER, INSERT_NEW_LEDGER, INSERT_RECORDINGS,
-    INSERT_SESSIONS, MISSING_CHATS, MISSING_CONTENTS, MISSING_JOBS, MISSING_LEDGER, MISSING_RECORDINGS,
-    MISSING_SESSIONS, UPDATE_CHATS, UPDATE_CONTENTS, UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
+    INSERT_CHATS, INSERT_CONTENTS, INSERT_JOBS, INSERT_LEDGER, INSERT_NEW_LEDGER,
+    INSERT_RECORDINGS, INSERT_SESSIONS, MISSING_CHATS, MISSING_CONTENTS, MISSING_JOBS,
+    MISSING_LEDGER, MISSING_RECORDINGS, MISSING_SESSIONS, UPDATE_CHATS, UPDATE_CONTENTS,
+    UPDATE_JOBS, UPDATE_RECORDINGS, UPDATE_SESSIONS,
 };
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow};
-use crate::store::batch::{RowChanges, EffectiveEvent, LedgerCheck};
+use crate::store::batch::{EffectiveEvent, LedgerCheck, RowChanges};
 use crate::store::error::BackendError;
 
 /// A write of rows of one table.
@@ -30,7 +31,11 @@ const fn update(what: &'static str, statement: &'static str) -> PostgresWrite {
     PostgresWrite { what, statement, missing: None }
 }
 
-const fn insert(what: &'static str, statement: &'static str, missing: &'static str) -> PostgresWrite {
+const fn insert(
+    what: &'static str,
+    statement: &'static str,
+    missing: &'static str,
+) -> PostgresWrite {
     PostgresWrite { what, statement, missing: Some(missing) }
 }
 
@@ -39,17 +44,35 @@ const KNOWN_RECORDINGS: PostgresWrite = update("update of recordings", UPDATE_RE
 const KNOWN_CONTENTS: PostgresWrite = update("update of contents", UPDATE_CONTENTS);
 const KNOWN_JOBS: PostgresWrite = update("update of jobs", UPDATE_JOBS);
 const KNOWN_CHATS: PostgresWrite = update("update of chat_messages", UPDATE_CHATS);
-const NEW_SESSIONS: PostgresWrite = insert("insert into sessions", INSERT_SESSIONS, MISSING_SESSIONS);
-const NEW_RECORDINGS: PostgresWrite = insert("insert into recordings", INSERT_RECORDINGS, MISSING_RECORDINGS);
-const NEW_CONTENTS: PostgresWrite = insert("insert into contents", INSERT_CONTENTS, MISSING_CONTENTS);
+const NEW_SESSIONS: PostgresWrite =
+    insert("insert into sessions", INSERT_SESSIONS, MISSING_SESSIONS);
+const NEW_RECORDINGS: PostgresWrite =
+    insert("insert into recordings", INSERT_RECORDINGS, MISSING_RECORDINGS);
+const NEW_CONTENTS: PostgresWrite =
+    insert("insert into contents", INSERT_CONTENTS, MISSING_CONTENTS);
 const NEW_JOBS: PostgresWrite = insert("insert into jobs", INSERT_JOBS, MISSING_JOBS);
 const NEW_CHATS: PostgresWrite = insert("insert into chat_messages", INSERT_CHATS, MISSING_CHATS);
-const ASKED_LEDGER: PostgresWrite = insert("insert into webhook_events", INSERT_LEDGER, MISSING_LEDGER);
-const ASSUMED_LEDGER: PostgresWrite = insert("insert into webhook_events", INSERT_NEW_LEDGER, MISSING_LEDGER);
+const ASKED_LEDGER: PostgresWrite =
+    insert("insert into webhook_events", INSERT_LEDGER, MISSING_LEDGER);
+const ASSUMED_LEDGER: PostgresWrite =
+    insert("insert into webhook_events", INSERT_NEW_LEDGER, MISSING_LEDGER);
 
 /// Writes all rows. Returns `false` if another worker has inserted one first.
-pub(super) async fn write(on: &mut PgConnection, changes: &RowChanges<'_>) -> Result<bool, BackendError> {
-    let RowChanges { platform, now, sessions, recordings, contents, jobs, chats, ledger, ledger_check } = changes;
+pub(super) async fn write(
+    on: &mut PgConnection,
+    changes: &RowChanges<'_>,
+) -> Result<bool, BackendError> {
+    let RowChanges {
+        platform,
+        now,
+        sessions,
+        recordings,
+        contents,
+        jobs,
+        chats,
+        ledger,
+        ledger_check,
+    } = changes;
     let new_ledger = match ledger_check {
         LedgerCheck::Query => ASKED_LEDGER,
         LedgerCheck::AssumeNew => ASSUMED_LEDGER,
@@ -82,7 +105,11 @@ async fn written(
     let Some(missing) = write.missing else { return Err(BackendError::Suppressed(write.what)) };
     let query = sqlx::query_scalar(missing);
     let query = if let Some(platform) = platform { query.bind(platform) } else { query };
-    if query.bind(keys).fetch_one(on).await? { Err(BackendError::Suppressed(write.what)) } else { Ok(false) }
+    if query.bind(keys).fetch_one(on).await? {
+        Err(BackendError::Suppressed(write.what))
+    } else {
+        Ok(false)
+    }
 }
 
 // Each write answers as `written` does.
@@ -263,7 +290,8 @@ fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
 
 /// Planning has refused what is out of range.
 fn instant(at: Millis) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 const fn scope_text(scope: SessionScope) -> &'static str {

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::files::{Displaced, OpenFiles, OriginalFile};
 use super::read::{self, OwnedRowQuery};
 use super::write;
-use crate::store::batch::{RowChanges, LoadedRows, Transact, RowQuery};
+use crate::store::batch::{LoadedRows, RowChanges, RowQuery, Transact};
 use crate::store::error::BackendError;
 use crate::store::migrate::DATABASE_ID;
 use crate::store::schema;
@@ -82,7 +82,10 @@ impl Backend for SqliteFile {
             drop(open);
             drop(open_until);
         };
-        std::thread::Builder::new().name("sqlite".to_owned()).spawn(run).map_err(sqlx::Error::Io)?;
+        std::thread::Builder::new()
+            .name("sqlite".to_owned())
+            .spawn(run)
+            .map_err(sqlx::Error::Io)?;
         answer.await.map_err(|_| BackendError::ThreadEnded)??;
         Ok(WriterThread { jobs, closed })
     }
@@ -92,15 +95,17 @@ impl SqliteFile {
     fn open(&self) -> Result<OpenDatabase, BackendError> {
         // SQLite would apply the present write-ahead log to another file.
         self.original.confirm()?;
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let connection = match &self.vfs {
             Some(vfs) => Connection::open_with_flags_and_vfs(&self.path, flags, vfs.as_str())?,
             None => Connection::open_with_flags(&self.path, flags)?,
         };
         connection.busy_timeout(self.busy_timeout)?;
-        connection
-            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF")?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF",
+        )?;
         connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
         // The first read opens the write-ahead log.
         database_id(&connection)?;
@@ -147,7 +152,11 @@ impl Transact for WriterThread {
 
     /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is an error: a fault, or a
     /// ledger row where the ledger was not asked.
-    async fn write_then_read(&mut self, changes: &RowChanges<'_>, next: &RowQuery<'_>) -> Result<Option<LoadedRows>, BackendError> {
+    async fn write_then_read(
+        &mut self,
+        changes: &RowChanges<'_>,
+        next: &RowQuery<'_>,
+    ) -> Result<Option<LoadedRows>, BackendError> {
         let (tables, asked) = (write::tables(changes), OwnedRowQuery::new(next));
         self.run(move |OpenDatabase { connection, .. }| {
             tables.iter().try_for_each(|table| table.write(connection))?;
@@ -233,9 +242,10 @@ impl OpenDatabase {
         let left = match self.files.newly_displaced() {
             None => return,
             Some(Displaced::Overwritten(_)) => self.set_log_aside(),
-            Some(_) => {
-                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(BackendError::from)
-            }
+            Some(_) => self
+                .connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+                .map_err(BackendError::from),
         };
         if let Err(error) = left {
             tracing::warn!(%error, "the write-ahead log of the displaced database stays; remove it before a restore");
@@ -259,7 +269,8 @@ fn check_schema(connection: &Connection) -> Result<(), BackendError> {
     let is_table = |table: &str| found.iter().any(|(t, _)| t == table);
     let pairs = needed.tables.iter().zip(&needed.columns);
     let missing = pairs.filter(|(table, column)| !has(table, column));
-    let missing = missing.map(|(table, column)| (table.clone(), is_table(table).then(|| column.clone())));
+    let missing =
+        missing.map(|(table, column)| (table.clone(), is_table(table).then(|| column.clone())));
     schema::check_schema(missing.collect())
 }
 

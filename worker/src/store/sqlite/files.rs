@@ -117,7 +117,11 @@ struct SqliteHeader {
 
 impl FileStamp {
     fn of(metadata: &fs::Metadata) -> Self {
-        Self { bytes: metadata.len(), seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() }
+        Self {
+            bytes: metadata.len(),
+            seconds: metadata.mtime(),
+            nanoseconds: metadata.mtime_nsec(),
+        }
     }
 }
 
@@ -135,7 +139,9 @@ impl SqliteHeader {
     fn parse(bytes: &[u8; 100]) -> Option<Self> {
         let number = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
         let pages = if number(52)? == 0 { number(28)? } else { 0 };
-        bytes.starts_with(b"SQLite format 3\0").then_some(Self { change_counter: number(24)?, pages })
+        bytes
+            .starts_with(b"SQLite format 3\0")
+            .then_some(Self { change_counter: number(24)?, pages })
     }
 }
 
@@ -158,7 +164,8 @@ impl OriginalFile {
         let mut seen = content.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = FileStamp::of(&found);
         if seen.0 != stamp {
-            let header = SqliteHeader::read(content.file).map_err(|error| classify(&self.path, error))?;
+            let header =
+                SqliteHeader::read(content.file).map_err(|error| classify(&self.path, error))?;
             match header.filter(|header| *header >= seen.1) {
                 Some(header) => *seen = (stamp, header),
                 None => return Err(Displaced::Overwritten(self.path.clone())),
@@ -224,7 +231,8 @@ impl OpenFiles {
             Some((path, _)) => Err(Displaced::Replaced(path.clone())),
             None => {
                 let seen = Cell::new(CheckState::InPlace);
-                let files = Self { database: database.clone(), beside, log_bytes: Cell::new(0), seen };
+                let files =
+                    Self { database: database.clone(), beside, log_bytes: Cell::new(0), seen };
                 files.accept_log();
                 Ok(files)
             }
@@ -267,7 +275,9 @@ impl OpenFiles {
     }
 
     fn log(&self) -> Option<&(PathBuf, FileId)> {
-        self.beside.first().filter(|(path, _)| path.as_os_str().as_encoded_bytes().ends_with(b"-wal"))
+        self.beside
+            .first()
+            .filter(|(path, _)| path.as_os_str().as_encoded_bytes().ends_with(b"-wal"))
     }
 
     /// Returns the bytes of the log if it is shorter than it was. A checkpoint of another program
@@ -333,7 +343,9 @@ pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
 
 fn classify(path: &Path, error: io::Error) -> Displaced {
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Displaced::Removed(path.to_owned()),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Displaced::Removed(path.to_owned())
+        }
         _ => Displaced::Hidden { path: path.to_owned(), error },
     }
 }

@@ -22,7 +22,8 @@ impl Sqlite {
         before: Millis,
         most: i64,
     ) -> Result<Vec<(String, String, bool)>, StoreError> {
-        let page = sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(rfc3339(before)).bind(most);
+        let page =
+            sqlx::query_as(PAGE).bind(platform).bind(event_id).bind(rfc3339(before)).bind(most);
         Ok(page.fetch_all(self.readers()?).await?)
     }
 
@@ -32,7 +33,8 @@ impl Sqlite {
         event_ids: &[String],
         before: Millis,
     ) -> Result<u64, StoreError> {
-        let ids = serde_json::to_string(event_ids).map_err(|_| BackendError::Unreadable("event id"))?;
+        let ids =
+            serde_json::to_string(event_ids).map_err(|_| BackendError::Unreadable("event id"))?;
         let forget = sqlx::query(FORGET).bind(platform).bind(ids).bind(rfc3339(before));
         Ok(forget.execute(self.readers()?).await?.rows_affected())
     }

@@ -15,7 +15,9 @@ use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::StoreOptions;
@@ -56,9 +58,9 @@ pub struct Sqlite {
 
 impl Sqlite {
     pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<Self, OpenError> {
-        let connect: SqliteConnectOptions = url
-            .parse()
-            .map_err(|_| OpenError::Configuration("is not a SQLite URL that can be understood".to_owned()))?;
+        let connect: SqliteConnectOptions = url.parse().map_err(|_| {
+            OpenError::Configuration("is not a SQLite URL that can be understood".to_owned())
+        })?;
         let path = database_file(&connect)?;
         check_presence(&path, options.create_file)?;
         let connect = connect
@@ -68,10 +70,15 @@ impl Sqlite {
             .busy_timeout(options.busy_timeout)
             .foreign_keys(false);
         let database_id = migrate(&connect, &path).await?;
-        let absolute = std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
+        let absolute =
+            std::path::absolute(&path).map_err(|error| StoreError::from(sqlx::Error::Io(error)))?;
         let original = OriginalFile::new(absolute.clone());
-        let file =
-            SqliteFile { path: absolute, vfs: vfs(url), busy_timeout: options.busy_timeout, original: original.clone() };
+        let file = SqliteFile {
+            path: absolute,
+            vfs: vfs(url),
+            busy_timeout: options.busy_timeout,
+            original: original.clone(),
+        };
         let mut connection = file.connect().await.map_err(StoreError::from)?;
         connection.probe(shared::clock::now_ms()).await.map_err(StoreError::from)?;
         let readers = SqlitePoolOptions::new()
@@ -100,8 +107,16 @@ impl Sqlite {
         std::fs::metadata(&self.wal).map_or(0, |found| found.len())
     }
 
-    pub(super) async fn result(&self, platform: &str, event_id: &str) -> Result<Option<String>, StoreError> {
-        Ok(sqlx::query_scalar(RESULT).bind(platform).bind(event_id).fetch_optional(self.readers()?).await?)
+    pub(super) async fn result(
+        &self,
+        platform: &str,
+        event_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        Ok(sqlx::query_scalar(RESULT)
+            .bind(platform)
+            .bind(event_id)
+            .fetch_optional(self.readers()?)
+            .await?)
     }
 
     pub(super) async fn session(&self, room_id: &str) -> Result<Option<String>, StoreError> {
@@ -119,11 +134,17 @@ fn database_file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
     let file = connect.get_filename();
     let name = file.to_string_lossy();
     if name.is_empty() || name.contains(":memory:") || name.starts_with("file:sqlx-in-memory") {
-        return Err(OpenError::Configuration("names no file; a database in memory would forget events".to_owned()));
+        return Err(OpenError::Configuration(
+            "names no file; a database in memory would forget events".to_owned(),
+        ));
     }
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        return Err(OpenError::Configuration(format!("the folder {} does not exist", folder.display())));
+        return Err(OpenError::Configuration(format!(
+            "the folder {} does not exist",
+            folder.display()
+        )));
     }
     Ok(file.to_owned())
 }
@@ -151,8 +172,10 @@ fn check_presence(file: &Path, may_create: bool) -> Result<(), OpenError> {
 async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, OpenError> {
     let lock = lock_beside(file).await?;
     let mut connection = SqliteConnection::connect_with(connect).await.map_err(StoreError::from)?;
-    let version: String =
-        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut connection).await.map_err(StoreError::from)?;
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
     if !is_supported_version(&version) {
         return Err(OpenError::Configuration(format!(
             "SQLite {version} can corrupt a database that two workers write; 3.51.3 is the oldest supported"
@@ -166,7 +189,10 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
         .execute(&mut connection)
         .await
         .map_err(StoreError::from)?;
-    let id = sqlx::query_scalar(DATABASE_ID).fetch_one(&mut connection).await.map_err(StoreError::from)?;
+    let id = sqlx::query_scalar(DATABASE_ID)
+        .fetch_one(&mut connection)
+        .await
+        .map_err(StoreError::from)?;
     connection.close().await.map_err(StoreError::from)?;
     drop(lock);
     Ok(id)
@@ -175,7 +201,9 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
 /// Refuses a file in which an application has tables of our names.
 async fn check_unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let ours = schema::tables().map_err(StoreError::from)?;
-    let found = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name");
+    let found = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY name",
+    );
     let mut found: Vec<String> = found.fetch_all(connection).await.map_err(StoreError::from)?;
     found.retain(|table| ours.contains(table));
     schema::check_unclaimed(&found, "name another file, for example sqlite://tributary.db")
@@ -183,12 +211,15 @@ async fn check_unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenEr
 
 /// Whatever the URL says (`mode=memory`, another VFS), what SQLite opened must be a file with a write-ahead log.
 async fn check_is_file(connection: &mut SqliteConnection) -> Result<(), OpenError> {
-    let journal: String =
-        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(StoreError::from)?;
-    let file: String = sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
-        .fetch_one(connection)
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut *connection)
         .await
         .map_err(StoreError::from)?;
+    let file: String =
+        sqlx::query_scalar("SELECT file FROM pragma_database_list WHERE name = 'main'")
+            .fetch_one(connection)
+            .await
+            .map_err(StoreError::from)?;
     if journal != "wal" || !Path::new(&file).is_file() {
         return Err(OpenError::Configuration(
             "opens no file of its own; a database in memory would forget events".to_owned(),
@@ -207,8 +238,12 @@ async fn lock_beside(file: &Path) -> Result<std::fs::File, OpenError> {
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) if began.elapsed() < migrate::MIGRATION_TIMEOUT => tokio::time::sleep(PAUSE).await,
-            Err(TryLockError::WouldBlock) => return Err(io(std::io::ErrorKind::TimedOut.into()).into()),
+            Err(TryLockError::WouldBlock) if began.elapsed() < migrate::MIGRATION_TIMEOUT => {
+                tokio::time::sleep(PAUSE).await
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io(std::io::ErrorKind::TimedOut.into()).into());
+            }
             Err(TryLockError::Error(error)) => return Err(io(error).into()),
         }
     }

@@ -6,11 +6,14 @@ use shared::platform::SessionScope;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use crate::effects::{ChatRow, ContentRow, VersionGuards, JobRow, Reach, RecordingRow, SessionRow, WrittenColumns};
-use crate::store::batch::{StoredLedgerRow, LoadedRows, RowQuery};
+use crate::effects::{
+    ChatRow, ContentRow, JobRow, Reach, RecordingRow, SessionRow, VersionGuards, WrittenColumns,
+};
+use crate::store::batch::{LoadedRows, RowQuery, StoredLedgerRow};
 use crate::store::error::BackendError;
 
-const LEDGER: &str = "SELECT event_id, origin, result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
+const LEDGER: &str =
+    "SELECT event_id, origin, result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
 
 /// With the columns of a session, in the order of [`session_row`].
 macro_rules! session {
@@ -24,14 +27,15 @@ macro_rules! session {
 }
 
 const SESSION: &str = session!("room_id = ?1");
-const SESSIONS_OF_STREAM: [&str; 2] =
-    [session!("live_stream_id = ?1"), session!("CAST(config ->> '$.egress.live_stream_id' AS TEXT) = ?1")];
+const SESSIONS_OF_STREAM: [&str; 2] = [
+    session!("live_stream_id = ?1"),
+    session!("CAST(config ->> '$.egress.live_stream_id' AS TEXT) = ?1"),
+];
 
 const RECORDING: &str = "SELECT recording_id, room_id, state, url, duration_seconds, size_bytes, guards FROM recordings \
     WHERE platform = ?1 AND recording_id = ?2";
 
-const CONTENT: &str =
-    "SELECT content_id, title, content_type, state, guards FROM contents WHERE platform = ?1 AND content_id = ?2";
+const CONTENT: &str = "SELECT content_id, title, content_type, state, guards FROM contents WHERE platform = ?1 AND content_id = ?2";
 
 const JOB: &str = "SELECT job_id, status, progress, current_step, video_url, error, retry_count, guards FROM jobs \
     WHERE platform = ?1 AND job_id = ?2";
@@ -56,7 +60,8 @@ pub(super) struct OwnedRowQuery {
 impl OwnedRowQuery {
     pub(super) fn new(RowQuery { platform, scope, ids, needs }: &RowQuery<'_>) -> Self {
         let own = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
-        let stream = |(stream, room): &(&str, Option<&str>)| ((*stream).to_owned(), room.map(str::to_owned));
+        let stream =
+            |(stream, room): &(&str, Option<&str>)| ((*stream).to_owned(), room.map(str::to_owned));
         Self {
             platform: (*platform).to_owned(),
             scope: *scope,
@@ -72,27 +77,39 @@ impl OwnedRowQuery {
 }
 
 /// Reads everything that `asked` names.
-pub(super) fn all(connection: &Connection, asked: &OwnedRowQuery) -> Result<LoadedRows, BackendError> {
+pub(super) fn all(
+    connection: &Connection,
+    asked: &OwnedRowQuery,
+) -> Result<LoadedRows, BackendError> {
     let platform = Some(asked.platform.as_str());
     Ok(LoadedRows {
         ledger: Keyed { connection, statement: LEDGER, platform }.rows(&asked.ids, ledger_row)?,
         sessions: sessions(connection, asked)?,
-        recordings: Keyed { connection, statement: RECORDING, platform }.rows(&asked.recordings, recording_row)?,
-        contents: Keyed { connection, statement: CONTENT, platform }.rows(&asked.contents, content_row)?,
+        recordings: Keyed { connection, statement: RECORDING, platform }
+            .rows(&asked.recordings, recording_row)?,
+        contents: Keyed { connection, statement: CONTENT, platform }
+            .rows(&asked.contents, content_row)?,
         jobs: Keyed { connection, statement: JOB, platform }.rows(&asked.jobs, job_row)?,
         chats: Keyed { connection, statement: CHAT, platform }.rows(&asked.chats, chat_row)?,
     })
 }
 
 /// Sessions by room, and by live stream where no room leads to a usable one already.
-fn sessions(connection: &Connection, asked: &OwnedRowQuery) -> Result<Vec<SessionRow>, BackendError> {
-    let by = |statement, keys: &[String]| Keyed { connection, statement, platform: None }.rows(keys, session_row);
+fn sessions(
+    connection: &Connection,
+    asked: &OwnedRowQuery,
+) -> Result<Vec<SessionRow>, BackendError> {
+    let by = |statement, keys: &[String]| {
+        Keyed { connection, statement, platform: None }.rows(keys, session_row)
+    };
     let mut found = by(SESSION, &asked.rooms)?;
     // Rooms were asked for in their order, so what was found is in it.
     let reach = Reach { platform: &asked.platform, scope: asked.scope };
-    let named =
-        |room: &String| found.binary_search_by(|row| row.room_id.cmp(room)).ok().and_then(|at| found.get(at));
-    let known = |room: &String| named(room).is_some_and(|row| reach.includes(&row.platform, row.scope));
+    let named = |room: &String| {
+        found.binary_search_by(|row| row.room_id.cmp(room)).ok().and_then(|at| found.get(at))
+    };
+    let known =
+        |room: &String| named(room).is_some_and(|row| reach.includes(&row.platform, row.scope));
     let needed = asked.live_streams.iter().filter(|(_, room)| !room.as_ref().is_some_and(known));
     let mut streams: Vec<String> = needed.map(|(stream, _)| stream.clone()).collect();
     streams.dedup();
@@ -216,10 +233,14 @@ fn text<'r>(row: &'r Row<'_>, place: usize) -> Result<&'r str, rusqlite::Error> 
 /// RFC 3339, or SQLite's own `2026-01-31 23:59:59[.123]`, which an application may write. What is neither was long ago.
 fn read_time(text: &str) -> Millis {
     let own = || {
-        let own = PrimitiveDateTime::parse(&format!("{}Z", text.replacen(' ', "T", 1)), &Rfc3339).ok()?;
+        let own =
+            PrimitiveDateTime::parse(&format!("{}Z", text.replacen(' ', "T", 1)), &Rfc3339).ok()?;
         Some(own.assume_utc())
     };
-    let at = OffsetDateTime::parse(text, &Rfc3339).ok().or_else(own).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let at = OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .or_else(own)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
     i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(0)
 }
 
@@ -230,7 +251,9 @@ mod tests {
 
     #[test]
     fn times_written_by_an_application_are_read() {
-        for text in ["2026-01-31T23:59:59.123Z", "2026-02-01T00:59:59.123+01:00", "2026-01-31 23:59:59.123"] {
+        for text in
+            ["2026-01-31T23:59:59.123Z", "2026-02-01T00:59:59.123+01:00", "2026-01-31 23:59:59.123"]
+        {
             assert_eq!(read_time(text), 1_769_903_999_123, "{text}");
         }
         assert_eq!(read_time("2026-01-31 23:59:59"), 1_769_903_999_000);

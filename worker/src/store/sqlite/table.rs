@@ -142,7 +142,11 @@ impl RowBuffer {
     }
 
     /// Returns `true` if the table has the row after all.
-    fn is_written(&self, connection: &Connection, row: &[BoundValue]) -> Result<bool, BackendError> {
+    fn is_written(
+        &self,
+        connection: &Connection,
+        row: &[BoundValue],
+    ) -> Result<bool, BackendError> {
         let mut proof = connection.prepare_cached(self.write.proof)?;
         self.bind_common(&mut proof)?;
         self.bind(&mut proof, row)?;
@@ -155,7 +159,11 @@ impl RowBuffer {
     }
 
     /// Binds as many values as the statement has parameters for.
-    fn bind(&self, statement: &mut Statement<'_>, row: &[BoundValue]) -> Result<(), rusqlite::Error> {
+    fn bind(
+        &self,
+        statement: &mut Statement<'_>,
+        row: &[BoundValue],
+    ) -> Result<(), rusqlite::Error> {
         for (place, value) in (COMMON_PARAMETERS + 1..=statement.parameter_count()).zip(row) {
             match *value {
                 BoundValue::Null => statement.raw_bind_parameter(place, Null)?,
@@ -188,9 +196,14 @@ mod tests {
         table.text("a");
         table.text("b");
         table.end_row();
-        connection.execute_batch("CREATE TRIGGER skip BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END").unwrap();
+        connection
+            .execute_batch("CREATE TRIGGER skip BEFORE INSERT ON t BEGIN SELECT RAISE(IGNORE); END")
+            .unwrap();
         let suppressed = table.write(&connection);
-        assert!(matches!(suppressed, Err(BackendError::Suppressed("insert into t"))), "{suppressed:?}");
+        assert!(
+            matches!(suppressed, Err(BackendError::Suppressed("insert into t"))),
+            "{suppressed:?}"
+        );
         connection
             .execute_batch(
                 "DROP TABLE t; CREATE VIEW t AS SELECT * FROM elsewhere;
@@ -205,7 +218,11 @@ mod tests {
     fn rows_are_written_with_their_values() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (now, platform, a, b, c, d, e, f)").unwrap();
-        let mut table = RowBuffer::new(to("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"), "now", "mux");
+        let mut table = RowBuffer::new(
+            to("INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
+            "now",
+            "mux",
+        );
         for (text, number) in [(Some("ä"), Some(1)), (None, None), (Some(""), Some(-7))] {
             table.text_or_null(text);
             table.integer(number);

@@ -5,7 +5,7 @@ use shared::platform::SessionScope;
 
 use super::table::{RowBuffer, SqliteWrite};
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow, bit};
-use crate::store::batch::{RowChanges, EffectiveEvent};
+use crate::store::batch::{EffectiveEvent, RowChanges};
 
 // In all of them ?1 is the time and ?2 the platform.
 
@@ -78,15 +78,16 @@ const SESSION_INDEXED_WRITTEN: &str = "SELECT 1 FROM sessions WHERE room_id = ?3
 const RECORDING_WRITTEN: &str =
     "SELECT 1 FROM recordings WHERE platform = ?2 AND recording_id = ?3 AND guards = ?9";
 
-const CONTENT_WRITTEN: &str = "SELECT 1 FROM contents WHERE platform = ?2 AND content_id = ?3 AND guards = ?8";
+const CONTENT_WRITTEN: &str =
+    "SELECT 1 FROM contents WHERE platform = ?2 AND content_id = ?3 AND guards = ?8";
 
 const JOB_WRITTEN: &str = "SELECT 1 FROM jobs WHERE platform = ?2 AND job_id = ?3 AND guards = ?11";
 
-const CHAT_WRITTEN: &str = "SELECT 1 FROM chat_messages WHERE platform = ?2 AND message_id = ?3 AND guards = ?9";
+const CHAT_WRITTEN: &str =
+    "SELECT 1 FROM chat_messages WHERE platform = ?2 AND message_id = ?3 AND guards = ?9";
 
 /// By this transaction, not before it.
-const LEDGER_WRITTEN: &str =
-    "SELECT 1 FROM webhook_events WHERE platform = ?2 AND event_id = ?3 AND origin = ?10 AND processed_at = ?1";
+const LEDGER_WRITTEN: &str = "SELECT 1 FROM webhook_events WHERE platform = ?2 AND event_id = ?3 AND origin = ?10 AND processed_at = ?1";
 
 const fn write(what: &'static str, statement: &'static str, proof: &'static str) -> SqliteWrite {
     SqliteWrite { what, statement, proof }
@@ -94,16 +95,34 @@ const fn write(what: &'static str, statement: &'static str, proof: &'static str)
 
 /// Everything that `changes` says, in the order in which it is to be written.
 pub(super) fn tables(changes: &RowChanges<'_>) -> Vec<RowBuffer> {
-    let RowChanges { platform, now, sessions, recordings, contents, jobs, chats, ledger, ledger_check: _ } = changes;
+    let RowChanges {
+        platform,
+        now,
+        sessions,
+        recordings,
+        contents,
+        jobs,
+        chats,
+        ledger,
+        ledger_check: _,
+    } = changes;
     let mut into = RowBuffers { platform, now: rfc3339(*now), tables: Vec::new() };
     let indexed = |row: &&&SessionRow| row.written.mask & (bit::LIVE_STREAM_ID | bit::CONFIG) != 0;
-    into.add(write("update of sessions", UPDATE_SESSION, SESSION_WRITTEN), sessions.known.iter(), session);
+    into.add(
+        write("update of sessions", UPDATE_SESSION, SESSION_WRITTEN),
+        sessions.known.iter(),
+        session,
+    );
     into.add(
         write("update of sessions", UPDATE_SESSION_INDEXED, SESSION_INDEXED_WRITTEN),
         sessions.known.iter().filter(indexed),
         indexed_columns,
     );
-    into.add(write("insert into sessions", INSERT_SESSION, SESSION_WRITTEN), sessions.new.iter(), session);
+    into.add(
+        write("insert into sessions", INSERT_SESSION, SESSION_WRITTEN),
+        sessions.new.iter(),
+        session,
+    );
     into.add(
         write("update of recordings", UPDATE_RECORDING, RECORDING_WRITTEN),
         recordings.known.iter(),
@@ -114,13 +133,25 @@ pub(super) fn tables(changes: &RowChanges<'_>) -> Vec<RowBuffer> {
         recordings.new.iter(),
         recording,
     );
-    into.add(write("update of contents", UPDATE_CONTENT, CONTENT_WRITTEN), contents.known.iter(), content);
-    into.add(write("insert into contents", INSERT_CONTENT, CONTENT_WRITTEN), contents.new.iter(), content);
+    into.add(
+        write("update of contents", UPDATE_CONTENT, CONTENT_WRITTEN),
+        contents.known.iter(),
+        content,
+    );
+    into.add(
+        write("insert into contents", INSERT_CONTENT, CONTENT_WRITTEN),
+        contents.new.iter(),
+        content,
+    );
     into.add(write("update of jobs", UPDATE_JOB, JOB_WRITTEN), jobs.known.iter(), job);
     into.add(write("insert into jobs", INSERT_JOB, JOB_WRITTEN), jobs.new.iter(), job);
     into.add(write("update of chat_messages", UPDATE_CHAT, CHAT_WRITTEN), chats.known.iter(), chat);
     into.add(write("insert into chat_messages", INSERT_CHAT, CHAT_WRITTEN), chats.new.iter(), chat);
-    into.add(write("insert into webhook_events", INSERT_LEDGER, LEDGER_WRITTEN), ledger.iter(), entry);
+    into.add(
+        write("insert into webhook_events", INSERT_LEDGER, LEDGER_WRITTEN),
+        ledger.iter(),
+        entry,
+    );
     into.tables
 }
 
@@ -132,7 +163,12 @@ struct RowBuffers<'p> {
 
 impl RowBuffers<'_> {
     /// `values` says a row's values, in the order of the statement's parameters from the third on.
-    fn add<R>(&mut self, write: SqliteWrite, rows: impl Iterator<Item = R>, mut values: impl FnMut(&mut RowBuffer, R)) {
+    fn add<R>(
+        &mut self,
+        write: SqliteWrite,
+        rows: impl Iterator<Item = R>,
+        mut values: impl FnMut(&mut RowBuffer, R),
+    ) {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
             return;

@@ -7,8 +7,8 @@ use shared::event::{Millis, OrderKey};
 use shared::platform::registry::Registry;
 
 use super::*;
-use crate::effects::{PlannedChange, EventResult, PlannedEvent};
-use crate::store::batch::{RowChanges, StoredLedgerRow, LoadedRows, RowQuery};
+use crate::effects::{EventResult, PlannedChange, PlannedEvent};
+use crate::store::batch::{LoadedRows, RowChanges, RowQuery, StoredLedgerRow};
 
 /// A ledger and nothing else, which remembers how each transaction began.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +35,9 @@ impl FakeDatabase {
             origin: OrderKey::default().origin.to_string(),
             result: EventResult::logged(id).to_json(),
         };
-        let ledger =
-            self.with(|inner| wanted.ids.iter().filter(|id| inner.known.contains(**id)).map(row).collect());
+        let ledger = self.with(|inner| {
+            wanted.ids.iter().filter(|id| inner.known.contains(**id)).map(row).collect()
+        });
         LoadedRows { ledger, ..LoadedRows::default() }
     }
 }
@@ -61,7 +62,11 @@ impl Transact for FakeDatabase {
         Ok(self.loaded(first))
     }
 
-    async fn write_then_read(&mut self, _: &RowChanges<'_>, next: &RowQuery<'_>) -> Result<Option<LoadedRows>, BackendError> {
+    async fn write_then_read(
+        &mut self,
+        _: &RowChanges<'_>,
+        next: &RowQuery<'_>,
+    ) -> Result<Option<LoadedRows>, BackendError> {
         Ok(Some(self.loaded(next)))
     }
 
@@ -123,10 +128,15 @@ impl WriterFixture {
     }
 
     /// What became of the events, and how the transactions began that it took.
-    async fn apply(&self, platform: &str, ids: &[&str]) -> (Result<Vec<Applied>, StoreError>, Vec<LedgerCheck>) {
+    async fn apply(
+        &self,
+        platform: &str,
+        ids: &[&str],
+    ) -> (Result<Vec<Applied>, StoreError>, Vec<LedgerCheck>) {
         self.fake.with(|inner| inner.began.clear());
         let events: Vec<PlannedEvent> = ids.iter().map(|id| event(id)).collect();
-        let part = PlatformEvents { platform: self.registry.get(platform).unwrap(), events: &events };
+        let part =
+            PlatformEvents { platform: self.registry.get(platform).unwrap(), events: &events };
         let applied = self.writer.apply(&[part]).await.map(|parts| parts.concat());
         (applied, self.fake.with(|inner| inner.began.clone()))
     }
@@ -153,11 +163,18 @@ async fn first_batch_of_duplicates_runs_twice_and_the_next_once() {
     stage.apply("mux", &["a", "b", "c"]).await.0.unwrap();
     let (applied, began) = stage.apply("mux", &["a", "new"]).await;
     assert_eq!(applied.unwrap(), [known("a"), Applied::Done(EventResult::logged("new"))]);
-    assert_eq!((began, stage.fake.with(|inner| inner.rolled_back)), (vec![LedgerCheck::AssumeNew, LedgerCheck::Query], 1));
+    assert_eq!(
+        (began, stage.fake.with(|inner| inner.rolled_back)),
+        (vec![LedgerCheck::AssumeNew, LedgerCheck::Query], 1)
+    );
     let (applied, began) = stage.apply("mux", &["b", "c"]).await;
     assert_eq!((applied.unwrap(), began), (vec![known("b"), known("c")], vec![LedgerCheck::Query]));
     let (applied, began) = stage.apply("generic", &["z"]).await;
-    assert_eq!((applied.unwrap().len(), began), (1, vec![LedgerCheck::AssumeNew]), "another platform's are not doubted");
+    assert_eq!(
+        (applied.unwrap().len(), began),
+        (1, vec![LedgerCheck::AssumeNew]),
+        "another platform's are not doubted"
+    );
 }
 
 #[tokio::test]
@@ -165,7 +182,10 @@ async fn lost_races_are_counted_once_the_ledger_is_queried() {
     let stage = WriterFixture::new();
     stage.fake.with(|inner| inner.hopeless = true);
     let (applied, began) = stage.apply("mux", &["a"]).await;
-    assert!(matches!(applied, Err(StoreError::Outage(BackendError::Contended(MAX_RACES)))), "{applied:?}");
+    assert!(
+        matches!(applied, Err(StoreError::Outage(BackendError::Contended(MAX_RACES)))),
+        "{applied:?}"
+    );
     let read = usize::try_from(MAX_RACES).unwrap();
     assert_eq!(
         (began.len(), began[0], began.iter().filter(|one| **one == LedgerCheck::Query).count()),
@@ -179,7 +199,10 @@ async fn another_database_is_an_outage_until_the_first_is_back() {
     stage.writer.probe().await.unwrap();
     stage.fake.with(|inner| inner.database_id = "another".to_owned());
     let probed = stage.writer.probe().await;
-    assert!(matches!(probed, Err(StoreError::Outage(BackendError::OtherDatabase { .. }))), "{probed:?}");
+    assert!(
+        matches!(probed, Err(StoreError::Outage(BackendError::OtherDatabase { .. }))),
+        "{probed:?}"
+    );
     let trouble = stage.writer.wrong_database().unwrap();
     assert!(trouble.contains("another") && trouble.contains("--adopt-database"), "{trouble}");
     stage.fake.with(|inner| inner.database_id.clear());

@@ -3,8 +3,7 @@
 use super::*;
 use crate::platform::types::{SecretRefs, SessionScope};
 
-const FILE: &str =
-    "[platforms.acme]\nsecrets = ['env:A']\naliases = ['acme-live']\n[platforms.mux]\nrate_limit = 7";
+const FILE: &str = "[platforms.acme]\nsecrets = ['env:A']\naliases = ['acme-live']\n[platforms.mux]\nrate_limit = 7";
 
 fn base() -> Registry {
     Registry::from_text("p.toml", FILE).unwrap()
@@ -15,11 +14,16 @@ fn name(text: &str) -> PlatformName {
 }
 
 fn registered(of: &str, definition: &str) -> Arc<Platform> {
-    Arc::new(base().registered(&name(of), definition.parse().unwrap()).unwrap_or_else(|p| panic!("{p:?}")))
+    Arc::new(
+        base()
+            .registered(&name(of), definition.parse().unwrap())
+            .unwrap_or_else(|p| panic!("{p:?}")),
+    )
 }
 
 fn problems(definition: &str) -> Vec<String> {
-    let problems = base().registered(&name("shop"), definition.parse().unwrap()).err().unwrap_or_default();
+    let problems =
+        base().registered(&name("shop"), definition.parse().unwrap()).err().unwrap_or_default();
     problems.iter().map(ToString::to_string).collect()
 }
 
@@ -41,7 +45,8 @@ fn it_starts_from_a_preset_and_says_that_it_was_registered() {
         assert!(Arc::ptr_eq(all.get(of).unwrap(), &shop));
     }
     assert!(base().get("shop").is_none(), "what it is laid over does not change");
-    let env = crate::config::Env::from_pairs([("A", "x"), ("STREAMING_WEBHOOK_SIGNING_SECRET", "x")]);
+    let env =
+        crate::config::Env::from_pairs([("A", "x"), ("STREAMING_WEBHOOK_SIGNING_SECRET", "x")]);
     let resolved = all.resolve(&env).unwrap();
     assert!(
         resolved.contains_key("acme") && !resolved.contains_key("shop"),
@@ -51,7 +56,9 @@ fn it_starts_from_a_preset_and_says_that_it_was_registered() {
 
 #[test]
 fn whatever_it_starts_from_it_touches_only_its_own_sessions_and_refers_to_no_secret() {
-    for (of, preset) in [("shop", "preset = 'livekit'"), ("livekit", ""), ("shop", "preset = 'mux'")] {
+    for (of, preset) in
+        [("shop", "preset = 'livekit'"), ("livekit", ""), ("shop", "preset = 'mux'")]
+    {
         let platform = registered(of, preset);
         assert_eq!(platform.session_scope, SessionScope::Own, "{of} {preset}");
         assert!(platform.secrets.is_empty(), "{of} {preset}");
@@ -82,9 +89,17 @@ fn it_takes_no_name_away_from_anybody() {
         ("shop", "aliases = ['store', 'acme']", "acme", "acme"),
         ("shop", "aliases = ['github']", "github", "github"),
     ] {
-        assert_eq!(refusal(of, definition), Clash::Name { name: name(taken), owner: name(owner) }, "{of}");
+        assert_eq!(
+            refusal(of, definition),
+            Clash::Name { name: name(taken), owner: name(owner) },
+            "{of}"
+        );
     }
-    let shops = [registered("a", "aliases = ['x']"), registered("b", "aliases = ['x']"), registered("x", "")];
+    let shops = [
+        registered("a", "aliases = ['x']"),
+        registered("b", "aliases = ['x']"),
+        registered("x", ""),
+    ];
     let (all, refused) = merged(&shops);
     assert_eq!(all.get("x").unwrap().name.as_str(), "a", "who came first keeps it");
     assert_eq!(refused.len(), 2);
@@ -99,7 +114,11 @@ fn a_bundled_platform_gives_way_and_comes_back() {
     assert_eq!((platform.name.as_str(), platform.source), ("github", Source::Registered));
     assert_eq!(all.iter().filter(|platform| platform.name.as_str() == "github").count(), 1);
     let (without, _) = all.with_registered([], Arc::clone);
-    assert_eq!(without.get("github").unwrap().source, Source::Registered, "what it is laid over stays");
+    assert_eq!(
+        without.get("github").unwrap().source,
+        Source::Registered,
+        "what it is laid over stays"
+    );
     assert_eq!(merged(&[]).0.get("github").unwrap().source, Source::Bundled);
 }
 

@@ -21,7 +21,9 @@ const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What most of `nodes` say, each with the host by which it is reached.
-pub(super) async fn majority(nodes: Vec<(String, NodeConnection)>) -> Result<Vec<SlotRange>, CallError> {
+pub(super) async fn majority(
+    nodes: Vec<(String, NodeConnection)>,
+) -> Result<Vec<SlotRange>, CallError> {
     let mut asked = JoinSet::new();
     for (host, node) in nodes {
         asked.spawn(async move {

@@ -15,17 +15,23 @@ fn streams() -> [From<'static>; 2] {
 fn replies() -> impl Strategy<Value = Vec<u8>> {
     let text = |text: &[u8]| [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
     let nil = || prop_oneof![Just(b"$-1\r\n".to_vec()), Just(b"*-1\r\n".to_vec())];
-    let array = |items: Vec<Vec<u8>>| [format!("*{}\r\n", items.len()).into_bytes(), items.concat()].concat();
-    let id = (any::<u64>(), any::<u64>()).prop_map(move |(ms, seq)| text(format!("{ms}-{seq}").as_bytes()));
+    let array = |items: Vec<Vec<u8>>| {
+        [format!("*{}\r\n", items.len()).into_bytes(), items.concat()].concat()
+    };
+    let id = (any::<u64>(), any::<u64>())
+        .prop_map(move |(ms, seq)| text(format!("{ms}-{seq}").as_bytes()));
     let pairs = vec((vec(any::<u8>(), 0..9), vec(any::<u8>(), 0..20)), 0..5);
-    let fields = pairs.prop_map(move |pairs| array(pairs.iter().flat_map(|(a, b)| [text(a), text(b)]).collect()));
+    let fields = pairs
+        .prop_map(move |pairs| array(pairs.iter().flat_map(|(a, b)| [text(a), text(b)]).collect()));
     let odd = vec(any::<u8>(), 0..9).prop_map(move |one| array(vec![text(&one)]));
     let fields = prop_oneof![8 => fields, 1 => nil(), 1 => odd];
     let entry = (id, fields).prop_map(move |(id, fields)| array(vec![id, fields]));
-    let other = prop_oneof![Just(b":7\r\n".to_vec()), Just(b"+OK\r\n".to_vec()), Just(b"*0\r\n".to_vec())];
+    let other =
+        prop_oneof![Just(b":7\r\n".to_vec()), Just(b"+OK\r\n".to_vec()), Just(b"*0\r\n".to_vec())];
     let entry = prop_oneof![20 => entry, 1 => nil(), 1 => other.clone()];
     let page = prop_oneof![9 => vec(entry, 0..5).prop_map(array), 1 => nil()];
-    let key = prop::sample::select(vec!["a", "b", "b", "c"]).prop_map(move |key| text(key.as_bytes()));
+    let key =
+        prop::sample::select(vec!["a", "b", "b", "c"]).prop_map(move |key| text(key.as_bytes()));
     let stream = (key, page).prop_map(move |(key, page)| array(vec![key, page]));
     let whole = vec(prop_oneof![20 => stream, 1 => other.clone()], 0..3).prop_map(array);
     prop_oneof![8 => whole, 1 => nil(), 1 => other]
@@ -79,7 +85,10 @@ fn deleted_entry_has_no_fields_and_nil_is_left_out() {
     let reply = b"*1\r\n*2\r\n$1\r\nb\r\n*3\r\n*2\r\n$3\r\n1-2\r\n*-1\r\n*-1\r\n*2\r\n$3\r\n1-3\r\n*2\r\n$1\r\nv\r\n$1\r\n1\r\n";
     let read = pages(reply, &streams()).unwrap();
     let entry = |seq, fields| StreamEntry { id: StreamId { ms: 1, seq }, fields };
-    assert_eq!(read, [(1, vec![entry(2, None), entry(3, Some([("v", "1")].into_iter().collect()))])]);
+    assert_eq!(
+        read,
+        [(1, vec![entry(2, None), entry(3, Some([("v", "1")].into_iter().collect()))])]
+    );
 }
 
 #[test]
