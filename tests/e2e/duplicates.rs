@@ -2,19 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tests::ledger::AcceptanceLog;
+use tests::poll;
 use tests::sender::{
     ACME_SECRET, MUX_SECRET, Sender, content_event, mux_event, now, now_ms, unique,
 };
-use tests::sign;
+use tests::sign::{self, SignedWebhook};
 use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
 on_both!(thousand_concurrent_duplicates_are_one_event);
 on_both!(expired_dedup_marker_does_not_repeat_the_effect);
+
+fn event(platform: &str) -> SignedWebhook {
+    let body = content_event("content_added", &unique("c"), "t", now_ms()).to_string();
+    sign::generic(platform, ACME_SECRET, body.as_bytes())
+}
 
 async fn thousand_concurrent_duplicates_are_one_event(kind: DatabaseKind) {
     const CONNECTIONS: usize = 64;
@@ -155,4 +162,87 @@ async fn empty_or_overlong_id_falls_back_to_the_content() {
         }
         assert_eq!(ids.len(), 2, "two contents, two events");
     }
+}
+
+/// One event three times in the queue, read as one batch: it takes effect once, and all three are finished.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn duplicate_entries_in_one_batch_take_effect_once() {
+    let mut stack = Stack::builder().workers(0).start().await;
+    let (sender, signed) = (stack.sender(), event("acme"));
+    for _ in 0..3 {
+        sender.send(&signed).await.expect(202, "accepted");
+        // As if it had expired.
+        let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
+        let _: usize = stack.redis.command(&["DEL", &markers[0]]).await;
+    }
+    sender.send(&event("acme")).await.expect(202, "accepted");
+    assert_eq!(stack.unfinished("acme").await, 4);
+    stack.add_worker().await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert_eq!(stack.database.count("webhook_events").await, 2);
+    assert_eq!(stack.dead("acme").await, 0);
+    let role = &stack.workers[0];
+    poll::until("each is counted as what it was", WAIT_LIMIT, async || {
+        let of =
+            async |outcome: &str| role.metric("webhook_events_total", &["acme", outcome]).await;
+        match (of("processed").await, of("duplicate").await) {
+            (2.0, 2.0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+}
+
+/// They are told apart before the database sees them: no transaction fails over the second one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn duplicate_entries_in_one_batch_roll_nothing_back() {
+    let mut stack = Stack::builder().database(DatabaseKind::Postgres).workers(0).start().await;
+    let signed = event("acme");
+    for _ in 0..3 {
+        stack.sender().send(&signed).await.expect(202, "accepted");
+        let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
+        let _: usize = stack.redis.command(&["DEL", &markers[0]]).await;
+    }
+    stack.add_worker().await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert_eq!(stack.database.count("webhook_events").await, 1);
+    let rolled_back = async || {
+        let sql =
+            "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
+        stack.database.rows(sql, &[]).await[0]["n"].as_i64()
+    };
+    // A session tells what it did with its next transaction, and at most once a second.
+    poll::throughout("nothing was rolled back", Duration::from_millis(1_500), async || {
+        match rolled_back().await {
+            Some(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    })
+    .await;
+    stack.sender().send(&event("acme")).await.expect(202, "accepted");
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    poll::throughout(
+        "nothing was rolled back",
+        Duration::from_secs(1),
+        async || match rolled_back().await {
+            Some(0) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        },
+    )
+    .await;
+}
+
+/// Identical bodies of a sender whose events have neither id nor time, and may repeat, are separate events for the ledger,
+/// too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeatable_event_takes_effect_each_time() {
+    let toml = "[platforms.bell]\nsecrets = [\"env:ACME_SECRET\"]\n\
+                event = { type = \"/kind\", time = false, repeatable = true, schema = false }\n";
+    let stack = Stack::builder().platforms(toml).start().await;
+    let signed = sign::generic("bell", ACME_SECRET, br#"{"kind":"ring"}"#);
+    for _ in 0..3 {
+        stack.sender().send(&signed).await.expect(202, "accepted");
+    }
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert_eq!(stack.database.count("webhook_events WHERE platform = 'bell'").await, 3);
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 use tests::poll;
 use tests::sender::{ACME_SECRET, Sender, content_event, mux_event, now_ms, unique};
 use tests::sign;
-use tests::stack::Stack;
+use tests::stack::{DatabaseKind, Stack};
 
 use crate::WAIT_LIMIT;
 
@@ -148,4 +148,37 @@ async fn health_commands_agree_with_the_health_routes() {
         let live = ask(&stack, name, &[]).await;
         assert_eq!((live.code, live.stdout.as_str()), (Some(0), "live\n"), "{live:?}");
     }
+}
+
+/// SQLite's write-ahead log grows for as long as somebody reads without end, and nothing else would tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_log_size_is_a_metric() {
+    let stack = Stack::builder().start().await;
+    let path = stack.database.url().trim_start_matches("sqlite://").to_owned();
+    for _ in 0..20 {
+        stack
+            .sender()
+            .acme(&content_event("content_added", &unique("c"), "t", now_ms()))
+            .await
+            .expect(202, "accepted");
+    }
+    poll::until("it is as large as it is", WAIT_LIMIT, async || {
+        let shown = stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await;
+        let size = std::fs::metadata(format!("{path}-wal")).map_or(0, |found| found.len());
+        if size > 0 && format!("{shown}") == size.to_string() {
+            Ok(())
+        } else {
+            Err(format!("{shown} of {size}"))
+        }
+    })
+    .await;
+
+    let stack = Stack::builder().database(DatabaseKind::Postgres).start().await;
+    stack
+        .sender()
+        .acme(&content_event("content_added", &unique("c"), "t", now_ms()))
+        .await
+        .expect(202, "accepted");
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert_eq!(format!("{}", stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await), "0");
 }

@@ -77,7 +77,6 @@ mod registration;
 mod registration_versions;
 mod resource_limits;
 mod retention;
-mod rules;
 mod schema;
 mod secret_leaks;
 mod secret_rotation;
@@ -89,10 +88,12 @@ mod startup;
 mod startup_signals;
 mod statistics;
 mod streamgank;
+mod strict_durability;
 mod tracing;
 mod unstorable_values;
 mod unusable_requests;
 mod unusual_requests;
+mod worker_lease;
 
 use std::time::Duration;
 

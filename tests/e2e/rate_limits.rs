@@ -124,3 +124,36 @@ async fn full_backlog_refuses_and_recovers() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 7);
 }
+
+/// The flood shield does not speak for Redis: while that is away, nobody can know that a limit is reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_during_redis_outage_gets_503_not_429() {
+    let toml = "[platforms.slow]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
+    let mut stack = Stack::builder().workers(0).platforms(toml).start().await;
+    let sender = stack.sender();
+    stack.redis.kill();
+    stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
+    for _ in 0..60 {
+        sender.send(&event("slow")).await.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
+    }
+    // And none of them was counted.
+    stack.redis.restart().await;
+    stack.ingresses[0].ready(WAIT_LIMIT).await;
+    sender.send(&event("slow")).await.expect(202, "accepted");
+    sender.send(&event("slow")).await.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
+}
+
+/// What is far above a platform's limit does not cost Redis a decision each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_over_the_rate_limit_does_not_reach_redis() {
+    let toml = "[platforms.slow]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
+    let stack = Stack::builder().workers(0).platforms(toml).start().await;
+    stack.sender().send(&event("slow")).await.expect(202, "accepted");
+    for _ in 0..60 {
+        stack.sender().send(&event("slow")).await.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
+    }
+    let decided: usize =
+        stack.redis.command(&["HGET", "webhooks:counters:slow", "rate_limited"]).await;
+    // Ten times the limit and a burst, of which one was accepted; and one every six seconds since.
+    assert!((10..=30).contains(&decided), "{decided}");
+}

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tests::poll;
+use tests::ledger::entries;
 use tests::sender::{content_event, now_ms, unique};
 use tests::stack::Stack;
 use tests::tcp_proxy::ProxyMode;
+use tests::{pending_entries, poll};
 
 use crate::WAIT_LIMIT;
 
@@ -108,4 +109,65 @@ async fn applied_entry_beside_a_duplicate_entry_settles_in_full() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(processed(&stack).await, 2, "the committed one, and not the other");
     assert_eq!(stack.database.count("webhook_events").await, 1);
+}
+
+/// What was acked and never deleted is seen by no read and no claim.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphaned_entry_is_requeued() {
+    const STREAM: &str = "webhooks:incoming:acme";
+    const GROUP: &str = "webhook-processors";
+    let mut stack = Stack::builder().workers(0).start().await;
+    let (received, body) =
+        (now_ms() - 11 * 60_000, content_event("content_added", "c", "t", now_ms()).to_string());
+    let (id, received) = (format!("{received}-0"), received.to_string());
+    let fields = [
+        "v",
+        "1",
+        "event_id",
+        "lost",
+        "event_type",
+        "content_added",
+        "occurred_at",
+        &received,
+        "received_at",
+    ];
+    let more = [&received, "attempt", "1", "origin", &id, "body", &body];
+    let _: String =
+        stack.redis.command(&[&["XADD", STREAM, &id], &fields[..], &more[..]].concat()).await;
+    let (): () = stack.redis.command(&["XGROUP", "CREATE", STREAM, GROUP, "0"]).await;
+    let _: redis::Value =
+        stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;
+    let _: usize = stack.redis.command(&["XACK", STREAM, GROUP, &id]).await;
+    stack.add_worker().await;
+    poll::until("it takes effect", WAIT_LIMIT, async || {
+        stack.database.event("acme", "lost").await.map(drop).ok_or("no row")
+    })
+    .await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    poll::until("it is counted", WAIT_LIMIT, async || {
+        match stack.workers[0].metric("webhook_orphans_total", &["acme"]).await {
+            1.0 => Ok(()),
+            seen => Err(seen),
+        }
+    })
+    .await;
+}
+
+/// Redis's clock was set back since a worker that is gone took it: to a claim it is idle for no time at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entry_delivered_in_the_future_is_claimed() {
+    const STREAM: &str = "webhooks:incoming:acme";
+    const GROUP: &str = "webhook-processors";
+    let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "1000").start().await;
+    let answer =
+        stack.sender().acme(&content_event("content_added", &unique("c"), "t", now_ms())).await;
+    answer.expect(202, "accepted");
+    let (): () = stack.redis.command(&["XGROUP", "CREATE", STREAM, GROUP, "0"]).await;
+    let _: redis::Value =
+        stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;
+    let id = entries(&stack, STREAM).await[0].0.parse().unwrap();
+    pending_entries::move_delivery_into_future(&stack.redis, STREAM, "gone", &[id]).await;
+    stack.add_worker().await;
+    stack.wait_until_drained(WAIT_LIMIT).await;
+    assert!(stack.database.event("acme", answer.event_id()).await.is_some());
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tests::process::{Program, ProgramOutput};
-use tests::redis::RedisOptions;
 use tests::sender::{MUX_SECRET, mux_event, now, now_ms, unique};
 use tests::stack::{DatabaseKind, ServerProcess, Stack};
 use tests::{ports, process, sign};
@@ -172,20 +171,6 @@ async fn worker_exits_when_redis_was_bound_to_another_database() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn strict_durability_refuses_a_non_durable_database() {
-    // The PostgreSQL that tests share runs with `fsync` off.
-    let stack = Stack::builder()
-        .database(DatabaseKind::Postgres)
-        .redis(RedisOptions::durable())
-        .servers()
-        .await;
-    let finished = stack.worker_program().0.env("DURABILITY", "strict").run(TIMEOUT).await;
-    let text = format!("{}{}", finished.stdout, finished.stderr);
-    assert_eq!(finished.code, Some(2), "{text}");
-    assert!(text.contains("DATABASE_URL") && text.contains("fsync"), "{text}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_starting_at_once_share_one_fresh_database() {
     for kind in [DatabaseKind::Sqlite, DatabaseKind::Postgres] {
         let mut stack = Stack::builder().database(kind).servers().await;
@@ -289,17 +274,4 @@ async fn reserved_characters_in_passwords_are_named() {
     let tool =
         Program::new("dlq-tool").args(["list", "--redis-url", "redis://:hunt/er2@127.0.0.1:1"]);
     check_problems(&tool.run(TIMEOUT).await, &["--redis-url", "%2F"], &hidden);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn strict_durability_refuses_a_non_durable_redis() {
-    let mut stack = Stack::builder().env("DURABILITY", "strict").servers().await;
-    stack.spawn_ingress();
-    stack.ingresses[0].health("/live", 200, WAIT_LIMIT).await;
-    stack.ingresses[0].health("/ready", 503, WAIT_LIMIT).await;
-    stack.ingresses[0].listening(WAIT_LIMIT).await;
-    let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
-    let answer = stack.sender().send(&sign::mux(MUX_SECRET, now(), body.as_bytes())).await;
-    answer.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
-    assert_eq!(stack.unfinished("mux").await, 0);
 }
