@@ -1,31 +1,34 @@
-//! Which addresses a destination may have.
+//! Decides which addresses may receive deliveries.
 //!
-//! Guarantee: unless the operator allows it, no request leaves for an address that is not one of the public internet: not
-//! for this host, its networks, a cloud's metadata service, or an IPv6 form that stands for one of these. What cannot be
-//! told is refused. The registries are IANA's of special-purpose addresses (RFC 6890 and its updates).
+//! # Guarantees
 //!
-//! A cloud's metadata service hands out credentials to every process that can reach it. Such services
-//! stay refused under `true` and under networks that contain them, however small. Only an entry that
-//! is such an address opens it.
+//! - Unless the operator allows it, no request goes to an address outside the public internet. This
+//!   includes IPv6 forms that stand for such an address
+//!   (`private_addresses_of_any_form_are_not_public`).
+//! - Metadata services of clouds stay refused under `true` and under networks that contain them.
+//!   Only an entry that is exactly their address permits them, since they hand out credentials
+//!   (`cloud_services_open_only_by_their_own_address`).
+//!
+//! The networks are IANA's special-purpose address registries (RFC 6890 and its updates).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// `WEBHOOK_ALLOW_PRIVATE`: what is allowed beside public addresses.
+/// `WEBHOOK_ALLOW_PRIVATE`: addresses that are allowed beside public ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AllowPrivate {
-    /// Nothing.
+    /// No other addresses.
     #[default]
     Nothing,
-    /// These networks.
+    /// The addresses in these networks.
     Networks(Vec<IpNet>),
-    /// Everything but the services of clouds, see [`is_cloud_service`].
+    /// All addresses except cloud services, see [`is_cloud_service`].
     Everything,
 }
 
-/// A text that is neither a switch nor a list of networks.
+/// Error for a text that is neither a boolean nor a list of networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be true, false or a list of networks such as 10.0.0.0/8,fd00::/8")]
 pub struct AllowPrivateError;
@@ -47,13 +50,13 @@ impl FromStr for AllowPrivate {
     }
 }
 
-/// A network, or a single address.
+/// Parses a network, or a single address.
 fn network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 impl AllowPrivate {
-    /// Whether requests may go to `address`.
+    /// Returns true if requests may go to `address`.
     #[must_use]
     pub fn permits(&self, address: IpAddr) -> bool {
         let listed: &[IpNet] = if let Self::Networks(networks) = self { networks } else { &[] };
@@ -66,13 +69,14 @@ impl AllowPrivate {
     }
 }
 
-/// Returns true if `network` has one address, so that it was meant for what is there.
+/// Returns true if `network` has one address. Such an entry permits a cloud service there.
 fn is_one_address(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 
-/// Returns true if `address` is, or stands for, a metadata or platform service of a cloud: all link-local
-/// addresses, and those that providers have chosen elsewhere.
+/// Returns true if `address` is, or stands for, a metadata or platform service of a cloud.
+///
+/// These are all link-local addresses, and further ones that providers document.
 #[must_use]
 pub fn is_cloud_service(address: IpAddr) -> bool {
     let v4 =
@@ -86,7 +90,7 @@ pub fn is_cloud_service(address: IpAddr) -> bool {
     }
 }
 
-/// Whether `address` is one of the public internet, and stands for no other that is not.
+/// Returns true if `address` is public, and stands for no address that is not.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
@@ -104,7 +108,7 @@ const fn v6(segments: [u16; 8], prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), prefix)
 }
 
-/// Not public, by RFC 6890 and its updates.
+/// IPv4 networks that are not public, by RFC 6890 and its updates.
 const SPECIAL_V4: [Ipv4Net; 15] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
@@ -122,9 +126,10 @@ const SPECIAL_V4: [Ipv4Net; 15] = [
     v4(224, 0, 0, 0, 4),
     v4(240, 0, 0, 0, 4),
 ];
-/// Metadata and platform services of clouds, from the providers' own documentation:
+/// Metadata and platform services of clouds, from the providers' documentation:
 ///
-/// - 169.254.169.254: metadata of AWS, Google Cloud, Azure, Oracle, DigitalOcean, Hetzner and others.
+/// - 169.254.169.254: metadata of AWS, Google Cloud, Azure, Oracle, DigitalOcean, Hetzner and
+///   others.
 /// - 169.254.170.2 and .23: credentials of AWS containers. 169.254.0.23: metadata of Tencent.
 ///   169.254.42.42: metadata of Scaleway.
 /// - 100.100.100.200: metadata of Alibaba. 100.96.0.96: metadata of Volcano Engine.
@@ -139,7 +144,8 @@ const CLOUD_SERVICES_V4: [Ipv4Net; 7] = [
     v4(168, 63, 129, 16, 32),
     v4(192, 0, 0, 192, 32),
 ];
-/// As [`CLOUD_SERVICES_V4`]: link-local, AWS, Google Cloud, Oracle, Alibaba, Scaleway, Akamai (Linode).
+/// IPv6 services as in [`CLOUD_SERVICES_V4`]: link-local, AWS, Google Cloud, Oracle, Alibaba,
+/// Scaleway, Akamai (Linode).
 const CLOUD_SERVICES_V6: [Ipv6Net; 7] = [
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
     v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32),
@@ -152,7 +158,7 @@ const CLOUD_SERVICES_V6: [Ipv6Net; 7] = [
 
 const GLOBAL_UNICAST: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96);
-/// Inside global unicast, and not public: protocol assignments (Teredo among them) and documentation.
+/// Networks in global unicast that are not public: protocol assignments with Teredo, documentation.
 const SPECIAL_V6: [Ipv6Net; 3] = [
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
@@ -171,7 +177,7 @@ fn public_v6(address: Ipv6Addr) -> bool {
     (global || translated) && embedded(address).into_iter().flatten().all(public_v4)
 }
 
-/// The IPv4 addresses that `address` stands for or reaches.
+/// IPv4 addresses that `address` stands for or reaches.
 fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let of = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
@@ -189,7 +195,7 @@ fn embedded(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         }
         // 6to4 (RFC 3056).
         [0x2002, high, low, ..] => [of(high, low), None],
-        // Teredo (RFC 4380): the server, and the client's address with its bits turned over.
+        // Teredo (RFC 4380): the server, and the client's address with inverted bits.
         [0x2001, 0, server_high, server_low, _, _, high, low] => {
             [of(server_high, server_low), of(!high, !low)]
         }
@@ -259,8 +265,8 @@ mod tests {
         }
     }
 
-    /// Each in a form of its own, and those that stand for 169.254.169.254, 168.63.129.16 and
-    /// 100.100.100.200 in IPv6.
+    /// Services of clouds, each once. Some are IPv6 forms of 169.254.169.254, 168.63.129.16 and
+    /// 100.100.100.200.
     const SERVICES: [&str; 29] = [
         "169.254.169.254",
         "169.254.170.2",
@@ -297,10 +303,11 @@ mod tests {
     fn cloud_services_open_only_by_their_own_address() {
         let wide =
             "0.0.0.0/0,::/0,10.0.0.0/8,100.64.0.0/10,168.0.0.0/8,fd00::/8,64:ff9b::/32,2000::/3";
-        let narrow = "169.254.0.0/16,169.254.128.0/17,169.254.169.0/24,169.254.169.254/31,169.254.170.2/31,\
-                      169.254.170.22/31,169.254.0.22/31,169.254.42.42/31,100.96.0.96/31,100.100.100.200/31,\
-                      161.26.0.0/16,166.8.0.0/14,168.63.129.16/31,192.0.0.192/31,fd00:ec2::/32,fe80::/10,\
-                      fd20:ce::254/127,fd00:c1::/64,fd00:100::/32,fd00:42::42/127,fd00:a9fe:a9fe::/48";
+        let narrow = "169.254.0.0/16,169.254.128.0/17,169.254.169.0/24,169.254.169.254/31,\
+                      169.254.170.2/31,169.254.170.22/31,169.254.0.22/31,169.254.42.42/31,\
+                      100.96.0.96/31,100.100.100.200/31,161.26.0.0/16,166.8.0.0/14,\
+                      168.63.129.16/31,192.0.0.192/31,fd00:ec2::/32,fe80::/10,fd20:ce::254/127,\
+                      fd00:c1::/64,fd00:100::/32,fd00:42::42/127,fd00:a9fe:a9fe::/48";
         for allowed in ["false", "true", wide, narrow] {
             let allowed: AllowPrivate = allowed.parse().unwrap();
             for address in SERVICES {

@@ -1,13 +1,13 @@
-//! HTTP clients on a host that may have no CA certificates.
+//! Builds HTTP clients on hosts that may have no CA certificates.
 //!
 //! # Guarantees
 //!
-//! - Without certificates a client still reaches `http://` URLs, and verifies no `https://` URL.
-//!   (`https_waits_for_certificates_and_http_does_not`)
-//! - Certificates are looked for again, so that no restart is needed when they arrive.
-//! - They are read on a thread of their own: a read that never ends, such as from a mount that
-//!   hangs, delays neither `http://` nor the end of the process.
-//!   (`sigterm_while_certificates_cannot_be_read_ends_the_process`)
+//! - Without certificates, a client reaches `http://` URLs, and refuses `https://` URLs
+//!   (`https_waits_for_certificates_and_http_does_not`).
+//! - The search for certificates is repeated, so certificates that arrive later need no restart.
+//! - A separate thread reads the certificates. A read that blocks, such as from a hanging mount,
+//!   delays neither `http://` nor the end of the process
+//!   (`sigterm_while_certificates_cannot_be_read_ends_the_process`).
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,22 +16,22 @@ use std::time::{Duration, Instant};
 use reqwest::{Client, ClientBuilder};
 use tokio::sync::watch;
 
-/// Pause between two searches for certificates.
+/// Interval between searches for certificates.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(30);
-/// Variables that name certificates instead of the system's.
+/// Variables that replace the system's certificates.
 const VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
-/// Builds a client that trusts the system's certificates, or those of `SSL_CERT_FILE` and
+/// Configures a client that trusts the system's certificates, or those of `SSL_CERT_FILE` and
 /// `SSL_CERT_DIR`.
 type ClientFactory = Box<dyn Fn() -> ClientBuilder + Send + Sync>;
 
-/// No certificate of a server can be verified.
+/// Error: no CA certificates are available, so no server's certificate can be verified.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0}; https is off")]
+#[error("{0}; https is disabled")]
 pub struct CertificatesError(String);
 
 impl CertificatesError {
-    fn found() -> Self {
+    fn none_found() -> Self {
         let set = VARIABLES.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         let wrong: Vec<String> = set
             .map(|(name, path)| {
@@ -45,7 +45,7 @@ impl CertificatesError {
         })
     }
 
-    fn unread() -> Self {
+    fn still_reading() -> Self {
         let set: Vec<&str> =
             VARIABLES.iter().copied().filter(|name| std::env::var_os(name).is_some()).collect();
         let place =
@@ -54,7 +54,7 @@ impl CertificatesError {
     }
 }
 
-/// A client for `http` at once, and for `https` as soon as there are certificates.
+/// A client for `http`, and a client for `https` once certificates are found.
 pub(crate) struct HttpClients {
     plain: Client,
     search: Arc<CertificateSearch>,
@@ -65,16 +65,16 @@ struct CertificateSearch {
     build: ClientFactory,
     secure: OnceLock<Client>,
     is_reading: watch::Sender<bool>,
-    /// The beginning of the last search.
-    begun: Mutex<Instant>,
+    /// Start of the last search.
+    started: Mutex<Instant>,
 }
 
 impl HttpClients {
-    /// Begins to search for certificates; a host without any is logged.
+    /// Starts the search for certificates. Logs an error if the host has none.
     pub(crate) fn new(
         build: impl Fn() -> ClientBuilder + Send + Sync + 'static,
     ) -> Result<Self, reqwest::Error> {
-        // Fails where it is installed already: there is one TLS stack.
+        // An error means that a provider is installed already. The process has one TLS library.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clients = Self {
             plain: build().tls_certs_only([]).build()?,
@@ -82,46 +82,45 @@ impl HttpClients {
                 build: Box::new(build),
                 secure: OnceLock::new(),
                 is_reading: watch::Sender::new(false),
-                begun: Mutex::new(Instant::now()),
+                started: Mutex::new(Instant::now()),
             }),
         };
-        clients.search.begin(true);
+        clients.search.start(true);
         Ok(clients)
     }
 
-    /// Waits until the search that is under way ends, for at most `timeout`.
+    /// Waits until the current search ends, for at most `timeout`.
     pub(crate) async fn wait_for_search(&self, timeout: Duration) {
         let mut reading = self.search.is_reading.subscribe();
         let _ = tokio::time::timeout(timeout, reading.wait_for(|reading| !reading)).await;
     }
 
-    /// The client for `https`, or for `http`.
+    /// Returns the client for `https` or `http`.
     pub(crate) fn get(&self, https: bool) -> Result<&Client, CertificatesError> {
         match self.search.secure.get() {
             Some(client) => Ok(client),
             None if !https => Ok(&self.plain),
-            None if *self.search.is_reading.borrow() => Err(CertificatesError::unread()),
-            None => Err(CertificatesError::found()),
+            None if *self.search.is_reading.borrow() => Err(CertificatesError::still_reading()),
+            None => Err(CertificatesError::none_found()),
         }
     }
 
-    /// Begins to look for certificates again if that is due.
+    /// Starts another search for certificates if one is due.
     pub(crate) fn search(&self) {
         if self.search.secure.get().is_some() || *self.search.is_reading.borrow() {
             return;
         }
-        let mut begun = self.search.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        if begun.elapsed() >= SEARCH_INTERVAL {
-            *begun = Instant::now();
-            self.search.begin(false);
+        let mut started = self.search.started.lock().unwrap_or_else(PoisonError::into_inner);
+        if started.elapsed() >= SEARCH_INTERVAL {
+            *started = Instant::now();
+            self.search.start(false);
         }
     }
 }
 
 impl CertificateSearch {
-    /// Reads certificates on a new thread. Logs that there are none the `first` time, and later that
-    /// there are some.
-    fn begin(self: &Arc<Self>, first: bool) {
+    /// Reads certificates on a new thread. The `first` search logs a failure, later ones a success.
+    fn start(self: &Arc<Self>, first: bool) {
         self.is_reading.send_replace(true);
         let search = Arc::clone(self);
         let read = move || {
@@ -129,12 +128,12 @@ impl CertificateSearch {
                 Ok(client) => {
                     let _ = search.secure.set(client);
                     if !first {
-                        tracing::info!("CA certificates were found; https is on");
+                        tracing::info!("CA certificates found; https is enabled");
                     }
                 }
                 Err(error) if first => {
-                    let reason = CertificatesError::found();
-                    tracing::error!(%reason, %error, "http goes on; https waits");
+                    let reason = CertificatesError::none_found();
+                    tracing::error!(%reason, %error, "no CA certificates; searching again later");
                 }
                 Err(_) => {}
             }
@@ -142,7 +141,10 @@ impl CertificateSearch {
         };
         if let Err(error) = std::thread::Builder::new().name("certificates".to_owned()).spawn(read)
         {
-            tracing::error!(%error, "no thread to read CA certificates on; https waits");
+            tracing::error!(
+                %error,
+                "cannot start the thread that reads CA certificates; https is disabled"
+            );
             self.is_reading.send_replace(false);
         }
     }
@@ -150,7 +152,7 @@ impl CertificateSearch {
 
 impl std::fmt::Debug for HttpClients {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clients")
+        f.debug_struct("HttpClients")
             .field("https", &self.search.secure.get().is_some())
             .finish_non_exhaustive()
     }
@@ -158,14 +160,14 @@ impl std::fmt::Debug for HttpClients {
 
 #[cfg(test)]
 impl HttpClients {
-    /// As on a host without certificates.
+    /// Creates the clients of a host without certificates.
     pub(crate) fn without_certificates() -> Self {
         let plain = Client::builder().no_proxy().tls_certs_only([]).build();
         let search = CertificateSearch {
             build: Box::new(Client::builder),
             secure: OnceLock::new(),
             is_reading: watch::Sender::new(false),
-            begun: Mutex::new(Instant::now()),
+            started: Mutex::new(Instant::now()),
         };
         Self { plain: plain.unwrap_or_default(), search: Arc::new(search) }
     }

@@ -1,9 +1,14 @@
-//! The one place that sends to destinations.
+//! Sends requests to destinations.
 //!
-//! Guarantee: a request goes only to an address that its destination may have: names are resolved here, the addresses
-//! are checked, and it is one of the checked ones that is connected to, so a second answer of the name server changes
-//! nothing. Redirects are not followed, proxies not asked, certificates always verified. Every attempt ends in time, and
-//! of an answer no more than a bounded part is read.
+//! # Guarantees
+//!
+//! - A request goes only to an address that its destination may have. The client resolves names,
+//!   checks the addresses and connects to a checked one, so later changes of the name have no
+//!   effect (`private_addresses_are_blocked_by_number_and_by_name`).
+//! - Redirects are not followed (`redirect_is_not_followed`). Proxies are not used, and
+//!   certificates are always verified.
+//! - Every attempt ends in time (`silent_receiver_times_out`).
+//! - A bounded part of a response is read.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,40 +23,41 @@ use url::{Host, Url};
 use super::address::AllowPrivate;
 use super::certificates::{CertificatesError, HttpClients};
 use super::delivery::{AttemptOutcome, TransportError};
-use super::failure::failed;
+use super::failure::classify_error;
 use super::pause::RequestedPause;
 use super::redirect::Redirect;
 use super::resolver::{AddressFilter, BlockedAddressError, NameLookup, SystemLookup};
 use crate::visible::is_visible;
 
-/// The longest that connecting may take.
+/// Timeout of a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most headers of an answer; hyper alone would fail at 100.
+/// Most headers of a response. hyper's own limit is 100.
 const MAX_HEADERS: usize = 1024;
-/// What is read of an answer's body, so that its connection can be used again, and kept of it.
+/// Longest body that is read, so that the connection can be reused.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 const MAX_EXCERPT_CHARS: usize = 500;
-/// Connections kept open without a request.
+/// Time after which an idle connection is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_IDLE_CONNECTIONS: usize = 32;
 
-/// A client for the destinations that may have the same addresses. Cheap to clone.
+/// A client for all destinations that allow the same addresses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct OutboundClient {
     http: Arc<HttpClients>,
     allowed: Arc<AllowPrivate>,
 }
 
-/// The client could not be set up. A host without certificates is no reason, see [`OutboundClient::https`].
+/// Error: the client cannot be set up. Missing certificates are no error, see
+/// [`OutboundClient::https`].
 #[derive(Debug, thiserror::Error)]
-#[error("the client for outbound requests cannot be set up")]
+#[error("cannot set up the client for outbound requests")]
 pub struct ClientSetupError(#[source] reqwest::Error);
 
 impl OutboundClient {
-    /// A client that reaches public addresses and those that `allowed` names.
+    /// Creates a client that reaches public addresses and those in `allowed`.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// TLS cannot be set up.
     pub fn new(allowed: Arc<AllowPrivate>) -> Result<Self, ClientSetupError> {
         Self::with_names(allowed, Arc::new(SystemLookup))
     }
@@ -76,26 +82,25 @@ impl OutboundClient {
         Ok(Self { http: Arc::new(http.map_err(ClientSetupError)?), allowed })
     }
 
-    /// Checks that `url` can be sent to, as far as certificates are needed for it.
+    /// Checks that CA certificates are available if `url` needs them.
     ///
     /// # Errors
-    /// When this host has no CA certificates.
+    /// This host has no CA certificates.
     pub fn https(&self, url: &Url) -> Result<(), CertificatesError> {
         self.http.get(url.scheme() == "https").map(drop)
     }
 
-    /// Waits until CA certificates were read, for at most `timeout`. Without them only `http://` URLs
-    /// can be sent to.
+    /// Waits for CA certificates, for at most `timeout`. Without them, only `http://` URLs work.
     pub async fn wait_for_certificates(&self, timeout: Duration) {
         self.http.wait_for_search(timeout).await;
     }
 
-    /// Looks for CA certificates again if there were none, now and then.
+    /// Searches for CA certificates again, if there are none and a search is due.
     pub fn search_certificates_if_due(&self) {
         self.http.search();
     }
 
-    /// One attempt: POSTs `body` to `url`, within `timeout`. Says what came of it and how long it took.
+    /// Sends one POST request within `timeout`. Returns its outcome and duration.
     pub async fn post(
         &self,
         url: &Url,
@@ -103,13 +108,13 @@ impl OutboundClient {
         body: Bytes,
         timeout: Duration,
     ) -> (AttemptOutcome, Duration) {
-        let begun = Instant::now();
-        let attempt = self.attempt(url, headers, body, timeout, begun).await;
-        (attempt, begun.elapsed())
+        let started = Instant::now();
+        let attempt = self.attempt(url, headers, body, timeout, started).await;
+        (attempt, started.elapsed())
     }
 
-    /// Returns true if `url` has a literal address that is not allowed: those are connected to without
-    /// being resolved.
+    /// Returns true if the host of `url` is an address that is not allowed. The resolver does not
+    /// see such hosts.
     fn blocks(&self, url: &Url) -> bool {
         let literal = match url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
@@ -125,7 +130,7 @@ impl OutboundClient {
         headers: HeaderMap,
         body: Bytes,
         timeout: Duration,
-        begun: Instant,
+        started: Instant,
     ) -> AttemptOutcome {
         if self.blocks(url) {
             return AttemptOutcome::Failed {
@@ -144,31 +149,31 @@ impl OutboundClient {
         };
         let request = http.post(url.clone()).headers(headers).body(body).timeout(timeout);
         match request.send().await {
-            Ok(mut answer) => {
-                let status = answer.status().as_u16();
-                let left = timeout.saturating_sub(begun.elapsed());
-                // What counts is the status; an answer that ends half-way has one.
-                // Of a success nothing is asked of the body.
-                let most = if answer.status().is_success() {
+            Ok(mut response) => {
+                let status = response.status().as_u16();
+                let left = timeout.saturating_sub(started.elapsed());
+                // The status decides, even if the body is cut off. The body of a success is not
+                // needed.
+                let most = if response.status().is_success() {
                     MAX_EXCERPT_CHARS * 4
                 } else {
                     MAX_RESPONSE_BYTES
                 };
-                let reading = beginning(&mut answer, most);
+                let reading = read_prefix(&mut response, most);
                 let body = tokio::time::timeout(left, reading).await.unwrap_or_default();
-                let pause = RequestedPause::read(url, answer.headers(), &body, SystemTime::now());
-                let redirect = Redirect::read(status, answer.headers(), url);
+                let pause = RequestedPause::read(url, response.headers(), &body, SystemTime::now());
+                let redirect = Redirect::read(status, response.headers(), url);
                 AttemptOutcome::Answered { status, pause, redirect, excerpt: excerpt(&body) }
             }
-            Err(error) => failed(&error, url, timeout),
+            Err(error) => classify_error(&error, url, timeout),
         }
     }
 }
 
-/// Reads the body to its bound and keeps at most `most` bytes of the beginning.
-async fn beginning(answer: &mut reqwest::Response, most: usize) -> Vec<u8> {
+/// Reads the body up to its limit. Returns at most its first `most` bytes.
+async fn read_prefix(response: &mut reqwest::Response, most: usize) -> Vec<u8> {
     let (mut kept, mut read) = (Vec::new(), 0);
-    while let Ok(Some(chunk)) = answer.chunk().await {
+    while let Ok(Some(chunk)) = response.chunk().await {
         read += chunk.len();
         let room = most.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -186,15 +191,15 @@ fn excerpt(body: &[u8]) -> String {
     text.trim().to_owned()
 }
 
-/// Headers that cannot be sent. Never shows their values.
+/// Error: a header cannot be sent. Holds the name, but not the value.
 #[derive(Debug, thiserror::Error)]
 #[error("the header {0} cannot be sent")]
 pub struct HeaderError(String);
 
-/// Headers as the client takes them; values are kept out of logs.
+/// Converts headers for the client, and marks their values as sensitive.
 ///
 /// # Errors
-/// When a name or value is none.
+/// A name or value is invalid.
 pub fn header_map<'h>(
     pairs: impl IntoIterator<Item = (&'h str, &'h str)>,
 ) -> Result<HeaderMap, HeaderError> {
@@ -226,8 +231,8 @@ mod tests {
 
     const TEST_TIMEOUT: Duration = Duration::from_millis(300);
 
-    /// A client for which every name that ends in `.test` has the addresses in front of that, joined
-    /// by `-and-`; no other name exists. No test asks a name server.
+    /// Creates a client with its own names: `A-and-B.test` has the addresses A and B, and no other
+    /// name exists. So no test queries a name server.
     fn client(allowed: &str) -> OutboundClient {
         OutboundClient::with_names(Arc::new(allowed.parse().unwrap()), Arc::new(TestLookup))
             .unwrap()
@@ -248,8 +253,8 @@ mod tests {
         }
     }
 
-    /// A server that answers each connection with `answer` once it has seen the head of a request.
-    async fn server(answer: &'static str) -> Url {
+    /// Starts a server that sends `response` on each connection after the head of a request.
+    async fn server(response: &'static str) -> Url {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap()).parse().unwrap();
         tokio::spawn(async move {
@@ -257,8 +262,8 @@ mod tests {
                 tokio::spawn(async move {
                     let mut head = [0; 4096];
                     let _ = stream.read(&mut head).await;
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                    // Kept open, so that an answer that is not whole stays so.
+                    let _ = stream.write_all(response.as_bytes()).await;
+                    // An open connection keeps an incomplete response incomplete.
                     let _ = stream.read(&mut head).await;
                 });
             }
@@ -320,15 +325,16 @@ mod tests {
 
     #[tokio::test]
     async fn answer_with_many_headers_counts_by_its_status() {
-        let mut answer = "HTTP/1.1 200 OK\r\n".to_owned();
-        (0..500).for_each(|number| answer.push_str(&format!("X-Header-{number}: value\r\n")));
-        answer.push_str("Content-Length: 0\r\n\r\n");
-        let attempt = post(&client("127.0.0.1"), &server(answer.leak()).await, TEST_TIMEOUT).await;
+        let mut response = "HTTP/1.1 200 OK\r\n".to_owned();
+        (0..500).for_each(|number| response.push_str(&format!("X-Header-{number}: value\r\n")));
+        response.push_str("Content-Length: 0\r\n\r\n");
+        let attempt =
+            post(&client("127.0.0.1"), &server(response.leak()).await, TEST_TIMEOUT).await;
         assert!(matches!(attempt, AttemptOutcome::Answered { status: 200, .. }), "{attempt:?}");
     }
 
-    async fn reason(answer: &'static str) -> String {
-        match post(&client("127.0.0.1"), &server(answer).await, Duration::from_secs(5)).await {
+    async fn reason(response: &'static str) -> String {
+        match post(&client("127.0.0.1"), &server(response).await, Duration::from_secs(5)).await {
             AttemptOutcome::Failed { kind, reason } => format!("{} {reason}", kind.code()),
             AttemptOutcome::Answered { status, .. } => status.to_string(),
         }
@@ -337,8 +343,8 @@ mod tests {
     #[tokio::test]
     async fn answer_that_is_no_http_is_named_so() {
         // The preface of an HTTP/2 server: an empty SETTINGS frame.
-        for answer in ["\0\0\0\x04\0\0\0\0\0", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail ESMTP\r\n"] {
-            let reason = reason(answer).await;
+        for response in ["\0\0\0\x04\0\0\0\0\0", "SSH-2.0-OpenSSH_9.2\r\n", "220 mail ESMTP\r\n"] {
+            let reason = reason(response).await;
             assert_eq!(
                 reason,
                 "EPROTO EPROTO the answer is not HTTP/1.1 (an HTTP/2-only receiver?)"
@@ -354,7 +360,7 @@ mod tests {
         url.set_scheme("https").unwrap();
         let client = client("127.0.0.1");
         client.http.wait_for_search(Duration::from_secs(20)).await;
-        // The server takes the connection and begins no TLS session.
+        // The server accepts the connection, but starts no TLS session.
         let (slow, short) = tokio::join!(
             post(&client, &url, Duration::from_secs(60)),
             post(&client, &url, TEST_TIMEOUT),
@@ -429,7 +435,7 @@ mod tests {
         assert!(matches!(attempt, AttemptOutcome::Answered { status: 200, .. }), "{attempt:?}");
     }
 
-    /// Only the decision is asked for, so that not even a mistake could reach one of these.
+    /// Checks the decision alone, so that a bug cannot send requests to these addresses.
     #[tokio::test]
     async fn cloud_services_are_blocked_under_true() {
         let allowed: Arc<AllowPrivate> = Arc::new("true".parse().unwrap());
@@ -465,9 +471,9 @@ mod tests {
 
     #[tokio::test]
     async fn name_without_address_is_not_found() {
-        let url = "http://nobody.invalid/".parse().unwrap();
+        let url = "http://absent.invalid/".parse().unwrap();
         let attempt = post(&client("false"), &url, Duration::from_secs(5)).await;
-        let reason = "getaddrinfo ENOTFOUND nobody.invalid".to_owned();
+        let reason = "getaddrinfo ENOTFOUND absent.invalid".to_owned();
         assert_eq!(attempt, AttemptOutcome::Failed { kind: TransportError::NotFound, reason });
     }
 

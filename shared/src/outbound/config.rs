@@ -1,7 +1,11 @@
-//! Destinations from the environment and from `PLATFORMS_FILE`.
+//! Reads destinations from the environment and from `PLATFORMS_FILE`.
 //!
-//! Guarantee: all problems at once, by variable or key, never by value. What the file says of a destination lies over what
-//! the variables say of the one with the same name, and over the variables' defaults for the others.
+//! # Guarantees
+//!
+//! - All problems are reported at once, by variable or key, and never by value
+//!   (`destination_problems_are_reported_at_once_without_values`).
+//! - The file overrides the variables' destination of the same name. Other destinations in it use
+//!   the variables as defaults (`file_overrides_the_variables`).
 
 mod file;
 #[cfg(test)]
@@ -23,22 +27,22 @@ use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
 use crate::visible::is_visible;
 
-/// Variable with the list of URLs.
+/// Variable of the list of URLs.
 const URLS: &str = "WEBHOOK_URLS";
-/// Variable with the secret that deliveries are signed with.
+/// Variable of the secret that signs deliveries.
 const KEY: &str = "WEBHOOK_SECRET_KEY";
-/// Variable with the secret that [`KEY`] replaced, while receivers change over.
+/// Variable of the secret before [`KEY`], for the time of a rotation.
 const PREVIOUS_KEY: &str = "WEBHOOK_SECRET_KEY_PREVIOUS";
-/// Most destinations; each has streams, connections and tasks of its own.
+/// Most destinations. Each has its own streams, connections and tasks.
 pub const MAX_DESTINATIONS: usize = 64;
 /// Longest URL, in bytes.
 const MAX_URL_BYTES: usize = 2048;
-/// Deliveries that may wait for a destination, unless it says otherwise.
+/// Default limit of waiting deliveries for each destination.
 const MAX_BACKLOG: u64 = 1_000_000;
-/// The longest delay or window that can be set.
+/// Longest delay or window, in milliseconds.
 const MAX_SPAN_MS: u64 = 24 * 3600 * 1000;
 
-/// What destinations have in common unless they say otherwise; made from `WEBHOOK_…`.
+/// Default settings of destinations, from the `WEBHOOK_…` variables.
 #[derive(Clone, Debug)]
 pub struct DestinationDefaults {
     events: Option<Vec<String>>,
@@ -54,18 +58,19 @@ pub struct DestinationDefaults {
     allow_private: Arc<AllowPrivate>,
 }
 
-/// What was configured.
+/// The configured destinations.
 #[derive(Clone, Debug)]
 pub struct OutboundConfig {
-    /// The destinations, in the order of their names.
+    /// The destinations, sorted by name.
     pub destinations: Vec<Destination>,
-    /// For those that come later: registered ones, and tests of a URL.
+    /// Settings for registered destinations and for tests of a URL.
     pub defaults: DestinationDefaults,
 }
 
-/// Reads `WEBHOOK_URLS` and its companions, `DISCORD_WEBHOOK_URL`, and the destinations of `platforms_file`; problems
-/// are remembered in `env`. With `secrets` false (a process that delivers nothing) a reference that cannot be resolved
-/// is no problem.
+/// Reads the destinations of the `WEBHOOK_…` variables, `DISCORD_WEBHOOK_URL` and `platforms_file`.
+///
+/// Records problems in `env`. If `secrets` is false (for a process without deliveries), an
+/// unresolved reference is not a problem.
 #[must_use]
 pub fn load(env: &Env, platforms_file: Option<&Path>, secrets: bool) -> OutboundConfig {
     let defaults = DestinationDefaults::read(env);
@@ -114,7 +119,7 @@ impl DestinationDefaults {
         }
     }
 
-    /// A destination of these terms.
+    /// Creates a destination with these settings.
     #[must_use]
     pub fn destination(&self, name: DestinationName, url: Url) -> Destination {
         Destination {
@@ -146,10 +151,11 @@ impl DestinationDefaults {
         }
     }
 
-    /// The destination of a registered platform's `url`: that platform's processed events, signed with its secret.
+    /// Creates the destination of a registered platform: it gets that platform's processed events,
+    /// signed with its secret.
     ///
     /// # Errors
-    /// When the platform's name leaves no room for the destination's.
+    /// The platform's name is too long for a destination's name.
     pub fn registered(
         &self,
         platform: &PlatformName,
@@ -161,7 +167,7 @@ impl DestinationDefaults {
             subscription: EventFilter::new(None, Some(platform.clone())),
             secret: Some(secret),
             previous_secrets: Vec::new(),
-            // The operator's headers may hold credentials of his own.
+            // The operator's headers may hold credentials for another receiver.
             headers: Vec::new(),
             ..self.destination(name, url)
         })
@@ -173,33 +179,34 @@ impl DestinationDefaults {
         &self.source
     }
 
-    /// Deliveries that may wait for a destination, unless it says otherwise.
+    /// Default limit of waiting deliveries for each destination.
     #[must_use]
     pub const fn max_backlog(&self) -> u64 {
         MAX_BACKLOG
     }
 
-    /// Which addresses are allowed beside public ones.
+    /// Addresses that are allowed beside public ones.
     #[must_use]
     pub fn allow_private(&self) -> &Arc<AllowPrivate> {
         &self.allow_private
     }
 }
 
-/// A destination's URL: http or https, with a host, without a user's name, not too long.
+/// Parses a destination's URL: http or https, with a host, without a user name, not too long.
 ///
 /// # Errors
-/// What is wrong, without the text: its path may be a secret.
+/// Describes the problem without the URL, since its path may be a secret.
 pub fn destination_url(text: &str) -> Result<Url, &'static str> {
     const WRONG: &str = "must be an http:// or https:// URL with a host";
     if text.len() > MAX_URL_BYTES {
         return Err("must be at most 2048 bytes long");
     }
     let text = text.trim();
-    // The parser would drop line breaks, and make one URL of two.
+    // The parser would drop line breaks, and so join two URLs.
     if text.contains(|c: char| c.is_whitespace() || !is_visible(c)) {
         return Err(
-            "holds a blank, line break or invisible character; several URLs are separated by commas",
+            "holds a blank, line break or invisible character; several URLs are separated by \
+             commas",
         );
     }
     if text.contains(";http://") || text.contains(";https://") {
@@ -254,7 +261,8 @@ fn patterns(env: &Env, list: &str) -> Vec<String> {
     patterns
 }
 
-/// Secret in `variable`, unless Standard Webhooks cannot use it: no receiver could verify its signatures.
+/// Reads the secret in `variable`. Refuses one that Standard Webhooks cannot use, since receivers
+/// could not verify the signatures.
 fn signing_secret(env: &Env, variable: &str) -> Option<SecretString> {
     let text = env.text(variable)?;
     let key = signing_key(&text).map_err(|reason| env.problem(variable, reason)).ok()?;
@@ -264,8 +272,9 @@ fn signing_secret(env: &Env, variable: &str) -> Option<SecretString> {
     Some(key)
 }
 
-/// The secret that deliveries are signed with. Receivers may have been given all of `text`, so
-/// nothing is cut off unless it is the `whsec_` form, which nothing surrounds.
+/// The secret that signs deliveries.
+///
+/// Receivers may use the whole `text`. So only the `whsec_` form loses the characters around it.
 pub(crate) fn signing_key(text: &SecretText) -> Result<SecretString, &'static str> {
     let clean = crate::signature::base64_text::without_version(text.clean());
     match clean.strip_prefix("whsec_") {
@@ -277,7 +286,7 @@ pub(crate) fn signing_key(text: &SecretText) -> Result<SecretString, &'static st
     }
 }
 
-/// Warning for the operator about `text`, which deliveries are signed with as it is.
+/// Warning about a `text` that signs deliveries together with the characters around it.
 fn signing_warning(text: &SecretText) -> Option<String> {
     let remark = text.remark()?;
     let as_it_is = signing_key(text).is_ok_and(|key| key.expose_secret() == text.literal());
@@ -301,7 +310,7 @@ fn headers(env: &Env, list: &str, source: &SourceName) -> Vec<(String, SecretStr
     headers
 }
 
-/// One of the operator's headers.
+/// Checks one of the operator's headers.
 fn header(name: &str, value: &str, source: &SourceName) -> Result<(String, SecretString), String> {
     if super::client::header_map([(name, value)]).is_err() {
         return Err("holds a name or value that no header can have".to_owned());

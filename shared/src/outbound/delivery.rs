@@ -1,11 +1,15 @@
-//! What one attempt came to, and what that means.
+//! Classifies the outcome of a delivery attempt.
 //!
-//! Guarantee: pure, so that the whole policy can be read here. An attempt is a success only with a 2xx. What the
-//! destination says of this request is the delivery's fault and final; what befalls any request to it (no connection, no
-//! answer in time, 5xx) is the destination's, is tried again, and opens its circuit.
+//! # Guarantees
 //!
-//! A destination that says that it is busy is left alone. After an unexpected 4xx it is tried for
-//! about a minute: it may be in the middle of a deploy.
+//! - Only a 2xx status is a success (`status_2xx_alone_is_a_success`).
+//! - A status that blames the request is final (`status_that_blames_the_request_is_final`).
+//! - A failure of the destination is retried, and opens its circuit: no connection, no response in
+//!   time, or 5xx (`status_5xx_is_retried`).
+//! - A busy destination receives nothing for a while, and no attempt is spent
+//!   (`busy_answer_is_429_or_503_with_retry_after`).
+//! - Any other 4xx is retried for less than a minute, since a deploy may cause it
+//!   (`unexpected_4xx_is_tried_for_less_than_a_minute`).
 
 use std::time::Duration;
 
@@ -14,9 +18,9 @@ use super::pause::RequestedPause;
 use super::redirect::Redirect;
 use crate::error_code::DeadLetterCode;
 
-/// Time without a success after which busy answers spend attempts.
+/// Time without a success after which busy responses spend attempts.
 pub const MAX_BUSY_TIME: Duration = Duration::from_secs(24 * 3600);
-/// Pauses after unexpected 4xx answers to one delivery: less than a minute in all.
+/// Delays between retries after unexpected 4xx responses: less than a minute in total.
 pub const UNEXPECTED_RETRY_DELAYS: [Duration; 5] = [
     Duration::from_secs(1),
     Duration::from_secs(4),
@@ -25,11 +29,13 @@ pub const UNEXPECTED_RETRY_DELAYS: [Duration; 5] = [
     Duration::from_secs(25),
 ];
 
-/// Time within which [`UNEXPECTED_RETRY_DELAYS`] ends.
+/// Time in which all retries of [`UNEXPECTED_RETRY_DELAYS`] end.
 const UNEXPECTED_RETRY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Pause after the unexpected answer to try number `tries`, counted from 0, `elapsed` after the
-/// first. `not_before` counts as far as all tries end within a minute. `None`: there are no more.
+/// Delay after the unexpected response to try number `tries`, from 0.
+///
+/// `elapsed` is the time since the first try. `not_before` counts as far as all retries still end
+/// within a minute. `None`: no retry is left.
 #[must_use]
 pub fn unexpected_retry_delay(
     tries: u32,
@@ -43,48 +49,48 @@ pub fn unexpected_retry_delay(
     Some(pause.max(not_before.unwrap_or_default().min(room)))
 }
 
-/// What one attempt came to.
+/// Outcome of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// An answer.
+    /// The receiver responded.
     Answered {
-        /// Its status.
+        /// Status of the response.
         status: u16,
-        /// When to ask again, as far as it says so.
+        /// Pause that the response asks for.
         pause: RequestedPause,
-        /// Target of a redirect.
+        /// Target, if the response is a redirect.
         redirect: Option<Redirect>,
-        /// The beginning of its body, visible characters only.
+        /// Beginning of the body, with visible characters only.
         excerpt: String,
     },
-    /// No answer.
+    /// No response was received.
     Failed {
-        /// What failed.
+        /// Kind of failure.
         kind: TransportError,
-        /// For people; no URL, no secret.
+        /// Description for operators, without URL and secrets.
         reason: String,
     },
 }
 
-/// Why there was no answer.
+/// Reason for which no response was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportError {
-    /// The name has no address.
+    /// The host name has no address.
     NotFound,
-    /// Nobody listens, or the connection broke.
+    /// The port is closed, or the connection broke.
     Refused,
-    /// Not in time.
+    /// The attempt timed out.
     TimedOut,
-    /// The certificate or the handshake is wrong.
+    /// The certificate or the TLS handshake is invalid.
     Certificate,
-    /// Answer that is not HTTP/1.1.
+    /// The response is not HTTP/1.1.
     Protocol,
-    /// Its address is not allowed.
+    /// The address is not allowed.
     Blocked,
 }
 
 impl TransportError {
-    /// The name that the contract's `error` field has for it.
+    /// Error code in API responses.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -98,48 +104,48 @@ impl TransportError {
     }
 }
 
-/// What an attempt means.
+/// Consequence of an attempt for its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeliveryVerdict {
-    /// Done.
+    /// The delivery succeeded.
     Delivered,
-    /// Destination has enough for now: nothing is sent to it for a while, and no attempt is spent.
+    /// The destination is busy. It receives nothing for a while, and no attempt is spent.
     Busy {
-        /// Code of the dead letter that it may become.
+        /// Error code if the delivery becomes a dead letter.
         code: DeadLetterCode,
-        /// Pause that it asked for.
+        /// Pause that the destination asked for.
         pause: Option<Duration>,
     },
-    /// Worth another attempt. Enough of these in a row open the destination's circuit.
+    /// The delivery is retried. Repeated failures open the destination's circuit.
     Retry {
-        /// Code of the dead letter that it may become.
+        /// Error code if the delivery becomes a dead letter.
         code: DeadLetterCode,
-        /// Not before this, whatever the backoff says.
+        /// Least delay of the retry, if it is longer than the backoff.
         not_before: Option<Duration>,
     },
-    /// Worth the attempts of [`UNEXPECTED_RETRY_DELAYS`], which are not spent.
+    /// The delivery is retried by [`UNEXPECTED_RETRY_DELAYS`], which spends no attempts.
     Unexpected {
-        /// Code of the dead letter that it may become.
+        /// Error code if the delivery becomes a dead letter.
         code: DeadLetterCode,
-        /// Not before this, even if [`UNEXPECTED_RETRY_DELAYS`] is shorter.
+        /// Least delay of the retry, if it is longer than that of [`UNEXPECTED_RETRY_DELAYS`].
         not_before: Option<Duration>,
-        /// True if the other attempts are worth making, too.
+        /// True if regular attempts follow after these retries.
         retryable: bool,
     },
-    /// Never.
+    /// The delivery becomes a dead letter.
     Final {
-        /// What the dead letter says.
+        /// Error code of the dead letter.
         code: DeadLetterCode,
     },
-    /// The destination wants no more of anything (410).
+    /// The destination wants no further deliveries (410).
     Gone,
 }
 
 impl AttemptOutcome {
-    /// Meaning for a destination of `format`.
+    /// Classifies the outcome for a destination of `format`.
     #[must_use]
     pub fn verdict(&self, format: PayloadFormat) -> DeliveryVerdict {
-        let again = |code, not_before| DeliveryVerdict::Retry { code, not_before };
+        let retry = |code, not_before| DeliveryVerdict::Retry { code, not_before };
         let unexpected = |not_before, retryable| DeliveryVerdict::Unexpected {
             code: DeadLetterCode::Http4xx,
             not_before,
@@ -158,25 +164,25 @@ impl AttemptOutcome {
                         code: DeadLetterCode::Http4xx,
                         pause: pause.pause(format),
                     },
-                    // One that cannot be read says that it is busy all the same.
+                    // An unreadable `Retry-After` still means that the destination is busy.
                     503 if pause.has_retry_after() => DeliveryVerdict::Busy {
                         code: DeadLetterCode::Http5xx,
                         pause: pause.pause(format),
                     },
-                    500..=599 => again(DeadLetterCode::Http5xx, not_before),
+                    500..=599 => retry(DeadLetterCode::Http5xx, not_before),
                     408 | 425 => unexpected(not_before, true),
                     400..=499 => unexpected(not_before, false),
-                    // Temporary redirects are how some proxies answer during a deploy.
+                    // Some proxies send temporary redirects during a deploy.
                     302 | 303 | 307 => unexpected(None, false),
                     _ => DeliveryVerdict::Final { code: DeadLetterCode::Http4xx },
                 }
             }
             Self::Failed { kind, .. } => match kind {
-                TransportError::TimedOut => again(DeadLetterCode::Timeout, None),
+                TransportError::TimedOut => retry(DeadLetterCode::Timeout, None),
                 TransportError::NotFound
                 | TransportError::Refused
                 | TransportError::Certificate
-                | TransportError::Protocol => again(DeadLetterCode::Unreachable, None),
+                | TransportError::Protocol => retry(DeadLetterCode::Unreachable, None),
                 TransportError::Blocked => {
                     DeliveryVerdict::Final { code: DeadLetterCode::BlockedAddress }
                 }
@@ -184,7 +190,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// Target of a redirect.
+    /// Target, if the response is a redirect.
     #[must_use]
     pub fn redirect(&self) -> Option<&Redirect> {
         match self {
@@ -193,7 +199,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// The same without what the destination said: it may repeat what it was sent, and that is for no log.
+    /// Reason of a failure for logs. It omits the response's text, which may repeat the request.
     #[must_use]
     pub fn log_reason(&self) -> String {
         match self {
@@ -205,7 +211,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// Why it was no success, for people.
+    /// Reason of a failure for operators.
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
@@ -244,7 +250,11 @@ mod tests {
         answered(status, retry_after).verdict(PayloadFormat::Standard)
     }
 
-    fn told(status: u16, name: &'static str, value: &'static str) -> DeliveryVerdict {
+    fn verdict_with_header(
+        status: u16,
+        name: &'static str,
+        value: &'static str,
+    ) -> DeliveryVerdict {
         let (name, value) = (HeaderName::from_static(name), HeaderValue::from_static(value));
         let headers = [(name, value)].into_iter().collect();
         let url = "https://a.example/".parse().unwrap();
@@ -306,7 +316,7 @@ mod tests {
             elapsed += unexpected_retry_delay(tries, elapsed, hour).unwrap_or_default();
         }
         assert_eq!((elapsed, unexpected_retry_delay(5, elapsed, hour)), (second * 60, None));
-        // Held up by a pause of its destination, it keeps to the plan.
+        // A pause of the destination delayed this try, which does not change the plan.
         assert_eq!(unexpected_retry_delay(1, second * 900, hour), Some(UNEXPECTED_RETRY_DELAYS[1]));
     }
 
@@ -328,12 +338,12 @@ mod tests {
                 code: DeadLetterCode::Http5xx,
                 pause: pause.map(Duration::from_secs),
             };
-            assert_eq!(told(503, "retry-after", asked), expected, "{asked}");
+            assert_eq!(verdict_with_header(503, "retry-after", asked), expected, "{asked}");
         }
-        // A window that ends some time later says nothing of a failure.
+        // The end of a rate limit window does not make another failure a busy response.
         for (status, code) in [(500, DeadLetterCode::Http5xx), (503, DeadLetterCode::Http5xx)] {
             let expected = DeliveryVerdict::Retry { code, not_before: None };
-            assert_eq!(told(status, "ratelimit-reset", "3000"), expected);
+            assert_eq!(verdict_with_header(status, "ratelimit-reset", "3000"), expected);
         }
     }
 

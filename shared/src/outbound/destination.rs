@@ -1,7 +1,9 @@
-//! A destination: where processed events go, which of them, and on what terms.
+//! Defines a destination: its URL, the events that it receives, and its limits.
 //!
-//! Guarantee: one of these can be used without looking back: its URL is http or https and has a host, its headers can be
-//! sent, and nothing secret shows when it is printed.
+//! # Guarantees
+//!
+//! - A destination is valid: its URL is http or https with a host, and its headers can be sent.
+//! - `Debug` shows no secret.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,20 +19,20 @@ use super::headers::SourceName;
 use crate::event::Millis;
 use crate::platform::{PlatformName, UnknownName};
 
-/// What the names of registered platforms' destinations begin with, and no other's.
+/// Prefix of the names of registered platforms' destinations. No other name has it.
 const REGISTERED_PREFIX: &str = "platform_";
 
-/// A destination's name: the grammar of a platform's.
+/// Name of a destination. Has the grammar of a platform's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DestinationName {
     queue: PlatformName,
 }
 
 impl DestinationName {
-    /// Checks the grammar.
+    /// Checks the name.
     ///
     /// # Errors
-    /// When `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
+    /// `name` does not match `^[a-z0-9][a-z0-9_-]{0,63}$`.
     pub fn new(name: &str) -> Result<Self, UnknownName> {
         let wrong = |error| UnknownName { what: "a destination's name", ..error };
         PlatformName::new(name)
@@ -39,22 +41,22 @@ impl DestinationName {
             .map(|queue| Self { queue })
     }
 
-    /// That of the destination which `platform` was registered with.
+    /// Name of the destination of a registered platform.
     ///
     /// # Errors
-    /// When the platform's name leaves no room for it.
+    /// The platform's name is too long.
     pub fn for_registered_platform(platform: &PlatformName) -> Result<Self, UnknownName> {
         Self::new(&format!("{REGISTERED_PREFIX}{platform}"))
     }
 
-    /// Whether it is one that [`Self::for_registered_platform`] gives.
+    /// Returns true for a name of [`Self::for_registered_platform`].
     #[must_use]
     pub fn is_for_registered_platform(&self) -> bool {
         self.as_str().starts_with(REGISTERED_PREFIX)
     }
 
-    /// Name of the destination that a queue of this name was made for: without the digits of a
-    /// fingerprint that tell it from another queue.
+    /// Name of the destination for which a queue of this name was created. Removes the digits of a
+    /// fingerprint that distinguish it from other queues.
     #[must_use]
     pub fn first_owner(&self) -> &str {
         let is_print =
@@ -69,7 +71,7 @@ impl DestinationName {
         self.queue.destination().unwrap_or_default()
     }
 
-    /// What its queue is called: `out:<name>`.
+    /// Name of the queue: `out:<name>`.
     #[must_use]
     pub fn queue(&self) -> &PlatformName {
         &self.queue
@@ -88,12 +90,12 @@ impl fmt::Display for DestinationName {
     }
 }
 
-/// Digest of a URL: tells URLs apart without their secrets (32 hex digits of SHA-256).
+/// Digest that identifies a URL without its secrets: 32 hex digits of SHA-256.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UrlFingerprint(String);
 
 impl UrlFingerprint {
-    /// Fingerprint of `url`. A fragment is no part of it, since it is never sent.
+    /// Computes the fingerprint of `url`. It ignores the fragment, which is never sent.
     #[must_use]
     pub fn of(url: &Url) -> Self {
         let mut sent = url.clone();
@@ -110,20 +112,20 @@ impl fmt::Display for UrlFingerprint {
     }
 }
 
-/// What a destination is sent.
+/// Format of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PayloadFormat {
     /// The standard payload, signed.
     Standard,
-    /// A message for people, by Slack's incoming webhooks.
+    /// A message for Slack's incoming webhooks.
     Slack,
-    /// A message for people, by Discord's webhooks.
+    /// A message for Discord's webhooks.
     Discord,
 }
 
 impl PayloadFormat {
-    /// What the services' own hosts understand.
+    /// Detects the format by the host.
     #[must_use]
     pub fn of(url: &Url) -> Self {
         let path = url.path();
@@ -139,23 +141,23 @@ impl PayloadFormat {
     }
 }
 
-/// Which events a destination gets.
+/// Selects the events that a destination receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Patterns; `*` stands for any text. None: all.
+    /// Patterns of event types, in which `*` matches any text. `None` selects all.
     events: Option<Vec<String>>,
-    /// Only of this platform.
+    /// The platform. `None` selects all.
     platform: Option<PlatformName>,
 }
 
 impl EventFilter {
-    /// Everything that `events` (none: all) match, of `platform` (none: of all).
+    /// Creates a filter. `None` for `events` or `platform` selects all.
     #[must_use]
     pub fn new(events: Option<Vec<String>>, platform: Option<PlatformName>) -> Self {
         Self { events, platform }
     }
 
-    /// Whether an event is wanted.
+    /// Returns true if the filter selects an event of `platform`.
     #[must_use]
     pub fn wants(&self, platform: &PlatformName, event: &str) -> bool {
         self.platform.as_ref().is_none_or(|one| one == platform)
@@ -165,7 +167,7 @@ impl EventFilter {
                 .is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
     }
 
-    /// Whether an event that somebody triggers by hand, and that is of no platform, is wanted.
+    /// Returns true if the filter selects a manually triggered event, which has no platform.
     #[must_use]
     pub fn wants_manual_trigger(&self, event: &str) -> bool {
         self.platform.is_none()
@@ -175,13 +177,13 @@ impl EventFilter {
                 .is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern, event)))
     }
 
-    /// The patterns; none: all.
+    /// The patterns. `None` selects all.
     #[must_use]
     pub(super) fn events(&self) -> Option<Vec<String>> {
         self.events.clone()
     }
 
-    /// The patterns, for showing.
+    /// The patterns for display.
     #[must_use]
     pub fn patterns(&self) -> Vec<&str> {
         self.events
@@ -190,8 +192,9 @@ impl EventFilter {
     }
 }
 
-/// `*` stands for any text, also for none; everything else for itself. Takes time linear in the product of the lengths
-/// at worst, both of which are bounded.
+/// Matches `text` against `pattern`, in which `*` stands for any text, also an empty one.
+///
+/// The time is at most proportional to the product of the lengths, and both are bounded.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut pieces = pattern.split('*');
     let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else {
@@ -211,7 +214,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     true
 }
 
-/// How fast a destination may be sent to, across all workers.
+/// Rate limit of a destination, shared by all workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryLimit {
     /// Deliveries per window, at least 1.
@@ -220,69 +223,70 @@ pub struct DeliveryLimit {
     pub window: Duration,
 }
 
-/// Secret that was replaced and is still valid.
+/// A replaced secret that is still valid.
 #[derive(Clone)]
 pub struct PreviousSecret {
     /// The secret.
     pub secret: SecretString,
-    /// When it ends, by Redis's clock; `None`: when the operator removes it.
+    /// Expiry by Redis's clock. `None`: valid until the operator removes it.
     pub expires_at: Option<Millis>,
 }
 
 impl PreviousSecret {
-    /// One that is valid until the operator removes it.
+    /// Creates a secret that is valid until the operator removes it.
     pub(super) fn lasting(secret: SecretString) -> Self {
         Self { secret, expires_at: None }
     }
 }
 
-/// Where processed events go, and on what terms.
+/// A receiver of processed events.
 #[derive(Clone)]
 pub struct Destination {
-    /// Its name; `out:<name>` in queues.
+    /// The name. The queue is `out:<name>`.
     pub name: DestinationName,
-    /// Where to. Its path is often a secret: only the host is ever shown.
+    /// The URL. Its path is often a secret, so only the host is shown.
     pub url: Url,
-    /// Which events.
+    /// The events that it receives.
     pub subscription: EventFilter,
-    /// What deliveries are signed with; none: they are not.
+    /// Secret that signs deliveries. `None`: they are not signed.
     pub secret: Option<SecretString>,
-    /// Secrets that deliveries are signed with beside it, the newest first.
+    /// Further secrets that sign deliveries, the newest first.
     pub previous_secrets: Vec<PreviousSecret>,
-    /// Of a whole attempt.
+    /// Timeout of a whole attempt.
     pub timeout: Duration,
-    /// Executions in all, at least 1.
+    /// Most attempts, at least 1.
     pub max_attempts: u32,
-    /// Before the second attempt; doubles with each.
+    /// Delay before the second attempt. It doubles with each further one.
     pub retry_delay: Duration,
-    /// The longest pause.
+    /// Longest delay between attempts.
     pub max_retry_delay: Duration,
     /// The operator's headers.
     pub headers: Vec<(String, SecretString)>,
-    /// How fast.
+    /// Rate limit.
     pub limit: DeliveryLimit,
-    /// What is sent.
+    /// Format of the payload.
     pub format: PayloadFormat,
-    /// Who sends.
+    /// Name of the sender.
     pub source: SourceName,
-    /// Discord on `stream.live`: whom to mention (`everyone`, `here`, or a role's id).
+    /// Discord, on `stream.live`: mention of `everyone`, `here` or a role's id.
     pub mention: Option<String>,
-    /// Discord on `stream.live`: where to watch; `{stream_id}` and `{room_id}` are replaced.
+    /// Discord, on `stream.live`: link to the stream. `{stream_id}` and `{room_id}` are replaced.
     pub watch_url: Option<String>,
-    /// Deliveries that may wait; beyond it they go to its dead letters.
+    /// Most waiting deliveries. Further ones become dead letters.
     pub max_backlog: u64,
-    /// Addresses beside public ones.
+    /// Addresses that are allowed beside public ones.
     pub allow_private: Arc<AllowPrivate>,
-    /// Held from the start.
+    /// True if deliveries wait until an operator resumes them.
     pub paused: bool,
-    /// Its secret cannot be opened by this process: nothing is sent.
+    /// True if this process cannot decrypt the secret. Then nothing is sent.
     pub secret_unreadable: bool,
-    /// True if it is one of `WEBHOOK_URLS`.
+    /// True if the destination is from `WEBHOOK_URLS`.
     pub from_url_list: bool,
 }
 
 impl Destination {
-    /// Whether deliveries to both are made in the same way. For destinations made from the same defaults.
+    /// Returns true if deliveries to both are equal. Both must have been made from the same
+    /// defaults.
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         let secret =
@@ -298,14 +302,14 @@ impl Destination {
             && previous(self) == previous(other)
     }
 
-    /// Scope in which its URL identifies it: `*` for the destinations of `WEBHOOK_URLS`, whose names
-    /// are mere positions, else its name.
+    /// Scope in which the URL identifies the destination: `*` for those of `WEBHOOK_URLS`, whose
+    /// names are positions in the list. Otherwise the name.
     #[must_use]
     pub fn scope(&self) -> &str {
         if self.from_url_list { "*" } else { self.name.as_str() }
     }
 
-    /// Secrets that a delivery is signed with at `now`, the newest first.
+    /// Secrets that sign a delivery at `now`, the newest first.
     #[must_use]
     pub fn signing_secrets(&self, now: Millis) -> Vec<&SecretString> {
         let previous = self.previous_secrets.iter();

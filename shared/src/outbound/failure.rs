@@ -1,4 +1,4 @@
-//! Names of what kept a request from being answered.
+//! Names the failure of a request that got no response.
 
 use std::error::Error;
 use std::io;
@@ -11,30 +11,36 @@ use super::client::CONNECT_TIMEOUT;
 use super::delivery::{AttemptOutcome, TransportError};
 use super::resolver::{BlockedAddressError, NameNotFoundError};
 
-/// Outcome of an attempt that got no answer from `url` within `timeout`.
-pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> AttemptOutcome {
+/// Classifies the `error` of a request to `url` with this `timeout`.
+pub(super) fn classify_error(
+    error: &reqwest::Error,
+    url: &Url,
+    timeout: Duration,
+) -> AttemptOutcome {
     let host = url.host_str().unwrap_or_default();
-    let (kind, reason) = if find::<BlockedAddressError>(error).is_some() {
+    let (kind, reason) = if find_cause::<BlockedAddressError>(error).is_some() {
         (TransportError::Blocked, BlockedAddressError.to_string())
-    } else if find::<NameNotFoundError>(error).is_some() {
+    } else if find_cause::<NameNotFoundError>(error).is_some() {
         (TransportError::NotFound, format!("getaddrinfo ENOTFOUND {host}"))
     } else if error.is_timeout() {
-        (TransportError::TimedOut, timed_out(error, timeout))
-    } else if let Some(tls) = find::<rustls::Error>(error) {
-        tls_failed(tls, host)
-    } else if let Some(http) = find::<hyper::Error>(error).filter(|error| error.is_parse()) {
-        (TransportError::Protocol, unreadable(http))
-    } else if find::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message) {
+        (TransportError::TimedOut, describe_timeout(error, timeout))
+    } else if let Some(tls) = find_cause::<rustls::Error>(error) {
+        classify_tls_error(tls, host)
+    } else if let Some(http) = find_cause::<hyper::Error>(error).filter(|error| error.is_parse()) {
+        (TransportError::Protocol, describe_parse_error(http))
+    } else if find_cause::<hyper::Error>(error).is_some_and(hyper::Error::is_incomplete_message) {
         (
             TransportError::Refused,
             "ECONNRESET the connection was closed without an answer".to_owned(),
         )
     } else {
-        match find::<io::Error>(error).map(io::Error::kind) {
+        match find_cause::<io::Error>(error).map(io::Error::kind) {
             Some(io::ErrorKind::ConnectionRefused) => {
                 (TransportError::Refused, "ECONNREFUSED".to_owned())
             }
-            Some(io::ErrorKind::TimedOut) => (TransportError::TimedOut, timed_out(error, timeout)),
+            Some(io::ErrorKind::TimedOut) => {
+                (TransportError::TimedOut, describe_timeout(error, timeout))
+            }
             Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
                 (TransportError::Refused, "EHOSTUNREACH".to_owned())
             }
@@ -44,7 +50,7 @@ pub(super) fn failed(error: &reqwest::Error, url: &Url, timeout: Duration) -> At
     AttemptOutcome::Failed { kind, reason }
 }
 
-fn timed_out(error: &reqwest::Error, timeout: Duration) -> String {
+fn describe_timeout(error: &reqwest::Error, timeout: Duration) -> String {
     if error.is_connect() {
         format!("connect timeout of {}ms exceeded", CONNECT_TIMEOUT.as_millis())
     } else {
@@ -52,8 +58,8 @@ fn timed_out(error: &reqwest::Error, timeout: Duration) -> String {
     }
 }
 
-/// Reason why the bytes of an answer are no HTTP message.
-fn unreadable(error: &hyper::Error) -> String {
+/// Describes a response that is not an HTTP message.
+fn describe_parse_error(error: &hyper::Error) -> String {
     let text = error.to_string();
     if text.contains("HTTP version") {
         "EPROTO the answer is not HTTP/1.1 (an HTTP/2-only receiver?)".to_owned()
@@ -64,7 +70,7 @@ fn unreadable(error: &hyper::Error) -> String {
     }
 }
 
-fn tls_failed(error: &rustls::Error, host: &str) -> (TransportError, String) {
+fn classify_tls_error(error: &rustls::Error, host: &str) -> (TransportError, String) {
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage};
     let text = match error {
         AlertReceived(AlertDescription::NoApplicationProtocol) => {
@@ -95,16 +101,16 @@ fn tls_failed(error: &rustls::Error, host: &str) -> (TransportError, String) {
     (TransportError::Certificate, format!("ECERT {text}"))
 }
 
-/// The first cause of this type.
-fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
+/// Finds the first cause of this type.
+fn find_cause<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
     let mut next = Some(error);
     while let Some(one) = next {
         if let Some(found) = one.downcast_ref::<E>() {
             return Some(found);
         }
-        // An io::Error's cause is not what it wraps but what that is caused by.
+        // The source of an `io::Error` is not its inner error, but the source of that.
         if let Some(wrapped) = one.downcast_ref::<io::Error>().and_then(io::Error::get_ref)
-            && let Some(found) = find_in::<E>(wrapped)
+            && let Some(found) = find_inner_cause::<E>(wrapped)
         {
             return Some(found);
         }
@@ -113,11 +119,11 @@ fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e 
     None
 }
 
-fn find_in<'e, E: Error + 'static>(
+fn find_inner_cause<'e, E: Error + 'static>(
     error: &'e (dyn Error + Send + Sync + 'static),
 ) -> Option<&'e E> {
     let error: &'e (dyn Error + 'static) = error;
-    find::<E>(error)
+    find_cause::<E>(error)
 }
 
 #[cfg(test)]
@@ -126,7 +132,8 @@ mod tests {
 
     #[test]
     fn certificate_errors_are_told_apart_by_cause() {
-        let of = |error| tls_failed(&rustls::Error::InvalidCertificate(error), "hook.example").1;
+        let of =
+            |error| classify_tls_error(&rustls::Error::InvalidCertificate(error), "hook.example").1;
         for (error, reason) in [
             (CertificateError::Expired, "ECERT the certificate has expired"),
             (CertificateError::NotValidYet, "ECERT the certificate is not valid yet"),
@@ -140,6 +147,6 @@ mod tests {
             assert_eq!(of(error), reason);
         }
         let alert = rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol);
-        assert_eq!(tls_failed(&alert, "hook.example").0, TransportError::Protocol);
+        assert_eq!(classify_tls_error(&alert, "hook.example").0, TransportError::Protocol);
     }
 }

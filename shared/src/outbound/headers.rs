@@ -1,8 +1,14 @@
-//! What goes with a delivery: its names, and two signatures over the bytes that are sent.
+//! Builds the headers of a delivery, with its signatures.
 //!
-//! Guarantee: whoever holds the secret can verify the raw body by `X-<Source>-Signature`, or body, id and time by the
-//! Standard Webhooks headers (<https://www.standardwebhooks.com>, symmetric signatures). What the operator adds cannot
-//! replace any of these. Signatures are made anew for every attempt, since they carry its time.
+//! # Guarantees
+//!
+//! - `X-<Source>-Signature` signs the raw body (`body_is_signed_as_sent`).
+//! - The Standard Webhooks headers sign body, id and time
+//!   (`standard_signature_matches_its_test_vector`). See <https://www.standardwebhooks.com>.
+//! - The operator's headers replace none of these
+//!   (`operator_headers_cannot_replace_reserved_ones`).
+//!
+//! Each attempt has new signatures, since they cover its time.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,13 +19,13 @@ use sha2::Sha256;
 use crate::event::Millis;
 use crate::signature::base64_text;
 
-/// How far events travelled from one Tributary to the next; see [`MAX_HOPS`].
+/// Header that counts the Tributary instances that an event passed through, see [`MAX_HOPS`].
 pub const HOPS_HEADER: &str = "tributary-hops";
-/// Deliveries of one event, from one Tributary to the next, before it is a loop.
+/// Number of instances after which an event is considered to be in a loop.
 pub const MAX_HOPS: u32 = 8;
-/// W3C trace context, where the event has one.
+/// Header of the W3C trace context.
 pub const TRACEPARENT_HEADER: &str = "traceparent";
-/// Header names that the operator cannot set, beside `X-<Source>-…` and `webhook-…`.
+/// Reserved header names, beside `X-<Source>-…` and `webhook-…`.
 const RESERVED: [&str; 13] = [
     "host",
     "content-length",
@@ -36,34 +42,35 @@ const RESERVED: [&str; 13] = [
     TRACEPARENT_HEADER,
 ];
 
-/// `WEBHOOK_SOURCE`: a name that header names can be made of.
+/// `WEBHOOK_SOURCE`: the sender's name, which is part of header names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceName(String);
 
-/// A text that no header name can hold.
+/// Error for a text that cannot be part of a header name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to 64 letters, digits and '-', since header names are made of it")]
 pub struct SourceNameError;
 
 impl SourceName {
-    /// Checks it.
+    /// Checks the name.
     ///
     /// # Errors
-    /// When it is empty, long, or holds anything but ASCII letters, digits and `-`.
+    /// The name is empty, too long, or has other characters than ASCII letters, digits and `-`.
     pub fn new(name: &str) -> Result<Self, SourceNameError> {
-        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-        let fits =
-            (1..=64).contains(&name.len()) && name.bytes().all(good) && !name.starts_with('-');
-        if fits { Ok(Self(name.to_owned())) } else { Err(SourceNameError) }
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        let is_valid = (1..=64).contains(&name.len())
+            && name.bytes().all(is_allowed)
+            && !name.starts_with('-');
+        if is_valid { Ok(Self(name.to_owned())) } else { Err(SourceNameError) }
     }
 
-    /// As the operator wrote it.
+    /// The name as the operator wrote it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// `X-<Source>-<what>`.
+    /// Name of the header `X-<Source>-<what>`.
     #[must_use]
     pub fn header(&self, what: &str) -> String {
         format!("X-{}-{what}", self.0)
@@ -76,18 +83,20 @@ impl Default for SourceName {
     }
 }
 
-/// Whether the operator may set the header `name` (of any case).
+/// Returns true if the operator may set the header `name`. Case does not matter.
 #[must_use]
 pub fn is_settable(name: &str, source: &SourceName) -> bool {
     let name = name.to_ascii_lowercase();
-    let ours = source.header("").to_ascii_lowercase();
-    !name.starts_with(&ours) && !name.starts_with("webhook-") && !RESERVED.contains(&name.as_str())
+    let reserved_prefix = source.header("").to_ascii_lowercase();
+    !name.starts_with(&reserved_prefix)
+        && !name.starts_with("webhook-")
+        && !RESERVED.contains(&name.as_str())
 }
 
-/// What one attempt is sent with, in order; `now` is the time of the attempt.
+/// Headers of one attempt, in order. `now` is the time of the attempt.
 ///
-/// `secrets` are those that are valid, the newest first: `X-<Source>-Signature` is by the newest,
-/// `X-<Source>-Signature-Previous` by the others, and `webhook-signature` by all of them.
+/// `secrets` are the valid ones, the newest first. The newest signs `X-<Source>-Signature`, the
+/// others sign `X-<Source>-Signature-Previous`, and all of them sign `webhook-signature`.
 #[must_use]
 pub fn headers(
     source: &SourceName,
@@ -129,19 +138,19 @@ pub fn headers(
     headers
 }
 
-/// Event types come from strangers; a header value holds visible ASCII.
+/// Replaces characters that a header value cannot hold. Senders choose the event type.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
 }
 
-/// Standard Webhooks: what follows `whsec_` is base64; another secret is its own bytes.
+/// Key of Standard Webhooks: base64 after `whsec_`, else the bytes of the secret.
 fn standard_key(secret: &str) -> zeroize::Zeroizing<Vec<u8>> {
     let text = base64_text::without_version(secret);
     let decoded = text.strip_prefix("whsec_").and_then(base64_text::decode_secret);
     zeroize::Zeroizing::new(decoded.unwrap_or_else(|| secret.as_bytes().to_vec()))
 }
 
-/// HMAC takes keys of any length, so there always is one.
+/// Computes HMAC-SHA256. HMAC accepts keys of any length, so the result is never `None`.
 fn mac(key: &[u8], pieces: &[&[u8]]) -> Option<[u8; 32]> {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).ok()?;
     pieces.iter().for_each(|piece| mac.update(piece));
@@ -155,10 +164,10 @@ mod tests {
     use super::*;
 
     fn of(secret: Option<&str>, body: &[u8]) -> std::collections::BTreeMap<String, String> {
-        by_all(secret.as_slice(), body)
+        signed_by_all(secret.as_slice(), body)
     }
 
-    fn by_all(secrets: &[&str], body: &[u8]) -> std::collections::BTreeMap<String, String> {
+    fn signed_by_all(secrets: &[&str], body: &[u8]) -> std::collections::BTreeMap<String, String> {
         let secrets: Vec<SecretString> =
             secrets.iter().map(|secret| SecretString::from(*secret)).collect();
         let secrets: Vec<&SecretString> = secrets.iter().collect();
@@ -175,7 +184,7 @@ mod tests {
         .collect()
     }
 
-    /// The vector of the Standard Webhooks reference libraries.
+    /// Test vector of the Standard Webhooks reference libraries.
     #[test]
     fn standard_signature_matches_its_test_vector() {
         let headers =
@@ -184,7 +193,7 @@ mod tests {
         assert_eq!(headers["webhook-timestamp"], "1614265330");
     }
 
-    /// `printf '{"a":1}' | openssl dgst -sha256 -hmac s3cret`
+    /// Expected value: `printf '{"a":1}' | openssl dgst -sha256 -hmac s3cret`
     #[test]
     fn body_is_signed_as_sent() {
         let headers = of(Some("s3cret"), br#"{"a":1}"#);
@@ -201,7 +210,7 @@ mod tests {
     fn rotation_signs_with_the_old_secrets_too() {
         let body = br#"{"a":1}"#;
         let alone = |secret| of(Some(secret), body);
-        let all = by_all(&["new", "old", "older"], body);
+        let all = signed_by_all(&["new", "old", "older"], body);
         let signature =
             |of: &std::collections::BTreeMap<String, String>| of["X-StreamGank-Signature"].clone();
         assert_eq!(signature(&all), signature(&alone("new")));

@@ -1,7 +1,7 @@
-//! Outbound: what processed events become for those who wait for them.
+//! Delivers processed events to destinations.
 //!
-//! Guarantee: everything here is decided from a [`Destination`] and an event, without looking back at where either came
-//! from; only [`client`] touches the network.
+//! [`config`] reads the destinations. [`client`] alone uses the network. The other modules decide
+//! from a [`Destination`] and an event.
 
 pub mod address;
 pub mod certificates;

@@ -1,9 +1,13 @@
-//! Pause that a busy receiver asks for.
+//! Reads the pause that a busy receiver asks for.
 //!
-//! Sources: RFC 9110 section 10.2.3 (`Retry-After`), draft-ietf-httpapi-ratelimit-headers
-//! (`RateLimit`, `RateLimit-Reset`), <https://discord.com/developers/docs/topics/rate-limits>
-//! (`X-RateLimit-Reset-After`, `retry_after`), <https://core.telegram.org/bots/api#responseparameters>
-//! (`parameters.retry_after`), and the services that write `X-Rate-Limit-Reset` and `Retry-After-Ms`.
+//! Sources:
+//!
+//! - RFC 9110 section 10.2.3 (`Retry-After`)
+//! - draft-ietf-httpapi-ratelimit-headers (`RateLimit`, `RateLimit-Reset`)
+//! - <https://discord.com/developers/docs/topics/rate-limits> (`X-RateLimit-Reset-After`,
+//!   `retry_after`)
+//! - <https://core.telegram.org/bots/api#responseparameters> (`parameters.retry_after`)
+//! - services that send `X-Rate-Limit-Reset` and `Retry-After-Ms`
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,23 +19,23 @@ use url::Url;
 use super::PayloadFormat;
 use crate::json::time::parse_text;
 
-/// The longest pause that is obeyed.
+/// Longest pause that is respected.
 pub const MAX_PAUSE: Duration = Duration::from_secs(3600);
-/// Numbers from here on are a time in seconds since the epoch, and no span.
+/// Smallest number that is a time in seconds since the epoch. Smaller ones are durations.
 const EPOCH_SECONDS: f64 = 1e9;
-/// Numbers from here on are a time in milliseconds since the epoch.
+/// Smallest number that is a time in milliseconds since the epoch.
 const EPOCH_MILLIS: f64 = 1e12;
-/// First version of Discord's interface that writes seconds in bodies.
+/// First version of Discord's API whose bodies use seconds.
 const DISCORD_SECONDS: u32 = 8;
-/// Shortest pause for which a number is taken as milliseconds.
+/// Shortest pause that a number of milliseconds may stand for.
 const MIN_MILLIS: Duration = Duration::from_millis(250);
 
-/// Pauses that an answer names, in the forms that receivers have for it.
+/// Pauses in a response, by the form in which receivers send them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestedPause {
-    /// True if it has `Retry-After`, readable or not.
+    /// True if `Retry-After` is present, readable or not.
     present: bool,
-    /// `Retry-After`, or its form in milliseconds.
+    /// `Retry-After`, or its variant in milliseconds.
     retry_after: Option<Duration>,
     /// `X-RateLimit-Reset-After`.
     reset_after: Option<Duration>,
@@ -41,22 +45,22 @@ pub struct RequestedPause {
     body: Option<BodyPause>,
 }
 
-/// Number in a body; the unit depends on who wrote it.
+/// A number in a body. Its unit depends on the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct BodyPause {
-    /// The number as seconds.
+    /// The number, taken as seconds.
     seconds: Duration,
-    /// True if Discord means milliseconds.
+    /// True if Discord would mean milliseconds.
     old_discord: bool,
 }
 
 impl RequestedPause {
-    /// Reads an answer of `url` that arrived at `now`. Times are compared with the answer's own
-    /// `Date`.
+    /// Reads a response of `url` that arrived at `now`. Its `Date` header, if present, replaces
+    /// `now`.
     pub(super) fn read(url: &Url, headers: &HeaderMap, body: &[u8], now: SystemTime) -> Self {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok()).unwrap_or(now);
-        // The first that says anything but zero.
+        // The first value that is not zero counts.
         let first = |names: &[&str], read: &dyn Fn(&str) -> Option<Duration>| {
             let values = names.iter().flat_map(|name| headers.get_all(*name));
             let mut read = values.filter_map(|value| read(value.to_str().ok()?.trim()));
@@ -76,19 +80,19 @@ impl RequestedPause {
         }
     }
 
-    /// True if the answer has a `Retry-After`, readable or not.
+    /// Returns true if `Retry-After` is present, readable or not.
     #[must_use]
     pub const fn has_retry_after(&self) -> bool {
         self.present
     }
 
-    /// Pause that `Retry-After` asks for, as far as it can be read.
+    /// Pause of `Retry-After`, if it is readable.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after.map(|pause| pause.min(MAX_PAUSE))
     }
 
-    /// Pause of a receiver of `format`, the most precise first; `None`: it names none.
+    /// Pause of a receiver of `format`, from the most precise source. `None`: there is no pause.
     #[must_use]
     pub fn pause(&self, format: PayloadFormat) -> Option<Duration> {
         let body = self.body.map(|body| {
@@ -105,7 +109,7 @@ impl RequestedPause {
 
 #[cfg(test)]
 impl RequestedPause {
-    /// A `Retry-After` of so long.
+    /// Creates a pause with this `Retry-After`.
     pub(super) fn of(retry_after: Option<Duration>) -> Self {
         let usable = retry_after.filter(|pause| !pause.is_zero());
         Self { present: retry_after.is_some(), retry_after: usable, ..Self::default() }
@@ -120,8 +124,9 @@ fn seconds(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(number.max(0.0)).unwrap_or(Duration::MAX))
 }
 
-/// A number of seconds, a span with a unit, a number that is a time, or a date; in quotes, and with
-/// a list or parameters after it, too.
+/// Parses a number of seconds, a duration with a unit, a time as a number, or a date.
+///
+/// Quotation marks around it are removed. A list or parameters after it are ignored.
 fn span(text: &str, now: SystemTime) -> Option<Duration> {
     let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
     let bare = |text: &str| {
@@ -138,7 +143,7 @@ fn span(text: &str, now: SystemTime) -> Option<Duration> {
     number(&text).or_else(date).or_else(|| number(&bare(text.split([',', ';']).next()?)))
 }
 
-/// A number of seconds, or one that is a time.
+/// Parses a number of seconds, or a time as a number.
 fn numeric(text: &str, now: SystemTime) -> Option<Duration> {
     let number = text.parse::<f64>().ok()?;
     if number < EPOCH_SECONDS {
@@ -153,7 +158,7 @@ fn numeric(text: &str, now: SystemTime) -> Option<Duration> {
     Some(at.map_or(Duration::MAX, |at| at.duration_since(now).unwrap_or_default()))
 }
 
-/// A number with a unit: `30s`, `500 ms`, `1 minute`.
+/// Parses a number with a unit: `30s`, `500 ms`, `1 minute`.
 fn with_unit(text: &str) -> Option<Duration> {
     let at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(at);
@@ -168,7 +173,7 @@ fn with_unit(text: &str) -> Option<Duration> {
     Some(Duration::try_from_secs_f64((number * unit).max(0.0)).unwrap_or(Duration::MAX))
 }
 
-/// A span of ISO 8601 below a day: `PT1M30S`.
+/// Parses an ISO 8601 duration below a day: `PT1M30S`.
 fn iso_span(text: &str) -> Option<Duration> {
     let text = text.to_ascii_uppercase();
     let mut rest = text.strip_prefix("PT").filter(|rest| !rest.is_empty())?;
@@ -181,14 +186,14 @@ fn iso_span(text: &str) -> Option<Duration> {
     Some(sum)
 }
 
-/// Pause of a `RateLimit` header: the longest of its exhausted policies, else the shortest of all.
+/// Parses `RateLimit`: the longest pause of its exhausted policies, else the shortest of all.
 fn policies(text: &str) -> Option<Duration> {
     let value = |policy: &str, names: &[&str]| {
         let mut pairs = policy.split([';', ',']).filter_map(|part| part.split_once('='));
         let (_, value) = pairs.find(|(name, _)| names.contains(&name.trim()))?;
         seconds(value.trim())
     };
-    // Older drafts separate the parts of their one policy by commas.
+    // Older drafts have one policy, and separate its parts with commas.
     let separator = if text.contains("reset") { '\0' } else { ',' };
     let policies = text.split(separator).filter_map(|policy| {
         let left = value(policy, &["r", "remaining"]);
@@ -223,7 +228,7 @@ fn in_body(url: &Url, body: &[u8], now: SystemTime) -> Option<BodyPause> {
     })
 }
 
-/// True if the path of `url` names a version of an interface before `version`.
+/// Returns true if the path of `url` names an API version below `version`.
 fn is_before(url: &Url, version: u32) -> bool {
     let mut segments = url.path_segments().into_iter().flatten();
     segments.any(|one| {

@@ -1,8 +1,12 @@
-//! What a destination receives: the standard payload, as compact JSON.
+//! Builds the standard payload of a delivery, as compact JSON.
 //!
-//! Guarantee: the text is what ECMAScript's `JSON.stringify(JSON.parse(text))` gives, so that receivers which sign what
-//! they re-serialise (`express.json()` and then `JSON.stringify(req.body)`) come to the same signature as those that sign
-//! the raw body. One exception: an integer beyond 2^53 is kept digit by digit, since rounding it would be worse.
+//! # Guarantees
+//!
+//! - The text equals ECMAScript's `JSON.stringify(JSON.parse(text))`
+//!   (`payload_equals_json_stringify`). So the signature also matches for receivers that parse and
+//!   re-serialize the body, as `express.json()` with `JSON.stringify(req.body)` does.
+//! - Integers beyond 2^53 are the exception: they keep their digits, since rounding would be worse
+//!   (`integer_too_large_for_javascript_is_kept`).
 
 use uuid::Uuid;
 
@@ -10,35 +14,35 @@ use crate::clock;
 use crate::event::Millis;
 use crate::json::{Document, JsonNode, Value};
 
-/// Where an event without a `/data` object keeps what it is about.
+/// Members of the body that become `data`, in this order, if they are objects.
 const DATA_MEMBERS: [&str; 2] = ["data", "payload"];
-/// Largest integer that ECMAScript's numbers hold exactly with all smaller ones (2^53 − 1).
+/// Largest integer up to which ECMAScript represents all integers exactly (2^53 − 1).
 const MAX_SAFE: f64 = 9_007_199_254_740_991.0;
-/// Namespace of delivery ids (a UUID made once for this purpose).
+/// Namespace of delivery ids, a random UUID.
 const DELIVERY_ID_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_3f0a_8f3c_4b8e_9a51_2d0c_7be4_91aa);
 
-/// What a payload is made of.
+/// Input of a payload.
 #[derive(Clone, Copy, Debug)]
 pub struct PayloadParts<'a> {
-    /// The event's type.
+    /// Event type.
     pub event: &'a str,
-    /// The event's body as the provider sent it.
+    /// Body of the event, as the provider sent it.
     pub body: &'a [u8],
-    /// When it was put up for delivery, by Redis's clock.
+    /// Time at which the delivery was enqueued, by Redis's clock.
     pub at: Millis,
-    /// The destination.
+    /// Name of the destination.
     pub webhook_id: &'a str,
     /// `WEBHOOK_SOURCE`.
     pub source: &'a str,
-    /// The event's platform.
+    /// Platform of the event.
     pub platform: &'a str,
-    /// The event's id.
+    /// Id of the event.
     pub event_id: &'a str,
-    /// What the worker's ledger says it did, as JSON; `None`: nothing was done.
+    /// Result in the ledger, as JSON. `None`: the event was not processed.
     pub result: Option<&'a str>,
 }
 
-/// The payload's text. A body that is no JSON becomes `null`.
+/// Builds the payload. A body that is not JSON becomes `null`.
 #[must_use]
 pub fn payload(parts: &PayloadParts<'_>) -> String {
     let mut out = String::with_capacity(parts.body.len() + 512);
@@ -70,7 +74,7 @@ pub fn payload(parts: &PayloadParts<'_>) -> String {
     out
 }
 
-/// The delivery's id: the same for every attempt, and whoever puts the event up for delivery (UUID version 5).
+/// Id of a delivery (UUID version 5). It is the same for every attempt and every worker.
 #[must_use]
 pub fn delivery_id(platform: &str, event_id: &str, destination: &str) -> Uuid {
     use sha1::{Digest as _, Sha1};
@@ -110,7 +114,7 @@ fn print(out: &mut String, node: &JsonNode<'_>) {
             out.push(']');
         }
         Value::Object(members) => {
-            // ECMAScript lists integer keys first, by their value, then the others as they came.
+            // ECMAScript orders integer keys first by value, and then other keys as written.
             let mut members: Vec<_> = members.iter().collect();
             members
                 .sort_by_key(|(key, _)| array_index(key).map_or((true, 0), |index| (false, index)));
@@ -128,7 +132,7 @@ fn print(out: &mut String, node: &JsonNode<'_>) {
     }
 }
 
-/// An ECMAScript array index: below 2^32 − 1, without leading zeros.
+/// Parses an ECMAScript array index: below 2^32 − 1, without leading zeros.
 fn array_index(key: &str) -> Option<u32> {
     let plain = key == "0" || (!key.starts_with('0') && key.bytes().all(|b| b.is_ascii_digit()));
     key.parse().ok().filter(|index| plain && *index < u32::MAX)
@@ -145,9 +149,9 @@ fn number(out: &mut String, lexeme: &str) {
     }
 }
 
-/// serde_json escapes what ECMAScript's QuoteJSONString does, in the same way.
+/// Writes a string. serde_json escapes the same characters as ECMAScript's QuoteJSONString.
 fn string(out: &mut String, text: &str) {
-    // A text can always be written.
+    // The serialization of a string cannot fail.
     out.push_str(&serde_json::to_string(text).unwrap_or_default());
 }
 
@@ -180,7 +184,12 @@ mod tests {
     fn payload_members_are_in_the_documented_order() {
         assert_eq!(
             payload(&parts(br#"{"event":"x","data":{"job_id":"j"}}"#)),
-            r#"{"event":"job.completed","data":{"job_id":"j"},"timestamp":"2024-01-01T12:05:30.123Z","webhook_id":"webhook_1","source":"streamgank","platform":"streamgank","event_id":"e-1","result":{"processed":true,"action":"recorded"}}"#
+            concat!(
+                r#"{"event":"job.completed","data":{"job_id":"j"},"#,
+                r#""timestamp":"2024-01-01T12:05:30.123Z","webhook_id":"webhook_1","#,
+                r#""source":"streamgank","platform":"streamgank","event_id":"e-1","#,
+                r#""result":{"processed":true,"action":"recorded"}}"#,
+            )
         );
     }
 

@@ -1,22 +1,22 @@
-//! Target of a redirect, as far as it may be shown.
+//! Extracts the target of a redirect for display.
 
 use reqwest::header::{HeaderMap, LOCATION};
 use url::{Position, Url};
 
-/// Longest target that is shown, in characters.
+/// Longest displayed target, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// Target of a redirect, without query, and without what it has in common with a secret URL.
+/// Target of a redirect, without its query and without secret parts of the destination's URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
-    /// Scheme, host and path. Path segments that the destination's own URL has are `…`.
+    /// Scheme, host and path. `…` replaces path segments that the destination's URL also has.
     pub target: String,
-    /// Host alone, for logs.
+    /// Host, for logs.
     pub host: String,
 }
 
 impl Redirect {
-    /// Target of an answer of `from`; `None`: it is no redirect, or names none.
+    /// Reads the target of a response of `from`. `None`: it is not a redirect, or names no target.
     pub(super) fn read(status: u16, headers: &HeaderMap, from: &Url) -> Option<Self> {
         if !(300..=399).contains(&status) {
             return None;
@@ -24,7 +24,7 @@ impl Redirect {
         let location = headers.get(LOCATION)?.to_str().ok()?;
         let url = from.join(location.trim()).ok()?;
         let host = url.host_str()?.to_owned();
-        // The path of a chat service's hook is a secret, and most redirects repeat it.
+        // The path of a chat webhook is a secret, and most redirects repeat it.
         let own: Vec<&str> = from.path_segments().into_iter().flatten().collect();
         let hidden = |segment: &str| !segment.is_empty() && own.contains(&segment);
         let path: Vec<&str> = url

@@ -1,4 +1,4 @@
-//! Names of destinations, and which of their addresses may be connected to.
+//! Resolves names of destinations to allowed addresses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,26 +9,26 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::address::AllowPrivate;
 
-/// No address of the name is allowed.
+/// Error: no address of the name is allowed.
 #[derive(Debug, thiserror::Error)]
-#[error("its address is not public; WEBHOOK_ALLOW_PRIVATE allows networks")]
+#[error("its address is not public; WEBHOOK_ALLOW_PRIVATE can allow it")]
 pub(super) struct BlockedAddressError;
 
-/// The name has no address.
+/// Error: the name has no address.
 #[derive(Debug, thiserror::Error)]
 #[error("the name has no address")]
 pub(super) struct NameNotFoundError(#[source] Option<io::Error>);
 
-/// Looks up the addresses of a name.
+/// Name lookup, replaceable in tests.
 pub(super) trait NameLookup: Send + Sync {
-    /// All addresses of `name`.
+    /// Looks up all addresses of `name`.
     ///
     /// # Errors
-    /// When there is no answer, or the name does not exist.
+    /// The lookup failed, or the name does not exist.
     fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 }
 
-/// The host's own resolver.
+/// The host's resolver.
 pub(super) struct SystemLookup;
 
 impl NameLookup for SystemLookup {
@@ -37,7 +37,7 @@ impl NameLookup for SystemLookup {
     }
 }
 
-/// Resolves names to those of their addresses that are allowed.
+/// A resolver that returns allowed addresses only.
 pub(super) struct AddressFilter {
     pub(super) allowed: Arc<AllowPrivate>,
     pub(super) names: Arc<dyn NameLookup>,

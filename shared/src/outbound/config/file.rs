@@ -1,4 +1,4 @@
-//! `[destinations.NAME]` in `PLATFORMS_FILE`.
+//! Reads `[destinations.NAME]` of `PLATFORMS_FILE`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::config::{Env, SecretText};
 use crate::platform::definition::{Report, Section, child, duration, secret_ref};
 use crate::platform::{PlatformName, SecretRef};
 
-/// Lays what the file says over `destinations`. A file that cannot be read is the registry's problem.
+/// Applies the file to `destinations`. The platform registry reports an unreadable file.
 pub(super) fn apply_file(
     destinations: &mut Vec<Destination>,
     path: &Path,
@@ -38,7 +38,7 @@ pub(super) fn apply_file(
                 secrets,
             };
             for (name, value) in tables {
-                reader.one(destinations, name, value);
+                reader.apply_destination(destinations, name, value);
             }
         }
         Some(_) => report.add("destinations", "must be tables such as [destinations.crm]"),
@@ -58,17 +58,17 @@ struct DestinationReader<'a> {
 }
 
 impl DestinationReader<'_> {
-    fn one(&self, destinations: &mut Vec<Destination>, name: &str, value: &Value) {
+    fn apply_destination(&self, destinations: &mut Vec<Destination>, name: &str, value: &Value) {
         let key = child("destinations", name);
         let name = match DestinationName::new(name) {
             Ok(name) => name,
             Err(reason) => return self.report.add(&key, reason.to_string()),
         };
         if name.is_for_registered_platform() {
-            // Two would share its queue, and each get what is meant for the other.
+            // Both destinations would share a queue, and receive each other's deliveries.
             return self.report.add(
                 &key,
-                "must not begin with platform_: that is what registered platforms' are called",
+                "must not begin with platform_, which is reserved for registered platforms",
             );
         }
         let Value::Table(table) = value else { return self.report.add(&key, "must be a table") };
@@ -79,9 +79,9 @@ impl DestinationReader<'_> {
         let base = match (known, url) {
             (Some(at), None) => destinations.swap_remove(at),
             (known, Some(url)) => {
-                let made = self.defaults.destination(name, url);
+                let destination = self.defaults.destination(name, url);
                 known.into_iter().for_each(|at| drop(destinations.swap_remove(at)));
-                made
+                destination
             }
             (None, None) => {
                 if !given {
@@ -90,11 +90,11 @@ impl DestinationReader<'_> {
                 return;
             }
         };
-        destinations.push(self.terms(base, section));
+        destinations.push(self.apply_settings(base, section));
         destinations.sort_by(|one, other| one.name.cmp(&other.name));
     }
 
-    /// A URL, or where it stands: the path of a chat service's hook is a secret.
+    /// Reads the URL, or the reference to it, since its path may be a secret.
     fn url(&self, section: &mut Section<'_>) -> Option<url::Url> {
         let text = section.text("url")?;
         let text = match self.reference(&text) {
@@ -109,64 +109,68 @@ impl DestinationReader<'_> {
         destination_url(&text).map_err(|reason| section.problem("url", reason)).ok()
     }
 
-    fn terms(&self, mut made: Destination, mut section: Section<'_>) -> Destination {
+    fn apply_settings(
+        &self,
+        mut destination: Destination,
+        mut section: Section<'_>,
+    ) -> Destination {
         if let Some(name) = section.word("source", SourceName::new) {
-            made.source = name;
+            destination.source = name;
         }
         let events = section.words("events", pattern);
         let platforms = section.word("platform", PlatformName::new);
         if events.is_some() || platforms.is_some() {
-            made.subscription =
-                EventFilter::new(events.or_else(|| made.subscription.events()), platforms);
+            destination.subscription =
+                EventFilter::new(events.or_else(|| destination.subscription.events()), platforms);
         }
         if let Some(secret) = self.secret(&mut section, "secret") {
-            made.secret = Some(secret);
-            // Those of the variables belong to the secret of the variables.
-            made.previous_secrets.clear();
+            destination.secret = Some(secret);
+            // The variables' previous secrets belong to the variables' secret.
+            destination.previous_secrets.clear();
         }
         if let Some(secret) = self.secret(&mut section, "previous_secret") {
-            made.previous_secrets = vec![PreviousSecret::lasting(secret)];
+            destination.previous_secrets = vec![PreviousSecret::lasting(secret)];
         }
-        let span = |section: &mut Section<'_>, name, value: &mut Duration| {
-            if let Some(span) = section.word(name, duration) {
-                *value = span;
+        let set_duration = |section: &mut Section<'_>, name, value: &mut Duration| {
+            if let Some(given) = section.word(name, duration) {
+                *value = given;
             }
         };
-        span(&mut section, "timeout", &mut made.timeout);
-        span(&mut section, "retry_delay", &mut made.retry_delay);
-        span(&mut section, "max_retry_delay", &mut made.max_retry_delay);
+        set_duration(&mut section, "timeout", &mut destination.timeout);
+        set_duration(&mut section, "retry_delay", &mut destination.retry_delay);
+        set_duration(&mut section, "max_retry_delay", &mut destination.max_retry_delay);
         if let Some(retries) = section.integer("retries", 0..=1_000) {
-            made.max_attempts = retries + 1;
+            destination.max_attempts = retries + 1;
         }
         if let Some(max) = section.integer("rate_limit", 1..=1_000_000) {
-            made.limit = DeliveryLimit { max, window: Duration::from_secs(60) };
+            destination.limit = DeliveryLimit { max, window: Duration::from_secs(60) };
         }
         if let Some(format) = section.word("format", format) {
-            made.format = format;
+            destination.format = format;
         }
         if let Some(mention) = section.word("mention", mention) {
-            made.mention = Some(mention);
+            destination.mention = Some(mention);
         }
         if let Some(watch_url) = section.word("watch_url", watch_url) {
-            made.watch_url = Some(watch_url);
+            destination.watch_url = Some(watch_url);
         }
         if let Some(most) = section.integer("max_backlog", 1..=100_000_000) {
-            made.max_backlog = u64::from(most);
+            destination.max_backlog = u64::from(most);
         }
         if let Some(allowed) = section.word("allow_private", str::parse::<AllowPrivate>) {
-            made.allow_private = Arc::new(allowed);
+            destination.allow_private = Arc::new(allowed);
         }
         if let Some(paused) = section.boolean("paused") {
-            made.paused = paused;
+            destination.paused = paused;
         }
         if let Some(headers) = section.table("headers") {
-            self.headers(&mut made, headers.path().to_owned(), headers.into_entries());
+            self.headers(&mut destination, headers.path().to_owned(), headers.into_entries());
         }
         section.finish();
-        made
+        destination
     }
 
-    fn headers(&self, made: &mut Destination, key: String, table: Table) {
+    fn headers(&self, destination: &mut Destination, key: String, table: Table) {
         for (name, value) in table {
             let key = child(&key, &name);
             let Some(text) = value.as_str() else {
@@ -182,10 +186,10 @@ impl DestinationReader<'_> {
                     continue;
                 }
             };
-            match header(&name, &text, &made.source) {
+            match header(&name, &text, &destination.source) {
                 Ok(header) => {
-                    made.headers.retain(|(one, _)| !one.eq_ignore_ascii_case(&name));
-                    made.headers.push(header);
+                    destination.headers.retain(|(one, _)| !one.eq_ignore_ascii_case(&name));
+                    destination.headers.push(header);
                 }
                 Err(reason) => self.report.add(&key, reason),
             }
@@ -203,7 +207,7 @@ impl DestinationReader<'_> {
         signing_key(&text).map_err(|reason| section.problem(key, reason)).ok()
     }
 
-    /// What `env:…` or `file:…` stands for; `None`: it is neither.
+    /// Resolves `env:…` or `file:…`. `None` for any other text.
     fn reference(&self, text: &str) -> Option<Result<Option<SecretText>, String>> {
         if !text.starts_with("env:") && !text.starts_with("file:") {
             return None;
@@ -211,7 +215,7 @@ impl DestinationReader<'_> {
         Some(secret_ref(text, self.folder).and_then(|reference| self.resolve(&reference)))
     }
 
-    /// `Ok(None)`: not there, and not needed.
+    /// Resolves a reference. `Ok(None)`: it is not set, and not needed.
     fn resolve(&self, reference: &SecretRef) -> Result<Option<SecretText>, String> {
         let found = match reference {
             SecretRef::Env(name) => {

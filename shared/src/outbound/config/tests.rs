@@ -289,7 +289,8 @@ fn signing_secret_in_surroundings_is_kept_and_named() {
     assert_eq!(read("word"), (Some("word".to_owned()), vec![]));
     let (key, warnings) = read("word\n");
     assert_eq!(key.as_deref(), Some("word\n"), "receivers may have it too");
-    let told = "WEBHOOK_SECRET_KEY: has a line break at its beginning or end; deliveries are signed with all of it, \
+    let told = "WEBHOOK_SECRET_KEY: has a line break at its beginning or end; deliveries are \
+                signed with all of it, \
                 which receivers may not expect";
     assert_eq!(warnings, [told]);
     for standard in ["whsec_AAECAw==\n", "v1,whsec_AAECAw==", "'whsec_AAECAw=='"] {
@@ -301,7 +302,13 @@ fn signing_secret_in_surroundings_is_kept_and_named() {
 fn process_without_deliveries_needs_no_secrets() {
     let path =
         std::env::temp_dir().join(format!("tributary-destinations-{}.toml", uuid::Uuid::new_v4()));
-    let text = "[destinations.c]\nurl = \"https://c.example\"\nsecret = \"env:MISSING\"\n[destinations.d]\nurl = \"env:MISSING\"\n";
+    let text = r#"
+        [destinations.c]
+        url = "https://c.example"
+        secret = "env:MISSING"
+        [destinations.d]
+        url = "env:MISSING"
+    "#;
     std::fs::File::create_new(&path).unwrap().write_all(text.as_bytes()).unwrap();
     let env = env(&[]);
     let configured = load(&env, Some(&path), false);
@@ -326,7 +333,7 @@ fn registered_platform_has_its_own_destination() {
     assert!(configured.defaults.registered(&long, url, SecretString::from("s")).is_err());
 }
 
-/// Its queue would be shared by two, and each would be sent what is meant for the other.
+/// Both would share a queue, and each would receive the other's deliveries.
 #[test]
 fn configured_destination_cannot_have_a_registered_name() {
     let file = "[destinations.platform_acme]\nurl = 'https://example.com/'\n";
@@ -341,7 +348,7 @@ fn configured_destination_cannot_have_a_registered_name() {
     assert!(acme.as_str() == "platform_acme" && acme.is_for_registered_platform());
 }
 
-/// Every key that it explains, and nothing else.
+/// The file explains every key.
 #[test]
 fn example_file_loads() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/platforms.example.toml");
@@ -364,6 +371,6 @@ fn example_file_loads() {
     );
     assert_eq!(crm.limit, DeliveryLimit { max: 100, window: Duration::from_secs(60) });
     assert_eq!(configured.destinations[1].mention.as_deref(), Some("everyone"));
-    // As it is, it makes none.
+    // Without the uncommented lines, it defines no destination.
     assert!(loaded(&[], Some(&text)).unwrap().destinations.is_empty());
 }

@@ -1,31 +1,38 @@
-//! Discord's webhooks: <https://discord.com/developers/docs/resources/webhook#execute-webhook>.
+//! Formats Discord messages.
 //!
-//! Guarantee: `allowed_mentions` names only what the operator set, and only where he set it, so that no text can mention
-//! anybody; what somebody typed is escaped against Discord's markdown.
+//! Reference: <https://discord.com/developers/docs/resources/webhook#execute-webhook>.
+//!
+//! # Guarantees
+//!
+//! - Only the mention that the operator configured takes effect, since `allowed_mentions` names
+//!   nothing else (`stream_is_announced_only_as_configured`, `user_text_mentions_nobody`).
+//! - User text is escaped against Discord's markdown (`user_text_mentions_nobody`).
+//! - Messages stay within Discord's limits (`discord_limits_hold_for_any_text`).
 
 use serde_json::{Value, json};
 use url::form_urlencoded::byte_serialize;
 
 use super::message::{FactValue, Message, Severity, cut};
 
-/// Discord's limits, in characters: 256 of a title, 1,024 of a field, 25 fields, 2,000 of the content, 6,000 in all.
+/// Bounds below Discord's limits. Those are, in characters: 256 for a title, 1,024 for a field, 25
+/// fields, 2,000 for the content, and 6,000 in total.
 const MAX_TITLE: usize = 250;
 const MAX_FIELD: usize = 1_000;
 const MAX_CONTENT: usize = 1_900;
 const MAX_TOTAL: usize = 5_500;
-/// Longest address to watch at; with a longer one there is no announcement.
+/// Longest link to the stream. With a longer one, the stream is not announced.
 const MAX_URL: usize = 1_500;
-/// The event that a stream went live with.
+/// Event type of a stream that went live.
 const LIVE: &str = "stream.live";
 
-/// The request's body.
+/// Body of the request.
 pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&str>) -> String {
     let title = cut(&message.title, MAX_TITLE);
     let mut all = title.chars().count();
     let mut fields = Vec::new();
     for fact in &message.facts {
         let value = match &fact.value {
-            FactValue::Text(text) => cut(&harmless(text), MAX_FIELD),
+            FactValue::Text(text) => cut(&escape_user_text(text), MAX_FIELD),
             FactValue::Link(link) => link.clone(),
         };
         all += fact.name.len() + value.chars().count();
@@ -40,7 +47,7 @@ pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&
     if let Some(timestamp) = &message.timestamp {
         embed["timestamp"] = Value::from(timestamp.as_str());
     }
-    let (content, allowed) = live(message, mention, watch_url);
+    let (content, allowed) = live_announcement(message, mention, watch_url);
     let mut body = json!({"embeds": [embed], "allowed_mentions": allowed});
     if let Some(content) = content {
         body["content"] = Value::from(content);
@@ -48,22 +55,22 @@ pub(super) fn body(message: &Message, mention: Option<&str>, watch_url: Option<&
     body.to_string()
 }
 
-/// `@everyone <title> is now live! Watch at: …`, where the operator set whom and where.
-fn live(
+/// Builds `@everyone <title> is now live! Watch at: …`, if the operator configured both parts.
+fn live_announcement(
     message: &Message,
     mention: Option<&str>,
     watch_url: Option<&str>,
 ) -> (Option<String>, Value) {
-    let nobody = json!({"parse": []});
+    let no_mentions = json!({"parse": []});
     let (Some(mention), Some(watch_url), LIVE) = (mention, watch_url, message.event.as_str())
     else {
-        return (None, nobody);
+        return (None, no_mentions);
     };
     let role = !mention.is_empty() && mention.bytes().all(|b| b.is_ascii_digit());
     let (mention, allowed) = match mention {
         "everyone" | "here" => (format!("@{mention}"), json!({"parse": ["everyone"]})),
         role_id if role => (format!("<@&{role_id}>"), json!({"parse": [], "roles": [role_id]})),
-        _ => return (None, nobody),
+        _ => return (None, no_mentions),
     };
     let name =
         message.stream_title.as_deref().or(message.room_id.as_deref()).unwrap_or("The stream");
@@ -74,9 +81,9 @@ fn live(
         .replace("{stream_id}", &encoded(&message.stream_id))
         .replace("{room_id}", &encoded(&message.room_id));
     if url.len() > MAX_URL {
-        return (None, nobody);
+        return (None, no_mentions);
     }
-    let name = cut(&harmless(name), MAX_CONTENT.saturating_sub(url.chars().count() + 64));
+    let name = cut(&escape_user_text(name), MAX_CONTENT.saturating_sub(url.chars().count() + 64));
     (Some(format!("{mention} {name} is now live! Watch at: {url}")), allowed)
 }
 
@@ -89,9 +96,11 @@ const fn colour(severity: Severity) -> u32 {
     }
 }
 
-/// A backslash before what markdown knows; a zero-width space after `@` and the colon of a URL's scheme, so that
-/// neither mention nor link comes of it, wherever it stands.
-fn harmless(text: &str) -> String {
+/// Makes user text harmless wherever it stands.
+///
+/// A backslash precedes markdown characters. A zero-width space follows `@` and `:`, so that
+/// neither a mention nor a link results.
+fn escape_user_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(
@@ -151,7 +160,8 @@ mod tests {
         let body = parsed(LIVE, data, Some("everyone"), Some(WATCH));
         assert_eq!(
             body["content"],
-            "@everyone Epic Gaming Session is now live! Watch at: https://watch.example.com/stream%2F1"
+            "@everyone Epic Gaming Session is now live! \
+             Watch at: https://watch.example.com/stream%2F1"
         );
         assert_eq!(body["allowed_mentions"], json!({"parse": ["everyone"]}));
         let body = parsed(LIVE, data, Some("123"), Some(WATCH));
@@ -187,8 +197,8 @@ mod tests {
     #[test]
     fn discord_limits_hold_for_any_text() {
         let long = "*".repeat(5_000);
-        let data = json!({"title": long, "message": long, "user_name": long, "error": long, "current_step": long,
-            "stream_id": long, "job_id": long});
+        let data = json!({"title": long, "message": long, "user_name": long, "error": long,
+            "current_step": long, "stream_id": long, "job_id": long});
         let body = parsed(LIVE, &data.to_string(), Some("everyone"), Some(WATCH));
         assert!(body["content"].as_str().unwrap().chars().count() <= 2_000);
         let fields = body["embeds"][0]["fields"].as_array().unwrap();

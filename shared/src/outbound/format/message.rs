@@ -1,4 +1,4 @@
-//! What a message says, whichever service carries it: a title per event kind and the facts that people look for.
+//! Builds the content of a chat message: a title for the event type, and its facts.
 
 use serde_json::Value;
 use url::Url;
@@ -6,10 +6,10 @@ use url::Url;
 use super::super::headers::SourceName;
 use crate::visible::{is_blank, is_visible};
 
-/// Longest text of one fact, in characters; longer ones end with "…".
+/// Longest text of a fact, in characters. A longer one ends with "…".
 const MAX_FACT: usize = 500;
 
-/// How a message feels.
+/// Severity of an event, for icons and colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Severity {
     Success,
@@ -18,42 +18,42 @@ pub(super) enum Severity {
     Neutral,
 }
 
-/// One line.
+/// One line of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fact {
     pub(super) name: &'static str,
     pub(super) value: FactValue,
 }
 
-/// What a line says.
+/// Content of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FactValue {
-    /// What somebody typed: to be made harmless.
+    /// User text, which each format has to escape.
     Text(String),
-    /// A link, checked and without characters that any markup knows.
+    /// A valid link without markup characters.
     Link(String),
 }
 
-/// A message.
+/// A message, independent of the chat service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
-    /// `StreamGank Job Completed`: source and event, both harmless.
+    /// Title from source and event type, such as `StreamGank Job Completed`. Needs no escaping.
     pub(super) title: String,
     pub(super) severity: Severity,
     pub(super) facts: Vec<Fact>,
-    /// The event's type.
+    /// Event type.
     pub(super) event: String,
-    /// What the stream is called, where the event says so.
+    /// Title of the stream, if the event has one.
     pub(super) stream_title: Option<String>,
-    /// The stream's id.
+    /// Id of the stream.
     pub(super) stream_id: Option<String>,
-    /// The session's room.
+    /// Room id of the session.
     pub(super) room_id: Option<String>,
-    /// When, RFC 3339.
+    /// Time in RFC 3339.
     pub(super) timestamp: Option<String>,
 }
 
-/// Names, and where in `data` they may stand.
+/// Names of facts, and their places in `data`.
 const FACTS: [(&str, &[&str]); 16] = [
     ("Job ID", &["/job_id"]),
     ("Title", &["/title"]),
@@ -87,11 +87,11 @@ impl Message {
         {
             facts.push(Fact { name: "Room", value: FactValue::Text(room.clone()) });
         }
-        if let Some(status) = change(result) {
+        if let Some(status) = status_change(result) {
             facts.push(Fact { name: "Status", value: FactValue::Text(status) });
         }
         Self {
-            title: format!("{} {}", source.as_str(), words(&event)),
+            title: format!("{} {}", source.as_str(), title_words(&event)),
             severity: severity(&event),
             facts,
             stream_title: text(data.get("title")),
@@ -110,32 +110,32 @@ fn fact(name: &'static str, places: &[&str], data: &Value) -> Option<Fact> {
         "Duration" => FactValue::Text(duration(place, &value)),
         "Progress" => FactValue::Text(format!("{value} %")),
         "Video" | "Recording" => {
-            link(&value).map_or_else(|| FactValue::Text(value), FactValue::Link)
+            safe_link(&value).map_or_else(|| FactValue::Text(value), FactValue::Link)
         }
         _ => FactValue::Text(value),
     };
     Some(Fact { name, value })
 }
 
-/// A string of which something is seen, or a number; cut.
+/// A string with a visible character, or a number. Truncated.
 fn text(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::String(text) => {
-            Some(cut(plain(text).trim(), MAX_FACT)).filter(|text| !is_blank(text))
+            Some(cut(visible_text(text).trim(), MAX_FACT)).filter(|text| !is_blank(text))
         }
         Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
 }
 
-/// Without control characters, and without invisible ones but the joiners, which some scripts and
-/// emoji need.
-fn plain(text: &str) -> String {
+/// Removes control characters and invisible ones. Keeps joiners, since some scripts and emoji need
+/// them.
+fn visible_text(text: &str) -> String {
     let kept = |c: &char| is_visible(*c) || c.is_control() || matches!(c, '\u{200c}' | '\u{200d}');
     text.chars().filter(kept).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// At most `max` characters.
+/// Truncates `text` to `max` characters.
 pub(super) fn cut(text: &str, max: usize) -> String {
     match text.char_indices().nth(max.saturating_sub(1)) {
         Some((end, last)) if end + last.len_utf8() < text.len() => format!("{}…", &text[..end]),
@@ -143,8 +143,8 @@ pub(super) fn cut(text: &str, max: usize) -> String {
     }
 }
 
-/// `job.completed_with_issues` → `Job Completed With Issues`.
-fn words(event: &str) -> String {
+/// Converts `job.completed_with_issues` to `Job Completed With Issues`.
+fn title_words(event: &str) -> String {
     let word = |word: &str| {
         let mut letters = word.chars();
         letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str())
@@ -166,14 +166,14 @@ fn severity(event: &str) -> Severity {
     }
 }
 
-/// `5m 30s`; places that end with `_ms` are milliseconds, the others seconds.
+/// Formats a duration such as `5m 30s`. The value is in ms if its place ends with `_ms`, else in s.
 fn duration(place: &str, value: &str) -> String {
     let Ok(number) = value.parse::<f64>() else { return value.to_owned() };
     let seconds = if place.ends_with("_ms") { number / 1000.0 } else { number };
     if !(0.0..1e9).contains(&seconds) {
         return value.to_owned();
     }
-    // In range, so nothing is cut but the fraction.
+    // The value is in range, so the conversion drops nothing.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let seconds = seconds.round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -184,8 +184,8 @@ fn duration(place: &str, value: &str) -> String {
     }
 }
 
-/// `live`, or `idle → live`.
-fn change(result: &Value) -> Option<String> {
+/// Formats a status as `live`, or a change as `idle → live`.
+fn status_change(result: &Value) -> Option<String> {
     let new = text(result.get("new_status"))?;
     Some(match text(result.get("old_status")) {
         Some(old) if old != new => format!("{old} → {new}"),
@@ -193,13 +193,12 @@ fn change(result: &Value) -> Option<String> {
     })
 }
 
-/// An http(s) URL in the form that `Url` prints, in which the characters that Slack's and Discord's markup know are
-/// percent-encoded.
-fn link(text: &str) -> Option<String> {
+/// Returns an http or https URL with percent-encoded markup characters.
+fn safe_link(text: &str) -> Option<String> {
     let url = Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
-    // A user name before the host is a way to make a link look like another.
+    // A user name in a link can imitate another host.
     if !url.username().is_empty() || url.password().is_some() {
         return None;
     }
@@ -223,7 +222,8 @@ pub(super) mod tests {
 
     pub(in super::super) fn message(event: &str, data: &str) -> Message {
         let payload = format!(
-            r#"{{"event":{},"data":{data},"timestamp":"2024-01-01T12:05:30.123Z","result":{{"room_id":null}}}}"#,
+            r#"{{"event":{},"data":{data},"timestamp":"2024-01-01T12:05:30.123Z",
+                "result":{{"room_id":null}}}}"#,
             Value::from(event)
         );
         Message::of(&payload, &SourceName::new("StreamGank").unwrap())
@@ -239,7 +239,8 @@ pub(super) mod tests {
     fn finished_job_message_is_as_documented() {
         let message = message(
             "job.completed",
-            r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4","processing_duration_ms":330000}"#,
+            r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4",
+                "processing_duration_ms":330000}"#,
         );
         assert_eq!(message.title, "StreamGank Job Completed");
         assert_eq!(value(&message, "Job ID"), "job_1");
@@ -268,10 +269,10 @@ pub(super) mod tests {
             "ftp://example.com/x",
             "not a link",
         ] {
-            assert_eq!(link(hostile), None, "{hostile}");
+            assert_eq!(safe_link(hostile), None, "{hostile}");
         }
         assert_eq!(
-            link("https://a.example/x>|<!channel>").unwrap(),
+            safe_link("https://a.example/x>|<!channel>").unwrap(),
             "https://a.example/x%3E%7C%3C!channel%3E"
         );
     }
@@ -306,8 +307,8 @@ pub(super) mod tests {
             "\u{3164}",
             "\u{200d}",
         ] {
-            let data = serde_json::json!({"title": blank, "message": blank, "user_name": blank, "user_id": "u",
-                "error": {"message": blank}, "error_message": "no space"});
+            let data = serde_json::json!({"title": blank, "message": blank, "user_name": blank,
+                "user_id": "u", "error": {"message": blank}, "error_message": "no space"});
             let message = message("chat.message.new", &data.to_string());
             let named = |name| message.facts.iter().any(|fact| fact.name == name);
             assert!(!named("Title") && !named("Message"), "{blank:?}: {message:?}");

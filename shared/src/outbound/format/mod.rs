@@ -1,7 +1,11 @@
-//! Messages for people: what Slack and Discord are sent instead of the standard payload.
+//! Formats messages for Slack and Discord, which replace the standard payload.
 //!
-//! Guarantee: every event kind becomes a message within the service's limits, and nothing that a provider or its users
-//! typed can mention anybody, style the text or hide a link.
+//! # Guarantees
+//!
+//! - Every message stays within its service's limits (`slack_limits_hold_for_any_text`,
+//!   `discord_limits_hold_for_any_text`).
+//! - Text of providers and users can neither mention anyone nor style text nor hide a link
+//!   (`user_text_neither_mentions_nor_styles`, `user_text_mentions_nobody`).
 
 mod discord;
 mod message;
@@ -9,7 +13,7 @@ mod slack;
 
 use super::destination::{Destination, PayloadFormat};
 
-/// The body that `destination` is sent for the standard payload `payload`.
+/// Body of a request to `destination`. `payload` is the standard payload.
 #[must_use]
 pub fn body(destination: &Destination, payload: &str) -> String {
     let message = || message::Message::of(payload, &destination.source);

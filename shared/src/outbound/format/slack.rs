@@ -1,26 +1,32 @@
-//! Slack's incoming webhooks: <https://docs.slack.dev/reference/block-kit/blocks>.
+//! Formats Slack messages.
 //!
-//! Guarantee: what somebody typed stands in text whose `&`, `<` and `>` are escaped (so no mention and no link can begin)
-//! and in which each character that styles is followed by one that takes its effect; `verbatim` keeps Slack from making
-//! links and mentions of its own.
+//! Reference: <https://docs.slack.dev/reference/block-kit/blocks>.
+//!
+//! # Guarantees
+//!
+//! - User text cannot start a mention or a link, since `&`, `<` and `>` are escaped
+//!   (`user_text_neither_mentions_nor_styles`). `verbatim` stops Slack from making its own links
+//!   and mentions.
+//! - User text cannot style, since a zero-width space follows each character that could
+//!   (`user_text_neither_mentions_nor_styles`).
 
 use serde_json::{Value, json};
 
 use super::message::{FactValue, Message, Severity, cut};
 
-/// Slack's limit is 150 characters.
+/// Longest header, below Slack's limit of 150 characters.
 const MAX_HEADER: usize = 140;
-/// Slack's limit is 3,000 characters; escaping may make five of one.
+/// Longest section, below Slack's limit of 3,000 characters.
 const MAX_SECTION: usize = 2_900;
 
-/// The request's body.
+/// Body of the request.
 pub(super) fn body(message: &Message) -> String {
     let title = format!("{} {}", icon(message.severity), message.title);
     let mut lines: Vec<String> = Vec::new();
     let mut length = 0;
     for fact in &message.facts {
         let line = match &fact.value {
-            FactValue::Text(text) => format!("{}: {}", fact.name, harmless(text)),
+            FactValue::Text(text) => format!("{}: {}", fact.name, escape_user_text(text)),
             FactValue::Link(link) => format!("{}: <{}>", fact.name, escaped(link)),
         };
         length += line.chars().count() + 1;
@@ -29,17 +35,18 @@ pub(super) fn body(message: &Message) -> String {
         }
         lines.push(line);
     }
-    let mut blocks = vec![
-        json!({"type": "header", "text": {"type": "plain_text", "text": cut(&title, MAX_HEADER), "emoji": true}}),
-    ];
+    let mut blocks = vec![json!({
+        "type": "header",
+        "text": {"type": "plain_text", "text": cut(&title, MAX_HEADER), "emoji": true},
+    })];
     if !lines.is_empty() {
         let text = lines.join("\n");
         blocks.push(
             json!({"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": true}}),
         );
     }
-    // What notifications show.
-    let text = harmless(&title);
+    // Notifications show this text.
+    let text = escape_user_text(&title);
     Value::to_string(
         &json!({"text": text, "blocks": blocks, "unfurl_links": false, "unfurl_media": false}),
     )
@@ -58,8 +65,9 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A zero-width space after it keeps a character from beginning or ending a style, an emoji or a mention.
-fn harmless(text: &str) -> String {
+/// Makes user text harmless. A zero-width space after a character prevents styles, emoji and
+/// mentions.
+fn escape_user_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in escaped(text).chars() {
         out.push(c);
@@ -85,7 +93,8 @@ mod tests {
     fn job_message_is_as_documented() {
         let body = parsed(
             "job.completed",
-            r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4","processing_duration_ms":330000}"#,
+            r#"{"job_id":"job_1","video_url":"https://cdn.creatomate.com/video.mp4",
+                "processing_duration_ms":330000}"#,
         );
         assert_eq!(body["blocks"][0]["text"]["text"], "\u{2705} StreamGank Job Completed");
         assert_eq!(
@@ -96,7 +105,10 @@ mod tests {
 
     #[test]
     fn user_text_neither_mentions_nor_styles() {
-        let typed = r#"{"message":"<!channel> <@U1> @here *b* <https://evil.example|bank> `c` :smile:","title":"&lt;!here&gt;"}"#;
+        let typed = r#"{
+            "message":"<!channel> <@U1> @here *b* <https://evil.example|bank> `c` :smile:",
+            "title":"&lt;!here&gt;"
+        }"#;
         let body = parsed("chat.message.new", typed);
         let text = body["blocks"][1]["text"]["text"].as_str().unwrap();
         assert!(!text.contains('<') && !text.contains("@here") && !text.contains("*b*"), "{text}");
@@ -107,7 +119,8 @@ mod tests {
     #[test]
     fn slack_limits_hold_for_any_text() {
         let long = "&".repeat(5_000);
-        let data = json!({"title": long, "message": long, "user_name": long, "error": long, "current_step": long});
+        let data = json!({"title": long, "message": long, "user_name": long, "error": long,
+            "current_step": long});
         let body = parsed(&"x".repeat(500), &data.to_string());
         assert!(body["blocks"][0]["text"]["text"].as_str().unwrap().chars().count() <= 150);
         assert!(body["blocks"][1]["text"]["text"].as_str().unwrap().chars().count() <= 3_000);
