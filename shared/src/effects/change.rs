@@ -1,4 +1,4 @@
-//! The planned form of an event: typed values only, so that applying it cannot fail.
+//! The planned form of an event. Its values are typed, so applying it cannot fail on a value.
 
 use super::warning::ColumnWarning;
 use crate::event::{Millis, OrderKey};
@@ -6,112 +6,112 @@ use crate::platform::{
     ChatColumn, ContentState, JobColumn, RecordingState, SessionColumn, SessionStatus,
 };
 
-/// An event, checked and ready to be applied.
+/// An event that is validated and ready to be applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedEvent {
-    /// Identity within the platform.
+    /// Id of the event within its platform.
     pub event_id: String,
-    /// As the provider names it.
+    /// Event type, as the provider names it.
     pub event_type: String,
     /// The provider's time, clamped, or the time of arrival.
     pub occurred_at: Millis,
-    /// When ingress queued it.
+    /// Time at which ingress enqueued the event.
     pub received_at: Millis,
-    /// The execution that this is, from 1.
+    /// Number of this execution, from 1.
     pub attempt: u32,
-    /// An operator has replayed it from the dead letters.
+    /// True if an operator replayed it from the dead letters.
     pub replayed: bool,
     /// See [`crate::event::Envelope::edited`].
     pub edited: Option<String>,
-    /// Orders it among all events of its session; holds the origin.
+    /// Position among all events of the session. Holds the origin.
     pub order: OrderKey,
-    /// The room id that the body names.
+    /// Room id in the body.
     pub room: Option<String>,
-    /// The live stream id that the body names; tried when no session has the room id and the platform does not create
-    /// its sessions.
+    /// Live stream id in the body. It identifies the session if no session has the room id and the
+    /// platform does not create its sessions.
     pub live_stream_id: Option<String>,
-    /// What it does.
+    /// Change that the event makes.
     pub change: PlannedChange,
-    /// Columns that it does not set as sent; at most [`MAX_WARNINGS`](super::MAX_WARNINGS).
+    /// Columns that are not stored as sent, at most [`MAX_WARNINGS`](super::MAX_WARNINGS).
     pub warnings: Vec<ColumnWarning>,
 }
 
-/// What an event does.
+/// Change that an event makes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlannedChange {
-    /// A session's status, and columns beside it.
+    /// Sets a session's status, and further columns.
     Status {
         /// The new status.
         status: SessionStatus,
-        /// Columns to set; absent ones are left alone.
+        /// Columns to set. Others keep their values.
         set: Vec<SessionField>,
     },
-    /// How many watch a session, and columns beside it.
+    /// Sets a session's viewer count, and further columns.
     Viewers {
         /// Columns to set.
         set: Vec<SessionField>,
     },
-    /// An application's announcement of a session.
+    /// Applies an application's announcement of a session.
     Announce(SessionAnnouncement),
-    /// A recording.
+    /// Sets a recording's state.
     Recording {
-        /// Its id within the platform.
+        /// Id of the recording within the platform.
         id: String,
-        /// Its new state.
+        /// The new state.
         state: RecordingState,
         /// Columns to set.
         set: Vec<RecordingField>,
     },
-    /// A content.
+    /// Sets a content's state.
     Content {
-        /// Its id within the platform.
+        /// Id of the content within the platform.
         id: String,
-        /// Its new state.
+        /// The new state.
         state: ContentState,
         /// Columns to set.
         set: Vec<ContentField>,
     },
-    /// A job.
+    /// Sets a job's status.
     Job {
-        /// Its id within the platform.
+        /// Id of the job within the platform.
         id: String,
-        /// Its new status.
+        /// The new status.
         status: String,
         /// Columns to set.
         set: Vec<JobField>,
     },
-    /// A chat message.
+    /// Stores a chat message.
     Chat {
-        /// Its id within the platform.
+        /// Id of the message within the platform.
         id: String,
         /// Columns to set.
         set: Vec<ChatField>,
     },
-    /// A ledger row and nothing else.
+    /// Adds a ledger row and nothing else.
     Log,
 }
 
-/// The body of `PUT /api/v1/sessions/{room_id}`; absent fields are left alone.
+/// The body of `PUT /api/v1/sessions/{room_id}`. Absent fields keep their values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionAnnouncement {
     /// The provider's id of the stream.
     pub live_stream_id: Option<String>,
-    /// A status; `ready` only initialises.
+    /// The status. `ready` applies to a new session only.
     pub status: Option<SessionStatus>,
-    /// Replaces the configuration whole.
+    /// The configuration, which replaces the stored one.
     pub config: Option<SessionConfig>,
 }
 
 /// A session's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// JSON, as given.
+    /// The configuration as JSON, as given.
     pub json: String,
-    /// Its `egress.live_stream_id`, by which events find the session too.
+    /// Its `egress.live_stream_id`, by which events also find the session.
     pub live_stream_id: Option<String>,
 }
 
-/// A session column with its value; `None` is a number that the sender does not know.
+/// A session column with its value. `None` is a number that is unknown to the sender.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum SessionField {
@@ -132,7 +132,7 @@ pub enum SessionField {
     },
 }
 
-/// A recording column with its value; `None` is a number that the sender does not know.
+/// A recording column with its value. `None` is a number that is unknown to the sender.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum RecordingField {
@@ -150,8 +150,10 @@ pub enum ContentField {
     Data(String),
 }
 
-/// A job column with its value; `None` empties it. An explicit null does, and a number that the
-/// sender does not know.
+/// A job column with its value.
+///
+/// `None` empties the column. It stands for an explicit null, or for a number that is unknown to
+/// the sender.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum JobField {
@@ -163,7 +165,7 @@ pub enum JobField {
     Data(String),
 }
 
-/// A chat message's column with its value.
+/// A chat message column with its value.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum ChatField {
@@ -174,7 +176,7 @@ pub enum ChatField {
 }
 
 impl SessionField {
-    /// The column that it is a value of, all of it.
+    /// Column of this value. `None` for a member of `data`.
     #[must_use]
     pub fn column(&self) -> Option<SessionColumn> {
         Some(match self {
@@ -194,7 +196,7 @@ impl SessionField {
 }
 
 impl JobField {
-    /// The column that it is a value of.
+    /// Column of this value.
     #[must_use]
     pub fn column(&self) -> JobColumn {
         match self {
@@ -209,7 +211,7 @@ impl JobField {
 }
 
 impl ChatField {
-    /// The column that it is a value of.
+    /// Column of this value.
     #[must_use]
     pub fn column(&self) -> ChatColumn {
         match self {

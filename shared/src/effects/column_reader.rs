@@ -1,4 +1,4 @@
-//! Looks values up in a body: of several places, the first one whose value can be used counts.
+//! Reads column values from a body. The first usable value of several places counts.
 
 use std::borrow::Cow;
 
@@ -8,16 +8,16 @@ use super::warning::{ColumnWarning, ColumnWarningReason, MAX_WARNINGS};
 use crate::json::{Document, JsonNode};
 use crate::platform::Pointer;
 
-/// Meaning of one value for a column.
+/// One value of the body, as read for a column.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ColumnValue<T> {
-    /// A value.
+    /// A usable value.
     Value(T),
-    /// A value with U+FFFD in place of what databases refuse.
+    /// A usable value, with U+FFFD in place of characters that databases refuse.
     Replaced(T),
-    /// The sender says that it does not know the value; another place may.
+    /// An explicit "unknown". A value in another place takes precedence.
     Unknown(T),
-    /// A way of writing "absent".
+    /// A form of "absent".
     Absent,
     /// A value that cannot be stored.
     Unusable(ColumnWarningReason),
@@ -36,7 +36,7 @@ impl<T> ColumnValue<T> {
     }
 }
 
-/// A body, and the columns that it cannot set.
+/// Reads values from a body, and collects warnings about columns.
 pub(super) struct ColumnReader<'a, 'b> {
     pub(super) document: &'a Document<'b>,
     pub(super) warnings: Vec<ColumnWarning>,
@@ -47,7 +47,7 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
         Self { document, warnings: Vec::new() }
     }
 
-    /// Notes that `column` is not stored as sent.
+    /// Records that `column` is not stored as sent.
     pub(super) fn warn(
         &mut self,
         column: impl Into<Cow<'static, str>>,
@@ -58,10 +58,10 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
         }
     }
 
-    /// The first usable id and its place.
+    /// Finds the first usable id and its place.
     ///
     /// # Errors
-    /// The first unusable value, where no place has a usable one.
+    /// No place has a usable id. The reason is that of the first unusable value.
     pub(super) fn key<'p>(
         &self,
         at: &'p [Pointer],
@@ -77,10 +77,10 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
         unusable.map_or(Ok(None), Err)
     }
 
-    /// The same of an id that the effect means nothing without.
+    /// Finds the first usable id and its place, for an effect that requires one.
     ///
     /// # Errors
-    /// Why there is none.
+    /// No place has a usable id.
     pub(super) fn required<'p>(
         &self,
         at: &'p [Pointer],
@@ -90,8 +90,8 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
         found.ok_or(InvalidEventError::Missing { what })
     }
 
-    /// The value of a column and its place; `None` leaves the column alone. A value that is not
-    /// stored as sent is noted.
+    /// Finds the value of a column and its place. `None` keeps the stored value. Warns about a
+    /// value that is not stored as sent.
     pub(super) fn column<'p, T>(
         &mut self,
         name: impl FnOnce() -> Cow<'static, str>,
@@ -118,7 +118,7 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
         unknown
     }
 
-    /// The values of several columns of a table, with room for `more` of them.
+    /// Reads several columns of a table. The result has capacity for `more` further values.
     pub(super) fn columns<C: Copy, T>(
         &mut self,
         set: &[(C, Vec<Pointer>)],
@@ -126,11 +126,11 @@ impl<'a, 'b> ColumnReader<'a, 'b> {
         name: fn(C) -> &'static str,
         read: impl Fn(C, &JsonNode<'_>) -> ColumnValue<T>,
     ) -> Vec<T> {
-        let mut all = Vec::with_capacity(set.len() + more);
+        let mut values = Vec::with_capacity(set.len() + more);
         for (column, at) in set {
             let found = self.column(|| name(*column).into(), at, |_, node| read(*column, node));
-            all.extend(found.map(|(_, value)| value));
+            values.extend(found.map(|(_, value)| value));
         }
-        all
+        values
     }
 }

@@ -1,4 +1,4 @@
-//! Lists the columns that a change sets, for those who show it.
+//! Lists the columns that a change sets, for display.
 
 use std::borrow::Cow;
 
@@ -9,11 +9,11 @@ use crate::clock;
 use crate::event::Millis;
 use crate::platform::{ContentColumn, MissingSession, Platform, RecordingColumn};
 
-/// A column's name and its value as JSON.
+/// Name of a column, and its value as JSON.
 pub type DisplayColumn = (Cow<'static, str>, String);
 
 impl PlannedEvent {
-    /// Returns true where the event waits for a session that another event has to create.
+    /// Returns true if the event waits for a session that another event has to create.
     #[must_use]
     pub fn needs_session(&self, platform: &Platform) -> bool {
         match self.change {
@@ -31,7 +31,7 @@ impl PlannedEvent {
 }
 
 impl PlannedChange {
-    /// The row's id and the columns that are set from the body. An announcement has none.
+    /// The row's id and the columns that the body sets. Empty for an announcement.
     #[must_use]
     pub fn columns(&self) -> Vec<DisplayColumn> {
         match self {
@@ -127,7 +127,7 @@ fn time(at: Millis) -> String {
 }
 
 impl RecordingField {
-    /// The column that it is a value of.
+    /// Column of this value.
     #[must_use]
     pub fn column(&self) -> RecordingColumn {
         match self {
@@ -139,7 +139,7 @@ impl RecordingField {
 }
 
 impl ContentField {
-    /// The column that it is a value of.
+    /// Column of this value.
     #[must_use]
     pub fn column(&self) -> ContentColumn {
         match self {

@@ -1,15 +1,16 @@
-//! Reasons to refuse an event: dead letter `invalid_event`.
+//! Reasons for which an event becomes a dead letter `invalid_event`.
 
 use std::fmt;
 
 use super::warning::ColumnWarningReason;
 use crate::json::JsonError;
 
-/// Longest room, live stream, recording, content, job or message id, in bytes: all are index keys.
+/// Longest room, live stream, recording, content, job or message id, in bytes. All are index keys.
 pub const MAX_KEY_BYTES: usize = 512;
 
-/// Values without which an event means nothing: the closed list of what it is refused for.
-/// Any other value that cannot be stored leaves its column alone, and the event takes effect.
+/// Values without which an event cannot be applied. The list is closed.
+///
+/// Any other value that cannot be stored keeps its column unchanged, and the event takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RequiredValue {
     /// The event's own id.
@@ -18,13 +19,13 @@ pub enum RequiredValue {
     EventType,
     /// The event's own time.
     OccurredAt,
-    /// The time at which it was queued.
+    /// The time at which it was enqueued.
     ReceivedAt,
-    /// The session of a status, a number of viewers or an announcement.
+    /// The session of a status, a viewer count or an announcement.
     Session,
-    /// The session's room id, where nothing else names the session.
+    /// The session's room id, if no live stream id identifies the session.
     RoomId,
-    /// The session's live stream id, where nothing else names the session.
+    /// The session's live stream id, if no room id identifies the session.
     LiveStreamId,
     /// The id of a recording.
     RecordingId,
@@ -34,7 +35,7 @@ pub enum RequiredValue {
     JobId,
     /// The id of a chat message.
     MessageId,
-    /// The number of `session.viewers`.
+    /// The viewer count of `session.viewers`.
     ViewerCount,
     /// An announcement's `status`.
     AnnouncedStatus,
@@ -69,20 +70,19 @@ impl fmt::Display for RequiredValue {
     }
 }
 
-/// Reason for which an event can never be applied: dead letter `invalid_event`. Names the value,
-/// never what it is.
+/// Reason for which an event can never be applied. Names the value, but does not show it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidEventError {
     /// The body is not the JSON that ingress accepts.
     #[error("the body is not JSON of the accepted form")]
     Body(#[source] JsonError),
-    /// No place has the value.
+    /// The value is missing in all places.
     #[error("{what} is missing")]
     Missing {
         /// The missing or unusable value.
         what: RequiredValue,
     },
-    /// A value of another type.
+    /// The value has another type.
     #[error("{what} is not {expected}")]
     WrongType {
         /// The missing or unusable value.
@@ -90,24 +90,22 @@ pub enum InvalidEventError {
         /// The expected type.
         expected: &'static str,
     },
-    /// A key longer than [`MAX_KEY_BYTES`].
+    /// The id is longer than [`MAX_KEY_BYTES`].
     #[error("{what} is longer than {max} bytes")]
     TooLong {
         /// The missing or unusable value.
         what: RequiredValue,
-        /// The bound.
+        /// The longest accepted length.
         max: usize,
     },
-    /// Databases refuse NUL characters.
+    /// The value has a NUL character, which databases refuse.
     #[error("{what} contains a NUL character")]
     Nul {
         /// The missing or unusable value.
         what: RequiredValue,
     },
-    /// A key with a U+FFFD, which may stand for several keys.
-    #[error(
-        "{what} contains U+FFFD, which may stand for any character: it does not tell two ids apart"
-    )]
+    /// The id has a U+FFFD, which may stand for several characters.
+    #[error("{what} contains U+FFFD, which may stand for any character, so it identifies nothing")]
     ReplacementCharacter {
         /// The missing or unusable value.
         what: RequiredValue,
@@ -115,7 +113,7 @@ pub enum InvalidEventError {
 }
 
 impl InvalidEventError {
-    /// The refusal of an id that cannot be used for `reason`.
+    /// Converts the `reason` for which an id is unusable.
     pub(super) fn key(what: RequiredValue, reason: ColumnWarningReason) -> Self {
         match reason {
             ColumnWarningReason::TooLong => Self::TooLong { what, max: MAX_KEY_BYTES },

@@ -1,8 +1,10 @@
-//! From JSON values to the text of JSON columns.
+//! Converts JSON values of a body to the text of JSON columns.
 //!
 //! # Guarantees
-//! - A text that is read is storable on both databases, PostgreSQL's `jsonb` included.
-//! - The text is the value of the body, with U+FFFD in place of NUL characters.
+//!
+//! - Both databases store each text, PostgreSQL's `jsonb` included (`odd_values_are_stored`).
+//! - The text is the value of the body, with U+FFFD in place of NUL characters
+//!   (`nul_at_any_depth_becomes_a_replacement_character`).
 
 use std::borrow::Cow;
 
@@ -11,10 +13,10 @@ use super::value::{has_nul, without_nul};
 use super::warning::ColumnWarningReason;
 use crate::json::{JsonNode, Value};
 
-/// Digits that a number in a JSON column may need when it is written out.
+/// Most digits of a number in a JSON column when it is written without an exponent.
 const MAX_DIGITS: usize = 1000;
 
-/// A text, a number or a truth value, as JSON.
+/// Reads a string, number or boolean as JSON.
 pub(super) fn scalar(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
         Value::String(_) | Value::Number(_) | Value::Bool(_) => json(node),
@@ -23,14 +25,14 @@ pub(super) fn scalar(node: &JsonNode<'_>) -> ColumnValue<String> {
     }
 }
 
-/// Any JSON value, as written as far as databases take it.
+/// Reads any JSON value. The text stays as written, unless databases refuse it.
 pub(super) fn json(node: &JsonNode<'_>) -> ColumnValue<String> {
     if node.is_null() {
         return ColumnValue::Absent;
     }
-    let mut fits = StorableCheck::default();
-    fits.look_at(node);
-    fits.reading(|rewritten| {
+    let mut check = StorableCheck::default();
+    check.inspect(node);
+    check.into_value(|rewritten| {
         if !rewritten {
             return node.raw().to_owned();
         }
@@ -40,13 +42,13 @@ pub(super) fn json(node: &JsonNode<'_>) -> ColumnValue<String> {
     })
 }
 
-/// An object without the members `known`, as written; any other JSON value whole.
+/// Reads an object without its `known` members. Reads any other JSON value whole.
 pub(super) fn rest(node: &JsonNode<'_>, known: &[&str]) -> ColumnValue<String> {
     let Value::Object(members) = node.value() else { return json(node) };
     let unknown = || members.iter().filter(|(key, _)| !known.contains(&&**key));
-    let mut fits = StorableCheck::default();
-    unknown().for_each(|member| fits.look_at_member(member));
-    fits.reading(|rewritten| {
+    let mut check = StorableCheck::default();
+    unknown().for_each(|member| check.inspect_member(member));
+    check.into_value(|rewritten| {
         let mut text = String::from("{");
         for (key, node) in unknown() {
             if text.len() > 1 {
@@ -65,41 +67,41 @@ pub(super) fn rest(node: &JsonNode<'_>, known: &[&str]) -> ColumnValue<String> {
     })
 }
 
-/// Obstacles to storing a JSON value as it is written.
+/// Reasons for which a JSON value cannot be stored as written.
 #[derive(Default)]
 struct StorableCheck {
-    /// PostgreSQL refuses `\u0000` anywhere in a `jsonb`, keys included.
+    /// The value has `\u0000`, which PostgreSQL refuses in a `jsonb`, keys included.
     nul: bool,
-    /// Half of a surrogate pair, which a document holds as U+FFFD; PostgreSQL refuses it, too.
+    /// The value has a lone surrogate, which PostgreSQL refuses. The document holds U+FFFD instead.
     replaced: bool,
-    /// A number of too many digits: PostgreSQL makes 128 KiB of `1e131071`, and refuses more.
+    /// A number has too many digits. PostgreSQL expands `1e131071` to 128 KiB, and refuses more.
     huge: bool,
 }
 
 impl StorableCheck {
-    fn look_at(&mut self, node: &JsonNode<'_>) {
+    fn inspect(&mut self, node: &JsonNode<'_>) {
         match node.value() {
             Value::Null | Value::Bool(_) => {}
             Value::Number(lexeme) => self.huge |= is_huge(lexeme),
-            Value::String(text) => self.look_at_text(text, matches!(text, Cow::Owned(_))),
-            Value::Array(items) => items.iter().for_each(|item| self.look_at(item)),
-            Value::Object(members) => members.iter().for_each(|member| self.look_at_member(member)),
+            Value::String(text) => self.inspect_text(text, matches!(text, Cow::Owned(_))),
+            Value::Array(items) => items.iter().for_each(|item| self.inspect(item)),
+            Value::Object(members) => members.iter().for_each(|member| self.inspect_member(member)),
         }
     }
 
-    fn look_at_member(&mut self, (key, node): &(Cow<'_, str>, JsonNode<'_>)) {
-        self.look_at_text(key, matches!(key, Cow::Owned(_)));
-        self.look_at(node);
+    fn inspect_member(&mut self, (key, node): &(Cow<'_, str>, JsonNode<'_>)) {
+        self.inspect_text(key, matches!(key, Cow::Owned(_)));
+        self.inspect(node);
     }
 
-    /// A text without escapes is what it was written as.
-    fn look_at_text(&mut self, text: &str, escaped: bool) {
+    /// Checks a string. Without escapes, it equals its text in the body.
+    fn inspect_text(&mut self, text: &str, escaped: bool) {
         self.nul |= has_nul(text);
         self.replaced |= escaped && text.contains(char::REPLACEMENT_CHARACTER);
     }
 
-    /// The text that `write` makes. Its argument is true where strings have to be written again.
-    fn reading(self, write: impl FnOnce(bool) -> String) -> ColumnValue<String> {
+    /// Returns the text that `write` makes. Its argument is true if strings must be rewritten.
+    fn into_value(self, write: impl FnOnce(bool) -> String) -> ColumnValue<String> {
         match self {
             Self { huge: true, .. } => ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
             Self { nul: true, .. } => ColumnValue::Replaced(write(true)),
@@ -108,39 +110,39 @@ impl StorableCheck {
     }
 }
 
-/// Writes `node` with its numbers as they are and its strings without NUL characters.
-fn write(node: &JsonNode<'_>, to: &mut String) {
+/// Writes `node`. Numbers stay as written, and strings lose their NUL characters.
+fn write(node: &JsonNode<'_>, out: &mut String) {
     match node.value() {
-        Value::Null | Value::Bool(_) | Value::Number(_) => to.push_str(node.raw()),
-        Value::String(text) => write_text(text, to),
+        Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(node.raw()),
+        Value::String(text) => write_text(text, out),
         Value::Array(items) => {
-            to.push('[');
+            out.push('[');
             for (index, item) in items.iter().enumerate() {
                 if index > 0 {
-                    to.push(',');
+                    out.push(',');
                 }
-                write(item, to);
+                write(item, out);
             }
-            to.push(']');
+            out.push(']');
         }
         Value::Object(members) => {
-            to.push('{');
+            out.push('{');
             for (index, (key, node)) in members.iter().enumerate() {
                 if index > 0 {
-                    to.push(',');
+                    out.push(',');
                 }
-                write_text(key, to);
-                to.push(':');
-                write(node, to);
+                write_text(key, out);
+                out.push(':');
+                write(node, out);
             }
-            to.push('}');
+            out.push('}');
         }
     }
 }
 
 /// Writes `text` as a JSON string without NUL characters.
-fn write_text(text: &str, to: &mut String) {
-    to.push_str(&serde_json::Value::from(&*without_nul(text)).to_string());
+fn write_text(text: &str, out: &mut String) {
+    out.push_str(&serde_json::Value::from(&*without_nul(text)).to_string());
 }
 
 fn is_huge(lexeme: &str) -> bool {

@@ -1,13 +1,14 @@
-//! Plans what an event changes, as pure functions: envelope + definition → change.
+//! Plans the changes of an event from its envelope and its platform's definition.
 //!
 //! # Guarantees
-//! - An event is refused only for an [`RequiredValue`] value. Any other value that cannot be stored
-//!   leaves its column alone, the event takes effect, and a [`ColumnWarning`] names the column
+//!
+//! - An event is refused only for a [`RequiredValue`]. Any other value that cannot be stored keeps
+//!   its column unchanged. The event takes effect, and a [`ColumnWarning`] names the column
 //!   (`odd_value_of_a_column_never_refuses_the_event`).
-//! - Of several places, the first one whose value can be used counts
+//! - If a definition names several places for a value, the first usable one counts
 //!   (`unusable_first_place_leaves_the_next_one`).
-//! - A [`PlannedEvent`] event holds only values that both databases store (`odd_values_are_stored`).
-//! - Nothing here does I/O or reads a clock.
+//! - A [`PlannedEvent`] holds only values that both databases store (`odd_values_are_stored`).
+//! - The functions are pure: they do no I/O and read no clock.
 
 mod change;
 mod column_reader;

@@ -1,4 +1,4 @@
-//! From an envelope and its platform's definition to a planned event.
+//! Plans an event from its envelope and its platform's definition.
 
 use std::borrow::Cow;
 
@@ -19,11 +19,10 @@ use super::invalid_event::{InvalidEventError, MAX_KEY_BYTES, RequiredValue};
 use super::warning::{ColumnWarningReason, LIVE_STREAM_ID, ROOM_ID};
 use super::{json_value, value};
 
-/// Decides what `envelope` does, by `platform`'s definition alone.
+/// Plans the change that `envelope` makes according to `platform`'s definition.
 ///
 /// # Errors
-/// The event can never be applied: it is not JSON, or an [`RequiredValue`] value is missing or cannot
-/// be used.
+/// The event can never be applied: it is not JSON, or a [`RequiredValue`] is missing or unusable.
 pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<PlannedEvent, InvalidEventError> {
     value::storable(&envelope.event_id, RequiredValue::EventId)?;
     value::storable(&envelope.event_type, RequiredValue::EventType)?;
@@ -53,7 +52,7 @@ pub fn plan(platform: &Platform, envelope: &Envelope) -> Result<PlannedEvent, In
     })
 }
 
-/// The room id and the live stream id of the session that `change` concerns.
+/// Finds the room id and the live stream id of the session that `change` concerns.
 fn session(
     body: &mut ColumnReader<'_, '_>,
     platform: &Platform,
@@ -91,7 +90,7 @@ fn session(
     let mut usable = |found: Result<Option<(_, String)>, ColumnWarningReason>, column| match found {
         Ok(found) => found.map(|(_, key)| key),
         Err(reason) => {
-            // Nothing depends on the session of an event that is only logged.
+            // A logged event has no effect on a session, so its session causes no warning.
             if !matches!(change, PlannedChange::Log) {
                 body.warn(column, reason);
             }
@@ -159,27 +158,27 @@ fn session_fields(
     data: &[DataMember],
     read: impl Fn(SessionColumn, &JsonNode<'_>) -> ColumnValue<SessionField>,
 ) -> Vec<SessionField> {
-    let mut all = body.columns(set, data.len(), SessionColumn::as_str, read);
+    let mut fields = body.columns(set, data.len(), SessionColumn::as_str, read);
     for (name, at) in data {
         let found = body.column(
             || Cow::Owned(format!("data.{name}")),
             at,
             |_, node| json_value::scalar(node),
         );
-        all.extend(found.map(|(_, json)| SessionField::Data { name: name.clone(), json }));
+        fields.extend(found.map(|(_, json)| SessionField::Data { name: name.clone(), json }));
     }
-    all
+    fields
 }
 
-/// Other than elsewhere, a null that stands there tells something: the job has no error (any more).
+/// Reads a job's columns. Unlike elsewhere, an explicit null counts: it clears the job's error.
 fn job_fields(
     body: &mut ColumnReader<'_, '_>,
     id: &Pointer,
     set: &[(JobColumn, Vec<Pointer>)],
 ) -> Vec<JobField> {
-    let mut all = Vec::with_capacity(set.len());
-    let mut taken: Vec<&Pointer> = Vec::with_capacity(set.len() + 1);
-    taken.push(id);
+    let mut fields = Vec::with_capacity(set.len());
+    let mut used: Vec<&Pointer> = Vec::with_capacity(set.len() + 1);
+    used.push(id);
     let mut whole = None;
     for (column, at) in set {
         if *column == JobColumn::Data {
@@ -188,14 +187,14 @@ fn job_fields(
         }
         let found = body.column(|| column.as_str().into(), at, |_, node| job_field(*column, node));
         if let Some((pointer, field)) = found {
-            taken.push(pointer);
-            all.push(field);
+            used.push(pointer);
+            fields.push(field);
         }
     }
-    // What has no column, or cannot be stored in it.
+    // `data` keeps the members that have no column, or whose values their columns cannot hold.
     let rest = whole.and_then(|at| {
         let known = |whole: &Pointer| {
-            taken.iter().filter_map(|taken| member(whole, taken)).collect::<Vec<_>>()
+            used.iter().filter_map(|used| member(whole, used)).collect::<Vec<_>>()
         };
         body.column(
             || JobColumn::Data.as_str().into(),
@@ -203,11 +202,11 @@ fn job_fields(
             |pointer, node| json_value::rest(node, &known(pointer)),
         )
     });
-    all.extend(rest.map(|(_, json)| JobField::Data(json)));
-    all
+    fields.extend(rest.map(|(_, json)| JobField::Data(json)));
+    fields
 }
 
-/// The member of the object at `whole` that `pointer` names.
+/// Name of the member of the object at `whole` to which `pointer` leads, if it does.
 fn member<'p>(whole: &Pointer, pointer: &'p Pointer) -> Option<&'p str> {
     match pointer.segments.strip_prefix(whole.segments.as_slice()) {
         Some([member]) => Some(member),
@@ -217,22 +216,20 @@ fn member<'p>(whole: &Pointer, pointer: &'p Pointer) -> Option<&'p str> {
 
 fn job_field(column: JobColumn, node: &JsonNode<'_>) -> ColumnValue<JobField> {
     match column {
-        JobColumn::Progress => or_emptied(node, value::progress(node)).map(JobField::Progress),
+        JobColumn::Progress => or_null(node, value::progress(node)).map(JobField::Progress),
         JobColumn::CurrentStep => {
-            or_emptied(node, value::text(node).map(Some)).map(JobField::CurrentStep)
+            or_null(node, value::text(node).map(Some)).map(JobField::CurrentStep)
         }
-        JobColumn::VideoUrl => {
-            or_emptied(node, value::text(node).map(Some)).map(JobField::VideoUrl)
-        }
-        JobColumn::Error => or_emptied(node, value::wording(node).map(Some)).map(JobField::Error),
-        JobColumn::RetryCount => or_emptied(node, value::count(node)).map(JobField::RetryCount),
+        JobColumn::VideoUrl => or_null(node, value::text(node).map(Some)).map(JobField::VideoUrl),
+        JobColumn::Error => or_null(node, value::wording(node).map(Some)).map(JobField::Error),
+        JobColumn::RetryCount => or_null(node, value::count(node)).map(JobField::RetryCount),
         JobColumn::Data => json_value::json(node).map(JobField::Data),
     }
 }
 
-/// `column_reader`, where a null empties the column unless another place has a value.
-fn or_emptied<T>(node: &JsonNode<'_>, reading: ColumnValue<Option<T>>) -> ColumnValue<Option<T>> {
-    if node.is_null() { ColumnValue::Unknown(None) } else { reading }
+/// Reads a null as an empty column, unless another place has a value.
+fn or_null<T>(node: &JsonNode<'_>, value: ColumnValue<Option<T>>) -> ColumnValue<Option<T>> {
+    if node.is_null() { ColumnValue::Unknown(None) } else { value }
 }
 
 fn session_field(
@@ -254,7 +251,7 @@ fn session_field(
     }
 }
 
-/// Other than elsewhere, a null number of viewers tells something: it is unknown.
+/// Reads a column of `session.viewers`. Unlike elsewhere, a null viewer count means unknown.
 fn viewers_field(
     column: SessionColumn,
     node: &JsonNode<'_>,
@@ -262,7 +259,7 @@ fn viewers_field(
 ) -> ColumnValue<SessionField> {
     match column {
         SessionColumn::ViewerCount => {
-            or_emptied(node, value::count(node)).map(SessionField::ViewerCount)
+            or_null(node, value::count(node)).map(SessionField::ViewerCount)
         }
         _ => session_field(column, node, time_zone),
     }
@@ -299,7 +296,7 @@ fn chat_field(
     }
 }
 
-/// Other than an effect's columns, what an application announces is taken whole or refused.
+/// Reads an announcement. Unlike an effect's columns, one unusable value refuses all of it.
 fn announcement(body: &ColumnReader<'_, '_>) -> Result<SessionAnnouncement, InvalidEventError> {
     let given = |name: &str| body.document.root().get(name).filter(|node| !node.is_null());
     let status = given("status").map(|node| {
@@ -328,7 +325,7 @@ fn config(node: &JsonNode<'_>) -> Result<SessionConfig, InvalidEventError> {
             return Err(InvalidEventError::WrongType { what, expected });
         }
     };
-    // Databases index it as text, of any type: only the length matters where it is no text.
+    // Databases index the member as text, also if it is none. So its length is always bounded.
     let stream = node
         .get("egress")
         .and_then(|egress| egress.get("live_stream_id"))

@@ -1,8 +1,9 @@
-//! From JSON values to column values.
+//! Converts JSON values of a body to column values.
 //!
 //! # Guarantees
-//! - A value that is read is storable in its column on both databases.
-//! - A [`ColumnWarningReason`] says nothing of the value itself.
+//!
+//! - Both databases store each value in its column (`odd_values_are_stored`).
+//! - A [`ColumnWarningReason`] reveals nothing about the value.
 
 use std::borrow::Cow;
 
@@ -13,10 +14,10 @@ use crate::event::{EventTime, Millis};
 use crate::json::time::UtcOffset;
 use crate::json::{JsonNode, Value, time};
 
-/// 0001-01-01 and the last millisecond of 9999: what both databases and RFC 3339 can say.
+/// Times that both databases and RFC 3339 represent: 0001-01-01 to the last millisecond of 9999.
 const TIME_RANGE: std::ops::RangeInclusive<Millis> = -62_135_596_800_000..=253_402_300_799_999;
 
-/// Refuses NUL characters.
+/// Refuses a text with NUL characters.
 pub(super) fn storable(text: &str, what: RequiredValue) -> Result<(), InvalidEventError> {
     if has_nul(text) { Err(InvalidEventError::Nul { what }) } else { Ok(()) }
 }
@@ -30,7 +31,7 @@ pub(super) fn in_range(at: Millis, what: RequiredValue) -> Result<(), InvalidEve
     }
 }
 
-/// An index key: a text, or a number as it is written. An empty one and null are none.
+/// Reads an index key: a string, or a number as written. Returns `None` for null and an empty text.
 pub(super) fn key(node: &JsonNode<'_>) -> Result<Option<String>, ColumnWarningReason> {
     if node.is_null() {
         return Ok(None);
@@ -39,7 +40,7 @@ pub(super) fn key(node: &JsonNode<'_>) -> Result<Option<String>, ColumnWarningRe
     if has_nul(&text) {
         return Err(ColumnWarningReason::NulCharacter);
     }
-    // Several ids may have become this one where the body's text was read (`json::text`).
+    // `json::text` may have replaced different bytes of several ids, so they would be equal here.
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err(ColumnWarningReason::ReplacementCharacter);
     }
@@ -49,7 +50,7 @@ pub(super) fn key(node: &JsonNode<'_>) -> Result<Option<String>, ColumnWarningRe
     Ok(if text.is_empty() { None } else { Some(text.into_owned()) })
 }
 
-/// A text; numbers count as they are written.
+/// Reads a text. Numbers count as written.
 pub(super) fn text(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
         Value::Null => ColumnValue::Absent,
@@ -64,7 +65,7 @@ pub(super) fn text(node: &JsonNode<'_>) -> ColumnValue<String> {
     }
 }
 
-/// A text that says what it can: a string's text, anything else as JSON.
+/// Reads a text. A boolean, array or object becomes its JSON.
 pub(super) fn wording(node: &JsonNode<'_>) -> ColumnValue<String> {
     match node.value() {
         Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
@@ -74,27 +75,27 @@ pub(super) fn wording(node: &JsonNode<'_>) -> ColumnValue<String> {
     }
 }
 
-/// A count: a whole number, as number or text. -1 is how senders write "unknown".
+/// Reads a count: a whole number, as number or text. Senders write -1 for "unknown".
 pub(super) fn count(node: &JsonNode<'_>) -> ColumnValue<Option<i64>> {
-    /// 2^53: beyond it a float does not name one whole number.
+    /// Largest magnitude up to which a float identifies one whole number (2^53).
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let text = match numeric(node) {
         Ok(text) => text,
         Err(nothing) => return nothing,
     };
     if let Ok(whole) = text.parse::<i64>() {
-        return known(whole);
+        return non_negative(whole);
     }
     match decimal(text) {
         Err(reason) => ColumnValue::Unusable(reason),
         Ok(float) if float.fract() != 0.0 => ColumnValue::Unusable(ColumnWarningReason::WrongType),
         Ok(float) if float.abs() > EXACT => ColumnValue::Unusable(ColumnWarningReason::OutOfRange),
         #[allow(clippy::cast_possible_truncation, reason = "whole and within the exact range")]
-        Ok(float) => known(float as i64),
+        Ok(float) => non_negative(float as i64),
     }
 }
 
-/// A number, as number or text. -1 is how senders write "unknown".
+/// Reads a number, as number or text. Senders write -1 for "unknown".
 pub(super) fn number(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     match numeric(node) {
         Ok(text) => decimal(text).map_or_else(ColumnValue::Unusable, known),
@@ -102,7 +103,7 @@ pub(super) fn number(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     }
 }
 
-/// A number, perhaps with a percent sign.
+/// Reads a number that may have a percent sign.
 pub(super) fn progress(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     match numeric(node) {
         Ok(text) => {
@@ -113,7 +114,7 @@ pub(super) fn progress(node: &JsonNode<'_>) -> ColumnValue<Option<f64>> {
     }
 }
 
-/// The text of a number, without white space around it; or what stands there instead.
+/// Returns the trimmed text of a number, or the result for a value of another type.
 fn numeric<'n, T>(node: &'n JsonNode<'_>) -> Result<&'n str, ColumnValue<T>> {
     match node.value() {
         Value::Null => Err(ColumnValue::Absent),
@@ -128,7 +129,7 @@ fn numeric<'n, T>(node: &'n JsonNode<'_>) -> Result<&'n str, ColumnValue<T>> {
     }
 }
 
-/// A finite number; not what only Rust reads as one (`inf`, `NaN`).
+/// Parses a finite number. Refuses forms that Rust alone accepts, such as `inf` and `NaN`.
 fn decimal(text: &str) -> Result<f64, ColumnWarningReason> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if !digits.starts_with(|c: char| c == '.' || c.is_ascii_digit()) {
@@ -138,8 +139,8 @@ fn decimal(text: &str) -> Result<f64, ColumnWarningReason> {
     if number.is_finite() { Ok(number) } else { Err(ColumnWarningReason::OutOfRange) }
 }
 
-/// Reads -1 as unknown, and refuses other negative numbers: no column has any.
-fn known<N: PartialOrd + From<i8>>(number: N) -> ColumnValue<Option<N>> {
+/// Reads -1 as unknown. Refuses other negative numbers, since no column has any.
+fn non_negative<N: PartialOrd + From<i8>>(number: N) -> ColumnValue<Option<N>> {
     if number >= N::from(0) {
         ColumnValue::Value(Some(number))
     } else if number == N::from(-1) {
@@ -149,8 +150,8 @@ fn known<N: PartialOrd + From<i8>>(number: N) -> ColumnValue<Option<N>> {
     }
 }
 
-/// A time; zero and empty are how several senders write "absent". `default` is the offset of a time
-/// that names none.
+/// Reads a time. Several senders write zero or an empty text for "absent". `default` is the offset
+/// of a time without one.
 pub(super) fn instant(node: &JsonNode<'_>, default: UtcOffset) -> ColumnValue<Millis> {
     let text = match node.value() {
         Value::Null => return ColumnValue::Absent,
@@ -171,7 +172,7 @@ pub(super) fn has_nul(text: &str) -> bool {
     text.as_bytes().contains(&0)
 }
 
-/// `text` with U+FFFD for each NUL character.
+/// Returns `text` with U+FFFD in place of each NUL character.
 pub(super) fn without_nul(text: &str) -> Cow<'_, str> {
     if has_nul(text) { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
 }

@@ -1,9 +1,10 @@
-//! Columns that an event names and that cannot be set as sent.
+//! Warnings about columns that are not stored as sent.
 //!
 //! # Guarantees
-//! - A warning holds names, never a value of the body.
-//! - [`ColumnWarning::label`] and [`ColumnWarningReason`] come from closed sets, so both can be labels of a metric
-//!   (`warning_label_is_a_column_that_definitions_know`).
+//!
+//! - A warning holds names, but no value of the body.
+//! - [`ColumnWarning::label`] and [`ColumnWarningReason`] come from closed sets, so both can be
+//!   labels of a metric (`warning_label_is_a_column_that_definitions_know`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,43 +13,43 @@ use serde::{Deserialize, Serialize};
 
 use crate::platform::{ChatColumn, ContentColumn, JobColumn, RecordingColumn, SessionColumn};
 
-/// Most warnings that are kept of one event.
+/// Most warnings that are kept for one event.
 pub const MAX_WARNINGS: usize = 32;
 
-/// The column that a session's room id ends up in.
+/// Column for a session's room id.
 pub(super) const ROOM_ID: &str = "room_id";
-/// The column that a live stream id ends up in.
+/// Column for a live stream id.
 pub(super) const LIVE_STREAM_ID: &str = "live_stream_id";
-/// The column that members without a column of their own end up in.
+/// Column for members without their own column.
 const DATA: &str = "data";
 
 /// Reason for which a value is not stored as sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ColumnWarningReason {
-    /// Of another type than the column, and not readable as that type.
+    /// The value has another type than the column, and cannot be converted.
     WrongType,
-    /// Negative, or larger than the column holds.
+    /// The number is negative, or larger than the column holds.
     OutOfRange,
-    /// A text or number that names no time.
+    /// The text or number is not a time.
     UnreadableTime,
-    /// An empty text where a number is expected.
+    /// The text is empty where a number is expected.
     Empty,
-    /// An id longer than [`MAX_KEY_BYTES`](super::MAX_KEY_BYTES).
+    /// The id is longer than [`MAX_KEY_BYTES`](super::MAX_KEY_BYTES).
     TooLong,
-    /// An id with a NUL character.
+    /// The id has a NUL character.
     NulCharacter,
-    /// An id with a U+FFFD, which may stand for several ids.
+    /// The id has a U+FFFD, which may stand for several characters.
     ReplacementCharacter,
-    /// A text with NUL characters, which was stored with U+FFFD in their place.
+    /// The text had NUL characters. It is stored with U+FFFD in their place.
     ReplacedCharacters,
-    /// A reason that only a later version knows, read back from the ledger.
+    /// A reason of a later release, read from the ledger.
     #[serde(other)]
     Other,
 }
 
 impl ColumnWarningReason {
-    /// Its name in results, log lines and metrics.
+    /// Name of the reason in results, log lines and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,17 +72,17 @@ impl fmt::Display for ColumnWarningReason {
     }
 }
 
-/// A column that was left alone, or stored with replaced characters.
+/// A column that kept its value, or is stored with replaced characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColumnWarning {
-    /// The column as definitions name it; of a session's `data`, with the member: `data.change`.
+    /// Name of the column in definitions. For a member of a session's `data`: `data.change`.
     pub column: Cow<'static, str>,
     /// The reason.
     pub reason: ColumnWarningReason,
 }
 
 impl ColumnWarning {
-    /// The column's name without a member.
+    /// Name of the column without the member.
     #[must_use]
     pub fn label(&self) -> &'static str {
         columns().find(|column| *column == self.column).unwrap_or(DATA)
@@ -94,7 +95,7 @@ impl fmt::Display for ColumnWarning {
     }
 }
 
-/// Every column that a warning can name.
+/// All columns that a warning can name.
 fn columns() -> impl Iterator<Item = &'static str> {
     let sessions = SessionColumn::ALL.iter().map(|column| column.as_str());
     let recordings = RecordingColumn::ALL.iter().map(|column| column.as_str());

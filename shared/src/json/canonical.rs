@@ -1,95 +1,104 @@
-//! The canonical form: each value is a tag, then its content; texts stand after their length, members in order of
-//! their keys, and containers end with a tag of their own, so the form can be read back and nothing is ambiguous.
+//! Writes the canonical form of a document, which is hashed.
+//!
+//! # Design
+//!
+//! Each value is a tag and its content. A string follows its length, an object's members are sorted
+//! by key, and an end tag closes each array and object. So different documents have different
+//! forms.
 
 use super::{JsonNode, Value, index};
 use crate::platform::Pointer;
 
-/// Bytes that are collected before they are handed on, since most pieces are shorter than a hash's block.
-const COLLECTED: usize = 512;
+/// Size of the buffer in bytes. Most pieces are shorter than a block of the hash.
+const BUFFER_BYTES: usize = 512;
 
 pub(super) fn feed(root: &JsonNode<'_>, sink: &mut impl FnMut(&[u8]), ignore: &[Pointer]) {
     let paths: Vec<&[String]> = ignore.iter().map(|pointer| pointer.segments.as_slice()).collect();
     if !paths.iter().any(|path| path.is_empty()) {
-        let mut form = CanonicalWriter { sink, collected: [0; COLLECTED], len: 0 };
-        form.value(root, &paths);
-        form.hand_on();
+        let mut writer = CanonicalWriter { sink, buffer: [0; BUFFER_BYTES], len: 0 };
+        writer.value(root, &paths);
+        writer.flush();
     }
 }
 
 struct CanonicalWriter<'s, S> {
     sink: &'s mut S,
-    collected: [u8; COLLECTED],
+    buffer: [u8; BUFFER_BYTES],
     len: usize,
 }
 
 impl<S: FnMut(&[u8])> CanonicalWriter<'_, S> {
-    /// Feeds `node` without what the paths in `ignore`, none of which is empty, lead to from it.
+    /// Writes `node` without the values at the paths in `ignore`. None of the paths is empty.
     fn value(&mut self, node: &JsonNode<'_>, ignore: &[&[String]]) {
         match &node.value {
-            Value::Null => self.piece(b"n"),
-            Value::Bool(true) => self.piece(b"t"),
-            Value::Bool(false) => self.piece(b"f"),
+            Value::Null => self.put(b"n"),
+            Value::Bool(true) => self.put(b"t"),
+            Value::Bool(false) => self.put(b"f"),
             Value::Number(lexeme) => self.text(b'd', lexeme),
             Value::String(string) => self.text(b's', string),
             Value::Array(items) => {
-                self.piece(b"[");
+                self.put(b"[");
                 for (at, item) in items.iter().enumerate() {
-                    if let Some(rest) = below(ignore, |token| index(token) == Some(at)) {
+                    if let Some(rest) = paths_below(ignore, |token| index(token) == Some(at)) {
                         self.value(item, &rest);
                     }
                 }
-                self.piece(b"]");
+                self.put(b"]");
             }
             Value::Object(members) => {
-                self.piece(b"{");
+                self.put(b"{");
                 let mut members: Vec<_> = members.iter().collect();
                 members.sort_unstable_by(|(one, _), (next, _)| one.cmp(next));
                 for (key, member) in members {
-                    if let Some(rest) = below(ignore, |token| token == key) {
+                    if let Some(rest) = paths_below(ignore, |token| token == key) {
                         self.text(b'k', key);
                         self.value(member, &rest);
                     }
                 }
-                self.piece(b"}");
+                self.put(b"}");
             }
         }
     }
 
-    /// Its length stands in front, seven bits a byte, lowest first; the last byte's highest bit is clear.
+    /// Writes a string after its length: seven bits per byte, lowest first. The last byte's high
+    /// bit is clear.
     fn text(&mut self, tag: u8, text: &str) {
         let mut len = text.len();
         let mut head = tag;
         while len >= 0x80 {
-            self.piece(&[head]);
+            self.put(&[head]);
             head = (len & 0x7f) as u8 | 0x80;
             len >>= 7;
         }
-        self.piece(&[head, len as u8]);
-        self.piece(text.as_bytes());
+        self.put(&[head, len as u8]);
+        self.put(text.as_bytes());
     }
 
     #[inline]
-    fn piece(&mut self, bytes: &[u8]) {
-        if self.len + bytes.len() > COLLECTED {
-            self.hand_on();
+    fn put(&mut self, bytes: &[u8]) {
+        if self.len + bytes.len() > BUFFER_BYTES {
+            self.flush();
         }
-        match self.collected.get_mut(self.len..self.len + bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
+        match self.buffer.get_mut(self.len..self.len + bytes.len()) {
+            Some(space) => {
+                space.copy_from_slice(bytes);
                 self.len += bytes.len();
             }
             None => (self.sink)(bytes),
         }
     }
 
-    fn hand_on(&mut self) {
-        (self.sink)(self.collected.get(..self.len).unwrap_or_default());
+    fn flush(&mut self) {
+        (self.sink)(self.buffer.get(..self.len).unwrap_or_default());
         self.len = 0;
     }
 }
 
-/// What to ignore below the child that `is` recognises; `None`: the child itself.
-fn below<'p>(ignore: &[&'p [String]], is: impl Fn(&str) -> bool) -> Option<Vec<&'p [String]>> {
+/// Paths to ignore below the child that `is` selects. `None`: the child itself is ignored.
+fn paths_below<'p>(
+    ignore: &[&'p [String]],
+    is: impl Fn(&str) -> bool,
+) -> Option<Vec<&'p [String]>> {
     let mut rest = Vec::new();
     for path in ignore {
         if let Some((token, tail)) = path.split_first()

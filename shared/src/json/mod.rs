@@ -1,7 +1,13 @@
-//! JSON as signed: values are found, compared and hashed without being re-printed.
+//! Parses JSON bodies into trees that keep each value as it was written.
 //!
-//! Guarantee: a [`Document`] is well-formed JSON (as serde_json sees it) without duplicate keys, and numbers stay as
-//! written, so two documents have one canonical form only if no reader could tell their values apart.
+//! # Guarantees
+//!
+//! - A [`Document`] is valid JSON by serde_json's rules, without duplicate keys
+//!   (`arbitrary_bytes_are_accepted_or_refused_as_serde_json_does`,
+//!   `duplicate_keys_are_refused_at_any_level_and_in_any_spelling`).
+//! - Numbers stay as written (`values_are_found_as_written`).
+//! - Two documents share a canonical form only if no reader can distinguish their values
+//!   (`canonical_form_differs_for_distinguishable_documents`).
 
 mod canonical;
 mod parse;
@@ -14,42 +20,42 @@ use crate::platform::Pointer;
 
 pub use text::text;
 
-/// Deepest nesting that is accepted; the same as serde_json's, which schemas and stores read bodies with.
+/// Deepest accepted nesting. Equal to serde_json's bound, since schemas and stores use serde_json.
 pub const MAX_DEPTH: usize = 127;
 
-/// Why a body is no document. Names a place, never a value.
+/// Reason for which a body is not a document. Names a position, but no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// Not UTF-8.
+    /// The body is not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// A form, as browsers and some senders encode it.
+    /// The body is a form, which some senders use by default.
     #[error("form-encoded, but only JSON is accepted; choose application/json at the sender")]
     Form,
-    /// XML or HTML.
+    /// The body is XML or HTML.
     #[error("XML or HTML, but only JSON is accepted; choose JSON at the sender")]
     Markup,
-    /// Not JSON.
+    /// The body is not JSON.
     #[error("not JSON at line {line}, column {column}")]
     Syntax {
-        /// From 1.
+        /// Line of the error, from 1.
         line: usize,
-        /// From 1.
+        /// Column of the error, from 1.
         column: usize,
     },
-    /// A string with half of a surrogate pair, which stands for no character.
+    /// A string has half of a surrogate pair, which is not a character.
     #[error("lone surrogate in the string at byte {at}")]
     LoneSurrogate {
-        /// Where the string begins.
+        /// Position of the string, in bytes.
         at: usize,
     },
-    /// A key that stands twice in one object.
+    /// An object has a key twice.
     #[error("duplicate key in the object at byte {at}")]
     DuplicateKey {
-        /// Where the object begins.
+        /// Position of the object, in bytes.
         at: usize,
     },
-    /// Nested too deep.
+    /// The nesting is deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }
@@ -61,17 +67,17 @@ pub enum Value<'a> {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// The number as written.
+    /// A number as written.
     Number(&'a str),
-    /// The text, unescaped.
+    /// A string, unescaped.
     String(Cow<'a, str>),
-    /// The items in order.
+    /// The items of an array, in order.
     Array(Vec<JsonNode<'a>>),
-    /// The members in order; no key stands twice.
+    /// The members of an object, in order and with unique keys.
     Object(Vec<(Cow<'a, str>, JsonNode<'a>)>),
 }
 
-/// A value and the text that it was written as.
+/// A value with its JSON text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonNode<'a> {
     value: Value<'a>,
@@ -91,19 +97,19 @@ impl<'a> JsonNode<'a> {
         &self.value
     }
 
-    /// The JSON text of this value, verbatim.
+    /// JSON text of this value, verbatim.
     #[must_use]
     pub fn raw(&self) -> &'a str {
         self.raw
     }
 
-    /// Whether it is `null`.
+    /// Returns true if the value is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self.value, Value::Null)
     }
 
-    /// A string's text or a number as written, else `None`.
+    /// Text of a string, or a number as written. `None` for other values.
     #[must_use]
     pub fn as_text(&self) -> Option<Cow<'_, str>> {
         match &self.value {
@@ -113,7 +119,7 @@ impl<'a> JsonNode<'a> {
         }
     }
 
-    /// A string's text, else `None`.
+    /// Text of a string. `None` for other values.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match &self.value {
@@ -122,7 +128,7 @@ impl<'a> JsonNode<'a> {
         }
     }
 
-    /// An object's member.
+    /// Member of an object.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&JsonNode<'a>> {
         match &self.value {
@@ -133,7 +139,7 @@ impl<'a> JsonNode<'a> {
         }
     }
 
-    /// What one reference token of a JSON pointer names: an object's member, or an array's item by its index.
+    /// Child that one token of a JSON pointer selects: a member by key, or an item by index.
     fn child(&self, token: &str) -> Option<&JsonNode<'a>> {
         match &self.value {
             Value::Object(_) => self.get(token),
@@ -143,7 +149,7 @@ impl<'a> JsonNode<'a> {
     }
 }
 
-/// An array index as RFC 6901 has it: digits without a leading zero.
+/// Parses an array index by RFC 6901: digits without a leading zero.
 fn index(token: &str) -> Option<usize> {
     let plain =
         token == "0" || (!token.starts_with('0') && token.bytes().all(|b| b.is_ascii_digit()));
@@ -154,7 +160,8 @@ impl<'a> Document<'a> {
     /// Parses `body`.
     ///
     /// # Errors
-    /// When it is not UTF-8 JSON, has duplicate keys or half characters, or is nested deeper than [`MAX_DEPTH`].
+    /// The body is not UTF-8 JSON, has duplicate keys or lone surrogates, or is nested deeper than
+    /// [`MAX_DEPTH`].
     pub fn parse(body: &'a [u8]) -> Result<Self, JsonError> {
         Self::parse_text(std::str::from_utf8(body).map_err(|_| JsonError::NotUtf8)?)
     }
@@ -167,13 +174,13 @@ impl<'a> Document<'a> {
         parse::parse(text).map(|root| Self { root })
     }
 
-    /// The whole value.
+    /// The outermost value.
     #[must_use]
     pub fn root(&self) -> &JsonNode<'a> {
         &self.root
     }
 
-    /// The value at `pointer`, be it `null`.
+    /// The value at `pointer`. It may be `null`.
     #[must_use]
     pub fn find(&self, pointer: &Pointer) -> Option<&JsonNode<'a>> {
         pointer.segments.iter().try_fold(&self.root, |node, token| node.child(token))
@@ -185,10 +192,10 @@ impl<'a> Document<'a> {
         pointers.iter().filter_map(|pointer| self.find(pointer)).find(|node| !node.is_null())
     }
 
-    /// Feeds the canonical form, without what `ignore` points to, into `sink` piece by piece.
+    /// Writes the canonical form to `sink` in pieces, without the values at `ignore`.
     ///
-    /// Key order, white space and escapes do not show in it; everything else does, numbers as written. No two
-    /// different documents (after leaving out `ignore`) have the same form.
+    /// Key order, white space and escapes do not affect the form. Everything else does, and numbers
+    /// count as written. Different documents (after removal of `ignore`) have different forms.
     pub fn canonical_hash_into(&self, sink: &mut impl FnMut(&[u8]), ignore: &[Pointer]) {
         canonical::feed(&self.root, sink, ignore);
     }

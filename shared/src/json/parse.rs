@@ -1,8 +1,11 @@
-//! From bytes to a tree that borrows from them, in one walk.
+//! Parses a text in one pass into a tree that borrows from it.
 //!
-//! Guarantee: what the walk takes is JSON, and it takes all JSON but what [`JsonError`] names besides. What it does not
-//! take is shown to serde_json, whose word holds on whether, and where, that is no JSON. The tests compare the two on any
-//! bytes.
+//! # Guarantees
+//!
+//! - The parser accepts exactly the JSON that serde_json accepts, except for the other cases of
+//!   [`JsonError`] (`arbitrary_bytes_are_accepted_or_refused_as_serde_json_does`).
+//! - serde_json reports the position of an error
+//!   (`near_json_is_accepted_or_refused_as_serde_json_does`).
 
 use std::borrow::Cow;
 
@@ -12,10 +15,10 @@ use super::{JsonError, JsonNode, MAX_DEPTH, Value};
 
 type Member<'a> = (Cow<'a, str>, JsonNode<'a>);
 
-/// Room for the members of an object before they are known; most have no more.
+/// Initial capacity for the members of an object. Most objects have no more.
 const USUAL_MEMBERS: usize = 8;
 
-/// Up to so many members, comparing each with each is faster than sorting.
+/// Number of members up to which pairwise comparison is faster than sorting.
 const FEW_MEMBERS: usize = 16;
 
 pub(super) fn parse(text: &str) -> Result<JsonNode<'_>, JsonError> {
@@ -30,7 +33,7 @@ pub(super) fn parse(text: &str) -> Result<JsonNode<'_>, JsonError> {
     })
 }
 
-/// Another format that `text`, which is no JSON, is in.
+/// Detects another known format of `text`, which is not JSON.
 fn other_format(text: &str) -> Option<JsonError> {
     let text = text.trim_start();
     let is_key = |b: u8| b.is_ascii_alphanumeric() || b"_.-~[]%+*".contains(&b);
@@ -49,8 +52,8 @@ fn other_format(text: &str) -> Option<JsonError> {
     }
 }
 
-/// Whether a key stands twice.
-fn repeats(members: &[Member<'_>]) -> bool {
+/// Returns true if two members have the same key.
+fn has_duplicate_key(members: &[Member<'_>]) -> bool {
     if members.len() <= FEW_MEMBERS {
         let mut rest = members;
         while let Some(((key, _), others)) = rest.split_first() {
@@ -66,13 +69,14 @@ fn repeats(members: &[Member<'_>]) -> bool {
     keys.windows(2).any(|pair| matches!(pair, [one, next] if one == next))
 }
 
-/// How many bytes `text` begins with that stand for themselves in a string: neither `"` (0x22) nor `\` (0x5c) nor a
-/// control character.
-fn plain(text: &[u8]) -> usize {
+/// Length of the prefix of `text` that needs no unescaping in a string. The prefix ends before a
+/// quote (0x22), a backslash (0x5c) or a control character.
+fn plain_prefix_len(text: &[u8]) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // Eight bytes at a time: each becomes a high bit if it is below 0x20, or zero once what is looked for was taken off.
-    // A carry may mark a byte behind the first that is meant, never one before it.
+    // Reads eight bytes at a time. A byte below 0x20 sets its high bit, and so does a byte that is
+    // zero after XOR with the searched one. A carry may mark a later byte by mistake, never an
+    // earlier one.
     let zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let mut rest = text;
     while let Some((word, next)) = rest.split_first_chunk::<8>() {
@@ -94,65 +98,65 @@ struct JsonParser<'a> {
 }
 
 impl<'a> JsonParser<'a> {
-    /// The whole text as one value.
+    /// Parses the whole text as one value.
     fn document(&mut self) -> Result<JsonNode<'a>, JsonError> {
         let root = self.value(0)?;
-        self.peek();
-        if self.at == self.text.len() { Ok(root) } else { Err(self.lost()) }
+        self.skip_whitespace();
+        if self.at == self.text.len() { Ok(root) } else { Err(self.syntax_error()) }
     }
 
-    /// The byte here, or 0 at the end.
-    fn here(&self) -> u8 {
+    /// The current byte, or 0 at the end.
+    fn current(&self) -> u8 {
         self.text.as_bytes().get(self.at).copied().unwrap_or_default()
     }
 
-    /// The next byte that is not white space, or 0 at the end.
-    fn peek(&mut self) -> u8 {
+    /// Skips white space. Returns the next byte, or 0 at the end.
+    fn skip_whitespace(&mut self) -> u8 {
         loop {
-            match self.here() {
+            match self.current() {
                 b' ' | b'\t' | b'\n' | b'\r' => self.at += 1,
                 other => return other,
             }
         }
     }
 
-    /// The text from `start` to here.
-    fn since(&self, start: usize) -> &'a str {
+    /// The text from `start` to the current position.
+    fn text_from(&self, start: usize) -> &'a str {
         self.text.get(start..self.at).unwrap_or_default()
     }
 
     fn value(&mut self, depth: usize) -> Result<JsonNode<'a>, JsonError> {
-        let first = self.peek();
+        let first = self.skip_whitespace();
         let start = self.at;
         let value = match first {
             b'{' => self.object(depth)?,
             b'[' => self.array(depth)?,
             b'"' => Value::String(self.string()?),
             b'-' | b'0'..=b'9' => Value::Number(self.number()?),
-            b'n' => self.word("null", Value::Null)?,
-            b't' => self.word("true", Value::Bool(true))?,
-            b'f' => self.word("false", Value::Bool(false))?,
-            _ => return Err(self.lost()),
+            b'n' => self.literal("null", Value::Null)?,
+            b't' => self.literal("true", Value::Bool(true))?,
+            b'f' => self.literal("false", Value::Bool(false))?,
+            _ => return Err(self.syntax_error()),
         };
-        Ok(JsonNode { value, raw: self.since(start) })
+        Ok(JsonNode { value, raw: self.text_from(start) })
     }
 
     fn object(&mut self, depth: usize) -> Result<Value<'a>, JsonError> {
         let start = self.at;
         let mut members: Vec<Member<'a>> = Vec::with_capacity(USUAL_MEMBERS);
-        self.each(depth, b'}', |walk| {
-            if walk.here() != b'"' {
-                return Err(walk.lost());
+        self.elements(depth, b'}', |parser| {
+            if parser.current() != b'"' {
+                return Err(parser.syntax_error());
             }
-            let key = walk.string()?;
-            if walk.peek() != b':' {
-                return Err(walk.lost());
+            let key = parser.string()?;
+            if parser.skip_whitespace() != b':' {
+                return Err(parser.syntax_error());
             }
-            walk.at += 1;
-            members.push((key, walk.value(depth + 1)?));
+            parser.at += 1;
+            members.push((key, parser.value(depth + 1)?));
             Ok(())
         })?;
-        if repeats(&members) {
+        if has_duplicate_key(&members) {
             Err(JsonError::DuplicateKey { at: start })
         } else {
             Ok(Value::Object(members))
@@ -161,15 +165,15 @@ impl<'a> JsonParser<'a> {
 
     fn array(&mut self, depth: usize) -> Result<Value<'a>, JsonError> {
         let mut items = Vec::new();
-        self.each(depth, b']', |walk| {
-            items.push(walk.value(depth + 1)?);
+        self.elements(depth, b']', |parser| {
+            items.push(parser.value(depth + 1)?);
             Ok(())
         })?;
         Ok(Value::Array(items))
     }
 
-    /// Steps over an opening bracket, then `one` per comma-separated element, then over `close`.
-    fn each(
+    /// Parses the opening bracket, `one` for each element between commas, and `close`.
+    fn elements(
         &mut self,
         depth: usize,
         close: u8,
@@ -179,14 +183,14 @@ impl<'a> JsonParser<'a> {
             return Err(JsonError::TooDeep);
         }
         self.at += 1;
-        if self.peek() != close {
+        if self.skip_whitespace() != close {
             loop {
-                self.peek();
+                self.skip_whitespace();
                 one(self)?;
-                match self.peek() {
+                match self.skip_whitespace() {
                     b',' => self.at += 1,
                     byte if byte == close => break,
-                    _ => return Err(self.lost()),
+                    _ => return Err(self.syntax_error()),
                 }
             }
         }
@@ -194,28 +198,29 @@ impl<'a> JsonParser<'a> {
         Ok(())
     }
 
-    /// A string, from its opening to behind its closing quote.
+    /// Parses a string, with both quotes.
     fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let start = self.at;
         let bytes = self.text.as_bytes();
         let mut escaped = false;
         self.at += 1;
         loop {
-            self.at += plain(bytes.get(self.at..).unwrap_or_default());
-            match self.here() {
+            self.at += plain_prefix_len(bytes.get(self.at..).unwrap_or_default());
+            match self.current() {
                 b'"' => break,
-                // What is behind it is looked at below.
+                // The escape is decoded below.
                 b'\\' => {
                     escaped = true;
                     self.at += 2;
                 }
-                _ => return Err(self.lost()),
+                _ => return Err(self.syntax_error()),
             }
         }
         self.at += 1;
         if escaped {
-            // Not JSON, or half of a surrogate pair: serde_json says which.
-            let text: String = serde_json::from_str(self.since(start))
+            // The error is invalid JSON or a lone surrogate. serde_json distinguishes them in
+            // `parse`.
+            let text: String = serde_json::from_str(self.text_from(start))
                 .map_err(|_| JsonError::LoneSurrogate { at: start })?;
             Ok(Cow::Owned(text))
         } else {
@@ -225,42 +230,42 @@ impl<'a> JsonParser<'a> {
 
     fn number(&mut self) -> Result<&'a str, JsonError> {
         let start = self.at;
-        self.at += usize::from(self.here() == b'-');
-        if self.here() == b'0' {
+        self.at += usize::from(self.current() == b'-');
+        if self.current() == b'0' {
             self.at += 1
         } else {
             self.digits()?
         }
-        if self.here() == b'.' {
+        if self.current() == b'.' {
             self.at += 1;
             self.digits()?;
         }
-        if matches!(self.here(), b'e' | b'E') {
+        if matches!(self.current(), b'e' | b'E') {
             self.at += 1;
-            self.at += usize::from(matches!(self.here(), b'+' | b'-'));
+            self.at += usize::from(matches!(self.current(), b'+' | b'-'));
             self.digits()?;
         }
-        Ok(self.since(start))
+        Ok(self.text_from(start))
     }
 
-    /// One digit or more.
+    /// Parses one digit or more.
     fn digits(&mut self) -> Result<(), JsonError> {
         let start = self.at;
-        while self.here().is_ascii_digit() {
+        while self.current().is_ascii_digit() {
             self.at += 1;
         }
-        if self.at > start { Ok(()) } else { Err(self.lost()) }
+        if self.at > start { Ok(()) } else { Err(self.syntax_error()) }
     }
 
-    fn word(&mut self, word: &str, value: Value<'a>) -> Result<Value<'a>, JsonError> {
+    fn literal(&mut self, word: &str, value: Value<'a>) -> Result<Value<'a>, JsonError> {
         if !self.text.as_bytes().get(self.at..).unwrap_or_default().starts_with(word.as_bytes()) {
-            return Err(self.lost());
+            return Err(self.syntax_error());
         }
         self.at += word.len();
         Ok(value)
     }
 
-    fn lost(&self) -> JsonError {
+    fn syntax_error(&self) -> JsonError {
         JsonError::Syntax { line: 1, column: self.at }
     }
 }

@@ -169,7 +169,7 @@ fn near_json_is_accepted_or_refused_as_serde_json_does() {
         "1//",
     ];
     let mut texts: Vec<String> = whole.iter().map(|text| text.replace('\'', "\"")).collect();
-    // Wherever in a word of eight bytes something ends a string, or looks like what does.
+    // Places each end of a string, and similar bytes, at each position in words of eight bytes.
     for before in 0..17 {
         for end in [
             "",
@@ -280,7 +280,7 @@ fn ignored_members_do_not_change_the_canonical_form() {
     assert_eq!(hash("1", &[""]), hash("2", &[""]));
 }
 
-/// Any JSON, with keys that collide often enough.
+/// Any JSON, with keys that collide often.
 fn model() -> impl Strategy<Value = Model> {
     let leaf = prop_oneof![
         Just(Model::Null),
@@ -298,7 +298,7 @@ fn model() -> impl Strategy<Value = Model> {
     })
 }
 
-/// The same value, with the members in another order and other white space.
+/// Writes the same value with members in another order and other white space.
 fn respell(value: &Model, out: &mut String) {
     let list = |out: &mut String, open: char, pieces: Vec<String>, close: char| {
         out.push(open);
@@ -324,7 +324,7 @@ fn respell(value: &Model, out: &mut String) {
     }
 }
 
-/// Whether a tree says the same as serde_json's.
+/// Returns true if both trees have the same value.
 fn same(node: &JsonNode<'_>, model: &Model) -> bool {
     match (node.value(), model) {
         (Value::Null, Model::Null) => true,
@@ -347,7 +347,7 @@ fn same(node: &JsonNode<'_>, model: &Model) -> bool {
     }
 }
 
-/// Calls `change` on the node number `at`, depth first; the number of nodes up to there.
+/// Calls `change` on node number `at`, depth first. Returns the number of visited nodes.
 fn visit(node: &mut Model, at: usize, change: &mut impl FnMut(&mut Model)) -> usize {
     if at == 0 {
         change(node);
@@ -387,7 +387,10 @@ proptest! {
     }
 
     #[test]
-    fn changed_value_changes_the_canonical_form(model in model(), at in any::<prop::sample::Index>()) {
+    fn changed_value_changes_the_canonical_form(
+        model in model(),
+        at in any::<prop::sample::Index>(),
+    ) {
         let mut other = model.clone();
         let nodes = visit(&mut other, usize::MAX, &mut |_| ());
         visit(&mut other, at.index(nodes), &mut |node| *node = Model::from(vec![node.take()]));
@@ -411,9 +414,11 @@ proptest! {
         match serde_json::from_slice::<Model>(&bytes) {
             Ok(model) => match ours {
                 Ok(document) => prop_assert!(same(document.root(), &model)),
-                Err(error) => prop_assert!(matches!(error, JsonError::DuplicateKey { .. }), "{}", error),
+                Err(error) => {
+                    prop_assert!(matches!(error, JsonError::DuplicateKey { .. }), "{}", error);
+                }
             },
-            // A number that no f64 holds stays a number here.
+            // A number out of the range of f64 is accepted here.
             Err(error) if error.to_string().starts_with("number out of range") => {}
             Err(_) => prop_assert!(ours.is_err()),
         }

@@ -1,10 +1,9 @@
-//! The JSON text that a body stands for.
+//! Converts a body to the JSON text that most receivers read from it.
 //!
 //! # Guarantees
 //!
-//! - Text that strict parsers and databases accept is returned as it is, without a copy
-//!   (`plain_text_is_not_copied`).
-//! - Text in which something was replaced is owned, so that callers can tell it from the body
+//! - Text that strict parsers and databases accept is borrowed (`plain_text_is_not_copied`).
+//! - Text with replaced characters is owned, so callers can distinguish it from the body
 //!   (`replaced_text_is_owned_and_strict_json`).
 
 use std::borrow::Cow;
@@ -13,19 +12,19 @@ use memchr::memchr;
 
 const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// The replacement character as an escape, which is as long as the escape that it replaces.
+/// The replacement character as an escape. It is as long as the escape that it replaces.
 const REPLACEMENT: &str = "\\ufffd";
 
-/// Bytes of an escape such as `\ufffd`.
+/// Length in bytes of an escape such as `\ufffd`.
 const ESCAPE: usize = REPLACEMENT.len();
 
-/// Returns the text of `body`, as most receivers of JSON read it.
+/// Returns the text of `body` as most receivers of JSON read it.
 ///
-/// - A byte order mark in front is left out; after that of UTF-16, the text is decoded.
-/// - NUL characters behind the text are left out.
-/// - Bytes that are no UTF-8, and escaped halves of surrogate pairs, become U+FFFD.
+/// - A leading byte order mark is removed. A UTF-16 mark causes the text to be decoded.
+/// - Trailing NUL characters are removed.
+/// - Invalid UTF-8 and escaped lone surrogates become U+FFFD.
 ///
-/// Nothing else is changed, and what is no JSON stays none. The text is owned if characters were
+/// Nothing else changes, and invalid JSON stays invalid. The text is owned if characters were
 /// replaced or decoded.
 #[must_use]
 pub fn text(body: &[u8]) -> Cow<'_, str> {
@@ -39,10 +38,10 @@ pub fn text(body: &[u8]) -> Cow<'_, str> {
         body = rest;
     }
     match std::str::from_utf8(body) {
-        Ok(text) => paired(text).map_or(Cow::Borrowed(text), Cow::Owned),
+        Ok(text) => replace_lone_surrogates(text).map_or(Cow::Borrowed(text), Cow::Owned),
         Err(_) => {
             let text = String::from_utf8_lossy(body).into_owned();
-            Cow::Owned(paired(&text).unwrap_or(text))
+            Cow::Owned(replace_lone_surrogates(&text).unwrap_or(text))
         }
     }
 }
@@ -51,11 +50,11 @@ fn utf16(body: &[u8], unit: fn([u8; 2]) -> u16) -> String {
     let units = body.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
     let text: String =
         char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
-    paired(&text).unwrap_or(text)
+    replace_lone_surrogates(&text).unwrap_or(text)
 }
 
-/// `text` with each escaped half of a surrogate pair replaced; `None`: there is none.
-fn paired(text: &str) -> Option<String> {
+/// Replaces each escaped lone surrogate in `text`. `None` if there is none.
+fn replace_lone_surrogates(text: &str) -> Option<String> {
     let bytes = text.as_bytes();
     let (mut out, mut copied, mut at) = (None::<String>, 0, 0);
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr(b'\\', rest)) {
@@ -80,7 +79,7 @@ fn paired(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// The UTF-16 unit that is escaped at `at`, if one is.
+/// UTF-16 unit of the escape at `at`, if there is an escape.
 fn unit(bytes: &[u8], at: usize) -> Option<u16> {
     let digits = bytes.get(at..at + ESCAPE)?.strip_prefix(b"\\u")?;
     digits.iter().try_fold(0, |unit: u16, digit| {
@@ -152,20 +151,25 @@ mod tests {
         #[test]
         fn replaced_text_is_owned_and_strict_json(
             pieces in prop::collection::vec(
-                prop::sample::select(vec!["\\ud83d", "\\ude00", "\\\\", "\\n", "x", "\\u0041", "\u{1f600}", "\\\""]), 0..12,
+                prop::sample::select(vec![
+                    "\\ud83d", "\\ude00", "\\\\", "\\n", "x", "\\u0041", "\u{1f600}", "\\\"",
+                ]),
+                0..12,
             ),
         ) {
             let body = format!("[\"{}\"]", pieces.concat());
             let text = text(body.as_bytes());
             prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
             prop_assert!(Document::parse_text(&text).is_ok());
-            prop_assert_eq!(matches!(text, Cow::Borrowed(_)), serde_json::from_str::<serde_json::Value>(&body).is_ok());
+            let is_strict = serde_json::from_str::<serde_json::Value>(&body).is_ok();
+            prop_assert_eq!(matches!(text, Cow::Borrowed(_)), is_strict);
         }
 
         #[test]
         fn text_accepts_any_bytes(body in prop::collection::vec(any::<u8>(), 0..60)) {
             let text = text(&body);
-            if std::str::from_utf8(&body).is_ok_and(|body| serde_json::from_str::<serde_json::Value>(body).is_ok()) {
+            let is_json = |body: &str| serde_json::from_str::<serde_json::Value>(body).is_ok();
+            if std::str::from_utf8(&body).is_ok_and(is_json) {
                 prop_assert_eq!(text.as_bytes(), &body[..]);
             }
         }

@@ -1,10 +1,10 @@
-//! Reads times as senders write them.
+//! Reads times in the forms that senders use.
 //!
 //! # Guarantees
 //!
-//! - A known time lies after the epoch and before the year 10000, so every store can hold it
+//! - A known time is after the epoch and before the year 10000, so every store can hold it
 //!   (`time_of_any_text_is_storable_or_none`).
-//! - A value that is present and no time is [`EventTime::Unreadable`], never absent
+//! - A present value that is not a time is [`EventTime::Unreadable`], never absent
 //!   (`times_without_a_meaning_are_unreadable`).
 
 mod date_text;
@@ -23,30 +23,30 @@ use crate::event::{EventTime, Millis};
 
 pub use offset::{UtcOffset, UtcOffsetError};
 
-/// End of the year 9999, the last that RFC 3339 can write.
+/// End of the year 9999, the last year that RFC 3339 can represent.
 const MAX: Millis = 253_402_300_799_999;
 
-/// Instants that stand for 0001-01-01T00:00:00, the zero time of Go and .NET, in some zone.
+/// Instants that may be 0001-01-01T00:00:00, the zero time of Go and .NET, in some zone.
 const ZERO_TIMES: std::ops::RangeInclusive<Millis> = {
     const ZERO: Millis = -62_135_596_800_000;
     const LARGEST_OFFSET: Millis = 14 * 3_600_000;
     ZERO - LARGEST_OFFSET..=ZERO + LARGEST_OFFSET
 };
 
-/// Returns the known time that `node` names, see [`parse_text`].
+/// Reads the time in `node`, see [`parse_text`].
 #[must_use]
 pub fn parse(node: &JsonNode<'_>) -> Option<Millis> {
     parse_text(&node.as_text()?)
 }
 
-/// Returns the known time that `text` names, see [`read_text`]. A time without an offset is UTC.
+/// Reads a time, see [`read_text`]. A time without an offset is UTC.
 #[must_use]
 pub fn parse_text(text: &str) -> Option<Millis> {
     read_text(text, UtcOffset::UTC).known()
 }
 
-/// Reads the first usable one of several values, see [`read_text`]. A value that is no text and no
-/// number is `None`.
+/// Reads the first usable one of several values, see [`read_text`]. `None` is a value that is
+/// neither a text nor a number.
 #[must_use]
 pub fn read_first<'t>(
     values: impl Iterator<Item = Option<Cow<'t, str>>>,
@@ -63,25 +63,27 @@ pub fn read_first<'t>(
     found
 }
 
-/// Reads a time, in ms since the epoch, rounded down. `default` is the offset of a time that names
-/// none; a date without a time is its midnight.
+/// Reads a time, in ms since the epoch, rounded down.
 ///
-/// - ISO 8601 calendar, ordinal and week dates in the extended or the basic format, with or
-///   without a time of day; RFC 3339; RFC 2822 and the dates of HTTP.
-/// - Year, month and day in this order, or with the month's English name in any order, with a time
-///   of day of 12 or 24 hours: what Go, JavaScript, Java, Ruby, PHP, .NET and `date` print. A
-///   numeric offset decides, whatever zone is named beside it; a zone's name alone is `UTC`, `GMT`
-///   or one of RFC 2822.
-/// - A number of seconds, ms, µs or ns since the epoch, told apart by magnitude: each unit's range
-///   begins in 1973, where the one before it would pass the year 5138.
-/// - 8, 12, 14, 17 or 20 digits that are a date, a minute, a second, or one with ms or µs.
+/// `default` is the offset of a time without one. A date without a time of day is its midnight.
+/// These forms are known:
+///
+/// - ISO 8601 calendar, ordinal and week dates in the extended or basic format, with or without a
+///   time of day, RFC 3339, RFC 2822, and the dates of HTTP.
+/// - The output of Go, JavaScript, Java, Ruby, PHP, .NET and `date`: year, month and day in this
+///   order, or in any order with the month's English name. The time of day has 12 or 24 hours. A
+///   numeric offset takes precedence over the name of a zone. Without one, the zone is `UTC`,
+///   `GMT` or a zone of RFC 2822.
+/// - A number of seconds, ms, µs or ns since the epoch. Its magnitude decides: each unit's range
+///   begins in 1973, where the previous unit would pass the year 5138.
+/// - 8, 12, 14, 17 or 20 digits: a date, with minutes, seconds, ms or µs.
 ///
 /// The empty text, zero, negative numbers, the epoch itself, and the zero times of Go, .NET and
-/// MySQL are absent. Other times outside the years 1970 to 9999 are unreadable, and so is a number
+/// MySQL are absent. Other times outside the years 1970 to 9999 are unreadable, and so are numbers
 /// that would be a time before 1973.
 #[must_use]
 pub fn read_text(text: &str, default: UtcOffset) -> EventTime {
-    // The form that most senders use comes first, without anything to be done beside it.
+    // Most senders use this form, so it is tried before any other work.
     if let Some(at) = rfc3339_instant(text) {
         return checked(at);
     }
@@ -101,11 +103,10 @@ pub fn read_text(text: &str, default: UtcOffset) -> EventTime {
     date_text::read(text, default).map_or(EventTime::Unreadable, checked)
 }
 
-/// U+2212, the minus that ISO 8601 prefers to a hyphen.
+/// U+2212, the minus sign that ISO 8601 prefers to a hyphen.
 const MINUS_SIGN: char = '\u{2212}';
 
-/// RFC 3339 with an offset; `T`, `t` or a blank between date and time. Fractions below a ms are
-/// cut off.
+/// Reads RFC 3339 with an offset, and `T`, `t` or a blank after the date. Truncates to ms.
 #[must_use]
 pub fn rfc3339(text: &str) -> Option<Millis> {
     rfc3339_instant(text).filter(|at| (1..=MAX).contains(at))
@@ -128,7 +129,7 @@ fn checked(at: Millis) -> EventTime {
     }
 }
 
-/// Returns true for a date of zeros alone, such as MySQL's `0000-00-00 00:00:00`.
+/// Returns true for a date of zeros only, such as MySQL's `0000-00-00 00:00:00`.
 fn is_zero_date(text: &str) -> bool {
     text.len() >= "0000-00-00".len()
         && text.starts_with("00")
@@ -137,7 +138,7 @@ fn is_zero_date(text: &str) -> bool {
             .all(|b| matches!(b, b'0' | b'-' | b'/' | b'.' | b':' | b'+' | b' ' | b'T' | b'Z'))
 }
 
-/// Milliseconds of .NET's `/Date(1796119200000+0200)/`. The zone of its sender does not count.
+/// Milliseconds of .NET's `/Date(1796119200000+0200)/`. The sender's zone has no effect on them.
 fn dot_net(text: &str) -> Option<Millis> {
     let inner = text.strip_prefix("/Date(")?.strip_suffix(")/")?;
     let zone = inner.char_indices().skip(1).find(|(_, c)| matches!(c, '+' | '-'));
@@ -145,7 +146,7 @@ fn dot_net(text: &str) -> Option<Millis> {
 }
 
 fn millis(at: Timestamp) -> Millis {
-    // Before the epoch, jiff rounds towards it.
+    // jiff rounds times before the epoch up.
     at.as_nanosecond().div_euclid(1_000_000).try_into().unwrap_or(Millis::MIN)
 }
 

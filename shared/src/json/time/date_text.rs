@@ -1,9 +1,9 @@
-//! Dates and times that are written out.
+//! Reads dates and times that are written as words and numbers.
 //!
 //! # Design
 //!
-//! Each word has one meaning by its shape, and each part of a time comes once. So words may stand
-//! in any order, as senders have them, and a text in which one word has no place is no time.
+//! The shape of each word decides its meaning, and each part of a time occurs once. So the words
+//! may have any order. A text with a word that does not fit is not a time.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
@@ -16,18 +16,18 @@ use super::words::{
 use super::{UtcOffset, millis};
 use crate::event::Millis;
 
-/// Zones of North America. In RFC 2822, these names have one meaning.
+/// North American zones of RFC 2822. There, each name has one offset.
 const RFC2822_NAMES: [&str; 8] = ["EST", "EDT", "CST", "CDT", "MST", "MDT", "PST", "PDT"];
 
-/// Reads a time that is written out. `default` is the offset of one that names none.
+/// Reads a time. `default` is the offset of a time without one.
 pub(super) fn read(text: &str, default: UtcOffset) -> Option<Millis> {
     DateTimeParts::read(text).and_then(|parts| parts.instant(default)).or_else(|| standard(text))
 }
 
-/// RFC 2822 and RFC 850, whose names of zones and years of two digits mean nothing elsewhere.
+/// Reads RFC 2822 and RFC 850. Only these define zone names and years of two digits.
 fn standard(text: &str) -> Option<Millis> {
     let zone = text.split('(').next()?.split_whitespace().last()?;
-    // RFC 2822 reads each other name as UTC.
+    // RFC 2822 reads every other name as UTC.
     if !RFC2822_NAMES.contains(&zone) && zone_of(zone).is_none() {
         return None;
     }
@@ -40,7 +40,7 @@ fn standard(text: &str) -> Option<Millis> {
     Some(millis(at))
 }
 
-/// Parts of a time that the words of a text have named.
+/// Parts of a time that were found in a text.
 #[derive(Default)]
 struct DateTimeParts {
     date: Option<Date>,
@@ -50,13 +50,13 @@ struct DateTimeParts {
     clock: Option<ClockTime>,
     half: Option<HalfDay>,
     offset: Option<UtcOffset>,
-    /// A zone was named beside its offset.
+    /// True if a zone's name was found beside its offset.
     zone: bool,
 }
 
 impl DateTimeParts {
     fn read(text: &str) -> Option<Self> {
-        // Names of zones in the language of the sender stand in parentheses.
+        // Parentheses hold the zone's name in the sender's language.
         let comment = text.strip_suffix(')').and_then(|text| text.split_once('('));
         let mut parts = Self::default();
         for word in comment.map_or(text, |(text, _)| text).split_whitespace() {
@@ -69,7 +69,7 @@ impl DateTimeParts {
         let at = self.local()?;
         match self.offset {
             Some(offset) => offset.instant(at),
-            // Zero without an offset is "no time", in whichever zone.
+            // The epoch without an offset means "no time" in any zone.
             None if at == DateTime::constant(1970, 1, 1, 0, 0, 0, 0) => Some(0),
             None => default.instant(at),
         }
@@ -87,7 +87,7 @@ impl DateTimeParts {
                 Some(date.tomorrow().ok()?.to_datetime(Time::midnight()))
             }
             (Some(ClockTime::At(time)), Some(half)) => {
-                // Senders that add it to 24 hours mean those.
+                // Some senders append AM or PM to hours from 0 to 23.
                 let hour = match (half, time.hour()) {
                     (HalfDay::Am, 0 | 12) => 0,
                     (HalfDay::Am, hour @ 1..=11) | (HalfDay::Pm, hour @ 12..) => hour,
@@ -100,7 +100,7 @@ impl DateTimeParts {
         }
     }
 
-    /// Takes in one word; `None` if it has no place.
+    /// Adds one word. Returns `None` if it does not fit.
     fn word(&mut self, word: &str) -> Option<()> {
         match word.bytes().next()? {
             b'+' | b'-' => self.offset(UtcOffset::parse(word)?),
@@ -109,7 +109,7 @@ impl DateTimeParts {
         }
     }
 
-    /// A second offset is Go's name of a zone that has none.
+    /// Adds an offset. Go prints it twice for a zone without a name.
     fn offset(&mut self, offset: UtcOffset) -> Option<()> {
         match self.offset.replace(offset) {
             None => Some(()),
@@ -141,7 +141,7 @@ impl DateTimeParts {
         if self.clock.is_none() && (self.date.is_some() || word.contains(':')) {
             return self.clock(word);
         }
-        // `01-Dec-2026`, or one of its parts.
+        // `01-Dec-2026`, or one part of it.
         word.split('-').try_for_each(|part| self.date_part(part))
     }
 
@@ -156,7 +156,7 @@ impl DateTimeParts {
         }
     }
 
-    /// A time of day, and what stands behind it without a blank.
+    /// Adds a time of day, and the suffix that follows it without a blank.
     fn clock(&mut self, word: &str) -> Option<()> {
         let (time, annotated) = match word.strip_suffix(']').and_then(|word| word.split_once('[')) {
             Some((time, zone)) => (time, Some(zone)),
@@ -193,14 +193,14 @@ impl DateTimeParts {
         match zone_of(word) {
             Some(offset) if self.offset.is_none() => self.offset(offset),
             Some(_) => self.zone(),
-            // The reading of a monotonic clock, which Go prints last.
+            // Go appends the value of its monotonic clock.
             None if word.starts_with("m=") => self.offset.map(|_| ()),
             None => is_zone_name(word).then(|| self.zone()).flatten(),
         }
     }
 }
 
-/// Fills an empty place.
+/// Fills an empty slot. Returns `None` if it is taken.
 fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.replace(value).is_none().then_some(())
 }

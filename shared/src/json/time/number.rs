@@ -1,15 +1,15 @@
-//! Times in digits: since the epoch, or date and time without anything between them.
+//! Reads times that consist of digits: a number since the epoch, or a date without separators.
 
 use jiff::civil::DateTime;
 
 use super::{UtcOffset, checked};
 use crate::event::{EventTime, Millis};
 
-/// First number of seconds that is a time since the epoch, in March 1973. The numbers below it are
-/// years, dates, counters and ids.
+/// Smallest number of seconds that counts as a time (March 1973). Smaller numbers are years, dates,
+/// counters and ids.
 const MIN_EPOCH_SECONDS: u128 = 100_000_000;
 
-/// Units of a time in numbers: where the unit's range ends, and its power of ten in ms.
+/// Units of a number since the epoch: the end of the unit's range, and its power of ten in ms.
 const UNITS: [(u128, i32); 4] = [
     (100_000_000_000, 3),
     (100_000_000_000_000, 0),
@@ -17,10 +17,10 @@ const UNITS: [(u128, i32); 4] = [
     (100_000_000_000_000_000_000, -6),
 ];
 
-/// Last year of a date in digits.
+/// Last year of a date without separators.
 const LAST_YEAR: i16 = 2199;
 
-/// Reads a number that is not negative; `None` if `text` is none.
+/// Reads a non-negative number. Returns `None` if `text` is not one.
 pub(super) fn read(text: &str, default: UtcOffset) -> Option<EventTime> {
     let (mantissa, exponent) = decimal(text.strip_prefix('+').unwrap_or(text))?;
     if mantissa == 0 {
@@ -37,11 +37,11 @@ pub(super) fn is_negative(text: &str) -> bool {
     })
 }
 
-/// `YYYYMMDD`, `YYYYMMDDhhmm` or `YYYYMMDDhhmmss`, the latter with or without 3 or 6 digits of its
-/// fraction. A dot and a fraction may follow.
+/// Reads `YYYYMMDD`, `YYYYMMDDhhmm` or `YYYYMMDDhhmmss`, the last one with 3 or 6 digits of its
+/// fraction or without. A dot and a fraction may follow.
 fn compact(text: &str, default: UtcOffset) -> Option<Millis> {
     let (digits, fraction) = text.split_once('.').unwrap_or((text, ""));
-    // 8 and 12 digits are numbers of this century elsewhere; longer ones would be a time after 2570.
+    // 8 and 12 digits may be a number since the epoch. Longer ones would be a time after 2570.
     let (first_year, last_unit_ms) = match digits.len() {
         8 => (1990, 0),
         12 => (1990, 60_000),
@@ -67,7 +67,7 @@ fn compact(text: &str, default: UtcOffset) -> Option<Millis> {
     Some(default.instant(at)? + rest)
 }
 
-/// The fraction of `unit`, rounded down, that the digits behind a dot name.
+/// The part of `unit` that the digits after a dot represent, rounded down.
 fn portion(fraction: &str, unit: Millis) -> Millis {
     let digits = fraction.bytes().take(9);
     let (value, scale) = digits.fold((0, 1), |(value, scale), digit| {
@@ -82,8 +82,8 @@ fn since_epoch(mantissa: u128, exponent: i32) -> Option<Millis> {
     Millis::try_from(shift(mantissa, exponent.checked_add(to_ms)?)?).ok()
 }
 
-/// A non-negative decimal number as `mantissa * 10^exponent`, exactly. Numbers of more than 38
-/// digits are none.
+/// Parses a non-negative decimal number exactly, as `mantissa * 10^exponent`. Refuses more than 38
+/// digits.
 fn decimal(text: &str) -> Option<(u128, i32)> {
     let (number, exponent) = match text.split_once(['e', 'E']) {
         Some((number, exponent)) => (number, exponent.parse().ok()?),
@@ -108,7 +108,7 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// `mantissa * 10^exponent`, rounded down; `None` where it does not fit.
+/// Computes `mantissa * 10^exponent`, rounded down. `None` on overflow.
 fn shift(mantissa: u128, exponent: i32) -> Option<u128> {
     let power = 10_u128.checked_pow(exponent.unsigned_abs());
     if exponent >= 0 {

@@ -1,4 +1,4 @@
-//! Offsets from UTC.
+//! Parses offsets from UTC.
 
 use std::str::FromStr;
 
@@ -14,7 +14,7 @@ pub struct UtcOffset {
     seconds: i32,
 }
 
-/// A text that is neither `UTC` nor an offset.
+/// Error for a text that is neither `UTC` nor an offset.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "must be \"UTC\" or an offset such as \"+02:00\" or \"-0530\"; instead of a zone's name, give \
@@ -23,7 +23,7 @@ pub struct UtcOffset {
 pub struct UtcOffsetError;
 
 impl UtcOffset {
-    /// UTC itself.
+    /// The offset of UTC itself.
     pub const UTC: Self = Self { seconds: 0 };
 
     /// Returns the instant at which clocks of this offset show `at`.
@@ -32,8 +32,8 @@ impl UtcOffset {
         Some(millis(offset.to_timestamp(at).ok()?))
     }
 
-    /// Parses `+hh:mm`, `+hhmm` or `+hh`, with `:ss` or `ss` behind minutes. The hour may have one
-    /// digit, unless minutes follow without a colon.
+    /// Parses `+hh:mm`, `+hhmm` or `+hh`, with optional seconds after the minutes. The hour may
+    /// have one digit, unless minutes follow without a colon.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (sign, rest) = match text.split_at_checked(1)? {
             ("+", rest) => (1, rest),

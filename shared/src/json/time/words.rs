@@ -1,4 +1,4 @@
-//! The words of a time that is written out.
+//! Parses the words of a written time.
 
 use jiff::civil::{Date, ISOWeekDate, Time, Weekday};
 
@@ -22,14 +22,14 @@ pub(super) const MONTHS: [&str; 12] = [
 pub(super) const WEEKDAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// Names that are no offset and still name one.
+/// Names of UTC.
 const UTC_NAMES: [&str; 5] = ["UTC", "GMT", "UT", "Z", "z"];
 
-/// Time of day, as written.
+/// A time of day, as written.
 #[derive(Clone, Copy)]
 pub(super) enum ClockTime {
     At(Time),
-    /// 24:00, the midnight at the end of the day.
+    /// 24:00, midnight at the end of the day.
     EndOfDay,
 }
 
@@ -39,13 +39,13 @@ pub(super) enum HalfDay {
     Pm,
 }
 
-/// A date, with or without what stands behind it.
+/// Parses a date, and returns the rest of the word.
 pub(super) fn dated(word: &str) -> Option<(Date, &str)> {
     let (head, zone) = word.split_at_checked("2026-12-01".len()).unwrap_or((word, ""));
     calendar(word).map(|date| (date, "")).or_else(|| Some((calendar(head)?, zone)))
 }
 
-/// A date of year, month and day, of year and day, or of year, week and day of the week.
+/// Parses a calendar date, an ordinal date (year and day) or a week date.
 pub(super) fn calendar(text: &str) -> Option<Date> {
     if text.contains('W') {
         let text = text.replace('-', "");
@@ -90,7 +90,7 @@ pub(super) fn calendar(text: &str) -> Option<Date> {
         [year, month, day, ""] if year.len() == 4 && month.len() <= 2 && day.len() <= 2 => {
             of(year, month, day)
         }
-        // .NET's zero time. Other dates in this order say nothing of which is the month.
+        // The zero time of .NET. Other dates in this order do not show which number is the month.
         [first, second, "0001", ""] if digits(first) == Some(1) && digits(second) == Some(1) => {
             of("0001", first, second)
         }
@@ -98,12 +98,12 @@ pub(super) fn calendar(text: &str) -> Option<Date> {
     }
 }
 
-/// A whole number of digits alone.
+/// Parses a whole number of digits only.
 pub(super) fn digits(text: &str) -> Option<i16> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// `h:mm`, `hh`, `hhmm` and longer forms, with a fraction that is cut to ns.
+/// Parses `h:mm`, `hh`, `hhmm` and longer forms. The fraction is truncated to ns.
 pub(super) fn time_of_day(text: &str) -> Option<ClockTime> {
     let (whole, fraction) = text.split_once(['.', ',']).unwrap_or((text, ""));
     let padding = if whole.as_bytes().get(1) == Some(&b':') { "0" } else { "" };
@@ -118,7 +118,7 @@ pub(super) fn time_of_day(text: &str) -> Option<ClockTime> {
     }
 }
 
-/// The offset that `word` names: `UTC`, `+0200`, or `GMT+0200`.
+/// Parses an offset: `UTC`, `+0200`, or `GMT+0200`.
 pub(super) fn zone_of(word: &str) -> Option<UtcOffset> {
     if UTC_NAMES.contains(&word) {
         return Some(UtcOffset::UTC);
@@ -127,7 +127,7 @@ pub(super) fn zone_of(word: &str) -> Option<UtcOffset> {
     UtcOffset::parse(offset)
 }
 
-/// Returns true for what may be the name of a zone: `CET`, `ChST`, `Europe/Berlin`.
+/// Returns true for a possible zone name: `CET`, `ChST`, `Europe/Berlin`.
 pub(super) fn is_zone_name(word: &str) -> bool {
     let is_path = word.contains('/')
         && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b));
@@ -135,7 +135,7 @@ pub(super) fn is_zone_name(word: &str) -> bool {
     is_path || capitals >= 2 && word.len() <= 5 && word.bytes().all(|b| b.is_ascii_alphabetic())
 }
 
-/// Position, from 1, of the name in `names` that `word` is, or is the beginning of.
+/// Position, from 1, of the first of `names` that begins with `word`.
 pub(super) fn named(names: &[&str], word: &str) -> Option<i8> {
     let is =
         |name: &&str| name.get(..word.len()).is_some_and(|name| name.eq_ignore_ascii_case(word));
@@ -143,7 +143,7 @@ pub(super) fn named(names: &[&str], word: &str) -> Option<i8> {
     i8::try_from(at + 1).ok()
 }
 
-/// The half of the day that `word` names.
+/// Parses AM or PM.
 pub(super) fn half_day(word: &str) -> Option<HalfDay> {
     match word {
         "AM" | "am" | "a.m." | "A.M." => Some(HalfDay::Am),
