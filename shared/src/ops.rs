@@ -1,7 +1,12 @@
-//! The operational routes of every long-running process: `/metrics`, `/live`, `/ready`, on an address of their own.
+//! Serves the operational routes of a process: `/metrics`, `/live` and `/ready`.
 //!
-//! Guarantee: `/live` depends on nothing outside the process, so that a Redis outage never restarts anybody; `/ready`
-//! says what is missing. The server has a thread of its own: a busy process still answers.
+//! # Guarantees
+//!
+//! - `/live` depends on nothing outside the process, so a Redis outage restarts no process
+//!   (`ops_routes_answer_and_ready_follows_its_check`).
+//! - `/ready` names the reason while the process cannot work
+//!   (`ops_routes_answer_and_ready_follows_its_check`).
+//! - The server has its own address and thread, so a busy process still answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,14 +19,15 @@ use actix_web::{App, HttpResponse, HttpServer, Resource, Route, guard};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinHandle;
 
-/// Says whether the process can do its work now, and if not, why not (plain words, no secrets). Called on every request
-/// to `/ready`, so it must only look at what is known.
+/// Returns an error if the process cannot work now, with a reason that holds no secret.
+///
+/// It is called for each request to `/ready`, so it must do no I/O.
 pub type ReadinessCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Media type of the Prometheus text format.
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Media type of the other answers.
+/// Media type of other responses.
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The running operational server.
@@ -33,25 +39,25 @@ pub struct OpsServer {
 }
 
 impl OpsServer {
-    /// Where it listens; the real port, even when port 0 was asked for.
+    /// Address that the server listens on. Holds the actual port if port 0 was requested.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops it, without waiting for clients that keep a connection open.
+    /// Stops the server. Does not wait for open connections.
     pub async fn stop(self) {
         self.handle.stop(false).await;
         if let Ok(Err(error)) = self.task.await {
-            tracing::warn!(%error, "the operational server failed");
+            tracing::warn!(%error, "operational server failed");
         }
     }
 }
 
-/// Starts serving on `bind`. Call inside a tokio runtime.
+/// Starts to serve on `bind`. Requires a tokio runtime.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// The address cannot be bound.
 pub fn serve(
     bind: SocketAddr,
     metrics: PrometheusHandle,
@@ -60,10 +66,10 @@ pub fn serve(
     serve_with(bind, metrics, readiness, |_| {})
 }
 
-/// [`serve`], with further routes beside the three (a worker's lookups).
+/// As [`serve`], with further routes, such as a worker's lookups.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// The address cannot be bound.
 pub fn serve_with(
     bind: SocketAddr,
     metrics: PrometheusHandle,
@@ -93,13 +99,13 @@ pub fn serve_with(
     Ok(OpsServer { address, handle, task: tokio::spawn(server) })
 }
 
-/// Probes ask with HEAD as well as with GET.
+/// Builds a route for GET and HEAD. Some probes use HEAD.
 fn read_only(path: &str, route: Route) -> Resource {
     let reading = guard::Any(guard::Get()).or(guard::Head());
-    web::resource(path).route(route.guard(reading)).default_service(web::to(only_reading))
+    web::resource(path).route(route.guard(reading)).default_service(web::to(method_not_allowed))
 }
 
-async fn only_reading() -> HttpResponse {
+async fn method_not_allowed() -> HttpResponse {
     HttpResponse::MethodNotAllowed()
         .insert_header((header::ALLOW, "GET, HEAD"))
         .content_type(TEXT)
@@ -132,25 +138,29 @@ mod tests {
     use super::*;
 
     async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-        ask("GET", address, path).await
+        send("GET", address, path).await
     }
 
-    async fn ask(method: &str, address: SocketAddr, path: &str) -> (u16, String) {
+    async fn send(method: &str, address: SocketAddr, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, response)
     }
 
     #[tokio::test]
     async fn ops_routes_answer_and_ready_follows_its_check() {
-        let good = Arc::new(AtomicBool::new(false));
-        let seen = good.clone();
+        let healthy = Arc::new(AtomicBool::new(false));
+        let state = healthy.clone();
         let readiness: ReadinessCheck = Arc::new(move || {
-            if seen.load(Ordering::SeqCst) { Ok(()) } else { Err("redis is away".to_owned()) }
+            if state.load(Ordering::SeqCst) {
+                Ok(())
+            } else {
+                Err("Redis does not answer".to_owned())
+            }
         });
         let recorder = PrometheusBuilder::new().build_recorder();
         let metrics = recorder.handle();
@@ -165,18 +175,18 @@ mod tests {
         assert_ne!(address.port(), 0);
 
         assert_eq!(get(address, "/live").await.0, 200);
-        assert_eq!(ask("HEAD", address, "/live").await.0, 200);
-        let (status, answer) = ask("POST", address, "/live").await;
-        assert_eq!((status, answer.contains("allow: GET, HEAD")), (405, true), "{answer}");
-        let (status, answer) = get(address, "/ready").await;
+        assert_eq!(send("HEAD", address, "/live").await.0, 200);
+        let (status, response) = send("POST", address, "/live").await;
+        assert_eq!((status, response.contains("allow: GET, HEAD")), (405, true), "{response}");
+        let (status, response) = get(address, "/ready").await;
         assert_eq!(status, 503);
-        assert!(answer.ends_with("not ready: redis is away\n"), "{answer}");
-        good.store(true, Ordering::SeqCst);
+        assert!(response.ends_with("not ready: Redis does not answer\n"), "{response}");
+        healthy.store(true, Ordering::SeqCst);
         assert_eq!(get(address, "/ready").await.0, 200);
-        let (status, answer) = get(address, "/metrics").await;
+        let (status, response) = get(address, "/metrics").await;
         assert_eq!(status, 200);
-        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
-        assert!(answer.contains("seen_total 7"), "{answer}");
+        assert!(response.contains("content-type: text/plain; version=0.0.4"), "{response}");
+        assert!(response.contains("seen_total 7"), "{response}");
         assert_eq!(get(address, "/extra").await.0, 204);
         assert_eq!(get(address, "/other").await.0, 404);
 

@@ -1,12 +1,12 @@
-//! When to stop.
+//! Handles SIGTERM and SIGINT.
 //!
 //! # Guarantees
 //!
-//! - Signals are watched on a thread of their own, so that no blocking call delays the reaction.
-//! - Before [`shutdown_token`], SIGTERM or SIGINT ends the process at once: nothing is in hand yet.
-//!   (`signal_before_the_start_ends_the_process_at_once`)
-//! - From then on the first signal cancels the token that everything long-running watches, and a
-//!   second one ends the process at once. (`second_signal_ends_a_stuck_process`)
+//! - A separate thread watches for signals, so a blocking call does not delay the reaction.
+//! - Before [`shutdown_token`], a signal ends the process immediately, since no work has begun
+//!   (`signal_before_the_start_ends_the_process_at_once`).
+//! - Later, the first signal cancels the token that all long-running tasks watch. A second signal
+//!   ends the process immediately (`second_signal_ends_a_stuck_process`).
 
 use std::io;
 use std::sync::OnceLock;
@@ -16,34 +16,36 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Stack of the thread, which runs nothing but this module.
+/// Stack size of the thread, in bytes. It runs only this module.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// The one watch of this process.
+/// The watch of this process.
 static WATCH: OnceLock<SignalWatch> = OnceLock::new();
 
 struct SignalWatch {
-    /// Set once the process stops in an orderly way.
-    orderly: OnceLock<CancellationToken>,
-    /// Exit status for a signal before that; `None`: that of a process ended by the signal.
-    early: Option<i32>,
+    /// Token that the first signal cancels. Set by [`shutdown_token`].
+    token: OnceLock<CancellationToken>,
+    /// Exit status for a signal before the token is set. `None`: 128 plus the signal's number.
+    early_status: Option<i32>,
 }
 
-/// Begins to watch for SIGTERM and SIGINT. Until [`shutdown_token`] either ends the process with the
-/// status `early`, or, where that is `None`, with 128 and the signal's number.
+/// Starts to watch for SIGTERM and SIGINT.
+///
+/// Before [`shutdown_token`], a signal ends the process with status `early_status`. `None` stands
+/// for 128 plus the signal's number.
 ///
 /// # Errors
-/// When the signal handlers cannot be registered.
-pub fn watch_signals(early: Option<i32>) -> io::Result<()> {
+/// The signal handlers cannot be registered.
+pub fn watch_signals(early_status: Option<i32>) -> io::Result<()> {
     if WATCH.get().is_some() {
         return Ok(());
     }
-    let watch = WATCH.get_or_init(|| SignalWatch { orderly: OnceLock::new(), early });
+    let watch = WATCH.get_or_init(|| SignalWatch { token: OnceLock::new(), early_status });
     let (registered, outcome) = mpsc::sync_channel(1);
-    let run = move || match listen() {
+    let run = move || match register() {
         Ok((runtime, mut signals)) => {
             let _ = registered.send(Ok(()));
-            runtime.block_on(watch.obey(&mut signals));
+            runtime.block_on(watch.run(&mut signals));
         }
         Err(error) => drop(registered.send(Err(error))),
     };
@@ -51,37 +53,37 @@ pub fn watch_signals(early: Option<i32>) -> io::Result<()> {
     outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the thread for signals ended")))
 }
 
-/// Token that the first SIGTERM or SIGINT cancels.
+/// Returns the token that the first SIGTERM or SIGINT cancels.
 ///
 /// # Errors
-/// As [`watch_signals`], which this calls if the process has not.
+/// As [`watch_signals`], which it calls if the process has not done so.
 pub fn shutdown_token() -> io::Result<CancellationToken> {
     watch_signals(None)?;
     let watch = WATCH.get().ok_or_else(|| io::Error::other("signals are not watched"))?;
-    Ok(watch.orderly.get_or_init(CancellationToken::new).clone())
+    Ok(watch.token.get_or_init(CancellationToken::new).clone())
 }
 
-/// Ends `runtime` without waiting for its blocking calls, such as a name look-up that hangs.
+/// Ends `runtime` without waiting for blocking calls, such as a name lookup.
 pub fn shutdown_runtime(runtime: Runtime) {
     runtime.shutdown_background();
 }
 
 impl SignalWatch {
-    async fn obey(&self, signals: &mut Signals) {
+    async fn run(&self, signals: &mut Signals) {
         let (name, number) = signals.next().await;
-        let Some(token) = self.orderly.get() else {
-            tracing::info!(signal = name, "stopping before the start was complete");
-            std::process::exit(self.early.unwrap_or(128 + number));
+        let Some(token) = self.token.get() else {
+            tracing::info!(signal = name, "signal before start-up was complete; exiting");
+            std::process::exit(self.early_status.unwrap_or(128 + number));
         };
         tracing::info!(signal = name, "shutting down");
         token.cancel();
         let (name, number) = signals.next().await;
-        tracing::warn!(signal = name, "asked again, stopping at once");
+        tracing::warn!(signal = name, "second signal; exiting without waiting for tasks");
         std::process::exit(128 + number);
     }
 }
 
-fn listen() -> io::Result<(Runtime, Signals)> {
+fn register() -> io::Result<(Runtime, Signals)> {
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let registering = runtime.enter();
     let signals =
@@ -113,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// The second signal ends the process, so only real binaries can show it.
+    /// Covers the first signal alone, since the second one ends the process.
     #[tokio::test]
     async fn first_signal_cancels_the_token() {
         let token = shutdown_token().unwrap();

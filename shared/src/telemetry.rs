@@ -1,8 +1,12 @@
-//! Logs.
+//! Sets up logging.
 //!
-//! Guarantee: everything that is logged goes through one subscriber to standard output, as text or as one JSON object per
-//! line, a panic included. No log line holds a secret, a signature or a body; panics are logged by place, since their
-//! text may quote data.
+//! # Guarantees
+//!
+//! - One subscriber writes all log lines to standard output, panics included. Each line is text or
+//!   one JSON object.
+//! - No log line holds a secret, a signature or a body
+//!   (`outputs_hold_no_secret_signature_or_body`). A panic is logged by its location, since
+//!   its message may quote data.
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -12,17 +16,17 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     #[default]
     Text,
-    /// One object per line: `timestamp`, `level`, `target`, `message` and the event's fields side by side.
+    /// One object per line: `timestamp`, `level`, `target`, `message` and the fields of the event.
     Json,
 }
 
-/// A text other than `text` and `json`.
+/// Error for a text other than `text` and `json`.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("must be text or json")]
 pub struct LogFormatError;
@@ -39,34 +43,36 @@ impl FromStr for LogFormat {
     }
 }
 
-/// What only matters to those who ask for it: actix tells at length how it starts and stops, and calls every request that
-/// is no HTTP an error. Notices of PostgreSQL are those of an application's triggers. A filter overrides it by naming the same targets.
+/// Default directives, which a filter can override by target.
+///
+/// actix logs details of start and stop, and logs an error for each request that is not HTTP.
+/// Notices of PostgreSQL are those of an application's triggers.
 const DEFAULT_DIRECTIVES: &str =
     "actix_server=warn,actix_http::h1::dispatcher=off,sqlx::postgres::notice=error";
 
-/// Why logging could not be set up.
+/// Error: logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter's text is not valid.
-    #[error("the log filter is not valid")]
+    /// The filter is invalid.
+    #[error("invalid log filter")]
     Filter(#[from] ParseError),
     /// A subscriber is installed already.
     #[error("logging is set up already")]
     Installed(#[from] TryInitError),
 }
 
-/// Whether `filter` may be given to [`init`], in the syntax of `RUST_LOG`.
+/// Checks a filter in the syntax of `RUST_LOG`.
 ///
 /// # Errors
-/// When it is not valid.
+/// The filter is invalid.
 pub fn check_filter(filter: &str) -> Result<(), ParseError> {
     EnvFilter::builder().parse(filter).map(drop)
 }
 
-/// Installs the process's subscriber and its panic hook; once per process.
+/// Installs the subscriber and the panic hook of the process. Call it once.
 ///
 /// # Errors
-/// When `filter` is not valid or a subscriber is installed already.
+/// `filter` is invalid, or a subscriber is installed already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder().parse(format!("{DEFAULT_DIRECTIVES},{filter}"))?;
     let lines = tracing_subscriber::fmt::layer().with_ansi(io::stdout().is_terminal());

@@ -1,23 +1,25 @@
-//! The series that every destination has.
+//! Metrics of a destination.
 
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{CIRCUIT_OPEN, DELIVERIES, DELIVERY_DURATION, PARKED_DELIVERIES, count, switch};
+use super::{
+    CIRCUIT_OPEN, DELIVERIES, DELIVERY_DURATION, PARKED_DELIVERIES, bool_value, gauge_value,
+};
 use crate::outbound::DestinationName;
 
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $variant:ident $text:literal),+ $(,)?) => {
-        /// How an attempt at a delivery ended.
+        /// Outcome of a delivery attempt, as a label value.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum DeliveryOutcome { $($(#[$doc])* $variant),+ }
 
         impl DeliveryOutcome {
-            /// All of them, in order.
+            /// All outcomes, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Its label.
+            /// The label's value.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
@@ -27,23 +29,23 @@ macro_rules! outcomes {
 }
 
 outcomes! {
-    /// The destination confirmed it.
+    /// The destination confirmed the delivery.
     Delivered "delivered",
-    /// It will be tried again.
+    /// The delivery will be retried.
     Retried "retried",
-    /// The destination is busy: it will be tried again, and no attempt is spent.
+    /// The destination is busy. The delivery will be retried, and no attempt is spent.
     Busy "busy",
-    /// It became a dead letter.
+    /// The delivery became a dead letter.
     DeadLettered "dead_lettered",
-    /// Too many were waiting: it became a dead letter without an attempt.
+    /// The destination's queue is full. The delivery became a dead letter without an attempt.
     Overflow "overflow",
-    /// Too many were waiting and too many were dead: it is gone.
+    /// The queue and the dead letters are full. The delivery is lost.
     Lost "lost",
 }
 
 const OUTCOMES: usize = DeliveryOutcome::ALL.len();
 
-/// What a worker counts for one destination.
+/// A worker's metrics of one destination.
 #[derive(Clone)]
 pub struct DeliveryMetrics {
     deliveries: [Counter; OUTCOMES],
@@ -67,23 +69,23 @@ impl DeliveryMetrics {
         }
     }
 
-    /// Counts deliveries by how an attempt ended.
+    /// Counts `number` deliveries with this outcome.
     pub fn delivery(&self, outcome: DeliveryOutcome, number: u64) {
         self.deliveries[outcome as usize].increment(number);
     }
 
-    /// Request to answer.
+    /// Records the time from request to response.
     pub fn duration(&self, taken: Duration) {
         self.duration.record(taken);
     }
 
-    /// Whether nothing but probes is sent.
+    /// Sets whether the circuit is open: only probes are sent.
     pub fn circuit_open(&self, open: bool) {
-        self.circuit_open.set(switch(open));
+        self.circuit_open.set(bool_value(open));
     }
 }
 
-/// Gauge of the deliveries that wait for URLs that are not configured.
+/// Gauge of deliveries that wait for URLs that are not configured.
 pub struct ParkedMetrics(Gauge);
 
 impl Default for ParkedMetrics {
@@ -96,8 +98,8 @@ impl Default for ParkedMetrics {
 }
 
 impl ParkedMetrics {
-    /// Sets how many wait, in all queues.
+    /// Sets the number of waiting deliveries in all queues.
     pub fn parked(&self, deliveries: u64) {
-        self.0.set(count(deliveries));
+        self.0.set(gauge_value(deliveries));
     }
 }

@@ -1,13 +1,13 @@
-//! The series of what a process depends on.
+//! Metrics of the systems that a process depends on.
 
 use metrics::{Gauge, gauge};
 
 use super::{
     CLOCK_SKEW, DATA_LOST, DATABASE_UP, REDIS_DURABLE, REDIS_UP, SQLITE_WAL_BYTES,
-    UNHANDLED_PLATFORMS, UNUSABLE_REGISTRATIONS, count, switch,
+    UNHANDLED_PLATFORMS, UNUSABLE_REGISTRATIONS, bool_value, gauge_value,
 };
 
-/// What a process knows of the systems it depends on.
+/// Metrics of a process's Redis.
 #[derive(Clone)]
 pub struct DependencyMetrics {
     redis_up: Gauge,
@@ -17,7 +17,7 @@ pub struct DependencyMetrics {
 }
 
 impl DependencyMetrics {
-    /// Registers the series of Redis, all at 0.
+    /// Registers all series at 0.
     #[must_use]
     pub fn new() -> Self {
         let at_zero = |name: &'static str| {
@@ -33,24 +33,24 @@ impl DependencyMetrics {
         }
     }
 
-    /// Redis answers and takes the writes of this process.
+    /// Sets whether Redis answers and accepts this process's writes.
     pub fn redis_up(&self, up: bool) {
-        self.redis_up.set(switch(up));
+        self.redis_up.set(bool_value(up));
     }
 
-    /// Whether Redis is known to keep what it confirmed.
+    /// Sets whether Redis is known to keep confirmed writes.
     pub fn redis_durable(&self, durable: bool) {
-        self.redis_durable.set(switch(durable));
+        self.redis_durable.set(bool_value(durable));
     }
 
-    /// Redis's clock minus this host's, in ms; beyond 24 days it shows 24 days.
+    /// Sets Redis's clock minus this host's, in ms. The gauge is limited to 24 days.
     pub fn clock_skew_ms(&self, skew: i64) {
         let bound = i64::from(i32::MAX);
         let skew = i32::try_from(skew.clamp(-bound, bound)).unwrap_or_default();
         self.clock_skew.set(f64::from(skew) / 1e3);
     }
 
-    /// Redis was found emptied.
+    /// Records that Redis was emptied.
     pub fn data_lost(&self) {
         self.data_lost.set(1);
     }
@@ -62,7 +62,7 @@ impl Default for DependencyMetrics {
     }
 }
 
-/// What a worker knows of its database and of platforms that it cannot serve.
+/// Metrics of a worker's database, and of platforms without a definition.
 #[derive(Clone)]
 pub struct DatabaseMetrics {
     database_up: Gauge,
@@ -82,19 +82,19 @@ impl DatabaseMetrics {
         Self { database_up, unhandled_platforms, sqlite_wal_bytes }
     }
 
-    /// Whether the database commits.
+    /// Sets whether the database commits.
     pub fn database_up(&self, up: bool) {
-        self.database_up.set(switch(up));
+        self.database_up.set(bool_value(up));
     }
 
-    /// How many platforms have unfinished events and no definition here.
+    /// Sets the number of platforms with unfinished events but without a definition.
     pub fn unhandled_platforms(&self, platforms: u64) {
-        self.unhandled_platforms.set(count(platforms));
+        self.unhandled_platforms.set(gauge_value(platforms));
     }
 
-    /// Bytes of SQLite's write-ahead log, which may well be more than 2^32.
+    /// Sets the size of SQLite's write-ahead log in bytes. It may exceed 2^32.
     pub fn sqlite_wal_bytes(&self, bytes: u64) {
-        let (high, low) = (count(bytes >> 32), count(bytes & u64::from(u32::MAX)));
+        let (high, low) = (gauge_value(bytes >> 32), gauge_value(bytes & u64::from(u32::MAX)));
         self.sqlite_wal_bytes.set(high.mul_add(4_294_967_296.0, low));
     }
 }
@@ -105,14 +105,14 @@ impl Default for DatabaseMetrics {
     }
 }
 
-/// What a process knows of the platforms that are registered while it runs.
+/// Metrics of registered platforms.
 #[derive(Clone)]
 pub struct RegistrationMetrics {
     unusable: Gauge,
 }
 
 impl RegistrationMetrics {
-    /// Registers the series.
+    /// Registers the series at 0.
     #[must_use]
     pub fn new() -> Self {
         let unusable = gauge!(UNUSABLE_REGISTRATIONS);
@@ -120,9 +120,9 @@ impl RegistrationMetrics {
         Self { unusable }
     }
 
-    /// How many registrations cannot be used here, or not all of their secrets.
+    /// Sets the number of registrations that this process cannot use in full.
     pub fn unusable(&self, registrations: usize) {
-        self.unusable.set(count(registrations as u64));
+        self.unusable.set(gauge_value(registrations as u64));
     }
 }
 

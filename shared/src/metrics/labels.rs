@@ -1,4 +1,4 @@
-//! The closed sets that label values come from.
+//! Closed sets of label values.
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident = $($(#[$vdoc:meta])* $variant:ident $text:literal),+ $(,)?) => {
@@ -7,7 +7,7 @@ macro_rules! labels {
         pub enum $name { $($(#[$vdoc])* $variant),+ }
 
         impl $name {
-            /// All of them, in order.
+            /// All values, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// The label's value.
@@ -18,76 +18,78 @@ macro_rules! labels {
         }
 
         impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(self.as_str()) }
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
         }
     };
 }
 
 labels! {
-    /// How a webhook request was answered; once per event for a batch.
+    /// Outcome of a webhook request. A batch counts once per event.
     RequestOutcome =
-    /// Queued.
+    /// The event was enqueued.
     Accepted "accepted",
-    /// No usable event; kept as a dead letter.
+    /// The event is not usable, and was kept as a dead letter.
     KeptInvalid "kept_invalid",
-    /// Seen before.
+    /// The event is a duplicate.
     Duplicate "duplicate",
-    /// Type not subscribed.
+    /// The platform's definition does not list the event type.
     Ignored "ignored",
-    /// A provider's handshake.
+    /// The request is a provider's handshake.
     Handshake "handshake",
-    /// Signature missing, malformed or wrong.
+    /// The signature is missing, malformed or wrong.
     InvalidSignature "invalid_signature",
-    /// Outside the tolerance.
+    /// The signature's time is outside the tolerance.
     SignatureExpired "signature_expired",
-    /// Not JSON, or schema not met; refused.
+    /// The body is not JSON, or does not match the schema. It was refused.
     InvalidPayload "invalid_payload",
-    /// Over the limit.
+    /// The platform's rate limit was exceeded.
     RateLimited "rate_limited",
-    /// Body too large.
+    /// The body is too large.
     TooLarge "too_large",
-    /// Body not in time.
+    /// The body did not arrive in time.
     BodyTimeout "body_timeout",
-    /// Content encoding not known.
+    /// The content encoding is not supported.
     UnsupportedEncoding "unsupported_encoding",
-    /// Platform disabled.
+    /// The platform is disabled.
     Disabled "disabled",
-    /// Platform without a secret.
+    /// The platform has no secret.
     NotConfigured "not_configured",
-    /// Certainly not queued.
+    /// The event was certainly not enqueued.
     QueueError "queue_error",
-    /// Redis's answer was lost.
+    /// Redis's reply was lost, so the event may be enqueued.
     UnknownResult "unknown_result",
-    /// Backlog or replica full.
+    /// The backlog or the replica is full.
     Overloaded "overloaded",
 }
 
 labels! {
-    /// How an execution of an event ended.
+    /// Outcome of an event's execution.
     EventOutcome =
-    /// Took effect, or was logged.
+    /// The event took effect, or was logged.
     Processed "processed",
-    /// Older than what is stored.
+    /// The stored state is newer than the event.
     Stale "stale",
-    /// Will be tried again.
+    /// The event will be retried.
     Retried "retried",
-    /// Given up.
+    /// The event became a dead letter.
     DeadLettered "dead_lettered",
-    /// Had taken effect before.
+    /// The event had taken effect before.
     Duplicate "duplicate",
 }
 
 labels! {
-    /// What an applied event did; also the ledger's `action` column.
+    /// Action of an applied event. Also the ledger's `action` column.
     Action =
     /// The session's status changed.
     StatusUpdated "status_updated",
-    /// The session had that status already.
+    /// The session already had that status.
     StatusUnchanged "status_unchanged",
-    /// A newer event was there first.
+    /// A newer event was applied before.
     StaleIgnored "stale_ignored",
     /// Another table or column group changed.
     Recorded "recorded",
-    /// Ledger only.
+    /// Only the ledger changed.
     Logged "logged",
 }

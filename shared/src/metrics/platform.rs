@@ -1,4 +1,4 @@
-//! The series that every platform has.
+//! Metrics of a platform.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use super::{
     Action, BACKLOG, COLUMN_WARNINGS, DEAD_LETTERS, DEAD_LETTERS_FULL, END_TO_END_DURATION,
     ENQUEUE_DURATION, EVENTS, EventOutcome, FUTURE_TIMES, OLDEST_AGE, ORPHANS, PENDING,
     PROCESSING_DURATION, REQUEST_DURATION, REQUESTS, RETRYING, RequestOutcome, SESSION_UPDATES,
-    STREAM_BROKEN, UNREADABLE_TIMES, count, switch,
+    STREAM_BROKEN, UNREADABLE_TIMES, bool_value, gauge_value,
 };
 use crate::effects::ColumnWarning;
 use crate::platform::PlatformName;
 
-/// What requests for platforms that are not defined are counted under.
+/// Label value for requests to undefined platforms.
 const UNKNOWN_PLATFORM: &str = "unknown";
 
 const REQUEST_OUTCOMES: usize = RequestOutcome::ALL.len();
 const EVENT_OUTCOMES: usize = EventOutcome::ALL.len();
 const ACTIONS: usize = Action::ALL.len();
 
-/// What ingress counts for one platform.
+/// Ingress's metrics of one platform.
 #[derive(Clone)]
 pub struct IngressMetrics {
     requests: [Counter; REQUEST_OUTCOMES],
@@ -37,7 +37,7 @@ impl IngressMetrics {
         Self::labelled(platform.as_str())
     }
 
-    /// The series of all platforms that are not defined.
+    /// Registers the series of all undefined platforms.
     #[must_use]
     pub fn unknown() -> Self {
         Self::labelled(UNKNOWN_PLATFORM)
@@ -60,33 +60,33 @@ impl IngressMetrics {
         }
     }
 
-    /// Counts one answered request, or one event of an answered batch.
+    /// Counts an answered request, or one event of an answered batch.
     pub fn request(&self, outcome: RequestOutcome) {
         self.requests[outcome as usize].increment(1);
     }
 
-    /// Counts an event whose time is given and cannot be read.
+    /// Counts an event with an unreadable time.
     pub fn unreadable_time(&self) {
         self.unreadable_times.increment(1);
     }
 
-    /// Counts an event whose time is so far ahead of its arrival that arrival counts.
+    /// Counts an event whose time is too far ahead of arrival.
     pub fn future_time(&self) {
         self.future_times.increment(1);
     }
 
-    /// First byte of the request to its answer.
+    /// Records the time from the first byte of a request to its response.
     pub fn request_duration(&self, taken: Duration) {
         self.request_duration.record(taken);
     }
 
-    /// Waiting for a batch and for Redis.
+    /// Records the time that a request waited for its batch and for Redis.
     pub fn enqueue_duration(&self, taken: Duration) {
         self.enqueue_duration.record(taken);
     }
 }
 
-/// What a worker counts for one platform.
+/// A worker's metrics of one platform.
 #[derive(Clone)]
 pub struct WorkerMetrics {
     platform: SharedString,
@@ -112,17 +112,17 @@ impl WorkerMetrics {
         }
     }
 
-    /// Counts how one execution ended.
+    /// Counts an execution.
     pub fn event(&self, outcome: EventOutcome) {
         self.events[outcome as usize].increment(1);
     }
 
-    /// Counts what one applied event did.
+    /// Counts an applied event.
     pub fn session_update(&self, action: Action) {
         self.updates[action as usize].increment(1);
     }
 
-    /// Counts a column that an applied event did not set as sent.
+    /// Counts a column that is not stored as sent.
     pub fn column_warning(&self, warning: &ColumnWarning) {
         let (platform, column, reason) =
             (self.platform.clone(), warning.label(), warning.reason.as_str());
@@ -130,23 +130,23 @@ impl WorkerMetrics {
             .increment(1);
     }
 
-    /// Counts events that were found outside every place and put back.
+    /// Counts events that were in no queue and were requeued.
     pub fn orphans(&self, found: u64) {
         self.orphans.increment(found);
     }
 
-    /// Reading an event to settling it.
+    /// Records the time from reading an event to settling it.
     pub fn processing_duration(&self, taken: Duration) {
         self.processing_duration.record(taken);
     }
 
-    /// Arrival at ingress to settlement.
+    /// Records the time from arrival at ingress to settlement.
     pub fn end_to_end_duration(&self, taken: Duration) {
         self.end_to_end_duration.record(taken);
     }
 }
 
-/// How many events of one platform are where.
+/// Gauges of one platform's queue.
 #[derive(Clone)]
 pub struct QueueMetrics {
     backlog: Gauge,
@@ -178,15 +178,15 @@ impl QueueMetrics {
         }
     }
 
-    /// Sets the four depths.
+    /// Sets the four queue depths.
     pub fn depth(&self, backlog: u64, pending: u64, retrying: u64, dead_letters: u64) {
-        self.backlog.set(count(backlog));
-        self.pending.set(count(pending));
-        self.retrying.set(count(retrying));
-        self.dead_letters.set(count(dead_letters));
+        self.backlog.set(gauge_value(backlog));
+        self.pending.set(gauge_value(pending));
+        self.retrying.set(gauge_value(retrying));
+        self.dead_letters.set(gauge_value(dead_letters));
     }
 
-    /// Sets everything to 0: the platform is gone.
+    /// Sets all gauges to 0, for a removed platform.
     pub fn clear(&self) {
         self.depth(0, 0, 0, 0);
         self.oldest_age(Duration::ZERO);
@@ -194,23 +194,23 @@ impl QueueMetrics {
         self.stream_broken(false);
     }
 
-    /// Age of the oldest unfinished event that could be worked on; zero when there is none.
+    /// Sets the age of the oldest unfinished event that is ready to be processed, or zero.
     pub fn oldest_age(&self, age: Duration) {
         self.oldest_age.set(age.as_secs_f64());
     }
 
-    /// Whether the dead letters are at their bound.
+    /// Sets whether the dead letters are at their limit.
     pub fn dead_letters_full(&self, full: bool) {
-        self.dead_letters_full.set(switch(full));
+        self.dead_letters_full.set(bool_value(full));
     }
 
-    /// Whether the stream cannot be read for a reason that waiting does not cure.
+    /// Sets whether the stream cannot be read, and waiting does not help.
     pub fn stream_broken(&self, broken: bool) {
-        self.stream_broken.set(switch(broken));
+        self.stream_broken.set(bool_value(broken));
     }
 }
 
-/// One counter per label value, in the order of `all`.
+/// Registers one counter for each label value, in the order of `all`.
 fn outcomes<const N: usize, L: Copy>(
     metric: &'static str,
     platform: &str,

@@ -1,13 +1,14 @@
-//! The series of what expires.
+//! Metrics of retention.
 
 use metrics::{Counter, Gauge, counter, gauge};
 
 use super::{
-    DEAD_LETTERS_EXPIRED, DEAD_LETTERS_OVERDUE, LEDGER_EXPIRED, RETENTION_FAILING, count, switch,
+    DEAD_LETTERS_EXPIRED, DEAD_LETTERS_OVERDUE, LEDGER_EXPIRED, RETENTION_FAILING, bool_value,
+    gauge_value,
 };
 use crate::platform::PlatformName;
 
-/// What a worker knows of a platform's expired dead letters. Registered where a retention is set.
+/// Metrics of a platform's expired dead letters. Registered only if a retention is configured.
 #[derive(Clone)]
 pub struct RetentionMetrics {
     expired: Counter,
@@ -27,23 +28,23 @@ impl RetentionMetrics {
         }
     }
 
-    /// Dead letters that were archived and removed.
+    /// Counts dead letters that were archived and removed.
     pub fn expired(&self, dead_letters: u64) {
         self.expired.increment(dead_letters);
     }
 
-    /// Dead letters that would expire, if there were an archive.
+    /// Sets the number of dead letters that stay because no archive is configured.
     pub fn overdue(&self, dead_letters: u64) {
-        self.overdue.set(count(dead_letters));
+        self.overdue.set(gauge_value(dead_letters));
     }
 
-    /// Whether the archive cannot be written, so that everything stays.
+    /// Sets whether the archive cannot be written, so that no dead letter expires.
     pub fn failing(&self, failing: bool) {
-        self.failing.set(switch(failing));
+        self.failing.set(bool_value(failing));
     }
 }
 
-/// What a worker knows of expired rows of the ledger. Registered where a retention is set.
+/// Metrics of expired ledger rows. Registered only if a retention is configured.
 #[derive(Clone)]
 pub struct LedgerMetrics {
     expired: Counter,
@@ -56,7 +57,7 @@ impl LedgerMetrics {
         Self { expired: counter!(LEDGER_EXPIRED) }
     }
 
-    /// Rows that were deleted.
+    /// Counts deleted rows.
     pub fn expired(&self, rows: u64) {
         self.expired.increment(rows);
     }

@@ -1,10 +1,10 @@
-//! The series of requests that wait.
+//! Metric of requests that wait for a result.
 
 use metrics::{Gauge, gauge};
 
 use super::WAITERS;
 
-/// How many requests of this replica wait for what becomes of their event.
+/// Gauge of the requests of this replica that wait for the result of their event.
 #[derive(Clone)]
 pub struct WaiterMetrics {
     waiting: Gauge,
@@ -19,12 +19,12 @@ impl WaiterMetrics {
         Self { waiting }
     }
 
-    /// One more.
+    /// Adds a waiting request.
     pub fn entered(&self) {
         self.waiting.increment(1);
     }
 
-    /// One less.
+    /// Removes a waiting request.
     pub fn left(&self) {
         self.waiting.decrement(1);
     }

@@ -1,7 +1,11 @@
-//! Where traces go, and which.
+//! Reads the configuration of trace export.
 //!
-//! Guarantee: what is read here can be used, or is a problem that is told at start. Endpoint and headers may hold
-//! credentials, so neither is ever shown.
+//! # Guarantees
+//!
+//! - An unusable value is a problem at start-up
+//!   (`unusable_trace_variables_are_problems_without_values`).
+//! - Endpoint and headers are never shown, since they may hold credentials
+//!   (`headers_are_decoded_and_never_shown`).
 
 use std::fmt;
 use std::time::Duration;
@@ -13,16 +17,16 @@ use url::Url;
 
 use crate::config::{Env, percent_encoding_hint};
 
-/// `OTEL_EXPORTER_OTLP_ENDPOINT` and the variables that go with it, as OpenTelemetry defines them.
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` and the related variables, as OpenTelemetry defines them.
 #[derive(Clone)]
 pub struct TraceConfig {
-    /// Of traces: the endpoint and `/v1/traces`.
+    /// URL for traces: the endpoint and `/v1/traces`.
     pub(super) url: Url,
-    /// Sent with every request.
+    /// Headers of every request.
     pub(super) headers: HeaderMap,
-    /// Of one request.
+    /// Timeout of a request.
     pub(super) timeout: Duration,
-    /// Which traces that begin here are kept.
+    /// Selects the traces that begin here and are kept.
     pub(super) sampler: Sampler,
     /// `OTEL_SERVICE_NAME`.
     pub(super) service: Option<String>,
@@ -35,7 +39,7 @@ impl fmt::Debug for TraceConfig {
 }
 
 impl TraceConfig {
-    /// Reads it; problems are remembered in `env`. `None`: nothing is to be exported, and the other variables mean nothing.
+    /// Reads the variables and records problems in `env`. Returns `None` if no endpoint is set.
     #[must_use]
     pub fn read(env: &Env) -> Option<Self> {
         let endpoint = env.opt("OTEL_EXPORTER_OTLP_ENDPOINT")?;
@@ -45,14 +49,14 @@ impl TraceConfig {
         {
             env.problem(
                 "OTEL_EXPORTER_OTLP_PROTOCOL",
-                "must be http/protobuf, the only one that is spoken here",
+                "must be http/protobuf, the only supported protocol",
             );
         }
         let headers = headers(&env.opt("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default());
         if headers.is_none() {
             env.problem(
                 "OTEL_EXPORTER_OTLP_HEADERS",
-                "must be name=value, several with commas between",
+                "must be name=value, several separated by commas",
             );
         }
         let url = traces(endpoint.trim());
@@ -61,7 +65,8 @@ impl TraceConfig {
         } else if url.is_none() {
             env.problem(
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
-                "must be http://HOST:PORT or https://HOST:PORT of an OTLP collector (HTTP, usually port 4318)",
+                "must be http://HOST:PORT or https://HOST:PORT of an OTLP collector \
+                 (HTTP, usually port 4318)",
             );
         }
         Some(Self {
@@ -74,7 +79,7 @@ impl TraceConfig {
     }
 }
 
-/// Where an OTLP endpoint takes traces.
+/// URL at which an OTLP endpoint accepts traces.
 fn traces(endpoint: &str) -> Option<Url> {
     let mut url = Url::parse(endpoint).ok()?;
     let plain = matches!(url.scheme(), "http" | "https")
@@ -85,7 +90,7 @@ fn traces(endpoint: &str) -> Option<Url> {
     Some(url)
 }
 
-/// `name=value,…`, values percent-encoded.
+/// Parses `name=value,…` with percent-encoded values.
 fn headers(text: &str) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {

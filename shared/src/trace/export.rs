@@ -1,7 +1,11 @@
-//! The way to the collector: OTLP as protobuf over HTTP.
+//! Exports spans to a collector, with OTLP as protobuf over HTTP.
 //!
-//! Guarantee: every request ends in time, nothing is sent twice, and a collector that does not take spans costs those spans
-//! and one warning a minute. No warning holds the endpoint, which may hold credentials.
+//! # Guarantees
+//!
+//! - Every request has a timeout, and nothing is sent twice.
+//! - If a collector does not accept spans, they are dropped, with one warning a minute
+//!   (`unavailable_collector_harms_nothing`).
+//! - No warning holds the endpoint, which may hold credentials.
 
 use std::error::Error;
 use std::fmt;
@@ -24,29 +28,29 @@ use super::config::TraceConfig;
 use crate::metrics::spans_dropped as dropped;
 use crate::outbound::certificates::HttpClients;
 
-/// Between two warnings.
+/// Least time between two warnings.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// The longest that connecting may take.
+/// Timeout of a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends batches of spans; asked by the SDK's own thread, it sends on the runtime that it was made on.
+/// Sends batches of spans. The SDK's thread calls it, and it sends on the runtime of its creation.
 pub(super) struct OtlpExporter {
     clients: HttpClients,
     url: Url,
     headers: HeaderMap,
     runtime: Handle,
     resource: ResourceAttributesWithSchema,
-    warned: Mutex<Option<Instant>>,
+    last_warning: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for OtlpExporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exporter").finish_non_exhaustive()
+        f.debug_struct("OtlpExporter").finish_non_exhaustive()
     }
 }
 
 impl OtlpExporter {
-    /// One for this runtime.
+    /// Creates an exporter that sends on the current runtime.
     pub(super) fn new(config: &TraceConfig) -> Result<Self, reqwest::Error> {
         let timeout = config.timeout;
         let clients = HttpClients::new(move || {
@@ -64,30 +68,30 @@ impl OtlpExporter {
             headers,
             runtime: Handle::current(),
             resource: ResourceAttributesWithSchema::default(),
-            warned: Mutex::default(),
+            last_warning: Mutex::default(),
         })
     }
 
-    /// What went wrong, if it did.
+    /// Sends one request. The error describes the failure.
     async fn send(&self, body: Vec<u8>) -> Result<(), String> {
         self.clients.search();
         let client =
             self.clients.get(self.url.scheme() == "https").map_err(|none| none.to_string())?;
         let request = client.post(self.url.clone()).headers(self.headers.clone()).body(body);
-        // Sending looks for the runtime before it is polled, and the thread that asks has none.
+        // reqwest needs a runtime even before the first poll, and the SDK's thread has none.
         match self.runtime.spawn(async { request.send().await }).await {
-            Ok(Ok(answer)) if answer.status().is_success() => Ok(()),
-            Ok(Ok(answer)) => Err(format!("it answered {}", answer.status().as_u16())),
-            Ok(Err(error)) => Err(chain(&error.without_url())),
-            Err(_) => Err("the process is ending".to_owned()),
+            Ok(Ok(response)) if response.status().is_success() => Ok(()),
+            Ok(Ok(response)) => Err(format!("status {}", response.status().as_u16())),
+            Ok(Err(error)) => Err(error_chain(&error.without_url())),
+            Err(_) => Err("the process is stopping".to_owned()),
         }
     }
 
     fn warn(&self, spans: usize, reason: &str) {
         dropped(spans);
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
-            *warned = Some(Instant::now());
+        let mut last_warning = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_warning.is_none_or(|at| at.elapsed() >= WARN_INTERVAL) {
+            *last_warning = Some(Instant::now());
             tracing::warn!(
                 spans,
                 reason,
@@ -106,7 +110,7 @@ impl SpanExporter for OtlpExporter {
         {
             self.warn(spans, &reason);
         }
-        // It has been told, less often than the SDK would.
+        // `warn` already logs this, less often than the SDK would.
         Ok(())
     }
 
@@ -115,7 +119,7 @@ impl SpanExporter for OtlpExporter {
     }
 }
 
-fn chain(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,11 +1,16 @@
-//! Traces: one from a webhook's request to what became of its event, for who wants to see it.
+//! Traces an event from the webhook request to its result.
 //!
-//! Guarantee: without `OTEL_EXPORTER_OTLP_ENDPOINT` there is no span, only the question whether there is one. With it, a span
-//! costs who makes it no waiting: it goes into a bounded queue, or is dropped when that is full, and a thread of its own
-//! sends it. A collector that is slow, refuses or is not there delays neither an answer nor the end of the process by
-//! more than [`TraceGuard::flush_timeout`]. Spans carry names and outcomes, never a body, a signature or a secret.
+//! # Guarantees
 //!
-//! The context crosses Redis as the entry's `traceparent` (W3C Trace Context, version 00).
+//! - Without `OTEL_EXPORTER_OTLP_ENDPOINT`, no span is created
+//!   (`span_is_none_before_tracing_starts`).
+//! - A span never waits. It enters a bounded queue, or is dropped if the queue is full, and a
+//!   separate thread exports it.
+//! - A slow or unavailable collector delays no response. It delays the end of the process by at
+//!   most [`TraceGuard::flush_timeout`] (`unavailable_collector_harms_nothing`).
+//! - Spans hold names and outcomes, but no body, signature or secret.
+//!
+//! An entry carries the context through Redis as `traceparent` (W3C Trace Context, version 00).
 
 mod config;
 mod export;
@@ -28,24 +33,25 @@ pub use opentelemetry::trace::SpanKind;
 
 use export::OtlpExporter;
 
-/// Longest that an end waits for the last spans.
+/// Longest wait for the last spans at the end of the process.
 const MAX_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// What sends spans, if anything does.
-#[must_use = "the last spans are sent by its end"]
+/// Handle of the exporter, if tracing is enabled.
+#[must_use = "finish() exports the last spans"]
 pub struct TraceGuard(Option<SdkTracerProvider>);
 
-/// Begins to trace if `config` says so, on the runtime that this is called on; once per process. `service` is what it is
-/// known as unless `OTEL_SERVICE_NAME` says otherwise. A client that cannot be set up is logged; then
-/// nothing is traced.
+/// Starts tracing if `config` is set. Call it once, on the runtime that sends the spans.
+///
+/// `service` is the service's name, unless `OTEL_SERVICE_NAME` is set. If the client cannot be set
+/// up, this logs an error and tracing stays off.
 pub fn start(config: Option<&TraceConfig>, service: &'static str) -> TraceGuard {
     let Some(config) = config else { return TraceGuard(None) };
     let exporter = match OtlpExporter::new(config) {
         Ok(exporter) => exporter,
         Err(error) => {
-            tracing::error!(%error, "the client for traces cannot be set up; nothing is traced");
+            tracing::error!(%error, "cannot set up the trace exporter; tracing is off");
             return TraceGuard(None);
         }
     };
@@ -63,38 +69,38 @@ pub fn start(config: Option<&TraceConfig>, service: &'static str) -> TraceGuard 
 }
 
 impl TraceGuard {
-    /// The part of a grace period that sending the last spans may take; nothing where there are none.
+    /// Part of the grace period `grace` for exporting the last spans. Zero if tracing is off.
     #[must_use]
     pub fn flush_timeout(&self, grace: Duration) -> Duration {
         if self.0.is_some() { MAX_FLUSH_TIMEOUT.min(grace / 10) } else { Duration::ZERO }
     }
 
-    /// Sends what is left, within [`flush_timeout`](Self::flush_timeout) of `grace`.
+    /// Exports the remaining spans, within [`flush_timeout`](Self::flush_timeout) of `grace`.
     pub async fn finish(self, grace: Duration) {
-        let within = self.flush_timeout(grace);
+        let timeout = self.flush_timeout(grace);
         if let Some(provider) = self.0 {
-            // The SDK waits by blocking, and this runtime may have no other thread to send with.
+            // The SDK blocks while it waits, and this runtime may have no other thread for sending.
             let ended =
-                tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(within)).await;
+                tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(timeout)).await;
             if !matches!(ended, Ok(Ok(()))) {
-                tracing::warn!("the last spans were not sent in time");
+                tracing::warn!("last spans were not exported in time; they are dropped");
             }
         }
     }
 }
 
-/// The time, if anything is traced: for a span that may come of what begins now.
+/// Start time of a possible span, or `None` if tracing is off.
 #[must_use]
 pub fn now() -> Option<SystemTime> {
     TRACER.get().map(|_| SystemTime::now())
 }
 
-/// One step of an event. Dropped without an outcome it says that it was cut off.
+/// A span: one step of an event. Dropped without an outcome, it ends as `unfinished`.
 #[derive(Debug)]
 pub struct TraceSpan(Option<Box<opentelemetry_sdk::trace::Span>>);
 
-/// A span that began at `began`, under what `parent`, a `traceparent`, says; without one it begins a trace. `None`: nothing
-/// is traced.
+/// Starts a span at `began`. `parent` is a `traceparent`. Without it, the span starts a trace.
+/// Returns `None` if tracing is off.
 #[must_use]
 pub fn span(
     name: &'static str,
@@ -112,7 +118,7 @@ pub fn span(
 }
 
 impl TraceSpan {
-    /// The context for what follows from this step.
+    /// Context of this span, for later steps.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         let context = self.0.as_ref()?.span_context();
@@ -120,28 +126,28 @@ impl TraceSpan {
         Some(format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
     }
 
-    /// Says something about it.
+    /// Sets an attribute.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(span) = self.0.as_mut().filter(|span| span.is_recording()) {
             span.set_attribute(KeyValue::new(name, value));
         }
     }
 
-    /// Notes that something has happened now.
+    /// Adds an event at the current time.
     pub fn note(&mut self, what: &'static str) {
         if let Some(span) = self.0.as_mut().filter(|span| span.is_recording()) {
             span.add_event(what, Vec::new());
         }
     }
 
-    /// Marks it as failed, for the reason that `code` names.
+    /// Sets the status to failed, with `code` as the description.
     pub fn failed(&mut self, code: impl Into<Cow<'static, str>>) {
         if let Some(span) = self.0.as_mut() {
             span.set_status(Status::error(code));
         }
     }
 
-    /// Ends it now.
+    /// Ends the span with this outcome.
     pub fn end(mut self, outcome: impl Into<Value>) {
         self.close(outcome);
     }
@@ -160,13 +166,13 @@ impl Drop for TraceSpan {
     }
 }
 
-/// The id of the trace that a `traceparent` belongs to, for log lines.
+/// Trace id in a `traceparent`, for log lines.
 #[must_use]
 pub fn trace_id(traceparent: Option<&str>) -> Option<&str> {
     traceparent?.get(3..35)
 }
 
-/// Whether a `traceparent` names a trace and a span.
+/// Returns true if a `traceparent` holds a valid trace id and span id.
 #[must_use]
 pub fn is_valid_traceparent(traceparent: &str) -> bool {
     context(traceparent).is_some()
