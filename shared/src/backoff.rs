@@ -1,7 +1,11 @@
-//! How long to wait before trying again.
+//! Computes the delay before a retry.
 //!
-//! Guarantee: a delay never exceeds `max`, and grows exponentially with the attempt up to it. Jitter keeps those who
-//! failed together from coming back together.
+//! # Guarantees
+//!
+//! - A delay never exceeds `max`, and its upper bound doubles with each attempt until then
+//!   (`delays_keep_their_bounds`, `ceilings_double_up_to_max`).
+//! - Jitter spreads the retries of clients that failed at the same time
+//!   (`delay_differs_between_draws`).
 
 use std::time::Duration;
 
@@ -15,42 +19,42 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delays that begin at `base` and end at `max`; a `base` above `max` counts as `max`.
+    /// Creates delays from `base` to `max`. A `base` above `max` counts as `max`.
     #[must_use]
     pub fn new(base: Duration, max: Duration) -> Self {
         Self { base: base.min(max), max }
     }
 
-    /// No delay is longer than this.
+    /// Longest delay.
     #[must_use]
     pub const fn max(&self) -> Duration {
         self.max
     }
 
-    /// Upper bound of the delay after the `attempt`-th failure (from 1; 0 counts as 1): `base · 2^(attempt − 1)`, at
-    /// most `max`.
+    /// Upper bound of the delay after failure number `attempt`: `base · 2^(attempt − 1)`, at most
+    /// `max`. Attempts count from 1, and 0 counts as 1.
     #[must_use]
     pub fn ceiling(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         self.base.saturating_mul(1 << doublings).min(self.max)
     }
 
-    /// Equal jitter: uniformly between half of [`ceiling`](Self::ceiling) and all of it. For events, which should not
-    /// come back at once.
+    /// Draws a delay with equal jitter: between half of [`ceiling`](Self::ceiling) and all of it.
+    /// Events use it, since their retries need a minimum delay.
     pub fn delay(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
         let ceiling = self.ceiling(attempt);
         let half = ceiling / 2;
         half + uniform(ceiling - half, rng)
     }
 
-    /// Full jitter: uniformly between nothing and [`ceiling`](Self::ceiling). For connections, of which only the
-    /// spread matters.
+    /// Draws a delay with full jitter: between zero and [`ceiling`](Self::ceiling). Reconnects use
+    /// it, since they need spread alone.
     pub fn full_jitter(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
         uniform(self.ceiling(attempt), rng)
     }
 }
 
-/// A duration from 0 to `max`, both included.
+/// Draws a duration from 0 to `max`, both included.
 fn uniform(max: Duration, rng: &mut impl Rng) -> Duration {
     let nanos = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(rng.random_range(0..=nanos))
@@ -88,7 +92,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn delays_keep_their_bounds(base in 0_u64..1 << 40, max in 0_u64..1 << 40, attempt: u32, seed: u64) {
+        fn delays_keep_their_bounds(
+            base in 0_u64..1 << 40,
+            max in 0_u64..1 << 40,
+            attempt: u32,
+            seed: u64,
+        ) {
             let (base, max) = (Duration::from_micros(base), Duration::from_micros(max));
             let backoff = Backoff::new(base, max);
             let mut rng = StdRng::seed_from_u64(seed);

@@ -1,7 +1,12 @@
-//! The wall clock, and how its instants are written.
+//! Reads the host's clock and formats times.
 //!
-//! Guarantee: one text form for every instant that leaves the system: RFC 3339 in UTC with milliseconds and `Z`, 24
-//! characters wide, so that texts sort as instants do. What orders *events* is Redis's clock, not this one.
+//! # Guarantees
+//!
+//! - Every time that leaves the system is RFC 3339 in UTC with milliseconds and `Z`. The text has
+//!   24 characters, so texts sort as their times do (`texts_sort_as_instants_do`,
+//!   `rfc3339_text_is_24_characters_wide`).
+//!
+//! Redis's clock orders events. The host's clock does not.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +18,7 @@ use crate::event::Millis;
 const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00:00 UTC);
 const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999 UTC);
 
-/// Milliseconds since the Unix epoch by this host's clock; 0 if that stands before 1970.
+/// Milliseconds since the Unix epoch by this host's clock, or 0 if it is set before 1970.
 #[must_use]
 pub fn now_ms() -> Millis {
     SystemTime::now()
@@ -21,42 +26,43 @@ pub fn now_ms() -> Millis {
         .map_or(0, |since| Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX))
 }
 
-/// A clock elsewhere, as it was read once. It goes on in true seconds, whatever becomes of this host's clock, so that a
-/// jump of either is seen at once instead of at the next reading.
+/// One reading of another host's clock.
+///
+/// The sample advances with the monotonic clock, so a step of either wall clock shows at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClockSample {
-    said: Millis,
+    shown_ms: Millis,
     at: Instant,
 }
 
 impl ClockSample {
-    /// The clock said `said` at `at`.
+    /// Creates a sample of a clock that showed `shown_ms` at `at`.
     #[must_use]
-    pub fn new(said: Millis, at: Instant) -> Self {
-        Self { said, at }
+    pub fn new(shown_ms: Millis, at: Instant) -> Self {
+        Self { shown_ms, at }
     }
 
-    /// What it says now, if nobody has set it since.
+    /// Time of the sampled clock now, provided that it was not set since.
     #[must_use]
     pub fn now_ms(&self) -> Millis {
-        self.said
+        self.shown_ms
             .saturating_add(Millis::try_from(self.at.elapsed().as_millis()).unwrap_or(Millis::MAX))
     }
 
-    /// How far it is ahead of this host's clock now.
+    /// Time by which the sampled clock is ahead of this host's clock now.
     #[must_use]
     pub fn skew_ms(&self) -> Millis {
         self.now_ms().saturating_sub(now_ms())
     }
 }
 
-/// `at` as `2026-01-31T23:59:59.123Z`. Instants outside the years 0 to 9999 are written as the nearest one inside.
+/// Formats `at` as `2026-01-31T23:59:59.123Z`. Years outside 0 to 9999 become the nearest limit.
 #[must_use]
 pub fn rfc3339(at: Millis) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
         .unwrap_or(if at < 0 { FIRST } else { LAST })
         .clamp(FIRST, LAST);
-    // Digit by digit: every event has several, and `format!` is felt.
+    // Each event formats several times, and `format!` is measurably slower.
     let mut text = *b"0000-00-00T00:00:00.000Z";
     let mut put = |end: usize, digits: usize, mut number: u32| {
         for digit in text[end - digits..end].iter_mut().rev() {
@@ -99,11 +105,11 @@ mod tests {
     fn clock_sample_advances_and_its_skew_follows_the_host_clock() {
         let ago = Duration::from_secs(60);
         let Some(at) = Instant::now().checked_sub(ago) else { return };
-        let reading = ClockSample::new(now_ms() - 60_000, at);
-        assert!(reading.skew_ms().abs() < 1_000, "{}", reading.skew_ms());
-        // This host's clock was set ahead by an hour since.
-        let reading = ClockSample::new(now_ms() - 60_000 - 3_600_000, at);
-        assert!((reading.skew_ms() + 3_600_000).abs() < 1_000, "{}", reading.skew_ms());
+        let sample = ClockSample::new(now_ms() - 60_000, at);
+        assert!(sample.skew_ms().abs() < 1_000, "{}", sample.skew_ms());
+        // Since the sample, this host's clock was set ahead by an hour.
+        let sample = ClockSample::new(now_ms() - 60_000 - 3_600_000, at);
+        assert!((sample.skew_ms() + 3_600_000).abs() < 1_000, "{}", sample.skew_ms());
     }
 
     #[test]
@@ -113,7 +119,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn texts_sort_as_instants_do(a in -62_167_219_200_000_i64..253_402_300_800_000, b in -62_167_219_200_000_i64..253_402_300_800_000) {
+        fn texts_sort_as_instants_do(
+            a in -62_167_219_200_000_i64..253_402_300_800_000,
+            b in -62_167_219_200_000_i64..253_402_300_800_000,
+        ) {
             prop_assert_eq!(a.cmp(&b), rfc3339(a).cmp(&rfc3339(b)));
         }
 

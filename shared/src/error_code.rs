@@ -1,29 +1,33 @@
-//! Why an event became a dead letter: one closed table for dead letters, metrics, logs and the tool's filters.
+//! Defines the error codes of dead letters, for Redis, metrics, logs and filters.
 //!
-//! Guarantee: a code, once written to Redis, keeps its spelling. Codes of a later release are data to this one, not an
-//! error: readers keep the text they do not know.
+//! # Guarantees
+//!
+//! - A code keeps its spelling once a release has written it to Redis
+//!   (`code_spellings_are_stable`).
+//!
+//! Readers keep an unknown code of a later release as text.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// A text that names no [`DeadLetterCode`].
+/// Error for a text that is not a [`DeadLetterCode`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a dead-letter code")]
 pub struct DeadLetterCodeError;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident $text:literal),+ $(,)?) => {
-        /// Why an event became a dead letter.
+        /// Reason for which an event or a delivery became a dead letter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum DeadLetterCode { $($(#[$doc])* $variant),+ }
 
         impl DeadLetterCode {
-            /// All of them, in order.
+            /// All codes, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Its spelling in Redis, metrics and answers.
+            /// Spelling in Redis, metrics and responses.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
@@ -33,37 +37,37 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The session that the event is about did not appear in time.
+    /// The event's session did not appear in time.
     SessionNotFound "session_not_found",
     /// The session belongs to another platform.
     SessionConflict "session_conflict",
-    /// Genuine and readable, but what it says cannot be applied (wrong type, too long, missing field).
+    /// The event is verified, but its values cannot be applied (wrong type, too long, missing).
     InvalidEvent "invalid_event",
-    /// The entry's fields are not an event; its raw fields are kept.
+    /// The entry's fields are not an event. The dead letter keeps the raw fields.
     Undecodable "undecodable",
-    /// Written by a release that this one does not understand.
+    /// A release with a newer wire version wrote the entry.
     UnsupportedVersion "unsupported_version",
-    /// The database refused this event, and only this one.
+    /// The database refused this event alone.
     StoreRejected "store_rejected",
-    /// An edited replay of an event that has taken effect already.
+    /// The event is an edited replay, but the ledger has it already.
     AlreadyProcessed "already_processed",
-    /// Processing it alone ended the process, repeatedly.
+    /// The process ended repeatedly while it executed this event alone.
     CrashLoop "crash_loop",
-    /// Outbound: the destination refused it for good.
+    /// Outbound: the destination refused the delivery permanently.
     Http4xx "http_4xx",
-    /// Outbound: the destination kept failing.
+    /// Outbound: the destination failed on every attempt.
     Http5xx "http_5xx",
-    /// Outbound: no answer in time.
+    /// Outbound: the destination did not respond in time.
     Timeout "timeout",
-    /// Outbound: no connection.
+    /// Outbound: no connection could be made.
     Unreachable "unreachable",
     /// Outbound: the address is not allowed.
     BlockedAddress "blocked_address",
-    /// Outbound: the destination said 410.
+    /// Outbound: the destination responded with status 410.
     Gone "gone",
     /// Outbound: the destination's queue was full.
     Overflow "overflow",
-    /// Outbound: the event came from ourselves too often.
+    /// Outbound: the event passed through too many Tributary instances.
     Loop "loop",
 }
 
@@ -104,8 +108,9 @@ mod tests {
         let all: Vec<&str> = DeadLetterCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(
             all.join(" "),
-            "session_not_found session_conflict invalid_event undecodable unsupported_version store_rejected \
-             already_processed crash_loop http_4xx http_5xx timeout unreachable blocked_address gone overflow loop"
+            "session_not_found session_conflict invalid_event undecodable unsupported_version \
+             store_rejected already_processed crash_loop http_4xx http_5xx timeout unreachable \
+             blocked_address gone overflow loop"
         );
     }
 }

@@ -1,7 +1,10 @@
-//! An event on its way: what ingress enqueues, what a worker reads, and what orders two of them.
+//! Defines an event: as ingress enqueues it, as a worker reads it, and its order.
 //!
-//! Guarantee: [`OrderKey`] is total and never changes. `origin` is the stream id of the first XADD and travels through
-//! retry, dead letter, export, import and replay, so an event keeps its place however often it is moved.
+//! # Guarantees
+//!
+//! - [`OrderKey`] is a total order (`unreadable_time_loses_against_each_known_one`).
+//! - An event keeps its [`OrderKey`]. `origin` is the stream id of the first XADD, and retry, dead
+//!   letter, export, import and replay preserve it.
 
 mod time;
 
@@ -18,29 +21,29 @@ use time::UNREADABLE;
 /// Milliseconds since the Unix epoch, UTC.
 pub type Millis = i64;
 
-/// The wire version that this release writes.
+/// Wire version that this release writes.
 pub const WIRE_VERSION: u32 = 1;
 
-/// Longest accepted provider event id, in bytes; a longer one falls back to the content hash.
+/// Longest accepted event id of a provider, in bytes. The content hash replaces a longer one.
 pub const MAX_EVENT_ID_BYTES: usize = 256;
 
 /// Longest accepted event type, in bytes.
 pub const MAX_EVENT_TYPE_BYTES: usize = 256;
 
-/// How far ahead of arrival a provider's time may lie before arrival counts instead.
+/// Time by which a provider's time may lie ahead of arrival. Beyond it, the time of arrival counts.
 pub const MAX_FUTURE_MS: Millis = 5 * 60 * 1000;
 
 /// A Redis stream id, `<ms>-<seq>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
-    /// Milliseconds part.
+    /// Milliseconds.
     pub ms: u64,
-    /// Sequence part.
+    /// Sequence number.
     pub seq: u64,
 }
 
 impl StreamId {
-    /// The greatest id that is smaller; of the first one, itself.
+    /// The next smaller id. The smallest id returns itself.
     #[must_use]
     pub fn before(self) -> Self {
         match (self.ms, self.seq) {
@@ -51,12 +54,12 @@ impl StreamId {
     }
 }
 
-/// A text that is not a stream id.
+/// Error for a text that is not a stream id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a stream id of the form <ms>-<seq>")]
 pub struct StreamIdError;
 
-/// An id as text, without memory of its own: each entry's is written several times.
+/// The text of a stream id in a fixed buffer, since each entry's id is formatted several times.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamIdText {
     digits: [u8; Self::LONGEST],
@@ -64,13 +67,13 @@ pub struct StreamIdText {
 }
 
 impl StreamIdText {
-    /// Two numbers of 64 bits and what is between them.
+    /// Digits of two 64-bit numbers, and the hyphen.
     const LONGEST: usize = 2 * 20 + 1;
 
-    /// The text.
+    /// Text of the id.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Digits and a hyphen are ASCII.
+        // The bytes are digits and a hyphen, so the conversion cannot fail.
         self.digits
             .get(self.start..)
             .and_then(|text| std::str::from_utf8(text).ok())
@@ -96,7 +99,7 @@ impl StreamIdText {
 }
 
 impl StreamId {
-    /// As text, see [`StreamIdText`].
+    /// Formats the id without an allocation.
     #[must_use]
     pub fn text(self) -> StreamIdText {
         let mut text =
@@ -143,13 +146,13 @@ impl<'de> Deserialize<'de> for StreamId {
     }
 }
 
-/// What decides which of two events of a session is the newer one: the provider's time, then arrival.
+/// Order of two events of a session: the provider's time decides, then arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderKey {
-    /// The provider's time, clamped at arrival (see [`MAX_FUTURE_MS`]), or the time of arrival; 0:
-    /// unreadable, see [`EventTime`].
+    /// The provider's time, clamped at arrival (see [`MAX_FUTURE_MS`]), or the time of arrival. 0
+    /// is an unreadable time, see [`EventTime`].
     pub at: Millis,
-    /// Arrival.
+    /// Stream id of the first entry, which orders arrivals.
     pub origin: StreamId,
 }
 
@@ -169,7 +172,7 @@ impl FromStr for OrderKey {
 }
 
 impl OrderKey {
-    /// The time to show: that of arrival where the event's own cannot be read.
+    /// Time for display: the time of arrival if the event's own time is unreadable.
     #[must_use]
     pub fn display_time(self) -> Millis {
         if EventTime::is_unreadable(self.at) {
@@ -179,8 +182,8 @@ impl OrderKey {
         }
     }
 
-    /// Returns true if this event is the older one, where the oldest event decides. A time that
-    /// cannot be read loses against each known one here, too.
+    /// Returns true if this event is older, where the oldest event counts. An unreadable time loses
+    /// against each known time here too.
     #[must_use]
     pub fn precedes(self, other: Self) -> bool {
         let rank = |key: Self| (EventTime::is_unreadable(key.at), key);
@@ -188,34 +191,36 @@ impl OrderKey {
     }
 }
 
-/// A verified, identified event that ingress is about to enqueue.
+/// A verified and identified event that ingress enqueues.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// The provider's id where the signature covers it, else the content hash in hex.
+    /// The provider's event id if the signature covers it, else the content hash in hex.
     pub event_id: String,
-    /// The type that the signed body (or a declared unsigned header) names.
+    /// Event type from the signed body, or from a header that the definition declares unsigned.
     pub event_type: String,
-    /// The provider's time, unclamped; the enqueue script clamps it against Redis's clock.
+    /// The provider's time, unclamped. The enqueue script clamps it with Redis's clock.
     pub occurred_at: EventTime,
-    /// The body, decoded, as the provider sent it.
+    /// The decoded body, otherwise as the provider sent it.
     pub body: Bytes,
-    /// Identity's digest for the duplicate marker: 32 hex digits. `None` for repeatable events without an id.
+    /// Digest for the dedup marker: 32 hex digits. `None` for a repeatable event without an id.
     pub marker: Option<String>,
-    /// The provider's id of this delivery; decides nothing.
+    /// The provider's id of this delivery. Informational only.
     pub delivery_id: Option<String>,
     /// W3C trace context of the request, if any.
     pub traceparent: Option<String>,
-    /// How often it was passed on from one Tributary to the next.
+    /// Number of Tributary instances that forwarded the event before.
     pub hops: u32,
-    /// The channel on which somebody waits for what becomes of it, see [`crate::queue::EventReply`].
+    /// Channel on which a request waits for the result, see [`crate::queue::EventReply`].
     pub reply_to: Option<String>,
-    /// Reason why the verified request is no usable event. With one, it is queued as a dead letter,
-    /// and its type may be empty.
+    /// Reason for which the verified request is not a usable event. It is then enqueued as a dead
+    /// letter, and its type may be empty.
     pub unusable: Option<String>,
 }
 
-/// Digest of an event's identity, which its duplicate marker is named by: SHA-256 over platform and event id, each
-/// after its length, cut to 128 bits, in hex. Who purges an event finds its marker by this.
+/// Digest that names an event's dedup marker, in hex.
+///
+/// It is SHA-256 over platform and event id, each prefixed with its length, cut to 128 bits. A
+/// purge finds the marker by it.
 #[must_use]
 pub fn marker_digest(platform: &str, event_id: &str) -> String {
     let mut hash = Sha256::new();
@@ -226,26 +231,26 @@ pub fn marker_digest(platform: &str, event_id: &str) -> String {
     to_hex(&hash.finalize()[..16])
 }
 
-/// `bytes` in hex, in lower case. What `hex::encode` says, which puts one character behind the other.
+/// Formats `bytes` in lower-case hex. Equals `hex::encode`, which appends single characters.
 #[must_use]
 pub fn to_hex(bytes: &[u8]) -> String {
     let mut digits = vec![0; 2 * bytes.len()];
     let written =
         hex::encode_to_slice(bytes, &mut digits).ok().and_then(|()| String::from_utf8(digits).ok());
-    // There is room for just as many digits, and they are ASCII.
+    // The buffer has exactly the needed length, so the fallback is unreachable.
     written.unwrap_or_else(|| hex::encode(bytes))
 }
 
-/// What tells an edited body from any other: its SHA-256, cut to 128 bits, in hex.
+/// Digest that identifies an edited body: SHA-256, cut to 128 bits, in hex.
 #[must_use]
 pub fn edit_digest(body: &[u8]) -> String {
     hex::encode(&Sha256::digest(body)[..16])
 }
 
-/// A queued event as a worker reads it.
+/// An enqueued event, as a worker reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// Stream id of the entry that is read now.
+    /// Stream id of the current entry.
     pub id: StreamId,
     /// See [`NewEvent::event_id`].
     pub event_id: String,
@@ -253,16 +258,16 @@ pub struct Envelope {
     pub event_type: String,
     /// The provider's time, clamped, or the time of arrival.
     pub occurred_at: Millis,
-    /// True if the provider's time could not be read. `occurred_at` is the time of arrival then,
-    /// and orders nothing.
+    /// True if the provider's time could not be read. `occurred_at` is then the time of arrival,
+    /// and has no part in the order.
     pub time_unreadable: bool,
-    /// When ingress queued it, by Redis's clock.
+    /// Time at which ingress enqueued the event, by Redis's clock.
     pub received_at: Millis,
-    /// The execution that is due now, from 1.
+    /// Number of the current execution, from 1.
     pub attempt: u32,
     /// Stream id of the first XADD.
     pub origin: StreamId,
-    /// The body, decoded.
+    /// The decoded body.
     pub body: Bytes,
     /// See [`NewEvent::delivery_id`].
     pub delivery_id: Option<String>,
@@ -270,18 +275,18 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// See [`NewEvent::reply_to`].
     pub reply_to: Option<String>,
-    /// How often it was passed on from one Tributary to the next.
+    /// Number of Tributary instances that forwarded the event before.
     pub hops: u32,
-    /// When an execution failed first, if one has.
+    /// Time of the first failed execution, if any.
     pub first_failed_at: Option<Millis>,
-    /// How often it was replayed from the dead letters.
+    /// Number of replays from the dead letters.
     pub replays: u32,
-    /// What tells this body from the provider's and from other edits, where an operator has edited it.
+    /// Digest of the body if an operator edited it, see [`edit_digest`].
     pub edited: Option<String>,
 }
 
 impl Envelope {
-    /// The key that orders this event among all events of its session.
+    /// Key that orders this event among all events of its session.
     #[must_use]
     pub fn order(&self) -> OrderKey {
         OrderKey {
@@ -290,7 +295,7 @@ impl Envelope {
         }
     }
 
-    /// Whether it has been put off or replayed, so that more may be known of it in Redis than its entry.
+    /// Returns true if a retry or replay moved the event. Redis may then hold more state about it.
     #[must_use]
     pub fn was_requeued(&self) -> bool {
         self.id != self.origin

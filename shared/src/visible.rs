@@ -1,15 +1,16 @@
-//! Characters that a reader sees, as opposed to those that only change how others are shown.
+//! Detects and escapes characters that are invisible or change other text.
 //!
-//! A terminal obeys control characters, and turns text around after bidirectional ones. Tag
-//! characters and variation selectors can carry a whole invisible text.
+//! A terminal executes control characters, and bidirectional characters reorder text. Tag
+//! characters and variation selectors can hide a whole text.
 
 use std::fmt::Write as _;
 
 use unicode_general_category::{GeneralCategory, get_general_category};
 
-/// Returns true if `c` is shown as itself: not a control, format, tag, private or unassigned character, no
-/// line or paragraph separator, and no filler or selector without a form of its own. The selectors
-/// of text and emoji style count as visible.
+/// Returns true if `c` is displayed as itself.
+///
+/// Control, format, tag, private and unassigned characters, line and paragraph separators, fillers
+/// and variation selectors are not. The selectors of text and emoji style count as visible.
 #[must_use]
 pub fn is_visible(c: char) -> bool {
     use GeneralCategory as Is;
@@ -42,8 +43,7 @@ pub fn is_visible(c: char) -> bool {
         )
 }
 
-/// `text` in which every character is visible: others become the escapes that JSON has for them, so
-/// that JSON keeps its meaning.
+/// Replaces each invisible character in `text` with its JSON escape, so JSON keeps its meaning.
 #[must_use]
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -63,13 +63,13 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// [`escaped`], with its line breaks as they are.
+/// As [`escaped`], but keeps line breaks.
 #[must_use]
 pub fn escaped_lines(text: &str) -> String {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns true if nothing of `text` is seen.
+/// Returns true if `text` has no visible character.
 #[must_use]
 pub fn is_blank(text: &str) -> bool {
     !text

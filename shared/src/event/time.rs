@@ -1,10 +1,10 @@
-//! Time of an event, as its sender gives it and as entries carry it.
+//! Defines the time of an event, as its sender gives it and as entries carry it.
 
 use super::{MAX_FUTURE_MS, Millis};
 
-/// Order of an event whose time cannot be read: below every known time, which lie after the epoch.
-/// Entries carry it as `occurred_at`, so a worker of an earlier release orders such an event as
-/// this one does.
+/// Order of an event with an unreadable time: below every known time, since those follow the epoch.
+///
+/// Entries carry it as `occurred_at`, so workers of earlier releases order the event alike.
 pub(super) const UNREADABLE: Millis = 0;
 
 /// Time of an event, as its sender gives it.
@@ -12,16 +12,16 @@ pub(super) const UNREADABLE: Millis = 0;
 pub enum EventTime {
     /// A time after the epoch.
     Known(Millis),
-    /// No time: the time of arrival counts.
+    /// No time. The time of arrival counts.
     #[default]
     Absent,
-    /// A value that is no time. The event is older than each event whose time is known; among such
-    /// events, arrival counts.
+    /// A value that is not a time. The event is older than any event with a known time. Arrival
+    /// orders events with unreadable times.
     Unreadable,
 }
 
 impl EventTime {
-    /// The time, if one is known.
+    /// The time, if it is known.
     #[must_use]
     pub const fn known(self) -> Option<Millis> {
         match self {
@@ -30,7 +30,7 @@ impl EventTime {
         }
     }
 
-    /// The value of `occurred_at` in an entry; `None`: the time of arrival.
+    /// Value of `occurred_at` in an entry. `None` stands for the time of arrival.
     #[must_use]
     pub const fn on_wire(self) -> Option<Millis> {
         match self {
@@ -40,20 +40,19 @@ impl EventTime {
         }
     }
 
-    /// The value of `occurred_at` in an entry that arrived at `received_at`: what the enqueue
-    /// script writes.
+    /// Value of `occurred_at` that the enqueue script writes for an arrival at `received_at`.
     #[must_use]
     pub fn clamped(self, received_at: Millis) -> Millis {
         self.on_wire().filter(|_| !self.is_ahead(received_at)).unwrap_or(received_at)
     }
 
-    /// Returns true if the time lies so far ahead of arrival at `received_at` that arrival counts.
+    /// Returns true if the time is so far ahead of `received_at` that the time of arrival counts.
     #[must_use]
     pub const fn is_ahead(self, received_at: Millis) -> bool {
         matches!(self, Self::Known(at) if at > received_at.saturating_add(MAX_FUTURE_MS))
     }
 
-    /// Returns true if an entry's `occurred_at` stands for a time that could not be read.
+    /// Returns true if an entry's `occurred_at` stands for an unreadable time.
     #[must_use]
     pub const fn is_unreadable(occurred_at: Millis) -> bool {
         occurred_at == UNREADABLE
