@@ -1,8 +1,14 @@
-//! What two Tributary binaries must agree on.
+//! Everything that two Tributary binaries must agree on.
 //!
-//! Ingress, worker and dlq-tool meet in Redis only, so everything that crosses it is defined here, once: what a
-//! platform is ([`platform`]), what makes a request genuine ([`signature`]), what an event is ([`event`]) and how it
-//! is queued ([`queue`]). There is no SQL here and no HTTP route but the operational ones ([`ops`]).
+//! Ingress, worker and `dlq-tool` communicate through Redis only. This crate defines all data that
+//! passes through it:
+//!
+//! - [`platform`]: definitions of the senders
+//! - [`signature`]: verification of requests
+//! - [`event`]: identity, type and time of an event
+//! - [`queue`]: streams, retries, dead letters and the scripts that move entries
+//!
+//! The crate holds no SQL, and no HTTP routes except the operational ones in [`ops`].
 
 pub mod backoff;
 pub mod clock;

@@ -2,21 +2,22 @@
 //!
 //! # Guarantees
 //!
-//! - A queue is bound to the receiver of its first destination and keeps it, so that no delivery
-//!   reaches another one (`a_queue_keeps_its_url_when_the_list_changes`).
+//! - A queue is bound to the receiver of its first destination and keeps it, so no delivery reaches
+//!   another receiver (`a_queue_keeps_its_url_when_the_list_changes`).
 //! - Pause, 410 and busy state belong to the receiver, wherever its URL stands in a list
 //!   (`state_stays_with_its_url_when_the_list_changes`).
 //! - No delivery is signed for another destination: a URL alone identifies only the destinations of
 //!   a list, which share their terms (`named_destination_serves_only_its_own_queues`).
-//! - A queue without a URL that holds something is given to nobody after the first start
+//! - After the first start, a queue that has no URL but holds entries is bound to no destination
 //!   (`unbound_queue_with_deliveries_stays_parked`).
-//! - Only an operator can give a queue another receiver, by [`Queue::hand_over_queue`].
+//! - Only an operator can give a queue another receiver, by [`Queue::hand_over_queue`]
+//!   (`operator_hands_over_parked_deliveries`).
 //!
 //! # Design
 //!
-//! Keys are named after queues, and a queue after the destination that had it first. A list of URLs
-//! that changes moves no entry: it only changes which queue belongs to which destination. Processes
-//! with different lists therefore misdirect nothing, however long they run beside each other.
+//! Keys are named after queues, and a queue after its first destination. A changed list of URLs
+//! moves no entry; it only changes which queue belongs to which destination. Processes with
+//! different lists can therefore run side by side without misdirecting a delivery.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -32,11 +33,11 @@ use crate::outbound::{Destination, DestinationName, UrlFingerprint};
 pub struct BoundUrl {
     /// Digest of the URL.
     pub fingerprint: String,
-    /// Host of the URL, for showing.
+    /// Host of the URL, for display.
     pub host: String,
     /// Scope of the destination, see [`Destination::scope`].
     pub scope: String,
-    /// The whole of it, as it is stored.
+    /// Stored text of this binding.
     stored: String,
 }
 
@@ -60,11 +61,11 @@ fn host(destination: &Destination) -> &str {
 /// Kinds of destinations that a process knows completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompleteKinds {
-    /// None for certain.
+    /// No kind.
     Unknown,
-    /// Those that are configured.
+    /// Destinations from the configuration.
     Configured,
-    /// All, those of registered platforms too.
+    /// All, including those of registered platforms.
     All,
 }
 
@@ -81,12 +82,12 @@ impl CompleteKinds {
 /// Queues of all destinations at one instant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueBindings {
-    /// Queue that each destination's new deliveries go to, in the order of the destinations.
+    /// Queue of each destination's new deliveries, in the order of the destinations.
     pub homes: Vec<DestinationName>,
-    /// Queue whose state and limit hold for each destination, in the same order. Destinations of one
-    /// receiver share them.
+    /// Queue whose state and rate limit apply to each destination, in the same order. Destinations
+    /// of one receiver share them.
     pub states: Vec<DestinationName>,
-    /// Other queues that have the receiver of a destination, by the position of that destination.
+    /// Other queues of a destination's receiver, with the position of that destination.
     pub others: Vec<(usize, DestinationName)>,
     /// Every queue that has a receiver.
     pub urls: BTreeMap<DestinationName, BoundUrl>,
@@ -108,7 +109,7 @@ impl QueueBindings {
         Self { others: others.collect(), homes, states, urls }
     }
 
-    /// Queues for which the state of the queue `state` holds.
+    /// Queues to which the state of the queue `state` applies.
     pub fn queues_of<'b>(
         &'b self,
         state: &'b DestinationName,
@@ -120,7 +121,7 @@ impl QueueBindings {
             .map(|(_, queue)| queue)
     }
 
-    /// True if `queue` belongs to one of the destinations.
+    /// Returns true if `queue` belongs to one of the destinations.
     #[must_use]
     pub fn serves(&self, queue: &DestinationName) -> bool {
         self.homes.contains(queue) || self.others.iter().any(|(_, other)| other == queue)
@@ -128,11 +129,11 @@ impl QueueBindings {
 }
 
 impl Queue {
-    /// Queues of `destinations`; new receivers get a queue. `complete`: kinds of which
-    /// `destinations` holds all.
+    /// Binds `destinations` to queues and returns the bindings. New receivers get a queue.
+    /// `complete`: kinds of which `destinations` holds all.
     ///
     /// # Errors
-    /// If Redis did not answer. Calling again is safe.
+    /// If Redis does not answer. Calling again is safe.
     pub async fn bind_queues(
         &self,
         destinations: &[&Destination],
@@ -146,7 +147,7 @@ impl Queue {
         bindings.ok_or_else(|| CallError::unexpected_reply("a queue for each destination expected"))
     }
 
-    /// Assigns queues; `None`: new ones are needed, and `occupied` is not known.
+    /// Assigns queues. Returns `None` if a new queue is needed and `occupied` is not known.
     async fn try_bind(
         &self,
         destinations: &[&Destination],
@@ -181,20 +182,20 @@ impl Queue {
             return Ok(None);
         }
         let urls: HashMap<String, String> = from_redis_value(urls).map_err(unreadable)?;
-        // Other fields than queues have no name of a queue.
+        // Fields that are not queues are no valid queue names.
         let urls = urls.iter().filter_map(|(queue, url)| {
             Some((DestinationName::new(queue).ok()?, BoundUrl::read(url)))
         });
         Ok(Some(QueueBindings::new(destinations, homes, states, urls.collect())))
     }
 
-    /// Queues that hold something, or have a state that stops deliveries.
+    /// Queues that hold entries, or whose state stops deliveries.
     async fn occupied(
         &self,
         destinations: &[&Destination],
     ) -> Result<Vec<DestinationName>, CallError> {
         let mut names: BTreeSet<_> = self.destination_queues().await?.into_iter().collect();
-        // An import may have made one that nothing was ever forwarded to.
+        // An import may have created a queue that no delivery was ever enqueued to.
         names.extend(destinations.iter().map(|one| one.name.clone()));
         let mut occupied = Vec::new();
         for name in names {
@@ -212,11 +213,12 @@ impl Queue {
         Ok(occupied)
     }
 
-    /// Gives `queue` to `destination`, if its receiver is still `before`. False: it has another by
-    /// now, and nothing was changed. The destination's own state holds for the queue from then on.
+    /// Binds `queue` to `destination` if its receiver is still `before`. The destination's own
+    /// state then applies to the queue. Returns false, and changes nothing, if the receiver has
+    /// changed.
     ///
     /// # Errors
-    /// If Redis did not answer. Calling again is safe.
+    /// If Redis does not answer. Calling again is safe.
     pub async fn hand_over_queue(
         &self,
         queue: &DestinationName,

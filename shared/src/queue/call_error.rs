@@ -1,22 +1,27 @@
-//! What went wrong with a call to Redis, sorted by the one question that matters: may it have happened?
+//! Failed calls to Redis, classified by whether the call may have been executed.
 //!
-//! Guarantee: [`CallError::NotRun`] is only said when the call certainly changed nothing. Everything doubtful is
-//! [`CallError::Unknown`], and whoever gets one must treat the call as possibly done.
+//! # Guarantees
+//!
+//! - [`CallError::NotRun`] means that the call certainly changed nothing
+//!   (`more_than_a_batch_is_refused_before_anything_is_sent`).
+//! - Every other failure is [`CallError::Unknown`]; callers must treat such a call as possibly
+//!   executed (`a_lost_reply_is_an_unknown_outcome`).
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// A failed call.
+/// Failed call to Redis.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CallError {
-    /// Redis certainly did not execute it: not reachable, refused before execution, full, read-only, loading.
+    /// Redis certainly did not execute the call: unreachable, refused before execution, full,
+    /// read-only or loading.
     #[error("Redis did not run the call")]
     NotRun(#[source] RedisError),
-    /// The answer was lost or makes no sense: it may have been executed.
+    /// The reply was lost or has an unexpected shape, so the call may have been executed.
     #[error("the outcome of the Redis call is unknown")]
     Unknown(#[source] RedisError),
 }
 
-/// Error codes that Redis answers with before it executes anything.
+/// Error codes that Redis returns before it executes anything.
 const NOT_RUN_CODES: &[&str] = &[
     "ASK",
     "BUSY",
@@ -41,7 +46,7 @@ const NOT_RUN_CODES: &[&str] = &[
 ];
 
 impl CallError {
-    /// Sorts an error that a command came back with.
+    /// Classifies the error of a command.
     #[must_use]
     pub fn classify(error: RedisError) -> Self {
         let refused = match error.kind() {
@@ -54,18 +59,18 @@ impl CallError {
         if refused { Self::NotRun(error) } else { Self::Unknown(error) }
     }
 
-    /// An answer of the wrong shape.
-    pub(crate) fn unexpected_reply(what: &'static str) -> Self {
-        Self::Unknown((ErrorKind::UnexpectedReturnType, what).into())
+    /// Returns the error for a reply of an unexpected shape.
+    pub(crate) fn unexpected_reply(problem: &'static str) -> Self {
+        Self::Unknown((ErrorKind::UnexpectedReturnType, problem).into())
     }
 
-    /// The refusal of a replica, as Redis words it.
+    /// Returns the error that Redis itself gives for a write to a replica.
     pub(crate) fn read_only() -> Self {
-        let words = "You can't write against a read only replica.".to_owned();
-        Self::NotRun((ErrorKind::Server(ServerErrorKind::ReadOnly), "refused", words).into())
+        let detail = "You can't write against a read only replica.".to_owned();
+        Self::NotRun((ErrorKind::Server(ServerErrorKind::ReadOnly), "refused", detail).into())
     }
 
-    /// The error beneath.
+    /// Underlying error of the client.
     #[must_use]
     pub fn error(&self) -> &RedisError {
         match self {
@@ -73,7 +78,7 @@ impl CallError {
         }
     }
 
-    /// The error beneath, by value.
+    /// Consumes this error and returns the underlying one.
     #[must_use]
     pub fn into_error(self) -> RedisError {
         match self {
@@ -81,31 +86,31 @@ impl CallError {
         }
     }
 
-    /// Whether Redis certainly did not execute the call.
+    /// Returns true if Redis certainly did not execute the call.
     #[must_use]
     pub fn certainly_not_run(&self) -> bool {
         matches!(self, Self::NotRun(_))
     }
 
-    /// The code Redis answered with (`OOM`, `NOGROUP`, …), if it answered.
+    /// Error code of Redis (`OOM`, `NOGROUP`, …), if Redis replied with one.
     #[must_use]
     pub fn code(&self) -> Option<&str> {
         self.error().code()
     }
 
-    /// A stream or its consumer group is missing.
+    /// Returns true if a stream or its consumer group is missing.
     #[must_use]
     pub fn is_no_group(&self) -> bool {
         self.code() == Some("NOGROUP")
     }
 
-    /// A key holds something else than it should.
+    /// Returns true if a key holds a value of another type.
     #[must_use]
     pub fn is_wrong_type(&self) -> bool {
         self.code() == Some("WRONGTYPE")
     }
 
-    /// Redis is at `maxmemory`.
+    /// Returns true if Redis is at `maxmemory`.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         self.code() == Some("OOM")

@@ -1,7 +1,16 @@
-//! The wire form of a queued event: the fields of a stream entry.
+//! Wire format of a queued event: the fields of a stream entry.
 //!
-//! Guarantee: [`decode`] never panics and never guesses. What it refuses stays in the stream with its raw fields, which
-//! the scripts that move entries copy verbatim; unknown extra fields are ignored here and travel along there.
+//! # Guarantees
+//!
+//! - [`decode`] never panics on any fields (`decode_of_arbitrary_fields_never_panics`).
+//! - [`decode`] returns what [`encode`] was given (`encoded_event_decodes_to_itself`).
+//! - An entry of a later wire version is distinguished from garbage
+//!   (`later_version_is_distinguished_from_garbage`).
+//!
+//! # Design
+//!
+//! A refused entry stays in the stream. The scripts that move entries copy all fields verbatim, so
+//! unknown fields, which [`decode`] ignores, survive a move.
 
 mod field_buf;
 
@@ -19,58 +28,56 @@ use crate::event::{
 pub(super) use field_buf::ByteSpan;
 pub use field_buf::FieldBuf;
 
-/// Field pairs, in their order. Names may repeat and need not be text.
+/// Field pairs in order. Names may repeat and need not be UTF-8.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A stream entry as it was read.
+/// Entry as read from a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamEntry {
-    /// Its id.
+    /// Id of the entry.
     pub id: StreamId,
-    /// Its fields; `None` when the entry is listed as pending but was deleted, so that nothing is left to do but settle.
+    /// Fields of the entry. `None`: the entry is pending but was deleted, and can only be settled.
     pub fields: Option<FieldBuf>,
 }
 
 impl StreamEntry {
-    /// What its fields weigh, in bytes.
+    /// Size of the fields in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.fields.as_ref().map_or(0, FieldBuf::weight)
     }
 }
 
-/// Why an entry is no event.
+/// Reason why an entry is not a readable event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A required field is absent.
     #[error("field {0} is missing")]
     Missing(&'static str),
-    /// A field's text is not what it should be.
+    /// A field has an invalid value.
     #[error("field {0} is invalid")]
     Invalid(&'static str),
-    /// A later release wrote it.
+    /// A later release wrote the entry.
     #[error("wire version {version} is not known to this release")]
     UnsupportedVersion {
-        /// The version it names.
+        /// Version in the entry.
         version: u32,
-        /// When ingress queued it, if that is legible.
+        /// Arrival at ingress, if readable.
         received_at: Option<Millis>,
-        /// The execution that is due, if that is legible, else 1.
+        /// Number of the next attempt if readable, else 1.
         attempt: u32,
-        /// When it was put off first, if that is legible.
+        /// Time of the first failure, if readable.
         first_failed_at: Option<Millis>,
     },
     /// The entry was deleted.
-    #[error("the entry is gone")]
+    #[error("the entry was deleted")]
     Gone,
 }
 
-/// Reads an entry as an event. The body is not copied.
-///
-/// Where a field is repeated its first value counts.
+/// Decodes an entry without copying its body. The first value of a repeated field counts.
 ///
 /// # Errors
-/// When it is not an event of [`WIRE_VERSION`].
+/// If the entry is not an event of [`WIRE_VERSION`].
 pub fn decode(entry: StreamEntry) -> Result<Envelope, DecodeError> {
     let fields = entry.fields.ok_or(DecodeError::Gone)?;
     let found = EventFields::among(&fields);
@@ -102,7 +109,8 @@ pub fn decode(entry: StreamEntry) -> Result<Envelope, DecodeError> {
         body: Bytes::new(),
         delivery_id: optional("delivery_id", found.delivery_id)?,
         traceparent: optional("traceparent", found.traceparent)?,
-        // Only what can be a channel of ours is told anything, whatever an imported entry says.
+        // An imported entry may hold any text here; results are published only to a replica's
+        // channel.
         reply_to: optional("reply_to", found.reply_to)
             .ok()
             .flatten()
@@ -119,7 +127,7 @@ pub fn decode(entry: StreamEntry) -> Result<Envelope, DecodeError> {
 
 macro_rules! found {
     ($($name:ident),+ $(,)?) => {
-        /// What each field of an event says first.
+        /// First value of each field of an event.
         #[derive(Default)]
         struct EventFields<'a> { $($name: Option<&'a [u8]>),+ }
 
@@ -139,13 +147,13 @@ macro_rules! found {
 }
 
 found! {
-    v, event_id, event_type, occurred_at, received_at, attempt, origin, body, delivery_id, traceparent, reply_to, hops,
-    first_failed_at, replays, edited,
+    v, event_id, event_type, occurred_at, received_at, attempt, origin, body, delivery_id,
+    traceparent, reply_to, hops, first_failed_at, replays, edited,
 }
 
-/// The fields that the enqueue script writes for `event`, in its order: what [`decode`] reads back.
+/// Returns the fields that the enqueue script writes for `event`, in its order.
 ///
-/// `received_at` and `origin` are the script's to decide; they are given here for tests and imports.
+/// The script itself chooses `received_at` and `origin`; tests and tools pass them here.
 #[must_use]
 pub fn encode(
     event: &NewEvent,
@@ -189,7 +197,7 @@ fn bounded(name: &'static str, value: Option<&[u8]>, most: usize) -> Result<Stri
     if text.is_empty() || text.len() > most { Err(DecodeError::Invalid(name)) } else { Ok(text) }
 }
 
-/// Fields by name.
+/// Access to fields by name.
 pub(crate) struct FieldView<'a>(pub(crate) &'a Fields);
 
 impl<'a> FieldView<'a> {
@@ -205,8 +213,8 @@ impl<'a> FieldView<'a> {
     }
 }
 
-/// `[[id, [field, value, …] | nil], …]`, as XRANGE, XREADGROUP and XCLAIM answer. A nil in an entry's place (an entry
-/// that XCLAIM of Redis 6 lists as deleted) is left out.
+/// Parses `[[id, [field, value, …] | nil], …]`, the reply of XRANGE, XREADGROUP and XCLAIM. A nil
+/// in place of an entry is left out: XCLAIM of Redis 6 lists deleted entries so.
 pub(crate) fn entries(value: Value) -> Result<Vec<StreamEntry>, CallError> {
     match value {
         Value::Nil => Ok(Vec::new()),
@@ -230,7 +238,7 @@ fn entry(value: Value) -> Result<StreamEntry, CallError> {
 
 fn packed(flat: Vec<Value>) -> Result<FieldBuf, CallError> {
     if !flat.len().is_multiple_of(2) {
-        return Err(CallError::unexpected_reply("a field without a value"));
+        return Err(CallError::unexpected_reply("a value for each field expected"));
     }
     let strings: Vec<Vec<u8>> = flat.into_iter().map(bytes).collect::<Result<_, _>>()?;
     Ok(strings.chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect())
@@ -238,9 +246,9 @@ fn packed(flat: Vec<Value>) -> Result<FieldBuf, CallError> {
 
 pub(crate) fn array<const N: usize>(value: Value) -> Result<[Value; N], CallError> {
     match value {
-        Value::Array(items) => {
-            items.try_into().map_err(|_| CallError::unexpected_reply("an array of another length"))
-        }
+        Value::Array(items) => items
+            .try_into()
+            .map_err(|_| CallError::unexpected_reply("an array of a fixed length expected")),
         _ => Err(CallError::unexpected_reply("an array expected")),
     }
 }

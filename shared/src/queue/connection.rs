@@ -1,9 +1,15 @@
-//! Connections to Redis: to one server, or to a cluster.
+//! Connections to Redis, to a single server or a cluster.
 //!
-//! Guarantee: a [`RedisConnection`] is never stuck. It connects on first use, so a process may start while Redis is away;
-//! after a failure every later call tries again, at most once per [`FAILURE_PAUSE`] for all callers together, and one
-//! that failed to connect says [`CallError::NotRun`]. On a cluster every call goes to the node that serves its key, wherever
-//! that has moved to; only a call that certainly did not run is sent again.
+//! # Guarantees
+//!
+//! - A process may start before Redis: a [`RedisConnection`] connects on first use
+//!   (`a_process_may_start_before_redis`).
+//! - After a failure every later call reconnects, at most once per [`FAILURE_PAUSE`] for all
+//!   callers together. A call that could not connect returns [`CallError::NotRun`]
+//!   (`calls_to_an_absent_redis_fail_fast_and_together`).
+//! - Only a call that certainly did not run is sent again (`what_may_have_run_is_not_sent_again`).
+//! - On a cluster every call goes to the node that serves its key, also after the slot has moved
+//!   (`slot_migration_under_load_loses_nothing`).
 
 mod blocking;
 mod cluster;
@@ -34,33 +40,33 @@ use cluster::{Cluster, Primary};
 use confirm::ReplicatedConnection;
 use node::{NodeConfig, NodeConnection};
 
-/// How long a command may take; redis-rs's own default of 500 ms is shorter than an fsync can be.
+/// Timeout of a command. The default of redis-rs, 500 ms, is shorter than an fsync can take.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may take to be established.
+/// Timeout for establishing a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a blocking read may take: much longer than it blocks, and no longer than anybody should wait to learn that the
-/// other side is not heard any more. What Redis may have delivered by then is pending, and is taken up after the next
-/// connect.
+/// Timeout of a blocking read: much longer than a read blocks, and short enough to notice a lost
+/// peer. Entries that Redis delivered by then are pending, and are read after the next connect.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after a failed attempt to connect every call fails with the same error at once.
+/// Time after a failed connect during which every call fails at once with the same error.
 pub const FAILURE_PAUSE: Duration = Duration::from_millis(100);
-/// After this many timeouts in a row the connection is replaced: a silent peer never closes it.
+/// Consecutive timeouts after which the connection is replaced: a silent peer never closes it.
 const TIMEOUTS_UNTIL_REPLACED: u32 = 3;
 
-/// A configuration that can never connect.
+/// Redis URL that can never be connected to.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisUrlError {
-    /// Not a Redis URL. The text is not shown, since it may hold a password.
+    /// Not a Redis URL. The text is not shown, because it may hold a password.
     #[error(
-        "must be of the form redis://[user:password@]host[:port][/database]; of a cluster, several with commas between"
+        "must be of the form redis://[user:password@]host[:port][/database]; of a cluster, several \
+         with commas between"
     )]
     Url,
-    /// A database number other than 0, which a cluster does not have.
+    /// A database other than 0, which a cluster does not have.
     #[error("a Redis Cluster has no database but 0")]
     Database,
 }
 
-/// A connection for everything but blocking reads: shared, multiplexed, reconnecting, cheap to clone.
+/// Connection for everything but blocking reads: shared, multiplexed, reconnecting, cheap to clone.
 #[derive(Clone)]
 pub struct RedisConnection {
     kind: ConnectionKind,
@@ -68,26 +74,27 @@ pub struct RedisConnection {
 
 #[derive(Clone)]
 enum ConnectionKind {
-    One(NodeConnection, Option<Arc<ReplicatedConnection>>),
+    Single(NodeConnection, Option<Arc<ReplicatedConnection>>),
     Cluster(Arc<Cluster>),
 }
 
 impl std::fmt::Debug for RedisConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
+        f.debug_struct("RedisConnection").finish_non_exhaustive()
     }
 }
 
-/// Prepares a connection; nothing is sent before the first call. Must be called on the runtime that is to drive it. The
-/// URL of a cluster may be several, with commas between: nodes that can be asked first.
+/// Prepares a connection and sends nothing before the first call. Must be called on the runtime
+/// that is to drive the sockets. For a cluster, `url` may list several nodes, separated by commas.
 ///
 /// # Errors
-/// When `url` is not a Redis URL, or no cluster's although one is asked for.
+/// If `url` is not a Redis URL, or cannot be one of a cluster although `cluster` is set.
 pub fn connect(url: &SecretString, cluster: bool) -> Result<RedisConnection, RedisUrlError> {
     connect_confirming(url, cluster, None)
 }
 
-/// [`connect`], where what [`RedisConnection::run_confirmed`] writes must reach replicas first.
+/// Like [`connect`], with the replicas that must confirm the calls of
+/// [`RedisConnection::run_confirmed`].
 ///
 /// # Errors
 /// As [`connect`].
@@ -96,19 +103,19 @@ pub fn connect_confirming(
     cluster: bool,
     confirmation: Option<ReplicaAck>,
 ) -> Result<RedisConnection, RedisUrlError> {
-    let manner = NodeConfig::new(RESPONSE_TIMEOUT, TIMEOUTS_UNTIL_REPLACED);
+    let config = NodeConfig::new(RESPONSE_TIMEOUT, TIMEOUTS_UNTIL_REPLACED);
     let kind = if cluster {
-        ConnectionKind::Cluster(Arc::new(Cluster::new(seeds(url)?, manner, confirmation)))
+        ConnectionKind::Cluster(Arc::new(Cluster::new(seeds(url)?, config, confirmation)))
     } else {
         let client = client(url)?;
         let confirmed = confirmation
-            .map(|wait| Arc::new(ReplicatedConnection::new(client.clone(), &manner, wait)));
-        ConnectionKind::One(NodeConnection::new(client, manner), confirmed)
+            .map(|wait| Arc::new(ReplicatedConnection::new(client.clone(), &config, wait)));
+        ConnectionKind::Single(NodeConnection::new(client, config), confirmed)
     };
     Ok(RedisConnection { kind })
 }
 
-/// Prepares connections of its own for one reader: it waits [`READ_TIMEOUT`] for replies, then starts anew.
+/// Prepares connections for one reader, with [`READ_TIMEOUT`] as the timeout of a read.
 ///
 /// # Errors
 /// As [`connect`].
@@ -117,38 +124,38 @@ pub fn blocking_connection(
     cluster: bool,
 ) -> Result<StreamReader, RedisUrlError> {
     if cluster {
-        // Nothing blocks there, see the reader.
-        let manner = NodeConfig::new(RESPONSE_TIMEOUT, 1);
-        return Ok(StreamReader::of_cluster(Arc::new(Cluster::new(seeds(url)?, manner, None))));
+        // No read blocks on a cluster, see `StreamReader`.
+        let config = NodeConfig::new(RESPONSE_TIMEOUT, 1);
+        return Ok(StreamReader::of_cluster(Arc::new(Cluster::new(seeds(url)?, config, None))));
     }
-    Ok(StreamReader::of_one(BlockingConnection::new(client(url)?)))
+    Ok(StreamReader::of_single(BlockingConnection::new(client(url)?)))
 }
 
-/// What can be connected to for something else than commands, see [`SubscriptionTargets::clients`].
+/// Servers that a subscription can connect to.
 #[derive(Clone)]
 pub(super) enum SubscriptionTargets {
-    One(Client),
+    Single(Client),
     Cluster(Arc<Cluster>),
 }
 
 impl SubscriptionTargets {
     pub(super) fn new(url: &SecretString, cluster: bool) -> Result<Self, RedisUrlError> {
         if cluster {
-            let manner = NodeConfig::new(RESPONSE_TIMEOUT, TIMEOUTS_UNTIL_REPLACED);
-            return Ok(Self::Cluster(Arc::new(Cluster::new(seeds(url)?, manner, None))));
+            let config = NodeConfig::new(RESPONSE_TIMEOUT, TIMEOUTS_UNTIL_REPLACED);
+            return Ok(Self::Cluster(Arc::new(Cluster::new(seeds(url)?, config, None))));
         }
-        Ok(Self::One(client(url)?))
+        Ok(Self::Single(client(url)?))
     }
 
-    /// Clients, any of which will do; never none.
+    /// Returns clients in order of preference; never empty.
     pub(super) async fn clients(&self) -> Vec<Client> {
         match self {
-            Self::One(client) => vec![client.clone()],
+            Self::Single(client) => vec![client.clone()],
             Self::Cluster(cluster) => cluster.clients().await,
         }
     }
 
-    /// Lets what is known about a cluster be asked for again.
+    /// Starts a refresh of the cluster's map.
     pub(super) fn refresh(&self) {
         if let Self::Cluster(cluster) = self {
             cluster.refresh_current_map();
@@ -158,11 +165,11 @@ impl SubscriptionTargets {
 
 impl std::fmt::Debug for SubscriptionTargets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Targets").finish_non_exhaustive()
+        f.debug_struct("SubscriptionTargets").finish_non_exhaustive()
     }
 }
 
-/// Whether `url` can be connected to at all, were Redis there.
+/// Checks the form of `url` without connecting.
 ///
 /// # Errors
 /// As [`connect`].
@@ -194,25 +201,25 @@ fn info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {
         .set_keepalive(keepalive)
         .set_user_timeout(Duration::from_secs(10));
     let info = url.into_connection_info().map_err(|_| RedisUrlError::Url)?;
-    // Replies are read by their RESP2 shapes, whatever the URL asks for.
+    // The parsers of this crate expect RESP2, whatever the URL says.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
     Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
 }
 
 impl RedisConnection {
-    /// How many connections were established so far: a change tells of a reconnect.
+    /// Number of connections established so far; it changes with every reconnect.
     #[must_use]
     pub fn connection_epoch(&self) -> u64 {
         match &self.kind {
-            ConnectionKind::One(node, _) => node.connection_epoch(),
+            ConnectionKind::Single(node, _) => node.connection_epoch(),
             ConnectionKind::Cluster(cluster) => cluster.connection_epoch(),
         }
     }
 
-    /// Gives the connection up; the next call makes a new one, which may lead elsewhere.
+    /// Drops the connection. The next call opens a new one, which may lead to another server.
     pub(super) async fn replace(&self) {
         match &self.kind {
-            ConnectionKind::One(node, _) => node.replace().await,
+            ConnectionKind::Single(node, _) => node.replace().await,
             ConnectionKind::Cluster(cluster) => cluster.refresh_current_map(),
         }
     }
@@ -220,23 +227,23 @@ impl RedisConnection {
     /// Runs one command.
     ///
     /// # Errors
-    /// [`CallError::NotRun`] when it certainly changed nothing, else [`CallError::Unknown`].
+    /// [`CallError::NotRun`] if the command certainly changed nothing, else [`CallError::Unknown`].
     pub async fn run(&self, command: &Cmd) -> Result<Value, CallError> {
         match &self.kind {
-            ConnectionKind::One(node, _) => node.run(command).await,
+            ConnectionKind::Single(node, _) => node.run(command).await,
             ConnectionKind::Cluster(cluster) => cluster.run(command, None, false).await,
         }
     }
 
-    /// Runs one command and, where [`connect_confirming`] was told to, waits until replicas have what it wrote, or what
-    /// made it write nothing.
+    /// Runs one command and waits for the replicas of [`connect_confirming`], if it named any. They
+    /// then have everything that the reply is based on, also if the command wrote nothing.
     ///
     /// # Errors
-    /// As [`Self::run`]; [`CallError::Unknown`] also where it ran and the replicas did not confirm it in time.
+    /// As [`Self::run`]. Also [`CallError::Unknown`] if the replicas did not confirm in time.
     pub async fn run_confirmed(&self, command: &Cmd) -> Result<Value, CallError> {
         match &self.kind {
-            ConnectionKind::One(_, Some(confirmed)) => confirmed.run(command).await,
-            ConnectionKind::One(node, None) => node.run(command).await,
+            ConnectionKind::Single(_, Some(confirmed)) => confirmed.run(command).await,
+            ConnectionKind::Single(node, None) => node.run(command).await,
             ConnectionKind::Cluster(cluster) => cluster.run(command, None, true).await,
         }
     }
@@ -251,15 +258,15 @@ impl RedisConnection {
         command: &Cmd,
     ) -> Result<Value, CallError> {
         match &self.kind {
-            ConnectionKind::One(node, _) => node.run(command).await,
+            ConnectionKind::Single(node, _) => node.run(command).await,
             ConnectionKind::Cluster(cluster) => cluster.run(command, Some(like), false).await,
         }
     }
 
-    /// Runs one command and reads its reply as `T`.
+    /// Runs one command and parses its reply as `T`.
     ///
     /// # Errors
-    /// As [`Self::run`]; a reply that is no `T` is [`CallError::Unknown`].
+    /// As [`Self::run`]; [`CallError::Unknown`] if the reply is not a `T`.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CallError> {
         let value = self.run(command).await?;
         T::from_redis_value(value).map_err(|error| CallError::Unknown(error.into()))
@@ -271,7 +278,7 @@ impl RedisConnection {
     /// As [`Self::query`].
     pub async fn pipeline<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CallError> {
         match &self.kind {
-            ConnectionKind::One(node, _) => node.pipeline(commands).await,
+            ConnectionKind::Single(node, _) => node.pipeline(commands).await,
             ConnectionKind::Cluster(cluster) => {
                 let all = cluster.run_all(commands).await?;
                 T::from_redis_value(Value::Array(all))
@@ -280,20 +287,20 @@ impl RedisConnection {
         }
     }
 
-    /// Whether `key` is where `server` is, as far as is known.
+    /// Returns true if `key` is on `server` according to the current map.
     pub(super) fn key_is_on(&self, server: &RedisNode, key: &str) -> bool {
         match &self.kind {
-            ConnectionKind::One(..) => true,
+            ConnectionKind::Single(..) => true,
             ConnectionKind::Cluster(cluster) => {
                 cluster.primary_for_key(key).is_some_and(|name| name == server.name)
             }
         }
     }
 
-    /// Every server that takes writes, with a name for it and, on a cluster, a slot that it serves.
+    /// All servers that accept writes. On a cluster each has its address and its lowest slot.
     pub(super) async fn servers(&self) -> Result<Vec<RedisNode>, CallError> {
         match &self.kind {
-            ConnectionKind::One(node, _) => {
+            ConnectionKind::Single(node, _) => {
                 Ok(vec![RedisNode { name: String::new(), slot: None, node: node.clone() }])
             }
             ConnectionKind::Cluster(cluster) => {
@@ -308,11 +315,11 @@ impl RedisConnection {
     }
 }
 
-/// One server, asked by itself.
+/// Single server, addressed directly.
 pub(super) struct RedisNode {
-    /// Its address on a cluster.
+    /// Address on a cluster; empty on a single server.
     pub(super) name: String,
-    /// The lowest slot that it serves.
+    /// Lowest slot that it serves.
     pub(super) slot: Option<u16>,
     node: NodeConnection,
 }
@@ -324,14 +331,14 @@ impl RedisNode {
     }
 }
 
-/// A hash tag that leads to `slot`.
+/// Finds a hash tag that hashes to `slot`.
 pub(super) fn hash_tag_for_slot(slot: u16) -> u32 {
     (0..)
         .find(|tag: &u32| slots::slot_of_key(tag.to_string().as_bytes()) == slot)
         .unwrap_or_default()
 }
 
-/// So that redis-rs's own commands can be used where this crate has no method.
+/// Allows the use of redis-rs's own commands where this crate has no method.
 impl ConnectionLike for RedisConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> redis::RedisFuture<'a, Value> {
         Box::pin(async move { self.run(cmd).await.map_err(CallError::into_error) })
@@ -345,7 +352,7 @@ impl ConnectionLike for RedisConnection {
     ) -> redis::RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             match &self.kind {
-                ConnectionKind::One(node, _) => {
+                ConnectionKind::Single(node, _) => {
                     node.run_all(cmd, offset, count).await.map_err(CallError::into_error)
                 }
                 ConnectionKind::Cluster(cluster) => {
@@ -357,7 +364,7 @@ impl ConnectionLike for RedisConnection {
 
     fn get_db(&self) -> i64 {
         match &self.kind {
-            ConnectionKind::One(node, _) => {
+            ConnectionKind::Single(node, _) => {
                 node.client().get_connection_info().redis_settings().db()
             }
             ConnectionKind::Cluster(_) => 0,

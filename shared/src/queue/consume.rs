@@ -1,7 +1,16 @@
-//! Taking entries, holding them and giving them back; the group, its consumers and their names.
+//! Reading, claiming and handing back of entries; consumer groups, consumers and their leases.
 //!
-//! Guarantee: nothing here finishes an event or takes one from a consumer that renewed it in time. Holding and giving
-//! back touch only what is pending for the calling consumer at that moment.
+//! # Guarantees
+//!
+//! - A claim never takes an entry whose holder extended its claim in time
+//!   (`only_what_nobody_renewed_is_claimed_and_counted`).
+//! - Extending a claim takes no entry back from a worker that has claimed it since
+//!   (`renewing_takes_nothing_back_from_whoever_claimed_it`).
+//! - Handed-back entries can be claimed at once, with an unchanged delivery count
+//!   (`handed_back_entries_can_be_claimed_at_once_with_their_count_unchanged`).
+//! - A consumer name has one holder (`a_name_has_one_holder`).
+//! - Only idle consumers without pending entries are deleted
+//!   (`only_idle_consumers_that_hold_nothing_are_reaped`).
 
 use std::time::Duration;
 
@@ -15,40 +24,46 @@ use super::script::optional;
 use super::{CallError, PlatformKeys, Queue, StreamEntry, StreamReader};
 use crate::event::StreamId;
 
-/// Idle time that entries handed back are given: longer than any claim waits for.
+/// Idle time given to entries that are handed back: longer than any claim requires.
 pub const HAND_BACK_IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
-/// What became of a platform's stream and group.
+/// State of a platform's stream and group after [`Queue::create_group`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupState {
-    /// The group was missing and begins at 0 now; the retry set was dropped, its entries come back as new ones.
+    /// The group was missing. It now begins at 0 and the retry set is gone, so its entries are
+    /// delivered again as new ones.
     Created,
-    /// It is there.
+    /// The group existed.
     Existed,
-    /// The key is no stream: set it aside, tell somebody, read the others.
+    /// The key is not a stream. The caller raises an alert, sets the key aside and reads the
+    /// others.
     WrongType,
 }
 
-/// One page of claimed entries.
+/// Page of claimed entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimedPage {
-    /// Where to go on; `0-0`: the whole pending list was looked at.
+    /// Cursor of the next page; `0-0`: the end of the pending list was reached.
     pub cursor: StreamId,
-    /// What belongs to the caller now, with Redis's delivery count, this one included.
+    /// Entries that the caller now holds, with Redis's delivery count, which includes this
+    /// delivery.
     pub entries: Vec<(StreamEntry, u64)>,
-    /// Entries that were pending but deleted; Redis has forgotten them. More than none is worth an alert.
+    /// Pending entries that were deleted and that Redis has removed from the list. Any such entry
+    /// is worth an alert.
     pub deleted: Vec<StreamId>,
 }
 
 impl Queue {
-    /// Waits up to `block` for new entries of any of `streams`, at most `count` of each. A zero `block` does not wait.
+    /// Reads new entries of `streams`, at most `count` of each, and waits up to `block` for the
+    /// first. A zero `block` does not wait. Returns positions in `streams` with their entries.
     ///
-    /// Returns the position in `streams` with what was read. Must not be cancelled, see [`StreamReader`].
+    /// Not cancellation safe, see [`StreamReader`].
     ///
     /// # Errors
-    /// [`CallError::is_no_group`] or [`CallError::is_wrong_type`] when one of the streams is not as it should be: on a single
-    /// server none of them was read then, on a cluster this call or the one before it brought what the others had. Call
-    /// [`Self::create_group`] on each.
+    /// [`CallError::is_no_group`] or [`CallError::is_wrong_type`] if one of the streams is missing
+    /// or damaged. The caller then calls [`Self::create_group`] on each. On a single server nothing
+    /// was read; on a cluster, this call or the one before it returned the entries of the other
+    /// streams.
     pub async fn read_new(
         &self,
         reader: &mut StreamReader,
@@ -62,8 +77,8 @@ impl Queue {
         reader.read(&read_group(consumer, count), &streams, block).await
     }
 
-    /// One page of what is pending for `consumer` already, after `after`: what a process reads first after its start.
-    /// An empty page is the end. Raises Redis's delivery counts.
+    /// Reads a page of entries already pending for `consumer`, after `after`, as a process does
+    /// first after its start. An empty page is the end. Raises Redis's delivery counts.
     ///
     /// # Errors
     /// As [`Self::read_new`].
@@ -81,11 +96,11 @@ impl Queue {
         Ok(pages.into_iter().flat_map(|(_, entries)| entries).collect())
     }
 
-    /// One page of what is pending for `consumer`, after `after`: ids only, which changes nothing. An empty page is the
-    /// end.
+    /// Lists a page of ids pending for `consumer`, after `after`. Changes nothing. An empty page is
+    /// the end.
     ///
     /// # Errors
-    /// When Redis did not answer, or there is no group.
+    /// If Redis does not answer, or there is no group.
     pub async fn own_pending_ids(
         &self,
         keys: &PlatformKeys,
@@ -114,11 +129,12 @@ impl Queue {
             .collect()
     }
 
-    /// Lets the idle time begin anew of entries whose last delivery lies in the future because Redis's clock was set
-    /// back since: they could not be claimed before it is there again. Holders and counts stay.
+    /// Resets the idle time of entries whose last delivery lies in the future, because Redis's
+    /// clock was set back since. Without this they could not be claimed until the clock has caught
+    /// up. Holders and delivery counts stay.
     ///
     /// # Errors
-    /// When Redis did not answer, or there is no group.
+    /// If Redis does not answer, or there is no group.
     pub async fn reset_idle(&self, keys: &PlatformKeys) -> Result<(), CallError> {
         let mut after: Option<StreamId> = None;
         loop {
@@ -133,13 +149,16 @@ impl Queue {
         }
     }
 
-    /// Takes over entries that nobody renewed for `min_idle`, looking at up to ten times `count` pending ones from
-    /// `cursor` on. Keep the cursor between calls: beginning at `0-0` each time never reaches the end of a long list.
+    /// Claims entries that were idle for `min_idle`, scanning up to ten times `count` pending ones
+    /// from `cursor` on. Keep the cursor between calls: a scan that always begins at `0-0` never
+    /// reaches the end of a long list.
     ///
-    /// It takes the caller's own entries too, if they were not renewed: skip what is still being worked on.
+    /// The caller's own entries are claimed too if their claims were not extended. Skip those still
+    /// in execution.
     ///
     /// # Errors
-    /// When Redis did not answer; entries may belong to the caller then, and come with the next claim.
+    /// If Redis does not answer. The caller may hold entries then, and gets them with a later
+    /// claim.
     pub async fn claim(
         &self,
         keys: &PlatformKeys,
@@ -166,10 +185,10 @@ impl Queue {
         })
     }
 
-    /// How often each entry was delivered, by Redis's counter; 0 for one that is not pending for `consumer`.
+    /// Returns Redis's delivery count per entry; 0 for an entry that is not pending for `consumer`.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn delivery_counts(
         &self,
         keys: &PlatformKeys,
@@ -186,12 +205,12 @@ impl Queue {
         per_id_numbers(reply, ids.len())
     }
 
-    /// Tells Redis that `consumer` still works on `ids`: their idle time begins anew, their counts stay.
-    ///
-    /// Returns, per id, whether it is still the consumer's. Work on one that is not should be dropped if it can be.
+    /// Extends the claims of `consumer` on `ids`: resets their idle time and keeps their delivery
+    /// counts. Returns per id whether the consumer still holds it. If not, the caller should
+    /// abandon the work where possible.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn extend_claims(
         &self,
         keys: &PlatformKeys,
@@ -201,10 +220,10 @@ impl Queue {
         self.set_idle(keys, consumer, ids, 0).await
     }
 
-    /// Gives `ids` back at shutdown: any other worker may claim them at once, their counts stay.
+    /// Hands `ids` back at shutdown: any worker may claim them at once. Delivery counts stay.
     ///
     /// # Errors
-    /// When Redis did not answer; they become claimable by time then.
+    /// If Redis does not answer. The entries then become claimable by their idle time.
     pub async fn hand_back(
         &self,
         keys: &PlatformKeys,
@@ -232,10 +251,10 @@ impl Queue {
         Ok(held)
     }
 
-    /// Sees to it that the platform's stream and group are there.
+    /// Creates the platform's stream and group if they are missing.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn create_group(&self, keys: &PlatformKeys) -> Result<GroupState, CallError> {
         let call_keys = [&keys.incoming, &keys.retry, &keys.failures, &keys.exceptions];
         let mut call = self.scripts.create_group.call(&call_keys, 32);
@@ -249,10 +268,11 @@ impl Queue {
         }
     }
 
-    /// Forgets consumers that have nothing pending and did not appear for `min_idle`. Returns how many.
+    /// Deletes consumers without pending entries that were idle for `min_idle`. Returns their
+    /// number.
     ///
     /// # Errors
-    /// When Redis did not answer, or there is no group.
+    /// If Redis does not answer, or there is no group.
     pub async fn reap_consumers(
         &self,
         keys: &PlatformKeys,
@@ -263,12 +283,13 @@ impl Queue {
         self.number(self.scripts.reap_consumers.run(&self.connection, &call).await?)
     }
 
-    /// Notes that the suspect `id` is about to run alone. Returns how often that happened without an orderly outcome
-    /// since, this time included; 0 when there is no such entry any more. `run` names this run: calls that repeat it,
-    /// because an answer was lost, count once.
+    /// Counts a run of the suspect `id` alone, before it begins. Returns the number of such runs
+    /// without an orderly outcome, this one included; 0 if the entry no longer exists.
+    ///
+    /// `run` identifies the run: a call repeated because its reply was lost counts once.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn count_isolated_run(
         &self,
         keys: &PlatformKeys,
@@ -280,11 +301,11 @@ impl Queue {
         self.number(self.scripts.count_isolated_run.run(&self.connection, &call).await?)
     }
 
-    /// Clears the count of [`Self::count_isolated_run`] after an orderly outcome that moved nothing, such as an outage. Settling,
-    /// retrying and dead-lettering clear it by themselves.
+    /// Clears the count of [`Self::count_isolated_run`] after an orderly outcome that moved
+    /// nothing, such as an outage. Settling, retrying and dead-lettering clear it themselves.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn clear_suspects(
         &self,
         keys: &PlatformKeys,
@@ -299,20 +320,20 @@ impl Queue {
         self.connection.run(&clear).await.map(drop)
     }
 
-    /// Takes or renews the lease on `name` for `ttl`. `false`: somebody with another token has it.
+    /// Acquires or renews the lease on `name` for `ttl`. Returns false if another token holds it.
     ///
     /// # Errors
-    /// When Redis did not answer: the lease may be held or not.
+    /// If Redis does not answer. The lease may be held or not.
     pub async fn lease(&self, name: &str, token: &str, ttl: Duration) -> Result<bool, CallError> {
         let mut call = self.scripts.lease.call(&[lease(name)], 64);
         call.arg(token).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
         Ok(self.number(self.scripts.lease.run(&self.connection, &call).await?)? == 1)
     }
 
-    /// Gives the lease on `name` up, if `token` holds it.
+    /// Releases the lease on `name` if `token` holds it. Returns whether it did.
     ///
     /// # Errors
-    /// When Redis did not answer; it ends by itself then.
+    /// If Redis does not answer. The lease then expires by itself.
     pub async fn release_lease(&self, name: &str, token: &str) -> Result<bool, CallError> {
         let mut call = self.scripts.release_lease.call(&[lease(name)], 64);
         call.arg(token);
@@ -324,7 +345,7 @@ impl Queue {
     }
 }
 
-/// Ids in one script call: enough to share its cost, few enough not to keep Redis busy.
+/// Maximum number of ids in a script call: enough to share its cost, few enough not to block Redis.
 pub(super) const MAX_IDS_PER_CALL: usize = 100;
 
 pub(super) fn append_ids(call: &mut Cmd, ids: &[StreamId]) {
@@ -333,7 +354,7 @@ pub(super) fn append_ids(call: &mut Cmd, ids: &[StreamId]) {
     }
 }
 
-/// One number per id.
+/// Parses a reply of one number per id.
 pub(super) fn per_id_numbers(reply: Value, expected: usize) -> Result<Vec<u64>, CallError> {
     let counts: Vec<u64> =
         redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;

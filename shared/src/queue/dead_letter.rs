@@ -1,7 +1,15 @@
-//! Dead letters: their record, and what `dlq-tool` does with them.
+//! Dead letters: their fields, and the operations of `dlq-tool` on them.
 //!
-//! Guarantee: an entry is a record whatever its fields are, so that none is invisible, and nothing is lost between the
-//! stream and the record: fields that this release does not know, or cannot read, are kept.
+//! # Guarantees
+//!
+//! - Any entry decodes as a [`DeadLetter`], whatever its fields are
+//!   (`empty_entry_decodes_as_a_dead_letter`).
+//! - Fields that this release does not know or cannot read are kept in `extra`
+//!   (`unreadable_fields_are_kept_in_extra`).
+//! - A replay begins with attempt 1, keeps `origin` and increases `replays`
+//!   (`a_replay_begins_anew_with_its_lineage`).
+//! - A purge also removes the dedup marker, so that the provider's resend is accepted
+//!   (`a_purge_lets_the_provider_send_it_again`).
 
 mod query;
 pub mod record;
@@ -23,25 +31,26 @@ use super::{CallError, Fields, PlatformKeys, Queue, StreamEntry};
 use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
 
-/// An event's body.
+/// Body of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterBody(pub Bytes);
 
 impl DeadLetterBody {
-    /// The body, if it is text.
+    /// Body as text, if it is UTF-8.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
 }
 
-/// A dead letter. What is absent or illegible in the entry is `None` here and stands, as it is, in `extra`.
+/// Dead letter. A field that is absent or unreadable is `None` here; an unreadable one stays
+/// unchanged in `extra`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct DeadLetter {
-    /// Its id in the dead-letter stream.
+    /// Id in the dead-letter stream.
     pub id: StreamId,
-    /// Whose it is.
+    /// Platform of the event.
     pub platform: PlatformName,
     pub v: Option<u32>,
     pub event_id: Option<String>,
@@ -53,28 +62,28 @@ pub struct DeadLetter {
     pub body: Option<DeadLetterBody>,
     pub delivery_id: Option<String>,
     pub traceparent: Option<String>,
-    /// Why; codes of other releases are kept as they are.
+    /// Reason, as a code; codes of other releases are kept.
     pub error_code: Option<String>,
     pub error: Option<String>,
     pub attempts: Option<u32>,
     pub first_failed_at: Option<Millis>,
     pub failed_at: Option<Millis>,
     pub worker: Option<String>,
-    /// The id its entry had in `incoming`.
+    /// Id of its entry in `incoming`.
     pub source_id: Option<StreamId>,
     pub replays: u32,
-    /// Every other field pair, in order.
+    /// All other field pairs, in order.
     pub extra: Fields,
 }
 
 impl DeadLetter {
-    /// Reads an entry of the dead-letter stream.
+    /// Decodes an entry of the dead-letter stream. Never fails.
     #[must_use]
     pub fn decode(platform: &PlatformName, entry: StreamEntry) -> Self {
         let fields = entry.fields.map(|fields| fields.to_fields()).unwrap_or_default();
         let view = FieldView(&fields);
         let mut known = FieldReader { view: &view, taken: Vec::with_capacity(fields.len()) };
-        let mut letter = Self {
+        let mut dead_letter = Self {
             id: entry.id,
             platform: platform.clone(),
             v: known.take("v"),
@@ -98,11 +107,11 @@ impl DeadLetter {
             extra: Vec::new(),
         };
         let mut taken = known.taken;
-        letter.extra = fields
+        dead_letter.extra = fields
             .into_iter()
             .filter(|(name, _)| {
                 match taken.iter().position(|known| known.as_bytes() == name.as_slice()) {
-                    // Only the first of a repeated field was taken.
+                    // Only the first value of a repeated field was taken.
                     Some(position) => {
                         taken.swap_remove(position);
                         false
@@ -111,7 +120,7 @@ impl DeadLetter {
                 }
             })
             .collect();
-        letter
+        dead_letter
     }
 }
 
@@ -123,7 +132,7 @@ struct FieldReader<'a, 'b> {
 impl FieldReader<'_, '_> {
     fn take<T: std::str::FromStr + ToString>(&mut self, name: &'static str) -> Option<T> {
         let value: T = self.view.optional(name).ok().flatten()?;
-        // Only what reads back the same may leave `extra`: "007" stays there as it is.
+        // A value that would be written differently, such as "007", stays in `extra`.
         if self.view.raw(name) == Some(value.to_string().as_bytes()) {
             self.taken.push(name);
         }
@@ -137,8 +146,9 @@ impl FieldReader<'_, '_> {
     }
 }
 
-/// One JSON object: `id`, `platform`, the fields as they are named in Redis (numbers as numbers), `body` or, where it is
-/// not UTF-8, `body_base64`; and `extra`, if there is any, as pairs of base64.
+/// Writes one JSON object: `id`, `platform` and the fields under their names in Redis, numbers as
+/// numbers. A body that is not UTF-8 becomes `body_base64`. `extra` holds the other pairs in
+/// base64, if there are any.
 impl Serialize for DeadLetter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -146,7 +156,9 @@ impl Serialize for DeadLetter {
         map.serialize_entry("platform", &self.platform)?;
         macro_rules! fields {
             ($($name:ident),+ $(,)?) => {
-                $(if let Some(value) = &self.$name { map.serialize_entry(stringify!($name), value)?; })+
+                $(if let Some(value) = &self.$name {
+                    map.serialize_entry(stringify!($name), value)?;
+                })+
             };
         }
         fields!(
@@ -180,22 +192,22 @@ impl Serialize for DeadLetter {
     }
 }
 
-/// What became of a dead letter that was to be replayed.
+/// Outcome of replaying a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replayed {
-    /// It is back in `incoming`, under this id.
+    /// The event is in `incoming` again, under this id.
     Done(StreamId),
     /// There is no such dead letter.
     Gone,
-    /// The stream holds as many entries as a replay may fill it to; try again later.
+    /// The stream is at the bound of a replay; retry later.
     Paused,
 }
 
 impl Queue {
-    /// One page of a platform's dead letters after `after`, oldest first, as raw entries for [`DeadLetter::decode`].
+    /// Reads a page of dead letters after `after`, oldest first, for [`DeadLetter::decode`].
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn dead_letters(
         &self,
         keys: &PlatformKeys,
@@ -208,10 +220,10 @@ impl Queue {
         entries(self.connection.run(&range).await?)
     }
 
-    /// The dead letter `id`, if there is one.
+    /// Reads the dead letter `id`, if it exists.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn find_dead_letter(
         &self,
         keys: &PlatformKeys,
@@ -222,13 +234,15 @@ impl Queue {
         Ok(entries(reply)?.pop())
     }
 
-    /// Moves dead letters back to `incoming`: first execution again, origin kept, `replays` one more, past the duplicate
-    /// marker. Stops at `limit` entries in the stream (half of `MAX_BACKLOG`), so that a replay never causes refusals.
+    /// Replays dead letters: moves them to `incoming` with attempt 1, the same origin and one more
+    /// replay. Dedup markers are ignored. Stops at `limit` entries in the stream (half of
+    /// `MAX_BACKLOG`), so that a replay causes no refusals.
     ///
-    /// `edit` replaces fields (of every one of `ids`) on the way; whoever edits a body adds `edited` = `1`.
+    /// `edit` replaces fields of every one of `ids`. A caller that edits a body also sets `edited`
+    /// to `1`.
     ///
     /// # Errors
-    /// When Redis did not answer: each of them is in exactly one of both streams then.
+    /// If Redis does not answer. Each event is then in exactly one of the two streams.
     pub async fn replay(
         &self,
         keys: &PlatformKeys,
@@ -264,11 +278,12 @@ impl Queue {
         Ok(outcomes)
     }
 
-    /// Removes dead letters, and the markers (digests, see [`crate::event::marker_digest`]) of those that were there, so that a
-    /// provider may send the event again. Returns, per id, whether it was there.
+    /// Removes dead letters and the dedup markers of those that existed, so that the provider may
+    /// send them again. A marker is given by its digest, see [`crate::event::marker_digest`].
+    /// Returns per id whether it existed.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn purge(
         &self,
         keys: &PlatformKeys,

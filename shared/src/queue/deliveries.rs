@@ -1,8 +1,16 @@
-//! Deliveries: from a processed event to the queues of destinations, and the state that destinations share.
+//! Deliveries: enqueueing to destinations, rate limits, and the state that all workers share.
 //!
-//! Guarantee: a delivery that was answered [`EnqueuedDelivery`] is in the destination's queue, among its dead letters, or counted
-//! as overflow (rule 16); asking again, because an answer was lost or a mover was killed, puts it nowhere twice within
-//! [`DELIVERY_MARK_TTL`].
+//! # Guarantees
+//!
+//! - An enqueued delivery is in the destination's queue, a dead letter, or counted as overflow
+//!   (`what_is_over_the_bound_becomes_a_dead_letter_and_then_a_number`).
+//! - Enqueueing a delivery again within [`DELIVERY_MARK_TTL`], after a lost reply or a crash,
+//!   creates no second one (`a_delivery_is_queued_like_an_event_and_once`).
+//! - A destination's rate limit holds across all workers (`a_limit_is_exact`).
+//! - A busy destination is left alone by all workers
+//!   (`a_busy_destination_is_left_alone_by_all_workers`).
+//! - A damaged key of one destination delays no other
+//!   (`a_queue_that_is_no_stream_takes_nothing_and_fails_nobody`).
 
 use std::time::Duration;
 
@@ -18,110 +26,113 @@ use crate::outbound::pause::MAX_PAUSE;
 use crate::outbound::{DeliveryLimit, DestinationName};
 use crate::platform::PlatformName;
 
-/// How long a queued delivery is remembered: many times the span after which an event's holder is taken for dead.
+/// Lifetime of a delivery's mark: many times the idle time after which an event's holder counts as
+/// dead.
 pub const DELIVERY_MARK_TTL: Duration = Duration::from_secs(600);
-/// Most deliveries in one call, and so many bytes of them ([`MAX_BATCH_BYTES`]) that one never keeps Redis busy for long, or
-/// takes longer than its answer is waited for: it would be made again for ever.
+/// Maximum number of deliveries in a call. With [`MAX_BATCH_BYTES`] this bounds the call, so that
+/// Redis is not blocked and answers before the timeout; otherwise the call would be repeated
+/// forever.
 const MAX_DELIVERIES_PER_CALL: usize = 64;
-/// Pauses of a busy destination: at least this,
+/// Shortest pause of a busy destination.
 const MIN_BUSY_PAUSE: Duration = Duration::from_millis(250);
-/// and, where it does not say how long, from this, doubling,
+/// First pause of a busy destination that names none; it doubles with each further pause.
 const FIRST_BUSY_PAUSE: Duration = Duration::from_secs(1);
-/// up to this.
+/// Longest pause of a busy destination that names none.
 const MAX_DEFAULT_BUSY_PAUSE: Duration = Duration::from_secs(60);
-/// Fields of the state that tell of a busy destination.
+/// Fields of the state that describe a busy destination.
 const BUSY_FIELDS: [&str; 3] = ["busy_since", "busy_until", "busy_rounds"];
-/// Longest text of a last error.
+/// Maximum length of the last error, in characters.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// A delivery to be queued.
+/// Delivery to enqueue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDelivery {
-    /// Its id, a UUID.
+    /// Id, a UUID.
     pub id: String,
-    /// The event's type.
+    /// Type of the event.
     pub event_type: String,
-    /// The event's time.
+    /// Time of the event.
     pub occurred_at: Millis,
-    /// The event's origin.
+    /// Origin of the event.
     pub origin: StreamId,
-    /// The standard payload.
+    /// Standard payload.
     pub body: String,
-    /// How often the event was passed on from one Tributary to the next before.
+    /// Number of Tributary instances that the event has passed before.
     pub hops: u32,
     /// W3C trace context of the event's request, if any.
     pub traceparent: Option<String>,
 }
 
-/// What became of a delivery that was to be queued.
+/// Outcome of enqueueing a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnqueuedDelivery {
-    /// It is queued.
+    /// The delivery is queued.
     Queued,
-    /// It was before.
+    /// The delivery was queued before.
     AlreadyQueued,
-    /// Too many were waiting: it is a dead letter.
+    /// The queue is at its bound, so the delivery is a dead letter.
     DeadLettered,
-    /// Too many were waiting, and too many are dead: it is counted, and gone.
+    /// Queue and dead letters are at their bounds, so the delivery is only counted.
     Overflowed,
 }
 
-/// Leave to make one delivery.
+/// Permission to make one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryPermit {
-    /// Now.
+    /// The delivery may be made now.
     Now,
-    /// Not before this, by the rate limit.
+    /// Time to wait because of the rate limit.
     Limited(Duration),
-    /// Not before this: the destination is busy.
+    /// Time to wait because the destination is busy.
     Busy(Duration),
-    /// Not before an operator lets it go on.
+    /// An operator paused the destination.
     Paused,
-    /// Never: it answered 410.
+    /// The destination answered 410, so the delivery is abandoned.
     Gone,
 }
 
 /// Pause of a busy destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusyPause {
-    /// Time from now in which nothing is sent.
+    /// Time from now during which nothing is sent.
     pub pause: Duration,
     /// Time since the first busy answer after the last success.
     pub busy: Duration,
-    /// True if it was not paused before.
+    /// True if the destination was not paused before.
     pub begins: bool,
 }
 
-/// What the workers and operators know of a destination.
+/// State of a destination, shared by workers and operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DestinationState {
-    /// An operator holds it back, or lets it go on, whatever its definition says.
+    /// Pause set by an operator, which overrides the definition.
     pub paused: Option<bool>,
-    /// It answered 410: nothing is sent until an operator resumes it.
+    /// True if the destination answered 410; nothing is sent until an operator resumes it.
     pub gone: bool,
-    /// `open`, `half-open` or `closed`, as the worker that noted it last saw it.
+    /// `open`, `half-open` or `closed`, as last noted by a worker.
     pub circuit: Option<String>,
-    /// What went wrong last.
+    /// Last error.
     pub last_error: Option<String>,
-    /// When, by Redis's clock.
+    /// Time of the last error, by Redis's clock.
     pub last_error_at: Option<Millis>,
-    /// Time until which it asked to be left alone, by Redis's clock.
+    /// End of the pause that the destination asked for, by Redis's clock.
     pub busy_until: Option<Millis>,
-    /// Its first busy answer since the last success.
+    /// Time of the first busy answer since the last success.
     pub busy_since: Option<Millis>,
-    /// Deliveries that were lost because queue and dead letters were full.
+    /// Deliveries lost because queue and dead letters were full.
     pub overflow: u64,
-    /// The first of them.
+    /// Id of the first of them.
     pub overflow_first: Option<String>,
-    /// The last.
+    /// Id of the last of them.
     pub overflow_last: Option<String>,
 }
 
 impl Queue {
-    /// Queues deliveries to one destination, at most `bound` waiting and at most `max_dead` dead letters.
+    /// Enqueues deliveries to one destination. At most `bound` may wait, and at most `max_dead` may
+    /// be dead letters.
     ///
     /// # Errors
-    /// When Redis did not answer or is full. Ask again for all of them.
+    /// If Redis does not answer or is full. Enqueue all of them again.
     pub async fn enqueue_deliveries(
         &self,
         keys: &DestinationKeys,
@@ -173,10 +184,10 @@ impl Queue {
         Ok(outcomes)
     }
 
-    /// Asks for leave to make one delivery.
+    /// Requests permission for one delivery.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn acquire_delivery_permit(
         &self,
         keys: &DestinationKeys,
@@ -187,22 +198,22 @@ impl Queue {
             self.scripts.acquire_delivery_permit.call(&[&keys.queue.limit, &keys.state], 32);
         call.arg((window_us / u64::from(limit.max.max(1))).max(1)).arg(limit.max.max(1));
         let reply = self.scripts.acquire_delivery_permit.run(&self.connection, &call).await?;
-        let [what, wait] = array(reply)?;
+        let [outcome, wait] = array(reply)?;
         let wait = Duration::from_millis(self.number(wait)?);
-        Ok(match self.number(what)? {
+        Ok(match self.number(outcome)? {
             0 => DeliveryPermit::Now,
             1 => DeliveryPermit::Limited(wait),
             2 => DeliveryPermit::Busy(wait),
             3 => DeliveryPermit::Paused,
             4 => DeliveryPermit::Gone,
-            _ => return Err(CallError::unexpected_reply("a pace expected")),
+            _ => return Err(CallError::unexpected_reply("a delivery permit expected")),
         })
     }
 
-    /// Notes that the destination is busy, and for how long it asked to be left alone.
+    /// Records that the destination is busy, and the pause that it asked for.
     ///
     /// # Errors
-    /// If Redis did not answer. Calling again is safe.
+    /// If Redis does not answer. Calling again is safe.
     pub async fn hold_destination(
         &self,
         keys: &DestinationKeys,
@@ -224,20 +235,20 @@ impl Queue {
         })
     }
 
-    /// Notes that a busy destination took a delivery. A pause goes on to its end.
+    /// Records that a busy destination accepted a delivery. A running pause is not cut short.
     ///
     /// # Errors
-    /// If Redis did not answer.
+    /// If Redis does not answer.
     pub async fn note_not_busy(&self, keys: &DestinationKeys) -> Result<(), CallError> {
         let mut forget = cmd("HDEL");
         forget.arg(&keys.state).arg(&["busy_since", "busy_rounds"]);
         self.connection.run(&forget).await.map(drop)
     }
 
-    /// What is known of a destination.
+    /// Fetches the state of a destination.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn destination_state(
         &self,
         keys: &DestinationKeys,
@@ -263,11 +274,11 @@ impl Queue {
         })
     }
 
-    /// Holds a destination back, or lets it go on: also one that had answered 410 or that is busy, and whose overflow is
-    /// seen by then.
+    /// Pauses or resumes a destination. Resuming also ends a 410 and a busy pause, and clears the
+    /// overflow, which the operator has seen by then.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn pause_destination(
         &self,
         keys: &DestinationKeys,
@@ -283,28 +294,28 @@ impl Queue {
         self.forget_overflow(keys).await
     }
 
-    /// Forgets what was lost because a queue and its dead letters were full: an operator has seen it.
+    /// Clears the count of lost deliveries, after an operator has seen it.
     ///
     /// # Errors
-    /// If Redis did not answer. Calling again is safe.
+    /// If Redis does not answer. Calling again is safe.
     pub async fn forget_overflow(&self, keys: &DestinationKeys) -> Result<(), CallError> {
         let mut forget = cmd("HDEL");
         forget.arg(&keys.state).arg(&["overflow", "overflow_first", "overflow_last"]);
         self.connection.run(&forget).await.map(drop)
     }
 
-    /// Notes that the destination answered 410.
+    /// Records that the destination answered 410.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn note_gone(&self, keys: &DestinationKeys) -> Result<(), CallError> {
         self.set_state(keys, &[("gone", "1")]).await
     }
 
-    /// Notes the state of the circuit as this worker sees it.
+    /// Records the state of the circuit breaker in this worker.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn note_circuit(
         &self,
         keys: &DestinationKeys,
@@ -313,10 +324,10 @@ impl Queue {
         self.set_state(keys, &[("circuit", circuit)]).await
     }
 
-    /// Notes what went wrong last; cut to 500 characters.
+    /// Records the last error, cut to 500 characters.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn note_error(
         &self,
         keys: &DestinationKeys,
@@ -327,7 +338,7 @@ impl Queue {
         self.set_state(keys, &[("last_error", &error), ("last_error_at", &at.to_string())]).await
     }
 
-    /// Lists the queue `out:<name>` among those that hold something.
+    /// Adds the queue `out:<name>` to the set of destinations' queues.
     pub(super) async fn note_destination_queue(&self, name: &str) -> Result<(), CallError> {
         let mut add = cmd("SADD");
         add.arg(DESTINATIONS).arg(name);
@@ -347,10 +358,10 @@ impl Queue {
         self.connection.run(&set).await.map(drop)
     }
 
-    /// Every queue that ever held something: those of platforms, and those of destinations (`out:…`).
+    /// Every queue that ever held an entry: those of platforms and those of destinations (`out:…`).
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn queues(&self) -> Result<Vec<PlatformName>, CallError> {
         let mut queues = self.platforms().await?;
         let destinations = self.destination_queues().await?;
@@ -359,10 +370,10 @@ impl Queue {
         Ok(queues)
     }
 
-    /// Unfinished entries of a queue; none if its key is no stream.
+    /// Number of unfinished entries in a queue; 0 if its key is not a stream.
     ///
     /// # Errors
-    /// If Redis did not answer.
+    /// If Redis does not answer.
     pub async fn waiting(&self, keys: &PlatformKeys) -> Result<u64, CallError> {
         match self.depth(keys).await {
             Ok(depth) => Ok(depth.length),
@@ -371,10 +382,10 @@ impl Queue {
         }
     }
 
-    /// Queues that ever held a delivery, in the order of their names.
+    /// Queues that ever held a delivery, sorted by name.
     ///
     /// # Errors
-    /// If Redis did not answer.
+    /// If Redis does not answer.
     pub async fn destination_queues(&self) -> Result<Vec<DestinationName>, CallError> {
         let mut members = cmd("SMEMBERS");
         members.arg(DESTINATIONS);
@@ -388,7 +399,7 @@ impl Queue {
     }
 }
 
-/// How many of the first of `deliveries` go into one call; at least one.
+/// Number of `deliveries` that go into the next call; at least one.
 fn call_size(deliveries: &[NewDelivery]) -> usize {
     let mut bytes = 0_usize;
     let fits = |delivery: &&NewDelivery| {

@@ -1,9 +1,17 @@
-//! Putting verified events into the queue.
+//! Enqueueing of verified events.
 //!
-//! Guarantee: [`Enqueued::Accepted`] is only answered once Redis has confirmed the entry; every request of a call (one
-//! event, or a group of several) gets an outcome of its own, and a reply that does not hold exactly one per request is an
-//! unknown outcome for all of them. The events of a group are in the stream together or not at all. Platforms that share a
-//! call share whether it ran and nothing else.
+//! # Guarantees
+//!
+//! - [`Enqueued::Accepted`] is returned only after Redis confirmed the entry
+//!   (`an_accepted_event_reads_back_as_it_was_given`).
+//! - Every request of a call, one event or a group of several, has its own outcome
+//!   (`each_request_gets_its_own_outcome_in_its_place`).
+//! - The events of a group are queued together or not at all
+//!   (`a_group_that_does_not_fit_into_the_backlog_leaves_nothing`).
+//! - Platforms in one call do not affect each other's outcomes
+//!   (`what_is_wrong_with_one_platforms_keys_harms_no_other`).
+//! - A call holds at most [`MAX_BATCH_EVENTS`] events
+//!   (`more_than_a_batch_is_refused_before_anything_is_sent`).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -18,44 +26,47 @@ use crate::error_code::DeadLetterCode;
 use crate::event::{MAX_FUTURE_MS, NewEvent, WIRE_VERSION};
 use crate::platform::RateLimit;
 
-/// Most events in one call, and so in one group. Ids are made of microseconds and a position below 1000, so more would collide.
+/// Maximum number of events in a call, and so in a group. An id holds microseconds and a position
+/// below 1000, so more events could collide.
 pub const MAX_BATCH_EVENTS: usize = 128;
-/// Most bytes of bodies that callers put into one call, so that one script never keeps Redis busy for long.
+/// Maximum bytes of bodies that callers put into a call, so that one script does not block Redis
+/// for long.
 pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 
-/// The limit of one event type.
+/// Rate limit of one event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeLimit {
     /// Microseconds between two events at the limit, at least 1.
     pub period_us: u64,
-    /// Events that may come at once, at least 1.
+    /// Events allowed at once, at least 1.
     pub burst: u32,
 }
 
-/// What decides about a platform's events.
+/// Limits that apply to a platform's events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnqueuePolicy {
     /// Microseconds between two events at the limit; 0: no limit.
     pub period_us: u64,
-    /// Events that may come at once, at least 1.
+    /// Events allowed at once, at least 1.
     pub burst: u32,
-    /// How long a duplicate is remembered, in seconds, at least 1.
+    /// Lifetime of a dedup marker in seconds, at least 1.
     pub dedup_ttl_s: u64,
-    /// Entries of the platform's stream beyond which events are refused.
+    /// Length of the platform's stream at which events are refused.
     pub max_backlog: u64,
-    /// Dead letters of the platform beyond which requests that are no usable events are refused.
+    /// Number of the platform's dead letters at which unusable events are refused.
     pub max_dead_letters: u64,
-    /// By event type, inside the platform's limit: an event is accepted if both have room, and charged to both.
+    /// Limits by event type, inside the platform's limit: an event needs room in both and is
+    /// charged to both.
     pub types: BTreeMap<String, TypeLimit>,
 }
 
-/// Microseconds between two events; a limit above 60 million per minute is one of 60 million.
+/// Microseconds between two events. Rates above 60 million per minute count as 60 million.
 fn period_us(per_minute: u32) -> u64 {
     (60_000_000 / u64::from(per_minute.max(1))).max(1)
 }
 
 impl EnqueuePolicy {
-    /// The policy of a limit. A limit above 60 million per minute is one of 60 million.
+    /// Returns the policy of a limit. Rates above 60 million per minute count as 60 million.
     #[must_use]
     pub fn new(limit: RateLimit, dedup_ttl: Duration, max_backlog: u64) -> Self {
         Self {
@@ -68,13 +79,13 @@ impl EnqueuePolicy {
         }
     }
 
-    /// With a bound on dead letters.
+    /// Sets the bound on dead letters.
     #[must_use]
     pub fn with_max_dead_letters(self, max_dead_letters: u64) -> Self {
         Self { max_dead_letters, ..self }
     }
 
-    /// With limits per event type and minute; a type's whole minute may come at once.
+    /// Sets limits per event type and minute. The burst of a type is its whole minute.
     #[must_use]
     pub fn with_type_limits<'t>(
         mut self,
@@ -90,33 +101,34 @@ impl EnqueuePolicy {
     }
 }
 
-/// What became of one event, or of a group.
+/// Outcome of one event or one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It is in the stream, and remembered. Of a group: what was new of it is.
+    /// The event is in the stream and has a dedup marker. Of a group, this holds for its new
+    /// events.
     Accepted,
-    /// It was seen before; all of the group was.
+    /// The event was seen before; of a group, every event was.
     Duplicate,
-    /// The backlog is at its bound. Nothing was written.
+    /// The stream is at its bound. Nothing was written.
     Overloaded,
-    /// Over the platform's limit. Nothing was written.
+    /// The rate limit is exceeded. Nothing was written.
     RateLimited {
-        /// Whole seconds until the next try can succeed, at least 1.
+        /// Whole seconds until a retry can succeed, at least 1.
         retry_after_s: u64,
     },
-    /// Redis refused this entry (the key holds something else, permissions). Nothing was written.
+    /// Redis refused this entry, because of a key's type or of permissions. Nothing was written.
     Refused,
 }
 
-/// What one platform brings to a call.
+/// Part of a call that belongs to one platform.
 #[derive(Clone, Copy, Debug)]
 pub struct EnqueueSection<'a> {
-    /// The platform's keys.
+    /// Keys of the platform.
     pub keys: &'a PlatformKeys,
-    /// What decides about its events.
+    /// Limits that apply to its events.
     pub policy: &'a EnqueuePolicy,
-    /// Its requests, in their order: events, or groups of several. All of them are usable events,
-    /// or none is.
+    /// Requests in order of arrival, each one event or a group of several. Either all events are
+    /// usable or none is.
     pub groups: &'a [&'a [NewEvent]],
 }
 
@@ -125,17 +137,17 @@ impl<'a> EnqueueSection<'a> {
         self.groups.iter().copied().flatten()
     }
 
-    /// Returns true if its events are dead letters at once.
-    fn is_dead(&self) -> bool {
+    /// Returns true if the events become dead letters at once.
+    fn holds_dead_letters(&self) -> bool {
         self.events().next().is_some_and(|event| event.unusable.is_some())
     }
 }
 
 impl Queue {
-    /// [`Queue::enqueue_groups`] of events that each stand alone.
+    /// Like [`Queue::enqueue_groups`], for events that each stand alone.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Queue::enqueue_sections`].
     pub async fn enqueue(
         &self,
         keys: &PlatformKeys,
@@ -147,10 +159,10 @@ impl Queue {
         self.enqueue_groups(keys, policy, &groups).await
     }
 
-    /// [`Queue::enqueue_sections`] of one platform.
+    /// Like [`Queue::enqueue_sections`], for one platform.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Queue::enqueue_sections`].
     pub async fn enqueue_groups(
         &self,
         keys: &PlatformKeys,
@@ -160,57 +172,62 @@ impl Queue {
         self.enqueue_sections(&[EnqueueSection { keys, policy, groups }]).await
     }
 
-    /// Whether a call may hold shares of several platforms: on a single server. On a cluster each platform has a slot of
-    /// its own, and so calls of its own.
+    /// Returns true if a call may hold several platforms, as on a single server. On a cluster each
+    /// platform has its own slot, and so calls of its own.
     #[must_use]
     pub fn mixes_platforms(&self) -> bool {
         self.layout == KeyLayout::Single
     }
 
-    /// Decides about the groups of all `shares` in their order and appends the accepted ones, in one atomic script. The
-    /// new events of a group are accepted together or not at all; most groups are one event. What becomes of one
-    /// platform's groups does not depend on another's: each has its own stream, limits and counters.
+    /// Decides about the groups of all `sections` in order and appends the accepted ones, in one
+    /// atomic script. Returns one outcome per group, those of the first section first.
     ///
-    /// A group that is larger than a limit's burst is accepted when that limit is at rest, and charged in full.
+    /// The new events of a group are accepted together or not at all; most groups are one event.
+    /// Each platform has its own stream, limits and counters, so platforms do not affect each
+    /// other.
     ///
-    /// Events that are not usable ([`NewEvent::unusable`]) become dead letters under the same
-    /// rules, with [`EnqueuePolicy::max_dead_letters`] as their bound.
+    /// A group larger than a limit's burst is accepted when that limit is at rest, and charged in
+    /// full.
     ///
-    /// The platforms enter the index of platforms: on a single server by the script, on a cluster, where the index is in
-    /// another slot, before it.
+    /// Unusable events ([`NewEvent::unusable`]) become dead letters under the same rules, with
+    /// [`EnqueuePolicy::max_dead_letters`] as their bound.
     ///
-    /// Returns one outcome per group, those of the first share first.
+    /// On a single server the script adds new platforms to the index. On a cluster the index is in
+    /// another slot, so this method adds them before the call.
     ///
     /// # Errors
-    /// For all shares alike: [`CallError::NotRun`] when certainly nothing was queued (also for an empty group, more than
-    /// [`MAX_BATCH_EVENTS`] in all, or shares of several platforms where they do not mix), [`CallError::Unknown`] when
-    /// anything may have been.
+    /// The error applies to all sections.
+    ///
+    /// - [`CallError::NotRun`]: certainly nothing was queued. Also returned for an empty group, for
+    ///   more than [`MAX_BATCH_EVENTS`] events, and for several platforms on a cluster.
+    /// - [`CallError::Unknown`]: any event may have been queued.
     pub async fn enqueue_sections(
         &self,
-        shares: &[EnqueueSection<'_>],
+        sections: &[EnqueueSection<'_>],
     ) -> Result<Vec<Enqueued>, CallError> {
-        let groups: usize = shares.iter().map(|share| share.groups.len()).sum();
+        let groups: usize = sections.iter().map(|section| section.groups.len()).sum();
         if groups == 0 {
             return Ok(Vec::new());
         }
-        let events: usize = shares.iter().map(|share| share.events().count()).sum();
+        let events: usize = sections.iter().map(|section| section.events().count()).sum();
         if events > MAX_BATCH_EVENTS
-            || shares.iter().flat_map(|share| share.groups).any(|group| group.is_empty())
+            || sections.iter().flat_map(|section| section.groups).any(|group| group.is_empty())
         {
             return Err(refusal("too many events in one call, or none"));
         }
-        if shares
-            .iter()
-            .any(|share| share.events().any(|event| event.unusable.is_some() != share.is_dead()))
-        {
-            return Err(refusal("usable events and others in one share"));
+        if sections.iter().any(|section| {
+            section.events().any(|event| event.unusable.is_some() != section.holds_dead_letters())
+        }) {
+            return Err(refusal("usable events and others in one section"));
         }
         let indexed = self.mixes_platforms();
         if !indexed {
-            let [share] = shares else { return Err(refusal("one platform per call on a cluster")) };
-            self.ensure_platform_indexed(&share.keys.platform).await;
+            let [section] = sections else {
+                return Err(refusal("one platform per call on a cluster"));
+            };
+            self.ensure_platform_indexed(&section.keys.platform).await;
         }
-        let call = call(&self.scripts.enqueue, indexed, shares);
+        let call = call(&self.scripts.enqueue, indexed, sections);
         let reply = self.scripts.enqueue.run_confirmed(&self.connection, &call).await?;
         let codes: Vec<i64> =
             redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))?;
@@ -221,61 +238,63 @@ impl Queue {
     }
 }
 
-fn refusal(what: &'static str) -> CallError {
-    CallError::NotRun((redis::ErrorKind::Client, what).into())
+fn refusal(reason: &'static str) -> CallError {
+    CallError::NotRun((redis::ErrorKind::Client, reason).into())
 }
 
-/// The call, as the head of `enqueue.lua` describes it.
-fn call(script: &Script, indexed: bool, shares: &[EnqueueSection<'_>]) -> Cmd {
-    let types: Vec<_> = shares.iter().map(limited_types).collect();
+/// Builds the call; the head of `enqueue.lua` describes its arguments.
+fn call(script: &Script, indexed: bool, sections: &[EnqueueSection<'_>]) -> Cmd {
+    let types: Vec<_> = sections.iter().map(limited_types).collect();
     let limits: usize = types.iter().map(|types| 1 + types.len()).sum();
     let (mut markers, mut latest, mut bytes) = (0, None, 0);
-    for event in shares.iter().flat_map(EnqueueSection::events) {
+    for event in sections.iter().flat_map(EnqueueSection::events) {
         markers += usize::from(event.marker.is_some());
         latest = latest.max(event.occurred_at.on_wire());
         bytes += event.body.len() + event.event_id.len() + 128;
     }
-    let sorts = EventKinds::of(shares, &types);
-    let dead = shares.iter().filter(|share| share.is_dead()).count();
+    let kinds = EventKinds::of(sections, &types);
+    let dead = sections.iter().filter(|section| section.holds_dead_letters()).count();
 
-    let keys = usize::from(indexed) + limits + 2 * shares.len() + dead + markers;
-    let mut call = script.begin(keys, bytes + 256 * shares.len());
+    let keys = usize::from(indexed) + limits + 2 * sections.len() + dead + markers;
+    let mut call = script.begin(keys, bytes + 256 * sections.len());
     if indexed {
         call.arg(PLATFORMS);
     }
-    for (share, types) in shares.iter().zip(&types) {
-        call.arg(&share.keys.limit);
+    for (section, types) in sections.iter().zip(&types) {
+        call.arg(&section.keys.limit);
         for (kind, _) in types {
-            call.arg(share.keys.type_limit(kind));
+            call.arg(section.keys.type_limit(kind));
         }
     }
-    for share in shares {
-        if share.is_dead() {
-            call.arg(&share.keys.dlq).arg(&share.keys.counters).arg(&share.keys.exceptions);
+    for section in sections {
+        if section.holds_dead_letters() {
+            call.arg(&section.keys.dlq).arg(&section.keys.counters).arg(&section.keys.exceptions);
         } else {
-            call.arg(&share.keys.incoming).arg(&share.keys.counters);
+            call.arg(&section.keys.incoming).arg(&section.keys.counters);
         }
     }
-    for share in shares {
-        for digest in share.events().filter_map(|event| event.marker.as_deref()) {
-            call.write_arg_fmt(format_args!("{}{digest}", share.keys.marker_prefix));
+    for section in sections {
+        for digest in section.events().filter_map(|event| event.marker.as_deref()) {
+            call.write_arg_fmt(format_args!("{}{digest}", section.keys.marker_prefix));
         }
     }
 
     call.arg(usize::from(indexed)).arg(limits);
     match dead {
-        0 => call.arg(shares.len()),
-        _ => call.arg(format!("{} {dead}", shares.len())),
+        0 => call.arg(sections.len()),
+        _ => call.arg(format!("{} {dead}", sections.len())),
     };
     call.arg(WIRE_VERSION).arg(MAX_FUTURE_MS);
     optional(&mut call, latest);
-    call.arg(&sorts.of_events).arg(sorts.sorts.len());
-    for (marker, limit, more, kind) in &sorts.sorts {
+    call.arg(&kinds.of_events).arg(kinds.kinds.len());
+    for (marker, limit, more, kind) in &kinds.kinds {
         call.write_arg_fmt(format_args!("{marker} {limit} {more} {kind}"));
     }
-    for (share, types) in shares.iter().zip(&types) {
-        call.arg(share.keys.platform.as_str()).arg(numbers(share, types)).arg(shape(share));
-        for event in share.events() {
+    for (section, types) in sections.iter().zip(&types) {
+        call.arg(section.keys.platform.as_str())
+            .arg(format_policy(section, types))
+            .arg(format_sizes(section));
+        for event in section.events() {
             call.arg(&event.event_id);
             optional(&mut call, event.occurred_at.on_wire());
             call.arg(&*event.body);
@@ -287,23 +306,23 @@ fn call(script: &Script, indexed: bool, shares: &[EnqueueSection<'_>]) -> Cmd {
     call
 }
 
-/// What events have in common, so that it is said once per call.
+/// Properties that several events of a call share, so that each combination is sent once.
 #[derive(Default)]
 struct EventKinds<'a> {
-    /// Which marker it is, the position of its type's limit, how many arguments follow its own, and its type.
-    sorts: Vec<(u8, usize, usize, &'a str)>,
-    /// Which of them each event is, from 1.
+    /// Combinations of marker kind, limit index, number of extra arguments, and event type.
+    kinds: Vec<(u8, usize, usize, &'a str)>,
+    /// Combination of each event, counted from 1.
     of_events: Vec<u8>,
 }
 
 impl<'a> EventKinds<'a> {
-    fn of(shares: &[EnqueueSection<'a>], types: &[Vec<(&String, TypeLimit)>]) -> Self {
+    fn of(sections: &[EnqueueSection<'a>], types: &[Vec<(&String, TypeLimit)>]) -> Self {
         let (mut all, mut markers) = (Self::default(), HashSet::new());
-        for (share, types) in shares.iter().zip(types) {
-            for event in share.events() {
+        for (section, types) in sections.iter().zip(types) {
+            for event in section.events() {
                 let marker = match &event.marker {
                     None => 0,
-                    Some(digest) if markers.insert((&share.keys.marker_prefix, digest)) => 1,
+                    Some(digest) if markers.insert((&section.keys.marker_prefix, digest)) => 1,
                     Some(_) => 2,
                 };
                 let limit = types
@@ -316,21 +335,21 @@ impl<'a> EventKinds<'a> {
         all
     }
 
-    fn push(&mut self, sort: (u8, usize, usize, &'a str)) {
-        let at = self.sorts.iter().position(|known| *known == sort).unwrap_or_else(|| {
-            self.sorts.push(sort);
-            self.sorts.len() - 1
+    fn push(&mut self, kind: (u8, usize, usize, &'a str)) {
+        let at = self.kinds.iter().position(|known| *known == kind).unwrap_or_else(|| {
+            self.kinds.push(kind);
+            self.kinds.len() - 1
         });
-        // There are no more sorts than events.
+        // There are no more combinations than events, at most 128.
         self.of_events.push(u8::try_from(at + 1).unwrap_or(u8::MAX));
     }
 }
 
-/// A share's policy, as the script reads it.
-fn numbers(share: &EnqueueSection<'_>, types: &[(&String, TypeLimit)]) -> String {
+/// Formats the policy of a section for the script.
+fn format_policy(section: &EnqueueSection<'_>, types: &[(&String, TypeLimit)]) -> String {
     let EnqueuePolicy { period_us, burst, dedup_ttl_s, max_backlog, max_dead_letters, .. } =
-        share.policy;
-    let bound = if share.is_dead() { max_dead_letters } else { max_backlog };
+        section.policy;
+    let bound = if section.holds_dead_letters() { max_dead_letters } else { max_backlog };
     let mut text = format!("{dedup_ttl_s} {bound} {period_us} {burst}");
     for (_, limit) in types {
         text.push_str(&format!(" {} {}", limit.period_us, limit.burst));
@@ -338,10 +357,10 @@ fn numbers(share: &EnqueueSection<'_>, types: &[(&String, TypeLimit)]) -> String
     text
 }
 
-/// How many events there are, and where groups of several begin and how many they are, as the script reads it; mostly
-/// there are no such groups. `dead` behind it: they are dead letters.
-fn shape(share: &EnqueueSection<'_>) -> String {
-    let groups = share.groups;
+/// Formats the number of events and, for each group of several, its first event and size. `dead` at
+/// the end marks dead letters.
+fn format_sizes(section: &EnqueueSection<'_>) -> String {
+    let groups = section.groups;
     let mut text = groups.iter().map(|group| group.len()).sum::<usize>().to_string();
     let mut first = 1;
     for group in groups {
@@ -350,39 +369,39 @@ fn shape(share: &EnqueueSection<'_>) -> String {
         }
         first += group.len();
     }
-    if share.is_dead() {
+    if section.holds_dead_letters() {
         text.push_str(" dead");
     }
     text
 }
 
-/// The fields that only some events have, in the order of [`super::encode`].
+/// Fields that only some events have, in the order of [`super::encode`].
 fn optional_fields(event: &NewEvent) -> impl Iterator<Item = (&'static str, Cow<'_, str>)> {
     let hops = (event.hops > 0).then(|| event.hops.to_string());
     let failure = event.unusable.as_deref();
-    let fact = |value: &'static str| failure.map(|_| Cow::Borrowed(value));
+    let if_failed = |value: &'static str| failure.map(|_| Cow::Borrowed(value));
     let fields = [
         ("reply_to", event.reply_to.as_deref().map(Cow::Borrowed)),
         ("hops", hops.map(Cow::Owned)),
         ("delivery_id", event.delivery_id.as_deref().map(Cow::Borrowed)),
         ("traceparent", event.traceparent.as_deref().map(Cow::Borrowed)),
-        ("error_code", fact(DeadLetterCode::InvalidEvent.as_str())),
+        ("error_code", if_failed(DeadLetterCode::InvalidEvent.as_str())),
         ("error", failure.map(Cow::Borrowed)),
-        ("attempts", fact("0")),
-        ("worker", fact("ingress")),
-        ("replays", fact("0")),
+        ("attempts", if_failed("0")),
+        ("worker", if_failed("ingress")),
+        ("replays", if_failed("0")),
     ];
     fields.into_iter().filter_map(|(field, value)| Some((field, value?)))
 }
 
-/// The types of the share's events that have a limit of their own, each once.
-fn limited_types<'a>(share: &EnqueueSection<'a>) -> Vec<(&'a String, TypeLimit)> {
+/// Event types in the section that have their own limit, each once.
+fn limited_types<'a>(section: &EnqueueSection<'a>) -> Vec<(&'a String, TypeLimit)> {
     let mut types: Vec<(&String, TypeLimit)> = Vec::new();
-    if share.policy.types.is_empty() {
+    if section.policy.types.is_empty() {
         return types;
     }
-    for event in share.events() {
-        if let Some((kind, limit)) = share.policy.types.get_key_value(&event.event_type)
+    for event in section.events() {
+        if let Some((kind, limit)) = section.policy.types.get_key_value(&event.event_type)
             && !types.iter().any(|(known, _)| *known == kind)
         {
             types.push((kind, *limit));

@@ -1,10 +1,24 @@
-//! What Redis promises, watched: is it there, does it keep what it confirms, is it the one we knew, what time is it.
+//! Health monitor of Redis: availability, durability settings, identity, clock and memory.
 //!
-//! Guarantee: [`RedisHealth`] never says better than the last answer. A Redis that refuses writes is
-//! not up. One that is full is up, with that trouble, since queued events can still be settled.
-//! A setting that cannot be read is unknown, and unknown is not strict. What this process missed because it was stopped itself is not held against Redis. Of a cluster
-//! every primary is watched: it is up while one of them answers, and what it promises is what the weakest promises, unknown
-//! while one does not answer.
+//! # Guarantees
+//!
+//! - [`RedisHealth`] never reports better than the last answer (`health_follows_redis`).
+//! - A demoted primary counts as down, and its connection is replaced
+//!   (`a_demoted_master_is_down_and_left`).
+//! - A setting that cannot be read is unknown, and unknown is not strict
+//!   (`what_redis_does_not_tell_is_unknown_and_not_strict`).
+//! - A suspension of this process is not blamed on Redis
+//!   (`to_have_been_stopped_says_nothing_of_redis`).
+//! - An emptied Redis is reported once by every process that knew it
+//!   (`an_emptied_redis_is_told_once_by_everybody_who_knew_it`).
+//! - On a cluster every primary is polled. The cluster is up while one primary answers, and its
+//!   durability is that of the weakest; it is unknown while one primary does not answer
+//!   (`every_primary_is_watched`).
+//!
+//! # Design
+//!
+//! A full Redis is up, and [`RedisHealth::trouble`] says why it is not healthy: queued events can
+//! still be settled.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,18 +34,19 @@ use super::{CallError, KeyLayout, Queue, RedisConnection, RedisTrouble};
 use crate::clock::{self, ClockSample};
 use crate::event::Millis;
 
-/// How often Redis is asked for its time.
+/// Time between two polls.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How often its settings are read.
+/// Time between two readings of the settings.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(60);
-/// What is no drift, nor a slow answer, but a clock that was set.
+/// Clock difference above which the server's clock counts as stepped, instead of drifting or
+/// answering slowly.
 const CLOCK_STEP_MS: u64 = 2_000;
-/// What takes longer took this process's own time: no reply is waited for longer.
+/// Duration of a poll that shows that this process was suspended: no reply is awaited that long.
 const SUSPENDED_AFTER: Duration = RESPONSE_TIMEOUT.saturating_add(Duration::from_millis(500));
-/// The field of the sentinel, see [`Queue::put_meta_if_absent`].
+/// Field of the sentinel, see [`Queue::put_meta_if_absent`].
 const SENTINEL: &str = "sentinel";
 
-/// What Redis's settings promise. `None`: it does not tell (`CONFIG` forbidden).
+/// Durability settings of Redis. `None`: Redis denies `CONFIG`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durability {
     /// `appendonly`.
@@ -40,7 +55,7 @@ pub struct Durability {
     pub appendfsync: Option<String>,
     /// `maxmemory-policy`.
     pub maxmemory_policy: Option<String>,
-    /// Whether it is part of a cluster.
+    /// True if the server is part of a cluster.
     pub cluster_enabled: Option<bool>,
 }
 
@@ -48,16 +63,16 @@ impl Durability {
     /// Reads the settings; on a cluster those of the first primary that answers.
     ///
     /// # Errors
-    /// When Redis is not reachable. A refusal to tell is none.
+    /// If Redis is unreachable. A denied command is no error.
     pub async fn read(connection: &RedisConnection) -> Result<Self, CallError> {
-        let mut away = None;
+        let mut failure = None;
         for server in connection.servers().await? {
             match Self::of(&server).await {
                 Ok(durability) => return Ok(durability),
-                Err(fault) => away = Some(fault),
+                Err(fault) => failure = Some(fault),
             }
         }
-        Err(away.unwrap_or_else(|| CallError::unexpected_reply("no primary")))
+        Err(failure.unwrap_or_else(|| CallError::unexpected_reply("no primary")))
     }
 
     async fn of(server: &RedisNode) -> Result<Self, CallError> {
@@ -87,7 +102,8 @@ impl Durability {
         Ok(durability)
     }
 
-    /// Whether a confirmed write survives the loss of the process and of power, as far as the disk is honest.
+    /// Returns true if a confirmed write survives a crash of the process and a power failure,
+    /// provided that the disk obeys fsync.
     #[must_use]
     pub fn is_strict(&self) -> bool {
         self.appendonly == Some(true)
@@ -95,7 +111,7 @@ impl Durability {
             && self.maxmemory_policy.as_deref() == Some("noeviction")
     }
 
-    /// What falls short of [`Self::is_strict`], for people; empty: nothing.
+    /// Describes for people what [`Self::is_strict`] misses; empty: nothing.
     #[must_use]
     pub fn shortcomings(&self) -> Vec<String> {
         let mut list = Vec::new();
@@ -112,7 +128,7 @@ impl Durability {
     }
 }
 
-/// `None`: Redis answered, but does not tell.
+/// Turns a denied or unknown command into `None`.
 fn unless_denied<T>(reply: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match reply {
         Ok(value) => Ok(Some(value)),
@@ -121,52 +137,54 @@ fn unless_denied<T>(reply: Result<T, CallError>) -> Result<Option<T>, CallError>
     }
 }
 
-/// What is known about Redis now.
+/// Last known state of Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisHealth {
-    /// True if it answered the last time it was asked, and takes writes.
+    /// True if Redis answered the last poll and accepts writes.
     pub up: bool,
-    /// Why it is not up, or full; `None`: it is neither, or was not asked yet.
+    /// Reason why Redis is down or full; `None`: it is neither, or was not polled yet.
     pub trouble: Option<RedisTrouble>,
-    /// Redis's clock less ours when it was asked last, in milliseconds; `None`: never seen. A decision takes
-    /// [`RedisHealth::skew_now`].
+    /// Redis's clock minus ours at the last poll, in milliseconds; `None`: never polled. Decisions
+    /// use [`RedisHealth::skew_now`].
     pub skew_ms: Option<i64>,
-    /// What its clock said then.
+    /// Reading of Redis's clock at the last poll.
     pub clock: Option<ClockSample>,
-    /// How often its clock was found to have been set while this process ran.
+    /// Number of times that Redis's clock was found to have been set.
     pub clock_steps: u64,
-    /// When that was last, by the clock as it was set.
+    /// Time of the last such step, by the clock after the step.
     pub clock_set_at: Option<Millis>,
-    /// The last settings read; `None`: none yet since it came up.
+    /// Settings at the last reading; `None`: not read since Redis came up.
     pub durability: Option<Durability>,
-    /// The connection on which they were read, see [`RedisConnection::connection_epoch`]: another one may lead to another Redis.
+    /// Connection on which the settings were read, see [`RedisConnection::connection_epoch`].
+    /// Another connection may lead to another Redis.
     pub connection_epoch: u64,
-    /// Memory used, in thousandths of `maxmemory`; `None`: no bound, or it does not tell.
+    /// Memory used, in thousandths of `maxmemory`; `None`: no bound, or Redis denies the command.
     pub memory_permille: Option<u64>,
-    /// How often it was found emptied (or replaced) while this process ran.
+    /// Number of times that Redis was found emptied or replaced.
     pub data_lost: u64,
 }
 
 impl RedisHealth {
-    /// Returns true if events can be queued: it is up and not full.
+    /// Returns true if events can be queued: Redis is up and not full.
     #[must_use]
     pub fn takes_events(&self) -> bool {
         self.up && self.trouble.is_none()
     }
 
-    /// Whether strict durability is known to hold now.
+    /// Returns true if strict durability is known to hold now.
     #[must_use]
     pub fn strict_ok(&self) -> bool {
         self.up && self.durability.as_ref().is_some_and(Durability::is_strict)
     }
 
-    /// Redis's clock less ours, in milliseconds, now: a jump of our clock shows at once. `None`: never seen.
+    /// Redis's clock minus ours now, in milliseconds, so that a step of our own clock shows at
+    /// once. `None`: never polled.
     #[must_use]
     pub fn skew_now(&self) -> Option<i64> {
         self.clock.map(|clock| clock.skew_ms()).or(self.skew_ms)
     }
 
-    /// The time by Redis's clock, as well as it is known: ours until it was asked once.
+    /// Best estimate of Redis's time; our own clock before the first poll.
     #[must_use]
     pub fn now_ms(&self) -> Millis {
         self.clock
@@ -184,46 +202,46 @@ impl RedisHealth {
     }
 }
 
-/// The task that watches Redis.
+/// Task that polls Redis.
 #[derive(Debug)]
 pub struct HealthMonitor {
     queue: Queue,
-    beat: Duration,
-    settings_every: Duration,
-    /// By a slot of the server.
+    poll_interval: Duration,
+    settings_interval: Duration,
+    /// Sentinels by a slot of their server.
     sentinels: HashMap<Option<u16>, Sentinel>,
-    /// What each server's clock said last.
+    /// Last reading of each server's clock.
     clocks: HashMap<String, ClockSample>,
-    /// A primary of the cluster cannot be used, and another one can.
-    partly: bool,
-    /// When settings were read last, and on which connection.
+    /// True if a primary of the cluster is unusable while another one is usable.
+    partly_down: bool,
+    /// Time and connection of the last reading of the settings.
     read: Option<(Instant, u64)>,
 }
 
 impl HealthMonitor {
-    /// A watch over `queue`'s Redis, once a second.
+    /// Returns a monitor of the Redis of `queue` that polls once a second.
     #[must_use]
     pub fn new(queue: Queue) -> Self {
         Self {
             queue,
-            beat: POLL_INTERVAL,
-            settings_every: SETTINGS_INTERVAL,
+            poll_interval: POLL_INTERVAL,
+            settings_interval: SETTINGS_INTERVAL,
             sentinels: HashMap::new(),
             clocks: HashMap::new(),
-            partly: false,
+            partly_down: false,
             read: None,
         }
     }
 
-    /// Watches at another pace.
+    /// Sets other intervals.
     #[must_use]
-    pub fn every(mut self, beat: Duration, settings_every: Duration) -> Self {
-        (self.beat, self.settings_every) = (beat, settings_every);
+    pub fn every(mut self, poll_interval: Duration, settings_interval: Duration) -> Self {
+        (self.poll_interval, self.settings_interval) = (poll_interval, settings_interval);
         self
     }
 
-    /// Starts watching until `stop`. The first look is taken before anything is published, so that the first change
-    /// tells the truth; until then Redis counts as down.
+    /// Starts to poll until `stop`. Redis counts as down until the first poll is complete, so the
+    /// first published change is a real result.
     #[must_use]
     pub fn spawn(mut self, stop: CancellationToken) -> watch::Receiver<RedisHealth> {
         let (publish, health) = watch::channel(RedisHealth::default());
@@ -238,22 +256,22 @@ impl HealthMonitor {
                 });
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(self.beat) => {}
+                    () = tokio::time::sleep(self.poll_interval) => {}
                 }
             }
         });
         health
     }
 
-    /// One look.
+    /// Polls once and updates `health`.
     pub async fn poll(&mut self, health: &mut RedisHealth) {
         let begun = Instant::now();
-        let mut looked = self.try_poll(health).await;
-        if looked.is_err() && begun.elapsed() > SUSPENDED_AFTER {
-            looked = self.try_poll(health).await;
+        let mut result = self.try_poll(health).await;
+        if result.is_err() && begun.elapsed() > SUSPENDED_AFTER {
+            result = self.try_poll(health).await;
         }
         let before = health.trouble.take();
-        health.trouble = match looked {
+        health.trouble = match result {
             Ok(full) => full.map(|fault| RedisTrouble::of(&fault)),
             Err(fault) => {
                 health.up = false;
@@ -266,77 +284,78 @@ impl HealthMonitor {
         match (&before, after) {
             (Some(before), Some(after)) if before.is_like(after) => {}
             (_, Some(trouble)) => {
-                tracing::error!(reason = %trouble, "Redis cannot be used as it should be")
+                tracing::error!(reason = %trouble, "Redis is unhealthy; checking again")
             }
-            (Some(_), None) => tracing::info!("Redis can be used again"),
+            (Some(_), None) => tracing::info!("Redis is healthy again"),
             (None, None) => {}
         }
-        if after.is_none() && !self.partly {
+        if after.is_none() && !self.partly_down {
             self.queue.outage_log().recovered();
         }
     }
 
-    /// The refusal of a Redis that is full, if it is.
+    /// Polls every server. Returns the refusal of a full Redis, if it is full.
     async fn try_poll(&mut self, health: &mut RedisHealth) -> Result<Option<CallError>, CallError> {
         let connection = self.queue.connection().clone();
         let servers = connection.servers().await?;
-        let looks = join_all(servers.iter().map(ServerSample::at)).await;
+        let samples = join_all(servers.iter().map(ServerSample::at)).await;
         let connection_epoch = connection.connection_epoch();
-        let due = self
-            .read
-            .is_none_or(|(at, on)| on != connection_epoch || at.elapsed() >= self.settings_every);
+        let due = self.read.is_none_or(|(at, on)| {
+            on != connection_epoch || at.elapsed() >= self.settings_interval
+        });
         let mut seen: Vec<(&RedisNode, ServerSample)> = Vec::new();
-        let (mut away, mut settings) = (None, Vec::new());
-        for (server, look) in servers.iter().zip(looks) {
-            match self.record_sample(server, look, health, due).await {
-                Ok((look, durability)) => {
+        let (mut failure, mut settings) = (None, Vec::new());
+        for (server, sample) in servers.iter().zip(samples) {
+            match self.record_sample(server, sample, health, due).await {
+                Ok((sample, durability)) => {
                     settings.extend(durability);
-                    seen.push((server, look));
+                    seen.push((server, sample));
                 }
-                Err(fault) => away = Some(fault),
+                Err(fault) => failure = Some(fault),
             }
         }
         let expected = self.queue.layout() == KeyLayout::Cluster;
         if let Some(other) =
             settings.iter().find(|one| one.cluster_enabled.is_some_and(|found| found != expected))
         {
-            // Nothing more can be asked of it; whoever looks at its settings will not work with it.
+            // Nothing more can be asked of it. Callers check these settings and refuse to work with
+            // it.
             (health.durability, health.connection_epoch, health.up) =
                 (Some(other.clone()), connection_epoch, true);
             return Ok(None);
         }
-        // A replica answers reads; what counts is a Redis that takes writes.
-        if seen.iter().any(|(_, look)| look.replica) {
+        // A replica answers reads, but only a server that accepts writes counts.
+        if seen.iter().any(|(_, sample)| sample.replica) {
             connection.replace().await;
-            seen.retain(|(_, look)| !look.replica);
-            away.get_or_insert_with(CallError::read_only);
+            seen.retain(|(_, sample)| !sample.replica);
+            failure.get_or_insert_with(CallError::read_only);
         }
         let (mut full, mut usable) = (Vec::new(), Vec::new());
-        for (server, look) in seen {
+        for (server, sample) in seen {
             match self.check_writes(server, health).await {
                 Ok(refused) => {
                     full.extend(refused);
-                    usable.push((server, look));
+                    usable.push((server, sample));
                 }
-                Err(fault) => away = Some(fault),
+                Err(fault) => failure = Some(fault),
             }
         }
         let seen = usable;
-        // One server is everything; of a cluster, the other primaries go on.
-        if let Some(fault) = away.take_if(|_| seen.is_empty() || !expected) {
+        // On a single server any failure is final; on a cluster the other primaries continue.
+        if let Some(fault) = failure.take_if(|_| seen.is_empty() || !expected) {
             return Err(fault);
         }
-        self.partly = away.is_some();
-        if let Some(fault) = &away {
-            self.queue.outage_log().failed("use one of the cluster's primaries", fault);
+        self.partly_down = failure.is_some();
+        if let Some(fault) = &failure {
+            self.queue.outage_log().failed("poll one of the cluster's primaries", fault);
         }
-        health.memory_permille = seen.iter().filter_map(|(_, look)| look.memory_permille).max();
+        health.memory_permille = seen.iter().filter_map(|(_, sample)| sample.memory_permille).max();
         let clocks = seen.iter().filter_map(|(server, _)| self.clocks.get(&server.name));
         if let Some(worst) = clocks.max_by_key(|clock| clock.skew_ms().abs()) {
             (health.skew_ms, health.clock) = (Some(worst.skew_ms()), Some(*worst));
         }
-        if away.is_some() {
-            // What is not known of all of them is not known.
+        if failure.is_some() {
+            // The settings are known only if every primary answered.
             (health.durability, self.read) = (None, None);
         } else if due {
             let weakest = settings.iter().position(|one| !one.is_strict()).unwrap_or(0);
@@ -345,11 +364,12 @@ impl HealthMonitor {
             self.read = Some((Instant::now(), connection_epoch));
         }
         health.up = true;
-        // Of a cluster, one primary that has room is enough, as one that answers is.
+        // On a cluster, one primary with room is enough.
         Ok(full.pop().filter(|_| full.len() + 1 == seen.len()))
     }
 
-    /// Checks that `server` is the known one and takes writes. Returns the refusal of a full one.
+    /// Checks that `server` has the known sentinel and accepts writes. Returns the refusal of a
+    /// full server.
     async fn check_writes(
         &mut self,
         server: &RedisNode,
@@ -359,7 +379,7 @@ impl HealthMonitor {
         self.queue.check_writes(&self.key(server)).await
     }
 
-    /// A key that `server` serves.
+    /// Returns a key that `server` serves.
     fn key(&self, server: &RedisNode) -> String {
         match (self.sentinels.get(&server.slot), server.slot) {
             (Some(known), _) => known.key.clone(),
@@ -368,21 +388,21 @@ impl HealthMonitor {
         }
     }
 
-    /// What one server said, and its settings if they are `due`.
+    /// Records the clock of a sample, and reads the settings if they are `due`.
     async fn record_sample(
         &mut self,
         server: &RedisNode,
-        look: Result<ServerSample, CallError>,
+        sample: Result<ServerSample, CallError>,
         health: &mut RedisHealth,
         due: bool,
     ) -> Result<(ServerSample, Option<Durability>), CallError> {
-        let look = look?;
+        let sample = sample?;
         health.clock = self.clocks.get(&server.name).copied();
-        health.note_clock(look.clock.0, look.clock.1);
+        health.note_clock(sample.clock.0, sample.clock.1);
         self.clocks.extend(health.clock.map(|clock| (server.name.clone(), clock)));
         let durability =
-            if due || look.replica { Some(Durability::of(server).await?) } else { None };
-        Ok((look, durability))
+            if due || sample.replica { Some(Durability::of(server).await?) } else { None };
+        Ok((sample, durability))
     }
 
     async fn check_sentinel(
@@ -390,7 +410,7 @@ impl HealthMonitor {
         server: &RedisNode,
         health: &mut RedisHealth,
     ) -> Result<(), CallError> {
-        // A slot takes its keys along wherever it goes: to another primary, or to the replica that became one.
+        // The key moves with its slot, to another primary or to a promoted replica.
         let (known, key) = (self.sentinels.get(&server.slot).cloned(), self.key(server));
         let found = self.queue.read_field(&key, SENTINEL).await?;
         if known.is_some_and(|known| found.as_ref() != Some(&known.value)) {
@@ -398,7 +418,8 @@ impl HealthMonitor {
         }
         let value = match found {
             Some(found) => found,
-            // A new one each time, so that others who knew the lost one see that this is not it.
+            // A new value each time, so that processes that knew the lost one notice the
+            // difference.
             None => {
                 self.queue
                     .put_field_if_absent(&key, SENTINEL, &uuid::Uuid::new_v4().to_string())
@@ -410,14 +431,14 @@ impl HealthMonitor {
     }
 }
 
-/// What tells an emptied server.
+/// Marker that shows whether a server was emptied.
 #[derive(Clone, Debug)]
 struct Sentinel {
     key: String,
     value: String,
 }
 
-/// What one server said.
+/// Answers of one server in one poll.
 struct ServerSample {
     clock: (Millis, Instant),
     memory_permille: Option<u64>,
@@ -429,7 +450,7 @@ impl ServerSample {
         let mut before = Instant::now();
         let mut time = server.query(&cmd("TIME")).await;
         if before.elapsed() > SUSPENDED_AFTER {
-            // What it said is from an unknown moment of that time.
+            // The time was taken at an unknown moment of the suspension.
             before = Instant::now();
             time = server.query(&cmd("TIME")).await;
         }
@@ -449,7 +470,7 @@ impl RedisConnection {
     /// Redis's time.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn redis_time(&self) -> Result<Millis, CallError> {
         let (seconds, micros): (i64, i64) = self.query(&cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
@@ -477,14 +498,14 @@ mod tests {
             "by the new clock"
         );
         health.note_clock(clock::now_ms() + 60_000, Instant::now());
-        assert_eq!(health.clock_steps, 1, "it stays there");
+        assert_eq!(health.clock_steps, 1, "unchanged after the step");
         health.note_clock(clock::now_ms() - 60_000, Instant::now());
         assert_eq!(health.clock_steps, 2, "back");
     }
 
     #[test]
     fn skew_now_follows_a_step_of_the_own_clock() {
-        // As if our clock had stood an hour behind when Redis was asked, and been right since.
+        // Our clock was an hour behind at the poll and has been corrected since.
         let health = RedisHealth {
             skew_ms: Some(0),
             clock: Some(ClockSample::new(clock::now_ms() - 3_600_000, Instant::now())),

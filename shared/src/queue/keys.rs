@@ -1,44 +1,50 @@
-//! Every Redis key, by name. Others script against the first three kinds; the rest are ours.
+//! Every Redis key, by name. The first three kinds are a contract with other software; the rest are
+//! internal.
 //!
-//! | key | type | what |
+//! | key | type | content |
 //! |---|---|---|
 //! | `webhooks:incoming:{p}` | stream | unfinished events; group `webhook-processors` |
 //! | `webhooks:dlq:{p}` | stream | dead letters |
-//! | `webhook:hash:{digest}` | string, TTL | duplicate marker |
-//! | `webhooks:retry:{p}` | zset | ids of entries waiting for a retry, by due time (ms, Redis's clock) |
-//! | `webhooks:failures:{p}` | hash | id of a waiting entry → what the next execution must know of the failure |
-//! | `webhooks:suspects:{p}` | hash | id → how often it was run alone without an orderly outcome |
+//! | `webhook:hash:{digest}` | string, TTL | dedup marker |
+//! | `webhooks:retry:{p}` | zset | ids of entries waiting for a retry, by due time (ms) |
+//! | `webhooks:failures:{p}` | hash | id of a waiting entry → facts of its failure |
+//! | `webhooks:suspects:{p}` | hash | id → runs alone without an orderly outcome |
 //! | `webhooks:limit:{p}` | string | theoretical arrival time of the rate limit, µs |
-//! | `webhooks:limit:{p}:{type}` | string | the same of an event type that has a limit of its own |
+//! | `webhooks:limit:{p}:{type}` | string | the same for an event type with its own limit |
 //! | `webhooks:counters:{p}` | hash | events by outcome, for the statistics routes |
-//! | `webhooks:exceptions:{p}` | hash | event id → `retrying`, `pending` (replayed) or `dead:{id of the dead letter}` |
-//! | `webhooks:result:{p}:{event id}` | string, TTL | what became of an event that somebody waited for |
-//! | `webhooks:imported:{p}` | hash, TTL | id of a dead letter where it was exported → its id here, so that an import may be repeated |
+//! | `webhooks:exceptions:{p}` | hash | event id → `retrying`, `pending` (replayed), `dead:{id}` |
+//! | `webhooks:result:{p}:{event id}` | string, TTL | result of an awaited event |
+//! | `webhooks:imported:{p}` | hash, TTL | exported id of a dead letter → its id here |
 //! | `webhooks:platforms` | set | every platform that ever got an event |
 //! | `webhooks:meta` | hash | `layout`, `database`, `sentinel` |
-//! | `webhooks:sentinel:{n}` | hash | on a cluster: `sentinel` of the primary that serves the slot of `n` |
-//! | `webhooks:registrations` | hash | platforms registered while running: name → record (JSON), `paused:{name}` → `1` or `0`, `#version` |
-//! | `webhooks:outbox:{p}` | stream | processed events on their way to destinations; group `webhook-processors` |
-//! | `webhooks:outgoing:{d}` | stream | deliveries to the destination `d`; group `webhook-processors` |
-//! | `webhooks:dlq:out:{d}`, `webhooks:retry:out:{d}`, … | | all that a platform has, for the destination's queue `out:{d}` |
-//! | `webhooks:state:out:{d}` | hash | a destination's circuit, last error, pauses and overflow |
-//! | `webhooks:forwarded:out:{d}:{id}` | string, TTL | a delivery that is queued, so that it is not queued twice |
+//! | `webhooks:sentinel:{n}` | hash | on a cluster: `sentinel` of the primary of slot tag `n` |
+//! | `webhooks:registrations` | hash | see [`super::Registrations`] |
+//! | `webhooks:outbox:{p}` | stream | processed events for destinations; same group |
+//! | `webhooks:outgoing:{d}` | stream | deliveries to the destination `d`; same group |
+//! | `webhooks:dlq:out:{d}`, … | | every key of a platform, for the queue `out:{d}` |
+//! | `webhooks:state:out:{d}` | hash | circuit, last error, pauses and overflow of a destination |
+//! | `webhooks:forwarded:out:{d}:{id}` | string, TTL | mark of a queued delivery |
 //! | `webhooks:destinations` | set | every destination that ever got a delivery |
 //! | `webhooks:destination-urls` | hash | queue → fingerprint and host of its URL |
-//! | `webhooks:lease:{consumer}` | string, TTL | who holds a consumer name |
+//! | `webhooks:lease:{consumer}` | string, TTL | holder of a consumer name |
 //!
-//! On a cluster the braces around a platform are written out, so that all keys of a platform share a slot, and the
-//! marker is `webhook:hash:{p}:digest`.
+//! Times are those of Redis's clock. The pub/sub channel `webhooks:reply:{uuid}` belongs to one
+//! ingress replica, which receives the results of its awaited events there.
 //!
-//! Beside the keys there are channels, `webhooks:reply:{uuid}`: one per ingress replica, which is told there what became
-//! of the events that it waits for.
+//! # Guarantees
+//!
+//! - On a cluster, the braces around a platform are written out and the marker is
+//!   `webhook:hash:{p}:digest`, so that all keys of a platform share a slot
+//!   (`cluster_keys_of_a_platform_share_one_hash_tag`).
+//! - An outbox shares no key with the queue of its platform
+//!   (`outbox_shares_only_the_slot_with_its_platform`).
 
 use uuid::Uuid;
 
 use crate::outbound::DestinationName;
 use crate::platform::PlatformName;
 
-/// The consumer group of every incoming stream.
+/// Consumer group of every stream of events or deliveries.
 pub const GROUP: &str = "webhook-processors";
 /// Set of every platform that ever got an event.
 pub const PLATFORMS: &str = "webhooks:platforms";
@@ -46,31 +52,32 @@ pub const PLATFORMS: &str = "webhooks:platforms";
 pub const DESTINATIONS: &str = "webhooks:destinations";
 /// Hash of the URLs that destinations' queues belong to, see [`super::QueueBindings`].
 pub const DESTINATION_URLS: &str = "webhooks:destination-urls";
-/// What this Redis holds: layout, database, sentinel.
+/// Hash of facts about this Redis: layout, database, sentinel.
 pub const META: &str = "webhooks:meta";
 
-/// Hash of what is registered while the system runs; one key for all platforms, see [`super::Registrations`].
+/// Hash of the platforms registered at run time; one key for all of them, see
+/// [`super::Registrations`].
 pub const REGISTRATIONS: &str = "webhooks:registrations";
-/// The field of [`REGISTRATIONS`] that changes with every change. No platform's: a name holds no `#`.
+/// Field of [`REGISTRATIONS`] that every change replaces. No platform's name holds a `#`.
 pub const REGISTRATIONS_VERSION: &str = "#version";
 
-/// How keys are spelled.
+/// Spelling of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyLayout {
-    /// One server.
+    /// Single server.
     Single,
-    /// Redis Cluster: the platform is a hash tag.
+    /// Redis Cluster, where the platform is a hash tag.
     Cluster,
 }
 
 impl KeyLayout {
-    /// That of a cluster, or of one server.
+    /// Returns the layout of a cluster or of a single server.
     #[must_use]
     pub const fn of(cluster: bool) -> Self {
         if cluster { Self::Cluster } else { Self::Single }
     }
 
-    /// Its name in [`META`].
+    /// Name of the layout in [`META`].
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -79,7 +86,7 @@ impl KeyLayout {
         }
     }
 
-    /// The duplicate marker of `digest` (32 hex digits).
+    /// Key of the dedup marker of `digest` (32 hex digits).
     #[must_use]
     pub fn marker(self, platform: &PlatformName, digest: &str) -> String {
         match self {
@@ -101,13 +108,13 @@ impl KeyLayout {
         self.queue(platform, incoming, "")
     }
 
-    /// All keys of the queue in which processed events of `platform` wait to be put up for delivery.
+    /// All keys of the outbox of `platform`, which holds processed events for destinations.
     #[must_use]
     pub fn outbox(self, platform: &PlatformName) -> PlatformKeys {
         self.queue(platform, self.key("outbox", platform), "outbox-")
     }
 
-    /// All keys of a destination's queue, which is named after the destination that had it first.
+    /// All keys of a destination's queue, which is named after its first destination.
     #[must_use]
     pub fn destination(self, name: &DestinationName) -> DestinationKeys {
         DestinationKeys {
@@ -144,40 +151,40 @@ impl KeyLayout {
     }
 }
 
-/// What tells an emptied primary of a cluster: `tag` leads to one of its slots.
+/// Key of the sentinel of a cluster's primary; `tag` hashes to one of its slots.
 #[must_use]
 pub(super) fn sentinel(tag: u32) -> String {
     format!("webhooks:sentinel:{{{tag}}}")
 }
 
-/// The lease on a consumer name.
+/// Key of the lease on a consumer name.
 #[must_use]
 pub fn lease(consumer: &str) -> String {
     format!("webhooks:lease:{consumer}")
 }
 
-/// What every channel begins with.
+/// Prefix of every reply channel.
 const REPLY_CHANNEL: &str = "webhooks:reply:";
 
-/// The channel of the replica `id`.
+/// Channel of the replica `id`.
 #[must_use]
 pub fn reply_channel(id: Uuid) -> String {
     format!("{REPLY_CHANNEL}{id}")
 }
 
-/// Whether a replica may listen there.
+/// Returns true if `name` can be the channel of a replica.
 #[must_use]
 pub(super) fn is_reply_channel(name: &str) -> bool {
     name.strip_prefix(REPLY_CHANNEL).is_some_and(|id| Uuid::parse_str(id).is_ok())
 }
 
-/// One platform's keys; see the module for what each holds.
+/// Keys of one platform; the module documentation lists the contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct PlatformKeys {
-    /// Whose keys these are.
+    /// Platform of these keys.
     pub platform: PlatformName,
-    /// What stands before a digest in the key of a duplicate marker.
+    /// Prefix of a dedup marker's key, before the digest.
     pub marker_prefix: String,
     pub incoming: String,
     pub dlq: String,
@@ -188,23 +195,23 @@ pub struct PlatformKeys {
     pub limit: String,
     pub counters: String,
     pub exceptions: String,
-    /// What stands before a colon and an event's id in the key of its result.
+    /// Prefix of a result's key, before a colon and the event's id.
     pub result_prefix: String,
     pub outbox: String,
 }
 
-/// One destination's keys; see the module for what each holds.
+/// Keys of one destination; the module documentation lists the contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct DestinationKeys {
-    /// Its queue, with all that a platform's has.
+    /// Queue of the destination, with all keys that a platform has.
     pub queue: PlatformKeys,
     pub state: String,
     forwarded: String,
 }
 
 impl DestinationKeys {
-    /// The same queue with the state and the limit of `home`, for a destination that has both.
+    /// Takes state and rate limit from `home`, the first queue of the same receiver.
     #[must_use]
     pub fn of(mut self, home: &Self) -> Self {
         self.state.clone_from(&home.state);
@@ -212,7 +219,7 @@ impl DestinationKeys {
         self
     }
 
-    /// The mark of a delivery that is queued.
+    /// Key of the mark of a queued delivery.
     #[must_use]
     pub fn forwarded(&self, delivery_id: &str) -> String {
         format!("{}:{delivery_id}", self.forwarded)
@@ -220,19 +227,20 @@ impl DestinationKeys {
 }
 
 impl PlatformKeys {
-    /// The limit of the event type `kind`. No other platform's key: a name holds no colon.
+    /// Key of the rate limit of the event type `kind`. Unambiguous, because a platform's name holds
+    /// no colon.
     #[must_use]
     pub fn type_limit(&self, kind: &str) -> String {
         format!("{}:{kind}", self.limit)
     }
 
-    /// What became of the event `event_id`, if somebody waits for it.
+    /// Key of the result of the awaited event `event_id`.
     #[must_use]
     pub fn result(&self, event_id: &str) -> String {
         format!("{}:{event_id}", self.result_prefix)
     }
 
-    /// The duplicate marker of `digest`, see [`crate::event::marker_digest`].
+    /// Key of the dedup marker of `digest`, see [`crate::event::marker_digest`].
     #[must_use]
     pub fn marker(&self, digest: &str) -> String {
         format!("{}{digest}", self.marker_prefix)

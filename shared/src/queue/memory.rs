@@ -1,30 +1,29 @@
-//! How much of Redis's memory the platforms' streams take.
-//!
-//! Guarantee: what is not told is not taken for pressure: without a bound, or where Redis refuses to tell, nothing is said.
+//! Memory of Redis, and the part of it that the platforms' streams use.
 
 use redis::{InfoDict, cmd};
 
 use super::connection::RedisNode;
 use super::{CallError, PlatformKeys, Queue};
 
-/// Redis's memory, and what streams take of it.
+/// Memory of Redis, and the part of it that streams use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryUsage {
-    /// Bytes that Redis counts against its bound.
+    /// Bytes that Redis counts against `maxmemory`.
     pub used: u64,
-    /// `maxmemory`, above 0.
+    /// `maxmemory` in bytes, above 0.
     pub bound: u64,
-    /// Bytes of the stream of incoming events of each platform that was asked for, in that order; Redis estimates them from
-    /// a few entries.
+    /// Bytes of each requested platform's `incoming` stream, in the order of the request. Redis
+    /// estimates them from a few entries.
     pub streams: Vec<u64>,
 }
 
 impl Queue {
-    /// What the streams of `platforms` take. `None`: Redis has no bound, or does not tell. Of a cluster this is about the
-    /// primary that is fullest; streams of others take nothing of it.
+    /// Returns the memory that the streams of `platforms` use. `None`: Redis has no bound, or
+    /// denies the command. On a cluster the result describes the fullest primary; streams of other
+    /// primaries count as 0.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// If Redis does not answer.
     pub async fn memory<'k>(
         &self,
         platforms: impl IntoIterator<Item = &'k PlatformKeys>,
@@ -58,7 +57,7 @@ impl Queue {
     }
 }
 
-/// `None`: Redis answered, but does not tell.
+/// Turns a denied or unknown command into `None`.
 fn unless_denied<T>(reply: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match reply {
         Ok(value) => Ok(Some(value)),

@@ -1,12 +1,13 @@
-//! The queue in Redis: what ingress writes, workers move and `dlq-tool` looks at.
+//! Event queue in Redis: ingress writes it, workers consume it, `dlq-tool` manages its dead
+//! letters.
 //!
-//! # The contract
+//! # States
 //!
-//! An accepted event is one entry of `webhooks:incoming:{platform}` and stays one, under one id or another, until its
-//! effect is in the database or it is a dead letter. Every move is one script, so at any instant an event is in at
-//! least one place and at rest in exactly one:
+//! An accepted event is one entry of `webhooks:incoming:{platform}` until its effect is in the
+//! database or it is a dead letter. A retry or a replay gives the entry a new id. At rest an event
+//! is in exactly one of these states:
 //!
-//! | state | entry in `incoming` | pending list | retry set | entry in `dlq` |
+//! | state | in `incoming` | pending list | retry set | in `dlq` |
 //! |---|---|---|---|---|
 //! | waiting | yes, above the group's last-delivered id | – | – | – |
 //! | in execution | yes | yes, of one consumer | – | – |
@@ -14,22 +15,39 @@
 //! | dead | – | – | – | yes |
 //! | settled | – | – | – | – |
 //!
-//! - **enqueue** decides per event, in arrival order: duplicate, backlog, rate limit, else XADD and then the marker. A
-//!   marker is never written without its entry. It is the only script that Redis refuses when it is full. On a single
-//!   server a call holds events of several platforms, of which each is decided as if it were alone.
-//! - **settle** is the only one that finishes an event: XACK, XDEL, ZREM; its own XDEL decides who counts it.
-//! - **schedule_retry** and **dead_letter** act only on an entry that exists and is pending for the calling consumer;
-//!   anything else they leave alone, since another worker holds it or has finished it.
-//! - **promote** turns a due entry into a new one at the end of the stream, with the failure's facts merged in. Every
-//!   other field is copied verbatim, as every mover does: fields of a later release survive.
-//! - **create_group** begins at 0 and drops the retry set, whose entries come back as new ones.
-//! - What became of an event that somebody waits for is stored and published by the script that finishes it or gives it
-//!   up. Which events are put off or dead is in an index that the scripts keep; of all others the ledger tells.
-//! - An entry that is neither waiting, pending nor in the retry set is an orphan; **sweep_orphans** puts it back.
+//! # Guarantees
 //!
-//! `origin`, the id of the first XADD, never changes; entry ids do. Times are Redis's (`TIME`), never a client's.
+//! The invariants are described in `docs/reference/invariants.md`. This module enforces:
 //!
-//! Entries are only ever deleted by id. The stream is never trimmed: a bound is kept by refusing.
+//! - Every transition is one script, so at every instant an event is in at least one place
+//!   (`what_may_not_be_buried_or_replayed_stays_where_it_is`).
+//! - `enqueue` decides per event, in order of arrival: duplicate, backlog, rate limit, append. The
+//!   dedup marker is written after the entry (`no_marker_without_its_entry`).
+//! - A full Redis refuses new events, and still lets queued events be moved and settled
+//!   (`a_full_redis_refuses_new_events_only`).
+//! - Only `settle` finishes an event. Its own XDEL decides which call counts the event
+//!   (`settling_twice_counts_once`).
+//! - `schedule_retry` and `dead_letter` change an entry only if it exists and is pending for the
+//!   calling consumer (`an_entry_of_another_consumer_is_left_alone`).
+//! - `promote` replaces a due entry by a new one at the end of the stream and copies unknown fields
+//!   verbatim (`fields_of_a_later_release_survive_a_retry`).
+//! - `create_group` begins at 0 and drops the retry set, whose entries are delivered again as new
+//!   ones (`making_the_group_again_drops_the_retry_set_and_loses_nothing`).
+//! - `sweep_orphans` schedules entries that are neither waiting, pending nor in the retry set
+//!   (`an_orphan_is_found_and_comes_back`).
+//! - The script that finishes or dead-letters an awaited event stores and publishes its result
+//!   (`a_settled_event_is_told_once_to_who_waits`).
+//!
+//! # Design
+//!
+//! `origin` is the id of the first XADD of an event and never changes; entry ids do. All times are
+//! Redis's (`TIME`), never a client's.
+//!
+//! Entries are deleted by id only. The stream is never trimmed: a bound is kept by refusing new
+//! events.
+//!
+//! The index `webhooks:exceptions:…` names the events that wait for a retry or are dead. The ledger
+//! in the database knows all others.
 
 mod bindings;
 mod call_error;
@@ -84,37 +102,37 @@ pub use transition::{
 use observe::PlatformIndexCache;
 use script::Scripts;
 
-/// The queue: every operation on it, over one shared connection. Cheap to clone.
+/// All operations on the queue, over one shared connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Queue {
     layout: KeyLayout,
     connection: RedisConnection,
     scripts: Arc<Scripts>,
-    announced: Arc<PlatformIndexCache>,
+    index_cache: Arc<PlatformIndexCache>,
     outage: Arc<OutageLog>,
 }
 
 impl Queue {
-    /// A queue over `connection`; nothing is sent before the first call.
+    /// Returns a queue over `connection`. Sends nothing before the first call.
     #[must_use]
     pub fn new(layout: KeyLayout, connection: RedisConnection) -> Self {
-        let (announced, outage) = (Arc::default(), Arc::default());
-        Self { layout, connection, scripts: Arc::new(Scripts::new()), announced, outage }
+        let (index_cache, outage) = (Arc::default(), Arc::default());
+        Self { layout, connection, scripts: Arc::new(Scripts::new()), index_cache, outage }
     }
 
-    /// How keys are spelled.
+    /// Spelling of the keys.
     #[must_use]
     pub fn layout(&self) -> KeyLayout {
         self.layout
     }
 
-    /// The connection, for what has no method here.
+    /// Connection of this queue, for commands that have no method here.
     #[must_use]
     pub fn connection(&self) -> &RedisConnection {
         &self.connection
     }
 
-    /// The keys of `platform`.
+    /// Keys of `platform`.
     #[must_use]
     pub fn keys(&self, platform: &crate::platform::PlatformName) -> PlatformKeys {
         self.layout.platform(platform)

@@ -1,6 +1,12 @@
-//! What can be said about the queue without touching it, and what is noted about Redis as a whole.
+//! Statistics of the queue, the index of platforms, and facts stored about this Redis.
 //!
-//! Guarantee: reading costs the same however long the streams are.
+//! # Guarantees
+//!
+//! - Reading the statistics changes nothing (`looking_changes_nothing`).
+//! - The backlog is the length less pending and retrying entries, and never below 0
+//!   (`the_parts_add_up`, `the_backlog_never_goes_below_zero`).
+//! - A stored fact is never overwritten by accident: the first value stays
+//!   (`what_was_agreed_first_stands`).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,10 +20,11 @@ use super::{CallError, Durability, KeyLayout, PlatformKeys, Queue};
 use crate::event::{Millis, StreamId, marker_digest};
 use crate::platform::PlatformName;
 
-/// How long a platform counts as announced: Redis may have been emptied, or have lost it in a failover.
+/// Time for which a platform counts as indexed. Redis may have lost its entry in the meantime, for
+/// example by a failover.
 const INDEX_CACHE_TTL: Duration = Duration::from_secs(30);
 
-/// Platforms that are in the index, and when that was last seen to.
+/// Platforms that this process has put into the index, with the time of the last write.
 #[derive(Debug, Default)]
 pub(super) struct PlatformIndexCache(Mutex<HashMap<PlatformName, Instant>>);
 
@@ -27,25 +34,25 @@ impl PlatformIndexCache {
     }
 }
 
-/// How much of a platform is where.
+/// Numbers of a platform's events by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Depth {
     /// Entries of the stream: all unfinished events.
     pub length: u64,
-    /// Delivered, not finished.
+    /// Entries that were delivered and are not finished.
     pub pending: u64,
-    /// In the retry set.
+    /// Entries in the retry set.
     pub retrying: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Not delivered yet: length less pending and retrying, never below 0.
+    /// Entries not delivered yet: length less pending and retrying, never below 0.
     pub backlog: u64,
-    /// Redis's time of this look.
+    /// Redis's time of this reading.
     pub now: Millis,
-    /// When the oldest of the unfinished events was queued that wait for no retry: the first pending or the first
-    /// undelivered one.
+    /// Arrival of the oldest unfinished event that waits for no retry: the first pending or the
+    /// first undelivered entry.
     pub oldest_received_at: Option<Millis>,
-    /// When the first entry of the stream was queued, waiting for a retry or not.
+    /// Arrival of the stream's first entry, whether or not it waits for a retry.
     pub head_received_at: Option<Millis>,
 }
 
@@ -57,41 +64,43 @@ impl Depth {
     }
 }
 
-/// Where an event is that is not in the ledger.
+/// State of an event that is not in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnfinishedState {
-    /// Queued, and not put off so far (since it was replayed, if it was).
+    /// Queued, and not rescheduled since it was queued or replayed.
     Pending,
-    /// Put off at least once; it may be executed at this moment.
+    /// Rescheduled at least once; it may be in execution now.
     Retrying,
-    /// Among the dead letters, under this id.
+    /// Dead letter with this id.
     Dead(StreamId),
 }
 
-/// A Redis of another kind than is configured: it must not be written to (rule 12).
+/// Mismatch between this Redis and the configuration. Such a Redis must not be written to, see the
+/// invariant platform-shares-a-slot.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisLayoutError {
-    /// `cluster_enabled` is not what `REDIS_CLUSTER` says.
+    /// `cluster_enabled` contradicts `REDIS_CLUSTER`.
     #[error("REDIS_CLUSTER: is {configured}, but Redis says cluster_enabled={}", !configured)]
     Cluster {
-        /// What is configured.
+        /// Configured value.
         configured: bool,
     },
-    /// It holds keys that are spelled in another way.
+    /// The keys in Redis are spelled for the other layout.
     #[error("REDIS_CLUSTER: the keys in this Redis are laid out for {found}, not for {configured}")]
     KeyLayout {
-        /// What is configured.
+        /// Configured layout.
         configured: &'static str,
-        /// What Redis holds.
+        /// Layout stored in Redis.
         found: String,
     },
 }
 
 impl Queue {
-    /// Why this Redis is not the one that is configured, if it is not. Changes nothing.
+    /// Compares this Redis with the configuration and returns the mismatch, if any. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn layout_error(&self) -> Result<Option<RedisLayoutError>, CallError> {
         let configured = self.layout == KeyLayout::Cluster;
         let settings = Durability::read(&self.connection).await?;
@@ -106,22 +115,25 @@ impl Queue {
         }))
     }
 
-    /// Where the event `event_id` is, as far as Redis knows. `None`: it knows nothing of it, so it is finished, or never
-    /// came. [`UnfinishedState::Pending`] is also said of what is finished, for as long as it is remembered as a duplicate:
-    /// ask the ledger first, and once more after `None`.
+    /// Returns the state of the event `event_id` as far as Redis knows it. `None`: it is finished,
+    /// or never arrived.
+    ///
+    /// While its dedup marker lives, a finished event is reported as [`UnfinishedState::Pending`]
+    /// too. Callers therefore read the ledger first, and once more after `None`.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn unfinished(
         &self,
         keys: &PlatformKeys,
         event_id: &str,
     ) -> Result<Option<UnfinishedState>, CallError> {
         let marker = keys.marker(&marker_digest(keys.platform.as_str(), event_id));
-        let mut look = redis::pipe();
-        look.cmd("HGET").arg(&keys.exceptions).arg(event_id);
-        look.cmd("EXISTS").arg(marker);
-        let (exception, marked): (Option<String>, bool) = self.connection.pipeline(&look).await?;
+        let mut commands = redis::pipe();
+        commands.cmd("HGET").arg(&keys.exceptions).arg(event_id);
+        commands.cmd("EXISTS").arg(marker);
+        let (exception, marked): (Option<String>, bool) =
+            self.connection.pipeline(&commands).await?;
         let known = match exception.as_deref() {
             Some("retrying") => Some(UnfinishedState::Retrying),
             Some("pending") => Some(UnfinishedState::Pending),
@@ -134,10 +146,10 @@ impl Queue {
         Ok(known.or(marked.then_some(UnfinishedState::Pending)))
     }
 
-    /// Looks at one platform. A missing stream or group is an empty one.
+    /// Reads the numbers of one platform. A missing stream or group counts as an empty one.
     ///
     /// # Errors
-    /// When Redis did not answer, or a key holds something else.
+    /// If Redis does not answer, or a key has another type.
     pub async fn depth(&self, keys: &PlatformKeys) -> Result<Depth, CallError> {
         let names = [&keys.incoming, &keys.retry, &keys.dlq];
         let mut call = self.scripts.depth.call(&names, 32);
@@ -158,40 +170,43 @@ impl Queue {
         })
     }
 
-    /// A platform's counters: `accepted`, `duplicate`, `rate_limited`, `overloaded` (by enqueue), `processed`, `stale`
-    /// (by settle), `retried`, `dead_lettered`, `replayed`, `orphaned`.
+    /// Counters of a platform: `accepted`, `duplicate`, `rate_limited`, `overloaded` (from
+    /// enqueue), `processed`, `stale` (from settle), `retried`, `dead_lettered`, `replayed`,
+    /// `orphaned`.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn counters(&self, keys: &PlatformKeys) -> Result<HashMap<String, u64>, CallError> {
         self.connection.query(cmd("HGETALL").arg(&keys.counters)).await
     }
 
-    /// Notes that `platform` has keys. Enqueueing on a single server does it by itself.
+    /// Adds `platform` to the index. On a single server, enqueueing does so itself.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn register_platform(&self, platform: &PlatformName) -> Result<(), CallError> {
         self.connection.run(cmd("SADD").arg(PLATFORMS).arg(platform.as_str())).await.map(drop)
     }
 
-    /// Sees to it, now and then, that `platform` is in the index, which on a cluster no script of the platform's can do.
-    /// A Redis that does not answer keeps no event from being queued: the next one announces its platform.
+    /// Adds `platform` to the index unless that was done recently. On a cluster the index is in
+    /// another slot, so no script of the platform can write it.
+    ///
+    /// A failure does not keep the event from being queued; the next event tries again.
     pub(super) async fn ensure_platform_indexed(&self, platform: &PlatformName) {
         let known = |at: &Instant| at.elapsed() < INDEX_CACHE_TTL;
-        if self.announced.lock().get(platform).is_some_and(known) {
+        if self.index_cache.lock().get(platform).is_some_and(known) {
             return;
         }
         match self.register_platform(platform).await {
-            Ok(()) => drop(self.announced.lock().insert(platform.clone(), Instant::now())),
-            Err(fault) => self.outage_log().failed("announce a platform", &fault),
+            Ok(()) => drop(self.index_cache.lock().insert(platform.clone(), Instant::now())),
+            Err(fault) => self.outage_log().failed("add a platform to the index", &fault),
         }
     }
 
-    /// Every platform that ever got an event, sorted. Names that are none are left out.
+    /// Every platform that ever got an event, sorted. Invalid names are left out.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn platforms(&self) -> Result<Vec<PlatformName>, CallError> {
         let names: Vec<String> = self.connection.query(cmd("SMEMBERS").arg(PLATFORMS)).await?;
         let mut names: Vec<_> =
@@ -200,16 +215,16 @@ impl Queue {
         Ok(names)
     }
 
-    /// Notes `value` under `field` of what is known about this Redis (`layout`, `database`, `sentinel`) unless something
-    /// stands there. Returns what stands there now: compare it.
+    /// Stores `value` under `field` of the facts about this Redis (`layout`, `database`,
+    /// `sentinel`) if the field is absent. Returns the stored value, for comparison.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn put_meta_if_absent(&self, field: &str, value: &str) -> Result<String, CallError> {
         self.put_field_if_absent(META, field, value).await
     }
 
-    /// [`Self::put_meta_if_absent`], under another key.
+    /// Like [`Self::put_meta_if_absent`], under another key.
     pub(super) async fn put_field_if_absent(
         &self,
         key: &str,
@@ -222,15 +237,15 @@ impl Queue {
         redis::from_redis_value(reply).map_err(|error| CallError::Unknown(error.into()))
     }
 
-    /// What stands under `field`, see [`Self::put_meta_if_absent`].
+    /// Value stored under `field`, see [`Self::put_meta_if_absent`].
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn meta(&self, field: &str) -> Result<Option<String>, CallError> {
         self.read_field(META, field).await
     }
 
-    /// [`Self::meta`], under another key.
+    /// Like [`Self::meta`], under another key.
     pub(super) async fn read_field(
         &self,
         key: &str,
@@ -239,10 +254,10 @@ impl Queue {
         self.connection.query(cmd("HGET").arg(key).arg(field)).await
     }
 
-    /// Overrides what stands under `field` (`--set_meta-database`).
+    /// Overwrites the value stored under `field` (`--adopt-database`).
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn set_meta(&self, field: &str, value: &str) -> Result<(), CallError> {
         self.connection.run(cmd("HSET").arg(META).arg(field).arg(value)).await.map(drop)
     }
@@ -250,13 +265,13 @@ impl Queue {
     /// Redis's time.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn now(&self) -> Result<Millis, CallError> {
         self.connection.redis_time().await
     }
 }
 
-/// A time that may be absent or illegible.
+/// Reads a time that may be absent or unreadable.
 fn time(value: Value) -> Option<Millis> {
     match value {
         Value::BulkString(text) => std::str::from_utf8(&text).ok()?.parse().ok(),

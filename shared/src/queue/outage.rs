@@ -1,4 +1,10 @@
-//! Outages of Redis: their reason for people, and one log line for each instead of one per attempt.
+//! Outages of Redis: a readable reason, and one log line per outage instead of one per attempt.
+//!
+//! # Guarantees
+//!
+//! - An operator sees Redis's own words for a refusal (`trouble_shows_the_words_of_redis`).
+//! - A kind of failure is logged at WARN once per outage
+//!   (`call_error_is_logged_once_until_redis_recovers`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,21 +15,21 @@ use redis::ErrorKind;
 
 use super::{CallError, Queue};
 
-/// Longest text of Redis that is shown.
+/// Longest text of Redis that is shown, in characters.
 const MAX_TEXT_CHARS: usize = 300;
-/// A fault that was logged so long ago is logged again, unless Redis has been unusable since.
+/// Time after which a failure is logged again, unless Redis has been unusable since.
 const RELOG_AFTER: Duration = Duration::from_secs(10);
 
-/// Reason why Redis cannot be used as it should be.
+/// Reason why Redis cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisTrouble {
-    /// Code that Redis answered with, such as `MISCONF`; `None`: it did not answer.
+    /// Error code of Redis, such as `MISCONF`; `None`: Redis did not answer.
     code: Option<String>,
     text: String,
 }
 
 impl RedisTrouble {
-    /// Trouble that `fault` shows.
+    /// Derives the reason from a failed call.
     #[must_use]
     pub fn of(fault: &CallError) -> Self {
         let error = fault.error();
@@ -42,13 +48,13 @@ impl RedisTrouble {
         Self { code, text: printable.take(MAX_TEXT_CHARS).collect() }
     }
 
-    /// Returns true if Redis answered, with a refusal.
+    /// Returns true if Redis answered with a refusal.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.code.is_some()
     }
 
-    /// Returns true if `other` is the same trouble, perhaps in other words.
+    /// Returns true if `other` has the same cause; its text may differ.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.code == other.code
     }
@@ -56,25 +62,25 @@ impl RedisTrouble {
 
 impl fmt::Display for RedisTrouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what =
+        let summary =
             if self.code.is_some() { "Redis refuses commands" } else { "Redis does not answer" };
-        write!(f, "{what}: {}", self.text)
+        write!(f, "{summary}: {}", self.text)
     }
 }
 
-/// Kinds of faults that were logged in the present outage.
+/// Kinds of failures that were logged in the present outage, with the time of their log line.
 #[derive(Debug, Default)]
 pub struct OutageLog(Mutex<HashMap<Option<String>, Instant>>);
 
 impl OutageLog {
-    /// Logs that `task` could not be done because of `fault`: at WARN once for each kind of fault
-    /// and outage, at DEBUG otherwise. The task tries again.
+    /// Logs that `task` failed because of `fault`: at WARN once per kind of failure and outage,
+    /// else at DEBUG. The caller retries the task.
     pub fn failed(&self, task: &'static str, fault: &CallError) {
         let error = fault.error();
         if self.is_new(fault.code()) {
-            tracing::warn!(task, %error, "Redis did not do its part; trying again");
+            tracing::warn!(task, %error, "Redis call failed; retrying");
         } else {
-            tracing::debug!(task, %error, "Redis did not do its part; trying again");
+            tracing::debug!(task, %error, "Redis call failed; retrying");
         }
     }
 
@@ -82,7 +88,7 @@ impl OutageLog {
         self.logged().insert(code.map(str::to_owned), Instant::now()).is_none()
     }
 
-    /// Redis can be used: what is logged from now on belongs to another outage.
+    /// Ends the outage: failures from now on belong to another one.
     pub(super) fn recovered(&self) {
         self.logged().retain(|_, at| at.elapsed() < RELOG_AFTER);
     }
@@ -99,11 +105,11 @@ impl Queue {
         &self.outage
     }
 
-    /// Checks that the server of `key` takes writes, without writing. Returns the refusal of a full
-    /// one (`OOM`), which still takes what moves events and does not add any.
+    /// Checks without writing that the server of `key` accepts writes. Returns the refusal of a
+    /// full one (`OOM`), which still lets events be moved.
     ///
     /// # Errors
-    /// When it takes no writes, in Redis's words.
+    /// If the server accepts no writes, with Redis's own words.
     pub(super) async fn check_writes(&self, key: &str) -> Result<Option<CallError>, CallError> {
         let call = self.scripts.check_enqueue.call(&[key], 0);
         match self.scripts.check_enqueue.run(&self.connection, &call).await {

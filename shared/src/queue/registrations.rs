@@ -1,8 +1,19 @@
-//! What is registered while the system runs: one hash, read whole and changed by one script.
+//! Store of the platforms registered at run time: one hash, read whole and changed by one script.
 //!
-//! Guarantee: a change happens to exactly what its caller looked at, or not at all ([`ChangeOutcome::Conflict`]), and every
-//! change gives the hash a version that it never had, so that whoever compares versions misses none. The number of
-//! fields is bounded. What a record says is [`crate::registration`]'s business; here it is bytes.
+//! | field | value |
+//! |---|---|
+//! | name of a platform | its record, see [`crate::registration`] |
+//! | `paused:{name}` | `1` or `0`, overrides the platform's own setting |
+//! | `#version` | new value with every change |
+//!
+//! # Guarantees
+//!
+//! - A change applies to the version that its caller has read, or fails with
+//!   [`ChangeOutcome::Conflict`] (`a_change_is_made_to_what_was_looked_at_or_not_at_all`).
+//! - The number of fields is bounded
+//!   (`the_number_of_fields_is_bounded_and_beyond_it_one_can_still_clear_up`).
+//! - Unknown fields are counted and ignored
+//!   (`registrations_classify_fields_and_count_unknown_ones`).
 
 use std::collections::BTreeMap;
 
@@ -15,73 +26,74 @@ use crate::event::Millis;
 use crate::platform::PlatformName;
 use crate::platform::registry::MAX_PLATFORMS;
 
-/// Most fields: a record and a pause for each registered platform, a pause for each other one, and the version.
+/// Maximum number of fields: a record and a pause per registered platform, a pause per other
+/// platform, and the version.
 const MAX_FIELDS: usize = 4 * MAX_PLATFORMS;
-/// What stands before a name in the field that pauses it.
+/// Prefix of a field that pauses a platform.
 const PAUSED: &str = "paused:";
 
-/// All that is registered, as it was at one instant.
+/// All registrations at one instant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registrations {
-    /// Changes with every change; `None`: nothing was ever registered here.
+    /// Version, different after every change; `None`: no platform was ever registered here.
     pub version: Option<String>,
-    /// Records by name, not looked into.
+    /// Undecoded records by name.
     pub records: BTreeMap<PlatformName, Vec<u8>>,
-    /// Platforms whose own `paused` is overridden, and by what.
+    /// Overrides of the platforms' own `paused`.
     pub paused: BTreeMap<PlatformName, bool>,
-    /// Fields that are none of these.
+    /// Number of fields of no known kind.
     pub strange: usize,
 }
 
-/// One change.
+/// Change of the registrations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegistrationChange {
-    /// Puts a record in the place of what is there; it must not be empty.
+    /// Stores a record, which must not be empty, in place of an older one.
     Put(PlatformName, Vec<u8>),
     /// Removes a record.
     Remove(PlatformName),
-    /// Overrides a platform's own `paused`; `None`: no longer.
+    /// Overrides a platform's own `paused`; `None` removes the override.
     Pause(PlatformName, Option<bool>),
 }
 
-/// What became of changes.
+/// Outcome of a set of changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeOutcome {
-    /// All were made; this is the version now.
+    /// All changes were made. Holds the new version.
     Done(String),
-    /// None was: somebody else changed something meanwhile. Read and decide again.
+    /// No change was made, because the version has changed. Read again and decide again.
     Conflict,
-    /// None was: there would be more fields than [`Registrations`] may have.
+    /// No change was made, because there would be too many fields.
     Full,
 }
 
 impl Queue {
-    /// The version of what is registered, and Redis's time.
+    /// Version of the registrations, and Redis's time.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn registrations_version(&self) -> Result<(Option<String>, Millis), CallError> {
-        let mut look = redis::pipe();
-        look.add_command(version()).add_command(cmd("TIME"));
+        let mut commands = redis::pipe();
+        commands.add_command(version()).add_command(cmd("TIME"));
         let (version, (seconds, micros)): (Option<String>, (i64, i64)) =
-            self.connection.pipeline(&look).await?;
+            self.connection.pipeline(&commands).await?;
         Ok((version, seconds * 1000 + micros / 1000))
     }
 
-    /// All that is registered.
+    /// All registrations.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn registrations(&self) -> Result<Registrations, CallError> {
         let fields: Vec<(Vec<u8>, Vec<u8>)> =
             self.connection.query(cmd("HGETALL").arg(REGISTRATIONS)).await?;
         Ok(Registrations::read(fields))
     }
 
-    /// Makes `changes`, all or none, if `version` is still the one that was looked at.
+    /// Makes all of `changes` if `version` is still current, else none.
     ///
     /// # Errors
-    /// When Redis did not answer; after [`CallError::Unknown`] they may have been made.
+    /// If Redis does not answer. After [`CallError::Unknown`] they may have been made.
     pub async fn change_registrations(
         &self,
         version: Option<&str>,
@@ -112,9 +124,7 @@ impl Queue {
             1 => Ok(ChangeOutcome::Done(next)),
             0 => Ok(ChangeOutcome::Conflict),
             -1 => Ok(ChangeOutcome::Full),
-            _ => {
-                Err(CallError::unexpected_reply("change_registrations replied with something else"))
-            }
+            _ => Err(CallError::unexpected_reply("unexpected reply of change_registrations")),
         }
     }
 }

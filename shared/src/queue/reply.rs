@@ -1,8 +1,17 @@
-//! What an ingress replica that waits for an event is told of it.
+//! Results of awaited events, as workers send them to the ingress replica that waits.
 //!
-//! Guarantee: a reply is stored and published by the very script that finishes the event or gives it up, and only when
-//! that call removed the entry; so whoever is told may rely on it. It is stored first, under [`PlatformKeys::result`],
-//! for a minute: who did not listen at that moment can still ask. Events that nobody waits for have none.
+//! # Guarantees
+//!
+//! - The script that settles or dead-letters an event also stores and publishes its result, and
+//!   only if this call removed the entry (`a_settled_event_is_told_once_to_who_waits`).
+//! - An event that no replica waits for causes no further command
+//!   (`what_nobody_waits_for_costs_no_further_command`).
+//! - Only channels of ingress replicas are published to (`only_a_channel_of_ours_is_told`).
+//!
+//! # Design
+//!
+//! The result is stored first, under [`PlatformKeys::result`], for a minute. A replica that was not
+//! subscribed at that moment can still fetch it.
 
 use redis::cmd;
 use serde::{Deserialize, Serialize};
@@ -10,32 +19,32 @@ use serde_json::value::RawValue;
 
 use super::{CallError, PlatformKeys, Queue};
 
-/// What became of an event that somebody waits for.
+/// Result of an awaited event.
 #[derive(Clone, Debug)]
 pub enum ReplyOutcome {
-    /// It took effect; what it did, as answers show it.
+    /// The event took effect. Holds its results as ingress returns them.
     Processed(Box<RawValue>),
-    /// It is a dead letter; why, by code.
+    /// The event is a dead letter. Holds the error code.
     Dead(String),
 }
 
-/// A reply.
+/// Result of an event, with the event's identity.
 #[derive(Clone, Debug)]
 pub struct EventReply {
-    /// Whose event it is.
+    /// Platform of the event.
     pub platform: String,
-    /// Which event it is.
+    /// Id of the event.
     pub event_id: String,
-    /// What became of it.
+    /// Result of the event.
     pub outcome: ReplyOutcome,
 }
 
-/// A text that is no reply.
+/// Error for a text that is not an encoded [`EventReply`].
 #[derive(Debug, thiserror::Error)]
-#[error("not a reply")]
+#[error("not an encoded reply")]
 pub struct ReplyDecodeError(#[source] Option<serde_json::Error>);
 
-/// As it is published and stored.
+/// Wire form of a reply, as it is published and stored.
 #[derive(Serialize, Deserialize)]
 struct WireReply<'a> {
     platform: &'a str,
@@ -48,10 +57,10 @@ struct WireReply<'a> {
 }
 
 impl EventReply {
-    /// Reads what was published or stored.
+    /// Decodes a published or stored reply.
     ///
     /// # Errors
-    /// When it is no reply of ours.
+    /// If `text` is not an encoded reply.
     pub fn decode(text: &[u8]) -> Result<Self, ReplyDecodeError> {
         let wire: WireReply<'_> =
             serde_json::from_slice(text).map_err(|error| ReplyDecodeError(Some(error)))?;
@@ -67,7 +76,7 @@ impl EventReply {
         })
     }
 
-    /// What is published and stored.
+    /// Encodes the reply for publishing and storing.
     #[must_use]
     pub fn encode(&self) -> String {
         let (results, error_code) = match &self.outcome {
@@ -75,7 +84,7 @@ impl EventReply {
             ReplyOutcome::Dead(code) => (None, Some(code.as_str())),
         };
         let event_id = self.event_id.as_str().into();
-        // Strings and JSON: there is nothing that cannot be written.
+        // Cannot fail: the struct holds only strings and valid JSON.
         serde_json::to_string(&WireReply {
             platform: &self.platform,
             event_id,
@@ -86,20 +95,21 @@ impl EventReply {
     }
 }
 
-/// A reply and who is to get it.
+/// Reply with the channel of the replica that waits for it.
 #[derive(Clone, Debug)]
 pub struct AddressedReply {
-    /// The replica's channel: [`crate::event::Envelope::reply_to`].
+    /// Channel of the replica, from [`crate::event::Envelope::reply_to`].
     pub channel: String,
-    /// What it is told.
+    /// Reply to publish.
     pub reply: EventReply,
 }
 
 impl Queue {
-    /// What became of an event that somebody waits or waited for, if it is known and not older than a minute.
+    /// Fetches the stored result of an awaited event. Returns `None` if there is none, or it is
+    /// older than a minute.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn stored_reply(
         &self,
         keys: &PlatformKeys,

@@ -1,14 +1,19 @@
-//! The Lua scripts and how they are called.
+//! Lua scripts, and how they are called.
 //!
-//! Guarantee: a script that Redis has forgotten (restart, `SCRIPT FLUSH`, failover) is loaded and called again; since
-//! NOSCRIPT says that nothing ran, that is safe.
+//! # Guarantees
+//!
+//! - A script that Redis has forgotten (restart, `SCRIPT FLUSH`, failover) is loaded and called
+//!   again. NOSCRIPT says that nothing ran, so this is safe
+//!   (`scripts_are_loaded_again_when_redis_forgot_them`).
+//! - Only the scripts that add events or write nothing lack `allow-oom`
+//!   (`script_flags_refuse_only_growth_when_redis_is_full`).
 
 use redis::{Cmd, ToRedisArgs, Value, cmd};
 use sha1::{Digest, Sha1};
 
 use super::{CallError, RedisConnection};
 
-/// One script.
+/// Source of a script, with its digest.
 #[derive(Debug)]
 pub(crate) struct Script {
     code: &'static str,
@@ -21,7 +26,8 @@ impl Script {
         Self { code, sha }
     }
 
-    /// Begins a call with `keys`; arguments are appended to what is returned. `capacity`: bytes of arguments to come.
+    /// Begins a call with `keys`; the caller appends the arguments. `capacity`: expected bytes of
+    /// the arguments.
     pub(crate) fn call<K: AsRef<str>>(&self, keys: &[K], capacity: usize) -> Cmd {
         let mut command = self.begin(keys.len(), capacity);
         for key in keys {
@@ -30,8 +36,8 @@ impl Script {
         command
     }
 
-    /// Begins a call with `keys` keys, which are the first that is appended to what is returned. `capacity`: bytes of
-    /// arguments to come after them.
+    /// Begins a call with `keys` keys. The caller appends first the keys, then the arguments.
+    /// `capacity`: expected bytes of the arguments.
     pub(crate) fn begin(&self, keys: usize, capacity: usize) -> Cmd {
         let mut command = Cmd::with_capacity(keys + 16, capacity + 64 + 48 * keys);
         command.arg("EVALSHA").arg(&self.sha).arg(keys);
@@ -53,7 +59,7 @@ impl Script {
         }
     }
 
-    /// [`Self::run`], and what it wrote is confirmed by replicas where that is asked for.
+    /// Like [`Self::run`], but also waits for the replicas if the connection is configured to.
     pub(crate) async fn run_confirmed(
         &self,
         connection: &RedisConnection,
@@ -68,11 +74,11 @@ impl Script {
         }
     }
 
-    /// Makes the script known to the server that is to run `call`.
+    /// Loads the script on the server that is to run `call`.
     async fn load(&self, connection: &RedisConnection, call: &Cmd) -> Result<(), CallError> {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(self.code);
-        // Nothing of the call itself ran so far, whatever becomes of the loading.
+        // Nothing of the call itself has run yet, whether or not the load succeeds.
         connection
             .run_on_same_node(call, &load)
             .await
@@ -89,7 +95,11 @@ macro_rules! scripts {
 
         impl Scripts {
             pub(crate) fn new() -> Self {
-                Self { $($name: Script::new(include_str!(concat!("scripts/", stringify!($name), ".lua")))),+ }
+                Self {
+                    $($name: Script::new(include_str!(
+                        concat!("scripts/", stringify!($name), ".lua")
+                    ))),+
+                }
             }
 
             #[cfg(test)]
@@ -101,38 +111,38 @@ macro_rules! scripts {
 }
 
 scripts!(
-    put_meta_if_absent,
+    acquire_delivery_permit,
     bind_urls,
-    dead_letter_stats,
+    change_registrations,
     check_enqueue,
     check_settle,
-    change_registrations,
+    count_isolated_run,
     create_group,
     dead_letter,
+    dead_letter_stats,
     delivery_counts,
     depth,
     enqueue,
     enqueue_deliveries,
+    extend_claims,
     hand_over_queue,
     hold_destination,
     import,
     lease,
-    acquire_delivery_permit,
     promote,
     purge,
+    put_meta_if_absent,
     reap_consumers,
     release_held,
     release_lease,
-    extend_claims,
     replay,
     reset_idle,
     schedule_retry,
     settle,
-    count_isolated_run,
     sweep_orphans,
 );
 
-/// Appends `value`, or an empty argument: what scripts read as absent.
+/// Appends `value`, or an empty argument, which scripts read as absent.
 pub(crate) fn optional<T: ToRedisArgs>(call: &mut Cmd, value: Option<T>) {
     match value {
         Some(value) => call.arg(value),

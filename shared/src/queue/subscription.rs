@@ -1,9 +1,17 @@
-//! Listening to a channel of Redis.
+//! Subscription to a pub/sub channel of Redis.
 //!
-//! Guarantee: a [`ChannelSubscription`] is never stuck and never gives up: a peer that closes, or that has not answered a ping
-//! for [`RESPONSE_TIMEOUT`], is left, and it connects anew, for as long as it is wanted. It says whenever it begins to
-//! listen, since what is published while it does not reaches nobody. In a cluster every node passes on what is published at
-//! any, so one of them is listened to, another one after each failure.
+//! # Guarantees
+//!
+//! - A subscription reconnects for as long as it is wanted (`a_subscription_comes_back`).
+//!
+//! # Design
+//!
+//! A peer that closes, or that does not answer a ping within [`RESPONSE_TIMEOUT`], is left.
+//! Messages published while the subscription is down reach no subscriber, so every start of
+//! listening is reported.
+//!
+//! On a cluster every node forwards messages published at any node. The subscription uses one node,
+//! and another one after each failure.
 
 use std::time::Duration;
 
@@ -18,21 +26,22 @@ use super::connection::{
 };
 use crate::backoff::Backoff;
 
-/// Pause between two pings.
+/// Time between two pings.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// Longest pause between two tries to connect.
+/// Longest pause between two attempts to connect.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a listener hears.
+/// Event of a subscription.
 #[derive(Debug)]
 pub enum SubscriptionEvent {
-    /// From now on nothing is missed until the connection fails; what was published before may have been.
+    /// Listening has begun: no message is missed until the connection fails. Earlier messages may
+    /// have been missed.
     Listening,
-    /// Something was published.
+    /// Published message.
     Message(Vec<u8>),
 }
 
-/// A channel to listen to, on a connection of its own.
+/// Subscription to one channel, on a connection of its own.
 #[derive(Debug)]
 pub struct ChannelSubscription {
     targets: SubscriptionTargets,
@@ -40,7 +49,7 @@ pub struct ChannelSubscription {
 }
 
 impl ChannelSubscription {
-    /// Prepares to listen; nothing is sent before [`Self::run`].
+    /// Prepares a subscription; sends nothing before [`Self::run`].
     ///
     /// # Errors
     /// As [`super::connect`].
@@ -48,17 +57,17 @@ impl ChannelSubscription {
         Ok(Self { targets: SubscriptionTargets::new(url, cluster)?, channel })
     }
 
-    /// Listens until `stop`. `heard` must not block.
-    pub async fn run(self, stop: CancellationToken, mut heard: impl FnMut(SubscriptionEvent)) {
+    /// Listens until `stop` and passes events to `on_event`, which must not block.
+    pub async fn run(self, stop: CancellationToken, mut on_event: impl FnMut(SubscriptionEvent)) {
         let backoff = Backoff::new(FAILURE_PAUSE, MAX_RECONNECT_PAUSE);
         let (mut failures, mut turn) = (0, rand::random_range(0..usize::from(u16::MAX)));
         loop {
             let mut listening = false;
-            let told = |what| {
-                listening |= matches!(what, SubscriptionEvent::Listening);
-                heard(what);
+            let observe = |event| {
+                listening |= matches!(event, SubscriptionEvent::Listening);
+                on_event(event);
             };
-            let Some(error) = stop.run_until_cancelled(self.listen(turn, told)).await else {
+            let Some(error) = stop.run_until_cancelled(self.listen(turn, observe)).await else {
                 return;
             };
             self.targets.refresh();
@@ -67,9 +76,9 @@ impl ChannelSubscription {
                 failures = 0;
             }
             failures += 1;
-            // Every retry while Redis is away would be one line too many.
+            // Only the first failure and the end of an outage are worth a line, not every retry.
             if listening || failures == 2 {
-                tracing::warn!(%error, "not listening for results; trying again");
+                tracing::warn!(%error, "result subscription is down; reconnecting");
             }
             let pause = backoff.delay(failures, &mut rand::rng());
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -78,11 +87,11 @@ impl ChannelSubscription {
         }
     }
 
-    /// Listens until the connection fails; to which node of a cluster is decided by `turn`.
-    async fn listen(&self, turn: usize, mut heard: impl FnMut(SubscriptionEvent)) -> RedisError {
+    /// Listens until the connection fails. `turn` selects the node of a cluster.
+    async fn listen(&self, turn: usize, mut on_event: impl FnMut(SubscriptionEvent)) -> RedisError {
         let clients = self.targets.clients().await;
         let Some(client) = clients.get(turn % clients.len().max(1)) else {
-            return lost("there is no node");
+            return lost("no node to connect to");
         };
         let subscribe = async {
             let mut connection = client.get_async_pubsub().await?;
@@ -92,16 +101,19 @@ impl ChannelSubscription {
         let connection = match timeout(CONNECT_TIMEOUT + RESPONSE_TIMEOUT, subscribe).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return error,
-            Err(_) => return lost("it took too long to subscribe"),
+            Err(_) => return lost("subscribing timed out"),
         };
-        heard(SubscriptionEvent::Listening);
+        on_event(SubscriptionEvent::Listening);
         let (mut sink, mut messages) = connection.split();
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = messages.next() => match message {
-                    Some(message) => heard(SubscriptionEvent::Message(message.get_payload_bytes().to_vec())),
+                    Some(message) => {
+                        let payload = message.get_payload_bytes().to_vec();
+                        on_event(SubscriptionEvent::Message(payload));
+                    }
                     None => return lost("the connection was closed"),
                 },
                 _ = pings.tick() => match timeout(RESPONSE_TIMEOUT, sink.ping::<Value>()).await {

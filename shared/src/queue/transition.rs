@@ -1,8 +1,18 @@
-//! Moving entries from one state to the next; see the table in [`super`].
+//! Transitions of entries between the states that [`super`] lists.
 //!
-//! Guarantee: every move is one script per chunk of ids and conditional per id, so that it may be repeated, raced and
-//! lost without moving an event twice or leaving it nowhere. When a call fails, what it did may be found out by calling
-//! again.
+//! # Guarantees
+//!
+//! - Repeating a settle after a lost reply counts and forwards nothing twice
+//!   (`settling_twice_counts_once`).
+//! - Scheduling an entry twice leaves one retry (`scheduling_twice_waits_once`).
+//! - An entry that cannot be moved stays where it is
+//!   (`what_may_not_be_put_off_or_promoted_stays_where_it_is`).
+//! - Another consumer's entries are left alone (`an_entry_of_another_consumer_is_left_alone`).
+//!
+//! # Design
+//!
+//! A transition is one script per chunk of ids and conditional per id. After an error, calling
+//! again is safe and completes what was not done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,29 +27,29 @@ use super::{AddressedReply, CallError, PlatformKeys, Queue};
 use crate::error_code::DeadLetterCode;
 use crate::event::{Millis, StreamId};
 
-/// Longest text of a failure kept with an event, in characters.
+/// Maximum length of a failure's text, in characters.
 const MAX_ERROR_CHARS: usize = 500;
-/// Entries in one settle: all of a read, so that they share its cost and, where every write is synced, one sync. Each
-/// costs Redis about two microseconds.
+/// Maximum number of entries in a settle: all of a read, so that they share one call and, where
+/// every write is synced, one sync. Each entry costs Redis about two microseconds.
 const MAX_SETTLED_PER_CALL: usize = 512;
-/// Entries that one orphan sweep looks at.
+/// Entries that one orphan sweep examines.
 const MAX_SWEPT_PER_CALL: usize = 64;
-/// How old an entry must be to count as an orphan.
+/// Minimum age of an orphan.
 const ORPHAN_AGE_MS: u64 = 10 * 60 * 1000;
 
-/// How an event was finished.
+/// Outcome of a finished event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettleOutcome {
-    /// Its effect is in the database, written by this or an earlier delivery of the same entry's event.
+    /// The effect is in the database, written by this or an earlier delivery of the same entry.
     Processed,
-    /// As [`Self::Processed`], but something newer had come first.
+    /// Like [`Self::Processed`], but a newer event had been applied before.
     Stale,
-    /// Another event with the same id has taken effect: settled silently, counted nowhere.
+    /// Another entry with the same event id has taken effect. Settled and not counted.
     Duplicate,
 }
 
 impl SettleOutcome {
-    /// Its field in the counters; empty: none.
+    /// Counter to increase; empty: none.
     const fn counter(self) -> &'static str {
         match self {
             Self::Processed => "processed",
@@ -49,115 +59,116 @@ impl SettleOutcome {
     }
 }
 
-/// An entry that is finished.
+/// Entry to settle.
 #[derive(Clone, Debug)]
 pub struct Settled {
-    /// The entry.
+    /// Id of the entry.
     pub id: StreamId,
-    /// How it ended.
+    /// Outcome of its event.
     pub outcome: SettleOutcome,
-    /// The event's id, if it was put off or replayed before: it leaves the index of exceptions.
+    /// Event id, if the event was rescheduled or replayed before and so is in the index of
+    /// exceptions.
     pub moved: Option<String>,
-    /// What is told to who waits for it.
+    /// Result to send to the replica that waits for the event.
     pub reply: Option<AddressedReply>,
-    /// Which destinations get it.
+    /// Outbox entry, if a destination subscribed to the event.
     pub forward: Option<OutboxEntry>,
 }
 
-/// A processed event that destinations wait for.
+/// Processed event for the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxEntry {
-    /// Names of their queues, separated by commas.
+    /// Names of the destinations' queues, separated by commas.
     pub destinations: Arc<str>,
-    /// What the ledger says the event did, as JSON.
+    /// Result in the ledger, as JSON.
     pub result: String,
-    /// W3C trace context that the deliveries follow from, where it is another than the entry's.
+    /// W3C trace context of the deliveries, if it differs from the entry's.
     pub traceparent: Option<String>,
 }
 
 impl Settled {
-    /// An entry that was never moved, and that nobody waits for.
+    /// Returns an entry that was never rescheduled and that no replica or destination waits for.
     #[must_use]
     pub const fn new(id: StreamId, outcome: SettleOutcome) -> Self {
         Self { id, outcome, moved: None, reply: None, forward: None }
     }
 }
 
-/// An entry to be executed again later.
+/// Entry to retry later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// The entry.
+    /// Id of the entry.
     pub id: StreamId,
-    /// How long from now, by Redis's clock.
+    /// Delay from now, by Redis's clock.
     pub delay_ms: u64,
-    /// The number of the execution that will be due then.
+    /// Number of the next attempt.
     pub attempt: u32,
-    /// When an execution failed first; `None`: what the entry says of it stays, if it says anything.
+    /// Time of the first failure; `None`: the value in the entry stays, if there is one.
     pub first_failed_at: Option<Millis>,
-    /// What the event would become a dead letter with.
+    /// Error code if the event becomes a dead letter.
     pub error_code: DeadLetterCode,
-    /// For people; cut to 500 characters. No secret, no body.
+    /// Description for people, cut to 500 characters. Must hold no secret and no body.
     pub error: String,
 }
 
-/// An entry to be moved to the dead letters.
+/// Entry to dead-letter.
 #[derive(Clone, Debug)]
 pub struct NewDeadLetter {
-    /// The entry.
+    /// Id of the entry.
     pub id: StreamId,
-    /// Why.
+    /// Reason, as a code.
     pub error_code: DeadLetterCode,
-    /// For people; cut to 500 characters. No secret, no body.
+    /// Description for people, cut to 500 characters. Must hold no secret and no body.
     pub error: String,
-    /// Executions in all.
+    /// Number of attempts made.
     pub attempts: u32,
-    /// When an execution failed first; `None`: what the entry says, else now.
+    /// Time of the first failure; `None`: the value in the entry, else now.
     pub first_failed_at: Option<Millis>,
-    /// What is told to who waits for it.
+    /// Result to send to the replica that waits for the event.
     pub reply: Option<AddressedReply>,
 }
 
-/// What became of an entry that was to become a dead letter.
+/// Outcome of dead-lettering an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadLettered {
-    /// It is one.
+    /// The entry is a dead letter.
     Done,
-    /// The dead letters are at their bound; the entry is still pending for the caller, who schedules it again at the
-    /// longest delay.
+    /// The dead letters are at their bound. The entry is still pending for the caller, which
+    /// reschedules it with the longest delay.
     Full,
-    /// It is not pending for the caller any more; nothing was done.
+    /// The entry is not pending for the caller any more. Nothing was done.
     Gone,
 }
 
-/// What a round of promotion did.
+/// Result of a promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promoted {
     /// Entries that can be read again.
     pub moved: u64,
-    /// Members of the retry set whose entry had gone.
+    /// Members of the retry set that were removed because their entry no longer existed.
     pub vanished: u64,
-    /// When the next one is due, zero if at once; `None`: the retry set is empty.
+    /// Time until the next entry is due, zero if it is due now; `None`: the retry set is empty.
     pub next_due: Option<Duration>,
 }
 
-/// What a sweep for orphans did.
+/// Result of an orphan sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrphanSweep {
-    /// Where to go on; `None`: the end was reached.
+    /// Cursor of the next sweep; `None`: the end of the stream was reached.
     pub cursor: Option<StreamId>,
-    /// Orphans put into the retry set, due at once. More than none is worth an alert.
+    /// Orphans put into the retry set, due at once. Any is worth an alert.
     pub rescheduled: u64,
 }
 
 impl Queue {
-    /// Finishes events whose effect is in the database. Returns, per id, whether this very call removed the entry: what
-    /// must happen once per event (counting, outbound, telling who waits) happens then.
+    /// Settles events whose effect is in the database. Returns per id whether this call removed the
+    /// entry. Only then the script counts and forwards the event and publishes its result.
     ///
-    /// Of entries for which no more happens than counting, and of which somebody deleted some by hand while they were
-    /// pending, it returns how many this call removed, and not which.
+    /// If entries were deleted by hand while pending, the number of true values is exact for
+    /// entries that are only counted, but their positions are not.
     ///
     /// # Errors
-    /// When Redis did not answer. Settle all of them again: the ledger makes that harmless.
+    /// If Redis does not answer. Settle all of them again: the ledger makes that harmless.
     pub async fn settle(
         &self,
         keys: &PlatformKeys,
@@ -212,11 +223,11 @@ impl Queue {
         Ok(removed)
     }
 
-    /// Puts entries pending for `consumer` into the retry set. Returns, per entry, whether it was done; `false`: it is
-    /// not the consumer's any more.
+    /// Puts entries pending for `consumer` into the retry set. Returns per entry whether this was
+    /// done; false: the consumer no longer holds it.
     ///
     /// # Errors
-    /// When Redis did not answer. What was not done is still pending and will be claimed.
+    /// If Redis does not answer. Entries not scheduled are still pending and will be claimed.
     pub async fn schedule_retry(
         &self,
         keys: &PlatformKeys,
@@ -226,7 +237,8 @@ impl Queue {
         self.schedule(keys, consumer, entries, 0, false).await
     }
 
-    /// As [`Self::schedule_retry`], for a delivery of which `excused` executions spent no attempt.
+    /// Like [`Self::schedule_retry`], for a delivery of which `excused` executions spent no
+    /// attempt.
     ///
     /// # Errors
     /// As [`Self::schedule_retry`].
@@ -242,8 +254,8 @@ impl Queue {
         Ok(done.first() == Some(&true))
     }
 
-    /// As [`Self::schedule_excused`], for a delivery that waits for its busy destination:
-    /// [`Self::release_held`] ends that.
+    /// Like [`Self::schedule_excused`], for a delivery to a busy destination.
+    /// [`Self::release_held`] ends the wait early.
     ///
     /// # Errors
     /// As [`Self::schedule_retry`].
@@ -262,7 +274,7 @@ impl Queue {
     /// Makes all deliveries due that wait for a busy destination. Returns their number.
     ///
     /// # Errors
-    /// If Redis did not answer. Calling again is safe.
+    /// If Redis does not answer. Calling again is safe.
     pub async fn release_held(&self, keys: &PlatformKeys) -> Result<u64, CallError> {
         let script = &self.scripts.release_held;
         let (mut after, mut released) = (String::new(), 0);
@@ -310,11 +322,11 @@ impl Queue {
         Ok(done)
     }
 
-    /// Makes up to `limit` due entries readable again. One that is due later than `max_delay_ms` from now is due now:
-    /// the clock was set back since.
+    /// Promotes up to `limit` due entries. An entry due later than `max_delay_ms` from now is due
+    /// now, because the clock was set back since.
     ///
     /// # Errors
-    /// When Redis did not answer.
+    /// If Redis does not answer.
     pub async fn promote_due(
         &self,
         keys: &PlatformKeys,
@@ -337,10 +349,11 @@ impl Queue {
         })
     }
 
-    /// Moves entries pending for `consumer` to the dead letters, unless those hold `max_len` already.
+    /// Dead-letters entries pending for `consumer`, unless the dead letters already number
+    /// `max_len`.
     ///
     /// # Errors
-    /// When Redis did not answer. What was not done is still pending and will be claimed.
+    /// If Redis does not answer. Entries not moved are still pending and will be claimed.
     pub async fn dead_letter(
         &self,
         keys: &PlatformKeys,
@@ -387,11 +400,11 @@ impl Queue {
         Ok(outcomes)
     }
 
-    /// Looks at a few entries after `cursor` (`None`: from the beginning) and puts those into the retry set that are in
-    /// no list although they were delivered at least ten minutes ago.
+    /// Examines a few entries after `cursor` (`None`: from the beginning). Schedules those that
+    /// were delivered at least ten minutes ago and are neither pending nor in the retry set.
     ///
     /// # Errors
-    /// When Redis did not answer, or there is no group.
+    /// If Redis does not answer, or there is no group.
     pub async fn sweep_orphans(
         &self,
         keys: &PlatformKeys,
@@ -400,7 +413,7 @@ impl Queue {
         self.sweep_orphans_older_than(keys, cursor, ORPHAN_AGE_MS).await
     }
 
-    /// [`Self::sweep_orphans`] with an age of one's own, in milliseconds.
+    /// Like [`Self::sweep_orphans`], with a minimum age in milliseconds.
     ///
     /// # Errors
     /// As [`Self::sweep_orphans`].
@@ -425,8 +438,8 @@ impl Queue {
     }
 }
 
-/// How the entries of a settle follow each other: counter's field, and how many in a row count there and ask for no more.
-/// What is also told, forwarded or no exception any more stands alone, so that what becomes of it is known exactly.
+/// Groups consecutive entries that are only counted, as pairs of counter and length. Any other
+/// entry forms a run of its own, so that its own removal is known exactly.
 fn runs(entries: &[Settled]) -> Vec<(&'static str, usize)> {
     let alone =
         |entry: &Settled| entry.moved.is_some() || entry.reply.is_some() || entry.forward.is_some();
@@ -436,7 +449,7 @@ fn runs(entries: &[Settled]) -> Vec<(&'static str, usize)> {
     entries.chunk_by(alike).map(|run| (run[0].outcome.counter(), run.len())).collect()
 }
 
-/// What is told of some of `entries`, with their positions, and the keys under which it is kept.
+/// Replies of `entries` with their positions, and the keys under which they are stored.
 fn awaited_replies<'e>(
     keys: &PlatformKeys,
     entries: impl Iterator<Item = Option<&'e AddressedReply>>,

@@ -12,7 +12,7 @@ fn stream_ids() -> impl Strategy<Value = StreamId> {
 }
 
 fn events() -> impl Strategy<Value = NewEvent> {
-    let text = |most: usize| proptest::string::string_regex(&format!("[^\0]{{1,{most}}}")).unwrap();
+    let text = |max: usize| proptest::string::string_regex(&format!("[^\0]{{1,{max}}}")).unwrap();
     let waiting =
         option::of(any::<u128>().prop_map(|id| keys::reply_channel(uuid::Uuid::from_u128(id))));
     (
@@ -39,12 +39,12 @@ fn events() -> impl Strategy<Value = NewEvent> {
         })
 }
 
-/// Field names that decode looks for, and others.
+/// Field names that `decode` reads, and others.
 fn names() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => prop::sample::select(vec![
-            "v", "event_id", "event_type", "occurred_at", "received_at", "attempt", "origin", "body", "replays",
-            "first_failed_at",
+            "v", "event_id", "event_type", "occurred_at", "received_at", "attempt", "origin",
+            "body", "replays", "first_failed_at",
         ]).prop_map(|name| name.as_bytes().to_vec()),
         1 => vec(any::<u8>(), 0..12),
     ]
@@ -59,7 +59,7 @@ fn values() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn values_of_redis() -> impl Strategy<Value = Value> {
+fn redis_values() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),
         Just(Value::Okay),
@@ -73,10 +73,14 @@ fn values_of_redis() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn encoded_event_decodes_to_itself(
-        event in events(), id in stream_ids(), origin in stream_ids(), at in any::<i64>(), received_at in any::<i64>(),
+        event in events(),
+        id in stream_ids(),
+        origin in stream_ids(),
+        at in any::<i64>(),
+        received_at in any::<i64>(),
     ) {
-        let entry = StreamEntry { id, fields: Some(encode(&event, at, received_at, origin).into()) };
-        let envelope = decode(entry).unwrap();
+        let fields = encode(&event, at, received_at, origin);
+        let envelope = decode(StreamEntry { id, fields: Some(fields.into()) }).unwrap();
         prop_assert_eq!(envelope, Envelope {
             id,
             event_id: event.event_id,
@@ -102,33 +106,40 @@ proptest! {
         let entry = StreamEntry { id: StreamId::default(), fields: Some(fields.clone().into()) };
         if let Ok(envelope) = decode(entry) {
             prop_assert!(envelope.attempt >= 1);
-            prop_assert!(!envelope.event_id.is_empty() && envelope.event_id.len() <= MAX_EVENT_ID_BYTES);
+            prop_assert!(!envelope.event_id.is_empty());
+            prop_assert!(envelope.event_id.len() <= MAX_EVENT_ID_BYTES);
             let body = &fields.iter().find(|(name, _)| name == b"body").unwrap().1;
-            prop_assert_eq!(&envelope.body[..], &body[..], "the first of a repeated field");
+            prop_assert_eq!(&envelope.body[..], &body[..], "the first value counts");
         }
     }
 
     #[test]
-    fn decode_names_a_missing_or_broken_field(event in events(), which in 0..8usize, garbage in vec(any::<u8>(), 0..5)) {
+    fn decode_names_a_missing_or_broken_field(
+        event in events(),
+        which in 0..8usize,
+        garbage in vec(any::<u8>(), 0..5),
+    ) {
         let fields = encode(&event, 1, 2, StreamId { ms: 3, seq: 4 });
         let name = String::from_utf8(fields[which].0.clone()).unwrap();
         let mut less = fields.clone();
         less.remove(which);
-        let refused = decode(StreamEntry { id: StreamId::default(), fields: Some(less.into()) }).unwrap_err();
-        prop_assert!(matches!(refused, DecodeError::Missing(field) if field == name), "{refused}");
+        let result = decode(StreamEntry { id: StreamId::default(), fields: Some(less.into()) });
+        let error = result.unwrap_err();
+        prop_assert!(matches!(error, DecodeError::Missing(field) if field == name), "{error}");
 
         let mut broken = fields;
         broken[which].1 = [&[0xff][..], &garbage].concat();
         let result = decode(StreamEntry { id: StreamId::default(), fields: Some(broken.into()) });
         if name == "body" {
-            prop_assert!(result.is_ok(), "a body is bytes");
+            prop_assert!(result.is_ok(), "a body may be any bytes");
         } else {
-            prop_assert!(matches!(result.unwrap_err(), DecodeError::Invalid(field) if field == name));
+            let error = result.unwrap_err();
+            prop_assert!(matches!(error, DecodeError::Invalid(field) if field == name));
         }
     }
 
     #[test]
-    fn entries_of_arbitrary_values_never_panic(value in values_of_redis()) {
+    fn entries_of_arbitrary_values_never_panic(value in redis_values()) {
         let _ = entries(value.clone());
         let _ = stream_id(&value);
         let _ = array::<3>(value);
@@ -207,10 +218,10 @@ fn attempt_zero_is_invalid() {
 
 #[test]
 fn oversized_event_id_and_empty_type_are_invalid() {
-    let most = "x".repeat(MAX_EVENT_ID_BYTES);
-    assert_eq!(with("event_id", &most).unwrap().event_id, most);
+    let longest = "x".repeat(MAX_EVENT_ID_BYTES);
+    assert_eq!(with("event_id", &longest).unwrap().event_id, longest);
     assert_eq!(
-        with("event_id", &format!("{most}x")).unwrap_err(),
+        with("event_id", &format!("{longest}x")).unwrap_err(),
         DecodeError::Invalid("event_id")
     );
     assert_eq!(with("event_type", "").unwrap_err(), DecodeError::Invalid("event_type"));

@@ -1,10 +1,17 @@
-//! The connection of a reader to one server.
+//! Connection of a reader to a single server.
 //!
-//! Guarantee: it is never stuck. It connects on first use; after a failure every later read tries again, at most once per
-//! [`FAILURE_PAUSE`], and one that failed to connect says [`CallError::NotRun`]. It ends with a read that is not answered
-//! within [`READ_TIMEOUT`], whose answer is none, or that is given up, so that no answer is taken for that to another read.
+//! # Guarantees
 //!
-//! It is not redis-rs's because of what reading a reply costs there, see [`super::resp`].
+//! - A read that failed to connect returns [`CallError::NotRun`]; later reads reconnect at most
+//!   once per [`FAILURE_PAUSE`] (`a_reader_tries_to_connect_once_in_a_while`).
+//! - A reply is never matched to another read: the connection is dropped after a timeout, a
+//!   malformed reply or a cancelled read
+//!   (`the_answer_to_a_read_that_was_given_up_is_not_taken_for_the_next_one_s`).
+//! - A server that became a replica is left (`a_reader_leaves_a_server_that_became_a_replica`).
+//!
+//! # Design
+//!
+//! The connection of redis-rs is not used because of its cost per reply, see [`super::resp`].
 
 use std::io;
 use std::time::Instant;
@@ -19,9 +26,9 @@ use super::super::CallError;
 use super::resp::ReplyScanner;
 use super::{CONNECT_TIMEOUT, FAILURE_PAUSE, READ_TIMEOUT};
 
-/// Room for what comes next.
+/// Buffer space reserved before each read.
 const READ_CHUNK_BYTES: usize = 64 * 1024;
-/// Memory that is kept for the next reply; what is needed only now and then is given back.
+/// Buffer capacity kept for the next reply; a larger buffer is freed after use.
 const MAX_IDLE_BUFFER_BYTES: usize = 2 * 1024 * 1024;
 
 trait ByteStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -30,7 +37,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> ByteStream for S {}
 
 type BoxedStream = Box<dyn ByteStream>;
 
-/// A connection of whose calls each waits for the one before.
+/// Connection that runs one call at a time.
 pub(super) struct BlockingConnection {
     client: Client,
     live: Option<BoxedStream>,
@@ -40,7 +47,7 @@ pub(super) struct BlockingConnection {
 
 impl std::fmt::Debug for BlockingConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Socket({})", self.client.get_connection_info().addr())
+        write!(f, "BlockingConnection({})", self.client.get_connection_info().addr())
     }
 }
 
@@ -49,26 +56,26 @@ impl BlockingConnection {
         Self { client, live: None, failure: None, reply: Vec::new() }
     }
 
-    /// Runs one command; the reply as it came, which is no error.
+    /// Runs one command and returns the raw reply, which is not an error reply.
     pub(super) async fn run(&mut self, command: &Cmd) -> Result<&[u8], CallError> {
-        // Whoever gives up closes it.
+        // Taken out, so that a cancelled call drops the connection.
         let mut live = match self.live.take() {
             Some(live) => live,
             None => self.establish().await?,
         };
         let command = command.get_packed_command();
         let exchange = exchange(&mut live, &command, &mut self.reply);
-        timeout(READ_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(silent()))?;
+        timeout(READ_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(timed_out()))?;
         let refused = refusal(&self.reply);
-        // A replica that was a master: the name may lead to the new one by now.
+        // The server was demoted, and its name may lead to the new primary by now.
         if !matches!(refused.as_ref().and_then(RedisError::code), Some("READONLY" | "MASTERDOWN")) {
             self.live = Some(live);
         }
         refused.map_or(Ok(&self.reply), |error| Err(CallError::classify(error)))
     }
 
-    /// To be called when a reply was used: gives back what only a large one needs.
-    pub(super) fn forget(&mut self) {
+    /// Frees the buffer of an unusually large reply. Call it after the reply was used.
+    pub(super) fn shrink_buffer(&mut self) {
         if self.reply.capacity() > MAX_IDLE_BUFFER_BYTES {
             self.reply = Vec::new();
         }
@@ -81,7 +88,7 @@ impl BlockingConnection {
             return Err(CallError::NotRun(error.clone()));
         }
         let connected = timeout(CONNECT_TIMEOUT, connect(self.client.get_connection_info()));
-        match connected.await.unwrap_or_else(|_| Err(silent())) {
+        match connected.await.unwrap_or_else(|_| Err(timed_out())) {
             Ok(live) => {
                 self.failure = None;
                 Ok(live)
@@ -97,19 +104,21 @@ impl BlockingConnection {
 
 async fn connect(info: &ConnectionInfo) -> Result<BoxedStream, CallError> {
     let mut live: BoxedStream = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => Box::new(tcp(info, host, *port).await.map_err(lost)?),
-        ConnectionAddr::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(lost)?),
+        ConnectionAddr::Tcp(host, port) => {
+            Box::new(tcp(info, host, *port).await.map_err(io_error)?)
+        }
+        ConnectionAddr::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(io_error)?),
         _ => {
             return Err(CallError::NotRun(
-                (ErrorKind::InvalidClientConfig, "an address of another kind").into(),
+                (ErrorKind::InvalidClientConfig, "unsupported kind of address").into(),
             ));
         }
     };
     let mut reply = Vec::new();
-    for (command, must) in handshake_commands(info) {
+    for (command, required) in handshake_commands(info) {
         exchange(&mut live, &command.get_packed_command(), &mut reply).await?;
         match refusal(&reply) {
-            Some(error) if must || error.code() != Some("NOPERM") => {
+            Some(error) if required || error.code() != Some("NOPERM") => {
                 return Err(CallError::classify(error));
             }
             _ => {}
@@ -118,21 +127,22 @@ async fn connect(info: &ConnectionInfo) -> Result<BoxedStream, CallError> {
     Ok(live)
 }
 
-/// What is said first, and whether it must be allowed. A server that is full says so to whatever comes.
+/// First commands of a connection, and whether each must be permitted. PING detects a server that
+/// accepts no more clients.
 fn handshake_commands(info: &ConnectionInfo) -> Vec<(Cmd, bool)> {
-    let (settings, mut greetings) = (info.redis_settings(), Vec::new());
+    let (settings, mut commands) = (info.redis_settings(), Vec::new());
     if let Some(password) = settings.password() {
         let mut auth = redis::cmd("AUTH");
         auth.arg(settings.username()).arg(password);
-        greetings.push((auth, true));
+        commands.push((auth, true));
     }
     if settings.db() != 0 {
         let mut select = redis::cmd("SELECT");
         select.arg(settings.db());
-        greetings.push((select, true));
+        commands.push((select, true));
     }
-    greetings.push((redis::cmd("PING"), false));
-    greetings
+    commands.push((redis::cmd("PING"), false));
+    commands
 }
 
 async fn tcp(info: &ConnectionInfo, host: &str, port: u16) -> io::Result<TcpStream> {
@@ -147,21 +157,21 @@ async fn tcp(info: &ConnectionInfo, host: &str, port: u16) -> io::Result<TcpStre
     Ok(stream)
 }
 
-/// Sends a command and reads what is answered.
+/// Sends a command and reads its reply.
 async fn exchange(
     live: &mut BoxedStream,
     command: &[u8],
     reply: &mut Vec<u8>,
 ) -> Result<(), CallError> {
     reply.clear();
-    live.write_all(command).await.map_err(lost)?;
-    let mut progress = ReplyScanner::new();
+    live.write_all(command).await.map_err(io_error)?;
+    let mut scanner = ReplyScanner::new();
     loop {
         reply.reserve(READ_CHUNK_BYTES);
-        if live.read_buf(reply).await.map_err(lost)? == 0 {
-            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        if live.read_buf(reply).await.map_err(io_error)? == 0 {
+            return Err(io_error(io::ErrorKind::UnexpectedEof.into()));
         }
-        if progress.scan(reply)? {
+        if scanner.scan(reply)? {
             return Ok(());
         }
     }
@@ -174,10 +184,10 @@ fn refusal(reply: &[u8]) -> Option<RedisError> {
     redis::parse_redis_value(reply).and_then(Value::extract_error).err()
 }
 
-fn lost(error: io::Error) -> CallError {
+fn io_error(error: io::Error) -> CallError {
     CallError::classify(error.into())
 }
 
-fn silent() -> CallError {
-    lost(io::ErrorKind::TimedOut.into())
+fn timed_out() -> CallError {
+    io_error(io::ErrorKind::TimedOut.into())
 }

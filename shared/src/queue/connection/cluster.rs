@@ -1,15 +1,28 @@
-//! Redis Cluster: one connection per primary, and the map of who serves what.
+//! Redis Cluster client: one connection per primary, and the map of slots.
 //!
-//! Guarantee: a call that certainly did not run is sent again to where the cluster says it belongs, a bounded number of
-//! times; one that may have run never is, and comes back as [`CallError::Unknown`]. redis-rs's own cluster connection is not
-//! used because it sends a command again when a connection broke in its middle, which may be the second time it runs, and
-//! because it does not tell the two kinds of failure apart.
+//! # Guarantees
 //!
-//! The map is read anew, by one task for all callers and at most once per [`FAILURE_PAUSE`], whenever an answer shows that
-//! it is out of date: MOVED, a node that is away, silent or has become a replica. Where it has nobody for a slot it is read
-//! anew, too, at most once per [`GAP_PAUSE`]: the slots of a node that was taken away for good may stay without one.
-//! All nodes that are known are asked, and what most of them say counts, so that one that was cut off or frozen does not
-//! lead back.
+//! - A call that certainly did not run is sent again to the node that the cluster names, at most
+//!   [`MAX_ATTEMPTS`] times in all (`slot_migration_under_load_loses_nothing`).
+//! - A call that may have run is never sent again and returns [`CallError::Unknown`]
+//!   (`killed_primary_loses_nothing_with_wait_replicas`).
+//! - A slot without a primary is found again, and the map is not read for it all the time
+//!   (`a_slot_that_nobody_had_for_a_moment_is_found_again`,
+//!   `a_slot_that_nobody_has_is_not_asked_for_all_the_time`).
+//!
+//! # Design
+//!
+//! The cluster client of redis-rs is not used: it sends a command again after a broken connection,
+//! so the command may run twice. It also does not separate the two kinds of failure. See
+//! `docs/contributing/decisions/0001-own-cluster-client.md`.
+//!
+//! One task reads the map for all callers, at most once per [`FAILURE_PAUSE`], if an answer shows
+//! that the map is out of date: MOVED, or a node that is unavailable, silent or a replica now. A
+//! map with a gap is read again at most once per [`GAP_PAUSE`], because the slots of a node that
+//! was removed for good may stay unserved.
+//!
+//! All known nodes are asked and the majority counts, so that an isolated or frozen node cannot
+//! lead back to an old map.
 
 mod topology;
 
@@ -27,28 +40,27 @@ use super::node::{NodeConfig, NodeConnection};
 use super::slots::{SLOTS, SlotRange, redirection, slot_of, slot_of_key};
 use super::{FAILURE_PAUSE, RedisUrlError};
 
-/// How often a call is sent that certainly did not run before.
+/// Number of times that a call is sent if it certainly did not run before.
 const MAX_ATTEMPTS: usize = 5;
-/// Pause before a call is sent again whose keys are just being moved.
+/// Pause before a retry of a call whose keys are being moved.
 const SLOT_MOVE_PAUSE: Duration = Duration::from_millis(50);
-/// How long a map is believed that has nobody for a slot. Whoever asks for such a slot waits for the next one, and so does
-/// what is called beside it.
+/// Time for which a map with a gap is trusted. Calls for such a slot wait for the next map.
 const GAP_PAUSE: Duration = Duration::from_millis(500);
 
-/// The connections to a cluster.
+/// Connections to a cluster.
 #[derive(Debug)]
 pub(in crate::queue) struct Cluster {
-    /// The nodes of the URL; their first one's settings hold for all.
+    /// Nodes of the URL. The settings of the first one apply to all.
     seeds: Vec<ConnectionInfo>,
-    manner: NodeConfig,
+    config: NodeConfig,
     confirmation: Option<ReplicaAck>,
     map: ArcSwapOption<SlotMap>,
-    /// Nodes by address: a new map keeps the connections of the old one.
+    /// Nodes by address, so that a new map keeps the connections of the old one.
     nodes: Mutex<HashMap<(String, u16), Arc<Primary>>>,
-    reading: tokio::sync::Mutex<MapRefresh>,
+    refresh: tokio::sync::Mutex<MapRefresh>,
 }
 
-/// A node that is called.
+/// Node that receives calls.
 #[derive(Debug)]
 pub(super) struct Primary {
     pub(super) host: String,
@@ -56,13 +68,13 @@ pub(super) struct Primary {
     confirmed: Option<ReplicatedConnection>,
 }
 
-/// Who serves what.
+/// Map of slots to primaries.
 #[derive(Debug)]
 struct SlotMap {
-    /// By slot; `None`: nobody.
+    /// Primary by slot; `None`: unserved.
     slots: Vec<Option<Arc<Primary>>>,
     primaries: Vec<Arc<Primary>>,
-    /// Every node, replicas too.
+    /// Every node, including replicas.
     known: Vec<(String, u16)>,
 }
 
@@ -75,25 +87,25 @@ struct MapRefresh {
 impl Cluster {
     pub(super) fn new(
         seeds: Vec<ConnectionInfo>,
-        manner: NodeConfig,
+        config: NodeConfig,
         confirmation: Option<ReplicaAck>,
     ) -> Self {
         Self {
             seeds,
-            manner,
+            config,
             confirmation,
             map: ArcSwapOption::empty(),
             nodes: Mutex::default(),
-            reading: tokio::sync::Mutex::default(),
+            refresh: tokio::sync::Mutex::default(),
         }
     }
 
     pub(super) fn connection_epoch(&self) -> u64 {
-        self.manner.connection_epoch.load(std::sync::atomic::Ordering::Relaxed)
+        self.config.connection_epoch.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Runs one command where it belongs; `like`: where that other one does. `confirm`: and waits for the replicas, where
-    /// that was asked for.
+    /// Runs one command on the primary of its slot, or of the slot of `like`. With `confirm`, also
+    /// waits for the replicas if they are configured.
     pub(super) async fn run(
         self: &Arc<Self>,
         command: &Cmd,
@@ -115,7 +127,7 @@ impl Cluster {
             };
             attempt += 1;
             if !fault.certainly_not_run() {
-                // Silent or gone: the next call should know better.
+                // The node is silent or gone: refresh the map for the next call.
                 if fault.code().is_none() {
                     self.spawn_refresh(map.ok());
                 }
@@ -138,13 +150,14 @@ impl Cluster {
                     let before = primary_in(known.as_deref(), slot);
                     let now = self.refresh_map(known.clone(), FAILURE_PAUSE).await;
                     let after = primary_in(now.as_deref().ok(), slot);
-                    // Any node will do where no slot is asked for, and another one was not tried yet.
-                    let another = match (before, after) {
+                    // A command without a slot may run on any node, and another one was not tried
+                    // yet.
+                    let has_alternative = match (before, after) {
                         (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
                         (None, after) => after.is_some() || slot.is_none() && now.is_ok(),
                         (Some(_), None) => false,
                     };
-                    if !another {
+                    if !has_alternative {
                         return Err(fault);
                     }
                 }
@@ -153,7 +166,8 @@ impl Cluster {
         }
     }
 
-    /// Runs commands that write nothing, each where it belongs; those of one node share its next packet.
+    /// Runs commands that write nothing, each on its own primary. Those of one node share its next
+    /// packet.
     pub(super) async fn run_all(
         self: &Arc<Self>,
         commands: &Pipeline,
@@ -162,7 +176,7 @@ impl Cluster {
         all.into_iter().collect()
     }
 
-    /// Every primary; the first node of the URL where that is no cluster.
+    /// Every primary; the first node of the URL if it is not part of a cluster.
     pub(super) async fn primaries(self: &Arc<Self>) -> Result<Vec<Arc<Primary>>, CallError> {
         match self.map().await {
             Ok(map) => Ok(map.primaries.clone()),
@@ -173,13 +187,13 @@ impl Cluster {
         }
     }
 
-    /// The node that serves the slot of `command`, by address, as far as is known.
+    /// Address of the node that serves the slot of `command`, as far as known.
     pub(super) async fn node_for(self: &Arc<Self>, command: &Cmd) -> Result<String, CallError> {
         let map = self.map().await;
         Ok(self.primary_for_slot_refreshing(&map, slot_of(command), 0).await?.node.address())
     }
 
-    /// The node that serves `key`, by address, by the map in use.
+    /// Address of the node that serves `key` in the current map.
     pub(super) fn primary_for_key(&self, key: &str) -> Option<String> {
         let map = self.map.load_full()?;
         map.slots
@@ -188,7 +202,7 @@ impl Cluster {
             .map(|one| one.node.address())
     }
 
-    /// A slot that `primary` serves: the lowest.
+    /// Lowest slot that `primary` serves.
     pub(super) fn first_slot_of(&self, primary: &Arc<Primary>) -> Option<u16> {
         let map = self.map.load_full()?;
         let at = map
@@ -198,7 +212,7 @@ impl Cluster {
         u16::try_from(at).ok()
     }
 
-    /// Clients of the nodes that could be listened to, best first; never none.
+    /// Clients of the nodes that a subscription can use, best first; never empty.
     pub(super) async fn clients(self: &Arc<Self>) -> Vec<Client> {
         let mut addresses = self.seed_addresses();
         if let Ok(map) = self.map().await {
@@ -209,22 +223,23 @@ impl Cluster {
         addresses.into_iter().filter_map(|address| self.client(address).ok()).collect()
     }
 
-    /// Lets the map that is in use be read again.
+    /// Starts a refresh of the current map.
     pub(super) fn refresh_current_map(self: &Arc<Self>) {
         self.spawn_refresh(self.map.load_full());
     }
 
-    /// Lets the map be read again.
+    /// Starts a refresh of the map, unless it is newer than `known`.
     fn spawn_refresh(self: &Arc<Self>, known: Option<Arc<SlotMap>>) {
         let cluster = Arc::clone(self);
         drop(
-            self.manner
+            self.config
                 .runtime
                 .spawn(async move { cluster.refresh_map(known, FAILURE_PAUSE).await.map(drop) }),
         );
     }
 
-    /// [`Self::primary_for_slot`], by a newer map where this one has a gap: it may have been read in the middle of a failover.
+    /// Like [`Self::primary_for_slot`], but refreshes a map with a gap first: it may have been read
+    /// during a failover.
     async fn primary_for_slot_refreshing(
         self: &Arc<Self>,
         map: &Result<Arc<SlotMap>, CallError>,
@@ -254,7 +269,7 @@ impl Cluster {
                 let count = map.primaries.len().max(1);
                 map.primaries.get(attempt % count).cloned().ok_or_else(unserved_slot)
             }
-            // Its settings can be read all the same, to say what is wrong.
+            // Its settings can still be read, to report what is wrong.
             (Err(fault), None) if is_no_cluster(fault) => {
                 self.node(self.seed_addresses().swap_remove(0))
             }
@@ -269,38 +284,39 @@ impl Cluster {
         }
     }
 
-    /// The map, newer than `known` if there is a newer one; it is not read when that was done less than `pause` ago.
+    /// Returns a map newer than `known` if there is one. The map is not read if that was done less
+    /// than `pause` ago.
     async fn refresh_map(
         self: &Arc<Self>,
         known: Option<Arc<SlotMap>>,
         pause: Duration,
     ) -> Result<Arc<SlotMap>, CallError> {
-        // In a task of its own, so that a caller who gives up stops nobody.
+        // Runs in its own task, so that a cancelled caller stops no other.
         let cluster = Arc::clone(self);
-        let reading = self.manner.runtime.spawn(async move {
-            let mut reading = cluster.reading.lock().await;
+        let task = self.config.runtime.spawn(async move {
+            let mut refresh = cluster.refresh.lock().await;
             let current = cluster.map.load_full();
             let newer = match (&current, &known) {
                 (Some(current), Some(known)) => !Arc::ptr_eq(current, known),
                 (current, _) => current.is_some(),
             };
-            let recent = reading.last.is_some_and(|at| at.elapsed() < pause);
+            let recent = refresh.last.is_some_and(|at| at.elapsed() < pause);
             if let (Some(current), true) = (&current, newer || recent) {
                 return Ok(Arc::clone(current));
-            } else if let (Some(fault), true) = (&reading.failure, recent) {
+            } else if let (Some(fault), true) = (&refresh.failure, recent) {
                 return Err(fault.clone());
             }
             let read = cluster.ask(current.as_deref()).await;
-            reading.last = Some(Instant::now());
-            reading.failure = read.as_ref().err().cloned();
+            refresh.last = Some(Instant::now());
+            refresh.failure = read.as_ref().err().cloned();
             match (read, current) {
                 (Ok(ranges), current) => Ok(cluster.adopt(ranges, current.as_ref())?),
-                // Better an old map than none.
+                // An old map is better than none.
                 (Err(_), Some(current)) => Ok(current),
                 (Err(fault), None) => Err(fault),
             }
         });
-        match reading.await {
+        match task.await {
             Ok(map) => map,
             Err(_) => {
                 Err(CallError::NotRun((ErrorKind::Client, "the runtime is shutting down").into()))
@@ -308,20 +324,20 @@ impl Cluster {
         }
     }
 
-    /// Asks every node that is known, and takes what most of them say.
+    /// Asks every known node for the map and returns the majority's answer.
     async fn ask(&self, current: Option<&SlotMap>) -> Result<Vec<SlotRange>, CallError> {
         let mut addresses: HashSet<_> = self.seed_addresses().into_iter().collect();
         addresses.extend(current.iter().flat_map(|map| map.known.iter().cloned()));
         let asked = addresses.into_iter().map(|address| {
-            // Those that are called have a connection already; others get one for this.
+            // Nodes in use have a connection already; the others get a temporary one.
             let called =
                 self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
             let node = match called {
                 Some(primary) => primary.node.clone(),
                 None => {
-                    let manner =
-                        NodeConfig { connection_epoch: Arc::default(), ..self.manner.clone() };
-                    NodeConnection::new(self.client(address.clone())?, manner)
+                    let config =
+                        NodeConfig { connection_epoch: Arc::default(), ..self.config.clone() };
+                    NodeConnection::new(self.client(address.clone())?, config)
                 }
             };
             Ok((address.0, node))
@@ -329,7 +345,7 @@ impl Cluster {
         topology::majority(asked.collect::<Result<_, CallError>>()?).await
     }
 
-    /// Makes a map of `ranges` the one in use, unless it says the same.
+    /// Makes a map of `ranges` the current one, unless nothing has changed.
     fn adopt(
         &self,
         ranges: Vec<SlotRange>,
@@ -360,9 +376,9 @@ impl Cluster {
         {
             return Ok(Arc::clone(current));
         }
-        let places: Vec<String> = primaries.iter().map(|one| one.node.address()).collect();
-        tracing::info!(primaries = places.join(" "), "Redis Cluster's map of slots");
-        // What serves nothing any more is let go of, connections and all.
+        let addresses: Vec<String> = primaries.iter().map(|one| one.node.address()).collect();
+        tracing::info!(primaries = addresses.join(" "), "Redis Cluster map of slots has changed");
+        // Nodes that serve nothing any more are dropped, with their connections.
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.retain(|_, node| primaries.iter().any(|one| Arc::ptr_eq(one, node)));
         drop(nodes);
@@ -379,8 +395,8 @@ impl Cluster {
         let client = self.client(address.clone())?;
         let confirmed = self
             .confirmation
-            .map(|wait| ReplicatedConnection::new(client.clone(), &self.manner, wait));
-        let node = NodeConnection::new(client, self.manner.clone());
+            .map(|wait| ReplicatedConnection::new(client.clone(), &self.config, wait));
+        let node = NodeConnection::new(client, self.config.clone());
         let primary = Arc::new(Primary { host: address.0.clone(), node, confirmed });
         nodes.insert(address, Arc::clone(&primary));
         Ok(primary)
@@ -399,7 +415,8 @@ impl Cluster {
 impl Primary {
     async fn run(&self, command: &Cmd, asking: bool, confirm: bool) -> Result<Value, CallError> {
         match &self.confirmed {
-            // What is accepted by a node that a slot is moving to cannot be confirmed by this road: it comes again.
+            // WAIT cannot confirm a write on a node that the slot is moving to. The caller gets an
+            // error and retries.
             Some(_) if confirm && asking => {
                 Err(CallError::NotRun((ErrorKind::Io, "the slot is moving to another node").into()))
             }
@@ -414,7 +431,7 @@ impl Primary {
     }
 }
 
-/// Where the nodes of `seeds` are; all of them must be reached by TCP.
+/// Checks that every seed has a TCP address, and that there is one.
 pub(super) fn reachable(seeds: &[ConnectionInfo]) -> Result<(), RedisUrlError> {
     let all = !seeds.is_empty() && seeds.iter().all(|seed| address(seed).is_some());
     if all { Ok(()) } else { Err(RedisUrlError::Url) }

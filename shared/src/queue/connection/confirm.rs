@@ -1,12 +1,18 @@
-//! Waiting until replicas have what was written (`WAIT`).
+//! Confirmation of writes by replicas (`WAIT`).
 //!
-//! Guarantee: a call comes back without a fault only when as many replicas as asked for have everything that its server
-//! held when it answered the call: what the call wrote, and what made it write nothing (the entry that a duplicate is
-//! one of). That is known because command and `WAIT` go over one and the same socket: no restart, failover or detour can
-//! lie between them. Whatever is not confirmed in time is [`CallError::Unknown`]: it may be lost by a failover, and it may not.
+//! # Guarantees
 //!
-//! Calls that wait at the same time share one `WAIT`, and its failure, so that replicas that are away delay everybody
-//! once and not one after the other.
+//! - A call succeeds only if the requested number of replicas has everything that the server held
+//!   when it answered. This covers what the call wrote, and the entry behind a duplicate
+//!   (`what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too`).
+//! - A call that is not confirmed in time returns [`CallError::Unknown`]: a failover may lose it
+//!   (`what_replicas_have_not_got_is_an_unknown_outcome_for_duplicates_too`).
+//!
+//! # Design
+//!
+//! Command and `WAIT` use the same socket, so no restart, failover or redirect can come between
+//! them. Concurrent calls share one `WAIT` and its failure, so unavailable replicas delay all
+//! callers once instead of one after the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,46 +24,47 @@ use super::super::CallError;
 use super::RESPONSE_TIMEOUT;
 use super::node::{NodeConfig, NodeConnection};
 
-/// How many replicas must have what is confirmed.
+/// Number of replicas that must confirm a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaAck {
-    /// So many, at least 1. Fewer than there are leave it to the election which of them becomes primary.
+    /// Replicas that must confirm, at least 1. If lower than the number of replicas, a failover may
+    /// elect one without the write.
     pub replicas: u32,
-    /// How long they have time; at most [`ReplicaAck::MAX_TIMEOUT`].
+    /// Time that they have, at most [`ReplicaAck::MAX_TIMEOUT`].
     pub timeout: Duration,
 }
 
 impl ReplicaAck {
-    /// Longest time: two in a row must fit into what a request may take.
+    /// Longest timeout: two in a row must fit into the time that a request may take.
     pub const MAX_TIMEOUT: Duration = Duration::from_millis(1500);
 }
 
-/// A connection of its own for calls that are to be confirmed: a `WAIT` holds up what comes after it.
+/// Separate connection for confirmed calls, because a `WAIT` delays everything behind it.
 #[derive(Debug)]
 pub(super) struct ReplicatedConnection {
     node: NodeConnection,
     wait: ReplicaAck,
-    /// Numbers the calls that were answered and are not confirmed yet.
+    /// Number of the next answered call. Calls below the round's numbers are decided.
     tickets: AtomicU64,
     round: Mutex<WaitRound>,
 }
 
-/// How far it is.
+/// State of the confirmation.
 #[derive(Debug, Default)]
 struct WaitRound {
-    /// The socket that the rest is about.
+    /// Socket that the other fields describe.
     generation: u64,
-    /// Tickets below it are confirmed.
+    /// Calls below this number are confirmed.
     confirmed: u64,
-    /// Tickets below it are not, and why.
+    /// Calls below this number have failed, with this error.
     failed: Option<(u64, CallError)>,
 }
 
 impl ReplicatedConnection {
-    pub(super) fn new(client: redis::Client, manner: &NodeConfig, wait: ReplicaAck) -> Self {
-        // A call may have to wait for the `WAIT` before it, which is no silence.
+    pub(super) fn new(client: redis::Client, config: &NodeConfig, wait: ReplicaAck) -> Self {
+        // A call may have to wait for the `WAIT` before it, which is not a timeout.
         let response_timeout = RESPONSE_TIMEOUT + wait.timeout;
-        let node = NodeConnection::new(client, NodeConfig { response_timeout, ..manner.clone() });
+        let node = NodeConnection::new(client, NodeConfig { response_timeout, ..config.clone() });
         Self { node, wait, tickets: AtomicU64::new(0), round: Mutex::default() }
     }
 
@@ -78,7 +85,7 @@ impl ReplicatedConnection {
         {
             return Err(fault.clone());
         }
-        // Whoever has a number below this was answered before the `WAIT` is sent.
+        // Every call below this number was answered before this `WAIT` is sent.
         let below = self.tickets.load(Ordering::SeqCst);
         let mut wait = cmd("WAIT");
         wait.arg(self.wait.replicas)
@@ -88,11 +95,13 @@ impl ReplicatedConnection {
                 round.confirmed = below;
                 return Ok(value);
             }
-            Ok(Value::Int(_)) => (ErrorKind::Io, "not enough replicas have it").into(),
-            Ok(_) => (ErrorKind::UnexpectedReturnType, "WAIT replied with something else").into(),
+            Ok(Value::Int(_)) => {
+                (ErrorKind::Io, "too few replicas have confirmed the write").into()
+            }
+            Ok(_) => (ErrorKind::UnexpectedReturnType, "unexpected reply to WAIT").into(),
             Err(fault) => fault.into_error(),
         };
-        // The call itself was answered, so whatever WAIT says, it is not undone.
+        // The call itself was answered, so a failed WAIT does not undo it.
         let fault = CallError::Unknown(fault);
         round.failed = Some((below, fault.clone()));
         Err(fault)

@@ -1,10 +1,19 @@
-//! The connection to one server.
+//! Connection to one server.
 //!
-//! Guarantee: it is never stuck. It connects on first use, so a process may start while Redis is away; after a failure
-//! every later call tries again, at most once per [`FAILURE_PAUSE`] for all callers together, and one that failed to
-//! connect says [`CallError::NotRun`]. redis-rs's own `ConnectionManager` is not used because it reconnects after
-//! input/output errors only: one `max number of clients reached` or refused password while connecting is its last
-//! answer for ever, and it cannot tell a call that was never sent from one whose reply was lost.
+//! # Guarantees
+//!
+//! - It connects on first use, so a process may start before Redis
+//!   (`a_process_may_start_before_redis`).
+//! - After a failure every later call reconnects, at most once per [`FAILURE_PAUSE`] for all
+//!   callers together. A call that could not connect returns [`CallError::NotRun`]
+//!   (`calls_to_an_absent_redis_fail_fast_and_together`).
+//! - A refusal while connecting is not final (`a_refusal_while_connecting_is_not_for_ever`).
+//!
+//! # Design
+//!
+//! `ConnectionManager` of redis-rs is not used: it reconnects after I/O errors only, so one refusal
+//! while connecting (`max number of clients reached`, a wrong password) would be its last answer.
+//! It also cannot distinguish a call that was never sent from one whose reply was lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,45 +27,45 @@ use tokio::sync::Mutex;
 use super::super::CallError;
 use super::{CONNECT_TIMEOUT, FAILURE_PAUSE};
 
-/// Commands that may wait to be written before callers do.
+/// Commands that may be buffered before callers have to wait.
 const PIPELINE_BUFFER: usize = 4096;
 
-/// How a connection behaves.
+/// Settings of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct NodeConfig {
-    /// How long a command may take.
+    /// Timeout of a command.
     pub(super) response_timeout: Duration,
-    /// After this many timeouts in a row the connection is replaced: a silent peer never closes it.
-    pub(super) patience: u32,
-    /// The runtime that drives the sockets: the one `connect` was called on, whoever uses the connection later.
+    /// Consecutive timeouts after which the connection is replaced: a silent peer never closes it.
+    pub(super) max_timeouts: u32,
+    /// Runtime that drives the sockets: the one that `connect` was called on.
     pub(super) runtime: Handle,
-    /// Counts connections that were established, of all nodes together.
+    /// Number of connections established by all nodes that share this counter.
     pub(super) connection_epoch: Arc<AtomicU64>,
 }
 
 impl NodeConfig {
-    pub(super) fn new(response_timeout: Duration, patience: u32) -> Self {
+    pub(super) fn new(response_timeout: Duration, max_timeouts: u32) -> Self {
         Self {
             response_timeout,
-            patience,
+            max_timeouts,
             runtime: Handle::current(),
             connection_epoch: Arc::default(),
         }
     }
 }
 
-/// A connection to one server: shared, multiplexed, reconnecting, cheap to clone.
+/// Connection to one server: shared, multiplexed, reconnecting, cheap to clone.
 #[derive(Clone)]
 pub(super) struct NodeConnection {
     shared: Arc<NodeInner>,
 }
 
-/// A socket, and which one in the row.
+/// Socket and its generation.
 pub(super) type LiveConnection = (MultiplexedConnection, u64);
 
 struct NodeInner {
     client: Client,
-    manner: NodeConfig,
+    config: NodeConfig,
     slot: Mutex<ConnectionSlot>,
     timeouts: AtomicU32,
 }
@@ -64,24 +73,24 @@ struct NodeInner {
 #[derive(Default)]
 struct ConnectionSlot {
     live: Option<MultiplexedConnection>,
-    /// Distinguishes connections, so that a late failure of an old one does not end the new one.
+    /// Number of this connection, so that a late failure of an old one does not end the new one.
     generation: u64,
     failure: Option<(Instant, RedisError)>,
 }
 
 impl std::fmt::Debug for NodeConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Node({})", self.address())
+        write!(f, "NodeConnection({})", self.address())
     }
 }
 
 impl NodeConnection {
-    pub(super) fn new(client: Client, manner: NodeConfig) -> Self {
+    pub(super) fn new(client: Client, config: NodeConfig) -> Self {
         let (slot, timeouts) = (Mutex::default(), AtomicU32::new(0));
-        Self { shared: Arc::new(NodeInner { client, manner, slot, timeouts }) }
+        Self { shared: Arc::new(NodeInner { client, config, slot, timeouts }) }
     }
 
-    /// `host:port`.
+    /// Address as `host:port`.
     pub(super) fn address(&self) -> String {
         self.client().get_connection_info().addr().to_string()
     }
@@ -90,12 +99,12 @@ impl NodeConnection {
         &self.shared.client
     }
 
-    /// How many connections were established so far, by all that share this one's manner.
+    /// Number of connections established by all nodes that share the counter.
     pub(super) fn connection_epoch(&self) -> u64 {
-        self.shared.manner.connection_epoch.load(Ordering::Relaxed)
+        self.shared.config.connection_epoch.load(Ordering::Relaxed)
     }
 
-    /// Gives the connection up; the next call makes a new one, which may lead elsewhere.
+    /// Drops the connection. The next call opens a new one, which may lead to another server.
     pub(super) async fn replace(&self) {
         self.shared.slot.lock().await.live = None;
     }
@@ -106,19 +115,19 @@ impl NodeConnection {
         self.send(&mut live, command).await
     }
 
-    /// Runs one command on a slot that is about to move here.
+    /// Runs one command on a slot that is being moved to this node.
     pub(super) async fn run_asking(&self, command: &Cmd) -> Result<Value, CallError> {
         let (mut live, generation) = self.live().await?;
         let mut both = redis::pipe();
         both.cmd("ASKING");
         both.add_command(command.clone());
-        let answer = live.send_packed_commands(&both, 1, 1).await;
-        let answer = answer
-            .and_then(|answers| answers.into_iter().next().unwrap_or(Value::Nil).extract_error());
-        self.observe(answer, generation).await
+        let reply = live.send_packed_commands(&both, 1, 1).await;
+        let reply = reply
+            .and_then(|replies| replies.into_iter().next().unwrap_or(Value::Nil).extract_error());
+        self.observe(reply, generation).await
     }
 
-    /// Runs several commands in one round trip and reads their replies as `T`.
+    /// Runs several commands in one round trip and parses their replies as `T`.
     pub(super) async fn pipeline<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
@@ -140,7 +149,7 @@ impl NodeConnection {
         self.observe(result, generation).await
     }
 
-    /// Sends one command over this very socket.
+    /// Sends one command over this socket.
     pub(super) async fn send(
         &self,
         (live, generation): &mut LiveConnection,
@@ -150,16 +159,17 @@ impl NodeConnection {
         self.observe(result, *generation).await
     }
 
-    /// The socket in use, or a new one.
+    /// Returns the current socket, or opens a new one.
     pub(super) async fn live(&self) -> Result<LiveConnection, CallError> {
         let slot = self.shared.slot.lock().await;
         if let Some(live) = &slot.live {
             return Ok((live.clone(), slot.generation));
         }
         drop(slot);
-        // In a task of its own, on the runtime that is to drive the socket, so that a caller who gives up stops nobody.
+        // Runs in its own task on the runtime of the sockets, so that a cancelled caller stops no
+        // other.
         let shared = Arc::clone(&self.shared);
-        match self.shared.manner.runtime.spawn(async move { shared.establish().await }).await {
+        match self.shared.config.runtime.spawn(async move { shared.establish().await }).await {
             Ok(result) => result.map_err(CallError::NotRun),
             Err(_) => Err(CallError::NotRun(
                 (redis::ErrorKind::Client, "the runtime is shutting down").into(),
@@ -179,12 +189,12 @@ impl NodeConnection {
             }
             Err(error) => error,
         };
-        let silent = error.is_timeout()
+        let timed_out = error.is_timeout()
             && self.shared.timeouts.fetch_add(1, Ordering::Relaxed) + 1
-                >= self.shared.manner.patience;
-        // A replica that was a master: the name may lead to the new one by now.
+                >= self.shared.config.max_timeouts;
+        // The server was demoted, and its name may lead to the new primary by now.
         let demoted = matches!(error.code(), Some("READONLY" | "MASTERDOWN"));
-        if silent || demoted || error.is_unrecoverable_error() {
+        if timed_out || demoted || error.is_unrecoverable_error() {
             let mut slot = self.shared.slot.lock().await;
             if slot.generation == generation {
                 slot.live = None;
@@ -206,16 +216,16 @@ impl NodeInner {
         {
             return Err(error.clone());
         }
-        let config = AsyncConnectionConfig::new()
+        let options = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(self.manner.response_timeout))
+            .set_response_timeout(Some(self.config.response_timeout))
             .set_pipeline_buffer_size(PIPELINE_BUFFER);
-        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+        match self.client.get_multiplexed_async_connection_with_config(&options).await {
             Ok(live) => {
                 slot.generation += 1;
                 slot.live = Some(live.clone());
                 slot.failure = None;
-                self.manner.connection_epoch.fetch_add(1, Ordering::Relaxed);
+                self.config.connection_epoch.fetch_add(1, Ordering::Relaxed);
                 Ok((live, slot.generation))
             }
             Err(error) => {

@@ -1,12 +1,25 @@
-//! Reading several streams, as soon as there is something.
+//! Reader of several streams.
 //!
-//! Guarantee: no read is ever cancelled, so nothing that Redis hands to a consumer is thrown away unseen while both
-//! live. On a cluster one slow or frozen node delays nobody but its own streams.
+//! # Guarantees
 //!
-//! One server is read with one blocking command. A cluster has no such command for streams of different slots, and a
-//! blocking one per stream would need a connection for each; so there each stream is asked by itself, those of a node in
-//! one packet, again and again: at once while something comes, and else after a pause that grows to [`IDLE_PAUSE`], or to a
-//! millisecond per stream, so that an idle reader asks at most a thousand times a second.
+//! - On a cluster one slow or frozen node delays no other node's streams
+//!   (`frozen_primary_loses_nothing_with_wait_replicas`).
+//! - An idle reader polls seldom, and still returns new entries quickly
+//!   (`an_idle_reader_asks_seldom_and_is_still_quick`).
+//! - A damaged stream keeps no other from being read
+//!   (`a_damaged_stream_keeps_no_other_from_being_read`).
+//!
+//! # Design
+//!
+//! No read is ever cancelled, so entries that Redis hands to a consumer are not dropped unread
+//! while both live.
+//!
+//! A single server is read with one blocking command. A cluster has no such command for streams of
+//! different slots, and one blocking command per stream would need a connection each. Each stream
+//! is therefore polled by its own command; the commands of one node share a packet. Polling
+//! continues at once while entries arrive. Otherwise it pauses up to [`IDLE_PAUSE`], or a
+//! millisecond per stream if that is longer, so an idle reader sends at most a thousand commands a
+//! second.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -25,21 +38,22 @@ use super::resp;
 
 /// First pause of an idle reader of a cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// Its longest one, unless there are more streams than milliseconds in it.
+/// Longest pause, unless there are more streams than its milliseconds.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
-/// How long one node may hold up what others have answered.
+/// Time for which a slow node may hold back the answers of others.
 const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A stream and the id after which it is read.
-pub(crate) type From<'a> = (&'a str, String);
-/// What a read found: positions in what was asked for.
+/// Key of a stream, and the id after which it is read.
+pub(crate) type StreamCursor<'a> = (&'a str, String);
+/// Entries by the stream's position in the request.
 pub(crate) type StreamPages = Vec<(usize, Vec<StreamEntry>)>;
 
-/// The connections of one reader.
+/// Connections of one reader.
 ///
-/// A read must never be cancelled (`select!`, `timeout`, abort): the server would still hand the next entry to this
-/// consumer, and nobody would see it until the consumer reads its own pending entries again. Use short blocks, and look
-/// for a shutdown between two reads.
+/// Not cancellation safe: do not drop a read in `select!`, a `timeout` or an abort. The server
+/// would still hand the next entry to this consumer, and it would stay unread until the consumer
+/// reads its own pending entries again. Use short blocks, and check for a shutdown between two
+/// reads.
 #[derive(Debug)]
 pub struct StreamReader {
     kind: ReaderKind,
@@ -47,47 +61,49 @@ pub struct StreamReader {
 
 #[derive(Debug)]
 enum ReaderKind {
-    One(Box<BlockingConnection>),
+    Single(Box<BlockingConnection>),
     Cluster(Box<ClusterPoller>),
 }
 
 impl StreamReader {
-    pub(super) fn of_one(socket: BlockingConnection) -> Self {
-        Self { kind: ReaderKind::One(Box::new(socket)) }
+    pub(super) fn of_single(socket: BlockingConnection) -> Self {
+        Self { kind: ReaderKind::Single(Box::new(socket)) }
     }
 
     pub(super) fn of_cluster(cluster: Arc<Cluster>) -> Self {
-        let (busy, asked, fault) = (HashSet::new(), JoinSet::new(), None);
+        let (busy, tasks, fault) = (HashSet::new(), JoinSet::new(), None);
         Self {
             kind: ReaderKind::Cluster(Box::new(ClusterPoller {
                 cluster,
                 busy,
-                asked,
+                tasks,
                 fault,
                 pause: FIRST_PAUSE,
             })),
         }
     }
 
-    /// Whether each read may ask for other streams than the one before. Not so on a cluster: what a slow node answers after
-    /// its stream has ceased to be asked for is seen by nobody until it is claimed.
+    /// Returns true if each read may name other streams than the one before. False on a cluster: a
+    /// slow node may answer after its stream is no longer requested, and those entries would wait
+    /// for a claim.
     #[must_use]
     pub const fn supports_stream_selection(&self) -> bool {
-        matches!(self.kind, ReaderKind::One(_))
+        matches!(self.kind, ReaderKind::Single(_))
     }
 
-    /// Reads `streams` with `head` (`XREADGROUP GROUP … COUNT n`, or `XREAD COUNT n`), waiting up to `block`.
+    /// Reads `streams` with `head` (`XREADGROUP GROUP … COUNT n` or `XREAD COUNT n`), waiting up to
+    /// `block`.
     pub(crate) async fn read(
         &mut self,
         head: &Cmd,
-        streams: &[From<'_>],
+        streams: &[StreamCursor<'_>],
         block: Duration,
     ) -> Result<StreamPages, CallError> {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
         match &mut self.kind {
-            ReaderKind::One(socket) => {
+            ReaderKind::Single(socket) => {
                 let mut read = head.clone();
                 if !block.is_zero() {
                     read.arg("BLOCK")
@@ -95,15 +111,15 @@ impl StreamReader {
                 }
                 let read = socket.run(&with_streams(read, streams)).await;
                 let read = read.and_then(|reply| resp::pages(reply, streams));
-                socket.forget();
+                socket.shrink_buffer();
                 read
             }
-            ReaderKind::Cluster(polling) => polling.read(head, streams, block).await,
+            ReaderKind::Cluster(poller) => poller.read(head, streams, block).await,
         }
     }
 }
 
-fn with_streams(mut read: Cmd, streams: &[From<'_>]) -> Cmd {
+fn with_streams(mut read: Cmd, streams: &[StreamCursor<'_>]) -> Cmd {
     read.arg("STREAMS");
     for (key, _) in streams {
         read.arg(*key);
@@ -114,8 +130,8 @@ fn with_streams(mut read: Cmd, streams: &[From<'_>]) -> Cmd {
     read
 }
 
-/// What a reply holds of `streams`.
-pub(crate) fn pages(reply: Value, streams: &[From<'_>]) -> Result<StreamPages, CallError> {
+/// Parses the pages of `streams` in a reply.
+pub(crate) fn pages(reply: Value, streams: &[StreamCursor<'_>]) -> Result<StreamPages, CallError> {
     let found = match reply {
         Value::Nil => return Ok(Vec::new()),
         Value::Array(found) => found,
@@ -128,13 +144,13 @@ pub(crate) fn pages(reply: Value, streams: &[From<'_>]) -> Result<StreamPages, C
         let position = streams
             .iter()
             .position(|(stream, _)| stream.as_bytes() == key)
-            .ok_or(CallError::unexpected_reply("a stream that was not asked for"))?;
+            .ok_or(CallError::unexpected_reply("only requested streams expected"))?;
         read.push((position, entries(page)?));
     }
     Ok(read)
 }
 
-/// What one node answered: about each of its streams.
+/// Address of a node, and its reply for each of its streams.
 type NodeReplies = (String, Vec<(String, Result<Value, CallError>)>);
 
 #[derive(Debug)]
@@ -142,8 +158,8 @@ struct ClusterPoller {
     cluster: Arc<Cluster>,
     /// Nodes that have not answered yet.
     busy: HashSet<String>,
-    asked: JoinSet<NodeReplies>,
-    /// What went wrong with a read that found something else; told by the next one.
+    tasks: JoinSet<NodeReplies>,
+    /// Failure of a read that also found entries; the next read returns it.
     fault: Option<CallError>,
     pause: Duration,
 }
@@ -152,7 +168,7 @@ impl ClusterPoller {
     async fn read(
         &mut self,
         head: &Cmd,
-        streams: &[From<'_>],
+        streams: &[StreamCursor<'_>],
         block: Duration,
     ) -> Result<StreamPages, CallError> {
         if let Some(fault) = self.fault.take() {
@@ -162,8 +178,8 @@ impl ClusterPoller {
         let idle =
             IDLE_PAUSE.max(Duration::from_millis(u64::try_from(streams.len()).unwrap_or(u64::MAX)));
         loop {
-            self.ask(head, streams).await?;
-            let (pages, fault) = self.answers(streams).await;
+            self.send_reads(head, streams).await?;
+            let (pages, fault) = self.collect_replies(streams).await;
             if !pages.is_empty() {
                 (self.fault, self.pause) = (fault, FIRST_PAUSE);
                 return Ok(pages);
@@ -179,8 +195,12 @@ impl ClusterPoller {
         }
     }
 
-    /// Asks every node that owes no answer.
-    async fn ask(&mut self, head: &Cmd, streams: &[From<'_>]) -> Result<(), CallError> {
+    /// Sends a read to every node that has answered the last one.
+    async fn send_reads(
+        &mut self,
+        head: &Cmd,
+        streams: &[StreamCursor<'_>],
+    ) -> Result<(), CallError> {
         let mut by_node: BTreeMap<String, Vec<(String, Cmd)>> = BTreeMap::new();
         let mut unserved = None;
         for stream in streams {
@@ -198,7 +218,7 @@ impl ClusterPoller {
         for (node, reads) in by_node {
             if self.busy.insert(node.clone()) {
                 let cluster = Arc::clone(&self.cluster);
-                self.asked.spawn(async move {
+                self.tasks.spawn(async move {
                     let answers = reads.into_iter().map(async |(key, read)| {
                         let answer = cluster.run(&read, None, false).await;
                         (key, answer)
@@ -210,18 +230,21 @@ impl ClusterPoller {
         Ok(())
     }
 
-    /// Waits for the answers, for slow nodes only a little, and reads what came.
-    async fn answers(&mut self, streams: &[From<'_>]) -> (StreamPages, Option<CallError>) {
+    /// Collects the replies, and waits for slow nodes only briefly.
+    async fn collect_replies(
+        &mut self,
+        streams: &[StreamCursor<'_>],
+    ) -> (StreamPages, Option<CallError>) {
         let (mut found, mut failure) = (Vec::new(), None);
         let until = Instant::now() + STRAGGLER_TIMEOUT;
-        while let Ok(Some(answered)) = timeout_at(until, self.asked.join_next()).await {
+        while let Ok(Some(answered)) = timeout_at(until, self.tasks.join_next()).await {
             let Ok((node, answers)) = answered else {
                 self.busy.clear();
                 continue;
             };
             self.busy.remove(&node);
             for (key, answer) in answers {
-                // A stream that nobody asks for any more: what was read of it is pending, and is claimed by time.
+                // The stream is no longer requested: its entries are pending and will be claimed.
                 let Some(position) = streams.iter().position(|(stream, _)| *stream == key) else {
                     continue;
                 };
@@ -229,7 +252,7 @@ impl ClusterPoller {
                     Ok(pages) => {
                         found.extend(pages.into_iter().map(|(_, entries)| (position, entries)))
                     }
-                    // A damaged stream is what can be mended, so it is told first.
+                    // A damaged stream can be repaired, so its error has priority.
                     Err(fault)
                         if failure.is_none() || fault.is_no_group() || fault.is_wrong_type() =>
                     {

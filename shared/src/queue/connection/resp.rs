@@ -1,101 +1,111 @@
-//! Replies of `XREADGROUP` and `XREAD`, read where they lie.
+//! Parser for replies of `XREADGROUP` and `XREAD` that copies no strings.
 //!
-//! Guarantee: a reply is read whole or refused, whatever its bytes are, and nothing is reserved that its bytes do not fill.
-//! redis-rs makes a tree of a reply, with a piece of memory and a walk through a general parser for each of its strings;
-//! of an entry, that costs more than planning and settling it do together.
+//! # Guarantees
+//!
+//! - A reply parses as with redis-rs (`reply_parses_as_with_redis_rs`).
+//! - No bytes make the scanner or the parser panic (`parser_never_panics_on_arbitrary_bytes`).
+//! - No memory is reserved for a length that the received bytes do not hold
+//!   (`length_without_bytes_is_refused_or_awaited`).
+//!
+//! # Design
+//!
+//! redis-rs builds a tree with an allocation and a run of a general parser for each string. For an
+//! entry this costs more than planning and settling it together. See
+//! `docs/contributing/decisions/0002-own-stream-reader.md`.
 
 use bytes::Bytes;
 
 use super::super::codec::{ByteSpan, FieldBuf};
 use super::super::{CallError, StreamEntry};
-use super::reader::{From, StreamPages};
+use super::reader::{StreamCursor, StreamPages};
 use crate::event::StreamId;
 
-/// What ends a line, and a string.
+/// Terminator of a line and of a string.
 const CRLF: &[u8; 2] = b"\r\n";
-/// Longer ones are no reply.
+/// Maximum length of a line; a longer one is malformed.
 const MAX_LINE_BYTES: usize = 64 * 1024;
-/// What an empty string takes.
+/// Bytes of an empty string.
 const MIN_STRING_BYTES: usize = 6;
 
-/// How much of a reply has come.
+/// Progress of receiving a reply.
 #[derive(Debug)]
 pub(super) struct ReplyScanner {
-    /// What has been looked at.
+    /// Bytes scanned so far.
     at: usize,
-    /// Values that are still to come.
+    /// Values still to come.
     left: usize,
 }
 
 impl ReplyScanner {
-    /// Of a reply of which nothing has come.
+    /// Returns a scanner at the beginning of a reply.
     pub(super) fn new() -> Self {
         Self { at: 0, left: 1 }
     }
 
-    /// Looks on in `received`, which is what was looked at before and what has come since. Whether the reply is whole.
+    /// Continues in `received`, which holds all bytes of the reply so far. Returns true if the
+    /// reply is complete.
     pub(super) fn scan(&mut self, received: &[u8]) -> Result<bool, CallError> {
-        let mut walk = ReplyParser { reply: received, at: self.at };
+        let mut parser = ReplyParser { reply: received, at: self.at };
         while self.left > 0 {
-            let more = match walk.header()? {
+            let more = match parser.header()? {
                 Some(ReplyHeader::Line | ReplyHeader::Nil) => 0,
                 Some(ReplyHeader::String(length))
-                    if walk.rest().len() >= length.saturating_add(CRLF.len()) =>
+                    if parser.rest().len() >= length.saturating_add(CRLF.len()) =>
                 {
-                    walk.at += length + CRLF.len();
+                    parser.at += length + CRLF.len();
                     0
                 }
                 Some(ReplyHeader::Array(length)) => length,
                 None | Some(ReplyHeader::String(_)) => return Ok(false),
             };
             self.left = (self.left - 1).checked_add(more).ok_or(MalformedReplyError)?;
-            self.at = walk.at;
+            self.at = parser.at;
         }
-        if walk.rest().is_empty() { Ok(true) } else { Err(MalformedReplyError.into()) }
+        if parser.rest().is_empty() { Ok(true) } else { Err(MalformedReplyError.into()) }
     }
 }
 
-/// What a whole reply holds of `streams`.
-pub(super) fn pages(reply: &[u8], streams: &[From<'_>]) -> Result<StreamPages, CallError> {
-    let mut walk = ReplyParser { reply, at: 0 };
-    let Some(found) = walk.array()? else { return Ok(Vec::new()) };
+/// Parses the pages of `streams` in a complete reply.
+pub(super) fn pages(reply: &[u8], streams: &[StreamCursor<'_>]) -> Result<StreamPages, CallError> {
+    let mut parser = ReplyParser { reply, at: 0 };
+    let Some(found) = parser.array()? else { return Ok(Vec::new()) };
     let mut pages = Vec::new();
     for _ in 0..found {
-        if walk.array()? != Some(2) {
+        if parser.array()? != Some(2) {
             return Err(MalformedReplyError.into());
         }
-        let key = walk.text()?;
+        let key = parser.text()?;
         let position = streams.iter().position(|(stream, _)| stream.as_bytes() == key);
         let position =
-            position.ok_or(CallError::unexpected_reply("a stream that was not asked for"))?;
+            position.ok_or(CallError::unexpected_reply("only requested streams expected"))?;
         let mut page = Vec::new();
-        for _ in 0..walk.array()?.unwrap_or(0) {
-            page.extend(walk.entry()?);
+        for _ in 0..parser.array()?.unwrap_or(0) {
+            page.extend(parser.entry()?);
         }
         pages.push((position, page));
     }
     Ok(pages)
 }
 
-/// A reply that is none.
+/// Error for bytes that are not a reply to a read.
 #[derive(Debug)]
 struct MalformedReplyError;
 
-impl std::convert::From<MalformedReplyError> for CallError {
+impl From<MalformedReplyError> for CallError {
     fn from(MalformedReplyError: MalformedReplyError) -> Self {
         Self::unexpected_reply("streams expected")
     }
 }
 
-/// What a value begins with.
+/// First line of a value.
 enum ReplyHeader {
-    /// All of it: a status, an error or a number.
+    /// Complete value: a status, an error or a number.
     Line,
-    /// All of it: there is nothing.
+    /// Nil, a complete value.
     Nil,
-    /// A string of so many bytes, which follow.
+    /// String of this many bytes, which follow.
     String(usize),
-    /// So many values, which follow.
+    /// Array of this many values, which follow.
     Array(usize),
 }
 
@@ -109,7 +119,7 @@ impl<'a> ReplyParser<'a> {
         self.reply.get(self.at..).unwrap_or_default()
     }
 
-    /// Steps behind the line that the next value begins with; `None`: not all of it has come.
+    /// Moves past the header of the next value. Returns `None` if it is incomplete.
     fn header(&mut self) -> Result<Option<ReplyHeader>, MalformedReplyError> {
         let Some((kind, rest)) = self.rest().split_first() else { return Ok(None) };
         let Some(line) = line(rest)? else { return Ok(None) };
@@ -123,7 +133,7 @@ impl<'a> ReplyParser<'a> {
         }))
     }
 
-    /// Steps into an array: how many values it has, if it is not nil.
+    /// Moves past the header of an array and returns its length, or `None` if it is nil.
     fn array(&mut self) -> Result<Option<usize>, MalformedReplyError> {
         match self.header()? {
             Some(ReplyHeader::Array(length)) => Ok(Some(length)),
@@ -132,17 +142,17 @@ impl<'a> ReplyParser<'a> {
         }
     }
 
-    /// Steps behind a string: where it is.
+    /// Moves past a string and returns its position.
     fn string(&mut self) -> Result<ByteSpan, MalformedReplyError> {
         let Some(ReplyHeader::String(length)) = self.header()? else {
             return Err(MalformedReplyError);
         };
-        let place = ByteSpan { start: self.at, end: self.at.saturating_add(length) };
-        if self.reply.get(place.end..).is_none_or(|behind| !behind.starts_with(CRLF)) {
+        let span = ByteSpan { start: self.at, end: self.at.saturating_add(length) };
+        if self.reply.get(span.end..).is_none_or(|behind| !behind.starts_with(CRLF)) {
             return Err(MalformedReplyError);
         }
-        self.at = place.end + CRLF.len();
-        Ok(place)
+        self.at = span.end + CRLF.len();
+        Ok(span)
     }
 
     fn text(&mut self) -> Result<&'a [u8], MalformedReplyError> {
@@ -150,7 +160,7 @@ impl<'a> ReplyParser<'a> {
         Ok(self.reply.get(start..end).unwrap_or_default())
     }
 
-    /// `[id, [field, value, …] | nil]`; nothing in the place of an entry is left out.
+    /// Parses `[id, [field, value, …] | nil]`. Returns `None` for a nil in place of an entry.
     fn entry(&mut self) -> Result<Option<StreamEntry>, MalformedReplyError> {
         match self.array()? {
             None => return Ok(None),
@@ -168,23 +178,23 @@ impl<'a> ReplyParser<'a> {
         Ok(Some(StreamEntry { id, fields }))
     }
 
-    /// A copy: an entry that stays long must not keep all the others that came with it.
+    /// Copies the fields, so that an entry does not keep the whole reply in memory.
     fn fields(&mut self, strings: usize) -> Result<FieldBuf, MalformedReplyError> {
         let begin = self.at;
         if strings > self.rest().len() / MIN_STRING_BYTES {
             return Err(MalformedReplyError);
         }
-        let mut places = Vec::with_capacity(strings);
+        let mut spans = Vec::with_capacity(strings);
         for _ in 0..strings {
             let ByteSpan { start, end } = self.string()?;
-            places.push(ByteSpan { start: start - begin, end: end - begin });
+            spans.push(ByteSpan { start: start - begin, end: end - begin });
         }
         let text = self.reply.get(begin..self.at).unwrap_or_default();
-        Ok(FieldBuf::new(Bytes::copy_from_slice(text), places))
+        Ok(FieldBuf::new(Bytes::copy_from_slice(text), spans))
     }
 }
 
-/// What `rest` begins with, up to the end of the line; `None`: that has not come yet.
+/// Returns the first line of `rest`, or `None` if it is incomplete.
 fn line(rest: &[u8]) -> Result<Option<&[u8]>, MalformedReplyError> {
     match rest.iter().position(|byte| *byte == CRLF[0]) {
         Some(length) if rest.len() > length + 1 => {

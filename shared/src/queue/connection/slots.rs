@@ -1,14 +1,22 @@
-//! Which slot of a cluster a command belongs to, and which node serves which slot.
+//! Slots of a cluster: the slot of a command, and the nodes that serve each slot.
 //!
-//! Guarantee: a command is routed by its first key; that all its keys share a slot is seen to by [`super::super::keys`],
-//! and by the cluster, which refuses any other before it runs.
+//! # Guarantees
+//!
+//! - A command is routed by its first key (`command_is_routed_by_its_first_key`).
+//! - Slots are computed as Redis does (`slots_are_those_of_the_specification`).
+//!
+//! # Design
+//!
+//! [`super::super::keys`] makes all keys of a command share a slot. The cluster refuses any other
+//! command before it runs.
 
 use redis::{Arg, Cmd, Value};
 
-/// Slots of a cluster.
+/// Number of slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// The slot of `key`: of the part between its first braces, if there is any, else of the whole.
+/// Computes the slot of `key` from its hash tag, the text between the first braces, or else from
+/// the whole key.
 pub(super) fn slot_of_key(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let inside = &key[open + 1..];
@@ -18,7 +26,7 @@ pub(super) fn slot_of_key(key: &[u8]) -> u16 {
     crc16(tag.unwrap_or(key)) % SLOTS
 }
 
-/// CRC16/XMODEM, as the cluster specification has it.
+/// Computes the CRC16/XMODEM, as the cluster specification demands.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0_u16, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
@@ -27,7 +35,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// The slot of `command`; `None`: any node may answer it.
+/// Slot of `command`; `None`: any node may run it.
 pub(super) fn slot_of(command: &Cmd) -> Option<u16> {
     let mut args = command.args_iter().map(|arg| match arg {
         Arg::Simple(bytes) => bytes,
@@ -36,7 +44,7 @@ pub(super) fn slot_of(command: &Cmd) -> Option<u16> {
     });
     let name = args.next()?.to_ascii_uppercase();
     let key = match name.as_slice() {
-        // Of the server, not of a key.
+        // Commands about the server instead of a key.
         b"ACL" | b"ASKING" | b"CLIENT" | b"CLUSTER" | b"COMMAND" | b"CONFIG" | b"DBSIZE"
         | b"ECHO" | b"INFO" | b"PING" | b"PUBLISH" | b"ROLE" | b"SCAN" | b"SCRIPT" | b"TIME"
         | b"WAIT" => None,
@@ -54,18 +62,19 @@ pub(super) fn slot_of(command: &Cmd) -> Option<u16> {
     key.map(slot_of_key)
 }
 
-/// A part of the slots, and who serves them.
+/// Range of slots with the nodes that serve it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlotRange {
     pub(super) first: u16,
     pub(super) last: u16,
-    /// `host` and port of the primary.
+    /// Host and port of the primary.
     pub(super) primary: (String, u16),
-    /// The same of its replicas.
+    /// Host and port of each replica.
     pub(super) replicas: Vec<(String, u16)>,
 }
 
-/// Reads the reply to `CLUSTER SLOTS`. `asked` stands for a node that does not know its own address. `None`: it is none.
+/// Parses the reply to `CLUSTER SLOTS`; `None` if it is malformed. `asked` replaces the host of a
+/// node that does not know its own.
 pub(super) fn ranges(reply: Value, asked: &str) -> Option<Vec<SlotRange>> {
     let Value::Array(entries) = reply else { return None };
     entries.into_iter().map(|entry| range(entry, asked)).collect()
@@ -101,7 +110,7 @@ fn address(node: Value, asked: &str) -> Option<(String, u16)> {
     }
 }
 
-/// `host:port` as it stands in MOVED and ASK; without a host it is the one that said so.
+/// Parses the `host:port` of MOVED and ASK. Without a host it is `asked`, the node that answered.
 pub(super) fn redirection(text: &str, asked: &str) -> Option<(String, u16)> {
     let (host, port) = text.rsplit_once(':')?;
     let host = if host.is_empty() { asked } else { host };

@@ -1,6 +1,12 @@
-//! Looking at many dead letters, following new ones, and adding those that were exported elsewhere.
+//! Statistics, paging and import of dead letters.
 //!
-//! Guarantee: no call costs more than the entries that it is told to look at, however many there are.
+//! # Guarantees
+//!
+//! - Importing a dead letter twice adds it once (`purged_dead_letters_are_imported_once`).
+//!
+//! # Design
+//!
+//! The cost of a call depends on the entries that it examines, not on the number of dead letters.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,48 +18,49 @@ use crate::event::{Millis, StreamId};
 use crate::queue::codec::{array, bytes, entries, stream_id};
 use crate::queue::{CallError, Fields, PlatformKeys, StreamEntry, StreamReader};
 
-/// How long it is remembered what became of an imported dead letter.
+/// Time for which an import is remembered.
 const IMPORTED_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// What a look at some of the dead letters found.
+/// Statistics of some of the dead letters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeadLetterStats {
-    /// How many there are at the moment of this look, counted or not.
+    /// Number of dead letters, counted or not.
     pub length: u64,
-    /// The last of them at that moment.
+    /// Id of the last dead letter.
     pub last: Option<StreamId>,
-    /// Where to go on; `None`: the end was reached.
+    /// Id after which counting continues; `None`: the end was reached.
     pub next: Option<StreamId>,
-    /// How many were looked at.
+    /// Number of dead letters that were counted.
     pub counted: u64,
-    /// What their fields weigh.
+    /// Bytes of their fields.
     pub bytes: u64,
-    /// When the first of those looked at died.
+    /// Time of the first of them.
     pub oldest: Option<Millis>,
-    /// When the last of those looked at died.
+    /// Time of the last of them.
     pub newest: Option<Millis>,
-    /// How many died of what; `""`: of nothing that is said.
+    /// Counts by error code; `""`: without one.
     pub by_error_code: BTreeMap<String, u64>,
-    /// How many are of which type; `""`: of none.
+    /// Counts by event type; `""`: without one.
     pub by_event_type: BTreeMap<String, u64>,
 }
 
-/// What became of a dead letter that was to be imported.
+/// Outcome of importing a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImportOutcome {
-    /// It is here now, under this id.
+    /// The dead letter was added under this id.
     Done(StreamId),
-    /// It was here already; nothing was done.
+    /// The dead letter was present. Nothing was done.
     Present,
-    /// The dead letters are at their bound; nothing was done.
+    /// The dead letters are at their bound. Nothing was done.
     Full,
 }
 
 impl Queue {
-    /// Counts up to `most` dead letters after `after` and not beyond `last`, where they lie: no body is sent.
+    /// Counts up to `most` dead letters after `after` and up to `last`. The count happens in Redis,
+    /// so no body is sent.
     ///
     /// # Errors
-    /// When Redis did not answer, or the key holds something else.
+    /// If Redis does not answer, or the key has another type.
     pub async fn dead_letter_stats(
         &self,
         keys: &PlatformKeys,
@@ -81,7 +88,7 @@ impl Queue {
         })
     }
 
-    /// One page of a platform's dead letters before `before`, newest first, as raw entries for [`DeadLetter::decode`].
+    /// Reads a page of dead letters before `before`, newest first, for [`DeadLetter::decode`].
     ///
     /// # Errors
     /// As [`Self::dead_letter_stats`].
@@ -97,7 +104,7 @@ impl Queue {
         entries(self.connection.run(&range).await?)
     }
 
-    /// The dead letters `ids`, in one round trip; `None` for one that is not there.
+    /// Reads the dead letters `ids` in one round trip; `None` for one that does not exist.
     ///
     /// # Errors
     /// As [`Self::dead_letter_stats`].
@@ -109,19 +116,19 @@ impl Queue {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut all = redis::pipe();
+        let mut commands = redis::pipe();
         for id in ids {
             let id = id.to_string();
-            all.cmd("XRANGE").arg(&keys.dlq).arg(&id).arg(id);
+            commands.cmd("XRANGE").arg(&keys.dlq).arg(&id).arg(id);
         }
-        let replies: Vec<Value> = self.connection.pipeline(&all).await?;
+        let replies: Vec<Value> = self.connection.pipeline(&commands).await?;
         if replies.len() != ids.len() {
-            return Err(CallError::unexpected_reply("one answer per id expected"));
+            return Err(CallError::unexpected_reply("one reply per id expected"));
         }
         replies.into_iter().map(|reply| Ok(entries(reply)?.pop())).collect()
     }
 
-    /// Whether each of these events is dead, waiting for a retry or on its way once more, as far as is noted.
+    /// Returns per event whether the index says that it is dead, waits for a retry or was replayed.
     ///
     /// # Errors
     /// As [`Self::dead_letter_stats`].
@@ -138,11 +145,11 @@ impl Queue {
         Ok(noted.iter().map(Option::is_some).collect())
     }
 
-    /// Waits up to `block` for dead letters of any of `streams` after the id beside it, at most `count` of each; returns
-    /// the position in `streams` with what came.
+    /// Waits up to `block` for dead letters of `streams`, each after its id, at most `count` of
+    /// each. Returns positions in `streams` with their entries.
     ///
     /// # Errors
-    /// [`CallError::is_wrong_type`] when one of the keys is no stream: none was read then.
+    /// [`CallError::is_wrong_type`] if one of the keys is not a stream. Nothing was read then.
     pub async fn follow_dead_letters(
         &self,
         reader: &mut StreamReader,
@@ -157,11 +164,13 @@ impl Queue {
         reader.read(&read, &streams, block).await
     }
 
-    /// Adds a dead letter with these very fields, unless it is here already or `max_len` are: what was exported under
-    /// `original` gets a new id. Marks its platform as one that has keys.
+    /// Imports a dead letter with exactly these fields, unless it is present or there are `max_len`
+    /// already. The dead letter exported as `original` gets a new id. Adds the platform to the
+    /// index.
     ///
     /// # Errors
-    /// When Redis did not answer (it may be added: do it again), is full, or `fields` is empty or too many.
+    /// If Redis is full or does not answer, or `fields` is empty or too many. Repeating the import
+    /// is safe.
     pub async fn import_dead_letter(
         &self,
         keys: &PlatformKeys,
@@ -188,7 +197,7 @@ impl Queue {
 }
 
 impl DeadLetter {
-    /// When it became a dead letter: what it says, else the time of its id.
+    /// Time at which it became a dead letter: the field if present, else the time of its id.
     #[must_use]
     pub fn dead_lettered_at(&self) -> Millis {
         self.failed_at.unwrap_or_else(|| Millis::try_from(self.id.ms).unwrap_or(Millis::MAX))
@@ -202,7 +211,7 @@ fn optional(value: Value) -> Result<Option<StreamId>, CallError> {
     }
 }
 
-/// A time that may be absent; one that no clock shows is as good as absent.
+/// Parses a time that may be absent; an unreadable one counts as absent.
 fn time(value: Value) -> Result<Option<Millis>, CallError> {
     Ok(std::str::from_utf8(&bytes(value)?).ok().and_then(|text| text.parse().ok()))
 }

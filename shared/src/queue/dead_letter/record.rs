@@ -1,8 +1,16 @@
-//! A dead letter as a line of text, and back: what an export, an archive and an import agree on.
+//! Line format of a dead letter, used by exports, archives and imports.
 //!
-//! Guarantee: [`read`] gives back the very field pairs, in their order, that [`write()`] was given, whatever they are. Where
-//! the object of the documented fields cannot say that (a field that is repeated, illegible or out of place), `raw` says
-//! it, as pairs of base64, and then only `raw` counts. What [`read`] does not understand completely it refuses.
+//! # Guarantees
+//!
+//! - [`read`] returns exactly the field pairs that [`write()`] was given, in order
+//!   (`record_reads_back_as_written`).
+//! - [`read`] refuses a line that it does not understand completely
+//!   (`record_read_refuses_what_it_cannot_keep`).
+//!
+//! # Design
+//!
+//! The object of documented fields cannot represent a repeated, unreadable or misplaced field. Such
+//! an entry also gets `raw`, all pairs in base64, and then only `raw` counts.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -13,39 +21,39 @@ use crate::event::{Millis, StreamId};
 use crate::platform::PlatformName;
 use crate::queue::{FieldBuf, Fields, StreamEntry};
 
-/// Most fields that a script can move; an entry of more could never be replayed.
+/// Maximum number of fields that a script can move. An entry with more could never be replayed.
 const MAX_FIELDS: usize = 2000;
 
-/// A dead letter that was read from a line.
+/// Dead letter as read from a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetterRecord {
-    /// Whose it is.
+    /// Platform of the event.
     pub platform: PlatformName,
-    /// The id it had where it was exported.
+    /// Id where it was exported.
     pub id: StreamId,
-    /// Its fields.
+    /// Fields of the entry.
     pub fields: Fields,
 }
 
-/// Why a line is no dead letter. Names places, never values.
+/// Reason why a line is not a dead letter. Names fields, never values.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Not an object of the fields that a dead letter has.
     #[error("not a dead letter as `export` writes it: {0}")]
     Shape(String),
-    /// The platform's name is none.
+    /// Invalid name of a platform.
     #[error("platform: not a platform's name")]
     Platform,
-    /// Not base64.
+    /// Invalid base64 in this field.
     #[error("{0}: not base64")]
     Base64(&'static str),
     /// Both `body` and `body_base64`.
     #[error("both body and body_base64")]
     TwoBodies,
-    /// Redis has no entries without fields.
+    /// No fields; Redis has no entries without fields.
     #[error("it has no fields")]
     Empty,
-    /// More fields than can be moved.
+    /// More fields than a script can move.
     #[error("it has more than {MAX_FIELDS} fields")]
     TooMany,
 }
@@ -53,58 +61,59 @@ pub enum RecordError {
 #[derive(Serialize)]
 struct ExportedLine<'a> {
     #[serde(flatten)]
-    letter: &'a DeadLetter,
+    dead_letter: &'a DeadLetter,
     #[serde(skip_serializing_if = "Option::is_none")]
     raw: Option<Vec<[String; 2]>>,
 }
 
-/// The line of an entry of `platform`, one JSON object with a line break behind it, appended to `out`.
+/// Appends the line of an entry of `platform` to `out`: one JSON object and a line break.
 ///
 /// # Errors
-/// Never, as far as is known: everything in it can be written as JSON.
+/// None known: every value can be written as JSON.
 pub fn write(
     platform: &PlatformName,
     entry: StreamEntry,
     out: &mut Vec<u8>,
 ) -> Result<(), serde_json::Error> {
     let fields = entry.fields.as_ref().map(FieldBuf::to_fields).unwrap_or_default();
-    let letter = DeadLetter::decode(platform, entry);
-    let raw = (fields_of(&letter) != fields).then(|| {
+    let dead_letter = DeadLetter::decode(platform, entry);
+    let raw = (fields_of(&dead_letter) != fields).then(|| {
         fields.iter().map(|(name, value)| [BASE64.encode(name), BASE64.encode(value)]).collect()
     });
-    serde_json::to_writer(&mut *out, &ExportedLine { letter: &letter, raw })?;
+    serde_json::to_writer(&mut *out, &ExportedLine { dead_letter: &dead_letter, raw })?;
     out.push(b'\n');
     Ok(())
 }
 
-/// The fields of `letter`, as a worker writes them: the event's, what this release does not know, the failure's.
-fn fields_of(letter: &DeadLetter) -> Fields {
+/// Fields in the order in which a worker writes them: those of the event, unknown ones, those of
+/// the failure.
+fn fields_of(dead_letter: &DeadLetter) -> Fields {
     let mut fields = Fields::new();
     let mut pair = |name: &str, value: Option<Vec<u8>>| {
         fields.extend(value.map(|value| (name.as_bytes().to_vec(), value)));
     };
-    pair("v", text(letter.v));
-    pair("event_id", text(letter.event_id.as_ref()));
-    pair("event_type", text(letter.event_type.as_ref()));
-    pair("occurred_at", text(letter.occurred_at));
-    pair("received_at", text(letter.received_at));
-    pair("attempt", text(letter.attempt));
-    pair("origin", text(letter.origin));
-    pair("body", letter.body.as_ref().map(|body| body.0.to_vec()));
-    pair("delivery_id", text(letter.delivery_id.as_ref()));
-    pair("traceparent", text(letter.traceparent.as_ref()));
-    fields.extend(letter.extra.iter().cloned());
+    pair("v", text(dead_letter.v));
+    pair("event_id", text(dead_letter.event_id.as_ref()));
+    pair("event_type", text(dead_letter.event_type.as_ref()));
+    pair("occurred_at", text(dead_letter.occurred_at));
+    pair("received_at", text(dead_letter.received_at));
+    pair("attempt", text(dead_letter.attempt));
+    pair("origin", text(dead_letter.origin));
+    pair("body", dead_letter.body.as_ref().map(|body| body.0.to_vec()));
+    pair("delivery_id", text(dead_letter.delivery_id.as_ref()));
+    pair("traceparent", text(dead_letter.traceparent.as_ref()));
+    fields.extend(dead_letter.extra.iter().cloned());
     let mut pair = |name: &str, value: Option<Vec<u8>>| {
         fields.extend(value.map(|value| (name.as_bytes().to_vec(), value)));
     };
-    pair("error_code", text(letter.error_code.as_ref()));
-    pair("error", text(letter.error.as_ref()));
-    pair("attempts", text(letter.attempts));
-    pair("first_failed_at", text(letter.first_failed_at));
-    pair("failed_at", text(letter.failed_at));
-    pair("worker", text(letter.worker.as_ref()));
-    pair("source_id", text(letter.source_id));
-    pair("replays", text(Some(letter.replays)));
+    pair("error_code", text(dead_letter.error_code.as_ref()));
+    pair("error", text(dead_letter.error.as_ref()));
+    pair("attempts", text(dead_letter.attempts));
+    pair("first_failed_at", text(dead_letter.first_failed_at));
+    pair("failed_at", text(dead_letter.failed_at));
+    pair("worker", text(dead_letter.worker.as_ref()));
+    pair("source_id", text(dead_letter.source_id));
+    pair("replays", text(Some(dead_letter.replays)));
     fields
 }
 
@@ -112,7 +121,7 @@ fn text<T: ToString>(value: Option<T>) -> Option<Vec<u8>> {
     value.map(|value| value.to_string().into_bytes())
 }
 
-/// What a line may hold; anything else is refused, since it would be lost.
+/// Fields that a line may have. An unknown one is refused, because it would be lost.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ImportedLine {
@@ -141,16 +150,16 @@ struct ImportedLine {
     raw: Option<Vec<[String; 2]>>,
 }
 
-/// Reads one line (its line break may be left out).
+/// Reads one line, with or without its line break.
 ///
 /// # Errors
-/// When anything in it is not understood.
+/// If the line is not completely understood.
 pub fn read(line: &[u8]) -> Result<DeadLetterRecord, RecordError> {
-    let given: ImportedLine =
+    let line: ImportedLine =
         serde_json::from_slice(line).map_err(|error| RecordError::Shape(shape(&error)))?;
-    let platform = PlatformName::queue(&given.platform).map_err(|_| RecordError::Platform)?;
-    let id = given.id;
-    let fields = given.fields()?;
+    let platform = PlatformName::queue(&line.platform).map_err(|_| RecordError::Platform)?;
+    let id = line.id;
+    let fields = line.fields()?;
     match fields.len() {
         0 => Err(RecordError::Empty),
         1..=MAX_FIELDS => Ok(DeadLetterRecord { platform, id, fields }),
@@ -158,14 +167,14 @@ pub fn read(line: &[u8]) -> Result<DeadLetterRecord, RecordError> {
     }
 }
 
-/// serde_json's reason without what stood there.
+/// Describes the error of serde_json without quoting the line.
 fn shape(error: &serde_json::Error) -> String {
-    let what = match error.classify() {
+    let problem = match error.classify() {
         serde_json::error::Category::Syntax => "not JSON",
         serde_json::error::Category::Eof => "it ends too early",
         _ => "a field is missing, unknown or of another kind",
     };
-    format!("{what} (column {})", error.column())
+    format!("{problem} (column {})", error.column())
 }
 
 impl ImportedLine {
@@ -242,8 +251,8 @@ mod tests {
         pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec())).collect()
     }
 
-    /// As the dead-letter script leaves them.
-    fn natural() -> Fields {
+    /// Fields as the dead-letter script writes them.
+    fn worker_fields() -> Fields {
         fields(&[
             ("v", b"1"),
             ("event_id", b"evt-1"),
@@ -267,8 +276,9 @@ mod tests {
 
     fn names() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
-            4 => prop::sample::select(vec!["v", "event_id", "body", "attempts", "origin", "replays", "later"])
-                .prop_map(|name| name.as_bytes().to_vec()),
+            4 => prop::sample::select(vec![
+                "v", "event_id", "body", "attempts", "origin", "replays", "later",
+            ]).prop_map(|name| name.as_bytes().to_vec()),
             1 => vec(any::<u8>(), 0..8),
         ]
     }
@@ -285,17 +295,18 @@ mod tests {
         #[test]
         fn record_reads_back_as_written(fields in vec((names(), values()), 1..14)) {
             let line = line(&fields);
-            let expected = DeadLetterRecord { platform: mux(), id: StreamId { ms: 5, seq: 6 }, fields };
+            let id = StreamId { ms: 5, seq: 6 };
+            let expected = DeadLetterRecord { platform: mux(), id, fields };
             prop_assert_eq!(read(line.as_bytes()).unwrap(), expected);
         }
     }
 
     #[test]
     fn record_of_a_worker_needs_no_raw_fields() {
-        let line = line(&natural());
+        let line = line(&worker_fields());
         assert!(!line.contains("\"raw\""), "{line}");
         assert_eq!(line.matches('\n').count(), 1);
-        assert_eq!(read(line.as_bytes()).unwrap().fields, natural());
+        assert_eq!(read(line.as_bytes()).unwrap().fields, worker_fields());
     }
 
     #[test]

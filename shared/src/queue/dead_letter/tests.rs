@@ -32,10 +32,11 @@ fn dead_letter_serializes_as_an_object_of_its_fields() {
         ("replays", b"2"),
     ]);
     let expected = json!({
-        "id": "5-6", "platform": "mux", "v": 1, "event_id": "evt-1", "event_type": "stream.up", "occurred_at": 1000,
-        "received_at": 2000, "attempt": 5, "origin": "1-2", "body": "{\"a\":1}",
-        "error_code": "a_code_of_a_later_release", "error": "no session", "attempts": 5, "first_failed_at": 3000,
-        "failed_at": 4000, "worker": "host-1", "source_id": "3-4", "replays": 2,
+        "id": "5-6", "platform": "mux", "v": 1, "event_id": "evt-1", "event_type": "stream.up",
+        "occurred_at": 1000, "received_at": 2000, "attempt": 5, "origin": "1-2",
+        "body": "{\"a\":1}", "error_code": "a_code_of_a_later_release", "error": "no session",
+        "attempts": 5, "first_failed_at": 3000, "failed_at": 4000, "worker": "host-1",
+        "source_id": "3-4", "replays": 2,
     });
     assert_eq!(serde_json::to_value(&letter).unwrap(), expected);
 }

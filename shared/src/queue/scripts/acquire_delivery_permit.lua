@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- Asks for leave to make one delivery, across all workers (GCRA, as rule 24 has it for events).
+-- Acquires permission for one delivery, across all workers (GCRA, as for events in enqueue.lua).
 --
 -- KEYS  1 limit  2 state
 -- ARGV  1 period in us  2 burst
--- Reply what to do: 0 go on, 1 wait for the limit, 2 wait for a busy destination, 3 wait for an
---       operator who paused it, 4 give up because it answered 410
---       then how long to wait, in ms; 0 if not known
+-- Reply 0 deliver now, 1 wait for the rate limit, 2 wait for a busy destination,
+--       3 wait for an operator who paused it, 4 abandon: it answered 410
+--       then the time to wait in ms; 0 if unknown
 --
--- No key but a hash can say so.
+-- A state of another type than a hash counts as empty.
 
-local MAX_PAUSE = 3600000 -- in ms; what lies further ahead was noted before the clock was set back
+local MAX_PAUSE = 3600000 -- in ms; a later end was noted before the clock was set back
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local period, reach = tonumber(ARGV[1]), tonumber(ARGV[2]) * tonumber(ARGV[1])
@@ -29,7 +29,7 @@ local tat = tonumber(redis.call('GET', KEYS[1])) or 0
 if not (tat >= 0) then
   tat = 0
 end
-tat = math.max(math.min(tat, now + reach), now) -- the clock may have been set back (rule 23)
+tat = math.max(math.min(tat, now + reach), now) -- the clock may have been set back
 local wait = tat + period - now - reach
 if wait > 0 then
   return { 1, math.max(1, math.ceil(wait / 1000)) }

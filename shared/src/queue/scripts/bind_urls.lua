@@ -1,21 +1,21 @@
 #!lua flags=allow-oom
 -- Assigns queues to destinations by receiver: URL and scope. An assigned queue keeps its receiver.
--- Allowed on a full Redis: without a queue a worker cannot deliver, and so cannot free memory.
+--
+-- This runs on a full Redis: without a queue a worker cannot deliver, and so cannot free memory.
 --
 -- KEYS  1 hash of these fields:
---         queue -> fingerprint of the URL, host, scope, order of the assignment
---         =fingerprint scope -> queue whose state (pause, 410, busy) holds for that receiver
+--         queue -> fingerprint of the URL, host, scope, number of the assignment
+--         =fingerprint scope -> queue whose state (pause, 410, busy) applies to that receiver
 --         #configured, #registered -> set once destinations of that kind were assigned
--- ARGV  1 kinds to note as assigned, even if there is no destination of them: '', 'c' or 'cr'
---       2 number of names that are not free, or '?': unknown. Then these names
+-- ARGV  1 kinds to mark as assigned, even without a destination: '', 'c' or 'cr'
+--       2 number of occupied names, or '?' if unknown; then these names
 --       then per destination: name, scope, kind (c or r), fingerprint, host
--- Reply the queue of each destination, in order; the queue that has its state, in order; then all
---       of the hash as it is now, flat. All are empty if a new queue is needed and the names that
---       are not free are unknown
+-- Reply the queue of each destination; the queue that has its state; the whole hash, flat.
+--       All three are empty if a new queue is needed and the occupied names are unknown
 --
--- The scope is the destination's name, or * for those that are told apart by URL alone. A receiver's
--- queues are given out in the order of their assignment, so that no position in a list decides.
--- A queue of an earlier release has no URL. Its name is free for the first destinations of a kind.
+-- The scope is the destination's name, or * if the URL alone identifies it. Queues of a receiver
+-- are used in the order of their assignment, so that no position in a list decides. A queue of an
+-- earlier release has no URL. The first destinations of a kind may take its name.
 
 local PRINT = 32 -- hex digits of a fingerprint
 local LONGEST = 64 -- bytes of a name
@@ -63,7 +63,8 @@ end
 for position = 1, count do
   local _, scope, _, print = destination(position)
   for _, queue in ipairs(order) do
-    if not assigned[position] and known[queue[1]] == print .. ' ' .. scope and not taken[queue[1]] then
+    local matches = known[queue[1]] == print .. ' ' .. scope
+    if not assigned[position] and matches and not taken[queue[1]] then
       assigned[position] = queue[1]
       taken[queue[1]] = true
     end

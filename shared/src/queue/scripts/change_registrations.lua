@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Changes what is registered, if it still is what the caller looked at: version and change are one write, so nobody
--- overwrites a change that he has not seen, and no change goes unseen (rule 20).
+-- Changes the registrations if their version is still the one that the caller has read. Version and
+-- changes are one write, so no change overwrites one that its caller has not seen.
 --
 -- KEYS  1 registrations
--- ARGV  1 the version that was looked at, empty: there was none  2 the next version  3 most fields, the version included
---       then per change: field, its value or empty to remove it
--- Reply 1 changed, 0 another version stands there, -1 over the bound; nothing was changed in either case
+-- ARGV  1 version that was read, or '' if there was none  2 next version
+--       3 maximum number of fields, the version included
+--       then per change: field, value or '' to remove the field
+-- Reply 1 changed, 0 another version is current, -1 too many fields. 0 and -1 change nothing
 
 local now = redis.call('HGET', KEYS[1], '#version') or ''
 if now ~= ARGV[1] then

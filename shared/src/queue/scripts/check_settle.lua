@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Writes nothing. Redis refuses it wherever it refuses to move an event that is queued.
+-- Writes nothing. Redis refuses this script whenever it refuses to move a queued event.
 --
--- KEYS  1 any that the server serves
+-- KEYS  1 any key that the server serves
 -- Reply 1
 return 1

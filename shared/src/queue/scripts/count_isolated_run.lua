@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
--- Counts that a suspect is about to run alone (rule 4). Redis's own delivery count only makes an entry suspect; this one
--- is cleared on every orderly outcome, so what remains are runs that ended the process.
+-- Counts a run of a suspect alone, before it begins (suspects-run-alone).
+--
+-- Redis's delivery count only makes an entry suspect. This count is cleared by every orderly
+-- outcome, so it counts the runs that ended the process.
 --
 -- KEYS  1 incoming  2 suspects
--- ARGV  1 id  2 a token of this run, without a colon
--- Reply how often, this time included; 0 if there is no such entry (nothing is kept then)
+-- ARGV  1 id  2 token of this run, without a colon
+-- Reply number of runs, this one included; 0 if there is no such entry, and nothing is kept
 --
--- A run is counted once, however often its call is repeated because an answer was lost: the token of the last one
--- stands beside the count.
+-- The token of the last run is stored beside the count. A call repeated after a lost reply
+-- therefore counts once.
 
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then
   redis.call('HDEL', KEYS[2], ARGV[1])

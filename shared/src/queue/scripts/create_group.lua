@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Sees to it that stream and group are there.
+-- Creates the stream and its group if they are missing.
 --
 -- KEYS  1 incoming  2 retry  3 failures  4 exceptions
 -- ARGV  1 group
--- Reply 1 created, 0 it existed; WRONGTYPE if the key is no stream
+-- Reply 1 created, 0 it existed; WRONGTYPE if the key is not a stream
 --
--- A new group begins at 0, never at the end: what arrived while it was missing must not be skipped. So entries that wait
--- for a retry come back as new ones, and the retry set, which would promote them a second time, is dropped (rule 3), and no event counts as waiting for a retry any more.
+-- A new group begins at 0, never at the end, so that no event is skipped. Entries waiting for a
+-- retry are thus delivered as new ones. The retry set would promote them a second time, so it is
+-- dropped, and the index no longer lists them as retrying.
 
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('XLEN', KEYS[1])

@@ -1,24 +1,31 @@
 #!lua flags=allow-oom
--- Moves entries to the dead letters, all their fields verbatim with the failure's facts beside them (rules 3, 31, 34),
--- and tells who waits for them (rules 28, 29): that is over then, so `reply_to` stays behind.
+-- Moves entries to the dead letters with the facts of their failure, and publishes the results of
+-- awaited events.
 --
--- KEYS  1 incoming  2 dlq  3 retry  4 failures  5 suspects  6 counters  7 exceptions  then one result per awaited event
--- ARGV  1 group  2 consumer  3 most dead letters  4 worker
---       then per entry: id, error_code, error, attempts, first_failed_at|'', channel|'', what it is told|''
--- Reply one integer per entry: 0 done, 1 the dead letters are at their bound, 2 it does not exist or is not pending for
---       this consumer; for 1 and 2 nothing was done
+-- All other fields are copied verbatim (unknown-fields-travel). `reply_to` is dropped, because no
+-- replica waits for the event any more. A dead-letter stream at its bound refuses: the event stays
+-- in the retry set with the longest delay.
+--
+-- KEYS  1 incoming  2 dlq  3 retry  4 failures  5 suspects  6 counters  7 exceptions
+--       then one result key per awaited event
+-- ARGV  1 group  2 consumer  3 bound of the dead letters  4 worker
+--       then per entry: id, error_code, error, attempts, first_failed_at or '', channel or '',
+--         reply or ''
+-- Reply one integer per entry: 0 moved, 1 the dead letters are at their bound,
+--       2 the entry does not exist or is not pending for this consumer. 1 and 2 change nothing
 
-local MOST_VALUES = 4000 -- what unpack can pass on; beyond it the pairs are kept in one field
-local LONGEST_ID = 256 -- in bytes; an event has no longer one
-local KEPT_S = 60 -- how long a result can be asked for
-local OURS = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
-  worker = true, source_id = true, replays = true, reply_to = true, excused = true }
+local MOST_VALUES = 4000 -- limit of unpack; more pairs are packed into one field
+local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
+local KEPT_S = 60 -- lifetime of a result
+local OURS = { error_code = true, error = true, attempts = true, first_failed_at = true,
+  failed_at = true, worker = true, source_id = true, replays = true, reply_to = true,
+  excused = true }
 local group, consumer, most, worker = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
 local length = redis.call('XLEN', KEYS[2])
 
-local function letter(id, fields, at)
+local function dead_letter(id, fields, at)
   local first, replays = ARGV[at + 4], '0'
   local out = {}
   for field = 1, #fields, 2 do
@@ -38,7 +45,8 @@ local function letter(id, fields, at)
   if first == '' then
     first = now
   end
-  local facts = { 'error_code', ARGV[at + 1], 'error', ARGV[at + 2], 'attempts', ARGV[at + 3], 'first_failed_at', first,
+  local facts = { 'error_code', ARGV[at + 1], 'error', ARGV[at + 2], 'attempts', ARGV[at + 3],
+    'first_failed_at', first,
     'failed_at', now, 'worker', worker, 'source_id', id, 'replays', replays }
   for _, fact in ipairs(facts) do
     out[#out + 1] = fact
@@ -70,7 +78,7 @@ for at = 5, #ARGV, 7 do
   elseif length >= most then
     outcomes[#outcomes + 1] = 1
   else
-    local dead = redis.call('XADD', KEYS[2], '*', unpack(letter(id, entry[2], at)))
+    local dead = redis.call('XADD', KEYS[2], '*', unpack(dead_letter(id, entry[2], at)))
     local event = event_id(entry[2])
     if event then
       redis.call('HSET', KEYS[7], event, 'dead:' .. dead)
@@ -81,7 +89,7 @@ for at = 5, #ARGV, 7 do
     redis.call('HDEL', KEYS[4], id)
     redis.call('HDEL', KEYS[5], id)
     if result then
-      -- Permissions may forbid it; that keeps nothing from being moved.
+      -- Permissions may forbid this. The entry is moved nevertheless.
       redis.pcall('SET', result, ARGV[at + 6], 'EX', KEPT_S)
       redis.pcall('PUBLISH', channel, ARGV[at + 6])
     end

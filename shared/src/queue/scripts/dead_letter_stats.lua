@@ -1,13 +1,16 @@
 #!lua flags=no-writes
--- Counts a few dead letters where they lie, so that counting a million moves no bodies. Costs what it looks at.
+-- Counts a few dead letters in place, so that counting a million transfers no bodies. The cost
+-- depends on the entries examined only.
 --
 -- KEYS  1 dlq
--- ARGV  1 id to go on after|'' at the beginning  2 last id to count|''  3 most entries to look at
--- Reply dead letters, last id|'' (both at this moment), id to go on after|'' (the end was reached), counted, bytes of
---       their fields, least and greatest time of death|'', then two flat lists of name and count: by error code, by
---       event type. A dead letter without such a field is counted under ''
+-- ARGV  1 id to continue after, or '' at the beginning  2 last id to count, or ''
+--       3 maximum number of entries to examine
+-- Reply number of dead letters, last id or '' (both now), id to continue after or '' at the end,
+--       entries counted, bytes of their fields, least and greatest time of death or '',
+--       then two flat lists of name and count: by error code, by event type
+--       ('' for a dead letter without that field)
 
-local LONGEST = 256 -- bytes of a name; a sender chooses event types
+local LONGEST = 256 -- bytes of a name; senders choose event types
 local most = tonumber(ARGV[3])
 local length = redis.call('XLEN', KEYS[1])
 local tail = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -55,6 +58,7 @@ local function text(number)
   return number and string.format('%.0f', number) or ''
 end
 return {
-  length, last, #entries < most and '' or entries[#entries][1], #entries, bytes, text(oldest), text(newest),
+  length, last, #entries < most and '' or entries[#entries][1], #entries, bytes,
+  text(oldest), text(newest),
   flat(codes), flat(types),
 }

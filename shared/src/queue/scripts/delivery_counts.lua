@@ -1,9 +1,9 @@
 #!lua flags=no-writes
--- How often entries were delivered.
+-- Returns how often entries were delivered.
 --
 -- KEYS  1 incoming
 -- ARGV  1 group  2 consumer, then ids
--- Reply one integer per id: Redis's delivery count, 0 if it is not pending for this consumer
+-- Reply one integer per id: Redis's delivery count, 0 if not pending for this consumer
 
 local counts = {}
 for at = 3, #ARGV do

@@ -1,13 +1,16 @@
 #!lua flags=no-writes
--- Looks at a platform: how much is where, and how old the oldest is (rules 23, 32). Costs the same however much there is.
+-- Returns a platform's numbers of events by state, and the age of the oldest. The cost does not
+-- depend on the length of the stream.
 --
 -- KEYS  1 incoming  2 retry  3 dlq
 -- ARGV  1 group
--- Reply length, pending, retrying, dead letters, now in ms, received_at of the oldest unfinished event that waits for no
---       retry|false, received_at of the first entry|false
+-- Reply length, pending, retrying, dead letters, now in ms,
+--       received_at of the oldest unfinished event that waits for no retry, or false,
+--       received_at of the first entry, or false
 --
--- Not XINFO's `lag`, which is wrong after XDEL on Redis 7.0. Unfinished and waiting for no retry is what is pending or
--- undelivered, and both are ordered by id, so the first of each is enough.
+-- XINFO's `lag` is not used: it is wrong after XDEL on Redis 7.0 (backlog-counts-entries). An
+-- unfinished event that waits for no retry is pending or undelivered. Both lists are ordered by id,
+-- so the first of each is enough.
 
 local incoming = KEYS[1]
 local length, pending, delivered = 0, 0, nil
@@ -62,5 +65,6 @@ end
 local time = redis.call('TIME')
 return {
   length, pending, redis.call('ZCARD', KEYS[2]), redis.call('XLEN', KEYS[3]),
-  text(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)), text(oldest), text(received_at(head)),
+  text(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)),
+  text(oldest), text(received_at(head)),
 }

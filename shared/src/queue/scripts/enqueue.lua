@@ -1,53 +1,71 @@
 #!lua
--- Decides about a batch of requests, in their order, and appends the accepted events. A request is one event, or a group
--- of several that are accepted together or not at all. What stands one after the other for one platform is a section. On
--- a single server a call holds sections of several platforms, so that they share what a call costs; on a cluster, where
--- each platform has a slot of its own, one (rule 12).
--- Without allow-oom on purpose: when Redis is full nothing of the batch runs (rule 1).
+-- Decides about a batch of requests in order of arrival, and appends the accepted events.
 --
--- A section may hold verified requests that are no usable events. They become dead letters under
--- the same rules: the bound of the section is that of the dead letters.
+-- A request is one event, or a group of several that are accepted together or not at all. A section
+-- is the consecutive requests of one platform. On a single server a call holds sections of several
+-- platforms, so that they share its cost. On a cluster each platform has its own slot, so a call
+-- holds one section.
 --
--- KEYS  [1 platforms, if ARGV 1 says so]  then per section its limit and those of its event types
---       then per section incoming, counters (of dead letters: dlq, counters, exceptions)
+-- This script has no allow-oom: when Redis is full, nothing of the batch runs
+-- (moves-run-when-full).
+--
+-- A section may hold verified but unusable events. They become dead letters under the same rules,
+-- with the bound of the dead letters.
+--
+-- KEYS  [1 platforms, if ARGV 1 is 1]
+--       then per section: its limit, and the limits of its event types
+--       then per section: incoming, counters (for dead letters: dlq, counters, exceptions)
 --       then one marker per event that has one
--- ARGV  1 whether the platforms are there: 1 or 0  2 how many limits there are in all
---       3 'sections [dead]': how many sections, and how many of them hold dead letters
---       4 wire version  5 how far ahead of now a provider's time counts, in ms  6 the latest of the times given, or ''
---       7 a byte per event: which of the sorts it is (from 1)
---       8 n, then n sorts: 'marker limit m type'. marker: 0 the event has none, 1 it has one, 2 an earlier event of this
---         call has the same; limit: which of its section's limits is its type's (1: it has none of its own)
---       then per section: platform's name
---         'TTL bound period burst [period burst …]': the marker's TTL in s, the bound of the stream, and per limit how
---         many us apart (0: no limit) and how many at once
---         'size [first:size …] [dead]': how many events, and of each group which of them (from 1)
---         is its first and how many it is, and whether they are dead letters
---         then per event: event_id, occurred_at (0: unreadable)|'', body, then m arguments: fields
---         that only some events have, and their values
--- Reply one integer per request: 0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
+-- ARGV  1 1 if KEYS 1 is the set of platforms, else 0
+--       2 number of all limits
+--       3 'sections [dead]': number of sections, and of those that hold dead letters
+--       4 wire version
+--       5 time in ms by which a provider's time may lie ahead of now
+--       6 latest provider's time in the call, or ''
+--       7 one byte per event: index of its kind, from 1
+--       8 n, then n kinds: 'marker limit m type'
+--         marker: 0 none, 1 present, 2 the same as that of an earlier event of this call
+--         limit: index of its type's limit in the section (1: the type has none)
+--       then per section: the platform's name
+--         'TTL bound period burst [period burst …]': marker's TTL in s, bound of the stream,
+--           and per limit the period in us (0: no limit) and the burst
+--         'size [first:size …] [dead]': number of events; per group its first event (from 1)
+--           and size; whether they are dead letters
+--         then per event: event_id, occurred_at (0: unreadable) or '', body,
+--           then m arguments: names and values of further fields
+-- Reply one integer per request:
+--       0 accepted, 1 duplicate, 2 overloaded, 3 refused by Redis, -n rate limited for n s
 --
--- Per event (rule 24): a duplicate costs nothing; a stream at its bound costs nothing; then the platform's limit and that
--- of the event's type (GCRA), both checked before either is charged, whose states are written once, at the end of the
--- section, with all their digits; only then XADD and, after it, the marker: scripts are not rolled back, so a marker
--- written first could outlive a failing XADD and swallow the provider's retry. A refusal stays one for
--- the rest of the section (time stands still, the stream and the state only grow), so the twin of a refused event is
--- refused too. No call raises: each request has its own outcome, whatever Redis says to another one (rule 26), and
--- each platform its own stream, limits and counters, whatever is wrong with another one's.
+-- Per event, in this order (decision-order): a duplicate and a stream at its bound cost nothing.
+-- Then the limits of the platform and of the event's type are checked (GCRA), both before either is
+-- charged. Only then the entry is appended and its marker is set. The marker comes last, because
+-- Redis does not roll a script back: a marker without an entry would swallow the provider's retry
+-- (marker-follows-entry).
 --
--- Of a group, what was seen before (or stands twice in it) costs nothing and is left out; a group of nothing else is a
--- duplicate. The rest must fit as a whole: into the stream, the platform's limit and those of its types. A group that is
--- larger than a burst could never do that; it is accepted when the limit is at rest, and charged in full, so that the
--- limit holds on average: the state then lies further ahead than a burst, and says how far, lest it be taken for the
--- work of a clock that was set back (rule 23).
+-- The states of the limits are written once, at the end of the section, with all their digits.
 --
--- Ids are made here because the entry holds its own first id as `origin`: <ms>-<us within the ms * 1000 + position>. No
--- two events of a call have the same, whatever their streams, since it decides between equal times (rule 13).
--- Where the stream is ahead (Redis's clock was set back), they go on from its last id (rule 23).
+-- A refusal holds for the rest of the section, because time stands still and the stream and the
+-- limits only grow. The duplicate of a refused event is therefore refused too.
+--
+-- No call raises an error: each request has its own outcome (calls-are-bounded), and an error of
+-- one platform's keys affects no other platform.
+--
+-- The known events of a group cost nothing and are left out; a group without new events is a
+-- duplicate. The new ones must fit as a whole: into the stream and into all their limits. A group
+-- larger than a burst is accepted when the limit is at rest, and charged in full, so that the
+-- average holds. The state then lies more than a burst ahead. It also stores by how much, so that
+-- it is not mistaken for the state of a clock that was set back (clock-steps-are-harmless).
+--
+-- Ids are generated here, because the entry holds its own id as `origin`. They are <ms>-<us within
+-- the ms * 1000 + position>. All ids of a call differ, whatever their streams, because ids decide
+-- between equal times (order-key-never-changes). If the stream is ahead because Redis's clock was
+-- set back, ids continue after its last id.
 
-local EXACT = 9007199254740991 -- integers up to here are exact
-local ARGV, KEYS = ARGV, KEYS -- globals take longer
-local format, match, gmatch, pcall_, ceil = string.format, string.match, string.gmatch, redis.pcall, math.ceil
--- The quicker one takes what a C long holds, which is too little where that has 32 bits.
+local EXACT = 9007199254740991 -- integers up to this are exact in a double
+local ARGV, KEYS = ARGV, KEYS -- locals are faster than globals
+local format, match, gmatch = string.format, string.match, string.gmatch
+local pcall_, ceil = redis.pcall, math.ceil
+-- '%d' is faster, but formats a C long, which is too small where it has 32 bits.
 local WHOLE = format('%d', 4294967296) == '4294967296' and '%d' or '%.0f'
 
 local indexed, limit_count, section_count = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -57,20 +75,21 @@ if not section_count then
   section_count, dead_count = tonumber(section_count), tonumber(dead_count)
 end
 local version, future = ARGV[4], tonumber(ARGV[5])
-local sort_of = { string.byte(ARGV[7], 1, -1) }
-local at = 9 + tonumber(ARGV[8]) -- the next argument to be read
-local sorts, twins = {}, false
+local kind_of = { string.byte(ARGV[7], 1, -1) }
+local at = 9 + tonumber(ARGV[8]) -- index of the next argument
+local kinds, has_duplicates = {}, false
 for i = 9, at - 1 do
   local marker, limit, more, event_type = match(ARGV[i], '^(%d) (%d+) (%d+) (.*)$')
-  sorts[i - 8] = { marker = marker, limit = tonumber(limit), more = tonumber(more), event_type = event_type }
-  twins = twins or marker == '2'
+  kinds[i - 8] =
+    { marker = marker, limit = tonumber(limit), more = tonumber(more), event_type = event_type }
+  has_duplicates = has_duplicates or marker == '2'
 end
 
 local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now = math.floor(now_us / 1000)
 local received_at = format(WHOLE, now)
--- Mostly no time that was given is too far ahead, which one look at the latest says.
+-- Usually no time is too far ahead, so only the latest one is compared.
 local some_ahead = ARGV[6] ~= '' and tonumber(ARGV[6]) > now + future
 
 local next_limit = indexed and 2 or 1
@@ -83,18 +102,18 @@ if states.err then
     states[i] = pcall_('GET', KEYS[next_limit + i - 1])
   end
 end
-local written = {} -- states of limits that this call has written, by key
+local written = {} -- states that this call has written, by key
 local first_limit = next_limit
 
--- Mostly none of the markers is there, which one look at all of them says.
+-- Usually no marker exists, so one EXISTS asks for all of them.
 local all_new = next_marker <= #KEYS and pcall_('EXISTS', unpack(KEYS, next_marker)) == 0
 
--- Of the section: its keys, what it says, and how far it is.
+-- State of the current section.
 local incoming, counters, policy, size, groups
 local exceptions -- of dead letters only
 local length, limits, tats, charged
 local accepted, duplicates, limited, overloaded
-local event = 0 -- the number of the event before, of all
+local event = 0 -- index of the last event read, in the whole call
 local ms, seq, id_format
 
 local outcomes, decided = {}, 0
@@ -116,37 +135,41 @@ local function policy_of(text)
       periods[#periods + 1] = numbers[i]
       reaches[#reaches + 1] = numbers[i] * numbers[i + 1]
     end
-    known = { expires = format(WHOLE, now + numbers[1] * 1000), bound = numbers[2], periods = periods, reaches = reaches }
+    known = { expires = format(WHOLE, now + numbers[1] * 1000), bound = numbers[2],
+      periods = periods, reaches = reaches }
     policies[text] = known
   end
   return known
 end
 
--- Where the theoretical arrival time of limit i is, at the earliest now.
+-- Loads limit i: its theoretical arrival time, at the earliest now.
 local function load_limit(i)
   local key = KEYS[next_limit]
   local state = written[key] or states[next_limit - first_limit + 1]
   limits[i] = key
   next_limit = next_limit + 1
   if policy.periods[i] == 0 then
-    tats[i] = now_us -- whatever is left of a limit that there was
+    tats[i] = now_us -- ignores the state of a limit that no longer applies
     return
   end
   local instant, ahead
   if type(state) == 'string' then
     instant, ahead = match(state, '^(%d+) ?(%d*)$')
   end
-  local tat, furthest = tonumber(instant) or 0, now_us + math.max(policy.reaches[i], tonumber(ahead) or 0)
+  local tat = tonumber(instant) or 0
+  local furthest = now_us + math.max(policy.reaches[i], tonumber(ahead) or 0)
   if tat > furthest then
-    -- The clock was set back (rule 23). This is written even if nothing is charged: a limit that is found reached, and
-    -- is cut anew each time, would stay reached until the clock is where it was.
+    -- The clock was set back. The reduced state is written even if nothing is charged. Otherwise a
+    -- limit that is reached would be cut on every call and stay reached until the clock has caught
+    -- up.
     tat = furthest
     charged[i] = true
   end
   tats[i] = tat > now_us and tat or now_us
 end
 
--- How long until n more fit into limit i, in us; none: they do now. More than a burst fit when it is at rest.
+-- Returns the time in us until n more events fit into limit i; 0 or less: now. A limit at rest
+-- takes more than its burst.
 local function excess(i, n)
   local reach, more = policy.reaches[i], n * policy.periods[i]
   return tats[i] + (more < reach and more or reach) - now_us - reach
@@ -165,7 +188,7 @@ local function limited_for(us)
   return -(seconds > 1 and seconds or 1)
 end
 
--- Moves ms and seq past the stream's last id; false: that was not why XADD failed.
+-- Moves ms and seq past the stream's last id. Returns false if that is not why XADD failed.
 local function catch_up()
   local info = pcall_('XINFO', 'STREAM', incoming)
   if info.err then
@@ -191,17 +214,18 @@ local function catch_up()
 end
 
 -- Adds the event as a dead letter.
-local function bury(id, occurred_at, first, sort)
+local function append_dead_letter(id, occurred_at, first, kind)
   local out = { 'v', version, 'event_id', ARGV[first] }
-  if sort.event_type ~= '' then
+  if kind.event_type ~= '' then
     out[#out + 1] = 'event_type'
-    out[#out + 1] = sort.event_type
+    out[#out + 1] = kind.event_type
   end
   for _, value in ipairs({ 'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1',
-    'origin', id, 'body', ARGV[first + 2], 'first_failed_at', received_at, 'failed_at', received_at }) do
+    'origin', id, 'body', ARGV[first + 2], 'first_failed_at', received_at,
+    'failed_at', received_at }) do
     out[#out + 1] = value
   end
-  for i = first + 3, first + 2 + sort.more do
+  for i = first + 3, first + 2 + kind.more do
     out[#out + 1] = ARGV[i]
   end
   local reply = pcall_('XADD', incoming, id, unpack(out))
@@ -211,8 +235,8 @@ local function bury(id, occurred_at, first, sort)
   return reply
 end
 
--- The new entry's id; false: Redis refused it.
-local function append(first, sort)
+-- Appends the event. Returns the id of the entry, or false if Redis refused it.
+local function append(first, kind)
   local occurred_at = ARGV[first + 1]
   if occurred_at == '' or (some_ahead and tonumber(occurred_at) > now + future) then
     occurred_at = received_at
@@ -221,11 +245,12 @@ local function append(first, sort)
     local id = format(id_format, seq)
     local reply
     if exceptions then
-      reply = bury(id, occurred_at, first, sort)
+      reply = append_dead_letter(id, occurred_at, first, kind)
     else
-      reply = pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[first], 'event_type', sort.event_type,
-        'occurred_at', occurred_at, 'received_at', received_at, 'attempt', '1', 'origin', id, 'body', ARGV[first + 2],
-        unpack(ARGV, first + 3, first + 2 + sort.more))
+      reply = pcall_('XADD', incoming, id, 'v', version, 'event_id', ARGV[first],
+        'event_type', kind.event_type, 'occurred_at', occurred_at, 'received_at', received_at,
+        'attempt', '1', 'origin', id, 'body', ARGV[first + 2],
+        unpack(ARGV, first + 3, first + 2 + kind.more))
     end
     if reply == id then
       seq = seq + 1
@@ -235,9 +260,9 @@ local function append(first, sort)
   return false
 end
 
--- Whether the event was appended, which its marker then says.
-local function accept(first, sort, marker)
-  if not append(first, sort) then
+-- Appends the event and sets its marker. Returns whether that succeeded.
+local function accept(first, kind, marker)
+  if not append(first, kind) then
     return false
   end
   if marker then
@@ -246,21 +271,21 @@ local function accept(first, sort, marker)
   return true
 end
 
--- The event's marker, if it has one, and whether it is there: 1, 0, or what Redis says instead.
-local function marked(sort)
-  if sort.marker == '0' then
+-- Returns the event's marker, or nil, and whether the marker exists: 1, 0, or an error of Redis.
+local function next_marker_state(kind)
+  if kind.marker == '0' then
     return nil, 0
   end
   local marker = KEYS[next_marker]
   next_marker = next_marker + 1
-  if all_new and sort.marker == '1' then
+  if all_new and kind.marker == '1' then
     return marker, 0
   end
   return marker, pcall_('EXISTS', marker)
 end
 
-local function one(first, sort)
-  local own, marker, seen = sort.limit, marked(sort)
+local function decide_event(first, kind)
+  local own, marker, seen = kind.limit, next_marker_state(kind)
   if seen == 1 then
     duplicates = duplicates + 1
     return 1
@@ -277,7 +302,7 @@ local function one(first, sort)
   if wait > 0 then
     limited = limited + 1
     return limited_for(wait)
-  elseif not accept(first, sort, marker) then
+  elseif not accept(first, kind, marker) then
     return 3
   end
   accepted = accepted + 1
@@ -289,11 +314,11 @@ local function one(first, sort)
   return 0
 end
 
--- Appends all, or none.
+-- Appends all events or none.
 local function append_all(events)
   local ids = {}
   for i, new in ipairs(events) do
-    local id = append(new.first, new.sort)
+    local id = append(new.first, new.kind)
     if not id then
       for _, added in ipairs(ids) do
         pcall_('XDEL', incoming, added)
@@ -305,15 +330,15 @@ local function append_all(events)
   return true
 end
 
-local function together(events)
+local function decide_group(events)
   local new, markers, known, needs, broken = {}, {}, {}, {}, false
   for _, given in ipairs(events) do
-    local marker, seen = marked(given.sort)
+    local marker, seen = next_marker_state(given.kind)
     if type(seen) == 'table' then
       broken = true
     elseif seen == 0 and not (marker and known[marker]) then
       new[#new + 1] = given
-      needs[given.sort.limit] = (needs[given.sort.limit] or 0) + 1
+      needs[given.kind.limit] = (needs[given.kind.limit] or 0) + 1
       if marker then
         markers[#markers + 1] = marker
         known[marker] = true
@@ -329,7 +354,7 @@ local function together(events)
     overloaded = overloaded + #new
     return 2
   end
-  needs[1] = #new -- whatever has a limit of its own is inside the platform's
+  needs[1] = #new -- the limits of types are inside the platform's
   local wait = 0
   for i, n in pairs(needs) do
     wait = math.max(wait, excess(i, n))
@@ -352,31 +377,32 @@ local function together(events)
   return 0
 end
 
--- Where the next event's arguments begin, and what sort it is.
+-- Returns the index of the next event's first argument, and the event's kind.
 local function next_event()
   local first = at
   event = event + 1
-  local sort = sorts[sort_of[event]]
-  at = at + 3 + sort.more
-  return first, sort
+  local kind = kinds[kind_of[event]]
+  at = at + 3 + kind.more
+  return first, kind
 end
 
--- Whether the section's events, n of them one by one, can all be accepted, as they mostly can.
+-- Returns whether n single events can all be accepted, which is the usual case.
 local function all_fit(n)
-  return all_new and not twins and not groups and #limits == 1 and length + n <= policy.bound
+  return all_new and not has_duplicates and not groups and #limits == 1
+    and length + n <= policy.bound
     and tats[1] + n * policy.periods[1] - now_us <= policy.reaches[1]
 end
 
--- The next n events, which all_fit: as one() would do, without asking for each.
-local function take_all(n)
+-- Appends the next n events without deciding about each. Requires all_fit(n).
+local function accept_all(n)
   for _ = 1, n do
-    local first, sort = next_event()
+    local first, kind = next_event()
     local marker
-    if sort.marker == '1' then
+    if kind.marker == '1' then
       marker = KEYS[next_marker]
       next_marker = next_marker + 1
     end
-    if accept(first, sort, marker) then
+    if accept(first, kind, marker) then
       accepted = accepted + 1
       answer(0)
     else
@@ -390,7 +416,7 @@ local function take_all(n)
 end
 
 local function save_limit(i)
-  -- Gone a second after the limit would be back at rest: absent and at rest are the same.
+  -- The key expires a second after the limit is at rest: absent and at rest are the same.
   local ahead = tats[i] - now_us
   local state = format(WHOLE, tats[i])
   if ahead > policy.reaches[i] then
@@ -406,7 +432,7 @@ local function count(field, number)
   end
 end
 
-local begun = {}
+local new_platforms = {}
 for _ = 1, section_count do
   local platform, shape = ARGV[at], ARGV[at + 2]
   policy = policy_of(ARGV[at + 1])
@@ -428,7 +454,7 @@ for _ = 1, section_count do
   end
   length = pcall_('XLEN', incoming)
   if type(length) == 'table' then
-    length = 0 -- no stream: XADD says so for each event
+    length = 0 -- not a stream: XADD fails for each event
   end
   local was_empty = length == 0
   limits, tats, charged = {}, {}, {}
@@ -441,19 +467,19 @@ for _ = 1, section_count do
 
   local before = event
   if all_fit(size) then
-    take_all(size)
+    accept_all(size)
   end
   while event - before < size do
     local events = groups and groups[event - before + 1]
     if events then
       local group = {}
       for i = 1, events do
-        local first, sort = next_event()
-        group[i] = { first = first, sort = sort }
+        local first, kind = next_event()
+        group[i] = { first = first, kind = kind }
       end
-      answer(together(group))
+      answer(decide_group(group))
     else
-      answer(one(next_event()))
+      answer(decide_event(next_event()))
     end
   end
 
@@ -463,7 +489,7 @@ for _ = 1, section_count do
     end
   end
   if was_empty and accepted > 0 then
-    begun[#begun + 1] = platform
+    new_platforms[#new_platforms + 1] = platform
   end
   count('accepted', accepted)
   if dead then
@@ -473,7 +499,7 @@ for _ = 1, section_count do
   count('rate_limited', limited)
   count('overloaded', overloaded)
 end
-if indexed and #begun > 0 then
-  pcall_('SADD', KEYS[1], unpack(begun))
+if indexed and #new_platforms > 0 then
+  pcall_('SADD', KEYS[1], unpack(new_platforms))
 end
 return outcomes

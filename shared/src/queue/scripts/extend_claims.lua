@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Holds entries, or hands them back, by setting how long they have been idle (rules 4, 41).
+-- Extends claims, or hands entries back, by setting their idle time (claims-are-extended).
 --
 -- KEYS  1 incoming
 -- ARGV  1 group  2 consumer  3 idle time in ms, then ids
--- Reply one integer per id: 1 done, 0 it is not pending for this consumer any more
+-- Reply one integer per id: 1 done, 0 not pending for this consumer any more
 --
--- Only what is the consumer's own: a plain XCLAIM would take entries back from whoever claimed them meanwhile. JUSTID
--- leaves the delivery count as it is.
+-- Only the consumer's own entries are touched: a plain XCLAIM would take entries back from a worker
+-- that has claimed them since. JUSTID keeps the delivery count.
 
 local group, consumer = ARGV[1], ARGV[2]
 local own = {}

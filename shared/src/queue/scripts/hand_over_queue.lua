@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Gives a queue another receiver, as an operator asked.
+-- Gives a queue another receiver, on request of an operator.
 --
 -- KEYS  1 hash that bind_urls.lua describes
--- ARGV  1 queue  2 what it has, or ''  3 what it is to have, without the order
--- Reply 1 done, 0 it has something else by now
+-- ARGV  1 queue  2 its present value, or ''  3 its new value, without the number
+-- Reply 1 done, 0 it has another value by now
 --
--- The queue comes last among those of its new receiver, so that the receiver's own stays its first.
+-- The queue becomes the last of its new receiver's queues, so that the receiver's own stays first.
 
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then
   return 0

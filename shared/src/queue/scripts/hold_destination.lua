@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Notes that a destination is busy, so that no worker sends to it for a while.
+-- Records that a destination is busy, so that no worker sends to it for a while.
 --
 -- KEYS  1 state
--- ARGV  1 the pause that it asked for, in ms, or ''  2 shortest pause  3 longest pause
---       4 first pause where it asked for none  5 longest of these; they double
--- Reply how long from now nothing is sent, in ms; how long it has been busy, in ms; 1 if it was not
---       being waited for before, else 0
+-- ARGV  1 pause that it asked for in ms, or ''  2 shortest pause  3 longest pause
+--       4 first pause if it asked for none; pauses double  5 longest of these
+-- Reply time from now without deliveries in ms; time since it became busy in ms;
+--       1 if no pause was running, else 0
 --
--- If the key is no hash, each answer counts alone.
+-- If the key is not a hash, each answer counts alone.
 
 local state, longest = KEYS[1], tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -22,14 +22,14 @@ local function text(value)
   return string.format('%.0f', value)
 end
 
--- The clock may have been set back (rule 23).
+-- The clock may have been set back.
 local since = math.min(number('busy_since') or now, now)
 local till = number('busy_until') or 0
 if till > now + longest then
   till = 0
 end
 local rounds = number('busy_rounds') or 0
--- The last pause ended long ago without a busy answer after it: another run begins.
+-- The last pause ended long ago without a busy answer after it, so the count starts again.
 if now - (number('busy_until') or 0) > tonumber(ARGV[3]) then
   since, rounds = now, 0
 end

@@ -1,24 +1,25 @@
 #!lua
--- Adds a dead letter that was exported, with the fields that are given, once. Without allow-oom: an import is no
--- emergency.
+-- Imports an exported dead letter with the given fields, once. This script has no allow-oom,
+-- because an import can wait.
 --
--- KEYS  1 dlq  2 imported (id where it was exported -> id here)  3 exceptions
--- ARGV  1 id where it was exported  2 most dead letters  3 how long it is remembered, in s  then field, value, …
--- Reply its id, 0 it is here already, 1 the dead letters are at their bound (rule 31)
+-- KEYS  1 dlq  2 imported (exported id -> id here)  3 exceptions
+-- ARGV  1 exported id  2 bound of the dead letters  3 time to remember it in s
+--       then field, value, …
+-- Reply its id, 0 it is present already, 1 the dead letters are at their bound
 --
--- It is here already if the very entry still is, or what an earlier import made of it. So an import that was broken off
--- is simply run again.
+-- It is present if the exported entry itself still exists, or the entry of an earlier import. An
+-- interrupted import can therefore be repeated.
 
-local LONGEST_ID = 256 -- in bytes; an event has no longer one
-local MOST_VALUES = 4000 -- what unpack can pass on
+local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
+local MOST_VALUES = 4000 -- limit of unpack
 local original, most, ttl = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
 local function holds(id)
   return #redis.call('XRANGE', KEYS[1], id, id) == 1
 end
 
--- Whether the entry was never taken away after it was exported.
-local function stayed()
+-- Returns whether the exported entry still exists unchanged.
+local function still_exists()
   local entry = redis.call('XRANGE', KEYS[1], original, original)[1]
   if not entry or #entry[2] ~= #ARGV - 3 then
     return false
@@ -32,7 +33,7 @@ local function stayed()
 end
 
 local before = redis.call('HGET', KEYS[2], original)
-if stayed() or before and holds(before) then
+if still_exists() or before and holds(before) then
   return 0
 elseif redis.call('XLEN', KEYS[1]) >= most then
   return 1

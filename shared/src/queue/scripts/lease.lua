@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Takes or renews the lease on a name (rule 17).
+-- Acquires or renews the lease on a consumer name (consumer-name-has-one-holder).
 --
 -- KEYS  1 lease
--- ARGV  1 token  2 how long, in ms
+-- ARGV  1 token  2 duration in ms
 -- Reply 1 the token holds it, 0 another one does
 
 local holder = redis.call('GET', KEYS[1])

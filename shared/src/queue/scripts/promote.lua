@@ -1,15 +1,19 @@
 #!lua flags=allow-oom
--- Makes due entries readable again: a new entry at the end of the stream replaces the old one (rule 3).
+-- Promotes due entries: a new entry at the end of the stream replaces the old one.
 --
 -- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 exceptions
--- ARGV  1 group  2 longest delay in ms  3 most entries
--- Reply moved, members without an entry (only removed), ms until the next one is due (-1: none waits)
+-- ARGV  1 group  2 longest delay in ms  3 maximum number of entries
+-- Reply promoted entries, members removed for lack of an entry,
+--       ms until the next one is due (-1: none waits)
 --
--- Due is also what lies further ahead than the delay it was given: the clock was set back since (rule 23). Workers may
--- differ in their longest delay, so that only says where to look. All fields are
--- copied verbatim but the facts of the failure, so those of a later release survive.
+-- An entry is also due if it lies further ahead than its own delay, because the clock was set back
+-- since (clock-steps-are-harmless). Workers may have different longest delays, so ARGV 2 only
+-- selects candidates.
+--
+-- The facts of the failure are merged in. All other fields are copied verbatim
+-- (unknown-fields-travel).
 
-local MOST_VALUES = 4000 -- what unpack can pass on; no event of ours comes near
+local MOST_VALUES = 4000 -- limit of unpack; events have far fewer values
 local incoming, retry, failures, suspects, exceptions = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, longest, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
@@ -19,8 +23,8 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- What is known of a failure; empty when it cannot be read.
-local function known(id)
+-- Returns the facts of a failure; empty if they cannot be read.
+local function facts_of(id)
   local stored = redis.call('HGET', failures, id)
   local readable, facts = pcall(cjson.decode, stored or '')
   return readable and type(facts) == 'table' and facts or {}
@@ -28,9 +32,10 @@ end
 
 local due = redis.call('ZRANGEBYSCORE', retry, '-inf', text(now), 'LIMIT', 0, most)
 if #due < most then
-  local ahead = redis.call('ZRANGEBYSCORE', retry, '(' .. text(now + longest), '+inf', 'LIMIT', 0, most - #due)
+  local ahead = redis.call('ZRANGEBYSCORE', retry, '(' .. text(now + longest), '+inf',
+    'LIMIT', 0, most - #due)
   for _, id in ipairs(ahead) do
-    local delay = tonumber(known(id).delay) or longest
+    local delay = tonumber(facts_of(id).delay) or longest
     if tonumber(redis.call('ZSCORE', retry, id)) > now + delay then
       due[#due + 1] = id
     end
@@ -58,8 +63,8 @@ local moved, vanished = 0, 0
 for _, id in ipairs(due) do
   local entry = redis.call('XRANGE', incoming, id, id)[1]
   if not entry then
-    -- Somebody deleted it by hand: nothing says any more what becomes of the event.
-    local event = known(id).event_id
+    -- The entry was deleted by hand, so no result of the event will follow.
+    local event = facts_of(id).event_id
     if event and redis.call('HGET', exceptions, event) == 'retrying' then
       redis.call('HDEL', exceptions, event)
     end
@@ -70,7 +75,7 @@ for _, id in ipairs(due) do
   elseif #entry[2] > MOST_VALUES then
     redis.call('ZADD', retry, text(now + longest), id)
   else
-    local facts = known(id)
+    local facts = facts_of(id)
     facts.delay, facts.event_id, facts.held = nil, nil, nil
     local fields = merged(entry[2], facts)
     redis.call('XADD', incoming, '*', unpack(fields))

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Removes dead letters and, of those that were there, the duplicate markers: else the provider's resend of a purged
--- event would vanish (rule 30).
+-- Removes dead letters, and the dedup markers of those that existed. With its marker, a provider's
+-- resend of a purged event would be dropped as a duplicate.
 --
 -- KEYS  1 dlq  2 exceptions  then one marker per dead letter that has one
--- ARGV  per dead letter: id, has a marker (0|1)
--- Reply one integer per dead letter: 1 removed, 0 there was none
+-- ARGV  per dead letter: id, 1 if it has a marker, else 0
+-- Reply one integer per dead letter: 1 removed, 0 it did not exist
 
--- No event counts as dead by this letter any more; another letter of the same event may speak for it.
+-- Removes the event from the index, unless the index names another dead letter of it.
 local function forget(id, fields)
   for at = 1, #fields, 2 do
     if fields[at] == 'event_id' then

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Forgets consumers that are long gone and hold nothing (rule 17). Deleting one with pending entries would lose them, so
--- looking and deleting are one step.
+-- Deletes consumers that are idle for long and hold nothing (consumer-name-has-one-holder).
+-- Deleting a consumer with pending entries would lose them, so check and deletion are one step.
 --
 -- KEYS  1 incoming
--- ARGV  1 group  2 least idle time in ms
--- Reply how many; NOGROUP if there is no group
+-- ARGV  1 group  2 minimum idle time in ms
+-- Reply number of deleted consumers; NOGROUP if there is no group
 
 local reaped = 0
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Makes retries due that wait for a busy destination, as it is let go on.
+-- Makes retries due that wait for a busy destination, when an operator resumes it.
 --
 -- KEYS  1 retry  2 failures
--- ARGV  1 due time to go on after, or '' at the beginning  2 most entries to look at
--- Reply due time to go on after, or '' if the end was reached; number of entries that were made due
+-- ARGV  1 due time to continue after, or '' at the beginning  2 maximum number of entries
+-- Reply due time to continue after, or '' at the end; number of entries made due
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
@@ -19,7 +19,7 @@ for at = 1, #waiting, 2 do
     redis.call('ZADD', KEYS[1], now, waiting[at])
     released = released + 1
   end
-  -- Others may be due at the same time as the last of them, and come with the next call.
+  -- Other entries may have the same due time as the last one; the next call examines them.
   if waiting[at + 1] ~= final then
     last = waiting[at + 1]
   end

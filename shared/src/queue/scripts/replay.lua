@@ -1,16 +1,19 @@
 #!lua flags=allow-oom
--- Moves dead letters back to incoming: first execution again, the failure's facts dropped, `replays` one more, all other
--- fields (origin above all) verbatim. Past the duplicate marker, since the event is known.
+-- Moves dead letters back to incoming with attempt 1 and one more replay.
+--
+-- The facts of the failure are dropped; all other fields, above all `origin`, are copied verbatim.
+-- Dedup markers are ignored, because the event is known.
 --
 -- KEYS  1 dlq  2 incoming  3 counters  4 exceptions
--- ARGV  1 most entries in incoming (rule 32)  2 number of edited fields, then their names and values, then ids
--- Reply per id: the new id, 0 there is no such dead letter (or one of more fields than a script can move), 1 incoming is
---       that full; for 0 and 1 nothing was done
+-- ARGV  1 maximum number of entries in incoming
+--       2 number of edited fields, then their names and values, then ids
+-- Reply per id: the new id, 0 no such dead letter (or more fields than a script can move),
+--       1 incoming is at the maximum. 0 and 1 change nothing
 
-local MOST_VALUES = 4000 -- what unpack can pass on
-local LONGEST_ID = 256 -- in bytes; an event has no longer one
-local DROPPED = { error_code = true, error = true, attempts = true, first_failed_at = true, failed_at = true,
-  worker = true, source_id = true }
+local MOST_VALUES = 4000 -- limit of unpack
+local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
+local DROPPED = { error_code = true, error = true, attempts = true, first_failed_at = true,
+  failed_at = true, worker = true, source_id = true }
 local most, edits = tonumber(ARGV[1]), tonumber(ARGV[2])
 local length = redis.call('XLEN', KEYS[2])
 
@@ -62,7 +65,7 @@ for at = 3 + edits * 2, #ARGV do
     outcomes[#outcomes + 1] = redis.call('XADD', KEYS[2], '*', unpack(restored(entry[2])))
     local event = event_id(entry[2])
     if event then
-      -- Its marker may be gone, and only that would say that it is on its way.
+      -- The marker may be gone, and then only the index shows that the event is queued.
       redis.call('HSET', KEYS[4], event, 'pending')
     end
     redis.call('XDEL', KEYS[1], ARGV[at])

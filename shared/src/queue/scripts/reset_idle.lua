@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
--- Lets the idle time of entries begin anew whose last delivery lies in the future: Redis's clock was set back since, and
--- no claim would find them idle before it is there again (rule 23). Holder and delivery count stay as they are.
+-- Resets the idle time of entries whose last delivery lies in the future, because Redis's clock was
+-- set back since. Otherwise no claim would find them idle until the clock has caught up
+-- (clock-steps-are-harmless). Holder and delivery count stay.
 --
 -- KEYS  1 incoming
--- ARGV  1 group  2 id to go on after|''  3 most entries to look at
--- Reply id to go on after ('': the end was reached); NOGROUP if there is no group
+-- ARGV  1 group  2 id to continue after, or ''  3 maximum number of entries to examine
+-- Reply id to continue after, or '' at the end; NOGROUP if there is no group
 --
--- Redis says that such entries are idle for no time at all, as it says of those that were delivered this very
--- millisecond. Those lose nothing by it.
+-- Redis reports an idle time of 0 for such entries, as for those delivered in this millisecond.
+-- Resetting the latter is harmless.
 
 local group, most = ARGV[1], tonumber(ARGV[3])
 local from = ARGV[2] == '' and '-' or '(' .. ARGV[2]

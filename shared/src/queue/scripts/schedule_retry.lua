@@ -1,22 +1,27 @@
 #!lua flags=allow-oom
--- Puts failed entries into the retry set. The payload stays where it is; the member is the bare id, so that an entry
--- cannot wait twice, and what the next execution must know stands in `failures` until promote merges it (rule 3).
+-- Puts failed entries into the retry set.
+--
+-- The payload stays in the stream. The member of the retry set is the bare id, so that an entry
+-- cannot wait twice. `failures` holds the facts of the failure until promote merges them
+-- (transitions-are-conditional).
 --
 -- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions
--- ARGV  1 group  2 consumer  3 executions that spent no attempt (0 of an event)
---       4 1 if they wait for a busy destination, so that its release releases them, then per entry:
---       id, delay in ms, attempt, first_failed_at|'', error_code, error
--- Reply one integer per entry: 1 done, 0 it does not exist or is not pending for this consumer (nothing was done)
+-- ARGV  1 group  2 consumer
+--       3 number of executions that spent no attempt (0 for events)
+--       4 1 if the entries wait for a busy destination and may be released early, else 0
+--       then per entry: id, delay in ms, attempt, first_failed_at or '', error_code, error
+-- Reply one integer per entry: 1 done,
+--       0 the entry does not exist or is not pending for this consumer; nothing was done
 --
--- Without first_failed_at the entry keeps what it says of it: a wait that is free must not begin the time bound of one
--- that is not (rule 8).
+-- Without first_failed_at the entry keeps its own: a wait that costs nothing must not start the
+-- time bound of one that does (missing-session-is-bounded-by-time).
 --
--- ZADD comes before XACK: at no instant is the entry in neither list.
+-- ZADD comes before XACK, so that the entry is always in one of the two lists.
 
 local group, consumer, excused = ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local LONGEST_ID = 256 -- in bytes; an event has no longer one
+local LONGEST_ID = 256 -- in bytes; longer ids are not indexed
 
 local function event_id(fields)
   for at = 1, #fields, 2 do
@@ -34,7 +39,8 @@ for at = 5, #ARGV, 6 do
   local entry = #held == 1 and redis.call('XRANGE', KEYS[1], id, id)[1]
   if entry then
     local event = event_id(entry[2])
-    local facts = { delay = ARGV[at + 1], attempt = ARGV[at + 2], error_code = ARGV[at + 4], error = ARGV[at + 5] }
+    local facts = { delay = ARGV[at + 1], attempt = ARGV[at + 2], error_code = ARGV[at + 4],
+      error = ARGV[at + 5] }
     if ARGV[at + 3] ~= '' then
       facts.first_failed_at = ARGV[at + 3]
     end

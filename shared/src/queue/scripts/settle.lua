@@ -1,29 +1,35 @@
 #!lua flags=allow-oom
--- Finishes events whose effect is in the database: the only script that does (rules 3, 15), and tells who waits for
--- them (rules 28, 29).
+-- Settles events whose effect is in the database, and publishes the results of awaited ones. No
+-- other script finishes an event (one-script-per-transition).
 --
--- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions  7 outbox  then one result per awaited event
--- ARGV  1 group  2 n, then n ids  then r, then r times: counter's field|'', how many of the ids, in their order, count there
---       then m, then m times: which of the n (from 1), event_id, of those that were put off or replayed before
---       then f, then f times: which of the n, destinations, result as JSON|'', traceparent|'' (instead of the entry's),
---       of those that destinations wait for
---       then per awaited event: which of the n, channel, what it is told
--- Reply n integers: 1 if this call's XDEL removed the entry, which is when it is counted and told, else 0
+-- KEYS  1 incoming  2 retry  3 failures  4 suspects  5 counters  6 exceptions  7 outbox
+--       then one result key per awaited event
+-- ARGV  1 group
+--       2 n, then n ids
+--       then r, then r runs: counter or '', number of consecutive ids that it counts
+--       then m, then m moved events: index of the id (from 1), event_id,
+--         for events that were rescheduled or replayed before
+--       then f, then f forwarded events: index, destinations, result as JSON or '',
+--         traceparent that replaces the entry's, or ''
+--       then per awaited event: index, channel, reply
+-- Reply n integers: 1 if this call's XDEL removed the entry, else 0
 --
--- What counts alike is deleted by one XDEL, whose answer is the count. It does not say which entries were there, and need
--- not: all were, unless somebody deleted one by hand while a worker had it, since whatever else of ours deletes an entry
--- acks it first. So if one of the ids was not pending any more, each is deleted by itself; and so is, by the caller's
--- runs of one, whatever more happens than counting. After such a deletion by hand that many of a run are said to be
--- removed, not which.
+-- Only a removed entry is counted, forwarded and published (settle-counts-once).
 --
--- What destinations wait for moves to the outbox with all its fields, if it was this call that removed it: so once per
--- event (rule 15). It is a move, so it may run when Redis is full.
+-- One XDEL deletes a run of ids with the same counter, and its reply is the count. It does not say
+-- which entries existed. All of them did, unless one was deleted by hand while pending, because
+-- every script acknowledges an entry before deleting it. If one of the ids was not pending any
+-- more, each is deleted by itself. After a deletion by hand the number of removed entries in a run
+-- is right, but not their positions. Events that need more than counting are runs of one.
 --
--- Whoever held the entry: the database decides about effects, so a late settle is welcome. What nobody waits for and was
--- never put off costs nothing beside its id.
+-- The outbox entry keeps all fields of the event. It moves the entry, so it may be written when
+-- Redis is full (moves-run-when-full).
+--
+-- The holder of an entry does not matter: the database decides about effects, so a late settle is
+-- welcome. An event that nothing waits for and that was never moved costs only its id.
 
-local KEPT_S = 60 -- how long a result can be asked for
-local MOST_VALUES = 4000 -- what unpack can pass on
+local KEPT_S = 60 -- lifetime of a result
+local MOST_VALUES = 4000 -- limit of unpack
 
 local group, n = ARGV[1], tonumber(ARGV[2])
 local after_ids = 3 + n
@@ -37,7 +43,7 @@ end
 local forwarded = tonumber(ARGV[after_moved])
 local copies = {}
 if forwarded > 0 then
-  redis.call('XLEN', KEYS[7]) -- of the wrong type: refused before anything is changed
+  redis.call('XLEN', KEYS[7]) -- fails on a wrong type before anything is changed
 end
 for at = after_moved + 1, after_moved + 4 * forwarded, 4 do
   local id = id_of(tonumber(ARGV[at]))
@@ -50,7 +56,7 @@ end
 local all_pending = redis.call('XACK', KEYS[1], group, unpack(ARGV, 3, 2 + n)) == n
 if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0 then
   if redis.call('ZREM', KEYS[2], unpack(ARGV, 3, 2 + n)) > 0 then
-    -- Another worker has put one of them off since it was read here.
+    -- Another worker rescheduled one of them after this worker read it.
     for position = 1, n do
       local entry = redis.call('XRANGE', KEYS[1], id_of(position), id_of(position))[1]
       local fields = entry and entry[2] or {}
@@ -106,7 +112,8 @@ if forwarded > 0 then
         end
         fields[place], fields[place + 1] = 'traceparent', ARGV[from + 3]
       end
-      for _, more in ipairs({ 'forwarded_at', now, 'destinations', ARGV[from + 1], 'result', ARGV[from + 2] }) do
+      for _, more in ipairs({ 'forwarded_at', now, 'destinations', ARGV[from + 1],
+        'result', ARGV[from + 2] }) do
         fields[#fields + 1] = more
       end
       redis.call('XADD', KEYS[7], '*', unpack(fields))
@@ -116,7 +123,7 @@ end
 local next_key = 8
 for awaited = after_moved + 4 * forwarded + 1, #ARGV, 3 do
   if removed[tonumber(ARGV[awaited])] == 1 then
-    -- Permissions may forbid it; that keeps nothing from being settled.
+    -- Permissions may forbid this. The event is settled nevertheless.
     redis.pcall('SET', KEYS[next_key], ARGV[awaited + 2], 'EX', KEPT_S)
     redis.pcall('PUBLISH', ARGV[awaited + 1], ARGV[awaited + 2])
   end

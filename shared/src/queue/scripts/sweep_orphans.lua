@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
--- Finds entries that nothing would ever bring back, and schedules them at once (rule 18): delivered, but neither pending
--- nor in the retry set. Neither a read nor a claim sees those. In a healthy queue there are none.
+-- Finds orphans and schedules them at once (orphans-return). An orphan was delivered, but is
+-- neither pending nor in the retry set, so no read and no claim would return it. A healthy queue
+-- has none.
 --
 -- KEYS  1 incoming  2 retry  3 counters
--- ARGV  1 group  2 id to go on after|''  3 most entries to look at  4 least age in ms
--- Reply id to go on after ('': the end was reached), how many were scheduled; NOGROUP if there is no group
+-- ARGV  1 group  2 id to continue after, or ''  3 maximum number of entries to examine
+--       4 minimum age in ms
+-- Reply id to continue after, or '' at the end; number of entries scheduled;
+--       NOGROUP if there is no group
 --
--- The age is judged by the id. One from the far future (the clock was set back) counts as old, since it would wait
--- until the clock is there again.
+-- The age comes from the id. An id from the far future, after the clock was set back, counts as
+-- old, because the entry would otherwise wait until the clock has caught up.
 
 local group, most, age = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 local delivered

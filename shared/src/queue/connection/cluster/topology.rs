@@ -1,7 +1,14 @@
-//! Asking the nodes of a cluster who serves what.
+//! Query of the slot map, decided by the majority of the nodes.
 //!
-//! Guarantee: it takes no longer than [`QUERY_TIMEOUT`], and where one node answers, no longer than [`STRAGGLER_TIMEOUT`] after that,
-//! however many others are gone.
+//! # Guarantees
+//!
+//! - A node that is unavailable or frozen does not decide the map
+//!   (`frozen_primary_loses_nothing_with_wait_replicas`).
+//!
+//! # Design
+//!
+//! A query takes at most [`QUERY_TIMEOUT`], and at most [`STRAGGLER_TIMEOUT`] after the first
+//! answer, however many nodes are gone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,18 +22,19 @@ use super::super::node::NodeConnection;
 use super::super::slots::{SlotRange, ranges};
 use super::is_no_cluster;
 
-/// How long the other nodes have once one has told the map.
+/// Time that other nodes have after the first answer.
 const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long all of them have together.
+/// Time that all nodes have together.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What most of `nodes` say, each with the host by which it is reached.
+/// Returns the map that most of `nodes` report. Each node comes with the host by which it is
+/// reached.
 pub(super) async fn majority(
     nodes: Vec<(String, NodeConnection)>,
 ) -> Result<Vec<SlotRange>, CallError> {
-    let mut asked = JoinSet::new();
+    let mut queries = JoinSet::new();
     for (host, node) in nodes {
-        asked.spawn(async move {
+        queries.spawn(async move {
             let mut slots = cmd("CLUSTER");
             slots.arg("SLOTS");
             node.run(&slots).await.map(|reply| ranges(reply, &host))
@@ -35,23 +43,24 @@ pub(super) async fn majority(
     let mut votes: BTreeMap<Vec<SlotRange>, usize> = BTreeMap::new();
     let mut failure = None;
     let mut until = Instant::now() + QUERY_TIMEOUT;
-    while let Ok(Some(answer)) = timeout_at(until, asked.join_next()).await {
+    while let Ok(Some(answer)) = timeout_at(until, queries.join_next()).await {
         match answer {
-            Ok(Ok(Some(mut told))) if !told.is_empty() => {
-                told.sort();
-                told.iter_mut().for_each(|range| range.replicas.sort());
-                *votes.entry(told).or_default() += 1;
+            Ok(Ok(Some(mut ranges))) if !ranges.is_empty() => {
+                ranges.sort();
+                ranges.iter_mut().for_each(|range| range.replicas.sort());
+                *votes.entry(ranges).or_default() += 1;
                 until = until.min(Instant::now() + STRAGGLER_TIMEOUT);
             }
-            // "This instance has cluster support disabled" tells more than that another one is away.
+            // "This instance has cluster support disabled" is more useful than an unreachable
+            // node's error.
             Ok(Err(fault)) if failure.is_none() || is_no_cluster(&fault) => failure = Some(fault),
             _ => {}
         }
     }
-    let most = votes.into_iter().max_by_key(|(_, votes)| *votes);
-    most.map(|(ranges, _)| ranges).ok_or_else(|| {
+    let winner = votes.into_iter().max_by_key(|(_, votes)| *votes);
+    winner.map(|(ranges, _)| ranges).ok_or_else(|| {
         let error = failure.map_or_else(
-            || (ErrorKind::Io, "no node of the cluster says who serves what").into(),
+            || (ErrorKind::Io, "no node of the cluster returned a map of slots").into(),
             CallError::into_error,
         );
         CallError::NotRun(error)

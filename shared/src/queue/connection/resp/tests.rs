@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use super::super::reader;
 use super::*;
 
-/// Streams that were asked for.
-fn streams() -> [From<'static>; 2] {
+/// Streams of the request.
+fn streams() -> [StreamCursor<'static>; 2] {
     ["a", "b"].map(|key| (key, ">".to_owned()))
 }
 
-/// Values as Redis sends them, many of which a read can be answered with.
+/// Replies as Redis sends them, most of them valid for a read.
 fn replies() -> impl Strategy<Value = Vec<u8>> {
     let text = |text: &[u8]| [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
     let nil = || prop_oneof![Just(b"$-1\r\n".to_vec()), Just(b"*-1\r\n".to_vec())];
@@ -37,7 +37,7 @@ fn replies() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![8 => whole, 1 => nil(), 1 => other]
 }
 
-/// What redis-rs takes it for.
+/// Reads the reply with redis-rs.
 fn as_redis_rs_reads(reply: &[u8]) -> Option<StreamPages> {
     let value = redis::parse_redis_value(reply).ok()?;
     reader::pages(value, &streams()).ok()
@@ -51,30 +51,43 @@ proptest! {
     }
 
     #[test]
-    fn scanner_completes_at_the_last_byte_of_any_split(reply in replies(), mut cuts in vec(any::<prop::sample::Index>(), 0..6)) {
+    fn scanner_completes_at_the_last_byte_of_any_split(
+        reply in replies(),
+        mut cuts in vec(any::<prop::sample::Index>(), 0..6),
+    ) {
         cuts.sort_by_key(|cut| cut.index(reply.len()));
-        let mut progress = ReplyScanner::new();
+        let mut scanner = ReplyScanner::new();
         for cut in cuts {
-            prop_assert!(!progress.scan(&reply[..cut.index(reply.len())]).unwrap());
+            prop_assert!(!scanner.scan(&reply[..cut.index(reply.len())]).unwrap());
         }
-        prop_assert!(progress.scan(&reply).unwrap());
-        prop_assert!(ReplyScanner::new().scan(&[&reply[..], b"+"].concat()).is_err(), "nobody asked for more");
+        prop_assert!(scanner.scan(&reply).unwrap());
+        let longer = [&reply[..], b"+"].concat();
+        prop_assert!(ReplyScanner::new().scan(&longer).is_err(), "trailing bytes are refused");
     }
 
     #[test]
-    fn parser_never_panics_on_arbitrary_bytes(reply in vec(prop::sample::select(b"*$:+-0129 a\r\n".to_vec()), 0..40), whole in any::<bool>()) {
-        let looked = ReplyScanner::new().scan(&reply);
-        if whole || matches!(looked, Ok(true)) {
+    fn parser_never_panics_on_arbitrary_bytes(
+        reply in vec(prop::sample::select(b"*$:+-0129 a\r\n".to_vec()), 0..40),
+        whole in any::<bool>(),
+    ) {
+        let scanned = ReplyScanner::new().scan(&reply);
+        if whole || matches!(scanned, Ok(true)) {
             let _ = pages(&reply, &streams());
         }
     }
 
     #[test]
-    fn reply_with_a_changed_byte_parses_as_with_redis_rs(reply in replies(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn reply_with_a_changed_byte_parses_as_with_redis_rs(
+        reply in replies(),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
         let mut reply = reply;
         let at = at.index(reply.len());
         reply[at] = byte;
-        if let Ok(true) = ReplyScanner::new().scan(&reply) && let Ok(read) = pages(&reply, &streams()) {
+        if let Ok(true) = ReplyScanner::new().scan(&reply)
+            && let Ok(read) = pages(&reply, &streams())
+        {
             prop_assert_eq!(Some(read), as_redis_rs_reads(&reply));
         }
     }
@@ -82,7 +95,8 @@ proptest! {
 
 #[test]
 fn deleted_entry_has_no_fields_and_nil_is_left_out() {
-    let reply = b"*1\r\n*2\r\n$1\r\nb\r\n*3\r\n*2\r\n$3\r\n1-2\r\n*-1\r\n*-1\r\n*2\r\n$3\r\n1-3\r\n*2\r\n$1\r\nv\r\n$1\r\n1\r\n";
+    let reply = b"*1\r\n*2\r\n$1\r\nb\r\n*3\r\n*2\r\n$3\r\n1-2\r\n*-1\r\n*-1\r\n\
+                  *2\r\n$3\r\n1-3\r\n*2\r\n$1\r\nv\r\n$1\r\n1\r\n";
     let read = pages(reply, &streams()).unwrap();
     let entry = |seq, fields| StreamEntry { id: StreamId { ms: 1, seq }, fields };
     assert_eq!(
