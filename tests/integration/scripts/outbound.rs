@@ -169,7 +169,7 @@ async fn a_queue_that_is_no_stream_takes_nothing_and_fails_nobody() {
         .unwrap();
     assert_eq!(outcomes, [EnqueuedDelivery::DeadLettered, EnqueuedDelivery::Overflowed]);
     let letters = fixture.fields("webhooks:dlq:out:crm").await;
-    assert_eq!(field(&letters[0].1, "error"), Some("the queue of its destination is no stream"));
+    assert_eq!(field(&letters[0].1, "error"), Some("destination queue is not a stream"));
     for key in [
         "webhooks:dlq:out:crm",
         "webhooks:destinations",
