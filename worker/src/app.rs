@@ -1,7 +1,11 @@
-//! Starting a worker and stopping it.
+//! Starts and stops a worker.
 //!
-//! Guarantee: it starts while Redis or the database is away, says so at `/ready`, and begins when they are there. When it
-//! is told to stop it takes nothing new, finishes what it holds within the grace period, and hands back the rest.
+//! # Guarantees
+//! - A worker starts while Redis or the database is unavailable. It reports so at `/ready` and
+//!   begins once both answer (`ingress_and_worker_start_during_a_redis_outage`,
+//!   `worker_waits_for_the_database_at_start`).
+//! - A stopping worker takes no new entries, finishes what it holds within the grace period, and
+//!   hands back the rest (`stopping_worker_finishes_or_hands_back_its_entries`).
 
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
@@ -33,25 +37,25 @@ use crate::startup_status::StartupStatus;
 use crate::store::{OpenError, Store, StoreOptions};
 use crate::{identity, registrations, retention, retry, upkeep};
 
-/// Batches that may wait for the consume loop; what is held is bounded by the in-flight set.
+/// Batches that may wait for the consume loop. The in-flight set bounds what they hold.
 const BATCH_CHANNEL_CAPACITY: usize = 256;
-/// Part of the grace period that is kept for handing back.
+/// Part of the grace period that is reserved for handing back entries.
 const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(3);
-/// Part of that in which renewals come to their end.
+/// Part of [`HAND_BACK_TIMEOUT`] in which the side tasks end.
 const SIDE_TASKS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a worker did not start, or ended.
+/// Reason why a worker did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// What the operator set cannot work; trying again cannot help. Exit status 2.
+    /// A setting that cannot work, so that a retry cannot help. Exit status 2.
     #[error("{0}")]
     Configuration(String),
-    /// A part of the process failed.
+    /// A part of the process that failed.
     #[error("{what}")]
     Failed {
-        /// What was attempted.
+        /// Attempted action.
         what: &'static str,
-        /// What came of it.
+        /// Cause of the failure.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -63,10 +67,10 @@ impl WorkerError {
     }
 }
 
-/// Runs a worker until `stop`.
+/// Runs a worker until `stop` is cancelled.
 ///
 /// # Errors
-/// When it cannot start, or when one of its loops ends before it was told to stop.
+/// If the worker cannot start, or if one of its loops ends before `stop`.
 pub async fn run(
     config: WorkerConfig,
     platforms: Registry,
@@ -82,16 +86,16 @@ pub async fn run(
 
     let tracing = trace::start(config.common.trace.as_ref(), "tributary-worker");
     let grace = config.common.shutdown_grace;
-    // Nothing is in hand until the start is complete, so that every wait in it may be cut off.
-    let begun =
+    // The worker holds no entries before the start is complete, so each wait may be cancelled.
+    let started_parts =
         match stop.run_until_cancelled(start(&config, &platforms, &startup_status, &stop)).await {
-            Some(begun) => begun?,
+            Some(started_parts) => started_parts?,
             None => None,
         };
-    let result = match begun {
+    let result = match started_parts {
         Some((worker, redis, lease)) => {
             let _ = started.set(Arc::clone(&worker));
-            // Workers verify nothing, so they open no secret.
+            // Workers verify no requests, so they decrypt no secrets.
             let live = Live::start(worker.queue.clone(), platforms, None, stop.clone());
             let target = forward::RedisTarget {
                 url: config.common.redis_url.clone(),
@@ -137,7 +141,8 @@ fn serve_ops(
     })
 }
 
-/// Everything up to the first read; `None`: told to stop before it was through.
+/// Connects, and prepares everything up to the first read. Returns `None` if the worker is stopped
+/// before that.
 async fn start(
     config: &WorkerConfig,
     platforms: &Registry,
@@ -156,7 +161,8 @@ async fn start(
     startup_status.watch(redis.clone());
     let strict = config.common.durability == DurabilityMode::Strict;
 
-    // Shown as down from the start, or a worker that waits for its database would raise no alert.
+    // Reported as down from the start, so that a worker that waits for its database raises an
+    // alert.
     let database_metrics = DatabaseMetrics::new();
     let Some(()) = identity::check_layout(&queue, stop).await? else { return Ok(None) };
     let Some(store) = open_store(config, &queue, startup_status, stop).await? else {
@@ -170,7 +176,7 @@ async fn start(
     }
     let agreed = identity::check_database(&queue, &store, config.adopt_database, stop).await;
     let Ok(Some(())) = agreed else {
-        // A refused database keeps no log that belongs to it.
+        // Closing applies the write-ahead log, so that none stays beside the refused database.
         store.close().await;
         return agreed.map(|_| None);
     };
@@ -179,7 +185,7 @@ async fn start(
     };
 
     let forwarding = Forwarding::new(&config.outbound, config.common.sealer.clone());
-    let Some(()) = bind(&forwarding, &queue, stop).await else { return Ok(None) };
+    let Some(()) = bind_destinations(&forwarding, &queue, stop).await else { return Ok(None) };
 
     let recovered_at = AtomicI64::new(redis.borrow().now_ms());
     let worker = Arc::new(WorkerContext {
@@ -203,15 +209,20 @@ async fn start(
         stop: stop.clone(),
     });
     for platform_queue in worker.platforms.all().iter() {
-        // A failure here is repaired by the reader.
+        // The reader creates the group later if this fails.
         let _ = reader::ensure_group(&worker, platform_queue).await;
     }
     tracing::info!(consumer = worker.consumer, platforms = worker.platforms.all().len(), "working");
     Ok(Some((worker, reader, lease)))
 }
 
-/// Finds the queues of all destinations: no event is settled before. `None`: told to stop.
-async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) -> Option<()> {
+/// Finds the queues of all destinations, which settling needs. Returns `None` if the worker is
+/// stopped.
+async fn bind_destinations(
+    forwarding: &Forwarding,
+    queue: &Queue,
+    stop: &CancellationToken,
+) -> Option<()> {
     let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     for attempt in 1.. {
         match forwarding.bind(queue).await {
@@ -219,8 +230,8 @@ async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) 
             Err(fault) => {
                 tracing::warn!(
                     key = DESTINATION_URLS,
-                    error = consumer::chain(&fault),
-                    "queues of destinations cannot be found; trying again"
+                    error = consumer::error_chain(&fault),
+                    "cannot find the queues of destinations; retrying"
                 );
             }
         }
@@ -230,7 +241,7 @@ async fn bind(forwarding: &Forwarding, queue: &Queue, stop: &CancellationToken) 
     Some(())
 }
 
-/// Whether the database keeps what it commits; waits until it says so.
+/// Returns true if commits survive a power loss. Waits until the database answers.
 async fn is_durable(
     store: &Store,
     startup_status: &StartupStatus,
@@ -239,7 +250,7 @@ async fn is_durable(
     loop {
         match store.is_durable().await {
             Ok(durable) => return durable,
-            Err(error) => startup_status.note_database(consumer::chain(error.cause())),
+            Err(error) => startup_status.note_database(consumer::error_chain(error.cause())),
         }
         if stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
             return true;
@@ -271,9 +282,9 @@ async fn open_store(
                 continue;
             }
             Err(OpenError::Unavailable(error)) => {
-                startup_status.note_database(consumer::chain(error.cause()))
+                startup_status.note_database(consumer::error_chain(error.cause()))
             }
-            Err(error) => return Err(WorkerError::Configuration(consumer::chain(&error))),
+            Err(error) => return Err(WorkerError::Configuration(consumer::error_chain(&error))),
         }
         let pause = backoff.delay(attempt, &mut rand::rng());
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -283,7 +294,7 @@ async fn open_store(
     Ok(None)
 }
 
-/// Runs every loop until the worker is to stop, then winds down.
+/// Runs all loops until the worker is stopped, then shuts down.
 async fn run_loops(
     worker: Arc<WorkerContext>,
     redis: StreamReader,
@@ -295,7 +306,7 @@ async fn run_loops(
     let (batches, received) = mpsc::channel(BATCH_CHANNEL_CAPACITY);
     let finished = CancellationToken::new();
     let mut side = JoinSet::new();
-    side.spawn(claimer::renew(Arc::clone(&worker), finished.clone()));
+    side.spawn(claimer::extend_claims(Arc::clone(&worker), finished.clone()));
     side.spawn(identity::renew_name(worker.queue.clone(), lease.clone(), finished.clone()));
     side.spawn(upkeep::watch_database(Arc::clone(&worker)));
     side.spawn(upkeep::watch_redis(Arc::clone(&worker), DependencyMetrics::new()));
@@ -306,12 +317,12 @@ async fn run_loops(
     side.spawn(retention::run(Arc::clone(&worker)));
     side.spawn(registrations::follow(Arc::clone(&worker), live.clone()));
     side.spawn(registrations::remove_drained_platforms(Arc::clone(&worker), live));
-    // Nothing is touched before it is known what is paused.
-    let (known_done, mut known_seen) = watch::channel(false);
+    // The worker touches no platform before it knows which ones are paused.
+    let (registrations_known, mut await_registrations) = watch::channel(false);
     side.spawn({
         let worker = Arc::clone(&worker);
         async move {
-            let _ = known_seen.wait_for(|done| *done).await;
+            let _ = await_registrations.wait_for(|done| *done).await;
             retry::run(worker).await;
         }
     });
@@ -323,7 +334,10 @@ async fn run_loops(
             let grace = grace.saturating_sub(HAND_BACK_TIMEOUT + SIDE_TASKS_TIMEOUT);
             let stop = worker.stop.clone();
             if let Err(error) = forward::run(worker, target, grace).await {
-                tracing::error!(error = consumer::chain(&error), "nothing can be forwarded");
+                tracing::error!(
+                    error = consumer::error_chain(&error),
+                    "forwarding failed; no delivery is sent"
+                );
                 // Sessions do not need destinations. A task that panicked ends the worker, as
                 // everywhere.
                 if !matches!(error, forward::ForwardError::Task(_)) {
@@ -333,12 +347,12 @@ async fn run_loops(
         }
     });
     loops.spawn(consumer::run(Arc::clone(&worker), received));
-    // What an earlier process of this name left comes before anything new.
-    let (own_done, own_seen) = watch::channel(false);
+    // Entries that an earlier process of this name left come before new ones.
+    let (own_recovered, await_own) = watch::channel(false);
     loops.spawn({
-        let (worker, batches, mut own_seen) = (Arc::clone(&worker), batches.clone(), own_seen);
+        let (worker, batches, mut await_own) = (Arc::clone(&worker), batches.clone(), await_own);
         async move {
-            let _ = own_seen.wait_for(|done| *done).await;
+            let _ = await_own.wait_for(|done| *done).await;
             claimer::run(worker, batches).await;
         }
     });
@@ -346,17 +360,17 @@ async fn run_loops(
         let worker = Arc::clone(&worker);
         async move {
             registrations::wait_for_registrations(&worker).await;
-            known_done.send_replace(true);
+            registrations_known.send_replace(true);
             claimer::recover_own_pending(&worker, &batches).await;
-            own_done.send_replace(true);
+            own_recovered.send_replace(true);
             reader::run(worker, redis, batches).await;
         }
     });
 
-    // Until told to stop, no loop may end: one that panicked over an event must take the process with it, so that the
-    // event is found by its delivery count.
+    // No loop may end before the worker is stopped. A loop that panics over an event must take the
+    // process with it, so that the event's delivery count rises.
     let broken = tokio::select! {
-        // First, since the order to stop makes loops return, too.
+        // First, because loops return after a stop as well.
         biased;
         () = worker.stop.cancelled() => None,
         Some(ended) = loops.join_next() => Some(ended),
@@ -364,14 +378,14 @@ async fn run_loops(
     };
     if let Some(ended) = broken {
         let source = ended.err().map_or_else(|| "it returned".into(), Into::into);
-        return Err(WorkerError::failed("a loop of the worker ended before its time")(source));
+        return Err(WorkerError::failed("a loop of the worker ended unexpectedly")(source));
     }
     let drain = async { while loops.join_next().await.is_some() {} };
     if tokio::time::timeout(grace.saturating_sub(HAND_BACK_TIMEOUT), drain).await.is_err() {
-        tracing::warn!("the grace period is over; handing back what is not finished");
+        tracing::warn!("the grace period is over; handing back unfinished entries");
         loops.shutdown().await;
     }
-    // A renewal that came after it would undo the handing back.
+    // A claim that is extended after the hand-back would undo it.
     finished.cancel();
     let shutdown_tasks = async {
         let _ = tokio::time::timeout(SIDE_TASKS_TIMEOUT, async {

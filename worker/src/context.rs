@@ -1,4 +1,4 @@
-//! What every loop of a worker shares: its platforms, its queue, its database, and what it holds.
+//! State that all loops of a worker share: platforms, queue, database, and held entries.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use shared::queue::{Queue, RedisHealth, StreamEntry};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::consumer::inflight::InFlight;
 use crate::consumer::outcome::RetryPolicy;
 use crate::forward::Forwarding;
@@ -19,15 +19,15 @@ use crate::platforms::PlatformQueues;
 use crate::retention::Retention;
 use crate::store::{Store, StoreError};
 
-/// Entries of one platform that this worker has taken hold of.
+/// Entries of one platform that this worker holds.
 pub struct EntryBatch {
-    /// Whose.
+    /// Platform of the entries.
     pub platform_queue: Arc<PlatformQueue>,
-    /// In the order of the stream.
+    /// Entries in the order of the stream.
     pub entries: Vec<StreamEntry>,
-    /// Delivered so often that one of them may be what ends workers: each runs alone.
+    /// One of the entries may crash workers, since it was delivered often. Each of them runs alone.
     pub suspect: bool,
-    /// When they were received.
+    /// Time at which the entries were received.
     pub taken: Instant,
 }
 
@@ -35,11 +35,11 @@ pub struct EntryBatch {
 #[derive(Clone, Debug)]
 pub struct DatabaseOutage {
     reason: String,
-    /// A table or column is missing, which a commit elsewhere does not disprove.
+    /// A table, column or privilege is missing. A commit elsewhere does not disprove that.
     is_schema_error: bool,
 }
 
-/// The last trouble of the database, until it commits again.
+/// Last outage of the database, until it commits again.
 #[derive(Debug, Default)]
 pub struct LastDatabaseOutage(Mutex<Option<DatabaseOutage>>);
 
@@ -49,128 +49,134 @@ impl LastDatabaseOutage {
     }
 }
 
-/// The parts that every loop of a worker uses.
+/// State that all loops of a worker share.
 pub struct WorkerContext {
-    /// The platforms that are served.
+    /// Served platforms.
     pub platforms: PlatformQueues,
-    /// The queue.
+    /// Queue in Redis.
     pub queue: Queue,
-    /// Who gets what was processed.
+    /// Destinations of processed events.
     pub forwarding: Forwarding,
-    /// The database.
+    /// Session database.
     pub store: Store,
-    /// Rung when this worker has put something into a retry set; the lane says which.
+    /// Notified when this worker has scheduled a retry. The platform queue records which one.
     pub rescheduled: Notify,
-    /// What is held.
+    /// Held entries.
     pub inflight: InFlight,
-    /// When to retry and when to give up.
+    /// Bounds on retries.
     pub policy: RetryPolicy,
-    /// This worker's name in the consumer group, and in dead letters.
+    /// Name of this worker in the consumer group and in dead letters.
     pub consumer: String,
-    /// Dead letters kept per platform.
+    /// Most dead letters per platform.
     pub dlq_max_len: u64,
-    /// What is forgotten after which time.
+    /// Retention of dead letters and ledger rows.
     pub retention: Retention,
-    /// After how long an entry without a renewing holder is taken over.
+    /// Time after which an entry can be claimed if its holder does not extend its claim.
     pub claim_idle: Duration,
     /// `DURABILITY=strict`.
     pub strict: bool,
-    /// What is known of Redis.
+    /// State of Redis, as last seen.
     pub redis: watch::Receiver<RedisHealth>,
-    /// Whether the database commits, as far as is known.
+    /// True while the database commits, as last seen.
     pub database: watch::Sender<bool>,
-    /// Reason why it does not.
+    /// Reason for the current outage of the database.
     pub database_outage: LastDatabaseOutage,
-    /// When Redis or the database was last found back, by Redis's clock in ms; the start at first.
+    /// Time of the last recovery of Redis or the database, in ms by Redis's clock. The start counts
+    /// as one.
     pub recovered_at: AtomicI64,
-    /// The same, for scraping.
+    /// Metrics of the database.
     pub database_metrics: DatabaseMetrics,
-    /// Cancelled when the worker is to stop.
+    /// Cancelled when the worker is stopped.
     pub stop: CancellationToken,
 }
 
 impl WorkerContext {
-    /// The lane of the reserved platform on which sessions are announced.
+    /// Returns the queue of the reserved platform for session announcements.
     pub fn announcements(&self) -> Option<Arc<PlatformQueue>> {
         self.platforms.announcements()
     }
 
-    /// The time by Redis's clock, as well as it is known.
+    /// Returns the time by Redis's clock.
     pub fn now(&self) -> Millis {
         self.redis.borrow().now_ms()
     }
 
-    /// Whether the database committed when it was last asked.
+    /// Returns true if the database committed at the last check.
     pub fn database_up(&self) -> bool {
         *self.database.borrow()
     }
 
-    /// Notes that a transaction committed. A part of the schema may be missing all the same.
+    /// Records a commit. A missing part of the schema outlasts it.
     pub fn note_commit(&self) {
-        if !self.database_outage.lock().as_ref().is_some_and(|trouble| trouble.is_schema_error) {
+        if !self.database_outage.lock().as_ref().is_some_and(|outage| outage.is_schema_error) {
             self.note_database(true);
         }
     }
 
-    /// Notes the outcome of a probe of the database.
+    /// Records the result of a probe of the database.
     pub fn note_probe(&self, outcome: Result<(), &StoreError>) {
         *self.database_outage.lock() = outcome.err().map(|error| DatabaseOutage {
-            reason: chain(error.cause()),
+            reason: error_chain(error.cause()),
             is_schema_error: error.is_schema_error(),
         });
         self.note_database(outcome.is_ok());
     }
 
-    /// Notes whether the database commits, and logs a change.
+    /// Records whether the database commits, and logs a change.
     pub fn note_database(&self, up: bool) {
         self.database_metrics.database_up(up);
         if !self.database.send_if_modified(|known| std::mem::replace(known, up) != up) {
             return;
         }
         if up {
-            tracing::info!("the session database is back");
+            tracing::info!("session database recovered; consuming again");
             self.note_recovery();
         } else {
-            let trouble = self.database_outage.lock();
-            let reason = trouble.as_ref().map_or("unknown", |trouble| trouble.reason.as_str());
-            tracing::error!(reason, "the session database is unavailable; holding what was read");
+            let outage = self.database_outage.lock();
+            let reason = outage.as_ref().map_or("unknown", |outage| outage.reason.as_str());
+            tracing::error!(
+                reason,
+                "the session database is unavailable; holding entries until it recovers"
+            );
         }
     }
 
-    /// Reason of the database's outage, for people.
+    /// Returns the reason for the database's outage, for operators.
     fn database_reason(&self) -> String {
-        let trouble = self.database_outage.lock();
+        let outage = self.database_outage.lock();
         let reason =
-            trouble.as_ref().map_or_else(String::new, |trouble| format!(": {}", trouble.reason));
+            outage.as_ref().map_or_else(String::new, |outage| format!(": {}", outage.reason));
         format!("the session database does not commit{reason}")
     }
 
-    /// Notes that Redis or the database has just come back.
+    /// Records that Redis or the database has recovered.
     pub fn note_recovery(&self) {
         self.recovered_at.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Since when Redis and the database are both there and Redis's clock goes evenly, as far as is known. Whoever wants
-    /// to know how long ago that was asks for [`Self::now`] first: the clock may be set between the two.
+    /// Returns the start of the time in which Redis and the database have been available and
+    /// Redis's clock has not been set. Call [`Self::now`] first to compute a duration, since the
+    /// clock may be set between the two calls.
     pub fn up_since(&self) -> Millis {
         let clock_set_at = self.redis.borrow().clock_set_at;
         self.recovered_at.load(Ordering::Relaxed).max(clock_set_at.unwrap_or(Millis::MIN))
     }
 
-    /// Waits until something may be taken: the database commits and there is room. `false`: the worker is to stop.
+    /// Waits until entries may be read: the database commits and there is capacity. Returns false
+    /// if the worker is stopped.
     pub async fn wait_until_may_take(&self) -> bool {
         let mut database = self.database.subscribe();
-        let room = async {
+        let capacity = async {
             let _ = database.wait_for(|up| *up).await;
             self.inflight.wait_for_capacity().await;
         };
-        self.stop.run_until_cancelled(room).await.is_some() && !self.stop.is_cancelled()
+        self.stop.run_until_cancelled(capacity).await.is_some() && !self.stop.is_cancelled()
     }
 
-    /// Why this worker cannot work now, if so.
+    /// Returns whether this worker can do its work now.
     ///
     /// # Errors
-    /// In plain words.
+    /// The reason why it cannot, for operators.
     pub fn readiness(&self) -> Result<(), String> {
         if self.stop.is_cancelled() {
             return Err("shutting down".to_owned());

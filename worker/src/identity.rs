@@ -1,7 +1,10 @@
-//! Who this worker is and whom it belongs to: its name in the consumer group, and the pair of Redis and database.
+//! Holds the worker's consumer name, and binds Redis to one session database.
 //!
-//! Guarantee: no two live workers use one consumer name, and no worker applies the events of one Redis to two databases,
-//! which would be two ledgers.
+//! # Guarantees
+//! - Two live workers never share a consumer name (`a_name_has_one_holder`,
+//!   `worker_renews_its_lease_and_exits_when_another_holds_it`).
+//! - Workers never apply the events of one Redis to two databases, which would be two ledgers
+//!   (`worker_with_another_database_does_not_start`).
 
 use std::time::Duration;
 
@@ -13,25 +16,25 @@ use uuid::Uuid;
 use crate::app::WorkerError;
 use crate::store::Store;
 
-/// How long a lease on a consumer name lasts without being renewed.
+/// Time after which the lease on a consumer name expires unless it is renewed.
 const NAME_LEASE_TTL: Duration = Duration::from_secs(30);
-/// Consumer names tried per host before giving up.
+/// Slots to try per host name.
 const MAX_NAME_SLOTS: u32 = 1000;
 
-/// The consumer name that this process holds.
+/// Lease on the consumer name of this process.
 #[derive(Clone, Debug)]
 pub struct NameLease {
-    /// The name: `WORKER_NAME` and a slot number.
+    /// `WORKER_NAME` and a slot number.
     pub name: String,
-    /// Proves that it is ours.
+    /// Token that proves ownership of the lease.
     pub token: String,
 }
 
-/// Checks that Redis is of the configured kind, before any key of a platform or a database is asked
-/// for. `None`: told to stop before Redis answered.
+/// Checks that Redis is of the configured kind, before any key of a platform or a database is used.
+/// Returns `None` if the worker is stopped before Redis answers.
 ///
 /// # Errors
-/// `REDIS_CLUSTER` disagrees with the server, or with the layout of its keys.
+/// If `REDIS_CLUSTER` disagrees with the server or with the layout of its keys.
 pub async fn check_layout(
     queue: &Queue,
     stop: &CancellationToken,
@@ -62,10 +65,11 @@ pub async fn check_layout(
     Ok(Some(()))
 }
 
-/// Checks that `queue` and `store` belong together. `None`: told to stop before Redis answered.
+/// Checks that `queue` is bound to `store`. Returns `None` if the worker is stopped before Redis
+/// answers.
 ///
 /// # Errors
-/// The queue belongs to another database.
+/// If the queue is bound to another database.
 pub async fn check_database(
     queue: &Queue,
     store: &Store,
@@ -78,7 +82,7 @@ pub async fn check_database(
         else {
             return Ok(None);
         };
-        tracing::warn!(database = own, "this Redis belongs to this database from now on");
+        tracing::warn!(database = own, "this Redis is bound to this database from now on");
         return Ok(Some(()));
     }
     let Some(found) =
@@ -88,19 +92,21 @@ pub async fn check_database(
     };
     if found != own {
         return Err(WorkerError::Configuration(format!(
-            "DATABASE_URL: this Redis belongs to session database {found}, but this one is {own}. Two databases would \
-             split sessions between them. Point every worker at the same database, or start one worker with \
+            "DATABASE_URL: this Redis belongs to session database {found}, but this one is {own}. \
+                Two databases would \
+             split sessions between them. Point every worker at the same database, or start one \
+             worker with \
              --adopt-database if this one is meant to take over."
         )));
     }
     Ok(Some(()))
 }
 
-/// Checks that a SQLite file may be created: that `queue` belongs to no database yet, or that this
-/// one is adopted. `None`: told to stop before Redis answered.
+/// Checks that a SQLite file may be created: `queue` is bound to no database, or this database is
+/// to be adopted. Returns `None` if the worker is stopped before Redis answers.
 ///
 /// # Errors
-/// When the missing file is that of the database that `queue` belongs to.
+/// If the missing file is the database that `queue` is bound to.
 pub async fn check_may_create(
     queue: &Queue,
     adopt: bool,
@@ -113,16 +119,18 @@ pub async fn check_may_create(
         None => Ok(None),
         Some(None) => Ok(Some(())),
         Some(Some(known)) => Err(WorkerError::Configuration(format!(
-            "DATABASE_URL: the file does not exist or is empty, but this Redis belongs to session database {known}. \
+            "DATABASE_URL: the file does not exist or is empty, but this Redis belongs to session \
+                database {known}. \
              Restore the file, or start one worker with --adopt-database to begin with a new one."
         ))),
     }
 }
 
-/// Takes the first free slot of `host`; `None`: told to stop before Redis answered.
+/// Acquires the first free slot of `host`. Returns `None` if the worker is stopped before Redis
+/// answers.
 ///
 /// # Errors
-/// When every slot is taken.
+/// If all slots are taken.
 pub async fn acquire_name(
     host: &str,
     queue: &Queue,
@@ -143,8 +151,8 @@ pub async fn acquire_name(
     )))
 }
 
-/// Renews the lease until `done`. Returns early, which ends the worker, when somebody else has the name: what is pending
-/// for this name is the other's then.
+/// Renews the lease until `done`. Returns early if another process has the name, which ends the
+/// worker. That process then owns the entries pending under the name.
 pub async fn renew_name(queue: Queue, lease: NameLease, done: CancellationToken) {
     while done.run_until_cancelled(tokio::time::sleep(NAME_LEASE_TTL / 3)).await.is_some() {
         match queue.lease(&lease.name, &lease.token, NAME_LEASE_TTL).await {
@@ -152,7 +160,7 @@ pub async fn renew_name(queue: Queue, lease: NameLease, done: CancellationToken)
             Ok(false) => {
                 tracing::error!(
                     consumer = lease.name,
-                    "another process took this worker's name while it was away"
+                    "another process holds this worker's name; stopping"
                 );
                 return;
             }

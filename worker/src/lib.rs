@@ -1,8 +1,12 @@
 //! Applies queued webhooks to the session database.
 //!
-//! Guarantee: an event takes effect exactly once, an older one never overwrites a newer one, and what was read is acked
-//! only after it is committed, scheduled again or a dead letter. See [`consumer`] for the loop and [`store`] for the
-//! transaction.
+//! # Guarantees
+//! - An event takes effect exactly once (`worker_killed_in_mid_batch_loses_nothing`).
+//! - An older event never overwrites a newer one (`shuffled_burst_ends_in_the_newest_state`).
+//! - An entry is acknowledged only after its event is committed, scheduled for a retry, or a dead
+//!   letter (`redis_killed_under_load_loses_no_accepted_event`).
+//!
+//! See [`consumer`] for the loop and [`store`] for the transaction.
 
 pub mod app;
 pub mod config;

@@ -129,7 +129,7 @@ async fn run_worker(config: WorkerConfig, platforms: Registry) -> ExitCode {
             ExitCode::from(EXIT_CONFIG)
         }
         Err(error) => {
-            tracing::error!(error = worker::consumer::chain(&error), "failed");
+            tracing::error!(error = worker::consumer::error_chain(&error), "failed");
             ExitCode::FAILURE
         }
     }

@@ -1,9 +1,17 @@
-//! The platforms that a worker serves, and how they change while it runs.
+//! Holds the platforms that a worker serves, and applies changes while it runs.
 //!
-//! Guarantee: what is read, claimed or promoted next follows the newest list, so a platform that was registered is read,
-//! a changed definition holds from the next batch on, and a paused one is left alone. What belongs to a platform and not
-//! to its definition (its series, what its entries weigh, whether it is paused) is one and the same in every lane it ever
-//! had. Until registrations have been read once, the list is what this process was started with, and says so.
+//! # Guarantees
+//! - A registered platform is read, and a changed definition holds, from the next batch on
+//!   (`registered_platform_is_known_everywhere_in_two_seconds`,
+//!   `changed_definition_applies_to_the_next_events`).
+//! - A pause holds for batches that were read before it, too
+//!   (`pause_holds_for_batches_of_the_former_definition`).
+//! - State of the platform that is not part of its definition survives a new definition: metrics,
+//!   sizes of entries, pause (`pause_holds_for_batches_of_the_former_definition`).
+//!
+//! # Design
+//! Until registrations have been read, the list holds the platforms that the process was started
+//! with, and [`PlatformQueues::complete`] returns false.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,45 +25,46 @@ use tokio::sync::watch;
 use crate::consumer::column_warnings::ThrottledLog;
 use crate::consumer::inflight::EntrySizeEstimate;
 
-/// One platform, as a worker serves it. A changed definition makes a new lane.
+/// One platform as a worker serves it. A changed definition creates a new value.
 pub struct PlatformQueue {
-    /// Its definition.
+    /// Definition of the platform.
     pub platform: Arc<Platform>,
-    /// Its keys.
+    /// Redis keys of the platform.
     pub keys: PlatformKeys,
-    /// What is counted for it.
+    /// Counters of the platform.
     pub metrics: WorkerMetrics,
-    /// How full it is.
+    /// Gauges of the queue's depth.
     pub depth: QueueMetrics,
-    /// What its entries weigh.
-    pub weight: Arc<EntrySizeEstimate>,
-    /// Its retry set is to be looked at: this worker has put something into it, or may go on with it.
+    /// Estimate of the size of an entry.
+    pub entry_size: Arc<EntrySizeEstimate>,
+    /// Set when the retry set has to be read: this worker scheduled a retry, or the platform was
+    /// resumed.
     pub rescheduled: Arc<AtomicBool>,
-    /// Bounds the log lines about columns that its events do not set as sent.
+    /// Limits the log lines about columns that events do not set as sent.
     pub column_warnings: Arc<ThrottledLog>,
     dead_letters_full: Arc<FullDeadLetters>,
     paused: Arc<AtomicBool>,
 }
 
-/// State of a queue's dead letters: at `DLQ_MAX_LEN`, or not.
+/// Records whether a queue's dead letters are at `DLQ_MAX_LEN`.
 #[derive(Debug, Default)]
 pub struct FullDeadLetters(AtomicBool);
 
 impl FullDeadLetters {
-    /// Returns true if `full` is not the state that was noted last.
+    /// Records `full`. Returns true if it has changed.
     pub fn note(&self, full: bool) -> bool {
         self.0.swap(full, Ordering::Relaxed) != full
     }
 }
 
 impl PlatformQueue {
-    /// A lane for `platform`.
+    /// Creates the queue of `platform`.
     pub fn new(platform: Arc<Platform>, queue: &Queue) -> Self {
         Self {
             keys: queue.keys(&platform.name),
             metrics: WorkerMetrics::new(&platform.name),
             depth: QueueMetrics::new(&platform.name),
-            weight: Arc::default(),
+            entry_size: Arc::default(),
             rescheduled: Arc::new(AtomicBool::new(true)),
             column_warnings: Arc::default(),
             dead_letters_full: Arc::default(),
@@ -64,14 +73,15 @@ impl PlatformQueue {
         }
     }
 
-    /// The lane of the same platform by another definition. It is paused, or not, as before until [`Self::apply_pause`].
+    /// Returns the queue of the same platform with another definition. The pause stays as it is
+    /// until [`Self::apply_pause`].
     fn redefined(&self, platform: Arc<Platform>) -> Self {
         Self {
             platform,
             keys: self.keys.clone(),
             metrics: self.metrics.clone(),
             depth: self.depth.clone(),
-            weight: Arc::clone(&self.weight),
+            entry_size: Arc::clone(&self.entry_size),
             rescheduled: Arc::clone(&self.rescheduled),
             column_warnings: Arc::clone(&self.column_warnings),
             dead_letters_full: Arc::clone(&self.dead_letters_full),
@@ -79,7 +89,7 @@ impl PlatformQueue {
         }
     }
 
-    /// Shows whether the dead letters are at `DLQ_MAX_LEN`, and logs it where that has changed.
+    /// Reports whether the dead letters are at `DLQ_MAX_LEN`, and logs a change.
     pub fn note_dead_letters_full(&self, full: bool) {
         self.depth.dead_letters_full(full);
         if !self.dead_letters_full.note(full) {
@@ -87,13 +97,14 @@ impl PlatformQueue {
         }
         if full {
             tracing::error!(platform = %self.name(),
-                "the dead letters are at DLQ_MAX_LEN; replay or purge some, until then events stay in retry");
+                "the dead letters are at DLQ_MAX_LEN; events stay in retry until some are \
+                    replayed or purged");
         } else {
             tracing::info!(platform = %self.name(), "dead letters are below DLQ_MAX_LEN again");
         }
     }
 
-    /// Lets this definition decide whether the platform is paused: for batches that a former one brought, too.
+    /// Applies the pause of this definition, also to batches of an earlier definition.
     fn apply_pause(&self) {
         let now = self.platform.paused;
         if self.paused.swap(now, Ordering::Relaxed) != now {
@@ -102,35 +113,35 @@ impl PlatformQueue {
         }
     }
 
-    /// The platform's name.
+    /// Name of the platform.
     pub fn name(&self) -> &PlatformName {
         &self.platform.name
     }
 
-    /// What log lines call it.
+    /// Name of the platform in log lines.
     pub fn label(&self) -> &str {
         self.platform.label.as_str()
     }
 
-    /// Whether the platform is paused now, by its newest definition: its entries stay where they are.
+    /// Returns true if the newest definition pauses the platform. Its entries then stay in place.
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 }
 
-/// One state of the list.
+/// One version of the list.
 struct PlatformList {
     platforms: Arc<[Arc<PlatformQueue>]>,
     complete: bool,
 }
 
-/// The lanes, announcements first; see the module.
+/// Queues of all served platforms, announcements first.
 pub struct PlatformQueues {
     current: watch::Sender<PlatformList>,
 }
 
 impl PlatformQueues {
-    /// The lanes of `registry`, which holds no registrations.
+    /// Creates the queues of `registry`, which holds no registrations.
     pub fn new(registry: &Registry, queue: &Queue) -> Self {
         let platforms = registry
             .iter()
@@ -139,12 +150,12 @@ impl PlatformQueues {
         Self { current: watch::Sender::new(PlatformList { platforms, complete: false }) }
     }
 
-    /// All of them now. Ask again for each round of work.
+    /// Returns all queues. Call it again for each round of work.
     pub fn all(&self) -> Arc<[Arc<PlatformQueue>]> {
         Arc::clone(&self.current.borrow().platforms)
     }
 
-    /// The lane of the reserved platform on which sessions are announced.
+    /// Returns the queue of the reserved platform for session announcements.
     pub fn announcements(&self) -> Option<Arc<PlatformQueue>> {
         self.all()
             .iter()
@@ -152,18 +163,19 @@ impl PlatformQueues {
             .cloned()
     }
 
-    /// Whether registrations have been read: only then is a platform without a lane one that nobody defined.
+    /// Returns true once registrations have been read. Before that, a platform without a queue may
+    /// be a registered one.
     pub fn complete(&self) -> bool {
         self.current.borrow().complete
     }
 
-    /// Tells when there is another list.
+    /// Returns a receiver of changes.
     pub fn changes(&self) -> PlatformChanges {
         PlatformChanges(self.current.subscribe())
     }
 
-    /// The lanes of `registry`, registrations included: those there are where the definition is the same. Nothing
-    /// changes yet.
+    /// Returns the queues of `registry`, registrations included. Queues whose definition has not
+    /// changed are reused. Changes nothing yet.
     pub(crate) fn of(&self, registry: &Registry, queue: &Queue) -> Vec<Arc<PlatformQueue>> {
         let known = self.all();
         let platform_queue = |platform: &Arc<Platform>| match known
@@ -179,7 +191,7 @@ impl PlatformQueues {
         registry.iter().map(platform_queue).collect()
     }
 
-    /// Serves these from now on.
+    /// Serves these queues from now on.
     pub(crate) fn replace(&self, platforms: Vec<Arc<PlatformQueue>>) {
         for platform_queue in &platforms {
             platform_queue.apply_pause();
@@ -188,13 +200,13 @@ impl PlatformQueues {
     }
 }
 
-/// See [`PlatformQueues::changes`].
+/// Receiver of changes, from [`PlatformQueues::changes`].
 pub struct PlatformChanges(watch::Receiver<PlatformList>);
 
 impl PlatformChanges {
-    /// Waits for a list that came after the one this was asked about before.
+    /// Waits for a list that is newer than the last one seen here.
     pub async fn next(&mut self) {
-        // The sender lives as long as the worker does, which is longer than anybody who waits here.
+        // The channel lives as long as the worker, and so longer than this wait.
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -221,7 +233,7 @@ mod tests {
         Queue::new(KeyLayout::Single, connect(&url, false).unwrap())
     }
 
-    /// The bundled platforms and `acme`, with these lines in its definition.
+    /// Returns the bundled platforms and `acme`, with these lines in its definition.
     fn registry(lines: &str) -> Registry {
         Registry::from_text("file", &format!("[platforms.acme]\nsecrets = ['env:A']\n{lines}\n"))
             .unwrap()
@@ -261,23 +273,23 @@ mod tests {
         let (former, mut changes) = (acme(&platforms), platforms.changes());
         former.rescheduled.store(false, Ordering::Relaxed);
         let next = platforms.of(&registry("paused = true\nack_status = 200"), &queue);
-        assert!(!former.is_paused(), "nothing holds before it is served");
+        assert!(!former.is_paused(), "a definition has no effect before it is served");
         platforms.replace(next);
         changes.next().await;
         let paused = acme(&platforms);
         assert!(former.is_paused() && paused.is_paused());
         assert_eq!((former.platform.ack_status, paused.platform.ack_status), (202, 200));
-        former.weight.note(1_000_000);
+        former.entry_size.note(1_000_000);
         assert_eq!(
-            paused.weight.estimate(),
+            paused.entry_size.estimate(),
             1_000_000,
-            "what it weighs is no matter of its definition"
+            "the estimate survives a new definition"
         );
 
         paused.rescheduled.store(false, Ordering::Relaxed);
         platforms.replace(platforms.of(&registry(""), &queue));
         assert!(!former.is_paused() && !paused.is_paused() && !acme(&platforms).is_paused());
-        assert!(former.rescheduled.load(Ordering::Relaxed), "its retries may be due");
+        assert!(former.rescheduled.load(Ordering::Relaxed), "retries may be due");
     }
 
     #[tokio::test]
@@ -287,7 +299,7 @@ mod tests {
         let count = platforms.all().len();
         platforms.replace(platforms.of(&registry(""), &queue));
         assert_eq!(platforms.all().len(), count + 1);
-        assert!(acme(&platforms).rescheduled.load(Ordering::Relaxed), "its retries may be due");
+        assert!(acme(&platforms).rescheduled.load(Ordering::Relaxed), "retries may be due");
         platforms.replace(platforms.of(&Registry::load(None).unwrap(), &queue));
         assert!(
             platforms.all().iter().all(|platform_queue| platform_queue.name().as_str() != "acme")

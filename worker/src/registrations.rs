@@ -1,10 +1,19 @@
-//! Serving what is registered while the worker runs, and taking leave of what was removed.
+//! Serves registered platforms while the worker runs, and removes drained ones.
 //!
-//! Guarantee: a registered, changed or paused platform is served so within a second of what Redis says; what this process
-//! was started with is served from the beginning, and through any outage. A removed platform keeps its lane until nothing
-//! of it is queued and no replica can add anything, since removal began long enough ago for all of them to know; and its
-//! destination until it has taken what waits for it, for at most a day. Only then is its record removed, by one worker.
-//! Its dead letters stay. Secrets are opened for forwarding only; without `SECRETS_KEY` everything else works.
+//! # Guarantees
+//! - A registered, changed or paused platform is served so within two seconds. Configured platforms
+//!   are served from the start and through any outage
+//!   (`registered_platform_is_known_everywhere_in_two_seconds`).
+//! - A removed platform is served until its queue is empty and all replicas refuse it
+//!   (`removed_platform_drains_first`).
+//! - Its destination stays for at most a day, until it has received what waits for it
+//!   (`removed_platform_still_delivers_its_accepted_events`).
+//! - Without `SECRETS_KEY` only the deliveries of registered platforms wait
+//!   (`worker_without_key_serves_registered_platforms`).
+//!
+//! # Design
+//! One worker removes the record of a drained platform. Its dead letters stay. Workers decrypt
+//! secrets for forwarding only.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,29 +27,30 @@ use shared::queue::keys::DESTINATION_URLS;
 use shared::registration::{Live, Record, Snapshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::consumer::{chain, reader};
+use crate::consumer::{error_chain, reader};
 use crate::context::WorkerContext;
 
-/// How long a start waits for what is registered while Redis answers everything else.
+/// Longest wait for registrations at the start, while Redis answers other calls.
 const REGISTRATIONS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether a removed platform has drained.
+/// Interval between two checks whether removed platforms have drained.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Pause between attempts at finding the queues of destinations.
+/// Pause between two attempts to find the queues of destinations.
 const BIND_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How long a removed platform drains at least, in ms: by then every ingress replica refuses it, and what it had in hand
-/// when it learned of that is queued.
+/// Shortest time that a removed platform drains, in ms. By then all ingress replicas refuse it, and
+/// have queued the requests that they had accepted.
 const MIN_DRAIN_MS: Millis = 10_000;
-/// How long the destination of a removed platform may take to be given what waits for it, in ms. One that is dead takes
-/// nothing, and is not to keep a platform for ever.
+/// Longest time that the destination of a removed platform may take for its deliveries, in ms. A
+/// dead destination must not keep a platform forever.
 const MAX_DELIVERY_WAIT_MS: Millis = 24 * 3_600_000;
 
-/// Serves what is registered until the worker is to stop.
+/// Serves registrations until the worker is stopped.
 pub async fn follow(worker: Arc<WorkerContext>, live: Live) {
     let mut snapshots = live.subscribe();
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
-            // Before its platform is served: no event of it is finished without its destination.
+            // Destinations come first, so that no event of a new platform is settled without its
+            // destination.
             if !forward_to(&worker, &snapshot).await {
                 return;
             }
@@ -53,13 +63,14 @@ pub async fn follow(worker: Arc<WorkerContext>, live: Live) {
     }
 }
 
-/// Delivers to the destinations of `snapshot`; false if the worker stops before Redis answers.
+/// Delivers to the destinations of `snapshot`. Returns false if the worker is stopped before Redis
+/// answers.
 async fn forward_to(worker: &WorkerContext, snapshot: &Snapshot) -> bool {
     while let Err(fault) = worker.forwarding.follow(snapshot, &worker.queue).await {
         tracing::warn!(
             key = DESTINATION_URLS,
-            error = chain(&fault),
-            "queues of destinations cannot be found; trying again"
+            error = error_chain(&fault),
+            "cannot find the queues of destinations; retrying"
         );
         if worker.stop.run_until_cancelled(sleep(BIND_RETRY_PAUSE)).await.is_none() {
             return false;
@@ -76,7 +87,7 @@ async fn serve_registry(worker: &WorkerContext, registry: &Registry) {
         .filter(|platform_queue| before.iter().all(|known| known.name() != platform_queue.name()))
     {
         tracing::info!(platform = %platform_queue.name(), "serving a registered platform");
-        // What fails here is repaired by the reader.
+        // The reader creates the group later if this fails.
         if reader::ensure_group(worker, platform_queue).await.is_err() {
             break;
         }
@@ -84,21 +95,22 @@ async fn serve_registry(worker: &WorkerContext, registry: &Registry) {
     for gone in before.iter().filter(|known| {
         platforms.iter().all(|platform_queue| platform_queue.name() != known.name())
     }) {
-        tracing::info!(platform = %gone.name(), "a registered platform is gone");
+        tracing::info!(platform = %gone.name(), "a registered platform was removed");
     }
     worker.platforms.replace(platforms);
     worker.rescheduled.notify_one();
 }
 
-/// Waits until what is registered, and what is paused, has been read: what is paused must not be touched by a worker
-/// that has just started. Not for ever, if it cannot be read although Redis answers: the other platforms need a worker.
+/// Waits until registrations and pauses have been read, since a new worker must not touch a paused
+/// platform. Gives up after a while if Redis answers but they cannot be read, because the other
+/// platforms need a worker.
 pub async fn wait_for_registrations(worker: &WorkerContext) {
     let mut changes = worker.platforms.changes();
     loop {
         let within = timeout(REGISTRATIONS_TIMEOUT, changes.complete());
         match worker.stop.run_until_cancelled(within).await {
             Some(Err(_)) if worker.redis.borrow().up => {
-                tracing::error!("what is registered cannot be read; serving what is configured");
+                tracing::error!("cannot read registrations; serving configured platforms only");
                 return;
             }
             Some(Err(_)) => {}
@@ -107,7 +119,7 @@ pub async fn wait_for_registrations(worker: &WorkerContext) {
     }
 }
 
-/// Removes the records of platforms that have drained, until the worker is to stop.
+/// Removes the records of drained platforms until the worker is stopped.
 pub async fn remove_drained_platforms(worker: Arc<WorkerContext>, live: Live) {
     let mut ticks = interval(DRAIN_CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -134,7 +146,8 @@ async fn remove_if_drained(
         Ok(RemainingWork { queued: 0, deliveries }) => deliveries,
         Ok(_) => return,
         Err(fault) => {
-            tracing::debug!(platform = %name, error = chain(&fault), "not known whether it has drained");
+            tracing::debug!(platform = %name, error = error_chain(&fault),
+                "cannot check whether the platform has drained; retrying");
             return;
         }
     };
@@ -145,28 +158,29 @@ async fn remove_if_drained(
     match live.remove_drained(name, since).await {
         Ok(true) if delivering > 0 => {
             tracing::error!(platform = %name, deliveries = delivering,
-                "its registration is removed; its destination has not taken what waits for it, which stays in its queue")
+                "platform removed with undelivered events; destination queue kept")
         }
         Ok(true) => {
-            tracing::info!(platform = %name, "nothing of it is queued any more; its registration is removed")
+            tracing::info!(platform = %name, "platform drained; registration removed")
         }
-        // Another worker was first, or it was registered again.
+        // Another worker was first, or the platform was registered again.
         Ok(false) => {}
         Err(refused) => {
-            tracing::warn!(platform = %name, error = chain(&refused), "its registration was not removed")
+            tracing::warn!(platform = %name, error = error_chain(&refused),
+                "cannot remove the platform's registration; retrying")
         }
     }
 }
 
-/// What is left of a platform that is being removed.
+/// Work that is left of a platform that is being removed.
 struct RemainingWork {
-    /// Events, and what was processed and is not yet with its destinations.
+    /// Events in its queue and its outbox.
     queued: u64,
-    /// Deliveries that its own destination has not taken.
+    /// Deliveries that wait in the queue of its own destination.
     deliveries: u64,
 }
 
-/// Looks in the order in which things move, so that nothing is missed between two looks.
+/// Reads the queues in the order in which work moves, so that nothing is missed between two reads.
 async fn remaining_work(
     worker: &WorkerContext,
     name: &PlatformName,
@@ -174,7 +188,7 @@ async fn remaining_work(
 ) -> Result<RemainingWork, CallError> {
     let queue = &worker.queue;
     let events = queue.depth(&queue.keys(name)).await?;
-    // Without any destination nothing ever leaves the outbox.
+    // Without a destination, nothing ever leaves the outbox.
     let outbox = match worker.forwarding.all().is_empty() {
         true => 0,
         false => queue.depth(&queue.layout().outbox(name)).await?.length,

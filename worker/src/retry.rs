@@ -1,9 +1,15 @@
 //! Moves due retries back into their streams.
 //!
-//! Guarantee: the loop ends only when the worker is to stop; whatever fails is logged and tried again. Any number of
-//! workers may run it: each move is one script. A retry is promoted when it is due by Redis's clock; those that another
-//! worker scheduled and left behind are found by looking at every platform now and then. Those of a paused platform stay
-//! until it is resumed.
+//! # Guarantees
+//! - A retry is promoted when it is due by Redis's clock, and not before
+//!   (`nothing_comes_before_it_is_due`).
+//! - Any number of workers may promote at once, since each move is one script
+//!   (`what_may_not_be_put_off_or_promoted_stays_where_it_is`).
+//! - Retries of a paused platform stay until it is resumed (`paused_platform_holds_and_resumes`).
+//!
+//! # Design
+//! All platforms are checked at an interval, which finds retries that a dead worker scheduled.
+//! Failures are logged and retried. The loop ends only when the worker is stopped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,16 +20,17 @@ use shared::platform::PlatformName;
 
 use crate::context::{PlatformQueue, WorkerContext};
 
-/// Entries moved per call; between two calls the others get their turn.
+/// Most entries per call. Other platforms get their turn between two calls.
 const MAX_PROMOTED: usize = 100;
-/// How often every platform is looked at, whoever scheduled its retries.
+/// Interval between two checks of all platforms, for retries that other workers scheduled.
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(5);
-/// The shortest sleep: a retry may come this much late.
+/// Shortest sleep. A retry may be late by this much.
 const MIN_SLEEP: Duration = Duration::from_millis(20);
-/// How far beyond the longest delay a due time may lie before it counts as due: Redis's clock was set back since.
+/// Tolerance beyond the longest delay. A due time that is later counts as due, because Redis's
+/// clock was set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
 
-/// Promotes until the worker is to stop.
+/// Promotes due retries until the worker is stopped.
 pub async fn run(worker: Arc<WorkerContext>) {
     let mut due: HashMap<PlatformName, Instant> = HashMap::new();
     let mut all_seen: Option<Instant> = None;
@@ -65,7 +72,7 @@ pub async fn run(worker: Arc<WorkerContext>) {
     }
 }
 
-/// One round for one platform; says when the next entry is due.
+/// Promotes the due retries of one platform. Returns the time until the next one is due.
 async fn promote(worker: &WorkerContext, platform_queue: &PlatformQueue) -> Option<Duration> {
     let longest = worker.policy.backoff.max() + CLOCK_SLACK;
     let longest_ms = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
@@ -73,7 +80,7 @@ async fn promote(worker: &WorkerContext, platform_queue: &PlatformQueue) -> Opti
         Ok(promoted) => {
             if promoted.vanished > 0 {
                 tracing::error!(platform = %platform_queue.name(), entries = promoted.vanished,
-                    "scheduled entries were deleted by somebody else");
+                    "scheduled entries were deleted by another client; skipping them");
             }
             promoted.next_due
         }

@@ -1,4 +1,4 @@
-//! What a worker answers at its operational address beside the operational routes.
+//! Serves the worker's admin routes about sessions and events, beside the operational ones.
 
 mod events;
 
@@ -15,7 +15,7 @@ use crate::context::WorkerContext;
 /// The worker, once it has started.
 pub type StartedWorker = Arc<OnceLock<Arc<WorkerContext>>>;
 
-/// Adds the routes about sessions and events, for those with the admin token.
+/// Adds the routes about sessions and events, which need the admin token.
 pub fn configure(config: &mut ServiceConfig, started: StartedWorker, token: Option<AdminToken>) {
     let only_get = || async {
         let mut response = error(405, "E_METHOD_NOT_ALLOWED", "only GET is allowed here");
@@ -38,7 +38,7 @@ pub fn configure(config: &mut ServiceConfig, started: StartedWorker, token: Opti
         .default_service(web::to(|| async { error(404, "E_NOT_FOUND", "no such route") }));
 }
 
-/// The worker, for those with the admin token; for others, the answer.
+/// Returns the worker if the request has the admin token, or else the error response.
 fn require_admin<'s>(
     request: &HttpRequest,
     started: &'s StartedWorker,
@@ -56,7 +56,7 @@ fn require_admin<'s>(
     }
 }
 
-/// `GET /api/v1/sessions/{room_id}`: a session's row.
+/// `GET /api/v1/sessions/{room_id}`: returns a session's row.
 async fn session(
     request: HttpRequest,
     room: Path<String>,
@@ -71,7 +71,7 @@ async fn session(
         Ok(Some(row)) => HttpResponse::Ok().json(row),
         Ok(None) => error(404, "E_NOT_FOUND", "no such session"),
         Err(failure) => {
-            tracing::warn!(error = %failure, "a session could not be read");
+            tracing::warn!(error = %failure, "cannot read a session");
             error(500, "E_INTERNAL", "the session database does not answer")
         }
     }

@@ -1,11 +1,11 @@
-//! Reasons why a start is not complete, for `/ready` and the log.
+//! Collects the reasons why a start is not complete, for `/ready` and the log.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use shared::queue::RedisHealth;
 use tokio::sync::watch;
 
-/// Reason why a worker that has started is not working yet.
+/// Reasons why a started process does not work yet.
 #[derive(Debug, Default)]
 pub(crate) struct StartupStatus {
     redis: OnceLock<watch::Receiver<RedisHealth>>,
@@ -18,21 +18,21 @@ impl StartupStatus {
         let _ = self.redis.set(redis);
     }
 
-    /// Notes why the database cannot be used, and logs it unless it is what was noted last.
+    /// Records why the database cannot be used, and logs a new reason.
     pub(crate) fn note_database(&self, reason: String) {
         let mut noted = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.as_ref() != Some(&reason) {
-            tracing::error!(reason, "the session database cannot be used; trying again");
+            tracing::error!(reason, "cannot use the session database; retrying");
             *noted = Some(reason);
         }
     }
 
-    /// The database can be used.
+    /// Records that the database can be used.
     pub(crate) fn note_database_ready(&self) {
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The reason, in one line.
+    /// Returns all reasons in one line.
     pub(crate) fn reason(&self) -> String {
         let redis = self
             .redis

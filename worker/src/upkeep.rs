@@ -1,6 +1,16 @@
-//! What a worker does on the side: watching the database, showing depths, putting orphans back, tidying up.
+//! Runs background tasks: probes the database, publishes depths, reschedules orphans, and deletes
+//! idle consumers.
 //!
-//! Guarantee: none of it is needed for an event to be processed, and none of it ends before the worker is to stop.
+//! # Guarantees
+//! - An orphan is found and rescheduled (`orphaned_entry_is_requeued`).
+//! - Entries of a platform without a definition are reported and never acknowledged
+//!   (`entries_of_an_unknown_platform_are_left_alone`).
+//! - A worker ends when its Redis is bound to another session database
+//!   (`worker_exits_when_redis_was_bound_to_another_database`).
+//!
+//! # Design
+//! No event needs these tasks in order to be processed. None of them ends before the worker is
+//! stopped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,21 +24,23 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::context::{PlatformQueue, WorkerContext};
 use crate::identity;
 
-/// How often a database that commits is asked whether it still does.
+/// Interval between two probes of a database that commits.
 const DATABASE_PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// How often depths are read.
+/// Interval between two reads of the depths.
 const DEPTHS_INTERVAL: Duration = Duration::from_secs(5);
-/// How often platforms without a definition are looked for.
+/// Interval between two searches for platforms without a definition.
 const UNHANDLED_INTERVAL: Duration = Duration::from_secs(30);
-/// How soon a platform that was registered is known here.
+/// Time after which a registered platform is known here.
 const REGISTRATION_DELAY: Duration = Duration::from_secs(2);
-/// How often a few entries per platform are looked at for orphans.
+/// Interval between two sweeps, which check a few entries per platform for orphans.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// How often, and from which idle time on, consumers with nothing pending are forgotten.
+/// Interval between two deletions of consumers, and the idle time after which one without pending
+/// entries is deleted.
 const REAP_INTERVAL: Duration = Duration::from_secs(600);
 const REAP_IDLE: Duration = Duration::from_secs(3600);
 
-/// Watches the database until the worker is to stop. The consume loop notes outages too; this also works when idle.
+/// Probes the database until the worker is stopped. The consume loop notices outages too, but not
+/// while it is idle.
 pub async fn watch_database(worker: Arc<WorkerContext>) {
     let mut asked: Option<Instant> = None;
     let mut ticks = interval(Duration::from_secs(1));
@@ -45,19 +57,22 @@ pub async fn watch_database(worker: Arc<WorkerContext>) {
     }
 }
 
-/// Passes on what the monitor of Redis finds. Returns early, which ends the worker, when Redis was replaced by one that
-/// belongs to another session database.
+/// Publishes the state of Redis. Returns early if Redis is bound to another session database, which
+/// ends the worker.
 pub async fn watch_redis(worker: Arc<WorkerContext>, metrics: DependencyMetrics) {
     let mut redis = worker.redis.clone();
-    let (mut data_lost, mut was_up, mut jumps) = (0, false, 0);
+    let (mut data_lost, mut was_up, mut clock_steps) = (0, false, 0);
     loop {
         let health = redis.borrow_and_update().clone();
-        // Whoever waits has not waited for as long as the clock was set ahead.
-        let jumped = health.clock_steps > std::mem::replace(&mut jumps, health.clock_steps);
-        if jumped {
-            tracing::warn!(skew_ms = health.skew_ms, "Redis's clock was set");
+        // A forward step of the clock must not count as waiting time.
+        let stepped = health.clock_steps > std::mem::replace(&mut clock_steps, health.clock_steps);
+        if stepped {
+            tracing::warn!(
+                skew_ms = health.skew_ms,
+                "Redis's clock was set; waiting times start again"
+            );
         }
-        if jumped || health.up && !std::mem::replace(&mut was_up, health.up) {
+        if stepped || health.up && !std::mem::replace(&mut was_up, health.up) {
             worker.note_recovery();
         }
         was_up = health.up;
@@ -69,9 +84,7 @@ pub async fn watch_redis(worker: Arc<WorkerContext>, metrics: DependencyMetrics)
         if health.data_lost > data_lost {
             data_lost = health.data_lost;
             metrics.data_lost();
-            tracing::error!(
-                "Redis was emptied or replaced: events that were accepted before may be lost"
-            );
+            tracing::error!("Redis was emptied or replaced; accepted events may be lost");
             let refused = match identity::check_layout(&worker.queue, &worker.stop).await {
                 Ok(_) => {
                     identity::check_database(&worker.queue, &worker.store, false, &worker.stop)
@@ -92,20 +105,20 @@ pub async fn watch_redis(worker: Arc<WorkerContext>, metrics: DependencyMetrics)
     }
 }
 
-/// Shows how full every platform is.
+/// Publishes the queue depths of all platforms.
 pub async fn publish_depths(worker: Arc<WorkerContext>) {
     let mut shown: HashMap<PlatformName, QueueMetrics> = HashMap::new();
     let mut ticks = interval(DEPTHS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while worker.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let platforms = worker.platforms.all();
-        // What is gone shows nothing any more, instead of what it was last.
+        // A removed platform shows no gauges, instead of its last values.
         shown.retain(|name, depth| {
-            let there = platforms.iter().any(|platform_queue| platform_queue.name() == name);
-            if !there {
+            let is_served = platforms.iter().any(|platform_queue| platform_queue.name() == name);
+            if !is_served {
                 depth.clear();
             }
-            there
+            is_served
         });
         for platform_queue in platforms.iter() {
             shown
@@ -127,8 +140,9 @@ pub async fn publish_depths(worker: Arc<WorkerContext>) {
     }
 }
 
-/// Looks for platforms that have unfinished events and no definition here: they are reported and never acked. Begins when
-/// registrations have been read, since those that were registered are not among them.
+/// Reports platforms that have unfinished events but no definition here. Their entries are never
+/// acknowledged. Starts after registrations have been read, since registered platforms have a
+/// definition.
 pub async fn report_unhandled_platforms(worker: Arc<WorkerContext>) {
     if worker.stop.run_until_cancelled(worker.platforms.changes().complete()).await.is_none() {
         return;
@@ -141,7 +155,7 @@ pub async fn report_unhandled_platforms(worker: Arc<WorkerContext>) {
             worker.platforms.all().iter().any(|platform_queue| platform_queue.name() == name)
         };
         let mut unknown: Vec<_> = index.into_iter().filter(|name| !known(name)).collect();
-        // One that was registered a moment ago is known by then.
+        // A platform that was just registered is known after this pause.
         if !unknown.is_empty()
             && worker
                 .stop
@@ -158,14 +172,15 @@ pub async fn report_unhandled_platforms(worker: Arc<WorkerContext>) {
             if depth.length > 0 {
                 unhandled += 1;
                 tracing::error!(platform = %name, events = depth.length,
-                    "events of a platform that this worker has no definition for; add it to PLATFORMS_FILE, or register it");
+                    "events of a platform that this worker has no definition for; add it to \
+                        PLATFORMS_FILE, or register it");
             }
         }
         worker.database_metrics.unhandled_platforms(unhandled);
     }
 }
 
-/// Puts orphans back and forgets consumers that are gone.
+/// Reschedules orphans, and deletes idle consumers.
 pub async fn sweep_and_reap(worker: Arc<WorkerContext>) {
     let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
     let mut reaped: Option<Instant> = None;
@@ -186,7 +201,8 @@ pub async fn sweep_and_reap(worker: Arc<WorkerContext>) {
                 && let Err(fault) =
                     worker.queue.reap_consumers(&platform_queue.keys, REAP_IDLE).await
             {
-                tracing::debug!(platform = %platform_queue.name(), error = %fault, "consumers not looked through");
+                tracing::debug!(platform = %platform_queue.name(), error = %fault,
+                    "cannot delete idle consumers; retrying");
             }
         }
         if reap {
@@ -195,7 +211,7 @@ pub async fn sweep_and_reap(worker: Arc<WorkerContext>) {
     }
 }
 
-/// Looks at a few entries after `cursor`; says where to go on.
+/// Checks a few entries after `cursor`. Returns the next cursor.
 async fn sweep(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
@@ -207,12 +223,14 @@ async fn sweep(
                 platform_queue.metrics.orphans(swept.rescheduled);
                 platform_queue.rescheduled.store(true, std::sync::atomic::Ordering::Relaxed);
                 worker.rescheduled.notify_one();
-                tracing::error!(platform = %platform_queue.name(), entries = swept.rescheduled, "orphans were put back");
+                tracing::error!(platform = %platform_queue.name(), entries = swept.rescheduled,
+                    "orphans found and rescheduled");
             }
             swept.cursor
         }
         Err(fault) => {
-            tracing::debug!(platform = %platform_queue.name(), error = %fault, "orphans not looked for");
+            tracing::debug!(platform = %platform_queue.name(), error = %fault,
+                "cannot sweep for orphans; retrying");
             cursor
         }
     }

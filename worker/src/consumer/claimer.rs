@@ -1,9 +1,14 @@
-//! Takes over what nobody is working on any more, and keeps hold of what this worker has.
+//! Claims the entries of dead workers, and extends the claims of this one.
 //!
-//! Guarantee: an entry whose holder died is executed again after `CLAIM_IDLE_MS`; one whose holder lives is not, since
-//! holders renew three times in that span. Nothing is claimed while the database is away: claiming would only raise
-//! delivery counts. Nothing is claimed of a paused platform; what was held of it was handed back, and is claimed at once
-//! when it is resumed.
+//! # Guarantees
+//! - An entry whose holder died runs again after `CLAIM_IDLE_MS`
+//!   (`worker_killed_beside_another_loses_nothing`).
+//! - A live holder keeps its entries, since it extends its claims three times in that span
+//!   (`renewing_keeps_others_from_claiming_and_the_count_as_it_is`).
+//! - Nothing is claimed while the database is unavailable, since a claim would only raise the
+//!   delivery count (`entries_are_not_claimed_during_a_database_outage`).
+//! - Nothing is claimed of a paused platform. Its held entries are handed back, and can be claimed
+//!   at once after a resume (`pending_entries_of_a_paused_platform_resume_at_once`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,29 +20,29 @@ use shared::queue::{CallError, StreamEntry};
 use tokio::sync::mpsc;
 
 use super::PlannedBatch;
-use super::execute::chain;
+use super::execute::error_chain;
 use super::reader::hold_entries;
 use super::suspects::SUSPECT_DELIVERIES;
 use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
 
-/// Entries per page.
+/// Most entries per page.
 const MAX_PAGE_ENTRIES: usize = 128;
-/// Bytes per page: what arrives well within the bound of a call.
+/// Most bytes per page, so that a reply arrives well within the timeout of a call.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Suspects per batch: few, so that good events get their turn soon.
+/// Suspects per batch. The number is small, so that other events get their turn soon.
 const SUSPECTS_PER_BATCH: usize = 4;
-/// How often to look for entries to take over.
+/// Bounds of the interval between two claims.
 const CLAIM_INTERVAL_MIN: Duration = Duration::from_millis(250);
 const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Takes up what an earlier process of this name left pending.
+/// Dispatches the entries that an earlier process of this name left pending.
 pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<EntryBatch>) {
     for platform_queue in
         worker.platforms.all().iter().filter(|platform_queue| !platform_queue.is_paused())
     {
         let mut after = StreamId::default();
         while worker.wait_until_may_take().await {
-            let count = platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
+            let count = platform_queue.entry_size.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
             let page = match worker
                 .queue
                 .read_own_pending(&platform_queue.keys, &worker.consumer, after, count)
@@ -45,8 +50,11 @@ pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<
             {
                 Ok(page) => page,
                 Err(fault) => {
-                    // The claimer finds them too, only later.
-                    worker.queue.outage_log().failed("read what an earlier process held", &fault);
+                    // The claimer finds these entries too, but later.
+                    worker
+                        .queue
+                        .outage_log()
+                        .failed("read pending entries of an earlier process", &fault);
                     break;
                 }
             };
@@ -74,11 +82,11 @@ pub async fn recover_own_pending(worker: &WorkerContext, batches: &mpsc::Sender<
     }
 }
 
-/// Takes up what was delivered to this worker and never arrived here, because the answer to a read was lost. Without it
-/// such an entry would wait until `CLAIM_IDLE_MS` have passed. What is held is left alone.
+/// Dispatches entries that were delivered to this worker in a reply that was lost. Otherwise they
+/// would wait until `CLAIM_IDLE_MS` have passed. Skips entries that this worker holds.
 ///
 /// # Errors
-/// When Redis does not answer: try again.
+/// If Redis does not answer. The caller retries.
 pub(super) async fn recover_lost_deliveries(
     worker: &WorkerContext,
     batches: &mpsc::Sender<EntryBatch>,
@@ -93,7 +101,8 @@ pub(super) async fn recover_lost_deliveries(
                 .own_pending_ids(&platform_queue.keys, &worker.consumer, after, MAX_PAGE_ENTRIES)
                 .await
             {
-                // The reader repairs groups; what was pending is delivered anew then.
+                // The reader creates the group again, and then all pending entries are delivered
+                // again.
                 Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
                 ids => ids?,
             };
@@ -109,20 +118,23 @@ pub(super) async fn recover_lost_deliveries(
     Ok(())
 }
 
-/// Reads entries that are pending for this worker, one after the other in its pending list.
+/// Reads and dispatches a run of entries that are adjacent in this worker's pending list.
 async fn recover(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
     ids: &[StreamId],
     batches: &mpsc::Sender<EntryBatch>,
 ) -> Result<(), CallError> {
-    for ids in ids.chunks(platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES)) {
+    for ids in
+        ids.chunks(platform_queue.entry_size.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES))
+    {
         let Some(first) = ids.first() else { break };
         let page = worker
             .queue
             .read_own_pending(&platform_queue.keys, &worker.consumer, first.before(), ids.len())
             .await?;
-        tracing::info!(platform = %platform_queue.name(), entries = page.len(), "taking up entries whose delivery was lost");
+        tracing::info!(platform = %platform_queue.name(), entries = page.len(),
+            "recovering entries of a lost reply");
         let read: Vec<StreamId> = page.iter().map(|entry| entry.id).collect();
         let counts = worker
             .queue
@@ -145,7 +157,8 @@ async fn recover(
     Ok(())
 }
 
-/// Makes entries claimable that a clock which was set back has put out of reach, once at the start and after each jump.
+/// Resets idle times that a backward step of Redis's clock has put into the future. Runs at the
+/// start and after each step.
 async fn reset_idle_times(
     worker: &WorkerContext,
     platforms: &[Arc<PlatformQueue>],
@@ -159,14 +172,14 @@ async fn reset_idle_times(
     Ok(())
 }
 
-/// Claims until the worker is to stop.
+/// Claims entries until the worker is stopped.
 pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) {
     let pause = (worker.claim_idle / 4).clamp(CLAIM_INTERVAL_MIN, CLAIM_INTERVAL_MAX);
     let mut cursors: HashMap<PlatformName, StreamId> = HashMap::new();
     let mut changes = worker.platforms.changes();
     let mut reached: Option<u64> = None;
     loop {
-        // A platform that was resumed may have entries that were handed back.
+        // A resumed platform may have entries that were handed back.
         let next = async {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -181,19 +194,20 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
         if reached != Some(jumps) {
             match reset_idle_times(&worker, &platforms).await {
                 Ok(()) => reached = Some(jumps),
-                Err(fault) => worker.queue.outage_log().failed("read idle times", &fault),
+                Err(fault) => worker.queue.outage_log().failed("reset idle times", &fault),
             }
         }
         cursors
             .retain(|name, _| platforms.iter().any(|platform_queue| platform_queue.name() == name));
         for platform_queue in platforms.iter() {
             let cursor = cursors.entry(platform_queue.name().clone()).or_default();
-            // Page after page while there is something to take: a dead worker may have held thousands.
+            // A dead worker may have held thousands of entries, so the loop claims page after page.
             while !platform_queue.is_paused() {
                 if !worker.wait_until_may_take().await {
                     return;
                 }
-                let page = platform_queue.weight.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
+                let page =
+                    platform_queue.entry_size.entries_in(MAX_PAGE_BYTES).min(MAX_PAGE_ENTRIES);
                 let claim = worker.queue.claim(
                     &platform_queue.keys,
                     &worker.consumer,
@@ -206,8 +220,9 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                         *cursor = claimed.cursor;
                         let through = claimed.cursor == StreamId::default();
                         if !claimed.deleted.is_empty() {
-                            tracing::error!(platform = %platform_queue.name(), entries = claimed.deleted.len(),
-                            "pending entries were deleted by somebody else");
+                            tracing::error!(platform = %platform_queue.name(),
+                                entries = claimed.deleted.len(),
+                            "pending entries were deleted by another client; skipping them");
                         }
                         if dispatch_recovered(&worker, platform_queue, claimed.entries, &batches)
                             .await
@@ -219,7 +234,7 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
                             break;
                         }
                     }
-                    // The reader repairs groups, and says so.
+                    // The reader repairs the group and logs it.
                     Err(fault) if fault.is_no_group() || fault.is_wrong_type() => break,
                     Err(fault) => {
                         worker.queue.outage_log().failed("claim entries of dead workers", &fault);
@@ -231,7 +246,7 @@ pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Sender<EntryBatch>) 
     }
 }
 
-/// Passes entries on: those delivered often apart from the others.
+/// Dispatches entries, with those that were delivered often apart from the others.
 async fn dispatch_recovered(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
@@ -249,7 +264,7 @@ async fn dispatch_recovered(
     Ok(())
 }
 
-/// Good events first and together, then suspects, a few at a time.
+/// Puts other entries first in one batch, then the suspects in small batches.
 fn split_into_batches(
     platform_queue: &Arc<PlatformQueue>,
     others: Vec<StreamEntry>,
@@ -272,8 +287,9 @@ fn split_into_batches(
     all
 }
 
-/// Renews what is held until `done` is cancelled: after the order to stop too, while work in hand is finished.
-pub async fn renew(worker: Arc<WorkerContext>, done: tokio_util::sync::CancellationToken) {
+/// Extends all claims until `done` is cancelled. Goes on after a stop, while held entries are being
+/// finished.
+pub async fn extend_claims(worker: Arc<WorkerContext>, done: tokio_util::sync::CancellationToken) {
     while done.run_until_cancelled(tokio::time::sleep(worker.claim_idle / 3)).await.is_some() {
         for (platform, ids) in worker.inflight.all() {
             let keys = worker.queue.keys(&platform);
@@ -284,21 +300,22 @@ pub async fn renew(worker: Arc<WorkerContext>, done: tokio_util::sync::Cancellat
     }
 }
 
-/// Gives back those batches whose platform was paused after they were read.
+/// Hands back the batches whose platform was paused after they were read. Returns the other
+/// batches.
 pub(super) async fn hand_back_paused(
     worker: &WorkerContext,
-    turn: Vec<PlannedBatch>,
+    batches: Vec<PlannedBatch>,
 ) -> Vec<PlannedBatch> {
     let (paused, others): (Vec<_>, Vec<_>) =
-        turn.into_iter().partition(|ready| ready.platform_queue.is_paused());
+        batches.into_iter().partition(|ready| ready.platform_queue.is_paused());
     for ready in paused {
         hand_back_entries(worker, &ready.platform_queue, ready.ids).await;
     }
     others
 }
 
-/// Gives back entries of a platform that was paused after they were read. Nothing is lost by a Redis that does not answer:
-/// they are claimable by time then.
+/// Hands back entries of a platform that was paused after they were read. If Redis does not answer,
+/// they can be claimed after `CLAIM_IDLE_MS`.
 pub(super) async fn hand_back_entries(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
@@ -306,27 +323,31 @@ pub(super) async fn hand_back_entries(
 ) {
     match worker.queue.hand_back(&platform_queue.keys, &worker.consumer, &ids).await {
         Ok(_) => {
-            tracing::info!(platform = %platform_queue.name(), entries = ids.len(), "paused; handed back")
+            tracing::info!(platform = %platform_queue.name(), entries = ids.len(),
+                "paused; handed back")
         }
         Err(fault) => {
-            tracing::warn!(platform = %platform_queue.name(), error = chain(&fault), "not handed back")
+            tracing::warn!(platform = %platform_queue.name(), error = error_chain(&fault),
+                "not handed back")
         }
     }
     worker.inflight.release(platform_queue.name(), ids);
 }
 
-/// Gives back what is still held, so that another worker may claim it at once.
+/// Hands back all held entries, so that another worker can claim them at once.
 pub async fn hand_back(worker: &WorkerContext) {
     for (platform, ids) in worker.inflight.all() {
         let keys = worker.queue.keys(&platform);
-        // Not finished is not crashed.
+        // An unfinished entry has not crashed the worker.
         if let Err(fault) = worker.queue.clear_suspects(&keys, &ids).await {
-            tracing::warn!(%platform, error = chain(&fault), "suspects not cleared");
+            tracing::warn!(%platform, error = error_chain(&fault),
+                "cannot clear suspects; handing back anyway");
         }
         match worker.queue.hand_back(&keys, &worker.consumer, &ids).await {
             Ok(_) => tracing::info!(%platform, entries = ids.len(), "handed back"),
             Err(fault) => {
-                tracing::warn!(%platform, error = chain(&fault), "not handed back; claimable by time")
+                tracing::warn!(%platform, error = error_chain(&fault),
+                    "not handed back; other workers claim the entries after CLAIM_IDLE_MS")
             }
         }
     }
@@ -356,7 +377,7 @@ mod tests {
             batches.iter().map(|batch| (batch.suspect, batch.entries.len())).collect();
         assert_eq!(seen, [(false, 100), (true, 4), (true, 4), (true, 2)]);
         let ids = batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.id.ms);
-        assert!(ids.eq(0..110), "none is missing");
+        assert!(ids.eq(0..110), "no entry is missing");
         assert!(split_into_batches(&platform_queue, Vec::new(), Vec::new()).is_empty());
     }
 }

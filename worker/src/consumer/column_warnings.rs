@@ -1,8 +1,10 @@
-//! Log lines about columns that events did not set as sent.
+//! Logs the columns that events did not set as sent.
 //!
 //! # Guarantees
-//! - A platform has at most one line in [`MIN_LOG_INTERVAL`]; the next one counts those that were left out.
-//! - A line holds names of columns and reasons, never a value.
+//! - A platform has at most one line in [`MIN_LOG_INTERVAL`]. The next line counts those that were
+//!   left out (`log_lines_within_the_interval_are_counted_in_the_next`).
+//! - A line holds names of columns and reasons, never a value
+//!   (`outputs_hold_no_secret_signature_or_body`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use super::outcome::ExecutionVerdict;
 /// Shortest time between two lines of a platform.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Lets one log line through in [`MIN_LOG_INTERVAL`] and counts the others.
+/// Admits one log line in [`MIN_LOG_INTERVAL`] and counts the others.
 #[derive(Debug, Default)]
 pub struct ThrottledLog(Mutex<LogThrottle>);
 
@@ -26,8 +28,7 @@ struct LogThrottle {
 }
 
 impl ThrottledLog {
-    /// Returns how many lines were left out since the last one, or `None` where this one is to be
-    /// left out.
+    /// Returns the number of lines left out since the last one, or `None` if this line is left out.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.last.is_some_and(|last| now.saturating_duration_since(last) < MIN_LOG_INTERVAL) {
@@ -39,7 +40,7 @@ impl ThrottledLog {
     }
 }
 
-/// Logs the columns that `event` did not set as sent, once it has taken effect.
+/// Logs the columns that `event` did not set as sent, if it has taken effect.
 pub(super) fn log(
     platform_queue: &PlatformQueue,
     event: &PlannedEvent,
@@ -53,7 +54,8 @@ pub(super) fn log(
     let Some(left_out) = platform_queue.column_warnings.admit(Instant::now()) else { return };
     let columns =
         event.warnings.iter().map(ColumnWarning::to_string).collect::<Vec<_>>().join(", ");
-    tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id, event_type = %event.event_type, trace_id,
+    tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id,
+        event_type = %event.event_type, trace_id,
         columns, left_out, "event took effect without columns that cannot be stored as sent");
 }
 

@@ -1,7 +1,12 @@
-//! From what the database answered to what is to be done with each entry. Nothing is done here, so it costs no transaction
-//! any time: it goes on beside the next one.
+//! Turns the verdicts of a batch into transitions of its entries.
 //!
-//! Guarantee: every entry of the batch gets exactly one transition, and all copies of an event end as one.
+//! # Guarantees
+//! - Each entry of the batch gets exactly one transition. All copies of an event get the same one
+//!   (`duplicate_entries_in_one_batch_take_effect_once`).
+//!
+//! # Design
+//! Nothing here waits for Redis or the database after the second check for missing sessions. So
+//! this work runs beside the next transaction.
 
 use std::sync::Arc;
 
@@ -15,16 +20,16 @@ use super::{ConsumerInterruptedError, PlannedBatch, column_warnings, execute};
 use crate::context::{PlatformQueue, WorkerContext};
 use crate::effects::EventResult;
 
-/// A batch behind its transaction.
+/// A batch whose transaction has ended.
 pub(super) struct ExecutedBatch {
     ready: PlannedBatch,
-    /// One for each planned event.
+    /// One verdict for each planned event.
     verdicts: Vec<ExecutionVerdict>,
     context: DecisionContext,
 }
 
 impl ExecutedBatch {
-    /// Of a batch whose events miss no session.
+    /// Wraps a batch in which no session is missing.
     pub(super) fn now(
         worker: &WorkerContext,
         ready: PlannedBatch,
@@ -33,7 +38,7 @@ impl ExecutedBatch {
         Self { ready, verdicts, context: DecisionContext::at(worker) }
     }
 
-    /// Looks again for sessions that were missing.
+    /// Applies events whose session was missing once more.
     pub(super) async fn recheck_missing_sessions(
         worker: &WorkerContext,
         ready: PlannedBatch,
@@ -42,8 +47,8 @@ impl ExecutedBatch {
         if !verdicts.iter().any(ExecutionVerdict::is_missing_session) {
             return Ok(Self::now(worker, ready, verdicts));
         }
-        // An announcement that settles between the look for the session and the look for announcements is seen by the
-        // second look for the session.
+        // The context is read before the second attempt. An announcement that settles after it was
+        // read is found by that attempt.
         let context = execute::missing_session_context(worker).await;
         execute::retry_missing_sessions(
             worker,
@@ -55,7 +60,7 @@ impl ExecutedBatch {
         Ok(Self { ready, verdicts, context })
     }
 
-    /// Decides about every event.
+    /// Decides the transition of each entry.
     pub(super) fn conclude(self, worker: &WorkerContext) -> (Arc<PlatformQueue>, Settlement) {
         let Self {
             ready: PlannedBatch { platform_queue, deduped, mut settlement, .. },
@@ -74,18 +79,18 @@ impl ExecutedBatch {
             let forward = forward(worker, &platform_queue, first, &verdict);
             let next = decide(&worker.policy, first, verdict, context, &mut rand::rng());
             if let EntryTransition::Settle(SettleOutcome::Duplicate) = next {
-                // The ledger has the event by another entry. One of these copies may be that one, and what remains to
-                // be done for it is its own: it comes again by itself.
-                let (twins, others): (Vec<&Envelope>, Vec<&Envelope>) =
+                // The ledger has the event under the origin of another entry, which may be one of
+                // these copies. That copy still has to settle in full, so the others are retried.
+                let (same_origin, others): (Vec<&Envelope>, Vec<&Envelope>) =
                     copies.iter().partition(|copy| copy.origin == first.origin);
-                settlement.add(&platform_queue, twins, &next, results.as_deref(), None);
+                settlement.add(&platform_queue, same_origin, &next, results.as_deref(), None);
                 for copy in others {
-                    let again = EntryTransition::after_duplicate_entry(
+                    let retry = EntryTransition::after_duplicate_entry(
                         &worker.policy,
                         copy.attempt,
                         &mut rand::rng(),
                     );
-                    settlement.add(&platform_queue, [copy], &again, None, None);
+                    settlement.add(&platform_queue, [copy], &retry, None, None);
                 }
             } else {
                 settlement.add(&platform_queue, copies.iter(), &next, results.as_deref(), forward);
@@ -95,7 +100,7 @@ impl ExecutedBatch {
     }
 }
 
-/// What goes to destinations, if any wants it and the event has taken effect.
+/// Returns what the destinations get, if any of them wants the event and it has taken effect.
 fn forward(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,

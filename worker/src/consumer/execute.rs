@@ -1,11 +1,14 @@
-//! Running a batch against the database until it answers.
+//! Applies a batch to the database, and finds the events that the database rejects.
 //!
-//! Guarantee: every planned event gets a verdict of its own. Batches that share a transaction get theirs from it only if it
-//! commits; whatever is wrong with it, each runs by itself then, and nothing was spent or decided before. What also fails
-//! without the event is never its fault: a rejected batch is halved until single events remain, and a single one is blamed
-//! only if a write of the store's own commits right then. One event that waits for a locked row holds up neither its batch
-//! nor other platforms: it comes again later, at no cost. While the database is away the batch is held, renewed, and costs
-//! nothing.
+//! # Guarantees
+//! - Each planned event gets a verdict of its own. If a shared transaction fails, each of its
+//!   batches is applied separately (`shared_transaction_isolates_a_refused_platform`).
+//! - An event is blamed only if it fails alone while a probe write succeeds. A rejected batch is
+//!   halved until single events remain (`refusal_of_every_row_is_blamed_on_no_event`).
+//! - An event that waits for a locked row is retried later without spending an attempt. It delays
+//!   neither its batch nor other platforms (`locked_row_delays_only_its_own_event`).
+//! - While the database is unavailable, the batch stays held and spends no attempt
+//!   (`postgres_outage_of_half_a_minute_spends_no_attempt`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,26 +23,27 @@ use crate::context::{PlatformQueue, WorkerContext};
 use crate::effects::{Applied, EventAction, PlannedEvent};
 use crate::store::{PlatformEvents, StoreError};
 
-/// A failure sooner than this was not a wait for a lock.
+/// A failure within this time was no wait for a lock.
 const TRANSIENT_WITHIN: Duration = Duration::from_secs(1);
-/// How often a batch is tried again at once after such a failure.
+/// Immediate retries of a batch after such a failure.
 const MAX_TRANSIENT_RETRIES: u32 = 2;
 /// Events of a batch that may each wait for a lock in a transaction of their own.
 const MAX_BLOCKED: usize = 3;
-/// Pauses between two looks at a database that is away.
+/// Bounds of the pause between two probes of an unavailable database.
 const OUTAGE_PROBE_MIN: Duration = Duration::from_millis(100);
 const OUTAGE_PROBE_MAX: Duration = Duration::from_secs(2);
 
-/// Applies the batches of a turn in one transaction. `None`: nothing is known of any of them, and each is to run by itself.
+/// Applies several batches in one transaction. Returns `None` if it failed. Nothing is decided
+/// then, and each batch is to be applied separately.
 pub(super) async fn apply_shared(
     worker: &WorkerContext,
-    turn: &[PlannedBatch],
+    batches: &[PlannedBatch],
 ) -> Option<Vec<Vec<ExecutionVerdict>>> {
-    if turn.len() < 2 {
+    if batches.len() < 2 {
         return None;
     }
-    let mut parts = Vec::with_capacity(turn.len());
-    for PlannedBatch { platform_queue, deduped, .. } in turn {
+    let mut parts = Vec::with_capacity(batches.len());
+    for PlannedBatch { platform_queue, deduped, .. } in batches {
         parts.push(PlatformEvents { platform: &platform_queue.platform, events: &deduped.plans });
     }
     match worker.store.apply_together(&parts).await {
@@ -51,16 +55,16 @@ pub(super) async fn apply_shared(
         }
         Err(error) => {
             tracing::debug!(
-                platforms = turn.len(),
-                error = chain(&error),
-                "not in one transaction; each by itself"
+                platforms = batches.len(),
+                error = error_chain(&error),
+                "shared transaction failed; applying each batch separately"
             );
             None
         }
     }
 }
 
-/// Applies `plans` in their order; the answer has their length and order.
+/// Applies `plans` in their order. The result has their length and order.
 pub(super) async fn apply_events(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
@@ -83,8 +87,8 @@ pub(super) async fn apply_events(
             wait_for_database(worker, platform_queue, &trouble).await?;
             continue;
         }
-        // The database commits, only not this. A connection that broke is worth another try at once; what took long
-        // waited for something that one of these events needs, such as a row that somebody keeps locked.
+        // The database commits other writes. A broken connection is worth an immediate retry. A
+        // slow failure waited for a resource of one of these events, such as a locked row.
         let may_be_transient = matches!(error, StoreError::Outage(_)) && !error.is_lock_timeout();
         if may_be_transient
             && begun.elapsed() < TRANSIENT_WITHIN
@@ -94,25 +98,28 @@ pub(super) async fn apply_events(
             continue;
         }
         if let [event] = plans {
-            tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id, error = chain(&error),
-                "the database does not take an event, but takes others");
+            tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id,
+                error = error_chain(&error),
+                "the database rejects or blocks one event but accepts others");
             return Ok(vec![match error {
-                StoreError::Rejected(_) => ExecutionVerdict::Rejected(chain(&error)),
-                StoreError::Outage(_) => ExecutionVerdict::Blocked(chain(&error)),
+                StoreError::Rejected(_) => ExecutionVerdict::Rejected(error_chain(&error)),
+                StoreError::Outage(_) => ExecutionVerdict::Blocked(error_chain(&error)),
             }]);
         }
-        // Halves find a refused event in few transactions; one that is waited for would be waited for in each of them.
+        // Halving finds a rejected event in few transactions. A locked row would block each of
+        // them, so events run one by one.
         let part =
             if matches!(error, StoreError::Rejected(_)) { plans.len().div_ceil(2) } else { 1 };
         let mut verdicts: Vec<ExecutionVerdict> = Vec::with_capacity(plans.len());
         for part in plans.chunks(part) {
-            // A whole table is locked: the rest is retried later without a try now.
+            // A whole table is locked. The rest is retried later without an attempt now.
             let blocked = verdicts
                 .iter()
                 .filter(|verdict| matches!(verdict, ExecutionVerdict::Blocked(_)))
                 .count();
             if blocked >= MAX_BLOCKED {
-                verdicts.extend(part.iter().map(|_| ExecutionVerdict::Blocked(chain(&error))));
+                verdicts
+                    .extend(part.iter().map(|_| ExecutionVerdict::Blocked(error_chain(&error))));
             } else {
                 verdicts.extend(Box::pin(apply_events(worker, platform_queue, part)).await?);
             }
@@ -131,7 +138,7 @@ async fn wait_for_database(
     let backoff = Backoff::new(OUTAGE_PROBE_MIN, OUTAGE_PROBE_MAX);
     let mut cleared = false;
     for attempt in 1.. {
-        // A worker that is stopped while it waits here has not crashed over an event.
+        // A worker that is stopped here has not crashed over an event.
         if !cleared {
             cleared = worker
                 .queue
@@ -151,8 +158,8 @@ async fn wait_for_database(
     Ok(())
 }
 
-/// The moment in which sessions were found missing. When Redis does not say whether an announcement is unfinished, one
-/// may be on its way: that costs an event nothing but time.
+/// Returns the context in which sessions were found missing. If Redis does not answer, an
+/// announcement may be unfinished, so the events only wait longer.
 pub(super) async fn missing_session_context(worker: &WorkerContext) -> DecisionContext {
     let oldest_announcement = match worker.announcements() {
         Some(platform_queue) => match worker.queue.depth(&platform_queue.keys).await {
@@ -164,7 +171,7 @@ pub(super) async fn missing_session_context(worker: &WorkerContext) -> DecisionC
     DecisionContext { oldest_announcement, ..DecisionContext::at(worker) }
 }
 
-/// Applies those events once more whose session was missing.
+/// Applies the events whose session was missing once more.
 pub(super) async fn retry_missing_sessions(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
@@ -182,7 +189,7 @@ pub(super) async fn retry_missing_sessions(
     Ok(())
 }
 
-/// The log lines that operators look for.
+/// Writes the log lines that operators search for.
 pub(super) fn log(
     platform_queue: &PlatformQueue,
     event: &PlannedEvent,
@@ -198,19 +205,22 @@ pub(super) fn log(
             let shown = |status: Option<shared::platform::SessionStatus>| {
                 status.map_or("none", |status| status.as_str())
             };
-            tracing::info!(platform = %platform_queue.name(), event_id = %event.event_id, trace_id, "Updated session {} status: {} -> {}",
-                escape_control_chars(result.room_id.as_deref()), shown(result.old_status), shown(result.new_status));
+            tracing::info!(platform = %platform_queue.name(), event_id = %event.event_id,
+                trace_id, "Updated session {} status: {} -> {}",
+                escape_control_chars(result.room_id.as_deref()), shown(result.old_status),
+                    shown(result.new_status));
         }
         ExecutionVerdict::Applied(Applied::MissingSession) => {
             tracing::warn!(platform = %platform_queue.name(), event_id = %event.event_id, trace_id,
                 "No session found for live_stream_id={}, passthrough={}",
-                escape_control_chars(event.live_stream_id.as_deref()), escape_control_chars(event.room.as_deref()));
+                escape_control_chars(event.live_stream_id.as_deref()),
+                    escape_control_chars(event.room.as_deref()));
         }
         _ => {}
     }
 }
 
-/// What a provider sent, so that it cannot look like a log line of ours.
+/// Escapes control characters, so that a provider's text cannot forge a log line.
 fn escape_control_chars(text: Option<&str>) -> Cow<'_, str> {
     match text {
         None => Cow::Borrowed("none"),
@@ -223,8 +233,8 @@ fn escape_control_chars(text: Option<&str>) -> Cow<'_, str> {
     }
 }
 
-/// An error with what lies beneath it.
-pub fn chain(error: &dyn std::error::Error) -> String {
+/// Formats an error with all its sources.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,8 +1,11 @@
-//! What this worker holds right now: read or claimed, not yet settled.
+//! Tracks the entries that this worker holds: read or claimed, and not settled yet.
 //!
-//! Guarantee: an entry is in here from the moment it is received until its transition script has answered, so nothing
-//! that a claim or a history read returns is executed twice side by side by one worker, holders can be renewed, and
-//! what is held is bounded by entries and bytes.
+//! # Guarantees
+//! - An entry stays here from its delivery until its transition script has answered. So one worker
+//!   never runs an entry twice at a time, even if a claim and a read return it
+//!   (`entry_is_held_once_and_its_size_is_released`).
+//! - The number and the bytes of held entries are bounded
+//!   (`wait_for_capacity_ends_when_entries_are_released`).
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
@@ -14,14 +17,14 @@ use shared::event::StreamId;
 use shared::platform::PlatformName;
 use tokio::sync::Notify;
 
-/// Entries held at most, before the reader waits. One read may overshoot by its own size.
+/// Held entries at which the reader waits. One read may exceed this by its own size.
 pub const MAX_HELD_ENTRIES: usize = 4096;
-/// Bytes held at most, before the reader waits. One read may overshoot by its own size.
+/// Held bytes at which the reader waits. One read may exceed this by its own size.
 pub const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 
-/// Bytes that an entry is taken to have before the first one was seen.
+/// Estimate of an entry's bytes before the first entry was seen.
 const INITIAL_ENTRY_BYTES: usize = 64 * 1024;
-/// After about so many smaller entries an estimate has come down.
+/// Number of smaller entries after which an estimate has come down.
 const DECAY_ENTRIES: usize = 16;
 
 /// The set of held entries.
@@ -38,10 +41,10 @@ struct HeldEntries {
     bytes: usize,
 }
 
-/// The entries of one platform, with their sizes.
+/// Entries of one platform, with their sizes in bytes.
 type HeldIds = HashMap<StreamId, usize, BuildHasherDefault<StreamIdHasher>>;
 
-/// Mixes the two numbers of an id, which Redis chose and no sender can.
+/// Mixes the two numbers of an entry id. Redis chooses ids, so no sender can provoke collisions.
 #[derive(Debug, Default)]
 struct StreamIdHasher(u64);
 
@@ -53,7 +56,7 @@ impl Hasher for StreamIdHasher {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // 2^64 / the golden ratio: neighbours come far from each other.
+        // 2^64 divided by the golden ratio, which spreads adjacent numbers.
         self.0 = (self.0.rotate_left(23) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -74,7 +77,8 @@ impl InFlight {
         !one.is_empty()
     }
 
-    /// Takes hold of entries, `of` which tells id and bytes, and leaves those out that are held already.
+    /// Holds entries, and removes those from `entries` that are held already. `of` returns the id
+    /// and the bytes of an entry.
     pub fn hold_all<E>(
         &self,
         platform: &PlatformName,
@@ -99,7 +103,7 @@ impl InFlight {
         held.bytes += weight;
     }
 
-    /// Lets go of entries whose transition is done or whose fate is another worker's now.
+    /// Releases entries whose transition is done or that another worker has claimed.
     pub fn release(&self, platform: &PlatformName, ids: impl IntoIterator<Item = StreamId>) {
         let mut held = self.locked();
         let (mut entries, mut bytes) = (0, 0);
@@ -120,13 +124,13 @@ impl InFlight {
         self.released.notify_waiters();
     }
 
-    /// How many more entries and bytes may be read now.
+    /// Returns how many more entries and bytes may be read now.
     pub fn capacity_left(&self) -> (usize, usize) {
         let held = self.locked();
         (MAX_HELD_ENTRIES.saturating_sub(held.entries), MAX_HELD_BYTES.saturating_sub(held.bytes))
     }
 
-    /// Waits until at least half of the bounds are free, so that reads stay large.
+    /// Waits until at least half of both bounds is free, so that reads stay large.
     pub async fn wait_for_capacity(&self) {
         loop {
             let released = self.released.notified();
@@ -140,12 +144,12 @@ impl InFlight {
         }
     }
 
-    /// Everything held, by platform.
+    /// Returns all held entries by platform.
     pub fn all(&self) -> Vec<(PlatformName, Vec<StreamId>)> {
         self.locked().ids.iter().map(|(name, ids)| (name.clone(), in_order(ids))).collect()
     }
 
-    /// What is held of one platform.
+    /// Returns the held entries of one platform.
     pub fn of(&self, platform: &PlatformName) -> Vec<StreamId> {
         self.locked().ids.get(platform).map(in_order).unwrap_or_default()
     }
@@ -157,8 +161,8 @@ fn in_order(ids: &HeldIds) -> Vec<StreamId> {
     ids
 }
 
-/// What an entry of a platform weighs, so that reads fit the bounds before anything is read. It follows larger entries at
-/// once and smaller ones slowly.
+/// Estimate of the bytes of a platform's entries, so that the size of a read is known before it.
+/// The estimate follows larger entries at once and smaller ones slowly.
 #[derive(Debug)]
 pub struct EntrySizeEstimate(AtomicUsize);
 
@@ -169,19 +173,19 @@ impl Default for EntrySizeEstimate {
 }
 
 impl EntrySizeEstimate {
-    /// Notes an entry of `bytes`.
+    /// Records an entry of `bytes`.
     pub fn note(&self, bytes: usize) {
         let known = self.0.load(Ordering::Relaxed);
         let next = if bytes >= known { bytes } else { known - (known - bytes) / DECAY_ENTRIES };
         self.0.store(next.max(1), Ordering::Relaxed);
     }
 
-    /// Bytes that the next entry is taken to have.
+    /// Returns the estimated bytes of the next entry.
     pub fn estimate(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Entries that fit into `bytes`, at least one.
+    /// Returns how many entries fit into `bytes`, at least one.
     pub fn entries_in(&self, bytes: usize) -> usize {
         (bytes / self.estimate().max(1)).max(1)
     }
@@ -232,7 +236,7 @@ mod tests {
         wakes_when_released(vec![MAX_HELD_BYTES / 2 + 1]).await;
     }
 
-    /// Holds entries of these sizes, and lets go of them.
+    /// Holds entries of these sizes and releases them.
     async fn wakes_when_released(sizes: Vec<usize>) {
         let inflight = std::sync::Arc::new(InFlight::default());
         let mux = PlatformName::new("mux").unwrap();

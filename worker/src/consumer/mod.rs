@@ -1,10 +1,19 @@
-//! The consume–settle loop: read → decode → plan → one transaction → settle, each stage with another turn ([`stages`]).
+//! Consume loop: read, decode, plan, apply in one transaction, settle. Each stage works on another
+//! batch ([`stages`]).
 //!
-//! Guarantee: an entry is acked only by [`settle`], and only after its transaction has committed, it was scheduled
-//! again, or it became a dead letter, each in one script. A fault of one event never fails another: undecodable and
-//! invalid ones never reach the transaction; if the one that several batches share fails, each runs by itself; a refused
-//! event is found there by halving the batch, and one that may end the process runs alone. An outage of the database or of
-//! Redis holds the loop; it costs no attempt and loses nothing.
+//! # Guarantees
+//! - Only [`settle`] acknowledges an entry. It does so after the commit, after a retry was
+//!   scheduled, or after the event became a dead letter
+//!   (`worker_killed_in_mid_batch_loses_nothing`).
+//! - One event never fails another. Undecodable and invalid entries never reach a transaction
+//!   (`invalid_event_is_dead_lettered_without_its_neighbours`).
+//! - If a shared transaction fails, each batch runs separately, and a rejected event is found by
+//!   halving its batch (`shared_transaction_isolates_a_refused_platform`).
+//! - An event that may crash the worker runs alone
+//!   (`event_that_kills_workers_is_dead_lettered_as_crash_loop`).
+//! - An outage of Redis or the database pauses the loop. It spends no attempt and loses no event
+//!   (`postgres_outage_of_half_a_minute_spends_no_attempt`,
+//!   `redis_killed_under_load_loses_no_accepted_event`).
 
 pub mod claimer;
 pub mod column_warnings;
@@ -31,20 +40,20 @@ use tokio::sync::mpsc;
 use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
 use crate::effects::{self, PlannedEvent};
 use conclude::ExecutedBatch;
-pub use execute::chain;
+pub use execute::error_chain;
 use outcome::{DecisionContext, EntryTransition, ExecutionVerdict, decide};
 use scheduler::{BatchScheduler, ScheduledWork};
 use settle::Settlement;
 use stages::{BackgroundSettler, NextBatchPlanner};
 
-/// The worker is stopping; what is held stays pending and is handed back.
+/// The worker is stopping. Held entries stay pending and are handed back.
 #[derive(Debug)]
 pub struct ConsumerInterruptedError;
 
-/// Works until every sender of `batches` is gone, or an outage outlasts the order to stop.
+/// Consumes batches until all senders of `batches` are gone, or until an outage outlasts the stop.
 pub async fn run(worker: Arc<WorkerContext>, batches: mpsc::Receiver<EntryBatch>) {
     if let Err(ConsumerInterruptedError) = work(&worker, batches).await {
-        tracing::info!("stopping with work in hand; it stays in the queue");
+        tracing::info!("stopping with unfinished entries; they stay in the queue");
     }
 }
 
@@ -68,7 +77,7 @@ async fn work(
                 match next {
                     Some(ScheduledWork::Shared(batches)) => prepare_all(worker, batches),
                     Some(ScheduledWork::Suspects(batch)) => {
-                        // What ends the process is to end nothing but itself.
+                        // A crash must end no other batch.
                         settler.finish().await?;
                         suspects::consume_alone(worker, batch).await?;
                         continue;
@@ -82,17 +91,17 @@ async fn work(
     }
 }
 
-/// Takes batches of different lanes through one transaction, or each through its own if that is not to be had, and hands
-/// on what came of them.
+/// Applies batches of several platforms in one transaction, or each in its own if that fails. Then
+/// passes the results to `settler`.
 async fn transact(
     worker: &Arc<WorkerContext>,
-    turn: Vec<PlannedBatch>,
+    batches: Vec<PlannedBatch>,
     settler: &mut BackgroundSettler,
 ) -> Result<(), ConsumerInterruptedError> {
-    let turn = claimer::hand_back_paused(worker, turn).await;
-    let Some(verdicts) = execute::apply_shared(worker, &turn).await else {
-        for ready in turn {
-            // This may take as long as an outage does.
+    let batches = claimer::hand_back_paused(worker, batches).await;
+    let Some(verdicts) = execute::apply_shared(worker, &batches).await else {
+        for ready in batches {
+            // Applying a batch may take as long as an outage.
             let Some(ready) = claimer::hand_back_paused(worker, vec![ready]).await.pop() else {
                 continue;
             };
@@ -106,7 +115,7 @@ async fn transact(
     let missing = |(_, verdicts): &(PlannedBatch, Vec<ExecutionVerdict>)| {
         verdicts.iter().any(ExecutionVerdict::is_missing_session)
     };
-    let (missing, others): (Vec<_>, Vec<_>) = turn.into_iter().zip(verdicts).partition(missing);
+    let (missing, others): (Vec<_>, Vec<_>) = batches.into_iter().zip(verdicts).partition(missing);
     let others =
         others.into_iter().map(|(ready, verdicts)| ExecutedBatch::now(worker, ready, verdicts));
     settler.settle(worker, others.collect()).await?;
@@ -117,7 +126,7 @@ async fn transact(
     Ok(())
 }
 
-/// Takes entries of one platform to their end.
+/// Consumes entries of one platform until they are settled.
 async fn consume(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
@@ -134,10 +143,10 @@ async fn consume(
 /// A batch that waits for its transaction.
 struct PlannedBatch {
     platform_queue: Arc<PlatformQueue>,
-    /// Of all its entries.
+    /// Ids of all entries of the batch.
     ids: Vec<StreamId>,
     deduped: DedupedBatch,
-    /// Of what needs no transaction, so far.
+    /// Transitions of entries that need no transaction.
     settlement: Settlement,
 }
 
@@ -162,16 +171,17 @@ fn prepare(
     PlannedBatch { platform_queue, ids, deduped, settlement }
 }
 
-/// Distinct events in the order of their first entries, and for each all its entries: they end as one.
+/// Distinct events in the order of their first entries, each with all its entries. The copies of an
+/// event end with one outcome.
 struct DedupedBatch {
     plans: Vec<PlannedEvent>,
     copies: Vec<EventCopies>,
 }
 
-/// The entries of one event.
+/// Entries of one event.
 struct EventCopies {
     first: Envelope,
-    /// Practically always none.
+    /// Nearly always empty.
     others: Vec<Envelope>,
 }
 
@@ -181,7 +191,7 @@ impl EventCopies {
     }
 }
 
-/// Sorts out what can be told without the database.
+/// Decodes and plans entries. Decides about those that need no database.
 fn decode_and_plan(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
@@ -197,7 +207,7 @@ fn decode_and_plan(
         let id = entry.id;
         match decode(entry) {
             Ok(envelope) => match seen.entry(envelope.event_id.clone()) {
-                // Copies end as one only where they say the same.
+                // Copies share an outcome only if their bodies are the same.
                 Slot::Occupied(first) if deduped.plans[*first.get()].edited != envelope.edited => {
                     let next = EntryTransition::after_duplicate_entry(
                         &worker.policy,

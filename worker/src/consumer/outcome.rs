@@ -1,8 +1,16 @@
-//! What becomes of an executed event: the whole retry and dead-letter policy, as one pure function.
+//! Decides the transition of an executed event. This pure function is the whole policy of retries
+//! and dead letters.
 //!
-//! Guarantee: only a fault of the event itself spends an attempt. A missing session is not decided by counting: while
-//! an announcement that was in time is unfinished it costs nothing, and after that a time bound decides, in which time
-//! without Redis or database does not count. Outages never get here.
+//! # Guarantees
+//! - Only a fault of the event itself spends an attempt
+//!   (`blocked_event_is_retried_without_spending_an_attempt`,
+//!   `rejected_event_is_dead_lettered_after_its_last_attempt`).
+//! - A missing session costs nothing while an announcement that was queued in time is unfinished
+//!   (`missing_session_spends_nothing_before_its_announcement`).
+//! - After that, time decides and not the number of attempts
+//!   (`missing_session_is_awaited_exactly_as_long_as_configured`).
+//! - Time without Redis or the database does not count
+//!   (`outage_time_does_not_count_as_waiting_for_a_session`).
 
 use std::time::Duration;
 
@@ -15,40 +23,41 @@ use shared::queue::{DecodeError, SettleOutcome};
 use crate::context::WorkerContext;
 use crate::effects::{Applied, EventAction, EventResult};
 
-/// How long an entry of an unknown wire version is kept for a newer worker before it is dead-lettered.
+/// Time that an entry of an unknown wire version waits for a newer worker before it is
+/// dead-lettered.
 pub const UNKNOWN_VERSION_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The operator's bounds on retrying.
+/// Bounds on retries, as configured.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// Executions in all, at least 1.
+    /// Executions in total, at least 1.
     pub max_attempts: u32,
     /// Delay between executions.
     pub backoff: Backoff,
-    /// How long an event waits for its session.
+    /// Time that an event waits for its session.
     pub missing_session_wait: Duration,
 }
 
-/// What an execution found out.
+/// Result of executing an event.
 #[derive(Debug)]
 pub enum ExecutionVerdict {
-    /// The transaction committed, or the store said why this event takes no part in it.
+    /// Committed, or left out of the transaction for a reason that the store names.
     Applied(Applied),
-    /// Its body cannot be what its type says.
+    /// The body cannot be an event of its type.
     Invalid(String),
-    /// The database refuses this event and accepts others.
+    /// The database rejects this event and accepts others.
     Rejected(String),
-    /// The database cannot take this event now, though it takes others: something it needs is locked.
+    /// The event needs a locked resource. The database accepts others.
     Blocked(String),
 }
 
 impl ExecutionVerdict {
-    /// Whether the event has to wait for its session.
+    /// Returns true if the event has to wait for its session.
     pub fn is_missing_session(&self) -> bool {
         matches!(self, Self::Applied(Applied::MissingSession))
     }
 
-    /// What the event did, if it took effect now or before.
+    /// Returns the event's result if it took effect now or before.
     pub fn result(&self) -> Option<&EventResult> {
         match self {
             Self::Applied(Applied::Done(result) | Applied::AlreadyApplied { result, .. }) => {
@@ -59,46 +68,48 @@ impl ExecutionVerdict {
     }
 }
 
-/// What to do with the entry.
+/// Transition of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryTransition {
-    /// Ack and delete.
+    /// Acknowledges and deletes the entry.
     Settle(SettleOutcome),
-    /// Execute again after `delay`.
+    /// Executes the event again after `delay`.
     Retry {
-        /// From now, by Redis's clock.
+        /// Delay from now, by Redis's clock.
         delay: Duration,
-        /// The attempt that the next execution is.
+        /// Number of the next attempt.
         attempt: u32,
-        /// When it failed first; `None` while the wait is not the event's doing.
+        /// Time of the first failure. `None` if the event is not the reason for waiting.
         first_failed_at: Option<Millis>,
-        /// What a dead letter would say.
+        /// Error code of a later dead letter.
         code: DeadLetterCode,
-        /// For people.
+        /// Error text for operators.
         error: String,
     },
-    /// Move to the dead letters.
+    /// Moves the entry to the dead letters.
     DeadLetter {
-        /// Why, from the closed set.
+        /// Error code.
         code: DeadLetterCode,
-        /// Why, for people.
+        /// Error text for operators.
         error: String,
     },
 }
 
-/// Facts about the moment.
+/// Facts that a decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionContext {
-    /// By Redis's clock.
+    /// Time by Redis's clock.
     pub now: Millis,
-    /// When the oldest announcement that is not finished yet was queued.
+    /// Time at which the oldest unfinished announcement was queued.
     pub oldest_announcement: Option<Millis>,
-    /// Since when Redis and the database are both there, as far as this worker knows: nobody could announce before.
+    /// Start of the time in which both Redis and the database have been available, as far as this
+    /// worker knows. Nothing could be announced before it.
     pub up_since: Millis,
 }
 
 impl EntryTransition {
-    /// For an edit whose event is in the same batch: it comes again when the ledger knows what became of that.
+    /// Retries an edited event whose other copy is in the same batch. The ledger knows the result
+    /// of that copy by then.
     pub fn after_duplicate_entry(policy: &RetryPolicy, attempt: u32, rng: &mut impl Rng) -> Self {
         Self::Retry {
             delay: policy.backoff.delay(1, rng),
@@ -111,14 +122,14 @@ impl EntryTransition {
 }
 
 impl DecisionContext {
-    /// Now, as `context` sees it, with no announcement asked for.
+    /// Returns the current context of `worker`, without the oldest announcement.
     pub fn at(worker: &WorkerContext) -> Self {
         let now = worker.now();
         Self { now, oldest_announcement: None, up_since: worker.up_since() }
     }
 }
 
-/// Decides what becomes of `event`.
+/// Decides the transition of `event`.
 pub fn decide(
     policy: &RetryPolicy,
     event: &Envelope,
@@ -127,16 +138,19 @@ pub fn decide(
     rng: &mut impl Rng,
 ) -> EntryTransition {
     match verdict {
-        // What took effect is not this edit, whoever's copy it was; this very edit is as any other event below.
+        // The ledger has another version of this event, so this edit can take no effect. A
+        // redelivery of the same edit is handled below.
         ExecutionVerdict::Applied(Applied::AlreadyApplied { result, .. })
             if event.edited.is_some() && event.edited != result.edited =>
         {
             EntryTransition::DeadLetter {
                 code: DeadLetterCode::AlreadyProcessed,
-                error: "the event had taken effect before this edit of it was replayed".to_owned(),
+                error: "the event had already taken effect before this edit was replayed"
+                    .to_owned(),
             }
         }
-        // Known with the same origin: a worker was killed between commit and settle; this is the rest of its work.
+        // A worker was killed between commit and settle. Settling in full does the rest of its
+        // work.
         ExecutionVerdict::Applied(
             Applied::Done(result) | Applied::AlreadyApplied { same_origin: true, result },
         ) => EntryTransition::Settle(match result.action {
@@ -160,7 +174,7 @@ pub fn decide(
             EntryTransition::DeadLetter { code: DeadLetterCode::StoreRejected, error }
         }
         ExecutionVerdict::Applied(Applied::RowLocked) => {
-            let error = "somebody else keeps a row locked that the event needs".to_owned();
+            let error = "another transaction keeps a row locked that the event needs".to_owned();
             blocked(policy, event, error, context, rng)
         }
         ExecutionVerdict::Blocked(error) => blocked(policy, event, error, context, rng),
@@ -174,7 +188,7 @@ pub fn decide(
     }
 }
 
-/// Something that the event needs is locked, by no fault of its own.
+/// Retries an event that needs a locked resource. The event is not to blame.
 fn blocked(
     policy: &RetryPolicy,
     event: &Envelope,
@@ -191,8 +205,8 @@ fn blocked(
     }
 }
 
-/// Delay of a retry that spends no attempt: about as long as the event has waited, within the
-/// bounds.
+/// Returns the delay of a retry that spends no attempt: about as long as the event has waited,
+/// within the bounds.
 fn age_based_delay(
     policy: &RetryPolicy,
     event: &Envelope,
@@ -212,7 +226,8 @@ fn missing_session(
 ) -> EntryTransition {
     let code = DeadLetterCode::SessionNotFound;
     let error = "no session has this room id or live stream id".to_owned();
-    // A failure in the future is one before the clock was set back: waiting must not last until the clock is there again.
+    // A first failure in the future was recorded before Redis's clock was set back. The wait must
+    // not last until the clock has caught up.
     let first = event.first_failed_at.filter(|first| *first <= context.now).unwrap_or(context.now);
     let since = first.max(context.up_since.min(context.now));
     let wait = Millis::try_from(policy.missing_session_wait.as_millis()).unwrap_or(Millis::MAX);
@@ -243,12 +258,13 @@ fn missing_session(
 }
 
 impl EntryTransition {
-    /// What becomes of an entry that is no event: a dead letter, with its fields as they are.
+    /// Dead-letters an entry that cannot be decoded, with its fields unchanged.
     pub fn undecodable(reason: &DecodeError) -> Self {
         Self::DeadLetter { code: DeadLetterCode::Undecodable, error: reason.to_string() }
     }
 
-    /// What becomes of an entry of a later wire version, queued at `since`: it waits for a newer worker.
+    /// Retries an entry of a later wire version that was queued at `since`, until a newer worker
+    /// takes it.
     pub fn unknown_version(
         policy: &RetryPolicy,
         version: u32,
@@ -270,7 +286,7 @@ impl EntryTransition {
         Self::Retry { delay: policy.backoff.max(), attempt, first_failed_at: None, code, error }
     }
 
-    /// What becomes of an event that ended the process whenever it ran alone.
+    /// Dead-letters an event that ended the process each time it ran alone.
     pub fn crash_loop(runs: u64) -> Self {
         let error = format!("the worker ended {runs} times while it executed this event alone");
         Self::DeadLetter { code: DeadLetterCode::CrashLoop, error }
@@ -422,7 +438,7 @@ mod tests {
                 "{next:?}"
             );
         }
-        // Killed between commit and settle.
+        // A worker was killed between commit and settle.
         assert_eq!(
             decided(&edit, known(true, Some("b")), at(0)),
             EntryTransition::Settle(SettleOutcome::Processed)
@@ -448,7 +464,7 @@ mod tests {
         );
         assert!(
             matches!(next, EntryTransition::Retry { .. }),
-            "found back before the clock was set: {next:?}"
+            "recovered before the clock was set: {next:?}"
         );
     }
 
@@ -494,22 +510,25 @@ mod tests {
     }
 
     proptest! {
-        /// However the delays fall, the wait for a session ends at its bound and not before, whatever the attempts say.
+        /// For all delays and numbers of attempts, the wait for a session ends exactly at its
+        /// bound.
         #[test]
-        fn missing_session_is_awaited_exactly_as_long_as_configured(seed: u64, start in 0_i64..1 << 40) {
+        fn missing_session_is_awaited_exactly_as_long_as_configured(seed: u64,
+            start in 0_i64..1 << 40) {
             let policy = policy();
             let wait = i64::try_from(policy.missing_session_wait.as_millis()).unwrap();
             let mut rng = StdRng::seed_from_u64(seed);
             let (mut now, mut event) = (start, event(1, None));
             for round in 0.. {
-                prop_assert!(round < 100, "it never ends");
+                prop_assert!(round < 100, "the wait never ends");
                 match decide(&policy, &event, missing(), at(now), &mut rng) {
                     EntryTransition::Retry { delay, attempt, first_failed_at, .. } => {
                         prop_assert_eq!(first_failed_at, Some(start));
                         prop_assert_eq!(attempt, event.attempt + 1);
                         prop_assert!(now < start + wait);
                         now += i64::try_from(delay.as_millis()).unwrap().max(1);
-                        prop_assert!(now <= start + wait, "the last look is taken at the bound, not after it");
+                        prop_assert!(now <= start + wait,
+                            "the last attempt is at the bound, not after it");
                         event.attempt = attempt;
                         event.first_failed_at = first_failed_at;
                     }

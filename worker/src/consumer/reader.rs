@@ -1,10 +1,18 @@
-//! Reads new entries of every platform, announcements first.
+//! Reads new entries of all platforms, announcements first.
 //!
-//! Guarantee: a read is never cancelled; it blocks briefly and the order to stop is seen between two reads. It waits
-//! while the database is away or the bounds of what may be held are reached. Busy streams that are too many for one read take
-//! turns, and quiet ones are in every read. Platforms that were added, changed or paused since count from the next read on.
-//! What a lost answer held is taken up as soon as Redis answers again. One damaged stream does not keep the others from being
-//! read: missing groups are made again at 0, a key of another type is set aside and reported.
+//! # Guarantees
+//! - Announcements and idle streams are in every read. If the busy streams do not fit into one
+//!   read, they rotate (`announcements_are_read_first_and_others_rotate`,
+//!   `busy_streams_rotate_and_idle_streams_are_always_read`).
+//! - A read fits the entries and bytes that may still be held (`read_size_fits_the_capacity_left`).
+//! - Entries of a lost reply are read again as soon as Redis answers
+//!   (`entries_in_a_lost_reply_are_processed_at_once`).
+//! - A damaged stream does not stop the others. A missing group is created again at 0, and a key of
+//!   another type is skipped and reported (`deleted_or_mistyped_stream_stops_nothing_else`).
+//!
+//! # Design
+//! A read is never cancelled, because Redis counts its entries as delivered. It blocks briefly, and
+//! the loop checks for a stop between two reads.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,28 +24,29 @@ use shared::queue::{CallError, GroupState, StreamEntry, StreamReader};
 use tokio::sync::mpsc;
 
 use super::claimer;
-use super::execute::chain;
+use super::execute::error_chain;
 use crate::context::{EntryBatch, PlatformQueue, WorkerContext};
 
-/// How long a read waits for something new; also how late the order to stop, or another list of lanes, may be seen.
+/// Time that a read waits for new entries. A stop or a changed list of platforms is noticed this
+/// late.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
-/// Entries of one stream per read: large enough for one transaction to pay, small enough to take turns.
+/// Most entries of one stream per read. Large enough for an efficient transaction, small enough for
+/// the platforms to take turns.
 const MAX_ENTRIES_PER_STREAM: usize = 512;
-/// Entries that a busy stream is to bring at least: where so many of each are too much to hold, only some are read at once.
-/// Reading, applying and settling a few of each costs several times as much.
+/// Fewest entries to read of a busy stream. If so many of each do not fit, only some streams are
+/// read at once, because small batches cost several times as much per entry.
 const MIN_ENTRIES_PER_STREAM: usize = 128;
-/// Bytes that a read is to bring at most: while its answer is taken apart they are there twice.
+/// Most bytes per read. While a reply is parsed, its bytes are in memory twice.
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
-/// How much less a stream is expected to bring that had less than was asked for when it was read last: only what has
-/// come since.
+/// Factor by which an idle stream is expected to return less. Its last read returned all it had.
 const IDLE_DISCOUNT: usize = 64;
-/// How long a stream that cannot be read is left alone.
+/// Time for which a damaged stream is not read.
 const BROKEN_STREAM_PAUSE: Duration = Duration::from_secs(30);
-/// Pauses after failed reads.
+/// Bounds of the pause after a failed read.
 const FAILURE_PAUSE_MIN: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Reads until the worker is to stop.
+/// Reads until the worker is stopped.
 pub async fn run(
     worker: Arc<WorkerContext>,
     mut reader: StreamReader,
@@ -46,8 +55,8 @@ pub async fn run(
     let backoff = Backoff::new(FAILURE_PAUSE_MIN, FAILURE_PAUSE_MAX);
     let mut blocked: HashMap<PlatformName, Instant> = HashMap::new();
     let mut drained: HashSet<PlatformName> = HashSet::new();
-    let (mut turn, mut failures) = (0_usize, 0_u32);
-    // An answer was lost, and with it what Redis counts as delivered.
+    let (mut rotation, mut failures) = (0_usize, 0_u32);
+    // Set when a reply was lost, together with entries that Redis counts as delivered.
     let mut lost_delivery = false;
     while worker.wait_until_may_take().await {
         if lost_delivery {
@@ -55,7 +64,10 @@ pub async fn run(
                 Ok(()) => lost_delivery = false,
                 Err(fault) => {
                     failures = failures.saturating_add(1);
-                    tracing::debug!(error = chain(&fault), "lost deliveries not looked for yet");
+                    tracing::debug!(
+                        error = error_chain(&fault),
+                        "cannot recover entries of a lost reply yet; retrying"
+                    );
                     let pause = backoff.delay(failures, &mut rand::rng());
                     let _ = worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                     continue;
@@ -64,28 +76,29 @@ pub async fn run(
         }
         let all = worker.platforms.all();
         unblock_streams(&all, &mut blocked);
-        let room = worker.inflight.capacity_left();
+        let capacity = worker.inflight.capacity_left();
         let most = if reader.supports_stream_selection() {
-            (room.0 / MIN_ENTRIES_PER_STREAM).max(1)
+            (capacity.0 / MIN_ENTRIES_PER_STREAM).max(1)
         } else {
             usize::MAX
         };
         let ReadSelection { platforms, passed_over } =
-            choose_platforms(read_order(&all, &blocked, turn), most, &drained);
+            choose_platforms(read_order(&all, &blocked, rotation), most, &drained);
         if platforms.is_empty() {
             let _ = worker.stop.run_until_cancelled(tokio::time::sleep(READ_TIMEOUT)).await;
             continue;
         }
         let keys: Vec<_> = platforms.iter().map(|platform_queue| &platform_queue.keys).collect();
-        let count = entries_per_stream(room, &platforms, &drained);
-        // Those that were passed over may have something while these have nothing.
+        let count = entries_per_stream(capacity, &platforms, &drained);
+        // The streams that were left out may have entries while these have none.
         let block = if passed_over.is_some() { Duration::ZERO } else { READ_TIMEOUT };
         match worker.queue.read_new(&mut reader, &keys, &worker.consumer, count, block).await {
             Ok(pages) => {
                 failures = 0;
-                turn = turn.wrapping_add(passed_over.unwrap_or(1));
+                rotation = rotation.wrapping_add(passed_over.unwrap_or(1));
                 note_drained(&platforms, &pages, count, &mut drained);
-                // All are held, and so renewed, before the first one may have to wait for its turn.
+                // All entries are held before the first batch may have to wait, so that their
+                // claims are extended.
                 let pages: Vec<_> = pages
                     .into_iter()
                     .map(|(position, entries)| {
@@ -112,11 +125,11 @@ pub async fn run(
     }
 }
 
-/// The lanes to read: announcements first, then the others, beginning one further each turn.
+/// Returns the platforms to read: announcements first, then the others, rotated by `rotation`.
 fn read_order(
     platforms: &[Arc<PlatformQueue>],
     blocked: &HashMap<PlatformName, Instant>,
-    turn: usize,
+    rotation: usize,
 ) -> Vec<Arc<PlatformQueue>> {
     let readable = |platform_queue: &&Arc<PlatformQueue>| {
         !platform_queue.is_paused() && !blocked.contains_key(platform_queue.name())
@@ -126,7 +139,7 @@ fn read_order(
         .filter(readable)
         .cloned()
         .partition(|platform_queue| is_announcements(platform_queue));
-    let begin = turn % others.len().max(1);
+    let begin = rotation % others.len().max(1);
     first
         .into_iter()
         .chain(others[begin..].iter().cloned())
@@ -134,14 +147,14 @@ fn read_order(
         .collect()
 }
 
-/// What is read at once.
+/// Platforms of one read.
 struct ReadSelection {
     platforms: Vec<Arc<PlatformQueue>>,
-    /// How many of the lanes that take turns come before the first one that is left out, if any is.
+    /// Number of rotating platforms before the first one that is left out, if any is.
     passed_over: Option<usize>,
 }
 
-/// The announcements, quiet lanes, and of the others the first `most`.
+/// Selects the announcements, the idle platforms, and the first `most` of the others.
 fn choose_platforms(
     ordered: Vec<Arc<PlatformQueue>>,
     most: usize,
@@ -171,8 +184,8 @@ fn is_announcements(platform_queue: &PlatformQueue) -> bool {
     platform_queue.name().as_str() == PlatformName::SESSIONS
 }
 
-/// Entries to ask of each stream, so that an answer as full as can be expected fits what may still be held: one busy
-/// stream among many quiet ones is read in large pieces.
+/// Returns the entries to request of each stream, so that the largest expected reply fits what may
+/// still be held. One busy stream among many idle ones gets large reads.
 fn entries_per_stream(
     (entries, bytes): (usize, usize),
     platforms: &[Arc<PlatformQueue>],
@@ -181,7 +194,7 @@ fn entries_per_stream(
     let (quiet, busy): (Vec<_>, Vec<_>) =
         platforms.iter().partition(|platform_queue| drained.contains(platform_queue.name()));
     let weight = |platforms: &[&Arc<PlatformQueue>]| {
-        platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum::<usize>()
+        platforms.iter().map(|platform_queue| platform_queue.entry_size.estimate()).sum::<usize>()
     };
     let streams = busy.len() + quiet.len().div_ceil(IDLE_DISCOUNT);
     let heaviest = weight(&busy) + weight(&quiet).div_ceil(IDLE_DISCOUNT);
@@ -190,7 +203,7 @@ fn entries_per_stream(
         .clamp(1, MAX_ENTRIES_PER_STREAM)
 }
 
-/// Notes which of `platforms` had less than the `count` that was asked of each.
+/// Records which of `platforms` returned fewer than the `count` entries requested of each.
 fn note_drained(
     platforms: &[Arc<PlatformQueue>],
     pages: &[(usize, Vec<StreamEntry>)],
@@ -208,7 +221,7 @@ fn note_drained(
     }
 }
 
-/// Lets streams that were set aside be tried again, and forgets those of platforms that are gone.
+/// Unblocks streams whose pause is over, and forgets those of removed platforms.
 fn unblock_streams(platforms: &[Arc<PlatformQueue>], blocked: &mut HashMap<PlatformName, Instant>) {
     let now = Instant::now();
     blocked.retain(|name, until| {
@@ -223,7 +236,7 @@ fn unblock_streams(platforms: &[Arc<PlatformQueue>], blocked: &mut HashMap<Platf
     });
 }
 
-/// Takes hold of entries; those that are held already are left to their holder.
+/// Holds entries, and drops those that this worker holds already.
 pub(super) fn hold_entries(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
@@ -231,13 +244,13 @@ pub(super) fn hold_entries(
 ) -> Vec<StreamEntry> {
     worker.inflight.hold_all(platform_queue.name(), &mut entries, |entry| {
         let bytes = entry.weight();
-        platform_queue.weight.note(bytes);
+        platform_queue.entry_size.note(bytes);
         (entry.id, bytes)
     });
     entries
 }
 
-/// Passes held entries on.
+/// Sends held entries to the consume loop.
 async fn dispatch_batch(
     platform_queue: &Arc<PlatformQueue>,
     entries: Vec<StreamEntry>,
@@ -256,7 +269,7 @@ async fn dispatch_batch(
         .await
 }
 
-/// Makes missing groups again and sets aside what is no stream.
+/// Creates missing groups again, and blocks keys that are not streams.
 async fn repair_streams(
     worker: &WorkerContext,
     platforms: &[Arc<PlatformQueue>],
@@ -273,23 +286,24 @@ async fn repair_streams(
     }
 }
 
-/// Sees to it that a platform's consumer group exists; `false`: its key is no stream.
+/// Creates a platform's consumer group if it is missing. Returns false if the key is not a stream.
 ///
 /// # Errors
-/// When Redis does not answer.
+/// If Redis does not answer.
 pub async fn ensure_group(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
 ) -> Result<bool, CallError> {
     match worker.queue.create_group(&platform_queue.keys).await? {
         GroupState::Created => {
-            tracing::info!(platform = %platform_queue.name(), "consumer group created; every unfinished event is delivered anew");
+            tracing::info!(platform = %platform_queue.name(),
+                "consumer group created; delivering all unfinished events again");
         }
         GroupState::Existed => {}
         GroupState::WrongType => {
             platform_queue.depth.stream_broken(true);
             tracing::error!(platform = %platform_queue.name(), key = platform_queue.keys.incoming,
-                "this key is no stream; its platform is set aside until somebody removes it");
+                "key is not a stream; platform is not read until the key is removed");
             return Ok(false);
         }
     }
@@ -325,12 +339,12 @@ mod tests {
         let platforms = platforms();
         let mut others = names(&platforms);
         others.retain(|name| *name != PlatformName::SESSIONS);
-        for turn in 0..=others.len() {
-            let read = read_order(&platforms, &HashMap::new(), turn);
+        for rotation in 0..=others.len() {
+            let read = read_order(&platforms, &HashMap::new(), rotation);
             assert_eq!(
                 names(&read)[..2],
-                [PlatformName::SESSIONS, others[turn % others.len()]],
-                "turn {turn}"
+                [PlatformName::SESSIONS, others[rotation % others.len()]],
+                "turn {rotation}"
             );
             assert_eq!(read.len(), platforms.len());
         }
@@ -351,12 +365,13 @@ mod tests {
         assert_eq!(
             (all.platforms.len(), all.passed_over),
             (platforms.len(), None),
-            "there is room for all"
+            "all platforms fit"
         );
 
-        let (mut turn, mut times) = (0, HashMap::<String, usize>::new());
+        let (mut rotation, mut times) = (0, HashMap::<String, usize>::new());
         for _ in 0..busy {
-            let read = choose_platforms(read_order(&platforms, &HashMap::new(), turn), 2, &quiet);
+            let read =
+                choose_platforms(read_order(&platforms, &HashMap::new(), rotation), 2, &quiet);
             let read_names = names(&read.platforms);
             assert_eq!(read_names[0], PlatformName::SESSIONS);
             assert!(quiet.iter().all(|name| read_names.contains(&name.as_str())));
@@ -364,13 +379,13 @@ mod tests {
             for name in read_names {
                 *times.entry(name.to_owned()).or_default() += 1;
             }
-            turn += read.passed_over.unwrap();
+            rotation += read.passed_over.unwrap();
         }
         times.retain(|name, _| {
             *name != PlatformName::SESSIONS && quiet.iter().all(|one| one.as_str() != name)
         });
         assert_eq!(times.len(), busy);
-        assert!(times.values().all(|times| *times == 2), "each in its turn: {times:?}");
+        assert!(times.values().all(|times| *times == 2), "equally often: {times:?}");
     }
 
     #[tokio::test]
@@ -390,20 +405,20 @@ mod tests {
     async fn read_size_fits_the_capacity_left() {
         let platforms = platforms();
         let weight: usize =
-            platforms.iter().map(|platform_queue| platform_queue.weight.estimate()).sum();
+            platforms.iter().map(|platform_queue| platform_queue.entry_size.estimate()).sum();
         let none = HashSet::new();
         assert_eq!(
             entries_per_stream((usize::MAX, usize::MAX), &platforms, &none),
             MAX_READ_BYTES / weight,
-            "nor more than one answer may"
+            "one reply is bounded"
         );
         assert_eq!(
             entries_per_stream((usize::MAX, usize::MAX), &platforms[..1], &none),
-            MAX_READ_BYTES / platforms[0].weight.estimate()
+            MAX_READ_BYTES / platforms[0].entry_size.estimate()
         );
         assert_eq!(entries_per_stream((3 * platforms.len(), usize::MAX), &platforms, &none), 3);
         assert_eq!(entries_per_stream((usize::MAX, 2 * weight), &platforms, &none), 2);
-        assert_eq!(entries_per_stream((0, 0), &platforms, &none), 1, "one is always asked for");
+        assert_eq!(entries_per_stream((0, 0), &platforms, &none), 1, "at least one entry is read");
     }
 
     #[tokio::test]
@@ -415,9 +430,9 @@ mod tests {
         };
         note_drained(&platforms, &[(1, page(3)), (2, page(2))], 3, &mut drained);
         assert_eq!(drained.len(), platforms.len() - 1);
-        assert!(!drained.contains(platforms[1].name()), "it may have more");
+        assert!(!drained.contains(platforms[1].name()), "the stream may have more entries");
         for _ in 0..1_000 {
-            platforms[1].weight.note(500);
+            platforms[1].entry_size.note(500);
         }
         assert_eq!(
             entries_per_stream((1_024, usize::MAX), &platforms, &drained),

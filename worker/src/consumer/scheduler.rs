@@ -1,9 +1,16 @@
-//! Which batches are next.
+//! Selects the batches that the consume loop works on next.
 //!
-//! Guarantee: lanes take turns in the order of their oldest waiting batch, and no batch overtakes another one of its own
-//! lane, suspects aside, nor an announcement. What was read for a lane while a transaction ran goes into its next one, and
-//! so do the lanes behind it that may share a transaction: many lanes with a little each would otherwise keep a worker at a
-//! fraction of its speed. Suspects and announcements share with nobody.
+//! # Guarantees
+//! - Platforms take turns by their oldest waiting batch. No batch overtakes an earlier one of its
+//!   platform, except suspects (`batch_never_overtakes_its_own_platform_when_full`).
+//! - Announcements share with no other platform and are not overtaken
+//!   (`announcements_run_alone_and_are_not_overtaken`).
+//! - Suspects share with no other batch (`suspects_run_alone`).
+//!
+//! # Design
+//! All batches of a platform that arrived during a transaction join the next one. So do other
+//! platforms that may share it. Otherwise many platforms with a few entries each would slow a
+//! worker down many times over.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,34 +21,34 @@ use tokio::sync::mpsc;
 use crate::context::{EntryBatch, PlatformQueue};
 use crate::store::TransactionScope;
 
-/// Entries that are taken to their end together, unless a single read brought more.
+/// Most entries that share a transaction, unless a single read returned more.
 const MAX_SHARED_ENTRIES: usize = 512;
 
-/// What is taken to its end at once.
+/// Batches that the consume loop works on at once.
 pub(super) enum ScheduledWork {
-    /// One batch, each of whose entries runs alone.
+    /// One batch, whose entries run one by one.
     Suspects(EntryBatch),
-    /// One batch of each lane, in order of their names; never none.
+    /// One batch of each platform, in order of their names. Never empty.
     Shared(Vec<EntryBatch>),
 }
 
-/// The batches that wait for the consume loop.
+/// Batches that wait for the consume loop.
 pub(super) struct BatchScheduler {
     arriving: mpsc::Receiver<EntryBatch>,
     waiting: VecDeque<EntryBatch>,
     transaction_scope: TransactionScope,
 }
 
-/// Which of the waiting batches are the next turn.
+/// Waiting batches that are selected.
 struct BatchSelection {
-    /// Of each from the front on, as far as it was looked.
+    /// One flag for each batch, from the front up to the last one considered.
     joins: Vec<bool>,
-    /// Nothing more could join.
+    /// No further batch could join.
     full: bool,
 }
 
 impl BatchScheduler {
-    /// Of `arriving`; lanes join as `transaction_scope` allows.
+    /// Schedules the batches of `arriving`. Platforms share as `transaction_scope` allows.
     pub(super) fn new(
         arriving: mpsc::Receiver<EntryBatch>,
         transaction_scope: TransactionScope,
@@ -49,7 +56,8 @@ impl BatchScheduler {
         Self { arriving, waiting: VecDeque::new(), transaction_scope }
     }
 
-    /// The oldest batch with what can join it; `None`: there will be no more.
+    /// Returns the oldest batch and all that may join it. Returns `None` once no more batches will
+    /// arrive.
     pub(super) async fn next(&mut self) -> Option<ScheduledWork> {
         if self.waiting.is_empty() {
             self.waiting.push_back(self.arriving.recv().await?);
@@ -62,21 +70,23 @@ impl BatchScheduler {
         Some(ScheduledWork::Shared(self.take_selected(next)))
     }
 
-    /// As [`Self::next`], but only what nothing more could join, and at once. No suspects.
+    /// Returns the next batches at once, if no further batch could join them. Never returns
+    /// suspects.
     pub(super) fn take_full(&mut self) -> Option<Vec<EntryBatch>> {
         self.receive_waiting();
         let next = self.select()?;
         next.full.then(|| self.take_selected(next))
     }
 
-    /// Bounded by what a worker may hold.
+    /// The in-flight set bounds what is received here.
     fn receive_waiting(&mut self) {
         while let Ok(batch) = self.arriving.try_recv() {
             self.waiting.push_back(batch);
         }
     }
 
-    /// What joins the first batch; `None`: nothing waits, or a suspect is first.
+    /// Selects the batches that join the first one. Returns `None` if no batch waits, or if a
+    /// suspect is first.
     fn select(&self) -> Option<BatchSelection> {
         let first = self.waiting.front().filter(|first| !first.suspect)?;
         let shares = self.transaction_scope.allows(&first.platform_queue.platform);
@@ -103,9 +113,9 @@ impl BatchScheduler {
         Some(BatchSelection { joins, full: full || entries >= MAX_SHARED_ENTRIES })
     }
 
-    /// Takes those batches out of what waits, those of a lane as one.
+    /// Removes the selected batches from the queue. Batches of one platform become one.
     fn take_selected(&mut self, next: BatchSelection) -> Vec<EntryBatch> {
-        let mut turn: Vec<EntryBatch> = Vec::new();
+        let mut selected: Vec<EntryBatch> = Vec::new();
         let mut left = VecDeque::with_capacity(self.waiting.len());
         let mut joins = next.joins.into_iter();
         for batch in self.waiting.drain(..) {
@@ -113,18 +123,19 @@ impl BatchScheduler {
                 left.push_back(batch);
                 continue;
             }
-            match turn
+            match selected
                 .iter_mut()
                 .find(|one| Arc::ptr_eq(&one.platform_queue, &batch.platform_queue))
             {
                 Some(one) => one.entries.extend(batch.entries),
-                None => turn.push(batch),
+                None => selected.push(batch),
             }
         }
         self.waiting = left;
-        // The order in which workers take locks; that of two definitions of one platform stays.
-        turn.sort_by(|a, b| a.platform_queue.name().cmp(b.platform_queue.name()));
-        turn
+        // Workers lock rows in this order. The stable sort keeps the order of two definitions of a
+        // platform.
+        selected.sort_by(|a, b| a.platform_queue.name().cmp(b.platform_queue.name()));
+        selected
     }
 }
 
@@ -144,7 +155,8 @@ mod tests {
 
     use super::*;
 
-    /// mux and livekit share rooms, realcast and generic have sessions of their own; and announcements.
+    /// Returns mux and livekit, which share rooms, realcast and generic, which own their sessions,
+    /// and the announcements.
     fn platforms() -> [Arc<PlatformQueue>; 5] {
         let url = SecretString::from("redis://127.0.0.1:1".to_owned());
         let queue = Queue::new(KeyLayout::Single, connect(&url, false).unwrap());
@@ -176,7 +188,7 @@ mod tests {
         }
     }
 
-    /// A turn: of each lane its name, and of its entries how many and the first.
+    /// Name, number of entries and first id of each batch.
     type SeenBatches = Vec<(String, usize, u64)>;
 
     fn seen(batches: &[EntryBatch]) -> SeenBatches {
@@ -190,10 +202,10 @@ mod tests {
 
     fn shown(scheduler: &[&[(&str, usize, u64)]]) -> Vec<SeenBatches> {
         let one = |(name, count, first): &(&str, usize, u64)| ((*name).to_owned(), *count, *first);
-        scheduler.iter().map(|turn| turn.iter().map(one).collect()).collect()
+        scheduler.iter().map(|selected| selected.iter().map(one).collect()).collect()
     }
 
-    /// A batch per element: whose, and the ids of its entries.
+    /// Schedules one batch per element of `read`: its platform and the ids of its entries.
     async fn are_taken_as(
         transaction_scope: TransactionScope,
         read: &[(&Arc<PlatformQueue>, std::ops::Range<u64>)],
@@ -203,10 +215,10 @@ mod tests {
             .iter()
             .map(|(platform_queue, ids)| batch(platform_queue, ids.clone(), false))
             .collect();
-        assert_eq!(scheduler(transaction_scope, batches).await, shown(expected));
+        assert_eq!(scheduled(transaction_scope, batches).await, shown(expected));
     }
 
-    async fn scheduler(
+    async fn scheduled(
         transaction_scope: TransactionScope,
         batches: Vec<EntryBatch>,
     ) -> Vec<SeenBatches> {
@@ -217,8 +229,8 @@ mod tests {
         drop(sender);
         let mut scheduler = BatchScheduler::new(receiver, transaction_scope);
         let mut all = Vec::new();
-        while let Some(turn) = scheduler.next().await {
-            all.push(match turn {
+        while let Some(selected) = scheduler.next().await {
+            all.push(match selected {
                 ScheduledWork::Shared(batches) => {
                     assert!(batches.iter().all(|batch| !batch.suspect));
                     seen(&batches)
@@ -255,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn shared_platforms_are_bounded_on_row_locks() {
-        // Each a definition of its own.
+        // Each has a definition of its own.
         let many: Vec<Arc<PlatformQueue>> = (0..60).map(|_| platforms()[3].clone()).collect();
         let sizes = async |transaction_scope| {
             let all = scheduler(
@@ -278,7 +290,7 @@ mod tests {
             (mux, 0..most - 2),
             (livekit, 0..1),
             (mux, most - 2..most + 1),
-            // These would fit.
+            // These two would fit.
             (mux, most + 1..most + 2),
             (livekit, 1..2),
         ];
@@ -305,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn announcements_run_alone_and_are_not_overtaken() {
         let [mux, livekit, _, _, sessions] = &platforms();
-        // The first turn takes all that have been read.
+        // The first selection takes all announcements that were read.
         let read = [
             (sessions, 0..1),
             (mux, 0..1),
@@ -332,12 +344,12 @@ mod tests {
         sender.send(batch(&mux, 0..most - 2, false)).await.unwrap();
         assert!(scheduler.take_full().is_none());
         sender.send(batch(&livekit, 0..1, false)).await.unwrap();
-        assert!(scheduler.take_full().is_none(), "there is room for one more");
+        assert!(scheduler.take_full().is_none(), "one more entry fits");
         sender.send(batch(&sessions, 0..most, false)).await.unwrap();
         sender.send(batch(&mux, most - 2..most, false)).await.unwrap();
         assert!(
             scheduler.take_full().is_none(),
-            "what waits behind announcements joins nobody before them"
+            "batches behind announcements join none before them"
         );
         let Some(ScheduledWork::Shared(first)) = scheduler.next().await else { unreachable!() };
         assert_eq!(
@@ -355,7 +367,7 @@ mod tests {
         assert_eq!(
             seen(&scheduler.take_full().unwrap()),
             [("livekit".to_owned(), MAX_SHARED_ENTRIES, 1)],
-            "suspects are passed by"
+            "suspects are skipped"
         );
         assert!(scheduler.take_full().is_none(), "a suspect runs alone");
         assert!(matches!(scheduler.next().await, Some(ScheduledWork::Suspects(_))));
@@ -370,7 +382,7 @@ mod tests {
             batch(&livekit, 0..1, true),
             batch(&mux, 2..3, false),
         ];
-        let scheduler = scheduler(TransactionScope::Any, batches).await;
+        let scheduler = scheduled(TransactionScope::Any, batches).await;
         let expected: [&[_]; 3] = [&[("mux", 2, 0)], &[("mux", 1, 1)], &[("livekit", 1, 0)]];
         assert_eq!(scheduler, shown(&expected));
     }

@@ -1,9 +1,14 @@
-//! The only place that acks: what was decided becomes one script call per kind of transition.
+//! Acknowledges entries: makes one script call for each kind of transition. No other module
+//! acknowledges.
 //!
-//! Guarantee: an entry is let go of only after its script has answered. While Redis does not answer the same calls are
-//! made again; each is conditional, so a repeated one changes nothing. What must be counted once per event is counted
-//! only for entries that this very call removed. Whoever waits for an event is told by that very script: of what it did,
-//! now or, if the ledger had it, then; or that it is a dead letter.
+//! # Guarantees
+//! - An entry is released only after its script has answered. Until then the call is retried. Each
+//!   script is conditional, so a repeated call changes nothing (`settling_twice_counts_once`).
+//! - Counters and results count an event once, for the entry that this very call removed
+//!   (`settling_twice_counts_once`).
+//! - The settling script also publishes the result to waiting requests: the new one, the one in the
+//!   ledger, or the dead letter (`a_settled_event_is_told_once_to_who_waits`,
+//!   `a_dead_letter_is_told_and_nobody_waits_for_it_any_more`).
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -24,20 +29,21 @@ use shared::queue::{
 use shared::trace::trace_id;
 
 use super::ConsumerInterruptedError;
-use super::execute::chain;
+use super::execute::error_chain;
 use super::outcome::{EntryTransition, ExecutionVerdict};
 use super::spans::Spans;
 use crate::context::{PlatformQueue, WorkerContext};
 use crate::effects::{Applied, EventAction};
 
-/// Pauses between two calls of a Redis that does not answer.
+/// Bounds of the pause between two calls while Redis does not answer.
 const REDIS_RETRY_MIN: Duration = Duration::from_millis(50);
 const REDIS_RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Entries that one call settles at most. All calls of a batch are on their way at once, so that they share Redis's sync.
+/// Most entries per call. All calls of a batch are sent at once, so that they share a sync of
+/// Redis.
 const MAX_ENTRIES_PER_CALL: usize = 128;
 
-/// What was decided for the entries of one batch.
+/// Transitions of the entries of one batch.
 pub(super) struct Settlement {
     finished: Vec<Settled>,
     received: Vec<Millis>,
@@ -45,19 +51,19 @@ pub(super) struct Settlement {
     dead: Vec<NewDeadLetter>,
     deleted: Vec<StreamId>,
     taken: Instant,
-    /// Those of `retries` and `dead`, for their log lines.
+    /// Identity of the entries in `retries` and `dead`, for log lines.
     named: HashMap<StreamId, LogIdentity>,
     spans: Spans,
 }
 
-/// What a log line calls an event.
+/// Ids that a log line names an event by.
 struct LogIdentity {
     event_id: String,
     trace_id: Option<String>,
 }
 
 impl Settlement {
-    /// For about `entries` entries that were taken at `taken`.
+    /// Creates a settlement for about `entries` entries that were received at `taken`.
     pub(super) fn new(taken: Instant, entries: usize) -> Self {
         Self {
             finished: Vec::with_capacity(entries),
@@ -71,8 +77,8 @@ impl Settlement {
         }
     }
 
-    /// All entries of one event end as the first does; only one of them counts as it. `results` is what it did, for
-    /// those who wait for it; `forward`, for destinations.
+    /// Adds the entries of one event. All get the same transition, and only the first one counts as
+    /// the event. `results` is for waiting requests, `forward` for destinations.
     pub(super) fn add<'e>(
         &mut self,
         platform_queue: &PlatformQueue,
@@ -110,10 +116,10 @@ impl Settlement {
                     self.named
                         .insert(copy.id, LogIdentity { event_id: copy.event_id.clone(), trace_id });
                     self.add_raw(copy.id, copy.attempt, other);
-                    if let (EntryTransition::DeadLetter { code, .. }, Some(letter)) =
+                    if let (EntryTransition::DeadLetter { code, .. }, Some(dead_letter)) =
                         (other, self.dead.last_mut())
                     {
-                        letter.reply = reply_to_waiter(
+                        dead_letter.reply = reply_to_waiter(
                             platform_queue,
                             copy,
                             ReplyOutcome::Dead(code.as_str().to_owned()),
@@ -124,7 +130,7 @@ impl Settlement {
         }
     }
 
-    /// An entry of which no more is known than its id and attempt.
+    /// Adds an entry of which only the id and the attempt are known.
     pub(super) fn add_raw(&mut self, id: StreamId, executions: u32, next: &EntryTransition) {
         match next.clone() {
             EntryTransition::Settle(outcome) => {
@@ -152,14 +158,14 @@ impl Settlement {
         }
     }
 
-    /// An entry that was deleted while it was pending: nothing is left to do but to forget it.
+    /// Adds an entry that was deleted while it was pending, so that it is released.
     pub(super) fn deleted(&mut self, id: StreamId) {
         self.deleted.push(id);
         self.finished.push(Settled::new(id, SettleOutcome::Duplicate));
         self.received.push(Millis::MAX);
     }
 
-    /// What log lines say of an entry: its event's id and its trace's, as far as they are known.
+    /// Returns the event id and the trace id of an entry, as far as they are known.
     fn names(&self, id: StreamId) -> (Option<&str>, Option<&str>) {
         let named = self.named.get(&id);
         (
@@ -168,7 +174,7 @@ impl Settlement {
         )
     }
 
-    /// Counts what an applied event did.
+    /// Counts the result of an applied event.
     pub(super) fn count_result(&self, platform_queue: &PlatformQueue, verdict: &ExecutionVerdict) {
         if let ExecutionVerdict::Applied(Applied::Done(result)) = verdict {
             platform_queue.metrics.session_update(match result.action {
@@ -185,7 +191,7 @@ impl Settlement {
     }
 }
 
-/// What is told to who waits for `event`; `None`: nobody does.
+/// Returns the message for the request that waits for `event`, if there is one.
 fn reply_to_waiter(
     platform_queue: &PlatformQueue,
     event: &Envelope,
@@ -196,16 +202,17 @@ fn reply_to_waiter(
     Some(AddressedReply { channel, reply: EventReply { platform, event_id, outcome } })
 }
 
-/// Carries out what was decided, and lets go of the entries.
+/// Executes all transitions and releases the entries.
 pub(super) async fn run(
     worker: &WorkerContext,
     platform_queue: &Arc<PlatformQueue>,
     mut settlement: Settlement,
 ) -> Result<(), ConsumerInterruptedError> {
     for id in &settlement.deleted {
-        tracing::error!(platform = %platform_queue.name(), %id, "a pending entry was deleted by somebody else");
+        tracing::error!(platform = %platform_queue.name(), %id,
+            "a pending entry was deleted by another client; releasing it");
     }
-    // What is not reached says of itself that it was not finished here.
+    // A span that is not reached here ends as unfinished.
     let mut spans = std::mem::take(&mut settlement.spans);
     finish(worker, platform_queue, &settlement, &mut spans).await?;
     reschedule(worker, platform_queue, &settlement, &settlement.retries, &mut spans).await?;
@@ -222,11 +229,11 @@ async fn finish(
     if entries.is_empty() {
         return Ok(());
     }
-    // As alike as they can be: a call costs something beside its entries.
+    // Calls of equal size, because each call has a fixed cost.
     let alike = entries.len().div_ceil(entries.len().div_ceil(MAX_ENTRIES_PER_CALL));
     let parts = entries.chunks(alike).map(|part| async move {
         let settle = || worker.queue.settle(&platform_queue.keys, part);
-        // Unanswered, none of them is known to have been removed here.
+        // Without an answer, no entry is known to have been removed by this call.
         let removed = retry_until_answered(worker, platform_queue, settle).await?;
         Ok(removed.unwrap_or_else(|| vec![false; part.len()]))
     });
@@ -270,8 +277,9 @@ async fn reschedule(
             platform_queue.metrics.event(EventOutcome::Retried);
             spans.close(retry.id, "retried", Some(retry.error_code));
             let (event_id, trace_id) = settlement.names(retry.id);
-            tracing::debug!(platform = %platform_queue.name(), event_id, trace_id, id = %retry.id, delay_ms = retry.delay_ms, attempt = retry.attempt,
-                code = %retry.error_code, "will be executed again");
+            tracing::debug!(platform = %platform_queue.name(), event_id, trace_id, id = %retry.id,
+                delay_ms = retry.delay_ms, attempt = retry.attempt,
+                code = %retry.error_code, "retry scheduled");
         }
     }
     worker.inflight.release(platform_queue.name(), retries.iter().map(|retry| retry.id));
@@ -280,7 +288,8 @@ async fn reschedule(
     Ok(())
 }
 
-/// Moves events to the dead letters; where those are full, an event keeps trying at the longest delay instead.
+/// Moves events to the dead letters. If these are full, an event is retried at the longest delay
+/// instead.
 async fn dead_letter(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
@@ -302,27 +311,30 @@ async fn dead_letter(
     };
     let done = retry_until_answered(worker, platform_queue, move_them).await?.unwrap_or_default();
     let (mut held_back, mut full, mut moved) = (Vec::new(), false, false);
-    for (letter, done) in dead.iter().zip(done) {
+    for (dead_letter, done) in dead.iter().zip(done) {
         match done {
             DeadLettered::Done => {
                 platform_queue.metrics.event(EventOutcome::DeadLettered);
                 moved = true;
-                spans.close(letter.id, "dead_lettered", Some(letter.error_code));
-                let (event_id, trace_id) = settlement.names(letter.id);
-                tracing::warn!(platform = %platform_queue.name(), event_id, trace_id, id = %letter.id, code = %letter.error_code,
-                    attempts = letter.attempts, reason = letter.error, "dead letter");
+                spans.close(dead_letter.id, "dead_lettered", Some(dead_letter.error_code));
+                let (event_id, trace_id) = settlement.names(dead_letter.id);
+                tracing::warn!(platform = %platform_queue.name(), event_id, trace_id,
+                    id = %dead_letter.id, code = %dead_letter.error_code,
+                    attempts = dead_letter.attempts, reason = dead_letter.error, "dead letter");
             }
-            // Scheduled again it would be executed again, and would end another worker. It stays pending, and is
-            // claimed and brought here again later.
-            DeadLettered::Full if letter.error_code == DeadLetterCode::CrashLoop => full = true,
+            // A retry would end another worker. The entry stays pending, and is claimed and moved
+            // later.
+            DeadLettered::Full if dead_letter.error_code == DeadLetterCode::CrashLoop => {
+                full = true
+            }
             DeadLettered::Full => held_back.push(Retry {
-                id: letter.id,
+                id: dead_letter.id,
                 delay_ms: u64::try_from(worker.policy.backoff.max().as_millis())
                     .unwrap_or(u64::MAX),
-                attempt: letter.attempts.max(1),
-                first_failed_at: letter.first_failed_at,
-                error_code: letter.error_code,
-                error: letter.error.clone(),
+                attempt: dead_letter.attempts.max(1),
+                first_failed_at: dead_letter.first_failed_at,
+                error_code: dead_letter.error_code,
+                error: dead_letter.error.clone(),
             }),
             DeadLettered::Gone => {}
         }
@@ -333,13 +345,14 @@ async fn dead_letter(
         platform_queue.note_dead_letters_full(false);
     }
     let kept: HashSet<StreamId> = held_back.iter().map(|retry| retry.id).collect();
-    let gone = dead.iter().map(|letter| letter.id).filter(|id| !kept.contains(id));
+    let gone = dead.iter().map(|dead_letter| dead_letter.id).filter(|id| !kept.contains(id));
     worker.inflight.release(platform_queue.name(), gone);
     reschedule(worker, platform_queue, settlement, &held_back, spans).await
 }
 
-/// Makes a call until Redis answers it, or the worker is to stop. `None`: the platform's keys are not as they should be;
-/// what was to be moved stays where it is and comes back by a claim, or as new once the reader has repaired the group.
+/// Retries a call until Redis answers or the worker is stopped. Returns `None` if the platform's
+/// keys are damaged. The entries then stay in place until they are claimed, or are delivered again
+/// once the reader has repaired the group.
 pub(super) async fn retry_until_answered<T, F>(
     worker: &WorkerContext,
     platform_queue: &PlatformQueue,
@@ -353,7 +366,8 @@ where
         match call().await {
             Ok(answer) => return Ok(Some(answer)),
             Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {
-                tracing::error!(platform = %platform_queue.name(), error = chain(&fault), "the platform's keys are damaged");
+                tracing::error!(platform = %platform_queue.name(), error = error_chain(&fault),
+                    "the platform's keys are damaged; leaving its entries in place");
                 return Ok(None);
             }
             Err(fault) => worker.queue.outage_log().failed("settle events", &fault),

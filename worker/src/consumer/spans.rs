@@ -1,8 +1,12 @@
-//! What traces show of the worker: one span per entry, from its being taken to its being settled.
+//! Trace spans of the worker: one per entry, from its delivery to its settlement.
 //!
-//! Guarantee: it follows from what the entry says, so it belongs to the trace of its request. Its outcome is what Redis
-//! confirmed; one that nothing was confirmed of, since another worker was first or this one stops, ends as `unfinished`.
-//! Where nothing is traced this holds nothing.
+//! # Guarantees
+//! - A span belongs to the trace of the request that accepted the event
+//!   (`trace_covers_the_request_up_to_the_delivery`).
+//! - Its outcome is the one that Redis confirmed. Without a confirmation it ends as `unfinished`,
+//!   because another worker was first or this one stops
+//!   (`failed_spans_are_marked_and_last_spans_sent_at_exit`).
+//! - Without tracing, no span is kept (`trace_context_passes_when_no_exporter_is_configured`).
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -12,12 +16,13 @@ use shared::event::{Envelope, StreamId};
 use shared::platform::PlatformName;
 use shared::trace::{self, SpanKind, TraceSpan};
 
-/// The spans of a batch.
+/// Spans of a batch.
 #[derive(Default)]
 pub(super) struct Spans(HashMap<StreamId, TraceSpan>);
 
 impl Spans {
-    /// Begins that of `event`, which was taken at `taken` and has been executed by now. Says what follows from it.
+    /// Opens the span of `event`, which was received at `taken` and has been executed. Returns the
+    /// `traceparent` for what follows.
     pub(super) fn open(
         &mut self,
         platform: &PlatformName,
@@ -42,7 +47,7 @@ impl Spans {
         traceparent
     }
 
-    /// Ends that of an entry; `code` says what was wrong with it.
+    /// Ends the span of an entry. `code` is its error, if it has one.
     pub(super) fn close(
         &mut self,
         id: StreamId,

@@ -1,8 +1,12 @@
-//! What goes on beside the transaction of a turn: the concluding and settling of the one before, and, while there is a
-//! backlog, the planning of the one after. So Redis, the database and this process work at the same time.
+//! Runs two stages beside the current transaction. One settles the batches before it, the other
+//! plans the batches after it while there is a backlog. So Redis, the database and this process
+//! work at the same time.
 //!
-//! Guarantee: turns pass each stage one at a time and in their order; the batches of one, which are of different lanes, are
-//! settled all at once, so that they share Redis's sync. A panic in any of them is that of the consume loop.
+//! # Guarantees
+//! - Batches pass each stage in their order. Batches of several platforms settle at once, so that
+//!   they share a sync of Redis (`shared_transaction_isolates_a_refused_platform`).
+//! - A panic in a stage panics the consume loop
+//!   (`event_that_kills_workers_is_dead_lettered_as_crash_loop`).
 
 use std::sync::Arc;
 
@@ -14,12 +18,12 @@ use super::scheduler::BatchScheduler;
 use super::{ConsumerInterruptedError, PlannedBatch, prepare_all, settle};
 use crate::context::WorkerContext;
 
-/// The turn after, being planned.
+/// Plans the next batches.
 #[derive(Default)]
 pub(super) struct NextBatchPlanner(Option<JoinHandle<Vec<PlannedBatch>>>);
 
 impl NextBatchPlanner {
-    /// Begins with the next turn if it is as large as it can get: what is taken now can grow no more.
+    /// Starts to plan the next batches if no further batch could join them.
     pub(super) fn begin(&mut self, worker: &Arc<WorkerContext>, scheduler: &mut BatchScheduler) {
         if let Some(batches) = scheduler.take_full() {
             let worker = Arc::clone(worker);
@@ -27,7 +31,7 @@ impl NextBatchPlanner {
         }
     }
 
-    /// The turn that was begun with, if any.
+    /// Returns the batches that were planned, if any.
     pub(super) async fn take(
         &mut self,
     ) -> Option<Result<Vec<PlannedBatch>, ConsumerInterruptedError>> {
@@ -39,36 +43,36 @@ impl NextBatchPlanner {
     }
 }
 
-/// The settling of the turn before. At most one.
+/// Settles the previous batches. At most one settlement runs at a time.
 #[derive(Default)]
 pub(super) struct BackgroundSettler(JoinSet<Result<(), ConsumerInterruptedError>>);
 
 impl BackgroundSettler {
-    /// Begins to settle, once what came before is through.
+    /// Starts to settle `batches` once the previous settlement has ended.
     pub(super) async fn settle(
         &mut self,
         worker: &Arc<WorkerContext>,
-        turn: Vec<ExecutedBatch>,
+        batches: Vec<ExecutedBatch>,
     ) -> Result<(), ConsumerInterruptedError> {
-        if turn.is_empty() {
+        if batches.is_empty() {
             return Ok(());
         }
         self.finish().await?;
         let worker = Arc::clone(worker);
         self.0.spawn(async move {
             let concluded: Vec<_> =
-                turn.into_iter().map(|executed| executed.conclude(&worker)).collect();
+                batches.into_iter().map(|executed| executed.conclude(&worker)).collect();
             let worker = &worker;
             let settle = |(platform_queue, settlement)| async move {
                 settle::run(worker, &platform_queue, settlement).await
             };
-            // Each comes to its own end, whatever interrupts another.
+            // Each settlement ends by itself, even if another one is interrupted.
             join_all(concluded.into_iter().map(settle)).await.into_iter().collect()
         });
         Ok(())
     }
 
-    /// Waits until it is through; if there is nothing to wait for, for ever.
+    /// Waits until the settlement ends. Waits forever if there is none.
     pub(super) async fn next(&mut self) -> Result<(), ConsumerInterruptedError> {
         match self.0.join_next().await {
             Some(Ok(settled)) => settled,
@@ -77,7 +81,7 @@ impl BackgroundSettler {
         }
     }
 
-    /// Waits until it is through, if there is anything.
+    /// Waits until the settlement ends, if there is one.
     pub(super) async fn finish(&mut self) -> Result<(), ConsumerInterruptedError> {
         while !self.0.is_empty() {
             self.next().await?;
@@ -86,7 +90,7 @@ impl BackgroundSettler {
     }
 }
 
-/// Goes on with another task's panic. One that did not panic was cut short with the runtime.
+/// Resumes the panic of a task. A task that did not panic was cancelled with the runtime.
 fn resume(ended: tokio::task::JoinError) -> ConsumerInterruptedError {
     match ended.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),

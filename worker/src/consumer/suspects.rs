@@ -1,8 +1,12 @@
-//! Running what may be poison.
+//! Runs suspects: events that may crash the worker.
 //!
-//! Guarantee: an event that ends the process ends it alone, and at most [`MAX_ISOLATED_RUNS`] times. Redis's delivery counter
-//! only makes an entry suspect, since outages and restarts raise it too; a counter of its own, raised before each lonely
-//! run and cleared by every orderly outcome, decides.
+//! # Guarantees
+//! - An event that ends the process ends it alone, and at most [`MAX_ISOLATED_RUNS`] times
+//!   (`event_that_kills_workers_is_dead_lettered_as_crash_loop`).
+//! - A high delivery count alone dead-letters no event, since outages and restarts raise it too. A
+//!   counter of isolated runs decides. It is raised before each run and cleared by every orderly
+//!   outcome (`high_delivery_count_alone_is_not_poison`,
+//!   `a_suspect_is_counted_until_an_orderly_outcome`).
 
 use uuid::Uuid;
 
@@ -11,12 +15,12 @@ use super::settle::{self, Settlement, retry_until_answered};
 use super::{ConsumerInterruptedError, claimer, consume};
 use crate::context::{EntryBatch, WorkerContext};
 
-/// Deliveries from which an entry runs alone.
+/// Delivery count from which an entry runs alone.
 pub const SUSPECT_DELIVERIES: u64 = 3;
-/// Lonely runs without an orderly outcome after which an entry is given up.
+/// Isolated runs without an orderly outcome after which an event is dead-lettered.
 pub const MAX_ISOLATED_RUNS: u64 = 3;
 
-/// Takes each entry of `batch` to its end by itself.
+/// Consumes the entries of `batch` one by one.
 pub(super) async fn consume_alone(
     worker: &WorkerContext,
     batch: EntryBatch,
@@ -48,7 +52,8 @@ pub(super) async fn consume_alone(
                 settle::run(worker, platform_queue, settlement).await?;
             }
             Some(runs) => {
-                tracing::info!(platform = %platform_queue.name(), %id, runs, "running an entry alone that was delivered often");
+                tracing::info!(platform = %platform_queue.name(), %id, runs,
+                    "running a suspect alone");
                 consume(worker, platform_queue, vec![entry], taken).await?;
             }
         }

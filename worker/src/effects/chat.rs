@@ -1,7 +1,9 @@
-//! What events do to a row of `chat_messages`.
+//! Applies events to rows of `chat_messages`.
 //!
-//! Guarantee: the room and every other column is its own last-writer register. A message whose sender never says when it
-//! was sent was sent at the time of its oldest event, whichever comes first.
+//! # Guarantees
+//! - Each column has a version guard of its own (`old_never_beats_new_in_a_message`).
+//! - Without an explicit time, a message was sent at the time of its oldest event, in any order of
+//!   arrival (`a_message_was_sent_when_its_oldest_event_says`).
 
 use shared::event::{Millis, OrderKey};
 use shared::platform::ChatColumn;
@@ -9,7 +11,7 @@ use shared::platform::ChatColumn;
 use super::ChatField;
 use super::guards::VersionGuards;
 
-/// A row of `chat_messages`; its platform is the batch's.
+/// Row of `chat_messages`. The batch has its platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct ChatRow {
@@ -23,12 +25,12 @@ pub struct ChatRow {
 }
 
 impl ChatRow {
-    /// A message that nothing is known of yet.
+    /// Creates a message without any values.
     pub(super) fn new(message_id: &str) -> Self {
         Self { message_id: message_id.to_owned(), sent_at: Millis::MAX, ..Self::default() }
     }
 
-    /// `chat`. Whether the event changed anything.
+    /// Applies a `chat` effect. Returns true if the event changed anything.
     pub(super) fn apply(&mut self, room: Option<&str>, set: &[ChatField], key: OrderKey) -> bool {
         let mut won = false;
         if let Some(room) = room

@@ -1,4 +1,7 @@
-//! What events do to a row of `contents`. Guarantee: state and every other column is its own last-writer register.
+//! Applies events to rows of `contents`.
+//!
+//! # Guarantees
+//! - The state and each column have a version guard of their own (`a_content_comes_and_goes`).
 
 use shared::event::OrderKey;
 use shared::platform::ContentState;
@@ -6,27 +9,27 @@ use shared::platform::ContentState;
 use super::ContentField;
 use super::guards::VersionGuards;
 
-/// A row of `contents`; its platform is the batch's.
+/// Row of `contents`. The batch has its platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct ContentRow {
     pub content_id: String,
     pub title: Option<String>,
     pub content_type: Option<String>,
-    /// `None`: unset, or a text that only an application knows.
+    /// `None` if unset, or if an application wrote another text.
     pub state: Option<ContentState>,
-    /// JSON that replaces the stored one; `None` leaves it.
+    /// JSON that replaces the stored one. `None` keeps it.
     pub data: Option<String>,
     pub guards: VersionGuards,
 }
 
 impl ContentRow {
-    /// A content that nothing is known of yet.
+    /// Creates a content without any values.
     pub(super) fn new(content_id: &str) -> Self {
         Self { content_id: content_id.to_owned(), ..Self::default() }
     }
 
-    /// `content`. Whether the event won any register.
+    /// Applies a `content` effect. Returns true if the event changed anything.
     pub(super) fn apply(
         &mut self,
         state: ContentState,

@@ -1,6 +1,8 @@
-//! Last-writer registers: which event wrote a group of columns last.
+//! Version guards: the order key of the last event that wrote a group of columns.
 //!
-//! Guarantee: a group's key only grows, whatever order events come in.
+//! # Guarantees
+//! - The key of a group only grows, in any order of events
+//!   (`guard_takes_only_newer_keys_and_arrival_decides_ties`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use shared::event::OrderKey;
 
-/// By group, the key of the event that wrote it last. Kept as JSON text in the column `guards`; groups that this
-/// version does not know are kept as they are.
+/// The order key of the last writer of each group. Stored as JSON text in the column `guards`.
+/// Groups that this version does not know are kept.
 #[derive(Clone, Debug, Default)]
 pub struct VersionGuards {
     keys: BTreeMap<Cow<'static, str>, GuardKey>,
@@ -41,8 +43,8 @@ impl<'de> Deserialize<'de> for GuardKey {
 }
 
 impl VersionGuards {
-    /// Reads the column. What is unreadable (an application may write it, or a later release) guards nothing; the rest
-    /// still does.
+    /// Parses the column. A guard that cannot be read guards nothing, since an application or a
+    /// later release may have written it. The other guards hold.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let keys = serde_json::from_str(text).unwrap_or_else(|_| Self::parse_readable(text));
@@ -59,25 +61,25 @@ impl VersionGuards {
             .collect()
     }
 
-    /// The column's text.
+    /// Returns the text of the column.
     #[must_use]
     pub fn to_text(&self) -> String {
         serde_json::to_string(&self.keys).unwrap_or_else(|_| String::from("{}"))
     }
 
-    /// Who wrote `group` last.
+    /// Returns the order key of the last writer of `group`.
     #[must_use]
     pub fn get(&self, group: &str) -> Option<OrderKey> {
         self.keys.get(group).map(|key| key.0)
     }
 
-    /// Whether anything changed since [`VersionGuards::parse`].
+    /// Returns true if a guard has changed since [`VersionGuards::parse`].
     #[must_use]
     pub fn changed(&self) -> bool {
         self.changed
     }
 
-    /// Whether `key` may write `group` now; if so, it is its last writer from now on.
+    /// Makes `key` the last writer of `group` if it is newer. Returns true if it is.
     pub fn advance(&mut self, group: impl Into<Cow<'static, str>>, key: OrderKey) -> bool {
         let group = group.into();
         let wins = self.get(&group).is_none_or(|held| held < key);
@@ -87,13 +89,13 @@ impl VersionGuards {
         wins
     }
 
-    /// Sets `group` without looking.
+    /// Sets the guard of `group`, even to an older key.
     pub fn put(&mut self, group: impl Into<Cow<'static, str>>, key: OrderKey) {
         self.keys.insert(group.into(), GuardKey(key));
         self.changed = true;
     }
 
-    /// Forgets `group`.
+    /// Removes the guard of `group`.
     pub fn forget(&mut self, group: &'static str) {
         self.changed |= self.keys.remove(group).is_some();
     }
@@ -122,7 +124,7 @@ mod tests {
     fn guard_takes_only_newer_keys_and_arrival_decides_ties() {
         let mut guards = VersionGuards::default();
         assert!(guards.advance("status", key(5, 1)));
-        assert!(!guards.advance("status", key(5, 1)), "its own event again");
+        assert!(!guards.advance("status", key(5, 1)), "same event again");
         assert!(!guards.advance("status", key(4, 9)));
         assert!(guards.advance("status", key(5, 2)));
         assert!(guards.advance("title", key(1, 1)), "groups are independent");

@@ -1,11 +1,14 @@
-//! What events do to a row of `jobs`. Guarantee: status and every other column is its own last-writer register.
+//! Applies events to rows of `jobs`.
+//!
+//! # Guarantees
+//! - The status and each column have a version guard of their own (`old_never_beats_new_in_a_job`).
 
 use shared::event::OrderKey;
 
 use super::JobField;
 use super::guards::VersionGuards;
 
-/// A row of `jobs`; its platform is the batch's.
+/// Row of `jobs`. The batch has its platform.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct JobRow {
@@ -16,18 +19,18 @@ pub struct JobRow {
     pub video_url: Option<String>,
     pub error: Option<String>,
     pub retry_count: Option<i64>,
-    /// JSON that replaces the stored one; `None` leaves it.
+    /// JSON that replaces the stored one. `None` keeps it.
     pub data: Option<String>,
     pub guards: VersionGuards,
 }
 
 impl JobRow {
-    /// A job that nothing is known of yet.
+    /// Creates a job without any values.
     pub(super) fn new(job_id: &str) -> Self {
         Self { job_id: job_id.to_owned(), ..Self::default() }
     }
 
-    /// `job`. Whether the event won any register.
+    /// Applies a `job` effect. Returns true if the event changed anything.
     pub(super) fn apply(&mut self, status: &str, set: &[JobField], key: OrderKey) -> bool {
         let mut won = self.guards.advance("status", key);
         if won {

@@ -1,11 +1,16 @@
 //! Applies planned events to rows of the session database, as pure functions.
 //!
-//! Guarantee: applying is commutative. Every column is a last-writer register keyed by the event's [`OrderKey`], so
-//! any order of delivery, and any split into batches, of events with distinct keys ends in the same rows. Nothing here
+//! # Guarantees
+//! - Applying is commutative. Any order and any batches of events with distinct order keys end in
+//!   the same rows (`five_events_end_in_the_same_row_in_every_order`,
+//!   `any_order_and_any_batches_end_in_the_same_rows_on_sqlite`).
+//!
+//! # Design
+//! Each group of columns has a version guard: the [`OrderKey`] of its last writer. Nothing here
 //! does I/O or reads a clock.
 //!
-//! [`plan()`], of the crate `shared`, turns an envelope into a [`PlannedEvent`] event. [`TransactionRows`] holds the
-//! rows of one transaction and applies planned events to them, one after the other.
+//! [`plan()`], of the crate `shared`, turns an envelope into a [`PlannedEvent`].
+//! [`TransactionRows`] holds the rows of one transaction and applies planned events to them.
 //!
 //! [`OrderKey`]: shared::event::OrderKey
 

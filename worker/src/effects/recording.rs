@@ -1,4 +1,8 @@
-//! What events do to a row of `recordings`. Guarantee: state and every other column is its own last-writer register.
+//! Applies events to rows of `recordings`.
+//!
+//! # Guarantees
+//! - The state and each column have a version guard of their own
+//!   (`old_never_beats_new_in_a_recording`).
 
 use shared::event::OrderKey;
 use shared::platform::RecordingState;
@@ -6,13 +10,13 @@ use shared::platform::RecordingState;
 use super::RecordingField;
 use super::guards::VersionGuards;
 
-/// A row of `recordings`; its platform is the batch's.
+/// Row of `recordings`. The batch has its platform.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct RecordingRow {
     pub recording_id: String,
     pub room_id: Option<String>,
-    /// `None`: unset, or a text that only an application knows.
+    /// `None` if unset, or if an application wrote another text.
     pub state: Option<RecordingState>,
     pub url: Option<String>,
     pub duration_seconds: Option<f64>,
@@ -21,12 +25,12 @@ pub struct RecordingRow {
 }
 
 impl RecordingRow {
-    /// A recording that nothing is known of yet.
+    /// Creates a recording without any values.
     pub(super) fn new(recording_id: &str) -> Self {
         Self { recording_id: recording_id.to_owned(), ..Self::default() }
     }
 
-    /// `recording`. Whether the event won any register.
+    /// Applies a `recording` effect. Returns true if the event changed anything.
     pub(super) fn apply(
         &mut self,
         state: RecordingState,

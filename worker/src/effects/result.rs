@@ -1,4 +1,4 @@
-//! What became of an event, as the ledger keeps it and as answers show it.
+//! Defines the result of an event, as the ledger stores it and responses show it.
 
 use std::fmt;
 
@@ -7,24 +7,24 @@ use serde_json::value::RawValue;
 use shared::effects::ColumnWarning;
 use shared::platform::SessionStatus;
 
-/// What an event did, as in the ledger's `action`.
+/// Effect of an event, as in the ledger's `action`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventAction {
     /// The session's status changed.
     StatusUpdated,
-    /// It already had that status.
+    /// The session had that status already.
     StatusUnchanged,
-    /// A newer event has decided already.
+    /// A newer event had decided already.
     StaleIgnored,
     /// Another table or column group changed.
     Recorded,
-    /// Ledger only.
+    /// The event is in the ledger only.
     Logged,
 }
 
 impl EventAction {
-    /// Its name in the ledger, in answers and in metrics.
+    /// Returns its name in the ledger, in responses and in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,38 +43,38 @@ impl fmt::Display for EventAction {
     }
 }
 
-/// The ledger row's `result`. Absent values are null.
+/// The ledger's column `result`. Absent values are null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventResult {
     /// Always true: a result exists only for a processed event.
     pub processed: bool,
-    /// What it did.
+    /// Effect of the event.
     pub action: EventAction,
-    /// The session's room, or the room that the event names.
+    /// Room of the session, or the room that the event names.
     pub room_id: Option<String>,
-    /// The session's status before; null where the event created the session or touched none.
+    /// Status of the session before. Null if the event created the session or touched none.
     #[serde(deserialize_with = "status")]
     pub old_status: Option<SessionStatus>,
-    /// The session's status after.
+    /// Status of the session after.
     #[serde(deserialize_with = "status")]
     pub new_status: Option<SessionStatus>,
-    /// The session's live stream id, or the one that the event names.
+    /// Live stream id of the session, or the one that the event names.
     pub live_stream_id: Option<String>,
-    /// The event's id.
+    /// Id of the event.
     pub event_id: String,
-    /// The event's type.
+    /// Type of the event.
     pub event_type: String,
-    /// Which edit of its body this is the result of, if an operator has edited it.
+    /// Id of the edit that this result belongs to, if an operator has edited the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edited: Option<String>,
-    /// Columns that the event did not set as sent; absent when there are none.
+    /// Columns that the event did not set as sent. Absent if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<ColumnWarning>,
 }
 
 #[cfg(test)]
 impl EventResult {
-    /// Of an event that changed nothing.
+    /// Result of an event that changed nothing.
     pub(crate) fn logged(event_id: &str) -> Self {
         Self {
             processed: true,
@@ -92,14 +92,15 @@ impl EventResult {
 }
 
 impl EventResult {
-    /// The column's text.
+    /// Returns the text of the column.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Strings and a closed enum: there is nothing that cannot be written.
+        // Strings and a closed enum can always be serialized.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What answers show as `results`. `None`: it cannot be written, which strings and a closed enum always can.
+    /// Returns the `results` of a response. `None` cannot happen, since strings and a closed enum
+    /// can always be serialized.
     #[must_use]
     pub fn to_results(&self) -> Option<Box<RawValue>> {
         let facts = ResultFields {
@@ -121,7 +122,8 @@ impl EventResult {
     }
 }
 
-/// `results` of an answer: everything at its top, and once more below, for those who look there.
+/// `results` of a response. The fields are repeated in `processing_result`, which existing clients
+/// read.
 #[derive(Serialize)]
 struct ResultsBody<'a> {
     event_id: &'a str,
@@ -148,28 +150,30 @@ fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SessionSt
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
-/// What became of one event of a batch.
+/// Outcome of applying one event of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It took effect in this transaction.
+    /// The event took effect in this transaction.
     Done(EventResult),
-    /// The ledger had it already; it changed nothing now.
+    /// The ledger had the event already, so nothing changed.
     AlreadyApplied {
-        /// Whether it is the very event that was committed (killed before settling), not another copy.
+        /// True if the ledger row has the same origin: a worker was killed before it settled. False
+        /// if another copy took effect.
         same_origin: bool,
-        /// What it did then.
+        /// Stored result.
         result: EventResult,
     },
-    /// Its session does not exist (yet). No ledger row, no effect.
+    /// The session does not exist yet. The event has no ledger row and no effect.
     MissingSession,
-    /// Its room belongs to another platform. No ledger row, no effect.
+    /// The room belongs to another platform. The event has no ledger row and no effect.
     Conflict,
-    /// Somebody else keeps a row locked that it needs. No ledger row, no effect.
+    /// Another transaction keeps a row locked that the event needs. The event has no ledger row and
+    /// no effect.
     RowLocked,
 }
 
 impl Applied {
-    /// Whether it took effect in this very transaction.
+    /// Returns true if the event took effect in this transaction.
     #[must_use]
     pub const fn took_effect(&self) -> bool {
         matches!(self, Self::Done(_))
@@ -197,7 +201,10 @@ mod tests {
             edited: None,
             warnings: Vec::new(),
         };
-        let facts = r#""processed":true,"action":"status_updated","room_id":"room_123","old_status":null,"new_status":"live","live_stream_id":null"#;
+        let facts = concat!(
+            r#""processed":true,"action":"status_updated","room_id":"room_123","#,
+            r#""old_status":null,"new_status":"live","live_stream_id":null"#
+        );
         let expected = format!(
             r#"{{"event_id":"e","event_type":"t",{facts},"processing_result":{{{facts}}}}}"#
         );

@@ -1,7 +1,11 @@
-//! The rows that one transaction works on, and events applied to them in order of arrival.
+//! Holds the rows of one transaction, and applies events to them in order of arrival.
 //!
-//! Guarantee: an event answered [`Applied::MissingSession`] or [`Applied::Conflict`] has changed no row. A session that an
-//! earlier event of the batch created counts as present.
+//! # Guarantees
+//! - An event with the outcome [`Applied::MissingSession`] or [`Applied::Conflict`] has changed no
+//!   row (`a_missing_session_leaves_nothing`,
+//!   `a_platform_with_own_scope_touches_only_its_own_sessions`).
+//! - A session that an earlier event of the batch created counts as present
+//!   (`announced_and_used_in_one_batch`).
 
 use std::collections::HashMap;
 
@@ -18,40 +22,40 @@ use super::{
     ChatField, PlannedChange, PlannedEvent, RecordingField, SessionAnnouncement, SessionField,
 };
 
-/// How much older than a session an event may be and still be of its live stream id's present holder.
+/// Tolerance by which an event may be older than a session and still match it by live stream id.
 const STREAM_ID_REUSE_SLACK_MS: Millis = 5 * 60 * 1000;
 
-/// A row and what has to be written.
+/// A row, and how it has to be written.
 #[derive(Clone, Debug)]
 pub struct TrackedRow<R> {
-    /// The row as it is now.
+    /// Current content of the row.
     pub row: R,
-    /// Whether the database has it.
+    /// True if the database has the row.
     pub stored: bool,
-    /// Whether it differs from what the database has.
+    /// True if the row differs from the database.
     pub changed: bool,
 }
 
-/// Keys of the rows that a batch needs: sorted, without repetition.
+/// Keys of the rows that a batch needs, sorted and without duplicates.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RowKeys<'a> {
-    /// Rooms.
+    /// Room ids.
     pub rooms: Vec<&'a str>,
-    /// Live stream ids, each with the room that its event names: its session, where it is in
-    /// reach, makes the look-up by stream needless.
+    /// Live stream ids, each with the room that its event names. If the room's session is within
+    /// reach, the look-up by stream id is skipped.
     pub live_streams: Vec<(&'a str, Option<&'a str>)>,
-    /// Recordings.
+    /// Recording ids.
     pub recordings: Vec<&'a str>,
-    /// Contents.
+    /// Content ids.
     pub contents: Vec<&'a str>,
-    /// Jobs.
+    /// Job ids.
     pub jobs: Vec<&'a str>,
-    /// Chat messages.
+    /// Message ids.
     pub chats: Vec<&'a str>,
 }
 
 impl<'a> RowKeys<'a> {
-    /// What `events` need.
+    /// Collects the keys that `events` need.
     pub fn of(events: impl Iterator<Item = &'a PlannedEvent>) -> Self {
         let mut needs = Self::default();
         for event in events {
@@ -84,13 +88,13 @@ impl<'a> RowKeys<'a> {
     }
 }
 
-/// The rows of one transaction.
+/// Rows of one transaction.
 #[derive(Debug)]
 pub struct TransactionRows<'p> {
     platform: &'p Platform,
     sessions: Vec<TrackedRow<SessionRow>>,
     by_room: HashMap<String, usize>,
-    /// May name sessions that hold the id no longer.
+    /// Sessions by live stream id. Some may not hold the id any more.
     by_stream: HashMap<String, Vec<usize>>,
     recordings: HashMap<String, TrackedRow<RecordingRow>>,
     contents: HashMap<String, TrackedRow<ContentRow>>,
@@ -98,19 +102,19 @@ pub struct TransactionRows<'p> {
     chats: HashMap<String, TrackedRow<ChatRow>>,
 }
 
-/// Where an event's session is.
+/// Result of finding an event's session.
 enum SessionLookup {
     At(usize),
-    /// Nowhere, and the event may create it.
+    /// No session exists, and the event may create one.
     Absent,
     Missing,
-    /// Every session that its live stream id leads to is younger than the event.
+    /// All sessions with the live stream id are younger than the event.
     Stale,
     Conflict,
 }
 
 impl<'p> TransactionRows<'p> {
-    /// No rows yet.
+    /// Creates an empty set of rows.
     #[must_use]
     pub fn new(platform: &'p Platform) -> Self {
         Self {
@@ -125,58 +129,58 @@ impl<'p> TransactionRows<'p> {
         }
     }
 
-    /// A session that the database has.
+    /// Adds a session that the database has.
     pub fn load_session(&mut self, row: SessionRow) {
         self.hold(row, true);
     }
 
-    /// A recording that the database has.
+    /// Adds a recording that the database has.
     pub fn load_recording(&mut self, row: RecordingRow) {
         self.recordings
             .insert(row.recording_id.clone(), TrackedRow { row, stored: true, changed: false });
     }
 
-    /// A content that the database has.
+    /// Adds a content that the database has.
     pub fn load_content(&mut self, row: ContentRow) {
         self.contents
             .insert(row.content_id.clone(), TrackedRow { row, stored: true, changed: false });
     }
 
-    /// A job that the database has.
+    /// Adds a job that the database has.
     pub fn load_job(&mut self, row: JobRow) {
         self.jobs.insert(row.job_id.clone(), TrackedRow { row, stored: true, changed: false });
     }
 
-    /// A chat message that the database has.
+    /// Adds a chat message that the database has.
     pub fn load_chat(&mut self, row: ChatRow) {
         self.chats.insert(row.message_id.clone(), TrackedRow { row, stored: true, changed: false });
     }
 
-    /// The sessions to be written, in order of room.
+    /// Returns the sessions to write, in order of room.
     #[must_use]
     pub fn sessions(&self) -> Vec<&TrackedRow<SessionRow>> {
         changed(self.sessions.iter(), |row| &row.room_id)
     }
 
-    /// The recordings to be written, in order of id.
+    /// Returns the recordings to write, in order of id.
     #[must_use]
     pub fn recordings(&self) -> Vec<&TrackedRow<RecordingRow>> {
         changed(self.recordings.values(), |row| &row.recording_id)
     }
 
-    /// The contents to be written, in order of id.
+    /// Returns the contents to write, in order of id.
     #[must_use]
     pub fn contents(&self) -> Vec<&TrackedRow<ContentRow>> {
         changed(self.contents.values(), |row| &row.content_id)
     }
 
-    /// The jobs to be written, in order of id.
+    /// Returns the jobs to write, in order of id.
     #[must_use]
     pub fn jobs(&self) -> Vec<&TrackedRow<JobRow>> {
         changed(self.jobs.values(), |row| &row.job_id)
     }
 
-    /// The chat messages to be written, in order of id.
+    /// Returns the chat messages to write, in order of id.
     #[must_use]
     pub fn chats(&self) -> Vec<&TrackedRow<ChatRow>> {
         changed(self.chats.values(), |row| &row.message_id)
@@ -193,16 +197,17 @@ impl<'p> TransactionRows<'p> {
                 None,
             ),
             PlannedChange::Content { id, state, set } => {
-                let held =
-                    self.contents.entry(id.clone()).or_insert_with(|| fresh(ContentRow::new(id)));
-                let won = held.row.apply(*state, set, event.order);
-                held.changed |= won;
+                let tracked =
+                    self.contents.entry(id.clone()).or_insert_with(|| new_row(ContentRow::new(id)));
+                let won = tracked.row.apply(*state, set, event.order);
+                tracked.changed |= won;
                 done(event, recorded(won), None, None, None)
             }
             PlannedChange::Job { id, status, set } => {
-                let held = self.jobs.entry(id.clone()).or_insert_with(|| fresh(JobRow::new(id)));
-                let won = held.row.apply(status, set, event.order);
-                held.changed |= won;
+                let tracked =
+                    self.jobs.entry(id.clone()).or_insert_with(|| new_row(JobRow::new(id)));
+                let won = tracked.row.apply(status, set, event.order);
+                tracked.changed |= won;
                 done(event, recorded(won), None, None, None)
             }
             PlannedChange::Recording { id, state, set } => {
@@ -242,8 +247,8 @@ impl<'p> TransactionRows<'p> {
         set: &[SessionField],
     ) -> Applied {
         let creates = self.platform.missing_session == MissingSession::Create;
-        let Some(held) = self.sessions.get_mut(at) else { return Applied::MissingSession };
-        let row = &mut held.row;
+        let Some(tracked) = self.sessions.get_mut(at) else { return Applied::MissingSession };
+        let row = &mut tracked.row;
         if creates && event.room.as_ref() == Some(&row.room_id) {
             row.note_creator(self.platform.name.as_str(), event.order);
             if let Some(stream) = &event.live_stream_id
@@ -252,33 +257,35 @@ impl<'p> TransactionRows<'p> {
                 self.by_stream.entry(stream.clone()).or_default().push(at);
             }
         }
-        let touched = match status {
+        let update = match status {
             Some(status) => row.apply_status(status, set, cause(event)),
             None => row.apply_viewers(set, created, cause(event)),
         };
-        held.changed |= row.guards.changed();
-        touched_session(event, row, touched)
+        tracked.changed |= row.guards.changed();
+        touched_session(event, row, update)
     }
 
     fn apply_announce(&mut self, event: &PlannedEvent, given: &SessionAnnouncement) -> Applied {
         let Some(room) = event.room.as_deref() else { return Applied::MissingSession };
         let known = self.by_room.get(room).copied();
-        if known.and_then(|at| self.sessions.get(at)).is_some_and(|held| !self.may_touch(&held.row))
+        if known
+            .and_then(|at| self.sessions.get(at))
+            .is_some_and(|tracked| !self.may_touch(&tracked.row))
         {
             return Applied::Conflict;
         }
         let at = known.unwrap_or_else(|| self.create(event));
-        let Some(held) = self.sessions.get_mut(at) else { return Applied::MissingSession };
-        held.row.note_creator(self.platform.name.as_str(), event.order);
-        let touched = held.row.apply_announce(given, known.is_none(), cause(event));
-        // Whatever it won, a status that was unset is set now.
-        held.changed = true;
+        let Some(tracked) = self.sessions.get_mut(at) else { return Applied::MissingSession };
+        tracked.row.note_creator(self.platform.name.as_str(), event.order);
+        let update = tracked.row.apply_announce(given, known.is_none(), cause(event));
+        // The announcement may have set an unset status, whichever guards it won.
+        tracked.changed = true;
         for stream in
-            [&held.row.live_stream_id, &held.row.egress_live_stream_id].into_iter().flatten()
+            [&tracked.row.live_stream_id, &tracked.row.egress_live_stream_id].into_iter().flatten()
         {
             self.by_stream.entry(stream.clone()).or_default().push(at);
         }
-        touched_session(event, &held.row, touched)
+        touched_session(event, &tracked.row, update)
     }
 
     fn apply_recording(
@@ -290,15 +297,17 @@ impl<'p> TransactionRows<'p> {
     ) -> Applied {
         let room = match self.find(event) {
             SessionLookup::Conflict => return Applied::Conflict,
-            SessionLookup::At(at) => self.sessions.get(at).map(|held| held.row.room_id.clone()),
+            SessionLookup::At(at) => {
+                self.sessions.get(at).map(|tracked| tracked.row.room_id.clone())
+            }
             SessionLookup::Absent | SessionLookup::Missing | SessionLookup::Stale => {
                 event.room.clone()
             }
         };
-        let held =
-            self.recordings.entry(id.to_owned()).or_insert_with(|| fresh(RecordingRow::new(id)));
-        let won = held.row.apply(state, room.as_deref(), set, event.order);
-        held.changed |= won;
+        let tracked =
+            self.recordings.entry(id.to_owned()).or_insert_with(|| new_row(RecordingRow::new(id)));
+        let won = tracked.row.apply(state, room.as_deref(), set, event.order);
+        tracked.changed |= won;
         done(event, recorded(won), room, event.live_stream_id.clone(), None)
     }
 
@@ -306,7 +315,9 @@ impl<'p> TransactionRows<'p> {
         let found = self.find(event);
         let room = match &found {
             SessionLookup::Conflict => return Applied::Conflict,
-            SessionLookup::At(at) => self.sessions.get(*at).map(|held| held.row.room_id.clone()),
+            SessionLookup::At(at) => {
+                self.sessions.get(*at).map(|tracked| tracked.row.room_id.clone())
+            }
             SessionLookup::Absent | SessionLookup::Missing | SessionLookup::Stale => {
                 event.room.clone()
             }
@@ -318,26 +329,28 @@ impl<'p> TransactionRows<'p> {
                 Applied::MissingSession
             };
         }
-        let held = self.chats.entry(id.to_owned()).or_insert_with(|| fresh(ChatRow::new(id)));
-        let won = held.row.apply(room.as_deref(), set, event.order);
-        held.changed |= won;
+        let tracked = self.chats.entry(id.to_owned()).or_insert_with(|| new_row(ChatRow::new(id)));
+        let won = tracked.row.apply(room.as_deref(), set, event.order);
+        tracked.changed |= won;
         done(event, recorded(won), room, event.live_stream_id.clone(), None)
     }
 
     fn find(&self, event: &PlannedEvent) -> SessionLookup {
         let by_room = event.room.as_ref().and_then(|room| self.by_room.get(room));
-        if let Some((at, held)) = by_room.and_then(|at| Some((*at, self.sessions.get(*at)?))) {
-            if self.may_touch(&held.row) {
+        if let Some((at, tracked)) = by_room.and_then(|at| Some((*at, self.sessions.get(*at)?))) {
+            if self.may_touch(&tracked.row) {
                 return SessionLookup::At(at);
             }
-            // A room out of reach is as unusable as an unknown one, but never a room of the event.
+            // A room out of reach is as unusable as an unknown one, but it never counts as the
+            // event's room.
             let holder =
                 event.live_stream_id.as_deref().map(|stream| self.find_by_stream(stream, event));
             return holder
                 .filter(|found| matches!(found, SessionLookup::At(_)))
                 .unwrap_or(SessionLookup::Conflict);
         }
-        // A platform that creates its sessions means the room that it names, whoever used its stream before.
+        // A platform that creates its sessions means the room that it names, even if another room
+        // used the stream id before.
         if event.room.is_some() && self.platform.missing_session == MissingSession::Create {
             return SessionLookup::Absent;
         }
@@ -347,9 +360,10 @@ impl<'p> TransactionRows<'p> {
             .map_or(SessionLookup::Missing, |stream| self.find_by_stream(stream, event))
     }
 
-    /// Who held `stream` when the event happened: the newest announcement, but for events clearly older than its session.
-    /// Those matched an earlier holder, of whom nothing may be left; only an operator who replays such an event after
-    /// announcing its session says that it means the one that is there.
+    /// Finds the session that held `stream` at the time of the event: the newest announcement whose
+    /// session is not clearly younger. A younger session means that the event matched an earlier
+    /// holder, which may be gone. An operator who replays an event after an announcement means the
+    /// newest session.
     fn find_by_stream(&self, stream: &str, event: &PlannedEvent) -> SessionLookup {
         let named = self.by_stream.get(stream).into_iter().flatten();
         let mut holders: Vec<(usize, &SessionRow)> = named
@@ -366,11 +380,12 @@ impl<'p> TransactionRows<'p> {
         holders.sort_by(|(_, a), (_, b)| {
             (b.announced_at(stream), &a.room_id).cmp(&(a.announced_at(stream), &b.room_id))
         });
-        let fits = |row: &SessionRow| {
+        let is_old_enough = |row: &SessionRow| {
             event.occurred_at >= row.created_at.saturating_sub(STREAM_ID_REUSE_SLACK_MS)
         };
         let newest = holders.first().map(|(at, _)| *at).filter(|_| event.replayed);
-        let found = holders.into_iter().find(|(_, row)| fits(row)).map(|(at, _)| at).or(newest);
+        let found =
+            holders.into_iter().find(|(_, row)| is_old_enough(row)).map(|(at, _)| at).or(newest);
         found.map_or(SessionLookup::Stale, SessionLookup::At)
     }
 
@@ -402,7 +417,7 @@ impl<'p> TransactionRows<'p> {
     }
 }
 
-fn fresh<R>(row: R) -> TrackedRow<R> {
+fn new_row<R>(row: R) -> TrackedRow<R> {
     TrackedRow { row, stored: false, changed: true }
 }
 
@@ -410,7 +425,7 @@ fn changed<'r, R: 'r>(
     rows: impl Iterator<Item = &'r TrackedRow<R>>,
     key: impl Fn(&R) -> &String,
 ) -> Vec<&'r TrackedRow<R>> {
-    let mut rows: Vec<_> = rows.filter(|held| held.changed).collect();
+    let mut rows: Vec<_> = rows.filter(|tracked| tracked.changed).collect();
     rows.sort_unstable_by(|a, b| key(&a.row).cmp(key(&b.row)));
     rows
 }
@@ -427,10 +442,10 @@ fn stale(event: &PlannedEvent) -> Applied {
     done(event, EventAction::StaleIgnored, None, event.live_stream_id.clone(), None)
 }
 
-fn touched_session(event: &PlannedEvent, row: &SessionRow, touched: SessionUpdate) -> Applied {
+fn touched_session(event: &PlannedEvent, row: &SessionRow, update: SessionUpdate) -> Applied {
     let named = [&event.live_stream_id, &row.live_stream_id, &row.egress_live_stream_id];
     let stream = named.into_iter().flatten().next().cloned();
-    done(event, touched.action, Some(row.room_id.clone()), stream, Some(touched))
+    done(event, update.action, Some(row.room_id.clone()), stream, Some(update))
 }
 
 fn done(
@@ -438,14 +453,14 @@ fn done(
     action: EventAction,
     room_id: Option<String>,
     live_stream_id: Option<String>,
-    touched: Option<SessionUpdate>,
+    update: Option<SessionUpdate>,
 ) -> Applied {
     Applied::Done(EventResult {
         processed: true,
         action,
         room_id,
-        old_status: touched.and_then(|touched| touched.old),
-        new_status: touched.and_then(|touched| touched.new),
+        old_status: update.and_then(|update| update.old),
+        new_status: update.and_then(|update| update.new),
         live_stream_id,
         event_id: event.event_id.clone(),
         event_type: event.event_type.clone(),

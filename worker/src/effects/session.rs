@@ -1,8 +1,10 @@
-//! What events do to a row of `sessions`.
+//! Applies events to rows of `sessions`.
 //!
-//! Guarantee: `status` and every other column is its own last-writer register, so offline-before-live still shows the
-//! title. A `live` event begins a broadcast: it empties the columns that tell how one ended, so an older broadcast's end
-//! never stands beside a newer one's status, whichever comes first; the number of viewers begins anew with it.
+//! # Guarantees
+//! - The status and each column have a version guard of their own. So a title is kept even if the
+//!   `offline` event arrives first (`five_events_end_in_the_same_row_in_every_order`).
+//! - A `live` event begins a broadcast and empties the columns of the one before, also if their
+//!   events arrive later (`a_broadcast_begins_with_no_viewers_of_the_one_before`).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +15,7 @@ use super::guards::VersionGuards;
 use super::result::EventAction;
 use super::{SessionAnnouncement, SessionField};
 
-/// Groups that are no column.
+/// Names of the guards that are not named after a column.
 mod group {
     pub(super) const STATUS: &str = "status";
     pub(super) const BROADCAST: &str = "broadcast";
@@ -23,16 +25,16 @@ mod group {
     pub(super) const LIVE_STREAM_ID: &str = "live_stream_id";
 }
 
-/// What events read of a row of `sessions`, and what they write to it.
+/// Row of `sessions`: the columns that events read, and the ones that they write.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct SessionRow {
     pub room_id: String,
-    /// Who brought it into being.
+    /// Platform that created the session.
     pub platform: String,
-    /// Whose events may touch it.
+    /// Platforms whose events may touch the session.
     pub scope: SessionScope,
-    /// `None`: unset, or a text that only an application knows.
+    /// `None` if unset, or if an application wrote another text.
     pub status: Option<SessionStatus>,
     pub live_stream_id: Option<String>,
     /// `config.egress.live_stream_id`.
@@ -42,12 +44,12 @@ pub struct SessionRow {
     pub written: WrittenColumns,
 }
 
-/// The columns that events have written, so that a row need not be read to be changed, and a column that no event has
-/// written keeps what an application put there. A value counts where its bit is set.
+/// Columns that events have written. So a row can be changed without reading all of it, and other
+/// columns keep what an application wrote. A value counts only if its bit is set.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)]
 pub struct WrittenColumns {
-    /// Of [`bit`].
+    /// Bits of [`bit`].
     pub mask: i32,
     pub config: Option<String>,
     pub title: Option<String>,
@@ -60,14 +62,14 @@ pub struct WrittenColumns {
     pub error_message: Option<String>,
     pub started_at: Option<Millis>,
     pub ended_at: Option<Millis>,
-    /// Members of `data` with their values as JSON, to be merged into what is there.
+    /// Members of `data` as JSON, which are merged into the stored object.
     pub data: BTreeMap<String, String>,
     pub last_event_id: Option<String>,
     pub last_event_at: Option<Millis>,
 }
 
 impl WrittenColumns {
-    /// [`WrittenColumns::data`] as one JSON object; `None` when there is no member.
+    /// Returns [`WrittenColumns::data`] as one JSON object, or `None` if it has no member.
     #[must_use]
     pub fn data_json(&self) -> Option<String> {
         let member = |(name, json): (&String, &String)| format!("\"{name}\":{json}");
@@ -76,7 +78,7 @@ impl WrittenColumns {
     }
 }
 
-/// Bits of [`WrittenColumns::mask`]; the statements of both databases spell them as numbers.
+/// Bits of [`WrittenColumns::mask`]. The SQL statements contain them as numbers.
 #[allow(missing_docs)]
 pub mod bit {
     pub const STATUS: i32 = 1;
@@ -99,13 +101,13 @@ pub mod bit {
     pub const DATA: i32 = 32768;
 }
 
-/// The sessions that a platform's events may touch: a registered third party must not be able to
-/// end somebody else's stream.
+/// Sessions that a platform's events may touch. A registered third party must not be able to end
+/// another platform's stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Reach<'a> {
-    /// The platform.
+    /// Name of the platform.
     pub platform: &'a str,
-    /// Its `session_scope`.
+    /// `session_scope` of the platform.
     pub scope: SessionScope,
 }
 
@@ -113,12 +115,12 @@ impl Reach<'_> {
     /// Returns true for a session that `owner` created with the scope `of`.
     #[must_use]
     pub fn includes(self, owner: &str, of: SessionScope) -> bool {
-        // Its own rows too: they may be older than the definition's scope.
+        // The platform's own rows may be older than the scope of its definition.
         owner == self.platform || (self.scope == SessionScope::Shared && of == SessionScope::Shared)
     }
 }
 
-/// What an event did to a row.
+/// Effect of an event on a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionUpdate {
     pub(super) action: EventAction,
@@ -126,7 +128,7 @@ pub(super) struct SessionUpdate {
     pub(super) new: Option<SessionStatus>,
 }
 
-/// The event that touches a row.
+/// Event that writes to a row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WritingEvent<'a> {
     pub(super) event_id: &'a str,
@@ -134,7 +136,7 @@ pub(super) struct WritingEvent<'a> {
 }
 
 impl SessionRow {
-    /// A row that an event of `platform` brings into being.
+    /// Creates a row for an event of `platform`.
     pub(super) fn new(room_id: &str, platform: &str, scope: SessionScope, key: OrderKey) -> Self {
         let mut guards = VersionGuards::default();
         guards.advance(group::CREATED, key);
@@ -151,13 +153,14 @@ impl SessionRow {
         }
     }
 
-    /// Whether `stream` leads to this session.
+    /// Returns true if `stream` is a live stream id of this session.
     pub(super) fn holds(&self, stream: &str) -> bool {
         self.live_stream_id.as_deref() == Some(stream)
             || self.egress_live_stream_id.as_deref() == Some(stream)
     }
 
-    /// When `stream` was announced for this session; a row written by hand: when it was created.
+    /// Returns the time at which `stream` was announced for this session. For a row that an
+    /// application inserted, that is its creation.
     pub(super) fn announced_at(&self, stream: &str) -> OrderKey {
         let by_hand = OrderKey { at: self.created_at, ..OrderKey::default() };
         let held = |is: &Option<String>, group| {
@@ -167,7 +170,8 @@ impl SessionRow {
         column.max(held(&self.egress_live_stream_id, group::CONFIG)).unwrap_or(by_hand)
     }
 
-    /// An event that may create the row came: the oldest of these is the one that did, in whatever order they come.
+    /// Records an event that may have created the row. The oldest such event is the creator, in any
+    /// order of arrival.
     pub(super) fn note_creator(&mut self, platform: &str, key: OrderKey) {
         if self.guards.get(group::CREATED).is_some_and(|created| key.precedes(created)) {
             self.guards.put(group::CREATED, key);
@@ -177,7 +181,7 @@ impl SessionRow {
         }
     }
 
-    /// The row's live stream id as events tell it. Whether this event won.
+    /// Sets the live stream id. Returns true if the event is its newest writer.
     pub(super) fn set_live_stream_id(&mut self, stream: &str, key: OrderKey) -> bool {
         let wins = self.guards.advance(group::LIVE_STREAM_ID, key);
         if wins {
@@ -187,7 +191,7 @@ impl SessionRow {
         wins
     }
 
-    /// `session.status`.
+    /// Applies a `session.status` effect.
     pub(super) fn apply_status(
         &mut self,
         status: SessionStatus,
@@ -210,7 +214,7 @@ impl SessionRow {
         SessionUpdate { action, old, new: self.status }
     }
 
-    /// `session.viewers`. `created`: whether this very event made the row.
+    /// Applies a `session.viewers` effect. `created` is true if this event created the row.
     pub(super) fn apply_viewers(
         &mut self,
         set: &[SessionField],
@@ -234,7 +238,7 @@ impl SessionRow {
         }
     }
 
-    /// `session.announce`. `created`: whether this very announcement made the row.
+    /// Applies a `session.announce` effect. `created` is true if this announcement created the row.
     pub(super) fn apply_announce(
         &mut self,
         given: &SessionAnnouncement,
@@ -258,7 +262,7 @@ impl SessionRow {
             self.status = Some(SessionStatus::Ready);
             self.written.mask |= bit::STATUS;
         }
-        // `ready` only initialises, so it leaves the guard alone.
+        // `ready` only initializes the status, so it leaves the guard alone.
         let asked = given.status.filter(|status| *status != SessionStatus::Ready);
         let fresh = asked.is_some_and(|status| self.set_status(status, cause.key));
         self.touch(cause);
@@ -274,7 +278,7 @@ impl SessionRow {
         SessionUpdate { action, old, new: self.status }
     }
 
-    /// Whether the event won the status.
+    /// Sets the status. Returns true if the event is its newest writer.
     fn set_status(&mut self, status: SessionStatus, key: OrderKey) -> bool {
         if status == SessionStatus::Live && self.guards.advance(group::BROADCAST, key) {
             for column in BROADCAST_COLUMNS {
@@ -309,12 +313,12 @@ impl SessionRow {
         }
     }
 
-    /// Writes one register. Whether the event won it.
+    /// Sets one column. Returns true if the event is its newest writer.
     fn set(&mut self, field: &SessionField, key: OrderKey) -> bool {
         let Some(column) = field.column() else { return self.set_member(field, key) };
-        let over = BROADCAST_COLUMNS.contains(&column)
+        let is_of_earlier_broadcast = BROADCAST_COLUMNS.contains(&column)
             && self.guards.get(group::BROADCAST).is_some_and(|began| key < began);
-        if over || !self.guards.advance(column.as_str(), key) {
+        if is_of_earlier_broadcast || !self.guards.advance(column.as_str(), key) {
             return false;
         }
         let to = &mut self.written;
@@ -335,7 +339,7 @@ impl SessionRow {
         true
     }
 
-    /// Writes one member of `data`. Whether the event won it.
+    /// Sets one member of `data`. Returns true if the event is its newest writer.
     fn set_member(&mut self, field: &SessionField, key: OrderKey) -> bool {
         let SessionField::Data { name, json } = field else { return false };
         let wins = self.guards.advance(format!("data.{name}"), key);
@@ -370,7 +374,7 @@ const fn column_bit(column: SessionColumn) -> i32 {
     }
 }
 
-/// What belongs to one broadcast: how many watched it, and how it ended.
+/// Columns that belong to one broadcast: its viewers, and how it ended.
 const BROADCAST_COLUMNS: [SessionColumn; 6] = [
     SessionColumn::ViewerCount,
     SessionColumn::PeakViewers,

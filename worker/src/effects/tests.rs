@@ -39,7 +39,7 @@ fn status(at: Millis, status: SessionStatus, set: Vec<SessionField>) -> PlannedE
     event(at, PlannedChange::Status { status, set })
 }
 
-/// The one session's row after all of `events`.
+/// Returns the row of the only session after all `events`.
 fn row(platform: &Platform, events: &[&PlannedEvent]) -> SessionRow {
     let mut rows = TransactionRows::new(platform);
     for event in events {
@@ -48,7 +48,7 @@ fn row(platform: &Platform, events: &[&PlannedEvent]) -> SessionRow {
     rows.sessions()[0].row.clone()
 }
 
-/// Every order of `items`.
+/// Returns all orders of `items`.
 fn orders<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
     let Some((first, rest)) = items.split_first() else { return vec![Vec::new()] };
     let insert = |order: Vec<T>| {
@@ -100,7 +100,7 @@ fn five_events_end_in_the_same_row_in_every_order() {
     assert_eq!(orders.len(), 120);
     for order in orders {
         let mut row = row(studio, &order);
-        // Whether a column was written in vain tells of the order, and nothing else.
+        // The mask depends on the order, since a column may be written and then overwritten.
         row.written.mask = expected.written.mask;
         assert_eq!(
             row,
@@ -111,7 +111,7 @@ fn five_events_end_in_the_same_row_in_every_order() {
     }
 }
 
-/// An event that arrived at `arrival`, whose time could not be read.
+/// Returns an event that arrived at `arrival`, whose time cannot be read.
 fn unreadable(arrival: u64, to: SessionStatus, set: Vec<SessionField>) -> PlannedEvent {
     let order = OrderKey { at: 0, origin: StreamId { ms: arrival, seq: 0 } };
     PlannedEvent {
@@ -156,9 +156,9 @@ fn unreadable_time_never_beats_a_known_one_in_any_order() {
     assert_eq!(
         (alone.status, alone.created_at),
         (Some(SessionStatus::Idle), 5),
-        "arrival decides among them"
+        "arrival decides between unreadable times"
     );
-    assert_eq!(alone.written.last_event_at, Some(40), "what is shown is the time of arrival");
+    assert_eq!(alone.written.last_event_at, Some(40), "the row shows the time of arrival");
 }
 
 #[test]

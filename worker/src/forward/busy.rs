@@ -1,6 +1,7 @@
-//! Times of a busy destination, as this worker knows them between two reads of its state.
+//! Keeps the busy state of a destination between two reads from Redis.
 //!
-//! All workers share them through the destination's state in Redis, which decides over every send.
+//! # Design
+//! All workers share this state through Redis, which decides about every send.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use shared::queue::BusyPause;
 use super::sender::DestinationSender;
 
 impl DestinationSender {
-    /// Notes that the destination is busy.
+    /// Records that the destination is busy.
     pub(super) fn note_busy(&self, held: BusyPause) {
         let now = self.worker.now();
         let ms = |span: Duration| Millis::try_from(span.as_millis()).unwrap_or(Millis::MAX);
@@ -22,23 +23,23 @@ impl DestinationSender {
         });
     }
 
-    /// Notes that the destination took a delivery.
+    /// Records that the destination took a delivery, so that it is not busy.
     pub(super) async fn note_delivered(&self) {
         let was = self.state.send_if_modified(|state| {
             state.as_mut().is_some_and(|state| state.busy_since.take().is_some())
         });
         if was {
-            // Read again and noted again with the next success if Redis does not answer now.
+            // If Redis does not answer, the next success clears the state again.
             let _ = self.worker.queue.note_not_busy(&self.keys).await;
         }
     }
 
-    /// Time that is left of its pause; `None`: it is not busy.
+    /// Returns the time left of the destination's pause, or `None` if it is not busy.
     pub(super) fn busy_for(&self) -> Option<Duration> {
         let until = self.state.borrow().as_ref().and_then(|state| state.busy_until)?;
         let left =
             u64::try_from(until.saturating_sub(self.worker.now())).ok().filter(|left| *left > 0)?;
-        // Noted before Redis's clock was set back, if it is longer.
+        // A longer pause was recorded before Redis's clock was set back.
         Some(Duration::from_millis(left)).filter(|left| *left <= MAX_PAUSE)
     }
 }

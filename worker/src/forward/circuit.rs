@@ -1,28 +1,35 @@
-//! Whether a destination is worth trying.
+//! Circuit breaker of a destination. It is pure: the caller passes the time.
 //!
-//! Guarantee: pure; time is given. After enough faults of the destination in a row nothing is sent to it but one probe at
-//! a time, each after a longer pause than the last; the first success opens the way again. Only what is sent while the
-//! circuit is closed spends an attempt of a delivery, so an outage of a destination costs its queue nothing.
+//! # Guarantees
+//! - Consecutive faults of the destination open the circuit
+//!   (`circuit_opens_only_after_consecutive_faults`).
+//! - While it is open, one probe at a time is sent, each after a longer pause
+//!   (`circuit_probes_one_at_a_time_after_longer_pauses`).
+//! - The first success closes it (`circuit_closes_after_the_first_success`).
+//! - Only deliveries sent while it is closed spend an attempt, so an outage of a destination costs
+//!   its queue nothing (`slow_failing_and_dead_destinations_delay_no_other`).
 //!
-//! Enough are five without an answer, or twenty 5xx: a destination that answers is there, and may be failing some
-//! deliveries only.
+//! # Design
+//! Five missing answers or twenty 5xx open the circuit. A destination that answers is reachable,
+//! and may fail some deliveries only.
 
 use std::time::{Duration, Instant};
 
-/// The weight of faults in a row that opens the circuit: five [`DestinationFault::NoAnswer`]. That is one more than a delivery's
-/// attempts by default, so that a lone delivery to a dead host ends as documented, after its attempts.
+/// Weight of consecutive faults that opens the circuit: five [`DestinationFault::NoAnswer`]. Five
+/// is one more than the default attempts of a delivery. So a single delivery to a dead host ends
+/// after its attempts, as documented.
 const THRESHOLD: u32 = 20;
-/// The pause before the first probe; it doubles with each that fails.
+/// Pause before the first probe. Each failed probe doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
+/// Longest pause between two probes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A fault of the destination, not of a delivery.
+/// Fault of the destination, as opposed to a fault of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DestinationFault {
-    /// Nobody there, or no answer in time.
+    /// No connection, or no answer in time.
     NoAnswer,
-    /// A 5xx.
+    /// Status 5xx.
     Failing,
 }
 
@@ -35,12 +42,12 @@ impl DestinationFault {
     }
 }
 
-/// The state of one destination, as this process sees it.
+/// State of one destination, as this process sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Circuit {
-    /// What the faults in a row weigh.
+    /// Weight of the consecutive faults.
     faults: u32,
-    /// `None`: closed.
+    /// `None` if the circuit is closed.
     open: Option<OpenCircuit>,
 }
 
@@ -51,24 +58,24 @@ struct OpenCircuit {
     probing: bool,
 }
 
-/// What may be sent now.
+/// Deliveries that may be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CircuitPermit {
-    /// Anything.
+    /// All deliveries.
     Unlimited,
-    /// One delivery, to see.
+    /// One delivery, as a probe.
     Probe,
-    /// Nothing before then; `None`: before the probe that is under way has ended.
+    /// No delivery before this instant. `None`: not before the running probe has ended.
     Blocked(Option<Instant>),
 }
 
 impl Circuit {
-    /// A destination nothing is known of.
+    /// Creates a closed circuit.
     pub(crate) const fn new() -> Self {
         Self { faults: 0, open: None }
     }
 
-    /// What may be sent at `now`.
+    /// Returns which deliveries may be sent at `now`.
     pub(crate) fn permit(&self, now: Instant) -> CircuitPermit {
         match self.open {
             None => CircuitPermit::Unlimited,
@@ -78,26 +85,26 @@ impl Circuit {
         }
     }
 
-    /// Takes the one probe that [`CircuitPermit::Probe`] allows.
+    /// Starts the probe that [`CircuitPermit::Probe`] allows.
     pub(crate) fn begin_probe(&mut self) {
         if let Some(open) = &mut self.open {
             open.probing = true;
         }
     }
 
-    /// The probe came to nothing: it was not sent.
+    /// Ends a probe that was not sent.
     pub(crate) fn forget_probe(&mut self) {
         if let Some(open) = &mut self.open {
             open.probing = false;
         }
     }
 
-    /// The destination answered.
+    /// Records an answer of the destination.
     pub(crate) fn succeeded(&mut self) {
         *self = Self::new();
     }
 
-    /// A fault of the destination at `now`, of the probe or of another delivery.
+    /// Records a fault of the destination at `now`, in a probe or another delivery.
     pub(crate) fn failed(&mut self, now: Instant, fault: DestinationFault, probe: bool) {
         self.faults = self.faults.saturating_add(fault.weight());
         match &mut self.open {
@@ -110,17 +117,17 @@ impl Circuit {
                 open.probing = false;
                 open.next = now + pause(open.probes);
             }
-            // Too few, or sent before it opened.
+            // Too few faults, or a delivery that was sent before the circuit opened.
             None | Some(_) => {}
         }
     }
 
-    /// Whether it is open.
+    /// Returns true if the circuit is open.
     pub(crate) const fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Its name in the status route.
+    /// Returns its name in the status route.
     pub(crate) const fn name(&self) -> &'static str {
         match self.open {
             None => "closed",

@@ -1,10 +1,10 @@
-//! Result of one attempt: what happens to the delivery, and what is noted of the destination.
+//! Decides the transition of a delivery after one attempt, and records the state of its
+//! destination.
 //!
 //! # Guarantees
-//!
 //! - An attempt is spent only while the circuit is closed and the destination is not busy
 //!   (`busy_receiver_gets_everything_without_a_dead_letter`).
-//! - Unexpected 4xx answers spend attempts of their own, so that a deploy with a 404 first and a 502
+//! - Unexpected 4xx answers have a budget of their own. So a deploy that answers 404 first and 502
 //!   then costs no dead letter (`receiver_deploy_costs_no_dead_letter`).
 
 use std::time::{Duration, Instant};
@@ -20,43 +20,43 @@ use super::circuit::{Circuit, DestinationFault};
 use super::deliver::{DeliveryInterruptedError, retry_until_answered};
 use super::sender::DestinationSender;
 
-/// A delivery that met an open circuit waits at least this long.
+/// Shortest delay of a delivery that met an open circuit.
 const OPEN_CIRCUIT_DELAY: Duration = Duration::from_secs(1);
 
-/// Next state of an entry.
+/// Next transition of a delivery's entry.
 pub(super) enum DeliveryTransition {
     /// Delivered.
     Settle,
-    /// Tried again.
+    /// Retried after `delay`.
     Retry { delay: Duration, spends: SpentBudget, code: DeadLetterCode, error: String },
-    /// Tried again when the destination is not busy any more; nothing is spent.
+    /// Retried once the destination is not busy any more. No budget is spent.
     Busy { delay: Duration, code: DeadLetterCode, error: String },
-    /// Dead letter.
+    /// Dead-lettered.
     DeadLetter { code: DeadLetterCode, error: String, attempts: u32 },
 }
 
 /// Budget that an execution counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SpentBudget {
-    /// None: the circuit is open.
+    /// None, because the circuit is open.
     Nothing,
     /// The destination's attempts.
     Attempt,
-    /// The tries of [`UNEXPECTED_RETRY_DELAYS`].
+    /// The retries of [`UNEXPECTED_RETRY_DELAYS`].
     Patience,
 }
 
-/// One attempt and its delivery.
+/// One attempt, and the delivery it belongs to.
 pub(super) struct AttemptedDelivery<'t> {
     pub(super) event: &'t Envelope,
-    /// Earlier executions that spent [`UNEXPECTED_RETRY_DELAYS`] instead of an attempt.
+    /// Earlier executions that spent a retry of [`UNEXPECTED_RETRY_DELAYS`] instead of an attempt.
     pub(super) excused: u32,
     pub(super) probe: bool,
     pub(super) attempt: &'t AttemptOutcome,
     pub(super) took: Duration,
 }
 
-/// Decides what happens to the delivery, and notes what that says of the destination.
+/// Decides the transition of the delivery, and records the state of the destination.
 pub(super) async fn decide(
     sender: &DestinationSender,
     tried: &AttemptedDelivery<'_>,
@@ -65,7 +65,7 @@ pub(super) async fn decide(
     let AttemptedDelivery { event, attempt, .. } = tried;
     let meaning = attempt.verdict(destination.format);
     if let DeliveryVerdict::Delivered = meaning {
-        sender.circuit(Circuit::succeeded).await;
+        sender.update_circuit(Circuit::succeeded).await;
         sender.note_delivered().await;
         let (delivery_id, trace_id) =
             (&event.event_id, trace::trace_id(event.traceparent.as_deref()));
@@ -81,17 +81,18 @@ pub(super) async fn decide(
     }
     let reason = attempt.reason();
     let now = sender.worker.now();
-    // For showing only.
+    // For display only.
     let _ = sender.worker.queue.note_error(&sender.keys, &reason, now).await;
     if !matches!(meaning, DeliveryVerdict::Retry { .. }) {
-        sender.circuit(Circuit::succeeded).await;
+        sender.update_circuit(Circuit::succeeded).await;
     }
     match meaning {
         DeliveryVerdict::Delivered => Ok(DeliveryTransition::Settle),
         DeliveryVerdict::Gone => {
             sender.note_gone();
             retry_until_answered(sender, || sender.worker.queue.note_gone(&sender.keys)).await?;
-            tracing::error!(destination = %name, "the destination answered 410: nothing more is sent until it is resumed");
+            tracing::error!(destination = %name,
+                "the destination answered 410; nothing is sent until it is resumed");
             Ok(DeliveryTransition::DeadLetter {
                 code: DeadLetterCode::Gone,
                 error: reason,
@@ -108,7 +109,8 @@ pub(super) async fn decide(
             .await?;
             sender.note_busy(held);
             if held.begins {
-                tracing::warn!(destination = %name, pause_ms = held.pause.as_millis(), reason = attempt.log_reason(),
+                tracing::warn!(destination = %name, pause_ms = held.pause.as_millis(),
+                    reason = attempt.log_reason(),
                     "the destination is busy; its deliveries wait");
             }
             if held.busy < MAX_BUSY_TIME {
@@ -141,7 +143,9 @@ pub(super) async fn decide(
             } else {
                 DestinationFault::NoAnswer
             };
-            sender.circuit(|circuit| circuit.failed(Instant::now(), fault, tried.probe)).await;
+            sender
+                .update_circuit(|circuit| circuit.failed(Instant::now(), fault, tried.probe))
+                .await;
             if was_open {
                 return Ok(reschedule_while_open(code, reason));
             }
@@ -150,7 +154,7 @@ pub(super) async fn decide(
     }
 }
 
-/// Spends an attempt; the delivery is a dead letter if that was the last.
+/// Spends an attempt. Dead-letters the delivery if that was the last one.
 fn spend_attempt(
     sender: &DestinationSender,
     tried: &AttemptedDelivery<'_>,
@@ -199,7 +203,7 @@ fn log_retry(
     );
 }
 
-/// Retry at no cost, when the circuit allows it.
+/// Retries without spending anything, once the circuit allows it.
 pub(super) fn reschedule_while_open(code: DeadLetterCode, error: String) -> DeliveryTransition {
     DeliveryTransition::Retry {
         delay: OPEN_CIRCUIT_DELAY,

@@ -1,8 +1,10 @@
-//! One delivery: one attempt, and what becomes of it.
+//! Makes one attempt at a delivery, and executes the transition that follows.
 //!
-//! Guarantee: an entry is settled only after a 2xx. An attempt is spent only while the circuit is closed. Whatever Redis
-//! does not confirm is tried again, or left pending for whoever claims it: so a delivery may be sent twice, under the same
-//! id, and is never forgotten.
+//! # Guarantees
+//! - An entry is settled only after a 2xx answer (`killed_workers_lose_no_delivery`).
+//! - A transition that Redis does not confirm is retried, or the entry stays pending until it is
+//!   claimed. So a delivery may be sent twice, under the same id, but is never lost
+//!   (`killed_workers_lose_no_delivery`).
 
 use std::future::Future;
 use std::time::Duration;
@@ -28,19 +30,19 @@ use super::decide::{
     AttemptedDelivery, DeliveryTransition, SpentBudget, decide, reschedule_while_open,
 };
 use super::sender::DestinationSender;
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 
-/// Pauses between two calls of a Redis that does not answer.
+/// Bounds of the pause between two calls while Redis does not answer.
 const REDIS_RETRY_MIN: Duration = Duration::from_millis(50);
 const REDIS_RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// Interval at which a held delivery asks whether its destination is still busy.
+/// Interval at which a waiting delivery checks whether its destination is still busy.
 const BUSY_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The lane is to stop; the entry stays pending and is handed back.
+/// The sender is stopping, or its keys are damaged. The entry stays pending.
 pub(super) struct DeliveryInterruptedError;
 
-/// Lets go of an entry that the program failed over, so that it is claimed by time instead of being renewed for ever.
+/// Releases the entry after a panic, so that it can be claimed instead of being held forever.
 struct ReleaseOnPanic<'l>(&'l DestinationSender, StreamId);
 
 impl Drop for ReleaseOnPanic<'_> {
@@ -51,7 +53,7 @@ impl Drop for ReleaseOnPanic<'_> {
     }
 }
 
-/// Takes one entry to its end, or as far as it can be taken now.
+/// Attempts one delivery and executes the transition that follows.
 pub(super) async fn deliver(sender: &DestinationSender, entry: StreamEntry, probe: bool) {
     let id = entry.id;
     let _hold = ReleaseOnPanic(sender, id);
@@ -70,26 +72,27 @@ pub(super) async fn deliver(sender: &DestinationSender, entry: StreamEntry, prob
     };
     let probed_nothing = probe && !matches!(next, Ok((_, Some(_))));
     if probed_nothing {
-        sender.circuit(Circuit::forget_probe).await;
+        sender.update_circuit(Circuit::forget_probe).await;
     }
     let done = match next {
         Ok((next, event)) => apply_transition(sender, id, next, event.as_ref(), excused).await,
         Err(interrupted) => Err(interrupted),
     };
-    // What is not finished when the lane stops is handed back; anything else is claimed by time.
+    // After a stop, the unfinished entry is handed back. Otherwise it can be claimed after
+    // `CLAIM_IDLE_MS`.
     if done.is_ok() || !sender.stop.is_cancelled() {
         sender.release(id);
     }
 }
 
-/// Executions of a delivery that spent none of its attempts.
+/// Returns the executions of a delivery that spent none of its attempts.
 fn excused(entry: &StreamEntry) -> u32 {
     let mut fields = entry.fields.iter().flat_map(|fields| fields.iter());
     let value = fields.find(|(name, _)| *name == b"excused").map(|(_, value)| value);
     value.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// Sends it, if it may be sent.
+/// Sends the delivery, if it may be sent.
 async fn attempt(
     sender: &DestinationSender,
     event: &Envelope,
@@ -104,7 +107,7 @@ async fn attempt(
                 }
             })
             .await;
-        let error = format!("passed on {} times from one Tributary to the next", event.hops);
+        let error = format!("forwarded {} times between Tributary instances", event.hops);
         return Ok(DeliveryTransition::DeadLetter {
             code: DeadLetterCode::Loop,
             error,
@@ -128,7 +131,7 @@ async fn attempt(
         });
     }
     if !probe && sender.circuit_is_open() {
-        // Others have failed meanwhile.
+        // Other deliveries have opened the circuit meanwhile.
         return Ok(reschedule_while_open(
             DeadLetterCode::Unreachable,
             "its circuit is open".to_owned(),
@@ -150,7 +153,7 @@ async fn attempt(
     next
 }
 
-/// What traces show of one attempt.
+/// Opens the trace span of one attempt.
 fn begin(sender: &DestinationSender, event: &Envelope) -> Option<TraceSpan> {
     let mut span = trace::span(
         "webhook deliver",
@@ -179,13 +182,13 @@ fn end(mut span: TraceSpan, next: &DeliveryTransition) {
     }
 }
 
-/// Waits until the rate limit allows one more, and the destination is neither busy nor held back.
-/// False: it has answered 410.
+/// Waits for the rate limit, and until the destination is neither busy nor paused. Returns false if
+/// the destination has answered 410.
 async fn wait_for_permit(sender: &DestinationSender) -> Result<bool, DeliveryInterruptedError> {
     let (name, limit) = (&sender.destination.name, sender.destination.limit);
-    let mut told = false;
+    let mut logged = false;
     loop {
-        // It was read before somebody said so.
+        // The destination may have been paused since the entry was read.
         sender.wait_until_resumed().await.ok_or(DeliveryInterruptedError)?;
         let wait = match retry_until_answered(sender, || {
             sender.worker.queue.acquire_delivery_permit(&sender.keys, limit)
@@ -201,17 +204,17 @@ async fn wait_for_permit(sender: &DestinationSender) -> Result<bool, DeliveryInt
                 sender.note_paused();
                 continue;
             }
-            // An operator may end the pause.
+            // An operator may end the busy state early.
             DeliveryPermit::Busy(wait) => wait.min(BUSY_POLL_INTERVAL),
             DeliveryPermit::Limited(wait) => {
-                if !told && sender.should_log_limit() {
+                if !logged && sender.should_log_limit() {
                     tracing::warn!(
                         "Rate limit exceeded for webhook {name}: {}/{}",
                         limit.max.saturating_add(1),
                         limit.max
                     );
                 }
-                told = true;
+                logged = true;
                 wait
             }
         };
@@ -243,11 +246,11 @@ async fn send(
     let operators =
         destination.headers.iter().map(|(name, value)| (name.as_str(), value.expose_secret()));
     let ours = ours.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    // Checked when they were configured.
+    // The configuration has checked these headers.
     let traced = traceparent.map(|context| (TRACEPARENT_HEADER, context));
     let headers =
         header_map(operators.chain(ours).chain(traced)).map_err(|_| DeliveryInterruptedError)?;
-    // Never cut off in mid-request by an order to stop: its time-out bounds it, and the grace period is for that.
+    // A stop does not cancel a request. Its timeout bounds it, and the grace period waits for it.
     Ok(sender.client.post(&destination.url, headers, body, destination.timeout).await)
 }
 
@@ -308,7 +311,7 @@ async fn apply_transition(
             sender.metrics.delivery(DeliveryOutcome::Busy, 1);
         }
         DeliveryTransition::DeadLetter { code, error, attempts } => {
-            let letter = [NewDeadLetter {
+            let dead_letter = [NewDeadLetter {
                 id,
                 error_code: code,
                 error: error.clone(),
@@ -318,7 +321,7 @@ async fn apply_transition(
             }];
             let most = sender.worker.dlq_max_len;
             let done = retry_until_answered(sender, || {
-                queue.dead_letter(keys, consumer, consumer, &letter, most)
+                queue.dead_letter(keys, consumer, consumer, &dead_letter, most)
             })
             .await?;
             if done.first() == Some(&DeadLettered::Full) {
@@ -336,7 +339,8 @@ async fn apply_transition(
                     .await?;
             } else {
                 sender.note_dead_letters(false);
-                tracing::warn!(destination = %sender.destination.name, %id, %code, attempts, "dead letter");
+                tracing::warn!(destination = %sender.destination.name, %id, %code, attempts,
+                    "dead letter");
                 sender.metrics.delivery(DeliveryOutcome::DeadLettered, 1);
             }
         }
@@ -344,7 +348,7 @@ async fn apply_transition(
     Ok(())
 }
 
-/// Makes a call until Redis answers it, or the worker is to stop and it does not.
+/// Retries a call until Redis answers, or until the sender is stopped.
 pub(super) async fn retry_until_answered<T, F>(
     sender: &DestinationSender,
     mut call: impl FnMut() -> F,
@@ -357,7 +361,9 @@ where
         match call().await {
             Ok(answer) => return Ok(answer),
             Err(fault) if fault.is_no_group() || fault.is_wrong_type() => {
-                tracing::error!(destination = %sender.destination.name, error = chain(&fault), "its keys are damaged");
+                tracing::error!(destination = %sender.destination.name,
+                    error = error_chain(&fault),
+                        "the destination's keys are damaged; leaving the delivery pending");
                 break;
             }
             Err(fault) => sender.worker.queue.outage_log().failed("settle deliveries", &fault),

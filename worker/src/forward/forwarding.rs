@@ -1,10 +1,14 @@
-//! Destinations that this worker knows, and the queues that each of them is sent from.
+//! Holds the destinations that this worker knows, and the queues of each of them.
 //!
 //! # Guarantees
+//! - A destination is known only together with its queue, so that no event is settled into the
+//!   queue of another URL (`workers_with_different_lists_misdirect_nothing`).
+//! - A registration's deliveries go to its own queue
+//!   (`deliveries_of_a_registration_are_not_sent_by_the_list`).
 //!
-//! - A destination is known only together with its queue, so that no event is settled towards the
-//!   queue of another URL.
-//! - A change is published whole; what did not change keeps its identity (`Arc::ptr_eq`).
+//! # Design
+//! A change is published as a whole. What did not change keeps its `Arc`, so that receivers see the
+//! difference by `Arc::ptr_eq`.
 
 use std::sync::Arc;
 
@@ -15,21 +19,22 @@ use shared::queue::{CallError, CompleteKinds, Queue, QueueBindings};
 use shared::registration::{Sealer, Snapshot};
 use tokio::sync::{Mutex, watch};
 
-/// One queue of a destination. A destination has several after an operator handed one over to it.
+/// One queue of a destination. A destination has several after an operator handed a queue over to
+/// it.
 #[derive(Debug)]
 pub struct DestinationQueue {
     /// The destination.
     pub destination: Arc<Destination>,
     /// The queue.
     pub queue: DestinationName,
-    /// Queue for the destination's new deliveries.
+    /// Queue for new deliveries to the destination.
     pub home: DestinationName,
-    /// Queue whose state and limit hold for all queues of the receiver.
+    /// Queue whose state and rate limit hold for all queues of the receiver.
     pub state: DestinationName,
 }
 
 impl DestinationQueue {
-    /// True if new deliveries go to this queue.
+    /// Returns true if new deliveries go to this queue.
     #[must_use]
     pub fn is_home(&self) -> bool {
         self.queue == self.home
@@ -41,11 +46,11 @@ impl DestinationQueue {
     }
 }
 
-/// All destinations now, for the consume loop and for the tasks that deliver.
+/// All current destinations, for the consume loop and the tasks that deliver.
 pub struct Forwarding {
     current: watch::Sender<Arc<[Arc<DestinationQueue>]>>,
     /// Destinations of registered platforms. Locked while queues are bound, so that an older
-    /// binding is never published over a newer one.
+    /// binding never replaces a newer one.
     registered: Mutex<Vec<Arc<Destination>>>,
     configured: Vec<Arc<Destination>>,
     defaults: DestinationDefaults,
@@ -53,7 +58,7 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// The destinations that were configured. They are used once [`Self::bind`] has succeeded.
+    /// Holds the configured destinations. They are used once [`Self::bind`] has succeeded.
     #[must_use]
     pub fn new(configured: &OutboundConfig, sealer: Sealer) -> Self {
         let defaults = configured.defaults.clone();
@@ -65,16 +70,16 @@ impl Forwarding {
     /// Finds the queues of all destinations, and uses them from now on.
     ///
     /// # Errors
-    /// If Redis did not answer; what was known before stays in use.
+    /// If Redis does not answer. The previous destinations stay in use.
     pub async fn bind(&self, queue: &Queue) -> Result<QueueBindings, CallError> {
         let registered = self.registered.lock().await;
         self.bind_all(queue, &registered, CompleteKinds::Configured).await
     }
 
-    /// Delivers to those that are registered, too, from now on.
+    /// Adds the destinations of registered platforms in `snapshot`, from now on.
     ///
     /// # Errors
-    /// If Redis did not answer; what was known before stays in use.
+    /// If Redis does not answer. The previous destinations stay in use.
     pub async fn follow(&self, snapshot: &Snapshot, queue: &Queue) -> Result<(), CallError> {
         let mut registered = self.registered.lock().await;
         let found = snapshot.destinations(&self.defaults, &self.sealer);
@@ -85,7 +90,8 @@ impl Forwarding {
                 known.unwrap_or_else(|| {
                     if one.secret_unreadable {
                         tracing::error!(destination = %one.name,
-                            "its secret cannot be opened with this process's SECRETS_KEY; its deliveries are kept");
+                            "its secret cannot be opened with this process's SECRETS_KEY; its \
+                                deliveries are kept");
                     }
                     Arc::new(one)
                 })
@@ -118,7 +124,7 @@ impl Forwarding {
             homes.filter_map(|(position, home)| destination_queue(position, home)).collect();
         for (position, name) in &bindings.others {
             let keys = queue.layout().destination(name).queue;
-            // An empty one gets nothing new, and is worth no connection.
+            // An empty queue that gets no new deliveries needs no connection.
             if queue.waiting(&keys).await? > 0 {
                 destination_queues.extend(destination_queue(*position, name));
             }
@@ -146,10 +152,11 @@ impl Forwarding {
         });
     }
 
-    /// Queues of the destinations that want this event, separated by commas; `None`: none does.
+    /// Returns the queues of the destinations that want this event, separated by commas. `None` if
+    /// no destination wants it.
     pub fn wanted(&self, platform: &PlatformName, event: &str) -> Option<Arc<str>> {
         let destination_queues = self.current.borrow();
-        // What applications announce is no event of a provider.
+        // A session announcement is no event of a provider.
         if destination_queues.is_empty() || platform.as_str() == PlatformName::SESSIONS {
             return None;
         }
@@ -161,7 +168,7 @@ impl Forwarding {
         (!names.is_empty()).then(|| names.join(",").into())
     }
 
-    /// All outlets.
+    /// Returns all queues of all destinations.
     pub fn all(&self) -> Arc<[Arc<DestinationQueue>]> {
         Arc::clone(&self.current.borrow())
     }
@@ -174,7 +181,7 @@ impl Forwarding {
         &self.defaults
     }
 
-    /// Destination that is sent what is in `queue`.
+    /// Returns the destination that receives the deliveries in `queue`.
     pub(super) fn find(&self, queue: &str) -> Option<Arc<Destination>> {
         let destination_queues = self.current.borrow();
         let found = destination_queues.iter().find(|one| one.queue.as_str() == queue);

@@ -1,8 +1,9 @@
-//! Who gets nothing more while Redis's memory runs out.
+//! Stops queueing deliveries for destinations that take too much of Redis's memory.
 //!
-//! Guarantee: what waits for destinations does not fill Redis. A destination that is slow or dead may have many more
-//! deliveries waiting than fit; long before Redis is full, and would refuse everybody's events, those that take more than
-//! their share of its memory get no more: what would be queued for them is counted as overflow (rule 16).
+//! # Guarantees
+//! - Waiting deliveries never fill Redis. Long before it is full, destinations over their quota get
+//!   no more deliveries. These are counted as overflow (`dead_destination_does_not_fill_redis`).
+//! - The quota holds only while memory is short (`quota_applies_only_when_memory_is_short`).
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,47 +11,52 @@ use std::time::{Duration, Instant};
 use shared::outbound::DestinationName;
 use shared::queue::{MemoryUsage, PlatformKeys};
 
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::context::WorkerContext;
 
-/// How often it is looked at, in time and in bytes that were put up for delivery since.
+/// Bounds of the interval between two checks, in time and in queued bytes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_BYTES: usize = 4 * 1024 * 1024;
-/// Used memory above which nobody may have more than his share, in thousandths of `maxmemory`: below the mark from which
-/// on ingress protects platforms from each other.
+/// Use of memory above which the quota holds, in thousandths of `maxmemory`. It is below the mark
+/// at which ingress starts to refuse platforms over their share.
 const HIGH_PERMILLE: u64 = 700;
-/// What all destinations may take together then, in thousandths of `maxmemory`.
+/// Quota of all destinations together, in thousandths of `maxmemory`.
 const QUOTA_PERMILLE: u64 = 350;
 
-/// Those that have more than their share.
+/// Destinations over their quota.
 #[derive(Default)]
 pub(super) struct MemoryQuota {
-    looked: Option<Instant>,
+    checked_at: Option<Instant>,
     bytes: usize,
     over: BTreeSet<DestinationName>,
 }
 
 impl MemoryQuota {
-    /// Whether nothing more is to be queued for `name`.
+    /// Returns true if no more deliveries are to be queued for `name`.
     pub(super) fn exceeds(&self, name: &DestinationName) -> bool {
         self.over.contains(name)
     }
 
-    /// Looks again, if it is time to; `bytes` are about to be put up for delivery.
+    /// Checks again if it is due. `bytes` are about to be queued.
     pub(super) async fn refresh(&mut self, worker: &WorkerContext, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes < CHECK_BYTES && self.looked.is_some_and(|at| at.elapsed() < CHECK_INTERVAL) {
+        if self.bytes < CHECK_BYTES
+            && self.checked_at.is_some_and(|at| at.elapsed() < CHECK_INTERVAL)
+        {
             return;
         }
-        (self.looked, self.bytes) = (Some(Instant::now()), 0);
-        // Without a bound there is no share.
+        (self.checked_at, self.bytes) = (Some(Instant::now()), 0);
+        // Without `maxmemory` there is no quota.
         let bound = worker.redis.borrow().memory_permille.is_some();
         let over = if bound { self.measure(worker).await } else { BTreeSet::new() };
         for name in over.difference(&self.over) {
-            tracing::error!(destination = %name, "Redis's memory is running out, and what waits for this destination takes more than its share: nothing more is queued for it");
+            tracing::error!(destination = %name,
+                "Redis memory is short and the destination takes more than its share; queueing no \
+                    more deliveries for it");
         }
         for name in self.over.difference(&over) {
-            tracing::info!(destination = %name, "deliveries are queued for it again");
+            tracing::info!(destination = %name,
+                "the destination is within its share again; queueing deliveries");
         }
         self.over = over;
     }
@@ -65,14 +71,17 @@ impl MemoryQuota {
             worker.forwarding.all().iter().map(|one| one.queue.clone()).collect();
         let both = |name: &DestinationName| {
             let queue = worker.queue.layout().destination(name).queue;
-            let letters = PlatformKeys { incoming: queue.dlq.clone(), ..queue.clone() };
-            [queue, letters]
+            let dead_letters = PlatformKeys { incoming: queue.dlq.clone(), ..queue.clone() };
+            [queue, dead_letters]
         };
         let keys: Vec<PlatformKeys> = names.iter().flat_map(both).collect();
         match worker.queue.memory(&keys).await {
             Ok(memory) => memory.map_or_else(BTreeSet::new, |memory| over_quota(names, &memory)),
             Err(fault) => {
-                tracing::debug!(error = chain(&fault), "memory could not be looked at");
+                tracing::debug!(
+                    error = error_chain(&fault),
+                    "cannot read memory usage; keeping the last result"
+                );
                 self.over.clone()
             }
         }
@@ -87,7 +96,8 @@ fn is_short(memory: &MemoryUsage) -> bool {
     u128::from(memory.used) > thousandths(memory, HIGH_PERMILLE)
 }
 
-/// Those of `names` that take too much; `memory.streams` has two for each: what waits, and what is dead.
+/// Returns the `names` over their quota. `memory.streams` holds two sizes for each: the queue and
+/// its dead letters.
 fn over_quota(names: Vec<DestinationName>, memory: &MemoryUsage) -> BTreeSet<DestinationName> {
     if !is_short(memory) {
         return BTreeSet::new();
@@ -114,14 +124,14 @@ mod tests {
 
     #[test]
     fn quota_applies_only_when_memory_is_short() {
-        assert_eq!(over(700, &[600, 0, 0, 0]), Vec::<String>::new(), "there is room");
+        assert_eq!(over(700, &[600, 0, 0, 0]), Vec::<String>::new(), "memory is not short");
         assert_eq!(over(701, &[600, 0, 10, 10]), ["d0"]);
         assert_eq!(
             over(701, &[100, 75, 100, 76]),
             ["d1"],
-            "dead letters count, and exactly the share is not over it"
+            "dead letters count, and the exact quota is allowed"
         );
-        assert_eq!(over(990, &[10, 10]), Vec::<String>::new(), "it is not deliveries that fill it");
-        assert_eq!(over(990, &[351, 0]), ["d0"], "one that is alone leaves room for events, too");
+        assert_eq!(over(990, &[10, 10]), Vec::<String>::new(), "deliveries do not fill Redis");
+        assert_eq!(over(990, &[351, 0]), ["d0"], "a single destination is bounded, too");
     }
 }

@@ -1,9 +1,15 @@
-//! Forwarding: processed events on their way to destinations.
+//! Forwards processed events to destinations.
 //!
-//! Guarantee: no event waits for any of this. Settling moves a processed event that somebody subscribed to into its
-//! platform's outbox, in the same script; the mover makes deliveries of it, one per destination; each destination has its
-//! own queue, connection, tasks and bounds, so a slow or dead one delays no other. A delivery is sent at least once, under
-//! one id; it is let go of only when the destination has confirmed it or it is a dead letter.
+//! # Guarantees
+//! - No event waits for a destination. A slow or dead destination delays no other one, since each
+//!   has a queue, a connection, tasks and bounds of its own
+//!   (`slow_failing_and_dead_destinations_delay_no_other`).
+//! - A delivery is sent at least once, under one id. It is settled only after the destination
+//!   confirmed it, or once it is a dead letter (`killed_workers_lose_no_delivery`).
+//!
+//! # Design
+//! The settling script moves a processed event with subscribers into its platform's outbox. The
+//! outbox relay then queues one delivery per destination.
 
 mod busy;
 mod circuit;
@@ -31,7 +37,7 @@ pub use forwarding::{DestinationQueue, Forwarding};
 
 use crate::context::WorkerContext;
 
-/// Where blocking reads go.
+/// Redis for blocking reads.
 #[derive(Clone)]
 pub struct RedisTarget {
     /// `REDIS_URL`.
@@ -46,30 +52,31 @@ impl RedisTarget {
     }
 }
 
-/// Why forwarding cannot begin.
+/// Reason why forwarding cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The client cannot be set up.
+    /// The HTTP client cannot be created.
     #[error(transparent)]
     Client(#[from] ClientSetupError),
-    /// Redis can never be reached.
+    /// The Redis URL is unusable.
     #[error("REDIS_URL: {0}")]
     Redis(#[from] RedisUrlError),
-    /// A task failed: the process must not go on without it.
-    #[error("a task that forwards has failed")]
+    /// A task failed. The process must not go on without it.
+    #[error("a forwarding task failed")]
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Longest wait for CA certificates before `http://` goes on without them.
+/// Longest wait for CA certificates before `http://` destinations start without them.
 const CERTIFICATES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An outlet's tasks.
+/// Running tasks of one queue.
 struct RunningSender {
     destination_queue: Arc<DestinationQueue>,
     stop: CancellationToken,
 }
 
-/// One client for all destinations that may have the same addresses: each has its own copy of the system's certificates.
+/// One client for all destinations with the same allowed addresses, because each client has its own
+/// copy of the system's certificates.
 #[derive(Default)]
 struct ClientCache(Vec<(Arc<AllowPrivate>, OutboundClient)>);
 
@@ -85,11 +92,11 @@ impl ClientCache {
     }
 }
 
-/// Moves and delivers until the worker is to stop; destinations come and go as [`Forwarding`] says. What is under way
-/// then has `grace` to end.
+/// Relays and delivers until the worker is stopped. Destinations change as in [`Forwarding`].
+/// Requests in flight then have `grace` to end.
 ///
 /// # Errors
-/// When it cannot begin, or one of its tasks fails; nothing is lost by that.
+/// If forwarding cannot start, or if a task fails. No delivery is lost.
 pub async fn run(
     worker: Arc<WorkerContext>,
     target: RedisTarget,
@@ -97,9 +104,9 @@ pub async fn run(
 ) -> Result<(), ForwardError> {
     let mut changes = worker.forwarding.subscribe();
     let (mut clients, mut tasks) = (ClientCache::default(), JoinSet::new());
-    // Cancelled when a queue's tasks have ended: those of its next definition share a consumer's name with them,
-    // and must not take up what they still hold.
-    let mut ends: HashMap<DestinationName, CancellationToken> = HashMap::new();
+    // Cancelled when the tasks of a queue have ended. The tasks of its next definition use the same
+    // consumer name, and must not read what the former ones still hold.
+    let mut task_ends: HashMap<DestinationName, CancellationToken> = HashMap::new();
     tasks.spawn(outbox_relay::run(Arc::clone(&worker), target.reader()?));
     let mut running: Vec<RunningSender> = Vec::new();
     loop {
@@ -116,7 +123,7 @@ pub async fn run(
                 continue;
             }
             let (client, reader) = (clients.of(&destination_queue.destination)?, target.reader()?);
-            // So that the start of every worker does not report https as off.
+            // Otherwise each start of a worker would report https as off.
             let read = client.wait_for_certificates(CERTIFICATES_TIMEOUT);
             if worker.stop.run_until_cancelled(read).await.is_none() {
                 break;
@@ -129,7 +136,7 @@ pub async fn run(
                 stop.clone(),
             );
             let ended = CancellationToken::new();
-            let before = ends.insert(destination_queue.queue.clone(), ended.clone());
+            let before = task_ends.insert(destination_queue.queue.clone(), ended.clone());
             tasks.spawn(async move {
                 let _ended = ended.drop_guard();
                 if let Some(before) = before {
@@ -144,7 +151,7 @@ pub async fn run(
             changed = changes.changed() => if changed.is_err() { break },
             Some(ended) = tasks.join_next() => ended?,
         }
-        ends.retain(|_, ended| !ended.is_cancelled());
+        task_ends.retain(|_, ended| !ended.is_cancelled());
     }
     while tasks.join_next().await.is_some() {}
     Ok(())

@@ -1,8 +1,12 @@
-//! From the outbox to the destinations' queues.
+//! Moves processed events from the outboxes to the queues of destinations.
 //!
-//! Guarantee: an outbox entry is let go of only after every destination of it has its delivery, or has it counted as
-//! overflow. A mover that is killed leaves its entries pending; another one claims them, and what it had queued already is
-//! not queued again. One damaged outbox does not keep the others from being read.
+//! # Guarantees
+//! - An outbox entry is settled only after each of its destinations has the delivery, or has
+//!   counted it as overflow (`killed_workers_lose_no_delivery`).
+//! - A killed relay leaves its entries pending, and another one claims them. Deliveries that are
+//!   queued already are not queued again (`delivery_enqueued_twice_is_sent_once`).
+//! - A damaged outbox does not stop the others
+//!   (`damaged_key_delays_no_other_destination_or_platform`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,24 +24,25 @@ use shared::queue::{
 };
 
 use super::memory_quota::MemoryQuota;
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::consumer::inflight::EntrySizeEstimate;
 use crate::context::WorkerContext;
 
-/// How long a read waits for something new.
+/// Time that a read waits for new entries.
 const READ_TIMEOUT: Duration = Duration::from_millis(1_000);
-/// Entries of one outbox per read, and about how many bytes of all.
+/// Most entries of one outbox per read, and bytes of all of them.
 const MAX_ENTRIES_PER_STREAM: usize = 64;
 const MAX_READ_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of entries that are moved together: what is held of them is this, and once more for one destination at a time.
+/// Bytes of entries that are relayed at once. The relay holds them once, and once more for one
+/// destination at a time.
 const MAX_RELAY_BYTES: usize = 4 * 1024 * 1024;
-/// How long an outbox that cannot be read is left alone.
+/// Time for which a damaged outbox is not read.
 const BROKEN_STREAM_PAUSE: Duration = Duration::from_secs(30);
-/// Pauses after failures.
+/// Bounds of the pause after a failure.
 const FAILURE_PAUSE_MIN: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Moves until the worker is to stop.
+/// Relays until the worker is stopped.
 pub(super) async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader) {
     let backoff = Backoff::new(FAILURE_PAUSE_MIN, FAILURE_PAUSE_MAX);
     let mut failures = 0_u32;
@@ -53,7 +58,7 @@ pub(super) async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader) {
     };
     while !worker.stop.is_cancelled() {
         if worker.forwarding.all().is_empty() {
-            // What waits in an outbox waits for a destination.
+            // Without a destination, entries wait in the outbox.
             let _ = worker.stop.run_until_cancelled(changes.changed()).await;
             continue;
         }
@@ -67,7 +72,8 @@ pub(super) async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader) {
                 } else {
                     worker.queue.outage_log().failed("forward processed events", &fault);
                 }
-                // What was read and not moved is this mover's own, and taken up again.
+                // Entries that were read and not relayed are pending for this relay, and are read
+                // again.
                 relay.own_done = false;
                 let pause = backoff.delay(failures, &mut rand::rng());
                 let _ = worker.stop.run_until_cancelled(tokio::time::sleep(pause)).await;
@@ -79,10 +85,10 @@ pub(super) async fn run(worker: Arc<WorkerContext>, mut reader: StreamReader) {
 struct OutboxRelay {
     worker: Arc<WorkerContext>,
     cursors: HashMap<PlatformName, StreamId>,
-    /// Outboxes that are no streams, and until when they are left alone.
+    /// Outboxes whose key is no stream, and the end of their pause.
     blocked: HashMap<PlatformName, Instant>,
-    /// Deliveries that are queued and whose entries are not settled yet, because something failed in between: however
-    /// long that lasts, they are not queued again from here.
+    /// Ids of deliveries that are queued while a failure left their entries unsettled. They are not
+    /// queued again.
     queued: HashSet<String>,
     memory_quota: MemoryQuota,
     claimed: Instant,
@@ -90,7 +96,7 @@ struct OutboxRelay {
 }
 
 impl OutboxRelay {
-    /// The outboxes that can be read.
+    /// Returns the outboxes that can be read.
     fn outboxes(&mut self) -> Vec<Outbox> {
         let now = Instant::now();
         self.blocked.retain(|_, until| *until > now);
@@ -98,13 +104,15 @@ impl OutboxRelay {
         let readable = platforms
             .iter()
             .filter(|platform_queue| !self.blocked.contains_key(platform_queue.name()));
-        let outbox =
-            |keys, weight: &Arc<EntrySizeEstimate>| Outbox { keys, weight: Arc::clone(weight) };
+        let outbox = |keys, entry_size: &Arc<EntrySizeEstimate>| Outbox {
+            keys,
+            entry_size: Arc::clone(entry_size),
+        };
         readable
             .map(|platform_queue| {
                 outbox(
                     self.worker.queue.layout().outbox(platform_queue.name()),
-                    &platform_queue.weight,
+                    &platform_queue.entry_size,
                 )
             })
             .collect()
@@ -134,7 +142,7 @@ impl OutboxRelay {
             }
         }
         let keys: Vec<&PlatformKeys> = outboxes.iter().map(|one| &one.keys).collect();
-        let heaviest: usize = outboxes.iter().map(|one| one.weight.estimate()).sum();
+        let heaviest: usize = outboxes.iter().map(|one| one.entry_size.estimate()).sum();
         let count = (MAX_READ_BYTES / heaviest.max(1)).clamp(1, MAX_ENTRIES_PER_STREAM);
         for (position, entries) in
             worker.queue.read_new(reader, &keys, &worker.consumer, count, READ_TIMEOUT).await?
@@ -146,25 +154,26 @@ impl OutboxRelay {
         Ok(())
     }
 
-    /// Makes missing groups again, and sets aside what is no stream: the others are not to wait for it.
+    /// Creates missing groups again, and blocks keys that are not streams.
     async fn repair(&mut self, outboxes: &[Outbox]) {
         for Outbox { keys, .. } in outboxes {
             match self.worker.queue.create_group(keys).await {
                 Ok(GroupState::Created | GroupState::Existed) => {}
                 Ok(GroupState::WrongType) => {
                     tracing::error!(platform = %keys.platform, key = keys.incoming,
-                        "this key is no stream; what was processed is forwarded when somebody has removed it");
+                        "key is not a stream; the outbox is not read until the key is removed");
                     self.blocked
                         .insert(keys.platform.clone(), Instant::now() + BROKEN_STREAM_PAUSE);
                 }
                 Err(fault) => {
-                    tracing::warn!(platform = %keys.platform, error = chain(&fault), "repair failed")
+                    tracing::warn!(platform = %keys.platform, error = error_chain(&fault),
+                        "cannot repair the outbox; retrying")
                 }
             }
         }
     }
 
-    /// What this mover had taken and not moved.
+    /// Relays entries that this relay had read before.
     async fn recover_own(&mut self, outbox: &Outbox) -> Result<(), CallError> {
         let (worker, mut after) = (Arc::clone(&self.worker), StreamId::default());
         loop {
@@ -177,7 +186,7 @@ impl OutboxRelay {
         }
     }
 
-    /// What others had taken and left.
+    /// Relays entries of dead workers.
     async fn claim(&mut self, outbox: &Outbox) -> Result<(), CallError> {
         let (queue, consumer, idle) =
             (&self.worker.queue, &self.worker.consumer, self.worker.claim_idle);
@@ -196,7 +205,7 @@ impl OutboxRelay {
         let (mut few, mut bytes) = (Vec::new(), 0);
         for entry in entries {
             let size = entry.weight();
-            outbox.weight.note(size);
+            outbox.entry_size.note(size);
             if bytes + size > MAX_RELAY_BYTES && !few.is_empty() {
                 self.relay_batch(&outbox.keys, std::mem::take(&mut few)).await?;
                 bytes = 0;
@@ -249,34 +258,34 @@ impl OutboxRelay {
     }
 }
 
-/// A platform's outbox, and what its entries weigh.
+/// Outbox of a platform, and the size estimate of its entries.
 struct Outbox {
     keys: PlatformKeys,
-    weight: Arc<EntrySizeEstimate>,
+    entry_size: Arc<EntrySizeEstimate>,
 }
 
 impl Outbox {
-    /// Entries to ask of it alone.
+    /// Returns how many entries to read of this outbox alone.
     fn count(&self) -> usize {
-        self.weight.entries_in(MAX_READ_BYTES).min(MAX_ENTRIES_PER_STREAM)
+        self.entry_size.entries_in(MAX_READ_BYTES).min(MAX_ENTRIES_PER_STREAM)
     }
 }
 
-/// A processed event on its way to destinations.
+/// Processed event on its way to destinations.
 struct ProcessedEvent {
     event: Envelope,
-    /// Queues of the destinations that want it.
+    /// Queues of the destinations that want the event.
     destinations: Vec<String>,
     result: Option<String>,
     at: Millis,
 }
 
-/// What an outbox entry is.
+/// Kind of an outbox entry.
 enum ParsedOutboxEntry {
     Event(Box<ProcessedEvent>),
-    /// Nothing that could be forwarded.
+    /// No processed event.
     Nothing,
-    /// It is to stay, for a worker of a later release.
+    /// Written by a later release. It waits for a worker of that release.
     Later,
 }
 
@@ -299,12 +308,14 @@ impl ProcessedEvent {
                 at,
             })),
             (Err(DecodeError::UnsupportedVersion { version, .. }), ..) => {
-                tracing::warn!(%platform, %id, version, "an outbox entry of a later release; it waits for a worker of that");
+                tracing::warn!(%platform, %id, version,
+                    "an outbox entry of a later release; leaving it for a worker of that release");
                 ParsedOutboxEntry::Later
             }
             _ => {
-                // Only settling writes here, so somebody else did.
-                tracing::error!(%platform, %id, "an outbox entry is no processed event; it is dropped");
+                // Only the settling script writes here, so another client wrote this entry.
+                tracing::error!(%platform, %id,
+                    "outbox entry is not a processed event; dropping it");
                 ParsedOutboxEntry::Nothing
             }
         }
@@ -319,7 +330,7 @@ impl ProcessedEvent {
         let destination = worker.forwarding.find(queue);
         let source =
             destination.as_ref().map_or(worker.forwarding.defaults().source(), |one| &one.source);
-        // A worker that lacks the destination knows the one that the queue was made for.
+        // A worker that lacks the destination uses the name that the queue was created for.
         let made_for = DestinationName::new(queue).ok();
         let known = destination.as_ref().map(|one| one.name.as_str());
         let name = known.or_else(|| Some(made_for.as_ref()?.first_owner())).unwrap_or(queue);
@@ -354,10 +365,10 @@ async fn enqueue_deliveries(
     deliveries: &[NewDelivery],
 ) -> Result<(), CallError> {
     let Ok(name) = DestinationName::new(name) else {
-        // Only settling writes names here, so somebody else did.
+        // Only the settling script writes names here, so another client wrote this one.
         tracing::error!(
             deliveries = deliveries.len(),
-            "an outbox entry names no destination; it is dropped"
+            "outbox entry names no valid destination; dropping its deliveries"
         );
         return Ok(());
     };
@@ -366,18 +377,20 @@ async fn enqueue_deliveries(
         .as_ref()
         .map_or(worker.forwarding.defaults().max_backlog(), |one| one.max_backlog);
     let keys: DestinationKeys = worker.queue.layout().destination(&name);
-    // Said when it began.
+    // The quota logs its own start and end.
     let exceeds = memory_quota.exceeds(&name);
     let (bound, most_dead) = if exceeds { (0, 0) } else { (bound, worker.dlq_max_len) };
     let outcomes = worker.queue.enqueue_deliveries(&keys, deliveries, bound, most_dead).await?;
     let count = |which| outcomes.iter().filter(|outcome| **outcome == which).count();
     let (dead, lost) = (count(EnqueuedDelivery::DeadLettered), count(EnqueuedDelivery::Overflowed));
     if dead > 0 {
-        tracing::warn!(destination = %name, deliveries = dead, "its queue is full; deliveries became dead letters");
+        tracing::warn!(destination = %name, deliveries = dead,
+            "the destination's queue is full; deliveries became dead letters");
     }
     if lost > 0 && !exceeds {
         tracing::error!(destination = %name, deliveries = lost,
-            "its queue and its dead letters are full; deliveries were dropped and counted");
+            "the destination's queue and dead letters are full; deliveries were dropped and \
+                counted");
     }
     let metrics = DeliveryMetrics::new(destination.as_ref().map_or(&name, |one| &one.name));
     metrics.delivery(DeliveryOutcome::Overflow, u64::try_from(dead).unwrap_or(0));

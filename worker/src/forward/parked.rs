@@ -1,10 +1,10 @@
-//! Deliveries that wait for a URL that is no longer configured.
+//! Reports parked deliveries, whose URL is no longer configured.
 //!
 //! # Guarantees
-//!
-//! - Such deliveries are counted and logged, and no task of this worker reads them
+//! - Parked deliveries are counted and logged, and this worker sends none of them
 //!   (`deliveries_of_a_removed_url_wait_for_it`).
-//! - A queue that an operator hands over is sent from within [`CHECK_INTERVAL`].
+//! - A queue that an operator hands over is sent from within [`CHECK_INTERVAL`]
+//!   (`operator_hands_over_parked_deliveries`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use shared::outbound::DestinationName;
 use shared::queue::CallError;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::context::WorkerContext;
 
-/// Interval between two looks for such deliveries, and for queues that were handed over.
+/// Interval between two checks for parked deliveries and for queues that were handed over.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Looks for them until the worker is to stop; begins when registrations have been read, since the
-/// URLs of registered platforms are configured, too.
+/// Reports parked deliveries until the worker is stopped. Starts after registrations have been
+/// read, since the URLs of registered platforms are configured, too.
 pub async fn watch(worker: Arc<WorkerContext>) {
     if worker.stop.run_until_cancelled(worker.platforms.changes().complete()).await.is_none() {
         return;
@@ -35,15 +35,15 @@ pub async fn watch(worker: Arc<WorkerContext>) {
             Ok(parked) => metrics.parked(parked),
             Err(fault) => {
                 tracing::debug!(
-                    error = chain(&fault),
-                    "parked deliveries not counted; trying again"
+                    error = error_chain(&fault),
+                    "cannot count parked deliveries; retrying"
                 );
             }
         }
     }
 }
 
-/// Number of parked deliveries. `known`: queues that have some, and were logged.
+/// Returns the number of parked deliveries. `known` holds the queues that were logged.
 async fn count_parked(
     worker: &WorkerContext,
     known: &mut BTreeSet<DestinationName>,
@@ -60,12 +60,13 @@ async fn count_parked(
         all += parked;
         if parked == 0 {
             if known.remove(&name) {
-                tracing::info!(queue = %name.queue(), "no delivery is parked here any more");
+                tracing::info!(queue = %name.queue(), "queue has no parked deliveries any more");
             }
         } else if !known.contains(&name) {
             let host = bindings.urls.get(&name).map_or("", |url| url.host.as_str());
             tracing::error!(queue = %name.queue(), deliveries = parked, host,
-                "deliveries wait for a URL that is not configured; they are kept and sent nowhere else");
+                "deliveries wait for a URL that is not configured; they are kept and sent nowhere \
+                    else");
             known.insert(name);
         }
     }

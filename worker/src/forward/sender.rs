@@ -1,8 +1,12 @@
-//! One queue of a destination: its tasks and what is in flight from it.
+//! Sends the deliveries of one queue of a destination.
 //!
-//! Guarantee: at most [`MAX_IN_FLIGHT`] deliveries are held at a time, each renewed while it is, and none is read that could
-//! not be sent: while the destination is paused or its circuit is open its queue stays where it is. What is held when the
-//! worker stops is finished or handed back.
+//! # Guarantees
+//! - At most [`MAX_IN_FLIGHT`] deliveries are held at a time, and their claims are extended
+//!   (`slow_failing_and_dead_destinations_delay_no_other`).
+//! - No delivery is read while the destination is paused or its circuit is open
+//!   (`paused_destination_neither_sends_nor_loses_deliveries`).
+//! - Deliveries that are held when the worker stops are finished or handed back
+//!   (`stopping_worker_hands_its_delivery_back_within_its_grace`).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,30 +30,31 @@ use crate::consumer::inflight::EntrySizeEstimate;
 use crate::context::WorkerContext;
 use crate::platforms::FullDeadLetters;
 
-/// Deliveries to one destination at a time, per process.
+/// Most deliveries to one destination at a time, per process.
 pub(super) const MAX_IN_FLIGHT: usize = 16;
-/// About how many bytes of them are read at a time.
+/// Most bytes of deliveries per read, by estimate.
 const MAX_READ_BYTES: usize = 4 * 1024 * 1024;
-/// How long a read waits for something new.
+/// Time that a read waits for new deliveries.
 const READ_TIMEOUT: Duration = Duration::from_millis(1_000);
-/// How often pause and due retries are looked at.
+/// Interval between two polls of the destination's state and of due retries.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the queue's depths are, in looks.
+/// Polls between two reads of the queue's depths.
 const DEPTHS_POLLS: u32 = 10;
-/// How often a few entries are looked at for orphans, and consumers that are gone are forgotten, in looks.
+/// Polls between two sweeps for orphans, and between two deletions of idle consumers.
 const SWEEP_POLLS: u32 = 120;
 const REAP_POLLS: u32 = 1_200;
-/// From which idle time on a consumer with nothing pending is forgotten.
+/// Idle time after which a consumer without pending entries is deleted.
 pub(super) const REAP_IDLE: Duration = Duration::from_secs(3600);
-/// Due retries moved per look.
+/// Most due retries moved per call.
 const MAX_PROMOTED: usize = 100;
-/// How far beyond the longest delay a due time may lie before it counts as due: Redis's clock was set back since.
+/// Tolerance beyond the longest delay. A due time that is later counts as due, because Redis's
+/// clock was set back.
 const CLOCK_SLACK: Duration = Duration::from_secs(1);
-/// Pauses after failures.
+/// Bounds of the pause after a failure.
 const FAILURE_PAUSE_MIN: Duration = Duration::from_millis(50);
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// State that a queue's tasks share.
+/// State that the tasks of one queue share.
 pub(super) struct DestinationSender {
     pub(super) destination: Arc<Destination>,
     pub(super) keys: DestinationKeys,
@@ -61,10 +66,10 @@ pub(super) struct DestinationSender {
     circuit: watch::Sender<Circuit>,
     pub(super) state: watch::Sender<Option<DestinationState>>,
     held: Mutex<HashSet<StreamId>>,
-    room: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     limit_logged_at: Mutex<Option<Instant>>,
     dead_letters_full: FullDeadLetters,
-    weight: EntrySizeEstimate,
+    entry_size: EntrySizeEstimate,
 }
 
 impl DestinationSender {
@@ -85,10 +90,10 @@ impl DestinationSender {
             circuit: watch::Sender::new(Circuit::new()),
             state: watch::Sender::new(None),
             held: Mutex::default(),
-            room: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            slots: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             limit_logged_at: Mutex::default(),
             dead_letters_full: FullDeadLetters::default(),
-            weight: EntrySizeEstimate::default(),
+            entry_size: EntrySizeEstimate::default(),
             destination,
             client,
             worker,
@@ -96,24 +101,28 @@ impl DestinationSender {
         }
     }
 
-    /// Logs whether its dead letters are at `DLQ_MAX_LEN`, where that has changed.
+    /// Records whether the dead letters are at `DLQ_MAX_LEN`, and logs a change.
     pub(super) fn note_dead_letters(&self, full: bool) {
         let destination = &self.destination.name;
         match (self.dead_letters_full.note(full), full) {
-            (true, true) => tracing::error!(%destination, "its dead letters are at DLQ_MAX_LEN"),
+            (true, true) => {
+                tracing::error!(%destination,
+                    "the destination's dead letters are at DLQ_MAX_LEN; deliveries stay in retry")
+            }
             (true, false) => {
-                tracing::info!(%destination, "its dead letters are below DLQ_MAX_LEN again")
+                tracing::info!(%destination,
+                    "the destination's dead letters are below DLQ_MAX_LEN again")
             }
             (false, _) => {}
         }
     }
 
-    /// Whether it has answered 410.
+    /// Returns true if the destination has answered 410.
     pub(super) fn is_gone(&self) -> bool {
         self.state.borrow().as_ref().is_some_and(|state| state.gone)
     }
 
-    /// Whether an operator holds it back; until that is known nothing is sent.
+    /// Returns true if the destination is paused. It counts as paused until its state is known.
     fn is_paused(&self) -> bool {
         self.destination.secret_unreadable
             || self.client.https(&self.destination.url).is_err()
@@ -124,8 +133,8 @@ impl DestinationSender {
                 .is_none_or(|state| state.paused.unwrap_or(self.destination.paused))
     }
 
-    /// Changes the circuit, and tells others if its name has changed.
-    pub(super) async fn circuit(&self, change: impl FnOnce(&mut Circuit)) {
+    /// Changes the circuit, and reports a new state.
+    pub(super) async fn update_circuit(&self, change: impl FnOnce(&mut Circuit)) {
         let mut names = ("", "");
         self.circuit.send_modify(|circuit| {
             names.0 = circuit.name();
@@ -136,17 +145,17 @@ impl DestinationSender {
         if before != after {
             self.metrics.circuit_open(after != "closed");
             tracing::info!(destination = %self.destination.name, "circuit {after}");
-            // For showing only: a Redis that does not answer now is told the next time.
+            // For display only. If Redis does not answer, it learns the next change.
             let _ = self.worker.queue.note_circuit(&self.keys, after).await;
         }
     }
 
-    /// Whether its circuit is open.
+    /// Returns true if the circuit is open.
     pub(super) fn circuit_is_open(&self) -> bool {
         self.circuit.borrow().is_open()
     }
 
-    /// Waits until nobody holds it back; `None`: the lane is to stop.
+    /// Waits until the destination is not paused. Returns `None` if the sender is stopped.
     pub(super) async fn wait_until_resumed(&self) -> Option<()> {
         let mut state = self.state.subscribe();
         while self.is_paused() {
@@ -155,8 +164,8 @@ impl DestinationSender {
         Some(())
     }
 
-    /// Holds deliveries back, visibly, while there are no certificates to verify the destination
-    /// with. Returns true if it does.
+    /// Holds deliveries back while there are no certificates to verify the destination with.
+    /// Returns true if it does.
     async fn check_certificates(&self, was_off: bool) -> bool {
         self.client.search_certificates_if_due();
         let off = self.client.https(&self.destination.url).err();
@@ -167,7 +176,7 @@ impl DestinationSender {
         if let Some(none) = off.as_ref().filter(|_| !was_off) {
             let (destination, reason) = (&self.destination.name, none.to_string());
             tracing::error!(%destination, reason, "its deliveries are kept");
-            // For showing only, as in `circuit`.
+            // For display only.
             let _ = self
                 .worker
                 .queue
@@ -177,17 +186,18 @@ impl DestinationSender {
         off.is_some()
     }
 
-    /// An operator holds it back since the state was read.
+    /// Records that an operator has paused the destination since its state was read.
     pub(super) fn note_paused(&self) {
         self.state.send_modify(|state| state.get_or_insert_default().paused = Some(true));
     }
 
-    /// It answered 410: nothing more is sent until an operator resumes it.
+    /// Records a 410 answer. Nothing is sent until an operator resumes the destination.
     pub(super) fn note_gone(&self) {
         self.state.send_modify(|state| state.get_or_insert_default().gone = true);
     }
 
-    /// Waits until something may be sent. How much, and whether it is a probe; `None`: the lane is to stop.
+    /// Waits until deliveries may be sent. Returns how many, and whether the first one is a probe.
+    /// Returns `None` if the sender is stopped.
     async fn wait_until_may_send(&self) -> Option<(usize, bool)> {
         let (mut state, mut circuit) = (self.state.subscribe(), self.circuit.subscribe());
         loop {
@@ -221,12 +231,12 @@ impl DestinationSender {
         }
     }
 
-    /// Whether it is time to say again that the rate limit holds deliveries back: once per window.
+    /// Returns true if it is time to log the rate limit again, once per window.
     pub(super) fn should_log_limit(&self) -> bool {
-        let mut told = self.limit_logged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = told.is_none_or(|at| at.elapsed() >= self.destination.limit.window);
+        let mut logged = self.limit_logged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = logged.is_none_or(|at| at.elapsed() >= self.destination.limit.window);
         if due {
-            *told = Some(Instant::now());
+            *logged = Some(Instant::now());
         }
         due
     }
@@ -239,10 +249,11 @@ impl DestinationSender {
         self.held().insert(id)
     }
 
-    /// What this lane had taken before and is not working on; at most `count`.
+    /// Reads up to `count` deliveries that are pending for this worker and that no task works on.
     async fn read_unfinished(&self, count: usize) -> Result<Vec<StreamEntry>, CallError> {
         let (queue, consumer) = (&self.worker.queue, &self.worker.consumer);
-        // Looked at before Redis is asked: what is finished meanwhile is in the answer, and must not be sent again.
+        // Copied before the read. A delivery that is finished meanwhile is in the reply, and must
+        // not be sent again.
         let held = self.held().clone();
         let most = count + held.len();
         let mut own =
@@ -256,23 +267,25 @@ impl DestinationSender {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long before the `attempt`-th attempt's successor.
+    /// Returns the backoff between two attempts.
     pub(super) fn backoff(&self) -> Backoff {
         Backoff::new(self.destination.retry_delay, self.destination.max_retry_delay)
     }
 }
 
-/// Delivers until the lane is to stop. What is under way when the worker is to stop has `grace` to end.
+/// Delivers until the sender is stopped. When the worker stops, requests in flight have `grace` to
+/// end.
 pub(super) async fn run(sender: Arc<DestinationSender>, reader: StreamReader, grace: Duration) {
-    let side = CancellationToken::new();
+    let stop_side_tasks = CancellationToken::new();
     let mut tasks = JoinSet::new();
     sender.metrics.circuit_open(false);
-    // What an earlier process noted is not so any more.
+    // Clears the state that an earlier process recorded.
     let _ = sender.worker.queue.note_circuit(&sender.keys, Circuit::new().name()).await;
-    tasks.spawn(poll_state(Arc::clone(&sender), side.clone()));
-    tasks.spawn(renew(Arc::clone(&sender), side.clone()));
+    tasks.spawn(poll_state(Arc::clone(&sender), stop_side_tasks.clone()));
+    tasks.spawn(extend_claims(Arc::clone(&sender), stop_side_tasks.clone()));
     let mut deliveries = JoinSet::new();
-    // A destination that was changed or removed takes its time; a worker that stops has no more than its grace period.
+    // A changed or removed destination may take its time. A stopping worker has its grace period
+    // only.
     let too_late = async {
         sender.worker.stop.cancelled().await;
         tokio::time::sleep(grace).await;
@@ -286,16 +299,17 @@ pub(super) async fn run(sender: Arc<DestinationSender>, reader: StreamReader, gr
         () = too_late => true,
     };
     if late {
-        tracing::warn!(destination = %sender.destination.name, "deliveries are cut off; others will repeat them");
+        tracing::warn!(destination = %sender.destination.name,
+            "the grace period is over; interrupting deliveries, which other workers repeat");
         deliveries.shutdown().await;
     }
-    side.cancel();
+    stop_side_tasks.cancel();
     while tasks.join_next().await.is_some() {}
     hand_back(&sender).await;
     sender.depth.clear();
 }
 
-/// Reads and sends.
+/// Reads deliveries and starts an attempt at each.
 async fn read(
     sender: &Arc<DestinationSender>,
     mut reader: StreamReader,
@@ -306,10 +320,10 @@ async fn read(
     let (mut failures, mut own_done, mut claimed_at, mut cursor) =
         (0_u32, false, Instant::now(), StreamId::default());
     while let Some((most, probe)) = sender.wait_until_may_send().await {
-        let Ok(permit) = Arc::clone(&sender.room).acquire_owned().await else { break };
+        let Ok(permit) = Arc::clone(&sender.slots).acquire_owned().await else { break };
         let count = most
-            .min(sender.room.available_permits() + 1)
-            .min(sender.weight.entries_in(MAX_READ_BYTES));
+            .min(sender.slots.available_permits() + 1)
+            .min(sender.entry_size.entries_in(MAX_READ_BYTES));
         drop(permit);
         let found: Result<Vec<StreamEntry>, CallError> = async {
             if !own_done {
@@ -356,15 +370,15 @@ async fn read(
             }
         };
         for (position, entry) in entries.into_iter().enumerate() {
-            sender.weight.note(entry.weight());
+            sender.entry_size.note(entry.weight());
             if !sender.hold(entry.id) {
                 continue;
             }
             let probe = probe && position == 0;
             if probe {
-                sender.circuit(Circuit::begin_probe).await;
+                sender.update_circuit(Circuit::begin_probe).await;
             }
-            let Ok(permit) = Arc::clone(&sender.room).acquire_owned().await else { break };
+            let Ok(permit) = Arc::clone(&sender.slots).acquire_owned().await else { break };
             let sender = Arc::clone(sender);
             deliveries.spawn(async move {
                 deliver(&sender, entry, probe).await;
@@ -375,7 +389,7 @@ async fn read(
     }
 }
 
-/// What an operator has set, what is due again, and how full the queue is.
+/// Polls the state of the destination, promotes due retries, and reports the depths.
 async fn poll_state(sender: Arc<DestinationSender>, done: CancellationToken) {
     let (worker, queue) = (&sender.worker, &sender.keys.queue);
     let longest = (sender.destination.max_retry_delay + CLOCK_SLACK).max(MAX_PAUSE);
@@ -398,7 +412,7 @@ async fn poll_state(sender: Arc<DestinationSender>, done: CancellationToken) {
                 tracing::info!(destination = %sender.destination.name, "destination {word}");
             }
         }
-        // A promote that found a full round looks again at once.
+        // A full round is followed by another one at once.
         while let Ok(promoted) = worker.queue.promote_due(queue, longest_ms, MAX_PROMOTED).await {
             if promoted.moved < MAX_PROMOTED as u64 {
                 break;
@@ -407,7 +421,7 @@ async fn poll_state(sender: Arc<DestinationSender>, done: CancellationToken) {
         if round % DEPTHS_POLLS == 0
             && let Ok(depth) = worker.queue.depth(queue).await
         {
-            // Without its age: that is what alerts know sessions by that are out of date.
+            // Without the oldest age, because the alert on it is about sessions.
             sender.depth.depth(depth.backlog, depth.pending, depth.retrying, depth.dead_letters);
             if depth.dead_letters < worker.dlq_max_len {
                 sender.note_dead_letters(false);
@@ -418,7 +432,8 @@ async fn poll_state(sender: Arc<DestinationSender>, done: CancellationToken) {
         {
             cursor = swept.cursor;
             if swept.rescheduled > 0 {
-                tracing::error!(destination = %sender.destination.name, entries = swept.rescheduled, "orphans were put back");
+                tracing::error!(destination = %sender.destination.name,
+                    entries = swept.rescheduled, "orphans found and rescheduled");
             }
         }
         if round % REAP_POLLS == REAP_POLLS - 1 {
@@ -430,8 +445,8 @@ async fn poll_state(sender: Arc<DestinationSender>, done: CancellationToken) {
     }
 }
 
-/// Keeps what is held from being claimed.
-async fn renew(sender: Arc<DestinationSender>, done: CancellationToken) {
+/// Extends the claims of held deliveries.
+async fn extend_claims(sender: Arc<DestinationSender>, done: CancellationToken) {
     while done.run_until_cancelled(tokio::time::sleep(sender.worker.claim_idle / 3)).await.is_some()
     {
         let held: Vec<StreamId> = sender.held().iter().copied().collect();

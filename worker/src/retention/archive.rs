@@ -1,7 +1,11 @@
-//! The archive: a folder of files with a line per dead letter, as `dlq-tool export` writes them and `import` reads them.
+//! Writes the archive of expired dead letters: a folder of files with one line per dead letter.
+//! `dlq-tool import` reads these files.
 //!
-//! Guarantee: [`Archive::append`] returns only when the lines are on disk, and a file never holds a half line before a whole
-//! one: what a crash or a full disk cut off is ended before anything is added.
+//! # Guarantees
+//! - [`Archive::append`] returns only after the lines are synced to disk
+//!   (`dead_letter_that_cannot_be_archived_stays`).
+//! - A line that a crash or a full disk cut off is ended before another one is added
+//!   (`archive_line_cut_off_stays_a_line_of_its_own`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -10,7 +14,7 @@ use std::path::{Path, PathBuf};
 use shared::event::Millis;
 use shared::platform::PlatformName;
 
-/// A folder, and who writes there: each worker has files of its own.
+/// A folder, and the name of the worker that writes. Each worker has files of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Archive {
     folder: PathBuf,
@@ -18,7 +22,7 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    /// The archive in `folder`, written to by the worker of that name.
+    /// Creates the archive in `folder` for the worker of that name.
     pub(super) fn new(folder: &Path, worker: &str) -> Self {
         let harmless = |letter: char| {
             if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' }
@@ -26,14 +30,15 @@ impl Archive {
         Self { folder: folder.to_owned(), writer: worker.chars().map(harmless).collect() }
     }
 
-    /// Where dead letters of `platform` that expire at `now` go: a file a day.
+    /// Returns the file for dead letters of `platform` that expire at `now`. There is one file per
+    /// day.
     pub(super) fn path(&self, platform: &PlatformName, now: Millis) -> PathBuf {
         let day: String = shared::clock::rfc3339(now).chars().take(10).collect();
         let platform = platform.as_str().replace(':', "_");
         self.folder.join(format!("{platform}-{day}-{}.ndjson", self.writer))
     }
 
-    /// Appends `lines` to the file at `path`. Blocks.
+    /// Appends `lines` to the file at `path`. Blocks the thread.
     pub(super) fn append(&self, path: &Path, lines: &[u8]) -> io::Result<()> {
         let is_new = !path.exists();
         let mut options = OpenOptions::new();
@@ -54,7 +59,7 @@ impl Archive {
         file.write_all(lines)?;
         file.sync_all()?;
         if is_new {
-            // The file's name has to survive, too.
+            // The name of a new file has to survive a power loss, too.
             File::open(&self.folder)?.sync_all()?;
         }
         Ok(())

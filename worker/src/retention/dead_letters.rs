@@ -1,9 +1,16 @@
-//! Dead letters that are older than `DLQ_RETENTION_DAYS`.
+//! Expires dead letters that are older than `DLQ_RETENTION_DAYS`.
 //!
-//! Guarantee: with an archive each of them is on disk before it is removed, with its duplicate marker, so that a provider
-//! who sends it again is heard. Without one none is removed: how many are overdue is shown, and said.
+//! # Guarantees
+//! - With an archive, a dead letter is on disk before it is removed. Its dedup marker is removed
+//!   too, so that the provider may send the event again
+//!   (`expired_dead_letters_are_archived_then_removed`).
+//! - A dead letter that cannot be archived stays (`dead_letter_that_cannot_be_archived_stays`).
+//! - Without an archive none is removed. Overdue ones are counted and logged
+//!   (`expired_dead_letters_stay_and_are_reported_without_archive`).
 //!
-//! Age counts from when a dead letter came into its stream; an imported one begins anew.
+//! # Design
+//! The age counts from the time at which a dead letter entered its stream. It starts again with an
+//! import.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,19 +24,19 @@ use shared::queue::{CallError, DeadLetter, PlatformKeys, StreamEntry, record};
 
 use super::archive::Archive;
 use super::{DEAD_LETTERS_INTERVAL, LeaderLease, platforms, sleep_unless_stopped};
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::context::WorkerContext;
 
-/// Entries per step; with bodies of a megabyte that is what a step weighs.
+/// Entries per step, which bounds its memory at 32 bodies.
 const STEP_ENTRIES: usize = 32;
-/// Steps per platform and round, so that one full platform does not keep the others waiting.
+/// Most steps per platform and round, so that one full platform does not delay the others.
 const MAX_STEPS: usize = 200;
-/// How often those that stay are counted, which looks at all of them.
+/// Interval between two counts of overdue dead letters, which read all of them.
 const OVERDUE_INTERVAL: Duration = Duration::from_secs(600);
-/// How long the turn is held without a sign of life.
+/// Time after which the lease expires unless it is renewed.
 const LEASE_TTL: Duration = Duration::from_secs(180);
 
-/// Why a step was not made; everything stays where it is.
+/// Reason why a step failed. Its dead letters stay in place.
 #[derive(Debug, thiserror::Error)]
 enum ExpiryError {
     #[error("Redis did not answer")]
@@ -38,7 +45,7 @@ enum ExpiryError {
     Archive(#[from] io::Error),
 }
 
-/// Looks for expired ones, now and then every minute, until the worker is to stop.
+/// Expires dead letters in rounds until the worker is stopped.
 pub(super) async fn run(worker: &WorkerContext, age: Duration, archive: Option<&Path>) {
     let mut expiry = DeadLetterExpiry {
         worker,
@@ -69,12 +76,12 @@ struct DeadLetterExpiry<'w> {
     age: Duration,
     archive: Option<Archive>,
     metrics: BTreeMap<PlatformName, RetentionMetrics>,
-    /// How many were overdue when that was last said.
+    /// Number of overdue dead letters in the last log line.
     reported: BTreeMap<PlatformName, u64>,
 }
 
 impl DeadLetterExpiry<'_> {
-    /// Goes through all platforms; whether there is more to do at once.
+    /// Expires dead letters of all platforms once. Returns true if more can be expired at once.
     async fn round(&mut self, lease: &LeaderLease<'_>) -> bool {
         let Ok(platforms) = platforms(self.worker).await else { return false };
         let mut more = false;
@@ -96,28 +103,30 @@ impl DeadLetterExpiry<'_> {
                     more |= unfinished;
                     if expired > 0 {
                         tracing::warn!(platform = %platform, dead_letters = expired,
-                            "dead letters expired; they are in the archive");
+                            "dead letters expired into the archive");
                     }
                 }
-                Err(held @ ExpiryError::Archive(_)) => {
-                    tracing::error!(platform = %platform, error = chain(&held), "expired dead letters are kept");
+                Err(error @ ExpiryError::Archive(_)) => {
+                    tracing::error!(platform = %platform, error = error_chain(&error),
+                        "expired dead letters are kept");
                 }
-                Err(held) => {
-                    tracing::warn!(platform = %platform, error = chain(&held), "retention goes on later")
+                Err(error) => {
+                    tracing::warn!(platform = %platform, error = error_chain(&error),
+                        "cannot expire dead letters; retrying later")
                 }
             }
         }
         more
     }
 
-    /// The last id that has expired.
+    /// Returns the first id that has not expired.
     async fn bound(&self) -> Result<StreamId, CallError> {
         let age = Millis::try_from(self.age.as_millis()).unwrap_or(Millis::MAX);
         let before = self.worker.queue.now().await?.saturating_sub(age);
         Ok(StreamId { ms: u64::try_from(before).unwrap_or(0), seq: 0 })
     }
 
-    /// Archives and removes; how many, and whether there are more.
+    /// Archives and removes expired dead letters. Returns their number, and whether more are left.
     async fn expire(
         &self,
         platform: &PlatformName,
@@ -152,10 +161,10 @@ impl DeadLetterExpiry<'_> {
         let (mut lines, mut letters) = (Vec::new(), Vec::with_capacity(entries.len()));
         for entry in entries {
             record::write(&keys.platform, entry.clone(), &mut lines).map_err(io::Error::other)?;
-            let letter = DeadLetter::decode(&keys.platform, entry);
+            let dead_letter = DeadLetter::decode(&keys.platform, entry);
             let digest =
-                letter.event_id.as_deref().map(|id| marker_digest(keys.platform.as_str(), id));
-            letters.push((letter.id, digest));
+                dead_letter.event_id.as_deref().map(|id| marker_digest(keys.platform.as_str(), id));
+            letters.push((dead_letter.id, digest));
         }
         let path = archive.path(&keys.platform, self.worker.now());
         let archive = archive.clone();
@@ -166,7 +175,7 @@ impl DeadLetterExpiry<'_> {
         Ok(removed.into_iter().filter(|removed| *removed).count() as u64)
     }
 
-    /// Counts those that would expire if there were an archive.
+    /// Counts the dead letters that would expire if there were an archive.
     async fn overdue(&mut self, platform: &PlatformName) -> Result<(), ExpiryError> {
         let keys = self.worker.queue.keys(platform);
         let (bound, mut after, mut overdue) = (self.bound().await?, None, 0);
@@ -184,7 +193,8 @@ impl DeadLetterExpiry<'_> {
         metrics.overdue(overdue);
         if overdue > 0 && self.reported.insert(platform.clone(), overdue) != Some(overdue) {
             tracing::warn!(platform = %platform, dead_letters = overdue,
-                "dead letters are older than DLQ_RETENTION_DAYS and stay, since there is no DLQ_ARCHIVE_DIR to write them to");
+                "dead letters are older than DLQ_RETENTION_DAYS and stay, since DLQ_ARCHIVE_DIR \
+                    is not set");
         }
         Ok(())
     }

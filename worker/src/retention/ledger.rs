@@ -1,9 +1,13 @@
-//! Rows of the ledger that are older than `EVENTS_RETENTION_DAYS`.
+//! Deletes ledger rows that are older than `EVENTS_RETENTION_DAYS`.
 //!
-//! Guarantee: a row stays while something could bring its event back: as long as the duplicate marker may be missing
-//! nothing, as long as any dead letter or unfinished event of its platform is as old as the row, and as long as an event of
-//! that very id is dead, waiting or on its way. Rows go a few at a time, each few in a transaction of their own, so nobody
-//! waits for it; a row that a worker writes meanwhile is not old.
+//! # Guarantees
+//! - A row stays while anything could bring its event back. That is the dedup time, a dead letter
+//!   or unfinished event of its platform that is as old, or its own event in Redis
+//!   (`ledger_rows_expire_unless_something_needs_them`).
+//!
+//! # Design
+//! Rows are deleted in small transactions, so that no worker waits long. A row that is written
+//! meanwhile is too new to be deleted.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,20 +19,20 @@ use shared::queue::{CallError, DeadLetter};
 use tokio::time::Instant;
 
 use super::{LEDGER_PAUSE_FACTOR, LEDGER_SCAN_INTERVAL, LeaderLease, sleep_unless_stopped};
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::context::WorkerContext;
 use crate::store::{LedgerKey, StoreError};
 
-/// Rows looked at in one step, and deleted in one transaction.
+/// Rows read in one step and deleted in one transaction.
 const STEP_ROWS: usize = 500;
-/// Between two steps.
+/// Pause between two steps.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
-/// How long the turn is held without a sign of life.
+/// Time after which the lease expires unless it is renewed.
 const LEASE_TTL: Duration = Duration::from_secs(120);
-/// Before the first round: a worker that has just been started has something better to do.
+/// Delay of the first scan, so that a new worker consumes events first.
 const START_DELAY: Duration = Duration::from_secs(2);
 
-/// Why a round did not come to its end; the next one begins anew.
+/// Reason why a scan ended early. The next one starts from the beginning.
 #[derive(Debug, thiserror::Error)]
 enum LedgerScanError {
     #[error("Redis did not answer")]
@@ -37,27 +41,25 @@ enum LedgerScanError {
     Store(#[from] StoreError),
 }
 
-/// Goes through the ledger again and again until the worker is to stop.
+/// Scans the ledger in intervals until the worker is stopped.
 pub(super) async fn run(worker: &WorkerContext, age: Duration) {
     let metrics = LedgerMetrics::new();
     let mut next = START_DELAY;
     while sleep_unless_stopped(worker, next).await {
         let begun = Instant::now();
         if let Some(lease) = LeaderLease::take(worker, "retention-ledger", LEASE_TTL).await {
-            let mut round = LedgerScan {
-                worker,
-                age,
-                metrics: &metrics,
-                cutoffs: BTreeMap::new(),
-                forgotten: 0,
-            };
+            let mut round =
+                LedgerScan { worker, age, metrics: &metrics, cutoffs: BTreeMap::new(), deleted: 0 };
             let result = round.run(&lease).await;
             lease.end().await;
-            if round.forgotten > 0 {
-                tracing::info!(rows = round.forgotten, "rows of the ledger expired");
+            if round.deleted > 0 {
+                tracing::info!(rows = round.deleted, "rows of the ledger expired");
             }
             if let Err(held) = result {
-                tracing::warn!(error = chain(&held), "the ledger is gone through later");
+                tracing::warn!(
+                    error = error_chain(&held),
+                    "ledger retention scan failed; retrying later"
+                );
             }
         }
         next = LEDGER_SCAN_INTERVAL.max(begun.elapsed() * LEDGER_PAUSE_FACTOR);
@@ -68,19 +70,19 @@ struct LedgerScan<'w> {
     worker: &'w WorkerContext,
     age: Duration,
     metrics: &'w LedgerMetrics,
-    /// Per platform of the ledger: rows before this may go.
+    /// For each platform of the ledger, the time before which rows may be deleted.
     cutoffs: BTreeMap<String, Millis>,
-    forgotten: u64,
+    deleted: u64,
 }
 
 impl LedgerScan<'_> {
-    /// From the first row to the last, by key.
+    /// Scans all rows in order of their key.
     async fn run(&mut self, lease: &LeaderLease<'_>) -> Result<(), LedgerScanError> {
         let before = self.worker.queue.now().await?.saturating_sub(millis(self.age));
         let mut after: Option<LedgerKey> = None;
         loop {
             let page = self.worker.store.ledger_page(after.as_ref(), before, STEP_ROWS).await?;
-            let whole = page.keys.len() == STEP_ROWS;
+            let is_full_page = page.keys.len() == STEP_ROWS;
             after = page.keys.last().cloned();
             let mut old: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for (key, is_old) in page.keys.into_iter().zip(page.old) {
@@ -91,7 +93,7 @@ impl LedgerScan<'_> {
             for (platform, event_ids) in old {
                 self.delete_from_ledger(&platform, event_ids, before).await?;
             }
-            if !whole
+            if !is_full_page
                 || !sleep_unless_stopped(self.worker, STEP_PAUSE).await
                 || !lease.renew().await
             {
@@ -128,12 +130,12 @@ impl LedgerScan<'_> {
         }
         let rows = self.worker.store.delete_from_ledger(platform, &free, cutoff).await?;
         self.metrics.expired(rows);
-        self.forgotten += rows;
+        self.deleted += rows;
         Ok(())
     }
 
-    /// Rows of `platform` before this may go: not younger than retention, than what duplicates are remembered for, than
-    /// the oldest dead letter, than the oldest unfinished event.
+    /// Returns the time before which rows of `platform` may be deleted. It is the earliest of the
+    /// retention, the dedup time, the oldest dead letter, and the oldest unfinished event.
     async fn cutoff(
         &self,
         platform: &PlatformName,
@@ -149,10 +151,10 @@ impl LedgerScan<'_> {
         let ttl = own.unwrap_or(self.worker.retention.dedup_ttl);
         let oldest = self.worker.queue.dead_letters(&keys, None, 1).await?.into_iter().next();
         let oldest = oldest.map(|entry| {
-            let letter = DeadLetter::decode(platform, entry);
-            let came = letter.received_at.unwrap_or(Millis::MAX);
-            came.min(letter.dead_lettered_at())
-                .min(Millis::try_from(letter.id.ms).unwrap_or(Millis::MAX))
+            let dead_letter = DeadLetter::decode(platform, entry);
+            let came = dead_letter.received_at.unwrap_or(Millis::MAX);
+            came.min(dead_letter.dead_lettered_at())
+                .min(Millis::try_from(dead_letter.id.ms).unwrap_or(Millis::MAX))
         });
         let bounds = [
             Some(before),

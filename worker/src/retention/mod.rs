@@ -1,8 +1,12 @@
-//! What is forgotten after a time, and only then: dead letters and rows of the ledger.
+//! Expires dead letters and ledger rows after a configured time.
 //!
-//! Guarantee: nothing expires unless the operator says so, and nothing is forgotten silently. A dead letter leaves Redis
-//! only when its line is in the archive and the archive is on disk; without an archive it stays, counted and reported. A
-//! row of the ledger goes only when nothing can bring its event back that the ledger would have to recognise.
+//! # Guarantees
+//! - Nothing expires unless it is configured (`retention_is_off_by_default`).
+//! - A dead letter leaves Redis only after its line in the archive is synced. Without an archive it
+//!   stays, and is counted and reported (`expired_dead_letters_are_archived_then_removed`,
+//!   `expired_dead_letters_stay_and_are_reported_without_archive`).
+//! - A ledger row is deleted only if nothing can bring its event back
+//!   (`ledger_rows_expire_unless_something_needs_them`).
 
 mod archive;
 mod dead_letters;
@@ -19,18 +23,18 @@ use tokio::time::sleep;
 
 use crate::context::WorkerContext;
 
-/// How often expired dead letters are looked for.
+/// Interval between two rounds over the dead letters.
 const DEAD_LETTERS_INTERVAL: Duration = Duration::from_secs(60);
-/// How often the ledger is gone through, at most.
+/// Shortest interval between two scans of the ledger.
 const LEDGER_SCAN_INTERVAL: Duration = Duration::from_secs(60 * 60);
-/// The ledger is gone through during no more than this part of the time.
+/// Factor between the time of a scan and the pause after it. A scan takes at most 1/20 of the time.
 const LEDGER_PAUSE_FACTOR: u32 = 20;
 /// Longest retention, in days.
 const MAX_DAYS: u64 = 36_500;
-/// A day.
+/// One day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the operator wants forgotten; by default nothing.
+/// Configured retention. By default nothing expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// `EVENTS_RETENTION_DAYS`.
@@ -39,7 +43,8 @@ pub struct Retention {
     pub dead_letters: Option<Duration>,
     /// `DLQ_ARCHIVE_DIR`.
     pub archive: Option<PathBuf>,
-    /// `DEDUP_TTL_HOURS`, as ingress has it: how long duplicates are remembered where a definition does not say.
+    /// `DEDUP_TTL_HOURS`, as in ingress: time that duplicates are remembered, unless the platform's
+    /// definition sets another.
     pub dedup_ttl: Duration,
 }
 
@@ -50,7 +55,7 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Reads and checks the environment.
+    /// Reads and validates the environment.
     pub fn read(env: &Env) -> Self {
         let days =
             |name| env.opt(name).map(|_| env.duration(name, TimeUnit::Days, 1, 1..=MAX_DAYS));
@@ -61,7 +66,7 @@ impl Retention {
             dedup_ttl: env.duration("DEDUP_TTL_HOURS", TimeUnit::Hours, 24, 1..=24 * 366),
         };
         if let Some(folder) = &retention.archive {
-            // A folder that is not there may be mounted later; until then dead letters are kept.
+            // A missing folder may be mounted later. Until then dead letters stay.
             if folder.exists() && !folder.is_dir() {
                 env.problem("DLQ_ARCHIVE_DIR", "must be a folder");
             }
@@ -73,7 +78,7 @@ impl Retention {
     }
 }
 
-/// Forgets what has expired until the worker is to stop. Of all workers, one at a time does it.
+/// Expires dead letters and ledger rows until the worker is stopped. One worker does it at a time.
 pub async fn run(worker: Arc<WorkerContext>) {
     let retention = &worker.retention;
     let dead_letters = async {
@@ -91,7 +96,7 @@ pub async fn run(worker: Arc<WorkerContext>) {
     tokio::join!(dead_letters, events);
 }
 
-/// Holds what only one worker at a time may do.
+/// Lease on work that only one worker may do at a time.
 struct LeaderLease<'w> {
     worker: &'w WorkerContext,
     what: &'static str,
@@ -99,13 +104,14 @@ struct LeaderLease<'w> {
 }
 
 impl<'w> LeaderLease<'w> {
-    /// The turn, for `ttl` unless it is renewed. `None`: another worker has it, or Redis does not answer.
+    /// Acquires the lease for `ttl`, unless it is renewed. Returns `None` if another worker has it,
+    /// or if Redis does not answer.
     async fn take(worker: &'w WorkerContext, what: &'static str, ttl: Duration) -> Option<Self> {
         let lease = Self { worker, what, ttl };
         lease.renew().await.then_some(lease)
     }
 
-    /// Keeps it for another while; `false`: it is somebody else's now.
+    /// Renews the lease. Returns false if another worker has it.
     async fn renew(&self) -> bool {
         self.worker.queue.lease(self.what, &self.worker.consumer, self.ttl).await.unwrap_or(false)
     }
@@ -115,12 +121,12 @@ impl<'w> LeaderLease<'w> {
     }
 }
 
-/// Every platform that has keys, whether this worker has a definition for it or not, and every destination.
+/// Returns all platforms that have keys, with or without a definition here, and all destinations.
 async fn platforms(worker: &WorkerContext) -> Result<Vec<PlatformName>, CallError> {
     worker.queue.queues().await
 }
 
-/// Waits; `false`: the worker is to stop.
+/// Sleeps. Returns false if the worker is stopped.
 async fn sleep_unless_stopped(worker: &WorkerContext, time: Duration) -> bool {
     worker.stop.run_until_cancelled(sleep(time)).await.is_some()
 }

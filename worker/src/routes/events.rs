@@ -1,8 +1,12 @@
-//! `GET /api/v1/webhooks/{platform}/events/{event_id}`: what became of an event.
+//! `GET /api/v1/webhooks/{platform}/events/{event_id}`: returns the state of an event.
 //!
-//! Guarantee: what took effect is `processed`, whatever else is known of it; the ledger says so. Of the rest, an event is
-//! where Redis has it. One that nobody knows, or that was purged, is 404; so is, until it is processed, one that is not
-//! remembered as a duplicate (it is repeatable, or `dedup_ttl_hours` are over).
+//! # Guarantees
+//! - An event in the ledger is `processed`, even if Redis has a copy of it. The state of any other
+//!   event is the one in Redis (`the_index_follows_an_event_through_retry_dead_letter_and_replay`).
+//!
+//! # Design
+//! An unknown or purged event is 404. So is an unfinished event without a dedup marker, because its
+//! platform is repeatable or `dedup_ttl_hours` are over.
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
@@ -14,16 +18,16 @@ use shared::platform::PlatformName;
 use shared::queue::UnfinishedState;
 
 use super::{StartedWorker, error, require_admin};
-use crate::consumer::chain;
+use crate::consumer::error_chain;
 use crate::context::WorkerContext;
 
-/// The answer.
+/// Body of the response.
 #[derive(Serialize)]
 struct EventStateResponse {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Box<RawValue>>,
-    /// Its id among the dead letters.
+    /// Id of the dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     dead_letter_id: Option<StreamId>,
 }
@@ -46,13 +50,13 @@ pub(super) async fn event(
         Ok(Some(found)) => HttpResponse::Ok().json(found),
         Ok(None) => error(404, "E_NOT_FOUND", "no such event"),
         Err(away) => {
-            tracing::warn!(%platform, error = chain(&*away), "an event could not be looked up");
+            tracing::warn!(%platform, error = error_chain(&*away), "cannot look up an event");
             error(500, "E_INTERNAL", "Redis or the session database does not answer")
         }
     }
 }
 
-/// The platform of this name or alias. One that is not defined any more may still have events.
+/// Returns the platform of this name or alias. A removed platform may still have events.
 fn resolve_platform(worker: &WorkerContext, name: &str) -> Option<PlatformName> {
     let platforms = worker.platforms.all();
     let goes_by = |platform: &shared::platform::Platform| {
@@ -88,7 +92,7 @@ async fn find(
     match unfinished {
         Some(UnfinishedState::Dead(id)) => Ok(at("dead", Some(id))),
         Some(UnfinishedState::Retrying) => Ok(at("retrying", None)),
-        // It may have been finished between the two looks.
+        // The event may have been processed since the first query.
         Some(UnfinishedState::Pending) => Ok(processed().await?.or_else(|| at("pending", None))),
         None => Ok(processed().await?),
     }

@@ -1,14 +1,24 @@
-//! Batches of several platforms, one transaction: the story, in terms of what each database spells its own way.
+//! Runs batches of several platforms in one transaction, in terms that both databases implement.
 //!
-//! Guarantee: ledger rows are inserted only for events whose effect is in the same transaction, and every row that the
-//! transaction creates was absent when it was inserted: who loses a race against another worker rolls back and runs again.
-//! What one platform's part writes is there before the next one reads, so parts may need the same row.
+//! # Guarantees
+//! - A ledger row is inserted only for an event whose effect is in the same transaction
+//!   (`announced_and_used_in_one_batch`).
+//! - Every row that a transaction creates was absent before. A transaction that loses a race
+//!   against another worker is rolled back and runs again
+//!   (`many_workers_share_the_work_of_one_session`).
+//! - A part reads what earlier parts of its transaction wrote, so parts may need the same row
+//!   (`a_redelivery_in_a_later_part_undoes_the_parts_before_it_and_all_are_run_again`).
+//! - A redelivered event is found even if the transaction assumed that it is new
+//!   (`a_redelivery_among_new_events_is_known_and_they_take_effect_once`).
 //!
-//! Nearly every event is new, so a transaction may take them to be ([`LedgerCheck::AssumeNew`]) instead of looking. It commits only
-//! if all took effect and every ledger row went in: then none was known, and the look would have found nothing. An event
-//! without a ledger row of its own (no session, conflict) may have been known; a row that was there already certainly was;
-//! and what a database says against a known event's values is not held against it. In all these cases nothing stays, and
-//! the transaction is run again with the look ([`LedgerCheck::Query`]), which alone says what is known, missing or refused.
+//! # Design
+//! Nearly all events are new, so a transaction may assume that ([`LedgerCheck::AssumeNew`]) and
+//! save a query. It commits only if all events take effect and all ledger rows are inserted. Then
+//! no event was in the ledger before.
+//!
+//! In any other case it is rolled back and runs again with the query ([`LedgerCheck::Query`]). That
+//! is so for an event without a session or with a conflict, for a ledger row that exists, and for a
+//! rejected value. Only the second run decides which events are known, missing or rejected.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,7 +33,7 @@ use crate::effects::{
     SessionRow, TrackedRow, TransactionRows,
 };
 
-/// A row of the ledger, as far as a redelivery needs it.
+/// Row of the ledger, with the columns that a redelivery needs.
 #[derive(Debug)]
 pub(super) struct StoredLedgerRow {
     pub(super) event_id: String,
@@ -31,10 +41,10 @@ pub(super) struct StoredLedgerRow {
     pub(super) result: String,
 }
 
-/// An event that took effect, and what it did.
+/// Event that took effect, and its result.
 pub(super) type EffectiveEvent<'a> = (&'a PlannedEvent, &'a EventResult);
 
-/// What the database has of the rows that a batch needs.
+/// Rows that the database has of those that a batch needs.
 #[derive(Debug, Default)]
 pub(super) struct LoadedRows {
     pub(super) ledger: Vec<StoredLedgerRow>,
@@ -45,53 +55,54 @@ pub(super) struct LoadedRows {
     pub(super) chats: Vec<ChatRow>,
 }
 
-/// Rows that the database has, and rows that it does not have yet; each in order of key.
+/// Rows that the database has, and new rows, each in order of key.
 #[derive(Debug)]
 pub(super) struct RowSet<'a, R> {
     pub(super) known: Vec<&'a R>,
     pub(super) new: Vec<&'a R>,
 }
 
-/// Whether a transaction asks the ledger for its events before it works on them.
+/// Decides if a transaction queries the ledger for its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LedgerCheck {
-    /// It does: whatever became of them before is known.
+    /// Queries the ledger, so that earlier results are known.
     Query,
-    /// It takes all of them to be new.
+    /// Assumes that all events are new.
     AssumeNew,
 }
 
-/// What became of a transaction.
+/// Result of a transaction.
 #[derive(Debug)]
 pub(super) enum TransactionOutcome {
-    /// Committed. The answer has the parts' lengths and order.
+    /// Committed, with an outcome for each event of each part.
     Applied(Vec<Vec<Applied>>),
-    /// Another worker was faster: to be rolled back and run again.
+    /// Another worker was faster. The transaction has to be rolled back and run again.
     LostRace,
-    /// Not all of its events are new, or not all take effect: to be rolled back and run again with [`LedgerCheck::Query`].
+    /// Not all events are new, or not all take effect. The transaction has to be rolled back and
+    /// run again with [`LedgerCheck::Query`].
     NotAllNew,
 }
 
-/// A platform's part of a transaction.
+/// Events of one platform, as a part of a transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct PlatformEvents<'a> {
-    /// Whose events.
+    /// Platform of the events.
     pub platform: &'a Platform,
-    /// The events, folded by id, in the order of their effects.
+    /// Events in the order of their effects. Their ids are distinct.
     pub events: &'a [PlannedEvent],
 }
 
-/// What a part has to know before anything is decided.
+/// Rows that a part has to read before it is applied.
 #[derive(Debug)]
 pub(super) struct RowQuery<'a> {
     pub(super) platform: &'a str,
     pub(super) scope: SessionScope,
-    /// Of the events to be asked for in the ledger.
+    /// Ids of the events to query in the ledger.
     pub(super) ids: Vec<&'a str>,
     pub(super) needs: RowKeys<'a>,
 }
 
-/// What a part writes.
+/// Rows that a part writes.
 #[derive(Debug)]
 pub(super) struct RowChanges<'a> {
     pub(super) platform: &'a str,
@@ -103,49 +114,52 @@ pub(super) struct RowChanges<'a> {
     pub(super) chats: RowSet<'a, ChatRow>,
     /// In order of event id.
     pub(super) ledger: Vec<EffectiveEvent<'a>>,
-    /// Whether the ledger was asked for these events, so that only another worker can have them meanwhile.
+    /// With [`LedgerCheck::Query`], only another worker can have inserted one of these events
+    /// since.
     pub(super) ledger_check: LedgerCheck,
 }
 
-/// What a transaction asks of a connection, in the fewest round trips that the database can do it in.
+/// Steps of a transaction on a connection, in as few round trips as the database allows.
 pub(super) trait Transact: Send {
-    /// Whether the database still answers; a server may have been restarted.
+    /// Returns true if the database still answers. A server may have been restarted.
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
-    /// Begins a transaction and reads for its first part; what is read stays as it is until the end (locked in order:
-    /// sessions, recordings, contents, jobs, chat messages, each by key).
+    /// Begins a transaction and reads the rows of its first part. They stay unchanged until the
+    /// end. PostgreSQL locks them in order: sessions, recordings, contents, jobs, chat messages,
+    /// each by key.
     fn begin(
         &mut self,
         first: &RowQuery<'_>,
     ) -> impl Future<Output = Result<LoadedRows, BackendError>> + Send;
-    /// Writes what a part says, new rows last, so that workers cannot deadlock; then reads for the next one, as
-    /// [`Self::begin`] does. `None`: somebody has inserted a row first; the transaction is to be rolled back. A ledger row
-    /// that is there although the ledger was not asked may be an error instead.
+    /// Writes the rows of a part, new rows last, so that workers cannot deadlock. Then reads the
+    /// rows of the next part, as [`Self::begin`] does. Returns `None` if another worker has
+    /// inserted a row first, so that the transaction has to be rolled back. With
+    /// [`LedgerCheck::AssumeNew`], an existing ledger row may be an error instead.
     fn write_then_read(
         &mut self,
         changes: &RowChanges<'_>,
         next: &RowQuery<'_>,
     ) -> impl Future<Output = Result<Option<LoadedRows>, BackendError>> + Send;
-    /// Writes what the last part says and commits. `false`: as `None` above.
+    /// Writes the rows of the last part and commits. Returns false instead of `None` above.
     fn commit(
         &mut self,
         changes: &RowChanges<'_>,
     ) -> impl Future<Output = Result<bool, BackendError>> + Send;
-    /// Gives up what is open. `begun`: whether [`Self::begin`] was called.
+    /// Rolls back the open transaction. `begun` is true if [`Self::begin`] was called.
     fn rollback(&mut self, begun: bool) -> impl Future<Output = Result<(), BackendError>> + Send;
-    /// A write of its own, committed, to see whether writes commit.
+    /// Commits a write of its own, to check that writes commit.
     fn probe(&mut self, now: Millis) -> impl Future<Output = Result<(), BackendError>> + Send;
     /// Returns the UUID of the database that the connection writes to, without a write.
     fn read_database_id(&mut self) -> impl Future<Output = Result<String, BackendError>> + Send;
-    /// Forgets prepared statements, whose plans may be older than the schema.
+    /// Drops prepared statements, whose plans may be older than the schema.
     fn clear_statements(&mut self) -> impl Future<Output = Result<(), BackendError>> + Send {
         std::future::ready(Ok(()))
     }
-    /// Closes the connection in order.
+    /// Closes the connection.
     fn close(self) -> impl Future<Output = ()> + Send
     where
         Self: Sized;
-    /// Returns the rows of a part that another transaction keeps locked, without waiting. Empty
-    /// where the database has no row locks.
+    /// Returns the rows of a part that another transaction keeps locked, without waiting. Empty if
+    /// the database has no row locks.
     fn locked_rows(
         &mut self,
         _: &RowQuery<'_>,
@@ -216,7 +230,7 @@ impl<'a> PlatformEvents<'a> {
         RowQuery { platform, scope, ids, needs: RowKeys::of(self.events.iter()) }
     }
 
-    /// Applies the events to what the database has.
+    /// Applies the events to the loaded rows.
     fn apply_events(
         &self,
         loaded: LoadedRows,
@@ -286,7 +300,7 @@ fn split<'r, R>(rows: &[&'r TrackedRow<R>]) -> RowSet<'r, R> {
     RowSet { known: of(true), new: of(false) }
 }
 
-/// What took effect, and nothing else.
+/// Returns the events that took effect, in order of id.
 fn effective<'a>(batch: &'a [PlannedEvent], outcomes: &'a [Applied]) -> Vec<EffectiveEvent<'a>> {
     let took = |(event, outcome): (&'a PlannedEvent, &'a Applied)| match outcome {
         Applied::Done(result) => Some((event, result)),

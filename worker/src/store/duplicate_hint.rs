@@ -1,9 +1,17 @@
-//! Whether a batch's events can be taken to be new.
+//! Predicts whether the events of a batch are new, so that most transactions need no query of the
+//! ledger.
 //!
-//! Guarantee: none is needed for correctness ([`super::batch`] has it), only for speed: redeliveries come in crowds (a worker
-//! took over what another one had committed; an operator replays), and so do events whose session is missing. The first
-//! batch of such a crowd is worked on twice, the others once. One platform's crowd costs no other platform's batches
-//! anything, unless they share a transaction.
+//! # Guarantees
+//! - A platform with duplicates is expected to have more of them in its next transactions
+//!   (`duplicates_of_a_platform_are_expected_for_32_transactions`).
+//! - Only the first batch of a series of duplicates runs twice
+//!   (`first_batch_of_duplicates_runs_twice_and_the_next_once`).
+//!
+//! # Design
+//! Correctness does not depend on this hint: see [`super::batch`]. Duplicates come in series,
+//! because a worker claims what another one had committed, or because an operator replays dead
+//! letters. So do events whose session is missing. Duplicates of one platform cost other platforms
+//! nothing, unless they share a transaction.
 
 use std::collections::HashMap;
 
@@ -12,15 +20,16 @@ use shared::platform::PlatformName;
 use super::batch::{LedgerCheck, PlatformEvents};
 use crate::effects::Applied;
 
-/// Transactions in which the ledger is asked for a platform's events, after the last one in which that was needed.
+/// Transactions that query the ledger for a platform, after the last one that needed to.
 const CHECKS_AFTER_DUPLICATE: u32 = 32;
 
-/// By platform, transactions that are still to ask. Holds those with a recent crowd, of the platforms that there are.
+/// Transactions of each platform that still have to query. Holds only platforms with recent
+/// duplicates.
 #[derive(Debug, Default)]
 pub(super) struct DuplicateHint(HashMap<PlatformName, u32>);
 
 impl DuplicateHint {
-    /// How to begin with `parts`.
+    /// Returns whether a transaction of `parts` has to query the ledger.
     pub(super) fn ledger_check(&self, parts: &[PlatformEvents<'_>]) -> LedgerCheck {
         if parts.iter().any(|part| self.0.contains_key(&part.platform.name)) {
             LedgerCheck::Query
@@ -29,14 +38,15 @@ impl DuplicateHint {
         }
     }
 
-    /// Something of `parts` was not new, or did not take effect; which of them will be known only when they are applied.
+    /// Records that an event of `parts` was not new or did not take effect. Only the second run
+    /// shows which one.
     pub(super) fn expect_duplicates(&mut self, parts: &[PlatformEvents<'_>]) {
         for part in parts {
             self.0.entry(part.platform.name.clone()).or_insert(CHECKS_AFTER_DUPLICATE);
         }
     }
 
-    /// `parts` were applied, with these outcomes.
+    /// Records the outcomes of `parts`.
     pub(super) fn record(&mut self, parts: &[PlatformEvents<'_>], applied: &[Vec<Applied>]) {
         for (part, applied) in parts.iter().zip(applied) {
             if !applied.iter().all(Applied::took_effect) {

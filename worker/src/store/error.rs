@@ -1,8 +1,12 @@
-//! Whose fault a database error is. It decides between pausing and dead-lettering, so it errs towards the outage.
+//! Classifies database errors: an outage pauses the consume loop, a rejection may dead-letter an
+//! event. A doubtful error counts as an outage.
 //!
-//! Guarantee: what would fail without the event too is never [`StoreError::Rejected`]: connection loss, unknown commit,
-//! timeouts, busy, full, read-only, a missing table. Only what a database says about *values* (data exceptions,
-//! constraints, limits, an application's trigger) may be an event's fault.
+//! # Guarantees
+//! - An error that would occur without the event too is never [`StoreError::Rejected`]. Such are
+//!   lost connections, unknown commits, timeouts, locks, a full or read-only database, and a
+//!   missing table (`postgres_outages_blame_no_event`, `sqlite_outages_blame_no_event`).
+//! - Only errors about *values* may blame an event: data exceptions, constraints, limits, an
+//!   application's trigger (`refusal_by_trigger_or_policy_is_no_outage`).
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -10,78 +14,79 @@ use std::time::Duration;
 
 use sqlx::postgres::PgDatabaseError;
 
-use super::sqlite::Displaced;
+use super::sqlite::DisplacedFileError;
 
-/// Why a transaction did not commit, or may not have.
+/// Reason why a transaction did not commit, or may not have.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No event is to blame; try again later.
+    /// No event is to blame. The caller retries.
     #[error("the session database is unavailable")]
     Outage(#[source] BackendError),
-    /// An event of the batch may be to blame; nothing was committed.
+    /// An event of the batch may be to blame. Nothing was committed.
     #[error("the session database rejected the batch")]
     Rejected(#[source] BackendError),
 }
 
-/// What lies behind a [`StoreError`].
+/// Source of a [`StoreError`].
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// The database's own error. Its text may quote values: for logs only, never for an answer.
+    /// Error of the database. Its text may quote values, so it is for logs only, never for a
+    /// response.
     #[error("{}", describe(.0))]
     Database(sqlx::Error),
-    /// A table or column is missing; the text names it.
+    /// A table, column or privilege is missing. The text names it.
     #[error("the schema is not complete: {0}")]
     Schema(String),
-    /// SQLite's own, where it writes.
+    /// Error of the SQLite connection that writes.
     #[error(transparent)]
     Rusqlite(#[from] rusqlite::Error),
     /// The thread that writes to SQLite has ended.
-    #[error("the connection has gone")]
+    #[error("the SQLite thread has ended")]
     ThreadEnded,
-    /// A stored value that cannot be read.
+    /// A stored value cannot be parsed.
     #[error("a stored {0} cannot be read")]
     Unreadable(&'static str),
-    /// The bound of one call passed; the commit may have happened.
+    /// The deadline of a call passed. The commit may have happened.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
-    /// Others were faster, again and again.
+    /// Other workers were faster several times in a row.
     #[error("lost {0} races against other workers")]
     Contended(u32),
-    /// A write left a row as it was, without an error.
+    /// A write changed no row and raised no error.
     #[error("the {0} changed no row; a trigger, rule or row-level security may have suppressed it")]
     Suppressed(&'static str),
-    /// The SQLite file that is open is not the file at its path.
+    /// The open SQLite file is not the file at its path.
     #[error(transparent)]
-    Displaced(#[from] Displaced),
-    /// Another database than the one that was opened first.
+    Displaced(#[from] DisplacedFileError),
+    /// The database is not the one that was opened first.
     #[error("this is session database {found}, no longer {expected}")]
     OtherDatabase {
-        /// The identity of the first one.
+        /// UUID of the first database.
         expected: String,
-        /// The identity of this one.
+        /// UUID of this database.
         found: String,
     },
 }
 
-/// Why a store cannot be opened.
+/// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Trying again cannot help. Never holds the URL, which may hold a password.
+    /// A retry cannot help. The text never holds the URL, which may hold a password.
     #[error("DATABASE_URL: {0}")]
     Configuration(String),
-    /// There is no SQLite file, or an empty one, and [`super::StoreOptions::create_file`] is off.
+    /// The SQLite file is missing or empty, and [`super::StoreOptions::create_file`] is off.
     #[error("DATABASE_URL: the file {} does not exist or is empty", .0.display())]
     NoFile(PathBuf),
-    /// The database's migrations are not this program's; trying again cannot help.
+    /// The migrations in the database are not those of this program. A retry cannot help.
     #[error("the session database's migrations do not fit this version: {0}")]
     Migration(String),
-    /// Try again later.
+    /// A retry may help.
     #[error(transparent)]
     Unavailable(#[from] StoreError),
 }
 
 impl StoreError {
-    /// The cause behind it.
+    /// Returns the source of the error.
     #[must_use]
     pub const fn cause(&self) -> &BackendError {
         match self {
@@ -90,13 +95,13 @@ impl StoreError {
     }
 
     /// Returns true if a part of the schema is missing. Only [`super::Store::probe`] finds out when
-    /// that is over.
+    /// it is there again.
     #[must_use]
     pub const fn is_schema_error(&self) -> bool {
         matches!(self.cause(), BackendError::Schema(_))
     }
 
-    /// Returns `true` if a lock of another transaction was in the way.
+    /// Returns true if a lock of another transaction was in the way.
     #[must_use]
     pub fn is_lock_timeout(&self) -> bool {
         matches!(self, Self::Outage(cause) if cause.is_lock_timeout())
@@ -141,7 +146,7 @@ impl From<sqlx::Error> for BackendError {
     }
 }
 
-/// The error and its causes, without the place in PostgreSQL's source that raised it.
+/// Formats the error with its sources, but without the place in PostgreSQL's source code.
 fn describe(error: &sqlx::Error) -> String {
     if let sqlx::Error::Database(error) = error {
         let code = error.code().unwrap_or_default();
@@ -156,7 +161,7 @@ fn describe(error: &sqlx::Error) -> String {
     })
 }
 
-/// The application's function that raised the error, unless its context may quote values.
+/// Returns the application's function that raised the error, unless its context may quote values.
 fn raised_in(error: &PgDatabaseError) -> Option<String> {
     let is_of_a_function =
         error.routine() == Some("exec_stmt_raise") || fails_within_function(error.code());
@@ -164,8 +169,8 @@ fn raised_in(error: &PgDatabaseError) -> Option<String> {
     Some(format!(" in {outermost}"))
 }
 
-/// Returns true if a migration's statement cannot run here, however often: PostgreSQL's class
-/// 42 but for a privilege, which may be granted, and SQLite's ERROR.
+/// Returns true if a statement of a migration can never run here. That is class 42 of PostgreSQL
+/// except for a missing privilege, which may be granted, and ERROR of SQLite.
 fn blames_statement(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     let code = error.code().unwrap_or_default();
@@ -188,7 +193,8 @@ impl BackendError {
                     code.parse().is_ok_and(sqlite_blames_values)
                 }
             }
-            // An application may have written what cannot be read; then only that session's events are to suffer.
+            // An application may have written a value that cannot be read. Only the events of that
+            // session must suffer.
             Self::Database(
                 sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_),
             )
@@ -214,20 +220,22 @@ impl BackendError {
         }
     }
 
-    /// Returns what an operator has to do where the database is not the one that was opened.
+    /// Returns what an operator has to do if the database is not the one that was opened first.
     pub(super) const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Displaced(_) => Some(
-                "put the file back, or stop all workers, restore it as README.md describes, and start them",
+                "put the file back, or stop all workers, restore it as README.md describes, and \
+                    start them",
             ),
             Self::OtherDatabase { .. } => Some(
-                "point DATABASE_URL at the former database, or restart one worker with --adopt-database",
+                "point DATABASE_URL at the former database, or restart one worker with \
+                    --adopt-database",
             ),
             _ => None,
         }
     }
 
-    /// Returns `true` if statements prepared before a change of the schema may be the reason: their
+    /// Returns true if statements prepared before a change of the schema may be the cause. Their
     /// result has another type, they are gone, or a dropped rule left them an empty plan.
     pub(super) fn may_be_stale_statement(&self) -> bool {
         match self {
@@ -240,12 +248,15 @@ impl BackendError {
         }
     }
 
-    /// Returns `true` if the lock timeout passed.
+    /// Returns true if the lock timeout has passed.
     pub(super) fn is_lock_timeout(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03"))
+        matches!(self,
+            Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(
+                "55P03"))
     }
 
-    /// Whether the database gave this transaction up for another's sake, so that it may be run again at once.
+    /// Returns true if the database aborted this transaction in favor of another one, so that it
+    /// may run again at once.
     pub(super) fn is_lost_race(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
@@ -257,24 +268,25 @@ impl BackendError {
     }
 }
 
-/// By SQLSTATE class: cardinality, data exception, integrity, triggered data change, with-check option, program limit,
-/// raised by an application's trigger, and what such a trigger's code can run into.
+/// Returns true for an SQLSTATE class about values: cardinality, data exception, integrity,
+/// triggered data change, check option, program limit. Also for those that an application's trigger
+/// raises, and for errors in its code.
 fn postgres_blames_values(sqlstate: &str) -> bool {
     const CLASSES: [&str; 10] = ["21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"];
     sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
-/// By SQLSTATE of an error with a context: an application's trigger whose own statements cannot
-/// run. The statements of this program run without a context, and [`super::Store::probe`] finds
-/// out what they miss.
+/// Returns true for an SQLSTATE of an error with a context, if an application's trigger cannot run
+/// its own statements. Statements of this program have no context. [`super::Store::probe`] reports
+/// what they miss.
 fn fails_within_function(sqlstate: &str) -> bool {
     const CLASSES: [&str; 8] = ["0A", "24", "26", "2D", "34", "3B", "3F", "42"];
     sqlstate == "55000" || sqlstate.get(..2).is_some_and(|class| CLASSES.contains(&class))
 }
 
-/// By the server's function that raised the error: `RAISE` in a trigger, with an SQLSTATE of its
-/// own, and a row-level security policy, whose SQLSTATE is also that of a missing privilege.
-/// Class 40 asks for another run, which a trigger has had by then, see [`BackendError::is_lost_race`].
+/// Decides by the server's function that raised the error. `RAISE` in a trigger may have any
+/// SQLSTATE. A row-level security policy has the SQLSTATE of a missing privilege. Class 40 asks for
+/// another run, which a trigger has had by then: see [`BackendError::is_lost_race`].
 fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
     const OUTAGES: [&str; 3] = ["53", "55", "57"];
     let outage = sqlstate.get(..2).is_some_and(|class| OUTAGES.contains(&class));
@@ -285,7 +297,7 @@ fn postgres_refuses_row(sqlstate: &str, routine: Option<&str>) -> bool {
     }
 }
 
-/// By primary result code: TOOBIG, CONSTRAINT, MISMATCH, RANGE.
+/// Returns true for a primary result code about values: TOOBIG, CONSTRAINT, MISMATCH, RANGE.
 fn sqlite_blames_values(code: i32) -> bool {
     matches!(code & 0xff, 18 | 19 | 20 | 25)
 }
@@ -328,8 +340,8 @@ mod tests {
 
     #[test]
     fn sqlite_outages_blame_no_event() {
-        // ERROR, PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, SCHEMA,
-        // NOTADB; BUSY_RECOVERY, BUSY_SNAPSHOT, IOERR_FSYNC, READONLY_DBMOVED.
+        // ERROR, PERM, BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN,
+        // PROTOCOL, SCHEMA, NOTADB; BUSY_RECOVERY, BUSY_SNAPSHOT, IOERR_FSYNC, READONLY_DBMOVED.
         for code in [1, 3, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 17, 26, 261, 517, 1034, 1032] {
             assert!(!sqlite_blames_values(code), "{code}");
         }

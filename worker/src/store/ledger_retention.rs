@@ -1,35 +1,39 @@
-//! Forgetting rows of the ledger, a few at a time.
+//! Reads and deletes old rows of the ledger, a page at a time.
 //!
-//! Guarantee: a page is read by key, so it costs the same however long the ledger is; what is deleted is deleted by one
-//! statement, which is its own transaction, and only where it is still as old as the caller has seen.
+//! # Guarantees
+//! - One statement deletes the rows, in a transaction of its own. It deletes only rows that are
+//!   still as old as the caller has read (`ledger_rows_expire_unless_something_needs_them`).
+//!
+//! # Design
+//! A page is read by key, so its cost does not depend on the length of the ledger.
 
 use shared::event::Millis;
 
 use super::{Store, StoreError};
 
-/// The key of a row.
+/// Key of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerKey {
-    /// Whose event.
+    /// Platform of the event.
     pub platform: String,
-    /// Which.
+    /// Id of the event.
     pub event_id: String,
 }
 
-/// Some rows of the ledger, in order of key.
+/// Rows of the ledger, in order of key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LedgerPage {
-    /// Their keys.
+    /// Keys of the rows.
     pub keys: Vec<LedgerKey>,
-    /// Whether each was processed before the time that was asked about.
+    /// For each row, whether it was processed before the requested time.
     pub old: Vec<bool>,
 }
 
 impl Store {
-    /// Up to `most` rows behind `after`, and which of them were processed before `before`.
+    /// Returns up to `most` rows after `after`, and which of them were processed before `before`.
     ///
     /// # Errors
-    /// As the database's.
+    /// If the database cannot be read.
     pub async fn ledger_page(
         &self,
         after: Option<&LedgerKey>,
@@ -50,10 +54,11 @@ impl Store {
         Ok(page)
     }
 
-    /// Deletes those rows of `platform` that were processed before `before`; how many.
+    /// Deletes the rows of `platform` and `event_ids` that were processed before `before`. Returns
+    /// their number.
     ///
     /// # Errors
-    /// As the database's; then none was deleted, or all were.
+    /// If the database cannot be written. All rows or none were deleted.
     pub async fn delete_from_ledger(
         &self,
         platform: &str,

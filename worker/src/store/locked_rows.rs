@@ -1,18 +1,18 @@
-//! Keeps back events whose rows another transaction has locked, so that the others need not wait.
+//! Keeps back events whose rows another transaction has locked, so that other events need not wait.
 //!
 //! # Guarantees
-//! - A held row costs other events one lock timeout when it is met first, and nothing afterwards
+//! - A locked row costs other events one lock timeout when it is met first, and nothing afterwards
 //!   (`locked_row_delays_no_other_room`).
 //! - No event is kept back for a row that is free again (`held_row_is_free_again_at_once`).
 //!
 //! # Design
 //! A lock that no query finds (a row being inserted, a locked table) shows only when an event that
-//! runs alone meets it. Its rows are set apart for [`UNSEEN_LOCK_PAUSE`]; then one event tries again, alone and
-//! after the others.
+//! runs alone meets it. Its rows are postponed for [`UNSEEN_LOCK_PAUSE`]. Then one event tries
+//! again, alone and after the others.
 //!
-//! Other rows are remembered only to be asked for before a transaction instead of being waited for
-//! in it. So a row that is forgotten costs a lock timeout, and one that is remembered in vain costs
-//! a query.
+//! Other rows are remembered only to be queried before a transaction, instead of being waited for
+//! in it. So a forgotten row costs a lock timeout, and a row that is remembered in vain costs a
+//! query.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -20,22 +20,22 @@ use std::time::{Duration, Instant};
 use super::batch::PlatformEvents;
 use crate::effects::{PlannedChange, PlannedEvent};
 
-/// Rows that are remembered at most.
+/// Most rows to remember.
 const MAX_REMEMBERED: usize = 1024;
 
 /// Pause between two attempts at a row whose lock no query finds.
 const UNSEEN_LOCK_PAUSE: Duration = Duration::from_secs(2);
 
-/// A row, by its table and key; a session also by what else leads to it.
+/// A row by its table and key. A session is also identified by its live stream ids.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum LockedRow {
     Room(String),
     LiveStream(String),
-    /// Of a table whose keys begin with the platform.
+    /// Row of a table whose keys begin with the platform.
     OfPlatform(PlatformTable, String, String),
 }
 
-/// The tables whose keys begin with the platform.
+/// Tables whose keys begin with the platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PlatformTable {
     Recordings,
@@ -44,17 +44,17 @@ pub(super) enum PlatformTable {
     Chats,
 }
 
-/// Rows that somebody else has locked, as far as is known.
+/// Rows that another transaction has locked, as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct LockedRows {
-    /// Held when they were last asked for.
+    /// Rows that were locked at the last query.
     found: HashSet<LockedRow>,
-    /// Not to be tried before this instant.
+    /// Rows that are not to be tried before this instant.
     postponed: HashMap<LockedRow, Instant>,
 }
 
 impl LockedRows {
-    /// Adds rows. Returns `true` if any of them is new.
+    /// Adds rows. Returns true if any of them is new.
     pub(super) fn remember(&mut self, rows: impl IntoIterator<Item = LockedRow>) -> bool {
         let mut any = false;
         for row in rows {
@@ -66,7 +66,7 @@ impl LockedRows {
         any
     }
 
-    /// Sets the rows of the only event of `parts` apart; does nothing if there are more events.
+    /// Postpones the rows of the only event of `parts`. Does nothing if there are more events.
     pub(super) fn postpone(&mut self, parts: &[PlatformEvents<'_>]) {
         let mut events =
             parts.iter().flat_map(|part| part.events.iter().map(move |event| (part, event)));
@@ -88,7 +88,7 @@ impl LockedRows {
         }
     }
 
-    /// The place of an event that was set apart for long enough.
+    /// Returns the position of an event whose pause is over.
     pub(super) fn due(&self, parts: &[PlatformEvents<'_>]) -> Option<(usize, usize)> {
         let now = Instant::now();
         let is_due = |part: &PlatformEvents<'_>, event: &PlannedEvent| {
@@ -100,7 +100,7 @@ impl LockedRows {
         })
     }
 
-    /// Forgets every row that was found held and that an event of `parts` needs.
+    /// Forgets all rows that were found locked and that an event of `parts` needs.
     pub(super) fn forget(&mut self, parts: &[PlatformEvents<'_>]) {
         for row in
             parts.iter().flat_map(|part| part.events.iter().flat_map(|event| rows(part, event)))
@@ -109,7 +109,7 @@ impl LockedRows {
         }
     }
 
-    /// Separates the events of `parts` that need a held row; `None` if there are none.
+    /// Separates the events of `parts` that need a locked row. Returns `None` if there are none.
     pub(super) fn split<'a>(&self, parts: &[PlatformEvents<'a>]) -> Option<SplitEvents<'a>> {
         if self.found.is_empty() && self.postponed.is_empty() {
             return None;
@@ -127,14 +127,14 @@ impl LockedRows {
     }
 }
 
-/// Parts, and which of their events need a held row.
+/// Parts, and which of their events need a locked row.
 pub(super) struct SplitEvents<'a> {
     parts: Vec<PlatformEvents<'a>>,
     held: Vec<Vec<bool>>,
 }
 
 impl<'a> SplitEvents<'a> {
-    /// The events that need a held row (`true`) or the others, each list with its part.
+    /// Returns the events that need a locked row (`true`) or the others, each list with its part.
     pub(super) fn events(&self, held: bool) -> Vec<(PlatformEvents<'a>, Vec<PlannedEvent>)> {
         let take = |(part, marks): (&PlatformEvents<'a>, &Vec<bool>)| {
             let of = part.events.iter().zip(marks).filter(|(_, mark)| **mark == held);
@@ -143,7 +143,8 @@ impl<'a> SplitEvents<'a> {
         self.parts.iter().zip(&self.held).map(take).collect()
     }
 
-    /// The outcomes of all events in their order: `others` of those that need no held row.
+    /// Returns the outcomes of all events in their order. `others` holds those of the events that
+    /// need no locked row.
     pub(super) fn join<T>(&self, others: Vec<Vec<T>>, held: impl Fn() -> T) -> Vec<Vec<T>> {
         let one = |(marks, others): (&Vec<bool>, Vec<T>)| {
             let mut others = others.into_iter();
@@ -156,7 +157,7 @@ impl<'a> SplitEvents<'a> {
     }
 }
 
-/// The rows that an event locks.
+/// Returns the rows that an event locks.
 fn rows(part: &PlatformEvents<'_>, event: &PlannedEvent) -> impl Iterator<Item = LockedRow> {
     let own = |table, id: &str| {
         let platform = part.platform.name.as_str().to_owned();

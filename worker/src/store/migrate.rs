@@ -1,7 +1,13 @@
-//! The schema's history, compiled in.
+//! Holds the migrations of the session database.
 //!
-//! Guarantee: any number of workers may start at once; one migrates at a time, under a lock of ours (sqlx's own is a no-op
-//! on SQLite), which ends with its process. An older program starts beside newer migrations.
+//! # Guarantees
+//! - Any number of workers may start at once. One migrates at a time, under a lock that ends with
+//!   its process (`eight_workers_that_start_at_once_all_start`).
+//! - An older program starts beside newer migrations
+//!   (`an_older_program_starts_beside_newer_migrations`).
+//!
+//! # Design
+//! The lock is Tributary's own, because sqlx's lock does nothing on SQLite.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,10 +15,10 @@ use std::time::Duration;
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-/// How long to wait for another worker's migration before reporting an outage.
+/// Longest wait for another worker's migration before an outage is reported.
 pub(super) const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Version, description, statements.
+/// Version, description and SQL.
 type MigrationStep = (i64, &'static str, &'static str);
 
 pub(super) const SQLITE: [MigrationStep; 2] = [
@@ -28,7 +34,7 @@ pub(super) const POSTGRES: [MigrationStep; 2] = [
     ),
 ];
 
-/// Reads the database's own UUID.
+/// Reads the UUID of the database.
 pub(super) const DATABASE_ID: &str = "SELECT value FROM tributary_meta WHERE key = 'database_id'";
 
 pub(super) fn migrator(steps: &[MigrationStep]) -> Migrator {
@@ -38,7 +44,7 @@ pub(super) fn migrator(steps: &[MigrationStep]) -> Migrator {
     };
     let mut migrator = Migrator::with_migrations(steps.iter().map(step).collect());
     migrator.set_ignore_missing(true).set_locking(false);
-    // The application may keep its own tables, and sqlx's history of them, in the same database.
+    // The application may keep tables and a sqlx history of its own in the same database.
     migrator.dangerous_set_table_name("tributary_migrations");
     migrator
 }

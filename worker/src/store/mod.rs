@@ -1,8 +1,12 @@
-//! The session database: SQLite or PostgreSQL behind one interface.
+//! Session database: SQLite or PostgreSQL behind one interface.
 //!
-//! Guarantee: [`Store::apply_together`] is one transaction. Of the events that it reports [`Applied::Done`], each has a ledger
-//! row and its effect, both committed and synced; every other event has neither. Whether an event took effect is decided
-//! by the ledger's unique key alone, so redelivery, claim races and replays change nothing.
+//! # Guarantees
+//! - [`Store::apply_together`] runs one transaction. Each event with the outcome [`Applied::Done`]
+//!   has a ledger row and its effect, both committed and synced. Every other event has neither
+//!   (`worker_killed_in_mid_batch_loses_nothing`).
+//! - Only the unique key of the ledger decides whether an event took effect. So redeliveries, claim
+//!   races and replays change nothing (`a_second_delivery_is_known_and_changes_nothing`,
+//!   `one_event_in_two_workers_at_once_takes_effect_once`).
 
 mod batch;
 mod duplicate_hint;
@@ -25,27 +29,28 @@ pub use postgres::Postgres;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::value::RawValue;
 use shared::platform::Platform;
-pub use sqlite::{Displaced, Sqlite};
+pub use sqlite::{DisplacedFileError, Sqlite};
 pub use transaction_scope::TransactionScope;
 
 use crate::effects::{Applied, EventResult, PlannedEvent};
 
-/// Bounds of the store; the defaults are for production.
+/// Limits of the store. The defaults are for production.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// How long SQLite waits for another writer.
+    /// Time that SQLite waits for another writer.
     pub busy_timeout: Duration,
     /// PostgreSQL `statement_timeout`.
     pub statement_timeout: Duration,
     /// PostgreSQL `lock_timeout`.
     pub lock_timeout: Duration,
-    /// PostgreSQL `idle_in_transaction_session_timeout`: what a worker frozen in mid-transaction may hold up others.
+    /// PostgreSQL `idle_in_transaction_session_timeout`: the time for which a worker that froze in
+    /// a transaction can hold its locks.
     pub idle_timeout: Duration,
-    /// Bound of connecting.
+    /// Longest time to connect.
     pub connect_timeout: Duration,
-    /// Bound of one [`Store::apply_together`], whatever the server does.
+    /// Longest time for one [`Store::apply_together`].
     pub deadline: Duration,
-    /// Creates a SQLite file that does not exist. Else opening it is [`OpenError::NoFile`].
+    /// Creates a missing SQLite file. Otherwise opening it fails with [`OpenError::NoFile`].
     pub create_file: bool,
 }
 
@@ -54,8 +59,8 @@ impl Default for StoreOptions {
         Self {
             busy_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(10),
-            // Bounds the delay of other events when a held row is met first. Transactions of other
-            // workers take less.
+            // Delays other events when a locked row is met first. Transactions of other workers
+            // take less.
             lock_timeout: Duration::from_millis(400),
             idle_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
@@ -65,21 +70,22 @@ impl Default for StoreOptions {
     }
 }
 
-/// The session database.
+/// Session database.
 #[derive(Debug)]
 pub enum Store {
-    /// Embedded.
+    /// Embedded database.
     Sqlite(Box<Sqlite>),
-    /// A server.
+    /// Database server.
     Postgres(Box<Postgres>),
 }
 
 impl Store {
-    /// Connects, migrates under a lock of our own, and checks what must hold (SQLite ≥ 3.51.3, a file).
+    /// Connects, migrates under a lock, and checks the version of SQLite (3.51.3 or later) and that
+    /// the database is a file.
     ///
     /// # Errors
-    /// [`OpenError::Configuration`] and [`OpenError::Migration`] where trying again cannot help,
-    /// [`OpenError::Unavailable`] where it can.
+    /// [`OpenError::Configuration`] and [`OpenError::Migration`] if a retry cannot help,
+    /// [`OpenError::Unavailable`] if it may.
     pub async fn open(url: &SecretString, options: &StoreOptions) -> Result<Self, OpenError> {
         let url = url.expose_secret();
         match url.split_once(':').map(|(scheme, _)| scheme) {
@@ -93,7 +99,8 @@ impl Store {
         }
     }
 
-    /// The database's own UUID, written by its first migration run (two databases would mean two ledgers).
+    /// Returns the UUID of the database, which its first migration wrote. Two databases would be
+    /// two ledgers.
     #[must_use]
     pub fn database_id(&self) -> &str {
         match self {
@@ -102,10 +109,10 @@ impl Store {
         }
     }
 
-    /// Commits a write of its own, and checks that no table or column is missing.
+    /// Commits a write of its own, and checks that no table, column or privilege is missing.
     ///
     /// # Errors
-    /// Practically always [`StoreError::Outage`].
+    /// Nearly always [`StoreError::Outage`].
     pub async fn probe(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(store) => store.writer.probe().await,
@@ -113,10 +120,11 @@ impl Store {
         }
     }
 
-    /// Checks that SQLite's files are the ones that were opened. PostgreSQL has no such files.
+    /// Checks that the open database is the one that was opened first, and that SQLite's files are
+    /// in place.
     ///
     /// # Errors
-    /// [`StoreError::Outage`] when they are not.
+    /// [`StoreError::Outage`] if it is not.
     pub async fn check_identity(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(store) => store.writer.check_identity().await,
@@ -125,7 +133,8 @@ impl Store {
     }
 
     /// Closes all connections. The last one of a SQLite database applies its write-ahead log and
-    /// removes it. A displaced one leaves no log behind that SQLite would apply to another file.
+    /// removes it. A displaced database leaves no log behind that SQLite would apply to another
+    /// file.
     pub async fn close(&self) {
         let _ = self.check_identity().await;
         match self {
@@ -137,8 +146,8 @@ impl Store {
         }
     }
 
-    /// Reason why nothing is committed until an operator acts: the open database is not the session
-    /// database.
+    /// Returns why nothing is committed until an operator acts: the open database is not the
+    /// session database.
     #[must_use]
     pub fn wrong_database(&self) -> Option<String> {
         match self {
@@ -147,7 +156,8 @@ impl Store {
         }
     }
 
-    /// Bytes of SQLite's write-ahead log, which grows while somebody reads without end; 0 with PostgreSQL.
+    /// Returns the bytes of SQLite's write-ahead log, which grows during long reads. Returns 0 with
+    /// PostgreSQL.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
         match self {
@@ -156,11 +166,11 @@ impl Store {
         }
     }
 
-    /// Whether a commit survives a power loss, as far as the disk honours a sync: always with SQLite, with PostgreSQL by
-    /// the server's `fsync` and `full_page_writes`.
+    /// Returns true if a commit survives a power loss, as far as the disk obeys a sync. SQLite
+    /// always does. PostgreSQL does by its settings `fsync` and `full_page_writes`.
     ///
     /// # Errors
-    /// When the server cannot be asked.
+    /// If the server cannot be queried.
     pub async fn is_durable(&self) -> Result<bool, StoreError> {
         match self {
             Self::Sqlite(_) => Ok(true),
@@ -168,7 +178,8 @@ impl Store {
         }
     }
 
-    /// Which platforms' events may share a transaction: of others, [`Self::apply_together`] gets one part at a time.
+    /// Returns which platforms may share a transaction. [`Self::apply_together`] gets any other
+    /// platform alone.
     #[must_use]
     pub const fn transaction_scope(&self) -> TransactionScope {
         match self {
@@ -177,10 +188,10 @@ impl Store {
         }
     }
 
-    /// Applies a batch of one platform, folded by event id: [`Self::apply_together`] with one part.
+    /// Applies the events of one platform with [`Self::apply_together`]. Their ids are distinct.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Self::apply_together`].
     pub async fn apply(
         &self,
         platform: &Platform,
@@ -190,12 +201,13 @@ impl Store {
         Ok(applied.into_iter().flatten().collect())
     }
 
-    /// Applies the parts, in order of platform name, in one transaction; the answer has their lengths and order. Safe to
-    /// drop at any point; calls take turns.
+    /// Applies the parts, in order of platform name, in one transaction. Returns an outcome for
+    /// each event of each part. Safe to drop at any point. Calls run one after the other.
     ///
     /// # Errors
-    /// Nothing of any part took effect, or (lost commit) applying it again finds out: [`StoreError::Outage`] where no
-    /// event is to blame, [`StoreError::Rejected`] where one may be, of whichever part.
+    /// No part took effect, or the result of a commit is unknown and the next call finds it out.
+    /// [`StoreError::Outage`] if no event is to blame, [`StoreError::Rejected`] if an event of some
+    /// part may be.
     pub async fn apply_together(
         &self,
         parts: &[PlatformEvents<'_>],
@@ -206,10 +218,10 @@ impl Store {
         }
     }
 
-    /// What the ledger says of an event.
+    /// Returns the ledger's result of an event.
     ///
     /// # Errors
-    /// As the database's.
+    /// If the database cannot be read.
     pub async fn result(
         &self,
         platform: &str,
@@ -226,10 +238,11 @@ impl Store {
         result.map_err(|_| BackendError::Unreadable("result").into())
     }
 
-    /// A session's row as a JSON object: every documented column, times RFC 3339 with milliseconds.
+    /// Returns a session's row as a JSON object with all documented columns. Times are RFC 3339
+    /// with milliseconds.
     ///
     /// # Errors
-    /// As the database's.
+    /// If the database cannot be read.
     pub async fn session(&self, room_id: &str) -> Result<Option<Box<RawValue>>, StoreError> {
         if room_id.contains('\0') {
             return Ok(None);

@@ -1,7 +1,12 @@
-//! Tables and columns that this program's statements need, compared with those that are there.
+//! Compares the tables and columns that this program needs with those in the database.
 //!
-//! The migrations decide what is needed. SQLite's are run in memory and read back; those of
-//! PostgreSQL make the same tables and columns (`eight_workers_that_start_at_once_all_start`).
+//! # Guarantees
+//! - A missing table or column makes the worker unready, and is named
+//!   (`missing_column_or_table_is_unready_and_named`).
+//!
+//! # Design
+//! The migrations define what is needed. SQLite's migrations run in memory and are read back. Those
+//! of PostgreSQL create the same tables and columns (`eight_workers_that_start_at_once_all_start`).
 
 use std::sync::OnceLock;
 
@@ -10,17 +15,17 @@ use rusqlite::Connection;
 use super::error::{BackendError, OpenError};
 use super::migrate::SQLITE;
 
-/// Missing parts that one message names.
+/// Most missing parts that one message names.
 const MAX_NAMED: usize = 5;
 
-/// Tables with their columns, a pair for each column.
+/// Tables and columns, one pair for each column.
 #[derive(Debug)]
 pub(super) struct RequiredSchema {
     pub(super) tables: Vec<String>,
     pub(super) columns: Vec<String>,
 }
 
-/// Everything that the migrations make.
+/// Returns everything that the migrations create.
 pub(super) fn required() -> Result<&'static RequiredSchema, BackendError> {
     static REQUIRED: OnceLock<RequiredSchema> = OnceLock::new();
     if let Some(needed) = REQUIRED.get() {
@@ -34,7 +39,7 @@ pub(super) fn required() -> Result<&'static RequiredSchema, BackendError> {
     Ok(REQUIRED.get_or_init(|| RequiredSchema { tables, columns }))
 }
 
-/// Names of the tables that the migrations make.
+/// Returns the names of the tables that the migrations create.
 pub(super) fn tables() -> Result<Vec<String>, BackendError> {
     let mut tables = required()?.tables.clone();
     tables.sort();
@@ -42,16 +47,18 @@ pub(super) fn tables() -> Result<Vec<String>, BackendError> {
     Ok(tables)
 }
 
-/// Tables of a SQLite database with their columns.
+/// Returns the tables of a SQLite database with their columns.
 pub(super) fn columns(connection: &Connection) -> Result<Vec<(String, String)>, rusqlite::Error> {
     let mut statement = connection.prepare_cached(
-        "SELECT t.name, c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table'",
+        "SELECT t.name, c.name \
+            FROM sqlite_schema t JOIN pragma_table_info(t.name) c \
+            WHERE t.type = 'table'",
     )?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
 
-/// Fails where a table or column is missing: `(table, None)` or `(table, Some(column))`.
+/// Fails if a table or column is missing: `(table, None)` or `(table, Some(column))`.
 pub(super) fn check_schema(missing: Vec<(String, Option<String>)>) -> Result<(), BackendError> {
     let mut named: Vec<String> = missing
         .into_iter()
@@ -65,7 +72,7 @@ pub(super) fn check_schema(missing: Vec<(String, Option<String>)>) -> Result<(),
     fail_if_any(named)
 }
 
-/// Fails where the database user lacks a privilege: `(table, privilege)`.
+/// Fails if the database user lacks a privilege: `(table, privilege)`.
 pub(super) fn check_privileges(lacking: Vec<(String, String)>) -> Result<(), BackendError> {
     let named =
         |(table, verb)| format!("the database user may not {verb} on table {table}; GRANT it");
@@ -83,8 +90,8 @@ fn fail_if_any(mut named: Vec<String>) -> Result<(), BackendError> {
     Err(BackendError::Schema(named.join(", ")))
 }
 
-/// Refuses a fresh database in which an application has tables of the same names. `own`: whether
-/// Tributary's migrations have run here before; `remedy`: where else to put its tables.
+/// Refuses a database in which an application has tables of the same names, unless Tributary's
+/// migrations have run there before. `remedy` names another place for its tables.
 pub(super) fn check_unclaimed(found: &[String], remedy: &str) -> Result<(), OpenError> {
     const OWN: &str = "tributary_meta";
     if found.is_empty() || found.iter().any(|table| table == OWN) {
@@ -158,7 +165,8 @@ mod tests {
         ]);
         assert_eq!(
             error.unwrap_err().to_string(),
-            "the schema is not complete: the table sessions has no column title, there is no table jobs"
+            "the schema is not complete: the table sessions has no column title, there is no \
+                table jobs"
         );
         let error =
             check_schema(["a", "b", "c", "d", "e", "f", "g"].map(column).to_vec()).unwrap_err();
@@ -172,7 +180,8 @@ mod tests {
         assert!(check_unclaimed(&[], "").is_ok());
         assert!(check_unclaimed(&names(&["sessions", "tributary_meta"]), "").is_ok());
         let error = check_unclaimed(&names(&["jobs", "sessions"]), "move").unwrap_err().to_string();
-        let expected = "DATABASE_URL: the database already has the tables jobs, sessions, which Tributary did \
+        let expected = "DATABASE_URL: the database already has the tables jobs, sessions, which \
+            Tributary did \
                         not make; move";
         assert_eq!(error, expected);
     }

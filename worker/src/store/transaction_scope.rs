@@ -1,31 +1,39 @@
-//! Whose events may be in one transaction.
+//! Decides which platforms may share a transaction.
 //!
-//! Guarantee: two workers that take parts which are allowed here, in order of platform name, cannot deadlock over rows
-//! that each platform has for itself. PostgreSQL locks row by row, in order only within a part: a room that several
-//! platforms may touch could be locked by one part of a worker and wanted by a later part of another, and the reverse. So
-//! only platforms that own their sessions share there. One that names another's room all the same is refused, and may lose
-//! a race until then, which is run again. SQLite has one lock for everything.
+//! # Guarantees
+//! - Two workers that apply allowed parts, in order of platform name, cannot deadlock over rows
+//!   that belong to one platform (`platforms_with_shared_rooms_run_alone_on_row_locks`).
+//! - The number of parts per transaction is bounded on PostgreSQL
+//!   (`shared_platforms_are_bounded_on_row_locks`).
 //!
-//! Every part costs PostgreSQL a few round trips, and what is locked first stays locked for all of them. So only as many
-//! parts share there as take less than another worker waits for a row (`lock_timeout`) of a server that is near. Behind
-//! a slower network an event of such a row may be kept back and retried, at no cost.
+//! # Design
+//! PostgreSQL locks rows in order only within a part. If two platforms may touch one room, a worker
+//! may lock it for one part while another worker waits for it in a later part, and the other way
+//! round. So only platforms that own their sessions share a transaction there. A platform that
+//! names a room of another one is rejected. Until then it may lose a race and run again. SQLite has
+//! a single lock.
+//!
+//! Each part costs PostgreSQL a few round trips, and the locks of the first part are held for all
+//! of them. So the parts of a transaction take less time than another worker waits for a row
+//! (`lock_timeout`), if the server is near. On a slower network, an event of such a row may be
+//! retried at no cost.
 
 use shared::platform::{Platform, PlatformName, SessionScope};
 
-/// What a database allows.
+/// Platforms that a database allows in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionScope {
-    /// Parts of any platforms.
+    /// Any platforms.
     Any,
-    /// Parts of platforms that touch only sessions of their own.
+    /// Platforms that touch only sessions of their own.
     OwnSessions,
 }
 
-/// Most parts in one transaction where rows are locked: at 1 ms a round trip, about a tenth of a second.
+/// Most parts of a transaction with row locks. At 1 ms per round trip, 24 parts take about 0.1 s.
 const MAX_PARTS: usize = 24;
 
 impl TransactionScope {
-    /// How many parts may be in one transaction.
+    /// Returns the most parts of one transaction.
     #[must_use]
     pub const fn max_parts(self) -> usize {
         match self {
@@ -34,8 +42,8 @@ impl TransactionScope {
         }
     }
 
-    /// Whether events of `platform` may be in one transaction with others'. Announcements never are: what comes after them
-    /// is to find them committed, whatever happens to others.
+    /// Returns true if `platform` may share a transaction. Announcements never do, because later
+    /// events must find them committed, even if other events fail.
     #[must_use]
     pub fn allows(self, platform: &Platform) -> bool {
         platform.name.as_str() != PlatformName::SESSIONS

@@ -1,10 +1,13 @@
-//! The one connection that writes.
+//! Runs transactions on the one connection that writes.
 //!
-//! Guarantee: a connection is used again only after a commit or a rollback that the database confirmed. After anything
-//! else, a cancelled call included, it is closed, which rolls back what was open, and the next call
-//! reconnects. A failure that may be due to statements prepared before a change of the schema
-//! counts only if it repeats with new ones. A new connection, and every probe, must find the
-//! database that was opened first.
+//! # Guarantees
+//! - A connection is used again only after a confirmed commit or rollback. In any other case, a
+//!   cancelled call included, it is closed, which rolls back an open transaction
+//!   (`database_connections_cut_under_load_lose_nothing`).
+//! - A failure that old prepared statements can cause counts only if it repeats with new ones
+//!   (`changed_column_type_costs_no_event`).
+//! - A new connection and each probe must find the database that was opened first
+//!   (`another_database_is_an_outage_until_the_first_is_back`).
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -19,22 +22,22 @@ use super::locked_rows::{LockedRow, LockedRows};
 use super::transaction_scope::TransactionScope;
 use crate::effects::{Applied, PlannedEvent};
 
-/// How often a batch is run again when other workers were faster.
+/// Runs of a batch that lost races against other workers.
 const MAX_RACES: u32 = 8;
 
 /// Runs of a batch around rows that other transactions lock meanwhile.
 const MAX_LOCK_RETRIES: u32 = 4;
 
-/// A connection that has rested longer is asked whether it still answers.
+/// Idle time after which a connection is checked before its next use.
 const IDLE_PROBE_AFTER: Duration = Duration::from_secs(1);
 
-/// What a database must offer to be written to.
+/// Database that can be written to.
 pub(super) trait Backend: Send + Sync {
-    /// Its connection.
+    /// Connection to the database.
     type Connection: Transact;
-    /// Which platforms' parts may share a transaction.
+    /// Platforms that may share a transaction.
     const TRANSACTION_SCOPE: TransactionScope;
-    /// A new connection with every setting that must hold.
+    /// Opens a connection with all required settings.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, BackendError>> + Send;
 }
 
@@ -49,12 +52,12 @@ pub(super) struct Writer<B: Backend> {
     wrong_database: watch::Sender<Option<String>>,
 }
 
-/// What one transaction leaves for the next.
+/// State that one transaction leaves for the next.
 #[derive(Debug)]
 struct WriterState<C> {
     idle: Option<IdleConnection<C>>,
     duplicate_hint: DuplicateHint,
-    held: LockedRows,
+    locked: LockedRows,
 }
 
 #[derive(Debug)]
@@ -70,7 +73,7 @@ impl<C> IdleConnection<C> {
 }
 
 impl<B: Backend> Writer<B> {
-    /// `database_id`: of the database that `connection` leads to.
+    /// Creates a writer. `database_id` is the UUID of the database of `connection`.
     pub(super) fn new(
         backend: B,
         connection: B::Connection,
@@ -80,7 +83,7 @@ impl<B: Backend> Writer<B> {
         let state = WriterState {
             idle: Some(IdleConnection::now(connection)),
             duplicate_hint: DuplicateHint::default(),
-            held: LockedRows::default(),
+            locked: LockedRows::default(),
         };
         Self {
             backend,
@@ -111,7 +114,7 @@ impl<B: Backend> Writer<B> {
         .await
     }
 
-    /// Applies what needs no held row, and answers [`Applied::RowLocked`] for the rest.
+    /// Applies the events that need no locked row. The others get [`Applied::RowLocked`].
     async fn apply_around_locked_rows(
         &self,
         state: &mut WriterState<B::Connection>,
@@ -119,16 +122,16 @@ impl<B: Backend> Writer<B> {
     ) -> Result<Vec<Vec<Applied>>, BackendError> {
         for _ in 0..MAX_LOCK_RETRIES {
             self.recheck_locked_rows(state, parts).await?;
-            let outcome = match state.held.split(parts) {
+            let outcome = match state.locked.split(parts) {
                 None => self.apply_all(state, parts).await,
-                Some(apart) => {
-                    let others = apart.events(false);
+                Some(split) => {
+                    let others = split.events(false);
                     match self.apply_all(state, &as_parts(&others)).await {
                         Ok(others) => {
                             self.retry_postponed(
                                 state,
                                 parts,
-                                apart.join(others, || Applied::RowLocked),
+                                split.join(others, || Applied::RowLocked),
                             )
                             .await
                         }
@@ -140,26 +143,24 @@ impl<B: Backend> Writer<B> {
                 Err(cause) if cause.is_lock_timeout() => cause,
                 outcome => return outcome,
             };
-            let held = self.locked_rows(&mut state.idle, parts).await?;
-            if !state.held.remember(held) {
-                state.held.postpone(parts);
+            let locked = self.locked_rows(&mut state.idle, parts).await?;
+            if !state.locked.remember(locked) {
+                state.locked.postpone(parts);
                 return Err(error);
             }
-            tracing::info!(
-                "another transaction keeps rows locked; their events are retried, the others go on"
-            );
+            tracing::info!("another transaction keeps rows locked; retrying their events later");
         }
         Err(BackendError::Contended(MAX_LOCK_RETRIES))
     }
 
-    /// Runs one event alone that was set apart, after the others have their outcomes.
+    /// Runs one postponed event alone, after the others have their outcomes.
     async fn retry_postponed(
         &self,
         state: &mut WriterState<B::Connection>,
         parts: &[PlatformEvents<'_>],
         mut outcomes: Vec<Vec<Applied>>,
     ) -> Result<Vec<Vec<Applied>>, BackendError> {
-        let Some((at, event)) = state.held.due(parts) else { return Ok(outcomes) };
+        let Some((at, event)) = state.locked.due(parts) else { return Ok(outcomes) };
         let Some(part) = parts.get(at) else { return Ok(outcomes) };
         let alone = [PlatformEvents {
             platform: part.platform,
@@ -167,7 +168,7 @@ impl<B: Backend> Writer<B> {
         }];
         match self.apply_all(state, &alone).await {
             Ok(applied) => {
-                state.held.admit(&alone);
+                state.locked.admit(&alone);
                 if let (Some(outcome), Some(applied)) = (
                     outcomes.get_mut(at).and_then(|part| part.get_mut(event)),
                     applied.into_iter().flatten().next(),
@@ -175,45 +176,45 @@ impl<B: Backend> Writer<B> {
                     *outcome = applied;
                 }
             }
-            Err(cause) if cause.is_lock_timeout() => state.held.postpone(&alone),
-            // The others are committed. This event shows its fault when it runs in a transaction of
-            // its own.
-            Err(_) => state.held.admit(&alone),
+            Err(cause) if cause.is_lock_timeout() => state.locked.postpone(&alone),
+            // The other events are committed. This one shows its fault when it runs in a
+            // transaction of its own.
+            Err(_) => state.locked.admit(&alone),
         }
         Ok(outcomes)
     }
 
-    /// Forgets those held rows that events of `parts` need and that are free again.
+    /// Forgets the locked rows that events of `parts` need and that are free again.
     async fn recheck_locked_rows(
         &self,
         state: &mut WriterState<B::Connection>,
         parts: &[PlatformEvents<'_>],
     ) -> Result<(), BackendError> {
-        let Some(apart) = state.held.split(parts) else { return Ok(()) };
-        let touched = apart.events(true);
+        let Some(split) = state.locked.split(parts) else { return Ok(()) };
+        let touched = split.events(true);
         let touched = as_parts(&touched);
-        let held = self.locked_rows(&mut state.idle, &touched).await?;
-        state.held.forget(&touched);
-        state.held.remember(held);
+        let locked = self.locked_rows(&mut state.idle, &touched).await?;
+        state.locked.forget(&touched);
+        state.locked.remember(locked);
         Ok(())
     }
 
-    /// The rows that events of `parts` need and somebody else keeps locked now.
+    /// Returns the rows that events of `parts` need and that another transaction keeps locked.
     async fn locked_rows(
         &self,
         idle: &mut Option<IdleConnection<B::Connection>>,
         parts: &[PlatformEvents<'_>],
     ) -> Result<Vec<LockedRow>, BackendError> {
         let mut connection = self.connection(idle).await?;
-        let mut held = Vec::new();
+        let mut locked = Vec::new();
         for part in parts {
-            held.extend(connection.locked_rows(&part.row_query(LedgerCheck::AssumeNew)).await?);
+            locked.extend(connection.locked_rows(&part.row_query(LedgerCheck::AssumeNew)).await?);
         }
         *idle = Some(IdleConnection::now(connection));
-        Ok(held)
+        Ok(locked)
     }
 
-    /// Applies all of `parts`, again where another worker was faster.
+    /// Applies all `parts`, again after each lost race.
     async fn apply_all(
         &self,
         state: &mut WriterState<B::Connection>,
@@ -231,7 +232,7 @@ impl<B: Backend> Writer<B> {
                     state.duplicate_hint.record(parts, &applied);
                     return Ok(applied);
                 }
-                // At most once, since the ledger is read from now on.
+                // Happens at most once, since the next run queries the ledger.
                 Ok(TransactionOutcome::NotAllNew) => {
                     state.duplicate_hint.expect_duplicates(parts);
                     ledger = LedgerCheck::Query;
@@ -239,7 +240,7 @@ impl<B: Backend> Writer<B> {
                 Ok(TransactionOutcome::LostRace) => races += 1,
                 Err(cause) if cause.is_lost_race() => {
                     races += 1;
-                    // A trigger that raises it each time refuses the event.
+                    // A trigger that raises this error each time rejects the event.
                     if cause.may_be_caused_by_event() {
                         last = cause;
                     }
@@ -251,7 +252,7 @@ impl<B: Backend> Writer<B> {
     }
 
     /// See [`super::Store::transaction_scope`].
-    #[expect(clippy::unused_self, reason = "asked of whichever database there is")]
+    #[expect(clippy::unused_self, reason = "part of the interface of both databases")]
     pub(super) const fn transaction_scope(&self) -> TransactionScope {
         B::TRANSACTION_SCOPE
     }
@@ -274,7 +275,7 @@ impl<B: Backend> Writer<B> {
         .await
     }
 
-    /// Closes the connection, once no call uses it.
+    /// Closes the connection once no call uses it.
     pub(super) async fn close(&self) {
         let idle = self.state.lock().await.idle.take();
         if let Some(IdleConnection { connection, .. }) = idle {
@@ -310,7 +311,9 @@ impl<B: Backend> Writer<B> {
                 (None, Some(reason)) => {
                     tracing::error!(reason, "not the session database; nothing is committed")
                 }
-                (Some(_), None) => tracing::info!("the session database is the right one again"),
+                (Some(_), None) => {
+                    tracing::info!("the session database is in place again; committing")
+                }
                 _ => {}
             }
             let changed = *known != wrong_database;
@@ -319,7 +322,7 @@ impl<B: Backend> Writer<B> {
         });
     }
 
-    /// One transaction. Unless it committed, it is rolled back.
+    /// Runs one transaction. Rolls it back unless it committed.
     async fn transact(
         &self,
         idle: &mut Option<IdleConnection<B::Connection>>,
@@ -350,8 +353,8 @@ impl<B: Backend> Writer<B> {
         done
     }
 
-    /// The idle connection if it still answers, else a new one. A server may have been restarted since it was last used;
-    /// that is no outage.
+    /// Returns the idle connection if it still answers, or else a new one. A restart of the server
+    /// between two calls is no outage.
     async fn connection(
         &self,
         idle: &mut Option<IdleConnection<B::Connection>>,
@@ -392,7 +395,7 @@ fn as_parts<'a>(events: &'a [(PlatformEvents<'a>, Vec<PlannedEvent>)]) -> Vec<Pl
     events.iter().map(|(part, events)| PlatformEvents { platform: part.platform, events }).collect()
 }
 
-/// What a transaction is for.
+/// Kind of a transaction.
 #[derive(Clone, Copy)]
 enum WriterTask<'a> {
     Apply(&'a [PlatformEvents<'a>], LedgerCheck),

@@ -1,4 +1,5 @@
-//! See [`crate::store::ledger_retention`](super::super::Store::ledger_retention).
+//! Implements [`Store::ledger_page`](super::super::Store::ledger_page) and
+//! [`Store::delete_from_ledger`](super::super::Store::delete_from_ledger).
 
 use shared::event::Millis;
 use time::OffsetDateTime;

@@ -1,7 +1,10 @@
-//! PostgreSQL.
+//! PostgreSQL session database.
 //!
-//! Guarantee: rows that a batch changes are locked first, in order of key, and a session that holds locks cannot hold up
-//! others for longer than its own time-outs (a worker may be frozen in mid-transaction).
+//! # Guarantees
+//! - A session that holds locks cannot hold them longer than its own timeouts, even if its worker
+//!   is frozen in a transaction (`a_worker_frozen_in_mid_transaction_holds_nobody_up_for_ever`).
+//! - Rows that a batch changes are locked first, in order of key. A deadlock counts as a lost race
+//!   (`a_deadlock_is_a_lost_race`).
 
 mod ledger_retention;
 mod sql;
@@ -20,45 +23,59 @@ use super::schema;
 use super::transaction_scope::TransactionScope;
 use super::writer::{Backend, Writer};
 
-/// Session settings, one round trip per connection; not start-up options, which poolers refuse. Every statement here is a
-/// look-up by key, so plans that read a whole table are ruled out: a plan made while a table was small is kept for long.
-const SETTINGS: &str = "SELECT set_config('idle_in_transaction_session_timeout', $1, false), \
-    set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false), \
-    set_config('synchronous_commit', 'on', false), set_config('tcp_keepalives_idle', '10', false), \
-    set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '3', false), \
-    set_config('enable_seqscan', 'off', false), set_config('enable_hashjoin', 'off', false), \
-    set_config('enable_mergejoin', 'off', false), set_config('jit', 'off', false)";
+/// Session settings, in one round trip per connection. Start-up options would not do, because
+/// poolers refuse them. All statements here look rows up by key, so plans that scan a table are
+/// disabled: PostgreSQL keeps a plan that it made while a table was small.
+const SETTINGS: &str = "SELECT \
+    set_config('idle_in_transaction_session_timeout', $1, false), \
+    set_config('statement_timeout', $2, false), \
+    set_config('lock_timeout', $3, false), \
+    set_config('synchronous_commit', 'on', false), \
+    set_config('tcp_keepalives_idle', '10', false), \
+    set_config('tcp_keepalives_interval', '5', false), \
+    set_config('tcp_keepalives_count', '3', false), \
+    set_config('enable_seqscan', 'off', false), \
+    set_config('enable_hashjoin', 'off', false), \
+    set_config('enable_mergejoin', 'off', false), \
+    set_config('jit', 'off', false)";
 
 const RESULT: &str =
     "SELECT result::text FROM webhook_events WHERE platform = $1 AND event_id = $2";
 
-const SESSION: &str = "SELECT json_build_object('room_id', room_id, 'platform', platform, 'status', status, \
-    'live_stream_id', live_stream_id, 'config', config, 'title', title, 'streamer_id', streamer_id, 'app_id', app_id, \
-    'viewer_count', viewer_count, 'peak_viewers', peak_viewers, 'duration_seconds', duration_seconds, \
-    'error_code', error_code, 'error_message', error_message, \
+const SESSION: &str = "SELECT json_build_object(\
+    'room_id', room_id, 'platform', platform, 'status', status, 'live_stream_id', live_stream_id, \
+    'config', config, 'title', title, 'streamer_id', streamer_id, 'app_id', app_id, \
+    'viewer_count', viewer_count, 'peak_viewers', peak_viewers, \
+    'duration_seconds', duration_seconds, 'error_code', error_code, \
+    'error_message', error_message, \
     'started_at', to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
     'ended_at', to_char(ended_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
     'data', data, 'last_event_id', last_event_id, \
-    'last_event_at', to_char(last_event_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
+    'last_event_at', to_char(last_event_at AT TIME ZONE 'UTC', \
+    'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
     'created_at', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
-    'updated_at', to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text \
+    'updated_at', to_char(updated_at AT TIME ZONE 'UTC', \
+    'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text \
     FROM sessions WHERE room_id = $1";
 
-/// Any number that nothing else in the database locks by: "tributar" in ASCII.
+/// Key of the migration lock, used by nothing else in the database: "tributar" in ASCII.
 const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;
 
-/// The schema that tables are made in, and which of the given names are taken there.
+/// Returns the schema that tables are created in, and which of the given names exist there.
 const RELATIONS: &str = "SELECT current_schema()::text, ARRAY(SELECT relname::text FROM pg_class \
     WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) \
     AND relname = ANY($1) ORDER BY relname)";
 
-/// Given pairs of table and column that are not there; no column where there is no table.
-const MISSING: &str = "SELECT n.tab, CASE WHEN to_regclass(n.tab) IS NULL THEN NULL ELSE n.col END \
-    FROM unnest($1::text[], $2::text[]) AS n (tab, col) WHERE NOT EXISTS (SELECT FROM pg_attribute a \
-    WHERE a.attrelid = to_regclass(n.tab) AND a.attname = n.col AND a.attnum > 0 AND NOT a.attisdropped)";
+/// Returns the given pairs of table and column that are missing. The column is null if the table is
+/// missing.
+const MISSING: &str = "SELECT n.tab, \
+        CASE WHEN to_regclass(n.tab) IS NULL THEN NULL ELSE n.col END \
+    FROM unnest($1::text[], $2::text[]) AS n (tab, col) \
+    WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass(n.tab) AND \
+        a.attname = n.col AND a.attnum > 0 AND NOT a.attisdropped)";
 
-/// Given tables that this session's role may not use, with the privilege that it lacks. Rows of
-/// the ledger are never updated.
+/// Returns the given tables that this session's role may not use, with the missing privilege.
+/// Ledger rows are never updated.
 const FORBIDDEN: &str = "SELECT t.tab, p.verb FROM unnest($1::text[]) AS t (tab) \
     CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE')) AS p (verb) \
     WHERE NOT (t.tab = 'webhook_events' AND p.verb = 'UPDATE') \
@@ -67,7 +84,7 @@ const FORBIDDEN: &str = "SELECT t.tab, p.verb FROM unnest($1::text[]) AS t (tab)
 /// Connections for the routes that show rows.
 const READER_CONNECTIONS: u32 = 2;
 
-/// A PostgreSQL session database.
+/// PostgreSQL session database.
 #[derive(Debug)]
 pub struct Postgres {
     pub(super) writer: Writer<PostgresBackend>,
@@ -75,7 +92,7 @@ pub struct Postgres {
     pub(super) database_id: String,
 }
 
-/// Where and how to connect.
+/// Connection options and session settings.
 #[derive(Clone, Debug)]
 pub(super) struct PostgresBackend {
     connect: PgConnectOptions,
@@ -99,7 +116,10 @@ impl Backend for PostgresBackend {
 impl Postgres {
     pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<Self, OpenError> {
         let connect: PgConnectOptions = url.parse().map_err(|_| {
-            OpenError::Configuration("is not a PostgreSQL URL that can be understood".to_owned())
+            OpenError::Configuration(
+                "is not a valid PostgreSQL URL (use postgres://user:password@host/database)"
+                    .to_owned(),
+            )
         })?;
         let connect = connect.application_name("tributary-worker");
         let server = PostgresBackend { connect, options: options.clone() };
@@ -135,7 +155,7 @@ impl Postgres {
         Ok(sqlx::query_scalar(SESSION).bind(room_id).fetch_optional(&self.readers).await?)
     }
 
-    /// Whether commits survive a power loss.
+    /// Returns true if commits survive a power loss.
     pub(super) async fn is_durable(&self) -> Result<bool, StoreError> {
         let settings: String = sqlx::query_scalar(
             "SELECT current_setting('fsync') || current_setting('full_page_writes')",
@@ -159,19 +179,22 @@ async fn configure_session(
     Ok(())
 }
 
-/// A zero would mean "for ever".
+/// PostgreSQL reads zero as "no limit".
 fn milliseconds(time: Duration) -> String {
     time.as_millis().max(1).to_string()
 }
 
-/// On a connection of its own, whose end releases the lock whatever happens.
+/// Migrates on a connection of its own, whose end releases the lock in any case.
 async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
     let mut connection = server.connect().await.map_err(StoreError::from)?;
     let work = async {
-        // A migration may take longer than a batch, and waiting for another worker's is normal.
-        sqlx::query("SELECT set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
-            .execute(&mut connection)
-            .await?;
+        // A migration may take longer than a batch, and waits for one of another worker.
+        sqlx::query(
+            "SELECT set_config('statement_timeout', '0', false), \
+                set_config('lock_timeout', '0', false)",
+        )
+        .execute(&mut connection)
+        .await?;
         sqlx::query("SELECT pg_advisory_lock($1)")
             .bind(MIGRATION_LOCK)
             .execute(&mut connection)
@@ -182,16 +205,20 @@ async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
     check_unclaimed(&mut connection).await?;
     migrate::migrator(&POSTGRES).run_direct(None, &mut connection, false).await?;
     let id = migrate::new_database_id();
-    sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', $1) ON CONFLICT (key) DO NOTHING")
-        .bind(id)
-        .execute(&mut connection)
-        .await
-        .map_err(StoreError::from)?;
+    sqlx::query(
+        "INSERT INTO tributary_meta (key, value) \
+        VALUES ('database_id', $1) \
+        ON CONFLICT (key) DO NOTHING",
+    )
+    .bind(id)
+    .execute(&mut connection)
+    .await
+    .map_err(StoreError::from)?;
     let id = sqlx::query_scalar(DATABASE_ID)
         .fetch_one(&mut connection)
         .await
         .map_err(StoreError::from)?;
-    // Unasked, a pooler might keep the session, and with it the lock.
+    // A pooler might keep the session open, and the lock with it.
     let unlock =
         sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(&mut connection);
     unlock.await.map_err(StoreError::from)?;
@@ -200,7 +227,7 @@ async fn migrate(server: &PostgresBackend) -> Result<String, OpenError> {
     Ok(id)
 }
 
-/// Refuses a schema in which an application has tables of our names.
+/// Refuses a schema in which an application has tables of the same names.
 async fn check_unclaimed(connection: &mut PgConnection) -> Result<(), OpenError> {
     let tables = schema::tables().map_err(StoreError::from)?;
     let (schema, found): (Option<String>, Vec<String>) = sqlx::query_as(RELATIONS)

@@ -1,4 +1,4 @@
-//! Statements of a transaction: begin, read, commit, and the look for held rows.
+//! Runs the statements of a transaction: begin, read, commit, and the query for locked rows.
 
 use std::collections::HashSet;
 
@@ -75,7 +75,7 @@ impl Transact for PgConnection {
         Ok(all)
     }
 
-    /// Outside a transaction the server would log a warning.
+    /// Outside a transaction, the server would log a warning.
     async fn rollback(&mut self, begun: bool) -> Result<(), BackendError> {
         if begun {
             sqlx::raw_sql("ROLLBACK").execute(self).await?;
@@ -137,7 +137,7 @@ impl Transact for PgConnection {
     }
 }
 
-/// `sessions` reads them, if any are needed.
+/// Reads all rows of a part. `sessions` reads the sessions, if any are needed.
 async fn load(
     on: &mut PgConnection,
     RowQuery { platform, ids, needs, scope }: &RowQuery<'_>,
@@ -187,8 +187,9 @@ async fn ledger(
         .collect())
 }
 
-/// By room alone as long as that is enough. Where it is not, the locks are given up and taken anew, all in their order:
-/// for a transaction that has nothing else yet.
+/// Locks the sessions of a transaction's first part. Locks by room if that is enough. Otherwise
+/// releases these locks and takes all of them again in their order, which is safe because the
+/// transaction has read nothing else.
 async fn lock_first_sessions(
     on: &mut PgConnection,
     needs: &RowKeys<'_>,
@@ -209,7 +210,7 @@ async fn lock_first_sessions(
     sessions_by_either(on, needs).await
 }
 
-/// All locks in one statement: what earlier parts have written and locked stays.
+/// Locks the sessions of a later part in one statement. The locks and writes of earlier parts stay.
 async fn lock_next_sessions(
     on: &mut PgConnection,
     needs: &RowKeys<'_>,
@@ -252,7 +253,8 @@ async fn recordings(
 ) -> Result<Vec<RecordingRow>, BackendError> {
     let rows: Vec<RecordingColumns> =
         sqlx::query_as(RECORDINGS).bind(platform).bind(ids).fetch_all(on).await?;
-    let row = |(recording_id, room_id, state, url, duration_seconds, size_bytes, guards): RecordingColumns| {
+    let row = |(recording_id, room_id, state, url, duration_seconds, size_bytes,
+        guards): RecordingColumns| {
         let (state, guards) = (state.parse().ok(), VersionGuards::parse(&guards));
         RecordingRow { recording_id, room_id, state, url, duration_seconds, size_bytes, guards }
     };

@@ -16,14 +16,14 @@ use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow};
 use crate::store::batch::{EffectiveEvent, LedgerCheck, RowChanges};
 use crate::store::error::BackendError;
 
-/// A write of rows of one table.
+/// Write of rows of one table.
 #[derive(Clone, Copy)]
 struct PostgresWrite {
-    /// For error texts.
+    /// Name of the write in error texts.
     what: &'static str,
     statement: &'static str,
-    /// Finds a row that is missing, not just inserted by another worker first. `None` for an
-    /// update: its rows are locked.
+    /// Query for a missing row, as opposed to one that another worker has inserted first. `None`
+    /// for an update, whose rows are locked.
     missing: Option<&'static str>,
 }
 
@@ -57,7 +57,7 @@ const ASKED_LEDGER: PostgresWrite =
 const ASSUMED_LEDGER: PostgresWrite =
     insert("insert into webhook_events", INSERT_NEW_LEDGER, MISSING_LEDGER);
 
-/// Writes all rows. Returns `false` if another worker has inserted one first.
+/// Writes all rows. Returns false if another worker has inserted one first.
 pub(super) async fn write(
     on: &mut PgConnection,
     changes: &RowChanges<'_>,
@@ -90,7 +90,7 @@ pub(super) async fn write(
         && write_ledger(on, new_ledger, platform, ledger, *now).await?)
 }
 
-/// Checks that `done` wrote the rows of `keys`. Returns `false` if another worker has inserted one
+/// Checks that `done` wrote the rows of `keys`. Returns false if another worker has inserted one
 /// first.
 async fn written(
     on: &mut PgConnection,
@@ -112,7 +112,7 @@ async fn written(
     }
 }
 
-// Each write answers as `written` does.
+// Each of these returns what `written` returns.
 
 async fn write_ledger(
     on: &mut PgConnection,
@@ -288,7 +288,7 @@ fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
 
-/// Planning has refused what is out of range.
+/// Planning has rejected instants that are out of range.
 fn instant(at: Millis) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)

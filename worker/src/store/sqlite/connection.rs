@@ -1,9 +1,13 @@
-//! The connection that writes, on a thread of its own: SQLite blocks, and what it does with a row takes less time than
-//! handing the row to another thread would. So a whole step of a transaction is one hand-over, with one prepared statement
-//! for each kind of row.
+//! Runs the connection that writes on a thread of its own, because SQLite blocks.
 //!
-//! Guarantee: steps run in the order in which they were asked for. Once the [`WriterThread`] is dropped the connection is
-//! closed, after the step it is in, which rolls back what is open.
+//! # Guarantees
+//! - Steps run in the order of their calls. Dropping the [`WriterThread`] closes the connection
+//!   after its current step, which rolls back an open transaction
+//!   (`any_order_and_any_batches_end_in_the_same_rows_on_sqlite`).
+//!
+//! # Design
+//! SQLite handles a row in less time than a hand-over to another thread takes. So a whole step of a
+//! transaction is one hand-over, with one prepared statement for each kind of row.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -16,7 +20,7 @@ use shared::clock::rfc3339;
 use shared::event::Millis;
 use tokio::sync::oneshot;
 
-use super::files::{Displaced, OpenFiles, OriginalFile};
+use super::files::{DisplacedFileError, OpenFiles, OriginalFile};
 use super::read::{self, OwnedRowQuery};
 use super::write;
 use crate::store::batch::{LoadedRows, RowChanges, RowQuery, Transact};
@@ -26,18 +30,18 @@ use crate::store::schema;
 use crate::store::transaction_scope::TransactionScope;
 use crate::store::writer::Backend;
 
-/// As many statements as there are in [`mod@read`] and [`mod@write`], and some.
+/// More than the number of statements in [`mod@read`] and [`mod@write`].
 const STATEMENT_CACHE_CAPACITY: usize = 48;
 
 const PROBE: &str = "INSERT INTO tributary_meta (key, value) VALUES ('probed_at', ?1) \
     ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 
-/// Which file, and how to open it.
+/// Path of the database file, and how to open it.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct SqliteFile {
-    /// Absolute, so that it cannot be taken for a URI.
+    /// Absolute, so that SQLite does not read it as a URI.
     pub(super) path: PathBuf,
-    /// Another one of SQLite's ways to the disk, if the URL names one.
+    /// SQLite VFS, if the URL names one.
     pub(super) vfs: Option<String>,
     pub(super) busy_timeout: Duration,
     pub(super) original: OriginalFile,
@@ -51,7 +55,7 @@ struct OpenDatabase {
 
 type ThreadJob = Box<dyn FnOnce(&OpenDatabase) + Send>;
 
-/// The way to the thread that has the connection.
+/// Handle of the thread that owns the connection.
 #[derive(Debug)]
 pub(in crate::store) struct WriterThread {
     jobs: mpsc::Sender<ThreadJob>,
@@ -115,7 +119,7 @@ impl SqliteFile {
 }
 
 impl WriterThread {
-    /// Has `work` done with the connection. A panic in it is the caller's.
+    /// Runs `work` on the thread. A panic in it panics the caller.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&OpenDatabase) -> Result<T, BackendError> + Send + 'static,
@@ -134,14 +138,15 @@ impl WriterThread {
 }
 
 impl Transact for WriterThread {
-    /// A file answers.
+    /// A file needs no check.
     async fn is_alive(&mut self) -> bool {
         true
     }
 
     async fn begin(&mut self, first: &RowQuery<'_>) -> Result<LoadedRows, BackendError> {
         let asked = OwnedRowQuery::new(first);
-        // `IMMEDIATE`: a transaction that reads first and asks for the write lock later fails instead of waiting.
+        // `IMMEDIATE`, because a transaction that reads first and asks for the write lock later
+        // fails instead of waiting.
         self.run(move |open| {
             open.explain_log()?;
             execute(&open.connection, "BEGIN IMMEDIATE")?;
@@ -150,8 +155,8 @@ impl Transact for WriterThread {
         .await
     }
 
-    /// Nobody else can have written since [`Self::begin`], so an insertion that meets a row is an error: a fault, or a
-    /// ledger row where the ledger was not asked.
+    /// No other process can have written since [`Self::begin`]. So an insertion that meets a row is
+    /// an error: a fault, or a ledger row that was not queried.
     async fn write_then_read(
         &mut self,
         changes: &RowChanges<'_>,
@@ -171,7 +176,7 @@ impl Transact for WriterThread {
             tables.iter().try_for_each(|table| table.write(connection))?;
             files.check()?;
             execute(connection, "COMMIT")?;
-            // A file that was removed in between took the commit with it.
+            // A file that was removed since the first check took the commit with it.
             Ok(files.check()?)
         })
         .await?;
@@ -219,8 +224,8 @@ impl Transact for WriterThread {
 }
 
 impl OpenDatabase {
-    /// Accepts a log that is shorter than before if it has all frames that SQLite expects in it, as
-    /// after a checkpoint. Outside a transaction only.
+    /// Accepts a shorter log that still has all frames SQLite expects, as after a checkpoint. Only
+    /// for use outside a transaction.
     fn explain_log(&self) -> Result<(), BackendError> {
         /// Bytes of the header of a log and of a frame (sqlite.org/fileformat.html, 4.1).
         const HEADERS: (u64, u64) = (32, 24);
@@ -236,19 +241,21 @@ impl OpenDatabase {
     }
 
     /// Keeps SQLite from applying the write-ahead log of a displaced database to the file that
-    /// takes its place. The content of the log goes into the displaced database, unless that was
-    /// written over: then the log is renamed.
+    /// takes its place. Writes the log into the displaced database. If that was overwritten,
+    /// renames the log instead.
     fn leave_no_log(&self) {
         let left = match self.files.newly_displaced() {
             None => return,
-            Some(Displaced::Overwritten(_)) => self.set_log_aside(),
+            Some(DisplacedFileError::Overwritten(_)) => self.set_log_aside(),
             Some(_) => self
                 .connection
                 .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
                 .map_err(BackendError::from),
         };
         if let Err(error) = left {
-            tracing::warn!(%error, "the write-ahead log of the displaced database stays; remove it before a restore");
+            tracing::warn!(%error,
+                "cannot remove the write-ahead log of the displaced database; remove it before a \
+                    restore");
         }
     }
 

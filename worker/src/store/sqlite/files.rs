@@ -1,24 +1,24 @@
-//! Checks that the database files that are open are the files at their paths, with what was written
-//! to them.
+//! Checks that the open database files are the files at their paths, with unchanged content.
 //!
 //! # Guarantees
 //! - Events are acknowledged only if their commit went into the file at the path
 //!   (`sqlite_file_replaced_under_a_worker_gets_no_commit`).
-//! - A file that was renamed and linked to takes no commit: the next process would look for its
-//!   write-ahead log elsewhere (`sqlite_file_renamed_behind_a_link_gets_no_commit`).
+//! - A file that was renamed and is reached by a link gets no commit, since the next process would
+//!   look for its write-ahead log elsewhere (`sqlite_file_renamed_behind_a_link_gets_no_commit`).
 //! - A file that comes back is used again without a restart, another file never
 //!   (`sqlite_file_moved_away_and_back_is_used_again`).
-//! - A file that something else than SQLite wrote over takes no commit
+//! - A file that another program overwrote gets no commit
 //!   (`sqlite_file_copied_over_gets_no_commit`).
-//! - A write-ahead log that something else than SQLite cut off takes no commit
+//! - A write-ahead log that another program cut off gets no commit
 //!   (`sqlite_log_cut_off_gets_no_commit`).
 //!
 //! # Design
-//! A connection keeps its files open when their names change, so a removed or replaced file
-//! still takes commits. Inode numbers are not reused while a connection has the file open. A copy
-//! into the open file keeps its inode; the counters in its header go back then, because every
-//! backup is older than the file. They are read only after the file's size or time of change has
-//! changed, which checkpoints do.
+//! A connection keeps its files open when their names change, so a removed or replaced file still
+//! takes commits. An inode number is not reused while a connection has the file open.
+//!
+//! A copy into the open file keeps its inode. But the counters in its header then go back, because
+//! every backup is older than the file. They are read only if the file's size or time of change
+//! differs, which a checkpoint causes.
 
 use std::cell::Cell;
 use std::fs;
@@ -43,58 +43,59 @@ impl FileId {
         fs::metadata(path).map(|found| Self::of(&found))
     }
 
-    /// Returns `true` if this process has the file open, or if there is no `/proc` to tell.
+    /// Returns true if this process has the file open, or if there is no `/proc` to check it.
     fn is_open_here(self) -> bool {
         let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return true };
         descriptors.flatten().any(|entry| Self::at(&entry.path()).is_ok_and(|id| id == self))
     }
 }
 
-/// A path that does not lead to the file that is open.
+/// Error: a path does not lead to the open file.
 #[derive(Debug, thiserror::Error)]
-pub enum Displaced {
-    /// Nothing is there.
+pub enum DisplacedFileError {
+    /// No file is there.
     #[error("{} was removed or renamed while it is in use", .0.display())]
     Removed(PathBuf),
     /// Another file is there.
     #[error("{} was replaced by another file while it is in use", .0.display())]
     Replaced(PathBuf),
-    /// The same file under another name, which another process would name other logs after.
+    /// The same file is there under another name, from which another process would derive other
+    /// names of logs.
     #[error("{} leads to {} now, while it is in use", path.display(), real.display())]
     Renamed {
-        /// The path.
+        /// Path of the database.
         path: PathBuf,
-        /// The file that it leads to.
+        /// File that the path leads to.
         real: PathBuf,
     },
-    /// The same file, with older content.
+    /// The same file is there, with older content.
     #[error("{} was written over while it is in use", .0.display())]
     Overwritten(PathBuf),
     /// The path cannot be examined.
     #[error("{} cannot be examined: {error}", path.display())]
     Hidden {
-        /// The path.
+        /// Path that was examined.
         path: PathBuf,
-        /// The cause.
+        /// Cause of the failure.
         error: io::Error,
     },
 }
 
-/// The database file that was opened first: no other one is ever written.
+/// The database file that was opened first. No other file is ever written.
 #[derive(Clone, Debug)]
 pub(super) struct OriginalFile {
     path: PathBuf,
-    /// Unknown before the first connection.
+    /// Unset before the first connection.
     opened: Arc<OnceLock<OpenedFile>>,
 }
 
-/// The content of a database file, as far as it was seen.
+/// Content of a database file at the last check.
 #[derive(Debug)]
 struct OpenedFile {
     id: FileId,
-    /// Path without links, which SQLite names the other files after.
+    /// Path without links. SQLite derives the names of the other files from it.
     real: PathBuf,
-    /// Never closed: that would drop the locks that SQLite has on the file in this process.
+    /// Never closed, because that would drop the locks that SQLite has on the file in this process.
     file: &'static fs::File,
     seen: Mutex<(FileStamp, SqliteHeader)>,
 }
@@ -111,7 +112,7 @@ struct FileStamp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct SqliteHeader {
     change_counter: u32,
-    /// 0 where pages may be given back (auto-vacuum).
+    /// 0 if the file may shrink (auto-vacuum).
     pages: u32,
 }
 
@@ -126,7 +127,7 @@ impl FileStamp {
 }
 
 impl SqliteHeader {
-    /// `None`: this is no SQLite database.
+    /// Returns `None` if the file is no SQLite database.
     fn read(file: &fs::File) -> io::Result<Option<Self>> {
         let mut bytes = [0; 100];
         match file.read_exact_at(&mut bytes, 0) {
@@ -151,15 +152,15 @@ impl OriginalFile {
     }
 
     /// Checks that the path leads to the file that was opened first, if any was.
-    pub(super) fn confirm(&self) -> Result<(), Displaced> {
+    pub(super) fn confirm(&self) -> Result<(), DisplacedFileError> {
         let found = fs::metadata(&self.path).map_err(|error| classify(&self.path, error))?;
         let Some(content) = self.opened.get() else { return Ok(()) };
         if content.id != FileId::of(&found) {
-            return Err(Displaced::Replaced(self.path.clone()));
+            return Err(DisplacedFileError::Replaced(self.path.clone()));
         }
         let real = self.path.canonicalize().map_err(|error| classify(&self.path, error))?;
         if !is_same_place(&real, &content.real) {
-            return Err(Displaced::Renamed { path: self.path.clone(), real });
+            return Err(DisplacedFileError::Renamed { path: self.path.clone(), real });
         }
         let mut seen = content.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = FileStamp::of(&found);
@@ -168,20 +169,21 @@ impl OriginalFile {
                 SqliteHeader::read(content.file).map_err(|error| classify(&self.path, error))?;
             match header.filter(|header| *header >= seen.1) {
                 Some(header) => *seen = (stamp, header),
-                None => return Err(Displaced::Overwritten(self.path.clone())),
+                None => return Err(DisplacedFileError::Overwritten(self.path.clone())),
             }
         }
         Ok(())
     }
 
-    /// Records the file, which a connection has open.
-    fn record(&self) -> Result<(), Displaced> {
+    /// Records the file that a connection has open.
+    fn record(&self) -> Result<(), DisplacedFileError> {
         if self.opened.get().is_none() {
             let error = |error| classify(&self.path, error);
             let file = Box::leak(Box::new(fs::File::open(&self.path).map_err(error)?));
             let metadata = file.metadata().map_err(error)?;
             let header = SqliteHeader::read(file).map_err(error)?;
-            let header = header.ok_or_else(|| Displaced::Overwritten(self.path.clone()))?;
+            let header =
+                header.ok_or_else(|| DisplacedFileError::Overwritten(self.path.clone()))?;
             let seen = Mutex::new((FileStamp::of(&metadata), header));
             let real = self.path.canonicalize().map_err(error)?;
             self.opened.get_or_init(|| OpenedFile { id: FileId::of(&metadata), real, file, seen });
@@ -190,45 +192,44 @@ impl OriginalFile {
     }
 }
 
-/// The files of one connection: the database, its write-ahead log, and the index of that.
+/// Files of one connection: the database, its write-ahead log, and the log's index.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     database: OriginalFile,
-    /// The others, the write-ahead log first.
+    /// The other files, the write-ahead log first.
     beside: Vec<(PathBuf, FileId)>,
-    /// Bytes of the log that were seen, if there is one.
+    /// Bytes of the log at the last check, if there is one.
     log_bytes: Cell<u64>,
     seen: Cell<CheckState>,
 }
 
-/// The outcome of the last check.
+/// Result of the last check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CheckState {
     InPlace,
     Displaced,
-    /// As before, and [`OpenFiles::newly_displaced`] has returned it once.
+    /// Displaced, and [`OpenFiles::newly_displaced`] has returned it once.
     Reported,
 }
 
 impl OpenFiles {
-    /// Records the files of a connection that has just been opened on `database` and has read
-    /// something.
-    pub(super) fn record(database: &OriginalFile) -> Result<Self, Displaced> {
+    /// Records the files of a connection that was just opened on `database` and has read something.
+    pub(super) fn record(database: &OriginalFile) -> Result<Self, DisplacedFileError> {
         database.record()?;
         let path = &database.path;
-        // Beside the file itself, not beside a link to it.
+        // SQLite keeps these files beside the file itself, not beside a link to it.
         let real = path.canonicalize().map_err(|error| classify(path, error))?;
         let mut beside = Vec::new();
         for suffix in ["-wal", "-shm"] {
             let path = with_suffix(&real, suffix);
-            // Not every VFS has these.
+            // Some VFS have no such files.
             if let Ok(id) = FileId::at(&path) {
                 beside.push((path, id));
             }
         }
         match beside.iter().find(|(_, id)| !id.is_open_here()) {
-            // Replaced between the opening and the look.
-            Some((path, _)) => Err(Displaced::Replaced(path.clone())),
+            // The file was replaced after it was opened.
+            Some((path, _)) => Err(DisplacedFileError::Replaced(path.clone())),
             None => {
                 let seen = Cell::new(CheckState::InPlace);
                 let files =
@@ -239,8 +240,8 @@ impl OpenFiles {
         }
     }
 
-    /// Compares each path with the file that is open.
-    pub(super) fn check(&self) -> Result<(), Displaced> {
+    /// Compares each path with the open file.
+    pub(super) fn check(&self) -> Result<(), DisplacedFileError> {
         let checked = self.compare();
         match (&checked, self.seen.get()) {
             (Ok(()), _) => self.seen.set(CheckState::InPlace),
@@ -250,25 +251,25 @@ impl OpenFiles {
         checked
     }
 
-    fn compare(&self) -> Result<(), Displaced> {
+    fn compare(&self) -> Result<(), DisplacedFileError> {
         self.database.confirm()?;
         for (path, id) in &self.beside {
             match fs::metadata(path).map(|found| (FileId::of(&found), found.len())) {
                 Ok((found, bytes)) if found == *id => self.compare_log(path, bytes)?,
-                Ok(_) => return Err(Displaced::Replaced(path.clone())),
+                Ok(_) => return Err(DisplacedFileError::Replaced(path.clone())),
                 Err(error) => return Err(classify(path, error)),
             }
         }
         Ok(())
     }
 
-    /// Checks that the log, if `path` is that, is no shorter than it was.
-    fn compare_log(&self, path: &Path, bytes: u64) -> Result<(), Displaced> {
+    /// Checks that the log is no shorter than before, if `path` is the log.
+    fn compare_log(&self, path: &Path, bytes: u64) -> Result<(), DisplacedFileError> {
         if self.log().is_none_or(|(log, _)| log != path) {
             return Ok(());
         }
         if bytes < self.log_bytes.get() {
-            return Err(Displaced::Overwritten(path.to_owned()));
+            return Err(DisplacedFileError::Overwritten(path.to_owned()));
         }
         self.log_bytes.set(bytes);
         Ok(())
@@ -280,24 +281,23 @@ impl OpenFiles {
             .filter(|(path, _)| path.as_os_str().as_encoded_bytes().ends_with(b"-wal"))
     }
 
-    /// Returns the bytes of the log if it is shorter than it was. A checkpoint of another program
+    /// Returns the bytes of the log if it is shorter than before. A checkpoint of another program
     /// may have shortened it, but not while this process writes.
     pub(super) fn shorter_log(&self) -> Option<u64> {
         let found = fs::metadata(&self.log()?.0).ok()?.len();
         (found < self.log_bytes.get()).then_some(found)
     }
 
-    /// Takes the log to be as long as it should be.
+    /// Accepts the current length of the log.
     pub(super) fn accept_log(&self) {
         if let Some(found) = self.log().and_then(|(path, _)| fs::metadata(path).ok()) {
             self.log_bytes.set(found.len());
         }
     }
 
-    /// Reason why [`Self::check`] fails. `None` if it does not, or on a second call since it last
-    /// succeeded. What happens to the write-ahead log has to happen at once: a later process may
-    /// use it for another file.
-    pub(super) fn newly_displaced(&self) -> Option<Displaced> {
+    /// Returns why [`Self::check`] fails, once after it last succeeded. The caller must handle the
+    /// write-ahead log at once, because a later process may apply it to another file.
+    pub(super) fn newly_displaced(&self) -> Option<DisplacedFileError> {
         if self.seen.get() != CheckState::Displaced {
             return None;
         }
@@ -305,7 +305,7 @@ impl OpenFiles {
         self.compare().err()
     }
 
-    /// Renames the write-ahead log and its index, unless others are there by now.
+    /// Renames the write-ahead log and its index, unless other files have taken their places.
     pub(super) fn set_log_aside(&self) -> io::Result<()> {
         for (path, id) in &self.beside {
             if FileId::at(path).is_ok_and(|found| found == *id) {
@@ -316,15 +316,15 @@ impl OpenFiles {
     }
 }
 
-/// Returns `true` if both paths are one name in one folder.
+/// Returns true if both paths are the same name in the same folder.
 fn is_same_place(one: &Path, other: &Path) -> bool {
     let folder = |path: &Path| path.parent().and_then(|folder| FileId::at(folder).ok());
     one == other || (one.file_name() == other.file_name() && folder(one) == folder(other))
 }
 
-/// The file that SQLite opens for `path`, even if it does not exist: it follows links.
+/// Returns the file that SQLite opens for `path`, even if it does not exist. SQLite follows links.
 pub(super) fn resolve_links(path: &Path) -> PathBuf {
-    /// As many as the kernel follows.
+    /// Linux follows as many links.
     const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -334,19 +334,19 @@ pub(super) fn resolve_links(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }
 
-/// The path of a file that is kept beside `file`.
+/// Returns the path of a file that SQLite keeps beside `file`.
 pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-fn classify(path: &Path, error: io::Error) -> Displaced {
+fn classify(path: &Path, error: io::Error) -> DisplacedFileError {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             Displaced::Removed(path.to_owned())
         }
-        _ => Displaced::Hidden { path: path.to_owned(), error },
+        _ => DisplacedFileError::Hidden { path: path.to_owned(), error },
     }
 }
 

@@ -1,5 +1,6 @@
-//! See [`crate::store::ledger_retention`](super::super::Store::ledger_retention). The connections for readers do it: a deletion waits for the
-//! writer's transaction as any other writer does.
+//! Implements [`Store::ledger_page`](super::super::Store::ledger_page) and
+//! [`Store::delete_from_ledger`](super::super::Store::delete_from_ledger) on the connections for
+//! readers. A deletion waits for the writer's transaction, as any other writer does.
 
 use shared::clock::rfc3339;
 use shared::event::Millis;

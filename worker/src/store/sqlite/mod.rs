@@ -1,8 +1,14 @@
-//! SQLite, embedded: one file, any number of worker processes on one host.
+//! Embedded SQLite session database: one file, any number of worker processes on one host.
 //!
-//! Guarantee: every commit is synced before it is answered (WAL, `synchronous = FULL`), and a transaction takes the write
-//! lock when it begins, so that it waits for others instead of failing half-way. What SQLite cannot offer: a process frozen
-//! in mid-transaction holds up every other writer until it goes on or ends.
+//! # Guarantees
+//! - Every commit is synced before it is confirmed: WAL with `synchronous = FULL`
+//!   (`sqlite_log_or_index_removed_loses_no_commit`).
+//! - A transaction takes the write lock when it begins, so that it waits for other writers instead
+//!   of failing later (`workers_starting_at_once_share_one_fresh_database`).
+//!
+//! # Design
+//! SQLite has no timeout for a process that froze in a transaction. Such a process blocks all other
+//! writers until it goes on or ends.
 
 mod connection;
 mod files;
@@ -27,26 +33,29 @@ use super::migrate::{self, DATABASE_ID, SQLITE};
 use super::schema;
 use super::writer::{Backend as _, Writer};
 use connection::SqliteFile;
-pub use files::Displaced;
+pub use files::DisplacedFileError;
 use files::OriginalFile;
 
-/// Before this, two connections that write could corrupt a WAL database (sqlite.org/wal.html#walresetbug).
+/// In earlier versions, two connections that write could corrupt a WAL database
+/// (sqlite.org/wal.html#walresetbug).
 const MIN_SQLITE_VERSION: (u32, u32, u32) = (3, 51, 3);
 
 const RESULT: &str = "SELECT result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
 
-const SESSION: &str = "SELECT json_object('room_id', room_id, 'platform', platform, 'status', status, \
-    'live_stream_id', live_stream_id, 'config', json(config), 'title', title, 'streamer_id', streamer_id, \
-    'app_id', app_id, 'viewer_count', viewer_count, 'peak_viewers', peak_viewers, \
-    'duration_seconds', duration_seconds, 'error_code', error_code, 'error_message', error_message, \
-    'started_at', started_at, 'ended_at', ended_at, 'data', json(data), 'last_event_id', last_event_id, \
-    'last_event_at', last_event_at, 'created_at', created_at, 'updated_at', updated_at) \
+const SESSION: &str = "SELECT json_object(\
+    'room_id', room_id, 'platform', platform, 'status', status, 'live_stream_id', live_stream_id, \
+    'config', json(config), 'title', title, 'streamer_id', streamer_id, 'app_id', app_id, \
+    'viewer_count', viewer_count, 'peak_viewers', peak_viewers, \
+    'duration_seconds', duration_seconds, 'error_code', error_code, \
+    'error_message', error_message, 'started_at', started_at, 'ended_at', ended_at, \
+    'data', json(data), 'last_event_id', last_event_id, 'last_event_at', last_event_at, \
+    'created_at', created_at, 'updated_at', updated_at) \
     FROM sessions WHERE room_id = ?1";
 
 /// Connections for the routes that show rows.
 const READER_CONNECTIONS: u32 = 2;
 
-/// A SQLite session database.
+/// SQLite session database.
 #[derive(Debug)]
 pub struct Sqlite {
     pub(super) writer: Writer<SqliteFile>,
@@ -59,7 +68,7 @@ pub struct Sqlite {
 impl Sqlite {
     pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<Self, OpenError> {
         let connect: SqliteConnectOptions = url.parse().map_err(|_| {
-            OpenError::Configuration("is not a SQLite URL that can be understood".to_owned())
+            OpenError::Configuration("is not a valid SQLite URL (use sqlite://PATH)".to_owned())
         })?;
         let path = database_file(&connect)?;
         check_presence(&path, options.create_file)?;
@@ -90,19 +99,19 @@ impl Sqlite {
         Ok(Self { writer, readers, original, wal: wal_of(&path), database_id })
     }
 
-    /// The connections for readers, unless they would open another file.
+    /// Returns the connections for readers, unless they would open another file.
     fn readers(&self) -> Result<&SqlitePool, BackendError> {
         self.original.confirm()?;
         Ok(&self.readers)
     }
 
-    /// Closes the connections for readers before the writer's, which alone knows whether the
-    /// write-ahead log may still be applied.
+    /// Closes the connections for readers. The writer's connection closes last, because only it
+    /// knows whether the write-ahead log may still be applied.
     pub(super) async fn close_readers(&self) {
         self.readers.close().await;
     }
 
-    /// Size of the write-ahead log; 0 while there is none.
+    /// Returns the size of the write-ahead log, or 0 if there is none.
     pub(super) fn wal_bytes(&self) -> u64 {
         std::fs::metadata(&self.wal).map_or(0, |found| found.len())
     }
@@ -124,18 +133,19 @@ impl Sqlite {
     }
 }
 
-/// The write-ahead log, which SQLite keeps beside the file itself, not beside a link to it.
+/// Returns the path of the write-ahead log, which SQLite keeps beside the file itself, not beside a
+/// link to it.
 fn wal_of(file: &Path) -> PathBuf {
     files::with_suffix(&files::resolve_links(file), "-wal")
 }
 
-/// A database in memory would forget what was acknowledged.
+/// Returns the file of the URL. Refuses a database in memory, which would lose acknowledged events.
 fn database_file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
     let file = connect.get_filename();
     let name = file.to_string_lossy();
     if name.is_empty() || name.contains(":memory:") || name.starts_with("file:sqlx-in-memory") {
         return Err(OpenError::Configuration(
-            "names no file; a database in memory would forget events".to_owned(),
+            "names no file (a database in memory would lose events)".to_owned(),
         ));
     }
     let folder =
@@ -149,11 +159,11 @@ fn database_file(connect: &SqliteConnectOptions) -> Result<PathBuf, OpenError> {
     Ok(file.to_owned())
 }
 
-/// Checks that opening `database_file` loses nothing. SQLite discards the write-ahead log of a file that it
+/// Checks that opening `file` loses nothing. SQLite discards the write-ahead log of a file that it
 /// creates, or that is empty.
 fn check_presence(file: &Path, may_create: bool) -> Result<(), OpenError> {
     let log = files::with_suffix(&files::resolve_links(file), "-wal");
-    // First, since another worker may create both.
+    // Checked first, since another worker may create both.
     let log_exists = log.exists();
     if file.metadata().is_ok_and(|found| found.len() > 0) {
         return Ok(());
@@ -178,17 +188,22 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
         .map_err(StoreError::from)?;
     if !is_supported_version(&version) {
         return Err(OpenError::Configuration(format!(
-            "SQLite {version} can corrupt a database that two workers write; 3.51.3 is the oldest supported"
+            "SQLite {version} can corrupt a database that two workers write; 3.51.3 is the oldest \
+                supported"
         )));
     }
     check_is_file(&mut connection).await?;
     check_unclaimed(&mut connection).await?;
     migrate::migrator(&SQLITE).run_direct(None, &mut connection, false).await?;
-    sqlx::query("INSERT INTO tributary_meta (key, value) VALUES ('database_id', ?1) ON CONFLICT (key) DO NOTHING")
-        .bind(migrate::new_database_id())
-        .execute(&mut connection)
-        .await
-        .map_err(StoreError::from)?;
+    sqlx::query(
+        "INSERT INTO tributary_meta (key, value) \
+        VALUES ('database_id', ?1) \
+        ON CONFLICT (key) DO NOTHING",
+    )
+    .bind(migrate::new_database_id())
+    .execute(&mut connection)
+    .await
+    .map_err(StoreError::from)?;
     let id = sqlx::query_scalar(DATABASE_ID)
         .fetch_one(&mut connection)
         .await
@@ -198,7 +213,7 @@ async fn migrate(connect: &SqliteConnectOptions, file: &Path) -> Result<String, 
     Ok(id)
 }
 
-/// Refuses a file in which an application has tables of our names.
+/// Refuses a file in which an application has tables of the same names.
 async fn check_unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let ours = schema::tables().map_err(StoreError::from)?;
     let found = sqlx::query_scalar(
@@ -209,7 +224,8 @@ async fn check_unclaimed(connection: &mut SqliteConnection) -> Result<(), OpenEr
     schema::check_unclaimed(&found, "name another file, for example sqlite://tributary.db")
 }
 
-/// Whatever the URL says (`mode=memory`, another VFS), what SQLite opened must be a file with a write-ahead log.
+/// Checks that SQLite opened a file with a write-ahead log, despite the URL's parameters
+/// (`mode=memory`, another VFS).
 async fn check_is_file(connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
         .fetch_one(&mut *connection)
@@ -222,14 +238,14 @@ async fn check_is_file(connection: &mut SqliteConnection) -> Result<(), OpenErro
             .map_err(StoreError::from)?;
     if journal != "wal" || !Path::new(&file).is_file() {
         return Err(OpenError::Configuration(
-            "opens no file of its own; a database in memory would forget events".to_owned(),
+            "opens no file (a database in memory would lose events)".to_owned(),
         ));
     }
     Ok(())
 }
 
-/// The lock ends with the returned file, or with the process. The file itself stays: removing it would let two workers
-/// hold "the" lock.
+/// Locks a file beside the database until the returned file is dropped or the process ends. The
+/// lock file itself stays, since removing it would let two workers hold a lock.
 async fn lock_beside(file: &Path) -> Result<std::fs::File, OpenError> {
     const PAUSE: Duration = Duration::from_millis(20);
     let io = |error| StoreError::from(sqlx::Error::Io(error));
@@ -249,7 +265,7 @@ async fn lock_beside(file: &Path) -> Result<std::fs::File, OpenError> {
     }
 }
 
-/// The parameter of a URL that has been understood already.
+/// Returns a parameter of a URL that was parsed before.
 fn vfs(url: &str) -> Option<String> {
     let (_, parameters) = url.split_once('?')?;
     parameters.split('&').find_map(|parameter| parameter.strip_prefix("vfs=")).map(str::to_owned)

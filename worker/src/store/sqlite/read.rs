@@ -1,4 +1,4 @@
-//! What a batch reads: row by row, each found by its key.
+//! Reads the rows of a batch, each by its key.
 
 use rusqlite::{Connection, Row};
 use shared::event::Millis;
@@ -15,12 +15,14 @@ use crate::store::error::BackendError;
 const LEDGER: &str =
     "SELECT event_id, origin, result FROM webhook_events WHERE platform = ?1 AND event_id = ?2";
 
-/// With the columns of a session, in the order of [`session_row`].
+/// SELECT with the columns of a session, in the order of [`session_row`].
 macro_rules! session {
     ($of:literal) => {
         concat!(
             "SELECT room_id, platform, scope, status, live_stream_id, \
-                CAST(config ->> '$.egress.live_stream_id' AS TEXT), created_at, guards FROM sessions WHERE ",
+                    CAST(config ->> '$.egress.live_stream_id' AS TEXT), created_at, guards \
+                FROM sessions \
+                WHERE ",
             $of
         )
     };
@@ -32,24 +34,30 @@ const SESSIONS_OF_STREAM: [&str; 2] = [
     session!("CAST(config ->> '$.egress.live_stream_id' AS TEXT) = ?1"),
 ];
 
-const RECORDING: &str = "SELECT recording_id, room_id, state, url, duration_seconds, size_bytes, guards FROM recordings \
+const RECORDING: &str = "SELECT recording_id, room_id, state, url, duration_seconds, size_bytes, \
+        guards \
+    FROM recordings \
     WHERE platform = ?1 AND recording_id = ?2";
 
-const CONTENT: &str = "SELECT content_id, title, content_type, state, guards FROM contents WHERE platform = ?1 AND content_id = ?2";
+const CONTENT: &str = "SELECT content_id, title, content_type, state, guards \
+    FROM contents \
+    WHERE platform = ?1 AND content_id = ?2";
 
-const JOB: &str = "SELECT job_id, status, progress, current_step, video_url, error, retry_count, guards FROM jobs \
-    WHERE platform = ?1 AND job_id = ?2";
+const JOB: &str = "SELECT job_id, status, progress, current_step, video_url, error, retry_count, \
+        guards \
+    FROM jobs WHERE platform = ?1 AND job_id = ?2";
 
-const CHAT: &str = "SELECT message_id, room_id, user_id, user_name, message, sent_at, guards FROM chat_messages \
+const CHAT: &str = "SELECT message_id, room_id, user_id, user_name, message, sent_at, guards \
+    FROM chat_messages \
     WHERE platform = ?1 AND message_id = ?2";
 
-/// The keys of a part, to be sent to the thread that reads.
+/// Keys of a part, owned, for the thread that reads.
 pub(super) struct OwnedRowQuery {
     platform: String,
     scope: SessionScope,
     ids: Vec<String>,
     rooms: Vec<String>,
-    /// With the room whose session makes the look for this one needless.
+    /// Stream ids, each with the room whose session makes its look-up unnecessary.
     live_streams: Vec<(String, Option<String>)>,
     recordings: Vec<String>,
     contents: Vec<String>,
@@ -76,7 +84,7 @@ impl OwnedRowQuery {
     }
 }
 
-/// Reads everything that `asked` names.
+/// Reads all rows that `asked` names.
 pub(super) fn all(
     connection: &Connection,
     asked: &OwnedRowQuery,
@@ -94,7 +102,7 @@ pub(super) fn all(
     })
 }
 
-/// Sessions by room, and by live stream where no room leads to a usable one already.
+/// Reads sessions by room, and by live stream id if no room leads to a usable session.
 fn sessions(
     connection: &Connection,
     asked: &OwnedRowQuery,
@@ -103,7 +111,7 @@ fn sessions(
         Keyed { connection, statement, platform: None }.rows(keys, session_row)
     };
     let mut found = by(SESSION, &asked.rooms)?;
-    // Rooms were asked for in their order, so what was found is in it.
+    // Rooms were read in their order, so the rows are sorted.
     let reach = Reach { platform: &asked.platform, scope: asked.scope };
     let named = |room: &String| {
         found.binary_search_by(|row| row.room_id.cmp(room)).ok().and_then(|at| found.get(at))
@@ -124,11 +132,11 @@ fn sessions(
     Ok(found)
 }
 
-/// A statement that is run once for each key.
+/// Statement that runs once for each key.
 struct Keyed<'a> {
     connection: &'a Connection,
     statement: &'static str,
-    /// Its first parameter, if the key is not all of it.
+    /// First parameter, if the key is not the only one.
     platform: Option<&'a str>,
 }
 
@@ -230,7 +238,8 @@ fn text<'r>(row: &'r Row<'_>, place: usize) -> Result<&'r str, rusqlite::Error> 
     Ok(row.get_ref(place)?.as_str()?)
 }
 
-/// RFC 3339, or SQLite's own `2026-01-31 23:59:59[.123]`, which an application may write. What is neither was long ago.
+/// Parses RFC 3339, or SQLite's `2026-01-31 23:59:59[.123]`, which an application may write. Any
+/// other text counts as long ago.
 fn read_time(text: &str) -> Millis {
     let own = || {
         let own =

@@ -1,5 +1,5 @@
-//! Rows on their way to the thread that writes: one block of memory for all texts of a table, so that a row costs that thread
-//! no release of memory that another one has allocated.
+//! Buffers rows for the thread that writes. All texts of a table share one block of memory, so that
+//! the thread does not free memory of other threads for each row.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -12,21 +12,21 @@ use shared::event::Millis;
 
 use crate::store::error::BackendError;
 
-/// Parameters of a statement that are the same for all of its rows, and stay bound: the time, the platform.
+/// Parameters that are the same for all rows, and stay bound: the time and the platform.
 const COMMON_PARAMETERS: usize = 2;
 
-/// The instants that are written as they are.
+/// Instants that are written unchanged.
 const WRITABLE: std::ops::Range<Millis> = 0..253_402_300_800_000;
 
-/// A write of one row.
+/// Write of one row.
 #[derive(Clone, Copy)]
 pub(super) struct SqliteWrite {
-    /// For error texts, such as "insert into sessions".
+    /// Name of the write in error texts, such as "insert into sessions".
     pub(super) what: &'static str,
-    /// The statement.
+    /// SQL of the write.
     pub(super) statement: &'static str,
-    /// Finds the row as the statement writes it, by the same parameters. An application's view in
-    /// place of a table counts no changes, and neither does a trigger that writes the row
+    /// Query for the row as the statement writes it, with the same parameters. An application's
+    /// view in place of a table counts no changes. Neither does a trigger that writes the row
     /// elsewhere.
     pub(super) proof: &'static str,
 }
@@ -36,13 +36,14 @@ pub(super) struct RowBuffer {
     write: SqliteWrite,
     now: String,
     platform: String,
-    /// Values of a row; 0 before the first has ended.
+    /// Values of a row. 0 before the first row has ended.
     width: usize,
-    /// Row after row.
+    /// Values of all rows, one after the other.
     values: Vec<BoundValue>,
-    /// UTF-8.
+    /// Texts of all values, in UTF-8.
     texts: Vec<u8>,
-    /// The second of the last instant, and where its text begins: the next one is often of the same second.
+    /// Second of the last instant, and the start of its text. The next instant often has the same
+    /// second.
     second: Option<(Millis, usize)>,
 }
 
@@ -51,18 +52,18 @@ enum BoundValue {
     Null,
     Integer(i64),
     Real(f64),
-    /// From here to there in [`RowBuffer::texts`].
+    /// Start and end in [`RowBuffer::texts`].
     Text(usize, usize),
 }
 
 impl RowBuffer {
-    /// No rows yet.
+    /// Creates a buffer without rows.
     pub(super) fn new(write: SqliteWrite, now: &str, platform: &str) -> Self {
         let (now, platform) = (now.to_owned(), platform.to_owned());
         Self { write, now, platform, width: 0, values: Vec::new(), texts: Vec::new(), second: None }
     }
 
-    /// The values since the last call are a row. All rows have the same number of them.
+    /// Ends a row. All rows must have the same number of values.
     pub(super) fn end_row(&mut self) {
         if self.width == 0 {
             self.width = self.values.len();
@@ -82,15 +83,15 @@ impl RowBuffer {
         }
     }
 
-    /// As it shows itself.
+    /// Adds a value as it displays itself.
     pub(super) fn display(&mut self, value: impl Display) {
         let begin = self.texts.len();
-        // Memory takes everything.
+        // Writing to memory cannot fail.
         let _ = write!(self.texts, "{value}");
         self.ends(begin);
     }
 
-    /// As JSON, of what can always be written as such: texts and numbers.
+    /// Adds a value as JSON. Only for values that can always be serialized.
     pub(super) fn json(&mut self, value: &impl Serialize) {
         let begin = self.texts.len();
         let _ = serde_json::to_writer(&mut self.texts, value);
@@ -105,13 +106,13 @@ impl RowBuffer {
         self.values.push(number.map_or(BoundValue::Null, BoundValue::Real));
     }
 
-    /// As RFC 3339.
+    /// Adds a time as RFC 3339.
     pub(super) fn time(&mut self, at: Option<Millis>) {
         let Some(at) = at else { return self.values.push(BoundValue::Null) };
         let begin = self.texts.len();
         match self.second {
             Some((second, text)) if second == at.div_euclid(1000) => {
-                // All but `mmmZ`.
+                // The whole text up to the milliseconds.
                 self.texts.extend_from_within(text..text + 20);
                 let _ = write!(self.texts, "{:03}Z", at.rem_euclid(1000));
             }
@@ -128,7 +129,7 @@ impl RowBuffer {
     /// Runs the statement for each row.
     ///
     /// # Errors
-    /// [`BackendError::Suppressed`] when it left a row unwritten.
+    /// [`BackendError::Suppressed`] if a row was not written.
     pub(super) fn write(&self, connection: &Connection) -> Result<(), BackendError> {
         let mut statement = connection.prepare_cached(self.write.statement)?;
         self.bind_common(&mut statement)?;
@@ -141,7 +142,7 @@ impl RowBuffer {
         Ok(())
     }
 
-    /// Returns `true` if the table has the row after all.
+    /// Returns true if the table has the row after all.
     fn is_written(
         &self,
         connection: &Connection,
@@ -158,7 +159,7 @@ impl RowBuffer {
         statement.raw_bind_parameter(2, &self.platform)
     }
 
-    /// Binds as many values as the statement has parameters for.
+    /// Binds as many values as the statement has parameters.
     fn bind(
         &self,
         statement: &mut Statement<'_>,
@@ -235,7 +236,8 @@ mod tests {
         table.write(&connection).unwrap();
         let sql = "SELECT json_group_array(json_array(now, platform, a, b, c, d, e, f)) FROM t";
         let found: String = connection.query_row(sql, [], |row| row.get(0)).unwrap();
-        let expected = r#"[["now","mux","ä",1,0.5,"12","[\"\\\"\",\"ü\"]","1970-01-01T00:00:00.001Z"],
+        let expected = r#"[["now","mux","ä",1,0.5,"12",
+                "[\"\\\"\",\"ü\"]","1970-01-01T00:00:00.001Z"],
             ["now","mux",null,null,null,"12","[\"\\\"\",\"ü\"]",null],
             ["now","mux","",-7,0.5,"12","[\"\\\"\",\"ü\"]","1969-12-31T23:59:59.993Z"]]"#;
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();

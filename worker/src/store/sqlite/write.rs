@@ -1,4 +1,4 @@
-//! What a batch writes: for each table one statement, run once for each of its rows.
+//! Writes the rows of a batch: one statement for each table, run once for each row.
 
 use shared::clock::rfc3339;
 use shared::platform::SessionScope;
@@ -7,68 +7,83 @@ use super::table::{RowBuffer, SqliteWrite};
 use crate::effects::{ChatRow, ContentRow, JobRow, RecordingRow, SessionRow, bit};
 use crate::store::batch::{EffectiveEvent, RowChanges};
 
-// In all of them ?1 is the time and ?2 the platform.
+// In all statements, ?1 is the time and ?2 the platform.
 
-/// The numbers by `&` are those of [`crate::effects::bit`]. The columns that are indexed are apart, since naming them
-/// costs every row its index entries.
-const UPDATE_SESSION: &str = "UPDATE sessions SET \
-        status = iif(?6 & 1, ?7, status), \
-        title = iif(?6 & 8, ?10, title), \
-        streamer_id = iif(?6 & 16, ?11, streamer_id), \
-        app_id = iif(?6 & 32, ?12, app_id), \
-        peak_viewers = iif(?6 & 64, ?13, peak_viewers), \
-        duration_seconds = iif(?6 & 128, ?14, duration_seconds), \
-        error_code = iif(?6 & 256, ?15, error_code), \
-        error_message = iif(?6 & 512, ?16, error_message), \
-        started_at = iif(?6 & 1024, ?17, started_at), \
-        ended_at = iif(?6 & 2048, ?18, ended_at), \
-        last_event_id = iif(?6 & 4096, ?19, last_event_id), \
-        last_event_at = iif(?6 & 4096, ?20, last_event_at), \
-        platform = iif(?6 & 8192, ?4, platform), \
-        created_at = iif(?6 & 8192, ?21, created_at), \
-        viewer_count = iif(?6 & 16384, ?23, viewer_count), \
-        data = iif(?6 & 32768, json_patch(iif(json_type(data) = 'object', data, '{}'), ?24), data), \
-        guards = ?22, updated_at = ?1 \
+/// The numbers after `&` are the bits of [`crate::effects::bit`]. Indexed columns have a statement
+/// of their own, because SQLite updates the index of each column that a statement names.
+const UPDATE_SESSION: &str = "UPDATE sessions \
+    SET status = iif(?6 & 1, ?7, status), \
+    title = iif(?6 & 8, ?10, title), \
+    streamer_id = iif(?6 & 16, ?11, streamer_id), \
+    app_id = iif(?6 & 32, ?12, app_id), \
+    peak_viewers = iif(?6 & 64, ?13, peak_viewers), \
+    duration_seconds = iif(?6 & 128, ?14, duration_seconds), \
+    error_code = iif(?6 & 256, ?15, error_code), \
+    error_message = iif(?6 & 512, ?16, error_message), \
+    started_at = iif(?6 & 1024, ?17, started_at), \
+    ended_at = iif(?6 & 2048, ?18, ended_at), \
+    last_event_id = iif(?6 & 4096, ?19, last_event_id), \
+    last_event_at = iif(?6 & 4096, ?20, last_event_at), \
+    platform = iif(?6 & 8192, ?4, platform), \
+    created_at = iif(?6 & 8192, ?21, created_at), \
+    viewer_count = iif(?6 & 16384, ?23, viewer_count), \
+    data = iif(?6 & 32768, json_patch(iif(json_type(data) = 'object', data, '{}'), ?24), data), \
+    guards = ?22, \
+    updated_at = ?1 \
     WHERE room_id = ?3";
 
-const UPDATE_SESSION_INDEXED: &str = "UPDATE sessions SET live_stream_id = iif(?4 & 2, ?5, live_stream_id), \
-    config = iif(?4 & 4, ?6, config) WHERE room_id = ?3";
+const UPDATE_SESSION_INDEXED: &str = "UPDATE sessions \
+    SET live_stream_id = iif(?4 & 2, ?5, live_stream_id), \
+    config = iif(?4 & 4, ?6, config) \
+    WHERE room_id = ?3";
 
-const INSERT_SESSION: &str = "INSERT INTO sessions (room_id, platform, scope, status, live_stream_id, config, title, \
-        streamer_id, app_id, peak_viewers, duration_seconds, error_code, error_message, started_at, ended_at, \
-        last_event_id, last_event_at, created_at, guards, viewer_count, data, updated_at) \
-    VALUES (?3, ?4, ?5, coalesce(?7, 'ready'), ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, \
-        ?23, ?24, ?1)";
+const INSERT_SESSION: &str = "INSERT INTO sessions (room_id, platform, scope, status, \
+        live_stream_id, config, title, streamer_id, app_id, peak_viewers, duration_seconds, \
+        error_code, error_message, started_at, ended_at, last_event_id, last_event_at, \
+        created_at, guards, viewer_count, data, updated_at) \
+    VALUES (?3, ?4, ?5, coalesce(?7, 'ready'), ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
+        ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?1)";
 
-const UPDATE_RECORDING: &str = "UPDATE recordings SET room_id = ?4, state = coalesce(?5, state), url = ?6, \
-    duration_seconds = ?7, size_bytes = ?8, guards = ?9, updated_at = ?1 WHERE platform = ?2 AND recording_id = ?3";
+const UPDATE_RECORDING: &str = "UPDATE recordings \
+    SET room_id = ?4, state = coalesce(?5, state), url = ?6, duration_seconds = ?7, \
+        size_bytes = ?8, guards = ?9, updated_at = ?1 \
+    WHERE platform = ?2 AND recording_id = ?3";
 
-const INSERT_RECORDING: &str = "INSERT INTO recordings (recording_id, room_id, state, url, duration_seconds, size_bytes, \
-    guards, updated_at, platform) VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?1, ?2)";
+const INSERT_RECORDING: &str = "INSERT INTO recordings (recording_id, room_id, state, url, \
+        duration_seconds, size_bytes, guards, updated_at, platform) \
+    VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?1, ?2)";
 
-const UPDATE_CONTENT: &str = "UPDATE contents SET title = ?4, content_type = ?5, state = coalesce(?6, state), \
-    data = coalesce(?7, data), guards = ?8, updated_at = ?1 WHERE platform = ?2 AND content_id = ?3";
+const UPDATE_CONTENT: &str = "UPDATE contents \
+    SET title = ?4, content_type = ?5, state = coalesce(?6, state), data = coalesce(?7, data), \
+        guards = ?8, updated_at = ?1 \
+    WHERE platform = ?2 AND content_id = ?3";
 
-const INSERT_CONTENT: &str = "INSERT INTO contents (content_id, title, content_type, state, data, guards, updated_at, \
-    platform) VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?1, ?2)";
+const INSERT_CONTENT: &str = "INSERT INTO contents (content_id, title, content_type, state, data, \
+        guards, updated_at, platform) \
+    VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?1, ?2)";
 
-const UPDATE_JOB: &str = "UPDATE jobs SET status = ?4, progress = ?5, current_step = ?6, video_url = ?7, error = ?8, \
-    retry_count = ?9, data = coalesce(?10, data), guards = ?11, updated_at = ?1 WHERE platform = ?2 AND job_id = ?3";
+const UPDATE_JOB: &str = "UPDATE jobs \
+    SET status = ?4, progress = ?5, current_step = ?6, video_url = ?7, error = ?8, \
+        retry_count = ?9, data = coalesce(?10, data), guards = ?11, updated_at = ?1 \
+    WHERE platform = ?2 AND job_id = ?3";
 
-const INSERT_JOB: &str = "INSERT INTO jobs (job_id, status, progress, current_step, video_url, error, retry_count, data, \
-    guards, updated_at, platform) VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?1, ?2)";
-
-const UPDATE_CHAT: &str = "UPDATE chat_messages SET room_id = ?4, user_id = ?5, user_name = ?6, message = ?7, \
-    sent_at = ?8, guards = ?9 WHERE platform = ?2 AND message_id = ?3";
-
-const INSERT_CHAT: &str = "INSERT INTO chat_messages (message_id, room_id, user_id, user_name, message, sent_at, guards, \
-    platform) VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?2)";
-
-const INSERT_LEDGER: &str = "INSERT INTO webhook_events (event_id, event_type, room_id, occurred_at, received_at, \
-    attempts, action, origin, result, processed_at, platform) \
+const INSERT_JOB: &str = "INSERT INTO jobs (job_id, status, progress, current_step, video_url, \
+        error, retry_count, data, guards, updated_at, platform) \
     VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?1, ?2)";
 
-// The rows as they are once they are written, by the parameters of the statements above.
+const UPDATE_CHAT: &str = "UPDATE chat_messages \
+    SET room_id = ?4, user_id = ?5, user_name = ?6, message = ?7, sent_at = ?8, guards = ?9 \
+    WHERE platform = ?2 AND message_id = ?3";
+
+const INSERT_CHAT: &str = "INSERT INTO chat_messages (message_id, room_id, user_id, user_name, \
+        message, sent_at, guards, platform) \
+    VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?2)";
+
+const INSERT_LEDGER: &str = "INSERT INTO webhook_events (event_id, event_type, room_id, \
+        occurred_at, received_at, attempts, action, origin, result, processed_at, platform) \
+    VALUES (?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?1, ?2)";
+
+// These select a row as it is after its write, by the parameters of the statements above.
 
 const SESSION_WRITTEN: &str = "SELECT 1 FROM sessions WHERE room_id = ?3 AND guards = ?22";
 
@@ -86,14 +101,15 @@ const JOB_WRITTEN: &str = "SELECT 1 FROM jobs WHERE platform = ?2 AND job_id = ?
 const CHAT_WRITTEN: &str =
     "SELECT 1 FROM chat_messages WHERE platform = ?2 AND message_id = ?3 AND guards = ?9";
 
-/// By this transaction, not before it.
-const LEDGER_WRITTEN: &str = "SELECT 1 FROM webhook_events WHERE platform = ?2 AND event_id = ?3 AND origin = ?10 AND processed_at = ?1";
+/// Selects a row that this transaction wrote.
+const LEDGER_WRITTEN: &str = "SELECT 1 FROM webhook_events \
+    WHERE platform = ?2 AND event_id = ?3 AND origin = ?10 AND processed_at = ?1";
 
 const fn write(what: &'static str, statement: &'static str, proof: &'static str) -> SqliteWrite {
     SqliteWrite { what, statement, proof }
 }
 
-/// Everything that `changes` says, in the order in which it is to be written.
+/// Returns the rows of `changes`, in the order in which they are written.
 pub(super) fn tables(changes: &RowChanges<'_>) -> Vec<RowBuffer> {
     let RowChanges {
         platform,
@@ -162,7 +178,8 @@ struct RowBuffers<'p> {
 }
 
 impl RowBuffers<'_> {
-    /// `values` says a row's values, in the order of the statement's parameters from the third on.
+    /// Adds rows. `values` adds the values of a row, in the order of the statement's parameters
+    /// from the third on.
     fn add<R>(
         &mut self,
         write: SqliteWrite,

@@ -10,7 +10,7 @@ use super::*;
 use crate::effects::{EventResult, PlannedChange, PlannedEvent};
 use crate::store::batch::{LoadedRows, RowChanges, RowQuery, StoredLedgerRow};
 
-/// A ledger and nothing else, which remembers how each transaction began.
+/// Database with a ledger only. Records how each transaction began.
 #[derive(Clone, Debug, Default)]
 struct FakeDatabase(Arc<Mutex<FakeState>>);
 
@@ -19,14 +19,14 @@ struct FakeState {
     known: HashSet<String>,
     began: Vec<LedgerCheck>,
     rolled_back: usize,
-    /// Another worker is always faster.
+    /// Another worker always wins the race.
     hopeless: bool,
     database_id: String,
 }
 
 impl FakeDatabase {
-    fn with<T>(&self, read_database_id: impl FnOnce(&mut FakeState) -> T) -> T {
-        read_database_id(&mut self.0.lock().unwrap())
+    fn with<T>(&self, access: impl FnOnce(&mut FakeState) -> T) -> T {
+        access(&mut self.0.lock().unwrap())
     }
 
     fn loaded(&self, wanted: &RowQuery<'_>) -> LoadedRows {
@@ -127,7 +127,7 @@ impl WriterFixture {
         Self { fake, writer, registry: Registry::load(None).unwrap() }
     }
 
-    /// What became of the events, and how the transactions began that it took.
+    /// Returns the outcomes of the events, and how the transactions began.
     async fn apply(
         &self,
         platform: &str,
@@ -173,7 +173,7 @@ async fn first_batch_of_duplicates_runs_twice_and_the_next_once() {
     assert_eq!(
         (applied.unwrap().len(), began),
         (1, vec![LedgerCheck::AssumeNew]),
-        "another platform's are not doubted"
+        "other platforms are not affected"
     );
 }
 
@@ -210,7 +210,7 @@ async fn another_database_is_an_outage_until_the_first_is_back() {
     assert_eq!(stage.writer.wrong_database(), None);
 }
 
-/// PostgreSQL warns of it, in every probe of an outage.
+/// PostgreSQL logs a warning for it, which each probe of an outage would repeat.
 #[tokio::test]
 async fn failed_probe_rolls_no_transaction_back() {
     let stage = WriterFixture::new();
