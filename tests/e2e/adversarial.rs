@@ -1,5 +1,5 @@
-//! Input that is meant to do harm: whatever a stranger sends, and however slowly, those who send as one does are answered
-//! soon, nothing of it is queued, and memory stays within its bound.
+//! Hostile input: ingress keeps answering valid senders quickly, queues nothing hostile and keeps
+//! its memory within bounds.
 
 mod decompression;
 mod framing;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-/// The longest that a good sender may wait for its answer on a machine that is busy.
+/// Longest time for an answer to a valid sender on a busy machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 fn event() -> SignedWebhook {
@@ -30,14 +30,14 @@ fn address(stack: &Stack) -> SocketAddr {
     stack.ingresses[0].url.trim_start_matches("http://").parse().unwrap()
 }
 
-/// A connection from `127.0.0.from`.
+/// Opens a connection from `127.0.0.from`.
 async fn connect(to: SocketAddr, from: u8) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from(([127, 0, 0, from], 0)))?;
     socket.connect(to).await
 }
 
-/// A request's line and headers, the last line not ended.
+/// Request line and headers. The last header line is not terminated.
 fn head(signed: &SignedWebhook, more: &str) -> String {
     let signature = signed.value("x-webhook-signature");
     format!(
@@ -46,7 +46,8 @@ fn head(signed: &SignedWebhook, more: &str) -> String {
     )
 }
 
-/// Sends `bytes` and reads until the other side closes or is silent for `patience`: what came, and whether it closed.
+/// Sends `bytes` and reads until the peer closes the connection or sends nothing for `patience`.
+/// Returns the received text, and whether the peer closed the connection.
 async fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> (String, bool) {
     let mut stream = connect(to, 1).await.unwrap();
     let (mut read, mut write) = stream.split();
@@ -72,13 +73,13 @@ async fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> (String, 
     (String::from_utf8_lossy(&received).into_owned(), closed)
 }
 
-/// The status of every answer in `received`.
+/// Statuses of all answers in `received`.
 fn statuses(received: &str) -> Vec<&str> {
     received.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
 }
 
-/// Good events, each on a connection of its own, one after the other until `done`: how many there were. Each is accepted,
-/// and soon.
+/// Sends valid events, each on a new connection, one after the other until `done`. Returns their
+/// number. Panics if one is refused or answered late.
 async fn served_meanwhile(role: &ServerProcess, done: &AtomicBool) -> usize {
     let mut served = 0;
     let mut slowest = Duration::ZERO;
@@ -97,7 +98,7 @@ async fn served_meanwhile(role: &ServerProcess, done: &AtomicBool) -> usize {
     served
 }
 
-/// Runs `attack` while good events are sent, and gives how many those were.
+/// Runs `attack` while valid events are sent. Returns the number of valid events.
 async fn while_serving(stack: &Stack, attack: impl Future<Output = ()>) -> usize {
     let done = AtomicBool::new(false);
     let attack = async {
@@ -107,7 +108,7 @@ async fn while_serving(stack: &Stack, attack: impl Future<Output = ()>) -> usize
     tokio::join!(served_meanwhile(&stack.ingresses[0], &done), attack).0
 }
 
-/// Checks the most memory that ingress ever held.
+/// Checks the peak memory of ingress.
 #[track_caller]
 fn check_memory(stack: &Stack, most_mib: u64) {
     let process = &stack.ingresses[0].process;

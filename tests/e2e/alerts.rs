@@ -1,5 +1,5 @@
-//! Each alert is caused on a running system, fires in a real Prometheus with the shipped rules, and ends by what
-//! `deploy/runbook.md` says to do. Time runs faster for the rules (a minute is a second), not for the system.
+//! Each alert is caused on a running system, fires in a real Prometheus with the shipped rules, and
+//! ends after the steps of `deploy/runbook.md`. The rules run 60 times faster than the system.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,9 +15,9 @@ use tests::stack::{DatabaseKind, Stack, StackBuilder};
 
 use crate::WAIT_LIMIT;
 
-/// A minute of the rules is a second.
+/// One minute of the rules takes one second.
 const SPEEDUP: u32 = 60;
-/// Longest wait for an alert to fire or end, on a machine that is busy with other tests.
+/// Longest wait for an alert to fire or end on a machine that is busy with other tests.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn durable() -> StackBuilder {
@@ -28,7 +28,7 @@ fn content() -> Value {
     content_event("content_added", &unique("c"), "t", now_ms())
 }
 
-async fn held(prometheus: &Prometheus, alert: &str) {
+async fn check_not_firing(prometheus: &Prometheus, alert: &str) {
     let firing = prometheus.firing().await;
     assert!(!firing.contains(alert), "{alert} is among {firing:?}");
 }
@@ -36,7 +36,8 @@ async fn held(prometheus: &Prometheus, alert: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn healthy_system_idle_busy_or_restarted_raises_no_alert() {
     let mut stack = durable().ingresses(2).workers(2).start().await;
-    // Slower than elsewhere: a start takes a while on a busy machine, and must not look like an outage.
+    // A smaller factor, because a start on a busy machine takes a while and must not count as an
+    // outage.
     let prometheus = Prometheus::start(&stack, 20).await;
     let quiet = async |what: &str, seconds: u64| {
         poll::throughout(what, Duration::from_secs(seconds), async || {
@@ -78,7 +79,7 @@ async fn stopped_workers_and_stopped_ingress_raise_alerts() {
     prometheus
         .wait_until_firing(&["WebhookWorkerSilent", "WebhookInstanceDown"], ALERT_TIMEOUT)
         .await;
-    held(&prometheus, "WebhookNoData").await;
+    check_not_firing(&prometheus, "WebhookNoData").await;
     stack.add_worker().await;
     prometheus.follow(&stack).await;
     prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
@@ -86,7 +87,7 @@ async fn stopped_workers_and_stopped_ingress_raise_alerts() {
 
     stack.ingresses[0].process.kill();
     prometheus.wait_until_firing(&["WebhookNoData"], ALERT_TIMEOUT).await;
-    held(&prometheus, "WebhookWorkerSilent").await;
+    check_not_firing(&prometheus, "WebhookWorkerSilent").await;
     stack.add_ingress().await;
     prometheus.follow(&stack).await;
     prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
@@ -105,8 +106,8 @@ async fn database_outage_raises_alerts() {
     prometheus
         .wait_until_firing(&["WebhookDatabaseDown", "WebhookOldestEventOld:acme"], ALERT_TIMEOUT)
         .await;
-    held(&prometheus, "WebhookWorkerSilent:acme").await;
-    // A worker that starts meanwhile has no database yet, and says so.
+    check_not_firing(&prometheus, "WebhookWorkerSilent:acme").await;
+    // A worker that starts now has no database yet and reports that.
     stack.workers[0].process.kill();
     stack.spawn_worker();
     prometheus.follow(&stack).await;
@@ -114,7 +115,7 @@ async fn database_outage_raises_alerts() {
     let of_the_new_one = format!(
         "ALERTS{{alertname=\"WebhookDatabaseDown\",alertstate=\"firing\",instance=\"{instance}\"}}"
     );
-    poll::until("it fires for the new worker", ALERT_TIMEOUT, async || {
+    poll::until("the alert fires for the new worker", ALERT_TIMEOUT, async || {
         let firing = prometheus.query(&of_the_new_one).await?;
         if firing.is_empty() { Err(String::from("not yet")) } else { Ok(()) }
     })
@@ -133,7 +134,7 @@ async fn redis_outage_and_emptied_redis_raise_alerts() {
     sender.acme(&content()).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     stack.redis.kill();
-    poll::until("it fires, events being refused", ALERT_TIMEOUT, async || {
+    poll::until("the alert fires while events are refused", ALERT_TIMEOUT, async || {
         assert_eq!(sender.acme(&content()).await.status, 503);
         let firing = prometheus.firing().await;
         let wanted = ["WebhookRedisDown", "WebhookRequestsRefused:acme"];
@@ -146,11 +147,11 @@ async fn redis_outage_and_emptied_redis_raise_alerts() {
     .await;
     stack.redis.restart().await;
     prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
-    held(&prometheus, "WebhookDataLost").await;
+    check_not_firing(&prometheus, "WebhookDataLost").await;
 
     let _: String = stack.redis.command(&["FLUSHALL"]).await;
     prometheus.wait_until_firing(&["WebhookDataLost"], ALERT_TIMEOUT).await;
-    // The runbook: find out what was lost, then restart the processes, which ends the alert.
+    // Runbook: find out what was lost, then restart the processes. The restart ends the alert.
     stack.add_worker().await;
     stack.add_ingress().await;
     for role in [&stack.workers[0], &stack.ingresses[0]] {
@@ -211,8 +212,8 @@ async fn poison_burst_raises_alerts() {
             ALERT_TIMEOUT,
         )
         .await;
-    held(&prometheus, "WebhookDeadLettersGrowing:acme").await;
-    // The runbook: look why, mend the cause (here: announce the room), replay.
+    check_not_firing(&prometheus, "WebhookDeadLettersGrowing:acme").await;
+    // Runbook: find the cause, fix it (here: announce the room), replay.
     let stats = stack.dlq_tool(&["stats", "--platform", "mux"]).await;
     assert!(stats.stdout.contains("session_not_found"), "{stats:?}");
     sender.announce("late", &json!({})).await.expect(202, "accepted");
@@ -230,7 +231,8 @@ async fn poison_burst_raises_alerts() {
 async fn paused_backlog_and_broken_stream_raise_alerts() {
     let toml = "[platforms.held]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 60000\n";
     let paused = format!(
-        "[platforms.acme]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n{toml}paused = true\n"
+        "[platforms.acme]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n\
+        {toml}paused = true\n"
     );
     let mut stack = durable().platforms(toml).workers(0).start().await;
     let file = stack.redis.folder().join("paused.toml");
@@ -252,9 +254,9 @@ async fn paused_backlog_and_broken_stream_raise_alerts() {
             ALERT_TIMEOUT,
         )
         .await;
-    held(&prometheus, "WebhookOldestEventOld:held").await;
-    held(&prometheus, "WebhookWorkerSilent:held").await;
-    // The runbook: resume the platform, remove the foreign key.
+    check_not_firing(&prometheus, "WebhookOldestEventOld:held").await;
+    check_not_firing(&prometheus, "WebhookWorkerSilent:held").await;
+    // Runbook: resume the platform and remove the foreign key.
     stack.add_worker().await;
     stack.workers[0].process.terminate();
     stack.workers[0].process.wait_until_ended(WAIT_LIMIT).await;
@@ -277,7 +279,8 @@ async fn full_dead_letters_raise_alerts() {
         stack.sender().mux(&event).await.expect(202, "accepted");
     }
     prometheus.wait_until_firing(&["WebhookDeadLettersFull:mux"], ALERT_TIMEOUT).await;
-    // The runbook: mend the cause, replay, and what stayed in retry goes through by itself.
+    // Runbook: fix the cause and replay. Events that stayed in retry are then processed without
+    // help.
     stack.sender().announce("late", &json!({})).await.expect(202, "accepted");
     stack.status("late", "live", WAIT_LIMIT).await;
     let replay = stack.dlq_tool(&["replay", "--platform", "mux", "--yes"]).await;
@@ -285,8 +288,8 @@ async fn full_dead_letters_raise_alerts() {
     prometheus.wait_until_quiet(ALERT_TIMEOUT).await;
 }
 
-/// Something of everything, so that every query has something to show.
-async fn busy() -> Stack {
+/// Starts a system with traffic of every kind, so that every query has data.
+async fn start_busy_stack() -> Stack {
     let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
     let stack =
         durable().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
@@ -310,10 +313,10 @@ async fn traffic(sender: &Sender) {
     sender.mux(&mux_event(&unique("e"), "idle", Some("nowhere"), "x", now_ms())).await;
 }
 
-/// Metrics that the binaries show only where there is something to show them for: destinations, an archive.
+/// Metrics that the binaries export only if a destination or an archive is configured.
 const OPTIONAL: [&str; 2] = ["webhook_deliveries_total", "webhook_retention_failing"];
 
-/// Every query of the dashboard, by where it stands, with what Grafana puts in for its variables.
+/// Every query of the dashboard, by its panel, with Grafana's variables filled in.
 fn dashboard_queries() -> BTreeMap<String, String> {
     let dashboard: Value =
         serde_json::from_str(&repository_file("deploy/grafana/dashboards/tributary.json")).unwrap();
@@ -347,12 +350,12 @@ fn dashboard_queries() -> BTreeMap<String, String> {
     found.into_iter().map(|(place, query)| (place, fill(query))).collect()
 }
 
-/// The two parts of `label_values(selector, label)`.
+/// The two arguments of `label_values(selector, label)`.
 fn label_values(definition: &str) -> Option<(&str, &str)> {
     definition.strip_prefix("label_values(")?.strip_suffix(')')?.rsplit_once(", ")
 }
 
-/// The names of metrics in a query.
+/// Metric names in a query.
 fn metrics(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("webhook_") || word.starts_with("process_"))
@@ -360,7 +363,7 @@ fn metrics(query: &str) -> impl Iterator<Item = &str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dashboard_and_rule_queries_find_real_metrics() {
-    let stack = busy().await;
+    let stack = start_busy_stack().await;
     let prometheus = Prometheus::start(&stack, SPEEDUP).await;
     let sender = stack.sender();
     let queries = dashboard_queries();
@@ -373,7 +376,7 @@ async fn dashboard_and_rule_queries_find_real_metrics() {
                 .query(query)
                 .await
                 .map_err(|error| format!("{place}: {query}: {error}"))?;
-            // No process has been restarted, no alert fires, and no destination is configured.
+            // No process was restarted, no alert fires and no destination is configured.
             let may_be_empty =
                 ["changes(", "ALERTS", OPTIONAL[0]].iter().any(|word| query.contains(word));
             if shown.is_empty() && !may_be_empty {
@@ -411,7 +414,7 @@ async fn dashboard_and_rule_queries_find_real_metrics() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promtool_accepts_the_metrics() {
-    let stack = busy().await;
+    let stack = start_busy_stack().await;
     traffic(&stack.sender()).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         let text = Sender::new(&role.ops).get("/metrics").await.text;

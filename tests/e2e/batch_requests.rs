@@ -1,5 +1,6 @@
-//! Batches: the events of one request are accepted together or not at all, each is an event of its own from then on, and
-//! a batch that comes again, or shares events with another, is told apart event by event.
+//! Batch requests. Ingress accepts all events of a request or none. From then on each event is
+//! separate: duplicates of a batch, and events shared with another batch, are recognised one by
+//! one.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,7 @@ fn stack(toml: &str) -> StackBuilder {
     Stack::builder().platforms(&twitch).ingress_env("TWITCH_SECRET", SECRET)
 }
 
-/// A message of Twitch, as it signs it now.
+/// A Twitch message, signed with the current time.
 fn message(platform: &str, id: &str, body: &str) -> SignedWebhook {
     let at = rfc3339(now_ms()).replace('Z', "456789Z");
     let signature = hmac_sha256_hex(SECRET, format!("{id}{at}{body}").as_bytes());
@@ -35,10 +36,11 @@ fn message(platform: &str, id: &str, body: &str) -> SignedWebhook {
     .header("Twitch-Eventsub-Message-Type", "notification")
 }
 
-/// A drop that `user` was granted; the number is written as no JSON library would write it.
+/// A drop granted to `user`. The number has a form that no JSON library writes.
 fn drop_event(id: &str, user: &str) -> String {
     format!(
-        "{{\"id\":\"{id}\", \"data\":{{\"user_id\":\"{user}\",\"entitlement_id\":\"e-{id}\",\"benefit_id\":\"b\",\
+        "{{\"id\":\"{id}\", \
+         \"data\":{{\"user_id\":\"{user}\",\"entitlement_id\":\"e-{id}\",\"benefit_id\":\"b\",\
          \"weight\":1.50e0,\"created_at\":\"2024-12-09T09:58:30.325Z\"}}}}"
     )
 }
@@ -46,7 +48,8 @@ fn drop_event(id: &str, user: &str) -> String {
 fn drops(ids: &[&str]) -> String {
     let elements: Vec<String> = ids.iter().map(|id| drop_event(id, "1234")).collect();
     format!(
-        "{{\"subscription\":{{\"id\":\"f1c2\",\"status\":\"enabled\",\"type\":\"drop.entitlement.grant\",\"cost\":0}},\
+        "{{\"subscription\":{{\"id\":\"f1c2\",\"status\":\"enabled\",\
+         \"type\":\"drop.entitlement.grant\",\"cost\":0}},\
          \"events\":[{}]}}",
         elements.join(",")
     )
@@ -64,7 +67,8 @@ fn ids(answer: &HttpAnswer) -> Vec<&str> {
 on_both!(batch_applies_every_drop_once);
 
 async fn batch_applies_every_drop_once(kind: DatabaseKind) {
-    let effects = "[platforms.twitch.effects]\n\"drop.entitlement.grant\" = { effect = \"job\", status = \"granted\", \
+    let effects = "[platforms.twitch.effects]\n\"drop.entitlement.grant\" = { effect = \"job\", \
+                   status = \"granted\", \
                    id = \"/events/data/entitlement_id\", set = { data = \"/events/data\" } }\n";
     let stack = stack(effects).database(kind).start().await;
     let sender = stack.sender();
@@ -74,7 +78,7 @@ async fn batch_applies_every_drop_once(kind: DatabaseKind) {
     let answer = sender.send(&message("twitch", &first, &drops(&[&one, &two]))).await;
     assert_eq!(answer.expect(202, "accepted"), one);
     assert_eq!(ids(&answer), [&one, &two]);
-    // The same message again, and another one about a drop that is known.
+    // The same message again, and another message with a known drop.
     let again = sender.send(&message("twitch", &first, &drops(&[&one, &two]))).await;
     assert_eq!(again.expect(200, "duplicate"), one);
     assert_eq!(ids(&again), [&one, &two]);
@@ -135,7 +139,8 @@ async fn batch_element_is_queued_with_the_message_fields() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_batch_leaves_nothing() {
-    let toml = "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\nrate_limit = 4\nburst = 3\n";
+    let toml = "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\n\
+        rate_limit = 4\nburst = 3\n";
     let stack = stack(toml).workers(0).ingress_env("MAX_BACKLOG", "5").start().await;
     let sender = stack.sender();
     let traces = async || {
@@ -161,13 +166,13 @@ async fn refused_batch_leaves_nothing() {
     let answer = sender.send(&message("twitch", "m", &drops(&many))).await;
     answer.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
     assert!(answer.json["errmesg"].as_str().unwrap().contains("128 events"), "{answer:?}");
-    // Six are more than the backlog takes, though the first five would fit.
+    // Six events exceed the backlog, although the first five would fit.
     let six = drops(&["a", "b", "c", "d", "e", "f"]);
     let answer = sender.send(&message("twitch", "m", &six)).await;
     answer.expect_error(503, "E_WEBHOOK_OVERLOADED");
     assert_eq!(traces().await, (0, 0, 0));
 
-    // Two of three are used up, so that two more have to wait for one: fifteen seconds at four a minute.
+    // Two of the three tokens are used. Two more events need one more token: 15 s at four a minute.
     sender.send(&message("narrow", "m1", &drops(&["a", "b"]))).await.expect(202, "accepted");
     let refused = message("narrow", "m2", &drops(&["a", "c", "d"]));
     let answer = sender.send(&refused).await;
@@ -175,15 +180,17 @@ async fn refused_batch_leaves_nothing() {
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((13..=15).contains(&wait), "{wait}");
     assert_eq!(traces().await, (2, 2, 1));
-    // What fits was not used up by what did not.
+    // The refused batch consumed no token.
     sender.send(&message("narrow", "m3", &drops(&["a", "c"]))).await.expect(202, "accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_racing_across_replicas_stay_whole() {
-    let toml = "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\nrate_limit = 1\nburst = 30\n";
+    let toml = "[platforms.narrow]\npreset = \"twitch\"\nsecrets = [\"env:TWITCH_SECRET\"]\n\
+        rate_limit = 1\nburst = 30\n";
     let stack = stack(toml).ingresses(2).workers(0).start().await;
-    // Twenty batches of four; each shares one drop with the next, and comes twice, once to each replica.
+    // Twenty batches of four events. Each shares one drop with the next batch and is sent twice,
+    // once to each replica.
     let mut sends = tokio::task::JoinSet::new();
     for n in 0..40 {
         let sender = Sender::new(&stack.ingresses[n % 2].url);
@@ -219,16 +226,21 @@ async fn batches_racing_across_replicas_stay_whole() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn custom_platform_can_send_batches_of_several_types() {
-    let toml = "[platforms.mixed]\nsecrets = [\"env:ACME_SECRET\"]\nevent_types = [\"stream.up\", \"stream.down\"]\n\
-                event = { batch = \"\", id = \"/id\", type = \"/kind\", time = \"/at\", session = \"/room\" }\n\
-                [platforms.mixed.effects]\n\
-                \"stream.up\" = { effect = \"session.status\", status = \"live\", set = { title = \"/title\" } }\n\
+    let toml = "[platforms.mixed]\nsecrets = [\"env:ACME_SECRET\"]\n\
+                event_types = [\"stream.up\", \"stream.down\"]\n\
+                event = { batch = \"\", id = \"/id\", type = \"/kind\", time = \"/at\", \
+                session = \"/room\" }\n[platforms.mixed.effects]\n\
+                \"stream.up\" = { effect = \"session.status\", status = \"live\", \
+                set = { title = \"/title\" } }\n\
                 \"stream.down\" = { effect = \"session.status\", status = \"ended\" }\n";
     let stack = stack(toml).start().await;
     let send = async |list: Value| {
         stack.sender().send(&sign::generic("mixed", ACME_SECRET, list.to_string().as_bytes())).await
     };
-    let event = |id: &str, kind: &str, room: &str, age: i64| json!({"id": id, "kind": kind, "room": room, "title": "A title", "at": rfc3339(now_ms() - age)});
+    let event = |id: &str, kind: &str, room: &str, age: i64| {
+        json!({"id": id, "kind": kind,
+        "room": room, "title": "A title", "at": rfc3339(now_ms() - age)})
+    };
     let list = json!([
         event("1", "stream.up", "r1", 2000),
         event("2", "chatter", "r1", 1500),
@@ -237,7 +249,7 @@ async fn custom_platform_can_send_batches_of_several_types() {
     ]);
     let answer = send(list).await;
     assert_eq!(answer.expect(202, "accepted"), "1");
-    assert_eq!(ids(&answer), ["1", "3", "4"], "without what nobody subscribed to");
+    assert_eq!(ids(&answer), ["1", "3", "4"], "without events outside event_types");
     let ignored = send(json!([event("5", "chatter", "r1", 0), event("6", "noise", "r1", 0)])).await;
     assert_eq!((ignored.expect(200, "ignored"), ids(&ignored)), ("5", vec!["5", "6"]));
     stack.status("r1", "ended", WAIT_LIMIT).await;
@@ -262,14 +274,14 @@ async fn captured_batch_is_explained_event_by_event() {
         program.args(["check-platform", "--platform", "twitch"]).arg("--headers").arg(&headers);
     let finished = program.arg("--body").arg(&body).run(WAIT_LIMIT).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for told in [
+    for text in [
         "2 events",
         "one (provider)",
         "two (provider)",
         "drop.entitlement.grant",
         "2024-12-09T09:58:30.325Z",
     ] {
-        assert!(finished.stdout.contains(told), "{told}:\n{}", finished.stdout);
+        assert!(finished.stdout.contains(text), "{text}:\n{}", finished.stdout);
     }
     assert_eq!(stack.unfinished("twitch").await, 0, "nothing is sent");
 }

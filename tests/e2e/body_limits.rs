@@ -1,4 +1,5 @@
-//! Size, encoding and time of a body are bounded, before anything is computed over it.
+//! Bounds on the size, encoding and duration of a body. Ingress checks them before it verifies the
+//! body.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use tests::stack::{ServerProcess, Stack};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Sends raw bytes and gives what came back until the other side closed or fell silent for `patience`.
+/// Sends raw bytes, with a pause between the pieces. Returns everything received until the peer
+/// closed the connection or sent nothing for `patience`.
 async fn raw(
     role: &ServerProcess,
     pieces: &[&[u8]],
@@ -65,7 +67,7 @@ async fn body_size_is_bounded_with_and_without_content_length() {
     };
     sender.send(&sized(1000)).await.expect(202, "accepted");
     sender.send(&sized(1001)).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
-    // Refused from the declared length alone, without the body.
+    // Ingress refuses the declared length without reading the body.
     let declared = head(&sized(1000), "content-length: 99999999\r\n");
     let begun = Instant::now();
     let answer =
@@ -73,7 +75,7 @@ async fn body_size_is_bounded_with_and_without_content_length() {
             .await;
     parsed(&answer).expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
     assert!(begun.elapsed() < Duration::from_secs(9));
-    // In chunks, with no length declared.
+    // Chunked, without a declared length.
     let chunked = head(&sized(1000), "transfer-encoding: chunked\r\n");
     let chunk = format!("1f4\r\n{}\r\n", "y".repeat(500));
     let pieces =
@@ -122,14 +124,14 @@ async fn incomplete_body_times_out() {
         let pieces = [head.as_bytes(), &body.as_bytes()[..20]];
         let answer = raw(role, &pieces, Duration::from_millis(10), Duration::from_secs(5)).await;
         parsed(&answer).expect_error(status, "E_WEBHOOK_BODY_TIMEOUT");
-        assert!(begun.elapsed() >= Duration::from_millis(600), "it was given its time");
-        // Dripping does not buy more time.
+        assert!(begun.elapsed() >= Duration::from_millis(600), "refused before the timeout");
+        // Sending byte by byte does not extend the timeout.
         let drops: Vec<&[u8]> =
             std::iter::once(head.as_bytes()).chain(body.as_bytes()[..30].chunks(1)).collect();
         let answer = raw(role, &drops, Duration::from_millis(60), Duration::from_secs(5)).await;
         assert!(answer.contains("E_WEBHOOK_BODY_TIMEOUT"), "{answer}");
     }
-    // A slow body that makes it is a body like any other.
+    // A slow body that arrives in time is accepted.
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
     let head = head(&signed, &format!("content-length: {}\r\nconnection: close\r\n", body.len()));
     let (one, two) = body.as_bytes().split_at(30);
@@ -158,9 +160,10 @@ async fn in_flight_bytes_at_their_bound_evict_the_slowest_body() {
     let mut slow = TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap();
     slow.write_all(head.as_bytes()).await.unwrap();
     slow.write_all(&[b' '; 600]).await.unwrap();
-    // Together they are too large. Whoever comes whole is served, and whoever was waited for is told to come again.
+    // Both bodies together exceed the bound. The complete one is accepted, and the incomplete one
+    // gets 503.
     let answers =
-        tests::poll::until("the slow one was told", Duration::from_secs(10), async || {
+        tests::poll::until("the slow request is answered", Duration::from_secs(10), async || {
             stack.sender().send(&signed()).await.expect(202, "accepted");
             let mut answer = vec![0; 4096];
             match tokio::time::timeout(Duration::from_millis(50), slow.read(&mut answer)).await {

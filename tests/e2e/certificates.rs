@@ -1,4 +1,4 @@
-//! A host without CA certificates: https waits, everything else goes on.
+//! A host without CA certificates: https deliveries wait, everything else works.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
 
-/// Some CA's certificate; no server has one of it.
+/// A CA certificate that no test server uses.
 const CA: &str = "-----BEGIN CERTIFICATE-----
 MIIBjjCCATWgAwIBAgIUJdLYIntx9H2sL76+YTM+eNYOpc4wCgYIKoZIzj0EAwIw
 HDEaMBgGA1UEAwwRVHJpYnV0YXJ5IHRlc3QgQ0EwIBcNMjYxMjAxMDcwMDA4WhgP
@@ -52,7 +52,7 @@ async fn https_deliveries_wait_for_certificates() {
         let answer = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
         answer.json["destinations"][1]["last_error"].as_str().unwrap_or_default().to_owned()
     };
-    poll::until("the status says why", WAIT_LIMIT, async || {
+    poll::until("the status shows the reason", WAIT_LIMIT, async || {
         let error = last_error().await;
         let named = error.contains("no CA certificates in SSL_CERT_FILE (no such path)");
         if named { Ok(()) } else { Err(error) }
@@ -67,18 +67,18 @@ async fn https_deliveries_wait_for_certificates() {
     let open = stack.workers[0]
         .metric("webhook_destination_circuit_open", &["destination=\"webhook_2\""])
         .await;
-    assert!(open > 0.5, "an alert can see it");
+    assert!(open > 0.5, "a metric shows it");
 
-    // They are found without a restart; the receiver's port is closed.
+    // The worker finds the certificates without a restart. The receiver's port is closed.
     std::fs::write(&file, CA).unwrap();
-    poll::until("it is tried", WAIT_LIMIT * 3, async || {
+    poll::until("the delivery is attempted", WAIT_LIMIT * 3, async || {
         let error = last_error().await;
         if error.contains("ECONNREFUSED") { Ok(()) } else { Err(error) }
     })
     .await;
 }
 
-/// Nobody writes into the pipe, as with a mount that hangs.
+/// The read of the pipe blocks forever, like a read from a hanging mount.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_certificates_cannot_be_read_ends_the_process() {
     let folder = process::folder();

@@ -1,4 +1,4 @@
-//! `ingress check-platform` and `ingress send-test`: what they say, and what is in their exit status.
+//! Output and exit status of `ingress check-platform` and `ingress send-test`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const REALCAST_SECRET: &str = "realcast-secret-5c1e";
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An ingress command without Redis: nothing listens where it is told to look.
+/// An ingress command without Redis: nothing listens at its `REDIS_URL`.
 fn ingress() -> Program {
     Program::new("ingress")
         .env("REDIS_URL", "redis://127.0.0.1:1")
@@ -52,7 +52,7 @@ async fn check_platform_verifies_a_capture_without_redis() {
     let request = sign::mux(MUX_SECRET, now(), body.as_bytes());
     let finished = check("mux", &request, &[]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for told in [
+    for expected in [
         "verified and identified",
         "evt-1",
         "video.live_stream.active",
@@ -61,7 +61,7 @@ async fn check_platform_verifies_a_capture_without_redis() {
         "session.status",
         "live",
     ] {
-        assert!(finished.stdout.contains(told), "{told}:\n{}", finished.stdout);
+        assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
     }
     let finished = check("streaming", &request, &["--output", "json"]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
@@ -105,17 +105,18 @@ async fn check_platform_predicts_the_effects_of_the_worker() {
     }));
     let finished = check("realcast", &odd, &[]).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
-    for told in [
+    for expected in [
         "takes effect",
         "title: wrong_type",
         "started_at: unreadable_time",
         "left alone: wrong_type",
         "\"7\"",
     ] {
-        assert!(finished.stdout.contains(told), "{told}:\n{}", finished.stdout);
+        assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
     }
     for refused in [
-        json!({"event": "stream.live", "timestamp": "2026-12-01T03:00:00Z", "data": {"stream_id": ["s"]}}),
+        json!({"event": "stream.live", "timestamp": "2026-12-01T03:00:00Z",
+            "data": {"stream_id": ["s"]}}),
         json!({"event": "viewer.count.update", "timestamp": "2026-12-01T03:00:00Z",
             "data": {"stream_id": "s", "viewer_count": "many"}}),
     ] {
@@ -171,7 +172,7 @@ async fn send_test_event_is_processed() {
     for platform in ["mux", "livekit", "netflix", "acme"] {
         assert_eq!(stack.dead(platform).await, 0, "{platform}");
     }
-    // A body of one's own is sent as it is.
+    // A given body is sent unchanged.
     let folder = process::folder();
     let body = folder.path().join("event.json");
     std::fs::write(&body, mux_event(&unique("own"), "created", None, "ls", now_ms()).to_string())

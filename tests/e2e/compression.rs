@@ -1,4 +1,5 @@
-//! Compressed bodies: verified as they came or as what they stand for, decoded within their bound, queued decoded.
+//! Compressed bodies. Ingress verifies them in compressed or decoded form, bounds the decoded size
+//! and queues the decoded body.
 
 use std::io::Write;
 
@@ -30,7 +31,7 @@ fn encode(coding: &str, body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The request with its body compressed after it was signed: the signature is over what it stands for.
+/// The request with its body compressed after signing: the signature covers the decoded body.
 fn compressed(signed: SignedWebhook, coding: &str) -> SignedWebhook {
     SignedWebhook {
         body: encode(coding, &signed.body),
@@ -95,7 +96,8 @@ async fn compressed_forgery_gets_no_detail_about_its_stream() {
     for coding in CODINGS {
         let forged = compressed(sign::generic("acme", "wrong", body.as_bytes()), coding);
         sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
-        // A stream that cannot be decoded: of a stranger it is a forgery, of the sender an invalid payload.
+        // A stream that cannot be decoded is a forgery without a valid signature and an invalid
+        // payload with one.
         let broken = b"not a stream of any kind";
         let stranger = sign::generic("acme", "wrong", broken).header("content-encoding", coding);
         let stranger = sender.send(&stranger).await;
@@ -103,14 +105,14 @@ async fn compressed_forgery_gets_no_detail_about_its_stream() {
         assert!(!stranger.text.contains("encoding"), "{}", stranger.text);
         let genuine = sign::generic("acme", ACME_SECRET, broken).header("content-encoding", coding);
         sender.send(&genuine).await.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
-        // Without a signature nothing is decoded at all.
+        // Ingress decodes nothing without a signature.
         let bomb = SignedWebhook {
             body: encode(coding, &vec![b' '; 3 << 20]),
             ..stranger_request(coding)
         };
         sender.send(&bomb).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     }
-    // Outside its time it is expired, whichever of the two its signature is over.
+    // A stale timestamp is reported as expired, whichever form the signature covers.
     let body = mux_event(&unique("event"), "active", None, "ls", now_ms()).to_string();
     let old = compressed(sign::mux(MUX_SECRET, now() - 3600, body.as_bytes()), "gzip");
     sender.send(&old).await.expect_error(401, "E_WEBHOOK_SIGNATURE_ERROR");
@@ -134,12 +136,12 @@ async fn decoded_size_is_bounded_while_decoding() {
             .into_bytes()
     };
     for (at, coding) in CODINGS.into_iter().enumerate() {
-        // Each its own event: one of them is longer by a byte.
+        // Separate events: one is a byte longer.
         let fits = compressed(sign::generic("acme", ACME_SECRET, &sized(400_000 - at)), coding);
         sender.send(&fits).await.expect(202, "accepted");
         let over = compressed(sign::generic("acme", ACME_SECRET, &sized(400_001)), coding);
         sender.send(&over).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
-        // A bomb, signed by its sender on the wire and by nobody.
+        // A bomb, once signed in compressed form and once with a forged signature.
         let bomb = encode(coding, &vec![b' '; 128 << 20]);
         assert!(bomb.len() < 400_000, "{coding}: {}", bomb.len());
         for secret in [ACME_SECRET, "wrong"] {
@@ -169,8 +171,8 @@ async fn several_or_unknown_content_codings_are_refused() {
 async fn inapplicable_content_encoding_is_ignored() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
-    // Charsets and MIME encodings name no coding; the others are left over from a proxy that
-    // decoded the body.
+    // Charsets and MIME encodings are no content codings. A proxy that decoded the body may leave
+    // the others behind.
     let ignored = [
         "UTF-8",
         "none",
@@ -195,7 +197,7 @@ async fn inapplicable_content_encoding_is_ignored() {
         bodies.push(body);
     }
     assert_eq!(queued(&stack, "acme").await, bodies);
-    // A charset beside a real coding changes nothing about that coding.
+    // A charset in the list does not affect the coding beside it.
     let body = content_event("content_added", &unique("c"), "a title", now_ms()).to_string();
     let packed = sign::generic("acme", ACME_SECRET, &encode("gzip", body.as_bytes()));
     sender.send(&packed.header("content-encoding", "gzip, utf-8")).await.expect(202, "accepted");

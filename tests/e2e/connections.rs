@@ -1,4 +1,4 @@
-//! Connections: how long they are kept, how their ends are announced, and what they speak.
+//! Connections to ingress: idle time, announced closes, upgrades and HTTP/2.
 
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ fn event() -> SignedWebhook {
     sign::generic("acme", ACME_SECRET, body.as_bytes())
 }
 
-/// A request with a length and `more` headers, each with its end.
+/// A request with a content length and the headers `more`, each with its line end.
 fn request(signed: &SignedWebhook, more: &str) -> Vec<u8> {
     let head = format!(
-        "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {}\r\ncontent-length: {}\r\n{more}\r\n",
+        "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {}\r\ncontent-length: {}\r\n\
+        {more}\r\n",
         signed.path,
         signed.value("x-webhook-signature"),
         signed.body.len()
@@ -34,10 +35,10 @@ async fn connect(role: &ServerProcess) -> TcpStream {
     TcpStream::connect(role.url.trim_start_matches("http://")).await.unwrap()
 }
 
-/// Reads one answer, whose body has a length, in lower case.
+/// Reads one answer with a content length. Returns it in lower case.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut received = Vec::new();
-    let whole = |received: &[u8]| {
+    let complete = |received: &[u8]| {
         let text = String::from_utf8_lossy(received).to_lowercase();
         let (head, body) = text.split_once("\r\n\r\n")?;
         let length = head
@@ -48,7 +49,7 @@ async fn answer(stream: &mut TcpStream) -> String {
         (body.len() >= length).then(|| text.clone())
     };
     loop {
-        if let Some(answer) = whole(&received) {
+        if let Some(answer) = complete(&received) {
             return answer;
         }
         let mut part = [0; 4096];
@@ -61,9 +62,10 @@ async fn answer(stream: &mut TcpStream) -> String {
     }
 }
 
-/// As `java.net.http.HttpClient` offers it by default, proxies do, and a client that was told to.
+/// Upgrade offers of `java.net.http.HttpClient` by default, of proxies, and of explicit clients.
 const UPGRADE_OFFERS: [&str; 5] = [
-    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \
+    AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
     "Connection: upgrade\r\n",
     "Connection: keep-alive, Upgrade\r\nUpgrade: TLS/1.2\r\n",
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
@@ -76,23 +78,24 @@ async fn upgrade_is_declined_and_the_close_is_announced() {
     for offer in UPGRADE_OFFERS {
         let mut stream = connect(&stack.ingresses[0]).await;
         stream.write_all(&request(&event(), offer)).await.unwrap();
-        let told = answer(&mut stream).await;
-        assert!(told.starts_with("http/1.1 202 "), "{offer}: {told}");
+        let answer_text = answer(&mut stream).await;
+        assert!(answer_text.starts_with("http/1.1 202 "), "{offer}: {answer_text}");
         assert!(
-            told.contains("\r\nconnection: close\r\n") && !told.contains("upgrade"),
-            "{offer}: {told}"
+            answer_text.contains("\r\nconnection: close\r\n") && !answer_text.contains("upgrade"),
+            "{offer}: {answer_text}"
         );
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(WAIT_LIMIT, stream.read_to_end(&mut rest)).await;
         assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{offer}: {ended:?}");
     }
-    // What is refused is refused as ever, and the end is announced all the same.
+    // A refused request gets its usual status, and the close is announced as well.
     let mut stream = connect(&stack.ingresses[0]).await;
     stream.write_all(&request(&event().to("/webhooks/nobody"), UPGRADE_OFFERS[0])).await.unwrap();
-    let told = answer(&mut stream).await;
+    let answer_text = answer(&mut stream).await;
     assert!(
-        told.starts_with("http/1.1 404 ") && told.contains("\r\nconnection: close\r\n"),
-        "{told}"
+        answer_text.starts_with("http/1.1 404 ")
+            && answer_text.contains("\r\nconnection: close\r\n"),
+        "{answer_text}"
     );
     assert_eq!(stack.unfinished("acme").await, UPGRADE_OFFERS.len());
 }
@@ -107,15 +110,16 @@ async fn idle_connection_is_kept_for_the_configured_time() {
         stream.write_all(&request(&event(), "")).await.unwrap();
         assert!(answer(stream).await.starts_with("http/1.1 202 "));
     }
-    // Longer than a head may take.
+    // Longer than the timeout of a request head.
     tokio::time::sleep(Duration::from_secs(13)).await;
     long.write_all(&request(&event(), "")).await.unwrap();
     assert!(answer(&mut long).await.starts_with("http/1.1 202 "));
-    let ended = tokio::time::timeout(WAIT_LIMIT, short.read(&mut [0])).await.expect("it is closed");
+    let ended =
+        tokio::time::timeout(WAIT_LIMIT, short.read(&mut [0])).await.expect("closed by ingress");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
 }
 
-/// A connection in HTTP/2 without any upgrade.
+/// Opens an HTTP/2 connection with prior knowledge.
 async fn http2(role: &ServerProcess) -> SendRequest<String> {
     let (sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(connect(role).await)).await.unwrap();
@@ -138,7 +142,7 @@ async fn http2_with_prior_knowledge_is_served() {
     let many = (0..150).map(|_| sender.send_request(asked("POST", &event())));
     let many = futures_util::future::join_all(many.collect::<Vec<_>>()).await;
     assert!(many.iter().all(|answer| answer.as_ref().unwrap().status() == 202), "{many:?}");
-    // Larger than what may come unread.
+    // Larger than the flow-control window.
     let large =
         content_event("content_added", &unique("c"), &"t".repeat(250_000), now_ms()).to_string();
     let large = sign::generic("acme", ACME_SECRET, large.as_bytes()).to("/webhooks/acme/");
@@ -158,7 +162,7 @@ async fn http2_with_prior_knowledge_is_served() {
     let headers = SignedWebhook { headers: vec![("x".to_owned(), "y".repeat(100_000))], ..probe };
     let refused = sender.send_request(asked("POST", &headers)).await;
     assert!(refused.is_err() || refused.is_ok_and(|refused| refused.status() == 431));
-    // The connection, or the next one, is as good as any.
+    // Requests succeed again, on this connection or a new one.
     let mut sender = http2(&stack.ingresses[0]).await;
     assert_eq!(sender.send_request(asked("POST", &event())).await.unwrap().status(), 202);
 }
@@ -170,18 +174,18 @@ async fn http2_requests_in_progress_survive_a_shutdown() {
     let mut idle = http2(&stack.ingresses[0]).await;
     assert_eq!(idle.send_request(asked("POST", &event())).await.unwrap().status(), 202);
     let silent = connect(&stack.ingresses[0]).await;
-    // No worker runs: the answer comes when the time to wait is over, or at the shutdown.
+    // No worker runs, so the answer comes at the end of the wait or at shutdown.
     let waiting = sender.send_request(asked("POST", &event().header("prefer", "wait=3")));
     let waiting = tokio::spawn(waiting);
-    poll::until("it is queued", WAIT_LIMIT, async || match stack.unfinished("acme").await {
+    poll::until("the event is queued", WAIT_LIMIT, async || match stack.unfinished("acme").await {
         2 => Ok(()),
         seen => Err(seen),
     })
     .await;
     stack.ingresses[0].process.terminate();
     assert_eq!(waiting.await.unwrap().unwrap().status(), 202);
-    // Far sooner than SHUTDOWN_GRACE_MS: neither an idle connection nor one without a byte is
-    // waited for.
+    // Well before SHUTDOWN_GRACE_MS: shutdown waits neither for idle connections nor for
+    // connections that have sent nothing.
     stack.ingresses[0].process.wait_until_ended(Duration::from_secs(15)).await;
     assert!(sender.is_closed() && idle.is_closed());
     drop(silent);
@@ -198,8 +202,9 @@ async fn silent_http2_connection_gets_goaway_before_it_ends() {
     .unwrap();
     let connection = tokio::spawn(connection);
     assert_eq!(sender.send_request(asked("POST", &event())).await.unwrap().status(), 202);
-    // GOAWAY without an error ends a client's connection in order; a connection that is cut ends in
-    // an error.
-    let ended = tokio::time::timeout(WAIT_LIMIT, connection).await.expect("it ends").unwrap();
+    // GOAWAY without an error ends the connection cleanly for the client. A cut connection is an
+    // error.
+    let ended =
+        tokio::time::timeout(WAIT_LIMIT, connection).await.expect("the connection ends").unwrap();
     assert!(ended.is_ok(), "{ended:?}");
 }

@@ -1,4 +1,4 @@
-//! Processes killed at any instruction, and a consumer group that disappears: nothing promised is lost or done twice.
+//! Killed processes and destroyed Redis keys: no accepted event is lost or applied twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -82,7 +82,8 @@ async fn worker_killed_in_mid_batch_loses_nothing(kind: DatabaseKind) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_killed_beside_another_loses_nothing() {
-    // On PostgreSQL: a worker frozen in mid-transaction holds SQLite's one write lock, and nobody can take that away.
+    // On PostgreSQL, because a worker frozen in a transaction holds the only write lock of SQLite,
+    // and no other process can release it.
     let stack = Stack::builder()
         .database(DatabaseKind::Postgres)
         .workers(3)
@@ -91,10 +92,10 @@ async fn worker_killed_beside_another_loses_nothing() {
     let ledger = Arc::new(AcceptanceLog::default());
     fill(&stack, &ledger, 300).await;
     stack.workers[0].process.kill();
-    // A frozen worker that comes back late must not do anything twice.
+    // A frozen worker that resumes late must not apply anything twice.
     stack.workers[1].process.freeze();
     fill(&stack, &ledger, 300).await;
-    poll::until("the living one takes over all", WAIT_LIMIT, async || {
+    poll::until("the running worker claims every entry", WAIT_LIMIT, async || {
         match stack.unfinished("acme").await {
             0 => Ok(()),
             left => Err(left),
@@ -109,7 +110,8 @@ async fn worker_killed_beside_another_loses_nothing() {
     assert_eq!(stack.database.count("webhook_events").await, 700);
 }
 
-/// What the killed replica promised is queued; what it did not answer is safe to send again.
+/// Events that the killed replica accepted are queued. Events without an answer are safe to send
+/// again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ingress_killed_in_mid_request_loses_nothing() {
     let mut stack = Stack::builder().ingresses(2).start().await;
@@ -119,7 +121,7 @@ async fn ingress_killed_in_mid_request_loses_nothing() {
         let mut senders = tokio::task::JoinSet::new();
         let broken = Arc::new(AtomicUsize::new(0));
         for n in 0..24 {
-            // A replica of its own, soon to die, and no connection pool that could hide a broken answer.
+            // A separate replica to kill, and no connection pool that could hide a cut connection.
             let sender = Sender::new(&stack.ingresses[0].url);
             let (other, ledger, broken) = (other.clone(), ledger.clone(), broken.clone());
             senders.spawn(async move {
@@ -164,7 +166,7 @@ async fn destroyed_consumer_group_is_recreated_without_gaps() {
         Stack::builder().workers(2).worker_env("MISSING_SESSION_WAIT_MS", "60000").start().await;
     let ledger = Arc::new(AcceptanceLog::default());
     let sender = stack.sender();
-    // One event waits for a retry meanwhile: its place in the retry set must not make it run twice, or get lost.
+    // One event waits for a retry. Its place in the retry set must neither duplicate nor lose it.
     let waiting =
         sender.mux(&mux_event(&unique("e"), "active", Some("later"), "x", now_ms())).await;
     waiting.expect(202, "accepted");
@@ -183,7 +185,7 @@ async fn destroyed_consumer_group_is_recreated_without_gaps() {
             left => Err(left),
         })
         .await;
-        // The next round destroys a group again, so both must be back.
+        // The next round destroys a group again, so both must exist.
         poll::until("the groups are back", WAIT_LIMIT, async || {
             for platform in ["acme", "mux"] {
                 let groups: Vec<redis::Value> = stack
@@ -206,7 +208,7 @@ async fn destroyed_consumer_group_is_recreated_without_gaps() {
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await, 0);
 }
 
-/// The whole stream deleted is the one loss that Redis's owner can cause; the worker must go on all the same.
+/// Events of a deleted stream are lost, but the worker must continue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleted_or_mistyped_stream_stops_nothing_else() {
     let stack = Stack::builder().start().await;
@@ -222,7 +224,7 @@ async fn deleted_or_mistyped_stream_stops_nothing_else() {
         }
     })
     .await;
-    // A key of the wrong type in one platform's place: the others are served.
+    // A key of the wrong type for one platform does not affect the others.
     let (): () = stack.redis.command(&["DEL", "webhooks:incoming:livekit"]).await;
     let (): () = stack.redis.command(&["SET", "webhooks:incoming:livekit", "not a stream"]).await;
     sender.send(&event(2)).await.expect(202, "accepted");
@@ -238,7 +240,7 @@ async fn deleted_or_mistyped_stream_stops_nothing_else() {
     assert!(!fields.is_empty());
 }
 
-/// Redis emptied behind everybody's back: what was in it is lost, but the system goes on, and says so.
+/// An emptied Redis loses its events. The system reports the loss and continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn emptied_redis_is_reported_and_work_continues() {
     let stack = Stack::builder().start().await;

@@ -1,5 +1,5 @@
-//! The SQLite file under a running worker: replaced, removed, moved, restored. Nothing is
-//! acknowledged into a file that is not the one at its path.
+//! The SQLite file is replaced, removed, moved or restored under a running worker. A worker
+//! acknowledges nothing into a file that is not the one at its path.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tests::stack::Stack;
 
 use crate::WAIT_LIMIT;
 
-/// Logged once for each change.
+/// Log line, written once for each change.
 const DISPLACED: &str = "not the session database; nothing is committed";
 
 async fn start(workers: usize) -> (Stack, tempfile::TempDir) {
@@ -31,8 +31,8 @@ fn path(stack: &Stack) -> PathBuf {
     }
 }
 
-/// `path` with `suffix` behind its name.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// `path` with `suffix` appended to its file name.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(format!("{}{suffix}", path.display()))
 }
 
@@ -49,19 +49,23 @@ async fn contents(stack: &Stack) -> Vec<String> {
     rows.iter().map(|row| row["content_id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Waits until every worker says why it does nothing.
-async fn not_ready(stack: &Stack, reason: &str) {
+/// Waits until `/ready` of every worker is 503 with `reason`.
+async fn wait_until_unready(stack: &Stack, reason: &str) {
     for worker in &stack.workers {
         worker.health("/ready", 503, WAIT_LIMIT).await;
         poll::until("the reason is the file", WAIT_LIMIT, async || {
-            let said = Sender::new(&worker.ops).get("/ready").await.text;
-            if said.contains(reason) && said.contains("README.md") { Ok(()) } else { Err(said) }
+            let body_text = Sender::new(&worker.ops).get("/ready").await.text;
+            if body_text.contains(reason) && body_text.contains("README.md") {
+                Ok(())
+            } else {
+                Err(body_text)
+            }
         })
         .await;
     }
 }
 
-/// Stops all workers in order and starts as many.
+/// Stops all workers gracefully and starts the same number.
 async fn restart(stack: &mut Stack) {
     let count = stack.workers.len();
     stop(stack).await;
@@ -97,7 +101,7 @@ async fn sqlite_file_replaced_under_a_worker_gets_no_commit() {
     for n in 0..20 {
         send(&stack, &after, &format!("later-{n:02}")).await;
     }
-    not_ready(&stack, "was replaced by another file").await;
+    wait_until_unready(&stack, "was replaced by another file").await;
     poll::throughout("nothing is acknowledged", Duration::from_secs(3), async || {
         let (left, dead) = (stack.unfinished("acme").await, stack.dead("acme").await);
         if (left, dead) == (20, 0) { Ok(()) } else { Err(format!("{left} left, {dead} dead")) }
@@ -121,7 +125,7 @@ async fn sqlite_file_replaced_under_a_worker_gets_no_commit() {
     assert_eq!((contents.len(), contents[0].as_str()), (21, "backed-up"), "{contents:?}");
 }
 
-/// `cp` keeps the file and changes its content, which SQLite would mix with its log.
+/// `cp` keeps the file and replaces its content, which SQLite would mix with its write-ahead log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_file_copied_over_gets_no_commit() {
     for empty in [false, true] {
@@ -132,7 +136,7 @@ async fn sqlite_file_copied_over_gets_no_commit() {
         stack.database.execute(&format!("VACUUM INTO '{}'", backup.display())).await;
         send(&stack, &AcceptanceLog::default(), "since-then").await;
         stack.wait_until_drained(WAIT_LIMIT).await;
-        // Opens a connection that reads.
+        // Opens a read connection.
         for worker in &stack.workers {
             let path = "/api/v1/sessions/none".to_owned();
             let request = SignedWebhook { path, headers: Vec::new(), body: Vec::new() };
@@ -148,7 +152,7 @@ async fn sqlite_file_copied_over_gets_no_commit() {
         }
         let ledger = AcceptanceLog::default();
         send(&stack, &ledger, "later").await;
-        not_ready(&stack, "was written over").await;
+        wait_until_unready(&stack, "was written over").await;
         assert_eq!((stack.unfinished("acme").await, stack.dead("acme").await), (1, 0));
         stop(&mut stack).await;
         if empty {
@@ -173,7 +177,7 @@ async fn sqlite_file_moved_away_and_back_is_used_again() {
         stack.wait_until_drained(WAIT_LIMIT).await;
         fs::rename(from, to).unwrap();
         send(&stack, &ledger, &format!("meanwhile-{n}")).await;
-        not_ready(&stack, "was removed or renamed").await;
+        wait_until_unready(&stack, "was removed or renamed").await;
         assert_eq!(stack.unfinished("acme").await, 1);
         fs::rename(to, from).unwrap();
         for worker in &stack.workers {
@@ -196,10 +200,10 @@ async fn sqlite_log_or_index_removed_loses_no_commit() {
         send(&stack, &ledger, "before").await;
         stack.wait_until_drained(WAIT_LIMIT).await;
         for suffix in suffixes {
-            fs::remove_file(beside(&path(&stack), suffix)).unwrap();
+            fs::remove_file(with_suffix(&path(&stack), suffix)).unwrap();
         }
         send(&stack, &ledger, "meanwhile").await;
-        not_ready(&stack, "was removed or renamed").await;
+        wait_until_unready(&stack, "was removed or renamed").await;
         assert_eq!(stack.unfinished("acme").await, 1, "{suffixes:?}");
         stack.workers.remove(0).process.kill();
         stack.add_worker().await;
@@ -224,11 +228,12 @@ async fn sqlite_link_to_another_file_gets_no_commit() {
     fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink(&two, &file).unwrap();
     send(&stack, &AcceptanceLog::default(), "meanwhile").await;
-    not_ready(&stack, "was replaced by another file").await;
+    wait_until_unready(&stack, "was replaced by another file").await;
     assert_eq!(stack.unfinished("acme").await, 1);
 }
 
-/// As README.md describes it: what came after the backup is gone, and providers can send it again.
+/// Follows the steps of README.md. Events applied after the backup are gone, and providers can send
+/// them again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_backup_is_restored_as_documented() {
     let (mut stack, folder) = start(2).await;
@@ -242,7 +247,7 @@ async fn sqlite_backup_is_restored_as_documented() {
 
     stop(&mut stack).await;
     for suffix in ["", "-wal", "-shm"] {
-        let _ = fs::remove_file(beside(&file, suffix));
+        let _ = fs::remove_file(with_suffix(&file, suffix));
     }
     fs::copy(&backup, &file).unwrap();
     let ledger = AcceptanceLog::default();
@@ -276,8 +281,8 @@ fn listing(file: &Path) -> Vec<(String, u64)> {
     listing
 }
 
-/// Starts a worker that must end with status 2. Returns its log.
-async fn refused(stack: &Stack) -> String {
+/// Starts a worker that must exit with status 2. Returns its log.
+async fn run_refused_worker(stack: &Stack) -> String {
     let (program, _) = stack.worker_program();
     let process = program.spawn();
     let status = process.wait_until_ended(WAIT_LIMIT).await;
@@ -294,28 +299,28 @@ async fn sqlite_file_missing_at_start_is_refused_untouched() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     stack.workers.remove(0).process.kill();
     fs::create_dir(&elsewhere).unwrap();
-    let moved = |suffix: &str| elsewhere.join(beside(&file, suffix).file_name().unwrap());
+    let moved = |suffix: &str| elsewhere.join(with_suffix(&file, suffix).file_name().unwrap());
 
     for empty in [false, true] {
-        // The log alone is left, then nothing.
+        // First only the log is left, then nothing.
         fs::rename(&file, moved("")).unwrap();
         if empty {
             fs::File::create(&file).unwrap();
         }
         let before = listing(&file);
-        let log = refused(&stack).await;
-        assert!(log.contains("it holds events of the missing database"), "{log}");
+        let log = run_refused_worker(&stack).await;
+        assert!(log.contains("Redis holds events of the missing database"), "{log}");
         assert_eq!(listing(&file), before);
 
         for suffix in ["-wal", "-shm"] {
-            fs::rename(beside(&file, suffix), moved(suffix)).unwrap();
+            fs::rename(with_suffix(&file, suffix), moved(suffix)).unwrap();
         }
         let before = listing(&file);
-        let log = refused(&stack).await;
+        let log = run_refused_worker(&stack).await;
         assert!(log.contains("Restore the file") && log.contains("--adopt-database"), "{log}");
         assert_eq!(listing(&file), before);
         for suffix in ["", "-wal", "-shm"] {
-            fs::rename(moved(suffix), beside(&file, suffix)).unwrap();
+            fs::rename(moved(suffix), with_suffix(&file, suffix)).unwrap();
         }
     }
 
@@ -337,10 +342,10 @@ async fn sqlite_file_of_another_redis_is_refused_without_logs() {
     let (file, elsewhere) = (path(&stack), folder.path().join("ours.db"));
     fs::rename(&file, &elsewhere).unwrap();
     other.database.execute(&format!("VACUUM INTO '{}'", file.display())).await;
-    let log = refused(&stack).await;
+    let log = run_refused_worker(&stack).await;
     assert!(log.contains("--adopt-database"), "{log}");
     for suffix in ["-wal", "-shm"] {
-        assert!(!beside(&file, suffix).exists(), "{suffix} would be applied to the next file");
+        assert!(!with_suffix(&file, suffix).exists(), "{suffix} would be applied to the next file");
     }
     fs::rename(&elsewhere, &file).unwrap();
     stack.add_worker().await;
@@ -348,7 +353,7 @@ async fn sqlite_file_of_another_redis_is_refused_without_logs() {
     assert_eq!(contents(&stack).await, ["ours"]);
 }
 
-/// SQLite follows links, so the next process would name the log after the new name.
+/// SQLite resolves links, so the next process would derive the log's name from the new file name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_file_renamed_behind_a_link_gets_no_commit() {
     let (mut stack, _folder) = start(1).await;
@@ -360,7 +365,7 @@ async fn sqlite_file_renamed_behind_a_link_gets_no_commit() {
     fs::rename(&file, &renamed).unwrap();
     std::os::unix::fs::symlink(&renamed, &file).unwrap();
     send(&stack, &ledger, "meanwhile").await;
-    not_ready(&stack, "while it is in use").await;
+    wait_until_unready(&stack, "while it is in use").await;
     assert_eq!(stack.unfinished("acme").await, 1);
     stack.workers.remove(0).process.kill();
     stack.add_worker().await;
@@ -370,7 +375,7 @@ async fn sqlite_file_renamed_behind_a_link_gets_no_commit() {
     assert_eq!(contents(&stack).await, ["before", "meanwhile"]);
 }
 
-/// The folder is the same one, and so is the log.
+/// The folder and the log in it stay the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_folder_renamed_behind_a_link_still_works() {
     let (stack, folder) = start(1).await;
@@ -389,9 +394,9 @@ async fn sqlite_log_cut_off_gets_no_commit() {
     let (stack, _folder) = start(1).await;
     send(&stack, &AcceptanceLog::default(), "before").await;
     stack.wait_until_drained(WAIT_LIMIT).await;
-    fs::File::create(beside(&path(&stack), "-wal")).unwrap();
+    fs::File::create(with_suffix(&path(&stack), "-wal")).unwrap();
     send(&stack, &AcceptanceLog::default(), "meanwhile").await;
-    not_ready(&stack, "-wal was").await;
+    wait_until_unready(&stack, "-wal was").await;
     let log = stack.workers[0].process.log();
     assert!(log.contains("-wal was written over while it is in use"), "{log}");
     assert_eq!(stack.unfinished("acme").await, 1);

@@ -1,4 +1,4 @@
-//! The database away for half a minute: events wait, no attempt is spent, nothing dies, and then everything is there.
+//! Outages of the database: events wait, spend no attempt, and all take effect afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,9 @@ use crate::WAIT_LIMIT;
 
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// Impatient on purpose: if an outage cost attempts, every event would be dead long before it ends.
-fn impatient() -> StackBuilder {
+/// Short retry delays. If an outage spent attempts, every event would be dead-lettered before its
+/// end.
+fn short_retry_builder() -> StackBuilder {
     Stack::builder()
         .redis(RedisOptions::durable())
         .workers(2)
@@ -26,8 +27,9 @@ fn impatient() -> StackBuilder {
         .worker_env("CLAIM_IDLE_MS", "1000")
 }
 
-/// Sends events for as long as the outage lasts; nothing may die, be lost or be processed meanwhile. What the room is told
-/// changes with each event, so that only the order in which they were sent ends as it is checked afterwards.
+/// Sends events during the outage. None may be dead-lettered, lost or processed before its end. The
+/// status of the room changes with each event, so that only the order of sending gives the final
+/// state.
 async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
     let sender = stack.sender();
     let mut number = 0;
@@ -42,7 +44,7 @@ async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
         answer.expect(202, "accepted");
         ledger.record("mux", &answer);
         for platform in ["acme", "mux"] {
-            assert_eq!(stack.dead(platform).await, 0, "an outage made a dead letter");
+            assert_eq!(stack.dead(platform).await, 0, "the outage caused a dead letter");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         if begun.elapsed() > OUTAGE / 2 {
@@ -58,7 +60,7 @@ async fn check_outage(stack: &Stack, ledger: &AcceptanceLog, begun: Instant) {
     ledger.record("mux", &answer);
 }
 
-/// After the outage: everything is in the database, at its first attempt.
+/// Checks after the outage that every event took effect at its first attempt.
 async fn check_afterwards(stack: &Stack, ledger: &AcceptanceLog) {
     stack.wait_until_drained(Duration::from_secs(40)).await;
     let places = ledger.check(stack).await;
@@ -78,7 +80,7 @@ async fn check_afterwards(stack: &Stack, ledger: &AcceptanceLog) {
     assert_eq!(stack.database.status("room").await, "live");
 }
 
-async fn announced(stack: &Stack) {
+async fn announce_room(stack: &Stack) {
     stack.sender().announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "ready", WAIT_LIMIT).await;
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -86,8 +88,8 @@ async fn announced(stack: &Stack) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_outage_of_half_a_minute_spends_no_attempt() {
-    let mut stack = impatient().database(DatabaseKind::OwnPostgres).start().await;
-    announced(&stack).await;
+    let mut stack = short_retry_builder().database(DatabaseKind::OwnPostgres).start().await;
+    announce_room(&stack).await;
     let ledger = AcceptanceLog::default();
     stack.postgres.as_mut().unwrap().stop().await;
     check_outage(&stack, &ledger, Instant::now()).await;
@@ -97,8 +99,8 @@ async fn postgres_outage_of_half_a_minute_spends_no_attempt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_lock_of_half_a_minute_spends_no_attempt() {
-    let stack = impatient().start().await;
-    announced(&stack).await;
+    let stack = short_retry_builder().start().await;
+    announce_room(&stack).await;
     let ledger = AcceptanceLog::default();
     let lock = ExclusiveLock::take(&stack.database).await;
     check_outage(&stack, &ledger, Instant::now()).await;
@@ -106,21 +108,22 @@ async fn sqlite_lock_of_half_a_minute_spends_no_attempt() {
     check_afterwards(&stack, &ledger).await;
 }
 
-/// Who holds the one entry of `acme`, for how long nobody has touched it (ms), and how often it was delivered.
-async fn held(stack: &Stack) -> Option<(String, u64, u64)> {
+/// Consumer, idle time (ms) and delivery count of the one pending entry of `acme`.
+async fn pending_entry(stack: &Stack) -> Option<(String, u64, u64)> {
     let words = ["XPENDING", "webhooks:incoming:acme", "webhook-processors", "-", "+", "10"];
     let pending: Vec<(String, String, u64, u64)> = stack.redis.command(&words).await;
     assert!(pending.len() < 2, "{pending:?}");
     pending.into_iter().next().map(|(_, holder, idle, deliveries)| (holder, idle, deliveries))
 }
 
-/// What a worker left when it was killed is not taken over while the database is away: each time would count as one more
-/// delivery that came to nothing, as if the event were what kills workers.
+/// Entries of a killed worker are not claimed while the database is unavailable. Each claim would
+/// add a delivery without an outcome, as if the event had crashed a worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_are_not_claimed_during_a_database_outage() {
     const CLAIM_IDLE_MS: u64 = 1_000;
-    let mut stack = impatient().workers(1).database(DatabaseKind::OwnPostgres).start().await;
-    // One after the other, so that the names are known.
+    let mut stack =
+        short_retry_builder().workers(1).database(DatabaseKind::OwnPostgres).start().await;
+    // Started one after the other, so that their names are known.
     stack.add_worker().await;
     stack.postgres.as_mut().unwrap().stop().await;
     let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
@@ -128,16 +131,17 @@ async fn entries_are_not_claimed_during_a_database_outage() {
     for worker in &stack.workers {
         worker.health("/ready", 503, WAIT_LIMIT).await;
     }
-    let (holder, _, deliveries) = poll::until("one of them holds it", WAIT_LIMIT, async || {
-        held(&stack).await.ok_or("nobody")
-    })
-    .await;
+    let (holder, _, deliveries) =
+        poll::until("a worker has read the entry", WAIT_LIMIT, async || {
+            pending_entry(&stack).await.ok_or("nobody")
+        })
+        .await;
     assert_eq!(deliveries, 1);
     let dying = usize::from(holder == "harness-2");
     assert_eq!(holder, format!("harness-{}", dying + 1));
     stack.workers[dying].process.kill();
-    poll::until("nobody has touched it for several times CLAIM_IDLE_MS", WAIT_LIMIT, async || {
-        let seen = held(&stack).await;
+    poll::until("the entry is idle for several times CLAIM_IDLE_MS", WAIT_LIMIT, async || {
+        let seen = pending_entry(&stack).await;
         assert!(
             matches!(&seen, Some((by, _, 1)) if *by == holder),
             "taken over during the outage: {seen:?}"
@@ -158,10 +162,11 @@ async fn entries_are_not_claimed_during_a_database_outage() {
     assert_eq!(stack.dead("acme").await, 0);
 }
 
-/// A worker that waits for the database over an event that often came to nothing may be stopped meanwhile: that is no crash.
+/// A worker may be stopped while it waits for the database with a suspect event. The stop is not a
+/// crash.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_outage_is_not_counted_against_a_suspect() {
-    let stack = impatient().workers(1).start().await;
+    let stack = short_retry_builder().workers(1).start().await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
     let (now, body) =
         (now_ms().to_string(), content_event("content_added", "c", "t", now_ms()).to_string());
@@ -178,12 +183,15 @@ async fn database_outage_is_not_counted_against_a_suspect() {
     ];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     let mut locked = None;
-    // Where the worker looks at the database just now, it takes nothing up until that is back.
+    // A worker that is checking the database claims nothing until the database is back.
     for _ in 0..5 {
         let lock = ExclusiveLock::take(&stack.database).await;
         pending_entries::add_suspect_entry(&stack.redis, "webhooks:incoming:acme", &fields).await;
         let runs = async || if suspects().await == 1 { Ok(()) } else { Err("not yet") };
-        if poll::try_until("it runs alone", Duration::from_secs(3), runs).await.is_ok() {
+        if poll::try_until("the suspect runs in isolation", Duration::from_secs(3), runs)
+            .await
+            .is_ok()
+        {
             locked = Some(lock);
             break;
         }
@@ -191,8 +199,8 @@ async fn database_outage_is_not_counted_against_a_suspect() {
         stack.workers[0].ready(WAIT_LIMIT).await;
         stack.wait_until_drained(WAIT_LIMIT).await;
     }
-    let lock = locked.expect("it ran");
-    poll::until("it is cleared while the database is away", WAIT_LIMIT, async || {
+    let lock = locked.expect("the suspect ran");
+    poll::until("the suspect is cleared during the outage", WAIT_LIMIT, async || {
         match suspects().await {
             0 => Ok(()),
             seen => Err(seen),
@@ -205,11 +213,11 @@ async fn database_outage_is_not_counted_against_a_suspect() {
     assert_eq!(stack.dead("acme").await, 0);
 }
 
-/// PostgreSQL killed under load, several times, in the middle of transactions.
+/// Kills PostgreSQL several times under load, in the middle of transactions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_killed_under_load_loses_nothing() {
-    let mut stack = impatient().database(DatabaseKind::OwnPostgres).start().await;
-    announced(&stack).await;
+    let mut stack = short_retry_builder().database(DatabaseKind::OwnPostgres).start().await;
+    announce_room(&stack).await;
     let ledger = AcceptanceLog::default();
     let sender = stack.sender();
     for round in 0..3 {
@@ -241,7 +249,8 @@ async fn postgres_killed_under_load_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_waits_for_the_database_at_start() {
-    let mut stack = impatient().workers(0).database(DatabaseKind::OwnPostgres).start().await;
+    let mut stack =
+        short_retry_builder().workers(0).database(DatabaseKind::OwnPostgres).start().await;
     stack.postgres.as_mut().unwrap().stop().await;
     let answer = stack.sender().acme(&content_event("content_added", "c", "t", now_ms())).await;
     answer.expect(202, "accepted");
@@ -260,11 +269,13 @@ async fn worker_waits_for_the_database_at_start() {
     assert!(stack.database.event("acme", answer.event_id()).await.is_some());
 }
 
-/// The connection stands and nothing gets through: the worker must notice by itself, and lose and spend nothing.
+/// The connection stays open, but no data passes. The worker must detect this and lose or spend
+/// nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_open_database_connection_is_an_outage() {
-    let stack = impatient().database(DatabaseKind::Postgres).database_proxied().start().await;
-    announced(&stack).await;
+    let stack =
+        short_retry_builder().database(DatabaseKind::Postgres).database_proxied().start().await;
+    announce_room(&stack).await;
     let ledger = AcceptanceLog::default();
     let proxy = stack.database_proxy.as_ref().unwrap();
     proxy.set(ProxyMode::Silent);
@@ -284,11 +295,12 @@ async fn half_open_database_connection_is_an_outage() {
     check_afterwards(&stack, &ledger).await;
 }
 
-/// A connection cut at any point of a transaction: whether it committed or not, the effect is there once.
+/// A connection is cut at any point of a transaction. The effect exists once, committed or not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn database_connections_cut_under_load_lose_nothing() {
-    let stack = impatient().database(DatabaseKind::Postgres).database_proxied().start().await;
-    announced(&stack).await;
+    let stack =
+        short_retry_builder().database(DatabaseKind::Postgres).database_proxied().start().await;
+    announce_room(&stack).await;
     let ledger = AcceptanceLog::default();
     let proxy = stack.database_proxy.as_ref().unwrap();
     let sender = stack.sender();
@@ -309,11 +321,11 @@ async fn database_connections_cut_under_load_lose_nothing() {
     check_afterwards(&stack, &ledger).await;
 }
 
-/// A row that an application keeps locked holds up its own event, at no cost, and nobody else's.
+/// A row that an application keeps locked delays only its own event, and spends no attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_row_delays_only_its_own_event() {
-    let stack = impatient().database(DatabaseKind::Postgres).start().await;
-    announced(&stack).await;
+    let stack = short_retry_builder().database(DatabaseKind::Postgres).start().await;
+    announce_room(&stack).await;
     let sender = stack.sender();
     for n in 0..10 {
         sender.announce(&format!("free_{n}"), &json!({})).await.expect(202, "accepted");
@@ -338,12 +350,11 @@ async fn locked_row_delays_only_its_own_event() {
     check_afterwards(&stack, &ledger).await;
 }
 
-/// Events of a room whose row an application keeps locked arrive all the time; no other room waits
-/// for them.
+/// Events for a locked room keep arriving. Events of other rooms do not wait for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_row_delays_no_other_room() {
     const HELD: Duration = Duration::from_secs(20);
-    let stack = impatient().database(DatabaseKind::Postgres).start().await;
+    let stack = short_retry_builder().database(DatabaseKind::Postgres).start().await;
     let (sender, ledger) = (stack.sender(), AcceptanceLog::default());
     for room in ["room", "free"] {
         sender.announce(room, &json!({})).await.expect(202, "accepted");
@@ -368,8 +379,8 @@ async fn locked_row_delays_no_other_room() {
         (stack.database.status("room").await.as_str(), stack.dead("mux").await),
         ("ready", 0)
     );
-    let took = "SELECT 1000 * extract(epoch FROM processed_at - received_at) AS ms FROM webhook_events \
-        WHERE platform IN ('mux', 'acme') ORDER BY processed_at - received_at";
+    let took = "SELECT 1000 * extract(epoch FROM processed_at - received_at) AS ms \
+        FROM webhook_events WHERE platform IN ('mux', 'acme') ORDER BY processed_at - received_at";
     let took: Vec<f64> = stack
         .database
         .rows(took, &[])
@@ -388,11 +399,12 @@ async fn locked_row_delays_no_other_room() {
     check_afterwards(&stack, &ledger).await;
 }
 
-/// A migration of the application locks a table: its events wait, those of other tables go on.
+/// A migration of the application locks a table. Its events wait, and events of other tables
+/// continue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_table_delays_only_its_own_events() {
-    let stack = impatient().database(DatabaseKind::Postgres).start().await;
-    announced(&stack).await;
+    let stack = short_retry_builder().database(DatabaseKind::Postgres).start().await;
+    announce_room(&stack).await;
     let (sender, ledger) = (stack.sender(), AcceptanceLog::default());
     let lock = RowLock::take_table(&stack.database, "contents").await;
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! `dlq-tool` from outside: what it prints, what it changes, how it ends.
+//! Output, effects and exit codes of `dlq-tool` on a running system.
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
@@ -9,17 +9,19 @@ use tests::{pending_entries, poll};
 
 use crate::WAIT_LIMIT;
 
-/// A stack with `count` dead letters of mux (`session_not_found`).
-async fn with_dead(count: usize) -> Stack {
+/// Starts a stack with `count` dead letters of mux (`session_not_found`).
+async fn stack_with_dead_letters(count: usize) -> Stack {
     let stack = Stack::builder().worker_env("MISSING_SESSION_WAIT_MS", "300").start().await;
     for n in 0..count {
         let body =
             mux_event(&format!("dead_{n}"), "active", Some(&format!("room_{n}")), "ls", now_ms());
         stack.sender().mux(&body).await.expect(202, "accepted");
     }
-    poll::until("all are dead", WAIT_LIMIT, async || match stack.dead("mux").await {
-        dead if dead == count => Ok(()),
-        dead => Err(dead),
+    poll::until("every event is a dead letter", WAIT_LIMIT, async || {
+        match stack.dead("mux").await {
+            dead if dead == count => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
     stack
@@ -35,7 +37,7 @@ fn lines(finished: &ProgramOutput) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_show_and_stats_print_the_dead_letters() {
-    let stack = with_dead(3).await;
+    let stack = stack_with_dead_letters(3).await;
     let listed = stack.dlq_tool(&["list", "--output", "json"]).await;
     assert_eq!((listed.code, lines(&listed).len()), (Some(0), 3), "{listed:?}");
     let letters = entries(&stack, "webhooks:dlq:mux").await;
@@ -90,7 +92,7 @@ async fn list_show_and_stats_print_the_dead_letters() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replay_needs_consent_previews_and_moves() {
-    let stack = with_dead(3).await;
+    let stack = stack_with_dead_letters(3).await;
     let before = entries(&stack, "webhooks:dlq:mux").await;
     let planned = stack.dlq_tool(&["replay", "--platform", "mux", "--dry-run"]).await;
     assert_eq!(planned.code, Some(0), "{planned:?}");
@@ -123,10 +125,10 @@ async fn replay_needs_consent_previews_and_moves() {
     assert_eq!(stack.dead("mux").await, 0);
 }
 
-/// Replayed, the event keeps its place in the order: it does not overwrite what came after it.
+/// A replayed event does not overwrite the effect of a newer one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replayed_event_keeps_its_place_in_the_order() {
-    let stack = with_dead(1).await;
+    let stack = stack_with_dead_letters(1).await;
     stack.sender().announce("room_0", &json!({})).await.expect(202, "accepted");
     stack.status("room_0", "ready", WAIT_LIMIT).await;
     let body = mux_event(&unique("e"), "disconnected", Some("room_0"), "ls", now_ms());
@@ -134,7 +136,7 @@ async fn replayed_event_keeps_its_place_in_the_order() {
     stack.status("room_0", "ended", WAIT_LIMIT).await;
     let replayed = stack.dlq_tool(&["replay", "--event-id", "dead_0"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    poll::until("it is processed", WAIT_LIMIT, async || {
+    poll::until("the event is processed", WAIT_LIMIT, async || {
         stack.database.event("mux", "dead_0").await.map(drop).ok_or("no row")
     })
     .await;
@@ -179,19 +181,20 @@ async fn dlq_tool_failures_have_their_exit_codes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_into_a_pipe_closed_early_succeeds() {
-    let stack = with_dead(40).await;
+    let stack = stack_with_dead_letters(40).await;
     let tool = tests::process::binary("dlq-tool");
     let line =
         format!("{} list --output json | head -n 1; exit ${{PIPESTATUS[0]}}", tool.display());
     let program =
         Program::at("bash", "bash").env("REDIS_URL", stack.redis.url()).args(["-c", &line]);
     let finished = program.run(WAIT_LIMIT).await;
-    // Whether the pipe closes before the last row is a race; either way there is no complaint.
+    // The pipe may close before or after the last row. Neither is an error.
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
     assert!(!finished.stderr.contains("dlq-tool:"), "{}", finished.stderr);
 }
 
-/// Full dead letters refuse; the event stays in the retry set, and moves on when there is room.
+/// A full dead-letter stream refuses the event. It stays in the retry set and moves when there is
+/// room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_dead_letter_stream_loses_nothing() {
     let builder = Stack::builder()
@@ -205,12 +208,14 @@ async fn full_dead_letter_stream_loses_nothing() {
     let counts = async || {
         (stack.dead("mux").await, stack.retrying("mux").await, stack.unfinished("mux").await)
     };
-    poll::until("two are dead and three wait", WAIT_LIMIT, async || match counts().await {
-        (2, 3, 3) => Ok(()),
-        seen => Err(format!("{seen:?}")),
+    poll::until("two dead letters and three waiting events", WAIT_LIMIT, async || {
+        match counts().await {
+            (2, 3, 3) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
     })
     .await;
-    poll::until("they wait for the longest delay", WAIT_LIMIT, async || {
+    poll::until("the waiting events have the longest delay", WAIT_LIMIT, async || {
         let words = ["ZRANGE", "webhooks:retry:mux", "0", "0", "WITHSCORES"];
         let first: Vec<(String, i64)> = stack.redis.command(&words).await;
         match &first[..] {
@@ -219,17 +224,17 @@ async fn full_dead_letter_stream_loses_nothing() {
         }
     })
     .await;
-    poll::throughout("it stays so", std::time::Duration::from_secs(2), async || {
-        match counts().await {
-            (2, _, 3) => Ok(()),
-            seen => Err(format!("{seen:?}")),
-        }
+    poll::throughout("nothing changes", std::time::Duration::from_secs(2), async || match counts()
+        .await
+    {
+        (2, _, 3) => Ok(()),
+        seen => Err(format!("{seen:?}")),
     })
     .await;
-    // Tried again, and refused again, several times: one line says so.
+    // Several refused attempts are logged in one line.
     let log = stack.workers[0].process.log();
     assert_eq!(log.matches("the dead letters are at DLQ_MAX_LEN").count(), 1, "{log}");
-    // Announced meanwhile, the waiting ones are processed after all.
+    // After the announcement, the waiting events are processed.
     stack.sender().announce("absent", &json!({})).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(
@@ -241,7 +246,7 @@ async fn full_dead_letter_stream_loses_nothing() {
     );
 }
 
-/// Scheduled again it would end another worker.
+/// A retry would crash another worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
     let builder =
@@ -263,7 +268,7 @@ async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
         "received_at",
     ];
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
-    // Three workers ended over it.
+    // The event has crashed three workers.
     pending_entries::add_condemned_entry(
         &stack.redis,
         "webhooks:incoming:acme",
@@ -275,7 +280,7 @@ async fn crashing_event_is_not_rerun_when_dead_letters_are_full() {
         .process
         .wait_until_logged("the dead letters are at DLQ_MAX_LEN", WAIT_LIMIT)
         .await;
-    poll::throughout("it is left alone", std::time::Duration::from_secs(3), async || {
+    poll::throughout("the event is not run", std::time::Duration::from_secs(3), async || {
         match (stack.unfinished("acme").await, stack.retrying("acme").await) {
             (1, 0) => Ok(()),
             seen => Err(format!("{seen:?}")),

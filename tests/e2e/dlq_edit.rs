@@ -1,4 +1,5 @@
-//! `dlq-tool replay --set`: an edited event is the same event, with what its edited body says.
+//! `dlq-tool replay --set`: the edited event keeps its identity and has the content of the edited
+//! body.
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
@@ -11,21 +12,24 @@ use crate::dlq_tool::{add_dead_letter, length, run, server};
 
 on_both!(edited_event_takes_effect_once);
 
-/// A dead letter of mux whose room does not exist.
-async fn with_a_dead_letter(kind: DatabaseKind) -> (Stack, String) {
+/// Creates a dead letter of mux whose room does not exist.
+async fn stack_with_dead_letter(kind: DatabaseKind) -> (Stack, String) {
     let stack =
         Stack::builder().database(kind).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let body = mux_event("evt", "active", Some("wrong-room"), "wrong-stream", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
-    dead_by(&stack, "session_not_found").await;
+    wait_for_dead_letter(&stack, "session_not_found").await;
     let exported = stack.dlq_tool(&["export"]).await;
     assert_eq!(exported.code, Some(0), "{exported:?}");
     (stack, exported.stdout)
 }
 
-/// Waits until the one dead letter there is died of `code`; its fields.
-async fn dead_by(stack: &Stack, code: &str) -> std::collections::HashMap<String, Vec<u8>> {
-    poll::until("it is dead", WAIT_LIMIT, async || {
+/// Waits until the only dead letter has the error code `code`. Returns its fields.
+async fn wait_for_dead_letter(
+    stack: &Stack,
+    code: &str,
+) -> std::collections::HashMap<String, Vec<u8>> {
+    poll::until("the event is a dead letter", WAIT_LIMIT, async || {
         match entries(stack, "webhooks:dlq:mux").await.pop() {
             Some((_, fields)) if fields["error_code"] == code.as_bytes() => Ok(fields),
             other => Err(format!("{other:?}")),
@@ -35,7 +39,7 @@ async fn dead_by(stack: &Stack, code: &str) -> std::collections::HashMap<String,
 }
 
 async fn edited_event_takes_effect_once(kind: DatabaseKind) {
-    let (stack, exported) = with_a_dead_letter(kind).await;
+    let (stack, exported) = stack_with_dead_letter(kind).await;
     let original: Value = serde_json::from_str(&exported).unwrap();
     stack.sender().announce("right-room", &json!({})).await.expect(202, "accepted");
     stack.status("right-room", "ready", WAIT_LIMIT).await;
@@ -57,7 +61,8 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
     );
     stack.wait_until_drained(WAIT_LIMIT).await;
 
-    // The dead letter comes back from a file, and is edited otherwise: the event has had its effect.
+    // Import restores the dead letter, and another edit follows. The event has already taken
+    // effect.
     let file = stack.program("dlq-tool").env("NO_COLOR", "1").args(["import"]);
     let imported = file.run_with_input(exported.as_bytes(), WAIT_LIMIT).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");
@@ -71,7 +76,7 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
         ])
         .await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    let fields = dead_by(&stack, "already_processed").await;
+    let fields = wait_for_dead_letter(&stack, "already_processed").await;
     assert_eq!(
         (&fields["edited"][..], &fields["replays"][..], &fields["event_id"][..]),
         (&b"1"[..], &b"1"[..], &b"evt"[..])
@@ -79,7 +84,7 @@ async fn edited_event_takes_effect_once(kind: DatabaseKind) {
     assert_eq!(fields["event_type"], b"video.live_stream.active");
     assert_eq!(stack.database.status("right-room").await, "idle");
 
-    // Unedited, it is a copy like any other.
+    // Without an edit, it is a normal duplicate.
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
     let imported = stack
         .program("dlq-tool")
@@ -121,7 +126,7 @@ async fn invalid_edit_is_reported_and_changes_nothing() {
             .unwrap_or_else(|| panic!("{name}: {fields:?}"))[1]
             .clone()
     };
-    assert_eq!(field("body"), body.replace("1.50", "2"), "the rest is as it was");
+    assert_eq!(field("body"), body.replace("1.50", "2"), "the other fields are unchanged");
     assert_eq!(field("event_type"), "video.live_stream.active");
     assert_eq!(field("occurred_at"), "1767222000000");
     assert_eq!((field("event_id"), field("origin")), ("evt-1".into(), "1767225600250-1000".into()));

@@ -1,4 +1,5 @@
-//! `dlq-tool export` and `import`: what went out comes back as it was, once, or is refused by name.
+//! `dlq-tool export` and `import`: exported dead letters are restored unchanged and once, or
+//! refused with the reason.
 
 use tests::process::ProgramOutput;
 use tests::redis::RedisServer;
@@ -8,8 +9,8 @@ use crate::dlq_tool::{add_dead_letter, add_dead_letters, length, run, server, to
 
 /// A fingerprint of every dead letter's fields, in order.
 async fn fingerprints(server: &RedisServer) -> Vec<String> {
-    let script = "local out = {} for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do \
-                  out[#out + 1] = redis.sha1hex(cmsgpack.pack(entry[2])) end return out";
+    let script = "local out = {} for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) \
+                  do out[#out + 1] = redis.sha1hex(cmsgpack.pack(entry[2])) end return out";
     server.command(&["EVAL", script, "1", "webhooks:dlq:mux"]).await
 }
 
@@ -23,9 +24,9 @@ async fn exported_dead_letters_are_imported_unchanged() {
     add_dead_letters(&server, "mux", 3).await;
     add_dead_letter(&server, "mux", "10-0", &[("later", "kept"), ("v", "01"), ("replays", "2")])
         .await;
-    // Not text, repeated, out of order: what a worker could not decode.
-    let odd = "redis.call('XADD', KEYS[1], '*', 'body', '\\255\\000\\254', '\\200', 'x', 'body', 'again', 'replays', '0') \
-               redis.call('XADD', KEYS[1], '*', '', '')";
+    // Fields that are not text, repeated or out of order: an entry that a worker could not decode.
+    let odd = "redis.call('XADD', KEYS[1], '*', 'body', '\\255\\000\\254', '\\200', 'x', 'body', \
+               'again', 'replays', '0') redis.call('XADD', KEYS[1], '*', '', '')";
     server.command::<()>(&["EVAL", odd, "1", "webhooks:dlq:mux"]).await;
     let before = fingerprints(&server).await;
     let exported = run(&server, &["export"]).await;
@@ -40,7 +41,7 @@ async fn exported_dead_letters_are_imported_unchanged() {
         "PLATFORM  IMPORTED  PRESENT  NO ROOM\nmux              0        6        0\n"
     );
 
-    // Another Redis, that knows nothing of the platform.
+    // Another Redis without the platform.
     let other = server_without_platforms().await;
     let imported = import(&other, &["--yes"], &exported.stdout).await;
     assert_eq!(imported.code, Some(0), "{imported:?}");

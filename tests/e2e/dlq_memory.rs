@@ -1,4 +1,4 @@
-//! `dlq-tool` with very many dead letters: what it holds does not grow with what Redis holds.
+//! Memory of `dlq-tool` with many dead letters: it does not grow with their number.
 
 use std::time::Duration;
 
@@ -7,27 +7,31 @@ use tests::redis::RedisServer;
 
 use crate::dlq_tool::{length, server, tool};
 
-/// Dead letters of the large run, and of the small one that it is compared with.
+/// Number of dead letters in the large run and in the small run.
 const MANY: usize = 100_000;
 const FEW: usize = 1_000;
-/// What the large run may take beyond the small one: a hundredth of what a copy of the dead letters would.
+/// Bound on the additional memory of the large run: a hundredth of the size of its dead letters.
 const MAX_GROWTH: u64 = 6 * 1024 * 1024;
-/// A busy machine, an unoptimised build.
+/// Timeout for an unoptimised build on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Adds `count` dead letters of a kilobyte.
+/// Adds `count` dead letters of one kilobyte.
 async fn fill(server: &RedisServer, count: usize) {
-    let script = "for n = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'v', '1', 'event_id', 'evt-' .. n, \
-                  'event_type', 'video.live_stream.active', 'occurred_at', '1767225600000', 'received_at', '1767225600000', \
-                  'attempt', '5', 'origin', '1767225600000-' .. n, 'body', ARGV[2], 'error_code', 'session_not_found', \
-                  'error', 'no session', 'attempts', '5', 'failed_at', '1767225660000', 'replays', '0') end";
+    let script = "for n = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'v', '1', \
+                  'event_id', 'evt-' .. n, \
+                  'event_type', 'video.live_stream.active', 'occurred_at', '1767225600000', \
+                  'received_at', '1767225600000', \
+                  'attempt', '5', 'origin', '1767225600000-' .. n, 'body', ARGV[2], 'error_code', \
+                  'session_not_found', \
+                  'error', 'no session', 'attempts', '5', 'failed_at', '1767225660000', 'replays', \
+                  '0') end";
     let body = format!("{{\"text\":\"{}\"}}", "x".repeat(600));
     for _ in 0..count / 1000 {
         server.command::<()>(&["EVAL", script, "1", "webhooks:dlq:mux", "1000", &body]).await;
     }
 }
 
-/// The most memory that a run ever held, and its output's lines.
+/// Runs `dlq-tool`. Returns its peak memory and the number of output lines.
 async fn peak(server: &RedisServer, words: &[&str]) -> (u64, usize) {
     let process: Process = tool(server, words).spawn();
     let begun = std::time::Instant::now();

@@ -1,4 +1,5 @@
-//! `dlq-tool purge`: gone with its duplicate marker, and not before the copy is on disk.
+//! `dlq-tool purge`: it deletes dead letters with their dedup markers, and only after a requested
+//! copy is on disk.
 
 use shared::event::marker_digest;
 use tests::{poll, process};
@@ -86,7 +87,7 @@ async fn purge_with_a_failed_export_removes_nothing() {
         let purged = run(&server, &["purge", "--yes", "--export", path.to_str().unwrap()]).await;
         assert_eq!((purged.code, purged.stdout.as_str()), (Some(2), ""), "{purged:?}");
     }
-    // A device that is always full: the write fails, not the opening.
+    // On a full device, the write fails and not the opening.
     let full = run(&server, &["purge", "--yes", "--export", "/dev/full"]).await;
     assert_ne!(full.code, Some(0), "{full:?}");
     assert_eq!(length(&server, "webhooks:dlq:mux").await, 2);
@@ -103,12 +104,12 @@ async fn purge_exports_to_standard_output() {
     assert_eq!((both.code, both.stdout.as_str()), (Some(2), ""), "{both:?}");
     let purged = run(&server, &["purge", "--yes", "--export", "-"]).await;
     assert_eq!((purged.code, &purged.stdout), (Some(0), &exported), "{}", purged.stderr);
-    for told in [
+    for expected in [
         "livekit: 1 dead letter purged",
         "mux: 40 dead letters purged",
         "written to standard output: 41",
     ] {
-        assert!(purged.stderr.contains(told), "{told}: {}", purged.stderr);
+        assert!(purged.stderr.contains(expected), "{expected}: {}", purged.stderr);
     }
     assert_eq!(
         (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:dlq:livekit").await),
@@ -125,7 +126,8 @@ async fn purge_into_a_closed_pipe_removes_nothing() {
         process::binary("dlq-tool").display(),
         server.url()
     );
-    // The reader may not have gone yet: then all of it is in the pipe, and may be removed.
+    // If the reader has not closed yet, all lines are in the pipe and the dead letters may be
+    // removed.
     let finished = process::Program::at("bash", "bash").args(["-c", &script]).run(WAIT_LIMIT).await;
     let left = length(&server, "webhooks:dlq:mux").await;
     assert_eq!(left, if finished.code == Some(0) { 0 } else { 3 }, "{finished:?}");
@@ -143,7 +145,7 @@ async fn purge_into_a_closed_pipe_removes_nothing() {
     );
 }
 
-/// One operator replays slowly; another purges the rest meanwhile.
+/// One operator replays slowly while another purges the rest.
 #[tokio::test]
 async fn entries_removed_by_a_second_operator_are_counted_once() {
     for verb in ["replay", "purge"] {
@@ -164,10 +166,10 @@ async fn entries_removed_by_a_second_operator_are_counted_once() {
         let status = replay.wait_until_ended(WAIT_LIMIT).await;
         let log = replay.log();
         let lines = log.lines().filter(|line| line.contains("no longer")).count();
-        let told = format!(
+        let expected = format!(
             "{left} dead letters were no longer there: replayed or purged elsewhere meanwhile"
         );
-        assert!(left < 2 || (lines == 1 && log.contains(&told)), "{log}");
+        assert!(left < 2 || (lines == 1 && log.contains(&expected)), "{log}");
         assert!(status.code() == Some(1) || left == 0, "{status:?} {log}");
     }
 }

@@ -1,4 +1,4 @@
-//! `dlq-tool` against a Redis that holds dead letters of the test's own making: exact output, and how runs end early.
+//! `dlq-tool` against a Redis with prepared dead letters: exact output, and runs that end early.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::WAIT_LIMIT;
 
-/// Nobody but dlq-tool touches this Redis.
+/// Starts a Redis for `dlq-tool` alone.
 pub(crate) async fn server(platforms: &[&str]) -> RedisServer {
     let server = RedisServer::start(RedisOptions::fast()).await;
     for platform in platforms {
@@ -19,7 +19,7 @@ pub(crate) async fn server(platforms: &[&str]) -> RedisServer {
     server
 }
 
-/// Adds a dead letter of `platform` under `id`; `more` replaces fields or adds some.
+/// Adds a dead letter of `platform` with the id `id`. `more` replaces or adds fields.
 pub(crate) async fn add_dead_letter(
     server: &RedisServer,
     platform: &str,
@@ -242,7 +242,7 @@ async fn closed_pipe_is_not_an_error() {
         .run(WAIT_LIMIT)
         .await;
     assert_eq!((finished.code, finished.stdout.lines().count()), (Some(0), 1), "{finished:?}");
-    assert_eq!(finished.stderr, "", "and nothing is said about it");
+    assert_eq!(finished.stderr, "", "no message about the closed pipe");
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn interrupted_replay_stops_between_entries() {
     let (left, moved) =
         (length(&server, "webhooks:dlq:mux").await, length(&server, "webhooks:incoming:mux").await);
     assert_eq!(left + moved, 60);
-    assert!(left > 0, "it went on");
+    assert!(left > 0, "the replay did not stop");
     let log = process.log();
     assert!(log.contains(&format!("stopped; left as they are: {left} dead letters")), "{log}");
     let row: Vec<_> =

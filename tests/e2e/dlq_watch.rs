@@ -1,4 +1,4 @@
-//! `dlq-tool watch`: new dead letters as they come, each once, also after Redis was away.
+//! `dlq-tool watch`: shows each new dead letter once, also after an outage of Redis.
 
 use tests::poll;
 use tests::process::Process;
@@ -7,8 +7,8 @@ use tests::redis::{RedisOptions, RedisServer};
 use crate::WAIT_LIMIT;
 use crate::dlq_tool::{add_dead_letter, server, tool};
 
-/// The rows that a watch has shown, by event id.
-fn shown(watch: &Process) -> Vec<String> {
+/// Event ids of the rows that a watch has shown.
+fn shown_event_ids(watch: &Process) -> Vec<String> {
     let is_row = |line: &&str| line.contains("session_not_found");
     watch
         .log()
@@ -19,8 +19,8 @@ fn shown(watch: &Process) -> Vec<String> {
         .collect()
 }
 
-async fn shows(watch: &Process, expected: &[&str]) {
-    poll::until("the dead letters are shown", WAIT_LIMIT, async || match shown(watch) {
+async fn wait_until_shown(watch: &Process, expected: &[&str]) {
+    poll::until("the dead letters are shown", WAIT_LIMIT, async || match shown_event_ids(watch) {
         rows if rows == expected => Ok(()),
         rows => Err(format!("{rows:?}\n{}", watch.log())),
     })
@@ -39,17 +39,17 @@ async fn watch_shows_new_dead_letters_until_ctrl_c() {
     let watch = tool(&server, &["watch"]).spawn();
     watch.wait_until_logged("watching", WAIT_LIMIT).await;
     add_dead_letter_of(&server, "mux", "one").await;
-    shows(&watch, &["one"]).await;
+    wait_until_shown(&watch, &["one"]).await;
     watch
         .wait_until_logged(
             "broken: webhooks:dlq:broken holds something else; it is not watched",
             WAIT_LIMIT,
         )
         .await;
-    // A platform that has never had an event before.
+    // A platform without any event before.
     server.command::<()>(&["SADD", "webhooks:platforms", "acme"]).await;
     add_dead_letter_of(&server, "acme", "two").await;
-    shows(&watch, &["one", "two"]).await;
+    wait_until_shown(&watch, &["one", "two"]).await;
     watch.interrupt();
     assert_eq!(watch.wait_until_ended(WAIT_LIMIT).await.code(), Some(0), "{}", watch.log());
 }
@@ -61,12 +61,12 @@ async fn watch_resumes_after_a_redis_outage() {
     let watch = tool(&server, &["watch"]).spawn();
     watch.wait_until_logged("watching", WAIT_LIMIT).await;
     add_dead_letter_of(&server, "mux", "one").await;
-    shows(&watch, &["one"]).await;
+    wait_until_shown(&watch, &["one"]).await;
     server.kill();
     watch.wait_until_logged("Redis is away", WAIT_LIMIT).await;
     server.restart().await;
     add_dead_letter_of(&server, "mux", "two").await;
-    shows(&watch, &["one", "two"]).await;
+    wait_until_shown(&watch, &["one", "two"]).await;
     watch.wait_until_logged("Redis is back", WAIT_LIMIT).await;
 }
 

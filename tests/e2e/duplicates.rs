@@ -1,4 +1,4 @@
-//! The same event again: one effect and one id, however it comes and however often.
+//! Duplicates: an event that arrives again has one effect and one id.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ async fn expired_dedup_marker_does_not_repeat_the_effect(kind: DatabaseKind) {
         let (): () = stack.redis.command(&["DEL", marker]).await;
     }
     assert!(!markers.is_empty());
-    // A direct write by the application in between must survive the late copy.
+    // A direct write of the application must survive the late duplicate.
     stack.database.execute("UPDATE sessions SET status = 'idle' WHERE room_id = 'twice'").await;
     sender.mux(&first).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -106,9 +106,11 @@ async fn event_without_id_is_identified_by_its_content() {
     let first =
         send(r#"{"event_type":"t","timestamp":1700000000,"payload":{"a":1.0,"b":"é"}}"#).await;
     let id = first.expect(202, "accepted");
-    let same =
-        send("{ \"payload\": {\"b\":\"\\u00e9\", \"a\": 1.0},\n\"timestamp\":1700000000, \"event_type\":\"t\" }")
-            .await;
+    let same = send(
+        "{ \"payload\": {\"b\":\"\\u00e9\", \"a\": 1.0},\n\
+            \"timestamp\":1700000000, \"event_type\":\"t\" }",
+    )
+    .await;
     assert_eq!(
         same.expect(200, "duplicate"),
         id,
@@ -117,7 +119,7 @@ async fn event_without_id_is_identified_by_its_content() {
     let other =
         send(r#"{"event_type":"t","timestamp":1700000000,"payload":{"a":1.00,"b":"é"}}"#).await;
     assert_ne!(other.expect(202, "accepted"), id, "numbers count as written");
-    // The same content to another platform is another event.
+    // The same content for another platform is another event.
     let body = content_event("content_added", "c", "t", now_ms());
     let on_acme = sender.acme(&body).await;
     let on_netflix = sender.netflix(&body).await;
@@ -164,14 +166,14 @@ async fn empty_or_overlong_id_falls_back_to_the_content() {
     }
 }
 
-/// One event three times in the queue, read as one batch: it takes effect once, and all three are finished.
+/// Three entries of one event in one batch take effect once, and all three are settled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_entries_in_one_batch_take_effect_once() {
     let mut stack = Stack::builder().workers(0).start().await;
     let (sender, signed) = (stack.sender(), event("acme"));
     for _ in 0..3 {
         sender.send(&signed).await.expect(202, "accepted");
-        // As if it had expired.
+        // Simulates an expired dedup marker.
         let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
         let _: usize = stack.redis.command(&["DEL", &markers[0]]).await;
     }
@@ -182,7 +184,7 @@ async fn duplicate_entries_in_one_batch_take_effect_once() {
     assert_eq!(stack.database.count("webhook_events").await, 2);
     assert_eq!(stack.dead("acme").await, 0);
     let role = &stack.workers[0];
-    poll::until("each is counted as what it was", WAIT_LIMIT, async || {
+    poll::until("each outcome is counted", WAIT_LIMIT, async || {
         let of =
             async |outcome: &str| role.metric("webhook_events_total", &["acme", outcome]).await;
         match (of("processed").await, of("duplicate").await) {
@@ -193,7 +195,7 @@ async fn duplicate_entries_in_one_batch_take_effect_once() {
     .await;
 }
 
-/// They are told apart before the database sees them: no transaction fails over the second one.
+/// Duplicates are found before the database sees them, so no transaction is rolled back for one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_entries_in_one_batch_roll_nothing_back() {
     let mut stack = Stack::builder().database(DatabaseKind::Postgres).workers(0).start().await;
@@ -211,7 +213,7 @@ async fn duplicate_entries_in_one_batch_roll_nothing_back() {
             "SELECT xact_rollback AS n FROM pg_stat_database WHERE datname = current_database()";
         stack.database.rows(sql, &[]).await[0]["n"].as_i64()
     };
-    // A session tells what it did with its next transaction, and at most once a second.
+    // PostgreSQL reports a session's counters with its next transaction, at most once a second.
     poll::throughout("nothing was rolled back", Duration::from_millis(1_500), async || {
         match rolled_back().await {
             Some(0) => Ok(()),
@@ -232,8 +234,8 @@ async fn duplicate_entries_in_one_batch_roll_nothing_back() {
     .await;
 }
 
-/// Identical bodies of a sender whose events have neither id nor time, and may repeat, are separate events for the ledger,
-/// too.
+/// With `repeatable`, identical bodies without an id and a time are separate events, also in the
+/// ledger.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeatable_event_takes_effect_each_time() {
     let toml = "[platforms.bell]\nsecrets = [\"env:ACME_SECRET\"]\n\

@@ -1,4 +1,5 @@
-//! What is refused for other reasons than its signature: each with the contract's status, code and envelope.
+//! Refusals for reasons other than the signature, each with the status, error code and envelope of
+//! the contract.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +30,7 @@ async fn unknown_disabled_and_unconfigured_platforms_are_refused() {
     let answer = sender.send(&to("netflix")).await;
     answer.expect_error(500, "E_WEBHOOK_CONFIG_MISSING");
     assert_eq!(answer.json["errmesg"], "Webhook signing secret not configured");
-    // In this order: what is wrong about the platform comes before what is wrong about the request.
+    // Errors of the platform take precedence over errors of the request.
     let huge = SignedWebhook { body: vec![b'x'; 2 << 20], ..to("off") };
     sender.send(&huge).await.expect_error(403, "E_WEBHOOK_PLATFORM_DISABLED");
     let streams: Vec<String> = stack.redis.command(&["KEYS", "webhooks:incoming:*"]).await;
@@ -80,7 +81,10 @@ async fn malformed_bodies_are_refused_as_invalid_payload() {
 async fn netflix_schema_and_platform_field_are_enforced() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
-    let body = |payload: serde_json::Value| json!({"event_type": "content_added", "timestamp": now_ms(), "payload": payload});
+    let body = |payload: serde_json::Value| {
+        json!({"event_type": "content_added",
+        "timestamp": now_ms(), "payload": payload})
+    };
     for payload in
         [json!({"title": "x"}), json!({"content_id": 5}), json!({"content_id": "a", "title": 5})]
     {
@@ -92,7 +96,7 @@ async fn netflix_schema_and_platform_field_are_enforced() {
         let answer = sender.netflix(&named).await;
         assert_eq!(answer.status, status, "platform {name:?}: {}", answer.text);
     }
-    // The schema is looked at after the signature.
+    // Ingress checks the schema after the signature.
     let bad = body(json!({})).to_string();
     let forged = sign::generic("netflix", "wrong", bad.as_bytes());
     sender.send(&forged).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");

@@ -1,4 +1,5 @@
-//! Times as senders write them order events; a time that cannot be read never beats a known one.
+//! Event times in the formats of senders. Events are ordered by them, and an unreadable time never
+//! wins over a known one.
 
 use serde_json::json;
 use tests::sender::{HttpAnswer, Sender, now_ms, rfc3339};
@@ -8,22 +9,15 @@ use tests::{poll, sign};
 use crate::WAIT_LIMIT;
 
 const SECRET: &str = "own-secret-6b2e";
-const OWN: &str = r#"
-[platforms.own]
-secrets = ["env:OWN_SECRET"]
-rate_limit = 6000
-[platforms.own.signature]
-header = ["X-Own-Signature"]
-prefix = "sha256="
-[platforms.own.event]
-id = "/id"
-type = "/type"
+const OWN: &str = own_platform!(
+    r#"
 time = "/at"
 session = "/room"
 [platforms.own.effects]
 "up"   = { effect = "session.status", status = "live" }
 "down" = { effect = "session.status", status = "ended" }
-"#;
+"#
+);
 
 fn builder() -> StackBuilder {
     Stack::builder().platforms(OWN).ingress_env("OWN_SECRET", SECRET)
@@ -82,7 +76,7 @@ async fn unreadable_time_never_beats_a_known_one(kind: DatabaseKind) {
     for room in ["first", "second"] {
         assert_eq!(stack.database.status(room).await, "ended", "{room}");
     }
-    // What is shown is the time of arrival.
+    // The ledger shows the time of arrival.
     let row = stack.database.event("own", "first-up").await.expect("in the ledger");
     assert_eq!(row["occurred_at"], row["received_at"]);
     let unreadable =
@@ -93,7 +87,7 @@ async fn unreadable_time_never_beats_a_known_one(kind: DatabaseKind) {
     assert!(!log.contains("yesterday") && !log.contains("10:00 PM"), "never the value:\n{log}");
 }
 
-/// A platform whose clocks are three hours ahead of UTC, and whose times name no offset.
+/// The platform's clocks are three hours ahead of UTC, and its times have no offset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_zone_holds_for_event_times_and_columns() {
     let ahead = OWN
@@ -105,7 +99,7 @@ async fn time_zone_holds_for_event_times_and_columns() {
     let local = |at: i64| rfc3339(at + 3 * 3_600_000).replace('Z', "");
     send(&sender, "up", "room", &json!(local(older))).await.expect(202, "accepted");
     send(&sender, "down", "room", &json!(rfc3339(newer))).await.expect(202, "accepted");
-    // Go's form in a zone without a name.
+    // Go's format in a time zone without a name.
     let go = format!("{} +0300 +03", local(newer - 1000).replace('T', " "));
     send(&sender, "up", "other", &json!(go)).await.expect(202, "accepted");
     send(&sender, "down", "other", &json!(local(newer))).await.expect(202, "accepted");
@@ -154,18 +148,18 @@ async fn unreadable_time_stays_unreadable_through_a_replay() {
         .await;
     let sender = stack.sender();
     send(&sender, "up", "room", &json!("soon")).await.expect(202, "accepted");
-    poll::until("it is dead", WAIT_LIMIT, async || match stack.dead("own").await {
+    poll::until("the event is a dead letter", WAIT_LIMIT, async || match stack.dead("own").await {
         1 => Ok(()),
         other => Err(other),
     })
     .await;
     let shown = stack.dlq_tool(&["list", "--output", "json"]).await;
     let letter: serde_json::Value = serde_json::from_str(&shown.stdout).expect("one line");
-    assert_eq!(letter["occurred_at"], 0, "as the wire has it");
+    assert_eq!(letter["occurred_at"], 0, "as sent");
     let shown = stack.dlq_tool(&["show", letter["id"].as_str().expect("an id")]).await;
     assert!(shown.stdout.contains("unreadable (older than every known time)"), "{}", shown.stdout);
 
-    // The export is lossless, and what it makes is as old as before.
+    // Export and import keep the unreadable time, and the event stays as old as before.
     let exported = stack.dlq_tool(&["export"]).await;
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
     let imported = stack
@@ -179,6 +173,6 @@ async fn unreadable_time_stays_unreadable_through_a_replay() {
     let replayed = stack.dlq_tool(&["replay"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     stack.wait_until_drained(WAIT_LIMIT).await;
-    assert!(stack.database.event("own", "room-up").await.is_some(), "it was applied");
+    assert!(stack.database.event("own", "room-up").await.is_some(), "the event was applied");
     assert_eq!(stack.database.status("room").await, "idle", "the announcement's time is known");
 }

@@ -1,4 +1,4 @@
-//! Forgeries and stale requests: refused, told nothing that helps, and nothing of them is left in Redis.
+//! Forged and stale requests are refused, get no helpful detail and leave nothing in Redis.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,7 +13,8 @@ use tests::stack::Stack;
 const INVALID: &str = "E_WEBHOOK_INVALID_SIGNATURE";
 const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
 
-/// Refused with `code`; Redis holds neither entry nor marker nor quota.
+/// Checks that the request is refused with `code` and leaves no entry, dedup marker or quota in
+/// Redis.
 async fn check_refused(
     stack: &Stack,
     sender: &Sender,
@@ -36,7 +37,7 @@ async fn check_refused(
             } else {
                 usize::from(exists)
             };
-            assert_eq!(length, 0, "{what}: something in webhooks:{key}:{platform}");
+            assert_eq!(length, 0, "{what}: webhooks:{key}:{platform} is not empty");
         }
     }
     let markers: Vec<String> = stack.redis.command(&["KEYS", "webhook:hash:*"]).await;
@@ -92,7 +93,7 @@ async fn mux_forgeries_leave_nothing() {
         ),
     ];
     for (what, signed) in &forgeries {
-        // Where the timestamp is readable and old, the tolerance speaks first.
+        // An old readable timestamp is reported before a wrong signature.
         let code = if what.contains("fallback") { EXPIRED } else { INVALID };
         check_refused(&stack, &sender, what, signed, code).await;
     }
@@ -126,7 +127,7 @@ async fn mux_timestamp_too_old_or_too_new_is_refused() {
         let diff: i64 =
             message.rsplit("diff=").next().unwrap().trim_end_matches('s').parse().unwrap();
         assert!((diff.abs() - offset.abs()).abs() <= 3, "{message}");
-        // Old and wrong: the tolerance is checked first.
+        // Old and forged: ingress checks the tolerance first.
         check_refused(
             &stack,
             &sender,

@@ -1,4 +1,4 @@
-//! The happy path of every bundled platform: from a signed request to the row it should leave.
+//! The happy path of every bundled platform, from a signed request to the expected row.
 
 use serde_json::json;
 use tests::poll;
@@ -22,7 +22,7 @@ async fn mux_events_update_an_announced_session(kind: DatabaseKind) {
     sender.announce("room_123", &json!({})).await.expect(202, "accepted");
     stack.status("room_123", "ready", WAIT_LIMIT).await;
 
-    // After the announcement, which is an event of the session, too.
+    // Later than the announcement, which is an event of the session as well.
     let at = now_ms();
     let steps = [("idle", "idle"), ("active", "live"), ("disconnected", "ended")];
     for (n, (event, status)) in (0..).zip(steps) {
@@ -48,7 +48,7 @@ async fn mux_events_update_an_announced_session(kind: DatabaseKind) {
     assert!(log.contains("Processing streaming webhook event: video.live_stream.active"), "{log}");
     assert!(log.contains("Updated session room_123 status: idle -> live"), "{log}");
 
-    // A second event of the same status is on record and changes nothing.
+    // A second event of the same status is recorded and changes nothing.
     let id = unique("event");
     sender
         .mux(&mux_event(&id, "disconnected", Some("room_123"), "stream_xyz", at + 9_000))
@@ -91,8 +91,8 @@ async fn mux_finds_the_session_by_live_stream_id() {
         json!([1, 2.5, "x"])
     );
 
-    // The room id counts first, even if the stream belongs to another session; a passthrough that names no room does not
-    // stand in the way of the stream id.
+    // The room id takes precedence, even if the stream belongs to another session. A passthrough
+    // that names no room falls back to the stream id.
     let body =
         mux_event(&unique("event"), "disconnected", Some("by_column"), "ls_config", now_ms());
     sender.mux(&body).await.expect(202, "accepted");
@@ -121,7 +121,7 @@ async fn mux_assets_become_recordings(kind: DatabaseKind) {
         assert_eq!((&rows[0]["state"], &rows[0]["room_id"]), (&json!(state), &json!("recorded")));
         assert_eq!(rows[0]["platform"], "mux");
     }
-    // Arriving late, the older state does not come back.
+    // A late older event does not restore the older state.
     sender
         .mux(&mux_asset(&unique("event"), "created", "asset_1", "ls_rec", at - 1))
         .await
@@ -132,7 +132,7 @@ async fn mux_assets_become_recordings(kind: DatabaseKind) {
     assert_eq!(
         stack.database.status("recorded").await,
         "ready",
-        "an asset says nothing about the session's status"
+        "an asset does not change the session's status"
     );
 }
 
@@ -141,7 +141,7 @@ async fn livekit_events_open_and_close_a_room(kind: DatabaseKind) {
     let sender = stack.sender();
     sender.announce("lk-room", &json!({})).await.expect(202, "accepted");
     stack.status("lk-room", "ready", WAIT_LIMIT).await;
-    // LiveKit's clock has whole seconds: arrival decides between the two.
+    // LiveKit's times have whole seconds, so the order of arrival decides between the two.
     let at = now();
     sender
         .livekit(&livekit_event(&unique("EV"), "room_started", "lk-room", at))
@@ -169,7 +169,8 @@ async fn contents_follow_netflix_and_generic_events(kind: DatabaseKind) {
     let at = now_ms();
     let content = async |platform: &str| {
         stack.wait_until_drained(WAIT_LIMIT).await;
-        let sql = "SELECT title, content_type, state FROM contents WHERE platform = $1 AND content_id = 'c1'";
+        let sql = "SELECT title, content_type, state FROM contents WHERE platform = $1 \
+            AND content_id = 'c1'";
         stack.database.rows(sql, &[platform]).await.pop().unwrap()
     };
     for platform in ["netflix", "acme"] {
@@ -194,10 +195,11 @@ async fn contents_follow_netflix_and_generic_events(kind: DatabaseKind) {
         assert_eq!(
             content(platform).await["state"],
             "removed",
-            "an older event does not bring it back"
+            "an older event does not restore the state"
         );
 
-        let body = json!({"event_type": "something_else", "timestamp": rfc3339(at), "payload": {"content_id": "c2"}});
+        let body = json!({"event_type": "something_else", "timestamp": rfc3339(at),
+            "payload": {"content_id": "c2"}});
         let id = send(body).await.expect(202, "accepted").to_owned();
         stack.wait_until_drained(WAIT_LIMIT).await;
         assert_eq!(stack.database.event(platform, &id).await.unwrap()["action"], "logged");
@@ -231,7 +233,8 @@ async fn bundled_platforms_serve_every_route_alias_and_header() {
 async fn content_type_does_not_affect_acceptance() {
     let stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
-    let body = "{ \"event_type\" : \"ping\",\r\n\t\"payload\":{\"n\":1.50, \"s\":\"\\u00e9é\"} , \"timestamp\":1700000000}";
+    let body = "{ \"event_type\" : \"ping\",\r\n\t\"payload\":{\"n\":1.50, \"s\":\"\\u00e9é\"} , \
+        \"timestamp\":1700000000}";
     for kind in ["text/plain", "application/x-www-form-urlencoded", "not a type"] {
         let signed = sign::generic("acme", ACME_SECRET, body.as_bytes())
             .without("content-type")
@@ -319,7 +322,7 @@ async fn paused_platform_keeps_its_events() {
     let body = content_event("content_added", "c1", "t", now_ms()).to_string();
     sender.send(&sign::generic("held", ACME_SECRET, body.as_bytes())).await.expect(202, "accepted");
     sender.acme(&content_event("content_added", "c2", "t", now_ms())).await.expect(202, "accepted");
-    poll::until("others are processed", WAIT_LIMIT, async || {
+    poll::until("other platforms are processed", WAIT_LIMIT, async || {
         match stack.database.count("contents").await {
             1 => Ok(()),
             n => Err(n),

@@ -1,4 +1,4 @@
-//! What operators see: health routes, metrics from closed label sets, log lines that keep their text.
+//! Health routes, metrics with closed label sets, and log lines without secrets.
 
 use serde_json::json;
 use tests::poll;
@@ -10,7 +10,8 @@ use crate::WAIT_LIMIT;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_count_requests_and_events_by_outcome() {
-    let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\nevent_types = [\"content_added\"]\n";
+    let toml = "[platforms.tight]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n\
+        event_types = [\"content_added\"]\n";
     let stack =
         Stack::builder().platforms(toml).worker_env("MISSING_SESSION_WAIT_MS", "200").start().await;
     let sender = stack.sender();
@@ -150,7 +151,8 @@ async fn health_commands_agree_with_the_health_routes() {
     }
 }
 
-/// SQLite's write-ahead log grows for as long as somebody reads without end, and nothing else would tell.
+/// SQLite's write-ahead log grows for as long as a read transaction stays open. Only this metric
+/// shows it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_log_size_is_a_metric() {
     let stack = Stack::builder().start().await;
@@ -162,7 +164,7 @@ async fn sqlite_log_size_is_a_metric() {
             .await
             .expect(202, "accepted");
     }
-    poll::until("it is as large as it is", WAIT_LIMIT, async || {
+    poll::until("the metric equals the size of the log", WAIT_LIMIT, async || {
         let shown = stack.workers[0].metric("webhook_sqlite_wal_bytes", &[]).await;
         let size = std::fs::metadata(format!("{path}-wal")).map_or(0, |found| found.len());
         if size > 0 && format!("{shown}") == size.to_string() {

@@ -1,4 +1,4 @@
-//! Bodies that are JSON to most receivers, and are stored as JSON that every database accepts.
+//! Bodies that most JSON parsers accept. They are stored as JSON that every database accepts.
 
 use serde_json::{Value, json};
 use tests::sender::{ACME_SECRET, now_ms, rfc3339, unique};
@@ -29,7 +29,7 @@ async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
         )
     };
     sender.send(&realcast(&chat("m", "\\ud83d"))).await.expect(202, "accepted");
-    // A whole JSON object goes into a column here.
+    // This column stores a whole JSON object.
     let content = |half: &str| {
         let payload =
             format!(r#"{{"content_id":"c","title":"t {half}","more":{{"{half}":["{half}"]}}}}"#);
@@ -61,7 +61,7 @@ async fn lone_surrogate_is_stored_as_replacement_character(kind: DatabaseKind) {
         0
     );
 
-    // Another half is another event; the same bytes are not.
+    // Another surrogate half is another event. The same bytes are a duplicate.
     sender.send(&realcast(&chat("m", "\\ud83d"))).await.expect(200, "duplicate");
     sender.send(&realcast(&chat("m", "\\ud83e"))).await.expect(202, "accepted");
 }
@@ -71,8 +71,9 @@ async fn other_text_encodings_are_accepted_as_json() {
     let stack = Stack::builder().start().await;
     let sender = stack.sender();
     let body = |id: &str| {
-        json!({"event_type": "content_added", "timestamp": now_ms(), "payload": {"content_id": id, "title": "t"}})
-            .to_string()
+        json!({"event_type": "content_added", "timestamp": now_ms(), "payload": {"content_id": id,
+            "title": "t"}})
+        .to_string()
     };
     let utf16 = |text: &str, unit: fn(u16) -> [u8; 2]| -> Vec<u8> {
         std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(unit).collect()
@@ -107,7 +108,7 @@ async fn other_text_encodings_are_accepted_as_json() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn form_and_xml_bodies_get_an_error_with_advice() {
     let stack = Stack::builder().workers(0).start().await;
-    for (body, told) in [
+    for (body, advice) in [
         (
             "payload=%7B%22zen%22%3A%22Keep+it%22%7D",
             "form-encoded, but only JSON is accepted; choose application/json",
@@ -121,11 +122,15 @@ async fn form_and_xml_bodies_get_an_error_with_advice() {
         let answer =
             stack.sender().send(&sign::generic("acme", ACME_SECRET, body.as_bytes())).await;
         answer.expect_error(400, "E_WEBHOOK_INVALID_PAYLOAD");
-        assert!(answer.json["errmesg"].as_str().expect("a text").contains(told), "{}", answer.text);
+        assert!(
+            answer.json["errmesg"].as_str().expect("a text").contains(advice),
+            "{}",
+            answer.text
+        );
     }
 }
 
-/// Two ids that differ in a byte which has no UTF-8 are not one id.
+/// Ids that differ only in a byte that is not valid UTF-8 are different ids.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_with_replaced_bytes_never_share_a_row() {
     let stack = Stack::builder().ingress_env("REALCAST_WEBHOOK_SECRET", SECRET).start().await;

@@ -1,5 +1,5 @@
-//! The shipped load balancer configuration, in a real HAProxy: replicas come and go and no provider notices; what ingress says
-//! reaches the provider as it was said.
+//! The shipped load balancer configuration in a real HAProxy. Providers do not notice replicas that
+//! restart, and the answers of ingress reach them unchanged.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tests::{poll, ports};
 
 use crate::WAIT_LIMIT;
 
-/// A HAProxy with `deploy/haproxy.cfg`: only the addresses are those of `stack`, instead of Docker's names.
+/// HAProxy with `deploy/haproxy.cfg`. Only the addresses are replaced by those of `stack`.
 struct HaProxy {
     process: Process,
     sender: Sender,
@@ -55,7 +55,7 @@ async fn balancer(stack: &Stack) -> HaProxy {
 }
 
 impl HaProxy {
-    /// Waits until so many replicas are in rotation.
+    /// Waits until `replicas` replicas are in rotation.
     async fn ready(&self, replicas: usize) {
         poll::until(&format!("{replicas} replicas are in rotation"), WAIT_LIMIT, async || {
             if !self.process.is_running() {
@@ -104,9 +104,9 @@ async fn replicas_restarted_in_turn_accept_every_event_once() {
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("contents").await, accepted);
 
-    // While Redis is away no replica is ready; the answer is ingress's own all the same.
+    // Without Redis no replica is ready, but the answer still comes from ingress.
     stack.redis.kill();
-    poll::until("Redis is known to be away", WAIT_LIMIT, async || {
+    poll::until("ingress reports the outage of Redis", WAIT_LIMIT, async || {
         let answer = balancer.sender.acme(&content("t")).await;
         if answer.status == 503 { Ok(()) } else { Err(answer.text) }
     })
@@ -118,7 +118,7 @@ async fn replicas_restarted_in_turn_accept_every_event_once() {
     stack.redis.restart().await;
     balancer.ready(1).await;
     balancer.sender.acme(&content("t")).await.expect(202, "accepted");
-    // Bodies go through as they are, and how large they may be is said by ingress.
+    // HAProxy passes bodies unchanged, and ingress decides on their size.
     balancer.sender.acme(&content(&"t".repeat(900_000))).await.expect(202, "accepted");
     balancer
         .sender

@@ -1,9 +1,24 @@
-//! End-to-end tests, one file per behaviour: real ingress, worker and dlq-tool processes, a real Redis and real databases,
-//! an independent signer, and only what the outside can see.
+//! End-to-end tests, one file per behaviour.
 //!
-//! The binaries must be built before (`cargo build --bins`).
+//! They run real ingress, worker and `dlq-tool` processes with a real Redis and real databases.
+//! They sign requests independently of the product and check only what is visible from outside.
+//!
+//! The binaries must be built first (`cargo build --bins`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+/// Definition of a platform `own` with its own signature header and the secret `OWN_SECRET`. The
+/// TOML text in the argument continues its table `event`.
+macro_rules! own_platform {
+    ($more:literal) => {
+        concat!(
+            "[platforms.own]\nsecrets = [\"env:OWN_SECRET\"]\nrate_limit = 6000\n",
+            "[platforms.own.signature]\nheader = [\"X-Own-Signature\"]\nprefix = \"sha256=\"\n",
+            "[platforms.own.event]\nid = \"/id\"\ntype = \"/type\"\n",
+            $more
+        )
+    };
+}
 
 /// Runs `async fn NAME(kind: DatabaseKind)` as the tests `NAME::sqlite` and `NAME::postgres`.
 macro_rules! on_both {
@@ -97,5 +112,5 @@ mod worker_lease;
 
 use std::time::Duration;
 
-/// Longest wait for what should happen at once, on a machine that is busy with other tests.
+/// Longest wait for a prompt result on a machine that is busy with other tests.
 const WAIT_LIMIT: Duration = Duration::from_secs(20);

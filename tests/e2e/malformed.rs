@@ -1,7 +1,8 @@
-//! Ten thousand requests of which none is an event: no answer blames the receiver, nothing of them is kept, in Redis or in
-//! memory, and what is genuine passes afterwards as before.
+//! Ten thousand malformed requests. Every answer blames the sender, nothing stays in Redis or in
+//! memory, and valid events are accepted afterwards.
 //!
-//! Which requests these are follows from a seed. A failure names it: `MALFORMED_SEED=… cargo test …` sends the same again.
+//! The requests derive from a seed. A failure prints it, and `MALFORMED_SEED=… cargo test …`
+//! repeats the run.
 
 mod bodies;
 mod headers;
@@ -21,16 +22,18 @@ use tests::stack::{ServerProcess, Stack};
 use raw_client::RawReply;
 use requests::{MalformedRequest, RunSeed};
 
-/// How many there are.
+/// Number of measured requests.
 const REQUESTS: u64 = 10_000;
-/// How many go before, so that buffers, pools and caches are as large as they get.
+/// Number of requests before the measurement. They grow buffers, pools and caches to their final
+/// size.
 const WARM_UP: u64 = 3_000;
-/// How many are on their way at the same time.
+/// Number of concurrent requests.
 const CONCURRENCY: u64 = 16;
-/// How much more memory ten thousand requests may leave behind than three thousand did: a leak of 500 bytes each.
+/// Bound on the growth of memory (bytes) over the measured requests. It equals a leak of 500 bytes
+/// each.
 const MAX_GROWTH: u64 = 5 * 1024 * 1024;
 
-/// A sender of batches, and one whose unusable requests are refused like those of the others.
+/// A platform that sends batches, and one that refuses unusable requests.
 const SEVERAL: &str = "[platforms.livekit]\ninvalid = \"refuse\"\n\
                        [platforms.several]\nsecrets = [\"env:ACME_SECRET\"]\n\
                        event = { batch = \"/events\", id = \"/events/id\", type = \"/kind\" }\n";
@@ -45,7 +48,7 @@ async fn malformed_requests_by_the_thousand_do_no_harm() {
         .platforms(SEVERAL)
         .ingress_env("MAX_BODY_BYTES", "65536")
         .ingress_env("BODY_TIMEOUT_MS", "3000")
-        // Only what is worth an error: ten thousand warnings would be most of the work.
+        // Ten thousand warnings would take most of the time.
         .env("RUST_LOG", "error")
         .start()
         .await;
@@ -57,10 +60,10 @@ async fn malformed_requests_by_the_thousand_do_no_harm() {
     send_range(&address, RunSeed(seed), WARM_UP..WARM_UP + REQUESTS).await;
     let after = resident_memory(role);
 
-    assert!(role.process.is_running(), "seed {seed}: it ended:\n{}", role.process.tail());
+    assert!(role.process.is_running(), "seed {seed}: ingress ended:\n{}", role.process.tail());
     let log = role.process.log();
-    assert!(!log.contains("panicked"), "seed {seed}: it panicked:\n{}", role.process.tail());
-    assert!(!log.contains("ERROR"), "seed {seed}: it blames itself:\n{}", role.process.tail());
+    assert!(!log.contains("panicked"), "seed {seed}: ingress panicked:\n{}", role.process.tail());
+    assert!(!log.contains("ERROR"), "seed {seed}: it logged an error:\n{}", role.process.tail());
     for pattern in [
         "webhooks:incoming:*",
         "webhooks:dlq:*",
@@ -80,7 +83,7 @@ async fn malformed_requests_by_the_thousand_do_no_harm() {
         .expect(202, "accepted");
 }
 
-/// Sends what `numbers` stand for and looks at every answer.
+/// Sends the requests with these numbers and checks every answer.
 async fn send_range(address: &Arc<str>, seed: RunSeed, numbers: std::ops::Range<u64>) {
     let next = Arc::new(AtomicU64::new(numbers.start));
     let mut senders = tokio::task::JoinSet::new();
@@ -99,7 +102,7 @@ async fn send_range(address: &Arc<str>, seed: RunSeed, numbers: std::ops::Range<
                         "MALFORMED_SEED={}, request {number}, {}: {reason}\n{}",
                         seed.0,
                         case.name,
-                        shown(&case, &reply)
+                        describe(&case, &reply)
                     );
                 }
             }
@@ -112,7 +115,8 @@ async fn send_range(address: &Arc<str>, seed: RunSeed, numbers: std::ops::Range<
     }
 }
 
-/// A refusal that blames the sender, or no answer where the request is none that HTTP knows.
+/// Checks that the request is refused with a 4xx. A request that is not valid HTTP may get no
+/// answer.
 fn check_reply(case: &MalformedRequest, reply: &RawReply) -> Result<(), String> {
     match reply {
         RawReply::Closed if case.may_be_cut_off => Ok(()),
@@ -134,7 +138,7 @@ fn check_reply(case: &MalformedRequest, reply: &RawReply) -> Result<(), String> 
     }
 }
 
-fn shown(case: &MalformedRequest, reply: &RawReply) -> String {
+fn describe(case: &MalformedRequest, reply: &RawReply) -> String {
     let mut text = String::new();
     let cut = &case.bytes[..case.bytes.len().min(1500)];
     let _ = writeln!(text, "{}", cut.escape_ascii());
@@ -142,9 +146,9 @@ fn shown(case: &MalformedRequest, reply: &RawReply) -> String {
     text
 }
 
-/// Memory in use, in bytes.
+/// Resident memory of the process in bytes.
 fn resident_memory(role: &ServerProcess) -> u64 {
-    // What is in flight has been answered, but tasks end a moment later.
+    // All requests are answered, but their tasks end a moment later.
     std::thread::sleep(Duration::from_millis(300));
     let status = std::fs::read_to_string(format!("/proc/{}/status", role.process.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");

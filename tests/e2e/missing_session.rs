@@ -1,4 +1,5 @@
-//! Events that need a session which is not there: they wait, and then are dead letters that can be replayed.
+//! Events for a session that does not exist. They wait, then become dead letters that can be
+//! replayed.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ async fn event_without_session_waits_dies_and_is_replayed(kind: DatabaseKind) {
         .mux(&mux_event(&id, "active", Some("nowhere"), "ls_9", now_ms()))
         .await
         .expect(202, "accepted");
-    poll::until("it waits in the retry set", WAIT_LIMIT, async || {
+    poll::until("the event is in the retry set", WAIT_LIMIT, async || {
         match stack.retrying("mux").await {
             0 => Err("not there"),
             _ => Ok(()),
@@ -29,7 +30,7 @@ async fn event_without_session_waits_dies_and_is_replayed(kind: DatabaseKind) {
     .await;
     assert_eq!(stack.dead("mux").await, 0);
     assert!(stack.database.event("mux", &id).await.is_none(), "no ledger row without an effect");
-    poll::until("it is dead", WAIT_LIMIT, async || {
+    poll::until("the event is a dead letter", WAIT_LIMIT, async || {
         if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") }
     })
     .await;
@@ -50,7 +51,7 @@ async fn event_without_session_waits_dies_and_is_replayed(kind: DatabaseKind) {
     assert_eq!(letter["error_code"], "session_not_found");
     let waited = letter["failed_at"].as_i64().zip(letter["received_at"].as_i64());
     if let Some((failed, received)) = waited {
-        assert!(failed - received >= 1_000, "it was given its time: {letter}");
+        assert!(failed - received >= 1_000, "dead-lettered too early: {letter}");
     }
 
     sender.announce("nowhere", &json!({})).await.expect(202, "accepted");
@@ -80,14 +81,14 @@ async fn event_with_a_session_announced_in_time_is_processed() {
         .mux(&mux_asset(&unique("event"), "ready", "asset_9", "ls_late", now_ms()))
         .await
         .expect(202, "accepted");
-    poll::until("it waits in the retry set", WAIT_LIMIT, async || {
+    poll::until("the event is in the retry set", WAIT_LIMIT, async || {
         match stack.retrying("mux").await {
             0 => Err("not there"),
             _ => Ok(()),
         }
     })
     .await;
-    // Long enough for several looks: waiting is bounded by time, not by the number of attempts.
+    // Long enough for several attempts: the wait is bounded by time, not by attempts.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(stack.dead("mux").await, 0);
     sender.announce("late", &json!({"live_stream_id": "ls_late"})).await.expect(202, "accepted");
@@ -97,7 +98,7 @@ async fn event_with_a_session_announced_in_time_is_processed() {
     assert_eq!(stack.database.count("webhook_events WHERE platform = 'mux'").await, 2);
 }
 
-/// One event that waits does not hold up those behind it.
+/// A waiting event does not delay the events after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_waiting_for_a_session_do_not_block_others() {
     let stack = Stack::builder().start().await;
@@ -149,8 +150,8 @@ missing_session = "create"
     );
 }
 
-/// Announcements are in another stream: while one that came before the event is unfinished, nobody can say that the
-/// session is missing, and waiting for it costs neither an attempt nor time.
+/// Announcements have their own stream. While an older one is unfinished, a missing session is not
+/// final. Waiting for it spends neither attempts nor time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_older_announcement_postpones_missing_session() {
     let stack = Stack::builder()
@@ -158,7 +159,7 @@ async fn unfinished_older_announcement_postpones_missing_session() {
         .worker_env("MAX_ATTEMPTS", "1")
         .start()
         .await;
-    // Of a later wire version: it stays in the stream until a newer worker comes.
+    // A later wire version: the entry stays in the stream until a newer worker starts.
     let stream = "webhooks:incoming:sessions";
     let received = (now_ms() - 1_000).to_string();
     let fields = [
@@ -176,24 +177,26 @@ async fn unfinished_older_announcement_postpones_missing_session() {
     let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
     let body = mux_event(&unique("event"), "active", Some("nowhere"), "ls", now_ms());
     stack.sender().mux(&body).await.expect(202, "accepted");
-    poll::until("it waits in the retry set", WAIT_LIMIT, async || {
+    poll::until("the event is in the retry set", WAIT_LIMIT, async || {
         match stack.retrying("mux").await {
             0 => Err("not there"),
             _ => Ok(()),
         }
     })
     .await;
-    poll::throughout("it stays alive", Duration::from_secs(2), async || {
-        match stack.dead("mux").await {
+    poll::throughout(
+        "the event is not dead-lettered",
+        Duration::from_secs(2),
+        async || match stack.dead("mux").await {
             0 => Ok(()),
             dead => Err(dead),
-        }
-    })
+        },
+    )
     .await;
-    // Put off and promoted again and again, it has changed its id.
+    // The event was rescheduled and promoted several times, so its entry id has changed.
     let removed: i64 = stack.redis.command(&["XTRIM", stream, "MAXLEN", "0"]).await;
     assert_eq!(removed, 1);
-    poll::until("now it is dead", WAIT_LIMIT, async || {
+    poll::until("the event is a dead letter", WAIT_LIMIT, async || {
         if stack.dead("mux").await == 1 { Ok(()) } else { Err("not yet") }
     })
     .await;

@@ -1,5 +1,7 @@
-//! `GET /api/openapi.json` says what the system does: every answer that it describes is provoked, but for those that a
-//! table names with its reason, and every answer that is provoked is described.
+//! Compares `GET /api/openapi.json` with the running system.
+//!
+//! The test provokes every documented answer, except those that a table lists with a reason. Every
+//! provoked answer must be documented.
 
 mod conformance;
 mod description;
@@ -16,7 +18,8 @@ use tests::sender::Sender;
 use conformance::{Conformance, admin};
 use description::Description;
 
-/// Answers that need a fault which no request can cause, and where they are provoked: the end of the path, method and status.
+/// Answers that only a fault can cause, and the tests that provoke them: end of the path, method,
+/// status.
 const PROVOKED_ELSEWHERE: [(&str, &str, &str, &str); 11] = [
     ("", "put", "500", "a fault of the program: `a_panic_is_an_answer_too`"),
     ("", "patch", "500", "the same"),
@@ -32,17 +35,17 @@ const PROVOKED_ELSEWHERE: [(&str, &str, &str, &str); 11] = [
         "/{room_id}",
         "get",
         "500",
-        "a session database that is away, as Redis is for the events of a worker here",
+        "an outage of the session database; this test causes only the outage of Redis",
     ),
 ];
 
-/// Error codes that need a fault which is not made here, and where they are provoked.
+/// Error codes that this test does not cause, and the tests that provoke them.
 const CODES_ELSEWHERE: [(&str, &str); 2] = [
     ("E_WEBHOOK_DEDUPLICATION_ERROR", "an answer of Redis that is lost: `redis_outage`"),
-    ("E_WEBHOOK_OVERLOADED", "a full queue: `limits`"),
+    ("E_WEBHOOK_OVERLOADED", "a full queue: `rate_limits`"),
 ];
 
-/// Every spelling of the route of webhooks.
+/// Every form of the webhook path.
 fn spellings(api: &Description) -> Vec<String> {
     let spelled = api.items().filter_map(|(template, _)| template.strip_suffix("/{platform}"));
     let found: Vec<String> =
@@ -84,13 +87,14 @@ async fn openapi_document_is_valid_and_matches_the_answers() {
     assert!(codes.is_empty(), "described, but not seen: {codes:?}");
 }
 
-/// Every path that the worker's router knows is described, for workers. (Ingress's own are compared in its unit tests.)
+/// Checks that the document has every path of the worker's router. Unit tests of ingress compare
+/// its own.
 async fn routes_of_workers(api: &Description) {
     let configure =
         |routes: &mut ServiceConfig| worker::routes::configure(routes, Default::default(), None);
     let service = init_service(App::new().configure(configure)).await;
     let response = call_service(&service, TestRequest::with_uri("/").to_request()).await;
-    // The map has no other way of listing what it holds.
+    // The resource map offers no other way to list its entries.
     let map = format!("{:?}", response.request().resource_map());
     let known = map
         .split("Single(\"")
@@ -109,7 +113,7 @@ async fn routes_of_workers(api: &Description) {
     assert_eq!(described.map(|(template, _)| template).collect::<BTreeSet<_>>(), known, "{map}");
 }
 
-/// What is not described does not exist: other methods and other paths.
+/// Checks that undocumented methods and paths do not exist.
 async fn methods(conformance: &Conformance) {
     let (stack, api) = (&conformance.stack, &conformance.api);
     let bases = [("ingress", &stack.ingresses[0].url), ("worker", &stack.workers[0].url)];
@@ -123,7 +127,7 @@ async fn methods(conformance: &Conformance) {
             let name = method.as_str().to_lowercase();
             let described = api.servers(template, &name).unwrap_or_default();
             for (role, base) in bases {
-                // Where the path is known for other methods, it is said which.
+                // For a known path, the answer lists its methods.
                 let here = item.as_object().unwrap().keys().filter(|method| {
                     api.servers(template, method)
                         .is_some_and(|servers| servers.iter().any(|one| one == role))

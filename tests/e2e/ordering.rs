@@ -1,4 +1,4 @@
-//! Old never beats new: whatever the order of delivery, the same row is left.
+//! Event order: any order of delivery ends in the same row.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn delivery_order_does_not_change_the_final_row(kind: DatabaseKind) {
         sender.announce(&format!("room_{n}"), &json!({})).await.expect(202, "accepted");
         stack.status(&format!("room_{n}"), "ready", WAIT_LIMIT).await;
     }
-    // After the announcements, which are events of the sessions, too.
+    // Later than the announcements, which are events of the sessions as well.
     let at = now_ms() + 1_000;
     let kinds = ["active", "idle", "disconnected"];
     for step in 0..3 {
@@ -30,7 +30,8 @@ async fn delivery_order_does_not_change_the_final_row(kind: DatabaseKind) {
             let body = mux_event(&id, kinds[which], Some(&format!("room_{n}")), "ls", ms);
             sender.mux(&body).await.expect(202, "accepted");
         }
-        // Each step is processed before the next one is sent, so that delivery really has this order.
+        // Each event is processed before the next one is sent, so that the order of delivery is
+        // exact.
         stack.wait_until_drained(WAIT_LIMIT).await;
     }
     let mut rows = Vec::new();
@@ -55,10 +56,10 @@ async fn delivery_order_does_not_change_the_final_row(kind: DatabaseKind) {
         .database
         .rows("SELECT action FROM webhook_events WHERE event_id = 'event_5_0'", &[])
         .await;
-    assert_eq!(actions, [json!({"action": "stale_ignored"})], "what came last and was oldest");
+    assert_eq!(actions, [json!({"action": "stale_ignored"})], "the oldest event arrived last");
 }
 
-/// All events of many rooms at once, from all sides, to two workers.
+/// Sends all events of many rooms concurrently to two workers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shuffled_burst_ends_in_the_newest_state() {
     const ROOMS: usize = 40;
@@ -70,7 +71,7 @@ async fn shuffled_burst_ends_in_the_newest_state() {
     let mut sends = tokio::task::JoinSet::new();
     for step in 0..6_usize {
         for n in 0..ROOMS {
-            // A different order in every room.
+            // Another order for each room.
             let which = (step * 5 + n * 7) % 6;
             let kind = [
                 "active",

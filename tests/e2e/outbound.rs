@@ -1,5 +1,5 @@
-//! Outbound: what was processed reaches those who subscribed, signed, once per event where nothing was killed; and no
-//! destination is anybody else's trouble.
+//! Outbound deliveries: subscribed destinations get processed events, signed, and once per event
+//! unless a process was killed. A failing destination does not affect the others.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn film(number: usize) -> Value {
     content_event("content_added", &format!("film-{number}"), "A film", now_ms())
 }
 
-async fn has(destination: &Downstream, deliveries: usize, within: Duration) {
+async fn wait_for_deliveries(destination: &Downstream, deliveries: usize, within: Duration) {
     poll::until(&format!("{deliveries} deliveries"), within, async || {
         let seen = destination.deliveries();
         if seen == deliveries { Ok(()) } else { Err(format!("{seen} deliveries")) }
@@ -42,8 +42,8 @@ async fn has(destination: &Downstream, deliveries: usize, within: Duration) {
     .await;
 }
 
-/// What is left in a destination's queue.
-async fn waiting(stack: &Stack, destination: &str) -> usize {
+/// Number of deliveries in a destination's queue.
+async fn queue_length(stack: &Stack, destination: &str) -> usize {
     stack.redis.command(&["XLEN", &format!("webhooks:outgoing:{destination}")]).await
 }
 
@@ -53,7 +53,8 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// As after a worker that was killed when it had put a delivery up, and not yet let go of what it came from.
+/// Simulates a worker killed after it enqueued a delivery and before it acknowledged the outbox
+/// entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delivery_enqueued_twice_is_sent_once() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
@@ -89,15 +90,15 @@ async fn delivery_enqueued_twice_is_sent_once() {
     let left = async || stack.redis.command::<usize>(&["XLEN", "webhooks:outbox:acme"]).await;
     for _ in 0..2 {
         let _: String = stack.redis.command(&words).await;
-        poll::until("it is moved on", WAIT_LIMIT, async || match left().await {
+        poll::until("the delivery is in the queue", WAIT_LIMIT, async || match left().await {
             0 => Ok(()),
             left => Err(left),
         })
         .await;
-        has(&receiver, 1, WAIT_LIMIT).await;
+        wait_for_deliveries(&receiver, 1, WAIT_LIMIT).await;
     }
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
-    poll::until("what came later is there", WAIT_LIMIT, async || {
+    poll::until("the later delivery arrives", WAIT_LIMIT, async || {
         let seen = receiver.received();
         if seen.values().any(|attempts| attempts[0].json()["event_id"] != "e") {
             Ok(())
@@ -128,7 +129,7 @@ async fn processed_event_is_sent_signed_with_its_result(kind: DatabaseKind) {
     let event = mux_event("evt_1", "active", Some("room-1"), "ls-1", now_ms());
     stack.sender().mux(&event).await.expect(202, "accepted");
     stack.status("room-1", "live", WAIT_LIMIT).await;
-    has(&receiver, 1, WAIT_LIMIT).await;
+    wait_for_deliveries(&receiver, 1, WAIT_LIMIT).await;
 
     let received = receiver.received();
     let (id, attempts) = received.first_key_value().unwrap();
@@ -166,7 +167,7 @@ async fn processed_event_is_sent_signed_with_its_result(kind: DatabaseKind) {
     let expected = format!("v1,{}", STANDARD.encode(hmac(SECRET.as_bytes(), &signed)));
     assert_eq!(header("webhook-signature"), expected);
 
-    // The same event again is neither processed nor sent.
+    // A duplicate is neither processed nor sent.
     stack.sender().mux(&event).await.expect(200, "duplicate");
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(receiver.deliveries(), 1);
@@ -177,7 +178,8 @@ async fn deliveries_are_only_processed_events_of_chosen_types() {
     let (jobs, all) =
         (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let file = format!(
-        "[destinations.removals]\nurl = \"{}\"\nevents = [\"*_removed\"]\nallow_private = \"127.0.0.1\"\n",
+        "[destinations.removals]\nurl = \"{}\"\nevents = [\"*_removed\"]\n\
+        allow_private = \"127.0.0.1\"\n",
         jobs.url()
     );
     let stack = builder(&[&all]).platforms(&file).start().await;
@@ -188,11 +190,12 @@ async fn deliveries_are_only_processed_events_of_chosen_types() {
             .await
             .expect(202, "accepted");
     }
-    // Missing its content id where the definition's schema does not ask for one: a dead letter.
+    // Without a content id, which the schema of the definition does not require, the event becomes
+    // a dead letter.
     let bad = json!({"event_type": "content_added", "payload": {}});
     stack.sender().acme(&bad).await.expect(202, "accepted");
-    has(&all, 3, WAIT_LIMIT).await;
-    has(&jobs, 1, WAIT_LIMIT).await;
+    wait_for_deliveries(&all, 3, WAIT_LIMIT).await;
+    wait_for_deliveries(&jobs, 1, WAIT_LIMIT).await;
     let received = jobs.received();
     assert_eq!(received.first_key_value().unwrap().1[0].json()["event"], "content_removed");
     assert_eq!(stack.dead("acme").await, 1);
@@ -208,7 +211,7 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
     );
     let stack = builder(&[&second, &never]).start().await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    has(&second, 1, WAIT_LIMIT).await;
+    wait_for_deliveries(&second, 1, WAIT_LIMIT).await;
     poll::until("a second attempt", WAIT_LIMIT, async || {
         let attempts: usize = second.received().values().map(Vec::len).sum();
         if attempts == 2 { Ok(()) } else { Err(attempts) }
@@ -245,7 +248,7 @@ async fn failed_delivery_is_retried_dead_lettered_and_replayed() {
         log.contains("Webhook delivery failed (attempt 1/4): webhook_1 - status 500. Retrying in"),
         "{log}"
     );
-    assert!(!log.contains("not yet"), "what a destination answers may hold what it was sent");
+    assert!(!log.contains("not yet"), "the answer of a destination may repeat the body");
     assert!(log.contains("Webhook delivery failed after 4 attempts: status 500"), "{log}");
     assert!(log.contains("Webhook delivered successfully: webhook_1 ("), "{log}");
     assert!(!log.contains("/hook"), "a destination's path may be a secret");
@@ -276,7 +279,7 @@ async fn retry_after_is_obeyed_and_permanent_refusals_are_final() {
         .await;
     }
     assert_eq!(refusing.received().values().map(Vec::len).sum::<usize>(), 1);
-    // After a 410 nothing more is sent there.
+    // After a 410, nothing more is sent to the URL.
     stack.sender().netflix(&film(2)).await.expect(202, "accepted");
     poll::until("another dead letter", WAIT_LIMIT, async || {
         match stack.dead("out:webhook_3").await {
@@ -315,19 +318,21 @@ async fn destination_rate_limit_holds_across_workers() {
     for number in 0..25 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    has(&receiver, 25, WAIT_LIMIT).await;
+    wait_for_deliveries(&receiver, 25, WAIT_LIMIT).await;
     let mut times: Vec<Duration> =
         receiver.received().values().map(|attempts| attempts[0].at).collect();
     times.sort_unstable();
-    // Ten at once, then one every 200 ms: the 25th not before 3 s after the first. A little less for clocks and queues.
+    // A burst of ten, then one every 200 ms: the 25th comes at least 3 s after the first. 100 ms
+    // are left for clocks and queues.
     assert!(times[24] - times[0] >= Duration::from_millis(2_900), "{times:?}");
     assert!(receiver.received().values().all(|attempts| attempts.len() == 1));
     let logs: String = stack.workers.iter().map(|worker| worker.process.log()).collect();
     assert!(logs.contains("Rate limit exceeded for webhook webhook_1: 11/10"), "{logs}");
 }
 
-/// Four destinations, one of them dead for a while; the fast one and the session database keep their pace.
-/// `OUTBOUND_EVENTS` sets how many events: 10,000 take some minutes.
+/// Runs four destinations, one of which fails completely for a while. The fast destination and the
+/// session database keep their pace. `OUTBOUND_EVENTS` sets the number of events: 10,000 take some
+/// minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_failing_and_dead_destinations_delay_no_other() {
     let events = std::env::var("OUTBOUND_EVENTS").map_or(2_000, |text| text.parse().unwrap());
@@ -340,9 +345,10 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
         .redis(RedisOptions::fast())
         .ingress_env("RUST_LOG", "warn")
         .worker_env("RUST_LOG", "warn")
-        // So that none of the failing one's deliveries runs out of attempts by chance.
+        // No delivery to the failing destination may run out of attempts by chance.
         .worker_env("WEBHOOK_MAX_RETRIES", "30")
-        // So that the unluckiest one does not wait for 30 s between its last attempts.
+        // Bounds the delay of the unluckiest delivery, which would otherwise wait 30 s between its
+        // last attempts.
         .worker_env("WEBHOOK_MAX_RETRY_DELAY", "2000")
         .workers(2)
         .start()
@@ -362,24 +368,25 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     while sent.join_next().await.is_some() {}
     stack.wait_until_drained(patience).await;
     let settled = begun.elapsed();
-    has(&fast, events, patience).await;
+    wait_for_deliveries(&fast, events, patience).await;
     let delivered = begun.elapsed();
-    // At two seconds each, 32 at a time, all of them would take longer: nobody waited for that.
+    // Shorter than all slow deliveries take at two seconds each, 32 at a time. The fast one did not
+    // wait for them.
     let slowest = Duration::from_secs(2) * u32::try_from(events / 32).unwrap();
     assert!(settled < slowest && delivered < slowest, "{settled:?}, {delivered:?}, {slowest:?}");
     eprintln!(
         "{events} events: settled after {settled:?}, all at the fast one after {delivered:?}"
     );
-    assert!(slow.deliveries() < events, "the slow one is still at it");
+    assert!(slow.deliveries() < events, "the slow destination has finished");
 
     dead.listen();
-    has(&dead, events, patience).await;
+    wait_for_deliveries(&dead, events, patience).await;
     slow.set_behavior(ReceiverBehavior::Accept);
-    has(&slow, events, patience).await;
+    wait_for_deliveries(&slow, events, patience).await;
     poll::until("every queue is empty", patience, async || {
         let mut left = Vec::new();
         for destination in ["webhook_1", "webhook_2", "webhook_3", "webhook_4"] {
-            left.push(waiting(&stack, destination).await);
+            left.push(queue_length(&stack, destination).await);
         }
         if left.iter().all(|left| *left == 0) { Ok(()) } else { Err(format!("{left:?}")) }
     })
@@ -387,7 +394,7 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     for destination in ["webhook_1", "webhook_2", "webhook_3", "webhook_4"] {
         assert_eq!(stack.dead(&format!("out:{destination}")).await, 0, "{destination}");
     }
-    // Nothing was killed: each delivery was confirmed once.
+    // No process was killed, so each delivery is confirmed once.
     for (name, receiver) in
         [("fast", &fast), ("slow", &slow), ("failing", &failing), ("dead", &dead)]
     {
@@ -402,7 +409,7 @@ async fn slow_failing_and_dead_destinations_delay_no_other() {
     }
 }
 
-/// Workers are killed in the middle of it: everything arrives at least once, under one id per event.
+/// Kills workers during deliveries. Each event arrives at least once, under one id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_workers_lose_no_delivery() {
     const EVENTS: usize = 400;
@@ -417,7 +424,7 @@ async fn killed_workers_lose_no_delivery() {
             stack.spawn_worker();
         }
     }
-    has(&receiver, EVENTS, Duration::from_secs(60)).await;
+    wait_for_deliveries(&receiver, EVENTS, Duration::from_secs(60)).await;
     let events: std::collections::BTreeSet<String> = receiver
         .received()
         .values()

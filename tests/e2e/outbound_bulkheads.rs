@@ -1,5 +1,5 @@
-//! What goes wrong with one destination, or with one platform's outbox, stays there: others get theirs, events are
-//! accepted, and what was promised to be sent is sent.
+//! Failures of one destination or one platform's outbox stay isolated. Other destinations get their
+//! deliveries, events are accepted, and no promised delivery is lost.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, event};
 
 const SECRET: &str = "bulkhead-secret-51d0";
 
-fn terms() -> StackBuilder {
+fn delivery_settings() -> StackBuilder {
     Stack::builder()
         .env("WEBHOOK_SECRET_KEY", SECRET)
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
@@ -26,14 +26,14 @@ fn terms() -> StackBuilder {
 
 fn sending_to(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
-    terms().env("WEBHOOK_URLS", &urls.join(","))
+    delivery_settings().env("WEBHOOK_URLS", &urls.join(","))
 }
 
 fn film(number: usize) -> Value {
     content_event("content_added", &format!("film-{number}"), "A film", now_ms())
 }
 
-async fn has(destination: &Downstream, deliveries: usize, within: Duration) {
+async fn wait_for_deliveries(destination: &Downstream, deliveries: usize, within: Duration) {
     poll::until(&format!("{deliveries} deliveries"), within, async || {
         match destination.confirmed().len() {
             seen if seen == deliveries => Ok(()),
@@ -47,17 +47,17 @@ async fn length(stack: &Stack, key: &str) -> usize {
     stack.redis.command(&["XLEN", key]).await
 }
 
-async fn record_of(stack: &Stack, platform: &str) -> Option<String> {
+async fn registration_record(stack: &Stack, platform: &str) -> Option<String> {
     stack.redis.command(&["HGET", "webhooks:registrations", platform]).await
 }
 
-/// What was accepted before a platform was removed is processed, and reaches the platform's destination, signed as ever,
-/// though that is away for longer than the platform takes to drain.
+/// Events accepted before the removal of a platform are processed and delivered to its destination
+/// with a signature, although the destination is unavailable for longer than the drain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn removed_platform_still_delivers_its_accepted_events() {
     const EVENTS: usize = 25;
     let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
-    let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let stack = delivery_settings().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     sender
         .registered(&json!({"platform": "shop", "secret": "a-former-secret", "url": absent.url()}))
@@ -76,11 +76,16 @@ async fn removed_platform_still_delivers_its_accepted_events() {
         "{}",
         removed.text
     );
-    let record: Value = serde_json::from_str(&record_of(&stack, "shop").await.unwrap()).unwrap();
-    assert_eq!(record["secrets"].as_array().map(Vec::len), Some(1), "the one that signs");
-    // Longer than the least time of draining.
+    let record: Value =
+        serde_json::from_str(&registration_record(&stack, "shop").await.unwrap()).unwrap();
+    assert_eq!(
+        record["secrets"].as_array().map(Vec::len),
+        Some(1),
+        "only the signing secret is kept"
+    );
+    // Longer than the shortest drain.
     poll::throughout("its record is there", Duration::from_secs(13), async || {
-        record_of(&stack, "shop").await.map(drop).ok_or("it is gone")
+        registration_record(&stack, "shop").await.map(drop).ok_or("the record is missing")
     })
     .await;
     assert_eq!(
@@ -88,14 +93,14 @@ async fn removed_platform_still_delivers_its_accepted_events() {
         "E_WEBHOOK_UNSUPPORTED_PLATFORM"
     );
     absent.listen();
-    // The circuit lets probes through after up to half a minute.
-    has(&absent, EVENTS, Duration::from_secs(50)).await;
+    // The circuit breaker permits a probe after at most half a minute.
+    wait_for_deliveries(&absent, EVENTS, Duration::from_secs(50)).await;
     for received in absent.received().values().flatten() {
         let expected = format!("sha256={}", tests::sign::hmac_sha256_hex(SECRET, &received.body));
         assert_eq!(received.headers["x-tributary-signature"], expected);
     }
     poll::until("its record is removed", WAIT_LIMIT, async || {
-        match record_of(&stack, "shop").await {
+        match registration_record(&stack, "shop").await {
             None => Ok(()),
             Some(_) => Err("still there"),
         }
@@ -106,8 +111,8 @@ async fn removed_platform_still_delivers_its_accepted_events() {
     assert!(!log.contains("its secret cannot be opened"), "{log}");
 }
 
-/// Somebody's key where a destination's queue should be, or a platform's outbox: everything else goes on, and once it is
-/// removed nothing is missing.
+/// A key of the wrong type blocks a destination's queue or a platform's outbox. Everything else
+/// continues, and no delivery is missing after its removal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_key_delays_no_other_destination_or_platform() {
     let (first, second) =
@@ -122,32 +127,30 @@ async fn damaged_key_delays_no_other_destination_or_platform() {
     for number in 0..5 {
         sender.acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&second, 5, WAIT_LIMIT).await;
-    poll::until(
-        "what the first cannot be queued is a dead letter",
-        WAIT_LIMIT,
-        async || match stack.dead("out:webhook_1").await {
+    wait_for_deliveries(&second, 5, WAIT_LIMIT).await;
+    poll::until("overflow of the first queue is a dead letter", WAIT_LIMIT, async || {
+        match stack.dead("out:webhook_1").await {
             5 => Ok(()),
             other => Err(other),
-        },
-    )
+        }
+    })
     .await;
     assert_eq!(length(&stack, "webhooks:outbox:acme").await, 0);
     let (): () = stack.redis.command(&["DEL", "webhooks:outgoing:webhook_1"]).await;
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_1", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    has(&first, 5, WAIT_LIMIT).await;
+    wait_for_deliveries(&first, 5, WAIT_LIMIT).await;
 
     set("webhooks:outbox:mux").await;
     for number in 5..10 {
         sender.acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&first, 10, WAIT_LIMIT).await;
-    has(&second, 10, WAIT_LIMIT).await;
+    wait_for_deliveries(&first, 10, WAIT_LIMIT).await;
+    wait_for_deliveries(&second, 10, WAIT_LIMIT).await;
 }
 
-/// A dead destination's queue may grow as large as it likes, but not over what Redis needs for events: those are
-/// accepted, and reach the others, while what the dead one cannot be kept for it is counted.
+/// The queue of a dead destination may grow, but leaves Redis enough memory for events. Events are
+/// accepted and reach the other destinations. Deliveries that do not fit are counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_destination_does_not_fill_redis() {
     let (dead, kind) = (
@@ -167,7 +170,7 @@ async fn dead_destination_does_not_fill_redis() {
             stack.redis.command(&["HGET", "webhooks:state:out:webhook_1", "overflow"]).await;
         count.unwrap_or(0)
     };
-    // Twice what Redis has room for.
+    // Twice the memory of Redis.
     let until = Instant::now() + Duration::from_secs(180);
     while sent < 2_700 {
         let mut film = film(sent);
@@ -175,13 +178,13 @@ async fn dead_destination_does_not_fill_redis() {
         sender.acme(&film).await.expect(202, "accepted");
         sent += 1;
         if sent % 50 == 0 {
-            // What waits for a worker is the platform's own share.
+            // The backlog that waits for a worker belongs to the platform's own share.
             stack.wait_until_drained(WAIT_LIMIT).await;
         }
         assert!(Instant::now() < until, "{sent} sent");
     }
     stack.wait_until_drained(WAIT_LIMIT).await;
-    has(&kind, sent, WAIT_LIMIT).await;
+    wait_for_deliveries(&kind, sent, WAIT_LIMIT).await;
     assert!(overflowed().await > 0);
     let waiting = length(&stack, "webhooks:outgoing:webhook_1").await as u64;
     assert!(waiting > 100, "{waiting}");
@@ -189,7 +192,7 @@ async fn dead_destination_does_not_fill_redis() {
     stack.workers[0].process.wait_until_logged("takes more than its share", WAIT_LIMIT).await;
 }
 
-/// An entry that a later release has put into the outbox waits for a worker that can read it.
+/// An outbox entry of a later release waits for a worker that can read it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outbox_entry_of_a_later_release_waits_for_it() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
@@ -218,13 +221,16 @@ async fn outbox_entry_of_a_later_release_waits_for_it() {
         .wait_until_logged("an outbox entry of a later release", WAIT_LIMIT)
         .await;
     stack.sender().acme(&film(1)).await.expect(202, "accepted");
-    has(&receiver, 1, WAIT_LIMIT).await;
-    // Claimed again and again, and kept.
-    poll::throughout("it is there", Duration::from_secs(4), async || {
-        match length(&stack, "webhooks:outbox:acme").await {
-            1 => Ok(()),
-            other => Err(other),
-        }
+    wait_for_deliveries(&receiver, 1, WAIT_LIMIT).await;
+    // Workers claim the entry repeatedly and keep it.
+    poll::throughout("the entry is in the outbox", Duration::from_secs(4), async || match length(
+        &stack,
+        "webhooks:outbox:acme",
+    )
+    .await
+    {
+        1 => Ok(()),
+        other => Err(other),
     })
     .await;
 }

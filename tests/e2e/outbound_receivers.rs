@@ -1,4 +1,4 @@
-//! Receivers as they are: busy, in the middle of a deploy, moved, changing their secret.
+//! Receivers in practice: busy, being deployed, moved, or rotating their secret.
 
 use std::time::Duration;
 
@@ -20,20 +20,20 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 const NEW: &str = "outbound-receivers-new-91fe";
 const OLD: &str = "outbound-receivers-old-2c07";
 
-fn terms(builder: StackBuilder) -> StackBuilder {
+fn delivery_settings(builder: StackBuilder) -> StackBuilder {
     builder.env("WEBHOOK_SECRET_KEY", NEW).env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
 }
 
 fn sending_to(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
-    terms(Stack::builder()).env("WEBHOOK_URLS", &urls.join(","))
+    delivery_settings(Stack::builder()).env("WEBHOOK_URLS", &urls.join(","))
 }
 
 fn film(number: usize) -> Value {
     content_event("content_added", &format!("film-{number}"), "A film", now_ms())
 }
 
-async fn has(receiver: &Downstream, deliveries: usize, within: Duration) {
+async fn wait_for_deliveries(receiver: &Downstream, deliveries: usize, within: Duration) {
     let confirmed = || receiver.confirmed().values().filter(|times| **times > 0).count();
     poll::until(&format!("{deliveries} deliveries"), within, async || match confirmed() {
         seen if seen == deliveries => Ok(()),
@@ -52,7 +52,8 @@ async fn dead_letter(stack: &Stack, platform: &str, within: Duration) -> Value {
     serde_json::from_str(shown.stdout.lines().next().unwrap()).unwrap()
 }
 
-/// Thirty a minute, with a second for a minute: the limits are the default ones but for that.
+/// A receiver that takes thirty deliveries a minute, with a minute shortened to a second. All other
+/// limits have their defaults.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_receiver_gets_everything_without_a_dead_letter() {
     const EVENTS: usize = 250;
@@ -63,7 +64,7 @@ async fn busy_receiver_gets_everything_without_a_dead_letter() {
     for number in 0..EVENTS {
         sender.acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&receiver, EVENTS, Duration::from_secs(120)).await;
+    wait_for_deliveries(&receiver, EVENTS, Duration::from_secs(120)).await;
     assert_eq!(stack.dead("out:webhook_1").await, 0);
     let received = receiver.received();
     let refused: usize = received.values().flatten().filter(|one| one.status == 429).count();
@@ -74,7 +75,7 @@ async fn busy_receiver_gets_everything_without_a_dead_letter() {
     assert!(!logs.contains("Webhook delivery failed"), "no attempt is spent");
 }
 
-/// While one answer asks for a pause, nothing else is sent either, by any worker.
+/// A busy answer pauses the destination for all workers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_answer_holds_the_destination_for_all_workers() {
     let (receiver, other) = (
@@ -83,13 +84,13 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     );
     let stack = sending_to(&[&receiver, &other]).workers(2).start().await;
     stack.sender().acme(&film(0)).await.expect(202, "accepted");
-    poll::until("it is busy", WAIT_LIMIT, async || {
+    poll::until("the destination is busy", WAIT_LIMIT, async || {
         let held: Option<String> =
             stack.redis.command(&["HGET", "webhooks:state:out:webhook_1", "busy_until"]).await;
         held.map(drop).ok_or("not yet")
     })
     .await;
-    // As if it had asked for half an hour.
+    // As if the receiver had asked for half an hour.
     let until = (now_ms() + 1_800_000).to_string();
     let (): () =
         stack.redis.command(&["HSET", "webhooks:state:out:webhook_1", "busy_until", &until]).await;
@@ -105,16 +106,16 @@ async fn busy_answer_holds_the_destination_for_all_workers() {
     for number in 1..=20 {
         stack.sender().acme(&film(number)).await.expect(202, "accepted");
     }
-    has(&other, 21, WAIT_LIMIT).await;
+    wait_for_deliveries(&other, 21, WAIT_LIMIT).await;
     assert_eq!(receiver.received().values().map(Vec::len).sum::<usize>(), before);
     let shown = stack.sender().admin(Method::GET, "/api/webhooks/status", &Value::Null).await.json;
     assert!(shown["destinations"][0]["busy_until"].is_string(), "{shown}");
     assert!(shown["destinations"][1]["busy_until"].is_null(), "{shown}");
-    // An operator may end it.
+    // An operator can end the pause.
     let path = "/api/webhooks/destinations/webhook_1";
     let answer = stack.sender().admin(Method::PATCH, path, &json!({"paused": false})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    has(&receiver, 21, WAIT_LIMIT).await;
+    wait_for_deliveries(&receiver, 21, WAIT_LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -122,7 +123,7 @@ async fn busy_answers_for_a_day_spend_attempts_again() {
     let receiver = Downstream::start(ReceiverBehavior::Always(429));
     let stack = sending_to(&[&receiver]).start().await;
     let since = (now_ms() - 25 * 3_600_000).to_string();
-    // The run of busy answers goes on: its last pause ended just now.
+    // The series of busy answers continues: its last pause has just ended.
     let until = (now_ms() - 1_000).to_string();
     let state = ["busy_since", &since, "busy_until", &until];
     let words = [&["HSET", "webhooks:state:out:webhook_1"][..], &state].concat();
@@ -148,13 +149,13 @@ async fn receiver_deploy_costs_no_dead_letter() {
     let letter = dead_letter(&stack, "out:webhook_3", WAIT_LIMIT).await;
     let target = "status 301: redirect to https://moved.example/new/…; redirects are not followed";
     assert_eq!((&letter["error"], &letter["attempts"]), (&json!(target), &json!(1)), "{letter}");
-    has(&deploying, 1, Duration::from_secs(60)).await;
+    wait_for_deliveries(&deploying, 1, Duration::from_secs(60)).await;
     let statuses = |receiver: &Downstream| -> Vec<u16> {
         receiver.received().values().flatten().map(|one| one.status).collect()
     };
     let seen = statuses(&deploying);
     assert!(seen.contains(&404) && seen.ends_with(&[200]), "{seen:?}");
-    // A 404 that stays is final within about a minute, after a few attempts.
+    // A persistent 404 is final after about a minute and a few attempts.
     let letter = dead_letter(&stack, "out:webhook_2", Duration::from_secs(90)).await;
     assert_eq!(
         (&letter["error_code"], &letter["attempts"]),
@@ -198,13 +199,16 @@ fn is_signed_with(one: &ReceivedRequest, newest: &str, previous: Option<&str>) -
 async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
     let (receiver, listed) =
         (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
-    let stack = terms(builder_with_key())
+    let stack = delivery_settings(builder_with_key())
         .env("WEBHOOK_URLS", &listed.url())
         .env("WEBHOOK_SECRET_KEY_PREVIOUS", OLD)
         .start()
         .await;
     let sender = stack.sender();
-    let registered = |secret: &str, old: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url(), "old_secret_expires_in": old});
+    let registered = |secret: &str, old: &str| {
+        json!({"platform": "shop", "secret": secret,
+        "url": receiver.url(), "old_secret_expires_in": old})
+    };
     let signed = async |newest: &str, previous: Option<&str>| {
         poll::until("a delivery with these signatures", WAIT_LIMIT, async || {
             accepted(&sender, &event("shop", newest), PROPAGATION_LIMIT).await;
@@ -218,9 +222,9 @@ async fn rotation_signs_with_both_secrets_while_the_old_is_valid() {
     signed(OLD, None).await;
     sender.registered(&registered(NEW, "8s")).await;
     signed(NEW, Some(OLD)).await;
-    // The old one ends by itself.
+    // The old secret expires by itself.
     signed(NEW, None).await;
-    has(&listed, listed.deliveries(), WAIT_LIMIT).await;
+    wait_for_deliveries(&listed, listed.deliveries(), WAIT_LIMIT).await;
     let all = listed.received();
     assert!(all.values().flatten().all(|one| is_signed_with(one, NEW, Some(OLD))), "{all:?}");
 }

@@ -1,5 +1,5 @@
-//! What operators ask of outbound: a test of a URL, an event by hand, how destinations fare, holding one back; and
-//! destinations of registered platforms.
+//! Outbound admin routes: test a URL, trigger an event, show the state of destinations, pause one.
+//! Also destinations of registered platforms.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 const SECRET: &str = "outbound-secret-77aa";
 const REGISTERED: &str = "registered-outbound-secret-1";
 
-fn terms(builder: StackBuilder) -> StackBuilder {
+fn delivery_settings(builder: StackBuilder) -> StackBuilder {
     builder
         .env("WEBHOOK_SECRET_KEY", SECRET)
         .env("WEBHOOK_SOURCE", "StreamGank")
@@ -31,14 +31,14 @@ fn terms(builder: StackBuilder) -> StackBuilder {
 
 fn sending_to(urls: &[&Downstream]) -> StackBuilder {
     let urls: Vec<String> = urls.iter().map(|one| one.url()).collect();
-    terms(Stack::builder()).env("WEBHOOK_URLS", &urls.join(","))
+    delivery_settings(Stack::builder()).env("WEBHOOK_URLS", &urls.join(","))
 }
 
 fn film(number: usize) -> Value {
     content_event("content_added", &format!("film-{number}"), "A film", now_ms())
 }
 
-async fn has(destination: &Downstream, deliveries: usize) {
+async fn wait_for_deliveries(destination: &Downstream, deliveries: usize) {
     poll::until(&format!("{deliveries} deliveries"), WAIT_LIMIT, async || {
         let seen = destination.deliveries();
         if seen == deliveries { Ok(()) } else { Err(format!("{seen} deliveries")) }
@@ -46,7 +46,7 @@ async fn has(destination: &Downstream, deliveries: usize) {
     .await;
 }
 
-async fn tried(stack: &Stack, url: &str) -> HttpAnswer {
+async fn test_url(stack: &Stack, url: &str) -> HttpAnswer {
     let answer =
         stack.sender().admin(Method::POST, "/api/webhooks/test", &json!({"url": url})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -63,13 +63,13 @@ async fn status(stack: &Stack, name: &str) -> Value {
         .unwrap_or_else(|| panic!("no {name}: {}", answer.text))
 }
 
-async fn hold(stack: &Stack, name: &str, paused: bool) -> HttpAnswer {
+async fn set_paused(stack: &Stack, name: &str, paused: bool) -> HttpAnswer {
     let path = format!("/api/webhooks/destinations/{name}");
     stack.sender().admin(Method::PATCH, &path, &json!({"paused": paused})).await
 }
 
-/// Waits until workers must have seen what was set: they look twice a second.
-async fn shows(stack: &Stack, worker: usize, text: &str) {
+/// Waits until the worker logs `text`. Workers poll for changes twice a second.
+async fn wait_for_log(stack: &Stack, worker: usize, text: &str) {
     stack.workers[worker].process.wait_until_logged(text, WAIT_LIMIT).await;
 }
 
@@ -93,18 +93,19 @@ async fn destination_test_reports_the_documented_outcomes() {
         Downstream::start(ReceiverBehavior::Always(404)),
         Downstream::start(ReceiverBehavior::Slow(Duration::from_secs(30))),
     );
-    let stack = terms(Stack::builder())
+    let stack = delivery_settings(Stack::builder())
         .workers(0)
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.1")
         .env("WEBHOOK_TIMEOUT", "1000")
         .start()
         .await;
 
-    let reached = tried(&stack, &kind.url()).await;
+    let reached = test_url(&stack, &kind.url()).await;
     let duration = &reached.json["test_result"]["duration"];
     assert!(duration.as_u64().is_some(), "{}", reached.text);
     let expected = json!({
-        "success": true, "status": 200, "duration": duration, "url": kind.url(), "message": "Webhook endpoint is reachable",
+        "success": true, "status": 200, "duration": duration, "url": kind.url(),
+        "message": "Webhook endpoint is reachable",
     });
     assert_eq!(reached.json, json!({"success": true, "test_result": expected}));
     let received = kind.received();
@@ -113,14 +114,14 @@ async fn destination_test_reports_the_documented_outcomes() {
     let signature = format!("sha256={}", sign::hmac_sha256_hex(SECRET, &sent.body));
     assert_eq!(sent.headers["x-streamgank-signature"], signature);
 
-    let answered = tried(&stack, &refusing.url()).await;
+    let answered = test_url(&stack, &refusing.url()).await;
     let result = &answered.json["test_result"];
     assert_eq!((&result["success"], &result["status"]), (&json!(false), &json!(404)));
     assert_eq!(result["message"], "Webhook endpoint answered with status 404");
     assert_eq!(result.get("error"), None, "there was an answer");
 
     let nobody = format!("http://127.0.0.1:{}/hook", ports::free());
-    // A label that no name server can be asked for, so that no request leaves this host.
+    // The label is too long for DNS, so that no query leaves this host.
     let unknown = format!("http://{}.invalid/webhook", "a".repeat(64));
     let no_tls = kind.url().replace("http://", "https://");
     for (url, error, message) in [
@@ -132,15 +133,16 @@ async fn destination_test_reports_the_documented_outcomes() {
         ("http://[::ffff:127.0.0.3]/", "EBLOCKED", "its address is not public"),
         ("http://[::1]/", "EBLOCKED", "its address is not public"),
     ] {
-        let answer = tried(&stack, url).await;
-        let told = answer.json["test_result"]["message"].clone();
+        let answer = test_url(&stack, url).await;
+        let message_shown = answer.json["test_result"]["message"].clone();
         assert!(
-            told.as_str().is_some_and(|told| told.starts_with(message)),
+            message_shown.as_str().is_some_and(|message_shown| message_shown.starts_with(message)),
             "{url}: {}",
             answer.text
         );
         let expected = json!({
-            "success": false, "status": 0, "duration": 0, "url": url, "message": told, "error": error,
+            "success": false, "status": 0, "duration": 0, "url": url, "message": message_shown,
+            "error": error,
         });
         assert_eq!(answer.json["test_result"], expected, "{}", answer.text);
     }
@@ -163,13 +165,15 @@ async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
         Downstream::start(ReceiverBehavior::Accept),
     );
     let file = format!(
-        "[destinations.jobs]\nurl = \"{}\"\nevents = [\"job.*\"]\n[destinations.films]\nurl = \"{}\"\nevents = [\"content_*\"]\n",
+        "[destinations.jobs]\nurl = \"{}\"\nevents = [\"job.*\"]\n[destinations.films]\n\
+        url = \"{}\"\nevents = [\"content_*\"]\n",
         jobs.url(),
         films.url()
     );
     let stack = sending_to(&[&all]).platforms(&file).start().await;
-    let given = json!({"event": "job.completed", "data": {"job_id": "test_job_123", "10": 0.5, "9": 1, "name": "é"}});
-    let answer = stack.sender().admin(Method::POST, "/api/webhooks/trigger", &given).await;
+    let triggered = json!({"event": "job.completed", "data": {"job_id": "test_job_123", "10": 0.5,
+        "9": 1, "name": "é"}});
+    let answer = stack.sender().admin(Method::POST, "/api/webhooks/trigger", &triggered).await;
     assert_eq!(answer.status, 202, "{}", answer.text);
     let deliveries = answer.json["deliveries"].as_array().unwrap();
     let names: Vec<&str> =
@@ -177,12 +181,12 @@ async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
     assert_eq!(names, ["jobs", "webhook_1"], "{}", answer.text);
     for (one, receiver) in deliveries.iter().zip([&jobs, &all]) {
         assert_eq!(one["status"], "queued");
-        has(receiver, 1).await;
+        wait_for_deliveries(receiver, 1).await;
         let received = receiver.received();
         let (id, seen) = received.first_key_value().unwrap();
         assert_eq!(json!(id), one["delivery_id"]);
         let body = seen[0].json();
-        assert_eq!((&body["event"], &body["data"]), (&json!("job.completed"), &given["data"]));
+        assert_eq!((&body["event"], &body["data"]), (&json!("job.completed"), &triggered["data"]));
         assert_eq!((&body["webhook_id"], &body["result"]), (&one["destination"], &Value::Null));
     }
     assert_eq!(films.deliveries(), 0);
@@ -191,7 +195,7 @@ async fn triggered_event_reaches_subscribers_under_the_returned_ids() {
     assert_eq!(
         stack_answer.json["deliveries"].as_array().map(Vec::len),
         Some(1),
-        "webhook_1 gets all"
+        "webhook_1 gets every event"
     );
 }
 
@@ -238,10 +242,10 @@ async fn destination_status_shows_each_destination() {
         if seen["circuit"] == "closed" && seen["depth"] == 0 { Ok(()) } else { Err(seen) }
     })
     .await;
-    has(&kind, 11).await;
+    wait_for_deliveries(&kind, 11).await;
 }
 
-/// What a worker noted that is gone is not shown for ever.
+/// State of a worker that no longer exists is not shown forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
     let mut absent = Downstream::not_listening(ReceiverBehavior::Accept);
@@ -257,7 +261,7 @@ async fn circuit_opened_by_a_killed_worker_does_not_stay_open() {
     stack.workers.remove(0).process.kill();
     absent.listen();
     stack.add_worker().await;
-    has(&absent, 10).await;
+    wait_for_deliveries(&absent, 10).await;
     poll::until("its circuit is closed", WAIT_LIMIT, async || {
         let seen = status(&stack, "webhook_1").await;
         if seen["circuit"] == "closed" && seen["depth"] == 0 { Ok(()) } else { Err(seen) }
@@ -271,29 +275,29 @@ async fn paused_destination_neither_sends_nor_loses_deliveries() {
         (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
     let mut stack = sending_to(&[&held, &other]).start().await;
     stack.sender().netflix(&film(0)).await.expect(202, "accepted");
-    has(&held, 1).await;
-    let answer = hold(&stack, "webhook_1", true).await;
+    wait_for_deliveries(&held, 1).await;
+    let answer = set_paused(&stack, "webhook_1", true).await;
     assert_eq!((answer.status, &answer.json["paused"]), (200, &json!(true)), "{}", answer.text);
-    hold(&stack, "webhook_9", true).await.expect_error(404, "E_NOT_FOUND");
-    shows(&stack, 0, "destination paused; its deliveries are kept").await;
+    set_paused(&stack, "webhook_9", true).await.expect_error(404, "E_NOT_FOUND");
+    wait_for_log(&stack, 0, "destination paused; its deliveries are kept").await;
     for number in 1..=20 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
-    has(&other, 21).await;
+    wait_for_deliveries(&other, 21).await;
     assert_eq!(held.deliveries(), 1);
-    // A worker that starts meanwhile holds it back, too.
+    // A worker that starts now keeps the pause too.
     stack.workers.remove(0).process.kill();
     stack.add_worker().await;
     stack.sender().netflix(&film(21)).await.expect(202, "accepted");
-    has(&other, 22).await;
+    wait_for_deliveries(&other, 22).await;
     poll::throughout("nothing is sent", Duration::from_secs(2), async || match held.deliveries() {
         1 => Ok(()),
         seen => Err(seen),
     })
     .await;
     assert_eq!(status(&stack, "webhook_1").await["depth"], 21);
-    assert_eq!(hold(&stack, "webhook_1", false).await.json["paused"], false);
-    has(&held, 22).await;
+    assert_eq!(set_paused(&stack, "webhook_1", false).await.json["paused"], false);
+    wait_for_deliveries(&held, 22).await;
     assert!(held.confirmed().values().all(|times| *times == 1), "{:?}", held.confirmed());
 }
 
@@ -301,8 +305,10 @@ async fn paused_destination_neither_sends_nor_loses_deliveries() {
 async fn registered_url_gets_its_platforms_events_signed() {
     let (receiver, other) =
         (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
-    let mut stack = terms(builder_with_key()).redis(RedisOptions::durable()).start().await;
-    let registration = json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url(), "old_secret_expires_in": "1h"});
+    let mut stack =
+        delivery_settings(builder_with_key()).redis(RedisOptions::durable()).start().await;
+    let registration = json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url(),
+        "old_secret_expires_in": "1h"});
     let answer = stack.sender().registered(&registration).await;
     assert!(!answer.text.contains(REGISTERED), "{}", answer.text);
     stack
@@ -318,7 +324,7 @@ async fn registered_url_gets_its_platforms_events_signed() {
         one.headers["x-streamgank-signature"]
             == format!("sha256={}", sign::hmac_sha256_hex(secret, &one.body))
     };
-    // Sent before a worker knows of the destination, an event is processed and not forwarded.
+    // An event sent before a worker knows the destination would be processed and not forwarded.
     stack.workers[0].process.wait_until_logged("serving a registered platform", WAIT_LIMIT).await;
     poll::until("a delivery", WAIT_LIMIT, async || {
         accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
@@ -345,12 +351,13 @@ async fn registered_url_gets_its_platforms_events_signed() {
     .await;
 
     let new = "registered-outbound-secret-2";
-    let rotated = json!({"platform": "shop", "secret": new, "url": receiver.url(), "old_secret_expires_in": "1h"});
+    let rotated = json!({"platform": "shop", "secret": new, "url": receiver.url(),
+        "old_secret_expires_in": "1h"});
     stack.sender().registered(&rotated).await;
     poll::until("a delivery signed with the new secret", WAIT_LIMIT, async || {
         accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
         let last = receiver.deliveries() - 1;
-        if signed_with(last, new) { Ok(()) } else { Err("the old one still") }
+        if signed_with(last, new) { Ok(()) } else { Err("the old definition is used") }
     })
     .await;
     assert!(receiver.confirmed().values().all(|times| *times == 1), "{:?}", receiver.confirmed());
@@ -360,11 +367,12 @@ async fn registered_url_gets_its_platforms_events_signed() {
     }
 }
 
-/// The next definition of a destination must not take up what the last one is still sending.
+/// The new definition of a destination must not repeat deliveries that the old one is still
+/// sending.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_of_a_registration_sends_nothing_twice() {
     let receiver = Downstream::start(ReceiverBehavior::Slow(Duration::from_millis(1_500)));
-    let stack = terms(builder_with_key()).start().await;
+    let stack = delivery_settings(builder_with_key()).start().await;
     let registered =
         |secret: &str| json!({"platform": "shop", "secret": secret, "url": receiver.url()});
     stack.sender().registered(&registered(REGISTERED)).await;
@@ -389,19 +397,20 @@ async fn rotation_of_a_registration_sends_nothing_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_without_key_keeps_deliveries_and_reports_it() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
-    let mut stack = terms(Stack::builder()).ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let mut stack =
+        delivery_settings(Stack::builder()).ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
     stack
         .sender()
         .registered(&json!({"platform": "shop", "secret": REGISTERED, "url": receiver.url()}))
         .await;
-    shows(
+    wait_for_log(
         &stack,
         0,
         "its secret cannot be opened with this process's SECRETS_KEY; its deliveries are kept",
     )
     .await;
     let id = accepted(&stack.sender(), &event("shop", REGISTERED), PROPAGATION_LIMIT).await;
-    poll::until("it is queued", WAIT_LIMIT, async || {
+    poll::until("the delivery is queued", WAIT_LIMIT, async || {
         let depth = status(&stack, "platform_shop").await["depth"].clone();
         if depth == 1 { Ok(()) } else { Err(depth) }
     })
@@ -411,13 +420,13 @@ async fn worker_without_key_keeps_deliveries_and_reports_it() {
     let process = program.env("SECRETS_KEY", SECRETS_KEY).env("WORKER_NAME", "keyed").spawn();
     stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[1].ready(WAIT_LIMIT).await;
-    has(&receiver, 1).await;
+    wait_for_deliveries(&receiver, 1).await;
     assert_eq!(receiver.received().into_values().next().unwrap()[0].json()["event_id"], json!(id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forwarding_loop_between_two_systems_ends() {
-    let mut stack = terms(Stack::builder())
+    let mut stack = delivery_settings(Stack::builder())
         .ingress_env("STREAMGANK_WEBHOOK_SECRET", SECRET)
         .worker_env("WEBHOOK_EVENTS", "job.*")
         .workers(0)
@@ -428,13 +437,14 @@ async fn forwarding_loop_between_two_systems_ends() {
     let process = program.env("WEBHOOK_URLS", hook).spawn();
     stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
     stack.workers[0].ready(WAIT_LIMIT).await;
-    let job = json!({"event": "job.completed", "data": {"job_id": unique("job")}, "timestamp": "2024-01-01T12:05:30.123Z"});
+    let job = json!({"event": "job.completed", "data": {"job_id": unique("job")},
+        "timestamp": "2024-01-01T12:05:30.123Z"});
     let signed =
         sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
     let letters = dead(&stack, "webhook_1", 1).await;
     assert_eq!(letters[0]["error_code"], "loop", "{}", letters[0]);
-    // The first, and one for each time that it was passed on.
+    // The original event, and one for each forwarding.
     assert_eq!(stack.database.count("webhook_events").await, 9);
     stack.wait_until_drained(WAIT_LIMIT).await;
     let delivered: i64 =
@@ -449,24 +459,26 @@ async fn chat_destinations_get_messages_in_their_format() {
         Downstream::start(ReceiverBehavior::Always(204)),
     );
     let file = format!(
-        "[destinations.team]\nurl = \"{}\"\nformat = \"slack\"\n[destinations.fans]\nurl = \"{}\"\nformat = \"discord\"\n\
+        "[destinations.team]\nurl = \"{}\"\nformat = \"slack\"\n[destinations.fans]\nurl = \"{}\"\n\
+         format = \"discord\"\n\
          mention = \"everyone\"\nwatch_url = \"https://watch.example.com/{{stream_id}}\"\n",
         slack.url(),
         discord.url()
     );
-    let stack = terms(Stack::builder())
+    let stack = delivery_settings(Stack::builder())
         .ingress_env("STREAMGANK_WEBHOOK_SECRET", SECRET)
         .ingress_env("REALCAST_WEBHOOK_SECRET", SECRET)
         .platforms(&file)
         .start()
         .await;
     let job = json!({"event": "job.completed", "timestamp": "2024-01-01T12:05:30.123Z", "data": {
-        "job_id": "job-1", "video_url": "https://cdn.creatomate.com/video.mp4", "processing_duration_ms": 330_000}});
+        "job_id": "job-1", "video_url": "https://cdn.creatomate.com/video.mp4",
+        "processing_duration_ms": 330_000}});
     let signed =
         sign::over_body("streamgank", "X-StreamGank-Signature", SECRET, job.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
-    has(&slack, 1).await;
-    has(&discord, 1).await;
+    wait_for_deliveries(&slack, 1).await;
+    wait_for_deliveries(&discord, 1).await;
     let of = |receiver: &Downstream| -> Vec<Value> {
         receiver.received().values().map(|seen| seen[0].json()).collect()
     };
@@ -485,23 +497,24 @@ async fn chat_destinations_get_messages_in_their_format() {
     );
 
     let live = json!({"event": "stream.live", "timestamp": "2024-12-09T10:00:00Z", "data": {
-        "stream_id": "stream_abc123", "title": "Epic @everyone Session", "app_id": "a", "streamer_id": "u"}});
+        "stream_id": "stream_abc123", "title": "Epic @everyone Session", "app_id": "a",
+        "streamer_id": "u"}});
     let signed =
         sign::over_body("realcast", "X-RealCast-Signature", SECRET, live.to_string().as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
-    has(&discord, 2).await;
-    has(&slack, 2).await;
-    let told = of(&discord)
+    wait_for_deliveries(&discord, 2).await;
+    wait_for_deliveries(&slack, 2).await;
+    let message_shown = of(&discord)
         .into_iter()
         .find(|message| message["content"].is_string())
         .expect("an announcement");
-    let content = told["content"].as_str().unwrap();
+    let content = message_shown["content"].as_str().unwrap();
     assert!(
         content.starts_with("@everyone Epic @\u{200b}everyone Session is now live! Watch at: "),
         "{content}"
     );
     assert!(content.ends_with("https://watch.example.com/stream_abc123"), "{content}");
-    assert_eq!(told["allowed_mentions"], json!({"parse": ["everyone"]}));
+    assert_eq!(message_shown["allowed_mentions"], json!({"parse": ["everyone"]}));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -511,7 +524,7 @@ async fn full_destination_queue_overflows_into_dead_letters() {
         "[destinations.small]\nurl = \"{}\"\nmax_backlog = 5\npaused = true\n",
         receiver.url()
     );
-    let stack = terms(Stack::builder()).platforms(&file).start().await;
+    let stack = delivery_settings(Stack::builder()).platforms(&file).start().await;
     for number in 0..12 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
@@ -522,15 +535,16 @@ async fn full_destination_queue_overflows_into_dead_letters() {
         (&seen["depth"], &seen["dead_letters"], &seen["overflow"]),
         (&json!(5), &json!(7), &Value::Null)
     );
-    // Held by its definition until an operator says otherwise; and nothing that overflowed is lost.
-    assert_eq!(hold(&stack, "small", false).await.status, 200);
-    has(&receiver, 5).await;
+    // The definition pauses the destination until an operator resumes it. No overflowed delivery is
+    // lost.
+    assert_eq!(set_paused(&stack, "small", false).await.status, 200);
+    wait_for_deliveries(&receiver, 5).await;
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:small", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    has(&receiver, 12).await;
+    wait_for_deliveries(&receiver, 12).await;
 }
 
-/// Where the dead letters are full too, what is dropped is counted, and says which events it was.
+/// If the dead letters are full too, the dropped deliveries are counted with their event ids.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overflow_of_queue_and_dead_letters_is_counted() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
@@ -538,8 +552,11 @@ async fn overflow_of_queue_and_dead_letters_is_counted() {
         "[destinations.small]\nurl = \"{}\"\nmax_backlog = 2\npaused = true\n",
         receiver.url()
     );
-    let stack =
-        terms(Stack::builder()).worker_env("DLQ_MAX_LEN", "3").platforms(&file).start().await;
+    let stack = delivery_settings(Stack::builder())
+        .worker_env("DLQ_MAX_LEN", "3")
+        .platforms(&file)
+        .start()
+        .await;
     for number in 0..9 {
         stack.sender().netflix(&film(number)).await.expect(202, "accepted");
     }
@@ -557,7 +574,8 @@ async fn overflow_of_queue_and_dead_letters_is_counted() {
     );
 }
 
-/// A worker killed between commit and settle: whoever takes the entry up settles it in full, and so forwards it, once.
+/// A worker is killed between commit and settle. The worker that claims the entry settles it in
+/// full, and so forwards it once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn committed_but_unsettled_event_is_forwarded_once() {
     let receiver = Downstream::start(ReceiverBehavior::Accept);
@@ -566,7 +584,7 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
     let entries: Vec<(String, Vec<String>)> =
         stack.redis.command(&["XRANGE", "webhooks:incoming:acme", "-", "+"]).await;
     let fields = entries[0].1.clone();
-    // Committed, by a worker that forwards nothing.
+    // Committed by a worker without destinations.
     let (program, ops) = stack.worker_program();
     let process = program.env("WEBHOOK_URLS", "").spawn();
     stack.workers.push(ServerProcess { process, url: ops.clone(), ops });
@@ -580,11 +598,11 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
             .collect();
         stack.redis.command::<String>(&words).await
     };
-    // The entry as it was, twice: the second time as if the settle had been lost as well.
+    // The original entry twice: the second time as if the settle had been lost as well.
     put().await;
     let (program, ops) = stack.worker_program();
     let worker = ServerProcess { process: program.spawn(), url: ops.clone(), ops };
-    has(&receiver, 1).await;
+    wait_for_deliveries(&receiver, 1).await;
     put().await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     poll::until("the outbox is empty", WAIT_LIMIT, async || {
@@ -600,7 +618,8 @@ async fn committed_but_unsettled_event_is_forwarded_once() {
     drop(worker);
 }
 
-/// A delivery that takes longer than the worker has: it is handed back, not left until somebody takes its worker for dead.
+/// A delivery outlasts the worker's shutdown grace. The worker hands it back instead of leaving it
+/// until another worker may claim it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_worker_hands_its_delivery_back_within_its_grace() {
     const IDLE: Duration = Duration::from_secs(40);
@@ -611,7 +630,7 @@ async fn stopping_worker_hands_its_delivery_back_within_its_grace() {
         .start()
         .await;
     stack.sender().netflix(&film(1)).await.expect(202, "accepted");
-    has(&receiver, 1).await;
+    wait_for_deliveries(&receiver, 1).await;
     stack.workers[0].process.terminate();
     let status = stack.workers[0].process.wait_until_ended(Duration::from_secs(8)).await;
     let stopped = std::time::Instant::now();

@@ -1,4 +1,4 @@
-//! A queue belongs to its URL: a changed list of URLs loses no delivery, and sends none to another
+//! A queue belongs to its URL. A changed list of URLs loses no delivery and sends none to another
 //! receiver.
 
 use reqwest::Method;
@@ -14,12 +14,12 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, event};
 
 const SECRET: &str = "outbound-urls-secret-0b4d";
 
-fn terms() -> StackBuilder {
+fn delivery_settings() -> StackBuilder {
     Stack::builder()
         .env("WEBHOOK_SECRET_KEY", SECRET)
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
         .env("WEBHOOK_RATE_LIMIT_MAX", "1000000")
-        // Receivers that are absent for a while cost no delivery its last attempt.
+        // Deliveries must not run out of attempts while a receiver is unavailable.
         .env("WEBHOOK_MAX_RETRIES", "30")
 }
 
@@ -35,8 +35,8 @@ async fn film_is_processed(stack: &Stack, number: usize) {
     stack.sender().netflix(&film(number)).await.expect(202, "accepted");
 }
 
-/// Stops everything and starts it again with another list.
-async fn restarted_with(stack: &mut Stack, urls: &[&Downstream]) {
+/// Stops all processes and starts them with another list.
+async fn restart_with(stack: &mut Stack, urls: &[&Downstream]) {
     for role in stack.workers.drain(..).chain(stack.ingresses.drain(..)) {
         role.process.terminate();
         role.process.wait_until_ended(WAIT_LIMIT).await;
@@ -51,7 +51,7 @@ async fn restarted_with(stack: &mut Stack, urls: &[&Downstream]) {
     stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
-async fn has(receiver: &Downstream, deliveries: usize) {
+async fn wait_for_deliveries(receiver: &Downstream, deliveries: usize) {
     poll::until(&format!("{deliveries} deliveries"), WAIT_LIMIT, async || {
         match receiver.confirmed().len() {
             seen if seen == deliveries => Ok(()),
@@ -76,7 +76,7 @@ async fn status(stack: &Stack) -> Value {
     answer.json
 }
 
-async fn change(stack: &Stack, name: &str, body: &Value) -> HttpAnswer {
+async fn patch_destination(stack: &Stack, name: &str, body: &Value) -> HttpAnswer {
     let path = format!("/api/webhooks/destinations/{name}");
     stack.sender().admin(Method::PATCH, &path, body).await
 }
@@ -97,16 +97,16 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
         Downstream::not_listening(ReceiverBehavior::Accept),
         Downstream::start(ReceiverBehavior::Accept),
     );
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former, &kind])).start().await;
+    let mut stack = delivery_settings().env("WEBHOOK_URLS", &list(&[&former, &kind])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
     }
-    has(&kind, 3).await;
+    wait_for_deliveries(&kind, 3).await;
     queued(&stack, "webhook_1", 3).await;
 
-    restarted_with(&mut stack, &[&kind]).await;
+    restart_with(&mut stack, &[&kind]).await;
     film_is_processed(&stack, 3).await;
-    has(&kind, 4).await;
+    wait_for_deliveries(&kind, 4).await;
     parked_metric(&stack, 3.0).await;
     let shown = status(&stack).await;
     let destination = &shown["destinations"][0];
@@ -131,13 +131,13 @@ async fn deliveries_of_a_removed_url_wait_for_it() {
     assert!(!log.contains("/hook"), "{log}");
     assert_eq!(kind.deliveries(), 4, "nothing that waits for another URL");
 
-    // Back in the list, and in another place of it.
+    // The URL returns to the list at another position.
     former.listen();
-    restarted_with(&mut stack, &[&kind, &former]).await;
-    has(&former, 3).await;
+    restart_with(&mut stack, &[&kind, &former]).await;
+    wait_for_deliveries(&former, 3).await;
     film_is_processed(&stack, 4).await;
-    has(&former, 4).await;
-    has(&kind, 5).await;
+    wait_for_deliveries(&former, 4).await;
+    wait_for_deliveries(&kind, 5).await;
     assert_eq!(status(&stack).await["parked"], json!([]));
     parked_metric(&stack, 0.0).await;
 }
@@ -148,24 +148,25 @@ async fn reordered_urls_keep_their_queues() {
         Downstream::not_listening(ReceiverBehavior::Accept),
         Downstream::not_listening(ReceiverBehavior::Accept),
     );
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
+    let mut stack =
+        delivery_settings().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
     }
     queued(&stack, "webhook_1", 3).await;
     queued(&stack, "webhook_2", 3).await;
-    restarted_with(&mut stack, &[&second, &first]).await;
+    restart_with(&mut stack, &[&second, &first]).await;
     first.listen();
-    has(&first, 3).await;
+    wait_for_deliveries(&first, 3).await;
     assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
     second.listen();
-    has(&second, 3).await;
+    wait_for_deliveries(&second, 3).await;
     assert!(
         second.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_2")
     );
     film_is_processed(&stack, 3).await;
-    has(&first, 4).await;
-    has(&second, 4).await;
+    wait_for_deliveries(&first, 4).await;
+    wait_for_deliveries(&second, 4).await;
     let ids = |receiver: &Downstream, place: &str| -> usize {
         receiver.received().values().filter(|seen| seen[0].json()["webhook_id"] == place).count()
     };
@@ -182,7 +183,7 @@ async fn gone_url_does_not_end_the_one_in_its_place() {
         Downstream::start(ReceiverBehavior::Always(410)),
         Downstream::start(ReceiverBehavior::Accept),
     );
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone])).start().await;
+    let mut stack = delivery_settings().env("WEBHOOK_URLS", &list(&[&gone])).start().await;
     film_is_processed(&stack, 0).await;
     poll::until("a dead letter", WAIT_LIMIT, async || match stack.dead("out:webhook_1").await {
         1 => Ok(()),
@@ -191,9 +192,9 @@ async fn gone_url_does_not_end_the_one_in_its_place() {
     .await;
     assert_eq!(status(&stack).await["destinations"][0]["gone"], true);
 
-    restarted_with(&mut stack, &[&kind]).await;
+    restart_with(&mut stack, &[&kind]).await;
     film_is_processed(&stack, 1).await;
-    has(&kind, 1).await;
+    wait_for_deliveries(&kind, 1).await;
     let shown = status(&stack).await;
     assert_eq!(
         (&shown["destinations"][0]["gone"], &shown["destinations"][0]["circuit"]),
@@ -201,33 +202,33 @@ async fn gone_url_does_not_end_the_one_in_its_place() {
     );
     assert_eq!(shown["parked"][0]["dead_letters"], 1, "{shown}");
 
-    // Replayed, it waits for the URL that it was meant for.
+    // After a replay, the delivery waits for its original URL.
     let replayed = stack.dlq_tool(&["replay", "--platform", "out:webhook_1", "--yes"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
     parked_metric(&stack, 1.0).await;
     assert_eq!((kind.deliveries(), gone.deliveries()), (1, 1));
 }
 
-/// The URL had two queues, of which the list's position once decided.
+/// The URL had two queues, which were formerly chosen by its position in the list.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gone_url_stays_gone_at_another_position() {
     let (gone, kind) = (
         Downstream::start(ReceiverBehavior::Always(410)),
         Downstream::start(ReceiverBehavior::Accept),
     );
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&gone, &gone])).start().await;
-    restarted_with(&mut stack, &[&gone]).await;
+    let mut stack = delivery_settings().env("WEBHOOK_URLS", &list(&[&gone, &gone])).start().await;
+    restart_with(&mut stack, &[&gone]).await;
     film_is_processed(&stack, 0).await;
-    poll::until("it is gone", WAIT_LIMIT, async || {
+    poll::until("the URL is gone", WAIT_LIMIT, async || {
         match &status(&stack).await["destinations"][0]["gone"] {
             Value::Bool(true) => Ok(()),
             other => Err(other.clone()),
         }
     })
     .await;
-    restarted_with(&mut stack, &[&kind, &gone]).await;
+    restart_with(&mut stack, &[&kind, &gone]).await;
     film_is_processed(&stack, 1).await;
-    has(&kind, 1).await;
+    wait_for_deliveries(&kind, 1).await;
     let shown = status(&stack).await;
     assert_eq!(shown["destinations"][1]["gone"], true, "{shown}");
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -238,12 +239,12 @@ async fn gone_url_stays_gone_at_another_position() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_a_registration_are_not_sent_by_the_list() {
     let receiver = Downstream::start(ReceiverBehavior::Always(500));
-    let mut stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let mut stack = delivery_settings().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     sender.registered(&json!({"platform": "shop", "secret": SECRET, "url": receiver.url()})).await;
     accepted(&sender, &event("shop", SECRET), PROPAGATION_LIMIT).await;
     queued(&stack, "platform_shop", 1).await;
-    restarted_with(&mut stack, &[&receiver]).await;
+    restart_with(&mut stack, &[&receiver]).await;
     film_is_processed(&stack, 1).await;
     poll::until("a delivery by the list", WAIT_LIMIT, async || {
         let received = receiver.received();
@@ -264,14 +265,14 @@ async fn operator_hands_over_parked_deliveries() {
         Downstream::not_listening(ReceiverBehavior::Accept),
         Downstream::start(ReceiverBehavior::Accept),
     );
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&former])).start().await;
+    let mut stack = delivery_settings().env("WEBHOOK_URLS", &list(&[&former])).start().await;
     for number in 0..3 {
         film_is_processed(&stack, number).await;
     }
     queued(&stack, "webhook_1", 3).await;
-    restarted_with(&mut stack, &[&kind]).await;
+    restart_with(&mut stack, &[&kind]).await;
     film_is_processed(&stack, 3).await;
-    has(&kind, 1).await;
+    wait_for_deliveries(&kind, 1).await;
     for (body, reason) in [
         (json!({}), "take_over"),
         (json!({"take_over": "webhook_1"}), "must be the name of a queue"),
@@ -281,14 +282,14 @@ async fn operator_hands_over_parked_deliveries() {
             "the queue has a destination",
         ),
     ] {
-        let answer = change(&stack, "webhook_1", &body).await;
+        let answer = patch_destination(&stack, "webhook_1", &body).await;
         answer.expect_error(400, "E_INVALID_REQUEST");
         assert!(answer.text.contains(reason), "{}", answer.text);
     }
-    // Held back in the same request, it is sent nothing before it is let go on.
+    // The same request pauses the destination, so that nothing is sent before the resume.
     let own = status(&stack).await["destinations"][0]["queue"].clone();
     let body = json!({"take_over": "out:webhook_1", "paused": true});
-    let answer = change(&stack, "webhook_1", &body).await;
+    let answer = patch_destination(&stack, "webhook_1", &body).await;
     assert_eq!((answer.status, &answer.json["queue"]), (200, &own), "{}", answer.text);
     assert_eq!(
         (&answer.json["paused"], &answer.json["depth"]),
@@ -298,24 +299,25 @@ async fn operator_hands_over_parked_deliveries() {
     );
     parked_metric(&stack, 0.0).await;
     assert_eq!(kind.deliveries(), 1);
-    let answer = change(&stack, "webhook_1", &json!({"paused": false})).await;
+    let answer = patch_destination(&stack, "webhook_1", &json!({"paused": false})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
-    has(&kind, 4).await;
+    wait_for_deliveries(&kind, 4).await;
     film_is_processed(&stack, 4).await;
-    has(&kind, 5).await;
+    wait_for_deliveries(&kind, 5).await;
     assert_eq!(status(&stack).await["parked"], json!([]));
     assert!(kind.confirmed().values().all(|times| *times == 1), "{:?}", kind.confirmed());
 }
 
-/// A rolling change of the list: workers with both lists run beside each other.
+/// During a rolling change of the list, workers with both lists run at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_with_different_lists_misdirect_nothing() {
     let (first, second) =
         (Downstream::start(ReceiverBehavior::Accept), Downstream::start(ReceiverBehavior::Accept));
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
+    let mut stack =
+        delivery_settings().env("WEBHOOK_URLS", &list(&[&first, &second])).start().await;
     film_is_processed(&stack, 0).await;
-    has(&first, 1).await;
-    has(&second, 1).await;
+    wait_for_deliveries(&first, 1).await;
+    wait_for_deliveries(&second, 1).await;
     let (program, ops) = stack.worker_program();
     let process =
         program.env("WEBHOOK_URLS", list(&[&second])).env("WORKER_NAME", "another").spawn();
@@ -324,8 +326,8 @@ async fn workers_with_different_lists_misdirect_nothing() {
     for number in 1..=60 {
         film_is_processed(&stack, number).await;
     }
-    // Either worker may have processed an event; one of them does not know the first URL any more.
-    has(&second, 61).await;
+    // Either worker may have processed an event. One of them no longer knows the first URL.
+    wait_for_deliveries(&second, 61).await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     queued(&stack, "webhook_1", 0).await;
     assert!(first.received().values().flatten().all(|one| one.json()["webhook_id"] == "webhook_1"));
@@ -338,7 +340,7 @@ async fn registration_with_another_url_parks_its_deliveries() {
         Downstream::not_listening(ReceiverBehavior::Accept),
         Downstream::start(ReceiverBehavior::Accept),
     );
-    let stack = terms().env("SECRETS_KEY", SECRETS_KEY).start().await;
+    let stack = delivery_settings().env("SECRETS_KEY", SECRETS_KEY).start().await;
     let sender = stack.sender();
     let registration =
         |to: &Downstream| json!({"platform": "shop", "secret": SECRET, "url": to.url()});
@@ -357,17 +359,17 @@ async fn registration_with_another_url_parks_its_deliveries() {
     assert!(waiting >= 3, "{waiting}");
     let shown = status(&stack).await;
     assert_eq!(shown["parked"][0]["queue"], "out:platform_shop", "{shown}");
-    // Registered with it again, the first URL gets all of it.
+    // Registered again, the first URL gets all its deliveries.
     former.listen();
     sender.registered(&registration(&former)).await;
-    has(&former, waiting).await;
+    wait_for_deliveries(&former, waiting).await;
 }
 
-/// Entries of a release that did not know URLs go where that release would have sent them.
+/// Entries of a release without URLs go to the URL that that release would have used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queues_of_an_earlier_release_get_the_configured_url() {
     let mut receiver = Downstream::not_listening(ReceiverBehavior::Accept);
-    let mut stack = terms().env("WEBHOOK_URLS", &list(&[&receiver])).start().await;
+    let mut stack = delivery_settings().env("WEBHOOK_URLS", &list(&[&receiver])).start().await;
     film_is_processed(&stack, 0).await;
     queued(&stack, "webhook_1", 1).await;
     for role in stack.workers.drain(..) {
@@ -375,6 +377,6 @@ async fn queues_of_an_earlier_release_get_the_configured_url() {
     }
     let (): () = stack.redis.command(&["DEL", "webhooks:destination-urls"]).await;
     receiver.listen();
-    restarted_with(&mut stack, &[&receiver]).await;
-    has(&receiver, 1).await;
+    restart_with(&mut stack, &[&receiver]).await;
+    wait_for_deliveries(&receiver, 1).await;
 }

@@ -1,4 +1,4 @@
-//! Several requests in one write, one behind the other.
+//! HTTP pipelining: several requests in one write.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ fn event() -> SignedWebhook {
 
 fn request(signed: &SignedWebhook, more: &str) -> Vec<u8> {
     let head = format!(
-        "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {}\r\ncontent-length: {}\r\n{more}\r\n",
+        "POST {} HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {}\r\ncontent-length: {}\r\n\
+        {more}\r\n",
         signed.path,
         signed.value("x-webhook-signature"),
         signed.body.len()
@@ -23,7 +24,7 @@ fn request(signed: &SignedWebhook, more: &str) -> Vec<u8> {
     [head.as_bytes(), &signed.body].concat()
 }
 
-/// The statuses of all answers, until the connection is closed by the other side.
+/// Statuses of all answers until the peer closes the connection.
 async fn answers(stack: &Stack, bytes: &[u8]) -> Vec<String> {
     let mut stream =
         TcpStream::connect(stack.ingresses[0].url.trim_start_matches("http://")).await.unwrap();
@@ -32,7 +33,7 @@ async fn answers(stack: &Stack, bytes: &[u8]) -> Vec<String> {
     let ended =
         tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await;
     let text = String::from_utf8_lossy(&received).into_owned();
-    ended.unwrap_or_else(|_| panic!("it was not closed after {text}")).unwrap();
+    ended.unwrap_or_else(|_| panic!("not closed after {text}")).unwrap();
     text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
 }
 
@@ -61,6 +62,6 @@ async fn pipelined_request_after_connection_close_has_no_effect() {
     assert_eq!(seen[..2], ["202", "202"]);
     assert!(seen[2..].iter().all(|status| status == "503"), "{seen:?}");
     assert_eq!(stack.unfinished("acme").await, 2);
-    // A new connection is as good as any.
+    // A new connection works.
     assert_eq!(answers(&stack, &request(&event(), close)).await, ["202"]);
 }

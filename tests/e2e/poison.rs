@@ -1,4 +1,5 @@
-//! An event that cannot be processed harms only itself, and is kept so that it can be looked at and replayed.
+//! Poison events: an event that cannot be processed affects no other event, and is kept for
+//! inspection and replay.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -61,7 +62,7 @@ async fn undecodable_entry_is_kept_unchanged_and_replayable() {
     assert_eq!(shown.code, Some(0), "{shown:?}");
     let replayed = stack.dlq_tool(&["replay", "--id", &id]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    poll::until("it died again, with lineage", WAIT_LIMIT, async || {
+    poll::until("the replayed event is a dead letter with its lineage", WAIT_LIMIT, async || {
         let letters = entries(&stack, "webhooks:dlq:acme").await;
         let again = letters.iter().find(|(_, fields)| fields.contains_key("rubbish"));
         match again {
@@ -80,7 +81,7 @@ async fn invalid_event_is_dead_lettered_without_its_neighbours() {
     sender.announce("room", &json!({})).await.expect(202, "accepted");
     stack.status("room", "ready", WAIT_LIMIT).await;
     stack.workers[0].process.freeze();
-    // Databases refuse NUL; a room id of 100 kB does not fit an index.
+    // Databases refuse NUL. A room id of 100 kB does not fit an index.
     for room in ["a\u{0}b".to_owned(), "r".repeat(100_000)] {
         let body = mux_event(&unique("e"), "active", Some(&room), &room, now_ms());
         sender.mux(&body).await.expect(202, "accepted");
@@ -100,7 +101,8 @@ async fn invalid_event_is_dead_lettered_without_its_neighbours() {
     stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
-/// Only running alone without an orderly end counts as a crash; a high delivery count (an outage makes those) does not.
+/// An isolated run without an orderly end counts as a crash. A high delivery count, as an outage
+/// causes, does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn high_delivery_count_alone_is_not_poison() {
     let mut stack = Stack::builder().workers(0).start().await;
@@ -141,15 +143,17 @@ async fn high_delivery_count_alone_is_not_poison() {
     assert_eq!(suspects, 0, "cleared by the orderly outcome");
 }
 
-/// A worker is killed whenever the database is busy with one certain event, which makes that event what kills workers.
+/// The test kills the worker whenever the database processes one certain event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     const ROUNDS: usize = 12;
     let stack =
         Stack::builder().database(DatabaseKind::Postgres).worker_env("CLAIM_IDLE_MS", "1000");
     let mut stack = stack.start().await;
-    let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(4); RETURN NEW; END $$ LANGUAGE plpgsql;
-                CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = 'poison')
+    let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(4); \
+        RETURN NEW; END $$ LANGUAGE plpgsql;
+                CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW WHEN (NEW.content_id = \
+                'poison')
                 EXECUTE FUNCTION slow()";
     stack.database.execute(slow).await;
     stack.workers[0].process.freeze();
@@ -165,12 +169,20 @@ async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     let mut killed = 0;
     while stack.dead("acme").await == 0 {
         assert!(killed < ROUNDS, "{killed} workers killed, and the event is still not given up");
-        poll::until("a worker is at the event, or it is given up", WAIT_LIMIT, async || {
-            let sql =
-                "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()";
+        poll::until("a worker runs the event, or it is a dead letter", WAIT_LIMIT, async || {
+            let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                AND datname = current_database()";
             let sleeping = stack.database.rows(sql, &[]).await;
-            let new = sleeping.iter().filter_map(|row| row["pid"].as_i64()).filter(|pid| seen.insert(*pid)).count();
-            if new > 0 || stack.dead("acme").await > 0 { Ok(()) } else { Err(format!("{sleeping:?}")) }
+            let new = sleeping
+                .iter()
+                .filter_map(|row| row["pid"].as_i64())
+                .filter(|pid| seen.insert(*pid))
+                .count();
+            if new > 0 || stack.dead("acme").await > 0 {
+                Ok(())
+            } else {
+                Err(format!("{sleeping:?}"))
+            }
         })
         .await;
         if stack.dead("acme").await == 0 {
@@ -190,7 +202,7 @@ async fn event_that_kills_workers_is_dead_lettered_as_crash_loop() {
     assert_eq!(suspects, 0);
 }
 
-/// A trigger that refuses every row, also those without any event: whatever the database says, it is no event's fault.
+/// A trigger refuses every row, also the rows of a probe without an event. No event is blamed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusal_of_every_row_is_blamed_on_no_event() {
     let stack = Stack::builder()
@@ -217,9 +229,11 @@ async fn refusal_of_every_row_is_blamed_on_no_event() {
         .await
         .expect(202, "accepted");
     stack.workers[0].health("/ready", 503, WAIT_LIMIT).await;
-    poll::throughout("it waits", Duration::from_secs(2), async || match stack.dead("acme").await {
-        0 => Ok(()),
-        dead => Err(dead),
+    poll::throughout("the entry waits", Duration::from_secs(2), async || {
+        match stack.dead("acme").await {
+            0 => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
     for name in ["one", "two", "three"] {
@@ -250,12 +264,14 @@ async fn unknown_wire_version_waits_for_a_newer_worker() {
         "kept",
     ];
     let _: String = stack.redis.command(&[&["XADD", stream, "*"], &fields[..]].concat()).await;
-    poll::until("it is put off", WAIT_LIMIT, async || match stack.retrying("acme").await {
-        1 => Ok(()),
-        n => Err(n),
+    poll::until("the event is rescheduled", WAIT_LIMIT, async || {
+        match stack.retrying("acme").await {
+            1 => Ok(()),
+            n => Err(n),
+        }
     })
     .await;
-    poll::throughout("it stays", Duration::from_secs(3), async || {
+    poll::throughout("the entry stays", Duration::from_secs(3), async || {
         let seen = (stack.unfinished("acme").await, stack.dead("acme").await);
         if seen == (1, 0) { Ok(()) } else { Err(format!("{seen:?}")) }
     })
@@ -267,7 +283,7 @@ async fn unknown_wire_version_waits_for_a_newer_worker() {
         .acme(&content_event("content_added", "c", "t", now_ms()))
         .await
         .expect(202, "accepted");
-    poll::until("others are processed", WAIT_LIMIT, async || {
+    poll::until("other events are processed", WAIT_LIMIT, async || {
         match stack.database.count("contents").await {
             1 => Ok(()),
             n => Err(n),
@@ -276,7 +292,7 @@ async fn unknown_wire_version_waits_for_a_newer_worker() {
     .await;
 }
 
-/// An entry of a platform that no definition names is neither processed nor lost.
+/// An entry of an undefined platform is neither processed nor lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_of_an_unknown_platform_are_left_alone() {
     let mut stack = Stack::builder().workers(0).start().await;
@@ -291,14 +307,14 @@ async fn entries_of_an_unknown_platform_are_left_alone() {
         .acme(&content_event("content_added", "c", "t", now_ms()))
         .await
         .expect(202, "accepted");
-    poll::until("others are processed", WAIT_LIMIT, async || {
+    poll::until("other events are processed", WAIT_LIMIT, async || {
         match stack.database.count("contents").await {
             1 => Ok(()),
             n => Err(n),
         }
     })
     .await;
-    poll::until("it is reported", WAIT_LIMIT, async || {
+    poll::until("the platform is reported", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_unhandled_platforms", &[]).await {
             1.0 => Ok(()),
             seen => Err(seen),
@@ -308,7 +324,8 @@ async fn entries_of_an_unknown_platform_are_left_alone() {
     assert_eq!((stack.unfinished("stranger").await, stack.dead("stranger").await), (1, 0));
 }
 
-/// An application's own trigger refuses one event: it spends its attempts and dies, those around it are processed.
+/// A trigger of the application refuses one event. That event spends its attempts and becomes a
+/// dead letter, and its neighbours are processed.
 async fn event_refused_by_the_database_is_dead_lettered_alone(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "3").start().await;
     stack.database.refuse_content("bad").await;
@@ -338,7 +355,7 @@ async fn event_refused_by_the_database_is_dead_lettered_alone(kind: DatabaseKind
     stack.workers[0].ready(WAIT_LIMIT).await;
 }
 
-/// Its neighbours of the batch take effect, and a replay does, once the trigger is gone.
+/// The other events of the batch take effect, and a replay succeeds after the trigger is removed.
 async fn write_swallowed_by_a_trigger_is_dead_lettered(kind: DatabaseKind) {
     let stack = Stack::builder().database(kind).worker_env("MAX_ATTEMPTS", "2").start().await;
     stack.database.swallow_content("bad").await;

@@ -1,4 +1,4 @@
-//! Answers on demand: `Prefer: wait`, `wait` of a definition, and what a worker says of an event.
+//! Results on demand: `Prefer: wait`, `wait` of a definition, and the worker's route for an event.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ fn acme(content_id: &str, prefer: &str) -> SignedWebhook {
     sign::generic("acme", ACME_SECRET, body.as_bytes()).header("prefer", prefer)
 }
 
-/// Checks that this is what an event of `acme` did.
+/// Checks that the answer holds the result of an event of `acme`.
 fn check_recorded(answer: &HttpAnswer) {
     assert_eq!((answer.status, &answer.json["success"]), (200, &json!(true)), "{}", answer.text);
     assert_eq!(answer.json["results"]["action"], "recorded", "{}", answer.text);
@@ -60,12 +60,13 @@ async fn waiting_sender_gets_the_result_of_its_event(kind: DatabaseKind) {
     assert_eq!((answer.status, answer.header("preference-applied")), (200, Some("wait=20")));
     assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
 
-    // Again: no waiting, but what is known, as long as it is kept; without asking, what anybody is told.
+    // Sent again, the request gets the stored result without waiting. Without `Prefer` it gets the
+    // usual answer.
     let again = sender.send(&mux(&body, "wait=20")).await;
     assert_eq!((again.status, &again.json), (200, &answer.json));
     assert_eq!(sender.mux(&body).await.expect(200, "duplicate"), id);
 
-    // What is older, and what is only logged, has its result, too; absent values are null.
+    // Stale and merely logged events have a result too. Absent values are null.
     let late = mux_event(&unique("event"), "idle", Some("room_123"), "stream_xyz", at);
     let answer = sender.send(&mux(&late, "wait=20")).await;
     assert_eq!(answer.json["results"]["action"], "stale_ignored", "{}", answer.text);
@@ -79,7 +80,7 @@ async fn waiting_sender_gets_the_result_of_its_event(kind: DatabaseKind) {
     );
     assert_eq!(six.as_object().map(serde_json::Map::len), Some(6), "{}", answer.text);
 
-    // Past its marker the event comes again: the ledger has it, and its result.
+    // After its dedup marker expired the event arrives again. The ledger has it with its result.
     let marker = format!("webhook:hash:{}", shared::event::marker_digest("mux", &id));
     assert_eq!(
         stack.redis.command::<u64>(&["DEL", &marker, &format!("webhooks:result:mux:{id}")]).await,
@@ -89,7 +90,7 @@ async fn waiting_sender_gets_the_result_of_its_event(kind: DatabaseKind) {
     assert_eq!(answer.json["results"], results);
     stack.wait_until_drained(WAIT_LIMIT).await;
     let kept: Vec<String> = stack.redis.command(&["KEYS", "webhooks:result:*"]).await;
-    assert_eq!(kept.len(), 3, "only of what was waited for: {kept:?}");
+    assert_eq!(kept.len(), 3, "only for awaited events: {kept:?}");
     assert_eq!(stack.ingresses[0].metric("webhook_waiters", &[]).await, 0.0);
 }
 
@@ -115,7 +116,7 @@ async fn waiting_sender_gets_a_dead_letter_as_failure() {
         stack.ingresses[0].process.tail()
     );
     assert_eq!(stack.dead("mux").await, 1);
-    // An event that can never be applied is told at once: here, because its content has no id.
+    // An event that can never be applied fails at once. Here its content has no id.
     let body = json!({"event_type": "content_added", "payload": {}}).to_string();
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes()).header("prefer", "wait=20");
     let answer = stack.sender().send(&signed).await;
@@ -131,17 +132,21 @@ async fn waiting_sender_gets_a_dead_letter_as_failure() {
 async fn late_result_gets_202_and_is_kept_for_the_next_request() {
     let mut stack = Stack::builder().workers(0).start().await;
     let sender = stack.sender();
-    let begun = Instant::now();
+    let started = Instant::now();
     let signed = acme("late", "wait=1");
     let answer = sender.send(&signed).await;
     let id = answer.expect(202, "accepted").to_owned();
     assert!(
-        (Duration::from_secs(1)..Duration::from_secs(4)).contains(&begun.elapsed()),
+        (Duration::from_secs(1)..Duration::from_secs(4)).contains(&started.elapsed()),
         "{:?}",
-        begun.elapsed()
+        started.elapsed()
     );
     assert_eq!(answer.header("preference-applied"), None);
-    assert_eq!(sender.send(&signed).await.expect(200, "duplicate"), id, "it does not wait");
+    assert_eq!(
+        sender.send(&signed).await.expect(200, "duplicate"),
+        id,
+        "a duplicate does not wait"
+    );
     stack.add_worker().await;
     stack.wait_until_drained(WAIT_LIMIT).await;
     let answer = sender.send(&signed).await;
@@ -159,20 +164,20 @@ async fn definition_with_wait_waits_unless_paused() {
     let answer = sender.send(&sign::generic("patient", ACME_SECRET, body.as_bytes())).await;
     check_recorded(&answer);
     assert_eq!(answer.header("preference-applied"), Some("wait=20"));
-    let begun = Instant::now();
+    let started = Instant::now();
     let held = sign::generic("held", ACME_SECRET, body.as_bytes());
     sender.send(&held).await.expect(202, "accepted");
     let body = content_event("content_added", "d", "t", now_ms()).to_string();
     let refused = sign::generic("patient", ACME_SECRET, body.as_bytes()).header("prefer", "wait=0");
     sender.send(&refused).await.expect(202, "accepted");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
-/// Everybody gets the result of their own event, at the replica where they wait, and soon.
+/// Each request gets the result of its own event, promptly, at the replica where it waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn waiters_at_two_replicas_get_their_own_results() {
     let stack = Stack::builder().ingresses(2).workers(2).start().await;
-    // Connections and caches are warm, so that the numbers are those of a running system.
+    // Warms up connections and caches, so that the figures are those of a running system.
     for replica in 0..2 {
         check_recorded(
             &stack.ingresses[replica].sender().send(&acme(&unique("warm"), "wait=20")).await,
@@ -183,9 +188,9 @@ async fn waiters_at_two_replicas_get_their_own_results() {
     for n in 0..200 {
         let sender = Arc::clone(&senders[n % 2]);
         waiting.spawn(async move {
-            let begun = Instant::now();
+            let started = Instant::now();
             let answer = sender.send(&acme(&unique("c"), "wait=25")).await;
-            (answer, begun.elapsed())
+            (answer, started.elapsed())
         });
     }
     let mut ids = std::collections::HashSet::new();
@@ -196,14 +201,14 @@ async fn waiters_at_two_replicas_get_their_own_results() {
         slowest = slowest.max(took);
     }
     assert_eq!(ids.len(), 200);
-    // One after the other: what waiting adds to an answer.
+    // One after the other, to measure the time that waiting adds to an answer.
     let (mut plain, mut waited) = (Vec::new(), Vec::new());
     for _ in 0..40 {
         for (prefer, took) in [("wait=0", &mut plain), ("wait=25", &mut waited)] {
             let signed = acme(&unique("c"), prefer);
-            let begun = Instant::now();
+            let started = Instant::now();
             assert!(senders[0].send(&signed).await.status < 300);
-            took.push(begun.elapsed());
+            took.push(started.elapsed());
         }
     }
     let median = |took: &mut Vec<Duration>| {
@@ -226,9 +231,10 @@ async fn waiting_sender_gets_its_result_despite_a_redis_restart() {
     let sender = stack.sender();
     check_recorded(&sender.send(&acme(&unique("c"), "wait=20")).await);
     stack.workers[0].process.freeze();
-    let begun = Instant::now();
+    let started = Instant::now();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
-    // A seat is taken before Redis is asked; what it is to survive is the waiting.
+    // The waiter is registered before the enqueue call. The test restarts Redis only during the
+    // wait.
     poll::until("the event is known to be queued", WAIT_LIMIT, async || {
         let answered = stack.ingresses[0]
             .metric("webhook_enqueue_duration_seconds_count", &["platform=\"acme\""])
@@ -240,16 +246,16 @@ async fn waiting_sender_gets_its_result_despite_a_redis_restart() {
     stack.redis.restart().await;
     stack.workers[0].process.thaw();
     check_recorded(&waiting.await.unwrap());
-    // Not only by the last look, when its time was up.
-    assert!(begun.elapsed() < Duration::from_secs(28), "{:?}", begun.elapsed());
-    // And whoever waits from now on is told by the new subscription.
-    let begun = Instant::now();
+    // Earlier than the final read at the deadline.
+    assert!(started.elapsed() < Duration::from_secs(28), "{:?}", started.elapsed());
+    // New requests get their result through the new subscription.
+    let started = Instant::now();
     check_recorded(&stack.sender().send(&acme(&unique("c"), "wait=30")).await);
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
-/// Nothing can be published or heard meanwhile: what was missed is read when the replica listens again, and whoever's time
-/// is up before that looks once more.
+/// Results can be neither published nor received for a while. A missed result is read when the
+/// replica subscribes again. A request whose deadline comes first reads it then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn result_published_without_a_subscriber_is_read() {
     let stack = Stack::builder().start().await;
@@ -257,27 +263,31 @@ async fn result_published_without_a_subscriber_is_read() {
     check_recorded(&sender.send(&acme(&unique("c"), "wait=20")).await);
     stack.workers[0].process.freeze();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
-    waits(&stack, 1.0).await;
+    wait_for_waiters(&stack, 1.0).await;
     stack.redis.command::<()>(&["ACL", "SETUSER", "default", "resetchannels"]).await;
     stack.workers[0].process.thaw();
     stack.wait_until_drained(WAIT_LIMIT).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     check_recorded(&stack.sender().send(&acme(&unique("c"), "wait=2")).await);
-    assert!(begun.elapsed() >= Duration::from_secs(2), "nobody told: {:?}", begun.elapsed());
-    waits(&stack, 1.0).await;
+    assert!(
+        started.elapsed() >= Duration::from_secs(2),
+        "a notification arrived: {:?}",
+        started.elapsed()
+    );
+    wait_for_waiters(&stack, 1.0).await;
     assert!(!waiting.is_finished());
-    let begun = Instant::now();
+    let started = Instant::now();
     stack.redis.command::<()>(&["ACL", "SETUSER", "default", "allchannels"]).await;
     check_recorded(&waiting.await.unwrap());
     assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "by the last look only: {:?}",
-        begun.elapsed()
+        started.elapsed() < Duration::from_secs(10),
+        "only by the final read: {:?}",
+        started.elapsed()
     );
 }
 
 /// Waits until `count` requests wait at the first ingress.
-async fn waits(stack: &Stack, count: f64) {
+async fn wait_for_waiters(stack: &Stack, count: f64) {
     poll::until(&format!("{count} wait"), WAIT_LIMIT, async || {
         let seen = stack.ingresses[0].metric("webhook_waiters", &[]).await;
         if seen == count { Ok(()) } else { Err(seen) }
@@ -300,12 +310,12 @@ async fn waiters_are_bounded_and_a_hangup_frees_a_slot() {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     stream.write_all(&[head.as_bytes(), b"\r\n", &signed.body].concat()).await.unwrap();
-    waits(&stack, 1.0).await;
-    let begun = Instant::now();
+    wait_for_waiters(&stack, 1.0).await;
+    let started = Instant::now();
     stack.sender().send(&acme(&unique("c"), "wait=30")).await.expect(202, "accepted");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     drop(stream);
-    waits(&stack, 0.0).await;
+    wait_for_waiters(&stack, 0.0).await;
     stack.add_worker().await;
     check_recorded(&stack.sender().send(&acme(&unique("c"), "wait=30")).await);
 }
@@ -315,18 +325,19 @@ async fn shutdown_answers_waiting_requests_at_once() {
     let stack = Stack::builder().workers(0).env("SHUTDOWN_GRACE_MS", "20000").start().await;
     let sender = stack.sender();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
-    waits(&stack, 1.0).await;
-    let begun = Instant::now();
+    wait_for_waiters(&stack, 1.0).await;
+    let started = Instant::now();
     stack.ingresses[0].process.terminate();
     waiting.await.unwrap().expect(202, "accepted");
     assert_eq!(
         stack.ingresses[0].process.wait_until_ended(Duration::from_secs(10)).await.code(),
         Some(0)
     );
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
-/// A worker that is told to stop finishes what it holds, so who waits is told; what it does not hold waits for another.
+/// A stopping worker finishes its pending entries and answers their waiters. Other events wait for
+/// the next worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_started_later_answers_waiting_requests() {
     let mut stack = Stack::builder().start().await;
@@ -337,17 +348,22 @@ async fn worker_started_later_answers_waiting_requests() {
     );
     let sender = stack.sender();
     let waiting = tokio::spawn(async move { sender.send(&acme(&unique("c"), "wait=30")).await });
-    waits(&stack, 1.0).await;
+    wait_for_waiters(&stack, 1.0).await;
     stack.add_worker().await;
     check_recorded(&waiting.await.unwrap());
 }
 
-/// What the first worker says of an event.
-async fn said(stack: &Stack, platform: &str, event_id: &str) -> HttpAnswer {
-    ask(stack, platform, event_id, Some(ADMIN_TOKEN)).await
+/// The first worker's answer about an event.
+async fn worker_answer(stack: &Stack, platform: &str, event_id: &str) -> HttpAnswer {
+    request_event(stack, platform, event_id, Some(ADMIN_TOKEN)).await
 }
 
-async fn ask(stack: &Stack, platform: &str, event_id: &str, token: Option<&str>) -> HttpAnswer {
+async fn request_event(
+    stack: &Stack,
+    platform: &str,
+    event_id: &str,
+    token: Option<&str>,
+) -> HttpAnswer {
     let path = format!("/api/v1/webhooks/{platform}/events/{event_id}");
     let mut request = SignedWebhook { path, headers: Vec::new(), body: Vec::new() };
     if let Some(token) = token {
@@ -356,10 +372,10 @@ async fn ask(stack: &Stack, platform: &str, event_id: &str, token: Option<&str>)
     Sender::new(&stack.workers[0].ops).request(reqwest::Method::GET, &request).await.unwrap()
 }
 
-/// Waits until the worker says that the event is in `state`.
-async fn becomes(stack: &Stack, platform: &str, event_id: &str, state: &str) -> HttpAnswer {
+/// Waits until the worker reports `state` for the event.
+async fn wait_for_state(stack: &Stack, platform: &str, event_id: &str, state: &str) -> HttpAnswer {
     poll::until(&format!("{event_id} is {state}"), WAIT_LIMIT, async || {
-        let answer = said(stack, platform, event_id).await;
+        let answer = worker_answer(stack, platform, event_id).await;
         if answer.status == 200 && answer.json["state"] == state {
             Ok(answer)
         } else {
@@ -379,19 +395,19 @@ async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
         .await;
     let sender = stack.sender();
     for (token, status) in [(None, 401), (Some("wrong"), 403)] {
-        ask(&stack, "mux", "e", token).await.expect_error(status, "E_ADMIN_FORBIDDEN");
+        request_event(&stack, "mux", "e", token).await.expect_error(status, "E_ADMIN_FORBIDDEN");
     }
-    said(&stack, "mux", "never-heard-of").await.expect_error(404, "E_NOT_FOUND");
-    said(&stack, "nobody", "e").await.expect_error(404, "E_NOT_FOUND");
-    said(&stack, "Not%20A%20Name", "e").await.expect_error(404, "E_NOT_FOUND");
+    worker_answer(&stack, "mux", "never-heard-of").await.expect_error(404, "E_NOT_FOUND");
+    worker_answer(&stack, "nobody", "e").await.expect_error(404, "E_NOT_FOUND");
+    worker_answer(&stack, "Not%20A%20Name", "e").await.expect_error(404, "E_NOT_FOUND");
 
-    // An id may hold anything but control characters.
+    // An id may contain any characters except control characters.
     let id = format!("{}/a b?ü", unique("event"));
     sender.mux(&mux_event(&id, "created", None, "ls", now_ms())).await.expect(202, "accepted");
     let path_id =
         id.replace('/', "%2F").replace(' ', "%20").replace('?', "%3F").replace('ü', "%C3%BC");
     for name in ["mux", "streaming"] {
-        let answer = becomes(&stack, name, &path_id, "processed").await;
+        let answer = wait_for_state(&stack, name, &path_id, "processed").await;
         assert_eq!(answer.json["results"]["action"], "logged", "{}", answer.text);
         assert_eq!(answer.json["results"]["event_id"], id);
         assert_eq!(answer.json["results"]["processing_result"]["processed"], true);
@@ -403,41 +419,42 @@ async fn worker_route_reports_the_state_of_an_event(kind: DatabaseKind) {
         .await
         .event_id()
         .to_owned();
-    assert_eq!(said(&stack, "held", &held).await.json, json!({"state": "pending"}));
+    assert_eq!(worker_answer(&stack, "held", &held).await.json, json!({"state": "pending"}));
 
     let id = unique("event");
     let body = mux_event(&id, "active", Some("late_room"), "ls", now_ms());
     sender.mux(&body).await.expect(202, "accepted");
-    let retrying = becomes(&stack, "mux", &id, "retrying").await;
+    let retrying = wait_for_state(&stack, "mux", &id, "retrying").await;
     assert_eq!(retrying.json, json!({"state": "retrying"}));
-    let dead = becomes(&stack, "mux", &id, "dead").await;
+    let dead = wait_for_state(&stack, "mux", &id, "dead").await;
     let letter = dead.json["dead_letter_id"].as_str().unwrap().to_owned();
     assert_eq!(stack.dlq_tool(&["show", &letter, "--platform", "mux"]).await.code, Some(0));
 
-    // Replayed in vain, it is dead under another id; replayed with its session, it is processed.
+    // A replay without the session gives a dead letter with another id. A replay with the session
+    // succeeds.
     assert_eq!(stack.dlq_tool(&["replay", "--id", &letter, "--yes"]).await.code, Some(0));
-    becomes(&stack, "mux", &id, "retrying").await;
-    let dead = becomes(&stack, "mux", &id, "dead").await;
+    wait_for_state(&stack, "mux", &id, "retrying").await;
+    let dead = wait_for_state(&stack, "mux", &id, "dead").await;
     assert_ne!(dead.json["dead_letter_id"], letter.as_str());
     sender.announce("late_room", &json!({})).await.expect(202, "accepted");
     stack.status("late_room", "ready", WAIT_LIMIT).await;
     assert_eq!(stack.dlq_tool(&["replay", "--event-id", &id, "--yes"]).await.code, Some(0));
-    let processed = becomes(&stack, "mux", &id, "processed").await;
+    let processed = wait_for_state(&stack, "mux", &id, "processed").await;
     assert_eq!(processed.json["results"]["room_id"], "late_room", "{}", processed.text);
-    // It is processed once the database has it; settling follows.
+    // The state is `processed` once the database has the event. Settling follows.
     poll::until("nothing is left behind", WAIT_LIMIT, async || {
         let left: u64 = stack.redis.command(&["EXISTS", "webhooks:exceptions:mux"]).await;
         if left == 0 { Ok(()) } else { Err(left) }
     })
     .await;
 
-    // Purged, nobody knows it, until the provider sends it again.
+    // After a purge the event is unknown until the provider sends it again.
     let id = unique("event");
     let body = mux_event(&id, "active", Some("no_room"), "ls2", now_ms());
     sender.mux(&body).await.expect(202, "accepted");
-    becomes(&stack, "mux", &id, "dead").await;
+    wait_for_state(&stack, "mux", &id, "dead").await;
     assert_eq!(stack.dlq_tool(&["purge", "--event-id", &id, "--yes"]).await.code, Some(0));
-    said(&stack, "mux", &id).await.expect_error(404, "E_NOT_FOUND");
+    worker_answer(&stack, "mux", &id).await.expect_error(404, "E_NOT_FOUND");
     sender.mux(&body).await.expect(202, "accepted");
-    becomes(&stack, "mux", &id, "retrying").await;
+    wait_for_state(&stack, "mux", &id, "retrying").await;
 }

@@ -1,4 +1,5 @@
-//! Probes of dashboards before events come, and URLs as people type them.
+//! Probes that provider dashboards send before events, and variants of webhook URLs that people
+//! type.
 
 use reqwest::Method;
 use serde_json::json;
@@ -10,16 +11,8 @@ use crate::WAIT_LIMIT;
 
 const SECRET: &str = "own-secret";
 
-const PLATFORMS: &str = r#"
-[platforms.own]
-secrets = ["env:OWN_SECRET"]
-rate_limit = 6000
-[platforms.own.signature]
-header = ["X-Own-Signature"]
-prefix = "sha256="
-[platforms.own.event]
-id = "/id"
-type = "/type"
+const PLATFORMS: &str = own_platform!(
+    r#"
 time = "/at"
 session = "/room"
 [platforms.own.effects]
@@ -39,7 +32,8 @@ time = "/events/eventDateUtc"
 [platforms.meta]
 secrets = ["env:OWN_SECRET"]
 handshake = { kind = "meta", verify_token = "env:META_VERIFY_TOKEN" }
-"#;
+"#
+);
 
 async fn stack(workers: usize) -> Stack {
     let builder = Stack::builder().workers(workers).platforms(PLATFORMS);
@@ -60,8 +54,8 @@ fn own(path: &str, body: &str) -> SignedWebhook {
         .header("x-own-signature", &signature)
 }
 
-/// Xero's "intent to receive": a signed list without an event, to be answered with 2xx or 401 as
-/// the signature says.
+/// Xero's "intent to receive": a signed list without an event. The answer is 2xx for a valid
+/// signature and 401 otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_batch_is_answered_2xx_and_queues_nothing() {
     let stack = stack(0).await;
@@ -150,7 +144,7 @@ async fn mistyped_urls_lead_to_the_platform() {
     }
 }
 
-/// Sends a request with its path as it is, which clients would have put in order.
+/// Sends a request with its exact path, which HTTP clients would normalise.
 async fn raw(address: &str, request: &SignedWebhook) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -1,5 +1,5 @@
-//! The bundled providers: what each of them really sends, signed here from its own documentation, is accepted and ends
-//! where it should; a forgery leaves nothing; its handshake is answered to the letter.
+//! Bundled providers. A request as the provider sends it, signed here from its documentation, is
+//! accepted and recorded. A forgery leaves nothing. A handshake is answered exactly.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,9 +11,9 @@ use tests::stack::{Stack, StackBuilder};
 
 use super::WAIT_LIMIT;
 
-/// Of every provider here; Standard Webhooks takes its base64.
+/// Secret of every provider here. Standard Webhooks uses its base64 form.
 pub(super) const SECRET: &str = "a-provider-secret-of-32-characters";
-/// What was used before, for platforms that have both.
+/// Previous secret of the platforms that have two.
 pub(super) const OLD_SECRET: &str = "the-secret-before-the-rotation-001";
 
 pub(super) const PROVIDERS: [&str; 9] = [
@@ -38,8 +38,8 @@ pub(super) fn stack() -> StackBuilder {
         toml.push_str(&format!("[platforms.{name}]\nsecrets = [\"env:{variable}\"]\n"));
     }
     toml.push_str(&format!(
-        "[platforms.zoom-rotating]\npreset = \"zoom\"\nsecrets = [\"env:PROVIDER_SECRET\", \"env:OLD_SECRET\"]\n\
-         [platforms.feeds]\nsecrets = [\"env:PROVIDER_SECRET\"]\n\
+        "[platforms.zoom-rotating]\npreset = \"zoom\"\nsecrets = [\"env:PROVIDER_SECRET\", \
+         \"env:OLD_SECRET\"]\n[platforms.feeds]\nsecrets = [\"env:PROVIDER_SECRET\"]\n\
          handshake = {{ kind = \"websub\", topics = [\"{FEED}\"] }}\n"
     ));
     Stack::builder()
@@ -65,7 +65,7 @@ fn mac(secret: &str, message: &str) -> String {
     hmac_sha256_hex(secret, message.as_bytes())
 }
 
-/// `body` as `provider` sends and signs it with `secret`, `age` seconds ago.
+/// Request with `body` as `provider` sent and signed it with `secret`, `age` seconds ago.
 pub(super) fn signed_by(provider: &str, secret: &str, age: i64, body: &str) -> SignedWebhook {
     let (s, ms) = (now() - age, now_ms() - age * 1000);
     match provider {
@@ -123,11 +123,11 @@ pub(super) fn signed_by(provider: &str, secret: &str, age: i64, body: &str) -> S
             let value = format!("v0={}", mac(secret, &format!("v0:{s}:{body}")));
             request(provider, body, &[(signature, &value), (at, &s.to_string())])
         }
-        other => panic!("who is {other}?"),
+        other => panic!("unknown provider {other}"),
     }
 }
 
-/// A body as `provider` sends it, with its type.
+/// Event type and body as `provider` sends them.
 pub(super) fn sample(provider: &str) -> (&'static str, String) {
     let (id, at) = (unique("event"), rfc3339(now_ms()));
     let (kind, body) = match provider {
@@ -138,14 +138,17 @@ pub(super) fn sample(provider: &str) -> (&'static str, String) {
         "cloudflare-stream" => {
             let playback =
                 json!({"hls": "https://customer-x.cloudflarestream.com/v/manifest/video.m3u8"});
-            let body = json!({"uid": id, "readyToStream": true, "status": {"state": "ready"}, "modified": at,
+            let body = json!({"uid": id, "readyToStream": true, "status": {"state": "ready"},
+                "modified": at,
                 "size": 4_190_963, "duration": 9.5, "playback": playback, "liveInput": "input-1"});
             ("ready", body)
         }
         "cloudflare-live" => ("live_input.connected", cloudflare_live("connected", "input-1", &at)),
         "livepeer" => {
-            let body = json!({"id": id, "webhookId": "w", "createdAt": now_ms(), "timestamp": now_ms(),
-                "event": "stream.started", "stream": {"id": "lp-stream", "name": "Evening show", "isActive": true}});
+            let body = json!({"id": id, "webhookId": "w", "createdAt": now_ms(),
+                "timestamp": now_ms(),
+                "event": "stream.started", "stream": {"id": "lp-stream", "name": "Evening show",
+                "isActive": true}});
             ("stream.started", body)
         }
         "zoom" => ("meeting.started", zoom("meeting.started", now_ms())),
@@ -155,15 +158,17 @@ pub(super) fn sample(provider: &str) -> (&'static str, String) {
             ("invoice.paid", body)
         }
         "github" => {
-            let body = json!({"ref": "refs/heads/main", "before": "0", "after": "1", "repository": {"id": 1_296_269}});
+            let body = json!({"ref": "refs/heads/main", "before": "0", "after": "1",
+                "repository": {"id": 1_296_269}});
             ("push", body)
         }
         "slack" => {
-            let body = json!({"team_id": "T1", "type": "event_callback", "event_id": id, "event_time": now(),
+            let body = json!({"team_id": "T1", "type": "event_callback", "event_id": id,
+                "event_time": now(),
                 "event": {"type": "app_mention", "channel": "C1", "user": "U1", "text": "hi"}});
             ("app_mention", body)
         }
-        other => panic!("who is {other}?"),
+        other => panic!("unknown provider {other}"),
     };
     (kind, body.to_string())
 }
@@ -188,11 +193,12 @@ fn zoom(kind: &str, at_ms: i64) -> Value {
 fn cloudflare_live(what: &str, input: &str, at: &str) -> Value {
     let data = json!({"notification_name": "Stream Live Input", "input_id": input,
         "event_type": format!("live_input.{what}"), "updated_at": at});
-    json!({"name": "Live", "text": format!("Notification type: Stream Live Input\nInput ID: {input}"),
+    json!({"name": "Live", "text": format!("Notification type: Stream Live Input\n\
+        Input ID: {input}"),
         "data": data, "ts": now()})
 }
 
-/// What stands in the ledger, once nothing is under way any more.
+/// Waits until nothing is unfinished and returns the ledger row of the answered event.
 async fn ledger(stack: &Stack, platform: &str, answer: &HttpAnswer) -> Value {
     stack.wait_until_drained(WAIT_LIMIT).await;
     let row = stack.database.event(platform, answer.event_id()).await;
@@ -219,7 +225,7 @@ async fn provider_samples_are_accepted_once_and_recorded() {
 
         let again = sender.send(&signed).await;
         if provider == "github" {
-            // Nothing that GitHub signs says that it is the same delivery.
+            // GitHub signs no delivery id, so a repetition with another id is a new event.
             again.expect(202, "accepted");
             assert_ne!(again.event_id(), answer.event_id());
         } else {
@@ -274,7 +280,7 @@ async fn twitch_stream_state_follows_the_message_order() {
     assert_eq!(session["started_at"], started.as_str());
     send(20, "stream.offline").await;
     assert_eq!(stack.database.status("42").await, "ended");
-    // After a short break the broadcast is announced again with the start that it had.
+    // After a short break, Twitch announces the broadcast again with its original start.
     send(10, "stream.online").await;
     assert_eq!(stack.database.status("42").await, "live");
     assert_eq!(
@@ -289,7 +295,7 @@ async fn twitch_stream_state_follows_the_message_order() {
 async fn cloudflare_test_message_and_stream_ends_are_accepted() {
     let stack = stack().start().await;
     let sender = stack.sender();
-    // Without a 2xx to this one, Cloudflare does not save the destination.
+    // Cloudflare saves the destination only after a 2xx to this message.
     let test =
         json!({"text": "Hello World! This is a test message sent from https://cloudflare.com."})
             .to_string();
@@ -308,7 +314,7 @@ async fn cloudflare_test_message_and_stream_ends_are_accepted() {
     }
 }
 
-/// Every forgery of `provider`'s genuine request, with the code that it must be refused with.
+/// Forgeries of `provider`'s valid request, each with its expected error code.
 fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
     const INVALID: &str = "E_WEBHOOK_INVALID_SIGNATURE";
     const EXPIRED: &str = "E_WEBHOOK_SIGNATURE_ERROR";
@@ -322,7 +328,7 @@ fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
     for (name, value) in good.headers.iter().filter(|(name, _)| ours(name)) {
         found.push((format!("without {name}"), good.clone().without(name), INVALID));
         found.push((format!("{name} empty"), good.clone().without(name).header(name, ""), INVALID));
-        // Two signatures are alternatives; of what they cover there is one.
+        // Several signatures are alternatives, but a signed header must be unique.
         let lower = name.to_lowercase();
         if lower.contains("signature") || lower == "cf-webhook-auth" {
             let wrong: String = value.chars().rev().collect();
@@ -333,7 +339,7 @@ fn forgeries(provider: &str) -> Vec<(String, SignedWebhook, &'static str)> {
         }
     }
     if provider != "cloudflare-live" {
-        // The shared secret proves nothing about the body.
+        // A shared secret does not authenticate the body.
         let mut other = good.clone();
         other.body.push(b' ');
         found.push(("another body".to_owned(), other, INVALID));
@@ -386,7 +392,7 @@ async fn provider_forgeries_leave_nothing() {
     assert_eq!(stack.database.count("webhook_events").await, 0);
 }
 
-/// A challenge is sent back to the letter, and nothing is queued or counted as an event.
+/// Checks that the challenge is echoed exactly, and that nothing is queued or counted as an event.
 async fn check_echo(sender: &Sender, signed: &SignedWebhook, expected: &str) {
     let answer = sender.send(signed).await;
     assert_eq!((answer.status, answer.text.as_str()), (200, expected));
@@ -400,13 +406,17 @@ async fn handshakes_are_answered_exactly() {
     let sender = stack.sender();
 
     let challenge = "pogchamp-kappa-360noscope-vohiyo";
-    let subscription = |status: &str| json!({"id": "f1c2", "status": status, "type": "channel.follow", "version": "1"});
-    let body = json!({"challenge": challenge, "subscription": subscription("webhook_callback_verification_pending")});
+    let subscription = |status: &str| {
+        json!({"id": "f1c2", "status": status,
+        "type": "channel.follow", "version": "1"})
+    };
+    let body = json!({"challenge": challenge,
+        "subscription": subscription("webhook_callback_verification_pending")});
     let kind =
         |signed: SignedWebhook, kind: &str| signed.header("Twitch-Eventsub-Message-Type", kind);
     let asked = signed_by("twitch", SECRET, 0, &body.to_string());
     check_echo(&sender, &kind(asked.clone(), "webhook_callback_verification"), challenge).await;
-    // What the unsigned header says does not matter: nobody can turn one into the other on the way.
+    // The unsigned type header is ignored, since anyone could change it.
     check_echo(&sender, &kind(asked, "notification"), challenge).await;
     let forged =
         kind(signed_by("twitch", "wrong", 0, &body.to_string()), "webhook_callback_verification");
@@ -425,13 +435,14 @@ async fn handshakes_are_answered_exactly() {
     assert_eq!((answer.status, answer.text.as_str()), (204, ""));
     poll::until("the revocation is in the log", WAIT_LIMIT, async || {
         let log = stack.ingresses[0].process.log();
-        let told =
+        let is_logged =
             log.lines().any(|line| line.contains("WARN") && line.contains("authorization_revoked"));
-        if told { Ok(()) } else { Err(log) }
+        if is_logged { Ok(()) } else { Err(log) }
     })
     .await;
 
-    let slack = json!({"token": "t", "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P",
+    let slack = json!({"token": "t",
+        "challenge": "3eZbrw1aBm2rZgRNFdxV2595E9CY3gmdALWMmHkvFXO7tYXAYM8P",
         "type": "url_verification"});
     let expected = slack["challenge"].as_str().unwrap();
     check_echo(&sender, &signed_by("slack", SECRET, 0, &slack.to_string()), expected).await;

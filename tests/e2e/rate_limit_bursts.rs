@@ -1,4 +1,4 @@
-//! A limit holds across replicas, however hard they are hit at once, and what comes again takes nothing from what is new.
+//! Rate limits under concurrent bursts at two replicas. Duplicates take no quota from new events.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tests::sender::{ACME_SECRET, HttpAnswer, Sender, content_event, now_ms, uniq
 use tests::sign::{self, SignedWebhook};
 use tests::stack::Stack;
 
-/// 100 a minute, all of which may come at once; so one more every 600 ms.
+/// 100 a minute with a burst of 100, so one more every 600 ms.
 const PLATFORM: &str =
     "[platforms.hundred]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 100\nburst = 100\n";
 const PERIOD: Duration = Duration::from_millis(600);
@@ -35,13 +35,13 @@ fn is_limited(answer: &HttpAnswer) -> bool {
     answer.status == 429
 }
 
-/// How many more may have passed in a time.
-fn earned(since: Instant) -> usize {
+/// Number of events permitted by the time since `since`.
+fn tokens_since(since: Instant) -> usize {
     usize::try_from(since.elapsed().as_millis() / PERIOD.as_millis()).unwrap()
 }
 
-/// Sends all at once, one half to each replica.
-async fn at_once(stack: &Stack, events: &[SignedWebhook]) -> Vec<HttpAnswer> {
+/// Sends all events at once, half of them to each replica.
+async fn send_concurrently(stack: &Stack, events: &[SignedWebhook]) -> Vec<HttpAnswer> {
     let senders: Vec<Sender> = stack.ingresses.iter().map(|role| role.sender()).collect();
     join_all(events.iter().enumerate().map(|(n, signed)| senders[n % senders.len()].send(signed)))
         .await
@@ -52,15 +52,15 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
     let stack = Stack::builder().ingresses(2).workers(0).platforms(PLATFORM).start().await;
     let events: Vec<SignedWebhook> = (0..400).map(|_| event()).collect();
     let begun = Instant::now();
-    let answers = at_once(&stack, &events).await;
-    let most = 100 + earned(begun);
+    let answers = send_concurrently(&stack, &events).await;
+    let most = 100 + tokens_since(begun);
     let accepted = answers.iter().filter(|answer| is_new(answer)).count();
     let limited = answers.iter().filter(|answer| is_limited(answer)).count();
     assert_eq!(accepted + limited, 400);
     assert!((100..=most).contains(&accepted), "{accepted} of at most {most}");
     assert_eq!(stack.unfinished("hundred").await, accepted);
 
-    // Nobody is told to come too early: after the longest wait that was told, all of it will have been earned by one.
+    // The returned waits are not too short: after the longest one, at least one token is available.
     let (refused, answer) =
         events.iter().zip(&answers).rfind(|(_, answer)| answer.status == 429).unwrap();
     assert!(
@@ -69,9 +69,10 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
     );
     tokio::time::sleep(retry_after(answer)).await;
     let answer = stack.ingresses[1].sender().send(refused).await;
-    assert!(is_new(&answer), "as it was told: {answer:?}");
+    assert!(is_new(&answer), "accepted after Retry-After: {answer:?}");
 
-    // Hammered from both sides, no more pass than time has earned; and those are not lost either.
+    // Under load at both replicas, no more events pass than time permits, and none of these is
+    // lost.
     let rest: Vec<SignedWebhook> = events
         .into_iter()
         .zip(answers)
@@ -80,11 +81,11 @@ async fn burst_passes_up_to_its_limit_plus_one_per_period() {
         .collect();
     let mut passed = accepted + 1;
     while begun.elapsed() < Duration::from_secs(4) {
-        let answers = at_once(&stack, &rest[..40]).await;
+        let answers = send_concurrently(&stack, &rest[..40]).await;
         passed += answers.iter().filter(|answer| is_new(answer)).count();
-        assert!(passed <= 100 + earned(begun), "{passed} in {:?}", begun.elapsed());
+        assert!(passed <= 100 + tokens_since(begun), "{passed} in {:?}", begun.elapsed());
     }
-    let least = 100 + earned(begun) - 2;
+    let least = 100 + tokens_since(begun) - 2;
     assert!(passed >= least, "{passed} of at least {least} in {:?}", begun.elapsed());
     assert_eq!(stack.unfinished("hundred").await, passed);
 }
@@ -94,29 +95,31 @@ async fn duplicate_storm_takes_no_quota_from_new_events() {
     let stack = Stack::builder().ingresses(2).workers(0).platforms(PLATFORM).start().await;
     let begun = Instant::now();
     let known: Vec<SignedWebhook> = (0..40).map(|_| event()).collect();
-    assert!(at_once(&stack, &known).await.iter().all(is_new));
+    assert!(send_concurrently(&stack, &known).await.iter().all(is_new));
 
-    // A thousand duplicates, to both replicas, in the midst of exactly as many new events as are left of the burst.
+    // A thousand duplicates at both replicas, among exactly as many new events as the burst has
+    // left.
     let storm = |round: usize| known.iter().cycle().skip(round * 7).take(1000).cloned();
     let fresh: Vec<SignedWebhook> = (0..60).map(|_| event()).collect();
     let mut all: Vec<SignedWebhook> = storm(0).collect();
     for (n, signed) in fresh.iter().enumerate() {
         all.insert(n * 17, signed.clone());
     }
-    let answers = at_once(&stack, &all).await;
+    let answers = send_concurrently(&stack, &all).await;
     let (new, seen): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 202);
     assert_eq!((new.len(), seen.len()), (60, 1000));
     for answer in seen {
         answer.expect(200, "duplicate");
     }
 
-    // The limit is used up, and duplicates still pass, at no cost: what is refused now is so for want of time alone.
-    let answers = at_once(&stack, &storm(1).collect::<Vec<_>>()).await;
+    // At the exhausted limit, duplicates still pass without cost. Later refusals are due to time
+    // alone.
+    let answers = send_concurrently(&stack, &storm(1).collect::<Vec<_>>()).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     let more: Vec<SignedWebhook> = (0..50).map(|_| event()).collect();
-    let answers = at_once(&stack, &more).await;
+    let answers = send_concurrently(&stack, &more).await;
     let passed = answers.iter().filter(|answer| is_new(answer)).count();
-    assert!(passed <= earned(begun), "{passed} in {:?}", begun.elapsed());
+    assert!(passed <= tokens_since(begun), "{passed} in {:?}", begun.elapsed());
     assert_eq!(passed + answers.iter().filter(|answer| is_limited(answer)).count(), 50);
     assert_eq!(stack.unfinished("hundred").await, 100 + passed);
 }

@@ -1,4 +1,4 @@
-//! Rate limit and backlog: exact across replicas, and what is refused costs nothing.
+//! Rate limits and backlog bounds: exact across replicas, and refused requests take no quota.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,11 @@ fn retry_after(answer: &HttpAnswer) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rate_limit_is_exact_across_replicas() {
-    // One per six seconds after a burst of 20; what the replicas' own flood shields let through is far more.
+    // One per six seconds after a burst of 20. The local rate limiters of the replicas permit far
+    // more.
     let toml = "[platforms.slow]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 10\nburst = 20\n\
-                [platforms.busy]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\nbusy_status = 503\n";
+                [platforms.busy]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n\
+                busy_status = 503\n";
     let stack = Stack::builder().ingresses(2).workers(0).platforms(toml).start().await;
     let begun = Instant::now();
     let mut sends = tokio::task::JoinSet::new();
@@ -42,11 +44,11 @@ async fn rate_limit_is_exact_across_replicas() {
         answer.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
         assert!((1..=60).contains(&retry_after(answer)), "{answer:?}");
     }
-    // Duplicates cost nothing and pass at the limit.
+    // Duplicates take no quota and pass at the limit.
     for (answer, signed) in accepted {
         assert_eq!(stack.sender().send(signed).await.expect(200, "duplicate"), answer.event_id());
     }
-    // Forgeries cost nothing: another platform's bucket is untouched by 30 of them.
+    // Forgeries take no quota: 30 of them leave another platform's limit untouched.
     for _ in 0..30 {
         let forged = event("busy").without("x-webhook-signature");
         assert_eq!(stack.sender().send(&forged).await.status, 401);
@@ -72,8 +74,8 @@ async fn limited_event_is_accepted_after_retry_after() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_type_limit_is_exact_and_spares_other_types() {
-    let toml = "[platforms.chatty]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600\nburst = 600\n\
-                limits = { content_updated = 5 }\n";
+    let toml = "[platforms.chatty]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600\n\
+                burst = 600\nlimits = { content_updated = 5 }\n";
     let stack = Stack::builder().ingresses(2).workers(0).platforms(toml).start().await;
     let begun = Instant::now();
     let mut accepted = 0;
@@ -113,7 +115,7 @@ async fn full_backlog_refuses_and_recovers() {
     assert!(retry_after(&answer) >= 1);
     assert_eq!(stack.unfinished("acme").await, 5);
     sender.send(&accepted[0]).await.expect(200, "duplicate");
-    // The bound is per platform.
+    // Each platform has its own bound.
     sender
         .netflix(&content_event("content_added", "c", "t", now_ms()))
         .await
@@ -125,7 +127,8 @@ async fn full_backlog_refuses_and_recovers() {
     assert_eq!(stack.database.count("webhook_events").await, 7);
 }
 
-/// The flood shield does not speak for Redis: while that is away, nobody can know that a limit is reached.
+/// During an outage of Redis, the local rate limiter does not answer 429, because the limit is
+/// unknown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_during_redis_outage_gets_503_not_429() {
     let toml = "[platforms.slow]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
@@ -136,14 +139,14 @@ async fn flood_during_redis_outage_gets_503_not_429() {
     for _ in 0..60 {
         sender.send(&event("slow")).await.expect_error(503, "E_WEBHOOK_QUEUE_ERROR");
     }
-    // And none of them was counted.
+    // None of these requests took quota.
     stack.redis.restart().await;
     stack.ingresses[0].ready(WAIT_LIMIT).await;
     sender.send(&event("slow")).await.expect(202, "accepted");
     sender.send(&event("slow")).await.expect_error(429, "E_WEBHOOK_RATE_LIMITED");
 }
 
-/// What is far above a platform's limit does not cost Redis a decision each.
+/// The local rate limiter answers most requests far above the limit without a call to Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_over_the_rate_limit_does_not_reach_redis() {
     let toml = "[platforms.slow]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 1\nburst = 1\n";
@@ -154,6 +157,7 @@ async fn flood_over_the_rate_limit_does_not_reach_redis() {
     }
     let decided: usize =
         stack.redis.command(&["HGET", "webhooks:counters:slow", "rate_limited"]).await;
-    // Ten times the limit and a burst, of which one was accepted; and one every six seconds since.
+    // The local limiter permits ten times the limit plus a burst, and one more every six seconds.
+    // One request was accepted.
     assert!((10..=30).contains(&decided), "{decided}");
 }

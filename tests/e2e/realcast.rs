@@ -1,5 +1,5 @@
-//! RealCast: every event of its guide ends in the rows and columns that it should; forgeries, repetitions and other
-//! people's rooms.
+//! RealCast: every event of its guide sets the expected rows and columns. Also forgeries,
+//! repetitions and rooms of others.
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
@@ -12,7 +12,7 @@ use crate::WAIT_LIMIT;
 const SECRET: &str = "realcast-secret-41d7";
 const HEADER: &str = "X-RealCast-Signature";
 
-/// In an order that is not that of their times.
+/// Events in an order that differs from the order of their times.
 const EVENTS: [&str; 8] = [
     "stream.offline",
     "viewer.count.update",
@@ -45,7 +45,7 @@ async fn realcast_events_of_the_guide_are_stored(kind: DatabaseKind) {
         assert_eq!((&row["event_type"], &row["room_id"]), (&json!(kind), &json!("stream_abc123")));
         actions.push((kind, row["action"].as_str().unwrap().to_owned()));
     }
-    // Older than the end, the others still say what only they know.
+    // Older than the end, these events still set the columns that only they have.
     let others = [
         "viewer.count.update",
         "recording.ready",
@@ -57,7 +57,7 @@ async fn realcast_events_of_the_guide_are_stored(kind: DatabaseKind) {
     for (kind, action) in &actions {
         let expected = match *kind {
             "stream.offline" => "status_updated",
-            // The title is news, the older number of viewers is not, but who it was is.
+            // The title is new, the older number of viewers is stale, and the streamer is new.
             kind if others.contains(&kind) => "recorded",
             _ => "stale_ignored",
         };
@@ -65,42 +65,47 @@ async fn realcast_events_of_the_guide_are_stored(kind: DatabaseKind) {
     }
     let session = stack.database.session("stream_abc123").await.unwrap();
     let expected = json!({
-        "platform": "realcast", "status": "ended", "title": "Epic Gaming Session", "streamer_id": "user_123",
-        "app_id": "app_xyz789", "viewer_count": 128, "peak_viewers": 1234, "duration_seconds": 3600.0,
+        "platform": "realcast", "status": "ended", "title": "Epic Gaming Session",
+        "streamer_id": "user_123",
+        "app_id": "app_xyz789", "viewer_count": 128, "peak_viewers": 1234,
+        "duration_seconds": 3600.0,
         "error_code": "ENCODER_ERROR", "error_message": "Encoder disconnected unexpectedly",
         "started_at": "2024-12-09T10:00:00.000Z", "ended_at": "2024-12-09T11:00:00.000Z",
-        "data": {"viewer_id": "viewer_def456", "change": 3}, "last_event_at": "2024-12-09T11:00:00.000Z",
-        "created_at": "2024-12-09T10:00:00.000Z",
+        "data": {"viewer_id": "viewer_def456", "change": 3},
+        "last_event_at": "2024-12-09T11:00:00.000Z", "created_at": "2024-12-09T10:00:00.000Z",
     });
     for (column, value) in expected.as_object().unwrap() {
-        same(&session[column], value, column);
+        check_equal(&session[column], value, column);
     }
 
     let recordings = stack.database.rows("SELECT * FROM recordings", &[]).await;
     let expected = json!({
-        "platform": "realcast", "recording_id": "rec_ghi789", "room_id": "stream_abc123", "state": "ready",
-        "url": "https://cdn.telegram.org/file/BAACAgIAAxkBAAI...", "duration_seconds": 3600.0, "size_bytes": 524_288_000,
+        "platform": "realcast", "recording_id": "rec_ghi789", "room_id": "stream_abc123",
+        "state": "ready",
+        "url": "https://cdn.telegram.org/file/BAACAgIAAxkBAAI...", "duration_seconds": 3600.0,
+        "size_bytes": 524_288_000,
     });
     assert_eq!(recordings.len(), 1);
     for (column, value) in expected.as_object().unwrap() {
-        same(&recordings[0][column], value, column);
+        check_equal(&recordings[0][column], value, column);
     }
 
     let chat = stack.database.rows("SELECT * FROM chat_messages", &[]).await;
     let expected = json!({
-        "platform": "realcast", "message_id": "msg_jkl012", "room_id": "stream_abc123", "user_id": "user_456",
+        "platform": "realcast", "message_id": "msg_jkl012", "room_id": "stream_abc123",
+        "user_id": "user_456",
         "user_name": "GamerPro", "message": "Great stream!", "sent_at": "2024-12-09T10:10:00.000Z",
     });
     assert_eq!(chat.len(), 1);
     for (column, value) in expected.as_object().unwrap() {
-        same(&chat[0][column], value, column);
+        check_equal(&chat[0][column], value, column);
     }
     assert_eq!(stack.dead("realcast").await, 0);
 }
 
-/// Numbers by value: one database writes 3600, the other 3600.0.
+/// Compares numbers by value: one database stores 3600, the other 3600.0.
 #[track_caller]
-fn same(seen: &Value, expected: &Value, what: &str) {
+fn check_equal(seen: &Value, expected: &Value, what: &str) {
     match (seen.as_f64(), expected.as_f64()) {
         (Some(seen), Some(expected)) => {
             assert!((seen - expected).abs() < f64::EPSILON, "{what}: {seen}")
@@ -117,9 +122,11 @@ async fn announced_room_is_not_changed_by_realcast(kind: DatabaseKind) {
     for kind in EVENTS {
         sender.send(&event(kind)).await.expect(202, "accepted");
     }
-    poll::until("all are dead letters", WAIT_LIMIT, async || match stack.dead("realcast").await {
-        8 => Ok(()),
-        dead => Err(dead),
+    poll::until("every event is a dead letter", WAIT_LIMIT, async || {
+        match stack.dead("realcast").await {
+            8 => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
     for (_, fields) in entries(&stack, "webhooks:dlq:realcast").await {
@@ -216,9 +223,11 @@ async fn realcast_value_of_another_type_is_an_invalid_event() {
     let body = fixtures::body("realcast", "viewer.joined").replace("125", "\"many\"");
     let signed = sign::over_body("realcast", HEADER, SECRET, body.as_bytes());
     stack.sender().send(&signed).await.expect(202, "accepted");
-    poll::until("it is a dead letter", WAIT_LIMIT, async || match stack.dead("realcast").await {
-        1 => Ok(()),
-        dead => Err(dead),
+    poll::until("the event is a dead letter", WAIT_LIMIT, async || {
+        match stack.dead("realcast").await {
+            1 => Ok(()),
+            dead => Err(dead),
+        }
     })
     .await;
     let (_, fields) = entries(&stack, "webhooks:dlq:realcast").await.remove(0);

@@ -1,4 +1,5 @@
-//! Entries that Redis delivers once more, or believes to have delivered.
+//! Entries that Redis delivers again, lost before they arrived, or keeps pending for a worker that
+//! is gone.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use tests::{pending_entries, poll};
 
 use crate::WAIT_LIMIT;
 
-/// Longer than a read waits for something new.
+/// Longer than a blocking read of the worker.
 const READ_WAIT: Duration = Duration::from_secs(1);
 const INCOMING: &str = "webhooks:incoming:acme";
 
 impl QueuedEntry {
-    /// Accepts an event and takes it out of the queue again, to be put back by [`Self::put`].
+    /// Accepts an event and removes its entry from the queue. [`Self::put`] adds it again.
     async fn accepted(stack: &Stack) -> Self {
         let body = content_event("content_updated", "c1", &unique("title"), now_ms());
         stack.sender().acme(&body).await.expect(202, "accepted");
@@ -26,7 +27,7 @@ impl QueuedEntry {
         Self { fields }
     }
 
-    /// Puts it into the queue, with another origin if one is given.
+    /// Adds the entry to the queue, with another origin if one is given.
     async fn put(&self, stack: &Stack, origin: Option<&str>) {
         let mut words: Vec<&str> = vec!["XADD", INCOMING, "*"];
         for field in self.fields.chunks(2) {
@@ -53,8 +54,8 @@ async fn processed(stack: &Stack) -> i64 {
     count.unwrap_or(0)
 }
 
-/// Redis counts an entry as delivered when it has answered, whether or not the answer arrives. It must not have to wait
-/// until the worker itself counts as dead.
+/// Redis counts an entry as delivered once it has replied, even if the reply is lost. Such an entry
+/// must not wait until another worker may claim it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_in_a_lost_reply_are_processed_at_once() {
     let mut stack =
@@ -65,8 +66,8 @@ async fn entries_in_a_lost_reply_are_processed_at_once() {
     for attempt in 1.. {
         proxy.set(ProxyMode::SwallowAnswers);
         entry.put(&stack, None).await;
-        // A read that began before answers were swallowed may still get through, and one that ends with nothing is the
-        // last: then all of it again.
+        // A read that began earlier may still succeed, and a read that ends empty is the last one.
+        // In both cases the attempt is repeated.
         let void = poll::try_until("an entry is delivered into the void", READ_WAIT, async || {
             match pending(&stack).await {
                 1 => Ok(()),
@@ -84,14 +85,14 @@ async fn entries_in_a_lost_reply_are_processed_at_once() {
     }
     proxy.set(ProxyMode::Cut);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(pending(&stack).await, 1, "nobody has it");
+    assert_eq!(pending(&stack).await, 1, "the lost reply left it pending");
     proxy.set(ProxyMode::Pass);
     stack.wait_until_drained(WAIT_LIMIT).await;
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
-/// Where a marker has expired, one event may have two entries. The one that took effect and was not settled any more must
-/// be finished in full, once, whatever the other one is told.
+/// After its dedup marker expired, an event may have two entries. The entry that took effect but
+/// was not settled must settle in full, once, independently of the other entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applied_entry_beside_a_duplicate_entry_settles_in_full() {
     let mut stack = Stack::builder().workers(0).start().await;
@@ -102,16 +103,17 @@ async fn applied_entry_beside_a_duplicate_entry_settles_in_full() {
     assert_eq!(processed(&stack).await, 1);
     stack.workers.pop();
 
-    // As if the worker had been killed between commit and settle, and the event had come again before.
+    // As if the worker had been killed between commit and settle, with a duplicate entry ahead of
+    // it.
     entry.put(&stack, Some("1-1")).await;
     entry.put(&stack, None).await;
     stack.add_worker().await;
     stack.wait_until_drained(WAIT_LIMIT).await;
-    assert_eq!(processed(&stack).await, 2, "the committed one, and not the other");
+    assert_eq!(processed(&stack).await, 2, "only the committed entry is counted");
     assert_eq!(stack.database.count("webhook_events").await, 1);
 }
 
-/// What was acked and never deleted is seen by no read and no claim.
+/// An acknowledged entry that was never deleted is invisible to reads and claims.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orphaned_entry_is_requeued() {
     const STREAM: &str = "webhooks:incoming:acme";
@@ -139,12 +141,12 @@ async fn orphaned_entry_is_requeued() {
         stack.redis.command(&["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", STREAM, ">"]).await;
     let _: usize = stack.redis.command(&["XACK", STREAM, GROUP, &id]).await;
     stack.add_worker().await;
-    poll::until("it takes effect", WAIT_LIMIT, async || {
+    poll::until("the event takes effect", WAIT_LIMIT, async || {
         stack.database.event("acme", "lost").await.map(drop).ok_or("no row")
     })
     .await;
     stack.wait_until_drained(WAIT_LIMIT).await;
-    poll::until("it is counted", WAIT_LIMIT, async || {
+    poll::until("the orphan is counted", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_orphans_total", &["acme"]).await {
             1.0 => Ok(()),
             seen => Err(seen),
@@ -153,7 +155,8 @@ async fn orphaned_entry_is_requeued() {
     .await;
 }
 
-/// Redis's clock was set back since a worker that is gone took it: to a claim it is idle for no time at all.
+/// Redis's clock was set back after a worker that is gone read the entry. A claim sees no idle
+/// time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entry_delivered_in_the_future_is_claimed() {
     const STREAM: &str = "webhooks:incoming:acme";

@@ -1,4 +1,5 @@
-//! Redis away, frozen, full, killed: no 2xx without a queued event, a clear refusal, and recovery by itself.
+//! Outages of Redis: stopped, frozen, full, killed. No 2xx without a queued event, a clear refusal,
+//! and recovery without help.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use tests::tcp_proxy::ProxyMode;
 
 use crate::WAIT_LIMIT;
 
-/// The most that ingress may take to answer when Redis does not.
+/// Longest time for an answer of ingress while Redis does not reply.
 const REFUSED_WITHIN: Duration = Duration::from_secs(8);
 
 fn event() -> SignedWebhook {
@@ -39,7 +40,7 @@ async fn check_refused(sender: &Sender, signed: &SignedWebhook, code: &str) {
     assert!(begun.elapsed() < REFUSED_WITHIN, "answered after {:?}", begun.elapsed());
 }
 
-/// How long after `since` ingress accepts again.
+/// Time from `since` until ingress accepts again.
 async fn recovered(sender: &Sender, since: Instant) -> Duration {
     poll::until("ingress accepts again", WAIT_LIMIT, async || {
         let answer = sender.send(&event()).await;
@@ -56,7 +57,7 @@ async fn redis_outage_gets_503_and_ends_within_two_seconds() {
     sender.send(&event()).await.expect(202, "accepted");
     for round in 0..2 {
         stack.redis.kill();
-        // What is written into a connection that has just died may, for all ingress knows, have arrived.
+        // A write to a connection that has just died may have arrived, as far as ingress knows.
         let answer = sender.send(&event()).await;
         assert!(
             ["E_WEBHOOK_QUEUE_ERROR", "E_WEBHOOK_DEDUPLICATION_ERROR"].contains(&answer.errcode()),
@@ -66,7 +67,7 @@ async fn redis_outage_gets_503_and_ends_within_two_seconds() {
         for _ in 0..3 {
             check_refused(&sender, &event(), "E_WEBHOOK_QUEUE_ERROR").await;
         }
-        // A forgery is told apart without Redis, and the process stays alive.
+        // Ingress refuses a forgery without Redis and keeps running.
         sender
             .send(&event().without("x-webhook-signature"))
             .await
@@ -86,7 +87,8 @@ async fn redis_outage_gets_503_and_ends_within_two_seconds() {
     assert_eq!(stack.database.count("webhook_events").await, 3);
 }
 
-/// Many senders at once while Redis is gone: each is refused at once, nobody waits for the others, nothing is kept.
+/// During an outage many concurrent senders are refused at once. None waits for another, and
+/// nothing is kept in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_do_not_pile_up_during_a_redis_outage() {
     let mut stack = Stack::builder().workers(0).redis(RedisOptions::durable()).start().await;
@@ -109,7 +111,8 @@ async fn requests_do_not_pile_up_during_a_redis_outage() {
     let mut times = futures_util::future::join_all(senders).await.concat();
     times.sort();
     let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-    // 32 at a time by one thread of this test and one of ingress: it is the test that takes most of it.
+    // 32 at a time from one thread of the test to one of ingress. The test itself takes most of the
+    // time.
     assert!(
         half < Duration::from_millis(300) && most < Duration::from_millis(1500),
         "{half:?}, 99 %: {most:?}"
@@ -176,7 +179,8 @@ async fn half_open_redis_connection_is_detected() {
     assert!(begun.elapsed() < REFUSED_WITHIN, "{:?}", begun.elapsed());
     proxy.set(ProxyMode::Pass);
     recovered(&sender, Instant::now()).await;
-    // The worker's blocking read hangs on a dead connection, too; it must notice within its own bounds.
+    // The worker's blocking read hangs on a dead connection as well. The worker must detect that by
+    // itself.
     stack.wait_until_drained(Duration::from_secs(30)).await;
 }
 
@@ -228,7 +232,7 @@ async fn full_redis_refuses_new_events_and_workers_empty_it() {
     assert_eq!(stack.dead("acme").await + stack.dead("mux").await, 0);
 }
 
-/// The promise of a 2xx with `appendfsync always`: Redis is killed twice under load, and everything promised is there.
+/// With `appendfsync always`, every accepted event survives two kills of Redis under load.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_killed_under_load_loses_no_accepted_event() {
     let mut stack =
@@ -242,7 +246,7 @@ async fn redis_killed_under_load_loses_no_accepted_event() {
         senders.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let signed = event();
-                // As a provider does: the same event again until it is taken.
+                // Repeats the same event until it is accepted, as a provider does.
                 loop {
                     let answer = sender.send(&signed).await;
                     ledger.record("acme", &answer);

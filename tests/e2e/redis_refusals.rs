@@ -1,4 +1,5 @@
-//! A Redis that answers and refuses: readiness says no in Redis's words, the log says it once.
+//! A Redis that answers with errors: `/ready` shows Redis's own words, and the log has one line for
+//! the outage.
 
 use std::time::Duration;
 
@@ -8,16 +9,16 @@ use tests::stack::{ServerProcess, Stack};
 
 use crate::WAIT_LIMIT;
 
-/// Length of the refusal in which log lines are counted.
+/// Duration of the refusal during which log lines are counted.
 const OUTAGE: Duration = Duration::from_secs(6);
-/// Lines that a process may log about one outage, however long it is.
+/// Bound on the log lines of a process about one outage of any length.
 const MAX_LINES: usize = 8;
 
 async fn ready(role: &ServerProcess) -> String {
     Sender::new(&role.ops).get("/ready").await.text
 }
 
-async fn says(role: &ServerProcess, words: &str) {
+async fn wait_until_unready(role: &ServerProcess, words: &str) {
     poll::until(&format!("/ready says {words:?}"), WAIT_LIMIT, async || {
         let text = ready(role).await;
         if text.contains(words) { Ok(()) } else { Err(text) }
@@ -33,13 +34,13 @@ async fn redis_up(role: &ServerProcess, up: bool) {
     .await;
 }
 
-/// Ingress and worker are unready with these words, and ready again afterwards.
-async fn refused(stack: &Stack, begin: &[&[&str]], end: &[&[&str]], words: &str) {
+/// Checks that ingress and worker are unready with `words` during the refusal and ready afterwards.
+async fn check_refusal(stack: &Stack, begin: &[&[&str]], end: &[&[&str]], words: &str) {
     for command in begin {
         let _: redis::Value = stack.redis.command(command).await;
     }
     for role in stack.ingresses.iter().chain(&stack.workers) {
-        says(role, words).await;
+        wait_until_unready(role, words).await;
         assert!(ready(role).await.starts_with("not ready: Redis "), "{}", ready(role).await);
         redis_up(role, false).await;
     }
@@ -57,22 +58,33 @@ async fn refused_writes_are_unready_in_redis_words() {
     let stack = Stack::builder().start().await;
     let replicas: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "1"];
     let none: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "0"];
-    refused(&stack, &[replicas], &[none], "NOREPLICAS Not enough good replicas to write").await;
+    check_refusal(&stack, &[replicas], &[none], "NOREPLICAS Not enough good replicas to write")
+        .await;
 
     let nobody = format!("{}", tests::ports::free());
     let replica: &[&str] = &["REPLICAOF", "127.0.0.1", &nobody];
-    refused(&stack, &[replica], &[&["REPLICAOF", "NO", "ONE"]], "READONLY You can't write against")
-        .await;
+    check_refusal(
+        &stack,
+        &[replica],
+        &[&["REPLICAOF", "NO", "ONE"]],
+        "READONLY You can't write against",
+    )
+    .await;
 
     let forbid: &[&str] = &["ACL", "SETUSER", "default", "-xadd"];
-    refused(&stack, &[forbid], &[&["ACL", "SETUSER", "default", "+@all"]], "NOPERM").await;
+    check_refusal(&stack, &[forbid], &[&["ACL", "SETUSER", "default", "+@all"]], "NOPERM").await;
 
-    // A folder stands where the snapshot would be, so that saving fails.
+    // A folder in place of the snapshot file makes saving fail.
     std::fs::create_dir_all(stack.redis.folder().join("dump.rdb/x")).unwrap();
     let save: &[&str] = &["CONFIG", "SET", "save", "3600 1000000"];
     let lenient: &[&str] = &["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"];
-    refused(&stack, &[save, &["BGSAVE"]], &[lenient], "MISCONF Redis is configured to save RDB")
-        .await;
+    check_refusal(
+        &stack,
+        &[save, &["BGSAVE"]],
+        &[lenient],
+        "MISCONF Redis is configured to save RDB",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +103,7 @@ async fn wrong_credentials_are_unready_in_redis_words() {
         let redis = format!("redis://{user}@{}", stack.redis.address());
         let role = ServerProcess { process: program.env("REDIS_URL", redis).spawn(), url, ops };
         role.health("/ready", 503, WAIT_LIMIT).await;
-        says(&role, words).await;
+        wait_until_unready(&role, words).await;
         stack.ingresses.push(role);
     }
 }
@@ -101,9 +113,9 @@ async fn full_redis_is_unready_for_ingress_only() {
     let stack = Stack::builder().start().await;
     let (ingress, worker) = (&stack.ingresses[0], &stack.workers[0]);
     let _: String = stack.redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    says(ingress, "OOM command not allowed").await;
+    wait_until_unready(ingress, "OOM command not allowed").await;
     redis_up(ingress, false).await;
-    // It settles what is queued, which is what makes room.
+    // The worker settles queued events, which frees memory.
     worker.ready(WAIT_LIMIT).await;
     redis_up(worker, true).await;
     let _: String = stack.redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -134,11 +146,9 @@ async fn redis_outage_is_logged_once() {
             lines.len(),
             lines.join("\n")
         );
-        let changes = lines
-            .iter()
-            .filter(|line| line.contains("Redis cannot be used as it should be"))
-            .count();
+        let changes =
+            lines.iter().filter(|line| line.contains("Redis is unhealthy; checking again")).count();
         assert_eq!(changes, 1, "{log}");
-        assert!(log.contains("Redis can be used again"), "{log}");
+        assert!(log.contains("Redis is healthy again"), "{log}");
     }
 }

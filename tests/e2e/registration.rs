@@ -1,5 +1,6 @@
-//! Platforms registered while the system runs: known everywhere within two seconds and after restarts, sealed in Redis,
-//! kept apart from what is configured and from other platforms' sessions.
+//! Platforms registered at runtime. Every process knows them within two seconds and after restarts.
+//! Their secrets are encrypted in Redis. They cannot affect configured platforms or sessions of
+//! others.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tests::tcp_proxy::ProxyMode;
 
 use crate::WAIT_LIMIT;
 
-/// Within this, a change is known to every replica and worker.
+/// Longest time until every process knows a change.
 pub(crate) const PROPAGATION_LIMIT: Duration = Duration::from_secs(2);
 const SECRET: &str = "registered-secret-4be1-7a90-never-to-be-seen";
 
@@ -29,7 +30,7 @@ pub(crate) fn event(platform: &str, secret: &str) -> SignedWebhook {
     sign::generic(platform, secret, body.as_bytes())
 }
 
-/// Sends until it is accepted, as a sender does that comes again; never longer than `within`.
+/// Repeats the request until it is accepted, as a sender that retries does, for at most `within`.
 pub(crate) async fn accepted(sender: &Sender, signed: &SignedWebhook, within: Duration) -> String {
     poll::until("the event is accepted", within, async || {
         let answer = sender.send(signed).await;
@@ -38,14 +39,14 @@ pub(crate) async fn accepted(sender: &Sender, signed: &SignedWebhook, within: Du
     .await
 }
 
-async fn in_ledger(stack: &Stack, platform: &str, event_id: &str, within: Duration) {
+async fn wait_for_ledger(stack: &Stack, platform: &str, event_id: &str, within: Duration) {
     poll::until("the event is in the ledger", within, async || {
         stack.database.event(platform, event_id).await.map(drop).ok_or("not there")
     })
     .await;
 }
 
-/// Whether any key of Redis, or anything that was ever written to its append-only file, holds `needle`.
+/// Returns whether any key of Redis, or its append-only file, contains `needle`.
 async fn redis_holds(stack: &Stack, needle: &str) -> bool {
     let holds =
         |haystack: &[u8]| haystack.windows(needle.len()).any(|window| window == needle.as_bytes());
@@ -54,9 +55,10 @@ async fn redis_holds(stack: &Stack, needle: &str) -> bool {
         if kind == 'hash' then all[#all + 1] = table.concat(redis.call('HGETALL', key), ' ') \
         elseif kind == 'string' then all[#all + 1] = redis.call('GET', key) \
         elseif kind == 'set' then all[#all + 1] = table.concat(redis.call('SMEMBERS', key), ' ') \
-        elseif kind == 'zset' then all[#all + 1] = table.concat(redis.call('ZRANGE', key, 0, -1), ' ') \
-        elseif kind == 'stream' then for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do \
-            all[#all + 1] = table.concat(entry[2], ' ') end \
+        elseif kind == 'zset' then all[#all + 1] = table.concat(redis.call('ZRANGE', key, 0, -1), \
+        ' ') \
+        elseif kind == 'stream' then for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) \
+            do all[#all + 1] = table.concat(entry[2], ' ') end \
         else return redis.error_reply('a kind of key that is not looked into: ' .. kind) end \
         all[#all + 1] = key end return table.concat(all, ' ')";
     let values: Vec<u8> = stack.redis.command(&["EVAL", dump, "0"]).await;
@@ -77,7 +79,8 @@ async fn registered_platform_is_known_everywhere_in_two_seconds() {
     let stack = builder_with_key().ingresses(2).workers(2).start().await;
     let (one, two) = (stack.ingresses[0].sender(), stack.ingresses[1].sender());
     assert_eq!(one.send(&event("shop", SECRET)).await.status, 404);
-    let registration = json!({"platform": "shop", "secret": SECRET, "event_types": ["content_added"], "aliases": ["store"]});
+    let registration = json!({"platform": "shop", "secret": SECRET,
+        "event_types": ["content_added"], "aliases": ["store"]});
     let answer = one.registered(&registration).await;
     let since = Instant::now();
     assert!(
@@ -90,9 +93,11 @@ async fn registered_platform_is_known_everywhere_in_two_seconds() {
         accepted(&two, &event("store", SECRET), PROPAGATION_LIMIT.saturating_sub(since.elapsed()))
             .await;
     for id in [&first, &second] {
-        in_ledger(&stack, "shop", id, PROPAGATION_LIMIT.saturating_sub(since.elapsed())).await;
+        wait_for_ledger(&stack, "shop", id, PROPAGATION_LIMIT.saturating_sub(since.elapsed()))
+            .await;
     }
-    // By its definition: this type is not subscribed, this secret is another's, and nothing but the secret opens it.
+    // The definition applies: this type is not subscribed, this secret belongs to another platform,
+    // and only its own secret verifies.
     let body = content_event("content_removed", "c", "t", now_ms()).to_string();
     two.send(&sign::generic("shop", SECRET, body.as_bytes())).await.expect(200, "ignored");
     two.send(&event("shop", "another-secret"))
@@ -112,8 +117,8 @@ async fn registered_platform_is_known_everywhere_in_two_seconds() {
     }
 }
 
-/// Many senders take 404 as final, and some are told of a platform the moment it is registered: a replica that does not know
-/// it yet looks, instead of waiting for its next poll.
+/// Many senders take 404 as final, and some send as soon as a platform is registered. A replica
+/// that does not know it yet reads the registrations instead of waiting for its next poll.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_sent_before_the_registration_poll_gets_no_404() {
     let stack = builder_with_key().ingresses(2).workers(0).start().await;
@@ -128,14 +133,14 @@ async fn registration_is_encrypted_and_survives_restarts() {
     let mut stack = builder_with_key().redis(RedisOptions::durable()).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
     let before = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
-    in_ledger(&stack, "shop", &before, WAIT_LIMIT).await;
+    wait_for_ledger(&stack, "shop", &before, WAIT_LIMIT).await;
 
     let encoded =
         [hex::encode(SECRET), base64::Engine::encode(&base64::prelude::BASE64_STANDARD, SECRET)];
     for needle in [SECRET.to_owned(), SECRETS_KEY.to_owned()].iter().chain(&encoded) {
         assert!(!redis_holds(&stack, needle).await, "a secret is in Redis, legibly");
     }
-    assert!(redis_holds(&stack, "shop").await, "the look sees what is there");
+    assert!(redis_holds(&stack, "shop").await, "the search finds stored text");
 
     for role in stack.ingresses.drain(..).chain(stack.workers.drain(..)) {
         role.process.kill();
@@ -145,7 +150,7 @@ async fn registration_is_encrypted_and_survives_restarts() {
     let signed = event("shop", SECRET);
     let after = accepted(&stack.sender(), &signed, WAIT_LIMIT).await;
     stack.add_worker().await;
-    in_ledger(&stack, "shop", &after, WAIT_LIMIT).await;
+    wait_for_ledger(&stack, "shop", &after, WAIT_LIMIT).await;
     assert!(
         !stack.workers[0].process.log().contains("no definition for"),
         "{}",
@@ -154,19 +159,20 @@ async fn registration_is_encrypted_and_survives_restarts() {
     stack.sender().send(&signed).await.expect(200, "duplicate");
 }
 
-/// Workers need no secrets: one without the key, or with another one, works as well.
+/// Workers need no secrets: a worker without the key, or with another one, works as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_without_key_serves_registered_platforms() {
     let stack = Stack::builder().ingress_env("SECRETS_KEY", SECRETS_KEY).start().await;
     stack.sender().registered(&json!({"platform": "shop", "secret": SECRET})).await;
     let id = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
-    in_ledger(&stack, "shop", &id, WAIT_LIMIT).await;
+    wait_for_ledger(&stack, "shop", &id, WAIT_LIMIT).await;
     let log = stack.workers[0].process.log();
     let complaints = log.lines().filter(|line| line.contains("regist") && !line.contains(" INFO "));
     assert_eq!(complaints.collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
-/// Entries of a platform that nobody knows are told of, and not touched; once it is registered they are processed.
+/// Entries of an unknown platform are reported and left alone. They are processed once it is
+/// registered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_of_an_unknown_platform_run_once_registered() {
     let mut stack = builder_with_key().workers(0).start().await;
@@ -206,17 +212,18 @@ async fn registration_needs_a_key_unless_plaintext_is_allowed() {
         "{}",
         refused.text
     );
-    let there: bool = stack.redis.command(&["HEXISTS", "webhooks:registrations", "shop"]).await;
-    assert!(!there);
+    let exists: bool = stack.redis.command(&["HEXISTS", "webhooks:registrations", "shop"]).await;
+    assert!(!exists);
     assert_eq!(stack.sender().send(&event("shop", SECRET)).await.status, 404);
 
     let stack = Stack::builder().env("ALLOW_PLAINTEXT_SECRETS", "true").start().await;
     stack.sender().registered(&registration).await;
     let id = accepted(&stack.sender(), &event("shop", SECRET), PROPAGATION_LIMIT).await;
-    in_ledger(&stack, "shop", &id, WAIT_LIMIT).await;
+    wait_for_ledger(&stack, "shop", &id, WAIT_LIMIT).await;
 }
 
-/// Sealed with a key that this replica does not have: our own fault, so never a 4xx, and the others go on.
+/// The registration is encrypted with a key that this replica does not have. That is a fault of the
+/// operator, so the answer is never a 4xx, and other platforms work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn undecryptable_registration_affects_no_other_platform() {
     let mut stack = builder_with_key().workers(0).start().await;
@@ -227,7 +234,7 @@ async fn undecryptable_registration_affects_no_other_platform() {
     stack.ingresses.push(tests::stack::ServerProcess { process, url, ops });
     stack.ingresses[1].ready(WAIT_LIMIT).await;
     let sender = stack.ingresses[1].sender();
-    poll::until("it is known there", PROPAGATION_LIMIT, async || {
+    poll::until("the platform is known", PROPAGATION_LIMIT, async || {
         let answer = sender.send(&event("shop", SECRET)).await;
         if answer.errcode() == "E_WEBHOOK_CONFIG_MISSING" { Ok(()) } else { Err(answer.text) }
     })
@@ -276,12 +283,12 @@ async fn registration_of_a_configured_name_is_refused() {
             answer.text
         );
     }
-    // Theirs are the secrets that count, still.
+    // Their configured secrets still apply.
     sender.acme(&content_event("content_added", "c", "t", now_ms())).await.expect(202, "accepted");
     assert_eq!(sender.send(&event("acme", SECRET)).await.status, 401);
     assert_eq!(sender.unregister("acme").await.status, 409);
     assert_eq!(sender.unregister("nobody").await.status, 404);
-    // Bundled, but without a secret: nobody's yet.
+    // A bundled platform without a secret can be registered.
     sender.registered(&json!({"platform": "github", "secret": SECRET})).await;
     let signed =
         sign::over_body("github", "x-hub-signature-256", SECRET, b"{\"action\":\"opened\"}");
@@ -303,8 +310,10 @@ async fn invalid_definition_is_refused_naming_every_problem() {
         }
         assert!(!answer.text.contains(SECRET), "{}", answer.text);
     };
-    let bad = json!({"platform": "shop", "secret": SECRET, "preset": "generic", "rate_limit": -5, "ack_status": 404,
-        "signature": {"hash": "md5"}, "effects": {"x": {"effect": "session.status", "status": "flying"}}, "colour": "red"});
+    let bad = json!({"platform": "shop", "secret": SECRET, "preset": "generic", "rate_limit": -5,
+        "ack_status": 404,
+        "signature": {"hash": "md5"}, "effects": {"x": {"effect": "session.status",
+        "status": "flying"}}, "colour": "red"});
     refused(sender.register(&bad).await, &["rate_limit", "ack_status", "hash", "status", "colour"]);
     for (name, value) in [
         ("session_scope", json!("shared")),
@@ -329,11 +338,11 @@ async fn invalid_definition_is_refused_naming_every_problem() {
     for none in [json!([]), json!("x"), Value::Null] {
         assert_eq!(sender.register(&none).await.status, 400);
     }
-    let there: bool = stack.redis.command(&["EXISTS", "webhooks:registrations"]).await;
-    assert!(!there, "what was refused left something");
+    let exists: bool = stack.redis.command(&["EXISTS", "webhooks:registrations"]).await;
+    assert!(!exists, "a refused registration left a key");
 }
 
-/// A third party that was registered must not be able to end somebody else's stream (rule 42).
+/// A registered third party must not end the stream of another platform.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registered_platform_cannot_change_anothers_session() {
     let stack = builder_with_key().start().await;
@@ -345,8 +354,8 @@ async fn registered_platform_cannot_change_anothers_session() {
         .await
         .expect(202, "accepted");
     stack.status("room", "live", WAIT_LIMIT).await;
-    let rival = json!({"platform": "rival", "secret": SECRET, "event": {"type": "/kind", "session": "/room"},
-        "effects": {"down": {"effect": "session.status", "status": "ended"}}});
+    let rival = json!({"platform": "rival", "secret": SECRET, "event": {"type": "/kind",
+        "session": "/room"}, "effects": {"down": {"effect": "session.status", "status": "ended"}}});
     sender.registered(&rival).await;
     let body =
         |room: &str| json!({"kind": "down", "room": room, "timestamp": now_ms()}).to_string();
@@ -365,7 +374,8 @@ async fn registered_platform_cannot_change_anothers_session() {
 async fn changed_definition_applies_to_the_next_events() {
     let stack = builder_with_key().ingresses(2).workers(2).start().await;
     let define = |status: &str| {
-        json!({"platform": "shop", "secret": SECRET, "event": {"type": "/kind", "session": "/room", "time": "/at"},
+        json!({"platform": "shop", "secret": SECRET, "event": {"type": "/kind",
+            "session": "/room", "time": "/at"},
             "effects": {"turn": {"effect": "session.status", "status": status}}})
     };
     let turn = |room: &str| {
@@ -384,7 +394,8 @@ async fn changed_definition_applies_to_the_next_events() {
     }
 }
 
-/// What is unknown is not found; but as long as nobody could look, it may be there, and a provider may not come twice.
+/// An unknown platform gets 404. While the registrations cannot be read it may exist, and providers
+/// may take 404 as final.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_platform_gets_503_until_registrations_are_read() {
     let mut stack = builder_with_key().proxied().servers().await;
@@ -399,10 +410,10 @@ async fn unknown_platform_gets_503_until_registrations_are_read() {
             .header("retry-after")
             .is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|n| n >= 1))
     );
-    // What is configured is known without Redis, and says what it says of everything then.
+    // Configured platforms are known without Redis and give their usual answers.
     sender.send(&event("acme", SECRET)).await.expect_error(401, "E_WEBHOOK_INVALID_SIGNATURE");
     stack.proxy.as_ref().unwrap().set(ProxyMode::Pass);
-    poll::until("it is known to be unknown", WAIT_LIMIT, async || {
+    poll::until("the platform answers 404", WAIT_LIMIT, async || {
         let answer = sender.send(&event("shop", SECRET)).await;
         if answer.status == 404 { Ok(()) } else { Err(answer.text) }
     })

@@ -1,5 +1,5 @@
-//! Registrations that this version cannot use, as they are there while versions roll, or after somebody's hand was in
-//! Redis: no process stops over them, no webhook for them is lost, and everybody else goes on.
+//! Registrations that this version cannot use, during a rolling upgrade or after manual changes in
+//! Redis. No process stops, no webhook is lost, and other platforms work.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::registration::{PROPAGATION_LIMIT, accepted, builder_with_key, event};
 const SECRET: &str = "registered-secret-1c55-never-to-be-seen";
 const HASH: &str = "webhooks:registrations";
 
-fn shown(answer: &tests::sender::HttpAnswer, platform: &str) -> Value {
+fn shown_registration(answer: &tests::sender::HttpAnswer, platform: &str) -> Value {
     let all = answer.json["platforms"].as_array().unwrap();
     all.iter().find(|one| one["platform"] == platform).cloned().unwrap_or_default()
 }
@@ -30,9 +30,9 @@ async fn registration_of_a_later_version_waits_and_harms_no_other() {
     ];
     stack.redis.command::<u64>(&fields).await;
 
-    // Whoever sends to them shall come again; a 404 would be final for some.
+    // Senders must retry. Some of them would take a 404 as final.
     for name in ["tomorrow", "morrow", "odd", "torn"] {
-        poll::until("it is known to be there", PROPAGATION_LIMIT, async || {
+        poll::until("the registration is known", PROPAGATION_LIMIT, async || {
             let answer = sender.send(&event(name, SECRET)).await;
             let again = answer.header("retry-after").is_some();
             if (answer.status, again) == (503, true) { Ok(()) } else { Err(answer.text) }
@@ -52,15 +52,18 @@ async fn registration_of_a_later_version_waits_and_harms_no_other() {
         assert!(!role.process.log().contains(SECRET));
     }
 
-    // It is shown, and left as it is.
+    // The route shows the registration, and nothing changes it.
     let all = sender.platforms().await;
-    assert_eq!(shown(&all, "tomorrow")["state"], "unusable");
+    assert_eq!(shown_registration(&all, "tomorrow")["state"], "unusable");
     assert_eq!(
-        (&shown(&all, "shop")["state"], &shown(&all, "shop")["source"]),
+        (&shown_registration(&all, "shop")["state"], &shown_registration(&all, "shop")["source"]),
         (&json!("active"), &json!("registered"))
     );
     assert_eq!(
-        (&shown(&all, "acme")["source"], &shown(&all, "github")["source"]),
+        (
+            &shown_registration(&all, "acme")["source"],
+            &shown_registration(&all, "github")["source"]
+        ),
         (&json!("file"), &json!("bundled"))
     );
     for answer in [
@@ -72,11 +75,11 @@ async fn registration_of_a_later_version_waits_and_harms_no_other() {
     }
     let raw: String = stack.redis.command(&["HGET", HASH, "tomorrow"]).await;
     assert_eq!(raw, later);
-    // What is merely wrong is mended by registering it.
+    // Registering it again replaces a merely invalid record.
     sender.registered(&json!({"platform": "odd", "secret": SECRET})).await;
     sender.send(&event("odd", SECRET)).await.expect(202, "accepted");
 
-    // A process that meets all of this when it starts.
+    // A process that finds these registrations at startup.
     stack.add_ingress().await;
     stack.add_worker().await;
     let started = stack.ingresses[1].sender();

@@ -1,4 +1,4 @@
-//! Little room: what is stuck, or sends too much, takes it from nobody else.
+//! Bounds on backlog and memory: stuck events and a greedy platform do not affect others.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::WAIT_LIMIT;
 
 const MAX_BACKLOG: usize = 20;
 
-/// Dead letters are full, and what should be among them stays and comes again and again: up to half of `MAX_BACKLOG` it
-/// stops no good event of its own platform, neither at ingress nor at workers.
+/// Dead letters are full, so poison events stay in retry. Up to half of `MAX_BACKLOG` they delay no
+/// valid event of their platform, neither at ingress nor at workers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn poison_filling_half_the_backlog_blocks_no_good_event() {
     let stack = Stack::builder()
@@ -35,9 +35,11 @@ async fn poison_filling_half_the_backlog_blocks_no_good_event() {
             .expect(202, "accepted");
     }
     let stuck = async || (stack.dead("mux").await, stack.unfinished("mux").await);
-    poll::until("one is dead and the others are stuck", WAIT_LIMIT, async || match stuck().await {
-        (1, stuck) if stuck == MAX_BACKLOG / 2 => Ok(()),
-        seen => Err(format!("{seen:?}")),
+    poll::until("one event is a dead letter, the others stay in retry", WAIT_LIMIT, async || {
+        match stuck().await {
+            (1, stuck) if stuck == MAX_BACKLOG / 2 => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
     })
     .await;
     for round in 0..3 {
@@ -55,14 +57,14 @@ async fn poison_filling_half_the_backlog_blocks_no_good_event() {
         for event in events {
             sender.mux(&event).await.expect(202, "accepted");
         }
-        poll::until("the good ones are through", WAIT_LIMIT, async || match stuck().await {
+        poll::until("the valid events are processed", WAIT_LIMIT, async || match stuck().await {
             (1, stuck) if stuck == MAX_BACKLOG / 2 => Ok(()),
             seen => Err(format!("{seen:?}")),
         })
         .await;
         stack.status("good", if round % 2 == 1 { "idle" } else { "live" }, WAIT_LIMIT).await;
     }
-    // More than the stream holds is refused all the same, whoever is to blame.
+    // More events than the bound are refused, including valid ones.
     stack.workers[0].process.freeze();
     let mut refused = 0;
     for _ in 0..MAX_BACKLOG {
@@ -83,14 +85,15 @@ fn large(platform: &str) -> SignedWebhook {
     sign::generic(platform, ACME_SECRET, body.as_bytes())
 }
 
-/// Memory that Redis uses, in thousandths of its bound.
+/// Memory usage of Redis in thousandths of `maxmemory`.
 async fn memory_permille(stack: &Stack) -> u64 {
     let info: InfoDict = stack.redis.command(&["INFO", "memory"]).await;
     let bytes = |name: &str| info.get::<u64>(name).unwrap();
     bytes("used_memory") * 1000 / bytes("maxmemory")
 }
 
-/// Redis's memory is nearly used up by one platform: that one is refused, the others are not, and it is over by itself.
+/// One platform nearly fills Redis. Ingress refuses only that platform, and accepts it again once
+/// memory is free.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn platform_over_its_share_of_redis_is_refused_first() {
     let toml = "[platforms.big]\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600000\n";
@@ -99,11 +102,11 @@ async fn platform_over_its_share_of_redis_is_refused_first() {
     let sender = stack.sender();
     let first = large("big");
     sender.send(&first).await.expect(202, "accepted");
-    // Ingress samples the memory only once a second. The test stops well above the threshold of 80 %
-    // and waits for that sample, so that Redis cannot fill up first.
+    // Ingress samples the memory once a second. The test stops well above the threshold of 80 % and
+    // waits for that sample, so that Redis cannot fill up first.
     while memory_permille(&stack).await < 840 && sender.send(&large("big")).await.status == 202 {}
     stack.ingresses[0].process.wait_until_logged("takes more than its share", WAIT_LIMIT).await;
-    let refused = poll::until("it is refused", WAIT_LIMIT, async || {
+    let refused = poll::until("the platform is refused", WAIT_LIMIT, async || {
         let answer = sender.send(&large("big")).await;
         if answer.status == 202 { Err(answer.status) } else { Ok(answer) }
     })

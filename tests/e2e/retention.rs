@@ -1,4 +1,5 @@
-//! What a worker forgets after a time: never without a copy, and never what could still come back.
+//! Retention: a worker removes dead letters only after a copy exists, and ledger rows only if no
+//! event can arrive again.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ on_both!(ledger_rows_expire_unless_something_needs_them);
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// A dead letter of acme that came into its stream so many days ago.
+/// Adds a dead letter of acme that is `days` days old.
 async fn add_old_dead_letter(redis: &RedisServer, days: i64, event_id: &str) {
     let at = now_ms() - days * DAY_MS;
     let (id, at) = (format!("{at}-0"), at.to_string());
@@ -44,7 +45,7 @@ async fn add_old_dead_letter(redis: &RedisServer, days: i64, event_id: &str) {
         .await;
 }
 
-/// All lines of all files in the archive.
+/// Lines of all files in the archive.
 fn archived(folder: &Path) -> Vec<serde_json::Value> {
     let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let text: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
@@ -66,7 +67,7 @@ async fn expired_dead_letters_are_archived_then_removed() {
     add_old_dead_letter(&stack.redis, 6, "young").await;
     let before = stack.dlq_tool(&["export", "--until", "7d"]).await.stdout;
     stack.add_worker().await;
-    poll::until("only the young one is left", WAIT_LIMIT, async || {
+    poll::until("only the recent dead letter is left", WAIT_LIMIT, async || {
         match stack.dead("acme").await {
             1 => Ok(()),
             dead => Err(dead),
@@ -76,7 +77,7 @@ async fn expired_dead_letters_are_archived_then_removed() {
     let lines: Vec<serde_json::Value> =
         before.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines.len(), archived(folder.path())), (70, lines), "as `export` writes them");
-    poll::until("they are counted", WAIT_LIMIT, async || {
+    poll::until("the removed dead letters are counted", WAIT_LIMIT, async || {
         match stack.workers[0]
             .metric("webhook_dead_letters_expired_total", &["platform=\"acme\""])
             .await
@@ -100,7 +101,7 @@ async fn expired_dead_letters_stay_and_are_reported_without_archive() {
     add_old_dead_letter(&stack.redis, 8, "old").await;
     add_old_dead_letter(&stack.redis, 6, "young").await;
     stack.add_worker().await;
-    poll::until("it is shown", WAIT_LIMIT, async || {
+    poll::until("the failure is a metric", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_dead_letters_overdue", &["platform=\"acme\""]).await
         {
             overdue if (overdue - 1.0).abs() < 0.1 => Ok(()),
@@ -125,14 +126,14 @@ async fn dead_letter_that_cannot_be_archived_stays() {
         .start()
         .await;
     add_old_dead_letter(&stack.redis, 8, "old").await;
-    // A folder stands where the file would be; around midnight, where tomorrow's would be.
+    // A folder in place of the archive file, also of tomorrow's in case midnight passes.
     for day in [now_ms(), now_ms() + DAY_MS] {
         let day: String = rfc3339(day).chars().take(10).collect();
         std::fs::create_dir(folder.path().join(format!("acme-{day}-harness-1.ndjson"))).unwrap();
     }
     stack.add_worker().await;
     stack.workers[0].process.wait_until_logged("expired dead letters are kept", WAIT_LIMIT).await;
-    poll::until("it is shown", WAIT_LIMIT, async || {
+    poll::until("the failure is a metric", WAIT_LIMIT, async || {
         match stack.workers[0].metric("webhook_retention_failing", &["platform=\"acme\""]).await {
             failing if failing > 0.5 => Ok(()),
             failing => Err(failing),
@@ -159,12 +160,13 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
     let [old, young, needed] = &ids[..] else { panic!("{ids:?}") };
     for id in [old, needed] {
         let sql = format!(
-            "UPDATE webhook_events SET processed_at = '2020-01-01T00:00:00.000Z' WHERE event_id = '{id}'"
+            "UPDATE webhook_events SET processed_at = '2020-01-01T00:00:00.000Z' \
+            WHERE event_id = '{id}'"
         );
         stack.database.execute(&sql).await;
     }
-    // Others whose old rows are needed: one remembers duplicates for longer, one has an unfinished event that is older, one
-    // such a dead letter.
+    // Platforms whose old rows are needed. One remembers duplicates for longer, one has an older
+    // unfinished event, and one an older dead letter.
     let columns =
         "event_id, event_type, room_id, occurred_at, received_at, attempts, action, origin, result";
     let long_ago = rfc3339(now_ms() - 2 * DAY_MS);
@@ -174,8 +176,8 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
         ("mourned", "2020-01-01T00:00:00.000Z"),
     ] {
         let sql = format!(
-            "INSERT INTO webhook_events (platform, processed_at, {columns}) SELECT '{platform}', '{at}', {columns} \
-             FROM webhook_events WHERE platform = 'acme' AND event_id = '{old}'"
+            "INSERT INTO webhook_events (platform, processed_at, {columns}) SELECT '{platform}', \
+             '{at}', {columns} FROM webhook_events WHERE platform = 'acme' AND event_id = '{old}'"
         );
         stack.database.execute(&sql).await;
     }
@@ -183,9 +185,10 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
         let words = ["XADD", stream, "*", "v", "1", "event_id", "other", "received_at", "1000"];
         stack.redis.command::<String>(&words).await;
     }
-    // Among the dead letters is one of the same id: imported, so it is younger than the row.
+    // A dead letter has the same event id. It was imported, so it is younger than the row.
     let line = format!(
-        "{{\"id\":\"1-0\",\"platform\":\"acme\",\"event_id\":\"{needed}\",\"body\":\"{{}}\",\"error_code\":\"crash_loop\",\"replays\":0}}"
+        "{{\"id\":\"1-0\",\"platform\":\"acme\",\"event_id\":\"{needed}\",\"body\":\"{{}}\",\
+         \"error_code\":\"crash_loop\",\"replays\":0}}"
     );
     let imported =
         stack.program("dlq-tool").arg("import").run_with_input(line.as_bytes(), WAIT_LIMIT).await;
@@ -204,6 +207,9 @@ async fn ledger_rows_expire_unless_something_needs_them(kind: DatabaseKind) {
     for (platform, id) in
         [("acme", young), ("acme", needed), ("remembered", old), ("held", old), ("mourned", old)]
     {
-        assert!(stack.database.event(platform, id).await.is_some(), "{id} of {platform} is gone");
+        assert!(
+            stack.database.event(platform, id).await.is_some(),
+            "{id} of {platform} is missing"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A session database whose tables are not Tributary's, or not all there.
+//! A session database with missing tables or columns, or with tables of another application.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::WAIT_LIMIT;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn says(role: &ServerProcess, words: &[&str]) {
+async fn wait_until_unready(role: &ServerProcess, words: &[&str]) {
     role.health("/ready", 503, TIMEOUT).await;
     poll::until(&format!("/ready says {words:?}"), TIMEOUT, async || {
         let text = Sender::new(&role.ops).get("/ready").await.text;
@@ -30,13 +30,21 @@ async fn missing_column_or_table_is_unready_and_named() {
         };
         stack.database.execute("ALTER TABLE contents DROP COLUMN title").await;
         send(&stack).await;
-        says(&stack.workers[0], &["not ready", "the table contents has no column title"]).await;
+        wait_until_unready(
+            &stack.workers[0],
+            &["not ready", "the table contents has no column title"],
+        )
+        .await;
         assert!(stack.workers[0].metric("webhook_database_up", &[]).await < 0.5);
         assert_eq!((stack.dead("acme").await, stack.unfinished("acme").await), (0, 1));
 
-        // One that starts now says the same.
+        // A worker that starts now reports the same.
         stack.spawn_worker();
-        says(&stack.workers[1], &["not ready", "the table contents has no column title"]).await;
+        wait_until_unready(
+            &stack.workers[1],
+            &["not ready", "the table contents has no column title"],
+        )
+        .await;
 
         stack.database.execute("ALTER TABLE contents ADD COLUMN title text").await;
         for worker in &stack.workers {
@@ -45,7 +53,7 @@ async fn missing_column_or_table_is_unready_and_named() {
         stack.wait_until_drained(WAIT_LIMIT).await;
 
         stack.database.execute("ALTER TABLE jobs RENAME TO jobs_old").await;
-        says(&stack.workers[0], &["there is no table jobs"]).await;
+        wait_until_unready(&stack.workers[0], &["there is no table jobs"]).await;
         stack.database.execute("ALTER TABLE jobs_old RENAME TO jobs").await;
         stack.workers[0].ready(TIMEOUT).await;
         let log = stack.workers[0].process.log();
@@ -55,7 +63,7 @@ async fn missing_column_or_table_is_unready_and_named() {
     }
 }
 
-async fn refused(program: Program, words: &[&str]) {
+async fn check_refused_start(program: Program, words: &[&str]) {
     let finished = program.run(TIMEOUT).await;
     let text = format!("{}{}", finished.stdout, finished.stderr);
     assert_eq!(finished.code, Some(2), "{text}");
@@ -71,9 +79,9 @@ async fn sessions_table_of_an_application_is_recognised() {
     stack.database.execute("CREATE TABLE sessions (id int); CREATE TABLE jobs (id int)").await;
     let words =
         ["DATABASE_URL", "the tables jobs, sessions, which Tributary did not make", "search_path"];
-    refused(stack.worker_program().0, &words).await;
+    check_refused_start(stack.worker_program().0, &words).await;
 
-    // The remedy that the message names.
+    // The remedy named by the message.
     let url = stack.database_url();
     let separator = if url.contains('?') { '&' } else { '?' };
     let url = format!("{url}{separator}options=-csearch_path%3Dtributary");
@@ -81,8 +89,11 @@ async fn sessions_table_of_an_application_is_recognised() {
         let (program, ops) = stack.worker_program();
         (program.env("DATABASE_URL", &url), ops)
     };
-    refused(elsewhere().0, &["no schema of the connection's search_path exists", "CREATE SCHEMA"])
-        .await;
+    check_refused_start(
+        elsewhere().0,
+        &["no schema of the connection's search_path exists", "CREATE SCHEMA"],
+    )
+    .await;
     stack.database.execute("CREATE SCHEMA tributary").await;
     let (program, ops) = elsewhere();
     let worker = ServerProcess { process: program.spawn(), url: ops.clone(), ops };
@@ -94,6 +105,9 @@ async fn sessions_table_of_an_application_is_recognised() {
     let tests::database::Database::Sqlite(path) = &stack.database else { panic!("SQLite") };
     std::fs::File::create_new(path).unwrap();
     stack.database.execute("CREATE TABLE sessions (id int)").await;
-    refused(stack.worker_program().0, &["DATABASE_URL", "the table sessions", "name another file"])
-        .await;
+    check_refused_start(
+        stack.worker_program().0,
+        &["DATABASE_URL", "the table sessions", "name another file"],
+    )
+    .await;
 }

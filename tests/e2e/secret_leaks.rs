@@ -1,7 +1,8 @@
-//! No log line at any level, no answer, no metric and no output of a tool holds a secret, a signature or a body.
+//! No log line at any level, no answer, no metric and no tool output contains a secret, a signature
+//! or a body.
 //!
-//! One scenario touches every platform and every way that an event can end, with everything logged that can be; then all
-//! that any process ever said is searched for all that must not be said.
+//! One scenario covers every platform and every outcome of an event with all logging on. Then the
+//! test searches all collected output for every secret text.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -23,16 +24,16 @@ use tests::stack::Stack;
 use crate::WAIT_LIMIT;
 use crate::providers;
 
-/// Stands in every body, where nothing that may be told is taken from.
+/// Part of every body, in a place that is never shown.
 const MARKER: &str = "body-marker-that-nobody-may-see";
-/// Secrets that are given over the wire.
+/// Secrets sent in requests.
 const REGISTERED: &str = "registered-secret-0f51e2";
 const ROTATED: &str = "rotated-secret-77ab01";
 const REFUSED: &str = "refused-secret-93cc4d";
 const WRONG_TOKEN: &str = "wrong-admin-token-51d7";
 const FORGER: &str = "secret-of-a-forger-2c90";
 const URL_TOKEN: &str = "token-in-a-url-8d22";
-/// Secrets of destinations: what signs, what stands in a header, and what stands in URLs.
+/// Secrets of destinations: signing secret, header value, and parts of URLs.
 const SIGNING: &str = "secret-that-signs-deliveries-4b1e";
 const HEADER: &str = "value-of-a-delivery-header-6f03";
 const HOOK_QUERY: &str = "token-in-a-hook-query-a7c1";
@@ -40,24 +41,24 @@ const HOOK_PATH: &str = "token-in-a-hook-path-e92d";
 const DISCORD_PATH: &str = "token-of-a-discord-hook-15ab";
 const REGISTERED_PATH: &str = "token-in-a-registered-url-d340";
 
-/// All that was said, and all that must not be.
+/// Collected output, and the texts that it must not contain.
 #[derive(Default)]
 struct LeakScan {
-    said: Vec<(String, String)>,
+    output: Vec<(String, String)>,
     hidden: Vec<(String, String)>,
 }
 
 impl LeakScan {
-    fn hide(&mut self, what: &str, text: &str) {
-        assert!(text.len() >= 12, "{what} is too short to be looked for: {text}");
+    fn add_secret(&mut self, what: &str, text: &str) {
+        assert!(text.len() >= 12, "{what} is too short to search for: {text}");
         self.hidden.push((what.to_owned(), text.to_owned()));
     }
 
-    fn heard(&mut self, from: impl Into<String>, text: impl Into<String>) {
-        self.said.push((from.into(), text.into()));
+    fn add_output(&mut self, from: impl Into<String>, text: impl Into<String>) {
+        self.output.push((from.into(), text.into()));
     }
 
-    /// Sends `signed` and remembers what was answered, and what proves it.
+    /// Sends `signed`. Collects the answer as output, and the signature as a secret.
     async fn send(&mut self, sender: &Sender, what: &str, signed: &SignedWebhook) -> HttpAnswer {
         for (name, value) in &signed.headers {
             let lower = name.to_lowercase();
@@ -65,24 +66,24 @@ impl LeakScan {
                 .iter()
                 .any(|part| lower.contains(part))
             {
-                // The value, and the proof in it without what is around.
+                // The whole value, and the signature in it alone.
                 for proof in value.split([',', '=', '.', ' ']).filter(|proof| proof.len() >= 24) {
-                    self.hide(&format!("{name} of {what}"), proof);
+                    self.add_secret(&format!("{name} of {what}"), proof);
                 }
             }
         }
         let answer = sender.send(signed).await;
-        self.heard(
+        self.add_output(
             format!("the answer to {what}"),
             format!("{:?} {}", answer.headers, answer.text),
         );
         answer
     }
 
-    /// What was said although it must not be.
+    /// Returns every secret that the output contains, with its place.
     fn leaks(&self) -> Vec<String> {
         let mut leaks = Vec::new();
-        for (from, text) in &self.said {
+        for (from, text) in &self.output {
             for (what, hidden) in &self.hidden {
                 if let Some(line) = text.lines().find(|line| line.contains(hidden.as_str())) {
                     leaks.push(format!(
@@ -102,8 +103,9 @@ fn marked(body: &Value) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// A genuine request of each platform with a signature of its own, by `secret`, or by its own one.
-fn own(body_of: &str, secret: Option<&str>) -> SignedWebhook {
+/// A valid request of a platform with its own signature scheme, signed with `secret` or the
+/// platform's own.
+fn valid_request(body_of: &str, secret: Option<&str>) -> SignedWebhook {
     let content = marked(&content_event("content_added", &unique("c"), MARKER, now_ms()));
     match body_of {
         "mux" => {
@@ -120,7 +122,8 @@ fn own(body_of: &str, secret: Option<&str>) -> SignedWebhook {
         "netflix" => sign::generic("netflix", secret.unwrap_or(NETFLIX_SECRET), &content),
         "acme" => sign::generic("acme", secret.unwrap_or(ACME_SECRET), &content),
         "realcast" => {
-            let body = json!({"event": "stream.live", "timestamp": now(), "data": {"stream_id": unique("rc"), "key": MARKER}});
+            let body = json!({"event": "stream.live", "timestamp": now(),
+                "data": {"stream_id": unique("rc"), "key": MARKER}});
             sign::over_body(
                 "realcast",
                 "x-realcast-signature",
@@ -129,7 +132,8 @@ fn own(body_of: &str, secret: Option<&str>) -> SignedWebhook {
             )
         }
         _ => {
-            let body = json!({"event": "job.completed", "timestamp": now(), "job_id": unique("job"), "data": {"job_id": unique("job"), "prompt": MARKER}});
+            let body = json!({"event": "job.completed", "timestamp": now(),
+                "job_id": unique("job"), "data": {"job_id": unique("job"), "prompt": MARKER}});
             sign::over_body(
                 "streamgank",
                 "x-streamgank-signature",
@@ -148,40 +152,43 @@ fn gzip(body: &[u8]) -> Vec<u8> {
 
 const OWN: [&str; 6] = ["mux", "livekit", "netflix", "acme", "realcast", "streamgank"];
 
-/// Genuine, forged, repeated, broken, late and compressed: of every platform.
-async fn every_platform(all: &mut LeakScan, sender: &Sender) {
+/// Sends valid, forged, repeated, malformed, late and compressed requests of every platform.
+async fn every_platform(scan: &mut LeakScan, sender: &Sender) {
     for name in OWN {
-        let genuine = own(name, None);
-        let answer = all.send(sender, &format!("{name}, genuine"), &genuine).await;
+        let valid = valid_request(name, None);
+        let answer = scan.send(sender, &format!("{name}, valid"), &valid).await;
         assert_eq!(answer.status, 202, "{name}: {}", answer.text);
-        all.send(sender, &format!("{name}, again"), &genuine).await;
-        all.send(sender, &format!("{name}, forged"), &own(name, Some(FORGER))).await;
-        let other =
-            SignedWebhook { body: [genuine.body.as_slice(), b" "].concat(), ..genuine.clone() };
-        all.send(sender, &format!("{name}, changed"), &other).await;
-        let packed = SignedWebhook { body: gzip(&own(name, None).body), ..genuine }
+        scan.send(sender, &format!("{name}, again"), &valid).await;
+        scan.send(sender, &format!("{name}, forged"), &valid_request(name, Some(FORGER))).await;
+        let other = SignedWebhook { body: [valid.body.as_slice(), b" "].concat(), ..valid.clone() };
+        scan.send(sender, &format!("{name}, changed"), &other).await;
+        let packed = SignedWebhook { body: gzip(&valid_request(name, None).body), ..valid }
             .header("content-encoding", "gzip");
-        all.send(sender, &format!("{name}, packed and forged"), &packed).await;
+        scan.send(sender, &format!("{name}, packed and forged"), &packed).await;
     }
     for name in providers::PROVIDERS {
         let (_, body) = providers::sample(name);
         let mut body: Value = serde_json::from_str(&body).unwrap();
         body["note"] = MARKER.into();
         let body = body.to_string();
-        let genuine = providers::signed_by(name, providers::SECRET, 0, &body);
-        let answer = all.send(sender, &format!("{name}, genuine"), &genuine).await;
+        let valid = providers::signed_by(name, providers::SECRET, 0, &body);
+        let answer = scan.send(sender, &format!("{name}, valid"), &valid).await;
         assert!((200..300).contains(&answer.status), "{name}: {}", answer.text);
-        all.send(sender, &format!("{name}, again"), &genuine).await;
-        all.send(sender, &format!("{name}, forged"), &providers::signed_by(name, FORGER, 0, &body))
-            .await;
-        all.send(
+        scan.send(sender, &format!("{name}, again"), &valid).await;
+        scan.send(
+            sender,
+            &format!("{name}, forged"),
+            &providers::signed_by(name, FORGER, 0, &body),
+        )
+        .await;
+        scan.send(
             sender,
             &format!("{name}, late"),
             &providers::signed_by(name, providers::SECRET, 4000, &body),
         )
         .await;
         let broken = providers::signed_by(name, providers::SECRET, 0, &format!("{{\"{MARKER}\":"));
-        all.send(sender, &format!("{name}, broken"), &broken).await;
+        scan.send(sender, &format!("{name}, broken"), &broken).await;
     }
     for body in [
         format!("\"{MARKER}\""),
@@ -189,7 +196,7 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
         format!("[{MARKER}"),
     ] {
         for (platform, secret) in [("acme", ACME_SECRET), ("netflix", NETFLIX_SECRET)] {
-            all.send(
+            scan.send(
                 sender,
                 "a body of no schema",
                 &sign::generic(platform, secret, body.as_bytes()),
@@ -198,30 +205,32 @@ async fn every_platform(all: &mut LeakScan, sender: &Sender) {
         }
     }
     let nobody = sign::generic("nobody-at-all", FORGER, MARKER.as_bytes());
-    all.send(sender, "nobody's", &nobody).await;
+    scan.send(sender, "nobody's", &nobody).await;
 }
 
-/// Registering, rotating, pausing, with what is right and with what is wrong.
-async fn admin(all: &mut LeakScan, sender: &Sender) {
+/// Registers, rotates and pauses platforms with valid and invalid input.
+async fn admin(scan: &mut LeakScan, sender: &Sender) {
     let mut heard = |what: &str, answer: &HttpAnswer| {
-        all.heard(format!("the answer to {what}"), answer.text.clone())
+        scan.add_output(format!("the answer to {what}"), answer.text.clone())
     };
     for (what, body) in [
         ("a registration", json!({"platform": "third", "secret": REGISTERED, "rate_limit": 6000})),
         (
             "a rotation",
-            json!({"platform": "third", "secret": ROTATED, "url": away(REGISTERED_PATH)}),
+            json!({"platform": "third", "secret": ROTATED,
+                "url": unreachable_url(REGISTERED_PATH)}),
         ),
         (
             "a destination that cannot be",
-            json!({"platform": "sixth", "secret": REFUSED, "url": format!("ftp://127.0.0.1/{REGISTERED_PATH}")}),
+            json!({"platform": "sixth", "secret": REFUSED,
+                "url": format!("ftp://127.0.0.1/{REGISTERED_PATH}")}),
         ),
         (
             "a registration without sense",
             json!({"platform": "fourth", "secret": REFUSED, "signature": {"scheme": REFUSED}}),
         ),
-        ("a registration of nobody", json!({"platform": "NO NAME", "secret": REFUSED})),
-        ("a registration of what is there", json!({"platform": "acme", "secret": REFUSED})),
+        ("a registration without a name", json!({"platform": "NO NAME", "secret": REFUSED})),
+        ("a registration of a configured platform", json!({"platform": "acme", "secret": REFUSED})),
         ("a secret of another kind", json!({"platform": "fifth", "secret": {"it": REFUSED}})),
         ("a secret that is too much", json!({"platform": "fifth", "secret": REFUSED.repeat(400)})),
     ] {
@@ -241,22 +250,22 @@ async fn admin(all: &mut LeakScan, sender: &Sender) {
     heard("a stranger", &sender.request(Method::PUT, &stranger).await.unwrap());
     let body = marked(&content_event("content_added", &unique("c"), "t", now_ms()));
     for secret in [ROTATED, REGISTERED] {
-        let answer = all
+        let answer = scan
             .send(sender, "a registered platform's", &sign::generic("third", secret, &body))
             .await;
         assert!(answer.status < 300, "{}", answer.text);
     }
 }
 
-/// A destination where nobody listens.
-fn away(path: &str) -> String {
+/// URL of a destination where nothing listens.
+fn unreachable_url(path: &str) -> String {
     format!("http://127.0.0.1:1/services/{path}")
 }
 
-/// Deliveries that arrive and that fail, and what operators ask of them.
-async fn deliveries(all: &mut LeakScan, stack: &Stack, receiver: &Downstream) {
+/// Runs deliveries that succeed and fail, and the outbound admin routes.
+async fn deliveries(scan: &mut LeakScan, stack: &Stack, receiver: &Downstream) {
     let sender = stack.sender();
-    poll::until("one is delivered, one is dead", WAIT_LIMIT, async || {
+    poll::until("one delivery succeeds, one is a dead letter", WAIT_LIMIT, async || {
         match (receiver.deliveries(), stack.dead("out:webhook_2").await) {
             (1.., 1..) => Ok(()),
             seen => Err(format!("{seen:?}")),
@@ -267,43 +276,44 @@ async fn deliveries(all: &mut LeakScan, stack: &Stack, receiver: &Downstream) {
         assert_eq!(one.headers.get("x-api-key").map(String::as_str), Some(HEADER));
         for name in ["x-tributary-signature", "webhook-signature"] {
             let proof = one.headers[name].split_once(['=', ',']).expect("a signature").1;
-            all.hide(&format!("{name} of a delivery"), proof);
+            scan.add_secret(&format!("{name} of a delivery"), proof);
         }
     }
     for (what, url) in [
         ("a test of a URL", format!("{}?token={HOOK_QUERY}", receiver.url())),
-        ("a test of nobody", away(HOOK_PATH)),
+        ("a test of a closed port", unreachable_url(HOOK_PATH)),
         ("a test of nonsense", format!("ftp://127.0.0.1/{HOOK_PATH}")),
     ] {
         let answer = sender.admin(Method::POST, "/api/webhooks/test", &json!({"url": url})).await;
-        // The answer names the URL that it was asked about, in its place for that, and nothing of it elsewhere.
-        all.heard(format!("the answer to {what}"), answer.text.replacen(&url, "", 1));
+        // The answer repeats the tested URL in one field, and no part of it elsewhere.
+        scan.add_output(format!("the answer to {what}"), answer.text.replacen(&url, "", 1));
     }
     let event = json!({"event": "job.completed", "data": {"note": MARKER}});
     let answer = sender.admin(Method::POST, "/api/webhooks/trigger", &event).await;
-    all.heard("the answer to an event by hand", answer.text);
+    scan.add_output("the answer to an event by hand", answer.text);
     let answer = sender.admin(Method::GET, "/api/webhooks/status", &Value::Null).await;
     assert!(answer.text.contains("webhook_2"), "{}", answer.text);
-    all.heard("the status of destinations", answer.text);
+    scan.add_output("the status of destinations", answer.text);
     for name in ["webhook_2", "discord", "platform_third"] {
         let done = stack.dlq_tool(&["list", "--platform", &format!("out:{name}")]).await;
-        all.heard(
+        scan.add_output(
             format!("the dead letters of {name}"),
             format!("{}\n{}", done.stdout, done.stderr),
         );
     }
 }
 
-/// Dead letters of several kinds, and what the tool says of them.
-async fn dead_letters(all: &mut LeakScan, stack: &Stack) {
+/// Creates dead letters of several kinds and collects the output of `dlq-tool`.
+async fn dead_letters(scan: &mut LeakScan, stack: &Stack) {
     let sender = stack.sender();
     let mut lost =
         mux_event(&unique("event"), "active", Some("no-such-room"), "no-such-stream", now_ms());
     lost["data"]["stream_key"] = MARKER.into();
-    all.send(&sender, "one without a session", &sign::mux(MUX_SECRET, now(), &marked(&lost))).await;
+    scan.send(&sender, "an event without a session", &sign::mux(MUX_SECRET, now(), &marked(&lost)))
+        .await;
     let add = ["XADD", "webhooks:incoming:acme", "*", "v", "1", "body", MARKER, "event_type", "t"];
     let _: String = stack.redis.command(&add).await;
-    poll::until("both are dead", WAIT_LIMIT, async || {
+    poll::until("both events are dead letters", WAIT_LIMIT, async || {
         match stack.dead("mux").await + stack.dead("acme").await {
             2.. => Ok(()),
             dead => Err(dead),
@@ -330,7 +340,7 @@ async fn dead_letters(all: &mut LeakScan, stack: &Stack) {
             "{{\"id\":\"1-1\",\"platform\":\"acme\",\"body\":\"{MARKER}\",\"zzz\":\"{MARKER}\"}}\n"
         );
         let done = tool(args).run_with_input(line.as_bytes(), Duration::from_secs(20)).await;
-        all.heard(
+        scan.add_output(
             format!("dlq-tool {}", args.join(" ")),
             format!("{}\n{}", done.stdout, done.stderr),
         );
@@ -339,12 +349,12 @@ async fn dead_letters(all: &mut LeakScan, stack: &Stack) {
         .env("REDIS_URL", format!("redis://:{URL_TOKEN}@127.0.0.1:1"))
         .args(["stats"]);
     let away = away.env("RUST_LOG", "trace").run(Duration::from_secs(30)).await;
-    all.heard("dlq-tool without Redis", format!("{}\n{}", away.stdout, away.stderr));
+    scan.add_output("dlq-tool without Redis", format!("{}\n{}", away.stdout, away.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outputs_hold_no_secret_signature_or_body() {
-    let mut all = LeakScan::default();
+    let mut scan = LeakScan::default();
     for (what, secret) in [
         ("mux's secret", MUX_SECRET),
         ("livekit's secret", LIVEKIT_SECRET),
@@ -362,7 +372,7 @@ async fn outputs_hold_no_secret_signature_or_body() {
         ("a wrong token", WRONG_TOKEN),
         ("a forger's secret", FORGER),
         ("a token in a URL", URL_TOKEN),
-        ("what signs deliveries", SIGNING),
+        ("signing secret", SIGNING),
         ("a header of deliveries", HEADER),
         ("a token in a hook's query", HOOK_QUERY),
         ("a token in a hook's path", HOOK_PATH),
@@ -370,15 +380,18 @@ async fn outputs_hold_no_secret_signature_or_body() {
         ("a token in a registered URL", REGISTERED_PATH),
         ("a body", MARKER),
     ] {
-        all.hide(what, secret);
+        scan.add_secret(what, secret);
     }
     let receiver = Downstream::start(ReceiverBehavior::Accept);
     let mut stack = providers::stack()
         .ingress_env("REALCAST_WEBHOOK_SECRET", REALCAST_SECRET)
         .ingress_env("STREAMGANK_WEBHOOK_SECRET", STREAMGANK_SECRET)
         .env("SECRETS_KEY", SECRETS_KEY)
-        .env("WEBHOOK_URLS", &format!("{}?token={HOOK_QUERY},{}", receiver.url(), away(HOOK_PATH)))
-        .env("DISCORD_WEBHOOK_URL", &away(DISCORD_PATH))
+        .env(
+            "WEBHOOK_URLS",
+            &format!("{}?token={HOOK_QUERY},{}", receiver.url(), unreachable_url(HOOK_PATH)),
+        )
+        .env("DISCORD_WEBHOOK_URL", &unreachable_url(DISCORD_PATH))
         .env("WEBHOOK_SECRET_KEY", SIGNING)
         .env("WEBHOOK_HEADERS", &format!("X-Api-Key:{HEADER}"))
         .env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
@@ -390,39 +403,39 @@ async fn outputs_hold_no_secret_signature_or_body() {
         .start()
         .await;
     let sender = stack.sender();
-    admin(&mut all, &sender).await;
-    every_platform(&mut all, &sender).await;
-    dead_letters(&mut all, &stack).await;
-    deliveries(&mut all, &stack, &receiver).await;
+    admin(&mut scan, &sender).await;
+    every_platform(&mut scan, &sender).await;
+    dead_letters(&mut scan, &stack).await;
+    deliveries(&mut scan, &stack, &receiver).await;
 
-    // Redis in the middle of a call, and then gone: what is said of it names no argument.
+    // Redis fails during a call and then stops. Error messages must not contain arguments.
     stack.redis.process().freeze();
-    all.send(&sender, "one during a silence", &own("acme", None)).await;
+    scan.send(&sender, "an event while Redis is frozen", &valid_request("acme", None)).await;
     stack.redis.process().thaw();
     for role in stack.ingresses.iter().chain(&stack.workers) {
         for path in ["/metrics", "/ready", "/live"] {
-            all.heard(
+            scan.add_output(
                 format!("{path} of {}", role.ops),
                 Sender::new(&role.ops).get(path).await.text,
             );
         }
     }
     stack.redis.kill();
-    all.send(&sender, "one without Redis", &own("acme", None)).await;
+    scan.send(&sender, "an event without Redis", &valid_request("acme", None)).await;
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
         role.process.wait_until_ended(WAIT_LIMIT).await;
-        assert!(role.process.log().lines().count() > 20, "it was silent");
-        all.heard("a log", role.process.log());
+        assert!(role.process.log().lines().count() > 20, "the log is too short to search");
+        scan.add_output("a log", role.process.log());
     }
     assert!(
         stack.ingresses[0].process.log().contains("DEBUG")
             || stack.workers[0].process.log().contains("DEBUG")
     );
-    // What may be told was told, so that it was the right place to look.
+    // Permitted text is in the output, so the search covers the right places.
     assert!(
-        all.said.iter().any(|(from, text)| from == "a log" && text.contains("room-of-secrets"))
+        scan.output.iter().any(|(from, text)| from == "a log" && text.contains("room-of-secrets"))
     );
-    let leaks = all.leaks();
+    let leaks = scan.leaks();
     assert!(leaks.is_empty(), "{} leaks:\n{}", leaks.len(), leaks.join("\n"));
 }

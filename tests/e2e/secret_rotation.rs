@@ -1,4 +1,5 @@
-//! Secrets are changed without losing an event: the new one is registered beside the old one, which ends in time.
+//! Secret rotation without a lost event: the new secret is registered beside the old one, which
+//! expires.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,11 +17,12 @@ const OLD: &str = "the-secret-before-1f0c-5d7a";
 const NEW: &str = "the-secret-after-9e41-b2c6";
 const SENDERS: usize = 20;
 const EVENTS_EACH: usize = 50;
-/// Of [`EVENTS_EACH`], after how many the secret changes.
+/// Number of events per sender, of [`EVENTS_EACH`], before the rotation.
 const CHANGE_AFTER: usize = 15;
 
-/// 1,000 events through two replicas while the secret changes. Half of the senders switch when the change is promised to
-/// be known; the others never hear of it. None is refused, and each takes effect once.
+/// Sends 1,000 events through two replicas during a rotation. Half of the senders switch secrets
+/// when every process must know the new one; the others keep the old one. None is refused, each
+/// takes effect once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secret_rotation_under_load_refuses_nothing() {
     let stack = builder_with_key().ingresses(2).workers(2).start().await;
@@ -37,7 +39,8 @@ async fn secret_rotation_under_load_refuses_nothing() {
         let (sent, with_new, old_after) = (sent.clone(), with_new.clone(), old_after.clone());
         senders.spawn(async move {
             for nth in 0..EVENTS_EACH {
-                // The rest waits for the change, so that it falls into the middle however fast this machine is.
+                // The remaining events wait for the rotation, so that it happens in the middle on
+                // any machine.
                 if nth == 2 * CHANGE_AFTER {
                     let changed = tokio::time::timeout(WAIT_LIMIT, switched.wait_for(|done| *done));
                     assert!(
@@ -46,7 +49,7 @@ async fn secret_rotation_under_load_refuses_nothing() {
                     );
                 }
                 let after = *switched.borrow();
-                // Both replicas get senders of either kind.
+                // Both replicas get senders with either secret.
                 let secret = if after && n % 4 < 2 { NEW } else { OLD };
                 let answer = sender.send(&event("shop", secret)).await;
                 assert_eq!(answer.status, 202, "{secret} of event {nth}: {}", answer.text);
@@ -79,15 +82,12 @@ async fn secret_rotation_under_load_refuses_nothing() {
     assert_eq!(ledger.check(&stack).await[&EventPlace::Database], SENDERS * EVENTS_EACH);
     let rows =
         stack.database.rows("SELECT 1 AS n FROM webhook_events WHERE platform = 'shop'", &[]).await;
-    assert_eq!(
-        rows.len(),
-        SENDERS * EVENTS_EACH + 2,
-        "each once, with those that looked whether it is known"
-    );
+    assert_eq!(rows.len(), SENDERS * EVENTS_EACH + 2, "each once, with the probes of the rotation");
 }
 
 fn register(secret: &str, old_secret_expires_in: &str) -> Value {
-    json!({"platform": "shop", "secret": secret, "old_secret_expires_in": old_secret_expires_in, "rate_limit": 60000})
+    json!({"platform": "shop", "secret": secret, "old_secret_expires_in": old_secret_expires_in,
+        "rate_limit": 60000})
 }
 
 fn counter() -> Arc<AtomicUsize> {
@@ -116,7 +116,7 @@ async fn old_secret_expires_on_time_and_the_new_one_stays() {
         .await;
         sender.send(&event("shop", NEW)).await.expect(202, "accepted");
     }
-    // Once more with the same secret: neither is an old one then.
+    // Registered again with the same secret, which leaves no old one.
     senders[1].registered(&register(NEW, "1s")).await;
     tokio::time::sleep(PROPAGATION_LIMIT + Duration::from_secs(1)).await;
     for sender in &senders {

@@ -1,4 +1,4 @@
-//! `PUT /api/v1/sessions/{room_id}`: an application announces a session, through the queue.
+//! `PUT /api/v1/sessions/{room_id}`: an application announces a session through the queue.
 
 use reqwest::Method;
 use serde_json::json;
@@ -80,7 +80,7 @@ async fn announcement_sets_the_fields_it_names(kind: DatabaseKind) {
         (&json!("ls_1"), &first["config"])
     );
 
-    // `config` is replaced whole; what is not named stays.
+    // `config` is replaced as a whole. Fields that are not named keep their values.
     sender.announce("r%C3%B6om%201", &json!({"config": {"d": 4}})).await.expect(202, "accepted");
     stack.wait_until_drained(WAIT_LIMIT).await;
     let session = stack.database.session("röom 1").await.unwrap();
@@ -89,7 +89,7 @@ async fn announcement_sets_the_fields_it_names(kind: DatabaseKind) {
         (&json!("ls_1"), &json!({"d": 4}))
     );
 
-    // A live session stays live, whether the announcement says nothing or `ready`.
+    // A live session stays live if the announcement has no status or `ready`.
     sender.announce("room2", &json!({})).await.expect(202, "accepted");
     stack.status("room2", "ready", WAIT_LIMIT).await;
     sender
@@ -129,7 +129,8 @@ async fn idempotency_key_identifies_the_announcement() {
     assert_eq!(stack.unfinished("sessions").await, 4);
 }
 
-/// The announcement and the event are in different streams; the event must not be taken first and thrown away.
+/// Announcement and event are in different streams. The event must not be dropped if it is read
+/// first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn announcement_and_event_sent_at_once_are_both_applied() {
     const ROOMS: usize = 60;
@@ -155,7 +156,7 @@ async fn announcement_and_event_sent_at_once_are_both_applied() {
     assert_eq!(stack.dead("mux").await + stack.dead("livekit").await, 0);
 }
 
-/// Live stream ids come back with another session: the newest announcement wins.
+/// A live stream id is used again by another session. The newest announcement wins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reused_live_stream_id_means_its_newest_session() {
     let stack = Stack::builder().start().await;

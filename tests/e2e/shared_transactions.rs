@@ -1,4 +1,4 @@
-//! Many platforms with a little each: their events share transactions, and nothing else.
+//! Shared transactions: events of many platforms are committed together and fail separately.
 
 use serde_json::json;
 use tests::ledger::entries;
@@ -24,7 +24,7 @@ async fn send_content(stack: &Stack, platform: &str, content: &str) {
     stack.sender().send(&signed).await.expect(202, "accepted");
 }
 
-/// Some of every platform, which the worker finds all at once; `odd` is in the middle of them.
+/// Sends events of every platform, which the worker reads at once. `odd` is in the middle.
 async fn send_round(stack: &Stack, round: &str, odd: &str) {
     stack.workers[0].process.freeze();
     for event in 0..EVENTS {
@@ -37,9 +37,10 @@ async fn send_round(stack: &Stack, round: &str, odd: &str) {
     stack.workers[0].process.thaw();
 }
 
-/// The most platforms that have rows of one and the same time of processing.
+/// Largest number of platforms whose rows have the same time of processing.
 async fn most_at_once(stack: &Stack) -> u64 {
-    let sql = "SELECT count(DISTINCT platform) AS n FROM webhook_events GROUP BY processed_at ORDER BY n DESC";
+    let sql = "SELECT count(DISTINCT platform) AS n FROM webhook_events GROUP BY processed_at \
+        ORDER BY n DESC";
     let rows = stack.database.rows(sql, &[]).await;
     rows.first().and_then(|row| row["n"].as_u64()).unwrap_or(0)
 }
@@ -47,7 +48,8 @@ async fn most_at_once(stack: &Stack) -> u64 {
 async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
     let platform = |n| {
         format!(
-            "[platforms.{}]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\nrate_limit = 600000\n",
+            "[platforms.{}]\npreset = \"generic\"\nsecrets = [\"env:ACME_SECRET\"]\n\
+            rate_limit = 600000\n",
             name(n)
         )
     };
@@ -56,17 +58,15 @@ async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
         Stack::builder().platforms(&platforms).database(kind).worker_env("MAX_ATTEMPTS", "3");
     let stack = stack.start().await;
 
-    // What waits for its session is in the same company.
+    // An event that waits for its session shares the transaction.
     let waiting = mux_event(&unique("e"), "active", Some("room"), "ls", now_ms());
     stack.sender().mux(&waiting).await.expect(202, "accepted");
     send_round(&stack, "good", "good").await;
-    poll::until("all are in the database but the one that waits", WAIT_LIMIT, async || match stack
-        .database
-        .count("webhook_events")
-        .await
-    {
-        60 => Ok(()),
-        seen => Err(seen),
+    poll::until("every event but the waiting one is in the database", WAIT_LIMIT, async || {
+        match stack.database.count("webhook_events").await {
+            60 => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
     let at_once = most_at_once(&stack).await;
@@ -77,9 +77,11 @@ async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
     stack.database.refuse_content("bad").await;
     send_round(&stack, "more", "bad").await;
     let odd = name(PLATFORMS / 2);
-    poll::until("the refused one is dead", WAIT_LIMIT, async || match stack.dead(&odd).await {
-        1 => Ok(()),
-        seen => Err(seen),
+    poll::until("the refused event is a dead letter", WAIT_LIMIT, async || {
+        match stack.dead(&odd).await {
+            1 => Ok(()),
+            seen => Err(seen),
+        }
     })
     .await;
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -94,7 +96,7 @@ async fn shared_transaction_isolates_a_refused_platform(kind: DatabaseKind) {
     assert_eq!(
         stack.database.rows(spent, &[]).await,
         Vec::<serde_json::Value>::new(),
-        "others paid for it"
+        "other events spent attempts"
     );
     stack.workers[0].ready(WAIT_LIMIT).await;
 }

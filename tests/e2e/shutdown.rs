@@ -1,4 +1,4 @@
-//! SIGTERM: what is in hand is finished or handed back, nothing waits for a timeout, the exit code is 0.
+//! SIGTERM: processes finish or hand back their entries, wait for no timeout and exit with 0.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use crate::WAIT_LIMIT;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_worker_finishes_or_hands_back_its_entries() {
-    // Nobody could claim an abandoned entry within this test: only handing back makes it end.
+    // No worker could claim an abandoned entry within this test, so it ends only if entries are
+    // handed back.
     let mut stack = Stack::builder().workers(0).worker_env("CLAIM_IDLE_MS", "600000").start().await;
     let ledger = AcceptanceLog::default();
     for _ in 0..400 {
@@ -49,7 +50,8 @@ async fn stopping_worker_finishes_or_hands_back_its_entries() {
     assert_eq!(ledger.check(&stack).await[&EventPlace::Database], 700);
 }
 
-/// The database is away, so nothing can be finished: another worker, under another name, can take it up at once.
+/// Without the database the entry cannot be finished. Another worker with another name can read it
+/// at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_entries_are_handed_back_at_shutdown() {
     let mut stack = Stack::builder().worker_env("CLAIM_IDLE_MS", "600000").start().await;
@@ -91,7 +93,8 @@ async fn unfinished_entries_are_handed_back_at_shutdown() {
     assert_eq!(stack.database.count("webhook_events").await, 50);
 }
 
-/// Its grace ends while it runs what often came to nothing: stopping is no crash, and is not counted as one.
+/// The grace period ends during an isolated run of a suspect. A stop is not a crash and is not
+/// counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_stopped_during_a_suspect_has_not_crashed() {
     let stack = Stack::builder()
@@ -99,7 +102,8 @@ async fn worker_stopped_during_a_suspect_has_not_crashed() {
         .worker_env("SHUTDOWN_GRACE_MS", "4000")
         .start()
         .await;
-    let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(9); RETURN NEW; END $$ LANGUAGE plpgsql;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger AS $$ BEGIN PERFORM pg_sleep(9); \
+        RETURN NEW; END $$ LANGUAGE plpgsql;
                 CREATE TRIGGER slow BEFORE INSERT ON contents FOR EACH ROW EXECUTE FUNCTION slow()";
     stack.database.execute(slow).await;
     let (now, body) =
@@ -118,7 +122,7 @@ async fn worker_stopped_during_a_suspect_has_not_crashed() {
     let fields = [&fields[..], &[&now, "attempt", "1", "origin", "1-1", "body", &body]].concat();
     pending_entries::add_suspect_entry(&stack.redis, "webhooks:incoming:acme", &fields).await;
     let suspects = async || stack.redis.command::<usize>(&["HLEN", "webhooks:suspects:acme"]).await;
-    poll::until("it runs alone", WAIT_LIMIT, async || {
+    poll::until("the suspect runs in isolation", WAIT_LIMIT, async || {
         if suspects().await == 1 { Ok(()) } else { Err("not yet") }
     })
     .await;
@@ -147,7 +151,8 @@ async fn stopping_ingress_answers_requests_in_flight() {
     let signed = sign::generic("acme", ACME_SECRET, body.as_bytes());
     let signature = signed.value("x-webhook-signature");
     let head = format!(
-        "POST /webhook/acme HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\ncontent-length: {}\r\n\r\n",
+        "POST /webhook/acme HTTP/1.1\r\nhost: x\r\nx-webhook-signature: {signature}\r\n\
+        content-length: {}\r\n\r\n",
         body.len()
     );
     let mut stream = TcpStream::connect(ingress.url.trim_start_matches("http://")).await.unwrap();
@@ -156,7 +161,7 @@ async fn stopping_ingress_answers_requests_in_flight() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     ingress.process.terminate();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(ingress.process.is_running(), "it waits for what it has begun");
+    assert!(ingress.process.is_running(), "ingress waits for requests in flight");
     assert_ne!(ingress.probe("/ready").await, Some(200), "no longer ready");
     stream.write_all(&body.as_bytes()[10..]).await.unwrap();
     let mut answer = vec![0; 4096];

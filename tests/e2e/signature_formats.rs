@@ -1,5 +1,5 @@
-//! Signatures and secrets as senders and people write them: lists, repeated headers, either base64,
-//! line breaks and quotation marks that were pasted along.
+//! Signatures and secrets in the formats of senders: lists, repeated headers, both base64
+//! alphabets, and pasted line breaks and quotation marks.
 
 use std::time::Duration;
 
@@ -16,16 +16,8 @@ const OWN_SECRET: &str = "secret-of-own-3b9d1c";
 const OTHER: &str = "secret-of-nobody-55e0a7";
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-const PLATFORMS: &str = r#"
-[platforms.own]
-secrets = ["env:OWN_SECRET"]
-rate_limit = 6000
-[platforms.own.signature]
-header = ["X-Own-Signature"]
-prefix = "sha256="
-[platforms.own.event]
-id = "/id"
-type = "/type"
+const PLATFORMS: &str = own_platform!(
+    r#"
 [platforms.ome]
 secrets = ["env:OWN_SECRET"]
 rate_limit = 6000
@@ -36,7 +28,8 @@ encoding = "base64"
 [platforms.ome.event]
 id = "/id"
 type = "/type"
-"#;
+"#
+);
 
 fn body(id: &str) -> String {
     format!(r#"{{"id":"{id}","type":"x"}}"#)
@@ -50,8 +43,8 @@ fn mux(secret_header: impl Fn(i64, &[u8]) -> Vec<String>) -> SignedWebhook {
         .fold(signed, |signed, line| signed.header("mux-signature", line))
 }
 
-/// A request of `own` with the lines of the signature header that `lines` makes of a wrong signature
-/// and the right one.
+/// A request of `own`. `lines` makes the lines of its signature header from a wrong and a correct
+/// signature.
 fn own(lines: impl Fn(&str, &str) -> Vec<String>) -> SignedWebhook {
     let body = body(&unique("own"));
     let [wrong, right] =
@@ -106,20 +99,20 @@ async fn signatures_in_every_format_are_accepted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pasted_secret_works_and_is_named_at_startup() {
-    for (given, remark) in [
+    for (secret_text, remark) in [
         (format!("{MUX_SECRET}\n"), "has a line break at its beginning or end"),
         (format!("\"{MUX_SECRET}\""), "is in quotation marks"),
     ] {
         let stack = Stack::builder()
             .workers(0)
-            .ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET", &given)
+            .ingress_env("STREAMING_WEBHOOK_SIGNING_SECRET", &secret_text)
             .start()
             .await;
         let process = &stack.ingresses[0].process;
         process.wait_until_logged("STREAMING_WEBHOOK_SIGNING_SECRET", WAIT_LIMIT).await;
         assert!(process.log().contains(remark), "{}", process.log());
         assert!(!process.log().contains(MUX_SECRET), "{}", process.log());
-        for secret in [MUX_SECRET, &given] {
+        for secret in [MUX_SECRET, &secret_text] {
             let answer =
                 stack.sender().send(&mux(|at, body| vec![sign::pairs(secret, at, body)])).await;
             assert_eq!(answer.status, 202, "{secret:?}: {}", answer.text);
@@ -129,8 +122,7 @@ async fn pasted_secret_works_and_is_named_at_startup() {
     }
 }
 
-/// `ingress check-platform` of a platform whose secret is `reference`, on a request that is signed
-/// with `secret` for it.
+/// Runs `ingress check-platform` for a platform with `secrets` on `request`.
 async fn checked(
     preset: &str,
     secrets: &str,
@@ -171,7 +163,7 @@ async fn check_platform_explains_an_ambiguous_secret() {
         "the signature verifies with the secret decoded from base64 (secret_encoding = \"base64\")";
     assert!(meant.stdout.contains(note), "{meant:?}");
 
-    // The vector that the specification's own libraries test with.
+    // Test vector of the specification's own libraries.
     let vector = SignedWebhook { body: br#"{"test": 2432232314}"#.to_vec(), ..request }
         .header("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek")
         .header("webhook-timestamp", "1614265330")

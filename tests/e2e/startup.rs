@@ -1,4 +1,5 @@
-//! Starting: everything that is wrong is named at once, no value is shown, and two databases are never mixed.
+//! Startup: all configuration problems are reported at once and without values, and two databases
+//! never share one Redis.
 
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ async fn secret_files_are_read_and_workers_need_no_secrets() {
     let program = program.env("STREAMING_WEBHOOK_SIGNING_SECRET_FILE", &file);
     stack.ingresses.push(ServerProcess { process: program.spawn(), url, ops });
     stack.ingresses[0].ready(WAIT_LIMIT).await;
-    // The worker's PLATFORMS_FILE names `env:ACME_SECRET`, which it has not got.
+    // The worker's PLATFORMS_FILE names `env:ACME_SECRET`, which the worker does not have.
     stack.add_worker().await;
     let body = mux_event(&unique("event"), "created", None, "ls", now_ms()).to_string();
     stack
@@ -129,7 +130,7 @@ async fn secret_files_are_read_and_workers_need_no_secrets() {
     }
 }
 
-/// Two ledgers behind one queue would split sessions: the second database is refused.
+/// Two ledgers behind one queue would split sessions, so the second database is refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_with_another_database_does_not_start() {
     let stack = Stack::builder().start().await;
@@ -154,7 +155,7 @@ async fn worker_with_another_database_does_not_start() {
     );
 }
 
-/// Redis was emptied, and a worker of another session database was the first to find it so.
+/// Redis was emptied, and a worker of another session database bound it first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_exits_when_redis_was_bound_to_another_database() {
     let stack = Stack::builder().start().await;
@@ -222,7 +223,7 @@ async fn misspelt_and_ignored_variables_are_named_at_start() {
         assert!(line("HTTPS_PROXY").contains("not supported"), "{log}");
         assert!(!log.contains("REDIS_PORT") && !log.contains("hunter2"), "{log}");
     }
-    // SHUTDOWN_GRACE_MS is set by the harness, so nothing is missed.
+    // The harness sets SHUTDOWN_GRACE_MS, so the log does not report it.
     assert!(!stack.workers[0].process.log().contains("SHUTDOWN_GRACE"));
     let tool =
         Program::new("dlq-tool").env("REDIS_URI", stack.redis.url()).arg("list").run(TIMEOUT).await;

@@ -1,4 +1,4 @@
-//! Signals while a process starts, and second signals.
+//! Signals during startup, and second signals.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::WAIT_LIMIT;
 
-/// Longest end of a start, which has nothing to finish; the grace period is 25 s.
+/// Longest stop during startup, which has nothing to finish. The grace period is 25 s.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// Key of the lock under which workers migrate a PostgreSQL database.
+/// Key of the lock that workers hold while they migrate a PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x7472_6962_7574_6172;
 
-async fn stops(process: &Process) {
+async fn check_stops(process: &Process) {
     let begun = Instant::now();
     process.terminate();
     let status = process.wait_until_ended(STOP_LIMIT).await;
@@ -28,8 +28,8 @@ fn role((program, ops): (Program, String)) -> ServerProcess {
     ServerProcess { process: program.spawn(), url: ops.clone(), ops }
 }
 
-/// Listens and never answers: what a name that leads nowhere looks like.
-async fn silent() -> (TcpListener, String) {
+/// Opens a port that never answers, like a server behind a dead name.
+async fn silent_server() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     (listener, address)
@@ -38,16 +38,16 @@ async fn silent() -> (TcpListener, String) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_redis_is_unavailable_ends_the_start() {
     let stack = Stack::builder().servers().await;
-    let (_listener, address) = silent().await;
+    let (_listener, address) = silent_server().await;
     for url in [format!("redis://127.0.0.1:{}", ports::free()), format!("redis://{address}")] {
         let (program, ops) = stack.worker_program();
         let worker = role((program.env("REDIS_URL", &url), ops));
         worker.health("/ready", 503, WAIT_LIMIT).await;
-        stops(&worker.process).await;
+        check_stops(&worker.process).await;
         let (program, _, ops) = stack.ingress_program();
         let ingress = role((program.env("REDIS_URL", &url), ops));
         ingress.health("/live", 200, WAIT_LIMIT).await;
-        stops(&ingress.process).await;
+        check_stops(&ingress.process).await;
     }
 }
 
@@ -59,7 +59,7 @@ async fn sigterm_while_waiting_for_a_migration_ends_the_start() {
     lock.lock().unwrap();
     let worker = role(stack.worker_program());
     worker.health("/ready", 503, WAIT_LIMIT).await;
-    stops(&worker.process).await;
+    check_stops(&worker.process).await;
 
     let stack = Stack::builder().database(DatabaseKind::Postgres).servers().await;
     let mut other = sqlx::PgConnection::connect(&stack.database_url()).await.unwrap();
@@ -67,27 +67,29 @@ async fn sigterm_while_waiting_for_a_migration_ends_the_start() {
     lock.execute(&mut other).await.unwrap();
     let worker = role(stack.worker_program());
     poll::until("the worker waits for the lock", WAIT_LIMIT, async || {
-        let waiting = "SELECT count(*) AS n FROM pg_locks l JOIN pg_database d ON d.oid = l.database \
-                       WHERE locktype = 'advisory' AND NOT granted AND d.datname = current_database()";
+        let waiting = "SELECT count(*) AS n FROM pg_locks l JOIN pg_database d ON d.oid = \
+                       l.database \
+                       WHERE locktype = 'advisory' AND NOT granted \
+                       AND d.datname = current_database()";
         let rows = stack.database.rows(waiting, &[]).await;
         if rows[0]["n"] == 1 { Ok(()) } else { Err(rows[0].to_string()) }
     })
     .await;
-    stops(&worker.process).await;
+    check_stops(&worker.process).await;
     drop(other);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_while_the_database_is_silent_ends_the_start() {
     let stack = Stack::builder().database(DatabaseKind::Postgres).servers().await;
-    let (_listener, address) = silent().await;
+    let (_listener, address) = silent_server().await;
     let (program, ops) = stack.worker_program();
     let worker = role((program.env("DATABASE_URL", format!("postgres://a@{address}/b")), ops));
     worker.health("/ready", 503, WAIT_LIMIT).await;
-    stops(&worker.process).await;
+    check_stops(&worker.process).await;
 }
 
-/// The configuration cannot be read before somebody writes into the pipe.
+/// The configuration waits for the pipe, which no process writes to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signal_before_the_start_ends_the_process_at_once() {
     let folder = tests::process::folder();
@@ -97,7 +99,7 @@ async fn signal_before_the_start_ends_the_process_at_once() {
     for name in ["ingress", "worker"] {
         let process = Program::new(name).env("ADMIN_TOKEN_FILE", &pipe).spawn();
         handles_signals(&process).await;
-        stops(&process).await;
+        check_stops(&process).await;
     }
     let process = Program::new("dlq-tool").env("REDIS_URL_FILE", &pipe).arg("list").spawn();
     handles_signals(&process).await;
@@ -105,7 +107,7 @@ async fn signal_before_the_start_ends_the_process_at_once() {
     assert_eq!(process.wait_until_ended(STOP_LIMIT).await.code(), Some(130), "as a shell has it");
 }
 
-/// Waits until SIGTERM and SIGINT are caught.
+/// Waits until the process handles SIGTERM and SIGINT.
 async fn handles_signals(process: &Process) {
     const CAUGHT: u64 = 1 << (15 - 1) | 1 << (2 - 1);
     poll::until("signals are caught", WAIT_LIMIT, async || {
@@ -139,6 +141,6 @@ async fn sigterm_while_redis_is_frozen_ends_the_start() {
     stack.redis.process().freeze();
     let worker = role((program.env("REDIS_URL", format!("redis://{}", proxy.address())), ops));
     worker.health("/ready", 503, WAIT_LIMIT).await;
-    stops(&worker.process).await;
+    check_stops(&worker.process).await;
     stack.redis.process().thaw();
 }

@@ -1,4 +1,4 @@
-//! The statistics routes: the whole system's numbers, whichever replica is asked.
+//! Statistics routes: figures of the whole system from any replica.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -40,8 +40,8 @@ async fn statistics_cover_the_whole_system() {
         .await
         .expect(202, "accepted");
 
-    let expected = json!({"received": 4, "processed": 2, "failed": 1, "duplicates": 1, "rate_limited": 0,
-        "success_rate": 50.0, "failure_rate": 25.0});
+    let expected = json!({"received": 4, "processed": 2, "failed": 1, "duplicates": 1,
+        "rate_limited": 0, "success_rate": 50.0, "failure_rate": 25.0});
     for (sender, path) in [(&one, "/api/v1/webhooks/metrics"), (&two, "/webhooks/stats")] {
         poll::until("all events are at rest", WAIT_LIMIT, async || {
             let found = numbers(sender, path).await;
@@ -49,7 +49,8 @@ async fn statistics_cover_the_whole_system() {
         })
         .await;
     }
-    let expected = json!({"pending_count": 0, "processing_count": 0, "dead_letter_count": 1, "total_processed": 2});
+    let expected = json!({"pending_count": 0, "processing_count": 0, "dead_letter_count": 1,
+        "total_processed": 2});
     assert_eq!(numbers(&two, "/api/v1/webhooks/stats").await, expected);
 }
 

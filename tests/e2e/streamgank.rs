@@ -1,4 +1,5 @@
-//! StreamGank, received: every event of its guide ends in the job's row; forgeries and repetitions.
+//! StreamGank events: every event of its guide ends in the job's row. Also forgeries and
+//! repetitions.
 
 use serde_json::{Value, json};
 use tests::fixtures;
@@ -54,20 +55,21 @@ async fn streamgank_events_of_the_guide_are_stored_in_the_job(kind: DatabaseKind
         let id = stack.sender().send(&signed(&body)).await.expect(202, "accepted").to_owned();
         let row = job(&stack, status).await;
         assert_eq!(row["status"], status);
-        let said: Value = serde_json::from_str(&body).unwrap();
-        let said = &said["data"];
+        let sent: Value = serde_json::from_str(&body).unwrap();
+        let sent = &sent["data"];
         for column in ["current_step", "video_url", "retry_count"] {
-            assert_eq!(row[column], said[column], "{status}: {column}");
+            assert_eq!(row[column], sent[column], "{status}: {column}");
         }
-        assert_eq!(row["progress"].as_f64(), said["progress"].as_f64(), "{status}");
-        // A text as it is, an object as JSON text, which the harness shows as JSON where the database has no other type.
+        assert_eq!(row["progress"].as_f64(), sent["progress"].as_f64(), "{status}");
+        // Text as sent, an object as JSON text. The harness parses it if the database has only
+        // text.
         let error = row["error"].as_str().and_then(|text| serde_json::from_str(text).ok());
-        assert_eq!(error.unwrap_or(row["error"].clone()), said["error"], "{status}");
-        let mut rest = said.clone();
+        assert_eq!(error.unwrap_or(row["error"].clone()), sent["error"], "{status}");
+        let mut rest = sent.clone();
         for column in ["job_id", "progress", "current_step", "video_url", "error", "retry_count"] {
             rest.as_object_mut().unwrap().remove(column);
         }
-        assert_eq!(row["data"], rest, "{status}: what has no column");
+        assert_eq!(row["data"], rest, "{status}: fields without a column");
         let ledger = stack.database.event("streamgank", &id).await.unwrap();
         assert_eq!((&ledger["event_type"], &ledger["action"]), (&json!(name), &json!("recorded")));
         assert_eq!(
@@ -100,7 +102,7 @@ async fn job_advances_and_an_older_event_does_not_reset_it(kind: DatabaseKind) {
     assert_eq!(
         (&after["status"], &after["error"]),
         (&json!("completed"), &Value::Null),
-        "it has no error any more"
+        "the error is cleared"
     );
     stack.sender().send(&at("timeout", 32)).await.expect(202, "accepted");
     let late = job(&stack, id).await;
@@ -123,7 +125,7 @@ async fn streamgank_forgeries_leave_nothing() {
         ("another body", moved),
         ("another secret", sign::over_body("streamgank", HEADER, "guess", body.as_bytes())),
         (
-            "what was printed anew",
+            "a signature over reformatted JSON",
             good.clone().without(HEADER).header(HEADER, signed(&compact).value(HEADER)),
         ),
     ];

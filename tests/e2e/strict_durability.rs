@@ -17,7 +17,7 @@ fn event(platform: &str) -> SignedWebhook {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_durability_refuses_a_non_durable_database() {
-    // The PostgreSQL that tests share runs with `fsync` off.
+    // The shared PostgreSQL of the tests runs with `fsync` off.
     let stack = Stack::builder()
         .database(DatabaseKind::Postgres)
         .redis(RedisOptions::durable())
@@ -42,7 +42,8 @@ async fn strict_durability_refuses_a_non_durable_redis() {
     assert_eq!(stack.unfinished("mux").await, 0);
 }
 
-/// Another connection may lead to another Redis: nothing is promised on it before its settings were read.
+/// A new connection may reach another Redis. Nothing is accepted on it before its settings are
+/// checked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strict_durability_is_checked_on_every_connection() {
     let stack = Stack::builder()
@@ -61,12 +62,12 @@ async fn strict_durability_is_checked_on_every_connection() {
         if answer.status == 503 { Ok(()) } else { Err(answer.text) }
     })
     .await;
-    // What went over the new connection before anybody knew is queued, and is not promised.
+    // Events sent on the new connection before the check are queued but not accepted.
     assert!(stack.unfinished("acme").await <= 2);
     let (): () = stack.redis.command(&["CONFIG", "SET", "appendfsync", "always"]).await;
     let _: usize =
         stack.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-    poll::until("it is accepted again", WAIT_LIMIT, async || {
+    poll::until("events are accepted again", WAIT_LIMIT, async || {
         let answer = sender.send(&event("acme")).await;
         if answer.status == 202 { Ok(()) } else { Err(answer.text) }
     })

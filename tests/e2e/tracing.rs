@@ -1,4 +1,5 @@
-//! Traces: one from the request to the delivery, for who asks for them, and nobody's trouble.
+//! Traces: one trace from the request to the delivery if an exporter is configured. Tracing never
+//! disturbs the pipeline.
 
 use std::time::{Duration, Instant};
 
@@ -22,14 +23,14 @@ fn builder(endpoint: &str) -> StackBuilder {
         .env("OTEL_BSP_SCHEDULE_DELAY", "100")
 }
 
-fn delivering(builder: StackBuilder, to: &Downstream) -> StackBuilder {
+fn with_destination(builder: StackBuilder, to: &Downstream) -> StackBuilder {
     builder
         .worker_env("WEBHOOK_URLS", &to.url())
         .worker_env("WEBHOOK_SECRET_KEY", OUTBOUND)
         .worker_env("WEBHOOK_ALLOW_PRIVATE", "127.0.0.0/8")
 }
 
-/// Announces a session, and sends one event of it that belongs to [`TRACE`].
+/// Announces a session and sends one event of it that belongs to [`TRACE`].
 async fn send(stack: &Stack) {
     stack
         .sender()
@@ -43,7 +44,7 @@ async fn send(stack: &Stack) {
     stack.status("room-1", "live", WAIT_LIMIT).await;
 }
 
-/// Terminates every process; each must end within its grace.
+/// Terminates every process and checks that each ends within its grace period.
 async fn stop(stack: &Stack) {
     for role in stack.ingresses.iter().chain(&stack.workers) {
         role.process.terminate();
@@ -52,7 +53,7 @@ async fn stop(stack: &Stack) {
     }
 }
 
-fn of_the_trace(spans: &[Span]) -> &Span {
+fn span_of_the_trace(spans: &[Span]) -> &Span {
     let mut found = spans.iter().filter(|span| span.trace == TRACE);
     let (Some(span), None) = (found.next(), found.next()) else {
         panic!("not one span of the trace: {spans:#?}")
@@ -65,36 +66,39 @@ async fn trace_covers_the_request_up_to_the_delivery() {
     let (collector, receiver) = (Collector::start(), Downstream::start(ReceiverBehavior::Accept));
     let stack = builder(&format!("http://me:otlp-password@{}", collector.address()))
         .env("LOG_FORMAT", "json");
-    let stack = delivering(stack, &receiver).start().await;
+    let stack = with_destination(stack, &receiver).start().await;
     send(&stack).await;
 
-    // The announcement is an event, too, of a trace of its own, and goes nowhere.
+    // The announcement is an event in its own trace and is not delivered.
     let received = collector.has("webhook receive", 2, WAIT_LIMIT).await;
     let processed = collector.has("webhook process", 2, WAIT_LIMIT).await;
     let delivered = collector.has("webhook deliver", 1, WAIT_LIMIT).await;
-    let (receive, process, deliver) =
-        (of_the_trace(&received), of_the_trace(&processed), of_the_trace(&delivered));
+    let (receive, process, deliver) = (
+        span_of_the_trace(&received),
+        span_of_the_trace(&processed),
+        span_of_the_trace(&delivered),
+    );
     assert_eq!((receive.parent.as_str(), receive.service.as_str()), (CALLER, "tributary-ingress"));
     assert_eq!((&process.parent, process.service.as_str()), (&receive.id, "tributary-worker"));
     assert_eq!((&deliver.parent, deliver.service.as_str()), (&process.id, "tributary-worker"));
     for (span, outcome) in [(receive, "accepted"), (process, "processed")] {
-        let said = ["platform", "event_id", "event_type", "outcome"].map(|name| span.get(name));
-        assert_eq!(said, ["mux", "evt_1", "video.live_stream.active", outcome]);
+        let fields = ["platform", "event_id", "event_type", "outcome"].map(|name| span.get(name));
+        assert_eq!(fields, ["mux", "evt_1", "video.live_stream.active", outcome]);
         assert!(span.error.is_none() && span.took > 0, "{span:?}");
     }
     assert_eq!(
         (process.get("attempt"), process.notes.as_slice()),
         ("1", ["executed".to_owned()].as_slice())
     );
-    let said = ["destination", "attempt", "http.response.status_code", "outcome"]
+    let fields = ["destination", "attempt", "http.response.status_code", "outcome"]
         .map(|name| deliver.get(name));
-    assert_eq!(said, ["webhook_1", "1", "200", "delivered"]);
+    assert_eq!(fields, ["webhook_1", "1", "200", "delivered"]);
     let other = |spans: &[Span]| spans.iter().find(|span| span.trace != TRACE).unwrap().clone();
     let (announced, applied) = (other(&received), other(&processed));
     assert_eq!((announced.parent.as_str(), announced.get("platform")), ("", "sessions"));
     assert_eq!((&applied.trace, &applied.parent), (&announced.trace, &announced.id));
 
-    // The destination can go on.
+    // The receiver can continue the trace.
     let all = receiver.received();
     let header = &all.values().next().unwrap()[0].headers["traceparent"];
     assert_eq!(header, &format!("00-{TRACE}-{}-01", deliver.id));
@@ -109,7 +113,7 @@ async fn trace_covers_the_request_up_to_the_delivery() {
             assert!(!text.contains(secret), "{secret} is in {text}");
         }
     }
-    // Lines for machines are flat, and say which trace they belong to.
+    // JSON log lines are flat and name their trace.
     let log = stack.workers[0].process.log();
     let line = log.lines().find(|line| line.contains("Updated session room-1 status")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -125,7 +129,7 @@ async fn trace_covers_the_request_up_to_the_delivery() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
     let collector = Collector::start();
-    // Nothing is sent before the end.
+    // No span is sent before the end.
     let stack = builder(&format!("http://{}/", collector.address()))
         .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
         .env("OTEL_SERVICE_NAME", "events")
@@ -140,7 +144,7 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
         .acme(&json!({"event_type": "content_added", "payload": {}}))
         .await
         .expect(202, "accepted");
-    // Not from one who has not proved himself.
+    // An unverified request does not continue a trace.
     let forged = sign::generic("netflix", "wrong", film.to_string().as_bytes());
     assert_eq!(stack.sender().send(&forged).await.status, 401);
     stack.wait_until_drained(WAIT_LIMIT).await;
@@ -177,10 +181,11 @@ async fn failed_spans_are_marked_and_last_spans_sent_at_exit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trace_context_passes_when_no_exporter_is_configured() {
     let (collector, receiver) = (Collector::start(), Downstream::start(ReceiverBehavior::Accept));
-    // This one alone asks for nothing.
+    // Only this process has no exporter.
     let stack = Stack::builder()
         .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("http://{}", collector.address()));
-    let stack = delivering(stack.env("OTEL_BSP_SCHEDULE_DELAY", "100"), &receiver).start().await;
+    let stack =
+        with_destination(stack.env("OTEL_BSP_SCHEDULE_DELAY", "100"), &receiver).start().await;
     send(&stack).await;
     poll::until("a delivery", WAIT_LIMIT, async || {
         if receiver.deliveries() == 1 { Ok(()) } else { Err("none") }
@@ -195,7 +200,7 @@ async fn trace_context_passes_when_no_exporter_is_configured() {
     assert_eq!(collector.requests().len(), 0);
 }
 
-/// One refuses connections, the other takes them and never answers.
+/// One collector refuses connections, the other accepts them and never answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unavailable_collector_harms_nothing() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -217,14 +222,14 @@ async fn unavailable_collector_harms_nothing() {
         stack.wait_until_drained(WAIT_LIMIT).await;
         let took = begun.elapsed();
         assert!(took < WAIT_LIMIT, "{took:?}");
-        let told = "the trace collector does not take spans";
+        let message = "the trace collector does not take spans";
         for role in stack.ingresses.iter().chain(&stack.workers) {
-            role.process.wait_until_logged(told, WAIT_LIMIT).await;
+            role.process.wait_until_logged(message, WAIT_LIMIT).await;
         }
         stop(&stack).await;
         for role in stack.ingresses.iter().chain(&stack.workers) {
             let log = role.process.log();
-            assert_eq!(log.matches(told).count(), 1, "{log}");
+            assert_eq!(log.matches(message).count(), 1, "{log}");
             assert!(!log.contains("otlp-password"), "{log}");
         }
     }

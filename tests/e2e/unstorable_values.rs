@@ -1,4 +1,4 @@
-//! Values that a column cannot take: the event takes effect; result, log and metric name the
+//! Values that a column cannot store. The event takes effect, and result, log and metric name the
 //! column.
 
 use serde_json::{Value, json};
@@ -130,7 +130,8 @@ async fn session_goes_live_and_ends_despite_unstorable_values(kind: DatabaseKind
 
 async fn job_and_recording_are_stored_without_bad_values(kind: DatabaseKind) {
     let stack = builder().database(kind).start().await;
-    let data = json!({"job_id": "j", "error": "stack\u{0}trace", "progress": "50 %", "retry_count": "many"});
+    let data = json!({"job_id": "j", "error": "stack\u{0}trace", "progress": "50 %",
+        "retry_count": "many"});
     let outcome = result(&stack, "streamgank", &streamgank("job.failed", &data)).await;
     let mut seen = outcome["warnings"].as_array().cloned().unwrap_or_default();
     seen.sort_by_key(|warning| warning["column"].to_string());

@@ -1,4 +1,5 @@
-//! Verified requests that are no usable events: kept as dead letters if the sender never retries.
+//! Verified requests without a usable event. They are kept as dead letters if the sender never
+//! retries.
 
 use serde_json::{Value, json};
 use tests::ledger::entries;
@@ -63,9 +64,9 @@ async fn unusable_request_is_kept_and_edited_into_an_event() {
         (1.0, 0.0, 0.0)
     );
 
-    // Unedited it is no event to a worker either.
+    // Without an edit, a worker cannot use it either.
     assert_eq!(stack.dlq_tool(&["replay", "--platform", "realcast"]).await.code, Some(0));
-    poll::until("it is dead again", WAIT_LIMIT, async || {
+    poll::until("the event is a dead letter again", WAIT_LIMIT, async || {
         stack.wait_until_drained(WAIT_LIMIT).await;
         let dead = dead_letter(&stack, "realcast").await;
         if dead["replays"] == 1 { Ok(()) } else { Err(dead) }
@@ -74,7 +75,7 @@ async fn unusable_request_is_kept_and_edited_into_an_event() {
     assert_eq!(dead_letter(&stack, "realcast").await["event_id"], json!(id));
     assert_eq!(stack.database.count("webhook_events").await, 0);
 
-    // A purge forgets it, so that the sender may send it again.
+    // After a purge the sender can send it again.
     let exported = stack.dlq_tool(&["export"]).await;
     assert_eq!(stack.dlq_tool(&["purge"]).await.code, Some(0));
     assert_eq!(stack.sender().send(&realcast(body.as_bytes())).await.expect(202, "accepted"), id);
@@ -123,7 +124,7 @@ async fn unusable_request_is_kept_only_if_4xx_is_final() {
         dead["error"].as_str().expect("a text").contains("choose application/json at the sender"),
         "{dead}"
     );
-    // A body that its coding's name does not fit.
+    // A body that does not match its content coding.
     let broken = realcast(b"no stream").header("content-encoding", "gzip");
     sender.send(&broken).await.expect(202, "accepted");
     assert_eq!(dead_letter(&stack, "realcast").await["body"], "no stream");
@@ -158,10 +159,11 @@ async fn unusable_requests_are_bounded_and_counted() {
 
     let mut events = Vec::new();
     for n in 0..2 {
-        let body = json!({"event": "stream.live", "timestamp": now_ms(), "data": {"stream_id": format!("r{n}")}});
+        let body = json!({"event": "stream.live", "timestamp": now_ms(),
+            "data": {"stream_id": format!("r{n}")}});
         events.push(sender.send(&realcast(body.to_string().as_bytes())).await.status);
     }
-    assert_eq!(events, [202, 503], "they share the limit of three");
+    assert_eq!(events, [202, 503], "the requests share the bound of three");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +191,7 @@ async fn undecodable_verified_body_is_kept() {
         let stored = &entries(&stack, "webhooks:dlq:realcast").await[0].1["body"];
         assert_eq!(stored, wire, "{coding}");
         assert_eq!(stack.dlq_tool(&["purge", "--yes"]).await.code, Some(0));
-        // Unverified requests, and other definitions, keep their answers.
+        // Unverified requests and other platforms keep their usual answers.
         let (status, errcode) = if coding == "zstd" {
             (413, "E_WEBHOOK_PAYLOAD_TOO_LARGE")
         } else {

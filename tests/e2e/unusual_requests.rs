@@ -1,8 +1,9 @@
-//! Genuine requests in unusual shapes, one file each in `tests/fixtures/cases`, sent to a running system.
+//! Valid requests of unusual form, one file each in `tests/fixtures/cases`, sent to a running
+//! system.
 //!
-//! A file holds a platform definition, requests with the way in which they are signed, and what is
-//! expected: the status, and the row that the last event leaves. Placeholders are filled in when a
-//! case runs: `{uid}`, `{iso}` and `{iso-SECONDS|FORMAT}`.
+//! A file holds a platform definition, requests with their signing scheme, and the expected status
+//! and row of the last event. The placeholders `{uid}`, `{iso}` and `{iso-SECONDS|FORMAT}` are
+//! filled in when a case runs.
 
 mod case;
 mod command;
@@ -26,7 +27,7 @@ const SECRETS: [(&str, &str); 4] = [
     ("OWN_SECRET", "own-secret"),
 ];
 
-/// Runs the case of each file as a test of its own, and checks that no file is left out.
+/// Runs the case of each file as its own test, and checks that every file has a test.
 macro_rules! cases {
     ($($name:ident => $file:literal,)*) => {
         $(
@@ -105,7 +106,7 @@ async fn run(case: &RequestCase) {
         }
         case.expected.holds_for(&answer);
     }
-    leaves_the_row(&stack, &case.expected).await;
+    check_row(&stack, &case.expected).await;
 }
 
 fn builder(case: &RequestCase) -> StackBuilder {
@@ -120,7 +121,7 @@ fn builder(case: &RequestCase) -> StackBuilder {
     }
 }
 
-async fn leaves_the_row(stack: &Stack, expected: &ExpectedOutcome) {
+async fn check_row(stack: &Stack, expected: &ExpectedOutcome) {
     let (Some(table), Some(row)) = (&expected.table, &expected.row) else { return };
     let (key, id) = expected.key.iter().next().expect("a key");
     let sql = format!("SELECT * FROM {table} WHERE {key} = $1");

@@ -1,4 +1,5 @@
-//! Compressed bodies that grow: many at once, inside one another, in many parts. `compression.rs` has the exact bounds.
+//! Decompression bombs: many at once, nested, and in many frames. `compression.rs` tests the exact
+//! bounds.
 
 use std::io::Write as _;
 
@@ -38,7 +39,7 @@ async fn decompression_bombs_are_refused_in_bounded_memory() {
             zstd::bulk::compress(&[b' '; 4000], 3).unwrap().repeat(5_000),
             413,
         ),
-        // Decoded once, and no more: what is inside is no JSON.
+        // Ingress decodes one layer only. The inner gzip stream is not JSON.
         ("gzip in gzip", "gzip", gzip(&gzip(&large)), 400),
         (
             "zstd that skips",
@@ -46,7 +47,7 @@ async fn decompression_bombs_are_refused_in_bounded_memory() {
             [&b"\x50\x2a\x4d\x18\x08\0\0\0"[..], &[0; 8]].concat().repeat(20_000),
             400,
         ),
-        // A frame that announces a window of two GiB.
+        // A frame header that declares a window of 2 GiB.
         ("zstd with a huge window", "zstd", b"\x28\xb5\x2f\xfd\x00\xa8\x01\x00\x00".to_vec(), 400),
     ];
     for (name, coding, bomb, status) in &bombs {

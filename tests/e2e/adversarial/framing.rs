@@ -1,15 +1,16 @@
-//! Requests whose end is said in two ways, or never.
+//! Requests with contradictory framing, and requests that never end.
 
 use super::*;
 
-/// A genuine request that somebody hides behind, or inside, another one.
+/// A valid request that an attacker hides behind or inside another one.
 fn hidden() -> String {
     let signed = event();
     let body = String::from_utf8(signed.body.clone()).unwrap();
     format!("{}content-length: {}\r\n\r\n{body}", head(&signed, ""), body.len())
 }
 
-/// Requests that two readers may end at different places; each hides a genuine one where one of the two sees it.
+/// Requests whose end two HTTP parsers may find at different places. Each hides a valid request
+/// that only one of the two parsers sees.
 fn ambiguous() -> Vec<(&'static str, String)> {
     let post = "POST /api/v1/webhooks/acme HTTP/1.1\r\nhost: x\r\n";
     let shape = |headers: &str, before: &str| {
@@ -29,7 +30,7 @@ fn ambiguous() -> Vec<(&'static str, String)> {
             shape("content-length: 0\r\ntransfer-encoding: chunked", "0\r\n\r\n"),
         ),
         ("two lengths", shape("content-length: 0\r\ncontent-length: ALL", "")),
-        ("two lengths, the other way round", shape("content-length: ALL\r\ncontent-length: 0", "")),
+        ("two lengths, swapped", shape("content-length: ALL\r\ncontent-length: 0", "")),
         ("two lengths in one", shape("content-length: 0, ALL", "")),
         ("a length with a sign", shape("content-length: +0", "")),
         ("a length in hex", shape("content-length: 0x0", "")),
@@ -73,10 +74,7 @@ fn ambiguous() -> Vec<(&'static str, String)> {
         ),
         ("a chunk with a sign", shape("transfer-encoding: chunked", "-0\r\n\r\n")),
         ("a chunk in two notations", shape("transfer-encoding: chunked", "0x0\r\n\r\n")),
-        (
-            "a chunk that does not end where it says",
-            shape("transfer-encoding: chunked", "1\r\nab0\r\n\r\n"),
-        ),
+        ("a chunk longer than its size", shape("transfer-encoding: chunked", "1\r\nab0\r\n\r\n")),
         ("chunks that old HTTP has not", {
             shape("content-length: 0\r\ntransfer-encoding: chunked", "0\r\n\r\n")
                 .replace("HTTP/1.1\r\nhost", "HTTP/1.0\r\nhost")
@@ -107,7 +105,7 @@ async fn ambiguous_framing_is_refused_and_ends_the_connection() {
 async fn unambiguous_framing_hides_no_request() {
     let stack = Stack::builder().workers(0).ingress_env("BODY_TIMEOUT_MS", "500").start().await;
     let to = address(&stack);
-    // A chunk's extension, and a trailer, are no part of the body.
+    // Chunk extensions and trailers are not part of the body.
     let signed = event();
     let body = String::from_utf8(signed.body.clone()).unwrap();
     let size = format!("{:x}", body.len());
@@ -120,7 +118,7 @@ async fn unambiguous_framing_hides_no_request() {
     let with = chunked(&format!("{size};name=\"value\"\r\n{body}\r\n0;last\r\n\r\n"));
     let (received, _) = exchange(to, with.as_bytes(), Duration::from_secs(8)).await;
     assert_eq!(statuses(&received), ["202"], "{received}");
-    // A hidden request as a body is a body, whatever it is.
+    // A complete request inside a body is plain body data.
     let inner = hidden();
     let outer = format!(
         "{}content-length: {}\r\nconnection: close\r\n\r\n{inner}",
@@ -132,7 +130,8 @@ async fn unambiguous_framing_hides_no_request() {
     assert_eq!(stack.unfinished("acme").await, 1);
 }
 
-/// How many bytes were taken, and the status, if there was one, before the connection was closed.
+/// Sends `piece` again and again after `first`. Returns the number of bytes that were accepted, and
+/// the status if ingress sent one before it closed the connection.
 async fn endless(to: SocketAddr, first: &str, piece: &[u8]) -> (usize, String) {
     let mut stream = connect(to, 8).await.unwrap();
     stream.write_all(first.as_bytes()).await.unwrap();
@@ -174,7 +173,8 @@ async fn endless_input_is_cut_off() {
     let lost = genuine.clone().to("/api/v1/webhooks/nobody");
     let nowhere = genuine.clone().to("/nothing/at/all");
     let session = format!(
-        "PUT /api/v1/sessions/room HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        "PUT /api/v1/sessions/room HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+        transfer-encoding: chunked\r\n\r\n",
         tests::sender::ADMIN_TOKEN
     );
     let chunk = [b"4000\r\n".as_slice(), &[b' '; 0x4000], b"\r\n"].concat();
@@ -184,13 +184,13 @@ async fn endless_input_is_cut_off() {
     let (genuine, lost, nowhere) = (chunked(&genuine), chunked(&lost), chunked(&nowhere));
     let cases: [(&str, &str, &[u8], &[&str]); 9] = [
         ("chunks to a platform", &genuine, &chunk, &["413"]),
-        ("chunks to nobody", &lost, &chunk, &["404"]),
+        ("chunks to an unknown path", &lost, &chunk, &["404"]),
         ("chunks to no route", &nowhere, &chunk, &["404"]),
         ("chunks of an announcement", &session, &chunk, &["413"]),
         ("chunks of one byte", &genuine, b"1\r\n \r\n", &["413", "408"]),
         ("a chunk's extension", &genuine, &extension, &["413", "400", "408"]),
         ("a chunk's size", &genuine, b"0000000000000000", &["400", "413", "408"]),
-        ("a length beyond all bounds", &lie, &chunk, &["413", "400"]),
+        ("a length out of range", &lie, &chunk, &["413", "400"]),
         ("a length beyond the bound", &long, &chunk, &["413"]),
     ];
     let served = while_serving(&stack, async {
@@ -198,9 +198,10 @@ async fn endless_input_is_cut_off() {
             let begun = Instant::now();
             let (taken, status) = endless(to, first, piece).await;
             eprintln!("{name}: {status}, and closed after {:?} and {taken} bytes", begun.elapsed());
-            // It may be closed so early that its answer is lost in what it still sends.
+            // Ingress may close so early that a reset discards its answer.
             assert!(status.is_empty() || expected.contains(&status.as_str()), "{name}: {status}");
-            // What comes while the answer is on its way is read and thrown away, lest a reset overtake it: for a moment.
+            // Ingress reads and discards further input for a moment after it answers, so that a
+            // reset does not overtake the answer.
             assert!(begun.elapsed() < Duration::from_secs(10), "{name}: {:?}", begun.elapsed());
         }
     })

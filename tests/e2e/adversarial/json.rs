@@ -1,4 +1,4 @@
-//! JSON without measure, under genuine signatures.
+//! Extreme JSON documents with valid signatures.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Odd requests to a platform whose path is written as usual, which go straight to its handler, and as nobody writes it,
-//! which the table of routes brings there: both are answered alike, and as they should be.
+//! Odd requests to one platform through two forms of its path. The plain path goes directly to the
+//! handler, the percent-encoded one through the router. Both must give the same answer.
 
 use futures_util::future::join_all;
 
@@ -8,15 +8,15 @@ use super::*;
 const PLAIN_PATH: &str = "/webhooks/acme";
 const ESCAPED_PATH: &str = "/webhooks/%61cme";
 
-/// A request, or several, to a path.
+/// Builds one or more requests to a path.
 type RequestForPath = fn(&str) -> String;
 
-/// `more`: headers, each with its end.
+/// Builds a request. `more` holds headers, each with its line end.
 fn framed(method: &str, path: &str, version: &str, more: &str, body: &str) -> String {
     format!("{method} {path} HTTP/{version}\r\nhost: x\r\n{more}\r\n{body}")
 }
 
-/// A genuine one, in its event and signature.
+/// Builds a request with a valid event and signature.
 fn genuine(method: &str, path: &str, version: &str, more: &str) -> String {
     let (signed, mut more) = (event(), more.to_owned());
     more.push_str(&format!("x-webhook-signature: {}\r\n", signed.value("x-webhook-signature")));
@@ -42,7 +42,7 @@ fn large(path: &str) -> String {
     framed("POST", path, "1.1", "content-length: 20001\r\n", &"x".repeat(20_001))
 }
 
-/// What is said, and the statuses of the answers.
+/// Requests, and the expected statuses of their answers.
 const CASES: [(RequestForPath, &[&str]); 38] = [
     (good, &["202"]),
     (last, &["202"]),
@@ -88,13 +88,13 @@ const CASES: [(RequestForPath, &[&str]); 38] = [
         |path| [good(path), good(path).replace("sha256=", "sha256=0"), good(path)].concat(),
         &["202", "401", "202"],
     ),
-    // Behind what says that nothing comes behind it.
+    // A second request after one with `connection: close`.
     (|path| [last(path), good(path)].concat(), &["202", "503"]),
     (|path| [large(path), good(path)].concat(), &["413", "503"]),
     (|path| [genuine("PUT", path, "1.1", ""), good(path)].concat(), &["405", "503"]),
 ];
 
-/// What was answered, without what no two answers have in common.
+/// The answers without the parts that differ between any two answers.
 fn plain(received: &str) -> Vec<String> {
     let mut lines: Vec<String> = received.split("\r\n").map(str::to_owned).collect();
     lines.retain(|line| !line.starts_with("date: "));
@@ -109,7 +109,7 @@ fn plain(received: &str) -> Vec<String> {
             }
         }
     }
-    // Headers have no order.
+    // The order of headers is irrelevant.
     lines.sort();
     lines
 }
@@ -119,18 +119,26 @@ async fn odd_requests_get_the_same_answer_for_either_path_form() {
     let builder = Stack::builder().workers(0).ingress_env("MAX_BODY_BYTES", "20000");
     let stack = builder.ingress_env("BODY_TIMEOUT_MS", "500").start().await;
     let to = address(&stack);
-    let ask = async |said: String| exchange(to, said.as_bytes(), Duration::from_secs(5)).await;
-    let both = CASES.iter().map(async |(said, statuses)| {
-        let (usual, unusual) = tokio::join!(ask(said(PLAIN_PATH)), ask(said(ESCAPED_PATH)));
-        (said(PLAIN_PATH), statuses, usual, unusual)
+    let ask =
+        async |request: String| exchange(to, request.as_bytes(), Duration::from_secs(5)).await;
+    let both = CASES.iter().map(async |(request, statuses)| {
+        let (plain_answer, escaped_answer) =
+            tokio::join!(ask(request(PLAIN_PATH)), ask(request(ESCAPED_PATH)));
+        (request(PLAIN_PATH), statuses, plain_answer, escaped_answer)
     });
     let mut accepted = 0;
-    for (said, expected, (usual, closed), (unusual, unusual_closed)) in join_all(both).await {
+    for (request, expected, (plain_answer, closed), (escaped_answer, escaped_closed)) in
+        join_all(both).await
+    {
         let statuses: Vec<&str> =
-            usual.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect();
-        let said = &said[..said.len().min(300)];
-        assert_eq!(statuses, **expected, "{said}\n{usual}");
-        assert_eq!((plain(&usual), closed), (plain(&unusual), unusual_closed), "{said}");
+            plain_answer.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect();
+        let request = &request[..request.len().min(300)];
+        assert_eq!(statuses, **expected, "{request}\n{plain_answer}");
+        assert_eq!(
+            (plain(&plain_answer), closed),
+            (plain(&escaped_answer), escaped_closed),
+            "{request}"
+        );
         accepted += 2 * expected.iter().filter(|status| **status == "202").count();
     }
     assert_eq!(stack.unfinished("acme").await, accepted);

@@ -1,12 +1,12 @@
-//! Connections that are kept, heads and bodies that hardly move.
+//! Idle connections, and heads and bodies that arrive slowly.
 
 use futures_util::future::join_all;
 
 use super::*;
 
-/// How many connections a crowd of idle ones is, where the system lets this process have as many.
+/// Number of idle connections, if the limit on open files of this process permits it.
 const IDLE_CONNECTIONS: u64 = 20_000;
-/// Files that the other tests of this process need meanwhile.
+/// File descriptors that the other tests of this process need at the same time.
 const RESERVED_FILES: u64 = 2_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,13 +21,13 @@ async fn idle_connections_by_the_thousand_block_no_sender() {
     let served = while_serving(&stack, async {
         let mut kept = Vec::new();
         for round in 0..crowd.div_ceil(250) {
-            // From many addresses, and some of them with a head that has begun.
+            // The connections come from many addresses. Some of them have sent part of a head.
             let from = 2 + u8::try_from(round % 100).unwrap();
             let opened =
                 join_all((0..250).map(|_| timeout(Duration::from_secs(10), connect(to, from))))
                     .await;
             for (at, stream) in opened.into_iter().enumerate() {
-                // Whoever is refused is none of those that are held.
+                // A refused connection is not counted among the open ones.
                 let Ok(Ok(mut stream)) = stream else { continue };
                 if at % 4 == 0 {
                     let _ = stream.write_all(b"POST /api/v1/webhooks/acme HTTP/1.1\r\nx: ").await;
@@ -36,7 +36,7 @@ async fn idle_connections_by_the_thousand_block_no_sender() {
             }
         }
         eprintln!("{} of {crowd} connections were taken", kept.len());
-        assert!(kept.len() as u64 > crowd / 2, "they were refused by something else than ingress");
+        assert!(kept.len() as u64 > crowd / 2, "not ingress refused them");
         tokio::time::sleep(Duration::from_secs(1)).await;
     })
     .await;
@@ -55,15 +55,15 @@ async fn connection_bound_evicts_the_longest_idle_connection() {
             stack.ingresses[0].sender().send(&event()).await.expect(202, "accepted");
         }
     }
-    // One that is in the middle of its request is not idle.
+    // A connection with a request in progress is not idle.
     let signed = event();
     let mut working = connect(to, 3).await.unwrap();
-    let begun = head(
+    let started = head(
         &signed,
         &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()),
     );
-    working.write_all(begun.as_bytes()).await.unwrap();
-    // Its head has to be there before the others come.
+    working.write_all(started.as_bytes()).await.unwrap();
+    // Ingress must have read the head before the other connections arrive.
     tests::poll::until("the request is in progress", ANSWER_LIMIT, async || {
         let seen = stack.ingresses[0].sender().send(&event()).await.status;
         if seen == 202 { Ok(()) } else { Err(seen) }
@@ -88,9 +88,10 @@ async fn connection_bound_evicts_the_longest_idle_connection() {
     stack.ingresses[0].process.wait_until_logged("MAX_CONNECTIONS was reached", ANSWER_LIMIT).await;
 }
 
-/// Drips `bytes` over and over until the other side has had enough; how long that took.
+/// Sends `bytes` slowly and repeatedly until the peer closes the connection. Returns the time this
+/// took.
 async fn drip(mut stream: TcpStream, bytes: &[u8], pause: Duration) -> Duration {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut read, mut write) = stream.split();
     let ended = async {
         let mut sink = Vec::new();
@@ -108,7 +109,7 @@ async fn drip(mut stream: TcpStream, bytes: &[u8], pause: Duration) -> Duration 
         () = ended => {}
         () = dripping => {}
     }
-    begun.elapsed()
+    started.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +137,7 @@ async fn dripping_heads_are_cut_off_even_after_a_good_request() {
     }));
     while_serving(&stack, async {
         let both = timeout(Duration::from_secs(60), async { tokio::join!(first, second) });
-        let (first, second) = both.await.expect("all of them were cut off");
+        let (first, second) = both.await.expect("every connection was cut off");
         let longest = |times: Vec<Duration>| times.into_iter().max().unwrap();
         let (first, second) = (longest(first), longest(second));
         eprintln!("first heads within {first:?}, later ones within {second:?}");
@@ -148,25 +149,25 @@ async fn dripping_heads_are_cut_off_even_after_a_good_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_received_while_ingress_was_frozen_are_not_late() {
-    // One thread, so that connections are taken in their order.
+    // With one thread, ingress accepts the connections in their order.
     let stack = Stack::builder().workers(0).ingress_env("INGRESS_WORKERS", "1").start().await;
     let mut early = Vec::new();
-    for begun in [PartialRequest::Nothing, PartialRequest::Head, PartialRequest::PartOfBody] {
+    for started in [PartialRequest::Nothing, PartialRequest::Head, PartialRequest::PartOfBody] {
         let signed = event();
         let mut stream = connect(address(&stack), 2).await.unwrap();
-        let whole = head(
+        let request = head(
             &signed,
             &format!("content-length: {}\r\nconnection: close\r\n\r\n", signed.body.len()),
         );
-        let whole = [whole.as_bytes(), &signed.body].concat();
-        let body_at = whole.len() - signed.body.len();
-        let before = match begun {
+        let request = [request.as_bytes(), &signed.body].concat();
+        let body_at = request.len() - signed.body.len();
+        let before = match started {
             PartialRequest::Nothing => 0,
             PartialRequest::Head => body_at,
             PartialRequest::PartOfBody => body_at + 10,
         };
-        stream.write_all(&whole[..before]).await.unwrap();
-        early.push((begun, stream, whole[before..].to_vec()));
+        stream.write_all(&request[..before]).await.unwrap();
+        early.push((started, stream, request[before..].to_vec()));
     }
     for _ in 0..3 {
         stack.ingresses[0].sender().send(&event()).await.expect(202, "accepted");
@@ -175,21 +176,21 @@ async fn bytes_received_while_ingress_was_frozen_are_not_late() {
     for (_, stream, rest) in &mut early {
         stream.write_all(rest).await.unwrap();
     }
-    // Longer than any bound on a connection.
+    // Longer than every timeout of a connection.
     tokio::time::sleep(Duration::from_secs(13)).await;
     stack.ingresses[0].process.thaw();
-    for (begun, mut stream, _) in early {
+    for (started, mut stream, _) in early {
         let mut answer = String::new();
         let read = timeout(ANSWER_LIMIT, stream.read_to_string(&mut answer)).await;
         let log = stack.ingresses[0].process.tail();
         assert!(
             matches!(read, Ok(Ok(_))) && statuses(&answer) == ["202"],
-            "{begun:?}: {read:?} {answer}\n{log}"
+            "{started:?}: {read:?} {answer}\n{log}"
         );
     }
 }
 
-/// How much of a request came in time.
+/// Part of a request that arrives before ingress is frozen.
 #[derive(Clone, Copy, Debug)]
 enum PartialRequest {
     Nothing,
@@ -207,7 +208,7 @@ async fn slow_bodies_cause_no_refusal_of_fast_requests() {
         .start()
         .await;
     let to = address(&stack);
-    // Ten times what may be in flight, from whom nothing can be known yet.
+    // Ten times `MAX_IN_FLIGHT_BYTES`, from senders that ingress cannot verify yet.
     let slow = join_all((0..80).map(|n| async move {
         let signed = event();
         let mut stream = connect(to, 7).await.unwrap();
@@ -232,7 +233,7 @@ async fn slow_bodies_cause_no_refusal_of_fast_requests() {
                 () = dripping => {}
             }
         });
-        answered.await.expect("it was neither answered nor closed");
+        answered.await.expect("neither answered nor closed");
         statuses(&answer).first().map_or(String::new(), |status| (*status).to_owned())
     }));
     let served = while_serving(&stack, async {
@@ -241,7 +242,7 @@ async fn slow_bodies_cause_no_refusal_of_fast_requests() {
             statuses.iter().all(|status| ["503", "408", ""].contains(&status.as_str())),
             "{statuses:?}"
         );
-        assert!(statuses.iter().any(|status| status == "503"), "nobody had to yield: {statuses:?}");
+        assert!(statuses.iter().any(|status| status == "503"), "no body was evicted: {statuses:?}");
     })
     .await;
     assert_eq!(stack.unfinished("acme").await, served);

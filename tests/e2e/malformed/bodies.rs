@@ -1,4 +1,4 @@
-//! Bodies that are no event, though their sender is genuine.
+//! Unusable bodies with valid signatures.
 
 use std::io::Write as _;
 
@@ -13,7 +13,7 @@ use tests::sign;
 use super::requests::{MalformedRequest, good_body, post, signed_request};
 use super::rng::SplitMix64;
 
-/// Genuine, of what is no JSON document.
+/// A validly signed body that is not a JSON document.
 pub(super) fn not_json(rng: &mut SplitMix64) -> MalformedRequest {
     let good = good_body(rng);
     let insert = |at: usize, what: &[u8]| [&good[..at], what, &good[at..]].concat();
@@ -81,10 +81,10 @@ pub(super) fn not_json(rng: &mut SplitMix64) -> MalformedRequest {
             ])
             .to_vec(),
     };
-    post("genuine junk", &signed_request(rng, &body))
+    post("signed, not JSON", &signed_request(rng, &body))
 }
 
-/// Genuine JSON that is no event of its platform.
+/// Validly signed JSON that is not an event of its platform.
 pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
     let huge = "x".repeat(257 + rng.below(5_000));
     let scalar = rng.pick(&[
@@ -119,7 +119,7 @@ pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
             _ => json!({"kind": "k", "events": list}),
         };
         let signed = sign::generic("several", ACME_SECRET, body.to_string().as_bytes());
-        return post("genuine, a batch with what is no event", &signed);
+        return post("signed, a batch with an invalid element", &signed);
     }
     if mux {
         let body = if rng.below(2) == 0 {
@@ -127,29 +127,28 @@ pub(super) fn not_an_event(rng: &mut SplitMix64) -> MalformedRequest {
         } else {
             json!({"id": "x", "type": scalar, "created_at": rfc3339(now_ms())})
         };
-        return post(
-            "genuine, no type",
-            &sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()),
-        );
+        return post("signed, no type", &sign::mux(MUX_SECRET, now(), body.to_string().as_bytes()));
     }
     if livekit {
         let body = if rng.below(2) == 0 { other } else { json!({"id": "x", "event": scalar}) };
         let signed = sign::livekit(LIVEKIT_KEY, LIVEKIT_SECRET, now(), body.to_string().as_bytes());
-        return post("genuine, no event", &signed);
+        return post("signed, not an event", &signed);
     }
     let body = match rng.below(5) {
         0 => other,
         1 => json!({"event_type": scalar, "payload": {"content_id": "c"}}),
         2 => {
-            json!({"event_type": "content_added", "payload": rng.pick(&[json!(1), json!("x"), json!([{}]), json!(null)])})
+            json!({"event_type": "content_added", "payload": rng.pick(&[json!(1), json!("x"),
+                json!([{}]), json!(null)])})
         }
         3 => {
-            json!({"event_type": "content_added", "payload": {"content_id": "c"}, "platform": rng.pick(&[json!("hulu"), json!(7), json!(false)])})
+            json!({"event_type": "content_added", "payload": {"content_id": "c"},
+                "platform": rng.pick(&[json!("hulu"), json!(7), json!(false)])})
         }
         _ => json!({"event_type": "content_added", "payload": {"content_id": text}}),
     };
     post(
-        "genuine, of no schema",
+        "signed, against the schema",
         &sign::generic("netflix", NETFLIX_SECRET, body.to_string().as_bytes()),
     )
 }
@@ -160,7 +159,7 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Codings that do not say the truth, and bombs.
+/// Wrong content codings and decompression bombs.
 pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
     let good = good_body(rng);
     let coding = rng.pick(&["gzip", "zstd", "br"]);
@@ -168,7 +167,7 @@ pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
         0 => {
             let noise = [&b"\xff"[..], &rng.bytes(2_000)].concat();
             post(
-                "genuine, not what its coding says",
+                "signed, not in its content coding",
                 &signed_request(rng, &noise).header("content-encoding", coding),
             )
         }
@@ -176,7 +175,7 @@ pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
             let packed = gzip(&good);
             let cut = packed[..1 + rng.below(packed.len() - 10)].to_vec();
             post(
-                "genuine, a compressed body cut short",
+                "signed, a truncated compressed body",
                 &signed_request(rng, &cut).header("content-encoding", "gzip"),
             )
         }
@@ -191,7 +190,7 @@ pub(super) fn compressed(rng: &mut SplitMix64) -> MalformedRequest {
         3 => {
             let junk = gzip(&[&b"\xff"[..], &rng.bytes(500)].concat());
             post(
-                "genuine junk, compressed",
+                "signed, not JSON, compressed",
                 &signed_request(rng, &junk).header("content-encoding", "gzip"),
             )
         }

@@ -1,4 +1,4 @@
-//! Signatures and other headers that are none, around a good event.
+//! Invalid signatures and odd headers around a valid event.
 
 use tests::sender::{LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, now};
 use tests::sign::{self, SignedWebhook};
@@ -9,7 +9,7 @@ use super::requests::{
 };
 use super::rng::SplitMix64;
 
-/// A good event under a signature that is not its own.
+/// A valid event with a forged signature.
 pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
     let body = good_body(rng);
     let signed = signed_request(rng, &body);
@@ -37,7 +37,8 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
             let mut text = value.into_bytes();
             let at = text.len() - 1 - rng.below(30);
             text[at] = if text[at] == b'0' { b'1' } else { b'0' };
-            // Where another letter means the same it is genuine still: the last of base64 has idle bits.
+            // The last digit of base64 has unused bits, so another letter may encode the same
+            // signature. The changed body makes it invalid in any case.
             let body = [&body[..], b"\n"].concat();
             post(
                 "a digit of the signature",
@@ -78,7 +79,7 @@ pub(super) fn forged(rng: &mut SplitMix64) -> MalformedRequest {
     }
 }
 
-/// Headers that nobody expects, around a forged event.
+/// Unexpected headers around a forged event.
 pub(super) fn headers(rng: &mut SplitMix64) -> MalformedRequest {
     let body = good_body(rng);
     let signed = signed_request(rng, &body);

@@ -1,4 +1,4 @@
-//! Paths, methods and framing that nobody should send.
+//! Unknown paths and methods, and invalid framing.
 
 use tests::sender::ADMIN_TOKEN;
 
@@ -8,7 +8,7 @@ use super::requests::{
 };
 use super::rng::SplitMix64;
 
-/// Other paths, methods and routes.
+/// Unknown paths, methods and routes.
 pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
     let body = good_body(rng);
     let signed = signed_request(rng, &body);
@@ -56,7 +56,7 @@ pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
                 "a=b&a=c",
             ]);
             complete_request(
-                "a hub that nobody knows",
+                "an unknown hub",
                 framed("GET", &format!("{}?{query}", signed.path), &raw_headers(&signed), b""),
             )
         }
@@ -82,7 +82,7 @@ pub(super) fn unknown_route(rng: &mut SplitMix64) -> MalformedRequest {
     }
 }
 
-/// Bodies that are framed as no body is.
+/// Bodies with invalid framing.
 pub(super) fn framing(rng: &mut SplitMix64) -> MalformedRequest {
     let body = good_body(rng);
     let signed = signed_request(rng, &body);
@@ -169,13 +169,13 @@ pub(super) fn framing(rng: &mut SplitMix64) -> MalformedRequest {
         ),
         _ => {
             let lies = format!("{:x}\r\n{text}\r\n0\r\n\r\n", length + 1 + rng.below(50));
-            ("a chunk that is not as long as it says", chunked(lies.as_bytes()))
+            ("a chunk shorter than its size", chunked(lies.as_bytes()))
         }
     };
     MalformedRequest { name, bytes, ends: true, may_be_cut_off: true }
 }
 
-/// What is hardly a request at all.
+/// Input that is hardly an HTTP request.
 pub(super) fn not_http(rng: &mut SplitMix64) -> MalformedRequest {
     let lines = [
         "GET\r\n\r\n",

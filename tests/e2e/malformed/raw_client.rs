@@ -1,4 +1,4 @@
-//! One request on one connection, byte by byte as it is, and what came back.
+//! Client that sends one request byte for byte on a new connection.
 
 use std::time::Duration;
 
@@ -9,33 +9,33 @@ use tokio::time::timeout;
 
 use super::requests::MalformedRequest;
 
-/// Longest wait for an answer: longer than anything that the receiver waits for.
+/// Longest wait for an answer. Longer than every timeout of ingress.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What came back.
+/// Reaction to a request.
 #[derive(Debug)]
 pub(super) enum RawReply {
-    /// An answer.
+    /// Complete answer.
     Answer {
-        /// Of HTTP.
+        /// HTTP status.
         status: u16,
-        /// As text.
+        /// Body as text.
         body: String,
-        /// Null where it is none.
+        /// Body as JSON, or null if it is not JSON.
         json: Value,
     },
-    /// The connection was closed first.
+    /// Connection closed without an answer.
     Closed,
-    /// Neither.
+    /// No answer and no close within the timeout.
     Silent,
 }
 
-/// Sends `case`.
+/// Sends `case` and returns the reaction.
 pub(super) async fn send(address: &str, case: &MalformedRequest) -> RawReply {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let (mut read, mut write) = stream.split();
     let sending = async {
-        // Whoever refuses early closes early.
+        // A peer that refuses early also closes early.
         if write.write_all(&case.bytes).await.is_ok() && case.ends {
             let _ = write.shutdown().await;
         }
@@ -63,7 +63,7 @@ pub(super) async fn send(address: &str, case: &MalformedRequest) -> RawReply {
     timeout(TIMEOUT, reply).await.unwrap_or(RawReply::Silent)
 }
 
-/// The first whole answer in `received`.
+/// Parses the first complete answer in `received`.
 fn parse(received: &[u8]) -> Option<RawReply> {
     let end = received.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&received[..end]).to_lowercase();

@@ -1,6 +1,7 @@
-//! Requests that are no event, each made from a seed and its number.
+//! Malformed requests, each derived from a seed and a number.
 //!
-//! Where the signature is genuine the body is certainly none; where it is not, the body may be anything.
+//! A validly signed body is never a usable event. With an invalid signature the body may be
+//! anything.
 
 use tests::sender::{
     ACME_SECRET, LIVEKIT_KEY, LIVEKIT_SECRET, MUX_SECRET, NETFLIX_SECRET, content_event, mux_event,
@@ -11,25 +12,25 @@ use tests::sign::{self, SignedWebhook};
 use super::rng::SplitMix64;
 use super::{bodies, headers, protocol};
 
-/// What a run's requests follow from.
+/// Seed of all requests of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunSeed(pub(super) u64);
 
-/// A request.
+/// Malformed request.
 #[derive(Debug)]
 pub(super) struct MalformedRequest {
-    /// What is wrong with it.
+    /// Short description of the defect.
     pub(super) name: &'static str,
-    /// All of it, on the wire.
+    /// Complete bytes on the wire.
     pub(super) bytes: Vec<u8>,
-    /// The sender says that nothing more will come.
+    /// The client shuts down its sending side after the bytes.
     pub(super) ends: bool,
-    /// It is so little of a request that HTTP's own refusal, or none, is answer enough.
+    /// The input is so incomplete that an answer of the HTTP server, or none, is acceptable.
     pub(super) may_be_cut_off: bool,
 }
 
 impl RunSeed {
-    /// The request of a number.
+    /// Returns the request with this number.
     pub(super) fn case(self, number: u64) -> MalformedRequest {
         let mut rng = SplitMix64(self.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         rng.next();
@@ -46,14 +47,14 @@ impl RunSeed {
     }
 }
 
-/// A name and a value that need not be text.
+/// Header name and value. The value may be any bytes.
 pub(super) type RawHeader = (String, Vec<u8>);
 
 pub(super) fn raw_headers(signed: &SignedWebhook) -> Vec<RawHeader> {
     signed.headers.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())).collect()
 }
 
-/// A well-framed request.
+/// Builds a request with a correct content length.
 pub(super) fn framed(method: &str, path: &str, headers: &[RawHeader], body: &[u8]) -> Vec<u8> {
     let mut bytes =
         format!("{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n", body.len())
@@ -81,7 +82,7 @@ pub(super) fn good_body(rng: &mut SplitMix64) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// `body`, signed as one of the platforms does it.
+/// Signs `body` as a randomly chosen platform does.
 pub(super) fn signed_request(rng: &mut SplitMix64, body: &[u8]) -> SignedWebhook {
     match rng.below(4) {
         0 => sign::mux(MUX_SECRET, now(), body),

@@ -1,6 +1,6 @@
-//! Chance that can be repeated.
+//! Reproducible random numbers.
 
-/// Random numbers that are the same everywhere and for ever (splitmix64).
+/// SplitMix64 generator, which gives the same numbers on every machine and version.
 pub(super) struct SplitMix64(pub(super) u64);
 
 impl SplitMix64 {
@@ -25,7 +25,7 @@ impl SplitMix64 {
         (0..length).map(|_| self.next() as u8).collect()
     }
 
-    /// What a header may hold by HTTP's grammar, not all of it text.
+    /// Random bytes that HTTP permits in a header value. Not all of them are text.
     pub(super) fn header_value(&mut self, most: usize) -> Vec<u8> {
         let fits = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 0x7f);
         self.bytes(most).into_iter().filter(fits).collect()

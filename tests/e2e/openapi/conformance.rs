@@ -1,4 +1,4 @@
-//! The system whose answers are compared with its description, and what is asked of it.
+//! The running system and the requests whose answers are compared with the OpenAPI document.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use super::description::Description;
 use crate::WAIT_LIMIT;
 
-/// What the subscriptions of `feeds` and `off` are about.
+/// Topic of the subscriptions of `feeds` and `off`.
 pub(super) const TOPIC: &str = "https://example.com/feed";
 
-/// Platforms that refuse and answer in every way.
+/// Platforms that produce every refusal and answer.
 const PLATFORMS: &str = r#"
 [platforms.feeds]
 secrets = ["env:ACME_SECRET"]
@@ -56,7 +56,7 @@ secrets = ["env:ACME_SECRET"]
 event = { batch = "", id = "/id", type = "/kind", time = "/at" }
 "#;
 
-/// A running system, and what it says of itself.
+/// A running system and its OpenAPI document.
 pub(super) struct Conformance {
     pub(super) stack: Stack,
     pub(super) api: Description,
@@ -83,7 +83,7 @@ impl Conformance {
         Self { stack, api }
     }
 
-    /// Sends to ingress, and checks that the answer is described.
+    /// Sends to ingress and checks that the answer is documented.
     pub(super) async fn ask(&self, method: &Method, request: &SignedWebhook) -> HttpAnswer {
         self.ask_at(&self.stack.ingresses[0].url, method, request).await
     }
@@ -99,7 +99,7 @@ impl Conformance {
         answer
     }
 
-    /// Provokes what is wrong with a body, at a route that reads one.
+    /// Provokes every error of a body at a route that reads one.
     pub(super) async fn bodies(&self, method: &Method, path: &str) {
         let large = SignedWebhook { body: vec![b' '; 2001], ..admin(path) };
         self.ask(method, &large).await.expect_error(413, "E_WEBHOOK_PAYLOAD_TOO_LARGE");
@@ -112,7 +112,7 @@ impl Conformance {
         broken.expect_error(400, "E_INVALID_REQUEST");
     }
 
-    /// Sends what ends in `rest`, and nothing more.
+    /// Sends a request that ends with `rest` and nothing more.
     async fn raw(&self, method: &Method, path: &str, rest: &str) -> HttpAnswer {
         let address = self.stack.ingresses[0].url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -1,4 +1,4 @@
-//! A description in OpenAPI 3.1: whether it is one, and whether an answer is what it says.
+//! OpenAPI 3.1 document: validates its structure and checks answers against it.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -7,17 +7,18 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 use tests::sender::HttpAnswer;
 
-/// The structure of OpenAPI 3.1 documents: JSON Schema of the OpenAPI Initiative (2022-10-07), Apache License 2.0.
+/// Structure of OpenAPI 3.1 documents: JSON Schema of the OpenAPI Initiative (2022-10-07), Apache
+/// License 2.0.
 const OPENAPI: &str = include_str!("../../fixtures/openapi-3.1.schema.json");
 
-/// An answer that was seen: path as described, method, and status as described (`202`, `2XX`).
+/// Documented path, method and status (`202`, `2XX`) of an answer that was seen.
 pub(super) type SeenAnswer = (String, String, String);
 
-/// A description, and what was seen of it.
+/// OpenAPI document and the answers that were seen.
 pub(super) struct Description {
-    /// As it was served.
+    /// Document as ingress serves it.
     pub(super) document: Value,
-    /// In which objects may have no other members than those described.
+    /// Copy in which objects may have only documented members.
     strict: Value,
     seen: Mutex<BTreeSet<SeenAnswer>>,
     codes: Mutex<BTreeSet<String>>,
@@ -36,7 +37,7 @@ impl Description {
         Self { document, strict, seen: Mutex::default(), codes: Mutex::default() }
     }
 
-    /// Checks its structure, its schemas, and that each example is one of its schema.
+    /// Checks the structure, the schemas, and each example against its schema.
     pub(super) fn is_valid(&self) {
         let structure = jsonschema::validator_for(&serde_json::from_str(OPENAPI).expect("JSON"))
             .expect("a schema");
@@ -56,8 +57,9 @@ impl Description {
                 .into_iter()
                 .flatten()
                 .map(|(_, example)| &example["value"]);
-            let given = schema.get("examples").and_then(Value::as_array).into_iter().flatten();
-            for example in named.chain(node.get("example")).chain(given) {
+            let schema_examples =
+                schema.get("examples").and_then(Value::as_array).into_iter().flatten();
+            for example in named.chain(node.get("example")).chain(schema_examples) {
                 *found += 1;
                 self.validate(schema, example).unwrap_or_else(|fault| panic!("{example}: {fault}"));
             }
@@ -82,7 +84,8 @@ impl Description {
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 
-    /// The path under which `path` is described, and its methods; what is spelled out comes before what is a parameter.
+    /// Documented path of `path`, and its methods. A literal segment takes precedence over a
+    /// parameter.
     fn item(&self, path: &str) -> Option<(&str, &Value)> {
         let path = path.split('?').next().unwrap_or_default();
         let mut fitting: Vec<_> =
@@ -97,16 +100,17 @@ impl Description {
         items.map(|(template, item)| (template.as_str(), item))
     }
 
-    /// Whether `method` is described for `template`, and at whose address: a word of the server's description.
+    /// Returns the descriptions of the servers of `method` `template`, or `None` if it is not
+    /// documented.
     pub(super) fn servers(&self, template: &str, method: &str) -> Option<Vec<String>> {
         let operation = self.document["paths"][template].get(method)?;
         let servers = operation["servers"].as_array().or(self.document["servers"].as_array())?;
-        let whose =
+        let audience =
             |server: &Value| server["description"].as_str()?.split(':').next().map(str::to_owned);
-        Some(servers.iter().filter_map(whose).collect())
+        Some(servers.iter().filter_map(audience).collect())
     }
 
-    /// Checks that the answer to `method` `path` is described, and remembers that it was seen.
+    /// Checks that the answer to `method` `path` is documented, and records it as seen.
     #[track_caller]
     pub(super) fn check(&self, method: &str, path: &str, answer: &HttpAnswer) {
         let what = format!("{method} {path}: {} {}", answer.status, answer.text);
@@ -122,7 +126,7 @@ impl Description {
         self.seen.lock().expect("a lock").insert(seen);
     }
 
-    /// Checks that `answer` is the one that stands under `components/responses`.
+    /// Checks `answer` against the entry `name` of `components/responses`.
     #[track_caller]
     pub(super) fn is_general(&self, name: &str, answer: &HttpAnswer) {
         let what = format!("{name}: {} {}", answer.status, answer.text);
@@ -155,9 +159,10 @@ impl Description {
             .flatten()
             .map(|(name, _)| name.to_lowercase())
             .collect();
-        for told in ["retry-after", "www-authenticate", "allow", "preference-applied", "location"] {
-            let is_told = answer.header(told).is_some();
-            assert!(!is_told || headers.contains(told), "{told} is not described: {what}");
+        for header in ["retry-after", "www-authenticate", "allow", "preference-applied", "location"]
+        {
+            let is_sent = answer.header(header).is_some();
+            assert!(!is_sent || headers.contains(header), "{header} is not described: {what}");
         }
         for always in
             ["www-authenticate", "allow"].into_iter().filter(|name| headers.contains(*name))
@@ -166,7 +171,7 @@ impl Description {
         }
     }
 
-    /// What is described, and was not seen.
+    /// Documented answers that were not seen.
     pub(super) fn unseen(&self) -> BTreeSet<SeenAnswer> {
         let seen = self.seen.lock().expect("a lock");
         let mut unseen = BTreeSet::new();
@@ -181,7 +186,7 @@ impl Description {
         unseen
     }
 
-    /// Error codes that are described, and were not seen.
+    /// Documented error codes that were not seen.
     pub(super) fn unseen_codes(&self) -> BTreeSet<String> {
         let text = self.document.to_string();
         let named = text.split("\"errcode\":\"").skip(1).filter_map(|rest| rest.split('"').next());

@@ -1,4 +1,4 @@
-//! Every answer of every route, as far as requests can bring it about.
+//! Requests that provoke every answer of every route, as far as requests can.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use tests::tcp_proxy::ProxyMode;
 use super::conformance::{Conformance, TOPIC, admin, event, plain, signed};
 use crate::WAIT_LIMIT;
 
-/// The routes of statistics.
+/// Statistics routes.
 const STATISTICS: [&str; 3] =
     ["/api/v1/webhooks/metrics", "/webhooks/stats", "/api/v1/webhooks/stats"];
 
@@ -37,7 +37,8 @@ pub(super) async fn webhooks(conformance: &Conformance, path: &str) {
     let answer = send("zoomy", &asked).await;
     assert_eq!((answer.status, &answer.json["plainToken"]), (200, &json!("token")));
 
-    let batch = json!([{"id": unique("one"), "kind": "k", "at": now_ms()}, {"id": unique("two"), "kind": "k", "at": now_ms()}]);
+    let batch = json!([{"id": unique("one"), "kind": "k", "at": now_ms()}, {"id": unique("two"),
+        "kind": "k", "at": now_ms()}]);
     assert_eq!(send("batches", &batch).await.json["event_ids"].as_array().unwrap().len(), 2);
     waiting(conformance, &at("acme"), &at("mux")).await;
 
@@ -51,13 +52,13 @@ pub(super) async fn webhooks(conformance: &Conformance, path: &str) {
     let bare = sign::generic("netflix", NETFLIX_SECRET, b"{}").to(&at("netflix"));
     post(&bare).await.expect_error(500, "E_WEBHOOK_CONFIG_MISSING");
     for (platform, status) in [("tight", 429), ("busy", 599)] {
-        // Whether this is the first of the minute or not, the next is one too many.
+        // The next request exceeds the limit, whether or not this is the first of the minute.
         let _ = send(platform, &event()).await;
         send(platform, &event()).await.expect_error(status, "E_WEBHOOK_RATE_LIMITED");
     }
 }
 
-/// Those that wait are told what became of their events.
+/// Waiting requests get the result of their event.
 async fn waiting(conformance: &Conformance, acme: &str, mux: &str) {
     let wait = async |request: SignedWebhook, path: &str| {
         conformance.ask(&Method::POST, &request.to(path).header("prefer", "wait=20")).await
@@ -96,7 +97,7 @@ pub(super) async fn subscriptions(conformance: &Conformance, path: &str) {
     conformance.ask(&Method::GET, &dashboard).await.expect_error(500, "E_WEBHOOK_CONFIG_MISSING");
 }
 
-/// Probes of dashboards and CloudEvents senders.
+/// Provokes the answers to probes of dashboards and CloudEvents senders.
 pub(super) async fn probes(conformance: &Conformance, path: &str) {
     let at = |platform: &str| plain(&format!("{path}/{platform}"));
     for (platform, status) in [("acme", 200), ("off", 403), ("nobody", 404), ("netflix", 500)] {
@@ -300,7 +301,7 @@ pub(super) async fn events(conformance: &Conformance) {
     get(&wrong).await.expect_error(403, "E_ADMIN_FORBIDDEN");
 }
 
-/// Without Redis nothing is promised.
+/// Provokes the answers of an outage of Redis.
 pub(super) async fn outage(conformance: &Conformance, spellings: &[String]) {
     let stack = &conformance.stack;
     stack.proxy.as_ref().unwrap().set(ProxyMode::Cut);

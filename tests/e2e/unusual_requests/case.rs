@@ -1,4 +1,4 @@
-//! The files of `tests/fixtures/cases`.
+//! Reads the files of `tests/fixtures/cases`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use tests::sign::SignedWebhook;
 
 use super::signer::Signing;
 
-/// One file.
+/// Content of one file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RequestCase {
@@ -32,7 +32,7 @@ pub(super) struct RequestCase {
     pub(super) expected: ExpectedOutcome,
 }
 
-/// A request to send.
+/// Request to send.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CaseRequest {
@@ -45,7 +45,7 @@ pub(super) struct CaseRequest {
     signing: Option<Signing>,
 }
 
-/// A capture for `ingress check-platform`.
+/// Captured request for `ingress check-platform`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConfigCheck {
@@ -59,7 +59,7 @@ pub(super) struct ConfigCheck {
     pub(super) file_base64: Option<String>,
 }
 
-/// A secret as somebody pasted it.
+/// Secret as an operator pasted it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SecretCheck {
@@ -67,12 +67,12 @@ pub(super) struct SecretCheck {
     pub(super) value: String,
 }
 
-/// What must come of a case.
+/// Expected outcome of a case.
 #[derive(Debug, Deserialize)]
 pub(super) struct ExpectedOutcome {
     status: Option<Value>,
     body: Option<String>,
-    /// Whether an error that names JSON is as good.
+    /// If set, a 400 that mentions JSON is accepted as well.
     or: Option<String>,
     pub(super) exit: Option<i32>,
     pub(super) table: Option<String>,
@@ -85,7 +85,7 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/cases")
 }
 
-/// The names of all files, in order.
+/// Names of all files, sorted.
 pub(super) fn files() -> Vec<String> {
     let entries = std::fs::read_dir(folder()).expect("the cases");
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -98,7 +98,7 @@ pub(super) fn files() -> Vec<String> {
 }
 
 impl RequestCase {
-    /// The case in the file `name`, with its placeholders filled in.
+    /// Reads the file `name` and fills in its placeholders.
     pub(super) fn read(name: &str) -> Self {
         let path = folder().join(format!("{name}.json"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -108,7 +108,7 @@ impl RequestCase {
     }
 }
 
-/// Fills in the placeholders of every text.
+/// Fills in the placeholders of every string.
 fn fill(value: &mut Value, uid: &str) {
     match value {
         Value::String(text) => *text = times(&text.replace("{uid}", uid)),
@@ -162,7 +162,7 @@ impl CaseRequest {
         self.method.parse().expect("a method")
     }
 
-    /// The request with its signature.
+    /// Returns the request with its signature.
     pub(super) fn signed(&self) -> SignedWebhook {
         let body = match (&self.body, &self.body_base64) {
             (Some(text), _) => text.clone().into_bytes(),

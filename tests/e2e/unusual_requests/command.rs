@@ -1,4 +1,4 @@
-//! Cases of the command line and of secrets as people paste them.
+//! Cases of the command line and of pasted secrets.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tests::stack::Stack;
 use super::case::{ConfigCheck, ExpectedOutcome, SecretCheck};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// The key that the secret of Standard Webhooks in the cases stands for, in base64.
+/// Base64 key behind the Standard Webhooks secret of the cases.
 const STANDARD_KEY: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// Runs `ingress check-platform` on the capture of `check`.
@@ -49,13 +49,14 @@ pub(super) async fn check(check: &ConfigCheck, expected: &ExpectedOutcome) {
     let finished = program.run(TIMEOUT).await;
     assert_eq!(finished.code, Some(0), "{finished:?}");
     assert!(finished.stdout.contains("verified"), "{finished:?}");
-    // Written when an object as title made a dead letter: now the event takes effect without a title.
+    // This case dates from when an object as title caused a dead letter. Now the event takes effect
+    // without a title.
     if expected.exit == Some(1) {
         assert!(finished.stdout.contains("title"), "the column is not named: {finished:?}");
     }
 }
 
-/// A request of Standard Webhooks, signed with the key behind the secret.
+/// Builds a Standard Webhooks request signed with the key behind the secret.
 fn standard_webhook() -> (Vec<(String, String)>, String) {
     let (id, at, body) = (unique("msg"), now().to_string(), r#"{"type":"x","data":{}}"#.to_owned());
     let key = STANDARD.decode(STANDARD_KEY).expect("base64");
@@ -68,7 +69,7 @@ fn standard_webhook() -> (Vec<(String, String)>, String) {
     (headers.map(|(name, value)| (name.to_owned(), value)).into(), body)
 }
 
-/// Sends a request that is signed with the plain secret; the ingress has it as it was pasted.
+/// Sends a request signed with the plain secret. Ingress has the secret in its pasted form.
 pub(super) async fn secret(stack: &Stack, check: &SecretCheck) {
     let plain = check.value.trim().trim_matches('"');
     let body = mux_event(&unique("ev"), "created", None, "ls", now_ms()).to_string();

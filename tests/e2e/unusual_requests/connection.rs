@@ -1,4 +1,4 @@
-//! Cases that need a connection of their own.
+//! Cases that need their own connection.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -17,8 +17,8 @@ async fn connect(stack: &Stack) -> TcpStream {
         .expect("a connection")
 }
 
-/// Sends the requests one after the other on one connection. Each must be answered with 202, and no
-/// answer may end the connection without announcing it.
+/// Sends the requests in sequence on one connection. Each must get 202, and no answer may end the
+/// connection without announcing it.
 pub(super) async fn both_are_answered(stack: &Stack, requests: &[CaseRequest]) {
     let mut stream = connect(stack).await;
     for request in requests {
@@ -38,12 +38,12 @@ pub(super) async fn both_are_answered(stack: &Stack, requests: &[CaseRequest]) {
     }
 }
 
-/// Keeps a connection idle for `span`, then uses it once more.
+/// Keeps a connection idle for `span` and then uses it again.
 pub(super) async fn outlives_idleness(stack: &Stack, span: Duration) {
     let mut stream = connect(stack).await;
     for pause in [Duration::ZERO, span] {
         let mut byte = [0];
-        // Only the end of the connection would be read meanwhile.
+        // Without a request, only the end of the connection can be read.
         let read = tokio::time::timeout(pause, stream.read(&mut byte)).await;
         assert!(read.is_err(), "the connection ended: {read:?}");
         let head = "GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -52,7 +52,7 @@ pub(super) async fn outlives_idleness(stack: &Stack, span: Duration) {
     }
 }
 
-/// The head of the next answer; its body is read and left out.
+/// Reads the next answer and returns its head.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut received = Vec::new();
     let read = async {

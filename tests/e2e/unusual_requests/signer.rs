@@ -1,4 +1,4 @@
-//! Signatures as the cases describe them, independent of the product's own.
+//! Computes the signatures of the cases, independently of the product.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -8,7 +8,7 @@ use sha1::Sha1;
 use sha2::Sha256;
 use tests::sender::now;
 
-/// How a request is signed.
+/// Signing scheme of a request.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Signing {
@@ -20,10 +20,11 @@ pub(super) struct Signing {
     #[serde(default)]
     hash: Option<String>,
     encoding: String,
-    /// What the signature covers: `{body}` and `{timestamp}` are filled in.
+    /// Text that the signature covers, with `{body}` and `{timestamp}` filled in.
     signed: String,
     pub(super) secret: String,
-    /// The header's value: `{v}` is the signature, `{other}` one of another secret, `{t}` the time.
+    /// Value of the header: `{v}` is the signature, `{other}` one with another secret, `{t}` the
+    /// time.
     format: Option<String>,
     #[serde(rename = "unit")]
     _unit: Option<String>,
@@ -31,7 +32,7 @@ pub(super) struct Signing {
 }
 
 impl Signing {
-    /// The headers that sign `body` now.
+    /// Returns the headers that sign `body` now.
     pub(super) fn headers(&self, body: &[u8]) -> Vec<(String, String)> {
         let at = now().to_string();
         let message = self.message(body, &at);
