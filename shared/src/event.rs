@@ -348,14 +348,14 @@ mod tests {
     fn unreadable_time_loses_against_each_known_one() {
         let key = |at, ms| OrderKey { at, origin: StreamId { ms, seq: 0 } };
         let (known, early, late) = (key(1, 1), key(UNREADABLE, 5), key(UNREADABLE, 9));
-        assert!(late < known && early < late, "the newest wins");
+        assert!(late < known && early < late, "the newest event counts");
         assert!(
             known.precedes(early) && known.precedes(late) && early.precedes(late),
-            "the oldest wins"
+            "the oldest event counts"
         );
         assert!(!early.precedes(known) && !late.precedes(early));
         assert_eq!((known.display_time(), late.display_time()), (1, 9));
-        assert_eq!(late.to_string().parse(), Ok(late), "as guards keep it");
+        assert_eq!(late.to_string().parse(), Ok(late), "the text in a version guard");
     }
 
     #[test]

@@ -325,7 +325,7 @@ fn config(node: &JsonNode<'_>) -> Result<SessionConfig, InvalidEventError> {
             return Err(InvalidEventError::WrongType { what, expected });
         }
     };
-    // Databases index the member as text, also if it is none. So its length is always bounded.
+    // Databases index this member as text, for every JSON type. So its length is always bounded.
     let stream = node
         .get("egress")
         .and_then(|egress| egress.get("live_stream_id"))

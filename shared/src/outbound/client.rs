@@ -140,10 +140,10 @@ impl OutboundClient {
         }
         let http = match self.http.get(url.scheme() == "https") {
             Ok(http) => http,
-            Err(none) => {
+            Err(error) => {
                 return AttemptOutcome::Failed {
                     kind: TransportError::Certificate,
-                    reason: format!("ECERT {none}"),
+                    reason: format!("ECERT {error}"),
                 };
             }
         };

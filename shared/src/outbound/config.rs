@@ -23,16 +23,21 @@ use super::destination::{
     DeliveryLimit, Destination, DestinationName, EventFilter, PayloadFormat, PreviousSecret,
 };
 use super::headers::{SourceName, is_settable};
+use crate::config::variables::{
+    DISCORD_WEBHOOK_URL, WEBHOOK_ALLOW_PRIVATE, WEBHOOK_EVENTS, WEBHOOK_HEADERS, WEBHOOK_MAX_RETRIES,
+    WEBHOOK_MAX_RETRY_DELAY, WEBHOOK_RATE_LIMIT_MAX, WEBHOOK_RATE_LIMIT_WINDOW, WEBHOOK_RETRY_DELAY,
+    WEBHOOK_SECRET_KEY, WEBHOOK_SECRET_KEY_PREVIOUS, WEBHOOK_SOURCE, WEBHOOK_TIMEOUT, WEBHOOK_URLS,
+};
 use crate::config::{Env, SecretText};
 use crate::platform::PlatformName;
 use crate::visible::is_visible;
 
 /// Variable of the list of URLs.
-const URLS: &str = "WEBHOOK_URLS";
+const URLS: &str = WEBHOOK_URLS.name;
 /// Variable of the secret that signs deliveries.
-const KEY: &str = "WEBHOOK_SECRET_KEY";
+const KEY: &str = WEBHOOK_SECRET_KEY.name;
 /// Variable of the secret before [`KEY`], for the time of a rotation.
-const PREVIOUS_KEY: &str = "WEBHOOK_SECRET_KEY_PREVIOUS";
+const PREVIOUS_KEY: &str = WEBHOOK_SECRET_KEY_PREVIOUS.name;
 /// Most destinations. Each has its own streams, connections and tasks.
 pub const MAX_DESTINATIONS: usize = 64;
 /// Longest URL, in bytes.
@@ -91,30 +96,30 @@ impl DestinationDefaults {
         if previous_secret.is_some() && secret.is_none() {
             env.problem(PREVIOUS_KEY, format_args!("needs {KEY}, which replaced it"));
         }
-        let source = env.opt("WEBHOOK_SOURCE").map(|name| {
+        let source = env.opt(WEBHOOK_SOURCE.name).map(|name| {
             SourceName::new(name.trim()).unwrap_or_else(|reason| {
-                env.problem("WEBHOOK_SOURCE", reason);
+                env.problem(WEBHOOK_SOURCE.name, reason);
                 SourceName::default()
             })
         });
         let source = source.unwrap_or_default();
         Self {
-            events: env.opt("WEBHOOK_EVENTS").map(|list| patterns(env, &list)),
+            events: env.opt(WEBHOOK_EVENTS.name).map(|list| patterns(env, &list)),
             secret,
             previous_secret,
             headers: env
                 .opt("WEBHOOK_HEADERS")
                 .map(|list| headers(env, &list, &source))
                 .unwrap_or_default(),
-            timeout: env.millis("WEBHOOK_TIMEOUT", 10_000, 100..=600_000),
-            max_attempts: env.bounded("WEBHOOK_MAX_RETRIES", 3_u32, 0..=1_000) + 1,
-            retry_delay: env.millis("WEBHOOK_RETRY_DELAY", 1_000, 1..=MAX_SPAN_MS),
-            max_retry_delay: env.millis("WEBHOOK_MAX_RETRY_DELAY", 30_000, 1..=MAX_SPAN_MS),
+            timeout: env.span(&WEBHOOK_TIMEOUT),
+            max_attempts: env.number::<u32>(&WEBHOOK_MAX_RETRIES) + 1,
+            retry_delay: env.span(&WEBHOOK_RETRY_DELAY),
+            max_retry_delay: env.span(&WEBHOOK_MAX_RETRY_DELAY),
             limit: DeliveryLimit {
-                max: env.bounded("WEBHOOK_RATE_LIMIT_MAX", 100_u32, 1..=1_000_000),
-                window: env.millis("WEBHOOK_RATE_LIMIT_WINDOW", 60_000, 1..=MAX_SPAN_MS),
+                max: env.number(&WEBHOOK_RATE_LIMIT_MAX),
+                window: env.span(&WEBHOOK_RATE_LIMIT_WINDOW),
             },
-            allow_private: Arc::new(env.parse("WEBHOOK_ALLOW_PRIVATE", AllowPrivate::Nothing)),
+            allow_private: Arc::new(env.choice(&WEBHOOK_ALLOW_PRIVATE)),
             source,
         }
     }
@@ -243,7 +248,7 @@ fn from_variables(env: &Env, defaults: &DestinationDefaults) -> Vec<Destination>
             add(URLS, &format!("webhook_{}", at + 1), text);
         }
     }
-    if let Some(text) = env.text("DISCORD_WEBHOOK_URL") {
+    if let Some(text) = env.text(DISCORD_WEBHOOK_URL.name) {
         add("DISCORD_WEBHOOK_URL", "discord", text.clean());
     }
     destinations
@@ -299,12 +304,12 @@ fn headers(env: &Env, list: &str, source: &SourceName) -> Vec<(String, SecretStr
     let mut headers = Vec::new();
     for piece in list.split(',').filter(|piece| !piece.trim().is_empty()) {
         let Some((name, value)) = piece.split_once(':') else {
-            env.problem("WEBHOOK_HEADERS", "must be Name:Value, several separated by commas");
+            env.problem(WEBHOOK_HEADERS.name, "must be Name:Value, several separated by commas");
             continue;
         };
         match header(name.trim(), value.trim(), source) {
             Ok(header) => headers.push(header),
-            Err(reason) => env.problem("WEBHOOK_HEADERS", reason),
+            Err(reason) => env.problem(WEBHOOK_HEADERS.name, reason),
         }
     }
     headers

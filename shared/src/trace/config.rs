@@ -15,6 +15,10 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
+use crate::config::variables::{
+    OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_PROTOCOL,
+    OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG,
+};
 use crate::config::{Env, percent_encoding_hint};
 
 /// `OTEL_EXPORTER_OTLP_ENDPOINT` and the related variables, as OpenTelemetry defines them.
@@ -42,7 +46,7 @@ impl TraceConfig {
     /// Reads the variables and records problems in `env`. Returns `None` if no endpoint is set.
     #[must_use]
     pub fn read(env: &Env) -> Option<Self> {
-        let endpoint = env.opt("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+        let endpoint = env.opt(OTEL_EXPORTER_OTLP_ENDPOINT.name)?;
         if env
             .opt("OTEL_EXPORTER_OTLP_PROTOCOL")
             .is_some_and(|protocol| protocol.trim() != "http/protobuf")
@@ -52,7 +56,7 @@ impl TraceConfig {
                 "must be http/protobuf, the only supported protocol",
             );
         }
-        let headers = headers(&env.opt("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default());
+        let headers = headers(&env.opt(OTEL_EXPORTER_OTLP_HEADERS.name).unwrap_or_default());
         if headers.is_none() {
             env.problem(
                 "OTEL_EXPORTER_OTLP_HEADERS",
@@ -71,8 +75,8 @@ impl TraceConfig {
         }
         Some(Self {
             sampler: sampler(env),
-            timeout: env.millis("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000, 1..=60_000),
-            service: env.opt("OTEL_SERVICE_NAME"),
+            timeout: env.span(&OTEL_EXPORTER_OTLP_TIMEOUT),
+            service: env.opt(OTEL_SERVICE_NAME.name),
             url: url?,
             headers: headers?,
         })
@@ -104,8 +108,8 @@ fn headers(text: &str) -> Option<HeaderMap> {
 }
 
 fn sampler(env: &Env) -> Sampler {
-    let name = env.string("OTEL_TRACES_SAMPLER", "parentbased_always_on");
-    let ratio: f64 = env.bounded("OTEL_TRACES_SAMPLER_ARG", 1.0, 0.0..=1.0);
+    let name = env.text_or_default(&OTEL_TRACES_SAMPLER);
+    let ratio = env.fraction(&OTEL_TRACES_SAMPLER_ARG);
     let (based, root) = match name.trim().strip_prefix("parentbased_") {
         Some(root) => (true, root),
         None => (false, name.trim()),

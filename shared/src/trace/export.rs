@@ -76,7 +76,7 @@ impl OtlpExporter {
     async fn send(&self, body: Vec<u8>) -> Result<(), String> {
         self.clients.search();
         let client =
-            self.clients.get(self.url.scheme() == "https").map_err(|none| none.to_string())?;
+            self.clients.get(self.url.scheme() == "https").map_err(|error| error.to_string())?;
         let request = client.post(self.url.clone()).headers(self.headers.clone()).body(body);
         // reqwest needs a runtime even before the first poll, and the SDK's thread has none.
         match self.runtime.spawn(async { request.send().await }).await {

@@ -288,11 +288,11 @@ fn signing_secret_in_surroundings_is_kept_and_named() {
     };
     assert_eq!(read("word"), (Some("word".to_owned()), vec![]));
     let (key, warnings) = read("word\n");
-    assert_eq!(key.as_deref(), Some("word\n"), "receivers may have it too");
-    let told = "WEBHOOK_SECRET_KEY: has a line break at its beginning or end; deliveries are \
+    assert_eq!(key.as_deref(), Some("word\n"), "receivers may use the text as given");
+    let expected = "WEBHOOK_SECRET_KEY: has a line break at its beginning or end; deliveries are \
                 signed with all of it, \
                 which receivers may not expect";
-    assert_eq!(warnings, [told]);
+    assert_eq!(warnings, [expected]);
     for standard in ["whsec_AAECAw==\n", "v1,whsec_AAECAw==", "'whsec_AAECAw=='"] {
         assert_eq!(read(standard), (Some("whsec_AAECAw==".to_owned()), vec![]), "{standard:?}");
     }
@@ -324,7 +324,7 @@ fn registered_platform_has_its_own_destination() {
     let url = destination_url("https://acme.example/back").unwrap();
     let one = configured.defaults.registered(&acme, url.clone(), SecretString::from("s")).unwrap();
     assert_eq!(one.name.as_str(), "platform_acme");
-    assert!(one.headers.is_empty(), "the operator's credentials are not for others");
+    assert!(one.headers.is_empty(), "a registered destination gets no credentials");
     assert!(
         one.subscription.wants(&acme, "x")
             && !one.subscription.wants(&PlatformName::new("mux").unwrap(), "x")
