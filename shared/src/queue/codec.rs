@@ -120,7 +120,7 @@ pub fn decode(entry: StreamEntry) -> Result<Envelope, DecodeError> {
         replays: optional("replays", found.replays)?.unwrap_or(0),
         edited: None,
     };
-    envelope.body = fields.share(found.body.ok_or(DecodeError::Missing("body"))?);
+    envelope.body = fields.slice(found.body.ok_or(DecodeError::Missing("body"))?);
     envelope.edited = found.edited.map(|_| edit_digest(&envelope.body));
     Ok(envelope)
 }

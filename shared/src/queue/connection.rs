@@ -201,7 +201,7 @@ fn info(url: &str) -> Result<ConnectionInfo, RedisUrlError> {
         .set_keepalive(keepalive)
         .set_user_timeout(Duration::from_secs(10));
     let info = url.into_connection_info().map_err(|_| RedisUrlError::Url)?;
-    // The parsers of this crate expect RESP2, whatever the URL says.
+    // The parsers of this crate expect RESP2, so the URL cannot choose another protocol.
     let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
     Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
 }

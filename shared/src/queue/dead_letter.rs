@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //!
-//! - Any entry decodes as a [`DeadLetter`], whatever its fields are
+//! - Every entry decodes as a [`DeadLetter`], with any fields
 //!   (`empty_entry_decodes_as_a_dead_letter`).
 //! - Fields that this release does not know or cannot read are kept in `extra`
 //!   (`unreadable_fields_are_kept_in_extra`).

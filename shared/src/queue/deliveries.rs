@@ -115,7 +115,7 @@ pub struct DestinationState {
     pub last_error: Option<String>,
     /// Time of the last error, by Redis's clock.
     pub last_error_at: Option<Millis>,
-    /// End of the pause that the destination asked for, by Redis's clock.
+    /// End of the pause that the destination requested, by Redis's clock.
     pub busy_until: Option<Millis>,
     /// Time of the first busy answer since the last success.
     pub busy_since: Option<Millis>,
@@ -210,19 +210,19 @@ impl Queue {
         })
     }
 
-    /// Records that the destination is busy, and the pause that it asked for.
+    /// Records that the destination is busy, and the pause that it requested.
     ///
     /// # Errors
     /// If Redis does not answer. Calling again is safe.
     pub async fn hold_destination(
         &self,
         keys: &DestinationKeys,
-        asked: Option<Duration>,
+        requested: Option<Duration>,
     ) -> Result<BusyPause, CallError> {
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let script = &self.scripts.hold_destination;
         let mut call = script.call(&[&keys.state], 64);
-        optional(&mut call, asked.map(ms));
+        optional(&mut call, requested.map(ms));
         call.arg(ms(MIN_BUSY_PAUSE))
             .arg(ms(MAX_PAUSE))
             .arg(ms(FIRST_BUSY_PAUSE))

@@ -317,7 +317,7 @@ struct EventKinds<'a> {
 
 impl<'a> EventKinds<'a> {
     fn of(sections: &[EnqueueSection<'a>], types: &[Vec<(&String, TypeLimit)>]) -> Self {
-        let (mut all, mut markers) = (Self::default(), HashSet::new());
+        let (mut kinds, mut markers) = (Self::default(), HashSet::new());
         for (section, types) in sections.iter().zip(types) {
             for event in section.events() {
                 let marker = match &event.marker {
@@ -329,10 +329,10 @@ impl<'a> EventKinds<'a> {
                     .iter()
                     .position(|(kind, _)| **kind == event.event_type)
                     .map_or(1, |at| at + 2);
-                all.push((marker, limit, optional_fields(event).count() * 2, &event.event_type));
+                kinds.push((marker, limit, optional_fields(event).count() * 2, &event.event_type));
             }
         }
-        all
+        kinds
     }
 
     fn push(&mut self, kind: (u8, usize, usize, &'a str)) {

@@ -191,13 +191,13 @@ impl RedisHealth {
             .map_or_else(|| clock::now_ms() + self.skew_ms.unwrap_or(0), |clock| clock.now_ms())
     }
 
-    fn note_clock(&mut self, said: Millis, at: Instant) {
+    fn note_clock(&mut self, reading: Millis, at: Instant) {
         let expected = self.clock.map(|clock| clock.now_ms());
-        if expected.is_some_and(|expected| expected.abs_diff(said) > CLOCK_STEP_MS) {
+        if expected.is_some_and(|expected| expected.abs_diff(reading) > CLOCK_STEP_MS) {
             self.clock_steps += 1;
-            self.clock_set_at = Some(said);
+            self.clock_set_at = Some(reading);
         }
-        let clock = ClockSample::new(said, at);
+        let clock = ClockSample::new(reading, at);
         (self.skew_ms, self.clock) = (Some(clock.skew_ms()), Some(clock));
     }
 }

@@ -91,7 +91,7 @@ impl ChannelSubscription {
     async fn listen(&self, turn: usize, mut on_event: impl FnMut(SubscriptionEvent)) -> RedisError {
         let clients = self.targets.clients().await;
         let Some(client) = clients.get(turn % clients.len().max(1)) else {
-            return lost("no node to connect to");
+            return connection_error("no node to connect to");
         };
         let subscribe = async {
             let mut connection = client.get_async_pubsub().await?;
@@ -101,7 +101,7 @@ impl ChannelSubscription {
         let connection = match timeout(CONNECT_TIMEOUT + RESPONSE_TIMEOUT, subscribe).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return error,
-            Err(_) => return lost("subscribing timed out"),
+            Err(_) => return connection_error("subscribing timed out"),
         };
         on_event(SubscriptionEvent::Listening);
         let (mut sink, mut messages) = connection.split();
@@ -114,18 +114,18 @@ impl ChannelSubscription {
                         let payload = message.get_payload_bytes().to_vec();
                         on_event(SubscriptionEvent::Message(payload));
                     }
-                    None => return lost("the connection was closed"),
+                    None => return connection_error("the connection was closed"),
                 },
                 _ = pings.tick() => match timeout(RESPONSE_TIMEOUT, sink.ping::<Value>()).await {
                     Ok(Ok(_)) => {}
                     Ok(Err(error)) => return error,
-                    Err(_) => return lost("a ping was not answered"),
+                    Err(_) => return connection_error("a ping was not answered"),
                 },
             }
         }
     }
 }
 
-fn lost(why: &'static str) -> RedisError {
-    (ErrorKind::Io, why).into()
+fn connection_error(reason: &'static str) -> RedisError {
+    (ErrorKind::Io, reason).into()
 }

@@ -55,7 +55,7 @@ impl FieldBuf {
     }
 
     /// Returns a value of [`Self::iter`] that shares the memory of all fields.
-    pub(super) fn share(&self, value: &[u8]) -> Bytes {
+    pub(super) fn slice(&self, value: &[u8]) -> Bytes {
         self.text.slice_ref(value)
     }
 

@@ -328,7 +328,7 @@ impl Cluster {
     async fn ask(&self, current: Option<&SlotMap>) -> Result<Vec<SlotRange>, CallError> {
         let mut addresses: HashSet<_> = self.seed_addresses().into_iter().collect();
         addresses.extend(current.iter().flat_map(|map| map.known.iter().cloned()));
-        let asked = addresses.into_iter().map(|address| {
+        let nodes = addresses.into_iter().map(|address| {
             // Nodes in use have a connection already; the others get a temporary one.
             let called =
                 self.nodes.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
@@ -342,7 +342,7 @@ impl Cluster {
             };
             Ok((address.0, node))
         });
-        topology::majority(asked.collect::<Result<_, CallError>>()?).await
+        topology::majority(nodes.collect::<Result<_, CallError>>()?).await
     }
 
     /// Makes a map of `ranges` the current one, unless nothing has changed.

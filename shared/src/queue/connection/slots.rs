@@ -73,14 +73,14 @@ pub(super) struct SlotRange {
     pub(super) replicas: Vec<(String, u16)>,
 }
 
-/// Parses the reply to `CLUSTER SLOTS`; `None` if it is malformed. `asked` replaces the host of a
-/// node that does not know its own.
-pub(super) fn ranges(reply: Value, asked: &str) -> Option<Vec<SlotRange>> {
+/// Parses the reply to `CLUSTER SLOTS`; `None` if it is malformed. `queried_host` replaces the host
+/// of a node that does not know its own.
+pub(super) fn ranges(reply: Value, queried_host: &str) -> Option<Vec<SlotRange>> {
     let Value::Array(entries) = reply else { return None };
-    entries.into_iter().map(|entry| range(entry, asked)).collect()
+    entries.into_iter().map(|entry| range(entry, queried_host)).collect()
 }
 
-fn range(entry: Value, asked: &str) -> Option<SlotRange> {
+fn range(entry: Value, queried_host: &str) -> Option<SlotRange> {
     let Value::Array(parts) = entry else { return None };
     let mut parts = parts.into_iter();
     let mut number = || match parts.next()? {
@@ -88,19 +88,19 @@ fn range(entry: Value, asked: &str) -> Option<SlotRange> {
         _ => None,
     };
     let (first, last) = (number()?, number()?);
-    let mut nodes = parts.map(|node| address(node, asked));
+    let mut nodes = parts.map(|node| address(node, queried_host));
     let primary = nodes.next()??;
     Some(SlotRange { first, last, primary, replicas: nodes.flatten().collect() })
 }
 
-fn address(node: Value, asked: &str) -> Option<(String, u16)> {
+fn address(node: Value, queried_host: &str) -> Option<(String, u16)> {
     let Value::Array(parts) = node else { return None };
     let mut parts = parts.into_iter();
     let host = match parts.next()? {
         Value::BulkString(host) if !host.is_empty() && host != b"?" => {
             String::from_utf8(host).ok()?
         }
-        Value::BulkString(_) | Value::Nil => asked.to_owned(),
+        Value::BulkString(_) | Value::Nil => queried_host.to_owned(),
         Value::SimpleString(host) => host,
         _ => return None,
     };
@@ -110,10 +110,11 @@ fn address(node: Value, asked: &str) -> Option<(String, u16)> {
     }
 }
 
-/// Parses the `host:port` of MOVED and ASK. Without a host it is `asked`, the node that answered.
-pub(super) fn redirection(text: &str, asked: &str) -> Option<(String, u16)> {
+/// Parses the `host:port` of MOVED and ASK. An empty host stands for `queried_host`, the node that
+/// answered.
+pub(super) fn redirection(text: &str, queried_host: &str) -> Option<(String, u16)> {
     let (host, port) = text.rsplit_once(':')?;
-    let host = if host.is_empty() { asked } else { host };
+    let host = if host.is_empty() { queried_host } else { host };
     Some((host.to_owned(), port.parse().ok()?))
 }
 

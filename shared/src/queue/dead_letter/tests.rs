@@ -13,7 +13,7 @@ fn decoded(pairs: &[(&str, &[u8])]) -> DeadLetter {
 
 #[test]
 fn dead_letter_serializes_as_an_object_of_its_fields() {
-    let letter = decoded(&[
+    let dead_letter = decoded(&[
         ("v", b"1"),
         ("event_id", b"evt-1"),
         ("event_type", b"stream.up"),
@@ -38,7 +38,7 @@ fn dead_letter_serializes_as_an_object_of_its_fields() {
         "attempts": 5, "first_failed_at": 3000, "failed_at": 4000, "worker": "host-1",
         "source_id": "3-4", "replays": 2,
     });
-    assert_eq!(serde_json::to_value(&letter).unwrap(), expected);
+    assert_eq!(serde_json::to_value(&dead_letter).unwrap(), expected);
 }
 
 #[test]
@@ -59,10 +59,10 @@ fn unreadable_fields_are_kept_in_extra() {
         ("body", b"first"),
         ("body", b"second"),
     ];
-    let letter = decoded(pairs);
-    assert_eq!((letter.v, letter.attempts, letter.origin), (Some(1), None, None));
-    assert_eq!(letter.event_id.as_deref(), Some("a"));
-    let kept: Vec<_> = letter
+    let dead_letter = decoded(pairs);
+    assert_eq!((dead_letter.v, dead_letter.attempts, dead_letter.origin), (Some(1), None, None));
+    assert_eq!(dead_letter.event_id.as_deref(), Some("a"));
+    let kept: Vec<_> = dead_letter
         .extra
         .iter()
         .map(|(name, value)| (std::str::from_utf8(name).unwrap(), &value[..]))
@@ -75,7 +75,7 @@ fn unreadable_fields_are_kept_in_extra() {
 #[test]
 fn empty_entry_decodes_as_a_dead_letter() {
     let entry = StreamEntry { id: StreamId::default(), fields: None };
-    let letter = DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry);
-    assert_eq!(letter.body, None);
-    assert!(letter.extra.is_empty());
+    let dead_letter = DeadLetter::decode(&PlatformName::new("mux").unwrap(), entry);
+    assert_eq!(dead_letter.body, None);
+    assert!(dead_letter.extra.is_empty());
 }

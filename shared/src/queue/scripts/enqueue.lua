@@ -57,7 +57,7 @@
 -- it is not mistaken for the state of a clock that was set back (clock-steps-are-harmless).
 --
 -- Ids are generated here, because the entry holds its own id as `origin`. They are <ms>-<us within
--- the ms * 1000 + position>. All ids of a call differ, whatever their streams, because ids decide
+-- the ms * 1000 + position>. All ids of a call differ, across all its streams, because ids decide
 -- between equal times (order-key-never-changes). If the stream is ahead because Redis's clock was
 -- set back, ids continue after its last id.
 
